@@ -29,6 +29,7 @@ ROOMS = {
     "image_source": "The declared path, format and backing chain of an image: all that a worker needs to open it.",
     "files": "Files and their names: identity, fingerprints, durable writing.",
     "linux": "The facilities of Linux beyond POSIX: extents, mounts, block devices, causes of failures.",
+    "managers": "Where VM managers keep images, and by which names they know them: Proxmox VE, oVirt, Nova; pure.",
     "qcow2": "The qcow2 format, without any I/O: header, table entries, layout, compression.",
     "foreign": "The headers of formats that QEMU reads for batchdiff, inspected before QEMU sees the file; pure.",
     "qemu": "The one room that starts programs, confined by Landlock: qemu-img, and qemu-nbd for exports.",
@@ -54,7 +55,7 @@ ROOMS = {
     "applying/template": "The template under new overlays: its content, write protection, sidecar.",
     "applying/swap": "Put one file in the place of another, and retire the other.",
     "applying": "The half that writes: apply, restore, purge and verify, guest after guest.",
-    "definitions": "VM definitions of libvirt, and what must change in those that use a plan's guests.",
+    "definitions": "VM definitions of libvirt and Proxmox VE, and what must change for a plan's guests.",
     "doctor": "What this machine and its filesystems can do for batchdiff.",
     "report": "Plans and results as text or JSON: pure functions that return strings.",
     "report/plan": "The savings report of a plan, in each of its forms.",
@@ -71,6 +72,7 @@ NEVER_MEET = ("planning", "applying")
 PURE = (
     "extents.py",
     "units.py",
+    "managers/*.py",
     "qcow2/*.py",
     "foreign/*.py",
     "planning/scan/compare.py",
@@ -89,6 +91,7 @@ PURE = (
     "applying/guests/status.py",
     "definitions/xml_elements.py",
     "definitions/libvirt_domain.py",
+    "definitions/proxmox_config.py",
     "report/*.py",
     "report/plan/*.py",
 )

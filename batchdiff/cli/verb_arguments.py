@@ -164,6 +164,14 @@ def _definitions(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
         help="definitions of domains and pools, instead of libvirt's",
     )
     verb.add_argument("--connect", metavar="URI", help="the libvirt connection, such as qemu:///system")
+    verb.add_argument(
+        "--proxmox",
+        metavar="FOLDER",
+        help="a folder of configurations of Proxmox VE, such as /etc/pve/qemu-server, instead of libvirt",
+    )
+    verb.add_argument(
+        "--storage-cfg", metavar="FILE", help="the storages of Proxmox VE (default: storage.cfg beside FOLDER)"
+    )
     _add_map(verb)
     what = verb.add_mutually_exclusive_group()
     what.add_argument("--write", metavar="FOLDER", help="write a changed copy of each definition that must change")

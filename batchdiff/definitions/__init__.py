@@ -1,1 +1,1 @@
-"""VM definitions of libvirt, and what must change in those that use a plan's guests."""
+"""VM definitions of libvirt and Proxmox VE, and what must change for a plan's guests."""

@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 
 from batchdiff.definitions import saved
 from batchdiff.definitions.guest_disks import RESTORING, GuestDisk
-from batchdiff.definitions.libvirt_changes import NOT_WRITTEN, DomainChange, domain_changes, path_of
+from batchdiff.definitions.libvirt_changes import DomainChange, domain_changes, path_of
 from batchdiff.definitions.libvirt_domain import DomainDisk, parse_domain
 from batchdiff.definitions.libvirt_pool import Pool
+from batchdiff.definitions.uses import NOT_WRITTEN
 from batchdiff.definitions.virsh import Libvirt
 from batchdiff.errors import DefinitionError, ProgramError
 from batchdiff.files.filenames import shell_word
@@ -103,6 +104,9 @@ class Definer:
             remedies = dict.fromkeys(_REMEDIES.get(use.waiting, "") for use in change.uses)
             remedy = " ".join(filter(None, remedies))
             raise DefinitionError(what, why="; ".join(change.waiting), remedy=remedy)
+        if change.by_hand:
+            by_hand = "Change it by hand, as `batchdiff definitions` shows."
+            raise DefinitionError(what, why="; ".join(change.by_hand), remedy=by_hand)
         self._require_off(name, what)
         if snapshots := self.libvirt.snapshots(name):
             raise DefinitionError(

@@ -7,26 +7,30 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from batchdiff.applying.journal.records import Goal, GuestState, History
-from batchdiff.image_source import ImageFormat
+from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.managers.proxmox import place_of
+from batchdiff.plan.overlay_options import backing_name
 from batchdiff.plan.plan import GuestToConvert, Plan
 
 RESTORING = "its restore has not finished"
-SECRETS = "it, its overlay or its template is encrypted, so its definition needs a secret: change it yourself"
+SECRETS = "it, its overlay or its template is encrypted, so its definition needs a secret"
 
 
 class VmImage(NamedTuple):
-    """An image as a VM's definition names it."""
+    """An image as a VM's definition names it. ``backing_name``: the backing file's name in its header, if any."""
 
     path: str
     format: str
+    backing_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class GuestDisk:
     """The disk of a guest: ``now`` is the image that its VM must use.
 
-    ``planned`` is the overlay that apply will write; None if it is published. ``known_as``: the resolved paths of
-    the guest's images, by which a definition may name it. ``unfinished``: why its definition must not change now.
+    ``planned`` is the overlay that apply will write; None if it is published, or was until a restore.
+    ``known_as``: the resolved paths of the guest's images, by which a definition may name it. ``unfinished``: why
+    its definition must not change now. ``by_hand``: why only the operator can change it.
     """
 
     guest: str
@@ -34,11 +38,12 @@ class GuestDisk:
     planned: VmImage | None
     known_as: frozenset[str]
     unfinished: str = ""
+    by_hand: str = ""
 
 
 def guest_disks(plan: Plan, history: History) -> list[GuestDisk]:
     """Return the disk of each guest that the plan converts, or has converted."""
-    return [_disk(guest, history.states.get(guest.name), _secrets(guest, plan)) for guest in plan.to_convert]
+    return [_disk(guest, plan, history.states.get(guest.name)) for guest in plan.to_convert]
 
 
 def _secrets(guest: GuestToConvert, plan: Plan) -> str:
@@ -53,14 +58,27 @@ def _driver_type(image_format: ImageFormat) -> str:
     return ImageFormat.RAW.value if image_format is ImageFormat.LUKS else image_format.value
 
 
-def _disk(guest: GuestToConvert, state: GuestState | None, secrets: str) -> GuestDisk:
+def _backing_name(source: ImageSource) -> str:
+    """Return the name by which an original that is an overlay refers to the image below it."""
+    below = source.backing[0].path if source.backing else ""
+    own, base = place_of(source.path), place_of(below)
+    # Proxmox VE writes relative names, and needs them; to others the name does not matter here.
+    return f"../{base.vmid}/{base.name}" if own and base and own.images == base.images else below
+
+
+def _disk(guest: GuestToConvert, plan: Plan, state: GuestState | None) -> GuestDisk:
     names = {guest.source.path, guest.overlay_path, guest.alias} - {""}
     known_as = frozenset(os.path.realpath(name) for name in names)
-    original = VmImage(guest.alias or guest.source.path, _driver_type(guest.source.format))
+    own_name = guest.alias or guest.source.path
+    original = VmImage(own_name, _driver_type(guest.source.format), _backing_name(guest.source))
     # An overlay with the guest's own name has that of a link to it, too.
     in_place = guest.overlay_path == guest.source.path
-    overlay = VmImage(original.path if in_place else guest.overlay_path, guest.options.format.value)
+    named = backing_name(guest.overlay_path, plan.template.source.path, guest.options.backing_path)
+    overlay = VmImage(own_name if in_place else guest.overlay_path, guest.options.format.value, named)
+    by_hand = _secrets(guest, plan)
     if state is None or not state.published:
-        return GuestDisk(guest.name, original, overlay, known_as, secrets)
-    unfinished = RESTORING if state.goal is Goal.RESTORE else secrets
-    return GuestDisk(guest.name, overlay, None, known_as, unfinished)
+        # After a restore, the overlay is gone: no VM is to use it.
+        planned = None if state is not None and state.goal is Goal.RESTORE else overlay
+        return GuestDisk(guest.name, original, planned, known_as, by_hand=by_hand)
+    unfinished = RESTORING if state.goal is Goal.RESTORE else ""
+    return GuestDisk(guest.name, overlay, None, known_as, unfinished, by_hand)

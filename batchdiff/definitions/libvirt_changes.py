@@ -7,25 +7,10 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from batchdiff.definitions.guest_disks import GuestDisk, VmImage
+from batchdiff.definitions.guest_disks import GuestDisk
 from batchdiff.definitions.libvirt_domain import Domain, DomainDisk, parse_domain, with_image
 from batchdiff.definitions.libvirt_pool import Pool
-
-NOT_WRITTEN = "its overlay is not written yet"
-
-
-@dataclass(frozen=True, slots=True)
-class GuestUse:
-    """A disk of a domain that is a guest of the plan, and the image that it must use.
-
-    ``is_right``: it does so already. ``waiting``: why its definition must not change yet, empty if it may.
-    """
-
-    guest: str
-    target: str
-    image: VmImage
-    is_right: bool
-    waiting: str = ""
+from batchdiff.definitions.uses import NOT_WRITTEN, GuestUse
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +22,21 @@ class DomainChange:
     uses: tuple[GuestUse, ...]
 
     @property
+    def name(self) -> str:
+        """The domain's name."""
+        return self.domain.name
+
+    @property
+    def where(self) -> str:
+        """The file or connection that the definition comes from."""
+        return self.domain.where
+
+    @property
+    def file_name(self) -> str:
+        """The name of a changed copy."""
+        return self.domain.name.replace("/", "_") + ".xml"
+
+    @property
     def is_right(self) -> bool:
         """True if nothing must change."""
         return self.changed == self.domain.document
@@ -45,6 +45,21 @@ class DomainChange:
     def waiting(self) -> list[str]:
         """The reasons why the definition must not change now, each with its guest."""
         return [f"{use.guest}: {use.waiting}" for use in self.uses if use.waiting]
+
+    @property
+    def by_hand(self) -> list[str]:
+        """The reasons why the operator must change the definition, each with its guest."""
+        return [f"{use.guest}: {use.by_hand}" for use in self.uses if use.by_hand]
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """The commands that make the change: none, because `definitions --define` makes it."""
+        return ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The notes for the operator: none."""
+        return ()
 
     def diff(self) -> str:
         """Return the change as a unified diff."""
@@ -80,13 +95,16 @@ def _with_right_image(
     # Each change moves the places of the disks behind it.
     domain = parse_domain(domain.document, domain.where)
     disk = domain.disks[number]
-    changed = with_image(domain, disk, *guest.now, pools)
-    if changed != domain.document or guest.planned is None:
-        is_right = changed == domain.document
-        waiting = "" if is_right else guest.unfinished
-        return changed, GuestUse(guest.guest, disk.target, guest.now, is_right, waiting)
-    changed = with_image(domain, disk, *guest.planned, pools)
-    return changed, GuestUse(guest.guest, disk.target, guest.planned, changed == domain.document, NOT_WRITTEN)
+    image, waiting = guest.now, guest.unfinished
+    changed = with_image(domain, disk, image.path, image.format, pools)
+    if changed == domain.document and guest.planned is not None:
+        image, waiting = guest.planned, NOT_WRITTEN
+        changed = with_image(domain, disk, image.path, image.format, pools)
+    if changed == domain.document:
+        return changed, GuestUse(guest.guest, disk.target, image, is_right=True)
+    return changed, GuestUse(
+        guest.guest, disk.target, image, is_right=False, waiting=waiting, by_hand=guest.by_hand
+    )
 
 
 def path_of(disk: DomainDisk, pools: Sequence[Pool]) -> str:

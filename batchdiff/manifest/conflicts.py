@@ -64,7 +64,9 @@ def check_overlays(
             remedy = _other_overlay(guest)
             problems.add(where, f"the overlay {show(path)} of {guest} would replace {parts[identity]}; {remedy}")
         elif os.path.lexists(path) and left is not None and template:
-            found = existing_overlay(path, str(guest), of_glob=_is_match(guest), is_left=path in left)
+            found = existing_overlay(
+                path, str(guest), of_glob=_is_match(guest), is_left=path in left, key=_key(guest)
+            )
             problems.add(where, found)
 
 
@@ -82,10 +84,13 @@ def check_unshared(guests: Sequence[tuple[AnyGuest, str | None]], problems: Prob
             problems.add(where, f"{guest} and {earlier} have the same overlay {show(path)}; {remedy}")
 
 
-def existing_overlay(path: str, guest: str, *, of_glob: bool = False, is_left: bool = False) -> str:
+def existing_overlay(
+    path: str, guest: str, *, of_glob: bool = False, is_left: bool = False, key: str = "overlay.path"
+) -> str:
     """Return the message for a file that occupies an overlay's path and is not known to come from its guest.
 
-    ``is_left``: it is an overlay that a restore left behind, which nothing needs.
+    ``is_left``: it is an overlay that a restore left behind, which nothing needs. ``key``: the key of the manifest
+    that decides the path.
     """
     if is_left:
         found = f"the overlay {show(path)} of {guest} exists already"
@@ -97,7 +102,12 @@ def existing_overlay(path: str, guest: str, *, of_glob: bool = False, is_left: b
         return f"the overlay {show(path)} of {guest} is a folder; {advice}"
     leave_out = "`exclude` the guest, or list it by path and" if of_glob else "leave the guest out, or"
     what = f"the overlay {show(path)} of {guest} exists already. It may be a disk in use"
-    return f"{what}: {leave_out} give it another overlay.path"
+    return f"{what}: {leave_out} give it another {key}"
+
+
+def _key(guest: AnyGuest) -> str:
+    """Return the key of the manifest by which a guest gets another overlay path."""
+    return "overlay.path" if guest.written.layout is None else "overlay.disk"
 
 
 def _is_match(guest: AnyGuest) -> bool:
@@ -112,18 +122,16 @@ def _leave_out(*guests: AnyGuest, link: str) -> str:
 
 
 def _other_overlay(guest: AnyGuest) -> str:
-    return f"{'list the guest by path and ' if _is_match(guest) else ''}give it another overlay.path"
+    return f"{'list the guest by path and ' if _is_match(guest) else ''}give it another {_key(guest)}"
 
 
 def _one_overlay_each(one: AnyGuest, other: AnyGuest) -> str:
     """Return the advice for two guests that share an overlay. Listing a guest by path takes it out of its glob."""
-    if _is_match(one) and _is_match(other):
-        return "`exclude` one of them, or list one by path and give it another overlay.path"
-    return (
-        "give one of them another overlay.path"
-        if not _is_match(one) and not _is_match(other)
-        else (f"give {one if not _is_match(one) else other} another overlay.path")
-    )
+    listed = [guest for guest in (one, other) if not _is_match(guest)]
+    key = _key(listed[0] if listed else one)
+    if not listed:
+        return f"`exclude` one of them, or list one by path and give it another {key}"
+    return f"give {listed[0] if len(listed) == 1 else 'one of them'} another {key}"
 
 
 def _parts(template: FoundImage | None, guests: Sequence[FoundGuest]) -> dict[Identity, str]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchdiff.choices import Loss, Retire
+from batchdiff.managers.proxmox_overlay import template_problem
 from batchdiff.manifest.conflicts import check_guests, check_overlays, check_unshared
 from batchdiff.manifest.converted import ConvertedGuests, Done, GoneGuest, OverlayFinder
 from batchdiff.manifest.entries import EntryReader
@@ -75,7 +76,7 @@ class ManifestReader:
         excluded = find_excluded(self._data, written, self._folder, self._problems)
         everyone = GuestFinder(template, converted, self._folder, self._problems).guests(written, excluded)
         overlays = OverlayFinder(template, self._folder, self._problems)
-        guests = self._settled(overlays.guests(everyone), converted, overlays)
+        guests = self._settled(overlays.guests(everyone), converted, overlays, template)
         # Checks across guests. They run even if there are problems already, so that one run reports all.
         check_guests(
             template, [each.guest for each in guests if isinstance(each.guest, FoundGuest)], self._problems
@@ -84,7 +85,7 @@ class ManifestReader:
             [(each.guest, each.overlay) for each in guests if not _objection(each.guest)], self._problems
         )
         self._check_pending(template, guests, left=None if allow_existing_overlays else left)
-        self._check_retired(written)
+        self._check_retired(written, guests)
         secrets = self._overlay_secrets(written)
         self._check_template_format(template, written)
         savings = self._minimum_savings()
@@ -115,12 +116,17 @@ class ManifestReader:
         return [guest for guest in guests if guest]
 
     def _settled(
-        self, everyone: Sequence[AnyGuest], converted: ConvertedGuests, thin: OverlayFinder
+        self,
+        everyone: Sequence[AnyGuest],
+        converted: ConvertedGuests,
+        thin: OverlayFinder,
+        template: FoundImage | None,
     ) -> list[_Settled]:
         names = self._naming.guest_names(everyone)
         there = [guest for guest in everyone if isinstance(guest, FoundGuest)]
         gone = [guest.named for guest in everyone if isinstance(guest, GoneGuest)]
-        overlays = iter(self._naming.overlay_paths(there, gone=gone))
+        path = template.source.path if template else None
+        overlays = iter(self._naming.overlay_paths(there, gone=gone, template=path))
         found = []
         for guest, name in zip(everyone, names, strict=True):
             if isinstance(guest, GoneGuest):
@@ -144,7 +150,7 @@ class ManifestReader:
         check_names(template, guests, overlays, self._retire(), self._problems)
         check_links(template, guests, overlays, self._problems)
 
-    def _check_retired(self, written: list[WrittenGuest]) -> None:
+    def _check_retired(self, written: list[WrittenGuest], guests: list[_Settled]) -> None:
         """Report overlays that are to take their guest's place although the guest stays there."""
         if self._problems.objects_to(("retire",)) or self._data.get("retire", Retire.KEEP) != Retire.KEEP:
             return
@@ -162,6 +168,15 @@ class ManifestReader:
                     "there; write `retire: quarantine` or `retire: delete`, or give the overlay another path "
                     "(`./same` for a file of that name)",
                 )
+        for each in guests:
+            laid_out = each.guest.written
+            if laid_out.layout is not None and laid_out.in_place and each.done is None and not each.rethin:
+                self._problems.add(
+                    laid_out.image.path_where,
+                    f"{each.guest} has the name that its overlay gets as a disk of Proxmox VE, in its place, but "
+                    "`retire: keep` (the default) leaves the guest there; write `retire: quarantine` or "
+                    "`retire: delete`",
+                )
 
     def _overlay_secrets(self, written: list[WrittenGuest]) -> dict[str, str]:
         """Return the absolute path of each file with the secret of overlays, by the path in the manifest."""
@@ -174,7 +189,10 @@ class ManifestReader:
         return found
 
     def _check_template_format(self, template: FoundImage | None, written: list[WrittenGuest]) -> None:
-        """Report overlays that cannot have a template of this format."""
+        """Report overlays that cannot have this template, for its format or for its path."""
+        laid_out = template and any(guest.layout for guest in written)
+        if template and laid_out and (why := template_problem(template.source.path)):
+            self._problems.add(("template", "path"), why)
         for guest in written:
             if template is not None and (why := template_objection(guest.options, template.source.format)):
                 self._problems.add((*guest.where, "overlay", "format"), why)

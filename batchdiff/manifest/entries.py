@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchdiff.image_source import ImageFormat
+from batchdiff.managers.manifest_keys import applicable_defaults, disk_in, of_one_disk
+from batchdiff.managers.proxmox_overlay import ProxmoxDisk
 from batchdiff.manifest.text.problems import Problems, YamlPath
 from batchdiff.plan.overlay_options import (
     AUTO,
@@ -76,7 +78,8 @@ class WrittenGuest(NamedTuple):
 
     ``overlay_where`` is the place in the manifest that decides the overlay's path: ``overlay.path`` in the entry
     or in the defaults, otherwise the image's path. ``rethin``: an overlay of the template may be replaced by a
-    thinner one; ``rethin_where``: the place that decides that.
+    thinner one; ``rethin_where``: the place that decides that. ``layout``: the disk of Proxmox VE that the overlay
+    will be; None if the manifest does not ask for that layout.
     """
 
     image: WrittenImage
@@ -87,6 +90,7 @@ class WrittenGuest(NamedTuple):
     secret_where: YamlPath = ()
     rethin: bool = False
     rethin_where: YamlPath = ()
+    layout: ProxmoxDisk | None = None
 
     @property
     def where(self) -> YamlPath:
@@ -142,7 +146,7 @@ class EntryReader:
         """Return a guest's entry with the manifest's defaults applied; None if it does not name files."""
         overlay_at = (*where, "overlay")
         own = self._sound_keys(_mapping(entry, "overlay"), overlay_at)
-        shared = self._default_overlay()
+        shared = applicable_defaults(self._default_overlay(), own)
         options = self._options(own, where, shared)
         default = self._format(self._defaults, _DEFAULTS, None)
         secret = self._sound_keys(self._defaults, _DEFAULTS).get("secret_file")
@@ -151,6 +155,8 @@ class EntryReader:
             return None
         if not (isinstance(entry, dict) and "allow_folders" in entry):
             image = image._replace(allow_folders=self._folders(self._defaults, _DEFAULTS))
+        for key, what in of_one_disk(own) if image.is_glob else ():
+            self._problems.add((*overlay_at, key), what)
         path_at = (*(overlay_at if "path" in own else _DEFAULT_OVERLAY), "path")
         path = own.get("path", shared.get("path"))
         sound, defaults = self._sound_keys(entry, where), self._sound_keys(self._defaults, _DEFAULTS)
@@ -164,6 +170,7 @@ class EntryReader:
             secret_where=(*(overlay_at if "encryption" in own else _DEFAULT_OVERLAY), "encryption", "secret_file"),
             rethin=bool(sound.get("rethin", defaults.get("rethin", False))),
             rethin_where=(*(where if "rethin" in sound else _DEFAULTS), "rethin"),
+            layout=disk_in({**shared, **own}),
         )
 
     def check_defaults(self) -> None:

@@ -15,7 +15,7 @@ from batchdiff.image_source import ImageFormat
 from batchdiff.manifest.converted import ConvertedGuests, Done, GoneGuest
 from batchdiff.manifest.globs import glob_matches, is_own_file, would_match
 from batchdiff.manifest.images import FoundGuest, FoundImage, find_image
-from batchdiff.manifest.names import default_overlay
+from batchdiff.manifest.names import default_overlay, placed
 from batchdiff.manifest.paths import is_image, missing_format, resolve_folder
 from batchdiff.manifest.text.problems import Problems
 from batchdiff.quoting import show
@@ -86,17 +86,28 @@ class GuestFinder:
                 for path in images[guest.where]
                 if not taken.has(self._resolved(path)) and identity_of(self._resolved(path)) not in extents
             ]
-            kept = [path for path in untaken if not self._is_overlay(guest, path)]
+            kept = [
+                each
+                for path in untaken
+                if not self._is_overlay(each := self._placed(_one_of(guest, path)), self._resolved(path))
+            ]
             gone = [
                 each for each in self._gone(guest, matches[guest.where], taken) if not excluded.has(each.named)
             ]
             if not gone and not untaken:
                 self._report_empty(guest, matched[guest.where])
-            found[guest.where] = _in_order(self._found(_one_of(guest, path) for path in kept), gone)
+            found[guest.where] = _in_order(self._found(kept), gone)
         return [each for guest in written for each in found[guest.where]]
 
     def _resolved(self, path: str) -> str:
         return resolve_folder(self._folder, path)
+
+    def _placed(self, guest: WrittenGuest) -> WrittenGuest:
+        """Return the entry of one guest with the overlay path of its layout, if it has one."""
+        if guest.layout is None:
+            return guest  # without resolving its path once more: a glob may have 100,000 matches
+        template = self._template.source.path if self._template else None
+        return placed(guest, self._resolved(guest.image.path), template)
 
     def _is_image(self, path: str) -> bool:
         return is_image(os.path.join(self._folder, path))
@@ -111,6 +122,7 @@ class GuestFinder:
         ``names``: the absolute names of all guests that are listed by path.
         """
         path = guest.image.path
+        guest = guest if unfit(path) else self._placed(guest)
         if unfit(path) or os.path.exists(os.path.join(self._folder, path)):
             yield from self._found([guest])
             return
@@ -150,7 +162,7 @@ class GuestFinder:
         for match in matches:
             named = self._resolved(match)
             if os.path.islink(named) and not os.path.exists(named):  # a link whose original is gone
-                done = self._conversion(guest, named, set())
+                done = self._conversion(self._placed(_one_of(guest, named)), named, set())
                 if done is not None:
                     gone[done.overlay_path] = GoneGuest(_one_of(guest, named), named, done)
         for place, fits in would_match(guest.image.path, self._folder):
@@ -159,9 +171,8 @@ class GuestFinder:
                     gone.setdefault(done.overlay_path, GoneGuest(_one_of(guest, original), original, done))
         return [each for each in gone.values() if each.named not in taken.paths]
 
-    def _is_overlay(self, guest: WrittenGuest, path: str) -> bool:
-        """Return True if a glob's match is the overlay of another guest, and not a guest itself."""
-        named = self._resolved(path)
+    def _is_overlay(self, guest: WrittenGuest, named: str) -> bool:
+        """Return True if a glob's match, by its absolute path, is the overlay of another guest and not a guest."""
         if guest.rethin:
             return False
         origins = self._converted.origins_of(named)
@@ -237,10 +248,20 @@ class GuestFinder:
     ) -> set[str]:
         """Return the overlays of all guests, listed or matched, to which the manifest gives no overlay path."""
         globs = [guest for guest in written if guest.image.is_glob and not guest.overlay_path]
-        matched = [(self._resolved(path), guest.options) for guest in globs for path in images[guest.where]]
-        unplaced = [(guest.named, guest.written.options) for guest in listed if not guest.written.overlay_path]
+        matched = [
+            (self._resolved(path), self._placed(_one_of(guest, path)))
+            for guest in globs
+            for path in images[guest.where]
+        ]
+        everyone = [*((guest.named, guest.written) for guest in listed), *matched]
         names = {guest.named for guest in listed}
-        return {default_overlay(path, names, options.format) for path, options in (*unplaced, *matched)}
+        laid_out = {guest.overlay_path for _, guest in everyone if guest.layout and not guest.in_place}
+        plain = {
+            default_overlay(path, names, guest.options.format)
+            for path, guest in everyone
+            if not guest.layout and not guest.overlay_path
+        }
+        return plain | {path for path in laid_out if path}
 
 
 def _in_order(there: list[AnyGuest], gone: list[GoneGuest]) -> list[AnyGuest]:

@@ -39,6 +39,11 @@ class GuestEntry:
         return "" if self.named == self.image.path else self.named
 
     @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths of its image, of a link to that, and of its overlay; as far as they are known."""
+        return tuple(path for path in (self.image.path, self.named, self.overlay_path) if path)
+
+    @property
     def in_place(self) -> bool:
         """True if the overlay takes the guest's own path."""
         return self.overlay_path == self.image.path

@@ -6,8 +6,10 @@ import os
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from batchdiff.files.filenames import readable, why_unfit
+from batchdiff.files.filenames import readable, shell_word, why_unfit
 from batchdiff.linux.device_names import is_among_devices
+from batchdiff.managers.proxmox_overlay import PlacementError, overlay_in_storage, template_problem
+from batchdiff.manifest.entries import IN_PLACE
 from batchdiff.manifest.paths import locate_overlay
 from batchdiff.manifest.text.problems import Problems
 from batchdiff.plan.overlay_options import OverlayFormat
@@ -52,6 +54,21 @@ def default_overlay(named: str, guests: Collection[str], form: str = OverlayForm
     return f"{stem}.overlay.{form}" if plain == named or plain in guests else plain
 
 
+def placed(guest: WrittenGuest, named: str, template: str | None) -> WrittenGuest:
+    """Return a guest's entry with the overlay path that its layout gives it.
+
+    It is unchanged if it has no layout, or if the overlay has no place, which :class:`Naming` reports. ``named``:
+    the guest's absolute path; ``template``: that of the template, None if it is not known.
+    """
+    if guest.layout is None or template is None or template_problem(template):
+        return guest
+    try:
+        path = overlay_in_storage(template, named, guest.layout)
+    except PlacementError:
+        return guest
+    return guest._replace(overlay_path=IN_PLACE if path == named else path)
+
+
 class Naming:
     """Finds the names and overlay paths of one manifest's guests, and reports those that cannot be used.
 
@@ -68,13 +85,16 @@ class Naming:
             if guest.overlay_path and not guest.in_place:
                 locate_overlay(self._folder, guest.overlay_path, guest.overlay_where, self._problems)
 
-    def overlay_paths(self, guests: Sequence[FoundGuest], *, gone: Collection[str] = ()) -> list[str | None]:
+    def overlay_paths(
+        self, guests: Sequence[FoundGuest], *, gone: Collection[str] = (), template: str | None = None
+    ) -> list[str | None]:
         """Return the absolute path of each guest's overlay; None, with a problem reported, if that is unusable.
 
-        ``gone``: the paths of guests that no longer exist; default overlays avoid their names, too.
+        ``gone``: the paths of guests that no longer exist; default overlays avoid their names, too. ``template``:
+        the path of the template, None if it is not known.
         """
         named = {guest.named for guest in guests} | set(gone)
-        return [self._overlay_path(guest, named) for guest in guests]
+        return [self._overlay_path(guest, named, template) for guest in guests]
 
     def guest_names(self, guests: Sequence[AnyGuest]) -> list[str]:
         """Return the name of each guest; report names that two guests share, and strings that cannot be names."""
@@ -97,7 +117,7 @@ class Naming:
                 self._problems.add(_where(guest), why)
         return names
 
-    def _overlay_path(self, guest: FoundGuest, named: set[str]) -> str | None:
+    def _overlay_path(self, guest: FoundGuest, named: set[str], template: str | None) -> str | None:
         where = guest.written.overlay_where
         if self._problems.objects_to((*guest.written.where, "overlay", "path")):
             return None
@@ -105,6 +125,9 @@ class Naming:
             return self._own_path(guest)
         if guest.written.overlay_path:
             return locate_overlay(self._folder, guest.written.overlay_path, where, self._problems)
+        if guest.written.layout is not None:
+            self._report_unplaced(guest, template)
+            return None
         path = default_overlay(guest.place.named, named, guest.written.options.format)
         if is_among_devices(path):
             why = f"no overlay can be written beside {show(guest.place.named)}, in /dev; give overlay.path"
@@ -112,10 +135,32 @@ class Naming:
             return None
         return path
 
+    def _report_unplaced(self, guest: FoundGuest, template: str | None) -> None:
+        """Report why a guest's overlay has no place in its layout, unless the template is the reason."""
+        if guest.written.layout is None or template is None or template_problem(template):
+            return
+        try:
+            overlay_in_storage(template, guest.named, guest.written.layout)
+        except PlacementError as error:
+            is_given = getattr(guest.written.layout, error.key) is not None
+            where = (*guest.written.where, "overlay", error.key) if is_given else guest.written.image.path_where
+            by_path = "`exclude` it, or list it by path and " if guest.written.image.is_glob else ""
+            what = f"{show(guest.place.written)} has no place as a disk of Proxmox VE: {error.why}"
+            self._problems.add(where, f"{what}; {by_path}write {error.write}")
+
     def _own_path(self, guest: FoundGuest) -> str | None:
         """Return the path of the guest's own file, behind all links: the overlay takes its place there."""
         if guest.place.identity[0] == "device":
             why = f"{guest} is a block device, which no file can replace; give overlay.path"
+            self._problems.add(guest.written.overlay_where, why)
+            return None
+        if guest.written.layout is not None and guest.place.named != guest.place.path:
+            # The relative name of its base would start at the folder of the link's target.
+            why = (
+                f"{guest} is a symbolic link to {show(guest.place.path)}, and the overlay that takes its place"
+                f" must be in the VM's own folder; move the image there: `mv {shell_word(guest.place.path)}"
+                f" {shell_word(guest.place.named)}`"
+            )
             self._problems.add(guest.written.overlay_where, why)
             return None
         return guest.place.path

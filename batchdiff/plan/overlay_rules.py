@@ -11,6 +11,7 @@ from batchdiff.plan.overlay_options import (
     CLUSTER_SIZES,
     COMPRESSION_LEVELS,
     QED_CLUSTER_SIZES,
+    BackingPath,
     Compat,
     Compression,
     Encryption,
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 _ESSIV_HASHES = {"aes": ("sha256", "md5"), "serpent": ("sha256", "md5"), "twofish": ("sha256", "md5")}
 """The hashes as long as a key of the cipher, by its family; those of cast5 are as long as md5 only."""
 
+_OF_LAYOUT = ("vmid", "disk")
+
 _UNRECOGNISED = (ImageFormat.VPC, ImageFormat.LUKS)
 """The formats of templates that QEMU cannot open below a QED file, which does not record the format: a fixed VHD
 has no mark at its start, and no secret can be given for a backing file whose format is not known."""
@@ -39,6 +42,7 @@ def contradictions(
 
     ``written``: the keys as written in a manifest, each own or from the defaults.
     """
+    yield from _of_layout(options, written)
     sizes = QED_CLUSTER_SIZES if options.format is OverlayFormat.QED else CLUSTER_SIZES
     if options.cluster_size is not None and options.cluster_size not in sizes:
         yield "cluster_size", f"{options.format} has no clusters of {options.cluster_size} bytes"
@@ -61,6 +65,36 @@ def contradictions(
             "QEMU allows this only without a backing file, and every overlay has the template as its backing file;"
             " leave it out",
         )
+
+
+def _of_layout(options: OverlayOptions, written: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what a linked clone of Proxmox VE cannot have, and keys that only it has."""
+    if "layout" not in written:
+        yield from (
+            (key, "goes with `layout: proxmox`; add that, or leave it out") for key in _OF_LAYOUT if key in written
+        )
+        return
+    for key, is_wrong, why in (
+        ("path", "path" in written, "`layout: proxmox` decides the overlay's path; leave either of the two out"),
+        (
+            "backing_path",
+            options.backing_path is not BackingPath.RELATIVE,
+            "Proxmox VE recognises a linked clone only by a relative backing file name; leave it out, or write"
+            " `backing_path: relative`",
+        ),
+        (
+            "format",
+            options.format is not OverlayFormat.QCOW2,
+            "a linked clone of Proxmox VE is qcow2; leave it out, or leave out `layout: proxmox`",
+        ),
+        (
+            "encryption",
+            options.encryption is not None,
+            "Proxmox VE gives QEMU no secret for an image; leave it out, or leave out `layout: proxmox`",
+        ),
+    ):
+        if is_wrong:
+            yield key, why
 
 
 def _of_qcow2(options: OverlayOptions) -> Iterator[tuple[str, str]]:

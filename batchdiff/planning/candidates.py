@@ -25,6 +25,7 @@ from batchdiff.image.open import OverlayError, inspect, open_image, open_layer
 from batchdiff.image.storage.template_storage import TemplateRisk, template_risk
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.linux.block_stack import Underlying, all_underlying
+from batchdiff.managers.managed import why_managed
 from batchdiff.manifest.manifest import GuestEntry, Manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
 from batchdiff.plan.overlay_options import OverlayOptions
@@ -32,8 +33,6 @@ from batchdiff.plan.plan import Diff, PlannedImage, UntouchedGuest
 from batchdiff.planning.owners import PART, Owners
 from batchdiff.planning.verdicts import Below
 from batchdiff.units import format_size
-
-_CONVERT_FIRST = "convert or remove that image first, then plan again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,18 +79,18 @@ def examine_guests(
     """
     under = all_underlying(template.paths)
     parts = [
-        _decided_before(entry, plans) or _examine(entry, template, under, manifest, observer)
+        _decided_before(entry, template, plans) or _examine(entry, template, under, manifest, observer)
         for entry in manifest.guests
     ]
     return _without_backing_files(_with_own_files(parts, template, manifest), manifest)
 
 
-def _decided_before(entry: GuestEntry, plans: EarlierPlans) -> UntouchedGuest | None:
+def _decided_before(entry: GuestEntry, template: PlannedImage, plans: EarlierPlans) -> UntouchedGuest | None:
     """Return the plan of a guest that need not be opened; None if the guest must be examined."""
     if entry.converted is not None:
         return untouched_guest(entry, None, Verdict.SKIP, plans.reason(entry.converted))
-    if entry.objection:
-        return untouched_guest(entry, None, Verdict.REFUSE, entry.objection)
+    if reason := entry.objection or why_managed(entry.paths, template.paths):
+        return untouched_guest(entry, None, Verdict.REFUSE, reason)
     return None
 
 
@@ -175,7 +174,8 @@ def _without_backing_files(parts: list[Part], manifest: Manifest) -> list[Part]:
         others = [other for path in own for other in resting[path] if other not in itself]
         if isinstance(part, Candidate) and others:
             reason = f"it is the backing file of {_first_of(others, guests)}, which would be lost with it"
-            found.append(untouched_guest(part.entry, part.record, Verdict.REFUSE, f"{reason}; {_CONVERT_FIRST}"))
+            reason += "; convert or remove that image first, then plan again"
+            found.append(untouched_guest(part.entry, part.record, Verdict.REFUSE, reason))
         else:
             found.append(part)
     return found

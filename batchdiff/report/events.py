@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from batchdiff.applying.results.finding import Finding
 from batchdiff.applying.results.outcome import GuestOutcome
 from batchdiff.applying.results.status_row import StatusRow
-from batchdiff.definitions.libvirt_changes import DomainChange
 from batchdiff.doctor.fact import Fact
 from batchdiff.plan.plan import GuestPlan
 from batchdiff.report.fates import original_words
+
+if TYPE_CHECKING:
+    from batchdiff.definitions.libvirt_changes import DomainChange
+    from batchdiff.definitions.proxmox_changes import VmChange
 
 
 def guest_event(guest: GuestPlan, outcome: GuestOutcome) -> dict[str, Any]:
@@ -26,19 +29,21 @@ def fact_event(fact: Fact) -> dict[str, Any]:
     return asdict(fact)
 
 
-def definition_event(change: DomainChange) -> dict[str, Any]:
+def definition_event(change: DomainChange | VmChange) -> dict[str, Any]:
     """Return what must change in a VM's definition."""
     uses = [
         {"guest": use.guest, "disk": use.target, "path": use.image.path, "format": use.image.format}
         for use in change.uses
     ]
     return {
-        "domain": change.domain.name,
-        "from": change.domain.where,
+        "domain": change.name,
+        "from": change.where,
         "guests": uses,
         "right": change.is_right,
         "waiting": change.waiting,
+        "by_hand": change.by_hand,
         "diff": change.diff(),
+        "commands": list(change.commands),
     }
 
 

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 
 import pytest
-from commands import assert_no_traceback, batchdiff, events
+from commands import assert_no_traceback, batchdiff, events, run_here
 
 DOMAIN = """\
 <domain type='qemu'>
@@ -196,3 +196,25 @@ def test_libvirt_that_cannot_be_reached(planned):
 def test_files_cannot_be_defined(planned, option):
     done = definitions(planned, "--xml", definition(planned), option, expect=2)
     assert f"cannot use {option} with --xml" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--proxmox", "pve"], "it has no file VMID.conf"),
+        (["--proxmox", "pve/vms"], "--storage-cfg /etc/pve/storage.cfg"),
+        (["--proxmox", "pve/vms", "--define"], "cannot use --define with --proxmox"),
+        (["--proxmox", "pve/vms", "--xml", "a.xml"], "cannot use --xml with --proxmox"),
+        (["--storage-cfg", "storage.cfg"], "cannot use --storage-cfg without --proxmox"),
+        (["--proxmox", "pve/vms", "--storage-cfg", "gone.cfg"], "cannot read gone.cfg"),
+        (["--proxmox", "pve/vms", "--storage-cfg", "fleet.yaml"], "is not a line of a storage.cfg"),
+        (["--proxmox", "pve/bad", "--storage-cfg", "storage.cfg"], "it is not the configuration of a VM"),
+    ],
+)
+def test_wrong_options_for_proxmox(planned, monkeypatch, options, why):
+    monkeypatch.chdir(planned.folder)
+    for folder, text in (("pve/vms", "cores: 1\n"), ("pve/bad", "<domain/>\n")):
+        (planned.folder / folder).mkdir(parents=True)
+        (planned.folder / folder / "101.conf").write_text(text)
+    (planned.folder / "storage.cfg").write_text("dir: local\n")
+    assert why in run_here("definitions", planned.folder / "fleet.plan.json", *options, expect=2)

@@ -7,10 +7,12 @@ from plans import guest_plan, refused_guest, small_plan
 
 from batchdiff.applying.journal.records import Goal, GuestState, History, Step
 from batchdiff.definitions.guest_disks import SECRETS, VmImage, guest_disks
-from batchdiff.image_source import ImageFormat
-from batchdiff.plan.overlay_options import Encryption, OverlayOptions
+from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.plan.overlay_options import BackingPath, Encryption, OverlayOptions
 
-ORIGINAL, OVERLAY = VmImage("/srv/clones/web01.img", "raw"), VmImage("/srv/clones/web01.qcow2", "qcow2")
+TEMPLATE = "/srv/images/template.qcow2"
+ORIGINAL = VmImage("/srv/clones/web01.img", "raw")
+OVERLAY = VmImage("/srv/clones/web01.qcow2", "qcow2", TEMPLATE)
 
 RESTORING = GuestState(Step.WRITTEN, goal=Goal.RESTORE, published=True)
 
@@ -34,7 +36,8 @@ def disk(*state, guest=None):
             None,
             "its restore has not finished",
         ),
-        ((GuestState(Step.RESTORED, goal=Goal.RESTORE),), ORIGINAL, OVERLAY, ""),
+        ((GuestState(Step.RESTORED, goal=Goal.RESTORE),), ORIGINAL, None, ""),
+        ((GuestState(Step.WRITTEN, goal=Goal.APPLY),), ORIGINAL, OVERLAY, ""),
     ],
 )
 def test_by_the_journal(state, now, planned, unfinished):
@@ -49,19 +52,30 @@ def test_it_is_known_by_all_its_names():
 
 def test_in_place_of_a_link_the_link_stays_the_name():
     found = disk(guest=guest_plan("web01", alias="/links/web01", overlay_path="/srv/clones/web01.img"))
-    assert (found.now.path, found.planned) == ("/links/web01", VmImage("/links/web01", "qcow2"))
+    assert (found.now.path, found.planned) == ("/links/web01", VmImage("/links/web01", "qcow2", TEMPLATE))
 
 
 def test_the_definition_of_an_encrypted_guest_is_left_to_the_operator():
     source = replace(guest_plan().source, secret_file="/srv/keys/web01")
     found = disk(GuestState(Step.PUBLISHED, published=True), guest=guest_plan("web01", source=source))
-    assert found.unfinished == SECRETS
+    assert (found.unfinished, found.by_hand) == ("", SECRETS)
 
 
 @pytest.mark.parametrize("state", [GuestState(Step.PUBLISHED, published=True), GuestState(Step.RESTORED)])
 def test_so_is_that_of_an_encrypted_overlay(state):
     options = OverlayOptions(encryption=Encryption("/srv/keys/web01"))
-    assert disk(state, guest=guest_plan("web01", options=options)).unfinished == SECRETS
+    assert disk(state, guest=guest_plan("web01", options=options)).by_hand == SECRETS
+
+
+def test_the_names_of_backing_files():
+    """Proxmox VE knows a linked clone by that; its own clones have relative names."""
+    base = ImageSource("/s/images/9000/base-9000-disk-0.raw", ImageFormat.RAW)
+    thin = ImageSource("/s/images/101/vm-101-disk-0.qcow2", ImageFormat.QCOW2, (base,))
+    assert disk(guest=guest_plan("web01", source=thin)).now.backing_name == "../9000/base-9000-disk-0.raw"
+    elsewhere = replace(thin, backing=(replace(base, path="/t/base.raw"),))
+    assert disk(guest=guest_plan("web01", source=elsewhere)).now.backing_name == "/t/base.raw"
+    relative = OverlayOptions(backing_path=BackingPath.RELATIVE)
+    assert disk(guest=guest_plan("web01", options=relative)).planned.backing_name == "../images/template.qcow2"
 
 
 def test_luks_is_raw_to_libvirt():

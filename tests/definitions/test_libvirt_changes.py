@@ -94,7 +94,6 @@ def test_before_apply_it_is_a_preview():
 
 
 def test_after_a_restore_it_goes_back():
-    """By the journal a restored guest is like one that was never converted."""
     text = domain("a", "file='/i/web.qcow2'").document.replace(b"'raw'", b"'qcow2'")
     (change,) = domain_changes([parse_domain(text, "x")], [planned("web")])
     assert change.changed == domain("a", "file='/i/web.img'").document

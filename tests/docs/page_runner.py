@@ -18,12 +18,14 @@ def page_fences(page: str, kind: str) -> list[str]:
 
 
 class PageRunner:
-    """Runs shell commands in ``folder/images``, with absolute paths of the page below ``folder``."""
+    """Runs shell commands in the folder ``at``, by default ``images``; the page's paths are below ``folder``."""
 
     def __init__(self, folder: Path, *places: str) -> None:
         self.folder = folder
         self.images = folder / "images"
         self.images.mkdir(exist_ok=True)
+        self.at = self.images
+        self.messages = ""
         self._places = "|".join(("/images", *places))
         self.add_program("batchdiff", f'exec {sys.executable} -m batchdiff "$@"')
 
@@ -42,11 +44,14 @@ class PageRunner:
         (self.images / name).write_text(self.located(text))
 
     def run(self, text: str, *, expect: int | None = 0) -> str:
-        """What the commands of a fence print, with the paths of the page; each of them must succeed."""
+        """What the commands of a fence print, with the paths of the page; each of them must succeed.
+
+        Their messages on stderr are in ``messages``.
+        """
         environment = os.environ | {"PATH": f"{self.folder}/programs:{os.environ['PATH']}"}
         done = subprocess.run(
             ["sh", "-e", "-c", self.located(text)],
-            cwd=self.images,
+            cwd=self.at,
             env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -56,4 +61,5 @@ class PageRunner:
         )
         assert_no_traceback(done.stdout + done.stderr)
         assert expect is None or done.returncode == expect, done.stdout + done.stderr
+        self.messages = done.stderr.replace(str(self.folder), "")
         return done.stdout.replace(str(self.folder), "")

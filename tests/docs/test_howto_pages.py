@@ -63,8 +63,9 @@ def test_one_vm(page):
     (manifest,) = page_fences("one-vm", "yaml")
     notation.write_raw(page.images / "web01.img", GUESTS["web01"])
     page.write("web01.yaml", manifest)
-    assert "1 of 1" in page.run(plan)
-    assert "in the VM's definition: /images/web01.img (raw) -> /images/web01.qcow2 (qcow2)" in page.run(apply)
+    assert "will write 1 overlay" in " ".join(page.run(plan).split())
+    page.run(apply)
+    assert "in the VM's definition: /images/web01.img (raw) -> /images/web01.qcow2 (qcow2)" in page.messages
     assert (page.images / "web01.img.batchdiff-original").exists()
     page.run(purge)
     assert not (page.images / "web01.img.batchdiff-original").exists()
@@ -82,7 +83,8 @@ def test_a_hundred_vms(page):
     assert "4 of 4" in page.run(plan)
     assert "web001" in page.run(review)
     assert "<!DOCTYPE html>" in (page.images / "fleet.html").read_text()
-    assert "4 guests: 1 converted" in page.run(first) or len(list(clones.glob("*.qcow2"))) == 1
+    page.run(first)
+    assert [path.name for path in clones.glob("*.qcow2")] == ["web001.qcow2"]
     assert "web004" in page.run(others)
     vm = clones / "web002.qcow2"
     notation.run("qemu-io", "-f", "qcow2", "-c", "write -P 77 3M 64k", str(vm))
@@ -133,7 +135,8 @@ def test_undo_refuses_between_two_disks(page):
     """The row for an original that was kept."""
     applied(page, "keep")
     vm_writes(page, "web01")
-    page.run("batchdiff restore fleet.plan.json --guest web01", expect=5)
+    page.run("batchdiff restore fleet.plan.json --guest web01", expect=1)
+    assert "only you know" in page.messages
     assert (page.images / "clones/web01.img").exists()
     assert (page.images / "clones/web01.qcow2").exists()
 
@@ -146,8 +149,7 @@ def test_reflinks(tmp_path):
         notation.write_raw(page.images / "debian-12.img", "8M:A")
         page.write("fleet.yaml", FLEET.replace("clones/*.img", "web*.img"))
         assert "reflinks              supported" in page.run(shows)
-        said = page.run(copies)
-        assert "1 skip" in said or "skip" in said, said
+        assert "There is nothing to convert" in page.run(copies)
         page.run("sed -i '$ a minimum_savings: none' fleet.yaml; batchdiff plan fleet.yaml -q")
         report = json.loads(page.run("batchdiff show fleet.plan.json --format json"))
         assert report["guests"][0]["verdict"] == "convert"
@@ -194,3 +196,38 @@ def test_deep_chains(page):
     (show,) = page_fences("deep-chains", "sh")
     applied(page)
     assert page.run(show).count("image: ") == 2
+
+
+DOMAIN = """\
+<domain type='qemu'>
+  <name>web01</name>
+  <memory unit='KiB'>65536</memory>
+  <os><type arch='x86_64'>hvm</type></os>
+  <devices>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='raw'/>
+      <source file='/images/clones/web01.img'/>
+      <target dev='vda' bus='virtio'/>
+    </disk>
+  </devices>
+</domain>
+"""
+
+
+def test_libvirt(page):
+    """With libvirt's real QEMU driver, in a folder of its own."""
+    uri = f"qemu:///embed?root={page.folder}/libvirt"
+    preview, change, back, files = (
+        text.replace("qemu:///system", f"'{uri}'") for text in page_fences("libvirt", "sh")
+    )
+    dump = f"virsh --connect '{uri}' dumpxml --inactive --domain web01"
+    page.write("domain.xml", DOMAIN)
+    page.run(f"virsh --connect '{uri}' define domain.xml; batchdiff plan fleet.yaml -q")
+    assert "+      <source file='/images/clones/web01.qcow2'/>" in page.run(preview)
+    page.run(change)
+    assert "/images/clones/web01.qcow2" in page.run(dump)
+    page.run(back)
+    assert "/images/clones/web01.img" in page.run(dump)
+    page.run("batchdiff apply fleet.plan.json -q --verify native")
+    page.run(files)
+    assert "<driver name='qemu' type='qcow2'/>" in (page.images / "changed" / "web01.xml").read_text()

@@ -25,6 +25,7 @@ class Pool(PageRunner):
 
     def __init__(self, folder):
         super().__init__(folder, "/fast", "/dev/vg")
+        self.at = folder
 
     def fill(self):
         images = self.folder / "images"

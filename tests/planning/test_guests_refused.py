@@ -263,3 +263,22 @@ def test_no_block_device_is_opened_because_an_image_names_it(tmp_path, loops, lo
     assert below.verdict is not Verdict.REFUSE
     assert str(tmp_path / "top.qcow2") in opened
     assert device not in opened
+
+
+def test_images_of_a_vm_manager_with_a_database(tmp_path):
+    """It would not know the overlay, nor that it rests on the template."""
+    nova = tmp_path / "instances" / "0a0a0a0a-1111-2222-3333-0123456789ab"
+    cache = tmp_path / "instances" / "_base"
+    nova.mkdir(parents=True)
+    cache.mkdir()
+    for name in ("template.img", f"{nova}/disk", "web.img", f"{cache}/template.img"):
+        notation.write_raw(tmp_path / name, "2M:A" if "template" in name else "1M:A 1M:B")
+    own, free = planned(tmp_path, "template.img", (f"{nova}/disk", "raw"), ("web.img", "raw"))
+    assert (own.verdict, free.verdict) == (Verdict.REFUSE, Verdict.CONVERT)
+    assert f"{nova}/disk is in a folder of OpenStack Nova" in own.reason
+    (tmp_path / "link.img").symlink_to(f"{nova}/disk")
+    (own,) = planned(tmp_path, "template.img", ("link.img", "raw"))
+    assert own.verdict is Verdict.REFUSE
+    (below,) = planned(tmp_path, f"{cache}/template.img", ("web.img", "raw"))
+    assert below.verdict is Verdict.REFUSE
+    assert f"the template, {cache}/template.img, is in a folder of OpenStack Nova" in below.reason

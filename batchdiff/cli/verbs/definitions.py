@@ -10,10 +10,13 @@ from batchdiff.cli.console import Console
 from batchdiff.cli.journal_history import history_of
 from batchdiff.cli.path_map import with_moved_paths
 from batchdiff.definitions.define import Definer
-from batchdiff.definitions.guest_disks import guest_disks
+from batchdiff.definitions.guest_disks import GuestDisk, guest_disks
 from batchdiff.definitions.libvirt_changes import DomainChange, domain_changes
 from batchdiff.definitions.libvirt_domain import Domain, parse_domain
 from batchdiff.definitions.libvirt_pool import Pool, parse_pool
+from batchdiff.definitions.proxmox_changes import VmChange, vm_changes
+from batchdiff.definitions.proxmox_folder import read_host
+from batchdiff.definitions.proxmox_state import doubts
 from batchdiff.definitions.saved import folder_of
 from batchdiff.definitions.virsh import Libvirt, virsh_is_installed
 from batchdiff.definitions.xml_elements import parse_elements
@@ -30,6 +33,8 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     _check(arguments)
     plan, path_map = with_moved_paths(console, read_for_report(arguments.plan), arguments)
     disks = guest_disks(plan, history_of(console, arguments, plan, path_map))
+    if arguments.proxmox is not None:
+        return _of_proxmox(console, arguments, plan.template.source.path, disks)
     libvirt = None if arguments.xml else Libvirt(arguments.connect or "")
     domains, pools = _from_files(arguments.xml) if libvirt is None else (libvirt.domains(), libvirt.pools())
     changes = list(domain_changes(domains, disks, pools))
@@ -46,7 +51,34 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def _of_proxmox(console: Console, arguments: argparse.Namespace, template: str, disks: Sequence[GuestDisk]) -> int:
+    """Show what must change in configurations of Proxmox VE, and write changed copies if asked to."""
+    host = read_host(arguments.proxmox, arguments.storage_cfg)
+    changes = list(vm_changes(host.configs, disks, host.storages))
+    wrong = list(doubts(template, disks, host))
+    for change in changes:
+        console.event("definition", **definition_event(change))
+    for text in wrong if console.json else ():
+        console.event("notice", message=text)
+    console.result(definitions_text(changes, disks, width=console.width, doubts=wrong, manages="Proxmox"))
+    if arguments.write is not None:
+        _write(console, arguments.write, changes)
+    return EXIT_DONE
+
+
 def _check(arguments: argparse.Namespace) -> None:
+    for option in ("xml", "connect", "define", "undo") if arguments.proxmox is not None else ():
+        if getattr(arguments, option):
+            raise UsageError(
+                f"cannot use --{option} with --proxmox",
+                why="it is for the definitions of libvirt",
+                remedy="Leave out either of the two; `--write FOLDER` writes changed copies.",
+            )
+    if arguments.storage_cfg is not None and arguments.proxmox is None:
+        raise UsageError(
+            "cannot use --storage-cfg without --proxmox",
+            remedy="Add the folder of configurations: `--proxmox /etc/pve/qemu-server`.",
+        )
     if arguments.xml and (arguments.define or arguments.undo):
         option = "--define" if arguments.define else "--undo"
         raise UsageError(
@@ -54,7 +86,7 @@ def _check(arguments: argparse.Namespace) -> None:
             why="it changes definitions through libvirt",
             remedy="Leave out --xml, or write changed copies with --write FOLDER.",
         )
-    if not arguments.xml and not virsh_is_installed():
+    if not arguments.xml and arguments.proxmox is None and not virsh_is_installed():
         raise UsageError(
             "cannot read the VM definitions",
             why="virsh is not installed",
@@ -78,11 +110,11 @@ def _from_files(paths: Sequence[str]) -> tuple[list[Domain], list[Pool]]:
     return domains, pools
 
 
-def _write(console: Console, folder: str, changes: Sequence[DomainChange]) -> None:
+def _write(console: Console, folder: str, changes: Sequence[DomainChange] | Sequence[VmChange]) -> None:
     for change in changes:
         if change.is_right:
             continue
-        path = os.path.join(folder, change.domain.name.replace("/", "_") + ".xml")
+        path = os.path.join(folder, change.file_name)
         try:
             os.makedirs(folder, exist_ok=True)
             with open(path, "xb") as file:

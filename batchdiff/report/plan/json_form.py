@@ -10,10 +10,11 @@ from batchdiff.plan.document import to_dict
 from batchdiff.plan.plan import GuestPlan
 from batchdiff.report.facts import PlanFacts, share
 from batchdiff.report.plan.comparison import compared, comparison_report
+from batchdiff.report.plan.dangers import dangers
 
-REPORT_VERSION = "1.2"
+REPORT_VERSION = "1.3"
 """Within a major version, fields are added, but none changes its meaning. 1.1 added the exactness of
-savings, 1.2 the comparison with an older plan, and the backing files of guests."""
+savings, 1.2 the comparison with an older plan, and the backing files of guests, 1.3 the warnings."""
 
 
 def plan_json(facts: PlanFacts) -> str:
@@ -35,6 +36,7 @@ def plan_report(facts: PlanFacts) -> dict[str, Any]:
         "retire": plan.retire.value,
         "protect_template": plan.protect_template,
         "stale": list(facts.stale),
+        "warnings": list(dangers(plan)),
         "guests": [_guest(records[guest.name], guest) for guest in facts.guests],
         "totals": _totals(facts),
     } | ({} if facts.older is None else {"against": comparison_report(compared(facts.older, plan))})

@@ -11,6 +11,7 @@ from batchdiff.plan.plan import GuestPlan, GuestToConvert, Savings, Totals
 from batchdiff.report.facts import PlanFacts, guests_not_converted, inexact, share
 from batchdiff.report.figures import DASH, bounded_size, count_of, estimated_size, percent
 from batchdiff.report.plan.comparison import compared, sentences
+from batchdiff.report.plan.dangers import dangers
 from batchdiff.report.printable import printable
 from batchdiff.units import few, format_size
 
@@ -74,7 +75,8 @@ def _share(figures: Savings | Totals) -> str:
 
 
 def reasons(facts: PlanFacts) -> Iterator[tuple[str, str]]:
-    """Yield verdicts, each with the guests that have it and why."""
+    """Yield the label warning, or a verdict, with a sentence: for a verdict, the guests that have it and why."""
+    yield from (("warning", f"{printable(text)}.") for text in dangers(facts.plan))
     for verdict, reason, names in guests_not_converted(facts.guests):
         yield verdict.value, f"{few(list(map(printable, names)))}: {printable(reason) or 'no reason given'}"
 

@@ -1,0 +1,201 @@
+"""What must change in configurations of Proxmox VE so that their VMs use the images of a plan."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from batchdiff.definitions.guest_disks import GuestDisk, VmImage
+from batchdiff.definitions.proxmox_config import (
+    MAIN,
+    PENDING,
+    ConfigDrive,
+    VmConfig,
+    volume_in,
+    with_value,
+    with_volume,
+)
+from batchdiff.definitions.proxmox_state import process_of
+from batchdiff.definitions.proxmox_storage import Storage, path_of_volume, volume_for
+from batchdiff.definitions.uses import NOT_WRITTEN, GuestUse
+from batchdiff.files.filenames import shell_line
+from batchdiff.units import few
+
+_RUN_FOLDER = "/var/run/qemu-server"
+
+
+@dataclass(frozen=True, slots=True)
+class VmChange:
+    """A VM with guests of the plan: its configuration as it is, and as it must be.
+
+    ``commands``: the commands for Proxmox VE that make the change. ``obstacles``: why the configuration must not
+    change now, apart from what the guests wait for. ``notes``: what the operator must know about the change.
+    """
+
+    config: VmConfig
+    changed: bytes
+    uses: tuple[GuestUse, ...]
+    commands: tuple[str, ...] = ()
+    obstacles: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The number of the VM."""
+        return str(self.config.vmid)
+
+    @property
+    def where(self) -> str:
+        """The file of the configuration."""
+        return self.config.where
+
+    @property
+    def file_name(self) -> str:
+        """The name of a changed copy."""
+        return f"{self.config.vmid}.conf"
+
+    @property
+    def is_right(self) -> bool:
+        """True if nothing must change."""
+        return self.changed == self.config.document
+
+    @property
+    def waiting(self) -> list[str]:
+        """The reasons why the configuration must not change now."""
+        return [*(f"{use.guest}: {use.waiting}" for use in self.uses if use.waiting), *self.obstacles]
+
+    @property
+    def by_hand(self) -> list[str]:
+        """The reasons why the operator must change the configuration, each with its guest."""
+        return [f"{use.guest}: {use.by_hand}" for use in self.uses if use.by_hand]
+
+    def diff(self) -> str:
+        """Return the change as a unified diff."""
+        before, after = (
+            text.decode("utf-8", "surrogateescape").splitlines() for text in (self.config.document, self.changed)
+        )
+        names = f"a/{self.file_name}", f"b/{self.file_name}"
+        return "\n".join(difflib.unified_diff(before, after, *names, lineterm=""))
+
+
+def vm_changes(
+    configs: Sequence[VmConfig],
+    disks: Sequence[GuestDisk],
+    storages: Sequence[Storage],
+    *,
+    run_folder: str = _RUN_FOLDER,
+) -> Iterator[VmChange]:
+    """Yield the change of each VM that uses a guest of the plan. ``run_folder``: where the pids of VMs are."""
+    by_path = {path: disk for disk in disks for path in disk.known_as}
+    found = [(config, list(_guests(config, by_path, storages))) for config in configs]
+    attached = {guest.guest for _, guests in found for drive, guest in guests if not drive.is_unused}
+    users: dict[str, list[str]] = {}
+    for config, guests in found:
+        # `qm set` leaves an unused disk behind: of a guest that a VM uses, it does not matter.
+        guests[:] = [each for each in guests if not (each[0].is_unused and each[1].guest in attached)]
+        for drive, guest in guests:
+            users.setdefault(guest.guest, []).append(f"{drive.key} of VM {config.vmid}")
+    for config, guests in found:
+        if guests:
+            yield _change(config, guests, storages, users, run_folder)
+
+
+def _guests(
+    config: VmConfig, by_path: Mapping[str, GuestDisk], storages: Sequence[Storage]
+) -> Iterator[tuple[ConfigDrive, GuestDisk]]:
+    """Yield the drives of a VM that are guests of the plan."""
+    for drive in config.drives_in(MAIN):
+        guest = by_path.get(path_of_volume(drive.volume, storages))
+        if guest is not None:
+            yield drive, guest
+
+
+def _change(
+    config: VmConfig,
+    guests: Sequence[tuple[ConfigDrive, GuestDisk]],
+    storages: Sequence[Storage],
+    users: dict[str, list[str]],
+    run_folder: str,
+) -> VmChange:
+    document, uses, commands = config.document, [], []
+    notes: list[str] = []
+    for drive, guest in guests:
+        image, value = guest.now, _value(drive, guest.now, storages)
+        is_preview = value == drive.value and guest.planned is not None
+        if is_preview and guest.planned is not None:
+            image, value = guest.planned, _value(drive, guest.planned, storages)
+        is_right = value == drive.value
+        waiting = "" if is_right else NOT_WRITTEN if is_preview else guest.unfinished
+        uses.append(GuestUse(guest.guest, drive.key, image, is_right, waiting, "" if is_right else guest.by_hand))
+        document = with_value(document, drive, value)
+        if not is_right and not drive.is_unused:
+            commands.append(shell_line(["qm", "set", str(config.vmid), f"--{drive.key}", value]))
+            notes += _notes(drive, value, storages)
+    obstacles: list[str] = []
+    if document != config.document:
+        obstacles += _of_vm(config, run_folder)
+        for (drive, guest), use in zip(guests, uses, strict=True):
+            if use.is_right:
+                continue
+            obstacles += _of_users(config, drive, users[guest.guest], guest.guest)
+            volume = volume_for(use.image, storages, now=drive.volume)
+            obstacles += _of_sections(config, drive, guest, volume, storages)
+    return VmChange(config, document, tuple(uses), tuple(commands), tuple(obstacles), tuple(notes))
+
+
+def _value(drive: ConfigDrive, image: VmImage, storages: Sequence[Storage]) -> str:
+    return with_volume(drive, volume_for(image, storages, now=drive.volume), image.format)
+
+
+def _notes(drive: ConfigDrive, value: str, storages: Sequence[Storage]) -> Iterator[str]:
+    if path_of_volume(volume_in(value), storages) == path_of_volume(drive.volume, storages):
+        yield (
+            f"`qm set` lists the former name of the same file, {drive.volume}, as unused: leave that entry alone."
+            " To have none, edit the line in the file instead"
+        )
+
+
+def _of_vm(config: VmConfig, run_folder: str) -> Iterator[str]:
+    """Yield why the configuration of a VM must not change now, whatever its disks, and what to do about it."""
+    vmid = config.vmid
+    if (process := process_of(vmid, run_folder)) is not None:
+        yield f"VM {vmid} runs (process {process}): shut it down, `qm shutdown {vmid}`"
+    if config.lock:
+        yield (
+            f"VM {vmid} is locked (lock: {config.lock}): wait until that task has ended; if none is at work,"
+            f" `qm unlock {vmid}`"
+        )
+
+
+def _of_users(config: VmConfig, drive: ConfigDrive, users: Sequence[str], guest: str) -> Iterator[str]:
+    """Yield why a guest must not be this drive. ``users``: the drives that are the guest."""
+    if len(users) > 1:
+        others = ", ".join(user for user in users if user != f"{drive.key} of VM {config.vmid}")
+        yield f"{guest} is also {others}: take it away from all but one of them"
+    if drive.key.startswith("tpmstate"):
+        yield f"{guest} is the state of a TPM, which must be raw: leave it out of the manifest"
+
+
+def _of_sections(
+    config: VmConfig, drive: ConfigDrive, guest: GuestDisk, volume: str, storages: Sequence[Storage]
+) -> Iterator[str]:
+    """Yield how snapshots and pending changes contradict a drive that will be ``volume``."""
+    named = [
+        each
+        for each in config.drives
+        if each.section != MAIN
+        and each.volume != volume
+        and path_of_volume(each.volume, storages) in guest.known_as
+    ]
+    if drive.key in config.to_delete or any(each.section == PENDING for each in named):
+        yield (
+            f"a pending change ([PENDING]) is about {guest.guest} or {drive.key}: start and stop the VM, or drop"
+            f" it, `qm set {config.vmid} --revert {drive.key}`"
+        )
+    if snapshots := list(dict.fromkeys(each.section for each in named if each.section != PENDING)):
+        yield (
+            f"snapshots name {guest.guest} as it was ({few(snapshots)}), and the other image does not have them:"
+            f" a rollback would fail, or bring back the former disk. Delete them, `qm delsnapshot {config.vmid}"
+            f" {snapshots[0]}`"
+        )

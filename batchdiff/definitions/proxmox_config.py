@@ -1,0 +1,150 @@
+"""A VM's configuration in Proxmox VE: the disks that it names, and another image for one of them; pure.
+
+::
+
+    #a line of the description
+    scsi0: local:101/vm-101-disk-0.raw,discard=on,size=32G    a drive: its volume, and options
+    template: 1
+    unused0: local:101/vm-101-disk-1.raw
+    [PENDING]                                                 changes that wait until the VM stops
+    [before-update]                                           a snapshot: the configuration as it was
+
+Sources: qemu-server, ``parse_vm_config`` in src/PVE/QemuServer.pm and ``parse_drive`` in QemuServer/Drive.pm;
+pve-common, ``parse_property_string`` in src/PVE/JSONSchema.pm.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from batchdiff.errors import DefinitionError
+
+_SECTION = re.compile(r"\[([^\]]*)\]\s*")
+_SETTING = re.compile(r"([a-z][a-z_-]*[0-9]*):\s*(.*\S)\s*")
+_DRIVE = re.compile(r"(?:ide|sata|scsi|virtio|efidisk|tpmstate|unused)[0-9]+")
+_FILE_NAME = re.compile(r"(?:.*/)?([1-9][0-9]{2,8})\.conf", re.DOTALL)
+_OF_VOLUME = ("file=", "volume=")
+_FORMAT = "format="
+
+MAIN, PENDING = "", "PENDING"
+"""Names of sections; any other one is that of a snapshot."""
+
+
+class ConfigDrive(NamedTuple):
+    """A drive of a VM. ``section``: that of its line; ``key``: such as scsi0; ``value``: all that is given.
+
+    ``volume``: its volume or path; ``line``: the number of the line, from 0.
+    """
+
+    section: str
+    key: str
+    value: str
+    volume: str
+    line: int
+
+    @property
+    def is_unused(self) -> bool:
+        """True if the VM has the image, but does not use it."""
+        return self.key.startswith("unused")
+
+
+@dataclass(frozen=True, slots=True)
+class VmConfig:
+    """The configuration of a VM. ``where``: its file; ``lock``: the task that has locked it, empty if none has.
+
+    ``to_delete``: the settings that a pending change removes.
+    """
+
+    vmid: int
+    where: str
+    document: bytes
+    drives: tuple[ConfigDrive, ...]
+    is_template: bool
+    lock: str
+    to_delete: frozenset[str]
+
+    def drives_in(self, section: str) -> list[ConfigDrive]:
+        """Return the drives that a section names."""
+        return [drive for drive in self.drives if drive.section == section]
+
+
+def parse_config(document: bytes, where: str) -> VmConfig:
+    """Parse a configuration, as Proxmox VE keeps it in ``VMID.conf``.
+
+    :raises DefinitionError: it is not one.
+    """
+    named = _FILE_NAME.fullmatch(where)
+    if named is None:
+        raise DefinitionError(f"cannot use {where}", why="its name is not VMID.conf, such as 101.conf")
+    section, settings, drives = MAIN, {}, []
+    lines = _lines(document)
+    for number, line in enumerate(lines):
+        if found := _SECTION.fullmatch(line):
+            # Proxmox VE takes PENDING in any case for the pending changes.
+            section = PENDING if found[1].upper() == PENDING else found[1]
+        elif found := _SETTING.fullmatch(line):
+            settings[section, found[1]] = found[2]
+            drives += _drives(section, found[1], found[2], number)
+    if b"\0" in document or (not settings and any(line.strip() for line in lines if line[:1] != "#")):
+        raise DefinitionError(
+            f"cannot use {where}", why="it is not the configuration of a VM: lines of KEY: VALUE"
+        )
+    return VmConfig(
+        vmid=int(named[1]),
+        where=where,
+        document=document,
+        drives=tuple(drives),
+        is_template=settings.get((MAIN, "template")) == "1",
+        lock=settings.get((MAIN, "lock"), ""),
+        to_delete=frozenset(re.split(r"[,;\s]+", settings.get((PENDING, "delete"), ""))) - {""},
+    )
+
+
+def _drives(section: str, key: str, value: str, number: int) -> list[ConfigDrive]:
+    parts, volume = value.split(","), volume_in(value)
+    if not _DRIVE.fullmatch(key) or "media=cdrom" in parts or volume in {"", "none"}:
+        return []
+    return [ConfigDrive(section, key, value, volume, number)]
+
+
+def volume_in(value: str) -> str:
+    """Return the volume or the path that a drive's value names; empty if there is none."""
+    return next(filter(None, map(_volume_in, value.split(","))), "")
+
+
+def _volume_in(part: str) -> str:
+    """Return the volume that a part of a drive's value names; empty if it is an option."""
+    given = next((part.removeprefix(key) for key in _OF_VOLUME if part.startswith(key)), part)
+    return "" if given is part and "=" in part else given.strip()
+
+
+def with_volume(drive: ConfigDrive, volume: str, image_format: str) -> str:
+    """Return the value of a drive that uses another volume, or the image at a path; its options stay.
+
+    The option ``format`` is kept true: Proxmox VE does not start a VM whose option differs from the volume.
+    """
+    parts = [_changed(part, volume, image_format) for part in drive.value.split(",")]
+    # Without that option, Proxmox VE takes an image outside of its storages for raw.
+    is_open = volume.startswith("/") and not any(part.startswith(_FORMAT) for part in parts)
+    return ",".join([*parts, f"{_FORMAT}{image_format}"] if is_open and not drive.is_unused else parts)
+
+
+def _changed(part: str, volume: str, image_format: str) -> str:
+    if part.startswith(_FORMAT):
+        return f"{_FORMAT}{image_format}"
+    old = _volume_in(part)
+    return part.replace(old, volume) if old else part
+
+
+def with_value(document: bytes, drive: ConfigDrive, value: str) -> bytes:
+    """Return a document of a VM with another value for a drive; all else stays as it is."""
+    lines = _lines(document)
+    key, colon, rest = lines[drive.line].partition(":")
+    lines[drive.line] = f"{key}{colon}{rest.replace(drive.value, value)}"
+    return "\n".join(lines).encode("utf-8", "surrogateescape")
+
+
+def _lines(document: bytes) -> list[str]:
+    return document.decode("utf-8", "surrogateescape").split("\n")

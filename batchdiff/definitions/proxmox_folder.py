@@ -1,0 +1,85 @@
+"""The configurations of VMs and the storages of a host with Proxmox VE, or of a copy of its folders.
+
+::
+
+    /etc/pve/storage.cfg
+    /etc/pve/qemu-server/101.conf     the folder that the operator names; 101 is the number of the VM
+    /etc/pve/lxc/105.conf             a container; VMs and containers share the numbers
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import NamedTuple
+
+from batchdiff.definitions.proxmox_config import VmConfig, parse_config
+from batchdiff.definitions.proxmox_storage import Storage, parse_storages
+from batchdiff.errors import UsageError
+from batchdiff.linux.call_failures import reason
+
+_CONFIG = re.compile(r"[1-9][0-9]{2,8}\.conf")
+_STORAGES = "storage.cfg"
+
+
+class ProxmoxHost(NamedTuple):
+    """The VMs of a host, by number, its storages that are folders, and the numbers of its containers."""
+
+    configs: list[VmConfig]
+    storages: list[Storage]
+    containers: frozenset[int]
+
+
+def read_host(folder: str, storage_cfg: str | None) -> ProxmoxHost:
+    """Return the VMs whose configurations are in a folder. ``storage_cfg``: the file of storages, None to find it.
+
+    :raises UsageError: the folder has no configuration, or a file cannot be read.
+    :raises DefinitionError: a file is not a configuration.
+    """
+    try:
+        names = [name for name in os.listdir(folder) if _CONFIG.fullmatch(name)]
+    except OSError as error:
+        raise UsageError(f"cannot read {folder}", why=reason(error), remedy=_OTHER_FOLDER) from error
+    if not names:
+        raise UsageError(f"cannot use {folder}", why="it has no file VMID.conf", remedy=_OTHER_FOLDER)
+    paths = [os.path.join(folder, name) for name in sorted(names, key=lambda name: int(name.partition(".")[0]))]
+    path = storage_cfg or _storages_near(folder)
+    configs = [parse_config(_content(each), each) for each in paths]
+    return ProxmoxHost(configs, parse_storages(_content(path), path), _containers_near(folder))
+
+
+def _containers_near(folder: str) -> frozenset[int]:
+    """Return the numbers of the containers beside a folder of VMs; none if there is no such folder."""
+    try:
+        names = os.listdir(os.path.join(os.path.dirname(os.path.abspath(folder)), "lxc"))
+    except OSError:
+        return frozenset()
+    return frozenset(int(name.partition(".")[0]) for name in names if _CONFIG.fullmatch(name))
+
+
+_OTHER_FOLDER = "Name a folder of VM configurations, such as /etc/pve/qemu-server."
+
+
+def _storages_near(folder: str) -> str:
+    """Return the file of storages beside a folder of configurations, or in it.
+
+    :raises UsageError: there is none.
+    """
+    # /etc/pve/qemu-server is a link into nodes/, and the file is beside the link.
+    found = [os.path.join(place, _STORAGES) for place in (os.path.dirname(os.path.abspath(folder)), folder)]
+    for path in found:
+        if os.path.exists(path):
+            return path
+    raise UsageError(
+        f"cannot find {_STORAGES}",
+        why=f"there is neither {found[0]} nor {found[1]}",
+        remedy="Name it: `--storage-cfg /etc/pve/storage.cfg`.",
+    )
+
+
+def _content(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}", why=reason(error), remedy="Name another file.") from error

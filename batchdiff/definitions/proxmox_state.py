@@ -1,0 +1,85 @@
+"""Whether a VM of Proxmox VE runs on this host, by its pid file, and what is wrong around the VMs of a plan.
+
+Source: qemu-server, ``vm_running_locally`` in src/PVE/QemuServer/Helpers.pm.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+
+from batchdiff.definitions.guest_disks import GuestDisk
+from batchdiff.definitions.proxmox_config import MAIN, VmConfig
+from batchdiff.definitions.proxmox_folder import ProxmoxHost
+from batchdiff.definitions.proxmox_storage import Storage, path_of_volume, storage_of
+from batchdiff.managers.proxmox import place_of
+
+_PID = re.compile(rb"\s*([1-9][0-9]{0,9})\s*")
+
+
+def process_of(vmid: int, run_folder: str) -> int | None:
+    """Return the process of a VM that runs on this host; None if none is seen. ``run_folder``: of pid files."""
+    path = os.path.join(run_folder, f"{vmid}.pid")
+    try:
+        found = _PID.fullmatch(_content(path))
+        if found is None:
+            return None
+        # The number may have gone to another process since: that of a VM names the pid file.
+        arguments = _content(f"/proc/{int(found[1])}/cmdline").split(b"\0")
+    except OSError:
+        return None
+    return int(found[1]) if os.fsencode(path) in arguments else None
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(1 << 20)
+
+
+def doubts(template: str, disks: Sequence[GuestDisk], host: ProxmoxHost) -> Iterator[str]:
+    """Yield what is wrong apart from the VMs: with the template, storages, or guests of containers.
+
+    ``template``: its path.
+    """
+    configs, storages, containers = host
+    place, storage = place_of(template), storage_of(template, storages)
+    if place is not None and storage is not None:
+        yield from _of_template(os.path.realpath(template), place.vmid, configs, storages)
+    for disk in disks:
+        own = place_of(disk.now.path)
+        if own is not None and own.vmid in containers and storage_of(disk.now.path, storages):
+            yield (
+                f"{disk.guest} is a volume of container {own.vmid}, and containers cannot use qcow2: leave it out"
+                " of the manifest, or restore it if it is converted"
+            )
+    images = [disk.planned or disk.now for disk in disks]
+    used = {found for image in images if (found := storage_of(image.path, storages))}
+    for each in sorted(used):
+        if not each.allows_images:
+            yield (
+                f"the storage {each.name} is not for disk images, so Proxmox VE does not list the overlays: add"
+                " `images` to its content types"
+            )
+
+
+def _of_template(
+    template: str, vmid: int, configs: Sequence[VmConfig], storages: Sequence[Storage]
+) -> Iterator[str]:
+    users = [
+        config
+        for config in configs
+        if any(path_of_volume(drive.volume, storages) == template for drive in config.drives_in(MAIN))
+    ]
+    for config in users:
+        if not config.is_template:
+            yield (
+                f"VM {config.vmid} ({config.where}) has the template as its disk, and is not a template itself"
+                " (template: 1): if it starts, it writes to the template, and every overlay is damaged."
+                f" `qm set {config.vmid} --template 1` prevents that"
+            )
+    if not users:
+        yield (
+            f"no configuration here names the template: if VM {vmid} is not on another host of the cluster, a new"
+            " VM can get its number, and its folder of images"
+        )

@@ -1,0 +1,111 @@
+"""The storages of Proxmox VE that are folders, and the volumes in them.
+
+::
+
+    dir: local                    in storage.cfg; also nfs, cifs, cephfs, glusterfs and btrfs
+            path /var/lib/vz      images are in /var/lib/vz/images, unless content-dirs has another folder
+            content images,iso
+
+    local:9000/base-9000-disk-0.qcow2/101/vm-101-disk-0.qcow2  ->  /var/lib/vz/images/101/vm-101-disk-0.qcow2
+
+Sources: pve-common, ``parse_config`` in src/PVE/SectionConfig.pm; pve-storage, ``parse_config``, ``parse_volname``
+and ``filesystem_path`` in src/PVE/Storage/Plugin.pm and BTRFSPlugin.pm.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from batchdiff.definitions.guest_disks import VmImage
+from batchdiff.errors import DefinitionError
+from batchdiff.managers.proxmox import IMAGES, base_of, place_of, volume_name
+
+_HEADER = re.compile(r"([A-Za-z][\w-]*):\s*(\S+)\s*")
+_PROPERTY = re.compile(r"\s+(\S+)(?:\s+(.*\S))?\s*")
+_VOLUME = re.compile(r"([A-Za-z][\w.-]*[A-Za-z0-9]):(?:[0-9]+/[^\s/]+/)?([0-9]+)/([^\s/]+)")
+_LOCAL = ("local", "/var/lib/vz")
+_MOUNTED = {"nfs", "cifs", "cephfs", "glusterfs"}
+"""The types of storages that are mounted at /mnt/pve/NAME unless they have a path."""
+
+
+class Storage(NamedTuple):
+    """A storage that is a folder. ``images``: that of its images; ``allows_images``: by its content types."""
+
+    name: str
+    kind: str
+    images: str
+    allows_images: bool
+
+    def path_of(self, vmid: str, name: str) -> str:
+        """Return the path of a volume."""
+        if self.kind == "btrfs" and name.endswith(".raw"):
+            name = f"{name.removesuffix('.raw')}/disk.raw"
+        return os.path.join(self.images, vmid, name)
+
+
+def parse_storages(document: bytes, where: str) -> list[Storage]:
+    """Return the storages in ``storage.cfg`` that are folders.
+
+    :raises DefinitionError: it is not such a file.
+    """
+    sections: list[tuple[str, str, dict[str, str]]] = []
+    for line in document.decode("utf-8", "surrogateescape").split("\n"):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        if found := _HEADER.fullmatch(line):
+            sections.append((found[1].lower(), found[2], {}))
+        elif sections and (found := _PROPERTY.fullmatch(line)):
+            sections[-1][2][found[1]] = found[2] or ""
+        else:
+            raise DefinitionError(
+                f"cannot use {where}", why=f"{line.strip()[:60]!r} is not a line of a storage.cfg"
+            )
+    if not any(name == _LOCAL[0] for _, name, _ in sections):
+        sections.append(("dir", _LOCAL[0], {}))  # Proxmox VE has it always
+    storages = (_storage(kind, name, given) for kind, name, given in sections)
+    return [storage for storage in storages if storage is not None]
+
+
+def _storage(kind: str, name: str, given: dict[str, str]) -> Storage | None:
+    usual = _LOCAL[1] if name == _LOCAL[0] else f"/mnt/pve/{name}" if kind in _MOUNTED else ""
+    path = given.get("path") or usual
+    if not path:
+        return None
+    folders = dict(
+        each.split("=", 1) for each in re.split(r"[,;\s]+", given.get("content-dirs", "")) if "=" in each
+    )
+    images = os.path.join(path, folders.get(IMAGES, IMAGES))
+    return Storage(name, kind, images, IMAGES in re.split(r"[,;\s]+", given.get("content", IMAGES)))
+
+
+def path_of_volume(volume: str, storages: Iterable[Storage]) -> str:
+    """Return the resolved path of a volume or of a path that a drive names; empty if it is in no known folder."""
+    if volume.startswith("/"):
+        return os.path.realpath(volume)
+    found = _VOLUME.fullmatch(volume)
+    storage = next((each for each in storages if found and each.name == found[1]), None)
+    return os.path.realpath(storage.path_of(found[2], found[3])) if storage and found else ""
+
+
+def storage_of(path: str, storages: Sequence[Storage], *, now: str = "") -> Storage | None:
+    """Return the storage with the image at a path; None if it is in none. ``now``: the volume that it replaces.
+
+    Of several storages with one folder, the one of the present volume is preferred.
+    """
+    place = place_of(path)
+    if place is None:
+        return None
+    folder = os.path.realpath(place.images)
+    found = [storage for storage in storages if os.path.realpath(storage.images) == folder]
+    return min(found, key=lambda storage: not now.startswith(f"{storage.name}:"), default=None)
+
+
+def volume_for(image: VmImage, storages: Sequence[Storage], *, now: str = "") -> str:
+    """Return an image as a drive names it: its volume, or its path if it is in no storage. ``now``: see above."""
+    place, storage = place_of(image.path), storage_of(image.path, storages, now=now)
+    if place is None or storage is None:
+        return image.path
+    return f"{storage.name}:{volume_name(place, base_of(place, image.backing_name))}"

@@ -1,0 +1,25 @@
+"""The use of a guest by a VM, whatever manages the VM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from batchdiff.definitions.guest_disks import VmImage
+
+NOT_WRITTEN = "its overlay is not written yet"
+
+
+@dataclass(frozen=True, slots=True)
+class GuestUse:
+    """A disk of a VM that is a guest of the plan, and the image that it must use.
+
+    ``is_right``: it does so already. ``waiting``: why its definition must not change yet, empty if it may.
+    ``by_hand``: why only the operator can change it, empty if batchdiff can.
+    """
+
+    guest: str
+    target: str
+    image: VmImage
+    is_right: bool
+    waiting: str = ""
+    by_hand: str = ""

@@ -1,0 +1,37 @@
+"""The keys of a manifest's ``overlay`` that place it in a storage of Proxmox VE; pure.
+
+::
+
+    overlay: {layout: proxmox, vmid: 101, disk: 0}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from batchdiff.managers.proxmox_overlay import ProxmoxDisk
+
+_OVERRULED = {"layout": "path", "path": "layout"}
+"""The key of a guest that replaces the default of another key: both decide the overlay's path."""
+
+
+def applicable_defaults(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the default options that apply to a guest; in a layout, backing file names are relative by default.
+
+    ``shared``: the defaults of the manifest; ``own``: the options of the guest itself.
+    """
+    found = {key: value for key, value in shared.items() if _OVERRULED.get(key) not in own}
+    return {"backing_path": "relative"} | found if "layout" in {**found, **own} else found
+
+
+def disk_in(options: Mapping[str, Any]) -> ProxmoxDisk | None:
+    """Return the disk of Proxmox VE that an overlay with these options will be; None without a layout."""
+    return ProxmoxDisk(options.get("vmid"), options.get("disk")) if "layout" in options else None
+
+
+def of_one_disk(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the keys that a glob cannot have, because each of its guests is another disk, and what to do."""
+    for key in ProxmoxDisk._fields:
+        if key in options:
+            yield key, f"goes with path, not with glob, because each guest is another disk; leave {key} out"

@@ -1,0 +1,101 @@
+"""The images in a storage of Proxmox VE that is a folder, and the names by which it knows them; pure.
+
+::
+
+    /var/lib/vz/images/9000/base-9000-disk-0.qcow2    local:9000/base-9000-disk-0.qcow2
+    /var/lib/vz/images/101/vm-101-disk-0.qcow2        local:9000/base-9000-disk-0.qcow2/101/vm-101-disk-0.qcow2
+    the images folder  VM  name                       the volume; that of a linked clone begins with its base
+
+Proxmox VE recognises a linked clone by its backing file name alone, such as ``../9000/base-9000-disk-0.qcow2``,
+and refuses to remove a base whose linked clones it finds so.
+
+Source: pve-storage, src/PVE/Storage/Plugin.pm, ``parse_name_dir``, ``parse_volname`` and ``list_images``;
+src/PVE/Storage.pm, ``volume_is_base_and_used``.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from typing import NamedTuple
+
+_VMID = re.compile(r"[1-9][0-9]{2,8}")
+_FILE = re.compile(r"(?!snap-)[^/\s]+\.(?:raw|qcow2|vmdk)")
+_OF_VM = re.compile(r"(?:vm|base)-[0-9]+-")
+_DISK = re.compile(r"(?:vm|base)-([0-9]{3,9})-disk-([0-9]{1,4})(?:\.(?:raw|qcow2|vmdk))?")
+_BACKING = re.compile(r"\.\./([0-9]+)/([^/]+\.(?:raw|qcow2|vmdk))")
+
+IMAGES = "images"
+"""The usual name of the folder that has one folder for each VM; ``content-dirs`` can give it another."""
+
+
+class VolumePlace(NamedTuple):
+    """The place of an image in a storage: the folder of all images, the VM's number, and the file's name."""
+
+    images: str
+    vmid: int
+    name: str
+
+    @property
+    def is_base(self) -> bool:
+        """True if it can have linked clones."""
+        return self.name.startswith("base-")
+
+    @property
+    def path(self) -> str:
+        """The path of the image."""
+        return f"{self.images}/{self.vmid}/{self.name}"
+
+
+def place_of(path: str) -> VolumePlace | None:
+    """Return the place of an image in a storage, by its absolute path; None if no storage has images there."""
+    folder, _, name = path.rpartition("/")
+    images, _, number = folder.rpartition("/")
+    if not images or not _VMID.fullmatch(number) or not _FILE.fullmatch(name):
+        return None
+    return VolumePlace(images, int(number), name)
+
+
+def disk_of(name: str) -> tuple[int, int] | None:
+    """Return the numbers of VM and disk in a file name such as ``vm-101-disk-0.raw``; None if it has none."""
+    found = _DISK.fullmatch(name)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def is_of_proxmox(path: str) -> bool:
+    """Return True if an image has a place and a name that Proxmox VE gives."""
+    place = place_of(path)
+    return place is not None and place.images.endswith(f"/{IMAGES}") and _OF_VM.match(place.name) is not None
+
+
+def base_of(place: VolumePlace, backing_name: str) -> VolumePlace | None:
+    """Return the base of a linked clone, by the backing file name in its header; None if it is not one."""
+    found = _BACKING.fullmatch(backing_name)
+    return VolumePlace(place.images, int(found[1]), found[2]) if found else None
+
+
+def volume_name(place: VolumePlace, base: VolumePlace | None = None) -> str:
+    """Return the name of a volume, without that of its storage; ``base``: that of a linked clone."""
+    before = "" if base is None else f"{base.vmid}/{base.name}/"
+    return f"{before}{place.vmid}/{place.name}"
+
+
+class Unseen(enum.Enum):
+    """Why Proxmox VE does not see that an overlay rests on its template."""
+
+    TEMPLATE = "the template's path does not end in /VMID/base-VMID-disk-N.FORMAT"
+    FOLDER = "the overlay is not in the folder of a VM in the template's storage"
+    NAME = "the backing file name is not ../VMID/base-VMID-disk-N.FORMAT"
+
+
+def why_unseen(overlay: str, template: str, backing_name: str) -> Unseen | None:
+    """Return why Proxmox VE would not see that an overlay rests on the template; None if it would.
+
+    ``backing_name``: the name of the template in the overlay's header. The paths are absolute.
+    """
+    base, clone = place_of(template), place_of(overlay)
+    if base is None or not base.is_base:
+        return Unseen.TEMPLATE
+    if clone is None or clone.images != base.images:
+        return Unseen.FOLDER
+    return None if base_of(clone, backing_name) == base else Unseen.NAME

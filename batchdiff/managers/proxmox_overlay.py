@@ -1,0 +1,119 @@
+"""Where a guest's overlay goes in a storage of Proxmox VE, so that it is a linked clone of the template; pure.
+
+::
+
+    IMAGES/101/vm-101-disk-0.raw            a guest  -> IMAGES/101/vm-101-disk-0.qcow2
+    IMAGES/101/vm-101-disk-0.qcow2          a guest  -> the same path, in its place
+    IMAGES/101/vm-101-disk-0/disk.raw       a guest on a btrfs storage
+    /imports/web01.img  (vmid 101, disk 0)  a guest from elsewhere
+
+The images folder is that of the template, because Proxmox VE looks for linked clones of a base in its own storage.
+Source: pve-storage, ``clone_image`` and ``list_images`` in src/PVE/Storage/Plugin.pm, and BTRFSPlugin.pm.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from typing import NamedTuple
+
+from batchdiff.managers.proxmox import IMAGES, VolumePlace, disk_of, place_of
+
+LAYOUT = "proxmox"
+"""The value of a manifest's ``overlay.layout``."""
+
+_ELSEWHERE = re.compile(rf"(.*/{IMAGES})/[1-9][0-9]{{2,8}}/")
+_BTRFS_FILE = "disk.raw"
+
+
+class ProxmoxDisk(NamedTuple):
+    """The numbers of VM and disk that a manifest gives a guest; None for what its folder or its name shows."""
+
+    vmid: int | None = None
+    disk: int | None = None
+
+
+class PlacementError(ValueError):
+    """A guest whose overlay has no place; ``key`` is the key of the manifest that must change.
+
+    ``why``: the reason; ``write``: what to write.
+    """
+
+    def __init__(self, key: str, why: str, write: str) -> None:
+        super().__init__(f"{why}; write {write}")
+        self.key, self.why, self.write = key, why, write
+
+
+def template_problem(template: str) -> str:
+    """Return why a template cannot have linked clones, and what to do; empty if it can. ``template``: its path."""
+    place = place_of(template)
+    numbers = disk_of(place.name) if place else None
+    if place is None or numbers is None or numbers[0] != place.vmid:
+        return (
+            "`layout: proxmox` needs a template with a path such as .../images/9000/base-9000-disk-0.qcow2 in a"
+            f" storage of Proxmox VE, and this one is {template}; make its VM a template there (`qm template"
+            " VMID`), and write the path of its disk"
+        )
+    if not place.is_base:
+        return (
+            f"Proxmox VE makes linked clones only of images whose name begins with base-; run `qm template"
+            f" {place.vmid}`, which renames this one, and write its new path"
+        )
+    return ""
+
+
+def overlay_in_storage(template: str, guest: str, chosen: ProxmoxDisk) -> str:
+    """Return the absolute path of a guest's overlay. ``template`` and ``guest`` are absolute paths.
+
+    :raises PlacementError: the numbers of VM or disk are missing, or do not fit the guest's path.
+    :raises ValueError: the template has no place in a storage, which :func:`template_problem` reports.
+    """
+    base = place_of(template)
+    if base is None:
+        raise ValueError(f"{template} is in no storage of Proxmox VE")
+    owner, name = _own_place(base, guest)
+    named = disk_of(name)
+    vmid = _vmid(base, guest, chosen, owner, named)
+    if vmid == base.vmid:
+        raise PlacementError("vmid", f"VM {vmid} is the template's own", "the number of another VM as `vmid`")
+    if chosen.disk is not None:
+        disk = chosen.disk
+    elif named is not None and named[0] == vmid:
+        disk = named[1]
+    else:
+        raise PlacementError("disk", f"its name is not vm-{vmid}-disk-N, which would show its number", "`disk: N`")
+    return VolumePlace(base.images, vmid, f"vm-{vmid}-disk-{disk}.qcow2").path
+
+
+def _own_place(base: VolumePlace, guest: str) -> tuple[int | None, str]:
+    """Return the VM in whose folder of the template's storage a guest is, and the name of its volume."""
+    folder, name = posixpath.split(guest)
+    if name == _BTRFS_FILE and disk_of(posixpath.basename(folder)):
+        folder, name = posixpath.split(folder)
+    images, number = posixpath.split(folder)
+    inside = images == base.images and place_of(f"{folder}/vm.raw") is not None
+    return (int(number) if inside else None), name
+
+
+def _vmid(
+    base: VolumePlace, guest: str, chosen: ProxmoxDisk, owner: int | None, named: tuple[int, int] | None
+) -> int:
+    """Return the number of a guest's VM. ``owner``: that of its folder; ``named``: those in its name."""
+    if owner is not None:
+        if chosen.vmid not in {None, owner}:
+            why = f"it is in the folder of VM {owner}, so Proxmox VE counts it to that, not to VM {chosen.vmid}"
+            raise PlacementError("vmid", why, f"`vmid: {owner}`")
+        if chosen.vmid is None and named is not None and named[0] != owner:
+            why = f"it is in the folder of VM {owner}, and its name is that of a disk of VM {named[0]}"
+            raise PlacementError("vmid", why, f"`vmid: {owner}` and `disk: N`, or give the file the right name")
+        return owner
+    elsewhere = _ELSEWHERE.match(guest)
+    if elsewhere is not None and None in chosen:
+        why = (
+            f"it is in another storage than the template, {elsewhere[1]}, and its overlay must be in {base.images}"
+        )
+        raise PlacementError("vmid", why, "both `vmid` and `disk` to put the overlay there")
+    vmid = chosen.vmid if chosen.vmid is not None else named[0] if named is not None else None
+    if vmid is None:
+        raise PlacementError("vmid", "neither its folder nor its name shows the number of its VM", "`vmid: VMID`")
+    return vmid

@@ -1,0 +1,33 @@
+"""Warnings about a plan: what would go wrong after apply, outside of what batchdiff checks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from batchdiff.managers.proxmox import Unseen, is_of_proxmox, why_unseen
+from batchdiff.plan.overlay_options import backing_name
+from batchdiff.plan.plan import Plan
+from batchdiff.units import few
+
+
+def dangers(plan: Plan) -> Iterator[str]:
+    """Yield the warnings about a plan, each a sentence without its stop."""
+    yield from _unseen_by_proxmox(plan)
+
+
+def _unseen_by_proxmox(plan: Plan) -> Iterator[str]:
+    """Yield why Proxmox VE would let the template be removed below overlays, if images are in its storage."""
+    template = plan.template.source.path
+    unseen: dict[Unseen, list[str]] = {}
+    for guest in plan.to_convert:
+        if any(map(is_of_proxmox, (template, guest.source.path, guest.alias, guest.overlay_path))):
+            named = backing_name(guest.overlay_path, template, guest.options.backing_path)
+            why = why_unseen(guest.overlay_path, template, named)
+            if why is not None:
+                unseen.setdefault(why, []).append(guest.name)
+    for why, names in unseen.items():
+        rest, them = ("rests", "it") if len(names) == 1 else ("rest", "them")
+        yield (
+            f"Proxmox VE would not see that {few(names)} {rest} on the template, and would let it be removed below"
+            f" {them}: {why.value}. `overlay: {{layout: proxmox}}` in the manifest prevents that (docs/proxmox.md)"
+        )

@@ -1,0 +1,53 @@
+"""Warnings about a plan, in every form of its report. Guards report/plan/dangers.py."""
+
+import pytest
+from plans import guest_plan, planned_image, small_plan
+
+from batchdiff.plan.overlay_options import BackingPath, OverlayOptions
+from batchdiff.report.facts import PlanFacts
+from batchdiff.report.plan.dangers import dangers
+from batchdiff.report.plan.html_form import plan_html
+from batchdiff.report.plan.json_form import plan_report
+from batchdiff.report.plan.markdown_form import plan_markdown
+from batchdiff.report.plan.text import plan_text
+
+BASE, RAW = "/s/images/9000/base-9000-disk-0.qcow2", "/s/images/101/vm-101-disk-0.raw"
+RELATIVE = OverlayOptions(backing_path=BackingPath.RELATIVE)
+
+
+def plan(*guests, template=BASE):
+    return small_plan(*guests, template=planned_image(template, "qcow2"))
+
+
+def guest(name="a", path=RAW, overlay="/s/images/101/vm-101-disk-0.qcow2", **changes):
+    return guest_plan(name, path=path, overlay_path=overlay, **changes)
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        (plan(guest()), "the backing file name is not"),
+        (plan(guest(overlay="/s/thin/a.qcow2", options=RELATIVE)), "the overlay is not in the folder of a VM"),
+        (
+            plan(guest(options=RELATIVE), template="/s/images/9000/vm-9000-disk-0.qcow2"),
+            "the template's path does",
+        ),
+        (plan(guest(options=RELATIVE)), None),
+        (plan(guest(path="/i/a.img", overlay="/i/a.qcow2"), template="/i/t.qcow2"), None),
+    ],
+)
+def test_what_proxmox_would_not_see(found, why):
+    warnings = list(dangers(found))
+    assert len(warnings) == (why is not None)
+    assert why is None or f"a rests on the template, and would let it be removed below it: {why}" in warnings[0]
+
+
+def test_one_warning_for_all_guests_in_every_form():
+    others = [guest(f"b{at}", overlay=f"/s/images/101/vm-101-disk-{at}.qcow2") for at in range(2)]
+    facts = PlanFacts(plan(*others, guest(options=RELATIVE)))
+    (warning,) = plan_report(facts)["warnings"]
+    assert "b0 and b1 rest on the template" in warning
+    for form in (plan_text, plan_html, plan_markdown):
+        text = " ".join(form(facts).split())
+        assert "Proxmox VE would not see that b0 and b1 rest on the template" in text, form
+        assert "warning" in text

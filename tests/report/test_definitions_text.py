@@ -1,0 +1,53 @@
+"""What must change in VM definitions, as text. Guards report/definitions_text.py."""
+
+from batchdiff.definitions.guest_disks import SECRETS, GuestDisk, VmImage
+from batchdiff.definitions.libvirt_changes import domain_changes
+from batchdiff.definitions.libvirt_domain import parse_domain
+from batchdiff.definitions.proxmox_changes import vm_changes
+from batchdiff.definitions.proxmox_config import parse_config
+from batchdiff.definitions.proxmox_storage import Storage
+from batchdiff.report.definitions_text import definitions_text
+from batchdiff.report.events import definition_event
+
+RAW, THIN = VmImage("/i/images/101/web.raw", "raw"), VmImage("/i/images/101/web.qcow2", "qcow2")
+BOTH = frozenset({RAW.path, THIN.path})
+SOURCE = f"<source file='{RAW.path}'/>"
+XML = f"<domain><name>web</name><devices><disk><driver type='raw'/>{SOURCE}</disk></devices></domain>"
+DOMAIN = parse_domain(XML.encode(), "web.xml")
+STORAGES = [Storage("local", "dir", "/i/images", allows_images=True)]
+CONFIG = parse_config(b"scsi0: local:101/web.raw,discard=on,iothread=1\n", "101.conf")
+
+
+def test_a_guest_that_no_definition_uses():
+    converted = definitions_text([], [GuestDisk("web", THIN, None, BOTH)], width=200)
+    assert f"path={THIN.path},driver.type=qcow2" in converted
+    preview = definitions_text([], [GuestDisk("web", RAW, THIN, BOTH)], width=200)
+    assert f"path={THIN.path},driver.type=qcow2" in preview
+    # After a restore the overlay is gone.
+    restored = definitions_text([], [GuestDisk("web", RAW, None, BOTH)], width=200)
+    assert f"path={RAW.path},driver.type=raw" in restored
+    assert THIN.path not in restored
+    elsewhere = definitions_text([], [GuestDisk("web", RAW, None, BOTH)], manages="Proxmox", width=200)
+    assert "/etc/pve/nodes/NODE/qemu-server" in elsewhere
+    assert "virt-xml" not in elsewhere
+
+
+def test_what_only_the_operator_can_do():
+    disk = GuestDisk("web", RAW, THIN, BOTH, by_hand=SECRETS)
+    (change,) = domain_changes([DOMAIN], [disk])
+    text = definitions_text([change], [disk], width=200)
+    assert f"by hand: web: {SECRETS}" in text
+    assert "not yet: web: its overlay is not written yet" in text
+    event = definition_event(change)
+    assert (event["by_hand"], event["commands"]) == ([f"web: {SECRETS}"], [])
+
+
+def test_a_command_stays_on_one_line():
+    disk = GuestDisk("web", THIN, None, BOTH)
+    changes = list(vm_changes([CONFIG], [disk], STORAGES, run_folder="/nowhere"))
+    command = "qm set 101 --scsi0 local:101/web.qcow2,discard=on,iothread=1"
+    text = definitions_text(changes, [disk], width=40, doubts=["the template is not one"], manages="Proxmox")
+    assert f"  $ {command}\n" in text
+    assert "warning: the template is not one.\n" in text
+    assert definition_event(changes[0])["commands"] == [command]
+    assert definition_event(changes[0])["domain"] == "101"
