@@ -147,6 +147,7 @@ def test_is_there_and_one_page(name: str):
 
 def test_every_page_is_listed_once_under_its_kind():
     text = (ROOT / "docs" / "README.md").read_text()
+    assert [line for line in text.splitlines() if not re.match(r"#+ |- \[|$", line)] == []
     parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)
     listed = {kind: re.findall(r"^- \[.+\]\((.+)\.md\): \w", pages, re.MULTILINE) for kind, pages in pairs(parts)}
     assert {kind: sorted(pages) for kind, pages in listed.items()} == {

@@ -33,6 +33,8 @@ include_patterns = ["*.md", "docs/*.md", "manifests/*.md"]
 # The anchors of a forge, so that a link to a heading leads there in both places.
 myst_heading_anchors = 4
 
+smartquotes = False  # `"at least"` is what a report prints
+
 html_theme = "alabaster"
 html_theme_options = {"description": "Full copies of a template as thin overlays"}
 html_sidebars = {"**": ["about.html", "searchfield.html", "navigation.html"]}
