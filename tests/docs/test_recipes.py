@@ -2,10 +2,10 @@
 
 import notation
 import pytest
-from commands import batchdiff
+from commands import batchdiff, run_here
 from page_runner import PageRunner, page_fences
 
-NIGHTLY, SAVED, FAILED = page_fences("recipes", "sh")
+NIGHTLY, CI, SAVED, FAILED = page_fences("recipes", "sh")
 (MANIFEST,) = page_fences("recipes", "yaml")
 TEMPLATE = "2M:A 1M:- 1M:B"
 
@@ -66,8 +66,10 @@ def test_the_nightly_recipe_says_what_went_wrong(page):
 
 
 def test_the_numbers_and_the_failed_guests(page):
-    page.run("batchdiff plan nightly.yaml -q -o manifest.plan.json", expect=1)
+    run_here("plan", page.images / "nightly.yaml", "-q", "-o", page.images / "manifest.plan.json", expect=1)
     assert int(page.run(SAVED)) > 1 << 20
+    page.run(CI)
+    assert "web 01" in (page.images / "savings.md").read_text()
     (page.images / "clones" / "web 01.img").write_bytes(b"changed")
     failed = page.run(FAILED)
     assert [line.split(":")[0] for line in failed.splitlines()] == ["old", "web 01"], failed
