@@ -85,12 +85,13 @@ def carry_out(
     announcer = Announcer(console, plan.template.source)
     guests = {guest.name: guest for guest in plan.guests}
     space = FreeSpace.of(plan)
-    with stopping() as stop, plan_journal(arguments.plan, plan, path_map) as journal:
+    with stopping() as stop, plan_journal(arguments.plan, plan, path_map) as journal, console.metering() as meter:
         plan_path, jobs = os.path.abspath(arguments.plan), arguments.jobs or usable_cpus()
-        session = Session(plan, journal, announcer, stop, arguments.unseen, plan_path, jobs)
+        session = Session(plan, journal, announcer, stop, arguments.unseen, plan_path, jobs, meter)
         try:
             for outcome in work(session):
                 outcomes.append(outcome)
+                meter.settle(outcome.name)
                 announcer.report_guest(guests[outcome.name], outcome)
         except StopError as error:
             names = ", ".join(outcome.name for outcome in outcomes) or "none"
@@ -119,9 +120,11 @@ def dry_run(
     outcomes: list[GuestOutcome] = []
     announcer = Announcer(console, plan.template.source)
     guests = {guest.name: guest for guest in plan.guests}
-    with stopping() as stop:
-        for outcome in work(Session(plan, MemoryJournal(history), announcer, stop, arguments.unseen)):
+    with stopping() as stop, console.metering() as meter:
+        session = Session(plan, MemoryJournal(history), announcer, stop, arguments.unseen, meter=meter)
+        for outcome in work(session):
             outcomes.append(outcome)
+            meter.settle(outcome.name)
             announcer.report_guest(guests[outcome.name], outcome)
     if announcer.unheard:
         raise announcer.unheard[0]
@@ -172,6 +175,8 @@ def _definition(guest: GuestPlan) -> Iterator[str]:
         yield f"the VM's definition stays as it is: {named} ({form})"
     else:
         yield f"in the VM's definition: the format of {named}, {kind} -> {form}"
+    if guest.options.data_file is not None:
+        yield f"the overlay keeps its data in {guest.options.data_file}, which the VM opens as well"
     if guest.alias and os.path.islink(guest.alias) and not os.path.exists(guest.alias):
         yield f"the link {guest.alias} leads to nothing now; remove it once no definition names it"
 
