@@ -127,6 +127,7 @@ def documented(words: str) -> set[str]:
 
 
 LONGEST = {
+    "CONTRIBUTING.md": 190,
     "docs/glossary.md": 320,
     "docs/manifest.md": 216,
     "CHANGELOG.md": 240,
