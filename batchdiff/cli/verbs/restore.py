@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 
+from batchdiff.applying.checks.free_space import FreeSpace
 from batchdiff.applying.checks.overlay_losses import decrypted_by_rebuilding, lost_with_originals, not_given_back
 from batchdiff.applying.dry_run import dry_run_restore
 from batchdiff.applying.guests.converted_elsewhere import require_done_here
 from batchdiff.applying.journal.records import History
+from batchdiff.applying.restore_without_template import GuestWithState
 from batchdiff.applying.swap.guest_to_restore import RestoreOptions
 from batchdiff.applying.undo import restorable, restore
 from batchdiff.cli.confirm import Question, confirm, state
 from batchdiff.cli.console import Console
 from batchdiff.cli.journal_history import history_of
 from batchdiff.cli.path_map import with_moved_paths
-from batchdiff.cli.run_session import carry_out, dry_run, exit_code
+from batchdiff.cli.run_session import carry_out, dry_run, exit_code, report_space
 from batchdiff.plan.file import read_plan
 from batchdiff.plan.plan import Plan
+from batchdiff.report.figures import count_of
 from batchdiff.report.results_text import undone_text
-from batchdiff.units import few
+from batchdiff.units import few, format_size
+
+_NOTHING = "Nothing to restore: no guest of this plan is known to be converted."
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
@@ -35,10 +42,11 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         outcomes = dry_run(console, arguments, plan, lambda session: dry_run_restore(session, options), history)
     else:
         _ask(console, arguments, plan, options, history)
+        space = FreeSpace.of(plan)
         outcomes = carry_out(console, arguments, plan, lambda session: restore(session, options), path_map)
-    if not outcomes:
-        console.say("Nothing to restore: no guest of this plan is known to be converted.")
-    console.result(undone_text(outcomes, width=console.width))
+    console.result(undone_text(outcomes, width=console.width) if outcomes else _NOTHING)
+    if not arguments.dry_run:
+        report_space(console, space, outcomes)
     return exit_code(outcomes)
 
 
@@ -56,9 +64,11 @@ def _ask(
     if options.discard_changes:
         lines = [f"{guest.name}: everything written to {guest.overlay_path}" for guest, _ in found]
         question = Question(
-            "what VMs have written since the conversion will be thrown away, with all snapshots of the overlays:",
+            f"what the VMs of {count_of(len(found), 'guest')} have written since the conversion will be thrown"
+            f" away, with all snapshots of the overlays ({_size_of_overlays(found)} on disk):",
             lines,
             "Leave `--discard-changes` out to keep what the VMs wrote.",
+            "What remains: the originals, as they were before the conversion.",
         )
         if arguments.yes:
             state(console, question)
@@ -79,8 +89,18 @@ def _ask(
     if not arguments.yes and options.guests is None and len(found) > 1 and console.can_ask:
         lines = [f"{guest.name}: {guest.overlay_path} -> {guest.source.path}" for guest, _ in found]
         question = Question(
-            f"all {len(found)} guests will be restored. Their VMs must be shut down:",
+            f"all {len(found)} guests will be restored, and their overlays deleted"
+            f" ({_size_of_overlays(found)} on disk). Their VMs must be shut down:",
             lines,
             "`--guest NAME` restores a single one.",
+            "What remains: full images with what the VMs see now.",
         )
         confirm(console, "restore", question)
+
+
+def _size_of_overlays(found: list[GuestWithState]) -> str:
+    total = 0
+    for guest, _ in found:
+        with contextlib.suppress(OSError):
+            total += os.lstat(guest.overlay_path).st_blocks * 512
+    return format_size(total)
