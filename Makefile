@@ -9,6 +9,9 @@
 # make lint       rules, formatting, types, spelling and prose only
 # make bench      batchdiff side by side with its peers; needs root, 32 GiB and an hour. BENCH="--quick" tries it out
 # make bench-docs put the figures and the plot of the last `make bench` into docs/
+# make docs       the documentation as a site in build/docs; fails if a link or an anchor leads nowhere
+# make docs-pictures
+#                 the pictures of the HTML report in docs/pictures, by Chromium, from the demo's images
 
 PYTHON ?= python3
 VENV := .venv
@@ -19,7 +22,8 @@ ON_ALL_CORES := -n $$(($(shell nproc) + 1)) --dist worksteal
 # Tests start batchdiff thousands of times; compiling it each time would make them take half as long again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-long test-debian12 test-debian13 package test-packages lint bench bench-docs tools clean
+.PHONY: demo test test-long test-debian12 test-debian13 package test-packages lint bench bench-docs docs docs-pictures \
+	tools clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -61,6 +65,13 @@ bench-docs: $(VENV)/installed-for-bench
 	PYTHONPATH=tools $(RUN)/python -m bench.document bench.json docs/performance.md
 	PYTHONPATH=tools $(RUN)/python -m bench.plot bench.json docs
 
+docs: $(VENV)/installed-for-docs
+	$(RUN)/python -m sphinx --quiet --fail-on-warning --keep-going --fresh-env -c tools/docsite . build/docs
+	@echo "The site is in build/docs: open build/docs/docs/README.html"
+
+docs-pictures: $(VENV)/installed-for-tests tools
+	$(RUN)/python tools/docsite/pictures.py docs/pictures
+
 tools:
 	sh tools/install-test-tools
 
@@ -73,6 +84,10 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml
 
 $(VENV)/installed-for-tests: $(VENV)/bin/python pyproject.toml
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@ $(VENV)/installed
+
+$(VENV)/installed-for-docs: $(VENV)/bin/python pyproject.toml
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	touch $@ $(VENV)/installed
 
 $(VENV)/installed-for-bench: $(VENV)/bin/python pyproject.toml

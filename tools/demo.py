@@ -46,7 +46,7 @@ def main(folder: str, *program: str) -> None:
     os.mkdir(folder)
     with open(marker, "w", encoding="ascii") as file:
         file.write(MANIFEST)
-    _make_images(folder)
+    make_images(folder)
     verify = "full" if is_installed() else "native"
     if verify == "native":
         print("qemu-img is not installed: batchdiff will verify the overlays itself.")
@@ -61,7 +61,8 @@ def main(folder: str, *program: str) -> None:
     print(f"\nThe images are in {folder} (850 MiB); `make clean` removes them.")
 
 
-def _make_images(folder: str) -> None:
+def make_images(folder: str) -> None:
+    """Make the template and the four guests in a folder."""
     rng = random.Random(SEED)
     template = os.path.join(folder, "template.raw")
     _write_template(template, rng)
