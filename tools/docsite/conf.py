@@ -23,6 +23,7 @@ OTHERS = """\
 - [Example manifests](/manifests/README.md)
 - [Contributing](/CONTRIBUTING.md)
 - [Changes](/CHANGELOG.md)
+- [Reporting a vulnerability](/SECURITY.md)
 """
 """The pages outside docs/, listed like the others."""
 
