@@ -6,7 +6,7 @@ import enum
 
 
 class Retire(enum.StrEnum):
-    """The fate of an original after its overlay is verified."""
+    """The way in which an original is retired after its overlay is verified."""
 
     KEEP = "keep"
     QUARANTINE = "quarantine"
@@ -14,7 +14,7 @@ class Retire(enum.StrEnum):
 
 
 class Loss(enum.StrEnum):
-    """Data that a guest may lose in the conversion if the manifest allows it."""
+    """A property that a guest's image may lose in the conversion if the manifest allows it."""
 
     SNAPSHOTS = "snapshots"
     BITMAPS = "bitmaps"
@@ -23,7 +23,7 @@ class Loss(enum.StrEnum):
 
 
 OF_OVERLAYS = (Loss.SNAPSHOTS, Loss.BITMAPS)
-"""The losses that restore has to ask about."""
+"""The losses of overlays, which `restore --allow-loss` accepts."""
 
 
 class VerifyMode(enum.StrEnum):

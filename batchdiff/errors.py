@@ -28,8 +28,8 @@ def advice_on_limit(error: BaseException | None) -> str:
 class BatchdiffError(Exception):
     """A failure: what went wrong and where, why, and what to do next. It is printed without a traceback.
 
-    ``what`` names the file or guest; ``why`` is the cause; ``remedy`` is one sentence of advice. If it was raised
-    from a system error about a limit, such as that on open files, the advice is about that limit.
+    ``what`` names the file or guest; ``why`` is the cause; ``remedy`` is advice in whole sentences. If the failure
+    was raised from a system error about a limit, such as that on open files, the advice is about that limit.
     """
 
     exit_code = 1

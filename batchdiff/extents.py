@@ -158,7 +158,7 @@ def split(extents: Extents, factor: int, limit: int) -> Extents:
 
 
 def only(extents: Extents, *kinds: Kind) -> Extents:
-    """Return the runs of some kinds."""
+    """Return the runs of the given kinds."""
     wanted = np.zeros(len(Kind), dtype=np.bool_)
     wanted[list(kinds)] = True
     kept = wanted[extents.kind]

@@ -27,7 +27,7 @@ class ImageSource:
     The path has no symbolic links, except for the last component of a block device's name, such as /dev/vg/lv.
 
     ``backing`` lists the images below this one, the nearest first. ``secret_file``: the file with the secret of an
-    encrypted image: an absolute path, or a descriptor's, such as /dev/fd/3. Extents and data files are opened only
+    encrypted image, by its absolute path or a descriptor's (/dev/fd/3). Extents and data files are opened only
     beside the image and in ``allow_folders``, which are absolute and have no symbolic links; ``other_files`` are
     those of an image that was opened, in the order in which it names them.
     """

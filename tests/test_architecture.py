@@ -33,7 +33,7 @@ ROOMS = {
     "managers": "Where VM managers keep images, and by which names they know them: Proxmox VE, oVirt, Nova; pure.",
     "qcow2": "The qcow2 format, without any I/O: header, table entries, layout, compression.",
     "foreign": "The headers of formats that QEMU reads for batchdiff, inspected before QEMU sees the file; pure.",
-    "qemu": "The one room that starts programs, confined by Landlock: qemu-img, and qemu-nbd for exports.",
+    "qemu": "The room that starts programs: qemu-img and qemu-nbd, confined by Landlock, and virsh, unconfined.",
     "image/backing": "The backing files that images name, found in their headers alone.",
     "image": "Read one image with its backing chain, whatever its format; nothing here writes.",
     "image/in_use": "Find the other users of an image, and hold it while batchdiff works with it.",

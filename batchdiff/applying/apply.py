@@ -75,7 +75,7 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
 def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
     """Return the chosen guests; refuse options that contradict each other or the plan.
 
-    :raises UsageError: they do.
+    :raises UsageError: they do, or the plan does not have a chosen guest.
     :raises ProgramError: qemu-img is needed and missing.
     """
     guests = choose_guests(plan, options.guests)
@@ -137,7 +137,7 @@ def _is_published(guest: GuestToConvert, session: Session) -> bool:
 def choose_guests(plan: Plan, names: tuple[str, ...] | None) -> list[GuestPlan]:
     """Return the guests with these names, or all, in the plan's order.
 
-    :raises UsageError: the plan has no guest with one of the names.
+    :raises UsageError: one of the names is not that of a guest in the plan.
     """
     if names is None:
         return list(plan.guests)

@@ -128,7 +128,7 @@ def undo_outcome(guest: GuestToConvert, result: SwapResult, status: Status, hist
 def kept_outcome(guest: str, error: DifferenceError) -> GuestOutcome:
     """Return the outcome of a guest whose original stays in quarantine, because its overlay now differs."""
     purge = command("purge", guest, "--used")
-    reason = f"its VM has run on the overlay since ({error.what}). To delete the original too: {purge}"
+    reason = f"its VM has run on the overlay since ({error.what}). To delete the original anyway: {purge}"
     return GuestOutcome(guest, Status.KEPT, reason, original=Original(Fate.QUARANTINED))
 
 

@@ -67,7 +67,7 @@ def check_health(  # noqa: PLR0913  # options by keyword
     ``jobs``: the maximum number of overlays to check at once, if memory and open files allow. ``meter`` counts the
     bytes that are compared.
 
-    :raises UsageError: the plan has no guest with one of the names.
+    :raises UsageError: one of the names is not that of a guest in the plan.
     :raises ProgramError: qemu-img is missing.
     """
     guests = choose_guests(plan, names)

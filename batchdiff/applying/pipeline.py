@@ -186,7 +186,7 @@ def _finish(guest: _InProgress, run: Run) -> None:
 
 
 def _continue_if_different(guest: _InProgress, first: Swap, error: DifferenceError, run: Run) -> None:
-    """Start the task for two files that differ, and verify it immediately, without overlapping other guests.
+    """Start the task for two files that differ, and verify its file immediately, without overlapping other guests.
 
     :raises DifferenceError: there is no such task.
     """

@@ -174,7 +174,7 @@ def why_template_is_lost(session: Session) -> BatchdiffError | None:
 def require_decision(
     session: Session, found: list[GuestWithState], options: RestoreOptions, lost: BatchdiffError
 ) -> None:
-    """Require `--discard-changes` if the template is lost: without it no overlay can be read.
+    """Require `--discard-changes` if the template is lost: without the template, no overlay can be read.
 
     :raises BatchdiffError: the option is missing.
     """

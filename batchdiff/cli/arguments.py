@@ -29,7 +29,7 @@ _SYNONYMS = {
     "scan": "plan",
     "undo": "restore",
 }
-"""Words that people try, each with the verb that does it."""
+"""Words that people try, each with the verb that they mean."""
 
 _NO_SUCH_OPTION = dict.fromkeys(
     ("--dry-run", "--dryrun", "-n"),

@@ -1,4 +1,4 @@
-"""Warnings about images that do not start as their declared format does: before a scan, and before an apply."""
+"""Warnings about images whose first bytes do not match their declared format, before a scan or an apply."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def warn_of_formats(console: Console, manifest: Manifest, observer: ReadObserver | None = None) -> None:
-    """Warn of images in a manifest that do not start as their formats do. ``observer`` is called at every read."""
+    """Warn of images in a manifest whose first bytes do not match; ``observer`` is called at every read."""
     pending = [guest for guest in manifest.guests if guest.converted is None and not guest.objection]
     _warn(console, manifest.template, [(guest.name, guest.image) for guest in pending], observer)
 
@@ -26,7 +26,7 @@ def warn_of_formats(console: Console, manifest: Manifest, observer: ReadObserver
 def warn_of_planned_formats(
     console: Console, plan: Plan, history: History, names: Iterable[str] | None = None
 ) -> None:
-    """Warn of images in a plan that do not start as their formats do; of all guests, or of those with these names.
+    """Warn of images in a plan whose first bytes do not match: of all guests, or of those with these names.
 
     A guest whose overlay has taken its place is left out, because the overlay is not the declared image.
     """

@@ -31,7 +31,7 @@ _REPORT_BUG = (
 _REPORT_PRINTED_BUG = "Please report it with the lines above, which could not be written to a file"
 
 _NEED_FEW_DESCRIPTORS = {"validate", "show", "schema"}
-"""Verbs that open no image and start no process."""
+"""Verbs that start no process, and open images only one at a time."""
 
 GUEST_NAMES = "_guest-names"
 """The word by which the completion of a shell asks for the names of a plan's guests."""

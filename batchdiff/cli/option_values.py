@@ -21,7 +21,7 @@ _ALIKE = {
     "md": "markdown",
     "htm": "html",
 }
-"""Words that people try, each with the one that means it."""
+"""Words that people try, each with the value that they mean."""
 
 
 class SchemaName(enum.StrEnum):

@@ -30,7 +30,7 @@ def warn_of_manifest(console: Console, manifest: Manifest, observer: ReadObserve
 
 
 def _warn_of_names(console: Console, manifest: Manifest) -> None:
-    """Warn of block devices whose names may mean another disk some day, and suggest better names."""
+    """Warn of block devices whose names may refer to another disk some day, and suggest better names."""
     doubts = []
     for path, what in _roles(manifest).items():
         number = device_number(path)

@@ -1,4 +1,4 @@
-"""Which image each guest of a plan must use now, judging by the plan's journal, and which one after apply."""
+"""The image that the VM of each guest must use now, judging by the plan's journal, and the one after apply."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def guest_disks(plan: Plan, history: History) -> list[GuestDisk]:
 
 
 def _secrets(guest: GuestToConvert, plan: Plan) -> str:
-    """Return why the definition of a guest is not changed whose VM needs a secret; empty if it needs none."""
+    """Return why a guest's definition is not changed if its VM needs a secret; empty if it needs none."""
     files = (guest.source, *guest.source.backing, plan.template.source, *plan.template.source.backing)
     encrypted = guest.options.encryption is not None or any(each.secret_file is not None for each in files)
     return SECRETS if encrypted else ""
 
 
 def _driver_type(image_format: ImageFormat) -> str:
-    """Return libvirt's name of a format: LUKS is raw to it, with an ``<encryption>`` of its own."""
+    """Return libvirt's name for a format: LUKS is raw to it, with an ``<encryption>`` of its own."""
     return ImageFormat.RAW.value if image_format is ImageFormat.LUKS else image_format.value
 
 
@@ -71,7 +71,7 @@ def _disk(guest: GuestToConvert, plan: Plan, state: GuestState | None) -> GuestD
     known_as = frozenset(os.path.realpath(name) for name in names)
     own_name = guest.alias or guest.source.path
     original = VmImage(own_name, _driver_type(guest.source.format), _backing_name(guest.source))
-    # An overlay with the guest's own name has that of a link to it, too.
+    # A link to the guest leads to an overlay that has taken the guest's own path, too.
     in_place = guest.overlay_path == guest.source.path
     named = backing_name(guest.overlay_path, plan.template.source.path, guest.options.backing_path)
     overlay = VmImage(own_name if in_place else guest.overlay_path, guest.options.format.value, named)

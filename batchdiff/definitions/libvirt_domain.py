@@ -1,4 +1,4 @@
-"""A libvirt domain: its disks, and what must change in a disk so that it uses another image; pure.
+"""A libvirt domain: its disks, and the edits that make a disk use another image; pure.
 
 ::
 
@@ -85,7 +85,7 @@ def _disk(element: Element) -> DomainDisk | None:
 def with_image(
     domain: Domain, disk: DomainDisk, path: str, image_format: str, pools: Sequence[Pool] = ()
 ) -> bytes:
-    """Return the domain's XML with a disk that uses the image at ``path``; all else stays as it is.
+    """Return the domain's XML with ``disk`` changed to use the image at ``path``; all else stays as it is.
 
     An explicit backing chain is removed: it describes the former image, and libvirt does not probe a disk that has
     one. A disk that is a volume of a pool remains one if the image is in that pool, and becomes a file otherwise.

@@ -32,11 +32,11 @@ class Element:
     text: str = ""
 
     def all(self, name: str) -> Iterator[Element]:
-        """Yield the children of a name."""
+        """Yield the children with a name."""
         return (child for child in self.children if child.name == name)
 
     def first(self, name: str) -> Element | None:
-        """Return the first child of a name; None if there is none."""
+        """Return the first child with a name; None if there is none."""
         return next(self.all(name), None)
 
 
@@ -81,7 +81,7 @@ def parse_elements(document: bytes, where: str) -> Element:
 
 
 def _end_of_tag(document: bytes, start: int) -> int:
-    """Return the offset behind the tag that starts at an offset; a ``>`` in a quoted value does not end it."""
+    """Return the offset after the tag that starts at an offset; a ``>`` in a quoted value does not end it."""
     quote = 0
     for at in range(start, len(document)):
         byte = document[at]

@@ -34,7 +34,7 @@ _ASIDE = (own_files.QUARANTINE, own_files.OVERLAY_ASIDE, own_files.DELETING)
 
 
 class Forbidden(enum.Enum):
-    """The treatment of an image that this user may not read, so it might depend on any file."""
+    """The treatment of an image that this user may not read, and that might therefore depend on any file."""
 
     COUNTS = "counts"
     """Report it: right before a file is removed."""

@@ -87,12 +87,12 @@ def _overlays(formats: list[str], options: list[str]) -> Fact:
     value = ", ".join(kind for kind in there if kind not in lacking)
     if not lacking:
         return Fact(QEMU, "overlays", value)
-    effect = f"Overlays that are {' or '.join(lacking)} cannot be made; this QEMU was built without them."
+    effect = f"Overlays that are {' or '.join(lacking)} cannot be made; this QEMU does not support them."
     return Fact(QEMU, "overlays", value, Ability.LIMITED, effect)
 
 
 def _exports() -> Fact:
-    """Return whether an image can be exported here: one is, and is read."""
+    """Return whether an image can be exported here, by exporting one and reading it."""
     name = "exports (qemu-nbd)"
     try:
         with ExitStack() as opened:

@@ -7,7 +7,7 @@
     /pool/web01-f001.vmdk         itself                      with `allow_folders: [/pool]`
     link.vmdk -> /etc/passwd      /etc/passwd                 no: what counts is the file behind all links
 
-Only names are resolved here: whoever opens the file requires a regular one, and follows no link.
+Only names are resolved here: the code that opens the file requires a regular one, and follows no link.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def why_unusable_as_secret(path: str) -> str:
             return "that descriptor is not open; open it in the shell, as in `batchdiff ... 3< FILE`"
         return error.strerror or str(error)
     if stat.S_ISFIFO(status.st_mode) and is_descriptor(path):
-        # Whoever holds the other end of a pipe, too, waits for its own end.
+        # A process that also has the writing end of a pipe open would wait forever for the pipe to end.
         mode = fcntl.fcntl(int(path.rpartition("/")[2]), fcntl.F_GETFL) & os.O_ACCMODE
         return "" if mode == os.O_RDONLY else "that descriptor is not open for reading only"
     if not stat.S_ISREG(status.st_mode):
@@ -86,7 +86,7 @@ def ends_with_line_break(path: str) -> bool:
 def readable_secret(path: str) -> ReadableSecret:
     """Return how a program can read the secret in a file.
 
-    :raises SecretError: the file is missing, empty, or of another kind.
+    :raises SecretError: the file is missing, empty, too large, or of another kind.
     """
     with _keeping:
         if path in _kept:

@@ -1,4 +1,4 @@
-"""CRC-32C, of structures that are mostly zeros.
+"""The checksum CRC-32C, computed quickly for structures that are mostly zeros.
 
 Source: Castagnoli; RFC 3720, 12.1 and B.4 (examples).
 """
@@ -28,7 +28,7 @@ def vhdx_checksum(data: bytes) -> int:
 
 @cache
 def _table() -> tuple[int, ...]:
-    """Return what each byte makes of a checksum."""
+    """Return the table of CRC-32C, which has an entry for each value of a byte."""
     table = []
     for number in range(256):
         value = number
@@ -40,7 +40,7 @@ def _table() -> tuple[int, ...]:
 
 @cache
 def _zeros(power: int) -> tuple[int, ...]:
-    """Return what 2 ** ``power`` zero bytes make of each bit of a checksum, as zlib's ``crc32_combine`` does."""
+    """Return the matrix that adds 2 ** ``power`` zero bytes to a checksum, as in zlib's ``crc32_combine``."""
     if power == 0:
         return tuple(_table()[(1 << bit) & 0xFF] ^ ((1 << bit) >> 8) for bit in range(32))
     half = _zeros(power - 1)

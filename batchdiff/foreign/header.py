@@ -9,7 +9,7 @@ from batchdiff.qcow2.faults import FormatError, require
 from batchdiff.units import ceil_div, format_size
 
 ReadAt = Callable[[int, int], bytes]
-"""Reads bytes of the file, by offset and length; returns fewer at its end."""
+"""A function that reads bytes of the file, by offset and length, and returns fewer at its end."""
 
 NamedFile = tuple[str, str | None] | None
 """The name of a backing file as written, and its format if the header has it; None if there is none."""
@@ -55,7 +55,7 @@ def require_mappable(size: int, cluster: int) -> int:
 def require_stored(count: int, stored: int) -> None:
     """Require that a file stores enough bytes for the number of clusters that it describes.
 
-    :raises FormatError: QEMU would take long to map a file that has next to nothing in it.
+    :raises FormatError: QEMU would take a long time to map a file that has next to nothing in it.
     """
     most = _CLUSTERS_OF_NOTHING + stored // _BYTES_OF_A_CLUSTER
     require(

@@ -86,9 +86,9 @@ def _check_places(slots: list[KeySlot], payload: int) -> None:
     """Check that the slots lie between the header and the data, and apart from each other."""
     end = _FIRST_SLOT_AT
     for each in sorted(slots, key=lambda slot: slot.start):
-        require_opened(each.start >= end, "a key slot lies on the header, or on another one")
+        require_opened(each.start >= end, "a key slot overlaps the header or another key slot")
         end = each.end
-    require_opened(end <= payload, "a key slot lies on the data")
+    require_opened(end <= payload, "a key slot overlaps the data")
 
 
 def _check_iterations(of_slots: list[int], of_master_key: int) -> None:

@@ -20,7 +20,7 @@ _MOST_TRACKS = 0x7FFFFFFF // 513
 def inspect_parallels(read: ReadAt, file_size: int) -> Outline:
     """Inspect the header of a Parallels image, which names no other file; return the number of its clusters.
 
-    :raises FormatError: it is not one, is damaged, or was not closed cleanly.
+    :raises FormatError: it is not one, is damaged, was not closed cleanly, or has a format extension.
     """
     fields = _HEADER.unpack(exactly(read, 0, _HEADER.size, "header"))
     mark, version, tracks, entries, sectors, in_use, extension = fields

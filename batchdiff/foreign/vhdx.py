@@ -109,7 +109,7 @@ class _Disk(NamedTuple):
 
 
 def inspect_vhdx(read: ReadAt, file_size: int) -> Outline:
-    """Inspect everything in a VHDX image but its table of blocks; return the number of entries in that.
+    """Inspect everything in a VHDX image except its table of blocks; return the number of that table's entries.
 
     :raises FormatError: it is not one, is damaged, has a parent image, or was not closed cleanly.
     """

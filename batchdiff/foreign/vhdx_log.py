@@ -1,4 +1,4 @@
-"""The log of a VHDX image: changes of its tables that a program which died may not have finished.
+"""The log of a VHDX image: changes to its tables, which a program that died may not have finished.
 
 ::
 

@@ -1,4 +1,4 @@
-"""The identity of a VHDX image, and the one that it names as its parent.
+"""The identity of a VHDX image, and that of the image that it names as its parent.
 
 ::
 
@@ -40,7 +40,7 @@ def own_guid(read: ReadAt) -> bytes:
 
 
 def parent_guids(read: ReadAt) -> list[bytes]:
-    """Return the GUIDs of the parent, as :func:`own_guid` of it returns them; none if there is no parent."""
+    """Return the GUIDs of the parent, as :func:`own_guid` returns them for it; none if there is no parent."""
     found = {guid: None for at in _REGIONS_AT for place in _metadata_at(read, at) for guid in _linked(read, place)}
     return list(found)
 

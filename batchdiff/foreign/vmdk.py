@@ -20,7 +20,7 @@ from batchdiff.units import SECTOR, TIB, ceil_div
 
 SPARSE_HEADER = struct.Struct("<4sIIQQQQIQQQB4sH")
 TEXT_AT, TEXT_BYTES = SECTOR, 20 * SECTOR
-"""Where QEMU looks for a parent, whatever the header says about the descriptor's place and size."""
+"""The place where QEMU looks for a parent, whatever the header says about the descriptor's place and size."""
 NO_SIGNATURE = "it is not a VMDK image: its signature is missing"
 NO_DESCRIPTOR = "its descriptor is missing, too large, or not directly after the header"
 _EXTENTS = {b"COWD": "vmfsSparse", b"\xbe\xba\xfe\xca": "seSparse"}
@@ -76,21 +76,21 @@ def inspect_extent(read: ReadAt, file_size: int, length: int, *, is_last: bool) 
     text = read(header.text_at, 1) if header.text_at and header.text_size else b""
     require(text in {b"", b"\0"}, "it is an image of its own, with a descriptor")
     size, grain = header.capacity, header.grain
-    require(size == length, f"it holds {size} bytes of the disk, where the descriptor has {length}")
-    # QEMU would read on behind the end of the extent, to the end of its last grain.
-    require(is_last or size % grain == 0, f"its {size} bytes are not whole grains of {grain}")
+    require(size == length, f"it holds {size} bytes of the disk, but {length} according to the descriptor")
+    # QEMU would read past the end of the extent, to the end of its last grain.
+    require(is_last or size % grain == 0, f"its {size} bytes are not a whole number of grains of {grain}")
     return header.grains
 
 
 def _inspect_header(read: ReadAt, file_size: int) -> _SparseHeader:
-    """Inspect what images and extents have in common."""
+    """Inspect the header, which images and extents have in common."""
     fields = SPARSE_HEADER.unpack(exactly(read, 0, SPARSE_HEADER.size, "header"))
     mark, version, _, capacity, grain, text_at, text_size, entries, _, directory, _, _, _, compression = fields
     kind = _EXTENTS.get(mark, "")
     require(not kind, f"it is only an extent of an image of the type {kind}", remedy=_COPY_DESCRIPTOR)
     require(mark == b"KDMV", NO_SIGNATURE)
     require(version <= 3, f"VMDK version {version} is unknown (1 to 3 are known)")
-    require(compression == 0, f"its compression {compression} is unknown (1, deflate, is known)")
+    require(compression == 0, f"its compression {compression} is not supported in this type of file")
     require(directory != AT_END, "it has a footer, but is not compressed")
     # Without a capacity, QEMU would treat the file as a text descriptor, and open the extents that it names.
     require(capacity > 0, "its size is 0")
@@ -120,7 +120,7 @@ def with_extent_name(descriptor: bytes, name: str) -> bytes:
 
 
 def inspect_descriptor(text: bytes, expected: str) -> None:
-    """Inspect the descriptor of an image in one sparse file, whose type must be the one ``expected``.
+    """Inspect the descriptor of an image in one sparse file, whose type must be ``expected``.
 
     :raises FormatError: it has another type, another file or a parent, or more than one meaning.
     """

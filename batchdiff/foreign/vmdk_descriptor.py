@@ -8,7 +8,7 @@
     RW 2097152 FLAT "web01-f002.vmdk" 0
 
 A descriptor is accepted only if it has one meaning: QEMU takes the first occurrence of a word, skips lines that it
-does not understand, and reads a line on behind its end. Source: QEMU ``block/vmdk.c`` (``vmdk_parse_extents``);
+does not understand, and reads past the end of a line. Source: QEMU ``block/vmdk.c`` (``vmdk_parse_extents``);
 VMware, "Virtual Disk Format 5.0".
 """
 
@@ -38,7 +38,7 @@ _NO_PARENT = b"ffffffff"
 
 
 class ExtentKind(enum.Enum):
-    """How an extent stores its part of the disk."""
+    """The way in which an extent stores its part of the disk."""
 
     FLAT = "as in a raw image"
     SPARSE = "in grains, with a header and tables of its own"
@@ -74,7 +74,7 @@ class Descriptor(NamedTuple):
 
 
 def read_descriptor(read: ReadAt, file_size: int) -> Descriptor:
-    """Read the descriptor that is all of a file.
+    """Read a descriptor that takes up a whole file.
 
     :raises FormatError: it has more than one meaning, a parent, or a type that cannot be read.
     """
@@ -103,7 +103,7 @@ def read_descriptor(read: ReadAt, file_size: int) -> Descriptor:
 
 
 def _settings(lines: list[bytes]) -> dict[bytes, bytes]:
-    """Return the settings by name in lower case, and refuse lines that are neither those, extents nor comments."""
+    """Return the settings by name in lower case; refuse lines that are not settings, extents or comments."""
     found = {}
     for number, line in enumerate(lines, 1):
         if not line or line.startswith(b"#") or _ACCESS.match(line):
@@ -122,13 +122,13 @@ def _extents(lines: list[bytes], kind: str) -> Descriptor:
     for number, line in enumerate(lines, 1):
         if not _ACCESS.match(line):
             continue
-        # QEMU leaves out extents of other access or kind, so its disk would be shorter than VMware's.
+        # QEMU leaves out extents with another access mode or kind, so its disk would be shorter than VMware's.
         extent = _EXTENT.fullmatch(line)
         if extent is None or extent[2] != word.encode():
             raise FormatError(f'line {number} of its descriptor is not like `RW 8192 {word} "NAME"`')
         # From an empty line QEMU reads on into the next one, and so would count the extent twice.
         is_clear = number == 1 or lines[number - 2]
-        require(is_clear, f"line {number - 1} of its descriptor is empty, with an extent in the next one")
+        require(is_clear, f"line {number - 1} of its descriptor is empty, and the next line is an extent")
         sectors, _, name, first = extent.groups()
         require(
             (first is not None) is (word == "FLAT"),

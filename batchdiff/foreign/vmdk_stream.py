@@ -41,7 +41,7 @@ _LEAST_STORED = 12
 
 
 def is_stream_optimized(read: ReadAt) -> bool:
-    """Return whether a file begins like a compressed VMDK image."""
+    """Return whether a file starts with the header of a compressed VMDK image."""
     head = read(0, SPARSE_HEADER.size)
     return (
         len(head) == SPARSE_HEADER.size and head.startswith(b"KDMV") and SPARSE_HEADER.unpack(head)[-1] == _DEFLATE

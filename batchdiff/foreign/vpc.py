@@ -19,7 +19,7 @@ _FIXED, _DYNAMIC, _DIFFERENCING = 2, 3, 4
 
 
 _SMALL, _LARGE = 16 * 63 * 512, 16 * 255 * 512
-"""Bytes in a cylinder, the largest that disks get: up to 65,535 small cylinders, and beyond."""
+"""The most bytes in a cylinder: of a disk smaller than 65,535 small cylinders, and of any other."""
 
 
 def largest_cylinder(virtual_size: int) -> int:

@@ -111,7 +111,7 @@ class EncryptedQcow2Layer(WithOthers):
 
     @property
     def virtual_size(self) -> int:
-        """See :class:`~batchdiff.image.qcow2.Qcow2Layer`, as for all that does not read data."""
+        """See :class:`~batchdiff.image.qcow2.Qcow2Layer`, like everything here that does not read data."""
         return self._plain.virtual_size
 
     @property

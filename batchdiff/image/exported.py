@@ -70,7 +70,7 @@ def plain_device(source: ImageSource) -> BlockDevice:
 class ExportedLayer:
     """An image in a format that QEMU exports; ``inspect`` checks its header before QEMU sees the file.
 
-    ``device`` returns what QEMU needs. ``file``: the file, if it is open already.
+    ``device`` returns what QEMU needs. ``file``: the file, if it is already open.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class ExportedLayer:
 
     @property
     def other_files(self) -> tuple[str, ...]:
-        """None: all of it is in one file."""
+        """Empty: all of it is in one file."""
         return ()
 
     @property
@@ -158,7 +158,7 @@ class ExportedLayer:
         return Losses(encryption=self._source.secret_file is not None)
 
     def inspect(self) -> None:
-        """Do nothing: the header is inspected already, and only QEMU interprets the rest."""
+        """Do nothing: the header has been inspected, and only QEMU interprets the rest."""
 
     def parts(self, start: int, end: int) -> list[Segment]:
         """Return segments as :class:`~batchdiff.image.layer.Layer` describes them; none is ever ABSENT."""
@@ -219,7 +219,7 @@ class ExportedLayer:
 
 
 def _joined(size: int, runs: Iterator[tuple[int, int]]) -> _DiskRuns:
-    """Collect runs of data; adjacent ones become one."""
+    """Collect runs of data, and join adjacent ones; after ``_MOST_LISTED``, the last run takes in the holes."""
     table = array("q")
     for start, end in runs:
         if table and (table[-1] == start or len(table) >= 2 * _MOST_LISTED):

@@ -128,7 +128,7 @@ def content_size(fd: int) -> int:
 
 
 def is_block_device(fd: int) -> bool:
-    """Return True if a descriptor refers to a block device."""
+    """Return whether a descriptor refers to a block device."""
     return stat.S_ISBLK(os.fstat(fd).st_mode)
 
 

@@ -1,4 +1,4 @@
-"""The table of image formats: how each is opened, and what is checked before any of its bytes are trusted.
+"""The table of image formats: how each is opened, and the checks before any of its bytes are trusted.
 
 A new format takes a module with its :class:`~batchdiff.image.layer.Layer`, such as :mod:`batchdiff.image.raw`, a
 row in this table, a name that a manifest can use, and a magic number (CONTRIBUTING.md, "Adding a format").
@@ -32,7 +32,7 @@ from batchdiff.qcow2.faults import FormatError, require
 
 
 class Outside(enum.StrEnum):
-    """The other files that an image can have read: each format states it, first of all."""
+    """The other files that an image can make a program read; each format states them first."""
 
     NOT_POSSIBLE = (
         "no outside references are possible: neither batchdiff nor QEMU opens another file for this format"
@@ -57,10 +57,10 @@ class Unchecked(NamedTuple):
 
 
 class Format(NamedTuple):
-    """One format. ``safety``: the files it refers to, and what is checked before any byte is trusted, as phrases.
+    """One format. ``safety``: phrases for the files it refers to, and for the checks before any byte is trusted.
 
-    ``opener`` opens one image of a chain by its own format, never by what the file looks like, and no other files
-    than its own and those that ``allow_folders`` of the source permits. The observer is called at every read.
+    ``opener`` opens one image of a chain in its declared format, whatever the file looks like. It opens only the
+    image's own file and those that ``allow_folders`` of the source permits. The observer is called at every read.
     ``opener`` raises ImageError if a file is missing or invalid.
     """
 
@@ -82,7 +82,7 @@ def _vhdx(source: ImageSource, observer: ReadObserver | None) -> Layer:
 
 
 def _vmdk(source: ImageSource, observer: ReadObserver | None) -> Layer:
-    """Open a VMDK image as its first bytes say, one file or several; the layer inspects all of the header."""
+    """Open a VMDK image, in one file or several as its first bytes show; the layer inspects the whole header."""
     file = ImageFile(source.path, observer)
     try:
         if file.read_at_most(0, len(TEXT_BEGINNING)) == TEXT_BEGINNING:
@@ -135,7 +135,7 @@ def _same(descriptor: Descriptor, read: ReadAt, size: int) -> bool:
 
 
 def _inspect_extent(extent: FlatExtent, kind: ExtentKind, *, is_last: bool) -> int:
-    """Inspect an extent; return the number of grains that QEMU looks at to map it.
+    """Inspect an extent; return the number of grains that QEMU examines to map it, 0 for a flat extent.
 
     :raises FormatError: it is invalid, or shorter than the descriptor needs.
     """
@@ -155,7 +155,7 @@ def _refused(source: ImageSource, error: FormatError) -> ImageError:
 
 
 _OF_THE_MAP = (
-    "the map of its data, made by a QEMU confined to its files, stays in these files and uses no byte twice"
+    "the map of its data, made by QEMU confined to its files, stays in these files and uses no byte twice"
 )
 
 FORMATS: dict[ImageFormat, Format] = {
@@ -169,8 +169,8 @@ FORMATS: dict[ImageFormat, Format] = {
             Outside.DECLARED_AND_ALLOWED,
             "no unknown incompatible feature, not marked corrupt or dirty",
             "an external data file is a regular file with an absolute name; each cluster has the same offset there"
-            " as on the disk, and it is not encrypted",
-            "if it is encrypted, then with LUKS, whose header is valid and opens in reasonable time",
+            " as on the disk, and the image is not encrypted",
+            "if it is encrypted, it uses LUKS, with a valid header whose key slots open in reasonable time",
             "all sizes are within QEMU's limits",
             "header, tables, snapshots and bitmaps are aligned, inside the file and apart from each other",
             "every table entry points into the file, and together they map no more bytes than the file has",
@@ -191,7 +191,7 @@ FORMATS: dict[ImageFormat, Format] = {
             Outside.ALLOWED,
             "no parent; its sizes and grain tables are valid",
             "one file that is its own only extent, with its descriptor where QEMU reads it",
-            "or a text descriptor with only one meaning, whose extents are distinct and long enough",
+            "or an unambiguous text descriptor, whose extents are distinct and long enough",
             f"if it is not compressed, {_OF_THE_MAP}",
             "if it is compressed, its footer and all its tables are valid, no grain is used twice, and qemu-nbd,"
             " confined to this file, decompresses it",
@@ -200,7 +200,7 @@ FORMATS: dict[ImageFormat, Format] = {
     ImageFormat.VDI: _mapped(
         inspect_vdi,
         Outside.NOT_POSSIBLE,
-        "it has no parent, which would have only a UUID",
+        "it has no parent, which it could name only by UUID",
         "its sizes and its block map are valid",
     ),
     ImageFormat.VHDX: Format(

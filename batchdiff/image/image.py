@@ -18,14 +18,14 @@ class Image:
     """One image with its backing chain, read-only. ``layers[0]`` is the image itself.
 
     ``layers`` has a layer for each file: first the chain, then the extents and data files of the chain, which only
-    give bytes. ``source`` has the paths of all of them.
+    hold data. ``source`` has the paths of all of them.
     """
 
     def __init__(self, source: ImageSource, chain: list[Layer]) -> None:
         self.source = _with_other_files(source, chain)
         self._chain = chain
         self.layers = chain[:]
-        # What to add to a layer's own number of one of its other files, to get the number in ``layers``.
+        # The difference between a file's number in ``layers`` and its number among the other files of its layer.
         self._shifts: list[int] = []
         for layer in chain:
             self._shifts.append(len(self.layers) - 1)

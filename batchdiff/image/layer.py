@@ -129,7 +129,7 @@ class Layer(Protocol):
 
 
 class WithOthers:
-    """The base of layers that can consist of several files. ``others``: the other ones, each open as raw."""
+    """The base class of layers that can have several files. ``others``: the other files, each as a raw layer."""
 
     others: tuple[Layer, ...] = ()
 
@@ -179,7 +179,7 @@ def split_into_windows(
 
 
 def select_ranges(segments: list[Segment], ranges: Iterable[tuple[int, int]]) -> Iterator[list[Segment]]:
-    """Yield the segments of each of some ascending, disjoint ranges, cut at their edges."""
+    """Yield the segments in each range, cut at its edges; the ranges are ascending and disjoint."""
     first = 0
     for start, end in ranges:
         while first < len(segments) and segments[first].end <= start:

@@ -5,7 +5,7 @@
     header, inspected here -> `qemu-img map`, confined -> runs of the disk and their offsets in the file (kept)
 
 The map of an unchanged file is kept for this process, and for the workers that it forks. If an image has extents,
-the offsets in its map are those in one of them: which one follows from the place on the disk.
+each offset in its map is one in an extent, which the place on the disk determines.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _MOST_KEPT = 2_000_000
 """The maximum number of runs, of 24 bytes each, in all the maps that are kept."""
 
 _MAP_OF_NOTHING, _BYTES_IN_MAP = 32 * MIB, 16
-"""The bytes of the map that even an empty file may have (250,000 runs); and the bytes on disk that allow one more.
+"""The bytes of map that even an empty file may have (250,000 runs); one more needs this many bytes on disk.
 
 A run of a real image takes 4 KiB or more on disk, and 120 bytes in the map."""
 
 _MOST_LOOKED_AT = 1000
-"""The maximum number of runs searched for data in the file; after so many holes, the next one counts as data."""
+"""The maximum number of runs searched for data in the file; after that many holes, the next run counts as data."""
 
 _Key = tuple[str | int, ...]
 
@@ -50,11 +50,10 @@ _kept: dict[_Key, ImageMap] = {}
 class MappedLayer(WithOthers):
     """An image in a format that QEMU maps to the file.
 
-    ``inspect`` checks its header before QEMU sees the file; it returns the number of its clusters, and its
-    backing file. ``own_map``
-    maps an image whose blocks QEMU does not report; QEMU must agree about its size. ``extents``: the files that
-    hold the data instead, each a part of the disk, with headers that were checked. If the layer cannot be made,
-    they stay open.
+    ``inspect`` checks its header before QEMU sees the file, and returns the number of its clusters and its backing
+    file. ``own_map`` maps an image whose blocks QEMU does not report; QEMU must agree about its size. ``extents``:
+    the files that hold the data instead, each a part of the disk, with headers that have been checked. They stay
+    open if the layer cannot be created.
     """
 
     def __init__(
@@ -88,7 +87,7 @@ class MappedLayer(WithOthers):
 
     @cached_property
     def _map(self) -> ImageMap:
-        """QEMU's map of the file in its present state."""
+        """The map of the image in its present state."""
         now = [file.fingerprint() for file in self._all_files()]
         key: _Key = (self._source.format, *itertools.chain.from_iterable(map(_state, now)))
         is_lasting = all(each.vouches_for_content for each in now)
@@ -177,7 +176,7 @@ class MappedLayer(WithOthers):
         return found if self.backing is None else list(self._with_absent(found))
 
     def _with_absent(self, segments: list[Segment]) -> Iterator[Segment]:
-        """Yield segments, with those parts of the zeros as ABSENT in which the backing file shows through."""
+        """Yield segments, with zeros as ABSENT wherever the backing file shows through."""
         starts, ends = self._map.absent
         for segment in segments:
             at = segment.start
@@ -247,7 +246,7 @@ def _state(now: Fingerprint) -> tuple[int, ...]:
 
 
 def _stored(file: ImageFile, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield the parts of a range of a file that are not holes: a small file can map far more than it has."""
+    """Yield the parts of a range of a file that are not holes: a small file can map more data than it stores."""
     # Reading past the end of the file raises the error.
     if file.is_block_device or end > file.size:
         yield start, end

@@ -67,8 +67,8 @@ def open_layer(source: ImageSource, observer: ReadObserver | None = None) -> Lay
 def inspect(image: Image, *, refcounts: bool = False) -> None:
     """Check all tables of every file in a chain.
 
-    ``refcounts``: also refuse what is only dangerous to write to, as `qemu-img check` would. That is for planning:
-    what lies on an image with wrong refcounts can still be read, verified and restored.
+    ``refcounts``: also refuse an image that is only dangerous to write to, as `qemu-img check` would. Only
+    planning does that: an overlay of an image with wrong refcounts can still be read, verified and restored.
 
     :raises ImageError: one is damaged or hostile.
     """
@@ -91,7 +91,7 @@ def _declared(source: ImageSource) -> list[tuple[ImageSource, ImageSource | None
 
 
 def _check_others(source: ImageSource, layer: Layer) -> None:
-    """Check that the other files of an image are regular, distinct, and the known ones if these are known."""
+    """Check that the other files of an image are distinct regular files, and those that the source lists."""
     if source.other_files and source.other_files != layer.other_files:
         raise ImageError(
             f"cannot use {source.path}",
@@ -101,8 +101,12 @@ def _check_others(source: ImageSource, layer: Layer) -> None:
         )
     seen = {_identity(layer)}
     for other in others_of(layer):
-        if is_block_device(other.fd):  # put there after the look at its name
-            raise ImageError(f"cannot use {source.path}", why=f"{other.path}, a part of it, is a block device")
+        if is_block_device(other.fd):  # it was put there after its name was checked
+            raise ImageError(
+                f"cannot use {source.path}",
+                why=f"{other.path}, a part of it, is a block device",
+                remedy="Put the regular file back, or leave the image out of the manifest.",
+            )
         if _identity(other) in seen:
             raise ImageError(
                 f"cannot use {source.path}",

@@ -97,10 +97,10 @@ class Qcow2Layer(WithOthers):
     def inspect(self, *, refcounts: bool = False) -> None:
         """Check every entry of every L2 table, the refcount table, snapshots and bitmaps.
 
-        ``refcounts``: also check that no cluster has two uses that exclude each other, or more than its refcount.
+        ``refcounts``: also check that no cluster has conflicting uses, or more uses than its refcount.
 
         :raises ImageError: an entry is invalid, tables overlap or map more bytes than the file has, QEMU would
-            refuse the image for its snapshots or bitmaps, or a refcount is wrong.
+            refuse the image because of its snapshots or bitmaps, or a refcount is wrong.
         """
         try:
             self._check_tables(refcounts)
@@ -120,7 +120,7 @@ class Qcow2Layer(WithOthers):
             check_in_data_file(self._file, header, self._l2, self.others[0].file.size)
 
         def references() -> Iterator[entries.Words]:
-            # Refcounts are those of the image's own clusters. In a data file nothing has any.
+            # Only clusters of the image's own file have refcounts, not those of a data file.
             return iter(()) if self.others else (words for _, words in entries_in(self._file, header, tables))
 
         if refcounts:

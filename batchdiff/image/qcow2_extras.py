@@ -31,7 +31,7 @@ from batchdiff.quoting import show
 def open_data_file(source: ImageSource, name: str, observer: ReadObserver | None) -> RawLayer:
     """Open the external data file that a qcow2 image names.
 
-    QEMU takes a relative name from its own working folder, not from the image's.
+    QEMU resolves a relative name against its own working folder, not against the image's folder.
 
     :raises ImageError: the name is relative or not allowed, or the file is missing.
     """
@@ -66,7 +66,7 @@ def _data_file_moved(image: str, name: str, beside: str) -> MovedError:
 
 
 def in_data_file(file: RawLayer, segments: list[Segment]) -> list[Segment]:
-    """Return segments with their parts in a data file, whose offsets are the disk's, and its holes as ZERO."""
+    """Return segments with their data in a data file, at its offset on the disk, and the file's holes as ZERO."""
     return [
         part
         for segment in segments

@@ -1,11 +1,12 @@
-"""Read a qcow2 file's header and L1 table when it is opened, of which only non-empty entries are kept.
+"""The header and the L1 table of a qcow2 file, read when it is opened; only entries that are not empty are kept.
 
 ::
 
     L1 table    | 0 | 0 | A | 0 | 0 | 0 | B | 0 | ...         245,760 entries for 15 TiB, nearly all of them empty
     kept          indices 2, 6       offsets A, B
 
-Whole tables would take 2 MiB for each image: 2 GiB in every process for a fleet of 1,000.
+With clusters of 32 KiB and extended L2, whole tables of such disks would take 2 MiB for each image: 2 GiB in every
+process for a fleet of 1,000.
 
 Source: QEMU ``docs/interop/qcow2.txt``.
 """
@@ -72,7 +73,7 @@ def read_header(file: ImageFile) -> Header:
 def read_l2_tables(file: ImageFile, header: Header, *, beyond: bool = False) -> L2Tables:
     """Read the L1 table of an open qcow2 file, as far as the disk reaches.
 
-    ``beyond``: read the rest of it instead, where QEMU stores the memory of a VM in a snapshot.
+    ``beyond``: read the rest of the table instead, which QEMU uses for the memory of a VM in a snapshot.
 
     :raises ImageError: an entry is invalid, or cannot be read.
     """
@@ -95,7 +96,7 @@ def read_l2_tables(file: ImageFile, header: Header, *, beyond: bool = False) -> 
 def entries_in(
     file: ImageFile, header: Header, tables: npt.NDArray[np.int64]
 ) -> Iterator[tuple[int, entries.Words]]:
-    """Yield the entries of L2 tables at some offsets, adjacent tables at once, and the number of earlier tables.
+    """Yield the number of earlier tables and the entries of L2 tables at some offsets, adjacent tables together.
 
     The tables come in the order of the file. Those in holes are omitted: a small file can have millions of them.
 

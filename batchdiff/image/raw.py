@@ -40,7 +40,7 @@ class RawLayer:
 
     @property
     def other_files(self) -> tuple[str, ...]:
-        """None: all of it is in one file."""
+        """No other files: all of it is in one file."""
         return ()
 
     @property
@@ -98,7 +98,9 @@ class RawLayer:
 
 
 def open_part(path: str, what: str, image: str, observer: ReadObserver | None) -> RawLayer:
-    """Open a file of which an image consists, such as its extent; ``what``: the word for it, ``image``: its path.
+    """Open a file that is part of an image, such as an extent.
+
+    ``what``: the word for such a file; ``image``: the path of the image.
 
     :raises ImageError: it is missing, is not a regular file, or cannot be read.
     """
@@ -121,7 +123,8 @@ def open_part(path: str, what: str, image: str, observer: ReadObserver | None) -
         raise ImageError(
             f"cannot use {image}",
             why=f"its {what} {path} is not a regular file",
-            remedy="Make a copy in one file with `qemu-img convert` if you trust it, or leave it out.",
+            remedy="Convert it to a single file with `qemu-img convert` if you trust it, or leave it out of the"
+            " manifest.",
         )
     return RawLayer(ImageSource(path, ImageFormat.RAW), observer)
 

@@ -190,7 +190,7 @@ def _read_only(case: _Case) -> Fault:
 def _busy(case: _Case) -> Fault:
     if case.path and is_mount_point(case.path):
         return Fault(
-            f"{case.path} is a mount point: the file itself was bind-mounted, as containers do, so its name"
+            f"{case.path} is a mount point: the file itself was bind-mounted, as container tools do, so its name"
             " cannot change",
             f"Mount its folder instead of the file, {AGAIN} Or run batchdiff outside the container.",
         )

@@ -23,7 +23,7 @@ _SET_MORE = 0x401C5820
 _FLAGS, _MORE = struct.Struct("=I"), struct.Struct("=5I8x")
 
 _EARLY = {0x00000004: "COMPR", 0x00000400: "NOCOMP", 0x00800000: "NOCOW", 0x02000000: "DAX"}
-"""Flags that decide how data is stored: they only work if they are set before the first byte."""
+"""Flags that decide how data is stored: they work only if they are set before the first byte is written."""
 
 _LATE = {
     0x00000001: "SECRM",
@@ -47,7 +47,7 @@ They are not copied: QEMU sets 1 MiB on each image that it creates, which would 
 
 
 _PREALLOC = 0x00000002
-"""PREALLOC: XFS sets it if a program has reserved space with fallocate(2), also to zero a part of the file."""
+"""PREALLOC: XFS sets it if a program has reserved space with fallocate(2), even just to zero part of the file."""
 
 
 class _More(NamedTuple):
@@ -94,8 +94,8 @@ def was_preallocated(fd: int) -> bool:
 def _set_flags(target: int, wanted: int, names: dict[int, str]) -> list[str]:
     """Set or clear each of the named flags as wanted, and return what failed.
 
-    One at a time, because a filesystem refuses the whole call for one flag that it does not know. Flags are
-    cleared before others are set, because COMPR excludes NOCOW.
+    They are changed one at a time, because a filesystem refuses the whole call for one flag that it does not know.
+    Flags are cleared before others are set, because COMPR excludes NOCOW.
     """
     differing = [flag for flag in names if (wanted ^ _flags(target)) & flag]
     lost = []

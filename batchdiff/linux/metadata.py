@@ -30,11 +30,11 @@ _OF_ONE_FILE = (
 """Attributes that are true of the original only, or appear by themselves: neither copied nor removed."""
 
 _STORAGE = "btrfs."
-"""Attributes that say how data is stored, so they must be set before the first byte."""
+"""The start of attributes that decide how data is stored, so they must be set before the first byte is written."""
 
 
 def prepare(source: int, target: int) -> list[str]:
-    """Remove what an empty file inherited from its folder, and set what can only be set on an empty file.
+    """Remove attributes and flags that an empty file inherited, and set those that only an empty file accepts.
 
     Return what could not be kept, as words for "could not keep ...".
     """
@@ -65,9 +65,9 @@ def copy_metadata(source: int, target: int) -> list[str]:
 
 
 def limit_mode(target: int, others: Iterable[int]) -> None:
-    """Narrow the mode of a file that gets content of ``others``, so that no user gains access to that content.
+    """Narrow the mode of a file that gets content from ``others``, so that no user gains access to that content.
 
-    What the owner may do stays. If one of the others has another owner, group or ACL, only the owner keeps access.
+    Its owner's rights stay. If one of the others has another owner, group or ACL, only the owner keeps access.
     """
     info = os.fstat(target)
     mode = stat.S_IMODE(info.st_mode)
@@ -103,7 +103,7 @@ def _copy_attributes(source: int, target: int, reasons: dict[str, str]) -> None:
 
 def _copy_mode(source: int, target: int, reasons: dict[str, str]) -> None:
     """Set the mode, as the last step: chown clears its set-id bits, and setting an ACL changes its group bits."""
-    # A device's mode says who may use the disk; its overlay stays with the owner.
+    # A device's mode controls access to a disk, so it is not copied: only the owner may open the overlay.
     if stat.S_ISREG(os.fstat(source).st_mode):
         _attempt(reasons, _mode(source), os.fchmod, target, _safe_mode(source, target))
 

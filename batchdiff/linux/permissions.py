@@ -96,7 +96,7 @@ def lacking_capability() -> str:
 
 
 def confinement() -> str:
-    """Return the profile or label by which a security module confines this process; empty if none is known."""
+    """Return the profile or label under which a security module confines this process; empty if none is known."""
     with contextlib.suppress(OSError, ValueError):
         with open("/proc/self/attr/current", encoding="utf-8") as file:
             label = file.read().strip("\0\n ")

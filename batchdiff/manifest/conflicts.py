@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from batchdiff.manifest.images import FoundGuest, FoundImage
 
 
-_BY_LINK = " by a symbolic link"
+_BY_LINK = " through a symbolic link"
 
 
 def check_guests(template: FoundImage | None, guests: Sequence[FoundGuest], problems: Problems) -> None:
@@ -135,7 +135,7 @@ def existing_overlay(
     that decides the path.
     """
     if is_left:
-        found = f"the overlay {show(path)} of {guest} exists already"
+        found = f"the overlay {show(path)} of {guest} already exists"
         return f"{found}. A restore left it behind, and the original does not need it: {how_to_remove(path)}"
     if os.path.isdir(path):
         by_path = "list the guest by path, and " if of_glob else ""
@@ -143,7 +143,7 @@ def existing_overlay(
         advice = f"{by_path}name a file in that folder as overlay.path: {inside}"
         return f"the overlay {show(path)} of {guest} is a folder; {advice}"
     leave_out = "`exclude` the guest, or list it by path and" if of_glob else "leave the guest out, or"
-    what = f"the overlay {show(path)} of {guest} exists already. It may be a disk in use"
+    what = f"the overlay {show(path)} of {guest} already exists. It may be a disk in use"
     return f"{what}: {leave_out} give it another {key}"
 
 
@@ -192,7 +192,7 @@ def _parts(template: FoundImage | None, guests: Sequence[FoundGuest]) -> dict[Id
 
 def _link(one: FoundGuest, other: FoundGuest) -> str:
     if one.place.identity[0] == "device" and one.place.named != other.place.named:
-        return " by another name of the block device"
+        return " under another name of the block device"
     if one.place.path != other.place.path:
-        return " by a hard link"
+        return " through a hard link"
     return _BY_LINK if one.place.named != other.place.named else ""

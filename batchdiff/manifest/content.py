@@ -201,7 +201,7 @@ class ManifestReader:
                 )
 
     def _overlay_secrets(self, written: list[WrittenGuest]) -> dict[str, str]:
-        """Return the absolute path of each file with the secret of overlays, by the path in the manifest."""
+        """Return the absolute path of each secret file of overlays, by its path in the manifest."""
         found = {}
         for guest in written:
             chosen = guest.options.encryption

@@ -9,7 +9,7 @@ A sidecar can be out of date: an overlay may have been removed by hand or flatte
 a backup. Only headers are read to find that out.
 
 With ``rethin``, an overlay of the template is a guest itself, whoever made it, and a thinner one is to replace it.
-A full copy, or an image on another one, is a guest as usual.
+A full copy, or an image with another backing file, is a guest as usual.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class ConvertedGuests:
         }
 
     def origins_of(self, overlay: str) -> tuple[OverlayOrigin, ...]:
-        """Return the origins of an overlay, the last first; none if it is not known to be on the template."""
+        """Return the origins of an overlay, the newest first; none if it is not known to be on the template."""
         origin = self._recorded(overlay).get(overlay)
         return () if origin is None or not self._is_overlay_of_template(overlay) else origin.lineage
 
@@ -166,7 +166,7 @@ def _has_in_chain(overlay: str, template: Identity) -> bool:
 
 
 class OverlayFinder:
-    """Finds the overlays of one template among the guests for which the manifest says ``rethin``.
+    """A finder of the overlays of one template among the guests for which the manifest sets ``rethin``.
 
     ``folder`` is where relative paths start.
     """
@@ -191,20 +191,20 @@ class OverlayFinder:
         ]
 
     def is_overlay(self, guest: FoundGuest) -> bool:
-        """Return True if one of the guests that were found is an overlay that a thinner one is to replace."""
+        """Return True if a guest, as :meth:`guests` returns it, is an overlay that a thinner one is to replace."""
         below = guest.image.source.backing[:1]
         if not (guest.written.rethin and guest.written.in_place and below and self._template):
             return False
         return is_one_image(below[0].path, self._template.source.path)
 
     def awaits_purge(self, guest: FoundGuest) -> bool:
-        """Return True if such a guest replaced another overlay, as a thinner one, that is still in quarantine."""
+        """Return True if the overlay that such a guest replaced as a thinner one is still in quarantine."""
         return self._is_direct(guest.place.path + own_files.QUARANTINE)
 
     def of_done(self, guest: AnyGuest, done: Done) -> FoundGuest | None:
         """Return the overlay of a converted guest as a guest; None if no thinner one may replace it now.
 
-        It must name the template itself, and not wait for a purge.
+        The overlay must name the template itself as its backing file, and not await a purge.
         """
         if guest.written.image.format is None or not self._is_direct(done.overlay_path):
             return None

@@ -38,7 +38,7 @@ IN_PLACE = "same"
 """The ``overlay.path`` that stands for the guest's own path; write ``./same`` for a file of that name."""
 
 _STAND_IN = ImageFormat.QCOW2
-"""Replaces a rejected format: a qcow2 image is valid with or without a chain, so it causes no further problem."""
+"""The format in place of a rejected one: qcow2 is valid with or without a chain, so it causes no more problems."""
 
 _CAN_BE_ENCRYPTED = (ImageFormat.LUKS, ImageFormat.QCOW2)
 _DEFAULTS: YamlPath = ("defaults",)
@@ -107,7 +107,7 @@ class WrittenGuest(NamedTuple):
 
 
 class EntryReader:
-    """Reads the entries of one manifest, applies its ``defaults``, and reports what is wrong with their values."""
+    """A reader of one manifest's entries that applies its ``defaults`` and reports problems with their values."""
 
     def __init__(self, defaults: object, problems: Problems) -> None:
         self._defaults = defaults
@@ -118,7 +118,8 @@ class EntryReader:
     ) -> WrittenImage | None:
         """Return an image's entry; None if it does not name a file.
 
-        ``default`` applies if it has no format, and ``secret``, the default secret file, if it has neither.
+        ``default`` applies if it has no format; ``secret``, the default secret file, if it has neither a format
+        nor a secret file.
         """
         sound = self._sound_keys(entry, where)
         names = [key for key in ("path", "glob") if key in sound]
@@ -215,7 +216,7 @@ class EntryReader:
         if self._problems.objects_to((*where, "secret_file")):
             return
         if secret_file is not None and form not in {None, *_CAN_BE_ENCRYPTED}:
-            problem = f"{form} images are not encrypted, only luks and some qcow2 images are; leave it out"
+            problem = f"{form} images are not encrypted (only luks and some qcow2 images are); leave it out"
             self._problems.add(secret_where, problem)
         if secret_file is None and form is ImageFormat.LUKS:
             problem = "secret_file is missing: the path of a file that holds the secret of this luks image"
@@ -230,7 +231,7 @@ class EntryReader:
         return tuple(each for each in listed if not self._problems.objects_to(each[0]))
 
     def _options(self, own: Mapping[str, Any], where: YamlPath, shared: Mapping[str, Any]) -> OverlayOptions:
-        # A level of the defaults goes with the compression there, not with another one.
+        # A level in the defaults belongs to the compression there, not to that of the entry.
         shared = {key: value for key, value in shared.items() if key != _LEVEL or "compression" not in own}
         merged = {**shared, **own}
 

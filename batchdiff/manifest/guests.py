@@ -189,7 +189,8 @@ class GuestFinder:
         if matched:
             why = (
                 f"no guest matches {pattern}: each of its matches ({matched}) is the template, a backing file,"
-                " an overlay, a file of batchdiff's own, a guest that is listed by path, or excluded"
+                " an extent, an overlay, a secret file, a file of batchdiff's own, a guest that is listed by path,"
+                " or excluded; correct the pattern, or leave it out"
             )
         else:
             remedy = "correct the pattern, or leave it out"
@@ -223,7 +224,7 @@ class GuestFinder:
         return _Taken(frozenset(guests | overlays | defaults | data_files), frozenset(files))
 
     def _extents(self, written: Sequence[WrittenGuest], images: dict[YamlPath, list[str]]) -> frozenset[Identity]:
-        """Return the extents of VMDK guests that have no descriptor, and so cannot be guests of that format."""
+        """Return the extents of VMDK guests, except those with a descriptor of their own, which can be guests."""
         vmdks = [guest for guest in written if guest.image.format is ImageFormat.VMDK]
         paths = [path for guest in vmdks for path in images.get(guest.where, [guest.image.path])]
         if not vmdks:

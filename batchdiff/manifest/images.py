@@ -92,7 +92,7 @@ def secret_path(written: str, where: YamlPath, folder: str, problems: Problems) 
     elif mode := mode_for_others(path):
         problems.warn(
             where,
-            f"other users can read the secret in {show(path)} (mode {mode}): `chmod 600 {shell_word(path)}`",
+            f"other users can read the secret in {show(path)} (mode {mode}); run `chmod 600 {shell_word(path)}`",
         )
     return path
 

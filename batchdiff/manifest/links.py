@@ -1,6 +1,6 @@
 """Checks that relative backing file names still work if a VM opens its image through a symbolic link.
 
-QEMU resolves a relative backing file name from the folder of the path that it used to open the image. The kernel
+QEMU resolves a relative backing file name against the folder in the path by which it opened the image. The kernel
 follows links among the folders of that path, but a link in the last component stays as it is::
 
     /vms/web01.img -> /disks/lun7.img     has the backing file name "../tpl/t.img"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from batchdiff.manifest.text.problems import YamlPath
 
 _RETIRED = len(own_files.QUARANTINE)
-"""Bytes that quarantine appends to an original's name; a file that is being deleted gets as many."""
+"""Bytes that quarantine adds to an original's name; the suffix of a file that is being deleted is as long."""
 
 
 def check_names(

@@ -36,7 +36,7 @@ def without_suffix(path: str) -> str:
 
 
 def former_overlays(named: str) -> tuple[str, ...]:
-    """Return the default overlays of a guest in older versions, which cut off its name at the last dot."""
+    """Return the default overlays of a guest in older versions, which cut its name off at the last dot."""
     stem = os.path.splitext(named)[0]
     return (f"{stem}.qcow2", f"{stem}.overlay.qcow2") if stem != without_suffix(named) else ()
 
@@ -75,7 +75,7 @@ def placed(guest: WrittenGuest, named: str, template: str | None) -> WrittenGues
 
 
 class Naming:
-    """Finds the names and overlay paths of one manifest's guests, and reports those that cannot be used.
+    """The choice of names and overlay paths for one manifest's guests; it reports those that cannot be used.
 
     ``folder`` is where relative paths start.
     """
@@ -145,7 +145,7 @@ class Naming:
                 self._problems.add(_where(guest), f"{show(name)} is not a name: it has {why_not}")
             earlier = first.setdefault(name, guest)
             if earlier is not guest and not _one_file_unnamed(earlier, guest):
-                why = f"{guest} has the name {show(name)}, and so has {earlier}; change one of them"
+                why = f"{guest} has the name {show(name)}, as does {earlier}; change one of them"
                 self._problems.add(_where(guest), why)
         return names
 

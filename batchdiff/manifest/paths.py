@@ -66,7 +66,7 @@ def locate_image(
     if kind := _not_an_image(status.st_mode):
         remedy = "an image is a regular file or a block device"
         if stat.S_ISDIR(status.st_mode) and where[:1] == ("guests",):
-            remedy = f"for all images in it write `glob: {written.rstrip('/')}/*`"
+            remedy = f"for all images in it, write `glob: {written.rstrip('/')}/*`"
         problems.add(where, f"{show(full)} is {kind}; {remedy}")
         return None
     return Place(where, written, resolve_folder(folder, written), image_path(full), identity_in(status))
@@ -113,7 +113,7 @@ def _in_existing_folder(path: str, where: YamlPath, problems: Problems) -> str |
     if os.path.isdir(directory):
         return path
     make = shell_word(directory)
-    problems.add(where, f"the overlay's folder {show(directory)} does not exist; make it: mkdir -p {make}")
+    problems.add(where, f"the overlay's folder {show(directory)} does not exist; create it: mkdir -p {make}")
     return None
 
 

@@ -43,8 +43,8 @@ from batchdiff.plan.runs import NO_RUNS, Runs
 from batchdiff.qcow2.geometry import DEFAULT_REFCOUNT_BITS
 
 ENCRYPTED = "encrypted"
-"""Stands for no compression if an overlay is encrypted: a batchdiff that does not know ``encryption``, and would
-write in the clear, refuses the plan because of it."""
+"""The ``compression`` of an encrypted overlay, which is not compressed: an older batchdiff that does not know
+``encryption``, and would write its data in the clear, refuses the plan because of this value."""
 
 
 def to_dict(plan: Plan) -> dict[str, Any]:
@@ -250,7 +250,7 @@ def _similarity(record: dict[str, Any]) -> Similarity:
 def _options(record: dict[str, Any]) -> OverlayOptions:
     compression, encryption = record["compression"], record.get("encryption")
     if (compression == ENCRYPTED) != (encryption is not None):
-        raise ValueError(f"an overlay has `compression: {ENCRYPTED}` if it has `encryption`, and only then")
+        raise ValueError(f"an overlay must have both `compression: {ENCRYPTED}` and `encryption`, or neither")
     return OverlayOptions(
         cluster_size=None if record["cluster_size"] == AUTO else record["cluster_size"],
         extended_l2=None if record["extended_l2"] == AUTO else record["extended_l2"],

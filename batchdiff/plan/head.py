@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 _LENGTH = 4096
 BEGINNING = b'{"format_version"'
-"""The first bytes of each plan that batchdiff writes."""
+"""The first bytes of every plan that batchdiff writes."""
 _CREATED = re.compile(rb'"created": "([0-9A-Za-z:.+-]{1,40})"')
 _CHECKSUM = re.compile(rb'"checksum": "(sha256:[0-9a-f]{64})"')
 

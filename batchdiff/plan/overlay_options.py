@@ -39,7 +39,7 @@ class Compression(enum.StrEnum):
 
 
 COMPRESSION_LEVELS = {Compression.ZLIB: range(1, 10), Compression.ZSTD: range(1, 23)}
-"""The levels of the libraries, from fast to small; without one, QEMU's are used: 6 and 3."""
+"""The levels of the libraries, from fast to small; the defaults are QEMU's: 6 and 3."""
 
 
 class Compat(enum.StrEnum):
@@ -57,7 +57,7 @@ class BackingPath(enum.StrEnum):
 
 
 class OverlayFormat(enum.StrEnum):
-    """The formats in which overlays can be written: those of QEMU's that have backing files and can be created."""
+    """The formats in which overlays can be written."""
 
     QCOW2 = "qcow2"
     QED = "qed"
@@ -75,8 +75,8 @@ class Preallocation(enum.StrEnum):
 class Encryption(NamedTuple):
     """The LUKS encryption of an overlay, in the words of ``qemu-img create``, whose defaults these are.
 
-    ``secret_file``: the absolute path of the file with the secret. ``iter_time``: the milliseconds that a guess of
-    the secret is to cost.
+    ``secret_file``: the absolute path of the file with the secret. ``iter_time``: the milliseconds that each
+    guess of the secret must take.
     """
 
     secret_file: str

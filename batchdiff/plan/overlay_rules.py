@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from batchdiff.plan.plan import GuestPlan
 
 _ESSIV_HASHES = {"aes": ("sha256", "md5"), "serpent": ("sha256", "md5"), "twofish": ("sha256", "md5")}
-"""The hashes as long as a key of the cipher, by its family; those of cast5 are as long as md5 only."""
+"""The hashes that are as long as a key of the cipher, by its family; for cast5, that is only md5."""
 
 _OF_LAYOUT = ("vmid", "disk")
 
@@ -102,7 +102,7 @@ def _of_layout(options: OverlayOptions, written: Mapping[str, Any]) -> Iterator[
 
 
 def _of_qcow2(options: OverlayOptions) -> Iterator[tuple[str, str]]:
-    """Yield what qcow2 cannot have together: the key of an option, and what it needs."""
+    """Yield options that no qcow2 overlay can have together: the key of one, and what it needs."""
     size, compression, level = options.cluster_size, options.compression, options.compression_level
     if options.extended_l2 and size is not None and size < SMALLEST_EXTENDED_L2:
         least = format_size(SMALLEST_EXTENDED_L2)
@@ -126,7 +126,7 @@ def _of_qed(options: OverlayOptions) -> Iterator[tuple[str, str]]:
     if options.cluster_size is not None and not largest_disk(options.cluster_size, options.table_size):
         yield (
             "table_size",
-            f"QEMU opens no QED image with clusters of {format_size(options.cluster_size)} and tables of"
+            f"QEMU cannot open a QED image with clusters of {format_size(options.cluster_size)} and tables of"
             f" {options.table_size} of them; choose a smaller table_size, or a smaller cluster_size",
         )
     for key, is_set, what in (

@@ -20,7 +20,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from batchdiff.files.filenames import unfit
+from batchdiff.files.filenames import unfit, why_unfit
 from batchdiff.image_source import ImageSource
 from batchdiff.plan.overlay_options import OverlayOptions
 from batchdiff.plan.plan import GuestPlan, Plan, PlannedImage
@@ -44,7 +44,7 @@ def move_in(text: str) -> Move:
     if not (old and equals and new):
         raise ValueError(f"{text!r} is not OLD=NEW, such as /images=/fast/images")
     if unfit(text):
-        raise ValueError(f"{text!r} has control characters in it")
+        raise ValueError(f"{text!r} has {why_unfit(text)}")
     if not old.startswith("/"):
         raise ValueError(f"{old!r} is not an absolute path; write OLD as it appears in the plan")
     try:

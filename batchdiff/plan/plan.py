@@ -16,7 +16,7 @@ from batchdiff.qcow2.geometry import Geometry
 FORMAT_VERSION = (1, 3)
 """1.1 added the filesystem's UUID to fingerprints; 1.2 added the exactness of savings, links to guests, and
 similarity; 1.3 added options of overlays, the space that they take with each kind of L2 entries, the secret files
-of images, the other files of images that consist of several, and what an original has that nothing else keeps."""
+of images, the other files of images that consist of several, and the losses of an original."""
 
 DEFAULT_UNIT = 4096
 """Bytes; plans before 1.2 counted all space in units of this size."""
@@ -92,7 +92,7 @@ class Similarity:
 
     @property
     def share(self) -> float:
-        """From 0 to 1; 1 for a guest of zeros only, which resembles any template."""
+        """The share that is equal, from 0 to 1; 1 for a guest of zeros only, which resembles any template."""
         return self.equal_bytes / self.nonzero_bytes if self.nonzero_bytes else 1.0
 
 
@@ -130,7 +130,7 @@ class Diff:
 
 @dataclass(frozen=True, slots=True)
 class OriginalLosses:
-    """The parts of an original that neither its overlay nor an image rebuilt from that has.
+    """The parts of an original that are missing from its overlay, and from an image rebuilt from the overlay.
 
     Numbers of internal snapshots and persistent bitmaps, and bytes of its file that were reserved in advance.
     """

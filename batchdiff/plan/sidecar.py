@@ -9,8 +9,9 @@ recovered. ``NAME.batchdiff-template.json``::
      "overlays": {"/images/web01.qcow2": {"guest": "web01", "plan": "sha256:...", "plan_path": "/images/...",
                                           "original": "/images/web01.img", "fingerprint": {...}}}}
 
-Version 1.0 had only ``guest`` and ``plan`` for an overlay, and no ``earlier``. 1.2 added ``before`` to an overlay
-that a thinner one has replaced (``rethin``): the origins of the overlays that had its path before, the last first.
+Version 1.0 had only ``guest`` and ``plan`` for an overlay, and no ``earlier``. 1.2 added ``before``, if
+an overlay has replaced others as a thinner one (``rethin``): the origins of those, which had its path before, the
+newest first.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ LARGEST = 64 << 20
 """The maximum number of bytes that are read; an overlay takes about 700."""
 
 _MOST_BEFORE = 16
-"""The most origins of replaced overlays that are kept for an overlay."""
+"""The maximum number of origins of replaced overlays that are kept for an overlay."""
 
 Chain = tuple[Fingerprint, ...]
 """One fingerprint for each file of a template's chain, the template first."""
@@ -46,7 +47,7 @@ class OverlayOrigin:
 
     ``plan``: the plan's checksum; ``plan_path``: the plan's path when it was applied; ``original``: the path of
     the guest that the overlay was made from; ``fingerprint``: that of the overlay when it was published.
-    ``before``: the origins of the overlays that it replaced as a thinner one, the last first; they have no
+    ``before``: the origins of the overlays that it replaced as a thinner one, the newest first; they have no
     ``before`` themselves.
     """
 
@@ -59,7 +60,7 @@ class OverlayOrigin:
 
     @property
     def lineage(self) -> tuple[OverlayOrigin, ...]:
-        """The origins of this overlay and of those that it replaced, the last first."""
+        """The origins of this overlay and of those that it replaced, the newest first."""
         return (self, *self.before)
 
     def made_by(self, plan: str, guest: str) -> bool:

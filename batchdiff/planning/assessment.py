@@ -206,10 +206,10 @@ def _uncompressed_size(
 
 
 def _least(candidate: Candidate, image: Image, minimum: float) -> tuple[LeastSavings, Below]:
-    """Return the savings below which a guest is skipped, and what it rests on now."""
+    """Return the savings below which a guest is skipped, and the image that it rests on now."""
     if candidate.entry.rethin:
-        # Savings of up to that many bytes may be chance: another file with the same content may need fewer blocks
-        # to list its extents.
+        # Savings of up to that many bytes may be due to chance: another file with the same content may need fewer
+        # blocks to list its extents.
         chance = sum(list_bytes(each.fd, each.path) for each in image.own_files)
         return LeastSavings(minimum, chance + 1), Below.TEMPLATE
     return LeastSavings(minimum), Below.ANOTHER if candidate.entry.image.backing else Below.NOTHING
@@ -234,7 +234,7 @@ def _volume(candidate: Candidate, image: Image) -> Volume:
 
 
 def _will_share(candidate: Candidate, image: Image, granule: int, unit: int) -> bool:
-    """Return True if apply will share with the overlay those blocks of the guest that other files share already.
+    """Return True if apply will share with the overlay those blocks of the guest that other files already share.
 
     These blocks stay in use anyway, so the overlay's reference to them costs nothing. copy_file_range shares only
     whole units of one filesystem, so each granule must consist of whole units.

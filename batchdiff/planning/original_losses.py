@@ -12,7 +12,7 @@ from batchdiff.units import format_size
 
 
 def original_losses(image: Image, known: ExtentTable | None) -> OriginalLosses:
-    """Return what only the file of an open guest has.
+    """Return the parts of an open guest that only its file has.
 
     ``known``: its extents, if it was mapped before (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`).
 
@@ -26,12 +26,12 @@ def original_losses(image: Image, known: ExtentTable | None) -> OriginalLosses:
 def forbidden_preallocation(losses: OriginalLosses, options: OverlayOptions, allowed: frozenset[Loss]) -> str:
     """Return a reason that names the reserved space, if the manifest does not allow that loss; otherwise empty.
 
-    An overlay whose own blocks are all reserved loses none.
+    An overlay that reserves all its own blocks loses no reserved space.
     """
     reserves = options.preallocation in {Preallocation.FALLOC, Preallocation.FULL}
     if not losses.preallocated_bytes or reserves or Loss.PREALLOCATION in allowed:
         return ""
     return (
-        f"{format_size(losses.preallocated_bytes)} of its file are preallocated (reserved on disk, and never"
-        f" written), which an overlay would lose. `allow_loss: [{Loss.PREALLOCATION}]` accepts that"
+        f"{format_size(losses.preallocated_bytes)} of its file is preallocated (reserved on disk, and never"
+        f" written to), which an overlay would lose. `allow_loss: [{Loss.PREALLOCATION}]` accepts that"
     )

@@ -17,7 +17,7 @@ from batchdiff.units import ceil_div, format_size
 
 @dataclass(frozen=True, slots=True)
 class OverlayContent:
-    """The content of an overlay, in granules of its geometry, and its sizes with each that was compared."""
+    """The content of an overlay, in granules of its geometry, and its sizes with each geometry compared."""
 
     geometry: Geometry
     extents: Extents

@@ -25,7 +25,7 @@ class Owners:
         self._owners: dict[Identity, list[_Owner]] = {}
 
     def add(self, path: str, name: str, role: str) -> None:
-        """Add an owner of the file at a path, if there is one."""
+        """Add an owner of the file at a path, if there is a file."""
         identity = identity_of(path)
         if identity is not None:
             self._owners.setdefault(identity, []).append(_Owner(name, role))
@@ -33,7 +33,8 @@ class Owners:
     def conflict(self, name: str, own: str, parts: Iterable[str]) -> str:
         """Return why a guest may not be retired: one of its files belongs to another image; empty if none does.
 
-        ``own``: the guest's own file, of which two entries of a manifest are reported when that is read.
+        ``own``: the guest's own file. Only its use as a part of another image counts here: two entries for one
+        file are reported when the manifest is read.
         """
         for path in (own, *parts):
             identity = identity_of(path)

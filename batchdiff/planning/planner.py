@@ -2,9 +2,9 @@
 
 ::
 
-    manifest -> candidates -> ranges with data -> pool (scan) -> extents of 4 KiB units by guest
-                    |               |                                 |
-                    |           checkpoint (an interrupted scan)      |
+    manifest -> candidates -> ranges with data -> workers (scan) -> extents of 4 KiB units by guest
+                    |               |                                    |
+                    |           checkpoint (an interrupted scan)         |
                 older plan ----------------> plan <- verdicts and savings <- folded to every cluster size
 """
 
@@ -51,7 +51,7 @@ _GUESTS_OF_A_WORKER = 8
 class EarlierResults:
     """The results of earlier runs: the checkpoint of an interrupted scan, and an older plan.
 
-    ``say`` is called with a notice of what is reused; ``plans`` finds the plans that converted guests.
+    ``say`` is called with a notice of any results reused; ``plans`` finds the plans that converted guests.
     """
 
     checkpoint: Checkpoint | None = None
@@ -62,7 +62,7 @@ class EarlierResults:
 
 @dataclass(frozen=True, slots=True)
 class _Reused:
-    """The digest of an older plan, and its overlays that are still exact, by the guest's name."""
+    """The template's digest, if it is known, and an older plan's overlays that are still exact, by guest name."""
 
     digest: str | None
     overlays: dict[str, ReusedOverlay]
@@ -138,7 +138,7 @@ def _reuse(
     *,
     sharing: bool,
 ) -> _Reused:
-    """Decide what is reused from earlier results, and report it."""
+    """Decide which earlier results are reused, and report it."""
     older = earlier.older
     if older is None:
         return _Reused(None if candidates or sharing else _recorded_digest(template, sidecar), {})

@@ -72,7 +72,7 @@ def reusable_overlay(part: GuestPlan, options: OverlayOptions) -> ReusedOverlay 
 
 
 def _fixed(options: OverlayOptions) -> OverlayOptions:
-    """Return the options that fill an overlay and count its refcounts: all but those that ``auto`` chooses."""
+    """Return only the options that determine an overlay's content and refcounts, whatever ``auto`` chooses."""
     return dataclasses.replace(
         options, cluster_size=None, extended_l2=None, backing_path=BackingPath.ABSOLUTE, lazy_refcounts=False
     )

@@ -1,4 +1,4 @@
-"""The scan of all ranges by the process pool, except those whose results a checkpoint has."""
+"""The scan of all ranges by worker processes, except those whose results are in a checkpoint."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def scan_guests(
     *,
     sharing: bool,
 ) -> Findings:
-    """Scan all ranges, except for results that a checkpoint has, and return the combined findings.
+    """Scan all ranges whose results are not in a checkpoint, and return the combined findings.
 
     ``record``: the template as the plan records it; ``guests``: the guests as the plan records them, by name.
 

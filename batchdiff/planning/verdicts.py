@@ -28,7 +28,7 @@ class Below(enum.Enum):
 class LeastSavings(NamedTuple):
     """The savings below which a guest is skipped: a share of its allocation, and bytes.
 
-    A share of minus infinity: it may even take more than now, unless it is an overlay of the template already.
+    A share of minus infinity: it may even take more than now, unless it is already an overlay of the template.
     """
 
     share: float
@@ -38,7 +38,7 @@ class LeastSavings(NamedTuple):
 def verdict_of(
     savings: Savings, use: DiskUse, content: OverlayContent, least: LeastSavings, below: Below
 ) -> tuple[Verdict, str]:
-    """Return the verdict on a guest, and why it is not converted; ``below``: what it rests on now."""
+    """Return the verdict on a guest, and why it is not converted; ``below``: the image that it rests on now."""
     if least.share == -math.inf and below is not Below.TEMPLATE:
         return Verdict.CONVERT, ""
     if savings.saved_bytes < least.bytes:

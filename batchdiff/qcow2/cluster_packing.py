@@ -5,7 +5,7 @@
     | c1 c2 c3 c4-|-c4 .... | uncompressed | c5 ...      c4 may continue into the next cluster of the file only
                                                         if nothing has been placed there yet
 
-A cluster of the file holds parts of as many compressed clusters as its refcount can count: with 1 bit, of one.
+A cluster of the file holds parts of no more compressed clusters than its refcount can count: with 1 bit, of one.
 
 Source: QEMU ``block/qcow2-refcount.c``, qcow2_alloc_bytes().
 """
@@ -18,7 +18,7 @@ from batchdiff.units import align_up
 class Packer:
     """An allocator of file offsets from ``start`` on, which is aligned to a cluster.
 
-    ``most_uses``: how many compressed clusters one cluster of the file can be part of.
+    ``most_uses``: how many compressed clusters can have parts in one cluster of the file.
     """
 
     def __init__(self, start: int, cluster_size: int, most_uses: int) -> None:
@@ -38,7 +38,7 @@ class Packer:
             return offset
         room_ends = align_up(self._cursor, self._cluster_size)
         if self._uses == self._most_uses or (room_ends != self.end and self._cursor + length > room_ends):
-            # The cluster in progress is used as often as its refcount can count, or the one after it is taken.
+            # The refcount of the cluster in progress is at its maximum, or the cluster after it is taken.
             self._cursor, self._uses = self.end, 0
         offset, self._cursor = self._cursor, self._cursor + length
         self.end = max(self.end, align_up(self._cursor, self._cluster_size))

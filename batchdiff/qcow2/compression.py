@@ -3,7 +3,7 @@
 zlib: a raw deflate stream with a window of 4 KiB (QEMU ``block/qcow2-threads.c``: windowBits -12). zstd: one
 frame, or several. Both release the interpreter's lock, so threads compress in parallel.
 
-ISA-L inflates in half of zlib's time (64 KiB of program code on an AMD EPYC: 137 and 250 us) and is used if it is
+ISA-L inflates in half zlib's time (64 KiB of program code on an AMD EPYC: 137 and 250 us) and is used if it is
 installed. A stream that it refuses is given to zlib, so installing ISA-L never changes which images are accepted:
 ISA-L refuses some streams that are damaged only after the cluster's last byte, where zlib and QEMU never look.
 """
@@ -24,13 +24,13 @@ from batchdiff.qcow2.geometry import CompressionType
 _WINDOW_BITS = -12
 _ANY_WINDOW_BITS = -zlib.MAX_WBITS
 _DEFAULT_LEVELS = {CompressionType.ZLIB: zlib.Z_DEFAULT_COMPRESSION, CompressionType.ZSTD: 3}
-"""Those of the libraries, and of QEMU."""
+"""The default levels of the libraries, which are also QEMU's."""
 
 _SKIPPABLE, _CHECKSUM, _REPEATED_BYTE = b"\x2a\x4d\x18", 1 << 2, 1
 """In a zstd frame: the end of a skippable frame's mark, the descriptor's bit, the type of a block."""
 
 _MOST_FRAMES = 1000
-"""Frames of one cluster. QEMU writes one; millions of empty ones would take seconds for each cluster."""
+"""The maximum number of frames in a cluster. QEMU writes one; millions of empty ones would take seconds."""
 
 _per_thread = threading.local()
 
@@ -104,7 +104,7 @@ def _zstd_decompress(packed: bytes, most: int) -> bytes:
     """Unpack up to ``most`` bytes of zstd frames, as QEMU does: until they make a cluster, ``most`` - 1 bytes.
 
     :raises zstandard.ZstdError: a frame is damaged.
-    :raises FormatError: one ends past the end, or there are too many.
+    :raises FormatError: a frame ends past the end of ``packed``, or there are too many.
     """
     data, at = b"", 0
     for _ in range(_MOST_FRAMES):
@@ -124,7 +124,7 @@ def _frame_length(packed: bytes, at: int) -> int:
     Source: RFC 8878, 3.1.1, "Zstandard Frames"; a skippable frame has its length in its header.
 
     :raises zstandard.ZstdError: there is no frame.
-    :raises FormatError: it ends past the end.
+    :raises FormatError: it ends past the end of ``packed``.
     """
     mark, size = packed[at : at + 4], int.from_bytes(packed[at + 4 : at + 8], "little")
     if mark[1:] == _SKIPPABLE and mark[0] >> 4 == 5:

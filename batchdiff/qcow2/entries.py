@@ -35,7 +35,7 @@ _RESERVED_REFCOUNT_TABLE = np.uint64(0x1FF)
 
 
 class Origin(enum.IntEnum):
-    """Where the bytes of a part of an image come from."""
+    """The origin of the bytes in a part of an image."""
 
     ABSENT = 0
     """Not in this image: they are the backing file's, or zeros if there is none."""
@@ -86,7 +86,7 @@ def clusters_with_data(words: Words, geometry: Geometry) -> npt.NDArray[np.bool_
 
 
 def _is_stored(entry: Words, geometry: Geometry) -> npt.NDArray[np.bool_]:
-    """Return a mask of the standard entries with a cluster in a file; in a data file, one is at offset 0."""
+    """Return a mask of the standard entries with a cluster in a file; in a data file, that can be at offset 0."""
     stored: npt.NDArray[np.bool_] = (
         entry & (OFFSET_MASK | COPIED if geometry.external_data else OFFSET_MASK)
     ) != 0

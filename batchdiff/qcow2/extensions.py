@@ -78,7 +78,7 @@ def luks_header_in(found: list[tuple[int, bytes]], crypt: int) -> tuple[int, int
 
     :raises FormatError: the method is unknown or outdated, or QEMU would refuse the extension, or it is missing.
     """
-    require(crypt != 1, "it is encrypted with AES in qcow2's legacy way", remedy=LEGACY_ENCRYPTION)
+    require(crypt != 1, "it is encrypted with AES, qcow2's legacy encryption", remedy=LEGACY_ENCRYPTION)
     require_opened(crypt in {0, LUKS}, f"its encryption method {crypt} is unknown")
     offset = length = 0
     named = [data for kind, data in found if kind == _ENCRYPTION]
@@ -99,13 +99,13 @@ def packed_encryption(offset: int, length: int) -> bytes:
 def data_file_of(found: list[tuple[int, bytes]], *, has_one: bool) -> str | None:
     """Return the name of the file with the data clusters; None if they are in the image itself.
 
-    ``has_one``: what the header's incompatible features say.
+    ``has_one``: whether the header's incompatible features include an external data file.
 
     :raises FormatError: features and extensions contradict each other.
     """
     names = [c_string(data).decode("utf-8", "surrogateescape") for kind, data in found if kind == DATA_FILE]
     if not has_one:
-        require(not names, "it names an external data file, but keeps its data in itself")
+        require(not names, "it names an external data file, but keeps its data in its own file")
         return None
     require_opened(any(names), "it keeps its data in an external file, but does not name it")
     require(len(names) == 1, "it names more than one external data file")

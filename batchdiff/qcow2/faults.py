@@ -28,7 +28,7 @@ class FormatError(ValueError):
 
 
 def require(condition: object, problem: str, *, remedy: str = "") -> None:
-    """Require a condition of the format, or of what is supported.
+    """Require a condition of the format, or of batchdiff's support for it.
 
     :raises FormatError: the condition is false.
     """

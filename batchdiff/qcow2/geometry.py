@@ -80,7 +80,7 @@ class Geometry:
 
     @property
     def most_uses(self) -> int:
-        """The highest refcount: how many compressed clusters one cluster of the file can be part of."""
+        """The highest refcount: how many compressed clusters can have parts in one cluster of the file."""
         return (1 << self.refcount_bits) - 1
 
     @property

@@ -125,7 +125,7 @@ def granules_to_write(
     """Return the extents that an overlay must hold, DATA and ZERO, in granules.
 
     ``units``: the differences, in units of ``unit`` bytes. ``whole_clusters``: store a cluster that has any data
-    as a whole, as a compressed cluster must be. Version 2 has no zero clusters, so their zeros are DATA.
+    as a whole, as a compressed cluster must be. Version 2 has no zero clusters, so zeros are DATA there.
     """
     granule = geometry.cluster_size if whole_clusters else geometry.granule
     found = fold(units, max(granule // unit, 1))

@@ -18,4 +18,4 @@ class LayoutOptions(NamedTuple):
 
 
 PLAIN_LAYOUT = LayoutOptions()
-"""Neither encrypted nor preallocated, and all in one file."""
+"""The options of an image that is neither encrypted nor preallocated, and all in one file."""

@@ -46,9 +46,9 @@ class Refcounts(NamedTuple):
 
 
 def check_refcounts(refcounts: Refcounts, clusters: Numbers, references: Numbers) -> None:
-    """Check that no cluster has more references than its refcount; fewer are leaks, or those of snapshots.
+    """Check that no cluster has more references than its refcount; fewer mean leaks, or references by snapshots.
 
-    ``clusters``: numbers, ascending; ``references``: at least how often each is used.
+    ``clusters``: numbers, ascending; ``references``: the least number of uses of each.
 
     :raises FormatError: a cluster in use is free, or used too often, according to its refcount.
     """

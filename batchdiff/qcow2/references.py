@@ -6,8 +6,8 @@
     entries of the L2 tables    numbers that they name        5 6 7 7 9     a few million at a time, sorted
     refcounts                   of these clusters             1 1 1   0     7 is shared and 9 is free: refused
 
-Not counted are the L2 tables and the data of snapshots, and the data of bitmaps: QEMU does not follow them to read
-the disk, and the clusters that a snapshot shares with the disk have higher refcounts.
+The L2 tables and the data of snapshots, and the data of bitmaps, are not counted: QEMU does not follow them to
+read the disk, and the clusters that a snapshot shares with the disk have higher refcounts.
 
 Source: QEMU ``docs/interop/qcow2.txt``; ``check_refcounts_l2()`` in its ``block/qcow2-refcount.c``.
 """
@@ -30,15 +30,15 @@ _COUNTED_AT_ONCE = 1 << 20
 """References that are sorted at a time, in 60 MiB of memory: those of 64 GiB in clusters of 64 KiB."""
 
 _IN_BATCH = 16 << 10
-"""Entries that are looked at together, at least."""
+"""The minimum number of entries that are examined together, except at the end."""
 
 SNAPSHOT_TABLE = "the snapshot table"
 
 _BUCKETS = 12
-"""The base-2 logarithm of the number of parts of the file of which the references are counted first."""
+"""The base-2 logarithm of the number of parts of the file; the references to each part are counted first."""
 
 Entries = Callable[[], Iterator[Words]]
-"""Yields the entries of all L2 tables, some tables at a time."""
+"""A function that yields the entries of all L2 tables, some tables at a time."""
 
 
 class Table(NamedTuple):
@@ -182,7 +182,7 @@ def _sorted_references(entries: Entries, geometry: Geometry, size: int) -> Itera
 
     def count(words: Words) -> None:
         numbers = referenced_clusters(words, geometry)
-        # The last sectors of a compressed cluster may lie past the end, but not a cluster past it.
+        # The last sectors of a compressed cluster may lie in the first cluster past the end, but no further.
         require(not (numbers > clusters).any(), "a compressed cluster ends past the end of the file")
         numbers = numbers[numbers < clusters]
         nonlocal buckets

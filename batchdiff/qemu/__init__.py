@@ -1,1 +1,1 @@
-"""The one room that starts programs, confined by Landlock: qemu-img, and qemu-nbd for exports."""
+"""The room that starts programs: qemu-img and qemu-nbd, confined by Landlock, and virsh, unconfined."""

@@ -6,7 +6,8 @@
           |                           ^ same group
           `---- listening socket ---> the program, confined
 
-Limits and confinement are those of :mod:`batchdiff.qemu.programs`, but for run time: it ends with its user.
+Limits and confinement are those of :mod:`batchdiff.qemu.programs`, except for run time: such a program ends
+with its user.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ class BackgroundProgram:
 def _watcher() -> Iterator[subprocess.Popen[bytes]]:
     """Yield a process that leads a group, which is killed at the end of the block, or of this process.
 
-    Ctrl-C does not reach that group. It is in our session, or the program could not join it.
+    Ctrl-C does not reach that group. It is in our session: otherwise the program could not join it.
     """
     watcher = subprocess.Popen(
         ["sh", "-c", _KILL_GROUP_AT_END],
@@ -121,7 +122,7 @@ def _watcher() -> Iterator[subprocess.Popen[bytes]]:
 
 
 _pipes: set[IO[bytes]] = set()
-"""The pipes whose ends are this process's alone."""
+"""The pipes whose write ends only this process may hold."""
 
 
 def _close_pipes() -> None:

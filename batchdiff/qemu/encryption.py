@@ -19,7 +19,7 @@ from batchdiff.qemu.secrets import secrets_of
 from batchdiff.units import MIB
 
 _SECONDS_FOR_A_HEADER = 600
-"""Added to the usual time limit: creating a key slot takes as long as a manifest demands, at most ten minutes."""
+"""An addition to the usual time limit: a key slot takes as long as the manifest demands, at most ten minutes."""
 
 
 def new_luks_header(
@@ -69,7 +69,7 @@ def encrypt(  # noqa: PLR0913  # options by keyword
     stopped: Callable[[], bool] = never,
     percent: Callable[[float], None] | None = None,
 ) -> None:
-    """Encrypt the clusters of a guest that ``selection`` maps into the places that ``target`` has for them.
+    """Encrypt those clusters of a guest that ``selection`` maps, and write them to their places in ``target``.
 
     ``guest_fd``: the descriptor of the guest's own file. ``selection``: that of a qcow2 file in memory, whose
     external data file is to be the guest's disk. ``target``: that of an encrypted qcow2 file that has a place for
@@ -101,7 +101,7 @@ def encrypt(  # noqa: PLR0913  # options by keyword
 
 
 def _by_utf8(image: ImageSource, fd: int) -> ImageSource:
-    """Return an image by a path that JSON can have."""
+    """Return an image with a path that JSON can represent."""
     try:
         image.path.encode("utf-8")
     except UnicodeEncodeError:

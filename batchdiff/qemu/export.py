@@ -40,7 +40,7 @@ _WAIT = 120.0
 """The longest wait in seconds for an answer, such as to one read of at most 256 KiB from a disk that is busy."""
 
 _WAIT_FOR_KEYS = 600.0
-"""The same, if a key slot must be opened first; on an idle CPU that takes half a minute at most."""
+"""The longest wait if a key slot must be opened first; on an idle CPU that takes half a minute at most."""
 
 _GOODBYE = 5.0
 """Seconds to wait for the last words of a server that has closed the connection."""
@@ -50,9 +50,9 @@ _QUEUE = 128
 
 
 class BlockDevice(NamedTuple):
-    """What QEMU needs to open an image, besides its file.
+    """Everything that QEMU needs to open an image, besides its file.
 
-    ``driver``: QEMU's name of the format; ``options``: further names and values of it, with dots between nested
+    ``driver``: QEMU's name of the format; ``options``: names and values of its options, with dots between nested
     names. ``objects``: values of ``--object``, such as a secret; commas in them are doubled. ``reads``: paths of
     other files that it may read; ``inherits``: descriptors that it needs. ``secret_file``: where the secret comes
     from, for messages.
@@ -86,7 +86,7 @@ class Export:
             self._program = _served(self._image, device, listener)
             opened.callback(self._program.end)
             listener.close()  # from here on, the end of the server ends every connection that waits for it
-            # The server ends with its last connection: this one keeps it.
+            # The server ends with its last connection: this one keeps it running.
             self._wait = _WAIT if device.secret_file is None else _WAIT_FOR_KEYS
             self._first = opened.enter_context(closing(self._connection(self._unopened)))
             self._wait = _WAIT
@@ -116,7 +116,7 @@ class Export:
 
     def failure(self, error: OSError) -> ImageError:
         """Return the error to raise if a connection fails."""
-        why, remedy = error.strerror or str(error), "If QEMU reads it (`qemu-img convert`), report this."
+        why, remedy = error.strerror or str(error), "If `qemu-img convert` can read it, report this as a bug."
         if isinstance(error, ConnectionError):
             why, remedy = f"{_NAME}, which reads it, has ended: {self._last_words()}", f"See `dmesg`, {AGAIN}"
         elif isinstance(error, TimeoutError):
@@ -171,7 +171,7 @@ def _bound(listener: socket.socket) -> int:
 
 
 def _served(image: int, device: BlockDevice, listener: socket.socket) -> BackgroundProgram:
-    """Start a server of the image with that descriptor."""
+    """Start a server for the image with that descriptor."""
     path = inherited(image)
     kind = "host_device" if stat.S_ISBLK(os.fstat(image).st_mode) else "file"
     # Whoever reads the image holds it: QEMU's own lock would only keep a VM from starting.

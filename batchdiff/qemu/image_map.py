@@ -62,7 +62,9 @@ def parsed_map(text: str, path: str, edges: _Offsets, *, is_located: bool) -> Im
     starts, ends, offsets = np.frombuffer(table, dtype=np.int64).reshape(-1, 3).T
     files = np.searchsorted(edges, starts, side="right").astype(np.uint16) if len(edges) else in_one_file(starts)
     if len(edges) and ((edges[-1] != size) | (np.searchsorted(edges, ends, side="left") != files).any()):
-        raise ImageError(f"cannot use {path}", why="QEMU does not map its data to the extents that it names")
+        raise ImageError(
+            f"cannot use {path}", why="QEMU does not map its data to the extents that it names", remedy=COPY
+        )
     joins = (starts[1:] == ends[:-1]) & (offsets[1:] - offsets[:-1] == starts[1:] - starts[:-1])
     joins &= files[1:] == files[:-1]
     first, last = np.concatenate([[True], ~joins])[: len(starts)], np.concatenate([~joins, [True]])[: len(ends)]

@@ -46,7 +46,7 @@ def _opened(
 
 
 def node_of(image: ImageSource, ids: dict[str, str]) -> dict[str, object]:
-    """Return the options by which QEMU opens an image, as a part of another one. ``ids``: as for ``names_of``."""
+    """Return the options by which QEMU opens an image as part of another one. ``ids``: QEMU's names of secrets."""
     return _opened(image, image.path, ids, {})
 
 

@@ -9,7 +9,7 @@ from batchdiff.qemu.programs import CompletedProgram
 
 NAME = "qemu-img"
 PACKAGE = "qemu-utils"
-"""Debian's, which has it."""
+"""The Debian package that contains it."""
 
 _WHERE = (
     "batchdiff runs qemu-img confined to the images, system folders such as /usr, its own folder and"

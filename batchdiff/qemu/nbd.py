@@ -1,4 +1,4 @@
-"""A client of an NBD server: how large a disk is, which parts of it are zeros, and its bytes.
+"""A client of an NBD server, for the size of its disk, the parts that are zeros, and the bytes.
 
 ::
 
@@ -6,7 +6,7 @@
     READ, READ, ...    ->  chunks of data
     BLOCK_STATUS       ->  lengths and flags
 
-Every wait has a limit, so a server that hangs, is stopped or dies is an error. Source: NetworkBlockDevice/nbd,
+Every wait has a limit, so a server that hangs, is stopped or dies causes an error. Source: NetworkBlockDevice/nbd,
 ``doc/proto.md`` (fixed newstyle negotiation, structured replies, ``base:allocation``).
 """
 
@@ -107,7 +107,7 @@ class NbdConnection:
             answered += self._one_read(offset, buffer, first)
 
     def _one_read(self, offset: int, buffer: memoryview, first: int) -> int:
-        """Receive the answer to one of the reads, whose cookies begin at ``first``; return its bytes' number."""
+        """Receive the answer to one of the reads, whose cookies begin at ``first``; return its length."""
         done = 0
         for kind, cookie, length in self._chunks():
             start = (cookie - first) * _AT_ONCE
@@ -152,7 +152,7 @@ class NbdConnection:
         self._socket.sendall(_REQUEST.pack(_REQUEST_MAGIC, flags, what, self._cookie, offset, length))
 
     def _chunks(self) -> Iterator[tuple[int, int, int]]:
-        """Yield kind, cookie and length of each chunk of one answer; whoever uses it receives those bytes."""
+        """Yield kind, cookie and length of each chunk of one answer; the caller must receive those bytes."""
         flags = 0
         while not flags & _LAST:
             magic, flags, kind, cookie, length = _CHUNK.unpack(self._received(_CHUNK.size))

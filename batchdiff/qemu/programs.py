@@ -90,9 +90,9 @@ def run(  # noqa: PLR0913  # options by keyword
 
     ``reads``: the files that it may read besides installed ones; None: it runs unconfined. ``writes``: descriptors
     of files that it may write as well; it opens them by the paths that :func:`inherited` returns. ``inherits``:
-    descriptors of memory that it may read. ``timeout``:
-    seconds of run time, and of CPU time. ``package``: the Debian package to install if it is missing.
-    ``most_output``: the number of bytes at which output is too long; None: only its first 64 KiB are kept.
+    descriptors of memory that it may read. ``timeout``: seconds of run time, and of CPU time. ``package``: the
+    Debian package to install if it is missing. ``most_output``: the number of bytes at which output is too long;
+    None: only its first 64 KiB are kept.
     ``percent``: called about ten times a second with the latest percentage that the program has printed, which the
     output then lacks.
 
@@ -160,7 +160,7 @@ def not_started(name: str, package: str, error: OSError) -> ProgramError:
 
 
 def limit(process: subprocess.Popen[bytes], limits: dict[int, int]) -> None:
-    """Set limits of a process that was just started, from outside; it leaves no core dump."""
+    """Set limits on a process that was just started, from outside; it leaves no core dump."""
     with contextlib.suppress(ProcessLookupError):  # it has ended already
         for what, most in (limits | {resource.RLIMIT_CORE: 0}).items():
             _, hard = resource.prlimit(process.pid, what)

@@ -25,7 +25,7 @@ _SECONDS, _BYTES_PER_SECOND = 600, MIB
 with dozens of others, which `apply -j` processes at the same time on a large host."""
 
 _LARGEST_MAP = 256 * MIB
-"""Bytes of the output of `qemu-img map`: two million ranges."""
+"""The maximum bytes of output of `qemu-img map`: two million ranges."""
 
 _SECONDS_TO_MAP = 2 * _SECONDS
 """The time limit of `qemu-img map`, which reads only tables."""
@@ -100,7 +100,7 @@ _CRASHES = (
 
 
 def file_map(image: ImageSource, *, most_output: int = _LARGEST_MAP) -> str:
-    """Return what `qemu-img map` prints for an image: a JSON list of its ranges, with their offsets in the file.
+    """Return the output of `qemu-img map` for an image: a JSON list of its ranges, with their offsets in the file.
 
     Source: QEMU, ``qemu-img`` manual, "map", and ``qapi/block-core.json`` (MapEntry).
 
@@ -176,8 +176,8 @@ _EXACT_SIZE = {ImageFormat.VPC: ("-o", "force_size=on"), ImageFormat.VHDX: ("-o"
 
 _UNMEASURED = "Unable to get accurate CPU usage"
 _CREATIONS = 30
-"""The most attempts to create an encrypted image. QEMU measures how fast the CPU is, and fails if a clock shows no
-difference: on some virtual machines, in a third of all attempts."""
+"""The maximum number of attempts to create an encrypted image. QEMU measures how fast the CPU is, and fails if no
+time passes by its clock: on some virtual machines, in a third of all attempts."""
 
 
 def convert(  # noqa: PLR0913  # options by keyword

@@ -34,7 +34,7 @@ class Secrets(NamedTuple):
 
 
 def secrets_of(images: Iterable[ImageSource]) -> Secrets:
-    """Return the secrets that images need, with their chains.
+    """Return the secrets that images and their chains need.
 
     :raises SecretError: the file of one is missing, empty, or not a file.
     """
@@ -70,7 +70,7 @@ def require_secrets_fit(done: CompletedProgram, images: Iterable[ImageSource]) -
 
 
 def wrong_secret(output: str, secret_files: Mapping[str, str]) -> SecretError | None:
-    """Return the error for a program of QEMU that failed, if that is because of a secret.
+    """Return the error for a program of QEMU that failed because of a secret; None if that is not why it failed.
 
     ``output``: what it printed; ``secret_files``: the file with the secret of each encrypted image, by its path.
     """

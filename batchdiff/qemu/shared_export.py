@@ -1,4 +1,4 @@
-"""An export that several users of one process share, and the workers that it forks: each process has connections.
+"""An export shared by users in one process and by its forked workers; each process has its own connections.
 
 ::
 

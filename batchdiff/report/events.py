@@ -30,7 +30,7 @@ def fact_event(fact: Fact) -> dict[str, Any]:
 
 
 def definition_event(change: DomainChange | VmChange) -> dict[str, Any]:
-    """Return what must change in a VM's definition."""
+    """Return the change that a VM's definition needs."""
     uses = [
         {"guest": use.guest, "disk": use.target, "path": use.image.path, "format": use.image.format}
         for use in change.uses

@@ -76,12 +76,12 @@ class PlanFacts(NamedTuple):
 
     @property
     def error_bytes(self) -> int:
-        """The largest possible error of the sum of the overlays' sizes."""
+        """The possible error of the sum of the overlays' sizes: the sum of their possible errors."""
         return sum(each.overlay_error_bytes for each in self.savings)
 
     @property
     def overlay_disk_bytes(self) -> int:
-        """The sum of what the overlays will take on disk."""
+        """The space that all overlays together will take on disk."""
         return sum(each.overlay_disk_bytes for each in self.savings)
 
     @property

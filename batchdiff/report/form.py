@@ -19,7 +19,7 @@ class Form(enum.StrEnum):
 
 
 class Order(enum.StrEnum):
-    """What the guests of a report are sorted by: names ascending, all else descending."""
+    """The key by which the guests of a report are sorted: names ascending, everything else descending."""
 
     SAVED = "saved"
     NAME = "name"

@@ -281,7 +281,7 @@ MESSAGES = {
     ),
     purge_used: (
         "its VM has run on the overlay since ({0}/vm.img.batchdiff-original and {0}/vm.qcow2 differ)."
-        " To delete the original too: `batchdiff purge PLAN --guest vm --used`"
+        " To delete the original anyway: `batchdiff purge PLAN --guest vm --used`"
     ),
     discard_deleted: (
         "vm cannot go back to its original: the original was deleted or moved. Run the same command without "
@@ -371,13 +371,13 @@ MESSAGES = {
     ),
     overlay_in_use: (
         "its VM has run on the overlay since ({0}/vm.qcow2 is in use, so the two cannot be compared)."
-        " To delete the original too: `batchdiff purge PLAN --guest vm --used`"
+        " To delete the original anyway: `batchdiff purge PLAN --guest vm --used`"
     ),
     both_lost_apply: (
         "{0}/vm.img is gone, and {0}/vm.qcow2 is missing or cannot be read: both were removed or "
         "moved. Bring one of them back. If the pool was moved, see docs/moving.md."
     ),
-    overlay_exists: ("{0}/vm.qcow2 exists already. Move it away, or plan again with another `overlay.path`."),
+    overlay_exists: ("{0}/vm.qcow2 already exists. Move it away, or plan again with another `overlay.path`."),
     template_changing: (
         "{0}/template.img changed while this command ran: another file is in its place. Shut down"
         " whatever writes to it, then run the same command again."

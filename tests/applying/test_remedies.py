@@ -137,7 +137,7 @@ def test_an_immutable_template(stage):
     (outcome,) = stage.apply()
     assert (outcome.status, outcome.remarks) == (Status.CONVERTED, ())
     assert stage.notices == [
-        f"the template's file {stage.template} is immutable already, which protects it better than a mode"
+        f"the template's file {stage.template} is already immutable, which protects it better than a mode"
     ]
     assert stage.history.protecting == set()
 

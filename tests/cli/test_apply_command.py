@@ -376,7 +376,7 @@ def test_a_target_that_exists(planned, kind):
             target.mkdir()
     before = fingerprint_at(str(target))
     done = planned.apply("--retire", "delete", "--yes", "--json", expect=1)
-    assert "exists already" in outcomes(done)[name_of(planned, "raw.img")]["reason"]
+    assert "already exists" in outcomes(done)[name_of(planned, "raw.img")]["reason"]
     assert fingerprint_at(str(target)) == before
     assert ORIGINALS & planned.names() == {"raw.img"}
     planned.assert_converted("thick.qcow2", "large.img", "same.img")
@@ -385,7 +385,7 @@ def test_a_target_that_exists(planned, kind):
 def test_a_quarantine_that_exists(planned):
     (planned.folder / "raw.img.batchdiff-original").write_text("theirs")
     done = planned.apply("--retire", "quarantine", "--json", expect=1)
-    assert "exists already" in outcomes(done)[name_of(planned, "raw.img")]["reason"]
+    assert "already exists" in outcomes(done)[name_of(planned, "raw.img")]["reason"]
     assert (planned.folder / "raw.img.batchdiff-original").read_text() == "theirs"
     planned.assert_not_converted("raw.img")
 
@@ -555,7 +555,7 @@ def test_a_template_that_cannot_be_protected(fleet):
         done = fleet.apply("--json")
         notices = [event["message"] for event in events(done) if event["event"] == "notice"]
         assert notices == [
-            f"the template's file {fleet.folder / 'template.img'} is immutable already, which protects it better"
+            f"the template's file {fleet.folder / 'template.img'} is already immutable, which protects it better"
             " than a mode"
         ]
         assert all(event["notes"] == [] for event in events(done) if event["event"] == "guest")

@@ -75,7 +75,7 @@ def test_changed_copies_satisfy_libvirts_schema(planned):
     done = definitions(planned, "--xml", copy)
     assert "1 definition: 0 must change, 1 right." in done.stdout
     done = definitions(planned, "--xml", definition(planned), "--write", "changed", expect=2)
-    assert "it exists already, and is never replaced" in done.stderr
+    assert "it already exists, and is never replaced" in done.stderr
 
 
 def test_defined_and_undone(planned, libvirt):

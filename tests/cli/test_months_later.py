@@ -319,7 +319,7 @@ def test_an_older_original_after_a_restore(one):
     assert outcome(run(one, "purge", "--yes", "--json"))["status"] == "kept"
     one.plan("-q", "-o", "second.plan.json")
     refused = run(one, "apply", "--retire", "quarantine", plan="second.plan.json", expect=1)
-    assert "exists already" in refused.stderr
+    assert "already exists" in refused.stderr
     run(one, "purge", "--used", "--yes")
     assert ORIGINAL not in one.names()
     assert_same((one.folder / "raw.img").read_bytes(), expected)

@@ -294,7 +294,7 @@ def test_a_retirement_that_was_refused_forgets_nothing(planned):
     assert "clear up" not in said
     assert "are in place" in planned.show().stdout
     notation.qemu_io(planned.folder / OVERLAYS["raw.img"], "write -P 9 0 64k")
-    assert "exists already" not in str(planned.apply(expect=None))
+    assert "already exists" not in str(planned.apply(expect=None))
 
 
 @pytest.mark.parametrize("damage", ["gone", "garbage", "refcounts", "content"])

@@ -293,7 +293,8 @@ def test_snapshots_are_lost(folder):
 
 def test_without_the_key_it_is_named(folder):
     folder.plan(manifest("path: web.qcow2, format: qcow2"))
-    assert "`rethin: true` compares the two, and may make it thinner" in folder.guest()["reason"]
+    said = folder.guest()["reason"]
+    assert "`rethin: true` compares it with the template, and may make it thinner" in said
 
 
 def test_a_minimum_counts(folder):

@@ -36,10 +36,10 @@ def test_the_page(page):
     images = page.images
     page.run(MAKE)
     said = page.run("batchdiff plan /images/move.yaml")
-    # The page shows a part of the report: the table, and what each guest gains or pays.
+    # The page shows a part of the report: the table, and what each guest saves or costs.
     assert rows(REPORT) == rows(said)
     assert note(REPORT) == note(said)
-    assert "pays" in note(said)
+    assert "costs" in note(said)
     page.run(APPLY)
     for name, text in GUESTS.items():
         path = images / "vms" / f"{name}.qcow2"

@@ -150,7 +150,7 @@ def test_an_extent_of_qemu_is_accepted(extent):
 
 
 def test_an_extent_of_another_size_is_refused(extent):
-    with pytest.raises(FormatError, match="holds 1048576 bytes of the disk, where the descriptor has 512"):
+    with pytest.raises(FormatError, match="holds 1048576 bytes of the disk, but 512 according to the descriptor"):
         inspect(extent, 512)
 
 
@@ -158,7 +158,7 @@ def test_only_the_last_extent_may_end_inside_a_grain(extent):
     """QEMU takes the rest of such a grain from the wrong extent."""
     struct.pack_into("<Q", extent, 12, 2047)
     inspect(extent, 2047 * 512)
-    with pytest.raises(FormatError, match="not whole grains of 65536"):
+    with pytest.raises(FormatError, match="not a whole number of grains of 65536"):
         inspect(extent, 2047 * 512, is_last=False)
 
 

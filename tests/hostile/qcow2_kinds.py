@@ -307,7 +307,7 @@ def kinds(outside: dict[str, str]) -> list[Kind]:
             for name, to in named("data-file", of_data(outside))
         ),
         Kind("data-file-without-a-name", put(72, ">Q", 4), "but does not name it", SMALL),
-        Kind("data-file-without-its-bit", extension(DATA_FILE, b"/etc/passwd"), "keeps its data in itself", SMALL),
+        Kind("data-file-without-its-bit", extension(DATA_FILE, b"/etc/passwd"), "data in its own file", SMALL),
         Kind("raw-data-file-bit", put(88, ">Q", 2), "raw data file", SMALL),
         Kind("backing-format-of-16-bytes", backing("low", b"r" * 16), "more than 15", SMALL),
         Kind("backing-format-unknown", backing("../template.img", b"nonsense"), READ, SMALL),

@@ -89,7 +89,7 @@ def test_encrypted_guests(tmp_path, retire):
     for kind in KINDS:
         fleet.assert_overlay(kind)
         assert (tmp_path / f"{kind}.img").exists() == (retire == "keep")
-    assert "the overlay is not encrypted: take the secret of the original out" in said.stderr
+    assert "the overlay is not encrypted: remove the secret of the original" in said.stderr
     fleet.run("verify", PLAN)
 
 

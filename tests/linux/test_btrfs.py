@@ -137,7 +137,7 @@ def test_what_the_template_has_stays_in_any_case(disk):
     overwrite(guest, 2 * MIB, noise(MIB, 8))
     use = use_of(guest, kept=kept)
     assert (use.exactness, use.reclaimable) == (Exactness.AT_LEAST, MIB)
-    assert "once the last of those files goes" in use.note
+    assert "once the last of those files is deleted" in use.note
 
 
 @pytest.mark.parametrize(

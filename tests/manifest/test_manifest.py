@@ -153,7 +153,7 @@ def test_given_names_that_collide(folder):
     (problem,) = problems(guests(raw("clones/a.img", ", name: x"), raw("clones/b.img", ", name: x")))
     assert problem == (
         'm.yaml:5: guests[1].name: guests[1] ("clones/b.img") has the name "x", '
-        'and so has guests[0] ("clones/a.img"); change one of them'
+        'as does guests[0] ("clones/a.img"); change one of them'
     )
 
 
@@ -187,7 +187,7 @@ def test_an_existing_overlay_is_a_problem_unless_allowed(folder):
     text = guests(raw("clones/a.img"))
     (problem,) = problems(text)
     assert re.match(
-        r'm.yaml:4: guests\[0\].path: the overlay ".*/a.qcow2" of .* exists already\. It may be ', problem
+        r'm.yaml:4: guests\[0\].path: the overlay ".*/a.qcow2" of .* already exists\. It may be ', problem
     )
     assert problem.endswith("may be a disk in use: leave the guest out, or give it another overlay.path")
     assert len(problem) - len(folder) < 200
@@ -196,7 +196,7 @@ def test_an_existing_overlay_is_a_problem_unless_allowed(folder):
 
 def test_a_dangling_link_in_the_place_of_an_overlay_exists(folder):
     os.symlink("nowhere", "clones/a.qcow2")
-    assert "exists already" in problems(guests(raw("clones/a.img")))[0]
+    assert "already exists" in problems(guests(raw("clones/a.img")))[0]
 
 
 def test_files_that_are_no_manifest(folder):

@@ -167,7 +167,7 @@ def test_an_entry_counts_only_while_the_overlay_rests_on_the_template(folder, co
         assert done(read(guests(raw("clones/a.img")))) == ({}, ["a"])
     else:
         (problem,) = problems(guests(raw("clones/a.img")))
-        assert ("is a folder" if what == "folder" else "exists already") in problem
+        assert ("is a folder" if what == "folder" else "already exists") in problem
     retire("quarantine", "clones/a.img")
     if what != "template":
         (problem,) = problems(guests(raw("clones/a.img")))
@@ -198,7 +198,7 @@ def test_the_overlay_of_another_guest_is_not_this_ones(folder):
     put_overlay("clones/a.qcow2", f"{folder}/t.img")
     origin = OverlayOrigin("a", PLAN, "", f"{folder}/clones/a.raw")
     write_sidecar(f"{folder}/t.img", {f"{folder}/clones/a.qcow2": origin})
-    assert "exists already" in problems(guests(raw("clones/a.img")))[0]
+    assert "already exists" in problems(guests(raw("clones/a.img")))[0]
     retire("delete", "clones/a.img")
     assert "no such file" in problems(guests(raw("clones/a.img")))[0]
 
@@ -322,7 +322,7 @@ def test_paths_that_are_none_in_a_sidecar(folder, path):
 def test_an_unreadable_sidecar_marks_no_guest_as_converted(folder, converted):
     converted(a="a.qcow2")
     Path("t.img.batchdiff-template.json").write_text("{")
-    assert "exists already" in problems(guests(raw("clones/a.img")))[0]
+    assert "already exists" in problems(guests(raw("clones/a.img")))[0]
 
 
 def test_without_a_template_no_guest_is_missing_whose_overlay_is_there(folder, converted):

@@ -74,7 +74,8 @@ def test_all_excluded(folder):
     found = problems(guests('{glob: "clones/a*.img", format: raw}', raw("clones/b.img"), tail=excluding('"**"')))
     assert found == [
         'm.yaml:4: guests[0].glob: no guest matches "clones/a*.img": each of its matches (1) is the template, a'
-        " backing file, an overlay, a file of batchdiff's own, a guest that is listed by path, or excluded"
+        " backing file, an extent, an overlay, a secret file, a file of batchdiff's own, a guest that is listed by"
+        " path, or excluded; correct the pattern, or leave it out"
     ]
 
 
@@ -170,7 +171,7 @@ def test_an_overlay_of_the_former_rule_is_known(folder):
 def test_two_names_of_one_file_under_a_glob_have_advice_that_works(folder, link, how, remedy):
     link(f"{folder}/clones/a.img", "clones/z.img")
     glob = '{glob: "clones/[az].img", format: raw}'
-    assert problems(guests(glob))[-1].endswith(f"by a {how} link; {remedy}")
+    assert problems(guests(glob))[-1].endswith(f"through a {how} link; {remedy}")
     assert [guest.name for guest in read(guests(glob, tail=excluding("clones/z.img"))).guests] == ["a"]
 
 

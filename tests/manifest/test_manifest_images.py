@@ -46,7 +46,8 @@ def test_a_guest_that_another_guest_rests_on(folder):
 
 
 @pytest.mark.parametrize(
-    ("how", "words"), [("link", " by a hard link; list it once"), ("symlink", " by a symbolic link; list it once")]
+    ("how", "words"),
+    [("link", " through a hard link; list it once"), ("symlink", " through a symbolic link; list it once")],
 )
 def test_a_guest_twice_through_a_link(folder, how, words):
     getattr(os, how)(f"{folder}/clones/a.img", "other.img")
@@ -131,7 +132,7 @@ def test_what_is_no_image(folder):
         listener.bind("socket")
         found = problems(guests(*map(raw, ["clones", "fifo", "socket", "/dev/null", "loop", "clones/a.img/x"])))
     reasons = [
-        "a folder; for all images in it write `glob: clones/*`",
+        "a folder; for all images in it, write `glob: clones/*`",
         "a FIFO",
         "a socket",
         "a character device",

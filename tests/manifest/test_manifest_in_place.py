@@ -63,7 +63,7 @@ def test_a_glob_in_place_leaves_out_no_file_of_a_default_overlays_name(folder):
     item = "{glob: clones/a.*, format: raw%s}"
     assert len(read(guests(item % SAME, tail=RETIRE)).guests) == 2
     (problem,) = problems(guests(item % "", tail=RETIRE))
-    assert "exists already" in problem
+    assert "already exists" in problem
 
 
 def test_a_file_of_that_name(folder):
@@ -71,7 +71,7 @@ def test_a_file_of_that_name(folder):
     assert guest.overlay_path == f"{folder}/same"
     make("same")
     (problem,) = problems(guests(raw("clones/a.img", ", overlay: {path: ./same}")))
-    assert "exists already" in problem
+    assert "already exists" in problem
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_a_file_that_others_can_read(secret, mode):
     os.chmod(SECRET, int(mode, 8))
     (warning,) = read(guests(LUKS)).warnings
     assert warning.startswith("4: guests[0].secret_file: other users can read the secret in ")
-    assert warning.endswith(f"(mode {mode}): `chmod 600 {secret}`")
+    assert warning.endswith(f"(mode {mode}); run `chmod 600 {secret}`")
 
 
 def test_a_descriptor_is_kept_as_it_is(folder):

@@ -34,8 +34,8 @@ def overlay(options: str) -> str:
         ),
         (
             guests(overlay("path: new folder/a.qcow2")),
-            '4: guests[0].overlay.path: the overlay\'s folder "{folder}/new folder" does not exist; make it: mkdir'
-            " -p '{folder}/new folder'",
+            '4: guests[0].overlay.path: the overlay\'s folder "{folder}/new folder" does not exist; create it:'
+            " mkdir -p '{folder}/new folder'",
         ),
         (
             guests(overlay("path: same")),

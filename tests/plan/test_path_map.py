@@ -201,7 +201,7 @@ def test_the_name_of_a_block_device_stays(tmp_path, monkeypatch):
         ("images=/", "'images' is not an absolute path"),
         ("/images=/nowhere", r"'/nowhere' cannot be found \(No such file or directory\)$"),
         ("/a=b=/nowhere", "'b=/nowhere' cannot be found .*OLD ends at the first ="),
-        ("/images\n=/", "control characters"),
+        ("/images\n=/", "has a line break"),
     ],
 )
 def test_a_map_that_means_nothing(text, said):

@@ -17,7 +17,7 @@ from batchdiff.units import few
 def require_no_dependents(
     dependents: Dependents, path: str, *former: str, identifier: str | None = None, but: Iterable[str] = ()
 ) -> None:
-    """Make sure that no other image has the file at ``path`` in its backing chain, or as a part of it.
+    """Make sure that no other image has the file at ``path`` in its backing chain or among its parts.
 
     ``former``: names that the file had until a moment ago, which such an image may still use. ``but``: the names
     of the image of which the file is known to be a part.

@@ -55,7 +55,7 @@ def check_losses(guest: str, overlay: ImageSource, allowed: LossesAllowed) -> No
 
 
 def lost_with_originals(guests: Iterable[GuestToConvert]) -> dict[str, list[str]]:
-    """Return what only originals have, in words, each with the names of the guests."""
+    """Return, in words, the properties that only originals have, each with the names of its guests."""
     found: dict[str, list[str]] = {}
     for guest in guests:
         losses = guest.losses
@@ -81,7 +81,7 @@ def not_given_back(original: ImageSource) -> list[str]:
 
 
 _CIPHER = "aes-256 in xts mode"
-"""What QEMU uses if nothing else is asked for."""
+"""QEMU's default cipher and mode."""
 
 
 _REBUILT = {
@@ -95,4 +95,4 @@ _REBUILT = {
     ImageFormat.VHDX: "it will be dynamic with blocks of 1 MiB, sectors of 512 bytes, and new GUIDs",
     ImageFormat.PARALLELS: "it will have clusters of 1 MiB",
 }
-"""The differences of rebuilt images from their originals; a raw image has none."""
+"""The possible differences between a rebuilt image and its original, by format; a raw image has none."""

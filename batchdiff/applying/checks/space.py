@@ -144,7 +144,8 @@ def check_space_for_image(image: Image, folder: str, guest: str, new: ImageSourc
 
     ``new``: the format of the copy, and whether it is encrypted.
 
-    :raises GuestError: there is not enough.
+    :raises SpaceError: there is not enough.
+    :raises GuestError: the folder cannot be examined.
     """
     needed, free = standalone_bytes(image, folder, new), free_bytes(folder)
     if needed > free:
@@ -156,7 +157,7 @@ def check_space_for_image(image: Image, folder: str, guest: str, new: ImageSourc
 
 
 def standalone_bytes(image: Image, folder: str, new: ImageSource) -> int:
-    """Return the maximum size on disk of a standalone copy of an image, in the format of ``new`` and a folder.
+    """Return the maximum size on disk of a standalone copy of an image in a folder, in the format of ``new``.
 
     Blocks that will be shared with the image's own files (``writer.data_copy``) take no space. QEMU, which writes
     some formats, shares none, and allocates whole clusters; into a LUKS image it writes even zeros.

@@ -22,7 +22,7 @@ PLAN_AGAIN = "Shut down whatever writes to it, if anything; then plan again."
 
 
 def with_accepted(record: PlannedImage, template: Image) -> PlannedImage:
-    """Return a guest's record in which the template's files, below an overlay, count as they were accepted.
+    """Return a guest's record with the accepted fingerprints of the template's files, if they are in its chain.
 
     The template may have lost its write permission since, or have been restored with another inode.
     """
@@ -40,7 +40,7 @@ def changes_since_planned(image: Image, record: PlannedImage, history: History) 
 def without_own_changes(
     planned: tuple[Fingerprint, ...], now: tuple[Fingerprint, ...], history: History
 ) -> tuple[Fingerprint, ...]:
-    """Return the present fingerprints of a chain, with the planned one where only batchdiff changed a ctime."""
+    """Return a chain's present fingerprints; of files whose ctime alone batchdiff changed, the planned ones."""
     if len(planned) != len(now):
         return now
     return tuple(

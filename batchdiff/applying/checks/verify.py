@@ -43,7 +43,7 @@ _STRETCH = 32 * MIB
 
 
 class Check(enum.Enum):
-    """The result that `qemu-img check` must give for the incoming image, if that is qcow2."""
+    """The result that `qemu-img check` must give for the incoming image, if that is qcow2 or QED."""
 
     FLAWLESS = "it was just written: not even leaked clusters are allowed"
     LEAKS_ALLOWED = "a VM has run on it and may have been killed: leaked clusters are harmless"
@@ -119,7 +119,7 @@ def verify(
 
 
 def check_used(image: ImageSource, ended: Callable[[], bool], report: Callable[[int], None] = ignore) -> None:
-    """Make sure that an image on which a VM has run is sound: our inspection and `qemu-img check`.
+    """Make sure, by our inspection and `qemu-img check`, that an image on which a VM has run is sound.
 
     ``report`` is called with 0 while QEMU is at work: it reads no data.
 

@@ -1,4 +1,4 @@
-"""The names that a guest's files have during a conversion, and which one a file has now.
+"""The names that a guest's files have during a conversion, and the one that a file has now.
 
 ::
 

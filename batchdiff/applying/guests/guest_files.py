@@ -83,8 +83,8 @@ def find_original(guest: GuestToConvert, state: GuestState | None) -> Found | No
     """Return the original of a guest, under its present name; None if it is gone.
 
     In quarantine any regular file counts, because only batchdiff gives that name, unless the guest's own original
-    was deleted. At the guest's own path a file
-    counts if it was not written to; if the overlay has a path of its own, one that a VM may have used counts, too.
+    was deleted. At the guest's own path a file counts if it has not been written to; if the overlay has a path of
+    its own, one that a VM may have used counts, too.
 
     :raises GuestError: either of two files could be it.
     """
@@ -230,5 +230,5 @@ def _on_disk(guest: GuestToConvert, state: GuestState) -> OnDisk:
 
 
 def _written(found: Found | None, known: Fingerprint | None, kind: Written) -> Written:
-    """Return ``kind`` if a file was written to since its fingerprint was taken."""
+    """Return ``kind`` if a file has been written to since its fingerprint was taken."""
     return kind if found and known and known.was_written_to(found.now) else Written.NONE

@@ -56,7 +56,7 @@ def _is_known(name: str, history: History) -> bool:
 
 
 def _of_plan(origin: OverlayOrigin | None, guest: GuestToConvert, plan: Plan) -> OverlayOrigin | None:
-    """Return an overlay's origin; if a later plan replaced the overlay by a thinner one, that of this plan.
+    """Return an overlay's origin; if a later plan replaced the overlay with a thinner one, that of this plan.
 
     Its fingerprint is left out then, because another file is at the overlay's path.
     """

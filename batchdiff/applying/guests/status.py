@@ -24,7 +24,7 @@ class TemplateIs(enum.Enum):
 
 
 class Written(enum.Flag):
-    """Which files of a guest were written to since its overlay was verified, by their sizes and mtimes."""
+    """The files of a guest that have changed in size or mtime since they were planned or verified."""
 
     NONE = 0
     OVERLAY = enum.auto()
@@ -49,7 +49,7 @@ class OnDisk:
 
 
 def status_rows(plan: Plan, history: History, on_disk: dict[str, OnDisk]) -> list[StatusRow]:
-    """Return a row for each guest, in the plan's order; ``on_disk``: by name, guests that apply has started."""
+    """Return a row for each guest, in the plan's order; ``on_disk``: by guest, the files, if apply has started."""
     return [_row(guest, history, on_disk.get(guest.name), plan.retire) for guest in plan.guests]
 
 

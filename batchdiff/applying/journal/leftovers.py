@@ -11,7 +11,7 @@ from batchdiff.plan.head import plan_head
 def leftover(history: History, guest: str) -> str | None:
     """Return the path of the overlay that a restore of a guest left behind; None if none did, or it was replaced.
 
-    An overlay that was written to since counts as another file: it may be a disk in use.
+    An overlay that has been written to since counts as another file: it may be a disk in use.
     """
     left = history.left.get(guest)
     if left is None:

@@ -41,9 +41,9 @@ class ApplyOptions:
 
 
 class ApplyTask:
-    """Put a guest's overlay in the place of its original, whatever an earlier run has done.
+    """The task that puts a guest's overlay in the place of its original, whatever an earlier run has done.
 
-    :raises GuestError: apply must not continue with it.
+    :raises GuestError: apply must not continue with the guest.
     """
 
     goal, final = Goal.APPLY, Step.RETIRED
@@ -158,7 +158,7 @@ class ApplyTask:
     def _require_untouched(self, original: Image) -> None:
         """Leave a changed original to the operator: a guest that is converted cannot be planned again.
 
-        :raises GuestError: the original was written to since its overlay was published.
+        :raises GuestError: the original has been written to since its overlay was published.
         """
         planned = (self.original.fingerprints[0], *(known for _, known in self.original.other_files))
         for layer, before in zip(original.own_files, planned, strict=False):

@@ -31,7 +31,7 @@ class RestoreOptions:
 
 @dataclass(frozen=True, slots=True)
 class GuestToRestore:
-    """A guest, the template of its overlay, its state in the journal, and what the operator asked for."""
+    """A guest, the template of its overlay, its state in the journal, and the options of restore."""
 
     plan: GuestToConvert
     template: PlannedImage
@@ -65,7 +65,7 @@ class GuestToRestore:
         return replace(self.plan.source, backing=(), other_files=())
 
     def older(self) -> str | None:
-        """Return the path of an original in quarantine, which stays there beside a rebuilt image."""
+        """Return the path of an original that stays in quarantine beside a rebuilt image; None without one."""
         quarantined = original_names(self.plan.source.path).quarantine
         return quarantined if os.path.lexists(quarantined) else None
 

@@ -77,7 +77,7 @@ def purge_task(
 
 @dataclass(frozen=True, slots=True)
 class PurgeTask:
-    """Delete an original in quarantine, while its overlay or a rebuilt image is the VM's disk.
+    """The task that deletes an original in quarantine, while its overlay or a rebuilt image is the VM's disk.
 
     ``original``: the original as planned. ``data_file``: the planned one of its overlay. ``soundness``: the check
     that the VM's disk must pass.

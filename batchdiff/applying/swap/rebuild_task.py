@@ -32,9 +32,9 @@ def expect_rebuild(meter: Meter, plan: GuestToConvert) -> None:
 
 
 class RebuildTask:
-    """Write what the VM sees to a file with the guest's own name, and delete the overlay; an older original stays.
+    """The task that writes the VM's disk to a file with the original's own name, and deletes the overlay.
 
-    ``original``: that original, which differs from the overlay; None if there is none.
+    ``original``: an older original, which differs from the overlay and stays; None if there is none.
     """
 
     goal, final, retire, needs_comparison = Goal.RESTORE, Step.RESTORED, Retire.DELETE, True
@@ -71,7 +71,7 @@ class RebuildTask:
         left = self._guest.older()
         if left is not None:
             remarks.append(
-                f"rebuilt with what its VM wrote. The older original is still {left}; to delete it:"
+                f"rebuilt with what its VM wrote. The older original is still at {left}; to delete it:"
                 f" {command('purge', plan.name, '--used')}"
             )
         return remarks

@@ -43,7 +43,7 @@ def open_unseen(path: str, unknown: str) -> GuestError:
 
 
 def error_vanished(path: str) -> GuestError:
-    """Return the error for an image that was there when the command began."""
+    """Return the error for an image that has vanished since the command began."""
     return GuestError(f"{path} is gone", why="it was there a moment ago", remedy=f"Bring it back, {AGAIN}")
 
 
@@ -92,7 +92,7 @@ def exists_already(task: SwapTask, left: str | None) -> GuestError:
     """Return the error for a new file whose name is taken. ``left``: an overlay left by a restore."""
     if task.goal is Goal.APPLY and left == task.incoming.source.path:
         return GuestError(
-            f"{left} exists already",
+            f"{left} already exists",
             why="a restore that could not read that overlay left it behind, and the original does not need it",
             remedy=f"To continue, {how_to_remove(left)}, {AGAIN}",
         )
@@ -100,7 +100,7 @@ def exists_already(task: SwapTask, left: str | None) -> GuestError:
         remedy = "Move it away, or plan again with another `overlay.path`."
     else:
         remedy = f"Find out what it is and move it away, {AGAIN}"
-    return GuestError(f"{task.incoming.source.path} exists already", remedy=remedy)
+    return GuestError(f"{task.incoming.source.path} already exists", remedy=remedy)
 
 
 def data_file_exists(path: str) -> GuestError:

@@ -82,7 +82,7 @@ def restore_task(
 
 
 class RestoreTask:
-    """Give a guest its original back, or an image that an earlier restore rebuilt, and delete the overlay.
+    """The task that gives a guest its original or its rebuilt image back, and deletes the overlay.
 
     ``original``: the original, if that is what comes back. ``older``: otherwise the quarantined original, if any.
     """

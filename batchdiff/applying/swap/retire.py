@@ -55,7 +55,7 @@ def objection(fd: int, names: FileNames, retire: Retire, goal: Goal = Goal.APPLY
     # Not `deleting`: the file with that name may be the original that a restore is about to bring back.
     if retire is Retire.QUARANTINE and os.path.lexists(aside):
         return Fault(
-            f"{aside} exists already: the original of an earlier conversion",
+            f"{aside} already exists: the original of an earlier conversion",
             "`batchdiff purge OLD_PLAN --used`, with the plan of that conversion, deletes it; or move it away,"
             f" {AGAIN}",
         )

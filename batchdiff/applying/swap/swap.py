@@ -79,7 +79,7 @@ class Swap:
     def verify(self) -> None:
         """Compare the two files.
 
-        :raises VerificationError: they differ.
+        :raises VerificationError: they differ, or one of them is damaged.
         """
         self.task.verify(self._image(), self.task.incoming.to_compare(), self._outgoing.must_end)
         self._verified = True
@@ -100,9 +100,9 @@ class Swap:
         self._end()
 
     def check_holds(self) -> None:
-        """Raise the error that names a program that wants to write, if a verification was ended to let it.
+        """Raise the error that names a program, if a verification was ended because it wants to write.
 
-        :raises BatchdiffError: there is one.
+        :raises BatchdiffError: there is such a program.
         """
         self._outgoing.check_holds()
 

@@ -74,7 +74,7 @@ class SwapTask(Protocol):
 
     @property
     def needs_comparison(self) -> bool:
-        """False if there is nothing to compare, and nothing to lose."""
+        """False if there is nothing to compare, or if the operator gives up what differs."""
 
     @property
     def older(self) -> str | None:

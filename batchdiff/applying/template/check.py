@@ -133,7 +133,8 @@ def _without_digest(plan: Plan, history: History) -> str:
         return "Plan again; that is fast for copies that share blocks with the template."
     sidecars = few(sidecar_paths(plan))
     return (
-        f"Bring back {sidecars} to get the digest, or the template with its original times, as `cp -a` keeps them."
+        f"Bring back {sidecars}, which may have the digest, or bring back the template with its original times, as"
+        " `cp -a` keeps them."
     )
 
 

@@ -113,8 +113,8 @@ def _other_content(template_path: str, overlays: list[str]) -> PlanError:
 def forget_overlay(template_path: str, overlay_path: str, *, plan: str, guest: str) -> None:
     """Record that an overlay is gone. The template itself need not be there.
 
-    ``plan``, ``guest``: the checksum of the plan that is undone for a guest. If its overlay was a thinner one in
-    the place of another overlay, that one is recorded again.
+    ``plan``, ``guest``: the checksum of the plan that is undone, and the guest for which it is undone. If the
+    overlay was a thinner one in the place of another overlay, that other one is recorded again.
 
     :raises OSError: the sidecar cannot be written.
     """
@@ -157,7 +157,7 @@ def _distinct(chains: tuple[Chain, ...], *, but: Chain) -> tuple[Chain, ...]:
 
 @contextmanager
 def _locked_folder(path: str) -> Iterator[None]:
-    """Keep other processes from changing a sidecar in that folder meanwhile."""
+    """Keep other processes from changing the sidecars in the folder of ``path`` meanwhile."""
     folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)

@@ -25,7 +25,7 @@ _AT_ONCE = 64 * MIB
 """The maximum that one call copies, in about 0.1 s if it shares no blocks; a stop is noticed between calls."""
 
 _BLOCK = 4 * KIB
-"""The unit in which a plan counts what an overlay takes on its disk."""
+"""The unit in which a plan counts the space that an overlay takes on its disk."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ def write_encrypted(  # noqa: PLR0913  # options by keyword
             virtual_size=new.virtual_size,
             # Only version 3 has external data files.
             geometry=replace(new.geometry, zero_flag=True, refcount_bits=DEFAULT_REFCOUNT_BITS),
-            # Zeros are in the tables of the overlay already; if QEMU wrote them, it would give up their places.
+            # Zeros are already in the tables of the overlay; if QEMU wrote them, it would give up their places.
             extents=only(new.extents, Kind.DATA),
             backing=None,
             place=DataPlace.OUTSIDE,

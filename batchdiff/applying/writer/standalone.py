@@ -1,4 +1,4 @@
-"""Write an image, in any format, that needs no other: what a guest sees through an overlay and its chain."""
+"""Write an image, in any format, that needs no other, with the content that a guest sees through a chain."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def leftovers_at(path: str) -> Collection[str]:
-    """Return the paths of all files that the plan at a path left behind (``journal.leftovers``)."""
+    """Return the paths of all overlays that restores of the plan at a path left behind (``journal.leftovers``)."""
     if not os.path.isfile(path):
         return ()
     from batchdiff.applying.journal.leftovers import leftovers  # noqa: PLC0415

@@ -57,7 +57,7 @@ def _write(path: str, text: str) -> None:
             file.write(text if text.endswith("\n") else text + "\n")
     except OSError as error:
         why = (
-            "it exists already, and files are never replaced"
+            "it already exists, and files are never replaced"
             if isinstance(error, FileExistsError)
             else reason(error)
         )

@@ -24,7 +24,7 @@ from batchdiff.image.backing.heads import Heads
 from batchdiff.image.backing.named_files import Named
 
 Target: TypeAlias = Identity | str
-"""What an image can depend on: an existing file, a resolved path at which there may be none, or an identifier."""
+"""A possible dependency of an image: a file, a resolved path at which there may be none, or an identifier."""
 
 
 _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
@@ -72,7 +72,7 @@ class BackingGraph:
     def add(self, path: str) -> Unread | None:
         """Add an image, in a file or on a block device, with its whole backing chain.
 
-        Return an entry if the image itself cannot be read.
+        Return the reason if the image itself cannot be read.
         """
         place = self._place(path)
         if place.identity is not None and place.is_device:

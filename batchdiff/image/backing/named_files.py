@@ -41,7 +41,7 @@ _VMDK, _VMDK_TEXT = b"KDMV", b"# Disk DescriptorFile"
 _VMDK_CAPACITY_AT = 12
 _VMDK_FIELDS = struct.Struct("<QQQQ")
 _VMDK_TEXT_AT, _VMDK_TEXT_BYTES = _SECTOR, 20 * _SECTOR
-"""Where QEMU looks for a parent, whatever the header says about the descriptor's place."""
+"""The place where QEMU looks for a parent, whatever the header says about the descriptor's place."""
 _VMDK_BELOW = re.compile(rb'parentFileNameHint[ \t]*=[ \t]*"([^"\n]*)"')
 _VMDK_EXTENT = re.compile(rb'^[ \t]*(?:RW|RDONLY|NOACCESS)[ \t]+\d+[ \t]+\w+[ \t]+"([^"\n]*)"', re.MULTILINE)
 

@@ -31,7 +31,7 @@ from batchdiff.image.in_use.open_files import have_open, holders_of
 from batchdiff.image.in_use.qemu_locks import CHANGES, others_locks, release_locks, take_locks
 
 _NAMING_SECONDS = 0.5
-"""How long to look for the name of a writer that was let in: the writer needs a moment to return from open()."""
+"""Seconds to look for the name of a writer that was let in: the writer needs a moment to return from open()."""
 
 
 @dataclass(slots=True)
@@ -59,7 +59,7 @@ class Held:
         return next(filter(None, (grip.unknown for grip in self._own())), "")
 
     def _own(self) -> list[_Grip]:
-        """Return the files of the image itself: those with its purpose; its backing files count as templates."""
+        """Return the grips on a guest's own files, not its backing files; of a template, on its whole chain."""
         return [grip for grip in self._grips if grip.purpose is self._grips[0].purpose]
 
     def is_broken(self) -> bool:

@@ -2,7 +2,7 @@
 
 ===========  ========================================================================================
 ext, XFS     its blocks, less those that FIEMAP reports as shared
-btrfs        its tree's extents, each once and in full, less the shared ones; see :mod:`btrfs`
+btrfs        its tree's extents, each once and in full, less the shared ones; see :mod:`batchdiff.linux.btrfs`
 tmpfs        its pages
 overlayfs    as for its file in the upper layer; nothing if it is only in a lower one
 ===========  ========================================================================================
@@ -28,10 +28,12 @@ from batchdiff.linux.mounts import filesystem_of
 from batchdiff.units import ceil_div
 
 _LISTED_IN_A_BLOCK = 100
-"""Extents of 12 (ext4) or 16 bytes (XFS), in blocks of 4 KiB that may be half empty; a little is left for blocks
-that list such blocks."""
+"""The fewest extents in a block that lists them: each takes 12 (ext4) or 16 bytes (XFS), and blocks of 4 KiB may
+be half empty. A little is left for blocks that list such blocks."""
 
-_OF_OTHERS = "blocks shared with files other than the template are freed too, once the last of those files goes"
+_OF_OTHERS = (
+    "blocks shared with files other than the template are freed too, once the last of those files is deleted"
+)
 
 _ALL_SHARED = "it shares all its blocks with other files"
 _PERHAPS_GUESTS = (
@@ -115,9 +117,9 @@ def disk_use(fd: int, path: str, *, kept: Blocks = NO_BLOCKS, known: ExtentTable
 
 
 def list_bytes(fd: int, path: str) -> int:
-    """Return the most bytes of an open file's blocks in which its filesystem may list the file's extents.
+    """Return the largest part, in bytes, of an open file's blocks that may hold the list of its extents.
 
-    ext4 and XFS put at least 100 extents into a block of that list; other filesystems do not count it.
+    ext4 and XFS list at least 100 extents in a block; other filesystems do not count such blocks as the file's.
 
     :raises ImageError: the filesystem reports an error.
     """
@@ -160,7 +162,7 @@ def _on_btrfs(fd: int, path: str, shared: ExtentTable, kept: Blocks) -> DiskUse:
 
 
 def _without_tree(fd: int, path: str, shared: ExtentTable) -> DiskUse:
-    """Return what FIEMAP and st_blocks report about a file on btrfs, for a user who may not search its tree."""
+    """Return the disk use that FIEMAP and st_blocks show of a file on btrfs, if its tree may not be searched."""
     allocated = os.fstat(fd).st_blocks * 512
     free = max(allocated - int(shared.length.sum()), 0)
     packed = any(True for _ in physical_extents(fd, path, having=ExtentFlag.ENCODED) or ())

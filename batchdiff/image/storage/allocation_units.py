@@ -2,7 +2,7 @@
 
 ============================  ================================================================================
 ext2, ext3, XFS, tmpfs        blocks, of the size in statvfs; a tmpfs with ``huge=`` may take huge pages
-ext4                          the same; with bigalloc, clusters of blocks, inferred from what files take
+ext4                          the same; with bigalloc, clusters of blocks, inferred from files' allocation
 btrfs                         blocks; less if btrfs compresses
 overlayfs                     as on the filesystem of its upper layer
 others (ZFS, NFS, FUSE, ...)  never measured, so unknown
@@ -41,7 +41,7 @@ unit.
 """
 
 _HUGE_PAGE, _HUGE_PAGE_SIZE = 2 << 20, "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
-"""The size on x86, and the file with this machine's size."""
+"""The size of a huge page on x86, and the file that holds this machine's."""
 
 _COMPRESSED, _NOT_COPIED_ON_WRITE = 0x00000004, 0x00800000
 _GET_MORE, _REALTIME = 0x801C581F, 0x00000001
@@ -86,7 +86,7 @@ def volume_of(folder: str, guest: int) -> Volume:
 
 def why_not_measured(filesystem: str) -> str:
     """Return why numbers for a filesystem of that type are not reliable."""
-    return f"batchdiff's numbers were never checked on {filesystem or 'a filesystem of unknown type'}"
+    return f"batchdiff's numbers have never been checked on {filesystem or 'a filesystem of unknown type'}"
 
 
 def _measured(kind: str, mount: Mount | None, folder: str, guest: int, block: int) -> Volume:

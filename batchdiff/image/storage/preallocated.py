@@ -8,8 +8,8 @@
 So the result of SEEK_DATA depends on what has been read before; that of FIEMAP does not. Even FIEMAP only
 hints where to look for zeros, and proves nothing about the content.
 
-An original whose disk space was reserved that way would lose it. But not every unwritten block was reserved: VMs
-and QEMU make small ones when they write zeros, and XFS leaves large ones in the holes of files that cp writes.
+A conversion loses the disk space that was reserved that way. But not every unwritten block was reserved: VMs and
+QEMU make small ones when they write zeros, and XFS leaves large ones in the holes of files that cp writes.
 
 Source: Linux ``Documentation/filesystems/fiemap.rst`` (FIEMAP_EXTENT_UNWRITTEN).
 """
@@ -31,10 +31,10 @@ from batchdiff.units import MIB
 
 _LEAST_RUN = 4 * MIB
 """The shortest run of unwritten blocks that counts: QEMU zeroes the rest of a qcow2 cluster (at most 2 MiB) that a
-VM begins to write, and XFS rounds each extent of an image that QEMU creates up to 1 MiB."""
+VM begins to write, and in an image that QEMU creates, XFS allocates whole MiB."""
 
 _LEAST_SHARE = 0.1
-"""The least share of the disk: a VM that makes a filesystem zeroes less than 2 % of it."""
+"""The least share of the disk that counts: a VM that makes a filesystem zeroes less than 2 % of the disk."""
 
 _WHOLE = 0.99
 """The share of a file's length that must be allocated on filesystems that leave unwritten blocks in holes."""
@@ -88,10 +88,10 @@ class Unwritten:
 def reserved_bytes(fd: int, path: str, virtual_size: int, *, known: ExtentTable | None = None) -> int:
     """Return the preallocated bytes of an open image file; 0 if they are too few to have been reserved on purpose.
 
-    Counted are runs of at least 4 MiB within the file's length, and only if together they are at least a tenth of
-    the disk's ``virtual_size``. On XFS, and filesystems that are not known, the file must also be allocated whole,
-    and on XFS some program must have called fallocate(2) for it. ``known``: at least its unwritten extents, if
-    they were asked for before.
+    Only runs of at least 4 MiB within the file's length count, and only if together they are at least a tenth of
+    the disk's ``virtual_size``. On filesystems other than ext4 and btrfs, the whole file must also be allocated;
+    on XFS, some program must have called fallocate(2) for it as well. ``known``: at least its unwritten extents,
+    if they were asked for before.
 
     :raises ImageError: the filesystem reports an error.
     """
@@ -115,7 +115,7 @@ def reserved_bytes(fd: int, path: str, virtual_size: int, *, known: ExtentTable 
 
 
 def _joined(parts: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Yield sorted parts (start, end), with those joined that touch each other."""
+    """Yield sorted parts (start, end), with adjacent ones joined."""
     begin = last = 0
     for start, end in itertools.chain(parts, [(-1, -1)]):
         if start != last:

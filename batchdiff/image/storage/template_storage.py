@@ -16,7 +16,7 @@ from batchdiff.linux.block_stack import Underlying
 
 
 class TemplateRisk(enum.Enum):
-    """The risk for the template if a guest is retired."""
+    """The risk to the template if a guest is retired."""
 
     NONE = "the guest does not store the template, or is not deleted while that is uncertain"
     STORED_IN_GUEST = "the guest is the template, or stores it"

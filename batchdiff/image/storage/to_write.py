@@ -9,8 +9,8 @@
 A plan predicts the disk space of an overlay by this rule, and the writer follows it, so both agree to the byte.
 
 Unwritten blocks are preallocated and were never written to, so they read as zeros; but once they have been read,
-SEEK_DATA may call them data. Only the filesystem vouches for these zeros, so the writer reads them, and stores any
-block that is not zeros after all. Zeros that were written are data.
+SEEK_DATA may report them as data. Only the filesystem vouches for these zeros, so the writer reads them, and
+stores any block that is not zeros after all. Zeros that were written are data.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from batchdiff.qcow2.entries import Origin
 
 
 class ToWrite(enum.Enum):
-    """How much of a part is written to the new image."""
+    """The amount of a part that is written to the new image."""
 
     ALL = "all of it"
     NONZERO = "only blocks that are not zeros; a plan counts none"

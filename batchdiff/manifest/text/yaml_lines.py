@@ -17,10 +17,10 @@ from batchdiff.manifest.text.yaml_errors import where_and_why
 from batchdiff.quoting import show
 
 MAX_VALUES = 250_000
-"""Values in a document, including those from aliases: ten thousand guests with every key spelled out."""
+"""Values in a document, including those from aliases: enough for ten thousand guests with every key set."""
 
 MAX_DEPTH = 50
-"""Ten times what a manifest needs; it also ends an alias that contains itself."""
+"""Ten times the depth that a manifest needs; it also stops an alias that contains itself."""
 
 _LONGEST_NUMBER = 80
 """More than 64 binary digits, and more than any number in a manifest needs. PyYAML takes quadratic time to convert

@@ -44,14 +44,14 @@ class CommonBlocks:
     def __post_init__(self) -> None:
         """Map the template.
 
-        :raises ImageError: its filesystem has a fault.
+        :raises ImageError: its filesystem reports an error.
         """
         self._first = raw_extents(self.template)
 
     def add(self, name: str, guest: Image) -> None:
         """Map a guest and match it with the template.
 
-        :raises ImageError: its filesystem has a fault.
+        :raises ImageError: its filesystem reports an error.
         """
         table = raw_extents(guest)
         if table is None:
@@ -65,7 +65,7 @@ class CommonBlocks:
     def confirm(self) -> None:
         """Discard all matches if the template's blocks have moved meanwhile.
 
-        :raises ImageError: the template's filesystem has a fault.
+        :raises ImageError: the template's filesystem reports an error.
         """
         if self.runs:
             now = raw_extents(self.template)

@@ -29,12 +29,15 @@ _FILES = 12
 
 
 def is_exported(image: Image) -> bool:
-    """Return whether QEMU exports an image of a chain."""
+    """Return whether QEMU exports any image of a chain."""
     return any(isinstance(layer, ExportedLayer | EncryptedQcow2Layer) for layer in image.layers)
 
 
 def files_to_open(guests: Mapping[str, PlannedImage], exported: Collection[str], most: int) -> dict[str, int]:
-    """Return the files that each guest takes of the ``most`` in a batch, so that few are exported at a time."""
+    """Return the number of files that each guest counts as, so that few guests are exported at a time.
+
+    ``most``: the maximum number of files in a batch. An exported guest takes a larger share of it.
+    """
     return {
         name: max(len(image.paths) + _FILES, ceil_div(most, _MOST)) if name in exported else len(image.paths)
         for name, image in guests.items()

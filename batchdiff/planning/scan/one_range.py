@@ -223,7 +223,7 @@ class Scanner:
     def _settled(
         self, guest_index: int, segments: list[Segment], template_extents: list[SharedExtent]
     ) -> list[tuple[int, int]]:
-        """Return a guest's bytes that are the template's own: in its files, or in blocks that both share there."""
+        """Return a guest's bytes that are the template's own: in its files, or in blocks shared at that offset."""
         if not segments:
             return []
         if guest_index in self._thin:

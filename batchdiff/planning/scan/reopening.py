@@ -39,7 +39,7 @@ class Budget(NamedTuple):
 
 
 def budget(jobs: int, template_files: int) -> Budget:
-    """Share out the free descriptors; at least one job and one file, even if these are too many."""
+    """Divide the free descriptors: at least one job and one file, even if there are too few for these."""
     free = free_descriptors() - _OURS - template_files
     jobs = max(min(jobs, free // (2 * _OF_A_WORKER)), 1)
     return Budget(jobs, max(free - (jobs * _OF_A_WORKER if jobs > 1 else 0), 1))

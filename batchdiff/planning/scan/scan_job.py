@@ -69,7 +69,7 @@ class ScanJob:
             scanner.close()
 
     def describe(self, number: int) -> str:
-        """Return what a worker does with a range."""
+        """Describe the work on a range, for messages."""
         start = number * RANGE
         return (
             f"scanning bytes {start} to {start + RANGE} (from {format_size(start)} on) of the template and its"

@@ -108,7 +108,7 @@ def _unstarted(error: OSError) -> WorkerError:
     return WorkerError(
         "cannot start a worker process",
         why=error.strerror or str(error),
-        remedy="Nothing was written. Run the same command with fewer jobs (`-j 1` needs no process), or raise the"
+        remedy="No plan was written. Run the same command with fewer jobs (`-j 1` needs no process), or raise the"
         " limits (`ulimit -u`, `ulimit -n`).",
     )
 
@@ -145,7 +145,7 @@ def _next_result(workers: dict[Connection, _Worker[Task]], job: Job[Task, Result
 
 
 def _out_of_memory(who: str, doing: str, *, remedy: str) -> WorkerError:
-    return WorkerError(f"{who} ran out of memory while {doing}", remedy=f"Nothing was written. {remedy}")
+    return WorkerError(f"{who} ran out of memory while {doing}", remedy=f"No plan was written. {remedy}")
 
 
 def _death(worker: _Worker[Task], job: Job[Task, Result]) -> WorkerError:
@@ -155,7 +155,7 @@ def _death(worker: _Worker[Task], job: Job[Task, Result]) -> WorkerError:
     return WorkerError(
         f"a worker process {how} while {job.describe(worker.task)}",
         why="it ran out of memory, or a user killed it" if code == -signal.SIGKILL else "",
-        remedy="Nothing was written. Check the kernel log (`dmesg`), then run the same command again.",
+        remedy="No plan was written. Check the kernel log (`dmesg`), then run the same command again.",
     )
 
 

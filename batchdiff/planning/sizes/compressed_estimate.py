@@ -29,7 +29,7 @@ from batchdiff.units import align_up
 
 _FIRST_SAMPLE = 512
 _WANTED_ERROR = 0.01
-"""Half of the error that a plan may have (docs/plan-format.md)."""
+"""The sampling error, as a share of the size, below which no more clusters are drawn (docs/plan-format.md)."""
 _CONFIDENCE = 1.96
 _BATCH = 64
 
@@ -57,7 +57,7 @@ class StoredData(NamedTuple):
 
 
 Measure = Callable[[list[Sample]], list[list[int]]]
-"""Compresses samples and returns, in their order, the stored bytes of each cluster; 0 for an uncompressed one."""
+"""A function that compresses samples and returns the stored bytes of each cluster, in order; 0 if uncompressed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class SampleJob:
         yield self._compress
 
     def describe(self, task: tuple[int, Sample]) -> str:
-        """Return what a worker does with a sample."""
+        """Describe the work on a sample, for messages."""
         return f"compressing a sample of {task[1].source.path}"
 
     def _compress(self, task: tuple[int, Sample]) -> tuple[int, list[int]]:

@@ -62,13 +62,13 @@ def space_taken(  # noqa: PLR0913  # options by keyword
     ``data``: its place in the image, an array of shape (runs, 2): offset and length, sorted and disjoint.
 
     If a unit holds several clusters, data takes no units of its own (see ``disk_bytes`` in ``overlay_sizes``), but
-    may leave holes, for whole clusters can be zeros in version 2: ``file_start`` is the file offset from which on
-    the runs are stored, one after the other.
+    may leave holes, because whole clusters can be zeros in version 2: ``file_start`` is the file offset at which
+    the runs begin, stored one after the other.
 
     Without ``sharing``, nothing counts as shared. ``known``: the extents of a raw image, if it was mapped before
     (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`).
 
-    :raises ImageError: the guest's tables are damaged, or its filesystem has a fault.
+    :raises ImageError: the guest's tables are damaged, or its filesystem reports an error.
     """
     rule = WriteRule(image, known=known)
     starts, ends = _cut_at_stretches(data)
@@ -98,7 +98,7 @@ def space_taken(  # noqa: PLR0913  # options by keyword
 
 
 class _FileUnits:
-    """Counts the whole units of a file, between the ends of its data, to which nothing is written."""
+    """A count of the whole units of a file, between the ends of its data, to which nothing is written."""
 
     def __init__(self, starts: Offsets, ends: Offsets, file_start: int, unit: int) -> None:
         """Take runs of the guest, sorted, that are stored from ``file_start`` on."""

@@ -1,4 +1,4 @@
-"""The layout of an overlay of either format, and what it takes on disk."""
+"""The layout of an overlay of either format, and the space that it takes on disk."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def overlay_disk_bytes(layout: AnyLayout, extents: Extents, options: OverlayOpti
 
 
 def _luks_disk_bytes(layout: Layout, options: OverlayOptions, unit: int) -> int:
-    """Return the bytes of a LUKS header on disk: it begins with all that is written, and most of it is a hole.
+    """Return the bytes of a LUKS header on disk: only its beginning is written, and the rest stays a hole.
 
     If a unit holds several clusters, all of the file is counted already, so the hole is subtracted.
     """
@@ -69,7 +69,7 @@ def _luks_disk_bytes(layout: Layout, options: OverlayOptions, unit: int) -> int:
 def _qed_disk_bytes(layout: QedLayout, extents: Extents, data: int, unit: int) -> int:
     """Return the bytes that a QED overlay takes on disk: most of a table can be a hole."""
     ranges = [np.array([[0, 1]]), np.stack(entry_ranges(extents, layout), axis=1)]
-    if layout.cluster_size < unit:  # every cluster has data, so each unit that holds some has, too
+    if layout.cluster_size < unit:  # every data cluster is written, so all units that hold one are taken
         if extents.units(Kind.DATA):
             ranges.append(np.array([[layout.data_offset, layout.file_size]]))
         data = 0

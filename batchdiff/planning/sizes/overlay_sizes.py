@@ -1,4 +1,4 @@
-"""The content of an overlay, its size in the file and on disk, and what it saves; pure.
+"""The content of an overlay, the size of its file, its space on disk, and its savings; pure.
 
 An uncompressed overlay's size depends only on the number of its data clusters and L2 tables, because
 :mod:`batchdiff.qcow2.layout` fixes all offsets before anything is written.
@@ -27,7 +27,7 @@ def extents_to_write(units: Extents, virtual_size: int, options: OverlayOptions,
 
 
 def disk_bytes(layout: Layout, data: int, unit: int = UNIT) -> int:
-    """Return an overlay's bytes on disk, in units of the filesystem; its data clusters take ``data`` of them.
+    """Return an overlay's bytes on disk, in whole units of the filesystem; its data clusters take ``data`` bytes.
 
     This is less than the file's size: tables end before their last cluster does, and data clusters have holes. If
     a unit holds several clusters, something is written in each unit, so all units are taken.
@@ -48,7 +48,7 @@ def disk_bytes(layout: Layout, data: int, unit: int = UNIT) -> int:
 
 
 class OverlaySize(NamedTuple):
-    """Bytes of an overlay's file, the largest error of that number, and its bytes on disk.
+    """Bytes of an overlay's file, the possible error of that number, and its bytes on disk.
 
     ``shared_bytes``: those on disk in blocks that files other than the guest use anyway, so they cost nothing.
     """

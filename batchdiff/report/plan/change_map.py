@@ -1,4 +1,4 @@
-"""Where on its disk a guest differs from the template, as the share of each of a few hundred bins; pure.
+"""A map of where a guest's disk differs from the template: the share of each of a few hundred bins; pure.
 
 ::
 

@@ -1,4 +1,4 @@
-"""A plan as CSV (RFC 4180) for spreadsheets and scripts: a guest a line, bytes as whole numbers."""
+"""A plan as CSV (RFC 4180) for spreadsheets and scripts: one guest per line, bytes as whole numbers."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def _of_clusters(better: BetterClusters, facts: PlanFacts) -> str:
 
 
 def _unusual(guest: GuestToConvert) -> Iterator[str]:
-    """Yield the options of an overlay on which it depends who can read it, or how large and fast it is."""
+    """Yield the options of an overlay that determine which programs can read it, or how large and fast it is."""
     options, geometry = guest.options, guest.diff.geometry
     if options.compat is Compat.V2:
         yield f"qcow2 version 2 (compat {options.compat})"
@@ -101,7 +101,7 @@ def _overlays(guests: Iterable[GuestToConvert]) -> dict[str, list[GuestToConvert
 
 
 def _of_overlays(below: str, guests: list[GuestToConvert]) -> str:
-    """Return the remark on overlays of one image: what they take now, and what their new overlays gain or pay."""
+    """Return the remark on overlays of one image: their space now, and what the new overlays save or cost."""
     savings = [guest.diff.savings for guest in guests]
     now, then = sum(each.allocated_bytes for each in savings), sum(each.overlay_disk_bytes for each in savings)
     one = len(guests) == 1
@@ -109,7 +109,7 @@ def _of_overlays(below: str, guests: list[GuestToConvert]) -> str:
     text = f"{_named(guests)} {are} of {below} now, {format_size(now)} on disk;"
     text += f" {new} will take {format_size(then)}."
     paying = [guest for guest in guests if guest.diff.savings.saved_bytes < 0]
-    for verb, some in (("gain", [guest for guest in guests if guest not in paying]), ("pay", paying)):
+    for verb, some in (("save", [guest for guest in guests if guest not in paying]), ("cost", paying)):
         if some:
             much = format_size(abs(sum(guest.diff.savings.saved_bytes for guest in some)))
             text += f" {'It' if one else _named(some)} {verb}{'s' if len(some) == 1 else ''} {much}."

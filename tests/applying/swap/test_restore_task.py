@@ -374,7 +374,7 @@ def test_notes_of_a_rebuilt_image(tmp_path, monkeypatch):
     (outcome,) = stage.restore()
     assert outcome.original.fate is Fate.REBUILT
     history = " ".join(outcome.remarks)
-    assert f"The older original is still {stage.original(suffix=ASIDE)}" in history
+    assert f"The older original is still at {stage.original(suffix=ASIDE)}" in history
     assert stage.history.states[NAME].aside == str(stage.original(suffix=ASIDE))
 
 

@@ -113,7 +113,7 @@ def test_hard_links_are_not_deleted(held, original, tmp_path):
 def test_a_quarantine_that_exists(held, original, tmp_path, what):
     aside = tmp_path / "guest.img.batchdiff-original"
     aside.symlink_to("nowhere") if what == "dangling link" else aside.touch()
-    assert "exists already" in objection(held, original_names(str(original)), Retire.QUARANTINE).why
+    assert "already exists" in objection(held, original_names(str(original)), Retire.QUARANTINE).why
     assert objection(held, original_names(str(original)), Retire.DELETE) is None
 
 

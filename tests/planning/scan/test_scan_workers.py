@@ -162,7 +162,7 @@ def test_a_killed_worker_is_an_error_that_names_its_task(signal_number):
     name = "signal 40" if signal_number == 40 else signal.Signals(signal_number).name
     why = ": it ran out of memory, or a user killed it" if signal_number == signal.SIGKILL else ""
     assert str(caught.value) == (
-        f"a worker process was killed by {name} while doing task <7>{why}. Nothing was written. Check the kernel"
+        f"a worker process was killed by {name} while doing task <7>{why}. No plan was written. Check the kernel"
         " log (`dmesg`), then run the same command again."
     )
     assert caught.value.exit_code == 4
@@ -253,7 +253,7 @@ def test_memory_that_is_short(jobs, where):
     with pytest.raises(WorkerError, match=r"ran out of memory while doing task <[012]>") as caught:
         collect(work, range(3), jobs, fail if where == "start" else None)
     fewer = "" if jobs == 1 else "Run the same command with fewer jobs (`-j`), or free some memory."
-    assert caught.value.remedy == f"Nothing was written. {fewer}" or jobs == 1
+    assert caught.value.remedy == f"No plan was written. {fewer}" or jobs == 1
 
 
 @pytest.mark.parametrize("started", [0, 1])
@@ -289,7 +289,7 @@ def test_too_few_descriptors_for_a_worker(monkeypatch):
         collect(lambda task: task, range(5), 3)
     assert caught.value.reason == "cannot start a worker process: Too many open files"
     assert pool._unstarted(OSError(errno.EAGAIN, "Try again")).remedy == (
-        "Nothing was written. Run the same command with fewer jobs (`-j 1` needs no process), or raise the limits"
+        "No plan was written. Run the same command with fewer jobs (`-j 1` needs no process), or raise the limits"
         " (`ulimit -u`, `ulimit -n`)."
     )
 
