@@ -15,6 +15,8 @@ from batchdiff.applying.session.plan_journal import plan_journal
 from batchdiff.applying.session.session import Session
 from batchdiff.cli.console import Console
 from batchdiff.cli.signals import stopping
+from batchdiff.definitions.domain_state import images_of_active_domains
+from batchdiff.definitions.virsh import Libvirt
 from batchdiff.errors import EXIT_DONE, GuestError, StopError, UsageError
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.linux.call_failures import explain
@@ -87,7 +89,7 @@ def carry_out(
     space = FreeSpace.of(plan)
     with stopping() as stop, plan_journal(arguments.plan, plan, path_map) as journal:
         plan_path, jobs = os.path.abspath(arguments.plan), arguments.jobs or usable_cpus()
-        session = Session(plan, journal, announcer, stop, arguments.unseen, plan_path, jobs)
+        session = Session(plan, journal, announcer, stop, arguments.unseen, plan_path, jobs, in_domains(arguments))
         try:
             for outcome in work(session):
                 outcomes.append(outcome)
@@ -120,12 +122,27 @@ def dry_run(
     announcer = Announcer(console, plan.template.source)
     guests = {guest.name: guest for guest in plan.guests}
     with stopping() as stop:
-        for outcome in work(Session(plan, MemoryJournal(history), announcer, stop, arguments.unseen)):
+        session = Session(
+            plan, MemoryJournal(history), announcer, stop, arguments.unseen, in_domains=in_domains(arguments)
+        )
+        for outcome in work(session):
             outcomes.append(outcome)
             announcer.report_guest(guests[outcome.name], outcome)
     if announcer.unheard:
         raise announcer.unheard[0]
     return outcomes
+
+
+def in_domains(arguments: argparse.Namespace) -> dict[str, str]:
+    """Return who uses each image in libvirt's eyes, by its resolved path.
+
+    libvirt is asked only if an option refers to it: without, a command neither needs it nor waits for it.
+
+    :raises ProgramError: libvirt cannot be asked.
+    """
+    if arguments.connect is None and not getattr(arguments, "define", False):
+        return {}
+    return images_of_active_domains(Libvirt(arguments.connect or ""))
 
 
 def _report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcome]) -> None:
