@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from batchdiff.definitions import saved
-from batchdiff.definitions.domain_state import OFF, contradictions
+from batchdiff.definitions.domain_state import OFF, contradictions_of
 from batchdiff.definitions.guest_disks import RESTORING, GuestDisk
 from batchdiff.definitions.libvirt_changes import DomainChange, domain_changes, path_of
 from batchdiff.definitions.libvirt_domain import DomainDisk, parse_domain
@@ -112,7 +112,7 @@ class Definer:
 
     def _require_consistent(self, name: str, what: str) -> None:
         """Refuse a domain of which libvirt keeps something that names its disks as they are now."""
-        if found := contradictions(self.libvirt, name):
+        if found := contradictions_of(self.libvirt, name):
             remedy = " ".join(f"{each.advice} `{'; '.join(each.commands)}`." for each in found)
             raise DefinitionError(what, why="; ".join(each.what for each in found), remedy=remedy)
 

@@ -33,7 +33,7 @@ class Contradiction:
     advice: str
 
 
-def contradictions(libvirt: Libvirt, name: str) -> list[Contradiction]:
+def contradictions_of(libvirt: Libvirt, name: str) -> list[Contradiction]:
     """Return what libvirt keeps of a domain that contradicts other disks.
 
     :raises ProgramError: libvirt cannot be asked.

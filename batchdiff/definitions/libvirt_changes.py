@@ -17,7 +17,7 @@ from batchdiff.definitions.uses import NOT_WRITTEN, GuestUse
 class DomainChange:
     """A domain with guests of the plan: its definition as it is, and as it must be.
 
-    ``commands``: the commands to run first, if they are no loss; ``notes``: the reasons for them.
+    ``commands``: the commands that remove what contradicts the change; ``notes``: the reasons for them.
     """
 
     domain: Domain

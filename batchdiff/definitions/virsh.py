@@ -20,7 +20,7 @@ _SECONDS = 60
 _MOST_OUTPUT = 16 * MIB
 _NOT_SUPPORTED = "not supported by the connection driver"
 _UNREACHABLE = ("failed to connect to the hypervisor", "had not finished after")
-"""Words by which virsh's own failures are told from those of a request."""
+"""Words that distinguish failures of the connection from those of a request."""
 
 
 def virsh_is_installed() -> bool:

@@ -44,6 +44,9 @@ def daemon(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lv")
     names = ("HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME")
     own = {name: str(folder) for name in names}
+    # Otherwise it starts a virtlogd, which stays.
+    (folder / "libvirt").mkdir()
+    (folder / "libvirt" / "qemu.conf").write_text('stdio_handler = "file"\n')
     as_user = ["unshare", "--user", "--map-user=1000", "--map-group=1000"] if os.geteuid() == 0 else []
     with (folder / "log").open("w") as log:
         started = subprocess.Popen([*as_user, "libvirtd"], env=os.environ | own, stdout=log, stderr=log)

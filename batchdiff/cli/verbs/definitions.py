@@ -12,7 +12,7 @@ from batchdiff.cli.console import Console
 from batchdiff.cli.journal_history import history_of
 from batchdiff.cli.path_map import with_moved_paths
 from batchdiff.definitions.define import Definer
-from batchdiff.definitions.domain_state import contradictions
+from batchdiff.definitions.domain_state import contradictions_of
 from batchdiff.definitions.guest_disks import GuestDisk, guest_disks
 from batchdiff.definitions.libvirt_changes import DomainChange, domain_changes
 from batchdiff.definitions.libvirt_domain import Domain, parse_domain
@@ -73,7 +73,7 @@ def _with_contradictions(change: DomainChange, libvirt: Libvirt) -> DomainChange
     """Return a change with notes and commands for what contradicts it; none if nothing must change."""
     if change.is_right:
         return change
-    found = contradictions(libvirt, change.name)
+    found = contradictions_of(libvirt, change.name)
     notes = tuple(f"{each.what}. {each.advice.removesuffix(':')}, run these commands first" for each in found)
     return replace(change, commands=tuple(chain.from_iterable(each.commands for each in found)), notes=notes)
 
