@@ -100,6 +100,10 @@ class SecretError(ImageError):
     """The secret of an encrypted image cannot be read, or opens no key slot; that says nothing about the image."""
 
 
+class MovedError(ImageError):
+    """An image was moved, and its header still has the former name of its data file; the image is sound."""
+
+
 class PlanError(BatchdiffError):
     """The plan is invalid, edited, or stale."""
 

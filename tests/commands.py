@@ -15,6 +15,7 @@ from pathlib import Path
 import notation
 import pytest
 from _pytest.mark import ParameterSet
+from event_checks import COMMON, check_events
 from oracle import assert_same
 
 from batchdiff.cli import main
@@ -60,6 +61,8 @@ def batchdiff(*arguments: object, cwd: Path, expect: int | None = 0, path: str |
     assert_no_traceback(done.stderr + done.stdout)
     said = f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert expect is None or done.returncode == expect, said
+    if "--json" in arguments:
+        check_events(done.stdout, done.returncode)
     return done
 
 
@@ -85,10 +88,9 @@ def assert_no_traceback(text: str) -> None:
 
 
 def events(done: Done) -> list[dict]:
-    """The objects that a command with ``--json`` printed; every line must be one."""
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert all(isinstance(event, dict) and "event" in event for event in found)
-    return found
+    """The objects that a command with ``--json`` printed, but not those that all commands print, nor times."""
+    found = [event for event in check_events(done.stdout) if event["event"] not in COMMON]
+    return [{name: value for name, value in event.items() if name != "time"} for event in found]
 
 
 class Fleet:

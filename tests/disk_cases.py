@@ -28,7 +28,7 @@ from batchdiff.units import GIB, KIB, MIB, format_size
 MANIFEST = """\
 version: 1
 template: {{path: {template}, format: raw}}
-defaults: {{format: raw}}
+defaults: {{format: raw, overlay: {{{overlay}}}}}
 guests: [{{glob: '{guests}/guest*.img'}}]
 retire: delete
 """
@@ -193,12 +193,14 @@ CASES = [
 ]
 
 
-def measured(case: Case, folder: Path, size: int) -> Promise:
-    """Plan and apply a fleet on that filesystem."""
+def measured(case: Case, folder: Path, size: int, overlay: str = "") -> Promise:
+    """Plan and apply a fleet on that filesystem. ``overlay``: the options of its overlays."""
     with case.place(folder) as place:
         case.fill(place, size)
         where = place / "volume" if (place / "volume").exists() else place
-        (folder / "fleet.yaml").write_text(MANIFEST.format(template=where / "template.img", guests=where))
+        (folder / "fleet.yaml").write_text(
+            MANIFEST.format(template=where / "template.img", guests=where, overlay=overlay)
+        )
         before = free_bytes(place)
         here("plan", "-q", "-j", "1", folder / "fleet.yaml")
         here("apply", "-q", "--yes", "--unseen", folder / "fleet.plan.json")
@@ -206,7 +208,9 @@ def measured(case: Case, folder: Path, size: int) -> Promise:
         chosen = [guest["savings"] for guest in plan["guests"] if guest["verdict"] == "convert"]
         assert chosen, plan["guests"]
         planned = sum(savings["overlay_disk_bytes"] for savings in chosen)
-        taken = sum(os.stat(path).st_blocks * 512 for path in where.glob("guest*.qcow2"))
+        taken = sum(
+            os.stat(path).st_blocks * 512 for end in ("qcow2", "data.raw") for path in where.glob(f"guest*.{end}")
+        )
         saved, unit = plan["totals"]["saved_bytes"], chosen[0]["allocation_unit"]
         return Promise(saved, plan["totals"]["exactness"], grown(place, before, saved), (planned, taken), unit)
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from commands import COMMAND
 from real_holders import wait_for
 
-COMPARES = "[ $1 = check ] && exit 0\nsleep 600"
+COMPARES = "[ $1 = compare ] || exit 0\nsleep 600"
 """Finds no error, and is not done with comparing for ten minutes."""
-COMPARES_UNTIL_TOLD = "[ $1 = check ] && exit 0\nuntil [ -e ${0%/*}/done ]; do sleep 0.02; done"
+COMPARES_UNTIL_TOLD = "[ $1 = compare ] || exit 0\nuntil [ -e ${0%/*}/done ]; do sleep 0.02; done"
 """The same, and says that all is equal once :func:`let_it_end` was called. It may read what is beside it."""
 
 

@@ -41,6 +41,7 @@ from batchdiff.plan.file import checksum_of
 from batchdiff.plan.overlay_options import OverlayOptions
 from batchdiff.plan.plan import GuestPlan, Plan
 from batchdiff.planning.planner import make_plan
+from batchdiff.progress import Meter, Reading
 from batchdiff.qemu import qemu_img
 
 TEMPLATE = "256k:A 256k:B 512k:C"
@@ -68,8 +69,17 @@ class Judge:
         self.refuses: dict[str, Exception] = {}
         self.checked: list[tuple[str, bool]] = []
 
-    def compare(self, one: ImageSource, other: ImageSource, size: int, *, stopped: object = None) -> None:
+    def compare(
+        self,
+        one: ImageSource,
+        other: ImageSource,
+        size: int,
+        *,
+        stopped: object = None,
+        percent: Callable[[float], None] = lambda _percent: None,
+    ) -> None:
         self.comparisons += 1
+        percent(50.0)
         self._refuse(one, other)
         with open_image(one) as first, open_image(other) as second:
             equal = guest_bytes(first, 0, size) == guest_bytes(second, 0, size)
@@ -77,7 +87,16 @@ class Judge:
         if not equal:
             raise DifferenceError(f"{one.path} and {other.path} differ", why="says the tests' judge")
 
-    def check(self, image: ImageSource, size: int, *, leaks_allowed: bool = False, stopped: object = None) -> None:
+    def check(
+        self,
+        image: ImageSource,
+        size: int,
+        *,
+        leaks_allowed: bool = False,
+        stopped: object = None,
+        percent: Callable[[float], None] = lambda _percent: None,
+    ) -> None:
+        percent(0.0)
         self.checked.append((Path(image.path).name, leaks_allowed))
         self._refuse(image)
         with open_image(image) as opened:
@@ -90,7 +109,10 @@ class Judge:
 
 
 class Stage:
-    """Files in a folder, their plan, and the verbs. ``place`` is "same" for overlays in their guests' places."""
+    """Files in a folder, their plan, and the verbs.
+
+    ``place`` is "same" for overlays in their guests' places, and "data" or "same data" if they have data files.
+    """
 
     def __init__(
         self,
@@ -102,7 +124,8 @@ class Stage:
         form: str = "raw",
         template_form: str = "raw",
     ) -> None:
-        self.folder, self._patch, self._place, self.names, self.form = folder, patch, place, names, form
+        self.folder, self._patch, self.names, self.form = folder, patch, names, form
+        self._in_place, self.has_data = place.startswith("same"), place.endswith("data")
         if template_form == "raw":
             self.template = notation.write_raw(folder / "template.img", TEMPLATE)
         else:
@@ -115,6 +138,7 @@ class Stage:
         self.notices: list[str] = []
         self.judge = Judge()
         self.stop = Stop()
+        self.readings: list[Reading] = []
         self.jobs = 2
         patch.setattr(qemu_img, "compare", self.judge.compare)
         patch.setattr(qemu_img, "check", self.judge.check)
@@ -126,7 +150,10 @@ class Stage:
         return self.folder / f"{name}.{'img' if self.form == 'raw' else 'orig.qcow2'}{suffix}"
 
     def overlay(self, name: str = NAME, suffix: str = "") -> Path:
-        return self.original(name, suffix) if self._place == "same" else self.folder / f"{name}.qcow2{suffix}"
+        return self.original(name, suffix) if self._in_place else self.folder / f"{name}.qcow2{suffix}"
+
+    def data_file(self, name: str = NAME) -> Path:
+        return self.folder / f"{name}.data.raw"
 
     @property
     def sidecar(self) -> Path:
@@ -170,7 +197,7 @@ class Stage:
                 name,
                 source(self.original(name)),
                 str(self.overlay(name)),
-                OverlayOptions(cluster_size=65536),
+                OverlayOptions(cluster_size=65536, data_file=str(self.data_file(name)) if self.has_data else None),
             )
             for name in names or self.names
         )
@@ -224,11 +251,16 @@ class Stage:
             if not journal.history.times:
                 for name, state in recover_states(self.plan, History()).items():
                     journal.record(name, state)
-            yield Session(self.plan, journal, self, self.stop, unseen, self.plan_path, self.jobs)
+            yield Session(self.plan, journal, self, self.stop, unseen, self.plan_path, self.jobs, self.meter())
 
     def frozen(self, *, unseen: bool = False) -> Session:
         """The session of a dry run."""
-        return Session(self.plan, MemoryJournal(self.history), self, self.stop, unseen)
+        return Session(self.plan, MemoryJournal(self.history), self, self.stop, unseen, meter=self.meter())
+
+    def meter(self) -> Meter:
+        """A meter that keeps a reading of every report."""
+        self.readings.clear()
+        return Meter(self.readings.append, every=0)
 
     def apply(
         self, retire: Retire = Retire.KEEP, *, unseen: bool = False, **options: object

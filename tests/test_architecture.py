@@ -23,6 +23,7 @@ ROOMS = {
     "errors": "The failures that a user, a disk or an image can cause, each with its exit code.",
     "units": "Arithmetic on sizes, and the text of sizes and of lists of names.",
     "extents": "Run-length extents over units of an image, and their algebra.",
+    "progress": "The progress of a command, in bytes: what there is to do, what is done, and at which pace.",
     "signals": "Signals: their names, for reports of a process's death, and code that they must not interrupt.",
     "quoting": "Words from outside in messages: quoted on one line, and the known word that they probably mean.",
     "choices": "The choices that an operator makes in a manifest, and that apply carries out.",
@@ -59,6 +60,7 @@ ROOMS = {
     "doctor": "What this machine and its filesystems can do for batchdiff.",
     "report": "Plans and results as text or JSON: pure functions that return strings.",
     "report/plan": "The savings report of a plan, in each of its forms.",
+    "cli/output": "Streams that never make the work wait, and the progress bar.",
     "cli": "The command line: arguments, console, exit codes; nothing else prints or exits.",
     "cli/new_plan": "The slow half of the verb plan, loaded once the manifest is known to be right.",
     "cli/verbs": "One module for each verb of the command line.",
@@ -240,7 +242,7 @@ def renames_nothing(module: Module) -> Iterator[str]:
 
 
 def is_silent(module: Module) -> Iterator[str]:
-    if module.room not in {"cli", "cli/new_plan", "cli/verbs", "__main__"}:
+    if module.room not in {"cli", "cli/output", "cli/new_plan", "cli/verbs", "__main__"}:
         forbidden = ("print", "input", "exit", "sys.exit", "sys.argv", "sys.std*", "traceback.print*")
         yield from _named(references(module), forbidden)
         yield from _named(imports(module), ("sys.*",))

@@ -60,6 +60,7 @@ FIELDS: dict[str, Schema] = {
     ),
     "exactness": {"$ref": "#/$defs/exactness"},
     "encryption": {"$ref": "#/$defs/encryption"},
+    "data_file": PATH,
     "table_size": INTEGER | {"enum": list(QED_TABLE_SIZES)},
 }
 """Fields with limits or a form that their types do not show."""

@@ -15,10 +15,12 @@ from batchdiff.applying.pipeline import run_swaps
 from batchdiff.applying.results.outcome import GuestOutcome
 from batchdiff.applying.session.session import Run, Session, template_held
 from batchdiff.applying.swap.apply_task import ApplyOptions, ApplyTask
+from batchdiff.applying.swap.new_files import unfinished_files
 from batchdiff.applying.template.check import accept_template, sync
 from batchdiff.applying.template.publication import Publication
 from batchdiff.applying.template.sidecar import discard_unfinished
 from batchdiff.applying.template.write_protection import record_interrupted_protection
+from batchdiff.applying.workload import expect_apply
 from batchdiff.choices import Retire, VerifyMode
 from batchdiff.errors import PlanError, UsageError
 from batchdiff.files.identity import identity_of
@@ -43,6 +45,7 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
     guests = check_options(plan, options)
     to_convert = [guest for guest in guests if isinstance(guest, GuestToConvert)]
     with template_held(session) as run:
+        expect_apply(session, to_convert, options)
         template = run.template
         # This comes first: changes that an interrupted apply made to the template must not count against it.
         record_interrupted_protection(template, plan.template.fingerprints, session.journal)
@@ -106,8 +109,8 @@ def _jobs(run: Run, guests: list[GuestToConvert], pending: list[GuestToConvert],
     plan = run.session.plan
     jobs = at_once(run.session.jobs, guests, plan.template.source)
     protected = run.template if plan.protect_template else None
-    states = [(guest.name, run.session.journal.state(guest.name)) for guest in pending]
-    left = {name: state.temporary for name, state in states if state and state.temporary}
+    states = [(guest, run.session.journal.state(guest.name)) for guest in pending]
+    left = {guest.name: unfinished_files(state, guest.options.data_file) for guest, state in states if state}
     room = check_space(pending, retire, protected, jobs=jobs, unfinished=left)
     if room.scarce_in:
         run.session.watch.notice(

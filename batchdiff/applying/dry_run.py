@@ -26,6 +26,7 @@ from batchdiff.applying.swap.restore_task import restore_task
 from batchdiff.applying.swap.task import SwapTask
 from batchdiff.applying.template.check import accept_template
 from batchdiff.applying.undo import purgeable, require_decision, restorable, why_template_is_lost
+from batchdiff.applying.workload import expect_comparisons, expect_dry_restore
 from batchdiff.errors import DifferenceError, StopError
 from batchdiff.plan.plan import GuestToConvert
 from batchdiff.qemu.secrets import secrets_of
@@ -37,6 +38,7 @@ def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[Guest
     :raises BatchdiffError: as for restore.
     """
     found = restorable(session.plan, session.journal.history.states, options.guests)
+    expect_dry_restore(session, found, discarding=options.discard_changes)
     # Without its template no overlay can be read, so there is nothing to compare: only originals can come back.
     lost = why_template_is_lost(session) if found else None
     if lost is not None:
@@ -75,6 +77,7 @@ def dry_run_purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutc
     :raises BatchdiffError: as for purge.
     """
     found = purgeable(session.plan, session.journal.history.states, options.guests)
+    expect_comparisons(session.meter, [guest for guest, _ in found])
 
     def purged(guest: GuestToConvert, task: SwapTask) -> GuestOutcome:
         return GuestOutcome(guest.name, Status.WOULD_PURGE, f"{task.outgoing.names.own} would be deleted")

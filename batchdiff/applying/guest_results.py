@@ -75,7 +75,11 @@ def _original_now(guest: GuestToConvert, state: GuestState) -> Original:
 
 def _measured(outcome: GuestOutcome, guest: GuestToConvert) -> GuestOutcome:
     """Return the same outcome with the predicted and actual sizes of the overlay."""
-    length, on_disk = _taken(guest.overlay_path)
+    # Its data file may be gone: a VM's owner can have compacted the overlay into one file.
+    data_file = guest.options.data_file
+    paths = [guest.overlay_path, *([data_file] if data_file and os.path.exists(data_file) else [])]
+    taken = [_taken(path) for path in paths]
+    length, on_disk = sum(each for each, _ in taken), sum(each for _, each in taken)
     return replace(
         outcome,
         predicted_overlay_bytes=guest.diff.savings.overlay_bytes,

@@ -14,9 +14,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 from batchdiff.applying.apply import choose_guests
 from batchdiff.applying.at_once import at_once
@@ -28,13 +29,15 @@ from batchdiff.applying.guests.whole_originals import original_too, originals_fi
 from batchdiff.applying.journal.records import GuestState, History
 from batchdiff.applying.results.finding import Finding, Health
 from batchdiff.applying.session.stop import Stop
-from batchdiff.applying.template.check import doubt, require_content
+from batchdiff.applying.template.check import begin_with_template, doubt, require_content
+from batchdiff.applying.workload import expect_comparisons
 from batchdiff.choices import VerifyMode
 from batchdiff.errors import (
     BatchdiffError,
     DifferenceError,
     ImageError,
     InUseError,
+    MovedError,
     PlanError,
     SecretError,
     StopError,
@@ -47,14 +50,22 @@ from batchdiff.image.open import inspect, open_image, open_layer
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.call_failures import explain
 from batchdiff.plan.plan import GuestToConvert, Plan
+from batchdiff.progress import Meter, Phase
 
 
-def check_health(
-    plan: Plan, history: History, names: tuple[str, ...] | None, stop: Stop, *, jobs: int = 1
+def check_health(  # noqa: PLR0913  # options by keyword
+    plan: Plan,
+    history: History,
+    names: tuple[str, ...] | None,
+    stop: Stop,
+    *,
+    jobs: int = 1,
+    meter: Meter | None = None,
 ) -> Iterator[Finding]:
     """Yield the finding for the template, then one for each guest whose overlay was published.
 
-    ``jobs``: the maximum number of overlays to check at once, if memory and open files allow.
+    ``jobs``: the maximum number of overlays to check at once, if memory and open files allow. ``meter`` counts the
+    bytes that are compared.
 
     :raises UsageError: the plan has no guest with one of the names.
     :raises ProgramError: qemu-img is missing.
@@ -67,22 +78,32 @@ def check_health(
         if isinstance(guest, GuestToConvert) and (state := history.under_way(guest.name))
     ]
     converted = [(guest, state) for guest, state in converted if state.published]
-    yield _template(plan, history, [guest for guest, _ in converted], stop)
+    meter = Meter() if meter is None else meter
+    expect_comparisons(meter, [guest for guest, state in converted if find_original(guest, state) is not None])
+    yield _template(plan, history, [guest for guest, _ in converted], stop, meter)
+    meter.begin()
+
+    def checked(each: tuple[GuestToConvert, GuestState]) -> Finding:
+        guest, state = each
+        finding = _guest(guest, state, plan, history, stop, partial(meter.reach, guest.name, Phase.VERIFY))
+        meter.settle(guest.name)
+        return finding
+
     jobs = at_once(jobs, [guest for guest, _ in converted], plan.template.source)
     with ThreadPoolExecutor(jobs) as pool:
         try:
-            yield from pool.map(lambda each: _guest(each[0], each[1], plan, history, stop), converted)
+            yield from pool.map(checked, converted)
         except BaseException:
             stop.ask()  # the pool waits for running checks, so let them end soon
             raise
 
 
-def _template(plan: Plan, history: History, converted: list[GuestToConvert], stop: Stop) -> Finding:
+def _template(plan: Plan, history: History, converted: list[GuestToConvert], stop: Stop, meter: Meter) -> Finding:
     path = plan.template.source.path
     try:
         with open_image(plan.template.source) as template:
             inspect(template)
-            return _opened_template(plan, history, template, stop)
+            return _opened_template(plan, history, template, stop, meter)
     except PlanError as error:
         health = Health.DAMAGED if isinstance(error, TemplateChangedError) else Health.UNKNOWN
         return Finding("template", path, health, str(originals_first(error, converted, plan, history)))
@@ -91,30 +112,38 @@ def _template(plan: Plan, history: History, converted: list[GuestToConvert], sto
             raise
         remedy = "Bring it back, or add `--map OLD=NEW` if it was moved."
         lost = ImageError(error.what, why=f"{error.why}; it is the backing file of all overlays", remedy=remedy)
-        if _may_not_be_read(error) or isinstance(error, SecretError):
+        if _may_not_be_read(error) or isinstance(error, MovedError | SecretError):
             return Finding("template", path, Health.UNKNOWN, str(error))
         return Finding("template", path, Health.DAMAGED, str(originals_first(lost, converted, plan, history)))
 
 
-def _opened_template(plan: Plan, history: History, template: Image, stop: Stop) -> Finding:
+def _opened_template(plan: Plan, history: History, template: Image, stop: Stop, meter: Meter) -> Finding:
     path = plan.template.source.path
     reason = doubt(template, plan, history)
     if not reason:
         return Finding("template", path, Health.SOUND, "as planned")
-    require_content(template, plan, history, reason, check=stop.check)
+    report = begin_with_template(meter, template)
+    require_content(template, plan, history, reason, check=stop.check, report=report)
     if not all(each.vouches_for_content for each in template.fingerprints()):
         return Finding("template", path, Health.SOUND, "its digest matches the plan")
     return Finding("template", path, Health.TOUCHED, f"{reason}; its digest shows that its content is unchanged")
 
 
-def _guest(guest: GuestToConvert, state: GuestState, plan: Plan, history: History, stop: Stop) -> Finding:
+def _guest(  # noqa: PLR0913, PLR0917  # what one thread is given
+    guest: GuestToConvert,
+    state: GuestState,
+    plan: Plan,
+    history: History,
+    stop: Stop,
+    report: Callable[[int], None],
+) -> Finding:
     stop.check()
     path = guest.overlay_path
     try:
         overlay = find_overlay(guest, state)
         if overlay is None:
             return _missing(guest, state)
-        return _judged(guest, state, overlay, plan, stop)
+        return _judged(guest, state, overlay, plan, stop, report)
     except StopError:
         raise
     except InUseError as error:
@@ -136,16 +165,23 @@ def _missing(guest: GuestToConvert, state: GuestState) -> Finding:
     return Finding(guest.name, guest.overlay_path, Health.DAMAGED, f"it {missing(guest.overlay_path)}{whole}")
 
 
-def _judged(guest: GuestToConvert, state: GuestState, overlay: Found, plan: Plan, stop: Stop) -> Finding:
+def _judged(  # noqa: PLR0913, PLR0917  # the same
+    guest: GuestToConvert,
+    state: GuestState,
+    overlay: Found,
+    plan: Plan,
+    stop: Stop,
+    report: Callable[[int], None],
+) -> Finding:
     source = current_overlay(replace(planned_overlay(guest, plan.template.source), path=overlay.path))
     _require_readable(source)
     original = find_original(guest, state)
     if original is None:
-        check_used(source, lambda: stop.is_asked)
+        check_used(source, lambda: stop.is_asked, report)
         return _sound(guest, "no error found; there is no original to compare it with")
     comparison = Comparison(replace(guest.source, path=original.path), source, check=Check.LEAKS_ALLOWED)
     try:
-        verify(comparison, VerifyMode.FULL, lambda: stop.is_asked)
+        verify(comparison, VerifyMode.FULL, lambda: stop.is_asked, report)
     except DifferenceError as error:
         return _differing(guest, overlay, original, error)
     return _sound(guest, f"identical to its original ({os.path.basename(original.path)})")
@@ -191,7 +227,7 @@ def _require_readable(overlay: ImageSource) -> None:
     try:
         open_layer(overlay).close()
     except ImageError as error:
-        if _may_not_be_read(error) or isinstance(error, SecretError):
+        if _may_not_be_read(error) or isinstance(error, MovedError | SecretError):
             raise
         raise VerificationError(f"{overlay.path} is not an overlay", why=error.reason) from error
     open_image(overlay).close()

@@ -120,7 +120,7 @@ def _end(ahead: deque[_InProgress], run: Run) -> SwapResult:
     """
     guest = ahead.popleft()
     try:
-        _await(guest, ahead)
+        _await(guest, ahead, run)
         _finish(guest, run)
     except StopError:
         _undo(guest)
@@ -138,9 +138,10 @@ def _end(ahead: deque[_InProgress], run: Run) -> SwapResult:
     return SwapResult(guest.name, guest.swap)
 
 
-def _await(guest: _InProgress, waiting: Iterable[_InProgress]) -> None:
+def _await(guest: _InProgress, waiting: Iterable[_InProgress], run: Run) -> None:
     """Wait for a guest's verification; meanwhile give up any other guest that a VM wants to open."""
     while guest.verdict is not None and not _is_done(guest.verdict):
+        run.session.meter.tick()
         for other in waiting:
             if other.swap is None or other.error is not None:
                 continue

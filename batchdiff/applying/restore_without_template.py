@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from batchdiff.applying.checks.no_dependents import require_no_dependents
-from batchdiff.applying.guests.file_names import discard, overlay_names
+from batchdiff.applying.guests.file_names import overlay_names
 from batchdiff.applying.guests.guest_files import Found, find_original, find_overlay
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.journal.records import Fate, Goal, GuestState, Step
@@ -23,6 +23,7 @@ from batchdiff.applying.pipeline import error_to_report
 from batchdiff.applying.results.outcome import GuestOutcome, Original, Status
 from batchdiff.applying.session.session import Session
 from batchdiff.applying.swap import retire
+from batchdiff.applying.swap.new_files import discard_new_files
 from batchdiff.applying.template.sidecar import discard_unfinished, forget_overlay
 from batchdiff.dependents.dependents import Dependents, dependents_in_plan
 from batchdiff.errors import BatchdiffError, GuestError, ImageError, InUseError
@@ -106,8 +107,7 @@ def _go_back(guest: GuestToConvert, state: GuestState, session: Session, depende
     if overlay is not None:
         session.require_no_domain(overlay.path)
         _require_unused(overlay.path)
-    if state.temporary is not None:
-        discard(state.temporary)
+    discard_new_files(state, guest.options.data_file)
     session.require_no_domain(original.path)
     with open_image(replace(guest.source, path=original.path)) as image, hold(image, Purpose.GUEST) as held:
         _require_free(original.path, held.alone().objection, dependents)

@@ -27,8 +27,9 @@ from batchdiff.applying.swap.guest_to_restore import RestoreOptions
 from batchdiff.applying.swap.purge_task import PurgeOptions, purge_task
 from batchdiff.applying.swap.restore_task import restore_task
 from batchdiff.applying.swap.task import SwapTask
-from batchdiff.applying.template.check import accept_template, doubt, require_content
+from batchdiff.applying.template.check import accept_template, begin_with_template, doubt, require_content
 from batchdiff.applying.template.sidecar import discard_unfinished
+from batchdiff.applying.workload import expect_comparisons, expect_restore
 from batchdiff.errors import BatchdiffError, DifferenceError, StopError, UsageError
 from batchdiff.image.format_marks import looks_like
 from batchdiff.image.open import inspect, open_image
@@ -77,6 +78,7 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
     :raises StopError: a stop was requested.
     """
     found = restorable(session.plan, session.journal.history.states, options.guests)
+    expect_restore(session, found, discarding=options.discard_changes)
     lost = why_template_is_lost(session) if found else None
     if lost is not None:
         require_decision(session, found, options, lost)
@@ -104,6 +106,7 @@ def purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
     :raises BatchdiffError: as for :func:`restore`.
     """
     found = purgeable(session.plan, session.journal.history.states, options.guests)
+    expect_comparisons(session.meter, [guest for guest, _ in found])
 
     def task_of(run: Run, guest: GuestToConvert, state: GuestState) -> SwapTask:
         return purge_task(guest, session.plan.template, run, state, options)
@@ -157,7 +160,10 @@ def why_template_is_lost(session: Session) -> BatchdiffError | None:
             inspect(template)
             reason = doubt(template, session.plan, session.journal.history)
             if reason:
-                require_content(template, session.plan, session.journal.history, reason, check=session.stop.check)
+                # If it is the planned one, it is read again, once it is held against writers.
+                report = begin_with_template(session.meter, template, times=2)
+                plan, history = session.plan, session.journal.history
+                require_content(template, plan, history, reason, check=session.stop.check, report=report)
     except StopError:
         raise
     except BatchdiffError as error:

@@ -7,12 +7,20 @@ import enum
 import json
 import os
 import sys
-from dataclasses import dataclass
-from typing import TextIO
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
+from batchdiff.choices import Verdict
+from batchdiff.cli.output.outlet import STDERR, STDOUT
 from batchdiff.errors import BatchdiffError, ManifestError, UsageError
 from batchdiff.report.form import WIDTH
 from batchdiff.report.printable import printable
+
+if TYPE_CHECKING:
+    from batchdiff.progress import Meter, Reading
 
 
 class ProgressMode(enum.StrEnum):
@@ -23,6 +31,10 @@ class ProgressMode(enum.StrEnum):
     NEVER = "never"
 
 
+_RESULT = {"guest": "status", "finding": "health", "status": "step"}
+"""The field that has the result for a guest or a file, by the name of the event."""
+
+
 @dataclass(frozen=True, slots=True)
 class Console:
     """The output of one command. ``verbosity``: -1 if quiet, 0, or 1 for more."""
@@ -30,6 +42,7 @@ class Console:
     verbosity: int = 0
     json: bool = False
     progress: ProgressMode = ProgressMode.AUTO
+    _results: dict[str, int] = field(default_factory=dict, init=False)
 
     def say(self, text: str) -> None:
         """Print a message for people, unless the console is quiet."""
@@ -55,20 +68,75 @@ class Console:
     def result(self, text: str) -> None:
         """Print the result of a command. With --json, events take its place."""
         if not self.json:
-            _write(sys.stdout, text if text.endswith("\n") else text + "\n")
+            STDOUT.put(text if text.endswith("\n") else text + "\n")
 
     def event(self, name: str, /, **fields: object) -> None:
-        """Print one JSON object as a line on stdout, with --json only."""
-        if self.json:
-            _write(sys.stdout, json.dumps({"event": name} | fields) + "\n")
+        """Print one JSON object as a line on stdout, with --json only.
 
-    def draw(self, text: str) -> None:
-        """Print a piece of a progress bar, unchanged."""
-        _write(sys.stderr, text)
+        It does not fail: if it cannot be written, the command continues, and :meth:`end` reports that.
+        """
+        if self.json:
+            self._count(name, fields)
+            STDOUT.put_event(_line(name, fields))
+
+    def begin(self, verb: str) -> None:
+        """Print the first event."""
+        if self.json:
+            from batchdiff.cli.output.command_events import version_event  # noqa: PLC0415  # as for all of them
+
+            self.event("version", **version_event(verb))
+
+    def end(self, verb: str, code: int, seconds: float) -> int:
+        """Print the last event, wait until all output is read, and return the exit code."""
+        if self.json:
+            from batchdiff.cli.output.command_events import summary_event  # noqa: PLC0415
+
+            self.event("summary", **summary_event(verb, code, seconds, self._results))
+        try:
+            STDOUT.flush()
+            STDERR.flush()
+        except UsageError as error:
+            self.error(error)
+            return code or error.exit_code
+        return code
+
+    def _count(self, name: str, fields: dict[str, Any]) -> None:
+        """Count the results that an event has, for the summary."""
+        if name in _RESULT:
+            result = str(fields[_RESULT[name]])
+            self._results[result] = self._results.get(result, 0) + 1
+        elif "report" in fields:
+            self._results.update({verdict.value: fields["report"]["totals"][verdict.value] for verdict in Verdict})
+
+    @contextmanager
+    def metering(self) -> Iterator[Meter]:
+        """Yield a meter whose readings become a bar on stderr, events on stdout, both or neither.
+
+        At the end of the block the last reading is shown; if an error ends it, that is not 100 %.
+        """
+        from batchdiff.cli.output.display import Display  # noqa: PLC0415  # only long work needs it
+
+        display = Display(bar=self.shows_progress, print_event=self._progress if self.json else None)
+        meter = display.meter()
+        try:
+            yield meter
+            meter.end()
+        except BaseException:
+            meter.cut_short()
+            raise
+        finally:
+            display.close()
+
+    def _progress(self, reading: Reading) -> None:
+        """Print a progress event; all but the first and the last are left out if the reader is behind."""
+        from batchdiff.cli.output.command_events import progress_event  # noqa: PLC0415
+
+        STDOUT.put_event(_line("progress", progress_event(reading)), may_drop=not reading.is_edge)
 
     def ask(self, question: str) -> str:
         """Ask a question on the terminal and return the typed answer."""
-        _write(sys.stderr, question)
+        STDERR.put(question)
+        STDERR.flush()
         return sys.stdin.readline().strip()
 
     @property
@@ -94,32 +162,17 @@ class Console:
     def shows_progress(self) -> bool:
         """True if a progress bar is to be drawn."""
         if self.progress is ProgressMode.AUTO:
-            return self.verbosity >= 0 and sys.stderr.isatty()
+            return self.verbosity >= 0 and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         return self.progress is ProgressMode.ALWAYS
 
     @staticmethod
     def _to_stderr(text: str) -> None:
         for line in text.split("\n"):
-            _write(sys.stderr, printable(line) + "\n")
+            STDERR.put(printable(line) + "\n")
 
 
-def _write(stream: TextIO, text: str) -> None:
-    """Write and flush. If the reader has gone, as with ``| head``, drop this and all later output and continue.
-
-    :raises UsageError: the output cannot be written.
-    """
-    try:
-        stream.write(text)
-        stream.flush()
-    except BrokenPipeError:
-        _silence(stream)
-    except OSError as error:
-        _silence(stream)
-        raise UsageError("cannot write the output", why=error.strerror or str(error)) from error
-
-
-def _silence(stream: TextIO) -> None:
-    """Send the rest of a stream's buffer, and all later output, to /dev/null."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+def _line(event: str, fields: dict[str, Any]) -> str:
+    """Return an event as a line of JSON, with the time: ISO 8601, in UTC, to the microsecond."""
+    seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+    moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    return json.dumps({"event": event, "time": f"{moment}.{nanoseconds // 1000:06}Z"} | fields) + "\n"

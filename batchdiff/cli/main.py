@@ -9,11 +9,13 @@ import io
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from types import FrameType
 
 from batchdiff.cli.arguments import parse_arguments
 from batchdiff.cli.console import Console
+from batchdiff.cli.output.outlet import STDOUT
 from batchdiff.errors import EXIT_BUG, EXIT_INTERRUPTED, BatchdiffError, UsageError, advice_on_limit
 from batchdiff.files.descriptors import require_descriptors
 from batchdiff.report.charset import written_in
@@ -24,7 +26,7 @@ _REPORT_BUG = (
     " lines above, the command, and the output of `batchdiff --version`."
 )
 
-_NEED_FEW_DESCRIPTORS = {"validate", "show"}
+_NEED_FEW_DESCRIPTORS = {"validate", "show", "schema"}
 """Verbs that open no image and start no process."""
 
 
@@ -33,13 +35,14 @@ def run(argv: list[str]) -> int:
     # A stream is None if the caller has closed it.
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # for good
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    console = Console()
+    console, verb, started = Console(), "", time.monotonic()
     signal.signal(signal.SIGTERM, _interrupt)
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # if the terminal lacks ±, print \xb1
     try:
         arguments = _arguments(argv, console)
+        verb = arguments.verb
         console = Console(
             verbosity=int(arguments.verbose) - int(arguments.quiet),
             json=arguments.json,
@@ -47,16 +50,22 @@ def run(argv: list[str]) -> int:
         )
         if arguments.json and isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")  # as JSON must be; and the events are ASCII
+        with held_signals():  # so that the first event comes first, even if a signal ends the command right now
+            console.begin(verb)
         with written_in(sys.stdout.encoding or "utf-8"):
-            return _verb(console, arguments)
+            code = _verb(console, arguments)
     except BatchdiffError as error:
         console.error(error)
-        return error.exit_code
+        code = error.exit_code
     except KeyboardInterrupt:
         console.warn("interrupted; no partial files were left. Run the same command again to continue")
-        return EXIT_INTERRUPTED
+        code = EXIT_INTERRUPTED
     except Exception as error:
-        return _unexpected(console, error)
+        code = _unexpected(console, error)
+    try:
+        return console.end(verb, code, time.monotonic() - started)
+    except KeyboardInterrupt:  # while it waited for a reader
+        return EXIT_INTERRUPTED
 
 
 def _unexpected(console: Console, error: Exception) -> int:
@@ -98,6 +107,7 @@ def _arguments(argv: list[str], console: Console) -> argparse.Namespace:
     except SystemExit:
         if said.getvalue():
             console.result(said.getvalue())
+            STDOUT.flush()
         raise
 
 

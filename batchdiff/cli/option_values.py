@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from batchdiff.files.filenames import readable
-from batchdiff.quoting import show
+from batchdiff.quoting import show, suggestion
 from batchdiff.units import MIB, TIB, parse_size
 
 _MOST_JOBS = 1024
@@ -22,6 +22,16 @@ _ALIKE = {
     "htm": "html",
 }
 """Words that people try, each with the one that means it."""
+
+
+class SchemaName(enum.StrEnum):
+    """The JSON Schemas that ship with batchdiff."""
+
+    MANIFEST = "manifest"
+    PLAN = "plan"
+    REPORT = "report"
+    EVENTS = "events"
+
 
 Choice = TypeVar("Choice", bound=enum.StrEnum)
 
@@ -37,7 +47,8 @@ def one_of(choices: type[Choice]) -> Callable[[str], Choice]:
             return choices(text)
         except ValueError:
             known = ", ".join(choices)
-            meant = f"; did you mean {show(alike)}?" if (alike := _ALIKE.get(text)) in set(choices) else ""
+            alike = _ALIKE.get(text)
+            meant = f"; did you mean {show(alike)}?" if alike in set(choices) else suggestion(text, choices)
             raise argparse.ArgumentTypeError(f"{text!r} is not one of: {known}{meant}") from None
 
     return chosen

@@ -87,12 +87,14 @@ def carry_out(
     announcer = Announcer(console, plan.template.source)
     guests = {guest.name: guest for guest in plan.guests}
     space = FreeSpace.of(plan)
-    with stopping() as stop, plan_journal(arguments.plan, plan, path_map) as journal:
+    domains = in_domains(arguments)
+    with stopping() as stop, plan_journal(arguments.plan, plan, path_map) as journal, console.metering() as meter:
         plan_path, jobs = os.path.abspath(arguments.plan), arguments.jobs or usable_cpus()
-        session = Session(plan, journal, announcer, stop, arguments.unseen, plan_path, jobs, in_domains(arguments))
+        session = Session(plan, journal, announcer, stop, arguments.unseen, plan_path, jobs, meter, domains)
         try:
             for outcome in work(session):
                 outcomes.append(outcome)
+                meter.settle(outcome.name)
                 announcer.report_guest(guests[outcome.name], outcome)
         except StopError as error:
             names = ", ".join(outcome.name for outcome in outcomes) or "none"
@@ -121,12 +123,14 @@ def dry_run(
     outcomes: list[GuestOutcome] = []
     announcer = Announcer(console, plan.template.source)
     guests = {guest.name: guest for guest in plan.guests}
-    with stopping() as stop:
+    domains = in_domains(arguments)
+    with stopping() as stop, console.metering() as meter:
         session = Session(
-            plan, MemoryJournal(history), announcer, stop, arguments.unseen, in_domains=in_domains(arguments)
+            plan, MemoryJournal(history), announcer, stop, arguments.unseen, meter=meter, in_domains=domains
         )
         for outcome in work(session):
             outcomes.append(outcome)
+            meter.settle(outcome.name)
             announcer.report_guest(guests[outcome.name], outcome)
     if announcer.unheard:
         raise announcer.unheard[0]
@@ -189,6 +193,8 @@ def _definition(guest: GuestPlan) -> Iterator[str]:
         yield f"the VM's definition stays as it is: {named} ({form})"
     else:
         yield f"in the VM's definition: the format of {named}, {kind} -> {form}"
+    if guest.options.data_file is not None:
+        yield f"the overlay keeps its data in {guest.options.data_file}, which the VM opens as well"
     if guest.alias and os.path.islink(guest.alias) and not os.path.exists(guest.alias):
         yield f"the link {guest.alias} leads to nothing now; remove it once no definition names it"
 

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from batchdiff.choices import OF_OVERLAYS, Loss, Retire, Verdict, VerifyMode
 from batchdiff.cli.help_layout import help_layout
-from batchdiff.cli.option_values import file_to_write, guest_name, jobs, one_of, rate
+from batchdiff.cli.option_values import SchemaName, file_to_write, guest_name, jobs, one_of, rate
 from batchdiff.report.form import Form, Order
 from batchdiff.throttle.options import CacheUse
 
@@ -29,6 +29,7 @@ _EXAMPLES = {
     "purge": "example: batchdiff purge manifest.plan.json",
     "definitions": "example: batchdiff definitions manifest.plan.json --connect qemu:///system",
     "validate": "example: batchdiff validate manifest.yaml",
+    "schema": "example: batchdiff schema events",
     "doctor": "example: batchdiff doctor /var/lib/libvirt/images",
 }
 
@@ -253,6 +254,11 @@ def _doctor(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument("folders", metavar="FOLDER", nargs="*", help="a folder of images (default: the current one)")
 
 
+def _schema(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
+    verb = _verb(verbs, common, "schema", "print a JSON Schema: of manifests, plans, the JSON report, or events")
+    verb.add_argument("schema", metavar="NAME", type=one_of(SchemaName), help=f"one of: {', '.join(SchemaName)}")
+
+
 def _add_jobs(verb: argparse.ArgumentParser, what: str) -> None:
     verb.add_argument("-j", "--jobs", metavar="N", type=jobs, help=f"{what} (default: one for each CPU)")
 
@@ -296,5 +302,5 @@ def _add_map(verb: argparse.ArgumentParser) -> None:
     )
 
 
-VERBS = (_plan, _show, _apply, _status, _verify, _restore, _purge, _definitions, _validate, _doctor)
+VERBS = (_plan, _show, _apply, _status, _verify, _restore, _purge, _definitions, _validate, _doctor, _schema)
 """The functions that add the verbs, in the order of the help."""

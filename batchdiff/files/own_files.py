@@ -36,6 +36,11 @@ def temporary(path: str) -> str:
     return os.path.join(folder, f".{_cut(name)}.{os.urandom(4).hex()}{TEMPORARY}")
 
 
+def temporary_data_file(overlay: str) -> str:
+    """Return the name that an overlay's data file has while it is written; ``overlay``: that of the overlay."""
+    return f"{overlay.removesuffix(TEMPORARY)}.data{TEMPORARY}"
+
+
 def _cut(name: str) -> str:
     """Return at most ``_KEPT`` bytes of a name, without cutting a character in two: qemu-img needs valid UTF-8."""
     data, end = os.fsencode(name), _KEPT

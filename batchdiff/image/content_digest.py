@@ -21,6 +21,7 @@ import xxhash
 from batchdiff.files.memory import page_aligned
 from batchdiff.image.image import Image
 from batchdiff.image.layer import split_into_windows
+from batchdiff.progress import ignore
 from batchdiff.qcow2.entries import Origin
 from batchdiff.units import KIB, MIB, ceil_div
 
@@ -59,8 +60,10 @@ def combine_digests(virtual_size: int, ranges: dict[int, bytes]) -> str:
     return _PREFIX + whole.hexdigest()
 
 
-def content_digest(image: Image, *, check: Callable[[], None]) -> str:
+def content_digest(image: Image, *, check: Callable[[], None], report: Callable[[int], None] = ignore) -> str:
     """Read a whole image and return its labelled digest. ``check`` is called every few MiB; it may raise to stop.
+
+    ``report`` is called with the bytes of the disk that are read, or are holes.
 
     :raises ImageError: it cannot be read.
     """
@@ -69,18 +72,21 @@ def content_digest(image: Image, *, check: Callable[[], None]) -> str:
     at = image.next_data(0)
     while at is not None:
         number = at // _RANGE
-        digest = _range_digest(image, number, buffer, check)
+        digest = _range_digest(image, number, buffer, check, report)
         if digest is not None:
             ranges[number] = digest
         at = image.next_data((number + 1) * _RANGE)
     return combine_digests(image.virtual_size, ranges)
 
 
-def _range_digest(image: Image, number: int, buffer: memoryview, check: Callable[[], None]) -> bytes | None:
+def _range_digest(
+    image: Image, number: int, buffer: memoryview, check: Callable[[], None], report: Callable[[int], None]
+) -> bytes | None:
     found = RangeDigest()
     start, end = number * _RANGE, min((number + 1) * _RANGE, image.virtual_size)
     for begin in range(start, end, _STRETCH):
         check()
+        report(begin)
         stop = min(begin + _STRETCH, end)
         numbers = range(ceil_div(stop - begin, _WINDOW))
         for window, segments in split_into_windows(image.segments(begin, stop), begin, _WINDOW, numbers).items():

@@ -6,11 +6,12 @@ because of them; so they are checked as far as QEMU reads them when it opens the
 
 from __future__ import annotations
 
+import json
 import os
 
 import numpy as np
 
-from batchdiff.errors import ImageError
+from batchdiff.errors import ImageError, MovedError
 from batchdiff.files.allowed_files import allowed_file
 from batchdiff.files.filenames import shell_line, shell_word
 from batchdiff.image.files import ImageFile, ReadObserver
@@ -24,6 +25,7 @@ from batchdiff.qcow2.faults import require
 from batchdiff.qcow2.header import Header
 from batchdiff.qcow2.references import SNAPSHOT_TABLE, Table, require_apart, table_at
 from batchdiff.qcow2.snapshots import snapshot_tables
+from batchdiff.quoting import show
 
 
 def open_data_file(source: ImageSource, name: str, observer: ReadObserver | None) -> RawLayer:
@@ -33,7 +35,13 @@ def open_data_file(source: ImageSource, name: str, observer: ReadObserver | None
 
     :raises ImageError: the name is relative or not allowed, or the file is missing.
     """
-    path = allowed_file(name, source.path, source.allow_folders)
+    try:
+        path = allowed_file(name, source.path, source.allow_folders)
+    except ImageError as error:
+        beside = os.path.join(os.path.dirname(source.path), os.path.basename(name))
+        if os.path.isabs(name) and os.path.isfile(beside) and not os.path.islink(beside):
+            raise _data_file_moved(source.path, name, beside) from error
+        raise
     if not os.path.isabs(name):
         amend = shell_line(["qemu-img", "amend", "-f", "qcow2", "-o", f"data_file={path.replace(',', ',,')}"])
         folder, own = map(shell_word, os.path.split(source.path))
@@ -43,6 +51,18 @@ def open_data_file(source: ImageSource, name: str, observer: ReadObserver | None
             remedy=f"If {path} is meant, correct the header: `cd {folder} && {amend} {own}`.",
         )
     return open_part(path, "data file", source.path, observer)
+
+
+def _data_file_moved(image: str, name: str, beside: str) -> MovedError:
+    """Return the error for an image that was moved with its data file, whose absolute name leads elsewhere now."""
+    files = {key: {"driver": "file", "filename": path} for key, path in (("file", image), ("data-file", beside))}
+    opened = json.dumps({"driver": "qcow2", "backing": None} | files)
+    amend = shell_line(["qemu-img", "amend", "-o", f"data_file={beside.replace(',', ',,')}", f"json:{opened}"])
+    return MovedError(
+        f"cannot use {image}",
+        why=f"its header names the data file {show(name)}, which is not beside it, but a file of that name is",
+        remedy=f"If {beside} is meant, as after a move, correct the header: `{amend}`.",
+    )
 
 
 def in_data_file(file: RawLayer, segments: list[Segment]) -> list[Segment]:

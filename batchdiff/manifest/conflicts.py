@@ -61,7 +61,7 @@ def check_overlays(
         where = guest.written.overlay_where
         identity = identity_of(path)
         if identity in parts:
-            remedy = _other_overlay(guest)
+            remedy = _other(guest)
             problems.add(where, f"the overlay {show(path)} of {guest} would replace {parts[identity]}; {remedy}")
         elif os.path.lexists(path) and left is not None and template:
             found = existing_overlay(
@@ -82,6 +82,48 @@ def check_unshared(guests: Sequence[tuple[AnyGuest, str | None]], problems: Prob
             remedy = _one_overlay_each(earlier, guest)
             where = guest.written.overlay_where
             problems.add(where, f"{guest} and {earlier} have the same overlay {show(path)}; {remedy}")
+
+
+def check_data_files(  # noqa: PLR0913  # options by keyword
+    template: FoundImage | None,
+    everyone: Sequence[FoundGuest],
+    overlays: Collection[str],
+    pending: Sequence[tuple[FoundGuest, str]],
+    problems: Problems,
+    *,
+    may_exist: bool,
+) -> None:
+    """Report data files of overlays that are another file as well, or that exist already.
+
+    ``overlays``: those of all guests; ``pending``: guests that are to be converted, with their data files.
+    """
+    parts = {guest.place.identity: f"the guest {guest}" for guest in reversed(everyone)}
+    parts |= _parts(template, everyone)
+    first: dict[str, FoundGuest] = {}
+    for guest, path in pending:
+        earlier = first.setdefault(path, guest)
+        identity, what = identity_of(path), f"the data file {show(path)} of {guest}"
+        role = parts.get(identity) if identity else None
+        if earlier is not guest:
+            role = f"the data file of {earlier}"
+        elif path in overlays:
+            role = "an overlay"
+        if role is not None:
+            problems.add(
+                guest.written.data_file_where, f"{what} is {role}, too; {_other(guest, 'overlay.data_file')}"
+            )
+        elif os.path.lexists(path) and not may_exist:
+            problems.add(
+                guest.written.data_file_where, existing_data_file(path, str(guest), of_glob=_is_match(guest))
+            )
+
+
+def existing_data_file(path: str, guest: str, *, of_glob: bool = False) -> str:
+    """Return the message for a file that occupies the path of an overlay's data file."""
+    found = (
+        f"the data file {show(path)} of the overlay of {guest} exists already. It may be a part of a disk in use"
+    )
+    return f"{found}: {'list the guest by path and ' if of_glob else ''}give it another overlay.data_file"
 
 
 def existing_overlay(
@@ -121,8 +163,8 @@ def _leave_out(*guests: AnyGuest, link: str) -> str:
     return "`exclude` the link" if link == _BY_LINK else "`exclude` one of the names"
 
 
-def _other_overlay(guest: AnyGuest) -> str:
-    return f"{'list the guest by path and ' if _is_match(guest) else ''}give it another {_key(guest)}"
+def _other(guest: AnyGuest, key: str = "") -> str:
+    return f"{'list the guest by path and ' if _is_match(guest) else ''}give it another {key or _key(guest)}"
 
 
 def _one_overlay_each(one: AnyGuest, other: AnyGuest) -> str:

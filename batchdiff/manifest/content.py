@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchdiff.choices import Loss, Retire
 from batchdiff.managers.proxmox_overlay import template_problem
-from batchdiff.manifest.conflicts import check_guests, check_overlays, check_unshared
+from batchdiff.manifest.conflicts import check_data_files, check_guests, check_overlays, check_unshared
 from batchdiff.manifest.converted import ConvertedGuests, Done, GoneGuest, OverlayFinder
 from batchdiff.manifest.entries import EntryReader
 from batchdiff.manifest.excludes import find_excluded
@@ -17,7 +17,7 @@ from batchdiff.manifest.guests import GuestFinder
 from batchdiff.manifest.images import FoundGuest, FoundImage, find_image, secret_path
 from batchdiff.manifest.links import check_links
 from batchdiff.manifest.manifest import GuestEntry, Manifest
-from batchdiff.manifest.name_limits import check_names
+from batchdiff.manifest.name_limits import check_data_file_names, check_names
 from batchdiff.manifest.names import Naming, former_overlays
 from batchdiff.plan.overlay_rules import template_objection
 from batchdiff.quoting import show
@@ -85,6 +85,7 @@ class ManifestReader:
             [(each.guest, each.overlay) for each in guests if not _objection(each.guest)], self._problems
         )
         self._check_pending(template, guests, left=None if allow_existing_overlays else left)
+        data_files = self._data_files(template, guests, may_exist=allow_existing_overlays)
         self._check_retired(written, guests)
         secrets = self._overlay_secrets(written)
         self._check_template_format(template, written)
@@ -95,7 +96,11 @@ class ManifestReader:
             path="",
             sha256="",
             template=template.source,
-            guests=tuple(_entry(each, each.overlay, secrets) for each in guests if each.overlay is not None),
+            guests=tuple(
+                _entry(each, each.overlay, secrets, data_files.get(each.overlay))
+                for each in guests
+                if each.overlay is not None
+            ),
             retire=self._retire(),
             minimum_savings=savings,
             protect_template=self._data.get("protect_template", True),
@@ -149,6 +154,23 @@ class ManifestReader:
         guests, overlays = [guest for guest, _ in pending], [overlay for _, overlay in pending]
         check_names(template, guests, overlays, self._retire(), self._problems)
         check_links(template, guests, overlays, self._problems)
+
+    def _data_files(
+        self, template: FoundImage | None, settled: list[_Settled], *, may_exist: bool
+    ) -> dict[str, str]:
+        """Return the data file of each overlay that is to be written with one, by the overlay's path."""
+        everyone = [each.guest for each in settled if isinstance(each.guest, FoundGuest)]
+        pending, found = [], {}
+        for each in settled:
+            if isinstance(each.guest, FoundGuest) and each.overlay is not None and not each.done:
+                path = self._naming.data_file(each.guest.written, each.overlay)
+                if path is not None and not _objection(each.guest):
+                    pending.append((each.guest, path))
+                    found[each.overlay] = path
+        overlays = {each.overlay for each in settled if each.overlay is not None}
+        check_data_files(template, everyone, overlays, pending, self._problems, may_exist=may_exist)
+        check_data_file_names(pending, self._problems)
+        return found
 
     def _check_retired(self, written: list[WrittenGuest], guests: list[_Settled]) -> None:
         """Report overlays that are to take their guest's place although the guest stays there."""
@@ -244,9 +266,9 @@ def _settled(
     return _Settled(guest, name, done.overlay_path if done else overlay, done)
 
 
-def _entry(settled: _Settled, overlay_path: str, secrets: Mapping[str, str]) -> GuestEntry:
+def _entry(settled: _Settled, overlay_path: str, secrets: Mapping[str, str], data_file: str | None) -> GuestEntry:
     guest, done = settled.guest, settled.done
-    options = guest.written.options
+    options = replace(guest.written.options, data_file=data_file)
     if options.encryption is not None:
         encryption = options.encryption._replace(secret_file=secrets[options.encryption.secret_file])
         options = replace(options, encryption=encryption)

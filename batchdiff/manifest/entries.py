@@ -79,7 +79,8 @@ class WrittenGuest(NamedTuple):
     ``overlay_where`` is the place in the manifest that decides the overlay's path: ``overlay.path`` in the entry
     or in the defaults, otherwise the image's path. ``rethin``: an overlay of the template may be replaced by a
     thinner one; ``rethin_where``: the place that decides that. ``layout``: the disk of Proxmox VE that the overlay
-    will be; None if the manifest does not ask for that layout.
+    will be; None if the manifest does not ask for that layout. ``data_file_where``: the place of the data file,
+    whose path in ``options`` is as written; empty for the default.
     """
 
     image: WrittenImage
@@ -91,6 +92,7 @@ class WrittenGuest(NamedTuple):
     rethin: bool = False
     rethin_where: YamlPath = ()
     layout: ProxmoxDisk | None = None
+    data_file_where: YamlPath = ()
 
     @property
     def where(self) -> YamlPath:
@@ -171,6 +173,7 @@ class EntryReader:
             rethin=bool(sound.get("rethin", defaults.get("rethin", False))),
             rethin_where=(*(where if "rethin" in sound else _DEFAULTS), "rethin"),
             layout=disk_in({**shared, **own}),
+            data_file_where=(*(overlay_at if "data_file" in own else _DEFAULT_OVERLAY), "data_file"),
         )
 
     def check_defaults(self) -> None:
@@ -253,6 +256,7 @@ class EntryReader:
             table_size=merged.get("table_size", DEFAULT_TABLE_SIZE),
             preallocation=Preallocation(merged.get("preallocation", Preallocation.OFF)),
             encryption=self._encryption(merged.get("encryption"), place("encryption")),
+            data_file=_data_file(merged.get("data_file", False)),
         )
         for key, what in contradictions(options, merged):
             self._problems.add(place(key), what)
@@ -280,6 +284,11 @@ class EntryReader:
             return size
         self._problems.add(where, f"{_shown(value)} is not a cluster size; {allowed}")
         return DEFAULT_CLUSTER_SIZE
+
+
+def _data_file(written: bool | str) -> str | None:
+    """Return the data file as written in the manifest; empty for the default path."""
+    return written if isinstance(written, str) else "" if written else None
 
 
 def _mapping(entry: object, key: str) -> object:

@@ -15,7 +15,7 @@ from batchdiff.image_source import ImageFormat
 from batchdiff.manifest.converted import ConvertedGuests, Done, GoneGuest
 from batchdiff.manifest.globs import glob_matches, is_own_file, would_match
 from batchdiff.manifest.images import FoundGuest, FoundImage, find_image
-from batchdiff.manifest.names import default_overlay, placed
+from batchdiff.manifest.names import default_data_file, default_overlay, placed
 from batchdiff.manifest.paths import is_image, missing_format, resolve_folder
 from batchdiff.manifest.text.problems import Problems
 from batchdiff.quoting import show
@@ -86,13 +86,16 @@ class GuestFinder:
                 for path in images[guest.where]
                 if not taken.has(self._resolved(path)) and identity_of(self._resolved(path)) not in extents
             ]
+            gone = [
+                each for each in self._gone(guest, matches[guest.where], taken) if not excluded.has(each.named)
+            ]
+            data = {default_data_file(each.done.overlay_path) for each in gone}
+            has_data = guest.options.data_file is not None
             kept = [
                 each
                 for path in untaken
                 if not self._is_overlay(each := self._placed(_one_of(guest, path)), self._resolved(path))
-            ]
-            gone = [
-                each for each in self._gone(guest, matches[guest.where], taken) if not excluded.has(each.named)
+                and not (has_data and self._resolved(path) in data)
             ]
             if not gone and not untaken:
                 self._report_empty(guest, matched[guest.where])
@@ -216,7 +219,8 @@ class GuestFinder:
             files |= {place.identity for place in (self._template.place, *self._template.chain)}
         # Block devices have names that do not resolve to one another: /dev/vg/lv, /dev/mapper/vg-lv.
         files |= {guest.place.identity for guest in existing if guest.place.identity[0] == "device"}
-        return _Taken(frozenset(guests | overlays | defaults), frozenset(files))
+        data_files = self._data_files(written, listed, images)
+        return _Taken(frozenset(guests | overlays | defaults | data_files), frozenset(files))
 
     def _extents(self, written: Sequence[WrittenGuest], images: dict[YamlPath, list[str]]) -> frozenset[Identity]:
         """Return the extents of VMDK guests that have no descriptor, and so cannot be guests of that format."""
@@ -242,6 +246,24 @@ class GuestFinder:
         """Return the overlays to which the manifest gives a path."""
         paths = [guest.overlay_path for guest in written if guest.overlay_path and not guest.in_place]
         return {self._resolved(path) for path in paths if not unfit(path)}
+
+    def _data_files(
+        self, written: Sequence[WrittenGuest], listed: Sequence[AnyGuest], images: dict[YamlPath, list[str]]
+    ) -> set[str]:
+        """Return the data files that the overlays of all guests, listed or matched, have or will have."""
+        paths = [guest.options.data_file for guest in written if guest.options.data_file]
+        named = [(guest.written, guest.named) for guest in listed]
+        named += [
+            (self._placed(_one_of(guest, path)), self._resolved(path))
+            for guest in written
+            if guest.image.is_glob
+            for path in images[guest.where]
+        ]
+        names = {guest.named for guest in listed}
+        overlays = [
+            self._overlay_of(guest, path, names) for guest, path in named if guest.options.data_file is not None
+        ]
+        return {self._resolved(path) for path in paths if not unfit(path)} | set(map(default_data_file, overlays))
 
     def _default_overlays(
         self, written: Sequence[WrittenGuest], listed: Sequence[AnyGuest], images: dict[YamlPath, list[str]]

@@ -56,6 +56,13 @@ def check_names(
         _check_sidecars(template.place, overlays, problems)
 
 
+def check_data_file_names(data_files: Sequence[tuple[FoundGuest, str]], problems: Problems) -> None:
+    """Report data files of overlays whose names are or would become too long."""
+    for guest, path in data_files:
+        what = f"the data file {show(os.path.basename(path))}, which gets a longer name before it is deleted,"
+        _check_length(path, _RETIRED, what, guest.written.data_file_where, problems)
+
+
 def _check_sidecars(template: Place, overlays: Sequence[str | None], problems: Problems) -> None:
     """Check the length of the sidecar's name, which contains the template's path if it is a block device."""
     beside, listed, paths = show(template.written), "its overlays", {sidecar_path(template.path, "")}

@@ -10,7 +10,7 @@ from batchdiff.files.filenames import readable, shell_word, why_unfit
 from batchdiff.linux.device_names import is_among_devices
 from batchdiff.managers.proxmox_overlay import PlacementError, overlay_in_storage, template_problem
 from batchdiff.manifest.entries import IN_PLACE
-from batchdiff.manifest.paths import locate_overlay
+from batchdiff.manifest.paths import locate_overlay, resolve_folder
 from batchdiff.manifest.text.problems import Problems
 from batchdiff.plan.overlay_options import OverlayFormat
 from batchdiff.quoting import show
@@ -54,6 +54,11 @@ def default_overlay(named: str, guests: Collection[str], form: str = OverlayForm
     return f"{stem}.overlay.{form}" if plain == named or plain in guests else plain
 
 
+def default_data_file(overlay: str) -> str:
+    """Return the default path of an overlay's data file: ``web01.data.raw`` for ``web01.qcow2``."""
+    return f"{without_suffix(overlay)}.data.raw"
+
+
 def placed(guest: WrittenGuest, named: str, template: str | None) -> WrittenGuest:
     """Return a guest's entry with the overlay path that its layout gives it.
 
@@ -95,6 +100,33 @@ class Naming:
         """
         named = {guest.named for guest in guests} | set(gone)
         return [self._overlay_path(guest, named, template) for guest in guests]
+
+    def data_file(self, guest: WrittenGuest, overlay: str) -> str | None:
+        """Return the absolute path of an overlay's data file.
+
+        It is None if the overlay has its data in itself, or, with a problem reported, if the path is unusable.
+        """
+        written, where = guest.options.data_file, guest.data_file_where
+        if not written:
+            return None if written is None else default_data_file(overlay)
+        path, default = resolve_folder(self._folder, written), show(default_data_file(overlay))
+        if self._problems.objects_to(where):
+            return None
+        if guest.image.is_glob or where[0] == "defaults":
+            why = (
+                "a path would be the same for each guest here; write `data_file: true`, or list the guest by path"
+            )
+        elif why_unfit(written) or os.path.basename(written) in {"", ".", ".."}:
+            why = f"{show(written)} is not the name of a file; write `data_file: true` for {default}"
+        elif os.path.dirname(path) != os.path.dirname(overlay):
+            why = (
+                f"{show(path)} is not beside the overlay {show(overlay)}; write `data_file: true` for {default},"
+                " or name a file in that folder"
+            )
+        else:
+            return path
+        self._problems.add(where, why)
+        return None
 
     def guest_names(self, guests: Sequence[AnyGuest]) -> list[str]:
         """Return the name of each guest; report names that two guests share, and strings that cannot be names."""

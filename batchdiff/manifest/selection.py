@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchdiff.errors import ManifestError, UsageError
-from batchdiff.manifest.conflicts import existing_overlay
+from batchdiff.manifest.conflicts import existing_data_file, existing_overlay
 from batchdiff.manifest.file import read_manifest
 from batchdiff.manifest.text.input import STDIN
 
@@ -35,14 +35,19 @@ def read_selected(path: str, names: Collection[str], *, left: Collection[str] = 
     # An overlay that exists is a problem only for a guest that is planned now, and not yet converted.
     chosen = tuple(guest for guest in manifest.guests if guest.name in names)
     pending = [guest for guest in chosen if not guest.in_place and guest.converted is None]
-    existing = [guest for guest in pending if os.path.lexists(guest.overlay_path)]
+    existing = [
+        existing_overlay(guest.overlay_path, guest.name, is_left=guest.overlay_path in left)
+        for guest in pending
+        if os.path.lexists(guest.overlay_path)
+    ]
+    existing += [
+        existing_data_file(data_file, guest.name)
+        for guest in chosen
+        if (data_file := guest.options.data_file) is not None and os.path.lexists(data_file)
+    ]
     if existing:
         shown = "<stdin>" if path == STDIN else path
-        found = "\n".join(
-            f"{shown}: {existing_overlay(g.overlay_path, g.name, is_left=g.overlay_path in left)}"
-            for g in existing
-        )
-        raise ManifestError(found)
+        raise ManifestError("\n".join(f"{shown}: {problem}" for problem in existing))
     # The others are kept: their files are still searched for images that depend on a guest.
     left_out = tuple(guest for guest in manifest.guests if guest.name not in names)
     return replace(manifest, guests=chosen, left_out=left_out)

@@ -23,7 +23,7 @@ from batchdiff.plan.overlay_options import (
     Preallocation,
     geometry_of,
 )
-from batchdiff.plan.overlay_rules import contradictions
+from batchdiff.plan.overlay_rules import contradictions, misplaced_data_files
 from batchdiff.plan.plan import (
     DEFAULT_UNIT,
     FORMAT_VERSION,
@@ -70,12 +70,15 @@ def from_dict(document: dict[str, Any]) -> Plan:
     guests = tuple(_guest_plan(guest) for guest in document["guests"])
     _check_distinct("name", [guest.name for guest in guests])
     _check_distinct("overlay path", [guest.overlay_path for guest in guests])
+    template = _planned_image(document["template"])
+    for name, why in misplaced_data_files(guests, template.paths):
+        raise ValueError(f"overlay.data_file of guest {name!r}: {why}")
     return Plan(
         generator=document["generator"],
         created=document["created"],
         manifest_path=document["manifest"]["path"],
         manifest_sha256=document["manifest"]["sha256"],
-        template=_planned_image(document["template"]),
+        template=template,
         template_digest=document["template"]["digest"],
         retire=Retire(document["retire"]),
         protect_template=document["protect_template"],
@@ -144,6 +147,8 @@ def _newer_options(options: OverlayOptions) -> dict[str, Any]:
         found["preallocation"] = options.preallocation.value
     if options.encryption is not None:
         found["encryption"] = {"format": "luks"} | options.encryption._asdict()
+    if options.data_file is not None:
+        found["data_file"] = options.data_file
     if options.compression_level is not None:
         found["compression_level"] = options.compression_level
     if options.refcount_bits != DEFAULT_REFCOUNT_BITS:
@@ -259,6 +264,7 @@ def _options(record: dict[str, Any]) -> OverlayOptions:
         table_size=record.get("table_size", DEFAULT_TABLE_SIZE),
         preallocation=Preallocation(record.get("preallocation", Preallocation.OFF)),
         encryption=None if encryption is None else _encryption(encryption),
+        data_file=record.get("data_file"),
     )
 
 

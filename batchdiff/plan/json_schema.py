@@ -30,7 +30,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 @cache
 def schema_of(kind: str) -> Schema:
-    """Return the JSON Schema (draft 2020-12) of a ``manifest`` or a ``plan``, version 1."""
+    """Return the JSON Schema (draft 2020-12) of a ``manifest``, a ``plan``, a ``report`` or ``events``."""
     found: Schema = json.loads(pkgutil.get_data("batchdiff.plan", f"schemas/{kind}.schema.json") or b"")
     return found
 

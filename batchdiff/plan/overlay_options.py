@@ -104,7 +104,8 @@ class OverlayOptions:
 
     ``cluster_size`` in bytes; None for ``auto``, as with ``extended_l2``. ``compression_level``: None for the
     default of the compression. ``table_size``: clusters in a table, only of a QED file. ``encryption``: None if
-    it is not encrypted.
+    it is not encrypted. ``data_file``: the absolute path of the external file for its data clusters; None if they
+    are in the overlay itself.
     """
 
     cluster_size: int | None = DEFAULT_CLUSTER_SIZE
@@ -119,6 +120,7 @@ class OverlayOptions:
     table_size: int = DEFAULT_TABLE_SIZE
     preallocation: Preallocation = Preallocation.OFF
     encryption: Encryption | None = None
+    data_file: str | None = None
 
 
 def geometry_of(options: OverlayOptions, cluster_size: int) -> Geometry:
@@ -139,6 +141,7 @@ def layout_options_of(options: OverlayOptions) -> LayoutOptions:
     return LayoutOptions(
         luks_bytes=0 if secret is None else luks_header_bytes(secret.cipher_alg, secret.cipher_mode),
         preallocated=options.preallocation is not Preallocation.OFF,
+        outside=options.data_file is not None,
     )
 
 

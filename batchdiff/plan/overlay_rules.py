@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from batchdiff.files import own_files
 from batchdiff.foreign.qed import largest_disk
 from batchdiff.image_source import ImageFormat
 from batchdiff.plan.overlay_options import (
@@ -23,7 +25,9 @@ from batchdiff.qcow2.geometry import DEFAULT_REFCOUNT_BITS, SMALLEST_EXTENDED_L2
 from batchdiff.units import format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+
+    from batchdiff.plan.plan import GuestPlan
 
 _ESSIV_HASHES = {"aes": ("sha256", "md5"), "serpent": ("sha256", "md5"), "twofish": ("sha256", "md5")}
 """The hashes as long as a key of the cipher, by its family; those of cast5 are as long as md5 only."""
@@ -48,7 +52,7 @@ def contradictions(
         yield "cluster_size", f"{options.format} has no clusters of {options.cluster_size} bytes"
     yield from _of_qcow2(options)
     if options.format is OverlayFormat.QED:
-        yield from _of_qed(options, written)
+        yield from _of_qed(options)
     elif "table_size" in written:
         yield "table_size", "only a QED overlay has it; leave it out, or write `format: qed`"
     if options.preallocation is not Preallocation.OFF and options.format is OverlayFormat.QCOW2:
@@ -57,8 +61,8 @@ def contradictions(
         if options.compression is not Compression.NONE:
             yield "encryption", "QEMU cannot encrypt compressed clusters; leave out either of the two"
         yield from ((f"encryption.{key}", why) for key, why in _of_encryption(options.encryption, written))
-    if "data_file" in written and options.format is OverlayFormat.QCOW2:
-        yield "data_file", "overlays with an external data file are not supported yet; leave it out"
+    if options.data_file is not None and options.format is OverlayFormat.QCOW2:
+        yield from _of_data_file(options)
     if written.get("data_file_raw"):
         yield (
             "data_file_raw",
@@ -118,7 +122,7 @@ def _of_qcow2(options: OverlayOptions) -> Iterator[tuple[str, str]]:
                 yield key, f'is impossible with `compat: "{Compat.V2}"`; use {instead}, or `compat: "{Compat.V3}"`'
 
 
-def _of_qed(options: OverlayOptions, written: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _of_qed(options: OverlayOptions) -> Iterator[tuple[str, str]]:
     if options.cluster_size is not None and not largest_disk(options.cluster_size, options.table_size):
         yield (
             "table_size",
@@ -133,7 +137,7 @@ def _of_qed(options: OverlayOptions, written: Mapping[str, Any]) -> Iterator[tup
         ("compat", options.compat is not Compat.V3, "versions"),
         ("preallocation", options.preallocation is not Preallocation.OFF, "preallocation"),
         ("encryption", options.encryption is not None, "encryption"),
-        ("data_file", "data_file" in written, "external data file"),
+        ("data_file", options.data_file is not None, "external data file"),
     ):
         if is_set:
             yield key, f"a QED overlay has no {what}; leave it out, or write `format: qcow2`"
@@ -148,6 +152,15 @@ def _of_preallocation(options: OverlayOptions) -> Iterator[tuple[str, str]]:
         )
     if options.compression is not Compression.NONE:
         yield "preallocation", "compressed clusters cannot be preallocated; leave out either of the two"
+
+
+def _of_data_file(options: OverlayOptions) -> Iterator[tuple[str, str]]:
+    if options.compat is not Compat.V3:
+        yield "data_file", f'needs `compat: "{Compat.V3}"`; write that, or leave out data_file'
+    if options.compression is not Compression.NONE:
+        yield "data_file", "QEMU writes no compressed clusters to a data file; leave out either of the two"
+    if options.encryption is not None:
+        yield "data_file", "an encrypted overlay keeps its data in its own file; leave out either of the two"
 
 
 def _of_encryption(chosen: Encryption, written: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -183,3 +196,20 @@ def template_objection(options: OverlayOptions, template: ImageFormat) -> str:
             " format; write `format: qcow2`"
         )
     return ""
+
+
+def misplaced_data_files(guests: Sequence[GuestPlan], template: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield each guest of a plan with a data file that its overlay cannot have, and why not.
+
+    ``template``: the paths of all files of the template's chain.
+    """
+    chosen = [(guest, data_file) for guest in guests if (data_file := guest.options.data_file) is not None]
+    if not chosen:
+        return
+    others = {*template, *(path for guest in guests for path in (guest.overlay_path, *guest.source.files))}
+    for guest, path in chosen:
+        if os.path.dirname(path) != os.path.dirname(guest.overlay_path) or path.endswith(own_files.ALL):
+            yield guest.name, f"{path!r} is not beside the overlay"
+        if path in others:
+            yield guest.name, f"{path!r} is another file of the plan, too"
+        others.add(path)

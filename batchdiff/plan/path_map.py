@@ -136,10 +136,10 @@ class PathMap:
         )
 
     def _options(self, options: OverlayOptions) -> OverlayOptions:
-        chosen = options.encryption
-        if chosen is None:
-            return options
-        return replace(options, encryption=chosen._replace(secret_file=self.path(chosen.secret_file)))
+        chosen, data_file = options.encryption, options.data_file
+        if chosen is not None:
+            chosen = chosen._replace(secret_file=self.path(chosen.secret_file))
+        return replace(options, encryption=chosen, data_file=None if data_file is None else self.path(data_file))
 
     def _origin(self, origin: OverlayOrigin) -> OverlayOrigin:
         return replace(
@@ -163,6 +163,8 @@ def _paths_of(plan: Plan) -> Iterator[str]:
     for guest in plan.guests:
         yield from _chain(guest.source)
         yield guest.overlay_path
+        if guest.options.data_file is not None:
+            yield guest.options.data_file
 
 
 def _chain(source: ImageSource) -> Iterable[str]:

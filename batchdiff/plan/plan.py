@@ -66,7 +66,7 @@ class Savings:
     explains why that figure is not exact, or why deleting the guest would free nothing. ``allocation_unit``: the
     size of the units in which the overlay's filesystem allocates space. ``standard_l2_disk_bytes`` and
     ``extended_l2_disk_bytes``: the space on disk by which ``auto`` chooses a kind of L2 entries, by cluster size;
-    empty if only standard entries were considered.
+    empty if only standard entries were considered and the overlay has no data file.
     """
 
     allocated_bytes: int

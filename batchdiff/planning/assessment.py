@@ -30,7 +30,7 @@ from batchdiff.planning.overlay_content import OverlayContent, content_of
 from batchdiff.planning.scan.reopening import reopen
 from batchdiff.planning.scan.results import Findings
 from batchdiff.planning.sizes.compressed_estimate import Measure, stored_data
-from batchdiff.planning.sizes.disk_use import space_taken
+from batchdiff.planning.sizes.disk_use import SpaceTaken, space_taken
 from batchdiff.planning.sizes.overlay_layout import AnyLayout, encrypted_space, overlay_disk_bytes, overlay_layout
 from batchdiff.planning.sizes.overlay_sizes import (
     OverlaySize,
@@ -40,7 +40,7 @@ from batchdiff.planning.sizes.overlay_sizes import (
 from batchdiff.planning.verdicts import Below, LeastSavings, verdict_of
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.layout import Layout, layout_for, plan_layout
-from batchdiff.units import ceil_div
+from batchdiff.units import align_up, ceil_div
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,19 +186,23 @@ def _plan_guest(
 def _uncompressed_size(
     candidate: Candidate, image: Image, layout: AnyLayout, content: OverlayContent, known: ExtentTable | None
 ) -> OverlaySize:
-    """Return the size of an overlay whose data is stored as it is, or encrypted."""
+    """Return the size of an overlay whose data is stored as it is, or encrypted; with its data file."""
     options, geometry, extents = candidate.entry.options, content.geometry, content.extents
     unit = _volume(candidate, image).unit
-    if options.encryption is None:
+    reserves = options.preallocation in {Preallocation.FALLOC, Preallocation.FULL}
+    if options.data_file is not None and reserves:
+        taken = SpaceTaken(align_up(image.virtual_size, unit), 0)
+    elif options.encryption is None:
         data = extents.pairs(Kind.DATA) * geometry.granule
         sharing = _will_share(candidate, image, geometry.granule, unit)
-        small = geometry.granules == 1 and geometry.cluster_size < unit
+        small = geometry.granules == 1 and geometry.cluster_size < unit and options.data_file is None
         start = layout.data_offset if small else None
         taken = space_taken(image, data, sharing=sharing, unit=unit, known=known, file_start=start)
     else:
         taken = encrypted_space(extents, geometry.granule, image.virtual_size, unit)
     on_disk = overlay_disk_bytes(layout, extents, options, taken.data, unit) - taken.holes
-    return OverlaySize(layout.file_size, 0, on_disk, taken.shared)
+    length = layout.file_size + (0 if options.data_file is None else image.virtual_size)
+    return OverlaySize(length, 0, on_disk, taken.shared)
 
 
 def _least(candidate: Candidate, image: Image, minimum: float) -> tuple[LeastSavings, Below]:

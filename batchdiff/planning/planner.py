@@ -68,17 +68,18 @@ class _Reused:
     overlays: dict[str, ReusedOverlay]
 
 
-def make_plan(
+def make_plan(  # noqa: PLR0913  # options by keyword
     manifest: Manifest,
     *,
     jobs: int,
     progress: Progress = lambda _done, _total: None,
+    assessed: Callable[[str], None] = lambda _name: None,
     earlier: EarlierResults = EarlierResults(),
     observer: ReadObserver | None = None,
 ) -> Plan:
     """Return the plan for all guests of a manifest, with the reason for each guest that cannot be converted.
 
-    ``observer`` is called at every read of an image, in each worker process.
+    ``observer`` is called at every read, in each worker; ``assessed``, with each guest whose savings are known.
 
     :raises ImageError: the template cannot be read, is in use, or changed during the scan.
     :raises WorkerError: a worker process died.
@@ -98,13 +99,12 @@ def make_plan(
         # Even without guests, the template is scanned if its digest is not known otherwise.
         findings = Findings(sharing)
         if to_scan or reused.digest is None:
-            first = replace(template, fingerprints=first_state(template.fingerprints, sidecar))
-            findings = scan_guests(image, first, to_scan, settings, sharing=sharing)
+            findings = scan_guests(image, _at_first(template, sidecar), to_scan, settings, sharing=sharing)
         # After this check, the results are known to belong to the recorded state of the template.
         _check_unchanged(image, template)
         digest = _digest(findings, template, reused, scanned_anything=bool(to_scan))
         facts = FleetFacts(manifest, shared_blocks(image) if sharing else {}, findings.located, observer)
-        guests = _assess_guests(parts, findings, reused, facts, limits.jobs)
+        guests = _assess_guests(parts, findings, reused, facts, jobs=limits.jobs, assessed=assessed)
         copied = protecting(image) if manifest.protect_template else NOTHING
     return Plan(
         generator=GENERATOR,
@@ -118,6 +118,11 @@ def make_plan(
         guests=guests,
         totals=totals_of(guests, manifest.retire, protecting=copied),
     )
+
+
+def _at_first(template: PlannedImage, sidecar: Sidecar | None) -> PlannedImage:
+    """Return a template as it was before batchdiff removed its write permission."""
+    return replace(template, fingerprints=first_state(template.fingerprints, sidecar))
 
 
 def _sidecar(template: PlannedImage) -> Sidecar | None:
@@ -180,8 +185,14 @@ def _check_unchanged(image: Image, before: PlannedImage) -> None:
     require_unused(image, Purpose.TEMPLATE)
 
 
-def _assess_guests(
-    parts: list[Part], findings: Findings, reused: _Reused, facts: FleetFacts, jobs: int
+def _assess_guests(  # noqa: PLR0913  # options by keyword
+    parts: list[Part],
+    findings: Findings,
+    reused: _Reused,
+    facts: FleetFacts,
+    *,
+    jobs: int,
+    assessed: Callable[[str], None],
 ) -> tuple[GuestPlan, ...]:
     """Return the plans of all guests; assess those that were compared, now or for the older plan."""
     by_name = {part.entry.name: part for part in parts if isinstance(part, Candidate)}
@@ -194,6 +205,7 @@ def _assess_guests(
     for plan in run_tasks(job, scanned, workers=workers):
         findings.forget(plan.name)
         plans[plan.name] = plan
+        assessed(plan.name)
     return tuple(plans[part.entry.name] if isinstance(part, Candidate) else part for part in parts)
 
 

@@ -112,6 +112,11 @@ def data_file_of(found: list[tuple[int, bytes]], *, has_one: bool) -> str | None
     return names[0]
 
 
+def packed_data_file(name: str) -> bytes:
+    """Return the bytes of the extension that names the file with the data clusters."""
+    return packed_extension(DATA_FILE, name.encode("utf-8", "surrogateescape"))
+
+
 def backing_format(found: list[tuple[int, bytes]]) -> str | None:
     """Return the backing file's format, from the last extension that names one; None if it is missing or empty.
 

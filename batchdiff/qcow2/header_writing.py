@@ -6,6 +6,7 @@ from batchdiff.qcow2.extensions import (
     BACKING_FORMAT,
     LUKS,
     end_of_extensions,
+    packed_data_file,
     packed_encryption,
     packed_extension,
 )
@@ -42,6 +43,8 @@ def build(header: Header) -> bytes:
         extensions += packed_extension(BACKING_FORMAT, header.backing_format.encode())
     if header.luks_header is not None:
         extensions += packed_encryption(*header.luks_header)
+    if header.data_file is not None:
+        extensions += packed_data_file(header.data_file)
     extensions += end_of_extensions()
     # The name follows the extensions. All of it must fit into the first cluster.
     name_offset = fixed_length + len(extensions) if name else 0

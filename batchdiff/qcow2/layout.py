@@ -151,8 +151,11 @@ def header_for(
     *,
     backing: tuple[str, str] | None,
     lazy_refcounts: bool = False,
+    data_file: str | None = None,
 ) -> bytes:
     """Return the header of an image with that layout. ``backing``: name and format of the backing file.
+
+    ``data_file``: the name of the file with the data clusters, if that is another one.
 
     :raises FormatError: it does not fit into a cluster.
     """
@@ -173,5 +176,6 @@ def header_for(
             backing_format=backing_format,
             lazy_refcounts=lazy_refcounts,
             luks_header=(layout.luks_offset, luks_bytes) if luks_bytes else None,
+            data_file=data_file,
         )
     )

@@ -67,6 +67,7 @@ def encrypt(  # noqa: PLR0913  # options by keyword
     virtual_size: int,
     secret_file: str,
     stopped: Callable[[], bool] = never,
+    percent: Callable[[float], None] | None = None,
 ) -> None:
     """Encrypt the clusters of a guest that ``selection`` maps into the places that ``target`` has for them.
 
@@ -95,6 +96,7 @@ def encrypt(  # noqa: PLR0913  # options by keyword
         memory=[selection, guest_fd],
         seconds=virtual_size / MIB,
         stopped=stopped,
+        percent=percent,
     )
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from batchdiff.errors import ProgramError
+from batchdiff.image_source import ImageSource
 from batchdiff.qemu.installed import installed_version
 from batchdiff.qemu.programs import CompletedProgram
+from batchdiff.units import SECTOR
 
 _FIRST_SOUND = (7, 1)
 """The first version of QEMU that takes the rest of a short read from the right place in the file.
@@ -22,9 +25,23 @@ _refused = threading.Event()
 """Set once QEMU has refused it: it may be built without, or the kernel or a container may forbid it."""
 
 
-def options() -> Mapping[str, object]:
-    """Return the options of a file that make QEMU read it with io_uring; none if QEMU cannot or should not."""
-    return {"aio": "io_uring"} if _is_sound() and not _refused.is_set() else {}
+def options(images: Iterable[ImageSource]) -> Mapping[str, object]:
+    """Return the options of files that make QEMU read them with io_uring; none if QEMU cannot or should not."""
+    chains = (each for image in images for each in (image, *image.backing))
+    safe = not _refused.is_set() and all(_ends_with_a_sector(each.path) for each in chains) and _is_sound()
+    return {"aio": "io_uring"} if safe else {}
+
+
+def _ends_with_a_sector(path: str) -> bool:
+    """Return whether a file's last sector is complete, so that no read of whole sectors is short.
+
+    QEMU 7.2 may wait forever for the rest of a short read: it queues another read after its last look at the queue
+    (``ioq_submit`` in ``block/io_uring.c``). That happens with the small text file that describes a VMDK image.
+    """
+    try:
+        return os.stat(path).st_size % SECTOR == 0
+    except OSError:  # QEMU reports it
+        return False
 
 
 def is_refused(done: CompletedProgram) -> bool:

@@ -26,6 +26,7 @@ from batchdiff.files.filenames import shell_line
 from batchdiff.linux.call_failures import AGAIN, explain
 from batchdiff.linux.permissions import Deed
 from batchdiff.qemu.landlock import start_confined
+from batchdiff.qemu.percentages import Percentages
 from batchdiff.signals import signal_name
 from batchdiff.units import format_size
 
@@ -83,6 +84,7 @@ def run(  # noqa: PLR0913  # options by keyword
     writes: Sequence[int] = (),
     inherits: Sequence[int] = (),
     most_output: int | None = None,
+    percent: Callable[[float], None] | None = None,
 ) -> CompletedProgram:
     """Run a program to its end.
 
@@ -91,6 +93,8 @@ def run(  # noqa: PLR0913  # options by keyword
     descriptors of memory that it may read. ``timeout``:
     seconds of run time, and of CPU time. ``package``: the Debian package to install if it is missing.
     ``most_output``: the number of bytes at which output is too long; None: only its first 64 KiB are kept.
+    ``percent``: called about ten times a second with the latest percentage that the program has printed, which the
+    output then lacks.
 
     :raises OutputError: the output was too long; the program was killed.
     :raises ProgramError: the program is missing, could not be started, or took too long.
@@ -101,7 +105,7 @@ def run(  # noqa: PLR0913  # options by keyword
     process = _started(argv, reads, writes, inherits, package)
     try:
         limit(process, {resource.RLIMIT_AS: MEMORY, resource.RLIMIT_CPU: math.ceil(timeout)})
-        output = _read_output(process, deadline, stopped, most_output)
+        output = _read_output(process, deadline, stopped, most_output, percent)
         code = process.wait(max(deadline - time.monotonic(), 0))
         return CompletedProgram(tuple(argv), code, output.decode("utf-8", "replace"))
     except (TimeoutError, subprocess.TimeoutExpired) as error:
@@ -173,9 +177,13 @@ def kill_all() -> None:
 
 
 def _read_output(
-    process: subprocess.Popen[bytes], deadline: float, stopped: Callable[[], bool], most: int | None
+    process: subprocess.Popen[bytes],
+    deadline: float,
+    stopped: Callable[[], bool],
+    most: int | None,
+    percent: Callable[[float], None] | None,
 ) -> bytearray:
-    kept = bytearray()
+    kept, percentages = bytearray(), Percentages()
     with cast("IO[bytes]", process.stdout) as pipe:
         poll = select.poll()  # select() is limited to descriptors below 1,024
         poll.register(pipe, select.POLLIN)
@@ -184,13 +192,17 @@ def _read_output(
             ready = poll.poll(min(left, _GLANCE) * 1000)
             if stopped():
                 raise StopError("interrupted")
+            if percent is not None:
+                percent(percentages.latest)
             if not ready and left == 0:
                 raise TimeoutError
             if not ready:
                 continue
             got = os.read(pipe.fileno(), KEPT)
             if not got:
-                return kept
+                return kept + percentages.rest()
+            if percent is not None:
+                got = percentages.without(got)
             if most is None:
                 kept += got[: KEPT - len(kept)]
             elif len(kept) + len(got) < most:

@@ -46,6 +46,7 @@ def check(
     *,
     leaks_allowed: bool = False,
     stopped: Callable[[], bool] = never,
+    percent: Callable[[float], None] | None = None,
 ) -> None:
     """Run `qemu-img check` on the refcounts and tables of a qcow2 or QED image; kill it once ``stopped`` is true.
 
@@ -53,7 +54,7 @@ def check(
     :raises InUseError: a VM uses the image.
     :raises ProgramError: it could not be run.
     """
-    done = _run("check", [image], virtual_size, stopped, options=["-q"])
+    done = _run("check", [image], virtual_size, stopped, options=["-q"], percent=percent)
     if done.code == _LEAKS_ONLY and leaks_allowed:
         return
     if done.code in {2, _LEAKS_ONLY}:
@@ -131,18 +132,31 @@ def file_map(image: ImageSource, *, most_output: int = _LARGEST_MAP) -> str:
 
 
 def compare(
-    one: ImageSource, other: ImageSource, virtual_size: int, *, stopped: Callable[[], bool] = never
+    one: ImageSource,
+    other: ImageSource,
+    virtual_size: int,
+    *,
+    stopped: Callable[[], bool] = never,
+    percent: Callable[[float], None] | None = None,
 ) -> None:
     """Run `qemu-img compare` on the disks of two images; QEMU opens their backing chains as the headers name them.
+
+    ``percent``: called with the part of the disks that is compared, again and again.
 
     :raises DifferenceError: they differ.
     :raises InUseError: a VM uses one of them.
     :raises ProgramError: it could not be run, or could not read one of them.
     """
-    of_files = io_uring.options()
-    done = _run("compare", [one, other], virtual_size, stopped, of_files=of_files)
+    options = [] if percent is None else [_PERCENTAGES]
+
+    def compared(of_files: Mapping[str, object]) -> CompletedProgram:
+        return _run(
+            "compare", [one, other], virtual_size, stopped, options=options, of_files=of_files, percent=percent
+        )
+
+    done = compared(of_files := io_uring.options([one, other]))
     if of_files and io_uring.is_refused(done):
-        done = _run("compare", [one, other], virtual_size, stopped)
+        done = compared({})
     # It also exits with 1 if it could not even start; then it has compared nothing.
     if done.code == 1 and _MISMATCH in done.output:
         raise DifferenceError(
@@ -150,6 +164,8 @@ def compare(
         )
     require_success(done)
 
+
+_PERCENTAGES = "-p"  # of compare and convert, which print them to a pipe, too
 
 _MISMATCH = "mismatch"
 """Printed by `qemu-img compare` for the first byte that differs, and for sizes that differ."""
@@ -164,12 +180,18 @@ _CREATIONS = 30
 difference: on some virtual machines, in a third of all attempts."""
 
 
-def convert(
-    image: ImageSource, target: int, new: ImageSource, virtual_size: int, *, stopped: Callable[[], bool] = never
+def convert(  # noqa: PLR0913  # options by keyword
+    image: ImageSource,
+    target: int,
+    new: ImageSource,
+    virtual_size: int,
+    *,
+    stopped: Callable[[], bool] = never,
+    percent: Callable[[float], None] | None = None,
 ) -> None:
     """Write the whole disk of an image with its backing chain to the open file ``target``, which is emptied first.
 
-    ``new``: its format, and the file with its secret if it is to be encrypted.
+    ``new``: its format, and the file with its secret if it is to be encrypted. ``percent``: see `compare`.
 
     :raises ImageError: a secret cannot be read, or is wrong.
     :raises InUseError: a VM uses one of the images.
@@ -182,7 +204,7 @@ def convert(
         arguments += ["-o", ",".join(dotted(decryption(replace(new, backing=()), secrets.ids)))]
     arguments += [*names_of([image], secrets.ids), inherited(target)]
     seconds = virtual_size / _BYTES_PER_SECOND
-    run_to_write(arguments, [image], secrets, writes=[target], seconds=seconds, stopped=stopped)
+    run_to_write(arguments, [image], secrets, writes=[target], seconds=seconds, stopped=stopped, percent=percent)
 
 
 def _require_written(done: CompletedProgram) -> None:
@@ -202,26 +224,30 @@ def run_to_write(  # noqa: PLR0913  # options by keyword
     memory: Sequence[int] = (),
     seconds: float = 0,
     stopped: Callable[[], bool] = never,
+    percent: Callable[[float], None] | None = None,
 ) -> None:
     """Run a verb that writes files, which are open here.
 
     ``images``: those that it reads, with their chains. ``writes``: descriptors of files on a disk; ``memory``:
-    descriptors of files in memory. ``seconds``: added to the usual time limit of ten minutes.
+    descriptors of files in memory. ``seconds``: added to the usual time limit of ten minutes. ``percent``: as for
+    :func:`compare`.
 
     :raises ImageError: a secret is wrong.
     :raises InUseError: a VM uses one of the images.
     :raises OSError: the disk is full.
     :raises ProgramError: it could not be run, or could not read or write.
     """
+    argv = [NAME, arguments[0], *([] if percent is None else [_PERCENTAGES]), *arguments[1:]]
     for _ in range(_CREATIONS):
         done = programs.run(
-            [NAME, *arguments],
+            argv,
             reads=[*(path for image in images for path in image.files), *secrets.reads],
             inherits=[*memory, *secrets.inherits],
             writes=writes,
             timeout=_SECONDS + seconds,
             package=PACKAGE,
             stopped=stopped,
+            percent=percent,
         )
         if done.code == 0 or _UNMEASURED not in done.output:
             break
@@ -237,6 +263,7 @@ def _run(  # noqa: PLR0913  # options by keyword
     *,
     options: Sequence[str] = (),
     of_files: Mapping[str, object] = MappingProxyType({}),
+    percent: Callable[[float], None] | None = None,
 ) -> CompletedProgram:
     secrets = secrets_of(images)
     done = programs.run(
@@ -246,6 +273,7 @@ def _run(  # noqa: PLR0913  # options by keyword
         timeout=_SECONDS + virtual_size / _BYTES_PER_SECOND,
         package=PACKAGE,
         stopped=stopped,
+        percent=percent,
     )
     require_secrets_fit(done, images)
     return done

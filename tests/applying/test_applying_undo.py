@@ -181,7 +181,7 @@ def test_the_digest_of_a_lost_template_can_be_interrupted(stage, monkeypatch):
     stage.template.chmod(0o644)
     os.utime(stage.template)
 
-    def digest(_image, *, check):
+    def digest(_image, *, check, report):
         stage.stop.ask()
         check()
 

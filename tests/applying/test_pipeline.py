@@ -12,6 +12,7 @@ from batchdiff.applying.journal.records import Goal
 from batchdiff.applying.pipeline import error_to_report, run_swaps
 from batchdiff.applying.session.stop import Stop
 from batchdiff.errors import DifferenceError, GuestError, ImageError, InUseError, SpaceError, StopError
+from batchdiff.progress import Meter
 from batchdiff.qcow2.faults import FormatError
 
 DIFFERENT = DifferenceError("the two differ")
@@ -52,6 +53,7 @@ class World:
         self.at_once = at_once
         self.log, self.failures, self.stop = [], {}, Stop()
         self.told, self.otherwise, self.quick, self.looks = {}, {}, set(), {}
+        self.session = types.SimpleNamespace(meter=Meter())
         self.journal = types.SimpleNamespace(record_failure=self.failures.__setitem__)
         patch.setattr(pipeline, "Swap", self.swap)
         patch.setattr(pipeline, "ThreadPoolExecutor", self.pool)

@@ -1,5 +1,6 @@
 """What is said to whom, and what happens to those who cannot be told."""
 
+import datetime as dt
 import io
 import json
 import os
@@ -34,11 +35,12 @@ def test_how_much_is_said(capsys, verbosity, kinds):
 def test_a_program_gets_events_instead_of_results(capsys):
     console = Console(json=True)
     console.result("a result")
-    console.event("guest", name="web01")
+    console.event("valid", guests=["web01"])
     console.error(BatchdiffError("what went wrong", why="the cause", remedy="What to do."))
     said = capsys.readouterr()
     found = [json.loads(line) for line in said.out.splitlines()]
-    assert found[0] == {"event": "guest", "name": "web01"}
+    assert found[0] == {"event": "valid", "time": found[0]["time"], "guests": ["web01"]}
+    assert abs(dt.datetime.fromisoformat(found[0]["time"]) - dt.datetime.now(dt.UTC)) < dt.timedelta(minutes=5)
     assert (found[1]["event"], found[1]["remedy"], found[1]["exit_code"]) == ("error", "What to do.", 1)
     assert said.err == "batchdiff: what went wrong: the cause. What to do.\n"
 
@@ -46,13 +48,15 @@ def test_a_program_gets_events_instead_of_results(capsys):
 @pytest.mark.parametrize("is_terminal", [True, False])
 @pytest.mark.parametrize("verbosity", [-1, 0, 1])
 @pytest.mark.parametrize("progress", ProgressMode)
-def test_when_progress_is_shown(monkeypatch, is_terminal, verbosity, progress):
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
+def test_when_progress_is_shown(monkeypatch, is_terminal, verbosity, progress, term):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    monkeypatch.setenv("TERM", term)
     expected = {
         ProgressMode.ALWAYS: True,
         ProgressMode.NEVER: False,
-        ProgressMode.AUTO: is_terminal and verbosity >= 0,
+        ProgressMode.AUTO: is_terminal and verbosity >= 0 and term != "dumb",
     }
     assert Console(verbosity, progress=progress).shows_progress is expected[progress]
 

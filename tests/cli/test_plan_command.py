@@ -197,7 +197,8 @@ def on_a_terminal(argv, cwd):
     """What a command writes to a terminal that is its stderr, and its exit code."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    with subprocess.Popen(argv, cwd=cwd, stdout=subprocess.DEVNULL, stderr=theirs) as process:
+    environment = os.environ | {"TERM": "xterm"}
+    with subprocess.Popen(argv, cwd=cwd, stdout=subprocess.DEVNULL, stderr=theirs, env=environment) as process:
         os.close(theirs)
         said = b""
         while True:

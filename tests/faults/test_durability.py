@@ -36,9 +36,13 @@ class Fleet:
     def overlay(self, name: str) -> Path:
         return self.folders["overlays"] / f"{name}.qcow2"
 
-    def planned(self, *, protect: bool = True) -> None:
+    def data_file(self, name: str) -> Path:
+        return self.folders["overlays"] / f"{name}.data.raw"
+
+    def planned(self, *, protect: bool = True, data_file: bool = False) -> None:
+        more = ", data_file: true" if data_file else ""
         guests = "".join(
-            f"  - {{path: {self.original(name)}, format: raw, overlay: {{path: {self.overlay(name)}}}}}\n"
+            f"  - {{path: {self.original(name)}, format: raw, overlay: {{path: {self.overlay(name)}{more}}}}}\n"
             for name in GUESTS
         )
         manifest = self.folders["plans"] / "fleet.yaml"
@@ -51,7 +55,7 @@ class Fleet:
     def images_of(self, name: str) -> list[Path]:
         """All that may have a guest's content now."""
         found = [*self.folders["originals"].iterdir(), *self.folders["overlays"].iterdir()]
-        return [path for path in found if path.name.startswith(name)]
+        return [path for path in found if path.name.startswith(name) and path != self.data_file(name)]
 
     def guest_of(self, *paths: Path | None) -> str | None:
         """Whose image one of the paths is; None for template, sidecar, journal and temporary files."""
@@ -80,15 +84,29 @@ class Observer:
     def __call__(self, disk: Disk, change: Change) -> None:
         self.changes.append(change)
         guest = self.fleet.guest_of(change.path, change.target)
-        if guest is not None:
+        if guest is not None and self._is_of_a_deleted_overlay(change, guest):
+            assert disk.has(self.fleet.journal)
+            assert f'"parts": [["{self.fleet.data_file(guest)}"' in self.fleet.journal.read_text()
+        elif guest is not None:
             self._a_line_of_the_journal_came_before(disk, change, guest)
         if change.call == "rename":
             if change.path.name.endswith("-tmp"):
                 assert disk.has_content(change.path), f"{change} before its content is durable"
             if change.target == self.fleet.overlay(guest or ""):
                 assert disk.has(self.fleet.template), f"{change} on a template that may go"
+                data_file = self.fleet.data_file(guest or "")
+                assert disk.has(data_file) or not data_file.exists(), f"{change} without its data"
+            if change.target == self.fleet.data_file(guest or ""):
+                assert '"step": "written"' in self.fleet.journal.read_text().splitlines()[-1], (
+                    f"{change} unrecorded"
+                )
         elif change.call == "unlink" and guest is not None:
             self._the_guest_is_elsewhere(disk, change, guest)
+
+    def _is_of_a_deleted_overlay(self, change: Change, guest: str) -> bool:
+        """A data file is recorded before its overlay is deleted, and goes after it."""
+        gone = not self.fleet.overlay(guest).exists() and not list(self.fleet.folders["overlays"].glob(".*"))
+        return gone and change.path.name.startswith(self.fleet.data_file(guest).name)
 
     def _a_line_of_the_journal_came_before(self, disk: Disk, change: Change, guest: str) -> None:
         assert disk.has(self.fleet.journal), f"{change} before it is in the journal"
@@ -98,13 +116,22 @@ class Observer:
 
     def _the_guest_is_elsewhere(self, disk: Disk, change: Change, guest: str) -> None:
         others = [path for path in self.fleet.images_of(guest) if path != change.path]
+        data_file = self.fleet.data_file(guest)
+        if data_file.exists() and not disk.has(data_file):
+            others.remove(self.fleet.overlay(guest))
         assert any(map(disk.has, others)), f"{change}, and the guest is nowhere durably"
         if self.fleet.overlay(guest) in others:
             assert disk.has(self.fleet.template), f"{change}, and the template's mode may come back"
             assert disk.has(self.fleet.sidecar), f"{change}, and the template's sidecar may be gone"
 
     def unlinked(self, fleet: Fleet) -> list[str | None]:
-        return [fleet.guest_of(change.path) for change in self.changes if change.call == "unlink"]
+        """Whose images were deleted; a data file is none by itself."""
+        data = [f"{fleet.data_file(name).name}.batchdiff-deleting" for name in GUESTS]
+        return [
+            fleet.guest_of(change.path)
+            for change in self.changes
+            if change.call == "unlink" and change.path.name not in data
+        ]
 
 
 def run_watched(fleet: Fleet, *arguments, new_template: bool = False) -> Observer:
@@ -157,3 +184,18 @@ def test_what_comes_later(fleet, first, then):
     command("apply", fleet.plan, "--retire", first, "--yes")
     seen = run_watched(fleet, then[0], fleet.plan, *then[1:])
     assert seen.unlinked(fleet) == list(GUESTS)
+
+
+@pytest.mark.parametrize("then", [None, "restore"])
+def test_data_files(fleet, then):
+    """Each is durable, with its name, before its overlay is published; it goes after that is deleted, durably."""
+    fleet.planned(data_file=True)
+    apply = ("apply", fleet.plan, "--retire", "keep" if then else "delete", "--yes")
+    seen = run_watched(fleet, *apply, new_template=True)
+    if then is not None:
+        seen = run_watched(fleet, then, fleet.plan)
+        assert not any(fleet.data_file(name).exists() for name in GUESTS)
+    assert seen.unlinked(fleet) == list(GUESTS)
+    assert {fleet.data_file(name) for name in GUESTS} <= {
+        change.path if then else change.target for change in seen.changes
+    }

@@ -12,15 +12,18 @@ from pathlib import Path
 
 import pytest
 from encrypted import secret_file
-from manifest_texts import HEAD, guests, problems, raw, read
+from manifest_texts import HEAD, guests, problems, raw, read, write
 from plans import guest_plan, small_plan
 
+from batchdiff.errors import ManifestError
 from batchdiff.image_source import ImageFormat
+from batchdiff.manifest.selection import read_selected
 from batchdiff.plan.document import from_dict, to_dict
 from batchdiff.plan.overlay_options import Encryption, OverlayFormat, OverlayOptions, Preallocation
 from batchdiff.plan.overlay_rules import template_objection
 
 LUKS = "format: luks, secret_file: secret"
+B = "{path: clones/b.img}"
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +56,17 @@ IMPOSSIBLE = [
     (f"encryption: {{{LUKS}, ivgen_alg: essiv, ivgen_hash_alg: sha1}}", "encryption.ivgen_hash_alg", "sha256"),
     (f"encryption: {{{LUKS}, ivgen_hash_alg: md5}}", "encryption.ivgen_hash_alg", "leave it out"),
     (f"encryption: {{{LUKS}, iter_time: 0}}", "encryption.iter_time", "1 to 600000"),
-    ("data_file: a.data", "data_file", "not supported yet"),
+    ("data_file: clones/x.data, compression: zstd", "data_file", "no compressed clusters"),
+    ("data_file: true, compat: '0.10'", "data_file", '`compat: "1.1"`'),
+    (f"data_file: true, encryption: {{{LUKS}}}", "data_file", "leave out either"),
+    ("data_file: true, preallocation: falloc", "preallocation", "`extended_l2: true`"),
+    ("data_file: a.data", "data_file", "write `data_file: true` for"),
+    ("data_file: clones/gone/a.data", "data_file", "name a file in that folder"),
+    ("data_file: clones/", "data_file", "is not the name of a file"),
+    ("data_file: clones/a.img", "data_file", "is the guest"),
+    ("data_file: clones/b.img", "data_file", "exists already"),
+    ("data_file: clones/a.qcow2", "data_file", "is an overlay, too"),
+    ("data_file: []", "data_file", "true or false or a string"),
     ("format: qed, data_file: a.data", "data_file", "no external data file"),
     ("data_file_raw: true", "data_file_raw", "without a backing file"),
 ]
@@ -160,3 +173,83 @@ def test_qemu_does_not_create_it(folder, options):
     )
     assert done.returncode == 1
     assert QEMU_REFUSES[options] in done.stderr
+
+
+def test_data_files_have_names_of_their_own(folder):
+    """By default beside the overlay, whatever its path; a guest can do without the one of the defaults."""
+    head = f"{HEAD}defaults: {{format: raw, overlay: {{data_file: true}}}}\n"
+    text = guests(
+        "{path: clones/a.img}",
+        "{path: clones/b.img, overlay: {path: same, data_file: clones/other}}",
+        head=head,
+        tail="retire: delete\n",
+    )
+    assert [os.path.relpath(each, folder) for each in data_files(read(text))] == [
+        "clones/a.data.raw",
+        "clones/other",
+    ]
+    text = guests(
+        "{path: clones/a.img, overlay: {path: same}}", "{path: clones/b.img, overlay: {data_file: false}}"
+    )
+    text = text.replace(HEAD, head) + "retire: delete\n"
+    a, b = data_files(read(text))
+    assert (os.path.relpath(a, folder), b) == ("clones/a.data.raw", None)
+
+
+def data_files(manifest):
+    return [guest.options.data_file for guest in manifest.guests]
+
+
+@pytest.mark.parametrize(
+    ("items", "where", "words"),
+    [
+        (("{path: clones/a.img}", "{path: clones/b.img}"), "defaults.overlay", "write `data_file: true`"),
+        (
+            ("{glob: clones/a*.img, overlay: {data_file: clones/x}}",),
+            "guests[0].overlay",
+            "write `data_file: true`",
+        ),
+        (
+            tuple(f"{{path: clones/{name}.img, overlay: {{data_file: clones/x}}}}" for name in "ab"),
+            "guests[1].overlay",
+            "is the data file of guests[0]",
+        ),
+        (("{path: clones/a.img, overlay: {data_file: clones/b.qcow2}}", B), "guests[0].overlay", "is an overlay"),
+        (
+            ("{path: clones/a.img, overlay: {path: x.qcow2, data_file: t.img}}",),
+            "guests[0].overlay",
+            "the template",
+        ),
+        (
+            (f"{{path: clones/a.img, overlay: {{data_file: clones/{'x' * 240}}}}}",),
+            "guests[0].overlay",
+            "the limit",
+        ),
+    ],
+)
+def test_a_data_file_that_is_impossible(folder, items, where, words):
+    default = "clones/d" if where.startswith("defaults") else "false"
+    head = f"{HEAD}defaults: {{format: raw, overlay: {{data_file: {default}}}}}\n"
+    (problem,) = problems(guests(*items, head=head))
+    assert f"{where}.data_file: " in problem
+    assert words in problem
+
+
+def test_a_data_file_of_a_chosen_guest_exists(folder):
+    text = guests("{path: clones/a.img, format: raw, overlay: {data_file: true}}", raw("clones/b.img"))
+    Path("clones/a.data.raw").write_bytes(b"")
+    with pytest.raises(ManifestError, match=r"a\.data\.raw.* exists already"):
+        read_selected(write(text), ["a"])
+    assert [guest.name for guest in read_selected(write(text), ["b"]).guests] == ["b"]
+
+
+def test_a_glob_takes_no_data_file(folder):
+    """Neither one that an overlay will have, nor one that has a given name."""
+    for name in ("clones/a.data.raw", "clones/mine.raw", "clones/c.raw"):
+        Path(name).write_bytes(b"")
+    text = guests(
+        raw("clones/a.img", ", overlay: {data_file: true}"),
+        raw("clones/b.img", ", overlay: {data_file: clones/mine.raw}"),
+        "{glob: clones/*.raw, format: raw}",
+    )
+    assert [guest.name for guest in read(text, allow_existing_overlays=True).guests] == ["a", "b", "c"]

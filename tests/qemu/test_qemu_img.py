@@ -97,7 +97,7 @@ def test_message(
     monkeypatch, verb: Callable[[], None], code: int, output: str, kind: type[BatchdiffError], message: str
 ):
     monkeypatch.setattr(programs, "run", lambda *_, **__: CompletedProgram(("qemu-img",), code, output))
-    monkeypatch.setattr(io_uring, "options", dict)
+    monkeypatch.setattr(io_uring, "options", lambda _images: {})
     monkeypatch.setattr(qemu_img, "names_of", lambda images, _secrets, **_: [image.path for image in images])
     with pytest.raises(BatchdiffError) as caught:
         verb()

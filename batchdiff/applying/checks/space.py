@@ -64,13 +64,13 @@ def check_space(
     protected: Image | None = None,
     *,
     jobs: int = 1,
-    unfinished: Mapping[str, str] = MappingProxyType({}),
+    unfinished: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> Room:
     """Compare the maximum space that apply needs at any moment with the free space of each filesystem.
 
     ``protected``: the template, if its write permission will be removed, which copies it on some filesystems.
     ``jobs``: how many guests are to be in progress at once; fewer need less space if originals are deleted.
-    ``unfinished``: by guest, the temporary file that an interrupted apply left behind; its space can be reused.
+    ``unfinished``: by guest, the files that an interrupted apply left behind; their space can be reused.
 
     :raises GuestError: a filesystem does not have enough, even for one guest at a time.
     """
@@ -82,7 +82,7 @@ def check_space(
             by_device.setdefault(device, []).append(guest)
     for device, chosen in by_device.items():
         folder = os.path.dirname(chosen[0].overlay_path)
-        savings = [_here(guest, device, unfinished.get(guest.name)) for guest in chosen]
+        savings = [_here(guest, device, unfinished.get(guest.name, ())) for guest in chosen]
         free = free_bytes(folder)
         copied = 0
         if protected is not None and _device(os.path.dirname(protected.path)) == device:
@@ -224,13 +224,13 @@ def _can_share(fd: int, folder: str) -> bool:
     return True
 
 
-def _here(guest: GuestToConvert, device: int, unfinished: str | None) -> Savings:
-    """Return a guest's savings on this filesystem; its overlay needs only what its unfinished file lacks."""
+def _here(guest: GuestToConvert, device: int, unfinished: tuple[str, ...]) -> Savings:
+    """Return a guest's savings on this filesystem; its overlay needs only what its unfinished files lack."""
     savings = guest.diff.savings
     if _device(guest.source.path) != device:
         savings = dataclasses.replace(savings, reclaimable_bytes=0)
-    if unfinished is not None:
-        left = savings.overlay_disk_bytes - _allocated(unfinished, device)
+    if unfinished:
+        left = savings.overlay_disk_bytes - sum(_allocated(path, device) for path in unfinished)
         savings = dataclasses.replace(savings, overlay_disk_bytes=max(left, 0))
     return savings
 

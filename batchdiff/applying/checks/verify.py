@@ -27,6 +27,7 @@ from batchdiff.image.layer import Segment, select_ranges
 from batchdiff.image.open import inspect, open_image
 from batchdiff.image.read_buffer import ReadBuffer
 from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.progress import ignore, summing
 from batchdiff.qcow2.entries import Origin
 from batchdiff.qemu import qemu_img
 from batchdiff.qemu.programs import never
@@ -75,8 +76,15 @@ def require_judges(instead: str = "") -> None:
         )
 
 
-def verify(comparison: Comparison, mode: VerifyMode, ended: Callable[[], bool] = never) -> None:
+def verify(
+    comparison: Comparison,
+    mode: VerifyMode,
+    ended: Callable[[], bool] = never,
+    report: Callable[[int], None] = ignore,
+) -> None:
     """Compare two images, each with its chain as declared; end early once ``ended`` returns true.
+
+    ``report`` is called with the bytes compared so far, of their disks or of the ranges that are read.
 
     :raises DifferenceError: they differ.
     :raises VerificationError: one of them is damaged.
@@ -96,19 +104,24 @@ def verify(comparison: Comparison, mode: VerifyMode, ended: Callable[[], bool] =
                     why=f"{new.virtual_size} and {old.virtual_size} bytes",
                 )
             if mode is not VerifyMode.FULL:
-                _compare(old, new, _to_read(comparison, mode, old, new), ended)
+                _compare(old, new, _to_read(comparison, mode, old, new), ended, summing(report))
     except SecretError:
         raise
     except ImageError as error:
         raise VerificationError(f"{incoming.path} cannot be verified", why=str(error)) from error
     if mode is VerifyMode.FULL:
         if comparison.check is not Check.NONE:
-            _check(incoming, new.virtual_size, comparison.check, ended)
-        qemu_img.compare(outgoing, incoming, new.virtual_size, stopped=ended)
+            _check(incoming, new.virtual_size, comparison.check, ended, report)
+        size = new.virtual_size
+        qemu_img.compare(
+            outgoing, incoming, size, stopped=ended, percent=lambda percent: report(int(size * percent / 100))
+        )
 
 
-def check_used(image: ImageSource, ended: Callable[[], bool]) -> None:
+def check_used(image: ImageSource, ended: Callable[[], bool], report: Callable[[int], None] = ignore) -> None:
     """Make sure that an image on which a VM has run is sound: our inspection and `qemu-img check`.
+
+    ``report`` is called with 0 while QEMU is at work: it reads no data.
 
     :raises VerificationError: it is damaged.
     :raises SecretError: a secret cannot be read, or is wrong.
@@ -122,12 +135,21 @@ def check_used(image: ImageSource, ended: Callable[[], bool]) -> None:
         raise
     except ImageError as error:
         raise VerificationError(f"{image.path} is not sound", why=str(error)) from error
-    _check(image, virtual_size, Check.LEAKS_ALLOWED, ended)
+    _check(image, virtual_size, Check.LEAKS_ALLOWED, ended, report)
 
 
-def _check(image: ImageSource, virtual_size: int, check: Check, ended: Callable[[], bool]) -> None:
+def _check(
+    image: ImageSource,
+    virtual_size: int,
+    check: Check,
+    ended: Callable[[], bool],
+    report: Callable[[int], None],
+) -> None:
     if image.format in {ImageFormat.QCOW2, ImageFormat.QED}:
-        qemu_img.check(image, virtual_size, leaks_allowed=check is Check.LEAKS_ALLOWED, stopped=ended)
+        allowed = check is Check.LEAKS_ALLOWED
+        qemu_img.check(
+            image, virtual_size, leaks_allowed=allowed, stopped=ended, percent=lambda _percent: report(0)
+        )
 
 
 def _to_read(comparison: Comparison, mode: VerifyMode, *images: Image) -> Iterator[tuple[int, int]]:
@@ -143,14 +165,25 @@ def _to_read(comparison: Comparison, mode: VerifyMode, *images: Image) -> Iterat
         yield first * unit, min(end * unit, size)
 
 
-def _compare(old: Image, new: Image, ranges: Iterator[tuple[int, int]], ended: Callable[[], bool]) -> None:
+def _compare(
+    old: Image,
+    new: Image,
+    ranges: Iterator[tuple[int, int]],
+    ended: Callable[[], bool],
+    compared: Callable[[int], None],
+) -> None:
     buffers = ReadBuffer(_PIECE), ReadBuffer(_PIECE)
-    for pieces in _stretches(old, new, ranges):
-        _compare_stretch((old, new), pieces, buffers, ended)
+    for pieces in _stretches(old, new, ranges, compared):
+        _compare_stretch((old, new), pieces, buffers, ended, compared)
 
 
-def _stretches(old: Image, new: Image, ranges: Iterator[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
-    """Yield the pieces of ranges, grouped by stretch; a stretch starts at the next data of either image."""
+def _stretches(
+    old: Image, new: Image, ranges: Iterator[tuple[int, int]], left_out: Callable[[int], None]
+) -> Iterator[list[tuple[int, int]]]:
+    """Yield the pieces of ranges, grouped by stretch; a stretch starts at the next data of either image.
+
+    ``left_out`` is called with the number of bytes before that, which are holes in both.
+    """
     pieces: list[tuple[int, int]] = []
     for start, end in ranges:
         at = start
@@ -159,7 +192,9 @@ def _stretches(old: Image, new: Image, ranges: Iterator[tuple[int, int]]) -> Ite
                 if pieces:
                     yield pieces
                 pieces = []
-                at = max(at, min(_next_data(old, at), _next_data(new, at)))
+                data = max(at, min(_next_data(old, at), _next_data(new, at)))
+                left_out(min(data, end) - at)
+                at = data
             stop = min(at + _PIECE, end)
             if at < stop:
                 pieces.append((at, stop))
@@ -173,15 +208,17 @@ def _compare_stretch(
     pieces: list[tuple[int, int]],
     buffers: tuple[ReadBuffer, ReadBuffer],
     ended: Callable[[], bool],
+    compared: Callable[[int], None],
 ) -> None:
     first, last = pieces[0][0], pieces[-1][1]
     left, right = (select_ranges(image.segments(first, last), pieces) for image in images)
     for (start, end), *found in zip(pieces, left, right, strict=True):
         if ended():
             raise StopError("interrupted")
-        if all(map(_all_zeros, found)):
-            continue
         length = end - start
+        if all(map(_all_zeros, found)):
+            compared(length)
+            continue
         for buffer, image, segments in zip(buffers, images, found, strict=True):
             buffer.load_segments(image, start, length, segments)
         if not buffers[0].equals(buffers[1], length):
@@ -189,6 +226,7 @@ def _compare_stretch(
             raise DifferenceError(
                 f"{new.path} differs from {old.path}", why=f"somewhere in bytes {start} to {end}"
             )
+        compared(length)
 
 
 def _all_zeros(segments: list[Segment]) -> bool:

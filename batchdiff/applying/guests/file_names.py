@@ -31,6 +31,11 @@ class FileNames:
     quarantine: str
     deleting: str
 
+    @property
+    def all(self) -> tuple[str, str, str]:
+        """All of them."""
+        return self.own, self.quarantine, self.deleting
+
     def at(self, where: OutgoingAt) -> str:
         """Return the path that the file has at a place.
 

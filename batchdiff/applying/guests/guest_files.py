@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from batchdiff.applying.guests.file_names import original_names, overlay_names
 from batchdiff.applying.guests.status import OnDisk, TemplateIs, Written
@@ -18,6 +20,9 @@ from batchdiff.applying.journal.records import Fate, Goal, GuestState, History
 from batchdiff.errors import GuestError
 from batchdiff.files.fingerprint import NO_FILE, Fingerprint, fingerprint_at
 from batchdiff.plan.plan import GuestToConvert, Plan, PlannedImage
+
+KnownPart: TypeAlias = tuple[str, Fingerprint]
+"""An extent or a data file: its own path, and its fingerprint when that was taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,7 @@ def find_overlay(guest: GuestToConvert, state: GuestState | None) -> Found | Non
             continue
         if path == names.own and _has_made_way(guest, state):
             continue
-        proven = known is not None and known.is_unwritten(now)
+        proven = known is not None and known.is_unwritten(now) and not _data_was_written(guest, state)
         # Before a publication is recorded, only the file that was verified can be the overlay: any other belongs
         # to the operator. If apply died before recording it, a VM may have run on that file since.
         if proven or published or (known is not None and known.is_same_file(now)):
@@ -66,6 +71,12 @@ def _has_made_way(guest: GuestToConvert, state: GuestState | None) -> bool:
     """Return whether restore was deleting an overlay with the guest's own name, and the original has it again."""
     one_name = guest.overlay_path == guest.source.path
     return one_name and state is not None and state.goal is Goal.RESTORE and state.deleting
+
+
+def _data_was_written(guest: GuestToConvert, state: GuestState | None) -> bool:
+    """Return whether the data file of an overlay was written to: a write need not touch the overlay itself."""
+    path, known = guest.options.data_file, None if state is None else state.data_file
+    return path is not None and (known is None or known.was_written_to(fingerprint_at(path) or NO_FILE))
 
 
 def find_original(guest: GuestToConvert, state: GuestState | None) -> Found | None:
@@ -111,14 +122,14 @@ def _found(path: str, now: Fingerprint | None, guest: GuestToConvert) -> Found |
     return Found(path, now, all(each.is_unwritten(there) for each, there in ((known, now), *parts)))
 
 
-def parts_left(original: PlannedImage) -> list[tuple[str, Fingerprint]]:
-    """Return the extents or data file of an original that still exist: present paths and planned fingerprints."""
+def parts_left(parts: Iterable[KnownPart]) -> list[KnownPart]:
+    """Return the extents or data file of an image that still exist, at their present paths."""
     found = []
-    for path, planned in original.other_files:
+    for path, known in parts:
         for place in (path, original_names(path).deleting):
             now = fingerprint_at(place)
-            if now is not None and planned.is_same_file(now):
-                found.append((place, planned))
+            if now is not None and known.is_same_file(now):
+                found.append((place, known))
     return found
 
 
@@ -211,9 +222,10 @@ def _on_disk(guest: GuestToConvert, state: GuestState) -> OnDisk:
         overlay.path if overlay else None,
         original.path if original else None,
         written=_written(overlay, state.overlay, Written.OVERLAY)
+        | (Written.OVERLAY if overlay and _data_was_written(guest, state) else Written.NONE)
         | _written(original, guest.image.fingerprints[0], Written.ORIGINAL)
         | (Written.ORIGINAL if original and changed_parts(guest.image) else Written.NONE),
-        parts=tuple(path for path, _ in parts_left(guest.image)) if is_half_deleted else (),
+        parts=tuple(path for path, _ in parts_left(guest.image.other_files)) if is_half_deleted else (),
     )
 
 

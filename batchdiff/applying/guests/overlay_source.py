@@ -23,15 +23,18 @@ def planned_overlay(guest: GuestToConvert, template: ImageSource) -> ImageSource
     """Return a guest's overlay as apply wrote it, with its backing chain and the file with its secret."""
     chosen = guest.options.encryption
     secret = None if chosen is None else chosen.secret_file
-    form = ImageFormat(guest.options.format)
-    return ImageSource(guest.overlay_path, form, (template, *template.backing), secret_file=secret)
+    form, data_file = ImageFormat(guest.options.format), guest.options.data_file
+    others = () if data_file is None else (data_file,)
+    backing = (template, *template.backing)
+    return ImageSource(guest.overlay_path, form, backing, secret_file=secret, other_files=others)
 
 
 def current_overlay(source: ImageSource) -> ImageSource:
-    """Return the overlay as it is now: without its backing chain, if it has been flattened."""
+    """Return the overlay as it is now: without its backing chain, if it has been flattened; with its data file."""
     # Its owner may have decrypted it.
     for secret in dict.fromkeys((source.secret_file, None)):
         found = replace(source, secret_file=secret)
         with suppress(ImageError), closing(open_layer(found)) as layer:
+            found = replace(found, other_files=layer.other_files)
             return found if layer.backing is not None else replace(found, backing=())
     return source  # opening it will report what is wrong

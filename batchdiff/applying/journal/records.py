@@ -73,7 +73,9 @@ class GuestState:
     outgoing file may have been renamed, so its ctime may have changed. ``deleting``: it is about to be unlinked,
     so if it is gone, batchdiff deleted it. ``fate``: what became of the original; ``aside``: its path in
     quarantine. A guest at RESTORED is finished, except for an older original that is still in quarantine.
-    ``left``: the path of the overlay that a restore left behind, because it could not read it.
+    ``left``: the path of the overlay that a restore left behind, because it could not read it. ``data_file``: the
+    overlay's data file when it was written, before it got its name. ``parts``: the other files of an overlay that
+    is about to be unlinked, each with its path.
     """
 
     step: Step
@@ -87,6 +89,8 @@ class GuestState:
     fate: Fate | None = None
     aside: str | None = None
     left: str | None = None
+    data_file: Fingerprint | None = None
+    parts: tuple[tuple[str, Fingerprint], ...] = ()
 
     def record(self) -> dict[str, Any]:
         """Return the plain values of its line in a journal."""
@@ -145,6 +149,8 @@ class History:
             bool(record.get("deleting", False)),
             fate,
             aside,
+            data_file=_fingerprint(record.get("data_file")),
+            parts=tuple(map(_part, record.get("parts", ()))),
         )
 
     @property
@@ -181,11 +187,20 @@ def _mapped(state: GuestState, path_map: PathMap) -> GuestState:
         state,
         temporary=None if state.temporary is None else path_map.path(state.temporary),
         aside=None if state.aside is None else path_map.path(state.aside),
+        parts=tuple((path_map.path(path), known) for path, known in state.parts),
     )
 
 
 def _fingerprint(value: dict[str, Any] | None) -> Fingerprint | None:
     return None if value is None else Fingerprint(**value)
+
+
+def _part(value: tuple[str, dict[str, Any]]) -> tuple[str, Fingerprint]:
+    name, known = value
+    path = _path(name)
+    if path is None:
+        raise ValueError("a part has no path")
+    return path, Fingerprint(**known)
 
 
 def _path(value: object) -> str | None:

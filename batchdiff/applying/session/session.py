@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from batchdiff.applying.guests.whole_originals import template_needed
@@ -21,6 +22,7 @@ from batchdiff.image.in_use.hold import Held, hold
 from batchdiff.image.open import open_image
 from batchdiff.plan.plan import Plan
 from batchdiff.plan.totals import PLANNED_AT_ONCE
+from batchdiff.progress import Meter, Phase
 
 
 class Watch(Protocol):
@@ -39,8 +41,8 @@ class Session:
 
     ``plan_path``: the plan's path, which the sidecar records. ``unseen``: files may be deleted even if a program
     could have them open unnoticed. ``jobs``: how many guests may be in progress at once, if memory, open files and
-    space allow. ``in_domains``: who uses an image in libvirt's eyes, such as ``the domain web is paused``, by the
-    image's resolved path.
+    space allow. ``meter`` counts the bytes that are dealt with. ``in_domains``: who uses an image in libvirt's
+    eyes, such as ``the domain web is paused``, by the image's resolved path.
     """
 
     plan: Plan
@@ -50,6 +52,7 @@ class Session:
     unseen: bool = False
     plan_path: str = ""
     jobs: int = PLANNED_AT_ONCE
+    meter: Meter = field(default_factory=Meter)
     in_domains: Mapping[str, str] = field(default_factory=dict)
 
     def require_no_domain(self, path: str) -> None:
@@ -80,6 +83,10 @@ class Run:
     def stop(self) -> Stop:
         """The request to stop."""
         return self.session.stop
+
+    def reporter(self, guest: str, phase: Phase) -> Callable[[int], None]:
+        """Return the function that reports how many bytes of a guest's work are done."""
+        return partial(self.session.meter.reach, guest, phase)
 
     def check_template(self) -> None:
         """Make sure that the template at its path is still the one that was accepted when the command began.

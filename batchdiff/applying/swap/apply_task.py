@@ -27,6 +27,7 @@ from batchdiff.linux.metadata import copy_metadata, limit_mode, prepare
 from batchdiff.plan.extents import extents_of
 from batchdiff.plan.overlay_options import backing_name
 from batchdiff.plan.plan import GuestToConvert, PlannedImage
+from batchdiff.progress import Phase, summing
 from batchdiff.qcow2.faults import FormatError
 
 
@@ -59,6 +60,7 @@ class ApplyTask:
         state = run.journal.state(plan.name)
         _check_start(plan, state, options.retire)
         self.guest, self.retire, self.original = plan.name, options.retire, plan.image
+        self.data_file = plan.options.data_file
         self.outgoing = Outgoing(plan.source, original_names(plan.source.path), plan.image.fingerprints[0])
         self.incoming = _overlay(planned_overlay(plan, template.source), state)
         self._plan, self._template, self._run = plan, template, run
@@ -76,23 +78,28 @@ class ApplyTask:
         self._detector.check_chain(original)
         self._run.check_template()
 
-    def write(self, fd: int, original: Image) -> list[str]:
+    def write(self, fd: int, original: Image, data_fd: int | None = None) -> list[str]:
         """Write the overlay, with the original's owner, mode and attributes."""
         self._publication.check(self._plan)
         source = original.layers[0].fd
-        lost = prepare(source, fd)
+        files = [fd] if data_fd is None else [fd, data_fd]
+        lost = [what for each in files for what in prepare(source, each)]
+        content = self._extents, self._backing
         try:
-            write_overlay(fd, original, self._plan, (self._extents, self._backing), self._run.stop.check)
+            advance = summing(self._run.reporter(self.guest, Phase.WRITE))
+            check = self._run.stop.check
+            write_overlay(fd, original, self._plan, content, check=check, advance=advance, data_fd=data_fd)
         except FormatError as error:
             raise GuestError(
                 f"cannot write the image of {self.guest}",
                 why=str(error),
                 remedy="Plan again with a larger `overlay.cluster_size` or a shorter template path.",
             ) from error
-        lost += copy_metadata(source, fd)
         _, *others = original.own_files
-        limit_mode(fd, [other.fd for other in others])
-        return [f"could not keep {what}" for what in lost]
+        for each in files:
+            lost += copy_metadata(source, each)
+            limit_mode(each, [other.fd for other in others])
+        return [f"could not keep {what}" for what in dict.fromkeys(lost)]
 
     @cached_property
     def _extents(self) -> Extents:
@@ -114,7 +121,7 @@ class ApplyTask:
             # This run wrote it, so it holds the planned extents and nothing else.
             comparison = Comparison(original.source, overlay, (self._extents, self._plan.diff.unit))
         try:
-            verify(comparison, self._mode, ended)
+            verify(comparison, self._mode, ended, self._run.reporter(self.guest, Phase.VERIFY))
         except DifferenceError as error:
             raise self._explained(original, error) from error
         if self._mode is not VerifyMode.FULL:

@@ -20,18 +20,21 @@ class GuestJournal:
         self.state = GuestState(Step.CHECKED, task.goal) if known is None else replace(known, goal=task.goal)
         if known is not None and known.goal is not task.goal:
             # The other verb retired a different file, so what it did to that file's name does not count here.
-            self.state = replace(self.state, moved=False, deleting=False)
+            self.state = replace(self.state, moved=False, deleting=False, parts=())
             if known.deleting and known.goal is not Goal.RESTORE:
                 # If the original is gone, batchdiff deleted it: then restore deletes what is left of its parts.
                 self.state = replace(self.state, fate=Fate.DELETED, aside=None)
 
     def record_temporary(self, path: str) -> None:
-        """Record a temporary file before it is created, so that the next run can remove it after a crash."""
-        self._record(replace(self.state, step=Step.CHECKED, temporary=path))
+        """Record a temporary file before it is created, so that the next run can remove it after a crash.
 
-    def record_written(self) -> None:
-        """Record that the temporary file is complete and on disk."""
-        self._record(replace(self.state, step=Step.WRITTEN))
+        A data file that was recorded before belongs to another file, and must not be removed with this one.
+        """
+        self._record(replace(self.state, step=Step.CHECKED, temporary=path, data_file=None))
+
+    def record_written(self, data_file: Fingerprint | None = None) -> None:
+        """Record that the temporary file, and the data file if it has one, are complete and on disk."""
+        self._record(replace(self.state, step=Step.WRITTEN, data_file=data_file))
 
     def record_verified(self, incoming: Fingerprint) -> None:
         """Record the identity of the incoming file, which was compared with the outgoing one."""
@@ -48,10 +51,13 @@ class GuestJournal:
         if not self.state.moved or self.state.deleting:
             self._record(replace(self.state, step=Step.RETIRING, moved=True, deleting=False))
 
-    def record_deleting(self) -> None:
-        """Record that the outgoing file is about to be deleted: if it is gone after a crash, batchdiff did it."""
+    def record_deleting(self, parts: tuple[tuple[str, Fingerprint], ...] = ()) -> None:
+        """Record that the outgoing file is about to be deleted: if it is gone after a crash, batchdiff did it.
+
+        ``parts``: the other files of an overlay, which go once it is gone.
+        """
         if not self.state.deleting:
-            self._record(replace(self.state, step=Step.RETIRING, deleting=True))
+            self._record(replace(self.state, step=Step.RETIRING, deleting=True, parts=parts))
 
     def record_end(self, original: Original) -> None:
         """Record the final step, with what became of the original."""

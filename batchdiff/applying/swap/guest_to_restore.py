@@ -46,7 +46,9 @@ class GuestToRestore:
         if overlay is None:
             return Outgoing(source, names, NO_FILE)
         as_it_is = current_overlay(replace(source, path=overlay.path))
-        return Outgoing(replace(as_it_is, path=self.plan.overlay_path), names, overlay.now)
+        # Any other data file is one that its operator gave it since.
+        parts = tuple(path for path in as_it_is.other_files if path == self.plan.options.data_file)
+        return Outgoing(replace(as_it_is, path=self.plan.overlay_path), names, overlay.now, parts)
 
     def original(self, found: Found) -> IncomingFile:
         """Return the original, which gets its own name back if it is under another one."""

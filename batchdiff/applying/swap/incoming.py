@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from batchdiff.applying.swap import retire
 from batchdiff.errors import GuestError
-from batchdiff.files.fingerprint import Fingerprint, fingerprint_at
+from batchdiff.files.fingerprint import NO_FILE, Fingerprint, fingerprint_at
 from batchdiff.image.files import identify, open_image_file
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.call_failures import AGAIN
@@ -19,7 +19,7 @@ class IncomingFile:
     ``source``: its image under its own name. ``was_published``: whether it had that name before this command.
     ``known``: its identity, once it is verified. ``ready``: its path while it is complete under another name:
     that of an original in quarantine, or of a temporary file. ``compared``: the identity that it had, under its
-    own name, when the comparison began.
+    own name, when the comparison began. ``data_file``: the identity of the data file that was written for it.
     """
 
     def __init__(
@@ -33,6 +33,7 @@ class IncomingFile:
         self.source, self.was_published = source, was_published
         self.known, self.ready = known, quarantined
         self.compared: Fingerprint | None = None
+        self.data_file: Fingerprint | None = None
         self._quarantined = quarantined
 
     @property
@@ -63,6 +64,12 @@ class IncomingFile:
         """Forget the file that was written, if any; an original in quarantine stays ready."""
         self.ready = self._quarantined
 
+    def _data_has_changed(self) -> bool:
+        known = self.data_file
+        return known is not None and not all(
+            known.is_unwritten(fingerprint_at(path) or NO_FILE) for path in self.source.other_files
+        )
+
     def publish(self) -> Fingerprint:
         """Give it its own name, durably and without replacing a file; return its fingerprint afterwards.
 
@@ -71,7 +78,7 @@ class IncomingFile:
         source = str(self.ready)
         fd = open_image_file(source)
         try:
-            if self.known is None or not self.known.is_unwritten(identify(fd)):
+            if self.known is None or not self.known.is_unwritten(identify(fd)) or self._data_has_changed():
                 raise GuestError(
                     f"{source} was not given its final name",
                     why="it is not the file that was verified",

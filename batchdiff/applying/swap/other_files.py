@@ -1,21 +1,23 @@
-"""Delete the extents or the data file of an original, once its own file, which names them, is deleted.
+"""Delete the extents or the data file of an image, once its own file, which names them, is deleted.
 
 ::
 
     web01.vmdk                   renamed, checked, unlinked: from here on the guest counts as deleted
     web01-f001.vmdk, ...         each by itself: renamed, checked again, unlinked
 
-If a process dies in between, what is left is found by its fingerprint in the plan, under either name, and the next
-run of the same command, or restore, deletes it. Without the file that names them, nothing else needs these files.
+If a process dies in between, what is left is found by its fingerprint, under either name, and the next run of the
+same command, or restore, deletes it. The plan has the fingerprints of an original's files; restore records that of
+an overlay's data file before it deletes the overlay. Without the file that names them, nothing needs these files.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from batchdiff.applying.checks.no_dependents import require_no_dependents
 from batchdiff.applying.guests.file_names import original_names
-from batchdiff.applying.guests.guest_files import parts_left
+from batchdiff.applying.guests.guest_files import KnownPart, parts_left
 from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap import retire
 from batchdiff.applying.swap.refusals import open_unseen
@@ -26,22 +28,23 @@ from batchdiff.image.files import identify, open_image_file
 from batchdiff.image.in_use.check import Purpose
 from batchdiff.image.in_use.hold import Held
 from batchdiff.linux.call_failures import AGAIN
-from batchdiff.plan.plan import PlannedImage
 
 
-def delete_other_files(original: PlannedImage, run: Run) -> list[str]:
-    """Delete the files of a deleted original that are still as planned; return a remark about each that is not.
+def delete_other_files(parts: Iterable[KnownPart], run: Run, *, of: str, but: tuple[str, ...] = ()) -> list[str]:
+    """Delete the files of a deleted image that are still as known; return a remark about each that is not.
+
+    ``parts``: their own paths, and their fingerprints. ``of``: the image that named them, in words; ``but``: paths
+    at which an image may name them, because they were those of the deleted one.
 
     :raises BatchdiffError: one is in use, is part of another image or of the template, or cannot be deleted.
     """
     remarks = []
-    names = original_names(original.source.path)
-    for path, planned in parts_left(original):
+    for path, known in parts_left(parts):
         now = fingerprint_at(path)
-        if now is not None and planned.is_unwritten(now):
-            _delete(path, (names.own, names.quarantine, names.deleting), run)
+        if now is not None and known.is_unwritten(now):
+            _delete(path, but, run)
         else:
-            remarks.append(f"{path}, a part of the original, was left in place: {planned.changes(now or NO_FILE)}")
+            remarks.append(f"{path}, a part of {of}, was left in place: {known.changes(now or NO_FILE)}")
     return remarks
 
 

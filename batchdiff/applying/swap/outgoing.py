@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from batchdiff.applying.checks.no_dependents import require_no_dependents
 from batchdiff.applying.guests.file_names import original_names
+from batchdiff.applying.guests.guest_files import KnownPart
 from batchdiff.applying.guests.next_action import OutgoingAt
 from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap import retire
@@ -145,6 +146,11 @@ class OutgoingFile:
             own, *others = self._image.own_files
             for layer in others:
                 require_no_dependents(self._run.dependents, layer.path, but=(own.path, self.path, *former))
+
+    def parts(self) -> tuple[KnownPart, ...]:
+        """Return the other files of an overlay that go with it, as they are now."""
+        layers = [] if self._image is None else self._image.own_files[1:]
+        return tuple((each.path, each.fingerprint()) for each in layers if each.path in self._task.outgoing.parts)
 
     def close(self) -> None:
         """Release it."""

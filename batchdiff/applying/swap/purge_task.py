@@ -34,6 +34,7 @@ from batchdiff.image.image import Image
 from batchdiff.image.open import open_layer
 from batchdiff.image_source import ImageSource
 from batchdiff.plan.plan import GuestToConvert, PlannedImage
+from batchdiff.progress import Phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ def purge_task(
         outgoing=Outgoing(replace(guest.source, path=aside.own), aside, now or NO_FILE),
         incoming=IncomingFile(incoming, fingerprint_at(incoming.path), was_published=True),
         original=guest.image,
+        data_file=guest.options.data_file,
         soundness=soundness,
         used=options.used,
         run=run,
@@ -77,7 +79,8 @@ def purge_task(
 class PurgeTask:
     """Delete an original in quarantine, while its overlay or a rebuilt image is the VM's disk.
 
-    ``original``: the original as planned. ``soundness``: the check that the VM's disk must pass.
+    ``original``: the original as planned. ``data_file``: the planned one of its overlay. ``soundness``: the check
+    that the VM's disk must pass.
     ``used``: whether an original that differs may be deleted too. ``is_compared``: False once it is found to
     differ; then only the soundness of the VM's disk counts.
     """
@@ -89,6 +92,7 @@ class PurgeTask:
     outgoing: Outgoing
     incoming: IncomingFile
     original: PlannedImage
+    data_file: str | None
     soundness: Check
     used: bool
     run: Run
@@ -105,7 +109,7 @@ class PurgeTask:
         if self.is_compared:
             self._compare(original, disk, ended)
         else:
-            _require_sound(disk, ended)
+            _require_sound(disk, ended, self._report)
 
     def if_different(self) -> PurgeTask | None:
         """Return the task without a comparison, if the operator allows that and the original is the planned one.
@@ -132,9 +136,13 @@ class PurgeTask:
         """Do nothing."""
         return []
 
+    def _report(self, done: int) -> None:
+        self.run.session.meter.reach(self.guest, Phase.VERIFY, done)
+
     def _compare(self, original: Image, disk: ImageSource, ended: Callable[[], bool]) -> None:
         try:
-            verify(Comparison(original.source, disk, check=self.soundness), VerifyMode.FULL, ended)
+            comparison = Comparison(original.source, disk, check=self.soundness)
+            verify(comparison, VerifyMode.FULL, ended, self._report)
         except InUseError as error:  # the VM is running: they count as different
             raise DifferenceError(
                 f"{disk.path} is in use, so the two cannot be compared", why=error.why
@@ -165,9 +173,9 @@ def _is_restored(state: GuestState) -> bool:
     return not state.published
 
 
-def _require_sound(disk: ImageSource, ended: Callable[[], bool]) -> None:
+def _require_sound(disk: ImageSource, ended: Callable[[], bool], report: Callable[[int], None]) -> None:
     try:
-        check_used(disk, ended)
+        check_used(disk, ended, report)
     except InUseError:
         # Its VM is running on it right now, with its template: there is no better proof.
         open_layer(disk).close()

@@ -21,6 +21,14 @@ from batchdiff.image.files import identify, open_image_file
 from batchdiff.image.image import Image
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.metadata import copy_metadata, prepare
+from batchdiff.plan.plan import GuestToConvert
+from batchdiff.progress import Meter, Phase
+
+
+def expect_rebuild(meter: Meter, plan: GuestToConvert) -> None:
+    """Add the work of rebuilding an image to what a restore has to do."""
+    meter.expect(plan.name, Phase.REBUILD, plan.image.virtual_size)
+    meter.expect(plan.name, Phase.VERIFY, plan.image.virtual_size)
 
 
 class RebuildTask:
@@ -34,6 +42,7 @@ class RebuildTask:
     def __init__(self, guest: GuestToRestore, overlay: Found, original: Found | None) -> None:
         self.guest, self.incoming = guest.plan.name, IncomingFile(guest.rebuilt_source)
         self.outgoing, self.original = guest.outgoing(overlay), guest.plan.image
+        self.data_file = guest.plan.options.data_file
         self.older = guest.older() if original is None else original_names(guest.plan.source.path).quarantine
         self._guest, self._original = guest, original
         self._detector = ChangeDetector(guest.run.journal)
@@ -43,7 +52,7 @@ class RebuildTask:
         self._guest.run.check_template()  # first: it notices another file in the template's place
         self._detector.check_chain(overlay)
 
-    def write(self, fd: int, overlay: Image) -> list[str]:
+    def write(self, fd: int, overlay: Image, data_fd: int | None = None) -> list[str]:  # noqa: ARG002  # one file
         """Write the image, with the overlay's owner, mode and attributes."""
         plan, record = self._guest.plan, self._guest.plan.image
         check_space_for_image(overlay, os.path.dirname(plan.source.path), plan.name, plan.source)
@@ -52,7 +61,11 @@ class RebuildTask:
         # A raw file gets its planned size, which need not be a multiple of 512, unless the disk was resized.
         planned = record.fingerprints[0].size
         size = planned if overlay.virtual_size == record.virtual_size else overlay.virtual_size
-        write_standalone(fd, overlay, plan.source, size, check=self._guest.run.stop.check)
+        meter = self._guest.run.session.meter
+        expect_rebuild(meter, plan)  # unless it could be foreseen
+        meter.reach(self.guest, Phase.COMPARE, record.virtual_size, worked=False)  # a difference was enough
+        report = self._guest.run.reporter(self.guest, Phase.REBUILD)
+        write_standalone(fd, overlay, plan.source, size, check=self._guest.run.stop.check, report=report)
         lost += copy_metadata(overlay.layers[0].fd, fd)
         remarks = [f"could not keep {what}" for what in lost]
         left = self._guest.older()
@@ -65,8 +78,9 @@ class RebuildTask:
 
     def verify(self, overlay: Image, rebuilt: ImageSource, ended: Callable[[], bool]) -> None:
         """Compare every byte of the overlay with the image that was just written."""
-        check_used(overlay.source, ended)
-        verify(Comparison(overlay.source, rebuilt), VerifyMode.FULL, ended)
+        report = self._guest.run.reporter(self.guest, Phase.VERIFY)
+        check_used(overlay.source, ended, report)
+        verify(Comparison(overlay.source, rebuilt), VerifyMode.FULL, ended, report)
 
     def if_different(self) -> None:
         """Return None: a difference is a failure."""

@@ -103,6 +103,15 @@ def exists_already(task: SwapTask, left: str | None) -> GuestError:
     return GuestError(f"{task.incoming.source.path} exists already", remedy=remedy)
 
 
+def data_file_exists(path: str) -> GuestError:
+    """Return the error for a file that has the name of a new overlay's data file."""
+    return GuestError(
+        f"{path} exists already",
+        why="the overlay is to keep its data in a new file of that name",
+        remedy="Move it away, or plan again with another `overlay.data_file`.",
+    )
+
+
 def original_missing(guest: str) -> GuestError:
     """Return the error for an original that is lost: giving up the overlay would not bring it back."""
     return GuestError(

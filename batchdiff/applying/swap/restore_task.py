@@ -46,6 +46,7 @@ from batchdiff.choices import Retire, VerifyMode
 from batchdiff.image.image import Image
 from batchdiff.image_source import ImageSource
 from batchdiff.plan.plan import GuestToConvert, PlannedImage
+from batchdiff.progress import Phase
 
 
 def restore_task(
@@ -99,6 +100,7 @@ class RestoreTask:
     ) -> None:
         self.guest, self.incoming, self.older = guest.plan.name, incoming, older
         self.outgoing, self.original = guest.outgoing(overlay), guest.plan.image
+        self.data_file = guest.plan.options.data_file
         self.needs_comparison = overlay is not None and not guest.options.discard_changes
         self._guest, self._overlay, self._original = guest, overlay, original
         self._detector = ChangeDetector(guest.run.journal)
@@ -110,14 +112,15 @@ class RestoreTask:
 
     def verify(self, overlay: Image, disk: ImageSource, ended: Callable[[], bool]) -> None:
         """Compare every byte of the overlay with the image that comes back."""
+        report = self._guest.run.reporter(self.guest, Phase.COMPARE)
         if self._original is None:
             # A VM may have run on the rebuilt image since.
-            check_used(overlay.source, ended)
+            check_used(overlay.source, ended, report)
             comparison = Comparison(overlay.source, disk, check=Check.LEAKS_ALLOWED)
         else:
             # batchdiff did not write the original: leaks that QEMU's check may find in it were there before.
             comparison = Comparison(overlay.source, disk, check=Check.NONE)
-        verify(comparison, VerifyMode.FULL, ended)
+        verify(comparison, VerifyMode.FULL, ended, report)
 
     def if_different(self) -> RebuildTask | None:
         """Return the task that rebuilds an image from the overlay; the original stays in quarantine.

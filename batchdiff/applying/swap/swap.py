@@ -17,7 +17,7 @@ import os
 from dataclasses import replace
 
 from batchdiff.applying.checks.no_dependents import require_no_dependents
-from batchdiff.applying.guests.file_names import discard, original_names, require_lasting, where_is
+from batchdiff.applying.guests.file_names import original_names, require_lasting, where_is
 from batchdiff.applying.guests.guest_files import parts_left
 from batchdiff.applying.guests.next_action import Action, IncomingAt, OutgoingAt, next_action
 from batchdiff.applying.journal.leftovers import leftover
@@ -26,11 +26,13 @@ from batchdiff.applying.results.outcome import UNTOUCHED, Original
 from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap import retire
 from batchdiff.applying.swap.guest_journal import GuestJournal
+from batchdiff.applying.swap.new_files import discard_new_files, write_new_files
 from batchdiff.applying.swap.observe import can_be_opened, fate_of_original, incoming_at, observe
 from batchdiff.applying.swap.other_files import delete_other_files
 from batchdiff.applying.swap.outgoing import OutgoingFile
 from batchdiff.applying.swap.refusals import (
     another_file,
+    data_file_exists,
     error_vanished,
     exists_already,
     lost,
@@ -44,7 +46,7 @@ from batchdiff.files.atomic_write import sync_folder
 from batchdiff.files.fingerprint import fingerprint_at
 from batchdiff.image.files import identify, open_image_file
 from batchdiff.image.image import Image
-from batchdiff.linux.call_failures import naming, obstacle
+from batchdiff.linux.call_failures import obstacle
 from batchdiff.linux.permissions import Deed
 
 
@@ -200,8 +202,7 @@ class Swap:
 
     def _discard(self) -> None:
         self.task.incoming.discarded()
-        if self._journal.state.temporary is not None:
-            discard(self._journal.state.temporary)
+        discard_new_files(self._journal.state, self.task.data_file)
         self._journal.forget_temporary()
 
     def _write(self) -> None:
@@ -210,22 +211,21 @@ class Swap:
             raise error_vanished(incoming.path)
         if os.path.lexists(incoming.path) and not is_in_place(self.task):
             raise exists_already(self.task, leftover(self._run.journal.history, self.task.guest))
+        data_file = task.data_file if task.goal is Goal.APPLY else None
+        if data_file is not None and os.path.lexists(data_file):
+            raise data_file_exists(data_file)
         require_lasting(incoming.path)
         image = self._image()
         temporary = own_files.temporary(incoming.path)
         if fault := obstacle(Deed.RENAME, temporary):  # before a whole file is written for nothing
             raise GuestError(f"{incoming.path} was not written", why=fault.why, remedy=fault.remedy)
         self._journal.record_temporary(temporary)
-        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            with naming(temporary):
-                self.remarks += task.write(fd, image)
-                # If this fails, the file is discarded: the kernel may have dropped pages and marked them clean.
-                os.fsync(fd)
-                incoming.known = identify(fd)
-        finally:
-            os.close(fd)
-        self._journal.record_written()
+
+        def fill(fd: int, data_fd: int | None) -> None:
+            self.remarks += task.write(fd, image, data_fd)
+
+        written = write_new_files(temporary, data_file, fill, self._journal.record_written)
+        incoming.known, incoming.data_file = written
         incoming.ready = temporary
 
     def _publish(self) -> None:
@@ -256,27 +256,32 @@ class Swap:
         self._outgoing.require_no_dependents(names.own, names.quarantine)
         self._outgoing.check_unchanged()
         self._outgoing.require_alone()
-        self._journal.record_deleting()
+        self._journal.record_deleting(self._outgoing.parts())
         retire.delete(fd, names.deleting, self._run.template)
 
     def _delete_other_files(self) -> None:
-        """Delete the other files of an original that this or an earlier run has deleted, and that is gone."""
+        """Delete the other files of an image that this or an earlier run has deleted, and that is gone."""
         original, state = self.task.original, self._journal.state
+        if self.task.goal is Goal.RESTORE and state.deleting and self._outgoing.where is OutgoingAt.GONE:
+            self.close()
+            self.remarks += delete_other_files(state.parts, self._run, of="the overlay")
         names = original_names(original.source.path)
-        if not parts_left(original) or where_is(names, original.fingerprints[0]) is not OutgoingAt.GONE:
+        if (
+            not parts_left(original.other_files)
+            or where_is(names, original.fingerprints[0]) is not OutgoingAt.GONE
+        ):
             return
         if state.fate is Fate.DELETED or (state.deleting and self.task.goal is not Goal.RESTORE):
             if Action.UNLINK not in self._done and not can_be_opened(self.task.incoming.source):
                 raise lost(self.task, OutgoingAt.GONE)
             self.close()  # each is held by itself
-            self.remarks += delete_other_files(original, self._run)
+            self.remarks += delete_other_files(original.other_files, self._run, of="the original", but=names.all)
 
     def _end(self) -> None:
         """Record the end, unless apply keeps the original, or an earlier purge has recorded its own end."""
         self.original = self._original()
         recorded = self._journal.state.step
-        kept_or_purged = self.task.retire is Retire.KEEP or recorded is Step.PURGED
-        stays = self.task.goal is Goal.APPLY and kept_or_purged
+        stays = self.task.goal is Goal.APPLY and (self.task.retire is Retire.KEEP or recorded is Step.PURGED)
         if not stays and recorded is not self.task.final:
             self.remarks += self.task.before_end()
             self._journal.record_end(self.original)

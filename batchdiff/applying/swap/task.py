@@ -26,11 +26,15 @@ from batchdiff.plan.plan import PlannedImage
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """The file that goes: its image under its own name, its other names, and its identity."""
+    """The file that goes: its image under its own name, its other names, and its identity.
+
+    ``parts``: the paths of other files that go with an overlay. Those of an original are in the plan.
+    """
 
     source: ImageSource
     names: FileNames
     known: Fingerprint
+    parts: tuple[str, ...] = ()
 
 
 class SwapTask(Protocol):
@@ -63,6 +67,10 @@ class SwapTask(Protocol):
     @property
     def original(self) -> PlannedImage:
         """The guest's original as it was planned; its other files go once its own file is deleted."""
+
+    @property
+    def data_file(self) -> str | None:
+        """The planned path of the overlay's data file; None if the overlay has its data in itself."""
 
     @property
     def needs_comparison(self) -> bool:
@@ -103,8 +111,11 @@ class SwapTask(Protocol):
 class Writer(Protocol):
     """A task whose incoming file does not exist yet."""
 
-    def write(self, fd: int, outgoing: Image) -> list[str]:
-        """Write the incoming image to an empty file, from the outgoing one; return remarks for the operator."""
+    def write(self, fd: int, outgoing: Image, data_fd: int | None = None) -> list[str]:
+        """Write the incoming image to an empty file, from the outgoing one; return remarks for the operator.
+
+        ``data_fd``: another empty file, for the data of an overlay that is to have a data file.
+        """
 
 
 def is_in_place(task: SwapTask) -> bool:

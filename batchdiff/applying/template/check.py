@@ -26,11 +26,14 @@ from batchdiff.linux.call_failures import AGAIN, explain
 from batchdiff.linux.permissions import Deed
 from batchdiff.plan.plan import Plan
 from batchdiff.plan.sidecar import Chain, Sidecar, sidecar_paths, sidecars_of
+from batchdiff.progress import Meter, Phase, ignore
 from batchdiff.units import few
 
 
 def accept_template(run: Run) -> None:
     """Accept the template of a run as it is now; from then on it must not change.
+
+    The progress of the run begins: all other work is expected already.
 
     :raises PlanError: it does not have the planned content, or nothing can prove that it does.
     :raises ImageError: its tables are damaged, or it cannot be read.
@@ -39,10 +42,23 @@ def accept_template(run: Run) -> None:
     run.check_template()  # from here on a change is noticed, even while the digest is taken
     with template_needed(plan, history):
         reason = doubt(template, plan, history)
+        report = begin_with_template(run.session.meter, template if reason else None)
         if reason:
-            require_content(template, plan, history, reason, check=run.stop.check)
+            require_content(template, plan, history, reason, check=run.stop.check, report=report)
             run.check_template()
         inspect(template)
+
+
+def begin_with_template(meter: Meter, template: Image | None, times: int = 1) -> Callable[[int], None]:
+    """Begin the progress of a command that reads its template first, unless ``template`` is None.
+
+    ``times``: how often it will be read. Return the function that reports how much of it is read.
+    """
+    if template is not None:
+        meter.expect(None, Phase.TEMPLATE, template.virtual_size * times)
+    before = meter.reached(None, Phase.TEMPLATE)
+    meter.begin()
+    return lambda done: meter.reach(None, Phase.TEMPLATE, before + done)
 
 
 def doubt(template: Image, plan: Plan, history: History) -> str:
@@ -66,10 +82,18 @@ def _is_known(sidecar: Sidecar, now: Chain, plan: Plan) -> bool:
     return same_digest or plan.template.fingerprints in (*sidecar.earlier, sidecar.fingerprints)
 
 
-def require_content(
-    template: Image, plan: Plan, history: History, reason: str, *, check: Callable[[], None]
+def require_content(  # noqa: PLR0913  # options by keyword
+    template: Image,
+    plan: Plan,
+    history: History,
+    reason: str,
+    *,
+    check: Callable[[], None],
+    report: Callable[[int], None] = ignore,
 ) -> None:
     """Read a template and compare its digest with the planned one; ``reason`` says why that is necessary.
+
+    ``report`` is called with the bytes of its disk that are read, or are holes.
 
     :raises TemplateChangedError: they differ.
     :raises PlanError: the planned digest was never taken.
@@ -81,7 +105,7 @@ def require_content(
             why=f"{reason}; its digest was not taken, because it shares blocks with its copies",
             remedy=_without_digest(plan, history),
         )
-    if content_digest(template, check=check) == known:
+    if content_digest(template, check=check, report=report) == known:
         return
     # Once overlays are published, planning again cannot help: they need the old content.
     if history.published:

@@ -29,6 +29,7 @@ from batchdiff.image.storage.shared_blocks import shared_extents
 from batchdiff.image.storage.to_write import ToWrite, WriteRule
 from batchdiff.linux.btrfs import is_btrfs
 from batchdiff.linux.machine import usable_cpus
+from batchdiff.progress import ignore
 from batchdiff.qcow2.cluster_packing import Packer
 from batchdiff.qcow2.compression import compress
 from batchdiff.qcow2.entries import COPIED, Origin, Words, compressed_entry
@@ -63,13 +64,15 @@ class DataStore(Protocol):
 class Copier:
     """Copies from an image to a file; ``check`` is called every few MiB, and may raise an error to end it.
 
-    ``may_share``: whether the two files may share blocks.
+    ``may_share``: whether the two files may share blocks. ``advance`` is called with the number of further bytes
+    that are copied, or found to need no copy.
     """
 
     fd: int
     guest: Image
     check: Callable[[], None]
     may_share: bool = True
+    advance: Callable[[int], None] = ignore
     rule: WriteRule = field(init=False)
     buffer: ReadBuffer = field(init=False)
 
@@ -82,12 +85,15 @@ class Copier:
 
         :mod:`batchdiff.image.storage.to_write` decides what is written; the rest stays a hole.
         """
+        holes = end - start
         for segment in self.guest.segments(start, end):
             for part, to_write in self.rule.parts(segment):
+                holes -= part.end - part.start
                 if to_write is ToWrite.ALL:
                     self._copy_all(part, target + part.start - start)
                 else:
                     self._copy_nonzero(part, target + part.start - start)
+        self.advance(holes)
 
     def _copy_nonzero(self, segment: Segment, target: int) -> None:
         """Copy a segment, except blocks of the target that are all zeros."""
@@ -101,6 +107,7 @@ class Copier:
                 if block != bytes(len(block)):  # any() looks at each byte, which takes a hundred times as long
                     write_all(self.fd, block, offset + first)
                 first = last
+            self.advance(len(data))
 
     def _copy_all(self, segment: Segment, target: int) -> None:
         """Copy a segment: in the kernel, which shares blocks if it can, and the rest through memory."""
@@ -137,6 +144,7 @@ class Copier:
             self.check()
             data = self.buffer.load(self.guest, at, min(MIB, segment.end - at))
             write_all(self.fd, data, target + at - segment.start)
+            self.advance(len(data))
 
     def _copy_in_kernel(self, source: int, source_offset: int, target_offset: int, length: int) -> int:
         """Copy with copy_file_range, and return the bytes copied: fewer at the end of the file, or if it can't."""
@@ -154,6 +162,7 @@ class Copier:
             if copied == 0:
                 return done
             done += copied
+            self.advance(copied)
         return done
 
 
@@ -186,6 +195,25 @@ class PlainStore:
 
     def refcounts(self) -> npt.NDArray[np.uint16] | None:
         """Return None: each cluster is used once."""
+        return None
+
+
+class OutsideStore:
+    """Data clusters in a file of their own, each at the offset that it has on the disk."""
+
+    def __init__(self, copier: Copier, geometry: Geometry, start: int) -> None:
+        self._copier, self._geometry = copier, geometry
+        self.end = start
+
+    def store(self, extents: Extents, clusters: npt.NDArray[np.int64]) -> Words:
+        """See :class:`DataStore`."""
+        granule = self._geometry.granule
+        for first, count in extents.pairs(Kind.DATA).tolist():
+            self._copier.copy(first * granule, (first + count) * granule, first * granule)
+        return (clusters * self._geometry.cluster_size).astype(np.uint64) | COPIED
+
+    def refcounts(self) -> npt.NDArray[np.uint16] | None:
+        """Return None: each cluster of the image itself is used once."""
         return None
 
 
@@ -229,7 +257,10 @@ class CompressedStore:
 
     def store(self, extents: Extents, clusters: npt.NDArray[np.int64]) -> Words:  # noqa: ARG002
         """See :class:`DataStore`; compressed clusters always hold all of their bytes."""
-        hosts = [self._write(data, packed) for data, packed in self._compressed(clusters.tolist())]
+        hosts = []
+        for data, packed in self._compressed(clusters.tolist()):
+            hosts.append(self._write(data, packed))
+            self._copier.advance(len(data))
         return np.array(hosts, dtype=np.uint64)
 
     def _compressed(self, clusters: list[int]) -> Iterator[tuple[memoryview, bytes | None]]:

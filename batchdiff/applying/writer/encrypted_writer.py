@@ -22,14 +22,23 @@ from batchdiff.applying.writer.stopping import stops
 from batchdiff.extents import Kind, only
 from batchdiff.image.image import Image
 from batchdiff.plan.overlay_options import Encryption, luks_options
+from batchdiff.progress import ignore
 from batchdiff.qcow2.geometry import DEFAULT_REFCOUNT_BITS
 from batchdiff.qemu.encryption import encrypt, new_luks_header
 
 
-def write_encrypted(
-    fd: int, original: Image, new: NewImage, chosen: Encryption, *, check: Callable[[], None]
+def write_encrypted(  # noqa: PLR0913  # options by keyword
+    fd: int,
+    original: Image,
+    new: NewImage,
+    chosen: Encryption,
+    *,
+    check: Callable[[], None],
+    advance: Callable[[int], None] = ignore,
 ) -> None:
     """Write the overlay into an empty file. The caller makes it durable.
+
+    ``advance`` is called with the number of further bytes of the guest that QEMU has encrypted.
 
     :raises OSError: the disk is full or has a fault.
     :raises ImageError: the original, or the secret, cannot be read.
@@ -39,6 +48,7 @@ def write_encrypted(
     stopped = stops(check)
     header = new_luks_header(chosen.secret_file, luks_options(chosen), stopped=stopped)
     write_image(fd, original, replace(new, luks_header=header, place=DataPlace.RESERVED), check=check)
+    size = new.extents.units(Kind.DATA) * new.geometry.granule
     selection = os.memfd_create("selection")
     try:
         only_tables = NewImage(
@@ -59,6 +69,19 @@ def write_encrypted(
             virtual_size=new.virtual_size,
             secret_file=chosen.secret_file,
             stopped=stopped,
+            percent=_advancing(advance, size),
         )
     finally:
         os.close(selection)
+
+
+def _advancing(advance: Callable[[int], None], size: int) -> Callable[[float], None]:
+    """Return a function that takes the percentage of ``size`` that is done, and reports further bytes."""
+    done = 0
+
+    def reached(percent: float) -> None:
+        nonlocal done
+        before, done = done, max(done, int(size * percent / 100))
+        advance(done - before)
+
+    return reached

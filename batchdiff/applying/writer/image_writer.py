@@ -11,12 +11,20 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from batchdiff.applying.writer.data_copy import CompressedStore, Copier, DataStore, PlainStore, UnwrittenStore
+from batchdiff.applying.writer.data_copy import (
+    CompressedStore,
+    Copier,
+    DataStore,
+    OutsideStore,
+    PlainStore,
+    UnwrittenStore,
+)
 from batchdiff.applying.writer.preallocation import preallocate
 from batchdiff.extents import Extents
 from batchdiff.files.read_write import write_all
 from batchdiff.image.image import Image
 from batchdiff.plan.overlay_options import Preallocation
+from batchdiff.progress import ignore
 from batchdiff.qcow2.geometry import Geometry
 from batchdiff.qcow2.layout import Layout, header_for, layout_for, plan_layout
 from batchdiff.qcow2.layout_options import LayoutOptions
@@ -39,7 +47,7 @@ class NewImage:
     """The image to write. ``extents`` in granules; ``backing``: name and format of the backing file, or None.
 
     ``luks_header``: empty if the image is not encrypted. ``compression_level``: None for the default of the
-    compression.
+    compression. ``data_file``: the name of the file with the data clusters, if that is another one.
     """
 
     virtual_size: int
@@ -52,6 +60,7 @@ class NewImage:
     place: DataPlace = DataPlace.INSIDE
     luks_header: bytes = b""
     compression_level: int | None = None
+    data_file: str | None = None
 
     @property
     def layout_options(self) -> LayoutOptions:
@@ -67,10 +76,20 @@ def _never() -> None:
     """Never end a write early."""
 
 
-def write_image(fd: int, guest: Image, new: NewImage, *, check: Callable[[], None] = _never) -> int:
+def write_image(  # noqa: PLR0913  # options by keyword
+    fd: int,
+    guest: Image,
+    new: NewImage,
+    *,
+    check: Callable[[], None] = _never,
+    advance: Callable[[int], None] = ignore,
+    data_fd: int | None = None,
+) -> int:
     """Write the image into an empty file, with data from ``guest``; return the size of the file in bytes.
 
-    The caller makes it durable. ``check`` is called every few MiB, and may raise an error to end it.
+    The caller makes it durable. ``check`` is called every few MiB, and may raise an error to end it; ``advance``,
+    with the number of further bytes of the guest that are written. ``data_fd``: another empty file, for the data
+    clusters, if their place is outside; None if they are not written here.
 
     :raises OSError: the disk is full or has a fault.
     :raises ImageError: the guest cannot be read.
@@ -81,8 +100,15 @@ def write_image(fd: int, guest: Image, new: NewImage, *, check: Callable[[], Non
     _header(layout, new)
     if not new.compress:
         # XFS allocates space past the end of a growing file in advance, and keeps it where there should be holes.
-        preallocate(fd, layout.file_size, new.preallocation, check)
-    store = _store(fd, guest, new, layout.data_offset, check)
+        own = Preallocation.OFF if new.place is DataPlace.OUTSIDE else new.preallocation
+        preallocate(fd, layout.file_size, own, check)
+    if data_fd is None:
+        store = _store(Copier(fd, guest, check, _may_share(new), advance), new, layout.data_offset)
+    else:
+        # As long as the disk, as QEMU makes it: a data file that ends before the disk does is damaged.
+        preallocate(data_fd, new.virtual_size, new.preallocation, check)
+        copier = Copier(data_fd, guest, check, _may_share(new), advance)
+        store = OutsideStore(copier, new.geometry, layout.data_offset)
     clusters = ceil_div(new.virtual_size, new.geometry.cluster_size) if layout.options.preallocated else 0
     for batch in table_batches(new.extents, new.geometry, preallocated=clusters):
         hosts = store.store(batch.extents, batch.data_clusters())
@@ -92,12 +118,14 @@ def write_image(fd: int, guest: Image, new: NewImage, *, check: Callable[[], Non
     return final.file_size
 
 
-def _store(fd: int, guest: Image, new: NewImage, start: int, check: Callable[[], None]) -> DataStore:
+def _may_share(new: NewImage) -> bool:
+    # A VM's first write to a shared block copies it, which takes new space in spite of the preallocation.
+    return new.preallocation in {Preallocation.OFF, Preallocation.METADATA}
+
+
+def _store(copier: Copier, new: NewImage, start: int) -> DataStore:
     if new.place is not DataPlace.INSIDE:
         return UnwrittenStore(new.geometry, start, outside=new.place is DataPlace.OUTSIDE)
-    # A VM's first write to a shared block copies it, which takes new space in spite of the preallocation.
-    may_share = new.preallocation in {Preallocation.OFF, Preallocation.METADATA}
-    copier = Copier(fd, guest, check, may_share)
     if new.compress:
         return CompressedStore(copier, new.geometry, start, level=new.compression_level)
     return PlainStore(copier, new.geometry, start)
@@ -109,6 +137,7 @@ def _header(layout: Layout, new: NewImage) -> bytes:
         new.virtual_size,
         backing=new.backing,
         lazy_refcounts=new.lazy_refcounts,
+        data_file=new.data_file,
     )
 
 

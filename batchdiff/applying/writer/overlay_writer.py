@@ -5,25 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from batchdiff.applying.writer.encrypted_writer import write_encrypted
-from batchdiff.applying.writer.image_writer import NewImage, write_image
+from batchdiff.applying.writer.image_writer import DataPlace, NewImage, write_image
 from batchdiff.applying.writer.qed_writer import NewQed, write_qed
 from batchdiff.extents import Extents
 from batchdiff.image.image import Image
 from batchdiff.plan.overlay_options import Compression, OverlayFormat
 from batchdiff.plan.plan import GuestToConvert
+from batchdiff.progress import ignore
 
 
-def write_overlay(
+def write_overlay(  # noqa: PLR0913  # options by keyword
     fd: int,
     original: Image,
     plan: GuestToConvert,
     content: tuple[Extents, tuple[str, str]],
+    *,
     check: Callable[[], None],
+    advance: Callable[[int], None] = ignore,
+    data_fd: int | None = None,
 ) -> None:
     """Write the overlay into an empty file, with data from the original. The caller makes it durable.
 
+    ``data_fd``: its data file, empty as well, if it is to have one.
+
     ``content``: the extents in granules, and the template's name and format for the header. ``check`` is called
-    every few MiB, and may raise an error to end it.
+    every few MiB, and may raise an error to end it; ``advance``, with the number of further bytes
+    that are written.
 
     :raises OSError: the disk is full or has a fault.
     :raises ImageError: the original cannot be read.
@@ -34,7 +41,8 @@ def write_overlay(
     options, virtual_size = plan.options, plan.image.virtual_size
     if options.format is OverlayFormat.QED:
         cluster = plan.diff.geometry.cluster_size
-        write_qed(fd, original, NewQed(virtual_size, cluster, options.table_size, extents, backing), check=check)
+        qed = NewQed(virtual_size, cluster, options.table_size, extents, backing)
+        write_qed(fd, original, qed, check=check, advance=advance)
         return
     new = NewImage(
         virtual_size=virtual_size,
@@ -45,8 +53,10 @@ def write_overlay(
         lazy_refcounts=options.lazy_refcounts,
         preallocation=options.preallocation,
         compression_level=options.compression_level,
+        data_file=options.data_file,
+        place=DataPlace.INSIDE if options.data_file is None else DataPlace.OUTSIDE,
     )
     if options.encryption is None:
-        write_image(fd, original, new, check=check)
+        write_image(fd, original, new, check=check, advance=advance, data_fd=data_fd)
     else:
-        write_encrypted(fd, original, new, options.encryption, check=check)
+        write_encrypted(fd, original, new, options.encryption, check=check, advance=advance)

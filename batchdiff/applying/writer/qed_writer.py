@@ -11,6 +11,7 @@ from batchdiff.extents import Extents, Kind
 from batchdiff.files.read_write import write_all
 from batchdiff.foreign.qed_layout import qed_entries, qed_header, qed_layout
 from batchdiff.image.image import Image
+from batchdiff.progress import ignore
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +25,18 @@ class NewQed:
     backing: tuple[str, str]
 
 
-def write_qed(fd: int, guest: Image, new: NewQed, *, check: Callable[[], None]) -> None:
+def write_qed(
+    fd: int,
+    guest: Image,
+    new: NewQed,
+    *,
+    check: Callable[[], None],
+    advance: Callable[[int], None] = ignore,
+) -> None:
     """Write the overlay into an empty file, with data from ``guest``. The caller makes it durable.
 
-    ``check`` is called every few MiB, and may raise an error to end it.
+    ``check`` is called every few MiB, and may raise an error to end it; ``advance``, with the number of further
+    bytes of the guest that are written.
 
     :raises OSError: the disk is full or has a fault.
     :raises ImageError: the guest cannot be read.
@@ -37,7 +46,8 @@ def write_qed(fd: int, guest: Image, new: NewQed, *, check: Callable[[], None]) 
     header = qed_header(layout, new.backing)  # first: if it does not fit, no data should be copied
     # XFS allocates space past the end of a growing file in advance, and keeps it where there should be holes.
     os.ftruncate(fd, layout.file_size)
-    copier, size, host = Copier(fd, guest, check), new.cluster_size, layout.data_offset
+    copier = Copier(fd, guest, check, advance=advance)
+    size, host = new.cluster_size, layout.data_offset
     for first, count in new.extents.pairs(Kind.DATA).tolist():
         copier.copy(first * size, (first + count) * size, host)
         host += count * size

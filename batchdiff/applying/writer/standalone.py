@@ -14,6 +14,7 @@ from batchdiff.foreign import vmdk
 from batchdiff.image.image import Image
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.plan.overlay_options import DEFAULT_CLUSTER_SIZE, OverlayOptions, geometry_of
+from batchdiff.progress import ignore, summing
 from batchdiff.qcow2.entries import Origin
 from batchdiff.qemu import qemu_img
 from batchdiff.units import MIB, SECTOR, ceil_div
@@ -22,35 +23,56 @@ _STRETCH = 1024 * MIB
 """The length of the image that is mapped at a time."""
 
 
-def write_standalone(fd: int, image: Image, new: ImageSource, size: int, *, check: Callable[[], None]) -> None:
+def write_standalone(  # noqa: PLR0913  # options by keyword
+    fd: int,
+    image: Image,
+    new: ImageSource,
+    size: int,
+    *,
+    check: Callable[[], None],
+    report: Callable[[int], None] = ignore,
+) -> None:
     """Write an image's whole content into an empty file.
 
     ``new``: the format, the path that the file is to have, and the file with its secret if it is to be encrypted.
     ``size``: the length of a raw file, in bytes; QEMU shows its guest that length rounded up to a sector.
+    ``report`` is called with the bytes of the disk that are written, or need not be.
 
     :raises ImageError: the secret cannot be read.
     :raises ProgramError: QEMU is needed for the format, and is missing or fails.
     :raises OSError: the disk is full or has a fault.
     """
     if new.format is ImageFormat.RAW:
-        Copier(fd, image, check).copy(0, min(size, image.virtual_size), 0)
+        Copier(fd, image, check, advance=summing(report)).copy(0, min(size, image.virtual_size), 0)
         os.ftruncate(fd, size)
         return
     if new.format is not ImageFormat.QCOW2 or new.secret_file is not None:
-        qemu_img.convert(image.source, fd, new, image.virtual_size, stopped=stops(check))
+        whole = image.virtual_size
+        qemu_img.convert(
+            image.source,
+            fd,
+            new,
+            whole,
+            stopped=stops(check),
+            percent=lambda percent: report(int(whole * percent / 100)),
+        )
         if new.format is ImageFormat.VMDK:
             # QEMU does not read the file name in the descriptor, but other programs may.
             descriptor = os.pread(fd, vmdk.TEXT_BYTES, vmdk.TEXT_AT)
             write_all(fd, vmdk.with_extent_name(descriptor, os.path.basename(new.path)), vmdk.TEXT_AT)
         return
     geometry = geometry_of(OverlayOptions(), DEFAULT_CLUSTER_SIZE)
+    extents = fold(_content(image), geometry.cluster_size // SECTOR)
+    advance = summing(report)
+    # What reads as zeros needs no work, however large it is.
+    advance(max(image.virtual_size - extents.units(Kind.DATA) * geometry.cluster_size, 0))
     content = NewImage(
         virtual_size=image.virtual_size,
         geometry=geometry,
-        extents=fold(_content(image), geometry.cluster_size // SECTOR),
+        extents=extents,
         backing=None,
     )
-    write_image(fd, image, content, check=check)
+    write_image(fd, image, content, check=check, advance=advance)
 
 
 def _content(image: Image) -> Extents:

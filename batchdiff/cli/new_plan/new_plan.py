@@ -10,7 +10,7 @@ from dataclasses import replace
 from batchdiff.cli.console import Console
 from batchdiff.cli.earlier_plans import converted_guests, say_kept
 from batchdiff.cli.new_plan.plan_warnings import warn_of_changed_template, warn_of_space
-from batchdiff.cli.new_plan.progress import scan_progress
+from batchdiff.cli.new_plan.progress import ScanProgress
 from batchdiff.cli.new_plan.replaced_plan import replace_plan_at
 from batchdiff.cli.warnings import warn_of_manifest
 from batchdiff.errors import EXIT_DETAILED_CHANGES, EXIT_DONE, EXIT_SOME_GUESTS
@@ -45,8 +45,16 @@ def make_and_report(
         earlier = EarlierResults(checkpoint, older, console.say, plans)
         with throttle(limits, tell=console.detail) as observer:
             warn_of_manifest(console, manifest, observer)
-            with scan_progress(console) as progress:
-                plan = make_plan(manifest, jobs=jobs, progress=progress, earlier=earlier, observer=observer)
+            with console.metering() as meter:
+                progress = ScanProgress(meter)
+                plan = make_plan(
+                    manifest,
+                    jobs=jobs,
+                    progress=progress.scanned,
+                    assessed=progress.assessed,
+                    earlier=earlier,
+                    observer=observer,
+                )
         # The checkpoint is discarded only once the plan is written: a crash before that does not cost the scan.
         replaced = replace_plan_at(path, plan, converted_guests(manifest))
         checkpoint.discard()

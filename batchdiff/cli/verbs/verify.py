@@ -23,8 +23,9 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     names = None if arguments.guests is None else tuple(arguments.guests)
     found: list[Finding] = []
     history = history_of(console, arguments, plan, path_map)
-    with stopping() as stop:
-        for finding in check_health(plan, history, names, stop, jobs=arguments.jobs or usable_cpus()):
+    jobs = arguments.jobs or usable_cpus()
+    with stopping() as stop, console.metering() as meter:
+        for finding in check_health(plan, history, names, stop, jobs=jobs, meter=meter):
             found.append(finding)
             console.event("finding", **finding_event(finding))
     console.result(health_text(found, width=console.width))

@@ -50,25 +50,30 @@ def compared_sizes(units: Extents, virtual_size: int, options: OverlayOptions, u
     if options.format is OverlayFormat.QED:
         return _qed_sizes(units, virtual_size, options)
     needs = layout_options_of(options)
+    inside = needs._replace(outside=False)
     parts = _Parts(
         differing=only(units, Kind.ZERO, Kind.DATA),
         nonzero=only(units, Kind.SAME, Kind.DATA),
         either=units,
     )
     sizes, compared = ComparedSizes({}, {}), geometries(options)
-    subclusters = any(geometry.extended_l2 for geometry in compared)
+    # Of a data file, only the space on disk depends on the geometry: it is as long as the disk.
+    by_disk = needs.outside or any(geometry.extended_l2 for geometry in compared)
     for geometry in (each for each in compared if fits(virtual_size, each)):
         # Clusters of whole units are only counted. Subclusters and clusters below a unit need extents.
         if geometry.granules == 1 and geometry.cluster_size >= UNIT:
-            layout = _counted(parts, virtual_size, geometry, needs)
+            layout = _counted(parts, virtual_size, geometry, inside)
             data = layout.data_clusters * geometry.cluster_size
         else:
             extents = granules_to_write(units, UNIT, virtual_size, geometry)
-            layout = layout_for(extents, virtual_size, geometry, needs)
+            layout = layout_for(extents, virtual_size, geometry, inside)
             data = _data_bytes(extents, layout, unit, compressed=options.compression is not Compression.NONE)
+        if needs.outside:
+            tables = layout.l2_tables
+            layout = plan_layout(virtual_size, geometry, l2_tables=tables, data_clusters=0, options=needs)
         if layout.is_readable:
-            sizes.file[geometry] = layout.file_size
-            if subclusters:
+            sizes.file[geometry] = layout.file_size + (virtual_size if needs.outside else 0)
+            if by_disk:
                 sizes.disk[geometry] = disk_bytes(layout, data, unit)
     if not sizes.file:
         raise FormatError(f"no cluster size can map a disk of {format_size(virtual_size)}")

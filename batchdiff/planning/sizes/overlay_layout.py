@@ -38,7 +38,7 @@ def overlay_layout(
         qed_header(layout, backing)  # only for its checks
         return layout
     found = layout_for(extents, virtual_size, geometry_of(options, cluster_size), layout_options_of(options))
-    header_for(found, virtual_size, backing=backing)  # only for its checks
+    header_for(found, virtual_size, backing=backing, data_file=options.data_file)  # only for its checks
     return found
 
 
@@ -46,7 +46,7 @@ def overlay_disk_bytes(layout: AnyLayout, extents: Extents, options: OverlayOpti
     """Return the bytes that an overlay takes on disk, in whole units; its data takes ``data`` of them."""
     if isinstance(layout, QedLayout):
         return _qed_disk_bytes(layout, extents, data, unit)
-    if options.preallocation in {Preallocation.FALLOC, Preallocation.FULL}:
+    if options.data_file is None and options.preallocation in {Preallocation.FALLOC, Preallocation.FULL}:
         return align_up(layout.file_size, unit)
     return disk_bytes(layout, data, unit) + _luks_disk_bytes(layout, options, unit)
 

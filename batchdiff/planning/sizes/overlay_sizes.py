@@ -34,7 +34,7 @@ def disk_bytes(layout: Layout, data: int, unit: int = UNIT) -> int:
     """
     cluster, entries_per_block = layout.geometry.cluster_size, layout.geometry.refcounts_in_block
     if cluster < unit:
-        return align_up(layout.file_size, unit)
+        return align_up(layout.file_size, unit) + (align_up(data, unit) if layout.options.outside else 0)
     last_block = layout.refcounted % entries_per_block or entries_per_block
     return (
         unit
@@ -62,8 +62,8 @@ class OverlaySize(NamedTuple):
 class ComparedSizes(NamedTuple):
     """The sizes of an uncompressed overlay with each geometry that was compared, in bytes.
 
-    ``file``: the length of its file. ``disk``: the space that it takes if the guest's data has no holes; empty
-    unless subclusters were considered.
+    ``file``: the length of its file, and of its data file. ``disk``: the space that it takes if the guest's data
+    has no holes; empty unless subclusters were considered, or there is a data file.
     """
 
     file: dict[Geometry, int]

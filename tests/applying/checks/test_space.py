@@ -62,14 +62,14 @@ def test_what_an_interrupted_apply_left_is_not_needed_once_more(tmp_path, retire
     names = ("web0", "web1")
     for name in names:
         (tmp_path / f"{name}.temporary").write_bytes(b"x" * 8 * MIB)
-    left = {name: str(tmp_path / f"{name}.temporary") for name in names}
+    left = {name: (str(tmp_path / f"{name}.temporary"),) for name in names}
     free = free_bytes(tmp_path)
     guests = [guest(tmp_path, name, overlay=free // 2 + 6 * MIB) for name in names]
     check_space(guests, retire, unfinished=left)
     with pytest.raises(GuestError):
         check_space(guests, retire)
     with pytest.raises(GuestError):
-        check_space(guests, retire, unfinished={"web0": left["web0"], "web1": str(tmp_path / "gone")})
+        check_space(guests, retire, unfinished={"web0": left["web0"], "web1": (str(tmp_path / "gone"),)})
 
 
 def test_what_a_deletion_gives_back_counts_for_the_next(tmp_path, free):

@@ -15,6 +15,7 @@ from batchdiff.applying.swap.apply_task import ApplyOptions, ApplyTask
 from batchdiff.applying.swap.task import is_in_place
 from batchdiff.choices import Retire, VerifyMode
 from batchdiff.errors import GuestError
+from batchdiff.progress import ignore
 from batchdiff.qcow2.faults import FormatError
 
 TEMPLATE = plans.planned_image("/srv/images/template.qcow2", "qcow2")
@@ -23,7 +24,9 @@ TEMPLATE = plans.planned_image("/srv/images/template.qcow2", "qcow2")
 def task(state=None, retire=Retire.KEEP, guest=None, verify=VerifyMode.FULL, publication=None):
     history = History() if state is None else History({"web01": state})
     stop = types.SimpleNamespace(check=lambda: None)
-    run = types.SimpleNamespace(journal=MemoryJournal(history), check_template=lambda: None, stop=stop)
+    run = types.SimpleNamespace(
+        journal=MemoryJournal(history), check_template=lambda: None, stop=stop, reporter=lambda *_: ignore
+    )
     return ApplyTask(guest or plans.guest_plan(), TEMPLATE, run, ApplyOptions(retire, verify), publication)
 
 
@@ -78,7 +81,7 @@ def test_of_an_overlay_that_a_vm_may_have_used_every_byte_is_compared(monkeypatc
     ended = object()
     way = task(state, verify=mode, publication=publication)
     way.verify(types.SimpleNamespace(source=guest.source), "the overlay", ended)
-    ((comparison, how, until),) = asked
+    ((comparison, how, until, _),) = asked
     assert (comparison.outgoing, comparison.incoming) == (guest.source, "the overlay")
     assert (comparison.written is None) is published
     assert (how, until) == (mode, ended)

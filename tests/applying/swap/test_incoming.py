@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 import pytest
@@ -63,6 +64,17 @@ def test_it_gets_its_own_name_and_its_identity_afterwards_is_known(path):
     assert published == incoming.known == fingerprint_at(path)
     assert incoming.ready is None
     assert not os.path.lexists(temporary)
+
+
+@pytest.mark.parametrize("how", ["gone", "written to"])
+def test_its_data_file_must_be_as_it_was_verified(path, how):
+    temporary, data = f"{path}.batchdiff-tmp", f"{path}.data"
+    incoming = IncomingFile(dataclasses.replace(image(path), other_files=(data,)), made(temporary))
+    incoming.ready, incoming.data_file = temporary, made(data)
+    os.unlink(data) if how == "gone" else made(data, b"other content")
+    with pytest.raises(GuestError, match="it is not the file that was verified"):
+        incoming.publish()
+    assert os.path.lexists(temporary)
 
 
 @pytest.mark.parametrize("how", ["another file", "written to", "never verified"])

@@ -27,6 +27,7 @@ from batchdiff.choices import Loss, Retire
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.files.fingerprint import NO_FILE, fingerprint_at
 from batchdiff.plan.sidecar import read_sidecar
+from batchdiff.progress import ignore
 from batchdiff.units import MIB
 
 COMPARISONS = {
@@ -85,7 +86,7 @@ class Scene:
     def decide(self, options=PLAIN):
         image = dataclasses.replace(plans.planned_image(self.guest.source.path), fingerprints=(self.original,))
         self.guest = dataclasses.replace(self.guest, image=image)
-        run = types.SimpleNamespace(journal=MemoryJournal(History()))
+        run = types.SimpleNamespace(journal=MemoryJournal(History()), reporter=lambda *_: ignore)
         template = plans.planned_image(str(self.folder / "template.img"))
         return restore_task(self.guest, template, run, self.state, options)
 

@@ -7,6 +7,7 @@ import stat
 
 import notation
 import pytest
+from commands import rarely
 from crashes import crashing
 from oracle import assert_same
 from stage import ASIDE, DELETING, GUEST, NAME, TEMPLATE, Stage, failed
@@ -80,6 +81,14 @@ SAME = [
     for scene in SCENES
     if KEEP not in (*scene.before, scene.verb)
 ]
+_USUALLY = ("quarantine", "restore quarantined", "rebuild beside an older original")
+DATA = [
+    pytest.param(
+        place, scene, id=f"{place}: {scene.name}", marks=() if scene.name in _USUALLY else pytest.mark.long
+    )
+    for place, scenes in (("data", BESIDE), ("same data", SAME))
+    for scene in (each.values[1] for each in scenes)
+]
 
 
 def state(stage: Stage) -> dict:
@@ -106,7 +115,7 @@ def assert_nothing_is_lost(stage: Stage, expected: bytes) -> None:
     assert_same(stage.template.read_bytes(), notation.content(TEMPLATE))
     found = []
     for path in sorted(stage.folder.iterdir()):
-        if path.name.startswith(NAME):
+        if path.name.startswith(NAME) and not path.name.startswith(stage.data_file().name):
             with path.open("rb") as file:
                 form = "qcow2" if file.read(4) == b"QFI\xfb" else "raw"
             found.append(stage.content(path, form))
@@ -121,7 +130,8 @@ def expected_content(scene: Scene) -> bytes:
 
 def assert_ended(stage: Stage, scene: Scene) -> None:
     places = {_ORIGINAL: stage.original(), _OVERLAY: stage.overlay(), _ASIDE: stage.original(suffix=ASIDE)}
-    assert stage.images() == {places[each].name for each in scene.left}
+    data = {stage.data_file().name} if stage.has_data and _OVERLAY in scene.left else set()
+    assert stage.images() == {places[each].name for each in scene.left} | data
     final = places[_OVERLAY] if _OVERLAY in scene.left else places[_ORIGINAL]
     form = "qcow2" if _OVERLAY in scene.left else "raw"
     assert_same(stage.content(final, form), expected_content(scene))
@@ -165,7 +175,7 @@ def changes_of(scene: Scene, stage: Stage) -> int:
     return len(changes)
 
 
-@pytest.mark.parametrize(("place", "scene"), BESIDE + SAME)
+@pytest.mark.parametrize(("place", "scene"), BESIDE + SAME + DATA)
 def test_the_same_command_after_a_kill(tmp_path, monkeypatch, place, scene):
     """Killed after its first change, its second, and so on: nothing is lost, and the next run ends as ever."""
     tries = Tries(tmp_path, monkeypatch, place, scene)
@@ -182,7 +192,7 @@ def test_the_same_command_after_a_kill(tmp_path, monkeypatch, place, scene):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("place", "scene"), BESIDE + SAME)
+@pytest.mark.parametrize(("place", "scene"), BESIDE + SAME + DATA)
 def test_the_same_command_after_two_kills(tmp_path, monkeypatch, place, scene):
     tries = Tries(tmp_path, monkeypatch, place, scene)
     stage = tries.stage()
@@ -204,7 +214,7 @@ def comparable(stage: Stage) -> str:
     return repr(state(stage)).replace(str(stage.folder), "").replace(stage.plan.checksum, "the plan")
 
 
-@pytest.mark.parametrize("place", ["beside", "same"])
+@pytest.mark.parametrize("place", ["beside", "same", "same data", *rarely("data")])
 @pytest.mark.parametrize("name", ["quarantine", "delete", "purge", "purge used", "restore quarantined", "rebuild"])
 def test_restore_after_a_kill(tmp_path, monkeypatch, name, place):
     """Whatever died, and wherever: restore brings back what the VM sees, and leaves at most an older original."""

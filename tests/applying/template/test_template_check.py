@@ -19,6 +19,7 @@ from batchdiff.choices import Retire
 from batchdiff.errors import ImageError, PlanError
 from batchdiff.image.open import open_image
 from batchdiff.plan.sidecar import OverlayOrigin
+from batchdiff.progress import Meter
 from batchdiff.units import MIB
 
 OVERLAY = {"/vm.qcow2": OverlayOrigin("vm", "sha256:...")}
@@ -132,7 +133,7 @@ def digest_is(monkeypatch):
     taken = []
 
     def install(value):
-        def content_digest(_template, *, check):
+        def content_digest(_template, *, check, report):
             check()
             taken.append(value)
             return value
@@ -246,8 +247,8 @@ def test_what_is_accepted_must_not_change_from_then_on(doubtful, monkeypatch):
     """It is looked at before its content is read, and after."""
     looks = []
     run = types.SimpleNamespace(
-        session=types.SimpleNamespace(plan=None),
-        template=None,
+        session=types.SimpleNamespace(plan=None, meter=Meter()),
+        template=types.SimpleNamespace(virtual_size=1),
         journal=types.SimpleNamespace(history=None),
         stop=types.SimpleNamespace(check=None),
         check_template=lambda: looks.append("looked"),

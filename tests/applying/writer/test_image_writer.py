@@ -361,4 +361,6 @@ def test_options_are_all_tried():
         "refcount_bits",
         "compat",
     }
-    assert names == here | {"format", "table_size", "preallocation", "encryption"}, "test_overlay_writer.py"
+    assert names == here | {"format", "table_size", "preallocation", "encryption", "data_file"}, (
+        "test_overlay_writer.py"
+    )

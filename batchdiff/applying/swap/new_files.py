@@ -1,0 +1,114 @@
+"""The temporary files of a new image: an overlay may have a data file, which gets its name first.
+
+::
+
+    .web01.qcow2.XX.batchdiff-tmp         the overlay      written, synced  -> verified -> published: web01.qcow2
+    .web01.qcow2.XX.data.batchdiff-tmp    its data file    written, synced, recorded -> web01.data.raw
+
+The overlay's header names the data file by the name that it has in the end, so the two can be verified only under
+that name; and an overlay that is published never lacks it. If a process dies before the publication, the next one
+removes the data file first. Two things prove that it is the right file: its recorded fingerprint, and that the
+overlay, which alone names it, still has its temporary name. Both are on disk before the data file is renamed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+
+from batchdiff.applying.guests.file_names import discard
+from batchdiff.applying.journal.records import GuestState
+from batchdiff.applying.swap import retire
+from batchdiff.files import own_files
+from batchdiff.files.atomic_write import sync_folder
+from batchdiff.files.fingerprint import NO_FILE, Fingerprint, fingerprint_at
+from batchdiff.image.files import identify, open_image_file
+from batchdiff.linux.call_failures import naming
+
+
+def write_new_files(
+    temporary: str,
+    data_file: str | None,
+    fill: Callable[[int, int | None], None],
+    record: Callable[[Fingerprint | None], None],
+) -> tuple[Fingerprint, Fingerprint | None]:
+    """Create the file of an image, and that of its data if it is to have one; return both fingerprints.
+
+    ``data_file``: the path that the file of its data is to have. ``fill`` gets both files, open and empty, and
+    writes them. ``record`` gets the fingerprint of the data file, once both are on disk, before that is renamed.
+
+    :raises OSError: they may not be on disk, and must be thrown away: the kernel may have dropped pages and marked
+        them clean. Or another file has the name of the data file.
+    """
+    beside = own_files.temporary_data_file(temporary)
+    with naming(temporary), _new(temporary) as fd, _new(beside) if data_file else nullcontext() as data_fd:
+        fill(fd, data_fd)
+        os.fsync(fd)
+        known, of_data = identify(fd), None
+        if data_fd is not None:
+            os.fsync(data_fd)
+            of_data = identify(data_fd)
+            sync_folder(os.path.dirname(temporary))  # a named data file is never without the overlay that names it
+    record(of_data)
+    if data_file is not None:
+        _rename(beside, data_file)
+    return known, of_data
+
+
+@contextmanager
+def _new(path: str) -> Iterator[int]:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _rename(source: str, target: str) -> None:
+    """Rename a data file, durably and without replacing another file."""
+    fd = open_image_file(source)
+    try:
+        retire.move(fd, source, target)
+    finally:
+        os.close(fd)
+
+
+def unfinished_files(state: GuestState, data_file: str | None) -> tuple[str, ...]:
+    """Return the paths of the files that a process left behind before it had published its image.
+
+    ``data_file``: the planned path of the overlay's data file, if it is to have one.
+    """
+    if state.temporary is None:
+        return ()
+    found = [state.temporary, own_files.temporary_data_file(state.temporary)]
+    if data_file is not None and _is_unpublished(state, data_file):
+        found.append(data_file)
+    return tuple(found)
+
+
+def discard_new_files(state: GuestState, data_file: str | None) -> None:
+    """Remove the files that a process left behind before it had published its image.
+
+    :raises OSError: they cannot be removed.
+    """
+    if state.temporary is None:
+        return
+    temporary = own_files.temporary_data_file(state.temporary)
+    if data_file is not None and _is_unpublished(state, data_file):
+        _rename(data_file, temporary)
+    discard(temporary)
+    discard(state.temporary)
+
+
+def _is_unpublished(state: GuestState, data_file: str) -> bool:
+    """Return whether a data file under its own name belongs to an overlay that still has its temporary name."""
+    now = fingerprint_at(data_file) or NO_FILE
+    known = state.data_file
+    return (
+        not state.published
+        and known is not None
+        and known.is_unwritten(now)
+        and state.temporary is not None
+        and os.path.lexists(state.temporary)
+    )

@@ -1,0 +1,91 @@
+"""The bytes that a verb will have to write and compare, as far as can be foreseen, for its progress.
+
+::
+
+    apply      a new overlay        write its data     verify the whole disk, or with `--verify changed` its data
+               a published one      verify the whole disk, if its original is still to be retired
+    restore    compare the whole disk; without an original, write it and verify it
+    purge      verify the whole disk
+    verify     verify the whole disk, if there is an original to compare it with
+
+A restore whose VM has run on the overlay finds a difference, which cannot be foreseen: then writing and verifying
+the disk are added.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Sequence
+
+from batchdiff.applying.guests.file_names import original_names, where_is
+from batchdiff.applying.guests.guest_files import find_original, rebuilt_is_in_place
+from batchdiff.applying.guests.next_action import Action, IncomingAt, Scene, next_action
+from batchdiff.applying.journal.records import GuestState
+from batchdiff.applying.restore_without_template import GuestWithState
+from batchdiff.applying.session.session import Session
+from batchdiff.applying.swap.apply_task import ApplyOptions
+from batchdiff.applying.swap.rebuild_task import expect_rebuild
+from batchdiff.choices import Retire, VerifyMode
+from batchdiff.image_source import ImageSource
+from batchdiff.plan.plan import GuestToConvert
+from batchdiff.progress import Meter, Phase
+
+
+def expect_apply(session: Session, guests: Iterable[GuestToConvert], options: ApplyOptions) -> None:
+    """Expect the work of an apply."""
+    for guest in guests:
+        state = session.journal.state(guest.name)
+        size = guest.image.virtual_size
+        if state is None or not state.published:
+            data = guest.diff.data.units * guest.diff.unit
+            session.meter.expect(guest.name, Phase.WRITE, data)
+            images = guest.source, session.plan.template.source
+            if options.verify is VerifyMode.CHANGED and not _is_on_device(*images):
+                size = min(data + guest.diff.zero.units * guest.diff.unit, size)
+            session.meter.expect(guest.name, Phase.VERIFY, size)
+        elif _is_to_be_retired(guest, options.retire):
+            session.meter.expect(guest.name, Phase.VERIFY, size)
+
+
+def expect_restore(session: Session, found: Sequence[GuestWithState], *, discarding: bool) -> None:
+    """Expect the work of a restore. ``discarding``: nothing is compared."""
+    expect_dry_restore(session, found, discarding=discarding)
+    for guest, state in found:
+        if not discarding and not _is_compared(guest, state):
+            expect_rebuild(session.meter, guest)
+
+
+def expect_dry_restore(session: Session, found: Iterable[GuestWithState], *, discarding: bool) -> None:
+    """Expect the comparisons of a restore. ``discarding``: nothing is compared."""
+    for guest, state in found:
+        if not discarding and _is_compared(guest, state):
+            session.meter.expect(guest.name, Phase.COMPARE, guest.image.virtual_size)
+
+
+def _is_compared(guest: GuestToConvert, state: GuestState) -> bool:
+    return rebuilt_is_in_place(guest, state) or find_original(guest, state) is not None
+
+
+def expect_comparisons(meter: Meter, guests: Iterable[GuestToConvert]) -> None:
+    """Expect that the disks of guests are compared whole."""
+    for guest in guests:
+        meter.expect(guest.name, Phase.VERIFY, guest.image.virtual_size)
+
+
+def _is_to_be_retired(guest: GuestToConvert, how: Retire) -> bool:
+    """Return whether the original of a published overlay is still to be retired, after a comparison."""
+    where = where_is(original_names(guest.source.path), guest.image.fingerprints[0])
+    scene = Scene(where, IncomingAt.PUBLISHED, verified=False, retire=how, one_name=False)
+    return next_action(scene) is Action.VERIFY
+
+
+def _is_on_device(*images: ImageSource) -> bool:
+    """Return whether a file of an image is a block device, of which even unchanged parts are compared."""
+    for path in (path for image in images for path in image.files):
+        try:
+            if stat.S_ISBLK(os.stat(path).st_mode):
+                return True
+        except OSError:
+            continue  # it will be reported by whatever opens it
+    return False

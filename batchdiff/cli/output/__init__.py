@@ -1,0 +1,1 @@
+"""Streams that never make the work wait, and the progress bar."""

@@ -1,0 +1,155 @@
+"""A progress bar on stderr: a line for the whole run, and one for the guest at work if the terminal can move up.
+
+::
+
+    verifying   43.1%|████████▌           | 12.1 of 28 GiB, 203.4 MiB/s, 1:20 left
+      web01     57.0%|███████████▍        | 2.3 of 4 GiB, 101.7 MiB/s, 0:17 left
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from batchdiff.cli.output.outlet import STDERR
+from batchdiff.progress import Pace, Phase, Reading
+from batchdiff.report.printable import printable
+from batchdiff.units import format_size
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+EVERY = 0.1
+"""Seconds between two drawings."""
+
+_WORDS = {
+    None: "working",
+    Phase.TEMPLATE: "reading the template",
+    Phase.SCAN: "scanning",
+    Phase.ASSESS: "assessing",
+    Phase.WRITE: "writing",
+    Phase.VERIFY: "verifying",
+    Phase.COMPARE: "comparing",
+    Phase.REBUILD: "rebuilding",
+}
+
+_NAME = 24
+"""The most letters of a guest's name, which is cut in the middle: names of a fleet often begin alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Screen:
+    """The file that tqdm writes to: stderr, but a reader that is slow or has gone does not hold up the work."""
+
+    def write(self, text: str) -> None:
+        STDERR.put_event(text, may_drop=True)
+
+    def flush(self) -> None:
+        """Every write is flushed."""
+
+    def fileno(self) -> int:
+        return STDERR.stream.fileno()
+
+    @property
+    def encoding(self) -> str:
+        return STDERR.stream.encoding
+
+
+def can_move_up() -> bool:
+    """Return whether stderr is a terminal on which a second line can be drawn."""
+    return STDERR.stream.isatty() and os.environ.get("TERM", "") not in {"", "dumb"}
+
+
+class ProgressBar:
+    """The bar, drawn until it is closed; text that is written meanwhile goes above it."""
+
+    def __init__(self) -> None:
+        # Imported here: it takes a tenth of the start-up, and only a bar needs it.
+        from tqdm import tqdm  # noqa: PLC0415
+
+        # tqdm's monitor is a thread, and the planner, which forks, must not have any.
+        tqdm.monitor_interval = 0
+        tqdm.set_lock(threading.RLock())
+        self._lock = threading.RLock()
+        self._lines = [self._line(tqdm, position) for position in range(2 if can_move_up() else 1)]
+        self._reading: Reading | None = None
+        STDERR.drawn = self
+
+    @staticmethod
+    def _line(kind: type[tqdm[Any]], position: int) -> tqdm[Any]:
+        return kind(
+            total=1,
+            position=position,
+            bar_format="{desc}|{bar}| {unit}",
+            file=_Screen(),
+            dynamic_ncols=True,
+            leave=False,
+            delay=1e9,  # draw nothing until there is a reading
+        )
+
+    def show(self, reading: Reading) -> None:
+        """Draw a reading."""
+        with self._lock:
+            self._reading = reading
+            self._draw()
+
+    def close(self) -> None:
+        """Remove the bar."""
+        with self._lock:
+            STDERR.drawn = None
+            for line in reversed(self._lines):
+                line.clear()  # tqdm itself takes a line that never had to wait for one that was never drawn
+                line.close()
+
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """See :class:`batchdiff.cli.output.outlet.Drawn`."""
+        with self._lock:
+            if self._reading is not None:
+                for line in self._lines:
+                    line.clear()
+            yield
+            self._draw()
+
+    def _draw(self) -> None:
+        reading = self._reading
+        if reading is None:
+            return
+        run, *rest = self._lines
+        what, name = _WORDS[reading.phase], "" if reading.guest is None else _cut(reading.guest)
+        of_guest = reading.of_guest if rest and reading.of_guest is not None and reading.of_guest.total else None
+        _draw_line(run, what if of_guest is not None else f"{what} {name}".strip(), reading.run)
+        for line in rest:
+            if of_guest is None:
+                line.clear()
+            else:
+                _draw_line(line, f"  {name}", of_guest)
+
+
+def _draw_line(line: tqdm[Any], what: str, pace: Pace) -> None:
+    line.set_description_str(f"{what} {pace.percent:5.1f}%", refresh=False)
+    line.unit, line.n, line.total = pace_text(pace), pace.done, max(pace.total, 1)
+    line.refresh()
+
+
+def pace_text(pace: Pace) -> str:
+    """Return bytes, rate and time left, with the units that reports have."""
+    rate = f", {format_size(int(pace.per_second))}/s" if pace.per_second else ""
+    left = "" if pace.seconds_left is None else f", {_time(pace.seconds_left)} left"
+    return f"{format_size(pace.done)} of {format_size(pace.total)}{rate}{left}"
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _cut(name: str) -> str:
+    text = printable(name)
+    half = (_NAME - 3) // 2
+    return text if len(text) <= _NAME else f"{text[:half]}...{text[len(text) - _NAME + half + 3 :]}"

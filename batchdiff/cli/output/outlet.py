@@ -1,0 +1,149 @@
+"""stdout and stderr, written so that no reader can hold up the work: what is not read yet waits in memory.
+
+::
+
+    put("line")    -> pending -> as much as the reader takes right now; lines of several threads never mix
+    put_event("progress", may_drop=True)     left out if the reader is behind: the next one replaces it
+    flush()        at the end of the command: wait until all is read, as every program does
+
+A reader that has gone, as with ``| head``, gets nothing more; a full disk is reported once. Neither ends the work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol, TextIO
+
+from batchdiff.errors import UsageError
+
+_PIECE = select.PIPE_BUF
+"""Bytes that a pipe takes without waiting, once poll() reports that it can be written to."""
+
+
+class Drawn(Protocol):
+    """Something drawn at the end of a stream, such as a bar, which makes way for text."""
+
+    def lifted(self) -> contextlib.AbstractContextManager[None]:
+        """Remove the drawing, and draw it again after the block."""
+
+
+class Outlet:
+    """One of the two streams, by its name in :mod:`sys`; ``drawn``: what is drawn at its end."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.RLock()
+        self._pending: deque[bytes] = deque()
+        self._failure: UsageError | None = None
+        self.drawn: Drawn | None = None
+
+    @property
+    def stream(self) -> TextIO:
+        """The stream that has this name now."""
+        found: TextIO = getattr(sys, self._name)
+        return found
+
+    def put(self, text: str) -> None:
+        """Write text, now or as soon as the reader takes it.
+
+        :raises UsageError: it cannot be written; all later output is dropped.
+        """
+        drawn = self.drawn
+        with contextlib.nullcontext() if drawn is None else drawn.lifted():
+            self._put(text, may_drop=False)
+
+    def put_event(self, text: str, *, may_drop: bool = False) -> None:
+        """Write text that is not worth an error: that is kept for :meth:`flush`.
+
+        ``may_drop``: later text replaces it, so it is left out if the reader is behind.
+        """
+        try:
+            self._put(text, may_drop=may_drop)
+        except UsageError as error:
+            self._failure = error
+
+    def flush(self) -> None:
+        """Wait until all text is read.
+
+        :raises UsageError: some of it could not be written.
+        """
+        with self._lock, self._guarded():
+            fd = _descriptor(self.stream)
+            while self._pending and fd is not None:
+                _wait(fd, forever=True)
+                self._write(fd)
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def _put(self, text: str, *, may_drop: bool) -> None:
+        with self._lock, self._guarded():
+            stream = self.stream
+            fd = _descriptor(stream)
+            if fd is None:  # in a test
+                stream.write(text)
+                stream.flush()
+                return
+            self._write(fd)
+            if not (may_drop and self._pending):
+                data = text.encode(stream.encoding, stream.errors or "strict")
+                self._pending.extend(data[at : at + _PIECE] for at in range(0, len(data), _PIECE))
+                self._write(fd)
+
+    def _write(self, fd: int) -> None:
+        """Write pending text for as long as the reader takes it."""
+        while self._pending and _wait(fd):
+            # Taken out first: whoever gets this piece may interrupt the command, which must not write it again.
+            piece = self._pending.popleft()
+            try:
+                done = os.write(fd, piece)
+            except BlockingIOError:  # another process has made the shared descriptor non-blocking
+                self._pending.appendleft(piece)
+                return
+            if done < len(piece):
+                self._pending.appendleft(piece[done:])
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Drop all output, from now on, if the reader has gone, or if it cannot be written.
+
+        :raises UsageError: it cannot be written.
+        """
+        try:
+            yield
+        except BrokenPipeError:
+            self._silence()
+        except OSError as error:
+            self._silence()
+            raise UsageError("cannot write the output", why=error.strerror or str(error)) from error
+
+    def _silence(self) -> None:
+        """Send all later output to /dev/null."""
+        self._pending.clear()
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.stream.fileno())
+        os.close(nowhere)
+
+
+def _descriptor(stream: TextIO) -> int | None:
+    try:
+        return stream.fileno()
+    except OSError:  # io.UnsupportedOperation
+        return None
+
+
+def _wait(fd: int, *, forever: bool = False) -> bool:
+    """Return whether a descriptor can be written to without waiting; ``forever``: wait until it can."""
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    return bool(poll.poll(None if forever else 0))
+
+
+STDOUT, STDERR = Outlet("stdout"), Outlet("stderr")

@@ -1,0 +1,211 @@
+"""The progress of a command, in bytes: what there is to do, what is done, and at which pace.
+
+::
+
+    expect("web01", WRITE, 3 GiB), expect("web01", VERIFY, 40 GiB), ...     the total
+    begin()                                                                 the first reading
+    reach("web01", WRITE, 1 GiB)                                            bytes done never decrease
+    settle("web01")                        nothing is left to do for it: it is done, needed less work, or failed
+    end()                                                                   the last reading: all is done
+
+Bytes that needed no work count as done, but not for the pace.
+"""
+
+from __future__ import annotations
+
+import enum
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+
+class Phase(enum.StrEnum):
+    """The kind of work at hand."""
+
+    TEMPLATE = "template"
+    """The template is read, to compare its digest."""
+    SCAN = "scan"
+    ASSESS = "assess"
+    """All bytes are read; the savings of a guest are calculated, in a time that no rate foretells."""
+    WRITE = "write"
+    VERIFY = "verify"
+    COMPARE = "compare"
+    REBUILD = "rebuild"
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Bytes done and in all; bytes a second so far, and the seconds left at that rate, or None if unknown."""
+
+    done: int
+    total: int
+    per_second: float | None
+    seconds_left: float | None
+
+    @property
+    def percent(self) -> float:
+        """The bytes done, in hundredths of all; rounded down, so that 100 means all."""
+        return 100.0 if self.done >= self.total else self.done * 1000 // self.total / 10
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Progress at one moment: of the whole run, and of the guest at work; None if the work is for all guests.
+
+    ``is_edge``: it is the first or the last one.
+    """
+
+    run: Pace
+    seconds_elapsed: float
+    phase: Phase | None
+    guest: str | None
+    of_guest: Pace | None
+    is_edge: bool
+
+
+def ignore(_count: int) -> None:
+    """Ignore a report."""
+
+
+def summing(report: Callable[[int], None]) -> Callable[[int], None]:
+    """Return a function that takes the number of further bytes, and reports their sum so far."""
+    total = 0
+
+    def add(more: int) -> None:
+        nonlocal total
+        total += more
+        report(total)
+
+    return add
+
+
+@dataclass(slots=True)
+class _Load:
+    """The work of one phase, or of one guest. ``worked``: the part of ``done`` that took time."""
+
+    size: int = 0
+    done: int = 0
+    worked: int = 0
+    since: float | None = None
+
+    def add(self, more: int, *, worked: bool) -> None:
+        self.done += more
+        self.worked += more if worked else 0
+
+    def pace(self, now: float) -> Pace:
+        left, elapsed = self.size - self.done, now - (now if self.since is None else self.since)
+        per_second = self.worked / elapsed if elapsed > 0 and self.worked else None
+        seconds = left / per_second if per_second else None
+        return Pace(self.done, self.size, per_second, seconds if left else 0.0)
+
+
+@dataclass(slots=True)
+class Meter:
+    """Counts the bytes of one command, whose threads may all report to it.
+
+    ``show`` gets a reading at the start, at most every ``every`` seconds, and at the end; it must not fail. Other
+    reports cost an addition and a look at the clock.
+    """
+
+    show: Callable[[Reading], None] | None = None
+    every: float = 1.0
+    clock: Callable[[], float] = time.monotonic
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _run: _Load = field(default_factory=_Load, init=False)
+    _guests: dict[str | None, _Load] = field(default_factory=dict, init=False)
+    _phases: dict[tuple[str | None, Phase], _Load] = field(default_factory=dict, init=False)
+    _at: tuple[str | None, Phase | None] = field(default=(None, None), init=False)
+    _next: float | None = field(default=None, init=False)
+
+    def expect(self, guest: str | None, phase: Phase, size: int) -> None:
+        """Add work to the total, unless it was expected already; ``guest``: None if it is for all guests."""
+        with self._lock:
+            if (guest, phase) not in self._phases:
+                self._phases[guest, phase] = _Load(size)
+                self._of(guest).size += size
+                self._run.size += size
+
+    @property
+    def has_begun(self) -> bool:
+        """True once the first reading was shown."""
+        return self._next is not None
+
+    def begin(self) -> None:
+        """Show the first reading, now that all work that can be foreseen is expected."""
+        with self._lock:
+            if self._next is None:
+                now = self._run.since = self.clock()
+                self._show(now, is_edge=True)
+
+    def reach(self, guest: str | None, phase: Phase, done: int, *, worked: bool = True) -> None:
+        """Report the bytes that this work has dealt with so far; fewer than before, as in a retry, count as none.
+
+        ``worked``: False if an earlier run did it.
+        """
+        with self._lock:
+            self._at = guest, phase
+            of = self._of(guest)
+            of.since = self.clock() if of.since is None else of.since
+            work = self._phases.get((guest, phase))
+            if work is not None and (more := min(done, work.size) - work.done) > 0:
+                for load in (work, of, self._run):
+                    load.add(more, worked=worked)
+            self._show_if_due()
+
+    def reached(self, guest: str | None, phase: Phase) -> int:
+        """Return the bytes of this work that are done."""
+        work = self._phases.get((guest, phase))
+        return 0 if work is None else work.done
+
+    def settle(self, guest: str) -> None:
+        """Count all work on a guest as done: none is left, for whatever reason."""
+        with self._lock:
+            self._settle(guest)
+            self._show_if_due()
+
+    def tick(self) -> None:
+        """Show a reading if one is due, while there is work that cannot be counted."""
+        with self._lock:
+            self._show_if_due()
+
+    def end(self) -> None:
+        """Show the last reading of a command that was not cut short: nothing is left to do."""
+        self.begin()
+        with self._lock:
+            for guest in self._guests:
+                self._settle(guest)
+            self._at = None, self._at[1]
+            self._show(self.clock(), is_edge=True)
+
+    def cut_short(self) -> None:
+        """Show the last reading of a command that was interrupted or failed: how far it came."""
+        with self._lock:
+            if self._next is not None:
+                self._show(self.clock(), is_edge=True)
+
+    def _of(self, guest: str | None) -> _Load:
+        return self._guests.setdefault(guest, _Load())
+
+    def _settle(self, guest: str | None) -> None:
+        of = self._of(guest)
+        self._run.add(of.size - of.done, worked=False)
+        of.add(of.size - of.done, worked=False)
+        for phase in Phase:
+            if work := self._phases.get((guest, phase)):
+                work.done = work.size
+
+    def _show_if_due(self) -> None:
+        if self.show is not None and self._next is not None and (now := self.clock()) >= self._next:
+            self._show(now)
+
+    def _show(self, now: float, *, is_edge: bool = False) -> None:
+        self._next = now + self.every
+        if self.show is None:
+            return
+        guest, phase = self._at
+        run, of_guest = self._run.pace(now), None if guest is None else self._of(guest).pace(now)
+        if phase is Phase.ASSESS and not is_edge:
+            run = replace(run, seconds_left=None)
+        elapsed = now - (self._run.since or now)
+        self.show(Reading(run, elapsed, phase, guest, of_guest, is_edge))

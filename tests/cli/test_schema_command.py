@@ -1,0 +1,33 @@
+"""Guards cli/verbs/schema.py: the shipped schemas are printed, for programs that check what batchdiff prints."""
+
+import json
+
+import jsonschema
+import pytest
+from commands import batchdiff, events
+
+from batchdiff.plan.json_schema import schema_of
+
+
+@pytest.mark.parametrize("name", ["manifest", "plan", "report", "events"])
+def test_each_is_printed(tmp_path, capsys, name):
+    from batchdiff.cli import main  # noqa: PLC0415
+
+    assert main.run(["schema", name]) == 0
+    assert json.loads(capsys.readouterr().out) == schema_of(name)
+
+
+def test_what_is_printed_validates_what_is_printed(tmp_path):
+    done = batchdiff("schema", "events", "--json", cwd=tmp_path)
+    (event,) = events(done)
+    assert event["name"] == "events"
+    validator = jsonschema.Draft202012Validator(event["schema"])
+    for line in done.stdout.splitlines():
+        validator.validate(json.loads(line))
+
+
+@pytest.mark.parametrize(("word", "meant"), [("event", "events"), ("plans", "plan"), ("xyz", None)])
+def test_an_unknown_name(tmp_path, word, meant):
+    done = batchdiff("schema", word, cwd=tmp_path, expect=2)
+    hint = f'; did you mean "{meant}"?' if meant else ""
+    assert f"'{word}' is not one of: manifest, plan, report, events{hint}\n" in done.stderr
