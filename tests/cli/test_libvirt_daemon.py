@@ -132,6 +132,7 @@ def test_defined_started_and_changed_back_by_restore(two, daemon):
             assert f"`batchdiff definitions {plan} --connect" in said, "thick is restored"
             virsh(daemon, "destroy", "web")
             virsh(daemon, "pool-destroy", "images")
+            run_here("restore", plan, "--guest", "raw", "--yes")
             said = run_here("restore", plan, *connect, "--define", "--yes")
             assert "defined: web" in said
             assert "warning: the pool images was not refreshed" in said

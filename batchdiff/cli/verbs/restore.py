@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 
 from batchdiff.applying.checks.overlay_losses import decrypted_by_rebuilding, lost_with_originals, not_given_back
 from batchdiff.applying.dry_run import dry_run_restore
 from batchdiff.applying.guests.converted_elsewhere import require_done_here
-from batchdiff.applying.journal.records import History
+from batchdiff.applying.journal.records import History, Step
 from batchdiff.applying.results.outcome import Status
 from batchdiff.applying.swap.guest_to_restore import RestoreOptions
 from batchdiff.applying.undo import restorable, restore
@@ -19,7 +18,6 @@ from batchdiff.cli.path_map import with_moved_paths
 from batchdiff.cli.run_session import carry_out, dry_run, exit_code
 from batchdiff.cli.verbs.definitions import define_guests
 from batchdiff.definitions.guest_disks import GuestDisk, guest_disks
-from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS
 from batchdiff.files.filenames import shell_line
 from batchdiff.plan.file import read_plan
 from batchdiff.plan.plan import Plan
@@ -45,21 +43,27 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     if not outcomes:
         console.say("Nothing to restore: no guest of this plan is known to be converted.")
     console.result(undone_text(outcomes, width=console.width))
-    restored = {outcome.name for outcome in outcomes if outcome.status is Status.RESTORED}
-    failed = False
-    if restored and not arguments.dry_run:
-        failed = _definitions(
-            console, arguments, guest_disks(plan, history_of(console, arguments, plan, path_map)), restored
-        )
-    return exit_code(outcomes) or (EXIT_SOME_GUESTS if failed else EXIT_DONE)
-
-
-def _definitions(
-    console: Console, arguments: argparse.Namespace, disks: Sequence[GuestDisk], names: set[str]
-) -> bool:
-    """Change the definitions back, or print the command that does it; return whether one could not be changed."""
+    code = exit_code(outcomes)
+    if arguments.dry_run:
+        return code
     if arguments.define:
-        return define_guests(console, arguments, [disk for disk in disks if disk.guest in names]) != EXIT_DONE
+        # The journal now has those that an earlier restore gave back as well, but whose domains were not shut off.
+        now = history_of(console, arguments, plan, path_map)
+        defined = define_guests(console, arguments, _restored(plan, now, options.guests))
+        return code or defined
+    if any(outcome.status is Status.RESTORED for outcome in outcomes):
+        _print_next_step(console, arguments)
+    return code
+
+
+def _restored(plan: Plan, history: History, chosen: tuple[str, ...] | None) -> list[GuestDisk]:
+    """Return the disks of the chosen guests that have been restored; None: of all guests."""
+    names = {name for name, state in history.states.items() if state.step is Step.RESTORED}
+    return [disk for disk in guest_disks(plan, history) if disk.guest in names and disk.guest in (chosen or names)]
+
+
+def _print_next_step(console: Console, arguments: argparse.Namespace) -> None:
+    """Print the command that shows, or makes, the change of definitions."""
     words = ["batchdiff", "definitions", arguments.plan]
     words += ["--connect", arguments.connect] if arguments.connect else []
     words += [word for move in arguments.moves or () for word in ("--map", move)]
@@ -67,7 +71,6 @@ def _definitions(
         f"The VMs' definitions must name the restored images: `{shell_line(words)}` shows what must change; with"
         " --define it changes it."
     )
-    return False
 
 
 def _ask(
