@@ -13,7 +13,7 @@ TIB = 1 << 40
 SECTOR = 512
 """QEMU rounds the size of a raw image up to a multiple of this (its block layer's BDRV_SECTOR_SIZE)."""
 
-_SUFFIXES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+SUFFIXES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _SIZE = re.compile(r"(\d+)\s*(?:([kmgtpe])(?:i?b)?|b)?", re.IGNORECASE)
 
 
@@ -34,12 +34,12 @@ def format_size(count: int) -> str:
     if count < 0:
         return f"-{format_size(-count)}"
     value, suffix = float(count), 0
-    while value >= 1023.95 and suffix < len(_SUFFIXES) - 1:
+    while value >= 1023.95 and suffix < len(SUFFIXES) - 1:
         value /= 1024
         suffix += 1
     if suffix == 0 or value == int(value):
-        return f"{int(value)} {_SUFFIXES[suffix]}"
-    return f"{value:.1f} {_SUFFIXES[suffix]}"
+        return f"{int(value)} {SUFFIXES[suffix]}"
+    return f"{value:.1f} {SUFFIXES[suffix]}"
 
 
 def ceil_div(count: int, divisor: int) -> int:

@@ -89,15 +89,17 @@ def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
     return guests
 
 
-def originals_to_delete(plan: Plan, options: ApplyOptions, history: History) -> list[str]:
-    """Return the paths of the originals that an apply would delete, including those in quarantine."""
+def originals_to_delete(plan: Plan, options: ApplyOptions, history: History) -> list[tuple[str, int]]:
+    """Return the originals that an apply would delete, even from quarantine: their paths and bytes on disk."""
     found = []
     for guest in choose_guests(plan, options.guests):
         state = history.states.get(guest.name)
         done = state is not None and (state.step is Step.PURGED or state.fate in _NOT_THERE)
         if isinstance(guest, GuestToConvert) and not done:
             names = original_names(guest.source.path)
-            found += [path for path in (names.own, names.quarantine, names.deleting) if os.path.lexists(path)][:1]
+            size = guest.diff.savings.allocated_bytes
+            there = [path for path in (names.own, names.quarantine, names.deleting) if os.path.lexists(path)]
+            found += [(path, size) for path in there[:1]]
     return found
 
 

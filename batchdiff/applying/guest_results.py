@@ -12,6 +12,7 @@ from batchdiff.applying.guests.whole_originals import original_too
 from batchdiff.applying.journal.records import Fate, GuestState, History
 from batchdiff.applying.pipeline import SwapResult
 from batchdiff.applying.results.outcome import GuestOutcome, Original, Status
+from batchdiff.applying.swap.swap import Swap
 from batchdiff.choices import Verdict
 from batchdiff.errors import BatchdiffError, DifferenceError, GuestError, ImageError, VerificationError
 from batchdiff.image.files import open_image_file
@@ -44,6 +45,7 @@ def apply_outcome(guest: GuestToConvert, result: SwapResult, history: History) -
         status=_status(swap.done),
         original=swap.original,
         remarks=tuple(swap.remarks),
+        gained_bytes=_gained(swap),
     )
     return _measured(done, guest)
 
@@ -98,6 +100,11 @@ def _taken(path: str) -> tuple[int, int]:
         os.close(fd)
 
 
+def _gained(swap: Swap) -> int | None:
+    known = [each for each in swap.changes if each is not None]
+    return sum(known) if known and len(known) == len(swap.changes) else None
+
+
 def _status(done: frozenset[Action]) -> Status:
     if Action.PUBLISH in done:
         return Status.CONVERTED
@@ -114,7 +121,8 @@ def undo_outcome(guest: GuestToConvert, result: SwapResult, status: Status, hist
     original = done.original
     if status is Status.RESTORED:
         original = Original(Fate.REBUILT if Action.WRITE in done.done else Fate.BACK)
-    return GuestOutcome(result.guest, status, original=original, remarks=tuple(done.remarks))
+    remarks = tuple(done.remarks)
+    return GuestOutcome(result.guest, status, original=original, remarks=remarks, gained_bytes=_gained(done))
 
 
 def kept_outcome(guest: str, error: DifferenceError) -> GuestOutcome:

@@ -7,15 +7,43 @@ from dataclasses import dataclass
 
 from batchdiff.cli.console import Console
 from batchdiff.errors import UsageError
+from batchdiff.plan.plan import Plan
+from batchdiff.report.figures import count_of
+from batchdiff.units import format_size
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question: what will be done, to what (one line each), and the alternative."""
+    """A question: what will be done, to what (one line each), what remains then, and the alternative.
+
+    ``last`` is the line on which the answer is typed: after a long list, what it begins with is out of sight.
+    """
 
     what: str
     lines: Sequence[str]
     otherwise: str
+    remains: str = ""
+    last: str = "Type yes to continue: "
+
+
+def deletion(originals: Sequence[tuple[str, int]], *, condition: str, remains: str, otherwise: str) -> Question:
+    """Return the question before originals are deleted: paths, and bytes on disk. ``condition``: of each."""
+    count = count_of(len(originals), "original")
+    much = format_size(sum(size for _, size in originals))
+    sizes = [format_size(size) for _, size in originals]
+    column = max(map(len, sizes), default=0)
+    return Question(
+        f"{count}, {much} on disk, will be deleted, {condition}:",
+        [f"{size:>{column}}  {path}" for size, (path, _) in zip(sizes, originals, strict=True)],
+        otherwise,
+        f"What remains: {remains}",
+        f"Type yes to delete {count} ({much}): ",
+    )
+
+
+def overlays_remain(plan: Plan) -> str:
+    """Return what remains without the originals."""
+    return f"their overlays, which need the template {plan.template.source.path}"
 
 
 def state(console: Console, question: Question) -> None:
@@ -23,6 +51,8 @@ def state(console: Console, question: Question) -> None:
     console.warn(question.what)
     for line in question.lines:
         console.warn(f"  {line}")
+    if question.remains:
+        console.warn(question.remains)
 
 
 def confirm(console: Console, verb: str, question: Question) -> None:
@@ -36,5 +66,5 @@ def confirm(console: Console, verb: str, question: Question) -> None:
             remedy=f"Add `--yes` if that is what you want. {question.otherwise}",
         )
     state(console, question)
-    if console.ask("Type yes to continue: ").lower() != "yes":
+    if console.ask(question.last).lower() != "yes":
         raise UsageError("nothing was done", remedy=question.otherwise)

@@ -145,10 +145,10 @@ class Console:
         return sys.stdin is not None and sys.stdin.isatty()
 
     @property
-    def width(self) -> int:
-        """The columns for a report: the terminal's, or 100 if stdout is not a terminal."""
+    def width(self) -> int | None:
+        """The columns of the terminal; None if stdout is not a terminal."""
         if not sys.stdout.isatty():
-            return WIDTH
+            return None
         import shutil  # noqa: PLC0415  # loads all of Python's compression modules: 2 ms, not needed for a pipe
 
         return shutil.get_terminal_size((WIDTH, 24)).columns

@@ -18,6 +18,7 @@ from batchdiff.cli.signals import stopping
 from batchdiff.definitions.domain_state import images_of_active_domains
 from batchdiff.definitions.virsh import Libvirt
 from batchdiff.errors import EXIT_DONE, GuestError, StopError, UsageError
+from batchdiff.files.filenames import shell_word
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.linux.call_failures import explain
 from batchdiff.linux.machine import usable_cpus
@@ -32,6 +33,9 @@ _WORST_FIRST = (6, 5, 7, 4, 1)
 """The exit code of a command whose guests failed in different ways is the first of these: the most urgent."""
 
 _CHANGES_DISKS = {Status.CONVERTED, Status.RETIRED, Status.RESTORED, Status.PURGED}
+
+_MOST_CHANGES = 3
+"""Guests whose definitions are listed on a terminal, where a table of all guests stands above."""
 
 Work = Callable[[Session], Iterator[GuestOutcome]]
 
@@ -86,7 +90,6 @@ def carry_out(
     outcomes: list[GuestOutcome] = []
     announcer = Announcer(console, plan.template.source)
     guests = {guest.name: guest for guest in plan.guests}
-    space = FreeSpace.of(plan)
     domains = in_domains(arguments)
     with stopping() as stop, plan_journal(arguments.plan, plan, path_map) as journal, console.metering() as meter:
         plan_path, jobs = os.path.abspath(arguments.plan), arguments.jobs or usable_cpus()
@@ -106,7 +109,6 @@ def carry_out(
         except OSError as error:
             fault = explain(error)
             raise GuestError("cannot continue", why=fault.why, remedy=fault.remedy) from error
-    _report_space(console, space, outcomes)
     # Output that could not be written does not stop the work, but the exit code must not claim success.
     if announcer.unheard:
         raise announcer.unheard[0]
@@ -149,7 +151,7 @@ def in_domains(arguments: argparse.Namespace) -> dict[str, str]:
     return images_of_active_domains(Libvirt(arguments.connect or ""))
 
 
-def _report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcome]) -> None:
+def report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcome]) -> None:
     """Report how free space, as in df, has changed since the command began, unless it changed nothing."""
     if {outcome.status for outcome in outcomes} & _CHANGES_DISKS:
         deleted = any(
@@ -166,19 +168,49 @@ def _report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcom
 
 
 def _say(console: Console, guest: GuestPlan, outcome: GuestOutcome, template: ImageSource) -> None:
-    # On one terminal the result below repeats reasons and remarks, so one line per guest is enough here.
-    brief = console.is_one_terminal
+    # On one terminal the result below has all of this. Only a failure cannot wait until then.
+    if console.is_one_terminal:
+        if outcome.status is Status.FAILED:
+            console.warn(f"{outcome.name}: {outcome.status}")
+        return
     if outcome.status in {Status.FAILED, Status.REFUSED}:
-        console.warn(f"{outcome.name}: {outcome.status}{'' if brief else f': {outcome.reason}'}")
+        console.warn(f"{outcome.name}: {outcome.status}: {outcome.reason}")
         return
     # Hundreds of guests may be done already, in every run; the result has one line for all of them.
     say = console.detail if outcome.status is Status.SKIPPED and is_done(outcome.reason) else console.say
     say(f"{outcome.name}: {outcome.status}{': ' + outcome.reason if outcome.reason else ''}")
-    for remark in () if brief else outcome.remarks:
+    for remark in outcome.remarks:
         console.warn(f"{outcome.name}: {remark}")
+    for line in _changes(guest, outcome, template):
+        console.say(f"  {line}")
+
+
+def report_changes(console: Console, path: str, plan: Plan, outcomes: list[GuestOutcome]) -> None:
+    """Print, below the results on a terminal, what must change in definitions; elsewhere each guest's line had it.
+
+    ``path``: the plan's.
+    """
+    if not console.is_one_terminal:
+        return
+    guests = {guest.name: guest for guest in plan.guests}
+    changes = [(each.name, list(_changes(guests[each.name], each, plan.template.source))) for each in outcomes]
+    found = [(name, lines) for name, lines in changes if lines]
+    for name, lines in found if console.verbosity > 0 else found[:_MOST_CHANGES]:
+        for line in lines:
+            console.say(f"{name}: {line}")
+    left = len(found) - _MOST_CHANGES
+    if left > 0 and console.verbosity <= 0:
+        console.say(
+            f"{left} more {'definition changes' if left == 1 else 'definitions change'} in the same way:"
+            f" `batchdiff definitions {shell_word(path)}` shows how"
+        )
+
+
+def _changes(guest: GuestPlan, outcome: GuestOutcome, template: ImageSource) -> Iterator[str]:
+    """Yield what to change in the definition of a guest's VM, if its overlay exists."""
     if outcome.status in {Status.CONVERTED, Status.UNCHANGED, Status.RETIRED}:
-        for line in (*_definition(guest), *_secrets(guest, template)):
-            console.say(f"  {line}")
+        yield from _definition(guest)
+        yield from _secrets(guest, template)
 
 
 def _definition(guest: GuestPlan) -> Iterator[str]:

@@ -137,8 +137,7 @@ def _apply(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     _add_jobs(verb, "guests in progress at once: one is written, the others are verified")
     _add_guest(verb)
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask before originals are deleted")
-    _add_unseen(verb)
-    _add_connect(verb, _REFUSE_ACTIVE)
+    _add_users(verb)
 
 
 def _status(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
@@ -216,14 +215,9 @@ def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     )
     _add_dry_run(verb)
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
-    _add_unseen(verb)
+    _add_users(verb)
     _add_map(verb)
-    _add_connect(verb, _REFUSE_ACTIVE)
-    verb.add_argument(
-        "--define",
-        action="store_true",
-        help="then change the definitions in libvirt back, as `batchdiff definitions --define` does",
-    )
+    verb.add_argument("--define", action="store_true", help="then change the definitions in libvirt back")
 
 
 def _purge(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
@@ -239,9 +233,8 @@ def _purge(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     )
     _add_dry_run(verb)
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
-    _add_unseen(verb)
+    _add_users(verb)
     _add_map(verb)
-    _add_connect(verb, _REFUSE_ACTIVE)
 
 
 def _validate(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
@@ -280,12 +273,13 @@ def _add_dry_run(verb: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_unseen(verb: argparse.ArgumentParser) -> None:
+def _add_users(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--unseen",
         action="store_true",
         help="delete even if the filesystem cannot report whether a VM has the file open",
     )
+    _add_connect(verb, _REFUSE_ACTIVE)
 
 
 def _add_connect(verb: argparse.ArgumentParser, what: str) -> None:

@@ -25,6 +25,14 @@ _OVERRIDE, _OWNER = 1, 3
 _NAMES = {_OVERRIDE: "CAP_DAC_OVERRIDE", _OWNER: "CAP_FOWNER"}
 
 
+def is_read_only(path: str) -> bool:
+    """Return True if the mode of a file allows no user to write to it; False if it is not known."""
+    try:
+        return not os.stat(path).st_mode & WRITE_BITS
+    except OSError:
+        return False
+
+
 class Deed(enum.StrEnum):
     """The attempted operation on a file."""
 

@@ -276,7 +276,15 @@ def _entry(settled: _Settled, overlay_path: str, secrets: Mapping[str, str], dat
     source = guest.source if isinstance(guest, GoneGuest) else guest.image.source
     written = "" if isinstance(guest, GoneGuest) else guest.place.named
     return GuestEntry(
-        settled.name, source, overlay_path, options, origin, written, _objection(guest), settled.rethin
+        settled.name,
+        source,
+        overlay_path,
+        options,
+        origin,
+        written,
+        _objection(guest),
+        settled.rethin,
+        guest.written.image.pattern,
     )
 
 

@@ -53,7 +53,7 @@ _LEVEL = "compression_level"
 class WrittenImage(NamedTuple):
     """An image as written in the manifest; ``backing`` is its declared chain, the next image first.
 
-    If ``is_glob``, the path is a pattern, or one of a pattern's matches. ``secret_where``: the place in the
+    If ``is_glob``, the path is a pattern, or one of the matches of ``pattern``. ``secret_where``: the place in the
     manifest that names the secret file. ``allow_folders``: the folders in which its extents and data files may be,
     each with its place in the manifest.
     """
@@ -66,6 +66,7 @@ class WrittenImage(NamedTuple):
     secret_file: str | None = None
     secret_where: YamlPath = ()
     allow_folders: tuple[tuple[YamlPath, str], ...] = ()
+    pattern: str = ""
 
     @property
     def path_where(self) -> YamlPath:

@@ -292,4 +292,4 @@ def _in_order(there: list[AnyGuest], gone: list[GoneGuest]) -> list[AnyGuest]:
 
 
 def _one_of(guest: WrittenGuest, path: str) -> WrittenGuest:
-    return guest._replace(image=guest.image._replace(path=path))
+    return guest._replace(image=guest.image._replace(path=path, pattern=guest.image.path))

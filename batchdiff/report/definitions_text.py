@@ -23,7 +23,7 @@ def definitions_text(
     changes: Sequence[DefinitionChange],
     disks: Sequence[GuestDisk],
     *,
-    width: int = 100,
+    width: int | None = None,
     doubts: Sequence[str] = (),
     manages: str = "libvirt",
 ) -> str:
@@ -42,7 +42,7 @@ def definitions_text(
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def _block(change: DefinitionChange, width: int) -> list[str]:
+def _block(change: DefinitionChange, width: int | None) -> list[str]:
     lines = [paragraph(printable(_use(change, use)), width=width, rest="  ") for use in change.uses]
     reasons = [f"not yet: {why}" for why in change.waiting] + [f"by hand: {why}" for why in change.by_hand]
     lines += [paragraph(printable(text), width=width, first="  ", rest="    ") for text in reasons]
@@ -79,7 +79,7 @@ _HINTS: dict[str, Callable[[GuestDisk], str]] = {"libvirt": _virt_xml, "Proxmox"
 """What to do about guests that no definition uses, by the manager of the VMs; one of them as the example."""
 
 
-def _unused(disks: Sequence[GuestDisk], width: int, hint: Callable[[GuestDisk], str]) -> list[str]:
+def _unused(disks: Sequence[GuestDisk], width: int | None, hint: Callable[[GuestDisk], str]) -> list[str]:
     if not disks:
         return []
     names = few([printable(disk.guest) for disk in disks])

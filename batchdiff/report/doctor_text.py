@@ -12,7 +12,7 @@ from batchdiff.report.table import paragraph
 _MARKS = {Ability.GOOD: "  ", Ability.LIMITED: "* ", Ability.MISSING: "! "}
 
 
-def doctor_text(facts: Sequence[Fact], *, width: int = 100) -> str:
+def doctor_text(facts: Sequence[Fact], *, width: int | None = None) -> str:
     """Return the facts for a terminal that is ``width`` cells wide, a block for each subject, and a verdict."""
     names = max(len(fact.name) for fact in facts)
     lines = []

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
+from batchdiff.applying.results.conversion import Conversion
 from batchdiff.applying.results.finding import Finding, Health
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.choices import Verdict
@@ -37,7 +39,8 @@ class PlanFacts(NamedTuple):
     ``stale`` has a sentence for each image that has changed since planning; ``jobs`` is the number of guests that
     apply without ``--jobs`` has in progress at once; ``path`` is that of the plan's file, if it has one.
     ``selection`` has the guests to report, in their order; None stands for all.
-    ``older`` is a plan to compare this one with.
+    ``older`` is a plan to compare this one with. ``conversions`` has what became of the guests that apply has
+    converted, by name. ``read_only``: the template has no write permission already.
     """
 
     plan: Plan
@@ -46,11 +49,18 @@ class PlanFacts(NamedTuple):
     path: str = ""
     selection: Sequence[GuestPlan] | None = None
     older: Plan | None = None
+    conversions: Mapping[str, Conversion] = MappingProxyType({})
+    read_only: bool = False
 
     @property
     def savings(self) -> list[Savings]:
         """The savings of the guests that apply will convert."""
         return [guest.diff.savings for guest in self.plan.to_convert]
+
+    @property
+    def pending(self) -> list[GuestToConvert]:
+        """The guests that apply has still to convert."""
+        return [guest for guest in self.plan.to_convert if guest.name not in self.conversions]
 
     @property
     def guests(self) -> Sequence[GuestPlan]:
@@ -63,11 +73,6 @@ class PlanFacts(NamedTuple):
         if len(self.guests) == len(self.plan.guests):
             return self.plan.totals
         return totals_of(self.guests, self.plan.retire)
-
-    @property
-    def rows(self) -> list[GuestPlan]:
-        """The guests of the table: those that were compared or refused."""
-        return [each for each in self.guests if each.diff is not None or each.verdict is Verdict.REFUSE]
 
     @property
     def error_bytes(self) -> int:
@@ -86,8 +91,9 @@ class PlanFacts(NamedTuple):
 
     def space_at_once(self, jobs: int) -> int:
         """Return the bytes that apply needs at its worst moment, with ``jobs`` guests in progress."""
-        peak = peak_extra_bytes(self.savings, self.plan.retire, at_once=jobs)
-        return peak + self.plan.totals.template_copy_bytes
+        savings = [guest.diff.savings for guest in self.pending]
+        copied = 0 if self.conversions else self.plan.totals.template_copy_bytes
+        return peak_extra_bytes(savings, self.plan.retire, at_once=jobs) + copied
 
 
 def guests_not_converted(guests: Sequence[GuestPlan]) -> list[SharedReason]:
@@ -126,11 +132,10 @@ def share(saved: int, allocated: int) -> float | None:
 
 
 class SizeTotals(NamedTuple):
-    """Sums over overlays, in bytes: of file sizes and of space on disk, predicted and actual."""
+    """Sums over overlays, in bytes: of file sizes, predicted and actual, and of space on disk."""
 
     predicted: int
     actual: int
-    predicted_on_disk: int
     actual_on_disk: int
 
 
@@ -140,9 +145,18 @@ def size_sums(outcomes: Iterable[GuestOutcome]) -> SizeTotals:
     return SizeTotals(
         sum(outcome.predicted_overlay_bytes or 0 for outcome in whole),
         sum(outcome.actual_overlay_bytes or 0 for outcome in whole),
-        sum(outcome.predicted_overlay_disk_bytes or 0 for outcome in whole),
         sum(outcome.actual_overlay_disk_bytes or 0 for outcome in whole),
     )
+
+
+_CHANGES_DISKS = {Status.CONVERTED, Status.RETIRED, Status.RESTORED, Status.PURGED}
+
+
+def gained_bytes(outcomes: Iterable[GuestOutcome]) -> int | None:
+    """Return by how much a run has made the free space grow; None if it changed nothing, or if that is unknown."""
+    changes = [outcome.gained_bytes for outcome in outcomes if outcome.status in _CHANGES_DISKS]
+    known = [each for each in changes if each is not None]
+    return sum(known) if known and len(known) == len(changes) else None
 
 
 def by_status(outcomes: Iterable[GuestOutcome]) -> dict[Status, int]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from batchdiff.image.storage.exactness import Exactness
-from batchdiff.units import format_size
+from batchdiff.units import SUFFIXES, format_size
 
 DASH = "-"
 """Stands for a number that does not exist."""
@@ -18,6 +20,9 @@ def estimated_size(count: int, error: int) -> str:
     """Return ``~1.2 GiB ±9.8 MiB`` if the number may be off by ``error`` bytes, otherwise ``1.2 GiB``."""
     return f"~{format_size(count)} ±{format_size(error)}" if error else format_size(count)
 
+
+UNKNOWN_AMOUNT = "an unknown amount of space"
+"""Stands in a sentence for a number of bytes that is not known."""
 
 _WORDS = {Exactness.AT_LEAST: "at least ", Exactness.AT_MOST: "at most "}
 
@@ -39,6 +44,20 @@ def percent(part: float | None) -> str:
     return shown if float(shown[:-1]) else "0.0%"  # never "-0.0%"
 
 
+def rounded(count: int) -> float:
+    """Return the bytes that a size stands for as it is shown, to one decimal of its unit."""
+    number, unit = format_size(count).split()
+    return float(number) * float(1024 ** SUFFIXES.index(unit))
+
+
 def count_of(count: int, singular: str) -> str:
     """Return a number with its noun: ``1 guest``, ``2 guests``."""
     return f"{count} {singular}{'' if count == 1 else 's'}"
+
+
+def local_time(moment: str) -> str:
+    """Return a moment (ISO 8601) in local time, to the second; text that is not one stays as it is."""
+    try:
+        return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):
+        return moment

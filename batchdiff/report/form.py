@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 
 WIDTH = 100
-"""The width of a report that does not go to a terminal, in cells."""
+"""The width of sentences that do not go to a terminal, in cells."""
 
 
 class Form(enum.StrEnum):

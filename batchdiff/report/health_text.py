@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from batchdiff.applying.results.finding import Finding
 from batchdiff.report.facts import by_health
 from batchdiff.report.figures import count_of
-from batchdiff.report.form import WIDTH
 from batchdiff.report.printable import printable
 from batchdiff.report.table import paragraph
 
 
-def health_text(findings: Sequence[Finding], *, width: int = WIDTH) -> str:
+def health_text(findings: Sequence[Finding], *, width: int | None = None) -> str:
     """Return the findings for a terminal that is ``width`` cells wide, with a newline at the end."""
     lines = [
         paragraph(

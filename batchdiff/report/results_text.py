@@ -1,37 +1,51 @@
-"""The results of an apply, guest by guest, beside the plan's predictions; and those of restore and purge."""
+"""The results of an apply, guest by guest, beside the plan's predictions; and those of restore and purge.
+
+::
+
+    table      one line for each guest, and the totals
+    remarks    reasons, each once
+    summary    numbers of guests, and the bytes that came back
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from batchdiff.applying.journal.records import Fate
 from batchdiff.applying.results.outcome import GuestOutcome, Status
-from batchdiff.report.facts import by_status, size_sums, skipped_alike
+from batchdiff.files import own_files
+from batchdiff.report.facts import by_status, gained_bytes, size_sums, skipped_alike
 from batchdiff.report.fates import original_words
-from batchdiff.report.figures import DASH, count_of, size
-from batchdiff.report.form import WIDTH
+from batchdiff.report.figures import count_of, size
 from batchdiff.report.printable import printable
 from batchdiff.report.table import Align, Column, paragraph, table
-from batchdiff.units import few
+from batchdiff.units import few, format_size
 
 _COLUMNS = (
     Column("guest", Align.LEFT),
     Column("status", Align.LEFT),
     Column("overlay\npredicted"),
     Column("overlay\nactual"),
-    Column("off by"),
-    Column("on disk\npredicted"),
-    Column("on disk\nactual"),
+    Column("on\ndisk"),
     Column("original", Align.LEFT),
 )
+"""72 cells at most, if the name takes 12: the table fits into 80 columns."""
+
+_MOST_ASIDE = 3
+"""Originals in quarantine that are listed one by one."""
+
+_WORDS = {Status.WOULD_RESTORE: "would be restored", Status.WOULD_PURGE: "would be purged"}
 
 
-def results_text(outcomes: Sequence[GuestOutcome], *, width: int = WIDTH) -> str:
+def results_text(outcomes: Sequence[GuestOutcome], *, width: int | None = None) -> str:
     """Return the outcome of an apply for a terminal that is ``width`` cells wide, with a newline at the end."""
+    if not outcomes:
+        return "There is nothing to do: the plan has no guests.\n"
     alike = skipped_alike(outcomes)
     together = {name for names in alike.values() for name in names}
     shown = [outcome for outcome in outcomes if outcome.name not in together]
     rows = [_row(outcome) for outcome in shown]
-    if len(outcomes) != 1 and (shown or not outcomes):
+    if len(outcomes) != 1 and shown:
         rows.append(_totals_row(outcomes))
     lines = table(_COLUMNS, rows, width=width) if rows else []
     remarks = [*_remarks(shown, width), *(_skipped(names, why, width) for why, names in alike.items())]
@@ -39,14 +53,14 @@ def results_text(outcomes: Sequence[GuestOutcome], *, width: int = WIDTH) -> str
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
 
-def undone_text(outcomes: Sequence[GuestOutcome], *, width: int = WIDTH) -> str:
+def undone_text(outcomes: Sequence[GuestOutcome], *, width: int | None = None) -> str:
     """Return the outcome of a restore or purge for a terminal of ``width`` cells, with a newline at the end."""
-    column = max([11, *(len(each.status.value) + 2 for each in outcomes)])
+    column = max([11, *(len(_word(each.status)) + 2 for each in outcomes)])
     lines = [
         paragraph(
             f"{printable(each.name)}: {printable(each.reason or original_words(each))}",
             width=width,
-            first=f"{each.status.value:<{column}}",
+            first=f"{_word(each.status):<{column}}",
             rest=" " * (column + 2),
         )
         for each in outcomes
@@ -55,14 +69,16 @@ def undone_text(outcomes: Sequence[GuestOutcome], *, width: int = WIDTH) -> str:
     return "\n".join([*lines, *remarks, _summary(outcomes)]) + "\n"
 
 
+def _word(status: Status) -> str:
+    return _WORDS.get(status, status.value)
+
+
 def _row(outcome: GuestOutcome) -> tuple[str, ...]:
     return (
         printable(outcome.name),
         outcome.status.value,
         size(outcome.predicted_overlay_bytes),
         size(outcome.actual_overlay_bytes),
-        _difference(outcome.predicted_overlay_bytes, outcome.actual_overlay_bytes),
-        size(outcome.predicted_overlay_disk_bytes),
         size(outcome.actual_overlay_disk_bytes),
         printable(outcome.original.fate.value),
     )
@@ -70,43 +86,46 @@ def _row(outcome: GuestOutcome) -> tuple[str, ...]:
 
 def _totals_row(outcomes: Sequence[GuestOutcome]) -> tuple[str, ...]:
     sums = size_sums(outcomes)
-    return (
-        "total",
-        "",
-        size(sums.predicted),
-        size(sums.actual),
-        _difference(sums.predicted, sums.actual),
-        size(sums.predicted_on_disk),
-        size(sums.actual_on_disk),
-        "",
-    )
+    return ("total", "", size(sums.predicted), size(sums.actual), size(sums.actual_on_disk), "")
 
 
-def _difference(predicted: int | None, actual: int | None) -> str:
-    if predicted is None or actual is None:
-        return DASH
-    return f"+{size(actual - predicted)}" if actual > predicted else size(actual - predicted)
-
-
-def _remarks(outcomes: Iterable[GuestOutcome], width: int) -> Iterator[str]:
+def _remarks(outcomes: Sequence[GuestOutcome], width: int | None) -> Iterator[str]:
+    aside = [each for each in outcomes if each.original.fate is Fate.QUARANTINED and each.original.aside]
+    together = {each.name for each in aside} if len(aside) > _MOST_ASIDE else set()
     for outcome in outcomes:
         texts, original = [outcome.reason, *outcome.remarks], original_words(outcome)
-        if original != outcome.original.fate.value:
+        if original != outcome.original.fate.value and outcome.name not in together:
             texts.append(f"the original is {original}")
         yield from _paragraphs(outcome, filter(None, texts), width)
+    if together:
+        names = few([printable(each.name) for each in aside])
+        yield paragraph(
+            f"{names}: the originals are quarantined under their names, with {own_files.QUARANTINE} at the end",
+            width=width,
+            first=f"{'note':<11}",
+            rest=" " * 13,
+        )
 
 
-def _paragraphs(outcome: GuestOutcome, texts: Iterable[str], width: int) -> Iterator[str]:
+def _paragraphs(outcome: GuestOutcome, texts: Iterable[str], width: int | None) -> Iterator[str]:
     for text in texts:
         line = f"{printable(outcome.name)}: {printable(text)}"
-        yield paragraph(line, width=width, first=f"{outcome.status.value:<11}", rest=" " * 13)
+        yield paragraph(line, width=width, first=f"{_word(outcome.status):<11}", rest=" " * 13)
 
 
-def _skipped(names: list[str], reason: str, width: int) -> str:
+def _skipped(names: list[str], reason: str, width: int | None) -> str:
     line = f"{printable(few(names))}: {printable(reason)}"
     return paragraph(line, width=width, first=f"{Status.SKIPPED.value:<11}", rest=" " * 13)
 
 
 def _summary(outcomes: Sequence[GuestOutcome]) -> str:
-    said = [f"{count} {status}" for status, count in by_status(outcomes).items()]
-    return f"{count_of(len(outcomes), 'guest')}: {', '.join(said)}." if said else "Nothing was done."
+    counts = ", ".join(f"{count} {_word(status)}" for status, count in by_status(outcomes).items())
+    return f"{count_of(len(outcomes), 'guest')}: {counts}.{_space(outcomes)}"
+
+
+def _space(outcomes: Sequence[GuestOutcome]) -> str:
+    """Return how much disk space came back, or was taken; empty if neither, or if it is not known."""
+    gained = gained_bytes(outcomes)
+    if gained is None:
+        return ""
+    return f" {format_size(gained)} came back." if gained >= 0 else f" {format_size(-gained)} of disk space taken."

@@ -1,14 +1,23 @@
-"""The state of each guest of a plan, as text."""
+"""The state of each guest of a plan, as text.
+
+::
+
+    guest  step     since                next          on a terminal, the last column has only the verb,
+    web01  retired  2026-11-29 10:24:46  purge         and the sentences follow, each once
+
+    next    web01 and 93 more: purge: delete the original in quarantine; or restore
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from batchdiff.applying.results.status_row import StatusRow
-from batchdiff.report.figures import DASH
-from batchdiff.report.form import WIDTH
+from batchdiff.report.figures import DASH, local_time
 from batchdiff.report.printable import printable
-from batchdiff.report.table import Align, Column, paragraph, table
+from batchdiff.report.table import Align, Column, cells, paragraph, table
+from batchdiff.units import few
 
 _COLUMNS = (
     Column("guest", Align.LEFT),
@@ -17,17 +26,42 @@ _COLUMNS = (
     Column("next", Align.LEFT),
 )
 
+_VERB = re.compile(r"(apply|purge|restore|verify|nothing|plan again|rm|move)(?: --[a-z-]+(?: [a-z]+)?)?\b")
+"""The beginning of what is next for a guest, if that is a verb or another word for what to do."""
 
-def status_text(guests: Sequence[StatusRow], *, width: int = WIDTH) -> str:
+
+def status_text(guests: Sequence[StatusRow], *, width: int | None = None) -> str:
     """Return the rows for a terminal that is ``width`` cells wide, with a newline at the end."""
-    rows = [
-        (printable(each.name), each.step, printable(each.since) or DASH, printable(each.next)) for each in guests
-    ]
-    blocks = [table(_COLUMNS, rows, width=width), list(_failures(guests, width))]
+    if not guests:
+        return "The plan has no guests.\n"
+    whole = [_cells(each, printable(each.next)) for each in guests]
+    lines = table(_COLUMNS, whole, width=None)
+    next_steps: list[str] = []
+    if width is not None and max(map(cells, lines)) > width:
+        lines = table(_COLUMNS, [_cells(each, _briefly(each.next)) for each in guests], width=width)
+        next_steps = list(_next_steps(guests, width))
+    blocks = [lines, next_steps, list(_failures(guests, width))]
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
 
-def _failures(guests: Sequence[StatusRow], width: int) -> Iterator[str]:
+def _cells(row: StatusRow, following: str) -> tuple[str, ...]:
+    return printable(row.name), row.step, printable(local_time(row.since)) or DASH, following
+
+
+def _briefly(text: str) -> str:
+    found = _VERB.match(text)
+    return found[0] if found else "see below"
+
+
+def _next_steps(guests: Sequence[StatusRow], width: int) -> Iterator[str]:
+    alike: dict[str, list[str]] = {}
+    for each in guests:
+        alike.setdefault(each.next, []).append(printable(each.name))
+    for text, names in alike.items():
+        yield paragraph(f"{few(names)}: {printable(text)}", width=width, first="next    ", rest=" " * 10)
+
+
+def _failures(guests: Sequence[StatusRow], width: int | None) -> Iterator[str]:
     for each in guests:
         if each.failure:
             text = f"{printable(each.name)}: {printable(each.failure)}"

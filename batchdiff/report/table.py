@@ -1,10 +1,12 @@
-"""Rows as aligned columns of text that fit a terminal; the first column is shortened if they are too wide.
+"""Rows as aligned columns of text. On a terminal, the first column is shortened if they are too wide.
 
 ::
 
     guest          allocated     saved  verdict
-    …web-0017.img    2.5 GiB   2.4 GiB  convert
+    clone…17.img     2.5 GiB   2.4 GiB  convert
     total            2.5 GiB   2.4 GiB
+
+A width of None stands for a pipe or a file: names are whole there, so that programs find them.
 """
 
 from __future__ import annotations
@@ -13,15 +15,17 @@ import enum
 import re
 import textwrap
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from batchdiff.report.charset import writable
+from batchdiff.report.form import WIDTH
 
 _GAP = "  "
 _NARROWEST = 12
 """Cells that the first column keeps even on a narrow terminal: with fewer, all guests would look alike."""
 _COMMAND = re.compile("`[^`]*`")
+_SIZE = re.compile(r"(?<=\d) (?=(?:[KMGTPE]i)?B\b)")
 _NO_BREAK = "\x00"
 _ELLIPSIS = "…"
 
@@ -41,22 +45,23 @@ class Column:
     align: Align = Align.RIGHT
 
 
-def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, width: int) -> list[str]:
+def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, width: int | None) -> list[str]:
     """Return the lines of a table, headings first, at most ``width`` cells wide if the other columns allow it."""
     parts = [column.heading.split("\n") for column in columns]
     depth = max(map(len, parts))
     headings = [[""] * (depth - len(part)) + part for part in parts]
     body = [*zip(*headings, strict=True), *([writable(cell) for cell in row] for row in rows)]
     widths = [max(map(cells, column)) for column in zip(*body, strict=True)]
-    room = width - sum(widths[1:]) - len(_GAP) * (len(columns) - 1)
-    widths[0] = min(widths[0], max(room, _NARROWEST))
+    if width is not None:
+        room = width - sum(widths[1:]) - len(_GAP) * (len(columns) - 1)
+        widths[0] = min(widths[0], max(room, _NARROWEST))
     return [_line(columns, widths, row) for row in body]
 
 
 def _line(columns: Sequence[Column], widths: Sequence[int], row: Sequence[str]) -> str:
     padded = []
     for column, wide, text in zip(columns, widths, row, strict=True):
-        shown = end_of(text, wide)
+        shown = cut(text, wide)
         space = " " * (wide - cells(shown))
         padded.append(shown + space if column.align is Align.LEFT else space + shown)
     return _GAP.join(padded).rstrip()
@@ -75,29 +80,38 @@ def _cells_of(letter: str) -> int:
     return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
 
 
-def end_of(text: str, width: int) -> str:
-    """Return the text in ``width`` cells at most; its end is kept, because names of clones differ there."""
+def cut(text: str, width: int) -> str:
+    """Return the text in ``width`` cells at most, cut in the middle: names of clones differ at either end."""
     if cells(text) <= width:
         return text
     ellipsis = writable(_ELLIPSIS)
-    kept, used = 0, cells(ellipsis)
-    for letter in reversed(text):
-        if used + _cells_of(letter) > width:
+    room = max(width - cells(ellipsis), 0)
+    end = _fitting(reversed(text), (room + 1) // 2)
+    start = _fitting(text, room - cells(end))
+    return start + ellipsis + end[::-1]
+
+
+def _fitting(letters: Iterable[str], room: int) -> str:
+    """Return the first letters that fit into ``room`` cells."""
+    found = ""
+    for letter in letters:
+        if cells(found) + _cells_of(letter) > room:
             break
-        used, kept = used + _cells_of(letter), kept + 1
-    return ellipsis + (text[-kept:] if kept else "")
+        found += letter
+    return found
 
 
-def paragraph(text: str, *, width: int, first: str = "", rest: str = "") -> str:
+def paragraph(text: str, *, width: int | None, first: str = "", rest: str = "") -> str:
     """Return text broken only between words, so that a path in it can be copied.
 
-    The first line starts with ``first``, and the others with ``rest``. A command in backticks stays on one
-    line, however long: pasted in pieces it would be two commands.
+    The first line starts with ``first``, and the others with ``rest``. A size keeps its unit, and a command in
+    backticks stays on one line, however long: pasted in pieces it would be two commands.
     """
     whole = _COMMAND.sub(lambda found: found[0].replace(" ", _NO_BREAK), writable(text))
+    whole = _SIZE.sub(_NO_BREAK, whole)
     return textwrap.fill(
         whole,
-        width=max(width, 40),
+        width=max(WIDTH if width is None else width, 40),
         initial_indent=first,
         subsequent_indent=rest,
         break_long_words=False,

@@ -47,11 +47,13 @@ def test_originals_that_an_apply_would_delete(stage, retire):
     stage.apply(retire)
     kept = stage.original() if retire is Retire.KEEP else stage.original(suffix=ASIDE)
     expected = [] if retire is Retire.DELETE else [str(kept)]
-    assert originals_to_delete(stage.plan, options, stage.history) == expected
+    assert [path for path, _ in originals_to_delete(stage.plan, options, stage.history)] == expected
     assert originals_to_delete(stage.plan, ApplyOptions(Retire.DELETE, guests=()), stage.history) == []
     if expected:
         kept.rename(stage.original(suffix=DELETING))
-        assert originals_to_delete(stage.plan, options, stage.history) == [str(stage.original(suffix=DELETING))]
+        size = stage.plan.to_convert[0].diff.savings.allocated_bytes
+        there = [(str(stage.original(suffix=DELETING)), size)]
+        assert originals_to_delete(stage.plan, options, stage.history) == there
 
 
 def test_no_original_is_deleted_that_purge_has_deleted_or_a_plan_refuses(stage):

@@ -26,8 +26,10 @@ from batchdiff.report.fates import original_words
 KEPT = Original(Fate.KEPT)
 
 
-def result(*done, original=KEPT, error=None):
-    swap = types.SimpleNamespace(done=frozenset(done), original=original, remarks=["a note"])
+def result(*done, original=KEPT, error=None, changes=()):
+    swap = types.SimpleNamespace(
+        done=frozenset(done), original=original, remarks=["a note"], changes=list(changes)
+    )
     return SwapResult("web01", swap, error)
 
 
@@ -139,3 +141,11 @@ def test_one_whose_overlay_is_missing_and_whose_original_is_in_doubt(tmp_path, m
     outcome = apply_outcome(stage.guest(), SwapResult("vm", None, GuestError("no")), stage.history)
     assert original_words(outcome).startswith("unknown: both ")
     assert outcome.actual_overlay_bytes is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "gained"), [([], None), ([-3, 10], 7), ([-3], -3), ([0], 0), ([-3, None], None)]
+)
+def test_the_space_that_came_back(changes, gained):
+    outcome = undo_outcome(plans.guest_plan(), result(changes=changes), Status.PURGED, History())
+    assert outcome.gained_bytes == gained

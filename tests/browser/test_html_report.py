@@ -7,6 +7,8 @@ import chromium
 import pytest
 from plans import guest_plan, refused_guest, savings, small_plan
 
+from batchdiff.applying.journal.records import Fate
+from batchdiff.applying.results.conversion import Conversion
 from batchdiff.choices import Verdict
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.plan.html_form import plan_html
@@ -50,8 +52,8 @@ def test_what_is_on_it(report):
           images: document.images.length,
           scripts: document.scripts.length,
           maps: document.querySelectorAll("svg.map").length,
-          wide: document.querySelector("#g0 svg.map").getBoundingClientRect().width,
-          background: getComputedStyle(document.querySelector("#g0 .data4")).fill,
+          wide: document.querySelector("#g1 svg.map").getBoundingClientRect().width,
+          background: getComputedStyle(document.querySelector("#g1 .data4")).fill,
           overflow: document.documentElement.scrollWidth > innerWidth,
         };""",
     )
@@ -102,7 +104,7 @@ def test_it_filters_by_name_and_verdict(report):
         return [byName, both(), count];""",
     )
     assert by_name == [["web10", "web2"]] * 2
-    assert by_verdict == [["small", "lost"]] * 2
+    assert by_verdict == [["lost", "small"]] * 2
     assert count == "2 of 5"
 
 
@@ -127,3 +129,35 @@ def test_a_phone_shows_it_without_scrolling_sideways(report):
     )
     assert found[0] <= 360
     assert found[1] == 0
+
+
+def test_after_an_apply_predicted_and_actual_can_be_sorted(tmp_path):
+    guests = [guest_plan(name, savings=savings(4 * GIB, 100 * MIB)) for name in ("a", "b")]
+    done = {
+        guest.name: Conversion(Fate.QUARANTINED, number * MIB, number * MIB, used=False, came_back_bytes=0)
+        for number, guest in enumerate(guests, start=100)
+    }
+    path = tmp_path / "after.html"
+    plan = small_plan(*guests, refused_guest("old"))
+    path.write_text(plan_html(PlanFacts(plan, path="fleet.plan.json", conversions=done)))
+    found = chromium.evaluate(
+        path,
+        SHOWN
+        + """const all = (selector) => Array.from(document.querySelectorAll(selector));
+        const texts = (selector) => all(selector).map((each) => each.textContent);
+        press("actual");
+        return {
+          heads: texts("thead th"),
+          sorted: both(),
+          row: texts("#table tbody tr:first-child > *"),
+          total: texts("tfoot tr > *"),
+          code: texts("#next ~ p code"),
+        };""",
+    )
+    assert found["heads"] == ["guest", "allocated", "predicted", "actual", "saved", "share", "now"]
+    assert found["sorted"] == [["b", "a", "old"]] * 2
+    assert [text.strip() for text in found["row"]] == [
+        "b", "4 GiB", "100 MiB", "101 MiB", "3.9 GiB", "97.6%", "quarantined",
+    ]  # fmt: skip
+    assert found["total"] == ["total to convert", "8 GiB", "200 MiB", "201 MiB", "7.8 GiB", "97.6%", "2 of 2 done"]
+    assert found["code"][0] == "batchdiff purge fleet.plan.json --used"

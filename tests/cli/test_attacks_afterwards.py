@@ -118,7 +118,7 @@ def test_an_original_that_was_removed_from_quarantine(one):
     (one.folder / ORIGINAL).unlink()
     done = run(one, "purge", "--yes")
     assert "it was moved" in done.stdout
-    assert "Nothing to purge" in run(one, "purge", "--yes").stderr
+    assert "Nothing to purge" in run(one, "purge", "--yes").stdout
     assert "gone" in one.apply("--retire", "quarantine").stdout
     run(one, "restore")
     assert_original_is_back(one)
@@ -168,7 +168,7 @@ def test_an_overlay_that_cannot_be_read(tmp_path, manifest, damage):
     done = run(fleet, "restore", expect=4)
     assert f"This original is intact, as before the conversion: {fleet.folder / ORIGINAL}" in done.stderr
     assert path.read_bytes() == left
-    assert "would-restore" in run(fleet, "restore", "--dry-run", "--discard-changes").stdout
+    assert "would be restored" in run(fleet, "restore", "--dry-run", "--discard-changes").stdout
     assert "was left in place: it cannot be read. " in run(fleet, "restore", *DISCARD).stderr
     assert_original_is_back(fleet)
     kept = path if manifest is ONE else fleet.folder / "raw.img.batchdiff-overlay"
@@ -231,7 +231,7 @@ def test_a_guest_in_place_that_runs_after_a_kill_between_the_unlink_and_its_note
     expected = (fleet.folder / "raw.img").read_bytes()
     run(fleet, "restore")
     assert_same((fleet.folder / "raw.img").read_bytes(), expected)
-    assert "Nothing to restore" in run(fleet, "restore").stderr
+    assert "Nothing to restore" in run(fleet, "restore").stdout
     # The original from before the conversion is in quarantine still, and can be purged.
     assert (fleet.folder / ORIGINAL).exists() is used
     if used:

@@ -115,5 +115,5 @@ def test_on_one_terminal_a_reason_is_printed_once(monkeypatch, capsys, one_termi
     announcer.report_guest(plans.guest_plan(), GuestOutcome("web02", Status.RESTORED, remarks=("lost its flags",)))
     said = capsys.readouterr().err
     assert "web01: failed" in said
-    assert "web02: restored" in said
+    assert ("web02: restored" in said) == (not one_terminal)
     assert ("the disk is full" in said, "lost its flags" in said) == (not one_terminal, not one_terminal)

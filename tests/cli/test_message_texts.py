@@ -47,17 +47,23 @@ def test_how_space_comes_back_from_quarantine(capsys):
 @pytest.mark.parametrize(
     ("used", "words"),
     [
-        (False, "these originals will be deleted, each only if QEMU finds its overlay identical:"),
+        (False, "2 originals, 7 MiB on disk, will be deleted, each only if QEMU finds its overlay identical:"),
         (
             True,
-            "these originals will be deleted, including those whose VMs have run on their overlays since."
-            " Afterwards the state from before the conversion cannot be restored:",
+            "2 originals, 7 MiB on disk, will be deleted, including those whose VMs have run on their overlays"
+            " since. Afterwards the state from before the conversion cannot be restored:",
         ),
     ],
 )
 def test_the_question_of_purge(used, words):
-    question = purge._question(["/a.img.batchdiff-original"], used=used)
+    originals = [("/a.img.batchdiff-original", 3 << 20), ("/b.img.batchdiff-original", 4 << 20)]
+    question = purge._question(originals, small_plan(), used=used)
     assert question.what == words
+    assert question.lines == ["3 MiB  /a.img.batchdiff-original", "4 MiB  /b.img.batchdiff-original"]
+    assert question.remains == (
+        "What remains: their overlays, which need the template /srv/images/template.qcow2."
+    )
+    assert question.last == "Type yes to delete 2 originals (7 MiB): "
     assert question.otherwise == "The originals stay in quarantine."
 
 
@@ -66,7 +72,7 @@ def test_the_question_of_purge(used, words):
 )
 def test_free_space(capsys, grown, words):
     space = types.SimpleNamespace(grown=lambda *, deleted: {"/images": grown})
-    run_session._report_space(Console(), space, [outcome(Fate.KEPT)])
+    run_session.report_space(Console(), space, [outcome(Fate.KEPT)])
     assert capsys.readouterr().err == (
         f"df: {words} free space on the filesystem of /images than before this command; changes that other"
         " programs made meanwhile are included.\n"

@@ -304,7 +304,7 @@ def test_apply_and_purge_after_a_purge(one):
     run(one, "purge", "--yes")
     before = one.state()
     assert outcome(one.apply("--retire", "quarantine", "--json"))["status"] == "unchanged"
-    assert "no original of this plan is known to be in quarantine" in run(one, "purge", "--yes").stderr
+    assert "no original of this plan is known to be in quarantine" in run(one, "purge", "--yes").stdout
     assert one.state() | {"fleet.plan.json.journal": ...} == before | {"fleet.plan.json.journal": ...}
     assert "nothing; or restore" in run(one, "status").stdout
 
@@ -425,7 +425,7 @@ def test_a_foreign_overlay_is_not_recovered(one):
     """No sidecar names it for this plan: it is left alone."""
     arguments = ["-f", "qcow2", "-F", "raw", "-b", str(one.folder / "template.img"), str(overlay(one))]
     notation.run("qemu-img", "create", "-q", *arguments)
-    assert "Nothing to restore" in run(one, "restore").stderr
+    assert "Nothing to restore" in run(one, "restore").stdout
     assert overlay(one).exists()
 
 
@@ -540,7 +540,7 @@ def test_a_purge_of_an_older_original_that_is_killed_goes_on(one, call):
     left = [name for name in one.names() if name.startswith("raw.img.batchdiff-")]
     assert len(left) == 1
     assert "purge: interrupted, will resume" in run(one, "status").stdout
-    assert "Nothing to restore" in run(one, "restore").stderr
+    assert "Nothing to restore" in run(one, "restore").stdout
     run(one, "purge", "--used", "--yes")
     assert not [name for name in one.names() if name.startswith("raw.img.batchdiff-")]
     assert_same((one.folder / "raw.img").read_bytes(), expected)

@@ -92,7 +92,7 @@ def test_who_may_read_can_look(folder):
     code, said = ran(SOMEBODY, folder, "verify", f"{AT}/fleet.plan.json")
     assert (code, "2 files: 2 sound" in said) == (0, True), said
     code, said = ran(SOMEBODY, folder, "purge", f"{AT}/fleet.plan.json", "--dry-run", "--unseen")
-    assert (code, "1 would-purge" in said) == (0, True), said
+    assert (code, "1 would be purged" in said) == (0, True), said
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])

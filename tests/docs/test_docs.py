@@ -123,7 +123,7 @@ LONGEST = {
     "docs/manifest.md": 216,
     "CHANGELOG.md": 240,
     "docs/architecture.md": 200,
-    "docs/scripting.md": 375,
+    "docs/scripting.md": 385,
     "docs/performance.md": 330,
     "docs/plan-format.md": 220,
     "docs/safety.md": 280,

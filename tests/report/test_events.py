@@ -18,7 +18,8 @@ def test_a_guest():
     assert json.dumps(guest_event(guest_plan("web01", path="/a.img", overlay_path="/a.qcow2"), outcome)) == (
         '{"name": "web01", "status": "converted", "reason": "", "predicted_overlay_bytes": 10,'
         ' "actual_overlay_bytes": 12, "predicted_overlay_disk_bytes": 8, "actual_overlay_disk_bytes": 9,'
-        ' "original": "kept", "exit_code": 0, "notes": ["a"], "source": "/a.img", "overlay": "/a.qcow2"}'
+        ' "original": "kept", "exit_code": 0, "gained_bytes": null, "notes": ["a"], "source": "/a.img",'
+        ' "overlay": "/a.qcow2"}'
     )
 
 

@@ -1,8 +1,10 @@
 """What an apply did, with what was predicted beside it."""
 
+import pytest
+
 from batchdiff.applying.journal.records import Fate
 from batchdiff.applying.results.outcome import GuestOutcome, Original, Status
-from batchdiff.report.results_text import results_text
+from batchdiff.report.results_text import results_text, undone_text
 from batchdiff.report.table import cells
 from batchdiff.units import MIB
 
@@ -14,6 +16,7 @@ WEB = GuestOutcome(
     predicted_overlay_disk_bytes=500 * MIB,
     actual_overlay_disk_bytes=500 * MIB,
     original=Original(Fate.QUARANTINED, "/srv/clones/web01.img.batchdiff-original"),
+    gained_bytes=-500 * MIB,
 )
 DB = GuestOutcome(
     name="db01",
@@ -23,6 +26,7 @@ DB = GuestOutcome(
     predicted_overlay_disk_bytes=100 * MIB,
     actual_overlay_disk_bytes=101 * MIB,
     original=Original(Fate.DELETED),
+    gained_bytes=700 * MIB,
 )
 FULL = GuestOutcome(
     name="full",
@@ -36,25 +40,67 @@ CACHE = GuestOutcome(name="cache", status=Status.SKIPPED, reason="it would save 
 
 def test_the_whole_report():
     assert results_text([WEB, DB, CACHE, FULL]) == (
-        "                    overlay  overlay            on disk  on disk\n"
-        "guest  status     predicted   actual  off by  predicted   actual  original\n"
-        "web01  converted    512 MiB  512 MiB     0 B    500 MiB  500 MiB  quarantined\n"
-        "db01   converted    100 MiB   99 MiB  -1 MiB    100 MiB  101 MiB  deleted\n"
-        "cache  skipped            -        -       -          -        -  untouched\n"
-        "full   failed        64 MiB        -       -     64 MiB        -  untouched\n"
-        "total               612 MiB  611 MiB  -1 MiB    600 MiB  601 MiB\n"
+        "                    overlay  overlay       on\n"
+        "guest  status     predicted   actual     disk  original\n"
+        "web01  converted    512 MiB  512 MiB  500 MiB  quarantined\n"
+        "db01   converted    100 MiB   99 MiB  101 MiB  deleted\n"
+        "cache  skipped            -        -        -  untouched\n"
+        "full   failed        64 MiB        -        -  untouched\n"
+        "total               612 MiB  611 MiB  601 MiB\n"
         "\n"
         "converted  web01: the original is quarantined as /srv/clones/web01.img.batchdiff-original\n"
         "skipped    cache: it would save 3.1%\n"
         "failed     full: No space left on device\n"
         "\n"
-        "4 guests: 2 converted, 1 skipped, 1 failed.\n"
+        "4 guests: 2 converted, 1 skipped, 1 failed. 200 MiB came back.\n"
     )
 
 
-def test_more_than_predicted_has_a_sign():
-    more = GuestOutcome("a", Status.CONVERTED, predicted_overlay_bytes=1, actual_overlay_bytes=4097)
-    assert "+4 KiB" in results_text([more])
+@pytest.mark.parametrize(
+    ("gained", "words"),
+    [
+        ([-MIB], "1 guest: 1 converted. 1 MiB of disk space taken.\n"),
+        ([3 * MIB, -MIB], "2 guests: 2 converted. 2 MiB came back.\n"),
+        ([0], "1 guest: 1 converted. 0 B came back.\n"),
+        ([3 * MIB, None], "2 guests: 2 converted.\n"),  # part of a sum is not the sum
+    ],
+)
+def test_it_ends_with_the_space_that_came_back(gained, words):
+    outcomes = [GuestOutcome(str(bytes_), Status.CONVERTED, gained_bytes=bytes_) for bytes_ in gained]
+    assert results_text(outcomes).endswith(words)
+
+
+def test_a_purge_ends_with_the_space_that_came_back():
+    purged = GuestOutcome("a", Status.PURGED, original=Original(Fate.DELETED), gained_bytes=18 * MIB)
+    kept = GuestOutcome("b", Status.KEPT, "its VM has run")
+    assert undone_text([purged, kept]) == (
+        "purged     a: deleted\nkept       b: its VM has run\n2 guests: 1 kept, 1 purged. 18 MiB came back.\n"
+    )
+
+
+def test_what_would_be_done_is_english():
+    outcome = GuestOutcome("a", Status.WOULD_PURGE, "/a.img would be deleted")
+    assert undone_text([outcome]) == "would be purged  a: /a.img would be deleted\n1 guest: 1 would be purged.\n"
+
+
+def test_originals_in_quarantine_are_one_line_if_there_are_many():
+    many = [
+        GuestOutcome(f"web{number}", Status.CONVERTED, original=Original(Fate.QUARANTINED, f"/{number}"))
+        for number in range(100)
+    ]
+    report = results_text(many)
+    assert "note       web0, web1 and 98 more: the originals are quarantined under" in report
+    assert len(report.splitlines()) < 110
+
+
+def test_no_word_is_broken_on_80_columns():
+    widest = GuestOutcome(
+        "n" * 60, Status.UNCHANGED, "", *[1023 * MIB + 900 * 1024] * 4, original=Original(Fate.QUARANTINED)
+    )
+    lines = results_text([widest, WEB], width=80).splitlines()
+    assert max(map(cells, lines)) <= 80
+    assert lines[2].startswith("nnn")
+    assert lines[2].split()[1:] == ["unchanged", *["1023.9", "MiB"] * 3, "quarantined"]
 
 
 def test_notes_are_listed():
@@ -78,7 +124,7 @@ def test_the_table_has_the_fate_in_one_word():
 
 
 def test_no_guests_at_all():
-    assert results_text([]).endswith("Nothing was done.\n")
+    assert results_text([]) == "There is nothing to do: the plan has no guests.\n"
 
 
 def test_nothing_reaches_the_terminal_raw():
@@ -106,7 +152,7 @@ def test_guests_that_were_skipped_for_one_reason_are_one_line():
     report = results_text([*done, WEB, CACHE])
     assert "skipped    web02, web03 and 98 more: done by /srv/p.json\n" in report
     assert "skipped    cache: it would save 3.1%\n" in report
-    assert report.endswith("102 guests: 1 converted, 101 skipped.\n")
+    assert report.endswith("102 guests: 1 converted, 101 skipped. 500 MiB of disk space taken.\n")
     assert len(report.splitlines()) < 15
     assert results_text(done) == (
         "skipped    web02, web03 and 98 more: done by /srv/p.json\n\n100 guests: 100 skipped.\n"

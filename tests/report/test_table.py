@@ -1,10 +1,10 @@
-"""Columns: aligned, as wide as the terminal, the names cut at their beginning."""
+"""Columns: aligned, as wide as the terminal, names cut in the middle there and nowhere else."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchdiff.report.table import Align, Column, cells, end_of, paragraph, table
+from batchdiff.report.table import Align, Column, cells, cut, paragraph, table
 
 COLUMNS = (Column("guest", Align.LEFT), Column("saved"), Column("verdict", Align.LEFT))
 
@@ -26,15 +26,20 @@ def test_a_table_without_rows_has_its_headings():
     assert table(COLUMNS, [], width=80) == ["guest  saved  verdict"]
 
 
-def test_a_long_name_keeps_its_end():
+def test_a_long_name_keeps_its_beginning_and_its_end():
     lines = table(COLUMNS, [("clones/batch-of-2024-number-0017", "9 GiB", "convert")], width=40)
-    assert lines[1] == "…tch-of-2024-number-0017  9 GiB  convert"
+    assert lines[1] == "clones/batc…-number-0017  9 GiB  convert"
     assert max(map(len, lines)) <= 40
+
+
+def test_a_name_is_whole_in_a_pipe():
+    name = "clones/batch-of-2024-number-0017" * 9
+    assert table(COLUMNS, [(name, "9 GiB", "convert")], width=None)[1] == f"{name}  9 GiB  convert"
 
 
 def test_a_name_keeps_some_letters_on_the_narrowest_terminal():
     lines = table(COLUMNS, [("clones/batch-0017", "9 GiB", "convert")], width=1)
-    assert lines[1] == "…/batch-0017  9 GiB  convert"
+    assert lines[1] == "clone…h-0017  9 GiB  convert"
 
 
 def test_wide_letters_take_two_cells():
@@ -44,12 +49,13 @@ def test_wide_letters_take_two_cells():
         "日本       1  x",
         "abcde      1  x",
     ]
-    assert end_of("日本日本", 4) == "…本"
+    assert cut("日本日本", 4) == "…本"
+    assert cut("日本日本", 5) == "日…本"
 
 
-@pytest.mark.parametrize(("width", "shown"), [(9, "web-00017"), (8, "…b-00017"), (2, "…7"), (1, "…"), (0, "…")])
-def test_the_end_is_what_stays(width, shown):
-    assert end_of("web-00017", width) == shown
+@pytest.mark.parametrize(("width", "shown"), [(9, "web-00017"), (8, "web…0017"), (2, "…7"), (1, "…"), (0, "…")])
+def test_both_ends_are_what_stays(width, shown):
+    assert cut("web-00017", width) == shown
 
 
 names = st.text(st.characters(categories=["L", "M", "N", "P"]), max_size=30)
@@ -68,6 +74,11 @@ def test_a_paragraph_never_breaks_a_command():
     lines = paragraph(text, width=40, first="note ", rest="     ").splitlines()
     assert f"     {command}" in lines
     assert " ".join(" ".join(lines).split()) == f"note {text}"
+
+
+def test_a_size_keeps_its_unit():
+    lines = paragraph("word " * 7 + "12.5 MiB and 7 B more", width=41).splitlines()
+    assert lines == ["word word word word word word word", "12.5 MiB and 7 B more"]
 
 
 def test_a_paragraph_never_breaks_a_path():

@@ -32,11 +32,13 @@ def write_new_files(
     data_file: str | None,
     fill: Callable[[int, int | None], None],
     record: Callable[[Fingerprint | None], None],
+    changes: list[int | None],
 ) -> tuple[Fingerprint, Fingerprint | None]:
     """Create the file of an image, and that of its data if it is to have one; return both fingerprints.
 
     ``data_file``: the path that the file of its data is to have. ``fill`` gets both files, open and empty, and
     writes them. ``record`` gets the fingerprint of the data file, once both are on disk, before that is renamed.
+    ``changes`` gets the bytes by which each changes the free space, None if they cannot be known.
 
     :raises OSError: they may not be on disk, and must be thrown away: the kernel may have dropped pages and marked
         them clean. Or another file has the name of the data file.
@@ -46,9 +48,11 @@ def write_new_files(
         fill(fd, data_fd)
         os.fsync(fd)
         known, of_data = identify(fd), None
+        changes.append(retire.change_by_writing(fd, temporary))
         if data_fd is not None:
             os.fsync(data_fd)
             of_data = identify(data_fd)
+            changes.append(retire.change_by_writing(data_fd, beside))
             sync_folder(os.path.dirname(temporary))  # a named data file is never without the overlay that names it
     record(of_data)
     if data_file is not None:

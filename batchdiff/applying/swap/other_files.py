@@ -30,11 +30,14 @@ from batchdiff.image.in_use.hold import Held
 from batchdiff.linux.call_failures import AGAIN
 
 
-def delete_other_files(parts: Iterable[KnownPart], run: Run, *, of: str, but: tuple[str, ...] = ()) -> list[str]:
+def delete_other_files(
+    parts: Iterable[KnownPart], run: Run, *, of: str, freed: list[int | None], but: tuple[str, ...] = ()
+) -> list[str]:
     """Delete the files of a deleted image that are still as known; return a remark about each that is not.
 
     ``parts``: their own paths, and their fingerprints. ``of``: the image that named them, in words; ``but``: paths
-    at which an image may name them, because they were those of the deleted one.
+    at which an image may name them, because they were those of the deleted one. ``freed`` gets the bytes that come
+    back with each deleted file, None if unknown.
 
     :raises BatchdiffError: one is in use, is part of another image or of the template, or cannot be deleted.
     """
@@ -42,13 +45,13 @@ def delete_other_files(parts: Iterable[KnownPart], run: Run, *, of: str, but: tu
     for path, known in parts_left(parts):
         now = fingerprint_at(path)
         if now is not None and known.is_unwritten(now):
-            _delete(path, but, run)
+            freed.append(_delete(path, but, run))
         else:
             remarks.append(f"{path}, a part of {of}, was left in place: {known.changes(now or NO_FILE)}")
     return remarks
 
 
-def _delete(path: str, but: tuple[str, ...], run: Run) -> None:
+def _delete(path: str, but: tuple[str, ...], run: Run) -> int | None:
     own = path.removesuffix(own_files.DELETING)
     deleting = original_names(own).deleting
     fd = open_image_file(path)
@@ -60,7 +63,7 @@ def _delete(path: str, but: tuple[str, ...], run: Run) -> None:
             retire.move(fd, path, deleting)
             run.journal.record_changed(identify(fd))
         _require_free(held, deleting, but, run, own)
-        retire.delete(fd, deleting, run.template)
+        return retire.delete(fd, deleting, run.template)
     finally:
         held.release()
         os.close(fd)

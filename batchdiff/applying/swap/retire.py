@@ -15,10 +15,12 @@ import stat
 from batchdiff.applying.guests.file_names import FileNames
 from batchdiff.applying.journal.records import Goal
 from batchdiff.choices import Retire
-from batchdiff.errors import GuestError
+from batchdiff.errors import BatchdiffError, GuestError
 from batchdiff.files.atomic_write import sync_folder
 from batchdiff.files.filenames import longest_name, shell_word
 from batchdiff.image.image import Image
+from batchdiff.image.storage.allocation import disk_use
+from batchdiff.image.storage.exactness import Exactness
 from batchdiff.linux.call_failures import AGAIN, UNDO_SECOND_NAME, Fault
 from batchdiff.linux.rename import rename_without_replacing
 
@@ -74,8 +76,8 @@ def move(fd: int, source: str, target: str) -> None:
         raise _replaced(source)
 
 
-def delete(fd: int, path: str, template: Image) -> None:
-    """Unlink an open file, durably.
+def delete(fd: int, path: str, template: Image) -> int | None:
+    """Unlink an open file, durably, and return the bytes that come back; None if they cannot be known.
 
     :raises GuestError: another file is there, or the file belongs to the template's chain.
     :raises OSError: it cannot be unlinked.
@@ -90,8 +92,25 @@ def delete(fd: int, path: str, template: Image) -> None:
                 why=f"it is {layer.path}, the backing file of all overlays",
                 remedy=UNDO_SECOND_NAME,
             )
+    coming_back = _own_bytes(fd, path)
     os.unlink(path)
     sync_folder(os.path.dirname(path))
+    return coming_back
+
+
+def change_by_writing(fd: int, path: str) -> int | None:
+    """Return the bytes by which a new, open file has changed the free space; None if they cannot be known."""
+    taken = _own_bytes(fd, path)
+    return None if taken is None else -taken
+
+
+def _own_bytes(fd: int, path: str) -> int | None:
+    """Return the bytes on disk that only this file uses; None if its filesystem does not report them."""
+    try:
+        use = disk_use(fd, path)
+    except (BatchdiffError, OSError):  # the number is for a report only
+        return None
+    return use.reclaimable if use.exactness in {Exactness.EXACT, Exactness.AT_LEAST} else None
 
 
 def _require_open_file(fd: int, path: str) -> None:

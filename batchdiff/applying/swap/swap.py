@@ -24,20 +24,12 @@ from batchdiff.applying.journal.leftovers import leftover
 from batchdiff.applying.journal.records import Fate, Goal, Step
 from batchdiff.applying.results.outcome import UNTOUCHED, Original
 from batchdiff.applying.session.session import Run
-from batchdiff.applying.swap import retire
+from batchdiff.applying.swap import refusals, retire
 from batchdiff.applying.swap.guest_journal import GuestJournal
 from batchdiff.applying.swap.new_files import discard_new_files, write_new_files
 from batchdiff.applying.swap.observe import can_be_opened, fate_of_original, incoming_at, observe
 from batchdiff.applying.swap.other_files import delete_other_files
 from batchdiff.applying.swap.outgoing import OutgoingFile
-from batchdiff.applying.swap.refusals import (
-    another_file,
-    data_file_exists,
-    error_vanished,
-    exists_already,
-    lost,
-    quarantined_by_another,
-)
 from batchdiff.applying.swap.task import SwapTask, Writer, is_in_place
 from batchdiff.choices import Retire
 from batchdiff.errors import GuestError
@@ -51,7 +43,10 @@ from batchdiff.linux.permissions import Deed
 
 
 class Swap:
-    """One guest in progress. ``remarks``: for the operator. ``original``: its fate, known at the end."""
+    """One guest in progress. ``remarks``: for the operator. ``original``: its fate, known at the end.
+
+    ``changes``: of free space by each file that this process wrote or deleted, in bytes; None if unknown.
+    """
 
     def __init__(self, task: SwapTask, run: Run) -> None:
         self.task, self._run = task, run
@@ -61,6 +56,7 @@ class Swap:
         self._done: set[Action] = set()
         self.remarks: list[str] = []
         self.original = UNTOUCHED
+        self.changes: list[int | None] = []
 
     @property
     def done(self) -> frozenset[Action]:
@@ -139,7 +135,7 @@ class Swap:
             sync_folder(os.path.dirname(incoming.path))
             incoming.known = fingerprint_at(incoming.path)
             if incoming.known is None:
-                raise error_vanished(incoming.path)
+                raise refusals.error_vanished(incoming.path)
             self._journal.record_published(incoming.known)
             self.remarks += self.task.after_publish()
 
@@ -181,7 +177,7 @@ class Swap:
             case _:
                 if self._incoming_at() is not IncomingAt.LOST:
                     self._image()  # raises an error if something is wrong with the outgoing file
-                raise lost(self.task, self._outgoing.where)
+                raise refusals.lost(self.task, self._outgoing.where)
 
     def _put_back(self) -> None:
         """Undo a rename of the outgoing file, by this process or one that died."""
@@ -190,9 +186,9 @@ class Swap:
         # file returns to quarantine.
         source, target = self._outgoing.path, names.quarantine if os.path.lexists(names.own) else names.own
         if source == target:
-            raise another_file(self.task, source)
+            raise refusals.another_file(self.task, source)
         if self.task.goal is Goal.APPLY and not (state.published or state.moved):
-            raise quarantined_by_another(source)
+            raise refusals.quarantined_by_another(source)
         fd = open_image_file(source)
         try:
             self._move(fd, source, target)
@@ -208,12 +204,12 @@ class Swap:
     def _write(self) -> None:
         incoming, task = self.task.incoming, self.task
         if not isinstance(task, Writer):  # an image that was there when this command began
-            raise error_vanished(incoming.path)
+            raise refusals.error_vanished(incoming.path)
         if os.path.lexists(incoming.path) and not is_in_place(self.task):
-            raise exists_already(self.task, leftover(self._run.journal.history, self.task.guest))
+            raise refusals.exists_already(self.task, leftover(self._run.journal.history, self.task.guest))
         data_file = task.data_file if task.goal is Goal.APPLY else None
         if data_file is not None and os.path.lexists(data_file):
-            raise data_file_exists(data_file)
+            raise refusals.data_file_exists(data_file)
         require_lasting(incoming.path)
         image = self._image()
         temporary = own_files.temporary(incoming.path)
@@ -224,7 +220,7 @@ class Swap:
         def fill(fd: int, data_fd: int | None) -> None:
             self.remarks += task.write(fd, image, data_fd)
 
-        written = write_new_files(temporary, data_file, fill, self._journal.record_written)
+        written = write_new_files(temporary, data_file, fill, self._journal.record_written, self.changes)
         incoming.known, incoming.data_file = written
         incoming.ready = temporary
 
@@ -257,25 +253,25 @@ class Swap:
         self._outgoing.check_unchanged()
         self._outgoing.require_alone()
         self._journal.record_deleting(self._outgoing.parts())
-        retire.delete(fd, names.deleting, self._run.template)
+        self.changes.append(retire.delete(fd, names.deleting, self._run.template))
 
     def _delete_other_files(self) -> None:
         """Delete the other files of an image that this or an earlier run has deleted, and that is gone."""
         original, state = self.task.original, self._journal.state
         if self.task.goal is Goal.RESTORE and state.deleting and self._outgoing.where is OutgoingAt.GONE:
             self.close()
-            self.remarks += delete_other_files(state.parts, self._run, of="the overlay")
+            self.remarks += delete_other_files(state.parts, self._run, of="the overlay", freed=self.changes)
         names = original_names(original.source.path)
-        if (
-            not parts_left(original.other_files)
-            or where_is(names, original.fingerprints[0]) is not OutgoingAt.GONE
-        ):
+        is_gone = where_is(names, original.fingerprints[0]) is OutgoingAt.GONE
+        if not (is_gone and parts_left(original.other_files)):
             return
         if state.fate is Fate.DELETED or (state.deleting and self.task.goal is not Goal.RESTORE):
             if Action.UNLINK not in self._done and not can_be_opened(self.task.incoming.source):
-                raise lost(self.task, OutgoingAt.GONE)
+                raise refusals.lost(self.task, OutgoingAt.GONE)
             self.close()  # each is held by itself
-            self.remarks += delete_other_files(original.other_files, self._run, of="the original", but=names.all)
+            self.remarks += delete_other_files(
+                original.other_files, self._run, of="the original", but=names.all, freed=self.changes
+            )
 
     def _end(self) -> None:
         """Record the end, unless apply keeps the original, or an earlier purge has recorded its own end."""
@@ -295,5 +291,5 @@ class Swap:
         if Action.UNLINK in self._done or (where is OutgoingAt.GONE and ours):
             return Original(Fate.DELETED)
         if where is OutgoingAt.GONE and not can_be_opened(self.task.incoming.source):
-            raise lost(self.task, where)
+            raise refusals.lost(self.task, where)
         return fate_of_original(self.task.outgoing.names, where)

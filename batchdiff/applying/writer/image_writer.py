@@ -11,9 +11,9 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from batchdiff.applying.writer.data_copy import (
+from batchdiff.applying.writer.data_copy import Copier
+from batchdiff.applying.writer.data_stores import (
     CompressedStore,
-    Copier,
     DataStore,
     OutsideStore,
     PlainStore,

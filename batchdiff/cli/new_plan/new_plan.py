@@ -16,6 +16,7 @@ from batchdiff.cli.warnings import warn_of_manifest
 from batchdiff.errors import EXIT_DETAILED_CHANGES, EXIT_DONE, EXIT_SOME_GUESTS
 from batchdiff.files.filenames import shell_word
 from batchdiff.linux.machine import usable_cpus
+from batchdiff.linux.permissions import is_read_only
 from batchdiff.manifest.manifest import Manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
 from batchdiff.plan.file import read_plan
@@ -60,7 +61,7 @@ def make_and_report(
         checkpoint.discard()
     if replaced is not None:
         say_kept(console, path, replaced)
-    facts = PlanFacts(plan, jobs=usable_cpus())
+    facts = PlanFacts(plan, jobs=usable_cpus(), read_only=is_read_only(plan.template.source.path))
     console.result(plan_text(facts, console.width))
     aside = None if replaced is None else os.path.abspath(replaced.path)
     if console.json:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import argparse
 
 from batchdiff.applying.apply import apply_plan, check_options, originals_to_delete
+from batchdiff.applying.checks.free_space import FreeSpace
 from batchdiff.applying.journal.records import Fate
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.applying.swap.apply_task import ApplyOptions
 from batchdiff.choices import Retire, VerifyMode
-from batchdiff.cli.confirm import Question, confirm
+from batchdiff.cli.confirm import confirm, deletion, overlays_remain
 from batchdiff.cli.console import Console
 from batchdiff.cli.format_doubts import warn_of_planned_formats
 from batchdiff.cli.journal_history import history_of
-from batchdiff.cli.run_session import carry_out, exit_code
+from batchdiff.cli.run_session import carry_out, exit_code, report_changes, report_space
 from batchdiff.files.filenames import shell_word
 from batchdiff.plan.file import read_plan
 from batchdiff.report.results_text import results_text
 
-_WHAT = "these originals will be deleted, each once QEMU finds its overlay identical. Their VMs must be shut down:"
+_CONDITION = "each once QEMU finds its overlay identical. Their VMs must be shut down"
 _OTHERWISE = "Use `--retire keep` or `--retire quarantine` to keep the originals."
 
 
@@ -34,13 +35,18 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     history = history_of(console, arguments, plan)
     warn_of_planned_formats(console, plan, history, options.guests)
     if options.retire is Retire.DELETE and not arguments.yes:
-        paths = originals_to_delete(plan, options, history)
-        if paths:
-            confirm(console, "apply", Question(_WHAT, paths, _OTHERWISE))
+        originals = originals_to_delete(plan, options, history)
+        if originals:
+            remains = f"{overlays_remain(plan)}; `batchdiff restore` can rebuild full images from both."
+            question = deletion(originals, condition=_CONDITION, remains=remains, otherwise=_OTHERWISE)
+            confirm(console, "apply", question)
     if options.verify is not VerifyMode.FULL:
         console.say(f"Overlays are verified by batchdiff alone (--verify {options.verify}), not by QEMU.")
+    space = FreeSpace.of(plan)
     outcomes = carry_out(console, arguments, plan, lambda session: apply_plan(session, options))
     console.result(results_text(outcomes, width=console.width))
+    report_changes(console, arguments.plan, plan, outcomes)
+    report_space(console, space, outcomes)
     _print_next_steps(console, shell_word(arguments.plan), outcomes)
     return exit_code(outcomes)
 

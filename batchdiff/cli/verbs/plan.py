@@ -17,6 +17,7 @@ from batchdiff.manifest.text.input import is_piped
 from batchdiff.plan.earlier_plans import EarlierPlans
 from batchdiff.plan.file import ELSEWHERE, try_folder
 from batchdiff.plan.head import BEGINNING
+from batchdiff.report.manifest_text import guest_lines
 from batchdiff.signals import held_signals
 
 
@@ -35,6 +36,8 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         manifest = read_selected(arguments.manifest, arguments.guests, left=left)
     path = arguments.output or _default_path(manifest.path)
     _check_output(path)
+    for line in guest_lines(manifest):
+        console.detail(line)
     # The plan that converted some guests may be the one at this path. It is then kept under another name, and the
     # new plan must refer to it by that name.
     plans = _earlier_plans(manifest, path, name_to_keep_at(path, converted_guests(manifest)))

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import argparse
 
+from batchdiff.applying.checks.free_space import FreeSpace
 from batchdiff.applying.dry_run import dry_run_purge
 from batchdiff.applying.guests.converted_elsewhere import require_done_here
 from batchdiff.applying.guests.file_names import original_names
+from batchdiff.applying.guests.guest_files import on_disk
+from batchdiff.applying.guests.status import Written
+from batchdiff.applying.journal.records import History
 from batchdiff.applying.swap.purge_task import PurgeOptions
 from batchdiff.applying.undo import purge, purgeable
-from batchdiff.cli.confirm import Question, confirm
+from batchdiff.cli.confirm import Question, confirm, deletion, overlays_remain
 from batchdiff.cli.console import Console
 from batchdiff.cli.journal_history import history_of
 from batchdiff.cli.path_map import with_moved_paths
-from batchdiff.cli.run_session import carry_out, dry_run, exit_code
+from batchdiff.cli.run_session import carry_out, dry_run, exit_code, report_space
 from batchdiff.plan.file import read_plan
+from batchdiff.plan.plan import Plan
 from batchdiff.report.results_text import undone_text
+
+_NOTHING = "Nothing to purge: no original of this plan is known to be in quarantine."
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
@@ -27,23 +34,41 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         outcomes = dry_run(console, arguments, plan, lambda session: dry_run_purge(session, options), history)
     else:
-        found = purgeable(plan, history.states, options.guests)
-        if found and not arguments.yes:
-            lines = [original_names(guest.source.path).quarantine for guest, _ in found]
-            confirm(console, "purge", _question(lines, used=options.used))
+        originals = _to_delete(plan, options, history)
+        if originals and not arguments.yes:
+            confirm(console, "purge", _question(originals, plan, used=options.used))
+        space = FreeSpace.of(plan)
         outcomes = carry_out(console, arguments, plan, lambda session: purge(session, options), path_map)
-    if not outcomes:
-        console.say("Nothing to purge: no original of this plan is known to be in quarantine.")
-    console.result(undone_text(outcomes, width=console.width))
+    console.result(undone_text(outcomes, width=console.width) if outcomes else _NOTHING)
+    if not arguments.dry_run:
+        report_space(console, space, outcomes)
     return exit_code(outcomes)
 
 
-def _question(lines: list[str], *, used: bool) -> Question:
+def _to_delete(plan: Plan, options: PurgeOptions, history: History) -> list[tuple[str, int]]:
+    """Return the originals to ask about: their paths, with what is known to keep one, and their bytes on disk."""
+    found = purgeable(plan, history.states, options.guests)
+    there = {} if options.used else on_disk(plan, history)
+    originals = []
+    for guest, _ in found:
+        path = original_names(guest.source.path).quarantine
+        if guest.name in there and Written.OVERLAY in there[guest.name].written:
+            path += " (its VM has written to the overlay: kept, if QEMU finds a difference)"
+        originals.append((path, guest.diff.savings.allocated_bytes))
+    return originals
+
+
+def _question(originals: list[tuple[str, int]], plan: Plan, *, used: bool) -> Question:
     if used:
-        what = (
-            "these originals will be deleted, including those whose VMs have run on their overlays since."
-            " Afterwards the state from before the conversion cannot be restored:"
+        condition = (
+            "including those whose VMs have run on their overlays since. Afterwards the state from before the"
+            " conversion cannot be restored"
         )
     else:
-        what = "these originals will be deleted, each only if QEMU finds its overlay identical:"
-    return Question(what, lines, "The originals stay in quarantine.")
+        condition = "each only if QEMU finds its overlay identical"
+    return deletion(
+        originals,
+        condition=condition,
+        remains=f"{overlays_remain(plan)}.",
+        otherwise="The originals stay in quarantine.",
+    )

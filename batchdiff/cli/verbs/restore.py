@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+from dataclasses import replace
 
+from batchdiff.applying.checks.free_space import FreeSpace
 from batchdiff.applying.checks.overlay_losses import decrypted_by_rebuilding, lost_with_originals, not_given_back
 from batchdiff.applying.dry_run import dry_run_restore
 from batchdiff.applying.guests.converted_elsewhere import require_done_here
-from batchdiff.applying.journal.records import History, Step
+from batchdiff.applying.journal.records import History
+from batchdiff.applying.restore_without_template import GuestWithState
 from batchdiff.applying.results.outcome import Status
 from batchdiff.applying.swap.guest_to_restore import RestoreOptions
 from batchdiff.applying.undo import restorable, restore
@@ -15,14 +20,17 @@ from batchdiff.cli.confirm import Question, confirm, state
 from batchdiff.cli.console import Console
 from batchdiff.cli.journal_history import history_of
 from batchdiff.cli.path_map import with_moved_paths
-from batchdiff.cli.run_session import carry_out, dry_run, exit_code
+from batchdiff.cli.run_session import carry_out, dry_run, exit_code, report_space
 from batchdiff.cli.verbs.definitions import define_guests
 from batchdiff.definitions.guest_disks import GuestDisk, guest_disks
 from batchdiff.files.filenames import shell_line
 from batchdiff.plan.file import read_plan
 from batchdiff.plan.plan import Plan
+from batchdiff.report.figures import count_of
 from batchdiff.report.results_text import undone_text
-from batchdiff.units import few
+from batchdiff.units import few, format_size
+
+_NOTHING = "Nothing to restore: no guest of this plan is known to be converted."
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
@@ -39,27 +47,29 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         outcomes = dry_run(console, arguments, plan, lambda session: dry_run_restore(session, options), history)
     else:
         _ask(console, arguments, plan, options, history)
+        space = FreeSpace.of(plan)
         outcomes = carry_out(console, arguments, plan, lambda session: restore(session, options), path_map)
-    if not outcomes:
-        console.say("Nothing to restore: no guest of this plan is known to be converted.")
-    console.result(undone_text(outcomes, width=console.width))
+    console.result(undone_text(outcomes, width=console.width) if outcomes else _NOTHING)
     code = exit_code(outcomes)
     if arguments.dry_run:
         return code
+    report_space(console, space, outcomes)
     if arguments.define:
-        # The journal now has those that an earlier restore gave back as well, but whose domains were not shut off.
+        # All that are not converted now, because an earlier restore may have left a domain that ran alone.
         now = history_of(console, arguments, plan, path_map)
-        defined = define_guests(console, arguments, _restored(plan, now, options.guests))
+        defined = define_guests(console, arguments, _with_full_images(plan, now, options.guests))
         return code or defined
     if any(outcome.status is Status.RESTORED for outcome in outcomes):
         _print_next_step(console, arguments)
     return code
 
 
-def _restored(plan: Plan, history: History, chosen: tuple[str, ...] | None) -> list[GuestDisk]:
-    """Return the disks of the chosen guests that have been restored; None: of all guests."""
-    names = {name for name, state in history.states.items() if state.step is Step.RESTORED}
-    return [disk for disk in guest_disks(plan, history) if disk.guest in names and disk.guest in (chosen or names)]
+def _with_full_images(plan: Plan, history: History, chosen: tuple[str, ...] | None) -> list[GuestDisk]:
+    """Return the disks of the chosen guests (None: of all) that have no overlay, as they are to stay."""
+    published = {name for name, state in history.states.items() if state.published}
+    disks = [disk for disk in guest_disks(plan, history) if chosen is None or disk.guest in chosen]
+    whole = [disk for disk in disks if disk.guest not in published and os.path.exists(disk.now.path)]
+    return [replace(disk, planned=None) for disk in whole]
 
 
 def _print_next_step(console: Console, arguments: argparse.Namespace) -> None:
@@ -87,9 +97,11 @@ def _ask(
     if options.discard_changes:
         lines = [f"{guest.name}: everything written to {guest.overlay_path}" for guest, _ in found]
         question = Question(
-            "what VMs have written since the conversion will be thrown away, with all snapshots of the overlays:",
+            f"what the VMs of {count_of(len(found), 'guest')} have written since the conversion will be thrown"
+            f" away, with all snapshots of the overlays ({_size_of_overlays(found)} on disk):",
             lines,
             "Leave `--discard-changes` out to keep what the VMs wrote.",
+            "What remains: the originals, as they were before the conversion.",
         )
         if arguments.yes:
             state(console, question)
@@ -110,8 +122,18 @@ def _ask(
     if not arguments.yes and options.guests is None and len(found) > 1 and console.can_ask:
         lines = [f"{guest.name}: {guest.overlay_path} -> {guest.source.path}" for guest, _ in found]
         question = Question(
-            f"all {len(found)} guests will be restored. Their VMs must be shut down:",
+            f"all {len(found)} guests will be restored, and their overlays deleted"
+            f" ({_size_of_overlays(found)} on disk). Their VMs must be shut down:",
             lines,
             "`--guest NAME` restores a single one.",
+            "What remains: full images with what the VMs see now.",
         )
         confirm(console, "restore", question)
+
+
+def _size_of_overlays(found: list[GuestWithState]) -> str:
+    total = 0
+    for guest, _ in found:
+        with contextlib.suppress(OSError):
+            total += os.lstat(guest.overlay_path).st_blocks * 512
+    return format_size(total)

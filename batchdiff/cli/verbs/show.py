@@ -5,17 +5,17 @@ from __future__ import annotations
 import argparse
 
 from batchdiff.applying.guests.changed_images import changed_images
+from batchdiff.applying.guests.conversions import conversions
 from batchdiff.applying.journal.file import read_history
 from batchdiff.cli.console import Console
 from batchdiff.cli.format_doubts import warn_of_planned_formats
 from batchdiff.errors import EXIT_DONE, UsageError
-from batchdiff.files.filenames import shell_word
 from batchdiff.linux.call_failures import reason
 from batchdiff.linux.machine import usable_cpus
+from batchdiff.linux.permissions import is_read_only
 from batchdiff.plan.file import read_for_report
 from batchdiff.report.charset import written_in
 from batchdiff.report.facts import PlanFacts
-from batchdiff.report.form import WIDTH
 from batchdiff.report.order import chosen, in_order
 from batchdiff.report.plan.forms import PLAN_FORMS
 from batchdiff.report.plan.json_form import plan_report
@@ -29,18 +29,23 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     selection = chosen(plan.guests, arguments.only)
     if arguments.sort is not None:
         selection = in_order(selection, arguments.sort)
-    facts = PlanFacts(plan, changed_images(plan, history), usable_cpus(), arguments.plan, selection, older)
+    facts = PlanFacts(
+        plan,
+        changed_images(plan, history),
+        usable_cpus(),
+        arguments.plan,
+        selection,
+        older,
+        conversions(plan, history),
+        is_read_only(plan.template.source.path),
+    )
     form = PLAN_FORMS[arguments.format]
     if arguments.output is not None:
         with written_in("utf-8"):  # a file's encoding does not depend on the terminal
-            _write(arguments.output, form(facts, WIDTH))
+            _write(arguments.output, form(facts, None))
     elif not console.json:
         console.result(form(facts, console.width))
     warn_of_planned_formats(console, plan, history)
-    if history.published:
-        done = ", ".join(guest.name for guest in plan.guests if guest.name in history.published)
-        where = f"batchdiff status {shell_word(arguments.plan)}"
-        console.say(f"Converted by an earlier apply: {done}. `{where}` shows the state of each guest.")
     if console.json:  # for a large plan, the report sums up millions of extents
         console.event("report", report=plan_report(facts))
     return EXIT_DONE

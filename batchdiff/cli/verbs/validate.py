@@ -9,6 +9,7 @@ from batchdiff.cli.warnings import warn_of_manifest
 from batchdiff.errors import EXIT_DONE
 from batchdiff.manifest.file import read_manifest
 from batchdiff.manifest.text.input import STDIN
+from batchdiff.report.manifest_text import guest_lines
 from batchdiff.report.printable import printable
 
 
@@ -19,6 +20,8 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     """
     manifest = read_manifest(arguments.manifest)
     warn_of_manifest(console, manifest)
+    for line in guest_lines(manifest):
+        console.detail(line)
     count = len(manifest.guests)
     done = sum(guest.converted is not None for guest in manifest.guests)
     said = f"; converted by earlier plans: {done}" if done else ""

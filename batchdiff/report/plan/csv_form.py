@@ -6,6 +6,7 @@ import csv
 import io
 from typing import Any
 
+from batchdiff.applying.results.conversion import Conversion
 from batchdiff.plan.plan import GuestPlan
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.printable import printable
@@ -26,6 +27,12 @@ HEADER = (
     "overlay_disk_bytes",
     "saved_bytes",
     "exactness",
+    "equal_bytes",
+    "nonzero_bytes",
+    "original",
+    "actual_overlay_bytes",
+    "actual_overlay_disk_bytes",
+    "came_back_bytes",
 )
 """The columns, in an order that stays: new ones come at the end."""
 
@@ -36,12 +43,13 @@ def plan_csv(facts: PlanFacts) -> str:
     rows = csv.DictWriter(text, HEADER)
     rows.writeheader()
     for guest in facts.guests:
-        rows.writerow(_row(guest))
+        rows.writerow(_row(guest, facts.conversions.get(guest.name)))
     return text.getvalue()
 
 
-def _row(guest: GuestPlan) -> dict[str, Any]:
+def _row(guest: GuestPlan, done: Conversion | None) -> dict[str, Any]:
     savings = guest.diff.savings if guest.diff else None
+    similarity = guest.diff.similarity if guest.diff else None
     numbers = {name: getattr(savings, name) for name in HEADER[8:14]} if savings else {}
     return {
         "guest": printable(guest.name),
@@ -53,5 +61,11 @@ def _row(guest: GuestPlan) -> dict[str, Any]:
         "overlay_path": printable(guest.overlay_path),
         "cluster_size": guest.options.cluster_size,
         "exactness": savings.exactness.value if savings else None,
+        "equal_bytes": similarity.equal_bytes if similarity else None,
+        "nonzero_bytes": similarity.nonzero_bytes if similarity else None,
+        "original": done.fate.value if done else None,
+        "actual_overlay_bytes": done.overlay_bytes if done else None,
+        "actual_overlay_disk_bytes": done.overlay_disk_bytes if done else None,
+        "came_back_bytes": done.came_back_bytes if done else None,
         **numbers,
     }

@@ -19,11 +19,11 @@ from batchdiff.report.plan.json_form import plan_json
 from batchdiff.report.plan.markdown_form import plan_markdown
 from batchdiff.report.plan.text import plan_text
 
-PlanForm = Callable[[PlanFacts, int], str]
-"""Turns the facts of a plan into a report, with a newline at the end; the number is its width in cells."""
+PlanForm = Callable[[PlanFacts, int | None], str]
+"""Turns the facts of a plan into a report, with a newline at the end; the number is the terminal's width."""
 
 
-def _html(facts: PlanFacts, _width: int) -> str:
+def _html(facts: PlanFacts, _width: int | None) -> str:
     from batchdiff.report.plan.html_form import plan_html  # noqa: PLC0415  # Jinja2 and numpy take longer than the rest
 
     return plan_html(facts)

@@ -11,35 +11,44 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
+from batchdiff.applying.results.conversion import Conversion
 from batchdiff.choices import Verdict
 from batchdiff.errors import PlanError
 from batchdiff.plan.plan import Diff, GuestPlan
 from batchdiff.report.facts import PlanFacts, share
-from batchdiff.report.figures import percent
+from batchdiff.report.figures import percent, size
 from batchdiff.report.plan import words
 from batchdiff.report.plan.change_map import BINS, ChangeMap, change_map
+from batchdiff.report.plan.outliers import outliers_first
 from batchdiff.report.plan.pictures import MapPath, SizeBar, crowd_paths, map_paths, size_bars
-from batchdiff.report.plan.remarks import remarks
+from batchdiff.report.plan.rows import columns, guest_cells, now, rows, total_cells
 from batchdiff.report.printable import printable
 from batchdiff.units import format_size
 
 
 class GuestView(NamedTuple):
-    """What the page shows of a guest; the numbers are for sorting, and -1 stands for an unknown one."""
+    """What the page shows of a guest; the numbers are for sorting, and -1 stands for an unknown one.
+
+    ``cells`` has the columns of the table between name and verdict, and ``now`` where the guest stands.
+    """
 
     number: int
     name: str
     verdict: str
     reason: str
     cells: Sequence[str]
+    now: str
     allocated: int
     overlay: int
+    actual: int
     saved: int
     share: float
     cluster: int
@@ -49,6 +58,8 @@ class GuestView(NamedTuple):
     width: float
     paths: Sequence[MapPath]
     described: str
+    alike: str
+    after: str
     bars: Sequence[SizeBar]
 
 
@@ -66,6 +77,7 @@ def plan_html(facts: PlanFacts) -> str:
         keep_trailing_newline=True,
     )
     page.filters["size"] = format_size
+    page.filters["code"] = _code
     script = page.loader.get_source(page, "page.js")[0] if page.loader else ""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return page.get_template("plan.html").render(_content(facts), script=script, script_digest=digest)
@@ -76,21 +88,24 @@ def _content(facts: PlanFacts) -> dict[str, Any]:
     plan = facts.plan
     scale = max((guest.image.virtual_size for guest in plan.guests if guest.image is not None), default=1)
     maps = {guest.name: _map(guest.diff, scale) for guest in facts.guests if guest.diff is not None}
-    guests = [_view(number, guest, maps.get(guest.name), scale) for number, guest in enumerate(facts.guests)]
+    shown = enumerate(outliers_first(facts.guests))
+    guests = [_view(number, guest, facts, maps.get(guest.name), scale) for number, guest in shown]
     return {
         "heading": words.heading(facts),
         "figures": list(words.main_figures(facts)),
         "stale": [printable(notice) for notice in facts.stale],
         "stale_warning": words.STALE,
-        "attention": words.ATTENTION,
+        "attention_heading": words.ATTENTION,
+        "attention": list(words.attention(facts)),
+        "nothing": words.nothing_chosen(facts),
+        "applied": bool(facts.conversions),
         "since": list(words.since(facts)),
-        "reasons": list(words.reasons(facts)),
-        "remarks": list(remarks(facts)),
         "below": [*words.how_saved(facts), *words.not_exact(facts)],
         "next": list(words.next_steps(facts)),
         "commands": words.next_commands(facts),
         "guests": guests,
-        "total": words.total_cells(facts),
+        "columns": [column.heading for column in columns(facts)[1:]],
+        "total": total_cells(facts) if rows(facts) and len(guests) > 1 else (),
         "verdicts": [verdict.value for verdict in Verdict if verdict in {each.verdict for each in facts.guests}],
         "scale": format_size(scale),
         "bins": BINS,
@@ -108,8 +123,8 @@ def _map(diff: Diff, scale: int) -> ChangeMap:
         raise PlanError("cannot draw the plan", why=str(error), remedy="Plan again: `batchdiff plan`.") from error
 
 
-def _view(number: int, guest: GuestPlan, changes: ChangeMap | None, scale: int) -> GuestView:
-    diff, image = guest.diff, guest.image
+def _view(number: int, guest: GuestPlan, facts: PlanFacts, changes: ChangeMap | None, scale: int) -> GuestView:
+    diff, image, done = guest.diff, guest.image, facts.conversions.get(guest.name)
     savings = diff.savings if diff else None
     disk = image.virtual_size if image else 0
     part = share(savings.saved_bytes, savings.allocated_bytes) if savings else None
@@ -118,9 +133,11 @@ def _view(number: int, guest: GuestPlan, changes: ChangeMap | None, scale: int) 
         name=printable(guest.name),
         verdict=guest.verdict.value,
         reason=printable(guest.reason),
-        cells=words.guest_cells(guest)[1:6],
+        cells=guest_cells(facts, guest)[1:6],
+        now=now(facts, guest) if facts.conversions else guest.verdict.value,
         allocated=savings.allocated_bytes if savings else -1,
         overlay=savings.overlay_bytes if savings else -1,
+        actual=done.overlay_bytes if done else -1,
         saved=savings.saved_bytes if savings else -1,
         share=-1 if part is None else round(max(100 * part, 0), 2),
         cluster=guest.options.cluster_size or -1,
@@ -130,6 +147,8 @@ def _view(number: int, guest: GuestPlan, changes: ChangeMap | None, scale: int) 
         width=round(BINS * disk / scale, 2),
         paths=map_paths(changes) if changes else (),
         described=_described(diff, disk) if diff and disk else "",
+        alike=f"it has {percent(diff.similarity.share)} of the guest's data" if diff and diff.similarity else "",
+        after=_after(diff, done) if diff and done else "",
         bars=size_bars(savings.overlay_bytes_by_cluster_size, guest.options.cluster_size) if savings else (),
     )
 
@@ -138,3 +157,20 @@ def _described(diff: Diff, disk: int) -> str:
     """Return the map in words, for those who cannot see it."""
     data, zeros = diff.data.units * diff.unit / disk, diff.zero.units * diff.unit / disk
     return f"data differ in {percent(data)} of the disk, and zeros cover data of the template in {percent(zeros)}"
+
+
+def _after(diff: Diff, done: Conversion) -> str:
+    """Return what apply has made of a guest, beside the predictions."""
+    predicted, on_disk = diff.savings.overlay_bytes, diff.savings.overlay_disk_bytes
+    original = f"the original is {done.fate}{f' as {printable(done.aside)}' if done.aside else ''}"
+    taken = f"takes {size(done.overlay_disk_bytes)} on disk now ({format_size(on_disk)} predicted)"
+    length = f"{format_size(done.overlay_bytes)} long when written ({format_size(predicted)} predicted)"
+    return f"{original}; the overlay was {length}, and {taken}"
+
+
+def _code(text: str) -> Markup:
+    """Return text for the page, with commands between backticks as code."""
+    parts = re.split(r"`([^`\n]+)`", text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 else escape(part) for number, part in enumerate(parts)
+    )

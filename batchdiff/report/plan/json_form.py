@@ -6,15 +6,18 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from batchdiff.applying.results.conversion import Conversion
 from batchdiff.plan.document import to_dict
 from batchdiff.plan.plan import GuestPlan
 from batchdiff.report.facts import PlanFacts, share
 from batchdiff.report.plan.comparison import compared, comparison_report
 from batchdiff.report.plan.dangers import dangers
+from batchdiff.report.plan.outliers import cluster_advice, similarity_if_unlike
 
 REPORT_VERSION = "1.3"
 """Within a major version, fields are added, but none changes its meaning. 1.1 added the exactness of
-savings, 1.2 the comparison with an older plan, and the backing files of guests, 1.3 the warnings."""
+savings, 1.2 the comparison with an older plan, and the backing files of guests; 1.3 the warnings, what apply has
+done, the guests that do not look like copies of the template, and better cluster sizes."""
 
 
 def plan_json(facts: PlanFacts) -> str:
@@ -37,13 +40,13 @@ def plan_report(facts: PlanFacts) -> dict[str, Any]:
         "protect_template": plan.protect_template,
         "stale": list(facts.stale),
         "warnings": list(dangers(plan)),
-        "guests": [_guest(records[guest.name], guest) for guest in facts.guests],
+        "guests": [_guest(records[guest.name], guest, facts) for guest in facts.guests],
         "totals": _totals(facts),
     } | ({} if facts.older is None else {"against": comparison_report(compared(facts.older, plan))})
 
 
-def _guest(record: dict[str, Any], guest: GuestPlan) -> dict[str, Any]:
-    diff = guest.diff
+def _guest(record: dict[str, Any], guest: GuestPlan, facts: PlanFacts) -> dict[str, Any]:
+    diff, done = guest.diff, facts.conversions.get(guest.name)
     return {
         "name": guest.name,
         "path": guest.source.path,
@@ -60,13 +63,35 @@ def _guest(record: dict[str, Any], guest: GuestPlan) -> dict[str, Any]:
         "savings": record.get("savings"),
         "similarity": record.get("similarity"),
         "saved_share": _rounded(share(diff.savings.saved_bytes, diff.savings.allocated_bytes)) if diff else None,
+        "similar_share": _rounded(diff.similarity.share) if diff and diff.similarity else None,
+        "looks_copied": similarity_if_unlike(guest) is None if diff and diff.similarity else None,
+        "conversion": None if done is None else _conversion(done),
+    }
+
+
+def _conversion(done: Conversion) -> dict[str, Any]:
+    return {
+        "original": done.fate.value,
+        "quarantined_as": done.aside,
+        "actual_overlay_bytes": done.overlay_bytes,
+        "actual_overlay_disk_bytes": done.overlay_disk_bytes,
+        "used": done.used,
+        "came_back_bytes": done.came_back_bytes,
     }
 
 
 def _totals(facts: PlanFacts) -> dict[str, Any]:
     totals = facts.plan.totals
     saved = _rounded(share(totals.saved_bytes, totals.allocated_bytes))
-    return asdict(totals) | {"overlay_error_bytes": facts.error_bytes, "saved_share": saved}
+    better = cluster_advice(facts.pending)
+    return asdict(totals) | {
+        "overlay_error_bytes": facts.error_bytes,
+        "saved_share": saved,
+        "converted": len(facts.conversions),
+        "came_back_bytes": sum(each.came_back_bytes for each in facts.conversions.values()),
+        "better_cluster_size": None if better is None else better.cluster_size,
+        "better_overlay_disk_bytes_at_most": None if better is None else better.at_most,
+    }
 
 
 def _rounded(part: float | None) -> float | None:

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator
 
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.plan import words
-from batchdiff.report.plan.remarks import remarks
+from batchdiff.report.plan.rows import columns, guest_cells, other_rows, rows, total_cells
 from batchdiff.report.printable import printable
+from batchdiff.report.table import Align
 
 _SPECIAL = re.compile(r"[\\*_{}\[\]<>|&#~]")
 _CODE = re.compile(r"(`[^`\n]+`)")
 
-_HEADINGS = ("guest", "allocated", "overlay", "saved", "share", "cluster", "verdict")
-_RULE = "| :-- | --: | --: | --: | --: | --: | :-- |"
+_RULES = {Align.LEFT: ":--", Align.RIGHT: "--:"}
 
 
 def plan_markdown(facts: PlanFacts) -> str:
@@ -26,7 +26,8 @@ def plan_markdown(facts: PlanFacts) -> str:
         "\n".join(_figures(facts)),
         *map(escaped, words.since(facts)),
         _list(words.STALE, map(printable, facts.stale)),
-        _list(words.ATTENTION, (f"{label}: {text}" for label, text in (*words.reasons(facts), *_notes(facts)))),
+        _list(words.ATTENTION, (f"{label}: {text}" for label, text in words.attention(facts))),
+        escaped(words.nothing_chosen(facts)),
         "\n".join(_table(facts)),
         *map(escaped, (*words.how_saved(facts), *words.not_exact(facts))),
         *map(escaped, words.next_steps(facts)),
@@ -55,17 +56,17 @@ def _list(title: str, items: Iterable[str]) -> str:
     return "\n".join([f"**{escaped(title)}**", "", *lines]) if lines else ""
 
 
-def _notes(facts: PlanFacts) -> Iterator[tuple[str, str]]:
-    yield from (("note", text) for text in remarks(facts))
-
-
 def _table(facts: PlanFacts) -> Iterator[str]:
-    rows = [words.guest_cells(guest) for guest in facts.rows]
-    if not rows:
+    chosen, others = rows(facts), other_rows(facts)
+    if not (chosen or others):
         return
-    yield f"| {' | '.join(_HEADINGS)} |"
-    yield _RULE
-    for row in rows:
-        yield f"| {' | '.join(map(escaped, row))} |"
-    if len(facts.guests) != 1:
-        yield f"| {' | '.join(f'**{escaped(cell)}**' if cell else '' for cell in words.total_cells(facts))} |"
+    yield f"| {' | '.join(column.heading for column in columns(facts))} |"
+    yield f"| {' | '.join(_RULES[column.align] for column in columns(facts))} |"
+    yield from (_row(guest_cells(facts, guest)) for guest in chosen)
+    if chosen and len(facts.guests) != 1:
+        yield f"| {' | '.join(f'**{escaped(cell)}**' if cell else '' for cell in total_cells(facts))} |"
+    yield from (_row(guest_cells(facts, guest)) for guest in others)
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(map(escaped, cells))} |"

@@ -7,21 +7,40 @@ from collections.abc import Iterable, Iterator
 from batchdiff.choices import Retire
 from batchdiff.files import own_files
 from batchdiff.plan.overlay_options import Compat, Compression
-from batchdiff.plan.plan import GuestToConvert, why_unlike
+from batchdiff.plan.plan import GuestToConvert
 from batchdiff.qcow2.geometry import DEFAULT_REFCOUNT_BITS
 from batchdiff.report.facts import PlanFacts
+from batchdiff.report.plan.outliers import BetterClusters, cluster_advice, similarity_if_unlike
 from batchdiff.report.printable import printable
 from batchdiff.units import few, format_size
 
 _MOST_LINKS = 3
 
 
+def of_another_template(facts: PlanFacts) -> Iterator[str]:
+    """Yield warnings of guests that will be converted but should not be, printable, each on one line."""
+    found = [(guest, similarity_if_unlike(guest)) for guest in facts.guests if isinstance(guest, GuestToConvert)]
+    unlike = [(guest, part) for guest, part in found if part is not None]
+    if len(unlike) == 1:
+        guest, part = unlike[0]
+        yield (
+            f"{printable(guest.name)}: it shares only zeros with the template, which has {part:.2%} of its data."
+            " It was probably copied from another template."
+        )
+    elif unlike:
+        least, most = (f"{pick(part for _, part in unlike):.2%}" for pick in (min, max))
+        parts = least if least == most else f"{least} to {most}"
+        yield (
+            f"{_named([guest for guest, _ in unlike])}: they share only zeros with the template, which has {parts}"
+            f" of their data. These {len(unlike)} guests were probably copied from another template."
+        )
+
+
 def remarks(facts: PlanFacts) -> Iterator[str]:
     """Yield the remarks on a plan, printable, each on one line."""
     chosen = facts.plan.to_convert
-    for guest in chosen:
-        if unlike := why_unlike(guest.diff.similarity):
-            yield f"{printable(guest.name)}: {unlike}"
+    if better := cluster_advice(facts.pending):
+        yield _of_clusters(better, facts)
     secret = [printable(guest.name) for guest in chosen if guest.options.encryption is not None]
     if secret:
         yield (
@@ -42,6 +61,16 @@ def remarks(facts: PlanFacts) -> Iterator[str]:
     for unusual, names in alike.items():
         if unusual:
             yield f"{few(names)}: {'the overlay has' if len(names) == 1 else 'the overlays have'} {unusual}."
+
+
+def _of_clusters(better: BetterClusters, facts: PlanFacts) -> str:
+    all_of_them = len(better.names) == len(facts.plan.to_convert)
+    whose = "the overlays" if all_of_them else f"the overlays of {few(list(map(printable, better.names)))}"
+    saved = format_size(better.planned - better.at_most)
+    return (
+        f"with `cluster_size: {format_size(better.cluster_size).replace(' ', '')}`, {whose} would take at most"
+        f" {format_size(better.at_most)} on disk instead of {format_size(better.planned)}: at least {saved} less."
+    )
 
 
 def _unusual(guest: GuestToConvert) -> Iterator[str]:

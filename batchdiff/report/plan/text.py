@@ -1,12 +1,12 @@
-"""A plan as text for a terminal, for the operator to read before ``batchdiff apply``.
+"""A plan as text for a terminal, for the operator to read before ``batchdiff apply``, and after it.
 
 ::
 
     heading        the template, and the number of guests
     warnings       images that have changed since planning
-    table          guests that were compared or refused, and the totals; below it, why they do not add up
-    notes          why guests are not converted; those skipped for the same reason together
-    next           the space that apply needs, and what it will do
+    attention      refused guests, outliers, skipped ones, notes: above the table, which may be long
+    table          guests to convert and their totals, then the others that were compared or refused
+    next           what apply has done, what it will do, and the space that it needs
 """
 
 from __future__ import annotations
@@ -14,59 +14,52 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from batchdiff.report.facts import PlanFacts
-from batchdiff.report.form import WIDTH
 from batchdiff.report.plan import words
-from batchdiff.report.plan.remarks import remarks
+from batchdiff.report.plan.rows import columns, guest_cells, other_rows, rows, total_cells
 from batchdiff.report.printable import printable
-from batchdiff.report.table import Align, Column, paragraph, table
-
-_COLUMNS = (
-    Column("guest", Align.LEFT),
-    Column("allocated"),
-    Column("overlay"),
-    Column("saved"),
-    Column("share"),
-    Column("cluster"),
-    Column("verdict", Align.LEFT),
-)
+from batchdiff.report.table import paragraph, table
 
 
-def plan_text(facts: PlanFacts, width: int = WIDTH) -> str:
+def plan_text(facts: PlanFacts, width: int | None = None) -> str:
     """Return the savings report of a plan in ``width`` cells, with a newline at the end."""
+    nothing = words.nothing_chosen(facts)
     blocks = [
         [paragraph(line, width=width, rest="  ") for line in words.heading(facts)],
         list(_stale(facts, width)),
         [paragraph(sentence, width=width, rest="  ") for sentence in words.since(facts)],
-        _table(facts, width),
+        list(_attention(facts, width)),
+        [paragraph(nothing, width=width)] if nothing else _table(facts, width),
         list(_below_the_table(facts, width)),
-        list(_notes(facts, width)),
         [paragraph(sentence, width=width) for sentence in words.next_steps(facts)],
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
 
-def _stale(facts: PlanFacts, width: int) -> Iterator[str]:
+def _stale(facts: PlanFacts, width: int | None) -> Iterator[str]:
     if facts.stale:
         yield paragraph(words.STALE, width=width, rest="  ")
     for notice in facts.stale:
         yield paragraph(printable(notice), width=width, first="  - ", rest="    ")
 
 
-def _table(facts: PlanFacts, width: int) -> list[str]:
-    rows = [words.guest_cells(guest) for guest in facts.rows]
-    if not rows:
+def _attention(facts: PlanFacts, width: int | None) -> Iterator[str]:
+    for label, text in words.attention(facts):
+        yield paragraph(text, width=width, first=f"{label:<8}", rest=" " * 10)
+
+
+def _table(facts: PlanFacts, width: int | None) -> list[str]:
+    chosen, others = rows(facts), other_rows(facts)
+    if not (chosen or others):
         return []
-    if len(facts.guests) != 1:
-        rows.append(words.total_cells(facts))
-    return table(_COLUMNS, rows, width=width)
+    summed = [guest_cells(facts, guest) for guest in chosen]
+    if chosen and len(facts.guests) != 1:
+        summed.append(total_cells(facts))
+    lines = table(columns(facts), [*summed, *(guest_cells(facts, guest) for guest in others)], width=width)
+    if summed and others:
+        lines.insert(len(summed) + 1, "")  # what is below is not part of the totals
+    return lines
 
 
-def _below_the_table(facts: PlanFacts, width: int) -> Iterator[str]:
+def _below_the_table(facts: PlanFacts, width: int | None) -> Iterator[str]:
     yield from (paragraph(text, width=width) for text in words.how_saved(facts))
     yield from (paragraph(text, width=width, rest="  ") for text in words.not_exact(facts))
-
-
-def _notes(facts: PlanFacts, width: int) -> Iterator[str]:
-    notes = [*words.reasons(facts), *(("note", text) for text in remarks(facts))]
-    for label, text in notes:
-        yield paragraph(text, width=width, first=f"{label:<8}", rest=" " * 10)

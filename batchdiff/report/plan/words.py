@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from batchdiff.choices import Retire
+from batchdiff.applying.journal.records import Fate
+from batchdiff.choices import Retire, Verdict
 from batchdiff.files.filenames import shell_word
 from batchdiff.image.storage.exactness import Exactness
-from batchdiff.plan.plan import GuestPlan, GuestToConvert, Savings, Totals
-from batchdiff.report.facts import PlanFacts, guests_not_converted, inexact, share
-from batchdiff.report.figures import DASH, bounded_size, count_of, estimated_size, percent
+from batchdiff.plan.plan import GuestPlan, GuestToConvert, Totals
+from batchdiff.plan.totals import totals_of
+from batchdiff.report.facts import PlanFacts, guests_not_converted, inexact
+from batchdiff.report.figures import UNKNOWN_AMOUNT, bounded_size, count_of
 from batchdiff.report.plan.comparison import compared, sentences
 from batchdiff.report.plan.dangers import dangers
+from batchdiff.report.plan.done import done, done_figures, space_figure
+from batchdiff.report.plan.outliers import outliers_first
+from batchdiff.report.plan.remarks import of_another_template, remarks
+from batchdiff.report.plan.rows import is_rounded, share_words
 from batchdiff.report.printable import printable
 from batchdiff.units import few, format_size
 
@@ -30,59 +37,35 @@ def heading(facts: PlanFacts) -> tuple[str, str]:
     )
 
 
-def guest_cells(guest: GuestPlan) -> tuple[str, ...]:
-    """Return a guest's row: name, allocated, overlay, saved, share, cluster, verdict."""
-    cluster, verdict = guest.options.cluster_size, guest.verdict.value
-    last = ("auto" if cluster is None else format_size(cluster), verdict)
-    if guest.diff is None:
-        return (printable(guest.name), DASH, DASH, DASH, DASH, *last)
-    savings = guest.diff.savings
-    return (
-        printable(guest.name),
-        format_size(savings.allocated_bytes),
-        estimated_size(savings.overlay_bytes, savings.overlay_error_bytes),
-        bounded_size(savings.saved_bytes, savings.exactness, savings.overlay_error_bytes),
-        _share(savings),
-        *last,
-    )
-
-
-def total_cells(facts: PlanFacts) -> tuple[str, ...]:
-    """Return the last row of a table of several guests: the sums over those that are reported."""
-    totals = facts.totals
-    is_whole = totals == facts.plan.totals
-    chosen = (
-        facts.savings
-        if is_whole
-        else [each.diff.savings for each in facts.guests if isinstance(each, GuestToConvert)]
-    )
-    error = sum(each.overlay_error_bytes for each in chosen)
-    return (
-        "total" if is_whole else "of these",
-        format_size(totals.allocated_bytes),
-        estimated_size(totals.overlay_bytes, error),
-        bounded_size(totals.saved_bytes, totals.exactness, error),
-        _share(totals),
-        "",
-        f"{totals.convert} of {totals.guests}",
-    )
-
-
-def _share(figures: Savings | Totals) -> str:
-    if figures.exactness is Exactness.UNKNOWN:
-        return DASH
-    return percent(share(figures.saved_bytes, figures.allocated_bytes))
-
-
 def reasons(facts: PlanFacts) -> Iterator[tuple[str, str]]:
-    """Yield the label warning, or a verdict, with a sentence: for a verdict, the guests that have it and why."""
-    yield from (("warning", f"{printable(text)}.") for text in dangers(facts.plan))
-    for verdict, reason, names in guests_not_converted(facts.guests):
+    """Yield verdicts, each with the guests that have it and why."""
+    for verdict, reason, names in guests_not_converted(outliers_first(facts.guests)):
         yield verdict.value, f"{few(list(map(printable, names)))}: {printable(reason) or 'no reason given'}"
 
 
+def attention(facts: PlanFacts) -> Iterator[tuple[str, str]]:
+    """Yield what is worth a look before the table: labels and sentences, the most urgent first."""
+    found = list(reasons(facts))
+    yield from (each for each in found if each[0] == Verdict.REFUSE.value)
+    yield from (("warning", f"{printable(text)}.") for text in dangers(facts.plan))
+    yield from (("warning", text) for text in of_another_template(facts))
+    yield from (each for each in found if each[0] != Verdict.REFUSE.value)
+    yield from (("note", text) for text in remarks(facts))
+
+
+def nothing_chosen(facts: PlanFacts) -> str:
+    """Return a sentence if no guest of the plan was chosen for the report; otherwise an empty string."""
+    if facts.guests:
+        return ""
+    if not facts.plan.guests:
+        return "The plan has no guests."
+    counts = Counter(guest.verdict.value for guest in facts.plan.guests)
+    found = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    return f"No guest of the plan has the verdict that was chosen with --only; its guests: {found}."
+
+
 def how_saved(facts: PlanFacts) -> Iterator[str]:
-    """Yield why `saved` is not `allocated` minus `overlay`, if it is not."""
+    """Yield why `saved` is not `allocated` minus `overlay`, and why totals are not the sums of what is shown."""
     chosen = facts.savings
     if facts.overlay_disk_bytes != facts.plan.totals.overlay_bytes:
         what, why = (
@@ -96,6 +79,11 @@ def how_saved(facts: PlanFacts) -> Iterator[str]:
         yield f'"saved" counts what {what} on disk: {about}{on_disk}, because {why} holes.'
     if facts.has_shared_space:
         yield '"saved" does not count space that is shared with other files, by reflinks or hard links.'
+    if facts.totals.template_copy_bytes:
+        copied = format_size(facts.totals.template_copy_bytes)
+        yield f'The total of "saved" is {copied} less than the sum above it: the space for a copy of the template.'
+    if is_rounded(facts):
+        yield "Totals are sums of exact sizes, and each size is rounded, so the last digits may not add up."
 
 
 def not_exact(facts: PlanFacts) -> Iterator[str]:
@@ -110,15 +98,17 @@ def not_exact(facts: PlanFacts) -> Iterator[str]:
 
 
 def next_steps(facts: PlanFacts) -> Iterator[str]:
-    """Yield what `batchdiff apply` will do, and the space that it needs."""
-    plan, chosen = facts.plan, facts.plan.to_convert
+    """Yield what apply has done, what it will do, and the space that it needs."""
+    yield from done(facts)
+    plan, chosen = facts.plan, facts.pending
     if not chosen:
-        yield "There is nothing to convert."
+        if not facts.conversions:
+            yield "There is nothing to convert."
         return
     verify = "verify it against its original" if len(chosen) == 1 else "verify each against its original"
-    yield f"`batchdiff apply` will write {_where(chosen)}, {verify}, {_fate(facts, len(chosen))}."
+    yield f"`batchdiff apply` will write {_where(chosen)}, {verify}, {_fate(facts, chosen)}."
     yield _space(facts, len(chosen))
-    if plan.protect_template:
+    if plan.protect_template and not facts.read_only:
         text = "The template will lose its write permission: a write to it would damage every overlay."
         copied = plan.totals.template_copy_bytes
         cost = f" That copies it to the upper layer of its overlayfs: {format_size(copied)}." if copied else ""
@@ -130,14 +120,17 @@ def next_steps(facts: PlanFacts) -> Iterator[str]:
 def main_figures(facts: PlanFacts) -> Iterator[tuple[str, str, str]]:
     """Yield what an operator wants to know first: a label, a figure, and a remark on it, which may be empty."""
     totals = facts.plan.totals
+    if facts.conversions:
+        yield from done_figures(facts)
+        return
     saved = bounded_size(totals.saved_bytes, totals.exactness, facts.error_bytes)
-    yield "comes back", saved, f"{_share(totals)} of {format_size(totals.allocated_bytes)}"
-    space = format_size(facts.space_at_once(facts.jobs))
-    yield "needed at the worst moment", space if facts.savings else DASH, "free disk space, while apply runs"
+    yield "comes back", saved, f"{share_words(totals)} of {format_size(totals.allocated_bytes)}"
+    yield space_figure(facts)
     counts = {"skipped": totals.skip, "refused": totals.refuse}
     others = [f"{count} {verdict}" for verdict, count in counts.items() if count]
     yield "guests to convert", f"{totals.convert} of {totals.guests}", ", ".join(others)
-    yield "originals", *_RETIRED[facts.plan.retire]
+    if facts.savings:
+        yield "originals", *_RETIRED[facts.plan.retire]
 
 
 _RETIRED = {
@@ -152,9 +145,13 @@ def next_commands(facts: PlanFacts) -> list[tuple[str, str]]:
     if not facts.path or not facts.savings:
         return []
     plan = shell_word(facts.path)
+    convert = [("Convert the guests:", f"batchdiff apply {plan}")] if facts.pending else []
+    fates = {each.fate for each in facts.conversions.values()}
+    free = [("Delete the originals in quarantine:", f"batchdiff purge {plan} --used")]
     return [
-        ("Convert the guests:", f"batchdiff apply {plan}"),
+        *convert,
         ("See how far it has got:", f"batchdiff status {plan}"),
+        *(free if Fate.QUARANTINED in fates else []),
         ("Undo it:", f"batchdiff restore {plan}"),
     ]
 
@@ -196,27 +193,29 @@ def _folder(path: str) -> str:
     return path.rpartition("/")[0] or "/"
 
 
-def _fate(facts: PlanFacts, count: int) -> str:
-    plan = facts.plan
-    originals = "the original" if count == 1 else "the originals"
-    them = "it" if count == 1 else "them"
-    match plan.retire:
+def _fate(facts: PlanFacts, chosen: Sequence[GuestToConvert]) -> str:
+    originals, them = ("the original", "it") if len(chosen) == 1 else ("the originals", "them")
+    totals = facts.plan.totals
+    if facts.conversions:
+        totals = totals_of(chosen, facts.plan.retire)
+    match facts.plan.retire:
         case Retire.KEEP:
-            return f"and keep {originals}: {_later(plan.totals, them)}"
+            return f"and keep {originals}: {_later(totals, f'only once you delete {them}', them)}"
         case Retire.QUARANTINE:
-            return f"and then quarantine {originals} as NAME.batchdiff-original: {_later(plan.totals, them)}"
-        case Retire.DELETE if _costs(plan.totals):
-            return f"and then delete {originals}: {_cost(plan.totals)} will be free than now"
+            later = _later(totals, "only with `batchdiff purge`", them)
+            return f"and then quarantine {originals} as NAME.batchdiff-original: {later}"
+        case Retire.DELETE if _costs(totals):
+            return f"and then delete {originals}: {_cost(totals)} will be free than now"
         case Retire.DELETE:
-            return f"and then delete {originals}, which frees {_saved(plan.totals)}"
+            return f"and then delete {originals}, which frees {_saved(totals)}"
 
 
-def _later(totals: Totals, originals: str) -> str:
+def _later(totals: Totals, when: str, originals: str) -> str:
     if _costs(totals):
         return f"even once you delete {originals}, {_cost(totals)} will be free than now"
     the = "the " if totals.exactness is Exactness.EXACT else ""
     come = "comes" if totals.exactness is Exactness.UNKNOWN else "come"
-    return f"{the}{_saved(totals)} {come} back only once you delete {originals}"
+    return f"{the}{_saved(totals)} {come} back {when}"
 
 
 def _costs(totals: Totals) -> bool:
@@ -230,5 +229,5 @@ def _cost(totals: Totals) -> str:
 
 def _saved(totals: Totals) -> str:
     if totals.exactness is Exactness.UNKNOWN:
-        return "an unknown amount of space"
+        return UNKNOWN_AMOUNT
     return bounded_size(totals.saved_bytes, totals.exactness)

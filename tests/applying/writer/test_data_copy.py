@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from oracle import guest_bytes, source
 
-from batchdiff.applying.writer.data_copy import CompressedStore, Copier, PlainStore
+from batchdiff.applying.writer.data_copy import Copier
+from batchdiff.applying.writer.data_stores import CompressedStore, PlainStore
 from batchdiff.extents import Kind, from_runs
 from batchdiff.files.read_write import write_all
 from batchdiff.image.open import open_image

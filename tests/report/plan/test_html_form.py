@@ -70,8 +70,8 @@ def test_hostile_names_are_text():
     assert len(outline.all("script")) == 1
     assert outline.text.count(HOSTILE) >= 3
     assert [attributes["data-name"] for attributes in outline.all("tr") if "data-name" in attributes] == [
-        HOSTILE,
         "old",
+        HOSTILE,
     ]
 
 

@@ -58,14 +58,15 @@ def test_the_whole_report():
         "3 guests on the template /srv/images/template.qcow2 (qcow2, 8 MiB)\n"
         "planned 2026-01-02T03:04:05Z from /srv/fleet.yaml\n"
         "\n"
+        "refuse  old: it is in use\n"
+        "skip    cache01: it would save 3.1%, which is below the minimum of 5.0%\n"
+        "\n"
         "guest    allocated  overlay    saved  share  cluster  verdict\n"
         "web01       10 GiB  512 MiB  9.5 GiB  95.0%   64 KiB  convert\n"
-        "cache01      4 GiB  3.9 GiB  127 MiB   3.1%   64 KiB  skip\n"
-        "old              -        -        -      -   64 KiB  refuse\n"
         "total       10 GiB  512 MiB  9.5 GiB  95.0%           1 of 3\n"
         "\n"
-        "skip    cache01: it would save 3.1%, which is below the minimum of 5.0%\n"
-        "refuse  old: it is in use\n"
+        "old              -        -        -      -   64 KiB  refuse\n"
+        "cache01      4 GiB  3.9 GiB  127 MiB   3.1%   64 KiB  skip\n"
         "\n"
         "`batchdiff apply` will write 1 overlay beside its guest, verify it against its original, and keep\n"
         "the original: the 9.5 GiB come back only once you delete it.\n"
@@ -134,8 +135,8 @@ def test_an_estimate_is_marked_with_its_error():
         (Retire.KEEP, "and keep the originals: the 20.4 GiB come back only once you delete them."),
         (
             Retire.QUARANTINE,
-            "and then quarantine the originals as NAME.batchdiff-original: the 20.4 GiB come back only once you"
-            " delete them.",
+            "and then quarantine the originals as NAME.batchdiff-original: the 20.4 GiB come back only with"
+            " `batchdiff purge`.",
         ),
         (Retire.DELETE, "and then delete the originals, which frees 20.4 GiB."),
     ],
@@ -161,6 +162,7 @@ def test_the_space_is_that_of_the_command_that_is_advised():
 def test_an_unprotected_template_is_not_said_to_be_protected():
     assert "write permission" in plan_text(small_plan(WEB))
     assert "write permission" not in plan_text(small_plan(WEB, protect_template=False))
+    assert "write permission" not in plan_text(small_plan(WEB), read_only=True)
 
 
 def test_what_is_saved_is_counted_by_what_the_overlay_takes_on_disk():

@@ -1,0 +1,69 @@
+"""Find what became of the guests of a plan that apply has converted, from the journal and the files."""
+
+from __future__ import annotations
+
+import os
+
+from batchdiff.applying.guests.file_names import original_names
+from batchdiff.applying.guests.guest_files import on_disk
+from batchdiff.applying.guests.status import OnDisk, Written
+from batchdiff.applying.journal.records import Fate, GuestState, History, Step
+from batchdiff.applying.results.conversion import Conversion
+from batchdiff.errors import BatchdiffError
+from batchdiff.image.files import open_image_file
+from batchdiff.linux.mounts import filesystem_of
+from batchdiff.plan.plan import GuestToConvert, Plan
+
+_BLOCK = 512
+"""The unit of st_blocks."""
+
+
+def conversions(plan: Plan, history: History) -> dict[str, Conversion]:
+    """Return what became of each guest whose overlay was published, by name."""
+    if not history.published:
+        return {}
+    there = on_disk(plan, history)
+    found = {}
+    for guest in plan.to_convert:
+        state = history.under_way(guest.name)
+        if state is not None and state.published and state.overlay is not None:
+            found[guest.name] = _conversion(guest, state, state.overlay.size, there[guest.name])
+    return found
+
+
+def _conversion(guest: GuestToConvert, state: GuestState, length: int, there: OnDisk) -> Conversion:
+    taken = None if there.overlay is None else _taken(there.overlay)
+    fate, used, planned = _fate(guest, state, there), Written.OVERLAY in there.written, guest.diff.savings
+    came_back = 0
+    if fate in {Fate.DELETED, Fate.GONE}:
+        # What its VM has written since is not part of the conversion.
+        more = 0 if used or taken is None else taken - planned.overlay_disk_bytes
+        came_back = planned.saved_bytes - more
+    aside = there.original if fate is Fate.QUARANTINED else None
+    return Conversion(fate, length, taken, used, came_back, aside)
+
+
+def _fate(guest: GuestToConvert, state: GuestState, there: OnDisk) -> Fate:
+    if there.doubt:
+        return Fate.UNKNOWN
+    if there.original is None:
+        deleted = state.fate is Fate.DELETED or state.step is Step.PURGED or state.deleting
+        return Fate.DELETED if deleted else Fate.GONE
+    names = original_names(guest.source.path)
+    return Fate.QUARANTINED if there.original in {names.quarantine, names.deleting} else Fate.KEPT
+
+
+def _taken(path: str) -> int | None:
+    try:
+        fd = open_image_file(path)
+    except (BatchdiffError, OSError):
+        return None
+    try:
+        if filesystem_of(fd) != "btrfs":
+            return os.fstat(fd).st_blocks * _BLOCK
+        # Only btrfs needs numpy for this, which would double the start of `show`.
+        from batchdiff.image.storage.allocation import allocated_bytes  # noqa: PLC0415
+
+        return allocated_bytes(fd, path)
+    finally:
+        os.close(fd)

@@ -1,0 +1,24 @@
+"""The state of one guest that apply has converted, for the report of its plan."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from batchdiff.applying.journal.records import Fate
+
+
+class Conversion(NamedTuple):
+    """What became of a converted guest; sizes in bytes.
+
+    ``fate``: its original's; ``aside``: the path of that in quarantine. ``overlay_bytes``: the length of the
+    overlay's file when it was published; ``overlay_disk_bytes``: what that file takes on disk now, None if it is
+    missing or cannot be opened. ``used``: it has been written to since. ``came_back_bytes``: by how much less the
+    guest takes on disk than before, once its original is gone; 0 as long as that exists.
+    """
+
+    fate: Fate
+    overlay_bytes: int
+    overlay_disk_bytes: int | None
+    used: bool
+    came_back_bytes: int
+    aside: str | None = None

@@ -1,0 +1,34 @@
+"""The guests that a manifest takes in, one a line: from which glob, and where each overlay goes (``-v``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from batchdiff.manifest.manifest import GuestEntry, Manifest
+from batchdiff.report.printable import printable
+from batchdiff.units import format_size
+
+
+def guest_lines(manifest: Manifest) -> Iterator[str]:
+    """Yield a line for the template and each guest, printable, in the order of the manifest."""
+    template = manifest.template
+    yield printable(f"template: {template.path} ({template.format})")
+    for guest in manifest.guests:
+        yield printable(f"{guest.name}: {_line(guest)}")
+    for guest in manifest.left_out:
+        yield printable(f"{guest.name}: not chosen with --guest")
+
+
+def _line(guest: GuestEntry) -> str:
+    origin = f"from the glob {guest.glob}" if guest.glob else "listed by path"
+    what = f"{guest.named or guest.image.path} ({guest.image.format}), {origin}"
+    if guest.alias:
+        what += f", a link to {guest.image.path}"
+    if guest.objection:
+        return f"{what}; cannot be a guest: {guest.objection}"
+    if guest.converted is not None:
+        return f"{what}; converted by an earlier plan, its overlay is {guest.overlay_path}"
+    where = "in its own place" if guest.in_place else guest.overlay_path
+    options = guest.options
+    cluster = "auto" if options.cluster_size is None else format_size(options.cluster_size)
+    return f"{what} -> {where} ({options.format}, clusters {cluster})"

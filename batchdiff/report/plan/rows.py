@@ -1,0 +1,125 @@
+"""The table of a plan's report, as cells that all forms for people share.
+
+::
+
+    before apply   guest  allocated  overlay            saved  share  cluster  verdict
+    after it       guest  allocated  predicted  actual  saved  share           now
+
+    rows           guests to convert, outliers first
+    total          the sums over them
+    other rows     guests that are not converted: no total includes them
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from batchdiff.choices import Verdict
+from batchdiff.image.storage.exactness import Exactness
+from batchdiff.plan.plan import GuestPlan, GuestToConvert, Savings, Totals
+from batchdiff.report.facts import PlanFacts, share
+from batchdiff.report.figures import DASH, bounded_size, estimated_size, percent, rounded, size
+from batchdiff.report.plan.outliers import outliers_first
+from batchdiff.report.printable import printable
+from batchdiff.report.table import Align, Column
+from batchdiff.units import format_size
+
+_BEFORE = (
+    Column("guest", Align.LEFT),
+    Column("allocated"),
+    Column("overlay"),
+    Column("saved"),
+    Column("share"),
+    Column("cluster"),
+    Column("verdict", Align.LEFT),
+)
+_AFTER = (
+    Column("guest", Align.LEFT),
+    Column("allocated"),
+    Column("predicted"),
+    Column("actual"),
+    Column("saved"),
+    Column("share"),
+    Column("now", Align.LEFT),
+)
+_WAITING = "planned"
+"""The word for a guest that apply has still to convert, as `status` has it."""
+
+
+def columns(facts: PlanFacts) -> Sequence[Column]:
+    """Return the columns of the table: those after an apply if one has converted guests."""
+    return _AFTER if facts.conversions else _BEFORE
+
+
+def rows(facts: PlanFacts) -> list[GuestToConvert]:
+    """Return the guests that the totals sum up, outliers first."""
+    return outliers_first(each for each in facts.guests if isinstance(each, GuestToConvert))
+
+
+def other_rows(facts: PlanFacts) -> list[GuestPlan]:
+    """Return the guests below the totals: refused ones, then those that were compared and skipped."""
+    others = [each for each in facts.guests if each.verdict is not Verdict.CONVERT]
+    return outliers_first(each for each in others if each.diff is not None or each.verdict is Verdict.REFUSE)
+
+
+def guest_cells(facts: PlanFacts, guest: GuestPlan) -> tuple[str, ...]:
+    """Return a guest's row, with a cell for each column."""
+    cluster = guest.options.cluster_size
+    first, savings = printable(guest.name), None if guest.diff is None else guest.diff.savings
+    if savings is None:
+        allocated = overlay = saved = part = DASH
+    else:
+        allocated = format_size(savings.allocated_bytes)
+        overlay = estimated_size(savings.overlay_bytes, savings.overlay_error_bytes)
+        saved = bounded_size(savings.saved_bytes, savings.exactness, savings.overlay_error_bytes)
+        part = share_words(savings)
+    if facts.conversions:
+        done = facts.conversions.get(guest.name)
+        actual = size(done.overlay_bytes if done else None)
+        return first, allocated, overlay, actual, saved, part, now(facts, guest)
+    unit = "auto" if cluster is None else format_size(cluster)
+    return first, allocated, overlay, saved, part, unit, guest.verdict.value
+
+
+def now(facts: PlanFacts, guest: GuestPlan) -> str:
+    """Return where a guest stands after an apply: the fate of its original, or its verdict."""
+    done = facts.conversions.get(guest.name)
+    if done is not None:
+        return done.fate.value
+    return _WAITING if guest.verdict is Verdict.CONVERT else guest.verdict.value
+
+
+def total_cells(facts: PlanFacts) -> tuple[str, ...]:
+    """Return the row of sums over the reported guests that are converted."""
+    totals = facts.totals
+    savings = [guest.diff.savings for guest in rows(facts)]
+    error = sum(each.overlay_error_bytes for each in savings)
+    name = "total" if totals == facts.plan.totals else "of these"
+    allocated, saved = (
+        format_size(totals.allocated_bytes),
+        bounded_size(totals.saved_bytes, totals.exactness, error),
+    )
+    overlay, part = estimated_size(totals.overlay_bytes, error), share_words(totals)
+    if facts.conversions:
+        done = [facts.conversions[guest.name] for guest in rows(facts) if guest.name in facts.conversions]
+        actual = size(sum(each.overlay_bytes for each in done))
+        return name, allocated, overlay, actual, saved, part, f"{len(done)} of {totals.convert} done"
+    return name, allocated, overlay, saved, part, "", f"{totals.convert} of {totals.guests}"
+
+
+def is_rounded(facts: PlanFacts) -> bool:
+    """Return True if sizes as shown do not add up to the totals as shown, because each is rounded by itself."""
+    chosen, totals = [guest.diff.savings for guest in rows(facts)], facts.totals
+    sums = [
+        (totals.allocated_bytes, [each.allocated_bytes for each in chosen]),
+        (totals.overlay_bytes, [each.overlay_bytes for each in chosen]),
+        (totals.saved_bytes + totals.template_copy_bytes, [each.saved_bytes for each in chosen]),
+    ]
+    return any(rounded(round(sum(map(rounded, parts)))) != rounded(total) for total, parts in sums)
+
+
+def share_words(figures: Savings | Totals) -> str:
+    """Return the share of the allocation that is saved, or a dash if that is unknown."""
+    if figures.exactness is Exactness.UNKNOWN:
+        return DASH
+    return percent(share(figures.saved_bytes, figures.allocated_bytes))

@@ -1,0 +1,89 @@
+"""What apply, restore and purge print if messages and results go to one terminal: each thing once.
+
+Guards cli/run_session.py, cli/confirm.py.
+"""
+
+import types
+
+import pytest
+from plans import guest_plan, small_plan
+
+from batchdiff.applying.journal.records import Fate
+from batchdiff.applying.results.outcome import GuestOutcome, Original, Status
+from batchdiff.cli import run_session
+from batchdiff.cli.confirm import confirm, deletion
+from batchdiff.cli.console import Console
+from batchdiff.errors import UsageError
+
+GUESTS = [guest_plan(f"web{number}") for number in range(6)]
+PLAN = small_plan(*GUESTS)
+OUTCOMES = [GuestOutcome(guest.name, Status.CONVERTED, original=Original(Fate.KEPT)) for guest in GUESTS]
+SKIPPED = GuestOutcome("web0", Status.SKIPPED, "it would save nothing", remarks=("a remark",))
+FAILED = GuestOutcome("web0", Status.FAILED, "No space left on device")
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    monkeypatch.setattr(Console, "is_one_terminal", True)
+
+
+def report(outcome):
+    run_session.Announcer(Console(), PLAN.template.source).report_guest(GUESTS[0], outcome)
+
+
+def changes(console=None):
+    run_session.report_changes(console or Console(), "my fleet.json", PLAN, OUTCOMES)
+
+
+@pytest.mark.parametrize("outcome", [OUTCOMES[0], SKIPPED])
+def test_what_the_table_has_is_not_printed_before_it(terminal, capsys, outcome):
+    report(outcome)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_failure_does_not_wait_for_the_table(terminal, capsys):
+    report(FAILED)
+    assert capsys.readouterr().err == "batchdiff: web0: failed\n"
+
+
+def test_elsewhere_each_guest_is_reported_as_it_comes(capsys):
+    for outcome in (OUTCOMES[0], SKIPPED, FAILED):
+        report(outcome)
+    changes()
+    assert capsys.readouterr().err == (
+        "web0: converted\n"
+        "  in the VM's definition: /srv/clones/web0.img (raw) -> /srv/clones/web0.qcow2 (qcow2)\n"
+        "web0: skipped: it would save nothing\n"
+        "batchdiff: web0: a remark\n"
+        "batchdiff: web0: failed: No space left on device\n"
+    )
+
+
+def test_definitions_to_change_come_after_the_table(terminal, capsys):
+    changes()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == (
+        "web0: in the VM's definition: /srv/clones/web0.img (raw) -> /srv/clones/web0.qcow2 (qcow2)"
+    )
+    assert lines[3:] == [
+        "3 more definitions change in the same way: `batchdiff definitions 'my fleet.json'` shows how"
+    ]
+    changes(Console(verbosity=1))
+    assert len(capsys.readouterr().err.splitlines()) == 6
+
+
+def test_a_question_has_count_and_bytes_first_and_what_remains_last(monkeypatch, capsys):
+    monkeypatch.setattr(Console, "can_ask", True)
+    monkeypatch.setattr("sys.stdin", types.SimpleNamespace(readline=lambda: "no\n"))
+    question = deletion(
+        [("/a.img", 3 << 30), ("/b.img", 512 << 20)], condition="if", remains="overlays.", otherwise="Or not."
+    )
+    with pytest.raises(UsageError, match=r"nothing was done\. Or not\."):
+        confirm(Console(), "purge", question)
+    assert capsys.readouterr().err == (
+        "batchdiff: 2 originals, 3.5 GiB on disk, will be deleted, if:\n"
+        "batchdiff:     3 GiB  /a.img\n"
+        "batchdiff:   512 MiB  /b.img\n"
+        "batchdiff: What remains: overlays.\n"
+        "Type yes to delete 2 originals (3.5 GiB): "
+    )

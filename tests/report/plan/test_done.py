@@ -1,0 +1,148 @@
+"""What a report says after apply, quarantine and purge. Guards report/plan/done.py, report/plan/words.py."""
+
+import csv
+import io
+import json
+
+import pytest
+from plans import guest_plan, refused_guest, savings, small_plan
+
+from batchdiff.applying.journal.records import Fate
+from batchdiff.applying.results.conversion import Conversion
+from batchdiff.choices import Retire, Verdict
+from batchdiff.report.facts import PlanFacts
+from batchdiff.report.plan.csv_form import plan_csv
+from batchdiff.report.plan.html_form import plan_html
+from batchdiff.report.plan.json_form import plan_json
+from batchdiff.report.plan.markdown_form import plan_markdown
+from batchdiff.report.plan.text import plan_text
+from batchdiff.report.plan.words import next_commands
+from batchdiff.units import GIB, MIB
+
+GUESTS = [guest_plan(name, savings=savings(2 * GIB, 100 * MIB)) for name in ("one", "two", "three")]
+SAVED = 2 * GIB - 100 * MIB
+
+
+def conversion(fate, **changes):
+    back = SAVED if fate in {Fate.DELETED, Fate.GONE} else 0
+    fields = {"overlay_bytes": 100 * MIB, "overlay_disk_bytes": 100 * MIB, "used": False, "came_back_bytes": back}
+    return Conversion(fate, **fields | changes)
+
+
+def facts(*fates, retire=Retire.KEEP, **changes):
+    done = {guest.name: conversion(fate, **changes) for guest, fate in zip(GUESTS, fates, strict=False)}
+    return PlanFacts(small_plan(*GUESTS, retire=retire), path="fleet.plan.json", conversions=done)
+
+
+def end_of_report(*fates, **changes):
+    return plan_text(facts(*fates, **changes)).split("done\n\n")[-1]
+
+
+def test_after_an_apply_that_kept_the_originals():
+    assert end_of_report(*[Fate.KEPT] * 3) == (
+        "3 overlays are in place, and were 300 MiB long when written, as predicted; on disk now: 300 MiB (300\n"
+    ).replace("(300\n", "(300 MiB\npredicted).\n").replace("300 MiB (300 MiB\n", "300 MiB\n(300 MiB ") + (
+        "Originals: 3 kept.\n5.7 GiB come back once you delete the originals that are kept.\n"
+    )
+
+
+def test_after_quarantine_and_a_purge_of_one():
+    assert end_of_report(Fate.DELETED, Fate.QUARANTINED, Fate.QUARANTINED).endswith(
+        "Originals: 1 deleted, 2 in quarantine.\n"
+        "1.9 GiB came back so far, net of the overlays.\n"
+        "3.8 GiB come back with `batchdiff purge fleet.plan.json --used`, for those in quarantine.\n"
+    )
+
+
+def test_after_the_last_purge():
+    assert end_of_report(*[Fate.DELETED] * 3).endswith(
+        "Originals: 3 deleted.\n5.7 GiB came back, net of the overlays.\n"
+    )
+
+
+def test_originals_that_the_operator_removed():
+    assert end_of_report(*[Fate.GONE] * 3).endswith(
+        "Originals: 3 gone, but not deleted by batchdiff.\n5.7 GiB came back, net of the overlays.\n"
+    )
+
+
+def test_what_is_left_to_do_is_counted_by_itself():
+    said = " ".join(end_of_report(Fate.DELETED, Fate.DELETED).split())
+    assert "2 overlays are in place" in said
+    assert (
+        "`batchdiff apply` will write 1 overlay beside its guest, verify it against its original, and keep the"
+        " original: the 1.9 GiB come back only once you delete it. It needs up to 100 MiB of free disk space"
+    ) in said
+
+
+def test_predictions_that_were_wrong_are_shown():
+    said = " ".join(end_of_report(Fate.KEPT, overlay_bytes=101 * MIB, overlay_disk_bytes=90 * MIB).split())
+    assert "1 overlay is in place, and was 101 MiB long when written (100 MiB predicted)" in said
+    assert "on disk now: 90 MiB (100 MiB predicted)" in said
+
+
+def test_overlays_that_vms_have_used_or_that_are_gone():
+    assert "VMs have written to 2 of them since." in " ".join(
+        end_of_report(Fate.KEPT, Fate.KEPT, used=True).split()
+    )
+    assert "1 overlay cannot be found or read now." in " ".join(
+        end_of_report(Fate.KEPT, overlay_disk_bytes=None).split()
+    )
+
+
+def test_every_form_has_predicted_beside_actual():
+    found = facts(Fate.DELETED, Fate.QUARANTINED, overlay_bytes=101 * MIB, aside="/srv/two.img.batchdiff-original")
+    one = json.loads(plan_json(found))["guests"][0]["conversion"]
+    assert one == {
+        "original": "deleted",
+        "quarantined_as": "/srv/two.img.batchdiff-original",
+        "actual_overlay_bytes": 101 * MIB,
+        "actual_overlay_disk_bytes": 100 * MIB,
+        "used": False,
+        "came_back_bytes": SAVED,
+    }
+    line = next(csv.DictReader(io.StringIO(plan_csv(found))))
+    names = ("overlay_bytes", "actual_overlay_bytes", "original", "came_back_bytes")
+    assert [line[name] for name in names] == [str(100 * MIB), str(101 * MIB), "deleted", str(SAVED)]
+    assert "| one | 2 GiB | 100 MiB | 101 MiB | 1.9 GiB | 95.1% | deleted |" in plan_markdown(found)
+    assert "- came back: **1.9 GiB** (of 5.7 GiB planned)" in plan_markdown(found)
+    page = plan_html(found)
+    assert '<td class="number">100 MiB</td><td class="number">1.9 GiB</td>' not in page
+    assert "the overlay was 101 MiB long when written (100 MiB predicted)" in page
+    assert page.count('data-key="actual"') == 1
+    assert "no longer" not in page
+
+
+@pytest.mark.parametrize(
+    ("fates", "verbs"),
+    [
+        ((), ["apply", "status", "restore"]),
+        ((Fate.KEPT,), ["apply", "status", "restore"]),
+        ((Fate.QUARANTINED,) * 3, ["status", "purge", "restore"]),
+        ((Fate.DELETED,) * 3, ["status", "restore"]),
+    ],
+)
+def test_the_commands_are_those_that_make_sense_now(fates, verbs):
+    assert [command.split()[1] for _, command in next_commands(facts(*fates))] == verbs
+
+
+def test_nothing_to_convert_has_no_originals_and_no_purge():
+    skipped = guest_plan("one", verdict=Verdict.SKIP, reason="!", savings=savings())
+    report = plan_markdown(PlanFacts(small_plan(skipped, retire=Retire.QUARANTINE), path="fleet.plan.json"))
+    assert "purge" not in report
+    assert "originals" not in report
+    assert "total" not in report
+
+
+@pytest.mark.parametrize("form", [plan_text, plan_markdown, plan_html])
+def test_a_selection_without_a_guest_is_a_sentence(form):
+    found = PlanFacts(small_plan(guest_plan(), refused_guest()), selection=[])
+    said = " ".join(form(found).split())
+    assert "No guest of the plan has the verdict that was chosen with" in said
+    assert "of these" not in said
+
+
+def test_commands_in_sentences_are_code_on_the_page():
+    page = plan_html(facts(*[Fate.QUARANTINED] * 3))
+    assert "come back with <code>batchdiff purge fleet.plan.json --used</code>, for those" in page
+    assert "`" not in page.split("<script>")[0]

@@ -1,0 +1,31 @@
+"""Numbers and times as people read them."""
+
+import time
+
+import pytest
+
+from batchdiff.report.figures import local_time, percent
+
+
+@pytest.mark.parametrize(("part", "shown"), [(-0.0004, "0.0%"), (0.0004, "0.0%"), (-0.001, "-0.1%"), (None, "-")])
+def test_there_is_no_negative_zero(part, shown):
+    assert percent(part) == shown
+
+
+@pytest.mark.parametrize(
+    ("moment", "shown"),
+    [
+        ("2026-07-02T03:04:05.999Z", "2026-07-02 05:04:05"),
+        ("2026-01-02T23:30:00Z", "2026-01-03 00:30:00"),
+        ("", ""),
+        ("yesterday", "yesterday"),
+    ],
+)
+def test_moments_are_local(monkeypatch, moment, shown):
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        assert local_time(moment) == shown
+    finally:
+        monkeypatch.undo()
+        time.tzset()
