@@ -60,6 +60,7 @@ ROOMS = {
     "doctor": "What this machine and its filesystems can do for batchdiff.",
     "report": "Plans and results as text or JSON: pure functions that return strings.",
     "report/plan": "The savings report of a plan, in each of its forms.",
+    "cli/logs": "The files that a command leaves for later readers: its log, a crash report, metrics.",
     "cli/output": "Streams that never make the work wait, and the progress bar.",
     "cli": "The command line: arguments, console, exit codes; nothing else prints or exits.",
     "cli/new_plan": "The slow half of the verb plan, loaded once the manifest is known to be right.",
@@ -113,6 +114,7 @@ CHANGES_NAMES = {
     "applying/guests/file_names.py": {"os.unlink"},  # its own temporary file
     "applying/journal/file.py": {"os.rename"},  # its own file
     "applying/journal/kept_plan.py": {"os.link", "os.unlink"},  # a plan and its journal, which get other names
+    "cli/logs/crash_report.py": {"os.unlink"},  # its own file, written in part
     "files/atomic_write.py": {"os.rename", "os.unlink"},  # its own temporary file, and what it replaces
     "planning/checkpoint/file.py": {"os.unlink"},  # its own file
 }

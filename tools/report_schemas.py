@@ -21,7 +21,7 @@ from plan_schema import (
     refer_to,
 )
 
-from batchdiff.applying.journal.records import Step
+from batchdiff.applying.journal.records import Fate, Step
 from batchdiff.applying.results.finding import Health
 from batchdiff.applying.results.outcome import Status
 from batchdiff.choices import Retire, Verdict
@@ -78,8 +78,28 @@ REPORT_GUEST = of(
     savings=or_null(refer_to("savings")),
     similarity=or_null(of_fields(Similarity)),
     saved_share=SHARE,
+    similar_share=SHARE,
+    looks_copied=or_null(BOOLEAN),
+    conversion=or_null(
+        of(
+            original=values(Fate),
+            quarantined_as=or_null(PATH),
+            actual_overlay_bytes=SIZE,
+            actual_overlay_disk_bytes=or_null(SIZE),
+            used=BOOLEAN,
+            came_back_bytes=INTEGER,
+        )
+    ),
 )
 TOTALS = of_fields(Totals)
+TOTALS_OF_REPORT = of(
+    overlay_error_bytes=SIZE,
+    saved_share=SHARE,
+    converted=SIZE,
+    came_back_bytes=INTEGER,
+    better_cluster_size=or_null(SIZE),
+    better_overlay_disk_bytes_at_most=or_null(SIZE),
+)
 AGAINST = of(
     created=TEXT,
     saved_bytes=older_and_newer(INTEGER),
@@ -98,8 +118,9 @@ FIELDS: dict[str, Schema] = {
     "retire": of_type(Retire),
     "protect_template": BOOLEAN,
     "stale": TEXTS,
+    "warnings": TEXTS,
     "guests": array(refer_to("report_guest")),
-    "totals": {"allOf": [TOTALS, of(overlay_error_bytes=SIZE, saved_share=SHARE)]},
+    "totals": {"allOf": [TOTALS, TOTALS_OF_REPORT]},
 }
 REPORT_BODY = of(list(FIELDS), **FIELDS, against=AGAINST)
 DEFINITIONS: dict[str, Schema] = PLAN["$defs"] | {"report_guest": REPORT_GUEST}
@@ -162,6 +183,7 @@ EVENTS: dict[str, dict[str, Schema]] = {
         ),
         "original": TEXT,
         "exit_code": CODE,
+        "gained_bytes": or_null(INTEGER),
         "notes": TEXTS,
         "source": PATH,
         "overlay": PATH,
@@ -181,8 +203,10 @@ EVENTS: dict[str, dict[str, Schema]] = {
         "from": TEXT,
         "guests": array(of(guest=TEXT, disk=TEXT, path=TEXT, format=TEXT)),
         "right": BOOLEAN,
-        "waiting": TEXT,
+        "waiting": TEXTS,
+        "by_hand": TEXTS,
         "diff": TEXT,
+        "commands": TEXTS,
     },
     "fact": {"subject": TEXT, "name": TEXT, "value": TEXT, "ability": values(Ability), "effect": TEXT},
     "schema": {"name": TEXT, "schema": {"type": "object"}},

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 
 from batchdiff import __version__
 from batchdiff.cli.console import ProgressMode
-from batchdiff.cli.help_layout import help_layout
-from batchdiff.cli.option_values import one_of
-from batchdiff.cli.verb_arguments import EXIT_CODES, VERBS
+from batchdiff.cli.help_layout import EXIT_CODES, help_layout
+from batchdiff.cli.option_values import file_to_write, one_of
+from batchdiff.cli.verb_arguments import VERBS
 from batchdiff.quoting import show, suggestion
 
 _SYNONYMS = {
@@ -108,4 +108,10 @@ def _common() -> argparse.ArgumentParser:
         help="when to show progress",
     )
     group.add_argument("--json", action="store_true", help="one JSON object per line on stdout")
+    group.add_argument(
+        "--log-file",
+        metavar="FILE",
+        type=file_to_write,
+        help="append every message and result to this file, with the time, even with -q",
+    )
     return common

@@ -20,6 +20,7 @@ from batchdiff.report.form import WIDTH
 from batchdiff.report.printable import printable
 
 if TYPE_CHECKING:
+    from batchdiff.cli.logs.log_file import LogFile
     from batchdiff.progress import Meter, Reading
 
 
@@ -37,25 +38,32 @@ _RESULT = {"guest": "status", "finding": "health", "status": "step"}
 
 @dataclass(frozen=True, slots=True)
 class Console:
-    """The output of one command. ``verbosity``: -1 if quiet, 0, or 1 for more."""
+    """The output of one command. ``verbosity``: -1 if quiet, 0, or 1 for more.
+
+    ``log_file`` gets every message and result, even those that are not printed.
+    """
 
     verbosity: int = 0
     json: bool = False
     progress: ProgressMode = ProgressMode.AUTO
+    log_file: LogFile | None = None
     _results: dict[str, int] = field(default_factory=dict, init=False)
 
     def say(self, text: str) -> None:
         """Print a message for people, unless the console is quiet."""
+        self.log(text)
         if self.verbosity >= 0:
             self._to_stderr(text)
 
     def detail(self, text: str) -> None:
         """Print a message for people who asked for more."""
+        self.log(text)
         if self.verbosity > 0:
             self._to_stderr(text)
 
     def error(self, error: BatchdiffError) -> None:
         """Print why a command failed and what to do next, even if the console is quiet."""
+        self.log(str(error))
         # The problems of a manifest start with FILE:LINE:, which editors parse, so they get no prefix.
         with contextlib.suppress(UsageError):  # if stderr cannot be written, the exit code still reports this
             self._to_stderr(str(error) if isinstance(error, ManifestError) else f"batchdiff: {error}")
@@ -63,10 +71,12 @@ class Console:
 
     def warn(self, text: str) -> None:
         """Print a message that the operator must not miss, even if the console is quiet."""
+        self.log(text)
         self._to_stderr(f"batchdiff: {text}")
 
     def result(self, text: str) -> None:
         """Print the result of a command. With --json, events take its place."""
+        self.log(text)
         if not self.json:
             STDOUT.put(text if text.endswith("\n") else text + "\n")
 
@@ -137,7 +147,18 @@ class Console:
         """Ask a question on the terminal and return the typed answer."""
         STDERR.put(question)
         STDERR.flush()
-        return sys.stdin.readline().strip()
+        answer = sys.stdin.readline().strip()
+        self.log(f"{question}{answer}")
+        return answer
+
+    def log(self, text: str) -> None:
+        """Write to the log file, if there is one. If it cannot be written, the command warns and continues."""
+        if self.log_file is not None and (why := self.log_file.append(text)):
+            with contextlib.suppress(UsageError):  # a log is not worth an end
+                self._to_stderr(
+                    f"batchdiff: warning: cannot write the log {self.log_file.path}: {why}. The command continues"
+                    " without it"
+                )
 
     @property
     def can_ask(self) -> bool:

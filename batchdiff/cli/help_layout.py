@@ -1,4 +1,4 @@
-"""The layout of help: that of argparse, except for the way to find the terminal's width."""
+"""The layout of help: that of argparse, except for the way to find the terminal's width; and its last part."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ import os
 
 _WIDTH = 80
 """Columns if there is no terminal."""
+
+EXIT_CODES = """exit codes:
+  0 done                               5 the plan is invalid, edited or stale
+  1 done, but a guest was refused      6 verification failed
+    or failed                          7 an external program is missing or failed
+  2 the command line is wrong         10 plan --detailed-exitcode: there is something to convert
+  3 the manifest is wrong             70 a bug in batchdiff
+  4 an image cannot be read          130 interrupted"""
 
 
 def help_layout(prog: str) -> argparse.HelpFormatter:

@@ -7,10 +7,12 @@ import contextlib
 import importlib
 import io
 import os
+import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from types import FrameType
 
 from batchdiff.cli.arguments import parse_arguments
@@ -21,13 +23,18 @@ from batchdiff.files.descriptors import require_descriptors
 from batchdiff.report.charset import written_in
 from batchdiff.signals import held_signals
 
+_BUG = "this is a bug in batchdiff ({what}); no original was deleted without a verified overlay."
 _REPORT_BUG = (
-    "This is a bug in batchdiff; no original was deleted without a verified overlay. Please report it with the"
-    " lines above, the command, and the output of `batchdiff --version`."
+    "Traceback: {path}. Please report it with that file, which has the code that failed and your command, but no"
+    " data of images and no secrets"
 )
+_REPORT_PRINTED_BUG = "Please report it with the lines above, which could not be written to a file"
 
 _NEED_FEW_DESCRIPTORS = {"validate", "show", "schema"}
 """Verbs that open no image and start no process."""
+
+GUEST_NAMES = "_guest-names"
+"""The word by which the completion of a shell asks for the names of a plan's guests."""
 
 
 def run(argv: list[str]) -> int:
@@ -40,18 +47,16 @@ def run(argv: list[str]) -> int:
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # if the terminal lacks ±, print \xb1
+    if argv[:1] == [GUEST_NAMES]:
+        return _complete(argv[1:])
+    arguments = None
     try:
         arguments = _arguments(argv, console)
         verb = arguments.verb
-        console = Console(
-            verbosity=int(arguments.verbose) - int(arguments.quiet),
-            json=arguments.json,
-            progress=arguments.progress,
-        )
-        if arguments.json and isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8")  # as JSON must be; and the events are ASCII
+        console = _console(arguments)
         with held_signals():  # so that the first event comes first, even if a signal ends the command right now
             console.begin(verb)
+        console = _logged(console, arguments, argv)
         with written_in(sys.stdout.encoding or "utf-8"):
             code = _verb(console, arguments)
     except BatchdiffError as error:
@@ -61,14 +66,45 @@ def run(argv: list[str]) -> int:
         console.warn("interrupted; no partial files were left. Run the same command again to continue")
         code = EXIT_INTERRUPTED
     except Exception as error:
-        code = _unexpected(console, error)
+        code = _unexpected(console, error, argv, arguments)
+    console.log(f"exit code {code} after {time.monotonic() - started:.1f} s")
     try:
         return console.end(verb, code, time.monotonic() - started)
     except KeyboardInterrupt:  # while it waited for a reader
         return EXIT_INTERRUPTED
 
 
-def _unexpected(console: Console, error: Exception) -> int:
+def _console(arguments: argparse.Namespace) -> Console:
+    if arguments.json and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # as JSON must be; and the events are ASCII
+    return Console(
+        verbosity=int(arguments.verbose) - int(arguments.quiet),
+        json=arguments.json,
+        progress=arguments.progress,
+    )
+
+
+def _logged(console: Console, arguments: argparse.Namespace, argv: list[str]) -> Console:
+    """Return the console with the log that the command line asks for, which begins with the command."""
+    if arguments.log_file is None:
+        return console
+    from batchdiff.cli.logs import session_log  # noqa: PLC0415  # only if a log is asked for
+
+    console = replace(console, log_file=session_log.log_of(arguments))
+    console.log(session_log.first_lines(arguments.verb, argv))
+    return console
+
+
+def _complete(words: list[str]) -> int:
+    """Print what a shell's completion asks for: the names of a plan's guests."""
+    module = importlib.import_module("batchdiff.cli.verbs.guest_names")
+    code: int = module.run(words)
+    return code
+
+
+def _unexpected(
+    console: Console, error: Exception, argv: Sequence[str] = (), arguments: argparse.Namespace | None = None
+) -> int:
     """Report an error that no verb handles: a limit that was reached, or else a bug."""
     if isinstance(error, MemoryError):
         remedy = "Free some memory, then run the same command again."
@@ -81,13 +117,27 @@ def _unexpected(console: Console, error: Exception) -> int:
             "the current folder has been deleted", remedy="Change to another one, and run the same command again."
         )
     else:
-        import traceback  # noqa: PLC0415  # 3 ms that no other exit needs
-
-        traceback.print_exception(error)
-        console.warn(_REPORT_BUG)
+        _report_bug(console, error, argv, arguments)
         return EXIT_BUG
     console.error(ending)
     return ending.exit_code
+
+
+def _report_bug(
+    console: Console, error: Exception, argv: Sequence[str], arguments: argparse.Namespace | None
+) -> None:
+    """Write the traceback to a file and print its name; if no folder takes it, print the traceback."""
+    from batchdiff.cli.logs import crash_report  # noqa: PLC0415  # 3 ms that no other exit needs
+
+    command = shlex.join(["batchdiff", *argv])
+    text = crash_report.crash_text(error, command)
+    path = crash_report.write_crash_report(text, crash_report.folders_for(arguments))
+    what = crash_report.exception_line(error).splitlines()[0]
+    if path is None:
+        console.warn(text)
+    remedy = _REPORT_PRINTED_BUG if path is None else _REPORT_BUG.format(path=path)
+    console.warn(f"{_BUG.format(what=what)} {remedy}")
+    console.event("error", message=_BUG.format(what=what), remedy=remedy, exit_code=EXIT_BUG)
 
 
 def _is_folder_deleted() -> bool:

@@ -7,17 +7,10 @@ from typing import TypeAlias
 
 from batchdiff.choices import OF_OVERLAYS, Loss, Retire, Verdict, VerifyMode
 from batchdiff.cli.help_layout import help_layout
+from batchdiff.cli.logs.options import add_textfile
 from batchdiff.cli.option_values import SchemaName, file_to_write, guest_name, jobs, one_of, rate
 from batchdiff.report.form import Form, Order
 from batchdiff.throttle.options import CacheUse
-
-EXIT_CODES = """exit codes:
-  0 done                               5 the plan is invalid, edited or stale
-  1 done, but a guest was refused      6 verification failed
-    or failed                          7 an external program is missing or failed
-  2 the command line is wrong         10 plan --detailed-exitcode: there is something to convert
-  3 the manifest is wrong             70 a bug in batchdiff
-  4 an image cannot be read          130 interrupted"""
 
 _EXAMPLES = {
     "plan": "example: batchdiff plan manifest.yaml",
@@ -143,6 +136,7 @@ def _apply(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
 def _status(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb = _verb(verbs, common, "status", "show the state of each guest of a plan, and what is next")
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
+    add_textfile(verb)
     _add_map(verb)
 
 
@@ -151,6 +145,7 @@ def _verify(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
     _add_jobs(verb, "overlays checked at once")
     _add_guest(verb)
+    add_textfile(verb)
     _add_map(verb)
 
 

@@ -10,18 +10,21 @@ from collections.abc import Iterable
 from batchdiff.files import own_files
 
 
-def write_whole(path: str, pieces: Iterable[str]) -> None:
-    """Write an ASCII file under a temporary name, make it durable, and rename it.
+def write_whole(path: str, pieces: Iterable[str], *, encoding: str = "ascii", mode: int | None = None) -> None:
+    """Write a file under a temporary name, make it durable, and rename it.
 
     A symbolic link at ``path`` is replaced, not followed. A new file gets its mode from the umask; one that
-    replaces another file gets that file's owner and mode.
+    replaces another file gets that file's owner and mode. ``mode`` sets the mode of either.
 
     :raises OSError: it cannot be written.
     """
     temporary = own_files.temporary(path)
-    with open(temporary, "x", encoding="ascii") as file:
+    with open(temporary, "x", encoding=encoding) as file:
         try:
-            _keep_readers(file.fileno(), path)
+            if mode is None:
+                _keep_readers(file.fileno(), path)
+            else:
+                os.fchmod(file.fileno(), mode)
             file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())

@@ -20,10 +20,13 @@ TEMPORARY = ".batchdiff-tmp"
 SIDECAR = ".batchdiff-template.json"
 """The record of a template and its overlays, beside the template."""
 
+CRASH = ".batchdiff-crash"
+"""The traceback of a bug, beside a plan or a manifest."""
+
 _KEPT = 200
 """Bytes of a file's name that its temporary name keeps."""
 
-ALL = (QUARANTINE, OVERLAY_ASIDE, DELETING, TEMPORARY, SIDECAR)
+ALL = (QUARANTINE, OVERLAY_ASIDE, DELETING, TEMPORARY, SIDECAR, CRASH)
 
 
 def temporary(path: str) -> str:

@@ -1,4 +1,4 @@
-"""The first lines of a plan file, which identify it: read without the megabytes of extents after them.
+"""The parts of a plan file that are found without parsing it: the first lines, which identify it, and the names.
 
 ::
 
@@ -6,10 +6,14 @@
      "generator": "batchdiff 0.1.0",
      "created": "2026-11-28T18:31:38Z",
      "checksum": "sha256:...",
+     ...
+     "guests": [
+      {"name": "web01", ...
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -20,6 +24,10 @@ BEGINNING = b'{"format_version"'
 """The first bytes of each plan that batchdiff writes."""
 _CREATED = re.compile(rb'"created": "([0-9A-Za-z:.+-]{1,40})"')
 _CHECKSUM = re.compile(rb'"checksum": "(sha256:[0-9a-f]{64})"')
+
+
+_NAME = re.compile(rb',?\s*\{"name": ("(?:[^"\\]|\\.){0,4096}")')
+_LONGEST_NAME_LINE = 1 << 14
 
 
 class PlanHead(NamedTuple):
@@ -36,6 +44,25 @@ def plan_head(path: str) -> PlanHead | None:
     if not head.startswith(BEGINNING) or created is None or checksum is None:
         return None
     return PlanHead(checksum[1].decode("ascii"), created[1].decode("ascii"))
+
+
+def guests_named_in(path: str) -> list[str]:
+    """Return the names of the guests of a plan file that batchdiff wrote; none for any other file.
+
+    The plan is not checked. Each guest is on a line of its own, of which only the beginning is looked at.
+    """
+    if not beginning(path).startswith(BEGINNING):
+        return []
+    names = []
+    try:
+        with open(path, "rb") as file:
+            for line in file:
+                found = _NAME.match(line[:_LONGEST_NAME_LINE])
+                if found is not None:
+                    names.append(str(json.loads(found[1])))
+    except (OSError, ValueError):
+        return []
+    return names
 
 
 def beginning(path: str) -> bytes:

@@ -144,9 +144,12 @@ def test_a_limit_that_no_verb_handles(capsys, error, text, code):
     assert capsys.readouterr().err == f"batchdiff: {text}\n"
 
 
-def test_a_bug(capsys):
+def test_a_bug(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     assert main._unexpected(Console(), KeyError("x")) == 70
-    assert capsys.readouterr().err.endswith(
-        "\nbatchdiff: This is a bug in batchdiff; no original was deleted without a verified overlay. Please"
-        " report it with the lines above, the command, and the output of `batchdiff --version`.\n"
+    (report,) = tmp_path.iterdir()
+    assert capsys.readouterr().err == (
+        "batchdiff: this is a bug in batchdiff (KeyError: 'x'); no original was deleted without a verified"
+        f" overlay. Traceback: {report}. Please report it with that file, which has the code that failed and your"
+        " command, but no data of images and no secrets\n"
     )

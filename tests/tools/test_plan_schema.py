@@ -21,6 +21,7 @@ from batchdiff.plan.runs import NO_RUNS
 
 UNUSUAL = (
     OverlayOptions(format=OverlayFormat.QED),
+    OverlayOptions(data_file="/srv/guest.data.raw"),
     OverlayOptions(extended_l2=True, preallocation=Preallocation.FULL, encryption=Encryption("/srv/secret")),
 )
 """Options that a plan leaves out if they are not set."""

@@ -8,9 +8,11 @@ from batchdiff.applying.health_check import check_health
 from batchdiff.applying.results.finding import Finding, Health
 from batchdiff.cli.console import Console
 from batchdiff.cli.journal_history import history_of
+from batchdiff.cli.logs.metrics import verify_metrics
+from batchdiff.cli.logs.textfile import check_textfile, write_textfile
 from batchdiff.cli.path_map import with_moved_paths
 from batchdiff.cli.signals import stopping
-from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, VerificationError
+from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, UsageError, VerificationError
 from batchdiff.linux.machine import usable_cpus
 from batchdiff.plan.file import read_plan
 from batchdiff.report.events import finding_event
@@ -19,6 +21,8 @@ from batchdiff.report.health_text import health_text
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
     """Run the verb."""
+    if arguments.textfile is not None:
+        check_textfile(arguments.textfile)
     plan, path_map = with_moved_paths(console, read_plan(arguments.plan), arguments)
     names = None if arguments.guests is None else tuple(arguments.guests)
     found: list[Finding] = []
@@ -29,7 +33,22 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
             found.append(finding)
             console.event("finding", **finding_event(finding))
     console.result(health_text(found, width=console.width))
-    return _exit_code(found)
+    code = _exit_code(found)
+    if arguments.textfile is not None:
+        _write_metrics(console, arguments, found, success=code == EXIT_DONE)
+    return code
+
+
+def _write_metrics(
+    console: Console, arguments: argparse.Namespace, found: list[Finding], *, success: bool
+) -> None:
+    """Write the metrics. What verify found is more important than a file that cannot be written."""
+    try:
+        write_textfile(arguments.textfile, arguments.plan, "verify", verify_metrics(found, success=success))
+    except UsageError as error:
+        if success:
+            raise
+        console.error(error)
 
 
 def _exit_code(found: list[Finding]) -> int:

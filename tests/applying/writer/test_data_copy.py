@@ -1,3 +1,8 @@
+"""The copying of data into a new image.
+
+Guards applying/writer/data_stores.py.
+"""
+
 import errno
 import os
 import random

@@ -1,0 +1,1 @@
+"""The files that a command leaves for later readers: its log, a crash report, metrics."""

@@ -1,0 +1,105 @@
+"""The report of a crash: the traceback of a bug, in a new file beside the plan, fit to be sent to strangers.
+
+It has the code's lines, but no values of variables. Messages of exceptions may quote data, so bytes in them are
+left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import platform
+import re
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from batchdiff import __version__
+from batchdiff.cli.logs.log_file import time_now
+from batchdiff.files import own_files
+
+_LONGEST = 20_000
+"""Characters of one exception's message: that of a worker has the worker's traceback."""
+
+_DATA = re.compile(
+    r"""\bb'(?:[^'\\]|\\.)*'|\bb"(?:[^"\\]|\\.)*"|\barray\((?:[^()]|\([^()]*\))*\)|\[[-\d\s,.]{40,}\]""", re.DOTALL
+)
+"""Bytes, arrays and long lists of numbers, as Python prints them."""
+
+_LIBRARIES = {"yaml": "pyyaml"} | {
+    name: name for name in ("isal", "jinja2", "jsonschema", "numpy", "tqdm", "xxhash", "zstandard")
+}
+"""Modules, each with the distribution that it comes from."""
+
+
+def crash_text(error: BaseException, command: str) -> str:
+    """Return the report of an exception that no code expects; ``command`` is the command line."""
+    uname = platform.uname()
+    loaded = [_with_version(name) for module, name in _LIBRARIES.items() if module in sys.modules]
+    head = (
+        f"time: {time_now()}\ncommand: {command}\n"
+        f"batchdiff {__version__}, Python {platform.python_version()}, {uname.system} {uname.release}"
+        f" {uname.machine}\nlibraries: {', '.join(loaded) or 'none'}\n"
+    )
+    return "\n".join([head, *_parts(error)])
+
+
+def _with_version(name: str) -> str:
+    try:
+        return f"{name} {version(name)}"
+    except PackageNotFoundError:  # installed without its metadata
+        return name
+
+
+def _parts(error: BaseException) -> Iterator[str]:
+    """Yield the exceptions of a chain with their tracebacks, the first cause first."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    for each in reversed(chain):
+        frames = "".join(traceback.format_tb(each.__traceback__))
+        yield f"Traceback (most recent call last):\n{frames}{exception_line(each)}\n"
+
+
+def exception_line(error: BaseException) -> str:
+    """Return an exception's class and message, without any bytes that the message quotes."""
+    try:
+        message = str(error)
+    except Exception:  # its own code has a bug, too
+        message = "(it has no message)"
+    return f"{type(error).__name__}: {_DATA.sub('(data left out)', message)[:_LONGEST]}"
+
+
+def folders_for(arguments: argparse.Namespace | None) -> list[str]:
+    """Return the folders for a crash report, the best first: that of the plan or manifest, then TMPDIR.
+
+    A manifest from stdin or a pipe has no folder of its own; the plan that it would become has.
+    """
+    given = [getattr(arguments, name, None) for name in ("plan", "output", "manifest")]
+    paths = [os.path.dirname(os.path.abspath(path)) for path in given if path and path != "-"]
+    beside = [path for path in paths if not path.startswith(("/dev", "/proc"))][:1]
+    return [*beside, os.environ.get("TMPDIR") or "/tmp"]  # noqa: S108  # with a random name that must be new
+
+
+def write_crash_report(text: str, folders: Sequence[str]) -> str | None:
+    """Write a report to a new file, readable only by its owner, in the first folder that takes it.
+
+    Returns its path; None if no folder takes it.
+    """
+    name = f"{re.sub('[-:]', '', time_now())}-{os.urandom(4).hex()}{own_files.CRASH}"
+    for folder in folders:
+        path = os.path.join(folder, name)
+        with contextlib.suppress(OSError, ValueError):
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                with open(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
+                    file.write(text)
+            except OSError:
+                os.unlink(path)  # a part of it, on a full disk
+                raise
+            return path
+    return None

@@ -1,0 +1,126 @@
+"""The file of ``--log-file``: what commands did, a line for each message, whatever they print on the terminal.
+
+::
+
+    2026-11-29T10:57:49Z 4242 command: batchdiff apply fleet.plan.json -q
+    2026-11-29T10:57:52Z 4242 web01: converted
+    UTC                  process, because several commands may use one log
+
+Every line starts like this, so batchdiff recognizes a log wherever it was cut, and never appends to another file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from batchdiff.errors import UsageError
+from batchdiff.files import own_files
+from batchdiff.linux.call_failures import reason
+from batchdiff.manifest.names import without_suffix
+from batchdiff.plan.head import beginning
+from batchdiff.report.printable import printable
+
+_START = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \d+ ")
+_LONGEST = 1 << 20
+"""Characters of a message. A report of thousands of guests fits; an HTML page is not for a log."""
+
+_PASSWORD = re.compile(r"""(://[^/\s:@]*:)[^@/\s]+(?=@)|(\bpasswd=)(?:'[^']*'|"[^"]*")""")
+"""In the URI of a libvirt connection, and in a domain's definition."""
+
+_REMEDY = "Name a file that does not exist yet, or an earlier log of batchdiff."
+
+
+def time_now() -> str:
+    """Return the time as in plans and journals: ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@dataclass(slots=True)
+class LogFile:
+    """An open log. ``fd`` is None once it cannot be written; ``why`` is the cause, until it is reported."""
+
+    path: str
+    fd: int | None
+    why: str = ""
+
+    def append(self, text: str) -> str:
+        """Append a message, and return why the log ends here; empty if it does not, or if that is known already.
+
+        The lines are not synced: what must survive a power cut is in the journal.
+        """
+        fd = self.fd
+        if fd is not None:
+            start = f"{time_now()} {os.getpid()} "
+            lines = "".join(f"{start}{printable(line)}\n" for line in _fit_for_log(text).splitlines())
+            data = lines.encode("utf-8", "backslashreplace")
+            try:
+                while data:
+                    data = data[os.write(fd, data) :]
+            except OSError as error:
+                # The descriptor stays open: another thread may be writing to it at this moment.
+                self.fd, self.why = None, reason(error)
+        why, self.why = self.why, ""
+        return why
+
+
+def _fit_for_log(text: str) -> str:
+    if len(text) > _LONGEST:
+        return f"(a result of {len(text)} characters is left out)"
+    return _PASSWORD.sub(lambda found: f"{found[1] or found[2]}***", text)
+
+
+def open_log(path: str, taken: Iterable[str]) -> LogFile:
+    """Open a log, or create it with the mode that the umask gives, as for a plan.
+
+    If it cannot be written, the command continues without it, and ``why`` is set. ``taken``: the command's other
+    files, which may not exist yet.
+
+    :raises UsageError: it is another file than a log: an image, a plan, a device, a symbolic link.
+    """
+    real = os.path.realpath(path)
+    if real in {os.path.realpath(other) for other in taken}:
+        raise _refusal(path, "the command uses that name for another file")
+    if real.endswith(own_files.ALL) or without_suffix(real) != real:
+        raise _refusal(path, "its name is that of an image or of another file of batchdiff")
+    try:
+        before = os.lstat(path)
+    except FileNotFoundError:
+        before = None
+    except OSError as error:
+        return LogFile(path, None, reason(error))
+    if before is not None:
+        _require_log(path, before)
+    return _opened(path, before)
+
+
+def _require_log(path: str, info: os.stat_result) -> None:
+    """Refuse a file that is not a log. It is opened for reading only, which disturbs no VM that uses it."""
+    if stat.S_ISLNK(info.st_mode):
+        raise _refusal(path, "it is a symbolic link")
+    if not stat.S_ISREG(info.st_mode):
+        raise _refusal(path, "it is not a regular file")
+    head = beginning(path) if info.st_size else b""
+    if head and not _START.match(head):
+        raise _refusal(path, "it exists and does not start as a log of batchdiff does")
+
+
+def _opened(path: str, before: os.stat_result | None) -> LogFile:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        # A name that was free must still be free, and a file that was inspected must still be the same one.
+        fd = os.open(path, flags if before else flags | os.O_CREAT | os.O_EXCL, 0o666)
+    except OSError as error:
+        return LogFile(path, None, reason(error))
+    if before is not None and not os.path.samestat(os.fstat(fd), before):
+        os.close(fd)
+        raise _refusal(path, "another program replaced it at this moment")
+    return LogFile(path, fd)
+
+
+def _refusal(path: str, why: str) -> UsageError:
+    return UsageError(f"cannot use {path} as the log", why=why, remedy=_REMEDY)

@@ -1,0 +1,140 @@
+r"""What `status` and `verify` have found, in Prometheus' text format (version 0.0.4).
+
+::
+
+    # HELP batchdiff_overlay_bytes Disk space that the guest's overlay takes.
+    # TYPE batchdiff_overlay_bytes gauge
+    batchdiff_overlay_bytes{plan="/images/fleet.plan.json",guest="web01"} 147456
+
+Source: https://github.com/prometheus/docs/blob/main/docs/instrumenting/exposition_formats.md
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from batchdiff.applying.guests.status import OnDisk
+from batchdiff.applying.journal.records import Step
+from batchdiff.applying.results.finding import Finding, Health
+from batchdiff.applying.results.status_row import StatusRow
+from batchdiff.plan.plan import Plan
+from batchdiff.report.printable import printable
+
+STATES = ("planned", "skipped", "refused", *Step)
+"""The values of ``state``: all that a row of `batchdiff status` can have as its step."""
+
+_WORST_FIRST = (Health.DAMAGED, Health.UNKNOWN, Health.IN_USE, Health.TOUCHED, Health.SOUND)
+
+
+class MetricValue(NamedTuple):
+    """One value of a metric, with the labels that it has beside ``plan``."""
+
+    value: int
+    labels: Mapping[str, str] = {}
+
+
+class Metric(NamedTuple):
+    """A gauge: its name ends with its unit, in base units (bytes, seconds)."""
+
+    name: str
+    help: str
+    values: Sequence[MetricValue]
+
+
+def metrics_text(plan_path: str, verb: str, when: int, metrics: Sequence[Metric]) -> Iterator[str]:
+    """Yield the lines of a file; ``when``: the end of the command, in seconds since 1970."""
+    last = Metric(
+        "batchdiff_last_run_timestamp_seconds",
+        "When a verb last ran to its end.",
+        [MetricValue(when, {"verb": verb})],
+    )
+    for metric in (*metrics, last):
+        if not metric.values:
+            continue
+        yield f"# HELP {metric.name} {metric.help}\n# TYPE {metric.name} gauge\n"
+        for each in metric.values:
+            labels = {"plan": plan_path, **each.labels}
+            inside = ",".join(f'{name}="{_label_value(value)}"' for name, value in labels.items())
+            yield f"{metric.name}{{{inside}}} {each.value}\n"
+
+
+def _label_value(text: str) -> str:
+    return printable(text).replace("\\", r"\\").replace('"', r"\"")
+
+
+def status_metrics(
+    plan: Plan, rows: Sequence[StatusRow], on_disk: Mapping[str, OnDisk], overlay_bytes: Mapping[str, int]
+) -> list[Metric]:
+    """Return the metrics of `batchdiff status`; ``overlay_bytes``: disk space of existing overlays, by guest."""
+    states = Counter(row.step for row in rows)
+    freed = [
+        MetricValue(
+            savings.saved_bytes + savings.overlay_disk_bytes - overlay_bytes[guest.name], {"guest": guest.name}
+        )
+        for guest in plan.to_convert
+        if guest.name in overlay_bytes and on_disk[guest.name].original is None
+        for savings in (guest.diff.savings,)
+    ]
+    return [
+        Metric(
+            "batchdiff_guest_state",
+            "The last step of the guest is the state; its value is always 1.",
+            [MetricValue(1, {"guest": row.name, "state": row.step}) for row in rows],
+        ),
+        Metric(
+            "batchdiff_guests",
+            "Number of guests in each state.",
+            [MetricValue(states[state], {"state": state}) for state in STATES],
+        ),
+        Metric(
+            "batchdiff_guest_failed",
+            "1 if the last command that worked on the guest failed.",
+            [MetricValue(int(bool(row.failure)), {"guest": row.name}) for row in rows],
+        ),
+        Metric(
+            "batchdiff_overlay_bytes",
+            "Disk space that the guest's overlay takes.",
+            [MetricValue(size, {"guest": name}) for name, size in overlay_bytes.items()],
+        ),
+        Metric(
+            "batchdiff_saved_bytes",
+            "Space that the conversion of the guest has freed: as planned, less the overlay's growth since;"
+            " only once its original is gone.",
+            freed,
+        ),
+        Metric(
+            "batchdiff_planned_saved_bytes",
+            "Space that the plan predicts to free, for all guests.",
+            [MetricValue(plan.totals.saved_bytes)],
+        ),
+    ]
+
+
+def verify_metrics(findings: Sequence[Finding], *, success: bool) -> list[Metric]:
+    """Return the metrics of `batchdiff verify`; of a file with several findings, the worst counts."""
+    worst: dict[tuple[str, str], Health] = {}
+    for health in _WORST_FIRST:
+        for each in findings:
+            if each.health is health:
+                worst.setdefault((each.name, each.path), health)
+    counts = Counter(worst.values())
+    return [
+        Metric(
+            "batchdiff_verify_success", "1 if verify found no damage and no doubt.", [MetricValue(int(success))]
+        ),
+        Metric(
+            "batchdiff_verify_health",
+            "The health of a file is in its label; its value is always 1.",
+            [
+                MetricValue(1, {"name": name, "path": path, "health": health})
+                for (name, path), health in worst.items()
+            ],
+        ),
+        Metric(
+            "batchdiff_verify_files",
+            "Number of files of each health.",
+            [MetricValue(counts[health], {"health": health}) for health in _WORST_FIRST],
+        ),
+    ]

@@ -1,0 +1,22 @@
+"""The option ``--textfile`` of the verbs that write metrics."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def metrics_file(text: str) -> str:
+    """Parse the name of a file for metrics: the collector reads no others."""
+    if not text.endswith(".prom"):
+        raise argparse.ArgumentTypeError(f"{text!r} does not end with .prom, so the collector would not read it")
+    return text
+
+
+def add_textfile(verb: argparse.ArgumentParser) -> None:
+    """Add the option to a verb."""
+    verb.add_argument(
+        "--textfile",
+        metavar="FILE.prom",
+        type=metrics_file,
+        help="also write metrics for Prometheus' node_exporter",
+    )

@@ -1,0 +1,61 @@
+"""The file of ``--textfile``, for node_exporter's textfile collector, which may read it at any time.
+
+It is replaced as a whole, through a temporary file whose name the collector ignores.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Sequence
+
+from batchdiff.cli.logs.metrics import Metric, metrics_text
+from batchdiff.errors import UsageError
+from batchdiff.files.atomic_write import write_whole
+from batchdiff.linux.call_failures import reason
+from batchdiff.plan.file import try_folder
+from batchdiff.plan.head import beginning
+
+_MODE = 0o644
+"""The collector runs as another user."""
+
+_START = b"# HELP batchdiff_"
+_REMEDY = "Name a file in the folder of `--collector.textfile.directory`, such as batchdiff.prom."
+
+
+def check_textfile(path: str) -> None:
+    """Check, before hours of work, that a file for metrics can be written and replaces no file of another kind.
+
+    :raises UsageError: it cannot, or would.
+    """
+    try:
+        try_folder(os.path.dirname(os.path.abspath(path)))
+        info = os.lstat(path)
+    except FileNotFoundError as error:
+        if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
+            raise _refusal(path, "there is no such folder") from error
+        return
+    except OSError as error:
+        raise _refusal(path, reason(error)) from error
+    if not stat.S_ISREG(info.st_mode):
+        raise _refusal(path, "it exists and is not a regular file")
+    if info.st_size and not beginning(path).startswith(_START):
+        raise _refusal(path, "it exists and does not have metrics of batchdiff")
+
+
+def write_textfile(path: str, plan_path: str, verb: str, metrics: Sequence[Metric]) -> None:
+    """Replace the file by one with these metrics and the present time.
+
+    :raises UsageError: it cannot be written.
+    """
+    check_textfile(path)
+    lines = metrics_text(os.path.abspath(plan_path), verb, int(time.time()), metrics)
+    try:
+        write_whole(os.path.abspath(path), lines, encoding="utf-8", mode=_MODE)
+    except OSError as error:
+        raise _refusal(path, reason(error)) from error
+
+
+def _refusal(path: str, why: str) -> UsageError:
+    return UsageError(f"cannot write metrics to {path}", why=why, remedy=_REMEDY)

@@ -1,0 +1,35 @@
+"""The names of a plan's guests for the completion of ``--guest`` in a shell, which runs this at every Tab.
+
+It is not a verb of the help. The words of the command line come as typed, or all in one; the first that is a
+plan's file counts. The shell's script quotes the names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+
+from batchdiff.plan.head import guests_named_in
+
+
+def run(words: Sequence[str]) -> int:
+    """Print the names, one per line. A name that does not fit on one, or does not print, is left out."""
+    for word in words:
+        for path in _meanings(word):
+            names = guests_named_in(path)
+            if names:
+                sys.stdout.writelines(f"{name}\n" for name in names if name.isprintable())
+                return 0
+    return 0
+
+
+def _meanings(word: str) -> Iterator[str]:
+    """Yield the paths that typed words can stand for: as they are, and without quotes. Only ~ is expanded."""
+    yield os.path.expanduser(word)
+    for end in ("", "'", '"'):  # a quote may still be open
+        with contextlib.suppress(ValueError):
+            yield from map(os.path.expanduser, shlex.split(word + end))
+            return
