@@ -251,7 +251,9 @@ def leaves(value: object, where: tuple[str | int, ...] = ()) -> list[tuple[str |
     return found or [where]
 
 
-ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+ONE_FOLDER = settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 """For a property whose examples all write to the folder of one test."""
 
 

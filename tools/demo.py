@@ -22,6 +22,7 @@ from batchdiff.units import KIB, MIB, ceil_div
 
 TEMPLATE_SIZE = 256 * MIB
 SEED = 2012
+THIS = (sys.executable, "-m", "batchdiff")
 _CLUSTER = 64 * KIB
 
 MANIFEST = """\
@@ -36,8 +37,8 @@ guests:
 """
 
 
-def main(folder: str) -> None:
-    """Make the images and run the three commands on them."""
+def main(folder: str, *program: str) -> None:
+    """Make the images and run the three commands on them, with this Python's batchdiff or another ``program``."""
     marker = os.path.join(folder, "manifest.yaml")
     if os.path.exists(folder) and not os.path.exists(marker):
         sys.exit(f"{folder} exists, but this demo did not make it")
@@ -45,7 +46,7 @@ def main(folder: str) -> None:
     os.mkdir(folder)
     with open(marker, "w", encoding="ascii") as file:
         file.write(MANIFEST)
-    _make_images(folder)
+    make_images(folder)
     verify = "full" if is_installed() else "native"
     if verify == "native":
         print("qemu-img is not installed: batchdiff will verify the overlays itself.")
@@ -56,11 +57,12 @@ def main(folder: str) -> None:
     ):
         print(f"\n$ batchdiff {' '.join(command)}", flush=True)
         quietly = subprocess.DEVNULL if command[0] == "plan" else None
-        subprocess.run([sys.executable, "-m", "batchdiff", *command], cwd=folder, check=True, stdout=quietly)
+        subprocess.run([*(program or THIS), *command], cwd=folder, check=True, stdout=quietly)
     print(f"\nThe images are in {folder} (850 MiB); `make clean` removes them.")
 
 
-def _make_images(folder: str) -> None:
+def make_images(folder: str) -> None:
+    """Make the template and the four guests in a folder."""
     rng = random.Random(SEED)
     template = os.path.join(folder, "template.raw")
     _write_template(template, rng)
@@ -117,4 +119,4 @@ def _to_qcow2(source: str, target: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -2,15 +2,13 @@
 
 import contextlib
 import os
-import re
 import subprocess
-import sys
 
 import notation
 import pytest
 from commands import batchdiff
 from oracle import assert_same
-from test_docs import FENCES
+from page_runner import PageRunner, page_fences
 
 TEMPLATE = "2M:A 1M:- 1M:B"
 GUESTS = {
@@ -18,20 +16,16 @@ GUESTS = {
     "web02": "2M:A 64k:Y 960k:- 1M:B",
     "web03": "2M:A 512k:Z 512k:- 1M:B",
 }
-SHELL = [fence.text for fence in FENCES if (fence.document, fence.kind) == ("docs/moving.md", "sh")]
-BEFORE, RENAME, REMOUNT, COPY, CORRECT, VERIFY, AFTER = SHELL
+BEFORE, RENAME, REMOUNT, COPY, CORRECT, VERIFY, AFTER = page_fences("moving", "sh")
 WAYS = {"rename": RENAME, "remount": REMOUNT, "copy": COPY}
 
 
-class Pool:
+class Pool(PageRunner):
     """Stands in for /images and /fast of the page."""
 
     def __init__(self, folder):
-        self.folder = folder
-        (folder / "programs").mkdir()
-        program = folder / "programs" / "batchdiff"
-        program.write_text(f'#!/bin/sh\nexec {sys.executable} -m batchdiff "$@"\n')
-        program.chmod(0o755)
+        super().__init__(folder, "/fast", "/dev/vg")
+        self.at = folder
 
     def fill(self):
         images = self.folder / "images"
@@ -45,23 +39,11 @@ class Pool:
         batchdiff("plan", "manifest.yaml", "-q", cwd=images)
         batchdiff("apply", "manifest.plan.json", "-q", cwd=images)
 
-    def run(self, text):
-        """What the commands of a fence print, with this folder in place of the root."""
-        for path in ("/images", "/fast", "/dev/vg"):
-            text = re.sub(rf"(?<![\w/]){path}\b", f"{self.folder}{path}", text)
-        environment = os.environ | {"PATH": f"{self.folder}/programs:{os.environ['PATH']}"}
-        done = subprocess.run(
-            ["sh", "-e", "-c", text], env=environment, capture_output=True, text=True, check=False, timeout=120
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
 
 @pytest.fixture(params=WAYS)
 def moved(tmp_path, request):
     """A pool that was moved in one of the ways; the page does not say that a folder for the mount was there."""
     pool = Pool(tmp_path)
-    (tmp_path / "images").mkdir()
     (tmp_path / "fast").mkdir()
     with contextlib.ExitStack() as stack:
         if request.param == "remount":

@@ -1,18 +1,14 @@
 """docs/new-template.md, command by command: a fleet of overlays moves, and the page's report is that of plan."""
 
-import os
 import re
-import subprocess
-import sys
 
 import notation
 import pytest
-from test_docs import FENCES
+from page_runner import PageRunner, page_fences
 
-DOCUMENT = "docs/new-template.md"
-MAKE, APPLY, PURGE, SEARCH = (fence.text for fence in FENCES if (fence.document, fence.kind) == (DOCUMENT, "sh"))
-(MANIFEST,) = (fence.text for fence in FENCES if (fence.document, fence.kind) == (DOCUMENT, "yaml"))
-(REPORT,) = (fence.text for fence in FENCES if (fence.document, fence.kind) == (DOCUMENT, "console"))
+MAKE, APPLY, PURGE, SEARCH = page_fences("new-template", "sh")
+(MANIFEST,) = page_fences("new-template", "yaml")
+(REPORT,) = page_fences("new-template", "console")
 
 OLD = "8M:A 8M:-"
 WEB = "2M:A 2M:U 4M:A 1M:- 1M:V 2M:- 64k:W 3648k:- 384k:-"
@@ -24,48 +20,34 @@ GUESTS = {
 
 
 @pytest.fixture
-def images(tmp_path):
+def page(tmp_path):
     """Stands in for /images: overlays of the old template, which the VMs have updated, but for one."""
-    folder = tmp_path / "images"
-    (folder / "vms").mkdir(parents=True)
-    old = notation.write_raw(folder / "old.img", OLD)
+    page = PageRunner(tmp_path)
+    (page.images / "vms").mkdir()
+    old = notation.write_raw(page.images / "old.img", OLD)
     for name, text in GUESTS.items():
         changed = re.sub(r":A", ":-", text)
-        notation.write_qcow2(folder / "vms" / f"{name}.qcow2", changed, backing=old)
-    (folder / "move.yaml").write_text(MANIFEST.replace("/images", str(folder)))
-    program = tmp_path / "programs" / "batchdiff"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m batchdiff "$@"\n')
-    program.chmod(0o755)
-    return folder
+        notation.write_qcow2(page.images / "vms" / f"{name}.qcow2", changed, backing=old)
+    page.write("move.yaml", MANIFEST)
+    return page
 
 
-def run(images, text):
-    """What the commands of a fence print, with this folder in place of /images."""
-    environment = os.environ | {"PATH": f"{images.parent}/programs:{os.environ['PATH']}"}
-    text = text.replace("/images", str(images))
-    done = subprocess.run(
-        ["sh", "-c", text], env=environment, capture_output=True, text=True, check=False, timeout=120
-    )
-    assert done.stderr == "" or "rror" not in done.stderr, done.stderr
-    return done.stdout.replace(str(images), "/images")
-
-
-def test_the_page(images):
-    run(images, MAKE)
-    said = run(images, "batchdiff plan /images/move.yaml")
+def test_the_page(page):
+    images = page.images
+    page.run(MAKE)
+    said = page.run("batchdiff plan /images/move.yaml")
     # The page shows a part of the report: the table, and what each guest gains or pays.
     assert rows(REPORT) == rows(said)
     assert note(REPORT) == note(said)
     assert "pays" in note(said)
-    run(images, APPLY)
+    page.run(APPLY)
     for name, text in GUESTS.items():
         path = images / "vms" / f"{name}.qcow2"
         assert f"{images}/new.img" in notation.run("qemu-img", "info", str(path))
         assert notation.qemu_content(path, "qcow2") == notation.content(text)
-    assert len(run(images, SEARCH).split()) == 3, "the quarantine rests on the old template"
-    run(images, PURGE)
-    assert run(images, SEARCH) == ""
+    assert len(page.run(SEARCH, expect=None).split()) == 3, "the quarantine rests on the old template"
+    page.run(PURGE)
+    assert page.run(SEARCH, expect=None) == ""
     (images / "old.img").unlink()
     for name, text in GUESTS.items():
         assert notation.qemu_content(images / "vms" / f"{name}.qcow2", "qcow2") == notation.content(text)

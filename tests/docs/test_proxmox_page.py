@@ -13,14 +13,11 @@ from pathlib import Path
 import notation
 import pytest
 from commands import events
-from test_docs import FENCES
+from page_runner import page_fences
 
-DOCUMENT = "docs/proxmox.md"
-APPLY, ELSEWHERE, PURGE, BACK = (
-    fence.text for fence in FENCES if (fence.document, fence.kind) == (DOCUMENT, "sh")
-)
-(MANIFEST,) = (fence.text for fence in FENCES if (fence.document, fence.kind) == (DOCUMENT, "yaml"))
-(SHOWN,) = (fence.text for fence in FENCES if (fence.document, fence.kind) == (DOCUMENT, "console"))
+APPLY, ELSEWHERE, PURGE, BACK = page_fences("proxmox", "sh")
+(MANIFEST,) = page_fences("proxmox", "yaml")
+(SHOWN,) = page_fences("proxmox", "console")
 SHOW = "batchdiff definitions /srv/thin.plan.json --proxmox /etc/pve/qemu-server"
 
 TEMPLATE = "2M:A 2M:- 2M:B 2M:C"

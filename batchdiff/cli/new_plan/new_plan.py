@@ -44,18 +44,18 @@ def make_and_report(
         manifest = _with_domains(manifest, arguments.connect)
     with closing(Checkpoint(path, warn=console.warn)) as checkpoint:
         earlier = EarlierResults(checkpoint, older, console.say, plans)
-        with throttle(limits, tell=console.detail) as observer:
+        # What shows progress is loaded before an image is opened: batchdiff may be updated during a long scan.
+        with console.metering() as meter, throttle(limits, tell=console.detail) as observer:
             warn_of_manifest(console, manifest, observer)
-            with console.metering() as meter:
-                progress = ScanProgress(meter)
-                plan = make_plan(
-                    manifest,
-                    jobs=jobs,
-                    progress=progress.scanned,
-                    assessed=progress.assessed,
-                    earlier=earlier,
-                    observer=observer,
-                )
+            progress = ScanProgress(meter)
+            plan = make_plan(
+                manifest,
+                jobs=jobs,
+                progress=progress.scanned,
+                assessed=progress.assessed,
+                earlier=earlier,
+                observer=observer,
+            )
         # The checkpoint is discarded only once the plan is written: a crash before that does not cost the scan.
         replaced = replace_plan_at(path, plan, converted_guests(manifest))
         checkpoint.discard()
