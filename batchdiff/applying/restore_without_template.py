@@ -105,8 +105,10 @@ def _go_back(guest: GuestToConvert, state: GuestState, session: Session, depende
         )
     own = guest.source.path
     if overlay is not None:
+        session.require_no_domain(overlay.path)
         _require_unused(overlay.path)
     discard_new_files(state, guest.options.data_file)
+    session.require_no_domain(original.path)
     with open_image(replace(guest.source, path=original.path)) as image, hold(image, Purpose.GUEST) as held:
         _require_free(original.path, held.alone().objection, dependents)
         if original.path != own:

@@ -15,6 +15,8 @@ from batchdiff.applying.session.plan_journal import plan_journal
 from batchdiff.applying.session.session import Session
 from batchdiff.cli.console import Console
 from batchdiff.cli.signals import stopping
+from batchdiff.definitions.domain_state import images_of_active_domains
+from batchdiff.definitions.virsh import Libvirt
 from batchdiff.errors import EXIT_DONE, GuestError, StopError, UsageError
 from batchdiff.files.filenames import shell_word
 from batchdiff.image_source import ImageFormat, ImageSource
@@ -88,9 +90,10 @@ def carry_out(
     outcomes: list[GuestOutcome] = []
     announcer = Announcer(console, plan.template.source)
     guests = {guest.name: guest for guest in plan.guests}
+    domains = in_domains(arguments)
     with stopping() as stop, plan_journal(arguments.plan, plan, path_map) as journal, console.metering() as meter:
         plan_path, jobs = os.path.abspath(arguments.plan), arguments.jobs or usable_cpus()
-        session = Session(plan, journal, announcer, stop, arguments.unseen, plan_path, jobs, meter)
+        session = Session(plan, journal, announcer, stop, arguments.unseen, plan_path, jobs, meter, domains)
         try:
             for outcome in work(session):
                 outcomes.append(outcome)
@@ -122,8 +125,11 @@ def dry_run(
     outcomes: list[GuestOutcome] = []
     announcer = Announcer(console, plan.template.source)
     guests = {guest.name: guest for guest in plan.guests}
+    domains = in_domains(arguments)
     with stopping() as stop, console.metering() as meter:
-        session = Session(plan, MemoryJournal(history), announcer, stop, arguments.unseen, meter=meter)
+        session = Session(
+            plan, MemoryJournal(history), announcer, stop, arguments.unseen, meter=meter, in_domains=domains
+        )
         for outcome in work(session):
             outcomes.append(outcome)
             meter.settle(outcome.name)
@@ -131,6 +137,18 @@ def dry_run(
     if announcer.unheard:
         raise announcer.unheard[0]
     return outcomes
+
+
+def in_domains(arguments: argparse.Namespace) -> dict[str, str]:
+    """Return who uses each image in libvirt's eyes, by its resolved path.
+
+    libvirt is asked only if an option refers to it: without, a command neither needs it nor waits for it.
+
+    :raises ProgramError: libvirt cannot be asked.
+    """
+    if arguments.connect is None and not getattr(arguments, "define", False):
+        return {}
+    return images_of_active_domains(Libvirt(arguments.connect or ""))
 
 
 def report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcome]) -> None:

@@ -27,6 +27,7 @@ _EXAMPLES = {
 }
 
 _THE_PLAN = "the plan that `batchdiff plan` wrote"
+_REFUSE_ACTIVE = "refuse guests whose VMs run, or are saved, according to libvirt at this connection"
 _THE_MANIFEST = "the YAML manifest; - for stdin"
 
 _Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -62,6 +63,7 @@ def _plan(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--detailed-exitcode", action="store_true", help="exit with 10 if there is something to convert"
     )
+    _add_connect(verb, _REFUSE_ACTIVE)
     _add_manners(verb)
 
 
@@ -128,7 +130,7 @@ def _apply(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     _add_jobs(verb, "guests in progress at once: one is written, the others are verified")
     _add_guest(verb)
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask before originals are deleted")
-    _add_unseen(verb)
+    _add_users(verb)
 
 
 def _status(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
@@ -159,7 +161,7 @@ def _definitions(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
         action="extend",
         help="definitions of domains and pools, instead of libvirt's",
     )
-    verb.add_argument("--connect", metavar="URI", help="the libvirt connection, such as qemu:///system")
+    _add_connect(verb, "the libvirt connection, such as qemu:///system")
     verb.add_argument(
         "--proxmox",
         metavar="FOLDER",
@@ -208,8 +210,9 @@ def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     )
     _add_dry_run(verb)
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
-    _add_unseen(verb)
+    _add_users(verb)
     _add_map(verb)
+    verb.add_argument("--define", action="store_true", help="then change the definitions in libvirt back")
 
 
 def _purge(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
@@ -225,7 +228,7 @@ def _purge(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     )
     _add_dry_run(verb)
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
-    _add_unseen(verb)
+    _add_users(verb)
     _add_map(verb)
 
 
@@ -265,12 +268,17 @@ def _add_dry_run(verb: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_unseen(verb: argparse.ArgumentParser) -> None:
+def _add_users(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--unseen",
         action="store_true",
         help="delete even if the filesystem cannot report whether a VM has the file open",
     )
+    _add_connect(verb, _REFUSE_ACTIVE)
+
+
+def _add_connect(verb: argparse.ArgumentParser, what: str) -> None:
+    verb.add_argument("--connect", metavar="URI", help=what)
 
 
 def _add_map(verb: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from batchdiff.definitions import saved
+from batchdiff.definitions.domain_state import OFF, contradictions_of
 from batchdiff.definitions.guest_disks import RESTORING, GuestDisk
 from batchdiff.definitions.libvirt_changes import DomainChange, domain_changes, path_of
 from batchdiff.definitions.libvirt_domain import DomainDisk, parse_domain
@@ -15,9 +16,6 @@ from batchdiff.definitions.libvirt_pool import Pool
 from batchdiff.definitions.uses import NOT_WRITTEN
 from batchdiff.definitions.virsh import Libvirt
 from batchdiff.errors import DefinitionError, ProgramError
-from batchdiff.files.filenames import shell_word
-
-_OFF = "shut off"
 
 _REMEDIES = {
     NOT_WRITTEN: "Run `batchdiff apply` first.",
@@ -45,7 +43,7 @@ class Definer:
         domain = self.libvirt.domain(name, with_passwords=True)
         (now,) = domain_changes([domain], self.disks, self.pools)
         before = saved.save_before(self.folder, name, domain.document, datetime.now(UTC))
-        self.libvirt.define(now.changed)
+        self.libvirt.define(name, now.changed)
         saved.save_after(before, self.libvirt.domain(name, with_passwords=True).document)
 
     def undo(self, name: str) -> bool:
@@ -60,16 +58,18 @@ class Definer:
             return False
         what = f"the definition of {name} was left alone"
         if now.document != last.after:
-            by_hand = f"To bring the former one back, run `virsh define --file {shell_word(last.path)}`."
+            command = self.libvirt.command("define", "--file", last.path)
+            by_hand = f"To bring the former one back, run `{command}`."
             raise DefinitionError(what, why="it has changed since batchdiff changed it", remedy=by_hand)
         self._require_off(name, what)
+        self._require_consistent(name, what)
         disks = parse_domain(last.before, last.path).disks
         self._require_right_formats(disks, what)
         for disk in disks:
             if disk.path and not os.path.exists(disk.path):
                 why = f"the image that it would use, {disk.path}, is missing"
                 raise DefinitionError(what, why=why, remedy="Run `batchdiff restore` first.")
-        self.libvirt.define(last.before)
+        self.libvirt.define(name, last.before)
         return True
 
     def refresh_pools(self) -> list[tuple[str, ProgramError]]:
@@ -108,15 +108,15 @@ class Definer:
             by_hand = "Change it by hand, as `batchdiff definitions` shows."
             raise DefinitionError(what, why="; ".join(change.by_hand), remedy=by_hand)
         self._require_off(name, what)
-        if snapshots := self.libvirt.snapshots(name):
-            raise DefinitionError(
-                what,
-                why=f"it has {len(snapshots)} snapshot(s), whose metadata refer to the disk as it was",
-                remedy="If you do not need them, remove their metadata: `virsh snapshot-delete --metadata"
-                f" --domain {shell_word(name)} --snapshotname {shell_word(snapshots[0])}`.",
-            )
+        self._require_consistent(name, what)
+
+    def _require_consistent(self, name: str, what: str) -> None:
+        """Refuse a domain of which libvirt keeps something that names its disks as they are now."""
+        if found := contradictions_of(self.libvirt, name):
+            remedy = " ".join(f"{each.advice} `{'; '.join(each.commands)}`." for each in found)
+            raise DefinitionError(what, why="; ".join(each.what for each in found), remedy=remedy)
 
     def _require_off(self, name: str, what: str) -> None:
-        if (state := self.libvirt.state(name)) != _OFF:
-            remedy = f"Shut it down: `virsh shutdown --domain {shell_word(name)}`."
+        if (state := self.libvirt.state(name)) != OFF:
+            remedy = f"Shut it down: `{self.libvirt.command('shutdown', '--domain', name)}`."
             raise DefinitionError(what, why=f"its VM is {state}", remedy=remedy)

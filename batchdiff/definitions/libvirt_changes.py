@@ -15,11 +15,16 @@ from batchdiff.definitions.uses import NOT_WRITTEN, GuestUse
 
 @dataclass(frozen=True, slots=True)
 class DomainChange:
-    """A domain with guests of the plan: its definition as it is, and as it must be."""
+    """A domain with guests of the plan: its definition as it is, and as it must be.
+
+    ``commands``: the commands that remove what contradicts the change; ``notes``: the reasons for them.
+    """
 
     domain: Domain
     changed: bytes
     uses: tuple[GuestUse, ...]
+    commands: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -50,16 +55,6 @@ class DomainChange:
     def by_hand(self) -> list[str]:
         """The reasons why the operator must change the definition, each with its guest."""
         return [f"{use.guest}: {use.by_hand}" for use in self.uses if use.by_hand]
-
-    @property
-    def commands(self) -> tuple[str, ...]:
-        """The commands that make the change: none, because `definitions --define` makes it."""
-        return ()
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """The notes for the operator: none."""
-        return ()
 
     def diff(self) -> str:
         """Return the change as a unified diff."""

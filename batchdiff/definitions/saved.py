@@ -16,6 +16,9 @@ from batchdiff.errors import DefinitionError
 from batchdiff.files.atomic_write import sync_folder
 from batchdiff.linux.call_failures import reason
 
+_READ = "Run the command as the user who ran `definitions --define`, or make the folder readable."
+_ROOM = "Make the folder of the plan writable, with some space, and run the same command again."
+
 _BEFORE, _AFTER = ".before.xml", ".after.xml"
 
 
@@ -44,7 +47,9 @@ def save_before(folder: str, domain: str, document: bytes, now: datetime) -> str
         _write(path, document)
         sync_folder(folder)
     except OSError as error:
-        raise DefinitionError(f"cannot save the definition of {domain} as {path}", why=reason(error)) from error
+        raise DefinitionError(
+            f"cannot save the definition of {domain} as {path}", why=reason(error), remedy=_ROOM
+        ) from error
     return path
 
 
@@ -57,7 +62,8 @@ def save_after(before: str, document: bytes) -> None:
     try:
         _write(path, document)
     except OSError as error:
-        raise DefinitionError(f"cannot save {path}", why=reason(error)) from error
+        remedy = f"The change was made. The definition from before it is in {before}, should you need it."
+        raise DefinitionError(f"cannot save {path}", why=reason(error), remedy=remedy) from error
 
 
 def latest(folder: str, domain: str) -> SavedDefinition | None:
@@ -76,7 +82,9 @@ def latest(folder: str, domain: str) -> SavedDefinition | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise DefinitionError(f"cannot read the saved definitions in {folder}", why=reason(error)) from error
+        raise DefinitionError(
+            f"cannot read the saved definitions in {folder}", why=reason(error), remedy=_READ
+        ) from error
 
 
 def _file_name(domain: str) -> str:

@@ -9,13 +9,18 @@ from dataclasses import dataclass
 from batchdiff.definitions.libvirt_domain import Domain, parse_domain
 from batchdiff.definitions.libvirt_pool import Pool, parse_pool
 from batchdiff.errors import ProgramError
+from batchdiff.files.filenames import shell_line
 from batchdiff.qemu import programs
 from batchdiff.units import MIB
 
 _NAME, _PACKAGE = "virsh", "libvirt-clients"
 _SECONDS = 60
+"""A libvirtd that hangs must not keep a command waiting for ever; a slow one with 1,000 VMs needs seconds."""
+
 _MOST_OUTPUT = 16 * MIB
 _NOT_SUPPORTED = "not supported by the connection driver"
+_UNREACHABLE = ("failed to connect to the hypervisor", "had not finished after")
+"""Words that distinguish failures of the connection from those of a request."""
 
 
 def virsh_is_installed() -> bool:
@@ -36,6 +41,10 @@ class Libvirt:
         """
         return [self.domain(name) for name in self._lines("list", "--all", "--name", "--persistent")]
 
+    def command(self, *arguments: str) -> str:
+        """Return the virsh command that does something over this connection, to print it."""
+        return shell_line([_NAME, *self._connect(), *arguments])
+
     def domain(self, name: str, *, with_passwords: bool = False) -> Domain:
         """Return a domain; a definition without its passwords would lose them if it were defined anew.
 
@@ -50,12 +59,7 @@ class Libvirt:
 
         :raises ProgramError: libvirt cannot be asked.
         """
-        try:
-            names = self._lines("pool-list", "--all", "--name")
-        except ProgramError as error:
-            if _NOT_SUPPORTED in error.why:
-                return []
-            raise
+        names = self._lines_if_supported("pool-list", "--all", "--name")
         dumped = [(name, self._run("pool-dumpxml", "--pool", name)) for name in names]
         return [parse_pool(text.encode(), f"the pool {name}") for name, text in dumped]
 
@@ -63,11 +67,31 @@ class Libvirt:
         """Return the state of a domain, such as ``shut off`` or ``running``."""
         return " ".join(self._lines("domstate", "--domain", domain))
 
+    def active(self) -> list[str]:
+        """Return the names of all domains that are not shut off: they run, are paused, or are being migrated."""
+        return self._lines("list", "--name")
+
+    def saved(self) -> list[str]:
+        """Return the names of the domains whose memory libvirt has saved (managed save); they are shut off."""
+        return self._lines("list", "--all", "--name", "--with-managed-save")
+
+    def present_xml(self, domain: str) -> bytes:
+        """Return the definition that an active domain has at present, with its backing chains."""
+        return self._run("dumpxml", "--domain", domain).encode()
+
+    def saved_xml(self, domain: str) -> bytes:
+        """Return the definition with which a domain will continue whose memory is saved."""
+        return self._run("managedsave-dumpxml", "--domain", domain).encode()
+
     def snapshots(self, domain: str) -> list[str]:
         """Return the names of a domain's snapshots, whose metadata refer to its disks as well."""
         return self._lines("snapshot-list", "--name", "--domain", domain)
 
-    def define(self, document: bytes) -> None:
+    def checkpoints(self, domain: str) -> list[str]:
+        """Return the names of a domain's checkpoints, each a bitmap in its disks; none if this driver has none."""
+        return self._lines_if_supported("checkpoint-list", "--name", "--domain", domain)
+
+    def define(self, name: str, document: bytes) -> None:
         """Define a domain, in place of the one of that name.
 
         :raises ProgramError: libvirt refuses it.
@@ -76,7 +100,12 @@ class Libvirt:
         fd = os.memfd_create("domain.xml")
         try:
             os.pwrite(fd, document, 0)
-            self._run("define", "--validate", "--file", programs.inherited(fd), passes=(fd,))
+            arguments = ("define", "--validate", "--file", programs.inherited(fd))
+            remedy = (
+                "Correct what libvirt objects to by hand, with"
+                f" `{self.command('edit', '--domain', name)}`; `batchdiff definitions` shows what must change."
+            )
+            self._run(*arguments, passes=(fd,), what=f"libvirt refused the definition of {name}", remedy=remedy)
         finally:
             os.close(fd)
 
@@ -85,24 +114,48 @@ class Libvirt:
 
         :raises ProgramError: it refuses, for instance because the pool is not started.
         """
-        self._run("pool-refresh", "--pool", pool)
+        remedy = f"Start it: `{self.command('pool-start', '--pool', pool)}`. That refreshes it, too."
+        self._run("pool-refresh", "--pool", pool, what=f"the pool {pool} was not refreshed", remedy=remedy)
+
+    def _connect(self) -> list[str]:
+        return ["--connect", self.uri] if self.uri else []
 
     def _lines(self, *arguments: str) -> list[str]:
         return [line.strip() for line in self._run(*arguments).splitlines() if line.strip()]
 
-    def _run(self, *arguments: str, passes: Sequence[int] = ()) -> str:
-        connect = ["--connect", self.uri] if self.uri else []
-        # Unconfined: it must reach libvirt's socket, or ssh, and reads no image.
-        done = programs.run(
-            [_NAME, "--quiet", *connect, *arguments],
-            reads=None,
-            timeout=_SECONDS,
-            package=_PACKAGE,
-            most_output=_MOST_OUTPUT,
-            writes=passes,
-        )
-        if done.code:
-            raise ProgramError(
-                "cannot use libvirt", why=done.described(), remedy="Check the connection: `virsh uri` prints it."
+    def _lines_if_supported(self, *arguments: str) -> list[str]:
+        try:
+            return self._lines(*arguments)
+        except ProgramError as error:
+            if _NOT_SUPPORTED in error.why:
+                return []
+            raise
+
+    def _run(
+        self,
+        *arguments: str,
+        passes: Sequence[int] = (),
+        what: str = "libvirt did not answer a question",
+        remedy: str = "A VM or pool may have been removed meanwhile; run the same command again.",
+    ) -> str:
+        """Run virsh, and return what it prints; ``what`` and ``remedy`` are for a request that libvirt refuses."""
+        unreachable = f"Check the connection: `{self.command('uri')}` prints it."
+        try:
+            # Unconfined: it must reach libvirt's socket, or ssh, and reads no image.
+            done = programs.run(
+                [_NAME, "--quiet", *self._connect(), *arguments],
+                reads=None,
+                timeout=_SECONDS,
+                package=_PACKAGE,
+                most_output=_MOST_OUTPUT,
+                writes=passes,
             )
+        except ProgramError as error:
+            if _UNREACHABLE[1] not in error.why:
+                raise
+            raise ProgramError("cannot use libvirt", why=str(error.reason), remedy=unreachable) from error
+        if done.code and _UNREACHABLE[0] in done.output:
+            raise ProgramError("cannot use libvirt", why=done.described(), remedy=unreachable)
+        if done.code:
+            raise ProgramError(what, why=done.described(), remedy=remedy)
         return done.output

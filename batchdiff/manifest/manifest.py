@@ -21,7 +21,8 @@ class GuestEntry:
     overlay if an earlier plan converted the guest; its image may be gone then. ``named``: the absolute name that
     the manifest gives the image, which may be a symbolic link to it. ``objection``: why it cannot be a guest,
     although a glob matches it; empty if it can. ``rethin``: it is an overlay of the template, which a thinner one
-    is to replace. ``glob``: the pattern that matched it, as written; empty if it is listed by path.
+    is to replace. ``glob``: the pattern that matched it, as written; empty if it is listed by path. ``domain``:
+    the domain that uses it in libvirt's eyes, and how; empty if none is known.
     """
 
     name: str
@@ -33,6 +34,7 @@ class GuestEntry:
     objection: str = ""
     rethin: bool = False
     glob: str = ""
+    domain: str = ""
 
     @property
     def alias(self) -> str:

@@ -235,7 +235,7 @@ def _objection(
             " `batchdiff purge OLD_PLAN --used`, with the plan of that conversion, deletes it"
         )
     # Before inspecting its tables: those of an image in use may be inconsistent.
-    require_unused(image, Purpose.GUEST)
+    require_unused(image, Purpose.GUEST, domain=entry.domain)
     inspect(image, refcounts=True)
     if missing := _missing_bytes(image, template):
         return _too_small(entry.image, template.virtual_size, missing)

@@ -115,7 +115,7 @@ def test_a_command_that_was_interrupted():
         yield from ()
         raise StopError("interrupted")
 
-    arguments = types.SimpleNamespace(plan="old.json", jobs=1, unseen=False)
+    arguments = types.SimpleNamespace(plan="old.json", jobs=1, unseen=False, connect=None)
     with pytest.raises(StopError) as caught:
         run_session.carry_out(Console(), arguments, read_plan("old.json"), work)
     assert message(caught) == (

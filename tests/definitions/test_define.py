@@ -1,5 +1,6 @@
 """When a definition may change, and which pools are refreshed. Guards definitions/define.py."""
 
+import shlex
 from dataclasses import dataclass, field
 
 import pytest
@@ -25,6 +26,8 @@ class FakeLibvirt:
     now: str = "shut off"
     named: list[str] = field(default_factory=list)
     document: bytes = DOCUMENT
+    memories: list[str] = field(default_factory=list)
+    points: list[str] = field(default_factory=list)
     refreshed: list[str] = field(default_factory=list)
 
     def domain(self, name, *, with_passwords=False):
@@ -36,7 +39,16 @@ class FakeLibvirt:
     def snapshots(self, _domain):
         return self.named
 
-    def define(self, document):
+    def saved(self):
+        return self.memories
+
+    def checkpoints(self, _domain):
+        return self.points
+
+    def command(self, *arguments):
+        return shlex.join(["virsh", *arguments])
+
+    def define(self, _name, document):
         self.document = document
 
     def refresh(self, pool):
@@ -67,7 +79,14 @@ def test_it_is_saved_and_changed(tmp_path):
     ("libvirt", "disk", "why", "remedy"),
     [
         (FakeLibvirt("paused"), guest(), "its VM is paused", "virsh shutdown --domain web"),
-        (FakeLibvirt(named=["a b"]), guest(), "it has 1 snapshot(s)", "--domain web --snapshotname 'a b'"),
+        (
+            FakeLibvirt(named=["a b", "c"]),
+            guest(),
+            "it has 2 snapshot(s)",
+            "--snapshotname 'a b'; virsh snapshot-delete --metadata --domain web --snapshotname c`",
+        ),
+        (FakeLibvirt(points=["p"]), guest(), "it has 1 checkpoint(s)", "--domain web --checkpointname p`"),
+        (FakeLibvirt(memories=["web"]), guest(), "its saved memory", "`virsh managedsave-remove --domain web`"),
         (FakeLibvirt(), guest(planned=OVERLAY), "its overlay is not written yet", "`batchdiff apply` first"),
         (FakeLibvirt(), guest(RESTORING), RESTORING, "`batchdiff restore` again first"),
         (FakeLibvirt(), guest(by_hand=SECRETS), SECRETS, "by hand"),

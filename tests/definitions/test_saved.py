@@ -48,8 +48,9 @@ def test_nothing_was_saved(tmp_path):
 
 def test_nothing_is_replaced(tmp_path):
     save_before(str(tmp_path), "web01", b"one", NOW)
-    with pytest.raises(DefinitionError, match="cannot save"):
+    with pytest.raises(DefinitionError, match="cannot save") as caught:
         save_before(str(tmp_path), "web01", b"two", NOW)
+    assert "run the same command again" in caught.value.remedy
     assert latest(str(tmp_path), "web01").before == b"one"
 
 

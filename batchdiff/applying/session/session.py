@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,8 +15,9 @@ from batchdiff.applying.journal.records import Step
 from batchdiff.applying.session.change_detection import ChangeDetector
 from batchdiff.applying.session.stop import Stop
 from batchdiff.dependents.dependents import Dependents, dependents_in_plan
+from batchdiff.errors import InUseError
 from batchdiff.image.image import Image
-from batchdiff.image.in_use.check import Purpose
+from batchdiff.image.in_use.check import SHUT_DOWN_DOMAIN, Purpose
 from batchdiff.image.in_use.hold import Held, hold
 from batchdiff.image.open import open_image
 from batchdiff.plan.plan import Plan
@@ -39,7 +41,8 @@ class Session:
 
     ``plan_path``: the plan's path, which the sidecar records. ``unseen``: files may be deleted even if a program
     could have them open unnoticed. ``jobs``: how many guests may be in progress at once, if memory, open files and
-    space allow. ``meter`` counts the bytes that are dealt with.
+    space allow. ``meter`` counts the bytes that are dealt with. ``in_domains``: who uses an image in libvirt's
+    eyes, such as ``the domain web is paused``, by the image's resolved path.
     """
 
     plan: Plan
@@ -50,6 +53,15 @@ class Session:
     plan_path: str = ""
     jobs: int = PLANNED_AT_ONCE
     meter: Meter = field(default_factory=Meter)
+    in_domains: Mapping[str, str] = field(default_factory=dict)
+
+    def require_no_domain(self, path: str) -> None:
+        """Refuse an image that a domain uses in libvirt's eyes: on another host, or once it continues.
+
+        :raises InUseError: a domain does.
+        """
+        if who := self.in_domains.get(os.path.realpath(path)):
+            raise InUseError(f"{path} is in use", why=who, remedy=SHUT_DOWN_DOMAIN)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,7 @@ class OutgoingFile:
         """
         if self._image is None:
             path = self.path
+            self._run.session.require_no_domain(path)
             image = self._opened.enter_context(open_image(replace(self._task.outgoing.source, path=path)))
             self._held = self._opened.enter_context(hold(image, Purpose.GUEST))
             now = image.layers[0].fingerprint()

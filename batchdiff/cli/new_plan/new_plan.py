@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from contextlib import closing
+from dataclasses import replace
 
 from batchdiff.cli.console import Console
 from batchdiff.cli.earlier_plans import converted_guests, say_kept
@@ -39,6 +40,8 @@ def make_and_report(
     older = read_plan(arguments.reuse) if arguments.reuse is not None else None
     limits = ScanLimits(arguments.cache, arguments.limit_rate, arguments.idle)
     jobs = arguments.jobs or usable_cpus()
+    if arguments.connect is not None:
+        manifest = _with_domains(manifest, arguments.connect)
     with closing(Checkpoint(path, warn=console.warn)) as checkpoint:
         earlier = EarlierResults(checkpoint, older, console.say, plans)
         # What shows progress is loaded before an image is opened: batchdiff may be updated during a long scan.
@@ -69,6 +72,17 @@ def make_and_report(
     following = f" Next: batchdiff apply {shell_word(path)}" if plan.totals.convert else ""
     console.say(f"The plan is in {path}.{following}")
     return _exit_code(plan, detailed=arguments.detailed_exitcode)
+
+
+def _with_domains(manifest: Manifest, uri: str) -> Manifest:
+    """Return a manifest whose guests have the domains that use them in libvirt's eyes."""
+    # Loaded only now: without `--connect`, a plan neither needs libvirt nor waits for it.
+    from batchdiff.definitions.domain_state import images_of_active_domains  # noqa: PLC0415
+    from batchdiff.definitions.virsh import Libvirt  # noqa: PLC0415
+
+    users = images_of_active_domains(Libvirt(uri))
+    guests = [replace(each, domain=users.get(os.path.realpath(each.image.path), "")) for each in manifest.guests]
+    return replace(manifest, guests=tuple(guests))
 
 
 def _exit_code(plan: Plan, *, detailed: bool) -> int:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
 
 from batchdiff.cli.console import Console
 from batchdiff.cli.journal_history import history_of
 from batchdiff.cli.path_map import with_moved_paths
 from batchdiff.definitions.define import Definer
+from batchdiff.definitions.domain_state import contradictions_of
 from batchdiff.definitions.guest_disks import GuestDisk, guest_disks
 from batchdiff.definitions.libvirt_changes import DomainChange, domain_changes
 from batchdiff.definitions.libvirt_domain import Domain, parse_domain
@@ -38,6 +41,8 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     libvirt = None if arguments.xml else Libvirt(arguments.connect or "")
     domains, pools = _from_files(arguments.xml) if libvirt is None else (libvirt.domains(), libvirt.pools())
     changes = list(domain_changes(domains, disks, pools))
+    if libvirt is not None:
+        changes = [_with_contradictions(change, libvirt) for change in changes]
     definer = None if libvirt is None else Definer(libvirt, disks, pools, folder_of(arguments.plan))
     if arguments.undo and definer is not None:
         return _undo(console, definer, changes)
@@ -49,6 +54,28 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     if arguments.define and definer is not None:
         return _define(console, definer, changes)
     return EXIT_DONE
+
+
+def define_guests(console: Console, arguments: argparse.Namespace, disks: Sequence[GuestDisk]) -> int:
+    """Change the definitions in libvirt that must change for some guests, and return the exit code.
+
+    ``arguments``: with the plan's path and the connection.
+
+    :raises ProgramError: libvirt cannot be asked.
+    """
+    libvirt = Libvirt(arguments.connect or "")
+    domains, pools = libvirt.domains(), libvirt.pools()
+    definer = Definer(libvirt, disks, pools, folder_of(arguments.plan))
+    return _define(console, definer, list(domain_changes(domains, disks, pools)))
+
+
+def _with_contradictions(change: DomainChange, libvirt: Libvirt) -> DomainChange:
+    """Return a change with notes and commands for what contradicts it; none if nothing must change."""
+    if change.is_right:
+        return change
+    found = contradictions_of(libvirt, change.name)
+    notes = tuple(f"{each.what}. {each.advice.removesuffix(':')}, run these commands first" for each in found)
+    return replace(change, commands=tuple(chain.from_iterable(each.commands for each in found)), notes=notes)
 
 
 def _of_proxmox(console: Console, arguments: argparse.Namespace, template: str, disks: Sequence[GuestDisk]) -> int:
@@ -139,8 +166,8 @@ def _define(console: Console, definer: Definer, changes: Sequence[DomainChange])
         except BatchdiffError as error:
             console.error(error)
             failed = True
-    for pool, why in definer.refresh_pools():
-        console.warn(f"warning: the pool {printable(pool)} was not refreshed: {why}")
+    for _pool, fault in definer.refresh_pools():
+        console.warn(f"warning: {printable(str(fault))}")
     return EXIT_SOME_GUESTS if failed else EXIT_DONE
 
 

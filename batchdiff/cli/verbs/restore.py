@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+from dataclasses import replace
 
 from batchdiff.applying.checks.free_space import FreeSpace
 from batchdiff.applying.checks.overlay_losses import decrypted_by_rebuilding, lost_with_originals, not_given_back
@@ -12,6 +13,7 @@ from batchdiff.applying.dry_run import dry_run_restore
 from batchdiff.applying.guests.converted_elsewhere import require_done_here
 from batchdiff.applying.journal.records import History
 from batchdiff.applying.restore_without_template import GuestWithState
+from batchdiff.applying.results.outcome import Status
 from batchdiff.applying.swap.guest_to_restore import RestoreOptions
 from batchdiff.applying.undo import restorable, restore
 from batchdiff.cli.confirm import Question, confirm, state
@@ -19,6 +21,9 @@ from batchdiff.cli.console import Console
 from batchdiff.cli.journal_history import history_of
 from batchdiff.cli.path_map import with_moved_paths
 from batchdiff.cli.run_session import carry_out, dry_run, exit_code, report_space
+from batchdiff.cli.verbs.definitions import define_guests
+from batchdiff.definitions.guest_disks import GuestDisk, guest_disks
+from batchdiff.files.filenames import shell_line
 from batchdiff.plan.file import read_plan
 from batchdiff.plan.plan import Plan
 from batchdiff.report.figures import count_of
@@ -45,9 +50,37 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         space = FreeSpace.of(plan)
         outcomes = carry_out(console, arguments, plan, lambda session: restore(session, options), path_map)
     console.result(undone_text(outcomes, width=console.width) if outcomes else _NOTHING)
-    if not arguments.dry_run:
-        report_space(console, space, outcomes)
-    return exit_code(outcomes)
+    code = exit_code(outcomes)
+    if arguments.dry_run:
+        return code
+    report_space(console, space, outcomes)
+    if arguments.define:
+        # All that are not converted now, because an earlier restore may have left a domain that ran alone.
+        now = history_of(console, arguments, plan, path_map)
+        defined = define_guests(console, arguments, _with_full_images(plan, now, options.guests))
+        return code or defined
+    if any(outcome.status is Status.RESTORED for outcome in outcomes):
+        _print_next_step(console, arguments)
+    return code
+
+
+def _with_full_images(plan: Plan, history: History, chosen: tuple[str, ...] | None) -> list[GuestDisk]:
+    """Return the disks of the chosen guests (None: of all) that have no overlay, as they are to stay."""
+    published = {name for name, state in history.states.items() if state.published}
+    disks = [disk for disk in guest_disks(plan, history) if chosen is None or disk.guest in chosen]
+    whole = [disk for disk in disks if disk.guest not in published and os.path.exists(disk.now.path)]
+    return [replace(disk, planned=None) for disk in whole]
+
+
+def _print_next_step(console: Console, arguments: argparse.Namespace) -> None:
+    """Print the command that shows, or makes, the change of definitions."""
+    words = ["batchdiff", "definitions", arguments.plan]
+    words += ["--connect", arguments.connect] if arguments.connect else []
+    words += [word for move in arguments.moves or () for word in ("--map", move)]
+    console.say(
+        f"The VMs' definitions must name the restored images: `{shell_line(words)}` shows what must change; with"
+        " --define it changes it."
+    )
 
 
 def _ask(

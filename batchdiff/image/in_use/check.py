@@ -26,6 +26,12 @@ from batchdiff.image.in_use.lease import Lease, is_ours_alone, release_lease, ta
 from batchdiff.image.in_use.open_files import Holders, have_open, holders_of, name_holders
 from batchdiff.image.in_use.qemu_locks import CHANGES, OthersLocks, Permission, others_locks
 
+SHUT_DOWN_DOMAIN = (
+    "Shut its VM down. If libvirt has saved its memory, start it first, or discard that memory with"
+    " `virsh managedsave-remove`."
+)
+"""The advice on an image that a domain uses in libvirt's eyes."""
+
 
 class Purpose(enum.Enum):
     """The role of an image, which decides what other processes may do with it at the same time."""
@@ -55,12 +61,16 @@ def purposes(image: Image, purpose: Purpose) -> list[tuple[str, int, Purpose]]:
     return [(layer.path, layer.fd, purpose if layer in own else Purpose.TEMPLATE) for layer in image.layers]
 
 
-def require_unused(image: Image, purpose: Purpose) -> None:
+def require_unused(image: Image, purpose: Purpose, *, domain: str = "") -> None:
     """Refuse an image if any file of its chain is in use; no lock or lease stays on them.
+
+    ``domain``: the domain that uses it in libvirt's eyes, even where no process here has it open; empty if none.
 
     :raises GuestError: a guest is in use.
     :raises ImageError: a template, or a guest's backing file, is in use.
     """
+    if domain:
+        raise GuestError(f"{image.path} is in use", why=domain, remedy=SHUT_DOWN_DOMAIN)
     for path, fd, what_for in purposes(image, purpose):
         try:
             usage = check_usage(fd, what_for)

@@ -1,0 +1,95 @@
+"""The parts of a domain besides its definition that refer to its disks, in libvirt's eyes.
+
+::
+
+    state          running, paused, in migration ...     it has its images open, on this host or another
+    managed save   memory, to continue with              it belongs to the disks as they were when it was saved
+    snapshots      metadata, and images or parts of them they name the disks as they were
+    checkpoints    metadata, and bitmaps in the images   an overlay written by batchdiff does not have the bitmaps
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from batchdiff.definitions.libvirt_pool import Pool
+from batchdiff.definitions.virsh import Libvirt
+from batchdiff.definitions.xml_elements import Element, parse_elements
+
+OFF = "shut off"
+
+
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """Something that libvirt keeps of a domain and that contradicts a changed definition.
+
+    ``commands``: those that remove it, in order. ``advice``: what to consider first.
+    """
+
+    what: str
+    commands: tuple[str, ...]
+    advice: str
+
+
+def contradictions_of(libvirt: Libvirt, name: str) -> list[Contradiction]:
+    """Return what libvirt keeps of a domain that contradicts other disks.
+
+    :raises ProgramError: libvirt cannot be asked.
+    """
+    found = []
+    if name in libvirt.saved():
+        remove = libvirt.command("managedsave-remove", "--domain", name)
+        advice = "To keep it, go back to the original, start the VM and shut it down. If you do not need it:"
+        found.append(Contradiction("its saved memory belongs to the disk as it was", (remove,), advice))
+    for names, kind, verb, option in (
+        (libvirt.snapshots(name), "snapshot", "snapshot-delete", "--snapshotname"),
+        (libvirt.checkpoints(name), "checkpoint", "checkpoint-delete", "--checkpointname"),
+    ):
+        if names:
+            commands = tuple(libvirt.command(verb, "--metadata", "--domain", name, option, each) for each in names)
+            what = f"it has {len(names)} {kind}(s), whose metadata refer to the disk as it was"
+            found.append(Contradiction(what, commands, "If you do not need them, remove their metadata:"))
+    return found
+
+
+def images_of_active_domains(libvirt: Libvirt) -> dict[str, str]:
+    """Return who uses each image, such as ``the domain web is paused``, by the image's resolved path.
+
+    An image counts if a domain that is not shut off has it anywhere in a disk's chain, or if a domain whose memory
+    is saved will have it when it continues.
+
+    :raises DefinitionError: libvirt printed something else than a definition.
+    :raises ProgramError: libvirt cannot be asked.
+    """
+    active, saved = libvirt.active(), libvirt.saved()
+    pools: Sequence[Pool] = libvirt.pools() if active or saved else ()
+    found: dict[str, str] = {}
+    for name in active:
+        paths = _paths(libvirt.present_xml(name), f"the domain {name}", pools)
+        found |= dict.fromkeys(paths, f"the domain {name} is {libvirt.state(name)}")
+    for name in saved:
+        paths = _paths(libvirt.saved_xml(name), f"the saved domain {name}", pools)
+        found |= dict.fromkeys(paths, f"the domain {name} is to continue from its saved memory (managed save)")
+    return found
+
+
+def _paths(document: bytes, where: str, pools: Sequence[Pool]) -> Iterator[str]:
+    """Yield the resolved path of each image of a domain: of its disks, their chains, and copies being made."""
+    devices = parse_elements(document, where).first("devices")
+    for disk in devices.all("disk") if devices else ():
+        for source in _sources(disk):
+            given = source.attributes
+            if path := given.get("file") or given.get("dev"):
+                yield os.path.realpath(path)
+            for pool in pools:
+                if pool.name == given.get("pool") and (path := pool.path_of(given.get("volume", ""))):
+                    yield path
+
+
+def _sources(element: Element) -> Iterator[Element]:
+    for child in element.children:
+        if child.name == "source":
+            yield child
+        yield from _sources(child)

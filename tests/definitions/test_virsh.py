@@ -1,0 +1,45 @@
+"""What to do about each failure of virsh. Guards definitions/virsh.py."""
+
+import pytest
+
+from batchdiff.definitions import virsh
+from batchdiff.definitions.virsh import Libvirt
+from batchdiff.errors import ProgramError
+
+TESTS = Libvirt("test:///default")
+
+
+@pytest.mark.parametrize(
+    ("ask", "what", "remedy"),
+    [
+        (
+            lambda: TESTS.define("we b", b"<domain/>"),
+            "libvirt refused",
+            "virsh --connect test:///default edit --domain 'we b'",
+        ),
+        (
+            lambda: TESTS.refresh("p 1"),
+            "the pool p 1 was not",
+            "virsh --connect test:///default pool-start --pool 'p 1'",
+        ),
+        (lambda: TESTS.state("gone"), "libvirt did not answer", "run the same command again"),
+        (lambda: Libvirt("none:///").active(), "cannot use libvirt", "`virsh --connect none:/// uri`"),
+    ],
+)
+def test_a_failure_gets_its_own_remedy(ask, what, remedy):
+    with pytest.raises(ProgramError) as caught:
+        ask()
+    assert caught.value.what.startswith(what)
+    assert remedy in caught.value.remedy
+
+
+def test_libvirt_that_hangs(tmp_path, monkeypatch):
+    """A daemon that has stopped accepts a connection, and never answers."""
+    (tmp_path / "virsh").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tmp_path / "virsh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(virsh, "_SECONDS", 0.2)
+    with pytest.raises(ProgramError) as caught:
+        Libvirt("qemu:///system").active()
+    assert "it had not finished after" in caught.value.why
+    assert "`virsh --connect qemu:///system uri`" in caught.value.remedy
