@@ -152,7 +152,7 @@ def in_domains(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 def report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcome]) -> None:
-    """Report how free space, as in df, has changed since the command began, unless it changed nothing."""
+    """Report how free space, as in df, has changed since the command began, if the command changed any image."""
     if {outcome.status for outcome in outcomes} & _CHANGES_DISKS:
         deleted = any(
             each.status is not Status.CONVERTED or each.original.fate is Fate.DELETED for each in outcomes
@@ -240,7 +240,7 @@ def _secrets(guest: GuestPlan, template: ImageSource) -> Iterator[str]:
             " (QEMU: encrypt.key-secret=ID; libvirt: <encryption> in the disk's <source>)"
         )
     elif guest.source.secret_file is not None:
-        yield "the overlay is not encrypted: take the secret of the original out of the VM's definition"
+        yield "the overlay is not encrypted: remove the secret of the original from the VM's definition"
     overlay = ImageSource(guest.overlay_path, ImageFormat.QCOW2, (template, *template.backing))
     ids = {each.secret_file: "SECRET" for each in overlay.backing if each.secret_file is not None}
     options = [each for each in dotted(decryption(overlay, ids)) if each.endswith("=SECRET")]

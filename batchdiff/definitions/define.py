@@ -25,7 +25,7 @@ _REMEDIES = {
 
 @dataclass(frozen=True, slots=True)
 class Definer:
-    """Changes the definitions of VMs for one plan; definitions as they were are saved in ``folder``."""
+    """A means to change VM definitions for one plan, and to undo that; former ones are saved in ``folder``."""
 
     libvirt: Libvirt
     disks: Sequence[GuestDisk]
@@ -33,7 +33,7 @@ class Definer:
     folder: str
 
     def define(self, change: DomainChange) -> None:
-        """Define a domain as a change says, after its definition is saved.
+        """Save a domain's definition, then define the domain as a change requires.
 
         :raises DefinitionError: its VM is on or has snapshots, an image is not in place, or it cannot be saved.
         :raises ProgramError: libvirt refuses it.
@@ -73,7 +73,7 @@ class Definer:
         return True
 
     def refresh_pools(self) -> list[tuple[str, ProgramError]]:
-        """Have libvirt look again at the pools that have images of the plan; return those that it could not."""
+        """Have libvirt refresh the pools that have images of the plan; return those for which that failed."""
         failed = []
         folders = {os.path.dirname(path) for disk in self.disks for path in disk.known_as}
         for pool in self.pools:
@@ -85,16 +85,16 @@ class Definer:
         return failed
 
     def _require_right_formats(self, disks: Sequence[DomainDisk], what: str) -> None:
-        """Refuse disks that take an image for one of another format, as it may have been before apply.
+        """Refuse disks whose format is not, or is no longer, that of their image.
 
-        A VM that takes an overlay in its guest's own place for a raw disk destroys it.
+        A VM that uses an overlay in the place of a raw original as a raw disk destroys it.
         """
         formats = {os.path.realpath(guest.now.path): guest.now.format for guest in self.disks}
         for disk in disks:
             path, given = path_of(disk, self.pools), disk.format or "raw"
             now = formats.get(path, given)
             if now != given:
-                why = f"its VM would use {path} as {given}, but that file is {now} now, which would destroy it"
+                why = f"its VM would use {path} as {given}, but that file is {now} now, and would be destroyed"
                 raise DefinitionError(what, why=why, remedy="Run `batchdiff restore` first.")
 
     def _require_may_change(self, change: DomainChange) -> None:

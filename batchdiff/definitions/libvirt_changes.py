@@ -1,4 +1,4 @@
-"""What must change in domains so that their VMs use the images of a plan."""
+"""The changes that make domains use the images of a plan."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ class DomainChange:
 def domain_changes(
     domains: Sequence[Domain], disks: Sequence[GuestDisk], pools: Sequence[Pool] = ()
 ) -> Iterator[DomainChange]:
-    """Yield the change of each domain that uses a guest of the plan.
+    """Yield the change for each domain that uses a guest of the plan.
 
-    :raises DefinitionError: a changed definition would not be one: a bug.
+    :raises DefinitionError: a changed definition is not valid, which is a bug.
     """
     by_path = {path: disk for disk in disks for path in disk.known_as}
     for domain in domains:
@@ -87,7 +87,7 @@ def _with_right_image(
     domain: Domain, number: int, guest: GuestDisk, pools: Sequence[Pool]
 ) -> tuple[bytes, GuestUse]:
     """Return the definition with the right image for one of its disks, and what was decided."""
-    # Each change moves the places of the disks behind it.
+    # Each change moves the places of the disks after it.
     domain = parse_domain(domain.document, domain.where)
     disk = domain.disks[number]
     image, waiting = guest.now, guest.unfinished

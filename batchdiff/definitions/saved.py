@@ -24,7 +24,7 @@ _BEFORE, _AFTER = ".before.xml", ".after.xml"
 
 @dataclass(frozen=True, slots=True)
 class SavedDefinition:
-    """One change of a domain: its definition before, and after; None if the change may not have been made."""
+    """One change of a domain: its definition before, and after, which is None if it may not have been changed."""
 
     path: str
     before: bytes

@@ -1,4 +1,4 @@
-"""libvirt through its command virsh: read domains and pools, and define a domain anew."""
+"""libvirt through its command virsh: read domains and pools, and redefine domains."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Libvirt:
         return shell_line([_NAME, *self._connect(), *arguments])
 
     def domain(self, name: str, *, with_passwords: bool = False) -> Domain:
-        """Return a domain; a definition without its passwords would lose them if it were defined anew.
+        """Return a domain; if it is read without its passwords and then redefined, it loses them.
 
         :raises ProgramError: libvirt cannot be asked.
         """
@@ -110,7 +110,7 @@ class Libvirt:
             os.close(fd)
 
     def refresh(self, pool: str) -> None:
-        """Have libvirt look at the files of a pool again.
+        """Have libvirt list the files of a pool again.
 
         :raises ProgramError: it refuses, for instance because the pool is not started.
         """

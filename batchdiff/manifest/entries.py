@@ -118,8 +118,7 @@ class EntryReader:
     ) -> WrittenImage | None:
         """Return an image's entry; None if it does not name a file.
 
-        ``default`` applies if it has no format; ``secret``, the default secret file, if it has neither a format
-        nor a secret file.
+        ``default`` applies if it has no format; ``secret``, a default secret file, if it has neither of its own.
         """
         sound = self._sound_keys(entry, where)
         names = [key for key in ("path", "glob") if key in sound]

@@ -150,9 +150,9 @@ def already_thin(guest: ImageSource) -> str:
     """Return why an overlay of the template is skipped, and how a thinner one can be planned."""
     found = Below.TEMPLATE.value
     if stat.S_ISBLK(os.stat(guest.path).st_mode):
-        return f"{found}, on a block device, whose place no thinner one can take"
+        return f"{found}, on a block device, which no thinner overlay can replace"
     keys = "" if guest.format is ImageFormat.QCOW2 else f", with `format: {ImageFormat.QCOW2}`,"
-    return f"{found}; `rethin: true`{keys} compares the two, and may make it thinner"
+    return f"{found}; `rethin: true`{keys} compares it with the template, and may make it thinner"
 
 
 def _without_backing_files(parts: list[Part], manifest: Manifest) -> list[Part]:
@@ -189,7 +189,7 @@ def _first_of(images: list[str], guests: dict[str, str]) -> str:
 
 
 def _check_not_replaced(entry: GuestEntry, template: ImageSource, observer: ReadObserver | None) -> None:
-    """Refuse a guest that is not declared as an image like its overlay, but whose overlay has taken its place.
+    """Refuse a guest whose overlay has taken its place already, while the manifest declares another kind of image.
 
     No data is read as an overlay for that: a forged header can only keep its own guest from being converted.
 
@@ -243,30 +243,30 @@ def _objection(
 
 
 def losses_of(image: Image, options: OverlayOptions) -> Losses:
-    """Return what the overlay of a guest will not have; an encrypted overlay of an encrypted guest loses nothing.
+    """Return the losses of converting a guest; encryption is not one of them if the overlay is encrypted too.
 
-    What a guest has changed since it was copied is encrypted if any file of its chain is.
+    A guest counts as encrypted if any file of its chain is: its overlay may store data of each of them.
     """
     is_encrypted = any(each.losses.encryption for each in image.layers)
     return image.layers[0].losses._replace(encryption=is_encrypted and options.encryption is None)
 
 
 def _missing_bytes(image: Image, template: PlannedImage) -> int:
-    """Return by how much a guest's disk is smaller than the template's; 0 if only a conversion of a VHD cut it."""
+    """Return by how much a guest's disk is smaller than the template's; 0 if a VHD's rounding explains it."""
     missing = max(template.virtual_size - image.virtual_size, 0)
     is_vhd = ImageFormat.VPC in {image.source.format, template.source.format}
     return 0 if is_vhd and missing < largest_cylinder(template.virtual_size) else missing
 
 
 def _too_small(guest: ImageSource, size: int, missing: int) -> str:
-    """Return why a guest is refused whose disk is smaller than the template's, of ``size`` bytes."""
+    """Return why a guest with a disk smaller than the template's, of ``size`` bytes, is refused."""
     if missing >= largest_cylinder(size):
         sizes = f"{format_size(size - missing)} and {format_size(size)}"
         return f"its disk is smaller than the template's ({sizes}). Was it copied from another template?"
     resize = shell_line(["qemu-img", "resize", "-f", guest.format, guest.path, str(size)])
     return (
-        f"its disk is {format_size(missing)} smaller than the template's. If a conversion cut it, as those to and"
-        f" from VHD do, `{resize}` gives it the template's size"
+        f"its disk is {format_size(missing)} smaller than the template's. If a conversion shortened it, as those"
+        f" to and from VHD do, `{resize}` gives it the template's size"
     )
 
 

@@ -57,7 +57,7 @@ COMMANDS = {
     ),
     "plan fleet.yaml -o .": ". is not a regular file. Choose another place with `-o`.",
     "show old.json -o fleet.yaml": (
-        "cannot write the report to fleet.yaml: it exists already, and files are never replaced. Name another"
+        "cannot write the report to fleet.yaml: it already exists, and files are never replaced. Name another"
         " file."
     ),
     "apply old.json --guest nope": ("no guest of the plan is called nope. Its guests are: db01, web01."),

@@ -52,7 +52,7 @@ class OutgoingFile:
 
         ``moved``: a process may have died right after renaming it, before it recorded the new ctime.
 
-        :raises BatchdiffError: it is in use, changed, damaged, or may not be retired.
+        :raises BatchdiffError: it is in use, changed or damaged, or it cannot be retired.
         """
         if self._image is None:
             path = self.path
@@ -111,7 +111,7 @@ class OutgoingFile:
         return broken or self._run.stop.is_asked
 
     def require_alone(self) -> None:
-        """Make sure that no other program has it open; before a deletion, that none could do so unnoticed.
+        """Make sure that no other program has it open; before a deletion, that none could have it open unnoticed.
 
         :raises GuestError: one has it open, or could have.
         """
@@ -132,7 +132,7 @@ class OutgoingFile:
 
         ``former``: names that it had until a moment ago, to which such an image may still refer.
 
-        :raises GuestError: another image does; or the incoming file is the same file, as through a bind mount.
+        :raises GuestError: another image has; or the incoming file is the same file, as through a bind mount.
         """
         incoming = self._task.incoming.source.path
         if incoming != self.path and identity_of(incoming) == identity_of(self.path) is not None:

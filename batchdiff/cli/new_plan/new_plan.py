@@ -56,7 +56,7 @@ def make_and_report(
                 earlier=earlier,
                 observer=observer,
             )
-        # The checkpoint is discarded only once the plan is written: a crash before that does not cost the scan.
+        # The checkpoint is discarded only once the plan is written: a crash before that does not lose the scan.
         replaced = replace_plan_at(path, plan, converted_guests(manifest))
         checkpoint.discard()
     if replaced is not None:

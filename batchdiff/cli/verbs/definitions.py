@@ -122,7 +122,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _from_files(paths: Sequence[str]) -> tuple[list[Domain], list[Pool]]:
-    """Return the domains and pools in files of their XML."""
+    """Return the domains and pools that XML files define."""
     domains, pools = [], []
     for path in paths:
         try:
@@ -148,14 +148,14 @@ def _write(console: Console, folder: str, changes: Sequence[DomainChange] | Sequ
                 file.write(change.changed)
         except OSError as error:
             why = (
-                "it exists already, and is never replaced" if isinstance(error, FileExistsError) else reason(error)
+                "it already exists, and is never replaced" if isinstance(error, FileExistsError) else reason(error)
             )
             raise UsageError(f"cannot write {path}", why=why, remedy="Name another folder.") from error
         console.say(f"written: {path}")
 
 
 def _define(console: Console, definer: Definer, changes: Sequence[DomainChange]) -> int:
-    """Change each definition that must change; one that cannot be changed does not prevent the others."""
+    """Change each definition that must change; one that cannot be changed does not stop the others."""
     failed = False
     for change in changes:
         name = printable(change.domain.name)
