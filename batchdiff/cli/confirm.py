@@ -16,7 +16,7 @@ from batchdiff.units import format_size
 class Question:
     """A question: what will be done, to what (one line each), what remains then, and the alternative.
 
-    ``last`` is the line on which the answer is typed: after a long list, what it begins with is out of sight.
+    ``last`` is the line on which the answer is typed; below a long list, ``what`` has scrolled out of sight.
     """
 
     what: str
@@ -27,7 +27,10 @@ class Question:
 
 
 def deletion(originals: Sequence[tuple[str, int]], *, condition: str, remains: str, otherwise: str) -> Question:
-    """Return the question before originals are deleted: paths, and bytes on disk. ``condition``: of each."""
+    """Return the question to ask before originals are deleted.
+
+    ``originals``: their paths, and bytes on disk. ``condition``: the clause that follows "will be deleted".
+    """
     count = count_of(len(originals), "original")
     much = format_size(sum(size for _, size in originals))
     sizes = [format_size(size) for _, size in originals]
@@ -47,7 +50,7 @@ def overlays_remain(plan: Plan) -> str:
 
 
 def state(console: Console, question: Question) -> None:
-    """Print what will be done, for an operator who has confirmed it already."""
+    """Print what will be done and what remains, without asking."""
     console.warn(question.what)
     for line in question.lines:
         console.warn(f"  {line}")

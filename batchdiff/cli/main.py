@@ -25,8 +25,8 @@ from batchdiff.signals import held_signals
 
 _BUG = "this is a bug in batchdiff ({what}); no original was deleted without a verified overlay."
 _REPORT_BUG = (
-    "Traceback: {path}. Please report it with that file, which has the code that failed and your command, but no"
-    " data of images and no secrets"
+    "Traceback: {path}. Please report it with that file, which contains the code that failed and your command,"
+    " but no image data and no secrets"
 )
 _REPORT_PRINTED_BUG = "Please report it with the lines above, which could not be written to a file"
 

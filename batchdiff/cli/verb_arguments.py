@@ -27,7 +27,7 @@ _EXAMPLES = {
 }
 
 _THE_PLAN = "the plan that `batchdiff plan` wrote"
-_REFUSE_ACTIVE = "refuse guests whose VMs run, or are saved, according to libvirt at this connection"
+_REFUSE_ACTIVE = "refuse guests whose VMs are running or saved, according to libvirt at this connection"
 _THE_MANIFEST = "the YAML manifest; - for stdin"
 
 _Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"

@@ -160,10 +160,10 @@ def _of_vm(config: VmConfig, run_folder: str) -> Iterator[str]:
     """Yield why the configuration of a VM must not change now, whatever its disks, and what to do about it."""
     vmid = config.vmid
     if (process := process_of(vmid, run_folder)) is not None:
-        yield f"VM {vmid} runs (process {process}): shut it down, `qm shutdown {vmid}`"
+        yield f"VM {vmid} is running (process {process}): shut it down, `qm shutdown {vmid}`"
     if config.lock:
         yield (
-            f"VM {vmid} is locked (lock: {config.lock}): wait until that task has ended; if none is at work,"
+            f"VM {vmid} is locked (lock: {config.lock}): wait until that task has ended; if none is running,"
             f" `qm unlock {vmid}`"
         )
 
@@ -190,7 +190,7 @@ def _of_sections(
     ]
     if drive.key in config.to_delete or any(each.section == PENDING for each in named):
         yield (
-            f"a pending change ([PENDING]) is about {guest.guest} or {drive.key}: start and stop the VM, or drop"
+            f"a pending change ([PENDING]) concerns {guest.guest} or {drive.key}: start and stop the VM, or revert"
             f" it, `qm set {config.vmid} --revert {drive.key}`"
         )
     if snapshots := list(dict.fromkeys(each.section for each in named if each.section != PENDING)):

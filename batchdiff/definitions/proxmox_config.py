@@ -89,7 +89,8 @@ def parse_config(document: bytes, where: str) -> VmConfig:
             drives += _drives(section, found[1], found[2], number)
     if b"\0" in document or (not settings and any(line.strip() for line in lines if line[:1] != "#")):
         raise DefinitionError(
-            f"cannot use {where}", why="it is not the configuration of a VM: lines of KEY: VALUE"
+            f"cannot use {where}",
+            why="it is not the configuration of a VM, which has lines of the form KEY: VALUE",
         )
     return VmConfig(
         vmid=int(named[1]),

@@ -135,7 +135,7 @@ class Libvirt:
         self,
         *arguments: str,
         passes: Sequence[int] = (),
-        what: str = "libvirt did not answer a question",
+        what: str = "libvirt refused a request",
         remedy: str = "A VM or pool may have been removed meanwhile; run the same command again.",
     ) -> str:
         """Run virsh, and return what it prints; ``what`` and ``remedy`` are for a request that libvirt refuses."""

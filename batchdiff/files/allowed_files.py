@@ -19,7 +19,7 @@ from batchdiff.files.filenames import check_usable, shell_word, unfit
 from batchdiff.quoting import show
 
 _LONGEST_SHOWN = 1000
-"""Letters of a folder's name in a remedy; an image can bring a name as long as its header."""
+"""The most characters of a folder's path in a remedy; a name in an image can be as long as its header."""
 _COPY = "Make a copy in one file with `qemu-img convert` if you trust it, or leave it out of the manifest."
 
 

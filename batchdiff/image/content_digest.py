@@ -63,7 +63,7 @@ def combine_digests(virtual_size: int, ranges: dict[int, bytes]) -> str:
 def content_digest(image: Image, *, check: Callable[[], None], report: Callable[[int], None] = ignore) -> str:
     """Read a whole image and return its labelled digest. ``check`` is called every few MiB; it may raise to stop.
 
-    ``report`` is called with the bytes of the disk that are read, or are holes.
+    ``report`` is called with the number of bytes of the disk that are done, read or skipped as holes.
 
     :raises ImageError: it cannot be read.
     """

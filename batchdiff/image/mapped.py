@@ -5,7 +5,7 @@
     header, inspected here -> `qemu-img map`, confined -> runs of the disk and their offsets in the file (kept)
 
 The map of an unchanged file is kept for this process, and for the workers that it forks. If an image has extents,
-each offset in its map is one in an extent, which the place on the disk determines.
+each offset in its map is an offset in one of them: the one that holds that part of the disk.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MOST_KEPT = 2_000_000
 """The maximum number of runs, of 24 bytes each, in all the maps that are kept."""
 
 _MAP_OF_NOTHING, _BYTES_IN_MAP = 32 * MIB, 16
-"""The bytes of map that even an empty file may have (250,000 runs); one more needs this many bytes on disk.
+"""The bytes of map allowed even for an empty file (250,000 runs), and the bytes on disk per further byte of map.
 
 A run of a real image takes 4 KiB or more on disk, and 120 bytes in the map."""
 

@@ -31,7 +31,7 @@ def disk_in(options: Mapping[str, Any]) -> ProxmoxDisk | None:
 
 
 def of_one_disk(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the keys that a glob cannot have, because each of its guests is another disk, and what to do."""
+    """Yield the keys that a glob cannot have, because each of its guests is a different disk, and what to do."""
     for key in ProxmoxDisk._fields:
         if key in options:
-            yield key, f"goes with path, not with glob, because each guest is another disk; leave {key} out"
+            yield key, f"goes with path, not with glob, because each guest is a different disk; leave {key} out"

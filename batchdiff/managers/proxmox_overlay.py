@@ -101,7 +101,7 @@ def _vmid(
     """Return the number of a guest's VM. ``owner``: that of its folder; ``named``: those in its name."""
     if owner is not None:
         if chosen.vmid not in {None, owner}:
-            why = f"it is in the folder of VM {owner}, so Proxmox VE counts it to that, not to VM {chosen.vmid}"
+            why = f"it is in the folder of VM {owner}, so Proxmox VE assigns it to that VM, not to {chosen.vmid}"
             raise PlacementError("vmid", why, f"`vmid: {owner}`")
         if chosen.vmid is None and named is not None and named[0] != owner:
             why = f"it is in the folder of VM {owner}, and its name is that of a disk of VM {named[0]}"

@@ -195,7 +195,7 @@ class ManifestReader:
             if laid_out.layout is not None and laid_out.in_place and each.done is None and not each.rethin:
                 self._problems.add(
                     laid_out.image.path_where,
-                    f"{each.guest} has the name that its overlay gets as a disk of Proxmox VE, in its place, but "
+                    f"{each.guest} already has the name that its overlay gets as a disk of Proxmox VE, but "
                     "`retire: keep` (the default) leaves the guest there; write `retire: quarantine` or "
                     "`retire: delete`",
                 )

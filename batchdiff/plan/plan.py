@@ -62,7 +62,7 @@ class Savings:
     """The space that converting one guest frees, in bytes (docs/plan-format.md explains each figure).
 
     ``overlay_error_bytes`` is 0 if ``overlay_bytes`` is exact; with compression, ``overlay_bytes`` is an estimate,
-    whose error is no larger than that in 19 cases of 20. ``exactness`` is that of ``saved_bytes``; ``note``
+    whose error is no larger than that in 19 of 20 cases. ``exactness`` is that of ``saved_bytes``; ``note``
     explains why that figure is not exact, or why deleting the guest would free nothing. ``allocation_unit``: the
     size of the units in which the overlay's filesystem allocates space. ``standard_l2_disk_bytes`` and
     ``extended_l2_disk_bytes``: the space on disk by which ``auto`` chooses a kind of L2 entries, by cluster size;

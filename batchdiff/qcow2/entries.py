@@ -129,7 +129,7 @@ def check_l1(entries: Words, geometry: Geometry, file_size: int) -> npt.NDArray[
         raise FormatError("an L1 entry has reserved bits set")
     tables: npt.NDArray[np.int64] = (used & OFFSET_MASK).astype(np.int64)
     if (tables == 0).any():
-        raise FormatError("an L2 table lies on the header")
+        raise FormatError("an L2 table overlaps the header")
     _check_hosts(tables, geometry.cluster_size, file_size, "an L2 table")
     if _has_twice(tables):
         raise FormatError("one L2 table is used for two parts of the disk")

@@ -140,7 +140,7 @@ def _metadata_clusters(metadata: list[Table], cluster: int) -> _Metadata:
     twice = np.flatnonzero(clusters[1:] == clusters[:-1])
     if len(twice):
         one, other = (metadata[int(kind_of[twice[0] + step])].name for step in (0, 1))
-        raise FormatError(f"{other} lies on {one}, at {int(clusters[twice[0]]) * cluster}")
+        raise FormatError(f"{other} overlaps {one}, at {int(clusters[twice[0]]) * cluster}")
     return _Metadata(clusters, kind_of)
 
 
@@ -149,7 +149,7 @@ def _require_not_metadata(numbers: Numbers, used: _Metadata, metadata: list[Tabl
     hit = np.flatnonzero(used.clusters[np.minimum(at, len(used.clusters) - 1)] == numbers)
     if len(hit):
         name = metadata[int(used.kinds[at[hit[0]]])].name
-        raise FormatError(f"a data cluster lies on {name}, at {int(numbers[hit[0]]) * cluster}")
+        raise FormatError(f"a data cluster overlaps {name}, at {int(numbers[hit[0]]) * cluster}")
 
 
 def check_entries(

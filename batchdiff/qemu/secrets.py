@@ -17,14 +17,14 @@ from batchdiff.qemu.programs import CompletedProgram
 from batchdiff.units import few
 
 _NO_KEY_FITS, _NO_TEXT = "Invalid password", "is not valid UTF-8"
-"""Printed by QEMU if no key slot of an image can be opened with the secret, or if that cannot be a secret."""
+"""Printed by QEMU if the secret opens no key slot of an image, or if it is not text."""
 
 
 class Secrets(NamedTuple):
     """The secrets that some images need.
 
-    ``ids``: QEMU's name of each, by the file. ``arguments``: the options that define them. A program may read
-    ``reads``, and must inherit the descriptors ``inherits``.
+    ``ids``: the name that QEMU gets for each, by the path of its file. ``arguments``: the options that define
+    them. A program must be able to read ``reads``, and must inherit the descriptors ``inherits``.
     """
 
     ids: dict[str, str]
@@ -36,7 +36,7 @@ class Secrets(NamedTuple):
 def secrets_of(images: Iterable[ImageSource]) -> Secrets:
     """Return the secrets that images and their chains need.
 
-    :raises SecretError: the file of one is missing, empty, or not a file.
+    :raises SecretError: one of them cannot be read, is empty, or is too large.
     """
     files = dict.fromkeys(each.secret_file for each in _files(images) if each.secret_file is not None)
     ids = {path: f"sec{number}" for number, path in enumerate(files)}
@@ -90,7 +90,10 @@ def _advice_on_line_breaks(files: list[str]) -> str:
         for path in files:
             if ends_with_line_break(path) and not is_descriptor(path):
                 return (
-                    "QEMU counts every byte of the file, including the line break at its end;"
+                    "For QEMU, the line break at the end of the file is part of the secret;"
                     f" `truncate -s -1 {shell_word(path)}` removes it."
                 )
-    return "QEMU counts every byte of the file, so it needs a line break at its end only if the secret has one."
+    return (
+        "For QEMU, every byte of the file is part of the secret: end the file with a line break only if the secret"
+        " ends with one."
+    )

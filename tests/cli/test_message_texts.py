@@ -150,6 +150,6 @@ def test_a_bug(capsys, monkeypatch, tmp_path):
     (report,) = tmp_path.iterdir()
     assert capsys.readouterr().err == (
         "batchdiff: this is a bug in batchdiff (KeyError: 'x'); no original was deleted without a verified"
-        f" overlay. Traceback: {report}. Please report it with that file, which has the code that failed and your"
-        " command, but no data of images and no secrets\n"
+        f" overlay. Traceback: {report}. Please report it with that file, which contains the code that failed and"
+        " your command, but no image data and no secrets\n"
     )

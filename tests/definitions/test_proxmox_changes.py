@@ -96,7 +96,7 @@ def test_in_its_guests_place():
         (f"{LINE}[one]\n{LINE}[two]\n{LINE}", CONVERTED, "(one and two)"),
         (f"{LINE}[one]\n{LINE}", CONVERTED, "`qm delsnapshot 101 one`"),
         (f"{LINE}[PENDING]\n{LINE}", CONVERTED, "`qm set 101 --revert scsi0`"),
-        (f"{LINE}[PENDING]\ndelete: scsi0\n", CONVERTED, "a pending change ([PENDING]) is about web"),
+        (f"{LINE}[PENDING]\ndelete: scsi0\n", CONVERTED, "a pending change ([PENDING]) concerns web"),
         (f"{LINE}scsi1: {RAW.path}\n", CONVERTED, "web is also scsi1 of VM 101"),
         (LINE.replace("scsi0", "tpmstate0"), CONVERTED, "which must be raw"),
         (LINE, GuestDisk("web", THIN, None, BOTH, RESTORING), RESTORING),
@@ -145,7 +145,7 @@ def test_a_vm_that_runs(tmp_path):
         (tmp_path / "102.pid").write_text(f"{vm.pid}\n")
         (ended,) = changes(config(LINE, 102), run_folder=str(tmp_path))
         vm.kill()
-    assert running.waiting == [f"VM 101 runs (process {vm.pid}): shut it down, `qm shutdown 101`"]
+    assert running.waiting == [f"VM 101 is running (process {vm.pid}): shut it down, `qm shutdown 101`"]
     assert ended.waiting == []
     assert changes(config(LINE), run_folder=str(tmp_path))[0].waiting == []
 

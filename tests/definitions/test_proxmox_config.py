@@ -81,8 +81,8 @@ def test_only_its_line_changes():
 @pytest.mark.parametrize(
     ("document", "where", "why"),
     [
-        (b"<domain/>\n", "101.conf", "lines of KEY: VALUE"),
-        (b"cores: 1\0", "101.conf", "lines of KEY: VALUE"),
+        (b"<domain/>\n", "101.conf", "lines of the form KEY: VALUE"),
+        (b"cores: 1\0", "101.conf", "lines of the form KEY: VALUE"),
         (b"cores: 1\n", "web.conf", "its name is not VMID.conf"),
     ],
 )

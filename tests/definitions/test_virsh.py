@@ -22,7 +22,7 @@ TESTS = Libvirt("test:///default")
             "the pool p 1 was not",
             "virsh --connect test:///default pool-start --pool 'p 1'",
         ),
-        (lambda: TESTS.state("gone"), "libvirt did not answer", "run the same command again"),
+        (lambda: TESTS.state("gone"), "libvirt refused a request", "run the same command again"),
         (lambda: Libvirt("none:///").active(), "cannot use libvirt", "`virsh --connect none:/// uri`"),
     ],
 )

@@ -307,7 +307,7 @@ OTHERS = {
     "luks-slot-past-its-clusters": (within(slot(0, 40), ">I", 1 << 20), ON_DATA),
     "luks-no-slot": (within(slot(0), ">I", INACTIVE), "no active key slot"),
     "luks-digest": (within(112, "20s", b""), NO_KEY),
-    "data-on-the-luks-header": (in_l2(0, lambda image: luks_start(image) | COPIED), "lies on"),
+    "data-on-the-luks-header": (in_l2(0, lambda image: luks_start(image) | COPIED), "overlaps"),
     "data-twice": (in_l2(1, entry), "times, but its refcount"),
     "data-without-a-refcount": (in_refcounts(number_of(data), 0), "refcount is 0"),
     "luks-header-without-a-refcount": (in_refcounts(number_of(luks_start), 0), "refcount is 0"),

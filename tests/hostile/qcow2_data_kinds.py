@@ -197,5 +197,5 @@ def kinds(outside: dict[str, str]) -> list[Kind]:
         Kind("entry-reserved-bits", in_l2(0, COPIED | 1 << 56 | 1 << 20), "reserved bits", OWN),
         Kind("entry-of-ones", in_l2(0, LONGEST), "compressed", OWN),
         Kind("l1-entry-past-the-end", in_l1(0, 1 << 40), "is truncated", OWN),
-        Kind("l1-on-itself", in_l1(0, l1), "lies on", OWN),
+        Kind("l1-on-itself", in_l1(0, l1), "overlaps", OWN),
     ]

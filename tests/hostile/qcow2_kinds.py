@@ -373,7 +373,7 @@ def kinds(outside: dict[str, str]) -> list[Kind]:
         Kind("l1-entry-low-reserved-bit", in_l1(0, lambda image: table(image) | 1), "reserved bits", SMALL),
         Kind("l1-entry-past-the-end", in_l1(0, 1 << 40), "is truncated", SMALL),
         Kind("l1-entry-at-the-end", in_l1(0, end), "is truncated", SMALL),
-        Kind("l1-entry-of-2^63", in_l1(0, 1 << 63), "an L2 table lies on the header", SMALL),
+        Kind("l1-entry-of-2^63", in_l1(0, 1 << 63), "an L2 table overlaps the header", SMALL),
         Kind("l1-entry-of-ones", in_l1(0, LONGEST), "reserved bits", SMALL),
         Kind("l1-entry-twice", in_l1(1, table), "twice", SMALL),
         Kind("l1-entry-on-data", in_l1(1, data), "reserved bits", SMALL),
@@ -384,7 +384,7 @@ def kinds(outside: dict[str, str]) -> list[Kind]:
             SMALL,
         ),
         *(
-            Kind(f"l1-entry-on-{name}", in_l1(0, where), "lies on", SMALL)
+            Kind(f"l1-entry-on-{name}", in_l1(0, where), "overlaps", SMALL)
             for name, where in TABLES.items()
             if name != "the-header"
         ),
@@ -399,9 +399,9 @@ def kinds(outside: dict[str, str]) -> list[Kind]:
         Kind("l2-entry-at-the-end", in_l2(0, end), "is truncated", SMALL),
         Kind("l2-entry-zero-past-the-end", in_l2(0, 1 << 40 | 1), "is truncated", SMALL),
         Kind("l2-entry-of-ones", in_l2(0, LONGEST), "compressed cluster lies outside", SMALL),
-        Kind("l2-entry-on-its-table", in_l2(0, table), "lies on", SMALL),
+        Kind("l2-entry-on-its-table", in_l2(0, table), "overlaps", SMALL),
         *(
-            Kind(f"l2-entry-on-{name}", in_l2(0, where), "lies on", SMALL)
+            Kind(f"l2-entry-on-{name}", in_l2(0, where), "overlaps", SMALL)
             for name, where in TABLES.items()
             if name != "the-header"
         ),
@@ -436,8 +436,8 @@ def kinds(outside: dict[str, str]) -> list[Kind]:
             "compressed cluster lies outside",
             PACKED,
         ),
-        Kind("compressed-on-its-table", in_l2(0, lambda image: COMPRESSED | table(image)), "lies on", PACKED),
-        Kind("compressed-on-the-l1-table", in_l2(0, lambda image: COMPRESSED | l1(image)), "lies on", PACKED),
+        Kind("compressed-on-its-table", in_l2(0, lambda image: COMPRESSED | table(image)), "overlaps", PACKED),
+        Kind("compressed-on-the-l1-table", in_l2(0, lambda image: COMPRESSED | l1(image)), "overlaps", PACKED),
         Kind(
             "compressed-in-a-free-cluster",
             both(grow(2 * CLUSTER), in_l2(0, lambda image: COMPRESSED | end(image) - CLUSTER)),
@@ -447,7 +447,7 @@ def kinds(outside: dict[str, str]) -> list[Kind]:
         Kind("compressed-longer-than-the-file", compressed_to_the_end, "ends past the end of the file", PACKED),
         Kind("l1-entry-past-the-disk", past_the_disk(1 << 40), "past the end of the file", SMALL),
         Kind("l1-entry-past-the-disk-on-the-header", past_the_disk(512), "not aligned", SMALL),
-        Kind("l1-entry-past-the-disk-on-a-table", past_the_disk(table), "an L2 table lies on an L2 table", SMALL),
+        Kind("l1-entry-past-the-disk-on-a-table", past_the_disk(table), "an L2 table overlaps an L2 table", SMALL),
         Kind("compressed-with-the-copied-bit", in_l2(0, lambda image: entry(image) | COPIED), READ, PACKED),
         Kind(
             "compressed-one-again-and-again",
@@ -552,25 +552,25 @@ def kinds(outside: dict[str, str]) -> list[Kind]:
         Kind(
             "refcount-block-on-the-l1-table",
             lambda image: put(word(image, 48), ">Q", l1(image))(image),
-            "lies on",
+            "overlaps",
             SMALL,
         ),
         Kind(
             "refcount-block-on-an-l2-table",
             lambda image: put(word(image, 48), ">Q", table(image))(image),
-            "lies on",
+            "overlaps",
             SMALL,
         ),
         Kind(
             "refcount-block-on-its-table",
             lambda image: put(word(image, 48), ">Q", word(image, 48))(image),
-            "lies on",
+            "overlaps",
             SMALL,
         ),
         Kind(
             "refcount-block-on-data",
             lambda image: put(word(image, 48), ">Q", data(image))(image),
-            "lies on",
+            "overlaps",
             SMALL,
         ),
         *cuts(

@@ -156,8 +156,8 @@ L1_ENTRIES = {
     "reserved-bits": (lambda image, entry: entry | RESERVED, "L1 entry has reserved bits"),
     "low-reserved-bits": (lambda image, entry: entry | 1, "L1 entry has reserved bits"),
     "shared": (lambda image, entry: image[image.l1(1)], "one L2 table is used for two parts"),
-    "on-the-l1-table": (lambda image, entry: image["l1_offset"], "L2 table lies on the L1 table"),
-    "on-the-refcounts": (lambda image, entry: image["refcount_offset"], "L2 table lies on the refcount"),
+    "on-the-l1-table": (lambda image, entry: image["l1_offset"], "L2 table overlaps the L1 table"),
+    "on-the-refcounts": (lambda image, entry: image["refcount_offset"], "L2 table overlaps the refcount"),
     "on-data": (lambda image, entry: image[image.l2(0)] & OFFSET, "L2 entry|not aligned|past the end|compressed"),
 }
 
@@ -180,9 +180,9 @@ REFCOUNT_TABLE = {
     "far-past-the-end": (lambda image: 1 << 63, "refcount block .* past the end of the file"),
     "at-the-end": (lambda image: -(-len(image.data) // 4096) * 4096, "refcount block .* past the end"),
     "reserved-bits": (lambda image: image[first_block(image)] | 1, "refcount table entry has reserved bits"),
-    "on-the-l1-table": (lambda image: image["l1_offset"], "refcount block lies on the L1 table"),
-    "on-itself": (lambda image: image["refcount_offset"], "refcount block lies on the refcount table"),
-    "on-an-l2-table": (lambda image: image[image.l1(0)] & OFFSET, "L2 table lies on a refcount block"),
+    "on-the-l1-table": (lambda image: image["l1_offset"], "refcount block overlaps the L1 table"),
+    "on-itself": (lambda image: image["refcount_offset"], "refcount block overlaps the refcount table"),
+    "on-an-l2-table": (lambda image: image[image.l1(0)] & OFFSET, "L2 table overlaps a refcount block"),
 }
 
 
@@ -237,8 +237,8 @@ TABLES = {
     "in-the-header": (lambda image, offset: 0, "and its header overlap|header and its .* overlap"),
     "on-the-l1-table": (lambda image, offset: image["l1_offset"], "overlap"),
     "on-the-refcount-table": (lambda image, offset: image["refcount_offset"], "overlap"),
-    "on-an-l2-table": (lambda image, offset: image[image.l1(0)] & OFFSET, "L2 table lies on the"),
-    "on-a-refcount-block": (lambda image, offset: image[image["refcount_offset"]], "refcount block lies on the"),
+    "on-an-l2-table": (lambda image, offset: image[image.l1(0)] & OFFSET, "L2 table overlaps the"),
+    "on-a-refcount-block": (lambda image, offset: image[image["refcount_offset"]], "refcount block overlaps the"),
 }
 
 

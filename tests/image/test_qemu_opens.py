@@ -265,7 +265,7 @@ REFUSED_BY_QEMU = {
     "snapshot-on-the-bitmaps": (
         "all",
         lambda image: image.put(snapshot_table(image), struct.pack(">Q", directory(image))),
-        "L1 table lies on the bitmap directory",
+        "L1 table overlaps the bitmap directory",
     ),
     "snapshots-too-many": ("snapshots", field("snapshots", 65537), "snapshots exceed"),
     "refcount-order": ("plain", field("refcount_order", 7), "refcount width"),
@@ -295,7 +295,7 @@ def test_what_qemu_refuses_is_refused(tmp_path, sound, kind, change, match):
     with pytest.raises(ImageError, match=match) as caught:
         read_all(changed, *below)
     assert str(changed) in str(caught.value)
-    assert caught.value.remedy or "lies on" in match
+    assert caught.value.remedy or "overlaps" in match
 
 
 def left_out(kind):

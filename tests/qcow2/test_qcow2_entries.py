@@ -157,7 +157,7 @@ def test_check_l1_gives_the_tables_in_order():
     [
         pytest.param(AT, "one L2 table is used for two parts of the disk", id="twice"),
         pytest.param(COPIED | AT, "one L2 table is used for two parts of the disk", id="twice-with-another-flag"),
-        pytest.param(COPIED, "an L2 table lies on the header", id="on-the-header"),
+        pytest.param(COPIED, "an L2 table overlaps the header", id="on-the-header"),
         pytest.param(2 * AT + 512, "an L2 table is not aligned to the cluster size", id="misaligned"),
         pytest.param(FILE_SIZE, PAST.format("an L2 table"), id="past-the-end"),
         *(

@@ -127,10 +127,10 @@ def test_data_clusters_on_every_cluster_of_the_file(tmp_path, made):
         assert errors(path)
         messages.add(re.sub(r"\d\d+", "N", refused(path)))
     assert messages >= {
-        "a data cluster lies on the L1 table, at N",
-        "a data cluster lies on the refcount table, at N",
-        "a data cluster lies on a refcount block, at N",
-        "a data cluster lies on an L2 table, at N",
+        "a data cluster overlaps the L1 table, at N",
+        "a data cluster overlaps the refcount table, at N",
+        "a data cluster overlaps a refcount block, at N",
+        "a data cluster overlaps an L2 table, at N",
         "the cluster at N is used 2 times, but its refcount is 1",
     }
 
@@ -170,7 +170,7 @@ def test_a_data_cluster_on_a_snapshots_l1_table(tmp_path, made):
     notation.run("qemu-img", "snapshot", "-c", "one", str(path))
     image = Patched(path)
     image[image.l2(1)] = image[image["snapshots_offset"]]
-    assert "a data cluster lies on a snapshot's L1 table" in refused(image.save(path))
+    assert "a data cluster overlaps a snapshot's L1 table" in refused(image.save(path))
     assert errors(path)
 
 

@@ -49,7 +49,7 @@ class OnDisk:
 
 
 def status_rows(plan: Plan, history: History, on_disk: dict[str, OnDisk]) -> list[StatusRow]:
-    """Return a row for each guest, in the plan's order; ``on_disk``: by guest, the files, if apply has started."""
+    """Return a row for each guest, in the plan's order; ``on_disk``: each guest's files, if apply has started."""
     return [_row(guest, history, on_disk.get(guest.name), plan.retire) for guest in plan.guests]
 
 

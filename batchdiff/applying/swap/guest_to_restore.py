@@ -46,7 +46,7 @@ class GuestToRestore:
         if overlay is None:
             return Outgoing(source, names, NO_FILE)
         as_it_is = current_overlay(replace(source, path=overlay.path))
-        # Any other data file is one that its operator gave it since.
+        # Any other data file was set by the operator after apply, so it is left alone.
         parts = tuple(path for path in as_it_is.other_files if path == self.plan.options.data_file)
         return Outgoing(replace(as_it_is, path=self.plan.overlay_path), names, overlay.now, parts)
 

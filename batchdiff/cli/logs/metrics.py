@@ -47,7 +47,7 @@ def metrics_text(plan_path: str, verb: str, when: int, metrics: Sequence[Metric]
     """Yield the lines of a file; ``when``: the end of the command, in seconds since 1970."""
     last = Metric(
         "batchdiff_last_run_timestamp_seconds",
-        "When a verb last ran to its end.",
+        "When a verb last completed.",
         [MetricValue(when, {"verb": verb})],
     )
     for metric in (*metrics, last):
@@ -80,7 +80,7 @@ def status_metrics(
     return [
         Metric(
             "batchdiff_guest_state",
-            "The last step of the guest is the state; its value is always 1.",
+            "The label state is the last step of the guest; the value is always 1.",
             [MetricValue(1, {"guest": row.name, "state": row.step}) for row in rows],
         ),
         Metric(
@@ -121,12 +121,10 @@ def verify_metrics(findings: Sequence[Finding], *, success: bool) -> list[Metric
                 worst.setdefault((each.name, each.path), health)
     counts = Counter(worst.values())
     return [
-        Metric(
-            "batchdiff_verify_success", "1 if verify found no damage and no doubt.", [MetricValue(int(success))]
-        ),
+        Metric("batchdiff_verify_success", "1 if verify ended with exit code 0.", [MetricValue(int(success))]),
         Metric(
             "batchdiff_verify_health",
-            "The health of a file is in its label; its value is always 1.",
+            "The label health is the condition of the file; the value is always 1.",
             [
                 MetricValue(1, {"name": name, "path": path, "health": health})
                 for (name, path), health in worst.items()

@@ -53,7 +53,7 @@ def _to_delete(plan: Plan, options: PurgeOptions, history: History) -> list[tupl
     for guest, _ in found:
         path = original_names(guest.source.path).quarantine
         if guest.name in there and Written.OVERLAY in there[guest.name].written:
-            path += " (its VM has written to the overlay: kept, if QEMU finds a difference)"
+            path += " (its VM has written to the overlay: kept if QEMU finds a difference)"
         originals.append((path, guest.diff.savings.allocated_bytes))
     return originals
 

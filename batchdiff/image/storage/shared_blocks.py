@@ -57,9 +57,9 @@ class SharedExtent(NamedTuple):
 
 
 def has_shared_extents(image: Image) -> bool:
-    """Return True if any file of a chain shares blocks with another file.
+    """Return True if any file of a chain is known to share blocks with another file.
 
-    :raises ImageError: the filesystem does not report it.
+    :raises ImageError: the filesystem has a fault.
     """
     return any(
         True
@@ -69,9 +69,9 @@ def has_shared_extents(image: Image) -> bool:
 
 
 def shared_blocks(image: Image) -> dict[int, Blocks]:
-    """Return the blocks of a chain's files that other files share, by device.
+    """Return the blocks of a chain's files that other files are known to share, by device.
 
-    :raises ImageError: the filesystem does not report it.
+    :raises ImageError: the filesystem has a fault.
     """
     found: dict[int, list[ExtentTable]] = {}
     for layer in image.layers:

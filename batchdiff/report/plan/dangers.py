@@ -16,7 +16,7 @@ def dangers(plan: Plan) -> Iterator[str]:
 
 
 def _unseen_by_proxmox(plan: Plan) -> Iterator[str]:
-    """Yield why Proxmox VE would let the template be removed below overlays, if images are in its storage."""
+    """Yield why Proxmox VE would let the template be removed from under overlays, if images are in its storage."""
     template = plan.template.source.path
     unseen: dict[Unseen, list[str]] = {}
     for guest in plan.to_convert:
@@ -26,8 +26,9 @@ def _unseen_by_proxmox(plan: Plan) -> Iterator[str]:
             if why is not None:
                 unseen.setdefault(why, []).append(guest.name)
     for why, names in unseen.items():
-        rest, them = ("rests", "it") if len(names) == 1 else ("rest", "them")
+        rest = "rests" if len(names) == 1 else "rest"
         yield (
-            f"Proxmox VE would not see that {few(names)} {rest} on the template, and would let it be removed below"
-            f" {them}: {why.value}. `overlay: {{layout: proxmox}}` in the manifest prevents that (docs/proxmox.md)"
+            f"Proxmox VE would not see that {few(names)} {rest} on the template, and would let the template"
+            f" be removed: {why.value}. `overlay: {{layout: proxmox}}` in the manifest prevents that"
+            " (docs/proxmox.md)"
         )

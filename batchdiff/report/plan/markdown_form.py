@@ -39,7 +39,7 @@ def plan_markdown(facts: PlanFacts) -> str:
 def escaped(text: str) -> str:
     """Return text that Markdown shows as it is, except for commands between backticks, which stay code."""
     parts = _CODE.split(text)
-    # Every second part is code. Other backticks are as they are in the text.
+    # Every second part is code. Any other backtick is literal, so it is escaped.
     return "".join(
         part.replace("|", "\\|") if number % 2 else _SPECIAL.sub(r"\\\g<0>", part).replace("`", "\\`")
         for number, part in enumerate(parts)

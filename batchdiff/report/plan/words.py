@@ -115,7 +115,7 @@ def next_steps(facts: PlanFacts) -> Iterator[str]:
         yield text + cost
     if facts.error_bytes:
         yield (
-            "~ marks the estimated size of a compressed overlay; in 19 cases of 20, its error is at most the"
+            "~ marks the estimated size of a compressed overlay; in 19 of 20 cases, its error is at most the"
             " number after ±."
         )
 

@@ -52,8 +52,8 @@ def test_the_traceback_is_beside_the_plan(folder, capsys):
     assert stat.S_IMODE(report.stat().st_mode) == 0o600
     assert capsys.readouterr().err == (
         "batchdiff: this is a bug in batchdiff (KeyError: 'x'); no original was deleted without a verified"
-        f" overlay. Traceback: {report}. Please report it with that file, which has the code that failed and your"
-        " command, but no data of images and no secrets\n"
+        f" overlay. Traceback: {report}. Please report it with that file, which contains the code that failed and"
+        " your command, but no image data and no secrets\n"
     )
     text = report.read_text()
     assert "command: batchdiff status plans/fleet.plan.json\n" in text

@@ -39,7 +39,7 @@ def guest(name="a", path=RAW, overlay="/s/images/101/vm-101-disk-0.qcow2", **cha
 def test_what_proxmox_would_not_see(found, why):
     warnings = list(dangers(found))
     assert len(warnings) == (why is not None)
-    assert why is None or f"a rests on the template, and would let it be removed below it: {why}" in warnings[0]
+    assert why is None or f"a rests on the template, and would let the template be removed: {why}" in warnings[0]
 
 
 def test_one_warning_for_all_guests_in_every_form():
