@@ -40,8 +40,8 @@ MATERIAL = 504
 NO_TEXT, NO_KEY, ON_ANOTHER, ON_DATA = (
     "is not text",
     "no key slot opens",
-    "on the header, or on another one",
-    "on the data",
+    "overlaps the header or another key slot",
+    "overlaps the data",
 )
 ROUNDS, TRUNCATED, UNOPENED = "rounds of PBKDF2", "it is truncated", "QEMU does not open"
 
