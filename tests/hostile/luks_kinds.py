@@ -279,7 +279,7 @@ PLACES = {
 
 OTHERS = {
     "method-0": (put(32, ">I", 0), "is not encrypted with LUKS"),
-    "method-1": (put(32, ">I", 1), "legacy way"),
+    "method-1": (put(32, ">I", 1), "legacy encryption"),
     "method-3": (put(32, ">I", 3), "encryption method 3 is unknown"),
     "method-of-ones": (put(32, ">I", MOST), "encryption method 4294967295 is unknown"),
     "method-without-its-extension": (renamed, "names no LUKS header"),
