@@ -208,8 +208,10 @@ def misplaced_data_files(guests: Sequence[GuestPlan], template: Collection[str])
         return
     others = {*template, *(path for guest in guests for path in (guest.overlay_path, *guest.source.files))}
     for guest, path in chosen:
-        if os.path.dirname(path) != os.path.dirname(guest.overlay_path) or path.endswith(own_files.ALL):
+        if os.path.dirname(path) != os.path.dirname(guest.overlay_path):
             yield guest.name, f"{path!r} is not beside the overlay"
+        if path.endswith(own_files.ALL):
+            yield guest.name, f"{path!r} has the name of a file of batchdiff's own"
         if path in others:
             yield guest.name, f"{path!r} is another file of the plan, too"
         others.add(path)
