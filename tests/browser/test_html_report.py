@@ -157,10 +157,10 @@ def test_after_an_apply_predicted_and_actual_can_be_sorted(tmp_path):
           code: texts("#next ~ p code"),
         };""",
     )
-    assert found["heads"] == ["guest", "allocated", "predicted", "actual", "saved", "share", "now"]
+    assert found["heads"] == ["guest", "now", "allocated", "predicted", "actual", "saved", "share"]
     assert found["sorted"] == [["b", "a", "old"]] * 2
     assert [text.strip() for text in found["row"]] == [
-        "b", "4 GiB", "100 MiB", "101 MiB", "3.9 GiB", "97.6%", "quarantined",
+        "b", "quarantined", "4 GiB", "100 MiB", "101 MiB", "3.9 GiB", "97.6%",
     ]  # fmt: skip
-    assert found["total"] == ["total to convert", "8 GiB", "200 MiB", "201 MiB", "7.8 GiB", "97.6%", "2 of 2 done"]
+    assert found["total"] == ["total to convert", "2 of 2 done", "8 GiB", "200 MiB", "201 MiB", "7.8 GiB", "97.6%"]
     assert found["code"][0] == "batchdiff purge fleet.plan.json --used"

@@ -81,8 +81,8 @@ def test_proxmox_has_a_configuration_that_only_its_own_command_shows(capsys):
     guest = replace(GUESTS[0], source=source, overlay_path=path)
     run_session.Announcer(Console(), PLAN.template.source, "my fleet.json").report_guest(guest, OUTCOMES[0])
     assert capsys.readouterr().err.splitlines()[1:] == [
-        "  in the VM's configuration: `batchdiff definitions 'my fleet.json' --proxmox /etc/pve/qemu-server` prints"
-        " the command"
+        "  in the VM's configuration: `batchdiff definitions 'my fleet.json' --proxmox /etc/pve/qemu-server`"
+        " prints the command"
     ]
 
 
