@@ -168,7 +168,7 @@ def _write(console: Console, folder: str, changes: Sequence[DomainChange] | Sequ
 
 
 def _only_for_its_owner(path: str, flags: int) -> int:
-    """Open a file that nobody else can read: a definition may have passwords."""
+    """Open a file that only its owner can read: a definition may have passwords."""
     return os.open(path, flags, 0o600)
 
 

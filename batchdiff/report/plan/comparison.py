@@ -110,9 +110,9 @@ def _what_came_of(done: list[GuestToConvert], conversions: Mapping[str, Conversi
     known = [conversions[guest.name] for guest in done if guest.name in conversions]
     if known:
         back = bounded_size(sum(each.came_back_bytes for each in known), exactness)
-        yield f"{text}: of {planned} planned, {back} came back so far; the savings now do not include that."
+        yield f"{text}; came back so far: {back} of {planned} planned, which the savings now do not include."
     else:
-        yield f"{text}: {planned} planned; the savings now do not include that."
+        yield f"{text}; the savings now do not include what was planned for them, {planned}."
 
 
 def comparison_report(found: PlanComparison) -> dict[str, object]:

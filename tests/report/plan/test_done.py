@@ -137,7 +137,7 @@ def test_nothing_to_convert_has_no_originals_and_no_purge():
 @pytest.mark.parametrize("form", [plan_text, plan_markdown])
 @pytest.mark.parametrize("fates", [[], [Fate.DELETED, Fate.KEPT]])
 def test_a_selection_without_guests_to_convert_ends_with_its_own_guests(form, fates):
-    """What follows a table is about the guests in it."""
+    """A footnote or a total is about the guests in the table."""
     skipped = guest_plan("small", verdict=Verdict.SKIP, reason="it is small")
     plan = small_plan(*GUESTS, skipped, refused_guest())
     whole = facts(*fates)._replace(plan=plan)
