@@ -160,7 +160,7 @@ def _of_data_file(options: OverlayOptions) -> Iterator[tuple[str, str]]:
     if options.compression is not Compression.NONE:
         yield "data_file", "QEMU writes no compressed clusters to a data file; leave out either of the two"
     if options.encryption is not None:
-        yield "data_file", "an encrypted overlay keeps its data in its own file; leave out either of the two"
+        yield "data_file", "batchdiff does not encrypt data files; leave out either of the two"
 
 
 def _of_encryption(chosen: Encryption, written: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
