@@ -12,6 +12,9 @@ from batchdiff.definitions.libvirt_domain import Domain, DomainDisk, parse_domai
 from batchdiff.definitions.libvirt_pool import Pool
 from batchdiff.definitions.uses import NOT_WRITTEN, GuestUse
 
+_DEFAULT_FORMAT = "raw"
+"""The format of a disk whose definition gives none (formatdomain.html, "driver")."""
+
 
 @dataclass(frozen=True, slots=True)
 class DomainChange:
@@ -92,7 +95,9 @@ def _with_right_image(
     disk = domain.disks[number]
     image, waiting = guest.now, guest.unfinished
     changed = with_image(domain, disk, image.path, image.format, pools)
-    if changed == domain.document and guest.planned is not None:
+    # Compare the image rather than the text, which may name it by a link, or spell out that nothing is below it.
+    is_now = (disk.format or _DEFAULT_FORMAT) == image.format and path_of(disk, pools) == os.path.realpath(image.path)
+    if is_now and guest.planned is not None:
         image, waiting = guest.planned, NOT_WRITTEN
         changed = with_image(domain, disk, image.path, image.format, pools)
     if changed == domain.document:
