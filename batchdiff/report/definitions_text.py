@@ -26,16 +26,18 @@ def definitions_text(
     width: int | None = None,
     doubts: Sequence[str] = (),
     manages: str = "libvirt",
+    missed: Sequence[str] = (),
 ) -> str:
     """Return a block for each definition, then the guests that none uses, in ``width`` cells.
 
     ``doubts``: what is wrong apart from the definitions; ``manages``: the manager of the VMs, libvirt or Proxmox.
+    ``missed``: why guests may have been missed; if there is a reason, no change by hand is proposed.
     """
     blocks = ["\n".join(_block(change, width)) for change in changes]
     used = {use.guest for change in changes for use in change.uses}
     unused = [disk for disk in disks if disk.guest not in used]
     blocks += [
-        "\n".join(_unused(unused, width, _HINTS[manages])),
+        "\n".join(_unused(unused, width, _no_hint if missed else _HINTS[manages])),
         "\n".join(paragraph(printable(f"warning: {text}."), width=width, rest="  ") for text in doubts),
         _summary(changes),
     ]
@@ -75,6 +77,10 @@ def _elsewhere(_disk: GuestDisk) -> str:
     return f"If a VM on another host of the cluster uses one, name the folder of that host, {folder}."
 
 
+def _no_hint(_disk: GuestDisk) -> str:
+    return ""
+
+
 _HINTS: dict[str, Callable[[GuestDisk], str]] = {"libvirt": _virt_xml, "Proxmox": _elsewhere}
 """What to do about guests that no definition uses, by the manager of the VMs; one of them as the example."""
 
@@ -83,7 +89,7 @@ def _unused(disks: Sequence[GuestDisk], width: int | None, hint: Callable[[Guest
     if not disks:
         return []
     names = few([printable(disk.guest) for disk in disks])
-    return [paragraph(f"Used by no definition: {names}. {hint(disks[0])}", width=width, rest="  ")]
+    return [paragraph(f"Used by no definition: {names}. {hint(disks[0])}".rstrip(), width=width, rest="  ")]
 
 
 def _summary(changes: Sequence[DefinitionChange]) -> str:

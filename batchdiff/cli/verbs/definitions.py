@@ -14,7 +14,7 @@ from batchdiff.cli.path_map import with_moved_paths
 from batchdiff.definitions.define import Definer
 from batchdiff.definitions.domain_state import contradictions_of
 from batchdiff.definitions.guest_disks import GuestDisk, guest_disks
-from batchdiff.definitions.libvirt_changes import DomainChange, domain_changes
+from batchdiff.definitions.libvirt_changes import DomainChange, domain_changes, without_guests
 from batchdiff.definitions.libvirt_domain import Domain, parse_domain
 from batchdiff.definitions.libvirt_pool import Pool, parse_pool
 from batchdiff.definitions.proxmox_changes import VmChange, vm_changes
@@ -48,12 +48,16 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         return _undo(console, definer, changes)
     for change in changes:
         console.event("definition", **definition_event(change))
-    console.result(definitions_text(changes, disks, width=console.width))
+    missed = [] if libvirt is not None else list(without_guests(domains, changes, pools))
+    console.result(definitions_text(changes, disks, width=console.width, missed=missed))
+    for text in missed:
+        console.warn(f"warning: {text}")
+        console.event("notice", message=text)
     if arguments.write is not None:
         _write(console, arguments.write, changes)
     if arguments.define and definer is not None:
         return _define(console, definer, changes)
-    return EXIT_DONE
+    return EXIT_DONE if changes or libvirt is not None else EXIT_SOME_GUESTS
 
 
 def define_guests(console: Console, arguments: argparse.Namespace, disks: Sequence[GuestDisk]) -> int:
