@@ -117,7 +117,8 @@ def _with_right_image(
     image, waiting = guest.now, guest.unfinished
     changed = with_image(domain, disk, image.path, image.format, pools)
     # Compare the image rather than the text, which may name it by a link, or spell out that nothing is below it.
-    is_now = (disk.format or _DEFAULT_FORMAT) == image.format and path_of(disk, pools) == os.path.realpath(image.path)
+    same_path = path_of(disk, pools) == os.path.realpath(image.path)
+    is_now = same_path and (disk.format or _DEFAULT_FORMAT) == image.format
     if is_now and guest.planned is not None:
         image, waiting = guest.planned, NOT_WRITTEN
         changed = with_image(domain, disk, image.path, image.format, pools)

@@ -88,7 +88,8 @@ def with_image(
     """Return the domain's XML with ``disk`` changed to use the image at ``path``; all else stays as it is.
 
     An explicit backing chain is removed: it describes the former image, and libvirt does not probe a disk that has
-    one. An empty one stays at a raw image, which has nothing below it. A disk that is a volume of a pool remains one if the image is in that pool, and becomes a file otherwise.
+    one. An empty one stays at a raw image, which has nothing below it. A disk that is a volume of a pool remains
+    one if the image is in that pool, and becomes a file otherwise.
     """
     edits: list[tuple[int, int, bytes]] = []
     element = disk.element

@@ -19,7 +19,7 @@ DefinitionChange: TypeAlias = DomainChange | VmChange
 """What must change in the definition of a VM, whatever manages it."""
 
 
-def definitions_text(
+def definitions_text(  # noqa: PLR0913  # options by keyword
     changes: Sequence[DefinitionChange],
     disks: Sequence[GuestDisk],
     *,
