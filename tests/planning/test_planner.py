@@ -524,7 +524,8 @@ def test_auto_takes_subclusters_if_they_take_less_space(tmp_path):
     assert guest.options.extended_l2
     table = {False: guest.diff.savings.standard_l2_disk_bytes, True: guest.diff.savings.extended_l2_disk_bytes}
     least = min(taken for sizes in table.values() for _, taken in sizes)
-    assert guest.diff.savings.overlay_disk_bytes <= 1.01 * least
+    # "auto" compares without the block in which ext4 lists the extents.
+    assert guest.diff.savings.overlay_disk_bytes <= 1.01 * least + 4096
     for extended, sizes in table.items():
         assert sizes
         for cluster_size, taken in sizes:
