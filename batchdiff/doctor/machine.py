@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import resource
 import shutil
 import tempfile
 from contextlib import ExitStack, closing
@@ -16,6 +17,7 @@ from batchdiff.image_source import ImageFormat
 from batchdiff.linux.machine import available_memory, usable_cpus
 from batchdiff.qemu import installed, landlock
 from batchdiff.qemu.export import BlockDevice, Export
+from batchdiff.qemu.programs import MEMORY
 from batchdiff.units import format_size
 
 MACHINE, QEMU = "machine", "QEMU"
@@ -38,6 +40,7 @@ def machine_facts() -> list[Fact]:
         Fact(MACHINE, "memory", "unknown" if memory is None else f"{format_size(memory)} available"),
         _inflate(),
         _landlock(),
+        _limits(),
     ]
 
 
@@ -48,6 +51,16 @@ def _inflate() -> Fact:
         effect = "Images compressed with zlib are decompressed at half the speed; `pip install isal` fixes that."
         return Fact(MACHINE, "ISA-L", "not installed", Ability.LIMITED, effect)
     return Fact(MACHINE, "ISA-L", f"isal {found}")
+
+
+def _limits() -> Fact:
+    """Return the limits under which QEMU's programs run; they are set from outside, so no kernel lacks them."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard != resource.RLIM_INFINITY and hard < MEMORY:
+        effect = f"QEMU may need up to {format_size(MEMORY)} for a large image. Raise `ulimit -v`."
+        return Fact(MACHINE, "limits (rlimits)", f"{format_size(hard)} of memory", Ability.LIMITED, effect)
+    value = f"QEMU gets at most {format_size(MEMORY)} of memory, and CPU time that grows with the image"
+    return Fact(MACHINE, "limits (rlimits)", value)
 
 
 def _landlock() -> Fact:

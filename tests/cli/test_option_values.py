@@ -80,7 +80,7 @@ def test_a_plan_from_a_pipe_needs_a_name(capsys, monkeypatch, name):
         (
             ["frobnicate"],
             'there is no verb "frobnicate"; the verbs are plan, show, apply, status, verify, restore, purge,'
-            " definitions, validate, doctor",
+            " definitions, validate, doctor, schema",
         ),
         (["apply", "p", "--guests", "a"], 'unrecognized arguments: --guests; did you mean "--guest"?'),
         (["apply", "--guests", "a", "p"], 'unrecognized arguments: --guests; did you mean "--guest"?'),

@@ -134,6 +134,7 @@ def _ask(
 def _size_of_overlays(found: list[GuestWithState]) -> str:
     total = 0
     for guest, _ in found:
-        with contextlib.suppress(OSError):
-            total += os.lstat(guest.overlay_path).st_blocks * 512
+        for path in filter(None, (guest.overlay_path, guest.options.data_file)):
+            with contextlib.suppress(OSError):
+                total += os.lstat(path).st_blocks * 512
     return format_size(total)
