@@ -7,6 +7,8 @@ import os
 import platform
 import resource
 import shutil
+import sys
+import sysconfig
 import tempfile
 from contextlib import ExitStack, closing
 
@@ -24,6 +26,9 @@ MACHINE, QEMU = "machine", "QEMU"
 
 _TRIAL = bytes(range(256)) * 16
 """The content of an image for a trial; a whole number of sectors."""
+
+_NO_VERSION = "0.0.0"
+"""The version in the metadata of Debian's isal, whose build finds no other."""
 
 _FULL_LANDLOCK = 4
 """The first version of Landlock that can deny network connections too."""
@@ -48,9 +53,17 @@ def _inflate() -> Fact:
     try:
         found = importlib.metadata.version("isal")
     except importlib.metadata.PackageNotFoundError:
-        effect = "Images compressed with zlib are decompressed at half the speed; `pip install isal` fixes that."
+        effect = f"Images compressed with zlib are decompressed at half the speed; {_how_to_install_isal()}."
         return Fact(MACHINE, "ISA-L", "not installed", Ability.LIMITED, effect)
-    return Fact(MACHINE, "ISA-L", f"isal {found}")
+    return Fact(MACHINE, "ISA-L", "isal" if found == _NO_VERSION else f"isal {found}")
+
+
+def _how_to_install_isal() -> str:
+    # PEP 668: pip refuses to install into a Python that the distribution marks as its own.
+    marker = os.path.join(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED")
+    if sys.prefix == sys.base_prefix and os.path.exists(marker):
+        return "install it from the distribution (Debian 13 and later: python3-isal)"
+    return "`pip install isal` fixes that"
 
 
 def _limits() -> Fact:

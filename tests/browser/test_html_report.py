@@ -164,6 +164,7 @@ def test_a_phone_shows_it_without_scrolling_sideways(tmp_path, after):
             last: inner.querySelector("tbody td:last-child").getBoundingClientRect().right - width,
             optional: inner.querySelector(".optional").offsetWidth,
             sizes: inner.querySelectorAll(".sizes").length,
+            bar: inner.querySelector(".sizes .bar").offsetWidth,
           };
         };
         return [360, 390].map(wide);""",
@@ -174,6 +175,7 @@ def test_a_phone_shows_it_without_scrolling_sideways(tmp_path, after):
         assert each["last"] <= 0, found
         assert each["optional"] == 0
         assert each["sizes"] == 3
+        assert each["bar"] == 0, "less important columns and bars give way to the verdict"
 
 
 def test_the_end_of_a_long_name_is_shown(tmp_path):
@@ -226,10 +228,10 @@ def test_after_an_apply_predicted_and_actual_can_be_sorted(tmp_path):
           code: texts("#next ~ p code"),
         };""",
     )
-    assert found["heads"] == ["guest", "allocated", "predicted", "actual", "saved", "share", "now"]
+    assert found["heads"] == ["guest", "now", "allocated", "predicted", "actual", "saved", "share"]
     assert found["sorted"] == [["b", "a", "old"]] * 2
     assert [text.strip() for text in found["row"]] == [
-        "b", "4 GiB", "100 MiB", "101 MiB", "3.9 GiB", "97.6%", "quarantined",
+        "b", "quarantined", "4 GiB", "100 MiB", "101 MiB", "3.9 GiB", "97.6%",
     ]  # fmt: skip
-    assert found["total"] == ["total to convert", "8 GiB", "200 MiB", "201 MiB", "7.8 GiB", "97.6%", "2 of 2 done"]
+    assert found["total"] == ["total to convert", "2 of 2 done", "8 GiB", "200 MiB", "201 MiB", "7.8 GiB", "97.6%"]
     assert found["code"][0] == "batchdiff purge fleet.plan.json --used"

@@ -4,6 +4,7 @@ Guards cli/verbs/definitions.py, definitions/virsh.py, report/definitions_text.p
 """
 
 import shutil
+import stat
 import subprocess
 
 import pytest
@@ -63,7 +64,7 @@ def test_a_preview_from_files(planned):
     assert "raw is disk vda of web" in done.stdout
     assert f"+      <source file='{planned.folder}/raw.qcow2'/>" in done.stdout
     assert "not yet: raw: its overlay is not written yet" in done.stdout
-    assert "Used by no definition: " in done.stdout
+    assert "Used by none of the given definitions: " in done.stdout
     assert done.stdout.endswith("1 definition: 1 must change, 0 right.\n")
 
 
@@ -76,7 +77,7 @@ def test_a_definition_of_another_vm(planned):
     assert [each["message"] for each in events(done) if each["event"] == "notice"] == [text]
     done = definitions(planned, "--xml", other, definition(planned))
     assert text in done.stderr
-    assert "1 definition: 1 must change" in done.stdout
+    assert "2 definitions: 1 must change, 0 right, 1 uses no guest of the plan." in done.stdout
 
 
 def test_a_volume_of_a_pool_that_is_not_given(planned):
@@ -89,8 +90,9 @@ def test_a_volume_of_a_pool_that_is_not_given(planned):
     where = f"web ({volume}): the folder of the pool fast disks is not known"
     assert f"{where}; add its definition: `{command}`" in done.stderr
     assert "none of its disks" not in done.stderr
-    assert "Used by no definition: " in done.stdout
-    assert "virt-xml" not in done.stdout
+    assert "Used by none of the given definitions: " in done.stdout
+    assert "change its definition by hand" not in done.stdout
+    assert "If a VM uses one" not in done.stdout
     pool = planned.folder / "fast disks.xml"
     target = f"<target><path>{planned.folder}</path></target>"
     pool.write_text(f"<pool type='dir'><name>fast disks</name>{target}</pool>")
@@ -103,11 +105,19 @@ def test_changed_copies_satisfy_libvirts_schema(planned):
     planned.apply()
     definitions(planned, "--xml", definition(planned), "--write", "changed")
     copy = planned.folder / "changed" / "web.xml"
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600, "it has a password"
     subprocess.run(["virt-xml-validate", str(copy), "domain"], check=True)
     done = definitions(planned, "--xml", copy)
     assert "1 definition: 0 must change, 1 right." in done.stdout
     done = definitions(planned, "--xml", definition(planned), "--write", "changed", expect=2)
     assert "it already exists, and is never replaced" in done.stderr
+
+
+def test_no_copy_before_the_overlay_is_published(planned):
+    """It would be defined with the others, and its VM would not find its disk."""
+    done = definitions(planned, "--xml", definition(planned), "--write", "changed", expect=1)
+    assert "not written: web.xml: not yet: raw: its overlay is not written yet" in done.stderr
+    assert not (planned.folder / "changed").exists()
 
 
 def test_defined_and_undone(planned, libvirt):
