@@ -99,7 +99,21 @@ def read_descriptor(read: ReadAt, file_size: int) -> Descriptor:
         f"its type {kind} is not supported ({', '.join(_TYPES)} and monolithicSparse are)",
         remedy=COPY if kind in _READ_BY_QEMU else "",
     )
+    _require_content_ids(text)
     return _extents(lines, kind)
+
+
+def _require_content_ids(descriptor: bytes) -> None:
+    """Require that both content IDs are numbers where QEMU reads them: after the first occurrence of their names.
+
+    Source: QEMU ``block/vmdk.c``, vmdk_read_cid().
+
+    :raises FormatError: QEMU would refuse the image.
+    """
+    for name in (b"CID", b"parentCID"):
+        found = re.search(name + rb"=(.?)", descriptor)
+        is_number = found is not None and re.match(rb"[0-9A-Fa-f]", found[1])
+        require(is_number, f"its content ID {name.decode()} is missing, or not a number")
 
 
 def _settings(lines: list[bytes]) -> dict[bytes, bytes]:
