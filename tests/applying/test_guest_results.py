@@ -109,7 +109,7 @@ def test_restored(rebuilt):
 
 
 def test_kept_in_quarantine():
-    outcome = kept_outcome("web01", DifferenceError("they differ"))
+    outcome = kept_outcome("web01", DifferenceError("they differ"), GuestState(Step.RETIRED, published=True))
     assert (outcome.status, outcome.exit_code, original_words(outcome)) == (Status.KEPT, 0, "kept in quarantine")
     assert "(they differ)" in outcome.reason
     assert "`batchdiff purge PLAN --guest web01 --used`" in outcome.reason

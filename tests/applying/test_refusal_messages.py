@@ -323,7 +323,7 @@ MESSAGES = {
         "the content of the template {0}/template.img changed after overlays were created on it: "
         "{0}/template.img: another file is in its place; this damages the overlays of vm, so do "
         "not start a VM on them. This original is intact, as before the conversion: {0}/vm.img. "
-        "`batchdiff restore PLAN --guest vm --discard-changes` goes back to it. Otherwise: bring the "
+        "`batchdiff restore PLAN --guest vm --discard-changes` goes back to it, without what the VM has written since. Otherwise: bring the "
         "template back from a backup, then run the same command again."
     ),
     sidecar_damaged: (
