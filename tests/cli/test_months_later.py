@@ -329,7 +329,7 @@ def test_an_older_original_after_a_restore(one):
 def test_planning_says_that_the_name_in_quarantine_is_taken(one):
     (one.folder / ORIGINAL).write_bytes(b"an older one")
     one.write_manifest(f"{ONE}retire: quarantine\n")
-    assert "purge OLD_PLAN --used" in one.plan("-o", "other.plan.json", expect=1).stdout.replace(
+    assert "purge OLD_PLAN --guest raw --used" in one.plan("-o", "other.plan.json", expect=1).stdout.replace(
         "\n          ", " "
     )
 

@@ -93,8 +93,11 @@ def test_some_guests_only(planned):
     assert_originals_are_back(planned, "raw.img")
     planned.assert_converted("thick.qcow2", "large.img", "same.img")
     assert steps(planned)[name] == "restored"
-    done = run(planned, "restore", "--guest", name, expect=2)
-    assert "nothing to do" in done.stderr
+    for verb in ("restore", "purge"):
+        for options in ([], ["--dry-run"]):
+            done = run(planned, verb, "--guest", name, "--json", *options)
+            assert statuses(done) == {name: "skipped"}
+            assert f"there is nothing to {verb}; `batchdiff status" in done.stdout
 
 
 @pytest.mark.parametrize("retire", ["quarantine", "delete"])
