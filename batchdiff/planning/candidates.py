@@ -231,8 +231,8 @@ def _objection(
     # An original whose place the overlay takes has that name for a moment even if it is deleted.
     if (manifest.retire is Retire.QUARANTINE or entry.in_place) and os.path.lexists(aside):
         return (
-            f"its name in quarantine is taken: {aside} is the original of an earlier conversion. `batchdiff"
-            f" purge OLD_PLAN --guest {shell_word(entry.name)} --used`, with the plan of that conversion, deletes it"
+            f"its name in quarantine is taken: {aside} is the original of an earlier conversion. `batchdiff purge"
+            f" OLD_PLAN --guest {shell_word(entry.name)} --used`, with the plan of that conversion, deletes it"
         )
     # Before inspecting its tables: those of an image in use may be inconsistent.
     require_unused(image, Purpose.GUEST, domain=entry.domain)

@@ -363,7 +363,7 @@ MESSAGES = {
     overlay_unsound: (
         "bad overlay: x. This original is intact, as before the conversion: "
         "{0}/vm.img.batchdiff-original. `batchdiff restore PLAN --guest vm --discard-changes` goes "
-        "back to it."
+        "back to it, without what the VM has written since."
     ),
     overlay_in_use: (
         "its VM has run on the overlay since ({0}/vm.qcow2 is in use, so the two cannot be compared)."

@@ -79,7 +79,9 @@ def test_rebuilt_images_are_planned_again(planned):
     planned.apply("--retire", "delete", "--yes")
     run(planned, "restore")
     done = planned.apply("--retire", "delete", "--yes", "--json")
-    assert "to convert it again, plan again" in next(e["reason"] for e in events(done) if e["event"] == "guest")
+    assert "another file now, which a new plan can convert" in next(
+        e["reason"] for e in events(done) if e["event"] == "guest"
+    )
     assert "another file is in its place" in run(planned, "show").stdout
     planned.plan("-q")
     planned.apply("--retire", "delete", "--yes")

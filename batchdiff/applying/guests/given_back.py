@@ -16,7 +16,11 @@ def why_not_again(guests: list[GuestToConvert]) -> dict[str, str]:
     again = command("apply", whole[0] if len(whole) == 1 else "NAME") if whole else ""
     reasons = {}
     for guest in guests:
-        way = f"{again} converts it again" if guest.name in whole else "to convert it again, plan again"
+        way = (
+            f"{again} converts it again"
+            if guest.name in whole
+            else "its image is another file now, which a new plan can convert"
+        )
         reasons[guest.name] = f"restore gave it back; {way}"
     return reasons
 

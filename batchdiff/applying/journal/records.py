@@ -139,10 +139,11 @@ class History:
         left, overlay = _path(record.get("left")), _fingerprint(record.get("overlay"))
         if left is not None and overlay is not None:
             self.left[guest] = left, overlay
-        if record["step"] == Step.RESTORED:
-            # Purging an older original later takes nothing back.
-            self.restored.setdefault(guest, str(record["time"]))
-        elif record["goal"] == Goal.APPLY:
+        goal = record.get("goal")
+        # A first line for a guest is what recovery has found in the files: perhaps nobody restored it.
+        if record["step"] == Step.RESTORED and goal == Goal.RESTORE and guest in self.states:
+            self.restored[guest] = str(record["time"])
+        elif goal == Goal.APPLY:
             self.restored.pop(guest, None)
         if record["step"] == Step.RESTORED and not record.get("aside"):
             self.states.pop(guest, None)

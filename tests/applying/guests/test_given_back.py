@@ -22,4 +22,6 @@ def test_a_rebuilt_image_needs_a_new_plan(stage):
     content = stage.original().read_bytes()
     stage.original().rename(stage.original().with_name("older"))
     stage.original().write_bytes(content)
-    assert why_not_again([guest]) == {guest.name: "restore gave it back; to convert it again, plan again"}
+    assert why_not_again([guest]) == {
+        guest.name: "restore gave it back; its image is another file now, which a new plan can convert"
+    }
