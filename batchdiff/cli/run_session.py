@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from batchdiff.applying.checks.free_space import FreeSpace
@@ -18,10 +18,11 @@ from batchdiff.cli.signals import stopping
 from batchdiff.definitions.domain_state import images_of_active_domains
 from batchdiff.definitions.virsh import Libvirt
 from batchdiff.errors import EXIT_DONE, GuestError, StopError, UsageError
-from batchdiff.files.filenames import shell_word
+from batchdiff.files.filenames import shell_line
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.linux.call_failures import explain
 from batchdiff.linux.machine import usable_cpus
+from batchdiff.managers.proxmox import is_of_proxmox
 from batchdiff.plan.earlier_plans import is_done
 from batchdiff.plan.path_map import NOTHING_MOVED, PathMap
 from batchdiff.plan.plan import GuestPlan, Plan
@@ -37,6 +38,9 @@ _CHANGES_DISKS = {Status.CONVERTED, Status.RETIRED, Status.RESTORED, Status.PURG
 _MOST_CHANGES = 3
 """Guests whose definitions are listed on a terminal, where a table of all guests stands above."""
 
+PROXMOX_FOLDER = ("--proxmox", "/etc/pve/qemu-server")
+"""The option with the folder in which a host of Proxmox VE has the configurations of its VMs."""
+
 Work = Callable[[Session], Iterator[GuestOutcome]]
 
 
@@ -46,6 +50,7 @@ class Announcer:
 
     console: Console
     template: ImageSource
+    plan_path: str
     unheard: list[UsageError] = field(default_factory=list)
 
     def step(self, guest: str, step: Step) -> None:
@@ -68,7 +73,7 @@ class Announcer:
         """Report that a guest is finished."""
         try:
             self.console.event("guest", **guest_event(guest, outcome))
-            _say(self.console, guest, outcome, self.template)
+            _say(self.console, guest, outcome, self.template, self.plan_path)
         except UsageError as error:
             self.unheard.append(error)
 
@@ -88,7 +93,7 @@ def carry_out(
     :raises UsageError: everything was done, but not all could be reported.
     """
     outcomes: list[GuestOutcome] = []
-    announcer = Announcer(console, plan.template.source)
+    announcer = Announcer(console, plan.template.source, arguments.plan)
     guests = {guest.name: guest for guest in plan.guests}
     domains = in_domains(arguments)
     with stopping() as stop, plan_journal(arguments.plan, plan, path_map) as journal, console.metering() as meter:
@@ -123,7 +128,7 @@ def dry_run(
     :raises StopError: it was interrupted.
     """
     outcomes: list[GuestOutcome] = []
-    announcer = Announcer(console, plan.template.source)
+    announcer = Announcer(console, plan.template.source, arguments.plan)
     guests = {guest.name: guest for guest in plan.guests}
     domains = in_domains(arguments)
     with stopping() as stop, console.metering() as meter:
@@ -167,7 +172,7 @@ def report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcome
             )
 
 
-def _say(console: Console, guest: GuestPlan, outcome: GuestOutcome, template: ImageSource) -> None:
+def _say(console: Console, guest: GuestPlan, outcome: GuestOutcome, template: ImageSource, plan_path: str) -> None:
     # On one terminal the result below has all of this. Only a failure cannot wait until then.
     if console.is_one_terminal:
         if outcome.status is Status.FAILED:
@@ -181,7 +186,7 @@ def _say(console: Console, guest: GuestPlan, outcome: GuestOutcome, template: Im
     say(f"{outcome.name}: {outcome.status}{': ' + outcome.reason if outcome.reason else ''}")
     for remark in outcome.remarks:
         console.warn(f"{outcome.name}: {remark}")
-    for line in _changes(guest, outcome, template):
+    for line in _changes(guest, outcome, template, plan_path):
         console.say(f"  {line}")
 
 
@@ -193,7 +198,9 @@ def report_changes(console: Console, path: str, plan: Plan, outcomes: list[Guest
     if not console.is_one_terminal:
         return
     guests = {guest.name: guest for guest in plan.guests}
-    changes = [(each.name, list(_changes(guests[each.name], each, plan.template.source))) for each in outcomes]
+    changes = [
+        (each.name, list(_changes(guests[each.name], each, plan.template.source, path))) for each in outcomes
+    ]
     found = [(name, lines) for name, lines in changes if lines]
     for name, lines in found if console.verbosity > 0 else found[:_MOST_CHANGES]:
         for line in lines:
@@ -202,24 +209,44 @@ def report_changes(console: Console, path: str, plan: Plan, outcomes: list[Guest
     if left > 0 and console.verbosity <= 0:
         console.say(
             f"{left} more {'definition changes' if left == 1 else 'definitions change'} in the same way:"
-            f" `batchdiff definitions {shell_word(path)}` shows how"
+            f" `{definitions_command(path, plan.guests)}` shows how"
         )
 
 
-def _changes(guest: GuestPlan, outcome: GuestOutcome, template: ImageSource) -> Iterator[str]:
+def definitions_command(
+    path: str, guests: Iterable[GuestPlan], *, moves: Iterable[str] = (), options: Iterable[str] = ()
+) -> str:
+    """Return the command that shows what must change in the definitions of these guests' VMs.
+
+    ``path``: the plan's. ``moves``: ``--map`` and its values. ``options``: those for libvirt, which does not know
+    the VMs of Proxmox VE.
+    """
+    manager = PROXMOX_FOLDER if is_on_proxmox(guests) else options
+    return shell_line(["batchdiff", "definitions", path, *manager, *moves])
+
+
+def is_on_proxmox(guests: Iterable[GuestPlan]) -> bool:
+    """Return True if an overlay of these guests has the place and name of a disk of Proxmox VE."""
+    return any(is_of_proxmox(guest.overlay_path) for guest in guests)
+
+
+def _changes(guest: GuestPlan, outcome: GuestOutcome, template: ImageSource, plan_path: str) -> Iterator[str]:
     """Yield what to change in the definition of a guest's VM, if its overlay exists."""
     if outcome.status in {Status.CONVERTED, Status.UNCHANGED, Status.RETIRED}:
-        yield from _definition(guest)
+        yield from _definition(guest, plan_path)
         yield from _secrets(guest, template)
 
 
-def _definition(guest: GuestPlan) -> Iterator[str]:
+def _definition(guest: GuestPlan, plan_path: str) -> Iterator[str]:
     """Yield what to change in the definition of a guest's VM, which names a symbolic link if the manifest does."""
     file, kind = guest.source.path, guest.source.format.value
     named = guest.alias or file
     before = f"{guest.alias} (a link to {file}, {kind})" if guest.alias else f"{file} ({kind})"
     form = guest.options.format
-    if guest.overlay_path != file:
+    if is_on_proxmox([guest]):
+        # A linked clone is named after its base, even if it has taken the guest's own path.
+        yield f"in the VM's configuration: `{definitions_command(plan_path, [guest])}` prints the command"
+    elif guest.overlay_path != file:
         yield f"in the VM's definition: {before} -> {guest.overlay_path} ({form})"
     elif kind == form:
         yield f"the VM's definition stays as it is: {named} ({form})"

@@ -28,7 +28,9 @@ def stopping() -> Iterator[Stop]:
             os._exit(EXIT_INTERRUPTED)
         stop.ask()
 
-    before = {number: signal.signal(number, handle) for number in HELD}
+    # A shell starts a job in the background with SIGINT ignored, and it stays so.
+    heard = [number for number in HELD if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in heard}
     try:
         yield stop
     finally:

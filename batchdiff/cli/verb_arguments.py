@@ -244,7 +244,8 @@ def _doctor(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
 
 def _schema(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb = _verb(verbs, common, "schema", "print a JSON Schema: of manifests, plans, the JSON report, or events")
-    verb.add_argument("schema", metavar="NAME", type=one_of(SchemaName), help=f"one of: {', '.join(SchemaName)}")
+    names = f"one of: {', '.join(SchemaName)}"
+    verb.add_argument("schema", metavar="NAME", choices=list(SchemaName), type=one_of(SchemaName), help=names)
 
 
 def _add_jobs(verb: argparse.ArgumentParser, what: str) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import resource
 import shutil
+import sys
+import sysconfig
 import tempfile
 from contextlib import ExitStack, closing
 
@@ -16,12 +19,16 @@ from batchdiff.image_source import ImageFormat
 from batchdiff.linux.machine import available_memory, usable_cpus
 from batchdiff.qemu import installed, landlock
 from batchdiff.qemu.export import BlockDevice, Export
+from batchdiff.qemu.programs import MEMORY
 from batchdiff.units import format_size
 
 MACHINE, QEMU = "machine", "QEMU"
 
 _TRIAL = bytes(range(256)) * 16
 """The content of an image for a trial; a whole number of sectors."""
+
+_NO_VERSION = "0.0.0"
+"""The version in the metadata of Debian's isal, whose build finds no other."""
 
 _FULL_LANDLOCK = 4
 """The first version of Landlock that can deny network connections too."""
@@ -38,6 +45,7 @@ def machine_facts() -> list[Fact]:
         Fact(MACHINE, "memory", "unknown" if memory is None else f"{format_size(memory)} available"),
         _inflate(),
         _landlock(),
+        _limits(),
     ]
 
 
@@ -45,9 +53,27 @@ def _inflate() -> Fact:
     try:
         found = importlib.metadata.version("isal")
     except importlib.metadata.PackageNotFoundError:
-        effect = "Images compressed with zlib are decompressed at half the speed; `pip install isal` fixes that."
+        effect = f"Images compressed with zlib are decompressed at half the speed; {_how_to_install_isal()}."
         return Fact(MACHINE, "ISA-L", "not installed", Ability.LIMITED, effect)
-    return Fact(MACHINE, "ISA-L", f"isal {found}")
+    return Fact(MACHINE, "ISA-L", "isal" if found == _NO_VERSION else f"isal {found}")
+
+
+def _how_to_install_isal() -> str:
+    # PEP 668: pip refuses to install into a Python that the distribution marks as its own.
+    marker = os.path.join(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED")
+    if sys.prefix == sys.base_prefix and os.path.exists(marker):
+        return "install it from the distribution (Debian 13 and later: python3-isal)"
+    return "`pip install isal` fixes that"
+
+
+def _limits() -> Fact:
+    """Return the limits under which QEMU's programs run; they are set from outside, so no kernel lacks them."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard != resource.RLIM_INFINITY and hard < MEMORY:
+        effect = f"QEMU may need up to {format_size(MEMORY)} for a large image. Raise `ulimit -v`."
+        return Fact(MACHINE, "limits (rlimits)", f"{format_size(hard)} of memory", Ability.LIMITED, effect)
+    value = f"QEMU gets at most {format_size(MEMORY)} of memory, and CPU time that grows with the image"
+    return Fact(MACHINE, "limits (rlimits)", value)
 
 
 def _landlock() -> Fact:

@@ -31,7 +31,11 @@ def inspect_qed(read: ReadAt, file_size: int) -> Outline:
     require(mark == b"QED\0", "it is not a QED image: its signature is missing")
     known = BACKING_FILE | _NEED_CHECK | BACKING_RAW
     require(not features & ~known, f"it needs unknown features (bits {features & ~known:#x})")
-    require(not features & _NEED_CHECK, "it was not closed cleanly; run `qemu-img check -r all` on a copy of it")
+    require(
+        not features & _NEED_CHECK,
+        "it was not closed cleanly",
+        remedy="Run `qemu-img check -r all` on a copy of it, and use that.",
+    )
     require(
         4096 <= cluster <= _LARGEST_CLUSTER and cluster & (cluster - 1) == 0,
         f"clusters of {cluster} bytes are invalid",

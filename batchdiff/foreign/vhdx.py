@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from batchdiff.foreign.crc32c import vhdx_checksum
 from batchdiff.foreign.header import COPY, Outline, ReadAt, exactly, require_mappable
-from batchdiff.foreign.vdi import DIFFERENCE
+from batchdiff.foreign.vdi import DIFFERENCE, MERGE
 from batchdiff.foreign.vhdx_log import has_valid_entry
 from batchdiff.foreign.vhdx_parent import MARK, METADATA, MOST_ENTRIES, PARENT_LOCATOR
 from batchdiff.qcow2.faults import FormatError, require
@@ -207,7 +207,7 @@ def _parameters(read: ReadAt, region: _Place) -> tuple[int, int]:
     found: dict[bytes, bytes] = {}
     for number in range(count):
         kind, offset, length, flags = _ITEM.unpack_from(table, _METADATA.size + number * _ITEM.size)
-        require(kind != PARENT_LOCATOR, DIFFERENCE)
+        require(kind != PARENT_LOCATOR, DIFFERENCE, remedy=MERGE)
         if kind not in _KNOWN:
             require(not flags & _REQUIRED_ITEM, f"it needs unknown metadata ({kind.hex()})")
             continue
@@ -216,7 +216,7 @@ def _parameters(read: ReadAt, region: _Place) -> tuple[int, int]:
         found[kind] = exactly(read, region.start + offset, length, "metadata")
     require(found.keys() == _KNOWN.keys(), "it is damaged: an item of its metadata is missing")
     block, flags = struct.unpack("<II", found[_PARAMETERS])
-    require(not flags & _HAS_PARENT, DIFFERENCE)
+    require(not flags & _HAS_PARENT, DIFFERENCE, remedy=MERGE)
     (size,), (sector,) = struct.unpack("<Q", found[_SIZE]), struct.unpack("<I", found[_SECTOR_SIZE])
     require(MIB <= block <= 256 * MIB and block & (block - 1) == 0, f"blocks of {block} bytes are invalid")
     require(sector == SECTOR, f"its logical sectors have {sector} bytes; QEMU reads only sectors of {SECTOR}")
@@ -232,7 +232,7 @@ def _runs(disk: _Disk, first: int, entries: npt.NDArray[np.uint64]) -> npt.NDArr
     is_block = number % (disk.chunk + 1) != disk.chunk
     entries, number = entries[is_block], number[is_block]
     state = (entries & np.uint64(7)).astype(np.uint8)
-    require(not (state == _PARTIAL).any(), DIFFERENCE)
+    require(not (state == _PARTIAL).any(), DIFFERENCE, remedy=MERGE)
     is_present = state == _PRESENT
     require(bool((is_present | np.isin(state, _NOT_PRESENT)).all()), "a block has an unknown state")
     number, offsets = number[is_present], (entries[is_present] & np.uint64(~0xFFFFF & (1 << 64) - 1))

@@ -14,7 +14,7 @@ import struct
 from typing import NamedTuple
 
 from batchdiff.foreign.header import Outline, ReadAt, exactly, require_mappable
-from batchdiff.foreign.vdi import DIFFERENCE
+from batchdiff.foreign.vdi import DIFFERENCE, MERGE
 from batchdiff.qcow2.faults import require
 from batchdiff.units import SECTOR, TIB, ceil_div
 
@@ -39,6 +39,9 @@ _VALUE = re.compile(rb'^[ \t]*(\w+)[ \t]*=[ \t]*"?([^"\r\n]*?)"?[ \t]*\r?$', re.
 _EXTENT = re.compile(rb"^[ \t]*(?:rw|rdonly|noaccess)[ \t]+\d+[ \t]+(\w+)", re.MULTILINE)
 _EXTENT_NAME = re.compile(rb'^(RW \d+ SPARSE ")[^"\n]*"', re.MULTILINE)
 _NO_PARENT, _SPARSE = b"ffffffff", "monolithicsparse"
+_EXTENT_ALONE = (
+    "If it is an extent of another image, name the descriptor of that image in the manifest, not its extent."
+)
 _SPARSE_TYPES = {_SPARSE: "monolithicSparse", "streamoptimized": "streamOptimized"}
 
 
@@ -90,7 +93,7 @@ def _inspect_header(read: ReadAt, file_size: int) -> _SparseHeader:
     require(not kind, f"it is only an extent of an image of the type {kind}", remedy=_COPY_DESCRIPTOR)
     require(mark == b"KDMV", NO_SIGNATURE)
     require(version <= 3, f"VMDK version {version} is unknown (1 to 3 are known)")
-    require(compression == 0, f"its compression {compression} is not supported in this type of file")
+    require(compression == 0, f"its compression {compression} is unknown: a compressed image has 1 (deflate)")
     require(directory != AT_END, "it has a footer, but is not compressed")
     # Without a capacity, QEMU would treat the file as a text descriptor, and open the extents that it names.
     require(capacity > 0, "its size is 0")
@@ -129,10 +132,10 @@ def inspect_descriptor(text: bytes, expected: str) -> None:
     for word in (b"createtype", b"parentcid"):
         require(text.count(word) <= 1, f"its descriptor has {word.decode()} twice")
     values = dict(_VALUE.findall(text))
-    require(b"parentfilenamehint" not in text, DIFFERENCE)
-    require(values.get(b"parentcid", _NO_PARENT) == _NO_PARENT, DIFFERENCE)
+    require(b"parentfilenamehint" not in text, DIFFERENCE, remedy=MERGE)
+    require(values.get(b"parentcid", _NO_PARENT) == _NO_PARENT, DIFFERENCE, remedy=MERGE)
     kind = values.get(b"createtype", b"").decode("ascii", "backslashreplace")
-    require(bool(kind), "its descriptor has no type")
+    require(bool(kind), "its descriptor has no type", remedy=_EXTENT_ALONE)
     require(
         kind in _SPARSE_TYPES,
         f"its type {kind} is not supported in a file with a header ({' and '.join(_SPARSE_TYPES.values())} are)",

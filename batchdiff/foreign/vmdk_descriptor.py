@@ -19,7 +19,7 @@ import re
 from typing import NamedTuple
 
 from batchdiff.foreign.header import COPY, ReadAt
-from batchdiff.foreign.vdi import DIFFERENCE
+from batchdiff.foreign.vdi import DIFFERENCE, MERGE
 from batchdiff.foreign.vmdk import MOST_SECTORS
 from batchdiff.qcow2.faults import FormatError, require
 from batchdiff.units import KIB, SECTOR
@@ -85,10 +85,10 @@ def read_descriptor(read: ReadAt, file_size: int) -> Descriptor:
     settings = _settings(lines)
     # QEMU looks for these words anywhere, even in the value of another setting.
     words = text.lower()
-    require(b"parentfilenamehint" not in words, DIFFERENCE)
+    require(b"parentfilenamehint" not in words, DIFFERENCE, remedy=MERGE)
     for word in (b"createtype", b"parentcid"):
         require(words.count(word) <= 1, f"its descriptor has {word.decode()} twice")
-    require(settings.get(b"parentcid", _NO_PARENT).lower() == _NO_PARENT, DIFFERENCE)
+    require(settings.get(b"parentcid", _NO_PARENT).lower() == _NO_PARENT, DIFFERENCE, remedy=MERGE)
     require(
         b"createtype" in settings and b'createType="' in text,
         "its descriptor has no type where QEMU looks for it",

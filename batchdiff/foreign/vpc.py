@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 
 from batchdiff.foreign.header import Outline, ReadAt, exactly, require_mappable
-from batchdiff.foreign.vdi import DIFFERENCE
+from batchdiff.foreign.vdi import DIFFERENCE, MERGE
 from batchdiff.qcow2.faults import require
 
 _FOOTER, _FOOTER_BYTES = struct.Struct(">8s8xQ24xQ4xI"), 512
@@ -50,7 +50,7 @@ def inspect_vpc(read: ReadAt, file_size: int) -> Outline:
     is_forged = is_copied and last_kind == _FIXED
     require(not is_forged, "it is a fixed image whose guest may have forged the header of a dynamic one")
     # QEMU ignores the parent of a differencing image, and shows zeros where the parent's data would be.
-    require(kind != _DIFFERENCING, DIFFERENCE)
+    require(kind != _DIFFERENCING, DIFFERENCE, remedy=MERGE)
     require(
         kind == (_DYNAMIC if is_copied else _FIXED), f"its disk type {kind} is unknown, or contradicts its footer"
     )

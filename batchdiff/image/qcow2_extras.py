@@ -39,7 +39,10 @@ def open_data_file(source: ImageSource, name: str, observer: ReadObserver | None
         path = allowed_file(name, source.path, source.allow_folders)
     except ImageError as error:
         beside = os.path.join(os.path.dirname(source.path), os.path.basename(name))
-        if os.path.isabs(name) and os.path.isfile(beside) and not os.path.islink(beside):
+        is_there = (
+            os.path.isfile(beside) and not os.path.islink(beside) and not os.path.samefile(beside, source.path)
+        )
+        if os.path.isabs(name) and is_there:
             raise _data_file_moved(source.path, name, beside) from error
         raise
     if not os.path.isabs(name):

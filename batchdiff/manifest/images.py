@@ -65,7 +65,10 @@ def find_image(written: WrittenImage, folder: str, problems: Problems) -> FoundI
         if place is None:
             continue
         if image.format is None:
-            problems.add(image.where, missing_format(folder, image.path))
+            problem = missing_format(folder, image.path)
+            file = f"{show(image.path)}, one of its matches,"
+            named = missing_format(folder, image.path, file=file) if image.is_glob else problem
+            problems.add(image.where, named, alike=problem)
             continue
         folders = locate_folders(folder, image.allow_folders, problems)
         secret = (

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from batchdiff.files import own_files
 from batchdiff.files.filenames import readable, shell_word, why_unfit
 from batchdiff.linux.device_names import is_among_devices
 from batchdiff.managers.proxmox_overlay import PlacementError, overlay_in_storage, template_problem
@@ -122,6 +123,10 @@ class Naming:
             why = (
                 f"{show(path)} is not beside the overlay {show(overlay)}; write `data_file: true` for {default},"
                 " or name a file in that folder"
+            )
+        elif path.endswith(own_files.ALL):
+            why = (
+                f"{show(written)} is the name of a file of batchdiff's own; write `data_file: true` for {default}"
             )
         else:
             return path

@@ -121,18 +121,21 @@ def _unfit(written: str) -> str:
     return f"{show(written)} has {why_unfit(written)}, which reports and logs cannot show; rename it"
 
 
-def missing_format(folder: str, written: object) -> str:
-    """Return the message for an image without a format, with the format that its first bytes suggest."""
+def missing_format(folder: str, written: object, *, file: str = "the file") -> str:
+    """Return the message for an image without a format, with the format that its first bytes suggest.
+
+    ``file``: how to name it; the manifest does not name what a glob matches.
+    """
     found = looks_like(os.path.join(folder, written)) if isinstance(written, str) else None
     if found is None:
         return "format is missing; write the format that the image has, such as `format: raw`: it is never guessed"
     if found is ImageFormat.LUKS:
         return (
-            "format is missing; the file looks encrypted (luks). If the guest's OS encrypts its whole disk, write "
+            f"format is missing; {file} looks encrypted (luks). If the guest's OS encrypts its whole disk, write "
             "`format: raw`; if QEMU encrypts it, write `format: luks` and `secret_file: PATH`"
         )
     return (
-        f"format is missing; the file looks like {found}, so if you trust where it came from, "
+        f"format is missing; {file} looks like {found}, so if you trust where it came from, "
         f"write `format: {found}`"
     )
 

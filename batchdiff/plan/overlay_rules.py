@@ -160,7 +160,7 @@ def _of_data_file(options: OverlayOptions) -> Iterator[tuple[str, str]]:
     if options.compression is not Compression.NONE:
         yield "data_file", "QEMU writes no compressed clusters to a data file; leave out either of the two"
     if options.encryption is not None:
-        yield "data_file", "an encrypted overlay keeps its data in its own file; leave out either of the two"
+        yield "data_file", "batchdiff does not encrypt data files; leave out either of the two"
 
 
 def _of_encryption(chosen: Encryption, written: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -208,8 +208,10 @@ def misplaced_data_files(guests: Sequence[GuestPlan], template: Collection[str])
         return
     others = {*template, *(path for guest in guests for path in (guest.overlay_path, *guest.source.files))}
     for guest, path in chosen:
-        if os.path.dirname(path) != os.path.dirname(guest.overlay_path) or path.endswith(own_files.ALL):
+        if os.path.dirname(path) != os.path.dirname(guest.overlay_path):
             yield guest.name, f"{path!r} is not beside the overlay"
+        if path.endswith(own_files.ALL):
+            yield guest.name, f"{path!r} has the name of a file of batchdiff's own"
         if path in others:
             yield guest.name, f"{path!r} is another file of the plan, too"
         others.add(path)

@@ -5,6 +5,9 @@ from __future__ import annotations
 NOT_OPENED = "QEMU cannot open it either: restore it from a backup, or leave it out of the manifest."
 """The remedy for an image that no VM can run on."""
 
+DAMAGED = "Restore it from a backup, or leave it out of the manifest."
+"""The remedy if there is no better one."""
+
 LEGACY_ENCRYPTION = (
     "VMs have been unable to use it since QEMU 2.9. Convert it to LUKS: `qemu-img convert --object"
     " secret,id=s,file=SECRET_FILE -O luks -o key-secret=s --image-opts"
@@ -19,15 +22,15 @@ ONE_FILE = "Make a single-file qcow2 copy with `qemu-img convert`, and use that 
 class FormatError(ValueError):
     """The file breaks the format's rules, or uses a feature that is not supported; the message names it.
 
-    ``remedy`` is one sentence of advice; empty if the best advice is to restore a backup.
+    ``remedy`` is one sentence of advice.
     """
 
-    def __init__(self, problem: str, *, remedy: str = "") -> None:
+    def __init__(self, problem: str, *, remedy: str = DAMAGED) -> None:
         super().__init__(problem)
         self.remedy = remedy
 
 
-def require(condition: object, problem: str, *, remedy: str = "") -> None:
+def require(condition: object, problem: str, *, remedy: str = DAMAGED) -> None:
     """Require a condition of the format, or of batchdiff's support for it.
 
     :raises FormatError: the condition is false.

@@ -158,7 +158,11 @@ def version_3_fields(head: bytes, version: int) -> tuple[int, int, int, int, int
 def _check_features(incompatible: int) -> None:
     unknown = incompatible & ~_KNOWN_INCOMPATIBLE
     require_opened(not unknown, f"it needs unknown features (incompatible bits {unknown:#x})")
-    require(not incompatible & _CORRUPT, "it is marked corrupt; run `qemu-img check -r all` on a copy of it")
+    require(
+        not incompatible & _CORRUPT,
+        "it is marked corrupt",
+        remedy="Run `qemu-img check -r all` on a copy of it, and use that.",
+    )
     require(
         not incompatible & _DIRTY,
         "it is marked dirty: it is in use, or was not closed cleanly;"

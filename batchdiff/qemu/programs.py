@@ -18,7 +18,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, cast
 
 from batchdiff.errors import ProgramError, StopError
@@ -62,6 +62,12 @@ class CompletedProgram:
         how = f"was killed by {signal_name(-self.code)}" if self.code < 0 else f"exit code {self.code}"
         output = "; ".join(self.output.strip().splitlines())
         return f"`{shell_line(self.argv)}` ({how}){': ' + output if output else ''}"
+
+
+def without_ranges(done: CompletedProgram) -> str:
+    """Describe a `qemu-img map` that failed, without the ranges that it printed before."""
+    words = "\n".join(line for line in done.output.splitlines() if not line.startswith(("[{", "{")))
+    return replace(done, output=words).described()
 
 
 def is_on_path(name: str) -> bool:

@@ -19,25 +19,27 @@ DefinitionChange: TypeAlias = DomainChange | VmChange
 """What must change in the definition of a VM, whatever manages it."""
 
 
-def definitions_text(
+def definitions_text(  # noqa: PLR0913  # options by keyword
     changes: Sequence[DefinitionChange],
     disks: Sequence[GuestDisk],
     *,
     width: int | None = None,
     doubts: Sequence[str] = (),
     manages: str = "libvirt",
+    others: int = 0,
 ) -> str:
     """Return a block for each definition, then the guests that none uses, in ``width`` cells.
 
-    ``doubts``: what is wrong apart from the definitions; ``manages``: the manager of the VMs, libvirt or Proxmox.
+    ``doubts``: what is wrong apart from the definitions; ``manages``: the manager of the VMs, libvirt or Proxmox,
+    or files for definitions of libvirt that were given. ``others``: how many definitions use no guest.
     """
     blocks = ["\n".join(_block(change, width)) for change in changes]
     used = {use.guest for change in changes for use in change.uses}
     unused = [disk for disk in disks if disk.guest not in used]
     blocks += [
-        "\n".join(_unused(unused, width, _HINTS[manages])),
+        "\n".join(_unused(unused, width, manages)),
         "\n".join(paragraph(printable(f"warning: {text}."), width=width, rest="  ") for text in doubts),
-        _summary(changes),
+        _summary(changes, others),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -49,6 +51,10 @@ def _block(change: DefinitionChange, width: int | None) -> list[str]:
     if change.is_right:
         return lines
     lines += map(printable, change.diff().split("\n"))
+    if change.waiting and isinstance(change, VmChange):
+        # A command that is printed is run: this one would break the VM now.
+        again = "Run `batchdiff definitions` again after that: it then prints the `qm set` command."
+        return [*lines, paragraph(again, width=width, first="  ", rest="    ")]
     # Not broken into lines, so that they can be copied.
     lines += [f"  $ {printable(command)}" for command in change.commands]
     notes = [printable(f"note: {text}.") for text in change.notes]
@@ -63,29 +69,40 @@ def _use(change: DefinitionChange, use: GuestUse) -> str:
     return f"{what}, which must use {use.image.path} ({use.image.format}):"
 
 
-def _virt_xml(disk: GuestDisk) -> str:
-    image = disk.planned or disk.now
-    what = f"path={shell_word(image.path)},driver.type={image.format}"
+def _virt_xml(disks: Sequence[GuestDisk]) -> str:
+    """Return how to change a definition by hand, unless all guests still wait for their overlays."""
+    ready = [disk.now for disk in disks if disk.planned is None]
+    if not ready:
+        return "If a VM uses one, its definition must change once `batchdiff apply` has written the overlay."
+    what = f"path={shell_word(ready[0].path)},driver.type={ready[0].format}"
     example = f"`virt-xml DOMAIN --edit target=TARGET --disk {what} --define`"
     return f"If a VM uses one, change its definition by hand, for example: {example}."
 
 
-def _elsewhere(_disk: GuestDisk) -> str:
+def _elsewhere(_disks: Sequence[GuestDisk]) -> str:
     folder = "/etc/pve/nodes/NODE/qemu-server"
     return f"If a VM on another host of the cluster uses one, name the folder of that host, {folder}."
 
 
-_HINTS: dict[str, Callable[[GuestDisk], str]] = {"libvirt": _virt_xml, "Proxmox": _elsewhere}
-"""What to do about guests that no definition uses, by the manager of the VMs; one of them as the example."""
+_HINTS: dict[str, tuple[str, Callable[[Sequence[GuestDisk]], str]]] = {
+    "libvirt": ("Used by no definition", _virt_xml),
+    "files": ("Used by none of the given definitions", _virt_xml),
+    "Proxmox": ("Used by no definition", _elsewhere),
+}
+"""How to name guests that no definition uses, and what to do about them, by the manager of the VMs."""
 
 
-def _unused(disks: Sequence[GuestDisk], width: int | None, hint: Callable[[GuestDisk], str]) -> list[str]:
+def _unused(disks: Sequence[GuestDisk], width: int | None, manages: str) -> list[str]:
     if not disks:
         return []
     names = few([printable(disk.guest) for disk in disks])
-    return [paragraph(f"Used by no definition: {names}. {hint(disks[0])}", width=width, rest="  ")]
+    unused, hint = _HINTS[manages]
+    return [paragraph(f"{unused}: {names}. {hint(disks)}", width=width, rest="  ")]
 
 
-def _summary(changes: Sequence[DefinitionChange]) -> str:
+def _summary(changes: Sequence[DefinitionChange], others: int) -> str:
     wrong = sum(not change.is_right for change in changes)
-    return f"{count_of(len(changes), 'definition')}: {wrong} must change, {len(changes) - wrong} right."
+    use = "uses" if others == 1 else "use"
+    rest = f", {others} {use} no guest of the plan" if others else ""
+    found = count_of(len(changes) + others, "definition")
+    return f"{found}: {wrong} must change, {len(changes) - wrong} right{rest}."

@@ -40,7 +40,8 @@ class PlanFacts(NamedTuple):
     apply without ``--jobs`` has in progress at once; ``path`` is that of the plan's file, if it has one.
     ``selection`` has the guests to report, in their order; None stands for all.
     ``older`` is a plan to compare this one with. ``conversions`` has what became of the guests that apply has
-    converted, by name. ``read_only``: the template has no write permission already.
+    converted, by name; ``older_conversions``: of those of the older plan. ``read_only``: the template has no write
+    permission already.
     """
 
     plan: Plan
@@ -51,6 +52,7 @@ class PlanFacts(NamedTuple):
     older: Plan | None = None
     conversions: Mapping[str, Conversion] = MappingProxyType({})
     read_only: bool = False
+    older_conversions: Mapping[str, Conversion] = MappingProxyType({})
 
     @property
     def savings(self) -> list[Savings]:
@@ -66,6 +68,11 @@ class PlanFacts(NamedTuple):
     def guests(self) -> Sequence[GuestPlan]:
         """The guests to report, in their order."""
         return self.plan.guests if self.selection is None else self.selection
+
+    @property
+    def has_conversions_in_view(self) -> bool:
+        """True unless the guests to report leave out all that the plan converts, and so what it will do or did."""
+        return any(guest.verdict is Verdict.CONVERT for guest in self.guests) or not self.plan.to_convert
 
     @property
     def totals(self) -> Totals:

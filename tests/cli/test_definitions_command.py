@@ -4,6 +4,7 @@ Guards cli/verbs/definitions.py, definitions/virsh.py, report/definitions_text.p
 """
 
 import shutil
+import stat
 import subprocess
 
 import pytest
@@ -63,7 +64,7 @@ def test_a_preview_from_files(planned):
     assert "raw is disk vda of web" in done.stdout
     assert f"+      <source file='{planned.folder}/raw.qcow2'/>" in done.stdout
     assert "not yet: raw: its overlay is not written yet" in done.stdout
-    assert "Used by no definition: " in done.stdout
+    assert "Used by none of the given definitions: " in done.stdout
     assert done.stdout.endswith("1 definition: 1 must change, 0 right.\n")
 
 
@@ -71,11 +72,19 @@ def test_changed_copies_satisfy_libvirts_schema(planned):
     planned.apply()
     definitions(planned, "--xml", definition(planned), "--write", "changed")
     copy = planned.folder / "changed" / "web.xml"
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600, "it has a password"
     subprocess.run(["virt-xml-validate", str(copy), "domain"], check=True)
     done = definitions(planned, "--xml", copy)
     assert "1 definition: 0 must change, 1 right." in done.stdout
     done = definitions(planned, "--xml", definition(planned), "--write", "changed", expect=2)
     assert "it already exists, and is never replaced" in done.stderr
+
+
+def test_no_copy_before_the_overlay_is_published(planned):
+    """It would be defined with the others, and its VM would not find its disk."""
+    done = definitions(planned, "--xml", definition(planned), "--write", "changed", expect=1)
+    assert "not written: web.xml: not yet: raw: its overlay is not written yet" in done.stderr
+    assert not (planned.folder / "changed").exists()
 
 
 def test_defined_and_undone(planned, libvirt):

@@ -4,6 +4,7 @@ Guards cli/run_session.py, cli/confirm.py.
 """
 
 import types
+from dataclasses import replace
 
 import pytest
 from plans import guest_plan, small_plan
@@ -14,6 +15,7 @@ from batchdiff.cli import run_session
 from batchdiff.cli.confirm import confirm, deletion
 from batchdiff.cli.console import Console
 from batchdiff.errors import UsageError
+from batchdiff.image_source import ImageFormat
 
 GUESTS = [guest_plan(f"web{number}") for number in range(6)]
 PLAN = small_plan(*GUESTS)
@@ -28,7 +30,7 @@ def terminal(monkeypatch):
 
 
 def report(outcome):
-    run_session.Announcer(Console(), PLAN.template.source).report_guest(GUESTS[0], outcome)
+    run_session.Announcer(Console(), PLAN.template.source, "my fleet.json").report_guest(GUESTS[0], outcome)
 
 
 def changes(console=None):
@@ -70,6 +72,18 @@ def test_definitions_to_change_come_after_the_table(terminal, capsys):
     ]
     changes(Console(verbosity=1))
     assert len(capsys.readouterr().err.splitlines()) == 6
+
+
+def test_proxmox_has_a_configuration_that_only_its_own_command_shows(capsys):
+    """The overlay takes the guest's path, and the VM must still name the base."""
+    path = "/var/lib/vz/images/103/vm-103-disk-0.qcow2"
+    source = replace(GUESTS[0].source, path=path, format=ImageFormat.QCOW2)
+    guest = replace(GUESTS[0], source=source, overlay_path=path)
+    run_session.Announcer(Console(), PLAN.template.source, "my fleet.json").report_guest(guest, OUTCOMES[0])
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "  in the VM's configuration: `batchdiff definitions 'my fleet.json' --proxmox /etc/pve/qemu-server`"
+        " prints the command"
+    ]
 
 
 def test_a_question_has_count_and_bytes_first_and_what_remains_last(monkeypatch, capsys):

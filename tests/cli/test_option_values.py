@@ -80,7 +80,7 @@ def test_a_plan_from_a_pipe_needs_a_name(capsys, monkeypatch, name):
         (
             ["frobnicate"],
             'there is no verb "frobnicate"; the verbs are plan, show, apply, status, verify, restore, purge,'
-            " definitions, validate, doctor",
+            " definitions, validate, doctor, schema",
         ),
         (["apply", "p", "--guests", "a"], 'unrecognized arguments: --guests a; did you mean "--guest"?'),
         (["show", "p", "--fromat=html"], 'unrecognized arguments: --fromat=html; did you mean "--format"?'),

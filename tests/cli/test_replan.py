@@ -306,7 +306,7 @@ def test_a_plan_that_was_replaced_while_it_was_read_is_not_applied(pool):
         raise AssertionError
 
     with pytest.raises(PlanError, match="has been replaced by another plan"):
-        carry_out(Console(), Namespace(plan=path, unseen=False), older, never)
+        carry_out(Console(), Namespace(plan=path, unseen=False, connect=None), older, never)
 
 
 # A second plan on the same template

@@ -104,7 +104,9 @@ def seen_by_proxmox(host):
 
 def test_the_page(host):
     images = host / "var/lib/vz/images"
-    run(host, APPLY)
+    heard = run(host, f"({APPLY}) 2>&1")
+    assert heard.count("--proxmox /etc/pve/qemu-server` prints the command") == 2
+    assert "stays as it is" not in heard
     clones = {f"local:9000/base-9000-disk-0.qcow2/{vm}/vm-{vm}-disk-0.qcow2" for vm in ("101", "103")}
     assert seen_by_proxmox(host) == {*clones, "local:9000/base-9000-disk-0.qcow2"}
     for name, text in GUESTS.items():
@@ -131,7 +133,7 @@ def test_the_page(host):
         written = (host / "changed" / f"{vmid}.conf").read_text()
         assert (host / f"etc/pve/qemu-server/{vmid}.conf").read_text().startswith(written)
     # The former disks are listed as unused now; the drives are right.
-    assert "2 definitions: 0 must change, 2 right." in run(host, SHOW)
+    assert "3 definitions: 0 must change, 2 right, 1 uses no guest of the plan." in run(host, SHOW)
     run(host, PURGE)
     assert {path.name for path in images.glob("10*/*")} == {"vm-101-disk-0.qcow2", "vm-103-disk-0.qcow2"}
     again = run(host, "batchdiff plan /srv/thin.yaml -o /srv/again.plan.json")
@@ -151,9 +153,11 @@ def test_back_to_full_clones(host):
     run(host, f"{SHOW} --write {host}/changed")
     for path in (host / "changed").iterdir():
         (folder / path.name).write_text(path.read_text())
-    run(host, BACK)
+    heard = run(host, f"({BACK}) 2>&1")
+    assert "thin.plan.json --proxmox /etc/pve/qemu-server` shows what must change.\n" in heard
+    assert "--define" not in heard
     change_back = run(host, f"{SHOW} --write {host}/back")
-    assert "2 definitions: 2 must change" in change_back
+    assert "3 definitions: 2 must change" in change_back
     for vmid in ("101", "103"):
         assert (host / "back" / f"{vmid}.conf").read_text() == CONFIGS[vmid]
     assert {name: (host / "var/lib/vz/images" / name).read_bytes() for name in GUESTS} == before

@@ -36,13 +36,32 @@ def test_confinement_by_kernel(monkeypatch, version, ability, words):
     assert words in fact.effect
 
 
-def test_without_isal(monkeypatch):
-    def missing(name):
-        raise machine.importlib.metadata.PackageNotFoundError(name)
+def _missing(name):
+    raise machine.importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(machine.importlib.metadata, "version", missing)
+
+def test_without_isal(monkeypatch):
+    monkeypatch.setattr(machine.importlib.metadata, "version", _missing)
     (fact,) = (fact for fact in machine_facts() if fact.name == "ISA-L")
     assert (fact.value, fact.ability) == ("not installed", Ability.LIMITED)
+    assert "`pip install isal` fixes that" in fact.effect
+
+
+def test_where_pip_is_refused_the_package_of_the_distribution_is_named(monkeypatch, tmp_path):
+    """PEP 668: the marker of Debian's Python, outside a virtual environment."""
+    monkeypatch.setattr(machine.importlib.metadata, "version", _missing)
+    monkeypatch.setattr(machine.sys, "prefix", machine.sys.base_prefix)
+    monkeypatch.setattr(machine.sysconfig, "get_path", lambda _name: str(tmp_path))
+    (tmp_path / "EXTERNALLY-MANAGED").touch()
+    (fact,) = (fact for fact in machine_facts() if fact.name == "ISA-L")
+    assert "python3-isal" in fact.effect
+    assert "pip" not in fact.effect
+
+
+def test_a_version_that_a_distribution_does_not_know_is_left_out(monkeypatch):
+    monkeypatch.setattr(machine.importlib.metadata, "version", lambda _name: "0.0.0")
+    (fact,) = (fact for fact in machine_facts() if fact.name == "ISA-L")
+    assert (fact.value, fact.ability) == ("isal", Ability.GOOD)
 
 
 def test_qemu_as_it_describes_itself():

@@ -77,8 +77,8 @@ def test_one_of_several_verifications_fails(stage, error):
     stage.judge.asked = meeting.attend
     bad, real = stage.names[1], stage.judge.compare
 
-    def compare(one, other, size, *, stopped):
-        real(one, other, size, stopped=stopped)
+    def compare(one, other, size, **options):
+        real(one, other, size, **options)
         if one.path == str(stage.original(bad)):
             raise error
 
@@ -118,8 +118,8 @@ def test_the_disk_is_full_while_several_overlays_wait(stage, number):
     """That guest's temporary file goes; those that wait, and those that come, are converted."""
     real, full = apply_task.write_overlay, stage.names[number]
 
-    def write_overlay(fd, original, *rest):
-        real(fd, original, *rest)
+    def write_overlay(fd, original, *rest, **options):
+        real(fd, original, *rest, **options)
         if original.path == str(stage.original(full)):
             raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -40,8 +40,8 @@ MATERIAL = 504
 NO_TEXT, NO_KEY, ON_ANOTHER, ON_DATA = (
     "is not text",
     "no key slot opens",
-    "on the header, or on another one",
-    "on the data",
+    "overlaps the header or another key slot",
+    "overlaps the data",
 )
 ROUNDS, TRUNCATED, UNOPENED = "rounds of PBKDF2", "it is truncated", "QEMU does not open"
 
@@ -279,7 +279,7 @@ PLACES = {
 
 OTHERS = {
     "method-0": (put(32, ">I", 0), "is not encrypted with LUKS"),
-    "method-1": (put(32, ">I", 1), "legacy way"),
+    "method-1": (put(32, ">I", 1), "legacy encryption"),
     "method-3": (put(32, ">I", 3), "encryption method 3 is unknown"),
     "method-of-ones": (put(32, ">I", MOST), "encryption method 4294967295 is unknown"),
     "method-without-its-extension": (renamed, "names no LUKS header"),

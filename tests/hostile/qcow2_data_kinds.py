@@ -178,7 +178,7 @@ def kinds(outside: dict[str, str]) -> list[Kind]:
         Kind("the-template", name(f"{fleet}/template.img".encode()), "as one of its files", WIDE),
         Kind("the-manifest", name(f"{fleet}/fleet.yaml".encode()), SHORT, WIDE),
         Kind("not-in-the-wide-folder", name(raw), BESIDE, WIDE),
-        Kind("without-its-bit", put(72, ">Q", 0), "keeps its data in itself", OWN),
+        Kind("without-its-bit", put(72, ">Q", 0), "keeps its data in its own file", OWN),
         Kind("also-corrupt", put(72, ">Q", 6), "marked corrupt", OWN),
         Kind("also-dirty", put(72, ">Q", 5), "was not closed cleanly", OWN),
         Kind("in-version-2", put(4, ">I", 2), "past the end of the file", OWN),

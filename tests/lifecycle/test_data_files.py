@@ -5,15 +5,19 @@ Guards applying/swap/new_files.py.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import notation
 import pytest
-from commands import batchdiff, events, rarely, run_here
+from commands import COMMAND, batchdiff, events, rarely, run_here
 from plans import save
+
+from batchdiff.files.fingerprint import fingerprint_at
 
 TEMPLATE = "1M:A 1M:- 1M:B"
 GUESTS = {"web01": "64k:X 960k:A 1M:- 1M:B", "web02": "1M:A 1M:- 512k:0 64k:Y 448k:B"}
@@ -96,6 +100,50 @@ def test_purged(tmp_path):
     assert fleet.names() == {path.name for path in (*fleet.overlays, *fleet.data_files)}
 
 
+def test_figures_include_the_data_files(tmp_path):
+    fleet = Fleet(tmp_path, "delete")
+    fleet.run("apply", "--yes")
+    taken = [
+        sum(path.stat().st_blocks * 512 for path in pair)
+        for pair in zip(fleet.overlays, fleet.data_files, strict=True)
+    ]
+    report = json.loads(fleet.run("show", "--format", "json"))
+    shown = [guest["conversion"] for guest in report["guests"]]
+    assert [each["actual_overlay_disk_bytes"] for each in shown] == taken
+    planned = [guest["savings"]["overlay_bytes"] for guest in report["guests"]]
+    assert [each["actual_overlay_bytes"] for each in shown] == planned
+    fleet.run("status", "--textfile", tmp_path / "out.prom")
+    metrics = (tmp_path / "out.prom").read_text()
+    assert [f"}} {size}\n" in metrics for size in taken] == [True, True]
+
+
+def test_a_journal_that_names_another_file_does_not_delete_it(tmp_path):
+    """It is read like any other input, though batchdiff wrote it."""
+    fleet = Fleet(tmp_path, "keep")
+    fleet.run("apply")
+    other = tmp_path / "fleet.other"
+    other.write_text("needed")
+    at_the_data_file = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=unlink:signal=SIGKILL:when=2"]
+    killed = subprocess.run(
+        [*at_the_data_file, *COMMAND, "restore", str(fleet.plan), "--guest", "web01"],
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+        timeout=100,
+    )
+    assert killed.returncode == -9
+    journal = Path(f"{fleet.plan}.journal")
+    lines = journal.read_text().splitlines()
+    (number,) = (at for at, line in enumerate(lines) if json.loads(line).get("parts"))
+    record = json.loads(lines[number])
+    found = dataclasses.asdict(fingerprint_at(str(other)))
+    record["parts"].append([str(other), found])
+    lines[number] = json.dumps(record)
+    journal.write_text("\n".join(lines) + "\n")
+    fleet.run("restore", expect=None)
+    assert other.read_text() == "needed"
+
+
 def test_a_vms_write_to_the_data_file_alone_is_noticed(tmp_path):
     """Where the overlay has a cluster already, only the data file changes."""
     fleet = Fleet(tmp_path, "quarantine")
@@ -170,7 +218,7 @@ def test_the_name_is_taken_between_plan_and_apply(tmp_path):
         ("web02.img", "another file of the plan"),
         ("web02.qcow2", "another file of the plan"),
         ("web02.data.raw", "another file of the plan"),
-        ("x.batchdiff-original", "not beside the overlay"),
+        ("x.batchdiff-original", "of a file of batchdiff"),
     ],
 )
 def test_a_forged_plan_names_no_other_file(tmp_path, name, words):

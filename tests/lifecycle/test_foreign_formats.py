@@ -77,6 +77,13 @@ def test_a_template(tmp_path, template_format, retire):
     assert_converted(tmp_path, ["raw", "vmdk"], format_of(template_format))
     assert (tmp_path / "raw.img").exists() == (retire == "keep")
     batchdiff("verify", "fleet.plan.json", cwd=tmp_path)
+    if retire == "keep":
+        return
+    batchdiff("restore", "fleet.plan.json", cwd=tmp_path)
+    for name in ("raw", "vmdk"):
+        restored, copy = str(tmp_path / f"{name}.img"), str(tmp_path / f"{name}.copy")
+        notation.run("qemu-img", "compare", "-f", format_of(name), "-F", "raw", restored, copy)
+    assert not list(tmp_path.glob("*.qcow2"))
 
 
 @pytest.mark.parametrize("retire", RETIRE)

@@ -110,7 +110,7 @@ def test_two_guests_with_one_disk(storage):
 def test_an_overlay_that_exists_is_not_replaced(storage):
     make("images/101/vm-101-disk-0.qcow2")
     (problem,) = problems(laid_out("{path: images/101/vm-101-disk-0.raw}"))
-    assert "exists already" in problem
+    assert "already exists" in problem
     assert "give it another overlay.disk" in problem
 
 
@@ -119,7 +119,7 @@ def test_a_glob_does_not_take_the_place_of_an_overlay_for_a_guest(storage):
     both = (own("web.img", ", vmid: 101, disk: 1"), "{glob: images/101/*}")
     (problem,) = problems(laid_out(*both))
     assert "vm-101-disk-1.qcow2" in problem
-    assert "exists already" in problem
+    assert "already exists" in problem
     os.unlink("images/101/vm-101-disk-1.qcow2")
     assert len(read(laid_out(*both)).guests) == 2
 

@@ -23,7 +23,11 @@ def test_a_guest_that_no_definition_uses():
     converted = definitions_text([], [GuestDisk("web", THIN, None, BOTH)], width=200)
     assert f"path={THIN.path},driver.type=qcow2" in converted
     preview = definitions_text([], [GuestDisk("web", RAW, THIN, BOTH)], width=200)
-    assert f"path={THIN.path},driver.type=qcow2" in preview
+    # No command for an overlay that does not exist: its VM would not start.
+    assert "virt-xml" not in preview
+    assert "once `batchdiff apply` has written the overlay" in preview
+    both = [GuestDisk("db", VmImage("/i/db.raw", "raw"), THIN, BOTH), GuestDisk("web", THIN, None, BOTH)]
+    assert f"path={THIN.path},driver.type=qcow2" in definitions_text([], both, width=200)
     # After a restore the overlay is gone.
     restored = definitions_text([], [GuestDisk("web", RAW, None, BOTH)], width=200)
     assert f"path={RAW.path},driver.type=raw" in restored
@@ -41,6 +45,25 @@ def test_what_only_the_operator_can_do():
     assert "not yet: web: its overlay is not written yet" in text
     event = definition_event(change)
     assert (event["by_hand"], event["commands"]) == ([f"web: {SECRETS}"], [])
+
+
+def test_definitions_that_use_no_guest_are_counted():
+    (change,) = domain_changes([DOMAIN], [GuestDisk("web", THIN, None, BOTH)])
+    text = definitions_text([change], [], others=2, manages="files")
+    assert text.endswith("3 definitions: 1 must change, 0 right, 2 use no guest of the plan.\n")
+    text = definitions_text([], [GuestDisk("db", THIN, None, BOTH)], others=1, manages="files", width=200)
+    assert text.startswith("Used by none of the given definitions: db. ")
+    assert text.endswith("1 definition: 0 must change, 0 right, 1 uses no guest of the plan.\n")
+
+
+def test_no_command_for_proxmox_before_its_time():
+    disk = GuestDisk("web", RAW, THIN, BOTH)
+    changes = list(vm_changes([CONFIG], [disk], STORAGES, run_folder="/nowhere"))
+    text = definitions_text(changes, [disk], manages="Proxmox", width=200)
+    assert "not yet: web: its overlay is not written yet" in text
+    assert "+scsi0: local:101/web.qcow2" in text
+    assert "$ " not in text
+    assert "Run `batchdiff definitions` again after that: it then prints the `qm set` command." in text
 
 
 def test_a_command_stays_on_one_line():

@@ -54,6 +54,7 @@ TYPED = {
     "apply my\t--unse\t": ["apply", "my plan.json", "--unseen"],
     "status my\t--textfile m\t": ["status", "my plan.json", "--textfile", "metrics.prom"],
     "doctor im\t": ["doctor", "images"],
+    "schema ev\t": ["schema", "events"],
 }
 """What is typed after `batchdiff`, and the arguments that it is run with."""
 

@@ -20,17 +20,22 @@ NBDCOPY, READER = "nbdcopy", "batchdiff's reader"
 
 def read_all(image: Member) -> Run:
     """Time batchdiff's reader, in one process, start-up of Python included."""
-    return timed([sys.executable, "-m", "bench.exported", os.path.abspath(image.path), image.format])
+    secret = os.path.abspath(image.secret_file) if image.secret_file else ""
+    return timed([sys.executable, "-m", "bench.exported", os.path.abspath(image.path), image.format, secret])
 
 
 def nbdcopy(image: Member) -> Run:
     """Time nbdcopy, which reads with several connections and threads."""
-    return timed(["nbdcopy", "--", "[", "qemu-nbd", "-r", "-f", image.format, image.path, "]", "null:"])
+    how = ["-f", image.format, image.path]
+    if image.secret_file:
+        opened = f"driver={image.format},key-secret=s,file.filename={image.path}"
+        how = ["--object", f"secret,id=s,file={image.secret_file}", "--image-opts", opened]
+    return timed(["nbdcopy", "--", "[", "qemu-nbd", "-r", *how, "]", "null:"])
 
 
-def _read(path: str, form: str) -> None:
+def _read(path: str, form: str, secret: str) -> None:
     buffer = ReadBuffer(_WINDOW)
-    with open_image(ImageSource(path, ImageFormat(form))) as image:
+    with open_image(ImageSource(path, ImageFormat(form), secret_file=secret or None)) as image:
         at = image.next_data(0)
         while at is not None:
             start = at // _WINDOW * _WINDOW

@@ -21,7 +21,11 @@ from bench.content import (
 )
 
 MAPPED = ("vdi", "vmdk", "qed", "vpc", "parallels", "vhdx")
-EXPORTED = {"streamOptimized": ("vmdk", "-o", "subformat=streamOptimized")}
+_SECRET = "secret"
+EXPORTED = {
+    "streamOptimized": ("vmdk", "-o", "subformat=streamOptimized"),
+    "LUKS": ("luks", "--object", f"secret,id=s,file={_SECRET}", "-o", "key-secret=s,iter-time=10"),
+}
 """Kinds of images that QEMU exports for batchdiff: their format, and options of `qemu-img convert`."""
 
 _FULL_COPY = ("cp", "--sparse=always", "--reflink=never")
@@ -29,10 +33,11 @@ _FULL_COPY = ("cp", "--sparse=always", "--reflink=never")
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One image of a fleet."""
+    """One image of a fleet. ``secret_file``: empty if it is not encrypted."""
 
     path: str
     format: str
+    secret_file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +133,14 @@ def exported(folder: str, *, size: int) -> dict[str, Member]:
     os.makedirs(folder)
     content = os.path.join(folder, "content.raw")
     write_template(content, size, compressible=True)
-    return {
-        kind: Member(converted(content, *options, form=form), form) for kind, (form, *options) in EXPORTED.items()
-    }
+    secret = os.path.join(folder, _SECRET)
+    with open(secret, "w", encoding="ascii") as file:
+        file.write("a secret of the benchmark")
+    made = {}
+    for kind, (form, *options) in EXPORTED.items():
+        own = [option.replace(f"file={_SECRET}", f"file={secret}") for option in options]
+        made[kind] = Member(converted(content, *own, form=form), form, secret if own != options else "")
+    return made
 
 
 def compressed(folder: str, kind: str, *, size: int, guests: int, changed: float = 0.04) -> Fleet:

@@ -27,12 +27,18 @@ def conversions(plan: Plan, history: History) -> dict[str, Conversion]:
     for guest in plan.to_convert:
         state = history.under_way(guest.name)
         if state is not None and state.published and state.overlay is not None:
-            found[guest.name] = _conversion(guest, state, state.overlay.size, there[guest.name])
+            found[guest.name] = _conversion(guest, state, there[guest.name])
     return found
 
 
-def _conversion(guest: GuestToConvert, state: GuestState, length: int, there: OnDisk) -> Conversion:
+def _conversion(guest: GuestToConvert, state: GuestState, there: OnDisk) -> Conversion:
+    length = sum(each.size for each in (state.overlay, state.data_file) if each is not None)
     taken = None if there.overlay is None else _taken(there.overlay)
+    data_file = guest.options.data_file
+    # It may be gone: a VM's owner can have compacted the overlay into one file.
+    if taken is not None and data_file is not None and os.path.exists(data_file):
+        of_data = _taken(data_file)
+        taken = None if of_data is None else taken + of_data
     fate, used, planned = _fate(guest, state, there), Written.OVERLAY in there.written, guest.diff.savings
     came_back = 0
     if fate in {Fate.DELETED, Fate.GONE}:

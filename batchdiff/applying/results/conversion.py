@@ -11,9 +11,9 @@ class Conversion(NamedTuple):
     """What became of a converted guest; sizes in bytes.
 
     ``fate``: its original's; ``aside``: the path of that in quarantine. ``overlay_bytes``: the length of the
-    overlay's file when it was published; ``overlay_disk_bytes``: what that file takes on disk now, None if it is
-    missing or cannot be opened. ``used``: it has been written to since. ``came_back_bytes``: by how much less the
-    guest takes on disk than before, once its original is gone; 0 as long as that exists.
+    overlay with its data file when it was published; ``overlay_disk_bytes``: what these take on disk now, None if
+    one is missing or cannot be opened. ``used``: it has been written to since. ``came_back_bytes``: by how much
+    less the guest takes on disk than before, once its original is gone; 0 as long as that exists.
     """
 
     fate: Fate

@@ -260,7 +260,9 @@ class Swap:
         original, state = self.task.original, self._journal.state
         if self.task.goal is Goal.RESTORE and state.deleting and self._outgoing.where is OutgoingAt.GONE:
             self.close()
-            self.remarks += delete_other_files(state.parts, self._run, of="the overlay", freed=self.changes)
+            # A journal is input like any other: it must not name another file than the plan does.
+            parts = [part for part in state.parts if part[0] == self.task.data_file]
+            self.remarks += delete_other_files(parts, self._run, of="the overlay", freed=self.changes)
         names = original_names(original.source.path)
         is_gone = where_is(names, original.fingerprints[0]) is OutgoingAt.GONE
         if not (is_gone and parts_left(original.other_files)):

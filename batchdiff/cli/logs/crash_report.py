@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from batchdiff import __version__
-from batchdiff.cli.logs.log_file import time_now
+from batchdiff.cli.logs.log_file import time_now, without_passwords
 from batchdiff.files import own_files
 
 _LONGEST = 20_000
@@ -39,7 +39,7 @@ def crash_text(error: BaseException, command: str) -> str:
     uname = platform.uname()
     loaded = [_with_version(name) for module, name in _LIBRARIES.items() if module in sys.modules]
     head = (
-        f"time: {time_now()}\ncommand: {command}\n"
+        f"time: {time_now()}\ncommand: {without_passwords(command)}\n"
         f"batchdiff {__version__}, Python {platform.python_version()}, {uname.system} {uname.release}"
         f" {uname.machine}\nlibraries: {', '.join(loaded) or 'none'}\n"
     )

@@ -71,6 +71,11 @@ class LogFile:
 def _fit_for_log(text: str) -> str:
     if len(text) > _LONGEST:
         return f"(a result of {len(text)} characters is left out)"
+    return without_passwords(text)
+
+
+def without_passwords(text: str) -> str:
+    """Return text with asterisks in place of passwords."""
     return _PASSWORD.sub(lambda found: f"{found[1] or found[2]}***", text)
 
 

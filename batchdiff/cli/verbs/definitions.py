@@ -48,12 +48,13 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         return _undo(console, definer, changes)
     for change in changes:
         console.event("definition", **definition_event(change))
-    console.result(definitions_text(changes, disks, width=console.width))
-    if arguments.write is not None:
-        _write(console, arguments.write, changes)
+    manages = "files" if arguments.xml else "libvirt"
+    others = len(domains) - len(changes)
+    console.result(definitions_text(changes, disks, width=console.width, manages=manages, others=others))
+    written = EXIT_DONE if arguments.write is None else _write(console, arguments.write, changes)
     if arguments.define and definer is not None:
-        return _define(console, definer, changes)
-    return EXIT_DONE
+        return _define(console, definer, changes) or written
+    return written
 
 
 def define_guests(console: Console, arguments: argparse.Namespace, disks: Sequence[GuestDisk]) -> int:
@@ -87,10 +88,10 @@ def _of_proxmox(console: Console, arguments: argparse.Namespace, template: str, 
         console.event("definition", **definition_event(change))
     for text in wrong if console.json else ():
         console.event("notice", message=text)
-    console.result(definitions_text(changes, disks, width=console.width, doubts=wrong, manages="Proxmox"))
-    if arguments.write is not None:
-        _write(console, arguments.write, changes)
-    return EXIT_DONE
+    others = len(host.configs) - len(changes)
+    text = definitions_text(changes, disks, width=console.width, doubts=wrong, manages="Proxmox", others=others)
+    console.result(text)
+    return EXIT_DONE if arguments.write is None else _write(console, arguments.write, changes)
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -137,14 +138,20 @@ def _from_files(paths: Sequence[str]) -> tuple[list[Domain], list[Pool]]:
     return domains, pools
 
 
-def _write(console: Console, folder: str, changes: Sequence[DomainChange] | Sequence[VmChange]) -> None:
+def _write(console: Console, folder: str, changes: Sequence[DomainChange] | Sequence[VmChange]) -> int:
+    """Write a changed copy of each definition that may change now, and return the exit code.
+
+    A copy of one that must wait would be used with the others, and its VM would not find its disk.
+
+    :raises UsageError: a copy cannot be written.
+    """
     for change in changes:
-        if change.is_right:
+        if change.is_right or change.waiting:
             continue
         path = os.path.join(folder, change.file_name)
         try:
             os.makedirs(folder, exist_ok=True)
-            with open(path, "xb") as file:
+            with open(path, "xb", opener=_only_for_its_owner) as file:
                 file.write(change.changed)
         except OSError as error:
             why = (
@@ -152,6 +159,17 @@ def _write(console: Console, folder: str, changes: Sequence[DomainChange] | Sequ
             )
             raise UsageError(f"cannot write {path}", why=why, remedy="Name another folder.") from error
         console.say(f"written: {path}")
+    left_out = [change for change in changes if change.waiting and not change.is_right]
+    for change in left_out:
+        console.warn(
+            f"not written: {printable(change.file_name)}: not yet: {printable('; '.join(change.waiting))}"
+        )
+    return EXIT_SOME_GUESTS if left_out else EXIT_DONE
+
+
+def _only_for_its_owner(path: str, flags: int) -> int:
+    """Open a file that only its owner can read: a definition may have passwords."""
+    return os.open(path, flags, 0o600)
 
 
 def _define(console: Console, definer: Definer, changes: Sequence[DomainChange]) -> int:

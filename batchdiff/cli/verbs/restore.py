@@ -23,12 +23,18 @@ from batchdiff.cli.confirm import Question, confirm, state
 from batchdiff.cli.console import Console
 from batchdiff.cli.journal_history import history_of
 from batchdiff.cli.path_map import with_moved_paths
-from batchdiff.cli.run_session import carry_out, dry_run, exit_code, report_space
+from batchdiff.cli.run_session import (
+    carry_out,
+    definitions_command,
+    dry_run,
+    exit_code,
+    is_on_proxmox,
+    report_space,
+)
 from batchdiff.cli.verbs.definitions import define_guests
 from batchdiff.definitions.guest_disks import GuestDisk, guest_disks
-from batchdiff.files.filenames import shell_line
 from batchdiff.plan.file import read_plan
-from batchdiff.plan.plan import Plan
+from batchdiff.plan.plan import GuestPlan, Plan
 from batchdiff.report.figures import count_of
 from batchdiff.report.results_text import undone_text
 from batchdiff.units import few, format_size
@@ -69,7 +75,8 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         defined = define_guests(console, arguments, _with_full_images(plan, now, options.guests))
         return code or defined
     if any(outcome.status is Status.RESTORED for outcome in outcomes):
-        _print_next_step(console, arguments)
+        restored = {outcome.name for outcome in outcomes if outcome.status is Status.RESTORED}
+        _print_next_step(console, arguments, [guest for guest in plan.guests if guest.name in restored])
     return code
 
 
@@ -81,15 +88,13 @@ def _with_full_images(plan: Plan, history: History, chosen: tuple[str, ...] | No
     return [replace(disk, planned=None) for disk in whole]
 
 
-def _print_next_step(console: Console, arguments: argparse.Namespace) -> None:
+def _print_next_step(console: Console, arguments: argparse.Namespace, restored: list[GuestPlan]) -> None:
     """Print the command that shows, or makes, the change of definitions."""
-    words = ["batchdiff", "definitions", arguments.plan]
-    words += ["--connect", arguments.connect] if arguments.connect else []
-    words += [word for move in arguments.moves or () for word in ("--map", move)]
-    console.say(
-        f"The VMs' definitions must name the restored images: `{shell_line(words)}` shows what must change; with"
-        " --define it changes it."
-    )
+    options = ["--connect", arguments.connect] if arguments.connect else []
+    moves = [word for move in arguments.moves or () for word in ("--map", move)]
+    command = definitions_command(arguments.plan, restored, moves=moves, options=options)
+    text = f"The VMs' definitions must name the restored images: `{command}` shows what must change"
+    console.say(f"{text}." if is_on_proxmox(restored) else f"{text}; with --define it changes it.")
 
 
 def _ask(
@@ -154,6 +159,7 @@ def _is_rebuilt(there: Mapping[str, OnDisk], guest: str) -> bool:
 def _size_of_overlays(found: list[GuestWithState]) -> str:
     total = 0
     for guest, _ in found:
-        with contextlib.suppress(OSError):
-            total += os.lstat(guest.overlay_path).st_blocks * 512
+        for path in filter(None, (guest.overlay_path, guest.options.data_file)):
+            with contextlib.suppress(OSError):
+                total += os.lstat(path).st_blocks * 512
     return format_size(total)

@@ -38,6 +38,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         older,
         conversions(plan, history),
         is_read_only(plan.template.source.path),
+        {} if older is None else conversions(older, read_history(arguments.against, older.checksum)),
     )
     form = PLAN_FORMS[arguments.format]
     if arguments.output is not None:

@@ -16,6 +16,7 @@ from batchdiff.cli.logs.textfile import check_textfile, write_textfile
 from batchdiff.cli.path_map import with_moved_paths
 from batchdiff.errors import EXIT_DONE
 from batchdiff.plan.file import read_for_report
+from batchdiff.plan.plan import Plan
 from batchdiff.report.events import status_event
 from batchdiff.report.status_text import status_text
 
@@ -32,16 +33,19 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         console.event("status", **status_event(each))
     console.result(status_text(found, width=console.width))
     if arguments.textfile is not None:
-        metrics = status_metrics(plan, found, files, _overlay_bytes(files))
+        metrics = status_metrics(plan, found, files, _overlay_bytes(plan, files))
         write_textfile(arguments.textfile, arguments.plan, "status", metrics)
     return EXIT_DONE
 
 
-def _overlay_bytes(files: Mapping[str, OnDisk]) -> dict[str, int]:
-    """Return the disk space that the existing overlays take, by guest."""
-    sizes = {}
-    for name, found in files.items():
-        if found.overlay is not None:
+def _overlay_bytes(plan: Plan, files: Mapping[str, OnDisk]) -> dict[str, int]:
+    """Return the disk space that the existing overlays take with their data files, by guest."""
+    sizes: dict[str, int] = {}
+    for guest in plan.to_convert:
+        found = files.get(guest.name)
+        if found is None or found.overlay is None:
+            continue
+        for path in filter(None, (found.overlay, guest.options.data_file)):
             with contextlib.suppress(OSError):  # gone since
-                sizes[name] = os.stat(found.overlay).st_blocks * 512
+                sizes[guest.name] = sizes.get(guest.name, 0) + os.stat(path).st_blocks * 512
     return sizes

@@ -26,6 +26,7 @@ class Problems:
 
     def __init__(self) -> None:
         self._found: dict[Problem, None] = {}
+        self._alike: set[tuple[YamlPath, str]] = set()
         self._odd: dict[Problem, None] = {}
         self._objected: set[YamlPath] = set()
         self._touched: set[YamlPath] = set()
@@ -42,8 +43,14 @@ class Problems:
                 return self._lines[where[:length]]
         return 1
 
-    def add(self, where: YamlPath, message: str, *, line: int | None = None) -> None:
-        """Add a problem; a repeated one, such as one from a default that several guests share, counts once."""
+    def add(self, where: YamlPath, message: str, *, line: int | None = None, alike: str = "") -> None:
+        """Add a problem; a repeated one, such as one from a default that several guests share, counts once.
+
+        ``alike``: the message without the file that it names; of several such at one place, the first counts.
+        """
+        if alike and (where, alike) in self._alike:
+            return
+        self._alike.add((where, alike))
         self._found[Problem(line or self.line(where), where, message)] = None
         self._objected.add(where)
         self._touched.update(where[:length] for length in range(len(where) + 1))

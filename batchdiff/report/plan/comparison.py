@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
-from batchdiff.plan.plan import GuestPlan, Plan
+from batchdiff.applying.results.conversion import Conversion
+from batchdiff.choices import Verdict
+from batchdiff.image.storage.exactness import of_sum
+from batchdiff.plan.earlier_plans import is_done
+from batchdiff.plan.plan import GuestPlan, GuestToConvert, Plan
 from batchdiff.report.figures import bounded_size, count_of
 from batchdiff.report.printable import printable
 from batchdiff.units import few, format_size
+
+NOTHING_DONE: Mapping[str, Conversion] = MappingProxyType({})
+"""No guest of the older plan was converted, or its journal is not known."""
 
 
 class SizeChange(NamedTuple):
@@ -53,11 +61,16 @@ def _by_name(plan: Plan) -> dict[str, GuestPlan]:
     return {guest.name: guest for guest in plan.guests}
 
 
-def sentences(found: PlanComparison) -> Iterator[str]:
-    """Yield the comparison in words, printable, the savings first."""
+def sentences(found: PlanComparison, conversions: Mapping[str, Conversion] = NOTHING_DONE) -> Iterator[str]:
+    """Yield the comparison in words, printable, the savings first.
+
+    ``conversions``: what became of the guests that the older plan has converted.
+    """
     old, new = found.older.totals, found.newer.totals
     saved = [bounded_size(each.saved_bytes, each.exactness) for each in (old, new)]
     yield f"Since the plan of {printable(found.older.created)}: saved {saved[0]} then, {saved[1]} now."
+    done = _done(found)
+    yield from _what_came_of(done, conversions)
     if found.older.template.source.path != found.newer.template.source.path:
         yield f"The older plan is for another template, {printable(found.older.template.source.path)}."
     elif found.older.template_digest != found.newer.template_digest:
@@ -65,7 +78,8 @@ def sentences(found: PlanComparison) -> Iterator[str]:
     for names, what in ((found.appeared, "not in the older plan"), (found.gone, "only in the older plan")):
         if names:
             yield f"{count_of(len(names), 'guest')} {what}: {few([printable(name) for name in names])}."
-    for name, before, after in found.verdicts:
+    others = [each for each in found.verdicts if each[0] not in {guest.name for guest in done}]
+    for name, before, after in others:
         yield f"{printable(name)}: {before} then, {after} now."
     for each in found.changes:
         grew = "grew" if each.after > each.before else "shrank"
@@ -73,6 +87,32 @@ def sentences(found: PlanComparison) -> Iterator[str]:
         yield f"{printable(each.name)}: its overlay {grew} {sizes}."
     if not any((found.appeared, found.gone, found.verdicts, found.changes)):
         yield "No guest has changed."
+
+
+def _done(found: PlanComparison) -> list[GuestToConvert]:
+    """Return the guests to convert of the older plan that the newer one skips because they are converted."""
+    now = _by_name(found.newer)
+    return [
+        guest
+        for guest in found.older.to_convert
+        if guest.name in now and now[guest.name].verdict is Verdict.SKIP and is_done(now[guest.name].reason)
+    ]
+
+
+def _what_came_of(done: list[GuestToConvert], conversions: Mapping[str, Conversion]) -> Iterator[str]:
+    """Yield which guests are done, what they were to save, and what came back so far."""
+    if not done:
+        return
+    savings = [guest.diff.savings for guest in done]
+    exactness = of_sum(each.exactness for each in savings)
+    planned = bounded_size(sum(each.saved_bytes for each in savings), exactness)
+    text = f"{few([printable(guest.name) for guest in done])}: convert then, done now"
+    known = [conversions[guest.name] for guest in done if guest.name in conversions]
+    if known:
+        back = bounded_size(sum(each.came_back_bytes for each in known), exactness)
+        yield f"{text}; came back so far: {back} of {planned} planned, which the savings now do not include."
+    else:
+        yield f"{text}; the savings now do not include what was planned for them, {planned}."
 
 
 def comparison_report(found: PlanComparison) -> dict[str, object]:

@@ -1,13 +1,13 @@
-"""Remarks on guests that will be converted: sentences for the operator below the table of a plan."""
+"""Remarks on the guests of a plan: sentences for the operator above its table."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from batchdiff.choices import Retire
+from batchdiff.choices import Retire, Verdict
 from batchdiff.files import own_files
 from batchdiff.plan.overlay_options import Compat, Compression
-from batchdiff.plan.plan import GuestToConvert
+from batchdiff.plan.plan import GuestPlan, GuestToConvert, why_unlike
 from batchdiff.qcow2.geometry import DEFAULT_REFCOUNT_BITS
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.plan.outliers import BetterClusters, cluster_advice, similarity_if_unlike
@@ -18,28 +18,38 @@ _MOST_LINKS = 3
 
 
 def of_another_template(facts: PlanFacts) -> Iterator[str]:
-    """Yield warnings of guests that will be converted but should not be, printable, each on one line."""
-    found = [(guest, similarity_if_unlike(guest)) for guest in facts.guests if isinstance(guest, GuestToConvert)]
+    """Yield warnings of guests that are in the wrong manifest, printable, each on one line.
+
+    A guest that saves too little to be converted is in the wrong manifest, too.
+    """
+    found = [(guest, similarity_if_unlike(guest)) for guest in facts.guests if not _reason_has_it(guest)]
     unlike = [(guest, part) for guest, part in found if part is not None]
     if len(unlike) == 1:
         guest, part = unlike[0]
         yield (
-            f"{printable(guest.name)}: it shares only zeros with the template, which has {part:.2%} of its data."
-            " It was probably copied from another template."
+            f"{printable(guest.name)}: it has next to nothing in common with the template, which has {part:.2%} of"
+            " its data. It was probably copied from another template."
         )
     elif unlike:
         least, most = (f"{pick(part for _, part in unlike):.2%}" for pick in (min, max))
         parts = least if least == most else f"{least} to {most}"
         yield (
-            f"{_named([guest for guest, _ in unlike])}: they share only zeros with the template, which has {parts}"
-            f" of their data. These {len(unlike)} guests were probably copied from another template."
+            f"{_named([guest for guest, _ in unlike])}: they have next to nothing in common with the template,"
+            f" which has {parts} of their data. These {len(unlike)} guests were probably copied from another"
+            " template."
         )
+
+
+def _reason_has_it(guest: GuestPlan) -> bool:
+    """Return True if a guest's reason is the one to read: it is refused, or skipped for being unlike."""
+    similarity = None if guest.diff is None else guest.diff.similarity
+    return guest.verdict is Verdict.REFUSE or guest.reason == why_unlike(similarity) != ""
 
 
 def remarks(facts: PlanFacts) -> Iterator[str]:
     """Yield the remarks on a plan, printable, each on one line."""
-    chosen = facts.plan.to_convert
-    if better := cluster_advice(facts.pending):
+    chosen = facts.plan.to_convert if facts.has_conversions_in_view else ()
+    if better := cluster_advice(facts.pending if chosen else ()):
         yield _of_clusters(better, facts)
     secret = [printable(guest.name) for guest in chosen if guest.options.encryption is not None]
     if secret:
@@ -116,7 +126,7 @@ def _of_overlays(below: str, guests: list[GuestToConvert]) -> str:
     return text
 
 
-def _named(guests: list[GuestToConvert]) -> str:
+def _named(guests: Sequence[GuestPlan]) -> str:
     return few([printable(guest.name) for guest in guests])
 
 

@@ -47,7 +47,8 @@ def attention(facts: PlanFacts) -> Iterator[tuple[str, str]]:
     """Yield what is worth a look before the table: labels and sentences, the most urgent first."""
     found = list(reasons(facts))
     yield from (each for each in found if each[0] == Verdict.REFUSE.value)
-    yield from (("warning", f"{printable(text)}.") for text in dangers(facts.plan))
+    of_overlays = dangers(facts.plan) if facts.has_conversions_in_view else ()
+    yield from (("warning", f"{printable(text)}.") for text in of_overlays)
     yield from (("warning", text) for text in of_another_template(facts))
     yield from (each for each in found if each[0] != Verdict.REFUSE.value)
     yield from (("note", text) for text in remarks(facts))
@@ -67,6 +68,8 @@ def nothing_chosen(facts: PlanFacts) -> str:
 def how_saved(facts: PlanFacts) -> Iterator[str]:
     """Yield why `saved` is not `allocated` minus `overlay`, and why totals are not the sums of what is shown."""
     chosen = facts.savings
+    if not facts.has_conversions_in_view:
+        return
     if facts.overlay_disk_bytes != facts.plan.totals.overlay_bytes:
         what, why = (
             ("the overlay takes", "its file has")
@@ -88,6 +91,8 @@ def how_saved(facts: PlanFacts) -> Iterator[str]:
 
 def not_exact(facts: PlanFacts) -> Iterator[str]:
     """Yield why savings are not known exactly."""
+    if not facts.has_conversions_in_view:
+        return
     for each in inexact(facts.plan.to_convert):
         saved = bounded_size(each.saved_bytes, each.exactness)
         yield f'{few(list(map(printable, each.names)))}: "saved" is {saved}: {printable(each.note)}.'
@@ -99,6 +104,8 @@ def not_exact(facts: PlanFacts) -> Iterator[str]:
 
 def next_steps(facts: PlanFacts) -> Iterator[str]:
     """Yield what apply has done, what it will do, and the space that it needs."""
+    if not facts.has_conversions_in_view:
+        return
     yield from done(facts)
     plan, chosen = facts.plan, facts.pending
     if not chosen:
@@ -145,7 +152,7 @@ _RETIRED = {
 
 def next_commands(facts: PlanFacts) -> list[tuple[str, str]]:
     """Return the commands to run next, each with its purpose, to be copied."""
-    if not facts.path or not facts.savings:
+    if not facts.path or not facts.savings or not facts.has_conversions_in_view:
         return []
     plan = shell_word(facts.path)
     convert = [("Convert the guests:", f"batchdiff apply {plan}")] if facts.pending else []
@@ -162,7 +169,7 @@ def next_commands(facts: PlanFacts) -> list[tuple[str, str]]:
 def since(facts: PlanFacts) -> Iterator[str]:
     """Yield the changes since an older plan, if there is one to compare with."""
     if facts.older is not None:
-        yield from sentences(compared(facts.older, facts.plan))
+        yield from sentences(compared(facts.older, facts.plan), facts.older_conversions)
 
 
 def _space(facts: PlanFacts, guests: int) -> str:

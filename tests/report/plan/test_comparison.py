@@ -4,10 +4,13 @@ import dataclasses
 
 from plans import guest_plan, refused_guest, savings, small_plan
 
+from batchdiff.applying.journal.records import Fate
+from batchdiff.applying.results.conversion import Conversion
+from batchdiff.choices import Verdict
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.plan.comparison import SizeChange, compared, sentences
 from batchdiff.report.plan.json_form import plan_report
-from batchdiff.units import GIB, MIB
+from batchdiff.units import GIB, MIB, format_size
 
 OLD = small_plan(guest_plan("web01"), guest_plan("web02"), guest_plan("db01"), refused_guest("log01"))
 NEW = small_plan(
@@ -41,6 +44,27 @@ def test_the_largest_growth_comes_first():
     new = small_plan(*(guest_plan(name, savings=savings(GIB, size * MIB)) for name, size in sizes.items()))
     assert [change.name for change in compared(old, new).changes] == ["c", "b", "a"]
     assert list(sentences(compared(old, new)))[-1] == "a: its overlay shrank from 100 MiB to 90 MiB."
+
+
+def test_guests_that_are_done_are_no_loss():
+    reason = "done by /srv/old.plan.json"
+    new = small_plan(
+        *(guest_plan(name, verdict=Verdict.SKIP, reason=reason) for name in ("web01", "web02")),
+        guest_plan("db01"),
+        guest_plan("log01", verdict=Verdict.SKIP, reason="it is small"),
+    )
+    old = small_plan(*(guest_plan(name) for name in ("web01", "web02", "db01", "log01")))
+    back = {
+        "web01": Conversion(Fate.DELETED, MIB, MIB, False, 200 * MIB),
+        "web02": Conversion(Fate.KEPT, MIB, MIB, False, 0),
+    }
+    planned = format_size(2 * guest_plan("web01").diff.savings.saved_bytes)
+    assert list(sentences(compared(old, new), back))[1:] == [
+        f"web01 and web02: convert then, done now; came back so far: 200 MiB of {planned} planned, which the"
+        " savings now do not include.",
+        "log01: convert then, skip now.",
+    ]
+    assert list(sentences(compared(old, new)))[1].endswith(f"do not include what was planned for them, {planned}.")
 
 
 def test_nothing_has_changed():

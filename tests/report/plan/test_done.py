@@ -134,6 +134,18 @@ def test_nothing_to_convert_has_no_originals_and_no_purge():
     assert "total" not in report
 
 
+@pytest.mark.parametrize("form", [plan_text, plan_markdown])
+@pytest.mark.parametrize("fates", [[], [Fate.DELETED, Fate.KEPT]])
+def test_a_selection_without_guests_to_convert_ends_with_its_own_guests(form, fates):
+    """A footnote or a total is about the guests in the table."""
+    skipped = guest_plan("small", verdict=Verdict.SKIP, reason="it is small")
+    plan = small_plan(*GUESTS, skipped, refused_guest())
+    whole = facts(*fates)._replace(plan=plan)
+    end = form(whole._replace(selection=[skipped])).rstrip().splitlines()[-1]
+    assert end.lstrip("| ").startswith("small ")
+    assert not form(whole).rstrip().splitlines()[-1].lstrip("| ").startswith("small ")
+
+
 @pytest.mark.parametrize("form", [plan_text, plan_markdown, plan_html])
 def test_a_selection_without_a_guest_is_a_sentence(form):
     found = PlanFacts(small_plan(guest_plan(), refused_guest()), selection=[])

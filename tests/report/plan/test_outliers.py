@@ -8,8 +8,9 @@ import json
 import pytest
 from plans import guest_plan, savings, small_plan
 
+from batchdiff.choices import Verdict
 from batchdiff.plan.overlay_options import Compression, OverlayOptions, Preallocation
-from batchdiff.plan.plan import Similarity
+from batchdiff.plan.plan import Similarity, why_unlike
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.plan.html_form import plan_html
 from batchdiff.report.plan.json_form import plan_json
@@ -30,17 +31,27 @@ def others(*shares):
 def test_a_copy_of_another_template_is_warned_of_with_its_share():
     (text,) = of_another_template(PlanFacts(small_plan(*COPIES, *others(31))))
     assert text == (
-        "other0: it shares only zeros with the template, which has 0.31% of its data. It was probably copied from"
-        " another template."
+        "other0: it has next to nothing in common with the template, which has 0.31% of its data. It was probably"
+        " copied from another template."
     )
 
 
 def test_many_of_them_are_one_warning():
     (text,) = of_another_template(PlanFacts(small_plan(*COPIES, *others(31, 0, 4, 5))))
     assert text == (
-        "other0, other1 and 2 more: they share only zeros with the template, which has 0.00% to 0.31% of their"
-        " data. These 4 guests were probably copied from another template."
+        "other0, other1 and 2 more: they have next to nothing in common with the template, which has 0.00% to"
+        " 0.31% of their data. These 4 guests were probably copied from another template."
     )
+
+
+def test_a_skipped_guest_is_warned_of_unless_its_own_reason_has_it():
+    """``minimum_savings`` decides what to convert, not which template a guest was copied from."""
+    skipped = {"similarity": Similarity(31, 10_000), "verdict": Verdict.SKIP}
+    small = guest_plan("small", reason="it would save 0.4%, which is below the minimum of 10.0%", **skipped)
+    (text,) = of_another_template(PlanFacts(small_plan(*COPIES, small)))
+    assert text.startswith("small: it has next to nothing in common")
+    unlike = guest_plan("unlike", reason=why_unlike(Similarity(31, 10_000)), **skipped)
+    assert list(of_another_template(PlanFacts(small_plan(*COPIES, unlike)))) == []
 
 
 @pytest.mark.parametrize("similarity", [None, Similarity(97, 100), Similarity(0, 0)])
@@ -51,8 +62,8 @@ def test_copies_are_not_warned_of(similarity):
 def test_the_warning_stands_above_the_table_in_every_form():
     facts = PlanFacts(small_plan(*COPIES, *others(31)))
     text, page = plan_text(facts), plan_html(facts)
-    assert 0 < text.index("warning other0: it shares only zeros") < text.index("guest ")
-    assert 0 < page.index("other0: it shares only zeros") < page.index('id="table"')
+    assert 0 < text.index("warning other0: it has next to nothing") < text.index("guest ")
+    assert 0 < page.index("other0: it has next to nothing") < page.index('id="table"')
     assert "it has 97.0% of the guest&#39;s data" in page
     guests = json.loads(plan_json(facts))["guests"]
     assert [(guest["looks_copied"], guest["similar_share"]) for guest in guests] == [(True, 0.97)] * 3 + [
