@@ -140,7 +140,7 @@ class History:
         if left is not None and overlay is not None:
             self.left[guest] = left, overlay
         goal = record.get("goal")
-        # A first line for a guest is what recovery has found in the files: perhaps nobody restored it.
+        # A first line for a guest is what recovery has found in the files, which proves no restore.
         if record["step"] == Step.RESTORED and goal == Goal.RESTORE and guest in self.states:
             self.restored[guest] = str(record["time"])
         elif goal == Goal.APPLY:
