@@ -58,7 +58,10 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     if unknown:
         options = [option for option in _options_of(verbs[arguments.verb]) if option.startswith("--")]
         hints = {_NO_SUCH_OPTION.get(word) or _option_meant(word, options): None for word in unknown}
-        main.error(f"unrecognized arguments: {' '.join(unknown)}{''.join(hints)}")
+        # argparse takes the word after an option that it does not know for an argument, and then has one too many,
+        # such as the plan. Blame only the options, if there are any.
+        wrong = [word for word in unknown if word.startswith("-")] or unknown
+        main.error(f"unrecognized arguments: {' '.join(wrong)}{''.join(hints)}")
     return arguments
 
 

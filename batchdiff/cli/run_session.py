@@ -35,6 +35,9 @@ _WORST_FIRST = (6, 5, 7, 4, 1)
 
 _CHANGES_DISKS = {Status.CONVERTED, Status.RETIRED, Status.RESTORED, Status.PURGED}
 
+_ALWAYS_DELETES = {Status.RESTORED, Status.PURGED}
+"""Results for which a file was deleted, whatever became of the original."""
+
 _MOST_CHANGES = 3
 """Guests whose definitions are listed on a terminal, where a table of all guests stands above."""
 
@@ -158,18 +161,26 @@ def in_domains(arguments: argparse.Namespace) -> dict[str, str]:
 
 def report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcome]) -> None:
     """Report how free space, as in df, has changed since the command began, if the command changed any image."""
-    if {outcome.status for outcome in outcomes} & _CHANGES_DISKS:
-        deleted = any(
-            each.status is not Status.CONVERTED or each.original.fate is Fate.DELETED for each in outcomes
-        )
-        for folder, grown in space.grown(deleted=deleted).items():
-            console.event("space", folder=folder, grown_bytes=grown)
-            how = "more" if grown >= 0 else "less"
-            size = format_size(abs(grown))
-            console.say(
-                f"df: {size} {how} free space on the filesystem of {folder} than before this command; changes that"
-                " other programs made meanwhile are included."
-            )
+    changed = [outcome for outcome in outcomes if outcome.status in _CHANGES_DISKS]
+    if not changed:
+        return
+    deleted = any(each.status in _ALWAYS_DELETES or each.original.fate is Fate.DELETED for each in changed)
+    purged = all(each.status is Status.PURGED for each in changed)
+    for folder, grown in space.grown(deleted=deleted).items():
+        console.event("space", folder=folder, grown_bytes=grown)
+        # Until something is deleted, the overlays only take space, as the plan said they would.
+        if deleted:
+            console.say(_df(folder, grown, purged=purged))
+
+
+def _df(folder: str, grown: int, *, purged: bool) -> str:
+    """Return a sentence on the free space of a filesystem; ``purged``: this command wrote nothing to it."""
+    where = f"free space on the filesystem of {folder} than before this command"
+    if purged and grown < 0:
+        return f"df: {format_size(-grown)} less {where}: meanwhile other programs wrote more than it deleted."
+    how = "more" if grown >= 0 else "less"
+    included = "changes that other programs made meanwhile are included"
+    return f"df: {format_size(abs(grown))} {how} {where}; {included}."
 
 
 def _say(console: Console, guest: GuestPlan, outcome: GuestOutcome, template: ImageSource, plan_path: str) -> None:

@@ -11,6 +11,10 @@ from batchdiff.definitions.guest_disks import GuestDisk
 from batchdiff.definitions.libvirt_domain import Domain, DomainDisk, parse_domain, with_image
 from batchdiff.definitions.libvirt_pool import Pool
 from batchdiff.definitions.uses import NOT_WRITTEN, GuestUse
+from batchdiff.files.filenames import shell_word
+
+_DEFAULT_FORMAT = "raw"
+"""The format of a disk whose definition gives none (formatdomain.html, "driver")."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,26 @@ def domain_changes(
             yield DomainChange(domain, document, tuple(uses))
 
 
+def without_guests(
+    domains: Sequence[Domain], changes: Sequence[DomainChange], pools: Sequence[Pool] = ()
+) -> Iterator[str]:
+    """Yield a sentence for each domain that uses no guest of the plan, or in which a guest may have been missed.
+
+    A disk that is a volume of a pool whose definition is not among ``pools`` may be a guest.
+    """
+    found = [change.domain for change in changes]
+    for domain in domains:
+        who = f"{domain.name} ({domain.where})"
+        known = {pool.name for pool in pools}
+        unknown = dict.fromkeys(disk.pool for disk in domain.disks if disk.pool and disk.pool not in known)
+        if not any(domain is each for each in found) and not unknown:
+            yield f"{who}: none of its disks is a guest of this plan"
+        for pool in unknown:
+            name = shell_word(pool)
+            command = f"virsh pool-dumpxml {name} > {shell_word(pool + '.xml')}"
+            yield f"{who}: the folder of the pool {pool} is not known; add its definition: `{command}`"
+
+
 def _with_right_image(
     domain: Domain, number: int, guest: GuestDisk, pools: Sequence[Pool]
 ) -> tuple[bytes, GuestUse]:
@@ -92,7 +116,10 @@ def _with_right_image(
     disk = domain.disks[number]
     image, waiting = guest.now, guest.unfinished
     changed = with_image(domain, disk, image.path, image.format, pools)
-    if changed == domain.document and guest.planned is not None:
+    # Compare the image rather than the text, which may name it by a link, or spell out that nothing is below it.
+    same_path = path_of(disk, pools) == os.path.realpath(image.path)
+    is_now = same_path and (disk.format or _DEFAULT_FORMAT) == image.format
+    if is_now and guest.planned is not None:
         image, waiting = guest.planned, NOT_WRITTEN
         changed = with_image(domain, disk, image.path, image.format, pools)
     if changed == domain.document:

@@ -88,7 +88,8 @@ def with_image(
     """Return the domain's XML with ``disk`` changed to use the image at ``path``; all else stays as it is.
 
     An explicit backing chain is removed: it describes the former image, and libvirt does not probe a disk that has
-    one. A disk that is a volume of a pool remains one if the image is in that pool, and becomes a file otherwise.
+    one. An empty one stays at a raw image, which has nothing below it. A disk that is a volume of a pool remains
+    one if the image is in that pool, and becomes a file otherwise.
     """
     edits: list[tuple[int, int, bytes]] = []
     element = disk.element
@@ -109,7 +110,8 @@ def with_image(
         edits.append((source.start, source.start, text + _indentation(document, source.start)))
     elif disk.format != image_format:
         edits.append(_with_attributes(document, driver, {"type": image_format}, ()))
-    edits += [(*_line_of(document, store), b"") for store in element.all("backingStore")]
+    stores = [store for store in element.all("backingStore") if store.children or image_format != "raw"]
+    edits += [(*_line_of(document, store), b"") for store in stores]
     return _edited(document, edits)
 
 

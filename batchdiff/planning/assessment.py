@@ -31,6 +31,7 @@ from batchdiff.planning.scan.reopening import reopen
 from batchdiff.planning.scan.results import Findings
 from batchdiff.planning.sizes.compressed_estimate import Measure, stored_data
 from batchdiff.planning.sizes.disk_use import SpaceTaken, space_taken
+from batchdiff.planning.sizes.extent_list import OverlayLists, counts_lists
 from batchdiff.planning.sizes.overlay_layout import AnyLayout, encrypted_space, overlay_disk_bytes, overlay_layout
 from batchdiff.planning.sizes.overlay_sizes import (
     OverlaySize,
@@ -162,7 +163,7 @@ def _plan_guest(
         size = compressed
     else:
         tables = layout_for(extents, candidate.record.virtual_size, geometry)
-        size = _compressed_size(candidate, tables, extents, volume.unit, compressed)
+        size = _compressed_size(candidate, tables, extents, volume, compressed)
     use = disk_use_of(((each.fd, each.path) for each in image.own_files), kept=facts.kept, known=known)
     savings = savings_of(guest=use, volume=volume, overlay=size, compared=content.sizes, geometry=geometry)
     data_runs, zero_runs = runs_of(extents)
@@ -188,8 +189,10 @@ def _uncompressed_size(
 ) -> OverlaySize:
     """Return the size of an overlay whose data is stored as it is, or encrypted; with its data file."""
     options, geometry, extents = candidate.entry.options, content.geometry, content.extents
-    unit = _volume(candidate, image).unit
+    volume = _volume(candidate, image)
+    unit = volume.unit
     reserves = options.preallocation in {Preallocation.FALLOC, Preallocation.FULL}
+    lists = OverlayLists(layout, extents, unit)
     if options.data_file is not None and reserves:
         taken = SpaceTaken(align_up(image.virtual_size, unit), 0)
     elif options.encryption is None:
@@ -197,10 +200,15 @@ def _uncompressed_size(
         sharing = _will_share(candidate, image, geometry.granule, unit)
         small = geometry.granules == 1 and geometry.cluster_size < unit and options.data_file is None
         start = layout.data_offset if small else None
-        taken = space_taken(image, data, sharing=sharing, unit=unit, known=known, file_start=start)
+        taken = space_taken(
+            image, data, sharing=sharing, unit=unit, known=known, file_start=start, written=lists.add_data
+        )
     else:
+        data = extents.pairs(Kind.DATA) * geometry.granule
+        lists.add_data(data[:, 0], data[:, 0] + data[:, 1])
         taken = encrypted_space(extents, geometry.granule, image.virtual_size, unit)
     on_disk = overlay_disk_bytes(layout, extents, options, taken.data, unit) - taken.holes
+    on_disk += lists.end() if counts_lists(volume) and not reserves else 0
     length = layout.file_size + (0 if options.data_file is None else image.virtual_size)
     return OverlaySize(length, 0, on_disk, taken.shared)
 
@@ -245,16 +253,19 @@ def _will_share(candidate: Candidate, image: Image, granule: int, unit: int) -> 
 
 
 def _compressed_size(
-    candidate: Candidate, layout: Layout, extents: Extents, unit: int, measure: Measure
+    candidate: Candidate, layout: Layout, extents: Extents, volume: Volume, measure: Measure
 ) -> OverlaySize:
     geometry = layout.geometry
     entry = candidate.entry
     level = entry.options.compression_level
-    stored = stored_data(entry.image, extents, geometry, measure, unit=unit, level=level)
+    stored = stored_data(entry.image, extents, geometry, measure, unit=volume.unit, level=level)
     packed = plan_layout(
         candidate.record.virtual_size,
         geometry,
         l2_tables=layout.l2_tables,
         data_clusters=ceil_div(stored.file_bytes, geometry.cluster_size),
     )
-    return OverlaySize(packed.file_size, stored.error_bytes, disk_bytes(packed, stored.disk_bytes, unit))
+    lists = OverlayLists(packed, extents, volume.unit)
+    lists.add_packed(stored.disk_bytes)
+    on_disk = disk_bytes(packed, stored.disk_bytes, volume.unit) + (lists.end() if counts_lists(volume) else 0)
+    return OverlaySize(packed.file_size, stored.error_bytes, on_disk)

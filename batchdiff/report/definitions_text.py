@@ -27,17 +27,19 @@ def definitions_text(  # noqa: PLR0913  # options by keyword
     doubts: Sequence[str] = (),
     manages: str = "libvirt",
     others: int = 0,
+    is_complete: bool = True,
 ) -> str:
     """Return a block for each definition, then the guests that none uses, in ``width`` cells.
 
     ``doubts``: what is wrong apart from the definitions; ``manages``: the manager of the VMs, libvirt or Proxmox,
     or files for definitions of libvirt that were given. ``others``: how many definitions use no guest.
+    ``is_complete``: whether all guests would have been found; otherwise no change by hand is proposed.
     """
     blocks = ["\n".join(_block(change, width)) for change in changes]
     used = {use.guest for change in changes for use in change.uses}
     unused = [disk for disk in disks if disk.guest not in used]
     blocks += [
-        "\n".join(_unused(unused, width, manages)),
+        "\n".join(_unused(unused, width, manages, with_hint=is_complete)),
         "\n".join(paragraph(printable(f"warning: {text}."), width=width, rest="  ") for text in doubts),
         _summary(changes, others),
     ]
@@ -92,12 +94,13 @@ _HINTS: dict[str, tuple[str, Callable[[Sequence[GuestDisk]], str]]] = {
 """How to name guests that no definition uses, and what to do about them, by the manager of the VMs."""
 
 
-def _unused(disks: Sequence[GuestDisk], width: int | None, manages: str) -> list[str]:
+def _unused(disks: Sequence[GuestDisk], width: int | None, manages: str, *, with_hint: bool) -> list[str]:
     if not disks:
         return []
     names = few([printable(disk.guest) for disk in disks])
     unused, hint = _HINTS[manages]
-    return [paragraph(f"{unused}: {names}. {hint(disks)}", width=width, rest="  ")]
+    text = f"{unused}: {names}."
+    return [paragraph(f"{text} {hint(disks)}" if with_hint else text, width=width, rest="  ")]
 
 
 def _summary(changes: Sequence[DefinitionChange], others: int) -> str:

@@ -36,7 +36,7 @@ def assert_kept(case: Case, folder, size: int, overlay: str = "") -> None:
         assert found.given_back <= found.saved + slack, found
     if case.exactness == "exact":
         planned, taken = found.on_disk
-        # A file of many extents has a unit of them, or with reflinks on XFS some more, on each of two overlays.
+        # A list of extents that was not foreseen, as with bigalloc, has a unit, or with reflinks on XFS some more.
         files = 4 if "data_file" in overlay else 2
         assert 0 <= taken - planned <= files * found.unit + LISTS * planned, found
 

@@ -117,21 +117,92 @@ def test_a_link_to_a_guest_opens_it(report):
     assert found == [True, False]
 
 
-def test_a_phone_shows_it_without_scrolling_sideways(report):
+IN_A_FRAME = """const frame = document.createElement("iframe");
+  const text = document.documentElement.outerHTML.replace(/<script[^]*?<\\/script>/g, "");
+  const framed = (width) => {
+    frame.style.width = `${width}px`;
+    document.body.append(frame);
+    const inner = frame.contentDocument;
+    inner.open(); inner.write(text); inner.close();
+    return inner;
+  };
+"""
+"""A function that shows the page, without its scripts, in a frame of some width, such as that of a phone."""
+
+
+def wide_plan(*, after):
+    """A plan with the longest words that are common; ``after``: an apply has converted its guests."""
+    guests = [
+        guest_plan(f"customer-database-{number:02}.example.org", savings=savings(1008 * GIB, 1001 * MIB))
+        for number in range(3)
+    ]
+    aside = "/var/lib/libvirt/images/customer-database.img.batchdiff-original"
+    done = {
+        guest.name: Conversion(
+            Fate.QUARANTINED, 1001 * MIB, 1001 * MIB, used=False, came_back_bytes=0, aside=aside
+        )
+        for guest in guests
+    }
+    return PlanFacts(small_plan(*guests), path="/images/fleet.plan.json", conversions=done if after else {})
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_phone_shows_it_without_scrolling_sideways(tmp_path, after):
+    """With the details of a guest open, too; the last column is the verdict."""
+    page = tmp_path / "report.html"
+    page.write_text(plan_html(wide_plan(after=after)))
     found = chromium.evaluate(
-        report,
-        """const frame = document.createElement("iframe");
-        const text = document.documentElement.outerHTML.replace(/<script[^]*?<\\/script>/g, "");
-        frame.style.width = "360px"; document.body.append(frame);
-        frame.contentDocument.open(); frame.contentDocument.write(text); frame.contentDocument.close();
-        const inner = frame.contentDocument;
-        inner.getElementById("g1").open = true;
-        const table = inner.querySelector(".scroll");
-        return [inner.documentElement.scrollWidth, inner.querySelector(".optional").offsetWidth,
-          table.scrollWidth - table.clientWidth, inner.querySelector(".sizes .bar").offsetWidth];""",
+        page,
+        IN_A_FRAME
+        + """const wide = (width) => {
+          const inner = framed(width);
+          for (const each of inner.querySelectorAll("details")) each.open = true;
+          const scroll = inner.querySelector(".scroll");
+          return {
+            page: inner.documentElement.scrollWidth - width,
+            table: scroll.scrollWidth - scroll.clientWidth,
+            last: inner.querySelector("tbody td:last-child").getBoundingClientRect().right - width,
+            optional: inner.querySelector(".optional").offsetWidth,
+            sizes: inner.querySelectorAll(".sizes").length,
+            bar: inner.querySelector(".sizes .bar").offsetWidth,
+          };
+        };
+        return [360, 390].map(wide);""",
     )
-    assert found[0] <= 360
-    assert found[1:] == [0, 0, 0], "less important columns and bars give way to the verdict"
+    for each in found:
+        assert each["page"] <= 0, found
+        assert each["table"] <= 0, found
+        assert each["last"] <= 0, found
+        assert each["optional"] == 0
+        assert each["sizes"] == 3
+        assert each["bar"] == 0, "less important columns and bars give way to the verdict"
+
+
+def test_the_end_of_a_long_name_is_shown(tmp_path):
+    """The names of a fleet often differ only there."""
+    page = tmp_path / "report.html"
+    page.write_text(plan_html(wide_plan(after=False)))
+    found = chromium.evaluate(
+        page,
+        """return Array.from(document.querySelectorAll(".guest .name"), (each) => {
+          const range = document.createRange();
+          range.selectNodeContents(each);
+          return range.getBoundingClientRect().right <= each.getBoundingClientRect().right + 1;
+        });""",
+    )
+    assert found == [True] * 4
+
+
+def test_unknown_savings_sort_below_negative_ones(tmp_path):
+    page = tmp_path / "report.html"
+    plan = small_plan(
+        refused_guest("lost"),
+        guest_plan("worse", verdict=Verdict.SKIP, reason="it costs", savings=savings(MIB, GIB)),
+        guest_plan("better", savings=savings(GIB, MIB)),
+    )
+    page.write_text(plan_html(PlanFacts(plan)))
+    found = chromium.evaluate(page, SHOWN + 'press("saved"); return both();')
+    assert found == [["better", "worse", "lost"]] * 2
 
 
 def test_after_an_apply_predicted_and_actual_can_be_sorted(tmp_path):

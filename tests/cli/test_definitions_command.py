@@ -68,6 +68,39 @@ def test_a_preview_from_files(planned):
     assert done.stdout.endswith("1 definition: 1 must change, 0 right.\n")
 
 
+def test_a_definition_of_another_vm(planned):
+    other = planned.folder / "other.xml"
+    other.write_text(DOMAIN.format(name="db", path="/srv/db.img"))
+    done = definitions(planned, "--xml", other, "--json", expect=1)
+    text = f"db ({other}): none of its disks is a guest of this plan"
+    assert f"batchdiff: warning: {text}\n" in done.stderr
+    assert [each["message"] for each in events(done) if each["event"] == "notice"] == [text]
+    done = definitions(planned, "--xml", other, definition(planned))
+    assert text in done.stderr
+    assert "2 definitions: 1 must change, 0 right, 1 uses no guest of the plan." in done.stdout
+
+
+def test_a_volume_of_a_pool_that_is_not_given(planned):
+    """Nothing is to be changed by hand before the pool's folder is known."""
+    volume = planned.folder / "volume.xml"
+    text = DOMAIN.format(name="web", path="").replace("type='file' device", "type='volume' device")
+    volume.write_text(text.replace("file=''", "pool='fast disks' volume='raw.img'"))
+    done = definitions(planned, "--xml", volume, expect=1)
+    command = "virsh pool-dumpxml 'fast disks' > 'fast disks.xml'"
+    where = f"web ({volume}): the folder of the pool fast disks is not known"
+    assert f"{where}; add its definition: `{command}`" in done.stderr
+    assert "none of its disks" not in done.stderr
+    assert "Used by none of the given definitions: " in done.stdout
+    assert "change its definition by hand" not in done.stdout
+    assert "If a VM uses one" not in done.stdout
+    pool = planned.folder / "fast disks.xml"
+    target = f"<target><path>{planned.folder}</path></target>"
+    pool.write_text(f"<pool type='dir'><name>fast disks</name>{target}</pool>")
+    done = definitions(planned, "--xml", volume, pool)
+    assert "volume='raw.qcow2'" in done.stdout
+    assert done.stderr == ""
+
+
 def test_changed_copies_satisfy_libvirts_schema(planned):
     planned.apply()
     definitions(planned, "--xml", definition(planned), "--write", "changed")

@@ -67,16 +67,44 @@ def test_the_question_of_purge(used, words):
     assert question.otherwise == "The originals stay in quarantine."
 
 
+INCLUDED = "; changes that other programs made meanwhile are included."
+OTHERS = ": meanwhile other programs wrote more than it deleted."
+
+
 @pytest.mark.parametrize(
-    ("grown", "words"), [(3 << 20, "3 MiB more"), (-(3 << 20), "3 MiB less"), (0, "0 B more")]
+    ("status", "fate", "grown", "words", "rest"),
+    [
+        (Status.CONVERTED, Fate.DELETED, 3 << 20, "3 MiB more", INCLUDED),
+        (Status.CONVERTED, Fate.DELETED, -(3 << 20), "3 MiB less", INCLUDED),
+        (Status.RETIRED, Fate.DELETED, 0, "0 B more", INCLUDED),
+        (Status.RESTORED, Fate.BACK, -(3 << 20), "3 MiB less", INCLUDED),
+        (Status.PURGED, Fate.DELETED, 3 << 20, "3 MiB more", INCLUDED),
+        (Status.PURGED, Fate.DELETED, -(3 << 20), "3 MiB less", OTHERS),
+    ],
 )
-def test_free_space(capsys, grown, words):
-    space = types.SimpleNamespace(grown=lambda *, deleted: {"/images": grown})
-    run_session.report_space(Console(), space, [outcome(Fate.KEPT)])
+def test_free_space(capsys, status, fate, grown, words, rest):
+    space = types.SimpleNamespace(grown=lambda *, deleted: {"/images": grown} if deleted else {})
+    run_session.report_space(Console(), space, [outcome(fate, status)])
     assert capsys.readouterr().err == (
-        f"df: {words} free space on the filesystem of /images than before this command; changes that other"
-        " programs made meanwhile are included.\n"
+        f"df: {words} free space on the filesystem of /images than before this command{rest}\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("status", "fate"),
+    [(Status.CONVERTED, Fate.KEPT), (Status.CONVERTED, Fate.QUARANTINED), (Status.RETIRED, Fate.QUARANTINED)],
+)
+def test_free_space_is_not_news_if_nothing_was_deleted(capsys, status, fate):
+    """Only an event has it, for programs; a guest that was skipped changes nothing about that."""
+    space = types.SimpleNamespace(grown=lambda *, deleted: {"/images": 4096})
+    outcomes = [
+        outcome(fate, status),
+        outcome(Fate.UNTOUCHED, Status.SKIPPED),
+    ]
+    run_session.report_space(Console(json=True), space, outcomes)
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert '"grown_bytes": 4096' in said.out
 
 
 @pytest.mark.parametrize(

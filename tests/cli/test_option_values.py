@@ -82,7 +82,9 @@ def test_a_plan_from_a_pipe_needs_a_name(capsys, monkeypatch, name):
             'there is no verb "frobnicate"; the verbs are plan, show, apply, status, verify, restore, purge,'
             " definitions, validate, doctor, schema",
         ),
-        (["apply", "p", "--guests", "a"], 'unrecognized arguments: --guests a; did you mean "--guest"?'),
+        (["apply", "p", "--guests", "a"], 'unrecognized arguments: --guests; did you mean "--guest"?'),
+        (["apply", "--guests", "a", "p"], 'unrecognized arguments: --guests; did you mean "--guest"?'),
+        (["apply", "p", "a"], "unrecognized arguments: a"),
         (["show", "p", "--fromat=html"], 'unrecognized arguments: --fromat=html; did you mean "--format"?'),
         (["show", "p", "--zzz"], "unrecognized arguments: --zzz"),
     ],

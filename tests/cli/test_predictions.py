@@ -6,7 +6,7 @@ import pytest
 from commands import batchdiff, events
 
 EXTENT_TREE = 4096
-"""A file of more than four extents has a block of them on ext4, which no plan can foresee."""
+"""A file of more than four extents has a block of them on ext4; the holes of compressed data are not foreseen."""
 SIZE = 2 << 20
 
 
@@ -35,4 +35,4 @@ def test_sizes_are_as_predicted(tmp_path, compression, cluster_size):
     event = written(tmp_path, f"{{compression: {compression}, cluster_size: {cluster_size}}}")
     assert event["actual_overlay_bytes"] == event["predicted_overlay_bytes"]
     more = event["actual_overlay_disk_bytes"] - event["predicted_overlay_disk_bytes"]
-    assert 0 <= more <= EXTENT_TREE
+    assert 0 <= more <= (0 if compression == "none" else EXTENT_TREE)

@@ -23,6 +23,12 @@ def test_json(planned):
     assert event == {"event": "report", "report": report}
 
 
+def test_the_commands_of_a_report_work_in_any_folder(planned):
+    """Somebody copies them from a page that was opened elsewhere."""
+    report = planned.show("--format", "markdown").stdout
+    assert f"    batchdiff apply {planned.folder}/fleet.plan.json\n" in report
+
+
 def test_it_shows_from_any_folder(planned, tmp_path):
     done = batchdiff("show", planned.folder / "fleet.plan.json", cwd=tmp_path)
     assert done.stdout == planned.show().stdout

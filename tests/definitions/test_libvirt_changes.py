@@ -93,6 +93,42 @@ def test_before_apply_it_is_a_preview():
     assert b"<source file='/i/web.qcow2'/>" in change.changed
 
 
+@pytest.mark.parametrize(
+    ("plain", "spelled_out"),
+    [
+        (b"<target dev='vda'/>", b"<backingStore/><target dev='vda'/>"),
+        (b"<target dev='vda'/>", b"\n  <backingStore/>\n  <target dev='vda'/>"),
+        (b"<driver type='raw'/>", b"<driver name='qemu'/>"),
+        (b"<driver type='raw'/>", b""),
+    ],
+)
+def test_the_preview_is_of_the_overlay_however_the_disk_is_written(plain, spelled_out):
+    """A live ``virsh dumpxml`` writes ``<backingStore/>``, and a definition by hand may leave the format out."""
+    text = domain("a", "file='/i/web.img'").document.replace(plain, spelled_out)
+    (change,) = domain_changes([parse_domain(text, "x")], [planned("web")])
+    assert change.waiting == ["web: its overlay is not written yet"]
+    assert [use.image.path for use in change.uses] == ["/i/web.qcow2"]
+    (disk,) = parse_domain(change.changed, "x").disks
+    assert (disk.path, disk.format) == ("/i/web.qcow2", "qcow2")
+    assert b"backingStore" not in change.changed
+
+
+def test_a_link_to_a_guest_is_the_guest_before_apply(tmp_path):
+    (tmp_path / "web.img").write_text("")
+    (tmp_path / "link").symlink_to("web.img")
+    path = str(tmp_path / "web.img")
+    disk = replace(planned("web"), now=VmImage(path, "raw"), known_as=frozenset({path}))
+    (change,) = domain_changes([domain("a", f"file='{tmp_path}/link'")], [disk])
+    assert change.waiting == ["web: its overlay is not written yet"]
+
+
+def test_nothing_is_below_a_raw_image():
+    """So a definition that says so is right, as after a restore."""
+    text = domain("a", "file='/i/web.img'").document.replace(b"<target", b"<backingStore/><target")
+    (change,) = domain_changes([parse_domain(text, "x")], [replace(planned("web"), planned=None)])
+    assert change.is_right
+
+
 def test_after_a_restore_it_goes_back():
     text = domain("a", "file='/i/web.qcow2'").document.replace(b"'raw'", b"'qcow2'")
     (change,) = domain_changes([parse_domain(text, "x")], [planned("web")])

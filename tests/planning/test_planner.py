@@ -524,12 +524,14 @@ def test_auto_takes_subclusters_if_they_take_less_space(tmp_path):
     assert guest.options.extended_l2
     table = {False: guest.diff.savings.standard_l2_disk_bytes, True: guest.diff.savings.extended_l2_disk_bytes}
     least = min(taken for sizes in table.values() for _, taken in sizes)
-    assert guest.diff.savings.overlay_disk_bytes <= 1.01 * least
+    # "auto" compares without the block in which ext4 lists the extents.
+    assert guest.diff.savings.overlay_disk_bytes <= 1.01 * least + 4096
     for extended, sizes in table.items():
         assert sizes
         for cluster_size, taken in sizes:
             chosen = OverlayOptions(cluster_size=cluster_size, extended_l2=extended)
-            assert only_guest(template, path, options=chosen).diff.savings.overlay_disk_bytes == taken
+            found = only_guest(template, path, options=chosen).diff.savings.overlay_disk_bytes
+            assert found - taken in {0, 4096}
 
 
 def test_all_cluster_sizes_come_from_one_scan(tmp_path):

@@ -37,6 +37,9 @@ _WORDS = {
     Phase.REBUILD: "rebuilding",
 }
 
+_COLUMNS, _ROWS = 80, 24
+"""The size of a terminal that does not know its own, as Python's shutil.get_terminal_size has it."""
+
 _NAME = 24
 """The most letters of a guest's name, which is cut in the middle: names of a fleet often begin alike."""
 
@@ -57,6 +60,19 @@ class _Screen:
     @property
     def encoding(self) -> str:
         return STDERR.stream.encoding
+
+
+def _screen_shape(screen: _Screen) -> tuple[int | None, int | None]:
+    """Return the columns and rows to draw in, one less than a terminal has, as tqdm does; None without a terminal.
+
+    A serial console, or a container that was started with a terminal of its own, has a size of 0, which tqdm takes
+    for a terminal without room.
+    """
+    try:
+        columns, rows = os.get_terminal_size(screen.fileno())
+    except (OSError, ValueError):
+        return None, None
+    return (columns or _COLUMNS) - 1, (rows or _ROWS) - 1
 
 
 def can_move_up() -> bool:
@@ -81,7 +97,7 @@ class ProgressBar:
 
     @staticmethod
     def _line(kind: type[tqdm[Any]], position: int) -> tqdm[Any]:
-        return kind(
+        line = kind(
             total=1,
             position=position,
             bar_format="{desc}|{bar}| {unit}",
@@ -90,6 +106,9 @@ class ProgressBar:
             leave=False,
             delay=1e9,  # draw nothing until there is a reading
         )
+        line.dynamic_ncols = _screen_shape  # type: ignore[assignment]  # asked before each drawing
+        line.ncols, line.nrows = _screen_shape(line.fp)
+        return line
 
     def show(self, reading: Reading) -> None:
         """Draw a reading."""

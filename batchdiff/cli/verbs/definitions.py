@@ -14,7 +14,7 @@ from batchdiff.cli.path_map import with_moved_paths
 from batchdiff.definitions.define import Definer
 from batchdiff.definitions.domain_state import contradictions_of
 from batchdiff.definitions.guest_disks import GuestDisk, guest_disks
-from batchdiff.definitions.libvirt_changes import DomainChange, domain_changes
+from batchdiff.definitions.libvirt_changes import DomainChange, domain_changes, without_guests
 from batchdiff.definitions.libvirt_domain import Domain, parse_domain
 from batchdiff.definitions.libvirt_pool import Pool, parse_pool
 from batchdiff.definitions.proxmox_changes import VmChange, vm_changes
@@ -50,11 +50,18 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         console.event("definition", **definition_event(change))
     manages = "files" if arguments.xml else "libvirt"
     others = len(domains) - len(changes)
-    console.result(definitions_text(changes, disks, width=console.width, manages=manages, others=others))
+    missed = list(without_guests(domains, changes, pools)) if arguments.xml else []
+    text = definitions_text(
+        changes, disks, width=console.width, manages=manages, others=others, is_complete=not missed
+    )
+    console.result(text)
+    for why in missed:
+        console.warn(f"warning: {why}")
+        console.event("notice", message=why)
     written = EXIT_DONE if arguments.write is None else _write(console, arguments.write, changes)
     if arguments.define and definer is not None:
         return _define(console, definer, changes) or written
-    return written
+    return written if changes or libvirt is not None else EXIT_SOME_GUESTS
 
 
 def define_guests(console: Console, arguments: argparse.Namespace, disks: Sequence[GuestDisk]) -> int:

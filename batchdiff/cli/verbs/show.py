@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from batchdiff.applying.guests.changed_images import changed_images
 from batchdiff.applying.guests.conversions import conversions
@@ -16,6 +17,7 @@ from batchdiff.linux.permissions import is_read_only
 from batchdiff.plan.file import read_for_report
 from batchdiff.report.charset import written_in
 from batchdiff.report.facts import PlanFacts
+from batchdiff.report.form import Form
 from batchdiff.report.order import chosen, in_order
 from batchdiff.report.plan.forms import PLAN_FORMS
 from batchdiff.report.plan.json_form import plan_report
@@ -33,7 +35,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         plan,
         changed_images(plan, history),
         usable_cpus(),
-        arguments.plan,
+        _path_for_commands(arguments),
         selection,
         older,
         conversions(plan, history),
@@ -50,6 +52,13 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     if console.json:  # for a large plan, the report sums up millions of extents
         console.event("report", report=plan_report(facts))
     return EXIT_DONE
+
+
+def _path_for_commands(arguments: argparse.Namespace) -> str:
+    """Return the plan's path for the commands of the report, which may be read and copied in other folders."""
+    plan: str = arguments.plan
+    stays_here = arguments.output is None and arguments.format is Form.TEXT
+    return plan if stays_here else os.path.abspath(plan)
 
 
 def _write(path: str, text: str) -> None:

@@ -15,7 +15,7 @@ thousands of runs.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +48,10 @@ class SpaceTaken:
     holes: int = 0
 
 
+def _ignore(_starts: Offsets, _ends: Offsets) -> None:
+    """Take no notice of what is written."""
+
+
 def space_taken(  # noqa: PLR0913  # options by keyword
     image: Image,
     data: Offsets,
@@ -56,6 +60,7 @@ def space_taken(  # noqa: PLR0913  # options by keyword
     unit: int = UNIT,
     known: ExtentTable | None = None,
     file_start: int | None = None,
+    written: Callable[[Offsets, Offsets], None] = _ignore,
 ) -> SpaceTaken:
     """Return the space that data takes on a filesystem with allocation units of ``unit`` bytes.
 
@@ -66,7 +71,8 @@ def space_taken(  # noqa: PLR0913  # options by keyword
     the runs begin, stored one after the other.
 
     Without ``sharing``, nothing counts as shared. ``known``: the extents of a raw image, if it was mapped before
-    (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`).
+    (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`). ``written`` is called with starts and ends of the
+    parts of the runs that the overlay stores, in ascending order, each within a run.
 
     :raises ImageError: the guest's tables are damaged, or its filesystem reports an error.
     """
@@ -80,6 +86,7 @@ def space_taken(  # noqa: PLR0913  # options by keyword
         lows, highs, _, run = _overlaps(
             [part for segment in segments for part in _stored(segment, rule)], runs_here
         )
+        written(lows, highs)
         if file is not None:
             file.touch(lows, highs, run + first)
         if len(lows):

@@ -22,6 +22,7 @@ from markupsafe import Markup, escape
 from batchdiff.applying.results.conversion import Conversion
 from batchdiff.choices import Verdict
 from batchdiff.errors import PlanError
+from batchdiff.image.storage.exactness import Exactness
 from batchdiff.plan.plan import Diff, GuestPlan
 from batchdiff.report.facts import PlanFacts, share
 from batchdiff.report.figures import percent, size
@@ -37,6 +38,8 @@ from batchdiff.units import format_size
 class GuestView(NamedTuple):
     """What the page shows of a guest; the numbers are for sorting, and -1 stands for an unknown one.
 
+    ``saved``, which may be negative, is None if it is unknown.
+
     ``cells`` has the columns of the table between name and verdict, and ``now`` where the guest stands.
     """
 
@@ -49,7 +52,7 @@ class GuestView(NamedTuple):
     allocated: int
     overlay: int
     actual: int
-    saved: int
+    saved: int | None
     share: float
     cluster: int
     path: str
@@ -127,6 +130,7 @@ def _view(number: int, guest: GuestPlan, facts: PlanFacts, changes: ChangeMap | 
     diff, image, done = guest.diff, guest.image, facts.conversions.get(guest.name)
     savings = diff.savings if diff else None
     disk = image.virtual_size if image else 0
+    is_known = savings is not None and savings.exactness is not Exactness.UNKNOWN
     part = share(savings.saved_bytes, savings.allocated_bytes) if savings else None
     return GuestView(
         number=number,
@@ -138,7 +142,7 @@ def _view(number: int, guest: GuestPlan, facts: PlanFacts, changes: ChangeMap | 
         allocated=savings.allocated_bytes if savings else -1,
         overlay=savings.overlay_bytes if savings else -1,
         actual=done.overlay_bytes if done else -1,
-        saved=savings.saved_bytes if savings else -1,
+        saved=savings.saved_bytes if savings and is_known else None,
         share=-1 if part is None else round(max(100 * part, 0), 2),
         cluster=guest.options.cluster_size or -1,
         path=printable(guest.source.path),
@@ -156,7 +160,8 @@ def _view(number: int, guest: GuestPlan, facts: PlanFacts, changes: ChangeMap | 
 def _described(diff: Diff, disk: int) -> str:
     """Return the map in words, for those who cannot see it."""
     data, zeros = diff.data.units * diff.unit / disk, diff.zero.units * diff.unit / disk
-    return f"data differ in {percent(data)} of the disk, and zeros cover data of the template in {percent(zeros)}"
+    text = f"data differ in {percent(data)} of the disk"
+    return f"{text}, and zeros cover data of the template in {percent(zeros)}" if zeros else text
 
 
 def _after(diff: Diff, done: Conversion) -> str:

@@ -40,7 +40,20 @@ def heading(facts: PlanFacts) -> tuple[str, str]:
 def reasons(facts: PlanFacts) -> Iterator[tuple[str, str]]:
     """Yield verdicts, each with the guests that have it and why."""
     for verdict, reason, names in guests_not_converted(outliers_first(facts.guests)):
-        yield verdict.value, f"{few(list(map(printable, names)))}: {printable(reason) or 'no reason given'}"
+        why = _of_several(reason) if len(names) > 1 else reason
+        yield verdict.value, f"{few(list(map(printable, names)))}: {printable(why) or 'no reason given'}"
+
+
+def _of_several(reason: str) -> str:
+    """Return a reason that several guests share, in the plural."""
+    for one, several in _PLURALS:
+        if reason.startswith(one):
+            return several + reason.removeprefix(one).replace(": was it copied ", ": were they copied ", 1)
+    return reason
+
+
+_PLURALS = (("it has ", "they have "), ("it would ", "each would "))
+"""How reasons begin, for one guest and for several."""
 
 
 def attention(facts: PlanFacts) -> Iterator[tuple[str, str]]:
@@ -158,8 +171,10 @@ def next_commands(facts: PlanFacts) -> list[tuple[str, str]]:
     convert = [("Convert the guests:", f"batchdiff apply {plan}")] if facts.pending else []
     fates = {each.fate for each in facts.conversions.values()}
     free = [("Delete the originals in quarantine:", f"batchdiff purge {plan} --used")]
+    change = [("See what must change in the VMs' definitions:", f"batchdiff definitions {plan}")]
     return [
         *convert,
+        *(change if facts.conversions else []),
         ("See how far it has got:", f"batchdiff status {plan}"),
         *(free if Fate.QUARANTINED in fates else []),
         ("Undo it:", f"batchdiff restore {plan}"),

@@ -1,8 +1,13 @@
 """Guards cli/output/bar.py."""
 
+import contextlib
+import fcntl
 import io
+import os
 import re
+import struct
 import sys
+import termios
 
 import pytest
 
@@ -51,6 +56,35 @@ def test_the_run_and_the_guest_at_work(terminal):
     assert re.search(r"  web01  25\.0%\|.+\| 1 GiB of 4 GiB, 101\.7 MiB/s, 1:01:40 left", said)
     assert "\x1b[A" in said
     assert "\x1b[3" not in said  # no colour, with or without NO_COLOR
+
+
+def all_of(terminal: int) -> bytes:
+    """What was written to a terminal that nobody writes to any more."""
+    said = b""
+    with open(terminal, "rb", buffering=0) as file, contextlib.suppress(OSError):  # the end is an error (EIO)
+        while part := file.read(65536):
+            said += part
+    return said
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "width"), [(0, 0, 79), (0, 60, 59), (40, 0, 79), (40, 100, 99)], ids=str
+)
+def test_a_terminal_that_does_not_know_its_size(monkeypatch, rows, columns, width):
+    """A serial console has a size of 0, and so has a container's terminal at first."""
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    with open(theirs, "w", encoding="utf-8") as screen:
+        monkeypatch.setattr(sys, "stderr", screen)
+        monkeypatch.setenv("TERM", "vt220")
+        bar = ProgressBar()
+        bar.show(READING)
+        bar.close()
+        STDERR.flush()
+    said = all_of(ours).decode()
+    drawn = re.split(r"[\r\n]+|\x1b\[A", said)
+    for line in ("verifying  42.8%|", "  web01  25.0%|"):
+        assert [len(each) for each in drawn if each.startswith(line)] == [width], said
 
 
 def test_a_guest_without_bytes_of_its_own_has_no_line(terminal):

@@ -117,9 +117,9 @@ def test_every_form_has_predicted_beside_actual():
     ("fates", "verbs"),
     [
         ((), ["apply", "status", "restore"]),
-        ((Fate.KEPT,), ["apply", "status", "restore"]),
-        ((Fate.QUARANTINED,) * 3, ["status", "purge", "restore"]),
-        ((Fate.DELETED,) * 3, ["status", "restore"]),
+        ((Fate.KEPT,), ["apply", "definitions", "status", "restore"]),
+        ((Fate.QUARANTINED,) * 3, ["definitions", "status", "purge", "restore"]),
+        ((Fate.DELETED,) * 3, ["definitions", "status", "restore"]),
     ],
 )
 def test_the_commands_are_those_that_make_sense_now(fates, verbs):

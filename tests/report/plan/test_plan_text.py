@@ -13,6 +13,7 @@ from batchdiff.choices import Retire, Verdict
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image.storage.overlayfs import CopyUp
 from batchdiff.plan.overlay_options import Compat, Compression, Encryption, OverlayOptions
+from batchdiff.plan.plan import Similarity, why_unlike
 from batchdiff.plan.totals import totals_of
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.plan import text as form
@@ -291,6 +292,14 @@ def test_guests_that_were_compared_keep_their_numbers():
     report = plan_text(small_plan(*alike))
     assert all(line_of(report, name).endswith("skip") for name in "abc")
     assert "skip    a, b and c: !\n" in report
+
+
+def test_a_reason_of_several_guests_is_in_the_plural():
+    reason = why_unlike(Similarity(0, 1))
+    guests = [guest_plan(name, verdict=Verdict.SKIP, reason=reason, savings=savings(1, 2)) for name in "ab"]
+    one, two = (" ".join(plan_text(small_plan(*chosen)).split()) for chosen in (guests[:1], guests))
+    assert "skip a: it has nothing in common with the template: was it copied from another one?" in one
+    assert "skip a and b: they have nothing in common with the template: were they copied from another" in two
 
 
 def test_refused_guests_each_have_their_line():

@@ -1,0 +1,93 @@
+"""The blocks in which ext4 lists extents, against what it takes for real files.
+
+Guards planning/sizes/extent_list.py.
+"""
+
+import json
+import os
+import random
+
+import notation
+import numpy as np
+import pytest
+from commands import run_here
+from filesystems import mounted
+
+from batchdiff.planning.sizes.extent_list import WrittenRuns
+from batchdiff.units import GIB, KIB, MIB
+
+OPTIONS = [
+    "{}",
+    "{cluster_size: 4KiB}",
+    "{cluster_size: 512}",
+    "{extended_l2: true}",
+    "{compression: zlib}",
+    "{preallocation: metadata, extended_l2: true}",
+    "{data_file: true}",
+    "{format: qed}",
+    '{compat: "0.10", cluster_size: 16KiB}',
+]
+
+
+@pytest.fixture(scope="module")
+def ext4(tmp_path_factory):
+    with mounted(tmp_path_factory.mktemp("lists"), "ext4", GIB) as point:
+        yield point
+
+
+def counted(parts, *, at_once):
+    """The count of parts (start, end), added some at a time."""
+    runs = WrittenRuns(4 * KIB)
+    for first in range(0, len(parts), at_once):
+        starts, ends = np.array(parts[first : first + at_once], dtype=np.int64).T
+        runs.add(starts, ends)
+    return runs
+
+
+@pytest.mark.parametrize("extents", [1, 4, 5, 340, 341, 1000, 1361, 5000])
+def test_a_file_with_holes(ext4, extents):
+    parts = [(number * 8 * KIB, number * 8 * KIB + 1) for number in range(extents)]
+    path = ext4 / f"{extents}.img"
+    with path.open("wb", buffering=0) as file:
+        for start, end in parts:
+            file.seek(start)
+            file.write(b"x" * (end - start))
+        os.fsync(file.fileno())
+    runs = counted(parts, at_once=7)
+    assert runs.extents == extents
+    assert path.stat().st_blocks * 512 == extents * 4 * KIB + runs.list_bytes
+    path.unlink()
+
+
+def test_parts_that_touch_the_same_blocks_are_one_run():
+    rng = random.Random(5)
+    for _ in range(50):
+        edges = sorted(rng.sample(range(200 * KIB), 40))
+        parts = list(zip(edges[::2], edges[1::2], strict=True))
+        touched = {block for start, end in parts for block in range(start // (4 * KIB), -(-end // (4 * KIB)))}
+        runs = sum(block - 1 not in touched for block in touched)
+        assert {counted(parts, at_once=many).extents for many in (1, 3, 100)} == {runs}
+
+
+def test_a_run_of_more_blocks_than_an_extent_has():
+    assert counted([(0, 128 * MIB), (256 * MIB, 512 * MIB + 1)], at_once=1).extents == 1 + 3
+
+
+@pytest.mark.parametrize("overlay", OPTIONS)
+def test_overlays_take_what_was_predicted(ext4, overlay):
+    """A guest whose changed clusters have holes, as one that was made sparse with fallocate -d."""
+    folder = ext4 / str(OPTIONS.index(overlay))
+    folder.mkdir()
+    guest = " ".join(["4k:B 4k:- 4k:C 52k:A"] * 60 + ["64k:B 192k:A"] * 10)
+    notation.write_raw(folder / "template.img", f"{60 * 64 + 10 * 256}k:A")
+    notation.write_raw(folder / "guest.img", guest)
+    (folder / "fleet.yaml").write_text(
+        f"version: 1\ntemplate: {{path: template.img, format: raw}}\n"
+        f"defaults: {{format: raw, overlay: {overlay}}}\nguests: [{{path: guest.img}}]\n"
+    )
+    run_here("plan", "-q", "-j", 1, folder / "fleet.yaml")
+    run_here("apply", "-q", "--verify", "native", folder / "fleet.plan.json")
+    (planned,) = json.loads((folder / "fleet.plan.json").read_text())["guests"]
+    made = [path for path in folder.iterdir() if path.name.startswith("guest.") and path.name != "guest.img"]
+    taken = {path.name: path.stat().st_blocks * 512 for path in made}
+    assert sum(taken.values()) == planned["savings"]["overlay_disk_bytes"], taken
