@@ -10,9 +10,10 @@ from batchdiff.applying.checks.space import check_space
 from batchdiff.applying.checks.verify import require_judges
 from batchdiff.applying.guest_results import apply_outcome, skipped_outcome, with_way_back
 from batchdiff.applying.guests.file_names import original_names
+from batchdiff.applying.guests.given_back import why_not_again
 from batchdiff.applying.journal.records import Fate, History, Step
 from batchdiff.applying.pipeline import run_swaps
-from batchdiff.applying.results.outcome import GuestOutcome
+from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.applying.session.session import Run, Session, template_held
 from batchdiff.applying.swap.apply_task import ApplyOptions, ApplyTask
 from batchdiff.applying.swap.new_files import unfinished_files
@@ -43,7 +44,9 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
     """
     plan = session.plan
     guests = check_options(plan, options)
-    to_convert = [guest for guest in guests if isinstance(guest, GuestToConvert)]
+    chosen = [guest for guest in guests if isinstance(guest, GuestToConvert)]
+    left_alone = _left_alone(chosen, plan, options, session.journal.history)
+    to_convert = [guest for guest in chosen if guest.name not in left_alone]
     with template_held(session) as run:
         expect_apply(session, to_convert, options)
         template = run.template
@@ -65,7 +68,9 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
 
         results = run_swaps(to_convert, task_of, run, at_once=jobs)
         for guest in guests:
-            if isinstance(guest, GuestToConvert):
+            if guest.name in left_alone:
+                yield GuestOutcome(guest.name, Status.SKIPPED, left_alone[guest.name])
+            elif isinstance(guest, GuestToConvert):
                 history = session.journal.history
                 yield apply_outcome(guest, with_way_back(next(results), guest, history), history)
             else:
@@ -92,15 +97,29 @@ def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
 def originals_to_delete(plan: Plan, options: ApplyOptions, history: History) -> list[tuple[str, int]]:
     """Return the originals that an apply would delete, even from quarantine: their paths and bytes on disk."""
     found = []
+    back = _given_back(plan, options, history)
     for guest in choose_guests(plan, options.guests):
         state = history.states.get(guest.name)
         done = state is not None and (state.step is Step.PURGED or state.fate in _NOT_THERE)
-        if isinstance(guest, GuestToConvert) and not done:
+        if isinstance(guest, GuestToConvert) and not done and guest.name not in back:
             names = original_names(guest.source.path)
             size = guest.diff.savings.allocated_bytes
             there = [path for path in (names.own, names.quarantine, names.deleting) if os.path.lexists(path)]
             found += [(path, size) for path in there[:1]]
     return found
+
+
+def _left_alone(
+    guests: list[GuestToConvert], plan: Plan, options: ApplyOptions, history: History
+) -> dict[str, str]:
+    """Return why apply leaves guests alone that restore gave back, by name."""
+    back = _given_back(plan, options, history)
+    return why_not_again([guest for guest in guests if guest.name in back])
+
+
+def _given_back(plan: Plan, options: ApplyOptions, history: History) -> frozenset[str]:
+    """Return the guests that restore gave back; to convert them again, the operator must name them."""
+    return history.given_back(plan.created) if options.guests is None else frozenset()
 
 
 def _jobs(run: Run, guests: list[GuestToConvert], pending: list[GuestToConvert], retire: Retire) -> int:

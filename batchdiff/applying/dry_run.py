@@ -25,7 +25,7 @@ from batchdiff.applying.swap.purge_task import PurgeOptions, purge_task
 from batchdiff.applying.swap.restore_task import restore_task
 from batchdiff.applying.swap.task import SwapTask
 from batchdiff.applying.template.check import accept_template
-from batchdiff.applying.undo import purgeable, require_decision, restorable, why_template_is_lost
+from batchdiff.applying.undo import nothing_to_do, purgeable, require_decision, restorable, why_template_is_lost
 from batchdiff.applying.workload import expect_comparisons, expect_dry_restore
 from batchdiff.errors import DifferenceError, StopError
 from batchdiff.plan.plan import GuestToConvert
@@ -38,6 +38,7 @@ def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[Guest
     :raises BatchdiffError: as for restore.
     """
     found = restorable(session.plan, session.journal.history.states, options.guests)
+    yield from nothing_to_do(session.plan, found, options.guests, "restore")
     expect_dry_restore(session, found, discarding=options.discard_changes)
     # Without its template no overlay can be read, so there is nothing to compare: only originals can come back.
     lost = why_template_is_lost(session) if found else None
@@ -77,6 +78,7 @@ def dry_run_purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutc
     :raises BatchdiffError: as for purge.
     """
     found = purgeable(session.plan, session.journal.history.states, options.guests)
+    yield from nothing_to_do(session.plan, found, options.guests, "purge")
     expect_comparisons(session.meter, [guest for guest, _ in found])
 
     def purged(guest: GuestToConvert, task: SwapTask) -> GuestOutcome:
@@ -111,7 +113,7 @@ def _dry_run(
             except StopError:
                 raise
             except DifferenceError as error:
-                yield kept_outcome(guest.name, error)
+                yield kept_outcome(guest.name, error, state)
             except EXPECTED as error:
                 reported = error_to_report(guest.name, error)
                 yield GuestOutcome(guest.name, Status.FAILED, str(reported), exit_code=reported.exit_code)

@@ -125,10 +125,13 @@ def undo_outcome(guest: GuestToConvert, result: SwapResult, status: Status, hist
     return GuestOutcome(result.guest, status, original=original, remarks=remarks, gained_bytes=_gained(done))
 
 
-def kept_outcome(guest: str, error: DifferenceError) -> GuestOutcome:
-    """Return the outcome of a guest whose original stays in quarantine, because its overlay now differs."""
+def kept_outcome(guest: str, error: DifferenceError, state: GuestState) -> GuestOutcome:
+    """Return the outcome of a guest whose original stays in quarantine, because its VM's disk now differs."""
     purge = command("purge", guest, "--used")
-    reason = f"its VM has run on the overlay since ({error.what}). To delete the original anyway: {purge}"
+    why = "its VM has run on the overlay since"
+    if not state.published:
+        why = "restore rebuilt its image with what its VM had written"
+    reason = f"{why} ({error.what}). To delete the original anyway: {purge}"
     return GuestOutcome(guest, Status.KEPT, reason, original=Original(Fate.QUARANTINED))
 
 

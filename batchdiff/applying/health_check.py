@@ -229,7 +229,7 @@ def _require_readable(overlay: ImageSource) -> None:
     except ImageError as error:
         if _may_not_be_read(error) or isinstance(error, MovedError | SecretError):
             raise
-        raise VerificationError(f"{overlay.path} is not an overlay", why=error.reason) from error
+        raise VerificationError(f"{overlay.path} cannot be read", why=error.reason, remedy=error.remedy) from error
     open_image(overlay).close()
 
 

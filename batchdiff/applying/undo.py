@@ -30,7 +30,7 @@ from batchdiff.applying.swap.task import SwapTask
 from batchdiff.applying.template.check import accept_template, begin_with_template, doubt, require_content
 from batchdiff.applying.template.sidecar import discard_unfinished
 from batchdiff.applying.workload import expect_comparisons, expect_restore
-from batchdiff.errors import BatchdiffError, DifferenceError, StopError, UsageError
+from batchdiff.errors import BatchdiffError, DifferenceError, StopError
 from batchdiff.image.format_marks import looks_like
 from batchdiff.image.open import inspect, open_image
 from batchdiff.image_source import ImageFormat
@@ -40,7 +40,7 @@ from batchdiff.plan.plan import GuestToConvert, Plan
 def restorable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...] | None) -> list[GuestWithState]:
     """Return the guests for which there is something to restore; only those with these names, if given.
 
-    :raises UsageError: no guest has such a name, or there is nothing to restore for it.
+    :raises UsageError: no guest has such a name.
     """
 
     def is_started(state: GuestState) -> bool:
@@ -58,7 +58,7 @@ def restorable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...]
 def purgeable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...] | None) -> list[GuestWithState]:
     """Return the guests whose originals are in quarantine; only those with these names, if given.
 
-    :raises UsageError: no guest has such a name, or its original is not in quarantine.
+    :raises UsageError: no guest has such a name.
     """
 
     def in_quarantine(state: GuestState) -> bool:
@@ -72,12 +72,13 @@ def purgeable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...] 
 def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]:
     """Bring originals back, or rebuild them, delete their overlays, and yield the outcomes.
 
-    :raises UsageError: there is no such guest, or nothing to restore.
+    :raises UsageError: there is no such guest.
     :raises PlanError: the template's content changed.
     :raises ProgramError: qemu-img is missing.
     :raises StopError: a stop was requested.
     """
     found = restorable(session.plan, session.journal.history.states, options.guests)
+    yield from nothing_to_do(session.plan, found, options.guests, "restore")
     expect_restore(session, found, discarding=options.discard_changes)
     lost = why_template_is_lost(session) if found else None
     if lost is not None:
@@ -106,14 +107,16 @@ def purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
     :raises BatchdiffError: as for :func:`restore`.
     """
     found = purgeable(session.plan, session.journal.history.states, options.guests)
+    yield from nothing_to_do(session.plan, found, options.guests, "purge")
     expect_comparisons(session.meter, [guest for guest, _ in found])
 
     def task_of(run: Run, guest: GuestToConvert, state: GuestState) -> SwapTask:
         return purge_task(guest, session.plan.template, run, state, options)
 
+    states = {guest.name: state for guest, state in found}
     for guest, result in _results(session, found, task_of):
         if isinstance(result.error, DifferenceError):
-            yield kept_outcome(result.guest, result.error)
+            yield kept_outcome(result.guest, result.error, states[guest.name])
         else:
             history = session.journal.history
             yield undo_outcome(guest, with_way_back(result, guest, history), Status.PURGED, history)
@@ -127,14 +130,18 @@ def _chosen(
 ) -> list[GuestWithState]:
     to_convert = [guest for guest in choose_guests(plan, names) if isinstance(guest, GuestToConvert)]
     guests = [(guest, states.get(guest.name)) for guest in to_convert]
-    found = [(guest, state) for guest, state in guests if state is not None and wanted(state)]
-    if names is not None and len(found) < len(set(names)):
-        left = set(names) - {guest.name for guest, _ in found}
-        raise UsageError(
-            f"there is nothing to do for {', '.join(sorted(left))}",
-            remedy=f"{commands('status', [])} shows where each guest stands.",
-        )
-    return found
+    return [(guest, state) for guest, state in guests if state is not None and wanted(state)]
+
+
+def nothing_to_do(
+    plan: Plan, found: list[GuestWithState], names: tuple[str, ...] | None, verb: str
+) -> Iterator[GuestOutcome]:
+    """Yield the outcome of each guest that was named and has nothing to restore or purge; that is not an error."""
+    having = {guest.name for guest, _ in found}
+    for guest in choose_guests(plan, names) if names is not None else ():
+        if guest.name not in having:
+            reason = f"there is nothing to {verb}; {commands('status', [])} shows where it stands"
+            yield GuestOutcome(guest.name, Status.SKIPPED, reason)
 
 
 def _results(

@@ -13,7 +13,6 @@ from batchdiff.plan.overlay_options import backing_name
 from batchdiff.plan.plan import GuestToConvert, Plan
 
 RESTORING = "its restore has not finished"
-SECRETS = "it, its overlay or its template is encrypted, so its definition needs a secret"
 
 
 class VmImage(NamedTuple):
@@ -43,14 +42,33 @@ class GuestDisk:
 
 def guest_disks(plan: Plan, history: History) -> list[GuestDisk]:
     """Return the disk of each guest that the plan converts, or has converted."""
-    return [_disk(guest, plan, history.states.get(guest.name)) for guest in plan.to_convert]
+    back = history.given_back(plan.created)
+    return [
+        _disk(guest, plan, history.states.get(guest.name), is_back=guest.name in back) for guest in plan.to_convert
+    ]
 
 
-def _secrets(guest: GuestToConvert, plan: Plan) -> str:
-    """Return why a guest's definition is not changed if its VM needs a secret; empty if it needs none."""
-    files = (guest.source, *guest.source.backing, plan.template.source, *plan.template.source.backing)
-    encrypted = guest.options.encryption is not None or any(each.secret_file is not None for each in files)
-    return SECRETS if encrypted else ""
+def _secrets(guest: GuestToConvert, plan: Plan, *, is_back: bool) -> str:
+    """Return why a guest's definition is not changed if its VM needs a secret, or needed one; empty if neither.
+
+    ``is_back``: whether its VM goes back from the overlay to the original.
+    """
+    original = ["the original"] if _is_encrypted(guest.source) else []
+    overlay = ["its overlay"] if guest.options.encryption is not None else []
+    overlay += ["the template"] if _is_encrypted(plan.template.source) else []
+    before, after = (overlay, original) if is_back else (original, overlay)
+    if after:
+        are, secrets = ("is", "a secret") if len(after) == 1 else ("are", "their secrets")
+        return f"{' and '.join(after)} {are} encrypted, so its definition needs {secrets}"
+    if before:
+        what, one, several = ("the image", "was", "were") if is_back else ("its overlay", "is", "are")
+        are = one if len(before) == 1 else several
+        return f"{' and '.join(before)} {are} encrypted, and {what} is not: remove the secret from its definition"
+    return ""
+
+
+def _is_encrypted(source: ImageSource) -> bool:
+    return any(each.secret_file is not None for each in (source, *source.backing))
 
 
 def _driver_type(image_format: ImageFormat) -> str:
@@ -66,7 +84,7 @@ def _backing_name(source: ImageSource) -> str:
     return f"../{base.vmid}/{base.name}" if own and base and own.images == base.images else below
 
 
-def _disk(guest: GuestToConvert, plan: Plan, state: GuestState | None) -> GuestDisk:
+def _disk(guest: GuestToConvert, plan: Plan, state: GuestState | None, *, is_back: bool) -> GuestDisk:
     names = {guest.source.path, guest.overlay_path, guest.alias} - {""}
     known_as = frozenset(os.path.realpath(name) for name in names)
     own_name = guest.alias or guest.source.path
@@ -75,10 +93,10 @@ def _disk(guest: GuestToConvert, plan: Plan, state: GuestState | None) -> GuestD
     in_place = guest.overlay_path == guest.source.path
     named = backing_name(guest.overlay_path, plan.template.source.path, guest.options.backing_path)
     overlay = VmImage(own_name if in_place else guest.overlay_path, guest.options.format.value, named)
-    by_hand = _secrets(guest, plan)
     if state is None or not state.published:
         # After a restore, the overlay is gone: no VM is to use it.
-        planned = None if state is not None and state.goal is Goal.RESTORE else overlay
+        is_back = is_back or (state is not None and state.goal is Goal.RESTORE)
+        planned, by_hand = None if is_back else overlay, _secrets(guest, plan, is_back=is_back)
         return GuestDisk(guest.name, original, planned, known_as, by_hand=by_hand)
     unfinished = RESTORING if state.goal is Goal.RESTORE else ""
-    return GuestDisk(guest.name, overlay, None, known_as, unfinished, by_hand)
+    return GuestDisk(guest.name, overlay, None, known_as, unfinished, _secrets(guest, plan, is_back=False))

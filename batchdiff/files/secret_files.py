@@ -95,7 +95,8 @@ def readable_secret(path: str) -> ReadableSecret:
             raise SecretError(
                 f"cannot read the secret file {path}",
                 why=why,
-                remedy="Bring it back, or name another file as `secret_file` in the manifest.",
+                remedy="Bring it back; a symbolic link to it will do. Before the first apply, another file can be"
+                " named as `secret_file` in the manifest.",
             )
         if not is_descriptor(path):
             return ReadableSecret(path)

@@ -11,7 +11,7 @@ from batchdiff.choices import Loss, Retire, Verdict
 from batchdiff.dependents.dependents import Forbidden, dependents_in_manifest
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.files import own_files
-from batchdiff.files.filenames import shell_line
+from batchdiff.files.filenames import shell_line, shell_word
 from batchdiff.files.fingerprint import fingerprint_at
 from batchdiff.files.identity import identity_in, is_one_image
 from batchdiff.foreign.vpc import largest_cylinder
@@ -231,8 +231,8 @@ def _objection(
     # An original whose place the overlay takes has that name for a moment even if it is deleted.
     if (manifest.retire is Retire.QUARANTINE or entry.in_place) and os.path.lexists(aside):
         return (
-            f"its name in quarantine is taken: {aside} is the original of an earlier conversion."
-            " `batchdiff purge OLD_PLAN --used`, with the plan of that conversion, deletes it"
+            f"its name in quarantine is taken: {aside} is the original of an earlier conversion. `batchdiff purge"
+            f" OLD_PLAN --guest {shell_word(entry.name)} --used`, with the plan of that conversion, deletes it"
         )
     # Before inspecting its tables: those of an image in use may be inconsistent.
     require_unused(image, Purpose.GUEST, domain=entry.domain)

@@ -56,17 +56,23 @@ def results_text(outcomes: Sequence[GuestOutcome], *, width: int | None = None) 
 def undone_text(outcomes: Sequence[GuestOutcome], *, width: int | None = None) -> str:
     """Return the outcome of a restore or purge for a terminal of ``width`` cells, with a newline at the end."""
     column = max([11, *(len(_word(each.status)) + 2 for each in outcomes)])
-    lines = [
-        paragraph(
-            f"{printable(each.name)}: {printable(each.reason or original_words(each))}",
-            width=width,
-            first=f"{_word(each.status):<{column}}",
-            rest=" " * (column + 2),
-        )
-        for each in outcomes
-    ]
-    remarks = [line for each in outcomes for line in _paragraphs(each, each.remarks, width)]
-    return "\n".join([*lines, *remarks, _summary(outcomes)]) + "\n"
+    lines = []
+    for each in outcomes:
+        # One line for each guest, with its notes right below.
+        texts = [
+            (_word(each.status), each.reason or original_words(each)),
+            *(("note", text) for text in each.remarks),
+        ]
+        lines += [
+            paragraph(
+                f"{printable(each.name)}: {printable(text)}",
+                width=width,
+                first=f"{word:<{column}}",
+                rest=" " * (column + 2),
+            )
+            for word, text in texts
+        ]
+    return "\n".join([*lines, _summary(outcomes)]) + "\n"
 
 
 def _word(status: Status) -> str:

@@ -19,7 +19,7 @@ from batchdiff.applying.session.stop import Stop
 from batchdiff.applying.swap.guest_to_restore import RestoreOptions
 from batchdiff.applying.swap.purge_task import PurgeOptions
 from batchdiff.applying.template import check as template_module
-from batchdiff.applying.undo import purgeable, restorable
+from batchdiff.applying.undo import nothing_to_do, purgeable, restorable
 from batchdiff.choices import Retire, Verdict
 from batchdiff.errors import ImageError, PlanError, ProgramError, StopError, UsageError
 from batchdiff.files.fingerprint import NO_FILE
@@ -64,11 +64,9 @@ def test_what_can_be_done_for_a_guest(stage, state, verbs):
     for verb, guests in (("restore", restorable), ("purge", purgeable)):
         expected = [(stage.guest(), state)] if verb in verbs.split() else []
         assert guests(stage.plan, states, None) == expected
-        if expected:
-            assert guests(stage.plan, states, (NAME,)) == expected
-        else:
-            with pytest.raises(UsageError, match=f"nothing to do for {NAME}"):
-                guests(stage.plan, states, (NAME,))
+        assert guests(stage.plan, states, (NAME,)) == expected
+        left = [each.name for each in nothing_to_do(stage.plan, expected, (NAME,), verb)]
+        assert left == ([] if expected else [NAME])
 
 
 @pytest.mark.parametrize("guests", [restorable, purgeable])
@@ -79,8 +77,10 @@ def test_chosen_guests(tmp_path, monkeypatch, guests):
     assert [guest.name for guest, _ in guests(stage.plan, states, ("web", "web"))] == ["web"]
     with pytest.raises(UsageError, match="called db"):
         guests(stage.plan, states, ("web", "db"))
-    with pytest.raises(UsageError, match="nothing to do for vm"):
-        guests(stage.plan, {"web": RETIRED}, ("web", "vm"))
+    found = guests(stage.plan, {"web": RETIRED}, ("web", "vm"))
+    (left,) = nothing_to_do(stage.plan, found, ("web", "vm"), "restore")
+    assert (left.name, left.status, left.exit_code) == ("vm", Status.SKIPPED, 0)
+    assert list(nothing_to_do(stage.plan, found, None, "restore")) == []
 
 
 def rehearse_restore(stage):

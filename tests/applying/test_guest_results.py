@@ -16,7 +16,7 @@ from batchdiff.applying.guest_results import (
     undo_outcome,
 )
 from batchdiff.applying.guests.next_action import Action
-from batchdiff.applying.journal.records import Fate, History
+from batchdiff.applying.journal.records import Fate, GuestState, History, Step
 from batchdiff.applying.pipeline import SwapResult
 from batchdiff.applying.results.outcome import Original, Status
 from batchdiff.choices import Retire, Verdict
@@ -109,9 +109,12 @@ def test_restored(rebuilt):
 
 
 def test_kept_in_quarantine():
-    outcome = kept_outcome("web01", DifferenceError("they differ"))
+    state = GuestState(Step.RETIRED, published=True)
+    outcome = kept_outcome("web01", DifferenceError("they differ"), state)
     assert (outcome.status, outcome.exit_code, original_words(outcome)) == (Status.KEPT, 0, "kept in quarantine")
-    assert "(they differ)" in outcome.reason
+    assert "its VM has run on the overlay since (they differ)" in outcome.reason
+    rebuilt = kept_outcome("web01", DifferenceError("they differ"), GuestState(Step.RESTORED))
+    assert rebuilt.reason.startswith("restore rebuilt its image with what its VM had written (they differ)")
     assert "`batchdiff purge PLAN --guest web01 --used`" in outcome.reason
 
 

@@ -148,10 +148,6 @@ def sidecar_damaged(stage: Stage) -> Verb:
     return stage.apply
 
 
-def unchosen(stage: Stage) -> Verb:
-    return lambda: stage.restore(guests=(NAME,))
-
-
 def guest_changed(stage: Stage) -> Verb:
     write_to_original(stage)
     return stage.apply
@@ -323,7 +319,8 @@ MESSAGES = {
         "the content of the template {0}/template.img changed after overlays were created on it: "
         "{0}/template.img: another file is in its place; this damages the overlays of vm, so do "
         "not start a VM on them. This original is intact, as before the conversion: {0}/vm.img. "
-        "`batchdiff restore PLAN --guest vm --discard-changes` goes back to it. Otherwise: bring the "
+        "`batchdiff restore PLAN --guest vm --discard-changes` goes back to it, without what"
+        " the VM has written since. Otherwise: bring the "
         "template back from a backup, then run the same command again."
     ),
     sidecar_damaged: (
@@ -331,7 +328,6 @@ MESSAGES = {
         " newer batchdiff, so the overlays of the template are not known. If it names no overlay"
         " that you need, move it away, then run the same command again."
     ),
-    unchosen: ("there is nothing to do for vm. `batchdiff status PLAN` shows where each guest stands."),
     guest_changed: (
         "the plan is stale: {0}/vm.img: it was written to (mtime). Shut down whatever writes to it, if "
         "anything; then plan again."
@@ -367,7 +363,7 @@ MESSAGES = {
     overlay_unsound: (
         "bad overlay: x. This original is intact, as before the conversion: "
         "{0}/vm.img.batchdiff-original. `batchdiff restore PLAN --guest vm --discard-changes` goes "
-        "back to it."
+        "back to it, without what the VM has written since."
     ),
     overlay_in_use: (
         "its VM has run on the overlay since ({0}/vm.qcow2 is in use, so the two cannot be compared)."

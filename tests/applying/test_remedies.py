@@ -172,7 +172,7 @@ def test_originals_come_first(stage, verb, harm):
     said = told(stage, verb)
     whole = said.index(f"This original is intact, as before the conversion: {stage.original(suffix=ASIDE)}.")
     assert whole < said.lower().index("bring ")
-    assert f"`batchdiff restore PLAN --guest {NAME} --discard-changes` goes back to it." in said
+    assert f"`batchdiff restore PLAN --guest {NAME} --discard-changes` goes back to it, without what" in said
     assert status(stage.restore(guests=(NAME,), discard_changes=True)) is Status.RESTORED
     assert stage.original().read_bytes() == notation.content("256k:A 64k:X 192k:B 512k:C")
 

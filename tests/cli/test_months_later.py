@@ -315,7 +315,7 @@ def test_an_older_original_after_a_restore(one):
     expected = use(one)
     assert ORIGINAL in run(one, "restore").stderr
     assert f"purge --used: delete the older original {one.folder / ORIGINAL}" in run(one, "status").stdout
-    assert "another file is at" in one.apply(expect=1).stderr
+    assert "another file is at" in one.apply("--guest", "raw", expect=1).stderr
     assert outcome(run(one, "purge", "--yes", "--json"))["status"] == "kept"
     one.plan("-q", "-o", "second.plan.json")
     refused = run(one, "apply", "--retire", "quarantine", plan="second.plan.json", expect=1)
@@ -323,13 +323,13 @@ def test_an_older_original_after_a_restore(one):
     run(one, "purge", "--used", "--yes")
     assert ORIGINAL not in one.names()
     assert_same((one.folder / "raw.img").read_bytes(), expected)
-    assert "planned" in run(one, "status").stdout
+    assert "restored" in run(one, "status").stdout
 
 
 def test_planning_says_that_the_name_in_quarantine_is_taken(one):
     (one.folder / ORIGINAL).write_bytes(b"an older one")
     one.write_manifest(f"{ONE}retire: quarantine\n")
-    assert "purge OLD_PLAN --used" in one.plan("-o", "other.plan.json", expect=1).stdout.replace(
+    assert "purge OLD_PLAN --guest raw --used" in one.plan("-o", "other.plan.json", expect=1).stdout.replace(
         "\n          ", " "
     )
 

@@ -59,13 +59,31 @@ def test_restored(planned, retire):
     assert not [n for n in planned.names() if n.endswith("-original")]
 
 
-@pytest.mark.parametrize("retire", ["quarantine", "delete"])
-def test_applied_again_after_a_restore(planned, retire):
-    planned.apply("--retire", retire, "--yes")
+def test_applied_again_after_a_restore(planned):
+    """Nobody who has restored a guest wants it converted by the next plain apply: it has to be named."""
+    planned.apply("--retire", "quarantine")
     run(planned, "restore")
-    if retire == "delete":
-        planned.apply("--retire", "delete", "--yes", expect=5)  # they are other files now
-        planned.plan("-q")
+    done = planned.apply("--retire", "delete", "--json")  # without --yes: nothing will be deleted
+    assert set(statuses(done).values()) == {"skipped"}
+    assert_originals_are_back(planned)
+    assert set(steps(planned).values()) == {"restored"}
+    done = planned.apply("--retire", "delete", "--yes", "--guest", "raw", "--json")
+    assert statuses(done) == {"raw": "converted"}
+    done = planned.apply("--retire", "delete", "--yes", "--json")
+    assert sorted(statuses(done).values()) == ["skipped", "skipped", "skipped", "unchanged"]
+    (reason,) = {each["reason"] for each in events(done) if each.get("status") == "skipped"}
+    assert reason.endswith("/fleet.plan.json --guest NAME` converts it again")
+
+
+def test_rebuilt_images_are_planned_again(planned):
+    planned.apply("--retire", "delete", "--yes")
+    run(planned, "restore")
+    done = planned.apply("--retire", "delete", "--yes", "--json")
+    assert "another file now, which a new plan can convert" in next(
+        e["reason"] for e in events(done) if e["event"] == "guest"
+    )
+    assert "another file is in its place" in run(planned, "show").stdout
+    planned.plan("-q")
     planned.apply("--retire", "delete", "--yes")
     planned.assert_converted()
 
@@ -76,9 +94,12 @@ def test_some_guests_only(planned):
     run(planned, "restore", "--guest", name)
     assert_originals_are_back(planned, "raw.img")
     planned.assert_converted("thick.qcow2", "large.img", "same.img")
-    assert steps(planned)[name] == "planned"
-    done = run(planned, "restore", "--guest", name, expect=2)
-    assert "nothing to do" in done.stderr
+    assert steps(planned)[name] == "restored"
+    for verb in ("restore", "purge"):
+        for options in ([], ["--dry-run"]):
+            done = run(planned, verb, "--guest", name, "--json", *options)
+            assert statuses(done) == {name: "skipped"}
+            assert f"there is nothing to {verb}; `batchdiff status" in done.stdout
 
 
 @pytest.mark.parametrize("retire", ["quarantine", "delete"])

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 import pytest
 
 from batchdiff.definitions.define import Definer
-from batchdiff.definitions.guest_disks import RESTORING, SECRETS, GuestDisk, VmImage
+from batchdiff.definitions.guest_disks import RESTORING, GuestDisk, VmImage
 from batchdiff.definitions.libvirt_changes import domain_changes
 from batchdiff.definitions.libvirt_domain import parse_domain
 from batchdiff.definitions.libvirt_pool import Pool
 from batchdiff.errors import DefinitionError, ProgramError
 
+SECRETS = "the template is encrypted, so its definition needs a secret"
 DOCUMENT = (
     b"<domain><name>web</name><devices>"
     b"<disk><driver type='raw'/><source file='/i/web.img'/></disk></devices></domain>"

@@ -6,7 +6,7 @@ import pytest
 from plans import guest_plan, refused_guest, small_plan
 
 from batchdiff.applying.journal.records import Goal, GuestState, History, Step
-from batchdiff.definitions.guest_disks import SECRETS, VmImage, guest_disks
+from batchdiff.definitions.guest_disks import VmImage, guest_disks
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.plan.overlay_options import BackingPath, Encryption, OverlayOptions
 
@@ -14,6 +14,8 @@ TEMPLATE = "/srv/images/template.qcow2"
 ORIGINAL = VmImage("/srv/clones/web01.img", "raw")
 OVERLAY = VmImage("/srv/clones/web01.qcow2", "qcow2", TEMPLATE)
 
+PUBLISHED = GuestState(Step.PUBLISHED, published=True)
+BACK = GuestState(Step.RESTORED, goal=Goal.RESTORE)
 RESTORING = GuestState(Step.WRITTEN, goal=Goal.RESTORE, published=True)
 
 
@@ -58,13 +60,33 @@ def test_in_place_of_a_link_the_link_stays_the_name():
 def test_the_definition_of_an_encrypted_guest_is_left_to_the_operator():
     source = replace(guest_plan().source, secret_file="/srv/keys/web01")
     found = disk(GuestState(Step.PUBLISHED, published=True), guest=guest_plan("web01", source=source))
-    assert (found.unfinished, found.by_hand) == ("", SECRETS)
+    assert (found.unfinished, found.by_hand) == (
+        "",
+        "the original is encrypted, and its overlay is not: remove the secret from its definition",
+    )
+    assert disk(BACK, guest=guest_plan("web01", source=source)).by_hand == (
+        "the original is encrypted, so its definition needs a secret"
+    )
 
 
-@pytest.mark.parametrize("state", [GuestState(Step.PUBLISHED, published=True), GuestState(Step.RESTORED)])
-def test_so_is_that_of_an_encrypted_overlay(state):
-    options = OverlayOptions(encryption=Encryption("/srv/keys/web01"))
-    assert disk(state, guest=guest_plan("web01", options=options)).by_hand == SECRETS
+def test_so_is_that_of_an_encrypted_overlay():
+    """The secret is needed for the overlay, and must go with it."""
+    guest = guest_plan("web01", options=OverlayOptions(encryption=Encryption("/srv/keys/web01")))
+    needed = "its overlay is encrypted, so its definition needs a secret"
+    assert disk(guest=guest).by_hand == disk(PUBLISHED, guest=guest).by_hand == needed
+    assert disk(BACK, guest=guest).by_hand == (
+        "its overlay was encrypted, and the image is not: remove the secret from its definition"
+    )
+
+
+def test_who_was_given_back_gets_no_overlay():
+    """Until a later plan is to convert the guest again."""
+    plan = small_plan(guest_plan("web01"))
+    history = History(restored={"web01": "2099-01-01T00:00:00.000Z"})
+    (found,) = guest_disks(plan, history)
+    assert (found.now, found.planned) == (ORIGINAL, None)
+    (found,) = guest_disks(replace(plan, created="2099-01-01T00:00:01Z"), history)
+    assert (found.now, found.planned) == (ORIGINAL, OVERLAY)
 
 
 def test_the_names_of_backing_files():

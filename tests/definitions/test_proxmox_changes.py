@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from batchdiff.definitions.guest_disks import RESTORING, SECRETS, GuestDisk, VmImage
+from batchdiff.definitions.guest_disks import RESTORING, GuestDisk, VmImage
 from batchdiff.definitions.proxmox_changes import vm_changes
 from batchdiff.definitions.proxmox_config import parse_config
 from batchdiff.definitions.proxmox_folder import ProxmoxHost, read_host
@@ -16,6 +16,7 @@ from batchdiff.definitions.proxmox_state import doubts
 from batchdiff.definitions.proxmox_storage import Storage
 from batchdiff.errors import UsageError
 
+SECRETS = "the template is encrypted, so its definition needs a secret"
 STORAGES = [Storage("local", "dir", "/s/images", allows_images=True)]
 BASE = "../9000/base-9000-disk-0.qcow2"
 RAW = VmImage("/s/images/101/vm-101-disk-0.raw", "raw")

@@ -230,6 +230,6 @@ def test_libvirt(page):
     assert "/images/clones/web01.qcow2" in page.run(dump)
     page.run(back)
     assert "/images/clones/web01.img" in page.run(dump)
-    run_here("apply", page.images / "fleet.plan.json", "-q", "--verify", "native")
+    run_here("apply", page.images / "fleet.plan.json", "-q", "--verify", "native", "--guest", "web01")
     page.run(files)
     assert "<driver name='qemu' type='qcow2'/>" in (page.images / "changed" / "web01.xml").read_text()

@@ -118,7 +118,8 @@ def is_untouched(world: World, guest: Guest) -> bool:
 
 
 def apply(world: World, command: Command) -> None:
-    """Applies a plan. Guests that are as they were planned, on a template that holds what it held, are converted;
+    """Applies a plan. Guests that are as they were planned, on a template that holds what it held, are converted,
+    unless restore gave them back and nobody names them;
     and a plan of which all is done has nothing left to do.
 
     :raises ViolationError: that is not so.
@@ -148,6 +149,8 @@ def _is_as_planned(world: World, command: Command, name: str) -> bool:
         and not guest.published
         and not world.dependents(guest.path)
         and not (guest.in_place and command.retire == "keep")
+        # Whom restore gave back, only an apply that names them converts again, or a new plan.
+        and ("--guest" in command.argv or (record.checksum, name) not in world.given_back)
     )
 
 
@@ -202,7 +205,8 @@ def status(world: World, command: Command) -> None:
             raise world.violation(f"{guest.name} is converted, and status says it is planned")
         if mine and not os.path.exists(guest.overlay) and "missing" not in event["next"]:
             raise world.violation(f"the overlay of {guest.name} is missing, and status says: {event['next']}")
-        if is_untouched(world, guest) and record.verdicts[guest.name] == "convert" and event["step"] != "planned":
+        begun = event["step"] not in {"planned", "restored"}
+        if is_untouched(world, guest) and record.verdicts[guest.name] == "convert" and begun:
             raise world.violation(f"{guest.name} is as it was, and status says {event['step']}: {event['next']}")
 
 

@@ -154,7 +154,10 @@ def test_a_lost_secret_is_no_damage_to_the_overlay(tmp_path):
 
 
 def test_a_restore_says_what_it_decrypts(tmp_path):
+    """If an image must be rebuilt, and before that is done: an original that is there gets its name back."""
     make_fleet(tmp_path)
     batchdiff("apply", "fleet.plan.json", cwd=tmp_path)
-    said = batchdiff("restore", "fleet.plan.json", "--yes", cwd=tmp_path).stderr
+    assert "rebuilt" not in batchdiff("restore", "fleet.plan.json", "-n", cwd=tmp_path).stderr
+    batchdiff("apply", "fleet.plan.json", "--retire", "delete", "--yes", cwd=tmp_path)
+    said = batchdiff("restore", "fleet.plan.json", "-n", cwd=tmp_path).stderr
     assert "note: if the image of luks has to be rebuilt, what its VM wrote to the encrypted overlay" in said

@@ -85,8 +85,12 @@ def _note(world: World, case: Case, done: Done) -> None:
         status = done.outcomes.get(name, {}).get("status", "")
         _note_overlay(world, case, guest, status)
         _follow(world, case, guest, status)
-        if status in {"converted", "retired"} and command.plan in world.plans:
-            world.plans[command.plan].retired[name] = command.retire
+        record = world.plans.get(command.plan)
+        if status in {"converted", "retired"} and record is not None:
+            record.retired[name] = command.retire
+            world.given_back.discard((record.checksum, name))
+        if command.verb == "restore" and (case.was_killed or status == "restored") and record is not None:
+            world.given_back.add((record.checksum, name))
         if done.code == 0 and os.path.exists(world.vm_of(guest).disk):
             world.unsettled.discard(name)
 
@@ -179,7 +183,7 @@ def _record(world: World, path: str) -> None:
     document = json.loads(Path(path).read_text())
     verdicts = {guest["name"]: guest["verdict"] for guest in document["guests"]}
     versions = {name: world.guests[name].version for name in verdicts}
-    world.plans[path] = Record(world.template_digest(), world.folder, verdicts, versions)
+    world.plans[path] = Record(world.template_digest(), world.folder, verdicts, versions, document["checksum"])
 
 
 def about(world: World, verb: str, path: str, *more: str, guest: str | None = None, **asked) -> Command:

@@ -96,13 +96,14 @@ Copy = tuple[str, str, bytes, bytes | None, dict[str, bytes]]
 class Record:
     """What the owners know of a plan: of each guest its verdict, its version then, and how it was retired.
 
-    ``template``: the digest of what it held; ``folder``: where the pool was then.
+    ``template``: the digest of what it held; ``folder``: where the pool was then; ``checksum``: the plan's own.
     """
 
     template: bytes
     folder: Path
     verdicts: dict[str, str]
     versions: dict[str, int]
+    checksum: str = ""
     retired: dict[str, str] = field(default_factory=dict)
 
 
@@ -134,6 +135,8 @@ class World:
         self.copies: dict[str, Copy] = {}
         self.former: list[Path] = []
         self.unsettled: set[str] = set()
+        # By plan and name: those that may have been given back, which only an apply that names them converts.
+        self.given_back: set[tuple[str, str]] = set()
         self.bases: set[bytes] = set()
         self.log: list[str] = []
         self.counter = 0

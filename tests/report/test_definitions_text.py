@@ -1,6 +1,6 @@
 """What must change in VM definitions, as text. Guards report/definitions_text.py."""
 
-from batchdiff.definitions.guest_disks import SECRETS, GuestDisk, VmImage
+from batchdiff.definitions.guest_disks import GuestDisk, VmImage
 from batchdiff.definitions.libvirt_changes import domain_changes
 from batchdiff.definitions.libvirt_domain import parse_domain
 from batchdiff.definitions.proxmox_changes import vm_changes
@@ -10,6 +10,7 @@ from batchdiff.report.definitions_text import definitions_text
 from batchdiff.report.events import definition_event
 
 RAW, THIN = VmImage("/i/images/101/web.raw", "raw"), VmImage("/i/images/101/web.qcow2", "qcow2")
+SECRETS = "the template is encrypted, so its definition needs a secret"
 BOTH = frozenset({RAW.path, THIN.path})
 SOURCE = f"<source file='{RAW.path}'/>"
 XML = f"<domain><name>web</name><devices><disk><driver type='raw'/>{SOURCE}</disk></devices></domain>"

@@ -108,7 +108,9 @@ def verify(
     except SecretError:
         raise
     except ImageError as error:
-        raise VerificationError(f"{incoming.path} cannot be verified", why=str(error)) from error
+        raise VerificationError(
+            f"{incoming.path} cannot be verified", why=error.reason, remedy=error.remedy
+        ) from error
     if mode is VerifyMode.FULL:
         if comparison.check is not Check.NONE:
             _check(incoming, new.virtual_size, comparison.check, ended, report)
@@ -134,7 +136,7 @@ def check_used(image: ImageSource, ended: Callable[[], bool], report: Callable[[
     except SecretError:
         raise
     except ImageError as error:
-        raise VerificationError(f"{image.path} is not sound", why=str(error)) from error
+        raise VerificationError(f"{image.path} is not sound", why=error.reason, remedy=error.remedy) from error
     _check(image, virtual_size, Check.LEAKS_ALLOWED, ended, report)
 
 

@@ -18,7 +18,8 @@ def changed_images(plan: Plan, history: History) -> list[str]:
     for image in images:
         for path, planned in zip(image.paths, image.fingerprints, strict=True):
             now = fingerprint_at(path)
-            if now in history.changed:
+            # An image that restore rebuilt was renamed by batchdiff as well, but it is another file.
+            if now is not None and now in history.changed and planned.is_unwritten(now):
                 continue
             changes = "it is gone" if now is None else planned.changes(now)
             if changes:

@@ -28,6 +28,15 @@ def require_done_here(plan: Plan, names: Iterable[str] | None, verb: str) -> Non
         )
 
 
+def done_elsewhere(plan: Plan, verb: str) -> str:
+    """Return a sentence about the guests that earlier plans converted, with the command for each plan."""
+    plans = dict.fromkeys(path for guest in plan.guests if (path := plan_in(guest.reason)))
+    if not plans:
+        return ""
+    ways = " or ".join(f"`batchdiff {verb} {shell_word(path)} --guest NAME`" for path in plans)
+    return f"Others have converted its guests: {ways}."
+
+
 def _commands(found: list[tuple[GuestPlan, str]], verb: str) -> str:
     by_plan: dict[str, list[str]] = {}
     for guest, path in found:

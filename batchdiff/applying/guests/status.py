@@ -50,10 +50,14 @@ class OnDisk:
 
 def status_rows(plan: Plan, history: History, on_disk: dict[str, OnDisk]) -> list[StatusRow]:
     """Return a row for each guest, in the plan's order; ``on_disk``: each guest's files, if apply has started."""
-    return [_row(guest, history, on_disk.get(guest.name), plan.retire) for guest in plan.guests]
+    back = history.given_back(plan.created)
+    return [
+        _row(guest, history, on_disk.get(guest.name), plan.retire, is_back=guest.name in back)
+        for guest in plan.guests
+    ]
 
 
-def _row(guest: GuestPlan, history: History, there: OnDisk | None, retire: Retire) -> StatusRow:
+def _row(guest: GuestPlan, history: History, there: OnDisk | None, retire: Retire, *, is_back: bool) -> StatusRow:
     known = history.states.get(guest.name)
     if isinstance(guest, UntouchedGuest):
         refused = guest.verdict is Verdict.REFUSE
@@ -61,19 +65,26 @@ def _row(guest: GuestPlan, history: History, there: OnDisk | None, retire: Retir
         return StatusRow(guest.name, _VERDICTS[guest.verdict], "", "", f"{what}: {guest.reason}")
     if known is not None and _is_rolled_back(known):
         known = None
+    unstarted = Step.RESTORED.value if is_back else "planned"
+    again = _again(guest.name) if is_back else "apply: write the overlay"
     return StatusRow(
         name=guest.name,
-        step="planned" if known is None else known.step.value,
+        step=unstarted if known is None else known.step.value,
         since=history.times.get(guest.name, ""),
         failure=history.failures.get(guest.name, ""),
-        next=_begin(there) if known is None else _next(known, there, retire),
+        next=_begin(there, again) if known is None else _next(known, there, retire),
     )
 
 
-def _begin(there: OnDisk | None) -> str:
+def _again(guest: str) -> str:
+    return f"nothing; apply --guest {shell_word(guest)} converts it again, or a new plan if its image was rebuilt"
+
+
+def _begin(there: OnDisk | None, begin: str) -> str:
+    """Return what comes next for a guest without an overlay: ``begin``, if nothing is in the way."""
     if there is None or there.left is None:
-        return "apply: write the overlay"
-    return f"rm {shell_word(there.left)}, or rename it: restore left it behind, and nothing needs it; then apply"
+        return begin
+    return f"rm {shell_word(there.left)}, or rename it: restore left it behind, and nothing needs it"
 
 
 def _is_rolled_back(known: GuestState) -> bool:

@@ -28,9 +28,12 @@ def whole_originals(guests: Iterable[GuestToConvert], history: History) -> str:
             found[guest.name] = original.path
     if not found:
         return ""
-    it, them = ("This original is", "it") if len(found) == 1 else ("These originals are", "them")
+    it, them, vms = ("This original is", "it", "the VM has")
+    if len(found) > 1:
+        it, them, vms = ("These originals are", "them", "the VMs have")
     back = commands("restore", list(found), "--discard-changes")
-    return f"{it} intact, as before the conversion: {few(found.values())}. {back} goes back to {them}."
+    whole = f"{it} intact, as before the conversion: {few(found.values())}."
+    return f"{whole} {back} goes back to {them}, without what {vms} written since."
 
 
 def _is_whole(original: Found, guest: GuestToConvert) -> bool:

@@ -63,6 +63,9 @@ class Fate(enum.StrEnum):
 BEGIN, PROTECTING, CHANGED, FAILED = "begin", "protecting", "changed", "failed"
 """The journal's lines that are not steps of a guest."""
 
+_SECONDS = len("2026-01-02T03:04:05")
+"""A plan's time has no fraction, unlike those of a journal's lines."""
+
 
 @dataclass(frozen=True, slots=True)
 class GuestState:
@@ -101,7 +104,8 @@ class GuestState:
 class History:
     """Everything that a journal records; guests by name. ``times``: those of their last lines, ISO 8601 in UTC.
 
-    ``left``: overlays that restore left behind, each with its fingerprint at that time.
+    ``left``: overlays that restore left behind, each with its fingerprint at that time. ``restored``: guests that
+    have full images again, and when restore had given them back; no apply has begun with them since.
     """
 
     states: dict[str, GuestState] = field(default_factory=dict)
@@ -110,6 +114,7 @@ class History:
     changed: set[Fingerprint] = field(default_factory=set)
     protecting: set[str] = field(default_factory=set)
     left: dict[str, tuple[str, Fingerprint]] = field(default_factory=dict)
+    restored: dict[str, str] = field(default_factory=dict)
 
     def take_in(self, record: dict[str, Any]) -> None:
         """Add one line.
@@ -134,6 +139,12 @@ class History:
         left, overlay = _path(record.get("left")), _fingerprint(record.get("overlay"))
         if left is not None and overlay is not None:
             self.left[guest] = left, overlay
+        goal = record.get("goal")
+        # A first line for a guest is what recovery has found in the files, which proves no restore.
+        if record["step"] == Step.RESTORED and goal == Goal.RESTORE and guest in self.states:
+            self.restored[guest] = str(record["time"])
+        elif goal == Goal.APPLY:
+            self.restored.pop(guest, None)
         if record["step"] == Step.RESTORED and not record.get("aside"):
             self.states.pop(guest, None)
             return
@@ -157,6 +168,16 @@ class History:
     def published(self) -> list[str]:
         """The guests whose overlays are in place."""
         return [name for name, state in self.states.items() if state.published]
+
+    def given_back(self, made: str) -> frozenset[str]:
+        """Return the guests that restore gave back after their plan had been made (``Plan.created``).
+
+        Apply converts them again only if it is asked to, and whoever plans again after a restore asks for it. If
+        no image has changed, the new plan has the checksum of the old one, and so its journal: only its time is
+        new.
+        """
+        made = made[:_SECONDS]
+        return frozenset(name for name, when in self.restored.items() if when[:_SECONDS] >= made)
 
     def under_way(self, guest: str) -> GuestState | None:
         """Return where a guest stands; None if its conversion was not started, or a restore has ended it."""

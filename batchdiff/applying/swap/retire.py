@@ -56,8 +56,8 @@ def objection(fd: int, names: FileNames, retire: Retire, goal: Goal = Goal.APPLY
     if retire is Retire.QUARANTINE and os.path.lexists(aside):
         return Fault(
             f"{aside} already exists: the original of an earlier conversion",
-            "`batchdiff purge OLD_PLAN --used`, with the plan of that conversion, deletes it; or move it away,"
-            f" {AGAIN}",
+            "`batchdiff purge OLD_PLAN --guest NAME --used`, with the plan of that conversion, deletes it; or"
+            f" move it away, {AGAIN}",
         )
     return None
 

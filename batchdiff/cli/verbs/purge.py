@@ -6,7 +6,7 @@ import argparse
 
 from batchdiff.applying.checks.free_space import FreeSpace
 from batchdiff.applying.dry_run import dry_run_purge
-from batchdiff.applying.guests.converted_elsewhere import require_done_here
+from batchdiff.applying.guests.converted_elsewhere import done_elsewhere, require_done_here
 from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.guests.guest_files import on_disk
 from batchdiff.applying.guests.status import Written
@@ -39,7 +39,11 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
             confirm(console, "purge", _question(originals, plan, used=options.used))
         space = FreeSpace.of(plan)
         outcomes = carry_out(console, arguments, plan, lambda session: purge(session, options), path_map)
-    console.result(undone_text(outcomes, width=console.width) if outcomes else _NOTHING)
+    console.result(
+        undone_text(outcomes, width=console.width)
+        if outcomes
+        else f"{_NOTHING} {done_elsewhere(plan, 'purge')}".rstrip()
+    )
     if not arguments.dry_run:
         report_space(console, space, outcomes)
     return exit_code(outcomes)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 
 from batchdiff.applying.checks.free_space import FreeSpace
 from batchdiff.applying.checks.overlay_losses import decrypted_by_rebuilding, lost_with_originals, not_given_back
 from batchdiff.applying.dry_run import dry_run_restore
-from batchdiff.applying.guests.converted_elsewhere import require_done_here
+from batchdiff.applying.guests.converted_elsewhere import done_elsewhere, require_done_here
+from batchdiff.applying.guests.guest_files import on_disk
+from batchdiff.applying.guests.status import OnDisk
 from batchdiff.applying.journal.records import History
 from batchdiff.applying.restore_without_template import GuestWithState
 from batchdiff.applying.results.outcome import Status
@@ -49,13 +52,19 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     )
     require_done_here(plan, options.guests, "restore")
     history = history_of(console, arguments, plan, path_map)
+    if not options.discard_changes:
+        _warn_of_losses(console, plan, options, history)
     if arguments.dry_run:
         outcomes = dry_run(console, arguments, plan, lambda session: dry_run_restore(session, options), history)
     else:
         _ask(console, arguments, plan, options, history)
         space = FreeSpace.of(plan)
         outcomes = carry_out(console, arguments, plan, lambda session: restore(session, options), path_map)
-    console.result(undone_text(outcomes, width=console.width) if outcomes else _NOTHING)
+    console.result(
+        undone_text(outcomes, width=console.width)
+        if outcomes
+        else f"{_NOTHING} {done_elsewhere(plan, 'restore')}".rstrip()
+    )
     code = exit_code(outcomes)
     if arguments.dry_run:
         return code
@@ -93,7 +102,7 @@ def _ask(
 ) -> None:
     """Ask before anything is thrown away, and before a command that names no guest restores a whole fleet.
 
-    Even with ``--yes``, print the losses: data that is thrown away, and features that a rebuilt image lacks.
+    Even with ``--yes``, print what is thrown away.
     """
     found = restorable(plan, history.states, options.guests)
     if not found:
@@ -113,17 +122,6 @@ def _ask(
         else:
             confirm(console, "restore", question)
         return
-    # Otherwise the VMs keep their data, and only features of rebuilt images can be lost.
-    differences = {(guest.source.format, words) for guest, _ in found for words in not_given_back(guest.source)}
-    for form, words in sorted(differences):
-        console.warn(f"note: if an image of a {form} guest has to be rebuilt, {words}")
-    for words, names in lost_with_originals(guest for guest, _ in found).items():
-        console.warn(f"note: if the image of {few(names)} has to be rebuilt, it will lack {words} of the original")
-    if names := decrypted_by_rebuilding(guest for guest, _ in found):
-        console.warn(
-            f"note: if the image of {few(names)} has to be rebuilt, what its VM wrote to the encrypted overlay"
-            " will be stored in the clear, because the original was not encrypted"
-        )
     if not arguments.yes and options.guests is None and len(found) > 1 and console.can_ask:
         lines = [f"{guest.name}: {guest.overlay_path} -> {guest.source.path}" for guest, _ in found]
         question = Question(
@@ -134,6 +132,28 @@ def _ask(
             "What remains: full images with what the VMs see now.",
         )
         confirm(console, "restore", question)
+
+
+def _warn_of_losses(console: Console, plan: Plan, options: RestoreOptions, history: History) -> None:
+    """Warn of the features that rebuilt images lack; an original that only gets its name back lacks none."""
+    there = on_disk(plan, history)
+    found = [each for each in restorable(plan, history.states, options.guests) if _is_rebuilt(there, each[0].name)]
+    differences = {(guest.source.format, words) for guest, _ in found for words in not_given_back(guest.source)}
+    for form, words in sorted(differences):
+        console.warn(f"note: if an image of a {form} guest has to be rebuilt, {words}")
+    for words, names in lost_with_originals(guest for guest, _ in found).items():
+        console.warn(f"note: if the image of {few(names)} has to be rebuilt, it will lack {words} of the original")
+    if names := decrypted_by_rebuilding(guest for guest, _ in found):
+        console.warn(
+            f"note: if the image of {few(names)} has to be rebuilt, what its VM wrote to the encrypted overlay"
+            " will be stored in the clear, because the original was not encrypted"
+        )
+
+
+def _is_rebuilt(there: Mapping[str, OnDisk], guest: str) -> bool:
+    """Return whether an image may have to be rebuilt: it has no original, or one of the two was written to."""
+    files = there.get(guest)
+    return files is None or files.original is None or bool(files.written)
 
 
 def _size_of_overlays(found: list[GuestWithState]) -> str:

@@ -55,3 +55,14 @@ def test_a_guest_whose_name_batchdiff_gave_back_does_not_count(stage):
     assert len(changed(stage)) == 1
     now = fingerprint_at(str(stage.original()))
     assert changed_images(stage.plan, History(changed={now})) == []
+
+
+def test_a_rebuilt_image_is_another_file(stage):
+    """Though the journal records that batchdiff renamed it."""
+    content = stage.original().read_bytes()
+    stage.original().rename(stage.original().with_name("older"))
+    stage.original().write_bytes(content)
+    now = fingerprint_at(str(stage.original()))
+    assert changed_images(stage.plan, History(changed={now})) == [
+        f"{stage.original()}: another file is in its place"
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import plans
 import pytest
 
-from batchdiff.applying.guests.converted_elsewhere import require_done_here
+from batchdiff.applying.guests.converted_elsewhere import done_elsewhere, require_done_here
 from batchdiff.choices import Verdict
 from batchdiff.errors import UsageError
 
@@ -38,3 +38,10 @@ def test_guests_of_other_plans():
         "Run `batchdiff purge '/srv/old plan.json' --guest web02 --guest web03` and `batchdiff purge"
         " /srv/older.json --guest web04`."
     )
+
+
+def test_the_plans_that_have_done_it_are_named():
+    done = plans.guest_plan("web01", verdict=Verdict.SKIP, reason="done by /srv/older plan.json")
+    expected = "Others have converted its guests: `batchdiff purge '/srv/older plan.json' --guest NAME`."
+    assert done_elsewhere(plans.small_plan(done), "purge") == expected
+    assert not done_elsewhere(plans.small_plan(), "purge")

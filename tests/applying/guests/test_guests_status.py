@@ -38,6 +38,16 @@ def test_when_and_why():
     assert (line.step, line.since, line.failure) == ("checked", "2026-01-02T03:04:05Z", "it is in use")
 
 
+@pytest.mark.parametrize(("created", "step"), [("2026-01-02T03:04:05Z", "restored"), ("2027", "planned")])
+def test_given_back(created, step):
+    """Nothing is to be done, until a later plan is to convert it again."""
+    plan = replace(plans.small_plan(), created=created)
+    history = History(restored={"web01": "2026-01-02T03:04:05.678Z"})
+    (line,) = status_rows(plan, history, {})
+    assert line.step == step
+    assert line.next.startswith("nothing; apply --guest web01 " if step == "restored" else "apply: write")
+
+
 @pytest.mark.parametrize(
     ("verdict", "step", "reason"),
     [(Verdict.SKIP, "skipped", "it would save nothing"), (Verdict.REFUSE, "refused", "it is in use")],

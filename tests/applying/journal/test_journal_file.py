@@ -339,3 +339,29 @@ def test_a_restored_guest_is_done_with_unless_an_older_original_is_left():
     assert history.states["web01"].aside == "/images/web01.img.batchdiff-original"
     history.take_in(record)
     assert history.states == {}
+
+
+def test_who_was_given_back():
+    """From a restore until an apply begins with the guest again, or a later plan is to convert it."""
+    history = History()
+
+    def line(second, step, goal, **more):
+        when = f"2026-01-01T00:00:{second:02}.500Z"
+        history.take_in({"time": when, "guest": "web01", "step": step, "goal": goal} | more)
+
+    def back(made="2026-01-01T00:00:00Z"):
+        return history.given_back(made)
+
+    aside = {"fate": "quarantined", "aside": "/images/web01.img.batchdiff-original"}
+    line(1, "restored", "restore", **aside)
+    assert not back(), "found by recovery, which does not know who did that"
+    line(2, "published", "apply", published=True)
+    line(3, "written", "restore", published=True)
+    assert not back()
+    line(4, "restored", "restore", **aside)
+    line(5, "retiring", "purge", **aside)
+    line(6, "restored", "purge")
+    assert back() == back("2026-01-01T00:00:04Z") == {"web01"}
+    assert not back("2026-01-01T00:00:05Z")
+    line(7, "checked", "apply")
+    assert not back()

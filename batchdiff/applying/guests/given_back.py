@@ -1,0 +1,31 @@
+"""Explain why apply leaves a guest alone that restore gave back, and how it is converted again."""
+
+from __future__ import annotations
+
+from batchdiff.applying.guests.commands import command
+from batchdiff.files.fingerprint import fingerprint_at
+from batchdiff.plan.plan import GuestToConvert
+
+
+def why_not_again(guests: list[GuestToConvert]) -> dict[str, str]:
+    """Return why apply leaves restored guests alone, and the command that converts each again, by name.
+
+    Guests with the same way have the same reason, so that a report can list them together.
+    """
+    whole = [guest.name for guest in guests if _is_as_planned(guest)]
+    again = command("apply", whole[0] if len(whole) == 1 else "NAME") if whole else ""
+    reasons = {}
+    for guest in guests:
+        way = (
+            f"{again} converts it again"
+            if guest.name in whole
+            else "its image is another file now, which a new plan can convert"
+        )
+        reasons[guest.name] = f"restore gave it back; {way}"
+    return reasons
+
+
+def _is_as_planned(guest: GuestToConvert) -> bool:
+    """Return whether a guest's file is the one that was planned: a rebuilt image is another."""
+    now = fingerprint_at(guest.source.path)
+    return now is not None and guest.image.fingerprints[0].is_unwritten(now)
