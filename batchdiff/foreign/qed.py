@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 
 from batchdiff.foreign.header import NamedFile, Outline, ReadAt, exactly, require_mappable
-from batchdiff.qcow2.faults import require
+from batchdiff.qcow2.faults import REPAIR_A_COPY, require
 
 QED_HEADER = struct.Struct("<4sIIIQQQQQII")
 BACKING_FILE, _NEED_CHECK, BACKING_RAW = 1, 2, 4
@@ -34,7 +34,7 @@ def inspect_qed(read: ReadAt, file_size: int) -> Outline:
     require(
         not features & _NEED_CHECK,
         "it was not closed cleanly",
-        remedy="Run `qemu-img check -r all` on a copy of it, and use that.",
+        remedy=REPAIR_A_COPY,
     )
     require(
         4096 <= cluster <= _LARGEST_CLUSTER and cluster & (cluster - 1) == 0,

@@ -14,6 +14,7 @@ from batchdiff.image.image import Image, others_of
 from batchdiff.image.layer import Layer
 from batchdiff.image.qcow2 import Qcow2Layer
 from batchdiff.image_source import ImageSource
+from batchdiff.qcow2.faults import RESTORE_IT
 from batchdiff.units import few
 
 MAX_CHAIN = 200
@@ -111,7 +112,7 @@ def _check_others(source: ImageSource, layer: Layer) -> None:
             raise ImageError(
                 f"cannot use {source.path}",
                 why=f"it names {other.path} twice, or as a part of itself",
-                remedy="Restore it from a backup, or leave it out of the manifest.",
+                remedy=RESTORE_IT,
             )
         seen.add(_identity(other))
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 NOT_OPENED = "QEMU cannot open it either: restore it from a backup, or leave it out of the manifest."
 """The remedy for an image that no VM can run on."""
 
-DAMAGED = "Restore it from a backup, or leave it out of the manifest."
-"""The remedy if there is no better one."""
+RESTORE_IT = "Restore it from a backup, or leave it out of the manifest."
+"""The remedy for most damage."""
+
+REPAIR_A_COPY = "Run `qemu-img check -r all` on a copy of it, and use that."
+"""The remedy for an image that was not closed cleanly."""
 
 LEGACY_ENCRYPTION = (
     "VMs have been unable to use it since QEMU 2.9. Convert it to LUKS: `qemu-img convert --object"
@@ -25,12 +28,12 @@ class FormatError(ValueError):
     ``remedy`` is one sentence of advice.
     """
 
-    def __init__(self, problem: str, *, remedy: str = DAMAGED) -> None:
+    def __init__(self, problem: str, *, remedy: str = RESTORE_IT) -> None:
         super().__init__(problem)
         self.remedy = remedy
 
 
-def require(condition: object, problem: str, *, remedy: str = DAMAGED) -> None:
+def require(condition: object, problem: str, *, remedy: str = RESTORE_IT) -> None:
     """Require a condition of the format, or of batchdiff's support for it.
 
     :raises FormatError: the condition is false.

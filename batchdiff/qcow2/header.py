@@ -22,7 +22,7 @@ from batchdiff.qcow2.extensions import (
     extensions_of,
     luks_header_in,
 )
-from batchdiff.qcow2.faults import ONE_FILE, FormatError, require, require_opened
+from batchdiff.qcow2.faults import ONE_FILE, REPAIR_A_COPY, FormatError, require, require_opened
 from batchdiff.qcow2.geometry import (
     MAX_L1_BYTES,
     MAX_REFCOUNT_TABLE_BYTES,
@@ -161,7 +161,7 @@ def _check_features(incompatible: int) -> None:
     require(
         not incompatible & _CORRUPT,
         "it is marked corrupt",
-        remedy="Run `qemu-img check -r all` on a copy of it, and use that.",
+        remedy=REPAIR_A_COPY,
     )
     require(
         not incompatible & _DIRTY,

@@ -12,7 +12,7 @@ from batchdiff.errors import DifferenceError, ImageError, InUseError, Verificati
 from batchdiff.files.filenames import shell_word
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.linux.call_failures import AGAIN
-from batchdiff.qcow2.faults import DAMAGED
+from batchdiff.qcow2.faults import RESTORE_IT
 from batchdiff.qemu import io_uring, programs
 from batchdiff.qemu.image_options import decryption, dotted, names_of
 from batchdiff.qemu.installed import NAME, PACKAGE, failure
@@ -124,7 +124,7 @@ def file_map(image: ImageSource, *, most_output: int = _LARGEST_MAP) -> str:
             remedy="Make a less fragmented copy with `qemu-img convert`, and use that.",
         ) from error
     if done.code == 1 and not _is_locked(done):
-        raise ImageError(f"QEMU does not open or map {image.path}", why=without_ranges(done), remedy=DAMAGED)
+        raise ImageError(f"QEMU does not open or map {image.path}", why=without_ranges(done), remedy=RESTORE_IT)
     if done.code < 0:
         raise ImageError(f"QEMU crashes on {image.path}", why=done.described(), remedy=_CRASHES)
     require_success(done)
