@@ -6,6 +6,7 @@ A rule is a function from a module to what breaks it, a line each; ``BAD`` shows
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -139,13 +140,18 @@ def room_of(name: str) -> str:
     return name
 
 
+@functools.cache
+def parsed(text: str, name: str) -> ast.Module:
+    return ast.parse(text, name)
+
+
 class Module(NamedTuple):
     name: str
     text: str
 
     @property
     def tree(self) -> ast.Module:
-        return ast.parse(self.text, self.name)
+        return parsed(self.text, self.name)
 
     @property
     def room(self) -> str:
