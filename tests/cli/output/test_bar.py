@@ -59,7 +59,7 @@ def test_the_run_and_the_guest_at_work(terminal):
 
 
 def all_of(terminal: int) -> bytes:
-    """What was written to a terminal that nobody writes to any more."""
+    """Return what was written to a terminal that has no writer left."""
     said = b""
     with open(terminal, "rb", buffering=0) as file, contextlib.suppress(OSError):  # the end is an error (EIO)
         while part := file.read(65536):
