@@ -108,7 +108,7 @@ def test_on_one_terminal_a_reason_is_printed_once(monkeypatch, capsys, one_termi
     """There the result follows, which has it; elsewhere the two are read by different people or programs."""
     for stream in (sys.stdout, sys.stderr):
         monkeypatch.setattr(stream, "isatty", lambda: one_terminal)
-    announcer = run_session.Announcer(Console(), plans.guest_plan().source)
+    announcer = run_session.Announcer(Console(), plans.guest_plan().source, "fleet.plan.json")
     announcer.report_guest(
         plans.guest_plan(), GuestOutcome("web01", Status.FAILED, "the disk is full", exit_code=1)
     )

@@ -28,7 +28,7 @@ CASES = (
     ({0}, ["verify", "-j", "3"], 3),
     ({0, 1}, ["verify"], 2),
     ({0}, ["restore", "--jobs", "4"], 4),
-    ({0}, ["apply", "-j", "5", "--retire", "quarantine"], 5),
+    ({0}, ["apply", "-j", "5", "--retire", "quarantine", "--guest", "vm"], 5),
     ({0, 1}, ["purge", "-y"], 2),
 )
 """CPUs, a command, and how many guests it has in progress at once. Each finds what the one before it left."""

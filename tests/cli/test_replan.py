@@ -261,7 +261,7 @@ def test_a_plan_that_is_not_found(pool, version):
     where = " (it was /elsewhere/x)" if version == "1.1" else ""
     assert set(pool.reasons().values()) == {f"done by an earlier plan, whose file was not found{where}"}
     assert "There is nothing to convert." in done.stdout
-    pool.run("restore", "fleet.plan.json", "--guest", "web01", expect=2)
+    assert "nothing to restore" in pool.run("restore", "fleet.plan.json", "--guest", "web01").stdout
 
 
 def test_a_plan_that_lies_elsewhere_is_found(pool, tmp_path_factory):

@@ -159,7 +159,8 @@ def test_a_bug_while_several_are_verified(stage):
 
 def test_purge_and_restore_compare_as_many_at_once(stage):
     stage.apply(Retire.QUARANTINE)
-    for verb in (stage.restore, lambda: stage.apply(Retire.QUARANTINE), stage.purge):
+    again = frozenset(stage.names)
+    for verb in (stage.restore, lambda: stage.apply(Retire.QUARANTINE, guests=again), stage.purge):
         meeting = Meeting(stage.jobs)
         stage.judge.asked = meeting.attend
         assert {each.exit_code for each in verb()} == {0}

@@ -130,5 +130,5 @@ def test_an_original_that_is_back_under_its_name_is_as_planned(tmp_path, monkeyp
     stage = Stage(tmp_path, monkeypatch, place=place)
     stage.apply(retire)
     stage.restore()
-    outcomes = stage.apply(Retire.QUARANTINE, verify=VerifyMode.NATIVE)
+    outcomes = stage.apply(Retire.QUARANTINE, verify=VerifyMode.NATIVE, guests=frozenset(stage.names))
     assert status(outcomes) is Status.CONVERTED, outcomes

@@ -423,7 +423,7 @@ def test_the_sidecar_forgets_the_overlay(stage, monkeypatch):
     stage.apply(Retire.QUARANTINE)
     stage.restore()
     assert read_sidecar(str(stage.sidecar)).overlays == {}
-    stage.apply(Retire.QUARANTINE)
+    stage.apply(Retire.QUARANTINE, guests=frozenset(stage.names))
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
