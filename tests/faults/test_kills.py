@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from commands import COMMAND, batchdiff
+from commands import COMMAND, batchdiff, rarely
 from scenes import SCENES, arguments, assert_ended, assert_nothing_is_lost, prepare
 from seeds import seeded
 
@@ -105,7 +105,7 @@ def killed_after(folder: Path, scene, seconds: float) -> bool:
 
 
 @pytest.mark.parametrize("rounds", [2, pytest.param(70, marks=pytest.mark.long)])
-@pytest.mark.parametrize("name", ["delete", "rebuild", "quarantine"])
+@pytest.mark.parametrize("name", ["rebuild", *rarely("delete", "quarantine")])
 def test_killed_at_random_times(tmp_path, name, rounds):
     """Killed up to five times in a row before it may come through."""
     rng = seeded()

@@ -11,6 +11,7 @@ import admin
 import promises
 import pytest
 import verbs
+from commands import rarely
 from running import Kill
 from world import OTHER, PLAN, World
 
@@ -374,7 +375,7 @@ def test_a_pool_that_moved(pool, relative):
 
 @pytest.mark.parametrize("begun", [False, True])
 @pytest.mark.parametrize("retire", ["keep", "quarantine", "delete"])
-@pytest.mark.parametrize("file", [WEB, DB, APP])
+@pytest.mark.parametrize("file", [WEB, APP, *rarely(DB)])
 def test_two_plans_of_one_guest(world, file, retire, begun):
     """What another plan has put into quarantine is nothing that an apply which died has left."""
     guest = world.add_guest(file)
@@ -433,7 +434,7 @@ def test_restored_by_another_plan(world, file, discard):
 
 @pytest.mark.parametrize("verb", ["keep", "quarantine", "delete", "restore", "purge"])
 @pytest.mark.parametrize("how", ["by hand", "by another plan"])
-@pytest.mark.parametrize("file", [WEB, DB, APP, "app02.qcow2"])
+@pytest.mark.parametrize("file", [WEB, APP, *rarely(DB, "app02.qcow2")])
 def test_an_original_that_is_back_without_our_knowing(world, file, how, verb):
     """It is not the overlay, although a qcow2 image stands where the overlay stood."""
     guest = world.add_guest(file)
