@@ -12,6 +12,7 @@ from batchdiff.applying.guests.whole_originals import original_too
 from batchdiff.applying.journal.records import Fate, GuestState, History
 from batchdiff.applying.pipeline import SwapResult
 from batchdiff.applying.results.outcome import GuestOutcome, Original, Status
+from batchdiff.applying.swap.restore_task import RestoreTask
 from batchdiff.applying.swap.swap import Swap
 from batchdiff.choices import Verdict
 from batchdiff.errors import BatchdiffError, DifferenceError, GuestError, ImageError, VerificationError
@@ -120,7 +121,8 @@ def undo_outcome(guest: GuestToConvert, result: SwapResult, status: Status, hist
     done = result.swap
     original = done.original
     if status is Status.RESTORED:
-        original = Original(Fate.REBUILT if Action.WRITE in done.done else Fate.BACK)
+        rebuilt_before = isinstance(done.task, RestoreTask) and done.task.is_rebuilt
+        original = Original(Fate.REBUILT if rebuilt_before or Action.WRITE in done.done else Fate.BACK)
     remarks = tuple(done.remarks)
     return GuestOutcome(result.guest, status, original=original, remarks=remarks, gained_bytes=_gained(done))
 

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, replace
 
 from batchdiff.applying.checks.overlay_losses import LossesAllowed
+from batchdiff.applying.guests.commands import command
 from batchdiff.applying.guests.file_names import original_names, overlay_names
 from batchdiff.applying.guests.guest_files import Found
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
@@ -68,6 +69,14 @@ class GuestToRestore:
         """Return the path of an original that stays in quarantine beside a rebuilt image; None without one."""
         quarantined = original_names(self.plan.source.path).quarantine
         return quarantined if os.path.lexists(quarantined) else None
+
+    def remark_on_older(self) -> list[str]:
+        """Return a remark about an original that stays beside a rebuilt image; none without one."""
+        left = self.older()
+        if left is None:
+            return []
+        purge = command("purge", self.plan.name, "--used")
+        return [f"rebuilt with what its VM wrote. The older original is still at {left}; to delete it: {purge}"]
 
     def forget_overlay(self) -> list[str]:
         """Remove the overlay from the template's sidecar; return a remark if that fails."""

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from batchdiff.applying.checks.space import check_space_for_image
 from batchdiff.applying.checks.verify import Comparison, check_used, verify
-from batchdiff.applying.guests.commands import command
 from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.guests.guest_files import Found
 from batchdiff.applying.journal.records import Goal, Step
@@ -67,14 +66,7 @@ class RebuildTask:
         report = self._guest.run.reporter(self.guest, Phase.REBUILD)
         write_standalone(fd, overlay, plan.source, size, check=self._guest.run.stop.check, report=report)
         lost += copy_metadata(overlay.layers[0].fd, fd)
-        remarks = [f"could not keep {what}" for what in lost]
-        left = self._guest.older()
-        if left is not None:
-            remarks.append(
-                f"rebuilt with what its VM wrote. The older original is still at {left}; to delete it:"
-                f" {command('purge', plan.name, '--used')}"
-            )
-        return remarks
+        return [*(f"could not keep {what}" for what in lost), *self._guest.remark_on_older()]
 
     def verify(self, overlay: Image, rebuilt: ImageSource, ended: Callable[[], bool]) -> None:
         """Compare every byte of the overlay with the image that was just written."""

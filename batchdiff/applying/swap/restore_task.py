@@ -140,9 +140,14 @@ class RestoreTask:
         """Do nothing."""
         return []
 
+    @property
+    def is_rebuilt(self) -> bool:
+        """Whether the image that comes back was rebuilt, by a restore that was interrupted."""
+        return self._original is None
+
     def before_end(self) -> list[str]:
         """Remove the overlay from the template's sidecar."""
-        return self._guest.forget_overlay()
+        return [*(self._guest.remark_on_older() if self.is_rebuilt else []), *self._guest.forget_overlay()]
 
 
 def _without_overlay(guest: GuestToRestore, original: Found | None) -> RestoreTask:

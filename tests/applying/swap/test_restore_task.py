@@ -18,7 +18,7 @@ from batchdiff.applying.checks.verify import Check
 from batchdiff.applying.journal.file import MemoryJournal
 from batchdiff.applying.journal.records import Fate, Goal, GuestState, History, Step
 from batchdiff.applying.results.outcome import Status
-from batchdiff.applying.swap import guest_to_restore, rebuild_task
+from batchdiff.applying.swap import guest_to_restore, rebuild_task, retire
 from batchdiff.applying.swap import restore_task as restore_module
 from batchdiff.applying.swap.guest_to_restore import RestoreOptions
 from batchdiff.applying.swap.rebuild_task import RebuildTask
@@ -460,3 +460,19 @@ def test_an_original_that_vanishes_once_the_task_is_made(tmp_path, monkeypatch):
         f"{stage.original()} is gone: it was there a moment ago. Bring it back, then run the same command again."
     )
     assert stage.images() == {stage.overlay().name, "elsewhere"}
+
+
+def test_a_rebuilt_image_stays_one_if_the_restore_is_interrupted(stage, monkeypatch):
+    """What its VM wrote is in it, and the older original takes space until it is purged."""
+    stage.apply(Retire.QUARANTINE)
+    notation.qemu_io(stage.overlay(), "write -P 3 512k 64k")
+
+    def broken(*_):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(retire, "delete", broken)
+        failed(stage.restore())
+    (outcome,) = stage.restore()
+    assert (outcome.status, outcome.original.fate) == (Status.RESTORED, Fate.REBUILT)
+    assert "The older original is still at" in "".join(outcome.remarks)
