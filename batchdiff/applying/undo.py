@@ -140,7 +140,7 @@ def nothing_to_do(
     having = {guest.name for guest, _ in found}
     for guest in choose_guests(plan, names) if names is not None else ():
         if guest.name not in having:
-            reason = f"there is nothing to {verb}; {commands('status', [])} shows where it stands"
+            reason = f"there is nothing to {verb}; {commands('status', [])} shows the guest's state"
             yield GuestOutcome(guest.name, Status.SKIPPED, reason)
 
 

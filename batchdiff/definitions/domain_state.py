@@ -60,7 +60,7 @@ def images_of_active_domains(libvirt: Libvirt) -> dict[str, str]:
     An image counts if a domain that is not shut off has it anywhere in a disk's chain, or if a domain whose memory
     is saved will have it when it continues.
 
-    :raises DefinitionError: libvirt printed something else than a definition.
+    :raises DefinitionError: libvirt printed something other than a definition.
     :raises ProgramError: libvirt cannot be asked.
     """
     active, saved = libvirt.active(), libvirt.saved()

@@ -152,7 +152,7 @@ def _notes(drive: ConfigDrive, value: str, storages: Sequence[Storage]) -> Itera
     if path_of_volume(volume_in(value), storages) == path_of_volume(drive.volume, storages):
         yield (
             f"`qm set` lists the former name of the same file, {drive.volume}, as unused: leave that entry alone."
-            " To have none, edit the line in the file instead"
+            " To avoid that entry, edit the line in the file instead"
         )
 
 

@@ -109,9 +109,7 @@ def _vmid(
         return owner
     elsewhere = _ELSEWHERE.match(guest)
     if elsewhere is not None and None in chosen:
-        why = (
-            f"it is in another storage than the template, {elsewhere[1]}, and its overlay must be in {base.images}"
-        )
+        why = f"it is in {elsewhere[1]}, not in the template's storage, and its overlay must be in {base.images}"
         raise PlacementError("vmid", why, "both `vmid` and `disk` to put the overlay there")
     vmid = chosen.vmid if chosen.vmid is not None else named[0] if named is not None else None
     if vmid is None:

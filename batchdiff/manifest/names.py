@@ -182,7 +182,7 @@ class Naming:
             is_given = getattr(guest.written.layout, error.key) is not None
             where = (*guest.written.where, "overlay", error.key) if is_given else guest.written.image.path_where
             by_path = "`exclude` it, or list it by path and " if guest.written.image.is_glob else ""
-            what = f"{show(guest.place.written)} has no place as a disk of Proxmox VE: {error.why}"
+            what = f"{show(guest.place.written)} cannot become a disk of Proxmox VE: {error.why}"
             self._problems.add(where, f"{what}; {by_path}write {error.write}")
 
     def _own_path(self, guest: FoundGuest) -> str | None:

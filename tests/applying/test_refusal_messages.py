@@ -371,7 +371,7 @@ MESSAGES = {
     ),
     both_lost_apply: (
         "{0}/vm.img is gone, and {0}/vm.qcow2 is missing or cannot be read: both were removed or "
-        "moved. Bring one of them back. If the pool was moved, see docs/moving.md."
+        "moved, or the second is damaged. Bring one of them back. If the pool was moved, see docs/moving.md."
     ),
     overlay_exists: ("{0}/vm.qcow2 already exists. Move it away, or plan again with another `overlay.path`."),
     template_changing: (

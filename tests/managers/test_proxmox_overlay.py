@@ -40,7 +40,7 @@ def test_places_of_overlays(guest, chosen, overlay):
         ("/s/images/101/web.raw", FREE, "disk", "not vm-101-disk-N", "`disk: N`"),
         ("/imports/web.raw", ProxmoxDisk(disk=0), "vmid", "neither its folder nor its name", "`vmid: VMID`"),
         ("/imports/vm-102-disk-0.raw", ProxmoxDisk(101), "disk", "not vm-101-disk-N", "`disk: N`"),
-        ("/t/images/101/vm-101-disk-0.raw", FREE, "vmid", "another storage than the template, /t/images", "both"),
+        ("/t/images/101/vm-101-disk-0.raw", FREE, "vmid", "in /t/images, not in the template's storage", "both"),
         ("/t/images/101/web.raw", ProxmoxDisk(101), "vmid", "must be in /s/images", "both `vmid` and `disk`"),
     ],
 )

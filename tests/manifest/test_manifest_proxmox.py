@@ -96,7 +96,7 @@ def test_another_storage(storage):
     os.makedirs("other/images/101")
     make("other/images/101/vm-101-disk-0.raw")
     (problem,) = problems(laid_out("{path: other/images/101/vm-101-disk-0.raw}"))
-    assert f"another storage than the template, {storage}/other/images" in problem
+    assert f"it is in {storage}/other/images, not in the template's storage" in problem
     assert "write both `vmid` and `disk`" in problem
 
 

@@ -18,7 +18,7 @@ def lost(task: SwapTask, where: OutgoingAt) -> GuestError:
     if where is OutgoingAt.GONE:
         return GuestError(
             f"{names.own} is gone, and {incoming} is missing or cannot be read",
-            why="both were removed or moved",
+            why="both were removed or moved, or the second is damaged",
             remedy="Bring one of them back. If the pool was moved, see docs/moving.md.",
         )
     if task.goal is Goal.PURGE and task.final is Step.RESTORED:  # a restore has rebuilt the incoming image

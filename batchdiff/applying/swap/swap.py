@@ -260,7 +260,7 @@ class Swap:
         original, state = self.task.original, self._journal.state
         if self.task.goal is Goal.RESTORE and state.deleting and self._outgoing.where is OutgoingAt.GONE:
             self.close()
-            # A journal is input like any other: it must not name another file than the plan does.
+            # A journal is input like any other: it must not name a file other than the plan's.
             parts = [part for part in state.parts if part[0] == self.task.data_file]
             self.remarks += delete_other_files(parts, self._run, of="the overlay", freed=self.changes)
         names = original_names(original.source.path)

@@ -1,4 +1,4 @@
-"""Write an encrypted overlay: its layout is ours, and QEMU encrypts the data into the places that it gives.
+"""Write an encrypted overlay: batchdiff lays it out, and QEMU encrypts the data into the places laid out for it.
 
 ::
 

@@ -85,7 +85,7 @@ def open_log(path: str, taken: Iterable[str]) -> LogFile:
     If it cannot be written, the command continues without it, and ``why`` is set. ``taken``: the command's other
     files, which may not exist yet.
 
-    :raises UsageError: it is another file than a log: an image, a plan, a device, a symbolic link.
+    :raises UsageError: it is something other than a log: an image, a plan, a device, a symbolic link.
     """
     real = os.path.realpath(path)
     if real in {os.path.realpath(other) for other in taken}:

@@ -106,7 +106,7 @@ def status_metrics(
         ),
         Metric(
             "batchdiff_planned_saved_bytes",
-            "Space that the plan predicts to free, for all guests.",
+            "Space that the plan predicts will be freed, for all guests.",
             [MetricValue(plan.totals.saved_bytes)],
         ),
     ]

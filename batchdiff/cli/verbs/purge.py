@@ -50,7 +50,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def _to_delete(plan: Plan, options: PurgeOptions, history: History) -> list[tuple[str, int]]:
-    """Return the originals to ask about: their paths, with what is known to keep one, and their bytes on disk."""
+    """Return the originals to ask about: each path, with what may prevent its deletion, and the bytes on disk."""
     found = purgeable(plan, history.states, options.guests)
     there = {} if options.used else on_disk(plan, history)
     originals = []

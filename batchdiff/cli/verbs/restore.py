@@ -94,7 +94,7 @@ def _print_next_step(console: Console, arguments: argparse.Namespace, restored: 
     moves = [word for move in arguments.moves or () for word in ("--map", move)]
     command = definitions_command(arguments.plan, restored, moves=moves, options=options)
     text = f"The VMs' definitions must name the restored images: `{command}` shows what must change"
-    console.say(f"{text}." if is_on_proxmox(restored) else f"{text}; with --define it changes it.")
+    console.say(f"{text}." if is_on_proxmox(restored) else f"{text}; add --define to make the changes.")
 
 
 def _ask(

@@ -34,7 +34,7 @@ HEADER = (
     "actual_overlay_disk_bytes",
     "came_back_bytes",
 )
-"""The columns, in an order that stays: new ones come at the end."""
+"""The columns, in a fixed order: new ones are added at the end."""
 
 
 def plan_csv(facts: PlanFacts) -> str:

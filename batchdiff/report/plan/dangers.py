@@ -26,9 +26,9 @@ def _unseen_by_proxmox(plan: Plan) -> Iterator[str]:
             if why is not None:
                 unseen.setdefault(why, []).append(guest.name)
     for why, names in unseen.items():
-        rest = "rests" if len(names) == 1 else "rest"
+        depend = "depends" if len(names) == 1 else "depend"
         yield (
-            f"Proxmox VE would not see that {few(names)} {rest} on the template, and would let the template"
+            f"Proxmox VE would not see that {few(names)} {depend} on the template, and would let the template"
             f" be removed: {why.value}. `overlay: {{layout: proxmox}}` in the manifest prevents that"
             " (docs/proxmox.md)"
         )

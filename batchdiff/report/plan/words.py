@@ -97,7 +97,7 @@ def how_saved(facts: PlanFacts) -> Iterator[str]:
         yield '"saved" does not count space that is shared with other files, by reflinks or hard links.'
     if facts.totals.template_copy_bytes:
         copied = format_size(facts.totals.template_copy_bytes)
-        yield f'The total of "saved" is {copied} less than the sum above it: the space for a copy of the template.'
+        yield f'The total of "saved" is {copied} less than the sum of its column: a copy of the template takes it.'
     if is_rounded(facts):
         yield "Totals are sums of exact sizes, and each size is rounded, so the last digits may not add up."
 

@@ -39,15 +39,15 @@ def guest(name="a", path=RAW, overlay="/s/images/101/vm-101-disk-0.qcow2", **cha
 def test_what_proxmox_would_not_see(found, why):
     warnings = list(dangers(found))
     assert len(warnings) == (why is not None)
-    assert why is None or f"a rests on the template, and would let the template be removed: {why}" in warnings[0]
+    assert why is None or f"a depends on the template, and would let the template be removed: {why}" in warnings[0]
 
 
 def test_one_warning_for_all_guests_in_every_form():
     others = [guest(f"b{at}", overlay=f"/s/images/101/vm-101-disk-{at}.qcow2") for at in range(2)]
     facts = PlanFacts(plan(*others, guest(options=RELATIVE)))
     (warning,) = plan_report(facts)["warnings"]
-    assert "b0 and b1 rest on the template" in warning
+    assert "b0 and b1 depend on the template" in warning
     for form in (plan_text, plan_html, plan_markdown):
         text = " ".join(form(facts).split())
-        assert "Proxmox VE would not see that b0 and b1 rest on the template" in text, form
+        assert "Proxmox VE would not see that b0 and b1 depend on the template" in text, form
         assert "warning" in text
