@@ -117,7 +117,6 @@ def test_restored_from_quarantine_to_the_byte(tmp_path):
 @pytest.mark.parametrize(
     ("template", "kinds"),
     [
-        ("luks", ["luks"]),
         *(pytest.param(*each, marks=pytest.mark.long) for each in (("luks", KINDS), ("raw", KINDS))),
     ],
 )
