@@ -142,7 +142,7 @@ class RestoreTask:
 
     @property
     def is_rebuilt(self) -> bool:
-        """Whether the image that comes back was rebuilt, by a restore that was interrupted."""
+        """Return whether the image that comes back was rebuilt by a restore that was interrupted."""
         return self._original is None
 
     def before_end(self) -> list[str]:
