@@ -1,6 +1,6 @@
 """What restore decides: from what stands on disk, what the journal knows and what was asked for, to a task.
 
-Guards applying/swap/rebuild_task.py.
+Guards applying/swap/rebuild_task.py, applying/swap/guest_to_restore.py.
 """
 
 from __future__ import annotations
