@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from unittest.mock import Mock
 
 import plans
 import pytest
@@ -19,6 +20,7 @@ from batchdiff.applying.guests.next_action import Action
 from batchdiff.applying.journal.records import Fate, GuestState, History, Step
 from batchdiff.applying.pipeline import SwapResult
 from batchdiff.applying.results.outcome import Original, Status
+from batchdiff.applying.swap.restore_task import RestoreTask
 from batchdiff.choices import Retire, Verdict
 from batchdiff.errors import DifferenceError, GuestError, VerificationError
 from batchdiff.report.fates import original_words
@@ -26,9 +28,9 @@ from batchdiff.report.fates import original_words
 KEPT = Original(Fate.KEPT)
 
 
-def result(*done, original=KEPT, error=None, changes=()):
+def result(*done, original=KEPT, error=None, changes=(), task=None):
     swap = types.SimpleNamespace(
-        done=frozenset(done), original=original, remarks=["a note"], changes=list(changes)
+        done=frozenset(done), original=original, remarks=["a note"], changes=list(changes), task=task
     )
     return SwapResult("web01", swap, error)
 
@@ -100,11 +102,20 @@ def test_originals(tmp_path, fate, said):
         assert original_words(outcome) == said
 
 
-@pytest.mark.parametrize("rebuilt", [False, True])
-def test_restored(rebuilt):
-    ended = result(*([Action.WRITE] if rebuilt else []), original=Original(Fate.QUARANTINED, "/aside"))
+@pytest.mark.parametrize(
+    ("done", "before", "said"),
+    [
+        ([], False, "back under its name"),
+        ([Action.WRITE], False, "rebuilt from its overlay"),
+        ([], True, "rebuilt from its overlay"),
+    ],
+)
+def test_restored(done, before, said):
+    """``before``: an earlier run had already rebuilt the image."""
+    task = Mock(RestoreTask, is_rebuilt=before)
+    ended = result(*done, original=Original(Fate.QUARANTINED, "/aside"), task=task)
     outcome = undo_outcome(plans.guest_plan(), ended, Status.RESTORED, History())
-    assert original_words(outcome) == ("rebuilt from its overlay" if rebuilt else "back under its name")
+    assert original_words(outcome) == said
     assert (outcome.status, outcome.remarks, outcome.exit_code) == (Status.RESTORED, ("a note",), 0)
 
 

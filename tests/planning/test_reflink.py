@@ -136,7 +136,11 @@ def test_differences_are_those_of_a_naive_comparison(filesystem, suffix):
     assert naive.to_write(read[1], 64 * KIB) == naive.to_write(expected, 64 * KIB)
     assert set(digests) == {None}
     asked_before, _ = scanned(template, guests, sharing=True, common=common_blocks(template, guests))
-    assert [each.runs() for each in asked_before] == [each.runs() for each in found]
+    # Not run by run: template bytes that need not be read count as data, and a filesystem may report more or fewer
+    # shared blocks the second time.
+    assert len(asked_before[0]) == 0
+    for size in (4 * KIB, 64 * KIB, 2 * MIB):
+        assert touched(asked_before[1], size) == touched(expected, size)
 
 
 @pytest.mark.parametrize("suffix", ["img", "qcow2"])
