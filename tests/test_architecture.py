@@ -29,6 +29,7 @@ ROOMS = {
     "quoting": "Words from outside in messages: quoted on one line, and the known word that they probably mean.",
     "choices": "The choices that an operator makes in a manifest, and that apply carries out.",
     "image_source": "The declared path, format and backing chain of an image: all that a worker needs to open it.",
+    "sampling": "Samples of images: which parts to read, and how far an estimate can be from the truth; pure.",
     "files": "Files and their names: identity, fingerprints, durable writing.",
     "linux": "The facilities of Linux beyond POSIX: extents, mounts, block devices, causes of failures.",
     "managers": "Where VM managers keep images, and by which names they know them: Proxmox VE, oVirt, Nova; pure.",
@@ -76,6 +77,7 @@ NEVER_MEET = ("planning", "applying")
 PURE = (
     "extents.py",
     "units.py",
+    "sampling/*.py",
     "managers/*.py",
     "qcow2/*.py",
     "foreign/*.py",

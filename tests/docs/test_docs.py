@@ -129,7 +129,7 @@ def documented(words: str) -> set[str]:
 
 LONGEST = {
     "CONTRIBUTING.md": 200,
-    "docs/glossary.md": 330,
+    "docs/glossary.md": 370,
     "docs/manifest.md": 216,
     "CHANGELOG.md": 260,
     "docs/architecture.md": 200,
