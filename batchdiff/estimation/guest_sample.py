@@ -115,7 +115,7 @@ class GuestSample:
         return sum_of(self._sum(self.classes[kind], each.prices - each.shared) for kind, each in found.items())
 
     def tables(self, coverage: int) -> tuple[int, int]:
-        """Return the least and the greatest number of L2 tables that may be needed, for ``coverage`` bytes each."""
+        """Return the least and the greatest number of L2 tables, each for ``coverage`` bytes, to be expected."""
         least, most = set[int](), set[int]()
         for kind in (ProbeClass.ADDED, ProbeClass.COMPARED, ProbeClass.CLEARED):
             numbers, sample = self.frame.numbers(kind), self.classes.get(kind)
