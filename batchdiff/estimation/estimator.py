@@ -142,7 +142,7 @@ class _Estimator:
             estimates = self._decided | self._sizes.estimates(self._samples)
             guests = tuple(estimates[_name_of(part)] for part in self._parts)
             if totals_of_estimates(guests).error <= self._options.error or not self._read_further():
-                open_bytes = sum(sample.open_bytes for sample in self._samples.values())
+                open_bytes = sum(sample.frame.open_bytes for sample in self._samples.values())
                 return _Found(guests, open_bytes)
             # The sizes of tables, and savings that may be too small, add to the uncertainty of the data.
             target /= 2

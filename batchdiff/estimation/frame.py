@@ -30,6 +30,8 @@ from batchdiff.qcow2.entries import Origin
 from batchdiff.units import ceil_div
 
 Flags = npt.NDArray[np.bool_]
+Pieces = list[tuple[int, int]]
+"""Starts and ends of parts of a disk, sorted and disjoint."""
 
 
 class ProbeClass(enum.IntEnum):
@@ -51,12 +53,14 @@ class ProbeClass(enum.IntEnum):
 class Frame:
     """The probes of a guest, as runs of one class: there may be a million probes, but usually few runs.
 
-    ``probe_size`` in bytes; ``lengths``: the number of probes in each run; ``kinds``: their class.
+    ``probe_size`` in bytes; ``lengths``: the number of probes in each run; ``kinds``: their class. ``open_bytes``:
+    the bytes of the guest's data that metadata does not settle.
     """
 
     probe_size: int
     lengths: npt.NDArray[np.int64]
     kinds: npt.NDArray[np.uint8]
+    open_bytes: int = 0
 
     @property
     def classes(self) -> npt.NDArray[np.uint8]:
@@ -72,9 +76,10 @@ class Frame:
         return int(self.lengths[self.kinds == kind].sum())
 
 
-def _joined(probe_size: int, classes: npt.NDArray[np.uint8]) -> Frame:
+def joined(probe_size: int, classes: npt.NDArray[np.uint8], open_bytes: int = 0) -> Frame:
+    """Return the frame with these classes of probes."""
     starts = np.flatnonzero(np.concatenate([[True], classes[1:] != classes[:-1]]))
-    return Frame(probe_size, np.diff(np.append(starts, len(classes))), classes[starts])
+    return Frame(probe_size, np.diff(np.append(starts, len(classes))), classes[starts], open_bytes)
 
 
 def frame_of(template: Image, guest: Image, probe_size: int, *, sharing: bool) -> Frame:
@@ -85,14 +90,21 @@ def frame_of(template: Image, guest: Image, probe_size: int, *, sharing: bool) -
     :raises ImageError: the tables of an image are damaged, or a filesystem reports an error.
     """
     settled = _Settled(template, guest, sharing=sharing)
-    classes = np.zeros(ceil_div(guest.virtual_size, probe_size), dtype=np.uint8)
+    classes, open_bytes = np.zeros(ceil_div(guest.virtual_size, probe_size), dtype=np.uint8), 0
     for number in sorted({*ranges_with_data(template), *ranges_with_data(guest)}):
         start, end = number * RANGE, min((number + 1) * RANGE, guest.virtual_size)
         if start < end:
             ours, theirs = template.segments(start, end), guest.segments(start, end)
+            known = settled.bytes_in(ours, theirs)
+            there = subtract(_data_of(theirs), known)
+            open_bytes += sum(stop - begin for begin, stop in there)
             span = slice(start // probe_size, ceil_div(end, probe_size))
-            classes[span] = _classes(ours, theirs, settled.bytes_in(ours, theirs), (start, end, probe_size))
-    return _joined(probe_size, classes)
+            classes[span] = _classes(_data_of(ours), there, known, (start, end, probe_size))
+    return joined(probe_size, classes, open_bytes)
+
+
+def _data_of(segments: list[Segment]) -> Pieces:
+    return [(each.start, each.end) for each in segments if each.origin is not Origin.ZERO]
 
 
 class _Settled:
@@ -108,7 +120,7 @@ class _Settled:
             common.confirm()
             self._runs = common.runs.get("")
 
-    def bytes_in(self, ours: list[Segment], theirs: list[Segment]) -> list[tuple[int, int]]:
+    def bytes_in(self, ours: list[Segment], theirs: list[Segment]) -> Pieces:
         """Return start and end of those among the segments of template and guest."""
         if not theirs:
             return []
@@ -127,14 +139,14 @@ def _rests_on(guest: Image, template: Image) -> bool:
     return guest.source.backing == below and guest.fingerprints()[1:] == template.fingerprints()
 
 
-def _classes(
-    ours: list[Segment], theirs: list[Segment], settled: list[tuple[int, int]], place: tuple[int, int, int]
-) -> npt.NDArray[np.uint8]:
-    """Return the classes of the probes in a range. ``place``: its start and end, and the size of a probe."""
-    there = [(each.start, each.end) for each in theirs if each.origin is not Origin.ZERO]
-    below = [(each.start, each.end) for each in ours if each.origin is not Origin.ZERO]
+def _classes(below: Pieces, there: Pieces, settled: Pieces, place: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
+    """Return the classes of the probes in a range.
+
+    ``below``: the template's data; ``there``: the guest's, without the settled bytes. ``place``: start and end of
+    the range, and the size of a probe.
+    """
     is_settled = _touched(settled, place)
-    is_open = _touched(subtract(there, settled), place)
+    is_open = _touched(there, place)
     may_differ = _touched(subtract(below, settled), place)
     is_cleared = may_differ & ~is_open
     classes = np.zeros(len(is_open), dtype=np.uint8)

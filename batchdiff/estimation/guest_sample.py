@@ -47,6 +47,7 @@ class ClassSample:
         found = [self.done[index] for index in self.strata.drawn.tolist()]
         return ProbeContents(
             np.stack([each.kinds[row] for each, row in found]),
+            np.array([each.read[row] for each, row in found], dtype=np.int64),
             np.array([each.prices[row] for each, row in found], dtype=np.int64),
             np.array([each.shared[row] for each, row in found], dtype=np.int64),
             np.stack([each.lengths[row] for each, row in found]),
@@ -78,11 +79,6 @@ class GuestSample:
     def leaves_cleared(self) -> bool:
         """True if it was not read what the template has where the guest has zeros."""
         return ProbeClass.CLEARED not in self.classes and self.frame.count(ProbeClass.CLEARED) > 0
-
-    @property
-    def open_bytes(self) -> int:
-        """The bytes of the guest that metadata does not settle."""
-        return (self.frame.count(ProbeClass.ADDED) + self.frame.count(ProbeClass.COMPARED)) * self.frame.probe_size
 
     def read_cleared(self) -> None:
         """Have the template read where the guest has zeros: if it has zeros, too, the overlay needs no table."""
@@ -143,7 +139,7 @@ class GuestSample:
     @property
     def read_bytes(self) -> int:
         """The bytes that were read of the guest and of the template."""
-        return sum(bytes_to_read(kind, len(each.done), self.frame) for kind, each in self.classes.items())
+        return sum(int(each.contents.read.sum()) for each in self.classes.values())
 
     def _draw(self, kind: ProbeClass, wanted: int) -> None:
         if count := self.frame.count(kind):

@@ -157,11 +157,12 @@ class ProbeJob:
 
             def probe(task: ProbeTask) -> ProbeResult:
                 try:
-                    found = ProbeResult(task, reader_of(task.name, template).read(task.numbers, task.kind))
-                    settle(fleet.observer)
+                    reader = reader_of(task.name, template)
                 except ImageError as error:
                     return ProbeResult(task, error)
-                return found
+                contents = reader.read(task.numbers, task.kind)
+                settle(fleet.observer)
+                return ProbeResult(task, contents)
 
             try:
                 yield probe

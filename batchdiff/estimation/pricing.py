@@ -36,7 +36,7 @@ _LEAST_PROBE = 64 * KIB
 _PROBE_OF_ANY_GEOMETRY = 256 * KIB
 """Bytes of a probe if the cluster size is still to be chosen."""
 
-_MOST_PROBES = 1 << 20
+_MOST_PROBES = 1 << 21
 """The maximum number of probes into which a disk is divided; a few arrays have an entry for each."""
 
 
