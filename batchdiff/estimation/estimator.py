@@ -26,7 +26,7 @@ from batchdiff.errors import ImageError
 from batchdiff.estimation.estimate import Estimate, GuestEstimate, totals_of_estimates
 from batchdiff.estimation.guest_sample import FIRST_PROBES, GuestSample
 from batchdiff.estimation.jobs import Fleet, SampledGuest
-from batchdiff.estimation.pricing import DEFAULT_PRICING, pricing_of, probe_size
+from batchdiff.estimation.pricing import is_to_be_chosen, place_of, pricing_of, probe_size
 from batchdiff.estimation.sampler import Sampler
 from batchdiff.estimation.sizes import Sizes
 from batchdiff.files.descriptors import raise_descriptor_limit
@@ -37,18 +37,26 @@ from batchdiff.image.open import inspect, open_image
 from batchdiff.image.storage.shared_blocks import has_shared_extents, shared_blocks
 from batchdiff.manifest.manifest import Manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
+from batchdiff.plan.overlay_options import geometry_of
 from batchdiff.planning.assessment import FleetFacts
 from batchdiff.planning.candidates import Candidate, Part, examine_guests, planned_image, untouched_guest
+from batchdiff.planning.overlay_content import content_of
 from batchdiff.planning.planner import GENERATOR
+from batchdiff.planning.scan.compare import UNIT
 from batchdiff.planning.scan.exports import is_exported
 from batchdiff.planning.scan.one_range import RANGE
 from batchdiff.planning.scan.reopening import budget, files_of, reopen
 from batchdiff.planning.scan_all import ranges_with_data
 from batchdiff.qcow2.entries import Origin
+from batchdiff.qcow2.faults import FormatError
+from batchdiff.qcow2.geometry import Geometry
 from batchdiff.units import KIB
 
 _USUAL_PROBE = 2 * 64 * KIB
 """The bytes that are usually read for a probe, of both images."""
+
+_MOST_CHANGES = 3
+"""Times that the geometry of an overlay is chosen anew while its sample grows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,20 +133,24 @@ class _Estimator:
         self._parts, self._options, self._facts = parts, options, facts
         self._candidates = {part.entry.name: part for part in parts if isinstance(part, Candidate)}
         self._decided = {part.name: GuestEstimate(part) for part in parts if not isinstance(part, Candidate)}
-        guests, exported = self._opened()
-        fleet = Fleet(template.source, files_of(template), guests, sharing, options.observer)
+        self._guests, exported = self._opened()
+        self._changes: dict[str, int] = {}
+        fleet = Fleet(template.source, files_of(template), self._guests, sharing, options.observer)
         jobs = budget(options.jobs, len(template.layers)).jobs
         self._sampler = Sampler(template, fleet, exported, jobs=jobs, progress=options.progress)
         self._sizes = Sizes(self._candidates, facts, jobs=jobs)
-        self._samples = self._begun(guests)
+        self._samples = self._begun()
 
     def estimated(self) -> _Found:
         """Sample until the total is certain enough, or until everything is read."""
         target = self._options.error * sum(sample.allocated for sample in self._samples.values())
         self._read()
         while True:
+            self._choose()
             while refine(self._samples, target):
                 self._read()
+            if self._choose():
+                continue  # other prices, so the sample may have to be larger
             estimates = self._decided | self._sizes.estimates(self._samples)
             guests = tuple(estimates[_name_of(part)] for part in self._parts)
             if totals_of_estimates(guests).error <= self._options.error or not self._read_further():
@@ -146,6 +158,25 @@ class _Estimator:
                 return _Found(guests, open_bytes)
             # The sizes of tables, and savings that may be too small, add to the uncertainty of the data.
             target /= 2
+
+    def _choose(self) -> bool:
+        """Choose the geometries that are ``auto``, as a plan would; return True if any is another one than before.
+
+        After a few changes of mind two geometries are as good, and either will do.
+        """
+        changed = False
+        for name, sample in self._samples.items():
+            entry = self._candidates[name].entry
+            if not is_to_be_chosen(entry.options) or self._changes.get(name, 0) > _MOST_CHANGES:
+                continue
+            geometry = _best_geometry(self._candidates[name], sample)
+            if geometry is not None and geometry != sample.pricing.geometry:
+                sample.price_by(pricing_of(entry.options, geometry, self._guests[name].place))
+                self._changes[name] = self._changes.get(name, 0) + 1
+                changed = True
+        if changed:
+            self._read()
+        return changed
 
     def _read_further(self) -> bool:
         """Return True if anything is left to read. If only tables are uncertain, that is read here."""
@@ -180,7 +211,7 @@ class _Estimator:
                 self._decided[name] = GuestEstimate(refused)
         return guests, exported
 
-    def _begun(self, guests: Mapping[str, SampledGuest]) -> dict[str, GuestSample]:
+    def _begun(self) -> dict[str, GuestSample]:
         """Find the frame of each guest, and draw its first probes."""
         samples: dict[str, GuestSample] = {}
         self._samples = samples
@@ -188,8 +219,11 @@ class _Estimator:
             if isinstance(frame, ImageError):
                 self._fail(name, frame)
                 continue
+            options = self._candidates[name].entry.options
+            geometry = None if is_to_be_chosen(options) else geometry_of(options, options.cluster_size or 0)
+            pricing = pricing_of(options, geometry, self._guests[name].place)
             random = np.random.default_rng([self._options.seed, zlib.crc32(os.fsencode(name))])
-            samples[name] = GuestSample(frame, guests[name].pricing, guests[name].allocated, random)
+            samples[name] = GuestSample(frame, pricing, self._guests[name].allocated, random)
         return samples
 
 
@@ -217,13 +251,21 @@ def refine(samples: Mapping[str, GuestSample], target: float) -> bool:
 
 
 def _sampled_guest(candidate: Candidate, image: Image) -> SampledGuest:
-    try:
-        pricing = pricing_of(candidate.entry, image)
-    except OSError:
-        pricing = DEFAULT_PRICING  # the folder of its overlay cannot be accessed: the sizes will report that
-    size = probe_size(candidate.entry.options, pricing.unit, image.virtual_size, RANGE)
+    place = place_of(candidate.entry, image)
+    size = probe_size(candidate.entry.options, place.unit, image.virtual_size, RANGE)
     allocated = sum(os.fstat(file.fd).st_blocks * 512 for file in image.own_files)
-    return SampledGuest(candidate.record, size, pricing, allocated)
+    return SampledGuest(candidate.record, size, place, allocated)
+
+
+def _best_geometry(candidate: Candidate, sample: GuestSample) -> Geometry | None:
+    """Return the geometry that a plan would choose for the imputed content; None if none can map the disk."""
+    content = sample.imputed()
+    compared = content.extents(UNIT), content.similarity
+    try:
+        size, options = candidate.record.virtual_size, candidate.entry.options
+        return content_of(compared, size, options, sample.pricing.unit).geometry
+    except FormatError:
+        return None
 
 
 def _data_bytes(image: Image) -> int:

@@ -10,10 +10,9 @@ import numpy.typing as npt
 
 from batchdiff.estimation.frame import Frame, ProbeClass
 from batchdiff.estimation.imputed import Imputed, SampledClass, impute
-from batchdiff.estimation.pricing import PriceRule, Pricing, priced_bytes, whole_prices
+from batchdiff.estimation.pricing import Pricing
 from batchdiff.estimation.probe_reader import ProbeContents
 from batchdiff.extents import Kind
-from batchdiff.qcow2.geometry import Geometry
 from batchdiff.sampling.interval import Interval, Probe, exactly, share_of, sum_of
 from batchdiff.sampling.strata import Strata, doubled, first_strata
 
@@ -90,20 +89,20 @@ class GuestSample:
             if indices := sample.pending():
                 yield kind, indices
 
+    def price_by(self, pricing: Pricing) -> None:
+        """Take another pricing; what was read must be read again."""
+        self.pricing = pricing
+        for sample in self.classes.values():
+            sample.done.clear()
+
     def double(self, kind: ProbeClass) -> None:
         """Draw as many further probes of a class."""
         sample = self.classes[kind]
         sample.strata = doubled(sample.strata, self._random)
 
-    def data_bytes(self, geometry: Geometry | None = None) -> dict[ProbeClass, Interval]:
-        """Return the bytes that an overlay takes for the data of each class.
-
-        ``geometry``: the overlay's, if it has been chosen.
-        """
-        return {
-            kind: self._sum(sample, self._prices(sample.contents, geometry))
-            for kind, sample in self.classes.items()
-        }
+    def data_bytes(self) -> dict[ProbeClass, Interval]:
+        """Return the bytes that an overlay takes for the data of each class."""
+        return {kind: self._sum(sample, sample.contents.prices) for kind, sample in self.classes.items()}
 
     def unshared_bytes(self) -> Interval:
         """Return those bytes, in all classes, without the ones in blocks that other files use anyway."""
@@ -144,13 +143,6 @@ class GuestSample:
     def _draw(self, kind: ProbeClass, wanted: int) -> None:
         if count := self.frame.count(kind):
             self.classes[kind] = ClassSample(first_strata(count, wanted, self._random))
-
-    def _prices(self, contents: ProbeContents, geometry: Geometry | None) -> npt.NDArray[np.int64]:
-        if self.pricing.rule is not PriceRule.WHOLE:
-            return contents.prices
-        chosen = self.pricing.geometry or geometry
-        part = self.pricing.resolution if chosen is None else priced_bytes(chosen, compresses=False)
-        return whole_prices(contents.kinds, min(part, self.frame.probe_size), chosen)
 
     def _sum(self, sample: ClassSample, prices: npt.NDArray[np.int64]) -> Interval:
         """Return the sum of the prices of all probes of a class. ``prices``: of those that were read."""

@@ -22,7 +22,7 @@ from batchdiff.estimation import estimator, sampler
 from batchdiff.estimation.estimate import Estimate, GuestEstimate, totals_of_estimates
 from batchdiff.estimation.estimator import EstimateOptions, make_estimate
 from batchdiff.estimation.guest_sample import FIRST_PROBES
-from batchdiff.image import raw
+from batchdiff.image import files
 from batchdiff.manifest.file import read_manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
 from batchdiff.plan.plan import UntouchedGuest
@@ -109,7 +109,7 @@ def test_the_number_of_jobs_changes_nothing_and_the_seed_does(tmp_path):
 
 def test_a_smaller_error_takes_more_samples(tmp_path):
     manifest = write_fleet(tmp_path, 5, size=64 * MIB, guests=2)
-    found = [estimate_of(manifest, error=error) for error in (0.5, 0.04, 0.01)]
+    found = [estimate_of(manifest, error=error) for error in (0.5, 0.015, 0.006)]
     assert [each.totals.error <= each.wanted_error for each in found] == [True] * 3
     assert found[0].probes < found[1].probes < found[2].probes
     assert found[0].probes <= 2 * FIRST_PROBES + 4 * 16
@@ -160,14 +160,14 @@ def test_a_template_that_cannot_be_read_ends_the_estimate(small_fleet_folder, mo
 
 def fail_reads_of(name: str, monkeypatch) -> None:
     """As a disk with bad sectors does."""
-    whole = raw.read_into
+    whole = files.read_into
 
     def read(fd, buffer, offset, path, observer=None):
         if path.endswith(name):
             raise ImageError(f"cannot read {path}", why="Input/output error")
         return whole(fd, buffer, offset, path, observer)
 
-    monkeypatch.setattr(raw, "read_into", read)
+    monkeypatch.setattr(files, "read_into", read)
 
 
 def test_a_guest_that_changes_meanwhile_is_refused(small_fleet_folder, monkeypatch):
