@@ -26,7 +26,7 @@ from batchdiff.errors import ImageError
 from batchdiff.estimation.estimate import Estimate, GuestEstimate, totals_of_estimates
 from batchdiff.estimation.guest_sample import FIRST_PROBES, GuestSample
 from batchdiff.estimation.jobs import Fleet, SampledGuest
-from batchdiff.estimation.pricing import is_to_be_chosen, place_of, pricing_of, probe_size
+from batchdiff.estimation.pricing import is_to_be_chosen, overlay_place, pricing_of, probe_size
 from batchdiff.estimation.sampler import Sampler
 from batchdiff.estimation.sizes import Sizes
 from batchdiff.files.descriptors import raise_descriptor_limit
@@ -55,7 +55,7 @@ from batchdiff.units import KIB
 _USUAL_PROBE = 2 * 64 * KIB
 """The bytes that are usually read for a probe, of both images."""
 
-_MOST_CHANGES = 3
+_GEOMETRY_CHANGES = 3
 """Times that the geometry of an overlay is chosen anew while its sample grows."""
 
 
@@ -167,7 +167,7 @@ class _Estimator:
         changed = False
         for name, sample in self._samples.items():
             entry = self._candidates[name].entry
-            if not is_to_be_chosen(entry.options) or self._changes.get(name, 0) > _MOST_CHANGES:
+            if not is_to_be_chosen(entry.options) or self._changes.get(name, 0) > _GEOMETRY_CHANGES:
                 continue
             geometry = _best_geometry(self._candidates[name], sample)
             if geometry is not None and geometry != sample.pricing.geometry:
@@ -251,7 +251,7 @@ def refine(samples: Mapping[str, GuestSample], target: float) -> bool:
 
 
 def _sampled_guest(candidate: Candidate, image: Image) -> SampledGuest:
-    place = place_of(candidate.entry, image)
+    place = overlay_place(candidate.entry, image)
     size = probe_size(candidate.entry.options, place.unit, image.virtual_size, RANGE)
     allocated = sum(os.fstat(file.fd).st_blocks * 512 for file in image.own_files)
     return SampledGuest(candidate.record, size, place, allocated)

@@ -21,7 +21,7 @@ from batchdiff.choices import Verdict
 from batchdiff.errors import ImageError
 from batchdiff.estimation.frame import Frame, ProbeClass, frame_of
 from batchdiff.estimation.guest_sample import GuestSample
-from batchdiff.estimation.pricing import Place, PriceRule, Pricing, is_to_be_chosen
+from batchdiff.estimation.pricing import OverlayPlace, PriceRule, Pricing, is_to_be_chosen
 from batchdiff.estimation.probe_reader import ProbeContents, ProbeReader
 from batchdiff.extents import Kind, count_touched
 from batchdiff.image.files import ReadObserver, settle
@@ -47,7 +47,7 @@ class SampledGuest:
 
     record: PlannedImage
     probe_size: int
-    place: Place
+    place: OverlayPlace
     allocated: int
 
 

@@ -49,7 +49,7 @@ class PriceRule(enum.Enum):
     COMPRESSED = "their compressed size"
 
 
-class Place(NamedTuple):
+class OverlayPlace(NamedTuple):
     """The filesystem of an overlay: its allocation unit, and whether the guest is on the same one."""
 
     unit: int
@@ -89,16 +89,16 @@ class Pricing:
         return self.rule is PriceRule.COMPRESSED
 
 
-def place_of(entry: GuestEntry, image: Image) -> Place:
+def overlay_place(entry: GuestEntry, image: Image) -> OverlayPlace:
     """Return the place of the overlay of a guest, which is open; if it is unknown, an assumption.
 
     The sizes of the guest will then show why its folder cannot be accessed.
     """
     folder, fd = os.path.dirname(entry.overlay_path), image.layers[0].fd
     try:
-        return Place(volume_of(folder, fd).unit, os.stat(folder).st_dev == os.fstat(fd).st_dev)
+        return OverlayPlace(volume_of(folder, fd).unit, os.stat(folder).st_dev == os.fstat(fd).st_dev)
     except OSError:
-        return Place(UNIT, is_same=False)
+        return OverlayPlace(UNIT, is_same=False)
 
 
 def is_to_be_chosen(options: OverlayOptions) -> bool:
@@ -106,7 +106,7 @@ def is_to_be_chosen(options: OverlayOptions) -> bool:
     return options.cluster_size is None or options.extended_l2 is None
 
 
-def pricing_of(options: OverlayOptions, geometry: Geometry | None, place: Place) -> Pricing:
+def pricing_of(options: OverlayOptions, geometry: Geometry | None, place: OverlayPlace) -> Pricing:
     """Return the pricing of a guest. ``geometry``: of its overlay; None until it is chosen."""
     if geometry is None:
         return Pricing(PriceRule.WHOLE, None, place.unit)

@@ -23,7 +23,7 @@ from batchdiff.qcow2.compression import compress
 from batchdiff.qcow2.entries import Origin
 from batchdiff.units import ceil_div
 
-_WORDS = UNIT // 8
+_WORDS_OF_UNIT = UNIT // np.dtype(np.uint64).itemsize
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,9 +96,9 @@ class ProbeReader:
 
     def _compare(self, below: memoryview, data: memoryview, start: int) -> npt.NDArray[np.uint8]:
         """Return the kinds of the units of a probe that starts at offset ``start`` of the guest."""
-        words = np.frombuffer(data, dtype=np.uint64).reshape(-1, _WORDS)
+        words = np.frombuffer(data, dtype=np.uint64).reshape(-1, _WORDS_OF_UNIT)
         nonzero = words.any(axis=1)
-        differs = (words != np.frombuffer(below, dtype=np.uint64).reshape(-1, _WORDS)).any(axis=1)
+        differs = (words != np.frombuffer(below, dtype=np.uint64).reshape(-1, _WORDS_OF_UNIT)).any(axis=1)
         kinds = np.full(len(words), Kind.SAME_ZERO, dtype=np.uint8)
         kinds[differs] = Kind.ZERO
         kinds[nonzero] += np.uint8(Kind.SAME)

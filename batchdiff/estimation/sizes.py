@@ -24,7 +24,7 @@ from batchdiff.planning.candidates import Candidate
 from batchdiff.planning.scan.workers import run_tasks
 from batchdiff.sampling.interval import Interval, sum_of
 
-_GUESTS_OF_A_WORKER = 8
+_SIZES_OF_A_WORKER = 6
 """Starting a worker takes as long as the sizes of a few guests."""
 
 _CHOICE = 0.01
@@ -45,7 +45,7 @@ class Sizes:
     def estimates(self, samples: Mapping[str, GuestSample]) -> dict[str, GuestEstimate]:
         """Return the estimate for each guest that is sampled, by name."""
         job = SizeJob(self.candidates, samples, self.facts)
-        workers = min(self.jobs, len(samples) // _GUESTS_OF_A_WORKER + 1)
+        workers = min(self.jobs, len(samples) // _SIZES_OF_A_WORKER + 1)
         return {
             result.plan.name: self._estimate(result, samples[result.plan.name])
             for result in run_tasks(job, samples, workers=workers)

@@ -1,6 +1,7 @@
 """The verb estimate, as its users run it.
 
-Guards report/estimate/text.py, report/estimate/json_form.py, cli/options/estimate_options.py.
+Guards report/estimate/text.py, report/estimate/json_form.py, cli/options/estimate_options.py,
+files/own_documents.py.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from batchdiff.units import MIB
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("estimate")
-    write_fleet(path, 8, guests=2)
+    write_fleet(path, 10, guests=2)
     return path
 
 
@@ -77,10 +78,10 @@ def test_apply_refuses_an_estimate(done, folder, tmp_path):
 
 def test_refused_and_skipped_guests(tmp_path):
     write_fleet(tmp_path, 9, size=2 * MIB, guests=3)
-    os.truncate(tmp_path / "guest1.img", MIB)
+    os.truncate(tmp_path / "guest1.img", 2 * MIB - 4096)
     (tmp_path / "guest2.img").write_bytes(os.urandom(2 * MIB))
     said = run_here("estimate", tmp_path / "fleet.yaml", expect=1)
-    assert re.search(r"refused guest1: its disk is 1 MiB smaller than the template's", said)
+    assert re.search(r"refused guest1: its disk is 4 KiB smaller than the template's", said)
     assert "skipped guest2: it has nothing in common with the template" in said
     assert "All that metadata does not settle was read, so these figures are those of a plan." in said
 
