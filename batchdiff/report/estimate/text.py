@@ -108,7 +108,10 @@ def _about(figure: Interval) -> str:
 def _bounds(figure: Interval) -> str:
     if figure.is_exact:
         return "exact"
-    return f"{format_size(math.floor(figure.low))} to {format_size(math.ceil(figure.high))}"
+    low, high = format_size(math.floor(figure.low)), format_size(math.ceil(figure.high))
+    if low == high:  # a narrow interval of a large size
+        return f"{low} ±{format_size(math.ceil(figure.half_width))}"
+    return f"{low} to {high}"
 
 
 def _below(estimate: Estimate) -> Iterator[str]:
