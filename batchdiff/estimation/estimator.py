@@ -24,7 +24,7 @@ import numpy as np
 from batchdiff.choices import Verdict
 from batchdiff.errors import ImageError
 from batchdiff.estimation.estimate import Estimate, GuestEstimate, totals_of_estimates
-from batchdiff.estimation.guest_sample import FIRST_PROBES, GuestSample
+from batchdiff.estimation.guest_sample import GuestSample, first_probes
 from batchdiff.estimation.jobs import Fleet, SampledGuest
 from batchdiff.estimation.pricing import is_to_be_chosen, overlay_place, pricing_of, probe_size
 from batchdiff.estimation.sampler import Sampler
@@ -85,7 +85,7 @@ def make_estimate(manifest: Manifest, options: EstimateOptions, plans: EarlierPl
     """
     raise_descriptor_limit()
     observer = options.observer
-    options.progress(0, len(manifest.guests) * FIRST_PROBES * _USUAL_PROBE)
+    options.progress(0, len(manifest.guests) * first_probes(len(manifest.guests)) * _USUAL_PROBE)
     with open_image(manifest.template, observer=observer) as image:
         require_unused(image, Purpose.TEMPLATE)
         inspect(image, refcounts=True)
@@ -214,6 +214,7 @@ class _Estimator:
     def _begun(self) -> dict[str, GuestSample]:
         """Find the frame of each guest, and draw its first probes."""
         samples: dict[str, GuestSample] = {}
+        first = first_probes(len(self._guests))
         self._samples = samples
         for name, frame in self._sampler.frames().items():
             if isinstance(frame, ImageError):
@@ -223,7 +224,7 @@ class _Estimator:
             geometry = None if is_to_be_chosen(options) else geometry_of(options, options.cluster_size or 0)
             pricing = pricing_of(options, geometry, self._guests[name].place)
             random = np.random.default_rng([self._options.seed, zlib.crc32(os.fsencode(name))])
-            samples[name] = GuestSample(frame, pricing, self._guests[name].allocated, random)
+            samples[name] = GuestSample(frame, pricing, self._guests[name].allocated, random, first)
         return samples
 
 

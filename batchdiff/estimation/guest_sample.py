@@ -16,8 +16,12 @@ from batchdiff.extents import Kind
 from batchdiff.sampling.interval import Interval, Probe, exactly, share_of, sum_of
 from batchdiff.sampling.strata import Strata, doubled, first_strata
 
-FIRST_PROBES = 128
-"""The probes of a guest that are read at first, usually 8 MiB: for an error of at most a tenth of what is open."""
+FIRST_PROBES = range(32, 128)
+"""The least and the largest number of probes of a guest that are read at first. With 128, usually 8 MiB, the error
+is at most a tenth of what is open."""
+
+_FIRST_OF_FLEET = 8192
+"""The probes that are read at first of a large fleet, whose total needs fewer of each guest."""
 
 _LEAST_OF_CLASS = 16
 
@@ -53,20 +57,30 @@ class ClassSample:
         )
 
 
+def first_probes(guests: int) -> int:
+    """Return the number of probes that are read at first of each guest of a fleet."""
+    return min(max(_FIRST_OF_FLEET // max(guests, 1), FIRST_PROBES.start), FIRST_PROBES.stop)
+
+
 class GuestSample:
     """The sample of one guest. ``allocated``: the bytes that its files take on disk."""
 
-    def __init__(self, frame: Frame, pricing: Pricing, allocated: int, random: np.random.Generator) -> None:
-        """Draw the first probes of each class, in proportion to its size. A small guest is read as a whole."""
+    def __init__(
+        self, frame: Frame, pricing: Pricing, allocated: int, random: np.random.Generator, first: int
+    ) -> None:
+        """Draw the first probes of each class, in proportion to its size, ``first`` in all.
+
+        A guest with no more than twice as many is read as a whole.
+        """
         self.frame, self.pricing, self.allocated = frame, pricing, allocated
         self.classes: dict[ProbeClass, ClassSample] = {}
         self._random = random
         open_probes = {kind: frame.count(kind) for kind in (ProbeClass.ADDED, ProbeClass.COMPARED)}
         total = sum(open_probes.values())
         for kind, count in open_probes.items():
-            wanted = max(FIRST_PROBES * count // max(total, 1), _LEAST_OF_CLASS)
-            self._draw(kind, count if total <= 2 * FIRST_PROBES else wanted)
-        if total + frame.count(ProbeClass.CLEARED) <= 2 * FIRST_PROBES:
+            wanted = max(first * count // max(total, 1), _LEAST_OF_CLASS)
+            self._draw(kind, count if total <= 2 * first else wanted)
+        if total + frame.count(ProbeClass.CLEARED) <= 2 * first:
             self.read_cleared()
 
     @property

@@ -9,7 +9,7 @@ from clumped_fleets import write_fleet
 from page_runner import PageRunner, page_fences
 from test_docs import ROOT
 
-from batchdiff.estimation.guest_sample import FIRST_PROBES
+from batchdiff.estimation.guest_sample import first_probes
 from batchdiff.sampling.interval import Probe, share_of
 from batchdiff.units import MIB
 
@@ -47,7 +47,10 @@ def test_the_number_of_samples():
         enough, at_most = (int(number.replace(",", "")) for number in (of_a_tenth, most))
         assert half_width(enough, 0.1) <= error * 1.06
         assert half_width(at_most // 2, 0.5) <= error * 1.06
-    assert f"no fewer than {FIRST_PROBES}" in " ".join(page.split())
+    assert (
+        f"no fewer than {first_probes(1)} for each guest, or {first_probes(300)} if there are hundreds"
+        in " ".join(page.split())
+    )
 
 
 def half_width(count: int, share: float) -> float:

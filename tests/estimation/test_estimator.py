@@ -21,7 +21,7 @@ from batchdiff.errors import ImageError
 from batchdiff.estimation import estimator, sampler
 from batchdiff.estimation.estimate import Estimate, GuestEstimate, totals_of_estimates
 from batchdiff.estimation.estimator import EstimateOptions, make_estimate
-from batchdiff.estimation.guest_sample import FIRST_PROBES
+from batchdiff.estimation.guest_sample import first_probes
 from batchdiff.image import files
 from batchdiff.manifest.file import read_manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
@@ -112,7 +112,7 @@ def test_a_smaller_error_takes_more_samples(tmp_path):
     found = [estimate_of(manifest, error=error) for error in (0.5, 0.015, 0.006)]
     assert [each.totals.error <= each.wanted_error for each in found] == [True] * 3
     assert found[0].probes < found[1].probes < found[2].probes
-    assert found[0].probes <= 2 * FIRST_PROBES + 4 * 16
+    assert found[0].probes <= 2 * first_probes(2) + 4 * 16
     assert found[0].read_bytes <= found[0].probes * 128 * KIB
     assert found[0].read_bytes < found[0].whole_bytes / 2
 

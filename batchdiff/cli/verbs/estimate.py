@@ -21,6 +21,7 @@ from batchdiff.plan.earlier_plans import EarlierPlans
 from batchdiff.progress import Meter, Phase
 from batchdiff.report.estimate.json_form import estimate_report
 from batchdiff.report.estimate.text import estimate_text
+from batchdiff.report.manifest_text import guest_lines
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
@@ -30,6 +31,8 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         manifest = read_manifest(arguments.manifest, left=left)
     else:
         manifest = read_selected(arguments.manifest, arguments.guests, left=left)
+    for line in guest_lines(manifest):
+        console.detail(line)
     warn_of_manifest(console, manifest)
     with console.metering() as meter:
         options = EstimateOptions(
