@@ -9,9 +9,10 @@ import dataclasses
 import os
 
 import notation
+import numpy as np
 import pytest
 import small_fleet
-from clumped_fleets import write_fleet
+from clumped_fleets import write, write_fleet
 from commands import rarely
 from filesystems import mounted
 from notation import run
@@ -115,6 +116,28 @@ def test_a_smaller_error_takes_more_samples(tmp_path):
     assert found[0].probes <= 2 * first_probes(2) + 4 * 16
     assert found[0].read_bytes <= found[0].probes * 128 * KIB
     assert found[0].read_bytes < found[0].whole_bytes / 2
+
+
+def test_differences_imputed_to_holes_count_as_much_as_where_they_were_found(tmp_path):
+    """Half of each cluster is a hole, the first half or the second; half of the other half differs."""
+    random = np.random.default_rng(1)
+    template = np.zeros((400, 2, 8, 4 * KIB), dtype=np.uint8)
+    guest = template.copy()
+    for cluster in range(400):
+        half, units = cluster * 7919 % 5 % 2, random.permutation(8)[:4]
+        template[cluster, half] = guest[cluster, half] = 7
+        guest[cluster, half, units] = 9
+    write(tmp_path / "template.img", template.reshape(-1))
+    write(tmp_path / "guest.img", guest.reshape(-1))
+    (tmp_path / "fleet.yaml").write_text(
+        "version: 1\ntemplate: {path: template.img, format: raw}\nminimum_savings: none\n"
+        "guests: [{path: guest.img, format: raw, overlay: {cluster_size: 4KiB}}]\n"
+    )
+    manifest = read_manifest(str(tmp_path / "fleet.yaml"))
+    truth = make_plan(manifest, jobs=1).guests[0].diff.savings.overlay_disk_bytes
+    (guest,) = estimate_of(manifest, error=0.5).guests
+    assert not guest.is_exact
+    assert abs(guest.overlay.estimate - truth) < 0.02 * truth
 
 
 def test_progress_begins_with_nothing_and_ends_with_all(tmp_path):
