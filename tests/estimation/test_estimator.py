@@ -28,6 +28,7 @@ from batchdiff.manifest.file import read_manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
 from batchdiff.plan.plan import UntouchedGuest
 from batchdiff.planning.planner import make_plan
+from batchdiff.qcow2.geometry import Geometry
 from batchdiff.sampling.interval import Interval
 from batchdiff.units import KIB, MIB
 
@@ -138,6 +139,21 @@ def test_differences_imputed_to_holes_count_as_much_as_where_they_were_found(tmp
     (guest,) = estimate_of(manifest, error=0.5).guests
     assert not guest.is_exact
     assert abs(guest.overlay.estimate - truth) < 0.02 * truth
+
+
+def test_a_geometry_is_chosen_again_once_more_is_known(tmp_path, monkeypatch):
+    """At first another one seems best; the estimate has the one that is best in the end."""
+    known: list[int] = []
+
+    def best(candidate, sample):
+        known.append(sample.probes)
+        return Geometry(64 * KIB if sample.probes == known[0] else 4 * KIB)
+
+    monkeypatch.setattr(estimator, "_best_geometry", best)
+    manifest = write_fleet(tmp_path, 5, size=96 * MIB, guests=1, overlay="cluster_size: auto")
+    (guest,) = estimate_of(manifest, error=0.0).guests
+    assert known[-1] > known[0]
+    assert guest.plan.diff.geometry.cluster_size == 4 * KIB
 
 
 def test_progress_begins_with_nothing_and_ends_with_all(tmp_path):
