@@ -40,6 +40,7 @@ from batchdiff.planning.scan.results import Findings
 from batchdiff.planning.scan.workers import run_tasks
 from batchdiff.planning.scan_all import Progress, ScanSettings, scan_guests
 from batchdiff.planning.sizes.compressed_estimate import Sample, SampleJob
+from batchdiff.progress import ignore
 
 GENERATOR = f"batchdiff {__version__}"
 
@@ -72,6 +73,7 @@ def make_plan(  # noqa: PLR0913  # options by keyword
     manifest: Manifest,
     *,
     jobs: int,
+    opened: Callable[[int], None] = ignore,
     progress: Progress = lambda _done, _total: None,
     assessed: Callable[[str], None] = lambda _name: None,
     earlier: EarlierResults = EarlierResults(),
@@ -79,23 +81,27 @@ def make_plan(  # noqa: PLR0913  # options by keyword
 ) -> Plan:
     """Return the plan for all guests of a manifest, with the reason for each guest that cannot be converted.
 
-    ``observer`` is called at every read, in each worker; ``assessed``, with each guest whose savings are known.
+    ``observer`` is called at every read, in each worker; ``opened``, with the number of images opened so far: each
+    to be examined, the template first, then each guest to find its data; ``assessed``, with each guest whose
+    savings are known.
 
     :raises ImageError: the template cannot be read, is in use, or changed during the scan.
     :raises WorkerError: a worker process died.
     """
     raise_descriptor_limit()
+    opened(0)
     with open_image(manifest.template, observer=observer) as image:
         require_unused(image, Purpose.TEMPLATE)
         inspect(image, refcounts=True)
         template = planned_image(image)
-        parts = examine_guests(manifest, template, earlier.plans, observer)
+        parts = examine_guests(manifest, template, earlier.plans, observer, opened)
         candidates = [part for part in parts if isinstance(part, Candidate)]
         sharing, sidecar = has_shared_extents(image), _sidecar(template)
         reused = _reuse(earlier, template, sidecar, candidates, sharing=sharing)
         to_scan = {each.entry.name: each.record for each in candidates if each.entry.name not in reused.overlays}
         limits = budget(jobs, len(image.layers))
-        settings = ScanSettings(limits, GENERATOR, progress, earlier.say, earlier.checkpoint, observer)
+        further = _further(opened, 1 + len(parts))
+        settings = ScanSettings(limits, GENERATOR, progress, earlier.say, earlier.checkpoint, observer, further)
         # Even without guests, the template is scanned if its digest is not known otherwise.
         findings = Findings(sharing)
         if to_scan or reused.digest is None:
@@ -118,6 +124,11 @@ def make_plan(  # noqa: PLR0913  # options by keyword
         guests=guests,
         totals=totals_of(guests, manifest.retire, protecting=copied),
     )
+
+
+def _further(report: Callable[[int], None], before: int) -> Callable[[int], None]:
+    """Return a function that reports a count, added to the number that was counted before."""
+    return lambda more: report(before + more)
 
 
 def _at_first(template: PlannedImage, sidecar: Sidecar | None) -> PlannedImage:
