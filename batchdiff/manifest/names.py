@@ -124,9 +124,10 @@ class Naming:
                 f"{show(path)} is not beside the overlay {show(overlay)}; write `data_file: true` for {default},"
                 " or name a file in that folder"
             )
-        elif path.endswith(own_files.ALL):
+        elif path.endswith(own_files.RESERVED):
             why = (
-                f"{show(written)} is the name of a file of batchdiff's own; write `data_file: true` for {default}"
+                f"{show(written)} has a name that batchdiff gives its own files; write `data_file: true` for"
+                f" {default}"
             )
         else:
             return path
