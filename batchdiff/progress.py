@@ -112,8 +112,9 @@ class _Load:
 class Meter:
     """Counts the bytes of one command, whose threads may all report to it.
 
-    ``show`` gets a reading at the start, at most every ``every`` seconds, and at the end; it must not fail. Other
-    reports cost an addition and a look at the clock.
+    ``show`` gets a reading at the start, at most every ``every`` seconds, and at the end; if images are opened
+    first, one more when the bytes are known. It must not fail. Other reports cost an addition and a look at the
+    clock.
     """
 
     show: Callable[[Reading], None] | None = None
@@ -155,7 +156,9 @@ class Meter:
         with self._lock:
             if self._run.since is None:
                 self._run.since, self._openings = self.clock(), None
-                self._show_if_due(first=True)
+                if self._at[1] is Phase.OPEN:
+                    self._at = None, None
+                self._show_if_due(first=True, at_once=True)
 
     def reach(self, guest: str | None, phase: Phase, done: int, *, worked: bool = True) -> None:
         """Report the bytes that this work has dealt with so far; fewer than before, as in a retry, count as none.
@@ -214,13 +217,13 @@ class Meter:
             if work := self._phases.get((guest, phase)):
                 work.done = work.size
 
-    def _show_if_due(self, *, first: bool = False) -> None:
-        """Show a reading if one is due; ``first``: or if none was shown before."""
+    def _show_if_due(self, *, first: bool = False, at_once: bool = False) -> None:
+        """Show a reading if one is due. ``first``: or if none was shown before; ``at_once``: due or not."""
         if self._next is None:
             if first:
                 self._since = self.clock()
                 self._show(self._since, is_edge=True)
-        elif self.show is not None and (now := self.clock()) >= self._next:
+        elif self.show is not None and ((now := self.clock()) >= self._next or at_once):
             self._show(now)
 
     def _show(self, now: float, *, is_edge: bool = False) -> None:
@@ -229,7 +232,8 @@ class Meter:
             return
         guest, phase = self._at
         run, of_guest = self._run.pace(now), None if guest is None else self._of(guest).pace(now)
-        openings = None if self._openings is None else self._openings.pace(now)
+        opened = self._openings if phase is Phase.OPEN else None
+        openings = None if opened is None else opened.pace(now)
         if openings is not None or (phase is Phase.ASSESS and not is_edge):
             run = replace(run, seconds_left=None)
         elapsed = now - (now if self._since is None else self._since)

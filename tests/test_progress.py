@@ -91,6 +91,13 @@ def test_images_are_opened_before_there_are_bytes_to_count():
     assert [each.is_edge for each in seen] == [True, *[False] * (len(seen) - 2), True]
 
 
+def test_images_that_were_opened_need_not_be_read():
+    meter, _, seen = metered()
+    meter.open(0, 40)
+    meter.end()
+    assert (seen[-1].phase, seen[-1].openings, seen[-1].run.percent, seen[-1].is_edge) == (None, None, 100.0, True)
+
+
 def test_a_command_that_is_cut_short_does_not_claim_to_be_done():
     meter, _, seen = metered()
     meter.cut_short()

@@ -15,7 +15,7 @@ import time
 
 import notation
 import pytest
-from commands import COMMAND, GUESTS, MANIFEST, assert_no_traceback, batchdiff, events, rarely
+from commands import COMMAND, GUESTS, MANIFEST, OVERLAYS, assert_no_traceback, batchdiff, events, rarely
 from filesystems import mounted
 from real_holders import wait_for
 
