@@ -161,9 +161,7 @@ class Naming:
             return None
         if guest.written.in_place:
             return self._own_path(guest)
-        if guest.written.layout is not None and self._is_in_linked_folder(guest):
-            return None
-        if guest.written.overlay_path:
+        if guest.written.overlay_path and not self._is_in_linked_folder(guest):
             return locate_overlay(self._folder, guest.written.overlay_path, where, self._problems)
         if guest.written.layout is not None:
             self._report_unplaced(guest, template)
@@ -189,10 +187,10 @@ class Naming:
             self._problems.add(where, f"{what}; {by_path}write {error.write}")
 
     def _is_in_linked_folder(self, guest: FoundGuest) -> bool:
-        """Report a folder of a VM that is a link: the relative name of the base would start where that leads."""
+        """Report a VM's folder that is a link: the relative name of its base would start where that leads."""
         folder = os.path.dirname(guest.written.overlay_path or "")
         real = os.path.realpath(folder) if folder else folder
-        if real == folder or not os.path.islink(folder):
+        if guest.written.layout is None or real == folder or not os.path.islink(folder):
             return False
         link, target = shell_word(folder), shell_word(real)
         self._problems.add(
