@@ -210,8 +210,8 @@ def misplaced_data_files(guests: Sequence[GuestPlan], template: Collection[str])
     for guest, path in chosen:
         if os.path.dirname(path) != os.path.dirname(guest.overlay_path):
             yield guest.name, f"{path!r} is not beside the overlay"
-        if path.endswith(own_files.RESERVED):
-            yield guest.name, f"{path!r} has a name that batchdiff gives its own files"
+        if path.endswith(own_files.ALL):
+            yield guest.name, f"{path!r} has the name of a file of batchdiff's own"
         if path in others:
             yield guest.name, f"{path!r} is another file of the plan, too"
         others.add(path)
