@@ -51,7 +51,7 @@ class Pace:
 
     @property
     def percent(self) -> float:
-        """What is done, in hundredths of all; rounded down, so that 100 means all."""
+        """The part that is done, in hundredths; rounded down, so that 100 means all."""
         return 100.0 if self.done >= self.total else self.done * 1000 // self.total / 10
 
 

@@ -23,7 +23,7 @@ from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose, require_unused
 from batchdiff.image.open import inspect, open_image
 from batchdiff.image.storage.copy_up import protecting
-from batchdiff.image.storage.overlayfs import NOTHING
+from batchdiff.image.storage.overlayfs import NOTHING, CopyUp
 from batchdiff.image.storage.shared_blocks import has_shared_extents, shared_blocks
 from batchdiff.manifest.manifest import Manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
@@ -112,6 +112,13 @@ def make_plan(  # noqa: PLR0913  # options by keyword
         facts = FleetFacts(manifest, shared_blocks(image) if sharing else {}, findings.located, observer)
         guests = _assess_guests(parts, findings, reused, facts, jobs=limits.jobs, assessed=assessed)
         copied = protecting(image) if manifest.protect_template else NOTHING
+    return _plan(manifest, template, digest, guests, copied)
+
+
+def _plan(
+    manifest: Manifest, template: PlannedImage, digest: str, guests: tuple[GuestPlan, ...], copied: CopyUp
+) -> Plan:
+    """Return the plan, made now. ``copied``: the space that protecting the template takes."""
     return Plan(
         generator=GENERATOR,
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),

@@ -314,6 +314,10 @@ def test_an_older_original_after_a_restore(one):
     one.apply("--retire", "quarantine")
     expected = use(one)
     assert ORIGINAL in run(one, "restore").stderr
+    shown = " ".join(run(one, "show").stdout.split())
+    assert "raw was restored, and no total includes it" in shown
+    assert "The older original of raw, still in quarantine, takes 7.5 MiB on disk" in shown
+    assert "will write" not in shown
     assert f"purge --used: delete the older original {one.folder / ORIGINAL}" in run(one, "status").stdout
     assert "another file is at" in one.apply("--guest", "raw", expect=1).stderr
     assert outcome(run(one, "purge", "--yes", "--json"))["status"] == "kept"

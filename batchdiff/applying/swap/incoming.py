@@ -32,7 +32,7 @@ class IncomingFile:
     that of an original in quarantine, or of a temporary file. ``compared``: the identity that it had, under its
     own name, when the comparison began. ``data_file``: the identity of the data file that was written for it.
 
-    What a VM sees already can be held, so that nobody writes to it between its comparison and a deletion.
+    A disk that a VM sees already can be held, so that no program writes to it between comparison and deletion.
     """
 
     def __init__(

@@ -129,7 +129,7 @@ def test_a_writer_that_comes_just_before_the_deletion(stage):
     stage.after_move(DELETING, lambda: wants_to_write(stage.overlay()))
     assert status(stage.purge()) is Status.KEPT
     assert_kept(stage)
-    with real_holders.writer(stage.overlay()):  # nobody holds it any longer
+    with real_holders.writer(stage.overlay()):  # it is not held any longer
         pass
 
 
