@@ -19,6 +19,7 @@ from batchdiff.applying.guests.guest_files import on_disk
 from batchdiff.applying.guests.status import status_rows
 from batchdiff.applying.journal.records import Fate, Goal, GuestState, Step
 from batchdiff.applying.results.outcome import Status
+from batchdiff.applying.swap.incoming import IncomingFile
 from batchdiff.choices import Retire
 from batchdiff.errors import InUseError, VerificationError
 
@@ -69,6 +70,19 @@ def test_used(stage):
     (line,) = status_rows(stage.plan, stage.history, on_disk(stage.plan, stage.history))
     assert line.next.startswith("purge --used: delete the original")
     assert_kept(stage)
+
+
+def test_afterwards_the_disk_is_not_held(stage, monkeypatch):
+    """A VM that starts must not find its locks, or wait for its lease."""
+    disks = []
+    hold = IncomingFile.hold
+    monkeypatch.setattr(IncomingFile, "hold", lambda disk: (disks.append(disk), hold(disk)))
+    stage.use()
+    stage.purge()
+    assert [disk.source.path for disk in disks] == [str(stage.overlay())]
+    with real_holders.writer(stage.overlay()):
+        pass
+    assert "write" in notation.run("qemu-io", "-f", "qcow2", "-c", "write 0 64k", str(stage.overlay()))
 
 
 def test_used_and_given_up(stage):
