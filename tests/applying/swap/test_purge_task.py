@@ -82,7 +82,7 @@ def test_afterwards_the_disk_is_not_held(stage, monkeypatch):
     assert [disk.source.path for disk in disks] == [str(stage.overlay())]
     with real_holders.writer(stage.overlay()):
         pass
-    assert "write" in notation.run("qemu-io", "-f", "qcow2", "-c", "write 0 64k", str(stage.overlay()))
+    assert "wrote" in notation.run("qemu-io", "-f", "qcow2", "-c", "write 0 64k", str(stage.overlay()))
 
 
 def test_used_and_given_up(stage):
