@@ -90,13 +90,14 @@ class IncomingFile:
             raise VerificationError(
                 f"{self.path} cannot be verified", why=error.reason, remedy=error.remedy
             ) from error
-        self._held = Held()
-        self._opened.callback(self._held.release)
+        held = Held()
+        self._opened.callback(held.release)
         try:
             for layer in image.own_files:
-                self._held.take(layer.path, layer.fd, Purpose.TEMPLATE)
+                held.take(layer.path, layer.fd, Purpose.TEMPLATE)
         except ImageError as error:
             raise _not_comparable(self.path, error) from error
+        self._held = held  # only now: another thread may check it at any time
 
     def check_held(self) -> None:
         """Make sure that no program wants to write to what is held; a program that does gets access.
