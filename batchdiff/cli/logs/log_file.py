@@ -6,7 +6,7 @@
     2026-11-29T10:57:52Z 4242 web01: converted
     UTC                  process, because several commands may use one log
 
-Every line starts like this, so batchdiff recognizes a log wherever it was cut, and never appends to another file.
+Every line starts like this, so batchdiff recognises a log wherever it was cut, and never appends to another file.
 """
 
 from __future__ import annotations

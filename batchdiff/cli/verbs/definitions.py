@@ -82,7 +82,7 @@ def _with_contradictions(change: DomainChange, libvirt: Libvirt) -> DomainChange
     if change.is_right:
         return change
     found = contradictions_of(libvirt, change.name)
-    notes = tuple(f"{each.what}. {each.advice} run these commands first" for each in found)
+    notes = tuple(f"{each.what}. {each.advice} these commands first" for each in found)
     return replace(change, commands=tuple(chain.from_iterable(each.commands for each in found)), notes=notes)
 
 

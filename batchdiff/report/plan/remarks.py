@@ -102,7 +102,7 @@ def _unusual(guest: GuestToConvert) -> Iterator[str]:
 
 
 def _overlays(guests: Iterable[GuestToConvert]) -> dict[str, list[GuestToConvert]]:
-    """Return the guests that are overlays already, by the image that they rest on."""
+    """Return the guests that are overlays already, by the image that they depend on."""
     found: dict[str, list[GuestToConvert]] = {}
     for guest in guests:
         if guest.source.backing:
