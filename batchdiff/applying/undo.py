@@ -195,4 +195,4 @@ def _starts_like_another_format(guest: GuestToConvert) -> list[str]:
     found = looks_like(guest.source.path)
     if guest.source.format is not ImageFormat.RAW or found in {None, ImageFormat.RAW}:
         return []
-    return [f"{guest.source.path} is raw, but starts like {found}: its VM's definition must say raw"]
+    return [f"{guest.source.path} is raw, but starts like {found}: its VM's definition must declare it as raw"]

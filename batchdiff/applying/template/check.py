@@ -102,7 +102,7 @@ def require_content(  # noqa: PLR0913  # options by keyword
     known, path = known_digest(plan), plan.template.source.path
     if not known:
         raise PlanError(
-            f"cannot tell whether the template {path} is still as planned",
+            f"cannot determine whether the template {path} is still as planned",
             why=f"{reason}; its digest was not taken, because it shares blocks with its copies",
             remedy=_without_digest(plan, history),
         )
@@ -112,7 +112,7 @@ def require_content(  # noqa: PLR0913  # options by keyword
     if history.published:
         raise TemplateChangedError(
             f"the content of the template {path} changed after overlays were created on it",
-            why=f"{reason}; this damages the overlays of {few(sorted(history.published))}, so do not start"
+            why=f"{reason}; the overlays of {few(sorted(history.published))} are damaged, so do not start"
             " a VM on them",
             remedy=f"Bring the template back from a backup, {AGAIN}",
         )

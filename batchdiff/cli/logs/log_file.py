@@ -123,7 +123,7 @@ def _opened(path: str, before: os.stat_result | None) -> LogFile:
         return LogFile(path, None, reason(error))
     if before is not None and not os.path.samestat(os.fstat(fd), before):
         os.close(fd)
-        raise _refusal(path, "another program replaced it at this moment")
+        raise _refusal(path, "another program has just replaced it")
     return LogFile(path, fd)
 
 
