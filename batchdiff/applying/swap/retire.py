@@ -25,7 +25,7 @@ from batchdiff.linux.call_failures import AGAIN, UNDO_SECOND_NAME, Fault
 from batchdiff.linux.rename import rename_without_replacing
 from batchdiff.plan.earlier_plans import EarlierPlans
 
-_SHORTER = "Give it a shorter name, and run the same command with `--map OLD=NEW` for the two names."
+_SHORTER = "Give it a shorter name, then run the same command with `--map OLD=NEW`, the old and the new path."
 _TOO_LONG = {
     Goal.APPLY: "Use `--retire keep`, and remove the original yourself; or give it a shorter name, and plan"
     " again.",
@@ -61,7 +61,7 @@ def objection(
     # Not `deleting`: the file with that name may be the original that a restore is about to bring back.
     if retire is Retire.QUARANTINE and os.path.lexists(aside):
         return Fault(
-            f"{aside} already exists: the original of an earlier conversion",
+            f"{aside}, the original of an earlier conversion, already exists",
             f"To continue: {(plans or EarlierPlans()).way_out_of_quarantine(aside)}; or move it away, {AGAIN}",
         )
     return None

@@ -42,7 +42,7 @@ def check_textfile(path: str) -> None:
     if not stat.S_ISREG(info.st_mode):
         raise _refusal(path, "it exists and is not a regular file")
     if info.st_size and not beginning(path).startswith(_START):
-        raise _refusal(path, "it exists and does not have metrics of batchdiff")
+        raise _refusal(path, "it exists and does not contain metrics of batchdiff")
     # As in a folder with the sticky bit: a new file can be made there, and this one not be replaced.
     if (against := obstacle(Deed.DELETE, path)) is not None:
         raise UsageError(f"cannot replace {path}", why=against.why, remedy=against.remedy)
