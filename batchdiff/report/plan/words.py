@@ -83,7 +83,7 @@ def how_saved(facts: PlanFacts) -> Iterator[str]:
     chosen = facts.savings
     if not facts.has_conversions_in_view:
         return
-    if facts.overlay_disk_bytes != facts.plan.totals.overlay_bytes:
+    if facts.overlay_disk_bytes != facts.predicted.overlay_bytes:
         what, why = (
             ("the overlay takes", "its file has")
             if len(chosen) == 1
@@ -109,10 +109,10 @@ def not_exact(facts: PlanFacts) -> Iterator[str]:
     """Yield why savings are not known exactly."""
     if not facts.has_conversions_in_view:
         return
-    for each in inexact(facts.plan.to_convert):
+    for each in inexact(facts.to_convert):
         saved = bounded_size(each.saved_bytes, each.exactness)
         yield f'{few(list(map(printable, each.names)))}: "saved" is {saved}: {printable(each.note)}.'
-    totals = facts.plan.totals
+    totals = facts.predicted
     if totals.note:
         saved = bounded_size(totals.saved_bytes, totals.exactness)
         yield f'total: "saved" is {saved}: {printable(totals.note)}.'
@@ -125,7 +125,7 @@ def next_steps(facts: PlanFacts) -> Iterator[str]:
     yield from done(facts)
     plan, chosen = facts.plan, facts.pending
     if not chosen:
-        if not facts.conversions:
+        if not facts.is_applied:
             yield "There is nothing to convert."
         return
     verify = "verify it against its original" if len(chosen) == 1 else "verify each against its original"
@@ -146,7 +146,7 @@ def next_steps(facts: PlanFacts) -> Iterator[str]:
 def main_figures(facts: PlanFacts) -> Iterator[tuple[str, str, str]]:
     """Yield the figures that an operator needs first: label, figure, and a remark on it, which may be empty."""
     totals = facts.plan.totals
-    if facts.conversions:
+    if facts.is_applied:
         yield from done_figures(facts)
         return
     saved = bounded_size(totals.saved_bytes, totals.exactness, facts.error_bytes)
@@ -168,7 +168,7 @@ _RETIRED = {
 
 def next_commands(facts: PlanFacts) -> list[tuple[str, str]]:
     """Return the commands to run next, each with its purpose, to be copied."""
-    if not facts.path or not facts.savings or not facts.has_conversions_in_view:
+    if not facts.path or not facts.plan.to_convert or not facts.has_conversions_in_view:
         return []
     plan = shell_word(facts.path)
     convert = [("Convert the guests:", f"batchdiff apply {plan}")] if facts.pending else []
@@ -179,7 +179,7 @@ def next_commands(facts: PlanFacts) -> list[tuple[str, str]]:
         *convert,
         *(change if facts.conversions else []),
         ("See how far it has got:", f"batchdiff status {plan}"),
-        *(free if Fate.QUARANTINED in fates else []),
+        *(free if Fate.QUARANTINED in fates or facts.older_originals else []),
         ("Undo it:", f"batchdiff restore {plan}"),
     ]
 
@@ -224,7 +224,7 @@ def _folder(path: str) -> str:
 def _fate(facts: PlanFacts, chosen: Sequence[GuestToConvert]) -> str:
     originals, them = ("the original", "it") if len(chosen) == 1 else ("the originals", "them")
     totals = facts.plan.totals
-    if facts.conversions:
+    if facts.is_applied:
         totals = totals_of(chosen, facts.plan.retire)
     match facts.plan.retire:
         case Retire.KEEP:
