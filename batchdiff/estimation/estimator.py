@@ -47,13 +47,10 @@ from batchdiff.planning.scan.exports import is_exported
 from batchdiff.planning.scan.one_range import RANGE
 from batchdiff.planning.scan.reopening import budget, files_of, reopen
 from batchdiff.planning.scan_all import ranges_with_data
+from batchdiff.progress import ignore
 from batchdiff.qcow2.entries import Origin
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.geometry import Geometry
-from batchdiff.units import KIB
-
-_USUAL_PROBE = 2 * 64 * KIB
-"""The bytes that are usually read for a probe, of both images."""
 
 _GEOMETRY_CHANGES = 3
 """Times that the geometry of an overlay is chosen anew while its sample grows."""
@@ -64,13 +61,15 @@ class EstimateOptions:
     """The options of an estimate.
 
     ``error``: the wanted half width of the interval of the total savings, as a share of what the guests take on
-    disk. ``seed``: any number; the same one gives the same estimate. ``progress`` is called with the bytes read so
-    far and those to read; ``observer``, at every read of an image.
+    disk. ``seed``: any number; the same one gives the same estimate. ``opened`` is called with the number of
+    images opened so far: each to be examined, the template first, then each guest to find its data; ``progress``,
+    with the bytes read so far and those to read; ``observer``, at every read of an image.
     """
 
     error: float
     seed: int
     jobs: int
+    opened: Callable[[int], None] = ignore
     progress: Callable[[int, int], None] = lambda _done, _total: None
     observer: ReadObserver | None = None
 
@@ -85,12 +84,12 @@ def make_estimate(manifest: Manifest, options: EstimateOptions, plans: EarlierPl
     """
     raise_descriptor_limit()
     observer = options.observer
-    options.progress(0, len(manifest.guests) * first_probes(len(manifest.guests)) * _USUAL_PROBE)
+    options.opened(0)
     with open_image(manifest.template, observer=observer) as image:
         require_unused(image, Purpose.TEMPLATE)
         inspect(image, refcounts=True)
         template = planned_image(image)
-        parts = examine_guests(manifest, template, plans, observer)
+        parts = examine_guests(manifest, template, plans, observer, options.opened)
         sharing = has_shared_extents(image)
         facts = FleetFacts(manifest, shared_blocks(image) if sharing else {}, {}, observer)
         found = _Estimator(image, parts, facts, options, sharing=sharing).estimated()
@@ -201,7 +200,8 @@ class _Estimator:
     def _opened(self) -> tuple[dict[str, SampledGuest], list[str]]:
         """Open each candidate for a moment; return how it is sampled, and which ones QEMU exports."""
         guests, exported = {}, []
-        for name, candidate in self._candidates.items():
+        for number, (name, candidate) in enumerate(self._candidates.items()):
+            self._options.opened(1 + len(self._parts) + number)
             try:
                 with reopen(candidate.record, self._options.observer) as image:
                     guests[name] = _sampled_guest(candidate, image)

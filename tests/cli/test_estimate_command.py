@@ -60,7 +60,8 @@ def test_events(done):
     assert report["totals"]["error"] <= report["wanted_error"] == 0.02
     assert report["read_bytes"] < report["plan_read_bytes"]
     progress = [json.loads(line) for line in done.stdout.splitlines() if '"progress"' in line]
-    assert progress[0]["bytes_done"] == 0 < progress[0]["bytes_total"]
+    assert (progress[0]["step"], progress[0]["openings_done"], progress[0]["openings_total"]) == ("open", 0, 6)
+    assert progress[-1]["bytes_done"] == progress[-1]["bytes_total"] > MIB
     assert progress[-1]["percent_done"] == 100
     assert json.loads(done.stdout.splitlines()[-1])["guests"] == {"convert": 1, "skip": 0, "refuse": 0}
 

@@ -6,6 +6,7 @@ import argparse
 import os
 
 from batchdiff.cli.console import Console
+from batchdiff.cli.new_plan.progress import ScanProgress
 from batchdiff.cli.new_plan.replaced_plan import leftovers_at
 from batchdiff.cli.verbs.plan import default_plan_path
 from batchdiff.cli.warnings import warn_of_manifest
@@ -33,12 +34,14 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         manifest = read_selected(arguments.manifest, arguments.guests, left=left)
     for line in guest_lines(manifest):
         console.detail(line)
-    warn_of_manifest(console, manifest)
     with console.metering() as meter:
+        progress = ScanProgress(meter, images=1 + len(manifest.guests))
+        warn_of_manifest(console, manifest, None, progress.recognised)
         options = EstimateOptions(
             error=arguments.error,
             seed=arguments.seed,
             jobs=arguments.jobs or usable_cpus(),
+            opened=progress.opened,
             progress=lambda done, total: _sampled(meter, done, total),
         )
         estimate = make_estimate(manifest, options, EarlierPlans((os.path.dirname(manifest.path),)))
