@@ -13,10 +13,9 @@ up, and the estimate does not depend on the number of jobs.
 from __future__ import annotations
 
 import datetime as dt
-import math
 import os
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,8 +26,9 @@ from batchdiff.estimation.estimate import Estimate, GuestEstimate, totals_of_est
 from batchdiff.estimation.guest_sample import GuestSample, first_probes
 from batchdiff.estimation.jobs import Fleet, SampledGuest
 from batchdiff.estimation.pricing import is_to_be_chosen, overlay_place, pricing_of, probe_size
+from batchdiff.estimation.refinement import refine
 from batchdiff.estimation.sampler import Sampler
-from batchdiff.estimation.sizes import Sizes
+from batchdiff.estimation.sizes import Sizes, best_geometry
 from batchdiff.files.descriptors import raise_descriptor_limit
 from batchdiff.image.files import ReadObserver
 from batchdiff.image.image import Image
@@ -40,17 +40,13 @@ from batchdiff.plan.earlier_plans import EarlierPlans
 from batchdiff.plan.overlay_options import geometry_of
 from batchdiff.planning.assessment import FleetFacts
 from batchdiff.planning.candidates import Candidate, Part, examine_guests, planned_image, untouched_guest
-from batchdiff.planning.overlay_content import content_of
 from batchdiff.planning.planner import GENERATOR
-from batchdiff.planning.scan.compare import UNIT
 from batchdiff.planning.scan.exports import is_exported
 from batchdiff.planning.scan.one_range import RANGE
 from batchdiff.planning.scan.reopening import budget, files_of, reopen
 from batchdiff.planning.scan_all import ranges_with_data
 from batchdiff.progress import ignore
 from batchdiff.qcow2.entries import Origin
-from batchdiff.qcow2.faults import FormatError
-from batchdiff.qcow2.geometry import Geometry
 
 _GEOMETRY_CHANGES = 3
 """Times that the geometry of an overlay is chosen anew while its sample grows."""
@@ -168,7 +164,7 @@ class _Estimator:
             entry = self._candidates[name].entry
             if not is_to_be_chosen(entry.options) or self._changes.get(name, 0) > _GEOMETRY_CHANGES:
                 continue
-            geometry = _best_geometry(self._candidates[name], sample)
+            geometry = best_geometry(self._candidates[name], sample)
             if geometry is not None and geometry != sample.pricing.geometry:
                 sample.price_by(pricing_of(entry.options, geometry, self._guests[name].place))
                 self._changes[name] = self._changes.get(name, 0) + 1
@@ -228,45 +224,11 @@ class _Estimator:
         return samples
 
 
-def refine(samples: Mapping[str, GuestSample], target: float) -> bool:
-    """Double the samples that make the sum of all data the least certain; return False if none need it.
-
-    ``target``: half of the width that the interval of the sum may have, in bytes. Doubling a sample halves its
-    variance, so the fewest samples are doubled with which the sum should then be certain enough.
-    """
-    squares = [
-        (interval.half_width**2, name, kind)
-        for name, sample in samples.items()
-        for kind, interval in sample.data_bytes().items()
-        if not interval.is_exact
-    ]
-    left = sum(square for square, *_ in squares)
-    if math.sqrt(left) <= target:
-        return False
-    for square, name, kind in sorted(squares, reverse=True):
-        samples[name].double(kind)
-        left -= square / 2
-        if math.sqrt(max(left, 0.0)) <= target:
-            break
-    return bool(squares)
-
-
 def _sampled_guest(candidate: Candidate, image: Image) -> SampledGuest:
     place = overlay_place(candidate.entry, image)
     size = probe_size(candidate.entry.options, place.unit, image.virtual_size, RANGE)
     allocated = sum(os.fstat(file.fd).st_blocks * 512 for file in image.own_files)
     return SampledGuest(candidate.record, size, place, allocated)
-
-
-def _best_geometry(candidate: Candidate, sample: GuestSample) -> Geometry | None:
-    """Return the geometry that a plan would choose for the imputed content; None if none can map the disk."""
-    content = sample.imputed()
-    compared = content.extents(UNIT), content.similarity
-    try:
-        size, options = candidate.record.virtual_size, candidate.entry.options
-        return content_of(compared, size, options, sample.pricing.unit).geometry
-    except FormatError:
-        return None
 
 
 def _data_bytes(image: Image) -> int:

@@ -21,7 +21,11 @@ from batchdiff.plan.overlay_options import OverlayFormat
 from batchdiff.plan.plan import Diff
 from batchdiff.planning.assessment import FleetFacts
 from batchdiff.planning.candidates import Candidate
+from batchdiff.planning.overlay_content import content_of
+from batchdiff.planning.scan.compare import UNIT
 from batchdiff.planning.scan.workers import run_tasks
+from batchdiff.qcow2.faults import FormatError
+from batchdiff.qcow2.geometry import Geometry
 from batchdiff.sampling.interval import Interval, sum_of
 
 _SIZES_OF_A_WORKER = 6
@@ -112,3 +116,14 @@ class _Doubt:
         below, above = data.estimate - data.low, data.high - data.estimate
         low = size - below * self.per_byte - self.below
         return Interval(size, max(low, min(size, 0.0)), size + above * self.per_byte + self.above)
+
+
+def best_geometry(candidate: Candidate, sample: GuestSample) -> Geometry | None:
+    """Return the geometry that a plan would choose for the imputed content; None if none can map the disk."""
+    content = sample.imputed()
+    compared = content.extents(UNIT), content.similarity
+    try:
+        size, options = candidate.record.virtual_size, candidate.entry.options
+        return content_of(compared, size, options, sample.pricing.unit).geometry
+    except FormatError:
+        return None

@@ -149,7 +149,7 @@ def test_a_geometry_is_chosen_again_once_more_is_known(tmp_path, monkeypatch):
         known.append(sample.probes)
         return Geometry(64 * KIB if sample.probes == known[0] else 4 * KIB)
 
-    monkeypatch.setattr(estimator, "_best_geometry", best)
+    monkeypatch.setattr(estimator, "best_geometry", best)
     manifest = write_fleet(tmp_path, 5, size=96 * MIB, guests=1, overlay="cluster_size: auto")
     (guest,) = estimate_of(manifest, error=0.0).guests
     assert known[-1] > known[0]

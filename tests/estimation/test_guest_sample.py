@@ -1,6 +1,6 @@
 """The sample of a guest, without images: contents are made up, so that what they say of the whole is known.
 
-Guards estimation/guest_sample.py.
+Guards estimation/guest_sample.py, estimation/refinement.py.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from batchdiff.estimation.frame import ProbeClass, joined
 from batchdiff.estimation.guest_sample import GuestSample, first_probes
 from batchdiff.estimation.pricing import PriceRule, Pricing
 from batchdiff.estimation.probe_reader import ProbeContents
+from batchdiff.estimation.refinement import refine
 from batchdiff.extents import Kind
 from batchdiff.qcow2.geometry import Geometry
 from batchdiff.units import KIB
@@ -96,3 +97,24 @@ def test_another_pricing_reads_again():
 
 def test_large_fleets_begin_with_fewer_probes():
     assert [first_probes(guests) for guests in (0, 1, 64, 100, 1000)] == [128, 128, 128, 81, 32]
+
+
+def test_the_fewest_samples_are_doubled_with_which_the_sum_is_certain_enough():
+    samples = {
+        name: sample_of({ProbeClass.COMPARED: count}) for name, count in (("a", 100), ("b", 5000), ("c", 200))
+    }
+    for sample in samples.values():
+        fill(sample, lambda _kind, index: index % 2 == 0)
+    widths = {name: sample.data_bytes()[ProbeClass.COMPARED].half_width for name, sample in samples.items()}
+    assert not refine(samples, 2 * widths["b"])
+    assert refine(samples, 0.8 * widths["b"])
+    assert [len(list(sample.pending())) for sample in samples.values()] == [0, 1, 0]
+    fill(samples["b"], lambda _kind, index: index % 2 == 0)
+    assert refine(samples, widths["a"] / 10)
+    assert [len(list(sample.pending())) for sample in samples.values()] == [1, 1, 1]
+
+
+def test_nothing_is_refined_once_all_is_known():
+    sample = sample_of({ProbeClass.COMPARED: 20})
+    fill(sample, lambda _kind, index: index % 2 == 0)
+    assert not refine({"a": sample}, 0.0)
