@@ -49,7 +49,7 @@ ROOMS = {
     "planning/checkpoint": "The results of an unfinished scan, kept so that it can be resumed.",
     "planning/sizes": "The size of an overlay, in its file and on disk, and the space that it saves.",
     "planning": "The half that only reads: it compares guests with their template and makes the plan.",
-    "estimation": "The savings of a fleet, estimated from samples of its guests; no plan.",
+    "estimation": "The savings of a fleet, estimated from samples of its guests.",
     "applying/journal": "The journal of a plan, and older plans that are kept for undoing.",
     "applying/results": "The results of a verb for each guest, as data for reports.",
     "applying/guests": "The state of a guest: its files, their names, and the next action.",

@@ -90,8 +90,8 @@ def test_refused_and_skipped_guests(tmp_path):
 def test_a_wrong_manifest_and_an_unknown_guest(folder, tmp_path):
     (tmp_path / "bad.yaml").write_text("version: 1\n")
     assert "template is missing" in run_here("estimate", tmp_path / "bad.yaml", expect=3)
-    said = run_here("estimate", folder / "fleet.yaml", "--guest", "nobody", expect=2)
-    assert "no guest of the manifest is called 'nobody'" in said
+    said = run_here("estimate", folder / "fleet.yaml", "--guest", "web99", expect=2)
+    assert "no guest of the manifest is called 'web99'" in said
 
 
 def test_the_values_of_options():

@@ -2,7 +2,7 @@
 
 ::
 
-    heading     the template, and that this is no plan
+    heading     the template, and that this is not a plan
     attention   guests that a plan would not convert, or may not
     table       guests with their figures and intervals, then the total
     below       how much was read, and what the intervals mean
@@ -49,7 +49,7 @@ def estimate_text(estimate: Estimate, width: int | None = None) -> str:
 def _heading(estimate: Estimate) -> str:
     template = estimate.template
     what = f"{printable(template.path)} ({template.format}, {format_size(estimate.template_size)})"
-    return f"Estimate for {count_of(len(estimate.guests), 'guest')} of {what}; this is no plan"
+    return f"Estimate for {count_of(len(estimate.guests), 'guest')} of {what}; this is not a plan"
 
 
 def _attention(estimate: Estimate) -> Iterator[tuple[str, str]]:
