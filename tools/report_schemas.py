@@ -164,6 +164,7 @@ ESTIMATE = of(
     template=of(path=PATH, format=of_type(ImageFormat), virtual_size=SIZE),
     seed=SIZE,
     wanted_error=NUMBER,
+    seconds=NUMBER,
     probes=SIZE,
     read_bytes=SIZE,
     plan_read_bytes=SIZE,

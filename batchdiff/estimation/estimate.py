@@ -37,7 +37,11 @@ class GuestEstimate:
     def is_undecided(self) -> bool:
         """True if the sample does not show whether a plan would convert the guest or skip it."""
         saved = self.saved
-        return saved is not None and saved.low < self.threshold <= saved.high
+        if saved is None or saved.is_exact:
+            return False
+        # The verdict was reached before holes were accounted for, so near the threshold it may be the other one.
+        converts = saved.estimate >= self.threshold
+        return saved.low < self.threshold <= saved.high or converts is not (self.plan.verdict is Verdict.CONVERT)
 
     @property
     def is_exact(self) -> bool:
@@ -75,6 +79,7 @@ class Estimate:
     """The estimate of a fleet.
 
     ``wanted_error``, ``seed``: the options. ``whole_bytes``: all that a plan would have to read, at most.
+    ``seconds``: the time that the estimate took.
     """
 
     generator: str
@@ -88,6 +93,7 @@ class Estimate:
     wanted_error: float
     seed: int
     whole_bytes: int
+    seconds: float
 
     @property
     def probes(self) -> int:

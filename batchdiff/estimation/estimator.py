@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,6 +79,7 @@ def make_estimate(manifest: Manifest, options: EstimateOptions, plans: EarlierPl
     :raises ImageError: the template cannot be read, is in use, or changed meanwhile.
     :raises WorkerError: a worker process died.
     """
+    begun = time.monotonic()
     raise_descriptor_limit()
     observer = options.observer
     options.opened(0)
@@ -108,6 +110,7 @@ def make_estimate(manifest: Manifest, options: EstimateOptions, plans: EarlierPl
         wanted_error=options.error,
         seed=options.seed,
         whole_bytes=whole,
+        seconds=time.monotonic() - begun,
     )
 
 

@@ -27,6 +27,7 @@ def estimate_report(estimate: Estimate) -> dict[str, Any]:
         },
         "seed": estimate.seed,
         "wanted_error": estimate.wanted_error,
+        "seconds": round(estimate.seconds, 3),
         "probes": estimate.probes,
         "read_bytes": estimate.read_bytes,
         "plan_read_bytes": estimate.whole_bytes,

@@ -119,7 +119,8 @@ def _below(estimate: Estimate) -> Iterator[str]:
     if not estimate.probes:
         return
     part = percent(estimate.read_bytes / estimate.whole_bytes) if estimate.whole_bytes else DASH
-    read = f"Read {format_size(estimate.read_bytes)} in {count_of(estimate.probes, 'sample')}"
+    samples = f"{count_of(estimate.probes, 'sample')} and {estimate.seconds:.1f} s"
+    read = f"Read {format_size(estimate.read_bytes)} in {samples}"
     yield f"{read}; a plan would read up to {format_size(estimate.whole_bytes)} ({part})."
     if totals.saved.is_exact and all(guest.is_exact for guest in estimate.guests if guest.saved):
         yield "All that metadata does not settle was read, so these figures are those of a plan."
