@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import re
+import time
 
 import pytest
 from clumped_fleets import write_fleet
@@ -75,6 +76,16 @@ def test_apply_refuses_an_estimate(done, folder, tmp_path):
         for verb in ("apply", "show"):
             said = run_here(verb, path, expect=5)
             assert f"{path} is not a plan: it is an estimate of savings. Run `batchdiff plan MANIFEST`" in said
+
+
+def test_a_limit_on_the_rate_holds_for_all_workers(folder):
+    """4 MiB at 2 MiB a second."""
+    arguments = ("--error", "50%", "-j", "2", "--limit-rate", "2MiB", "--guest", "guest0")
+    began = time.monotonic()
+    said = run_here("estimate", folder / "fleet.yaml", *arguments)
+    read = float(re.search(r"Read ([0-9.]+) MiB", said)[1])
+    assert read > 4
+    assert time.monotonic() - began >= read / 2 - 1.5
 
 
 def test_refused_and_skipped_guests(tmp_path):

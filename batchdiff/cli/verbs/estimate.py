@@ -23,6 +23,8 @@ from batchdiff.progress import Meter, Phase
 from batchdiff.report.estimate.json_form import estimate_report
 from batchdiff.report.estimate.text import estimate_text
 from batchdiff.report.manifest_text import guest_lines
+from batchdiff.throttle.options import ScanLimits
+from batchdiff.throttle.throttle import throttle
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
@@ -34,15 +36,17 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         manifest = read_selected(arguments.manifest, arguments.guests, left=left)
     for line in guest_lines(manifest):
         console.detail(line)
-    with console.metering() as meter:
+    limits = ScanLimits(arguments.cache, arguments.limit_rate, arguments.idle)
+    with console.metering() as meter, throttle(limits, tell=console.detail) as observer:
         progress = ScanProgress(meter, images=1 + len(manifest.guests))
-        warn_of_manifest(console, manifest, None, progress.recognised)
+        warn_of_manifest(console, manifest, observer, progress.recognised)
         options = EstimateOptions(
             error=arguments.error,
             seed=arguments.seed,
             jobs=arguments.jobs or usable_cpus(),
             opened=progress.opened,
             progress=lambda done, total: _sampled(meter, done, total),
+            observer=observer,
         )
         estimate = make_estimate(manifest, options, EarlierPlans((os.path.dirname(manifest.path),)))
     console.result(estimate_text(estimate, console.width))
