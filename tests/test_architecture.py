@@ -29,6 +29,7 @@ ROOMS = {
     "quoting": "Words from outside in messages: quoted on one line, and the known word that they probably mean.",
     "choices": "The choices that an operator makes in a manifest, and that apply carries out.",
     "image_source": "The declared path, format and backing chain of an image: all that a worker needs to open it.",
+    "sampling": "Samples of images: which parts to read, and how far an estimate can be from the truth; pure.",
     "files": "Files and their names: identity, fingerprints, durable writing.",
     "linux": "The facilities of Linux beyond POSIX: extents, mounts, block devices, causes of failures.",
     "managers": "Where VM managers keep images, and by which names they know them: Proxmox VE, oVirt, Nova; pure.",
@@ -48,6 +49,7 @@ ROOMS = {
     "planning/checkpoint": "The results of an unfinished scan, kept so that it can be resumed.",
     "planning/sizes": "The size of an overlay, in its file and on disk, and the space that it saves.",
     "planning": "The half that only reads: it compares guests with their template and makes the plan.",
+    "estimation": "The savings of a fleet, estimated from samples of its guests.",
     "applying/journal": "The journal of a plan, and older plans that are kept for undoing.",
     "applying/results": "The results of a verb for each guest, as data for reports.",
     "applying/guests": "The state of a guest: its files, their names, and the next action.",
@@ -61,7 +63,9 @@ ROOMS = {
     "doctor": "What this machine and its filesystems can do for batchdiff.",
     "report": "Plans and results as text or JSON: pure functions that return strings.",
     "report/plan": "The savings report of a plan, in each of its forms.",
+    "report/estimate": "An estimate of savings as text or JSON.",
     "cli/logs": "The files that a command leaves for later readers: its log, a crash report, metrics.",
+    "cli/options": "Options that only one verb has, and that need no other module of the command line.",
     "cli/output": "Streams that never make the work wait, and the progress bar.",
     "cli": "The command line: arguments, console, exit codes; nothing else prints or exits.",
     "cli/new_plan": "The slow half of the verb plan, loaded once the manifest is known to be right.",
@@ -76,6 +80,7 @@ NEVER_MEET = ("planning", "applying")
 PURE = (
     "extents.py",
     "units.py",
+    "sampling/*.py",
     "managers/*.py",
     "qcow2/*.py",
     "foreign/*.py",
@@ -98,6 +103,7 @@ PURE = (
     "definitions/proxmox_config.py",
     "report/*.py",
     "report/plan/*.py",
+    "report/estimate/*.py",
 )
 IMPURE_IMPORTS = {"os", "subprocess", "multiprocessing", "shutil", "socket", "threading"}
 PURE_EXCEPTIONS = {"qcow2/compression.py": {"threading"}}

@@ -19,6 +19,7 @@ _SYNONYMS = {
     "delete": "purge",
     "diff": "plan",
     "execute": "apply",
+    "guess": "estimate",
     "info": "show",
     "libvirt": "definitions",
     "list": "status",
@@ -26,6 +27,7 @@ _SYNONYMS = {
     "revert": "restore",
     "rollback": "restore",
     "run": "apply",
+    "sample": "estimate",
     "scan": "plan",
     "undo": "restore",
 }

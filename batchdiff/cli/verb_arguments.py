@@ -9,10 +9,13 @@ from batchdiff.choices import OF_OVERLAYS, Loss, Retire, Verdict, VerifyMode
 from batchdiff.cli.help_layout import help_layout
 from batchdiff.cli.logs.options import add_textfile
 from batchdiff.cli.option_values import SchemaName, file_to_write, guest_name, jobs, one_of, rate
+from batchdiff.cli.options.definitions_options import add_changes, add_places
+from batchdiff.cli.options.estimate_options import add_sampling
 from batchdiff.report.form import Form, Order
 from batchdiff.throttle.options import CacheUse
 
 _EXAMPLES = {
+    "estimate": "example: batchdiff estimate manifest.yaml",
     "plan": "example: batchdiff plan manifest.yaml",
     "show": "example: batchdiff show manifest.plan.json --format html -o report.html",
     "apply": "example: batchdiff apply manifest.plan.json --guest web01",
@@ -82,6 +85,17 @@ def _add_manners(verb: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--idle", action="store_true", help="read and compute only while disk and CPUs are otherwise idle"
     )
+
+
+def _estimate(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
+    verb = _verb(
+        verbs, common, "estimate", "estimate from samples, in seconds, what a plan would save; changes no image"
+    )
+    verb.add_argument("manifest", metavar="MANIFEST", help=_THE_MANIFEST)
+    add_sampling(verb)
+    _add_jobs(verb, "worker processes")
+    _add_guest(verb)
+    _add_manners(verb)
 
 
 def _show(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
@@ -154,33 +168,10 @@ def _definitions(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
         verbs, common, "definitions", "show what must change in the definitions of the VMs, or change them"
     )
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
-    verb.add_argument(
-        "--xml",
-        metavar="FILE",
-        nargs="+",
-        action="extend",
-        help="read the definitions of domains and pools from these files, not from libvirt",
-    )
+    add_places(verb)
     _add_connect(verb, "the libvirt connection, such as qemu:///system")
-    verb.add_argument(
-        "--proxmox",
-        metavar="FOLDER",
-        help="read the VM configurations of Proxmox VE in this folder, such as /etc/pve/qemu-server",
-    )
-    verb.add_argument(
-        "--storage-cfg", metavar="FILE", help="the storages of Proxmox VE (default: storage.cfg beside FOLDER)"
-    )
     _add_map(verb)
-    what = verb.add_mutually_exclusive_group()
-    what.add_argument("--write", metavar="FOLDER", help="write a changed copy of each definition that must change")
-    what.add_argument(
-        "--define",
-        action="store_true",
-        help="change the definitions in libvirt, each only if its VM is shut off and its image is in place",
-    )
-    what.add_argument(
-        "--undo", action="store_true", help="define each domain as it was before the last --define of this plan"
-    )
+    add_changes(verb)
 
 
 def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
@@ -292,5 +283,18 @@ def _add_map(verb: argparse.ArgumentParser) -> None:
     )
 
 
-VERBS = (_plan, _show, _apply, _status, _verify, _restore, _purge, _definitions, _validate, _doctor, _schema)
+VERBS = (
+    _estimate,
+    _plan,
+    _show,
+    _apply,
+    _status,
+    _verify,
+    _restore,
+    _purge,
+    _definitions,
+    _validate,
+    _doctor,
+    _schema,
+)
 """The functions that add the verbs, in the order of the help."""
