@@ -89,7 +89,6 @@ PURE = (
     "planning/sizes/geometry_choice.py",
     "planning/sizes/overlay_sizes.py",
     "plan/totals.py",
-    "plan/known_states.py",
     "applying/guests/next_action.py",
     "applying/journal/records.py",
     "applying/guests/status.py",

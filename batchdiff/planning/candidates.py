@@ -7,7 +7,7 @@ import stat
 from contextlib import closing
 from dataclasses import dataclass
 
-from batchdiff.choices import Loss, Retire, Verdict
+from batchdiff.choices import Retire, Verdict
 from batchdiff.dependents.dependents import Forbidden, dependents_in_manifest
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.files import own_files
@@ -20,7 +20,6 @@ from batchdiff.image.files import ReadObserver
 from batchdiff.image.format_marks import looks_like
 from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose, require_unused
-from batchdiff.image.layer import Losses
 from batchdiff.image.open import OverlayError, inspect, open_image, open_layer
 from batchdiff.image.storage.template_storage import TemplateRisk, template_risk
 from batchdiff.image_source import ImageFormat, ImageSource
@@ -28,8 +27,8 @@ from batchdiff.linux.block_stack import Underlying, all_underlying
 from batchdiff.managers.managed import why_managed
 from batchdiff.manifest.manifest import GuestEntry, Manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
-from batchdiff.plan.overlay_options import OverlayOptions
 from batchdiff.plan.plan import Diff, PlannedImage, UntouchedGuest
+from batchdiff.planning.original_losses import forbidden_loss, losses_of
 from batchdiff.planning.owners import PART, Owners
 from batchdiff.planning.verdicts import Below
 from batchdiff.units import format_size
@@ -58,6 +57,7 @@ def untouched_guest(
         overlay_path=entry.overlay_path,
         options=entry.options,
         alias=entry.alias,
+        strategy=entry.strategy,
         verdict=verdict,
         image=image,
         diff=diff,
@@ -89,7 +89,9 @@ def _decided_before(entry: GuestEntry, template: PlannedImage, plans: EarlierPla
     """Return the plan of a guest that need not be opened; None if the guest must be examined."""
     if entry.converted is not None:
         return untouched_guest(entry, None, Verdict.SKIP, plans.reason(entry.converted))
-    if reason := entry.objection or why_managed(entry.paths, template.paths):
+    # A VM manager need not know that blocks are shared: file, format and size stay as they are.
+    managed = why_managed(entry.paths, template.paths) if entry.gets_overlay else ""
+    if reason := entry.objection or managed:
         return untouched_guest(entry, None, Verdict.REFUSE, reason)
     return None
 
@@ -161,7 +163,7 @@ def _without_backing_files(parts: list[Part], manifest: Manifest) -> list[Part]:
     files = {
         part.entry.name: (part.entry.image.path, *part.record.source.other_files)
         for part in parts
-        if isinstance(part, Candidate)
+        if isinstance(part, Candidate) and part.entry.gets_overlay
     }
     paths = [path for own in files.values() for path in own]
     resting = dependents.on_each(paths, forbidden=Forbidden.IGNORED)
@@ -229,7 +231,8 @@ def _objection(
             return reason
     aside = entry.image.path + own_files.QUARANTINE
     # An original whose place the overlay takes has that name for a moment even if it is deleted.
-    if (manifest.retire is Retire.QUARANTINE or entry.in_place) and os.path.lexists(aside):
+    goes_aside = entry.gets_overlay and (manifest.retire is Retire.QUARANTINE or entry.in_place)
+    if goes_aside and os.path.lexists(aside):
         return (
             f"its name in quarantine is taken: {aside} is the original of an earlier conversion. `batchdiff purge"
             f" OLD_PLAN --guest {shell_word(entry.name)} --used`, with the plan of that conversion, deletes it"
@@ -239,16 +242,7 @@ def _objection(
     inspect(image, refcounts=True)
     if missing := _missing_bytes(image, template):
         return _too_small(entry.image, template.virtual_size, missing)
-    return _forbidden_loss(losses_of(image, entry.options), manifest.allow_loss)
-
-
-def losses_of(image: Image, options: OverlayOptions) -> Losses:
-    """Return the losses of converting a guest; encryption is not one of them if the overlay is encrypted too.
-
-    A guest counts as encrypted if any file of its chain is: its overlay may store data of each of them.
-    """
-    is_encrypted = any(each.losses.encryption for each in image.layers)
-    return image.layers[0].losses._replace(encryption=is_encrypted and options.encryption is None)
+    return forbidden_loss(losses_of(image, entry.options), manifest.allow_loss) if entry.gets_overlay else ""
 
 
 def _missing_bytes(image: Image, template: PlannedImage) -> int:
@@ -268,24 +262,6 @@ def _too_small(guest: ImageSource, size: int, missing: int) -> str:
         f"its disk is {format_size(missing)} smaller than the template's. If a conversion shortened it, as those"
         f" to and from VHD do, `{resize}` gives it the template's size"
     )
-
-
-def _forbidden_loss(losses: Losses, allowed: frozenset[Loss]) -> str:
-    """Return a reason that names the losses that the manifest does not allow; empty if there are none."""
-    if losses.encryption and Loss.ENCRYPTION not in allowed:
-        return (
-            "it is encrypted, and its overlay would not be: anyone who can read that file could read its data."
-            " `overlay: {encryption: ...}` encrypts the overlay too;"
-            f" `allow_loss: [{Loss.ENCRYPTION}]` accepts that it is in the clear"
-        )
-    for what, count, kind in (
-        (Loss.SNAPSHOTS, losses.snapshots, "internal snapshot"),
-        (Loss.BITMAPS, losses.bitmaps, "persistent bitmap"),
-    ):
-        if count and what not in allowed:
-            many = f"{count} {kind}{'' if count == 1 else 's'}"
-            return f"it has {many}, which an overlay would lose. `allow_loss: [{what}]` accepts that"
-    return ""
 
 
 def _stores_template(risk: TemplateRisk, template: PlannedImage) -> str:

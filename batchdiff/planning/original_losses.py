@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from batchdiff.choices import Loss
 from batchdiff.image.image import Image
+from batchdiff.image.layer import Losses
 from batchdiff.image.storage.preallocated import reserved_bytes
 from batchdiff.linux.fiemap import ExtentTable
 from batchdiff.plan.overlay_options import OverlayOptions, Preallocation
@@ -35,3 +36,30 @@ def forbidden_preallocation(losses: OriginalLosses, options: OverlayOptions, all
         f"{format_size(losses.preallocated_bytes)} of its file is preallocated (reserved on disk, and never"
         f" written to), which an overlay would lose. `allow_loss: [{Loss.PREALLOCATION}]` accepts that"
     )
+
+
+def losses_of(image: Image, options: OverlayOptions) -> Losses:
+    """Return the losses of converting a guest; encryption is not one of them if the overlay is encrypted too.
+
+    A guest counts as encrypted if any file of its chain is: its overlay may store data of each of them.
+    """
+    is_encrypted = any(each.losses.encryption for each in image.layers)
+    return image.layers[0].losses._replace(encryption=is_encrypted and options.encryption is None)
+
+
+def forbidden_loss(losses: Losses, allowed: frozenset[Loss]) -> str:
+    """Return a reason that names the losses that the manifest does not allow; empty if there are none."""
+    if losses.encryption and Loss.ENCRYPTION not in allowed:
+        return (
+            "it is encrypted, and its overlay would not be: anyone who can read that file could read its data."
+            " `overlay: {encryption: ...}` encrypts the overlay too;"
+            f" `allow_loss: [{Loss.ENCRYPTION}]` accepts that it is in the clear"
+        )
+    for what, count, kind in (
+        (Loss.SNAPSHOTS, losses.snapshots, "internal snapshot"),
+        (Loss.BITMAPS, losses.bitmaps, "persistent bitmap"),
+    ):
+        if count and what not in allowed:
+            many = f"{count} {kind}{'' if count == 1 else 's'}"
+            return f"it has {many}, which an overlay would lose. `allow_loss: [{what}]` accepts that"
+    return ""

@@ -1,0 +1,103 @@
+"""What a guest gives back if it shares blocks with the template in place.
+
+::
+
+    units of a scan      |differs| equal ............... |differs| equal ..... |
+    guest's data         | data .................| hole ....| data ............|
+    equal data           |       |...............|                  |..........|
+    without what is shared with the template already, a stretch of 64 MiB at a time -> the runs of the plan
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from batchdiff.extents import Extents, Kind, from_runs
+from batchdiff.image.image import Image
+from batchdiff.image.storage.allocation import allocated_bytes
+from batchdiff.image.storage.shareable import ShareableRange, SharedStretch, shareable_stretches
+from batchdiff.image.storage.sharing_gain import sharing_gain
+from batchdiff.plan.extents import runs_of
+from batchdiff.plan.plan import Sharing
+from batchdiff.plan.runs import Runs
+from batchdiff.planning.scan.compare import UNIT
+from batchdiff.planning.scan.one_range import RANGE
+from batchdiff.units import ceil_div
+
+
+def survey_sharing(template: Image, guest: Image, units: Extents) -> Sharing:
+    """Return what a guest gives back if it shares the blocks that equal the template's.
+
+    ``units``: the extents of the guest in units of 4 KiB, as its scan has found them.
+
+    :raises ImageError, OSError: a table or the filesystem cannot be read.
+    """
+    survey = _Survey()
+    size = min(guest.virtual_size, template.virtual_size)
+    equal = ranges_with_data(guest, equal_ranges(units, size))
+    gain = sharing_gain(guest, survey.ranges(shareable_stretches(template, guest, equal)))
+    return Sharing(
+        allocated_bytes=sum(allocated_bytes(layer.fd, layer.path) for layer in guest.own_files),
+        shareable_bytes=survey.shareable,
+        saved_bytes=gain.freed,
+        left_out_bytes=survey.unfit,
+        exactness=gain.exactness,
+        note=gain.note,
+        unit=UNIT,
+        runs=survey.runs,
+    )
+
+
+def equal_ranges(units: Extents, size: int) -> Iterator[tuple[int, int]]:
+    """Yield the bytes (start, end) of a disk of ``size`` bytes in which no unit differs from the template."""
+    differ = (units.kind == Kind.DATA) | (units.kind == Kind.ZERO)
+    starts = np.concatenate([[0], units.end[differ] * UNIT])
+    ends = np.concatenate([units.first[differ] * UNIT, [size]])
+    ends = np.minimum(ends, size)
+    kept = starts < ends
+    yield from zip(starts[kept].tolist(), ends[kept].tolist(), strict=True)
+
+
+def ranges_with_data(guest: Image, ranges: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield the parts of ranges that lie in stretches of 64 MiB in which a guest may have data."""
+    first = last = 0  # the stretch in which the next data lies
+    for start, end in ranges:
+        at = start
+        while at < end:
+            if at >= last:
+                found = guest.next_data(at)
+                if found is None:
+                    return
+                first, last = found // RANGE * RANGE, (found // RANGE + 1) * RANGE
+            at = max(at, first)
+            if at < end:
+                yield at, min(end, last)
+            at = max(at, last)
+
+
+@dataclass(slots=True)
+class _Survey:
+    """Sums over the stretches of a guest, and the units of those that have anything to share."""
+
+    shareable: int = 0
+    unfit: int = 0
+    _found: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def ranges(self, stretches: Iterator[SharedStretch]) -> Iterator[ShareableRange]:
+        """Yield the ranges of stretches, and add these up."""
+        for stretch in stretches:
+            self.unfit += stretch.unfit
+            self.shareable += sum(each.length for each in stretch.ranges)
+            if stretch.ranges:
+                self._found += [
+                    (start // UNIT, ceil_div(end - start, UNIT), Kind.DATA) for start, end in stretch.equal
+                ]
+            yield from stretch.ranges
+
+    @property
+    def runs(self) -> Runs:
+        """The runs of the stretches with anything to share, merged."""
+        return runs_of(from_runs(self._found))[0]
