@@ -31,6 +31,16 @@ def conversions(plan: Plan, history: History) -> dict[str, Conversion]:
     return found
 
 
+def came_back_by_sharing(plan: Plan, history: History) -> dict[str, int]:
+    """Return the bytes that came back from each guest that shares blocks in place, by name."""
+    found = {}
+    for guest in plan.to_share:
+        state = history.states.get(guest.name)
+        if state is not None and state.step is Step.SHARED:
+            found[guest.name] = state.came_back_bytes
+    return found
+
+
 def _conversion(guest: GuestToConvert, state: GuestState, there: OnDisk) -> Conversion:
     length = sum(each.size for each in (state.overlay, state.data_file) if each is not None)
     taken = None if there.overlay is None else _taken(there.overlay)

@@ -19,6 +19,7 @@ from batchdiff.report.plan.done import done, done_figures, space_figure
 from batchdiff.report.plan.outliers import outliers_first
 from batchdiff.report.plan.remarks import of_another_template, remarks
 from batchdiff.report.plan.rows import is_rounded, share_words
+from batchdiff.report.plan.strategies import sharing_done, sharing_next
 from batchdiff.report.printable import printable
 from batchdiff.units import few, format_size
 
@@ -106,7 +107,7 @@ def not_exact(facts: PlanFacts) -> Iterator[str]:
     """Yield why savings are not known exactly."""
     if not facts.has_conversions_in_view:
         return
-    for each in inexact(facts.plan.to_convert):
+    for each in inexact([*facts.plan.to_convert, *facts.plan.to_share]):
         saved = bounded_size(each.saved_bytes, each.exactness)
         yield f'{few(list(map(printable, each.names)))}: "saved" is {saved}: {printable(each.note)}.'
     totals = facts.plan.totals
@@ -120,9 +121,11 @@ def next_steps(facts: PlanFacts) -> Iterator[str]:
     if not facts.has_conversions_in_view:
         return
     yield from done(facts)
+    yield from sharing_done(facts)
+    yield from sharing_next(facts)
     plan, chosen = facts.plan, facts.pending
     if not chosen:
-        if not facts.conversions:
+        if not (facts.conversions or plan.to_share):
             yield "There is nothing to convert."
         return
     verify = "verify it against its original" if len(chosen) == 1 else "verify each against its original"
@@ -143,7 +146,7 @@ def next_steps(facts: PlanFacts) -> Iterator[str]:
 def main_figures(facts: PlanFacts) -> Iterator[tuple[str, str, str]]:
     """Yield the figures that an operator needs first: label, figure, and a remark on it, which may be empty."""
     totals = facts.plan.totals
-    if facts.conversions:
+    if facts.is_applied:
         yield from done_figures(facts)
         return
     saved = bounded_size(totals.saved_bytes, totals.exactness, facts.error_bytes)
@@ -151,7 +154,10 @@ def main_figures(facts: PlanFacts) -> Iterator[tuple[str, str, str]]:
     yield space_figure(facts)
     counts = {"skipped": totals.skip, "refused": totals.refuse}
     others = [f"{count} {verdict}" for verdict, count in counts.items() if count]
-    yield "guests to convert", f"{totals.convert} of {totals.guests}", ", ".join(others)
+    if totals.share:
+        yield "guests to share", f"{totals.share} of {totals.guests}", "in place, without an overlay"
+    if totals.convert or not totals.share:
+        yield "guests to convert", f"{totals.convert} of {totals.guests}", ", ".join(others)
     if facts.savings:
         yield "originals", *_RETIRED[facts.plan.retire]
 
@@ -165,10 +171,12 @@ _RETIRED = {
 
 def next_commands(facts: PlanFacts) -> list[tuple[str, str]]:
     """Return the commands to run next, each with its purpose, to be copied."""
-    if not facts.path or not facts.savings or not facts.has_conversions_in_view:
+    has_work = facts.savings or facts.plan.to_share
+    if not facts.path or not has_work or not facts.has_conversions_in_view:
         return []
     plan = shell_word(facts.path)
-    convert = [("Convert the guests:", f"batchdiff apply {plan}")] if facts.pending else []
+    do = "Convert the guests:" if facts.pending else "Let the guests share blocks:"
+    convert = [(do, f"batchdiff apply {plan}")] if facts.pending or facts.to_share else []
     fates = {each.fate for each in facts.conversions.values()}
     free = [("Delete the originals in quarantine:", f"batchdiff purge {plan} --used")]
     change = [("See what must change in the VMs' definitions:", f"batchdiff definitions {plan}")]
@@ -177,7 +185,7 @@ def next_commands(facts: PlanFacts) -> list[tuple[str, str]]:
         *(change if facts.conversions else []),
         ("See how far it has got:", f"batchdiff status {plan}"),
         *(free if Fate.QUARANTINED in fates else []),
-        ("Undo it:", f"batchdiff restore {plan}"),
+        *([("Undo it:", f"batchdiff restore {plan}")] if facts.savings else []),
     ]
 
 
@@ -221,7 +229,7 @@ def _folder(path: str) -> str:
 def _fate(facts: PlanFacts, chosen: Sequence[GuestToConvert]) -> str:
     originals, them = ("the original", "it") if len(chosen) == 1 else ("the originals", "them")
     totals = facts.plan.totals
-    if facts.conversions:
+    if facts.conversions or facts.plan.to_share:
         totals = totals_of(chosen, facts.plan.retire)
     match facts.plan.retire:
         case Retire.KEEP:
