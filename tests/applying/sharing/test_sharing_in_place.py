@@ -1,4 +1,4 @@
-"""Guests on XFS and btrfs share blocks with their template, and stay as they were; df shows the space that is freed.
+"""Guests on XFS and btrfs share blocks with their template, and stay as they were; df shows the freed space.
 
 Guards applying/sharing/share.py, image/storage/shareable.py, image/storage/sharing_gain.py.
 """
