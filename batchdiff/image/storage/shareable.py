@@ -43,13 +43,14 @@ class ShareableRange(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SharedStretch:
-    """The equal bytes of one stretch of a guest, by what can be done with them.
+    """The equal bytes (``equal``: starts and ends) of one stretch of a guest, by what can be done with them.
 
     ``ranges``: what can be shared. ``already``: bytes that are in the template's blocks as it is. ``unfit``: bytes
     that cannot be shared, because one of the images has them compressed, encrypted, between blocks, or on another
     filesystem. Zeros without blocks, and bytes of the guest's backing files, count as none of these.
     """
 
+    equal: tuple[tuple[int, int], ...]
     ranges: tuple[ShareableRange, ...]
     already: int
     unfit: int
@@ -130,6 +131,7 @@ class _Finder:
         ranges = [found for piece in _joined(left) if (found := self._in_blocks(piece)) is not None]
         wanted = sum(piece.end - piece.start for piece in left)
         return SharedStretch(
+            equal=tuple(runs),
             ranges=tuple(ranges),
             already=sum(piece.end - piece.start for piece in pieces) - wanted,
             unfit=unfit + wanted - sum(each.length for each in ranges),
