@@ -35,9 +35,7 @@ _NOT_THERE = {Fate.DELETED, Fate.GONE}
 
 
 def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome]:
-    """Convert the guests of a plan, or let them share blocks, and yield their outcomes.
-
-    Those that share blocks come first. One that fails does not stop the others.
+    """Let guests share blocks, convert the others, and yield their outcomes; one that fails stops no other.
 
     :raises UsageError: the options contradict each other or the plan.
     :raises PlanError: the plan is stale: the template's content changed.

@@ -103,8 +103,7 @@ def make_plan(  # noqa: PLR0913  # options by keyword
         # After this check, the results are known to belong to the recorded state of the template.
         _check_unchanged(image, template)
         digest = _digest(findings, template, reused, scanned_anything=bool(to_scan))
-        kept, can_share = shared_blocks(image) if sharing else {}, not why_not_shareable(image, image)
-        facts = FleetFacts(manifest, kept, findings.located, observer, can_share)
+        facts = _facts(manifest, image, findings, observer)
         guests = _assess_guests(parts, findings, reused, facts, jobs=limits.jobs, assessed=assessed)
         copied = protecting(image) if manifest.protect_template else NOTHING
     return Plan(
@@ -119,6 +118,12 @@ def make_plan(  # noqa: PLR0913  # options by keyword
         guests=guests,
         totals=totals_of(guests, manifest.retire, protecting=copied),
     )
+
+
+def _facts(manifest: Manifest, template: Image, findings: Findings, observer: ReadObserver | None) -> FleetFacts:
+    kept = shared_blocks(template) if findings.sharing else {}
+    can_share = not why_not_shareable(template, template)
+    return FleetFacts(manifest, kept, findings.located, observer, can_share)
 
 
 def _at_first(template: PlannedImage, sidecar: Sidecar | None) -> PlannedImage:
