@@ -1,6 +1,7 @@
 """The strategy `share` from manifest to journal, as users see it, on XFS and btrfs; and who is refused it.
 
-Guards applying/share_guests.py, planning/share_in_place.py, planning/sharing_objections.py.
+Guards applying/share_guests.py, planning/share_in_place.py, planning/sharing_objections.py,
+report/plan/strategies.py, manifest/text/written.py, plan/savings_document.py.
 """
 
 from __future__ import annotations
