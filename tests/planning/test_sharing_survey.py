@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from batchdiff.extents import Kind, from_kinds
 from batchdiff.planning.scan.compare import UNIT
 from batchdiff.planning.scan.one_range import RANGE
-from batchdiff.planning.sharing_survey import equal_ranges, ranges_with_data
+from batchdiff.planning.sharing_survey import equal_ranges, stretches_with_data
 
 KINDS = st.lists(st.sampled_from(Kind), min_size=1, max_size=40)
 
@@ -51,6 +51,6 @@ def test_stretches_without_data_are_left_out(data, equal):
     """Holes are never shared: without them, an almost empty disk of 15 TiB takes no time."""
     disk = Disk(data)
     runs = [(at * RANGE // 2, (at + 1) * RANGE // 2) for at in sorted(equal)]
-    found = list(ranges_with_data(disk, iter(runs)))
+    found = list(stretches_with_data(disk, iter(runs)))
     assert halves(iter(found)) == {at for at in equal if at // 2 in data}
     assert disk.asked <= len(data) + len(equal) + 1
