@@ -135,8 +135,8 @@ def _fit(table: ExtentTable) -> ExtentTable:
 def shared_extents(image: Image, segments: list[Segment], *, packed: bool = False) -> list[SharedExtent]:
     """Return where the FILE segments of an image are on disk, as far as the blocks are shared and reported.
 
-    ``packed``: also those that btrfs has compressed. Such blocks prove nothing about the bytes in them, because the
-    kernel reports the same place for every part of an extent.
+    ``packed``: also those that btrfs has compressed. That proves nothing about the bytes in them, because every
+    part of an extent is reported to be at the same place.
 
     :raises ImageError: the filesystem has a fault.
     """
