@@ -149,13 +149,16 @@ class _Finder:
         return 0
 
     def _common(self, pieces: list[_Piece]) -> list[tuple[int, int]]:
-        """Return the guest bytes of some pieces that are in the same blocks of both images already."""
+        """Return the guest bytes of some pieces that are in the same blocks of both images already.
+
+        The bytes are known to be equal, so that compressed blocks count as well: sharing them again frees nothing.
+        """
         ours = [Segment(p.start, p.end, Origin.FILE, p.template_layer, p.template_address) for p in pieces]
-        found = shared_extents(self._template, ours)
+        found = shared_extents(self._template, ours, packed=True)
         if not found:
             return []
         theirs = [Segment(p.start, p.end, Origin.FILE, p.guest_layer, p.guest_address) for p in pieces]
-        return common_ranges(found, shared_extents(self._guest, theirs))
+        return common_ranges(found, shared_extents(self._guest, theirs, packed=True))
 
     def _in_blocks(self, piece: _Piece) -> ShareableRange | None:
         """Cut a piece to the blocks that it fills in both files; None if these lie differently in their blocks."""

@@ -1,6 +1,6 @@
 """Guests on XFS and btrfs share blocks with their template, and stay as they were; df shows the freed space.
 
-Guards applying/sharing/share.py, image/storage/shareable.py, image/storage/sharing_gain.py.
+Guards applying/sharing/share.py, image/storage/sharing_gain.py.
 """
 
 from __future__ import annotations
@@ -206,8 +206,8 @@ def test_the_template_may_be_a_chain_and_the_guest_larger(disk, folder):
     ("template", "guest", "expected"),
     [
         ("60k:A 700:A", "60k:A 700:A", 60 * KIB + 700),
-        ("60k:A 700:A", "60k:A 700:A 4k:B", 60 * KIB),
-        ("60k:A 700:A 4k:B", "60k:A 700:A", 60 * KIB),
+        ("60k:A 700:A", "60k:A 700:A 4k:0", 60 * KIB),
+        ("60k:A 700:A 4k:0", "60k:A 700:A", 60 * KIB),
     ],
 )
 def test_the_last_block_is_shared_only_if_both_files_end_in_it(folder, template, guest, expected):
@@ -308,7 +308,7 @@ def test_a_killed_run_loses_nothing(folder):
 
 
 def test_a_power_cut_loses_nothing(tmp_path):
-    """XFS loses all that it has not put on disk; what was shared before may be so or not."""
+    """XFS loses everything that is not on disk yet: nothing after the last call, which ends with that."""
     with mounted(tmp_path, "xfs") as point:
         template = write_template(point / "template.img")
         guest = rewrite(full_copy(template, "guest.img"), seed=2, times=40)
@@ -318,7 +318,8 @@ def test_a_power_cut_loses_nothing(tmp_path):
         run("umount", str(point))
         run("mount", "-o", "loop", str(tmp_path / "xfs.filesystem"), str(point))
         assert hashed(guest) == expected
-        shared(template, guest)
+        with open_image(source(template)) as one, open_image(source(guest)) as other:
+            share_blocks(one, other, shareable_ranges(one, other, equal_bytes(one, other)), check=go_on)
         run("xfs_io", "-x", "-c", "shutdown", str(point))
         run("umount", str(point))
         run("mount", "-o", "loop", str(tmp_path / "xfs.filesystem"), str(point))
