@@ -53,10 +53,14 @@ class TemplateBlocks:
 
 
 class RawShareable(NamedTuple):
-    """Starts and ends of a raw guest's bytes that can be shared with the template; sorted and disjoint."""
+    """Starts and ends of a raw guest's bytes that can be shared with the template, and all extents of its file.
+
+    The bytes are sorted and disjoint.
+    """
 
     starts: Offsets
     ends: Offsets
+    extents: ExtentTable
 
 
 def raw_shareable(template: TemplateBlocks, guest: Image, equal: BlockRuns) -> RawShareable | None:
@@ -76,7 +80,7 @@ def raw_shareable(template: TemplateBlocks, guest: Image, equal: BlockRuns) -> R
         return None
     size = min(os.fstat(one.fd).st_size, os.fstat(other.fd).st_size)
     found = _common(_common(equal, _data(ours, size)), _data(theirs, size))
-    return RawShareable(*_without(found, shared_by_both(ours, theirs)))
+    return RawShareable(*_without(found, shared_by_both(ours, theirs)), theirs)
 
 
 def _is_plain(image: Image) -> bool:
