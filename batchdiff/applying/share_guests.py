@@ -29,8 +29,7 @@ from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose
 from batchdiff.image.in_use.hold import Held, hold
 from batchdiff.image.open import inspect, open_image
-from batchdiff.image.storage.shareable import shareable_ranges
-from batchdiff.image.storage.sharing_gain import sharing_gain
+from batchdiff.image.storage.left_to_share import gain_left, ranges_left
 from batchdiff.plan.extents import ranges_to_share
 from batchdiff.plan.plan import GuestToShare
 from batchdiff.progress import Meter, Phase, summing
@@ -95,16 +94,16 @@ def _share(guest: GuestToShare, run: Run) -> GuestOutcome:
         check_unchanged(image, planned, run.journal.history, VerifyMode.FULL)
         inspect(image)
         equal = ranges_to_share(guest)
-        before = sharing_gain(image, shareable_ranges(run.template, image, equal))
+        before = gain_left(run.template, image, equal)
         _record(guest, run, GuestState(Step.SHARING))
         found = share_blocks(
             run.template,
             image,
-            shareable_ranges(run.template, image, equal),
+            ranges_left(run.template, image, equal),
             check=partial(_check, run, held),
             advance=summing(run.reporter(guest.name, Phase.SHARE)),
         )
-        left = sharing_gain(image, shareable_ranges(run.template, image, equal))
+        left = gain_left(run.template, image, equal)
         _record_fingerprints(guest, image, run)
         came_back = guest.sharing.saved_bytes - left.freed
         _record(guest, run, GuestState(Step.SHARED, shared_bytes=found.shared, came_back_bytes=came_back))
