@@ -29,7 +29,7 @@ from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose
 from batchdiff.image.in_use.hold import Held, hold
 from batchdiff.image.open import inspect, open_image
-from batchdiff.image.storage.left_to_share import gain_left, ranges_left
+from batchdiff.image.storage.left_to_share import gain_left, shareable_left
 from batchdiff.plan.extents import ranges_to_share
 from batchdiff.plan.plan import GuestToShare
 from batchdiff.progress import Meter, Phase, summing
@@ -99,7 +99,7 @@ def _share(guest: GuestToShare, run: Run) -> GuestOutcome:
         found = share_blocks(
             run.template,
             image,
-            ranges_left(run.template, image, equal),
+            shareable_left(run.template, image, equal),
             check=partial(_check, run, held),
             advance=summing(run.reporter(guest.name, Phase.SHARE)),
         )

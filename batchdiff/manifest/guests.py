@@ -273,9 +273,7 @@ class GuestFinder:
         self, written: Sequence[WrittenGuest], listed: Sequence[AnyGuest], images: dict[YamlPath, list[str]]
     ) -> set[str]:
         """Return the overlays of all guests, listed or matched, to which the manifest gives no overlay path."""
-        globs = [
-            guest for guest in written if guest.image.is_glob and guest.gets_overlay and not guest.overlay_path
-        ]
+        globs = [each for each in written if each.image.is_glob and each.gets_overlay and not each.overlay_path]
         matched = [
             (self._resolved(path), self._placed(_one_of(guest, path)))
             for guest in globs

@@ -82,19 +82,20 @@ def assess(  # noqa: PLR0913, PLR0917  # one caller
     if failure is not None:
         return _refuse(candidate, str(failure))
 
-    def with_overlay(image: Image) -> GuestPlan:
+    def with_overlay(image: Image, known: ExtentTable | None) -> GuestPlan:
         unit = _volume(candidate, image).unit
         content = content_of(compared, candidate.record.virtual_size, candidate.entry.options, unit)
-        return _plan_guest(candidate, image, content, facts, measure)
+        return _plan_guest(candidate, image, content, facts, measure, known)
 
     def plan_of(image: Image) -> GuestPlan:
+        known = _extents(image, facts)
         if candidate.entry.gets_overlay:
-            return or_share(with_overlay(image), template, image, compared[0])
+            return or_share(with_overlay(image, known), template, image, compared[0], known)
         try:
-            overlay = with_overlay(image)
+            overlay = with_overlay(image, known)
         except FormatError:  # no overlay can map the disk, and none is wanted
             overlay = None
-        return plan_to_share(candidate, template, image, compared, overlay, facts.manifest.minimum_savings)
+        return plan_to_share(candidate, template, image, compared, overlay, known, facts.manifest.minimum_savings)
 
     return _unless_changed(candidate, plan_of, facts.observer)
 
@@ -133,7 +134,7 @@ def assess_reused(candidate: Candidate, overlay: ReusedOverlay, facts: FleetFact
     """Return the plan of a guest whose extents come from an older plan; savings, verdict and paths are new."""
 
     def plan_of(image: Image) -> GuestPlan:
-        return _plan_guest(candidate, image, overlay.content, facts, overlay.size)
+        return _plan_guest(candidate, image, overlay.content, facts, overlay.size, _extents(image, facts))
 
     return _unless_changed(candidate, plan_of, facts.observer)
 
@@ -151,18 +152,27 @@ def _unless_changed(
         return _refuse(candidate, str(error))
 
 
+def _extents(image: Image, facts: FleetFacts) -> ExtentTable | None:
+    """Return a guest's extents on disk, which the kernel is asked for only once."""
+    return facts.located.get(image.path) or raw_extents(image)
+
+
 def _refuse(candidate: Candidate, reason: str) -> UntouchedGuest:
     return untouched_guest(candidate.entry, candidate.record, Verdict.REFUSE, reason)
 
 
-def _plan_guest(
+def _plan_guest(  # noqa: PLR0913, PLR0917  # two callers
     candidate: Candidate,
     image: Image,
     content: OverlayContent,
     facts: FleetFacts,
     compressed: OverlaySize | Measure,
+    known: ExtentTable | None,
 ) -> GuestPlan:
-    """Return the plan of a guest with this overlay. ``compressed``: its size, or the function that measures it."""
+    """Return the plan of a guest with this overlay. ``compressed``: its size, or the function that measures it.
+
+    ``known``: the guest's extents on disk.
+    """
     geometry, extents = content.geometry, content.extents
     options = dataclasses.replace(
         candidate.entry.options, cluster_size=geometry.cluster_size, extended_l2=geometry.extended_l2
@@ -171,7 +181,6 @@ def _plan_guest(
     settled = dataclasses.replace(candidate, entry=entry)
     layout = _layout(settled, extents, facts.manifest.template)
     volume = _volume(candidate, image)
-    known = facts.located.get(image.path) or raw_extents(image)
     losses = original_losses(image, known)
     reason = forbidden_preallocation(losses, options, facts.manifest.allow_loss)
     if reason and entry.gets_overlay:

@@ -17,11 +17,11 @@ import numpy as np
 
 from batchdiff.extents import Extents, Kind, from_pairs, from_runs
 from batchdiff.image.image import Image
-from batchdiff.image.storage.allocation import allocated_bytes
 from batchdiff.image.storage.raw_shareable import RawShareable, TemplateBlocks, raw_shareable
 from batchdiff.image.storage.shareable import ShareableRange, SharedStretch, shareable_stretches
 from batchdiff.image.storage.shared_blocks import BlockRuns
 from batchdiff.image.storage.sharing_gain import raw_sharing_gain, sharing_gain
+from batchdiff.linux.fiemap import ExtentTable
 from batchdiff.plan.extents import runs_of
 from batchdiff.plan.plan import Sharing
 from batchdiff.plan.runs import Runs
@@ -30,15 +30,19 @@ from batchdiff.planning.scan.one_range import RANGE
 from batchdiff.units import ceil_div
 
 
-def survey_sharing(template: TemplateBlocks, guest: Image, units: Extents) -> Sharing:
+def survey_sharing(
+    template: TemplateBlocks, guest: Image, units: Extents, known: ExtentTable | None, allocated: int
+) -> Sharing:
     """Return what a guest gives back if it shares the blocks that equal the template's.
 
-    ``units``: the extents of the guest in units of 4 KiB, as its scan has found them.
+    ``units``: the extents of the guest in units of 4 KiB, as its scan has found them. ``known``: the extents of
+    its file, if it was mapped before (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`).
+    ``allocated``: the bytes that it takes on disk now.
 
     :raises ImageError, OSError: a table or the filesystem cannot be read.
     """
     equal = equal_runs(units, min(guest.virtual_size, template.image.virtual_size))
-    raw = raw_shareable(template, guest, equal)
+    raw = raw_shareable(template, guest, equal, known)
     if raw is not None:
         gain, unfit, runs = raw_sharing_gain(guest, *raw), 0, _units_of(raw)
         shareable = int((raw.ends - raw.starts).sum())
@@ -49,7 +53,7 @@ def survey_sharing(template: TemplateBlocks, guest: Image, units: Extents) -> Sh
         gain = sharing_gain(guest, survey.ranges(stretches))
         shareable, unfit, runs = survey.shareable, survey.unfit, survey.runs
     return Sharing(
-        allocated_bytes=sum(allocated_bytes(layer.fd, layer.path) for layer in guest.own_files),
+        allocated_bytes=allocated,
         shareable_bytes=shareable,
         saved_bytes=gain.freed,
         left_out_bytes=unfit,

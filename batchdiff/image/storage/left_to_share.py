@@ -11,7 +11,7 @@ from batchdiff.image.storage.shared_blocks import BlockRuns
 from batchdiff.image.storage.sharing_gain import SharingGain, raw_sharing_gain, sharing_gain
 
 
-def ranges_left(template: Image, guest: Image, equal: BlockRuns) -> Iterator[ShareableRange]:
+def shareable_left(template: Image, guest: Image, equal: BlockRuns) -> Iterator[ShareableRange]:
     """Yield the ranges of a guest's equal bytes that it does not share with the open template yet.
 
     ``equal``: sorted and disjoint, in units of 4 KiB except for the end of the disk.

@@ -21,11 +21,13 @@ from typing import NamedTuple
 import numpy as np
 
 from batchdiff.image.image import Image
+from batchdiff.image.layer import Layer
 from batchdiff.image.storage.block_ranges import Offsets, overlaps
-from batchdiff.image.storage.shared_blocks import BlockRuns, shared_by_both
+from batchdiff.image.storage.shared_blocks import BlockRuns, raw_extents, shared_by_both
 from batchdiff.image_source import ImageFormat
 from batchdiff.linux.fiemap import ExtentFlag, ExtentTable, extent_table
 from batchdiff.linux.reflinks import why_not_shared
+from batchdiff.qcow2.entries import Origin
 
 _BLOCK = 4096
 """The usual block of XFS and btrfs, and the unit of a scan: so every range consists of whole blocks."""
@@ -53,20 +55,24 @@ class TemplateBlocks:
 
 
 class RawShareable(NamedTuple):
-    """Starts and ends of a raw guest's bytes that can be shared with the template, and all extents of its file.
+    """Starts and ends of a raw guest's bytes that can be shared with the template; sorted and disjoint.
 
-    The bytes are sorted and disjoint.
+    ``shared``: the extents of its file that other files have, too.
     """
 
     starts: Offsets
     ends: Offsets
-    extents: ExtentTable
+    shared: ExtentTable
 
 
-def raw_shareable(template: TemplateBlocks, guest: Image, equal: BlockRuns) -> RawShareable | None:
+def raw_shareable(
+    template: TemplateBlocks, guest: Image, equal: BlockRuns, known: ExtentTable | None = None
+) -> RawShareable | None:
     """Return what can be shared of the equal bytes of two raw images; None if it must be found range by range.
 
-    ``equal``: sorted and disjoint, in units of 4 KiB except for the end of the disk.
+    ``equal``: sorted and disjoint, in units of 4 KiB except for the end of the disk. ``known``: the guest's
+    extents that are shared or unwritten, if they are known
+    (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`).
 
     :raises ImageError: the filesystem has a fault.
     """
@@ -75,23 +81,31 @@ def raw_shareable(template: TemplateBlocks, guest: Image, equal: BlockRuns) -> R
     one, other = template.image.layers[0], guest.layers[0]
     if why_not_shared(one.fd, other.fd) is not None or os.fstatvfs(other.fd).f_bsize != _BLOCK:
         return None
-    ours, theirs = template.extents, extent_table(other.fd, other.path, having=0)
+    ours, theirs = template.extents, known or raw_extents(guest)
     if ours is None or theirs is None or any(len(each.having(_ODD).length) for each in (ours, theirs)):
         return None
     size = min(os.fstat(one.fd).st_size, os.fstat(other.fd).st_size)
-    found = _common(_common(equal, _data(ours, size)), _data(theirs, size))
-    return RawShareable(*_without(found, shared_by_both(ours, theirs)), theirs)
+    there = _common(_written(ours, size), _data(other, size))
+    free = _without(_common(equal, there), shared_by_both(ours, theirs))
+    return RawShareable(*free, theirs.having(ExtentFlag.SHARED))
 
 
 def _is_plain(image: Image) -> bool:
     return image.source.format is ImageFormat.RAW and len(image.layers) == 1
 
 
-def _data(table: ExtentTable, size: int) -> BlockRuns:
+def _written(table: ExtentTable, size: int) -> BlockRuns:
     """Return the parts of a file of which something was written, up to ``size`` bytes."""
     written = table.chosen(table.flags & ExtentFlag.UNWRITTEN == 0)
     starts, ends = written.logical, np.minimum(written.logical + written.length, size)
     return starts[starts < ends], ends[starts < ends]
+
+
+def _data(layer: Layer, size: int) -> BlockRuns:
+    """Return the parts of a raw file that are not holes: the kernel lists these faster than extents."""
+    parts = [(each.start, min(each.end, size)) for each in layer.parts(0, size) if each.origin is Origin.FILE]
+    table = np.array(parts, dtype=np.int64).reshape(-1, 2)
+    return table[:, 0], table[:, 1]
 
 
 def _common(one: BlockRuns, other: BlockRuns) -> BlockRuns:

@@ -69,12 +69,14 @@ def sharing_gain(guest: Image, ranges: Iterable[ShareableRange]) -> SharingGain:
     )
 
 
-def raw_sharing_gain(guest: Image, starts: Offsets, ends: Offsets, extents: ExtentTable) -> SharingGain:
-    """Return the same for ranges of a raw guest's only file: sorted and disjoint. ``extents``: those of the file.
+def raw_sharing_gain(guest: Image, starts: Offsets, ends: Offsets, shared: ExtentTable) -> SharingGain:
+    """Return the same for ranges of a raw guest's only file: sorted and disjoint.
+
+    ``shared``: the extents of the file that other files have, too.
 
     :raises ImageError, OSError: the filesystem reports an error.
     """
-    file = _file(guest.layers[0], extents.having(ExtentFlag.SHARED))
+    file = _file(guest.layers[0], shared)
     file.drop(starts, ends)
     return file.gain()
 
