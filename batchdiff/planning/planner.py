@@ -38,7 +38,7 @@ from batchdiff.planning.scan.reopening import budget
 from batchdiff.planning.scan.results import Findings
 from batchdiff.planning.scan.workers import run_tasks
 from batchdiff.planning.scan_all import Progress, ScanSettings, scan_guests
-from batchdiff.planning.sharing_objections import why_not_shareable, without_unshareable
+from batchdiff.planning.sharing_objections import can_be_shared, without_unshareable
 from batchdiff.planning.sizes.compressed_estimate import Sample, SampleJob
 
 GENERATOR = f"batchdiff {__version__}"
@@ -122,8 +122,7 @@ def make_plan(  # noqa: PLR0913  # options by keyword
 
 def _facts(manifest: Manifest, template: Image, findings: Findings, observer: ReadObserver | None) -> FleetFacts:
     kept = shared_blocks(template) if findings.sharing else {}
-    can_share = not why_not_shareable(template, template)
-    return FleetFacts(manifest, kept, findings.located, observer, can_share)
+    return FleetFacts(manifest, kept, findings.located, observer, can_be_shared(template))
 
 
 def _at_first(template: PlannedImage, sidecar: Sidecar | None) -> PlannedImage:

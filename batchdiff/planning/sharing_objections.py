@@ -13,6 +13,7 @@ from batchdiff.image.layer import Layer
 from batchdiff.image.storage.sharing_obstacle import obstacle_to_sharing
 from batchdiff.linux.inode_locks import lock_in
 from batchdiff.linux.permissions import Deed, lacking_access
+from batchdiff.linux.reflinks import why_not_shared
 from batchdiff.planning.candidates import Candidate, Part, untouched_guest
 from batchdiff.planning.scan.exports import is_exported
 from batchdiff.planning.scan.reopening import reopen
@@ -49,6 +50,12 @@ def why_not_shareable(template: Image, guest: Image) -> str:
         return f"only QEMU can read the data of {which}, which has no plain place in a file; {_INSTEAD}"
     fault = obstacle_to_sharing(template, guest)
     return "" if fault is None else f"{fault.why}. {fault.remedy}".rstrip(".")
+
+
+def can_be_shared(template: Image) -> bool:
+    """Return whether other files could share blocks with some file of an open template."""
+    files = [layer.fd for layer in template.layers]
+    return not is_exported(template) and any(why_not_shared(each, each) is None for each in files)
 
 
 def _why_unchangeable(guest: Image) -> str:

@@ -357,6 +357,19 @@ def test_what_cannot_share_blocks_is_refused_with_the_alternative(xfs, ext4, tmp
     assert "strategy" not in run_here("show", plan_of(manifest))
 
 
+def test_a_template_on_two_filesystems(on_xfs, ext4):
+    """Its upper layer is on ext4, and has 1 MiB of its own; what is below can be shared."""
+    top = notation.write_qcow2(ext4 / "top.qcow2", "1M:D 7M:-", backing=on_xfs.parent / "template.img")
+    template = f"{{path: {top}, format: qcow2, backing: [{{path: template.img, format: raw}}]}}"
+    with_manifest(on_xfs.parent, MANIFEST.replace("{path: template.img, format: raw}", template))
+    found = guests_after_planning(on_xfs)["web"]
+    assert found["verdict"] == "share"
+    assert found["sharing"]["shareable_bytes"] == 6 * MIB - 25 * 4096
+    before = state(on_xfs.parent)
+    run_here("apply", plan_of(on_xfs))
+    assert state(on_xfs.parent) == before
+
+
 def test_guests_whose_blocks_cannot_be_exchanged(on_xfs, xfs):
     guest = on_xfs.parent / "web.img"
     run("chattr", "+i", str(guest))
@@ -410,6 +423,9 @@ def test_events_and_a_forged_plan(on_xfs):
     events = [event for event in json_of(done) if event["event"] in {"step", "guest"}]
     assert [event.get("step") or event["status"] for event in events] == ["sharing", "shared", "shared"]
     assert events[-1]["overlay"] is None
+    report = json_of(batchdiff("show", plan, "--json", cwd=folder))[-2]["report"]  # its schema is checked, too
+    assert report["guests"][0]["sharing"]["came_back_bytes"] == web["sharing"]["saved_bytes"]
+    assert report["totals"]["shared"] == 1
     for name, change, why in (
         ("far", {"sharing": web["sharing"] | {"runs": [[0, 1 << 40]]}}, "past the end of the disk"),
         ("bare", {"sharing": None}, "guests[0].sharing"),
