@@ -37,7 +37,7 @@ def survey_sharing(template: Image, guest: Image, units: Extents) -> Sharing:
     """
     survey = _Survey()
     size = min(guest.virtual_size, template.virtual_size)
-    equal = ranges_with_data(guest, equal_ranges(units, size))
+    equal = stretches_with_data(guest, equal_ranges(units, size))
     gain = sharing_gain(guest, survey.ranges(shareable_stretches(template, guest, equal)))
     return Sharing(
         allocated_bytes=sum(allocated_bytes(layer.fd, layer.path) for layer in guest.own_files),
@@ -61,7 +61,7 @@ def equal_ranges(units: Extents, size: int) -> Iterator[tuple[int, int]]:
     yield from zip(starts[kept].tolist(), ends[kept].tolist(), strict=True)
 
 
-def ranges_with_data(guest: Image, ranges: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+def stretches_with_data(guest: Image, ranges: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     """Yield the parts of ranges that lie in stretches of 64 MiB in which a guest may have data."""
     first = last = 0  # the stretch in which the next data lies
     for start, end in ranges:

@@ -48,6 +48,7 @@ KINDS = {
         "proxmox",
         "recipes",
         "reflinks",
+        "share",
         "security-labels",
         "undo",
     },
@@ -129,14 +130,14 @@ def documented(words: str) -> set[str]:
 
 LONGEST = {
     "CONTRIBUTING.md": 200,
-    "docs/glossary.md": 330,
-    "docs/manifest.md": 216,
+    "docs/glossary.md": 345,
+    "docs/manifest.md": 240,
     "CHANGELOG.md": 260,
-    "docs/architecture.md": 200,
+    "docs/architecture.md": 210,
     "docs/scripting.md": 395,
     "docs/performance.md": 330,
-    "docs/plan-format.md": 220,
-    "docs/safety.md": 280,
+    "docs/plan-format.md": 230,
+    "docs/safety.md": 295,
 }
 """Rows for words, figures and filesystems, sections for verbs and failures; every other page is short."""
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from batchdiff.applying.journal.records import Fate
-from batchdiff.choices import Retire, Verdict
+from batchdiff.choices import Retire, Strategy, Verdict
 from batchdiff.files.filenames import shell_word
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.plan.plan import GuestPlan, GuestToConvert, Totals
@@ -126,7 +126,8 @@ def next_steps(facts: PlanFacts) -> Iterator[str]:
     plan, chosen = facts.plan, facts.pending
     if not chosen:
         if not (facts.conversions or plan.to_share):
-            yield "There is nothing to convert."
+            some_share = any(guest.strategy is Strategy.SHARE for guest in plan.guests)
+            yield f"There is nothing to {'share' if some_share else 'convert'}."
         return
     verify = "verify it against its original" if len(chosen) == 1 else "verify each against its original"
     yield f"`batchdiff apply` will write {_where(chosen)}, {verify}, {_fate(facts, chosen)}."
