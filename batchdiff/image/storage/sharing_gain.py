@@ -57,9 +57,11 @@ def sharing_gain(guest: Image, ranges: Iterable[ShareableRange]) -> SharingGain:
     :raises ImageError: the filesystem reports an error.
     :raises OSError: the same.
     """
-    files = {number: _file(layer) for number, layer in enumerate(guest.layers)}
+    files: dict[int, _File] = {}
     for batch in _batches(ranges):
         for number, starts, ends in _by_file(batch):
+            if number not in files:
+                files[number] = _file(guest.layers[number])
             files[number].drop(starts, ends)
     gains = [file.gain() for file in files.values()]
     return SharingGain(
