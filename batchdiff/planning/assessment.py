@@ -19,6 +19,7 @@ from batchdiff.image.open import open_image
 from batchdiff.image.storage.allocation import disk_use_of, list_bytes
 from batchdiff.image.storage.allocation_units import Volume, volume_of
 from batchdiff.image.storage.block_ranges import Blocks
+from batchdiff.image.storage.raw_shareable import TemplateBlocks
 from batchdiff.image.storage.shared_blocks import raw_extents
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.fiemap import ExtentTable
@@ -72,7 +73,7 @@ def assess(  # noqa: PLR0913, PLR0917  # one caller
     failure: ImageError | None,
     facts: FleetFacts,
     measure: Measure,
-    template: Image | None = None,
+    template: TemplateBlocks | None = None,
 ) -> GuestPlan:
     """Return the plan of a guest that was compared, or whose scan failed.
 
@@ -117,13 +118,13 @@ class AssessmentJob:
             yield self._assess
             return
         with open_image(self.facts.manifest.template, observer=self.facts.observer) as template:
-            yield partial(self._assess, template=template)
+            yield partial(self._assess, template=TemplateBlocks(template))
 
     def describe(self, name: str) -> str:
         """Describe the work on a guest, for messages."""
         return f"computing the savings of guest {name}"
 
-    def _assess(self, name: str, template: Image | None = None) -> GuestPlan:
+    def _assess(self, name: str, template: TemplateBlocks | None = None) -> GuestPlan:
         failure, compared = self.findings.failures.get(name), self.findings.compared(name)
         return assess(self.candidates[name], compared, failure, self.facts, self.measure, template)
 

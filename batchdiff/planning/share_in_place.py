@@ -9,6 +9,7 @@ from batchdiff.choices import Verdict
 from batchdiff.errors import ImageError
 from batchdiff.extents import Extents
 from batchdiff.image.image import Image
+from batchdiff.image.storage.raw_shareable import TemplateBlocks
 from batchdiff.image.storage.sharing_obstacle import obstacle_to_sharing
 from batchdiff.plan.plan import GuestPlan, GuestToShare, Similarity
 from batchdiff.plan.runs import NO_RUNS
@@ -17,12 +18,12 @@ from batchdiff.planning.sharing_survey import survey_sharing
 from batchdiff.planning.verdicts import sharing_verdict
 
 
-def or_share(plan: GuestPlan, template: Image | None, guest: Image, units: Extents) -> GuestPlan:
+def or_share(plan: GuestPlan, template: TemplateBlocks | None, guest: Image, units: Extents) -> GuestPlan:
     """Return the plan of a guest that gets an overlay, with what sharing would give instead, if it is possible.
 
     ``template``: None if no file can share blocks with it; ``units``: the guest's extents in units of 4 KiB.
     """
-    if template is None or plan.diff is None or obstacle_to_sharing(template, guest) is not None:
+    if template is None or plan.diff is None or obstacle_to_sharing(template.image, guest) is not None:
         return plan
     with contextlib.suppress(ImageError, OSError):  # the overlay does not depend on it
         return replace(plan, sharing=replace(survey_sharing(template, guest, units), runs=NO_RUNS))
@@ -31,7 +32,7 @@ def or_share(plan: GuestPlan, template: Image | None, guest: Image, units: Exten
 
 def plan_to_share(  # noqa: PLR0913, PLR0917  # one caller
     candidate: Candidate,
-    template: Image | None,
+    template: TemplateBlocks | None,
     guest: Image,
     compared: tuple[Extents, Similarity],
     overlay: GuestPlan | None,

@@ -15,11 +15,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from batchdiff.extents import Extents, Kind, from_runs
+from batchdiff.extents import Extents, Kind, from_pairs, from_runs
 from batchdiff.image.image import Image
 from batchdiff.image.storage.allocation import allocated_bytes
+from batchdiff.image.storage.raw_shareable import RawShareable, TemplateBlocks, raw_shareable
 from batchdiff.image.storage.shareable import ShareableRange, SharedStretch, shareable_stretches
-from batchdiff.image.storage.sharing_gain import sharing_gain
+from batchdiff.image.storage.shared_blocks import BlockRuns
+from batchdiff.image.storage.sharing_gain import raw_sharing_gain, sharing_gain
 from batchdiff.plan.extents import runs_of
 from batchdiff.plan.plan import Sharing
 from batchdiff.plan.runs import Runs
@@ -28,37 +30,49 @@ from batchdiff.planning.scan.one_range import RANGE
 from batchdiff.units import ceil_div
 
 
-def survey_sharing(template: Image, guest: Image, units: Extents) -> Sharing:
+def survey_sharing(template: TemplateBlocks, guest: Image, units: Extents) -> Sharing:
     """Return what a guest gives back if it shares the blocks that equal the template's.
 
     ``units``: the extents of the guest in units of 4 KiB, as its scan has found them.
 
     :raises ImageError, OSError: a table or the filesystem cannot be read.
     """
-    survey = _Survey()
-    size = min(guest.virtual_size, template.virtual_size)
-    equal = stretches_with_data(guest, equal_ranges(units, size))
-    gain = sharing_gain(guest, survey.ranges(shareable_stretches(template, guest, equal)))
+    equal = equal_runs(units, min(guest.virtual_size, template.image.virtual_size))
+    raw = raw_shareable(template, guest, equal)
+    if raw is not None:
+        gain, unfit, runs = raw_sharing_gain(guest, *raw), 0, _units_of(raw)
+        shareable = int((raw.ends - raw.starts).sum())
+    else:
+        survey = _Survey()
+        ranges = zip(*(each.tolist() for each in equal), strict=True)
+        stretches = shareable_stretches(template.image, guest, stretches_with_data(guest, ranges))
+        gain = sharing_gain(guest, survey.ranges(stretches))
+        shareable, unfit, runs = survey.shareable, survey.unfit, survey.runs
     return Sharing(
         allocated_bytes=sum(allocated_bytes(layer.fd, layer.path) for layer in guest.own_files),
-        shareable_bytes=survey.shareable,
+        shareable_bytes=shareable,
         saved_bytes=gain.freed,
-        left_out_bytes=survey.unfit,
+        left_out_bytes=unfit,
         exactness=gain.exactness,
         note=gain.note,
         unit=UNIT,
-        runs=survey.runs,
+        runs=runs,
     )
 
 
-def equal_ranges(units: Extents, size: int) -> Iterator[tuple[int, int]]:
-    """Yield the bytes (start, end) of a disk of ``size`` bytes in which no unit differs from the template."""
+def equal_runs(units: Extents, size: int) -> BlockRuns:
+    """Return the bytes of a disk of ``size`` bytes in which no unit differs from the template: starts and ends."""
     differ = (units.kind == Kind.DATA) | (units.kind == Kind.ZERO)
     starts = np.concatenate([[0], units.end[differ] * UNIT])
-    ends = np.concatenate([units.first[differ] * UNIT, [size]])
-    ends = np.minimum(ends, size)
+    ends = np.minimum(np.concatenate([units.first[differ] * UNIT, [size]]), size)
     kept = starts < ends
-    yield from zip(starts[kept].tolist(), ends[kept].tolist(), strict=True)
+    return starts[kept], ends[kept]
+
+
+def _units_of(raw: RawShareable) -> Runs:
+    first = raw.starts // UNIT
+    table = np.stack([first, -(-raw.ends // UNIT) - first], axis=1)
+    return runs_of(from_pairs(table, table[:0]))[0]
 
 
 def stretches_with_data(guest: Image, ranges: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:

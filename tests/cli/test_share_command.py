@@ -132,8 +132,8 @@ def test_from_manifest_to_what_df_shows(disk, fleet):
     assert "let 2 guests share blocks with the template in place" in said
     found = guests_of(fleet)
     assert {guest["verdict"] for guest in found.values()} == {"share"}
-    # Of the raw guest all but what has changed, in units of 4 KiB; the hole is neither.
-    assert found["web"]["sharing"]["runs"] == [[0, 256], [281, 1767]]
+    # Of the raw guest all but what has changed and the hole, in units of 4 KiB.
+    assert found["web"]["sharing"]["runs"] == [[0, 256], [281, 487], [1024, 1024]]
     assert found["web"]["sharing"]["shareable_bytes"] == 7 * MIB - 25 * 4096
     predicted = json.loads(plan.read_text())["totals"]["saved_bytes"]
     assert predicted == sum(guest["sharing"]["saved_bytes"] for guest in found.values())

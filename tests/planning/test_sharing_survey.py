@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from batchdiff.extents import Kind, from_kinds
 from batchdiff.planning.scan.compare import UNIT
 from batchdiff.planning.scan.one_range import RANGE
-from batchdiff.planning.sharing_survey import equal_ranges, stretches_with_data
+from batchdiff.planning.sharing_survey import equal_runs, stretches_with_data
 
 KINDS = st.lists(st.sampled_from(Kind), min_size=1, max_size=40)
 
@@ -20,7 +20,7 @@ KINDS = st.lists(st.sampled_from(Kind), min_size=1, max_size=40)
 @given(KINDS, st.integers(0, UNIT - 1))
 def test_equal_is_what_does_not_differ(kinds, cut_off):
     size = len(kinds) * UNIT - cut_off
-    found = list(equal_ranges(from_kinds(np.array(kinds, dtype=np.uint8)), size))
+    found = list(zip(*equal_runs(from_kinds(np.array(kinds, dtype=np.uint8)), size), strict=True))
     equal = {at for start, end in found for at in range(start, end)} if size < 64 * UNIT else set()
     assert equal == {at for at in range(size) if kinds[at // UNIT] in {Kind.SAME, Kind.SAME_ZERO}}
     assert all(start < end for start, end in found)

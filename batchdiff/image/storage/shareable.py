@@ -23,7 +23,6 @@ from typing import NamedTuple
 from batchdiff.image.image import Image
 from batchdiff.image.layer import Segment, select_ranges
 from batchdiff.image.storage.shared_blocks import common_ranges, shared_extents
-from batchdiff.image.storage.unshared_runs import unshared_runs
 from batchdiff.linux.reflinks import why_not_shared
 from batchdiff.qcow2.entries import Origin
 from batchdiff.units import MIB, align_up
@@ -84,10 +83,7 @@ def shareable_stretches(
     :raises ImageError: a table or the filesystem cannot be read.
     """
     finder = _Finder(template, guest)
-    left, shared = unshared_runs(template, guest, equal)
-    if shared:
-        yield SharedStretch(equal=(), ranges=(), already=shared, unfit=0)
-    for start, runs in _by_stretch(left):
+    for start, runs in _by_stretch(equal):
         yield finder.stretch(start, runs)
 
 

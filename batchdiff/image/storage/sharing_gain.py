@@ -71,6 +71,16 @@ def sharing_gain(guest: Image, ranges: Iterable[ShareableRange]) -> SharingGain:
     )
 
 
+def raw_sharing_gain(guest: Image, starts: Offsets, ends: Offsets, extents: ExtentTable) -> SharingGain:
+    """Return the same for ranges of a raw guest's only file: sorted and disjoint. ``extents``: those of the file.
+
+    :raises ImageError, OSError: the filesystem reports an error.
+    """
+    file = _file(guest.layers[0], extents.having(ExtentFlag.SHARED))
+    file.drop(starts, ends)
+    return file.gain()
+
+
 def _batches(ranges: Iterable[ShareableRange]) -> Iterator[list[ShareableRange]]:
     rest = iter(ranges)
     while batch := list(itertools.islice(rest, _AT_ONCE)):
@@ -95,8 +105,9 @@ class _File(Protocol):
         """Return the space that is freed in all."""
 
 
-def _file(layer: Layer) -> _File:
-    shared = extent_table(layer.fd, layer.path, having=ExtentFlag.SHARED) or NO_EXTENTS
+def _file(layer: Layer, shared: ExtentTable | None = None) -> _File:
+    if shared is None:
+        shared = extent_table(layer.fd, layer.path, having=ExtentFlag.SHARED) or NO_EXTENTS
     kind = filesystem_of(layer.fd)
     if not is_btrfs(layer.fd):
         note = "" if kind in MEASURED else why_not_measured(kind)

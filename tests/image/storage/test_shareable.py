@@ -1,7 +1,4 @@
-"""What can be shared lies in whole blocks of both files, is equal there, and is all that could be.
-
-Guards image/storage/unshared_runs.py.
-"""
+"""What can be shared lies in whole blocks of both files, is equal there, and is all that could be."""
 
 from __future__ import annotations
 
@@ -11,20 +8,14 @@ import random
 from pathlib import Path
 
 import notation
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from oracle import guest_bytes, source
 
 from batchdiff.image.image import Image
 from batchdiff.image.open import open_image
 from batchdiff.image.storage import shareable
-from batchdiff.image.storage import unshared_runs as unshared
 from batchdiff.image.storage.shareable import ShareableRange, shareable_ranges, shareable_stretches
 from batchdiff.image.storage.shared_blocks import SharedExtent
-from batchdiff.image.storage.unshared_runs import left_of, unshared_runs
-from batchdiff.linux.fiemap import ExtentFlag, ExtentTable
 from batchdiff.linux.reflinks import NoSharing
 from batchdiff.qcow2.entries import Origin
 from batchdiff.units import KIB, MIB
@@ -179,48 +170,3 @@ def test_data_in_another_file_of_the_guest(tmp_path):
         (found,) = shareable_ranges(one, other, [(0, 128 * KIB)])
         assert other.layers[found.guest_layer].path == str(tmp_path / "guest.data")
     assert found.length == 128 * KIB
-
-
-@st.composite
-def files(draw):
-    """Extents of a file of 40 blocks on a small disk, some of them shared with another file."""
-    at, extents = 0, []
-    for _ in range(draw(st.integers(0, 8))):
-        at += draw(st.integers(0, 3))
-        length = draw(st.integers(1, 6))
-        flags = draw(st.sampled_from([0, ExtentFlag.SHARED, ExtentFlag.SHARED | ExtentFlag.ENCODED]))
-        extents.append((at, draw(st.sampled_from([at, at, 100 + at])), length, flags))
-        at += length
-    columns = np.array(extents, dtype=np.int64).reshape(-1, 4).T
-    return ExtentTable(*(each * BLOCK for each in columns[:3]), columns[3].astype(np.uint32))
-
-
-@given(files(), files(), st.sets(st.integers(0, 50)))
-def test_only_what_both_raw_files_have_in_other_blocks_is_looked_up(ours, theirs, equal):
-    def places(table):
-        return {
-            (logical + at) // BLOCK: (physical + at, flags)
-            for logical, physical, length, flags in zip(
-                *(each.tolist() for each in (table.logical, table.physical, table.length, table.flags)),
-                strict=True,
-            )
-            for at in range(0, length, BLOCK)
-        }
-
-    one, other = places(ours), places(theirs)
-    there = {block for block in equal if block in one and block in other}
-    shared = {block for block in there if one[block] == other[block] and one[block][1] == ExtentFlag.SHARED}
-    runs = [(block * BLOCK, (block + 1) * BLOCK) for block in sorted(equal)]
-    left, already = left_of(runs, ours, theirs)
-    found = [block for start, end in left for block in range(start // BLOCK, end // BLOCK)]
-    assert found == sorted(there - shared)
-    assert already == len(shared) * BLOCK
-
-
-def test_other_formats_and_filesystems_are_looked_up_in_full(tmp_path, monkeypatch):
-    raw = notation.write_raw(tmp_path / "template.img", "64k:A")
-    other = notation.write_qcow2(tmp_path / "guest.qcow2", "64k:A")
-    with open_image(source(raw)) as one, open_image(source(other)) as two:
-        assert unshared_runs(one, two, [(0, 64 * KIB)]) == ([(0, 64 * KIB)], 0)
-        monkeypatch.setattr(unshared, "extent_table", lambda fd, path, *, having: None)
-        assert unshared_runs(one, one, [(0, 64 * KIB)]) == ([(0, 64 * KIB)], 0)

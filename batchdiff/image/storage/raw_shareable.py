@@ -1,0 +1,109 @@
+"""The shareable bytes of two raw images, calculated for the whole files at once.
+
+::
+
+    equal                        |........| |...........|         from a scan
+    data of the template's file  |.............| |......|         extents that were written
+    data of the guest's file     |.................|  |.|
+    in the same blocks already        |..|
+    shareable                    |....|  |.| |....|   |.|
+
+For raw images the guest's offsets are the file's. A fleet has millions of such ranges, of which a plan needs only
+the sum: arrays take a thirtieth of the time of :mod:`~batchdiff.image.storage.shareable`, which finds each alone.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from batchdiff.image.image import Image
+from batchdiff.image.storage.block_ranges import Offsets, overlaps
+from batchdiff.image.storage.shared_blocks import BlockRuns, shared_by_both
+from batchdiff.image_source import ImageFormat
+from batchdiff.linux.fiemap import ExtentFlag, ExtentTable, extent_table
+from batchdiff.linux.reflinks import why_not_shared
+
+_BLOCK = 4096
+"""The usual block of XFS and btrfs, and the unit of a scan: so every range consists of whole blocks."""
+
+_ODD = int(ExtentFlag.NOT_ALIGNED | ExtentFlag.INLINE | ExtentFlag.TAIL | ExtentFlag.DELAYED | ExtentFlag.ENCODED)
+
+
+@dataclass(slots=True)
+class TemplateBlocks:
+    """An open template, and the extents of its file, which are found once for all guests."""
+
+    image: Image
+    _extents: list[ExtentTable | None] = field(default_factory=list)
+
+    @property
+    def extents(self) -> ExtentTable | None:
+        """The extents of a raw template; None if its filesystem does not report them.
+
+        :raises ImageError: the filesystem has a fault.
+        """
+        if not self._extents:
+            layer = self.image.layers[0]
+            self._extents.append(extent_table(layer.fd, layer.path, having=0))
+        return self._extents[0]
+
+
+class RawShareable(NamedTuple):
+    """Starts and ends of a raw guest's bytes that can be shared with the template, and all extents of its file.
+
+    The bytes are sorted and disjoint.
+    """
+
+    starts: Offsets
+    ends: Offsets
+    extents: ExtentTable
+
+
+def raw_shareable(template: TemplateBlocks, guest: Image, equal: BlockRuns) -> RawShareable | None:
+    """Return what can be shared of the equal bytes of two raw images; None if it must be found range by range.
+
+    ``equal``: sorted and disjoint, in units of 4 KiB except for the end of the disk.
+
+    :raises ImageError: the filesystem has a fault.
+    """
+    if not (_is_plain(template.image) and _is_plain(guest)):
+        return None
+    one, other = template.image.layers[0], guest.layers[0]
+    if why_not_shared(one.fd, other.fd) is not None or os.fstatvfs(other.fd).f_bsize != _BLOCK:
+        return None
+    ours, theirs = template.extents, extent_table(other.fd, other.path, having=0)
+    if ours is None or theirs is None or any(len(each.having(_ODD).length) for each in (ours, theirs)):
+        return None
+    size = min(os.fstat(one.fd).st_size, os.fstat(other.fd).st_size)
+    found = _common(_common(equal, _data(ours, size)), _data(theirs, size))
+    return RawShareable(*_without(found, shared_by_both(ours, theirs)), theirs)
+
+
+def _is_plain(image: Image) -> bool:
+    return image.source.format is ImageFormat.RAW and len(image.layers) == 1
+
+
+def _data(table: ExtentTable, size: int) -> BlockRuns:
+    """Return the parts of a file of which something was written, up to ``size`` bytes."""
+    written = table.chosen(table.flags & ExtentFlag.UNWRITTEN == 0)
+    starts, ends = written.logical, np.minimum(written.logical + written.length, size)
+    return starts[starts < ends], ends[starts < ends]
+
+
+def _common(one: BlockRuns, other: BlockRuns) -> BlockRuns:
+    starts, ends, _, _ = overlaps(one, other)
+    return starts, ends
+
+
+def _without(runs: BlockRuns, others: BlockRuns) -> BlockRuns:
+    """Return the parts of runs that are in none of the others."""
+    if not len(others[0]):
+        return runs
+    most = np.iinfo(np.int64).max
+    between = np.concatenate([[0], others[1]]), np.concatenate([others[0], [most]])
+    kept = between[0] < between[1]
+    return _common(runs, (between[0][kept], between[1][kept]))
