@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from functools import partial
 
 from batchdiff.applying.checks.staleness import check_unchanged, with_accepted
@@ -23,13 +24,12 @@ from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.applying.session.session import Run
 from batchdiff.applying.sharing.share import share_blocks
 from batchdiff.choices import VerifyMode
-from batchdiff.errors import StopError
+from batchdiff.errors import PlanError, StopError
 from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose
 from batchdiff.image.in_use.hold import Held, hold
 from batchdiff.image.open import inspect, open_image
-from batchdiff.image.storage.shareable import shareable_ranges
-from batchdiff.image.storage.sharing_gain import sharing_gain
+from batchdiff.image.storage.left_to_share import gain_left, ranges_left
 from batchdiff.plan.extents import ranges_to_share
 from batchdiff.plan.plan import GuestToShare
 from batchdiff.progress import Meter, Phase, summing
@@ -85,26 +85,39 @@ def share_guests(run: Run, guests: Iterable[GuestToShare]) -> Iterator[GuestOutc
 
 def _share(guest: GuestToShare, run: Run) -> GuestOutcome:
     run.session.require_no_domain(guest.source.path)
-    with open_image(guest.source) as image, hold(image, Purpose.GUEST) as held:
+    with ExitStack() as opened:
+        image = opened.enter_context(open_image(guest.source))
+        _check_not_the_template(guest, image, run.template)
+        held = opened.enter_context(hold(image, Purpose.GUEST))
         # The kernel compares every byte, so a ctime that changed does not matter, as with full verification.
         planned = with_accepted(guest.image, run.template)
         check_unchanged(image, planned, run.journal.history, VerifyMode.FULL)
         inspect(image)
         equal = ranges_to_share(guest)
-        before = sharing_gain(image, shareable_ranges(run.template, image, equal))
+        before = gain_left(run.template, image, equal)
         _record(guest, run, GuestState(Step.SHARING))
         found = share_blocks(
             run.template,
             image,
-            shareable_ranges(run.template, image, equal),
+            ranges_left(run.template, image, equal),
             check=partial(_check, run, held),
             advance=summing(run.reporter(guest.name, Phase.SHARE)),
         )
-        left = sharing_gain(image, shareable_ranges(run.template, image, equal))
+        left = gain_left(run.template, image, equal)
         _record_fingerprints(guest, image, run)
         came_back = guest.sharing.saved_bytes - left.freed
         _record(guest, run, GuestState(Step.SHARED, shared_bytes=found.shared, came_back_bytes=came_back))
     return _outcome(guest, found.shared, before.freed - left.freed, sum(each.length for each in found.differing))
+
+
+def _check_not_the_template(guest: GuestToShare, image: Image, template: Image) -> None:
+    """Refuse a guest that is the template: a plan is input, which may be wrong.
+
+    :raises PlanError: it is.
+    """
+    files = [os.fstat(layer.fd) for layer in template.layers]
+    if any(os.path.samestat(os.fstat(layer.fd), file) for layer in image.own_files for file in files):
+        raise PlanError(f"guest {guest.name} is the template, or a part of it", remedy="Plan again.")
 
 
 def _check(run: Run, held: Held) -> None:

@@ -63,16 +63,13 @@ def check_extents(guest: GuestPlan) -> None:
         raise ValueError("extents reach past the end of the disk")
 
 
-def ranges_to_share(guest: GuestToShare) -> list[tuple[int, int]]:
-    """Return the parts of a guest's disk to share with the template: offsets of their first bytes and their ends.
+def ranges_to_share(guest: GuestToShare) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the parts of a guest's disk to share with the template: offsets of their first bytes, and their ends.
 
     :raises ValueError: the runs are not sorted and disjoint.
     """
-    sharing, size = guest.sharing, guest.image.virtual_size
-    return [
-        (first * sharing.unit, min((first + count) * sharing.unit, size))
-        for first, count in _table(sharing.runs, "runs").tolist()
-    ]
+    table, size = _table(guest.sharing.runs, "runs") * guest.sharing.unit, guest.image.virtual_size
+    return table[:, 0], np.minimum(table[:, 0] + table[:, 1], size)
 
 
 def _table(runs: Runs, name: str) -> npt.NDArray[np.int64]:

@@ -11,13 +11,16 @@ import io
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 
+import encrypted
 import notation
 import pytest
 from commands import Done, batchdiff, run_here
 from filesystems import mounted, settle
 from notation import run
+from plans import save
 
 from batchdiff.applying.sharing import share
 from batchdiff.errors import StopError
@@ -156,7 +159,7 @@ def test_from_manifest_to_what_df_shows(disk, fleet):
         assert "there is nothing to undo" in run_here(verb, plan, "--yes" if verb == "restore" else "-q")
         assert "there is nothing to undo" in run_here(verb, plan, "--guest", "web")
     assert "2 of 2 done" in run_here("show", plan)
-    assert "stale" not in run_here("show", plan)
+    assert "this plan is stale" not in run_here("show", plan)
     (folder / "gone.img").rename(folder / "template.img")
     # A new plan finds that everything is shared, and keeps nothing of the old one.
     assert "it shares all that it has in common" in guests_after_planning(fleet)["web"]["reason"].replace(
@@ -223,6 +226,59 @@ def test_a_stopped_apply_goes_on(on_xfs, monkeypatch):
     assert "2 guests: 2 shared." in run_here("apply", plan)
     assert state(on_xfs.parent) == before
     assert "2 guests: 2 shared. 0 B came back." in run_here("apply", on_xfs.parent / "copy.plan.json")
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 4])
+def test_a_killed_apply_goes_on(on_xfs, monkeypatch, call):
+    """SIGKILL right before a call of the kernel, or after the last one and before that is recorded."""
+    guests_after_planning(on_xfs)
+    plan, before = plan_of(on_xfs), state(on_xfs.parent)
+    calls = []
+
+    def killing(*arguments: int) -> int:
+        calls.append(arguments)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return share_it(*arguments)
+
+    share_it = share.dedupe
+    child = os.fork()
+    if not child:
+        monkeypatch.setattr(share, "dedupe", killing)
+        run_here("apply", plan)
+        os.kill(os.getpid(), signal.SIGKILL)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert state(on_xfs.parent) == before
+    left = 2 - sum(step == "shared" for _, step in records(on_xfs))
+    said = run_here("apply", plan)
+    assert f"{left} shared" in said or not left
+    assert state(on_xfs.parent) == before
+    assert {"web", "db"} == {guest for guest, step in records(on_xfs) if step == "shared"}
+    assert "it shares all that it has in common" in guests_after_planning(on_xfs)["db"]["reason"]
+
+
+def test_a_ctime_that_changes_makes_nothing_stale(on_xfs, monkeypatch):
+    """No kernel is known to change it, but none promises that it does not."""
+    guests_after_planning(on_xfs)
+    plan, guest = plan_of(on_xfs), on_xfs.parent / "web.img"
+
+    def changing(*arguments: int) -> int:
+        guest.chmod(guest.stat().st_mode)
+        return share_it(*arguments)
+
+    share_it = share.dedupe
+    shutil.copy(plan, on_xfs.parent / "copy.plan.json")
+    before = guest.stat().st_ctime_ns
+    monkeypatch.setattr(share, "dedupe", changing)
+    run_here("apply", plan, "--guest", "web")
+    assert guest.stat().st_ctime_ns != before
+    assert ("", "changed") in records(on_xfs)
+    assert "this plan is stale" not in run_here("show", plan)
+    assert "1 shared, 1 unchanged" in run_here("apply", plan).replace(
+        "1 unchanged, 1 shared", "1 shared, 1 unchanged"
+    )
+    # Without the journal, that only the ctime has changed is seen, and the kernel compares anyway.
+    assert "2 shared" in run_here("apply", on_xfs.parent / "copy.plan.json")
 
 
 def test_a_guest_that_changed_since_is_refused_and_the_others_go_on(on_xfs):
@@ -309,6 +365,17 @@ def test_compressed_clusters_are_left_out_and_counted(on_xfs):
     assert found["sharing"]["shareable_bytes"] == 0
 
 
+@pytest.mark.long  # QEMU takes seconds to measure the CPU for a new LUKS header
+def test_what_only_qemu_can_read_is_refused(on_xfs):
+    secret = encrypted.secret_file(on_xfs.parent / "secret")
+    encrypted.convert(on_xfs.parent / "web.img", on_xfs.parent / "db.luks", "luks", secret)
+    entry = "{path: db.luks, format: luks, secret_file: secret}"
+    with_manifest(on_xfs.parent, MANIFEST.replace("{path: db.qcow2, format: qcow2}", entry))
+    run_here("plan", on_xfs, expect=1)
+    assert "only QEMU can read the data of it" in guests_of(on_xfs)["db.luks"]["reason"]
+    assert guests_of(on_xfs)["web"]["verdict"] == "share"
+
+
 def test_too_little_to_gain_is_skipped(on_xfs):
     with_manifest(on_xfs.parent, MANIFEST + "minimum_savings: 99%\n")
     assert "below the minimum of 99.0%" in guests_after_planning(on_xfs)["web"]["reason"]
@@ -318,12 +385,22 @@ def test_too_little_to_gain_is_skipped(on_xfs):
 
 def test_events_and_a_forged_plan(on_xfs):
     folder, plan = on_xfs.parent, plan_of(on_xfs)
+    web, template = guests_after_planning(on_xfs)["web"], json.loads(plan.read_text())["template"]
     assert batchdiff("plan", on_xfs, "--detailed-exitcode", cwd=folder, expect=10).returncode == 10
     done = batchdiff("apply", plan, "--json", "--guest", "web", cwd=folder)
     events = [event for event in json_of(done) if event["event"] in {"step", "guest"}]
     assert [event.get("step") or event["status"] for event in events] == ["sharing", "shared", "shared"]
     assert events[-1]["overlay"] is None
-    document = json.loads(plan.read_text())
-    document["guests"][0]["sharing"]["runs"] = [[0, 1 << 40]]
-    plan.write_text(json.dumps(document))
-    assert "edited" in run_here("apply", plan, expect=5)
+    for name, change, why in (
+        ("far", {"sharing": web["sharing"] | {"runs": [[0, 1 << 40]]}}, "past the end of the disk"),
+        ("bare", {"sharing": None}, "guests[0].sharing"),
+        (
+            "same",
+            {"path": str(folder / "template.img"), "fingerprint": template["fingerprint"]},
+            "is the template",
+        ),
+    ):
+        forged = json.loads(plan.read_text())
+        forged["guests"][0] |= change
+        save(forged, str(folder / f"{name}.plan.json"))
+        assert why in run_here("apply", folder / f"{name}.plan.json", expect=5), name

@@ -44,16 +44,27 @@ def both_strategies(facts: PlanFacts) -> list[BothStrategies]:
 
 
 def strategy_rows(facts: PlanFacts) -> Sequence[tuple[str, ...]]:
-    """Return the rows of the table that compares the strategies."""
-    return [
+    """Return the rows of the table that compares the strategies, with their sums if there are several guests."""
+    both = both_strategies(facts)
+    rows = [
         (
             printable(each.name),
             bounded_size(each.overlay.saved_bytes, each.overlay.exactness, each.overlay.overlay_error_bytes),
             bounded_size(each.sharing.saved_bytes, each.sharing.exactness),
             each.planned,
         )
-        for each in both_strategies(facts)
+        for each in both
     ]
+    if len(both) > 1:
+        overlays, sharings = [each.overlay for each in both], [each.sharing for each in both]
+        error = sum(each.overlay_error_bytes for each in overlays)
+        rows.append(("total", _sum(overlays, error), _sum(sharings), ""))
+    return rows
+
+
+def _sum(figures: Sequence[Savings] | Sequence[Sharing], error: int = 0) -> str:
+    saved, exactness = sum(each.saved_bytes for each in figures), of_sum(each.exactness for each in figures)
+    return bounded_size(saved, exactness, error)
 
 
 def sharing_done(facts: PlanFacts) -> Iterator[str]:
@@ -77,10 +88,12 @@ def sharing_next(facts: PlanFacts) -> Iterator[str]:
         return
     exactness = of_sum(guest.sharing.exactness for guest in guests)
     saved = bounded_size(sum(guest.sharing.saved_bytes for guest in guests), exactness)
+    stay = (
+        "Its file, format and definition stay" if len(guests) == 1 else "Their files, formats and definitions stay"
+    )
     yield (
         f"`batchdiff apply` will let {count_of(len(guests), 'guest')} share blocks with the template in place:"
-        f" {saved} come back at once. Their files, formats and definitions stay as they are, and nothing will rest"
-        " on the template."
+        f" {saved} come back at once. {stay} as before, and nothing will rest on the template."
     )
     left_out = sum(guest.sharing.left_out_bytes for guest in guests)
     if left_out:

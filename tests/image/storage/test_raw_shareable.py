@@ -1,6 +1,6 @@
 """The sums of raw images at once are those of all ranges found one by one.
 
-Guards image/storage/raw_shareable.py.
+Guards image/storage/raw_shareable.py, image/storage/left_to_share.py.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from notation import run
 from oracle import source
 
 from batchdiff.image.open import open_image
+from batchdiff.image.storage.left_to_share import gain_left, ranges_left
 from batchdiff.image.storage.raw_shareable import TemplateBlocks, raw_shareable
 from batchdiff.image.storage.shareable import shareable_stretches
 from batchdiff.image.storage.sharing_gain import raw_sharing_gain, sharing_gain
@@ -76,6 +77,9 @@ def test_at_once_as_one_by_one(disk, seed):
         assert int((found.ends - found.starts).sum()) == sum(each.length for each in ranges) > 0 or seed % 2
         assert raw_sharing_gain(other, *found) == sharing_gain(other, ranges)
         assert (found.ends[:-1] <= found.starts[1:]).all()
+        left = sum(each.length for each in ranges_left(one, other, (starts, ends)))
+        assert left == sum(each.length for each in ranges)
+        assert gain_left(one, other, (starts, ends)) == sharing_gain(other, ranges)
 
 
 def test_other_formats_are_left_to_the_other_way(disk):
