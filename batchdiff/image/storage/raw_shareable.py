@@ -78,7 +78,9 @@ def raw_shareable(template: TemplateBlocks, guest: Image, equal: BlockRuns) -> R
     ours, theirs = template.extents, extent_table(other.fd, other.path, having=0)
     if ours is None or theirs is None or any(len(each.having(_ODD).length) for each in (ours, theirs)):
         return None
-    size = min(os.fstat(one.fd).st_size, os.fstat(other.fd).st_size)
+    sizes = {os.fstat(layer.fd).st_size for layer in (one, other)}
+    # A block that the end of only one file lies in cannot be shared.
+    size = min(sizes) if len(sizes) == 1 else min(sizes) // _BLOCK * _BLOCK
     found = _common(_common(equal, _data(ours, size)), _data(theirs, size))
     return RawShareable(*_without(found, shared_by_both(ours, theirs)), theirs)
 
