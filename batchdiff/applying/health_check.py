@@ -186,7 +186,7 @@ def _judged(  # noqa: PLR0913, PLR0917  # the same
     original = find_original(guest, state)
     if original is None:
         check_used(source, lambda: stop.is_asked, report)
-        return _sound(guest, "no error found; there is no original to compare it with")
+        return _sound(guest, "no error found; there is no original to compare the overlay with")
     comparison = Comparison(replace(guest.source, path=original.path), source, check=Check.LEAKS_ALLOWED)
     try:
         verify(comparison, VerifyMode.FULL, lambda: stop.is_asked, report)
@@ -208,8 +208,8 @@ def _differing(guest: GuestToConvert, overlay: Found, original: Found, error: Di
     parts = changed_parts(known)
     if not parts and not planned.was_written_to(original.now) and not overlay.proven:
         return _sound(guest, "no error found; a VM has written to it since")
-    changes = planned.changes(original.now) if shows_writes else "at an unknown time, because it is a block device"
-    changes = parts or changes
+    unknown = "the time is unknown, because it is a block device"
+    changes = parts or (planned.changes(original.now) if shows_writes else unknown)
     changed = f"its original {original.path} has changed since the overlay was made: {changes}"
     if original.path != guest.source.path:
         return _sound(guest, f"no error found, but {changed}, even though it is in quarantine")
@@ -217,7 +217,8 @@ def _differing(guest: GuestToConvert, overlay: Found, original: Found, error: Di
         guest.name,
         guest.overlay_path,
         Health.UNKNOWN,
-        f"no error found, but {changed}. A VM may still use it, so only you know which of the two to keep."
+        f"no error found, but {changed}. A VM may still use the original, so only you know which of the two to"
+        " keep."
         f" If the VM uses the overlay, move the original away. To go back to the original: {_back(guest)}.",
     )
 

@@ -65,8 +65,8 @@ def _doubt(declared: ImageFormat, found: ImageFormat | None) -> str:
         )
     if declared is ImageFormat.RAW:
         return (
-            f"is declared raw, but starts like {found}. Its guest therefore sees the {found} file itself as"
-            f" its disk. If that is not what you want, write `format: {found}` in the manifest"
+            f"is declared raw, but starts like {found}. A VM therefore sees the {found} file itself as its"
+            f" disk. If that is not what you want, write `format: {found}` in the manifest"
         )
     starts = f"does not start with a {declared} header" if found is ImageFormat.RAW else f"starts like {found}"
     return f"is declared {declared}, but {starts}; did you mean `format: {found}`?"

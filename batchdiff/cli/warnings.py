@@ -9,6 +9,7 @@ from batchdiff.image.files import ReadObserver
 from batchdiff.image_source import ImageFormat
 from batchdiff.linux.device_names import device_number, fleeting, lasting_alias
 from batchdiff.manifest.manifest import Manifest
+from batchdiff.report.figures import count_of
 
 _MOST_IMAGES = 5
 
@@ -39,7 +40,8 @@ def _warn_of_names(console: Console, manifest: Manifest) -> None:
     for what, path, why, number in doubts[:_MOST_IMAGES]:
         console.warn(f"warning: {what}, {path}, {why}. {_better_name(number)}")
     if len(doubts) > _MOST_IMAGES:
-        console.warn(f"warning: {len(doubts) - _MOST_IMAGES} more block devices of the manifest have such names")
+        more = count_of(len(doubts) - _MOST_IMAGES, "more block device")
+        console.warn(f"warning: the manifest has such names for {more}")
 
 
 def _roles(manifest: Manifest) -> dict[str, str]:
@@ -66,7 +68,7 @@ def _raw_in_place(paths: list[str], form: str) -> str:
         f" and {len(paths) - _MOST_IMAGES} more" * (len(paths) > _MOST_IMAGES)
     )
     return (
-        f"warning: {form} overlays will take the place of raw images: {named}. A VM whose definition still says"
-        " raw would write its disk over the overlay and destroy it: after `apply`, and before the VM starts,"
+        f"warning: {form} overlays will take the place of raw images: {named}. A VM whose definition still has"
+        " the format raw would overwrite its overlay and so destroy it. After `apply`, and before the VM starts,"
         f" change each definition to {form}; or leave `overlay: {{path: same}}` out"
     )

@@ -59,11 +59,14 @@ def _secrets(guest: GuestToConvert, plan: Plan, *, is_back: bool) -> str:
     before, after = (overlay, original) if is_back else (original, overlay)
     if after:
         are, secrets = ("is", "a secret") if len(after) == 1 else ("are", "their secrets")
-        return f"{' and '.join(after)} {are} encrypted, so its definition needs {secrets}"
+        return f"{' and '.join(after)} {are} encrypted, so the VM's definition needs {secrets}"
     if before:
         what, one, several = ("the image", "was", "were") if is_back else ("its overlay", "is", "are")
         are = one if len(before) == 1 else several
-        return f"{' and '.join(before)} {are} encrypted, and {what} is not: remove the secret from its definition"
+        return (
+            f"{' and '.join(before)} {are} encrypted, and {what} is not: remove the secret from the VM's"
+            " definition"
+        )
     return ""
 
 

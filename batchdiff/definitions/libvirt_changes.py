@@ -104,7 +104,10 @@ def without_guests(
         for pool in unknown:
             name = shell_word(pool)
             command = f"virsh pool-dumpxml {name} > {shell_word(pool + '.xml')}"
-            yield f"{who}: the folder of the pool {pool} is not known; add its definition: `{command}`"
+            yield (
+                f"{who}: the folder of the pool {pool} is not known; save the pool's definition with `{command}`,"
+                " and add that file to `--xml`"
+            )
 
 
 def _with_right_image(

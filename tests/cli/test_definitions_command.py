@@ -88,11 +88,12 @@ def test_a_volume_of_a_pool_that_is_not_given(planned):
     done = definitions(planned, "--xml", volume, expect=1)
     command = "virsh pool-dumpxml 'fast disks' > 'fast disks.xml'"
     where = f"web ({volume}): the folder of the pool fast disks is not known"
-    assert f"{where}; add its definition: `{command}`" in done.stderr
+    advice = f"save the pool's definition with `{command}`, and add that file to `--xml`"
+    assert f"{where}; {advice}" in done.stderr
     assert "none of its disks" not in done.stderr
     assert "Used by none of the given definitions: " in done.stdout
-    assert "change its definition by hand" not in done.stdout
-    assert "If a VM uses one" not in done.stdout
+    assert "definition by hand" not in done.stdout
+    assert "If a VM uses" not in done.stdout
     pool = planned.folder / "fast disks.xml"
     target = f"<target><path>{planned.folder}</path></target>"
     pool.write_text(f"<pool type='dir'><name>fast disks</name>{target}</pool>")
@@ -116,7 +117,7 @@ def test_changed_copies_satisfy_libvirts_schema(planned):
 def test_no_copy_before_the_overlay_is_published(planned):
     """It would be defined with the others, and its VM would not find its disk."""
     done = definitions(planned, "--xml", definition(planned), "--write", "changed", expect=1)
-    assert "not written: web.xml: not yet: raw: its overlay is not written yet" in done.stderr
+    assert "not written yet: web.xml (raw: its overlay is not written yet)" in done.stderr
     assert not (planned.folder / "changed").exists()
 
 
@@ -243,7 +244,7 @@ def test_files_cannot_be_defined(planned, option):
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (["--proxmox", "pve"], "it has no file VMID.conf"),
+        (["--proxmox", "pve"], "it contains no VM configuration, such as 101.conf"),
         (["--proxmox", "pve/vms"], "--storage-cfg /etc/pve/storage.cfg"),
         (["--proxmox", "pve/vms", "--define"], "cannot use --define with --proxmox"),
         (["--proxmox", "pve/vms", "--xml", "a.xml"], "cannot use --xml with --proxmox"),

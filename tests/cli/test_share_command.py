@@ -7,11 +7,14 @@ report/plan/strategies.py, manifest/text/written.py, plan/savings_document.py.
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 import os
 import shutil
 import signal
+import subprocess
+import time
 from pathlib import Path
 
 import encrypted
@@ -23,7 +26,6 @@ from notation import run
 from plans import save
 
 from batchdiff.applying.sharing import share
-from batchdiff.errors import StopError
 from batchdiff.units import GIB, MIB
 
 TEMPLATE = "3M:A 1M:- 2M:B 2M:C"
@@ -207,12 +209,9 @@ def test_a_stopped_apply_goes_on(on_xfs, monkeypatch):
     """It shares what is left; even without a journal, which blocks are shared already is seen on disk."""
     guests_after_planning(on_xfs)
     plan, before = plan_of(on_xfs), state(on_xfs.parent)
-    calls = []
 
     def stopping(*arguments: int) -> int:
-        calls.append(arguments)
-        if len(calls) > 1:
-            raise StopError("interrupted")
+        os.kill(os.getpid(), signal.SIGINT)
         return share_it(*arguments)
 
     share_it = share.dedupe
@@ -226,6 +225,26 @@ def test_a_stopped_apply_goes_on(on_xfs, monkeypatch):
     assert "2 guests: 2 shared." in run_here("apply", plan)
     assert state(on_xfs.parent) == before
     assert "2 guests: 2 shared. 0 B came back." in run_here("apply", on_xfs.parent / "copy.plan.json")
+
+
+def test_a_program_that_wants_to_write_is_let_in(on_xfs, monkeypatch):
+    """It waits for the lease, which ends the work on that guest between two calls of the kernel."""
+    guests_after_planning(on_xfs)
+    guest, writers = on_xfs.parent / "web.img", []
+
+    def writing(source: int, offset: int, target: int, at: int, length: int) -> int:
+        if not writers:
+            writers.append(subprocess.Popen(["dd", "if=/dev/null", f"of={guest}", "conv=notrunc"]))
+            while fcntl.fcntl(target, fcntl.F_GETLEASE) == fcntl.F_RDLCK:
+                time.sleep(0.01)
+        return share_it(source, offset, target, at, length)
+
+    share_it = share.dedupe
+    monkeypatch.setattr(share, "dedupe", writing)
+    said = run_here("apply", plan_of(on_xfs), expect=1)
+    assert writers[0].wait(timeout=60) == 0
+    assert f"{guest} is in use" in said
+    assert "1 shared, 1 failed" in said
 
 
 @pytest.mark.parametrize("call", [1, 2, 3, 4])

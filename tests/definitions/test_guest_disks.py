@@ -62,20 +62,20 @@ def test_the_definition_of_an_encrypted_guest_is_left_to_the_operator():
     found = disk(GuestState(Step.PUBLISHED, published=True), guest=guest_plan("web01", source=source))
     assert (found.unfinished, found.by_hand) == (
         "",
-        "the original is encrypted, and its overlay is not: remove the secret from its definition",
+        "the original is encrypted, and its overlay is not: remove the secret from the VM's definition",
     )
     assert disk(BACK, guest=guest_plan("web01", source=source)).by_hand == (
-        "the original is encrypted, so its definition needs a secret"
+        "the original is encrypted, so the VM's definition needs a secret"
     )
 
 
 def test_so_is_that_of_an_encrypted_overlay():
     """The secret is needed for the overlay, and must go with it."""
     guest = guest_plan("web01", options=OverlayOptions(encryption=Encryption("/srv/keys/web01")))
-    needed = "its overlay is encrypted, so its definition needs a secret"
+    needed = "its overlay is encrypted, so the VM's definition needs a secret"
     assert disk(guest=guest).by_hand == disk(PUBLISHED, guest=guest).by_hand == needed
     assert disk(BACK, guest=guest).by_hand == (
-        "its overlay was encrypted, and the image is not: remove the secret from its definition"
+        "its overlay was encrypted, and the image is not: remove the secret from the VM's definition"
     )
 
 

@@ -135,7 +135,7 @@ LONGEST = {
     "CHANGELOG.md": 260,
     "docs/architecture.md": 210,
     "docs/scripting.md": 395,
-    "docs/performance.md": 350,
+    "docs/performance.md": 360,
     "docs/plan-format.md": 230,
     "docs/safety.md": 295,
 }

@@ -71,7 +71,7 @@ def test_one_vm(page):
     page.write("web01.yaml", manifest)
     assert "will write 1 overlay" in " ".join(page.run(plan).split())
     page.run(apply)
-    assert "in the VM's definition: /images/web01.img (raw) -> /images/web01.qcow2 (qcow2)" in page.messages
+    assert "change the VM's definition: /images/web01.img (raw) -> /images/web01.qcow2 (qcow2)" in page.messages
     assert (page.images / "web01.img.batchdiff-original").exists()
     page.run(purge)
     assert not (page.images / "web01.img.batchdiff-original").exists()

@@ -202,7 +202,7 @@ def test_a_data_file_that_was_exchanged_stays(tmp_path):
 def test_the_name_is_taken_between_plan_and_apply(tmp_path):
     fleet = Fleet(tmp_path, "delete")
     fleet.data_files[0].write_bytes(b"mine")
-    assert f"{fleet.data_files[0]} exists already" in fleet.run("apply", "--yes", expect=1)
+    assert f"{fleet.data_files[0]} already exists" in fleet.run("apply", "--yes", expect=1)
     assert fleet.data_files[0].read_bytes() == b"mine"
     assert (tmp_path / "web01.img").exists()
     assert not fleet.overlays[0].exists()

@@ -123,7 +123,7 @@ class PurgeTask:
             raise GuestError(
                 f"{self.outgoing.names.own} was not deleted",
                 why="it differs from what the VM sees now, and it is not the file that was planned",
-                remedy="Find out what it holds, and remove it yourself.",
+                remedy="Find out what it holds before you remove it yourself.",
             )
         disk = IncomingFile(self.incoming.source, self.incoming.known, was_published=True)
         return replace(self, incoming=disk, is_compared=False)
@@ -145,7 +145,7 @@ class PurgeTask:
             verify(comparison, VerifyMode.FULL, ended, self._report)
         except InUseError as error:  # the VM is running: they count as different
             raise DifferenceError(
-                f"{disk.path} is in use, so the two cannot be compared", why=error.why
+                f"{disk.path} is in use, so it cannot be compared with the original", why=error.why
             ) from error
 
 

@@ -24,7 +24,7 @@ from batchdiff.image.storage.exactness import Exactness
 from batchdiff.linux.call_failures import AGAIN, UNDO_SECOND_NAME, Fault
 from batchdiff.linux.rename import rename_without_replacing
 
-_SHORTER = "Give it a shorter name, and run the same command with `--map OLD=NEW` for the two names."
+_SHORTER = "Give it a shorter name, then run the same command with `--map OLD=NEW`, the old and the new path."
 _TOO_LONG = {
     Goal.APPLY: "Use `--retire keep`, and remove the original yourself; or give it a shorter name, and plan"
     " again.",
@@ -55,7 +55,7 @@ def objection(fd: int, names: FileNames, retire: Retire, goal: Goal = Goal.APPLY
     # Not `deleting`: the file with that name may be the original that a restore is about to bring back.
     if retire is Retire.QUARANTINE and os.path.lexists(aside):
         return Fault(
-            f"{aside} already exists: the original of an earlier conversion",
+            f"{aside}, the original of an earlier conversion, already exists",
             "`batchdiff purge OLD_PLAN --guest NAME --used`, with the plan of that conversion, deletes it; or"
             f" move it away, {AGAIN}",
         )

@@ -41,7 +41,7 @@ def check_textfile(path: str) -> None:
     if not stat.S_ISREG(info.st_mode):
         raise _refusal(path, "it exists and is not a regular file")
     if info.st_size and not beginning(path).startswith(_START):
-        raise _refusal(path, "it exists and does not have metrics of batchdiff")
+        raise _refusal(path, "it exists and does not contain metrics of batchdiff")
 
 
 def write_textfile(path: str, plan_path: str, verb: str, metrics: Sequence[Metric]) -> None:

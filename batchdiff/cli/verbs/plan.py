@@ -72,7 +72,7 @@ def _check_output(path: str) -> None:
             with open(path, "rb") as file:
                 head = file.read(64)
         except OSError as error:
-            raise UsageError(f"cannot read {path}, which exists", why=error.strerror or str(error)) from error
+            raise UsageError(f"{path} exists and cannot be read", why=error.strerror or str(error)) from error
     if head and not head.startswith(BEGINNING):
         raise UsageError(f"{path} exists and is not a plan", remedy=ELSEWHERE)
     if not head and not (os.path.isfile(path) and not os.path.islink(path)):

@@ -104,8 +104,8 @@ def _waiting(facts: PlanFacts) -> str | None:
     plan = f" {shell_word(facts.path)}" if facts.path else ""
     ways = []
     if Fate.QUARANTINED in fates:
-        ways.append(f"with `batchdiff purge{plan} --used`, for those in quarantine")
+        ways.append(f"once `batchdiff purge{plan} --used` deletes the originals in quarantine")
     if fates - {Fate.QUARANTINED}:
         ways.append("once you delete the originals that are kept")
     more = UNKNOWN_AMOUNT if exactness is Exactness.UNKNOWN else size
-    return f"{more} {'comes' if exactness is Exactness.UNKNOWN else 'come'} back {'; or '.join(ways)}."
+    return f"{more} {'comes' if exactness is Exactness.UNKNOWN else 'come'} back {' and '.join(ways)}."

@@ -76,7 +76,7 @@ def nothing_chosen(facts: PlanFacts) -> str:
         return "The plan has no guests."
     counts = Counter(guest.verdict.value for guest in facts.plan.guests)
     found = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    return f"No guest of the plan has the verdict that was chosen with --only; its guests: {found}."
+    return f"No guest of the plan has a verdict chosen with --only; the verdicts are: {found}."
 
 
 def how_saved(facts: PlanFacts) -> Iterator[str]:
@@ -98,7 +98,10 @@ def how_saved(facts: PlanFacts) -> Iterator[str]:
         yield '"saved" does not count space that is shared with other files, by reflinks or hard links.'
     if facts.totals.template_copy_bytes:
         copied = format_size(facts.totals.template_copy_bytes)
-        yield f'The total of "saved" is {copied} less than the sum of its column: a copy of the template takes it.'
+        yield (
+            f'The total of "saved" is {copied} less than the sum of its column: a copy of the template takes that'
+            " space."
+        )
     if is_rounded(facts):
         yield "Totals are sums of exact sizes, and each size is rounded, so the last digits may not add up."
 
@@ -246,7 +249,7 @@ def _fate(facts: PlanFacts, chosen: Sequence[GuestToConvert]) -> str:
 
 def _later(totals: Totals, when: str, originals: str) -> str:
     if _costs(totals):
-        return f"even once you delete {originals}, {_cost(totals)} will be free than now"
+        return f"even after you delete {originals}, {_cost(totals)} will be free than now"
     the = "the " if totals.exactness is Exactness.EXACT else ""
     come = "comes" if totals.exactness is Exactness.UNKNOWN else "come"
     return f"{the}{_saved(totals)} {come} back {when}"

@@ -128,7 +128,7 @@ def plan(tmp_path, monkeypatch):
         ("no/x.prom", "there is no such folder"),
         ("folder.prom", "it exists and is not a regular file"),
         ("link.prom", "it exists and is not a regular file"),
-        ("other.prom", "it exists and does not have metrics of batchdiff"),
+        ("other.prom", "it exists and does not contain metrics of batchdiff"),
     ],
 )
 @pytest.mark.parametrize("verb", ["status", "verify"])

@@ -50,7 +50,7 @@ def test_after_quarantine_and_a_purge_of_one():
     assert end_of_report(Fate.DELETED, Fate.QUARANTINED, Fate.QUARANTINED).endswith(
         "Originals: 1 deleted, 2 in quarantine.\n"
         "1.9 GiB came back so far, net of the overlays.\n"
-        "3.8 GiB come back with `batchdiff purge fleet.plan.json --used`, for those in quarantine.\n"
+        "3.8 GiB come back once `batchdiff purge fleet.plan.json --used` deletes the originals in quarantine.\n"
     )
 
 
@@ -150,11 +150,11 @@ def test_a_selection_without_guests_to_convert_ends_with_its_own_guests(form, fa
 def test_a_selection_without_a_guest_is_a_sentence(form):
     found = PlanFacts(small_plan(guest_plan(), refused_guest()), selection=[])
     said = " ".join(form(found).split())
-    assert "No guest of the plan has the verdict that was chosen with" in said
+    assert "No guest of the plan has a verdict chosen with" in said
     assert "of these" not in said
 
 
 def test_commands_in_sentences_are_code_on_the_page():
     page = plan_html(facts(*[Fate.QUARANTINED] * 3))
-    assert "come back with <code>batchdiff purge fleet.plan.json --used</code>, for those" in page
+    assert "come back once <code>batchdiff purge fleet.plan.json --used</code> deletes" in page
     assert "`" not in page.split("<script>")[0]
