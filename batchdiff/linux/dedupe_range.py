@@ -7,8 +7,9 @@
     target    | ... A ... |      the kernel locks both, compares, and only if all bytes are equal
                                  frees the target's own blocks and refers to the source's
 
-Comparing and sharing are one step for all other programs and for a crash, so no byte of the target ever changes,
-and its mtime stays. The target need not be open for writing, if the user is root, its owner, or may write to it.
+Comparing and sharing are one step for all other programs and for a crash, so no byte of the target ever changes.
+Its times stay (on XFS and btrfs of Linux 6.18 even ctime). It need not be open for writing, if the user is root,
+its owner, or may write to it.
 
 Source: ioctl_fideduperange(2); Linux ``fs/remap_range.c``.
 """

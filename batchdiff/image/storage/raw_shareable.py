@@ -84,7 +84,9 @@ def raw_shareable(
     ours, theirs = template.extents, known or raw_extents(guest)
     if ours is None or theirs is None or any(len(each.having(_ODD).length) for each in (ours, theirs)):
         return None
-    size = min(os.fstat(one.fd).st_size, os.fstat(other.fd).st_size)
+    sizes = {os.fstat(layer.fd).st_size for layer in (one, other)}
+    # A block that the end of only one file lies in cannot be shared.
+    size = min(sizes) if len(sizes) == 1 else min(sizes) // _BLOCK * _BLOCK
     there = _common(_written(ours, size), _data(other, size))
     free = _without(_common(equal, there), shared_by_both(ours, theirs))
     return RawShareable(*free, theirs.having(ExtentFlag.SHARED))
