@@ -30,7 +30,7 @@ from batchdiff.errors import GuestError, StopError
 from batchdiff.image.image import Image
 from batchdiff.image.open import open_image
 from batchdiff.image.storage.exactness import Exactness
-from batchdiff.image.storage.left_to_share import gain_left, ranges_left
+from batchdiff.image.storage.left_to_share import gain_left, shareable_left
 from batchdiff.image.storage.shareable import ShareableRange, shareable_ranges, shareable_stretches
 from batchdiff.image.storage.shared_blocks import BlockRuns
 from batchdiff.image.storage.sharing_gain import SharingGain
@@ -109,7 +109,7 @@ def equal_runs(template: Image, guest: Image) -> BlockRuns:
 def left(template: Image, guest: Image) -> list[ShareableRange]:
     """The ranges that can be shared, in arrays and one by one, which must agree."""
     starts, ends = equal_runs(template, guest)
-    found = list(ranges_left(template, guest, (starts, ends)))
+    found = list(shareable_left(template, guest, (starts, ends)))
     one_by_one = shareable_ranges(template, guest, zip(starts.tolist(), ends.tolist(), strict=True))
     assert blocks_in(found) == blocks_in(one_by_one)
     return found
