@@ -136,6 +136,7 @@ def _tried(task: SwapTask, run: Run) -> SwapTask:
     else:
         return task
     finally:
+        task.incoming.close()
         outgoing.close()
     return _tried(other, run)
 

@@ -1,4 +1,4 @@
-"""The parts of an original that a conversion loses for good: snapshots, bitmaps, and space reserved in advance."""
+"""The parts of an original that a conversion loses: snapshots, bitmaps, encryption, and reserved space."""
 
 from __future__ import annotations
 
@@ -24,6 +24,24 @@ def original_losses(image: Image, known: ExtentTable | None) -> OriginalLosses:
     return OriginalLosses(layer.losses.snapshots, layer.losses.bitmaps, reserved)
 
 
+def forbidden_loss(losses: Losses, allowed: frozenset[Loss]) -> str:
+    """Return a reason that names the losses that the manifest does not allow; empty if there are none."""
+    if losses.encryption and Loss.ENCRYPTION not in allowed:
+        return (
+            "it is encrypted, and its overlay would not be: anyone who can read that file could read its data."
+            " `overlay: {encryption: ...}` encrypts the overlay too;"
+            f" `allow_loss: [{Loss.ENCRYPTION}]` accepts that it is in the clear"
+        )
+    for what, count, kind in (
+        (Loss.SNAPSHOTS, losses.snapshots, "internal snapshot"),
+        (Loss.BITMAPS, losses.bitmaps, "persistent bitmap"),
+    ):
+        if count and what not in allowed:
+            many = f"{count} {kind}{'' if count == 1 else 's'}"
+            return f"it has {many}, which an overlay would lose. `allow_loss: [{what}]` accepts that"
+    return ""
+
+
 def forbidden_preallocation(losses: OriginalLosses, options: OverlayOptions, allowed: frozenset[Loss]) -> str:
     """Return a reason that names the reserved space, if the manifest does not allow that loss; otherwise empty.
 
@@ -45,21 +63,3 @@ def losses_of(image: Image, options: OverlayOptions) -> Losses:
     """
     is_encrypted = any(each.losses.encryption for each in image.layers)
     return image.layers[0].losses._replace(encryption=is_encrypted and options.encryption is None)
-
-
-def forbidden_loss(losses: Losses, allowed: frozenset[Loss]) -> str:
-    """Return a reason that names the losses that the manifest does not allow; empty if there are none."""
-    if losses.encryption and Loss.ENCRYPTION not in allowed:
-        return (
-            "it is encrypted, and its overlay would not be: anyone who can read that file could read its data."
-            " `overlay: {encryption: ...}` encrypts the overlay too;"
-            f" `allow_loss: [{Loss.ENCRYPTION}]` accepts that it is in the clear"
-        )
-    for what, count, kind in (
-        (Loss.SNAPSHOTS, losses.snapshots, "internal snapshot"),
-        (Loss.BITMAPS, losses.bitmaps, "persistent bitmap"),
-    ):
-        if count and what not in allowed:
-            many = f"{count} {kind}{'' if count == 1 else 's'}"
-            return f"it has {many}, which an overlay would lose. `allow_loss: [{what}]` accepts that"
-    return ""

@@ -43,8 +43,8 @@ _AFTER = (
     Column("share"),
     Column("now", Align.LEFT),
 )
-_WAITING = "planned"
-"""The word for a guest that apply has still to work on, as `status` has it."""
+_WAITING, _RESTORED = "planned", "restored"
+"""The words for a guest that apply has still to work on, or that restore gave back, as `status` has them."""
 
 
 def columns(facts: PlanFacts) -> Sequence[Column]:
@@ -54,12 +54,13 @@ def columns(facts: PlanFacts) -> Sequence[Column]:
 
 def rows(facts: PlanFacts) -> list[GuestToConvert | GuestToShare]:
     """Return the guests that the totals sum up, outliers first."""
-    return outliers_first(each for each in facts.guests if isinstance(each, GuestToConvert | GuestToShare))
+    chosen = (each for each in facts.guests if each.name not in facts.given_back)
+    return outliers_first(each for each in chosen if isinstance(each, GuestToConvert | GuestToShare))
 
 
 def other_rows(facts: PlanFacts) -> list[GuestPlan]:
-    """Return the guests below the totals: refused ones, then those that were compared and skipped."""
-    others = [each for each in facts.guests if each.verdict not in WORKED_ON]
+    """Return the guests below the totals: refused ones, then those that were compared and skipped, or restored."""
+    others = [each for each in facts.guests if each.verdict not in WORKED_ON or each.name in facts.given_back]
     return outliers_first(each for each in others if each.diff is not None or each.verdict is Verdict.REFUSE)
 
 
@@ -90,6 +91,8 @@ def now(facts: PlanFacts, guest: GuestPlan) -> str:
         return done.fate.value
     if guest.name in facts.shared:
         return Status.SHARED.value
+    if guest.name in facts.given_back:
+        return _RESTORED
     return _WAITING if guest.verdict in WORKED_ON else guest.verdict.value
 
 
@@ -98,7 +101,7 @@ def total_cells(facts: PlanFacts) -> tuple[str, ...]:
     totals = facts.totals
     error = sum(guest.diff.savings.overlay_error_bytes for guest in _converted(facts))
     chosen = totals.convert + totals.share
-    name = "total" if totals == facts.plan.totals else "of these"
+    name = "total" if totals == facts.predicted else "of these"
     allocated, saved = (
         format_size(totals.allocated_bytes),
         bounded_size(totals.saved_bytes, totals.exactness, error),

@@ -84,7 +84,7 @@ def how_saved(facts: PlanFacts) -> Iterator[str]:
     chosen = facts.savings
     if not facts.has_conversions_in_view:
         return
-    if facts.overlay_disk_bytes != facts.plan.totals.overlay_bytes:
+    if facts.overlay_disk_bytes != facts.predicted.overlay_bytes:
         what, why = (
             ("the overlay takes", "its file has")
             if len(chosen) == 1
@@ -110,10 +110,10 @@ def not_exact(facts: PlanFacts) -> Iterator[str]:
     """Yield why savings are not known exactly."""
     if not facts.has_conversions_in_view:
         return
-    for each in inexact([*facts.plan.to_convert, *facts.plan.to_share]):
+    for each in inexact([*facts.to_convert, *facts.plan.to_share]):
         saved = bounded_size(each.saved_bytes, each.exactness)
         yield f'{few(list(map(printable, each.names)))}: "saved" is {saved}: {printable(each.note)}.'
-    totals = facts.plan.totals
+    totals = facts.predicted
     if totals.note:
         saved = bounded_size(totals.saved_bytes, totals.exactness)
         yield f'total: "saved" is {saved}: {printable(totals.note)}.'
@@ -128,7 +128,7 @@ def next_steps(facts: PlanFacts) -> Iterator[str]:
     yield from sharing_next(facts)
     plan, chosen = facts.plan, facts.pending
     if not chosen:
-        if not (facts.conversions or plan.to_share):
+        if not (facts.is_applied or plan.to_share):
             some_share = any(guest.strategy is Strategy.SHARE for guest in plan.guests)
             yield f"There is nothing to {'share' if some_share else 'convert'}."
         return
@@ -175,7 +175,7 @@ _RETIRED = {
 
 def next_commands(facts: PlanFacts) -> list[tuple[str, str]]:
     """Return the commands to run next, each with its purpose, to be copied."""
-    has_work = facts.savings or facts.plan.to_share
+    has_work = facts.plan.to_convert or facts.plan.to_share
     if not facts.path or not has_work or not facts.has_conversions_in_view:
         return []
     plan = shell_word(facts.path)
@@ -188,8 +188,8 @@ def next_commands(facts: PlanFacts) -> list[tuple[str, str]]:
         *convert,
         *(change if facts.conversions else []),
         ("See how far it has got:", f"batchdiff status {plan}"),
-        *(free if Fate.QUARANTINED in fates else []),
-        *([("Undo it:", f"batchdiff restore {plan}")] if facts.savings else []),
+        *(free if Fate.QUARANTINED in fates or facts.older_originals else []),
+        *([("Undo it:", f"batchdiff restore {plan}")] if facts.plan.to_convert else []),
     ]
 
 
@@ -233,7 +233,7 @@ def _folder(path: str) -> str:
 def _fate(facts: PlanFacts, chosen: Sequence[GuestToConvert]) -> str:
     originals, them = ("the original", "it") if len(chosen) == 1 else ("the originals", "them")
     totals = facts.plan.totals
-    if facts.conversions or facts.plan.to_share:
+    if facts.is_applied or facts.plan.to_share:
         totals = totals_of(chosen, facts.plan.retire)
     match facts.plan.retire:
         case Retire.KEEP:
