@@ -52,8 +52,8 @@ class PlanFacts(NamedTuple):
     ``older`` is a plan to compare this one with. ``conversions`` has what became of the guests that apply has
     converted, by name; ``older_conversions``: of those of the older plan. ``read_only``: the template has no write
     permission already. ``given_back``: the guests that restore gave back, which apply leaves alone, and which no
-    prediction includes; ``older_originals``: those of restored guests that are still in quarantine. ``shared``: the
-    bytes that came back from each guest that shares blocks now, by name.
+    prediction includes; ``older_originals``: those of restored guests that are still in quarantine. ``shared``:
+    the bytes that came back from each guest that shares blocks now, by name.
     """
 
     plan: Plan
