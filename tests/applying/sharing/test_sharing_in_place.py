@@ -399,7 +399,7 @@ def test_compressed_extents_of_btrfs(tmp_path):
 
 
 def test_without_root_the_gain_on_btrfs_is_at_most_that(tmp_path):
-    """Only root may look into the tree."""
+    """Only root may search the tree."""
     with mounted(tmp_path, "btrfs") as disk:
         template = notation.write_raw(disk / "template.img", "1M:A")
         guest = notation.write_raw(disk / "guest.img", "1M:A 1M:B")
