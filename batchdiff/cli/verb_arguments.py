@@ -13,6 +13,7 @@ from batchdiff.report.form import Form, Order
 from batchdiff.throttle.options import CacheUse
 
 _EXAMPLES = {
+    "discover": "example: batchdiff discover /var/lib/libvirt/images -o manifests/",
     "plan": "example: batchdiff plan manifest.yaml",
     "show": "example: batchdiff show manifest.plan.json --format html -o report.html",
     "apply": "example: batchdiff apply manifest.plan.json --guest web01",
@@ -43,6 +44,39 @@ def _verb(verbs: _Verbs, common: argparse.ArgumentParser, name: str, text: str) 
         formatter_class=help_layout,
         allow_abbrev=False,
     )
+
+
+def _discover(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
+    verb = _verb(
+        verbs, common, "discover", "find which images are copies of which template, and write manifests for them"
+    )
+    verb.add_argument(
+        "paths", metavar="PATH", nargs="*", help="an image, a folder that is searched for images, or a quoted glob"
+    )
+    verb.add_argument("--libvirt", action="store_true", help="also the disks of all domains that libvirt knows")
+    _add_connect(verb, "the libvirt connection for --libvirt, such as qemu:///system")
+    verb.add_argument(
+        "--template",
+        metavar="IMAGE",
+        action="append",
+        default=[],
+        dest="templates",
+        help="find only the copies of this image; may be repeated",
+    )
+    verb.add_argument(
+        "-o",
+        "--output",
+        metavar="FOLDER|MANIFEST",
+        type=file_to_write,
+        help="write a manifest for each template to this folder, or the only one to this file (.yaml)",
+    )
+    verb.add_argument(
+        "--sequential",
+        action="store_true",
+        help="read a few long stretches instead of many small samples, for spinning disks",
+    )
+    _add_jobs(verb, "worker processes")
+    _add_manners(verb)
 
 
 def _plan(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
@@ -292,5 +326,18 @@ def _add_map(verb: argparse.ArgumentParser) -> None:
     )
 
 
-VERBS = (_plan, _show, _apply, _status, _verify, _restore, _purge, _definitions, _validate, _doctor, _schema)
+VERBS = (
+    _discover,
+    _plan,
+    _show,
+    _apply,
+    _status,
+    _verify,
+    _restore,
+    _purge,
+    _definitions,
+    _validate,
+    _doctor,
+    _schema,
+)
 """The functions that add the verbs, in the order of the help."""

@@ -139,7 +139,7 @@ class Placement:
         return OtherTemplate(self._images[second].path, also) if also.estimate >= similarity.low else None
 
     def _saved(self, number: int, similarity: Interval) -> Interval:
-        """Return the bytes that an overlay gives back: what the image frees, less the overlay's data and tables."""
+        """Return the bytes that an overlay gives back: what the image frees, less its data and tables."""
         image = self._images[number]
         changed = similarity.subtracted_from(1).times(float(self._index.data_bytes[number]))
         tables = min(ceil_div(image.virtual_size, _PER_TABLE), ceil_div(int(changed.estimate), SAMPLE)) * _TABLE
@@ -151,20 +151,24 @@ class Placement:
         if nearest.share_of_larger[number] >= ALIKE:
             sizes = f"{format_size(image.virtual_size)} and {format_size(larger.virtual_size)}"
             alike = f"{nearest.share_of_larger[number]:.0%} of its data is in {larger.path}"
-            return Exclusion(image.path, Cause.UNUSABLE, f"{alike}, but its disk is smaller than that one's ({sizes})")
+            return Exclusion(
+                image.path, Cause.UNUSABLE, f"{alike}, but its disk is smaller than that one's ({sizes})"
+            )
         if image.not_a_guest:
             return Exclusion(image.path, Cause.IN_USE if image.in_use else Cause.UNUSABLE, image.not_a_guest)
         why = "no template has its data at the same places"
         if nearest.first[number] >= 0:
             template = self._images[nearest.first[number]].path
-            why = f"only {nearest.share[number]:.0%} of its data is in {template}, and less in every other template"
+            why = (
+                f"only {nearest.share[number]:.0%} of its data is in {template}, and less in every other template"
+            )
         return Exclusion(image.path, Cause.UNLIKE, why)
 
 
 class _Nearest(NamedTuple):
     """The template that each image is most like, the second one, and the one with a larger disk; -1 if none is.
 
-    ``share``: how much of its data the first one has; ``share_of_larger``: the same for the one with a larger disk.
+    ``share``: how much of its data the first one has; ``share_of_larger``: that of the one with a larger disk.
     """
 
     first: Numbers

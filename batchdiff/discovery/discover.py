@@ -2,8 +2,8 @@
 
 ::
 
-    files -> sampling_job, in workers -> SampledImage ... -> SampleIndex -> Grouping: templates -> Placement: copies
-               |                                                                                       |
+    files -> sampling_job, in workers -> SampledImages -> SampleIndex -> Grouping: templates -> Placement: copies
+               |                                                                                        |
                `-> overlays, damaged, in use: left out, with the reason        like no template: left out, too
 """
 
@@ -97,7 +97,7 @@ def _without_parts(examined: Sequence[Examined]) -> list[Examined]:
 def _with_roles(
     examined: Sequence[Examined], backing: Mapping[str, str]
 ) -> tuple[list[SampledImage], list[Exclusion]]:
-    """Return the images that may be placed, and the exclusions. ``backing``: backing files, each with an overlay."""
+    """Return the images that may be placed, and the exclusions. ``backing``: files with an overlay each."""
     below = {each.path: each.backing for each in examined if isinstance(each, ExistingOverlay)}
     images: list[SampledImage] = []
     exclusions: list[Exclusion] = []
@@ -140,9 +140,7 @@ def _groups(
 ) -> tuple[list[Group], list[Exclusion]]:
     index = SampleIndex([each.samples for each in images], probe_bits)
     traits = [
-        Trait(
-            each.virtual_size, each.path in backing, each.read_only, each.modified_ns, each.allocated, each.path
-        )
+        Trait(each.virtual_size, each.path in backing, each.read_only, each.modified_ns, each.allocated, each.path)
         for each in images
     ]
     grouping = Grouping(index, traits)

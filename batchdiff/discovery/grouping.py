@@ -24,18 +24,18 @@ from batchdiff.discovery.sample_index import SampleIndex
 from batchdiff.sampling.strata import Numbers
 
 ALIKE = 0.25
-"""The least share of an image's data that must be the template's: below it, little is saved, and an installation of
-the same system on its own may have as much in common."""
+"""The least share of an image's data that must be the template's: below it, little is saved, and another
+installation of the same system may have as much in common."""
 
 _CANDIDATES = 16
-"""Images of a group whose overlays are added up: those with most in common, and others that look like templates."""
+"""Images of a group whose overlays are added up: those with most in common, and those that are like templates."""
 
 _TRIED = 256
 """Images of a group whose changes are looked up in the others, for each further template."""
 
 _TIE, _TIE_OF_DATA = 0.02, 0.001
-"""Sums that differ by less are equal, as shares of all overlays and of the template: a guest that has hardly changed
-is as good a template as the template itself, and says nothing about where the others came from."""
+"""Sums that differ by less are equal, as shares of all overlays and of the template: a guest that has hardly
+changed is as good a template as the one that it was copied from."""
 
 _WHOLE = 0.8
 """The share of a template's changes that its copies have. Guests that upgraded the same packages on their own have
@@ -45,7 +45,7 @@ _FEWEST_CHANGES = 4
 """Samples that must have changed: with fewer, two templates are as good as one."""
 
 _LEAST_COPIES = 2
-"""Images with all changes of another one that make that a template; one, if something else marks it as a template."""
+"""Images with all changes of another one that make it a template; one, if something else marks it as such."""
 
 
 _NONE = np.zeros(0, dtype=np.int64)

@@ -4,9 +4,9 @@
 
     web01.img, base.qcow2    an image's suffix: always           data            begins like an image: yes
     web01                    raw, with a boot sector: yes        notes.txt       neither: no
-    web01.batchdiff-tmp      batchdiff's own: never              loop -> loop    leads nowhere: left out, with a reason
+    web01.batchdiff-tmp      batchdiff's own: never              loop -> loop    leads nowhere: left out
 
-Folders are searched with all folders in them, but links to folders are not followed, so no loop of links is endless.
+Folders are searched with all folders in them. Links to folders are not followed, so no loop of links is endless.
 """
 
 from __future__ import annotations
@@ -159,6 +159,8 @@ def _begins_like_an_image(path: str) -> bool:
     try:
         with open(path, "rb") as file:
             head = file.read(_BOOT_MARK_AT + len(_BOOT_MARK))
-            return head.endswith(_BOOT_MARK) and len(head) > _BOOT_MARK_AT and os.fstat(file.fileno()).st_size >= MIB
+            return (
+                head.endswith(_BOOT_MARK) and len(head) > _BOOT_MARK_AT and os.fstat(file.fileno()).st_size >= MIB
+            )
     except OSError:
         return False

@@ -20,7 +20,7 @@ _BY_SUFFIX = {
     ".vhdx": ImageFormat.VHDX,
     ".hdd": ImageFormat.PARALLELS,
 }
-"""The format that a name declares. ``.img`` and other names declare none: they are used for raw and qcow2 alike."""
+"""The format that a name declares. ``.img`` and other names declare none: raw and qcow2 images have them alike."""
 
 
 def declared_by_name(path: str) -> ImageFormat | None:

@@ -26,7 +26,7 @@ from batchdiff.sampling.strata import Numbers
 class SampleIndex:
     """An inverted index of the samples of images, which are known by their places in a sequence.
 
-    ``levels``: the level of each image; ``keys``: the numbers of its samples in this index, less than ``key_count``;
+    ``levels``: the level of each image; ``keys``: the numbers of its samples here, less than ``key_count``;
     ``heights``: the highest level at which each of its samples is taken.
     """
 
@@ -65,7 +65,8 @@ class SampleIndex:
     def shares(self, template: int) -> npt.NDArray[np.float64]:
         """Return the share of each image's samples that one image has too; 0 for an image without samples."""
         of = self._counts[np.arange(len(self)), np.maximum(self.levels, self.levels[template])]
-        return self.common(self.keys[template]) / np.maximum(of, 1)
+        shares: npt.NDArray[np.float64] = self.common(self.keys[template]) / np.maximum(of, 1)
+        return shares
 
     def similarity(self, image: int, template: int) -> Interval:
         """Return the share of an image's samples that another one has too, with its bounds.

@@ -55,7 +55,7 @@ SCATTERED = SampleShape(512, 0)
 """Single samples: the narrowest intervals for the bytes that are read."""
 
 SEQUENTIAL = SampleShape(2048, 5)
-"""64 probes of 2 MiB: on a spinning disk, reading one takes as long as moving to it, and 64 moves take a second."""
+"""64 probes of 2 MiB: on a spinning disk, reading one takes as long as moving to it, and all take 1.5 seconds."""
 
 
 class Samples(NamedTuple):

@@ -71,11 +71,14 @@ def _examine(file: NamedFile, shape: SampleShape, observer: ReadObserver | None)
 
 
 def _sampled(image: Image, file: NamedFile, shape: SampleShape) -> SampledImage | Exclusion:
-    by_content = file.format is None and declared_by_name(file.path) is None
+    by_content = (
+        image.source.format is not ImageFormat.RAW and file.format is None and not declared_by_name(file.path)
+    )
     if by_content and image.source.other_files:
         # Otherwise a guest could have its disk's first bytes name the image of another one.
-        why = f"its first bytes name {image.source.other_files[0]}, and its name does not show that it is an image of"
-        return Exclusion(file.path, Cause.DOUBTFUL, f"{why} {image.source.format}; list it in a manifest")
+        named, form = image.source.other_files[0], image.source.format
+        why = f"its first bytes name {named}, but its own name does not show that it is {form}; list it in a manifest"
+        return Exclusion(file.path, Cause.DOUBTFUL, why)
     before = fingerprint_at(file.path)
     in_use = _use(image, Purpose.GUEST, file.domain)
     if in_use and (why := _use(image, Purpose.TEMPLATE, file.domain)):
@@ -87,7 +90,9 @@ def _sampled(image: Image, file: NamedFile, shape: SampleShape) -> SampledImage 
     use = disk_use_of(((layer.fd, layer.path) for layer in image.own_files), kept={})
     losses = image.layers[0].losses
     kinds = [
-        f"{count} {kind}" for count, kind in ((losses.snapshots, "snapshots"), (losses.bitmaps, "bitmaps")) if count
+        f"{count} {kind}"
+        for count, kind in ((losses.snapshots, "snapshots"), (losses.bitmaps, "bitmaps"))
+        if count
     ]
     return SampledImage(
         source=image.source,
@@ -115,5 +120,7 @@ def _use(image: Image, purpose: Purpose, domain: str) -> str:
 
 def _only_a_template(image: Image) -> str:
     if is_block_device(image.layers[0].fd):
-        return "it is a block device, whose overlay needs a path: list it in a manifest with `overlay: {path: PATH}`"
+        return (
+            "it is a block device, whose overlay needs a path: list it in a manifest with `overlay: {path: PATH}`"
+        )
     return ""
