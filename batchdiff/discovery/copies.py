@@ -116,7 +116,7 @@ class Placement:
             first[better], share[better] = template, shares[better]
             between = ~better & (shares > of_second)
             second[between], of_second[between] = template, shares[between]
-        return _Nearest(first, share, second, larger, of_larger)
+        return _Nearest(first, share, second, of_second, larger, of_larger)
 
     def _placed(self, number: int, nearest: _Nearest) -> Copy | Exclusion:
         image, template = self._images[number], int(nearest.first[number])
@@ -129,11 +129,15 @@ class Placement:
             cause = Cause.IN_USE if image.in_use else Cause.UNUSABLE
             alike = f"{similarity.estimate:.0%} of its data is in {self._images[template].path}"
             return Exclusion(image.path, cause, f"{image.not_a_guest}; {alike}")
-        other = self._other(number, int(nearest.second[number]), similarity)
+        other = self._other(number, nearest, similarity)
         return Copy(image, similarity, self._saved(number, similarity), other)
 
-    def _other(self, image: int, second: int, similarity: Interval) -> OtherTemplate | None:
-        if second < 0:
+    def _other(self, image: int, nearest: _Nearest, similarity: Interval) -> OtherTemplate | None:
+        """Return a template that fits an image as well; None if there is none."""
+        second = int(nearest.second[image])
+        if second < 0 or nearest.share_of_second[image] < similarity.low:
+            second = self._grouping.either.get(image, -1)
+        if second in {-1, int(nearest.first[image])}:
             return None
         also = self._index.similarity(image, second)
         return OtherTemplate(self._images[second].path, also) if also.estimate >= similarity.low else None
@@ -168,11 +172,12 @@ class Placement:
 class _Nearest(NamedTuple):
     """The template that each image is most like, the second one, and the one with a larger disk; -1 if none is.
 
-    ``share``: how much of its data the first one has; ``share_of_larger``: that of the one with a larger disk.
+    ``share``, ``share_of_second``, ``share_of_larger``: how much of its data each of them has.
     """
 
     first: Numbers
     share: npt.NDArray[np.float64]
     second: Numbers
+    share_of_second: npt.NDArray[np.float64]
     larger: Numbers
     share_of_larger: npt.NDArray[np.float64]

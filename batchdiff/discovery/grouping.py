@@ -30,7 +30,7 @@ installation of the same system may have as much in common."""
 _CANDIDATES = 16
 """Images of a group whose overlays are added up: those with most in common, and those that are like templates."""
 
-_TRIED = 256
+_TRIED = 64
 """Images of a group whose changes are looked up in the others, for each further template."""
 
 _TIE, _TIE_OF_DATA = 0.02, 0.001
@@ -38,11 +38,14 @@ _TIE, _TIE_OF_DATA = 0.02, 0.001
 changed is as good a template as the one that it was copied from."""
 
 _WHOLE = 0.8
-"""The share of a template's changes that its copies have. Guests that upgraded the same packages on their own have
-55 to 71 % of each other's changes."""
+"""The least share of a template's changes that its copies have, compared with their share of the rest of it. Guests
+that upgraded the same packages on their own have 55 to 71 % of each other's changes."""
+
+_HALF = 0.5
+"""The same for changes that are too few for a template of their own."""
 
 _FEWEST_CHANGES = 4
-"""Samples that must have changed: with fewer, two templates are as good as one."""
+"""Samples that must have changed: with fewer, two templates are as good as one, and the copies fit either."""
 
 _LEAST_COPIES = 2
 """Images with all changes of another one that make it a template; one, if something else marks it as such."""
@@ -95,7 +98,11 @@ class Choice(NamedTuple):
 
 
 class Grouping:
-    """The search for templates. Images are known by their places in the index."""
+    """The search for templates. Images are known by their places in the index.
+
+    ``either``: images that seem to be copies of another one than a template, which differs too little from it to be
+    one, too; each with that other one.
+    """
 
     def __init__(self, index: SampleIndex, traits: Sequence[Trait]) -> None:
         self._index, self._traits = index, traits
@@ -104,6 +111,7 @@ class Grouping:
         # The images that no group has taken yet, for each key.
         self._left = np.bincount(np.concatenate([_NONE, *index.keys]), minlength=index.key_count)
         self._free = np.ones(len(index), dtype=bool)
+        self.either: dict[int, int] = {}
 
     def templates(self) -> list[Choice]:
         """Return all templates, those of one group together."""
@@ -199,33 +207,42 @@ class Grouping:
             for each, template in nearest.items():
                 if alike[new][each] > alike[template][each]:
                     nearest[each] = new
+        self._find_either(nearest)
         return found
 
     def _one_below(self, nearest: dict[int, int], tried: set[int]) -> Choice | None:
         """Return a member that is a template itself. ``nearest``: members, each with its template so far."""
         changes = {each: self._changes(each, template) for each, template in nearest.items()}
-        keys = {each: self._index.keys[each][changed] for each, changed in changes.items()}
-        counts = np.bincount(np.concatenate([_NONE, *keys.values()]), minlength=self._index.key_count)
-        # How many others have a change of a member, on average: a template's copies have all of its changes.
-        spread = {
-            each: float((counts[changed] - 1).mean())
-            for each, changed in keys.items()
-            if len(changed) >= _FEWEST_CHANGES and each not in tried
-        }
-        members = np.zeros(len(self._index), dtype=bool)
-        members[list(nearest)] = True
-        order = sorted(spread, key=lambda image: (-spread[image], self._traits[image].preference))
-        for image in order[:_TRIED]:
+        many = [each for each, changed in changes.items() if changed.sum() >= _FEWEST_CHANGES and each not in tried]
+        for image in self._by_spread(changes, many):
             tried.add(image)
-            least = 1 if self._traits[image].marked else _LEAST_COPIES
-            if spread[image] < least * _WHOLE:
-                continue
-            copies = self._copies(image, changes[image], members)
+            copies = self._copies(image, changes[image], nearest)
             # Its copies have its changes, too: the template is the one with the fewest of its own.
-            if len(copies) >= least:
+            if len(copies) >= self._least_copies(image):
                 tried.update(copies)
                 return self._best([image, *copies])
         return None
+
+    def _find_either(self, nearest: dict[int, int]) -> None:
+        """Find members whose few changes others have whole: those could be copies of either."""
+        changes = {each: self._changes(each, template) for each, template in nearest.items()}
+        few = [each for each, changed in changes.items() if 0 < changed.sum() < _FEWEST_CHANGES]
+        for image in self._by_spread(changes, few):
+            copies = self._copies(image, changes[image], nearest, fewest=1, whole=_HALF)
+            if len(copies) >= self._least_copies(image):
+                for each in copies:
+                    self.either.setdefault(each, image)
+
+    def _least_copies(self, image: int) -> int:
+        return 1 if self._traits[image].marked else _LEAST_COPIES
+
+    def _by_spread(self, changes: dict[int, npt.NDArray[np.bool_]], chosen: Sequence[int]) -> list[int]:
+        """Return the members, of those that are chosen, whose changes most others have, on average."""
+        keys = {each: self._index.keys[each][changed] for each, changed in changes.items()}
+        counts = np.bincount(np.concatenate([_NONE, *keys.values()]), minlength=self._index.key_count)
+        spread = {each: float((counts[keys[each]] - 1).mean()) for each in chosen}
+        likely = [each for each in chosen if spread[each] >= self._least_copies(each) * _WHOLE]
+        return sorted(likely, key=lambda image: (-spread[image], self._traits[image].preference))[:_TRIED]
 
     def _changes(self, image: int, template: int) -> npt.NDArray[np.bool_]:
         """Return which samples of an image a template does not have, among those that both take."""
@@ -233,11 +250,25 @@ class Grouping:
         is_new = ~np.isin(self._index.keys[image], self._index.keys[template])
         return is_new & (self._index.heights[image] >= level)
 
-    def _copies(self, image: int, changed: npt.NDArray[np.bool_], members: npt.NDArray[np.bool_]) -> list[int]:
-        """Return the members that have an image's changes whole, as far as they are sampled where it changed."""
-        common = self._index.common(self._index.keys[image][changed])
-        heights = np.sort(self._index.heights[image][changed])
+    def _copies(
+        self,
+        image: int,
+        changed: npt.NDArray[np.bool_],
+        members: Iterable[int],
+        *,
+        fewest: int = _FEWEST_CHANGES,
+        whole: float = _WHOLE,
+    ) -> list[int]:
+        """Return the members that have an image's changes as they have the rest of it, by the samples of both."""
+        of_changes, count = self._shares_of(image, changed)
+        of_rest, _ = self._shares_of(image, ~changed)
+        fits = (count >= fewest) & (of_changes >= ALIKE) & (of_changes >= whole * of_rest)
+        return [each for each in members if fits[each] and each != image]
+
+    def _shares_of(
+        self, image: int, chosen: npt.NDArray[np.bool_]
+    ) -> tuple[npt.NDArray[np.float64], Numbers]:
+        """Return the share of some samples of an image that each other one has, and of how many."""
+        heights = np.sort(self._index.heights[image][chosen])
         of = len(heights) - np.searchsorted(heights, self._index.levels)
-        whole = members & (of >= _FEWEST_CHANGES) & (common >= _WHOLE * of)
-        whole[image] = False
-        return [int(each) for each in np.flatnonzero(whole)]
+        return self._index.common(self._index.keys[image][chosen]) / np.maximum(of, 1), of
