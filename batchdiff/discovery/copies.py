@@ -14,7 +14,7 @@ from batchdiff.discovery.grouping import ALIKE, Choice, Grouping
 from batchdiff.discovery.sample_index import SampleIndex
 from batchdiff.discovery.sample_offsets import SAMPLE
 from batchdiff.discovery.sampled_image import SampledImage
-from batchdiff.sampling.interval import Interval, sum_of
+from batchdiff.sampling.interval import Interval
 from batchdiff.sampling.strata import Numbers
 from batchdiff.units import KIB, MIB, ceil_div, format_size
 
@@ -58,8 +58,14 @@ class Group:
 
     @property
     def saved(self) -> Interval:
-        """The bytes that all overlays together would give back."""
-        return sum_of(copy.saved for copy in self.copies)
+        """The bytes that all overlays together would give back.
+
+        All bounds are added up: images are sampled at the same offsets, so their errors are not independent.
+        """
+        saved = [copy.saved for copy in self.copies]
+        return Interval(
+            sum(each.estimate for each in saved), sum(each.low for each in saved), sum(each.high for each in saved)
+        )
 
 
 class Placement:

@@ -38,8 +38,8 @@ _TIE, _TIE_OF_DATA = 0.02, 0.001
 changed is as good a template as the one that it was copied from."""
 
 _WHOLE = 0.8
-"""The least share of a template's changes that its copies have, compared with their share of the rest of it. Guests
-that upgraded the same packages on their own have 55 to 71 % of each other's changes."""
+"""The least share of a template's changes that its copies have, compared with their share of the rest of it.
+Guests that upgraded the same packages on their own have 55 to 71 % of each other's changes."""
 
 _HALF = 0.5
 """The same for changes that are too few for a template of their own."""
@@ -100,7 +100,7 @@ class Choice(NamedTuple):
 class Grouping:
     """The search for templates. Images are known by their places in the index.
 
-    ``either``: images that seem to be copies of another one than a template, which differs too little from it to be
+    ``either``: images that could be copies of another one than a template, which differs too little from that to be
     one, too; each with that other one.
     """
 
@@ -213,7 +213,9 @@ class Grouping:
     def _one_below(self, nearest: dict[int, int], tried: set[int]) -> Choice | None:
         """Return a member that is a template itself. ``nearest``: members, each with its template so far."""
         changes = {each: self._changes(each, template) for each, template in nearest.items()}
-        many = [each for each, changed in changes.items() if changed.sum() >= _FEWEST_CHANGES and each not in tried]
+        many = [
+            each for each, changed in changes.items() if changed.sum() >= _FEWEST_CHANGES and each not in tried
+        ]
         for image in self._by_spread(changes, many):
             tried.add(image)
             copies = self._copies(image, changes[image], nearest)
@@ -265,9 +267,7 @@ class Grouping:
         fits = (count >= fewest) & (of_changes >= ALIKE) & (of_changes >= whole * of_rest)
         return [each for each in members if fits[each] and each != image]
 
-    def _shares_of(
-        self, image: int, chosen: npt.NDArray[np.bool_]
-    ) -> tuple[npt.NDArray[np.float64], Numbers]:
+    def _shares_of(self, image: int, chosen: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.float64], Numbers]:
         """Return the share of some samples of an image that each other one has, and of how many."""
         heights = np.sort(self._index.heights[image][chosen])
         of = len(heights) - np.searchsorted(heights, self._index.levels)

@@ -47,8 +47,8 @@ def manifest_text(
 ) -> str:
     """Return the manifest of a group.
 
-    ``why``: why its template is one; ``figures``: what a copy's comment says; ``exists``: whether a path is taken, so
-    that no overlay can be written there. ``left_out`` is listed in comments at the end.
+    ``why``: why its template is one; ``figures``: what a copy's comment says; ``exists``: whether a path is taken,
+    so that no overlay can be written there. ``left_out`` is listed in comments at the end.
     """
     listed = [copy for copy in group.copies if is_listed(copy.image)]
     lines = [

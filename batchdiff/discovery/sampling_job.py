@@ -77,7 +77,7 @@ def _sampled(image: Image, file: NamedFile, shape: SampleShape) -> SampledImage 
     if by_content and image.source.other_files:
         # Otherwise a guest could have its disk's first bytes name the image of another one.
         named, form = image.source.other_files[0], image.source.format
-        why = f"its first bytes name {named}, but its own name does not show that it is {form}; list it in a manifest"
+        why = f"its first bytes name {named}, but its own name does not show a {form} image; list it in a manifest"
         return Exclusion(file.path, Cause.DOUBTFUL, why)
     before = fingerprint_at(file.path)
     in_use = _use(image, Purpose.GUEST, file.domain)

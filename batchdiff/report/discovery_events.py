@@ -23,7 +23,7 @@ def template_event(group: Group, why: str) -> dict[str, Any]:
     }
 
 
-def image_event(group: Group, copy: Copy) -> dict[str, Any]:
+def copy_event(group: Group, copy: Copy) -> dict[str, Any]:
     """Return an image with its template, the similarity, and the bytes that an overlay would save."""
     other = copy.other
     return {

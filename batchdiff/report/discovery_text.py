@@ -165,15 +165,25 @@ def _notes(found: Discovery, names: _Names, width: int | None) -> Iterator[str]:
         number = len(group.copies)
         copies = f"{number} {'copy' if number == 1 else 'copies'}"
         yield _note("template", f"{what}, {copies}, saving {_range(group.saved)}: {why_template(group)}", width)
-    for _, copy in in_order_of_savings(found.groups):
+    either: dict[tuple[str, str], list[str]] = {}
+    for group, copy in in_order_of_savings(found.groups):
         if copy.other is not None:
-            fits = f"{names(copy.image.path)} fits {names(copy.other.path)} as well:"
-            share = f"{copy.other.similarity.estimate:.1%} of its data is there"
-            yield _note("either", f"{fits} {share}", width)
+            share = f"{names(copy.image.path)} ({copy.other.similarity.estimate:.1%})"
+            either.setdefault((copy.other.path, group.template.path), []).append(share)
+    for (other, template), shares in either.items():
+        yield _note(
+            "either", f"about as similar to {names(other)} as to {names(template)}: {_some(shares)}", width
+        )
+    for _, copy in in_order_of_savings(found.groups):
         if copy.image.losses:
-            yield _note(
-                "note", f"{names(copy.image.path)} has {copy.image.losses}, which an overlay would lose", width
-            )
+            lost = f"{names(copy.image.path)} has {copy.image.losses}, which an overlay would lose"
+            yield _note("note", lost, width)
+
+
+def _some(words: Sequence[str]) -> str:
+    """Return words as a list of a bounded length."""
+    more = f" and {len(words) - _MOST_NAMES} more" if len(words) > _MOST_NAMES else ""
+    return ", ".join(words[:_MOST_NAMES]) + more
 
 
 def _range(saved: Interval) -> str:
@@ -186,8 +196,7 @@ def _left_out(found: Discovery, names: _Names, width: int | None) -> Iterator[st
     for each in found.exclusions:
         alike.setdefault(each.reason, []).append(names(each.path))
     for reason, left in alike.items():
-        more = f" and {len(left) - _MOST_NAMES} more" if len(left) > _MOST_NAMES else ""
-        yield _note("left out", f"{', '.join(left[:_MOST_NAMES])}{more}: {printable(reason)}", width)
+        yield _note("left out", f"{_some(left)}: {printable(reason)}", width)
     if found.ignored:
         yield _note("ignored", f"{count_of(found.ignored, 'file')} that do not look like images", width)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
 
 from batchdiff.cli.console import Console
 from batchdiff.discovery.copies import Copy
@@ -20,7 +19,7 @@ from batchdiff.linux.device_names import image_path
 from batchdiff.linux.machine import usable_cpus
 from batchdiff.manifest.file import read_manifest
 from batchdiff.progress import Phase
-from batchdiff.report.discovery_events import exclusion_event, image_event, template_event
+from batchdiff.report.discovery_events import copy_event, exclusion_event, template_event
 from batchdiff.report.discovery_text import discovery_text, figures_of, why_template
 from batchdiff.throttle.options import ScanLimits
 from batchdiff.throttle.throttle import throttle
@@ -38,6 +37,9 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         raise UsageError("no images are given", remedy="Name folders or images, or add `--libvirt`.")
     if arguments.output is not None:
         _check_output(arguments.output)
+    for path in arguments.templates:
+        if os.path.isdir(path):
+            raise UsageError(f"{path} is a folder", remedy="Name the image that is the template.")
     templates = [image_path(path) for path in arguments.templates]
     search = find_files([*arguments.paths, *arguments.templates], _of_libvirt(console, arguments))
     if not search.files and not search.exclusions:
@@ -48,8 +50,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         )
     shape = SEQUENTIAL if arguments.sequential else SCATTERED
     found = _discovered(console, arguments, search, templates, shape)
-    for event, fields in _events(found):
-        console.event(event, **fields)
+    _print_events(console, found)
     console.result(discovery_text(found, shape, width=console.width))
     written = [] if arguments.output is None else _write(console, arguments.output, found)
     _say_next(console, arguments, found, written)
@@ -88,11 +89,15 @@ def _of_libvirt(console: Console, arguments: argparse.Namespace) -> list[NamedFi
     return [NamedFile(disk.path, disk.format, disk.user) for disk in found.disks]
 
 
-def _events(found: Discovery) -> Iterator[tuple[str, dict[str, object]]]:
+def _print_events(console: Console, found: Discovery) -> None:
+    if not console.json:
+        return
     for group in found.groups:
-        yield "template", template_event(group, why_template(group))
-        yield from (("copy", image_event(group, copy)) for copy in group.copies)
-    yield from (("left_out", exclusion_event(each)) for each in found.exclusions)
+        console.event("template", **template_event(group, why_template(group)))
+        for copy in group.copies:
+            console.event("copy", **copy_event(group, copy))
+    for each in found.exclusions:
+        console.event("left_out", **exclusion_event(each))
 
 
 def _check_output(path: str) -> None:
