@@ -41,8 +41,9 @@ _WHOLE = 0.8
 """The least share of a template's changes that its copies have, compared with their share of the rest of it.
 Guests that upgraded the same packages on their own have 55 to 71 % of each other's changes."""
 
-_HALF = 0.5
-"""The same for changes that are too few for a template of their own."""
+_HALF, _FEW_CHANGES = 0.5, 0.05
+"""The same for changes that are too few for a template of their own, and the largest share that these are. Whether
+another template fits as well is then decided by the intervals."""
 
 _FEWEST_CHANGES = 4
 """Samples that must have changed: with fewer, two templates are as good as one, and the copies fit either."""
@@ -100,8 +101,8 @@ class Choice(NamedTuple):
 class Grouping:
     """The search for templates. Images are known by their places in the index.
 
-    ``either``: images that could be copies of another one than a template, which differs too little from that to be
-    one, too; each with that other one.
+    ``either``: images that could be copies of another one than their template, which differs too little from it to
+    be one, too; each with that other one.
     """
 
     def __init__(self, index: SampleIndex, traits: Sequence[Trait]) -> None:
@@ -226,9 +227,9 @@ class Grouping:
         return None
 
     def _find_either(self, nearest: dict[int, int]) -> None:
-        """Find members whose few changes others have whole: those could be copies of either."""
+        """Find members whose few changes others have, too: those could be copies of either."""
         changes = {each: self._changes(each, template) for each, template in nearest.items()}
-        few = [each for each, changed in changes.items() if 0 < changed.sum() < _FEWEST_CHANGES]
+        few = [each for each, changed in changes.items() if 0 < changed.sum() <= _FEW_CHANGES * len(changed)]
         for image in self._by_spread(changes, few):
             copies = self._copies(image, changes[image], nearest, fewest=1, whole=_HALF)
             if len(copies) >= self._least_copies(image):
@@ -243,7 +244,7 @@ class Grouping:
         keys = {each: self._index.keys[each][changed] for each, changed in changes.items()}
         counts = np.bincount(np.concatenate([_NONE, *keys.values()]), minlength=self._index.key_count)
         spread = {each: float((counts[keys[each]] - 1).mean()) for each in chosen}
-        likely = [each for each in chosen if spread[each] >= self._least_copies(each) * _WHOLE]
+        likely = [each for each in chosen if spread[each] >= self._least_copies(each) * _HALF]
         return sorted(likely, key=lambda image: (-spread[image], self._traits[image].preference))[:_TRIED]
 
     def _changes(self, image: int, template: int) -> npt.NDArray[np.bool_]:

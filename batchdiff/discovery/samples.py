@@ -89,16 +89,21 @@ def take_samples(image: Image, shape: SampleShape) -> Samples:
     numbers: list[int] = []
     hashes: list[int] = []
     buffer = ReadBuffer(shape.probe)
+    read_bytes = 0
     for place in places.tolist():
-        for number, digest in _read(image, place, shape, buffer):
+        start = place * shape.probe
+        segments = image.segments(start, start + shape.probe)
+        read_bytes += sum(each.end - each.start for each in segments if each.origin is not Origin.ZERO)
+        view = buffer.load_segments(image, start, shape.probe, segments)
+        for number, sample in _nonzero(view, place << shape.probe_bits):
             numbers.append(number)
-            hashes.append(digest)
+            hashes.append(_hash(number, sample))
     return Samples(
         level,
         np.array(numbers, dtype=np.int64),
         np.array(hashes, dtype=np.uint64),
         len(places),
-        len(places) * shape.probe,
+        read_bytes,
     )
 
 
@@ -156,14 +161,12 @@ def _ranges(first: Numbers, last: Numbers) -> Numbers:
     return starts + np.arange(int(counts.sum()))
 
 
-def _read(image: Image, place: int, shape: SampleShape, buffer: ReadBuffer) -> Iterator[tuple[int, int]]:
-    """Yield the number and the hash of each nonzero sample of a probe."""
-    view = buffer.load(image, place * shape.probe, shape.probe)
-    for offset in range(0, shape.probe, SAMPLE):
-        sample = view[offset : offset + SAMPLE]
+def _nonzero(probe: memoryview, first: int) -> Iterator[tuple[int, memoryview]]:
+    """Yield each nonzero sample of a probe with its number; ``first`` is that of the first sample."""
+    for offset in range(0, len(probe), SAMPLE):
+        sample = probe[offset : offset + SAMPLE]
         if np.frombuffer(sample, dtype=np.uint64).any():
-            number = (place << shape.probe_bits) + offset // SAMPLE
-            yield number, _hash(number, sample)
+            yield first + offset // SAMPLE, sample
 
 
 def _hash(number: int, sample: memoryview) -> int:
