@@ -43,7 +43,7 @@ _MOST_NAMES = 20
 
 def discovery_text(found: Discovery, shape: SampleShape, *, width: int | None = None) -> str:
     """Return the result for a terminal that is ``width`` cells wide, with a newline at the end."""
-    names = _Names([*_paths(found)])
+    names = _Names([*_paths(found)] or [each.path for each in found.exclusions])
     blocks = [
         [_heading(found, names)],
         _table(found, names, width),
@@ -103,14 +103,13 @@ class _Names:
         self.folder = "" if common == "/" else common
 
     def __call__(self, path: str) -> str:
-        return printable(posixpath.relpath(path, self.folder) if self.folder else path)
+        return printable(path.removeprefix(f"{self.folder}/") if self.folder else path)
 
 
 def _paths(found: Discovery) -> Iterator[str]:
     for group in found.groups:
         yield group.template.path
         yield from (copy.image.path for copy in group.copies)
-    yield from (each.path for each in found.exclusions)
 
 
 def _heading(found: Discovery, names: _Names) -> str:

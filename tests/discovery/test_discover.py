@@ -19,7 +19,11 @@ from batchdiff.errors import ImageError
 from batchdiff.image_source import ImageFormat
 
 BASE = "2M:A 1M:- 1M:B 2M:C"
-COPIES = {"one.img": "64k:X 1984k:A 1M:- 1M:B 2M:C", "two.qcow2": "1M:A 64k:Y 960k:A 1M:- 1M:B 2M:C", "three.img": BASE}
+COPIES = {
+    "one.img": "64k:X 1984k:A 1M:- 1M:B 2M:C",
+    "two.qcow2": "1M:A 64k:Y 960k:A 1M:- 1M:B 2M:C",
+    "three.img": BASE,
+}
 
 
 def write(folder, images):

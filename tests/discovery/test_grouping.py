@@ -22,7 +22,9 @@ class Found:
     def __init__(self, fleet, given=(), **changes):
         names, index, traits = fleet.sampled()
         grouping = Grouping(index, traits)
-        choices = {names.index(name): None for name in given} or {each.template: each for each in grouping.templates()}
+        choices = {names.index(name): None for name in given} or {
+            each.template: each for each in grouping.templates()
+        }
         images = [
             SampledImage(
                 ImageSource(trait.path, ImageFormat.RAW), trait.virtual_size, trait.allocated, trait.allocated,
@@ -30,7 +32,9 @@ class Found:
             )
             for trait in traits
         ]  # fmt: skip
-        images = [dataclasses.replace(each, **changes.get(name, {})) for name, each in zip(names, images, strict=True)]
+        images = [
+            dataclasses.replace(each, **changes.get(name, {})) for name, each in zip(names, images, strict=True)
+        ]
         self.groups, left = Placement(images, index, grouping).groups(choices)
         self.templates = [group.template.path[1:] for group in self.groups]
         self.choices = {group.template.path[1:]: group.choice for group in self.groups}
@@ -217,7 +221,9 @@ def test_a_fleet_of_pairs_is_found():
         fleet.copy(f"{number}", f"{number}-copy", 0.1, clump=5)
     found = Found(fleet)
     assert len(found.groups) == 300
-    assert all(name.partition("-")[0] == template.partition("-")[0] for name, template in found.template_of.items())
+    assert all(
+        name.partition("-")[0] == template.partition("-")[0] for name, template in found.template_of.items()
+    )
 
 
 def test_what_strangers_have_in_common_makes_no_group():

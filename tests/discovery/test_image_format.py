@@ -31,7 +31,9 @@ def test_name_and_first_bytes_agree(tmp_path, name, head, form):
     assert found(tmp_path, name, head) is form
 
 
-@pytest.mark.parametrize(("name", "head"), [("a.raw", QCOW2), ("a.qcow2", RAW), ("a.vmdk", QCOW2), ("a.img", LUKS)])
+@pytest.mark.parametrize(
+    ("name", "head"), [("a.raw", QCOW2), ("a.qcow2", RAW), ("a.vmdk", QCOW2), ("a.img", LUKS)]
+)
 def test_a_contradiction_is_left_out(tmp_path, name, head):
     """A guest can write a header of any format to its own raw disk."""
     result = found(tmp_path, name, head)
