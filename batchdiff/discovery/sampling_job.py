@@ -90,8 +90,8 @@ def _sampled(image: Image, file: NamedFile, shape: SampleShape) -> SampledImage 
     use = disk_use_of(((layer.fd, layer.path) for layer in image.own_files), kept={})
     losses = image.layers[0].losses
     kinds = [
-        f"{count} {kind}"
-        for count, kind in ((losses.snapshots, "snapshots"), (losses.bitmaps, "bitmaps"))
+        f"{count} {kind}{'' if count == 1 else 's'}"
+        for count, kind in ((losses.snapshots, "snapshot"), (losses.bitmaps, "bitmap"))
         if count
     ]
     return SampledImage(

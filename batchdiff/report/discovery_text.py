@@ -197,7 +197,7 @@ def _left_out(found: Discovery, names: _Names, width: int | None) -> Iterator[st
     for reason, left in alike.items():
         yield _note("left out", f"{_some(left)}: {printable(reason)}", width)
     if found.ignored:
-        yield _note("ignored", f"{count_of(found.ignored, 'file')} that do not look like images", width)
+        yield _note("ignored", f"{count_of(found.ignored, 'file')} without the looks of an image", width)
 
 
 def _note(label: str, text: str, width: int | None) -> str:

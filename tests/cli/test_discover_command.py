@@ -10,14 +10,18 @@ import notation
 import pytest
 from commands import batchdiff, events, run_here
 
+from batchdiff.discovery import discover as discovery
+from batchdiff.discovery.image_files import find_files
+from batchdiff.discovery.samples import SCATTERED
 from batchdiff.manifest.file import read_manifest
+from batchdiff.report.discovery_text import discovery_text
 
 FIRST, SECOND = "2M:A 2M:- 2M:B", "2M:A 1M:E 1M:- 1M:F 1M:B"
 LETTERS = "CDGHIJKLMNOPQRSTUVWXYZ"
 
 
 def write_images(folder, first=4, second=4):
-    """Two templates, the second one derived from the first, with copies of both in several formats, and strangers."""
+    """Two templates, the second one derived from the first, with copies of both, and two other images."""
     made = {"debian.img": FIRST, "debian-docker.img": SECOND}
     for number in range(first):
         made[f"web{number}.img"] = f"128k:{LETTERS[number]}{FIRST.removeprefix('2M:A').join([' 1920k:A', ''])}"
@@ -118,7 +122,7 @@ def test_bad_input_is_explained(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     text = run_here("discover", tmp_path, expect=2)
     assert "no image was found in" in text
-    assert "(1 files do not look like images)" in text
+    assert "(1 file without the looks of an image)" in text
     assert "there is no file" in run_here("discover", tmp_path / "gone.img", expect=2)
     (tmp_path / "bad.qcow2").write_bytes(b"QFI\xfb" + bytes(600))
     assert "none of the images can be read" in run_here("discover", tmp_path, expect=4)
@@ -129,12 +133,7 @@ def test_bad_input_is_explained(tmp_path):
 
 
 def test_a_terminal_of_80_columns_is_enough(images):
-    from batchdiff.discovery.discover import discover as find
-    from batchdiff.discovery.image_files import find_files
-    from batchdiff.discovery.samples import SCATTERED
-    from batchdiff.report.discovery_text import discovery_text
-
-    found = find(find_files([str(images)]), shape=SCATTERED, jobs=1)
+    found = discovery.discover(find_files([str(images)]), shape=SCATTERED, jobs=1)
     text = discovery_text(found, SCATTERED, width=80)
     assert all(len(line) <= 80 for line in text.splitlines())
     assert "debian-docker.img" in text

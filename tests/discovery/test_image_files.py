@@ -54,7 +54,7 @@ def test_a_glob_gives_its_matches(folder):
 
 @pytest.mark.parametrize("path", ["no.img", "*.qcow2", "none/*"])
 def test_what_leads_to_no_file_is_wrong(folder, path):
-    with pytest.raises(UsageError, match="matches no file|there is no file"):
+    with pytest.raises(UsageError, match=r"matches no file|there is no file"):
         find_files([str(folder / path)])
 
 

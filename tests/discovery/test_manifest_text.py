@@ -38,8 +38,8 @@ def make(folder, *names):
 
 @pytest.mark.parametrize(
     "name",
-    ["web 01.img", "a: b.img", "- x.img", "# no comment.img", "it's.img", '"q".img', "{x}.img", "für.img", "null.img",
-     "*.img", "back\\slash.img", "[a], b.img"],
+    ["web 01.img", "a: b.img", "- x.img", "# no comment.img", "it's.img", '"q".img', "{x}.img", "für.img",
+     "null.img", "*.img", "back\\slash.img", "[a], b.img"],
 )  # fmt: skip
 def test_any_name_is_valid(tmp_path, name):
     make(tmp_path, "base.img", name, "other.img")
@@ -91,7 +91,7 @@ def test_losses_and_exclusions_are_comments(tmp_path):
     found = discover(find_files([str(tmp_path)]), shape=SCATTERED, jobs=1)
     written(tmp_path, found.groups[0], left_out=found.exclusions)
     text = (tmp_path / "manifest.yaml").read_text()
-    assert "  # It has 1 snapshots: `allow_loss` accepts" in text
+    assert "  # It has 1 snapshot: `allow_loss` accepts" in text
     assert f"# Left out: {tmp_path}/odd.img: no template" in text
 
 

@@ -36,6 +36,7 @@ KINDS = {
     "How-to guides": {
         "adding-guests",
         "backups",
+        "discover",
         "encrypted-images",
         "in-place",
         "libvirt",
@@ -129,11 +130,11 @@ def documented(words: str) -> set[str]:
 
 LONGEST = {
     "CONTRIBUTING.md": 200,
-    "docs/glossary.md": 370,
+    "docs/glossary.md": 400,
     "docs/manifest.md": 216,
     "CHANGELOG.md": 260,
     "docs/architecture.md": 200,
-    "docs/scripting.md": 395,
+    "docs/scripting.md": 500,
     "docs/performance.md": 330,
     "docs/plan-format.md": 220,
     "docs/safety.md": 280,

@@ -21,6 +21,7 @@ from batchdiff.manifest.file import read_manifest
 from batchdiff.progress import Phase
 from batchdiff.report.discovery_events import copy_event, exclusion_event, template_event
 from batchdiff.report.discovery_text import discovery_text, figures_of, why_template
+from batchdiff.report.figures import count_of
 from batchdiff.throttle.options import ScanLimits
 from batchdiff.throttle.throttle import throttle
 
@@ -43,7 +44,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     templates = [image_path(path) for path in arguments.templates]
     search = find_files([*arguments.paths, *arguments.templates], _of_libvirt(console, arguments))
     if not search.files and not search.exclusions:
-        ignored = f" ({search.ignored} files do not look like images)" if search.ignored else ""
+        ignored = f" ({count_of(search.ignored, 'file')} without the looks of an image)" if search.ignored else ""
         raise UsageError(
             f"no image was found in {', '.join(arguments.paths) or 'the definitions of libvirt'}{ignored}",
             remedy="Name the images themselves if their names have no suffix such as .img or .qcow2.",
