@@ -50,6 +50,7 @@ ROOMS = {
     "planning/sizes": "The size of an overlay, in its file and on disk, and the space that it saves.",
     "planning": "The half that only reads: it compares guests with their template and makes the plan.",
     "discovery": "Find which images are copies of which, by samples: equal ones at the same offsets.",
+    "estimation": "The savings of a fleet, estimated from samples of its guests; no plan.",
     "applying/journal": "The journal of a plan, and older plans that are kept for undoing.",
     "applying/results": "The results of a verb for each guest, as data for reports.",
     "applying/guests": "The state of a guest: its files, their names, and the next action.",
@@ -63,7 +64,10 @@ ROOMS = {
     "doctor": "What this machine and its filesystems can do for batchdiff.",
     "report": "Plans and results as text or JSON: pure functions that return strings.",
     "report/plan": "The savings report of a plan, in each of its forms.",
+    "report/estimate": "An estimate of savings as text or JSON.",
+    "report/discovery": "What `batchdiff discover` has found, as text and as events.",
     "cli/logs": "The files that a command leaves for later readers: its log, a crash report, metrics.",
+    "cli/options": "Options that only one verb has, and that need no other module of the command line.",
     "cli/output": "Streams that never make the work wait, and the progress bar.",
     "cli": "The command line: arguments, console, exit codes; nothing else prints or exits.",
     "cli/new_plan": "The slow half of the verb plan, loaded once the manifest is known to be right.",
@@ -108,6 +112,8 @@ PURE = (
     "discovery/sampled_image.py",
     "report/*.py",
     "report/plan/*.py",
+    "report/estimate/*.py",
+    "report/discovery/*.py",
 )
 IMPURE_IMPORTS = {"os", "subprocess", "multiprocessing", "shutil", "socket", "threading"}
 PURE_EXCEPTIONS = {"qcow2/compression.py": {"threading"}}

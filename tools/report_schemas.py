@@ -28,9 +28,11 @@ from batchdiff.choices import Retire, Verdict
 from batchdiff.cli.output.command_events import EVENTS_VERSION
 from batchdiff.discovery.exclusion import Cause
 from batchdiff.doctor.fact import Ability
+from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image_source import ImageFormat
 from batchdiff.plan.plan import Similarity, Totals
 from batchdiff.progress import Phase
+from batchdiff.report.estimate.json_form import ESTIMATE_VERSION
 from batchdiff.report.plan.json_form import REPORT_VERSION
 
 REPORT_FILE, EVENTS_FILE = (FILE.with_name(f"{name}.schema.json") for name in ("report", "events"))
@@ -140,6 +142,47 @@ REPORT: Schema = (
     | {"$defs": DEFINITIONS}
 )
 
+BOUNDS = of(estimate=INTEGER, low=INTEGER, high=INTEGER)
+ESTIMATED_GUEST = of(
+    name=TEXT,
+    path=PATH,
+    format=of_type(ImageFormat),
+    verdict=of_type(Verdict),
+    reason=TEXT,
+    undecided=BOOLEAN,
+    exact=BOOLEAN,
+    allocated_bytes=or_null(SIZE),
+    reclaimable_bytes=or_null(SIZE),
+    overlay_disk_bytes=or_null(BOUNDS),
+    saved_bytes=or_null(BOUNDS),
+    cluster_size=or_null(SIZE),
+    exactness=or_null(values(Exactness)),
+    note=TEXT,
+    probes=SIZE,
+    read_bytes=SIZE,
+)
+ESTIMATE = of(
+    estimate_version=TEXT | {"pattern": rf"^{ESTIMATE_VERSION.partition('.')[0]}\.[0-9]+$"},
+    generator=TEXT,
+    created=TEXT,
+    manifest=PLAN["properties"]["manifest"],
+    template=of(path=PATH, format=of_type(ImageFormat), virtual_size=SIZE),
+    seed=SIZE,
+    wanted_error=NUMBER,
+    probes=SIZE,
+    read_bytes=SIZE,
+    plan_read_bytes=SIZE,
+    guests=array(ESTIMATED_GUEST),
+    totals=of(
+        **dict.fromkeys(("guests", "convert", "skip", "refuse", "undecided"), SIZE),
+        allocated_bytes=SIZE,
+        sampled_bytes=SIZE,
+        overlay_disk_bytes=BOUNDS,
+        saved_bytes=BOUNDS,
+        error=NUMBER,
+    ),
+)
+
 TIME = TEXT | {"pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$"}
 CODE = INTEGER | {"minimum": 0, "maximum": 255}
 EVENTS: dict[str, dict[str, Schema]] = {
@@ -172,6 +215,7 @@ EVENTS: dict[str, dict[str, Schema]] = {
     "valid": {"manifest": TEXT, "guests": TEXTS},
     "plan": {"path": PATH, "kept": or_null(PATH), "report": refer_to("report")},
     "report": {"report": refer_to("report")},
+    "estimate": {"report": ESTIMATE},
     "step": {"guest": TEXT, "step": values(Step)},
     "guest": {
         "name": TEXT,

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchdiff.discovery.exclusion import Cause, Exclusion
-from batchdiff.discovery.grouping import ALIKE, Choice, Grouping
+from batchdiff.discovery.grouping import ALIKE, ChosenTemplate, Grouping
 from batchdiff.discovery.sample_index import SampleIndex
 from batchdiff.discovery.sample_offsets import SAMPLE
 from batchdiff.discovery.sampled_image import SampledImage
@@ -53,7 +53,7 @@ class Group:
     """A template and its copies, those that save most first. ``choice``: why it is the template; None if given."""
 
     template: SampledImage
-    choice: Choice | None
+    choice: ChosenTemplate | None
     copies: tuple[Copy, ...]
 
     @property
@@ -74,7 +74,7 @@ class Placement:
     def __init__(self, images: Sequence[SampledImage], index: SampleIndex, grouping: Grouping) -> None:
         self._images, self._index, self._grouping = images, index, grouping
 
-    def groups(self, templates: dict[int, Choice | None]) -> tuple[list[Group], list[Exclusion]]:
+    def groups(self, templates: dict[int, ChosenTemplate | None]) -> tuple[list[Group], list[Exclusion]]:
         """Return the groups of some templates, and all images that are in none, each with its reason.
 
         A template that was found, and from which nothing was copied after all, becomes an image like the others;
@@ -97,7 +97,7 @@ class Placement:
                 return self._sorted(templates, copies), left
             templates = {each: choice for each, choice in templates.items() if each not in unused}
 
-    def _sorted(self, templates: dict[int, Choice | None], copies: dict[int, list[Copy]]) -> list[Group]:
+    def _sorted(self, templates: dict[int, ChosenTemplate | None], copies: dict[int, list[Copy]]) -> list[Group]:
         def most_first(copy: Copy) -> tuple[float, str]:
             return -copy.saved.estimate, copy.image.path
 

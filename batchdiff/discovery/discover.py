@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from batchdiff.discovery.copies import Group, Placement
 from batchdiff.discovery.exclusion import Cause, Exclusion
-from batchdiff.discovery.grouping import Choice, Grouping, Trait
+from batchdiff.discovery.grouping import ChosenTemplate, Grouping, Trait
 from batchdiff.discovery.image_files import FileSearch
 from batchdiff.discovery.sample_index import SampleIndex
 from batchdiff.discovery.sampled_image import Examined, ExistingOverlay, SampledImage
@@ -144,7 +144,7 @@ def _groups(
         for each in images
     ]
     grouping = Grouping(index, traits)
-    templates: dict[int, Choice | None] = dict(given)
+    templates: dict[int, ChosenTemplate | None] = dict(given)
     if not given:
         templates = {choice.template: choice for choice in grouping.templates()}
     return Placement(images, index, grouping).groups(templates)

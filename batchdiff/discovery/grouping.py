@@ -90,7 +90,7 @@ class Tie(enum.Enum):
     NAME = "its name comes first"
 
 
-class Choice(NamedTuple):
+class ChosenTemplate(NamedTuple):
     """A template, the number of images that would do as well, and what decided between them."""
 
     template: int
@@ -114,9 +114,9 @@ class Grouping:
         self._free = np.ones(len(index), dtype=bool)
         self.either: dict[int, int] = {}
 
-    def templates(self) -> list[Choice]:
+    def templates(self) -> list[ChosenTemplate]:
         """Return all templates, those of one group together."""
-        found: list[Choice] = []
+        found: list[ChosenTemplate] = []
         queue = [(-self._reach(image), image) for image in range(len(self._index))]
         heapq.heapify(queue)
         while queue:
@@ -143,7 +143,7 @@ class Grouping:
         """Return how often the samples of an image are found in images that no group has taken."""
         return int((self._left[self._index.keys[image]] - 1).sum())
 
-    def _group_of(self, hub: int) -> list[Choice]:
+    def _group_of(self, hub: int) -> list[ChosenTemplate]:
         """Return the templates of a hub's group, and take the group."""
         group = [hub, *self._near(hub)]
         choice = self._best(group)
@@ -168,7 +168,7 @@ class Grouping:
                 self._free[image] = False
                 self._left[self._index.keys[image]] -= 1
 
-    def _best(self, group: Sequence[int]) -> Choice:
+    def _best(self, group: Sequence[int]) -> ChosenTemplate:
         """Return the image of a group on which all of it takes least space, itself included."""
         by_reach = sorted(group, key=lambda image: (-self._reach(image), self._traits[image].preference))
         marked = [each for each in by_reach if self._traits[each].marked]
@@ -180,7 +180,7 @@ class Grouping:
         margin = _TIE * overlays + _TIE_OF_DATA * (least - overlays)
         good = [each for each, (space, _) in taken.items() if space <= least + margin]
         best, *others = sorted(good, key=lambda image: self._traits[image].preference)
-        return Choice(best, len(others), self._tie(best, others[0]) if others else Tie.NONE)
+        return ChosenTemplate(best, len(others), self._tie(best, others[0]) if others else Tie.NONE)
 
     def _tie(self, best: int, other: int) -> Tie:
         ties = (Tie.BACKING, Tie.READ_ONLY, Tie.OLDEST, Tie.SMALLEST, Tie.NAME)
@@ -194,9 +194,9 @@ class Grouping:
         total = float(overlays[images].sum())
         return float(self._data[template]) + total, total
 
-    def _below(self, first: Choice, members: Sequence[int]) -> list[Choice]:
+    def _below(self, first: ChosenTemplate, members: Sequence[int]) -> list[ChosenTemplate]:
         """Return further templates of a group: members whose changes to its template others have whole."""
-        found: list[Choice] = []
+        found: list[ChosenTemplate] = []
         nearest = dict.fromkeys(members, first.template)
         alike = {first.template: self.fitting(first.template)}
         tried: set[int] = set()
@@ -211,7 +211,7 @@ class Grouping:
         self._find_either(nearest)
         return found
 
-    def _one_below(self, nearest: dict[int, int], tried: set[int]) -> Choice | None:
+    def _one_below(self, nearest: dict[int, int], tried: set[int]) -> ChosenTemplate | None:
         """Return a member that is a template itself. ``nearest``: members, each with its template so far."""
         changes = {each: self._changes(each, template) for each, template in nearest.items()}
         many = [

@@ -38,7 +38,7 @@ _NO_DISKS = (".iso",)
 """Suffixes of files that have a boot sector and are not disks of a VM."""
 
 
-class NamedFile(NamedTuple):
+class FileToSample(NamedTuple):
     """A file that may be an image. ``format``: what a VM's definition declares; None if the file has to show it.
 
     ``domain``: the domain that uses it in libvirt's eyes, and how; empty if none is known.
@@ -56,18 +56,18 @@ class FileSearch:
     """
 
     def __init__(self) -> None:
-        self.files: list[NamedFile] = []
+        self.files: list[FileToSample] = []
         self.exclusions: list[Exclusion] = []
         self.ignored = 0
         self._seen: dict[Identity, str] = {}
 
-    def add(self, file: NamedFile) -> None:
+    def add(self, file: FileToSample) -> None:
         """Add a file that is named: by the operator, a glob or a definition."""
         status = self._status(file.path)
         if status is None:
             return
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
-            self._leave_out(file.path, Cause.UNREADABLE, "it is neither a regular file nor a block device")
+            self._leave_out(file.path, Cause.UNREADABLE, "it is not a regular file or block device")
         elif file.path.endswith(own_files.ALL):
             self._leave_out(file.path, Cause.OWN, "batchdiff made it: see `batchdiff status`")
         elif odd := why_unfit(file.path):
@@ -83,7 +83,7 @@ class FileSearch:
         if os.path.isdir(path):
             self._add_folder(path)
         elif os.path.lexists(path):
-            self.add(NamedFile(path))
+            self.add(FileToSample(path))
         else:
             matches = sorted(set(islice(glob.iglob(path, recursive=True), MAX_MATCHES)))
             if not matches:
@@ -91,14 +91,14 @@ class FileSearch:
                 raise UsageError(what, remedy="Name a folder with images, or the images themselves.")
             for match in matches:
                 if not os.path.isdir(match) and self._is_wanted(match):
-                    self.add(NamedFile(match))
+                    self.add(FileToSample(match))
 
     def _add_folder(self, folder: str) -> None:
         for path in sorted(self._files_in(folder)):
             if unfit(path):
                 self._leave_out(path, Cause.UNREADABLE, f"its name has {why_unfit(path)}; rename it")
             elif self._is_wanted(path):
-                self.add(NamedFile(path))
+                self.add(FileToSample(path))
 
     def _files_in(self, folder: str) -> Iterator[str]:
         def note(error: OSError) -> None:
@@ -127,7 +127,7 @@ class FileSearch:
             self._leave_out(path, Cause.UNREADABLE, why)
         return None
 
-    def _add_once(self, file: NamedFile, identity: Identity) -> None:
+    def _add_once(self, file: FileToSample, identity: Identity) -> None:
         first = self._seen.setdefault(identity, file.path)
         if first is file.path:
             self.files.append(file)
@@ -138,7 +138,7 @@ class FileSearch:
         self.exclusions.append(Exclusion(path, cause, why))
 
 
-def find_files(paths: Iterable[str], more: Iterable[NamedFile] = ()) -> FileSearch:
+def find_files(paths: Iterable[str], more: Iterable[FileToSample] = ()) -> FileSearch:
     """Return the files at some paths, and ``more`` files that definitions name.
 
     :raises UsageError: a path leads to no file.

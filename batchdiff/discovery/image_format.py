@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from batchdiff.discovery.exclusion import Cause, Exclusion
-from batchdiff.discovery.image_files import NamedFile
+from batchdiff.discovery.image_files import FileToSample
 from batchdiff.image.files import ReadObserver
 from batchdiff.image.format_marks import looks_like
 from batchdiff.image_source import ImageFormat
@@ -28,7 +28,7 @@ def declared_by_name(path: str) -> ImageFormat | None:
     return _BY_SUFFIX.get(os.path.splitext(path)[1].lower())
 
 
-def format_of(file: NamedFile, observer: ReadObserver | None = None) -> ImageFormat | Exclusion:
+def format_of(file: FileToSample, observer: ReadObserver | None = None) -> ImageFormat | Exclusion:
     """Return the format of a file, or why it is left out.
 
     A guest writes the first bytes of its raw disk. They decide only if the name does not contradict them, and the

@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from batchdiff.discovery.exclusion import Cause, Exclusion
-from batchdiff.discovery.image_files import NamedFile
+from batchdiff.discovery.image_files import FileToSample
 from batchdiff.discovery.image_format import declared_by_name, format_of
 from batchdiff.discovery.sampled_image import Examined, ExistingOverlay, SampledImage
 from batchdiff.discovery.samples import SampleShape, take_samples
@@ -33,7 +33,7 @@ class SamplingJob:
     ``observer`` is called at every read of an image.
     """
 
-    files: tuple[NamedFile, ...]
+    files: tuple[FileToSample, ...]
     shape: SampleShape
     observer: ReadObserver | None = None
 
@@ -53,7 +53,7 @@ class SamplingJob:
         return f"sampling {self.files[number].path}"
 
 
-def _examine(file: NamedFile, shape: SampleShape, observer: ReadObserver | None) -> Examined:
+def _examine(file: FileToSample, shape: SampleShape, observer: ReadObserver | None) -> Examined:
     form = format_of(file, observer)
     if isinstance(form, Exclusion):
         return form
@@ -70,7 +70,7 @@ def _examine(file: NamedFile, shape: SampleShape, observer: ReadObserver | None)
         return Exclusion(file.path, Cause.UNREADABLE, str(error))
 
 
-def _sampled(image: Image, file: NamedFile, shape: SampleShape) -> SampledImage | Exclusion:
+def _sampled(image: Image, file: FileToSample, shape: SampleShape) -> SampledImage | Exclusion:
     by_content = (
         image.source.format is not ImageFormat.RAW and file.format is None and not declared_by_name(file.path)
     )

@@ -5,8 +5,8 @@
     probes read   |  |        |##|        | #|        |  |        |##|        hits in each, of its units
     the whole   0 |------[ low ... estimate ... high ]-------------------| 1  share of hits
 
-Differences come in clumps: the units of one probe are mostly alike, so a thousand of them can be worth no more than
-one. The variance is therefore taken between probes, not between units. It gives the size that a sample of
+Differences come in clumps: the units of one probe are mostly alike, so a thousand of them can be worth no more
+than one. The variance is therefore taken between probes, not between units. It gives the size that a sample of
 independent units would need to be as good, the effective size, and that size goes into the exact interval of a
 binomial share. So the interval has a width even if no difference was seen, where the formula with a standard
 deviation would report certainty.
@@ -20,6 +20,7 @@ one probe from each stratum; G. Zou and A. Donner, "Construction of confidence l
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -120,8 +121,8 @@ def _effective_size(drawn: Sequence[Probe], share: float, population: int | None
     hit = sum(1 for each in drawn if each.hits > 0)
     whole = sum(1 for each in drawn if each.hits >= each.of)
     if min(hit, count - whole) < _FEW:
-        # At most one unit for each probe. The part in the sample counts by half: with no hits at all, that gives the
-        # bound of a sample without replacement.
+        # At most one unit for each probe. The part in the sample counts by half: with no hits at all, that gives
+        # the bound of a sample without replacement.
         return min(_by_variance(drawn, share), count) / (1 - sampled / 2)
     return min(_by_variance(drawn, share), _MOST_GAIN * count) / (1 - sampled)
 
@@ -131,7 +132,7 @@ def _by_variance(drawn: Sequence[Probe], share: float) -> float:
     count = len(drawn)
     mean = sum(each.of for each in drawn) / count
     residuals = [(each.hits - share * each.of) / mean for each in drawn]
-    squares = sum((after - before) ** 2 for before, after in zip(residuals, residuals[1:], strict=False))
+    squares = sum((after - before) ** 2 for before, after in itertools.pairwise(residuals))
     if squares == 0:
         return math.inf
     variance = squares / (2 * count * (count - 1))

@@ -1,6 +1,7 @@
 """``batchdiff discover`` as users run it: from a folder of images to manifests that plan accepts.
 
-Guards cli/verbs/discover.py, report/discovery_text.py, report/discovery_events.py.
+Guards cli/verbs/discover.py, report/discovery/discovery_text.py,
+report/discovery/discovery_events.py.
 """
 
 import json
@@ -14,7 +15,7 @@ from batchdiff.discovery import discover as discovery
 from batchdiff.discovery.image_files import find_files
 from batchdiff.discovery.samples import SCATTERED
 from batchdiff.manifest.file import read_manifest
-from batchdiff.report.discovery_text import discovery_text
+from batchdiff.report.discovery.discovery_text import discovery_text
 
 FIRST, SECOND = "2M:A 2M:- 2M:B", "2M:A 1M:E 1M:- 1M:F 1M:B"
 LETTERS = "CDGHIJKLMNOPQRSTUVWXYZ"
@@ -104,11 +105,11 @@ def test_a_template_from_elsewhere(images, tmp_path):
 
 def test_no_file_is_ever_replaced(images, tmp_path):
     (tmp_path / "fleet.yaml").write_text("mine")
-    assert "it already exists, and files are never replaced" in discover(
+    assert "there is a file of that name, and files are never replaced" in discover(
         images, "-o", tmp_path / "fleet.yaml", expect=2
     )
     (tmp_path / "debian-docker.yaml").write_text("mine")
-    assert "debian-docker.yaml: it already exists" in discover(images, "-o", tmp_path, expect=2)
+    assert "debian-docker.yaml: there is a file of that name" in discover(images, "-o", tmp_path, expect=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["debian-docker.yaml", "fleet.yaml"]
     assert "there is no folder" in discover(images, "-o", tmp_path / "no" / "m.yaml", expect=2)
 

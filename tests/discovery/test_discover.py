@@ -1,6 +1,6 @@
-"""The whole search on real images. Guards discovery/discover.py, discovery/sampling_job.py.
+"""The search on real images. Guards discovery/discover.py, discovery/sampling_job.py.
 
-Guards discovery/sampled_image.py.
+Guards discovery/sampled_image.py too.
 """
 
 import os
@@ -13,7 +13,7 @@ from filesystems import mounted, tmpfs
 
 from batchdiff.discovery.discover import discover
 from batchdiff.discovery.exclusion import Cause
-from batchdiff.discovery.image_files import NamedFile, find_files
+from batchdiff.discovery.image_files import FileToSample, find_files
 from batchdiff.discovery.samples import SCATTERED, SEQUENTIAL
 from batchdiff.errors import ImageError
 from batchdiff.image_source import ImageFormat
@@ -127,7 +127,7 @@ def test_an_image_that_is_written_to_is_left_out(folder):
 
 
 def test_a_domain_that_runs_elsewhere_counts(folder):
-    running = NamedFile(str(folder / "one.img"), ImageFormat.RAW, "the domain web is running")
+    running = FileToSample(str(folder / "one.img"), ImageFormat.RAW, "the domain web is running")
     found = run(folder, more=[running])
     assert left(found)["one.img"] == (Cause.IN_USE, "the domain web is running")
 

@@ -6,7 +6,7 @@ import notation
 import pytest
 
 from batchdiff.discovery.exclusion import Cause
-from batchdiff.discovery.image_files import NamedFile, find_files
+from batchdiff.discovery.image_files import FileToSample, find_files
 from batchdiff.errors import UsageError
 from batchdiff.image_source import ImageFormat
 
@@ -89,7 +89,7 @@ def test_names_that_forge_lines_are_left_out(folder):
 
 
 def test_a_declared_format_counts_however_the_file_is_found(folder):
-    declared = NamedFile(str(folder / "qcow2"), ImageFormat.RAW, "the domain web is running")
+    declared = FileToSample(str(folder / "qcow2"), ImageFormat.RAW, "the domain web is running")
     search = find_files([str(folder)], [declared])
     assert [file for file in search.files if file.path.endswith("qcow2")] == [declared]
 

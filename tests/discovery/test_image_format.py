@@ -3,7 +3,7 @@
 import pytest
 
 from batchdiff.discovery.exclusion import Cause, Exclusion
-from batchdiff.discovery.image_files import NamedFile
+from batchdiff.discovery.image_files import FileToSample
 from batchdiff.discovery.image_format import format_of
 from batchdiff.image_source import ImageFormat
 
@@ -12,7 +12,7 @@ QCOW2, LUKS, RAW = b"QFI\xfb" + bytes(600), b"LUKS\xba\xbe" + bytes(600), b"\xeb
 
 def found(folder, name, head, declared=None):
     (folder / name).write_bytes(head)
-    return format_of(NamedFile(str(folder / name), declared))
+    return format_of(FileToSample(str(folder / name), declared))
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,6 @@ def test_a_declared_format_counts(tmp_path):
 
 
 def test_what_cannot_be_read_is_left_out(tmp_path):
-    result = format_of(NamedFile(str(tmp_path / "gone.img")))
+    result = format_of(FileToSample(str(tmp_path / "gone.img")))
     assert isinstance(result, Exclusion)
     assert result.cause is Cause.UNREADABLE

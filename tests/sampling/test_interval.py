@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from commands import rarely
 from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -86,18 +87,25 @@ def test_bounds_are_shares_around_the_estimate(parts: list[tuple[float, float]],
     assert 0 <= found.low <= found.estimate <= found.high <= 1 + 1e-9
 
 
-@pytest.mark.parametrize("share", [0.003, 0.02, 0.1, 0.5, 0.9])
-@pytest.mark.parametrize("clump", [1, 40, 1000])
+@pytest.mark.parametrize(
+    ("share", "clump"),
+    [
+        (0.003, 40),
+        (0.3, 1),
+        *rarely((0.003, 1), (0.02, 1), (0.1, 1), (0.5, 1), (0.9, 1)),
+        *rarely((0.02, 40), (0.1, 40), (0.5, 40), (0.9, 40), (0.3, 1000)),
+    ],
+)
 def test_it_holds_for_clumps_of_any_size(share: float, clump: int):
-    """Of 150 samples, each of 100 probes from 10,000 that differ in clumps, about 142 or more hold the truth."""
+    """Of 100 samples, each of 100 probes from 10,000 that differ in clumps, 95 or more hold the truth."""
     drawn = random.Random(f"{share} {clump}")
     held = 0
-    for _ in range(150):
+    for _ in range(100):
         differs = clumped(10_000, share, clump, drawn)
         sample = [Probe(float(differs[drawn.randrange(at, at + 100)]), 1.0) for at in range(0, 10_000, 100)]
         found = share_of(sample, population=10_000)
         held += found.low <= sum(differs) / 10_000 <= found.high
-    assert held >= 139, f"{held} of 150"
+    assert held >= 88, f"{held} of 100"  # by chance, 95 % are fewer once in 1,000 times
 
 
 def clumped(count: int, share: float, clump: int, drawn: random.Random) -> list[bool]:

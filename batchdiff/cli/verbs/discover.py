@@ -9,7 +9,7 @@ from batchdiff.cli.console import Console
 from batchdiff.discovery.copies import Copy
 from batchdiff.discovery.discover import Discovery, discover
 from batchdiff.discovery.exclusion import Cause
-from batchdiff.discovery.image_files import FileSearch, NamedFile, find_files
+from batchdiff.discovery.image_files import FileSearch, FileToSample, find_files
 from batchdiff.discovery.manifest_text import manifest_names, manifest_text
 from batchdiff.discovery.samples import SCATTERED, SEQUENTIAL, SampleShape
 from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, ImageError, UsageError
@@ -19,12 +19,13 @@ from batchdiff.linux.device_names import image_path
 from batchdiff.linux.machine import usable_cpus
 from batchdiff.manifest.file import read_manifest
 from batchdiff.progress import Phase
-from batchdiff.report.discovery_events import copy_event, exclusion_event, template_event
-from batchdiff.report.discovery_text import discovery_text, figures_of, why_template
+from batchdiff.report.discovery.discovery_events import copy_event, exclusion_event, template_event
+from batchdiff.report.discovery.discovery_text import discovery_text, figures_of, why_template
 from batchdiff.report.figures import count_of
 from batchdiff.throttle.options import ScanLimits
 from batchdiff.throttle.throttle import throttle
 
+_EXISTS = "there is a file of that name, and files are never replaced"
 _MANIFEST_SUFFIXES = (".yaml", ".yml")
 
 
@@ -76,7 +77,7 @@ def _discovered(
         )
 
 
-def _of_libvirt(console: Console, arguments: argparse.Namespace) -> list[NamedFile]:
+def _of_libvirt(console: Console, arguments: argparse.Namespace) -> list[FileToSample]:
     """Return the disks of all domains that libvirt knows, if they are asked for."""
     if not arguments.libvirt:
         return []
@@ -87,7 +88,7 @@ def _of_libvirt(console: Console, arguments: argparse.Namespace) -> list[NamedFi
     found = defined_disks(Libvirt(arguments.connect or ""))
     for text in found.unusable:
         console.warn(f"warning: {text}")
-    return [NamedFile(disk.path, disk.format, disk.user) for disk in found.disks]
+    return [FileToSample(disk.path, disk.format, disk.user) for disk in found.disks]
 
 
 def _print_events(console: Console, found: Discovery) -> None:
@@ -109,7 +110,7 @@ def _check_output(path: str) -> None:
     if os.path.isdir(path):
         return
     if os.path.lexists(path):
-        raise UsageError(f"cannot write to {path}", why="it already exists, and files are never replaced",
+        raise UsageError(f"cannot write to {path}", why=_EXISTS,
                          remedy="Name another file, or a folder.")  # fmt: skip
     folder = os.path.dirname(os.path.abspath(path.rstrip("/")))
     if not os.path.isdir(folder):
@@ -153,7 +154,7 @@ def _write(console: Console, output: str, found: Discovery) -> list[str]:
 
 def _unwritable(path: str, error: OSError) -> UsageError:
     exists = isinstance(error, FileExistsError)
-    why = "it already exists, and files are never replaced" if exists else reason(error)
+    why = _EXISTS if exists else reason(error)
     return UsageError(f"cannot write {path}", why=why, remedy="Name another folder or file with `-o`.")
 
 

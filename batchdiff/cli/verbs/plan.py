@@ -29,12 +29,12 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
             remedy="Add `-o PLAN`, such as `-o fleet.plan.json`.",
         )
     # Refuse before the scan, which may take hours, whatever can be refused without it.
-    left = leftovers_at(arguments.output or _default_path(arguments.manifest))
+    left = leftovers_at(arguments.output or default_plan_path(arguments.manifest))
     if arguments.guests is None:
         manifest = read_manifest(arguments.manifest, left=left)
     else:
         manifest = read_selected(arguments.manifest, arguments.guests, left=left)
-    path = arguments.output or _default_path(manifest.path)
+    path = arguments.output or default_plan_path(manifest.path)
     _check_output(path)
     for line in guest_lines(manifest):
         console.detail(line)
@@ -54,7 +54,8 @@ def _earlier_plans(manifest: Manifest, path: str, kept: str | None) -> EarlierPl
     return EarlierPlans(folders, renamed={} if kept is None else {output: os.path.abspath(kept)})
 
 
-def _default_path(manifest_path: str) -> str:
+def default_plan_path(manifest_path: str) -> str:
+    """Return the path of the plan of a manifest, unless another one is given."""
     return os.path.splitext(manifest_path)[0] + ".plan.json"
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from batchdiff.discovery.copies import Copy, Group
 from batchdiff.discovery.discover import Discovery
-from batchdiff.discovery.grouping import Choice, Tie
+from batchdiff.discovery.grouping import ChosenTemplate, Tie
 from batchdiff.discovery.sample_offsets import SAMPLE
 from batchdiff.discovery.samples import SampleShape
 from batchdiff.report.charset import writable
@@ -79,7 +79,7 @@ def why_template(group: Group) -> str:
     return f"the overlays of all others take least space on it, and hardly more on {others}; {_of_equals(choice)}"
 
 
-def _of_equals(choice: Choice) -> str:
+def _of_equals(choice: ChosenTemplate) -> str:
     among = "of these two" if choice.equals == 1 else f"of these {choice.equals + 1}"
     return f"{among}, it {_TIES[choice.tie]}"
 

@@ -1,0 +1,139 @@
+"""The price of a probe: the bytes on disk that an overlay takes for its data.
+
+::
+
+    units of the probe, by kind   | same | data | zero | same | data |  hole  |
+    granules of the overlay       |    DATA     |    DATA     |    DATA       |
+    WRITTEN                       what the filesystem stores of these granules: not the guest's holes
+    WHOLE                         all of these granules
+    COMPRESSED                    what is left of them
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from batchdiff.extents import Kind
+from batchdiff.image.image import Image
+from batchdiff.image.storage.allocation_units import volume_of
+from batchdiff.manifest.manifest import GuestEntry
+from batchdiff.plan.overlay_options import Compression, OverlayOptions, Preallocation, geometry_of
+from batchdiff.planning.scan.compare import UNIT
+from batchdiff.qcow2.geometry import CompressionType, Geometry
+from batchdiff.units import KIB
+
+KindsOfProbes = npt.NDArray[np.uint8]
+"""An array of shape (probes, units): the kind of each unit of 4 KiB."""
+
+_LEAST_PROBE = 64 * KIB
+"""Bytes: reading as little as 4 KiB takes a disk nearly as long, and says less."""
+
+_PROBE_OF_ANY_GEOMETRY = 256 * KIB
+"""Bytes of a probe if the cluster size is still to be chosen."""
+
+_MOST_PROBES = 1 << 21
+"""The maximum number of probes into which a disk is divided; a few arrays have an entry for each."""
+
+
+class PriceRule(enum.Enum):
+    """What counts of the granules that an overlay stores."""
+
+    WRITTEN = "the parts that are not holes in the guest, in whole units of the filesystem"
+    WHOLE = "all of them"
+    COMPRESSED = "their compressed size"
+
+
+@dataclass(frozen=True, slots=True)
+class Pricing:
+    """The rule for one guest, and what it depends on.
+
+    ``geometry``: None until one is chosen. ``unit``: the overlay's filesystem allocates space in units of that
+    many bytes. ``shares``: apply will share with the overlay those blocks of the guest that other files already
+    share.
+    """
+
+    rule: PriceRule
+    geometry: Geometry | None
+    unit: int
+    shares: bool = False
+    level: int | None = None
+
+    @property
+    def resolution(self) -> int:
+        """The bytes of the smallest part whose kind matters: at least 4 KiB, the unit of differences."""
+        return UNIT if self.geometry is None else priced_bytes(self.geometry, compresses=self.compresses)
+
+    @property
+    def compression(self) -> CompressionType:
+        """The compression of the clusters, if they are compressed."""
+        return CompressionType.ZLIB if self.geometry is None else self.geometry.compression_type
+
+    @property
+    def compresses(self) -> bool:
+        """True if the overlay's clusters are compressed."""
+        return self.rule is PriceRule.COMPRESSED
+
+
+DEFAULT_PRICING = Pricing(PriceRule.WHOLE, None, UNIT)
+"""The pricing if nothing is known of the filesystem of an overlay."""
+
+
+def priced_bytes(geometry: Geometry, *, compresses: bool) -> int:
+    """Return the bytes of a part that an overlay stores or does not store as a whole, at least 4 KiB."""
+    return max(geometry.cluster_size if compresses else geometry.granule, UNIT)
+
+
+def pricing_of(entry: GuestEntry, image: Image) -> Pricing:
+    """Return the pricing of a guest, which is open.
+
+    :raises OSError: the folder of its overlay cannot be accessed.
+    """
+    options, folder = entry.options, os.path.dirname(entry.overlay_path)
+    unit = volume_of(folder, image.layers[0].fd).unit
+    if options.cluster_size is None or options.extended_l2 is None:
+        return Pricing(PriceRule.WHOLE, None, unit)
+    geometry = geometry_of(options, options.cluster_size)
+    if options.compression is not Compression.NONE:
+        return Pricing(PriceRule.COMPRESSED, geometry, unit, level=options.compression_level)
+    reserves = options.preallocation in {Preallocation.FALLOC, Preallocation.FULL}
+    if reserves or options.encryption is not None or geometry.cluster_size < unit:
+        return Pricing(PriceRule.WHOLE, geometry, unit)
+    device = os.stat(folder).st_dev
+    shares = geometry.granule % unit == 0 and device == os.fstat(image.layers[0].fd).st_dev
+    return Pricing(PriceRule.WRITTEN, geometry, unit, shares=shares)
+
+
+def probe_size(options: OverlayOptions, unit: int, virtual_size: int, most: int) -> int:
+    """Return the bytes of a probe: a power of two, at most ``most``, that has whole clusters and units."""
+    least = _PROBE_OF_ANY_GEOMETRY if options.cluster_size is None else max(_LEAST_PROBE, options.cluster_size)
+    size = 1 << (max(least, unit, virtual_size // _MOST_PROBES) - 1).bit_length()
+    return min(size, most)
+
+
+def folded(kinds: KindsOfProbes, resolution: int) -> KindsOfProbes:
+    """Return the kinds of larger parts, of ``resolution`` bytes: each the OR of those of its units."""
+    factor = resolution // UNIT
+    if factor == 1:
+        return kinds
+    found: KindsOfProbes = np.bitwise_or.reduce(kinds.reshape(len(kinds), -1, factor), axis=2)
+    return found
+
+
+def data_parts(kinds: KindsOfProbes, resolution: int, geometry: Geometry | None) -> npt.NDArray[np.bool_]:
+    """Return a flag for each part of each probe: True if an overlay stores it as data."""
+    parts = folded(kinds, resolution)
+    found: npt.NDArray[np.bool_] = parts == Kind.DATA
+    if geometry is not None and not geometry.zero_flag:  # version 2 has no zero clusters
+        found = parts & Kind.ZERO != 0
+    return found
+
+
+def whole_prices(kinds: KindsOfProbes, resolution: int, geometry: Geometry | None) -> npt.NDArray[np.int64]:
+    """Return the bytes of all parts of each probe that are stored as data: the rule WHOLE."""
+    parts: npt.NDArray[np.int64] = data_parts(kinds, resolution, geometry).sum(axis=1, dtype=np.int64)
+    return parts * resolution
