@@ -1,4 +1,4 @@
-"""Take the samples of one image: only where it has data, at most so many, and as hashes.
+"""Take the samples of one image, from its data only, at most so many, and as hashes.
 
 ::
 
