@@ -9,6 +9,8 @@ from batchdiff.discovery.image_files import FileToSample
 from batchdiff.image.files import ReadObserver
 from batchdiff.image.format_marks import looks_like
 from batchdiff.image_source import ImageFormat
+from batchdiff.linux.call_failures import reason
+from batchdiff.linux.permissions import Deed
 
 _BY_SUFFIX = {
     ".raw": ImageFormat.RAW,
@@ -38,7 +40,7 @@ def format_of(file: FileToSample, observer: ReadObserver | None = None) -> Image
         return file.format
     found, named = looks_like(file.path, observer), declared_by_name(file.path)
     if found is None:
-        return Exclusion(file.path, Cause.UNREADABLE, "it cannot be read")
+        return Exclusion(file.path, Cause.UNREADABLE, _why_unreadable(file.path))
     if found is ImageFormat.LUKS:
         return Exclusion(
             file.path,
@@ -54,3 +56,11 @@ def format_of(file: FileToSample, observer: ReadObserver | None = None) -> Image
             " rename it, or list it in a manifest with its format",
         )
     return found
+
+
+def _why_unreadable(path: str) -> str:
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError as error:
+        return reason(error, Deed.READ, path)
+    return "it cannot be read"

@@ -27,8 +27,8 @@ from batchdiff.units import MIB
 
 Hashes: TypeAlias = npt.NDArray[np.uint64]
 
-_WINDOW = 512 * MIB
-"""Bytes whose segments are in memory at once: 8,192 clusters of 64 KiB."""
+_WINDOW = 64 * MIB
+"""Bytes whose segments are in memory at once: at most 131,072, in clusters of 512 bytes."""
 
 _ENOUGH = 2
 """If less than one in so many of the samples were found, a lower level is tried."""

@@ -65,6 +65,13 @@ def test_copies_are_found_in_any_format(folder, shape, jobs):
     assert 0 < found.reads <= 4 * shape.probes
 
 
+@pytest.mark.long
+def test_what_qemu_must_read_is_sampled(folder):
+    options = ("-O", "vmdk", "-o", "subformat=streamOptimized")
+    notation.run("qemu-img", "convert", *options, str(folder / "one.img"), str(folder / "stream.vmdk"))
+    assert "stream.vmdk" in copies(run(folder, jobs=2))["base.img"]
+
+
 @pytest.mark.parametrize("form", ["vmdk", "vdi", "qed", "parallels", *rarely("vhdx", "vpc")])
 def test_other_formats_are_sampled(folder, form):
     suffix = {"vpc": "vhd", "parallels": "hdd"}.get(form, form)
