@@ -53,7 +53,7 @@ def test_names_and_overlays_are_unique(tmp_path):
     make(tmp_path, "base.img", "a/vm.img", "b/vm.img", "a/vm.raw", "a/vm.qcow2")
     (group,) = groups(tmp_path)
     manifest = written(tmp_path, group)
-    assert len({guest.name for guest in manifest.guests}) == 4
+    assert {guest.name for guest in manifest.guests} == {"a-vm.img", "b-vm.img", "a-vm.raw", "a-vm.qcow2"}
     overlays = [guest.overlay_path for guest in manifest.guests]
     assert len(set(overlays)) == 4
     assert not any(os.path.lexists(path) for path in overlays)
