@@ -21,8 +21,8 @@ from batchdiff.units import KIB, MIB, ceil_div, format_size
 _SURELY_ALIKE = 0.1
 """The lower bound of the similarity must not be below: so no image is placed on the strength of a few samples."""
 
-_HEADER = 192 * KIB
-"""Bytes of an overlay before its first table of data: header, refcount table and block, in clusters of 64 KiB."""
+_HEADER = 16 * KIB
+"""Bytes on disk of an overlay before its data: a block each of header, refcount table, refcounts and L1 table."""
 
 _TABLE, _PER_TABLE = 64 * KIB, 512 * MIB
 """An L2 table of an overlay, and the bytes of the disk that it maps."""
@@ -153,7 +153,9 @@ class Placement:
         image = self._images[number]
         changed = similarity.subtracted_from(1).times(float(self._index.data_bytes[number]))
         tables = min(ceil_div(image.virtual_size, _PER_TABLE), ceil_div(int(changed.estimate), SAMPLE)) * _TABLE
-        return changed.subtracted_from(image.reclaimable - _HEADER - tables)
+        saved = changed.subtracted_from(image.reclaimable - _HEADER - tables)
+        # Changes that are close to each other share a table.
+        return saved.widened(below=0, above=tables)
 
     def _unlike(self, number: int, nearest: _Nearest) -> Exclusion:
         """Return why an image is in no group."""

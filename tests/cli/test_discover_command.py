@@ -49,6 +49,8 @@ def test_a_folder_becomes_manifests_that_plan_accepts(images, tmp_path):
     done = batchdiff("discover", images, "-o", tmp_path / "manifests", "-j", 1, cwd=tmp_path)
     assert "8 copies of 2 templates in" in done.stdout
     assert "left out  other0.img, other1.qcow2: no template" in done.stdout
+    groups = discovery.discover(find_files([str(images)]), shape=SCATTERED, jobs=1).groups
+    saved = {os.path.basename(group.template.path): group.saved for group in groups}
     for name, guests in (("debian", "web"), ("debian-docker", "db")):
         path = tmp_path / "manifests" / f"{name}.yaml"
         manifest = read_manifest(str(path))
@@ -58,6 +60,9 @@ def test_a_folder_becomes_manifests_that_plan_accepts(images, tmp_path):
         run_here("plan", path, "-q", "-o", tmp_path / f"{name}.json", "-j", 1)
         plan = json.loads((tmp_path / f"{name}.json").read_text())
         assert plan["totals"]["convert"] == 4
+        # All data was read, so only the blocks of the overlays' tables are uncertain.
+        of = saved[f"{name}.img"]
+        assert of.low <= plan["totals"]["saved_bytes"] <= of.high
 
 
 def test_the_table_has_every_copy(images):
