@@ -199,7 +199,7 @@ def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
     _add_users(verb)
     _add_map(verb)
-    verb.add_argument("--define", action="store_true", help="then change the definitions in libvirt back")
+    verb.add_argument("--define", action="store_true", help="afterwards, change the definitions in libvirt back")
 
 
 def _purge(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
@@ -275,7 +275,7 @@ def _add_map(verb: argparse.ArgumentParser) -> None:
         metavar="OLD=NEW",
         action="append",
         dest="moves",
-        help="the images moved: a path under OLD in the plan is under NEW now; may be repeated",
+        help="the images were moved: a path under OLD in the plan is under NEW now; may be repeated",
     )
 
 

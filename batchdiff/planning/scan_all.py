@@ -18,6 +18,7 @@ from batchdiff.planning.scan.reopening import Budget, batches, files_of, reopen
 from batchdiff.planning.scan.results import Findings
 from batchdiff.planning.scan.scan_job import ScanJob
 from batchdiff.planning.scan.workers import run_tasks
+from batchdiff.progress import ignore
 from batchdiff.units import format_size
 
 Progress = Callable[[int, int], None]
@@ -28,7 +29,7 @@ Progress = Callable[[int, int], None]
 class ScanSettings:
     """The settings of a scan: limits of processes and files, receivers of progress and notices, checkpoint.
 
-    ``observer`` is called at every read of an image.
+    ``observer`` is called at every read of an image; ``opened``, with the number of guests whose data was located.
     """
 
     budget: Budget
@@ -37,6 +38,7 @@ class ScanSettings:
     say: Callable[[str], None]
     checkpoint: Checkpoint | None
     observer: ReadObserver | None = None
+    opened: Callable[[int], None] = ignore
 
 
 def scan_guests(
@@ -61,7 +63,7 @@ def scan_guests(
     if checkpoint is not None:
         take_over(findings, checkpoint.load(binding), keys)
     common = CommonBlocks(template) if sharing else None
-    ranges, exported = _ranges(template, guests, findings, common, settings.observer)
+    ranges, exported = _ranges(template, guests, findings, common, settings)
     # Ranges that the checkpoint does not cover, in batches of guests that stay within the limit on open files.
     groups = ranges_left(ranges, findings.covered, list(guests))
     jobs, most = settings.budget
@@ -92,7 +94,7 @@ def _ranges(
     guests: Mapping[str, PlannedImage],
     findings: Findings,
     common: CommonBlocks | None,
-    observer: ReadObserver | None,
+    settings: ScanSettings,
 ) -> tuple[list[int], set[str]]:
     """Return the numbers of the ranges to scan, ascending, and the guests that QEMU exports.
 
@@ -100,9 +102,10 @@ def _ranges(
     """
     exported = set()
     found = set(ranges_with_data(template))
-    for name, record in guests.items():
+    for number, (name, record) in enumerate(guests.items()):
+        settings.opened(number)
         try:
-            with reopen(record, observer) as image:
+            with reopen(record, settings.observer) as image:
                 found.update(ranges_with_data(image))
                 if is_exported(image):
                     exported.add(name)

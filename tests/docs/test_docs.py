@@ -135,7 +135,7 @@ LONGEST = {
     "CHANGELOG.md": 260,
     "docs/architecture.md": 200,
     "docs/scripting.md": 500,
-    "docs/performance.md": 330,
+    "docs/performance.md": 360,
     "docs/plan-format.md": 220,
     "docs/safety.md": 280,
 }

@@ -12,12 +12,12 @@ def add_places(verb: argparse.ArgumentParser) -> None:
         metavar="FILE",
         nargs="+",
         action="extend",
-        help="definitions of domains and pools, instead of libvirt's",
+        help="read the definitions of domains and pools from these files, not from libvirt",
     )
     verb.add_argument(
         "--proxmox",
         metavar="FOLDER",
-        help="a folder of configurations of Proxmox VE, such as /etc/pve/qemu-server, instead of libvirt",
+        help="read the VM configurations of Proxmox VE in this folder, such as /etc/pve/qemu-server",
     )
     verb.add_argument(
         "--storage-cfg", metavar="FILE", help="the storages of Proxmox VE (default: storage.cfg beside FOLDER)"
