@@ -8,6 +8,7 @@ import shutil
 
 import notation
 import pytest
+import real_holders
 from commands import rarely
 from filesystems import mounted, tmpfs
 
@@ -17,6 +18,7 @@ from batchdiff.discovery.image_files import FileToSample, find_files
 from batchdiff.discovery.samples import SCATTERED, SEQUENTIAL
 from batchdiff.errors import ImageError
 from batchdiff.image_source import ImageFormat
+from batchdiff.report.discovery.discovery_text import discovery_text
 
 BASE = "2M:A 1M:- 1M:B 2M:C"
 COPIES = {
@@ -133,6 +135,17 @@ def test_an_image_that_is_written_to_is_left_out(folder):
         assert "for writing" in reason
 
 
+@pytest.mark.long
+def test_the_backing_file_of_a_running_vm_can_be_a_template(folder):
+    with tmpfs(folder) as point:
+        for name in ("base.img", "one.img", "three.img"):
+            shutil.copy2(folder / name, point / name)
+        with real_holders.vm_on_overlay(point / "three.img"):
+            found = run(point)
+        assert copies(found) == {"three.img": {"base.img", "one.img"}}
+        assert {cause for cause, _ in left(found).values()} == {Cause.OVERLAY}
+
+
 def test_a_domain_that_runs_elsewhere_counts(folder):
     running = FileToSample(str(folder / "one.img"), ImageFormat.RAW, "the domain web is running")
     found = run(folder, more=[running])
@@ -221,3 +234,5 @@ def test_savings_count_only_what_a_deletion_frees(tmp_path, kind):
             os.sync()
             clone = next(each for each in run(point).groups[0].copies if each.image.path.endswith("clone.img"))
             assert clone.saved.estimate <= 0
+            text = " ".join(discovery_text(run(point), SCATTERED).split())
+            assert "of the copies of base.img belong to other files, too (reflink)" in text

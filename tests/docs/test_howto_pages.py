@@ -232,7 +232,7 @@ def test_discover(page):
     printed = " ".join(page.run(first).split())
     assert "6 copies of 2 templates in /images, 1 left out" in printed
     assert "build.qcow2: it is an overlay already: build.qcow2 on /images/debian-12.img" in printed
-    assert sorted(os.listdir(page.images / "manifests")) == ["debian-12.plan.json", "debian-12.yaml", "docker.yaml"]
-    assert "6 copies of 1 template" not in printed
+    names = sorted(os.listdir(page.images / "manifests"))
+    assert names == ["debian-12.plan.json", "debian-12.yaml", "docker.yaml"]
     assert "7 copies of 1 template" in page.run(named)
     assert (page.images / "debian-12.yaml").exists()

@@ -164,6 +164,12 @@ def _notes(found: Discovery, names: _Names, width: int | None) -> Iterator[str]:
         number = len(group.copies)
         copies = f"{number} {'copy' if number == 1 else 'copies'}"
         yield _note("template", f"{what}, {copies}, saving {_range(group.saved)}: {why_template(group)}", width)
+    for group in found.groups:
+        if shared := sum(copy.image.allocated - copy.image.reclaimable for copy in group.copies):
+            what = f"{format_size(shared)} of the copies of {names(group.template.path)}"
+            yield _note(
+                "shared", f"{what} belong to other files, too (reflink): no overlay gives them back", width
+            )
     either: dict[tuple[str, str], list[str]] = {}
     for group, copy in in_order_of_savings(found.groups):
         if copy.other is not None:
