@@ -73,6 +73,7 @@ class Placement:
 
     def __init__(self, images: Sequence[SampledImage], index: SampleIndex, grouping: Grouping) -> None:
         self._images, self._index, self._grouping = images, index, grouping
+        self._is_given = False
 
     def groups(self, templates: dict[int, ChosenTemplate | None]) -> tuple[list[Group], list[Exclusion]]:
         """Return the groups of some templates, and all images that are in none, each with its reason.
@@ -80,6 +81,7 @@ class Placement:
         A template that was found, and from which nothing was copied after all, becomes an image like the others;
         one that was given, whose choice is None, stays a template.
         """
+        self._is_given = None in templates.values()
         while True:
             copies: dict[int, list[Copy]] = {each: [] for each in templates}
             left: list[Exclusion] = []
@@ -168,13 +170,16 @@ class Placement:
             )
         if image.not_a_guest:
             return Exclusion(image.path, Cause.IN_USE if image.in_use else Cause.UNUSABLE, image.not_a_guest)
-        why = "no template has its data at the same places"
+        return Exclusion(image.path, Cause.UNLIKE, self._why_unlike(number, nearest))
+
+    def _why_unlike(self, number: int, nearest: _Nearest) -> str:
+        if len(self._images) == 1:
+            return "there is no other image"
         if nearest.first[number] >= 0:
             template = self._images[nearest.first[number]].path
-            why = (
-                f"only {nearest.share[number]:.0%} of its data is in {template}, and less in every other template"
-            )
-        return Exclusion(image.path, Cause.UNLIKE, why)
+            share = nearest.share[number]
+            return f"only {share:.0%} of its data is in {template}, and less in every other template"
+        return f"no {'template' if self._is_given else 'other image'} has enough of its data at the same places"
 
 
 class _Nearest(NamedTuple):

@@ -92,7 +92,7 @@ def test_losses_and_exclusions_are_comments(tmp_path):
     written(tmp_path, found.groups[0], left_out=found.exclusions)
     text = (tmp_path / "manifest.yaml").read_text()
     assert "  # It has 1 snapshot: `allow_loss` accepts" in text
-    assert f"# Left out: {tmp_path}/odd.img: no template" in text
+    assert f"# Left out: {tmp_path}/odd.img: no other image" in text
 
 
 def test_manifests_have_different_names(tmp_path):

@@ -6,7 +6,7 @@
     web01.img  debian-12.img    97.2%  95.9 - 98.1%  ~2.4 GiB
 
     template  debian-12.img (raw, 40 GiB), 1 copy: its overlays ...
-    left out  old.img: no template has its data at the same places
+    left out  old.img: no other image has enough of its data at the same places
 """
 
 from __future__ import annotations
