@@ -125,6 +125,7 @@ def test_sequential_reads_are_few(images):
 
 def test_bad_input_is_explained(tmp_path):
     assert "no images are given. Name folders or images" in run_here("discover", "-q", expect=2)
+    assert "cannot use --connect without --libvirt" in run_here("discover", ".", "--connect", "test:///", expect=2)
     (tmp_path / "notes.txt").write_text("x")
     text = run_here("discover", tmp_path, expect=2)
     assert "no image was found in" in text

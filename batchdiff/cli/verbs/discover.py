@@ -37,6 +37,10 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     """
     if not arguments.paths and not arguments.libvirt:
         raise UsageError("no images are given", remedy="Name folders or images, or add `--libvirt`.")
+    if arguments.connect is not None and not arguments.libvirt:
+        raise UsageError(
+            "cannot use --connect without --libvirt", remedy="Add `--libvirt`, or leave --connect out."
+        )
     if arguments.output is not None:
         _check_output(arguments.output)
     for path in arguments.templates:

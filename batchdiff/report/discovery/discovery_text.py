@@ -59,10 +59,9 @@ def reading(found: Discovery, shape: SampleShape) -> str:
     samples = f"{shape.probes} samples of {format_size(SAMPLE)}"
     if shape.probe_bits:
         samples = f"{shape.probes} stretches of {format_size(shape.probe)}"
-    return (
-        f"Read at most {samples} of each image: {found.reads:,} reads, {format_size(found.read_bytes)} in all."
-        " Similarities and savings are estimates; `batchdiff plan` calculates them exactly."
-    )
+    read = f"Read at most {samples} of each image: {found.reads:,} reads, {format_size(found.read_bytes)} in all."
+    estimates = "Similarities and savings are estimates; `batchdiff plan` calculates them exactly."
+    return f"{read} {estimates}" if found.groups else read
 
 
 def why_template(group: Group) -> str:
