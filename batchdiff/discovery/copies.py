@@ -12,10 +12,9 @@ import numpy.typing as npt
 from batchdiff.discovery.exclusion import Cause, Exclusion
 from batchdiff.discovery.grouping import ALIKE, ChosenTemplate, Grouping
 from batchdiff.discovery.sample_index import SampleIndex
-from batchdiff.discovery.sample_offsets import SAMPLE
+from batchdiff.discovery.sample_offsets import SAMPLE, SampleNumbers
 from batchdiff.discovery.sampled_image import SampledImage
 from batchdiff.sampling.interval import Interval
-from batchdiff.sampling.strata import Numbers
 from batchdiff.units import KIB, MIB, ceil_div, format_size
 
 _SURELY_ALIKE = 0.1
@@ -188,9 +187,9 @@ class _Nearest(NamedTuple):
     ``share``, ``share_of_second``, ``share_of_larger``: how much of its data each of them has.
     """
 
-    first: Numbers
+    first: SampleNumbers
     share: npt.NDArray[np.float64]
-    second: Numbers
+    second: SampleNumbers
     share_of_second: npt.NDArray[np.float64]
-    larger: Numbers
+    larger: SampleNumbers
     share_of_larger: npt.NDArray[np.float64]

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchdiff.discovery.sample_index import SampleIndex
-from batchdiff.sampling.strata import Numbers
+from batchdiff.discovery.sample_offsets import SampleNumbers
 
 ALIKE = 0.25
 """The least share of an image's data that must be the template's: below it, little is saved, and another
@@ -187,7 +187,7 @@ class Grouping:
         one, two = self._traits[best].preference, self._traits[other].preference
         return next((tie for tie, mine, its in zip(ties, one, two, strict=True) if mine != its), Tie.NAME)
 
-    def _space(self, template: int, images: Numbers) -> tuple[float, float]:
+    def _space(self, template: int, images: SampleNumbers) -> tuple[float, float]:
         """Return the bytes that a template and the overlays of images take, and those of the overlays alone."""
         overlays = (1 - self.fitting(template)) * self._data
         overlays[template] = 0
@@ -268,7 +268,9 @@ class Grouping:
         fits = (count >= fewest) & (of_changes >= ALIKE) & (of_changes >= whole * of_rest)
         return [each for each in members if fits[each] and each != image]
 
-    def _shares_of(self, image: int, chosen: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.float64], Numbers]:
+    def _shares_of(
+        self, image: int, chosen: npt.NDArray[np.bool_]
+    ) -> tuple[npt.NDArray[np.float64], SampleNumbers]:
         """Return the share of some samples of an image that each other one has, and of how many."""
         heights = np.sort(self._index.heights[image][chosen])
         of = len(heights) - np.searchsorted(heights, self._index.levels)

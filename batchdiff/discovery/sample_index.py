@@ -17,10 +17,9 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from batchdiff.discovery.sample_offsets import SAMPLE, levels_of
+from batchdiff.discovery.sample_offsets import SAMPLE, SampleNumbers, levels_of
 from batchdiff.discovery.samples import Samples
 from batchdiff.sampling.interval import Interval, Probe, exactly, share_of
-from batchdiff.sampling.strata import Numbers
 
 
 class SampleIndex:
@@ -55,7 +54,7 @@ class SampleIndex:
         """The estimated bytes of nonzero data of each image, in whole samples."""
         return self._counts[np.arange(len(self)), self.levels] * SAMPLE * 2.0**self.levels
 
-    def common(self, keys: Numbers) -> Numbers:
+    def common(self, keys: SampleNumbers) -> SampleNumbers:
         """Return how many of these keys each image has."""
         starts, ends = self._starts[keys], self._starts[keys + 1]
         lengths = ends - starts
@@ -85,7 +84,7 @@ class SampleIndex:
         return share_of(probes, population=len(probes) << level)
 
 
-def _counts(heights: Sequence[Numbers], highest: int) -> Numbers:
+def _counts(heights: Sequence[SampleNumbers], highest: int) -> SampleNumbers:
     """Return how many samples of each image (row) are taken at each level (column), up to ``highest`` at least."""
     highest = max([highest, *(int(each.max(initial=0)) for each in heights)])
     counts = np.zeros((len(heights), highest + 1), dtype=np.int64)

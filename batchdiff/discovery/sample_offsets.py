@@ -16,10 +16,14 @@ whose nodes each pass on one of two children.
 
 from __future__ import annotations
 
-import numpy as np
+from typing import TypeAlias
 
-from batchdiff.sampling.strata import Numbers
+import numpy as np
+import numpy.typing as npt
+
 from batchdiff.units import KIB
+
+SampleNumbers: TypeAlias = npt.NDArray[np.int64]
 
 SAMPLE = 64 * KIB
 """Bytes that are compared as one: the default cluster of an overlay, so a sample that differs is one of these."""
@@ -34,7 +38,7 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _WORD = (1 << 64) - 1
 
 
-def chosen_probes(cells: Numbers, level: int) -> Numbers:
+def chosen_probes(cells: SampleNumbers, level: int) -> SampleNumbers:
     """Return the number of the probe that is chosen in each cell of ``2**level`` probes."""
     at = cells
     for each in range(level, 0, -1):
@@ -42,7 +46,7 @@ def chosen_probes(cells: Numbers, level: int) -> Numbers:
     return at
 
 
-def levels_of(probes: Numbers) -> Numbers:
+def levels_of(probes: SampleNumbers) -> SampleNumbers:
     """Return the highest level at which each probe is chosen."""
     found = np.zeros(len(probes), dtype=np.int64)
     still = np.ones(len(probes), dtype=bool)
@@ -54,7 +58,7 @@ def levels_of(probes: Numbers) -> Numbers:
     return found
 
 
-def _second_child(cells: Numbers, level: int) -> Numbers:
+def _second_child(cells: SampleNumbers, level: int) -> SampleNumbers:
     """Return 1 for each cell that passes on its second half, and 0 for the others: the top bit of SplitMix64."""
     mixed = cells.astype(np.uint64) + np.uint64((_SEED + level * _GOLDEN) & _WORD)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

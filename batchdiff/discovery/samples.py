@@ -17,12 +17,11 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from batchdiff.discovery.sample_offsets import HIGHEST_LEVEL, SAMPLE, chosen_probes, levels_of
+from batchdiff.discovery.sample_offsets import HIGHEST_LEVEL, SAMPLE, SampleNumbers, chosen_probes, levels_of
 from batchdiff.image.files import content_size, is_block_device
 from batchdiff.image.image import Image
 from batchdiff.image.read_buffer import ReadBuffer
 from batchdiff.qcow2.entries import Origin
-from batchdiff.sampling.strata import Numbers
 from batchdiff.units import MIB
 
 Hashes: TypeAlias = npt.NDArray[np.uint64]
@@ -65,7 +64,7 @@ class Samples(NamedTuple):
     """
 
     level: int
-    numbers: Numbers
+    numbers: SampleNumbers
     hashes: Hashes
     reads: int
     read_bytes: int
@@ -123,7 +122,7 @@ def _first_level(stored: int, shape: SampleShape) -> int:
     return level
 
 
-def _places(image: Image, level: int, shape: SampleShape) -> Numbers:
+def _places(image: Image, level: int, shape: SampleShape) -> SampleNumbers:
     """Return the numbers of the probes that are chosen at a level and have data, ascending."""
     step = max(_WINDOW, shape.probe << level)
     found = [np.zeros(0, dtype=np.int64)]
@@ -135,7 +134,7 @@ def _places(image: Image, level: int, shape: SampleShape) -> Numbers:
     return np.concatenate(found)
 
 
-def _places_within(image: Image, start: int, end: int, level: int, shape: SampleShape) -> Numbers:
+def _places_within(image: Image, start: int, end: int, level: int, shape: SampleShape) -> SampleNumbers:
     probe = shape.probe
     if end - start > _WINDOW:  # one cell: its chosen probe is all that matters
         (place,) = chosen_probes(np.array([start // (probe << level)]), level).tolist()
@@ -154,7 +153,7 @@ def _places_within(image: Image, start: int, end: int, level: int, shape: Sample
     return places[inside]
 
 
-def _ranges(first: Numbers, last: Numbers) -> Numbers:
+def _ranges(first: SampleNumbers, last: SampleNumbers) -> SampleNumbers:
     """Return all numbers of ranges, which include their last ones."""
     counts = last - first + 1
     starts = np.repeat(first - np.concatenate(([0], np.cumsum(counts)[:-1])), counts)

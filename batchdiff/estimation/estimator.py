@@ -13,10 +13,9 @@ up, and the estimate does not depend on the number of jobs.
 from __future__ import annotations
 
 import datetime as dt
-import math
 import os
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,11 +23,12 @@ import numpy as np
 from batchdiff.choices import Verdict
 from batchdiff.errors import ImageError
 from batchdiff.estimation.estimate import Estimate, GuestEstimate, totals_of_estimates
-from batchdiff.estimation.guest_sample import FIRST_PROBES, GuestSample
+from batchdiff.estimation.guest_sample import GuestSample, first_probes
 from batchdiff.estimation.jobs import Fleet, SampledGuest
-from batchdiff.estimation.pricing import DEFAULT_PRICING, pricing_of, probe_size
+from batchdiff.estimation.pricing import is_to_be_chosen, overlay_place, pricing_of, probe_size
+from batchdiff.estimation.refinement import refine
 from batchdiff.estimation.sampler import Sampler
-from batchdiff.estimation.sizes import Sizes
+from batchdiff.estimation.sizes import Sizes, best_geometry
 from batchdiff.files.descriptors import raise_descriptor_limit
 from batchdiff.image.files import ReadObserver
 from batchdiff.image.image import Image
@@ -37,6 +37,7 @@ from batchdiff.image.open import inspect, open_image
 from batchdiff.image.storage.shared_blocks import has_shared_extents, shared_blocks
 from batchdiff.manifest.manifest import Manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
+from batchdiff.plan.overlay_options import geometry_of
 from batchdiff.planning.assessment import FleetFacts
 from batchdiff.planning.candidates import Candidate, Part, examine_guests, planned_image, untouched_guest
 from batchdiff.planning.planner import GENERATOR
@@ -44,11 +45,11 @@ from batchdiff.planning.scan.exports import is_exported
 from batchdiff.planning.scan.one_range import RANGE
 from batchdiff.planning.scan.reopening import budget, files_of, reopen
 from batchdiff.planning.scan_all import ranges_with_data
+from batchdiff.progress import ignore
 from batchdiff.qcow2.entries import Origin
-from batchdiff.units import KIB
 
-_USUAL_PROBE = 2 * 64 * KIB
-"""The bytes that are usually read for a probe, of both images."""
+_GEOMETRY_CHANGES = 3
+"""Times that the geometry of an overlay is chosen anew while its sample grows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +57,15 @@ class EstimateOptions:
     """The options of an estimate.
 
     ``error``: the wanted half width of the interval of the total savings, as a share of what the guests take on
-    disk. ``seed``: any number; the same one gives the same estimate. ``progress`` is called with the bytes read so
-    far and those to read; ``observer``, at every read of an image.
+    disk. ``seed``: any number; the same one gives the same estimate. ``opened`` is called with the number of
+    images opened so far: each to be examined, the template first, then each guest to find its data; ``progress``,
+    with the bytes read so far and those to read; ``observer``, at every read of an image.
     """
 
     error: float
     seed: int
     jobs: int
+    opened: Callable[[int], None] = ignore
     progress: Callable[[int, int], None] = lambda _done, _total: None
     observer: ReadObserver | None = None
 
@@ -77,12 +80,12 @@ def make_estimate(manifest: Manifest, options: EstimateOptions, plans: EarlierPl
     """
     raise_descriptor_limit()
     observer = options.observer
-    options.progress(0, len(manifest.guests) * FIRST_PROBES * _USUAL_PROBE)
+    options.opened(0)
     with open_image(manifest.template, observer=observer) as image:
         require_unused(image, Purpose.TEMPLATE)
         inspect(image, refcounts=True)
         template = planned_image(image)
-        parts = examine_guests(manifest, template, plans, observer)
+        parts = examine_guests(manifest, template, plans, observer, options.opened)
         sharing = has_shared_extents(image)
         facts = FleetFacts(manifest, shared_blocks(image) if sharing else {}, {}, observer)
         found = _Estimator(image, parts, facts, options, sharing=sharing).estimated()
@@ -125,20 +128,24 @@ class _Estimator:
         self._parts, self._options, self._facts = parts, options, facts
         self._candidates = {part.entry.name: part for part in parts if isinstance(part, Candidate)}
         self._decided = {part.name: GuestEstimate(part) for part in parts if not isinstance(part, Candidate)}
-        guests, exported = self._opened()
-        fleet = Fleet(template.source, files_of(template), guests, sharing, options.observer)
+        self._guests, exported = self._opened()
+        self._changes: dict[str, int] = {}
+        fleet = Fleet(template.source, files_of(template), self._guests, sharing, options.observer)
         jobs = budget(options.jobs, len(template.layers)).jobs
         self._sampler = Sampler(template, fleet, exported, jobs=jobs, progress=options.progress)
         self._sizes = Sizes(self._candidates, facts, jobs=jobs)
-        self._samples = self._begun(guests)
+        self._samples = self._begun()
 
     def estimated(self) -> _Found:
         """Sample until the total is certain enough, or until everything is read."""
         target = self._options.error * sum(sample.allocated for sample in self._samples.values())
         self._read()
         while True:
+            self._choose()
             while refine(self._samples, target):
                 self._read()
+            if self._choose():
+                continue  # other prices, so the sample may have to be larger
             estimates = self._decided | self._sizes.estimates(self._samples)
             guests = tuple(estimates[_name_of(part)] for part in self._parts)
             if totals_of_estimates(guests).error <= self._options.error or not self._read_further():
@@ -146,6 +153,25 @@ class _Estimator:
                 return _Found(guests, open_bytes)
             # The sizes of tables, and savings that may be too small, add to the uncertainty of the data.
             target /= 2
+
+    def _choose(self) -> bool:
+        """Choose the geometries that are ``auto``, as a plan would; return True if any is another one than before.
+
+        After a few changes of mind two geometries are as good, and either will do.
+        """
+        changed = False
+        for name, sample in self._samples.items():
+            entry = self._candidates[name].entry
+            if not is_to_be_chosen(entry.options) or self._changes.get(name, 0) > _GEOMETRY_CHANGES:
+                continue
+            geometry = best_geometry(self._candidates[name], sample)
+            if geometry is not None and geometry != sample.pricing.geometry:
+                sample.price_by(pricing_of(entry.options, geometry, self._guests[name].place))
+                self._changes[name] = self._changes.get(name, 0) + 1
+                changed = True
+        if changed:
+            self._read()
+        return changed
 
     def _read_further(self) -> bool:
         """Return True if anything is left to read. If only tables are uncertain, that is read here."""
@@ -170,7 +196,8 @@ class _Estimator:
     def _opened(self) -> tuple[dict[str, SampledGuest], list[str]]:
         """Open each candidate for a moment; return how it is sampled, and which ones QEMU exports."""
         guests, exported = {}, []
-        for name, candidate in self._candidates.items():
+        for number, (name, candidate) in enumerate(self._candidates.items()):
+            self._options.opened(1 + len(self._parts) + number)
             try:
                 with reopen(candidate.record, self._options.observer) as image:
                     guests[name] = _sampled_guest(candidate, image)
@@ -180,50 +207,28 @@ class _Estimator:
                 self._decided[name] = GuestEstimate(refused)
         return guests, exported
 
-    def _begun(self, guests: Mapping[str, SampledGuest]) -> dict[str, GuestSample]:
+    def _begun(self) -> dict[str, GuestSample]:
         """Find the frame of each guest, and draw its first probes."""
         samples: dict[str, GuestSample] = {}
+        first = first_probes(len(self._guests))
         self._samples = samples
         for name, frame in self._sampler.frames().items():
             if isinstance(frame, ImageError):
                 self._fail(name, frame)
                 continue
+            options = self._candidates[name].entry.options
+            geometry = None if is_to_be_chosen(options) else geometry_of(options, options.cluster_size or 0)
+            pricing = pricing_of(options, geometry, self._guests[name].place)
             random = np.random.default_rng([self._options.seed, zlib.crc32(os.fsencode(name))])
-            samples[name] = GuestSample(frame, guests[name].pricing, guests[name].allocated, random)
+            samples[name] = GuestSample(frame, pricing, self._guests[name].allocated, random, first)
         return samples
 
 
-def refine(samples: Mapping[str, GuestSample], target: float) -> bool:
-    """Double the samples that make the sum of all data the least certain; return False if none need it.
-
-    ``target``: half of the width that the interval of the sum may have, in bytes. Doubling a sample halves its
-    variance, so the fewest samples are doubled with which the sum should then be certain enough.
-    """
-    squares = [
-        (interval.half_width**2, name, kind)
-        for name, sample in samples.items()
-        for kind, interval in sample.data_bytes().items()
-        if not interval.is_exact
-    ]
-    left = sum(square for square, *_ in squares)
-    if math.sqrt(left) <= target:
-        return False
-    for square, name, kind in sorted(squares, reverse=True):
-        samples[name].double(kind)
-        left -= square / 2
-        if math.sqrt(max(left, 0.0)) <= target:
-            break
-    return bool(squares)
-
-
 def _sampled_guest(candidate: Candidate, image: Image) -> SampledGuest:
-    try:
-        pricing = pricing_of(candidate.entry, image)
-    except OSError:
-        pricing = DEFAULT_PRICING  # the folder of its overlay cannot be accessed: the sizes will report that
-    size = probe_size(candidate.entry.options, pricing.unit, image.virtual_size, RANGE)
+    place = overlay_place(candidate.entry, image)
+    size = probe_size(candidate.entry.options, place.unit, image.virtual_size, RANGE)
     allocated = sum(os.fstat(file.fd).st_blocks * 512 for file in image.own_files)
-    return SampledGuest(candidate.record, size, pricing, allocated)
+    return SampledGuest(candidate.record, size, place, allocated)
 
 
 def _data_bytes(image: Image) -> int:

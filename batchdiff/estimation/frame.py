@@ -23,13 +23,13 @@ from batchdiff.image.image import Image
 from batchdiff.image.layer import Segment
 from batchdiff.image.storage.shared_blocks import BlockRuns, common_ranges, runs_within, shared_extents
 from batchdiff.planning.scan.common_blocks import CommonBlocks
+from batchdiff.planning.scan.compare import Flags
 from batchdiff.planning.scan.one_range import RANGE
 from batchdiff.planning.scan.spans import subtract
 from batchdiff.planning.scan_all import ranges_with_data
 from batchdiff.qcow2.entries import Origin
 from batchdiff.units import ceil_div
 
-Flags = npt.NDArray[np.bool_]
 Pieces = list[tuple[int, int]]
 """Starts and ends of parts of a disk, sorted and disjoint."""
 

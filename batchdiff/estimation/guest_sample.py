@@ -10,15 +10,18 @@ import numpy.typing as npt
 
 from batchdiff.estimation.frame import Frame, ProbeClass
 from batchdiff.estimation.imputed import Imputed, SampledClass, impute
-from batchdiff.estimation.pricing import PriceRule, Pricing, priced_bytes, whole_prices
+from batchdiff.estimation.pricing import Pricing
 from batchdiff.estimation.probe_reader import ProbeContents
 from batchdiff.extents import Kind
-from batchdiff.qcow2.geometry import Geometry
 from batchdiff.sampling.interval import Interval, Probe, exactly, share_of, sum_of
 from batchdiff.sampling.strata import Strata, doubled, first_strata
 
-FIRST_PROBES = 128
-"""The probes of a guest that are read at first, usually 8 MiB: for an error of at most a tenth of what is open."""
+FIRST_PROBES = range(32, 128)
+"""The least and the largest number of probes of a guest that are read at first. With 128, usually 8 MiB, the error
+is at most a tenth of what is open."""
+
+_FIRST_OF_FLEET = 8192
+"""The probes that are read at first of a large fleet, whose total needs fewer of each guest."""
 
 _LEAST_OF_CLASS = 16
 
@@ -54,20 +57,30 @@ class ClassSample:
         )
 
 
+def first_probes(guests: int) -> int:
+    """Return the number of probes that are read at first of each guest of a fleet."""
+    return min(max(_FIRST_OF_FLEET // max(guests, 1), FIRST_PROBES.start), FIRST_PROBES.stop)
+
+
 class GuestSample:
     """The sample of one guest. ``allocated``: the bytes that its files take on disk."""
 
-    def __init__(self, frame: Frame, pricing: Pricing, allocated: int, random: np.random.Generator) -> None:
-        """Draw the first probes of each class, in proportion to its size. A small guest is read as a whole."""
+    def __init__(
+        self, frame: Frame, pricing: Pricing, allocated: int, random: np.random.Generator, first: int
+    ) -> None:
+        """Draw the first probes of each class, in proportion to its size, ``first`` in all.
+
+        A guest with no more than twice as many is read as a whole.
+        """
         self.frame, self.pricing, self.allocated = frame, pricing, allocated
         self.classes: dict[ProbeClass, ClassSample] = {}
         self._random = random
         open_probes = {kind: frame.count(kind) for kind in (ProbeClass.ADDED, ProbeClass.COMPARED)}
         total = sum(open_probes.values())
         for kind, count in open_probes.items():
-            wanted = max(FIRST_PROBES * count // max(total, 1), _LEAST_OF_CLASS)
-            self._draw(kind, count if total <= 2 * FIRST_PROBES else wanted)
-        if total + frame.count(ProbeClass.CLEARED) <= 2 * FIRST_PROBES:
+            wanted = max(first * count // max(total, 1), _LEAST_OF_CLASS)
+            self._draw(kind, count if total <= 2 * first else wanted)
+        if total + frame.count(ProbeClass.CLEARED) <= 2 * first:
             self.read_cleared()
 
     @property
@@ -90,20 +103,20 @@ class GuestSample:
             if indices := sample.pending():
                 yield kind, indices
 
+    def price_by(self, pricing: Pricing) -> None:
+        """Take another pricing; what was read must be read again."""
+        self.pricing = pricing
+        for sample in self.classes.values():
+            sample.done.clear()
+
     def double(self, kind: ProbeClass) -> None:
         """Draw as many further probes of a class."""
         sample = self.classes[kind]
         sample.strata = doubled(sample.strata, self._random)
 
-    def data_bytes(self, geometry: Geometry | None = None) -> dict[ProbeClass, Interval]:
-        """Return the bytes that an overlay takes for the data of each class.
-
-        ``geometry``: the overlay's, if it has been chosen.
-        """
-        return {
-            kind: self._sum(sample, self._prices(sample.contents, geometry))
-            for kind, sample in self.classes.items()
-        }
+    def data_bytes(self) -> dict[ProbeClass, Interval]:
+        """Return the bytes that an overlay takes for the data of each class."""
+        return {kind: self._sum(sample, sample.contents.prices) for kind, sample in self.classes.items()}
 
     def unshared_bytes(self) -> Interval:
         """Return those bytes, in all classes, without the ones in blocks that other files use anyway."""
@@ -144,13 +157,6 @@ class GuestSample:
     def _draw(self, kind: ProbeClass, wanted: int) -> None:
         if count := self.frame.count(kind):
             self.classes[kind] = ClassSample(first_strata(count, wanted, self._random))
-
-    def _prices(self, contents: ProbeContents, geometry: Geometry | None) -> npt.NDArray[np.int64]:
-        if self.pricing.rule is not PriceRule.WHOLE:
-            return contents.prices
-        chosen = self.pricing.geometry or geometry
-        part = self.pricing.resolution if chosen is None else priced_bytes(chosen, compresses=False)
-        return whole_prices(contents.kinds, min(part, self.frame.probe_size), chosen)
 
     def _sum(self, sample: ClassSample, prices: npt.NDArray[np.int64]) -> Interval:
         """Return the sum of the prices of all probes of a class. ``prices``: of those that were read."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +21,7 @@ from batchdiff.choices import Verdict
 from batchdiff.errors import ImageError
 from batchdiff.estimation.frame import Frame, ProbeClass, frame_of
 from batchdiff.estimation.guest_sample import GuestSample
-from batchdiff.estimation.pricing import PriceRule, Pricing
+from batchdiff.estimation.pricing import OverlayPlace, PriceRule, Pricing, is_to_be_chosen
 from batchdiff.estimation.probe_reader import ProbeContents, ProbeReader
 from batchdiff.extents import Kind, count_touched
 from batchdiff.image.files import ReadObserver, settle
@@ -40,14 +40,14 @@ from batchdiff.qcow2.layout import granules_to_write
 
 @dataclass(frozen=True, slots=True)
 class SampledGuest:
-    """A guest to be sampled: its image, the size of its probes, and how they are priced.
+    """A guest to be sampled: its image, the size of its probes, and the place of its overlay.
 
     ``allocated``: the bytes that its own files take on disk.
     """
 
     record: PlannedImage
     probe_size: int
-    pricing: Pricing
+    place: OverlayPlace
     allocated: int
 
 
@@ -117,6 +117,7 @@ class ProbeTask(NamedTuple):
     """Probes of one class to read: their indices in the class, and their numbers in the guest."""
 
     name: str
+    pricing: Pricing
     kind: ProbeClass
     indices: list[int]
     numbers: npt.NDArray[np.int64]
@@ -139,14 +140,16 @@ class ProbeJob:
     def begin(self) -> Iterator[Callable[[ProbeTask], ProbeResult]]:
         """Open the template, and yield the function that reads probes; the last guest stays open."""
         fleet = self.fleet
-        opened: dict[str, tuple[Image, ProbeReader]] = {}
+        opened: dict[tuple[str, Pricing], tuple[Image, ProbeReader]] = {}
 
-        def reader_of(name: str, template: Image) -> ProbeReader:
-            if name not in opened:
+        def reader_of(task: ProbeTask, template: Image) -> ProbeReader:
+            key = task.name, task.pricing
+            if key not in opened:
                 close_guest()
-                wanted, guest = fleet.guests[name], fleet.open_guest(name)
-                opened[name] = guest, ProbeReader(template, guest, wanted.pricing, wanted.probe_size)
-            return opened[name][1]
+                guest = fleet.open_guest(task.name)
+                size = fleet.guests[task.name].probe_size
+                opened[key] = guest, ProbeReader(template, guest, task.pricing, size)
+            return opened[key][1]
 
         def close_guest() -> None:
             for image, _ in opened.values():
@@ -157,7 +160,7 @@ class ProbeJob:
 
             def probe(task: ProbeTask) -> ProbeResult:
                 try:
-                    reader = reader_of(task.name, template)
+                    reader = reader_of(task, template)
                 except ImageError as error:
                     return ProbeResult(task, error)
                 contents = reader.read(task.numbers, task.kind)
@@ -204,8 +207,12 @@ class SizeJob:
         return f"estimating the savings of guest {name}"
 
     def _size(self, name: str) -> SizeResult:
-        candidate, sample = self.candidates[name], self.samples[name]
-        content, pricing = sample.imputed(), sample.pricing
+        sample = self.samples[name]
+        candidate, content, pricing = (
+            with_geometry(self.candidates[name], sample),
+            sample.imputed(),
+            sample.pricing,
+        )
         units = content.extents(min(pricing.resolution, sample.frame.probe_size))
         measure: Measure = content.compressed_lengths if pricing.compresses else _measured
         plan = assess(candidate, (units, content.similarity), None, self.facts, measure)
@@ -223,6 +230,15 @@ class SizeJob:
         except ImageError as error:
             return SizeResult(untouched_guest(candidate.entry, candidate.record, Verdict.REFUSE, str(error)))
         return SizeResult(plan, taken, tables)
+
+
+def with_geometry(candidate: Candidate, sample: GuestSample) -> Candidate:
+    """Return a candidate whose overlay has the geometry of its sample, if that was to be chosen."""
+    options, geometry = candidate.entry.options, sample.pricing.geometry
+    if geometry is None or not is_to_be_chosen(options):
+        return candidate
+    fixed = replace(options, cluster_size=geometry.cluster_size, extended_l2=geometry.extended_l2)
+    return replace(candidate, entry=replace(candidate.entry, options=fixed))
 
 
 def _measured(samples: list[Sample]) -> list[list[int]]:

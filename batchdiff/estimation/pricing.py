@@ -14,6 +14,7 @@ from __future__ import annotations
 import enum
 import os
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ from batchdiff.extents import Kind
 from batchdiff.image.image import Image
 from batchdiff.image.storage.allocation_units import volume_of
 from batchdiff.manifest.manifest import GuestEntry
-from batchdiff.plan.overlay_options import Compression, OverlayOptions, Preallocation, geometry_of
+from batchdiff.plan.overlay_options import Compression, OverlayOptions, Preallocation
 from batchdiff.planning.scan.compare import UNIT
 from batchdiff.qcow2.geometry import CompressionType, Geometry
 from batchdiff.units import KIB
@@ -48,13 +49,20 @@ class PriceRule(enum.Enum):
     COMPRESSED = "their compressed size"
 
 
+class OverlayPlace(NamedTuple):
+    """The filesystem of an overlay: its allocation unit, and whether the guest is on the same one."""
+
+    unit: int
+    is_same: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Pricing:
     """The rule for one guest, and what it depends on.
 
     ``geometry``: None until one is chosen. ``unit``: the overlay's filesystem allocates space in units of that
     many bytes. ``shares``: apply will share with the overlay those blocks of the guest that other files already
-    share.
+    share. ``level``: of the compression.
     """
 
     rule: PriceRule
@@ -65,8 +73,10 @@ class Pricing:
 
     @property
     def resolution(self) -> int:
-        """The bytes of the smallest part whose kind matters: at least 4 KiB, the unit of differences."""
-        return UNIT if self.geometry is None else priced_bytes(self.geometry, compresses=self.compresses)
+        """The bytes of a part that an overlay stores or does not store as a whole, at least 4 KiB."""
+        if self.geometry is None:
+            return UNIT
+        return max(self.geometry.cluster_size if self.compresses else self.geometry.granule, UNIT)
 
     @property
     def compression(self) -> CompressionType:
@@ -79,33 +89,34 @@ class Pricing:
         return self.rule is PriceRule.COMPRESSED
 
 
-DEFAULT_PRICING = Pricing(PriceRule.WHOLE, None, UNIT)
-"""The pricing if nothing is known of the filesystem of an overlay."""
+def overlay_place(entry: GuestEntry, image: Image) -> OverlayPlace:
+    """Return the place of the overlay of a guest, which is open; if it is unknown, an assumption.
 
-
-def priced_bytes(geometry: Geometry, *, compresses: bool) -> int:
-    """Return the bytes of a part that an overlay stores or does not store as a whole, at least 4 KiB."""
-    return max(geometry.cluster_size if compresses else geometry.granule, UNIT)
-
-
-def pricing_of(entry: GuestEntry, image: Image) -> Pricing:
-    """Return the pricing of a guest, which is open.
-
-    :raises OSError: the folder of its overlay cannot be accessed.
+    The sizes of the guest will then show why its folder cannot be accessed.
     """
-    options, folder = entry.options, os.path.dirname(entry.overlay_path)
-    unit = volume_of(folder, image.layers[0].fd).unit
-    if options.cluster_size is None or options.extended_l2 is None:
-        return Pricing(PriceRule.WHOLE, None, unit)
-    geometry = geometry_of(options, options.cluster_size)
+    folder, fd = os.path.dirname(entry.overlay_path), image.layers[0].fd
+    try:
+        return OverlayPlace(volume_of(folder, fd).unit, os.stat(folder).st_dev == os.fstat(fd).st_dev)
+    except OSError:
+        return OverlayPlace(UNIT, is_same=False)
+
+
+def is_to_be_chosen(options: OverlayOptions) -> bool:
+    """Return True if the cluster size or the kind of L2 entries is ``auto``."""
+    return options.cluster_size is None or options.extended_l2 is None
+
+
+def pricing_of(options: OverlayOptions, geometry: Geometry | None, place: OverlayPlace) -> Pricing:
+    """Return the pricing of a guest. ``geometry``: of its overlay; None until it is chosen."""
+    if geometry is None:
+        return Pricing(PriceRule.WHOLE, None, place.unit)
     if options.compression is not Compression.NONE:
-        return Pricing(PriceRule.COMPRESSED, geometry, unit, level=options.compression_level)
+        return Pricing(PriceRule.COMPRESSED, geometry, place.unit, level=options.compression_level)
     reserves = options.preallocation in {Preallocation.FALLOC, Preallocation.FULL}
-    if reserves or options.encryption is not None or geometry.cluster_size < unit:
-        return Pricing(PriceRule.WHOLE, geometry, unit)
-    device = os.stat(folder).st_dev
-    shares = geometry.granule % unit == 0 and device == os.fstat(image.layers[0].fd).st_dev
-    return Pricing(PriceRule.WRITTEN, geometry, unit, shares=shares)
+    if reserves or options.encryption is not None or geometry.cluster_size < place.unit:
+        return Pricing(PriceRule.WHOLE, geometry, place.unit)
+    shares = place.is_same and geometry.granule % place.unit == 0
+    return Pricing(PriceRule.WRITTEN, geometry, place.unit, shares=shares)
 
 
 def probe_size(options: OverlayOptions, unit: int, virtual_size: int, most: int) -> int:
@@ -131,9 +142,3 @@ def data_parts(kinds: KindsOfProbes, resolution: int, geometry: Geometry | None)
     if geometry is not None and not geometry.zero_flag:  # version 2 has no zero clusters
         found = parts & Kind.ZERO != 0
     return found
-
-
-def whole_prices(kinds: KindsOfProbes, resolution: int, geometry: Geometry | None) -> npt.NDArray[np.int64]:
-    """Return the bytes of all parts of each probe that are stored as data: the rule WHOLE."""
-    parts: npt.NDArray[np.int64] = data_parts(kinds, resolution, geometry).sum(axis=1, dtype=np.int64)
-    return parts * resolution

@@ -23,7 +23,7 @@ from batchdiff.qcow2.compression import compress
 from batchdiff.qcow2.entries import Origin
 from batchdiff.units import ceil_div
 
-_WORDS = UNIT // 8
+_WORDS_OF_UNIT = UNIT // np.dtype(np.uint64).itemsize
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,9 +31,9 @@ class ProbeContents:
     """The result of reading some probes.
 
     ``kinds``: of their units. ``read``: the bytes read for each, of both images. ``prices``: the bytes that an
-    overlay takes for each on disk; ``shared``: those among them in blocks that other files use anyway; both zero
-    with the rule WHOLE, which needs no more than the kinds. ``lengths``: with the rule COMPRESSED, an array of
-    shape (probes, clusters): the stored bytes, 0 if uncompressed. With the other rules it has no columns.
+    overlay takes for each on disk; ``shared``: those among them in blocks that other files use anyway.
+    ``lengths``: with the rule COMPRESSED, an array of shape (probes, clusters): the stored bytes, 0 if
+    uncompressed. With the other rules it has no columns.
     """
 
     kinds: KindsOfProbes
@@ -54,6 +54,7 @@ class ProbeReader:
         self._template, self._guest, self._pricing, self._size = template, guest, pricing, size
         self._buffers = ReadBuffer(size), ReadBuffer(size)
         self._zeros = page_aligned(size)
+        self._part = min(pricing.resolution, size)
         self._rule: WriteRule | None = None
         if pricing.rule is PriceRule.WRITTEN:
             self._rule = WriteRule(guest, known=raw_extents(guest))
@@ -66,7 +67,7 @@ class ProbeReader:
         count = len(numbers)
         kinds = np.zeros((count, self._size // UNIT), dtype=np.uint8)
         read, prices, shared = (np.zeros(count, dtype=np.int64) for _ in range(3))
-        clusters = self._size // self._pricing.resolution if self._pricing.compresses else 0
+        clusters = self._size // self._part if self._pricing.compresses else 0
         lengths = np.zeros((count, clusters), dtype=np.int32)
         for row, number in enumerate(numbers.tolist()):
             start = number * self._size
@@ -77,7 +78,9 @@ class ProbeReader:
                 kinds[row], read[row] = self._compare(below, data, start), of_template + _data_bytes(segments)
                 if clusters:
                     prices[row], lengths[row] = self._compressed(data, kinds[row])
-                elif self._rule is not None:
+                elif self._rule is None:
+                    prices[row] = len(self._data_parts(kinds[row])) * self._part
+                else:
                     prices[row], shared[row] = self._written(segments, kinds[row], self._rule)
             except ImageError as error:
                 return error
@@ -93,9 +96,9 @@ class ProbeReader:
 
     def _compare(self, below: memoryview, data: memoryview, start: int) -> npt.NDArray[np.uint8]:
         """Return the kinds of the units of a probe that starts at offset ``start`` of the guest."""
-        words = np.frombuffer(data, dtype=np.uint64).reshape(-1, _WORDS)
+        words = np.frombuffer(data, dtype=np.uint64).reshape(-1, _WORDS_OF_UNIT)
         nonzero = words.any(axis=1)
-        differs = (words != np.frombuffer(below, dtype=np.uint64).reshape(-1, _WORDS)).any(axis=1)
+        differs = (words != np.frombuffer(below, dtype=np.uint64).reshape(-1, _WORDS_OF_UNIT)).any(axis=1)
         kinds = np.full(len(words), Kind.SAME_ZERO, dtype=np.uint8)
         kinds[differs] = Kind.ZERO
         kinds[nonzero] += np.uint8(Kind.SAME)
@@ -104,11 +107,11 @@ class ProbeReader:
 
     def _data_parts(self, kinds: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
         """Return the numbers of the parts of a probe that an overlay stores as data."""
-        return np.flatnonzero(data_parts(kinds[np.newaxis], self._pricing.resolution, self._pricing.geometry))
+        return np.flatnonzero(data_parts(kinds[np.newaxis], self._part, self._pricing.geometry))
 
     def _compressed(self, data: memoryview, kinds: npt.NDArray[np.uint8]) -> tuple[int, npt.NDArray[np.int32]]:
         """Return the bytes that a probe takes in a compressed overlay, and those of each of its clusters."""
-        size, pricing = self._pricing.resolution, self._pricing
+        size, pricing = self._part, self._pricing
         lengths, total = np.zeros(self._size // size, dtype=np.int32), 0
         for number in self._data_parts(kinds).tolist():
             packed = compress(data[number * size : (number + 1) * size], pricing.compression, pricing.level)
@@ -121,8 +124,8 @@ class ProbeReader:
         parts = self._data_parts(kinds)
         if not len(parts):
             return 0, 0
-        begins = segments[0].start + parts * self._pricing.resolution
-        runs = begins, begins + self._pricing.resolution
+        begins = segments[0].start + parts * self._part
+        runs = begins, begins + self._part
         stored = [
             (part.start, part.end)
             for segment in segments

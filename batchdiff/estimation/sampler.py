@@ -83,4 +83,4 @@ def _tasks(name: str, sample: GuestSample) -> Iterator[ProbeTask]:
         numbers = sample.frame.numbers(kind)
         for at in range(0, len(indices), _PROBES_OF_A_TASK):
             some = indices[at : at + _PROBES_OF_A_TASK]
-            yield ProbeTask(name, kind, some, numbers[some])
+            yield ProbeTask(name, sample.pricing, kind, some, numbers[some])

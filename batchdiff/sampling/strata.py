@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Numbers = npt.NDArray[np.int64]
+_Numbers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,8 +27,8 @@ class Strata:
     ``edges``: the first item of each stratum, and the number of all items; ``drawn``: an item of each.
     """
 
-    edges: Numbers
-    drawn: Numbers
+    edges: _Numbers
+    drawn: _Numbers
 
     @property
     def population(self) -> int:
@@ -36,7 +36,7 @@ class Strata:
         return int(self.edges[-1])
 
     @property
-    def sizes(self) -> Numbers:
+    def sizes(self) -> _Numbers:
         """The number of items in each stratum: those that its drawn item stands for."""
         return np.diff(self.edges)
 

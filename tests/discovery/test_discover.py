@@ -1,6 +1,6 @@
-"""The search on real images. Guards discovery/discover.py, discovery/sampling_job.py.
+"""The search on real images.
 
-Guards discovery/sampled_image.py too.
+Guards discovery/discover.py, discovery/sampling_job.py, discovery/sampled_image.py.
 """
 
 import os

@@ -9,9 +9,10 @@ import dataclasses
 import os
 
 import notation
+import numpy as np
 import pytest
 import small_fleet
-from clumped_fleets import write_fleet
+from clumped_fleets import write, write_fleet
 from commands import rarely
 from filesystems import mounted
 from notation import run
@@ -21,12 +22,13 @@ from batchdiff.errors import ImageError
 from batchdiff.estimation import estimator, sampler
 from batchdiff.estimation.estimate import Estimate, GuestEstimate, totals_of_estimates
 from batchdiff.estimation.estimator import EstimateOptions, make_estimate
-from batchdiff.estimation.guest_sample import FIRST_PROBES
-from batchdiff.image import raw
+from batchdiff.estimation.guest_sample import first_probes
+from batchdiff.image import files
 from batchdiff.manifest.file import read_manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
 from batchdiff.plan.plan import UntouchedGuest
 from batchdiff.planning.planner import make_plan
+from batchdiff.qcow2.geometry import Geometry
 from batchdiff.sampling.interval import Interval
 from batchdiff.units import KIB, MIB
 
@@ -109,12 +111,49 @@ def test_the_number_of_jobs_changes_nothing_and_the_seed_does(tmp_path):
 
 def test_a_smaller_error_takes_more_samples(tmp_path):
     manifest = write_fleet(tmp_path, 5, size=64 * MIB, guests=2)
-    found = [estimate_of(manifest, error=error) for error in (0.5, 0.04, 0.01)]
+    found = [estimate_of(manifest, error=error) for error in (0.5, 0.015, 0.006)]
     assert [each.totals.error <= each.wanted_error for each in found] == [True] * 3
     assert found[0].probes < found[1].probes < found[2].probes
-    assert found[0].probes <= 2 * FIRST_PROBES + 4 * 16
+    assert found[0].probes <= 2 * first_probes(2) + 4 * 16
     assert found[0].read_bytes <= found[0].probes * 128 * KIB
     assert found[0].read_bytes < found[0].whole_bytes / 2
+
+
+def test_differences_imputed_to_holes_count_as_much_as_where_they_were_found(tmp_path):
+    """Half of each cluster is a hole, the first half or the second; half of the other half differs."""
+    random = np.random.default_rng(1)
+    template = np.zeros((400, 2, 8, 4 * KIB), dtype=np.uint8)
+    guest = template.copy()
+    for cluster in range(400):
+        half, units = cluster * 7919 % 5 % 2, random.permutation(8)[:4]
+        template[cluster, half] = guest[cluster, half] = 7
+        guest[cluster, half, units] = 9
+    write(tmp_path / "template.img", template.reshape(-1))
+    write(tmp_path / "guest.img", guest.reshape(-1))
+    (tmp_path / "fleet.yaml").write_text(
+        "version: 1\ntemplate: {path: template.img, format: raw}\nminimum_savings: none\n"
+        "guests: [{path: guest.img, format: raw, overlay: {cluster_size: 4KiB}}]\n"
+    )
+    manifest = read_manifest(str(tmp_path / "fleet.yaml"))
+    truth = make_plan(manifest, jobs=1).guests[0].diff.savings.overlay_disk_bytes
+    (guest,) = estimate_of(manifest, error=0.5).guests
+    assert not guest.is_exact
+    assert abs(guest.overlay.estimate - truth) < 0.02 * truth
+
+
+def test_a_geometry_is_chosen_again_once_more_is_known(tmp_path, monkeypatch):
+    """At first another one seems best; the estimate has the one that is best in the end."""
+    known: list[int] = []
+
+    def best(candidate, sample):
+        known.append(sample.probes)
+        return Geometry(64 * KIB if sample.probes == known[0] else 4 * KIB)
+
+    monkeypatch.setattr(estimator, "best_geometry", best)
+    manifest = write_fleet(tmp_path, 5, size=96 * MIB, guests=1, overlay="cluster_size: auto")
+    (guest,) = estimate_of(manifest, error=0.0).guests
+    assert known[-1] > known[0]
+    assert guest.plan.diff.geometry.cluster_size == 4 * KIB
 
 
 def test_progress_begins_with_nothing_and_ends_with_all(tmp_path):
@@ -160,14 +199,14 @@ def test_a_template_that_cannot_be_read_ends_the_estimate(small_fleet_folder, mo
 
 def fail_reads_of(name: str, monkeypatch) -> None:
     """As a disk with bad sectors does."""
-    whole = raw.read_into
+    whole = files.read_into
 
     def read(fd, buffer, offset, path, observer=None):
         if path.endswith(name):
             raise ImageError(f"cannot read {path}", why="Input/output error")
         return whole(fd, buffer, offset, path, observer)
 
-    monkeypatch.setattr(raw, "read_into", read)
+    monkeypatch.setattr(files, "read_into", read)
 
 
 def test_a_guest_that_changes_meanwhile_is_refused(small_fleet_folder, monkeypatch):

@@ -10,11 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
-from clumped_fleets import write_fleet
+from clumped_fleets import clumps, write, write_fleet
+from filesystems import mounted
+from notation import run
 
 from batchdiff.estimation.estimate import Estimate
 from batchdiff.estimation.estimator import EstimateOptions, make_estimate
+from batchdiff.manifest.file import read_manifest
+from batchdiff.manifest.manifest import Manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
 from batchdiff.plan.plan import Plan
 from batchdiff.planning.planner import make_plan
@@ -100,3 +105,45 @@ def test_fleets_of_other_formats_and_options(tmp_path, overlay: str, form: str):
     assert held.of_guests >= 20
     assert held.totals >= held.of_totals - 2
     assert held.guests >= 0.9 * held.of_guests
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("filesystem", ["xfs", "btrfs"])
+def test_reflink_copies(tmp_path, filesystem: str):
+    """Each guest is a reflink copy of the one before it, with further clumps of differences."""
+    guests: list[bool] = []
+    totals: list[bool] = []
+    with mounted(tmp_path, filesystem, 700 << 20) as folder:
+        for number in range(10):
+            manifest = reflink_fleet(folder / "fleet", number)
+            run("sync", "-f", str(folder))
+            plan, estimate = make_plan(manifest, jobs=1), estimate_of(manifest, seed=number)
+            guests += guests_held(plan, estimate)
+            if not estimate.totals.saved.is_exact:
+                totals.append(holds(estimate.totals.saved, plan.totals.saved_bytes))
+            shutil.rmtree(folder / "fleet")
+    print(guests, totals)
+    assert len(guests) >= 8
+    assert sum(guests) >= len(guests) - 2
+    assert sum(totals) >= len(totals) - 1
+
+
+def reflink_fleet(folder: Path, number: int, size: int = 96 << 20) -> Manifest:
+    folder.mkdir()
+    random = np.random.default_rng(number)
+    disk = random.integers(0, 256, size, dtype=np.uint8)
+    write(folder / "template.img", disk)
+    before = folder / "template.img"
+    for name in ("one", "two", "three"):
+        path = folder / f"{name}.img"
+        run("cp", "--reflink=always", str(before), str(path))
+        with path.open("r+b") as file:
+            for start, end in clumps(random, size, random.choice([0.1, 0.4]), int(random.choice([8192, 1 << 20]))):
+                file.seek(start)
+                file.write(random.integers(0, 256, end - start, dtype=np.uint8).tobytes())
+        before = path
+    (folder / "fleet.yaml").write_text(
+        "version: 1\ntemplate: {path: template.img, format: raw}\ndefaults: {format: raw}\n"
+        "minimum_savings: none\nguests: [{path: one.img}, {path: two.img}, {path: three.img}]\n"
+    )
+    return read_manifest(str(folder / "fleet.yaml"))

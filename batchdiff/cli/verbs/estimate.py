@@ -6,6 +6,7 @@ import argparse
 import os
 
 from batchdiff.cli.console import Console
+from batchdiff.cli.new_plan.progress import ScanProgress
 from batchdiff.cli.new_plan.replaced_plan import leftovers_at
 from batchdiff.cli.verbs.plan import default_plan_path
 from batchdiff.cli.warnings import warn_of_manifest
@@ -21,6 +22,7 @@ from batchdiff.plan.earlier_plans import EarlierPlans
 from batchdiff.progress import Meter, Phase
 from batchdiff.report.estimate.json_form import estimate_report
 from batchdiff.report.estimate.text import estimate_text
+from batchdiff.report.manifest_text import guest_lines
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
@@ -30,12 +32,16 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         manifest = read_manifest(arguments.manifest, left=left)
     else:
         manifest = read_selected(arguments.manifest, arguments.guests, left=left)
-    warn_of_manifest(console, manifest)
+    for line in guest_lines(manifest):
+        console.detail(line)
     with console.metering() as meter:
+        progress = ScanProgress(meter, images=1 + len(manifest.guests))
+        warn_of_manifest(console, manifest, None, progress.recognised)
         options = EstimateOptions(
             error=arguments.error,
             seed=arguments.seed,
             jobs=arguments.jobs or usable_cpus(),
+            opened=progress.opened,
             progress=lambda done, total: _sampled(meter, done, total),
         )
         estimate = make_estimate(manifest, options, EarlierPlans((os.path.dirname(manifest.path),)))

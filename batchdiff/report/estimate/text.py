@@ -36,7 +36,10 @@ def estimate_text(estimate: Estimate, width: int | None = None) -> str:
     """Return the estimate in ``width`` cells, with a newline at the end."""
     blocks = [
         [paragraph(_heading(estimate), width=width, rest="  ")],
-        [paragraph(text, width=width, first=f"{label:<10}", rest=" " * 10) for label, text in attention(estimate)],
+        [
+            paragraph(text, width=width, first=f"{label:<10}", rest=" " * 10)
+            for label, text in _attention(estimate)
+        ],
         _table(estimate, width),
         [paragraph(sentence, width=width) for sentence in _below(estimate)],
     ]
@@ -49,8 +52,7 @@ def _heading(estimate: Estimate) -> str:
     return f"Estimate for {count_of(len(estimate.guests), 'guest')} of {what}; this is no plan"
 
 
-def attention(estimate: Estimate) -> Iterator[tuple[str, str]]:
-    """Yield a label and a sentence for each matter that the operator should look at."""
+def _attention(estimate: Estimate) -> Iterator[tuple[str, str]]:
     for verdict, reason, names in guests_not_converted([guest.plan for guest in estimate.guests]):
         label = {Verdict.REFUSE: "refused", Verdict.SKIP: "skipped"}.get(verdict, "note")
         yield label, f"{printable(few(names))}: {printable(reason)}"
@@ -106,7 +108,10 @@ def _about(figure: Interval) -> str:
 def _bounds(figure: Interval) -> str:
     if figure.is_exact:
         return "exact"
-    return f"{format_size(math.floor(figure.low))} to {format_size(math.ceil(figure.high))}"
+    low, high = format_size(math.floor(figure.low)), format_size(math.ceil(figure.high))
+    if low == high:  # a narrow interval of a large size
+        return f"{low} ±{format_size(math.ceil(figure.half_width))}"
+    return f"{low} to {high}"
 
 
 def _below(estimate: Estimate) -> Iterator[str]:
