@@ -19,6 +19,7 @@ _SYNONYMS = {
     "delete": "purge",
     "diff": "plan",
     "execute": "apply",
+    "find": "discover",
     "info": "show",
     "libvirt": "definitions",
     "list": "status",
@@ -27,6 +28,7 @@ _SYNONYMS = {
     "rollback": "restore",
     "run": "apply",
     "scan": "plan",
+    "search": "discover",
     "undo": "restore",
 }
 """Words that people try, each with the verb that they mean."""
