@@ -50,7 +50,7 @@ ROOMS = {
     "planning/sizes": "The size of an overlay, in its file and on disk, and the space that it saves.",
     "planning": "The half that only reads: it compares guests with their template and makes the plan.",
     "discovery": "Find which images are copies of which, by samples: equal ones at the same offsets.",
-    "estimation": "The savings of a fleet, estimated from samples of its guests; no plan.",
+    "estimation": "The savings of a fleet, estimated from samples of its guests.",
     "applying/journal": "The journal of a plan, and older plans that are kept for undoing.",
     "applying/results": "The results of a verb for each guest, as data for reports.",
     "applying/guests": "The state of a guest: its files, their names, and the next action.",

@@ -92,6 +92,7 @@ def _estimate(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     add_sampling(verb)
     _add_jobs(verb, "worker processes")
     _add_guest(verb)
+    _add_manners(verb)
 
 
 def _show(verbs: _Verbs, common: argparse.ArgumentParser) -> None:

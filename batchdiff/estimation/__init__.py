@@ -1,1 +1,1 @@
-"""The savings of a fleet, estimated from samples of its guests; no plan."""
+"""The savings of a fleet, estimated from samples of its guests."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,8 @@ from batchdiff.estimation.probe_reader import ProbeContents
 from batchdiff.extents import Kind
 from batchdiff.sampling.interval import Interval, Probe, exactly, share_of, sum_of
 from batchdiff.sampling.strata import Strata, doubled, first_strata
+
+Indices = npt.NDArray[np.int64]
 
 FIRST_PROBES = range(32, 128)
 """The least and the largest number of probes of a guest that are read at first. With 128, usually 8 MiB, the error
@@ -30,31 +32,43 @@ _LEAST_OF_CLASS = 16
 class ClassSample:
     """The sample of one class of probes, which are known by their index in the class.
 
-    ``done``: by index, the contents that include it, and its row there.
+    ``parts``: the contents that were read, each with the indices of its probes.
     """
 
     strata: Strata
-    done: dict[int, tuple[ProbeContents, int]] = field(default_factory=dict)
+    parts: list[tuple[Indices, ProbeContents]] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """The number of probes that were read."""
+        return sum(len(indices) for indices, _ in self.parts)
 
     def pending(self) -> list[int]:
         """Return the indices of the drawn probes that are still to be read."""
-        return [index for index in self.strata.drawn.tolist() if index not in self.done]
+        drawn = self.strata.drawn
+        for indices, _ in self.parts:
+            drawn = drawn[~np.isin(drawn, indices)]
+        left: list[int] = drawn.tolist()
+        return left
 
     def add(self, indices: list[int], contents: ProbeContents) -> None:
         """Record the contents of the probes with these indices."""
-        self.done.update({index: (contents, row) for row, index in enumerate(indices)})
+        self.parts.append((np.array(indices, dtype=np.int64), contents))
 
     @property
     def contents(self) -> ProbeContents:
         """The contents of all drawn probes, in the order of their offsets."""
-        found = [self.done[index] for index in self.strata.drawn.tolist()]
-        return ProbeContents(
-            np.stack([each.kinds[row] for each, row in found]),
-            np.array([each.read[row] for each, row in found], dtype=np.int64),
-            np.array([each.prices[row] for each, row in found], dtype=np.int64),
-            np.array([each.shared[row] for each, row in found], dtype=np.int64),
-            np.stack([each.lengths[row] for each, row in found]),
-        )
+        if len(self.parts) > 1:
+            indices = np.concatenate([indices for indices, _ in self.parts])
+            order = np.argsort(indices)
+            joined = ProbeContents(
+                *(
+                    np.concatenate([getattr(each, part.name) for _, each in self.parts])[order]
+                    for part in fields(ProbeContents)
+                )
+            )
+            self.parts = [(indices[order], joined)]
+        return self.parts[0][1]
 
 
 def first_probes(guests: int) -> int:
@@ -107,7 +121,7 @@ class GuestSample:
         """Take another pricing; what was read must be read again."""
         self.pricing = pricing
         for sample in self.classes.values():
-            sample.done.clear()
+            sample.parts.clear()
 
     def double(self, kind: ProbeClass) -> None:
         """Draw as many further probes of a class."""
@@ -147,7 +161,7 @@ class GuestSample:
     @property
     def probes(self) -> int:
         """The number of probes that were read."""
-        return sum(len(each.done) for each in self.classes.values())
+        return sum(each.count for each in self.classes.values())
 
     @property
     def read_bytes(self) -> int:

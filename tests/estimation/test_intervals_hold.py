@@ -46,7 +46,7 @@ def holds(figure: Interval | None, truth: int) -> bool:
 
 
 def guests_held(plan: Plan, estimate: Estimate) -> Iterator[bool]:
-    """Whether the intervals of each guest that is not exact hold."""
+    """Yield, for each guest that is not exact, whether its intervals hold."""
     for planned, guest in zip(plan.guests, estimate.guests, strict=True):
         savings = planned.diff.savings
         right = holds(guest.saved, savings.saved_bytes) and holds(guest.overlay, savings.overlay_disk_bytes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from batchdiff.choices import Verdict
 from batchdiff.cli.console import Console
 from batchdiff.cli.new_plan.progress import ScanProgress
 from batchdiff.cli.new_plan.replaced_plan import leftovers_at
@@ -23,6 +24,8 @@ from batchdiff.progress import Meter, Phase
 from batchdiff.report.estimate.json_form import estimate_report
 from batchdiff.report.estimate.text import estimate_text
 from batchdiff.report.manifest_text import guest_lines
+from batchdiff.throttle.options import ScanLimits
+from batchdiff.throttle.throttle import throttle
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
@@ -34,20 +37,22 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         manifest = read_selected(arguments.manifest, arguments.guests, left=left)
     for line in guest_lines(manifest):
         console.detail(line)
-    with console.metering() as meter:
+    limits = ScanLimits(arguments.cache, arguments.limit_rate, arguments.idle)
+    with console.metering() as meter, throttle(limits, tell=console.detail) as observer:
         progress = ScanProgress(meter, images=1 + len(manifest.guests))
-        warn_of_manifest(console, manifest, None, progress.recognised)
+        warn_of_manifest(console, manifest, observer, progress.recognised)
         options = EstimateOptions(
             error=arguments.error,
             seed=arguments.seed,
             jobs=arguments.jobs or usable_cpus(),
             opened=progress.opened,
             progress=lambda done, total: _sampled(meter, done, total),
+            observer=observer,
         )
         estimate = make_estimate(manifest, options, EarlierPlans((os.path.dirname(manifest.path),)))
     console.result(estimate_text(estimate, console.width))
     console.event("estimate", report=estimate_report(estimate))
-    if estimate.totals.convert and not is_piped(arguments.manifest):
+    if estimate.totals.verdicts.get(Verdict.CONVERT) and not is_piped(arguments.manifest):
         chosen = "".join(f" --guest {shell_word(name)}" for name in arguments.guests or ())
         console.say(f"Next: batchdiff plan {shell_word(arguments.manifest)}{chosen}")
     return _exit_code(estimate)
@@ -61,4 +66,4 @@ def _sampled(meter: Meter, done: int, total: int) -> None:
 
 
 def _exit_code(estimate: Estimate) -> int:
-    return EXIT_SOME_GUESTS if estimate.totals.refuse else EXIT_DONE
+    return EXIT_SOME_GUESTS if estimate.totals.verdicts.get(Verdict.REFUSE) else EXIT_DONE

@@ -2,7 +2,7 @@
 
 ::
 
-    heading     the template, and that this is no plan
+    heading     the template, and that this is not a plan
     attention   guests that a plan would not convert, or may not
     table       guests with their figures and intervals, then the total
     below       how much was read, and what the intervals mean
@@ -49,7 +49,7 @@ def estimate_text(estimate: Estimate, width: int | None = None) -> str:
 def _heading(estimate: Estimate) -> str:
     template = estimate.template
     what = f"{printable(template.path)} ({template.format}, {format_size(estimate.template_size)})"
-    return f"Estimate for {count_of(len(estimate.guests), 'guest')} of {what}; this is no plan"
+    return f"Estimate for {count_of(len(estimate.guests), 'guest')} of {what}; this is not a plan"
 
 
 def _attention(estimate: Estimate) -> Iterator[tuple[str, str]]:
@@ -119,7 +119,8 @@ def _below(estimate: Estimate) -> Iterator[str]:
     if not estimate.probes:
         return
     part = percent(estimate.read_bytes / estimate.whole_bytes) if estimate.whole_bytes else DASH
-    read = f"Read {format_size(estimate.read_bytes)} in {count_of(estimate.probes, 'sample')}"
+    samples = f"{count_of(estimate.probes, 'sample')} and {estimate.seconds:.1f} s"
+    read = f"Read {format_size(estimate.read_bytes)} in {samples}"
     yield f"{read}; a plan would read up to {format_size(estimate.whole_bytes)} ({part})."
     if totals.saved.is_exact and all(guest.is_exact for guest in estimate.guests if guest.saved):
         yield "All that metadata does not settle was read, so these figures are those of a plan."
