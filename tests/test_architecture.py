@@ -49,6 +49,7 @@ ROOMS = {
     "planning/checkpoint": "The results of an unfinished scan, kept so that it can be resumed.",
     "planning/sizes": "The size of an overlay, in its file and on disk, and the space that it saves.",
     "planning": "The half that only reads: it compares guests with their template and makes the plan.",
+    "discovery": "Find which images are copies of which, by samples: equal ones at the same offsets.",
     "estimation": "The savings of a fleet, estimated from samples of its guests.",
     "applying/journal": "The journal of a plan, and older plans that are kept for undoing.",
     "applying/results": "The results of a verb for each guest, as data for reports.",
@@ -65,6 +66,7 @@ ROOMS = {
     "report": "Plans and results as text or JSON: pure functions that return strings.",
     "report/plan": "The savings report of a plan, in each of its forms.",
     "report/estimate": "An estimate of savings as text or JSON.",
+    "report/discovery": "What `batchdiff discover` has found, as text and as events.",
     "cli/logs": "The files that a command leaves for later readers: its log, a crash report, metrics.",
     "cli/options": "Options that only one verb has, and that need no other module of the command line.",
     "cli/output": "Streams that never make the work wait, and the progress bar.",
@@ -101,9 +103,17 @@ PURE = (
     "definitions/xml_elements.py",
     "definitions/libvirt_domain.py",
     "definitions/proxmox_config.py",
+    "discovery/copies.py",
+    "discovery/exclusion.py",
+    "discovery/grouping.py",
+    "discovery/manifest_text.py",
+    "discovery/sample_index.py",
+    "discovery/sample_offsets.py",
+    "discovery/sampled_image.py",
     "report/*.py",
     "report/plan/*.py",
     "report/estimate/*.py",
+    "report/discovery/*.py",
 )
 IMPURE_IMPORTS = {"os", "subprocess", "multiprocessing", "shutil", "socket", "threading"}
 PURE_EXCEPTIONS = {"qcow2/compression.py": {"threading"}}

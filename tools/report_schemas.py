@@ -26,6 +26,7 @@ from batchdiff.applying.results.finding import Health
 from batchdiff.applying.results.outcome import Status
 from batchdiff.choices import Retire, Strategy, Verdict
 from batchdiff.cli.output.command_events import EVENTS_VERSION
+from batchdiff.discovery.exclusion import Cause
 from batchdiff.doctor.fact import Ability
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image_source import ImageFormat
@@ -62,6 +63,10 @@ def older_and_newer(kind: Schema, **more: Schema) -> Schema:
     """Return the schema of a value in two plans."""
     return of(**more, older=kind, newer=kind)
 
+
+SHARE_OF_ONE: Schema = {"type": "number", "minimum": 0, "maximum": 1}
+INTERVAL_OF_SHARE = of(estimate=SHARE_OF_ONE, low=SHARE_OF_ONE, high=SHARE_OF_ONE)
+INTERVAL_OF_BYTES = of(estimate=INTEGER, low=INTEGER, high=INTEGER)
 
 TEMPLATE = PLAN["properties"]["template"]
 OVERLAY = GUEST["properties"]["overlay"]
@@ -268,6 +273,26 @@ EVENTS: dict[str, dict[str, Schema]] = {
         "diff": TEXT,
         "commands": TEXTS,
     },
+    "template": {
+        "path": PATH,
+        "format": of_type(ImageFormat),
+        "virtual_size": SIZE,
+        "copies": SIZE,
+        "saved_bytes": INTERVAL_OF_BYTES,
+        "why": TEXT,
+    },
+    "copy": {
+        "path": PATH,
+        "format": of_type(ImageFormat),
+        "template": PATH,
+        "similarity": INTERVAL_OF_SHARE,
+        "saved_bytes": INTERVAL_OF_BYTES,
+        "allocated_bytes": SIZE,
+        "other_template": or_null(PATH),
+        "other_similarity": or_null(INTERVAL_OF_SHARE),
+    },
+    "left_out": {"path": TEXT, "cause": values(Cause), "reason": TEXT},
+    "manifest": {"path": PATH, "template": PATH, "guests": TEXTS},
     "fact": {"subject": TEXT, "name": TEXT, "value": TEXT, "ability": values(Ability), "effect": TEXT},
     "schema": {"name": TEXT, "schema": {"type": "object"}},
     "error": {"message": TEXT, "remedy": TEXT, "exit_code": CODE},

@@ -6,28 +6,14 @@ import argparse
 from typing import TypeAlias
 
 from batchdiff.choices import OF_OVERLAYS, Loss, Retire, Verdict, VerifyMode
-from batchdiff.cli.help_layout import help_layout
+from batchdiff.cli.help_layout import EXAMPLES, help_layout
 from batchdiff.cli.logs.options import add_textfile
 from batchdiff.cli.option_values import SchemaName, file_to_write, guest_name, jobs, one_of, rate
 from batchdiff.cli.options.definitions_options import add_changes, add_places
+from batchdiff.cli.options.discover_options import OUTPUT, add_search
 from batchdiff.cli.options.estimate_options import add_sampling
 from batchdiff.report.form import Form, Order
 from batchdiff.throttle.options import CacheUse
-
-_EXAMPLES = {
-    "estimate": "example: batchdiff estimate manifest.yaml",
-    "plan": "example: batchdiff plan manifest.yaml",
-    "show": "example: batchdiff show manifest.plan.json --format html -o report.html",
-    "apply": "example: batchdiff apply manifest.plan.json --guest web01",
-    "status": "example: batchdiff status manifest.plan.json",
-    "verify": "example: batchdiff verify manifest.plan.json",
-    "restore": "example: batchdiff restore manifest.plan.json --guest web01",
-    "purge": "example: batchdiff purge manifest.plan.json",
-    "definitions": "example: batchdiff definitions manifest.plan.json --connect qemu:///system",
-    "validate": "example: batchdiff validate manifest.yaml",
-    "schema": "example: batchdiff schema events",
-    "doctor": "example: batchdiff doctor /var/lib/libvirt/images",
-}
 
 _THE_PLAN = "the plan that `batchdiff plan` wrote"
 _REFUSE_ACTIVE = "refuse guests whose VMs are running or saved, according to libvirt at this connection"
@@ -41,11 +27,22 @@ def _verb(verbs: _Verbs, common: argparse.ArgumentParser, name: str, text: str) 
         name,
         parents=[common],
         help=text,
-        description=f"{_EXAMPLES[name]}\n\n{text[0].upper()}{text[1:]}.",
+        description=f"{EXAMPLES[name]}\n\n{text[0].upper()}{text[1:]}.",
         epilog="`batchdiff -h` lists the exit codes.",
         formatter_class=help_layout,
         allow_abbrev=False,
     )
+
+
+def _discover(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
+    verb = _verb(
+        verbs, common, "discover", "find which images are copies of which template, and write manifests for them"
+    )
+    add_search(verb)
+    verb.add_argument("-o", "--output", metavar="FOLDER|MANIFEST", type=file_to_write, help=OUTPUT)
+    _add_connect(verb, "the libvirt connection for --libvirt, such as qemu:///system")
+    _add_jobs(verb, "worker processes")
+    _add_manners(verb)
 
 
 def _plan(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
@@ -284,6 +281,7 @@ def _add_map(verb: argparse.ArgumentParser) -> None:
 
 
 VERBS = (
+    _discover,
     _estimate,
     _plan,
     _show,

@@ -31,6 +31,7 @@ from bench.contestants import (
     plan,
     plan_command,
 )
+from bench.discovering import discovery, many_images
 from bench.examinations import apply_space, deduplication, start_up, template_reads
 from bench.exported import NBDCOPY, READER, nbdcopy, read_all
 from bench.fleets import Fleet
@@ -201,6 +202,15 @@ def extents(study: Study) -> None:
         study.note_memory(fleet, "1,000 guests with 10,000 extents each")
 
 
+def discover(study: Study) -> None:
+    """Find the templates of a thousand images."""
+    with study.place("discover") as folder:
+        fleet = many_images(folder, size=40 * GIB, images=1000 // study.smaller)
+        race, facts = discovery(fleet, study.rounds)
+        study.races.append(race)
+        study.facts += facts
+
+
 def different(study: Study) -> None:
     """Plan guests that have nothing in common with their template."""
     with study.place("different") as folder:
@@ -241,6 +251,7 @@ STUDIES: dict[str, Callable[[Study], None]] = {
     "small": small,
     "thousand": thousand,
     "extents": extents,
+    "discover": discover,
     "different": different,
     "startup": startup,
     "reads": reads,

@@ -23,6 +23,7 @@ from bench.contestants import (
     UNTIL_OPEN,
     VERIFICATION_LIMIT,
 )
+from bench.discovering import DISCOVER, OWN_MEMORY, WORKER_MEMORY
 from bench.examinations import (
     BARE,
     DUPEREMOVE_PARTIAL,
@@ -260,6 +261,8 @@ TARGETS = (
     Target("all of it but the scan", 4, "s", _seconds("extents", BUT_THE_SCAN)),
     Target("show of that plan", 3, "s", _seconds("extents", SHOW)),
     Target("loading that plan", 3, "s", _seconds("extents", LOAD)),
+    Target("discover, 1,000 images of 40 GiB", 120, "s", _seconds("discover", DISCOVER)),
+    *(Target(name, 150, "MiB", _fact(name)) for name in (OWN_MEMORY, WORKER_MEMORY)),
     *(_worker_memory(where) for where in ("4 GiB", "15 TiB", "1,000 guests")),
     # The five per cent above one reading are for headers and tables, which are read before the scan.
     *(Target(TEMPLATE_READS.format(count), 1.05, "times", _reads(count)) for count in (1, 4, 16)),
