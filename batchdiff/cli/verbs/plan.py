@@ -8,6 +8,7 @@ import os
 from batchdiff.cli.console import Console
 from batchdiff.cli.earlier_plans import converted_guests
 from batchdiff.cli.new_plan.replaced_plan import leftovers_at, name_to_keep_at
+from batchdiff.cli.new_plan.scheduler_options import check_scheduler_options
 from batchdiff.errors import UsageError
 from batchdiff.linux.call_failures import reason
 from batchdiff.manifest.file import read_manifest
@@ -28,6 +29,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
             "the plan needs a name: a manifest from stdin or a pipe has none",
             remedy="Add `-o PLAN`, such as `-o fleet.plan.json`.",
         )
+    check_scheduler_options(arguments)
     # Refuse before the scan, which may take hours, whatever can be refused without it.
     left = leftovers_at(arguments.output or _default_path(arguments.manifest))
     if arguments.guests is None:

@@ -1,0 +1,336 @@
+"""The executor whose workers a Dask scheduler has: only those that prove that they see the same files get tasks.
+
+::
+
+    worker appears -> same versions? -> objection()? -> admitted -> tasks, two in advance -> results
+                           |                |               '- it dies: Dask, or this module, gives its tasks to others
+                           '----------------'-> left out, with the reason
+
+Workers may come and go during a scan; a nanny, for one, restarts a worker that died as a new one. The scheduler need
+not be trusted to be quick or alive, but with what runs here: results are pickles.
+Only this module knows Dask. Its client has threads of its own until it is closed.
+"""
+
+from __future__ import annotations
+
+import enum
+import pkgutil
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Generic, NamedTuple, cast
+
+from distributed import Client, Future, KilledWorker
+from distributed import wait as wait_for_futures
+
+from batchdiff import __version__
+from batchdiff.errors import WorkerError
+from batchdiff.planning.remote.held_job import HeldJob, answer_to, objection_here, result_of
+from batchdiff.planning.scan.executor import RemoteExecutor, RemoteJob, Result, Task
+
+_AHEAD = 2
+"""Tasks of one worker: the next one is there when it finishes the first."""
+
+_LOOK_AGAIN = 2.0
+"""Seconds between two looks for workers that came or went, while no result arrives."""
+
+_MOST_DEATHS = 4
+"""The number of workers that may die while they do a task; Dask has the same limit for its own retries."""
+
+
+class DaskWorkers:
+    """Workers of a scheduler to which ``client`` is connected.
+
+    ``say`` and ``warn`` are called with notices of workers that are used and left out; ``patience``: seconds to wait
+    for a worker if there are none.
+    """
+
+    def __init__(
+        self, client: Client, *, say: Callable[[str], None], warn: Callable[[str], None], patience: float = 30.0
+    ) -> None:
+        self._client = client
+        self._say, self._warn = say, warn
+        self._patience = patience
+        self._is_closed = False
+
+    def __call__(self, job: RemoteJob[Task, Result], tasks: Iterable[Task]) -> Iterator[Result]:
+        """Run the tasks: see :class:`~batchdiff.planning.scan.executor.RemoteExecutor`."""
+        crew = _Crew(self._client, job, self._say, self._warn)
+        work = _Work(self._client, job, iter(tasks))
+        last_seen = time.monotonic()
+        try:
+            while not work.is_done:
+                crew.look()
+                if crew.admitted:
+                    last_seen = time.monotonic()
+                    work.submit(crew.admitted)
+                elif not crew.asked and (crew.is_hopeless or time.monotonic() > last_seen + self._patience):
+                    raise crew.error()
+                for future in self._finished([*work.pending, *crew.asked]):
+                    if future in crew.asked:
+                        crew.hear(future)
+                    else:
+                        yield from work.take(future)
+        except (OSError, TimeoutError) as error:  # of the connection: a task's own errors come as values
+            raise _lost(str(error)) from error
+        finally:
+            work.cancel()
+
+    def _finished(self, futures: list[Future]) -> list[Future]:
+        """Return futures that are finished, or none after some seconds.
+
+        :raises WorkerError: the connection to the scheduler is lost.
+        """
+        if not futures:
+            time.sleep(min(_LOOK_AGAIN, self._patience))
+            return []
+        try:
+            done = wait_for_futures(futures, timeout=_LOOK_AGAIN, return_when="FIRST_COMPLETED").done
+        except TimeoutError:
+            done = set()
+        except Exception:  # cancelled futures, for which Dask has several errors
+            done = {future for future in futures if future.done()}
+        if self._client.status != "running":
+            raise _lost("the connection to it broke")
+        return [future for future in futures if future in done]
+
+    def close(self) -> None:
+        """Close the connection; the workers then close their images."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._client.close(timeout=5)
+
+
+_: type[RemoteExecutor] = DaskWorkers
+
+
+class _Question(enum.Enum):
+    """What a worker is asked before it gets tasks, in this order.
+
+    The first two are answered by functions of Python's own: another Python or batchdiff could not unpickle the job.
+    """
+
+    PYTHON = "its Python"
+    VERSION = "its batchdiff"
+    FILES = "its files"
+
+
+class _Asked(NamedTuple):
+    worker: str
+    question: _Question
+
+
+@dataclass(slots=True)
+class _Crew(Generic[Task, Result]):
+    """The workers of a job: admitted, being asked, and refused with the reason, each by its address."""
+
+    client: Client
+    job: RemoteJob[Task, Result]
+    say: Callable[[str], None]
+    warn: Callable[[str], None]
+    admitted: set[str] = field(default_factory=set)
+    asked: dict[Future, _Asked] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    _ever_admitted: bool = False
+
+    @property
+    def is_hopeless(self) -> bool:
+        """True if there are workers, and all of them were refused from the start."""
+        return bool(self.refused) and not self._ever_admitted
+
+    def look(self) -> None:
+        """Note the workers that are gone, and ask those that are new."""
+        present: set[str] = set(self.client.nthreads())
+        self.admitted &= present
+        self.refused = {worker: reason for worker, reason in self.refused.items() if worker in present}
+        for future, (worker, _) in list(self.asked.items()):
+            if worker not in present:
+                del self.asked[future]
+        known = self.admitted | self.refused.keys() | {worker for worker, _ in self.asked.values()}
+        for worker in sorted(present - known):
+            self._ask(worker, _Question.PYTHON)
+
+    def _ask(self, worker: str, question: _Question) -> None:
+        asking: dict[_Question, tuple[object, ...]] = {
+            _Question.PYTHON: (platform.python_version,),
+            _Question.VERSION: (pkgutil.resolve_name, "batchdiff:__version__"),
+            _Question.FILES: (objection_here, self.job),
+        }
+        future = self.client.submit(
+            *asking[question], workers=[worker], allow_other_workers=False, pure=False, retries=0
+        )
+        self.asked[future] = _Asked(worker, question)
+
+    def hear(self, future: Future) -> None:
+        """Take in a worker's answer to a question: ask the next one, refuse the worker, or admit it."""
+        worker, question = self.asked.pop(future)
+        if future.status == "error":
+            self._refuse(worker, _failure(question, future.exception()))
+        elif future.status == "finished":  # otherwise, it is gone
+            following = iter(list(_Question)[list(_Question).index(question) + 1 :])
+            if reason := _objection(question, future.result()):
+                self._refuse(worker, reason)
+            elif (after := next(following, None)) is not None:
+                self._ask(worker, after)
+            else:
+                self.admitted.add(worker)
+                self._ever_admitted = True
+                self.say(f"The worker {worker} sees the same files, and takes part.")
+
+    def _refuse(self, worker: str, reason: str) -> None:
+        self.refused[worker] = reason
+        self.warn(f"the worker {worker} is left out: {reason}")
+
+    def error(self) -> WorkerError:
+        """Return the error that no worker can do the tasks."""
+        if self.refused:
+            why = "; ".join(f"{worker}: {reason}" for worker, reason in list(self.refused.items())[:3])
+            remedy = "Mend what the reasons name, or plan without --scheduler."
+            return WorkerError("none of the scheduler's workers can scan these images", why=why, remedy=remedy)
+        if self._ever_admitted:
+            why = "the last worker died or left, and no other one came"
+            return WorkerError("the scan ran out of workers", why=why, remedy=_CONTINUE)
+        remedy = "Start some: `dask worker` with this scheduler's address (docs/many-hosts.md)."
+        return WorkerError("the scheduler has no workers", remedy=remedy)
+
+
+def _objection(question: _Question, answer: str) -> str:
+    """Return why a worker with this answer is refused; empty if it is not."""
+    ours = platform.python_version()
+    match question:
+        case _Question.PYTHON if answer.split(".")[:2] != ours.split(".")[:2]:
+            return f"it runs Python {answer}, and the planner {ours}: use the same on all hosts"
+        case _Question.VERSION if answer != __version__:
+            return f"it has batchdiff {answer}, and the planner {__version__}: install the same on all hosts"
+        case _Question.FILES:
+            return answer
+    return ""
+
+
+def _failure(question: _Question, error: BaseException) -> str:
+    """Return why a worker that failed to answer is refused."""
+    if question is _Question.VERSION and isinstance(error, ImportError):
+        return f"batchdiff cannot be imported there ({error}): install the same version as on the planner's host"
+    return f"it failed when it was asked about {question.value}: {error!r}"
+
+
+@dataclass(slots=True)
+class _Pending(Generic[Task]):
+    """A task that workers have, those who may do it, and how many such groups died with it."""
+
+    task: Task
+    workers: frozenset[str]
+    deaths: int = 0
+
+
+@dataclass(slots=True)
+class _Work(Generic[Task, Result]):
+    """The tasks of a job: to come, to be given again, and in the hands of workers."""
+
+    client: Client
+    job: RemoteJob[Task, Result]
+    to_come: Iterator[Task]
+    pending: dict[Future, _Pending[Task]] = field(default_factory=dict)
+    _again: list[_Pending[Task]] = field(default_factory=list)
+    _held: Future | None = None
+    _holders: frozenset[str] = frozenset()
+    _is_exhausted: bool = False
+
+    @property
+    def is_done(self) -> bool:
+        """True if all results are taken."""
+        return self._is_exhausted and not self.pending and not self._again
+
+    def submit(self, workers: set[str]) -> None:
+        """Give tasks to workers, up to a few in advance."""
+        self._take_back(workers)
+        while len(self.pending) < _AHEAD * len(workers):
+            following = self._again.pop() if self._again else self._next()
+            if following is None:
+                return
+            held = self._job_at(frozenset(workers))
+            future = self.client.submit(
+                answer_to,
+                held,
+                following.task,
+                workers=sorted(workers),
+                allow_other_workers=False,
+                pure=False,
+                retries=0,
+            )
+            self.pending[future] = _Pending(following.task, frozenset(workers), following.deaths)
+
+    def _next(self) -> _Pending[Task] | None:
+        for task in self.to_come:
+            return _Pending(task, frozenset())
+        self._is_exhausted = True
+        return None
+
+    def _take_back(self, workers: set[str]) -> None:
+        """Take back tasks whose workers are all gone: Dask would wait for these for ever."""
+        for future, pending in list(self.pending.items()):
+            if not pending.workers & workers:
+                future.cancel()
+                del self.pending[future]
+                self._repeat(pending)
+
+    def _repeat(self, pending: _Pending[Task]) -> None:
+        pending.deaths += 1
+        if pending.deaths >= _MOST_DEATHS:
+            raise self._killed(pending)
+        self._again.append(pending)
+
+    def _job_at(self, workers: frozenset[str]) -> Future:
+        """Return the job in the memory of these workers, where each begins it only once."""
+        if self._held is None or self._holders != workers:
+            (self._held,) = self.client.scatter(
+                [HeldJob(self.job)], workers=sorted(workers), broadcast=True, hash=False
+            )
+            self._holders = workers
+        return self._held
+
+    def take(self, future: Future) -> Iterator[Result]:
+        """Yield the result of a future that is finished; nothing if its task has to be done again.
+
+        :raises WorkerError: too many workers died with the task, or it could not be sent.
+        """
+        pending = self.pending.pop(future)
+        if future.status == "finished":
+            try:
+                yield cast("Result", result_of(future.result()))
+            except MemoryError as error:
+                raise WorkerError(
+                    f"a worker of Dask ran out of memory while {self.job.describe(pending.task)}",
+                    remedy=f"Start fewer workers on each host, or free some memory. {_CONTINUE}",
+                ) from error
+        elif future.status == "error":
+            error = future.exception()
+            if isinstance(error, KilledWorker):
+                raise self._killed(pending)
+            raise WorkerError(
+                f"a worker of Dask failed while {self.job.describe(pending.task)}", why=repr(error), remedy=_CONTINUE
+            )
+        else:  # cancelled or lost, with the worker or with the job that it held
+            self._held = None
+            self._repeat(pending)
+
+    def _killed(self, pending: _Pending[Task]) -> WorkerError:
+        return WorkerError(
+            f"{_MOST_DEATHS} workers of Dask died while {self.job.describe(pending.task)}",
+            why="they ran out of memory, or a user killed them",
+            remedy=f"See the workers' logs. {_CONTINUE}",
+        )
+
+    def cancel(self) -> None:
+        """Take back what workers still have."""
+        if self.client.status == "running":
+            self.client.cancel(list(self.pending), force=True)
+        self._held = None
+
+
+_CONTINUE = "No plan was written. Run the same command again to continue, with --scheduler or without it."
+
+
+def _lost(why: str) -> WorkerError:
+    return WorkerError("the scheduler of Dask is gone", why=why, remedy=f"See its log, and start it again. {_CONTINUE}")
