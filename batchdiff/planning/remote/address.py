@@ -6,8 +6,8 @@
     tcp://127.0.0.1:8786 the loopback, which only this host's users reach
     tcp://HOST:8786      anyone in the network; only if the operator accepts that
 
-A scheduler runs whatever code reaches it, with the rights of its workers, and planner and workers load Python objects
-(pickles) that it passes on, which can be code, too.
+A scheduler has its workers run whatever code reaches it, and the planner loads the Python objects (pickles) that it
+passes on, which can be code, too.
 Source: Dask's documentation, "Addresses" and "TLS/SSL" (distributed.dask.org).
 """
 
@@ -36,16 +36,18 @@ def scheduler_address(text: str, *, trust_network: bool) -> str:
         parts = urlsplit(text)
         port = parts.port or _PORT
     except ValueError as error:
-        raise UsageError(f"{show(text)} is not the address of a scheduler", why=str(error), remedy=_EXAMPLE) from error
+        raise UsageError(
+            f"{show(text)} is not the address of a scheduler", why=str(error), remedy=_EXAMPLE
+        ) from error
     if parts.scheme not in {"tls", "tcp"} or not parts.hostname or not _is_only_a_host(parts):
         raise UsageError(f"{show(text)} is not the address of a scheduler", remedy=_EXAMPLE)
     if parts.scheme == "tcp" and not trust_network and not _is_loopback(parts.hostname):
         raise UsageError(
             f"{show(text)} leads to another host without encryption",
-            why="a scheduler runs whatever code reaches it: anyone in that network could run programs as you on this"
-            " host and on all workers",
-            remedy="Give scheduler and workers certificates, and use tls:// (docs/many-hosts.md). If nobody else can"
-            " reach that network, --trust-network accepts the risk.",
+            why="a scheduler runs whatever code reaches it: anyone in that network could run programs as you on"
+            " this host and on all workers",
+            remedy="Give scheduler and workers certificates, and use tls:// (docs/many-hosts.md). If nobody else"
+            " can reach that network, --trust-network accepts the risk.",
         )
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}:{port}"

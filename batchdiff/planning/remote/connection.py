@@ -1,4 +1,4 @@
-"""The connection to a Dask scheduler: certificates, failures in words, and a Dask that prints nothing of its own."""
+"""The connection to a Dask scheduler: its certificates, its failures in words, and no output of Dask's own."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def _security(certificates: Certificates) -> Security:
 
 
 _CERTIFICATES = (
-    "Name the files with --tls-ca-file, --tls-cert and --tls-key, or in Dask's configuration (distributed.comm.tls);"
-    " docs/many-hosts.md shows how to make them."
+    "Name the files with --tls-ca-file, --tls-cert and --tls-key, or in Dask's configuration"
+    " (distributed.comm.tls); docs/many-hosts.md shows how to make them."
 )
 
 

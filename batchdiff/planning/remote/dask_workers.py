@@ -18,10 +18,11 @@ import pkgutil
 import platform
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, cast
 
-from distributed import Client, Future, KilledWorker
+from distributed import CancelledError, Client, Future, KilledWorker
 from distributed import wait as wait_for_futures
 
 from batchdiff import __version__
@@ -85,15 +86,11 @@ class DaskWorkers:
         if not futures:
             time.sleep(min(_LOOK_AGAIN, self._patience))
             return []
-        try:
-            done = wait_for_futures(futures, timeout=_LOOK_AGAIN, return_when="FIRST_COMPLETED").done
-        except TimeoutError:
-            done = set()
-        except Exception:  # cancelled futures, for which Dask has several errors
-            done = {future for future in futures if future.done()}
+        with self._client.as_current(), suppress(TimeoutError, CancelledError):
+            wait_for_futures(futures, timeout=_LOOK_AGAIN, return_when="FIRST_COMPLETED")
         if self._client.status != "running":
             raise _lost("the connection to it broke")
-        return [future for future in futures if future in done]
+        return [future for future in futures if future.done()]
 
     def close(self) -> None:
         """Close the connection; the workers then close their images."""
@@ -133,6 +130,7 @@ class _Crew(Generic[Task, Result]):
     asked: dict[Future, _Asked] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     _ever_admitted: bool = False
+    _next_look: float = 0
 
     @property
     def is_hopeless(self) -> bool:
@@ -140,7 +138,10 @@ class _Crew(Generic[Task, Result]):
         return bool(self.refused) and not self._ever_admitted
 
     def look(self) -> None:
-        """Note the workers that are gone, and ask those that are new."""
+        """Note the workers that are gone, and ask those that are new; do nothing if that was done just now."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + _LOOK_AGAIN
         present: set[str] = set(self.client.nthreads())
         self.admitted &= present
         self.refused = {worker: reason for worker, reason in self.refused.items() if worker in present}
@@ -250,15 +251,7 @@ class _Work(Generic[Task, Result]):
             if following is None:
                 return
             held = self._job_at(frozenset(workers))
-            future = self.client.submit(
-                answer_to,
-                held,
-                following.task,
-                workers=sorted(workers),
-                allow_other_workers=False,
-                pure=False,
-                retries=0,
-            )
+            future = self._submit(workers, answer_to, held, following.task)
             self.pending[future] = _Pending(following.task, frozenset(workers), following.deaths)
 
     def _next(self) -> _Pending[Task] | None:
@@ -282,13 +275,18 @@ class _Work(Generic[Task, Result]):
         self._again.append(pending)
 
     def _job_at(self, workers: frozenset[str]) -> Future:
-        """Return the job in the memory of these workers, where each begins it only once."""
+        """Return the job in the memory of one of these workers; the others copy it, and each begins it only once.
+
+        If that worker dies, Dask makes it anew on another one.
+        """
         if self._held is None or self._holders != workers:
-            (self._held,) = self.client.scatter(
-                [HeldJob(self.job)], workers=sorted(workers), broadcast=True, hash=False
-            )
-            self._holders = workers
+            self._held, self._holders = self._submit(workers, HeldJob, self.job), workers
         return self._held
+
+    def _submit(self, workers: Iterable[str], function: Callable[..., object], *arguments: object) -> Future:
+        return self.client.submit(
+            function, *arguments, workers=sorted(workers), allow_other_workers=False, pure=False, retries=0
+        )
 
     def take(self, future: Future) -> Iterator[Result]:
         """Yield the result of a future that is finished; nothing if its task has to be done again.
@@ -309,7 +307,9 @@ class _Work(Generic[Task, Result]):
             if isinstance(error, KilledWorker):
                 raise self._killed(pending)
             raise WorkerError(
-                f"a worker of Dask failed while {self.job.describe(pending.task)}", why=repr(error), remedy=_CONTINUE
+                f"a worker of Dask failed while {self.job.describe(pending.task)}",
+                why=repr(error),
+                remedy=_CONTINUE,
             )
         else:  # cancelled or lost, with the worker or with the job that it held
             self._held = None
@@ -333,4 +333,6 @@ _CONTINUE = "No plan was written. Run the same command again to continue, with -
 
 
 def _lost(why: str) -> WorkerError:
-    return WorkerError("the scheduler of Dask is gone", why=why, remedy=f"See its log, and start it again. {_CONTINUE}")
+    return WorkerError(
+        "the scheduler of Dask is gone", why=why, remedy=f"See its log, and start it again. {_CONTINUE}"
+    )
