@@ -30,8 +30,8 @@ Progress = Callable[[int, int], None]
 class ScanSettings:
     """The settings of a scan: limits of processes and files, receivers of progress and notices, checkpoint.
 
-    ``observer`` is called at every read of an image on this host. ``remote``: how ranges are scanned on other hosts;
-    None if they are not.
+    ``observer`` is called at every read of an image on this host. ``remote``: how ranges are scanned on other
+    hosts; None if they are not.
     """
 
     budget: Budget

@@ -6,8 +6,8 @@
     tcp://127.0.0.1:8786 the loopback, which only this host's users reach
     tcp://HOST:8786      anyone in the network; only if the operator accepts that
 
-A scheduler has its workers run whatever code reaches it, and the planner loads the Python objects (pickles) that it
-passes on, which can be code, too.
+A scheduler has its workers run whatever code reaches it, and the planner loads the Python objects (pickles) that
+it passes on, which can be code, too.
 Source: Dask's documentation, "Addresses" and "TLS/SSL" (distributed.dask.org).
 """
 

@@ -2,13 +2,13 @@
 
 ::
 
-    worker appears -> same versions? -> objection()? -> admitted -> tasks, two in advance -> results
-                           |                |               '- it dies: Dask, or this module, gives its tasks to others
+    worker appears -> same versions? -> objection()? -> admitted -> gets tasks, one in advance -> results
+                           |                |               '- if it dies, others get its tasks
                            '----------------'-> left out, with the reason
 
-Workers may come and go during a scan; a nanny, for one, restarts a worker that died as a new one. The scheduler need
-not be trusted to be quick or alive, but with what runs here: results are pickles.
-Only this module knows Dask. Its client has threads of its own until it is closed.
+Workers may come and go during a scan: a nanny restarts a worker that died, as a new one. Dask gives the tasks of a
+dead worker to others that may do them; if none of those is left, this module does so, as soon as there are others.
+The client has threads of its own until it is closed. Only this room knows Dask.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ _MOST_DEATHS = 4
 class DaskWorkers:
     """Workers of a scheduler to which ``client`` is connected.
 
-    ``say`` and ``warn`` are called with notices of workers that are used and left out; ``patience``: seconds to wait
-    for a worker if there are none.
+    ``say`` and ``warn`` are called with notices of workers that are used and left out; ``patience``: seconds to
+    wait for a worker if there are none.
     """
 
     def __init__(
@@ -103,9 +103,9 @@ _: type[RemoteExecutor] = DaskWorkers
 
 
 class _Question(enum.Enum):
-    """What a worker is asked before it gets tasks, in this order.
+    """The questions to a worker before it gets tasks, in this order.
 
-    The first two are answered by functions of Python's own: another Python or batchdiff could not unpickle the job.
+    Functions of Python's own answer the first two: another Python or batchdiff could not unpickle the job.
     """
 
     PYTHON = "its Python"
@@ -303,14 +303,11 @@ class _Work(Generic[Task, Result]):
                     remedy=f"Start fewer workers on each host, or free some memory. {_CONTINUE}",
                 ) from error
         elif future.status == "error":
-            error = future.exception()
-            if isinstance(error, KilledWorker):
+            failure = future.exception()
+            if isinstance(failure, KilledWorker):
                 raise self._killed(pending)
-            raise WorkerError(
-                f"a worker of Dask failed while {self.job.describe(pending.task)}",
-                why=repr(error),
-                remedy=_CONTINUE,
-            )
+            what = f"a worker of Dask failed while {self.job.describe(pending.task)}"
+            raise WorkerError(what, why=repr(failure), remedy=_CONTINUE)
         else:  # cancelled or lost, with the worker or with the job that it held
             self._held = None
             self._repeat(pending)

@@ -23,7 +23,7 @@ from batchdiff.image.qcow2 import Qcow2Layer
 from batchdiff.image.raw import FlatLayer, RawLayer
 from batchdiff.image.storage.shared_blocks import has_shared_extents
 from batchdiff.plan.plan import PlannedImage
-from batchdiff.planning.remote.file_proof import FileProof, proofs_of, objection_to
+from batchdiff.planning.remote.file_proof import FileProof, objection_to, proofs_of
 from batchdiff.planning.scan.executor import RemoteExecutor
 from batchdiff.planning.scan.reopening import on_any_device
 from batchdiff.planning.scan.results import RangeResult
@@ -68,8 +68,8 @@ class RemoteScanJob:
         except BatchdiffError as error:
             return error.reason
         return (
-            "its mount does not show which blocks the images share (FIEMAP), as the planner's does, so it would find"
-            " other figures. Plan on a host that mounts the storage in the same way"
+            "its mount does not show which blocks the images share (FIEMAP), as the planner's does, so it would"
+            " find other figures. Plan on a host that mounts the storage in the same way"
         )
 
     @contextmanager

@@ -8,7 +8,7 @@
 
 A job, its tasks and its results are values that can be pickled: no closures and no open files. So a worker needs
 nothing from the planner's process; it opens the images itself, by their paths. An observer of reads is the one
-exception: a rate limit is shared through memory that only forked workers have, so a worker elsewhere makes its own.
+exception: a rate limit is shared through memory that only forked workers have, so others make their own.
 """
 
 from __future__ import annotations
