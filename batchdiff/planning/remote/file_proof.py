@@ -5,8 +5,8 @@
     planner   file | ....#....|..#......|......#..|   a block in each of a few equal parts, hashed --> proof
     worker    same path: the same fingerprint, and the same hashes of these blocks?      no --> objection
 
-Device numbers differ from host to host, and are not compared. The inode is: NFS, CephFS and cluster filesystems give
-a file the same one on every host, that of their server. Size, mtime and ctime are the server's, too.
+Device numbers differ from host to host, and are not compared. The inode is: NFS, CephFS and cluster filesystems
+give a file the same one on every host, that of their server. Size, mtime and ctime are the server's, too.
 A copy or an older snapshot of the storage may have all of these; then the probes find what is different. A block
 device has neither inode nor times: only its size and the probes show that it is the same.
 """

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 from batchdiff.errors import BatchdiffError
@@ -98,13 +98,27 @@ class RemoteScans:
     def results(self, scan: ScanJob, template: Image, numbers: list[int]) -> Iterator[RangeResult]:
         """Yield the results of ranges in the order in which they are finished.
 
+        A guest that a worker cannot read is read here before it counts as unreadable: another host may have a
+        fault of its own.
+
         :raises ImageError: an image cannot be read.
         :raises WorkerError: no worker can scan these images.
         """
         now = PlannedImage(template.source, template.virtual_size, template.fingerprints())
         seed = int.from_bytes(os.urandom(8))
         proofs = proofs_of([now, *scan.guests], seed=seed)
-        return self.executor(RemoteScanJob(replace(scan, observer=None), proofs, self.limits), numbers)
+        job = RemoteScanJob(replace(scan, observer=None), proofs, self.limits)
+        with ExitStack() as opened:
+            here: Callable[[int], RangeResult] | None = None
+            unreadable: set[int] = set()
+            for result in self.executor(job, numbers):
+                if result.failures.keys() <= unreadable:
+                    yield result
+                    continue
+                here = here or opened.enter_context(scan.begin())
+                again = here(result.number)
+                unreadable |= again.failures.keys()
+                yield again
 
     def close(self) -> None:
         """Close the connection to the workers, if it is open."""

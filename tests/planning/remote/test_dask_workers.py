@@ -20,7 +20,7 @@ from real_holders import wait_for
 from small_fleet import checksum, manifest
 
 from batchdiff import __version__
-from batchdiff.errors import UsageError, WorkerError
+from batchdiff.errors import ImageError, UsageError, WorkerError
 from batchdiff.image_source import ImageFormat
 from batchdiff.planning import scan_all
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
@@ -28,6 +28,7 @@ from batchdiff.planning.planner import EarlierResults, make_plan
 from batchdiff.planning.remote import connection
 from batchdiff.planning.remote.connection import Certificates, connect
 from batchdiff.planning.remote.remote_scan import RemoteScans
+from batchdiff.planning.scan.scan_job import ScanJob
 from batchdiff.planning.scan.workers import run_tasks
 from batchdiff.throttle.options import ScanLimits
 from batchdiff.units import MIB
@@ -236,3 +237,31 @@ def test_a_template_that_qemu_reads(folder, hosts):
     of = replace(of, template=of.guests[-1].image, guests=of.guests[:1])
     with connected(hosts) as remote, pytest.raises(UsageError, match="convert the template to raw or qcow2"):
         make_plan(of, jobs=1, remote=remote)
+
+
+def test_a_guest_that_only_another_host_cannot_read(folder, monkeypatch, expected):
+    """It is read here before it would be refused."""
+    of = fleet(folder)
+    read_here = []
+    real = ScanJob.begin
+
+    @contextlib.contextmanager
+    def begin(self):
+        with real(self) as scan:
+            yield lambda number: read_here.append(number) or scan(number)
+
+    class Faulty:
+        """An executor whose worker gives up the first guest at once."""
+
+        def __call__(self, job, tasks):
+            with real(job.scan) as scan:
+                for task in tasks:
+                    yield replace(scan(task), differences={}, failures={0: ImageError("EIO there")})
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(ScanJob, "begin", begin)
+    found = make_plan(of, jobs=2, remote=RemoteScans(Faulty(), ScanLimits()))
+    assert checksum(found) == expected
+    assert sorted(set(read_here)) == list(range(RANGES))
