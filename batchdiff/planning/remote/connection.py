@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
@@ -67,15 +68,18 @@ def _security(certificates: Certificates) -> Security:
         "tls_client_cert": certificates.certificate,
         "tls_client_key": certificates.key,
     }
+    security = Security(require_encryption=True, **{name: path for name, path in files.items() if path})
+    found = [getattr(security, name) for name in files]
+    if not all(found[:2]):  # the key may be in the certificate's file
+        raise UsageError("tls:// needs certificates", remedy=_CERTIFICATES)
+    for path in filter(None, found):
+        if not os.access(path, os.R_OK):
+            why = "it cannot be read" if os.path.exists(path) else "there is no such file"
+            raise UsageError(f"the certificate or key {path} cannot be used", why=why, remedy=_CERTIFICATES)
     try:
-        security = Security(require_encryption=True, **{name: path for name, path in files.items() if path})
-        missing = not security.tls_ca_file or not security.tls_client_cert
-        if not missing:
-            security.get_connection_args("client")  # reads the files
+        security.get_connection_args("client")  # reads the files
     except (OSError, ValueError) as error:
         raise UsageError("the certificates cannot be used", why=str(error), remedy=_CERTIFICATES) from error
-    if missing:
-        raise UsageError("tls:// needs certificates", remedy=_CERTIFICATES)
     return security
 
 
