@@ -8,7 +8,8 @@ from typing import TypeAlias
 from batchdiff.choices import OF_OVERLAYS, Loss, Retire, Verdict, VerifyMode
 from batchdiff.cli.help_layout import help_layout
 from batchdiff.cli.logs.options import add_textfile
-from batchdiff.cli.option_values import SchemaName, file_to_read, file_to_write, guest_name, jobs, one_of, rate
+from batchdiff.cli.option_values import SchemaName, file_to_write, guest_name, jobs, one_of, rate
+from batchdiff.cli.scheduler_options import add_scheduler
 from batchdiff.report.form import Form, Order
 from batchdiff.throttle.options import CacheUse
 
@@ -65,28 +66,7 @@ def _plan(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     )
     _add_connect(verb, _REFUSE_ACTIVE)
     _add_manners(verb)
-    _add_scheduler(verb)
-
-
-def _add_scheduler(verb: argparse.ArgumentParser) -> None:
-    group = verb.add_argument_group("options to scan on several hosts")
-    group.add_argument(
-        "--scheduler",
-        metavar="URL",
-        help="scan with the workers of this Dask scheduler, on hosts that mount the same storage, such as"
-        " tls://planner.example:8786",
-    )
-    group.add_argument(
-        "--tls-ca-file", metavar="FILE", type=file_to_read, help="the authority that signed all certificates"
-    )
-    group.add_argument("--tls-cert", metavar="FILE", type=file_to_read, help="the planner's certificate")
-    group.add_argument("--tls-key", metavar="FILE", type=file_to_read, help="the key of that certificate")
-    group.add_argument(
-        "--trust-network",
-        action="store_true",
-        help="use a scheduler on another host without encryption (tcp://): anyone in that network can then run"
-        " programs as you, here and on all workers",
-    )
+    add_scheduler(verb)
 
 
 def _add_manners(verb: argparse.ArgumentParser) -> None:

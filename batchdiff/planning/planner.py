@@ -81,8 +81,7 @@ def make_plan(  # noqa: PLR0913  # options by keyword
 ) -> Plan:
     """Return the plan for all guests of a manifest, with the reason for each guest that cannot be converted.
 
-    ``observer`` is called at every read, in each worker of this host; ``assessed``, with each guest whose savings
-    are known. ``remote``: how ranges are scanned on other hosts; None if they are not.
+    ``observer`` is called at every read on this host; ``assessed``, with each assessed guest; ``remote`` scans elsewhere.
 
     :raises ImageError: the template cannot be read, is in use, or changed during the scan.
     :raises WorkerError: a worker process died.
@@ -100,11 +99,8 @@ def make_plan(  # noqa: PLR0913  # options by keyword
         limits = budget(jobs, len(image.layers))
         settings = ScanSettings(limits, GENERATOR, progress, earlier.say, earlier.checkpoint, observer, remote)
         # Even without guests, the template is scanned if its digest is not known otherwise.
-        findings = Findings(sharing)
-        if to_scan or reused.digest is None:
-            findings = scan_guests(image, _at_first(template, sidecar), to_scan, settings, sharing=sharing)
-        if remote is not None:
-            remote.close()  # its connection has threads, and the assessment forks
+        scan = partial(scan_guests, image, _at_first(template, sidecar), to_scan, settings, sharing=sharing)
+        findings = scan() if to_scan or reused.digest is None else Findings(sharing)
         # After this check, the results are known to belong to the recorded state of the template.
         _check_unchanged(image, template)
         digest = _digest(findings, template, reused, scanned_anything=bool(to_scan))

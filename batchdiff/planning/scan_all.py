@@ -42,6 +42,11 @@ class ScanSettings:
     observer: ReadObserver | None = None
     remote: RemoteScans | None = None
 
+    def close(self) -> None:
+        """Close the connection to other hosts, if there is one: it has threads, and this process is about to fork."""
+        if self.remote is not None:
+            self.remote.close()
+
 
 def scan_guests(
     template: Image,
@@ -87,6 +92,7 @@ def scan_guests(
             if checkpoint is not None:
                 checkpoint.add(result)
             meter.count(result.number, names)
+    settings.close()
     return findings
 
 
@@ -141,11 +147,10 @@ def _results(
     job: ScanJob, part: _Part, template: Image, exported: Collection[str], settings: ScanSettings
 ) -> Iterator[RangeResult]:
     """Yield the results of a part of the scan, from workers of this host or others."""
-    if settings.remote is not None:
-        if part.is_remote:
-            yield from settings.remote.results(job, template, part.numbers)
-            return
-        settings.remote.close()  # its connection has threads, and this process is about to fork
+    if part.is_remote and settings.remote is not None:
+        yield from settings.remote.results(job, template, part.numbers)
+        return
+    settings.close()
     to_export = [guest for guest, name in zip(job.guests, part.names, strict=True) if name in exported]
     with exports(template, to_export, settings.observer):
         yield from run_tasks(job, part.numbers, workers=min(settings.budget.jobs, max(len(part.numbers), 1)))

@@ -8,7 +8,7 @@ import os
 from batchdiff.cli.console import Console
 from batchdiff.cli.earlier_plans import converted_guests
 from batchdiff.cli.new_plan.replaced_plan import leftovers_at, name_to_keep_at
-from batchdiff.cli.new_plan.scheduler_options import check_scheduler_options
+from batchdiff.cli.scheduler_options import check_scheduler_options
 from batchdiff.errors import UsageError
 from batchdiff.linux.call_failures import reason
 from batchdiff.manifest.file import read_manifest

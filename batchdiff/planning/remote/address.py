@@ -46,7 +46,7 @@ def scheduler_address(text: str, *, trust_network: bool) -> str:
             f"{show(text)} leads to another host without encryption",
             why="a scheduler runs whatever code reaches it: anyone in that network could run programs as you on"
             " this host and on all workers",
-            remedy="Give scheduler and workers certificates, and use tls:// (docs/many-hosts.md). If nobody else"
+            remedy="Give scheduler and workers certificates, and use tls:// (docs/many-hosts.md). If no other user"
             " can reach that network, --trust-network accepts the risk.",
         )
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname

@@ -24,7 +24,7 @@ except ImportError as error:
 from batchdiff.planning.remote.dask_workers import DaskWorkers
 
 _TIMEOUT = 10.0
-"""Seconds to wait for the scheduler: it answers within milliseconds, or somebody has to look."""
+"""Seconds to wait for the scheduler: it answers within milliseconds, or not at all."""
 
 _LOGGERS = ("distributed", "distributed.client", "distributed.core", "distributed.comm", "tornado", "asyncio")
 

@@ -13,28 +13,22 @@ The client has threads of its own until it is closed. Only this room knows Dask.
 
 from __future__ import annotations
 
-import enum
-import pkgutil
-import platform
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, cast
+from typing import Generic, cast
 
 from distributed import CancelledError, Client, Future, KilledWorker
 from distributed import wait as wait_for_futures
 
-from batchdiff import __version__
 from batchdiff.errors import WorkerError
-from batchdiff.planning.remote.held_job import HeldJob, answer_to, objection_here, result_of
+from batchdiff.planning.remote.crew import CONTINUE, LOOK_AGAIN, Crew
+from batchdiff.planning.remote.resident_job import ResidentJob, answer_to, result_of
 from batchdiff.planning.scan.executor import RemoteExecutor, RemoteJob, Result, Task
 
 _AHEAD = 2
 """Tasks of one worker: the next one is there when it finishes the first."""
-
-_LOOK_AGAIN = 2.0
-"""Seconds between two looks for workers that came or went, while no result arrives."""
 
 _MOST_DEATHS = 4
 """The number of workers that may die while they do a task; Dask has the same limit for its own retries."""
@@ -57,7 +51,7 @@ class DaskWorkers:
 
     def __call__(self, job: RemoteJob[Task, Result], tasks: Iterable[Task]) -> Iterator[Result]:
         """Run the tasks: see :class:`~batchdiff.planning.scan.executor.RemoteExecutor`."""
-        crew = _Crew(self._client, job, self._say, self._warn)
+        crew = Crew(self._client, job, self._say, self._warn)
         work = _Work(self._client, job, iter(tasks))
         last_seen = time.monotonic()
         try:
@@ -84,10 +78,10 @@ class DaskWorkers:
         :raises WorkerError: the connection to the scheduler is lost.
         """
         if not futures:
-            time.sleep(min(_LOOK_AGAIN, self._patience))
+            time.sleep(min(LOOK_AGAIN, self._patience))
             return []
         with self._client.as_current(), suppress(TimeoutError, CancelledError):
-            wait_for_futures(futures, timeout=_LOOK_AGAIN, return_when="FIRST_COMPLETED")
+            wait_for_futures(futures, timeout=LOOK_AGAIN, return_when="FIRST_COMPLETED")
         if self._client.status != "running":
             raise _lost("the connection to it broke")
         return [future for future in futures if future.done()]
@@ -100,120 +94,6 @@ class DaskWorkers:
 
 
 _: type[RemoteExecutor] = DaskWorkers
-
-
-class _Question(enum.Enum):
-    """The questions to a worker before it gets tasks, in this order.
-
-    Functions of Python's own answer the first two: another Python or batchdiff could not unpickle the job.
-    """
-
-    PYTHON = "its Python"
-    VERSION = "its batchdiff"
-    FILES = "its files"
-
-
-class _Asked(NamedTuple):
-    worker: str
-    question: _Question
-
-
-@dataclass(slots=True)
-class _Crew(Generic[Task, Result]):
-    """The workers of a job: admitted, being asked, and refused with the reason, each by its address."""
-
-    client: Client
-    job: RemoteJob[Task, Result]
-    say: Callable[[str], None]
-    warn: Callable[[str], None]
-    admitted: set[str] = field(default_factory=set)
-    asked: dict[Future, _Asked] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
-    _ever_admitted: bool = False
-    _next_look: float = 0
-
-    @property
-    def is_hopeless(self) -> bool:
-        """True if there are workers, and all of them were refused from the start."""
-        return bool(self.refused) and not self._ever_admitted
-
-    def look(self) -> None:
-        """Note the workers that are gone, and ask those that are new; do nothing if that was done just now."""
-        if time.monotonic() < self._next_look:
-            return
-        self._next_look = time.monotonic() + _LOOK_AGAIN
-        present: set[str] = set(self.client.nthreads())
-        self.admitted &= present
-        self.refused = {worker: reason for worker, reason in self.refused.items() if worker in present}
-        for future, (worker, _) in list(self.asked.items()):
-            if worker not in present:
-                del self.asked[future]
-        known = self.admitted | self.refused.keys() | {worker for worker, _ in self.asked.values()}
-        for worker in sorted(present - known):
-            self._ask(worker, _Question.PYTHON)
-
-    def _ask(self, worker: str, question: _Question) -> None:
-        asking: dict[_Question, tuple[object, ...]] = {
-            _Question.PYTHON: (platform.python_version,),
-            _Question.VERSION: (pkgutil.resolve_name, "batchdiff:__version__"),
-            _Question.FILES: (objection_here, self.job),
-        }
-        future = self.client.submit(
-            *asking[question], workers=[worker], allow_other_workers=False, pure=False, retries=0
-        )
-        self.asked[future] = _Asked(worker, question)
-
-    def hear(self, future: Future) -> None:
-        """Take in a worker's answer to a question: ask the next one, refuse the worker, or admit it."""
-        worker, question = self.asked.pop(future)
-        if future.status == "error":
-            self._refuse(worker, _failure(question, future.exception()))
-        elif future.status == "finished":  # otherwise, it is gone
-            following = iter(list(_Question)[list(_Question).index(question) + 1 :])
-            if reason := _objection(question, future.result()):
-                self._refuse(worker, reason)
-            elif (after := next(following, None)) is not None:
-                self._ask(worker, after)
-            else:
-                self.admitted.add(worker)
-                self._ever_admitted = True
-                self.say(f"The worker {worker} sees the same files, and takes part.")
-
-    def _refuse(self, worker: str, reason: str) -> None:
-        self.refused[worker] = reason
-        self.warn(f"the worker {worker} is left out: {reason}")
-
-    def error(self) -> WorkerError:
-        """Return the error that no worker can do the tasks."""
-        if self.refused:
-            why = "; ".join(f"{worker}: {reason}" for worker, reason in list(self.refused.items())[:3])
-            remedy = "Mend what the reasons name, or plan without --scheduler."
-            return WorkerError("none of the scheduler's workers can scan these images", why=why, remedy=remedy)
-        if self._ever_admitted:
-            why = "the last worker died or left, and no other one came"
-            return WorkerError("the scan ran out of workers", why=why, remedy=_CONTINUE)
-        remedy = "Start some: `dask worker` with this scheduler's address (docs/many-hosts.md)."
-        return WorkerError("the scheduler has no workers", remedy=remedy)
-
-
-def _objection(question: _Question, answer: str) -> str:
-    """Return why a worker with this answer is refused; empty if it is not."""
-    ours = platform.python_version()
-    match question:
-        case _Question.PYTHON if answer.split(".")[:2] != ours.split(".")[:2]:
-            return f"it runs Python {answer}, and the planner {ours}: use the same on all hosts"
-        case _Question.VERSION if answer != __version__:
-            return f"it has batchdiff {answer}, and the planner {__version__}: install the same on all hosts"
-        case _Question.FILES:
-            return answer
-    return ""
-
-
-def _failure(question: _Question, error: BaseException) -> str:
-    """Return why a worker that failed to answer is refused."""
-    if question is _Question.VERSION and isinstance(error, ImportError):
-        return f"batchdiff cannot be imported there ({error}): install the same version as on the planner's host"
-    return f"it failed when it was asked about {question.value}: {error!r}"
 
 
 @dataclass(slots=True)
@@ -234,7 +114,7 @@ class _Work(Generic[Task, Result]):
     to_come: Iterator[Task]
     pending: dict[Future, _Pending[Task]] = field(default_factory=dict)
     _again: list[_Pending[Task]] = field(default_factory=list)
-    _held: Future | None = None
+    _resident: Future | None = None
     _holders: frozenset[str] = frozenset()
     _is_exhausted: bool = False
 
@@ -250,8 +130,8 @@ class _Work(Generic[Task, Result]):
             following = self._again.pop() if self._again else self._next()
             if following is None:
                 return
-            held = self._job_at(frozenset(workers))
-            future = self._submit(workers, answer_to, held, following.task)
+            resident = self._job_at(frozenset(workers))
+            future = self._submit(workers, answer_to, resident, following.task)
             self.pending[future] = _Pending(following.task, frozenset(workers), following.deaths)
 
     def _next(self) -> _Pending[Task] | None:
@@ -279,9 +159,9 @@ class _Work(Generic[Task, Result]):
 
         If that worker dies, Dask makes it anew on another one.
         """
-        if self._held is None or self._holders != workers:
-            self._held, self._holders = self._submit(workers, HeldJob, self.job), workers
-        return self._held
+        if self._resident is None or self._holders != workers:
+            self._resident, self._holders = self._submit(workers, ResidentJob, self.job), workers
+        return self._resident
 
     def _submit(self, workers: Iterable[str], function: Callable[..., object], *arguments: object) -> Future:
         return self.client.submit(
@@ -300,36 +180,33 @@ class _Work(Generic[Task, Result]):
             except MemoryError as error:
                 raise WorkerError(
                     f"a worker of Dask ran out of memory while {self.job.describe(pending.task)}",
-                    remedy=f"Start fewer workers on each host, or free some memory. {_CONTINUE}",
+                    remedy=f"Start fewer workers on each host, or free some memory. {CONTINUE}",
                 ) from error
         elif future.status == "error":
             failure = future.exception()
             if isinstance(failure, KilledWorker):
                 raise self._killed(pending)
             what = f"a worker of Dask failed while {self.job.describe(pending.task)}"
-            raise WorkerError(what, why=repr(failure), remedy=_CONTINUE)
-        else:  # cancelled or lost, with the worker or with the job that it held
-            self._held = None
+            raise WorkerError(what, why=repr(failure), remedy=CONTINUE)
+        else:  # cancelled or lost, together with its worker or the job there
+            self._resident = None
             self._repeat(pending)
 
     def _killed(self, pending: _Pending[Task]) -> WorkerError:
         return WorkerError(
             f"{_MOST_DEATHS} workers of Dask died while {self.job.describe(pending.task)}",
             why="they ran out of memory, or a user killed them",
-            remedy=f"See the workers' logs. {_CONTINUE}",
+            remedy=f"See the workers' logs. {CONTINUE}",
         )
 
     def cancel(self) -> None:
         """Take back what workers still have."""
         if self.client.status == "running":
             self.client.cancel(list(self.pending), force=True)
-        self._held = None
-
-
-_CONTINUE = "No plan was written. Run the same command again to continue, with --scheduler or without it."
+        self._resident = None
 
 
 def _lost(why: str) -> WorkerError:
     return WorkerError(
-        "the scheduler of Dask is gone", why=why, remedy=f"See its log, and start it again. {_CONTINUE}"
+        "the scheduler of Dask is gone", why=why, remedy=f"See its log, and start it again. {CONTINUE}"
     )

@@ -26,7 +26,7 @@ from batchdiff.image.files import ImageFile
 from batchdiff.plan.plan import PlannedImage
 from batchdiff.units import KIB
 
-_BLOCK = 4 * KIB
+_PROBED = 4 * KIB
 """Bytes of a probe: storage does not read less."""
 
 _MOST_OF_A_FILE = 16
@@ -61,7 +61,7 @@ def proofs_of(images: Iterable[PlannedImage], *, seed: int) -> tuple[FileProof, 
         for image in images
         for path, fingerprint in zip(image.paths, image.fingerprints, strict=True)
     }
-    numbers = random.Random(seed)  # noqa: S311  # nobody gains by guessing the places
+    numbers = random.Random(seed)  # noqa: S311  # there is nothing to gain by guessing the places
     most = max(min(_MOST_OF_A_FILE, _MOST_IN_ALL // max(len(files), 1)), 1)
     return tuple(FileProof(path, fingerprint, _probes(path, numbers, most)) for path, fingerprint in files.items())
 
@@ -73,21 +73,21 @@ def _probes(path: str, numbers: random.Random, most: int) -> tuple[FileProbe, ..
 
 def _offsets(file: ImageFile, numbers: random.Random, most: int) -> Iterator[int]:
     """Yield ascending offsets of blocks, one in each of ``most`` equal parts of a file, in data if it has any."""
-    blocks = -(-file.size // _BLOCK)
+    blocks = -(-file.size // _PROBED)
     parts = min(most, blocks)
     last = -1
     for part in range(parts):
         first, end = part * blocks // parts, (part + 1) * blocks // parts
-        offset: int | None = numbers.randrange(first, end) * _BLOCK
+        offset: int | None = numbers.randrange(first, end) * _PROBED
         if not file.is_block_device:
             offset = file.next_data(offset or 0)
-        if offset is not None and (found := offset // _BLOCK) > last:
+        if offset is not None and (found := offset // _PROBED) > last:
             last = found
-            yield found * _BLOCK
+            yield found * _PROBED
 
 
 def _probe(file: ImageFile, offset: int) -> FileProbe:
-    data = file.read_at_most(offset, _BLOCK)
+    data = file.read_at_most(offset, _PROBED)
     return FileProbe(offset, len(data), hashlib.blake2b(data, digest_size=16).digest())
 
 

@@ -1,7 +1,7 @@
 """Scans by the workers of a real Dask scheduler, which is started here with its workers.
 
-Guards planning/remote/dask_workers.py, planning/remote/held_job.py, planning/remote/remote_scan.py,
-planning/remote/connection.py.
+Guards planning/remote/dask_workers.py, planning/remote/crew.py, planning/remote/resident_job.py,
+planning/remote/remote_scan.py, planning/remote/connection.py.
 """
 
 import contextlib
@@ -108,7 +108,7 @@ def test_the_same_plan_whoever_executes_it(folder, hosts, expected, monkeypatch)
     notices = []
     with within(60), connected(hosts, notices) as remote:
         found = make_plan(fleet(folder), jobs=2, remote=remote)
-        # The assessment forks: by then, Dask has no threads here any more.
+        # The assessment forks: by then, no threads of Dask are left here.
         assert threading.enumerate() == [threading.main_thread()]
     assert checksum(found) == expected
     assert scanned == [str(folder / "three.vdi")]

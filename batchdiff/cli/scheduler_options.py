@@ -7,12 +7,35 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from batchdiff.cli.console import Console
+from batchdiff.cli.option_values import file_to_read
 from batchdiff.errors import UsageError
 from batchdiff.throttle.options import ScanLimits
 
 if TYPE_CHECKING:
+    from batchdiff.cli.console import Console
     from batchdiff.planning.remote.remote_scan import RemoteScans
+
+
+def add_scheduler(verb: argparse.ArgumentParser) -> None:
+    """Add the options to a verb."""
+    group = verb.add_argument_group("options to scan on several hosts")
+    group.add_argument(
+        "--scheduler",
+        metavar="URL",
+        help="scan with the workers of this Dask scheduler, on hosts that mount the same storage, such as"
+        " tls://planner.example:8786",
+    )
+    group.add_argument(
+        "--tls-ca-file", metavar="FILE", type=file_to_read, help="the authority that signed all certificates"
+    )
+    group.add_argument("--tls-cert", metavar="FILE", type=file_to_read, help="the planner's certificate")
+    group.add_argument("--tls-key", metavar="FILE", type=file_to_read, help="the key of that certificate")
+    group.add_argument(
+        "--trust-network",
+        action="store_true",
+        help="use a scheduler on another host without encryption (tcp://): anyone in that network can then run"
+        " programs as you, here and on all workers",
+    )
 
 
 def check_scheduler_options(arguments: argparse.Namespace) -> None:

@@ -2,8 +2,8 @@
 
 ::
 
-    scheduler   holds the job for its planner   --- planner done, killed or cut off: released --.
-    worker      HeldJob  -- do(task), do(task), ...                                             '-> images closed
+    scheduler   keeps the job for its planner -- planner done, killed or cut off: released --.
+    worker      ResidentJob  -- do(task), do(task), ...                                      '-> images closed
 
 Dask keeps the object in a worker's memory for as long as the planner's connection lasts, so nothing else has to
 remember to close images. A task's outcome is a value, even if it failed: Dask would log errors as bugs.
@@ -27,7 +27,7 @@ _one_at_a_time = threading.Lock()
 """A scan keeps one CPU busy, and its rate limit and page cache are those of a process: see docs/many-hosts.md."""
 
 
-class HeldJob(Generic[Task, Result]):
+class ResidentJob(Generic[Task, Result]):
     """A job in the memory of a worker. A copy that is sent on begins anew."""
 
     def __init__(self, job: RemoteJob[Task, Result]) -> None:
@@ -36,7 +36,7 @@ class HeldJob(Generic[Task, Result]):
         self._do: Callable[[Task], Result] | None = None
 
     def __reduce__(self) -> tuple[object, ...]:
-        return HeldJob, (self._job,)
+        return ResidentJob, (self._job,)
 
     def do(self, task: Task) -> Result:
         """Do a task, as soon as no other one is in progress in this process."""
@@ -48,10 +48,10 @@ class HeldJob(Generic[Task, Result]):
         self._begun.close()
 
 
-def answer_to(held: HeldJob[Task, Result], task: Task) -> Answer:
+def answer_to(resident: ResidentJob[Task, Result], task: Task) -> Answer:
     """Do a task, and return its result or the error."""
     try:
-        return True, held.do(task)
+        return True, resident.do(task)
     except BatchdiffError as error:
         return False, error
     except MemoryError as error:
