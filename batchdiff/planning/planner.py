@@ -81,7 +81,7 @@ def make_plan(  # noqa: PLR0913  # options by keyword
 ) -> Plan:
     """Return the plan for all guests of a manifest, with the reason for each guest that cannot be converted.
 
-    ``observer`` is called at every read on this host; ``assessed``, with each assessed guest; ``remote`` scans elsewhere.
+    ``observer`` is called at every read here; ``assessed``, with each assessed guest; ``remote`` scans elsewhere.
 
     :raises ImageError: the template cannot be read, is in use, or changed during the scan.
     :raises WorkerError: a worker process died.

@@ -43,7 +43,7 @@ class ScanSettings:
     remote: RemoteScans | None = None
 
     def close(self) -> None:
-        """Close the connection to other hosts, if there is one: it has threads, and this process is about to fork."""
+        """Close the connection to other hosts, if any: it has threads, and this process is about to fork."""
         if self.remote is not None:
             self.remote.close()
 

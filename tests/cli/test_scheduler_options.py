@@ -62,7 +62,7 @@ def test_a_plan_by_workers_interrupted_and_made(fleet, tmp_path):
     fleet.plan("-o", "here.json", "-q")
     with scheduler(tmp_path) as found, worker(found, tmp_path / "w"):
         argv = ["plan", "fleet.yaml", "--scheduler", found.address]
-        slow = [*COMMAND, *argv, "--limit-rate", "8MiB"]
+        slow = [*COMMAND, *argv, "--limit-rate", "1MiB"]
         with subprocess.Popen(slow, cwd=fleet.folder, stderr=subprocess.PIPE, text=True) as planner:
             first = planner.stderr.readline()
             planner.send_signal(signal.SIGINT)

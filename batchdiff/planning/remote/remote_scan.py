@@ -73,12 +73,12 @@ class RemoteScanJob:
         )
 
     @contextmanager
-    def begin(self) -> Iterator[Callable[[int], RangeResult]]:
-        """Open all images here, and yield the function that scans a range.
+    def begin(self, check: Callable[[], None] = lambda: None) -> Iterator[Callable[[int], RangeResult]]:
+        """Open all images here, and yield the function that scans a range; ``check`` may raise before each read.
 
         :raises ImageError: the template cannot be opened.
         """
-        with throttle(self.limits) as observer:
+        with throttle(self.limits, check=check) as observer:
             here = replace(self.scan, files=on_any_device(self.scan.files), observer=observer)
             with here.begin() as scan:
                 yield scan

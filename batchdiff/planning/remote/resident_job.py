@@ -17,7 +17,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Generic, TypeAlias
 
-from batchdiff.errors import BatchdiffError
+from distributed.worker import get_worker, thread_state
+
+from batchdiff.errors import BatchdiffError, StopError
 from batchdiff.planning.scan.executor import RemoteJob, Result, Task
 
 Answer: TypeAlias = tuple[bool, object]
@@ -41,11 +43,22 @@ class ResidentJob(Generic[Task, Result]):
     def do(self, task: Task) -> Result:
         """Do a task, as soon as no other one is in progress in this process."""
         with _one_at_a_time:
-            self._do = self._do or self._begun.enter_context(self._job.begin())
+            _check_wanted()
+            self._do = self._do or self._begun.enter_context(self._job.begin(_check_wanted))
             return self._do(task)
 
     def __del__(self) -> None:
         self._begun.close()
+
+
+def _check_wanted() -> None:
+    """Stop if the scheduler has taken the task back that this thread does: its planner was interrupted or died.
+
+    :raises StopError: it has.
+    """
+    task = get_worker().state.tasks.get(thread_state.key)
+    if task is None or task.state == "cancelled":
+        raise StopError("the task is no longer wanted")
 
 
 def answer_to(resident: ResidentJob[Task, Result], task: Task) -> Answer:

@@ -36,6 +36,11 @@ class Job(Protocol[Task_contra, Result_co]):
 class RemoteJob(Job[Task_contra, Result_co], Protocol):
     """A job for hosts that may not see what the planner sees."""
 
+    def begin(
+        self, check: Callable[[], None] = lambda: None
+    ) -> AbstractContextManager[Callable[[Task_contra], Result_co]]:
+        """Begin as any job. ``check`` is called before each read, and raises if the result is no longer wanted."""
+
     def objection(self) -> str:
         """Return why the worker that calls this cannot do the tasks; empty if it can."""
 
