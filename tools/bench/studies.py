@@ -39,6 +39,7 @@ from bench.races import STANDARD, cold_races, entries_of, warm_race
 from bench.report import Fact, Point, Race
 from bench.running import memory_of
 from bench.scaling import scaling_points
+from bench.several_hosts import hosts_races
 
 _REFLINK_COPY = ("cp", "--reflink=always")
 _SHARE_OF_SIXTEEN = 0.2
@@ -208,6 +209,13 @@ def different(study: Study) -> None:
         study.races.append(warm_race("different", fleet, entries_of(fleet, (PLAN, LIMIT)), study.rounds))
 
 
+def dask(study: Study) -> None:
+    """Plan with the workers of a Dask scheduler, as hosts that share storage would."""
+    with study.place("dask") as folder:
+        fleet = fleets.raw(folder, size=study.size(4 * GIB), guests=4, share=_SHARE_OF_SIXTEEN)
+        study.races += hosts_races(fleet, study.rounds)
+
+
 def startup(study: Study) -> None:
     """Time commands that do next to nothing."""
     with study.place("startup") as folder:
@@ -242,6 +250,7 @@ STUDIES: dict[str, Callable[[Study], None]] = {
     "thousand": thousand,
     "extents": extents,
     "different": different,
+    "dask": dask,
     "startup": startup,
     "reads": reads,
     "scaling": scaling,
