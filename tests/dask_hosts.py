@@ -18,12 +18,15 @@ _QUIET = ("--no-dashboard",)
 
 
 @contextlib.contextmanager
-def scheduler(folder: Path, *options: str, before: Sequence[str] = ()) -> Iterator[Scheduler]:
-    """A scheduler on the loopback; ``before``: words that start its command, such as those of a namespace."""
+def scheduler(folder: Path, *options: str) -> Iterator[Scheduler]:
+    """A scheduler on the loopback, which has no batchdiff."""
     file = folder / "scheduler.json"
     where = () if "--host" in options else ("--host", "127.0.0.1")
-    argv = [*before, *DASK, "scheduler", *where, "--port", "0", "--scheduler-file", str(file), *_QUIET, *options]
-    with _process(argv, folder / "scheduler.log") as process:
+    without = folder / "without"
+    without.mkdir()
+    (without / "batchdiff.py").write_text("raise ImportError('the scheduler needs no batchdiff')\n")
+    argv = [*DASK, "scheduler", *where, "--port", "0", "--scheduler-file", str(file), *_QUIET, *options]
+    with _process(argv, folder / "scheduler.log", PYTHONPATH=str(without)) as process:
         wait_for(lambda: file.exists() and file.read_text().endswith("}"))
         yield Scheduler(json.loads(file.read_text())["address"], process)
 
@@ -41,13 +44,17 @@ def worker(
     *options: str,
     before: Sequence[str] = (),
     package: Path = ROOT,
+    nanny: bool = False,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker with one thread, without a nanny; ``package``: the folder from which it imports batchdiff."""
+    """A worker with one thread; ``package``: the folder from which it imports batchdiff.
+
+    ``nanny``: a process that starts it, and a new one whenever it dies.
+    """
     folder.mkdir()
     local = ("--local-directory", str(folder / "dask"))
-    one = ("--nthreads", "1", "--no-nanny")
+    one = ("--nthreads", "1", "--nanny" if nanny else "--no-nanny")
     argv = [*before, *DASK, "worker", scheduler.address, *one, *local, *_QUIET, *options]
-    with _process(argv, folder / "worker.log", PYTHONPATH=str(package)) as process:
+    with _process(argv, folder / "worker.log", PYTHONPATH=f"{package}:{ROOT / 'tests'}") as process:
         wait_for(lambda: "Registered to" in (folder / "worker.log").read_text() or process.poll() is not None)
         yield process
 

@@ -16,25 +16,26 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple
 
-from distributed import Client, Future
+from distributed import CancelledError, Client, Future
 
 from batchdiff import __version__
 from batchdiff.errors import WorkerError
+from batchdiff.planning.remote.by_name import sent, submit, submit_call, there
 from batchdiff.planning.remote.resident_job import objection_here
 from batchdiff.planning.scan.executor import RemoteJob, Result, Task
 
 LOOK_AGAIN = 2.0
 """Seconds between two looks for workers that came or went."""
 
+FETCHED_AFTER = 10.0
+"""Seconds after which a result, of some kilobytes, counts as lost together with its worker."""
+
 CONTINUE = "No plan was written. Run the same command again to continue, with --scheduler or without it."
 """The advice if a scan on other hosts ends early."""
 
 
 class _Question(enum.Enum):
-    """The questions to a worker before it gets tasks, in this order.
-
-    Functions of Python's own answer the first two: another Python or batchdiff could not unpickle the job.
-    """
+    """The questions to a worker, in this order, before it gets tasks. Another version cannot unpickle the job."""
 
     PYTHON = "its Python"
     VERSION = "its batchdiff"
@@ -81,14 +82,15 @@ class Crew(Generic[Task, Result]):
             self._ask(worker, _Question.PYTHON)
 
     def _ask(self, worker: str, question: _Question) -> None:
-        asking: dict[_Question, tuple[object, ...]] = {
-            _Question.PYTHON: (platform.python_version,),
-            _Question.VERSION: (pkgutil.resolve_name, "batchdiff:__version__"),
-            _Question.FILES: (objection_here, self.job),
-        }
-        future = self.client.submit(
-            *asking[question], workers=[worker], allow_other_workers=False, pure=False, retries=0
-        )
+        match question:
+            case _Question.PYTHON:
+                future = submit(self.client, [worker], platform.python_version)
+            case _Question.VERSION:
+                future = submit(self.client, [worker], pkgutil.resolve_name, "batchdiff:__version__")
+            case _Question.FILES:
+                job = sent(self.client, [worker], self.job)
+                function = there(self.client, [worker], objection_here)
+                future = submit_call(self.client, [worker], function, job)
         self.asked[future] = _Asked(worker, question)
 
     def hear(self, future: Future) -> None:
@@ -96,16 +98,20 @@ class Crew(Generic[Task, Result]):
         worker, question = self.asked.pop(future)
         if future.status == "error":
             self._refuse(worker, _failure(question, future.exception()))
-        elif future.status == "finished":  # otherwise, it is gone
-            following = iter(list(_Question)[list(_Question).index(question) + 1 :])
-            if reason := _objection(question, future.result()):
-                self._refuse(worker, reason)
-            elif (after := next(following, None)) is not None:
-                self._ask(worker, after)
-            else:
-                self.admitted.add(worker)
-                self._ever_admitted = True
-                self.say(f"The worker {worker} sees the same files, and takes part.")
+            return
+        try:
+            answer = future.result(timeout=FETCHED_AFTER)
+        except (TimeoutError, CancelledError):  # the worker is gone
+            return
+        following = iter(list(_Question)[list(_Question).index(question) + 1 :])
+        if reason := _objection(question, answer):
+            self._refuse(worker, reason)
+        elif (after := next(following, None)) is not None:
+            self._ask(worker, after)
+        else:
+            self.admitted.add(worker)
+            self._ever_admitted = True
+            self.say(f"The worker {worker} sees the same files, and takes part.")
 
     def _refuse(self, worker: str, reason: str) -> None:
         self.refused[worker] = reason

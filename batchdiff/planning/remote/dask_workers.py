@@ -23,7 +23,8 @@ from distributed import CancelledError, Client, Future, KilledWorker
 from distributed import wait as wait_for_futures
 
 from batchdiff.errors import WorkerError
-from batchdiff.planning.remote.crew import CONTINUE, LOOK_AGAIN, Crew
+from batchdiff.planning.remote.by_name import sent, submit_call, there
+from batchdiff.planning.remote.crew import CONTINUE, FETCHED_AFTER, LOOK_AGAIN, Crew
 from batchdiff.planning.remote.resident_job import ResidentJob, answer_to, result_of
 from batchdiff.planning.scan.executor import RemoteExecutor, RemoteJob, Result, Task
 
@@ -114,7 +115,7 @@ class _Work(Generic[Task, Result]):
     to_come: Iterator[Task]
     pending: dict[Future, _Pending[Task]] = field(default_factory=dict)
     _again: list[_Pending[Task]] = field(default_factory=list)
-    _resident: Future | None = None
+    _resident: tuple[Future, Future] | None = None
     _holders: frozenset[str] = frozenset()
     _is_exhausted: bool = False
 
@@ -130,8 +131,8 @@ class _Work(Generic[Task, Result]):
             following = self._again.pop() if self._again else self._next()
             if following is None:
                 return
-            resident = self._job_at(frozenset(workers))
-            future = self._submit(workers, answer_to, resident, following.task)
+            function, job = self._job_at(frozenset(workers))
+            future = submit_call(self.client, workers, function, job, following.task)
             self.pending[future] = _Pending(following.task, frozenset(workers), following.deaths)
 
     def _next(self) -> _Pending[Task] | None:
@@ -154,19 +155,15 @@ class _Work(Generic[Task, Result]):
             raise self._killed(pending)
         self._again.append(pending)
 
-    def _job_at(self, workers: frozenset[str]) -> Future:
-        """Return the job in the memory of one of these workers; the others copy it, and each begins it only once.
+    def _job_at(self, workers: frozenset[str]) -> tuple[Future, Future]:
+        """Return the function that does a task, and the job, both in the memory of one of these workers.
 
-        If that worker dies, Dask makes it anew on another one.
+        The others copy them, and each begins the job only once. If the first one dies, Dask makes them anew.
         """
         if self._resident is None or self._holders != workers:
-            self._resident, self._holders = self._submit(workers, ResidentJob, self.job), workers
+            job = sent(self.client, workers, ResidentJob(self.job))
+            self._resident, self._holders = (there(self.client, workers, answer_to), job), workers
         return self._resident
-
-    def _submit(self, workers: Iterable[str], function: Callable[..., object], *arguments: object) -> Future:
-        return self.client.submit(
-            function, *arguments, workers=sorted(workers), allow_other_workers=False, pure=False, retries=0
-        )
 
     def take(self, future: Future) -> Iterator[Result]:
         """Yield the result of a future that is finished; nothing if its task has to be done again.
@@ -174,27 +171,32 @@ class _Work(Generic[Task, Result]):
         :raises WorkerError: too many workers died with the task, or it could not be sent.
         """
         pending = self.pending.pop(future)
-        if future.status == "finished":
-            try:
-                yield cast("Result", result_of(future.result()))
-            except MemoryError as error:
-                raise WorkerError(
-                    f"a worker of Dask ran out of memory while {self.job.describe(pending.task)}",
-                    remedy=f"Start fewer workers on each host, or free some memory. {CONTINUE}",
-                ) from error
-        elif future.status == "error":
+        if future.status == "error":
             failure = future.exception()
             if isinstance(failure, KilledWorker):
                 raise self._killed(pending)
             what = f"a worker of Dask failed while {self.job.describe(pending.task)}"
             raise WorkerError(what, why=repr(failure), remedy=CONTINUE)
-        else:  # cancelled or lost, together with its worker or the job there
+        try:
+            answer = future.result(timeout=FETCHED_AFTER)
+        except CancelledError:  # together with its worker or the job there
             self._resident = None
             self._repeat(pending)
+            return
+        except TimeoutError:  # its worker died with the result: the task is pending again
+            self.pending[future] = pending
+            return
+        try:
+            yield cast("Result", result_of(answer))
+        except MemoryError as error:
+            raise WorkerError(
+                f"a worker of Dask ran out of memory while {self.job.describe(pending.task)}",
+                remedy=f"Start fewer workers on each host, or free some memory. {CONTINUE}",
+            ) from error
 
     def _killed(self, pending: _Pending[Task]) -> WorkerError:
         return WorkerError(
-            f"{_MOST_DEATHS} workers of Dask died while {self.job.describe(pending.task)}",
+            f"{_MOST_DEATHS} workers of Dask died, each with the same task: {self.job.describe(pending.task)}",
             why="they ran out of memory, or a user killed them",
             remedy=f"See the workers' logs. {CONTINUE}",
         )

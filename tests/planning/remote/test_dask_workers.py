@@ -14,13 +14,13 @@ from pathlib import Path
 import notation
 import pytest
 from dask_hosts import scheduler, worker
+from dask_jobs import Deadly, Failing
 from filesystems import among_own_mounts, tmpfs
-from oracle import within
 from real_holders import wait_for
 from small_fleet import checksum, manifest
 
 from batchdiff import __version__
-from batchdiff.errors import ImageError, UsageError, WorkerError
+from batchdiff.errors import GuestError, ImageError, UsageError, WorkerError
 from batchdiff.image_source import ImageFormat
 from batchdiff.planning import scan_all
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
@@ -31,7 +31,7 @@ from batchdiff.planning.remote.remote_scan import RemoteScans
 from batchdiff.planning.scan.scan_job import ScanJob
 from batchdiff.planning.scan.workers import run_tasks
 from batchdiff.throttle.options import ScanLimits
-from batchdiff.units import MIB
+from batchdiff.units import KIB, MIB
 
 RANGES = 8
 TEMPLATE = "1M:A 63M:- " * RANGES
@@ -70,12 +70,21 @@ def hosts(tmp_path_factory):
 
 @contextlib.contextmanager
 def connected(hosts, notices=None, patience=30.0, **limits):
+    """A connection that ends after two minutes, whatever waits for it."""
+
+    def too_long(*_):
+        raise TimeoutError("a scan that should take seconds hangs")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(120)
     notices = [] if notices is None else notices
     workers = connect(hosts.address, Certificates(), say=notices.append, warn=notices.append)
     workers._patience = patience
     try:
         yield RemoteScans(workers, ScanLimits(**limits))
     finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
         workers.close()
 
 
@@ -106,7 +115,7 @@ def test_the_same_plan_whoever_executes_it(folder, hosts, expected, monkeypatch)
 
     monkeypatch.setattr(scan_all, "run_tasks", here)
     notices = []
-    with within(60), connected(hosts, notices) as remote:
+    with connected(hosts, notices) as remote:
         found = make_plan(fleet(folder), jobs=2, remote=remote)
         # The assessment forks: by then, no threads of Dask are left here.
         assert threading.enumerate() == [threading.main_thread()]
@@ -124,20 +133,23 @@ def test_images_are_closed_when_a_planner_is_done(folder, hosts):
 
 def open_images(hosts, folder):
     """The images that the workers have open."""
-    links = [link for each in hosts.workers for link in Path(f"/proc/{each.pid}/fd").iterdir()]
-    return [name for name in map(os.path.realpath, links) if name.startswith(str(folder))]
+    names = [name for each in hosts.workers for name in open_files(each.pid)]
+    return [name for name in names if name.startswith(str(folder))]
+
+
+def open_files(pid):
+    return [os.path.realpath(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
 
 
 def test_a_worker_that_dies_in_the_middle(folder, hosts, expected, tmp_path):
     """Its ranges go elsewhere. The rate makes sure that it has some when it dies."""
     notices = []
-    with worker(hosts, tmp_path / "c") as victim, connected(hosts, notices, limit_rate=4 * MIB) as remote:
+    with worker(hosts, tmp_path / "c") as victim, connected(hosts, notices, limit_rate=2 * MIB) as remote:
         remote.executor._client.wait_for_workers(3)
         killed = []
 
         def progress(done, _total):
-            if done and len(taking_part(notices)) == 3 and not killed:
-                assert busy(remote, victim)
+            if done and len(taking_part(notices)) == 3 and not killed and busy(remote, victim):
                 victim.kill()
                 killed.append(victim.wait())
 
@@ -167,7 +179,7 @@ def test_workers_that_are_left_out(folder, hosts, expected, tmp_path):
         remote.executor._client.wait_for_workers(4)
         addresses = {each["id"]: at for at, each in remote.executor._client.scheduler_info()["workers"].items()}
         # Slow enough that all four have answered before the last range is done.
-        found = make_plan(fleet(folder), jobs=1, remote=replace(remote, limits=ScanLimits(limit_rate=4 * MIB)))
+        found = make_plan(fleet(folder), jobs=1, remote=replace(remote, limits=ScanLimits(limit_rate=2 * MIB)))
     assert checksum(found) == expected
     assert sorted(text for text in notices if text not in taking_part(notices)) == sorted(
         [
@@ -209,7 +221,7 @@ def test_a_scheduler_without_workers_and_then_none(folder, tmp_path, expected, m
             pytest.raises(WorkerError, match="scheduler has no workers"),
         ):
             make_plan(fleet(folder), jobs=1, remote=remote)
-        with worker(found, tmp_path / "w"), connected(found, limit_rate=4 * MIB) as remote:
+        with worker(found, tmp_path / "w"), connected(found, limit_rate=2 * MIB) as remote:
             first = Checkpoint(plan, warn=print, begin_after=0)
 
             def progress(done, _total):
@@ -265,3 +277,91 @@ def test_a_guest_that_only_another_host_cannot_read(folder, monkeypatch, expecte
     found = make_plan(of, jobs=2, remote=RemoteScans(Faulty(), ScanLimits()))
     assert checksum(found) == expected
     assert sorted(set(read_here)) == list(range(RANGES))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (GuestError, (GuestError, "as asked")),
+        (MemoryError, (WorkerError, "a worker of Dask ran out of memory while doing task <0>")),
+        (ZeroDivisionError, (RuntimeError, r"in a worker of Dask(?s:.*)ZeroDivisionError: as asked")),
+    ],
+)
+def test_tasks_that_fail(hosts, error, expected):
+    with connected(hosts) as remote, pytest.raises(expected[0], match=expected[1]):
+        list(remote.executor(Failing(error), range(3)))
+
+
+@pytest.mark.long
+def test_a_task_that_kills_every_worker(tmp_path):
+    """A nanny starts a new worker whenever one dies; that must not go on for ever."""
+    with (
+        scheduler(tmp_path) as found,
+        worker(found, tmp_path / "w", nanny=True),
+        connected(found) as remote,
+        pytest.raises(WorkerError, match=r"4 workers of Dask died, each with the same task: doing task <[234]>"),
+    ):
+        list(remote.executor(Deadly(), range(5)))
+
+
+@pytest.mark.long
+def test_the_last_worker_dies(tmp_path):
+    with (
+        scheduler(tmp_path) as found,
+        worker(found, tmp_path / "w"),
+        connected(found, patience=1) as remote,
+        pytest.raises(WorkerError, match="the scan ran out of workers: the last worker died"),
+    ):
+        list(remote.executor(Deadly(), range(5)))
+
+
+@pytest.mark.long
+def test_a_worker_that_comes_later(folder, tmp_path, expected):
+    """It takes part, even if it is the only one that is left."""
+    notices = []
+    with scheduler(tmp_path) as found, contextlib.ExitStack() as later:
+        first = later.enter_context(worker(found, tmp_path / "first"))
+        with connected(found, notices, limit_rate=4 * MIB) as remote:
+
+            def progress(done, _total):
+                if done and first.poll() is None:
+                    first.kill()
+                    later.enter_context(worker(found, tmp_path / "second"))
+
+            assert checksum(make_plan(fleet(folder), jobs=1, remote=remote, progress=progress)) == expected
+    assert len(taking_part(notices)) == 2
+
+
+@pytest.mark.long
+def test_a_range_that_is_no_longer_wanted_is_given_up(folder, hosts):
+    """At this rate it would take one and a half minutes; a worker notices before its next read."""
+    with connected(hosts) as remote:
+        slow = RemoteScans(Interrupted(remote.executor, hosts.workers), ScanLimits(limit_rate=32 * KIB))
+        with pytest.raises(KeyboardInterrupt):
+            make_plan(fleet(folder), jobs=1, remote=slow)
+    wait_for(lambda: not open_images(hosts, folder))
+
+
+class Interrupted:
+    """An executor that is interrupted a moment after its workers have opened the images."""
+
+    def __init__(self, executor, workers):
+        self.executor, self.workers = executor, workers
+
+    def __call__(self, job, tasks):
+        def interrupted(*_):
+            raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGUSR1, interrupted)
+        threading.Thread(target=self.interrupt, args=(job.scan.template.path,)).start()
+        try:
+            yield from self.executor(job, tasks)
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+
+    def interrupt(self, path):
+        wait_for(lambda: any(path in open_files(each.pid) for each in self.workers))
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    def close(self):
+        self.executor.close()
