@@ -11,6 +11,7 @@ remember to close images. A task's outcome is a value, even if it failed: Dask w
 
 from __future__ import annotations
 
+import copy
 import threading
 import traceback
 from collections.abc import Callable
@@ -66,7 +67,7 @@ def answer_to(resident: ResidentJob[Task, Result], task: Task) -> Answer:
     try:
         return True, resident.do(task)
     except BatchdiffError as error:
-        return False, error
+        return False, copy.copy(error)  # without its traceback, by which Dask would keep the job
     except MemoryError as error:
         return False, MemoryError(str(error))
     except Exception:  # a bug: the planner shows it with the worker's traceback
