@@ -31,7 +31,7 @@ def main() -> NoReturn:
 
         code = run(sys.argv[1:])
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)  # too late: everything is done, and the exit code must say so
+            signal.signal(number, signal.SIG_IGN)  # too late: everything is done, as the exit code must show
     except KeyboardInterrupt:
         code = _INTERRUPTED
     _end(code)

@@ -2,8 +2,9 @@
 
 ::
 
+    open(3, 2000), open(4, 2000), ...      the first reading, if images are opened before their bytes are known
     expect("web01", WRITE, 3 GiB), expect("web01", VERIFY, 40 GiB), ...     the total
-    begin()                                                                 the first reading
+    begin()                                                                 the first reading otherwise
     reach("web01", WRITE, 1 GiB)                                            bytes done never decrease
     settle("web01")                        nothing is left to do for it: it is done, needed less work, or failed
     end()                                                                   the last reading: all is done
@@ -23,6 +24,8 @@ from dataclasses import dataclass, field, replace
 class Phase(enum.StrEnum):
     """The kind of work at hand."""
 
+    OPEN = "open"
+    """Images are opened; how many bytes there are to read is not known yet."""
     TEMPLATE = "template"
     """The template is read, to compare its digest."""
     SCAN = "scan"
@@ -36,7 +39,10 @@ class Phase(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Bytes done and in all; bytes a second so far, and the seconds left at that rate, or None if unknown."""
+    """Bytes done and in all; bytes a second so far, and the seconds left at that rate, or None if unknown.
+
+    For openings, each is a count of them.
+    """
 
     done: int
     total: int
@@ -45,7 +51,7 @@ class Pace:
 
     @property
     def percent(self) -> float:
-        """The bytes done, in hundredths of all; rounded down, so that 100 means all."""
+        """The part that is done, in hundredths; rounded down, so that 100 means all."""
         return 100.0 if self.done >= self.total else self.done * 1000 // self.total / 10
 
 
@@ -53,7 +59,8 @@ class Pace:
 class Reading:
     """Progress at one moment: of the whole run, and of the guest at work; None if the work is for all guests.
 
-    ``is_edge``: it is the first or the last one.
+    ``is_edge``: it is the first or the last one. ``openings``: how often an image was opened, and will have been
+    before the bytes are known, in a reading of that phase.
     """
 
     run: Pace
@@ -62,6 +69,7 @@ class Reading:
     guest: str | None
     of_guest: Pace | None
     is_edge: bool
+    openings: Pace | None = None
 
 
 def ignore(_count: int) -> None:
@@ -104,8 +112,9 @@ class _Load:
 class Meter:
     """Counts the bytes of one command, whose threads may all report to it.
 
-    ``show`` gets a reading at the start, at most every ``every`` seconds, and at the end; it must not fail. Other
-    reports cost an addition and a look at the clock.
+    ``show`` gets a reading at the start, at most every ``every`` seconds, and at the end; if images are opened
+    first, one more when the bytes are known. It must not fail. Other reports cost an addition and a look at the
+    clock.
     """
 
     show: Callable[[Reading], None] | None = None
@@ -117,6 +126,17 @@ class Meter:
     _phases: dict[tuple[str | None, Phase], _Load] = field(default_factory=dict, init=False)
     _at: tuple[str | None, Phase | None] = field(default=(None, None), init=False)
     _next: float | None = field(default=None, init=False)
+    _since: float | None = field(default=None, init=False)
+    _openings: _Load | None = field(default=None, init=False)
+
+    def open(self, done: int, total: int) -> None:
+        """Report how often an image was opened so far, and will be before the bytes to read are known."""
+        with self._lock:
+            if self._openings is None:
+                self._openings = _Load(total, since=self.clock())
+            self._at = None, Phase.OPEN
+            self._openings.add(done - self._openings.done, worked=True)
+            self._show_if_due(first=True)
 
     def expect(self, guest: str | None, phase: Phase, size: int) -> None:
         """Add work to the total, unless it was expected already; ``guest``: None if it is for all guests."""
@@ -128,15 +148,17 @@ class Meter:
 
     @property
     def has_begun(self) -> bool:
-        """True once the first reading was shown."""
-        return self._next is not None
+        """True once the work that is counted in bytes has begun."""
+        return self._run.since is not None
 
     def begin(self) -> None:
-        """Show the first reading, now that all work that can be foreseen is expected."""
+        """Show the first reading with bytes, now that all work that can be foreseen is expected."""
         with self._lock:
-            if self._next is None:
-                now = self._run.since = self.clock()
-                self._show(now, is_edge=True)
+            if self._run.since is None:
+                self._run.since, self._openings = self.clock(), None
+                if self._at[1] is Phase.OPEN:
+                    self._at = None, None
+                self._show_if_due(first=True, at_once=True)
 
     def reach(self, guest: str | None, phase: Phase, done: int, *, worked: bool = True) -> None:
         """Report the bytes that this work has dealt with so far; fewer than before, as in a retry, count as none.
@@ -195,8 +217,13 @@ class Meter:
             if work := self._phases.get((guest, phase)):
                 work.done = work.size
 
-    def _show_if_due(self) -> None:
-        if self.show is not None and self._next is not None and (now := self.clock()) >= self._next:
+    def _show_if_due(self, *, first: bool = False, at_once: bool = False) -> None:
+        """Show a reading if one is due. ``first``: or if none was shown before; ``at_once``: due or not."""
+        if self._next is None:
+            if first:
+                self._since = self.clock()
+                self._show(self._since, is_edge=True)
+        elif self.show is not None and ((now := self.clock()) >= self._next or at_once):
             self._show(now)
 
     def _show(self, now: float, *, is_edge: bool = False) -> None:
@@ -205,7 +232,9 @@ class Meter:
             return
         guest, phase = self._at
         run, of_guest = self._run.pace(now), None if guest is None else self._of(guest).pace(now)
-        if phase is Phase.ASSESS and not is_edge:
+        opened = self._openings if phase is Phase.OPEN else None
+        openings = None if opened is None else opened.pace(now)
+        if openings is not None or (phase is Phase.ASSESS and not is_edge):
             run = replace(run, seconds_left=None)
-        elapsed = now - (self._run.since or now)
-        self.show(Reading(run, elapsed, phase, guest, of_guest, is_edge))
+        elapsed = now - (now if self._since is None else self._since)
+        self.show(Reading(run, elapsed, phase, guest, of_guest, is_edge, openings))

@@ -68,6 +68,36 @@ def test_work_that_is_expected_twice_counts_once_and_what_nobody_expected_is_onl
     assert (seen[-1].run.total, meter.reached("a", VERIFY)) == (15, 0)
 
 
+def test_images_are_opened_before_there_are_bytes_to_count():
+    """The rate of the bytes does not include that time; the time since the first reading does."""
+    meter, clock, seen = metered()
+    meter.open(0, 40)
+    clock.sleep(2)
+    meter.open(10, 40)
+    assert [(each.phase, each.openings, each.is_edge) for each in seen] == [
+        (Phase.OPEN, Pace(0, 40, None, None), True),
+        (Phase.OPEN, Pace(10, 40, 5.0, 6.0), False),
+    ]
+    assert not meter.has_begun
+    meter.expect(None, Phase.SCAN, 100)
+    meter.reach(None, Phase.SCAN, 20, worked=False)
+    meter.begin()
+    assert meter.has_begun
+    clock.sleep(1)
+    meter.reach(None, Phase.SCAN, 60)
+    assert (seen[-1].run, seen[-1].openings) == (Pace(60, 100, 40.0, 1.0), None)
+    assert seen[-1].seconds_elapsed == 3
+    meter.end()
+    assert [each.is_edge for each in seen] == [True, *[False] * (len(seen) - 2), True]
+
+
+def test_images_that_were_opened_need_not_be_read():
+    meter, _, seen = metered()
+    meter.open(0, 40)
+    meter.end()
+    assert (seen[-1].phase, seen[-1].openings, seen[-1].run.percent, seen[-1].is_edge) == (None, None, 100.0, True)
+
+
 def test_a_command_that_is_cut_short_does_not_claim_to_be_done():
     meter, _, seen = metered()
     meter.cut_short()

@@ -157,6 +157,8 @@ EVENTS: dict[str, dict[str, Schema]] = {
         "guest_bytes_done": or_null(SIZE),
         "guest_bytes_total": or_null(SIZE),
         "guest_seconds_remaining": or_null(NUMBER),
+        "openings_done": or_null(SIZE),
+        "openings_total": or_null(SIZE),
     },
     "summary": {
         "verb": TEXT,

@@ -86,11 +86,11 @@ def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
     guests = choose_guests(plan, options.guests)
     if options.retire is Retire.DELETE and options.verify is not VerifyMode.FULL:
         raise UsageError(
-            "originals are only deleted after full verification",
+            "originals are deleted only after full verification",
             remedy="Leave `--verify` out, or use `--retire keep` or `--retire quarantine`.",
         )
     if options.verify is VerifyMode.FULL:
-        require_judges("Or use `--verify native`; then no original can be deleted.")
+        require_judges("Or use `--verify native`, with which no original can be deleted.")
     return guests
 
 
@@ -135,8 +135,8 @@ def _jobs(run: Run, guests: list[GuestToConvert], pending: list[GuestToConvert],
     room = check_space(pending, retire, protected, jobs=jobs, unfinished=left)
     if room.scarce_in:
         run.session.watch.notice(
-            f"guests in progress at once: {room.jobs}, not {jobs}; the filesystem of {room.scarce_in} has no space"
-            " for more overlays beside their originals"
+            f"guests in progress at once: {room.jobs} instead of {jobs}, because the filesystem of"
+            f" {room.scarce_in} has no space for more overlays beside their originals"
         )
     return room.jobs
 
@@ -184,6 +184,7 @@ def _check_not_the_template(guest: GuestToConvert, template: Image, under: Under
     if risk is TemplateRisk.UNTRACED:
         raise UsageError(
             f"the original of {guest.name} must not be deleted",
-            why=f"the template {template.path} is a block device whose storage cannot be traced",
+            why=f"the template {template.path} is a block device whose storage cannot be traced, so it may be"
+            " stored in this original",
             remedy="Use `--retire quarantine` or `--retire keep`.",
         )

@@ -61,7 +61,7 @@ def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[Guest
             if task.older is not None:
                 how += f"; the older original would stay in quarantine ({task.older})"
         elif options.discard_changes:
-            how = "its original would get its name back; what its VM has written since would be thrown away"
+            how = "its original would get its name back; what its VM wrote to the overlay would be thrown away"
         return GuestOutcome(guest.name, Status.WOULD_RESTORE, how)
 
     yield from _dry_run(
@@ -136,6 +136,7 @@ def _tried(task: SwapTask, run: Run) -> SwapTask:
     else:
         return task
     finally:
+        task.incoming.close()
         outgoing.close()
     return _tried(other, run)
 

@@ -6,6 +6,7 @@
     overlay    its VM is running      -> in use     nothing is compared
                missing, or QEMU finds an error in it                                      -> damaged
                names another template in its header, as after a move                      -> unknown
+               names the data file of another overlay                                     -> damaged
                differs from its original, though neither was written to                   -> damaged
                its kept original was written to, and they differ: two disks               -> unknown
                identical to its original, or a VM has written to it since                 -> sound
@@ -23,6 +24,7 @@ from batchdiff.applying.apply import choose_guests
 from batchdiff.applying.at_once import at_once
 from batchdiff.applying.checks.verify import Check, Comparison, check_used, require_judges, verify
 from batchdiff.applying.guests.commands import command
+from batchdiff.applying.guests.data_files import DataFiles, remark_on_data_file
 from batchdiff.applying.guests.guest_files import Found, changed_parts, find_original, find_overlay, missing
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.guests.whole_originals import original_too, originals_first
@@ -83,9 +85,12 @@ def check_health(  # noqa: PLR0913  # options by keyword
     yield _template(plan, history, [guest for guest, _ in converted], stop, meter)
     meter.begin()
 
+    data_files = DataFiles(plan, history)
+
     def checked(each: tuple[GuestToConvert, GuestState]) -> Finding:
         guest, state = each
-        finding = _guest(guest, state, plan, history, stop, partial(meter.reach, guest.name, Phase.VERIFY))
+        report = partial(meter.reach, guest.name, Phase.VERIFY)
+        finding = _guest(guest, state, plan, history, data_files, stop, report)
         meter.settle(guest.name)
         return finding
 
@@ -134,6 +139,7 @@ def _guest(  # noqa: PLR0913, PLR0917  # what one thread is given
     state: GuestState,
     plan: Plan,
     history: History,
+    data_files: DataFiles,
     stop: Stop,
     report: Callable[[int], None],
 ) -> Finding:
@@ -143,7 +149,7 @@ def _guest(  # noqa: PLR0913, PLR0917  # what one thread is given
         overlay = find_overlay(guest, state)
         if overlay is None:
             return _missing(guest, state)
-        return _judged(guest, state, overlay, plan, stop, report)
+        return _judged(guest, state, overlay, plan, data_files, stop, report)
     except StopError:
         raise
     except InUseError as error:
@@ -170,15 +176,18 @@ def _judged(  # noqa: PLR0913, PLR0917  # the same
     state: GuestState,
     overlay: Found,
     plan: Plan,
+    data_files: DataFiles,
     stop: Stop,
     report: Callable[[int], None],
 ) -> Finding:
     source = current_overlay(replace(planned_overlay(guest, plan.template.source), path=overlay.path))
     _require_readable(source)
+    data_files.require_own(guest, source)
     original = find_original(guest, state)
     if original is None:
         check_used(source, lambda: stop.is_asked, report)
-        return _sound(guest, "no error found; there is no original to compare it with")
+        about_data = remark_on_data_file(guest, state, source)
+        return _sound(guest, f"no error found; there is no original to compare the overlay with{about_data}")
     comparison = Comparison(replace(guest.source, path=original.path), source, check=Check.LEAKS_ALLOWED)
     try:
         verify(comparison, VerifyMode.FULL, lambda: stop.is_asked, report)
@@ -200,8 +209,8 @@ def _differing(guest: GuestToConvert, overlay: Found, original: Found, error: Di
     parts = changed_parts(known)
     if not parts and not planned.was_written_to(original.now) and not overlay.proven:
         return _sound(guest, "no error found; a VM has written to it since")
-    changes = planned.changes(original.now) if shows_writes else "at an unknown time, because it is a block device"
-    changes = parts or changes
+    unknown = "the time is unknown, because it is a block device"
+    changes = parts or (planned.changes(original.now) if shows_writes else unknown)
     changed = f"its original {original.path} has changed since the overlay was made: {changes}"
     if original.path != guest.source.path:
         return _sound(guest, f"no error found, but {changed}, even though it is in quarantine")
@@ -209,7 +218,8 @@ def _differing(guest: GuestToConvert, overlay: Found, original: Found, error: Di
         guest.name,
         guest.overlay_path,
         Health.UNKNOWN,
-        f"no error found, but {changed}. A VM may still use it, so only you know which of the two to keep."
+        f"no error found, but {changed}. A VM may still use the original, so only you know which of the two to"
+        " keep."
         f" If the VM uses the overlay, move the original away. To go back to the original: {_back(guest)}.",
     )
 

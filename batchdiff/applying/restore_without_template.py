@@ -89,7 +89,7 @@ def restore_without_template(session: Session, found: list[GuestWithState], why:
 
 def _left(path: str, why: str) -> str:
     return (
-        f"its overlay {path} was left in place: {why}. It is only needed to recover what its VM wrote."
+        f"its overlay {path} was left in place: {why}. It is needed only to recover what the VM wrote."
         f" Before this guest is planned or applied again, {how_to_remove(path)}"
     )
 
@@ -100,8 +100,8 @@ def _go_back(guest: GuestToConvert, state: GuestState, session: Session, depende
     if original is None:
         raise GuestError(
             f"{guest.name} cannot go back to its original",
-            why="the original is gone: it was deleted or moved",
-            remedy="Bring the template back, or repair a copy of the overlay, so that it can be read again.",
+            why="it was deleted or moved",
+            remedy="Make the overlay readable again: bring the template back, or repair a copy of the overlay.",
         )
     own = guest.source.path
     if overlay is not None:

@@ -167,7 +167,7 @@ def why_template_is_lost(session: Session) -> BatchdiffError | None:
             inspect(template)
             reason = doubt(template, session.plan, session.journal.history)
             if reason:
-                # If it is the planned one, it is read again, once it is held against writers.
+                # A template that proves to be the planned one is read again, once it is held against writers.
                 report = begin_with_template(session.meter, template, times=2)
                 plan, history = session.plan, session.journal.history
                 require_content(template, plan, history, reason, check=session.stop.check, report=report)
@@ -195,4 +195,4 @@ def _starts_like_another_format(guest: GuestToConvert) -> list[str]:
     found = looks_like(guest.source.path)
     if guest.source.format is not ImageFormat.RAW or found in {None, ImageFormat.RAW}:
         return []
-    return [f"{guest.source.path} is raw, but starts like {found}: its VM's definition must say raw"]
+    return [f"{guest.source.path} is raw, but starts like {found}: its VM's definition must declare it as raw"]

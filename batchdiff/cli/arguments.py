@@ -110,7 +110,7 @@ def _common() -> argparse.ArgumentParser:
         type=one_of(ProgressMode),
         help="when to show progress",
     )
-    group.add_argument("--json", action="store_true", help="one JSON object per line on stdout")
+    group.add_argument("--json", action="store_true", help="print one JSON object per line on stdout")
     group.add_argument(
         "--log-file",
         metavar="FILE",

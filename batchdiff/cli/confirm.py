@@ -66,7 +66,7 @@ def confirm(console: Console, verb: str, question: Question) -> None:
     if not console.can_ask:
         raise UsageError(
             f"`batchdiff {verb}` asks before it deletes, and there is no terminal to ask on",
-            remedy=f"Add `--yes` if that is what you want. {question.otherwise}",
+            remedy=f"Add `--yes` to continue without being asked. {question.otherwise}",
         )
     state(console, question)
     if console.ask(question.last).lower() != "yes":

@@ -30,5 +30,5 @@ def say_kept(console: Console, path: str, kept: KeptPlan) -> None:
     name = shell_word(kept.path)
     console.warn(
         f"the plan that was in {path} can still be undone, so it was renamed to {kept.path} ({guests})."
-        f" Use that name with status, verify, restore and purge of these guests: batchdiff status {name}"
+        f" Use that name with status, verify, restore and purge for these guests, as in: batchdiff status {name}"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from batchdiff.cli.console import Console
@@ -11,16 +11,25 @@ from batchdiff.image.format_marks import looks_like
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.manifest.manifest import Manifest
 from batchdiff.plan.plan import Plan
+from batchdiff.progress import ignore
 from batchdiff.report.printable import printable
 
 if TYPE_CHECKING:
     from batchdiff.applying.journal.records import History
 
 
-def warn_of_formats(console: Console, manifest: Manifest, observer: ReadObserver | None = None) -> None:
-    """Warn of images in a manifest whose first bytes do not match; ``observer`` is called at every read."""
+def warn_of_formats(
+    console: Console,
+    manifest: Manifest,
+    observer: ReadObserver | None = None,
+    recognised: Callable[[int], None] = ignore,
+) -> None:
+    """Warn of images in a manifest whose first bytes do not match; ``observer`` is called at every read.
+
+    ``recognised`` is called with the number of images whose first bytes were read so far, 0 before the first.
+    """
     pending = [guest for guest in manifest.guests if guest.converted is None and not guest.objection]
-    _warn(console, manifest.template, [(guest.name, guest.image) for guest in pending], observer)
+    _warn(console, manifest.template, [(guest.name, guest.image) for guest in pending], observer, recognised)
 
 
 def warn_of_planned_formats(
@@ -45,11 +54,14 @@ def _warn(
     template: ImageSource,
     guests: Iterable[tuple[str, ImageSource]],
     observer: ReadObserver | None = None,
+    recognised: Callable[[int], None] = ignore,
 ) -> None:
     images = [("the template", template)]
     images += [(f"the guest {name}", source) for name, source in guests]
-    for what, source in images:
+    recognised(0)
+    for number, (what, source) in enumerate(images, start=1):
         doubt = _doubt(source.format, looks_like(source.path, observer))
+        recognised(number)
         if doubt:
             console.warn(f"warning: {what}, {printable(source.path)}, {doubt}")
 
@@ -65,8 +77,8 @@ def _doubt(declared: ImageFormat, found: ImageFormat | None) -> str:
         )
     if declared is ImageFormat.RAW:
         return (
-            f"is declared raw, but starts like {found}. Its guest therefore sees the {found} file itself as"
-            f" its disk. If that is not what you want, write `format: {found}` in the manifest"
+            f"is declared raw, but starts like {found}. A VM therefore sees the {found} file itself as its"
+            f" disk. If that is not what you want, write `format: {found}` in the manifest"
         )
     starts = f"does not start with a {declared} header" if found is ImageFormat.RAW else f"starts like {found}"
     return f"is declared {declared}, but {starts}; did you mean `format: {found}`?"

@@ -37,7 +37,7 @@ def _warn_of_modes(console: Console, modes: dict[str, int]) -> None:
     more = f" (and {others} more guest{'s' if others > 1 else ''} with such a mode)" if others else ""
     console.warn(
         f"warning: {first}{more} is read-only (mode {mode:04o}), and its overlay will be, too;"
-        f" `chmod u+w {shell_word(first)}` if its VM must write to it"
+        f" run `chmod u+w {shell_word(first)}` if its VM must write to it"
     )
 
 
@@ -52,7 +52,7 @@ def _warn_of_the_unseen(console: Console, devices: dict[str, int], retire: Retir
             more = f" (and {count - 1} more on its filesystem)" if count > 1 else ""
             sentence = (
                 f"{path}{more}: {why}. Deleting the original, by `apply --retire delete` or `purge`,"
-                " needs `--unseen`; add it if you are sure that no VM has it open"
+                " needs `--unseen`; add that if you are sure that no VM has the file open"
             )
             if retire is Retire.DELETE:
                 console.warn(f"warning: {sentence}")

@@ -13,8 +13,9 @@ from batchdiff.plan.plan import Plan
 from batchdiff.units import few
 
 _RECOVERED = (
-    "warning: the journal {path} {lacks}; if you have a complete copy, put it back first. What"
-    " apply did was recovered from the template's sidecar and from the files themselves, for {guests}"
+    "warning: the journal {path} {lacks}; if you have a complete copy, put that back, then run the same"
+    " command again. What apply did for {guests} was recovered from the template's sidecar and from the files"
+    " themselves"
 )
 
 

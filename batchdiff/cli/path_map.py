@@ -28,6 +28,6 @@ def with_moved_paths(console: Console, plan: Plan, arguments: argparse.Namespace
         ) from error
     template = found.template.source.path
     if not os.path.lexists(template):
-        hint = "If the images moved, add `--map OLD=NEW`; see docs/moving.md"
+        hint = "If the images were moved, add `--map OLD=NEW`; see docs/moving.md"
         console.warn(f"warning: the template {template} does not exist. {hint}")
     return found, path_map

@@ -110,9 +110,8 @@ def carry_out(
         except StopError as error:
             names = ", ".join(outcome.name for outcome in outcomes) or "none"
             raise StopError(
-                "interrupted",
-                why=f"completed: {names}; what was in progress was rolled back",
-                remedy="Run the same command again to continue.",
+                f"interrupted; completed guests: {names}",
+                remedy="The work in progress was rolled back. Run the same command again to continue.",
             ) from error
         except OSError as error:
             fault = explain(error)
@@ -219,7 +218,7 @@ def report_changes(console: Console, path: str, plan: Plan, outcomes: list[Guest
     left = len(found) - _MOST_CHANGES
     if left > 0 and console.verbosity <= 0:
         console.say(
-            f"{left} more {'definition changes' if left == 1 else 'definitions change'} in the same way:"
+            f"{left} more {'definition' if left == 1 else 'definitions'} must change in the same way:"
             f" `{definitions_command(path, plan.guests)}` shows how"
         )
 
@@ -256,17 +255,17 @@ def _definition(guest: GuestPlan, plan_path: str) -> Iterator[str]:
     form = guest.options.format
     if is_on_proxmox([guest]):
         # A linked clone is named after its base, even if it has taken the guest's own path.
-        yield f"in the VM's configuration: `{definitions_command(plan_path, [guest])}` prints the command"
+        yield f"change the VM's configuration: `{definitions_command(plan_path, [guest])}` prints the command"
     elif guest.overlay_path != file:
-        yield f"in the VM's definition: {before} -> {guest.overlay_path} ({form})"
+        yield f"change the VM's definition: {before} -> {guest.overlay_path} ({form})"
     elif kind == form:
         yield f"the VM's definition stays as it is: {named} ({form})"
     else:
-        yield f"in the VM's definition: the format of {named}, {kind} -> {form}"
+        yield f"change the VM's definition: the format of {named}, {kind} -> {form}"
     if guest.options.data_file is not None:
         yield f"the overlay keeps its data in {guest.options.data_file}, which the VM opens as well"
     if guest.alias and os.path.islink(guest.alias) and not os.path.exists(guest.alias):
-        yield f"the link {guest.alias} leads to nothing now; remove it once no definition names it"
+        yield f"the link {guest.alias} points to nothing now; remove it once no definition names it"
 
 
 def _secrets(guest: GuestPlan, template: ImageSource) -> Iterator[str]:

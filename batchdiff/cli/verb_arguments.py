@@ -161,13 +161,13 @@ def _definitions(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
         metavar="FILE",
         nargs="+",
         action="extend",
-        help="definitions of domains and pools, instead of libvirt's",
+        help="read the definitions of domains and pools from these files, not from libvirt",
     )
     _add_connect(verb, "the libvirt connection, such as qemu:///system")
     verb.add_argument(
         "--proxmox",
         metavar="FOLDER",
-        help="a folder of configurations of Proxmox VE, such as /etc/pve/qemu-server, instead of libvirt",
+        help="read the VM configurations of Proxmox VE in this folder, such as /etc/pve/qemu-server",
     )
     verb.add_argument(
         "--storage-cfg", metavar="FILE", help="the storages of Proxmox VE (default: storage.cfg beside FOLDER)"
@@ -214,7 +214,7 @@ def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
     _add_users(verb)
     _add_map(verb)
-    verb.add_argument("--define", action="store_true", help="then change the definitions in libvirt back")
+    verb.add_argument("--define", action="store_true", help="afterwards, change the definitions in libvirt back")
 
 
 def _purge(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
@@ -290,7 +290,7 @@ def _add_map(verb: argparse.ArgumentParser) -> None:
         metavar="OLD=NEW",
         action="append",
         dest="moves",
-        help="the images moved: a path under OLD in the plan is under NEW now; may be repeated",
+        help="the images were moved: a path under OLD in the plan is under NEW now; may be repeated",
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from batchdiff.cli.console import Console
 from batchdiff.cli.format_doubts import warn_of_formats
 from batchdiff.cli.guest_file_warnings import warn_of_files
@@ -9,18 +11,26 @@ from batchdiff.image.files import ReadObserver
 from batchdiff.image_source import ImageFormat
 from batchdiff.linux.device_names import device_number, fleeting, lasting_alias
 from batchdiff.manifest.manifest import Manifest
+from batchdiff.progress import ignore
+from batchdiff.report.figures import count_of
 
 _MOST_IMAGES = 5
 
 
-def warn_of_manifest(console: Console, manifest: Manifest, observer: ReadObserver | None = None) -> None:
+def warn_of_manifest(
+    console: Console,
+    manifest: Manifest,
+    observer: ReadObserver | None = None,
+    recognised: Callable[[int], None] = ignore,
+) -> None:
     """Warn of all oddities of a valid manifest: patterns, formats, raw guests in place, names, files.
 
-    ``observer`` is called at every read of an image.
+    ``observer`` is called at every read of an image; ``recognised``, with the number of images whose first bytes
+    were read so far.
     """
     for warning in manifest.warnings:
         console.warn(f"warning: {manifest.path}:{warning}")
-    warn_of_formats(console, manifest, observer)
+    warn_of_formats(console, manifest, observer, recognised)
     pending = [guest for guest in manifest.guests if guest.converted is None and not guest.objection]
     raw = [guest for guest in pending if guest.in_place and guest.image.format is ImageFormat.RAW]
     for form in dict.fromkeys(guest.options.format for guest in raw):
@@ -39,7 +49,8 @@ def _warn_of_names(console: Console, manifest: Manifest) -> None:
     for what, path, why, number in doubts[:_MOST_IMAGES]:
         console.warn(f"warning: {what}, {path}, {why}. {_better_name(number)}")
     if len(doubts) > _MOST_IMAGES:
-        console.warn(f"warning: {len(doubts) - _MOST_IMAGES} more block devices of the manifest have such names")
+        more = count_of(len(doubts) - _MOST_IMAGES, "more block device")
+        console.warn(f"warning: the manifest has such names for {more}")
 
 
 def _roles(manifest: Manifest) -> dict[str, str]:
@@ -66,7 +77,7 @@ def _raw_in_place(paths: list[str], form: str) -> str:
         f" and {len(paths) - _MOST_IMAGES} more" * (len(paths) > _MOST_IMAGES)
     )
     return (
-        f"warning: {form} overlays will take the place of raw images: {named}. A VM whose definition still says"
-        " raw would write its disk over the overlay and destroy it: after `apply`, and before the VM starts,"
+        f"warning: {form} overlays will take the place of raw images: {named}. A VM whose definition still has"
+        " the format raw would overwrite its overlay and so destroy it. After `apply`, and before the VM starts,"
         f" change each definition to {form}; or leave `overlay: {{path: same}}` out"
     )

@@ -59,7 +59,7 @@ class Definer:
         what = f"the definition of {name} was left alone"
         if now.document != last.after:
             command = self.libvirt.command("define", "--file", last.path)
-            by_hand = f"To bring the former one back, run `{command}`."
+            by_hand = f"To bring back the former definition, run `{command}`."
             raise DefinitionError(what, why="it has changed since batchdiff changed it", remedy=by_hand)
         self._require_off(name, what)
         self._require_consistent(name, what)

@@ -41,16 +41,19 @@ def contradictions_of(libvirt: Libvirt, name: str) -> list[Contradiction]:
     found = []
     if name in libvirt.saved():
         remove = libvirt.command("managedsave-remove", "--domain", name)
-        advice = "To keep it, go back to the original, start the VM and shut it down. If you do not need it:"
-        found.append(Contradiction("its saved memory belongs to the disk as it was", (remove,), advice))
+        advice = (
+            "To keep that memory, go back to the original, start the VM and shut it down. To discard the memory"
+            " instead, use"
+        )
+        found.append(Contradiction("its saved memory belongs to the disk as it was then", (remove,), advice))
     for names, kind, verb, option in (
         (libvirt.snapshots(name), "snapshot", "snapshot-delete", "--snapshotname"),
         (libvirt.checkpoints(name), "checkpoint", "checkpoint-delete", "--checkpointname"),
     ):
         if names:
             commands = tuple(libvirt.command(verb, "--metadata", "--domain", name, option, each) for each in names)
-            what = f"it has {len(names)} {kind}(s), whose metadata refer to the disk as it was"
-            found.append(Contradiction(what, commands, "If you do not need them, remove their metadata:"))
+            what = f"it has {len(names)} {kind}(s), whose metadata refer to the disk as it was then"
+            found.append(Contradiction(what, commands, "If you do not need them, remove their metadata with"))
     return found
 
 

@@ -15,12 +15,23 @@ from batchdiff.plan.plan import GuestToConvert, Plan
 RESTORING = "its restore has not finished"
 
 
+class BackingImage(NamedTuple):
+    """An image below a VM's disk, as libvirt names it."""
+
+    path: str
+    format: str
+
+
 class VmImage(NamedTuple):
-    """An image as a VM's definition names it. ``backing_name``: the backing file's name in its header, if any."""
+    """An image as a VM's definition names it. ``backing_name``: the backing file's name in its header, if any.
+
+    ``chain``: all images below it, the topmost first; None if they are not known for certain.
+    """
 
     path: str
     format: str
     backing_name: str = ""
+    chain: tuple[BackingImage, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +70,14 @@ def _secrets(guest: GuestToConvert, plan: Plan, *, is_back: bool) -> str:
     before, after = (overlay, original) if is_back else (original, overlay)
     if after:
         are, secrets = ("is", "a secret") if len(after) == 1 else ("are", "their secrets")
-        return f"{' and '.join(after)} {are} encrypted, so its definition needs {secrets}"
+        return f"{' and '.join(after)} {are} encrypted, so the VM's definition needs {secrets}"
     if before:
         what, one, several = ("the image", "was", "were") if is_back else ("its overlay", "is", "are")
         are = one if len(before) == 1 else several
-        return f"{' and '.join(before)} {are} encrypted, and {what} is not: remove the secret from its definition"
+        return (
+            f"{' and '.join(before)} {are} encrypted, and {what} is not: remove the secret from the VM's"
+            " definition"
+        )
     return ""
 
 
@@ -84,15 +98,23 @@ def _backing_name(source: ImageSource) -> str:
     return f"../{base.vmid}/{base.name}" if own and base and own.images == base.images else below
 
 
+def _chain_on(template: ImageSource) -> tuple[BackingImage, ...]:
+    """Return the images below an overlay of a template."""
+    return tuple(BackingImage(each.path, _driver_type(each.format)) for each in (template, *template.backing))
+
+
 def _disk(guest: GuestToConvert, plan: Plan, state: GuestState | None, *, is_back: bool) -> GuestDisk:
     names = {guest.source.path, guest.overlay_path, guest.alias} - {""}
     known_as = frozenset(os.path.realpath(name) for name in names)
     own_name = guest.alias or guest.source.path
-    original = VmImage(own_name, _driver_type(guest.source.format), _backing_name(guest.source))
+    # A restore may have rebuilt an image that had backing files without any.
+    chain = None if guest.source.backing else ()
+    original = VmImage(own_name, _driver_type(guest.source.format), _backing_name(guest.source), chain)
     # A link to the guest leads to an overlay that has taken the guest's own path, too.
     in_place = guest.overlay_path == guest.source.path
     named = backing_name(guest.overlay_path, plan.template.source.path, guest.options.backing_path)
-    overlay = VmImage(own_name if in_place else guest.overlay_path, guest.options.format.value, named)
+    overlay_name = own_name if in_place else guest.overlay_path
+    overlay = VmImage(overlay_name, guest.options.format.value, named, _chain_on(plan.template.source))
     if state is None or not state.published:
         # After a restore, the overlay is gone: no VM is to use it.
         is_back = is_back or (state is not None and state.goal is Goal.RESTORE)

@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from batchdiff.definitions.guest_disks import GuestDisk
-from batchdiff.definitions.libvirt_domain import Domain, DomainDisk, parse_domain, with_image
+from batchdiff.definitions.guest_disks import GuestDisk, VmImage
+from batchdiff.definitions.libvirt_domain import Domain, DomainDisk, parse_domain, with_image, written_chain
 from batchdiff.definitions.libvirt_pool import Pool
 from batchdiff.definitions.uses import NOT_WRITTEN, GuestUse
 from batchdiff.files.filenames import shell_word
@@ -104,7 +104,10 @@ def without_guests(
         for pool in unknown:
             name = shell_word(pool)
             command = f"virsh pool-dumpxml {name} > {shell_word(pool + '.xml')}"
-            yield f"{who}: the folder of the pool {pool} is not known; add its definition: `{command}`"
+            yield (
+                f"{who}: the folder of the pool {pool} is not known; save the pool's definition with `{command}`,"
+                " and add that file to `--xml`"
+            )
 
 
 def _with_right_image(
@@ -115,18 +118,34 @@ def _with_right_image(
     domain = parse_domain(domain.document, domain.where)
     disk = domain.disks[number]
     image, waiting = guest.now, guest.unfinished
-    changed = with_image(domain, disk, image.path, image.format, pools)
+    changed = _with_image(domain, disk, image, pools)
     # Compare the image rather than the text, which may name it by a link, or spell out that nothing is below it.
     same_path = path_of(disk, pools) == os.path.realpath(image.path)
     is_now = same_path and (disk.format or _DEFAULT_FORMAT) == image.format
     if is_now and guest.planned is not None:
         image, waiting = guest.planned, NOT_WRITTEN
-        changed = with_image(domain, disk, image.path, image.format, pools)
+        changed = _with_image(domain, disk, image, pools)
     if changed == domain.document:
         return changed, GuestUse(guest.guest, disk.target, image, is_right=True)
     return changed, GuestUse(
         guest.guest, disk.target, image, is_right=False, waiting=waiting, by_hand=guest.by_hand
     )
+
+
+def _with_image(domain: Domain, disk: DomainDisk, image: VmImage, pools: Sequence[Pool]) -> bytes:
+    """Return the definition with this image for a disk; a chain that is written out as it is stays."""
+    keeps_chain = _has_chain_of(image, disk, pools)
+    return with_image(domain, disk, image.path, image.format, pools, keeps_chain=keeps_chain)
+
+
+def _has_chain_of(image: VmImage, disk: DomainDisk, pools: Sequence[Pool]) -> bool:
+    """Return True if a disk's definition spells out the chain below an image, each with its format."""
+    written = written_chain(disk)
+    if written is None or image.chain is None:
+        return False
+    found = [(path_of(each, pools), each.format) for each in written.images]
+    there = [(os.path.realpath(each.path), each.format) for each in image.chain]
+    return found == (there if written.is_ended else there[: len(found)])
 
 
 def path_of(disk: DomainDisk, pools: Sequence[Pool]) -> str:

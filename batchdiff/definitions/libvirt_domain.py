@@ -5,7 +5,11 @@
     <disk type='file' device='disk'>
       <driver name='qemu' type='raw'/>               type: the format of the image
       <source file='/images/web01.img'/>             or dev='/dev/vg/web01', or pool='...' volume='...'
-      <backingStore type='file'>...</backingStore>   a chain that is written out, which libvirt does not probe
+      <backingStore type='file'>                     a chain that is written out, which libvirt does not probe
+        <format type='raw'/>
+        <source file='/images/template.img'/>
+        <backingStore/>                              its end; without, libvirt probes the rest of it
+      </backingStore>
       <target dev='vda' bus='virtio'/>
     </disk>
 
@@ -18,6 +22,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import NamedTuple
 
 from batchdiff.definitions.libvirt_pool import Pool
 from batchdiff.definitions.xml_elements import Element, parse_elements
@@ -29,7 +34,10 @@ _DEVICES = {"disk", "lun"}
 
 @dataclass(frozen=True, slots=True)
 class DomainDisk:
-    """A disk of a domain: ``path`` is empty if it is a volume of a pool; ``format`` is empty if none is given."""
+    """A disk of a domain, or an image below it: ``path`` is empty if it is a volume of a pool.
+
+    ``format`` is empty if none is given.
+    """
 
     target: str
     path: str
@@ -47,6 +55,13 @@ class Domain:
     where: str
     document: bytes
     disks: tuple[DomainDisk, ...]
+
+
+class WrittenChain(NamedTuple):
+    """The images below a disk that its definition names, the topmost first; ``is_ended``: it says that is all."""
+
+    images: tuple[DomainDisk, ...]
+    is_ended: bool
 
 
 def parse_domain(document: bytes, where: str) -> Domain:
@@ -68,10 +83,13 @@ def parse_domain(document: bytes, where: str) -> Domain:
 def _disk(element: Element) -> DomainDisk | None:
     if element.attributes.get("device", "disk") not in _DEVICES:
         return None
-    source, driver, target = element.first("source"), element.first("driver"), element.first("target")
-    if source is None:
-        return None
-    given = source.attributes
+    return None if element.first("source") is None else _with_source(element, "driver")
+
+
+def _with_source(element: Element, format_in: str) -> DomainDisk:
+    """Return the image that an element names. ``format_in``: its child with the format."""
+    source, driver, target = element.first("source"), element.first(format_in), element.first("target")
+    given = source.attributes if source else {}
     return DomainDisk(
         target=target.attributes.get("dev", "") if target else "",
         path=given.get("file") or given.get("dev") or "",
@@ -82,14 +100,32 @@ def _disk(element: Element) -> DomainDisk | None:
     )
 
 
-def with_image(
-    domain: Domain, disk: DomainDisk, path: str, image_format: str, pools: Sequence[Pool] = ()
+def written_chain(disk: DomainDisk) -> WrittenChain | None:
+    """Return the chain below a disk if its definition spells it out; None if libvirt probes it."""
+    images: list[DomainDisk] = []
+    store = disk.element.first("backingStore")
+    if store is None:
+        return None
+    while store is not None and store.children:
+        images.append(_with_source(store, "format"))
+        store = store.first("backingStore")
+    return WrittenChain(tuple(images), is_ended=store is not None)
+
+
+def with_image(  # noqa: PLR0913  # options by keyword
+    domain: Domain,
+    disk: DomainDisk,
+    path: str,
+    image_format: str,
+    pools: Sequence[Pool] = (),
+    *,
+    keeps_chain: bool = False,
 ) -> bytes:
     """Return the domain's XML with ``disk`` changed to use the image at ``path``; all else stays as it is.
 
-    An explicit backing chain is removed: it describes the former image, and libvirt does not probe a disk that has
-    one. An empty one stays at a raw image, which has nothing below it. A disk that is a volume of a pool remains
-    one if the image is in that pool, and becomes a file otherwise.
+    An explicit backing chain is removed unless ``keeps_chain``: it describes the former image, and libvirt does
+    not probe a disk that has one. An empty one stays at a raw image, which has nothing below it. A disk that is a
+    volume of a pool remains one if the image is in that pool, and becomes a file otherwise.
     """
     edits: list[tuple[int, int, bytes]] = []
     element = disk.element
@@ -111,6 +147,7 @@ def with_image(
     elif disk.format != image_format:
         edits.append(_with_attributes(document, driver, {"type": image_format}, ()))
     stores = [store for store in element.all("backingStore") if store.children or image_format != "raw"]
+    stores = [] if keeps_chain else stores
     edits += [(*_line_of(document, store), b"") for store in stores]
     return _edited(document, edits)
 

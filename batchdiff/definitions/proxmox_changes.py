@@ -92,7 +92,7 @@ def vm_changes(
     attached = {guest.guest for _, guests in found for drive, guest in guests if not drive.is_unused}
     users: dict[str, list[str]] = {}
     for config, guests in found:
-        # `qm set` leaves an unused disk behind: of a guest that a VM uses, it does not matter.
+        # `qm set` leaves an entry for an unused disk behind, which does not matter if a VM uses the guest.
         guests[:] = [each for each in guests if not (each[0].is_unused and each[1].guest in attached)]
         for drive, guest in guests:
             users.setdefault(guest.guest, []).append(f"{drive.key} of VM {config.vmid}")
@@ -160,11 +160,11 @@ def _of_vm(config: VmConfig, run_folder: str) -> Iterator[str]:
     """Yield why the configuration of a VM must not change now, whatever its disks, and what to do about it."""
     vmid = config.vmid
     if (process := process_of(vmid, run_folder)) is not None:
-        yield f"VM {vmid} is running (process {process}): shut it down, `qm shutdown {vmid}`"
+        yield f"VM {vmid} is running (process {process}): shut it down with `qm shutdown {vmid}`"
     if config.lock:
         yield (
-            f"VM {vmid} is locked (lock: {config.lock}): wait until that task has ended; if none is running,"
-            f" `qm unlock {vmid}`"
+            f"VM {vmid} is locked (lock: {config.lock}): wait until the task that locked it has ended; if no task"
+            f" is running, unlock it with `qm unlock {vmid}`"
         )
 
 
@@ -172,7 +172,7 @@ def _of_users(config: VmConfig, drive: ConfigDrive, users: Sequence[str], guest:
     """Yield why a guest must not be this drive. ``users``: the drives that are the guest."""
     if len(users) > 1:
         others = ", ".join(user for user in users if user != f"{drive.key} of VM {config.vmid}")
-        yield f"{guest} is also {others}: take it away from all but one of them"
+        yield f"{guest} is also {others}: detach it from all drives but one"
     if drive.key.startswith("tpmstate"):
         yield f"{guest} is the state of a TPM, which must be raw: leave it out of the manifest"
 
@@ -191,11 +191,11 @@ def _of_sections(
     if drive.key in config.to_delete or any(each.section == PENDING for each in named):
         yield (
             f"a pending change ([PENDING]) concerns {guest.guest} or {drive.key}: start and stop the VM, or revert"
-            f" it, `qm set {config.vmid} --revert {drive.key}`"
+            f" the change with `qm set {config.vmid} --revert {drive.key}`"
         )
     if snapshots := list(dict.fromkeys(each.section for each in named if each.section != PENDING)):
         yield (
-            f"snapshots name {guest.guest} as it was ({few(snapshots)}), and the other image does not have them:"
-            f" a rollback would fail, or bring back the former disk. Delete them, `qm delsnapshot {config.vmid}"
-            f" {snapshots[0]}`"
+            f"snapshots ({few(snapshots)}) name the former image of {guest.guest}, and the new one does not have"
+            " them: a rollback would fail, or bring back the former image. Delete each of them, as with"
+            f" `qm delsnapshot {config.vmid} {snapshots[0]}`"
         )

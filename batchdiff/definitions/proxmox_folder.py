@@ -41,7 +41,8 @@ def read_host(folder: str, storage_cfg: str | None) -> ProxmoxHost:
     except OSError as error:
         raise UsageError(f"cannot read {folder}", why=reason(error), remedy=_OTHER_FOLDER) from error
     if not names:
-        raise UsageError(f"cannot use {folder}", why="it has no file VMID.conf", remedy=_OTHER_FOLDER)
+        why = "it contains no VM configuration, such as 101.conf"
+        raise UsageError(f"cannot use {folder}", why=why, remedy=_OTHER_FOLDER)
     paths = [os.path.join(folder, name) for name in sorted(names, key=lambda name: int(name.partition(".")[0]))]
     path = storage_cfg or _storages_near(folder)
     configs = [parse_config(_content(each), each) for each in paths]

@@ -51,7 +51,7 @@ def doubts(template: str, disks: Sequence[GuestDisk], host: ProxmoxHost) -> Iter
         if own is not None and own.vmid in containers and storage_of(disk.now.path, storages):
             yield (
                 f"{disk.guest} is a volume of container {own.vmid}, and containers cannot use qcow2: leave it out"
-                " of the manifest, or restore it if it is converted"
+                " of the manifest, or restore it if it has been converted"
             )
     images = [disk.planned or disk.now for disk in disks]
     used = {found for image in images if (found := storage_of(image.path, storages))}
@@ -74,12 +74,12 @@ def _of_template(
     for config in users:
         if not config.is_template:
             yield (
-                f"VM {config.vmid} ({config.where}) has the template as its disk, and is not a template itself"
-                " (template: 1): if it starts, it writes to the template, and every overlay is damaged."
-                f" `qm set {config.vmid} --template 1` prevents that"
+                f"VM {config.vmid} ({config.where}) has the template as its disk, but is not itself a template"
+                " (it lacks `template: 1`): if it starts, it writes to the template, and every overlay is"
+                f" damaged. `qm set {config.vmid} --template 1` prevents that"
             )
     if not users:
         yield (
-            f"no configuration here names the template: if VM {vmid} is not on another host of the cluster, a new"
-            " VM can get its number, and its folder of images"
+            f"no configuration here names the template: unless VM {vmid} is on another host of the cluster, a new"
+            " VM can be given that number, and with it the template's folder"
         )

@@ -62,7 +62,7 @@ def save_after(before: str, document: bytes) -> None:
     try:
         _write(path, document)
     except OSError as error:
-        remedy = f"The change was made. The definition from before it is in {before}, should you need it."
+        remedy = f"The definition was changed. The former one is in {before}, should you need it."
         raise DefinitionError(f"cannot save {path}", why=reason(error), remedy=remedy) from error
 
 

@@ -102,7 +102,7 @@ class Libvirt:
             os.pwrite(fd, document, 0)
             arguments = ("define", "--validate", "--file", programs.inherited(fd))
             remedy = (
-                "Correct what libvirt objects to by hand, with"
+                "Correct by hand what libvirt objects to, with"
                 f" `{self.command('edit', '--domain', name)}`; `batchdiff definitions` shows what must change."
             )
             self._run(*arguments, passes=(fd,), what=f"libvirt refused the definition of {name}", remedy=remedy)

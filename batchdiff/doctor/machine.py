@@ -67,7 +67,7 @@ def _how_to_install_isal() -> str:
 
 
 def _limits() -> Fact:
-    """Return the limits under which QEMU's programs run; they are set from outside, so no kernel lacks them."""
+    """Return the limits that batchdiff sets on QEMU's programs, which every kernel supports."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     if hard != resource.RLIM_INFINITY and hard < MEMORY:
         effect = f"QEMU may need up to {format_size(MEMORY)} for a large image. Raise `ulimit -v`."

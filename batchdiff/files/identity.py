@@ -1,4 +1,4 @@
-"""The identity of a file, by which two names are recognized as one file, whatever links lead to it."""
+"""The identity of a file, by which two names are recognised as one file, whatever links lead to it."""
 
 from __future__ import annotations
 

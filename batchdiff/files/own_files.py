@@ -28,6 +28,12 @@ _KEPT = 200
 
 ALL = (QUARANTINE, OVERLAY_ASIDE, DELETING, TEMPORARY, SIDECAR, CRASH)
 
+BESIDE_PLAN = (".journal", ".partial", ".definitions")
+"""The suffixes of what lies beside a plan: its journal, an unfinished scan, and earlier definitions of VMs."""
+
+RESERVED = (*ALL, ".plan.json", *BESIDE_PLAN)
+"""The suffixes that no file may have which batchdiff is to write for a VM."""
+
 
 def temporary(path: str) -> str:
     """Return a unique name for a file that is being written, in the folder of its final path.

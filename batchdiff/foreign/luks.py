@@ -28,7 +28,7 @@ _LONGEST_KEY = 64
 _MOST_ITERATIONS = 1 << 27
 """The most rounds of PBKDF2 that opening an image may take: half a minute on a fast CPU.
 
-cryptsetup and QEMU choose as many as take two seconds to create a slot: ten million on a fast CPU. A header can
+cryptsetup and QEMU choose so many that creating a slot takes two seconds: ten million on a fast CPU. A header can
 demand 2^32 in each slot, and all of them are tried before QEMU finds that no slot fits the passphrase.
 """
 
@@ -92,7 +92,7 @@ def _check_places(slots: list[KeySlot], payload: int) -> None:
 
 
 def _check_iterations(of_slots: list[int], of_master_key: int) -> None:
-    """Check that the image can be opened in reasonable time. ``of_slots``: of the active ones."""
+    """Check that the image can be opened in reasonable time. ``of_slots``: the rounds of each active slot."""
     require_opened(of_slots, "it has no active key slot, so no passphrase opens it")
     require_opened(of_master_key > 0 and all(of_slots), "a key slot has no rounds of PBKDF2")
     rounds = sum(of_slots) + len(of_slots) * of_master_key

@@ -89,7 +89,7 @@ def _correction(image: ImageSource, backing: Backing, declared: ImageSource, nam
     command = ["qemu-img", "rebase", *unsafe, "-f", image.format, "-F", declared.format, "-b", name, image.path]
     if not unsafe:
         return (
-            f"To use the declared file without changing what a guest sees: `{shell_line(command)}`."
+            f"To use the declared file without changing what a guest sees, run `{shell_line(command)}`."
             " If the header is right, correct the `backing` list of the manifest."
         )
     return (

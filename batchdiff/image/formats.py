@@ -190,7 +190,7 @@ FORMATS: dict[ImageFormat, Format] = {
         (
             Outside.ALLOWED,
             "no parent; its sizes and grain tables are valid",
-            "one file that is its own only extent, with its descriptor where QEMU reads it",
+            "a single file that is its own sole extent, with its descriptor where QEMU reads it",
             "or an unambiguous text descriptor, whose extents are distinct and long enough",
             f"if it is not compressed, {_OF_THE_MAP}",
             "if it is compressed, its footer and all its tables are valid, no grain is used twice, and qemu-nbd,"

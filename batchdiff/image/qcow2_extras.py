@@ -63,7 +63,7 @@ def _data_file_moved(image: str, name: str, beside: str) -> MovedError:
     amend = shell_line(["qemu-img", "amend", "-o", f"data_file={beside.replace(',', ',,')}", f"json:{opened}"])
     return MovedError(
         f"cannot use {image}",
-        why=f"its header names the data file {show(name)}, which is not beside it, but a file of that name is",
+        why=f"its header names the data file {show(name)}, but a file of that name is beside the image",
         remedy=f"If {beside} is meant, as after a move, correct the header: `{amend}`.",
     )
 
@@ -85,7 +85,7 @@ def check_in_data_file(file: ImageFile, header: Header, tables: L2Tables, data_s
     """Check every entry of every L2 table of an image with a data file of ``data_size`` bytes.
 
     :raises FormatError: an entry is invalid, or the data file is too short.
-    :raises ImageError: they cannot be read.
+    :raises ImageError: the tables cannot be read.
     """
     geometry, order = header.geometry, np.argsort(tables.offsets, kind="stable")
     starts = tables.indices[order].astype(np.int64) * geometry.l2_coverage
@@ -113,7 +113,7 @@ def check_extras(file: ImageFile, header: Header, metadata: list[Table]) -> list
             _require_inside(table + count * 8, file.size, "a bitmap's table")
             check_bitmap_table(read_words(file, table, count), cluster)
             found.append(table_at(table, count * 8, "a bitmap's table"))
-    # QEMU detects an overlap when it writes to the image, as it does when it opens one with bitmaps.
+    # QEMU detects an overlap when it writes to the image, and opening an image with bitmaps writes to it.
     require_apart(found, header.geometry.cluster_size)
     return found
 

@@ -116,7 +116,7 @@ def open_part(path: str, what: str, image: str, observer: ReadObserver | None) -
         raise ImageError(
             f"cannot use {image}",
             why=f"its {what} {show(path)} cannot be opened: {error.strerror}",
-            remedy="Correct the name in the image, or the folders that it leads through.",
+            remedy="Correct the name in the image, or the folders on its path.",
         ) from error
     # Opening a device can have side effects, so it is not even tried.
     if not stat.S_ISREG(mode):

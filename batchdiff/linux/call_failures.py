@@ -151,7 +151,10 @@ def _denied(case: _Case) -> Fault:
         return _unexplained(case)
     if os.geteuid() == 0:
         return Fault(lacking, f"If its file server maps root to nobody (root_squash), change that, {AGAIN}")
-    return Fault(lacking, f"Run it as a user with that permission, such as root; or grant it, {AGAIN}")
+    return Fault(
+        lacking,
+        f"Run the same command as a user with that permission, such as root; or grant the permission, {AGAIN}",
+    )
 
 
 def _without_capabilities(case: _Case) -> Fault | None:
@@ -190,8 +193,8 @@ def _read_only(case: _Case) -> Fault:
 def _busy(case: _Case) -> Fault:
     if case.path and is_mount_point(case.path):
         return Fault(
-            f"{case.path} is a mount point: the file itself was bind-mounted, as container tools do, so its name"
-            " cannot change",
+            f"{case.path} is a mount point: a container tool, for example, has bind-mounted the file itself, so"
+            " its name cannot change",
             f"Mount its folder instead of the file, {AGAIN} Or run batchdiff outside the container.",
         )
     return Fault(case.text, f"`fuser -v {shell_word(case.path)}` shows what uses it: stop that, {AGAIN}")

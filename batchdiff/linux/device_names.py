@@ -1,4 +1,4 @@
-"""Names of block devices: recognize those that may mean another disk after a reboot, and find lasting ones.
+"""Names of block devices: recognise those that may mean another disk after a reboot, and find lasting ones.
 
 ::
 

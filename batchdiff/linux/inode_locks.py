@@ -4,7 +4,7 @@
 
     i  immutable     no write, rename, unlink, link, chmod; for a folder: no name in it can change
     a  append-only   no rename, unlink; for a folder: names can be added, but not changed or removed
-    project          a folder that passes its project on accepts no file of another one by rename or link (EXDEV)
+    project          a folder that passes on its project accepts no file of another by rename or link (EXDEV)
 
 Source: ioctl_iflags(2), chattr(1), ioctl_fsgetxattr(2), Linux ``include/uapi/linux/fs.h``.
 """

@@ -1,7 +1,7 @@
 """Images that a VM manager with a database of its own keeps: oVirt and OpenStack Nova; pure.
 
-Such a manager records the format, the size and the chain of a disk. It would not know the overlay, and would start
-the VM with the former format or remove the template below the overlays.
+Such a manager records the format, the size and the chain of a disk. It would not know of the overlay, and would
+start the VM with the former format or remove the template below the overlays.
 
 Sources: vdsm, lib/vdsm/storage/constants.py (``/rhev/data-center``) and fileVolume.py (``UUID.meta``); Nova,
 nova/virt/libvirt/imagebackend.py (``disk.info``) and imagecache.py (which removes unused files from ``_base``).
@@ -21,7 +21,7 @@ _CONVERT_A_COPY = "copy the disk to a folder that only you manage, and convert t
 
 
 def why_managed(guest: Iterable[str], template: Iterable[str]) -> str:
-    """Return why a guest must not be converted because a VM manager keeps it or its template; empty if none does.
+    """Return why a guest must not be converted if a VM manager keeps it or its template; empty if none does.
 
     ``guest`` and ``template``: the absolute paths of their images, of links to them, and of the overlay.
     """
@@ -32,12 +32,13 @@ def _why_guest(path: str) -> str:
     if _OVIRT.fullmatch(path):
         return (
             f"{path} is in a storage domain of oVirt, whose database records the format, size and chain of each"
-            f" disk: oVirt would not know the overlay; {_CONVERT_A_COPY}"
+            f" disk: oVirt would not know of the overlay; {_CONVERT_A_COPY}"
         )
     if _NOVA_CACHE.fullmatch(path) or _NOVA_DISK.fullmatch(path):
         return (
             f"{path} is in a folder of OpenStack Nova, which records the format of each disk and the image below"
-            f" it: Nova would not know the overlay, and could start its VM as if it were raw; {_CONVERT_A_COPY}"
+            " it: Nova would not know of the overlay, and could start its VM as if the overlay were raw;"
+            f" {_CONVERT_A_COPY}"
         )
     return ""
 
@@ -45,8 +46,8 @@ def _why_guest(path: str) -> str:
 def _why_template(path: str) -> str:
     if _OVIRT.fullmatch(path):
         return (
-            f"the template, {path}, is in a storage domain of oVirt, which would not know that overlays rest on"
-            " it, and could remove it; use a copy in another folder as the template"
+            f"the template, {path}, is in a storage domain of oVirt, which would not know that overlays depend"
+            " on it, and could remove it; use a copy in another folder as the template"
         )
     if _NOVA_CACHE.fullmatch(path) or _NOVA_DISK.fullmatch(path):
         return (

@@ -7,7 +7,7 @@
     the images folder  VM  name                       the volume; that of a linked clone begins with its base
 
 Proxmox VE recognises a linked clone by its backing file name alone, such as ``../9000/base-9000-disk-0.qcow2``,
-and refuses to remove a base whose linked clones it finds so.
+and refuses to remove a base if it finds linked clones of it in this way.
 
 Source: pve-storage, src/PVE/Storage/Plugin.pm, ``parse_name_dir``, ``parse_volname`` and ``list_images``;
 src/PVE/Storage.pm, ``volume_is_base_and_used``.
@@ -81,7 +81,7 @@ def volume_name(place: VolumePlace, base: VolumePlace | None = None) -> str:
 
 
 class Unseen(enum.Enum):
-    """Why Proxmox VE does not see that an overlay rests on its template."""
+    """Why Proxmox VE does not see that an overlay depends on its template."""
 
     TEMPLATE = "the template's path does not end in /VMID/base-VMID-disk-N.FORMAT"
     FOLDER = "the overlay is not in the folder of a VM in the template's storage"
@@ -89,7 +89,7 @@ class Unseen(enum.Enum):
 
 
 def why_unseen(overlay: str, template: str, backing_name: str) -> Unseen | None:
-    """Return why Proxmox VE would not see that an overlay rests on the template; None if it would.
+    """Return why Proxmox VE would not see that an overlay depends on the template; None if it would.
 
     ``backing_name``: the name of the template in the overlay's header. The paths are absolute.
     """

@@ -81,7 +81,8 @@ def overlay_in_storage(template: str, guest: str, chosen: ProxmoxDisk) -> str:
     elif named is not None and named[0] == vmid:
         disk = named[1]
     else:
-        raise PlacementError("disk", f"its name is not vm-{vmid}-disk-N, which would show its number", "`disk: N`")
+        why = f"its name is not vm-{vmid}-disk-N, which would show the number of the disk"
+        raise PlacementError("disk", why, "`disk: N`")
     return VolumePlace(base.images, vmid, f"vm-{vmid}-disk-{disk}.qcow2").path
 
 

@@ -123,7 +123,8 @@ def existing_data_file(path: str, guest: str, *, of_glob: bool = False) -> str:
     found = (
         f"the data file {show(path)} of the overlay of {guest} exists already. It may be a part of a disk in use"
     )
-    return f"{found}: {'list the guest by path and ' if of_glob else ''}give it another overlay.data_file"
+    give = "list the guest by path and give it" if of_glob else "give the guest"
+    return f"{found}: {give} another overlay.data_file"
 
 
 def existing_overlay(

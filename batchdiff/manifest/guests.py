@@ -195,7 +195,10 @@ class GuestFinder:
         else:
             remedy = "correct the pattern, or leave it out"
             if self._template is None:  # then it is unknown which guests were converted and are gone
-                remedy = "if its guests were converted, correct only the template; if not, correct the pattern"
+                remedy = (
+                    "if it matched guests that are converted now, correct only the template; if not, correct the"
+                    " pattern"
+                )
             why = f"no image matches {pattern} in {show(self._folder)}; {remedy}"
         self._problems.add(where, why)
 

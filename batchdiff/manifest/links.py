@@ -62,7 +62,7 @@ def _check_overlay(guest: FoundGuest, overlay: str, template: FoundImage, proble
     link, file = show(guest.place.named), show(overlay)
     problems.add(
         guest.written.image.path_where,
-        f"{link} is a symbolic link to {file}, where the overlay would name the template {show(name)}: "
+        f"{link} is a symbolic link to {file}. The overlay there would name the template {show(name)}, but "
         f"through the link QEMU would open {show(found)}. Write `backing_path: absolute` for this guest, or use "
         f"the path {file} here and in the VM's definition",
     )

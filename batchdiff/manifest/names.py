@@ -124,9 +124,10 @@ class Naming:
                 f"{show(path)} is not beside the overlay {show(overlay)}; write `data_file: true` for {default},"
                 " or name a file in that folder"
             )
-        elif path.endswith(own_files.ALL):
+        elif path.endswith(own_files.RESERVED):
             why = (
-                f"{show(written)} is the name of a file of batchdiff's own; write `data_file: true` for {default}"
+                f"{show(written)} has a name that batchdiff gives its own files; write `data_file: true` for"
+                f" {default}"
             )
         else:
             return path
@@ -160,7 +161,7 @@ class Naming:
             return None
         if guest.written.in_place:
             return self._own_path(guest)
-        if guest.written.overlay_path:
+        if guest.written.overlay_path and not self._is_in_linked_folder(guest):
             return locate_overlay(self._folder, guest.written.overlay_path, where, self._problems)
         if guest.written.layout is not None:
             self._report_unplaced(guest, template)
@@ -184,6 +185,21 @@ class Naming:
             by_path = "`exclude` it, or list it by path and " if guest.written.image.is_glob else ""
             what = f"{show(guest.place.written)} cannot become a disk of Proxmox VE: {error.why}"
             self._problems.add(where, f"{what}; {by_path}write {error.write}")
+
+    def _is_in_linked_folder(self, guest: FoundGuest) -> bool:
+        """Report a VM's folder that is a link: the relative name of its base would start where that leads."""
+        folder = os.path.dirname(guest.written.overlay_path or "")
+        real = os.path.realpath(folder) if folder else folder
+        if guest.written.layout is None or real == folder or not os.path.islink(folder):
+            return False
+        link, target = shell_word(folder), shell_word(real)
+        self._problems.add(
+            guest.written.image.path_where,
+            f"{show(folder)} is a symbolic link to {show(real)}, where the relative name of a linked clone's base"
+            f" would start; replace it: `rm {link} && mv {target} {link}`, or, if the images must stay there, `rm"
+            f" {link} && mkdir {link} && mount --bind {target} {link}`",
+        )
+        return True
 
     def _own_path(self, guest: FoundGuest) -> str | None:
         """Return the path of the guest's own file, behind all links: the overlay takes its place there."""

@@ -100,6 +100,8 @@ def locate_overlay(folder: str, written: str, where: YamlPath, problems: Problem
         problems.add(where, _unfit(written))
     elif os.path.basename(written) in {"", ".", ".."}:
         problems.add(where, f"{show(written)} is a folder; write the overlay's file name too")
+    elif written.endswith(own_files.RESERVED):
+        problems.add(where, f"{show(written)} has a name that batchdiff gives its own files; choose another name")
     else:
         return _in_existing_folder(resolve_folder(folder, written), where, problems)
     return None

@@ -1,19 +1,36 @@
-"""The plan that converted a guest: the text that names it, and the search for its file by checksum.
+"""The plan that converted a guest: the text that names it, and the search for its file.
 
-A plan that was kept aside no longer has the name that the sidecar recorded, so folders are searched.
+A plan that was kept aside no longer has the name that the sidecar recorded, so folders are searched: by checksum,
+or, for an original in quarantine, by the journals::
+
+    {"time": "...", "guest": "web01", "step": "retired", "aside": "/images/web01.img.batchdiff-original", ...}
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
+from batchdiff.files.filenames import shell_word
+from batchdiff.files.own_documents import LARGEST_DOCUMENT
+from batchdiff.plan.file import read_regular
 from batchdiff.plan.head import plan_head
 from batchdiff.plan.sidecar import OverlayOrigin
 
 _DONE_BY = "done by "
 _SUFFIX = ".json"
+_JOURNAL = ".journal"
+
+
+class _Quarantined(NamedTuple):
+    """An original in quarantine: when that was last recorded (ISO 8601 in UTC), the plan's path, and the guest."""
+
+    time: str
+    plan: str
+    guest: str
 
 
 def plan_in(reason: str) -> str:
@@ -37,6 +54,7 @@ class EarlierPlans:
         self._folders = tuple(folders)
         self._renamed = renamed or {}
         self._by_folder: dict[str, dict[str, str]] = {}
+        self._quarantined: dict[str, _Quarantined] | None = None
 
     def reason(self, origin: OverlayOrigin) -> str:
         """Return why a guest that was converted is skipped: ``done by PLAN``."""
@@ -59,6 +77,20 @@ class EarlierPlans:
                 return self._renamed.get(path, path)
         return ""
 
+    def way_out_of_quarantine(self, aside: str) -> str:
+        """Return how the original at a path in quarantine goes: the command as a clause, if its plan is found."""
+        if self._quarantined is None:
+            self._quarantined = {}
+            for folder in dict.fromkeys(self._folders):
+                for path, each in _quarantined_by_plans_in(folder):
+                    self._quarantined[path] = max(each, self._quarantined.get(path, each))
+        found = self._quarantined.get(aside)
+        if found is None:
+            where = " and ".join(dict.fromkeys(self._folders)) or "any folder"
+            return f"no journal in {where} shows which plan has put it there"
+        plan = self._renamed.get(found.plan, found.plan)
+        return f"`batchdiff purge {shell_word(plan)} --guest {shell_word(found.guest)} --used` deletes it"
+
     def _plans(self, folder: str) -> dict[str, str]:
         """Return the plans in a folder by their checksums; a copy that has a journal takes precedence."""
         if folder not in self._by_folder:
@@ -73,3 +105,22 @@ class EarlierPlans:
                     found.setdefault(head.checksum, path)
             self._by_folder[folder] = found
         return self._by_folder[folder]
+
+
+def _quarantined_by_plans_in(folder: str) -> Iterator[tuple[str, _Quarantined]]:
+    """Yield the path of each original in quarantine that a journal in a folder names, and its plan."""
+    names: list[str] = []
+    with contextlib.suppress(OSError, ValueError):
+        names = [name for name in os.listdir(folder) if name.endswith(_JOURNAL)]
+    for name in sorted(names):
+        path = os.path.join(folder, name)
+        last: dict[str, tuple[str | None, str]] = {}
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            for line in read_regular(path, LARGEST_DOCUMENT).splitlines():
+                record = json.loads(line)
+                # Only a step has a goal: other lines do not change where a guest stands.
+                if "goal" in record:
+                    last[str(record["guest"])] = record.get("aside"), str(record["time"])
+        for guest, (aside, time) in last.items():
+            if aside is not None:
+                yield str(aside), _Quarantined(time, path.removesuffix(_JOURNAL), guest)

@@ -214,7 +214,7 @@ def _uncompressed_size(
 
 
 def _least(candidate: Candidate, image: Image, minimum: float) -> tuple[LeastSavings, Below]:
-    """Return the savings below which a guest is skipped, and the image that it rests on now."""
+    """Return the savings below which a guest is skipped, and the image that it depends on now."""
     if candidate.entry.rethin:
         # Savings of up to that many bytes may be due to chance: another file with the same content may need fewer
         # blocks to list its extents.

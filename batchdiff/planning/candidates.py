@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from batchdiff.choices import Loss, Retire, Verdict
+from batchdiff.choices import Retire, Verdict
 from batchdiff.dependents.dependents import Forbidden, dependents_in_manifest
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.files import own_files
-from batchdiff.files.filenames import shell_line, shell_word
+from batchdiff.files.filenames import shell_line
 from batchdiff.files.fingerprint import fingerprint_at
 from batchdiff.files.identity import identity_in, is_one_image
 from batchdiff.foreign.vpc import largest_cylinder
@@ -30,8 +32,10 @@ from batchdiff.manifest.manifest import GuestEntry, Manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
 from batchdiff.plan.overlay_options import OverlayOptions
 from batchdiff.plan.plan import Diff, PlannedImage, UntouchedGuest
+from batchdiff.planning.original_losses import forbidden_loss
 from batchdiff.planning.owners import PART, Owners
 from batchdiff.planning.verdicts import Below
+from batchdiff.progress import ignore
 from batchdiff.units import format_size
 
 
@@ -41,6 +45,16 @@ class Candidate:
 
     entry: GuestEntry
     record: PlannedImage
+
+
+class _Fleet(NamedTuple):
+    """The context of all guests. ``under``: the files that store the template; ``plans``: the earlier plans."""
+
+    manifest: Manifest
+    template: PlannedImage
+    under: Underlying
+    plans: EarlierPlans
+    observer: ReadObserver | None
 
 
 Part = Candidate | UntouchedGuest
@@ -70,18 +84,23 @@ def planned_image(image: Image) -> PlannedImage:
 
 
 def examine_guests(
-    manifest: Manifest, template: PlannedImage, plans: EarlierPlans, observer: ReadObserver | None = None
+    manifest: Manifest,
+    template: PlannedImage,
+    plans: EarlierPlans,
+    observer: ReadObserver | None = None,
+    opened: Callable[[int], None] = ignore,
 ) -> list[Part]:
     """Examine all guests and decide which to compare. No file stays open.
 
     ``plans``: the earlier plans, which give the reason to skip a guest that they converted. ``observer`` is
-    called at every read of an image.
+    called at every read of an image; ``opened``, with the number of images examined so far, the template first.
     """
-    under = all_underlying(template.paths)
-    parts = [
-        _decided_before(entry, template, plans) or _examine(entry, template, under, manifest, observer)
-        for entry in manifest.guests
-    ]
+    fleet = _Fleet(manifest, template, all_underlying(template.paths), plans, observer)
+    parts: list[Part] = []
+    opened(1)
+    for entry in manifest.guests:
+        parts.append(_decided_before(entry, template, plans) or _examine(entry, fleet))
+        opened(1 + len(parts))
     return _without_backing_files(_with_own_files(parts, template, manifest), manifest)
 
 
@@ -94,13 +113,8 @@ def _decided_before(entry: GuestEntry, template: PlannedImage, plans: EarlierPla
     return None
 
 
-def _examine(
-    entry: GuestEntry,
-    template: PlannedImage,
-    under: Underlying,
-    manifest: Manifest,
-    observer: ReadObserver | None,
-) -> Part:
+def _examine(entry: GuestEntry, fleet: _Fleet) -> Part:
+    template, observer = fleet.template, fleet.observer
     # Taken before the header is read, so that a snapshot made while it is read cannot be overlooked.
     begun = fingerprint_at(entry.image.path)
     try:
@@ -114,7 +128,7 @@ def _examine(
     with image:
         record = planned_image(image)
         try:
-            reason = _objection(image, entry, template, under, manifest)
+            reason = _objection(image, entry, fleet)
             if not reason and record.fingerprints[0] != begun:
                 reason = "it changed while it was examined; shut its VM down"
         except (GuestError, ImageError) as error:
@@ -214,32 +228,31 @@ def _check_not_replaced(entry: GuestEntry, template: ImageSource, observer: Read
         raise OverlayError(f"cannot use {guest.path}", why=f"it is an overlay of {template.path}")
 
 
-def _objection(
-    image: Image, entry: GuestEntry, template: PlannedImage, under: Underlying, manifest: Manifest
-) -> str:
-    """Return why a guest may not be converted; empty if it may. ``under``: the files that store the template.
+def _objection(image: Image, entry: GuestEntry, fleet: _Fleet) -> str:
+    """Return why a guest may not be converted; empty if it may.
 
     :raises GuestError: it is in use.
     :raises ImageError: its tables are damaged.
     """
+    manifest, template = fleet.manifest, fleet.template
     # First the checks that need only paths, then those that read the image.
     for file in image.own_files:
         identity = identity_in(os.fstat(file.fd))
-        if reason := _stores_template(template_risk(under, identity, manifest.retire), template):
+        if reason := _stores_template(template_risk(fleet.under, identity, manifest.retire), template):
             return reason
     aside = entry.image.path + own_files.QUARANTINE
     # An original whose place the overlay takes has that name for a moment even if it is deleted.
     if (manifest.retire is Retire.QUARANTINE or entry.in_place) and os.path.lexists(aside):
         return (
-            f"its name in quarantine is taken: {aside} is the original of an earlier conversion. `batchdiff purge"
-            f" OLD_PLAN --guest {shell_word(entry.name)} --used`, with the plan of that conversion, deletes it"
+            f"its name in quarantine is taken: {aside} is the original of an earlier conversion;"
+            f" {fleet.plans.way_out_of_quarantine(aside)}; or move it away"
         )
     # Before inspecting its tables: those of an image in use may be inconsistent.
     require_unused(image, Purpose.GUEST, domain=entry.domain)
     inspect(image, refcounts=True)
     if missing := _missing_bytes(image, template):
         return _too_small(entry.image, template.virtual_size, missing)
-    return _forbidden_loss(losses_of(image, entry.options), manifest.allow_loss)
+    return forbidden_loss(losses_of(image, entry.options), manifest.allow_loss)
 
 
 def losses_of(image: Image, options: OverlayOptions) -> Losses:
@@ -268,24 +281,6 @@ def _too_small(guest: ImageSource, size: int, missing: int) -> str:
         f"its disk is {format_size(missing)} smaller than the template's. If a conversion shortened it, as those"
         f" to and from VHD do, `{resize}` gives it the template's size"
     )
-
-
-def _forbidden_loss(losses: Losses, allowed: frozenset[Loss]) -> str:
-    """Return a reason that names the losses that the manifest does not allow; empty if there are none."""
-    if losses.encryption and Loss.ENCRYPTION not in allowed:
-        return (
-            "it is encrypted, and its overlay would not be: anyone who can read that file could read its data."
-            " `overlay: {encryption: ...}` encrypts the overlay too;"
-            f" `allow_loss: [{Loss.ENCRYPTION}]` accepts that it is in the clear"
-        )
-    for what, count, kind in (
-        (Loss.SNAPSHOTS, losses.snapshots, "internal snapshot"),
-        (Loss.BITMAPS, losses.bitmaps, "persistent bitmap"),
-    ):
-        if count and what not in allowed:
-            many = f"{count} {kind}{'' if count == 1 else 's'}"
-            return f"it has {many}, which an overlay would lose. `allow_loss: [{what}]` accepts that"
-    return ""
 
 
 def _stores_template(risk: TemplateRisk, template: PlannedImage) -> str:

@@ -1,9 +1,10 @@
-"""The parts of an original that a conversion loses for good: snapshots, bitmaps, and space reserved in advance."""
+"""The parts of an original that a conversion loses: snapshots, bitmaps, encryption, and reserved space."""
 
 from __future__ import annotations
 
 from batchdiff.choices import Loss
 from batchdiff.image.image import Image
+from batchdiff.image.layer import Losses
 from batchdiff.image.storage.preallocated import reserved_bytes
 from batchdiff.linux.fiemap import ExtentTable
 from batchdiff.plan.overlay_options import OverlayOptions, Preallocation
@@ -21,6 +22,24 @@ def original_losses(image: Image, known: ExtentTable | None) -> OriginalLosses:
     layer = image.layers[0]
     reserved = reserved_bytes(layer.fd, layer.path, layer.virtual_size, known=known)
     return OriginalLosses(layer.losses.snapshots, layer.losses.bitmaps, reserved)
+
+
+def forbidden_loss(losses: Losses, allowed: frozenset[Loss]) -> str:
+    """Return a reason that names the losses that the manifest does not allow; empty if there are none."""
+    if losses.encryption and Loss.ENCRYPTION not in allowed:
+        return (
+            "it is encrypted, and its overlay would not be: anyone who can read that file could read its data."
+            " `overlay: {encryption: ...}` encrypts the overlay too;"
+            f" `allow_loss: [{Loss.ENCRYPTION}]` accepts that it is in the clear"
+        )
+    for what, count, kind in (
+        (Loss.SNAPSHOTS, losses.snapshots, "internal snapshot"),
+        (Loss.BITMAPS, losses.bitmaps, "persistent bitmap"),
+    ):
+        if count and what not in allowed:
+            many = f"{count} {kind}{'' if count == 1 else 's'}"
+            return f"it has {many}, which an overlay would lose. `allow_loss: [{what}]` accepts that"
+    return ""
 
 
 def forbidden_preallocation(losses: OriginalLosses, options: OverlayOptions, allowed: frozenset[Loss]) -> str:

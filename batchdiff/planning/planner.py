@@ -23,7 +23,7 @@ from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose, require_unused
 from batchdiff.image.open import inspect, open_image
 from batchdiff.image.storage.copy_up import protecting
-from batchdiff.image.storage.overlayfs import NOTHING
+from batchdiff.image.storage.overlayfs import NOTHING, CopyUp
 from batchdiff.image.storage.shared_blocks import has_shared_extents, shared_blocks
 from batchdiff.manifest.manifest import Manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
@@ -41,6 +41,7 @@ from batchdiff.planning.scan.results import Findings
 from batchdiff.planning.scan.workers import run_tasks
 from batchdiff.planning.scan_all import Progress, ScanSettings, scan_guests
 from batchdiff.planning.sizes.compressed_estimate import Sample, SampleJob
+from batchdiff.progress import ignore
 
 GENERATOR = f"batchdiff {__version__}"
 
@@ -73,6 +74,7 @@ def make_plan(  # noqa: PLR0913  # options by keyword
     manifest: Manifest,
     *,
     jobs: int,
+    opened: Callable[[int], None] = ignore,
     progress: Progress = lambda _done, _total: None,
     assessed: Callable[[str], None] = lambda _name: None,
     earlier: EarlierResults = EarlierResults(),
@@ -81,23 +83,35 @@ def make_plan(  # noqa: PLR0913  # options by keyword
 ) -> Plan:
     """Return the plan for all guests of a manifest, with the reason for each guest that cannot be converted.
 
+<<<<<<< HEAD
     ``observer`` is called at every read here; ``assessed``, with each assessed guest; ``remote`` scans elsewhere.
+=======
+    ``observer`` is called at every read, in each worker; ``opened``, with the number of images opened so far: each
+    to be examined, the template first, then each guest to find its data; ``assessed``, with each guest whose
+    savings are known.
+>>>>>>> main
 
     :raises ImageError: the template cannot be read, is in use, or changed during the scan.
     :raises WorkerError: a worker process died.
     """
     raise_descriptor_limit()
+    opened(0)
     with open_image(manifest.template, observer=observer) as image:
         require_unused(image, Purpose.TEMPLATE)
         inspect(image, refcounts=True)
         template = planned_image(image)
-        parts = examine_guests(manifest, template, earlier.plans, observer)
+        parts = examine_guests(manifest, template, earlier.plans, observer, opened)
         candidates = [part for part in parts if isinstance(part, Candidate)]
         sharing, sidecar = has_shared_extents(image), _sidecar(template)
         reused = _reuse(earlier, template, sidecar, candidates, sharing=sharing)
         to_scan = {each.entry.name: each.record for each in candidates if each.entry.name not in reused.overlays}
         limits = budget(jobs, len(image.layers))
+<<<<<<< HEAD
         settings = ScanSettings(limits, GENERATOR, progress, earlier.say, earlier.checkpoint, observer, remote)
+=======
+        further = _further(opened, 1 + len(parts))
+        settings = ScanSettings(limits, GENERATOR, progress, earlier.say, earlier.checkpoint, observer, further)
+>>>>>>> main
         # Even without guests, the template is scanned if its digest is not known otherwise.
         scan = partial(scan_guests, image, _at_first(template, sidecar), to_scan, settings, sharing=sharing)
         findings = scan() if to_scan or reused.digest is None else Findings(sharing)
@@ -107,6 +121,13 @@ def make_plan(  # noqa: PLR0913  # options by keyword
         facts = FleetFacts(manifest, shared_blocks(image) if sharing else {}, findings.located, observer)
         guests = _assess_guests(parts, findings, reused, facts, jobs=limits.jobs, assessed=assessed)
         copied = protecting(image) if manifest.protect_template else NOTHING
+    return _plan(manifest, template, digest, guests, copied)
+
+
+def _plan(
+    manifest: Manifest, template: PlannedImage, digest: str, guests: tuple[GuestPlan, ...], copied: CopyUp
+) -> Plan:
+    """Return the plan, made now. ``copied``: the space that protecting the template takes."""
     return Plan(
         generator=GENERATOR,
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
@@ -119,6 +140,11 @@ def make_plan(  # noqa: PLR0913  # options by keyword
         guests=guests,
         totals=totals_of(guests, manifest.retire, protecting=copied),
     )
+
+
+def _further(report: Callable[[int], None], before: int) -> Callable[[int], None]:
+    """Return a function that reports a count, added to the number that was counted before."""
+    return lambda more: report(before + more)
 
 
 def _at_first(template: PlannedImage, sidecar: Sidecar | None) -> PlannedImage:

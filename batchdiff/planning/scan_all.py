@@ -20,6 +20,7 @@ from batchdiff.planning.scan.reopening import Budget, batches, files_of, reopen
 from batchdiff.planning.scan.results import Findings, RangeResult
 from batchdiff.planning.scan.scan_job import ScanJob
 from batchdiff.planning.scan.workers import run_tasks
+from batchdiff.progress import ignore
 from batchdiff.units import format_size
 
 Progress = Callable[[int, int], None]
@@ -30,8 +31,12 @@ Progress = Callable[[int, int], None]
 class ScanSettings:
     """The settings of a scan: limits of processes and files, receivers of progress and notices, checkpoint.
 
+<<<<<<< HEAD
     ``observer`` is called at every read of an image on this host. ``remote``: how ranges are scanned on other
     hosts; None if they are not.
+=======
+    ``observer`` is called at every read of an image; ``opened``, with the number of guests whose data was located.
+>>>>>>> main
     """
 
     budget: Budget
@@ -40,12 +45,16 @@ class ScanSettings:
     say: Callable[[str], None]
     checkpoint: Checkpoint | None
     observer: ReadObserver | None = None
+<<<<<<< HEAD
     remote: RemoteScans | None = None
 
     def close(self) -> None:
         """Close the connection to other hosts, if any: it has threads, and this process is about to fork."""
         if self.remote is not None:
             self.remote.close()
+=======
+    opened: Callable[[int], None] = ignore
+>>>>>>> main
 
 
 def scan_guests(
@@ -70,8 +79,12 @@ def scan_guests(
     if checkpoint is not None:
         take_over(findings, checkpoint.load(binding), keys)
     common = CommonBlocks(template) if sharing else None
+<<<<<<< HEAD
     _check_remote(template, settings.remote)
     ranges, kinds = _ranges(template, guests, findings, common, settings.observer)
+=======
+    ranges, exported = _ranges(template, guests, findings, common, settings)
+>>>>>>> main
     # Ranges that the checkpoint does not cover, in batches of guests that stay within the limit on open files.
     groups = ranges_left(ranges, findings.covered, list(guests))
     parts = _parts(guests, groups, kinds, settings)
@@ -161,17 +174,24 @@ def _ranges(
     guests: Mapping[str, PlannedImage],
     findings: Findings,
     common: CommonBlocks | None,
+<<<<<<< HEAD
     observer: ReadObserver | None,
 ) -> tuple[list[int], _Kinds]:
     """Return the numbers of the ranges to scan, ascending, and the kinds of guests.
+=======
+    settings: ScanSettings,
+) -> tuple[list[int], set[str]]:
+    """Return the numbers of the ranges to scan, ascending, and the guests that QEMU exports.
+>>>>>>> main
 
     Guests that cannot be read are recorded as failures. ``common`` maps each guest while it is open.
     """
     kinds = _Kinds()
     found = set(ranges_with_data(template))
-    for name, record in guests.items():
+    for number, (name, record) in enumerate(guests.items()):
+        settings.opened(number)
         try:
-            with reopen(record, observer) as image:
+            with reopen(record, settings.observer) as image:
                 found.update(ranges_with_data(image))
                 if is_exported(image):
                     kinds.exported.add(name)

@@ -18,7 +18,7 @@ from the file's size, which differs a little from the space taken on disk."""
 
 
 class Below(enum.Enum):
-    """The image that a guest rests on now."""
+    """The image that a guest depends on now."""
 
     NOTHING = "it is a full copy"
     ANOTHER = "it is an overlay of another image"
@@ -38,7 +38,7 @@ class LeastSavings(NamedTuple):
 def verdict_of(
     savings: Savings, use: DiskUse, content: OverlayContent, least: LeastSavings, below: Below
 ) -> tuple[Verdict, str]:
-    """Return the verdict on a guest, and why it is not converted; ``below``: the image that it rests on now."""
+    """Return the verdict on a guest, and why it is not converted; ``below``: the image that it depends on now."""
     if least.share == -math.inf and below is not Below.TEMPLATE:
         return Verdict.CONVERT, ""
     if savings.saved_bytes < least.bytes:

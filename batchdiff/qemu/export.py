@@ -123,7 +123,7 @@ class Export:
             why = f"{_NAME}, which reads it, did not answer within {self._wait:.0f} seconds"
             remedy = f"If the disk was busy, {AGAIN} If it hangs again, check the image."
         elif error.errno == errno.EINVAL:  # NBD's word for all errors that it has no number for
-            remedy = "It is damaged, unless QEMU reads it (`qemu-img convert`): then report this."
+            remedy = "The image is damaged. But if `qemu-img convert` can read it, report this as a bug."
         elif error.errno == errno.EIO:
             remedy = "The image is damaged, or the disk below it has a fault: see the kernel log (`dmesg`)."
         return ImageError(f"cannot read {self._path}", why=why, remedy=remedy)

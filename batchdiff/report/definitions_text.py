@@ -75,15 +75,18 @@ def _virt_xml(disks: Sequence[GuestDisk]) -> str:
     """Return how to change a definition by hand, unless all guests still wait for their overlays."""
     ready = [disk.now for disk in disks if disk.planned is None]
     if not ready:
-        return "If a VM uses one, its definition must change once `batchdiff apply` has written the overlay."
+        return (
+            "If a VM uses such a guest, the VM's definition must change once `batchdiff apply` has written the"
+            " overlay."
+        )
     what = f"path={shell_word(ready[0].path)},driver.type={ready[0].format}"
     example = f"`virt-xml DOMAIN --edit target=TARGET --disk {what} --define`"
-    return f"If a VM uses one, change its definition by hand, for example: {example}."
+    return f"If a VM uses such a guest, change the VM's definition by hand, for example: {example}."
 
 
 def _elsewhere(_disks: Sequence[GuestDisk]) -> str:
     folder = "/etc/pve/nodes/NODE/qemu-server"
-    return f"If a VM on another host of the cluster uses one, name the folder of that host, {folder}."
+    return f"If a VM on another host of the cluster uses such a guest, name the folder of that host, {folder}."
 
 
 _HINTS: dict[str, tuple[str, Callable[[Sequence[GuestDisk]], str]]] = {

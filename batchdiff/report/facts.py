@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
-from batchdiff.applying.results.conversion import Conversion
+from batchdiff.applying.results.conversion import Conversion, OlderOriginal
 from batchdiff.applying.results.finding import Finding, Health
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.choices import Verdict
@@ -41,7 +41,8 @@ class PlanFacts(NamedTuple):
     ``selection`` has the guests to report, in their order; None stands for all.
     ``older`` is a plan to compare this one with. ``conversions`` has what became of the guests that apply has
     converted, by name; ``older_conversions``: of those of the older plan. ``read_only``: the template has no write
-    permission already.
+    permission already. ``given_back``: the guests that restore gave back, which apply leaves alone, and which no
+    prediction includes; ``older_originals``: those of restored guests that are still in quarantine.
     """
 
     plan: Plan
@@ -53,16 +54,33 @@ class PlanFacts(NamedTuple):
     conversions: Mapping[str, Conversion] = MappingProxyType({})
     read_only: bool = False
     older_conversions: Mapping[str, Conversion] = MappingProxyType({})
+    given_back: frozenset[str] = frozenset()
+    older_originals: Mapping[str, OlderOriginal] = MappingProxyType({})
+
+    @property
+    def to_convert(self) -> list[GuestToConvert]:
+        """The guests that apply has converted or will convert."""
+        return [guest for guest in self.plan.to_convert if guest.name not in self.given_back]
 
     @property
     def savings(self) -> list[Savings]:
-        """The savings of the guests that apply will convert."""
-        return [guest.diff.savings for guest in self.plan.to_convert]
+        """The savings of these guests."""
+        return [guest.diff.savings for guest in self.to_convert]
 
     @property
     def pending(self) -> list[GuestToConvert]:
         """The guests that apply has still to convert."""
-        return [guest for guest in self.plan.to_convert if guest.name not in self.conversions]
+        return [guest for guest in self.to_convert if guest.name not in self.conversions]
+
+    @property
+    def is_applied(self) -> bool:
+        """True if apply has converted a guest, even if it was restored since."""
+        return bool(self.conversions or self.given_back)
+
+    @property
+    def predicted(self) -> Totals:
+        """The sums over the whole plan, without guests that restore gave back."""
+        return self._sums(self.plan.guests)
 
     @property
     def guests(self) -> Sequence[GuestPlan]:
@@ -78,8 +96,14 @@ class PlanFacts(NamedTuple):
     def totals(self) -> Totals:
         """The sums over the guests to report."""
         if len(self.guests) == len(self.plan.guests):
-            return self.plan.totals
-        return totals_of(self.guests, self.plan.retire)
+            return self.predicted
+        return self._sums(self.guests)
+
+    def _sums(self, guests: Sequence[GuestPlan]) -> Totals:
+        left = [guest for guest in guests if guest.name not in self.given_back]
+        if len(left) == len(self.plan.guests):
+            return self.plan.totals  # with the space that a copy of the template takes
+        return totals_of(left, self.plan.retire)
 
     @property
     def error_bytes(self) -> int:

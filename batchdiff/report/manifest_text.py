@@ -27,7 +27,7 @@ def _line(guest: GuestEntry) -> str:
     if guest.objection:
         return f"{what}; cannot be a guest: {guest.objection}"
     if guest.converted is not None:
-        return f"{what}; converted by an earlier plan, its overlay is {guest.overlay_path}"
+        return f"{what}; converted by an earlier plan to the overlay {guest.overlay_path}"
     where = "in its own place" if guest.in_place else guest.overlay_path
     options = guest.options
     cluster = "auto" if options.cluster_size is None else format_size(options.cluster_size)

@@ -106,7 +106,7 @@ def _remarks(outcomes: Sequence[GuestOutcome], width: int | None) -> Iterator[st
     if together:
         names = few([printable(each.name) for each in aside])
         yield paragraph(
-            f"{names}: the originals are quarantined under their names, with {own_files.QUARANTINE} at the end",
+            f"{names}: the originals are quarantined under their names with {own_files.QUARANTINE} appended",
             width=width,
             first=f"{'note':<11}",
             rest=" " * 13,

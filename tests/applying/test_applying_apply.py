@@ -73,7 +73,7 @@ def test_only_qemu_lets_originals_be_deleted(monkeypatch, retire, verify):
     monkeypatch.setattr(qemu_img, "is_installed", lambda: True)
     options = ApplyOptions(retire, verify)
     if retire is Retire.DELETE and verify is not VerifyMode.FULL:
-        with pytest.raises(UsageError, match="only deleted after full verification"):
+        with pytest.raises(UsageError, match="deleted only after full verification"):
             check_options(PLAN, options)
     else:
         assert check_options(PLAN, options) == list(PLAN.guests)
@@ -127,8 +127,8 @@ def test_fewer_at_once_than_asked_for_are_announced(tmp_path, monkeypatch):
     stage.jobs = 4
     stage.apply()
     assert stage.notices == [
-        "guests in progress at once: 1, not 4; the filesystem of /images has no space for more overlays beside"
-        " their originals"
+        "guests in progress at once: 1 instead of 4, because the filesystem of /images has no space for more"
+        " overlays beside their originals"
     ]
     assert [guest for guest, _ in stage.steps] == ["vm"] * 4 + ["web"] * 4
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from stage import ASIDE, NAME, Stage, failed, status
@@ -35,7 +36,15 @@ class Rehearsal:
             return list(verb(self.stage.frozen(), options))
         finally:
             assert self.state() == before
+            assert self.leased() == []
             assert self.stage.steps == []
+
+    def leased(self):
+        """The files of the folder that this process still holds."""
+        inodes = {str(path.stat().st_ino): path.name for path in self.stage.folder.iterdir()}
+        held = [line.split() for line in Path("/proc/locks").read_text().splitlines() if "LEASE" in line]
+        ours = [words[5].split(":")[-1] for words in held if words[4] == str(os.getpid())]
+        return [inodes[inode] for inode in ours if inode in inodes]
 
     def state(self):
         """All files of the folder, to the last attribute that a command could change."""
@@ -55,7 +64,7 @@ def stage(request, tmp_path, monkeypatch):
     ("used", "discard", "said"),
     [
         (False, False, "its original would get its name back, and the overlay would be deleted"),
-        (True, True, "what its VM has written since would be thrown away"),
+        (True, True, "what its VM wrote to the overlay would be thrown away"),
         (
             True,
             False,

@@ -191,7 +191,7 @@ def test_no_original_to_compare_with(stage):
     stage.judge.checked.clear()
     found = overlay(stage)
     assert found.health is Health.SOUND
-    assert found.why == "no error found; there is no original to compare it with"
+    assert found.why == "no error found; there is no original to compare the overlay with"
     assert stage.judge.checked == [("vm.qcow2", True)]
     assert stage.judge.comparisons == 1  # that of apply
 

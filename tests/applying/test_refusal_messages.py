@@ -265,15 +265,15 @@ MESSAGES = {
     ),
     apply_original_written: (
         "the original {0}/vm.img was left unchanged: it was written to (mtime), after its overlay "
-        "{0}/vm.qcow2 was published: only you know which of the two to keep. If the overlay is the "
+        "{0}/vm.qcow2 was published, so only you know which of the two to keep. If the overlay is the "
         "VM's disk, remove the original yourself. To go back to the original: `batchdiff restore PLAN"
         " --guest vm --discard-changes`."
     ),
     restore_original_written: (
-        "vm was not restored: its original {0}/vm.img is still there, and differs from its overlay "
-        "{0}/vm.qcow2: only you know which of the two to keep. To go back to the original and delete "
-        "the overlay: `batchdiff restore PLAN --guest vm --discard-changes`. To get the overlay's "
-        "content back, move the original away, then run the same command again."
+        "vm was not restored: its original {0}/vm.img is still there and differs from its overlay "
+        "{0}/vm.qcow2, so only you know which of the two to keep. To go back to the original and delete "
+        "the overlay: `batchdiff restore PLAN --guest vm --discard-changes`. To keep the overlay's "
+        "content, move the original away, then run the same command again."
     ),
     purge_used: (
         "its VM has run on the overlay since ({0}/vm.img.batchdiff-original and {0}/vm.qcow2 differ)."
@@ -284,9 +284,9 @@ MESSAGES = {
         "`--discard-changes`: an image is then rebuilt from the overlay."
     ),
     restore_clone: (
-        "{0}/vm.qcow2 was left alone: it is the backing file of {0}/clone.qcow2, which would be lost "
-        "without it. Convert that image to a standalone one (`qemu-img convert`) or remove it, then run the "
-        "same command again."
+        "{0}/vm.qcow2 was left alone: it is the backing file of {0}/clone.qcow2; images that depend on it "
+        "cannot be read without it. Convert those images to standalone ones (`qemu-img convert`) or remove "
+        "them, then run the same command again."
     ),
     both_originals: (
         "vm was left alone: both {0}/vm.img and {0}/vm.img.batchdiff-original exist, and either "
@@ -295,7 +295,7 @@ MESSAGES = {
     ),
     snapshot: (
         "the overlay {0}/vm.qcow2 was left unchanged: it has 1 internal snapshot, which would be lost "
-        "with it. `qemu-img info {0}/vm.qcow2` lists them. To give them up: `batchdiff restore"
+        "with it. `qemu-img info {0}/vm.qcow2` shows the details. To accept that loss: `batchdiff restore"
         " PLAN --guest vm --allow-loss snapshots`."
     ),
     not_a_journal: (
@@ -308,18 +308,18 @@ MESSAGES = {
         "files."
     ),
     two_at_once: (
-        "another apply, restore or purge of this plan is running: it holds "
+        "another apply, restore or purge of this plan is running: it has locked "
         "{0}/fleet.plan.json.journal. Wait until it has finished, then run the same command again."
     ),
     template_changed: (
         "the plan is stale: the content of the template {0}/template.img changed: {0}/template.img: "
-        "another file is in its place. Shut down whatever writes to it, if anything; then plan again."
+        "another file is in its place. Shut down any VM or program that writes to it, then plan again."
     ),
     template_changed_later: (
         "the content of the template {0}/template.img changed after overlays were created on it: "
-        "{0}/template.img: another file is in its place; this damages the overlays of vm, so do "
+        "{0}/template.img: another file is in its place; the overlays of vm are damaged, so do "
         "not start a VM on them. This original is intact, as before the conversion: {0}/vm.img. "
-        "`batchdiff restore PLAN --guest vm --discard-changes` goes back to it, without what"
+        "`batchdiff restore PLAN --guest vm --discard-changes` goes back to it, and discards what"
         " the VM has written since. Otherwise: bring the "
         "template back from a backup, then run the same command again."
     ),
@@ -329,8 +329,8 @@ MESSAGES = {
         " that you need, move it away, then run the same command again."
     ),
     guest_changed: (
-        "the plan is stale: {0}/vm.img: it was written to (mtime). Shut down whatever writes to it, if "
-        "anything; then plan again."
+        "the plan is stale: {0}/vm.img: it was written to (mtime). Shut down any VM or program that writes "
+        "to it, then plan again."
     ),
     quarantined_by_another: (
         "another file is at {0}/vm.img: the original that was planned is in quarantine as "
@@ -342,31 +342,31 @@ MESSAGES = {
     ),
     purge_original_written: (
         "{0}/vm.img.batchdiff-original was not deleted: it differs from what the VM sees now, and it is not the"
-        " file that was planned. Find out what it holds, and remove it yourself."
+        " file that was planned. Find out what it holds before you remove it yourself."
     ),
     guest_of_another_size: (
-        "the plan is stale: {0}/vm.img has a different virtual size: 2097152 bytes instead of 1048576. Plan again."
+        "the plan is stale: the virtual size of {0}/vm.img is 2097152 bytes, not 1048576. Plan again."
     ),
     template_lost_discard: (
-        "vm cannot go back to its original: the original is gone: it was deleted or moved. Bring the template "
-        "back, or repair a copy of the overlay, so that it can be read again."
+        "vm cannot go back to its original: it was deleted or moved. Make the overlay readable again: "
+        "bring the template back, or repair a copy of the overlay."
     ),
     no_qemu: (
         "cannot verify with QEMU: qemu-img is not installed. Install it (Debian: qemu-utils). Or use "
-        "`--verify native`; then no original can be deleted."
+        "`--verify native`, with which no original can be deleted."
     ),
     overlay_differs: (
         "a and b differ: x. The overlay was discarded, and the original was left unchanged. If "
         "nothing wrote to the original, test the memory and the disk of this machine, and report "
-        "this; it should never happen."
+        "this failure as a bug."
     ),
     overlay_unsound: (
         "bad overlay: x. This original is intact, as before the conversion: "
         "{0}/vm.img.batchdiff-original. `batchdiff restore PLAN --guest vm --discard-changes` goes "
-        "back to it, without what the VM has written since."
+        "back to it, and discards what the VM has written since."
     ),
     overlay_in_use: (
-        "its VM has run on the overlay since ({0}/vm.qcow2 is in use, so the two cannot be compared)."
+        "its VM has run on the overlay since ({0}/vm.qcow2 is in use, so it cannot be compared with the original)."
         " To delete the original anyway: `batchdiff purge PLAN --guest vm --used`"
     ),
     both_lost_apply: (
@@ -408,7 +408,7 @@ def test_message(tmp_path, monkeypatch, cause, text):
 
 def test_an_overlay_in_the_place_of_an_original_that_is_kept(tmp_path, monkeypatch):
     assert message(Stage(tmp_path, monkeypatch, place="same").apply) == (
-        "the overlay of vm takes the original's own name, so the original cannot keep it. Use `--retire"
+        "the overlay of vm takes its original's name, so the original cannot keep that name. Use `--retire"
         " quarantine` or `--retire delete`."
     )
 
@@ -418,7 +418,7 @@ def test_too_little_space(tmp_path, monkeypatch):
     monkeypatch.setattr(space, "free_bytes", lambda _: 1024)
     assert re.fullmatch(
         f"there is not enough space on the filesystem of {tmp_path}: up to [0-9.]+ KiB is needed at once, but"
-        r" 1 KiB is free\. Make room, or apply some of the guests with `--guest`\.",
+        r" only 1 KiB is free\. Make room, or apply some of the guests with `--guest`\.",
         message(stage.apply),
     )
 
@@ -428,8 +428,8 @@ def test_too_little_space_for_a_rebuilt_image(tmp_path, monkeypatch):
     stage.apply(DELETE)
     monkeypatch.setattr(space, "free_bytes", lambda _: 1024)
     assert re.fullmatch(
-        f"vm was not rebuilt: there is not enough space on the filesystem of {tmp_path}: up to [0-9.]+ MiB is"
-        r" needed, but 1 KiB is free\. Make room, then run the same command again; `--guest` restores one guest at"
+        f"there is not enough space on the filesystem of {tmp_path} to rebuild vm: up to [0-9.]+ MiB is needed,"
+        r" but only 1 KiB is free\. Make room, then run the same command again; `--guest` restores one guest at"
         r" a time\.",
         message(stage.restore),
     )

@@ -107,7 +107,7 @@ def test_an_overlay_whose_name_is_too_long(tmp_path, monkeypatch):
     assert stage.images() == {stage.original(name).name}
 
 
-SHORTER = "Give it a shorter name, and run the same command with `--map OLD=NEW` for the two names."
+SHORTER = "Give it a shorter name, then run the same command with `--map OLD=NEW`, the old and the new path."
 
 
 def test_an_original_that_cannot_get_its_name_back(stage):
@@ -137,7 +137,7 @@ def test_an_immutable_template(stage):
     (outcome,) = stage.apply()
     assert (outcome.status, outcome.remarks) == (Status.CONVERTED, ())
     assert stage.notices == [
-        f"the template's file {stage.template} is already immutable, which protects it better than a mode"
+        f"the template's file {stage.template} is already immutable, which protects it better than its mode could"
     ]
     assert stage.history.protecting == set()
 
@@ -172,7 +172,7 @@ def test_originals_come_first(stage, verb, harm):
     said = told(stage, verb)
     whole = said.index(f"This original is intact, as before the conversion: {stage.original(suffix=ASIDE)}.")
     assert whole < said.lower().index("bring ")
-    assert f"`batchdiff restore PLAN --guest {NAME} --discard-changes` goes back to it, without what" in said
+    assert f"`batchdiff restore PLAN --guest {NAME} --discard-changes` goes back to it, and discards" in said
     assert status(stage.restore(guests=(NAME,), discard_changes=True)) is Status.RESTORED
     assert stage.original().read_bytes() == notation.content("256k:A 64k:X 192k:B 512k:C")
 
@@ -290,7 +290,7 @@ def test_a_journal_that_may_not_be_read_is_not_taken_for_an_empty_one(stage):
     stage.journal_file.chmod(0o644)
     assert access.as_user(3001, stage.folder.parent, history) == [NAME]
     stage.journal_file.chmod(0o600)
-    with pytest.raises(PlanError, match=r"cannot read the journal .* may not read .* has the mode 600. Run it as"):
+    with pytest.raises(PlanError, match=r"cannot read the journal .* may not read .* has the mode 600. Run the"):
         access.as_user(3001, stage.folder.parent, history)
     with pytest.raises(PlanError, match=r"cannot open the journal .* may not write to"):
         access.as_user(3001, stage.folder.parent, lambda: Journal(path, checksum).close())
@@ -358,7 +358,7 @@ def test_shared_code_names_no_verb_to_run_again(path):
     name = path.relative_to(ROOT).as_posix()
     if name == "applying/apply.py":  # the verb is apply, and the choice is its own
         assert wrong_advice(name, path.read_text()) == [
-            "Or use `--verify native`; then no original can be deleted."
+            "Or use `--verify native`, with which no original can be deleted."
         ]
     else:
         assert wrong_advice(name, path.read_text()) == []

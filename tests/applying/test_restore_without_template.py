@@ -75,7 +75,7 @@ def test_the_overlay_that_stays_is_known_to_be_needed_by_nothing(stage):
         assert f"remove it (`{remove}`)" in reason
         assert next_for(stage).startswith(remove)
     left(stage).unlink()
-    assert next_for(stage).startswith("nothing; apply --guest vm converts it again")
+    assert next_for(stage).startswith("nothing; to convert it again: apply --guest vm,")
     assert status(stage.apply(Retire.QUARANTINE, guests=frozenset(stage.names))) is Status.CONVERTED
     assert stage.history.left == {}
 
@@ -84,7 +84,7 @@ def test_an_overlay_that_was_used_again_is_not_said_to_be_needed_by_nothing(stag
     stage.restore(discard_changes=True)
     (stage.folder / "template.elsewhere").rename(stage.template)
     notation.qemu_io(left(stage), "write -P 3 512k 64k")
-    assert next_for(stage).startswith("nothing; apply --guest vm converts it again")
+    assert next_for(stage).startswith("nothing; to convert it again: apply --guest vm,")
     if not in_place(stage):
         assert "Move it away" in failed(stage.apply(guests=frozenset(stage.names)))
 

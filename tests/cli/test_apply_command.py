@@ -555,7 +555,7 @@ def test_a_template_that_cannot_be_protected(fleet):
         notices = [event["message"] for event in events(done) if event["event"] == "notice"]
         assert notices == [
             f"the template's file {fleet.folder / 'template.img'} is already immutable, which protects it better"
-            " than a mode"
+            " than its mode could"
         ]
         assert all(event["notes"] == [] for event in events(done) if event["event"] == "guest")
         fleet.assert_converted()

@@ -9,23 +9,9 @@ import subprocess
 
 import pytest
 from commands import assert_no_traceback, batchdiff, events, run_here
+from domains import domain_xml
 
-DOMAIN = """\
-<domain type='qemu'>
-  <name>{name}</name>
-  <memory unit='KiB'>65536</memory>
-  <vcpu>1</vcpu>
-  <os><type arch='x86_64'>hvm</type></os>
-  <devices>
-    <disk type='file' device='disk'>
-      <driver name='qemu' type='raw'/>
-      <source file='{path}'/>
-      <target dev='vda' bus='virtio'/>
-    </disk>
-    <graphics type='vnc' port='-1' passwd='s3cret'/>
-  </devices>
-</domain>
-"""
+PASSWORD = "    <graphics type='vnc' port='-1' passwd='s3cret'/>\n"
 
 
 def virsh(uri, *arguments):
@@ -39,7 +25,7 @@ def definitions(planned, *arguments, **options):
 
 def definition(planned, name="web"):
     path = planned.folder / f"{name}.xml"
-    path.write_text(DOMAIN.format(name=name, path=planned.folder / "raw.img"))
+    path.write_text(domain_xml(planned.folder / "raw.img", name=name, more=PASSWORD))
     return path
 
 
@@ -70,7 +56,7 @@ def test_a_preview_from_files(planned):
 
 def test_a_definition_of_another_vm(planned):
     other = planned.folder / "other.xml"
-    other.write_text(DOMAIN.format(name="db", path="/srv/db.img"))
+    other.write_text(domain_xml("/srv/db.img", name="db"))
     done = definitions(planned, "--xml", other, "--json", expect=1)
     text = f"db ({other}): none of its disks is a guest of this plan"
     assert f"batchdiff: warning: {text}\n" in done.stderr
@@ -83,16 +69,17 @@ def test_a_definition_of_another_vm(planned):
 def test_a_volume_of_a_pool_that_is_not_given(planned):
     """Nothing is to be changed by hand before the pool's folder is known."""
     volume = planned.folder / "volume.xml"
-    text = DOMAIN.format(name="web", path="").replace("type='file' device", "type='volume' device")
+    text = domain_xml("").replace("type='file' device", "type='volume' device")
     volume.write_text(text.replace("file=''", "pool='fast disks' volume='raw.img'"))
     done = definitions(planned, "--xml", volume, expect=1)
     command = "virsh pool-dumpxml 'fast disks' > 'fast disks.xml'"
     where = f"web ({volume}): the folder of the pool fast disks is not known"
-    assert f"{where}; add its definition: `{command}`" in done.stderr
+    advice = f"save the pool's definition with `{command}`, and add that file to `--xml`"
+    assert f"{where}; {advice}" in done.stderr
     assert "none of its disks" not in done.stderr
     assert "Used by none of the given definitions: " in done.stdout
-    assert "change its definition by hand" not in done.stdout
-    assert "If a VM uses one" not in done.stdout
+    assert "definition by hand" not in done.stdout
+    assert "If a VM uses" not in done.stdout
     pool = planned.folder / "fast disks.xml"
     target = f"<target><path>{planned.folder}</path></target>"
     pool.write_text(f"<pool type='dir'><name>fast disks</name>{target}</pool>")
@@ -116,7 +103,7 @@ def test_changed_copies_satisfy_libvirts_schema(planned):
 def test_no_copy_before_the_overlay_is_published(planned):
     """It would be defined with the others, and its VM would not find its disk."""
     done = definitions(planned, "--xml", definition(planned), "--write", "changed", expect=1)
-    assert "not written: web.xml: not yet: raw: its overlay is not written yet" in done.stderr
+    assert "not written yet: web.xml (raw: its overlay is not written yet)" in done.stderr
     assert not (planned.folder / "changed").exists()
 
 
@@ -193,7 +180,7 @@ def test_an_overlay_in_its_guests_place_does_not_become_a_raw_disk_again(planned
 def test_a_domain_that_runs_is_left_alone(planned, tmp_path):
     """In libvirt's test driver, whose domains run."""
     node = tmp_path / "node.xml"
-    domain = DOMAIN.format(name="web", path=planned.folder / "raw.img").replace("type='qemu'>", "type='test'>", 1)
+    domain = domain_xml(planned.folder / "raw.img").replace("type='qemu'>", "type='test'>", 1)
     node.write_text(f"<node>{domain}</node>")
     planned.apply()
     uri = f"test://{node}"
@@ -243,7 +230,7 @@ def test_files_cannot_be_defined(planned, option):
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        (["--proxmox", "pve"], "it has no file VMID.conf"),
+        (["--proxmox", "pve"], "it contains no VM configuration, such as 101.conf"),
         (["--proxmox", "pve/vms"], "--storage-cfg /etc/pve/storage.cfg"),
         (["--proxmox", "pve/vms", "--define"], "cannot use --define with --proxmox"),
         (["--proxmox", "pve/vms", "--xml", "a.xml"], "cannot use --xml with --proxmox"),

@@ -42,12 +42,12 @@ def test_the_numbers_are_those_of_overlays_beside_their_guests(fleet):
 def test_raw_guests_are_warned_of(in_place, verb):
     done = batchdiff(verb, "fleet.yaml", cwd=in_place.folder)
     paths = ", ".join(f"{in_place.folder}/{name}.img" for name in ("raw", "large", "same"))
-    assert f"take the place of raw images: {paths}. A VM whose definition still says raw" in done.stderr
+    assert f"take the place of raw images: {paths}. A VM whose definition still has the format raw" in done.stderr
 
 
 def test_qcow2_guests_are_not(in_place):
     done = in_place.plan("--guest", "thick")
-    assert "still says raw" not in done.stderr
+    assert "still has the format raw" not in done.stderr
 
 
 def test_a_plan_can_be_made_again_once_overlays_took_their_places(in_place):

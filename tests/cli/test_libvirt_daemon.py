@@ -13,22 +13,8 @@ from contextlib import contextmanager
 
 import pytest
 from commands import run_here
+from domains import domain_xml
 
-DOMAIN = """\
-<domain type='qemu'>
-  <name>web</name>
-  <memory unit='KiB'>65536</memory>
-  <vcpu>1</vcpu>
-  <os><type arch='x86_64'>hvm</type></os>
-  <devices>
-    <disk type='file' device='disk'>
-      <driver name='qemu' type='{form}'/>
-      <source file='{path}'/>
-      <target dev='vda' bus='virtio'/>
-    </disk>
-  </devices>
-</domain>
-"""
 MANIFEST = """\
 version: 1
 template: {path: template.img, format: raw}
@@ -72,7 +58,7 @@ def virsh(uri, *arguments):
 def domain(uri, path, form):
     """A domain ``web`` with one disk; it ends with all that libvirt keeps of it."""
     document = path.with_name("web.xml")
-    document.write_text(DOMAIN.format(path=path, form=form))
+    document.write_text(domain_xml(path, form=form))
     virsh(uri, "define", str(document))
     try:
         yield

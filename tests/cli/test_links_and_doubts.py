@@ -33,11 +33,11 @@ def plain(text: str) -> str:
     [
         (
             "keep",
-            "The original stays there; once it is deleted, or quarantined as {file}.batchdiff-original, the link"
-            " leads to nothing.",
+            "The original keeps its name; once it is deleted, or quarantined as {file}.batchdiff-original, the"
+            " link points to nothing.",
         ),
-        ("quarantine", "The original becomes {file}.batchdiff-original, and the link leads to nothing."),
-        ("delete", "The original is deleted there, and the link leads to nothing."),
+        ("quarantine", "The original becomes {file}.batchdiff-original, and the link points to nothing."),
+        ("delete", "The original is deleted, and the link points to nothing."),
     ],
 )
 def test_where_the_files_of_a_link_go(folder, retire, words):
@@ -47,18 +47,18 @@ def test_where_the_files_of_a_link_go(folder, retire, words):
     note = f"note web: {link} is a symbolic link to {file}. The overlay goes to {overlay}. "
     assert note + words.format(file=file) in plain(planned.stdout)
     applied = batchdiff("apply", "m.plan.json", "--verify=full", "-y", cwd=folder)
-    assert f"in the VM's definition: {link} (a link to {file}, raw) -> {overlay} (qcow2)\n" in applied.stderr
-    gone = f"the link {link} leads to nothing now; remove it once no definition names it\n"
+    assert f"change the VM's definition: {link} (a link to {file}, raw) -> {overlay} (qcow2)\n" in applied.stderr
+    gone = f"the link {link} points to nothing now; remove it once no definition names it\n"
     assert (gone in applied.stderr) is (retire != "keep")
 
 
 def test_in_the_place_of_what_a_link_leads_to(folder):
     manifest(folder, ", overlay: {path: same}", "retire: quarantine\n")
     planned = batchdiff("plan", "m.yaml", cwd=folder)
-    assert "The overlay takes the place of that file, so the link leads to the overlay." in plain(planned.stdout)
+    assert "The overlay takes the place of that file, so the link points to the overlay." in plain(planned.stdout)
     applied = batchdiff("apply", "m.plan.json", cwd=folder)
-    assert f"in the VM's definition: the format of {folder}/web.img, raw -> qcow2\n" in applied.stderr
-    assert "leads to nothing" not in applied.stderr
+    assert f"change the VM's definition: the format of {folder}/web.img, raw -> qcow2\n" in applied.stderr
+    assert "points to nothing" not in applied.stderr
 
 
 def test_many_links_are_summed_up(folder):
@@ -69,7 +69,8 @@ def test_many_links_are_summed_up(folder):
     (folder / "m.yaml").write_text((folder / "m.yaml").read_text().replace("path: web.img", 'glob: "link*.img"'))
     planned = batchdiff("plan", "m.yaml", cwd=folder)
     assert plain(planned.stdout).count("is a symbolic link to") == 3
-    assert "note 2 more guests are named by symbolic links; the same applies to them." in plain(planned.stdout)
+    more = "note The manifest names 2 more guests by symbolic link; the same applies to each."
+    assert more in plain(planned.stdout)
 
 
 def test_show_and_apply_warn_of_formats_as_plan_does(folder):

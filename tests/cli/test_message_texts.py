@@ -115,8 +115,9 @@ def test_a_journal_that_was_recovered(capsys, monkeypatch, times, lacks):
     monkeypatch.setattr(journal_history, "recover_unrecorded", lambda *_: {"web01": None})
     journal_history.history_of(Console(), types.SimpleNamespace(plan="p.json"), small_plan())
     assert capsys.readouterr().err == (
-        f"batchdiff: warning: the journal p.json.journal {lacks}; if you have a complete copy, put it back first."
-        " What apply did was recovered from the template's sidecar and from the files themselves, for web01\n"
+        f"batchdiff: warning: the journal p.json.journal {lacks}; if you have a complete copy, put that back, then"
+        " run the same command again. What apply did for web01 was recovered from the template's sidecar and from"
+        " the files themselves\n"
     )
 
 
@@ -126,15 +127,16 @@ def test_a_plan_that_was_kept_aside(capsys):
     assert capsys.readouterr().err == (
         "batchdiff: the plan that was in fleet.plan.json can still be undone, so it was renamed to"
         " /images/fleet.1.plan.json (web01 and web02: converted). Use that name with status, verify, restore and"
-        " purge of these guests: batchdiff status /images/fleet.1.plan.json\n"
+        " purge for these guests, as in: batchdiff status /images/fleet.1.plan.json\n"
     )
 
 
 def test_raw_guests_in_place():
     assert warnings._raw_in_place([f"/{name}.img" for name in "abcdefg"], "qcow2") == (
         "warning: qcow2 overlays will take the place of raw images: /a.img, /b.img, /c.img, /d.img, /e.img and 2"
-        " more. A VM whose definition still says raw would write its disk over the overlay and destroy it: after"
-        " `apply`, and before the VM starts, change each definition to qcow2; or leave `overlay: {path: same}` out"
+        " more. A VM whose definition still has the format raw would overwrite its overlay and so destroy it."
+        " After `apply`, and before the VM starts, change each definition to qcow2; or leave"
+        " `overlay: {path: same}` out"
     )
 
 
@@ -145,7 +147,7 @@ def test_too_little_space(capsys, monkeypatch):
     monkeypatch.setattr(plan_warnings, "check_space", refuse)
     plan_warnings.warn_of_space(Console(), small_plan(guest_plan()))
     assert capsys.readouterr().err == (
-        "batchdiff: warning: apply would be refused: /images has too little space. Free 3 MiB.\n"
+        "batchdiff: warning: apply would be refused, because /images has too little space. Free 3 MiB.\n"
     )
 
 
@@ -178,6 +180,6 @@ def test_a_bug(capsys, monkeypatch, tmp_path):
     (report,) = tmp_path.iterdir()
     assert capsys.readouterr().err == (
         "batchdiff: this is a bug in batchdiff (KeyError: 'x'); no original was deleted without a verified"
-        f" overlay. Traceback: {report}. Please report it with that file, which contains the code that failed and"
-        " your command, but no image data and no secrets\n"
+        f" overlay. Traceback: {report}. Please report the bug with that file, which contains the code that failed"
+        " and your command, but no image data and no secrets\n"
     )

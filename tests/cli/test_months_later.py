@@ -314,24 +314,40 @@ def test_an_older_original_after_a_restore(one):
     one.apply("--retire", "quarantine")
     expected = use(one)
     assert ORIGINAL in run(one, "restore").stderr
+    shown = " ".join(run(one, "show").stdout.split())
+    assert "raw was restored, and no total includes it" in shown
+    assert "The older original of raw, still in quarantine, takes 7.5 MiB on disk" in shown
+    assert "will write" not in shown
     assert f"purge --used: delete the older original {one.folder / ORIGINAL}" in run(one, "status").stdout
     assert "another file is at" in one.apply("--guest", "raw", expect=1).stderr
     assert outcome(run(one, "purge", "--yes", "--json"))["status"] == "kept"
     one.plan("-q", "-o", "second.plan.json")
     refused = run(one, "apply", "--retire", "quarantine", plan="second.plan.json", expect=1)
+    ends = f"`batchdiff purge {one.folder}/fleet.plan.json --guest raw --used` deletes it; or move it away"
     assert "already exists" in refused.stderr
+    assert ends in refused.stderr
+    one.write_manifest(f"{ONE}retire: quarantine\n")
+    assert ends in guest_reason(one, "third.plan.json")
     run(one, "purge", "--used", "--yes")
     assert ORIGINAL not in one.names()
     assert_same((one.folder / "raw.img").read_bytes(), expected)
     assert "restored" in run(one, "status").stdout
 
 
+def guest_reason(one, plan):
+    """Plan for a guest that is refused, and return why."""
+    one.plan("-q", "-o", plan, expect=1)
+    (guest,) = json.loads((one.folder / plan).read_text())["guests"]
+    return guest["reason"]
+
+
 def test_planning_says_that_the_name_in_quarantine_is_taken(one):
+    """Even if no plan has put the file there."""
     (one.folder / ORIGINAL).write_bytes(b"an older one")
     one.write_manifest(f"{ONE}retire: quarantine\n")
-    assert "purge OLD_PLAN --guest raw --used" in one.plan("-o", "other.plan.json", expect=1).stdout.replace(
-        "\n          ", " "
-    )
+    found = guest_reason(one, "other.plan.json")
+    assert "its name in quarantine is taken" in found
+    assert f"no journal in {one.folder} shows which plan has put it there; or move it away" in found
 
 
 def test_a_vm_that_runs(one):
@@ -539,7 +555,7 @@ def test_a_purge_of_an_older_original_that_is_killed_goes_on(one, call):
     subprocess.run(argv, cwd=one.folder, check=False, capture_output=True, timeout=120)
     left = [name for name in one.names() if name.startswith("raw.img.batchdiff-")]
     assert len(left) == 1
-    assert "purge: interrupted, will resume" in run(one, "status").stdout
+    assert "purge: finish the interrupted purge" in run(one, "status").stdout
     assert "Nothing to restore" in run(one, "restore").stdout
     run(one, "purge", "--used", "--yes")
     assert not [name for name in one.names() if name.startswith("raw.img.batchdiff-")]

@@ -54,7 +54,7 @@ def test_elsewhere_each_guest_is_reported_as_it_comes(capsys):
     changes()
     assert capsys.readouterr().err == (
         "web0: converted\n"
-        "  in the VM's definition: /srv/clones/web0.img (raw) -> /srv/clones/web0.qcow2 (qcow2)\n"
+        "  change the VM's definition: /srv/clones/web0.img (raw) -> /srv/clones/web0.qcow2 (qcow2)\n"
         "web0: skipped: it would save nothing\n"
         "batchdiff: web0: a remark\n"
         "batchdiff: web0: failed: No space left on device\n"
@@ -65,10 +65,10 @@ def test_definitions_to_change_come_after_the_table(terminal, capsys):
     changes()
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == (
-        "web0: in the VM's definition: /srv/clones/web0.img (raw) -> /srv/clones/web0.qcow2 (qcow2)"
+        "web0: change the VM's definition: /srv/clones/web0.img (raw) -> /srv/clones/web0.qcow2 (qcow2)"
     )
     assert lines[3:] == [
-        "3 more definitions change in the same way: `batchdiff definitions 'my fleet.json'` shows how"
+        "3 more definitions must change in the same way: `batchdiff definitions 'my fleet.json'` shows how"
     ]
     changes(Console(verbosity=1))
     assert len(capsys.readouterr().err.splitlines()) == 6
@@ -81,7 +81,7 @@ def test_proxmox_has_a_configuration_that_only_its_own_command_shows(capsys):
     guest = replace(GUESTS[0], source=source, overlay_path=path)
     run_session.Announcer(Console(), PLAN.template.source, "my fleet.json").report_guest(guest, OUTCOMES[0])
     assert capsys.readouterr().err.splitlines()[1:] == [
-        "  in the VM's configuration: `batchdiff definitions 'my fleet.json' --proxmox /etc/pve/qemu-server`"
+        "  change the VM's configuration: `batchdiff definitions 'my fleet.json' --proxmox /etc/pve/qemu-server`"
         " prints the command"
     ]
 

@@ -135,7 +135,7 @@ def test_who_may_not_write(folder, verb):
     code, said = ran(SOMEBODY, folder, verb, f"{AT}/fleet.plan.json", *options)
     assert code == 5
     assert f"cannot open the journal {AT}/fleet.plan.json.journal: {ME} may not write to" in said
-    assert "Run it as a user with that permission, such as root" in said
+    assert "Run the same command as a user with that permission, such as root" in said
 
 
 def test_who_may_write_but_owns_nothing(folder):

@@ -15,7 +15,7 @@ import time
 
 import notation
 import pytest
-from commands import COMMAND, GUESTS, MANIFEST, assert_no_traceback, batchdiff, events, rarely
+from commands import COMMAND, GUESTS, MANIFEST, OVERLAYS, assert_no_traceback, batchdiff, events, rarely
 from filesystems import mounted
 from real_holders import wait_for
 
@@ -215,7 +215,9 @@ def on_a_terminal(argv, cwd):
 
 def test_progress_is_for_terminals(fleet):
     assert "scanning" not in fleet.plan().stderr
-    assert "scanning" in fleet.plan("--progress", "always").stderr
+    shown = fleet.plan("--progress", "always").stderr
+    assert "scanning" in shown
+    assert "opening images   0.0%" in shown.partition("scanning")[0]
     argv = [*COMMAND, "plan", "fleet.yaml"]
     assert "scanning" in on_a_terminal(argv, fleet.folder)[0]
     assert "scanning" not in on_a_terminal([*argv, "--progress", "never"], fleet.folder)[0]
@@ -418,6 +420,11 @@ def test_where_no_plan_can_be_written_nothing_is_scanned(fleet, place, why):
     assert why in done.stderr
     assert "Choose another place with `-o`" in done.stderr
     assert "scanning" not in done.stderr
+
+
+def test_a_plan_does_not_take_the_name_of_an_overlay(fleet):
+    done = fleet.plan("-o", OVERLAYS["raw.img"], expect=2)
+    assert f"{fleet.folder / OVERLAYS['raw.img']} is to be written for the guest raw" in done.stderr
 
 
 def test_the_true_reason_on_a_filesystem_that_is_read_only(fleet, tmp_path):

@@ -157,7 +157,7 @@ def test_in_place(tmp_path):
     done = pool.plan("--detailed-exitcode")
     (kept,) = pool.kept()
     assert pool.reasons() == dict.fromkeys(("web01", "web02"), f"done by {pool.folder}/{kept}")
-    assert "still says raw" not in done.stderr
+    assert "still has the format raw" not in done.stderr
     assert "begins like" not in done.stderr
 
 

@@ -72,14 +72,14 @@ def test_applied_again_after_a_restore(planned):
     done = planned.apply("--retire", "delete", "--yes", "--json")
     assert sorted(statuses(done).values()) == ["skipped", "skipped", "skipped", "unchanged"]
     (reason,) = {each["reason"] for each in events(done) if each.get("status") == "skipped"}
-    assert reason.endswith("/fleet.plan.json --guest NAME` converts it again")
+    assert reason.endswith("/fleet.plan.json --guest NAME` converts one of them again")
 
 
 def test_rebuilt_images_are_planned_again(planned):
     planned.apply("--retire", "delete", "--yes")
     run(planned, "restore")
     done = planned.apply("--retire", "delete", "--yes", "--json")
-    assert "another file now, which a new plan can convert" in next(
+    assert "to convert an image that was rebuilt or replaced, make a new plan" in next(
         e["reason"] for e in events(done) if e["event"] == "guest"
     )
     assert "another file is in its place" in " ".join(run(planned, "show").stdout.split())

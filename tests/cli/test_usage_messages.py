@@ -62,7 +62,7 @@ COMMANDS = {
     ),
     "apply old.json --guest nope": ("no guest of the plan is called nope. Its guests are: db01, web01."),
     "apply old.json --retire delete --verify native": (
-        "originals are only deleted after full verification. Leave `--verify` out, or use `--retire keep` or"
+        "originals are deleted only after full verification. Leave `--verify` out, or use `--retire keep` or"
         " `--retire quarantine`."
     ),
     "purge old.json --map images": (
@@ -86,8 +86,8 @@ def test_a_question_without_a_terminal():
     with pytest.raises(UsageError) as caught:
         confirm(Console(), "purge", Question("a", ["b"], "The originals stay in quarantine."))
     assert message(caught) == (
-        "`batchdiff purge` asks before it deletes, and there is no terminal to ask on. Add `--yes` if that is what"
-        " you want. The originals stay in quarantine."
+        "`batchdiff purge` asks before it deletes, and there is no terminal to ask on. Add `--yes` to continue"
+        " without being asked. The originals stay in quarantine."
     )
 
 
@@ -119,7 +119,7 @@ def test_a_command_that_was_interrupted():
     with pytest.raises(StopError) as caught:
         run_session.carry_out(Console(), arguments, read_plan("old.json"), work)
     assert message(caught) == (
-        "interrupted: completed: none; what was in progress was rolled back. Run the same command again to"
+        "interrupted; completed guests: none. The work in progress was rolled back. Run the same command again to"
         " continue."
     )
 

@@ -86,7 +86,7 @@ def test_read_only_guests(fleet):
     (fleet.folder / "raw.img").chmod(0o444)
     path = f"{fleet.folder}/raw.img"
     warning = f"batchdiff: warning: {path} is read-only (mode 0444), and its overlay will be, too"
-    advice = f"; `chmod u+w {path}` if its VM must write to it\n"
+    advice = f"; run `chmod u+w {path}` if its VM must write to it\n"
     assert batchdiff("validate", "fleet.yaml", cwd=fleet.folder).stderr == warning + advice
     (fleet.folder / "same.img").chmod(0o400)
     (fleet.folder / "large.img").chmod(0o420)

@@ -12,7 +12,7 @@ from batchdiff.definitions.libvirt_domain import parse_domain
 from batchdiff.definitions.libvirt_pool import Pool
 from batchdiff.errors import DefinitionError, ProgramError
 
-SECRETS = "the template is encrypted, so its definition needs a secret"
+SECRETS = "the template is encrypted, so the VM's definition needs a secret"
 DOCUMENT = (
     b"<domain><name>web</name><devices>"
     b"<disk><driver type='raw'/><source file='/i/web.img'/></disk></devices></domain>"

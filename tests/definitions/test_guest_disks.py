@@ -6,13 +6,14 @@ import pytest
 from plans import guest_plan, refused_guest, small_plan
 
 from batchdiff.applying.journal.records import Goal, GuestState, History, Step
-from batchdiff.definitions.guest_disks import VmImage, guest_disks
+from batchdiff.definitions.guest_disks import BackingImage, VmImage, guest_disks
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.plan.overlay_options import BackingPath, Encryption, OverlayOptions
 
 TEMPLATE = "/srv/images/template.qcow2"
-ORIGINAL = VmImage("/srv/clones/web01.img", "raw")
-OVERLAY = VmImage("/srv/clones/web01.qcow2", "qcow2", TEMPLATE)
+CHAIN = (BackingImage(TEMPLATE, "qcow2"),)
+ORIGINAL = VmImage("/srv/clones/web01.img", "raw", chain=())
+OVERLAY = VmImage("/srv/clones/web01.qcow2", "qcow2", TEMPLATE, CHAIN)
 
 PUBLISHED = GuestState(Step.PUBLISHED, published=True)
 BACK = GuestState(Step.RESTORED, goal=Goal.RESTORE)
@@ -54,7 +55,15 @@ def test_it_is_known_by_all_its_names():
 
 def test_in_place_of_a_link_the_link_stays_the_name():
     found = disk(guest=guest_plan("web01", alias="/links/web01", overlay_path="/srv/clones/web01.img"))
-    assert (found.now.path, found.planned) == ("/links/web01", VmImage("/links/web01", "qcow2", TEMPLATE))
+    assert (found.now.path, found.planned) == ("/links/web01", VmImage("/links/web01", "qcow2", TEMPLATE, CHAIN))
+
+
+def test_what_is_below_a_restored_image_is_not_known():
+    """Restore may have rebuilt an image that had a backing file without one."""
+    source = replace(
+        guest_plan().source, format=ImageFormat.QCOW2, backing=(ImageSource("/b.img", ImageFormat.RAW),)
+    )
+    assert disk(BACK, guest=guest_plan("web01", source=source)).now.chain is None
 
 
 def test_the_definition_of_an_encrypted_guest_is_left_to_the_operator():
@@ -62,20 +71,20 @@ def test_the_definition_of_an_encrypted_guest_is_left_to_the_operator():
     found = disk(GuestState(Step.PUBLISHED, published=True), guest=guest_plan("web01", source=source))
     assert (found.unfinished, found.by_hand) == (
         "",
-        "the original is encrypted, and its overlay is not: remove the secret from its definition",
+        "the original is encrypted, and its overlay is not: remove the secret from the VM's definition",
     )
     assert disk(BACK, guest=guest_plan("web01", source=source)).by_hand == (
-        "the original is encrypted, so its definition needs a secret"
+        "the original is encrypted, so the VM's definition needs a secret"
     )
 
 
 def test_so_is_that_of_an_encrypted_overlay():
     """The secret is needed for the overlay, and must go with it."""
     guest = guest_plan("web01", options=OverlayOptions(encryption=Encryption("/srv/keys/web01")))
-    needed = "its overlay is encrypted, so its definition needs a secret"
+    needed = "its overlay is encrypted, so the VM's definition needs a secret"
     assert disk(guest=guest).by_hand == disk(PUBLISHED, guest=guest).by_hand == needed
     assert disk(BACK, guest=guest).by_hand == (
-        "its overlay was encrypted, and the image is not: remove the secret from its definition"
+        "its overlay was encrypted, and the image is not: remove the secret from the VM's definition"
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from batchdiff.definitions.guest_disks import GuestDisk, VmImage
+from batchdiff.definitions.guest_disks import BackingImage, GuestDisk, VmImage
 from batchdiff.definitions.libvirt_changes import domain_changes
 from batchdiff.definitions.libvirt_domain import parse_domain
 from batchdiff.definitions.libvirt_pool import Pool, parse_pool
@@ -127,6 +127,66 @@ def test_nothing_is_below_a_raw_image():
     text = domain("a", "file='/i/web.img'").document.replace(b"<target", b"<backingStore/><target")
     (change,) = domain_changes([parse_domain(text, "x")], [replace(planned("web"), planned=None)])
     assert change.is_right
+
+
+TEMPLATE = "<format type='qcow2'/><source file='/t/new.qcow2'/>"
+BASE = "<format type='raw'/><source file='/t/base.img'/>"
+END = "<backingStore/>"
+
+
+def stored(inside, end=""):
+    return f"<backingStore type='file' index='1'>{inside}{end}</backingStore>"
+
+
+WHOLE = stored(TEMPLATE, stored(BASE, END))
+"""As ``virsh dumpxml`` prints the chain of a VM that has run."""
+
+
+def with_chain(text, path="/i/web.qcow2", image_format="qcow2"):
+    """Return the change of a domain whose overlay is on a template that has a backing file itself."""
+    chain = (BackingImage("/t/new.qcow2", "qcow2"), BackingImage("/t/base.img", "raw"))
+    done = replace(guest("web"), now=VmImage("/i/web.qcow2", "qcow2", chain=chain))
+    before = domain("a", f"file='{path}'").document.decode().replace("'raw'", f"'{image_format}'")
+    (change,) = domain_changes([parse_domain(before.replace("<target", f"{text}<target").encode(), "x")], [done])
+    return change
+
+
+@pytest.mark.parametrize("chain", [WHOLE, stored(TEMPLATE), stored(TEMPLATE, stored(BASE))])
+def test_a_whole_chain_that_is_written_out_is_right(chain):
+    """Libvirt probes what is missing at its end."""
+    change = with_chain(chain)
+    assert change.is_right
+    assert [use.is_right for use in change.uses] == [True]
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [
+        END,
+        stored(TEMPLATE, END),
+        stored(BASE, END),
+        stored(TEMPLATE, stored(BASE, stored(BASE, END))),
+        WHOLE.replace("'qcow2'", "'raw'"),
+        WHOLE.replace("<format type='raw'/>", ""),
+        WHOLE.replace("base.img", "other.img"),
+        WHOLE.replace("file='/t/base.img'", "pool='gone' volume='base.img'"),
+    ],
+)
+def test_a_chain_that_is_wrong_or_cut_short_goes(chain):
+    change = with_chain(chain)
+    assert not change.is_right
+    assert b"backingStore" not in change.changed
+
+
+def test_a_right_chain_stays_where_only_the_format_is_wrong():
+    change = with_chain(WHOLE, image_format="raw")
+    assert not change.is_right
+    assert WHOLE.encode() in change.changed
+
+
+def test_the_chain_is_not_known_of_every_image():
+    (change,) = domain_changes([parse_domain(with_chain(END).domain.document, "x")], [guest("web")])
+    assert not change.is_right
 
 
 def test_after_a_restore_it_goes_back():

@@ -16,7 +16,7 @@ from batchdiff.definitions.proxmox_state import doubts
 from batchdiff.definitions.proxmox_storage import Storage
 from batchdiff.errors import UsageError
 
-SECRETS = "the template is encrypted, so its definition needs a secret"
+SECRETS = "the template is encrypted, so the VM's definition needs a secret"
 STORAGES = [Storage("local", "dir", "/s/images", allows_images=True)]
 BASE = "../9000/base-9000-disk-0.qcow2"
 RAW = VmImage("/s/images/101/vm-101-disk-0.raw", "raw")
@@ -110,7 +110,7 @@ def test_why_it_must_not_change_yet(text, disk, why):
 
 def test_a_disk_of_two_vms():
     first, second = changes(config(LINE), config(LINE.replace("scsi0", "sata3"), 102))
-    assert first.waiting == ["web is also sata3 of VM 102: take it away from all but one of them"]
+    assert first.waiting == ["web is also sata3 of VM 102: detach it from all drives but one"]
     assert "scsi0 of VM 101" in second.waiting[0]
 
 
@@ -146,7 +146,7 @@ def test_a_vm_that_runs(tmp_path):
         (tmp_path / "102.pid").write_text(f"{vm.pid}\n")
         (ended,) = changes(config(LINE, 102), run_folder=str(tmp_path))
         vm.kill()
-    assert running.waiting == [f"VM 101 is running (process {vm.pid}): shut it down, `qm shutdown 101`"]
+    assert running.waiting == [f"VM 101 is running (process {vm.pid}): shut it down with `qm shutdown 101`"]
     assert ended.waiting == []
     assert changes(config(LINE), run_folder=str(tmp_path))[0].waiting == []
 
@@ -156,7 +156,7 @@ def test_a_vm_that_runs(tmp_path):
     [
         ([config("template: 1\nscsi0: local:9000/base-9000-disk-0.qcow2\n", 9000)], None),
         ([config("scsi0: local:9000/base-9000-disk-0.qcow2\n", 9000)], "`qm set 9000 --template 1`"),
-        ([config(LINE)], "if VM 9000 is not on another host"),
+        ([config(LINE)], "unless VM 9000 is on another host"),
     ],
 )
 def test_doubts_about_the_template(configs, why):
@@ -182,7 +182,7 @@ def test_a_volume_of_a_container(number, is_one):
 def test_the_files_of_a_host(tmp_path):
     folder = tmp_path / "nodes" / "qemu-server"
     folder.mkdir(parents=True)
-    with pytest.raises(UsageError, match=r"it has no file VMID\.conf"):
+    with pytest.raises(UsageError, match="it contains no VM configuration"):
         read_host(str(folder), None)
     for vmid in (1000, 101):
         (folder / f"{vmid}.conf").write_text(LINE)

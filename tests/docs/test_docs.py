@@ -135,7 +135,7 @@ LONGEST = {
     "CHANGELOG.md": 260,
     "docs/architecture.md": 202,
     "docs/scripting.md": 405,
-    "docs/performance.md": 330,
+    "docs/performance.md": 360,
     "docs/plan-format.md": 220,
     "docs/safety.md": 280,
 }

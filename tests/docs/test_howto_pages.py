@@ -9,6 +9,7 @@ import os
 import notation
 import pytest
 from commands import run_here
+from domains import domain_xml
 from filesystems import mounted
 from oracle import assert_same
 from page_runner import PageRunner, page_fences
@@ -71,7 +72,7 @@ def test_one_vm(page):
     page.write("web01.yaml", manifest)
     assert "will write 1 overlay" in " ".join(page.run(plan).split())
     page.run(apply)
-    assert "in the VM's definition: /images/web01.img (raw) -> /images/web01.qcow2 (qcow2)" in page.messages
+    assert "change the VM's definition: /images/web01.img (raw) -> /images/web01.qcow2 (qcow2)" in page.messages
     assert (page.images / "web01.img.batchdiff-original").exists()
     page.run(purge)
     assert not (page.images / "web01.img.batchdiff-original").exists()
@@ -197,22 +198,6 @@ def test_backups_and_chains(page):
     assert_same((page.images / "web01-full.img").read_bytes(), notation.content(GUESTS["web01"]))
 
 
-DOMAIN = """\
-<domain type='qemu'>
-  <name>web01</name>
-  <memory unit='KiB'>65536</memory>
-  <os><type arch='x86_64'>hvm</type></os>
-  <devices>
-    <disk type='file' device='disk'>
-      <driver name='qemu' type='raw'/>
-      <source file='/images/clones/web01.img'/>
-      <target dev='vda' bus='virtio'/>
-    </disk>
-  </devices>
-</domain>
-"""
-
-
 def test_libvirt(page):
     """With libvirt's real QEMU driver, in a folder of its own."""
     uri = f"qemu:///embed?root={page.folder}/libvirt"
@@ -220,7 +205,7 @@ def test_libvirt(page):
         text.replace("qemu:///system", f"'{uri}'") for text in page_fences("libvirt", "sh")
     )
     dump = f"virsh --connect '{uri}' dumpxml --inactive --domain web01"
-    page.write("domain.xml", DOMAIN)
+    page.write("domain.xml", domain_xml("/images/clones/web01.img", name="web01"))
     for name in ("web02", "web03", "web04"):
         (page.images / "clones" / f"{name}.img").unlink()
     planned(page)

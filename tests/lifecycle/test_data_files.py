@@ -1,6 +1,6 @@
 """Overlays with an external data file, from plan to purge and restore, with QEMU as the judge.
 
-Guards applying/swap/new_files.py.
+Guards applying/swap/new_files.py, applying/guests/data_files.py.
 """
 
 from __future__ import annotations
@@ -170,6 +170,41 @@ def test_a_lost_data_file_is_damage(tmp_path):
     assert (tmp_path / "web01.img").read_bytes() == notation.content(GUESTS["web01"])
 
 
+@pytest.mark.parametrize("retire", ["quarantine", "delete"])
+def test_two_overlays_with_one_data_file(tmp_path, retire):
+    """QEMU opens both without a word, and nothing else shows it before a restore refuses."""
+    fleet = Fleet(tmp_path, retire)
+    fleet.run("apply", "--yes")
+    first, second = fleet.data_files
+    notation.run("qemu-img", "amend", "-f", "qcow2", "-o", f"data_file={second}", str(fleet.overlays[0]))
+    done = batchdiff("verify", fleet.plan, "--json", cwd=tmp_path, expect=6)
+    found = {event["name"]: event for event in events(done) if event["event"] == "finding"}
+    assert (found["web01"]["health"], found["web02"]["health"]) == ("damaged", "sound")
+    assert f"{second} is that of web02, so each VM writes to the disk of the other" in found["web01"]["why"]
+    assert f"Its own is {first}." in found["web01"]["why"]
+    assert str(second) in fleet.run("restore", "--guest", "web01", expect=1)
+    notation.run("qemu-img", "amend", "-f", "qcow2", "-o", f"data_file={first}", str(fleet.overlays[0]))
+    assert "damaged" not in fleet.run("verify")
+
+
+def test_a_data_file_that_is_another_one_is_named(tmp_path):
+    """There is no original that could show whether it is right."""
+    fleet = Fleet(tmp_path, "delete")
+    fleet.run("apply", "--yes")
+    assert "data file" not in fleet.run("verify")
+    first, second = fleet.data_files
+    shutil.copy2(first, tmp_path / "copy")  # as a moved pool: another file with the same content
+    (tmp_path / "copy").rename(first)
+    moved = tmp_path / "web02.moved"
+    shutil.copy2(second, moved)
+    notation.run("qemu-img", "amend", "-f", "qcow2", "-o", f"data_file={moved}", str(fleet.overlays[1]))
+    said = fleet.run("verify")
+    assert f"its data is in {moved}, not in {second} as planned" in " ".join(said.split())
+    assert f"its data file {first}" not in said
+    os.utime(first)
+    assert f"its data file {first} is not the file that apply wrote" in " ".join(fleet.run("verify").split())
+
+
 def test_a_data_file_in_use_is_not_deleted(tmp_path):
     fleet = Fleet(tmp_path, "quarantine")
     fleet.run("apply")
@@ -202,7 +237,7 @@ def test_a_data_file_that_was_exchanged_stays(tmp_path):
 def test_the_name_is_taken_between_plan_and_apply(tmp_path):
     fleet = Fleet(tmp_path, "delete")
     fleet.data_files[0].write_bytes(b"mine")
-    assert f"{fleet.data_files[0]} exists already" in fleet.run("apply", "--yes", expect=1)
+    assert f"{fleet.data_files[0]} already exists" in fleet.run("apply", "--yes", expect=1)
     assert fleet.data_files[0].read_bytes() == b"mine"
     assert (tmp_path / "web01.img").exists()
     assert not fleet.overlays[0].exists()

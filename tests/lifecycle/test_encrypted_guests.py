@@ -133,7 +133,7 @@ def test_rebuilt_encrypted_with_the_same_secret(tmp_path, template, kinds):
         encrypted.assert_same(restored, kind, fleet.secret, tmp_path / f"{kind}.copy")
         assert notation.data("X", 4 << 20, 4096) not in restored.read_bytes()
     assert not list(tmp_path.glob("*.qcow2"))
-    assert "it will be encrypted with aes-256 in xts mode, with one key slot" in said.stderr
+    assert "it will be encrypted with aes-256 in xts mode and have one key slot" in said.stderr
 
 
 def test_in_place(tmp_path):

@@ -59,7 +59,7 @@ def test_a_folder_that_may_not_be_entered(folder):
     (folder / "images").chmod(0o700)
     found = told(folder, lambda: os.open("/images/vm.img", os.O_RDONLY), Deed.READ)
     assert found.why == f"{ME} may not enter the folder /images, {ROOTS} 700"
-    assert found.remedy.startswith("Run it as a user with that permission, such as root")
+    assert found.remedy.startswith("Run the same command as a user with that permission, such as root")
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,24 @@ def test_a_glob_does_not_take_the_place_of_an_overlay_for_a_guest(storage):
     assert len(read(laid_out(*both)).guests) == 2
 
 
+@pytest.mark.parametrize("name", ["vm-101-disk-0.raw", "vm-101-disk-1.qcow2"])
+def test_the_folder_of_a_vm_that_is_a_link(storage, name):
+    """The relative name ../9000/base-9000-disk-0.qcow2 would lead nowhere from its target."""
+    os.makedirs("fast")
+    make(f"images/101/{name}")
+    os.rename("images/101", "fast/101")
+    os.symlink("../fast/101", "images/101")
+    form = name.rpartition(".")[2]
+    (problem,) = problems(laid_out(f"{{path: images/101/{name}, format: {form}}}", tail=LAYOUT + RETIRE))
+    link, target = f"{storage}/images/101", f"{storage}/fast/101"
+    assert f'"{link}" is a symbolic link to "{target}"' in problem
+    assert f"`rm {link} && mv {target} {link}`" in problem
+    assert f"mount --bind {target} {link}`" in problem
+    os.unlink(link)
+    os.rename(target, link)
+    assert len(read(laid_out(f"{{path: images/101/{name}, format: {form}}}", tail=LAYOUT + RETIRE)).guests) == 1
+
+
 def test_a_link_cannot_be_replaced_by_a_linked_clone(storage):
     os.rename("images/102/vm-102-disk-0.qcow2", "far.qcow2")
     os.symlink("../../far.qcow2", "images/102/vm-102-disk-0.qcow2")

@@ -36,6 +36,15 @@ def test_a_guest_is_opened_once_for_each_step(folder, opened):
     assert opened == {"template.img": 2, **dict.fromkeys(GUESTS, 4), "parsed headers": 4}
 
 
+def test_every_opening_before_the_scan_is_progress(folder, monkeypatch):
+    """From the first, which slow storage may delay, to the last."""
+    seen = []
+    monkeypatch.setattr(scan_all, "run_tasks", lambda *_, **__: iter(seen.append("scan") or ()))
+    make_plan(manifest(folder), jobs=1, opened=seen.append)
+    assert seen[:8] == [0, 1, 2, 3, 4, 4, 5, 6]
+    assert seen[8] == "scan"
+
+
 def test_before_the_scan_a_guest_is_opened_twice(folder, opened, monkeypatch):
     at_the_scan = []
 

@@ -10,7 +10,7 @@ from batchdiff.report.definitions_text import definitions_text
 from batchdiff.report.events import definition_event
 
 RAW, THIN = VmImage("/i/images/101/web.raw", "raw"), VmImage("/i/images/101/web.qcow2", "qcow2")
-SECRETS = "the template is encrypted, so its definition needs a secret"
+SECRETS = "the template is encrypted, so the VM's definition needs a secret"
 BOTH = frozenset({RAW.path, THIN.path})
 SOURCE = f"<source file='{RAW.path}'/>"
 XML = f"<domain><name>web</name><devices><disk><driver type='raw'/>{SOURCE}</disk></devices></domain>"

@@ -37,6 +37,6 @@ def require_no_dependents(
         what = "a part" if but else "the backing file"
         raise GuestError(
             f"{path} was left alone",
-            why=f"it is {what} of {few(found.words)}, which would be lost without it",
-            remedy=f"Convert that image to a standalone one (`qemu-img convert`) or remove it, {AGAIN}",
+            why=f"it is {what} of {few(found.words)}; images that depend on it cannot be read without it",
+            remedy=f"Convert those images to standalone ones (`qemu-img convert`) or remove them, {AGAIN}",
         )

@@ -49,7 +49,7 @@ def check_losses(guest: str, overlay: ImageSource, allowed: LossesAllowed) -> No
         raise GuestError(
             f"the overlay {path} was left unchanged",
             why=f"it has {' and '.join(lost.values())}, which would be lost with it",
-            remedy=f"`qemu-img info {shell_word(path)}` lists them. To give them up:"
+            remedy=f"`qemu-img info {shell_word(path)}` shows the details. To accept that loss:"
             f" {command('restore', guest, *flags)}.",
         )
 
@@ -76,8 +76,10 @@ def not_given_back(original: ImageSource) -> list[str]:
     """Return, in words, how a rebuilt image differs in format from its original."""
     words = list(filter(None, [_REBUILT.get(original.format)]))
     if original.secret_file is not None:
-        words.append(f"it will be encrypted with {_CIPHER}, with one key slot, for the secret in its secret file")
-    return [f"{each}, whatever the original was" for each in words]
+        words.append(
+            f"it will be encrypted with {_CIPHER} and have one key slot, for the secret in its secret file"
+        )
+    return [f"{each}, whatever the original was like" for each in words]
 
 
 _CIPHER = "aes-256 in xts mode"

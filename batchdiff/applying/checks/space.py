@@ -93,7 +93,7 @@ def check_space(
             if not fewer:
                 raise GuestError(
                     f"there is not enough space on the filesystem of {folder}",
-                    why=f"up to {format_size(needed)} is needed at once, but {format_size(free)} is free",
+                    why=f"up to {format_size(needed)} is needed at once, but only {format_size(free)} is free",
                     remedy="Make room, or apply some of the guests with `--guest`.",
                 )
             room = Room(fewer, folder)
@@ -150,8 +150,8 @@ def check_space_for_image(image: Image, folder: str, guest: str, new: ImageSourc
     needed, free = standalone_bytes(image, folder, new), free_bytes(folder)
     if needed > free:
         raise SpaceError(
-            f"{guest} was not rebuilt: there is not enough space on the filesystem of {folder}",
-            why=f"up to {format_size(needed)} is needed, but {format_size(free)} is free",
+            f"there is not enough space on the filesystem of {folder} to rebuild {guest}",
+            why=f"up to {format_size(needed)} is needed, but only {format_size(free)} is free",
             remedy="Make room, then run the same command again; `--guest` restores one guest at a time.",
         )
 

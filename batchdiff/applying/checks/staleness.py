@@ -18,7 +18,7 @@ from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image.image import Image
 from batchdiff.plan.plan import PlannedImage
 
-PLAN_AGAIN = "Shut down whatever writes to it, if anything; then plan again."
+PLAN_AGAIN = "Shut down any VM or program that writes to it, then plan again."
 
 
 def with_accepted(record: PlannedImage, template: Image) -> PlannedImage:
@@ -56,8 +56,8 @@ def check_unchanged(image: Image, record: PlannedImage, history: History, mode: 
     """
     if image.virtual_size != record.virtual_size:
         raise PlanError(
-            f"the plan is stale: {image.path} has a different virtual size",
-            why=f"{image.virtual_size} bytes instead of {record.virtual_size}",
+            "the plan is stale",
+            why=f"the virtual size of {image.path} is {image.virtual_size} bytes, not {record.virtual_size}",
             remedy="Plan again.",
         )
     changes = changes_since_planned(image, record, history)

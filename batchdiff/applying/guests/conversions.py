@@ -1,4 +1,7 @@
-"""Find what became of the guests of a plan that apply has converted, from the journal and the files."""
+"""Find what became of the guests of a plan that apply has converted or restore has given back.
+
+The journal and the files show it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.guests.guest_files import on_disk
 from batchdiff.applying.guests.status import OnDisk, Written
 from batchdiff.applying.journal.records import Fate, GuestState, History, Step
-from batchdiff.applying.results.conversion import Conversion
+from batchdiff.applying.results.conversion import Conversion, OlderOriginal
 from batchdiff.errors import BatchdiffError
 from batchdiff.image.files import open_image_file
 from batchdiff.linux.mounts import filesystem_of
@@ -28,6 +31,16 @@ def conversions(plan: Plan, history: History) -> dict[str, Conversion]:
         state = history.under_way(guest.name)
         if state is not None and state.published and state.overlay is not None:
             found[guest.name] = _conversion(guest, state, there[guest.name])
+    return found
+
+
+def older_originals(plan: Plan, history: History) -> dict[str, OlderOriginal]:
+    """Return the original of each restored guest that is still in quarantine, by the guest's name."""
+    found = {}
+    for guest in plan.to_convert:
+        state = history.states.get(guest.name)
+        if state is not None and state.step is Step.RESTORED and state.aside and os.path.lexists(state.aside):
+            found[guest.name] = OlderOriginal(state.aside, _taken(state.aside))
     return found
 
 

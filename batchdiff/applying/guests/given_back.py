@@ -13,15 +13,16 @@ def why_not_again(guests: list[GuestToConvert]) -> dict[str, str]:
     Guests with the same way have the same reason, so that a report can list them together.
     """
     whole = [guest.name for guest in guests if _is_as_planned(guest)]
-    again = command("apply", whole[0] if len(whole) == 1 else "NAME") if whole else ""
+    name, it = (whole[0], "it") if len(whole) == 1 else ("NAME", "one of them")
+    again = command("apply", name)
     reasons = {}
     for guest in guests:
         way = (
-            f"{again} converts it again"
+            f"{again} converts {it} again"
             if guest.name in whole
-            else "its image is another file now, which a new plan can convert"
+            else "to convert an image that was rebuilt or replaced, make a new plan"
         )
-        reasons[guest.name] = f"restore gave it back; {way}"
+        reasons[guest.name] = f"restored earlier; {way}"
     return reasons
 
 

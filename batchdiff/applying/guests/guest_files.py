@@ -1,7 +1,7 @@
 """Find where the files of a guest are now: its original, its overlay, and an image that restore rebuilt.
 
-Names alone prove nothing: an administrator copies, moves and replaces files. So each file is first recognized
-by its lasting identity. A file that has lost its identity, because a pool was copied, is recognized by a name that
+Names alone prove nothing: an administrator copies, moves and replaces files. So each file is first recognised
+by its lasting identity. A file that has lost its identity, because a pool was copied, is recognised by a name that
 only batchdiff gives; then its content must decide what may be done with it.
 """
 
@@ -153,7 +153,7 @@ def changed_parts(original: PlannedImage) -> str:
 def rebuilt_is_in_place(guest: GuestToConvert, state: GuestState | None) -> bool:
     """Return whether restore has already put a rebuilt image at the original's path.
 
-    An original that got its name back is recorded as rebuilt as well, so that a copy of it is recognized.
+    An original that got its name back is recorded as rebuilt as well, so that a copy of it is recognised.
     """
     now = fingerprint_at(guest.source.path)
     return now is not None and _is_rebuilt(now, state) and not _is_original(guest, now)

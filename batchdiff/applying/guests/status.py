@@ -77,7 +77,7 @@ def _row(guest: GuestPlan, history: History, there: OnDisk | None, retire: Retir
 
 
 def _again(guest: str) -> str:
-    return f"nothing; apply --guest {shell_word(guest)} converts it again, or a new plan if its image was rebuilt"
+    return f"nothing; to convert it again: apply --guest {shell_word(guest)}, or a new plan if it was rebuilt"
 
 
 def _begin(there: OnDisk | None, begin: str) -> str:
@@ -97,7 +97,7 @@ def _next(known: GuestState, there: OnDisk | None, retire: Retire) -> str:
     if known.step is Step.RESTORED:
         return f"purge --used: delete the older original {known.aside}"
     if known.goal is not Goal.APPLY and known.step is not Step.PURGED:
-        return f"{known.goal}: interrupted, will resume"
+        return f"{known.goal}: finish the interrupted {known.goal}"
     if there is not None and there.doubt:
         return f"move one away: {there.doubt}"
     trouble = _trouble(there) if known.published and there is not None else ""
@@ -142,7 +142,9 @@ def _kept(there: OnDisk | None, retire: Retire) -> str:
         return f"{verb}: verify again and retire the original; or restore"
     back = f"restore --discard-changes to go back to {there.original}"
     if Written.ORIGINAL in there.written:
-        doing = "verify: its original has been written to since, so only you know which of the two to keep"
+        doing = (
+            "verify: its original has been written to since, so only you know whether to keep it or the overlay"
+        )
     else:
         doing = f"remove the original {there.original} if you trust the overlay, which has been written to since"
     return f"{doing}; or {back}"

@@ -33,7 +33,7 @@ def whole_originals(guests: Iterable[GuestToConvert], history: History) -> str:
         it, them, vms = ("These originals are", "them", "the VMs have")
     back = commands("restore", list(found), "--discard-changes")
     whole = f"{it} intact, as before the conversion: {few(found.values())}."
-    return f"{whole} {back} goes back to {them}, without what {vms} written since."
+    return f"{whole} {back} goes back to {them}, and discards what {vms} written since."
 
 
 def _is_whole(original: Found, guest: GuestToConvert) -> bool:

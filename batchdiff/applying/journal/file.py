@@ -195,7 +195,7 @@ def lock_journal(path: str) -> int:
             os.close(fd)
             raise PlanError(
                 "another apply, restore or purge of this plan is running",
-                why=f"it holds {path}",
+                why=f"it has locked {path}",
                 remedy=f"Wait until it has finished, {AGAIN}",
             ) from error
         except OSError as error:

@@ -1,4 +1,4 @@
-"""The state of one guest that apply has converted, for the report of its plan."""
+"""The state of one guest that apply has converted, or restore has given back, for the report of its plan."""
 
 from __future__ import annotations
 
@@ -22,3 +22,13 @@ class Conversion(NamedTuple):
     used: bool
     came_back_bytes: int
     aside: str | None = None
+
+
+class OlderOriginal(NamedTuple):
+    """An original that is still in quarantine, although restore gave its guest a rebuilt image.
+
+    ``disk_bytes``: the space that it takes, None if it cannot be opened.
+    """
+
+    path: str
+    disk_bytes: int | None

@@ -152,7 +152,7 @@ class ApplyTask:
             error.what,
             why=error.why,
             remedy="The overlay was discarded, and the original was left unchanged. If nothing wrote to the"
-            " original, test the memory and the disk of this machine, and report this; it should never happen.",
+            " original, test the memory and the disk of this machine, and report this failure as a bug.",
         )
 
     def _require_untouched(self, original: Image) -> None:
@@ -166,8 +166,8 @@ class ApplyTask:
                 continue
             raise GuestError(
                 f"the original {layer.path} was left unchanged",
-                why=f"{before.changes(now)}, after its overlay {self._plan.overlay_path} was published: only you"
-                " know which of the two to keep",
+                why=f"{before.changes(now)}, after its overlay {self._plan.overlay_path} was published, so only"
+                " you know which of the two to keep",
                 remedy="If the overlay is the VM's disk, remove the original yourself. To go back to the original:"
                 f" {command('restore', self.guest, '--discard-changes')}.",
             )
@@ -190,7 +190,7 @@ def _check_start(guest: GuestToConvert, state: GuestState | None, how: Retire) -
         )
     if guest.overlay_path == guest.source.path and how is Retire.KEEP:
         raise GuestError(
-            f"the overlay of {guest.name} takes the original's own name, so the original cannot keep it",
+            f"the overlay of {guest.name} takes its original's name, so the original cannot keep that name",
             remedy="Use `--retire quarantine` or `--retire delete`.",
         )
 

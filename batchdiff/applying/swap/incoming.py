@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import replace
 
 from batchdiff.applying.swap import retire
-from batchdiff.errors import GuestError
+from batchdiff.errors import (
+    BatchdiffError,
+    DifferenceError,
+    GuestError,
+    ImageError,
+    SecretError,
+    VerificationError,
+)
 from batchdiff.files.fingerprint import NO_FILE, Fingerprint, fingerprint_at
 from batchdiff.image.files import identify, open_image_file
+from batchdiff.image.in_use.check import Purpose
+from batchdiff.image.in_use.hold import Held
+from batchdiff.image.open import open_image
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.call_failures import AGAIN
 
@@ -20,6 +31,8 @@ class IncomingFile:
     ``known``: its identity, once it is verified. ``ready``: its path while it is complete under another name:
     that of an original in quarantine, or of a temporary file. ``compared``: the identity that it had, under its
     own name, when the comparison began. ``data_file``: the identity of the data file that was written for it.
+
+    A disk that a VM sees already can be held, so that no program writes to it between comparison and deletion.
     """
 
     def __init__(
@@ -35,6 +48,8 @@ class IncomingFile:
         self.compared: Fingerprint | None = None
         self.data_file: Fingerprint | None = None
         self._quarantined = quarantined
+        self._opened = ExitStack()
+        self._held: Held | None = None
 
     @property
     def path(self) -> str:
@@ -59,6 +74,50 @@ class IncomingFile:
             return replace(self.source, path=self.ready)
         self.compared = fingerprint_at(self.path)
         return self.source
+
+    def hold(self) -> None:
+        """Hold its own files against writers until :meth:`close`.
+
+        :raises DifferenceError: a program writes to one of them.
+        :raises VerificationError: it cannot be opened.
+        :raises SecretError: its secret cannot be read.
+        """
+        try:
+            image = self._opened.enter_context(open_image(self.source))
+        except SecretError:
+            raise
+        except ImageError as error:
+            raise VerificationError(
+                f"{self.path} cannot be verified", why=error.reason, remedy=error.remedy
+            ) from error
+        held = Held()
+        self._opened.callback(held.release)
+        try:
+            for layer in image.own_files:
+                held.take(layer.path, layer.fd, Purpose.TEMPLATE)
+        except ImageError as error:
+            raise _not_comparable(self.path, error) from error
+        self._held = held  # only now: another thread may check it at any time
+
+    def check_held(self) -> None:
+        """Make sure that no program wants to write to what is held; a program that does gets access.
+
+        :raises DifferenceError: a program does.
+        """
+        try:
+            if self._held is not None:
+                self._held.check()
+        except ImageError as error:
+            raise _not_comparable(self.path, error) from error
+
+    def is_wanted(self) -> bool:
+        """Return whether a program wants to write to what is held."""
+        return self._held is not None and self._held.is_broken()
+
+    def close(self) -> None:
+        """Release what is held."""
+        self._held = None
+        self._opened.close()
 
     def discarded(self) -> None:
         """Forget the file that was written, if any; an original in quarantine stays ready."""
@@ -89,3 +148,8 @@ class IncomingFile:
         finally:
             os.close(fd)
         return self.known
+
+
+def _not_comparable(path: str, error: BatchdiffError) -> DifferenceError:
+    """Return the error for an image that a program is writing to, or that wants to: it counts as different."""
+    return DifferenceError(f"{path} is in use, so the two cannot be compared", why=error.why)

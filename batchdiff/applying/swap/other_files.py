@@ -5,9 +5,10 @@
     web01.vmdk                   renamed, checked, unlinked: from here on the guest counts as deleted
     web01-f001.vmdk, ...         each by itself: renamed, checked again, unlinked
 
-If a process dies in between, what is left is found by its fingerprint, under either name, and the next run of the
-same command, or restore, deletes it. The plan has the fingerprints of an original's files; restore records that of
-an overlay's data file before it deletes the overlay. Without the file that names them, nothing needs these files.
+If a process dies in between, the remaining files are found by their fingerprints, under either name, and the next
+run of the same command, or restore, deletes them. The plan has the fingerprints of an original's files; restore
+records that of an overlay's data file before it deletes the overlay. Without the file that names them, nothing
+needs these files.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ def delete_other_files(
 ) -> list[str]:
     """Delete the files of a deleted image that are still as known; return a remark about each that is not.
 
-    ``parts``: their own paths, and their fingerprints. ``of``: the image that named them, in words; ``but``: paths
-    at which an image may name them, because they were those of the deleted one. ``freed`` gets the bytes that come
-    back with each deleted file, None if unknown.
+    ``parts``: their own paths, and their fingerprints. ``of``: the image that named them, in words; ``but``: the
+    paths that it had, at which an image may still name them. ``freed`` gets the bytes that come back with each
+    deleted file, None if unknown.
 
     :raises BatchdiffError: one is in use, is part of another image or of the template, or cannot be deleted.
     """

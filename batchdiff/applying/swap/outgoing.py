@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -24,6 +25,7 @@ from batchdiff.image.in_use.hold import Held, hold
 from batchdiff.image.open import inspect, open_image
 from batchdiff.linux.call_failures import AGAIN, UNDO_SECOND_NAME, obstacle
 from batchdiff.linux.permissions import Deed
+from batchdiff.plan.earlier_plans import EarlierPlans
 
 
 class OutgoingFile:
@@ -82,7 +84,9 @@ class OutgoingFile:
         own, *others = image.own_files
         for layer in (own, *(others if self._task.retire is Retire.DELETE else ())):
             names = self._task.outgoing.names if layer is own else original_names(layer.path)
-            against = retire.objection(layer.fd, names, self._task.retire, self._task.goal)
+            folders = (os.path.dirname(self._run.session.plan_path), os.path.dirname(layer.path))
+            plans = EarlierPlans(filter(None, folders))
+            against = retire.objection(layer.fd, names, self._task.retire, self._task.goal, plans=plans)
             against = against or obstacle(Deed.RENAME, layer.path)
             if against is not None:
                 raise GuestError(f"{self._task.guest} was left unchanged", why=against.why, remedy=against.remedy)

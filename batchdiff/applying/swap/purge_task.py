@@ -28,11 +28,13 @@ from batchdiff.applying.swap.incoming import IncomingFile
 from batchdiff.applying.swap.refusals import rename_back
 from batchdiff.applying.swap.task import Outgoing
 from batchdiff.choices import Retire, VerifyMode
-from batchdiff.errors import DifferenceError, GuestError, InUseError
+from batchdiff.errors import DifferenceError, GuestError, InUseError, StopError
 from batchdiff.files.fingerprint import NO_FILE, fingerprint_at
 from batchdiff.image.image import Image
-from batchdiff.image.open import open_layer
+from batchdiff.image.in_use.check import other_writer
+from batchdiff.image.open import open_image, open_layer
 from batchdiff.image_source import ImageSource
+from batchdiff.linux.call_failures import AGAIN
 from batchdiff.plan.plan import GuestToConvert, PlannedImage
 from batchdiff.progress import Phase
 
@@ -100,7 +102,11 @@ class PurgeTask:
     is_compared: bool = True
 
     def check(self, original: Image) -> None:
-        """Check that neither the original nor the template has changed since the task began."""
+        """Check that neither the original nor the template has changed since the task began.
+
+        :raises DifferenceError: a program writes, or wants to, to the VM's disk that was compared.
+        """
+        self.incoming.check_held()
         self.detector.check_chain(original)
         self.run.check_template()
 
@@ -123,7 +129,7 @@ class PurgeTask:
             raise GuestError(
                 f"{self.outgoing.names.own} was not deleted",
                 why="it differs from what the VM sees now, and it is not the file that was planned",
-                remedy="Find out what it holds, and remove it yourself.",
+                remedy="Find out what it holds before you remove it yourself.",
             )
         disk = IncomingFile(self.incoming.source, self.incoming.known, was_published=True)
         return replace(self, incoming=disk, is_compared=False)
@@ -140,12 +146,17 @@ class PurgeTask:
         self.run.session.meter.reach(self.guest, Phase.VERIFY, done)
 
     def _compare(self, original: Image, disk: ImageSource, ended: Callable[[], bool]) -> None:
+        """Compare the two, and hold the disk from now on: what is written to it later would make them differ."""
+        comparison = Comparison(original.source, disk, check=self.soundness)
         try:
-            comparison = Comparison(original.source, disk, check=self.soundness)
-            verify(comparison, VerifyMode.FULL, ended, self._report)
+            self.incoming.hold()
+            verify(comparison, VerifyMode.FULL, lambda: ended() or self.incoming.is_wanted(), self._report)
+        except StopError:
+            self.incoming.check_held()
+            raise
         except InUseError as error:  # the VM is running: they count as different
             raise DifferenceError(
-                f"{disk.path} is in use, so the two cannot be compared", why=error.why
+                f"{disk.path} is in use, so it cannot be compared with the original", why=error.why
             ) from error
 
 
@@ -179,3 +190,9 @@ def _require_sound(disk: ImageSource, ended: Callable[[], bool], report: Callabl
     except InUseError:
         # Its VM is running on it right now, with its template: there is no better proof.
         open_layer(disk).close()
+        return
+    with open_image(disk) as image:
+        for layer in image.own_files:
+            if writer := other_writer(layer.fd):
+                remedy = f"End that program, {AGAIN}"
+                raise InUseError(f"{layer.path} may not stay sound", why=writer, remedy=remedy)

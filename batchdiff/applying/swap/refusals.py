@@ -38,7 +38,7 @@ def open_unseen(path: str, unknown: str) -> GuestError:
     return GuestError(
         f"{path} was not deleted",
         why=f"{unknown}, so a VM could have it open unseen",
-        remedy="If you are sure that none has, add `--unseen`.",
+        remedy="If you are sure that no VM has it open, add `--unseen`.",
     )
 
 
@@ -84,7 +84,7 @@ def quarantined_by_another(path: str) -> GuestError:
     return GuestError(
         f"{path} was left alone",
         why="it is an original that another plan has put into quarantine",
-        remedy="`batchdiff status` of that plan shows where it stands; undo or end the quarantine with that plan.",
+        remedy="Run `batchdiff restore` or `batchdiff purge` with that plan; `batchdiff status` shows its state.",
     )
 
 
@@ -106,7 +106,7 @@ def exists_already(task: SwapTask, left: str | None) -> GuestError:
 def data_file_exists(path: str) -> GuestError:
     """Return the error for a file that has the name of a new overlay's data file."""
     return GuestError(
-        f"{path} exists already",
+        f"{path} already exists",
         why="the overlay is to keep its data in a new file of that name",
         remedy="Move it away, or plan again with another `overlay.data_file`.",
     )
@@ -155,8 +155,7 @@ def not_the_original(guest: str, path: str, overlay: str) -> GuestError:
     """Return the error for a file under the original's name that must not replace the overlay."""
     return GuestError(
         f"{guest} was not restored",
-        why=f"{path} is not its original as it was before the conversion: it is another file, or it was written"
-        " to",
+        why=f"{path} is not its original, or was written to after the conversion",
         remedy=f"Compare it with the overlay {overlay}; move away the one that you do not need, {AGAIN}",
     )
 
@@ -165,9 +164,9 @@ def two_disks(guest: str, original: str, overlay: str) -> GuestError:
     """Return the error for a kept original that differs from its overlay."""
     return GuestError(
         f"{guest} was not restored",
-        why=f"its original {original} is still there, and differs from its overlay {overlay}: only you know which"
-        " of the two to keep",
+        why=f"its original {original} is still there and differs from its overlay {overlay}, so only you know"
+        " which of the two to keep",
         remedy="To go back to the original and delete the overlay:"
-        f" {command('restore', guest, '--discard-changes')}. To get the overlay's content back, move the original"
+        f" {command('restore', guest, '--discard-changes')}. To keep the overlay's content, move the original"
         f" away, {AGAIN}",
     )

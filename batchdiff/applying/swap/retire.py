@@ -23,8 +23,9 @@ from batchdiff.image.storage.allocation import disk_use
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.linux.call_failures import AGAIN, UNDO_SECOND_NAME, Fault
 from batchdiff.linux.rename import rename_without_replacing
+from batchdiff.plan.earlier_plans import EarlierPlans
 
-_SHORTER = "Give it a shorter name, and run the same command with `--map OLD=NEW` for the two names."
+_SHORTER = "Give it a shorter name, then run the same command with `--map OLD=NEW`, the old and the new path."
 _TOO_LONG = {
     Goal.APPLY: "Use `--retire keep`, and remove the original yourself; or give it a shorter name, and plan"
     " again.",
@@ -33,8 +34,13 @@ _TOO_LONG = {
 }
 
 
-def objection(fd: int, names: FileNames, retire: Retire, goal: Goal = Goal.APPLY) -> Fault | None:
-    """Return why a file cannot be retired from its own name as ``retire`` asks, and what to do; None if it can."""
+def objection(
+    fd: int, names: FileNames, retire: Retire, goal: Goal = Goal.APPLY, *, plans: EarlierPlans | None = None
+) -> Fault | None:
+    """Return why a file cannot be retired from its own name as ``retire`` asks, and what to do; None if it can.
+
+    ``plans`` finds the plan that has put another file into quarantine.
+    """
     info, path = os.fstat(fd), names.own
     if retire is Retire.KEEP:
         return None
@@ -55,9 +61,8 @@ def objection(fd: int, names: FileNames, retire: Retire, goal: Goal = Goal.APPLY
     # Not `deleting`: the file with that name may be the original that a restore is about to bring back.
     if retire is Retire.QUARANTINE and os.path.lexists(aside):
         return Fault(
-            f"{aside} already exists: the original of an earlier conversion",
-            "`batchdiff purge OLD_PLAN --guest NAME --used`, with the plan of that conversion, deletes it; or"
-            f" move it away, {AGAIN}",
+            f"{aside}, the original of an earlier conversion, already exists",
+            f"To continue: {(plans or EarlierPlans()).way_out_of_quarantine(aside)}; or move it away, {AGAIN}",
         )
     return None
 

@@ -105,6 +105,7 @@ class Swap:
         :raises BatchdiffError: there is such a program.
         """
         self._outgoing.check_holds()
+        self.task.incoming.check_held()
 
     def abandon(self) -> None:
         """Give the outgoing file its name back, and remove an incoming file that was not published."""
@@ -125,7 +126,8 @@ class Swap:
             self._journal.record_rolled_back(moved=self._outgoing.where is not OutgoingAt.NAMED)
 
     def close(self) -> None:
-        """Release the outgoing image."""
+        """Release both images."""
+        self.task.incoming.close()
         self._outgoing.close()
 
     def _record_missed_publication(self) -> None:

@@ -33,7 +33,7 @@ from batchdiff.units import few
 def accept_template(run: Run) -> None:
     """Accept the template of a run as it is now; from then on it must not change.
 
-    The progress of the run begins: all other work is expected already.
+    This also begins the run's progress, so all other work must be expected already.
 
     :raises PlanError: it does not have the planned content, or nothing can prove that it does.
     :raises ImageError: its tables are damaged, or it cannot be read.
@@ -91,9 +91,10 @@ def require_content(  # noqa: PLR0913  # options by keyword
     check: Callable[[], None],
     report: Callable[[int], None] = ignore,
 ) -> None:
-    """Read a template and compare its digest with the planned one; ``reason`` says why that is necessary.
+    """Read a template and compare its digest with the planned one.
 
-    ``report`` is called with the bytes of its disk that are read, or are holes.
+    ``reason``: why that is necessary. ``report`` is called with the number of bytes of the template's disk that
+    are done, read or skipped as holes.
 
     :raises TemplateChangedError: they differ.
     :raises PlanError: the planned digest was never taken.
@@ -101,7 +102,7 @@ def require_content(  # noqa: PLR0913  # options by keyword
     known, path = known_digest(plan), plan.template.source.path
     if not known:
         raise PlanError(
-            f"cannot tell whether the template {path} is still as planned",
+            f"cannot determine whether the template {path} is still as planned",
             why=f"{reason}; its digest was not taken, because it shares blocks with its copies",
             remedy=_without_digest(plan, history),
         )
@@ -111,7 +112,7 @@ def require_content(  # noqa: PLR0913  # options by keyword
     if history.published:
         raise TemplateChangedError(
             f"the content of the template {path} changed after overlays were created on it",
-            why=f"{reason}; this damages the overlays of {few(sorted(history.published))}, so do not start"
+            why=f"{reason}; the overlays of {few(sorted(history.published))} are damaged, so do not start"
             " a VM on them",
             remedy=f"Bring the template back from a backup, {AGAIN}",
         )

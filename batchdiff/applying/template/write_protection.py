@@ -27,7 +27,8 @@ def protect(template: Image, journal: Journal | MemoryJournal) -> tuple[str, ...
         lock = lock_in(layer.fd)
         if lock is not None:  # then chmod would be refused, even for root
             notices.append(
-                f"the template's file {layer.path} is already {lock.word}, which protects it better than a mode"
+                f"the template's file {layer.path} is already {lock.word}, which protects it better than its mode"
+                " could"
             )
             continue
         journal.record_protecting()

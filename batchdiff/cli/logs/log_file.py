@@ -6,7 +6,7 @@
     2026-11-29T10:57:52Z 4242 web01: converted
     UTC                  process, because several commands may use one log
 
-Every line starts like this, so batchdiff recognizes a log wherever it was cut, and never appends to another file.
+Every line starts like this, so batchdiff recognises a log wherever it was cut, and never appends to another file.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _opened(path: str, before: os.stat_result | None) -> LogFile:
         return LogFile(path, None, reason(error))
     if before is not None and not os.path.samestat(os.fstat(fd), before):
         os.close(fd)
-        raise _refusal(path, "another program replaced it at this moment")
+        raise _refusal(path, "another program has just replaced it")
     return LogFile(path, fd)
 
 

@@ -100,8 +100,8 @@ def status_metrics(
         ),
         Metric(
             "batchdiff_saved_bytes",
-            "Space that the conversion of the guest has freed: as planned, less the overlay's growth since;"
-            " only once its original is gone.",
+            "Space that the conversion of the guest has freed: as planned, less the overlay's growth since."
+            " Reported only once the original is gone.",
             freed,
         ),
         Metric(
@@ -132,7 +132,7 @@ def verify_metrics(findings: Sequence[Finding], *, success: bool) -> list[Metric
         ),
         Metric(
             "batchdiff_verify_files",
-            "Number of files of each health.",
+            "Number of files in each condition.",
             [MetricValue(counts[health], {"health": health}) for health in _WORST_FIRST],
         ),
     ]

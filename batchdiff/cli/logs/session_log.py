@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from batchdiff import __version__
 from batchdiff.cli.logs.log_file import LogFile, open_log
 from batchdiff.errors import BatchdiffError
+from batchdiff.files import own_files
 from batchdiff.qemu.installed import installed_version
 
-_BESIDE_PLANS = ("", ".journal", ".partial", ".definitions")
+_BESIDE_PLANS = ("", *own_files.BESIDE_PLAN)
 _READS_NO_IMAGE = {"show", "status", "validate"}
 
 

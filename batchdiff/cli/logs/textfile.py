@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from batchdiff.cli.logs.metrics import Metric, metrics_text
 from batchdiff.errors import UsageError
 from batchdiff.files.atomic_write import write_whole
-from batchdiff.linux.call_failures import reason
+from batchdiff.linux.call_failures import obstacle, reason
+from batchdiff.linux.permissions import Deed
 from batchdiff.plan.file import try_folder
 from batchdiff.plan.head import beginning
 
@@ -41,7 +42,10 @@ def check_textfile(path: str) -> None:
     if not stat.S_ISREG(info.st_mode):
         raise _refusal(path, "it exists and is not a regular file")
     if info.st_size and not beginning(path).startswith(_START):
-        raise _refusal(path, "it exists and does not have metrics of batchdiff")
+        raise _refusal(path, "it exists and does not contain metrics of batchdiff")
+    # As in a folder with the sticky bit: a new file can be made there, and this one not be replaced.
+    if (against := obstacle(Deed.DELETE, path)) is not None:
+        raise UsageError(f"cannot replace {path}", why=against.why, remedy=against.remedy)
 
 
 def write_textfile(path: str, plan_path: str, verb: str, metrics: Sequence[Metric]) -> None:

@@ -50,11 +50,12 @@ def make_and_report(
         earlier = EarlierResults(checkpoint, older, console.say, plans)
         # What shows progress is loaded before an image is opened: batchdiff may be updated during a long scan.
         with console.metering() as meter, throttle(limits, tell=console.detail) as observer:
-            warn_of_manifest(console, manifest, observer)
-            progress = ScanProgress(meter)
+            progress = ScanProgress(meter, 1 + len(manifest.guests))
+            warn_of_manifest(console, manifest, observer, progress.recognised)
             plan = make_plan(
                 manifest,
                 jobs=jobs,
+                opened=progress.opened,
                 progress=progress.scanned,
                 assessed=progress.assessed,
                 earlier=earlier,

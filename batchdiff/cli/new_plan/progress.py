@@ -1,4 +1,4 @@
-"""The progress of a plan, which reads all images together, and then assesses guest after guest."""
+"""The progress of a plan, which opens all images, reads them together, and then assesses guest after guest."""
 
 from __future__ import annotations
 
@@ -9,9 +9,18 @@ from batchdiff.progress import Meter, Phase
 
 @dataclass(frozen=True, slots=True)
 class ScanProgress:
-    """Passes the progress of a scan on to a meter."""
+    """Passes the progress of a scan on to a meter. ``images``: the number of images, the template among them."""
 
     meter: Meter
+    images: int
+
+    def recognised(self, done: int) -> None:
+        """Report the images whose first bytes were read, to compare them with their declared formats."""
+        self.meter.open(done, 3 * self.images)
+
+    def opened(self, done: int) -> None:
+        """Report how often an image was opened since then: each to be examined, and again to find its data."""
+        self.meter.open(self.images + done, 3 * self.images)
 
     def scanned(self, done: int, total: int) -> None:
         """Report the bytes that are scanned, in the template and all guests; what a checkpoint has comes first."""

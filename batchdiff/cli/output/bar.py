@@ -28,6 +28,7 @@ EVERY = 0.1
 
 _WORDS = {
     None: "working",
+    Phase.OPEN: "opening images",
     Phase.TEMPLATE: "reading the template",
     Phase.SCAN: "scanning",
     Phase.ASSESS: "assessing",
@@ -139,27 +140,39 @@ class ProgressBar:
         if reading is None:
             return
         run, *rest = self._lines
+        if reading.openings is not None:
+            _draw_line(run, _WORDS[reading.phase], reading.openings, openings_text(reading.openings))
+            return
         what, name = _WORDS[reading.phase], "" if reading.guest is None else _cut(reading.guest)
         of_guest = reading.of_guest if rest and reading.of_guest is not None and reading.of_guest.total else None
-        _draw_line(run, what if of_guest is not None else f"{what} {name}".strip(), reading.run)
+        what = what if of_guest is not None else f"{what} {name}".strip()
+        _draw_line(run, what, reading.run, pace_text(reading.run))
         for line in rest:
             if of_guest is None:
                 line.clear()
             else:
-                _draw_line(line, f"  {name}", of_guest)
+                _draw_line(line, f"  {name}", of_guest, pace_text(of_guest))
 
 
-def _draw_line(line: tqdm[Any], what: str, pace: Pace) -> None:
+def _draw_line(line: tqdm[Any], what: str, pace: Pace, text: str) -> None:
     line.set_description_str(f"{what} {pace.percent:5.1f}%", refresh=False)
-    line.unit, line.n, line.total = pace_text(pace), pace.done, max(pace.total, 1)
+    line.unit, line.n, line.total = text, pace.done, max(pace.total, 1)
     line.refresh()
 
 
 def pace_text(pace: Pace) -> str:
     """Return bytes, rate and time left, with the units that reports have."""
     rate = f", {format_size(int(pace.per_second))}/s" if pace.per_second else ""
-    left = "" if pace.seconds_left is None else f", {_time(pace.seconds_left)} left"
-    return f"{format_size(pace.done)} of {format_size(pace.total)}{rate}{left}"
+    return f"{format_size(pace.done)} of {format_size(pace.total)}{rate}{_left(pace)}"
+
+
+def openings_text(pace: Pace) -> str:
+    """Return the openings of images, each of which is opened more than once, and the time left."""
+    return f"{pace.done:,} of {pace.total:,}{_left(pace)}"
+
+
+def _left(pace: Pace) -> str:
+    return "" if pace.seconds_left is None else f", {_time(pace.seconds_left)} left"
 
 
 def _time(seconds: float) -> str:

@@ -27,11 +27,11 @@ def version_event(verb: str) -> dict[str, Any]:
 
 def progress_event(reading: Reading) -> dict[str, Any]:
     """Return a reading; the names are those of restic (its manual, "Scripting"). None: not known, or not any."""
-    run, guest = reading.run, reading.of_guest
+    run, guest, openings = reading.run, reading.of_guest, reading.openings
     return {
         "bytes_done": run.done,
         "bytes_total": run.total,
-        "percent_done": run.percent,
+        "percent_done": run.percent if openings is None else 0.0,
         "bytes_per_second": None if run.per_second is None else round(run.per_second),
         "seconds_elapsed": round(reading.seconds_elapsed, 3),
         "seconds_remaining": _left(run),
@@ -40,6 +40,8 @@ def progress_event(reading: Reading) -> dict[str, Any]:
         "guest_bytes_done": None if guest is None else guest.done,
         "guest_bytes_total": None if guest is None else guest.total,
         "guest_seconds_remaining": None if guest is None else _left(guest),
+        "openings_done": None if openings is None else openings.done,
+        "openings_total": None if openings is None else openings.total,
     }
 
 

@@ -82,7 +82,7 @@ def _with_contradictions(change: DomainChange, libvirt: Libvirt) -> DomainChange
     if change.is_right:
         return change
     found = contradictions_of(libvirt, change.name)
-    notes = tuple(f"{each.what}. {each.advice} run these commands first" for each in found)
+    notes = tuple(f"{each.what}. {each.advice} these commands first" for each in found)
     return replace(change, commands=tuple(chain.from_iterable(each.commands for each in found)), notes=notes)
 
 
@@ -106,7 +106,7 @@ def _check(arguments: argparse.Namespace) -> None:
         if getattr(arguments, option):
             raise UsageError(
                 f"cannot use --{option} with --proxmox",
-                why="it is for the definitions of libvirt",
+                why=f"--{option} is for the definitions of libvirt",
                 remedy="Leave out either of the two; `--write FOLDER` writes changed copies.",
             )
     if arguments.storage_cfg is not None and arguments.proxmox is None:
@@ -118,7 +118,7 @@ def _check(arguments: argparse.Namespace) -> None:
         option = "--define" if arguments.define else "--undo"
         raise UsageError(
             f"cannot use {option} with --xml",
-            why="it changes definitions through libvirt",
+            why=f"{option} changes definitions through libvirt",
             remedy="Leave out --xml, or write changed copies with --write FOLDER.",
         )
     if not arguments.xml and arguments.proxmox is None and not virsh_is_installed():
@@ -168,9 +168,7 @@ def _write(console: Console, folder: str, changes: Sequence[DomainChange] | Sequ
         console.say(f"written: {path}")
     left_out = [change for change in changes if change.waiting and not change.is_right]
     for change in left_out:
-        console.warn(
-            f"not written: {printable(change.file_name)}: not yet: {printable('; '.join(change.waiting))}"
-        )
+        console.warn(f"not written yet: {printable(change.file_name)} ({printable('; '.join(change.waiting))})")
     return EXIT_SOME_GUESTS if left_out else EXIT_DONE
 
 

@@ -10,6 +10,7 @@ from batchdiff.cli.earlier_plans import converted_guests
 from batchdiff.cli.new_plan.replaced_plan import leftovers_at, name_to_keep_at
 from batchdiff.cli.scheduler_options import check_scheduler_options
 from batchdiff.errors import UsageError
+from batchdiff.files import own_files
 from batchdiff.linux.call_failures import reason
 from batchdiff.manifest.file import read_manifest
 from batchdiff.manifest.manifest import Manifest
@@ -38,6 +39,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         manifest = read_selected(arguments.manifest, arguments.guests, left=left)
     path = arguments.output or _default_path(manifest.path)
     _check_output(path)
+    _check_apart(path, manifest)
     for line in guest_lines(manifest):
         console.detail(line)
     # The plan that converted some guests may be the one at this path. It is then kept under another name, and the
@@ -74,11 +76,24 @@ def _check_output(path: str) -> None:
             with open(path, "rb") as file:
                 head = file.read(64)
         except OSError as error:
-            raise UsageError(f"cannot read {path}, which exists", why=error.strerror or str(error)) from error
+            raise UsageError(f"{path} exists and cannot be read", why=error.strerror or str(error)) from error
     if head and not head.startswith(BEGINNING):
         raise UsageError(f"{path} exists and is not a plan", remedy=ELSEWHERE)
     if not head and not (os.path.isfile(path) and not os.path.islink(path)):
         raise UsageError(f"{path} is not a regular file", remedy=ELSEWHERE)
+
+
+def _check_apart(path: str, manifest: Manifest) -> None:
+    """Check that the plan, and what lies beside it later, will not have the name of a file that apply writes.
+
+    :raises UsageError: it will.
+    """
+    own = {os.path.realpath(path + suffix) for suffix in ("", *own_files.BESIDE_PLAN)}
+    for guest in manifest.guests:
+        for name in filter(None, (guest.overlay_path, guest.options.data_file)):
+            if os.path.realpath(name) in own:
+                why = f"{name} is to be written for the guest {guest.name}"
+                raise UsageError(f"cannot write the plan to {path}", why=why, remedy=ELSEWHERE)
 
 
 def _check_folder(folder: str) -> None:

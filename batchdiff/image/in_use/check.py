@@ -122,6 +122,23 @@ def users(path: str) -> str:
         os.close(fd)
 
 
+def other_writer(fd: int) -> str:
+    """Return who writes to a file although it is not QEMU, as a sentence; empty if no such writer is found.
+
+    QEMU is recognised by its locks, and a VM without them by its name. No lease stays on the file.
+    """
+    try:
+        usage = check_usage(fd, Purpose.TEMPLATE)
+        if not usage.objection or others_locks(fd).may & CHANGES:
+            return ""
+    except OSError:  # no locks here
+        return ""
+    finally:
+        release_lease(fd)
+    found = holders_of(fd).writers()
+    return "" if found and all(holder.is_vm for holder in found) else usage.objection
+
+
 def writers(fd: int) -> str:
     """Return who has a file open for writing, as a sentence; empty if no writer is found."""
     holders = holders_of(fd)

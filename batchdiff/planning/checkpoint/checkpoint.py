@@ -52,8 +52,8 @@ class Checkpoint:
             return records[1:]
         self._file.end = 0
         self._warn(
-            f"the checkpoint {self.path} is not used: it is damaged, or the template or the way it is scanned has"
-            " changed since"
+            f"the checkpoint {self.path} is not used: it is damaged, or the template or batchdiff's way of"
+            " scanning has changed since it was written"
         )
         return []
 

@@ -68,7 +68,7 @@ def sentences(found: PlanComparison, conversions: Mapping[str, Conversion] = NOT
     """
     old, new = found.older.totals, found.newer.totals
     saved = [bounded_size(each.saved_bytes, each.exactness) for each in (old, new)]
-    yield f"Since the plan of {printable(found.older.created)}: saved {saved[0]} then, {saved[1]} now."
+    yield f"Saved: {saved[0]} in the plan of {printable(found.older.created)}, {saved[1]} now."
     done = _done(found)
     yield from _what_came_of(done, conversions)
     if found.older.template.source.path != found.newer.template.source.path:
@@ -110,7 +110,7 @@ def _what_came_of(done: list[GuestToConvert], conversions: Mapping[str, Conversi
     known = [conversions[guest.name] for guest in done if guest.name in conversions]
     if known:
         back = bounded_size(sum(each.came_back_bytes for each in known), exactness)
-        yield f"{text}; came back so far: {back} of {planned} planned, which the savings now do not include."
+        yield f"{text}; came back so far: {back} of {planned} planned. The savings now include neither figure."
     else:
         yield f"{text}; the savings now do not include what was planned for them, {planned}."
 

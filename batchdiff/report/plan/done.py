@@ -10,7 +10,8 @@ from batchdiff.image.storage.exactness import Exactness, of_sum
 from batchdiff.plan.plan import GuestToConvert
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.figures import DASH, UNKNOWN_AMOUNT, bounded_size, count_of
-from batchdiff.units import format_size
+from batchdiff.report.printable import printable
+from batchdiff.units import few, format_size
 
 _ORIGINALS = {
     Fate.DELETED: "deleted",
@@ -26,6 +27,7 @@ def done(facts: PlanFacts) -> Iterator[str]:
     """Yield what is true after an apply: the overlays, the originals, and the space; nothing before one."""
     guests = _converted(facts)
     if not guests:
+        yield from _restored(facts)
         return
     yield _overlays(facts, guests)
     yield f"Originals: {_counts(facts)}."
@@ -34,18 +36,20 @@ def done(facts: PlanFacts) -> Iterator[str]:
         yield f"{back} came back{'' if waiting is None else ' so far'}, net of the overlays."
     if waiting is not None:
         yield waiting
+    yield from _restored(facts)
 
 
 def done_figures(facts: PlanFacts) -> Iterator[tuple[str, str, str]]:
     """Yield what matters after an apply: a label, a figure, and a remark on it."""
-    totals = facts.plan.totals
+    totals = facts.predicted
     saved = bounded_size(totals.saved_bytes, totals.exactness, facts.error_bytes)
     yield "came back", came_back(facts), f"of {saved} planned"
     taken = sum(each.overlay_disk_bytes or 0 for each in facts.conversions.values())
     planned = sum(guest.diff.savings.overlay_disk_bytes for guest in _converted(facts))
     yield "overlays take", format_size(taken), f"on disk now; predicted {format_size(planned)}"
-    left = len(facts.pending)
-    yield "guests converted", f"{len(facts.conversions)} of {totals.convert}", f"{left} to go" if left else ""
+    left, back = len(facts.pending), len(facts.given_back)
+    remarks = [f"{left} to go"] * bool(left) + [f"{back} restored since"] * bool(back)
+    yield "guests converted", f"{len(facts.conversions)} of {totals.convert}", ", ".join(remarks)
     if left:
         yield space_figure(facts)
     yield "originals", _counts(facts), ""
@@ -86,7 +90,33 @@ def _overlays(facts: PlanFacts, guests: list[GuestToConvert]) -> str:
 
 def _counts(facts: PlanFacts) -> str:
     fates = [each.fate for each in facts.conversions.values()]
-    return ", ".join(f"{fates.count(fate)} {words}" for fate, words in _ORIGINALS.items() if fate in fates)
+    counts = [f"{fates.count(fate)} {words}" for fate, words in _ORIGINALS.items() if fate in fates]
+    if older := len(facts.older_originals):
+        counts.append(f"{count_of(older, 'older one')} of restored guests in quarantine")
+    return ", ".join(counts) or DASH
+
+
+def _restored(facts: PlanFacts) -> Iterator[str]:
+    """Yield what is true of guests that restore gave back: how to convert them again, and what is left of them."""
+    plan = f" {shell_word(facts.path)}" if facts.path else ""
+    if facts.given_back:
+        back = sorted(facts.given_back)
+        were, them, named = ("was", "it", shell_word(back[0])) if len(back) == 1 else ("were", "them", "NAME")
+        yield (
+            f"{few([printable(name) for name in back])} {were} restored, and no total includes {them}:"
+            f" `batchdiff apply{plan} --guest {named}` converts a guest again, or a new plan if its image was"
+            " rebuilt."
+        )
+    older = facts.older_originals
+    if older:
+        sizes = [each.disk_bytes for each in older.values()]
+        size = format_size(sum(each or 0 for each in sizes))
+        least = "at least " if None in sizes else ""
+        original, takes = ("original", "takes") if len(older) == 1 else ("originals", "take")
+        yield (
+            f"The older {original} of {few([printable(name) for name in older])}, still in quarantine, {takes}"
+            f" {least}{size} on disk: `batchdiff purge{plan} --used` deletes what is in quarantine."
+        )
 
 
 def _waiting(facts: PlanFacts) -> str | None:
@@ -100,8 +130,8 @@ def _waiting(facts: PlanFacts) -> str | None:
     plan = f" {shell_word(facts.path)}" if facts.path else ""
     ways = []
     if Fate.QUARANTINED in fates:
-        ways.append(f"with `batchdiff purge{plan} --used`, for those in quarantine")
+        ways.append(f"once `batchdiff purge{plan} --used` deletes the originals in quarantine")
     if fates - {Fate.QUARANTINED}:
         ways.append("once you delete the originals that are kept")
     more = UNKNOWN_AMOUNT if exactness is Exactness.UNKNOWN else size
-    return f"{more} {'comes' if exactness is Exactness.UNKNOWN else 'come'} back {'; or '.join(ways)}."
+    return f"{more} {'comes' if exactness is Exactness.UNKNOWN else 'come'} back {' and '.join(ways)}."

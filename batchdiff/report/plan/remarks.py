@@ -10,6 +10,7 @@ from batchdiff.plan.overlay_options import Compat, Compression
 from batchdiff.plan.plan import GuestPlan, GuestToConvert, why_unlike
 from batchdiff.qcow2.geometry import DEFAULT_REFCOUNT_BITS
 from batchdiff.report.facts import PlanFacts
+from batchdiff.report.figures import count_of
 from batchdiff.report.plan.outliers import BetterClusters, cluster_advice, similarity_if_unlike
 from batchdiff.report.printable import printable
 from batchdiff.units import few, format_size
@@ -64,13 +65,14 @@ def remarks(facts: PlanFacts) -> Iterator[str]:
     for guest in links[:_MOST_LINKS]:
         yield f"{printable(guest.name)}: {printable(_of_link(guest, facts.plan.retire))}"
     if len(links) > _MOST_LINKS:
-        yield f"{len(links) - _MOST_LINKS} more guests are named by symbolic links; the same applies to them."
+        more = count_of(len(links) - _MOST_LINKS, "more guest")
+        yield f"The manifest names {more} by symbolic link; the same applies to each."
     alike: dict[str, list[str]] = {}
     for guest in chosen:
         alike.setdefault(", ".join(_unusual(guest)), []).append(printable(guest.name))
     for unusual, names in alike.items():
         if unusual:
-            yield f"{few(names)}: {'the overlay has' if len(names) == 1 else 'the overlays have'} {unusual}."
+            yield f"{few(names)}: {'the overlay uses' if len(names) == 1 else 'the overlays use'} {unusual}."
 
 
 def _of_clusters(better: BetterClusters, facts: PlanFacts) -> str:
@@ -102,7 +104,7 @@ def _unusual(guest: GuestToConvert) -> Iterator[str]:
 
 
 def _overlays(guests: Iterable[GuestToConvert]) -> dict[str, list[GuestToConvert]]:
-    """Return the guests that are overlays already, by the image that they rest on."""
+    """Return the guests that are overlays already, by the image that they depend on."""
     found: dict[str, list[GuestToConvert]] = {}
     for guest in guests:
         if guest.source.backing:
@@ -135,13 +137,13 @@ def _of_link(guest: GuestToConvert, retire: Retire) -> str:
     file, aside = guest.source.path, guest.source.path + own_files.QUARANTINE
     begin = f"{guest.alias} is a symbolic link to {file}."
     if guest.overlay_path == file:
-        return f"{begin} The overlay takes the place of that file, so the link leads to the overlay."
+        return f"{begin} The overlay takes the place of that file, so the link points to the overlay."
     match retire:
         case Retire.KEEP:
-            gone = f"once it is deleted, or quarantined as {aside}, the link leads to nothing."
-            end = f"The original stays there; {gone}"
+            gone = f"once it is deleted, or quarantined as {aside}, the link points to nothing."
+            end = f"The original keeps its name; {gone}"
         case Retire.QUARANTINE:
-            end = f"The original becomes {aside}, and the link leads to nothing."
+            end = f"The original becomes {aside}, and the link points to nothing."
         case Retire.DELETE:
-            end = "The original is deleted there, and the link leads to nothing."
+            end = "The original is deleted, and the link points to nothing."
     return f"{begin} The overlay goes to {guest.overlay_path}. {end}"

@@ -42,23 +42,26 @@ _AFTER = (
     Column("share"),
     Column("now", Align.LEFT),
 )
-_WAITING = "planned"
-"""The word for a guest that apply has still to convert, as `status` has it."""
+_WAITING, _RESTORED = "planned", "restored"
+"""The words for a guest that apply has still to convert, or that restore gave back, as `status` has them."""
 
 
 def columns(facts: PlanFacts) -> Sequence[Column]:
     """Return the columns of the table: those after an apply if one has converted guests."""
-    return _AFTER if facts.conversions else _BEFORE
+    return _AFTER if facts.is_applied else _BEFORE
 
 
 def rows(facts: PlanFacts) -> list[GuestToConvert]:
     """Return the guests that the totals sum up, outliers first."""
-    return outliers_first(each for each in facts.guests if isinstance(each, GuestToConvert))
+    chosen = (each for each in facts.guests if each.name not in facts.given_back)
+    return outliers_first(each for each in chosen if isinstance(each, GuestToConvert))
 
 
 def other_rows(facts: PlanFacts) -> list[GuestPlan]:
-    """Return the guests below the totals: refused ones, then those that were compared and skipped."""
-    others = [each for each in facts.guests if each.verdict is not Verdict.CONVERT]
+    """Return the guests below the totals: refused ones, then those that were compared and skipped, or restored."""
+    others = [
+        each for each in facts.guests if each.verdict is not Verdict.CONVERT or each.name in facts.given_back
+    ]
     return outliers_first(each for each in others if each.diff is not None or each.verdict is Verdict.REFUSE)
 
 
@@ -73,7 +76,7 @@ def guest_cells(facts: PlanFacts, guest: GuestPlan) -> tuple[str, ...]:
         overlay = estimated_size(savings.overlay_bytes, savings.overlay_error_bytes)
         saved = bounded_size(savings.saved_bytes, savings.exactness, savings.overlay_error_bytes)
         part = share_words(savings)
-    if facts.conversions:
+    if facts.is_applied:
         done = facts.conversions.get(guest.name)
         actual = size(done.overlay_bytes if done else None)
         return first, allocated, overlay, actual, saved, part, now(facts, guest)
@@ -86,6 +89,8 @@ def now(facts: PlanFacts, guest: GuestPlan) -> str:
     done = facts.conversions.get(guest.name)
     if done is not None:
         return done.fate.value
+    if guest.name in facts.given_back:
+        return _RESTORED
     return _WAITING if guest.verdict is Verdict.CONVERT else guest.verdict.value
 
 
@@ -94,13 +99,13 @@ def total_cells(facts: PlanFacts) -> tuple[str, ...]:
     totals = facts.totals
     savings = [guest.diff.savings for guest in rows(facts)]
     error = sum(each.overlay_error_bytes for each in savings)
-    name = "total" if totals == facts.plan.totals else "of these"
+    name = "total" if totals == facts.predicted else "of these"
     allocated, saved = (
         format_size(totals.allocated_bytes),
         bounded_size(totals.saved_bytes, totals.exactness, error),
     )
     overlay, part = estimated_size(totals.overlay_bytes, error), share_words(totals)
-    if facts.conversions:
+    if facts.is_applied:
         done = [facts.conversions[guest.name] for guest in rows(facts) if guest.name in facts.conversions]
         actual = size(sum(each.overlay_bytes for each in done))
         return name, allocated, overlay, actual, saved, part, f"{len(done)} of {totals.convert} done"

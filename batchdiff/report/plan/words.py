@@ -75,7 +75,7 @@ def nothing_chosen(facts: PlanFacts) -> str:
         return "The plan has no guests."
     counts = Counter(guest.verdict.value for guest in facts.plan.guests)
     found = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    return f"No guest of the plan has the verdict that was chosen with --only; its guests: {found}."
+    return f"No guest of the plan has a verdict chosen with --only; the verdicts are: {found}."
 
 
 def how_saved(facts: PlanFacts) -> Iterator[str]:
@@ -83,7 +83,7 @@ def how_saved(facts: PlanFacts) -> Iterator[str]:
     chosen = facts.savings
     if not facts.has_conversions_in_view:
         return
-    if facts.overlay_disk_bytes != facts.plan.totals.overlay_bytes:
+    if facts.overlay_disk_bytes != facts.predicted.overlay_bytes:
         what, why = (
             ("the overlay takes", "its file has")
             if len(chosen) == 1
@@ -97,7 +97,10 @@ def how_saved(facts: PlanFacts) -> Iterator[str]:
         yield '"saved" does not count space that is shared with other files, by reflinks or hard links.'
     if facts.totals.template_copy_bytes:
         copied = format_size(facts.totals.template_copy_bytes)
-        yield f'The total of "saved" is {copied} less than the sum of its column: a copy of the template takes it.'
+        yield (
+            f'The total of "saved" is {copied} less than the sum of its column: a copy of the template takes that'
+            " space."
+        )
     if is_rounded(facts):
         yield "Totals are sums of exact sizes, and each size is rounded, so the last digits may not add up."
 
@@ -106,10 +109,10 @@ def not_exact(facts: PlanFacts) -> Iterator[str]:
     """Yield why savings are not known exactly."""
     if not facts.has_conversions_in_view:
         return
-    for each in inexact(facts.plan.to_convert):
+    for each in inexact(facts.to_convert):
         saved = bounded_size(each.saved_bytes, each.exactness)
         yield f'{few(list(map(printable, each.names)))}: "saved" is {saved}: {printable(each.note)}.'
-    totals = facts.plan.totals
+    totals = facts.predicted
     if totals.note:
         saved = bounded_size(totals.saved_bytes, totals.exactness)
         yield f'total: "saved" is {saved}: {printable(totals.note)}.'
@@ -122,7 +125,7 @@ def next_steps(facts: PlanFacts) -> Iterator[str]:
     yield from done(facts)
     plan, chosen = facts.plan, facts.pending
     if not chosen:
-        if not facts.conversions:
+        if not facts.is_applied:
             yield "There is nothing to convert."
         return
     verify = "verify it against its original" if len(chosen) == 1 else "verify each against its original"
@@ -143,7 +146,7 @@ def next_steps(facts: PlanFacts) -> Iterator[str]:
 def main_figures(facts: PlanFacts) -> Iterator[tuple[str, str, str]]:
     """Yield the figures that an operator needs first: label, figure, and a remark on it, which may be empty."""
     totals = facts.plan.totals
-    if facts.conversions:
+    if facts.is_applied:
         yield from done_figures(facts)
         return
     saved = bounded_size(totals.saved_bytes, totals.exactness, facts.error_bytes)
@@ -165,7 +168,7 @@ _RETIRED = {
 
 def next_commands(facts: PlanFacts) -> list[tuple[str, str]]:
     """Return the commands to run next, each with its purpose, to be copied."""
-    if not facts.path or not facts.savings or not facts.has_conversions_in_view:
+    if not facts.path or not facts.plan.to_convert or not facts.has_conversions_in_view:
         return []
     plan = shell_word(facts.path)
     convert = [("Convert the guests:", f"batchdiff apply {plan}")] if facts.pending else []
@@ -176,7 +179,7 @@ def next_commands(facts: PlanFacts) -> list[tuple[str, str]]:
         *convert,
         *(change if facts.conversions else []),
         ("See how far it has got:", f"batchdiff status {plan}"),
-        *(free if Fate.QUARANTINED in fates else []),
+        *(free if Fate.QUARANTINED in fates or facts.older_originals else []),
         ("Undo it:", f"batchdiff restore {plan}"),
     ]
 
@@ -221,7 +224,7 @@ def _folder(path: str) -> str:
 def _fate(facts: PlanFacts, chosen: Sequence[GuestToConvert]) -> str:
     originals, them = ("the original", "it") if len(chosen) == 1 else ("the originals", "them")
     totals = facts.plan.totals
-    if facts.conversions:
+    if facts.is_applied:
         totals = totals_of(chosen, facts.plan.retire)
     match facts.plan.retire:
         case Retire.KEEP:
@@ -237,7 +240,7 @@ def _fate(facts: PlanFacts, chosen: Sequence[GuestToConvert]) -> str:
 
 def _later(totals: Totals, when: str, originals: str) -> str:
     if _costs(totals):
-        return f"even once you delete {originals}, {_cost(totals)} will be free than now"
+        return f"even after you delete {originals}, {_cost(totals)} will be free than now"
     the = "the " if totals.exactness is Exactness.EXACT else ""
     come = "comes" if totals.exactness is Exactness.UNKNOWN else "come"
     return f"{the}{_saved(totals)} {come} back {when}"

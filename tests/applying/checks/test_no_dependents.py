@@ -36,7 +36,9 @@ def test_none(image):
 def test_an_image_that_rests_on_it(image):
     clone(image)
     error = refused(image)
-    assert error.why == f"it is the backing file of {image.parent}/clone.qcow2, which would be lost without it"
+    assert error.why == (
+        f"it is the backing file of {image.parent}/clone.qcow2; images that depend on it cannot be read without it"
+    )
     assert "standalone" in error.remedy
 
 

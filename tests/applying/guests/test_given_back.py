@@ -14,7 +14,7 @@ def stage(tmp_path, monkeypatch):
 def test_an_original_is_converted_by_its_name(stage):
     (guest,) = stage.plan.to_convert
     way = f"`batchdiff apply PLAN --guest {guest.name}` converts it again"
-    assert why_not_again([guest]) == {guest.name: f"restore gave it back; {way}"}
+    assert why_not_again([guest]) == {guest.name: f"restored earlier; {way}"}
 
 
 def test_a_rebuilt_image_needs_a_new_plan(stage):
@@ -23,5 +23,5 @@ def test_a_rebuilt_image_needs_a_new_plan(stage):
     stage.original().rename(stage.original().with_name("older"))
     stage.original().write_bytes(content)
     assert why_not_again([guest]) == {
-        guest.name: "restore gave it back; its image is another file now, which a new plan can convert"
+        guest.name: "restored earlier; to convert an image that was rebuilt or replaced, make a new plan"
     }

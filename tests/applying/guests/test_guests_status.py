@@ -45,7 +45,7 @@ def test_given_back(created, step):
     history = History(restored={"web01": "2026-01-02T03:04:05.678Z"})
     (line,) = status_rows(plan, history, {})
     assert line.step == step
-    assert line.next.startswith("nothing; apply --guest web01 " if step == "restored" else "apply: write")
+    assert line.next.startswith("nothing; to convert it again: " if step == "restored" else "apply: write")
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ NEXT = {
     "published, the original was written to": (
         GuestState(Step.PUBLISHED, published=True),
         replace(BOTH, written=Written.ORIGINAL | Written.OVERLAY),
-        "verify: its original has been written to since, so only you know which of the two to keep; or"
+        "verify: its original has been written to since, so only you know whether to keep it or the overlay; or"
         " restore --discard-changes to go back to /vm.img",
     ),
     "deleted": (
@@ -111,8 +111,16 @@ NEXT = {
         OnDisk("/vm.qcow2", None),
         "nothing; or restore: rebuild the original from the overlay",
     ),
-    "purge": (GuestState(Step.RETIRING, Goal.PURGE, published=True), BOTH, "purge: interrupted, will resume"),
-    "restore": (GuestState(Step.CHECKED, Goal.RESTORE, published=True), BOTH, "restore: interrupted, will resume"),
+    "purge": (
+        GuestState(Step.RETIRING, Goal.PURGE, published=True),
+        BOTH,
+        "purge: finish the interrupted purge",
+    ),
+    "restore": (
+        GuestState(Step.CHECKED, Goal.RESTORE, published=True),
+        BOTH,
+        "restore: finish the interrupted restore",
+    ),
     "restored": (
         GuestState(Step.RESTORED, Goal.RESTORE, aside="/vm.img.batchdiff-original"),
         BOTH,

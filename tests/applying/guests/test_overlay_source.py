@@ -86,5 +86,5 @@ def test_a_raw_image_gets_back_all_it_had():
     encrypted = ImageSource("/vm.qcow2", ImageFormat.QCOW2, secret_file="/secret")
     assert [words.partition(",")[0] for words in not_given_back(encrypted)] == [
         "it will be qcow2 version 3 with clusters of 64 KiB",
-        "it will be encrypted with aes-256 in xts mode",
+        "it will be encrypted with aes-256 in xts mode and have one key slot",
     ]

@@ -63,7 +63,7 @@ def test_from_the_beginning():
 
 def test_an_original_cannot_keep_a_name_that_its_overlay_takes():
     guest = plans.guest_plan(overlay_path=plans.guest_plan().source.path)
-    with pytest.raises(GuestError, match="takes the original's own name"):
+    with pytest.raises(GuestError, match="takes its original's name"):
         task(guest=guest)
     for retire in (Retire.QUARANTINE, Retire.DELETE):
         assert is_in_place(task(retire=retire, guest=guest))

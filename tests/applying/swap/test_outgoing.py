@@ -62,7 +62,7 @@ class World:
             stop=self.stop,
             journal=self.journal,
             dependents=Dependents({str(self.folder)}),
-            session=types.SimpleNamespace(unseen=self.unseen, require_no_domain=lambda _path: None),
+            session=types.SimpleNamespace(unseen=self.unseen, plan_path="", require_no_domain=lambda _path: None),
         )
         return OutgoingFile(task, run)
 

@@ -6,9 +6,11 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 
 import notation
 import pytest
+import real_holders
 from oracle import assert_same
 from patching import Patched
 from stage import ASIDE, DELETING, GUEST, NAME, Stage, failed, status
@@ -17,6 +19,7 @@ from batchdiff.applying.guests.guest_files import on_disk
 from batchdiff.applying.guests.status import status_rows
 from batchdiff.applying.journal.records import Fate, Goal, GuestState, Step
 from batchdiff.applying.results.outcome import Status
+from batchdiff.applying.swap.incoming import IncomingFile
 from batchdiff.choices import Retire
 from batchdiff.errors import InUseError, VerificationError
 
@@ -69,6 +72,19 @@ def test_used(stage):
     assert_kept(stage)
 
 
+def test_afterwards_the_disk_is_not_held(stage, monkeypatch):
+    """A VM that starts must not find its locks, or wait for its lease."""
+    disks = []
+    hold = IncomingFile.hold
+    monkeypatch.setattr(IncomingFile, "hold", lambda disk: (disks.append(disk), hold(disk)))
+    stage.use()
+    stage.purge()
+    assert [disk.source.path for disk in disks] == [str(stage.overlay())]
+    with real_holders.writer(stage.overlay()):
+        pass
+    assert "wrote" in notation.run("qemu-io", "-f", "qcow2", "-c", "write 0 64k", str(stage.overlay()))
+
+
 def test_used_and_given_up(stage):
     stage.use()
     assert status(stage.purge(used=True)) is Status.PURGED
@@ -90,6 +106,45 @@ def test_the_original_is_in_use(stage, monkeypatch):
     monkeypatch.setattr("batchdiff.qemu.qemu_img.compare", raising(IN_USE))
     assert status(stage.purge()) is Status.KEPT
     assert_kept(stage)
+
+
+@pytest.mark.parametrize("holding", [real_holders.writer, real_holders.loop_device, real_holders.vm_without_locks])
+def test_a_writer_without_locks(stage, holding):
+    """QEMU would find the two identical, and a moment later they may differ."""
+    with holding(stage.overlay()) as name:
+        (outcome,) = stage.purge()
+        assert (outcome.status, outcome.exit_code) == (Status.KEPT, 0)
+        assert stage.history.failures == {}
+        assert_kept(stage)
+        if holding is real_holders.vm_without_locks:
+            assert status(stage.purge(used=True)) is Status.PURGED
+        else:
+            reason = failed(stage.purge(used=True))
+            assert name in reason
+            assert "for writing" in reason
+            assert_kept(stage)
+
+
+def wants_to_write(path):
+    """Another program opens a file for writing, and does not wait until it may."""
+    program = f"import os; os.open({str(path)!r}, os.O_WRONLY | os.O_NONBLOCK)"
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert "BlockingIOError" in done.stderr
+
+
+def test_a_writer_that_comes_while_they_are_compared(stage):
+    stage.judge.asked = lambda: wants_to_write(stage.overlay())
+    assert status(stage.purge()) is Status.KEPT
+    assert_kept(stage)
+
+
+def test_a_writer_that_comes_just_before_the_deletion(stage):
+    """It is let in: the original gets its name back."""
+    stage.after_move(DELETING, lambda: wants_to_write(stage.overlay()))
+    assert status(stage.purge()) is Status.KEPT
+    assert_kept(stage)
+    with real_holders.writer(stage.overlay()):  # it is not held any longer
+        pass
 
 
 def raising(error):

@@ -6,6 +6,7 @@ cli/logs/options.py.
 
 import os
 import stat
+import subprocess
 
 import pytest
 from commands import Fleet, run_here
@@ -128,7 +129,7 @@ def plan(tmp_path, monkeypatch):
         ("no/x.prom", "there is no such folder"),
         ("folder.prom", "it exists and is not a regular file"),
         ("link.prom", "it exists and is not a regular file"),
-        ("other.prom", "it exists and does not have metrics of batchdiff"),
+        ("other.prom", "it exists and does not contain metrics of batchdiff"),
     ],
 )
 @pytest.mark.parametrize("verb", ["status", "verify"])
@@ -139,6 +140,19 @@ def test_a_file_that_cannot_be_replaced_is_refused_before_the_work(plan, monkeyp
     monkeypatch.setattr(f"batchdiff.cli.verbs.{verb}.history_of", lambda *_: pytest.fail("it began"))
     assert f"cannot write metrics to {name}: {why}. " in run_here(verb, plan, "--textfile", name, expect=2)
     assert (plan.parent / "other.prom").read_text().startswith("# HELP node_load1")
+
+
+def test_a_file_that_no_other_may_replace_is_refused_before_the_work(plan, monkeypatch):
+    """New files can be made in its folder."""
+    run_here("status", plan, "--textfile", "x.prom")
+    monkeypatch.setattr("batchdiff.cli.verbs.verify.history_of", lambda *_: pytest.fail("it began"))
+    subprocess.run(["chattr", "+i", "x.prom"], check=True)
+    try:
+        text = run_here("verify", plan, "--textfile", "x.prom", expect=2)
+    finally:
+        subprocess.run(["chattr", "-i", "x.prom"], check=True)
+    assert "cannot replace x.prom: " in text
+    assert "chattr -i x.prom" in text
 
 
 def test_what_verify_found_counts_more_than_its_metrics(plan, monkeypatch):

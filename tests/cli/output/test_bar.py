@@ -96,6 +96,15 @@ def test_a_guest_without_bytes_of_its_own_has_no_line(terminal):
     assert "0 B" not in screen.getvalue()
 
 
+def test_images_that_are_opened(terminal):
+    screen = terminal()
+    bar = ProgressBar()
+    bar.show(Reading(Pace(0, 0, None, None), 1.0, Phase.OPEN, None, None, False, Pace(1200, 6003, 40.0, 120.1)))
+    bar.close()
+    assert re.search(r"opening images  19\.9%\|.+\| 1,200 of 6,003, 2:00 left *\n", screen.getvalue())
+    assert "0 B" not in screen.getvalue()
+
+
 @pytest.mark.parametrize("where", ["pipe", "dumb"])
 def test_one_line_where_no_cursor_moves_up(terminal, where):
     screen = terminal(is_terminal=where != "pipe", term="dumb" if where == "dumb" else "xterm")

@@ -21,14 +21,24 @@ def test_progress_of_a_guest():
         "guest_bytes_done": 5,
         "guest_bytes_total": 20,
         "guest_seconds_remaining": None,
+        "openings_done": None,
+        "openings_total": None,
     }
+
+
+def test_progress_before_the_bytes_are_known():
+    """0 of 0 bytes is not 100 %."""
+    reading = Reading(Pace(0, 0, None, None), 1.0, Phase.OPEN, None, None, False, Pace(3, 40, 3.0, 12.3))
+    found = progress_event(reading)
+    assert (found["percent_done"], found["openings_done"], found["openings_total"]) == (0.0, 3, 40)
+    assert found["seconds_remaining"] is None
 
 
 def test_progress_before_anything_is_known():
     found = progress_event(Reading(Pace(0, 40, None, None), 0.0, None, None, None, is_edge=True))
     assert {name for name, value in found.items() if value is None} == {
         "bytes_per_second", "seconds_remaining", "step", "guest",
-        "guest_bytes_done", "guest_bytes_total", "guest_seconds_remaining",
+        "guest_bytes_done", "guest_bytes_total", "guest_seconds_remaining", "openings_done", "openings_total",
     }  # fmt: skip
 
 

@@ -30,7 +30,7 @@ def test_what_came_went_grew_and_was_decided_otherwise():
 
 def test_in_words():
     assert list(sentences(compared(OLD, NEW))) == [
-        "Since the plan of 2026-01-02T03:04:05Z: saved 5.2 GiB then, 5.3 GiB now.",
+        "Saved: 5.2 GiB in the plan of 2026-01-02T03:04:05Z, 5.3 GiB now.",
         "1 guest not in the older plan: app01.",
         "1 guest only in the older plan: web02.",
         "log01: refuse then, convert now.",
@@ -60,8 +60,8 @@ def test_guests_that_are_done_are_no_loss():
     }
     planned = format_size(2 * guest_plan("web01").diff.savings.saved_bytes)
     assert list(sentences(compared(old, new), back))[1:] == [
-        f"web01 and web02: convert then, done now; came back so far: 200 MiB of {planned} planned, which the"
-        " savings now do not include.",
+        f"web01 and web02: convert then, done now; came back so far: 200 MiB of {planned} planned. The savings now"
+        " include neither figure.",
         "log01: convert then, skip now.",
     ]
     assert list(sentences(compared(old, new)))[1].endswith(f"do not include what was planned for them, {planned}.")

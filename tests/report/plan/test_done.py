@@ -8,7 +8,7 @@ import pytest
 from plans import guest_plan, refused_guest, savings, small_plan
 
 from batchdiff.applying.journal.records import Fate
-from batchdiff.applying.results.conversion import Conversion
+from batchdiff.applying.results.conversion import Conversion, OlderOriginal
 from batchdiff.choices import Retire, Verdict
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.plan.csv_form import plan_csv
@@ -50,7 +50,7 @@ def test_after_quarantine_and_a_purge_of_one():
     assert end_of_report(Fate.DELETED, Fate.QUARANTINED, Fate.QUARANTINED).endswith(
         "Originals: 1 deleted, 2 in quarantine.\n"
         "1.9 GiB came back so far, net of the overlays.\n"
-        "3.8 GiB come back with `batchdiff purge fleet.plan.json --used`, for those in quarantine.\n"
+        "3.8 GiB come back once `batchdiff purge fleet.plan.json --used` deletes the originals in quarantine.\n"
     )
 
 
@@ -73,6 +73,32 @@ def test_what_is_left_to_do_is_counted_by_itself():
         "`batchdiff apply` will write 1 overlay beside its guest, verify it against its original, and keep the"
         " original: the 1.9 GiB come back only once you delete it. It needs up to 100 MiB of free disk space"
     ) in said
+
+
+def test_no_prediction_includes_a_restored_guest():
+    """And what its rebuilt image left in quarantine is not forgotten."""
+    older = {"three": OlderOriginal("/srv/three.img.batchdiff-original", 3 * GIB)}
+    found = facts(Fate.DELETED, Fate.QUARANTINED)._replace(given_back=frozenset({"three"}), older_originals=older)
+    said = " ".join(plan_text(found).split())
+    assert "total 4 GiB 200 MiB 200 MiB 3.8 GiB 95.1% 2 of 2 done" in said
+    assert "three 2 GiB 100 MiB - 1.9 GiB 95.1% restored" in said
+    assert "Originals: 1 deleted, 1 in quarantine, 1 older one of restored guests in quarantine." in said
+    assert "three was restored, and no total includes it: `batchdiff apply fleet.plan.json --guest three`" in said
+    assert "The older original of three, still in quarantine, takes 3 GiB on disk" in said
+    assert "will write" not in said
+    assert "- came back: **1.9 GiB** (of 3.8 GiB planned)" in plan_markdown(found)
+    assert "- guests converted: **2 of 2** (1 restored since)" in plan_markdown(found)
+    assert "purge" in [command.split()[1] for _, command in next_commands(found)]
+    assert "restored since" in plan_html(found)
+
+
+def test_all_guests_were_restored():
+    found = facts()._replace(given_back=frozenset({"one", "two", "three"}))
+    said = " ".join(plan_text(found).split())
+    assert "one, three and two were restored, and no total includes them" in said
+    assert "nothing to convert" not in said
+    assert "total" not in said.partition("one, three")[0]
+    assert "apply" not in [command.split()[1] for _, command in next_commands(found)]
 
 
 def test_predictions_that_were_wrong_are_shown():
@@ -150,11 +176,11 @@ def test_a_selection_without_guests_to_convert_ends_with_its_own_guests(form, fa
 def test_a_selection_without_a_guest_is_a_sentence(form):
     found = PlanFacts(small_plan(guest_plan(), refused_guest()), selection=[])
     said = " ".join(form(found).split())
-    assert "No guest of the plan has the verdict that was chosen with" in said
+    assert "No guest of the plan has a verdict chosen with" in said
     assert "of these" not in said
 
 
 def test_commands_in_sentences_are_code_on_the_page():
     page = plan_html(facts(*[Fate.QUARANTINED] * 3))
-    assert "come back with <code>batchdiff purge fleet.plan.json --used</code>, for those" in page
+    assert "come back once <code>batchdiff purge fleet.plan.json --used</code> deletes" in page
     assert "`" not in page.split("<script>")[0]

@@ -97,8 +97,8 @@ def test_the_whole_report():
 )
 def test_options_that_decide_who_can_read_an_overlay(options, sentence):
     one, two = (guest_plan(name, options=options, savings=savings()) for name in ("a", "b"))
-    assert f"note a: the overlay has {sentence}. " in flat(plan_text(small_plan(one)))
-    assert f"note a and b: the overlays have {sentence}. " in flat(plan_text(small_plan(one, WEB, two)))
+    assert f"note a: the overlay uses {sentence}. " in flat(plan_text(small_plan(one)))
+    assert f"note a and b: the overlays use {sentence}. " in flat(plan_text(small_plan(one, WEB, two)))
 
 
 def test_usual_options_need_no_note():

@@ -1,4 +1,4 @@
-"""Scans on hosts that are network namespaces with mounts of their own, over TLS; slow.
+"""docs/many-hosts.md: hosts that are network namespaces with mounts of their own scan over TLS; slow.
 
 Guards planning/remote/connection.py.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +15,9 @@ from pathlib import Path
 import notation
 import pytest
 from commands import batchdiff
-from dask_hosts import scheduler, worker
+from dask_hosts import DASK, scheduler, worker
 from filesystems import tmpfs
+from page_runner import page_fences
 from small_fleet import write_fleet
 
 pytestmark = pytest.mark.long
@@ -66,9 +68,7 @@ def host(network: str, name: str, address: str) -> Iterator[tuple[str, ...]]:
 def make_certificates(folder: Path, name: str = "planner") -> tuple[str, ...]:
     """Makes an authority and a certificate as docs/many-hosts.md shows; the options that name them."""
     folder.mkdir()
-    text = (Path(__file__).parents[3] / "docs" / "many-hosts.md").read_text()
-    (commands,) = [part for part in text.split("```sh\n")[1:] if part.startswith("openssl")]
-    script = commands.partition("```")[0]
+    (script,) = [text for text in page_fences("many-hosts", "sh") if text.startswith("openssl ")]
     subprocess.run(["sh", "-euc", script], cwd=folder, check=True, capture_output=True, timeout=60)
     files = ("--tls-ca-file", "ca.pem", "--tls-cert", f"{name}.pem", "--tls-key", f"{name}.key")
     return tuple(word if word.startswith("--") else str(folder / word) for word in files)
@@ -113,6 +113,13 @@ def test_three_hosts_with_mounts_of_their_own(fleet, tmp_path):
             "plan", "fleet.yaml", "--scheduler", found.address.replace("tls:", "tcp:"), cwd=fleet, expect=2
         )
         assert "--trust-network" in refused.stderr
+
+
+def test_the_page_starts_dask_with_options_that_it_has():
+    commands = [text for text in page_fences("many-hosts", "sh") if text.startswith("dask ")]
+    assert len(commands) == 2
+    for command in commands:
+        notation.run(*DASK, *shlex.split(command)[1:], "--help")
 
 
 def plan(fleet: Path, name: str, *options: str, said: tuple[str, ...] = ()) -> str:

@@ -1,0 +1,62 @@
+"""Whether each overlay still names its own data file, and whether that is the file that apply wrote.
+
+::
+
+    web01.qcow2 -> web01.data.raw     its own
+    web02.qcow2 -> web01.data.raw     that of another guest: each VM would write to the disk of the other
+    web03.qcow2 -> moved.raw          another one, which its operator has set since
+"""
+
+from __future__ import annotations
+
+from batchdiff.applying.journal.records import GuestState, History
+from batchdiff.errors import VerificationError
+from batchdiff.files.fingerprint import fingerprint_at
+from batchdiff.files.identity import Identity, identity_of
+from batchdiff.image_source import ImageSource
+from batchdiff.plan.plan import GuestToConvert, Plan
+
+
+class DataFiles:
+    """The data files of a plan's overlays that were published."""
+
+    def __init__(self, plan: Plan, history: History) -> None:
+        self._owners: dict[Identity, str] = {}
+        published = set(history.published)
+        for guest in plan.to_convert:
+            path = guest.options.data_file
+            if path is not None and guest.name in published and (identity := identity_of(path)) is not None:
+                self._owners[identity] = guest.name
+
+    def require_own(self, guest: GuestToConvert, overlay: ImageSource) -> None:
+        """Make sure that an overlay, as its header is now, does not name another guest's data file.
+
+        :raises VerificationError: it does.
+        """
+        for path in overlay.other_files:
+            identity = identity_of(path)
+            owner = guest.name if identity is None else self._owners.get(identity, guest.name)
+            if owner != guest.name:
+                own = guest.options.data_file
+                remedy = f" Its own is {own}." if own is not None and fingerprint_at(own) is not None else ""
+                raise VerificationError(
+                    f"{overlay.path} has the wrong data file",
+                    why=f"{path} is that of {owner}, so each VM writes to the disk of the other",
+                    remedy=f"Keep both VMs shut down, and find out who changed it (`qemu-img info`).{remedy}",
+                )
+
+
+def remark_on_data_file(guest: GuestToConvert, state: GuestState, overlay: ImageSource) -> str:
+    """Return how the data file of an overlay differs from the one that apply wrote, as a clause; empty if not.
+
+    A VM writes to its data file; another file with another time and size is not just a copy of it.
+    """
+    path, known = guest.options.data_file, state.data_file
+    if path is None or not overlay.other_files:
+        return ""
+    now = fingerprint_at(path)
+    if overlay.other_files[0] != path:
+        return f"; its data is in {overlay.other_files[0]}, not in {path} as planned"
+    if now is None or known is None or known.is_same_file(now) or not known.was_written_to(now):
+        return ""
+    return f"; its data file {path} is not the file that apply wrote ({known.changes(now)})"
