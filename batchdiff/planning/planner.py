@@ -83,13 +83,9 @@ def make_plan(  # noqa: PLR0913  # options by keyword
 ) -> Plan:
     """Return the plan for all guests of a manifest, with the reason for each guest that cannot be converted.
 
-<<<<<<< HEAD
-    ``observer`` is called at every read here; ``assessed``, with each assessed guest; ``remote`` scans elsewhere.
-=======
-    ``observer`` is called at every read, in each worker; ``opened``, with the number of images opened so far: each
-    to be examined, the template first, then each guest to find its data; ``assessed``, with each guest whose
-    savings are known.
->>>>>>> main
+    ``observer`` is called at every read, in each worker here; ``opened``, with the number of images opened so far:
+    each to be examined, the template first, then each guest to find its data; ``assessed``, with each guest whose
+    savings are known. ``remote``: how ranges are scanned on other hosts; None if they are not.
 
     :raises ImageError: the template cannot be read, is in use, or changed during the scan.
     :raises WorkerError: a worker process died.
@@ -106,12 +102,10 @@ def make_plan(  # noqa: PLR0913  # options by keyword
         reused = _reuse(earlier, template, sidecar, candidates, sharing=sharing)
         to_scan = {each.entry.name: each.record for each in candidates if each.entry.name not in reused.overlays}
         limits = budget(jobs, len(image.layers))
-<<<<<<< HEAD
-        settings = ScanSettings(limits, GENERATOR, progress, earlier.say, earlier.checkpoint, observer, remote)
-=======
         further = _further(opened, 1 + len(parts))
-        settings = ScanSettings(limits, GENERATOR, progress, earlier.say, earlier.checkpoint, observer, further)
->>>>>>> main
+        settings = ScanSettings(
+            limits, GENERATOR, progress, earlier.say, earlier.checkpoint, observer, further, remote
+        )
         # Even without guests, the template is scanned if its digest is not known otherwise.
         scan = partial(scan_guests, image, _at_first(template, sidecar), to_scan, settings, sharing=sharing)
         findings = scan() if to_scan or reused.digest is None else Findings(sharing)

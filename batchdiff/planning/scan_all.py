@@ -31,12 +31,8 @@ Progress = Callable[[int, int], None]
 class ScanSettings:
     """The settings of a scan: limits of processes and files, receivers of progress and notices, checkpoint.
 
-<<<<<<< HEAD
-    ``observer`` is called at every read of an image on this host. ``remote``: how ranges are scanned on other
-    hosts; None if they are not.
-=======
-    ``observer`` is called at every read of an image; ``opened``, with the number of guests whose data was located.
->>>>>>> main
+    ``observer`` is called at every read of an image on this host; ``opened``, with the number of guests whose data
+    was located. ``remote``: how ranges are scanned on other hosts; None if they are not.
     """
 
     budget: Budget
@@ -45,16 +41,13 @@ class ScanSettings:
     say: Callable[[str], None]
     checkpoint: Checkpoint | None
     observer: ReadObserver | None = None
-<<<<<<< HEAD
+    opened: Callable[[int], None] = ignore
     remote: RemoteScans | None = None
 
     def close(self) -> None:
         """Close the connection to other hosts, if any: it has threads, and this process is about to fork."""
         if self.remote is not None:
             self.remote.close()
-=======
-    opened: Callable[[int], None] = ignore
->>>>>>> main
 
 
 def scan_guests(
@@ -79,12 +72,8 @@ def scan_guests(
     if checkpoint is not None:
         take_over(findings, checkpoint.load(binding), keys)
     common = CommonBlocks(template) if sharing else None
-<<<<<<< HEAD
     _check_remote(template, settings.remote)
-    ranges, kinds = _ranges(template, guests, findings, common, settings.observer)
-=======
-    ranges, exported = _ranges(template, guests, findings, common, settings)
->>>>>>> main
+    ranges, kinds = _ranges(template, guests, findings, common, settings)
     # Ranges that the checkpoint does not cover, in batches of guests that stay within the limit on open files.
     groups = ranges_left(ranges, findings.covered, list(guests))
     parts = _parts(guests, groups, kinds, settings)
@@ -174,15 +163,9 @@ def _ranges(
     guests: Mapping[str, PlannedImage],
     findings: Findings,
     common: CommonBlocks | None,
-<<<<<<< HEAD
-    observer: ReadObserver | None,
+    settings: ScanSettings,
 ) -> tuple[list[int], _Kinds]:
     """Return the numbers of the ranges to scan, ascending, and the kinds of guests.
-=======
-    settings: ScanSettings,
-) -> tuple[list[int], set[str]]:
-    """Return the numbers of the ranges to scan, ascending, and the guests that QEMU exports.
->>>>>>> main
 
     Guests that cannot be read are recorded as failures. ``common`` maps each guest while it is open.
     """
