@@ -30,6 +30,9 @@ LOOK_AGAIN = 2.0
 FETCHED_AFTER = 10.0
 """Seconds after which a result, of some kilobytes, counts as lost together with its worker."""
 
+_SLOW = 30.0
+"""Seconds after which the operator should know that a worker has not answered."""
+
 CONTINUE = "No plan was written. Run the same command again to continue, with --scheduler or without it."
 """The advice if a scan on other hosts ends early."""
 
@@ -45,6 +48,7 @@ class _Question(enum.Enum):
 class _Asked(NamedTuple):
     worker: str
     question: _Question
+    since: float
 
 
 @dataclass(slots=True)
@@ -59,6 +63,7 @@ class Crew(Generic[Task, Result]):
     asked: dict[Future, _Asked] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     _ever_admitted: bool = False
+    _slow: set[str] = field(default_factory=set)
     _next_look: float = 0
 
     @property
@@ -74,10 +79,15 @@ class Crew(Generic[Task, Result]):
         present: set[str] = set(self.client.nthreads())
         self.admitted &= present
         self.refused = {worker: reason for worker, reason in self.refused.items() if worker in present}
-        for future, (worker, _) in list(self.asked.items()):
-            if worker not in present:
+        for future, asked in list(self.asked.items()):
+            if asked.worker not in present:
                 del self.asked[future]
-        known = self.admitted | self.refused.keys() | {worker for worker, _ in self.asked.values()}
+            elif asked.worker not in self._slow and time.monotonic() > asked.since + _SLOW:
+                self._slow.add(asked.worker)
+                self.warn(
+                    f"the worker {asked.worker} does not answer: perhaps it is busy, or the storage hangs there"
+                )
+        known = self.admitted | self.refused.keys() | {asked.worker for asked in self.asked.values()}
         for worker in sorted(present - known):
             self._ask(worker, _Question.PYTHON)
 
@@ -91,11 +101,11 @@ class Crew(Generic[Task, Result]):
                 job = sent(self.client, [worker], self.job)
                 function = there(self.client, [worker], objection_here)
                 future = submit_call(self.client, [worker], function, job)
-        self.asked[future] = _Asked(worker, question)
+        self.asked[future] = _Asked(worker, question, time.monotonic())
 
     def hear(self, future: Future) -> None:
         """Take in a worker's answer to a question: ask the next one, refuse the worker, or admit it."""
-        worker, question = self.asked.pop(future)
+        worker, question, _ = self.asked.pop(future)
         if future.status == "error":
             self._refuse(worker, _failure(question, future.exception()))
             return

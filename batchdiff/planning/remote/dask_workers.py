@@ -56,6 +56,9 @@ class DaskWorkers:
         work = _Work(self._client, job, iter(tasks))
         last_seen = time.monotonic()
         try:
+            crew.look()
+            if not crew.asked:
+                self._say(f"The scheduler has no workers yet; waiting {self._patience:.0f} seconds for one.")
             while not work.is_done:
                 crew.look()
                 if crew.admitted:

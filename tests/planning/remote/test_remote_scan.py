@@ -108,3 +108,24 @@ def test_a_worker_without_batchdiff():
     found = crew._failure(crew._Question.VERSION, ModuleNotFoundError("No module named 'batchdiff'"))
     assert found.startswith("batchdiff cannot be imported there (No module named 'batchdiff'): install the same")
     assert "was asked about its files: KeyError(1)" in crew._failure(crew._Question.FILES, KeyError(1))
+
+
+def test_a_worker_that_does_not_answer(monkeypatch):
+    """A hard mount of a server that is gone waits for ever; the operator learns which worker it is, once."""
+
+    class Deaf:
+        """A client with one worker, which gets what is submitted and never answers."""
+
+        def nthreads(self):
+            return {"tcp://a:1": 1}
+
+        def submit(self, *_, **__):
+            return object()
+
+    now, warned = [0.0], []
+    monkeypatch.setattr(crew.time, "monotonic", lambda: now[0])
+    found = crew.Crew(Deaf(), None, print, warned.append)
+    for now[0] in (1, 20, 40, 60, 80):
+        found.look()
+    assert warned == ["the worker tcp://a:1 does not answer: it is busy, or the storage hangs there"]
+    assert [asked.worker for asked in found.asked.values()] == ["tcp://a:1"]
