@@ -84,9 +84,7 @@ class Crew(Generic[Task, Result]):
                 del self.asked[future]
             elif asked.worker not in self._slow and time.monotonic() > asked.since + _SLOW:
                 self._slow.add(asked.worker)
-                self.warn(
-                    f"the worker {asked.worker} does not answer: perhaps it is busy, or the storage hangs there"
-                )
+                self.warn(f"the worker {asked.worker} does not answer: it is busy, or the storage hangs there")
         known = self.admitted | self.refused.keys() | {asked.worker for asked in self.asked.values()}
         for worker in sorted(present - known):
             self._ask(worker, _Question.PYTHON)
