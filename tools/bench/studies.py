@@ -39,7 +39,7 @@ from bench.races import STANDARD, cold_races, entries_of, warm_race
 from bench.report import Fact, Point, Race
 from bench.running import memory_of
 from bench.scaling import scaling_points
-from bench.several_hosts import hosts_races
+from bench.several_hosts import hosts_race, workers_race
 
 _REFLINK_COPY = ("cp", "--reflink=always")
 _SHARE_OF_SIXTEEN = 0.2
@@ -213,7 +213,11 @@ def dask(study: Study) -> None:
     """Plan with the workers of a Dask scheduler, as hosts that share storage would."""
     with study.place("dask") as folder:
         fleet = fleets.raw(folder, size=study.size(4 * GIB), guests=4, share=_SHARE_OF_SIXTEEN)
-        study.races += hosts_races(fleet, study.rounds)
+        study.races.append(workers_race(fleet, study.rounds))
+    with study.place("hosts") as folder:
+        fleet = fleets.raw(folder, size=study.size(2 * GIB), guests=4, share=_SHARE_OF_SIXTEEN / 2)
+        fleet = fleets.described(fleet, f"{fleet.what}, a tenth allocated: hosts with a limited rate")
+        study.races.append(hosts_race(fleet, study.rounds))
 
 
 def startup(study: Study) -> None:
