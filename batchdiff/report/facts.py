@@ -40,8 +40,8 @@ class PlanFacts(NamedTuple):
     apply without ``--jobs`` has in progress at once; ``path`` is that of the plan's file, if it has one.
     ``selection`` has the guests to report, in their order; None stands for all.
     ``older`` is a plan to compare this one with. ``conversions`` has what became of the guests that apply has
-    converted, by name; ``older_conversions``: of those of the older plan. ``read_only``: the template has no write
-    permission already. ``given_back``: the guests that restore gave back, which apply leaves alone, and which no
+    converted, by name; ``older_conversions``: of those of the older plan. ``read_only``: the template already has
+    no write permission. ``given_back``: the guests that restore gave back, which apply leaves alone, and which no
     prediction includes; ``older_originals``: those of restored guests that are still in quarantine.
     """
 
@@ -89,7 +89,7 @@ class PlanFacts(NamedTuple):
 
     @property
     def has_conversions_in_view(self) -> bool:
-        """True unless the guests to report leave out all that the plan converts, and so what it will do or did."""
+        """True unless the plan converts guests and none of them is among the guests to report."""
         return any(guest.verdict is Verdict.CONVERT for guest in self.guests) or not self.plan.to_convert
 
     @property

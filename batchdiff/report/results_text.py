@@ -16,7 +16,7 @@ from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.files import own_files
 from batchdiff.report.facts import by_status, gained_bytes, size_sums, skipped_alike
 from batchdiff.report.fates import original_words
-from batchdiff.report.figures import count_of, size
+from batchdiff.report.figures import count_of, of_several, size
 from batchdiff.report.printable import printable
 from batchdiff.report.table import Align, Column, paragraph, table
 from batchdiff.units import few, format_size
@@ -120,7 +120,7 @@ def _paragraphs(outcome: GuestOutcome, texts: Iterable[str], width: int | None) 
 
 
 def _skipped(names: list[str], reason: str, width: int | None) -> str:
-    line = f"{printable(few(names))}: {printable(reason)}"
+    line = f"{printable(few(names))}: {printable(of_several(reason))}"
     return paragraph(line, width=width, first=f"{Status.SKIPPED.value:<11}", rest=" " * 13)
 
 

@@ -85,14 +85,17 @@ def _overlays(facts: PlanFacts, guests: list[GuestToConvert]) -> str:
         return f"{text}; {count_of(len(found) - len(taken), 'overlay')} cannot be found or read now."
     text += f"; on disk now: {format_size(sum(taken))} ({format_size(planned)} predicted)"
     used = sum(each.used for each in found)
-    return f"{text}, and VMs have written to {used} of them since." if used else f"{text}."
+    if not used:
+        return f"{text}."
+    written = "its VM has written to it" if len(guests) == 1 else f"VMs have written to {used} of them"
+    return f"{text}, and {written} since."
 
 
 def _counts(facts: PlanFacts) -> str:
     fates = [each.fate for each in facts.conversions.values()]
     counts = [f"{fates.count(fate)} {words}" for fate, words in _ORIGINALS.items() if fate in fates]
     if older := len(facts.older_originals):
-        counts.append(f"{count_of(older, 'older one')} of restored guests in quarantine")
+        counts.append(f"{count_of(older, 'older original')} in quarantine")
     return ", ".join(counts) or DASH
 
 
@@ -102,10 +105,11 @@ def _restored(facts: PlanFacts) -> Iterator[str]:
     if facts.given_back:
         back = sorted(facts.given_back)
         were, them, named = ("was", "it", shell_word(back[0])) if len(back) == 1 else ("were", "them", "NAME")
+        it = "it" if len(back) == 1 else "one of them"
         yield (
             f"{few([printable(name) for name in back])} {were} restored, and no total includes {them}:"
-            f" `batchdiff apply{plan} --guest {named}` converts a guest again, or a new plan if its image was"
-            " rebuilt."
+            f" `batchdiff apply{plan} --guest {named}` converts {it} again. For an image that was rebuilt, make a"
+            " new plan."
         )
     older = facts.older_originals
     if older:

@@ -12,7 +12,7 @@ from batchdiff.image.storage.exactness import Exactness
 from batchdiff.plan.plan import GuestPlan, GuestToConvert, Totals
 from batchdiff.plan.totals import totals_of
 from batchdiff.report.facts import PlanFacts, guests_not_converted, inexact
-from batchdiff.report.figures import UNKNOWN_AMOUNT, bounded_size, count_of
+from batchdiff.report.figures import UNKNOWN_AMOUNT, bounded_size, count_of, of_several
 from batchdiff.report.plan.comparison import compared, sentences
 from batchdiff.report.plan.dangers import dangers
 from batchdiff.report.plan.done import done, done_figures, space_figure
@@ -40,20 +40,8 @@ def heading(facts: PlanFacts) -> tuple[str, str]:
 def reasons(facts: PlanFacts) -> Iterator[tuple[str, str]]:
     """Yield verdicts, each with the guests that have it and why."""
     for verdict, reason, names in guests_not_converted(outliers_first(facts.guests)):
-        why = _of_several(reason) if len(names) > 1 else reason
+        why = of_several(reason) if len(names) > 1 else reason
         yield verdict.value, f"{few(list(map(printable, names)))}: {printable(why) or 'no reason given'}"
-
-
-def _of_several(reason: str) -> str:
-    """Return a reason that several guests share, in the plural."""
-    for one, several in _PLURALS:
-        if reason.startswith(one):
-            return several + reason.removeprefix(one).replace(": was it copied ", ": were they copied ", 1)
-    return reason
-
-
-_PLURALS = (("it has ", "they have "), ("it would ", "each would "))
-"""How reasons begin, for one guest and for several."""
 
 
 def attention(facts: PlanFacts) -> Iterator[tuple[str, str]]:
