@@ -23,8 +23,8 @@ from bench.races import warm_race
 from bench.report import Race
 from bench.running import Run, timed
 
-RATE = "32MiB"
-"""The read rate of a simulated host, a second: so slow that 16 of them take less than a tenth of two cores."""
+RATE = "64MiB"
+"""The read rate of a simulated host, a second: so slow that 16 of them keep two cores busy for a fifth of the time."""
 
 LIMITED = (1, 2, 4, 8, 16)
 MEASURED = (1, 2)

@@ -215,8 +215,9 @@ def dask(study: Study) -> None:
         fleet = fleets.raw(folder, size=study.size(4 * GIB), guests=4, share=_SHARE_OF_SIXTEEN)
         study.races.append(workers_race(fleet, study.rounds))
     with study.place("hosts") as folder:
-        fleet = fleets.raw(folder, size=study.size(2 * GIB), guests=4, share=_SHARE_OF_SIXTEEN / 2)
-        fleet = fleets.described(fleet, f"{fleet.what}, a tenth allocated: hosts with a limited rate")
+        # One guest, so that a range takes a host no longer than two seconds, and all hosts end at the same time.
+        fleet = fleets.raw(folder, size=study.size(8 * GIB), guests=1, share=_SHARE_OF_SIXTEEN)
+        fleet = fleets.described(fleet, f"{fleet.what}, a fifth allocated: hosts with a limited rate")
         study.races.append(hosts_race(fleet, study.rounds))
 
 

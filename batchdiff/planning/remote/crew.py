@@ -53,12 +53,16 @@ class _Asked(NamedTuple):
 
 @dataclass(slots=True)
 class Crew(Generic[Task, Result]):
-    """The workers of a job: admitted, being asked, and refused with the reason, each by its address."""
+    """The workers of a job: admitted, being asked, and refused with the reason, each by its address.
+
+    ``announced``: those whose admission the operator has learned of, perhaps for an earlier job.
+    """
 
     client: Client
     job: RemoteJob[Task, Result]
     say: Callable[[str], None]
     warn: Callable[[str], None]
+    announced: set[str]
     admitted: set[str] = field(default_factory=set)
     asked: dict[Future, _Asked] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
@@ -119,7 +123,9 @@ class Crew(Generic[Task, Result]):
         else:
             self.admitted.add(worker)
             self._ever_admitted = True
-            self.say(f"The worker {worker} sees the same files, and takes part.")
+            if worker not in self.announced:
+                self.announced.add(worker)
+                self.say(f"The worker {worker} sees the same files, and takes part.")
 
     def _refuse(self, worker: str, reason: str) -> None:
         self.refused[worker] = reason

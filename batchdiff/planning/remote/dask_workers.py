@@ -48,11 +48,12 @@ class DaskWorkers:
         self._client = client
         self._say, self._warn = say, warn
         self._patience = patience
+        self._announced: set[str] = set()
         self._is_closed = False
 
     def __call__(self, job: RemoteJob[Task, Result], tasks: Iterable[Task]) -> Iterator[Result]:
         """Run the tasks: see :class:`~batchdiff.planning.scan.executor.RemoteExecutor`."""
-        crew = Crew(self._client, job, self._say, self._warn)
+        crew = Crew(self._client, job, self._say, self._warn, self._announced)
         work = _Work(self._client, job, iter(tasks))
         last_seen = time.monotonic()
         try:

@@ -124,7 +124,7 @@ def test_a_worker_that_does_not_answer(monkeypatch):
 
     now, warned = [0.0], []
     monkeypatch.setattr(crew.time, "monotonic", lambda: now[0])
-    found = crew.Crew(Deaf(), None, print, warned.append)
+    found = crew.Crew(Deaf(), None, print, warned.append, set())
     for now[0] in (1, 20, 40, 60, 80):
         found.look()
     assert warned == ["the worker tcp://a:1 does not answer: it is busy, or the storage hangs there"]
