@@ -24,7 +24,7 @@ from bench.report import Race
 from bench.running import Run, timed
 
 RATE = "64MiB"
-"""The read rate of a simulated host, a second: so slow that 16 of them keep two cores busy for a fifth of the time."""
+"""The read rate of a simulated host, a second: so slow that 16 of them leave two cores time to spare."""
 
 LIMITED = (1, 2, 4, 8, 16)
 MEASURED = (1, 2)

@@ -294,7 +294,7 @@ def test_tasks_that_fail(hosts, error, expected):
 
 @pytest.mark.long
 def test_a_task_that_kills_every_worker(tmp_path):
-    """A nanny starts a new worker whenever one dies; that must not go on for ever."""
+    """A nanny starts a new worker whenever one dies; that must end."""
     with (
         scheduler(tmp_path) as found,
         worker(found, tmp_path / "w", nanny=True),
