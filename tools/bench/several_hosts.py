@@ -73,7 +73,8 @@ def running_workers(folder: str, number: int) -> Iterator[str]:
         address: str = json.loads(_text_with(file, "}"))["address"]
         logs = [os.path.join(folder, f"worker-{each}.log") for each in range(number)]
         for log in logs:
-            local = ("--local-directory", f"{log}.d")
+            # Loaded before: hosts load it at the same time, but here all of them share two cores.
+            local = ("--local-directory", f"{log}.d", "--preload", "batchdiff.planning.remote.remote_scan")
             running.enter_context(_dask(log, "worker", address, "--nthreads", "1", "--no-nanny", *local))
         for log in logs:
             _text_with(log, "Registered to")
