@@ -100,10 +100,11 @@ def scan_guests(
 
 @dataclass(slots=True)
 class _Kinds:
-    """The guests that QEMU exports, and those that batchdiff reads by itself on any host."""
+    """The guests that QEMU exports, those that any host can read, and those that cannot be opened."""
 
     exported: set[str] = field(default_factory=set)
     native: set[str] = field(default_factory=set)
+    unreadable: set[str] = field(default_factory=set)
 
 
 class _Part(NamedTuple):
@@ -135,12 +136,15 @@ def _parts(
     files = files_to_open(guests, kinds.exported, most)
     remote, local = [], []
     for names, numbers in groups.items():
-        elsewhere = [name for name in names if settings.remote is not None and name in kinds.native]
-        here = [name for name in names if name not in elsewhere]
+        if settings.remote is None:
+            local += [_Part(batch, numbers) for batch in batches(names, files, most)]
+            continue
+        elsewhere = [name for name in names if name in kinds.native]
+        here = [name for name in names if name not in kinds.native | kinds.unreadable]
         # Without guests, the template alone is scanned, for its digest.
-        if elsewhere or (settings.remote is not None and not here):
+        if elsewhere or not here:
             remote += [_Part(batch, numbers, is_remote=True) for batch in batches(elsewhere, files, most)]
-        if here or settings.remote is None:
+        if here:
             local += [_Part(batch, numbers) for batch in batches(here, files, most)]
     return remote + local
 
@@ -184,6 +188,7 @@ def _ranges(
                     common.add(name, image)
         except ImageError as error:
             findings.failures[name] = error
+            kinds.unreadable.add(name)
     if common is not None:
         common.confirm()
         findings.located = common.located
