@@ -33,6 +33,7 @@ from batchdiff.plan.totals import totals_of
 from batchdiff.planning.assessment import AssessmentJob, FleetFacts, ReusedOverlay, assess_reused
 from batchdiff.planning.candidates import Candidate, Part, examine_guests, planned_image
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
+from batchdiff.planning.remote.remote_scan import RemoteScans
 from batchdiff.planning.reuse_plan import reusable_overlays, why_unusable
 from batchdiff.planning.scan.reopening import budget
 from batchdiff.planning.scan.results import Findings
@@ -78,12 +79,13 @@ def make_plan(  # noqa: PLR0913  # options by keyword
     assessed: Callable[[str], None] = lambda _name: None,
     earlier: EarlierResults = EarlierResults(),
     observer: ReadObserver | None = None,
+    remote: RemoteScans | None = None,
 ) -> Plan:
     """Return the plan for all guests of a manifest, with the reason for each guest that cannot be converted.
 
-    ``observer`` is called at every read, in each worker; ``opened``, with the number of images opened so far: each
-    to be examined, the template first, then each guest to find its data; ``assessed``, with each guest whose
-    savings are known.
+    ``observer`` is called at every read, in each worker here; ``opened``, with the number of images opened so far:
+    each to be examined, the template first, then each guest to find its data; ``assessed``, with each guest whose
+    savings are known. ``remote``: how ranges are scanned on other hosts; None if they are not.
 
     :raises ImageError: the template cannot be read, is in use, or changed during the scan.
     :raises WorkerError: a worker process died.
@@ -102,11 +104,12 @@ def make_plan(  # noqa: PLR0913  # options by keyword
         to_scan = {each.entry.name: each.record for each in candidates if each.entry.name not in reused.overlays}
         limits = budget(jobs, len(image.layers))
         further = _further(opened, 1 + len(parts))
-        settings = ScanSettings(limits, GENERATOR, progress, earlier.say, earlier.checkpoint, observer, further)
+        settings = ScanSettings(
+            limits, GENERATOR, progress, earlier.say, earlier.checkpoint, observer, further, remote
+        )
         # Even without guests, the template is scanned if its digest is not known otherwise.
-        findings = Findings(sharing)
-        if to_scan or reused.digest is None:
-            findings = scan_guests(image, _at_first(template, sidecar), to_scan, settings, sharing=sharing)
+        scan = partial(scan_guests, image, _at_first(template, sidecar), to_scan, settings, sharing=sharing)
+        findings = scan() if to_scan or reused.digest is None else Findings(sharing)
         # After this check, the results are known to belong to the recorded state of the template.
         _check_unchanged(image, template)
         digest = _digest(findings, template, reused, scanned_anything=bool(to_scan))

@@ -39,6 +39,7 @@ from bench.fleets import EXPORTED, MAPPED
 from bench.large import BUT_THE_SCAN, LOAD
 from bench.report import Report
 from bench.scaling import GUESTS, TWO_JOBS
+from bench.several_hosts import hosts
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +267,7 @@ TARGETS = (
     *(_worker_memory(where) for where in ("4 GiB", "15 TiB", "1,000 guests")),
     # The five per cent above one reading are for headers and tables, which are read before the scan.
     *(Target(TEMPLATE_READS.format(count), 1.05, "times", _reads(count)) for count in (1, 4, 16)),
+    Target("plan, 4 limited hosts against 1", 3, "x", _ratio("dask, limited", hosts(1), hosts(4)), at_least=True),
     Target("plan, 100 % changed, against the read limit", 2, "x", _ratio("different", PLAN, LIMIT)),
     Target("plan, until it opens an image, over a bare interpreter", 0.15, "s", _over_bare(UNTIL_OPEN)),
     Target("--version over a bare interpreter", 0.15, "s", _over_bare(VERSION)),
