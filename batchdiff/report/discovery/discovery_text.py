@@ -44,8 +44,9 @@ _MOST_NAMES = 20
 def discovery_text(found: Discovery, shape: SampleShape, *, width: int | None = None) -> str:
     """Return the result for a terminal that is ``width`` cells wide, with a newline at the end."""
     names = _Names([*_paths(found)] or [each.path for each in found.exclusions])
+    heading = _heading(found, names)
     blocks = [
-        [_heading(found, names)],
+        [heading if width is None else paragraph(heading, width=width)],
         _table(found, names, width),
         [*_notes(found, names, width)],
         [*_left_out(found, names, width)],
