@@ -46,6 +46,7 @@ ROOMS = {
     "manifest": "The manifest: read, checked, and resolved to the images that it names.",
     "dependents": "Find the images that depend on a file before it is removed.",
     "planning/scan": "Compare one range of all images, in worker processes.",
+    "planning/remote": "Scan on several hosts that mount the same storage, by the workers of a Dask scheduler.",
     "planning/checkpoint": "The results of an unfinished scan, kept so that it can be resumed.",
     "planning/sizes": "The size of an overlay, in its file and on disk, and the space that it saves.",
     "planning": "The half that only reads: it compares guests with their template and makes the plan.",
@@ -55,6 +56,7 @@ ROOMS = {
     "applying/results": "The results of a verb for each guest, as data for reports.",
     "applying/guests": "The state of a guest: its files, their names, and the next action.",
     "applying/writer": "Write a qcow2 or raw image: layout, metadata and data.",
+    "applying/sharing": "Share equal blocks of a guest with the template, in place.",
     "applying/session": "The context of one command: held images, the journal, a request to stop.",
     "applying/checks": "Checks before a file is written, published or retired.",
     "applying/template": "The template under new overlays: its content, write protection, sidecar.",
@@ -96,7 +98,6 @@ PURE = (
     "planning/sizes/geometry_choice.py",
     "planning/sizes/overlay_sizes.py",
     "plan/totals.py",
-    "plan/known_states.py",
     "applying/guests/next_action.py",
     "applying/journal/records.py",
     "applying/guests/status.py",
@@ -123,6 +124,8 @@ STARTS_PROGRAMS = {"qemu/programs.py", "qemu/background.py"}
 STARTS_ITSELF_ANEW = "__main__.py"
 """In another mode of Python's, before anything else is done."""
 KNOWS_PROCESSES = "planning/scan/workers.py"
+KNOWS_DASK = "planning/remote"
+"""A room, of which only the connection and what it imports are loaded late."""
 
 CHANGES_NAMES = {
     "plan/file.py": {"os.unlink"},  # its own temporary file
@@ -245,6 +248,12 @@ def starts_no_process(module: Module) -> Iterator[str]:
         yield from _named(references(module), ("os.fork*", "*.ProcessPoolExecutor"))
 
 
+def knows_no_dask(module: Module) -> Iterator[str]:
+    """Dask is an extra, has threads, and takes half a second to import: only scans on other hosts load it."""
+    if module.room != KNOWS_DASK:
+        yield from _named(imports(module), ("dask", "dask.*", "distributed", "distributed.*"))
+
+
 def changes_no_names(module: Module) -> Iterator[str]:
     allowed = CHANGES_NAMES.get(module.name, set())
     for line, name in imports(module):
@@ -305,6 +314,7 @@ RULES: tuple[Rule, ...] = (
     is_pure,
     starts_no_program,
     starts_no_process,
+    knows_no_dask,
     changes_no_names,
     renames_nothing,
     is_silent,
@@ -330,6 +340,8 @@ BAD = [
     (starts_no_program, "cli/main.py", "os.system('true')"),
     (starts_no_process, "planning/planner.py", "from concurrent.futures import ProcessPoolExecutor"),
     (starts_no_process, "applying/writer/data_copy.py", "import multiprocessing.pool"),
+    (knows_no_dask, "planning/scan_all.py", "from distributed import Client"),
+    (knows_no_dask, "cli/new_plan/new_plan.py", "import dask.config"),
     (changes_no_names, "applying/apply.py", "os.unlink(path)"),
     (changes_no_names, "applying/swap/retire.py", "os.replace(a, b)"),
     (changes_no_names, "applying/writer/image_writer.py", "from os import rename"),

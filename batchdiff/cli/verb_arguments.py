@@ -12,6 +12,7 @@ from batchdiff.cli.option_values import SchemaName, file_to_write, guest_name, j
 from batchdiff.cli.options.definitions_options import add_changes, add_places
 from batchdiff.cli.options.discover_options import OUTPUT, add_search
 from batchdiff.cli.options.estimate_options import add_sampling
+from batchdiff.cli.options.scheduler_options import add_scheduler
 from batchdiff.report.form import Form, Order
 from batchdiff.throttle.options import CacheUse
 
@@ -61,10 +62,11 @@ def _plan(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
         "--reuse", metavar="OLD_PLAN", help="reuse an older plan's results for guests that have not changed since"
     )
     verb.add_argument(
-        "--detailed-exitcode", action="store_true", help="exit with 10 if there is something to convert"
+        "--detailed-exitcode", action="store_true", help="exit with 10 if there is anything to convert or share"
     )
     _add_connect(verb, _REFUSE_ACTIVE)
     _add_manners(verb)
+    add_scheduler(verb)
 
 
 def _add_manners(verb: argparse.ArgumentParser) -> None:

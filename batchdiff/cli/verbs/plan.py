@@ -8,6 +8,7 @@ import os
 from batchdiff.cli.console import Console
 from batchdiff.cli.earlier_plans import converted_guests
 from batchdiff.cli.new_plan.replaced_plan import leftovers_at, name_to_keep_at
+from batchdiff.cli.options.scheduler_options import check_scheduler_options
 from batchdiff.errors import UsageError
 from batchdiff.files import own_files
 from batchdiff.linux.call_failures import reason
@@ -29,6 +30,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
             "the plan needs a name: a manifest from stdin or a pipe has none",
             remedy="Add `-o PLAN`, such as `-o fleet.plan.json`.",
         )
+    check_scheduler_options(arguments)
     # Refuse before the scan, which may take hours, whatever can be refused without it.
     left = leftovers_at(arguments.output or default_plan_path(arguments.manifest))
     if arguments.guests is None:
