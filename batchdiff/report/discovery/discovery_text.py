@@ -124,7 +124,7 @@ def _heading(found: Discovery, names: _Names) -> str:
 
 def _table(found: Discovery, names: _Names, width: int | None) -> list[str]:
     rows = [
-        (names(copy.image.path), names(group.template.path), *figures_of(copy))
+        (names(copy.image.path), names(group.template.path), *figures_of_copy(copy))
         for group, copy in in_order_of_savings(found.groups)
     ]
     if not rows:
@@ -142,7 +142,7 @@ def in_order_of_savings(groups: Iterable[Group]) -> list[tuple[Group, Copy]]:
     return sorted(pairs, key=lambda pair: (-pair[1].saved.estimate, pair[1].image.path))
 
 
-def figures_of(copy: Copy) -> tuple[str, str, str]:
+def figures_of_copy(copy: Copy) -> tuple[str, str, str]:
     """Return the similarity of a copy, its interval, and the savings, as text."""
     return f"{copy.similarity.estimate:.1%}", interval_words(copy.similarity), about(copy.saved.estimate)
 
