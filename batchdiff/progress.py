@@ -32,6 +32,8 @@ class Phase(enum.StrEnum):
     ASSESS = "assess"
     """All bytes are read; the savings of a guest are calculated, in a time that no rate foretells."""
     WRITE = "write"
+    SHARE = "share"
+    """The kernel compares blocks of a guest with the template's, and shares those that are equal."""
     VERIFY = "verify"
     COMPARE = "compare"
     REBUILD = "rebuild"
@@ -179,6 +181,15 @@ class Meter:
         """Return the bytes of this work that are done."""
         work = self._phases.get((guest, phase))
         return 0 if work is None else work.done
+
+    def lengthen(self, guest: str | None, phase: Phase, size: int) -> None:
+        """Have work expected of that size, if less or none was expected before."""
+        self.expect(guest, phase, 0)
+        with self._lock:
+            work = self._phases[guest, phase]
+            more = max(size - work.size, 0)
+            for load in (work, self._of(guest), self._run):
+                load.size += more
 
     def settle(self, guest: str) -> None:
         """Count all work on a guest as done: none is left, for whatever reason."""

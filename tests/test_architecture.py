@@ -29,6 +29,7 @@ ROOMS = {
     "quoting": "Words from outside in messages: quoted on one line, and the known word that they probably mean.",
     "choices": "The choices that an operator makes in a manifest, and that apply carries out.",
     "image_source": "The declared path, format and backing chain of an image: all that a worker needs to open it.",
+    "sampling": "Samples of images: which parts to read, and how far an estimate can be from the truth; pure.",
     "files": "Files and their names: identity, fingerprints, durable writing.",
     "linux": "The facilities of Linux beyond POSIX: extents, mounts, block devices, causes of failures.",
     "managers": "Where VM managers keep images, and by which names they know them: Proxmox VE, oVirt, Nova; pure.",
@@ -45,13 +46,17 @@ ROOMS = {
     "manifest": "The manifest: read, checked, and resolved to the images that it names.",
     "dependents": "Find the images that depend on a file before it is removed.",
     "planning/scan": "Compare one range of all images, in worker processes.",
+    "planning/remote": "Scan on several hosts that mount the same storage, by the workers of a Dask scheduler.",
     "planning/checkpoint": "The results of an unfinished scan, kept so that it can be resumed.",
     "planning/sizes": "The size of an overlay, in its file and on disk, and the space that it saves.",
     "planning": "The half that only reads: it compares guests with their template and makes the plan.",
+    "discovery": "Find which images are copies of which, by samples: equal ones at the same offsets.",
+    "estimation": "The savings of a fleet, estimated from samples of its guests.",
     "applying/journal": "The journal of a plan, and older plans that are kept for undoing.",
     "applying/results": "The results of a verb for each guest, as data for reports.",
     "applying/guests": "The state of a guest: its files, their names, and the next action.",
     "applying/writer": "Write a qcow2 or raw image: layout, metadata and data.",
+    "applying/sharing": "Share equal blocks of a guest with the template, in place.",
     "applying/session": "The context of one command: held images, the journal, a request to stop.",
     "applying/checks": "Checks before a file is written, published or retired.",
     "applying/template": "The template under new overlays: its content, write protection, sidecar.",
@@ -61,7 +66,10 @@ ROOMS = {
     "doctor": "What this machine and its filesystems can do for batchdiff.",
     "report": "Plans and results as text or JSON: pure functions that return strings.",
     "report/plan": "The savings report of a plan, in each of its forms.",
+    "report/estimate": "An estimate of savings as text or JSON.",
+    "report/discovery": "What `batchdiff discover` has found, as text and as events.",
     "cli/logs": "The files that a command leaves for later readers: its log, a crash report, metrics.",
+    "cli/options": "Options that only one verb has, and that need no other module of the command line.",
     "cli/output": "Streams that never make the work wait, and the progress bar.",
     "cli": "The command line: arguments, console, exit codes; nothing else prints or exits.",
     "cli/new_plan": "The slow half of the verb plan, loaded once the manifest is known to be right.",
@@ -76,6 +84,7 @@ NEVER_MEET = ("planning", "applying")
 PURE = (
     "extents.py",
     "units.py",
+    "sampling/*.py",
     "managers/*.py",
     "qcow2/*.py",
     "foreign/*.py",
@@ -89,15 +98,23 @@ PURE = (
     "planning/sizes/geometry_choice.py",
     "planning/sizes/overlay_sizes.py",
     "plan/totals.py",
-    "plan/known_states.py",
     "applying/guests/next_action.py",
     "applying/journal/records.py",
     "applying/guests/status.py",
     "definitions/xml_elements.py",
     "definitions/libvirt_domain.py",
     "definitions/proxmox_config.py",
+    "discovery/copies.py",
+    "discovery/exclusion.py",
+    "discovery/grouping.py",
+    "discovery/manifest_text.py",
+    "discovery/sample_index.py",
+    "discovery/sample_offsets.py",
+    "discovery/sampled_image.py",
     "report/*.py",
     "report/plan/*.py",
+    "report/estimate/*.py",
+    "report/discovery/*.py",
 )
 IMPURE_IMPORTS = {"os", "subprocess", "multiprocessing", "shutil", "socket", "threading"}
 PURE_EXCEPTIONS = {"qcow2/compression.py": {"threading"}}
@@ -107,6 +124,8 @@ STARTS_PROGRAMS = {"qemu/programs.py", "qemu/background.py"}
 STARTS_ITSELF_ANEW = "__main__.py"
 """In another mode of Python's, before anything else is done."""
 KNOWS_PROCESSES = "planning/scan/workers.py"
+KNOWS_DASK = "planning/remote"
+"""A room, of which only the connection and what it imports are loaded late."""
 
 CHANGES_NAMES = {
     "plan/file.py": {"os.unlink"},  # its own temporary file
@@ -229,6 +248,12 @@ def starts_no_process(module: Module) -> Iterator[str]:
         yield from _named(references(module), ("os.fork*", "*.ProcessPoolExecutor"))
 
 
+def knows_no_dask(module: Module) -> Iterator[str]:
+    """Dask is an extra, has threads, and takes half a second to import: only scans on other hosts load it."""
+    if module.room != KNOWS_DASK:
+        yield from _named(imports(module), ("dask", "dask.*", "distributed", "distributed.*"))
+
+
 def changes_no_names(module: Module) -> Iterator[str]:
     allowed = CHANGES_NAMES.get(module.name, set())
     for line, name in imports(module):
@@ -289,6 +314,7 @@ RULES: tuple[Rule, ...] = (
     is_pure,
     starts_no_program,
     starts_no_process,
+    knows_no_dask,
     changes_no_names,
     renames_nothing,
     is_silent,
@@ -314,6 +340,8 @@ BAD = [
     (starts_no_program, "cli/main.py", "os.system('true')"),
     (starts_no_process, "planning/planner.py", "from concurrent.futures import ProcessPoolExecutor"),
     (starts_no_process, "applying/writer/data_copy.py", "import multiprocessing.pool"),
+    (knows_no_dask, "planning/scan_all.py", "from distributed import Client"),
+    (knows_no_dask, "cli/new_plan/new_plan.py", "import dask.config"),
     (changes_no_names, "applying/apply.py", "os.unlink(path)"),
     (changes_no_names, "applying/swap/retire.py", "os.replace(a, b)"),
     (changes_no_names, "applying/writer/image_writer.py", "from os import rename"),

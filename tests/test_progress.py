@@ -47,6 +47,18 @@ def test_bytes_that_needed_no_work_are_done_but_do_not_count_for_the_pace():
     assert seen[-1].run == Pace(950, 1000, 10.0, 5.0)
 
 
+def test_a_total_that_grows():
+    """A sample turns out to be too small, so there is more to read than was foreseen."""
+    meter, _, seen = metered()
+    meter.lengthen(None, Phase.SCAN, 100)
+    meter.begin()
+    meter.reach(None, Phase.SCAN, 100)
+    meter.lengthen(None, Phase.SCAN, 150)
+    meter.lengthen(None, Phase.SCAN, 120)
+    meter.reach(None, Phase.SCAN, 130)
+    assert [(each.run.done, each.run.total) for each in seen] == [(0, 100), (100, 100), (130, 150)]
+
+
 def test_a_retry_takes_nothing_back():
     meter, _, seen = metered()
     meter.expect("a", WRITE, 100)

@@ -24,12 +24,15 @@ from plan_schema import (
 from batchdiff.applying.journal.records import Fate, Step
 from batchdiff.applying.results.finding import Health
 from batchdiff.applying.results.outcome import Status
-from batchdiff.choices import Retire, Verdict
+from batchdiff.choices import Retire, Strategy, Verdict
 from batchdiff.cli.output.command_events import EVENTS_VERSION
+from batchdiff.discovery.exclusion import Cause
 from batchdiff.doctor.fact import Ability
+from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image_source import ImageFormat
 from batchdiff.plan.plan import Similarity, Totals
 from batchdiff.progress import Phase
+from batchdiff.report.estimate.json_form import ESTIMATE_VERSION
 from batchdiff.report.plan.json_form import REPORT_VERSION
 
 REPORT_FILE, EVENTS_FILE = (FILE.with_name(f"{name}.schema.json") for name in ("report", "events"))
@@ -61,6 +64,10 @@ def older_and_newer(kind: Schema, **more: Schema) -> Schema:
     return of(**more, older=kind, newer=kind)
 
 
+SHARE_OF_ONE: Schema = {"type": "number", "minimum": 0, "maximum": 1}
+INTERVAL_OF_SHARE = of(estimate=SHARE_OF_ONE, low=SHARE_OF_ONE, high=SHARE_OF_ONE)
+INTERVAL_OF_BYTES = of(estimate=INTEGER, low=INTEGER, high=INTEGER)
+
 TEMPLATE = PLAN["properties"]["template"]
 OVERLAY = GUEST["properties"]["overlay"]
 REPORT_GUEST = of(
@@ -90,12 +97,25 @@ REPORT_GUEST = of(
             came_back_bytes=INTEGER,
         )
     ),
+    strategy=of_type(Strategy),
+    sharing=or_null(
+        of(
+            allocated_bytes=SIZE,
+            shareable_bytes=SIZE,
+            saved_bytes=INTEGER,
+            left_out_bytes=SIZE,
+            exactness=refer_to("exactness"),
+            note=TEXT,
+            came_back_bytes=or_null(INTEGER),
+        )
+    ),
 )
 TOTALS = of_fields(Totals)
 TOTALS_OF_REPORT = of(
     overlay_error_bytes=SIZE,
     saved_share=SHARE,
     converted=SIZE,
+    shared=SIZE,
     came_back_bytes=INTEGER,
     better_cluster_size=or_null(SIZE),
     better_overlay_disk_bytes_at_most=or_null(SIZE),
@@ -135,6 +155,48 @@ REPORT: Schema = (
     | {"$defs": DEFINITIONS}
 )
 
+BOUNDS = of(estimate=INTEGER, low=INTEGER, high=INTEGER)
+ESTIMATED_GUEST = of(
+    name=TEXT,
+    path=PATH,
+    format=of_type(ImageFormat),
+    verdict=of_type(Verdict),
+    reason=TEXT,
+    undecided=BOOLEAN,
+    exact=BOOLEAN,
+    allocated_bytes=or_null(SIZE),
+    reclaimable_bytes=or_null(SIZE),
+    overlay_disk_bytes=or_null(BOUNDS),
+    saved_bytes=or_null(BOUNDS),
+    cluster_size=or_null(SIZE),
+    exactness=or_null(values(Exactness)),
+    note=TEXT,
+    probes=SIZE,
+    read_bytes=SIZE,
+)
+ESTIMATE = of(
+    estimate_version=TEXT | {"pattern": rf"^{ESTIMATE_VERSION.partition('.')[0]}\.[0-9]+$"},
+    generator=TEXT,
+    created=TEXT,
+    manifest=PLAN["properties"]["manifest"],
+    template=of(path=PATH, format=of_type(ImageFormat), virtual_size=SIZE),
+    seed=SIZE,
+    wanted_error=NUMBER,
+    seconds=NUMBER,
+    probes=SIZE,
+    read_bytes=SIZE,
+    plan_read_bytes=SIZE,
+    guests=array(ESTIMATED_GUEST),
+    totals=of(
+        **dict.fromkeys(("guests", *(verdict.value for verdict in Verdict), "undecided"), SIZE),
+        allocated_bytes=SIZE,
+        sampled_bytes=SIZE,
+        overlay_disk_bytes=BOUNDS,
+        saved_bytes=BOUNDS,
+        error=NUMBER,
+    ),
+)
+
 TIME = TEXT | {"pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$"}
 CODE = INTEGER | {"minimum": 0, "maximum": 255}
 EVENTS: dict[str, dict[str, Schema]] = {
@@ -169,6 +231,7 @@ EVENTS: dict[str, dict[str, Schema]] = {
     "valid": {"manifest": TEXT, "guests": TEXTS},
     "plan": {"path": PATH, "kept": or_null(PATH), "report": refer_to("report")},
     "report": {"report": refer_to("report")},
+    "estimate": {"report": ESTIMATE},
     "step": {"guest": TEXT, "step": values(Step)},
     "guest": {
         "name": TEXT,
@@ -188,7 +251,7 @@ EVENTS: dict[str, dict[str, Schema]] = {
         "gained_bytes": or_null(INTEGER),
         "notes": TEXTS,
         "source": PATH,
-        "overlay": PATH,
+        "overlay": or_null(PATH),
     },
     "status": {
         "name": TEXT,
@@ -210,6 +273,26 @@ EVENTS: dict[str, dict[str, Schema]] = {
         "diff": TEXT,
         "commands": TEXTS,
     },
+    "template": {
+        "path": PATH,
+        "format": of_type(ImageFormat),
+        "virtual_size": SIZE,
+        "copies": SIZE,
+        "saved_bytes": INTERVAL_OF_BYTES,
+        "why": TEXT,
+    },
+    "copy": {
+        "path": PATH,
+        "format": of_type(ImageFormat),
+        "template": PATH,
+        "similarity": INTERVAL_OF_SHARE,
+        "saved_bytes": INTERVAL_OF_BYTES,
+        "allocated_bytes": SIZE,
+        "other_template": or_null(PATH),
+        "other_similarity": or_null(INTERVAL_OF_SHARE),
+    },
+    "left_out": {"path": TEXT, "cause": values(Cause), "reason": TEXT},
+    "manifest": {"path": PATH, "template": PATH, "guests": TEXTS},
     "fact": {"subject": TEXT, "name": TEXT, "value": TEXT, "ability": values(Ability), "effect": TEXT},
     "schema": {"name": TEXT, "schema": {"type": "object"}},
     "error": {"message": TEXT, "remedy": TEXT, "exit_code": CODE},

@@ -31,6 +31,7 @@ from batchdiff.applying.guests.whole_originals import original_too, originals_fi
 from batchdiff.applying.journal.records import GuestState, History
 from batchdiff.applying.results.finding import Finding, Health
 from batchdiff.applying.session.stop import Stop
+from batchdiff.applying.share_guests import is_shared, shared_finding
 from batchdiff.applying.template.check import begin_with_template, doubt, require_content
 from batchdiff.applying.workload import expect_comparisons
 from batchdiff.choices import VerifyMode
@@ -51,7 +52,7 @@ from batchdiff.image.in_use.check import users
 from batchdiff.image.open import inspect, open_image, open_layer
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.call_failures import explain
-from batchdiff.plan.plan import GuestToConvert, Plan
+from batchdiff.plan.plan import GuestPlan, GuestToConvert, GuestToShare, Plan
 from batchdiff.progress import Meter, Phase
 
 
@@ -64,7 +65,9 @@ def check_health(  # noqa: PLR0913  # options by keyword
     jobs: int = 1,
     meter: Meter | None = None,
 ) -> Iterator[Finding]:
-    """Yield the finding for the template, then one for each guest whose overlay was published.
+    """Yield the finding for the template, then one for each guest that was converted, or that shares blocks.
+
+    If none was converted, nothing rests on the template, which is not looked at.
 
     ``jobs``: the maximum number of overlays to check at once, if memory and open files allow. ``meter`` counts the
     bytes that are compared.
@@ -73,13 +76,12 @@ def check_health(  # noqa: PLR0913  # options by keyword
     :raises ProgramError: qemu-img is missing.
     """
     guests = choose_guests(plan, names)
+    shared = [guest for guest in guests if isinstance(guest, GuestToShare) and is_shared(guest.name, history)]
+    if shared and not any(isinstance(guest, GuestToConvert) for guest in guests):
+        yield from map(shared_finding, shared)  # nothing rests on the template
+        return
     require_judges()
-    converted = [
-        (guest, state)
-        for guest in guests
-        if isinstance(guest, GuestToConvert) and (state := history.under_way(guest.name))
-    ]
-    converted = [(guest, state) for guest, state in converted if state.published]
+    converted = _converted(guests, history)
     meter = Meter() if meter is None else meter
     expect_comparisons(meter, [guest for guest, state in converted if find_original(guest, state) is not None])
     yield _template(plan, history, [guest for guest, _ in converted], stop, meter)
@@ -101,6 +103,14 @@ def check_health(  # noqa: PLR0913  # options by keyword
         except BaseException:
             stop.ask()  # the pool waits for running checks, so let them end soon
             raise
+    yield from map(shared_finding, shared)
+
+
+def _converted(guests: list[GuestPlan], history: History) -> list[tuple[GuestToConvert, GuestState]]:
+    """Return the guests whose overlays were published, each with where it stands."""
+    chosen = [guest for guest in guests if isinstance(guest, GuestToConvert)]
+    states = [(guest, history.under_way(guest.name)) for guest in chosen]
+    return [(guest, state) for guest, state in states if state is not None and state.published]
 
 
 def _template(plan: Plan, history: History, converted: list[GuestToConvert], stop: Stop, meter: Meter) -> Finding:

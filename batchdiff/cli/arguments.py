@@ -19,6 +19,8 @@ _SYNONYMS = {
     "delete": "purge",
     "diff": "plan",
     "execute": "apply",
+    "find": "discover",
+    "guess": "estimate",
     "info": "show",
     "libvirt": "definitions",
     "list": "status",
@@ -26,7 +28,9 @@ _SYNONYMS = {
     "revert": "restore",
     "rollback": "restore",
     "run": "apply",
+    "sample": "estimate",
     "scan": "plan",
+    "search": "discover",
     "undo": "restore",
 }
 """Words that people try, each with the verb that they mean."""
@@ -70,6 +74,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentP
     main = argparse.ArgumentParser(
         prog="batchdiff",
         description="Turn full clones of a virtual machine template back into thin qcow2 overlays.\n\n"
+        "  batchdiff discover images -o m.yaml  find the copies of a template; this changes no image\n"
         "  batchdiff plan manifest.yaml         compare the images; this changes nothing\n"
         "  batchdiff apply manifest.plan.json   write the overlays, once you have read the plan",
         epilog=EXIT_CODES,

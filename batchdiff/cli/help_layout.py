@@ -34,3 +34,21 @@ def _columns() -> int:
         return os.get_terminal_size(1).columns or _WIDTH
     except OSError:
         return _WIDTH
+
+
+EXAMPLES = {
+    "discover": "example: batchdiff discover /var/lib/libvirt/images -o manifests/",
+    "estimate": "example: batchdiff estimate manifest.yaml",
+    "plan": "example: batchdiff plan manifest.yaml",
+    "show": "example: batchdiff show manifest.plan.json --format html -o report.html",
+    "apply": "example: batchdiff apply manifest.plan.json --guest web01",
+    "status": "example: batchdiff status manifest.plan.json",
+    "verify": "example: batchdiff verify manifest.plan.json",
+    "restore": "example: batchdiff restore manifest.plan.json --guest web01",
+    "purge": "example: batchdiff purge manifest.plan.json",
+    "definitions": "example: batchdiff definitions manifest.plan.json --connect qemu:///system",
+    "validate": "example: batchdiff validate manifest.yaml",
+    "schema": "example: batchdiff schema events",
+    "doctor": "example: batchdiff doctor /var/lib/libvirt/images",
+}
+"""The command that the help of each verb begins with."""

@@ -69,6 +69,13 @@ def file_to_write(text: str) -> str:
     return text
 
 
+def file_to_read(text: str) -> str:
+    """Parse the name of a file to read."""
+    if not text:
+        raise argparse.ArgumentTypeError("the file name is empty")
+    return text
+
+
 def rate(text: str) -> int:
     """Parse bytes a second: ``200MiB``, ``200M/s``."""
     try:

@@ -6,25 +6,15 @@ import argparse
 from typing import TypeAlias
 
 from batchdiff.choices import OF_OVERLAYS, Loss, Retire, Verdict, VerifyMode
-from batchdiff.cli.help_layout import help_layout
+from batchdiff.cli.help_layout import EXAMPLES, help_layout
 from batchdiff.cli.logs.options import add_textfile
 from batchdiff.cli.option_values import SchemaName, file_to_write, guest_name, jobs, one_of, rate
+from batchdiff.cli.options.definitions_options import add_changes, add_places
+from batchdiff.cli.options.discover_options import OUTPUT, add_search
+from batchdiff.cli.options.estimate_options import add_sampling
+from batchdiff.cli.options.scheduler_options import add_scheduler
 from batchdiff.report.form import Form, Order
 from batchdiff.throttle.options import CacheUse
-
-_EXAMPLES = {
-    "plan": "example: batchdiff plan manifest.yaml",
-    "show": "example: batchdiff show manifest.plan.json --format html -o report.html",
-    "apply": "example: batchdiff apply manifest.plan.json --guest web01",
-    "status": "example: batchdiff status manifest.plan.json",
-    "verify": "example: batchdiff verify manifest.plan.json",
-    "restore": "example: batchdiff restore manifest.plan.json --guest web01",
-    "purge": "example: batchdiff purge manifest.plan.json",
-    "definitions": "example: batchdiff definitions manifest.plan.json --connect qemu:///system",
-    "validate": "example: batchdiff validate manifest.yaml",
-    "schema": "example: batchdiff schema events",
-    "doctor": "example: batchdiff doctor /var/lib/libvirt/images",
-}
 
 _THE_PLAN = "the plan that `batchdiff plan` wrote"
 _REFUSE_ACTIVE = "refuse guests whose VMs are running or saved, according to libvirt at this connection"
@@ -38,11 +28,22 @@ def _verb(verbs: _Verbs, common: argparse.ArgumentParser, name: str, text: str) 
         name,
         parents=[common],
         help=text,
-        description=f"{_EXAMPLES[name]}\n\n{text[0].upper()}{text[1:]}.",
+        description=f"{EXAMPLES[name]}\n\n{text[0].upper()}{text[1:]}.",
         epilog="`batchdiff -h` lists the exit codes.",
         formatter_class=help_layout,
         allow_abbrev=False,
     )
+
+
+def _discover(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
+    verb = _verb(
+        verbs, common, "discover", "find which images are copies of which template, and write manifests for them"
+    )
+    add_search(verb)
+    verb.add_argument("-o", "--output", metavar="FOLDER|MANIFEST", type=file_to_write, help=OUTPUT)
+    _add_connect(verb, "the libvirt connection for --libvirt, such as qemu:///system")
+    _add_jobs(verb, "worker processes")
+    _add_manners(verb)
 
 
 def _plan(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
@@ -61,10 +62,11 @@ def _plan(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
         "--reuse", metavar="OLD_PLAN", help="reuse an older plan's results for guests that have not changed since"
     )
     verb.add_argument(
-        "--detailed-exitcode", action="store_true", help="exit with 10 if there is something to convert"
+        "--detailed-exitcode", action="store_true", help="exit with 10 if there is anything to convert or share"
     )
     _add_connect(verb, _REFUSE_ACTIVE)
     _add_manners(verb)
+    add_scheduler(verb)
 
 
 def _add_manners(verb: argparse.ArgumentParser) -> None:
@@ -82,6 +84,17 @@ def _add_manners(verb: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--idle", action="store_true", help="read and compute only while disk and CPUs are otherwise idle"
     )
+
+
+def _estimate(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
+    verb = _verb(
+        verbs, common, "estimate", "estimate from samples, in seconds, what a plan would save; changes no image"
+    )
+    verb.add_argument("manifest", metavar="MANIFEST", help=_THE_MANIFEST)
+    add_sampling(verb)
+    _add_jobs(verb, "worker processes")
+    _add_guest(verb)
+    _add_manners(verb)
 
 
 def _show(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
@@ -154,33 +167,10 @@ def _definitions(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
         verbs, common, "definitions", "show what must change in the definitions of the VMs, or change them"
     )
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
-    verb.add_argument(
-        "--xml",
-        metavar="FILE",
-        nargs="+",
-        action="extend",
-        help="read the definitions of domains and pools from these files, not from libvirt",
-    )
+    add_places(verb)
     _add_connect(verb, "the libvirt connection, such as qemu:///system")
-    verb.add_argument(
-        "--proxmox",
-        metavar="FOLDER",
-        help="read the VM configurations of Proxmox VE in this folder, such as /etc/pve/qemu-server",
-    )
-    verb.add_argument(
-        "--storage-cfg", metavar="FILE", help="the storages of Proxmox VE (default: storage.cfg beside FOLDER)"
-    )
     _add_map(verb)
-    what = verb.add_mutually_exclusive_group()
-    what.add_argument("--write", metavar="FOLDER", help="write a changed copy of each definition that must change")
-    what.add_argument(
-        "--define",
-        action="store_true",
-        help="change the definitions in libvirt, each only if its VM is shut off and its image is in place",
-    )
-    what.add_argument(
-        "--undo", action="store_true", help="define each domain as it was before the last --define of this plan"
-    )
+    add_changes(verb)
 
 
 def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
@@ -292,5 +282,19 @@ def _add_map(verb: argparse.ArgumentParser) -> None:
     )
 
 
-VERBS = (_plan, _show, _apply, _status, _verify, _restore, _purge, _definitions, _validate, _doctor, _schema)
+VERBS = (
+    _discover,
+    _estimate,
+    _plan,
+    _show,
+    _apply,
+    _status,
+    _verify,
+    _restore,
+    _purge,
+    _definitions,
+    _validate,
+    _doctor,
+    _schema,
+)
 """The functions that add the verbs, in the order of the help."""

@@ -7,6 +7,8 @@
     {"report_version": ...                           output of show --format json
     {"time": ..., "step": ...                        a journal
     {"event": ...                                    output of any command with --json
+    {"estimate_version": ...                         the report of an estimate
+    Estimate for ...                                 the same as text
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ class Document(enum.StrEnum):
     REPORT = "a savings report as JSON"
     JOURNAL = "the journal of a plan"
     EVENTS = "the output of a command with --json"
+    ESTIMATE = "an estimate of savings"
 
 
 LARGEST_DOCUMENT = 1 << 30
@@ -34,15 +37,23 @@ _BY_FIRST_KEY = {
     b"report_version": Document.REPORT,
     b"time": Document.JOURNAL,
     b"event": Document.EVENTS,
+    b"estimate_version": Document.ESTIMATE,
 }
+ESTIMATE_HEADING = b"Estimate for "
+"""The beginning of an estimate as text."""
+
 _VERSIONED = b"format_version"
 
 
 def own_document(head: bytes) -> Document | None:
     """Return the kind of document that begins with these bytes; None if batchdiff did not write it."""
+    if head.startswith(ESTIMATE_HEADING):
+        return Document.ESTIMATE
     found = _FIRST_KEY.match(head)
     if found is None:
         return None
+    if found[1] == b"event" and b'"verb": "estimate"' in head:
+        return Document.ESTIMATE
     if found[1] == _VERSIONED:
         return Document.PLAN if b'"generator"' in head else Document.SIDECAR
     return _BY_FIRST_KEY.get(found[1])

@@ -87,7 +87,7 @@ class EarlierPlans:
         found = self._quarantined.get(aside)
         if found is None:
             where = " and ".join(dict.fromkeys(self._folders)) or "any folder"
-            return f"no journal in {where} shows which plan has put it there"
+            return f"find out which plan put it there (no journal in {where} shows it)"
         plan = self._renamed.get(found.plan, found.plan)
         return f"`batchdiff purge {shell_word(plan)} --guest {shell_word(found.guest)} --used` deletes it"
 

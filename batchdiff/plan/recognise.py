@@ -34,8 +34,9 @@ def check_is_plan(path: str) -> None:
     if not head:
         raise PlanError(f"{path} is not a plan", why="it is empty", remedy=plan_again(path))
     document = own_document(head)
-    if document not in {None, Document.PLAN, Document.SIDECAR} or path.endswith(own_files.SIDECAR):
-        raise PlanError(f"{path} is not a plan", why=f"it is {document}", remedy=_plan_of(path))
+    is_another = document not in {None, Document.PLAN, Document.SIDECAR}
+    if is_another or path.endswith(own_files.SIDECAR):
+        raise PlanError(f"{path} is not a plan", why=f"it is {document}", remedy=_plan_of(path, document))
     if head.removeprefix(_BOM).lstrip().startswith(b"{") and b"\0" not in head:
         return
     if _is_manifest(path, head):
@@ -59,7 +60,9 @@ def plan_again(path: str) -> str:
     )
 
 
-def _plan_of(path: str) -> str:
+def _plan_of(path: str, document: Document | None) -> str:
+    if document is Document.ESTIMATE:
+        return "Run `batchdiff plan MANIFEST` with its manifest; that writes the plan."
     plan = path.removesuffix(".journal")
     if plan != path and os.path.exists(plan):
         return f"Pass the plan instead: {shell_word(plan)}."

@@ -27,18 +27,19 @@ from batchdiff.image.storage.overlayfs import NOTHING, CopyUp
 from batchdiff.image.storage.shared_blocks import has_shared_extents, shared_blocks
 from batchdiff.manifest.manifest import Manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
-from batchdiff.plan.known_states import first_state, is_known_state
 from batchdiff.plan.plan import GuestPlan, Plan, PlannedImage
-from batchdiff.plan.sidecar import Sidecar, read_sidecar, sidecar_path
+from batchdiff.plan.sidecar import Sidecar, first_state, is_known_state, read_sidecar, sidecar_path
 from batchdiff.plan.totals import totals_of
 from batchdiff.planning.assessment import AssessmentJob, FleetFacts, ReusedOverlay, assess_reused
 from batchdiff.planning.candidates import Candidate, Part, examine_guests, planned_image
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
+from batchdiff.planning.remote.remote_scan import RemoteScans
 from batchdiff.planning.reuse_plan import reusable_overlays, why_unusable
 from batchdiff.planning.scan.reopening import budget
 from batchdiff.planning.scan.results import Findings
 from batchdiff.planning.scan.workers import run_tasks
 from batchdiff.planning.scan_all import Progress, ScanSettings, scan_guests
+from batchdiff.planning.sharing_objections import can_be_shared, without_unshareable
 from batchdiff.planning.sizes.compressed_estimate import Sample, SampleJob
 from batchdiff.progress import ignore
 
@@ -78,12 +79,13 @@ def make_plan(  # noqa: PLR0913  # options by keyword
     assessed: Callable[[str], None] = lambda _name: None,
     earlier: EarlierResults = EarlierResults(),
     observer: ReadObserver | None = None,
+    remote: RemoteScans | None = None,
 ) -> Plan:
     """Return the plan for all guests of a manifest, with the reason for each guest that cannot be converted.
 
-    ``observer`` is called at every read, in each worker; ``opened``, with the number of images opened so far: each
-    to be examined, the template first, then each guest to find its data; ``assessed``, with each guest whose
-    savings are known.
+    ``observer`` is called at every read, in each worker here; ``opened``, with the number of images opened so far:
+    each to be examined, the template first, then each guest to find its data; ``assessed``, with each guest whose
+    savings are known. ``remote``: how ranges are scanned on other hosts; None if they are not.
 
     :raises ImageError: the template cannot be read, is in use, or changed during the scan.
     :raises WorkerError: a worker process died.
@@ -95,21 +97,23 @@ def make_plan(  # noqa: PLR0913  # options by keyword
         inspect(image, refcounts=True)
         template = planned_image(image)
         parts = examine_guests(manifest, template, earlier.plans, observer, opened)
+        parts = without_unshareable(parts, image, observer)
         candidates = [part for part in parts if isinstance(part, Candidate)]
         sharing, sidecar = has_shared_extents(image), _sidecar(template)
         reused = _reuse(earlier, template, sidecar, candidates, sharing=sharing)
         to_scan = {each.entry.name: each.record for each in candidates if each.entry.name not in reused.overlays}
         limits = budget(jobs, len(image.layers))
         further = _further(opened, 1 + len(parts))
-        settings = ScanSettings(limits, GENERATOR, progress, earlier.say, earlier.checkpoint, observer, further)
+        settings = ScanSettings(
+            limits, GENERATOR, progress, earlier.say, earlier.checkpoint, observer, further, remote
+        )
         # Even without guests, the template is scanned if its digest is not known otherwise.
-        findings = Findings(sharing)
-        if to_scan or reused.digest is None:
-            findings = scan_guests(image, _at_first(template, sidecar), to_scan, settings, sharing=sharing)
+        scan = partial(scan_guests, image, _at_first(template, sidecar), to_scan, settings, sharing=sharing)
+        findings = scan() if to_scan or reused.digest is None else Findings(sharing)
         # After this check, the results are known to belong to the recorded state of the template.
         _check_unchanged(image, template)
         digest = _digest(findings, template, reused, scanned_anything=bool(to_scan))
-        facts = FleetFacts(manifest, shared_blocks(image) if sharing else {}, findings.located, observer)
+        facts = _facts(manifest, image, findings, observer)
         guests = _assess_guests(parts, findings, reused, facts, jobs=limits.jobs, assessed=assessed)
         copied = protecting(image) if manifest.protect_template else NOTHING
     return _plan(manifest, template, digest, guests, copied)
@@ -131,6 +135,11 @@ def _plan(
         guests=guests,
         totals=totals_of(guests, manifest.retire, protecting=copied),
     )
+
+
+def _facts(manifest: Manifest, template: Image, findings: Findings, observer: ReadObserver | None) -> FleetFacts:
+    kept = shared_blocks(template) if findings.sharing else {}
+    return FleetFacts(manifest, kept, findings.located, observer, can_be_shared(template))
 
 
 def _further(report: Callable[[int], None], before: int) -> Callable[[int], None]:

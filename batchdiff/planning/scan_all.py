@@ -1,21 +1,23 @@
-"""The scan of all ranges by worker processes, except those whose results are in a checkpoint."""
+"""The scan of all ranges by workers, here or on other hosts, except those whose results are in a checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
-from batchdiff.errors import ImageError
+from batchdiff.errors import ImageError, UsageError
 from batchdiff.image.files import ReadObserver
 from batchdiff.image.image import Image
 from batchdiff.plan.plan import PlannedImage
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
 from batchdiff.planning.checkpoint.resume import binding_of, key_of, ranges_left, take_over
+from batchdiff.planning.remote.remote_scan import RemoteScans, is_read_natively
 from batchdiff.planning.scan.common_blocks import CommonBlocks
 from batchdiff.planning.scan.exports import exports, files_to_open, is_exported
 from batchdiff.planning.scan.one_range import RANGE
 from batchdiff.planning.scan.reopening import Budget, batches, files_of, reopen
-from batchdiff.planning.scan.results import Findings
+from batchdiff.planning.scan.results import Findings, RangeResult
 from batchdiff.planning.scan.scan_job import ScanJob
 from batchdiff.planning.scan.workers import run_tasks
 from batchdiff.progress import ignore
@@ -29,7 +31,8 @@ Progress = Callable[[int, int], None]
 class ScanSettings:
     """The settings of a scan: limits of processes and files, receivers of progress and notices, checkpoint.
 
-    ``observer`` is called at every read of an image; ``opened``, with the number of guests whose data was located.
+    ``observer`` is called at every read of an image on this host; ``opened``, with the number of guests whose data
+    was located. ``remote``: how ranges are scanned on other hosts; None if they are not.
     """
 
     budget: Budget
@@ -39,6 +42,12 @@ class ScanSettings:
     checkpoint: Checkpoint | None
     observer: ReadObserver | None = None
     opened: Callable[[int], None] = ignore
+    remote: RemoteScans | None = None
+
+    def close(self) -> None:
+        """Close the connection to other hosts, if any: it has threads, and this process is about to fork."""
+        if self.remote is not None:
+            self.remote.close()
 
 
 def scan_guests(
@@ -54,7 +63,7 @@ def scan_guests(
     ``record``: the template as the plan records it; ``guests``: the guests as the plan records them, by name.
 
     :raises ImageError: the template cannot be read.
-    :raises WorkerError: a worker process died.
+    :raises WorkerError: a worker process died, or no other host can scan these images.
     """
     findings = Findings(sharing)
     keys = {name: key_of(image) for name, image in guests.items()}
@@ -63,30 +72,94 @@ def scan_guests(
     if checkpoint is not None:
         take_over(findings, checkpoint.load(binding), keys)
     common = CommonBlocks(template) if sharing else None
-    ranges, exported = _ranges(template, guests, findings, common, settings)
+    _check_remote(template, settings.remote)
+    ranges, kinds = _ranges(template, guests, findings, common, settings)
     # Ranges that the checkpoint does not cover, in batches of guests that stay within the limit on open files.
     groups = ranges_left(ranges, findings.covered, list(guests))
-    jobs, most = settings.budget
-    files = files_to_open(guests, exported, most)
-    parts = [(batch, numbers) for names, numbers in groups.items() for batch in batches(names, files, most)]
+    parts = _parts(guests, groups, kinds, settings)
     meter = _Meter(record.virtual_size, guests, settings.progress)
     meter.begin(ranges, groups, parts)
     if meter.done:
         settings.say(meter.resumed())
     settings.progress(meter.done, meter.total)
     job = ScanJob(record.source, files_of(template), sharing=sharing, observer=settings.observer)
-    for names, numbers in parts:
+    for part in parts:
+        names = part.names
         shared = tuple(common.runs.get(name) for name in names) if common else ()
         job = replace(job, guests=tuple(guests[name] for name in names), shared=shared)
         if checkpoint is not None:
             checkpoint.begin(tuple(keys[name] for name in names))
-        with exports(template, [guests[name] for name in names if name in exported], settings.observer):
-            for result in run_tasks(job, numbers, workers=min(jobs, max(len(numbers), 1))):
-                findings.add(result, names)
-                if checkpoint is not None:
-                    checkpoint.add(result)
-                meter.count(result.number, names)
+        for result in _results(job, part, template, kinds.exported, settings):
+            findings.add(result, names)
+            if checkpoint is not None:
+                checkpoint.add(result)
+            meter.count(result.number, names)
+    settings.close()
     return findings
+
+
+@dataclass(slots=True)
+class _Kinds:
+    """The guests that QEMU exports, those that any host can read, and those that cannot be opened."""
+
+    exported: set[str] = field(default_factory=set)
+    native: set[str] = field(default_factory=set)
+    unreadable: set[str] = field(default_factory=set)
+
+
+class _Part(NamedTuple):
+    """Guests that are scanned together, the ranges to scan for them, and whether other hosts scan them."""
+
+    names: tuple[str, ...]
+    numbers: list[int]
+    is_remote: bool = False
+
+
+def _check_remote(template: Image, remote: RemoteScans | None) -> None:
+    """Refuse to scan on other hosts if they cannot read the template by themselves."""
+    if remote is not None and not is_read_natively(template):
+        raise UsageError(
+            f"--scheduler cannot be used with the template {template.path}",
+            why="QEMU reads it for batchdiff, which only this host can rely on",
+            remedy="Plan without --scheduler, or convert the template to raw or qcow2 first.",
+        )
+
+
+def _parts(
+    guests: Mapping[str, PlannedImage],
+    groups: Mapping[tuple[str, ...], list[int]],
+    kinds: _Kinds,
+    settings: ScanSettings,
+) -> list[_Part]:
+    """Divide the scan into parts that stay within the limit on open files; those for other hosts come first."""
+    most = settings.budget.files
+    files = files_to_open(guests, kinds.exported, most)
+    remote, local = [], []
+    for names, numbers in groups.items():
+        if settings.remote is None:
+            local += [_Part(batch, numbers) for batch in batches(names, files, most)]
+            continue
+        elsewhere = [name for name in names if name in kinds.native]
+        here = [name for name in names if name not in kinds.native | kinds.unreadable]
+        # Without guests, the template alone is scanned, for its digest.
+        if elsewhere or not here:
+            remote += [_Part(batch, numbers, is_remote=True) for batch in batches(elsewhere, files, most)]
+        if here:
+            local += [_Part(batch, numbers) for batch in batches(here, files, most)]
+    return remote + local
+
+
+def _results(
+    job: ScanJob, part: _Part, template: Image, exported: Collection[str], settings: ScanSettings
+) -> Iterator[RangeResult]:
+    """Yield the results of a part of the scan, from workers of this host or others."""
+    if part.is_remote and settings.remote is not None:
+        yield from settings.remote.results(job, template, part.numbers)
+        return
+    settings.close()
+    to_export = [guest for guest, name in zip(job.guests, part.names, strict=True) if name in exported]
+    with exports(template, to_export, settings.observer):
+        yield from run_tasks(job, part.numbers, workers=min(settings.budget.jobs, max(len(part.numbers), 1)))
 
 
 def _ranges(
@@ -95,12 +168,12 @@ def _ranges(
     findings: Findings,
     common: CommonBlocks | None,
     settings: ScanSettings,
-) -> tuple[list[int], set[str]]:
-    """Return the numbers of the ranges to scan, ascending, and the guests that QEMU exports.
+) -> tuple[list[int], _Kinds]:
+    """Return the numbers of the ranges to scan, ascending, and the kinds of guests.
 
     Guests that cannot be read are recorded as failures. ``common`` maps each guest while it is open.
     """
-    exported = set()
+    kinds = _Kinds()
     found = set(ranges_with_data(template))
     for number, (name, record) in enumerate(guests.items()):
         settings.opened(number)
@@ -108,15 +181,18 @@ def _ranges(
             with reopen(record, settings.observer) as image:
                 found.update(ranges_with_data(image))
                 if is_exported(image):
-                    exported.add(name)
+                    kinds.exported.add(name)
+                elif is_read_natively(image):
+                    kinds.native.add(name)
                 if common is not None:
                     common.add(name, image)
         except ImageError as error:
             findings.failures[name] = error
+            kinds.unreadable.add(name)
     if common is not None:
         common.confirm()
         findings.located = common.located
-    return sorted(found), exported
+    return sorted(found), kinds
 
 
 def ranges_with_data(image: Image) -> Iterator[int]:
@@ -126,10 +202,6 @@ def ranges_with_data(image: Image) -> Iterator[int]:
         number = found // RANGE
         yield number
         at = (number + 1) * RANGE
-
-
-_Part = tuple[tuple[str, ...], list[int]]
-"""Guests that are scanned together, and the ranges to scan for them."""
 
 
 class _Meter:
@@ -142,10 +214,10 @@ class _Meter:
         self.done = self.total = 0
 
     def begin(self, ranges: list[int], groups: dict[tuple[str, ...], list[int]], parts: list[_Part]) -> None:
-        """Set the total. ``groups``: the ranges to scan, by guests; ``parts``: the same, in batches of guests."""
+        """Set the total. ``groups``: the ranges to scan, by guests; ``parts``: the same, in parts."""
         whole = self._bytes_in([(tuple(self._sizes), ranges)])
         self.done = max(whole - self._bytes_in(groups.items()), 0)
-        self.total = self.done + self._bytes_in(parts)
+        self.total = self.done + self._bytes_in((part.names, part.numbers) for part in parts)
 
     def resumed(self) -> str:
         """Return the notice that a scan is resumed."""
@@ -157,7 +229,7 @@ class _Meter:
         self.done += self._bytes_of(number, names)
         self._progress(self.done, self.total)
 
-    def _bytes_in(self, parts: Iterable[_Part]) -> int:
+    def _bytes_in(self, parts: Iterable[tuple[tuple[str, ...], list[int]]]) -> int:
         return sum(self._bytes_of(number, names) for names, numbers in parts for number in numbers)
 
     def _bytes_of(self, number: int, names: tuple[str, ...]) -> int:

@@ -22,7 +22,7 @@ Source: QEMU's commit c06fc7ce147e, "io_uring: fix short read slow path".
 """
 
 _refused = threading.Event()
-"""Set once QEMU has refused it: it may be built without, or the kernel or a container may forbid it."""
+"""Set once QEMU has refused io_uring: QEMU may be built without it, or the kernel or a container may forbid it."""
 
 
 def options(images: Iterable[ImageSource]) -> Mapping[str, object]:

@@ -31,8 +31,8 @@ def definitions_text(  # noqa: PLR0913  # options by keyword
 ) -> str:
     """Return a block for each definition, then the guests that none uses, in ``width`` cells.
 
-    ``doubts``: what is wrong apart from the definitions; ``manages``: the manager of the VMs, libvirt or Proxmox,
-    or files for definitions of libvirt that were given. ``others``: how many definitions use no guest.
+    ``doubts``: what is wrong apart from the definitions; ``manages``: the manager of the VMs, libvirt or Proxmox;
+    files if the definitions of libvirt were read from files. ``others``: how many definitions use no guest.
     ``is_complete``: whether all guests would have been found; otherwise no change by hand is proposed.
     """
     blocks = ["\n".join(_block(change, width)) for change in changes]
@@ -54,7 +54,7 @@ def _block(change: DefinitionChange, width: int | None) -> list[str]:
         return lines
     lines += map(printable, change.diff().split("\n"))
     if change.waiting and isinstance(change, VmChange):
-        # A command that is printed is run: this one would break the VM now.
+        # Operators run the commands that they see, and this one would break the VM now.
         again = "Run `batchdiff definitions` again after that: it then prints the `qm set` command."
         return [*lines, paragraph(again, width=width, first="  ", rest="    ")]
     # Not broken into lines, so that they can be copied.
@@ -86,7 +86,10 @@ def _virt_xml(disks: Sequence[GuestDisk]) -> str:
 
 def _elsewhere(_disks: Sequence[GuestDisk]) -> str:
     folder = "/etc/pve/nodes/NODE/qemu-server"
-    return f"If a VM on another host of the cluster uses such a guest, name the folder of that host, {folder}."
+    return (
+        "If a VM on another host of the cluster uses such a guest, run the same command for that host: with"
+        f" `--proxmox {folder} --storage-cfg /etc/pve/storage.cfg`."
+    )
 
 
 _HINTS: dict[str, tuple[str, Callable[[Sequence[GuestDisk]], str]]] = {

@@ -55,6 +55,24 @@ def count_of(count: int, singular: str) -> str:
     return f"{count} {singular}{'' if count == 1 else 's'}"
 
 
+def of_several(reason: str) -> str:
+    """Return a reason that several guests share, in the plural."""
+    for one, several in _PLURALS:
+        if reason.startswith(one):
+            return several + reason.removeprefix(one).replace(": was it copied ", ": were they copied ", 1)
+    return reason
+
+
+_PLURALS = (
+    ("it has ", "they have "),
+    ("it would ", "each would "),
+    ("it is ", "each is "),
+    ("its overlay ", "the overlay of each "),
+    ("deleting it ", "deleting any of them "),
+)
+"""How reasons begin, for one guest and for several."""
+
+
 def local_time(moment: str) -> str:
     """Return a moment (ISO 8601) in local time, to the second; text that is not one stays as it is."""
     try:

@@ -16,7 +16,7 @@ from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.files import own_files
 from batchdiff.report.facts import by_status, gained_bytes, size_sums, skipped_alike
 from batchdiff.report.fates import original_words
-from batchdiff.report.figures import count_of, size
+from batchdiff.report.figures import count_of, of_several, size
 from batchdiff.report.printable import printable
 from batchdiff.report.table import Align, Column, paragraph, table
 from batchdiff.units import few, format_size
@@ -45,7 +45,10 @@ def results_text(outcomes: Sequence[GuestOutcome], *, width: int | None = None) 
     together = {name for names in alike.values() for name in names}
     shown = [outcome for outcome in outcomes if outcome.name not in together]
     rows = [_row(outcome) for outcome in shown]
-    if len(outcomes) != 1 and shown:
+    has_overlays = all(outcome.status is not Status.SHARED for outcome in outcomes) or any(
+        outcome.actual_overlay_bytes is not None for outcome in outcomes
+    )
+    if len(outcomes) != 1 and shown and has_overlays:
         rows.append(_totals_row(outcomes))
     lines = table(_COLUMNS, rows, width=width) if rows else []
     remarks = [*_remarks(shown, width), *(_skipped(names, why, width) for why, names in alike.items())]
@@ -120,7 +123,7 @@ def _paragraphs(outcome: GuestOutcome, texts: Iterable[str], width: int | None) 
 
 
 def _skipped(names: list[str], reason: str, width: int | None) -> str:
-    line = f"{printable(few(names))}: {printable(reason)}"
+    line = f"{printable(few(names))}: {printable(of_several(reason))}"
     return paragraph(line, width=width, first=f"{Status.SKIPPED.value:<11}", rest=" " * 13)
 
 

@@ -15,17 +15,21 @@ from batchdiff.throttle.rate_limit import RateLimit
 
 @contextmanager
 def throttle(
-    limits: ScanLimits, *, tell: Callable[[str], None] = lambda _text: None
+    limits: ScanLimits,
+    *,
+    tell: Callable[[str], None] = lambda _text: None,
+    check: Callable[[], None] | None = None,
 ) -> Iterator[ReadObserver | None]:
-    """Yield an observer that keeps reads within the limits; None if there are none.
+    """Yield an observer that keeps reads within the limits; None if there is nothing to observe.
 
     It serves this process and workers that are forked from it, which share the rate. The priority is
-    lowered for good. ``tell`` is called with the resulting priority.
+    lowered for good. ``tell`` is called with the resulting priority; ``check``, before each read, which it may end
+    with an error.
     """
     with ExitStack() as held:
         if limits.idle:
             tell(f"--idle: {lower_priority()}")
-        observers: list[ReadObserver] = []
+        observers: list[ReadObserver] = [] if check is None else [_Check(check)]
         if limits.limit_rate is not None:
             observers.append(pace := RateLimit(limits.limit_rate))
             held.callback(pace.close)
@@ -33,6 +37,21 @@ def throttle(
             observers.append(dropping := DropBehind())
             held.callback(dropping.settle)
         yield _Observers(tuple(observers)) if observers else None
+
+
+class _Check(NamedTuple):
+    """An observer that has a function called before each read."""
+
+    check: Callable[[], None]
+
+    def before(self, _fd: int, _offset: int, _length: int) -> None:
+        self.check()
+
+    def after(self, _fd: int, _offset: int, _length: int) -> None:
+        pass
+
+    def settle(self) -> None:
+        pass
 
 
 class _Observers(NamedTuple):

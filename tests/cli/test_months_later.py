@@ -347,7 +347,7 @@ def test_planning_says_that_the_name_in_quarantine_is_taken(one):
     one.write_manifest(f"{ONE}retire: quarantine\n")
     found = guest_reason(one, "other.plan.json")
     assert "its name in quarantine is taken" in found
-    assert f"no journal in {one.folder} shows which plan has put it there; or move it away" in found
+    assert f"find out which plan put it there (no journal in {one.folder} shows it); or move it away" in found
 
 
 def test_a_vm_that_runs(one):

@@ -75,12 +75,13 @@ def test_a_plan_from_a_pipe_needs_a_name(capsys, monkeypatch, name):
     [
         (["plna", "m"], 'there is no verb "plna"; did you mean "plan"?'),
         (["Plan", "m"], 'there is no verb "Plan"; did you mean "plan"?'),
+        (["find", "p"], 'there is no verb "find"; did you mean "discover"?'),
         (["undo", "p"], 'there is no verb "undo"; did you mean "restore"?'),
         (["delete", "p"], 'there is no verb "delete"; did you mean "purge"?'),
         (
             ["frobnicate"],
-            'there is no verb "frobnicate"; the verbs are plan, show, apply, status, verify, restore, purge,'
-            " definitions, validate, doctor, schema",
+            'there is no verb "frobnicate"; the verbs are discover, estimate, plan, show, apply, status,'
+            " verify, restore, purge, definitions, validate, doctor, schema",
         ),
         (["apply", "p", "--guests", "a"], 'unrecognized arguments: --guests; did you mean "--guest"?'),
         (["apply", "--guests", "a", "p"], 'unrecognized arguments: --guests; did you mean "--guest"?'),

@@ -18,6 +18,7 @@ MODULES = {
 }
 
 DEFINED_TWICE = {
+    "exactly": "bytes that must be there, in headers; and a value that is known, beside intervals",
     "run": "the one function of each verb, of the command line and of programs; called by its module's name",
 }
 """Names that several modules may define at top level, each with the reason."""

@@ -218,3 +218,21 @@ def test_libvirt(page):
     run_here("apply", page.images / "fleet.plan.json", "-q", "--verify", "native", "--guest", "web01")
     page.run(files)
     assert "<driver name='qemu' type='qcow2'/>" in (page.images / "changed" / "web01.xml").read_text()
+
+
+def test_discover(page):
+    """The templates and copies of the page, in small."""
+    docker = "1M:A 1M:E 1M:- 1M:B"
+    notation.write_raw(page.images / "docker.img", docker)
+    (page.images / "docker.img").chmod(0o444)
+    for number, letter in enumerate("MN"):
+        notation.write_qcow2(page.images / f"db{number}.qcow2", f"64k:{letter} 960k:A 1M:E 1M:- 1M:B")
+    notation.write_qcow2(page.images / "build.qcow2", "4M:-", backing="debian-12.img")
+    first, named = page_fences("discover", "sh")
+    printed = " ".join(page.run(first).split())
+    assert "6 copies of 2 templates in /images, 1 left out" in printed
+    assert "build.qcow2: it is an overlay already: build.qcow2 on /images/debian-12.img" in printed
+    names = sorted(os.listdir(page.images / "manifests"))
+    assert names == ["debian-12.plan.json", "debian-12.yaml", "docker.yaml"]
+    assert "7 copies of 1 template" in page.run(named)
+    assert (page.images / "debian-12.yaml").exists()

@@ -31,6 +31,7 @@ from bench.contestants import (
     plan,
     plan_command,
 )
+from bench.discovering import discovery, many_images
 from bench.examinations import apply_space, deduplication, start_up, template_reads
 from bench.exported import NBDCOPY, READER, nbdcopy, read_all
 from bench.fleets import Fleet
@@ -39,6 +40,7 @@ from bench.races import STANDARD, cold_races, entries_of, warm_race
 from bench.report import Fact, Point, Race
 from bench.running import memory_of
 from bench.scaling import scaling_points
+from bench.several_hosts import hosts_race, workers_race
 
 _REFLINK_COPY = ("cp", "--reflink=always")
 _SHARE_OF_SIXTEEN = 0.2
@@ -163,7 +165,7 @@ def duplicates(study: Study) -> None:
     with study.place("duplicates") as place, fleets.xfs(place, 12 * size) as folder:
         fleet = fleets.raw(folder, size=size, guests=4)
         fleet = fleets.described(fleet, f"{fleet.what}, full copies on XFS")
-        race, facts = deduplication(fleet, min(study.rounds, 2))
+        race, facts = deduplication(fleet, min(study.rounds, 3))
         study.races.append(race)
         study.facts += facts
 
@@ -201,11 +203,32 @@ def extents(study: Study) -> None:
         study.note_memory(fleet, "1,000 guests with 10,000 extents each")
 
 
+def discover(study: Study) -> None:
+    """Find the templates of a thousand images."""
+    with study.place("discover") as folder:
+        fleet = many_images(folder, size=40 * GIB, images=1000 // study.smaller)
+        race, facts = discovery(fleet, study.rounds)
+        study.races.append(race)
+        study.facts += facts
+
+
 def different(study: Study) -> None:
     """Plan guests that have nothing in common with their template."""
     with study.place("different") as folder:
         fleet = fleets.raw(folder, size=study.size(4 * GIB), guests=4, changed=1)
         study.races.append(warm_race("different", fleet, entries_of(fleet, (PLAN, LIMIT)), study.rounds))
+
+
+def dask(study: Study) -> None:
+    """Plan with the workers of a Dask scheduler, as hosts that share storage would."""
+    with study.place("dask") as folder:
+        fleet = fleets.raw(folder, size=study.size(4 * GIB), guests=4, share=_SHARE_OF_SIXTEEN)
+        study.races.append(workers_race(fleet, study.rounds))
+    with study.place("hosts") as folder:
+        # One guest, so that a range takes a host no longer than two seconds, and all hosts end at the same time.
+        fleet = fleets.raw(folder, size=study.size(8 * GIB), guests=1, share=_SHARE_OF_SIXTEEN)
+        fleet = fleets.described(fleet, f"{fleet.what}, a fifth allocated: hosts with a limited rate")
+        study.races.append(hosts_race(fleet, study.rounds))
 
 
 def startup(study: Study) -> None:
@@ -241,7 +264,9 @@ STUDIES: dict[str, Callable[[Study], None]] = {
     "small": small,
     "thousand": thousand,
     "extents": extents,
+    "discover": discover,
     "different": different,
+    "dask": dask,
     "startup": startup,
     "reads": reads,
     "scaling": scaling,

@@ -23,12 +23,23 @@ from bench.contestants import (
     UNTIL_OPEN,
     VERIFICATION_LIMIT,
 )
-from bench.examinations import BARE, NEW_BLOCKS, SHOW, TEMPLATE_READS, VERSION
+from bench.discovering import DISCOVER, OWN_MEMORY, WORKER_MEMORY
+from bench.examinations import (
+    BARE,
+    DUPEREMOVE_PARTIAL,
+    GIVEN_BACK,
+    NEW_BLOCKS,
+    PLAN_SHARE,
+    SHOW,
+    TEMPLATE_READS,
+    VERSION,
+)
 from bench.exported import NBDCOPY, READER
 from bench.fleets import EXPORTED, MAPPED
 from bench.large import BUT_THE_SCAN, LOAD
 from bench.report import Report
 from bench.scaling import GUESTS, TWO_JOBS
+from bench.several_hosts import hosts
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +126,16 @@ def _beside_qemu(report: Report) -> float | None:
 
 def _fact(name: str) -> Callable[[Report], float | None]:
     return lambda report: report.fact(name)
+
+
+def _given_back(ours: str, other: str) -> Callable[[Report], float | None]:
+    """Measure the space that one contestant freed over that of another."""
+
+    def measure(report: Report) -> float | None:
+        one, two = (report.fact(GIVEN_BACK.format(name)) for name in (ours, other))
+        return None if one is None or not two else one / two
+
+    return measure
 
 
 def _reads(guests: int) -> Callable[[Report], float | None]:
@@ -222,14 +243,31 @@ TARGETS = (
     ),
     Target("plan, reflink copies on XFS, 2 jobs against 1", 1, "x", _ratio("reflink", PLAN, ONE_JOB)),
     Target("apply, reflink copies: new blocks of the changed bytes", 0.02, "share", _fact(NEW_BLOCKS)),
+    Target(
+        "sharing in place, full copies on XFS, against duperemove",
+        5,
+        "x",
+        _ratio("duplicates", DUPEREMOVE_PARTIAL, PLAN_SHARE),
+        at_least=True,
+    ),
+    Target(
+        "given back by sharing in place, against duperemove",
+        1,
+        "x",
+        _given_back(PLAN_SHARE, DUPEREMOVE_PARTIAL),
+        at_least=True,
+    ),
     Target("plan, 15 TiB almost empty", 1, "s", _seconds("sparse", PLAN)),
     Target("plan, 1,000 guests with 10,000 extents each", 30, "s", _seconds("extents", PLAN)),
     Target("all of it but the scan", 4, "s", _seconds("extents", BUT_THE_SCAN)),
     Target("show of that plan", 3, "s", _seconds("extents", SHOW)),
     Target("loading that plan", 3, "s", _seconds("extents", LOAD)),
+    Target("discover, 1,000 images of 40 GiB", 120, "s", _seconds("discover", DISCOVER)),
+    *(Target(name, 150, "MiB", _fact(name)) for name in (OWN_MEMORY, WORKER_MEMORY)),
     *(_worker_memory(where) for where in ("4 GiB", "15 TiB", "1,000 guests")),
     # The five per cent above one reading are for headers and tables, which are read before the scan.
     *(Target(TEMPLATE_READS.format(count), 1.05, "times", _reads(count)) for count in (1, 4, 16)),
+    Target("plan, 4 limited hosts against 1", 3, "x", _ratio("dask, limited", hosts(1), hosts(4)), at_least=True),
     Target("plan, 100 % changed, against the read limit", 2, "x", _ratio("different", PLAN, LIMIT)),
     Target("plan, until it opens an image, over a bare interpreter", 0.15, "s", _over_bare(UNTIL_OPEN)),
     Target("--version over a bare interpreter", 0.15, "s", _over_bare(VERSION)),

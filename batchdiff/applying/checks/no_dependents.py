@@ -30,8 +30,8 @@ def require_no_dependents(
         raise GuestError(
             f"{path} was left alone",
             why=f"it may be the backing file of another image: {few(found.doubtful)}",
-            remedy="If you are not allowed to read that image, run the same command as root. Otherwise repair it"
-            f" or move it away, {AGAIN}",
+            remedy="If you are not allowed to read that file or folder, run the same command as root. Otherwise"
+            f" repair it or move it away, {AGAIN}",
         )
     if found.paths:
         what = "a part" if but else "the backing file"

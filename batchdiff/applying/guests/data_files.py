@@ -38,11 +38,13 @@ class DataFiles:
             owner = guest.name if identity is None else self._owners.get(identity, guest.name)
             if owner != guest.name:
                 own = guest.options.data_file
-                remedy = f" Its own is {own}." if own is not None and fingerprint_at(own) is not None else ""
+                is_there = own is not None and fingerprint_at(own) is not None
+                remedy = f" The overlay's own data file is {own}." if is_there else ""
                 raise VerificationError(
                     f"{overlay.path} has the wrong data file",
                     why=f"{path} is that of {owner}, so each VM writes to the disk of the other",
-                    remedy=f"Keep both VMs shut down, and find out who changed it (`qemu-img info`).{remedy}",
+                    remedy="Keep both VMs shut down, and find out why the overlay's header names that file"
+                    f" (`qemu-img info` shows the name).{remedy}",
                 )
 
 

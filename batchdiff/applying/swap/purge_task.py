@@ -195,4 +195,4 @@ def _require_sound(disk: ImageSource, ended: Callable[[], bool], report: Callabl
         for layer in image.own_files:
             if writer := other_writer(layer.fd):
                 remedy = f"End that program, {AGAIN}"
-                raise InUseError(f"{layer.path} may not stay sound", why=writer, remedy=remedy)
+                raise InUseError(f"{layer.path} could still be damaged", why=writer, remedy=remedy)

@@ -12,6 +12,7 @@ from batchdiff.cli.earlier_plans import converted_guests, say_kept
 from batchdiff.cli.new_plan.plan_warnings import warn_of_changed_template, warn_of_space
 from batchdiff.cli.new_plan.progress import ScanProgress
 from batchdiff.cli.new_plan.replaced_plan import replace_plan_at
+from batchdiff.cli.options.scheduler_options import remote_scans
 from batchdiff.cli.warnings import warn_of_manifest
 from batchdiff.errors import EXIT_DETAILED_CHANGES, EXIT_DONE, EXIT_SOME_GUESTS
 from batchdiff.files.filenames import shell_word
@@ -42,7 +43,10 @@ def make_and_report(
     jobs = arguments.jobs or usable_cpus()
     if arguments.connect is not None:
         manifest = _with_domains(manifest, arguments.connect)
-    with closing(Checkpoint(path, warn=console.warn)) as checkpoint:
+    with (
+        remote_scans(console, arguments, limits) as remote,
+        closing(Checkpoint(path, warn=console.warn)) as checkpoint,
+    ):
         earlier = EarlierResults(checkpoint, older, console.say, plans)
         # What shows progress is loaded before an image is opened: batchdiff may be updated during a long scan.
         with console.metering() as meter, throttle(limits, tell=console.detail) as observer:
@@ -56,6 +60,7 @@ def make_and_report(
                 assessed=progress.assessed,
                 earlier=earlier,
                 observer=observer,
+                remote=remote,
             )
         # The checkpoint is discarded only once the plan is written: a crash before that does not lose the scan.
         replaced = replace_plan_at(path, plan, converted_guests(manifest))
@@ -70,7 +75,7 @@ def make_and_report(
     # Reasons why apply would refuse come last, where the operator sees them.
     warn_of_space(console, plan)
     warn_of_changed_template(console, plan)
-    following = f" Next: batchdiff apply {shell_word(path)}" if plan.totals.convert else ""
+    following = f" Next: batchdiff apply {shell_word(path)}" if plan.to_convert or plan.to_share else ""
     console.say(f"The plan is in {path}.{following}")
     return _exit_code(plan, detailed=arguments.detailed_exitcode)
 
@@ -89,4 +94,4 @@ def _with_domains(manifest: Manifest, uri: str) -> Manifest:
 def _exit_code(plan: Plan, *, detailed: bool) -> int:
     if plan.totals.refuse:
         return EXIT_SOME_GUESTS
-    return EXIT_DETAILED_CHANGES if detailed and plan.totals.convert else EXIT_DONE
+    return EXIT_DETAILED_CHANGES if detailed and (plan.to_convert or plan.to_share) else EXIT_DONE

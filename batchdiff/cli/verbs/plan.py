@@ -8,6 +8,7 @@ import os
 from batchdiff.cli.console import Console
 from batchdiff.cli.earlier_plans import converted_guests
 from batchdiff.cli.new_plan.replaced_plan import leftovers_at, name_to_keep_at
+from batchdiff.cli.options.scheduler_options import check_scheduler_options
 from batchdiff.errors import UsageError
 from batchdiff.files import own_files
 from batchdiff.linux.call_failures import reason
@@ -29,13 +30,14 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
             "the plan needs a name: a manifest from stdin or a pipe has none",
             remedy="Add `-o PLAN`, such as `-o fleet.plan.json`.",
         )
+    check_scheduler_options(arguments)
     # Refuse before the scan, which may take hours, whatever can be refused without it.
-    left = leftovers_at(arguments.output or _default_path(arguments.manifest))
+    left = leftovers_at(arguments.output or default_plan_path(arguments.manifest))
     if arguments.guests is None:
         manifest = read_manifest(arguments.manifest, left=left)
     else:
         manifest = read_selected(arguments.manifest, arguments.guests, left=left)
-    path = arguments.output or _default_path(manifest.path)
+    path = arguments.output or default_plan_path(manifest.path)
     _check_output(path)
     _check_apart(path, manifest)
     for line in guest_lines(manifest):
@@ -56,7 +58,8 @@ def _earlier_plans(manifest: Manifest, path: str, kept: str | None) -> EarlierPl
     return EarlierPlans(folders, renamed={} if kept is None else {output: os.path.abspath(kept)})
 
 
-def _default_path(manifest_path: str) -> str:
+def default_plan_path(manifest_path: str) -> str:
+    """Return the path of the plan of a manifest, unless another one is given."""
     return os.path.splitext(manifest_path)[0] + ".plan.json"
 
 

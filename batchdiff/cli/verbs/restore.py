@@ -142,12 +142,23 @@ def _warn_of_losses(console: Console, plan: Plan, options: RestoreOptions, histo
     for form, words in sorted(differences):
         console.warn(f"note: if an image of a {form} guest has to be rebuilt, {words}")
     for words, names in lost_with_originals(guest for guest, _ in found).items():
-        console.warn(f"note: if the image of {few(names)} has to be rebuilt, it will lack {words} of the original")
+        it = "it" if len(names) == 1 else "each"
+        console.warn(f"{_if_rebuilt(names)} {it} will lack {words} of its original")
     if names := decrypted_by_rebuilding(guest for guest, _ in found):
-        console.warn(
-            f"note: if the image of {few(names)} has to be rebuilt, what its VM wrote to the encrypted overlay"
-            " will be stored in the clear, because the original was not encrypted"
+        what, originals = (
+            ("its VM wrote to the encrypted overlay", "the original was")
+            if len(names) == 1
+            else ("their VMs wrote to the encrypted overlays", "the originals were")
         )
+        console.warn(
+            f"{_if_rebuilt(names)} what {what} will be stored in the clear, because {originals} not encrypted"
+        )
+
+
+def _if_rebuilt(names: list[str]) -> str:
+    """Return how a note about guests begins whose images may have to be rebuilt."""
+    images = "image of {} has" if len(names) == 1 else "images of {} have"
+    return f"note: if the {images.format(few(names))} to be rebuilt,"
 
 
 def _is_rebuilt(there: Mapping[str, OnDisk], guest: str) -> bool:

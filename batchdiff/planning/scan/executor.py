@@ -1,4 +1,4 @@
-"""The contract between a job and whoever runs its tasks: forked workers, and other executors later.
+"""The contract between a job and whoever runs its tasks: forked workers, or those of a Dask scheduler.
 
 ::
 
@@ -8,7 +8,7 @@
 
 A job, its tasks and its results are values that can be pickled: no closures and no open files. So a worker needs
 nothing from the planner's process; it opens the images itself, by their paths. An observer of reads is the one
-exception: a rate limit is shared through memory that only forked workers have, so another executor needs its own.
+exception: a rate limit is shared through memory that only forked workers have, so others make their own.
 """
 
 from __future__ import annotations
@@ -33,6 +33,18 @@ class Job(Protocol[Task_contra, Result_co]):
         """Return what a worker does with a task, such as "scanning bytes 0 to 100"."""
 
 
+class RemoteJob(Job[Task_contra, Result_co], Protocol):
+    """A job for hosts that may not see what the planner sees."""
+
+    def begin(
+        self, check: Callable[[], None] = lambda: None
+    ) -> AbstractContextManager[Callable[[Task_contra], Result_co]]:
+        """Begin as any job. ``check`` is called before each read, and raises if the result is no longer wanted."""
+
+    def objection(self) -> str:
+        """Return why the worker that calls this cannot do the tasks; empty if it can."""
+
+
 class Executor(Protocol):
     """A function that runs the tasks of a job."""
 
@@ -44,3 +56,17 @@ class Executor(Protocol):
         :raises WorkerError: a worker could not be started, died, or ran out of memory.
         :raises BatchdiffError: a task raised it.
         """
+
+
+class RemoteExecutor(Protocol):
+    """An executor with workers on other hosts, and with a connection to them until it is closed."""
+
+    def __call__(self, job: RemoteJob[Task, Result], tasks: Iterable[Task]) -> Iterator[Result]:
+        """Yield the results of all tasks in the order in which they are finished, by all workers that can do them.
+
+        :raises WorkerError: no worker can do them or is left, or the connection was lost.
+        :raises BatchdiffError: a task raised it.
+        """
+
+    def close(self) -> None:
+        """Close the connection. Afterwards, this process may fork again."""

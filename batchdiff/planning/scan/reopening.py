@@ -90,13 +90,22 @@ def files_of(image: Image) -> Files:
     return tuple((each.device, each.inode) for each in image.fingerprints())
 
 
+_ANY_DEVICE = -1
+
+
+def on_any_device(files: Files) -> Files:
+    """Return the files without their devices, whose numbers differ from host to host."""
+    return tuple((_ANY_DEVICE, inode) for _, inode in files)
+
+
 def open_same_files(source: ImageSource, files: Files, observer: ReadObserver | None = None) -> Image:
     """Open an image that this run already has open, and check that its path still leads to the same file.
 
     :raises ImageError: other files have its names now, or it cannot be opened.
     """
     image = open_image(source, observer=observer)
-    if files_of(image) != files:
+    found = files_of(image)
+    if files not in {found, on_any_device(found)}:
         image.close()
         raise ImageError(
             f"another file took the place of {source.path} while the image was being scanned",

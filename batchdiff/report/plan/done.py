@@ -44,6 +44,10 @@ def done_figures(facts: PlanFacts) -> Iterator[tuple[str, str, str]]:
     totals = facts.predicted
     saved = bounded_size(totals.saved_bytes, totals.exactness, facts.error_bytes)
     yield "came back", came_back(facts), f"of {saved} planned"
+    if facts.shared:
+        yield "guests that share blocks", f"{len(facts.shared)} of {totals.share}", "nothing rests on the template"
+    if not facts.plan.to_convert:
+        return
     taken = sum(each.overlay_disk_bytes or 0 for each in facts.conversions.values())
     planned = sum(guest.diff.savings.overlay_disk_bytes for guest in _converted(facts))
     yield "overlays take", format_size(taken), f"on disk now; predicted {format_size(planned)}"
@@ -64,7 +68,7 @@ def space_figure(facts: PlanFacts) -> tuple[str, str, str]:
 def came_back(facts: PlanFacts) -> str:
     """Return the space that came back so far."""
     gone = [guest for guest in _converted(facts) if facts.conversions[guest.name].fate in _GONE]
-    size = sum(facts.conversions[guest.name].came_back_bytes for guest in gone)
+    size = sum(facts.conversions[guest.name].came_back_bytes for guest in gone) + sum(facts.shared.values())
     return bounded_size(size, of_sum(guest.diff.savings.exactness for guest in gone))
 
 
@@ -85,14 +89,17 @@ def _overlays(facts: PlanFacts, guests: list[GuestToConvert]) -> str:
         return f"{text}; {count_of(len(found) - len(taken), 'overlay')} cannot be found or read now."
     text += f"; on disk now: {format_size(sum(taken))} ({format_size(planned)} predicted)"
     used = sum(each.used for each in found)
-    return f"{text}, and VMs have written to {used} of them since." if used else f"{text}."
+    if not used:
+        return f"{text}."
+    written = "its VM has written to it" if len(guests) == 1 else f"VMs have written to {used} of them"
+    return f"{text}, and {written} since."
 
 
 def _counts(facts: PlanFacts) -> str:
     fates = [each.fate for each in facts.conversions.values()]
     counts = [f"{fates.count(fate)} {words}" for fate, words in _ORIGINALS.items() if fate in fates]
     if older := len(facts.older_originals):
-        counts.append(f"{count_of(older, 'older one')} of restored guests in quarantine")
+        counts.append(f"{count_of(older, 'older original')} in quarantine")
     return ", ".join(counts) or DASH
 
 
@@ -102,10 +109,11 @@ def _restored(facts: PlanFacts) -> Iterator[str]:
     if facts.given_back:
         back = sorted(facts.given_back)
         were, them, named = ("was", "it", shell_word(back[0])) if len(back) == 1 else ("were", "them", "NAME")
+        it = "it" if len(back) == 1 else "one of them"
         yield (
             f"{few([printable(name) for name in back])} {were} restored, and no total includes {them}:"
-            f" `batchdiff apply{plan} --guest {named}` converts a guest again, or a new plan if its image was"
-            " rebuilt."
+            f" `batchdiff apply{plan} --guest {named}` converts {it} again. For an image that was rebuilt, make a"
+            " new plan."
         )
     older = facts.older_originals
     if older:

@@ -54,10 +54,7 @@ def remarks(facts: PlanFacts) -> Iterator[str]:
         yield _of_clusters(better, facts)
     secret = [printable(guest.name) for guest in chosen if guest.options.encryption is not None]
     if secret:
-        yield (
-            f"{few(secret)}: the overlay will be encrypted. Its VM needs the secret, and so do verify, restore and"
-            " purge: keep the secret file."
-        )
+        yield f"{few(secret)}: {_of_secrets(len(secret))}"
     for below, guests in _overlays(chosen).items():
         own = below == facts.plan.template.source.path
         yield _of_overlays("the template" if own else printable(below), guests)
@@ -73,6 +70,18 @@ def remarks(facts: PlanFacts) -> Iterator[str]:
     for unusual, names in alike.items():
         if unusual:
             yield f"{few(names)}: {'the overlay uses' if len(names) == 1 else 'the overlays use'} {unusual}."
+
+
+def _of_secrets(guests: int) -> str:
+    if guests == 1:
+        return (
+            "the overlay will be encrypted. Its VM needs the secret, and so do verify, restore and purge: keep the"
+            " secret file."
+        )
+    return (
+        "the overlays will be encrypted. Their VMs need the secrets, and so do verify, restore and purge: keep the"
+        " secret files."
+    )
 
 
 def _of_clusters(better: BetterClusters, facts: PlanFacts) -> str:

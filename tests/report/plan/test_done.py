@@ -82,8 +82,9 @@ def test_no_prediction_includes_a_restored_guest():
     said = " ".join(plan_text(found).split())
     assert "total 4 GiB 200 MiB 200 MiB 3.8 GiB 95.1% 2 of 2 done" in said
     assert "three 2 GiB 100 MiB - 1.9 GiB 95.1% restored" in said
-    assert "Originals: 1 deleted, 1 in quarantine, 1 older one of restored guests in quarantine." in said
+    assert "Originals: 1 deleted, 1 in quarantine, 1 older original in quarantine." in said
     assert "three was restored, and no total includes it: `batchdiff apply fleet.plan.json --guest three`" in said
+    assert "--guest three` converts it again. For an image that was rebuilt, make a new plan." in said
     assert "The older original of three, still in quarantine, takes 3 GiB on disk" in said
     assert "will write" not in said
     assert "- came back: **1.9 GiB** (of 3.8 GiB planned)" in plan_markdown(found)
@@ -96,6 +97,7 @@ def test_all_guests_were_restored():
     found = facts()._replace(given_back=frozenset({"one", "two", "three"}))
     said = " ".join(plan_text(found).split())
     assert "one, three and two were restored, and no total includes them" in said
+    assert "--guest NAME` converts one of them again." in said
     assert "nothing to convert" not in said
     assert "total" not in said.partition("one, three")[0]
     assert "apply" not in [command.split()[1] for _, command in next_commands(found)]
@@ -111,6 +113,7 @@ def test_overlays_that_vms_have_used_or_that_are_gone():
     assert "VMs have written to 2 of them since." in " ".join(
         end_of_report(Fate.KEPT, Fate.KEPT, used=True).split()
     )
+    assert "and its VM has written to it since." in " ".join(end_of_report(Fate.KEPT, used=True).split())
     assert "1 overlay cannot be found or read now." in " ".join(
         end_of_report(Fate.KEPT, overlay_disk_bytes=None).split()
     )

@@ -16,6 +16,7 @@ from batchdiff.plan.overlay_options import Compat, Compression, Encryption, Over
 from batchdiff.plan.plan import Similarity, why_unlike
 from batchdiff.plan.totals import totals_of
 from batchdiff.report.facts import PlanFacts
+from batchdiff.report.figures import of_several
 from batchdiff.report.plan import text as form
 from batchdiff.report.table import cells
 from batchdiff.units import GIB, MIB, few
@@ -51,6 +52,9 @@ def test_who_has_encrypted_overlays_is_told_to_keep_the_secrets():
     report = flat(plan_text(small_plan(WEB, guest_plan("web02", options=options))))
     assert "web02: the overlay will be encrypted. Its VM needs the secret" in report
     assert "web01: the overlay" not in report
+    two = [guest_plan(name, options=options) for name in ("web02", "web03")]
+    several = flat(plan_text(small_plan(*two)))
+    assert "web02 and web03: the overlays will be encrypted. Their VMs need the secrets" in several
 
 
 def test_the_whole_report():
@@ -300,6 +304,19 @@ def test_a_reason_of_several_guests_is_in_the_plural():
     one, two = (" ".join(plan_text(small_plan(*chosen)).split()) for chosen in (guests[:1], guests))
     assert "skip a: it has nothing in common with the template: was it copied from another one?" in one
     assert "skip a and b: they have nothing in common with the template: were they copied from another" in two
+
+
+@pytest.mark.parametrize(
+    ("one", "several"),
+    [
+        ("it is already an overlay of this template", "each is already an overlay of this template"),
+        ("its overlay would not be smaller", "the overlay of each would not be smaller"),
+        ("deleting it would free nothing", "deleting any of them would free nothing"),
+        ("done by /srv/p.json", "done by /srv/p.json"),
+    ],
+)
+def test_reasons_of_several_guests(one, several):
+    assert of_several(one) == several
 
 
 def test_refused_guests_each_have_their_line():

@@ -1,0 +1,29 @@
+"""The options of the verb discover."""
+
+from __future__ import annotations
+
+import argparse
+
+OUTPUT = "write a manifest for each template to this folder, or the only one to this file (.yaml)"
+"""The help of the option that names the place of the manifests."""
+
+
+def add_search(verb: argparse.ArgumentParser) -> None:
+    """Add the options that decide which images are sampled, and how."""
+    verb.add_argument(
+        "paths", metavar="PATH", nargs="*", help="an image, a folder that is searched for images, or a quoted glob"
+    )
+    verb.add_argument("--libvirt", action="store_true", help="also the disks of all domains that libvirt knows")
+    verb.add_argument(
+        "--template",
+        metavar="IMAGE",
+        action="append",
+        default=[],
+        dest="templates",
+        help="find only the copies of this image; may be repeated",
+    )
+    verb.add_argument(
+        "--sequential",
+        action="store_true",
+        help="read a few long stretches instead of many small samples, for spinning disks",
+    )

@@ -1,0 +1,190 @@
+"""``batchdiff discover``: find which images are copies of which, and write a manifest for each template."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from batchdiff.cli.console import Console
+from batchdiff.discovery.copies import Copy
+from batchdiff.discovery.discover import Discovery, discover
+from batchdiff.discovery.exclusion import Cause
+from batchdiff.discovery.image_files import FileSearch, FileToSample, find_files
+from batchdiff.discovery.manifest_text import manifest_names, manifest_text
+from batchdiff.discovery.samples import SCATTERED, SEQUENTIAL, SampleShape
+from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, ImageError, UsageError
+from batchdiff.files.filenames import shell_word
+from batchdiff.linux.call_failures import reason
+from batchdiff.linux.device_names import image_path
+from batchdiff.linux.machine import usable_cpus
+from batchdiff.manifest.file import read_manifest
+from batchdiff.progress import Phase
+from batchdiff.report.discovery.discovery_events import copy_event, exclusion_event, template_event
+from batchdiff.report.discovery.discovery_text import discovery_text, figures_of, why_template
+from batchdiff.report.figures import count_of
+from batchdiff.throttle.options import ScanLimits
+from batchdiff.throttle.throttle import throttle
+
+_EXISTS = "there is a file of that name, and files are never replaced"
+_MANIFEST_SUFFIXES = (".yaml", ".yml")
+
+
+def run(console: Console, arguments: argparse.Namespace) -> int:
+    """Run the verb.
+
+    :raises UsageError: no files are given, or the manifests cannot be written.
+    :raises ImageError: an image that is to be the template cannot be sampled, or none of the images can.
+    """
+    if not arguments.paths and not arguments.libvirt:
+        raise UsageError("no images are given", remedy="Name folders or images, or add `--libvirt`.")
+    if arguments.connect is not None and not arguments.libvirt:
+        raise UsageError(
+            "cannot use --connect without --libvirt", remedy="Add `--libvirt`, or leave --connect out."
+        )
+    if arguments.output is not None:
+        _check_output(arguments.output)
+    for path in arguments.templates:
+        if os.path.isdir(path):
+            raise UsageError(f"{path} is a folder", remedy="Name the image that is the template.")
+    templates = [image_path(path) for path in arguments.templates]
+    search = find_files([*arguments.paths, *arguments.templates], _of_libvirt(console, arguments))
+    if not search.files and not search.exclusions:
+        ignored = f" ({count_of(search.ignored, 'file')} without the looks of an image)" if search.ignored else ""
+        raise UsageError(
+            f"no image was found in {', '.join(arguments.paths) or 'the definitions of libvirt'}{ignored}",
+            remedy="Name the images themselves if their names have no suffix such as .img or .qcow2.",
+        )
+    shape = SEQUENTIAL if arguments.sequential else SCATTERED
+    found = _discovered(console, arguments, search, templates, shape)
+    _print_events(console, found)
+    console.result(discovery_text(found, shape, width=console.width))
+    written = [] if arguments.output is None else _write(console, arguments.output, found)
+    _say_next(console, arguments, found, written)
+    return _exit_code(found)
+
+
+def _discovered(
+    console: Console, arguments: argparse.Namespace, search: FileSearch, templates: list[str], shape: SampleShape
+) -> Discovery:
+    most = shape.probes * shape.probe
+    limits = ScanLimits(arguments.cache, arguments.limit_rate, arguments.idle)
+    with console.metering() as meter, throttle(limits, tell=console.detail) as observer:
+        meter.expect(None, Phase.SCAN, len(search.files) * most)
+        meter.begin()
+        return discover(
+            search,
+            shape=shape,
+            jobs=arguments.jobs or usable_cpus(),
+            templates=templates,
+            sampled=lambda count: meter.reach(None, Phase.SCAN, count * most),
+            observer=observer,
+        )
+
+
+def _of_libvirt(console: Console, arguments: argparse.Namespace) -> list[FileToSample]:
+    """Return the disks of all domains that libvirt knows, if they are asked for."""
+    if not arguments.libvirt:
+        return []
+    # Loaded only now: without `--libvirt`, the search neither needs libvirt nor waits for it.
+    from batchdiff.definitions.defined_disks import defined_disks  # noqa: PLC0415
+    from batchdiff.definitions.virsh import Libvirt  # noqa: PLC0415
+
+    found = defined_disks(Libvirt(arguments.connect or ""))
+    for text in found.unusable:
+        console.warn(f"warning: {text}")
+    return [FileToSample(disk.path, disk.format, disk.user) for disk in found.disks]
+
+
+def _print_events(console: Console, found: Discovery) -> None:
+    if not console.json:
+        return
+    for group in found.groups:
+        console.event("template", **template_event(group, why_template(group)))
+        for copy in group.copies:
+            console.event("copy", **copy_event(group, copy))
+    for each in found.exclusions:
+        console.event("left_out", **exclusion_event(each))
+
+
+def _check_output(path: str) -> None:
+    """Check, before images are read, that no file is in the way of what is to be written.
+
+    :raises UsageError: there is one, or a manifest's folder does not exist.
+    """
+    if os.path.isdir(path):
+        return
+    if os.path.lexists(path):
+        raise UsageError(f"cannot write to {path}", why=_EXISTS,
+                         remedy="Name another file, or a folder.")  # fmt: skip
+    folder = os.path.dirname(os.path.abspath(path.rstrip("/")))
+    if not os.path.isdir(folder):
+        raise UsageError(f"cannot write to {path}", why=f"there is no folder {folder}", remedy="Create it first.")
+
+
+def _write(console: Console, output: str, found: Discovery) -> list[str]:
+    """Write a manifest for each template with copies, and return their paths.
+
+    :raises UsageError: several templates were found for one manifest, or a file cannot be written.
+    """
+    groups = [group for group in found.groups if group.copies]
+    is_manifest = output.lower().endswith(_MANIFEST_SUFFIXES) and not os.path.isdir(output)
+    if is_manifest and len(groups) > 1:
+        raise UsageError(
+            f"cannot write {len(groups)} manifests to {output}",
+            why="each template has a manifest of its own",
+            remedy="Name a folder, as in `-o manifests/`, or choose one with `--template IMAGE`.",
+        )
+    paths = [output] if is_manifest else [os.path.join(output, name) for name in manifest_names(groups)]
+    for path in paths:
+        if os.path.lexists(path):
+            raise _unwritable(path, FileExistsError())
+    for group, path in zip(groups, paths, strict=False):
+        text = manifest_text(
+            group, why=why_template(group), figures=_words, exists=os.path.lexists, left_out=found.exclusions
+        )
+        try:
+            if not is_manifest:
+                os.makedirs(output, exist_ok=True)
+            with open(path, "x", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        # So that a doubt is reported now, and not when the manifest is needed.
+        manifest = read_manifest(path)
+        console.event("manifest", path=os.path.abspath(path), template=manifest.template.path,
+                      guests=[guest.name for guest in manifest.guests])  # fmt: skip
+    return paths[: len(groups)]
+
+
+def _unwritable(path: str, error: OSError) -> UsageError:
+    exists = isinstance(error, FileExistsError)
+    why = _EXISTS if exists else reason(error)
+    return UsageError(f"cannot write {path}", why=why, remedy="Name another folder or file with `-o`.")
+
+
+def _words(copy: Copy) -> str:
+    similar, interval, saves = figures_of(copy)
+    also = f"; {copy.other.path} fits as well ({copy.other.similarity.estimate:.1%})" if copy.other else ""
+    return f"{similar} similar (95 % interval: {interval}), saves {saves}{also}"
+
+
+def _say_next(console: Console, arguments: argparse.Namespace, found: Discovery, written: list[str]) -> None:
+    for path in written:
+        console.say(f"The manifest is in {path}. Next: batchdiff plan {shell_word(path)}")
+    copies = any(group.copies for group in found.groups)
+    if arguments.output is not None and not copies:
+        console.warn("warning: no manifest was written, because no image is a copy of another one")
+    elif arguments.output is None and copies:
+        console.say("Next: the same command with `-o FOLDER` writes a manifest for each template.")
+
+
+def _exit_code(found: Discovery) -> int:
+    """Return the exit code.
+
+    :raises ImageError: no image could be read.
+    """
+    faults = [each for each in found.exclusions if each.cause.is_fault]
+    unread = [each for each in faults if each.cause is Cause.UNREADABLE]
+    if unread and not found.images and len(unread) == len(found.exclusions):
+        raise ImageError("none of the images can be read", remedy="See the reasons above.")
+    return EXIT_SOME_GUESTS if faults else EXIT_DONE

@@ -1,0 +1,71 @@
+"""The images that the domains of a libvirt connection have as their disks, with the formats that these declare."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from batchdiff.definitions.domain_state import images_of_active_domains
+from batchdiff.definitions.libvirt_domain import Domain, DomainDisk
+from batchdiff.definitions.libvirt_pool import Pool
+from batchdiff.definitions.virsh import Libvirt
+from batchdiff.image_source import ImageFormat
+
+
+@dataclass(frozen=True, slots=True)
+class DefinedDisk:
+    """A disk's image. ``user``: the domain that uses it at present, and how; empty if none does."""
+
+    path: str
+    format: ImageFormat
+    user: str
+
+
+@dataclass(frozen=True, slots=True)
+class DefinedDisks:
+    """All disks, each image once, and sentences about those that are not files or devices of this host."""
+
+    disks: tuple[DefinedDisk, ...]
+    unusable: tuple[str, ...]
+
+
+def defined_disks(libvirt: Libvirt) -> DefinedDisks:
+    """Return the disks of all defined domains.
+
+    :raises DefinitionError: libvirt printed something other than a definition.
+    :raises ProgramError: libvirt cannot be asked.
+    """
+    pools = libvirt.pools()
+    users = images_of_active_domains(libvirt)
+    found: dict[str, DefinedDisk] = {}
+    unusable = []
+    for domain in libvirt.domains():
+        for disk in domain.disks:
+            path, form = _path(disk, pools), _format(disk)
+            if not path or form is None:
+                unusable.append(_why_unusable(domain, disk, path))
+                continue
+            found.setdefault(path, DefinedDisk(path, form, users.get(os.path.realpath(path), "")))
+    return DefinedDisks(tuple(found.values()), tuple(unusable))
+
+
+def _path(disk: DomainDisk, pools: list[Pool]) -> str:
+    if disk.path:
+        return disk.path
+    pool = next((pool for pool in pools if disk.pool and pool.name == disk.pool), None)
+    return pool.path_of(disk.volume) if pool else ""
+
+
+def _format(disk: DomainDisk) -> ImageFormat | None:
+    """Return the format that a disk declares: raw if it declares none, as libvirt reads it."""
+    try:
+        return ImageFormat(disk.format or ImageFormat.RAW)
+    except ValueError:
+        return None
+
+
+def _why_unusable(domain: Domain, disk: DomainDisk, path: str) -> str:
+    where = f"the disk {disk.target} of the domain {domain.name} is left out"
+    if path:
+        return f"{where}: batchdiff does not know its format, {disk.format}"
+    return f"{where}: it is not a file or a device of this host"

@@ -1,0 +1,195 @@
+"""The template of each image, how alike they are, and what an overlay would save; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from batchdiff.discovery.exclusion import Cause, Exclusion
+from batchdiff.discovery.grouping import ALIKE, ChosenTemplate, Grouping
+from batchdiff.discovery.sample_index import SampleIndex
+from batchdiff.discovery.sample_offsets import SAMPLE, SampleNumbers
+from batchdiff.discovery.sampled_image import SampledImage
+from batchdiff.sampling.interval import Interval
+from batchdiff.units import KIB, MIB, ceil_div, format_size
+
+_SURELY_ALIKE = 0.1
+"""The lower bound of the similarity must not be below: so no image is placed on the strength of a few samples."""
+
+_HEADER = 16 * KIB
+"""Bytes on disk of an overlay before its data: a block each of header, refcount table, refcounts and L1 table."""
+
+_TABLE, _PER_TABLE = 64 * KIB, 512 * MIB
+"""An L2 table of an overlay, and the bytes of the disk that it maps."""
+
+
+class OtherTemplate(NamedTuple):
+    """A second template that fits an image as well: the two differ by less than the interval."""
+
+    path: str
+    similarity: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """An image and how alike its template is. ``saved``: the bytes that an overlay would give back.
+
+    ``other``: a template that fits as well; None if there is none.
+    """
+
+    image: SampledImage
+    similarity: Interval
+    saved: Interval
+    other: OtherTemplate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A template and its copies, those that save most first. ``choice``: why it is the template; None if given."""
+
+    template: SampledImage
+    choice: ChosenTemplate | None
+    copies: tuple[Copy, ...]
+
+    @property
+    def saved(self) -> Interval:
+        """The bytes that all overlays together would give back.
+
+        All bounds are added up: images are sampled at the same offsets, so their errors are not independent.
+        """
+        saved = [copy.saved for copy in self.copies]
+        return Interval(
+            sum(each.estimate for each in saved), sum(each.low for each in saved), sum(each.high for each in saved)
+        )
+
+
+class Placement:
+    """The placing of sampled images, which are known by their places in the index."""
+
+    def __init__(self, images: Sequence[SampledImage], index: SampleIndex, grouping: Grouping) -> None:
+        self._images, self._index, self._grouping = images, index, grouping
+        self._is_given = False
+
+    def groups(self, templates: dict[int, ChosenTemplate | None]) -> tuple[list[Group], list[Exclusion]]:
+        """Return the groups of some templates, and all images that are in none, each with its reason.
+
+        A template that was found, and from which nothing was copied after all, becomes an image like the others;
+        one that was given, whose choice is None, stays a template.
+        """
+        self._is_given = None in templates.values()
+        while True:
+            copies: dict[int, list[Copy]] = {each: [] for each in templates}
+            left: list[Exclusion] = []
+            nearest = self._nearest(list(templates))
+            for image in range(len(self._images)):
+                if image in templates:
+                    continue
+                found = self._placed(image, nearest)
+                if isinstance(found, Copy):
+                    copies[int(nearest.first[image])].append(found)
+                else:
+                    left.append(found)
+            unused = [each for each, choice in templates.items() if choice is not None and not copies[each]]
+            if not unused:
+                return self._sorted(templates, copies), left
+            templates = {each: choice for each, choice in templates.items() if each not in unused}
+
+    def _sorted(self, templates: dict[int, ChosenTemplate | None], copies: dict[int, list[Copy]]) -> list[Group]:
+        def most_first(copy: Copy) -> tuple[float, str]:
+            return -copy.saved.estimate, copy.image.path
+
+        groups = [
+            Group(self._images[each], choice, tuple(sorted(copies[each], key=most_first)))
+            for each, choice in templates.items()
+        ]
+        return sorted(groups, key=lambda group: (-group.saved.estimate, group.template.path))
+
+    def _nearest(self, templates: Sequence[int]) -> _Nearest:
+        count = len(self._images)
+        first, second, larger = (np.full(count, -1) for _ in range(3))
+        share, of_second, of_larger = (np.zeros(count) for _ in range(3))
+        sizes = np.array([each.virtual_size for each in self._images])
+        for template in templates:
+            shares = self._index.shares(template)
+            too_small = (sizes < sizes[template]) & (shares > of_larger)
+            larger[too_small], of_larger[too_small] = template, shares[too_small]
+            shares = self._grouping.fitting(template)
+            better = shares > share
+            second[better], of_second[better] = first[better], share[better]
+            first[better], share[better] = template, shares[better]
+            between = ~better & (shares > of_second)
+            second[between], of_second[between] = template, shares[between]
+        return _Nearest(first, share, second, of_second, larger, of_larger)
+
+    def _placed(self, number: int, nearest: _Nearest) -> Copy | Exclusion:
+        image, template = self._images[number], int(nearest.first[number])
+        if nearest.share[number] < ALIKE:
+            return self._unlike(number, nearest)
+        similarity = self._index.similarity(number, template)
+        if similarity.low < _SURELY_ALIKE:
+            return self._unlike(number, nearest)
+        if image.not_a_guest:
+            cause = Cause.IN_USE if image.in_use else Cause.UNUSABLE
+            alike = f"{similarity.estimate:.0%} of its data is in {self._images[template].path}"
+            return Exclusion(image.path, cause, f"{image.not_a_guest}; {alike}")
+        other = self._other(number, nearest, similarity)
+        return Copy(image, similarity, self._saved(number, similarity), other)
+
+    def _other(self, image: int, nearest: _Nearest, similarity: Interval) -> OtherTemplate | None:
+        """Return a template that fits an image as well; None if there is none."""
+        second = int(nearest.second[image])
+        if second < 0 or nearest.share_of_second[image] < similarity.low:
+            second = self._grouping.either.get(image, -1)
+        if second in {-1, int(nearest.first[image])}:
+            return None
+        also = self._index.similarity(image, second)
+        return OtherTemplate(self._images[second].path, also) if also.estimate >= similarity.low else None
+
+    def _saved(self, number: int, similarity: Interval) -> Interval:
+        """Return the bytes that an overlay gives back: what the image frees, less its data and tables."""
+        image = self._images[number]
+        changed = similarity.subtracted_from(1).times(float(self._index.data_bytes[number]))
+        tables = min(ceil_div(image.virtual_size, _PER_TABLE), ceil_div(int(changed.estimate), SAMPLE)) * _TABLE
+        saved = changed.subtracted_from(image.reclaimable - _HEADER - tables)
+        # Changes that are close to each other share a table.
+        return saved.widened(below=0, above=tables)
+
+    def _unlike(self, number: int, nearest: _Nearest) -> Exclusion:
+        """Return why an image is in no group."""
+        image, larger = self._images[number], self._images[nearest.larger[number]]
+        if nearest.share_of_larger[number] >= ALIKE:
+            sizes = f"{format_size(image.virtual_size)} and {format_size(larger.virtual_size)}"
+            alike = f"{nearest.share_of_larger[number]:.0%} of its data is in {larger.path}"
+            return Exclusion(
+                image.path, Cause.UNUSABLE, f"{alike}, but its disk is smaller than that one's ({sizes})"
+            )
+        if image.not_a_guest:
+            return Exclusion(image.path, Cause.IN_USE if image.in_use else Cause.UNUSABLE, image.not_a_guest)
+        return Exclusion(image.path, Cause.UNLIKE, self._why_unlike(number, nearest))
+
+    def _why_unlike(self, number: int, nearest: _Nearest) -> str:
+        if len(self._images) == 1:
+            return "there is no other image"
+        if nearest.first[number] >= 0:
+            template = self._images[nearest.first[number]].path
+            share = nearest.share[number]
+            return f"only {share:.0%} of its data is in {template}, and less in every other template"
+        return f"no {'template' if self._is_given else 'other image'} has enough of its data at the same places"
+
+
+class _Nearest(NamedTuple):
+    """The template that each image is most like, the second one, and the one with a larger disk; -1 if none is.
+
+    ``share``, ``share_of_second``, ``share_of_larger``: how much of its data each of them has.
+    """
+
+    first: SampleNumbers
+    share: npt.NDArray[np.float64]
+    second: SampleNumbers
+    share_of_second: npt.NDArray[np.float64]
+    larger: SampleNumbers
+    share_of_larger: npt.NDArray[np.float64]

@@ -1,0 +1,150 @@
+"""Find which images are copies of which: sample all files, find templates, place the others.
+
+::
+
+    files -> sampling_job, in workers -> SampledImages -> SampleIndex -> Grouping: templates -> Placement: copies
+               |                                                                                        |
+               `-> overlays, damaged, in use: left out, with the reason        like no template: left out, too
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from batchdiff.discovery.copies import Group, Placement
+from batchdiff.discovery.exclusion import Cause, Exclusion
+from batchdiff.discovery.grouping import ChosenTemplate, Grouping, Trait
+from batchdiff.discovery.image_files import FileSearch
+from batchdiff.discovery.sample_index import SampleIndex
+from batchdiff.discovery.sampled_image import Examined, ExistingOverlay, SampledImage
+from batchdiff.discovery.samples import SampleShape
+from batchdiff.discovery.sampling_job import SamplingJob
+from batchdiff.errors import ImageError
+from batchdiff.files.descriptors import raise_descriptor_limit
+from batchdiff.image.files import ReadObserver
+from batchdiff.planning.scan.workers import run_tasks
+
+
+@dataclass(frozen=True, slots=True)
+class Discovery:
+    """The result: groups, those that save most first, and the files that were left out, by path.
+
+    ``images``: the number of images that were sampled; ``reads``, ``read_bytes``: what that took. ``ignored``: the
+    files in folders that do not look like images.
+    """
+
+    groups: tuple[Group, ...]
+    exclusions: tuple[Exclusion, ...]
+    images: int
+    reads: int
+    read_bytes: int
+    ignored: int
+
+
+def discover(  # noqa: PLR0913  # options by keyword
+    search: FileSearch,
+    *,
+    shape: SampleShape,
+    jobs: int,
+    templates: Collection[str] = (),
+    sampled: Callable[[int], None] = lambda _count: None,
+    observer: ReadObserver | None = None,
+) -> Discovery:
+    """Return the templates among files, and their copies.
+
+    ``templates``: the paths, without links, of the only images that may be templates; empty if all may be one.
+    ``sampled`` is called with the number of files that are done; ``observer``, at every read.
+
+    :raises ImageError: one of ``templates`` cannot be sampled.
+    :raises WorkerError: a worker process died.
+    """
+    raise_descriptor_limit()
+    files = tuple(search.files)
+    job = SamplingJob(files, shape, observer)
+    by_number: dict[int, Examined] = {}
+    for number, examined in run_tasks(job, range(len(files)), workers=max(min(jobs, len(files)), 1)):
+        by_number[number] = examined
+        sampled(len(by_number))
+    all_examined = _without_parts([by_number[number] for number in range(len(files))])
+    backing = {each.backing: each.path for each in all_examined if isinstance(each, ExistingOverlay)}
+    images, exclusions = _with_roles(all_examined, backing)
+    _check_given(templates, images, exclusions)
+    given = {number: None for number, each in enumerate(images) if each.path in templates}
+    groups, unplaced = _groups(images, shape.probe_bits, given, backing)
+    return Discovery(
+        tuple(groups),
+        tuple(sorted([*search.exclusions, *exclusions, *unplaced], key=lambda each: each.path)),
+        images=len(images),
+        reads=sum(each.samples.reads for each in images),
+        read_bytes=sum(each.samples.read_bytes for each in images),
+        ignored=search.ignored,
+    )
+
+
+def _without_parts(examined: Sequence[Examined]) -> list[Examined]:
+    """Return what was examined, with the extents and data files of images left out."""
+    owners = {
+        path: each.path for each in examined if isinstance(each, SampledImage) for path in each.source.other_files
+    }
+    return [
+        Exclusion(each.path, Cause.PART, f"it holds data of {owners[each.path]}") if each.path in owners else each
+        for each in examined
+    ]
+
+
+def _with_roles(
+    examined: Sequence[Examined], backing: Mapping[str, str]
+) -> tuple[list[SampledImage], list[Exclusion]]:
+    """Return the images that may be placed, and the exclusions. ``backing``: files with an overlay each."""
+    below = {each.path: each.backing for each in examined if isinstance(each, ExistingOverlay)}
+    images: list[SampledImage] = []
+    exclusions: list[Exclusion] = []
+    for each in examined:
+        if isinstance(each, ExistingOverlay):
+            exclusions.append(Exclusion(each.path, Cause.OVERLAY, _chain(each.path, below)))
+        elif isinstance(each, Exclusion):
+            exclusions.append(each)
+        elif not len(each.samples.hashes):
+            exclusions.append(Exclusion(each.path, Cause.EMPTY, "it has no data"))
+        elif (overlay := backing.get(each.path)) is not None and not each.not_a_guest:
+            why = f"it is the backing file of {overlay}, which would be lost with it"
+            images.append(replace(each, not_a_guest=why))
+        else:
+            images.append(each)
+    return images, exclusions
+
+
+def _chain(path: str, below: dict[str, str]) -> str:
+    """Return the backing chain of an overlay in words, as far as it was examined."""
+    chain = [path]
+    while (backing := below.get(chain[-1])) is not None and backing not in chain:
+        chain.append(backing)
+    return "it is an overlay already: " + " on ".join([os.path.basename(path), *chain[1:]])
+
+
+def _check_given(
+    templates: Collection[str], images: Sequence[SampledImage], exclusions: Sequence[Exclusion]
+) -> None:
+    known = {each.path for each in images}
+    reasons = {each.path: each.reason for each in exclusions}
+    for path in templates:
+        if path not in known:
+            why = reasons.get(path, "it was not found")
+            raise ImageError(f"cannot use {path} as the template", why=why, remedy="Name another template.")
+
+
+def _groups(
+    images: Sequence[SampledImage], probe_bits: int, given: Mapping[int, None], backing: Collection[str]
+) -> tuple[list[Group], list[Exclusion]]:
+    index = SampleIndex([each.samples for each in images], probe_bits)
+    traits = [
+        Trait(each.virtual_size, each.path in backing, each.read_only, each.modified_ns, each.allocated, each.path)
+        for each in images
+    ]
+    grouping = Grouping(index, traits)
+    templates: dict[int, ChosenTemplate | None] = dict(given)
+    if not given:
+        templates = {choice.template: choice for choice in grouping.templates()}
+    return Placement(images, index, grouping).groups(templates)

@@ -1,0 +1,50 @@
+"""A file that `batchdiff discover` found and did not place, and why; pure."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Cause(enum.StrEnum):
+    """The kind of reason, for scripts."""
+
+    OVERLAY = "overlay"
+    """It has a backing file already."""
+
+    IN_USE = "in use"
+    UNREADABLE = "unreadable"
+    """It is missing, damaged, or not an image."""
+
+    DOUBTFUL = "doubtful format"
+    """Its name and its first bytes disagree, or a guest could have written them."""
+
+    UNLIKE = "unlike"
+    """It has too little in common with every other image."""
+
+    UNUSABLE = "unusable"
+    """It is like a template, and still cannot be a guest of it."""
+
+    PART = "part"
+    """It is one of the files of another image."""
+
+    SAME_FILE = "same file"
+    OWN = "own"
+    """A file that batchdiff made."""
+
+    EMPTY = "empty"
+    """It has no data."""
+
+    @property
+    def is_fault(self) -> bool:
+        """True if the operator has to do something before it can be examined."""
+        return self in {Cause.IN_USE, Cause.UNREADABLE, Cause.DOUBTFUL}
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusion:
+    """A file that was left out: ``reason`` is a sentence without a full stop, with ``it`` for the file."""
+
+    path: str
+    cause: Cause
+    reason: str

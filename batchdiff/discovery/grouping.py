@@ -1,0 +1,277 @@
+"""Find the templates among sampled images, and the template of each image; pure.
+
+::
+
+    hub          the image with most samples in common with all others   -> its group: all that are like it
+    template     the image of the group on which all others together take least space
+    below it     changes to it that several images of the group have whole: they were copied from a second template
+
+A hub is found by the sizes of the index's entries, so no two images are compared unless one of them is a hub or a
+candidate. Only images that are at least as large as a template can be guests of it.
+"""
+
+from __future__ import annotations
+
+import enum
+import heapq
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from batchdiff.discovery.sample_index import SampleIndex
+from batchdiff.discovery.sample_offsets import SampleNumbers
+
+ALIKE = 0.25
+"""The least share of an image's data that must be the template's: below it, little is saved, and another
+installation of the same system may have as much in common."""
+
+_CANDIDATES = 16
+"""Images of a group whose overlays are added up: those with most in common, and those that are like templates."""
+
+_TRIED = 64
+"""Images of a group whose changes are looked up in the others, for each further template."""
+
+_TIE, _TIE_OF_DATA = 0.02, 0.001
+"""Sums that differ by less are equal, as shares of all overlays and of the template: a guest that has hardly
+changed is as good a template as the one that it was copied from."""
+
+_WHOLE = 0.8
+"""The least share of a template's changes that its copies have, compared with their share of the rest of it.
+Guests that upgraded the same packages on their own have 55 to 71 % of each other's changes."""
+
+_HALF, _FEW_CHANGES = 0.5, 0.05
+"""The same for changes that are too few for a template of their own, and the largest share that these are. Whether
+another template fits as well is then decided by the intervals."""
+
+_FEWEST_CHANGES = 4
+"""Samples that must have changed: with fewer, two templates are as good as one, and the copies fit either."""
+
+_LEAST_COPIES = 2
+"""Images with all changes of another one that make it a template; one, if something else marks it as such."""
+
+
+_NONE = np.zeros(0, dtype=np.int64)
+
+
+class Trait(NamedTuple):
+    """What decides about an image besides its samples.
+
+    ``is_backing``: another image has it as its backing file already. ``modified_ns``: when it was last written.
+    """
+
+    virtual_size: int
+    is_backing: bool
+    read_only: bool
+    modified_ns: int
+    allocated: int
+    path: str
+
+    @property
+    def marked(self) -> bool:
+        """True if it looks like a template."""
+        return self.is_backing or self.read_only
+
+    @property
+    def preference(self) -> tuple[int | str, ...]:
+        """A value that is lowest for the one to choose among equally good templates, in the order of ``Tie``."""
+        return not self.is_backing, not self.read_only, self.modified_ns, self.allocated, self.path
+
+
+class Tie(enum.Enum):
+    """What decided between a template and others that would do as well."""
+
+    NONE = "no other would do as well"
+    BACKING = "it is a backing file already"
+    READ_ONLY = "it is read-only"
+    OLDEST = "it was written to longest ago"
+    SMALLEST = "it takes the least space"
+    NAME = "its name comes first"
+
+
+class ChosenTemplate(NamedTuple):
+    """A template, the number of images that would do as well, and what decided between them."""
+
+    template: int
+    equals: int
+    tie: Tie
+
+
+class Grouping:
+    """The search for templates. Images are known by their places in the index.
+
+    ``either``: images that could be copies of another one than their template, which differs too little from it to
+    be one, too; each with that other one.
+    """
+
+    def __init__(self, index: SampleIndex, traits: Sequence[Trait]) -> None:
+        self._index, self._traits = index, traits
+        self._sizes = np.array([each.virtual_size for each in traits], dtype=np.int64)
+        self._data = index.data_bytes
+        # The images that no group has taken yet, for each key.
+        self._left = np.bincount(np.concatenate([_NONE, *index.keys]), minlength=index.key_count)
+        self._free = np.ones(len(index), dtype=bool)
+        self.either: dict[int, int] = {}
+
+    def templates(self) -> list[ChosenTemplate]:
+        """Return all templates, those of one group together."""
+        found: list[ChosenTemplate] = []
+        queue = [(-self._reach(image), image) for image in range(len(self._index))]
+        heapq.heapify(queue)
+        while queue:
+            _, image = heapq.heappop(queue)
+            if not self._free[image]:
+                continue
+            reach = self._reach(image)
+            if queue and -reach > queue[0][0]:  # others were taken meanwhile
+                heapq.heappush(queue, (-reach, image))
+                continue
+            if not reach:
+                break  # no image left has anything in common with another one
+            found += self._group_of(image)
+        return found
+
+    def fitting(self, template: int) -> npt.NDArray[np.float64]:
+        """Return how alike each image is to a template; 0 if it cannot be a guest of it, and for itself."""
+        shares = self._index.shares(template)
+        shares[self._sizes < self._sizes[template]] = 0
+        shares[template] = 0
+        return shares
+
+    def _reach(self, image: int) -> int:
+        """Return how often the samples of an image are found in images that no group has taken."""
+        return int((self._left[self._index.keys[image]] - 1).sum())
+
+    def _group_of(self, hub: int) -> list[ChosenTemplate]:
+        """Return the templates of a hub's group, and take the group."""
+        group = [hub, *self._near(hub)]
+        choice = self._best(group)
+        members = self._near(choice.template) if len(group) > 1 else []
+        if not members:
+            self._take([hub, choice.template])
+            return []
+        found = [choice, *self._below(choice, members)]
+        self._take([each.template for each in found] + members)
+        return found
+
+    def _near(self, template: int) -> list[int]:
+        """Return the images, not taken yet, that are like one, whichever is larger."""
+        shares = self._index.shares(template)
+        shares[template] = 0
+        alike = (shares >= ALIKE) & self._free
+        return [int(each) for each in np.flatnonzero(alike)]
+
+    def _take(self, images: Iterable[int]) -> None:
+        for image in images:
+            if self._free[image]:
+                self._free[image] = False
+                self._left[self._index.keys[image]] -= 1
+
+    def _best(self, group: Sequence[int]) -> ChosenTemplate:
+        """Return the image of a group on which all of it takes least space, itself included."""
+        by_reach = sorted(group, key=lambda image: (-self._reach(image), self._traits[image].preference))
+        marked = [each for each in by_reach if self._traits[each].marked]
+        preferred = sorted(group, key=lambda image: self._traits[image].preference)
+        chosen = dict.fromkeys(by_reach[:_CANDIDATES] + marked[:_CANDIDATES] + preferred[:_CANDIDATES])
+        among = np.array(group, dtype=np.int64)
+        taken = {each: self._space(each, among) for each in chosen}
+        least, overlays = min(taken.values())
+        margin = _TIE * overlays + _TIE_OF_DATA * (least - overlays)
+        good = [each for each, (space, _) in taken.items() if space <= least + margin]
+        best, *others = sorted(good, key=lambda image: self._traits[image].preference)
+        return ChosenTemplate(best, len(others), self._tie(best, others[0]) if others else Tie.NONE)
+
+    def _tie(self, best: int, other: int) -> Tie:
+        ties = (Tie.BACKING, Tie.READ_ONLY, Tie.OLDEST, Tie.SMALLEST, Tie.NAME)
+        one, two = self._traits[best].preference, self._traits[other].preference
+        return next((tie for tie, mine, its in zip(ties, one, two, strict=True) if mine != its), Tie.NAME)
+
+    def _space(self, template: int, images: SampleNumbers) -> tuple[float, float]:
+        """Return the bytes that a template and the overlays of images take, and those of the overlays alone."""
+        overlays = (1 - self.fitting(template)) * self._data
+        overlays[template] = 0
+        total = float(overlays[images].sum())
+        return float(self._data[template]) + total, total
+
+    def _below(self, first: ChosenTemplate, members: Sequence[int]) -> list[ChosenTemplate]:
+        """Return further templates of a group: members whose changes to its template others have whole."""
+        found: list[ChosenTemplate] = []
+        nearest = dict.fromkeys(members, first.template)
+        alike = {first.template: self.fitting(first.template)}
+        tried: set[int] = set()
+        while (choice := self._one_below(nearest, tried)) is not None:
+            new = choice.template
+            found.append(choice)
+            del nearest[new]
+            alike[new] = self.fitting(new)
+            for each, template in nearest.items():
+                if alike[new][each] > alike[template][each]:
+                    nearest[each] = new
+        self._find_either(nearest)
+        return found
+
+    def _one_below(self, nearest: dict[int, int], tried: set[int]) -> ChosenTemplate | None:
+        """Return a member that is a template itself. ``nearest``: members, each with its template so far."""
+        changes = {each: self._changes(each, template) for each, template in nearest.items()}
+        many = [
+            each for each, changed in changes.items() if changed.sum() >= _FEWEST_CHANGES and each not in tried
+        ]
+        for image in self._by_spread(changes, many):
+            tried.add(image)
+            copies = self._copies(image, changes[image], nearest)
+            # Its copies have its changes, too: the template is the one with the fewest of its own.
+            if len(copies) >= self._least_copies(image):
+                tried.update(copies)
+                return self._best([image, *copies])
+        return None
+
+    def _find_either(self, nearest: dict[int, int]) -> None:
+        """Find members whose few changes others have, too: those could be copies of either."""
+        changes = {each: self._changes(each, template) for each, template in nearest.items()}
+        few = [each for each, changed in changes.items() if 0 < changed.sum() <= _FEW_CHANGES * len(changed)]
+        for image in self._by_spread(changes, few):
+            copies = self._copies(image, changes[image], nearest, fewest=1, whole=_HALF)
+            if len(copies) >= self._least_copies(image):
+                for each in copies:
+                    self.either.setdefault(each, image)
+
+    def _least_copies(self, image: int) -> int:
+        return 1 if self._traits[image].marked else _LEAST_COPIES
+
+    def _by_spread(self, changes: dict[int, npt.NDArray[np.bool_]], chosen: Sequence[int]) -> list[int]:
+        """Return the members, of those that are chosen, whose changes most others have, on average."""
+        keys = {each: self._index.keys[each][changed] for each, changed in changes.items()}
+        counts = np.bincount(np.concatenate([_NONE, *keys.values()]), minlength=self._index.key_count)
+        spread = {each: float((counts[keys[each]] - 1).mean()) for each in chosen}
+        likely = [each for each in chosen if spread[each] >= self._least_copies(each) * _HALF]
+        return sorted(likely, key=lambda image: (-spread[image], self._traits[image].preference))[:_TRIED]
+
+    def _changes(self, image: int, template: int) -> npt.NDArray[np.bool_]:
+        """Return which samples of an image a template does not have, among those that both take."""
+        level = int(max(self._index.levels[image], self._index.levels[template]))
+        is_new = ~np.isin(self._index.keys[image], self._index.keys[template])
+        return is_new & (self._index.heights[image] >= level)
+
+    def _copies(
+        self,
+        image: int,
+        changed: npt.NDArray[np.bool_],
+        members: Iterable[int],
+        *,
+        fewest: int = _FEWEST_CHANGES,
+        whole: float = _WHOLE,
+    ) -> list[int]:
+        """Return the members that have an image's changes as they have the rest of it, by the samples of both."""
+        of_changes, count = self._shares_of(image, changed)
+        of_rest, _ = self._shares_of(image, ~changed)
+        fits = (count >= fewest) & (of_changes >= ALIKE) & (of_changes >= whole * of_rest)
+        return [each for each in members if fits[each] and each != image]
+
+    def _shares_of(
+        self, image: int, chosen: npt.NDArray[np.bool_]
+    ) -> tuple[npt.NDArray[np.float64], SampleNumbers]:
+        """Return the share of some samples of an image that each other one has, and of how many."""
+        heights = np.sort(self._index.heights[image][chosen])
+        of = len(heights) - np.searchsorted(heights, self._index.levels)
+        return self._index.common(self._index.keys[image][chosen]) / np.maximum(of, 1), of

@@ -1,0 +1,166 @@
+"""Find the files that can be images: those that are named, and those in folders that look like images.
+
+::
+
+    web01.img, base.qcow2    an image's suffix: always           data            begins like an image: yes
+    web01                    raw, with a boot sector: yes        notes.txt       neither: no
+    web01.batchdiff-tmp      batchdiff's own: never              loop -> loop    leads nowhere: left out
+
+Folders are searched with all folders in them. Links to folders are not followed, so no loop of links is endless.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import NamedTuple
+
+from batchdiff.discovery.exclusion import Cause, Exclusion
+from batchdiff.errors import UsageError
+from batchdiff.files import own_files
+from batchdiff.files.filenames import unfit, why_unfit
+from batchdiff.files.identity import Identity, identity_in
+from batchdiff.image.format_marks import looks_like
+from batchdiff.image_source import ImageFormat
+from batchdiff.linux.call_failures import reason
+from batchdiff.linux.device_names import image_path
+from batchdiff.manifest.globs import MAX_MATCHES
+from batchdiff.manifest.names import without_suffix
+from batchdiff.units import MIB
+
+_BOOT_MARK, _BOOT_MARK_AT = b"\x55\xaa", 510
+"""Every disk with a partition table, MBR or GPT, has it (UEFI specification, 5.2)."""
+
+_NO_DISKS = (".iso",)
+"""Suffixes of files that have a boot sector and are not disks of a VM."""
+
+
+class FileToSample(NamedTuple):
+    """A file that may be an image. ``format``: what a VM's definition declares; None if the file has to show it.
+
+    ``domain``: the domain that uses it in libvirt's eyes, and how; empty if none is known.
+    """
+
+    path: str
+    format: ImageFormat | None = None
+    domain: str = ""
+
+
+class FileSearch:
+    """The files that were found, each once however many names it has, and those that cannot be images.
+
+    ``ignored``: the number of files in folders that do not look like images.
+    """
+
+    def __init__(self) -> None:
+        self.files: list[FileToSample] = []
+        self.exclusions: list[Exclusion] = []
+        self.ignored = 0
+        self._seen: dict[Identity, str] = {}
+
+    def add(self, file: FileToSample) -> None:
+        """Add a file that is named: by the operator, a glob or a definition."""
+        status = self._status(file.path)
+        if status is None:
+            return
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
+            self._leave_out(file.path, Cause.UNREADABLE, "it is not a regular file or block device")
+        elif file.path.endswith(own_files.ALL):
+            self._leave_out(file.path, Cause.OWN, "batchdiff made it: see `batchdiff status`")
+        elif odd := why_unfit(file.path):
+            self._leave_out(file.path, Cause.UNREADABLE, f"its name has {odd}; rename it")
+        else:
+            self._add_once(file._replace(path=image_path(file.path)), identity_in(status))
+
+    def add_path(self, path: str) -> None:
+        """Add a file, all images in a folder, or all matches of a glob.
+
+        :raises UsageError: there is no such file.
+        """
+        if os.path.isdir(path):
+            self._add_folder(path)
+        elif os.path.lexists(path):
+            self.add(FileToSample(path))
+        else:
+            matches = sorted(set(islice(glob.iglob(path, recursive=True), MAX_MATCHES)))
+            if not matches:
+                what = f"{path} matches no file" if glob.has_magic(path) else f"there is no file {path}"
+                raise UsageError(what, remedy="Name a folder with images, or the images themselves.")
+            for match in matches:
+                if not os.path.isdir(match) and self._is_wanted(match):
+                    self.add(FileToSample(match))
+
+    def _add_folder(self, folder: str) -> None:
+        for path in sorted(self._files_in(folder)):
+            if unfit(path):
+                self._leave_out(path, Cause.UNREADABLE, f"its name has {why_unfit(path)}; rename it")
+            elif self._is_wanted(path):
+                self.add(FileToSample(path))
+
+    def _files_in(self, folder: str) -> Iterator[str]:
+        def note(error: OSError) -> None:
+            self._leave_out(str(error.filename), Cause.UNREADABLE, f"the folder cannot be listed: {reason(error)}")
+
+        for place, _, names in os.walk(folder, onerror=note):
+            yield from (os.path.join(place, name) for name in names if not name.endswith(own_files.ALL))
+
+    def _is_wanted(self, path: str) -> bool:
+        """Return True for a match or a file of a folder that looks like an image, or leads nowhere."""
+        if without_suffix(path) != path:
+            return True
+        if os.path.islink(path) and not os.path.exists(path):
+            return False  # a link to something that is not an image, for all that its name shows
+        wanted = _begins_like_an_image(path)
+        self.ignored += not wanted
+        return wanted
+
+    def _status(self, path: str) -> os.stat_result | None:
+        try:
+            return os.stat(path)
+        except (OSError, ValueError) as error:
+            why = reason(error) if isinstance(error, OSError) else str(error)
+            if os.path.islink(path):
+                why = f"it is a symbolic link that leads nowhere ({why})"
+            self._leave_out(path, Cause.UNREADABLE, why)
+        return None
+
+    def _add_once(self, file: FileToSample, identity: Identity) -> None:
+        first = self._seen.setdefault(identity, file.path)
+        if first is file.path:
+            self.files.append(file)
+        elif first != file.path:
+            self._leave_out(file.path, Cause.SAME_FILE, f"it is {first} under another name (a hard link)")
+
+    def _leave_out(self, path: str, cause: Cause, why: str) -> None:
+        self.exclusions.append(Exclusion(path, cause, why))
+
+
+def find_files(paths: Iterable[str], more: Iterable[FileToSample] = ()) -> FileSearch:
+    """Return the files at some paths, and ``more`` files that definitions name.
+
+    :raises UsageError: a path leads to no file.
+    """
+    search = FileSearch()
+    # Those with a declared format first: it counts, under whatever name the file is found again.
+    for file in more:
+        search.add(file)
+    for path in paths:
+        search.add_path(path)
+    return search
+
+
+def _begins_like_an_image(path: str) -> bool:
+    found = None if path.lower().endswith(_NO_DISKS) else looks_like(path)
+    if found is not ImageFormat.RAW:
+        return found is not None
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_BOOT_MARK_AT + len(_BOOT_MARK))
+            return (
+                head.endswith(_BOOT_MARK) and len(head) > _BOOT_MARK_AT and os.fstat(file.fileno()).st_size >= MIB
+            )
+    except OSError:
+        return False

@@ -1,0 +1,136 @@
+"""A manifest for each template that was found, as commented YAML that `batchdiff validate` accepts as it is; pure.
+
+::
+
+    template: {path: /images/debian-12.img, format: raw}
+    guests:
+      # 97.2% similar (95.9 - 98.1%), saves ~2.4 GiB
+      - {path: /images/web01.img, format: raw}
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from batchdiff.discovery.copies import Copy, Group
+from batchdiff.discovery.exclusion import Exclusion
+from batchdiff.discovery.sampled_image import SampledImage
+from batchdiff.manifest.names import default_overlay, without_suffix
+
+_PLAIN = re.compile(r"/[A-Za-z0-9_/][A-Za-z0-9_./-]*")
+"""Paths that YAML reads as text without quotes, wherever they stand."""
+
+
+def manifest_names(groups: list[Group]) -> list[str]:
+    """Return a file name for the manifest of each group, after its template, all different."""
+    found: list[str] = []
+    for group in groups:
+        stem = without_suffix(posixpath.basename(group.template.path))
+        name, number = f"{stem}.yaml", 2
+        while name in found:
+            name, number = f"{stem}-{number}.yaml", number + 1
+        found.append(name)
+    return found
+
+
+def manifest_text(
+    group: Group,
+    *,
+    why: str,
+    figures: Callable[[Copy], str],
+    exists: Callable[[str], bool],
+    left_out: tuple[Exclusion, ...] = (),
+) -> str:
+    """Return the manifest of a group.
+
+    ``why``: why its template is one; ``figures``: what a copy's comment says; ``exists``: whether a path is taken,
+    so that no overlay can be written there. ``left_out`` is listed in comments at the end.
+    """
+    listed = [copy for copy in group.copies if is_listed(copy.image)]
+    lines = [
+        "# Written by `batchdiff discover`, which compared samples: check it, then run `batchdiff plan` with it.",
+        "# Formats are those that the images' names and first bytes show, unless a comment says otherwise.",
+        "version: 1",
+        *_comment(f"The template: {why}.", indent=""),
+        *([_BY_CONTENT] if group.template.by_content else []),
+        f"template: {{path: {_text(group.template.path)}, format: {group.template.source.format}}}",
+        "guests:",
+        *_guests(listed, group.template, figures, exists),
+        "retire: keep",
+    ]
+    missing = [copy.image.path for copy in group.copies if not is_listed(copy.image)]
+    for path in missing:
+        lines += _comment(
+            f"Not listed, because its name is not UTF-8; a glob can match it: {_shown(path)}", indent=""
+        )
+    for each in left_out:
+        lines += _comment(f"Left out: {_shown(each.path)}: {_shown(each.reason)}", indent="")
+    return "\n".join(lines) + "\n"
+
+
+def is_listed(image: SampledImage) -> bool:
+    """Return True if YAML can hold the path of an image: it is UTF-8."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in image.path)
+
+
+_BY_CONTENT = "# Only its first bytes show its format, and a guest could have written them: check it."
+
+
+def _guests(
+    copies: list[Copy], template: SampledImage, figures: Callable[[Copy], str], exists: Callable[[str], bool]
+) -> Iterator[str]:
+    paths = {copy.image.path for copy in copies}
+    stems = Counter(_stem(copy.image.path) for copy in copies)
+    names: set[str] = set()
+    overlays: set[str] = set()
+    for copy in copies:
+        path = copy.image.path
+        yield from _comment(figures(copy), indent="  ")
+        if copy.image.losses:
+            yield from _comment(
+                f"It has {copy.image.losses}: `allow_loss` accepts that they are lost.", indent="  "
+            )
+        if copy.image.by_content:
+            yield f"  {_BY_CONTENT}"
+        keys = [f"path: {_text(path)}", f"format: {copy.image.source.format}"]
+        if stems[_stem(path)] > 1:
+            keys.append(f"name: {json.dumps(_free(_with_folder(path), names.__contains__), ensure_ascii=False)}")
+        default = default_overlay(path, paths)
+        overlay = _free(default, lambda other: other in overlays or other == template.path or exists(other))
+        overlays.add(overlay)
+        if overlay != default:
+            keys.append(f"overlay: {{path: {_text(overlay)}}}")
+        yield f"  - {{{', '.join(keys)}}}"
+
+
+def _stem(path: str) -> str:
+    return without_suffix(posixpath.basename(path))
+
+
+def _with_folder(path: str) -> str:
+    return f"{posixpath.basename(posixpath.dirname(path)) or 'root'}-{posixpath.basename(path)}"
+
+
+def _free(wanted: str, taken: Callable[[str], bool]) -> str:
+    """Return a name that is not taken: the wanted one, or one with a number before its suffix."""
+    stem, suffix = posixpath.splitext(wanted)
+    found, number = wanted, 2
+    while taken(found):
+        found, number = f"{stem}-{number}{suffix}", number + 1
+    return found
+
+
+def _text(path: str) -> str:
+    return path if _PLAIN.fullmatch(path) else json.dumps(path, ensure_ascii=False)
+
+
+def _shown(text: str) -> str:
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def _comment(text: str, *, indent: str) -> Iterator[str]:
+    yield f"{indent}# {_shown(text)}"

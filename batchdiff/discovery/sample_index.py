@@ -1,0 +1,94 @@
+"""The samples of all images, found by place and content: an inverted index; pure.
+
+::
+
+    key (place and content)     images that have it           common(1) follows the keys of image 1:
+    #0  at 0, "aa"              0, 1, 2                       0: 2 samples, 1: 3, 2: 1
+    #1  at 0, "bb"              3
+    #2  at 7, "cc"              0, 1                          Pairs of images are never enumerated, so all of this
+    #3  at 9, "dd"              1                             grows with the number of samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from batchdiff.discovery.sample_offsets import SAMPLE, SampleNumbers, levels_of
+from batchdiff.discovery.samples import Samples
+from batchdiff.sampling.interval import Interval, Probe, exactly, share_of
+
+
+class SampleIndex:
+    """An inverted index of the samples of images, which are known by their places in a sequence.
+
+    ``levels``: the level of each image; ``keys``: the numbers of its samples here, less than ``key_count``;
+    ``heights``: the highest level at which each of its samples is taken.
+    """
+
+    def __init__(self, images: Sequence[Samples], probe_bits: int) -> None:
+        self._probe_bits = probe_bits
+        self.levels = np.array([each.level for each in images], dtype=np.int64)
+        lengths = [len(each.hashes) for each in images]
+        edges = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
+        hashes = np.concatenate([np.zeros(0, dtype=np.uint64), *(each.hashes for each in images)])
+        found, keys = np.unique(hashes, return_inverse=True)
+        self.key_count = len(found)
+        self.keys = [keys[start:end] for start, end in pairwise(edges.tolist())]
+        # Owners of all samples, those with one key side by side.
+        order = np.argsort(keys, kind="stable")
+        self._owners = np.repeat(np.arange(len(images)), lengths)[order]
+        self._starts = np.searchsorted(keys[order], np.arange(self.key_count + 1))
+        self._probes = [each.numbers >> probe_bits for each in images]
+        self.heights = [levels_of(each) for each in self._probes]
+        self._counts = _counts(self.heights, int(self.levels.max(initial=0)))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def data_bytes(self) -> npt.NDArray[np.float64]:
+        """The estimated bytes of nonzero data of each image, in whole samples."""
+        return self._counts[np.arange(len(self)), self.levels] * SAMPLE * 2.0**self.levels
+
+    def common(self, keys: SampleNumbers) -> SampleNumbers:
+        """Return how many of these keys each image has."""
+        starts, ends = self._starts[keys], self._starts[keys + 1]
+        lengths = ends - starts
+        skipped = np.repeat(starts - np.concatenate(([0], np.cumsum(lengths)[:-1])), lengths)
+        return np.bincount(self._owners[skipped + np.arange(len(skipped))], minlength=len(self))
+
+    def shares(self, template: int) -> npt.NDArray[np.float64]:
+        """Return the share of each image's samples that one image has too; 0 for an image without samples."""
+        of = self._counts[np.arange(len(self)), np.maximum(self.levels, self.levels[template])]
+        shares: npt.NDArray[np.float64] = self.common(self.keys[template]) / np.maximum(of, 1)
+        return shares
+
+    def similarity(self, image: int, template: int) -> Interval:
+        """Return the share of an image's samples that another one has too, with its bounds.
+
+        It is exact if both images are sampled at level 0, because then all their data was read.
+        """
+        level = int(max(self.levels[image], self.levels[template]))
+        taken = self.heights[image] >= level
+        hits = np.isin(self.keys[image][taken], self.keys[template])
+        if not level:
+            return exactly(float(hits.mean()) if len(hits) else 0.0)
+        _, number = np.unique(self._probes[image][taken], return_inverse=True)
+        of = np.bincount(number)
+        found = np.bincount(number, weights=hits)
+        probes = [Probe(float(hit), float(count)) for hit, count in zip(found, of, strict=True)]
+        return share_of(probes, population=len(probes) << level)
+
+
+def _counts(heights: Sequence[SampleNumbers], highest: int) -> SampleNumbers:
+    """Return how many samples of each image (row) are taken at each level (column), up to ``highest`` at least."""
+    highest = max([highest, *(int(each.max(initial=0)) for each in heights)])
+    counts = np.zeros((len(heights), highest + 1), dtype=np.int64)
+    for row, each in enumerate(heights):
+        exact = np.bincount(each, minlength=highest + 1)
+        counts[row] = exact[::-1].cumsum()[::-1]
+    return counts

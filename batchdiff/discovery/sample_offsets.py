@@ -1,0 +1,66 @@
+"""The offsets at which images are sampled, the same ones in all images; pure.
+
+::
+
+    probes   0 1 2 3 4 5 6 7 ...      level 0: all of them
+                0   3   5   6            level 1: one of every two
+                    3   5                level 2: one of every four, which is one of level 1's
+
+An image is sampled at the lowest level that gives few enough probes with data. Two images of different levels
+have all probes of the higher one in common, so they can be compared there. In every cell of 2**level probes
+one is chosen, by a hash: the samples are stratified, and no regular pattern of a disk can hide between them.
+
+Source: J. S. Vitter, "Random sampling with a reservoir" (1985), for one of many; the levels are those of a tree
+whose nodes each pass on one of two children.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from batchdiff.units import KIB
+
+SampleNumbers: TypeAlias = npt.NDArray[np.int64]
+
+SAMPLE = 64 * KIB
+"""Bytes that are compared as one: the default cluster of an overlay, so a sample that differs is one of these."""
+
+HIGHEST_LEVEL = 40
+"""One probe in 2**40, each of at least 64 KiB: more than any image has."""
+
+_SEED = 0x5BA7C4D1FF15A3E7
+"""Fixed, so that the results of two runs can be compared."""
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_WORD = (1 << 64) - 1
+
+
+def chosen_probes(cells: SampleNumbers, level: int) -> SampleNumbers:
+    """Return the number of the probe that is chosen in each cell of ``2**level`` probes."""
+    at = cells
+    for each in range(level, 0, -1):
+        at = 2 * at + _second_child(at, each)
+    return at
+
+
+def levels_of(probes: SampleNumbers) -> SampleNumbers:
+    """Return the highest level at which each probe is chosen."""
+    found = np.zeros(len(probes), dtype=np.int64)
+    still = np.ones(len(probes), dtype=bool)
+    for level in range(1, HIGHEST_LEVEL + 1):
+        still &= _second_child(probes >> level, level) == (probes >> (level - 1)) & 1
+        if not still.any():
+            break
+        found[still] = level
+    return found
+
+
+def _second_child(cells: SampleNumbers, level: int) -> SampleNumbers:
+    """Return 1 for each cell that passes on its second half, and 0 for the others: the top bit of SplitMix64."""
+    mixed = cells.astype(np.uint64) + np.uint64((_SEED + level * _GOLDEN) & _WORD)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (mixed >> np.uint64(63)).astype(np.int64)

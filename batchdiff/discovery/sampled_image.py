@@ -1,0 +1,47 @@
+"""What is known of a file after it was examined: its samples, or that it is an overlay; pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from batchdiff.discovery.exclusion import Exclusion
+from batchdiff.discovery.samples import Samples
+from batchdiff.image_source import ImageSource
+
+
+@dataclass(frozen=True, slots=True)
+class SampledImage:
+    """An image and its samples.
+
+    ``by_content``: its first bytes alone show its format. ``allocated``: the bytes that it takes on disk;
+    ``reclaimable``: those that deleting it would free. ``not_a_guest``: why it can be a template, but not a guest;
+    empty if it can be both. ``losses``: what its conversion would lose.
+    """
+
+    source: ImageSource
+    virtual_size: int
+    allocated: int
+    reclaimable: int
+    modified_ns: int
+    read_only: bool
+    samples: Samples
+    by_content: bool = False
+    in_use: bool = False
+    not_a_guest: str = ""
+    losses: str = ""
+
+    @property
+    def path(self) -> str:
+        """Its absolute path."""
+        return self.source.path
+
+
+@dataclass(frozen=True, slots=True)
+class ExistingOverlay:
+    """An image that has a backing file already, by the absolute path that its header leads to."""
+
+    path: str
+    backing: str
+
+
+Examined = SampledImage | ExistingOverlay | Exclusion

@@ -1,0 +1,174 @@
+"""Take the samples of one image, from its data only, at most so many, and as hashes.
+
+::
+
+    data        ####....########............##
+    probes   |a|  |  |b|  |c|  |  |  |  |d|      those chosen at the image's level and with data are read
+    samples       hash of place and content, one for each 64 KiB; zeros count as holes
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from batchdiff.discovery.sample_offsets import HIGHEST_LEVEL, SAMPLE, SampleNumbers, chosen_probes, levels_of
+from batchdiff.image.files import content_size, is_block_device
+from batchdiff.image.image import Image
+from batchdiff.image.read_buffer import ReadBuffer
+from batchdiff.qcow2.entries import Origin
+from batchdiff.units import MIB
+
+Hashes: TypeAlias = npt.NDArray[np.uint64]
+
+_WINDOW = 64 * MIB
+"""Bytes whose segments are in memory at once: at most 131,072, in clusters of 512 bytes."""
+
+_ENOUGH = 2
+"""If less than one in so many of the samples were found, a lower level is tried."""
+
+
+class SampleShape(NamedTuple):
+    """The most samples of an image, and the number of samples in a probe, as a power of two."""
+
+    most: int
+    probe_bits: int
+
+    @property
+    def probe(self) -> int:
+        """Bytes that are read at once."""
+        return SAMPLE << self.probe_bits
+
+    @property
+    def probes(self) -> int:
+        """The most probes of an image."""
+        return max(self.most >> self.probe_bits, 1)
+
+
+SCATTERED = SampleShape(512, 0)
+"""Single samples: the narrowest intervals for the bytes that are read."""
+
+SEQUENTIAL = SampleShape(2048, 5)
+"""64 probes of 2 MiB: on a spinning disk, reading one takes as long as moving to it, and all take 1.5 seconds."""
+
+
+class Samples(NamedTuple):
+    """The nonzero samples of an image: the number of each (its offset divided by 64 KiB), ascending, and its hash.
+
+    ``level``: a probe of theirs stands for ``2**level``; at level 0 every probe with data was read.
+    """
+
+    level: int
+    numbers: SampleNumbers
+    hashes: Hashes
+    reads: int
+    read_bytes: int
+
+
+def take_samples(image: Image, shape: SampleShape) -> Samples:
+    """Return the samples of an open image; it is read at most once per probe of ``shape``.
+
+    :raises ImageError: it cannot be read.
+    """
+    level = _first_level(_stored(image), shape)
+    places = _places(image, level, shape)
+    while level and len(places) * _ENOUGH < shape.probes:
+        level -= 1
+        places = _places(image, level, shape)
+    # Data that takes less space than its bytes, such as compressed clusters, has more probes than expected.
+    heights = levels_of(places)
+    while len(places) > shape.probes and level < HIGHEST_LEVEL:
+        level += 1
+        places, heights = places[heights >= level], heights[heights >= level]
+    numbers: list[int] = []
+    hashes: list[int] = []
+    buffer = ReadBuffer(shape.probe)
+    read_bytes = 0
+    for place in places.tolist():
+        start = place * shape.probe
+        segments = image.segments(start, start + shape.probe)
+        read_bytes += sum(each.end - each.start for each in segments if each.origin is not Origin.ZERO)
+        view = buffer.load_segments(image, start, shape.probe, segments)
+        for number, sample in _nonzero(view, place << shape.probe_bits):
+            numbers.append(number)
+            hashes.append(_hash(number, sample))
+    return Samples(
+        level,
+        np.array(numbers, dtype=np.int64),
+        np.array(hashes, dtype=np.uint64),
+        len(places),
+        read_bytes,
+    )
+
+
+def _stored(image: Image) -> int:
+    """Return the bytes that the files of an image take on disk; for a block device, its size."""
+    return sum(
+        content_size(layer.fd) if is_block_device(layer.fd) else os.fstat(layer.fd).st_blocks * 512
+        for layer in image.layers
+    )
+
+
+def _first_level(stored: int, shape: SampleShape) -> int:
+    """Return a level that gives about as many probes as wanted if all that is stored were in a row."""
+    level = 0
+    while stored >> level > shape.probes * shape.probe:
+        level += 1
+    return level
+
+
+def _places(image: Image, level: int, shape: SampleShape) -> SampleNumbers:
+    """Return the numbers of the probes that are chosen at a level and have data, ascending."""
+    step = max(_WINDOW, shape.probe << level)
+    found = [np.zeros(0, dtype=np.int64)]
+    at = 0
+    while (data := image.next_data(at)) is not None:
+        start = data // step * step
+        found.append(_places_within(image, start, start + step, level, shape))
+        at = start + step
+    return np.concatenate(found)
+
+
+def _places_within(image: Image, start: int, end: int, level: int, shape: SampleShape) -> SampleNumbers:
+    probe = shape.probe
+    if end - start > _WINDOW:  # one cell: its chosen probe is all that matters
+        (place,) = chosen_probes(np.array([start // (probe << level)]), level).tolist()
+        start, end = place * probe, (place + 1) * probe
+    segments = image.segments(start, end)
+    data = [(each.start, each.end) for each in segments if each.origin is not Origin.ZERO]
+    if not data:
+        return np.zeros(0, dtype=np.int64)
+    edges = np.array(data, dtype=np.int64)
+    first, last = edges[:, 0] // probe, (edges[:, 1] - 1) // probe
+    places = chosen_probes(np.unique(_ranges(first >> level, last >> level)), level)
+    # Data that begins or ends in a probe makes it one with data, so these ranges overlap at most at their edges.
+    nearest = np.searchsorted(last, places)
+    inside = nearest < len(first)
+    inside[inside] &= first[nearest[inside]] <= places[inside]
+    return places[inside]
+
+
+def _ranges(first: SampleNumbers, last: SampleNumbers) -> SampleNumbers:
+    """Return all numbers of ranges, which include their last ones."""
+    counts = last - first + 1
+    starts = np.repeat(first - np.concatenate(([0], np.cumsum(counts)[:-1])), counts)
+    return starts + np.arange(int(counts.sum()))
+
+
+def _nonzero(probe: memoryview, first: int) -> Iterator[tuple[int, memoryview]]:
+    """Yield each nonzero sample of a probe with its number; ``first`` is that of the first sample."""
+    for offset in range(0, len(probe), SAMPLE):
+        sample = probe[offset : offset + SAMPLE]
+        if np.frombuffer(sample, dtype=np.uint64).any():
+            yield first + offset // SAMPLE, sample
+
+
+def _hash(number: int, sample: memoryview) -> int:
+    """Return a hash of a sample and its place: two of these are equal only for equal bytes at one place."""
+    digest = hashlib.blake2b(sample, digest_size=8, salt=number.to_bytes(16, "little"))
+    return int.from_bytes(digest.digest(), "little")

@@ -1,0 +1,126 @@
+"""The job of sampling images: each worker opens one after the other, checks it, and reads its samples."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+
+from batchdiff.discovery.exclusion import Cause, Exclusion
+from batchdiff.discovery.image_files import FileToSample
+from batchdiff.discovery.image_format import declared_by_name, format_of
+from batchdiff.discovery.sampled_image import Examined, ExistingOverlay, SampledImage
+from batchdiff.discovery.samples import SampleShape, take_samples
+from batchdiff.errors import BatchdiffError, GuestError, ImageError
+from batchdiff.files.fingerprint import fingerprint_at
+from batchdiff.image.backing_names import resolved_backing
+from batchdiff.image.files import ReadObserver, is_block_device, settle
+from batchdiff.image.image import Image
+from batchdiff.image.in_use.check import Purpose, require_unused
+from batchdiff.image.open import inspect, open_image, open_layer
+from batchdiff.image.storage.allocation import disk_use_of
+from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.linux.permissions import is_read_only
+
+_MAY_HAVE_BACKING = {ImageFormat.QCOW2, ImageFormat.QED}
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingJob:
+    """Files to sample, and how. A task is the place of a file (:class:`~batchdiff.planning.scan.executor.Job`).
+
+    ``observer`` is called at every read of an image.
+    """
+
+    files: tuple[FileToSample, ...]
+    shape: SampleShape
+    observer: ReadObserver | None = None
+
+    @contextmanager
+    def begin(self) -> Iterator[Callable[[int], tuple[int, Examined]]]:
+        """Yield the function that samples a file."""
+
+        def sample(number: int) -> tuple[int, Examined]:
+            examined = _examine(self.files[number], self.shape, self.observer)
+            settle(self.observer)
+            return number, examined
+
+        yield sample
+
+    def describe(self, number: int) -> str:
+        """Describe the work on a file, for messages."""
+        return f"sampling {self.files[number].path}"
+
+
+def _examine(file: FileToSample, shape: SampleShape, observer: ReadObserver | None) -> Examined:
+    form = format_of(file, observer)
+    if isinstance(form, Exclusion):
+        return form
+    source = ImageSource(file.path, form)
+    try:
+        if form in _MAY_HAVE_BACKING:
+            with closing(open_layer(source, observer)) as layer:
+                backing = resolved_backing(source, layer.backing)
+            if backing is not None:
+                return ExistingOverlay(file.path, backing)
+        with open_image(source, observer=observer) as image:
+            return _sampled(image, file, shape)
+    except BatchdiffError as error:  # damaged, or a program that reads this format is missing
+        return Exclusion(file.path, Cause.UNREADABLE, str(error))
+
+
+def _sampled(image: Image, file: FileToSample, shape: SampleShape) -> SampledImage | Exclusion:
+    by_content = (
+        image.source.format is not ImageFormat.RAW and file.format is None and not declared_by_name(file.path)
+    )
+    if by_content and image.source.other_files:
+        # Otherwise a guest could have its disk's first bytes name the image of another one.
+        named, form = image.source.other_files[0], image.source.format
+        why = f"its first bytes name {named}, but its own name does not show a {form} image; list it in a manifest"
+        return Exclusion(file.path, Cause.DOUBTFUL, why)
+    before = fingerprint_at(file.path)
+    in_use = _use(image, Purpose.GUEST, file.domain)
+    if in_use and (why := _use(image, Purpose.TEMPLATE, file.domain)):
+        return Exclusion(file.path, Cause.IN_USE, why)
+    inspect(image)
+    samples = take_samples(image, shape)
+    if fingerprint_at(file.path) != before:
+        return Exclusion(file.path, Cause.IN_USE, "it changed while it was read; shut its VM down")
+    use = disk_use_of(((layer.fd, layer.path) for layer in image.own_files), kept={})
+    losses = image.layers[0].losses
+    kinds = [
+        f"{count} {kind}{'' if count == 1 else 's'}"
+        for count, kind in ((losses.snapshots, "snapshot"), (losses.bitmaps, "bitmap"))
+        if count
+    ]
+    return SampledImage(
+        source=image.source,
+        virtual_size=image.virtual_size,
+        allocated=use.allocated,
+        reclaimable=use.reclaimable,
+        modified_ns=os.fstat(image.layers[0].fd).st_mtime_ns,
+        read_only=is_read_only(file.path),
+        samples=samples,
+        by_content=by_content,
+        in_use=bool(in_use),
+        not_a_guest=in_use or _only_a_template(image),
+        losses=" and ".join(kinds),
+    )
+
+
+def _use(image: Image, purpose: Purpose, domain: str) -> str:
+    """Return who uses an image in a way that its purpose does not allow; empty if no use is found."""
+    try:
+        require_unused(image, purpose, domain=domain)
+    except (GuestError, ImageError) as error:
+        return error.why
+    return ""
+
+
+def _only_a_template(image: Image) -> str:
+    if is_block_device(image.layers[0].fd):
+        return (
+            "it is a block device, whose overlay needs a path: list it in a manifest with `overlay: {path: PATH}`"
+        )
+    return ""

@@ -1,0 +1,1 @@
+"""The savings of a fleet, estimated from samples of its guests."""

@@ -1,0 +1,129 @@
+"""An estimate as data: for each guest, and for all, the space that overlays take and save, as intervals."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from batchdiff.choices import Verdict
+from batchdiff.image_source import ImageSource
+from batchdiff.plan.plan import GuestPlan, Savings
+from batchdiff.sampling.interval import Interval, exactly, sum_of
+
+
+@dataclass(frozen=True, slots=True)
+class GuestEstimate:
+    """The estimate for one guest.
+
+    ``plan``: what a plan would have for it if the rest of the guest is like its sample. ``overlay``, ``saved``:
+    bytes on disk that the overlay takes and that the conversion frees; None if it was not sampled. ``threshold``:
+    the least savings with which a plan converts it. ``probes``, ``read_bytes``: how many probes were read, and
+    the bytes of the guest and the template in them.
+    """
+
+    plan: GuestPlan
+    overlay: Interval | None = None
+    saved: Interval | None = None
+    threshold: float = 0.0
+    probes: int = 0
+    read_bytes: int = 0
+
+    @property
+    def savings(self) -> Savings | None:
+        """The savings that a plan would predict; None if the guest was not sampled."""
+        return None if self.saved is None or self.plan.diff is None else self.plan.diff.savings
+
+    @property
+    def is_undecided(self) -> bool:
+        """True if the sample does not show whether a plan would convert the guest or skip it."""
+        saved = self.saved
+        if saved is None or saved.is_exact:
+            return False
+        # The verdict was reached before holes were accounted for, so near the threshold it may be the other one.
+        converts = saved.estimate >= self.threshold
+        return saved.low < self.threshold <= saved.high or converts is not (self.plan.verdict is Verdict.CONVERT)
+
+    @property
+    def is_exact(self) -> bool:
+        """True if all was read that metadata does not settle."""
+        return self.saved is not None and self.saved.is_exact
+
+
+@dataclass(frozen=True, slots=True)
+class EstimateTotals:
+    """Sums over the guests that a plan would convert, in bytes, and the number of guests with each verdict.
+
+    A verdict that no guest has may be left out of ``verdicts``.
+    ``allocated_bytes``: of these guests; ``sampled_bytes``: the allocation of all guests that were sampled, of
+    which the wanted error is a share. ``undecided``: guests that a plan may convert or skip; their share in the
+    sums reaches from nothing to all that they may save.
+    """
+
+    verdicts: Mapping[Verdict, int]
+    undecided: int
+    allocated_bytes: int
+    sampled_bytes: int
+    overlay: Interval
+    saved: Interval
+
+    @property
+    def error(self) -> float:
+        """Half the width of the interval of the savings, as a share of the allocation of the guests sampled."""
+        return self.saved.half_width / self.sampled_bytes if self.sampled_bytes else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """The estimate of a fleet.
+
+    ``wanted_error``, ``seed``: the options. ``whole_bytes``: all that a plan would have to read, at most.
+    ``seconds``: the time that the estimate took.
+    """
+
+    generator: str
+    created: str
+    manifest_path: str
+    manifest_sha256: str
+    template: ImageSource
+    template_size: int
+    guests: tuple[GuestEstimate, ...]
+    totals: EstimateTotals
+    wanted_error: float
+    seed: int
+    whole_bytes: int
+    seconds: float
+
+    @property
+    def probes(self) -> int:
+        """The number of probes that were read."""
+        return sum(each.probes for each in self.guests)
+
+    @property
+    def read_bytes(self) -> int:
+        """The bytes that were read of all images."""
+        return sum(each.read_bytes for each in self.guests)
+
+
+def totals_of_estimates(guests: Iterable[GuestEstimate]) -> EstimateTotals:
+    """Return the totals of some guests."""
+    each = list(guests)
+    converted = [guest for guest in each if guest.plan.verdict is Verdict.CONVERT]
+    return EstimateTotals(
+        verdicts=Counter(guest.plan.verdict for guest in each),
+        undecided=sum(guest.is_undecided for guest in each),
+        allocated_bytes=sum(guest.savings.allocated_bytes for guest in converted if guest.savings),
+        sampled_bytes=sum(guest.savings.allocated_bytes for guest in each if guest.savings),
+        overlay=sum_of(_if_converted(guest, guest.overlay) for guest in each),
+        saved=sum_of(_if_converted(guest, guest.saved) for guest in each),
+    )
+
+
+def _if_converted(guest: GuestEstimate, figure: Interval | None) -> Interval:
+    """Return what a guest adds to a sum: nothing if a plan would skip it."""
+    if figure is None:
+        return exactly(0.0)
+    converts = guest.plan.verdict is Verdict.CONVERT
+    if guest.is_undecided:
+        return Interval(figure.estimate if converts else 0.0, min(figure.low, 0.0), max(figure.high, 0.0))
+    return figure if converts else exactly(0.0)

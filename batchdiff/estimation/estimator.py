@@ -1,0 +1,249 @@
+"""Estimate a fleet: find what metadata settles, and sample the rest until the total is certain enough.
+
+::
+
+    examine_guests -> candidates -> frames -> first probes -> is the total certain enough? -> sizes -> estimate
+                                                  ^                    | no
+                                                  +-- double samples --+   those that make it least certain
+
+Each guest is sampled at offsets of its own, drawn from the seed and its name. So the errors of guests do not add
+up, and the estimate does not depend on the number of jobs.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from batchdiff.choices import Verdict
+from batchdiff.errors import ImageError
+from batchdiff.estimation.estimate import Estimate, GuestEstimate, totals_of_estimates
+from batchdiff.estimation.guest_sample import GuestSample, first_probes
+from batchdiff.estimation.jobs import Fleet, SampledGuest
+from batchdiff.estimation.pricing import is_to_be_chosen, overlay_place, pricing_of, probe_size
+from batchdiff.estimation.refinement import refine
+from batchdiff.estimation.sampler import Sampler
+from batchdiff.estimation.sizes import Sizes, best_geometry
+from batchdiff.files.descriptors import raise_descriptor_limit
+from batchdiff.image.files import ReadObserver
+from batchdiff.image.image import Image
+from batchdiff.image.in_use.check import Purpose, require_unused
+from batchdiff.image.open import inspect, open_image
+from batchdiff.image.storage.shared_blocks import has_shared_extents, shared_blocks
+from batchdiff.manifest.manifest import Manifest
+from batchdiff.plan.earlier_plans import EarlierPlans
+from batchdiff.plan.overlay_options import geometry_of
+from batchdiff.planning.assessment import FleetFacts
+from batchdiff.planning.candidates import Candidate, Part, examine_guests, planned_image, untouched_guest
+from batchdiff.planning.planner import GENERATOR
+from batchdiff.planning.scan.exports import is_exported
+from batchdiff.planning.scan.one_range import RANGE
+from batchdiff.planning.scan.reopening import budget, files_of, reopen
+from batchdiff.planning.scan_all import ranges_with_data
+from batchdiff.progress import ignore
+from batchdiff.qcow2.entries import Origin
+
+_GEOMETRY_CHANGES = 3
+"""Times that the geometry of an overlay is chosen anew while its sample grows."""
+
+
+@dataclass(frozen=True, slots=True)
+class EstimateOptions:
+    """The options of an estimate.
+
+    ``error``: the wanted half width of the interval of the total savings, as a share of what the guests take on
+    disk. ``seed``: any number; the same one gives the same estimate. ``opened`` is called with the number of
+    images opened so far: each to be examined, the template first, then each guest to find its data; ``progress``,
+    with the bytes read so far and those to read; ``observer``, at every read of an image.
+    """
+
+    error: float
+    seed: int
+    jobs: int
+    opened: Callable[[int], None] = ignore
+    progress: Callable[[int, int], None] = lambda _done, _total: None
+    observer: ReadObserver | None = None
+
+
+def make_estimate(manifest: Manifest, options: EstimateOptions, plans: EarlierPlans) -> Estimate:
+    """Return the estimate for all guests of a manifest, with the reason for each that a plan would not convert.
+
+    ``plans``: the earlier plans, which may have converted guests.
+
+    :raises ImageError: the template cannot be read, is in use, or changed meanwhile.
+    :raises WorkerError: a worker process died.
+    """
+    begun = time.monotonic()
+    raise_descriptor_limit()
+    observer = options.observer
+    options.opened(0)
+    with open_image(manifest.template, observer=observer) as image:
+        require_unused(image, Purpose.TEMPLATE)
+        inspect(image, refcounts=True)
+        template = planned_image(image)
+        parts = examine_guests(manifest, template, plans, observer, options.opened)
+        sharing = has_shared_extents(image)
+        facts = FleetFacts(manifest, shared_blocks(image) if sharing else {}, {}, observer)
+        found = _Estimator(image, parts, facts, options, sharing=sharing).estimated()
+        whole = _data_bytes(image) + found.open_bytes
+        if changes := template.changes(image.fingerprints()):
+            raise ImageError(
+                "the template changed while it was sampled",
+                why=changes,
+                remedy="Shut down the VM or program that writes to it, and estimate again.",
+            )
+    return Estimate(
+        generator=GENERATOR,
+        created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        manifest_path=manifest.path,
+        manifest_sha256=manifest.sha256,
+        template=template.source,
+        template_size=template.virtual_size,
+        guests=found.guests,
+        totals=totals_of_estimates(found.guests),
+        wanted_error=options.error,
+        seed=options.seed,
+        whole_bytes=whole,
+        seconds=time.monotonic() - begun,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The estimates of all guests, and the bytes of the guests that metadata left open."""
+
+    guests: tuple[GuestEstimate, ...]
+    open_bytes: int
+
+
+class _Estimator:
+    """The work on one fleet.
+
+    ``_decided``: estimates of guests that are not sampled, or no longer; ``_changes``: by guest, how often its
+    geometry was chosen.
+    """
+
+    def __init__(
+        self, template: Image, parts: list[Part], facts: FleetFacts, options: EstimateOptions, *, sharing: bool
+    ) -> None:
+        self._parts, self._options, self._facts = parts, options, facts
+        self._candidates = {part.entry.name: part for part in parts if isinstance(part, Candidate)}
+        self._decided = {part.name: GuestEstimate(part) for part in parts if not isinstance(part, Candidate)}
+        self._samples: dict[str, GuestSample] = {}
+        self._changes: dict[str, int] = {}
+        self._guests, exported = self._opened()
+        fleet = Fleet(template.source, files_of(template), self._guests, sharing, options.observer)
+        jobs = budget(options.jobs, len(template.layers)).jobs
+        self._sampler = Sampler(template, fleet, exported, jobs=jobs, progress=options.progress)
+        self._sizes = Sizes(self._candidates, facts, jobs=jobs)
+        self._begin()
+
+    def estimated(self) -> _Found:
+        """Sample until the total is certain enough, or until everything is read."""
+        target = self._options.error * sum(sample.allocated for sample in self._samples.values())
+        self._read()
+        while True:
+            self._choose()
+            while refine(self._samples, target):
+                self._read()
+            if self._choose():
+                continue  # other prices, so the sample may have to be larger
+            estimates = self._decided | self._sizes.estimates(self._samples)
+            guests = tuple(estimates[_name_of(part)] for part in self._parts)
+            if totals_of_estimates(guests).error <= self._options.error or not self._read_further():
+                open_bytes = sum(sample.frame.open_bytes for sample in self._samples.values())
+                return _Found(guests, open_bytes)
+            # The sizes of tables, and savings that may be too small, add to the uncertainty of the data.
+            target /= 2
+
+    def _choose(self) -> bool:
+        """Choose the geometries that are ``auto``, as a plan would; return True if any is another one than before.
+
+        After a few changes of mind two geometries are as good, and either will do.
+        """
+        changed = False
+        for name, sample in self._samples.items():
+            entry = self._candidates[name].entry
+            if not is_to_be_chosen(entry.options) or self._changes.get(name, 0) > _GEOMETRY_CHANGES:
+                continue
+            geometry = best_geometry(self._candidates[name], sample)
+            if geometry is not None and geometry != sample.pricing.geometry:
+                sample.price_by(pricing_of(entry.options, geometry, self._guests[name].place))
+                self._changes[name] = self._changes.get(name, 0) + 1
+                changed = True
+        if changed:
+            self._read()
+        return changed
+
+    def _read_further(self) -> bool:
+        """Return True if anything is left to read. If only tables are uncertain, that is read here."""
+        if not all(sample.is_complete for sample in self._samples.values()):
+            return True
+        uncertain = [sample for sample in self._samples.values() if sample.leaves_cleared]
+        for sample in uncertain:
+            sample.read_cleared()
+        self._read()
+        return bool(uncertain)
+
+    def _read(self) -> None:
+        for name, error in self._sampler.read(self._samples).items():
+            self._fail(name, error)
+
+    def _fail(self, name: str, error: ImageError) -> None:
+        candidate = self._candidates[name]
+        refused = untouched_guest(candidate.entry, candidate.record, Verdict.REFUSE, str(error))
+        self._decided[name] = GuestEstimate(refused)
+        self._samples.pop(name, None)
+
+    def _opened(self) -> tuple[dict[str, SampledGuest], list[str]]:
+        """Open each candidate for a moment; return how it is sampled, and which ones QEMU exports."""
+        guests, exported = {}, []
+        for number, (name, candidate) in enumerate(self._candidates.items()):
+            self._options.opened(1 + len(self._parts) + number)
+            try:
+                with reopen(candidate.record, self._options.observer) as image:
+                    guests[name] = _sampled_guest(candidate, image)
+                    exported += [name] * is_exported(image)
+            except ImageError as error:
+                self._fail(name, error)
+        return guests, exported
+
+    def _begin(self) -> None:
+        """Find the frame of each guest, and draw its first probes."""
+        first = first_probes(len(self._guests))
+        for name, frame in self._sampler.frames().items():
+            if isinstance(frame, ImageError):
+                self._fail(name, frame)
+                continue
+            options = self._candidates[name].entry.options
+            geometry = None if is_to_be_chosen(options) else geometry_of(options, options.cluster_size or 0)
+            pricing = pricing_of(options, geometry, self._guests[name].place)
+            random = np.random.default_rng([self._options.seed, zlib.crc32(os.fsencode(name))])
+            self._samples[name] = GuestSample(frame, pricing, self._guests[name].allocated, random, first)
+
+
+def _sampled_guest(candidate: Candidate, image: Image) -> SampledGuest:
+    place = overlay_place(candidate.entry, image)
+    size = probe_size(candidate.entry.options, place.unit, image.virtual_size, RANGE)
+    allocated = sum(os.fstat(file.fd).st_blocks * 512 for file in image.own_files)
+    return SampledGuest(candidate.record, size, place, allocated)
+
+
+def _data_bytes(image: Image) -> int:
+    """Return the bytes of an image that are not known to be zeros."""
+    return sum(
+        segment.end - segment.start
+        for number in ranges_with_data(image)
+        for segment in image.segments(number * RANGE, (number + 1) * RANGE)
+        if segment.origin is not Origin.ZERO
+    )
+
+
+def _name_of(part: Part) -> str:
+    return part.entry.name if isinstance(part, Candidate) else part.name

@@ -1,0 +1,193 @@
+"""The sample of one guest: what was read of it, what is to be read next, and what that shows of the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+import numpy.typing as npt
+
+from batchdiff.estimation.frame import Frame, ProbeClass
+from batchdiff.estimation.imputed import Imputed, SampledClass, impute
+from batchdiff.estimation.pricing import Pricing
+from batchdiff.estimation.probe_reader import ProbeContents
+from batchdiff.extents import Kind
+from batchdiff.sampling.interval import Interval, Probe, exactly, share_of, sum_of
+from batchdiff.sampling.strata import Strata, doubled, first_strata
+
+Indices = npt.NDArray[np.int64]
+
+FIRST_PROBES = range(32, 128)
+"""The least and the largest number of probes of a guest that are read at first. With 128, usually 8 MiB, the error
+is at most a tenth of what is open."""
+
+_FIRST_OF_FLEET = 8192
+"""The probes that are read at first of a large fleet, whose total needs fewer of each guest."""
+
+_LEAST_OF_CLASS = 16
+
+
+@dataclass(slots=True)
+class ClassSample:
+    """The sample of one class of probes, which are known by their index in the class.
+
+    ``parts``: the contents that were read, each with the indices of its probes.
+    """
+
+    strata: Strata
+    parts: list[tuple[Indices, ProbeContents]] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """The number of probes that were read."""
+        return sum(len(indices) for indices, _ in self.parts)
+
+    def pending(self) -> list[int]:
+        """Return the indices of the drawn probes that are still to be read."""
+        drawn = self.strata.drawn
+        for indices, _ in self.parts:
+            drawn = drawn[~np.isin(drawn, indices)]
+        left: list[int] = drawn.tolist()
+        return left
+
+    def add(self, indices: list[int], contents: ProbeContents) -> None:
+        """Record the contents of the probes with these indices."""
+        self.parts.append((np.array(indices, dtype=np.int64), contents))
+
+    @property
+    def contents(self) -> ProbeContents:
+        """The contents of all drawn probes, in the order of their offsets."""
+        if len(self.parts) > 1:
+            indices = np.concatenate([indices for indices, _ in self.parts])
+            order = np.argsort(indices)
+            joined = ProbeContents(
+                *(
+                    np.concatenate([getattr(each, part.name) for _, each in self.parts])[order]
+                    for part in fields(ProbeContents)
+                )
+            )
+            self.parts = [(indices[order], joined)]
+        return self.parts[0][1]
+
+
+def first_probes(guests: int) -> int:
+    """Return the number of probes that are read at first of each guest of a fleet."""
+    return min(max(_FIRST_OF_FLEET // max(guests, 1), FIRST_PROBES.start), FIRST_PROBES.stop)
+
+
+class GuestSample:
+    """The sample of one guest. ``allocated``: the bytes that its files take on disk."""
+
+    def __init__(
+        self, frame: Frame, pricing: Pricing, allocated: int, random: np.random.Generator, first: int
+    ) -> None:
+        """Draw the first probes of each class, in proportion to its size, ``first`` in all.
+
+        A guest with no more than twice as many is read as a whole.
+        """
+        self.frame, self.pricing, self.allocated = frame, pricing, allocated
+        self.classes: dict[ProbeClass, ClassSample] = {}
+        self._random = random
+        open_probes = {kind: frame.count(kind) for kind in (ProbeClass.ADDED, ProbeClass.COMPARED)}
+        total = sum(open_probes.values())
+        for kind, count in open_probes.items():
+            wanted = max(first * count // max(total, 1), _LEAST_OF_CLASS)
+            self._draw(kind, count if total <= 2 * first else wanted)
+        if total + frame.count(ProbeClass.CLEARED) <= 2 * first:
+            self.read_cleared()
+
+    @property
+    def is_complete(self) -> bool:
+        """True if all was read that can take space in the overlay, except for tables."""
+        return all(each.strata.is_complete for each in self.classes.values())
+
+    @property
+    def leaves_cleared(self) -> bool:
+        """True if it was not read what the template has where the guest has zeros."""
+        return ProbeClass.CLEARED not in self.classes and self.frame.count(ProbeClass.CLEARED) > 0
+
+    def read_cleared(self) -> None:
+        """Have the template read where the guest has zeros: if it has zeros, too, the overlay needs no table."""
+        self._draw(ProbeClass.CLEARED, self.frame.count(ProbeClass.CLEARED))
+
+    def pending(self) -> Iterator[tuple[ProbeClass, list[int]]]:
+        """Yield the classes with probes that are still to be read, and their indices."""
+        for kind, sample in self.classes.items():
+            if indices := sample.pending():
+                yield kind, indices
+
+    def price_by(self, pricing: Pricing) -> None:
+        """Take another pricing; what was read must be read again."""
+        self.pricing = pricing
+        for sample in self.classes.values():
+            sample.parts.clear()
+
+    def double(self, kind: ProbeClass) -> None:
+        """Draw as many further probes of a class."""
+        sample = self.classes[kind]
+        sample.strata = doubled(sample.strata, self._random)
+
+    def data_bytes(self) -> dict[ProbeClass, Interval]:
+        """Return the bytes that an overlay takes for the data of each class."""
+        return {kind: self._sum(sample, sample.contents.prices) for kind, sample in self.classes.items()}
+
+    def unshared_bytes(self) -> Interval:
+        """Return those bytes, in all classes, without the ones in blocks that other files use anyway."""
+        found = {kind: sample.contents for kind, sample in self.classes.items()}
+        return sum_of(self._sum(self.classes[kind], each.prices - each.shared) for kind, each in found.items())
+
+    def tables(self, coverage: int) -> tuple[int, int]:
+        """Return the least and the greatest number of L2 tables, each for ``coverage`` bytes, to be expected."""
+        least, most = set[int](), set[int]()
+        for kind in (ProbeClass.ADDED, ProbeClass.COMPARED, ProbeClass.CLEARED):
+            numbers, sample = self.frame.numbers(kind), self.classes.get(kind)
+            if sample is not None:
+                differs = (sample.contents.kinds & Kind.ZERO).any(axis=1)
+                least |= _tables(numbers[sample.strata.drawn[differs]] * self.frame.probe_size, coverage)
+            if sample is None or not sample.strata.is_complete:
+                most |= _tables(numbers * self.frame.probe_size, coverage)
+        return len(least), len(least | most)
+
+    def imputed(self) -> Imputed:
+        """Return the whole content of the guest, as the sample suggests it."""
+        sampled = []
+        for kind, sample in self.classes.items():
+            found = sample.contents
+            numbers = self.frame.numbers(kind)
+            sampled.append(SampledClass(numbers, sample.strata.sizes, found.kinds, found.lengths))
+        return impute(self.frame, sampled)
+
+    @property
+    def probes(self) -> int:
+        """The number of probes that were read."""
+        return sum(each.count for each in self.classes.values())
+
+    @property
+    def read_bytes(self) -> int:
+        """The bytes that were read of the guest and of the template."""
+        return sum(int(each.contents.read.sum()) for each in self.classes.values())
+
+    def _draw(self, kind: ProbeClass, wanted: int) -> None:
+        if count := self.frame.count(kind):
+            self.classes[kind] = ClassSample(first_strata(count, wanted, self._random))
+
+    def _sum(self, sample: ClassSample, prices: npt.NDArray[np.int64]) -> Interval:
+        """Return the sum of the prices of all probes of a class. ``prices``: of those that were read."""
+        if sample.strata.is_complete:
+            return exactly(float(prices.sum()))
+        most, population = self.frame.probe_size, sample.strata.population
+        pairs = zip(sample.strata.sizes.tolist(), prices.tolist(), strict=True)
+        probes = [Probe(size * price / most, size) for size, price in pairs]
+        return share_of(probes, population=population).times(population * most)
+
+
+def bytes_to_read(kind: ProbeClass, count: int, frame: Frame) -> int:
+    """Return the bytes that must be read for probes of a class: those of both images only if both have data."""
+    return count * frame.probe_size * (2 if kind is ProbeClass.COMPARED else 1)
+
+
+def _tables(offsets: npt.NDArray[np.int64], coverage: int) -> set[int]:
+    """Return the numbers of the L2 tables, each for ``coverage`` bytes, that probes at these offsets belong to."""
+    numbers = offsets // coverage
+    return set(numbers[np.concatenate([[True], numbers[1:] != numbers[:-1]])].tolist()) if len(numbers) else set()

@@ -1,0 +1,108 @@
+"""The differences of a whole guest, as its sample suggests: each probe is taken to be like the one of its stratum.
+
+::
+
+    strata    |      a       |      b       |      c       |
+    read         x               x                x
+    imputed   |a a a a a a a |b b b b b b b |c c c c c c c |      and metadata settles the probes in between
+
+An overlay with this content has as many data clusters as the sample leads to expect, and about as many tables. So
+a plan's own code predicts its size, whatever its format and options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from batchdiff.estimation.frame import Frame, ProbeClass
+from batchdiff.estimation.pricing import KindsOfProbes, folded
+from batchdiff.extents import Extents, Kind, concatenate, from_kinds
+from batchdiff.plan.plan import Similarity
+from batchdiff.planning.scan.compare import UNIT
+from batchdiff.planning.sizes.compressed_estimate import Sample
+
+_AT_ONCE = 1 << 24
+"""Units that are expanded at a time: 16 MiB of memory."""
+
+
+class SampledClass(NamedTuple):
+    """The sample of one class of probes.
+
+    ``numbers``: those of all its probes, ascending; ``sizes``: how many of them each probe that was read stands
+    for; ``kinds``: of the probes that were read; ``lengths``: the stored bytes of their clusters, if compressed.
+    """
+
+    numbers: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int64]
+    kinds: KindsOfProbes
+    lengths: npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Imputed:
+    """The imputed content of a guest.
+
+    ``table``: the kinds of probes: a row for each of those read, in their order, after the rows of classes that
+    metadata settles; ``lengths``: the stored bytes of their clusters, with the same rows. ``rows``: for each probe
+    of the guest, its row in these tables.
+    """
+
+    table: KindsOfProbes
+    lengths: npt.NDArray[np.int32]
+    rows: npt.NDArray[np.int32]
+
+    @property
+    def similarity(self) -> Similarity:
+        """The similarity of the guest."""
+        count = np.bincount(self.rows, minlength=len(self.table))
+        equal = int(count @ np.count_nonzero(self.table == Kind.SAME, axis=1)) * UNIT
+        data = int(count @ np.count_nonzero(self.table == Kind.DATA, axis=1)) * UNIT
+        return Similarity(equal, equal + data)
+
+    def extents(self, resolution: int) -> Extents:
+        """Return the differences in units of 4 KiB; parts of ``resolution`` bytes are of one kind."""
+        table, factor = folded(self.table, resolution), resolution // UNIT
+        width = table.shape[1]
+        step = max(_AT_ONCE // width, 1)
+        parts = [
+            from_kinds(table[self.rows[first : first + step]].reshape(-1), first * width)
+            for first in range(0, len(self.rows), step)
+        ]
+        found = concatenate(parts)
+        return Extents(found.first * factor, found.count * factor, found.kind)
+
+    def compressed_lengths(self, samples: list[Sample]) -> list[list[int]]:
+        """Return the stored bytes of each cluster of samples: a ``Measure`` that compresses nothing."""
+        of_probe = self.lengths.shape[1]
+        return [
+            [int(self.lengths[self.rows[cluster // of_probe], cluster % of_probe]) for cluster in sample.clusters]
+            for sample in samples
+        ]
+
+
+SETTLED_ROWS = {ProbeClass.ZEROS: Kind.SAME_ZERO, ProbeClass.SHARED: Kind.SAME, ProbeClass.CLEARED: Kind.ZERO}
+"""The first rows of each table: what is imputed to the probes of classes that are not sampled."""
+
+
+def impute(frame: Frame, sampled: Iterable[SampledClass]) -> Imputed:
+    """Return the content of a guest, imputed from the samples of its classes."""
+    width = frame.probe_size // UNIT
+    tables = [np.full((1, width), kind, dtype=np.uint8) for kind in SETTLED_ROWS.values()]
+    classes = frame.classes
+    rows = np.zeros(len(classes), dtype=np.int32)
+    for row, kind in enumerate(SETTLED_ROWS):
+        rows[classes == kind] = row
+    base = len(tables)
+    parts = list(sampled)
+    lengths = [np.zeros((base, parts[0].lengths.shape[1] if parts else 0), dtype=np.int32)]
+    for part in parts:
+        rows[part.numbers] = base + np.repeat(np.arange(len(part.sizes), dtype=np.int32), part.sizes)
+        tables.append(part.kinds)
+        lengths.append(part.lengths)
+        base += len(part.kinds)
+    return Imputed(np.concatenate(tables), np.concatenate(lengths), rows)

@@ -1,0 +1,246 @@
+"""The jobs of an estimate: each worker opens the template once, and guests as their tasks come.
+
+::
+
+    FrameJob    guest -> the classes of its probes, from metadata
+    ProbeJob    some probes of a guest -> what they hold
+    SizeJob     guest, with its imputed content -> what a plan would predict for it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from batchdiff.choices import Verdict
+from batchdiff.errors import ImageError
+from batchdiff.estimation.frame import Frame, ProbeClass, frame_of
+from batchdiff.estimation.guest_sample import GuestSample
+from batchdiff.estimation.pricing import OverlayPlace, PriceRule, Pricing, is_to_be_chosen
+from batchdiff.estimation.probe_reader import ProbeContents, ProbeReader
+from batchdiff.extents import Kind, count_touched
+from batchdiff.image.files import ReadObserver, settle
+from batchdiff.image.image import Image
+from batchdiff.image.storage.shared_blocks import raw_extents
+from batchdiff.image_source import ImageSource
+from batchdiff.plan.plan import GuestPlan, PlannedImage
+from batchdiff.planning.assessment import FleetFacts, assess
+from batchdiff.planning.candidates import Candidate, untouched_guest
+from batchdiff.planning.scan.compare import UNIT
+from batchdiff.planning.scan.reopening import Files, open_same_files, reopen
+from batchdiff.planning.sizes.compressed_estimate import Measure, Sample, stored_lengths
+from batchdiff.planning.sizes.disk_use import space_taken
+from batchdiff.qcow2.layout import granules_to_write
+
+
+@dataclass(frozen=True, slots=True)
+class SampledGuest:
+    """A guest to be sampled: its image, the size of its probes, and the place of its overlay.
+
+    ``allocated``: the bytes that its own files take on disk.
+    """
+
+    record: PlannedImage
+    probe_size: int
+    place: OverlayPlace
+    allocated: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The template, as it was when first opened, and the guests by name.
+
+    ``files``: the template's. ``sharing``: it shares blocks with other files. ``observer`` is called at each read.
+    """
+
+    template: ImageSource
+    files: Files
+    guests: Mapping[str, SampledGuest]
+    sharing: bool
+    observer: ReadObserver | None = None
+
+    def open_template(self) -> Image:
+        """Open the template.
+
+        :raises ImageError: another file took its place, or it cannot be opened.
+        """
+        return open_same_files(self.template, self.files, self.observer)
+
+    def open_guest(self, name: str) -> Image:
+        """Open a guest.
+
+        :raises ImageError: it changed, or cannot be opened.
+        """
+        return reopen(self.guests[name].record, self.observer)
+
+
+class FrameResult(NamedTuple):
+    """The frame of a guest, or why there is none."""
+
+    name: str
+    frame: Frame | ImageError
+
+
+@dataclass(frozen=True, slots=True)
+class FrameJob:
+    """The search for the frames of guests; a task is a guest's name."""
+
+    fleet: Fleet
+
+    @contextmanager
+    def begin(self) -> Iterator[Callable[[str], FrameResult]]:
+        """Open the template, and yield the function that finds a frame."""
+        fleet = self.fleet
+        with fleet.open_template() as template:
+
+            def find(name: str) -> FrameResult:
+                try:
+                    with fleet.open_guest(name) as guest:
+                        size = fleet.guests[name].probe_size
+                        return FrameResult(name, frame_of(template, guest, size, sharing=fleet.sharing))
+                except ImageError as error:
+                    return FrameResult(name, error)
+
+            yield find
+
+    def describe(self, name: str) -> str:
+        """Describe the work on a guest, for messages."""
+        return f"looking for the data of guest {name}"
+
+
+class ProbeTask(NamedTuple):
+    """Probes of one class to read: their indices in the class, and their numbers in the guest."""
+
+    name: str
+    pricing: Pricing
+    kind: ProbeClass
+    indices: list[int]
+    numbers: npt.NDArray[np.int64]
+
+
+class ProbeResult(NamedTuple):
+    """The result of such a task, or why there is none."""
+
+    task: ProbeTask
+    reading: ProbeContents | ImageError
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeJob:
+    """The reading of probes."""
+
+    fleet: Fleet
+
+    @contextmanager
+    def begin(self) -> Iterator[Callable[[ProbeTask], ProbeResult]]:
+        """Open the template, and yield the function that reads probes; the last guest stays open."""
+        fleet = self.fleet
+        opened: dict[tuple[str, Pricing], tuple[Image, ProbeReader]] = {}
+
+        def reader_of(task: ProbeTask, template: Image) -> ProbeReader:
+            key = task.name, task.pricing
+            if key not in opened:
+                close_guest()
+                guest = fleet.open_guest(task.name)
+                size = fleet.guests[task.name].probe_size
+                opened[key] = guest, ProbeReader(template, guest, task.pricing, size)
+            return opened[key][1]
+
+        def close_guest() -> None:
+            for image, _ in opened.values():
+                image.close()
+            opened.clear()
+
+        with fleet.open_template() as template:
+
+            def probe(task: ProbeTask) -> ProbeResult:
+                try:
+                    reader = reader_of(task, template)
+                except ImageError as error:
+                    return ProbeResult(task, error)
+                contents = reader.read(task.numbers, task.kind)
+                settle(fleet.observer)
+                return ProbeResult(task, contents)
+
+            try:
+                yield probe
+            finally:
+                close_guest()
+
+    def describe(self, task: ProbeTask) -> str:
+        """Describe the work on some probes, for messages."""
+        return f"reading {len(task.numbers)} samples of guest {task.name}"
+
+
+class SizeResult(NamedTuple):
+    """What a plan would predict for a guest with its imputed content.
+
+    ``taken``: the bytes on disk of the overlay's data that the prediction includes, with the rule WRITTEN.
+    ``tables``: the number of its L2 tables.
+    """
+
+    plan: GuestPlan
+    taken: int = 0
+    tables: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SizeJob:
+    """The prediction of sizes and savings by the planner's own code; a task is a guest's name."""
+
+    candidates: Mapping[str, Candidate]
+    samples: Mapping[str, GuestSample]
+    facts: FleetFacts
+
+    @contextmanager
+    def begin(self) -> Iterator[Callable[[str], SizeResult]]:
+        """Yield the function that predicts for a guest."""
+        yield self._size
+
+    def describe(self, name: str) -> str:
+        """Describe the work on a guest, for messages."""
+        return f"estimating the savings of guest {name}"
+
+    def _size(self, name: str) -> SizeResult:
+        sample = self.samples[name]
+        candidate, content, pricing = (
+            with_geometry(self.candidates[name], sample),
+            sample.imputed(),
+            sample.pricing,
+        )
+        units = content.extents(min(pricing.resolution, sample.frame.probe_size))
+        measure: Measure = content.compressed_lengths if pricing.compresses else _measured
+        plan = assess(candidate, (units, content.similarity), None, self.facts, measure)
+        if plan.diff is None:
+            return SizeResult(plan)
+        size, geometry = candidate.record.virtual_size, plan.diff.geometry
+        extents = granules_to_write(units, UNIT, size, geometry, whole_clusters=pricing.compresses)
+        tables = count_touched(extents, geometry.granules * geometry.l2_entries)
+        if pricing.rule is not PriceRule.WRITTEN:
+            return SizeResult(plan, 0, tables)
+        data = extents.pairs(Kind.DATA) * geometry.granule
+        try:
+            with reopen(candidate.record, self.facts.observer) as image:
+                taken = space_taken(image, data, sharing=False, unit=pricing.unit, known=raw_extents(image)).data
+        except ImageError as error:
+            return SizeResult(untouched_guest(candidate.entry, candidate.record, Verdict.REFUSE, str(error)))
+        return SizeResult(plan, taken, tables)
+
+
+def with_geometry(candidate: Candidate, sample: GuestSample) -> Candidate:
+    """Return a candidate whose overlay has the geometry of its sample, if that was to be chosen."""
+    options, geometry = candidate.entry.options, sample.pricing.geometry
+    if geometry is None or not is_to_be_chosen(options):
+        return candidate
+    fixed = replace(options, cluster_size=geometry.cluster_size, extended_l2=geometry.extended_l2)
+    return replace(candidate, entry=replace(candidate.entry, options=fixed))
+
+
+def _measured(samples: list[Sample]) -> list[list[int]]:
+    """Compress the clusters of samples themselves."""
+    return [stored_lengths(sample) for sample in samples]

@@ -1,0 +1,144 @@
+"""The price of a probe: the bytes on disk that an overlay takes for its data.
+
+::
+
+    units of the probe, by kind   | same | data | zero | same | data |  hole  |
+    granules of the overlay       |    DATA     |    DATA     |    DATA       |
+    WRITTEN                       what the filesystem stores of these granules: not the guest's holes
+    WHOLE                         all of these granules
+    COMPRESSED                    what is left of them
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from batchdiff.extents import Kind
+from batchdiff.image.image import Image
+from batchdiff.image.storage.allocation_units import volume_of
+from batchdiff.manifest.manifest import GuestEntry
+from batchdiff.plan.overlay_options import Compression, OverlayOptions, Preallocation
+from batchdiff.planning.scan.compare import UNIT
+from batchdiff.qcow2.geometry import CompressionType, Geometry
+from batchdiff.units import KIB
+
+KindsOfProbes = npt.NDArray[np.uint8]
+"""An array of shape (probes, units): the kind of each unit of 4 KiB."""
+
+_LEAST_PROBE = 64 * KIB
+"""Bytes: reading as little as 4 KiB takes a disk nearly as long, and says less."""
+
+_PROBE_OF_ANY_GEOMETRY = 256 * KIB
+"""Bytes of a probe if the cluster size is still to be chosen."""
+
+_MOST_PROBES = 1 << 21
+"""The maximum number of probes into which a disk is divided; a few arrays have an entry for each."""
+
+
+class PriceRule(enum.Enum):
+    """What counts of the granules that an overlay stores."""
+
+    WRITTEN = "the parts that are not holes in the guest, in whole units of the filesystem"
+    WHOLE = "all of them"
+    COMPRESSED = "their compressed size"
+
+
+class OverlayPlace(NamedTuple):
+    """The filesystem of an overlay: its allocation unit, and whether the guest is on the same one."""
+
+    unit: int
+    is_same: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pricing:
+    """The rule for one guest, and what it depends on.
+
+    ``geometry``: None until one is chosen. ``unit``: the overlay's filesystem allocates space in units of that
+    many bytes. ``shares``: apply will share with the overlay those blocks of the guest that other files already
+    share. ``level``: of the compression.
+    """
+
+    rule: PriceRule
+    geometry: Geometry | None
+    unit: int
+    shares: bool = False
+    level: int | None = None
+
+    @property
+    def resolution(self) -> int:
+        """The bytes of a part that an overlay stores or does not store as a whole, at least 4 KiB."""
+        if self.geometry is None:
+            return UNIT
+        return max(self.geometry.cluster_size if self.compresses else self.geometry.granule, UNIT)
+
+    @property
+    def compression(self) -> CompressionType:
+        """The compression of the clusters, if they are compressed."""
+        return CompressionType.ZLIB if self.geometry is None else self.geometry.compression_type
+
+    @property
+    def compresses(self) -> bool:
+        """True if the overlay's clusters are compressed."""
+        return self.rule is PriceRule.COMPRESSED
+
+
+def overlay_place(entry: GuestEntry, image: Image) -> OverlayPlace:
+    """Return the place of the overlay of a guest, which is open; if it is unknown, an assumption.
+
+    The sizes of the guest will then show why its folder cannot be accessed.
+    """
+    folder, fd = os.path.dirname(entry.overlay_path), image.layers[0].fd
+    try:
+        return OverlayPlace(volume_of(folder, fd).unit, os.stat(folder).st_dev == os.fstat(fd).st_dev)
+    except OSError:
+        return OverlayPlace(UNIT, is_same=False)
+
+
+def is_to_be_chosen(options: OverlayOptions) -> bool:
+    """Return True if the cluster size or the kind of L2 entries is ``auto``."""
+    return options.cluster_size is None or options.extended_l2 is None
+
+
+def pricing_of(options: OverlayOptions, geometry: Geometry | None, place: OverlayPlace) -> Pricing:
+    """Return the pricing of a guest. ``geometry``: of its overlay; None until it is chosen."""
+    if geometry is None:
+        return Pricing(PriceRule.WHOLE, None, place.unit)
+    if options.compression is not Compression.NONE:
+        return Pricing(PriceRule.COMPRESSED, geometry, place.unit, level=options.compression_level)
+    reserves = options.preallocation in {Preallocation.FALLOC, Preallocation.FULL}
+    if reserves or options.encryption is not None or geometry.cluster_size < place.unit:
+        return Pricing(PriceRule.WHOLE, geometry, place.unit)
+    shares = place.is_same and geometry.granule % place.unit == 0
+    return Pricing(PriceRule.WRITTEN, geometry, place.unit, shares=shares)
+
+
+def probe_size(options: OverlayOptions, unit: int, virtual_size: int, most: int) -> int:
+    """Return the bytes of a probe: a power of two, at most ``most``, that has whole clusters and units."""
+    least = _PROBE_OF_ANY_GEOMETRY if options.cluster_size is None else max(_LEAST_PROBE, options.cluster_size)
+    size = 1 << (max(least, unit, virtual_size // _MOST_PROBES) - 1).bit_length()
+    return min(size, most)
+
+
+def folded(kinds: KindsOfProbes, resolution: int) -> KindsOfProbes:
+    """Return the kinds of larger parts, of ``resolution`` bytes: each the OR of those of its units."""
+    factor = resolution // UNIT
+    if factor == 1:
+        return kinds
+    found: KindsOfProbes = np.bitwise_or.reduce(kinds.reshape(len(kinds), -1, factor), axis=2)
+    return found
+
+
+def data_parts(kinds: KindsOfProbes, resolution: int, geometry: Geometry | None) -> npt.NDArray[np.bool_]:
+    """Return a flag for each part of each probe: True if an overlay stores it as data."""
+    parts = folded(kinds, resolution)
+    found: npt.NDArray[np.bool_] = parts == Kind.DATA
+    if geometry is not None and not geometry.zero_flag:  # version 2 has no zero clusters
+        found = parts & Kind.ZERO != 0
+    return found

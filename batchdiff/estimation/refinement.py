@@ -1,0 +1,37 @@
+"""The choice of the samples to double, so that a total becomes certain enough with few further reads.
+
+::
+
+    variance of each sample   |##########|######|###|#|     the largest first; doubling halves it
+    doubled                   |#####     |###   |###|#|     until the sum is small enough
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from batchdiff.estimation.guest_sample import GuestSample
+
+
+def refine(samples: Mapping[str, GuestSample], target: float) -> bool:
+    """Double the samples that make the sum of all data the least certain; return False if none need it.
+
+    ``target``: half of the width that the interval of the sum may have, in bytes. Doubling a sample halves its
+    variance, so the fewest samples are doubled with which the sum should then be certain enough.
+    """
+    squares = [
+        (interval.half_width**2, name, kind)
+        for name, sample in samples.items()
+        for kind, interval in sample.data_bytes().items()
+        if not interval.is_exact
+    ]
+    left = sum(square for square, *_ in squares)
+    if math.sqrt(left) <= target:
+        return False
+    for square, name, kind in sorted(squares, reverse=True):
+        samples[name].double(kind)
+        left -= square / 2
+        if math.sqrt(max(left, 0.0)) <= target:
+            break
+    return bool(squares)

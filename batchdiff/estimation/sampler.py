@@ -1,0 +1,86 @@
+"""Run the jobs of an estimate: in worker processes, with the exports that images of some formats need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from batchdiff.errors import ImageError
+from batchdiff.estimation.frame import Frame
+from batchdiff.estimation.guest_sample import GuestSample, bytes_to_read
+from batchdiff.estimation.jobs import Fleet, FrameJob, ProbeJob, ProbeTask
+from batchdiff.image.image import Image
+from batchdiff.planning.scan.executor import Job, Result, Task
+from batchdiff.planning.scan.exports import exports
+from batchdiff.planning.scan.workers import run_tasks
+
+_PROBES_OF_A_TASK = 64
+_EXPORTS = 32
+"""Guests whose exports run at the same time, as in a scan."""
+
+
+class Sampler:
+    """The executor of an estimate's jobs. ``progress`` is called with the bytes read so far, and those to read."""
+
+    def __init__(
+        self,
+        template: Image,
+        fleet: Fleet,
+        exported: Sequence[str],
+        *,
+        jobs: int,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        """Take the open template, and the guests that QEMU must export."""
+        self._template, self._fleet, self._jobs, self._progress = template, fleet, jobs, progress
+        self._exported = exported
+        self._done = 0
+
+    def frames(self) -> dict[str, Frame | ImageError]:
+        """Return the frame of each guest, or why there is none.
+
+        :raises ImageError: the template cannot be opened.
+        """
+        tasks = {name: [name] for name in self._fleet.guests}
+        return dict(self._results(FrameJob(self._fleet), tasks))
+
+    def read(self, samples: Mapping[str, GuestSample]) -> dict[str, ImageError]:
+        """Read the pending probes of all samples; return why some guests cannot be read.
+
+        :raises ImageError: the template cannot be opened.
+        """
+        tasks = {name: list(_tasks(name, sample)) for name, sample in samples.items()}
+        total = self._done + sum(self._bytes_of(task, samples) for each in tasks.values() for task in each)
+        failures: dict[str, ImageError] = {}
+        self._progress(self._done, total)
+        for task, contents in self._results(ProbeJob(self._fleet), tasks):
+            if isinstance(contents, ImageError):
+                failures[task.name] = contents
+            else:
+                samples[task.name].classes[task.kind].add(task.indices, contents)
+            self._done += self._bytes_of(task, samples)
+            self._progress(self._done, total)
+        return failures
+
+    @staticmethod
+    def _bytes_of(task: ProbeTask, samples: Mapping[str, GuestSample]) -> int:
+        return bytes_to_read(task.kind, len(task.indices), samples[task.name].frame)
+
+    def _results(self, job: Job[Task, Result], tasks: Mapping[str, Sequence[Task]]) -> Iterator[Result]:
+        """Run the tasks for each guest, those of guests that need an export last, in batches."""
+        exported = [name for name in tasks if name in self._exported]
+        plain = [name for name in tasks if name not in self._exported]
+        batches = [plain, *(exported[at : at + _EXPORTS] for at in range(0, len(exported), _EXPORTS))]
+        for names in batches:
+            wanted = [task for name in names for task in tasks[name]]
+            if wanted:
+                records = [self._fleet.guests[name].record for name in names if name in self._exported]
+                with exports(self._template, records, self._fleet.observer):
+                    yield from run_tasks(job, wanted, workers=min(self._jobs, len(wanted)))
+
+
+def _tasks(name: str, sample: GuestSample) -> Iterator[ProbeTask]:
+    for kind, indices in sample.pending():
+        numbers = sample.frame.numbers(kind)
+        for at in range(0, len(indices), _PROBES_OF_A_TASK):
+            some = indices[at : at + _PROBES_OF_A_TASK]
+            yield ProbeTask(name, sample.pricing, kind, some, numbers[some])

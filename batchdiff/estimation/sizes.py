@@ -1,0 +1,129 @@
+"""The estimates of guests: what a plan would predict for the imputed content, and how uncertain that is.
+
+::
+
+    sample -> imputed content -> assess (as for a plan) -> overlay_disk_bytes, saved_bytes
+       |                                                       |
+       +---> intervals of data, shared blocks and tables ------+--> intervals
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from batchdiff.estimation.estimate import GuestEstimate
+from batchdiff.estimation.guest_sample import GuestSample
+from batchdiff.estimation.jobs import SizeJob, SizeResult
+from batchdiff.estimation.pricing import PriceRule, is_to_be_chosen
+from batchdiff.plan.overlay_options import OverlayFormat
+from batchdiff.plan.plan import Diff
+from batchdiff.planning.assessment import FleetFacts
+from batchdiff.planning.candidates import Candidate
+from batchdiff.planning.overlay_content import content_of
+from batchdiff.planning.scan.compare import UNIT
+from batchdiff.planning.scan.workers import run_tasks
+from batchdiff.qcow2.faults import FormatError
+from batchdiff.qcow2.geometry import Geometry
+from batchdiff.sampling.interval import Interval, sum_of
+
+_SIZES_OF_A_WORKER = 6
+"""Starting a worker takes as long as the sizes of a few guests."""
+
+_CHOICE = 0.01
+"""The share by which the overlay that ``auto`` chooses may be larger than the smallest one."""
+
+_SLACK_UNITS = 2
+"""Units of the filesystem by which tables and lists of extents may differ, besides whole L2 tables."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """All that the estimates of guests depend on besides their samples. ``jobs``: the number of workers."""
+
+    candidates: Mapping[str, Candidate]
+    facts: FleetFacts
+    jobs: int
+
+    def estimates(self, samples: Mapping[str, GuestSample]) -> dict[str, GuestEstimate]:
+        """Return the estimate for each guest that is sampled, by name."""
+        job = SizeJob(self.candidates, samples, self.facts)
+        workers = min(self.jobs, len(samples) // _SIZES_OF_A_WORKER + 1)
+        return {
+            result.plan.name: self._estimate(result, samples[result.plan.name])
+            for result in run_tasks(job, samples, workers=workers)
+        }
+
+    def _estimate(self, result: SizeResult, sample: GuestSample) -> GuestEstimate:
+        plan = result.plan
+        if plan.diff is None:
+            return GuestEstimate(plan, probes=sample.probes, read_bytes=sample.read_bytes)
+        savings, doubt = plan.diff.savings, _Doubt.of(self.candidates[plan.name], plan.diff, sample, result.tables)
+        # A plan counts the guest's holes where the imputed data is, so what was found where it was read replaces
+        # that.
+        is_counted = sample.pricing.rule is PriceRule.WRITTEN
+        data = sum_of(sample.data_bytes().values())
+        shared = savings.saved_bytes - savings.reclaimable_bytes + savings.overlay_disk_bytes
+        overlay, unshared = savings.overlay_disk_bytes, savings.overlay_disk_bytes - shared
+        alone = data
+        if is_counted:
+            alone = sample.unshared_bytes() if sample.pricing.shares else data
+            overlay += round(data.estimate) - result.taken
+            unshared += round(alone.estimate) - (result.taken - shared)
+        minimum = self.facts.manifest.minimum_savings
+        threshold = -math.inf if minimum == -math.inf else max(minimum * savings.allocated_bytes, 1)
+        return GuestEstimate(
+            plan,
+            doubt.around(overlay, data),
+            doubt.around(unshared, alone).subtracted_from(savings.reclaimable_bytes),
+            threshold,
+            sample.probes,
+            sample.read_bytes,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Doubt:
+    """What is uncertain of an overlay's size besides its data: bytes that may be too many, and too few.
+
+    ``per_byte``: the bytes of tables for each byte of data.
+    """
+
+    below: float
+    above: float
+    per_byte: float
+
+    @classmethod
+    def of(cls, candidate: Candidate, diff: Diff, sample: GuestSample, tables: int) -> _Doubt:
+        """Return the doubt about an overlay for which a number of L2 tables is imputed."""
+        geometry, savings = diff.geometry, diff.savings
+        coverage, size = geometry.l2_coverage, geometry.cluster_size
+        if candidate.entry.options.format is OverlayFormat.QED:  # most of its tables are holes
+            coverage, size = savings.allocation_unit // 8 * geometry.cluster_size, savings.allocation_unit
+        least, most = sample.tables(coverage)
+        if sample.is_complete and least == most:
+            return cls(0.0, 0.0, 1.0)
+        more = _SLACK_UNITS * savings.allocation_unit + savings.overlay_error_bytes
+        is_open = is_to_be_chosen(candidate.entry.options)
+        chosen = savings.overlay_disk_bytes * _CHOICE if is_open else 0.0
+        per_byte = 1 + geometry.refcount_bits / 8 / geometry.cluster_size
+        below, above = max(tables - least, 0) * size, max(most - tables, 0) * size
+        return cls(below + more + chosen, above + more + chosen, per_byte)
+
+    def around(self, size: float, data: Interval) -> Interval:
+        """Return the interval of an overlay's size. ``data``: that of its data."""
+        below, above = data.estimate - data.low, data.high - data.estimate
+        low = size - below * self.per_byte - self.below
+        return Interval(size, max(low, min(size, 0.0)), size + above * self.per_byte + self.above)
+
+
+def best_geometry(candidate: Candidate, sample: GuestSample) -> Geometry | None:
+    """Return the geometry that a plan would choose for the imputed content; None if none can map the disk."""
+    content = sample.imputed()
+    compared = content.extents(UNIT), content.similarity
+    try:
+        size, options = candidate.record.virtual_size, candidate.entry.options
+        return content_of(compared, size, options, sample.pricing.unit).geometry
+    except FormatError:
+        return None

@@ -1,0 +1,1 @@
+"""Scan on several hosts that mount the same storage, by the workers of a Dask scheduler."""

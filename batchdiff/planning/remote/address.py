@@ -1,0 +1,70 @@
+"""The address of a Dask scheduler, and whether it may be used without encryption.
+
+::
+
+    tls://HOST:8786      both sides prove who they are by certificates
+    tcp://127.0.0.1:8786 the loopback, which only this host's users reach
+    tcp://HOST:8786      anyone in the network; only if the operator accepts that
+
+A scheduler has its workers run whatever code reaches it, and the planner loads the Python objects (pickles) that
+it passes on, which can be code, too.
+Source: Dask's documentation, "Addresses" and "TLS/SSL" (distributed.dask.org).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from urllib.parse import SplitResult, urlsplit
+
+from batchdiff.errors import UsageError
+from batchdiff.quoting import show
+
+_PORT = 8786
+"""Dask's default."""
+
+_EXAMPLE = "Write it as `dask scheduler` prints it, such as tls://planner.example:8786."
+
+
+def scheduler_address(text: str, *, trust_network: bool) -> str:
+    """Return the whole address of a scheduler, with its port.
+
+    ``trust_network``: the operator accepts an unencrypted connection to another host.
+
+    :raises UsageError: it is not an address, or it leads to another host without encryption.
+    """
+    try:
+        parts = urlsplit(text)
+        port = parts.port or _PORT
+    except ValueError as error:
+        raise UsageError(
+            f"{show(text)} is not the address of a scheduler", why=str(error), remedy=_EXAMPLE
+        ) from error
+    if parts.scheme not in {"tls", "tcp"} or not parts.hostname or not _is_only_a_host(parts):
+        raise UsageError(f"{show(text)} is not the address of a scheduler", remedy=_EXAMPLE)
+    if parts.scheme == "tcp" and not trust_network and not _is_loopback(parts.hostname):
+        raise UsageError(
+            f"{show(text)} leads to another host without encryption",
+            why="a scheduler runs whatever code reaches it: anyone in that network could run programs as you on"
+            " this host and on all workers",
+            remedy="Give scheduler and workers certificates, and use tls:// (docs/many-hosts.md). If no other user"
+            " can reach that network, --trust-network accepts the risk.",
+        )
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}:{port}"
+
+
+def is_encrypted(address: str) -> bool:
+    """Return whether a scheduler's address is one of TLS."""
+    return address.startswith("tls://")
+
+
+def _is_only_a_host(parts: SplitResult) -> bool:
+    return parts.username is None and parts.path in {"", "/"} and not parts.query and not parts.fragment
+
+
+def _is_loopback(host: str) -> bool:
+    """Return whether a host is this one; other names than localhost could lead elsewhere at any time."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

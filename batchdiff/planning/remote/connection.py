@@ -1,0 +1,96 @@
+"""The connection to a Dask scheduler: its certificates, its failures in words, and no output of Dask's own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+from batchdiff.errors import UsageError, WorkerError
+from batchdiff.planning.remote.address import is_encrypted
+
+try:
+    from distributed import Client
+    from distributed.security import Security
+except ImportError as error:
+    raise UsageError(
+        "--scheduler needs Dask, which is not installed",
+        why=str(error),
+        remedy="Install it on every host: `pip install 'batchdiff[dask]'`.",
+    ) from error
+
+from batchdiff.planning.remote.dask_workers import DaskWorkers
+
+_TIMEOUT = 10.0
+"""Seconds to wait for the scheduler: it answers within milliseconds, or not at all."""
+
+_LOGGERS = ("distributed", "distributed.client", "distributed.core", "distributed.comm", "tornado", "asyncio")
+
+
+class Certificates(NamedTuple):
+    """Files in PEM format: the authority that signed all certificates, and the planner's certificate and key.
+
+    What is None is taken from Dask's own configuration (distributed.comm.tls).
+    """
+
+    authority: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+
+
+def connect(
+    address: str, certificates: Certificates, *, say: Callable[[str], None], warn: Callable[[str], None]
+) -> DaskWorkers:
+    """Return the workers of the scheduler at an address; the caller closes the connection.
+
+    :raises UsageError: there are no certificates for TLS, or they cannot be used.
+    :raises WorkerError: the scheduler does not answer.
+    """
+    _be_quiet()
+    security = _security(certificates) if is_encrypted(address) else None
+    try:
+        client = Client(address, security=security, timeout=_TIMEOUT, set_as_default=False, name="batchdiff-plan")
+    except (OSError, TimeoutError) as error:
+        raise WorkerError(
+            f"cannot connect to the scheduler at {address}",
+            why=str(error.__cause__ or error),
+            remedy="Check that `dask scheduler` runs there and that no firewall is in between. With tls://, all"
+            " certificates must be signed by the same authority.",
+        ) from error
+    return DaskWorkers(client, say=say, warn=warn)
+
+
+def _security(certificates: Certificates) -> Security:
+    files = {
+        "tls_ca_file": certificates.authority,
+        "tls_client_cert": certificates.certificate,
+        "tls_client_key": certificates.key,
+    }
+    security = Security(require_encryption=True, **{name: path for name, path in files.items() if path})
+    found = [getattr(security, name) for name in files]
+    if not all(found[:2]):  # the key may be in the certificate's file
+        raise UsageError("tls:// needs certificates", remedy=_CERTIFICATES)
+    for path in filter(None, found):
+        if not os.access(path, os.R_OK):
+            why = "it cannot be read" if os.path.exists(path) else "there is no such file"
+            raise UsageError(f"the certificate or key {path} cannot be used", why=why, remedy=_CERTIFICATES)
+    try:
+        security.get_connection_args("client")  # reads the files
+    except (OSError, ValueError) as error:
+        raise UsageError("the certificates cannot be used", why=str(error), remedy=_CERTIFICATES) from error
+    return security
+
+
+_CERTIFICATES = (
+    "Name the files with --tls-ca-file, --tls-cert and --tls-key, or in Dask's configuration"
+    " (distributed.comm.tls); docs/many-hosts.md shows how to make them."
+)
+
+
+def _be_quiet() -> None:
+    """Keep Dask from printing: whatever the operator must know is reported by this program."""
+    for name in _LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    warnings.filterwarnings("ignore", module="distributed")

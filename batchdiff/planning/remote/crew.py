@@ -1,0 +1,164 @@
+"""The workers of a scheduler that may do the tasks of a job: each must answer three questions before.
+
+::
+
+    asked about its Python -> its batchdiff -> its files -> admitted
+                '----------------'---------------'-> refused, with the reason
+"""
+
+from __future__ import annotations
+
+import enum
+import pkgutil
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, NamedTuple
+
+from distributed import CancelledError, Client, Future
+
+from batchdiff import __version__
+from batchdiff.errors import WorkerError
+from batchdiff.planning.remote.by_name import sent, submit, submit_call, there
+from batchdiff.planning.remote.resident_job import objection_here
+from batchdiff.planning.scan.executor import RemoteJob, Result, Task
+
+LOOK_AGAIN = 2.0
+"""Seconds between two looks for workers that came or went."""
+
+FETCHED_AFTER = 10.0
+"""Seconds after which a result, of some kilobytes, counts as lost together with its worker."""
+
+_SLOW = 30.0
+"""Seconds after which the operator should know that a worker has not answered."""
+
+CONTINUE = "No plan was written. Run the same command again to continue, with --scheduler or without it."
+"""The advice if a scan on other hosts ends early."""
+
+
+class _Question(enum.Enum):
+    """The questions to a worker, in this order, before it gets tasks. Another version cannot unpickle the job."""
+
+    PYTHON = "its Python"
+    VERSION = "its batchdiff"
+    FILES = "its files"
+
+
+class _Asked(NamedTuple):
+    worker: str
+    question: _Question
+    since: float
+
+
+@dataclass(slots=True)
+class Crew(Generic[Task, Result]):
+    """The workers of a job: admitted, being asked, and refused with the reason, each by its address.
+
+    ``announced``: those whose admission the operator has learned of, perhaps for an earlier job.
+    """
+
+    client: Client
+    job: RemoteJob[Task, Result]
+    say: Callable[[str], None]
+    warn: Callable[[str], None]
+    announced: set[str]
+    admitted: set[str] = field(default_factory=set)
+    asked: dict[Future, _Asked] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    _ever_admitted: bool = False
+    _slow: set[str] = field(default_factory=set)
+    _next_look: float = 0
+
+    @property
+    def is_hopeless(self) -> bool:
+        """True if there are workers, and all of them were refused from the start."""
+        return bool(self.refused) and not self._ever_admitted
+
+    def look(self) -> None:
+        """Note the workers that are gone, and ask those that are new; do nothing if that was done just now."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + LOOK_AGAIN
+        present: set[str] = set(self.client.nthreads())
+        self.admitted &= present
+        self.refused = {worker: reason for worker, reason in self.refused.items() if worker in present}
+        for future, asked in list(self.asked.items()):
+            if asked.worker not in present:
+                del self.asked[future]
+            elif asked.worker not in self._slow and time.monotonic() > asked.since + _SLOW:
+                self._slow.add(asked.worker)
+                self.warn(f"the worker {asked.worker} does not answer: it is busy, or the storage hangs there")
+        known = self.admitted | self.refused.keys() | {asked.worker for asked in self.asked.values()}
+        for worker in sorted(present - known):
+            self._ask(worker, _Question.PYTHON)
+
+    def _ask(self, worker: str, question: _Question) -> None:
+        match question:
+            case _Question.PYTHON:
+                future = submit(self.client, [worker], platform.python_version)
+            case _Question.VERSION:
+                future = submit(self.client, [worker], pkgutil.resolve_name, "batchdiff:__version__")
+            case _Question.FILES:
+                job = sent(self.client, [worker], self.job)
+                function = there(self.client, [worker], objection_here)
+                future = submit_call(self.client, [worker], function, job)
+        self.asked[future] = _Asked(worker, question, time.monotonic())
+
+    def hear(self, future: Future) -> None:
+        """Take in a worker's answer to a question: ask the next one, refuse the worker, or admit it."""
+        worker, question, _ = self.asked.pop(future)
+        if future.status == "error":
+            self._refuse(worker, _failure(question, future.exception()))
+            return
+        try:
+            answer = future.result(timeout=FETCHED_AFTER)
+        except (TimeoutError, CancelledError):  # the worker is gone
+            return
+        following = iter(list(_Question)[list(_Question).index(question) + 1 :])
+        if reason := _objection(question, answer):
+            self._refuse(worker, reason)
+        elif (after := next(following, None)) is not None:
+            self._ask(worker, after)
+        else:
+            self.admitted.add(worker)
+            self._ever_admitted = True
+            if worker not in self.announced:
+                self.announced.add(worker)
+                self.say(f"The worker {worker} sees the same files, and takes part.")
+
+    def _refuse(self, worker: str, reason: str) -> None:
+        self.refused[worker] = reason
+        self.warn(f"the worker {worker} is left out: {reason}")
+
+    def error(self) -> WorkerError:
+        """Return the error that no worker can do the tasks."""
+        if self.refused:
+            why = "; ".join(f"{worker}: {reason}" for worker, reason in list(self.refused.items())[:3])
+            remedy = "Mend what the reasons name, or plan without --scheduler."
+            return WorkerError("none of the scheduler's workers can scan these images", why=why, remedy=remedy)
+        if self._ever_admitted:
+            why = "the last worker died or left, and no other one came"
+            return WorkerError("the scan ran out of workers", why=why, remedy=CONTINUE)
+        remedy = "Start some: `dask worker` with this scheduler's address (docs/many-hosts.md)."
+        return WorkerError("the scheduler has no workers", remedy=remedy)
+
+
+def _objection(question: _Question, answer: str) -> str:
+    """Return why a worker with this answer is refused; empty if it is not."""
+    ours = platform.python_version()
+    match question:
+        case _Question.PYTHON if answer.split(".")[:2] != ours.split(".")[:2]:
+            return f"it runs Python {answer}, and the planner {ours}: use the same on all hosts"
+        case _Question.VERSION if answer != __version__:
+            return f"it has batchdiff {answer}, and the planner {__version__}: install the same on all hosts"
+        case _Question.FILES:
+            return answer
+    return ""
+
+
+def _failure(question: _Question, error: BaseException) -> str:
+    """Return why a worker that failed to answer is refused."""
+    if question is _Question.VERSION and isinstance(error, ImportError):
+        return f"batchdiff cannot be imported there ({error}): install the same version as on the planner's host"
+    return f"it failed when it was asked about {question.value}: {error!r}"

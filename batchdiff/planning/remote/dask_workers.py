@@ -1,0 +1,218 @@
+"""The executor whose workers a Dask scheduler has: only those that prove that they see the same files get tasks.
+
+::
+
+    worker appears -> same versions? -> objection()? -> admitted -> gets tasks, one in advance -> results
+                           |                |               '- if it dies, others get its tasks
+                           '----------------'-> left out, with the reason
+
+Workers may come and go during a scan: a nanny restarts a worker that died, as a new one. Dask gives the tasks of a
+dead worker to others that may do them; if none of those is left, this module does so, as soon as there are others.
+The client has threads of its own until it is closed. Only this room knows Dask.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Generic, cast
+
+from distributed import CancelledError, Client, Future, KilledWorker
+from distributed import wait as wait_for_futures
+
+from batchdiff.errors import WorkerError
+from batchdiff.planning.remote.by_name import sent, submit_call, there
+from batchdiff.planning.remote.crew import CONTINUE, FETCHED_AFTER, LOOK_AGAIN, Crew
+from batchdiff.planning.remote.resident_job import ResidentJob, answer_to, result_of
+from batchdiff.planning.scan.executor import RemoteExecutor, RemoteJob, Result, Task
+
+_AHEAD = 2
+"""Tasks of one worker: the next one is there when it finishes the first."""
+
+_MOST_DEATHS = 4
+"""The number of workers that may die while they do a task; Dask has the same limit for its own retries."""
+
+
+class DaskWorkers:
+    """Workers of a scheduler to which ``client`` is connected.
+
+    ``say`` and ``warn`` are called with notices of workers that are used and left out; ``patience``: seconds to
+    wait for a worker if there are none.
+    """
+
+    def __init__(
+        self, client: Client, *, say: Callable[[str], None], warn: Callable[[str], None], patience: float = 30.0
+    ) -> None:
+        self._client = client
+        self._say, self._warn = say, warn
+        self._patience = patience
+        self._announced: set[str] = set()
+        self._is_closed = False
+
+    def __call__(self, job: RemoteJob[Task, Result], tasks: Iterable[Task]) -> Iterator[Result]:
+        """Run the tasks: see :class:`~batchdiff.planning.scan.executor.RemoteExecutor`."""
+        crew = Crew(self._client, job, self._say, self._warn, self._announced)
+        work = _Work(self._client, job, iter(tasks))
+        last_seen = time.monotonic()
+        try:
+            crew.look()
+            if not crew.asked:
+                self._say(f"The scheduler has no workers yet; waiting {self._patience:.0f} seconds for one.")
+            while not work.is_done:
+                crew.look()
+                if crew.admitted:
+                    last_seen = time.monotonic()
+                    work.submit(crew.admitted)
+                elif not crew.asked and (crew.is_hopeless or time.monotonic() > last_seen + self._patience):
+                    raise crew.error()
+                for future in self._finished([*work.pending, *crew.asked]):
+                    if future in crew.asked:
+                        crew.hear(future)
+                    else:
+                        yield from work.take(future)
+        except (OSError, TimeoutError) as error:  # of the connection: a task's own errors come as values
+            raise _lost(str(error)) from error
+        finally:
+            work.cancel()
+
+    def _finished(self, futures: list[Future]) -> list[Future]:
+        """Return futures that are finished, or none after some seconds.
+
+        :raises WorkerError: the connection to the scheduler is lost.
+        """
+        if not futures:
+            time.sleep(min(LOOK_AGAIN, self._patience))
+            return []
+        with self._client.as_current(), suppress(TimeoutError, CancelledError):
+            wait_for_futures(futures, timeout=LOOK_AGAIN, return_when="FIRST_COMPLETED")
+        if self._client.status != "running":
+            raise _lost("the connection to it broke")
+        return [future for future in futures if future.done()]
+
+    def close(self) -> None:
+        """Close the connection; the workers then close their images."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._client.close(timeout=5)
+
+
+_: type[RemoteExecutor] = DaskWorkers
+
+
+@dataclass(slots=True)
+class _Pending(Generic[Task]):
+    """A task that workers have, those who may do it, and how many such groups died with it."""
+
+    task: Task
+    workers: frozenset[str]
+    deaths: int = 0
+
+
+@dataclass(slots=True)
+class _Work(Generic[Task, Result]):
+    """The tasks of a job: to come, to be given again, and in the hands of workers."""
+
+    client: Client
+    job: RemoteJob[Task, Result]
+    to_come: Iterator[Task]
+    pending: dict[Future, _Pending[Task]] = field(default_factory=dict)
+    _again: list[_Pending[Task]] = field(default_factory=list)
+    _resident: tuple[Future, Future] | None = None
+    _holders: frozenset[str] = frozenset()
+    _is_exhausted: bool = False
+
+    @property
+    def is_done(self) -> bool:
+        """True if all results are taken."""
+        return self._is_exhausted and not self.pending and not self._again
+
+    def submit(self, workers: set[str]) -> None:
+        """Give tasks to workers, up to a few in advance."""
+        self._take_back(workers)
+        while len(self.pending) < _AHEAD * len(workers):
+            following = self._again.pop() if self._again else self._next()
+            if following is None:
+                return
+            function, job = self._job_at(frozenset(workers))
+            future = submit_call(self.client, workers, function, job, following.task)
+            self.pending[future] = _Pending(following.task, frozenset(workers), following.deaths)
+
+    def _next(self) -> _Pending[Task] | None:
+        for task in self.to_come:
+            return _Pending(task, frozenset())
+        self._is_exhausted = True
+        return None
+
+    def _take_back(self, workers: set[str]) -> None:
+        """Take back tasks whose workers are all gone: Dask would wait for these for ever."""
+        for future, pending in list(self.pending.items()):
+            if not pending.workers & workers:
+                future.cancel()
+                del self.pending[future]
+                self._repeat(pending)
+
+    def _repeat(self, pending: _Pending[Task]) -> None:
+        pending.deaths += 1
+        if pending.deaths >= _MOST_DEATHS:
+            raise self._killed(pending)
+        self._again.append(pending)
+
+    def _job_at(self, workers: frozenset[str]) -> tuple[Future, Future]:
+        """Return the function that does a task, and the job, both in the memory of one of these workers.
+
+        The others copy them, and each begins the job only once. If the first one dies, Dask makes them anew.
+        """
+        if self._resident is None or self._holders != workers:
+            job = sent(self.client, workers, ResidentJob(self.job))
+            self._resident, self._holders = (there(self.client, workers, answer_to), job), workers
+        return self._resident
+
+    def take(self, future: Future) -> Iterator[Result]:
+        """Yield the result of a future that is finished; nothing if its task has to be done again.
+
+        :raises WorkerError: too many workers died with the task, or it could not be sent.
+        """
+        pending = self.pending.pop(future)
+        if future.status == "error":
+            failure = future.exception()
+            if isinstance(failure, KilledWorker):
+                raise self._killed(pending)
+            what = f"a worker of Dask failed while {self.job.describe(pending.task)}"
+            raise WorkerError(what, why=repr(failure), remedy=CONTINUE)
+        try:
+            answer = future.result(timeout=FETCHED_AFTER)
+        except CancelledError:  # together with its worker or the job there
+            self._resident = None
+            self._repeat(pending)
+            return
+        except TimeoutError:  # its worker died with the result: the task is pending again
+            self.pending[future] = pending
+            return
+        try:
+            yield cast("Result", result_of(answer))
+        except MemoryError as error:
+            raise WorkerError(
+                f"a worker of Dask ran out of memory while {self.job.describe(pending.task)}",
+                remedy=f"Start fewer workers on each host, or free some memory. {CONTINUE}",
+            ) from error
+
+    def _killed(self, pending: _Pending[Task]) -> WorkerError:
+        return WorkerError(
+            f"{_MOST_DEATHS} workers of Dask died, each with the same task: {self.job.describe(pending.task)}",
+            why="they ran out of memory, or a user killed them",
+            remedy=f"See the workers' logs. {CONTINUE}",
+        )
+
+    def cancel(self) -> None:
+        """Take back what workers still have."""
+        if self.client.status == "running":
+            self.client.cancel(list(self.pending), force=True)
+        self._resident = None
+
+
+def _lost(why: str) -> WorkerError:
+    return WorkerError(
+        "the scheduler of Dask is gone", why=why, remedy=f"See its log, and start it again. {CONTINUE}"
+    )

@@ -1,0 +1,114 @@
+"""The proof that another host sees the same files: their fingerprints, and the content of random places.
+
+::
+
+    planner   file | ....#....|..#......|......#..|   a block in each of a few equal parts, hashed --> proof
+    worker    same path: the same fingerprint, and the same hashes of these blocks?      no --> objection
+
+Device numbers differ from host to host, and are not compared. The inode is: NFS, CephFS and cluster filesystems
+give a file the same one on every host, that of their server. Size, mtime and ctime are the server's, too.
+A copy or an older snapshot of the storage may have all of these; then the probes find what is different. A block
+device has neither inode nor times: only its size and the probes show that it is the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from batchdiff.errors import ImageError
+from batchdiff.files.fingerprint import REPLACED, Fingerprint
+from batchdiff.image.files import ImageFile
+from batchdiff.plan.plan import PlannedImage
+from batchdiff.units import KIB
+
+_PROBED = 4 * KIB
+"""Bytes of a probe: storage does not read less."""
+
+_MOST_OF_A_FILE = 16
+_MOST_IN_ALL = 4096
+"""Probes: at most 16 MiB are read in all, from 4,096 places, which takes an array of disks a few seconds."""
+
+
+class FileProbe(NamedTuple):
+    """The hash of ``length`` bytes of a file, from ``offset`` on."""
+
+    offset: int
+    length: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FileProof:
+    """The state of a file on the planner's host, which a worker's host must show, too."""
+
+    path: str
+    fingerprint: Fingerprint
+    probes: tuple[FileProbe, ...]
+
+
+def proofs_of(images: Iterable[PlannedImage], *, seed: int) -> tuple[FileProof, ...]:
+    """Return the proofs for all files of these images; ``seed`` chooses the places that are probed.
+
+    :raises ImageError: a file cannot be read.
+    """
+    files = {
+        path: fingerprint
+        for image in images
+        for path, fingerprint in zip(image.paths, image.fingerprints, strict=True)
+    }
+    numbers = random.Random(seed)  # noqa: S311  # there is nothing to gain by guessing the places
+    most = max(min(_MOST_OF_A_FILE, _MOST_IN_ALL // max(len(files), 1)), 1)
+    return tuple(FileProof(path, fingerprint, _probes(path, numbers, most)) for path, fingerprint in files.items())
+
+
+def _probes(path: str, numbers: random.Random, most: int) -> tuple[FileProbe, ...]:
+    with closing(ImageFile(path)) as file:
+        return tuple(_probe(file, offset) for offset in _offsets(file, numbers, most))
+
+
+def _offsets(file: ImageFile, numbers: random.Random, most: int) -> Iterator[int]:
+    """Yield ascending offsets of blocks, one in each of ``most`` equal parts of a file, in data if it has any."""
+    blocks = -(-file.size // _PROBED)
+    parts = min(most, blocks)
+    last = -1
+    for part in range(parts):
+        first, end = part * blocks // parts, (part + 1) * blocks // parts
+        offset: int | None = numbers.randrange(first, end) * _PROBED
+        if not file.is_block_device:
+            offset = file.next_data(offset or 0)
+        if offset is not None and (found := offset // _PROBED) > last:
+            last = found
+            yield found * _PROBED
+
+
+def _probe(file: ImageFile, offset: int) -> FileProbe:
+    data = file.read_at_most(offset, _PROBED)
+    return FileProbe(offset, len(data), hashlib.blake2b(data, digest_size=16).digest())
+
+
+def objection_to(proofs: Iterable[FileProof]) -> str:
+    """Return how this host's files differ from the proofs; empty if it sees the same files."""
+    for proof in proofs:
+        try:
+            with closing(ImageFile(proof.path)) as file:
+                found = _difference(file, proof)
+        except ImageError as error:
+            return error.reason
+        if found:
+            return f"{proof.path}: {found}"
+    return ""
+
+
+def _difference(file: ImageFile, proof: FileProof) -> str:
+    """Return the first difference of an open file; empty if there is none."""
+    if changes := proof.fingerprint.changes(file.fingerprint()):
+        return f"{REPLACED} on that host" if changes == REPLACED else f"on that host, {changes}"
+    for probe in proof.probes:
+        if _probe(file, probe.offset) != probe:
+            return f"its content at byte {probe.offset} is different on that host"
+    return ""

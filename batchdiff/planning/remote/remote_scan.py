@@ -1,0 +1,133 @@
+"""The scan of ranges on another host: what its job checks there before it begins, and how it reads there.
+
+::
+
+    planner    RemoteScanJob: images as values, proofs, limits
+                     |  pickled
+    worker     objection()  does this host see the same files, and has it enough descriptors?
+               begin()      images opened here, by the same paths, with a rate limit of this worker's own
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+
+from batchdiff.errors import BatchdiffError
+from batchdiff.files.descriptors import free_descriptors, raise_descriptor_limit
+from batchdiff.image.image import Image
+from batchdiff.image.open import open_image
+from batchdiff.image.qcow2 import Qcow2Layer
+from batchdiff.image.raw import FlatLayer, RawLayer
+from batchdiff.image.storage.shared_blocks import has_shared_extents
+from batchdiff.plan.plan import PlannedImage
+from batchdiff.planning.remote.file_proof import FileProof, objection_to, proofs_of
+from batchdiff.planning.scan.executor import RemoteExecutor
+from batchdiff.planning.scan.reopening import on_any_device
+from batchdiff.planning.scan.results import RangeResult
+from batchdiff.planning.scan.scan_job import ScanJob
+from batchdiff.throttle.options import ScanLimits
+from batchdiff.throttle.throttle import throttle
+
+_SPARE_FILES = 16
+"""Descriptors for everything but images: connections of Dask that come later, /proc, a rate limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteScanJob:
+    """A scan on hosts that see the files of ``proofs``; a task is the number of a range.
+
+    ``limits`` hold for each worker by itself.
+    """
+
+    scan: ScanJob
+    proofs: tuple[FileProof, ...]
+    limits: ScanLimits
+
+    def objection(self) -> str:
+        """Return why this host cannot scan these images, or would find other results; empty if it can."""
+        raise_descriptor_limit()
+        needed, free = len(self.proofs) + _SPARE_FILES, free_descriptors()
+        if free < needed:
+            return f"it may open {free} more files, but the scan needs {needed} (`ulimit -n`)"
+        return objection_to(self.proofs) or self._hides_blocks()
+
+    def _hides_blocks(self) -> str:
+        """Return an objection if this host cannot see which blocks images share, though the planner can.
+
+        Blocks that the template shares are not read unless a guest needs them, which shows in the plan's figures.
+        """
+        if not self.scan.sharing or None not in self.scan.shared:
+            return ""
+        try:
+            with open_image(self.scan.template) as template:
+                if has_shared_extents(template):
+                    return ""
+        except BatchdiffError as error:
+            return error.reason
+        return (
+            "its mount does not show which blocks the images share (FIEMAP), as the planner's does, so it would"
+            " find other figures. Plan on a host that mounts the storage in the same way"
+        )
+
+    @contextmanager
+    def begin(self, check: Callable[[], None] = lambda: None) -> Iterator[Callable[[int], RangeResult]]:
+        """Open all images here, and yield the function that scans a range; ``check`` may raise before each read.
+
+        :raises ImageError: the template cannot be opened.
+        """
+        with throttle(self.limits, check=check) as observer:
+            here = replace(self.scan, files=on_any_device(self.scan.files), observer=observer)
+            with here.begin() as scan:
+                yield scan
+
+    def describe(self, number: int) -> str:
+        """Describe the work on a range, for messages."""
+        return self.scan.describe(number)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteScans:
+    """The scan of ranges on other hosts by ``executor``; ``limits`` hold for each worker by itself."""
+
+    executor: RemoteExecutor
+    limits: ScanLimits
+
+    def results(self, scan: ScanJob, template: Image, numbers: list[int]) -> Iterator[RangeResult]:
+        """Yield the results of ranges in the order in which they are finished.
+
+        A guest that a worker cannot read is read here before it counts as unreadable: another host may have a
+        fault of its own.
+
+        :raises ImageError: an image cannot be read.
+        :raises WorkerError: no worker can scan these images.
+        """
+        now = PlannedImage(template.source, template.virtual_size, template.fingerprints())
+        seed = int.from_bytes(os.urandom(8))
+        proofs = proofs_of([now, *scan.guests], seed=seed)
+        job = RemoteScanJob(replace(scan, observer=None), proofs, self.limits)
+        with ExitStack() as opened:
+            here: Callable[[int], RangeResult] | None = None
+            unreadable: set[int] = set()
+            for result in self.executor(job, numbers):
+                if result.failures.keys() <= unreadable:
+                    yield result
+                    continue
+                here = here or opened.enter_context(scan.begin())
+                again = here(result.number)
+                unreadable |= again.failures.keys()
+                yield again
+
+    def close(self) -> None:
+        """Close the connection to the workers, if it is open."""
+        self.executor.close()
+
+
+def is_read_natively(image: Image) -> bool:
+    """Return whether batchdiff reads all files of a chain itself, so that any host can.
+
+    What QEMU maps or exports stays with the planner: other hosts may have no QEMU, another one, or no secret.
+    """
+    return all(isinstance(layer, RawLayer | Qcow2Layer | FlatLayer) for layer in image.layers)

@@ -1,0 +1,94 @@
+"""The worker's half of a job that Dask runs: it begins at its first task, and ends when its planner is gone.
+
+::
+
+    scheduler   keeps the job for its planner -- planner done, killed or cut off: released --.
+    worker      ResidentJob  -- do(task), do(task), ...                                      '-> images closed
+
+Dask keeps the object in a worker's memory for as long as the planner's connection lasts, so nothing else has to
+remember to close images. A task's outcome is a value, even if it failed: Dask would log errors as bugs.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Generic, TypeAlias
+
+from distributed.worker import get_worker, thread_state
+
+from batchdiff.errors import BatchdiffError, StopError
+from batchdiff.planning.scan.executor import RemoteJob, Result, Task
+
+Answer: TypeAlias = tuple[bool, object]
+"""Whether a task succeeded, and its result, or the error."""
+
+_one_at_a_time = threading.Lock()
+"""A scan keeps one CPU busy, and its rate limit and page cache are those of a process: see docs/many-hosts.md."""
+
+
+class ResidentJob(Generic[Task, Result]):
+    """A job in the memory of a worker. A copy that is sent on begins anew."""
+
+    def __init__(self, job: RemoteJob[Task, Result]) -> None:
+        self._job = job
+        self._begun = ExitStack()
+        self._do: Callable[[Task], Result] | None = None
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return ResidentJob, (self._job,)
+
+    def do(self, task: Task) -> Result:
+        """Do a task, as soon as no other one is in progress in this process."""
+        with _one_at_a_time:
+            _check_wanted()
+            self._do = self._do or self._begun.enter_context(self._job.begin(_check_wanted))
+            return self._do(task)
+
+    def __del__(self) -> None:
+        self._begun.close()
+
+
+def _check_wanted() -> None:
+    """Stop if the scheduler has taken the task back that this thread does: its planner was interrupted or died.
+
+    :raises StopError: it has.
+    """
+    task = get_worker().state.tasks.get(thread_state.key)
+    if task is None or task.state == "cancelled":
+        raise StopError("the task is no longer wanted")
+
+
+def answer_to(resident: ResidentJob[Task, Result], task: Task) -> Answer:
+    """Do a task, and return its result or the error."""
+    try:
+        return True, resident.do(task)
+    except BatchdiffError as error:
+        return False, copy.copy(error)  # without its traceback, by which Dask would keep the job
+    except MemoryError as error:
+        return False, MemoryError(str(error))
+    except Exception:  # a bug: the planner shows it with the worker's traceback
+        return False, RuntimeError(f"in a worker of Dask:\n{traceback.format_exc()}")
+
+
+def result_of(answer: Answer) -> object:
+    """Return the result in an answer, or raise the error.
+
+    :raises BatchdiffError: the task raised it.
+    :raises MemoryError: the worker had too little memory.
+    """
+    succeeded, value = answer
+    if isinstance(value, Exception) and not succeeded:
+        raise value
+    return value
+
+
+def objection_here(job: RemoteJob[Task, Result]) -> str:
+    """Return why this worker cannot do the tasks of a job; empty if it can."""
+    try:
+        return job.objection()
+    except BatchdiffError as error:
+        return error.reason

@@ -1,0 +1,1 @@
+"""What `batchdiff discover` has found, as text and as events."""

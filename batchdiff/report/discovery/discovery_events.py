@@ -1,0 +1,47 @@
+"""The fields of the events of `batchdiff discover`, as plain values for JSON (docs/scripting.md)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from batchdiff.discovery.copies import Copy, Group
+from batchdiff.discovery.exclusion import Exclusion
+from batchdiff.sampling.interval import Interval
+
+
+def template_event(group: Group, why: str) -> dict[str, Any]:
+    """Return a template that was found or given, and why it is one."""
+    image = group.template
+    return {
+        "path": image.path,
+        "format": image.source.format.value,
+        "virtual_size": image.virtual_size,
+        "copies": len(group.copies),
+        "saved_bytes": _whole(group.saved),
+        "why": why,
+    }
+
+
+def copy_event(group: Group, copy: Copy) -> dict[str, Any]:
+    """Return an image with its template, the similarity, and the bytes that an overlay would save."""
+    other = copy.other
+    return {
+        "path": copy.image.path,
+        "format": copy.image.source.format.value,
+        "template": group.template.path,
+        "similarity": asdict(copy.similarity),
+        "saved_bytes": _whole(copy.saved),
+        "allocated_bytes": copy.image.allocated,
+        "other_template": None if other is None else other.path,
+        "other_similarity": None if other is None else asdict(other.similarity),
+    }
+
+
+def exclusion_event(exclusion: Exclusion) -> dict[str, Any]:
+    """Return a file that was left out, and why."""
+    return {"path": exclusion.path, "cause": exclusion.cause.value, "reason": exclusion.reason}
+
+
+def _whole(interval: Interval) -> dict[str, int]:
+    return {name: round(value) for name, value in asdict(interval).items()}

@@ -1,0 +1,209 @@
+"""The images that `batchdiff discover` examined, as text: copies with their templates, and what was left out.
+
+::
+
+    image      template       similar  95 % interval    saves
+    web01.img  debian-12.img    97.2%  95.9 - 98.1%  ~2.4 GiB
+
+    template  debian-12.img (raw, 40 GiB), 1 copy: its overlays ...
+    left out  old.img: no other image has enough of its data at the same places
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable, Iterator, Sequence
+
+from batchdiff.discovery.copies import Copy, Group
+from batchdiff.discovery.discover import Discovery
+from batchdiff.discovery.grouping import ChosenTemplate, Tie
+from batchdiff.discovery.sample_offsets import SAMPLE
+from batchdiff.discovery.samples import SampleShape
+from batchdiff.report.charset import writable
+from batchdiff.report.figures import count_of
+from batchdiff.report.form import WIDTH
+from batchdiff.report.printable import printable
+from batchdiff.report.table import Align, Column, cut, paragraph, table
+from batchdiff.sampling.interval import Interval
+from batchdiff.units import format_size
+
+_COLUMNS = (
+    Column("image", Align.LEFT),
+    Column("template", Align.LEFT),
+    Column("similar"),
+    Column("95 % interval"),
+    Column("saves"),
+)
+_TEMPLATE_CELLS = 22
+"""Cells of a template's name on a terminal of 80 columns; it is whole below the table."""
+
+_MOST_NAMES = 20
+"""Names listed for one reason; all of them are in the events of --json."""
+
+
+def discovery_text(found: Discovery, shape: SampleShape, *, width: int | None = None) -> str:
+    """Return the result for a terminal that is ``width`` cells wide, with a newline at the end."""
+    names = _Names([*_paths(found)] or [each.path for each in found.exclusions])
+    blocks = [
+        [_heading(found, names)],
+        _table(found, names, width),
+        [*_notes(found, names, width)],
+        [*_left_out(found, names, width)],
+        [paragraph(reading(found, shape), width=width)],
+    ]
+    return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
+
+
+def reading(found: Discovery, shape: SampleShape) -> str:
+    """Return what was read, and the bound on it."""
+    samples = f"{shape.probes} samples of {format_size(SAMPLE)}"
+    if shape.probe_bits:
+        samples = f"{shape.probes} stretches of {format_size(shape.probe)}"
+    read = f"Read at most {samples} of each image: {found.reads:,} reads, {format_size(found.read_bytes)} in all."
+    estimates = "Similarities and savings are estimates; `batchdiff plan` calculates them exactly."
+    return f"{read} {estimates}" if found.groups else read
+
+
+def why_template(group: Group) -> str:
+    """Return why an image is the template of its group, as part of a sentence."""
+    choice, copies = group.choice, group.copies
+    if choice is None:
+        return "named with --template"
+    if copies and all(copy.similarity.estimate == 1 for copy in copies):
+        why = "its copies equal it in every sample"
+        return f"{why}; {_of_equals(choice)}" if choice.equals else why
+    if not choice.equals:
+        return "the overlays of all others take least space on it"
+    others = f"{choice.equals} other{'' if choice.equals == 1 else 's'}"
+    return f"the overlays of all others take least space on it, and hardly more on {others}; {_of_equals(choice)}"
+
+
+def _of_equals(choice: ChosenTemplate) -> str:
+    among = "of these two" if choice.equals == 1 else f"of these {choice.equals + 1}"
+    return f"{among}, it {_TIES[choice.tie]}"
+
+
+_TIES = {
+    Tie.NONE: "is the only one",
+    Tie.BACKING: "is a backing file already",
+    Tie.READ_ONLY: "is read-only",
+    Tie.OLDEST: "was written to longest ago",
+    Tie.SMALLEST: "takes the least space",
+    Tie.NAME: "has the first name",
+}
+
+
+class _Names:
+    """The names of files below their common folder."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        folders = {posixpath.dirname(path) for path in paths}
+        common = posixpath.commonpath(folders) if folders else "/"
+        self.folder = "" if common == "/" else common
+
+    def __call__(self, path: str) -> str:
+        return printable(path.removeprefix(f"{self.folder}/") if self.folder else path)
+
+
+def _paths(found: Discovery) -> Iterator[str]:
+    for group in found.groups:
+        yield group.template.path
+        yield from (copy.image.path for copy in group.copies)
+
+
+def _heading(found: Discovery, names: _Names) -> str:
+    copies = sum(len(group.copies) for group in found.groups)
+    where = f" in {printable(names.folder)}" if names.folder else ""
+    if not copies:
+        return f"No image{where} was found to be a copy of another one."
+    noun = "copy" if copies == 1 else "copies"
+    left = f", {len(found.exclusions)} left out" if found.exclusions else ""
+    return f"{copies} {noun} of {count_of(len(found.groups), 'template')}{where}{left}"
+
+
+def _table(found: Discovery, names: _Names, width: int | None) -> list[str]:
+    rows = [
+        (names(copy.image.path), names(group.template.path), *figures_of(copy))
+        for group, copy in in_order_of_savings(found.groups)
+    ]
+    if not rows:
+        return []
+    if width is not None:
+        room = _TEMPLATE_CELLS + max(width - WIDTH, 0) // 2
+        rows = [(row[0], cut(row[1], room), *row[2:]) for row in rows]
+    total = sum((group.saved.estimate for group in found.groups), 0.0)
+    return table(_COLUMNS, [*rows, ("total", "", "", "", about(total))], width=width)
+
+
+def in_order_of_savings(groups: Iterable[Group]) -> list[tuple[Group, Copy]]:
+    """Return all copies, each with its group, those that save most first."""
+    pairs = [(group, copy) for group in groups for copy in group.copies]
+    return sorted(pairs, key=lambda pair: (-pair[1].saved.estimate, pair[1].image.path))
+
+
+def figures_of(copy: Copy) -> tuple[str, str, str]:
+    """Return the similarity of a copy, its interval, and the savings, as text."""
+    return f"{copy.similarity.estimate:.1%}", interval_words(copy.similarity), about(copy.saved.estimate)
+
+
+def interval_words(interval: Interval) -> str:
+    """Return the bounds of a share in per cent, or that it is exact."""
+    return "exact" if interval.is_exact else f"{interval.low * 100:.1f} - {interval.high:.1%}"
+
+
+def about(size: float) -> str:
+    """Return an estimated size that is saved."""
+    return f"~{format_size(int(size))}" if size > 0 else "nothing"
+
+
+def _notes(found: Discovery, names: _Names, width: int | None) -> Iterator[str]:
+    for group in found.groups:
+        image = group.template
+        what = f"{names(image.path)} ({image.source.format}, {format_size(image.virtual_size)})"
+        number = len(group.copies)
+        copies = f"{number} {'copy' if number == 1 else 'copies'}"
+        yield _note("template", f"{what}, {copies}, saving {_range(group.saved)}: {why_template(group)}", width)
+    for group in found.groups:
+        if shared := sum(copy.image.allocated - copy.image.reclaimable for copy in group.copies):
+            what = f"{format_size(shared)} of the copies of {names(group.template.path)}"
+            yield _note(
+                "shared", f"{what} belong to other files, too (reflink): no overlay gives them back", width
+            )
+    either: dict[tuple[str, str], list[str]] = {}
+    for group, copy in in_order_of_savings(found.groups):
+        if copy.other is not None:
+            share = f"{names(copy.image.path)} ({copy.other.similarity.estimate:.1%})"
+            either.setdefault((copy.other.path, group.template.path), []).append(share)
+    for (other, template), shares in either.items():
+        yield _note(
+            "either", f"about as similar to {names(other)} as to {names(template)}: {_some(shares)}", width
+        )
+    for _, copy in in_order_of_savings(found.groups):
+        if copy.image.losses:
+            lost = f"{names(copy.image.path)} has {copy.image.losses}, which an overlay would lose"
+            yield _note("note", lost, width)
+
+
+def _some(words: Sequence[str]) -> str:
+    """Return words as a list of a bounded length."""
+    more = f" and {len(words) - _MOST_NAMES} more" if len(words) > _MOST_NAMES else ""
+    return ", ".join(words[:_MOST_NAMES]) + more
+
+
+def _range(saved: Interval) -> str:
+    low, high = (format_size(max(int(each), 0)) for each in (saved.low, saved.high))
+    return low if low == high else f"{low} to {high}"
+
+
+def _left_out(found: Discovery, names: _Names, width: int | None) -> Iterator[str]:
+    alike: dict[str, list[str]] = {}
+    for each in found.exclusions:
+        alike.setdefault(each.reason, []).append(names(each.path))
+    for reason, left in alike.items():
+        yield _note("left out", f"{_some(left)}: {printable(reason)}", width)
+    if found.ignored:
+        yield _note("ignored", f"{count_of(found.ignored, 'file')} without the looks of an image", width)
+
+
+def _note(label: str, text: str, width: int | None) -> str:
+    return paragraph(writable(text), width=width, first=f"{label:<10}", rest=" " * 10)

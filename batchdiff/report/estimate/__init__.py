@@ -1,0 +1,1 @@
+"""An estimate of savings as text or JSON."""

@@ -1,0 +1,131 @@
+"""An estimate as text for a terminal: what a plan would probably save, and how sure that is.
+
+::
+
+    heading     the template, and that this is not a plan
+    attention   guests that a plan would not convert, or may not
+    table       guests with their figures and intervals, then the total
+    below       how much was read, and what the intervals mean
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from batchdiff.choices import Verdict
+from batchdiff.estimation.estimate import Estimate, GuestEstimate
+from batchdiff.report.facts import guests_not_converted, share
+from batchdiff.report.figures import DASH, count_of, percent
+from batchdiff.report.printable import printable
+from batchdiff.report.table import Align, Column, paragraph, table
+from batchdiff.sampling.interval import Interval
+from batchdiff.units import few, format_size
+
+_COLUMNS = (
+    Column("guest", Align.LEFT),
+    Column("allocated"),
+    Column("overlay"),
+    Column("saved"),
+    Column("share"),
+    Column("saved, 95 % interval"),
+)
+
+
+def estimate_text(estimate: Estimate, width: int | None = None) -> str:
+    """Return the estimate in ``width`` cells, with a newline at the end."""
+    blocks = [
+        [paragraph(_heading(estimate), width=width, rest="  ")],
+        [
+            paragraph(text, width=width, first=f"{label:<10}", rest=" " * 10)
+            for label, text in _attention(estimate)
+        ],
+        _table(estimate, width),
+        [paragraph(sentence, width=width) for sentence in _below(estimate)],
+    ]
+    return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
+
+
+def _heading(estimate: Estimate) -> str:
+    template = estimate.template
+    what = f"{printable(template.path)} ({template.format}, {format_size(estimate.template_size)})"
+    return f"Estimate for {count_of(len(estimate.guests), 'guest')} of {what}; this is not a plan"
+
+
+def _attention(estimate: Estimate) -> Iterator[tuple[str, str]]:
+    for verdict, reason, names in guests_not_converted([guest.plan for guest in estimate.guests]):
+        label = {Verdict.REFUSE: "refused", Verdict.SKIP: "skipped"}.get(verdict, "note")
+        yield label, f"{printable(few(names))}: {printable(reason)}"
+    undecided = [guest.plan.name for guest in estimate.guests if guest.is_undecided]
+    if undecided:
+        yield (
+            "undecided",
+            f"{printable(few(undecided))}: the sample does not show whether a plan would convert or skip"
+            f" {'it' if len(undecided) == 1 else 'them'}",
+        )
+    notes = dict.fromkeys(guest.savings.note for guest in estimate.guests if guest.savings and guest.savings.note)
+    for note in notes:
+        yield "note", printable(note)
+
+
+def _table(estimate: Estimate, width: int | None) -> list[str]:
+    sampled = [guest for guest in estimate.guests if guest.saved is not None]
+    if not sampled:
+        return []
+    rows = [_row(guest) for guest in sampled if guest.plan.verdict is Verdict.CONVERT or guest.is_undecided]
+    others = [
+        _row(guest) for guest in sampled if guest.plan.verdict is not Verdict.CONVERT and not guest.is_undecided
+    ]
+    totals = estimate.totals
+    if len(estimate.guests) > 1:
+        part = share(round(totals.saved.estimate), totals.allocated_bytes)
+        figures = (_about(totals.overlay), _about(totals.saved), percent(part), _bounds(totals.saved))
+        rows.append(("total", format_size(totals.allocated_bytes), *figures))
+    lines = table(_COLUMNS, [*rows, *others], width=width)
+    if others and rows:
+        lines.insert(len(rows) + 1, "")  # what is below is not part of the total
+    return lines
+
+
+def _row(guest: GuestEstimate) -> tuple[str, ...]:
+    savings, overlay, saved = guest.savings, guest.overlay, guest.saved
+    if savings is None or overlay is None or saved is None:
+        return (printable(guest.plan.name), *[DASH] * (len(_COLUMNS) - 1))
+    return (
+        printable(guest.plan.name),
+        format_size(savings.allocated_bytes),
+        _about(overlay),
+        _about(saved),
+        percent(share(round(saved.estimate), savings.allocated_bytes)),
+        _bounds(saved),
+    )
+
+
+def _about(figure: Interval) -> str:
+    return f"{'' if figure.is_exact else '~'}{format_size(round(figure.estimate))}"
+
+
+def _bounds(figure: Interval) -> str:
+    if figure.is_exact:
+        return "exact"
+    low, high = format_size(math.floor(figure.low)), format_size(math.ceil(figure.high))
+    if low == high:  # a narrow interval of a large size
+        return f"{low} ±{format_size(math.ceil(figure.half_width))}"
+    return f"{low} to {high}"
+
+
+def _below(estimate: Estimate) -> Iterator[str]:
+    totals = estimate.totals
+    if not estimate.probes:
+        return
+    part = percent(estimate.read_bytes / estimate.whole_bytes) if estimate.whole_bytes else DASH
+    samples = f"{count_of(estimate.probes, 'sample')} and {estimate.seconds:.1f} s"
+    read = f"Read {format_size(estimate.read_bytes)} in {samples}"
+    yield f"{read}; a plan would read up to {format_size(estimate.whole_bytes)} ({part})."
+    if totals.saved.is_exact and all(guest.is_exact for guest in estimate.guests if guest.saved):
+        yield "All that metadata does not settle was read, so these figures are those of a plan."
+        return
+    yield (
+        "In 95 of 100 cases, the plan's figure is within the interval; that of the total is"
+        f" {percent(totals.error)} of the allocated space to either side. `--error` sets how much that may be."
+    )

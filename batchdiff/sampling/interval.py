@@ -1,0 +1,200 @@
+"""Confidence intervals of 95 % for shares and sums that a sample of probes estimates; pure.
+
+::
+
+    probes read   |  |        |##|        | #|        |  |        |##|        hits in each, of its units
+    the whole   0 |------[ low ... estimate ... high ]-------------------| 1  share of hits
+
+Differences come in clumps: the units of one probe are mostly alike, so a thousand of them can be worth no more
+than one. The variance is therefore taken between probes, not between units. It gives the size that a sample of
+independent units would need to be as good, the effective size, and that size goes into the exact interval of a
+binomial share. So the interval has a width even if no difference was seen, where the formula with a standard
+deviation would report certainty.
+
+Sources: C. Clopper and E. Pearson, "The use of confidence or fiducial limits" (Biometrika 26, 1934); E. Korn and
+B. Graubard, "Confidence intervals for proportions with small expected number of positive counts estimated from
+survey data" (Survey Methodology 24, 1998); K. Wolter, "Introduction to Variance Estimation" (2007), chapter 8, for
+one probe from each stratum; G. Zou and A. Donner, "Construction of confidence limits about effect measures"
+(Statistics in Medicine 27, 2008), for sums.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+_TAIL = 0.025
+"""The probability that the truth is below the interval, and that it is above it."""
+
+_FEW = 10
+"""With fewer probes than that with a hit, or without one, their variance is itself too uncertain to rely on."""
+
+_MOST_GAIN = 4
+"""The effective size is at most that many times the number of probes, however much alike neighbours are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate, and the bounds within which the true value is in 95 of 100 cases; all equal if it is exact."""
+
+    estimate: float
+    low: float
+    high: float
+
+    @property
+    def half_width(self) -> float:
+        """Half the distance between the bounds."""
+        return (self.high - self.low) / 2
+
+    @property
+    def is_exact(self) -> bool:
+        """True if nothing is uncertain."""
+        return self.low == self.high
+
+    def times(self, factor: float) -> Interval:
+        """Return the interval of a value that is ``factor`` times this one; ``factor`` is not negative."""
+        return Interval(self.estimate * factor, self.low * factor, self.high * factor)
+
+    def subtracted_from(self, total: float) -> Interval:
+        """Return the interval of what is left of ``total``."""
+        return Interval(total - self.estimate, total - self.high, total - self.low)
+
+    def widened(self, *, below: float, above: float) -> Interval:
+        """Return the same estimate with bounds that are further away by these amounts."""
+        return Interval(self.estimate, self.low - below, self.high + above)
+
+
+def exactly(value: float) -> Interval:
+    """Return the interval of a value that is known."""
+    return Interval(value, value, value)
+
+
+class Probe(NamedTuple):
+    """One probe of a sample: the hits in it, of ``of`` units. Both may be fractions, or weights."""
+
+    hits: float
+    of: float
+
+
+def share_of(probes: Sequence[Probe], *, population: int | None = None) -> Interval:
+    """Return the share of hits among all units, from 0 to 1, of which a sample has these probes.
+
+    ``probes``: in the order of their offsets, drawn at random, or one from each of as many strata of about the
+    same size. If strata have different sizes, the hits and the units of each probe count that many times.
+    ``population``: the number of all probes; None if it is so large that the sample is next to nothing of it.
+    Without any probe, nothing is known: the interval is 0 to 1, or exactly 0 if the population is empty.
+    """
+    drawn = [probe for probe in probes if probe.of > 0]
+    if not drawn:
+        return exactly(0.0) if population == 0 else Interval(0.5, 0.0, 1.0)
+    share = sum(each.hits for each in drawn) / sum(each.of for each in drawn)
+    if population is not None and len(drawn) >= population:
+        return exactly(share)
+    low, high = _exact_bounds(share, _effective_size(drawn, share, population))
+    if population is not None:
+        # The probes that were read are known, whatever the rest has.
+        hit = sum(each.hits / each.of for each in drawn)
+        low = max(low, hit / population)
+        high = min(high, 1 - (len(drawn) - hit) / population)
+    return Interval(share, min(low, share), max(high, share))
+
+
+def sum_of(parts: Iterable[Interval]) -> Interval:
+    """Return the sum of values that were sampled independently of each other.
+
+    The distances of the bounds add up as standard deviations do, each side for itself.
+    """
+    known = list(parts)
+    total = sum(each.estimate for each in known)
+    below = math.sqrt(sum((each.estimate - each.low) ** 2 for each in known))
+    above = math.sqrt(sum((each.high - each.estimate) ** 2 for each in known))
+    return Interval(total, total - below, total + above)
+
+
+def _effective_size(drawn: Sequence[Probe], share: float, population: int | None) -> float:
+    """Return the number of independent units whose share is as certain as that of these probes."""
+    count = len(drawn)
+    sampled = 0.0 if population is None else count / population
+    hit = sum(1 for each in drawn if each.hits > 0)
+    whole = sum(1 for each in drawn if each.hits >= each.of)
+    if min(hit, count - whole) < _FEW:
+        # At most one unit for each probe. The part in the sample counts by half: with no hits at all, that gives
+        # the bound of a sample without replacement.
+        return min(_by_variance(drawn, share), count) / (1 - sampled / 2)
+    return min(_by_variance(drawn, share), _MOST_GAIN * count) / (1 - sampled)
+
+
+def _by_variance(drawn: Sequence[Probe], share: float) -> float:
+    """Return the effective size that the differences between neighbouring probes show; infinite without any."""
+    count = len(drawn)
+    mean = sum(each.of for each in drawn) / count
+    residuals = [(each.hits - share * each.of) / mean for each in drawn]
+    squares = sum((after - before) ** 2 for before, after in itertools.pairwise(residuals))
+    if squares == 0:
+        return math.inf
+    variance = squares / (2 * count * (count - 1))
+    return share * (1 - share) / variance
+
+
+def _exact_bounds(share: float, size: float) -> tuple[float, float]:
+    """Return the bounds of Clopper and Pearson for a share of a sample whose size may be a fraction."""
+    hits = share * size
+    misses = size - hits
+    low = _beta_quantile(_TAIL, hits, misses + 1) if hits > 0 else 0.0
+    high = _beta_quantile(1 - _TAIL, hits + 1, misses) if misses > 0 else 1.0
+    return low, high
+
+
+def _beta_quantile(probability: float, alpha: float, beta: float) -> float:
+    """Return the value below which a variable with a beta distribution is with this probability, by bisection."""
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        if _beta_cdf(middle, alpha, beta) < probability:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def _beta_cdf(value: float, alpha: float, beta: float) -> float:
+    """Return the probability that a variable with a beta distribution is at most ``value``."""
+    if value <= 0 or value >= 1:
+        return float(value >= 1)
+    front = math.exp(
+        math.lgamma(alpha + beta)
+        - math.lgamma(alpha)
+        - math.lgamma(beta)
+        + alpha * math.log(value)
+        + beta * math.log1p(-value)
+    )
+    # The fraction converges quickly only below the mean; above it, the other tail is computed.
+    if value < (alpha + 1) / (alpha + beta + 2):
+        return front * _continued_fraction(value, alpha, beta) / alpha
+    return 1 - front * _continued_fraction(1 - value, beta, alpha) / beta
+
+
+def _continued_fraction(value: float, alpha: float, beta: float) -> float:
+    """Return the continued fraction of the incomplete beta function, by Lentz' method.
+
+    Source: NIST Digital Library of Mathematical Functions, 8.17.22.
+    """
+    tiny = 1e-300
+    numerator, denominator = 1.0, 1.0 - (alpha + beta) * value / (alpha + 1)
+    denominator = 1 / (denominator or tiny)
+    result = denominator
+    for step in range(1, 1000):
+        even = step * (beta - step) * value / ((alpha + 2 * step - 1) * (alpha + 2 * step))
+        odd = -(alpha + step) * (alpha + beta + step) * value / ((alpha + 2 * step) * (alpha + 2 * step + 1))
+        change = 1.0
+        for term in (even, odd):
+            denominator = 1 / ((1 + term * denominator) or tiny)
+            numerator = (1 + term / numerator) or tiny
+            change = numerator * denominator
+            result *= change
+        if abs(change - 1) < 1e-12:
+            break
+    return result

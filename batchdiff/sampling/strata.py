@@ -1,0 +1,65 @@
+"""A sample with one item from each of many strata of about the same size, which can be doubled; pure.
+
+::
+
+    strata      |        x  |  x        |      x    |   x       |        one item of each, at random
+    doubled     | x   |  x  |  x  |  x  | x   |x    |   x |   x |        one more, from the half that had none
+
+Of the items in a stratum each is as likely to be drawn as any other. So is each item of a half: the first one
+drawn is in either half, and the other half gets one of its own. So a sample that was doubled is as good as one
+that was drawn at that size, and nothing that was read before is read in vain.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+_Numbers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Strata:
+    """Strata of consecutive items, which are numbered from 0, and the item drawn from each.
+
+    ``edges``: the first item of each stratum, and the number of all items; ``drawn``: an item of each.
+    """
+
+    edges: _Numbers
+    drawn: _Numbers
+
+    @property
+    def population(self) -> int:
+        """The number of all items."""
+        return int(self.edges[-1])
+
+    @property
+    def sizes(self) -> _Numbers:
+        """The number of items in each stratum: those that its drawn item stands for."""
+        return np.diff(self.edges)
+
+    @property
+    def is_complete(self) -> bool:
+        """True if every item is drawn."""
+        return len(self.drawn) == self.population
+
+
+def first_strata(population: int, wanted: int, random: np.random.Generator) -> Strata:
+    """Return a sample of ``wanted`` items, or of all if there are no more than twice as many."""
+    count = population if population <= 2 * wanted else wanted
+    edges = np.arange(count + 1, dtype=np.int64) * population // max(count, 1)
+    return Strata(edges, random.integers(edges[:-1], edges[1:]) if count else edges[:0])
+
+
+def doubled(strata: Strata, random: np.random.Generator) -> Strata:
+    """Return the sample with about twice as many items; strata of one item stay as they are."""
+    first, end, drawn = strata.edges[:-1], strata.edges[1:], strata.drawn
+    middle = (first + end + 1) // 2
+    splits = end - first > 1
+    is_lower = drawn < middle
+    low, high = np.where(is_lower, middle, first), np.where(is_lower, end, middle)
+    more = random.integers(low[splits], high[splits])
+    edges = np.sort(np.concatenate([strata.edges, middle[splits]]))
+    return Strata(edges, np.sort(np.concatenate([drawn, more])))

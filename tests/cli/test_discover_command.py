@@ -1,0 +1,156 @@
+"""``batchdiff discover`` as users run it: from a folder of images to manifests that plan accepts.
+
+Guards cli/verbs/discover.py, report/discovery/discovery_text.py,
+report/discovery/discovery_events.py.
+"""
+
+import json
+import os
+
+import notation
+import pytest
+from commands import batchdiff, events, run_here
+
+from batchdiff.discovery import discover as discovery
+from batchdiff.discovery.image_files import find_files
+from batchdiff.discovery.samples import SCATTERED
+from batchdiff.manifest.file import read_manifest
+from batchdiff.report.discovery.discovery_text import discovery_text
+
+FIRST, SECOND = "2M:A 2M:- 2M:B", "2M:A 1M:E 1M:- 1M:F 1M:B"
+LETTERS = "CDGHIJKLMNOPQRSTUVWXYZ"
+
+
+def write_images(folder, first=4, second=4):
+    """Two templates, the second one derived from the first, with copies of both, and two other images."""
+    made = {"debian.img": FIRST, "debian-docker.img": SECOND}
+    for number in range(first):
+        made[f"web{number}.img"] = f"128k:{LETTERS[number]}{FIRST.removeprefix('2M:A').join([' 1920k:A', ''])}"
+    for number in range(second):
+        made[f"db{number}.qcow2"] = f"128k:{LETTERS[number]}{SECOND.removeprefix('2M:A').join([' 1920k:A', ''])}"
+    made |= {"other0.img": "6M:Z", "other1.qcow2": "6M:Y"}
+    for moment, (name, text) in enumerate(made.items()):
+        (notation.write_qcow2 if name.endswith("qcow2") else notation.write_raw)(folder / name, text)
+        os.utime(folder / name, (moment, moment))
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    write_images(folder)
+    return folder
+
+
+def discover(images, *arguments, expect=0):
+    return run_here("discover", images, *arguments, "-j", 1, expect=expect)
+
+
+def test_a_folder_becomes_manifests_that_plan_accepts(images, tmp_path):
+    done = batchdiff("discover", images, "-o", tmp_path / "manifests", "-j", 1, cwd=tmp_path)
+    assert "8 copies of 2 templates in" in done.stdout
+    assert "left out  other0.img, other1.qcow2: no other image" in done.stdout
+    groups = discovery.discover(find_files([str(images)]), shape=SCATTERED, jobs=1).groups
+    saved = {os.path.basename(group.template.path): group.saved for group in groups}
+    for name, guests in (("debian", "web"), ("debian-docker", "db")):
+        path = tmp_path / "manifests" / f"{name}.yaml"
+        manifest = read_manifest(str(path))
+        assert manifest.template.path == str(images / f"{name}.img")
+        assert sorted(guest.name for guest in manifest.guests) == [f"{guests}{number}" for number in range(4)]
+        assert f"Next: batchdiff plan {path}" in done.stderr
+        run_here("plan", path, "-q", "-o", tmp_path / f"{name}.json", "-j", 1)
+        plan = json.loads((tmp_path / f"{name}.json").read_text())
+        assert plan["totals"]["convert"] == 4
+        # All data was read, so only the blocks of the overlays' tables are uncertain.
+        of = saved[f"{name}.img"]
+        assert of.low <= plan["totals"]["saved_bytes"] <= of.high
+
+
+def test_the_table_has_every_copy(images):
+    text = discover(images)
+    assert "image template similar 95 % interval saves" in text
+    assert "web0.img debian.img 96.9% exact ~" in text
+    assert "db3.qcow2 debian-docker.img" in text
+    assert "Read at most 512 samples of 64 KiB of each image" in text
+    assert "the same command with `-o FOLDER` writes a manifest for each template" in text
+
+
+def test_events_have_all_of_it(images, tmp_path):
+    done = batchdiff("discover", images, "-o", tmp_path / "m", "--json", "-j", 1, cwd=tmp_path)
+    found = events(done)
+    copies = {os.path.basename(each["path"]): each for each in found if each["event"] == "copy"}
+    assert len(copies) == 8
+    assert copies["web1.img"]["template"] == str(images / "debian.img")
+    assert copies["web1.img"]["similarity"] == dict.fromkeys(("estimate", "low", "high"), 62 / 64)
+    assert [each["copies"] for each in found if each["event"] == "template"] == [4, 4]
+    assert {each["cause"] for each in found if each["event"] == "left_out"} == {"unlike"}
+    assert {os.path.basename(each["path"]) for each in found if each["event"] == "manifest"} == {
+        "debian.yaml",
+        "debian-docker.yaml",
+    }
+
+
+def test_one_manifest_holds_one_template(images, tmp_path):
+    text = discover(images, "-o", tmp_path / "fleet.yaml", expect=2)
+    assert "cannot write 2 manifests" in text
+    assert "Name a folder, as in `-o manifests/`, or choose one with `--template IMAGE`." in text
+    assert not (tmp_path / "fleet.yaml").exists()
+    text = discover(images, "-o", tmp_path / "fleet.yaml", "--template", images / "debian.img")
+    assert "named with --template" in text
+    names = {guest.name for guest in read_manifest(str(tmp_path / "fleet.yaml")).guests}
+    assert names >= {"web0", "db0", "debian-docker"}
+
+
+def test_a_template_from_elsewhere(images, tmp_path):
+    notation.write_raw(tmp_path / "golden.img", FIRST)
+    text = run_here("discover", images / "web0.img", images / "web1.img", "--template", tmp_path / "golden.img")
+    assert "2 copies of 1 template" in text
+    text = run_here("discover", images, "--template", tmp_path, expect=2)
+    assert "is a folder. Name the image that is the template." in text
+
+
+def test_no_file_is_ever_replaced(images, tmp_path):
+    (tmp_path / "fleet.yaml").write_text("mine")
+    assert "there is a file of that name, and files are never replaced" in discover(
+        images, "-o", tmp_path / "fleet.yaml", expect=2
+    )
+    (tmp_path / "debian-docker.yaml").write_text("mine")
+    assert "debian-docker.yaml: there is a file of that name" in discover(images, "-o", tmp_path, expect=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["debian-docker.yaml", "fleet.yaml"]
+    assert "there is no folder" in discover(images, "-o", tmp_path / "no" / "m.yaml", expect=2)
+
+
+def test_sequential_reads_are_few(images):
+    assert "Read at most 64 stretches of 2 MiB of each image" in discover(images, "--sequential")
+
+
+def test_bad_input_is_explained(tmp_path):
+    assert "no images are given. Name folders or images" in run_here("discover", "-q", expect=2)
+    assert "cannot use --connect without --libvirt" in run_here("discover", ".", "--connect", "test:///", expect=2)
+    (tmp_path / "notes.txt").write_text("x")
+    text = run_here("discover", tmp_path, expect=2)
+    assert "no image was found in" in text
+    assert "(1 file without the looks of an image)" in text
+    assert "there is no file" in run_here("discover", tmp_path / "gone.img", expect=2)
+    (tmp_path / "bad.qcow2").write_bytes(b"QFI\xfb" + bytes(600))
+    assert "none of the images can be read" in run_here("discover", tmp_path, expect=4)
+    notation.write_raw(tmp_path / "only.img", "1M:A")
+    text = run_here("discover", tmp_path, "-o", tmp_path / "m.yaml", expect=1)
+    assert "No image in" in text
+    assert "no manifest was written, because no image is a copy of another one" in text
+
+
+def test_a_terminal_of_80_columns_is_enough(images):
+    found = discovery.discover(find_files([str(images)]), shape=SCATTERED, jobs=1)
+    text = discovery_text(found, SCATTERED, width=80)
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert "debian-docker.img" in text
+
+
+@pytest.mark.long
+def test_forty_mixed_images(tmp_path):
+    (tmp_path / "images").mkdir()
+    write_images(tmp_path / "images", 18, 18)
+    batchdiff("discover", tmp_path / "images", "-o", tmp_path / "m", cwd=tmp_path)
+    for name, stem in (("debian", "web"), ("debian-docker", "db")):
+        manifest = read_manifest(str(tmp_path / "m" / f"{name}.yaml"))
+        assert sorted(guest.name for guest in manifest.guests) == sorted(f"{stem}{n}" for n in range(18))

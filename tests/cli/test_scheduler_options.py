@@ -1,0 +1,78 @@
+"""The options of ``plan`` for a scan on several hosts, and the command with workers of a real scheduler.
+
+Guards cli/options/scheduler_options.py, planning/remote/connection.py.
+"""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+from commands import COMMAND, Fleet, batchdiff, events, run_here
+from dask_hosts import scheduler, worker
+
+
+@pytest.fixture
+def fleet(tmp_path):
+    (tmp_path / "images").mkdir()
+    return Fleet(tmp_path / "images")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--tls-key", "a.key"], "--tls-key is of use only together with --scheduler"),
+        (["--trust-network"], "--trust-network is of use only together with --scheduler"),
+        (["--scheduler", "planner"], '"planner" is not the address of a scheduler'),
+        (["--scheduler", "tcp://10.0.0.1"], "anyone in that network could run programs as you"),
+        (["--scheduler", "tcp://localhost:1", "--idle"], "nice -n 19 ionice -c 3 dask worker"),
+    ],
+)
+def test_options_that_cannot_be(tmp_path, options, said):
+    """They are refused before the manifest is read, which does not exist."""
+    assert said in run_here("plan", tmp_path / "none.yaml", *options, expect=2)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "tls:// needs certificates"),
+        (["--tls-ca-file", "a.pem"], "tls:// needs certificates"),
+        (["--tls-ca-file", "{0}/a.pem", "--tls-cert", "{0}/b.pem"], "a.pem cannot be used: there is no such file"),
+        (["--tls-ca-file", "{0}/fleet.yaml", "--tls-cert", "{0}/fleet.yaml"], "the certificates cannot be used: "),
+    ],
+)
+def test_certificates_that_cannot_be_used(fleet, options, said):
+    words = [option.format(fleet.folder) for option in options]
+    found = run_here("plan", fleet.folder / "fleet.yaml", "--scheduler", "tls://127.0.0.1:1", *words, expect=2)
+    assert said in found
+
+
+def test_without_dask(fleet, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("batchdiff.planning.remote.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    found = run_here("plan", fleet.folder / "fleet.yaml", "--scheduler", "tcp://localhost:1", expect=2)
+    assert "pip install 'batchdiff[dask]'" in found
+
+
+def test_a_plan_by_workers_interrupted_and_made(fleet, tmp_path):
+    """Ctrl-C ends it at once; the same command then makes the plan that this host alone would make."""
+    fleet.plan("-o", "here.json", "-q")
+    with scheduler(tmp_path) as found, worker(found, tmp_path / "w"):
+        argv = ["plan", "fleet.yaml", "--scheduler", found.address]
+        slow = [*COMMAND, *argv, "--limit-rate", "1MiB"]
+        with subprocess.Popen(slow, cwd=fleet.folder, stderr=subprocess.PIPE, text=True) as planner:
+            first = planner.stderr.readline()
+            planner.send_signal(signal.SIGINT)
+            rest = planner.stderr.read()
+        assert first.endswith(" sees the same files, and takes part.\n")
+        assert rest == (
+            "batchdiff: interrupted; no partial files were left. Run the same command again to continue\n"
+        )
+        assert planner.returncode == 130
+        done = batchdiff(*argv, "--json", cwd=fleet.folder)
+    assert [event["event"] for event in events(done)] == ["plan"]
+    here = json.loads((fleet.folder / "here.json").read_text())
+    assert fleet.document["checksum"] == here["checksum"]

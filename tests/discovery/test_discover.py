@@ -1,0 +1,238 @@
+"""The search on real images.
+
+Guards discovery/discover.py, discovery/sampling_job.py, discovery/sampled_image.py.
+"""
+
+import os
+import shutil
+
+import notation
+import pytest
+import real_holders
+from commands import rarely
+from filesystems import mounted, tmpfs
+
+from batchdiff.discovery.discover import discover
+from batchdiff.discovery.exclusion import Cause
+from batchdiff.discovery.image_files import FileToSample, find_files
+from batchdiff.discovery.samples import SCATTERED, SEQUENTIAL
+from batchdiff.errors import ImageError
+from batchdiff.image_source import ImageFormat
+from batchdiff.report.discovery.discovery_text import discovery_text
+
+BASE = "2M:A 1M:- 1M:B 2M:C"
+COPIES = {
+    "one.img": "64k:X 1984k:A 1M:- 1M:B 2M:C",
+    "two.qcow2": "1M:A 64k:Y 960k:A 1M:- 1M:B 2M:C",
+    "three.img": BASE,
+}
+
+
+def write(folder, images):
+    for name, text in images.items():
+        (notation.write_qcow2 if name.endswith("qcow2") else notation.write_raw)(folder / name, text)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write(tmp_path, {"base.img": BASE} | COPIES)
+    os.utime(tmp_path / "base.img", (1, 1))
+    return tmp_path
+
+
+def run(*paths, jobs=1, shape=SCATTERED, more=(), templates=()):
+    return discover(find_files(map(str, paths), more), shape=shape, jobs=jobs, templates=templates)
+
+
+def copies(found):
+    return {
+        os.path.basename(group.template.path): {os.path.basename(copy.image.path) for copy in group.copies}
+        for group in found.groups
+    }
+
+
+def left(found):
+    return {os.path.basename(each.path): (each.cause, each.reason) for each in found.exclusions}
+
+
+@pytest.mark.parametrize("shape", [SCATTERED, SEQUENTIAL])
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_copies_are_found_in_any_format(folder, shape, jobs):
+    found = run(folder, shape=shape, jobs=jobs)
+    assert copies(found) == {"base.img": set(COPIES)}
+    (group,) = found.groups
+    similar = {os.path.basename(copy.image.path): copy.similarity.estimate for copy in group.copies}
+    assert similar == {"one.img": 79 / 80, "two.qcow2": 79 / 80, "three.img": 1}
+    assert (found.images, found.exclusions) == (4, ())
+    assert 0 < found.reads <= 4 * shape.probes
+
+
+@pytest.mark.long
+def test_what_qemu_must_read_is_sampled(folder):
+    options = ("-O", "vmdk", "-o", "subformat=streamOptimized")
+    notation.run("qemu-img", "convert", *options, str(folder / "one.img"), str(folder / "stream.vmdk"))
+    assert "stream.vmdk" in copies(run(folder, jobs=2))["base.img"]
+
+
+@pytest.mark.parametrize("form", ["vmdk", "vdi", "qed", "parallels", *rarely("vhdx", "vpc")])
+def test_other_formats_are_sampled(folder, form):
+    suffix = {"vpc": "vhd", "parallels": "hdd"}.get(form, form)
+    notation.run("qemu-img", "convert", "-O", form, str(folder / "one.img"), str(folder / f"other.{suffix}"))
+    assert f"other.{suffix}" in copies(run(folder))["base.img"]
+
+
+def test_overlays_and_their_backing_files_are_shown_as_such(folder):
+    notation.write_qcow2(folder / "mid.qcow2", "6M:-", backing=folder / "base.img")
+    notation.write_qcow2(folder / "top.qcow2", "6M:-", backing="mid.qcow2", backing_format="qcow2")
+    found = run(folder)
+    assert copies(found) == {"base.img": set(COPIES)}
+    assert left(found) == {
+        "mid.qcow2": (Cause.OVERLAY, f"it is an overlay already: mid.qcow2 on {folder}/base.img"),
+        "top.qcow2": (
+            Cause.OVERLAY,
+            f"it is an overlay already: top.qcow2 on {folder}/mid.qcow2 on {folder}/base.img",
+        ),
+    }
+
+
+def test_a_backing_file_is_preferred_as_template_and_never_a_guest(folder):
+    notation.write_qcow2(folder / "top.qcow2", "6M:-", backing=folder / "three.img")
+    found = run(folder)
+    assert copies(found) == {"three.img": {"base.img", "one.img", "two.qcow2"}}
+    found = run(folder, templates=[str(folder / "base.img")])
+    cause, reason = left(found)["three.img"]
+    assert cause is Cause.UNUSABLE
+    assert reason.startswith(f"it is the backing file of {folder}/top.qcow2, which would be lost with it; 100%")
+
+
+def test_damaged_and_unreadable_images_are_left_out(folder):
+    with open(folder / "two.qcow2", "r+b") as file:
+        file.truncate(300_000)
+    (folder / "no.qcow2").write_text("nothing")
+    (folder / "zero.img").write_bytes(b"")
+    (folder / "hole.img").touch()
+    os.truncate(folder / "hole.img", 1 << 30)
+    found = run(folder)
+    causes = {name: cause for name, (cause, _) in left(found).items()}
+    assert causes == {
+        "two.qcow2": Cause.UNREADABLE,
+        "no.qcow2": Cause.DOUBTFUL,
+        "zero.img": Cause.UNREADABLE,
+        "hole.img": Cause.EMPTY,
+    }
+    assert copies(found) == {"base.img": {"one.img", "three.img"}}
+
+
+def test_an_image_that_is_written_to_is_left_out(folder):
+    with tmpfs(folder) as point:
+        for name in ("base.img", "one.img", "three.img"):
+            shutil.copy2(folder / name, point / name)
+        with open(point / "one.img", "r+b"):
+            found = run(point)
+        assert copies(found) == {"base.img": {"three.img"}}
+        cause, reason = left(found)["one.img"]
+        assert cause is Cause.IN_USE
+        assert "for writing" in reason
+
+
+@pytest.mark.long
+def test_the_backing_file_of_a_running_vm_can_be_a_template(folder):
+    with tmpfs(folder) as point:
+        for name in ("base.img", "one.img", "three.img"):
+            shutil.copy2(folder / name, point / name)
+        with real_holders.vm_on_overlay(point / "three.img"):
+            found = run(point)
+        assert copies(found) == {"three.img": {"base.img", "one.img"}}
+        assert {cause for cause, _ in left(found).values()} == {Cause.OVERLAY}
+
+
+def test_a_domain_that_runs_elsewhere_counts(folder):
+    running = FileToSample(str(folder / "one.img"), ImageFormat.RAW, "the domain web is running")
+    found = run(folder, more=[running])
+    assert left(found)["one.img"] == (Cause.IN_USE, "the domain web is running")
+
+
+def test_extents_and_data_files_are_parts(folder):
+    notation.run(
+        "qemu-img", "convert", "-O", "vmdk", "-o", "subformat=monolithicFlat",
+        str(folder / "one.img"), str(folder / "vm.vmdk"),
+    )  # fmt: skip
+    notation.run(
+        "qemu-img", "create", "-q", "-f", "qcow2", "-o",
+        f"data_file={folder}/split.raw,data_file_raw=on", str(folder / "split.qcow2"), "6M",
+    )  # fmt: skip
+    notation.write_into(folder / "split.qcow2", COPIES["one.img"])
+    found = run(folder)
+    assert {name: cause for name, (cause, _) in left(found).items()} == {
+        "vm-flat.vmdk": Cause.PART,
+        "split.raw": Cause.PART,
+    }
+    assert copies(found)["base.img"] == {*COPIES, "vm.vmdk", "split.qcow2"}
+
+
+def test_first_bytes_alone_never_name_another_file(folder):
+    """Otherwise a guest could write a header to its raw disk that names the disk of another guest as its data."""
+    notation.run(
+        "qemu-img", "create", "-q", "-f", "qcow2", "-o",
+        f"data_file={folder}/one.img,data_file_raw=on", str(folder / "forged.qcow2"), "6M",
+    )  # fmt: skip
+    write(folder, {"one.img": COPIES["one.img"]})
+    os.rename(folder / "forged.qcow2", folder / "forged.img")
+    found = run(folder)
+    cause, reason = left(found)["forged.img"]
+    assert cause is Cause.DOUBTFUL
+    assert f"its first bytes name {folder}/one.img" in reason
+    assert "one.img" in copies(found)["base.img"]
+
+
+def test_a_given_template_that_cannot_be_one_is_an_error(folder):
+    notation.write_qcow2(folder / "top.qcow2", "6M:-", backing=folder / "base.img")
+    for name in ("top.qcow2", "gone.img"):
+        with pytest.raises(ImageError, match=f"cannot use .*/{name} as the template"):
+            run(folder, templates=[str(folder / name)])
+
+
+def test_identical_images_have_one_template(tmp_path):
+    write(tmp_path, {f"{name}.img": BASE for name in "cab"})
+    for name, moment in (("a", 30), ("b", 20), ("c", 40)):
+        os.utime(tmp_path / f"{name}.img", (moment, moment))
+    assert copies(run(tmp_path)) == {"b.img": {"a.img", "c.img"}}
+    os.chmod(tmp_path / "c.img", 0o444)
+    assert copies(run(tmp_path)) == {"c.img": {"a.img", "b.img"}}
+
+
+def test_one_image_only(tmp_path):
+    write(tmp_path, {"a.img": BASE})
+    found = run(tmp_path)
+    assert (found.groups, left(found)) == ((), {"a.img": (Cause.UNLIKE, "there is no other image")})
+
+
+def test_images_smaller_than_a_sample(tmp_path):
+    write(tmp_path, {"a.img": "512:A", "b.img": "512:A 512:B", "c.img": "3k:C", "d.img": "512:A"})
+    found = run(tmp_path)
+    assert copies(found) == {"a.img": {"d.img"}}
+
+
+def test_many_tiny_files(tmp_path):
+    for number in range(500):
+        (tmp_path / f"{number:04}.img").write_bytes(number.to_bytes(2, "big") * 300)
+    found = run(tmp_path, jobs=2)
+    assert found.groups == ()
+    assert len(found.exclusions) == 500
+
+
+@pytest.mark.parametrize("kind", ["ext4", *rarely("xfs", "btrfs")])
+def test_savings_count_only_what_a_deletion_frees(tmp_path, kind):
+    with mounted(tmp_path, kind) as point:
+        write(point, {"base.img": BASE, "one.img": COPIES["one.img"]})
+        os.utime(point / "base.img", (1, 1))
+        (group,) = run(point).groups
+        size = (point / "one.img").stat().st_blocks * 512
+        assert group.saved.estimate == size - 65536 - 4 * 4096 - 65536
+        if kind != "ext4":
+            notation.run("cp", "--reflink=always", str(point / "base.img"), str(point / "clone.img"))
+            os.sync()
+            clone = next(each for each in run(point).groups[0].copies if each.image.path.endswith("clone.img"))
+            assert clone.saved.estimate <= 0
+            text = " ".join(discovery_text(run(point), SCATTERED).split())
+            assert "of the copies of base.img belong to other files, too (reflink)" in text

@@ -1,0 +1,99 @@
+"""Which files of folders are taken for images. Guards discovery/image_files.py, discovery/exclusion.py."""
+
+import os
+
+import notation
+import pytest
+
+from batchdiff.discovery.exclusion import Cause
+from batchdiff.discovery.image_files import FileToSample, find_files
+from batchdiff.errors import UsageError
+from batchdiff.image_source import ImageFormat
+
+
+def names(search, folder):
+    return [os.path.relpath(file.path, folder) for file in search.files]
+
+
+def left(search):
+    return {os.path.basename(each.path): each.cause for each in search.exclusions}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "a.img").write_bytes(b"x")
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "deep" / "er" / "B.VMDK").write_bytes(b"x")
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "qcow2").write_bytes(b"QFI\xfb" + bytes(100))
+    with open(tmp_path / "disk", "wb") as file:
+        file.write(bytes(510) + b"\x55\xaa")
+        file.truncate(1 << 20)
+    (tmp_path / "cd.iso").write_bytes((tmp_path / "disk").read_bytes())
+    (tmp_path / "small").write_bytes(bytes(510) + b"\x55\xaa")
+    (tmp_path / "a.img.batchdiff-original").write_bytes(b"x")
+    return tmp_path
+
+
+def test_a_folder_gives_all_that_look_like_images(folder):
+    search = find_files([str(folder)])
+    assert names(search, folder) == ["a.img", "deep/er/B.VMDK", "disk", "qcow2"]
+    assert search.ignored == 3
+    assert search.exclusions == []
+
+
+def test_a_named_file_is_taken_whatever_it_looks_like(folder):
+    search = find_files([str(folder / "notes.txt"), str(folder / "a.img.batchdiff-original")])
+    assert names(search, folder) == ["notes.txt"]
+    assert left(search) == {"a.img.batchdiff-original": Cause.OWN}
+
+
+def test_a_glob_gives_its_matches(folder):
+    assert names(find_files([f"{folder}/**/*.[iV]*"]), folder) == ["a.img", "deep/er/B.VMDK"]
+
+
+@pytest.mark.parametrize("path", ["no.img", "*.qcow2", "none/*"])
+def test_what_leads_to_no_file_is_wrong(folder, path):
+    with pytest.raises(UsageError, match=r"matches no file|there is no file"):
+        find_files([str(folder / path)])
+
+
+def test_each_file_is_taken_once(folder):
+    os.link(folder / "a.img", folder / "hard.img")
+    (folder / "soft.img").symlink_to("a.img")
+    search = find_files([str(folder / "a.img"), str(folder), str(folder)])
+    assert names(search, folder) == ["a.img", "deep/er/B.VMDK", "disk", "qcow2"]
+    assert left(search) == {"hard.img": Cause.SAME_FILE}
+
+
+def test_loops_of_links_end(folder):
+    (folder / "loop.img").symlink_to("loop.img")
+    (folder / "deep" / "up").symlink_to("..")
+    (folder / "gone.img").symlink_to("nowhere")
+    (folder / "odd").symlink_to("odd")
+    search = find_files([str(folder)])
+    assert names(search, folder) == ["a.img", "deep/er/B.VMDK", "disk", "qcow2"]
+    assert left(search) == {"loop.img": Cause.UNREADABLE, "gone.img": Cause.UNREADABLE}
+    assert "leads nowhere" in search.exclusions[0].reason
+
+
+def test_no_fifo_is_opened(folder):
+    os.mkfifo(folder / "fifo.img")
+    os.mkfifo(folder / "fifo")
+    assert left(find_files([str(folder)])) == {"fifo.img": Cause.UNREADABLE}
+
+
+def test_names_that_forge_lines_are_left_out(folder):
+    (folder / "a\nb.img").write_bytes(b"x")
+    assert left(find_files([str(folder)])) == {"a\nb.img": Cause.UNREADABLE}
+
+
+def test_a_declared_format_counts_however_the_file_is_found(folder):
+    declared = FileToSample(str(folder / "qcow2"), ImageFormat.RAW, "the domain web is running")
+    search = find_files([str(folder)], [declared])
+    assert [file for file in search.files if file.path.endswith("qcow2")] == [declared]
+
+
+def test_images_of_a_test_fleet(tmp_path):
+    notation.write_qcow2(tmp_path / "x.qcow2", "64k:A")
+    assert names(find_files([str(tmp_path)]), tmp_path) == ["x.qcow2"]

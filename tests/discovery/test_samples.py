@@ -1,0 +1,89 @@
+"""The samples of real images: the same ones in every format, only where there is data, and not too many.
+
+Guards discovery/samples.py.
+"""
+
+import notation
+import numpy as np
+import pytest
+from oracle import source
+
+from batchdiff.discovery.sample_offsets import SAMPLE
+from batchdiff.discovery.samples import SampleShape, take_samples
+from batchdiff.image.open import open_image
+
+FEW = SampleShape(16, 0)
+LONG = SampleShape(64, 3)
+TEXT = "1M:A 3M:- 1M:0 1M:B 10M:- 64k:C 60k:D 4k:- 8M:E 100k:F 512:G"
+
+
+def samples(path, shape=FEW):
+    with open_image(source(path)) as image:
+        return take_samples(image, shape)
+
+
+def numbers_with_data(text):
+    """The numbers of all samples that are not zeros, as the notation has them."""
+    content = np.frombuffer(notation.content(text), dtype=np.uint8)
+    padded = np.zeros(-(-len(content) // SAMPLE) * SAMPLE, dtype=np.uint8)
+    padded[: len(content)] = content
+    return np.flatnonzero(padded.reshape(-1, SAMPLE).any(axis=1))
+
+
+@pytest.mark.parametrize("shape", [SampleShape(4096, 0), SampleShape(4096, 3)])
+def test_a_small_image_is_read_in_full(tmp_path, shape):
+    taken = samples(notation.write_raw(tmp_path / "a.img", TEXT), shape)
+    assert taken.level == 0
+    assert taken.numbers.tolist() == numbers_with_data(TEXT).tolist()
+
+
+@pytest.mark.parametrize("shape", [FEW, LONG])
+def test_a_large_one_is_read_in_part(tmp_path, shape):
+    taken = samples(notation.write_raw(tmp_path / "a.img", TEXT), shape)
+    assert taken.level > 0
+    assert shape.probes / 4 < taken.reads <= shape.probes
+    assert 0 < taken.read_bytes <= taken.reads * shape.probe
+    assert np.isin(taken.numbers, numbers_with_data(TEXT)).all()
+
+
+@pytest.mark.parametrize("options", ["", "cluster_size=4k", "cluster_size=2M", "extended_l2=on"])
+def test_the_format_makes_no_difference(tmp_path, options):
+    raw = samples(notation.write_raw(tmp_path / "a.img", TEXT))
+    other = samples(notation.write_qcow2(tmp_path / "a.qcow2", TEXT, options=options))
+    # What takes less space may be sampled at another level: then the higher one is part of the other.
+    few, many = sorted((raw, other), key=lambda each: -each.level)
+    assert set(few.hashes.tolist()) <= set(many.hashes.tolist())
+    assert len(few.hashes)
+
+
+def test_compressed_clusters_are_sampled_too(tmp_path):
+    """They take less space than their data, so the first level is too low."""
+    text = "64k:a 16M:A"
+    path = notation.write_qcow2(tmp_path / "a.qcow2", text, compressed=True)
+    assert 4 < samples(path).reads <= 16
+
+
+def test_equal_bytes_at_another_place_are_another_sample(tmp_path):
+    for name, offset in (("a", 0), ("b", 1)):
+        with open(tmp_path / f"{name}.img", "wb") as file:
+            file.truncate(4 * SAMPLE)
+            file.seek(offset * SAMPLE)
+            file.write(b"x" * SAMPLE)
+    one, other = samples(tmp_path / "a.img"), samples(tmp_path / "b.img")
+    assert (one.numbers.tolist(), other.numbers.tolist()) == ([0], [1])
+    assert one.hashes[0] != other.hashes[0]
+
+
+@pytest.mark.parametrize("text", ["1M:-", "1M:0", "512:0"])
+def test_nothing_but_zeros_gives_no_samples(tmp_path, text):
+    assert len(samples(notation.write_raw(tmp_path / "a.img", text)).hashes) == 0
+
+
+def test_a_huge_image_is_sampled_where_its_data_is(tmp_path):
+    with open(tmp_path / "a.img", "wb") as file:
+        file.truncate(8 << 40)
+        for place in (0, 5 << 40, (8 << 40) - (2 << 20)):
+            file.seek(place)
+            file.write(b"x" * (2 << 20))
+    taken = samples(tmp_path / "a.img", SampleShape(512, 0))
+    assert len(taken.hashes) == taken.reads == 96
