@@ -69,7 +69,7 @@ ROOMS = {
     "report/estimate": "An estimate of savings as text or JSON.",
     "report/discovery": "What `batchdiff discover` has found, as text and as events.",
     "cli/logs": "The files that a command leaves for later readers: its log, a crash report, metrics.",
-    "cli/options": "Options that only one verb has, and that need no other module of the command line.",
+    "cli/options": "Options that only one verb has, and the values of options; they need no other module of cli.",
     "cli/output": "Streams that never make the work wait, and the progress bar.",
     "cli": "The command line: arguments, console, exit codes; nothing else prints or exits.",
     "cli/new_plan": "The slow half of the verb plan, loaded once the manifest is known to be right.",

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from batchdiff import __version__
 from batchdiff.cli.console import ProgressMode
 from batchdiff.cli.help_layout import EXIT_CODES, help_layout
-from batchdiff.cli.option_values import file_to_write, one_of
+from batchdiff.cli.options.option_values import file_to_write, one_of
 from batchdiff.cli.verb_arguments import VERBS
 from batchdiff.quoting import show, suggestion
 

@@ -8,10 +8,10 @@ from typing import TypeAlias
 from batchdiff.choices import OF_OVERLAYS, Loss, Retire, Verdict, VerifyMode
 from batchdiff.cli.help_layout import EXAMPLES, help_layout
 from batchdiff.cli.logs.options import add_textfile
-from batchdiff.cli.option_values import SchemaName, file_to_write, guest_name, jobs, one_of, rate
 from batchdiff.cli.options.definitions_options import add_changes, add_places
 from batchdiff.cli.options.discover_options import OUTPUT, add_search
 from batchdiff.cli.options.estimate_options import add_sampling
+from batchdiff.cli.options.option_values import SchemaName, file_to_write, guest_name, jobs, one_of, rate
 from batchdiff.cli.options.scheduler_options import add_scheduler
 from batchdiff.report.form import Form, Order
 from batchdiff.throttle.options import CacheUse

@@ -1,6 +1,6 @@
 """What is wrong with the value of an option is said in words, with the choices; plan needs a name for its plan.
 
-Guards cli/arguments.py, cli/verb_arguments.py, cli/option_values.py.
+Guards cli/arguments.py, cli/verb_arguments.py, cli/options/option_values.py.
 """
 
 from __future__ import annotations

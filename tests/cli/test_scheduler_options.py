@@ -1,6 +1,6 @@
 """The options of ``plan`` for a scan on several hosts, and the command with workers of a real scheduler.
 
-Guards cli/options/scheduler_options.py, planning/remote/connection.py.
+Guards cli/options/scheduler_options.py, cli/new_plan/scheduler.py, planning/remote/connection.py.
 """
 
 import json

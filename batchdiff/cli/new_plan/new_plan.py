@@ -12,7 +12,7 @@ from batchdiff.cli.earlier_plans import converted_guests, say_kept
 from batchdiff.cli.new_plan.plan_warnings import warn_of_changed_template, warn_of_space
 from batchdiff.cli.new_plan.progress import ScanProgress
 from batchdiff.cli.new_plan.replaced_plan import replace_plan_at
-from batchdiff.cli.options.scheduler_options import remote_scans
+from batchdiff.cli.new_plan.scheduler import remote_scans
 from batchdiff.cli.warnings import warn_of_manifest
 from batchdiff.errors import EXIT_DETAILED_CHANGES, EXIT_DONE, EXIT_SOME_GUESTS
 from batchdiff.files.filenames import shell_word

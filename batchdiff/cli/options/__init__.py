@@ -1,1 +1,1 @@
-"""Options that only one verb has, and that need no other module of the command line."""
+"""Options that only one verb has, and the values of options; they need no other module of cli."""

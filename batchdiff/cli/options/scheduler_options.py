@@ -1,19 +1,11 @@
-"""The options of ``plan`` for a scan on several hosts: checked first, and then turned into a connection."""
+"""The options of ``plan`` for a scan on several hosts, checked before anything is read."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
-from batchdiff.cli.option_values import file_to_read
+from batchdiff.cli.options.option_values import file_to_read
 from batchdiff.errors import UsageError
-from batchdiff.throttle.options import ScanLimits
-
-if TYPE_CHECKING:
-    from batchdiff.cli.console import Console
-    from batchdiff.planning.remote.remote_scan import RemoteScans
 
 
 def add_scheduler(verb: argparse.ArgumentParser) -> None:
@@ -57,7 +49,7 @@ def check_scheduler_options(arguments: argparse.Namespace) -> None:
         if given:
             raise UsageError(f"{given[0]} is of use only together with --scheduler", remedy="Add --scheduler URL.")
         return
-    _address(arguments)
+    address_of(arguments)
     if arguments.idle:
         raise UsageError(
             "--idle cannot be combined with --scheduler",
@@ -66,32 +58,8 @@ def check_scheduler_options(arguments: argparse.Namespace) -> None:
         )
 
 
-@contextmanager
-def remote_scans(
-    console: Console, arguments: argparse.Namespace, limits: ScanLimits
-) -> Iterator[RemoteScans | None]:
-    """Connect to the scheduler that the options name, and yield the way to scan with its workers; None if none.
-
-    :raises UsageError: Dask is not installed, or the certificates cannot be used.
-    :raises WorkerError: the scheduler does not answer.
-    """
-    if arguments.scheduler is None:
-        yield None
-        return
-    # Loaded only now: Dask takes half a second, and is an extra.
-    from batchdiff.planning.remote.connection import Certificates, connect  # noqa: PLC0415
-    from batchdiff.planning.remote.remote_scan import RemoteScans  # noqa: PLC0415
-
-    certificates = Certificates(arguments.tls_ca_file, arguments.tls_cert, arguments.tls_key)
-    workers = connect(_address(arguments), certificates, say=console.say, warn=console.warn)
-    try:
-        yield RemoteScans(workers, limits)
-    finally:
-        workers.close()
-
-
-def _address(arguments: argparse.Namespace) -> str:
-    """Return the scheduler's whole address.
+def address_of(arguments: argparse.Namespace) -> str:
+    """Return the whole address of the scheduler that the options name.
 
     :raises UsageError: it is wrong, or the scheduler must not be used.
     """

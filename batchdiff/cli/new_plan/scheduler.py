@@ -1,0 +1,39 @@
+"""Connect to the scheduler that the options of ``plan`` name."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from batchdiff.cli.console import Console
+from batchdiff.cli.options.scheduler_options import address_of
+from batchdiff.throttle.options import ScanLimits
+
+if TYPE_CHECKING:
+    from batchdiff.planning.remote.remote_scan import RemoteScans
+
+
+@contextmanager
+def remote_scans(
+    console: Console, arguments: argparse.Namespace, limits: ScanLimits
+) -> Iterator[RemoteScans | None]:
+    """Connect to the scheduler that the options name, and yield the way to scan with its workers; None if none.
+
+    :raises UsageError: Dask is not installed, or the certificates cannot be used.
+    :raises WorkerError: the scheduler does not answer.
+    """
+    if arguments.scheduler is None:
+        yield None
+        return
+    # Loaded only now: Dask takes half a second, and is an extra.
+    from batchdiff.planning.remote.connection import Certificates, connect  # noqa: PLC0415
+    from batchdiff.planning.remote.remote_scan import RemoteScans  # noqa: PLC0415
+
+    certificates = Certificates(arguments.tls_ca_file, arguments.tls_cert, arguments.tls_key)
+    workers = connect(address_of(arguments), certificates, say=console.say, warn=console.warn)
+    try:
+        yield RemoteScans(workers, limits)
+    finally:
+        workers.close()
