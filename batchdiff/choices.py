@@ -13,6 +13,15 @@ class Retire(enum.StrEnum):
     DELETE = "delete"
 
 
+class Strategy(enum.StrEnum):
+    """The way in which a guest gives back the space of what it has in common with the template."""
+
+    OVERLAY = "overlay"
+    """An overlay takes its place, and rests on the template."""
+    SHARE = "share"
+    """It stays as it is, and shares blocks on disk with the template, on which it does not rest."""
+
+
 class Loss(enum.StrEnum):
     """A property that a guest's image may lose in the conversion if the manifest allows it."""
 
@@ -38,5 +47,6 @@ class Verdict(enum.StrEnum):
     """A plan's decision for a guest."""
 
     CONVERT = "convert"
+    SHARE = "share"
     SKIP = "skip"
     REFUSE = "refuse"

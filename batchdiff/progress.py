@@ -32,6 +32,8 @@ class Phase(enum.StrEnum):
     ASSESS = "assess"
     """All bytes are read; the savings of a guest are calculated, in a time that no rate foretells."""
     WRITE = "write"
+    SHARE = "share"
+    """The kernel compares blocks of a guest with the template's, and shares those that are equal."""
     VERIFY = "verify"
     COMPARE = "compare"
     REBUILD = "rebuild"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from batchdiff.choices import Retire, Verdict
+from batchdiff.choices import Retire, Strategy, Verdict
 from batchdiff.errors import PlanError
 from batchdiff.extents import Extents, Kind, from_kinds
 from batchdiff.files.fingerprint import Fingerprint
@@ -32,13 +32,15 @@ from batchdiff.plan.plan import (
     Diff,
     GuestPlan,
     GuestToConvert,
+    GuestToShare,
     Plan,
     PlannedImage,
     Savings,
+    Sharing,
     Similarity,
     UntouchedGuest,
 )
-from batchdiff.plan.runs import Runs
+from batchdiff.plan.runs import NO_RUNS, Runs
 from batchdiff.plan.totals import totals_of
 from batchdiff.qcow2.geometry import REFCOUNT_BITS
 from batchdiff.units import GIB, KIB, MIB, ceil_div
@@ -83,6 +85,16 @@ def guest_plan(name: str = "web01", **changes) -> GuestPlan:
     if verdict is Verdict.CONVERT:
         return GuestToConvert(**fields)
     return UntouchedGuest(verdict=verdict, **fields)
+
+
+def shared_guest(name: str = "db01", **changes) -> GuestToShare:
+    """A raw guest that is to share two runs of its blocks."""
+    guest = guest_plan(name, **changes)
+    fields = {each.name: getattr(guest, each.name) for each in dataclasses.fields(guest) if each.name != "losses"}
+    sharing = fields.pop("sharing") or Sharing(
+        allocated_bytes=2 * GIB, shareable_bytes=GIB, saved_bytes=GIB, runs=Runs("[[0,7],[100,3]]")
+    )
+    return GuestToShare(**fields | {"strategy": Strategy.SHARE, "sharing": sharing})
 
 
 def untouched(guest: GuestToConvert, verdict: Verdict, reason: str = "") -> UntouchedGuest:
@@ -181,6 +193,15 @@ _SAVINGS = st.builds(
     exactness=st.sampled_from(Exactness),
     note=_TEXTS,
 )
+_SHARINGS = st.builds(
+    Sharing,
+    allocated_bytes=_SIZES,
+    shareable_bytes=_SIZES,
+    saved_bytes=_TIMES,
+    left_out_bytes=_SIZES,
+    exactness=st.sampled_from(Exactness),
+    note=_TEXTS,
+)
 _KINDS = st.lists(st.sampled_from([0, 0, Kind.ZERO, Kind.DATA]), max_size=30)
 
 
@@ -203,11 +224,19 @@ def guest_plans(draw) -> GuestPlan:
     image = draw(planned_images(virtual_size=len(kinds) * unit - cut_off))
     assert ceil_div(image.virtual_size, unit) == len(kinds)
     data, zero = runs_of(from_kinds(np.array(kinds, dtype=np.uint8)))
-    return guest_plan(
+    sharing = draw(st.none() | _SHARINGS)
+    make = guest_plan if sharing is None else draw(st.sampled_from([guest_plan, shared_guest]))
+    runs = runs_of(from_kinds(np.array(draw(_KINDS), dtype=np.uint8)))[0]
+    if make is shared_guest and runs != NO_RUNS and image.virtual_size >= 30 * 512:
+        sharing = dataclasses.replace(sharing, unit=512, runs=runs)
+    return make(
         name=draw(_NAMES),
         source=image.source,
         image=image,
-        verdict=draw(st.sampled_from([Verdict.CONVERT, Verdict.SKIP])),
+        verdict=Verdict.CONVERT
+        if make is shared_guest
+        else draw(st.sampled_from([Verdict.CONVERT, Verdict.SKIP])),
+        sharing=sharing,
         reason=draw(_TEXTS),
         overlay_path=draw(_PATHS),
         options=options,

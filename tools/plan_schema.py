@@ -13,7 +13,7 @@ import types
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from batchdiff.choices import Retire, Verdict
+from batchdiff.choices import Retire, Strategy, Verdict
 from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image.open import MAX_CHAIN
 from batchdiff.image.storage.exactness import Exactness
@@ -29,7 +29,7 @@ from batchdiff.plan.overlay_options import (
     Encryption,
     OverlayOptions,
 )
-from batchdiff.plan.plan import FORMAT_VERSION, OriginalLosses, Savings, Similarity, Totals
+from batchdiff.plan.plan import FORMAT_VERSION, OriginalLosses, Savings, Sharing, Similarity, Totals
 from batchdiff.qcow2.geometry import REFCOUNT_BITS
 
 Schema = dict[str, Any]
@@ -61,6 +61,8 @@ FIELDS: dict[str, Schema] = {
     "exactness": {"$ref": "#/$defs/exactness"},
     "encryption": {"$ref": "#/$defs/encryption"},
     "data_file": PATH,
+    "runs": RUNS,
+    "unit": SIZE | {"minimum": 512},
     "table_size": INTEGER | {"enum": list(QED_TABLE_SIZES)},
 }
 """Fields with limits or a form that their types do not show."""
@@ -123,6 +125,8 @@ GUEST = of(
     link=PATH,
     similarity=of_fields(Similarity),
     losses=of_fields(OriginalLosses),
+    strategy=of_type(Strategy),
+    sharing=of_fields(Sharing),
     verdict=of_type(Verdict),
     reason=TEXT,
     overlay=of(["path", *ALWAYS_SET], path=PATH, **of_fields(OverlayOptions)["properties"]),

@@ -24,7 +24,7 @@ from plan_schema import (
 from batchdiff.applying.journal.records import Fate, Step
 from batchdiff.applying.results.finding import Health
 from batchdiff.applying.results.outcome import Status
-from batchdiff.choices import Retire, Verdict
+from batchdiff.choices import Retire, Strategy, Verdict
 from batchdiff.cli.output.command_events import EVENTS_VERSION
 from batchdiff.doctor.fact import Ability
 from batchdiff.image.storage.exactness import Exactness
@@ -92,12 +92,25 @@ REPORT_GUEST = of(
             came_back_bytes=INTEGER,
         )
     ),
+    strategy=of_type(Strategy),
+    sharing=or_null(
+        of(
+            allocated_bytes=SIZE,
+            shareable_bytes=SIZE,
+            saved_bytes=INTEGER,
+            left_out_bytes=SIZE,
+            exactness=refer_to("exactness"),
+            note=TEXT,
+            came_back_bytes=or_null(INTEGER),
+        )
+    ),
 )
 TOTALS = of_fields(Totals)
 TOTALS_OF_REPORT = of(
     overlay_error_bytes=SIZE,
     saved_share=SHARE,
     converted=SIZE,
+    shared=SIZE,
     came_back_bytes=INTEGER,
     better_cluster_size=or_null(SIZE),
     better_overlay_disk_bytes_at_most=or_null(SIZE),
@@ -233,7 +246,7 @@ EVENTS: dict[str, dict[str, Schema]] = {
         "gained_bytes": or_null(INTEGER),
         "notes": TEXTS,
         "source": PATH,
-        "overlay": PATH,
+        "overlay": or_null(PATH),
     },
     "status": {
         "name": TEXT,

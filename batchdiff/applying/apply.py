@@ -15,6 +15,7 @@ from batchdiff.applying.journal.records import Fate, History, Step
 from batchdiff.applying.pipeline import run_swaps
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.applying.session.session import Run, Session, template_held
+from batchdiff.applying.share_guests import expect_sharing, is_shared, share_guests, unchanged_outcome
 from batchdiff.applying.swap.apply_task import ApplyOptions, ApplyTask
 from batchdiff.applying.swap.new_files import unfinished_files
 from batchdiff.applying.template.check import accept_template, sync
@@ -28,13 +29,13 @@ from batchdiff.files.identity import identity_of
 from batchdiff.image.image import Image
 from batchdiff.image.storage.template_storage import TemplateRisk, template_risk
 from batchdiff.linux.block_stack import Underlying, all_underlying
-from batchdiff.plan.plan import GuestPlan, GuestToConvert, Plan
+from batchdiff.plan.plan import GuestPlan, GuestToConvert, GuestToShare, Plan, UntouchedGuest
 
 _NOT_THERE = {Fate.DELETED, Fate.GONE}
 
 
 def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome]:
-    """Convert the guests of a plan, and yield their outcomes; one that fails does not stop the others.
+    """Let guests share blocks, convert the others, and yield their outcomes; one that fails stops no other.
 
     :raises UsageError: the options contradict each other or the plan.
     :raises PlanError: the plan is stale: the template's content changed.
@@ -45,15 +46,22 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
     plan = session.plan
     guests = check_options(plan, options)
     chosen = [guest for guest in guests if isinstance(guest, GuestToConvert)]
+    to_share = [guest for guest in guests if isinstance(guest, GuestToShare)]
+    if to_share and not chosen and all(is_shared(guest.name, session.journal.history) for guest in to_share):
+        yield from map(_outcome_without_work, guests)  # nothing rests on the template, which may be gone by now
+        return
     left_alone = _left_alone(chosen, plan, options, session.journal.history)
     to_convert = [guest for guest in chosen if guest.name not in left_alone]
     with template_held(session) as run:
         expect_apply(session, to_convert, options)
+        expect_sharing(session.meter, to_share)
         template = run.template
         # This comes first: changes that an interrupted apply made to the template must not count against it.
         record_interrupted_protection(template, plan.template.fingerprints, session.journal)
         accept_template(run)
         sync(template)
+        # This gives back space, which the overlays may need.
+        yield from share_guests(run, to_share)
         pending = [guest for guest in to_convert if not _is_published(guest, session)]
         jobs = _jobs(run, to_convert, pending, options.retire)
         # Up to here an error ends the whole command, before any image is written.
@@ -73,8 +81,16 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
             elif isinstance(guest, GuestToConvert):
                 history = session.journal.history
                 yield apply_outcome(guest, with_way_back(next(results), guest, history), history)
-            else:
+            elif isinstance(guest, UntouchedGuest):
                 yield skipped_outcome(guest)
+
+
+def _outcome_without_work(guest: GuestPlan) -> GuestOutcome:
+    if isinstance(guest, GuestToShare):
+        return unchanged_outcome(guest)
+    if isinstance(guest, UntouchedGuest):
+        return skipped_outcome(guest)
+    raise AssertionError(f"{guest.name} is to be converted")
 
 
 def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
@@ -89,7 +105,7 @@ def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
             "originals are deleted only after full verification",
             remedy="Leave `--verify` out, or use `--retire keep` or `--retire quarantine`.",
         )
-    if options.verify is VerifyMode.FULL:
+    if options.verify is VerifyMode.FULL and any(isinstance(guest, GuestToConvert) for guest in guests):
         require_judges("Or use `--verify native`, with which no original can be deleted.")
     return guests
 

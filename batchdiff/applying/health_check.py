@@ -31,6 +31,7 @@ from batchdiff.applying.guests.whole_originals import original_too, originals_fi
 from batchdiff.applying.journal.records import GuestState, History
 from batchdiff.applying.results.finding import Finding, Health
 from batchdiff.applying.session.stop import Stop
+from batchdiff.applying.share_guests import is_shared, shared_finding
 from batchdiff.applying.template.check import begin_with_template, doubt, require_content
 from batchdiff.applying.workload import expect_comparisons
 from batchdiff.choices import VerifyMode
@@ -51,7 +52,7 @@ from batchdiff.image.in_use.check import users
 from batchdiff.image.open import inspect, open_image, open_layer
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.call_failures import explain
-from batchdiff.plan.plan import GuestToConvert, Plan
+from batchdiff.plan.plan import GuestToConvert, GuestToShare, Plan
 from batchdiff.progress import Meter, Phase
 
 
@@ -64,7 +65,9 @@ def check_health(  # noqa: PLR0913  # options by keyword
     jobs: int = 1,
     meter: Meter | None = None,
 ) -> Iterator[Finding]:
-    """Yield the finding for the template, then one for each guest whose overlay was published.
+    """Yield the finding for the template, then one for each guest that was converted, or that shares blocks.
+
+    If none was converted, nothing rests on the template, which is not looked at.
 
     ``jobs``: the maximum number of overlays to check at once, if memory and open files allow. ``meter`` counts the
     bytes that are compared.
@@ -73,6 +76,10 @@ def check_health(  # noqa: PLR0913  # options by keyword
     :raises ProgramError: qemu-img is missing.
     """
     guests = choose_guests(plan, names)
+    shared = [guest for guest in guests if isinstance(guest, GuestToShare) and is_shared(guest.name, history)]
+    if shared and not any(isinstance(guest, GuestToConvert) for guest in guests):
+        yield from map(shared_finding, shared)  # nothing rests on the template
+        return
     require_judges()
     converted = [
         (guest, state)
@@ -101,6 +108,7 @@ def check_health(  # noqa: PLR0913  # options by keyword
         except BaseException:
             stop.ask()  # the pool waits for running checks, so let them end soon
             raise
+    yield from map(shared_finding, shared)
 
 
 def _template(plan: Plan, history: History, converted: list[GuestToConvert], stop: Stop, meter: Meter) -> Finding:

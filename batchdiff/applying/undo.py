@@ -34,7 +34,13 @@ from batchdiff.errors import BatchdiffError, DifferenceError, StopError
 from batchdiff.image.format_marks import looks_like
 from batchdiff.image.open import inspect, open_image
 from batchdiff.image_source import ImageFormat
-from batchdiff.plan.plan import GuestToConvert, Plan
+from batchdiff.plan.plan import GuestToConvert, GuestToShare, Plan
+
+NOTHING_TO_UNDO = (
+    "there is nothing to undo: it is still a whole image of its own. It only shares blocks on disk with the"
+    " template, and whichever of the two is written to gets blocks of its own for that"
+)
+"""Why restore and purge leave a guest alone that shares blocks in place."""
 
 
 def restorable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...] | None) -> list[GuestWithState]:
@@ -136,10 +142,17 @@ def _chosen(
 def nothing_to_do(
     plan: Plan, found: list[GuestWithState], names: tuple[str, ...] | None, verb: str
 ) -> Iterator[GuestOutcome]:
-    """Yield the outcome of each guest that was named and has nothing to restore or purge; that is not an error."""
+    """Yield the outcome of each guest that was named and has nothing to restore or purge; that is not an error.
+
+    If there is nothing at all to do, also of each guest that shares blocks in place, to explain why.
+    """
     having = {guest.name for guest, _ in found}
+    if names is None and not found:
+        names = tuple(guest.name for guest in plan.to_share)
     for guest in choose_guests(plan, names) if names is not None else ():
-        if guest.name not in having:
+        if isinstance(guest, GuestToShare):
+            yield GuestOutcome(guest.name, Status.SKIPPED, NOTHING_TO_UNDO)
+        elif guest.name not in having:
             reason = f"there is nothing to {verb}; {commands('status', [])} shows the guest's state"
             yield GuestOutcome(guest.name, Status.SKIPPED, reason)
 

@@ -42,7 +42,7 @@ def warn_of_planned_formats(
     chosen = None if names is None else set(names)
     guests = [
         (guest.name, guest.source)
-        for guest in plan.to_convert
+        for guest in (*plan.to_convert, *plan.to_share)
         if (chosen is None or guest.name in chosen)
         and not (guest.name in history.published and guest.overlay_path == guest.source.path)
     ]

@@ -13,6 +13,7 @@ from batchdiff.applying.journal.records import Fate, History, Step
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.applying.session.plan_journal import plan_journal
 from batchdiff.applying.session.session import Session
+from batchdiff.choices import Verdict
 from batchdiff.cli.console import Console
 from batchdiff.cli.signals import stopping
 from batchdiff.definitions.domain_state import images_of_active_domains
@@ -33,10 +34,10 @@ from batchdiff.units import format_size
 _WORST_FIRST = (6, 5, 7, 4, 1)
 """The exit code of a command whose guests failed in different ways is the first of these: the most urgent."""
 
-_CHANGES_DISKS = {Status.CONVERTED, Status.RETIRED, Status.RESTORED, Status.PURGED}
+_CHANGES_DISKS = {Status.CONVERTED, Status.SHARED, Status.RETIRED, Status.RESTORED, Status.PURGED}
 
-_ALWAYS_DELETES = {Status.RESTORED, Status.PURGED}
-"""Results for which a file was deleted, whatever became of the original."""
+_ALWAYS_FREES = {Status.SHARED, Status.RESTORED, Status.PURGED}
+"""Results for which a file was deleted or let go of blocks, whatever became of the original."""
 
 _MOST_CHANGES = 3
 """Guests whose definitions are listed on a terminal, where a table of all guests stands above."""
@@ -163,7 +164,7 @@ def report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcome
     changed = [outcome for outcome in outcomes if outcome.status in _CHANGES_DISKS]
     if not changed:
         return
-    deleted = any(each.status in _ALWAYS_DELETES or each.original.fate is Fate.DELETED for each in changed)
+    deleted = any(each.status in _ALWAYS_FREES or each.original.fate is Fate.DELETED for each in changed)
     purged = all(each.status is Status.PURGED for each in changed)
     for folder, grown in space.grown(deleted=deleted).items():
         console.event("space", folder=folder, grown_bytes=grown)
@@ -242,7 +243,8 @@ def is_on_proxmox(guests: Iterable[GuestPlan]) -> bool:
 
 def _changes(guest: GuestPlan, outcome: GuestOutcome, template: ImageSource, plan_path: str) -> Iterator[str]:
     """Yield what to change in the definition of a guest's VM, if its overlay exists."""
-    if outcome.status in {Status.CONVERTED, Status.UNCHANGED, Status.RETIRED}:
+    has_overlay = outcome.status in {Status.CONVERTED, Status.UNCHANGED, Status.RETIRED}
+    if has_overlay and guest.verdict is not Verdict.SHARE:
         yield from _definition(guest, plan_path)
         yield from _secrets(guest, template)
 

@@ -64,7 +64,7 @@ def _plan(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
         "--reuse", metavar="OLD_PLAN", help="reuse an older plan's results for guests that have not changed since"
     )
     verb.add_argument(
-        "--detailed-exitcode", action="store_true", help="exit with 10 if there is something to convert"
+        "--detailed-exitcode", action="store_true", help="exit with 10 if there is anything to convert or share"
     )
     _add_connect(verb, _REFUSE_ACTIVE)
     _add_manners(verb)

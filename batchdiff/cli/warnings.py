@@ -36,7 +36,7 @@ def warn_of_manifest(
     for form in dict.fromkeys(guest.options.format for guest in raw):
         console.warn(_raw_in_place([guest.image.path for guest in raw if guest.options.format is form], form))
     _warn_of_names(console, manifest)
-    warn_of_files(console, manifest, pending)
+    warn_of_files(console, manifest, [guest for guest in pending if guest.gets_overlay])
 
 
 def _warn_of_names(console: Console, manifest: Manifest) -> None:

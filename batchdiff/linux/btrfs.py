@@ -26,7 +26,7 @@ TREE_SEARCH = 0xC0709411
 """BTRFS_IOC_TREE_SEARCH_V2."""
 
 _FS_INFO = 0x8400941F
-_FS_INFO_BYTES = 1024
+_FS_INFO_BYTES, _UUID_AT = 1024, 16
 
 _KEY = struct.Struct("=7Q4I4Q")
 _ARGUMENTS = struct.Struct("=7Q4I4QQ")
@@ -67,6 +67,15 @@ def is_btrfs(fd: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def filesystem_uuid(fd: int) -> bytes:
+    """Return the UUID of the btrfs that a file is on, the same one for all its subvolumes; empty on others."""
+    try:
+        found = fcntl.ioctl(fd, _FS_INFO, bytes(_FS_INFO_BYTES))
+    except OSError:
+        return b""
+    return found[_UUID_AT : _UUID_AT + 16]
 
 
 def stored_extents(fd: int, path: str) -> Iterator[StoredExtent]:

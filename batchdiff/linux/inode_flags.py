@@ -22,7 +22,9 @@ _SET_FLAGS = 0x40086602
 _SET_MORE = 0x401C5820
 _FLAGS, _MORE = struct.Struct("=I"), struct.Struct("=5I8x")
 
-_EARLY = {0x00000004: "COMPR", 0x00000400: "NOCOMP", 0x00800000: "NOCOW", 0x02000000: "DAX"}
+_NOCOW = 0x00800000
+
+_EARLY = {0x00000004: "COMPR", 0x00000400: "NOCOMP", _NOCOW: "NOCOW", 0x02000000: "DAX"}
 """Flags that decide how data is stored: they work only if they are set before the first byte is written."""
 
 _LATE = {
@@ -84,6 +86,11 @@ def set_early_flags(source: int, target: int) -> list[str]:
 def set_late_flags(source: int, target: int) -> list[str]:
     """Set all other flags as the source has them, and return what failed."""
     return _set_flags(target, _flags(source), _LATE)
+
+
+def is_overwritten(fd: int) -> bool:
+    """Return True if btrfs overwrites the blocks of a file instead of copying them on write: without checksums."""
+    return bool(_flags(fd) & _NOCOW)
 
 
 def was_preallocated(fd: int) -> bool:

@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from batchdiff.choices import Loss, Retire
+from batchdiff.choices import Loss, Retire, Strategy
 from batchdiff.managers.proxmox_overlay import template_problem
 from batchdiff.manifest.conflicts import check_data_files, check_guests, check_overlays, check_unshared
 from batchdiff.manifest.converted import ConvertedGuests, Done, GoneGuest, OverlayFinder
@@ -25,9 +25,9 @@ from batchdiff.quoting import show
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from batchdiff.manifest.entries import WrittenGuest
     from batchdiff.manifest.guests import AnyGuest
     from batchdiff.manifest.text.problems import Problems
+    from batchdiff.manifest.text.written import WrittenGuest
 
 NO_MINIMUM = "none"
 """The ``minimum_savings`` of a manifest whose guests are all converted, even if they will take more space."""
@@ -59,7 +59,8 @@ class ManifestReader:
         self._data = data
         self._folder = folder
         self._problems = problems
-        self._entries = EntryReader(data.get("defaults", {}), problems)
+        strategy = Strategy.OVERLAY if problems.touches(("strategy",)) else data.get("strategy", Strategy.OVERLAY)
+        self._entries = EntryReader(data.get("defaults", {}), problems, Strategy(strategy))
         self._naming = Naming(folder, problems)
 
     def manifest(self, *, allow_existing_overlays: bool, left: Collection[str] = ()) -> Manifest | None:
@@ -82,13 +83,14 @@ class ManifestReader:
             template, [each.guest for each in guests if isinstance(each.guest, FoundGuest)], self._problems
         )
         check_unshared(
-            [(each.guest, each.overlay) for each in guests if not _objection(each.guest)], self._problems
+            [(each.guest, each.overlay) for each in guests if _gets_overlay(each.guest)], self._problems
         )
         self._check_pending(template, guests, left=None if allow_existing_overlays else left)
         data_files = self._data_files(template, guests, may_exist=allow_existing_overlays)
-        self._check_retired(written, guests)
         secrets = self._overlay_secrets(written)
-        self._check_template_format(template, written)
+        to_convert = [guest for guest in written if guest.gets_overlay]
+        self._check_retired(to_convert, guests)
+        self._check_template_format(template, to_convert)
         savings = self._minimum_savings()
         if self._problems or template is None:
             return None
@@ -97,9 +99,7 @@ class ManifestReader:
             sha256="",
             template=template.source,
             guests=tuple(
-                _entry(each, each.overlay, secrets, data_files.get(each.overlay))
-                for each in guests
-                if each.overlay is not None
+                _entry(each, each.overlay, secrets, data_files) for each in guests if each.overlay is not None
             ),
             retire=self._retire(),
             minimum_savings=savings,
@@ -148,7 +148,7 @@ class ManifestReader:
         pending = [
             (each.guest, each.overlay)
             for each in settled
-            if isinstance(each.guest, FoundGuest) and not each.done and not _objection(each.guest)
+            if isinstance(each.guest, FoundGuest) and not each.done and _gets_overlay(each.guest)
         ]
         check_overlays(template, everyone, pending, self._problems, left=left)
         guests, overlays = [guest for guest, _ in pending], [overlay for _, overlay in pending]
@@ -164,7 +164,7 @@ class ManifestReader:
         for each in settled:
             if isinstance(each.guest, FoundGuest) and each.overlay is not None and not each.done:
                 path = self._naming.data_file(each.guest.written, each.overlay)
-                if path is not None and not _objection(each.guest):
+                if path is not None and _gets_overlay(each.guest):
                     pending.append((each.guest, path))
                     found[each.overlay] = path
         overlays = {each.overlay for each in settled if each.overlay is not None}
@@ -192,7 +192,8 @@ class ManifestReader:
                 )
         for each in guests:
             laid_out = each.guest.written
-            if laid_out.layout is not None and laid_out.in_place and each.done is None and not each.rethin:
+            stays = each.done is not None or each.rethin or not laid_out.gets_overlay
+            if laid_out.layout is not None and laid_out.in_place and not stays:
                 self._problems.add(
                     laid_out.image.path_where,
                     f"{each.guest} already has the name that its overlay gets as a disk of Proxmox VE, but "
@@ -220,9 +221,8 @@ class ManifestReader:
                 self._problems.add((*guest.where, "overlay", "format"), why)
 
     def _retire(self) -> Retire:
-        return (
-            Retire.KEEP if self._problems.touches(("retire",)) else Retire(self._data.get("retire", Retire.KEEP))
-        )
+        wrong = self._problems.touches(("retire",))
+        return Retire.KEEP if wrong else Retire(self._data.get("retire", Retire.KEEP))
 
     def _minimum_savings(self) -> float:
         """Return the share, 0 to 1, that ``5%`` or ``0.05`` stands for; minus infinity for ``none``."""
@@ -266,8 +266,11 @@ def _settled(
     return _Settled(guest, name, done.overlay_path if done else overlay, done)
 
 
-def _entry(settled: _Settled, overlay_path: str, secrets: Mapping[str, str], data_file: str | None) -> GuestEntry:
+def _entry(
+    settled: _Settled, overlay_path: str, secrets: Mapping[str, str], data_files: Mapping[str, str]
+) -> GuestEntry:
     guest, done = settled.guest, settled.done
+    data_file = data_files.get(overlay_path) if guest.written.gets_overlay else None
     options = replace(guest.written.options, data_file=data_file)
     if options.encryption is not None:
         encryption = options.encryption._replace(secret_file=secrets[options.encryption.secret_file])
@@ -285,8 +288,13 @@ def _entry(settled: _Settled, overlay_path: str, secrets: Mapping[str, str], dat
         _objection(guest),
         settled.rethin,
         guest.written.image.pattern,
+        strategy=guest.written.strategy,
     )
 
 
 def _objection(guest: AnyGuest) -> str:
     return "" if isinstance(guest, GoneGuest) else guest.objection
+
+
+def _gets_overlay(guest: AnyGuest) -> bool:
+    return guest.written.gets_overlay and not _objection(guest)

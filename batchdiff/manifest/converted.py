@@ -25,20 +25,20 @@ from batchdiff.files.identity import Identity, identity_of, is_one_image
 from batchdiff.image.backing.heads import Heads
 from batchdiff.image.backing.links import BackingGraph
 from batchdiff.image_source import ImageFormat, ImageSource
-from batchdiff.manifest.entries import IN_PLACE
 from batchdiff.manifest.images import FoundGuest, FoundImage
 from batchdiff.manifest.names import default_overlay, former_overlays
 from batchdiff.manifest.paths import locate_image
 from batchdiff.manifest.text.problems import show_path
+from batchdiff.manifest.text.written import IN_PLACE
 from batchdiff.plan.sidecar import OverlayOrigin, Sidecar, read_sidecar, sidecar_path
 from batchdiff.quoting import show
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from batchdiff.manifest.entries import WrittenGuest
     from batchdiff.manifest.guests import AnyGuest
     from batchdiff.manifest.text.problems import Problems
+    from batchdiff.manifest.text.written import WrittenGuest
 
 
 class Done(NamedTuple):

@@ -6,12 +6,13 @@ still checked. Whatever replaces that value has no effect, because a manifest wi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from batchdiff.choices import Strategy
 from batchdiff.image_source import ImageFormat
 from batchdiff.managers.manifest_keys import applicable_defaults, disk_in, of_one_disk
-from batchdiff.managers.proxmox_overlay import ProxmoxDisk
 from batchdiff.manifest.text.problems import Problems, YamlPath
+from batchdiff.manifest.text.written import WrittenGuest, WrittenImage
 from batchdiff.plan.overlay_options import (
     AUTO,
     CLUSTER_SIZES,
@@ -34,9 +35,6 @@ from batchdiff.units import format_size, parse_size
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-IN_PLACE = "same"
-"""The ``overlay.path`` that stands for the guest's own path; write ``./same`` for a file of that name."""
-
 _STAND_IN = ImageFormat.QCOW2
 """The format in place of a rejected one: qcow2 is valid with or without a chain, so it causes no more problems."""
 
@@ -50,68 +48,14 @@ _ALLOWED_SIZES, _ALLOWED_QED_SIZES = (
 _LEVEL = "compression_level"
 
 
-class WrittenImage(NamedTuple):
-    """An image as written in the manifest; ``backing`` is its declared chain, the next image first.
-
-    If ``is_glob``, the path is a pattern, or one of the matches of ``pattern``. ``secret_where``: the place in the
-    manifest that names the secret file. ``allow_folders``: the folders in which its extents and data files may be,
-    each with its place in the manifest.
-    """
-
-    where: YamlPath
-    path: str
-    format: ImageFormat | None
-    backing: tuple[WrittenImage, ...] = ()
-    is_glob: bool = False
-    secret_file: str | None = None
-    secret_where: YamlPath = ()
-    allow_folders: tuple[tuple[YamlPath, str], ...] = ()
-    pattern: str = ""
-
-    @property
-    def path_where(self) -> YamlPath:
-        """The place of the path, or of the glob, in the manifest."""
-        return (*self.where, "glob" if self.is_glob else "path")
-
-
-class WrittenGuest(NamedTuple):
-    """A guest's entry: one image, or a glob, each of whose matches is an image.
-
-    ``overlay_where`` is the place in the manifest that decides the overlay's path: ``overlay.path`` in the entry
-    or in the defaults, otherwise the image's path. ``rethin``: an overlay of the template may be replaced by a
-    thinner one; ``rethin_where``: the place that decides that. ``layout``: the disk of Proxmox VE that the overlay
-    will be; None if the manifest does not ask for that layout. ``data_file_where``: the place of the data file,
-    whose path in ``options`` is as written; empty for the default.
-    """
-
-    image: WrittenImage
-    name: str | None
-    overlay_path: str | None
-    overlay_where: YamlPath
-    options: OverlayOptions
-    secret_where: YamlPath = ()
-    rethin: bool = False
-    rethin_where: YamlPath = ()
-    layout: ProxmoxDisk | None = None
-    data_file_where: YamlPath = ()
-
-    @property
-    def where(self) -> YamlPath:
-        """The entry's place in the manifest."""
-        return self.image.where
-
-    @property
-    def in_place(self) -> bool:
-        """True if the overlay takes the guest's own path."""
-        return self.overlay_path == IN_PLACE
-
-
 class EntryReader:
     """A reader of one manifest's entries that applies its ``defaults`` and reports problems with their values."""
 
-    def __init__(self, defaults: object, problems: Problems) -> None:
+    def __init__(self, defaults: object, problems: Problems, strategy: Strategy = Strategy.OVERLAY) -> None:
+        """Take the manifest's ``defaults``, and its ``strategy`` for guests that do not have their own."""
         self._defaults = defaults
         self._problems = problems
+        self._strategy = strategy
 
     def image(
         self, entry: object, where: YamlPath, *, default: ImageFormat | None = None, secret: str | None = None
@@ -163,6 +107,10 @@ class EntryReader:
         path_at = (*(overlay_at if "path" in own else _DEFAULT_OVERLAY), "path")
         path = own.get("path", shared.get("path"))
         sound, defaults = self._sound_keys(entry, where), self._sound_keys(self._defaults, _DEFAULTS)
+        strategy = Strategy(sound.get("strategy", self._strategy))
+        if strategy is Strategy.SHARE:
+            self._check_without_overlay(sound, where)
+            defaults.pop("rethin", None)
         return WrittenGuest(
             image=image,
             # The schema rejects a name beside a glob; do not give it to every match.
@@ -175,7 +123,18 @@ class EntryReader:
             rethin_where=(*(where if "rethin" in sound else _DEFAULTS), "rethin"),
             layout=disk_in({**shared, **own}),
             data_file_where=(*(overlay_at if "data_file" in own else _DEFAULT_OVERLAY), "data_file"),
+            strategy=strategy,
         )
+
+    def _check_without_overlay(self, sound: Mapping[str, Any], where: YamlPath) -> None:
+        """Report the keys of an entry that only make sense for a guest that gets an overlay."""
+        for key in ("overlay", "rethin"):
+            if sound.get(key):
+                self._problems.add(
+                    (*where, key),
+                    f"goes with `strategy: {Strategy.OVERLAY}`: a guest that shares blocks in place gets no"
+                    f" overlay; leave {key} out, or write `strategy: {Strategy.OVERLAY}` for this guest",
+                )
 
     def check_defaults(self) -> None:
         """Report problems in the defaults, even if no guest uses them."""

@@ -22,7 +22,7 @@ from batchdiff.quoting import show
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from batchdiff.manifest.entries import WrittenGuest
+    from batchdiff.manifest.text.written import WrittenGuest
 
 KEY = "exclude"
 

@@ -23,9 +23,9 @@ from batchdiff.quoting import show
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from batchdiff.manifest.entries import WrittenGuest
     from batchdiff.manifest.excludes import Excluded
     from batchdiff.manifest.text.problems import YamlPath
+    from batchdiff.manifest.text.written import WrittenGuest
 
 AnyGuest: TypeAlias = FoundGuest | GoneGuest
 
@@ -248,7 +248,8 @@ class GuestFinder:
 
     def _written_overlays(self, written: Sequence[WrittenGuest]) -> set[str]:
         """Return the overlays to which the manifest gives a path."""
-        paths = [guest.overlay_path for guest in written if guest.overlay_path and not guest.in_place]
+        to_convert = [guest for guest in written if guest.gets_overlay]
+        paths = [guest.overlay_path for guest in to_convert if guest.overlay_path and not guest.in_place]
         return {self._resolved(path) for path in paths if not unfit(path)}
 
     def _data_files(
@@ -264,22 +265,21 @@ class GuestFinder:
             for path in images[guest.where]
         ]
         names = {guest.named for guest in listed}
-        overlays = [
-            self._overlay_of(guest, path, names) for guest, path in named if guest.options.data_file is not None
-        ]
+        named = [each for each in named if each[0].gets_overlay and each[0].options.data_file is not None]
+        overlays = [self._overlay_of(guest, path, names) for guest, path in named]
         return {self._resolved(path) for path in paths if not unfit(path)} | set(map(default_data_file, overlays))
 
     def _default_overlays(
         self, written: Sequence[WrittenGuest], listed: Sequence[AnyGuest], images: dict[YamlPath, list[str]]
     ) -> set[str]:
         """Return the overlays of all guests, listed or matched, to which the manifest gives no overlay path."""
-        globs = [guest for guest in written if guest.image.is_glob and not guest.overlay_path]
+        globs = [each for each in written if each.image.is_glob and each.gets_overlay and not each.overlay_path]
         matched = [
             (self._resolved(path), self._placed(_one_of(guest, path)))
             for guest in globs
             for path in images[guest.where]
         ]
-        everyone = [*((guest.named, guest.written) for guest in listed), *matched]
+        everyone = [*((each.named, each.written) for each in listed if each.written.gets_overlay), *matched]
         names = {guest.named for guest in listed}
         laid_out = {guest.overlay_path for _, guest in everyone if guest.layout and not guest.in_place}
         plain = {

@@ -14,7 +14,7 @@ from batchdiff.manifest.text.problems import Problems, YamlPath, show_path
 from batchdiff.quoting import show
 
 if TYPE_CHECKING:
-    from batchdiff.manifest.entries import WrittenGuest, WrittenImage
+    from batchdiff.manifest.text.written import WrittenGuest, WrittenImage
 
 
 class FoundImage(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from batchdiff.choices import Loss, Retire
+from batchdiff.choices import Loss, Retire, Strategy
 from batchdiff.image_source import ImageSource
 from batchdiff.plan.overlay_options import OverlayOptions
 
@@ -22,7 +22,8 @@ class GuestEntry:
     the manifest gives the image, which may be a symbolic link to it. ``objection``: why it cannot be a guest,
     although a glob matches it; empty if it can. ``rethin``: it is an overlay of the template, which a thinner one
     is to replace. ``glob``: the pattern that matched it, as written; empty if it is listed by path. ``domain``:
-    the domain that uses it in libvirt's eyes, and how; empty if none is known.
+    the domain that uses it in libvirt's eyes, and how; empty if none is known. ``strategy``: if it shares blocks
+    in place, the overlay's path and options only serve to compare.
     """
 
     name: str
@@ -35,6 +36,7 @@ class GuestEntry:
     rethin: bool = False
     glob: str = ""
     domain: str = ""
+    strategy: Strategy = Strategy.OVERLAY
 
     @property
     def alias(self) -> str:
@@ -44,7 +46,13 @@ class GuestEntry:
     @property
     def paths(self) -> tuple[str, ...]:
         """The paths of its image, of a link to that, and of its overlay; as far as they are known."""
-        return tuple(path for path in (self.image.path, self.named, self.overlay_path) if path)
+        overlay = self.overlay_path if self.gets_overlay else ""
+        return tuple(path for path in (self.image.path, self.named, overlay) if path)
+
+    @property
+    def gets_overlay(self) -> bool:
+        """True unless the guest shares blocks in place."""
+        return self.strategy is Strategy.OVERLAY
 
     @property
     def in_place(self) -> bool:

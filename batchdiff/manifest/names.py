@@ -10,19 +10,19 @@ from batchdiff.files import own_files
 from batchdiff.files.filenames import readable, shell_word, why_unfit
 from batchdiff.linux.device_names import is_among_devices
 from batchdiff.managers.proxmox_overlay import PlacementError, overlay_in_storage, template_problem
-from batchdiff.manifest.entries import IN_PLACE
 from batchdiff.manifest.paths import locate_overlay, resolve_folder
 from batchdiff.manifest.text.problems import Problems
+from batchdiff.manifest.text.written import IN_PLACE
 from batchdiff.plan.overlay_options import OverlayFormat
 from batchdiff.quoting import show
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from batchdiff.manifest.entries import WrittenGuest
     from batchdiff.manifest.guests import AnyGuest
     from batchdiff.manifest.images import FoundGuest
     from batchdiff.manifest.text.problems import YamlPath
+    from batchdiff.manifest.text.written import WrittenGuest
 
 
 _IMAGE_SUFFIXES = (".img", ".raw", ".qcow2", ".qed", ".vmdk", ".vdi", ".vhd", ".vhdx", ".hdd")
@@ -88,7 +88,7 @@ class Naming:
     def check_overlay_paths(self, guests: Sequence[WrittenGuest]) -> None:
         """Report overlay paths of the manifest at which no overlay can be written."""
         for guest in guests:
-            if guest.overlay_path and not guest.in_place:
+            if guest.overlay_path and not guest.in_place and guest.gets_overlay:
                 locate_overlay(self._folder, guest.overlay_path, guest.overlay_where, self._problems)
 
     def overlay_paths(
@@ -100,7 +100,12 @@ class Naming:
         the path of the template, None if it is not known.
         """
         named = {guest.named for guest in guests} | set(gone)
-        return [self._overlay_path(guest, named, template) for guest in guests]
+        return [
+            self._overlay_path(guest, named, template)
+            if guest.written.gets_overlay
+            else default_overlay(guest.place.named, named)  # nothing is written there
+            for guest in guests
+        ]
 
     def data_file(self, guest: WrittenGuest, overlay: str) -> str | None:
         """Return the absolute path of an overlay's data file.

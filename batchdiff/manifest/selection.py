@@ -34,7 +34,7 @@ def read_selected(path: str, names: Collection[str], *, left: Collection[str] = 
         )
     # An overlay that exists is a problem only for a guest that is planned now, and not yet converted.
     chosen = tuple(guest for guest in manifest.guests if guest.name in names)
-    pending = [guest for guest in chosen if not guest.in_place and guest.converted is None]
+    pending = [guest for guest in chosen if guest.gets_overlay and not guest.in_place and guest.converted is None]
     existing = [
         existing_overlay(guest.overlay_path, guest.name, is_left=guest.overlay_path in left)
         for guest in pending

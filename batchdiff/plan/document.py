@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from batchdiff.choices import Retire, Verdict
+from batchdiff.choices import Retire, Strategy, Verdict
 from batchdiff.files.fingerprint import Fingerprint
-from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.plan.overlay_options import (
     AUTO,
@@ -21,25 +19,23 @@ from batchdiff.plan.overlay_options import (
     OverlayFormat,
     OverlayOptions,
     Preallocation,
-    geometry_of,
 )
 from batchdiff.plan.overlay_rules import contradictions, misplaced_data_files
 from batchdiff.plan.plan import (
     DEFAULT_UNIT,
     FORMAT_VERSION,
     NO_LOSSES,
-    Diff,
     GuestPlan,
     GuestToConvert,
+    GuestToShare,
     OriginalLosses,
     Plan,
     PlannedImage,
-    Savings,
-    Similarity,
     Totals,
     UntouchedGuest,
 )
-from batchdiff.plan.runs import NO_RUNS, Runs
+from batchdiff.plan.runs import NO_RUNS
+from batchdiff.plan.savings_document import diff_fields, diff_in, fields_in, sharing_fields, sharing_in
 from batchdiff.qcow2.geometry import DEFAULT_REFCOUNT_BITS
 
 ENCRYPTED = "encrypted"
@@ -69,7 +65,8 @@ def from_dict(document: dict[str, Any]) -> Plan:
     """
     guests = tuple(_guest_plan(guest) for guest in document["guests"])
     _check_distinct("name", [guest.name for guest in guests])
-    _check_distinct("overlay path", [guest.overlay_path for guest in guests])
+    overlays = [guest.overlay_path for guest in guests if guest.strategy is Strategy.OVERLAY]
+    _check_distinct("overlay path", overlays)
     template = _planned_image(document["template"])
     for name, why in misplaced_data_files(guests, template.paths):
         raise ValueError(f"overlay.data_file of guest {name!r}: {why}")
@@ -83,7 +80,7 @@ def from_dict(document: dict[str, Any]) -> Plan:
         retire=Retire(document["retire"]),
         protect_template=document["protect_template"],
         guests=guests,
-        totals=Totals(**_fields_in(document["totals"], Totals.__slots__)),
+        totals=Totals(**fields_in(document["totals"], Totals.__slots__)),
     )
 
 
@@ -123,6 +120,8 @@ def _guest(guest: GuestPlan) -> dict[str, Any]:
     if isinstance(guest, GuestToConvert) and guest.losses != NO_LOSSES:
         found["losses"] = asdict(guest.losses)
     found |= {"verdict": guest.verdict.value, "reason": guest.reason}
+    if guest.strategy is not Strategy.OVERLAY:
+        found["strategy"] = guest.strategy.value
     found["overlay"] = {
         "path": guest.overlay_path,
         "cluster_size": guest.options.cluster_size or AUTO,
@@ -134,8 +133,10 @@ def _guest(guest: GuestPlan) -> dict[str, Any]:
     }
     if guest.diff is None:
         unit = guest.options.cluster_size or DEFAULT_UNIT
-        return found | {"extents": {"unit": unit, "data": NO_RUNS, "zero": NO_RUNS}}
-    return found | _diff_fields(guest.diff)
+        found |= {"extents": {"unit": unit, "data": NO_RUNS, "zero": NO_RUNS}}
+    else:
+        found |= diff_fields(guest.diff)
+    return found | sharing_fields(guest.sharing)
 
 
 def _newer_options(options: OverlayOptions) -> dict[str, Any]:
@@ -155,21 +156,6 @@ def _newer_options(options: OverlayOptions) -> dict[str, Any]:
         found["refcount_bits"] = options.refcount_bits
     if options.compat is not Compat.V3:
         found["compat"] = options.compat.value
-    return found
-
-
-_BY_SIZE = ("overlay_bytes_by_cluster_size", "standard_l2_disk_bytes", "extended_l2_disk_bytes")
-_OPTIONAL_BY_SIZE = _BY_SIZE[1:]
-
-
-def _diff_fields(diff: Diff) -> dict[str, Any]:
-    found: dict[str, Any] = {"extents": {"unit": diff.unit, "data": diff.data, "zero": diff.zero}}
-    savings = asdict(diff.savings)
-    for name in _BY_SIZE:
-        savings[name] = {str(size): count for size, count in savings[name]}
-    found["savings"] = {name: value for name, value in savings.items() if value or name not in _OPTIONAL_BY_SIZE}
-    if diff.similarity is not None:
-        found["similarity"] = asdict(diff.similarity)
     return found
 
 
@@ -209,42 +195,20 @@ def _guest_plan(record: dict[str, Any]) -> GuestPlan:
         "overlay_path": record["overlay"]["path"],
         "options": options,
         "alias": record.get("link", ""),
+        "strategy": Strategy(record.get("strategy", Strategy.OVERLAY)),
     }
     image = _planned_image(record) if "fingerprint" in record else None
-    data, zero = _runs(record["extents"], "data"), _runs(record["extents"], "zero")
-    diff = _diff(record, options, data, zero) if "savings" in record else None
-    if diff is None and (data, zero) != (NO_RUNS, NO_RUNS):
-        raise ValueError(f"guest {record['name']!r} has extents, but was not compared")
+    diff, sharing = diff_in(record, options), sharing_in(record)
     verdict = Verdict(record["verdict"])
-    if verdict is not Verdict.CONVERT:
-        return UntouchedGuest(**common, verdict=verdict, image=image, diff=diff)
-    if image is None or diff is None:
-        raise ValueError(f"guest {record['name']!r} is to be converted, but was not compared")
-    losses = OriginalLosses(**_fields_in(record.get("losses", {}), OriginalLosses.__slots__))
-    return GuestToConvert(**common, image=image, diff=diff, losses=losses)
-
-
-def _diff(record: dict[str, Any], options: OverlayOptions, data: Runs, zero: Runs) -> Diff:
-    if options.cluster_size is None:
-        raise ValueError(f"guest {record['name']!r} was compared, but its overlay has no cluster size")
-    if options.extended_l2 is None:
-        raise ValueError(f"guest {record['name']!r} was compared, but extended_l2 was not chosen")
-    geometry = geometry_of(options, options.cluster_size)
-    if record["extents"]["unit"] != geometry.granule:
-        raise ValueError(f"the extents of guest {record['name']!r} are not in units of its overlay")
-    if zero != NO_RUNS and not geometry.zero_flag:
-        raise ValueError(f"guest {record['name']!r} has zero extents, but compat 0.10 has no zero clusters")
-    return Diff(
-        geometry=geometry,
-        data=data,
-        zero=zero,
-        savings=_savings(record["savings"]),
-        similarity=_similarity(record["similarity"]) if "similarity" in record else None,
-    )
-
-
-def _similarity(record: dict[str, Any]) -> Similarity:
-    return Similarity(record["equal_bytes"], record["nonzero_bytes"])
+    if verdict not in {Verdict.CONVERT, Verdict.SHARE}:
+        return UntouchedGuest(**common, verdict=verdict, image=image, diff=diff, sharing=sharing)
+    if verdict is Verdict.SHARE and image is not None and sharing is not None:
+        return GuestToShare(**common, image=image, diff=diff, sharing=sharing)
+    if verdict is Verdict.SHARE or image is None or diff is None:
+        what = "share blocks" if verdict is Verdict.SHARE else "be converted"
+        raise ValueError(f"guest {record['name']!r} is to {what}, but was not compared")
+    losses = OriginalLosses(**fields_in(record.get("losses", {}), OriginalLosses.__slots__))
+    return GuestToConvert(**common, image=image, diff=diff, losses=losses, sharing=sharing)
 
 
 def _options(record: dict[str, Any]) -> OverlayOptions:
@@ -270,25 +234,3 @@ def _options(record: dict[str, Any]) -> OverlayOptions:
 
 def _encryption(record: dict[str, Any]) -> Encryption:
     return Encryption(**{name: record[name] for name in Encryption._fields})
-
-
-def _savings(record: dict[str, Any]) -> Savings:
-    by_size = {
-        name: tuple(sorted((int(size), count) for size, count in record[name].items()))
-        for name in _BY_SIZE
-        if name in record
-    }
-    return Savings(**_fields_in(record, Savings.__slots__) | by_size)
-
-
-def _fields_in(record: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """Return the fields with these names; those that version 1.0 did not have may be missing."""
-    found = {name: record[name] for name in names if name in record}
-    return found | ({"exactness": Exactness(found["exactness"])} if "exactness" in found else {})
-
-
-def _runs(record: dict[str, Any], name: str) -> Runs:
-    found = record[name]
-    if not isinstance(found, Runs):
-        raise ValueError(f"extents.{name} is not a list of [first unit, number of units]")  # noqa: TRY004  # like all else
-    return found

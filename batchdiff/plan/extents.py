@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from batchdiff.extents import Extents, Kind, from_pairs
-from batchdiff.plan.plan import Diff, GuestPlan
+from batchdiff.plan.plan import Diff, GuestPlan, GuestToShare
 from batchdiff.plan.runs import Runs
 from batchdiff.units import ceil_div
 
@@ -51,12 +51,25 @@ def check_extents(guest: GuestPlan) -> None:
 
     :raises ValueError: the runs are not sorted, disjoint and merged, or not within the disk.
     """
+    virtual_size = 0 if guest.image is None else guest.image.virtual_size
+    if guest.sharing is not None:
+        table = _table(guest.sharing.runs, "runs")
+        if len(table) and int(table[-1].sum()) > ceil_div(virtual_size, guest.sharing.unit):
+            raise ValueError("the runs to share reach past the end of the disk")
     if guest.diff is None:
         return
     found = extents_of(guest.diff)
-    virtual_size = 0 if guest.image is None else guest.image.virtual_size
     if len(found) and int(found.end[-1]) > ceil_div(virtual_size, guest.diff.unit):
         raise ValueError("extents reach past the end of the disk")
+
+
+def ranges_to_share(guest: GuestToShare) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the parts of a guest's disk to share with the template: offsets of their first bytes, and their ends.
+
+    :raises ValueError: the runs are not sorted and disjoint.
+    """
+    table, size = _table(guest.sharing.runs, "runs") * guest.sharing.unit, guest.image.virtual_size
+    return table[:, 0], np.minimum(table[:, 0] + table[:, 1], size)
 
 
 def _table(runs: Runs, name: str) -> npt.NDArray[np.int64]:

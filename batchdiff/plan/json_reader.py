@@ -165,4 +165,5 @@ def _key(text: str, at: int) -> tuple[str, int]:
     return str(key), end
 
 
-_DOCUMENT = _object_of(guests=_list_of(_object_of(extents=_object_of(data=_runs, zero=_runs))))
+_EXTENTS, _SHARING = _object_of(data=_runs, zero=_runs), _object_of(runs=_runs)
+_DOCUMENT = _object_of(guests=_list_of(_object_of(extents=_EXTENTS, sharing=_SHARING)))

@@ -5,18 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from batchdiff.choices import Retire, Verdict
+from batchdiff.choices import Retire, Strategy, Verdict
 from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image_source import ImageSource
 from batchdiff.plan.overlay_options import OverlayOptions
-from batchdiff.plan.runs import Runs
+from batchdiff.plan.runs import NO_RUNS, Runs
 from batchdiff.qcow2.geometry import Geometry
 
-FORMAT_VERSION = (1, 3)
+FORMAT_VERSION = (1, 4)
 """1.1 added the filesystem's UUID to fingerprints; 1.2 added the exactness of savings, links to guests, and
 similarity; 1.3 added options of overlays, the space that they take with each kind of L2 entries, the secret files
-of images, the other files of images that consist of several, and the losses of an original."""
+of images, the other files of images that consist of several, and the losses of an original; 1.4 added guests that
+share blocks in place, and what sharing would give for the others."""
 
 DEFAULT_UNIT = 4096
 """Bytes; plans before 1.2 counted all space in units of this size."""
@@ -144,10 +145,32 @@ NO_LOSSES = OriginalLosses()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sharing:
+    """What a guest gives back if it shares blocks with the template in place, in bytes.
+
+    ``allocated_bytes``: what it takes on disk now. ``shareable_bytes``: the bytes of its file that equal the
+    template's and are in blocks of their own; ``left_out_bytes``: equal bytes that no block of its file holds as
+    they are, such as those of compressed clusters. ``saved_bytes``: by how much free space will grow;
+    ``exactness`` and ``note`` are those of that figure. ``runs``: the equal parts of its disk, in units of
+    ``unit`` bytes; none if it is not to be shared.
+    """
+
+    allocated_bytes: int
+    shareable_bytes: int
+    saved_bytes: int
+    left_out_bytes: int = 0
+    exactness: Exactness = Exactness.EXACT
+    note: str = ""
+    unit: int = DEFAULT_UNIT
+    runs: Runs = NO_RUNS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Guest:
     """The part of a plan that every guest has, whatever its verdict.
 
     ``alias``: the symbolic link by which the manifest names the guest, absolute; empty if it names the file.
+    ``strategy``: the manifest's for this guest.
     """
 
     name: str
@@ -156,20 +179,39 @@ class _Guest:
     overlay_path: str
     options: OverlayOptions
     alias: str = ""
+    strategy: Strategy = Strategy.OVERLAY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuestToConvert(_Guest):
-    """A guest that apply converts."""
+    """A guest that apply converts. ``sharing``: what sharing would give instead, if it is possible and known."""
 
     image: PlannedImage
     diff: Diff
     losses: OriginalLosses = NO_LOSSES
+    sharing: Sharing | None = None
 
     @property
     def verdict(self) -> Verdict:
         """The decision that this type stands for."""
         return Verdict.CONVERT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuestToShare(_Guest):
+    """A guest that apply lets share blocks with the template; its ``diff`` is that of the overlay it won't get.
+
+    ``diff`` is None if no overlay with these options can map the disk.
+    """
+
+    image: PlannedImage
+    sharing: Sharing
+    diff: Diff | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """The decision that this type stands for."""
+        return Verdict.SHARE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,15 +224,16 @@ class UntouchedGuest(_Guest):
     verdict: Verdict
     image: PlannedImage | None = None
     diff: Diff | None = None
+    sharing: Sharing | None = None
 
 
-GuestPlan: TypeAlias = GuestToConvert | UntouchedGuest
+GuestPlan: TypeAlias = GuestToConvert | GuestToShare | UntouchedGuest
 """One guest's part of a plan."""
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Sums over the guests to convert, in bytes, and the number of guests with each verdict.
+    """Sums over the guests to convert or to share, in bytes, and the number of guests with each verdict.
 
     ``template_copy_bytes``: the bytes that overlayfs needs to change the mode of a template in a lower layer;
     ``saved_bytes`` and ``peak_extra_bytes`` include it. ``exactness`` is that of ``saved_bytes``; ``note``
@@ -208,6 +251,7 @@ class Totals:
     template_copy_bytes: int = 0
     exactness: Exactness = Exactness.EXACT
     note: str = ""
+    share: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,3 +278,8 @@ class Plan:
     def to_convert(self) -> list[GuestToConvert]:
         """The guests that apply converts."""
         return [guest for guest in self.guests if isinstance(guest, GuestToConvert)]
+
+    @property
+    def to_share(self) -> list[GuestToShare]:
+        """The guests that apply lets share blocks with the template."""
+        return [guest for guest in self.guests if isinstance(guest, GuestToShare)]

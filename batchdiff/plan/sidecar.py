@@ -190,3 +190,21 @@ def _origin(value: dict[str, Any]) -> OverlayOrigin:
 
 def _fingerprint(value: dict[str, Any]) -> Fingerprint:
     return Fingerprint(**{name: value[name] for name in Fingerprint.__slots__ if name in value})
+
+
+def is_known_state(before: Chain, now: Chain, sidecar: Sidecar | None) -> bool:
+    """Return True if both fingerprints are equal, or if the sidecar records them for the same content.
+
+    batchdiff changes a template's mode. The sidecar keeps its ``earlier`` fingerprints, so that a second plan on
+    the template does not become stale when the first one is applied.
+    """
+    if before == now:
+        return True
+    return sidecar is not None and now == sidecar.fingerprints and before in sidecar.earlier
+
+
+def first_state(now: Chain, sidecar: Sidecar | None) -> Chain:
+    """Return the earliest known fingerprints of a chain with its present content, under which results are kept."""
+    if sidecar is None or now != sidecar.fingerprints or not sidecar.earlier:
+        return now
+    return sidecar.earlier[0]

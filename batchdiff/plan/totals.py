@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from batchdiff.choices import Retire, Verdict
 from batchdiff.image.storage.exactness import of_difference, of_sum
 from batchdiff.image.storage.overlayfs import NOTHING, CopyUp
-from batchdiff.plan.plan import GuestPlan, GuestToConvert, Savings, Totals
+from batchdiff.plan.plan import GuestPlan, GuestToConvert, GuestToShare, Savings, Sharing, Totals
 
 PLANNED_AT_ONCE = 2
 """The number of guests in progress at the same time that a plan assumes for its peak, on any machine."""
@@ -22,20 +22,23 @@ def totals_of(guests: Iterable[GuestPlan], retire: Retire, *, protecting: CopyUp
     guests = list(guests)
     verdicts = [guest.verdict for guest in guests]
     chosen = [guest.diff.savings for guest in guests if isinstance(guest, GuestToConvert)]
+    shared = [guest.sharing for guest in guests if isinstance(guest, GuestToShare)]
+    all_savings: list[Savings | Sharing] = [*chosen, *shared]
     copied = protecting if chosen else NOTHING
-    exactness = of_sum(savings.exactness for savings in chosen)
+    exactness = of_sum(savings.exactness for savings in all_savings)
     return Totals(
         guests=len(guests),
         convert=verdicts.count(Verdict.CONVERT),
         skip=verdicts.count(Verdict.SKIP),
         refuse=verdicts.count(Verdict.REFUSE),
-        allocated_bytes=sum(savings.allocated_bytes for savings in chosen),
+        allocated_bytes=sum(savings.allocated_bytes for savings in all_savings),
         overlay_bytes=sum(savings.overlay_bytes for savings in chosen),
-        saved_bytes=sum(savings.saved_bytes for savings in chosen) - copied.size,
+        saved_bytes=sum(savings.saved_bytes for savings in all_savings) - copied.size,
         peak_extra_bytes=peak_extra_bytes(chosen, retire, at_once=PLANNED_AT_ONCE) + copied.size,
         template_copy_bytes=copied.size,
         exactness=of_difference(exactness, copied.exactness),
         note=copied.note,
+        share=verdicts.count(Verdict.SHARE),
     )
 
 

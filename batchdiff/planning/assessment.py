@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from batchdiff.choices import Verdict
 from batchdiff.errors import GuestError, ImageError
@@ -14,9 +15,11 @@ from batchdiff.extents import Extents, Kind
 from batchdiff.image.files import ReadObserver, settle
 from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose, require_unused
+from batchdiff.image.open import open_image
 from batchdiff.image.storage.allocation import disk_use_of, list_bytes
 from batchdiff.image.storage.allocation_units import Volume, volume_of
 from batchdiff.image.storage.block_ranges import Blocks
+from batchdiff.image.storage.raw_shareable import TemplateBlocks
 from batchdiff.image.storage.shared_blocks import raw_extents
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.fiemap import ExtentTable
@@ -29,15 +32,12 @@ from batchdiff.planning.original_losses import forbidden_preallocation, original
 from batchdiff.planning.overlay_content import OverlayContent, content_of
 from batchdiff.planning.scan.reopening import reopen
 from batchdiff.planning.scan.results import Findings
+from batchdiff.planning.share_in_place import or_share, plan_to_share
 from batchdiff.planning.sizes.compressed_estimate import Measure, stored_data
 from batchdiff.planning.sizes.disk_use import SpaceTaken, space_taken
 from batchdiff.planning.sizes.extent_list import OverlayLists, counts_lists
 from batchdiff.planning.sizes.overlay_layout import AnyLayout, encrypted_space, overlay_disk_bytes, overlay_layout
-from batchdiff.planning.sizes.overlay_sizes import (
-    OverlaySize,
-    disk_bytes,
-    savings_of,
-)
+from batchdiff.planning.sizes.overlay_sizes import OverlaySize, disk_bytes, savings_of
 from batchdiff.planning.verdicts import Below, LeastSavings, verdict_of
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.layout import Layout, layout_for, plan_layout
@@ -49,13 +49,14 @@ class FleetFacts:
     """Facts about the whole fleet: the manifest, and the template's blocks that other files share, by device.
 
     These blocks stay in use, whatever happens to a guest. ``located``: the extents of some guests, by path.
-    ``observer`` is called at every read.
+    ``can_share``: whether other files can share blocks with the template's. ``observer`` is called at every read.
     """
 
     manifest: Manifest
     kept: Mapping[int, Blocks]
     located: Mapping[str, ExtentTable]
     observer: ReadObserver | None = None
+    can_share: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,21 +67,35 @@ class ReusedOverlay:
     size: OverlaySize
 
 
-def assess(
+def assess(  # noqa: PLR0913, PLR0917  # one caller
     candidate: Candidate,
     compared: tuple[Extents, Similarity],
     failure: ImageError | None,
     facts: FleetFacts,
     measure: Measure,
+    template: TemplateBlocks | None = None,
 ) -> GuestPlan:
-    """Return the plan of a guest that was compared, or whose scan failed."""
+    """Return the plan of a guest that was compared, or whose scan failed.
+
+    ``template``: open, if other files can share blocks with it.
+    """
     if failure is not None:
         return _refuse(candidate, str(failure))
 
-    def plan_of(image: Image) -> GuestPlan:
+    def with_overlay(image: Image, known: ExtentTable | None) -> GuestPlan:
         unit = _volume(candidate, image).unit
         content = content_of(compared, candidate.record.virtual_size, candidate.entry.options, unit)
-        return _plan_guest(candidate, image, content, facts, measure)
+        return _plan_guest(candidate, image, content, facts, measure, known)
+
+    def plan_of(image: Image) -> GuestPlan:
+        known = _extents(image, facts)
+        if candidate.entry.gets_overlay:
+            return or_share(with_overlay(image, known), template, image, compared[0], known)
+        try:
+            overlay = with_overlay(image, known)
+        except FormatError:  # no overlay can map the disk, and none is wanted
+            overlay = None
+        return plan_to_share(candidate, template, image, compared, overlay, known, facts.manifest.minimum_savings)
 
     return _unless_changed(candidate, plan_of, facts.observer)
 
@@ -100,22 +115,26 @@ class AssessmentJob:
     @contextmanager
     def begin(self) -> Iterator[Callable[[str], GuestPlan]]:
         """Yield the function that assesses a guest."""
-        yield self._assess
+        if not self.facts.can_share:
+            yield self._assess
+            return
+        with open_image(self.facts.manifest.template, observer=self.facts.observer) as template:
+            yield partial(self._assess, template=TemplateBlocks(template))
 
     def describe(self, name: str) -> str:
         """Describe the work on a guest, for messages."""
         return f"computing the savings of guest {name}"
 
-    def _assess(self, name: str) -> GuestPlan:
-        failure = self.findings.failures.get(name)
-        return assess(self.candidates[name], self.findings.compared(name), failure, self.facts, self.measure)
+    def _assess(self, name: str, template: TemplateBlocks | None = None) -> GuestPlan:
+        failure, compared = self.findings.failures.get(name), self.findings.compared(name)
+        return assess(self.candidates[name], compared, failure, self.facts, self.measure, template)
 
 
 def assess_reused(candidate: Candidate, overlay: ReusedOverlay, facts: FleetFacts) -> GuestPlan:
     """Return the plan of a guest whose extents come from an older plan; savings, verdict and paths are new."""
 
     def plan_of(image: Image) -> GuestPlan:
-        return _plan_guest(candidate, image, overlay.content, facts, overlay.size)
+        return _plan_guest(candidate, image, overlay.content, facts, overlay.size, _extents(image, facts))
 
     return _unless_changed(candidate, plan_of, facts.observer)
 
@@ -133,18 +152,27 @@ def _unless_changed(
         return _refuse(candidate, str(error))
 
 
+def _extents(image: Image, facts: FleetFacts) -> ExtentTable | None:
+    """Return a guest's extents on disk, which the kernel is asked for only once."""
+    return facts.located.get(image.path) or raw_extents(image)
+
+
 def _refuse(candidate: Candidate, reason: str) -> UntouchedGuest:
     return untouched_guest(candidate.entry, candidate.record, Verdict.REFUSE, reason)
 
 
-def _plan_guest(
+def _plan_guest(  # noqa: PLR0913, PLR0917  # two callers
     candidate: Candidate,
     image: Image,
     content: OverlayContent,
     facts: FleetFacts,
     compressed: OverlaySize | Measure,
+    known: ExtentTable | None,
 ) -> GuestPlan:
-    """Return the plan of a guest with this overlay. ``compressed``: its size, or the function that measures it."""
+    """Return the plan of a guest with this overlay. ``compressed``: its size, or the function that measures it.
+
+    ``known``: the guest's extents on disk.
+    """
     geometry, extents = content.geometry, content.extents
     options = dataclasses.replace(
         candidate.entry.options, cluster_size=geometry.cluster_size, extended_l2=geometry.extended_l2
@@ -153,9 +181,9 @@ def _plan_guest(
     settled = dataclasses.replace(candidate, entry=entry)
     layout = _layout(settled, extents, facts.manifest.template)
     volume = _volume(candidate, image)
-    known = facts.located.get(image.path) or raw_extents(image)
     losses = original_losses(image, known)
-    if reason := forbidden_preallocation(losses, options, facts.manifest.allow_loss):
+    reason = forbidden_preallocation(losses, options, facts.manifest.allow_loss)
+    if reason and entry.gets_overlay:
         return _refuse(candidate, reason)
     if options.compression is Compression.NONE:
         size = _uncompressed_size(settled, image, layout, content, known)

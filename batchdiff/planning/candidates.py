@@ -22,7 +22,6 @@ from batchdiff.image.files import ReadObserver
 from batchdiff.image.format_marks import looks_like
 from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose, require_unused
-from batchdiff.image.layer import Losses
 from batchdiff.image.open import OverlayError, inspect, open_image, open_layer
 from batchdiff.image.storage.template_storage import TemplateRisk, template_risk
 from batchdiff.image_source import ImageFormat, ImageSource
@@ -30,9 +29,8 @@ from batchdiff.linux.block_stack import Underlying, all_underlying
 from batchdiff.managers.managed import why_managed
 from batchdiff.manifest.manifest import GuestEntry, Manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
-from batchdiff.plan.overlay_options import OverlayOptions
 from batchdiff.plan.plan import Diff, PlannedImage, UntouchedGuest
-from batchdiff.planning.original_losses import forbidden_loss
+from batchdiff.planning.original_losses import forbidden_loss, losses_of
 from batchdiff.planning.owners import PART, Owners
 from batchdiff.planning.verdicts import Below
 from batchdiff.progress import ignore
@@ -72,6 +70,7 @@ def untouched_guest(
         overlay_path=entry.overlay_path,
         options=entry.options,
         alias=entry.alias,
+        strategy=entry.strategy,
         verdict=verdict,
         image=image,
         diff=diff,
@@ -108,7 +107,9 @@ def _decided_before(entry: GuestEntry, template: PlannedImage, plans: EarlierPla
     """Return the plan of a guest that need not be opened; None if the guest must be examined."""
     if entry.converted is not None:
         return untouched_guest(entry, None, Verdict.SKIP, plans.reason(entry.converted))
-    if reason := entry.objection or why_managed(entry.paths, template.paths):
+    # A VM manager need not know that blocks are shared: file, format and size stay as they are.
+    managed = why_managed(entry.paths, template.paths) if entry.gets_overlay else ""
+    if reason := entry.objection or managed:
         return untouched_guest(entry, None, Verdict.REFUSE, reason)
     return None
 
@@ -175,7 +176,7 @@ def _without_backing_files(parts: list[Part], manifest: Manifest) -> list[Part]:
     files = {
         part.entry.name: (part.entry.image.path, *part.record.source.other_files)
         for part in parts
-        if isinstance(part, Candidate)
+        if isinstance(part, Candidate) and part.entry.gets_overlay
     }
     paths = [path for own in files.values() for path in own]
     resting = dependents.on_each(paths, forbidden=Forbidden.IGNORED)
@@ -242,7 +243,8 @@ def _objection(image: Image, entry: GuestEntry, fleet: _Fleet) -> str:
             return reason
     aside = entry.image.path + own_files.QUARANTINE
     # An original whose place the overlay takes has that name for a moment even if it is deleted.
-    if (manifest.retire is Retire.QUARANTINE or entry.in_place) and os.path.lexists(aside):
+    goes_aside = entry.gets_overlay and (manifest.retire is Retire.QUARANTINE or entry.in_place)
+    if goes_aside and os.path.lexists(aside):
         return (
             f"its name in quarantine is taken: {aside} is the original of an earlier conversion;"
             f" {fleet.plans.way_out_of_quarantine(aside)}; or move it away"
@@ -252,16 +254,7 @@ def _objection(image: Image, entry: GuestEntry, fleet: _Fleet) -> str:
     inspect(image, refcounts=True)
     if missing := _missing_bytes(image, template):
         return _too_small(entry.image, template.virtual_size, missing)
-    return forbidden_loss(losses_of(image, entry.options), manifest.allow_loss)
-
-
-def losses_of(image: Image, options: OverlayOptions) -> Losses:
-    """Return the losses of converting a guest; encryption is not one of them if the overlay is encrypted too.
-
-    A guest counts as encrypted if any file of its chain is: its overlay may store data of each of them.
-    """
-    is_encrypted = any(each.losses.encryption for each in image.layers)
-    return image.layers[0].losses._replace(encryption=is_encrypted and options.encryption is None)
+    return forbidden_loss(losses_of(image, entry.options), manifest.allow_loss) if entry.gets_overlay else ""
 
 
 def _missing_bytes(image: Image, template: PlannedImage) -> int:

@@ -54,3 +54,12 @@ def forbidden_preallocation(losses: OriginalLosses, options: OverlayOptions, all
         f"{format_size(losses.preallocated_bytes)} of its file is preallocated (reserved on disk, and never"
         f" written to), which an overlay would lose. `allow_loss: [{Loss.PREALLOCATION}]` accepts that"
     )
+
+
+def losses_of(image: Image, options: OverlayOptions) -> Losses:
+    """Return the losses of converting a guest; encryption is not one of them if the overlay is encrypted too.
+
+    A guest counts as encrypted if any file of its chain is: its overlay may store data of each of them.
+    """
+    is_encrypted = any(each.losses.encryption for each in image.layers)
+    return image.layers[0].losses._replace(encryption=is_encrypted and options.encryption is None)

@@ -27,9 +27,8 @@ from batchdiff.image.storage.overlayfs import NOTHING, CopyUp
 from batchdiff.image.storage.shared_blocks import has_shared_extents, shared_blocks
 from batchdiff.manifest.manifest import Manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
-from batchdiff.plan.known_states import first_state, is_known_state
 from batchdiff.plan.plan import GuestPlan, Plan, PlannedImage
-from batchdiff.plan.sidecar import Sidecar, read_sidecar, sidecar_path
+from batchdiff.plan.sidecar import Sidecar, first_state, is_known_state, read_sidecar, sidecar_path
 from batchdiff.plan.totals import totals_of
 from batchdiff.planning.assessment import AssessmentJob, FleetFacts, ReusedOverlay, assess_reused
 from batchdiff.planning.candidates import Candidate, Part, examine_guests, planned_image
@@ -39,6 +38,7 @@ from batchdiff.planning.scan.reopening import budget
 from batchdiff.planning.scan.results import Findings
 from batchdiff.planning.scan.workers import run_tasks
 from batchdiff.planning.scan_all import Progress, ScanSettings, scan_guests
+from batchdiff.planning.sharing_objections import can_be_shared, without_unshareable
 from batchdiff.planning.sizes.compressed_estimate import Sample, SampleJob
 from batchdiff.progress import ignore
 
@@ -95,6 +95,7 @@ def make_plan(  # noqa: PLR0913  # options by keyword
         inspect(image, refcounts=True)
         template = planned_image(image)
         parts = examine_guests(manifest, template, earlier.plans, observer, opened)
+        parts = without_unshareable(parts, image, observer)
         candidates = [part for part in parts if isinstance(part, Candidate)]
         sharing, sidecar = has_shared_extents(image), _sidecar(template)
         reused = _reuse(earlier, template, sidecar, candidates, sharing=sharing)
@@ -109,7 +110,7 @@ def make_plan(  # noqa: PLR0913  # options by keyword
         # After this check, the results are known to belong to the recorded state of the template.
         _check_unchanged(image, template)
         digest = _digest(findings, template, reused, scanned_anything=bool(to_scan))
-        facts = FleetFacts(manifest, shared_blocks(image) if sharing else {}, findings.located, observer)
+        facts = _facts(manifest, image, findings, observer)
         guests = _assess_guests(parts, findings, reused, facts, jobs=limits.jobs, assessed=assessed)
         copied = protecting(image) if manifest.protect_template else NOTHING
     return _plan(manifest, template, digest, guests, copied)
@@ -131,6 +132,11 @@ def _plan(
         guests=guests,
         totals=totals_of(guests, manifest.retire, protecting=copied),
     )
+
+
+def _facts(manifest: Manifest, template: Image, findings: Findings, observer: ReadObserver | None) -> FleetFacts:
+    kept = shared_blocks(template) if findings.sharing else {}
+    return FleetFacts(manifest, kept, findings.located, observer, can_be_shared(template))
 
 
 def _further(report: Callable[[int], None], before: int) -> Callable[[int], None]:

@@ -44,7 +44,9 @@ def reusable_overlays(older: Plan, candidates: list[Candidate]) -> dict[str, Reu
     found = {}
     for candidate in candidates:
         part, entry = by_image.get(candidate.record), candidate.entry
-        if part is not None and candidate.record.vouches_for_content and _same_disk_use(part, entry):
+        # What to share is known only in the units of a scan.
+        is_known = part is not None and candidate.record.vouches_for_content and entry.gets_overlay
+        if part is not None and is_known and _same_disk_use(part, entry):
             overlay = reusable_overlay(part, entry.options)
             if overlay is not None:
                 found[entry.name] = overlay

@@ -9,8 +9,9 @@ from typing import NamedTuple
 from batchdiff.choices import Verdict
 from batchdiff.image.storage.allocation import DiskUse
 from batchdiff.image.storage.exactness import Exactness
-from batchdiff.plan.plan import Savings, why_unlike
+from batchdiff.plan.plan import Savings, Sharing, Similarity, why_unlike
 from batchdiff.planning.overlay_content import OverlayContent, better_clusters
+from batchdiff.units import format_size
 
 _WORTH_NAMING = 0.1
 """The share of a guest's allocation that another cluster size must save to be suggested: its savings are estimated
@@ -45,11 +46,7 @@ def verdict_of(
         return Verdict.SKIP, _why_not_smaller(savings, use, content, least, below)
     share = savings.saved_bytes / savings.allocated_bytes if savings.allocated_bytes else 0.0
     if share < least.share:
-        digits = 1 if f"{share:.1%}" != f"{least.share:.1%}" else 4
-        return (
-            Verdict.SKIP,
-            f"it would save {share:.{digits}%}, which is below the minimum of {least.share:.{digits}%}",
-        )
+        return Verdict.SKIP, _below(share, least.share)
     return Verdict.CONVERT, ""
 
 
@@ -66,3 +63,37 @@ def _why_not_smaller(
         return unlike
     anyway = "; `minimum_savings: none` converts it anyway" if below is Below.ANOTHER else ""
     return f"its overlay {would} not be smaller than the guest is now{better}{anyway}"
+
+
+def sharing_verdict(sharing: Sharing, similarity: Similarity, minimum: float) -> tuple[Verdict, str]:
+    """Return the verdict on a guest that is to share blocks in place, and why it is left alone.
+
+    ``minimum``: the least share of its allocation that it must save; minus infinity if any will do.
+    """
+    if not sharing.shareable_bytes:
+        return Verdict.SKIP, _why_nothing_to_share(sharing, similarity)
+    if minimum == -math.inf:
+        return Verdict.SHARE, ""
+    if sharing.saved_bytes <= 0:
+        return Verdict.SKIP, f"sharing would free nothing: {sharing.note or _IN_USE_ELSEWHERE}"
+    share = sharing.saved_bytes / sharing.allocated_bytes if sharing.allocated_bytes else 0.0
+    return (Verdict.SKIP, _below(share, minimum)) if share < minimum else (Verdict.SHARE, "")
+
+
+_IN_USE_ELSEWHERE = "the filesystem frees only whole extents, and other parts of them stay in use"
+
+
+def _why_nothing_to_share(sharing: Sharing, similarity: Similarity) -> str:
+    if unlike := why_unlike(similarity):
+        return unlike
+    if sharing.left_out_bytes:
+        return (
+            f"none of the {format_size(sharing.left_out_bytes)} that it has in common with the template can be"
+            " shared: one of the two has them compressed or encrypted, or at odd offsets in its file"
+        )
+    return "it shares all that it has in common with the template already"
+
+
+def _below(share: float, minimum: float) -> str:
+    digits = 1 if f"{share:.1%}" != f"{minimum:.1%}" else 4
+    return f"it would save {share:.{digits}%}, which is below the minimum of {minimum:.{digits}%}"

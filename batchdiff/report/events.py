@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from batchdiff.applying.results.finding import Finding
 from batchdiff.applying.results.outcome import GuestOutcome
 from batchdiff.applying.results.status_row import StatusRow
+from batchdiff.choices import Strategy
 from batchdiff.doctor.fact import Fact
 from batchdiff.plan.plan import GuestPlan
 from batchdiff.report.fates import original_words
@@ -21,7 +22,8 @@ def guest_event(guest: GuestPlan, outcome: GuestOutcome) -> dict[str, Any]:
     """Return the result for a guest, with its path and its overlay's."""
     fields = asdict(outcome) | {"original": original_words(outcome)}
     notes = fields.pop("remarks")
-    return fields | {"notes": notes, "source": guest.source.path, "overlay": guest.overlay_path}
+    overlay = guest.overlay_path if guest.strategy is Strategy.OVERLAY else None
+    return fields | {"notes": notes, "source": guest.source.path, "overlay": overlay}
 
 
 def fact_event(fact: Fact) -> dict[str, Any]:

@@ -10,10 +10,20 @@ from typing import NamedTuple
 from batchdiff.applying.results.conversion import Conversion, OlderOriginal
 from batchdiff.applying.results.finding import Finding, Health
 from batchdiff.applying.results.outcome import GuestOutcome, Status
-from batchdiff.choices import Verdict
+from batchdiff.choices import Strategy, Verdict
 from batchdiff.image.storage.exactness import Exactness
-from batchdiff.plan.plan import GuestPlan, GuestToConvert, Plan, Savings, Totals
+from batchdiff.plan.plan import GuestPlan, GuestToConvert, GuestToShare, Plan, Savings, Sharing, Totals
 from batchdiff.plan.totals import PLANNED_AT_ONCE, peak_extra_bytes, totals_of
+
+WORKED_ON = frozenset({Verdict.CONVERT, Verdict.SHARE})
+"""The verdicts of guests that apply works on."""
+
+
+def figures_of(guest: GuestPlan) -> Savings | Sharing | None:
+    """Return what a guest takes and saves with its strategy; None if that is not known."""
+    if guest.strategy is Strategy.SHARE:
+        return guest.sharing
+    return None if guest.diff is None else guest.diff.savings
 
 
 class SharedReason(NamedTuple):
@@ -40,9 +50,10 @@ class PlanFacts(NamedTuple):
     apply without ``--jobs`` has in progress at once; ``path`` is that of the plan's file, if it has one.
     ``selection`` has the guests to report, in their order; None stands for all.
     ``older`` is a plan to compare this one with. ``conversions`` has what became of the guests that apply has
-    converted, by name; ``older_conversions``: of those of the older plan. ``read_only``: the template already has
-    no write permission. ``given_back``: the guests that restore gave back, which apply leaves alone, and which no
-    prediction includes; ``older_originals``: those of restored guests that are still in quarantine.
+    converted, by name; ``older_conversions``: of those of the older plan. ``read_only``: the template has no write
+    permission already. ``given_back``: the guests that restore gave back, which apply leaves alone, and which no
+    prediction includes; ``older_originals``: those of restored guests that are still in quarantine. ``shared``: the
+    bytes that came back from each guest that shares blocks now, by name.
     """
 
     plan: Plan
@@ -56,11 +67,17 @@ class PlanFacts(NamedTuple):
     older_conversions: Mapping[str, Conversion] = MappingProxyType({})
     given_back: frozenset[str] = frozenset()
     older_originals: Mapping[str, OlderOriginal] = MappingProxyType({})
+    shared: Mapping[str, int] = MappingProxyType({})
 
     @property
     def to_convert(self) -> list[GuestToConvert]:
         """The guests that apply has converted or will convert."""
         return [guest for guest in self.plan.to_convert if guest.name not in self.given_back]
+
+    @property
+    def to_share(self) -> list[GuestToShare]:
+        """The guests that apply has still to let share blocks."""
+        return [guest for guest in self.plan.to_share if guest.name not in self.shared]
 
     @property
     def savings(self) -> list[Savings]:
@@ -74,8 +91,8 @@ class PlanFacts(NamedTuple):
 
     @property
     def is_applied(self) -> bool:
-        """True if apply has converted a guest, even if it was restored since."""
-        return bool(self.conversions or self.given_back)
+        """True if apply has finished a guest, even if it was restored since."""
+        return bool(self.conversions or self.given_back or self.shared)
 
     @property
     def predicted(self) -> Totals:
@@ -89,8 +106,9 @@ class PlanFacts(NamedTuple):
 
     @property
     def has_conversions_in_view(self) -> bool:
-        """True unless the plan converts guests and none of them is among the guests to report."""
-        return any(guest.verdict is Verdict.CONVERT for guest in self.guests) or not self.plan.to_convert
+        """True unless the guests to report leave out all that apply works on, and so what it will do or did."""
+        is_worked_on = any(guest.verdict in WORKED_ON for guest in self.guests)
+        return is_worked_on or not (self.plan.to_convert or self.plan.to_share)
 
     @property
     def totals(self) -> Totals:
@@ -130,26 +148,26 @@ class PlanFacts(NamedTuple):
 def guests_not_converted(guests: Sequence[GuestPlan]) -> list[SharedReason]:
     """Return why guests are not converted, in their order; guests skipped for the same reason are grouped.
 
-    A guest to convert is among them if it has a reason, which is then a remark.
+    A guest to convert or to share is among them if it has a reason, which is then a remark.
     """
     found: list[SharedReason] = []
     skipped: dict[str, list[str]] = {}
     for guest in guests:
         if guest.verdict is Verdict.SKIP and guest.reason in skipped:
             skipped[guest.reason].append(guest.name)
-        elif guest.reason or guest.verdict is not Verdict.CONVERT:
+        elif guest.reason or guest.verdict not in WORKED_ON:
             found.append(SharedReason(guest.verdict, guest.reason, [guest.name]))
             if guest.verdict is Verdict.SKIP:
                 skipped[guest.reason] = found[-1].names
     return found
 
 
-def inexact(guests: Iterable[GuestToConvert]) -> list[InexactSavings]:
+def inexact(guests: Iterable[GuestToConvert | GuestToShare]) -> list[InexactSavings]:
     """Return why savings are not known exactly, with guests grouped by reason."""
     alike: dict[tuple[Exactness, str], list[tuple[str, int]]] = {}
     for guest in guests:
-        savings = guest.diff.savings
-        if savings.exactness is not Exactness.EXACT:
+        savings = figures_of(guest)
+        if savings is not None and savings.exactness is not Exactness.EXACT:
             alike.setdefault((savings.exactness, savings.note), []).append((guest.name, savings.saved_bytes))
     return [
         InexactSavings(exactness, note, [name for name, _ in found], sum(saved for _, saved in found))
@@ -180,7 +198,7 @@ def size_sums(outcomes: Iterable[GuestOutcome]) -> SizeTotals:
     )
 
 
-_CHANGES_DISKS = {Status.CONVERTED, Status.RETIRED, Status.RESTORED, Status.PURGED}
+_CHANGES_DISKS = {Status.CONVERTED, Status.SHARED, Status.RETIRED, Status.RESTORED, Status.PURGED}
 
 
 def gained_bytes(outcomes: Iterable[GuestOutcome]) -> int | None:

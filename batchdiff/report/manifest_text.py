@@ -28,6 +28,8 @@ def _line(guest: GuestEntry) -> str:
         return f"{what}; cannot be a guest: {guest.objection}"
     if guest.converted is not None:
         return f"{what}; converted by an earlier plan to the overlay {guest.overlay_path}"
+    if not guest.gets_overlay:
+        return f"{what}; shares blocks with the template in place"
     where = "in its own place" if guest.in_place else guest.overlay_path
     options = guest.options
     cluster = "auto" if options.cluster_size is None else format_size(options.cluster_size)

@@ -6,7 +6,8 @@ import re
 from collections.abc import Collection, Iterable
 
 from batchdiff.choices import Verdict
-from batchdiff.plan.plan import GuestPlan
+from batchdiff.plan.plan import GuestPlan, Savings
+from batchdiff.report.facts import figures_of
 from batchdiff.report.form import Order
 
 
@@ -28,15 +29,15 @@ def _numbers_by_value(name: str) -> list[tuple[int, int, str]]:
 
 
 def _figure(guest: GuestPlan, order: Order) -> float:
-    if guest.diff is None:
+    savings = figures_of(guest)
+    if savings is None:
         return float("-inf")
-    savings = guest.diff.savings
     match order:
         case Order.SHARE:
             return savings.saved_bytes / savings.allocated_bytes if savings.allocated_bytes else 0.0
         case Order.ALLOCATED:
             return savings.allocated_bytes
         case Order.OVERLAY:
-            return savings.overlay_bytes
+            return savings.overlay_bytes if isinstance(savings, Savings) else 0
         case _:
             return savings.saved_bytes

@@ -45,7 +45,10 @@ def results_text(outcomes: Sequence[GuestOutcome], *, width: int | None = None) 
     together = {name for names in alike.values() for name in names}
     shown = [outcome for outcome in outcomes if outcome.name not in together]
     rows = [_row(outcome) for outcome in shown]
-    if len(outcomes) != 1 and shown:
+    has_overlays = all(outcome.status is not Status.SHARED for outcome in outcomes) or any(
+        outcome.actual_overlay_bytes is not None for outcome in outcomes
+    )
+    if len(outcomes) != 1 and shown and has_overlays:
         rows.append(_totals_row(outcomes))
     lines = table(_COLUMNS, rows, width=width) if rows else []
     remarks = [*_remarks(shown, width), *(_skipped(names, why, width) for why, names in alike.items())]

@@ -313,6 +313,8 @@ MAY_PLAN_AGAIN = {
     "applying/guests/status.py",  # a guest that was refused when it was planned
     "applying/template/check.py",  # while nothing is converted
     "qemu/qemu_img.py",  # QEMU's last word, before anything rests on a template
+    "applying/share_guests.py",
+    "linux/dedupe_range.py",  # under apply only
     "plan/file.py",
     "plan/recognise.py",
 }

@@ -49,6 +49,7 @@ KINDS = {
         "proxmox",
         "recipes",
         "reflinks",
+        "share",
         "security-labels",
         "undo",
     },
@@ -130,14 +131,14 @@ def documented(words: str) -> set[str]:
 
 LONGEST = {
     "CONTRIBUTING.md": 200,
-    "docs/glossary.md": 370,
-    "docs/manifest.md": 216,
+    "docs/glossary.md": 390,
+    "docs/manifest.md": 240,
     "CHANGELOG.md": 260,
-    "docs/architecture.md": 220,
-    "docs/scripting.md": 420,
+    "docs/architecture.md": 230,
+    "docs/scripting.md": 425,
     "docs/performance.md": 360,
-    "docs/plan-format.md": 220,
-    "docs/safety.md": 280,
+    "docs/plan-format.md": 230,
+    "docs/safety.md": 295,
 }
 """Rows for words, figures and filesystems, sections for verbs and failures; every other page is short."""
 

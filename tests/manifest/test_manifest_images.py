@@ -15,11 +15,11 @@ from manifest_texts import guests, make, problems, raw, read
 
 from batchdiff.files.identity import identity_of
 from batchdiff.image_source import ImageFormat, ImageSource
-from batchdiff.manifest.entries import WrittenGuest, WrittenImage
 from batchdiff.manifest.images import FoundGuest, FoundImage
 from batchdiff.manifest.names import Naming
 from batchdiff.manifest.paths import Place, is_image
 from batchdiff.manifest.text.problems import Problems
+from batchdiff.manifest.text.written import WrittenGuest, WrittenImage
 from batchdiff.plan.overlay_options import OverlayOptions
 
 

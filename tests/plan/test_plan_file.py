@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 from examples import examples
 from hypothesis import HealthCheck, given, settings
-from plans import fingerprint, guest_plan, leaves, plans, refused_guest, save, savings, small_plan
+from plans import fingerprint, guest_plan, leaves, plans, refused_guest, save, savings, shared_guest, small_plan
 
 from batchdiff.errors import PlanError
 from batchdiff.image.storage.exactness import Exactness
@@ -254,7 +254,9 @@ def test_every_field_is_documented():
     options = OverlayOptions(compression=Compression.ZLIB, compression_level=9, refcount_bits=8)
     sizes = {"standard_l2_disk_bytes": ((65536, 1),), "extended_l2_disk_bytes": ((65536, 1),)}
     version_2 = guest_plan("old", options=OverlayOptions(compat=Compat.V2), zero=NO_RUNS)
-    plan = small_plan(guest_plan(options=options, savings=savings(**sizes)), version_2, refused_guest())
+    plan = small_plan(
+        guest_plan(options=options, savings=savings(**sizes)), version_2, refused_guest(), shared_guest()
+    )
     fields = {
         key for where in leaves(to_dict(plan)) for key in where if isinstance(key, str) and not key.isdecimal()
     }

@@ -12,8 +12,7 @@ from batchdiff.choices import Verdict
 from batchdiff.errors import ImageError
 from batchdiff.files.fingerprint import fingerprint_at
 from batchdiff.plan.earlier_plans import EarlierPlans, is_done, plan_in
-from batchdiff.plan.known_states import first_state, is_known_state
-from batchdiff.plan.sidecar import OverlayOrigin
+from batchdiff.plan.sidecar import OverlayOrigin, first_state, is_known_state
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
 from batchdiff.planning.planner import EarlierResults, make_plan
 from batchdiff.planning.scan import one_range

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from bench.contestants import APPLY_ONE, CHECKS, LIMIT, ONE_JOB, PLAN, REBASE, UNTIL_OPEN
 from bench.document import BEGIN, END, with_figures
-from bench.examinations import TEMPLATE_READS, bytes_read
+from bench.examinations import DUPEREMOVE_PARTIAL, GIVEN_BACK, PLAN_SHARE, TEMPLATE_READS, bytes_read
 from bench.machine import Work
 from bench.report import Fact, Point, Race, Report, Series, from_json, to_json
 from bench.scaling import GUESTS, TWO_JOBS
@@ -21,7 +21,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 
 def race(fleet: str, cache: str = "warm", **seconds: tuple[float, ...]) -> Race:
     names = {"plan": PLAN, "limit": LIMIT, "rebase": REBASE, "start": UNTIL_OPEN, "one": ONE_JOB}
-    names |= {"apply_one": APPLY_ONE, "checks": CHECKS}
+    names |= {"apply_one": APPLY_ONE, "checks": CHECKS, "share": PLAN_SHARE, "partial": DUPEREMOVE_PARTIAL}
     series = tuple(Series(names[name], times, 20 * MIB) for name, times in seconds.items())
     return Race(fleet, f"a fleet {fleet}", cache, series)
 
@@ -42,9 +42,15 @@ REPORT = Report(
         race("reflink", plan=(0.4,), one=(0.5,), rebase=(9.0,), start=(0.2,)),
         race("small", apply_one=(3.2,), checks=(1.6,)),
         race("raw", "cold", plan=(9.0, 9.0, 9.0), rebase=(9.0, 9.0, 9.0)),
+        race("duplicates", share=(2.0, 1.0), partial=(8.0, 8.0)),
         race("different", plan=(2.5,), limit=(1.0,)),
     ),
-    facts=(Fact("worker memory, 4 GiB", 121 * MIB, "bytes"), Fact(TEMPLATE_READS.format(4), 1.0, "times")),
+    facts=(
+        Fact("worker memory, 4 GiB", 121 * MIB, "bytes"),
+        Fact(TEMPLATE_READS.format(4), 1.0, "times"),
+        Fact(GIVEN_BACK.format(PLAN_SHARE), 0.9, "of the copies' space"),
+        Fact(GIVEN_BACK.format(DUPEREMOVE_PARTIAL), 0.6, "of the copies' space"),
+    ),
     points=(
         point(1, TWO_JOBS, 1.0),
         point(1, REBASE, 2.0),
@@ -77,6 +83,8 @@ def test_ratios_are_taken_round_by_round_and_outliers_do_not_count():
         ("plan against the read limit", 1.25, "reached"),
         ("plan without start-up against the read limit", 1.0, "reached"),
         ("plan, cold cache, against the read limit", None, "not measured"),
+        ("sharing in place, full copies on XFS, against duperemove", 6.0, "reached"),
+        ("given back by sharing in place, against duperemove", 1.5, "reached"),
         ("plan without start-up, reflink copies on XFS, against create + rebase", 45.0, "missed by 11%"),
         ("plan, reflink copies on XFS, 2 jobs against 1", 0.8, "reached"),
         ("apply, 64 small guests: each, beside QEMU", 0.025, "reached"),

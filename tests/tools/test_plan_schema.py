@@ -4,7 +4,7 @@ import dataclasses
 
 import plan_schema
 from manifest_texts import schema_keys
-from plans import diff_of, guest_plan, planned_image, refused_guest, savings, small_plan
+from plans import diff_of, guest_plan, planned_image, refused_guest, savings, shared_guest, small_plan
 
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.plan.document import to_dict
@@ -55,5 +55,6 @@ def test_every_field_that_is_written_is_in_the_schema():
     )
     version_2 = refused_guest("old", options=OverlayOptions(compat=Compat.V2))
     written = keys(to_dict(small_plan(guest, version_2)))
+    written |= keys(to_dict(small_plan(shared_guest())))
     written |= keys(to_dict(small_plan(*(refused_guest(options=each) for each in UNUSUAL))))
     assert written | {"checksum"} == schema_keys(plan_schema.PLAN)

@@ -18,12 +18,15 @@ from bench.report import Fact, Race, Series
 from bench.running import Run, timed
 
 PLAN_DELETE = "plan + apply, originals deleted"
+PLAN_SHARE = "plan + apply, strategy share"
+DUPEREMOVE_PARTIAL = "duperemove, partial, 4 KiB blocks"
 _DUPEREMOVE = {
     "duperemove": (),
-    "duperemove, partial, 4 KiB blocks": ("--dedupe-options=partial", "-b", "4k"),
+    DUPEREMOVE_PARTIAL: ("--dedupe-options=partial", "-b", "4k"),
 }
 """The defaults, with which it compares only whole extents, and the options that freed the most space."""
 BARE, VERSION, SHOW = "bare interpreter", "batchdiff --version", "batchdiff show"
+GIVEN_BACK = "given back by {}"
 NEW_BLOCKS = "new blocks of apply on reflink copies"
 TEMPLATE_READS = "template read, guests: {}"
 
@@ -96,9 +99,10 @@ def deduplication(fleet: Fleet, rounds: int) -> tuple[Race, list[Fact]]:
     """Race batchdiff and duperemove to free the space of the same full copies; each run has fresh copies.
 
     duperemove hashes all files and has the kernel share equal blocks; the images stay full images. batchdiff
-    plans, writes, verifies and deletes. Making the copies is not part of the time.
+    plans, then writes, verifies and deletes; or it plans, then shares blocks as duperemove does. Making the copies
+    is not part of the time.
     """
-    contestants: dict[str, Callable[[Fleet], Run]] = {PLAN_DELETE: _plan_and_delete}
+    contestants: dict[str, Callable[[Fleet], Run]] = {PLAN_DELETE: _plan_and_delete, PLAN_SHARE: _plan_and_share}
     contestants |= {name: partial(_duperemove, options) for name, options in _DUPEREMOVE.items()}
     runs: dict[str, list[tuple[Run, int]]] = {name: [] for name in contestants}
     for _ in range(rounds):
@@ -110,7 +114,7 @@ def deduplication(fleet: Fleet, rounds: int) -> tuple[Race, list[Fact]]:
     )
     allocated = sum(os.stat(member.path).st_blocks * 512 for member in fleet.guests)
     facts = [
-        Fact(f"given back by {name}", min(space for _, space in each) / allocated, "of the copies' space")
+        Fact(GIVEN_BACK.format(name), min(space for _, space in each) / allocated, "of the copies' space")
         for name, each in runs.items()
     ]
     return Race("duplicates", fleet.what, "warm", series), facts
@@ -136,6 +140,12 @@ def _on_fresh_copies(fleet: Fleet, contestant: Callable[[Fleet], Run]) -> tuple[
 def _plan_and_delete(fleet: Fleet) -> Run:
     apply = batchdiff("apply", "-q", plan_path(fleet), "--retire", "delete", "--yes")
     return timed(plan_command(fleet), apply)
+
+
+def _plan_and_share(fleet: Fleet) -> Run:
+    guests = [member.path for member in fleet.guests]
+    sharing = fleet_of(fleet.what, fleet.template.path, guests, name="share", strategy="share")
+    return timed(plan_command(sharing), batchdiff("apply", "-q", plan_path(sharing)))
 
 
 def _duperemove(options: tuple[str, ...], fleet: Fleet) -> Run:

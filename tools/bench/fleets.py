@@ -64,12 +64,25 @@ class Fleet:
         return tuple(member.path for member in (self.template, *self.guests))
 
 
-def fleet_of(what: str, template: str, guests: list[str], *, name: str = "fleet", changed_bytes: int = 0) -> Fleet:
-    """Return a fleet of existing images and write a manifest beside them; the suffixes are the formats."""
+def fleet_of(
+    what: str,
+    template: str,
+    guests: list[str],
+    *,
+    name: str = "fleet",
+    changed_bytes: int = 0,
+    strategy: str = "",
+) -> Fleet:
+    """Return a fleet of existing images and write a manifest beside them; the suffixes are the formats.
+
+    ``strategy``: that of all guests, if it is not the default one.
+    """
     members = [Member(path, path.rpartition(".")[2]) for path in (template, *guests)]
     entries = [f"{{path: {os.path.basename(member.path)}, format: {member.format}}}" for member in members]
     manifest = os.path.join(os.path.dirname(template), f"{name}.yaml")
     with open(manifest, "w", encoding="ascii") as file:
+        if strategy:
+            file.write(f"strategy: {strategy}\n")
         file.write(f"version: 1\ntemplate: {entries[0]}\nguests:\n")
         file.writelines(f"  - {entry}\n" for entry in entries[1:])
     return Fleet(what, members[0], tuple(members[1:]), manifest, changed_bytes)

@@ -163,7 +163,7 @@ def duplicates(study: Study) -> None:
     with study.place("duplicates") as place, fleets.xfs(place, 12 * size) as folder:
         fleet = fleets.raw(folder, size=size, guests=4)
         fleet = fleets.described(fleet, f"{fleet.what}, full copies on XFS")
-        race, facts = deduplication(fleet, min(study.rounds, 2))
+        race, facts = deduplication(fleet, min(study.rounds, 3))
         study.races.append(race)
         study.facts += facts
 

@@ -23,7 +23,16 @@ from bench.contestants import (
     UNTIL_OPEN,
     VERIFICATION_LIMIT,
 )
-from bench.examinations import BARE, NEW_BLOCKS, SHOW, TEMPLATE_READS, VERSION
+from bench.examinations import (
+    BARE,
+    DUPEREMOVE_PARTIAL,
+    GIVEN_BACK,
+    NEW_BLOCKS,
+    PLAN_SHARE,
+    SHOW,
+    TEMPLATE_READS,
+    VERSION,
+)
 from bench.exported import NBDCOPY, READER
 from bench.fleets import EXPORTED, MAPPED
 from bench.large import BUT_THE_SCAN, LOAD
@@ -115,6 +124,16 @@ def _beside_qemu(report: Report) -> float | None:
 
 def _fact(name: str) -> Callable[[Report], float | None]:
     return lambda report: report.fact(name)
+
+
+def _given_back(ours: str, other: str) -> Callable[[Report], float | None]:
+    """Measure the space that one contestant freed over that of another."""
+
+    def measure(report: Report) -> float | None:
+        one, two = (report.fact(GIVEN_BACK.format(name)) for name in (ours, other))
+        return None if one is None or not two else one / two
+
+    return measure
 
 
 def _reads(guests: int) -> Callable[[Report], float | None]:
@@ -222,6 +241,20 @@ TARGETS = (
     ),
     Target("plan, reflink copies on XFS, 2 jobs against 1", 1, "x", _ratio("reflink", PLAN, ONE_JOB)),
     Target("apply, reflink copies: new blocks of the changed bytes", 0.02, "share", _fact(NEW_BLOCKS)),
+    Target(
+        "sharing in place, full copies on XFS, against duperemove",
+        5,
+        "x",
+        _ratio("duplicates", DUPEREMOVE_PARTIAL, PLAN_SHARE),
+        at_least=True,
+    ),
+    Target(
+        "given back by sharing in place, against duperemove",
+        1,
+        "x",
+        _given_back(PLAN_SHARE, DUPEREMOVE_PARTIAL),
+        at_least=True,
+    ),
     Target("plan, 15 TiB almost empty", 1, "s", _seconds("sparse", PLAN)),
     Target("plan, 1,000 guests with 10,000 extents each", 30, "s", _seconds("extents", PLAN)),
     Target("all of it but the scan", 4, "s", _seconds("extents", BUT_THE_SCAN)),

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from batchdiff.applying.journal.records import History
+from batchdiff.applying.journal.records import History, Step
 from batchdiff.files.fingerprint import NO_FILE, fingerprint_at
-from batchdiff.plan.known_states import is_known_state
 from batchdiff.plan.plan import Plan
-from batchdiff.plan.sidecar import read_sidecar, sidecar_path
+from batchdiff.plan.sidecar import is_known_state, read_sidecar, sidecar_path
 
 
 def changed_images(plan: Plan, history: History) -> list[str]:
-    """Return a sentence for each image that has changed since planning; converted guests don't matter."""
-    pending = [guest for guest in plan.to_convert if guest.name not in history.published]
+    """Return a sentence for each image that has changed since planning; guests that are done don't matter."""
+    pending = [guest.image for guest in plan.to_convert if guest.name not in history.published]
+    pending += [guest.image for guest in plan.to_share if not _is_shared(guest.name, history)]
+    if plan.to_share and not plan.to_convert and not pending:
+        return []  # guests that share blocks rest on nothing
     template = [] if _is_template_unchanged(plan) else [plan.template]
-    images = [*template, *(guest.image for guest in pending)]
+    images = [*template, *pending]
     notices = []
     for image in images:
         for path, planned in zip(image.paths, image.fingerprints, strict=True):
@@ -25,6 +27,11 @@ def changed_images(plan: Plan, history: History) -> list[str]:
             if changes:
                 notices.append(f"{path}: {changes}")
     return notices
+
+
+def _is_shared(guest: str, history: History) -> bool:
+    state = history.states.get(guest)
+    return state is not None and state.step is Step.SHARED
 
 
 def _is_template_unchanged(plan: Plan) -> bool:

@@ -34,6 +34,16 @@ def conversions(plan: Plan, history: History) -> dict[str, Conversion]:
     return found
 
 
+def came_back_by_sharing(plan: Plan, history: History) -> dict[str, int]:
+    """Return the bytes that came back from each guest that shares blocks in place, by name."""
+    found = {}
+    for guest in plan.to_share:
+        state = history.states.get(guest.name)
+        if state is not None and state.step is Step.SHARED:
+            found[guest.name] = state.came_back_bytes
+    return found
+
+
 def older_originals(plan: Plan, history: History) -> dict[str, OlderOriginal]:
     """Return the original of each restored guest that is still in quarantine, by the guest's name."""
     found = {}

@@ -9,8 +9,8 @@ from batchdiff.applying.journal.records import Fate, Goal, GuestState, History, 
 from batchdiff.applying.results.status_row import StatusRow
 from batchdiff.choices import Retire, Verdict
 from batchdiff.files.filenames import shell_word
-from batchdiff.plan.plan import GuestPlan, Plan, UntouchedGuest
-from batchdiff.units import few
+from batchdiff.plan.plan import GuestPlan, GuestToShare, Plan, UntouchedGuest
+from batchdiff.units import few, format_size
 
 _VERDICTS = {Verdict.SKIP: "skipped", Verdict.REFUSE: "refused"}
 
@@ -63,6 +63,8 @@ def _row(guest: GuestPlan, history: History, there: OnDisk | None, retire: Retir
         refused = guest.verdict is Verdict.REFUSE
         what = "plan again once this is fixed" if refused else "nothing"
         return StatusRow(guest.name, _VERDICTS[guest.verdict], "", "", f"{what}: {guest.reason}")
+    if isinstance(guest, GuestToShare):
+        return _row_of_sharing(guest, known, history)
     if known is not None and _is_rolled_back(known):
         known = None
     unstarted = Step.RESTORED.value if is_back else "planned"
@@ -74,6 +76,18 @@ def _row(guest: GuestPlan, history: History, there: OnDisk | None, retire: Retir
         failure=history.failures.get(guest.name, ""),
         next=_begin(there, again) if known is None else _next(known, there, retire),
     )
+
+
+def _row_of_sharing(guest: GuestToShare, known: GuestState | None, history: History) -> StatusRow:
+    if known is None:
+        step, what = "planned", "apply: share its blocks with the template"
+    elif known.step is Step.SHARED:
+        back = format_size(known.came_back_bytes)
+        step, what = known.step.value, f"nothing: {back} came back, and nothing rests on the template"
+    else:
+        step, what = known.step.value, "apply: interrupted, will share the rest of its blocks"
+    since, failure = history.times.get(guest.name, ""), history.failures.get(guest.name, "")
+    return StatusRow(guest.name, step, since, failure, what)
 
 
 def _again(guest: str) -> str:

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from batchdiff.applying.journal.file import lock_journal, read_history
-from batchdiff.applying.journal.records import Fate, Goal, GuestState, History, Step
+from batchdiff.applying.journal.records import OF_SHARING, Fate, Goal, GuestState, History, Step
 from batchdiff.errors import UsageError
 from batchdiff.files.atomic_write import sync_folder
 from batchdiff.linux.call_failures import reason
@@ -154,6 +154,8 @@ def _plan_of_journal(path: str) -> str:
 def _by_fate(history: History) -> GuestsByFate:
     found: dict[Fate | Goal | None, list[str]] = {}
     for name, state in history.states.items():
+        if state.step in OF_SHARING:
+            continue
         found.setdefault(_fate_or_verb(state), []).append(name)
     return found
 

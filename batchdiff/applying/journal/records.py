@@ -6,6 +6,7 @@
     {"time": "...", "guest": "web01", "step": "checked", "goal": "apply", "temporary": "/images/..."}
     {"time": "...", "guest": "web01", "step": "written", ...}   "verified"   "published"   "retiring"   "retired"
     {"time": "...", "guest": "web01", "step": "retired", "fate": "quarantined", "aside": "/images/..."}
+    {"time": "...", "guest": "db01", "step": "sharing", ...}   "shared"
     {"time": "...", "guest": "web01", "step": "failed", "reason": "..."}
     {"time": "...", "step": "protecting"}
     {"time": "...", "step": "changed", "file": {"device": 64768, "inode": 12, ...}}
@@ -22,7 +23,10 @@ from batchdiff.plan.path_map import PathMap
 
 
 class Step(enum.StrEnum):
-    """The steps of a guest, in their order; the last three each end a verb."""
+    """The steps of a guest, in their order; the last three each end a verb, as does SHARED.
+
+    A guest that shares blocks in place has two steps of its own: SHARING and SHARED.
+    """
 
     CHECKED = "checked"
     WRITTEN = "written"
@@ -32,6 +36,12 @@ class Step(enum.StrEnum):
     RETIRED = "retired"
     PURGED = "purged"
     RESTORED = "restored"
+    SHARING = "sharing"
+    SHARED = "shared"
+
+
+OF_SHARING = frozenset({Step.SHARING, Step.SHARED})
+"""The steps of a guest that shares blocks in place, which leave nothing to undo."""
 
 
 class Goal(enum.StrEnum):
@@ -78,7 +88,8 @@ class GuestState:
     quarantine. A guest at RESTORED is finished, except for an older original that is still in quarantine.
     ``left``: the path of the overlay that a restore left behind, because it could not read it. ``data_file``: the
     overlay's data file when it was written, before it got its name. ``parts``: the other files of an overlay that
-    is about to be unlinked, each with its path.
+    is about to be unlinked, each with its path. ``shared_bytes``: what the last run let a guest share, at SHARED;
+    ``came_back_bytes``: by how much free space has grown with all runs.
     """
 
     step: Step
@@ -94,6 +105,8 @@ class GuestState:
     left: str | None = None
     data_file: Fingerprint | None = None
     parts: tuple[tuple[str, Fingerprint], ...] = ()
+    shared_bytes: int = 0
+    came_back_bytes: int = 0
 
     def record(self) -> dict[str, Any]:
         """Return the plain values of its line in a journal."""
@@ -162,6 +175,8 @@ class History:
             aside,
             data_file=_fingerprint(record.get("data_file")),
             parts=tuple(map(_part, record.get("parts", ()))),
+            shared_bytes=int(record.get("shared_bytes", 0)),
+            came_back_bytes=int(record.get("came_back_bytes", 0)),
         )
 
     @property

@@ -13,6 +13,8 @@ class Status(enum.StrEnum):
     """The result for a guest, in one word."""
 
     CONVERTED = "converted"
+    SHARED = "shared"
+    """It shares blocks with the template now; nothing else about it has changed."""
     UNCHANGED = "unchanged"
     """Nothing was left to do."""
     RETIRED = "retired"

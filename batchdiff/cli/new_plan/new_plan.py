@@ -70,7 +70,7 @@ def make_and_report(
     # Reasons why apply would refuse come last, where the operator sees them.
     warn_of_space(console, plan)
     warn_of_changed_template(console, plan)
-    following = f" Next: batchdiff apply {shell_word(path)}" if plan.totals.convert else ""
+    following = f" Next: batchdiff apply {shell_word(path)}" if plan.to_convert or plan.to_share else ""
     console.say(f"The plan is in {path}.{following}")
     return _exit_code(plan, detailed=arguments.detailed_exitcode)
 
@@ -89,4 +89,4 @@ def _with_domains(manifest: Manifest, uri: str) -> Manifest:
 def _exit_code(plan: Plan, *, detailed: bool) -> int:
     if plan.totals.refuse:
         return EXIT_SOME_GUESTS
-    return EXIT_DETAILED_CHANGES if detailed and plan.totals.convert else EXIT_DONE
+    return EXIT_DETAILED_CHANGES if detailed and (plan.to_convert or plan.to_share) else EXIT_DONE

@@ -35,6 +35,9 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     """Run the verb."""
     _check(arguments)
     plan, path_map = with_moved_paths(console, read_for_report(arguments.plan), arguments)
+    if plan.to_share and not plan.to_convert:
+        console.result("No definition needs a change: guests that share blocks in place stay as they are.\n")
+        return EXIT_DONE
     disks = guest_disks(plan, history_of(console, arguments, plan, path_map))
     if arguments.proxmox is not None:
         return _of_proxmox(console, arguments, plan.template.source.path, disks)

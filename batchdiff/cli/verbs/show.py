@@ -6,7 +6,7 @@ import argparse
 import os
 
 from batchdiff.applying.guests.changed_images import changed_images
-from batchdiff.applying.guests.conversions import conversions, older_originals
+from batchdiff.applying.guests.conversions import came_back_by_sharing, conversions, older_originals
 from batchdiff.applying.journal.file import read_history
 from batchdiff.cli.console import Console
 from batchdiff.cli.format_doubts import warn_of_planned_formats
@@ -43,6 +43,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         {} if older is None else conversions(older, read_history(arguments.against, older.checksum)),
         given_back=history.given_back(plan.created),
         older_originals=older_originals(plan, history),
+        shared=came_back_by_sharing(plan, history),
     )
     form = PLAN_FORMS[arguments.format]
     if arguments.output is not None:

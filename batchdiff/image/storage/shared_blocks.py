@@ -132,12 +132,16 @@ def _fit(table: ExtentTable) -> ExtentTable:
     return table.chosen((table.flags & ExtentFlag.SHARED != 0) & (table.flags & _UNFIT == 0))
 
 
-def shared_extents(image: Image, segments: list[Segment]) -> list[SharedExtent]:
+def shared_extents(image: Image, segments: list[Segment], *, packed: bool = False) -> list[SharedExtent]:
     """Return where the FILE segments of an image are on disk, as far as the blocks are shared and reported.
+
+    ``packed``: also those that btrfs has compressed. That proves nothing about the bytes in them, because every
+    part of an extent is reported to be at the same place.
 
     :raises ImageError: the filesystem has a fault.
     """
     found: list[SharedExtent] = []
+    unfit = _UNFIT & ~int(ExtentFlag.ENCODED) if packed else _UNFIT
     for number, layer in enumerate(image.layers):
         device = os.fstat(layer.fd).st_dev
         stored = [segment for segment in segments if segment.layer == number and segment.origin is Origin.FILE]
@@ -145,7 +149,7 @@ def shared_extents(image: Image, segments: list[Segment]) -> list[SharedExtent]:
             extents = physical_extents(
                 layer.fd, layer.path, group[0].address, _end_address(group[-1]), having=ExtentFlag.SHARED
             )
-            found.extend(_cut_to_segments(group, iter(extents or ()), device))
+            found.extend(_cut_to_segments(group, iter(extents or ()), device, unfit))
     found.sort()
     return found
 
@@ -168,15 +172,15 @@ def _groups(segments: list[Segment]) -> Iterator[list[Segment]]:
 
 
 def _cut_to_segments(
-    segments: list[Segment], extents: Iterator[PhysicalExtent], device: int
+    segments: list[Segment], extents: Iterator[PhysicalExtent], device: int, unfit: int
 ) -> Iterator[SharedExtent]:
-    """Yield the parts of segments that extents hold, both sorted by address."""
+    """Yield the parts of segments that extents hold, both sorted by address, except ``unfit`` extents."""
     extent = next(extents, None)
     for segment in segments:
         shift, end = segment.start - segment.address, _end_address(segment)
         while extent is not None and extent.logical < end:
             first, last = max(extent.logical, segment.address), min(extent.logical + extent.length, end)
-            if first < last and not extent.flags & _UNFIT:
+            if first < last and not extent.flags & unfit:
                 yield SharedExtent(first + shift, last + shift, device, extent.physical + first - extent.logical)
             if extent.logical + extent.length > end:
                 break  # the next segment may lie in this extent as well

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from batchdiff.applying.results.conversion import Conversion
-from batchdiff.choices import Verdict
+from batchdiff.choices import Strategy, Verdict
 from batchdiff.image.storage.exactness import of_sum
 from batchdiff.plan.earlier_plans import is_done
 from batchdiff.plan.plan import GuestPlan, GuestToConvert, Plan
@@ -45,7 +45,10 @@ def compared(older: Plan, newer: Plan) -> PlanComparison:
     changes = [
         SizeChange(old.name, old.diff.savings.overlay_bytes, new.diff.savings.overlay_bytes)
         for old, new in both
-        if old.diff and new.diff and old.diff.savings.overlay_bytes != new.diff.savings.overlay_bytes
+        if old.diff
+        and new.diff
+        and old.strategy is new.strategy is Strategy.OVERLAY
+        and old.diff.savings.overlay_bytes != new.diff.savings.overlay_bytes
     ]
     return PlanComparison(
         older,

@@ -33,6 +33,11 @@ HEADER = (
     "actual_overlay_bytes",
     "actual_overlay_disk_bytes",
     "came_back_bytes",
+    "strategy",
+    "sharing_saved_bytes",
+    "sharing_exactness",
+    "shareable_bytes",
+    "left_out_bytes",
 )
 """The columns, in a fixed order: new ones are added at the end."""
 
@@ -43,11 +48,12 @@ def plan_csv(facts: PlanFacts) -> str:
     rows = csv.DictWriter(text, HEADER)
     rows.writeheader()
     for guest in facts.guests:
-        rows.writerow(_row(guest, facts.conversions.get(guest.name)))
+        rows.writerow(_row(guest, facts.conversions.get(guest.name), facts.shared.get(guest.name)))
     return text.getvalue()
 
 
-def _row(guest: GuestPlan, done: Conversion | None) -> dict[str, Any]:
+def _row(guest: GuestPlan, done: Conversion | None, shared: int | None) -> dict[str, Any]:
+    sharing = guest.sharing
     savings = guest.diff.savings if guest.diff else None
     similarity = guest.diff.similarity if guest.diff else None
     numbers = {name: getattr(savings, name) for name in HEADER[8:14]} if savings else {}
@@ -66,6 +72,11 @@ def _row(guest: GuestPlan, done: Conversion | None) -> dict[str, Any]:
         "original": done.fate.value if done else None,
         "actual_overlay_bytes": done.overlay_bytes if done else None,
         "actual_overlay_disk_bytes": done.overlay_disk_bytes if done else None,
-        "came_back_bytes": done.came_back_bytes if done else None,
+        "came_back_bytes": done.came_back_bytes if done else shared,
+        "strategy": guest.strategy.value,
+        "sharing_saved_bytes": sharing.saved_bytes if sharing else None,
+        "sharing_exactness": sharing.exactness.value if sharing else None,
+        "shareable_bytes": sharing.shareable_bytes if sharing else None,
+        "left_out_bytes": sharing.left_out_bytes if sharing else None,
         **numbers,
     }

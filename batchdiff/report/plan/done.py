@@ -44,6 +44,10 @@ def done_figures(facts: PlanFacts) -> Iterator[tuple[str, str, str]]:
     totals = facts.predicted
     saved = bounded_size(totals.saved_bytes, totals.exactness, facts.error_bytes)
     yield "came back", came_back(facts), f"of {saved} planned"
+    if facts.shared:
+        yield "guests that share blocks", f"{len(facts.shared)} of {totals.share}", "nothing rests on the template"
+    if not facts.plan.to_convert:
+        return
     taken = sum(each.overlay_disk_bytes or 0 for each in facts.conversions.values())
     planned = sum(guest.diff.savings.overlay_disk_bytes for guest in _converted(facts))
     yield "overlays take", format_size(taken), f"on disk now; predicted {format_size(planned)}"
@@ -64,7 +68,7 @@ def space_figure(facts: PlanFacts) -> tuple[str, str, str]:
 def came_back(facts: PlanFacts) -> str:
     """Return the space that came back so far."""
     gone = [guest for guest in _converted(facts) if facts.conversions[guest.name].fate in _GONE]
-    size = sum(facts.conversions[guest.name].came_back_bytes for guest in gone)
+    size = sum(facts.conversions[guest.name].came_back_bytes for guest in gone) + sum(facts.shared.values())
     return bounded_size(size, of_sum(guest.diff.savings.exactness for guest in gone))
 
 

@@ -20,17 +20,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from batchdiff.applying.results.conversion import Conversion
-from batchdiff.choices import Verdict
+from batchdiff.choices import Strategy, Verdict
 from batchdiff.errors import PlanError
 from batchdiff.image.storage.exactness import Exactness
-from batchdiff.plan.plan import Diff, GuestPlan
-from batchdiff.report.facts import PlanFacts, share
+from batchdiff.plan.plan import Diff, GuestPlan, Savings
+from batchdiff.report.facts import PlanFacts, figures_of, share
 from batchdiff.report.figures import percent, size
 from batchdiff.report.plan import words
 from batchdiff.report.plan.change_map import BINS, ChangeMap, change_map
 from batchdiff.report.plan.outliers import outliers_first
 from batchdiff.report.plan.pictures import MapPath, SizeBar, crowd_paths, map_paths, size_bars
 from batchdiff.report.plan.rows import columns, guest_cells, now, rows, total_cells
+from batchdiff.report.plan.strategies import STRATEGIES, strategy_rows
 from batchdiff.report.printable import printable
 from batchdiff.units import format_size
 
@@ -104,6 +105,8 @@ def _content(facts: PlanFacts) -> dict[str, Any]:
         "applied": facts.is_applied,
         "since": list(words.since(facts)),
         "below": [*words.how_saved(facts), *words.not_exact(facts)],
+        "strategies_heading": STRATEGIES,
+        "strategies": strategy_rows(facts),
         "next": list(words.next_steps(facts)),
         "commands": words.next_commands(facts),
         "guests": guests,
@@ -128,10 +131,11 @@ def _map(diff: Diff, scale: int) -> ChangeMap:
 
 def _view(number: int, guest: GuestPlan, facts: PlanFacts, changes: ChangeMap | None, scale: int) -> GuestView:
     diff, image, done = guest.diff, guest.image, facts.conversions.get(guest.name)
-    savings = diff.savings if diff else None
+    savings, figures = diff.savings if diff else None, figures_of(guest)
     disk = image.virtual_size if image else 0
-    is_known = savings is not None and savings.exactness is not Exactness.UNKNOWN
-    part = share(savings.saved_bytes, savings.allocated_bytes) if savings else None
+    is_known = figures is not None and figures.exactness is not Exactness.UNKNOWN
+    part = share(figures.saved_bytes, figures.allocated_bytes) if figures else None
+    overlay = figures.overlay_bytes if isinstance(figures, Savings) else -1
     return GuestView(
         number=number,
         name=printable(guest.name),
@@ -139,14 +143,14 @@ def _view(number: int, guest: GuestPlan, facts: PlanFacts, changes: ChangeMap | 
         reason=printable(guest.reason),
         cells=guest_cells(facts, guest)[1:6],
         now=now(facts, guest) if facts.is_applied else guest.verdict.value,
-        allocated=savings.allocated_bytes if savings else -1,
-        overlay=savings.overlay_bytes if savings else -1,
+        allocated=figures.allocated_bytes if figures else -1,
+        overlay=overlay,
         actual=done.overlay_bytes if done else -1,
-        saved=savings.saved_bytes if savings and is_known else None,
+        saved=figures.saved_bytes if figures and is_known else None,
         share=-1 if part is None else round(max(100 * part, 0), 2),
         cluster=guest.options.cluster_size or -1,
         path=printable(guest.source.path),
-        overlay_path=printable(guest.overlay_path),
+        overlay_path=printable(guest.overlay_path) if guest.strategy is Strategy.OVERLAY else "",
         disk=format_size(disk) if image else "",
         width=round(BINS * disk / scale, 2),
         paths=map_paths(changes) if changes else (),

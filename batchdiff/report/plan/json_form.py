@@ -8,16 +8,17 @@ from typing import Any
 
 from batchdiff.applying.results.conversion import Conversion
 from batchdiff.plan.document import to_dict
-from batchdiff.plan.plan import GuestPlan
-from batchdiff.report.facts import PlanFacts, share
+from batchdiff.plan.plan import GuestPlan, Sharing
+from batchdiff.report.facts import PlanFacts, figures_of, share
 from batchdiff.report.plan.comparison import compared, comparison_report
 from batchdiff.report.plan.dangers import dangers
 from batchdiff.report.plan.outliers import cluster_advice, similarity_if_unlike
 
-REPORT_VERSION = "1.3"
+REPORT_VERSION = "1.4"
 """Within a major version, fields are added, but none changes its meaning. 1.1 added the exactness of
 savings, 1.2 the comparison with an older plan, and the backing files of guests; 1.3 the warnings, what apply has
-done, the guests that do not look like copies of the template, and better cluster sizes."""
+done, the guests that do not look like copies of the template, and better cluster sizes; 1.4 the strategies of
+guests, and what sharing blocks in place gives."""
 
 
 def plan_json(facts: PlanFacts) -> str:
@@ -46,7 +47,7 @@ def plan_report(facts: PlanFacts) -> dict[str, Any]:
 
 
 def _guest(record: dict[str, Any], guest: GuestPlan, facts: PlanFacts) -> dict[str, Any]:
-    diff, done = guest.diff, facts.conversions.get(guest.name)
+    diff, done, figures = guest.diff, facts.conversions.get(guest.name), figures_of(guest)
     return {
         "name": guest.name,
         "path": guest.source.path,
@@ -62,11 +63,18 @@ def _guest(record: dict[str, Any], guest: GuestPlan, facts: PlanFacts) -> dict[s
         "link": guest.alias or None,
         "savings": record.get("savings"),
         "similarity": record.get("similarity"),
-        "saved_share": _rounded(share(diff.savings.saved_bytes, diff.savings.allocated_bytes)) if diff else None,
+        "saved_share": _rounded(share(figures.saved_bytes, figures.allocated_bytes)) if figures else None,
         "similar_share": _rounded(diff.similarity.share) if diff and diff.similarity else None,
         "looks_copied": similarity_if_unlike(guest) is None if diff and diff.similarity else None,
         "conversion": None if done is None else _conversion(done),
+        "strategy": guest.strategy.value,
+        "sharing": None if guest.sharing is None else _sharing(guest.sharing, facts.shared.get(guest.name)),
     }
+
+
+def _sharing(sharing: Sharing, came_back: int | None) -> dict[str, Any]:
+    found = asdict(sharing)
+    return {name: found[name] for name in found if name not in {"unit", "runs"}} | {"came_back_bytes": came_back}
 
 
 def _conversion(done: Conversion) -> dict[str, Any]:
@@ -88,7 +96,9 @@ def _totals(facts: PlanFacts) -> dict[str, Any]:
         "overlay_error_bytes": facts.error_bytes,
         "saved_share": saved,
         "converted": len(facts.conversions),
-        "came_back_bytes": sum(each.came_back_bytes for each in facts.conversions.values()),
+        "shared": len(facts.shared),
+        "came_back_bytes": sum(each.came_back_bytes for each in facts.conversions.values())
+        + sum(facts.shared.values()),
         "better_cluster_size": None if better is None else better.cluster_size,
         "better_overlay_disk_bytes_at_most": None if better is None else better.at_most,
     }

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.plan import words
 from batchdiff.report.plan.rows import columns, guest_cells, other_rows, rows, total_cells
+from batchdiff.report.plan.strategies import STRATEGIES, STRATEGY_COLUMNS, strategy_rows
 from batchdiff.report.printable import printable
 from batchdiff.report.table import Align
 
@@ -30,6 +31,7 @@ def plan_markdown(facts: PlanFacts) -> str:
         escaped(words.nothing_chosen(facts)),
         "\n".join(_table(facts)),
         *map(escaped, (*words.how_saved(facts), *words.not_exact(facts))),
+        "\n".join(_strategies(facts)),
         *map(escaped, words.next_steps(facts)),
         *(f"{what}\n\n    {command}" for what, command in words.next_commands(facts)),
     ]
@@ -66,6 +68,14 @@ def _table(facts: PlanFacts) -> Iterator[str]:
     if chosen and len(facts.guests) != 1:
         yield f"| {' | '.join(f'**{escaped(cell)}**' if cell else '' for cell in total_cells(facts))} |"
     yield from (_row(guest_cells(facts, guest)) for guest in others)
+
+
+def _strategies(facts: PlanFacts) -> Iterator[str]:
+    if compared := strategy_rows(facts):
+        yield f"**{escaped(STRATEGIES)}**\n"
+        yield f"| {' | '.join(column.heading for column in STRATEGY_COLUMNS)} |"
+        yield f"| {' | '.join(_RULES[column.align] for column in STRATEGY_COLUMNS)} |"
+        yield from map(_row, compared)
 
 
 def _row(cells: Iterable[str]) -> str:

@@ -5,19 +5,20 @@
     before apply   guest  allocated  overlay            saved  share  cluster  verdict
     after it       guest  allocated  predicted  actual  saved  share           now
 
-    rows           guests to convert, outliers first
+    rows           guests to convert or to share, outliers first
     total          the sums over them
-    other rows     guests that are not converted: no total includes them
+    other rows     guests that stay as they are: no total includes them
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from batchdiff.choices import Verdict
+from batchdiff.applying.results.outcome import Status
+from batchdiff.choices import Strategy, Verdict
 from batchdiff.image.storage.exactness import Exactness
-from batchdiff.plan.plan import GuestPlan, GuestToConvert, Savings, Totals
-from batchdiff.report.facts import PlanFacts, share
+from batchdiff.plan.plan import GuestPlan, GuestToConvert, GuestToShare, Savings, Sharing, Totals
+from batchdiff.report.facts import WORKED_ON, PlanFacts, figures_of, share
 from batchdiff.report.figures import DASH, bounded_size, estimated_size, percent, rounded, size
 from batchdiff.report.plan.outliers import outliers_first
 from batchdiff.report.printable import printable
@@ -43,7 +44,7 @@ _AFTER = (
     Column("now", Align.LEFT),
 )
 _WAITING, _RESTORED = "planned", "restored"
-"""The words for a guest that apply has still to convert, or that restore gave back, as `status` has them."""
+"""The words for a guest that apply has still to work on, or that restore gave back, as `status` has them."""
 
 
 def columns(facts: PlanFacts) -> Sequence[Column]:
@@ -51,36 +52,35 @@ def columns(facts: PlanFacts) -> Sequence[Column]:
     return _AFTER if facts.is_applied else _BEFORE
 
 
-def rows(facts: PlanFacts) -> list[GuestToConvert]:
+def rows(facts: PlanFacts) -> list[GuestToConvert | GuestToShare]:
     """Return the guests that the totals sum up, outliers first."""
     chosen = (each for each in facts.guests if each.name not in facts.given_back)
-    return outliers_first(each for each in chosen if isinstance(each, GuestToConvert))
+    return outliers_first(each for each in chosen if isinstance(each, GuestToConvert | GuestToShare))
 
 
 def other_rows(facts: PlanFacts) -> list[GuestPlan]:
     """Return the guests below the totals: refused ones, then those that were compared and skipped, or restored."""
-    others = [
-        each for each in facts.guests if each.verdict is not Verdict.CONVERT or each.name in facts.given_back
-    ]
+    others = [each for each in facts.guests if each.verdict not in WORKED_ON or each.name in facts.given_back]
     return outliers_first(each for each in others if each.diff is not None or each.verdict is Verdict.REFUSE)
 
 
 def guest_cells(facts: PlanFacts, guest: GuestPlan) -> tuple[str, ...]:
     """Return a guest's row, with a cell for each column."""
     cluster = guest.options.cluster_size
-    first, savings = printable(guest.name), None if guest.diff is None else guest.diff.savings
-    if savings is None:
-        allocated = overlay = saved = part = DASH
-    else:
-        allocated = format_size(savings.allocated_bytes)
-        overlay = estimated_size(savings.overlay_bytes, savings.overlay_error_bytes)
-        saved = bounded_size(savings.saved_bytes, savings.exactness, savings.overlay_error_bytes)
-        part = share_words(savings)
+    first, figures = printable(guest.name), figures_of(guest)
+    allocated = overlay = saved = part = DASH
+    if figures is not None:
+        error = figures.overlay_error_bytes if isinstance(figures, Savings) else 0
+        allocated = format_size(figures.allocated_bytes)
+        overlay = estimated_size(figures.overlay_bytes, error) if isinstance(figures, Savings) else DASH
+        saved = bounded_size(figures.saved_bytes, figures.exactness, error)
+        part = share_words(figures)
     if facts.is_applied:
         done = facts.conversions.get(guest.name)
         actual = size(done.overlay_bytes if done else None)
         return first, allocated, overlay, actual, saved, part, now(facts, guest)
     unit = "auto" if cluster is None else format_size(cluster)
+    unit = unit if guest.strategy is Strategy.OVERLAY else DASH
     return first, allocated, overlay, saved, part, unit, guest.verdict.value
 
 
@@ -89,41 +89,49 @@ def now(facts: PlanFacts, guest: GuestPlan) -> str:
     done = facts.conversions.get(guest.name)
     if done is not None:
         return done.fate.value
+    if guest.name in facts.shared:
+        return Status.SHARED.value
     if guest.name in facts.given_back:
         return _RESTORED
-    return _WAITING if guest.verdict is Verdict.CONVERT else guest.verdict.value
+    return _WAITING if guest.verdict in WORKED_ON else guest.verdict.value
 
 
 def total_cells(facts: PlanFacts) -> tuple[str, ...]:
-    """Return the row of sums over the reported guests that are converted."""
+    """Return the row of sums over the reported guests that are converted, or share blocks."""
     totals = facts.totals
-    savings = [guest.diff.savings for guest in rows(facts)]
-    error = sum(each.overlay_error_bytes for each in savings)
+    error = sum(guest.diff.savings.overlay_error_bytes for guest in _converted(facts))
+    chosen = totals.convert + totals.share
     name = "total" if totals == facts.predicted else "of these"
     allocated, saved = (
         format_size(totals.allocated_bytes),
         bounded_size(totals.saved_bytes, totals.exactness, error),
     )
-    overlay, part = estimated_size(totals.overlay_bytes, error), share_words(totals)
+    overlay = estimated_size(totals.overlay_bytes, error) if totals.convert else DASH
+    part = share_words(totals)
     if facts.is_applied:
         done = [facts.conversions[guest.name] for guest in rows(facts) if guest.name in facts.conversions]
-        actual = size(sum(each.overlay_bytes for each in done))
-        return name, allocated, overlay, actual, saved, part, f"{len(done)} of {totals.convert} done"
-    return name, allocated, overlay, saved, part, "", f"{totals.convert} of {totals.guests}"
+        actual = size(sum(each.overlay_bytes for each in done)) if totals.convert else DASH
+        count = len(done) + sum(guest.name in facts.shared for guest in rows(facts))
+        return name, allocated, overlay, actual, saved, part, f"{count} of {chosen} done"
+    return name, allocated, overlay, saved, part, "", f"{chosen} of {totals.guests}"
+
+
+def _converted(facts: PlanFacts) -> list[GuestToConvert]:
+    return [guest for guest in rows(facts) if isinstance(guest, GuestToConvert)]
 
 
 def is_rounded(facts: PlanFacts) -> bool:
     """Return True if sizes as shown do not add up to the totals as shown, because each is rounded by itself."""
-    chosen, totals = [guest.diff.savings for guest in rows(facts)], facts.totals
+    chosen, totals = [each for guest in rows(facts) if (each := figures_of(guest))], facts.totals
     sums = [
         (totals.allocated_bytes, [each.allocated_bytes for each in chosen]),
-        (totals.overlay_bytes, [each.overlay_bytes for each in chosen]),
+        (totals.overlay_bytes, [guest.diff.savings.overlay_bytes for guest in _converted(facts)]),
         (totals.saved_bytes + totals.template_copy_bytes, [each.saved_bytes for each in chosen]),
     ]
     return any(rounded(round(sum(map(rounded, parts)))) != rounded(total) for total, parts in sums)
 
 
-def share_words(figures: Savings | Totals) -> str:
+def share_words(figures: Savings | Sharing | Totals) -> str:
     """Return the share of the allocation that is saved, or a dash if that is unknown."""
     if figures.exactness is Exactness.UNKNOWN:
         return DASH

@@ -6,6 +6,7 @@
     warnings       images that have changed since planning
     attention      refused guests, outliers, skipped ones, notes: above the table, which may be long
     table          guests to convert and their totals, then the others that were compared or refused
+    strategies     what an overlay and sharing in place would save, for guests for which both are possible
     next           what apply has done, what it will do, and the space that it needs
 """
 
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.plan import words
 from batchdiff.report.plan.rows import columns, guest_cells, other_rows, rows, total_cells
+from batchdiff.report.plan.strategies import STRATEGIES, STRATEGY_COLUMNS, strategy_rows
 from batchdiff.report.printable import printable
 from batchdiff.report.table import paragraph, table
 
@@ -30,6 +32,7 @@ def plan_text(facts: PlanFacts, width: int | None = None) -> str:
         list(_attention(facts, width)),
         [paragraph(nothing, width=width)] if nothing else _table(facts, width),
         list(_below_the_table(facts, width)),
+        _strategies(facts, width),
         [paragraph(sentence, width=width) for sentence in words.next_steps(facts)],
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
@@ -58,6 +61,11 @@ def _table(facts: PlanFacts, width: int | None) -> list[str]:
     if summed and others:
         lines.insert(len(summed) + 1, "")  # what is below is not part of the totals
     return lines
+
+
+def _strategies(facts: PlanFacts, width: int | None) -> list[str]:
+    compared = strategy_rows(facts)
+    return [f"{STRATEGIES}:", *table(STRATEGY_COLUMNS, compared, width=width)] if compared else []
 
 
 def _below_the_table(facts: PlanFacts, width: int | None) -> Iterator[str]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from batchdiff.applying.journal.records import Fate
-from batchdiff.choices import Retire, Verdict
+from batchdiff.choices import Retire, Strategy, Verdict
 from batchdiff.files.filenames import shell_word
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.plan.plan import GuestPlan, GuestToConvert, Totals
@@ -19,6 +19,7 @@ from batchdiff.report.plan.done import done, done_figures, space_figure
 from batchdiff.report.plan.outliers import outliers_first
 from batchdiff.report.plan.remarks import of_another_template, remarks
 from batchdiff.report.plan.rows import is_rounded, share_words
+from batchdiff.report.plan.strategies import sharing_done, sharing_next
 from batchdiff.report.printable import printable
 from batchdiff.units import few, format_size
 
@@ -97,7 +98,7 @@ def not_exact(facts: PlanFacts) -> Iterator[str]:
     """Yield why savings are not known exactly."""
     if not facts.has_conversions_in_view:
         return
-    for each in inexact(facts.to_convert):
+    for each in inexact([*facts.to_convert, *facts.plan.to_share]):
         saved = bounded_size(each.saved_bytes, each.exactness)
         yield f'{few(list(map(printable, each.names)))}: "saved" is {saved}: {printable(each.note)}.'
     totals = facts.predicted
@@ -111,10 +112,13 @@ def next_steps(facts: PlanFacts) -> Iterator[str]:
     if not facts.has_conversions_in_view:
         return
     yield from done(facts)
+    yield from sharing_done(facts)
+    yield from sharing_next(facts)
     plan, chosen = facts.plan, facts.pending
     if not chosen:
-        if not facts.is_applied:
-            yield "There is nothing to convert."
+        if not (facts.is_applied or plan.to_share):
+            some_share = any(guest.strategy is Strategy.SHARE for guest in plan.guests)
+            yield f"There is nothing to {'share' if some_share else 'convert'}."
         return
     verify = "verify it against its original" if len(chosen) == 1 else "verify each against its original"
     yield f"`batchdiff apply` will write {_where(chosen)}, {verify}, {_fate(facts, chosen)}."
@@ -142,7 +146,10 @@ def main_figures(facts: PlanFacts) -> Iterator[tuple[str, str, str]]:
     yield space_figure(facts)
     counts = {"skipped": totals.skip, "refused": totals.refuse}
     others = [f"{count} {verdict}" for verdict, count in counts.items() if count]
-    yield "guests to convert", f"{totals.convert} of {totals.guests}", ", ".join(others)
+    if totals.share:
+        yield "guests to share", f"{totals.share} of {totals.guests}", "in place, without an overlay"
+    if totals.convert or not totals.share:
+        yield "guests to convert", f"{totals.convert} of {totals.guests}", ", ".join(others)
     if facts.savings:
         yield "originals", *_RETIRED[facts.plan.retire]
 
@@ -156,10 +163,12 @@ _RETIRED = {
 
 def next_commands(facts: PlanFacts) -> list[tuple[str, str]]:
     """Return the commands to run next, each with its purpose, to be copied."""
-    if not facts.path or not facts.plan.to_convert or not facts.has_conversions_in_view:
+    has_work = facts.plan.to_convert or facts.plan.to_share
+    if not facts.path or not has_work or not facts.has_conversions_in_view:
         return []
     plan = shell_word(facts.path)
-    convert = [("Convert the guests:", f"batchdiff apply {plan}")] if facts.pending else []
+    do = "Convert the guests:" if facts.pending else "Let the guests share blocks:"
+    convert = [(do, f"batchdiff apply {plan}")] if facts.pending or facts.to_share else []
     fates = {each.fate for each in facts.conversions.values()}
     free = [("Delete the originals in quarantine:", f"batchdiff purge {plan} --used")]
     change = [("See what must change in the VMs' definitions:", f"batchdiff definitions {plan}")]
@@ -168,7 +177,7 @@ def next_commands(facts: PlanFacts) -> list[tuple[str, str]]:
         *(change if facts.conversions else []),
         ("See how far it has got:", f"batchdiff status {plan}"),
         *(free if Fate.QUARANTINED in fates or facts.older_originals else []),
-        ("Undo it:", f"batchdiff restore {plan}"),
+        *([("Undo it:", f"batchdiff restore {plan}")] if facts.plan.to_convert else []),
     ]
 
 
@@ -212,7 +221,7 @@ def _folder(path: str) -> str:
 def _fate(facts: PlanFacts, chosen: Sequence[GuestToConvert]) -> str:
     originals, them = ("the original", "it") if len(chosen) == 1 else ("the originals", "them")
     totals = facts.plan.totals
-    if facts.is_applied:
+    if facts.is_applied or facts.plan.to_share:
         totals = totals_of(chosen, facts.plan.retire)
     match facts.plan.retire:
         case Retire.KEEP:

@@ -1,0 +1,155 @@
+"""Let guests share blocks with the template in place, one after the other; no byte of a guest is written.
+
+::
+
+    recorded      what happens
+    nothing       hold the guest, record `sharing`, share, record `shared`
+    sharing       an earlier run was stopped: the same; blocks that it has shared are found on disk
+    shared        nothing; whatever the guest's VM has written since is the guest's own
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from functools import partial
+
+from batchdiff.applying.checks.staleness import check_unchanged, with_accepted
+from batchdiff.applying.journal.records import GuestState, History, Step
+from batchdiff.applying.pipeline import EXPECTED, error_to_report
+from batchdiff.applying.results.finding import Finding, Health
+from batchdiff.applying.results.outcome import GuestOutcome, Status
+from batchdiff.applying.session.session import Run
+from batchdiff.applying.sharing.share import share_blocks
+from batchdiff.choices import VerifyMode
+from batchdiff.errors import PlanError, StopError
+from batchdiff.image.image import Image
+from batchdiff.image.in_use.check import Purpose
+from batchdiff.image.in_use.hold import Held, hold
+from batchdiff.image.open import inspect, open_image
+from batchdiff.image.storage.left_to_share import gain_left, shareable_left
+from batchdiff.plan.extents import ranges_to_share
+from batchdiff.plan.plan import GuestToShare
+from batchdiff.progress import Meter, Phase, summing
+from batchdiff.units import format_size
+
+
+def is_shared(guest: str, history: History) -> bool:
+    """Return whether an apply has shared a guest's blocks, to the end."""
+    state = history.states.get(guest)
+    return state is not None and state.step is Step.SHARED
+
+
+def expect_sharing(meter: Meter, guests: Iterable[GuestToShare]) -> None:
+    """Expect that the kernel compares what guests are to share."""
+    for guest in guests:
+        meter.expect(guest.name, Phase.SHARE, guest.sharing.shareable_bytes)
+
+
+def unchanged_outcome(guest: GuestToShare) -> GuestOutcome:
+    """Return the outcome of a guest that an earlier run has dealt with."""
+    return GuestOutcome(guest.name, Status.UNCHANGED, "its blocks were shared by an earlier apply")
+
+
+def shared_finding(guest: GuestToShare) -> Finding:
+    """Return the condition of a guest that shares blocks: it is whole whatever happens to the template."""
+    path = guest.source.path
+    if not os.path.lexists(path):
+        return Finding(guest.name, path, Health.UNKNOWN, "it is gone; add --map OLD=NEW if it was moved")
+    why = "it shares blocks with the template, and is a whole image of its own: nothing rests on the template"
+    return Finding(guest.name, path, Health.SOUND, why)
+
+
+def share_guests(run: Run, guests: Iterable[GuestToShare]) -> Iterator[GuestOutcome]:
+    """Let each guest share blocks with the template, and yield its outcome; one that fails stops no other.
+
+    :raises StopError: a stop was requested; blocks that were shared before that stay shared.
+    """
+    for guest in guests:
+        run.stop.check()
+        if is_shared(guest.name, run.journal.history):
+            yield unchanged_outcome(guest)
+            continue
+        try:
+            yield _share(guest, run)
+        except StopError:
+            raise
+        except EXPECTED as error:
+            reported = error_to_report(guest.name, error)
+            with contextlib.suppress(OSError):
+                run.journal.record_failure(guest.name, str(reported))
+            yield GuestOutcome(guest.name, Status.FAILED, str(reported), exit_code=reported.exit_code)
+
+
+def _share(guest: GuestToShare, run: Run) -> GuestOutcome:
+    run.session.require_no_domain(guest.source.path)
+    with ExitStack() as opened:
+        image = opened.enter_context(open_image(guest.source))
+        _check_not_the_template(guest, image, run.template)
+        held = opened.enter_context(hold(image, Purpose.GUEST))
+        # The kernel compares every byte, so a ctime that changed does not matter, as with full verification.
+        planned = with_accepted(guest.image, run.template)
+        check_unchanged(image, planned, run.journal.history, VerifyMode.FULL)
+        inspect(image)
+        equal = ranges_to_share(guest)
+        before = gain_left(run.template, image, equal)
+        _record(guest, run, GuestState(Step.SHARING))
+        found = share_blocks(
+            run.template,
+            image,
+            shareable_left(run.template, image, equal),
+            check=partial(_check, run, held),
+            advance=summing(run.reporter(guest.name, Phase.SHARE)),
+        )
+        left = gain_left(run.template, image, equal)
+        _record_fingerprints(guest, image, run)
+        came_back = guest.sharing.saved_bytes - left.freed
+        _record(guest, run, GuestState(Step.SHARED, shared_bytes=found.shared, came_back_bytes=came_back))
+    return _outcome(guest, found.shared, before.freed - left.freed, sum(each.length for each in found.differing))
+
+
+def _check_not_the_template(guest: GuestToShare, image: Image, template: Image) -> None:
+    """Refuse a guest that is the template: a plan is input, which may be wrong.
+
+    :raises PlanError: it is.
+    """
+    files = [os.fstat(layer.fd) for layer in template.layers]
+    if any(os.path.samestat(os.fstat(layer.fd), file) for layer in image.own_files for file in files):
+        raise PlanError(f"guest {guest.name} is the template, or a part of it", remedy="Plan again.")
+
+
+def _check(run: Run, held: Held) -> None:
+    """End the work at a request to stop, or if a program wants to write to the guest or to the template.
+
+    :raises BatchdiffError: it must end.
+    """
+    run.stop.check()
+    if held.is_broken() or run.held.is_broken():
+        held.check()
+        run.held.check()
+
+
+def _record(guest: GuestToShare, run: Run, state: GuestState) -> None:
+    run.journal.record(guest.name, state)
+    run.session.watch.step(guest.name, state.step)
+
+
+def _record_fingerprints(guest: GuestToShare, image: Image, run: Run) -> None:
+    """Record the files of a guest whose ctime changed, so that sharing does not make a plan stale."""
+    for path, before in zip(guest.image.paths, guest.image.fingerprints, strict=True):
+        now = next((layer.fingerprint() for layer in image.own_files if layer.path == path), before)
+        if now != before and before.is_unwritten(now):
+            run.journal.record_changed(now)
+
+
+def _outcome(guest: GuestToShare, shared: int, gained: int, differing: int) -> GuestOutcome:
+    reason = f"{format_size(shared)} of its blocks are the template's now"
+    remarks: tuple[str, ...] = ()
+    if differing:
+        remarks = (
+            f"{format_size(differing)} differ from the template's although the plan had found them equal, and were"
+            " left as they are: a program has written to one of the two images without changing its mtime",
+        )
+    return GuestOutcome(guest.name, Status.SHARED, reason, gained_bytes=gained, remarks=remarks)

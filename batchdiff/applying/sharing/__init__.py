@@ -1,0 +1,1 @@
+"""Share equal blocks of a guest with the template, in place."""

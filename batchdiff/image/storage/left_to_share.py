@@ -1,0 +1,42 @@
+"""What a guest can still share with its template, found at once for raw images and range by range for others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from batchdiff.image.image import Image
+from batchdiff.image.storage.raw_shareable import RawShareable, TemplateBlocks, raw_shareable
+from batchdiff.image.storage.shareable import ShareableRange, shareable_ranges
+from batchdiff.image.storage.shared_blocks import BlockRuns
+from batchdiff.image.storage.sharing_gain import SharingGain, raw_sharing_gain, sharing_gain
+
+
+def shareable_left(template: Image, guest: Image, equal: BlockRuns) -> Iterator[ShareableRange]:
+    """Yield the ranges of a guest's equal bytes that it does not share with the open template yet.
+
+    ``equal``: sorted and disjoint, in units of 4 KiB except for the end of the disk.
+
+    :raises ImageError: a table or the filesystem cannot be read.
+    """
+    raw = raw_shareable(TemplateBlocks(template), guest, equal)
+    yield from shareable_ranges(template, guest, _pairs(equal)) if raw is None else _ranges(raw)
+
+
+def gain_left(template: Image, guest: Image, equal: BlockRuns) -> SharingGain:
+    """Return the space that is freed once these ranges are shared.
+
+    :raises ImageError, OSError: a table or the filesystem cannot be read.
+    """
+    raw = raw_shareable(TemplateBlocks(template), guest, equal)
+    if raw is None:
+        return sharing_gain(guest, shareable_ranges(template, guest, _pairs(equal)))
+    return raw_sharing_gain(guest, *raw)
+
+
+def _pairs(runs: BlockRuns) -> Iterator[tuple[int, int]]:
+    return zip(runs[0].tolist(), runs[1].tolist(), strict=True)
+
+
+def _ranges(raw: RawShareable) -> Iterator[ShareableRange]:
+    for start, end in _pairs((raw.starts, raw.ends)):
+        yield ShareableRange(0, start, 0, start, end - start)

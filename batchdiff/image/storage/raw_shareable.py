@@ -1,0 +1,125 @@
+"""The shareable bytes of two raw images, calculated for the whole files at once.
+
+::
+
+    equal                        |........| |...........|         from a scan
+    data of the template's file  |.............| |......|         extents that were written
+    data of the guest's file     |.................|  |.|
+    in the same blocks already        |..|
+    shareable                    |....|  |.| |....|   |.|
+
+For raw images the guest's offsets are the file's. A fleet has millions of such ranges, of which a plan needs only
+the sum: arrays take a thirtieth of the time of :mod:`~batchdiff.image.storage.shareable`, which finds each alone.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from batchdiff.image.image import Image
+from batchdiff.image.layer import Layer
+from batchdiff.image.storage.block_ranges import Offsets, overlaps
+from batchdiff.image.storage.shared_blocks import BlockRuns, raw_extents, shared_by_both
+from batchdiff.image_source import ImageFormat
+from batchdiff.linux.fiemap import ExtentFlag, ExtentTable, extent_table
+from batchdiff.linux.reflinks import why_not_shared
+from batchdiff.qcow2.entries import Origin
+
+_BLOCK = 4096
+"""The usual block of XFS and btrfs, and the unit of a scan: so every range consists of whole blocks."""
+
+_ODD = int(ExtentFlag.NOT_ALIGNED | ExtentFlag.INLINE | ExtentFlag.TAIL | ExtentFlag.DELAYED | ExtentFlag.ENCODED)
+
+
+@dataclass(slots=True)
+class TemplateBlocks:
+    """An open template, and the extents of its file, which are found once for all guests."""
+
+    image: Image
+    _extents: list[ExtentTable | None] = field(default_factory=list)
+
+    @property
+    def extents(self) -> ExtentTable | None:
+        """The extents of a raw template; None if its filesystem does not report them.
+
+        :raises ImageError: the filesystem has a fault.
+        """
+        if not self._extents:
+            layer = self.image.layers[0]
+            self._extents.append(extent_table(layer.fd, layer.path, having=0))
+        return self._extents[0]
+
+
+class RawShareable(NamedTuple):
+    """Starts and ends of a raw guest's bytes that can be shared with the template; sorted and disjoint.
+
+    ``shared``: the extents of its file that other files have, too.
+    """
+
+    starts: Offsets
+    ends: Offsets
+    shared: ExtentTable
+
+
+def raw_shareable(
+    template: TemplateBlocks, guest: Image, equal: BlockRuns, known: ExtentTable | None = None
+) -> RawShareable | None:
+    """Return what can be shared of the equal bytes of two raw images; None if it must be found range by range.
+
+    ``equal``: sorted and disjoint, in units of 4 KiB except for the end of the disk. ``known``: the guest's
+    extents that are shared or unwritten, if they are known
+    (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`).
+
+    :raises ImageError: the filesystem has a fault.
+    """
+    if not (_is_plain(template.image) and _is_plain(guest)):
+        return None
+    one, other = template.image.layers[0], guest.layers[0]
+    if why_not_shared(one.fd, other.fd) is not None or os.fstatvfs(other.fd).f_bsize != _BLOCK:
+        return None
+    ours, theirs = template.extents, known or raw_extents(guest)
+    if ours is None or theirs is None or any(len(each.having(_ODD).length) for each in (ours, theirs)):
+        return None
+    sizes = {os.fstat(layer.fd).st_size for layer in (one, other)}
+    # A block that the end of only one file lies in cannot be shared.
+    size = min(sizes) if len(sizes) == 1 else min(sizes) // _BLOCK * _BLOCK
+    there = _common(_written(ours, size), _data(other, size))
+    free = _without(_common(equal, there), shared_by_both(ours, theirs))
+    return RawShareable(*free, theirs.having(ExtentFlag.SHARED))
+
+
+def _is_plain(image: Image) -> bool:
+    return image.source.format is ImageFormat.RAW and len(image.layers) == 1
+
+
+def _written(table: ExtentTable, size: int) -> BlockRuns:
+    """Return the parts of a file of which something was written, up to ``size`` bytes."""
+    written = table.chosen(table.flags & ExtentFlag.UNWRITTEN == 0)
+    starts, ends = written.logical, np.minimum(written.logical + written.length, size)
+    return starts[starts < ends], ends[starts < ends]
+
+
+def _data(layer: Layer, size: int) -> BlockRuns:
+    """Return the parts of a raw file that are not holes: the kernel lists these faster than extents."""
+    parts = [(each.start, min(each.end, size)) for each in layer.parts(0, size) if each.origin is Origin.FILE]
+    table = np.array(parts, dtype=np.int64).reshape(-1, 2)
+    return table[:, 0], table[:, 1]
+
+
+def _common(one: BlockRuns, other: BlockRuns) -> BlockRuns:
+    starts, ends, _, _ = overlaps(one, other)
+    return starts, ends
+
+
+def _without(runs: BlockRuns, others: BlockRuns) -> BlockRuns:
+    """Return the parts of runs that are in none of the others."""
+    if not len(others[0]):
+        return runs
+    most = np.iinfo(np.int64).max
+    between = np.concatenate([[0], others[1]]), np.concatenate([others[0], [most]])
+    kept = between[0] < between[1]
+    return _common(runs, (between[0][kept], between[1][kept]))

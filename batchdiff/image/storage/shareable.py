@@ -1,0 +1,238 @@
+"""The blocks of a guest's files that can be shared with the template's, because they hold the same bytes.
+
+::
+
+    guest bytes        0        64k       128k      192k      256k
+    equal              |.........|.........|.........|.........|      known from a scan
+    template           | FILE    | FILE    | compr.  | ZERO    |
+    guest's own files  | FILE    | FILE    | FILE    | FILE    |
+    on disk            | own     | shared* | own     | own     |      * with the template already
+                       shareable            no blocks of its own to share
+
+Only plain bytes can be shared: not compressed or encrypted ones, not holes, and not those of a backing file of the
+guest. A range begins and ends at blocks of the filesystem, or ends where both files end.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from batchdiff.image.image import Image
+from batchdiff.image.layer import Segment, select_ranges
+from batchdiff.image.storage.shared_blocks import common_ranges, shared_extents
+from batchdiff.linux.reflinks import why_not_shared
+from batchdiff.qcow2.entries import Origin
+from batchdiff.units import MIB, align_up
+
+_LOOKED_UP = 64 * MIB
+"""Bytes of the guest whose segments are looked up at once: at most 131,072 clusters of 512 bytes."""
+
+
+class ShareableRange(NamedTuple):
+    """``length`` equal bytes of two files: their numbers in ``Image.layers`` of the template and of the guest."""
+
+    template_layer: int
+    template_offset: int
+    guest_layer: int
+    guest_offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class SharedStretch:
+    """The equal bytes (``equal``: starts and ends) of one stretch of a guest, by what can be done with them.
+
+    ``ranges``: what can be shared. ``already``: bytes that are in the template's blocks as it is. ``unfit``: bytes
+    that cannot be shared, because one of the images has them compressed, encrypted, between blocks, or on another
+    filesystem. Zeros without blocks, and bytes of the guest's backing files, count as none of these.
+    """
+
+    equal: tuple[tuple[int, int], ...]
+    ranges: tuple[ShareableRange, ...]
+    already: int
+    unfit: int
+
+
+class _Piece(NamedTuple):
+    """Equal guest bytes ``start`` to ``end`` in the plain bytes of both images, and the addresses of ``start``."""
+
+    start: int
+    end: int
+    template_layer: int
+    template_address: int
+    guest_layer: int
+    guest_address: int
+
+
+def shareable_ranges(template: Image, guest: Image, equal: Iterable[tuple[int, int]]) -> Iterator[ShareableRange]:
+    """Yield the ranges of :func:`shareable_stretches`, in the order of the guest's bytes."""
+    for stretch in shareable_stretches(template, guest, equal):
+        yield from stretch.ranges
+
+
+def shareable_stretches(
+    template: Image, guest: Image, equal: Iterable[tuple[int, int]]
+) -> Iterator[SharedStretch]:
+    """Yield what can be shared of the guest bytes (start, end) that equal the template's, stretch by stretch.
+
+    ``equal``: ascending and disjoint.
+
+    :raises ImageError: a table or the filesystem cannot be read.
+    """
+    finder = _Finder(template, guest)
+    for start, runs in _by_stretch(equal):
+        yield finder.stretch(start, runs)
+
+
+def _by_stretch(equal: Iterable[tuple[int, int]]) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+    """Yield the start of each stretch with equal bytes, and these, cut at its edges."""
+    current, runs = 0, list[tuple[int, int]]()
+    for first, last in equal:
+        for edge in range(first - first % _LOOKED_UP, last, _LOOKED_UP):
+            if runs and edge != current:
+                yield current, runs
+                runs = []
+            current = edge
+            runs.append((max(first, edge), min(last, edge + _LOOKED_UP)))
+    if runs:
+        yield current, runs
+
+
+class _Finder:
+    """Finds the shareable bytes of one guest."""
+
+    def __init__(self, template: Image, guest: Image) -> None:
+        self._template, self._guest = template, guest
+        own = {layer.fd for layer in guest.own_files}
+        self._own = {number for number, layer in enumerate(guest.layers) if layer.fd in own}
+        self._can_share = {
+            (one, other): why_not_shared(template.layers[one].fd, guest.layers[other].fd) is None
+            for one in range(len(template.layers))
+            for other in self._own
+        }
+        # The size of a block is that of the filesystem, and for a file on it no smaller unit is ever shared.
+        self._blocks = {number: os.fstatvfs(guest.layers[number].fd).f_bsize for number in self._own}
+        self._template_sizes = [os.fstat(layer.fd).st_size for layer in template.layers]
+        self._guest_sizes = [os.fstat(layer.fd).st_size for layer in guest.layers]
+
+    def stretch(self, start: int, runs: list[tuple[int, int]]) -> SharedStretch:
+        """Return what can be shared of some runs of equal bytes, none of which reaches past the stretch."""
+        end = runs[-1][1]
+        ours = self._template.segments(start, end) if start < self._template.virtual_size else []
+        theirs = self._guest.segments(start, end)
+        pieces, unfit = list[_Piece](), 0
+        for one, other in zip(select_ranges(ours, runs), select_ranges(theirs, runs), strict=True):
+            for piece in _pairs(one, other):
+                unfit += self._sort(piece, pieces)
+        left = list(_without(pieces, self._common(pieces)))
+        ranges = [found for piece in _joined(left) if (found := self._in_blocks(piece)) is not None]
+        wanted = sum(piece.end - piece.start for piece in left)
+        return SharedStretch(
+            equal=tuple(runs),
+            ranges=tuple(ranges),
+            already=sum(piece.end - piece.start for piece in pieces) - wanted,
+            unfit=unfit + wanted - sum(each.length for each in ranges),
+        )
+
+    def _sort(self, pair: tuple[Segment, Segment], pieces: list[_Piece]) -> int:
+        """Add a pair of segments of the same bytes to the pieces; if that cannot be, return the bytes."""
+        one, other = pair
+        if other.layer not in self._own or Origin.ZERO in {one.origin, other.origin}:
+            return 0
+        plain = one.origin is other.origin is Origin.FILE
+        if not plain or not self._can_share[one.layer, other.layer]:
+            return other.end - other.start
+        pieces.append(_Piece(other.start, other.end, one.layer, one.address, other.layer, other.address))
+        return 0
+
+    def _common(self, pieces: list[_Piece]) -> list[tuple[int, int]]:
+        """Return the guest bytes of some pieces that are in the same blocks of both images already.
+
+        The bytes are known to be equal, so that compressed blocks count as well: sharing them again frees nothing.
+        """
+        ours = [Segment(p.start, p.end, Origin.FILE, p.template_layer, p.template_address) for p in pieces]
+        found = shared_extents(self._template, ours, packed=True)
+        if not found:
+            return []
+        theirs = [Segment(p.start, p.end, Origin.FILE, p.guest_layer, p.guest_address) for p in pieces]
+        return common_ranges(found, shared_extents(self._guest, theirs, packed=True))
+
+    def _in_blocks(self, piece: _Piece) -> ShareableRange | None:
+        """Cut a piece to the blocks that it fills in both files; None if these lie differently in their blocks."""
+        block = self._blocks[piece.guest_layer]
+        one, other = piece.template_address, piece.guest_address
+        first = align_up(other, block) - other
+        if (one + first) % block:
+            return None
+        # An image's last sector reads as complete, even if the file ends within it.
+        ours, theirs = self._template_sizes[piece.template_layer], self._guest_sizes[piece.guest_layer]
+        length = min(piece.end - piece.start, ours - one, theirs - other)
+        if not (one + length == ours and other + length == theirs):
+            length -= (other + length) % block
+        if length <= first:
+            return None
+        return ShareableRange(piece.template_layer, one + first, piece.guest_layer, other + first, length - first)
+
+
+def _pairs(ours: list[Segment], theirs: list[Segment]) -> Iterator[tuple[Segment, Segment]]:
+    """Yield the parts of two lists of sorted segments that have the same bytes, each pair cut to these."""
+    first = second = 0
+    while first < len(ours) and second < len(theirs):
+        one, other = ours[first], theirs[second]
+        start, end = max(one.start, other.start), min(one.end, other.end)
+        if start < end:
+            yield _part(one, start, end), _part(other, start, end)
+        first += one.end <= other.end
+        second += other.end <= one.end
+
+
+def _part(segment: Segment, start: int, end: int) -> Segment:
+    return segment._replace(start=start, end=end, address=segment.address + start - segment.start)
+
+
+def _without(pieces: list[_Piece], shared: list[tuple[int, int]]) -> Iterator[_Piece]:
+    """Yield the parts of pieces that lie outside of some bytes; both are sorted and disjoint."""
+    at = 0
+    for piece in pieces:
+        begin = piece.start
+        while at < len(shared) and shared[at][1] <= begin:
+            at += 1
+        number = at
+        while number < len(shared) and shared[number][0] < piece.end:
+            if begin < shared[number][0]:
+                yield _cut(piece, begin, shared[number][0])
+            begin = max(begin, shared[number][1])
+            number += 1
+        if begin < piece.end:
+            yield _cut(piece, begin, piece.end)
+
+
+def _cut(piece: _Piece, start: int, end: int) -> _Piece:
+    if (start, end) == (piece.start, piece.end):
+        return piece
+    shift = start - piece.start
+    return _Piece(
+        start,
+        end,
+        piece.template_layer,
+        piece.template_address + shift,
+        piece.guest_layer,
+        piece.guest_address + shift,
+    )
+
+
+def _joined(pieces: list[_Piece]) -> Iterator[_Piece]:
+    """Yield pieces, with those joined that follow each other in the guest and in both files."""
+    last: _Piece | None = None
+    for piece in pieces:
+        if last is not None and _cut(last, piece.start, piece.end) == piece and last.end == piece.start:
+            last = last._replace(end=piece.end)
+            continue
+        if last is not None:
+            yield last
+        last = piece
+    if last is not None:
+        yield last

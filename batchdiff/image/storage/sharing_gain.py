@@ -1,0 +1,212 @@
+"""The disk space that sharing blocks of a guest with its template frees, as df shows it.
+
+::
+
+    XFS      a block of the guest is freed once no file has it
+    btrfs    | extent of the guest: 128 MiB                    |     the whole extent is freed once no file has
+             | shared | changed later: other extents | shared  |     any block of it; until then, none of it is
+
+The kernel reports which blocks other files have as well: these stay when the guest lets go of them. A range splits
+an extent of the guest's file into three, and XFS takes further blocks to list them.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from batchdiff.image.image import Image
+from batchdiff.image.layer import Layer
+from batchdiff.image.storage.allocation_units import MEASURED, why_not_measured
+from batchdiff.image.storage.block_ranges import Offsets, overlaps
+from batchdiff.image.storage.exactness import Exactness, of_sum
+from batchdiff.image.storage.shareable import ShareableRange
+from batchdiff.linux.btrfs import is_btrfs, stored_extents
+from batchdiff.linux.fiemap import NO_EXTENTS, ExtentFlag, ExtentTable, extent_table
+from batchdiff.linux.mounts import filesystem_of
+
+_AT_ONCE = 4096
+"""Ranges that are added up together."""
+
+_LISTING = 25
+"""Bytes in which XFS lists an extent if one after the other is split; measured with 65,536 extents."""
+
+_OF_OTHERS = (
+    "some of the guest's blocks are also in other files, and are freed only once these let go of them, too"
+)
+_WITHOUT_TREE = (
+    "btrfs frees an extent only once no file has any part of it, and only root (CAP_SYS_ADMIN) can see its extents"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SharingGain:
+    """The bytes by which free space grows, how exact that is, and why it is not exact."""
+
+    freed: int
+    exactness: Exactness = Exactness.EXACT
+    note: str = ""
+
+
+def sharing_gain(guest: Image, ranges: Iterable[ShareableRange]) -> SharingGain:
+    """Return the space that is freed if all these ranges of a guest are shared with its template.
+
+    :raises ImageError: the filesystem reports an error.
+    :raises OSError: the same.
+    """
+    files: dict[int, _File] = {}
+    for batch in _batches(ranges):
+        for number, starts, ends in _by_file(batch):
+            if number not in files:
+                files[number] = _file(guest.layers[number])
+            files[number].drop(starts, ends)
+    gains = [file.gain() for file in files.values()]
+    return SharingGain(
+        sum(gain.freed for gain in gains),
+        of_sum(gain.exactness for gain in gains),
+        next((gain.note for gain in gains if gain.note), ""),
+    )
+
+
+def raw_sharing_gain(guest: Image, starts: Offsets, ends: Offsets, shared: ExtentTable) -> SharingGain:
+    """Return the same for ranges of a raw guest's only file: sorted and disjoint.
+
+    ``shared``: the extents of the file that other files have, too.
+
+    :raises ImageError, OSError: the filesystem reports an error.
+    """
+    file = _file(guest.layers[0], shared)
+    file.drop(starts, ends)
+    return file.gain()
+
+
+def _batches(ranges: Iterable[ShareableRange]) -> Iterator[list[ShareableRange]]:
+    rest = iter(ranges)
+    while batch := list(itertools.islice(rest, _AT_ONCE)):
+        yield batch
+
+
+def _by_file(batch: list[ShareableRange]) -> Iterator[tuple[int, Offsets, Offsets]]:
+    """Yield the number of each file in a batch, with the starts and ends of its ranges, sorted."""
+    layers, offsets, lengths = np.array([each[2:] for each in batch], dtype=np.int64).T
+    for number in np.unique(layers).tolist():
+        order = np.argsort(np.where(layers == number, offsets, -1), kind="stable")[-(layers == number).sum() :]
+        yield number, offsets[order], offsets[order] + lengths[order]
+
+
+class _File(Protocol):
+    """One file of a guest, which lets go of blocks."""
+
+    def drop(self, starts: Offsets, ends: Offsets) -> None:
+        """Note ranges that will be shared: sorted and disjoint."""
+
+    def gain(self) -> SharingGain:
+        """Return the space that is freed in all."""
+
+
+def _file(layer: Layer, shared: ExtentTable | None = None) -> _File:
+    if shared is None:
+        shared = extent_table(layer.fd, layer.path, having=ExtentFlag.SHARED) or NO_EXTENTS
+    kind = filesystem_of(layer.fd)
+    if not is_btrfs(layer.fd):
+        note = "" if kind in MEASURED else why_not_measured(kind)
+        return _ByBlocks(layer, shared, Exactness.UNKNOWN if note else Exactness.EXACT, note)
+    try:
+        return _ByExtents.of(layer, shared)
+    except OSError as error:
+        if error.errno not in {errno.EPERM, errno.EACCES}:
+            raise
+        return _ByBlocks(layer, shared, Exactness.AT_MOST, _WITHOUT_TREE)
+
+
+@dataclass(slots=True)
+class _ByBlocks:
+    """A file on a filesystem that frees block by block."""
+
+    layer: Layer
+    shared: ExtentTable
+    exactness: Exactness
+    note: str
+    freed: int = 0
+    kept: int = 0
+    ranges: int = 0
+
+    def drop(self, starts: Offsets, ends: Offsets) -> None:
+        """See :class:`_File`."""
+        ends = _whole_blocks(self.layer.fd, ends)
+        runs = (self.shared.logical, self.shared.logical + self.shared.length)
+        firsts, lasts, _, _ = overlaps((starts, ends), runs)
+        kept = int((lasts - firsts).sum())
+        self.kept += kept
+        self.ranges += len(starts)
+        self.freed += int((ends - starts).sum()) - kept
+
+    def gain(self) -> SharingGain:
+        """See :class:`_File`."""
+        freed = max(self.freed - self._lists(), 0)
+        if self.kept:
+            return SharingGain(freed, of_sum([self.exactness, Exactness.AT_LEAST]), self.note or _OF_OTHERS)
+        return SharingGain(freed, self.exactness, self.note) if freed else SharingGain(0)
+
+    def _lists(self) -> int:
+        """Return the bytes by which XFS's list of the file's extents grows."""
+        if filesystem_of(self.layer.fd) != "xfs":
+            return 0
+        block = os.fstatvfs(self.layer.fd).f_bsize
+        return 2 * self.ranges * _LISTING // block * block
+
+
+@dataclass(slots=True)
+class _ByExtents:
+    """A file on btrfs: its parts, the extents that hold them, and the bytes of each part that stay."""
+
+    layer: Layer
+    starts: Offsets
+    left: Offsets
+    physical: Offsets
+    disk_bytes: Offsets
+    is_shared: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    ends: Offsets = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ends = self.starts + self.left
+
+    @classmethod
+    def of(cls, layer: Layer, shared: ExtentTable) -> _ByExtents:
+        parts = np.array(list(stored_extents(layer.fd, layer.path)), dtype=np.int64).reshape(-1, 4)
+        starts, lengths, physical, disk_bytes = parts.T
+        # An extent is shared as a whole, and FIEMAP may report several parts of the file as one.
+        number = np.searchsorted(shared.logical, starts, side="right") - 1
+        ends = shared.logical + shared.length
+        is_shared = (number >= 0) & (starts < ends[number]) if len(ends) else np.zeros(len(starts), dtype=np.bool_)
+        return cls(layer, starts, lengths.copy(), physical, disk_bytes, is_shared)
+
+    def drop(self, starts: Offsets, ends: Offsets) -> None:
+        """See :class:`_File`."""
+        ends = _whole_blocks(self.layer.fd, ends)
+        firsts, lasts, _, number = overlaps((starts, ends), (self.starts, self.ends))
+        np.subtract.at(self.left, number, lasts - firsts)
+
+    def gain(self) -> SharingGain:
+        """See :class:`_File`."""
+        _, first, extent = np.unique(self.physical, return_index=True, return_inverse=True)
+        left, shared = np.zeros(len(first), dtype=np.int64), np.zeros(len(first), dtype=np.bool_)
+        np.add.at(left, extent, self.left)
+        np.logical_or.at(shared, extent, self.is_shared)
+        gone = left == 0
+        freed = int(self.disk_bytes[first][gone & ~shared].sum())
+        if (gone & shared).any():
+            return SharingGain(freed, Exactness.AT_LEAST, _OF_OTHERS)
+        return SharingGain(freed)
+
+
+def _whole_blocks(fd: int, ends: Offsets) -> Offsets:
+    """Return the ends of ranges; if one is the file's end, in the middle of a block, return the block's end."""
+    block = os.fstatvfs(fd).f_bsize
+    return -(-ends // block) * block

@@ -1,0 +1,52 @@
+"""The reason for which a guest cannot share any block with its template, and what to do about it."""
+
+from __future__ import annotations
+
+from batchdiff.image.image import Image
+from batchdiff.image.layer import Layer
+from batchdiff.linux.call_failures import Fault
+from batchdiff.linux.mounts import filesystem_of
+from batchdiff.linux.reflinks import NoSharing, why_not_shared
+
+_INSTEAD = "Use `strategy: overlay` for this guest"
+
+
+def obstacle_to_sharing(template: Image, guest: Image) -> Fault | None:
+    """Return why no file of a guest can share blocks with any file of the template; None if some can.
+
+    Nothing is opened and nothing is written.
+    """
+    first: Fault | None = None
+    for one in template.layers:
+        for other in guest.own_files:
+            reason = why_not_shared(one.fd, other.fd)
+            if reason is None:
+                return None
+            first = first or _explained(reason, one, other)
+    return first
+
+
+def _explained(reason: NoSharing, template: Layer, guest: Layer) -> Fault:
+    if reason is NoSharing.BLOCK_DEVICE:
+        return Fault(
+            f"only files can share blocks, and {template.path} or {guest.path} is a block device", f"{_INSTEAD}."
+        )
+    if reason is NoSharing.TWO_FILESYSTEMS:
+        return Fault(
+            f"it is on another filesystem than the template's file {template.path}, and blocks are shared only"
+            " within one",
+            f"{_INSTEAD}, or move both to one filesystem and correct the manifest.",
+        )
+    if reason is NoSharing.CHECKSUMS:
+        return Fault(
+            f"only one of {template.path} and {guest.path} has the attribute C of `lsattr` (no copy-on-write, no"
+            " checksums), and btrfs shares blocks only between files that agree in it",
+            f"{_INSTEAD}, or copy the template to a new file that has the same attribute as the guest (`chattr +C`"
+            " or `chattr -C`, while the file is empty).",
+        )
+    kind = filesystem_of(guest.fd) or "its filesystem"
+    which = "this XFS was made without reflinks (reflink=0)" if kind == "xfs" else f"{kind} has no reflinks"
+    return Fault(
+        f"{which}: files there cannot share blocks",
+        f"{_INSTEAD}, or move template and guest to XFS or btrfs.",
+    )

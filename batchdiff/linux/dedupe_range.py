@@ -1,0 +1,94 @@
+"""Give a file the blocks of another one that hold equal bytes: the kernel compares them first (FIDEDUPERANGE).
+
+::
+
+    source    | ... A ... |      opened to read; nothing about it changes
+                    ^
+    target    | ... A ... |      the kernel locks both, compares, and only if all bytes are equal
+                                 frees the target's own blocks and refers to the source's
+
+Comparing and sharing are one step for all other programs and for a crash, so no byte of the target ever changes.
+Its times stay (on XFS and btrfs of Linux 6.18 even ctime). It need not be open for writing, if the user is root,
+its owner, or may write to it.
+
+Source: ioctl_fideduperange(2); Linux ``fs/remap_range.c``.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+
+from batchdiff.linux.call_failures import AGAIN, Fault, explain
+from batchdiff.linux.inode_locks import lock_on
+from batchdiff.linux.mounts import filesystem_of
+from batchdiff.linux.permissions import Deed, lacking_access
+from batchdiff.units import MIB
+
+_DEDUPE_RANGE = 0xC0189436
+"""FIDEDUPERANGE, which is called on the source."""
+
+AT_ONCE = 16 * MIB
+"""The most bytes that btrfs compares in a call (BTRFS_MAX_DEDUPE_LEN). Meanwhile no other program can use the two
+files: with all pages in memory that took 5 ms."""
+
+_RANGE = struct.Struct("=QQHHI")
+_TARGET = struct.Struct("=qQQiI")
+_DIFFERS = 1
+_UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOSYS}
+
+
+def dedupe(source: int, source_offset: int, target: int, target_offset: int, length: int) -> int:
+    """Let an open file share the blocks of another one, and return for how many bytes: 0 if any byte differs.
+
+    It may be fewer than ``length``: then call again for the rest. ``length`` is at most :data:`AT_ONCE`. Offsets
+    are multiples of the filesystem's block, and so is the length, unless both ranges reach the end of their files.
+
+    :raises OSError: see :func:`explain_refusal`.
+    """
+    buffer = bytearray(_RANGE.size + _TARGET.size)
+    _RANGE.pack_into(buffer, 0, source_offset, length, 1, 0, 0)
+    _TARGET.pack_into(buffer, _RANGE.size, target, target_offset, 0, 0, 0)
+    fcntl.ioctl(source, _DEDUPE_RANGE, buffer)
+    _, _, shared, status, _ = _TARGET.unpack_from(buffer, _RANGE.size)
+    if status < 0:
+        raise OSError(-status, os.strerror(-status))
+    return 0 if status == _DIFFERS else int(shared)
+
+
+def is_supported(source: int, target: int) -> bool | None:
+    """Return whether the filesystem can share blocks of two open files; None if only a successful call would show.
+
+    The trial changes nothing: a single byte at an odd offset is never shared, so the kernel must refuse it.
+    """
+    try:
+        dedupe(source, 0, target, 1, 1)
+    except OSError as error:
+        if error.errno in _UNSUPPORTED or error.errno == errno.EXDEV:
+            return False
+        return True if error.errno == errno.EINVAL else None
+    return None
+
+
+def explain_refusal(error: OSError, source: int, target: str) -> Fault:
+    """Return why the kernel refused to share blocks with the file at ``target``, and what to do."""
+    kind = filesystem_of(source) or "its filesystem"
+    if error.errno in _UNSUPPORTED:
+        return Fault(f"{kind} cannot share blocks between files", "Use `strategy: overlay` for this guest.")
+    if error.errno == errno.EXDEV:
+        return Fault(
+            "the template is on another filesystem, or another mount of it",
+            f"Put both files on one filesystem, {AGAIN} Or use `strategy: overlay` for this guest.",
+        )
+    if error.errno == errno.EINVAL:
+        return Fault(
+            f"{kind} refuses to share these blocks: the file has become shorter, or only one of the two files has"
+            " checksums (see `lsattr`: C)",
+            "If a program has changed the file, plan again; otherwise use `strategy: overlay` for this guest.",
+        )
+    denied = error.errno in {errno.EPERM, errno.EACCES} and lock_on(target) is None
+    if denied and (lacking := lacking_access(Deed.WRITE, target)):
+        return Fault(lacking, f"Run it as root or as the owner of the file; or grant that permission, {AGAIN}")
+    return explain(error, Deed.WRITE, target)

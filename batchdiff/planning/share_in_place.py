@@ -1,0 +1,87 @@
+"""The part of a guest's plan about sharing blocks in place: instead of an overlay, or as the alternative."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+
+from batchdiff.choices import Verdict
+from batchdiff.errors import ImageError
+from batchdiff.extents import Extents
+from batchdiff.image.image import Image
+from batchdiff.image.storage.allocation import allocated_bytes
+from batchdiff.image.storage.raw_shareable import TemplateBlocks
+from batchdiff.image.storage.sharing_obstacle import obstacle_to_sharing
+from batchdiff.linux.fiemap import ExtentTable
+from batchdiff.plan.plan import GuestPlan, GuestToShare, Similarity
+from batchdiff.plan.runs import NO_RUNS
+from batchdiff.planning.candidates import Candidate, untouched_guest
+from batchdiff.planning.sharing_survey import survey_sharing
+from batchdiff.planning.verdicts import sharing_verdict
+
+
+def or_share(
+    plan: GuestPlan,
+    template: TemplateBlocks | None,
+    guest: Image,
+    units: Extents,
+    known: ExtentTable | None,
+) -> GuestPlan:
+    """Return the plan of a guest that gets an overlay, with what sharing would give instead, if it is possible.
+
+    ``template``: None if no file can share blocks with it. ``units``, ``known``: see :func:`survey_sharing`.
+    """
+    if template is None or plan.diff is None or obstacle_to_sharing(template.image, guest) is not None:
+        return plan
+    with contextlib.suppress(ImageError, OSError):  # the overlay does not depend on it
+        sharing = survey_sharing(template, guest, units, known, plan.diff.savings.allocated_bytes)
+        return replace(plan, sharing=replace(sharing, runs=NO_RUNS))
+    return plan
+
+
+def plan_to_share(  # noqa: PLR0913, PLR0917  # one caller
+    candidate: Candidate,
+    template: TemplateBlocks | None,
+    guest: Image,
+    compared: tuple[Extents, Similarity],
+    overlay: GuestPlan | None,
+    known: ExtentTable | None,
+    minimum: float,
+) -> GuestPlan:
+    """Return the plan of a guest that is to share blocks in place.
+
+    ``overlay``: its plan if it got an overlay, None if none can map its disk. ``known``: see
+    :func:`survey_sharing`. ``minimum``: the least share of its allocation that it must save.
+
+    :raises ImageError: a table or the filesystem cannot be read.
+    """
+    if template is None:
+        raise AssertionError(f"{guest.path} cannot share blocks, and should have been refused")
+    units, similarity = compared
+    diff = None if overlay is None else overlay.diff
+    try:
+        allocated = (
+            sum(allocated_bytes(layer.fd, layer.path) for layer in guest.own_files)
+            if diff is None
+            else diff.savings.allocated_bytes
+        )
+        sharing = survey_sharing(template, guest, units, known, allocated)
+    except OSError as error:
+        raise ImageError(f"cannot find the blocks of {guest.path}", why=error.strerror or str(error)) from error
+    verdict, reason = sharing_verdict(sharing, similarity, minimum)
+    entry = candidate.entry if overlay is None else replace(candidate.entry, options=overlay.options)
+    if verdict is not Verdict.SHARE:
+        untouched = untouched_guest(entry, candidate.record, verdict, reason, diff)
+        return replace(untouched, sharing=replace(sharing, runs=NO_RUNS))
+    return GuestToShare(
+        name=entry.name,
+        source=candidate.record.source,
+        reason=reason,
+        overlay_path=entry.overlay_path,
+        options=entry.options,
+        alias=entry.alias,
+        strategy=entry.strategy,
+        image=candidate.record,
+        sharing=sharing,
+        diff=diff,
+    )

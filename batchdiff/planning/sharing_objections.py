@@ -1,0 +1,77 @@
+"""Refusal of guests that cannot share blocks in place, before the scan: each with the reason and a way out."""
+
+from __future__ import annotations
+
+import os
+
+from batchdiff.choices import Strategy, Verdict
+from batchdiff.errors import ImageError
+from batchdiff.files.filenames import shell_word
+from batchdiff.image.files import ReadObserver
+from batchdiff.image.image import Image
+from batchdiff.image.layer import Layer
+from batchdiff.image.storage.sharing_obstacle import obstacle_to_sharing
+from batchdiff.linux.inode_locks import lock_in
+from batchdiff.linux.permissions import Deed, lacking_access
+from batchdiff.linux.reflinks import why_not_shared
+from batchdiff.planning.candidates import Candidate, Part, untouched_guest
+from batchdiff.planning.scan.exports import is_exported
+from batchdiff.planning.scan.reopening import reopen
+
+_INSTEAD = f"use `strategy: {Strategy.OVERLAY}` for this guest"
+
+
+def without_unshareable(parts: list[Part], template: Image, observer: ReadObserver | None = None) -> list[Part]:
+    """Return the parts of a plan with those refused that are to share blocks with the open template but cannot.
+
+    ``observer`` is called at every read of an image.
+    """
+    return [
+        _decided(part, template, observer)
+        if isinstance(part, Candidate) and part.entry.strategy is Strategy.SHARE
+        else part
+        for part in parts
+    ]
+
+
+def _decided(candidate: Candidate, template: Image, observer: ReadObserver | None) -> Part:
+    try:
+        with reopen(candidate.record, observer) as guest:
+            reason = why_not_shareable(template, guest) or _why_unchangeable(guest)
+    except ImageError as error:
+        reason = str(error)
+    return untouched_guest(candidate.entry, candidate.record, Verdict.REFUSE, reason) if reason else candidate
+
+
+def why_not_shareable(template: Image, guest: Image) -> str:
+    """Return why no block of two open images can be shared, and what to do instead; empty if some can."""
+    if is_exported(template) or is_exported(guest):
+        which = "the template" if is_exported(template) else "it"
+        return f"only QEMU can read the data of {which}, which has no plain place in a file; {_INSTEAD}"
+    fault = obstacle_to_sharing(template, guest)
+    return "" if fault is None else f"{fault.why}. {fault.remedy}".rstrip(".")
+
+
+def can_be_shared(template: Image) -> bool:
+    """Return whether other files could share blocks with some file of an open template."""
+    files = [layer.fd for layer in template.layers]
+    return not is_exported(template) and any(why_not_shared(each, each) is None for each in files)
+
+
+def _why_unchangeable(guest: Image) -> str:
+    """Return why the blocks of a guest's files cannot be exchanged; empty if they can, as far as is visible."""
+    return next(filter(None, map(_why_fixed, guest.own_files)), "")
+
+
+def _why_fixed(layer: Layer) -> str:
+    path = layer.path
+    if os.fstatvfs(layer.fd).f_flag & os.ST_RDONLY:
+        return f"the filesystem of {path} is mounted read-only; mount it read-write, or {_INSTEAD}"
+    if (lock := lock_in(layer.fd)) is not None and lock.letter == "i":
+        unlock = f"`chattr -{lock.letter} {shell_word(path)}`"
+        return f"{path} is {lock.word} (attribute {lock.letter}, see lsattr), which stops even root; run {unlock}"
+    is_owner = os.geteuid() in {0, os.fstat(layer.fd).st_uid}
+    lacking = "" if is_owner else lacking_access(Deed.WRITE, path)
+    return (
+        f"{lacking}; plan and apply as root, as the owner of the file, or with that permission" if lacking else ""
+    )

@@ -1,0 +1,103 @@
+"""Sharing blocks in place, in words, and beside overlays: what each strategy would give for a guest.
+
+::
+
+    guest   overlay   share   planned          only guests for which both are possible
+    web01   1.8 GiB  1.7 GiB  overlay
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from batchdiff.image.storage.exactness import of_sum
+from batchdiff.plan.plan import Savings, Sharing
+from batchdiff.report.facts import PlanFacts
+from batchdiff.report.figures import bounded_size, count_of
+from batchdiff.report.printable import printable
+from batchdiff.report.table import Align, Column
+from batchdiff.units import format_size
+
+STRATEGIES = "What each strategy would save"
+"""The heading of the table."""
+
+STRATEGY_COLUMNS = (Column("guest", Align.LEFT), Column("overlay"), Column("share"), Column("planned", Align.LEFT))
+
+
+class BothStrategies(NamedTuple):
+    """A guest for which both strategies are possible, with the savings of each, and the one that is planned."""
+
+    name: str
+    overlay: Savings
+    sharing: Sharing
+    planned: str
+
+
+def both_strategies(facts: PlanFacts) -> list[BothStrategies]:
+    """Return the guests to report for which both strategies are possible."""
+    return [
+        BothStrategies(guest.name, guest.diff.savings, guest.sharing, guest.strategy.value)
+        for guest in facts.guests
+        if guest.diff is not None and guest.sharing is not None
+    ]
+
+
+def strategy_rows(facts: PlanFacts) -> Sequence[tuple[str, ...]]:
+    """Return the rows of the table that compares the strategies, with their sums if there are several guests."""
+    both = both_strategies(facts)
+    rows = [
+        (
+            printable(each.name),
+            bounded_size(each.overlay.saved_bytes, each.overlay.exactness, each.overlay.overlay_error_bytes),
+            bounded_size(each.sharing.saved_bytes, each.sharing.exactness),
+            each.planned,
+        )
+        for each in both
+    ]
+    if len(both) > 1:
+        overlays, sharings = [each.overlay for each in both], [each.sharing for each in both]
+        error = sum(each.overlay_error_bytes for each in overlays)
+        rows.append(("total", _sum(overlays, error), _sum(sharings), ""))
+    return rows
+
+
+def _sum(figures: Sequence[Savings] | Sequence[Sharing], error: int = 0) -> str:
+    saved, exactness = sum(each.saved_bytes for each in figures), of_sum(each.exactness for each in figures)
+    return bounded_size(saved, exactness, error)
+
+
+def sharing_done(facts: PlanFacts) -> Iterator[str]:
+    """Yield how many guests share blocks now, and what came back; nothing before an apply."""
+    guests = [guest for guest in facts.plan.to_share if guest.name in facts.shared]
+    if guests:
+        back = format_size(sum(facts.shared[guest.name] for guest in guests))
+        exactness = of_sum(guest.sharing.exactness for guest in guests)
+        planned = bounded_size(sum(guest.sharing.saved_bytes for guest in guests), exactness)
+        share = "shares" if len(guests) == 1 else "share"
+        yield (
+            f"{count_of(len(guests), 'guest')} {share} blocks with the template in place: {back} came back"
+            f" ({planned} predicted)."
+        )
+
+
+def sharing_next(facts: PlanFacts) -> Iterator[str]:
+    """Yield what apply will do with the guests that are still to share blocks."""
+    guests = facts.to_share
+    if not guests:
+        return
+    exactness = of_sum(guest.sharing.exactness for guest in guests)
+    saved = bounded_size(sum(guest.sharing.saved_bytes for guest in guests), exactness)
+    stay = (
+        "Its file, format and definition stay" if len(guests) == 1 else "Their files, formats and definitions stay"
+    )
+    yield (
+        f"`batchdiff apply` will let {count_of(len(guests), 'guest')} share blocks with the template in place:"
+        f" {saved} come back at once. {stay} as before, and nothing will rest on the template."
+    )
+    left_out = sum(guest.sharing.left_out_bytes for guest in guests)
+    if left_out:
+        yield (
+            f"{format_size(left_out)} more equal the template's, but cannot be shared: one of the two images has"
+            " them compressed or encrypted, or at odd offsets in its file."
+        )
