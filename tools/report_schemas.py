@@ -183,7 +183,7 @@ ESTIMATE = of(
     plan_read_bytes=SIZE,
     guests=array(ESTIMATED_GUEST),
     totals=of(
-        **dict.fromkeys(("guests", "convert", "skip", "refuse", "undecided"), SIZE),
+        **dict.fromkeys(("guests", *(verdict.value for verdict in Verdict), "undecided"), SIZE),
         allocated_bytes=SIZE,
         sampled_bytes=SIZE,
         overlay_disk_bytes=BOUNDS,

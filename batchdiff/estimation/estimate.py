@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from batchdiff.choices import Verdict
@@ -53,15 +54,13 @@ class GuestEstimate:
 class EstimateTotals:
     """Sums over the guests that a plan would convert, in bytes, and the number of guests with each verdict.
 
+    A verdict that no guest has may be left out of ``verdicts``.
     ``allocated_bytes``: of these guests; ``sampled_bytes``: the allocation of all guests that were sampled, of
     which the wanted error is a share. ``undecided``: guests that a plan may convert or skip; their share in the
     sums reaches from nothing to all that they may save.
     """
 
-    guests: int
-    convert: int
-    skip: int
-    refuse: int
+    verdicts: Mapping[Verdict, int]
     undecided: int
     allocated_bytes: int
     sampled_bytes: int
@@ -109,13 +108,9 @@ class Estimate:
 def totals_of_estimates(guests: Iterable[GuestEstimate]) -> EstimateTotals:
     """Return the totals of some guests."""
     each = list(guests)
-    verdicts = [guest.plan.verdict for guest in each]
     converted = [guest for guest in each if guest.plan.verdict is Verdict.CONVERT]
     return EstimateTotals(
-        guests=len(each),
-        convert=verdicts.count(Verdict.CONVERT),
-        skip=verdicts.count(Verdict.SKIP),
-        refuse=verdicts.count(Verdict.REFUSE),
+        verdicts=Counter(guest.plan.verdict for guest in each),
         undecided=sum(guest.is_undecided for guest in each),
         allocated_bytes=sum(guest.savings.allocated_bytes for guest in converted if guest.savings),
         sampled_bytes=sum(guest.savings.allocated_bytes for guest in each if guest.savings),

@@ -79,8 +79,8 @@ def test_a_plan_from_a_pipe_needs_a_name(capsys, monkeypatch, name):
         (["delete", "p"], 'there is no verb "delete"; did you mean "purge"?'),
         (
             ["frobnicate"],
-            'there is no verb "frobnicate"; the verbs are estimate, plan, show, apply, status, verify, restore, purge,'
-            " definitions, validate, doctor, schema",
+            'there is no verb "frobnicate"; the verbs are estimate, plan, show, apply, status, verify, restore,'
+            " purge, definitions, validate, doctor, schema",
         ),
         (["apply", "p", "--guests", "a"], 'unrecognized arguments: --guests; did you mean "--guest"?'),
         (["apply", "--guests", "a", "p"], 'unrecognized arguments: --guests; did you mean "--guest"?'),

@@ -174,7 +174,7 @@ def test_guests_that_are_not_sampled_keep_the_reason_of_a_plan(small_fleet_folde
     ]
     assert found.guests[0].plan.verdict is Verdict.REFUSE
     assert found.guests[0].saved is None
-    assert found.totals.refuse == 1
+    assert found.totals.verdicts[Verdict.REFUSE] == 1
     assert found.totals.saved.estimate == plan.totals.saved_bytes
 
 
@@ -253,7 +253,7 @@ def test_totals_have_only_what_a_plan_would_convert(tmp_path):
     totals = totals_of_estimates([one, perhaps])
     assert totals.saved.estimate == one.saved.estimate
     assert totals.saved.high == one.saved.estimate + 10
-    assert (totals.skip, totals.undecided) == (1, 1)
+    assert (totals.verdicts[Verdict.SKIP], totals.undecided) == (1, 1)
 
 
 def untouched_guest_plan(guest: GuestEstimate) -> UntouchedGuest:

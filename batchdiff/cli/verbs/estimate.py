@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from batchdiff.choices import Verdict
 from batchdiff.cli.console import Console
 from batchdiff.cli.new_plan.progress import ScanProgress
 from batchdiff.cli.new_plan.replaced_plan import leftovers_at
@@ -51,7 +52,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         estimate = make_estimate(manifest, options, EarlierPlans((os.path.dirname(manifest.path),)))
     console.result(estimate_text(estimate, console.width))
     console.event("estimate", report=estimate_report(estimate))
-    if estimate.totals.convert and not is_piped(arguments.manifest):
+    if estimate.totals.verdicts.get(Verdict.CONVERT) and not is_piped(arguments.manifest):
         chosen = "".join(f" --guest {shell_word(name)}" for name in arguments.guests or ())
         console.say(f"Next: batchdiff plan {shell_word(arguments.manifest)}{chosen}")
     return _exit_code(estimate)
@@ -65,4 +66,4 @@ def _sampled(meter: Meter, done: int, total: int) -> None:
 
 
 def _exit_code(estimate: Estimate) -> int:
-    return EXIT_SOME_GUESTS if estimate.totals.refuse else EXIT_DONE
+    return EXIT_SOME_GUESTS if estimate.totals.verdicts.get(Verdict.REFUSE) else EXIT_DONE

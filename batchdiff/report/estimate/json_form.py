@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from batchdiff.choices import Verdict
 from batchdiff.estimation.estimate import Estimate, GuestEstimate
 from batchdiff.sampling.interval import Interval
 
@@ -33,10 +34,8 @@ def estimate_report(estimate: Estimate) -> dict[str, Any]:
         "plan_read_bytes": estimate.whole_bytes,
         "guests": [_guest(guest) for guest in estimate.guests],
         "totals": {
-            "guests": totals.guests,
-            "convert": totals.convert,
-            "skip": totals.skip,
-            "refuse": totals.refuse,
+            "guests": len(estimate.guests),
+            **{verdict.value: totals.verdicts.get(verdict, 0) for verdict in Verdict},
             "undecided": totals.undecided,
             "allocated_bytes": totals.allocated_bytes,
             "sampled_bytes": totals.sampled_bytes,
