@@ -64,7 +64,7 @@ def test_events(done):
     assert (progress[0]["step"], progress[0]["openings_done"], progress[0]["openings_total"]) == ("open", 0, 6)
     assert progress[-1]["bytes_done"] == progress[-1]["bytes_total"] > MIB
     assert progress[-1]["percent_done"] == 100
-    assert json.loads(done.stdout.splitlines()[-1])["guests"] == {"convert": 1, "skip": 0, "refuse": 0}
+    assert json.loads(done.stdout.splitlines()[-1])["guests"]["convert"] == 1
 
 
 def test_apply_refuses_an_estimate(done, folder, tmp_path):
