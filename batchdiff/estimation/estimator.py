@@ -126,7 +126,11 @@ class _Found:
 
 
 class _Estimator:
-    """The work on one fleet; ``_decided``: estimates of guests that are not sampled, or not any longer."""
+    """The work on one fleet.
+
+    ``_decided``: estimates of guests that are not sampled, or no longer; ``_changes``: by guest, how often its
+    geometry was chosen.
+    """
 
     def __init__(
         self, template: Image, parts: list[Part], facts: FleetFacts, options: EstimateOptions, *, sharing: bool
@@ -134,13 +138,14 @@ class _Estimator:
         self._parts, self._options, self._facts = parts, options, facts
         self._candidates = {part.entry.name: part for part in parts if isinstance(part, Candidate)}
         self._decided = {part.name: GuestEstimate(part) for part in parts if not isinstance(part, Candidate)}
-        self._guests, exported = self._opened()
+        self._samples: dict[str, GuestSample] = {}
         self._changes: dict[str, int] = {}
+        self._guests, exported = self._opened()
         fleet = Fleet(template.source, files_of(template), self._guests, sharing, options.observer)
         jobs = budget(options.jobs, len(template.layers)).jobs
         self._sampler = Sampler(template, fleet, exported, jobs=jobs, progress=options.progress)
         self._sizes = Sizes(self._candidates, facts, jobs=jobs)
-        self._samples = self._begun()
+        self._begin()
 
     def estimated(self) -> _Found:
         """Sample until the total is certain enough, or until everything is read."""
@@ -209,15 +214,12 @@ class _Estimator:
                     guests[name] = _sampled_guest(candidate, image)
                     exported += [name] * is_exported(image)
             except ImageError as error:
-                refused = untouched_guest(candidate.entry, candidate.record, Verdict.REFUSE, str(error))
-                self._decided[name] = GuestEstimate(refused)
+                self._fail(name, error)
         return guests, exported
 
-    def _begun(self) -> dict[str, GuestSample]:
+    def _begin(self) -> None:
         """Find the frame of each guest, and draw its first probes."""
-        samples: dict[str, GuestSample] = {}
         first = first_probes(len(self._guests))
-        self._samples = samples
         for name, frame in self._sampler.frames().items():
             if isinstance(frame, ImageError):
                 self._fail(name, frame)
@@ -227,8 +229,7 @@ class _Estimator:
             geometry = None if is_open else geometry_of(entry.options, entry.options.cluster_size or 0)
             pricing = pricing_of(entry, geometry, self._guests[name].place)
             random = np.random.default_rng([self._options.seed, zlib.crc32(os.fsencode(name))])
-            samples[name] = GuestSample(frame, pricing, self._guests[name].allocated, random, first)
-        return samples
+            self._samples[name] = GuestSample(frame, pricing, self._guests[name].allocated, random, first)
 
 
 def _sampled_guest(candidate: Candidate, image: Image) -> SampledGuest:
