@@ -52,7 +52,7 @@ from batchdiff.image.in_use.check import users
 from batchdiff.image.open import inspect, open_image, open_layer
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.call_failures import explain
-from batchdiff.plan.plan import GuestToConvert, GuestToShare, Plan
+from batchdiff.plan.plan import GuestPlan, GuestToConvert, GuestToShare, Plan
 from batchdiff.progress import Meter, Phase
 
 
@@ -81,12 +81,7 @@ def check_health(  # noqa: PLR0913  # options by keyword
         yield from map(shared_finding, shared)  # nothing rests on the template
         return
     require_judges()
-    converted = [
-        (guest, state)
-        for guest in guests
-        if isinstance(guest, GuestToConvert) and (state := history.under_way(guest.name))
-    ]
-    converted = [(guest, state) for guest, state in converted if state.published]
+    converted = _converted(guests, history)
     meter = Meter() if meter is None else meter
     expect_comparisons(meter, [guest for guest, state in converted if find_original(guest, state) is not None])
     yield _template(plan, history, [guest for guest, _ in converted], stop, meter)
@@ -109,6 +104,13 @@ def check_health(  # noqa: PLR0913  # options by keyword
             stop.ask()  # the pool waits for running checks, so let them end soon
             raise
     yield from map(shared_finding, shared)
+
+
+def _converted(guests: list[GuestPlan], history: History) -> list[tuple[GuestToConvert, GuestState]]:
+    """Return the guests whose overlays were published, each with where it stands."""
+    chosen = [guest for guest in guests if isinstance(guest, GuestToConvert)]
+    states = [(guest, history.under_way(guest.name)) for guest in chosen]
+    return [(guest, state) for guest, state in states if state is not None and state.published]
 
 
 def _template(plan: Plan, history: History, converted: list[GuestToConvert], stop: Stop, meter: Meter) -> Finding:

@@ -48,12 +48,12 @@ class PlanFacts(NamedTuple):
 
     ``stale`` has a sentence for each image that has changed since planning; ``jobs`` is the number of guests that
     apply without ``--jobs`` has in progress at once; ``path`` is that of the plan's file, if it has one.
-    ``selection`` has the guests to report, in their order; None stands for all. ``older`` is a plan to compare
-    this one with. ``conversions`` has what became of the guests that apply has converted, by name;
-    ``older_conversions``: of those of the older plan. ``read_only``: the template has no write permission
-    already. ``given_back``: the guests that restore gave back, which apply leaves alone, and which no prediction
-    includes; ``older_originals``: those of restored guests that are still in quarantine. ``shared``: the bytes
-    that came back from each guest that shares blocks now, by name.
+    ``selection`` has the guests to report, in their order; None stands for all.
+    ``older`` is a plan to compare this one with. ``conversions`` has what became of the guests that apply has
+    converted, by name; ``older_conversions``: of those of the older plan. ``read_only``: the template already has
+    no write permission. ``given_back``: the guests that restore gave back, which apply leaves alone, and which no
+    prediction includes; ``older_originals``: those of restored guests that are still in quarantine. ``shared``:
+    the bytes that came back from each guest that shares blocks now, by name.
     """
 
     plan: Plan
@@ -106,7 +106,7 @@ class PlanFacts(NamedTuple):
 
     @property
     def has_conversions_in_view(self) -> bool:
-        """True unless the guests to report leave out all that apply works on, and so what it will do or did."""
+        """True unless the plan converts guests, or lets some share blocks, and none of them is to be reported."""
         is_worked_on = any(guest.verdict in WORKED_ON for guest in self.guests)
         return is_worked_on or not (self.plan.to_convert or self.plan.to_share)
 
