@@ -20,7 +20,7 @@ from batchdiff.linux.machine import usable_cpus
 from batchdiff.manifest.file import read_manifest
 from batchdiff.progress import Phase
 from batchdiff.report.discovery.discovery_events import copy_event, exclusion_event, template_event
-from batchdiff.report.discovery.discovery_text import discovery_text, figures_of, why_template
+from batchdiff.report.discovery.discovery_text import discovery_text, figures_of_copy, why_template
 from batchdiff.report.figures import count_of
 from batchdiff.throttle.options import ScanLimits
 from batchdiff.throttle.throttle import throttle
@@ -163,7 +163,7 @@ def _unwritable(path: str, error: OSError) -> UsageError:
 
 
 def _words(copy: Copy) -> str:
-    similar, interval, saves = figures_of(copy)
+    similar, interval, saves = figures_of_copy(copy)
     also = f"; {copy.other.path} fits as well ({copy.other.similarity.estimate:.1%})" if copy.other else ""
     return f"{similar} similar (95 % interval: {interval}), saves {saves}{also}"
 

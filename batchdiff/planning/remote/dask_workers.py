@@ -6,14 +6,14 @@
                            |                |               '- if it dies, others get its tasks
                            '----------------'-> left out, with the reason
 
-Workers may come and go during a scan: a nanny restarts a worker that died, as a new one. Dask gives the tasks of a
-dead worker to others that may do them; if none of those is left, this module does so, as soon as there are others.
+Workers may come and go during a scan: a nanny restarts a worker that died, as a new one.
 The client has threads of its own until it is closed. Only this room knows Dask.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -103,24 +103,26 @@ _: type[RemoteExecutor] = DaskWorkers
 
 @dataclass(slots=True)
 class _Pending(Generic[Task]):
-    """A task that workers have, those who may do it, and how many such groups died with it."""
+    """A task that a worker has, and how many workers died with it before."""
 
     task: Task
-    workers: frozenset[str]
+    worker: str
     deaths: int = 0
 
 
 @dataclass(slots=True)
 class _Work(Generic[Task, Result]):
-    """The tasks of a job: to come, to be given again, and in the hands of workers."""
+    """The tasks of a job: to come, to be given again, and in the hands of workers.
+
+    Each task is given to one worker. Dask would give most of them to those that have the job in memory already.
+    """
 
     client: Client
     job: RemoteJob[Task, Result]
     to_come: Iterator[Task]
     pending: dict[Future, _Pending[Task]] = field(default_factory=dict)
     _again: list[_Pending[Task]] = field(default_factory=list)
-    _resident: tuple[Future, Future] | None = None
-    _holders: frozenset[str] = frozenset()
+    _resident: dict[str, tuple[Future, Future]] = field(default_factory=dict)
     _is_exhausted: bool = False
 
     @property
@@ -129,45 +131,48 @@ class _Work(Generic[Task, Result]):
         return self._is_exhausted and not self.pending and not self._again
 
     def submit(self, workers: set[str]) -> None:
-        """Give tasks to workers, up to a few in advance."""
+        """Give tasks to workers, up to a few in advance, first to those that have none."""
         self._take_back(workers)
-        while len(self.pending) < _AHEAD * len(workers):
-            following = self._again.pop() if self._again else self._next()
-            if following is None:
-                return
-            function, job = self._job_at(frozenset(workers))
-            future = submit_call(self.client, workers, function, job, following.task)
-            self.pending[future] = _Pending(following.task, frozenset(workers), following.deaths)
+        load = Counter(pending.worker for pending in self.pending.values())
+        for ahead in range(_AHEAD):
+            for worker in sorted(workers):
+                if load[worker] > ahead:
+                    continue
+                following = self._again.pop() if self._again else self._next()
+                if following is None:
+                    return
+                function, job = self._job_at(worker)
+                future = submit_call(self.client, [worker], function, job, following.task)
+                self.pending[future] = _Pending(following.task, worker, following.deaths)
+                load[worker] += 1
 
     def _next(self) -> _Pending[Task] | None:
         for task in self.to_come:
-            return _Pending(task, frozenset())
+            return _Pending(task, "")
         self._is_exhausted = True
         return None
 
     def _take_back(self, workers: set[str]) -> None:
-        """Take back tasks whose workers are all gone: Dask would wait for these for ever."""
+        """Take back the tasks of workers that are gone: Dask would wait for these to return."""
         for future, pending in list(self.pending.items()):
-            if not pending.workers & workers:
+            if pending.worker not in workers:
                 future.cancel()
                 del self.pending[future]
                 self._repeat(pending)
 
     def _repeat(self, pending: _Pending[Task]) -> None:
+        self._resident.pop(pending.worker, None)
         pending.deaths += 1
         if pending.deaths >= _MOST_DEATHS:
             raise self._killed(pending)
         self._again.append(pending)
 
-    def _job_at(self, workers: frozenset[str]) -> tuple[Future, Future]:
-        """Return the function that does a task, and the job, both in the memory of one of these workers.
-
-        The others copy them, and each begins the job only once. If the first one dies, Dask makes them anew.
-        """
-        if self._resident is None or self._holders != workers:
-            job = sent(self.client, workers, ResidentJob(self.job))
-            self._resident, self._holders = (there(self.client, workers, answer_to), job), workers
-        return self._resident
+    def _job_at(self, worker: str) -> tuple[Future, Future]:
+        """Return the function that does a task, and the job, which a worker has in memory and begins only once."""
+        if worker not in self._resident:
+            job = sent(self.client, [worker], ResidentJob(self.job))
+            self._resident[worker] = there(self.client, [worker], answer_to), job
+        return self._resident[worker]
 
     def take(self, future: Future) -> Iterator[Result]:
         """Yield the result of a future that is finished; nothing if its task has to be done again.
@@ -184,7 +189,6 @@ class _Work(Generic[Task, Result]):
         try:
             answer = future.result(timeout=FETCHED_AFTER)
         except CancelledError:  # together with its worker or the job there
-            self._resident = None
             self._repeat(pending)
             return
         except TimeoutError:  # its worker died with the result: the task is pending again
@@ -209,7 +213,7 @@ class _Work(Generic[Task, Result]):
         """Take back what workers still have."""
         if self.client.status == "running":
             self.client.cancel(list(self.pending), force=True)
-        self._resident = None
+        self._resident.clear()
 
 
 def _lost(why: str) -> WorkerError:

@@ -44,8 +44,9 @@ _MOST_NAMES = 20
 def discovery_text(found: Discovery, shape: SampleShape, *, width: int | None = None) -> str:
     """Return the result for a terminal that is ``width`` cells wide, with a newline at the end."""
     names = _Names([*_paths(found)] or [each.path for each in found.exclusions])
+    heading = _heading(found, names)
     blocks = [
-        [_heading(found, names)],
+        [heading if width is None else paragraph(heading, width=width)],
         _table(found, names, width),
         [*_notes(found, names, width)],
         [*_left_out(found, names, width)],
@@ -123,7 +124,7 @@ def _heading(found: Discovery, names: _Names) -> str:
 
 def _table(found: Discovery, names: _Names, width: int | None) -> list[str]:
     rows = [
-        (names(copy.image.path), names(group.template.path), *figures_of(copy))
+        (names(copy.image.path), names(group.template.path), *figures_of_copy(copy))
         for group, copy in in_order_of_savings(found.groups)
     ]
     if not rows:
@@ -141,7 +142,7 @@ def in_order_of_savings(groups: Iterable[Group]) -> list[tuple[Group, Copy]]:
     return sorted(pairs, key=lambda pair: (-pair[1].saved.estimate, pair[1].image.path))
 
 
-def figures_of(copy: Copy) -> tuple[str, str, str]:
+def figures_of_copy(copy: Copy) -> tuple[str, str, str]:
     """Return the similarity of a copy, its interval, and the savings, as text."""
     return f"{copy.similarity.estimate:.1%}", interval_words(copy.similarity), about(copy.saved.estimate)
 
