@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from batchdiff.cli.console import Console
-from batchdiff.cli.options.scheduler_options import address_of
+from batchdiff.cli.options.scheduler_options import scheduler_address_of
 from batchdiff.throttle.options import ScanLimits
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def remote_scans(
     from batchdiff.planning.remote.remote_scan import RemoteScans  # noqa: PLC0415
 
     certificates = Certificates(arguments.tls_ca_file, arguments.tls_cert, arguments.tls_key)
-    workers = connect(address_of(arguments), certificates, say=console.say, warn=console.warn)
+    workers = connect(scheduler_address_of(arguments), certificates, say=console.say, warn=console.warn)
     try:
         yield RemoteScans(workers, limits)
     finally:

@@ -49,7 +49,7 @@ def check_scheduler_options(arguments: argparse.Namespace) -> None:
         if given:
             raise UsageError(f"{given[0]} is of use only together with --scheduler", remedy="Add --scheduler URL.")
         return
-    address_of(arguments)
+    scheduler_address_of(arguments)
     if arguments.idle:
         raise UsageError(
             "--idle cannot be combined with --scheduler",
@@ -58,7 +58,7 @@ def check_scheduler_options(arguments: argparse.Namespace) -> None:
         )
 
 
-def address_of(arguments: argparse.Namespace) -> str:
+def scheduler_address_of(arguments: argparse.Namespace) -> str:
     """Return the whole address of the scheduler that the options name.
 
     :raises UsageError: it is wrong, or the scheduler must not be used.

@@ -7,8 +7,8 @@
 
 Device numbers differ from host to host, and are not compared. The inode is: NFS, CephFS and cluster filesystems
 give a file the same one on every host, that of their server. Size, mtime and ctime are the server's, too.
-A copy or an older snapshot of the storage may have all of these; then the probes find what is different. A block
-device has neither inode nor times: only its size and the probes show that it is the same.
+A copy or an older snapshot of the storage may have all of these; then the excerpts find what is different. A block
+device has neither inode nor times: only its size and the excerpts show that it is the same.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from batchdiff.image.files import ImageFile
 from batchdiff.plan.plan import PlannedImage
 from batchdiff.units import KIB
 
-_PROBED = 4 * KIB
-"""Bytes of a probe: storage does not read less."""
+_EXCERPT = 4 * KIB
+"""Bytes of an excerpt: storage does not read less."""
 
 _MOST_OF_A_FILE = 16
 _MOST_IN_ALL = 4096
-"""Probes: at most 16 MiB are read in all, from 4,096 places, which takes an array of disks a few seconds."""
+"""Excerpts: at most 16 MiB are read in all, from 4,096 places, which takes an array of disks a few seconds."""
 
 
-class FileProbe(NamedTuple):
+class FileExcerpt(NamedTuple):
     """The hash of ``length`` bytes of a file, from ``offset`` on."""
 
     offset: int
@@ -48,11 +48,11 @@ class FileProof:
 
     path: str
     fingerprint: Fingerprint
-    probes: tuple[FileProbe, ...]
+    excerpts: tuple[FileExcerpt, ...]
 
 
 def proofs_of(images: Iterable[PlannedImage], *, seed: int) -> tuple[FileProof, ...]:
-    """Return the proofs for all files of these images; ``seed`` chooses the places that are probed.
+    """Return the proofs for all files of these images; ``seed`` chooses the places of the excerpts.
 
     :raises ImageError: a file cannot be read.
     """
@@ -63,32 +63,34 @@ def proofs_of(images: Iterable[PlannedImage], *, seed: int) -> tuple[FileProof, 
     }
     numbers = random.Random(seed)  # noqa: S311  # there is nothing to gain by guessing the places
     most = max(min(_MOST_OF_A_FILE, _MOST_IN_ALL // max(len(files), 1)), 1)
-    return tuple(FileProof(path, fingerprint, _probes(path, numbers, most)) for path, fingerprint in files.items())
+    return tuple(
+        FileProof(path, fingerprint, _excerpts(path, numbers, most)) for path, fingerprint in files.items()
+    )
 
 
-def _probes(path: str, numbers: random.Random, most: int) -> tuple[FileProbe, ...]:
+def _excerpts(path: str, numbers: random.Random, most: int) -> tuple[FileExcerpt, ...]:
     with closing(ImageFile(path)) as file:
-        return tuple(_probe(file, offset) for offset in _offsets(file, numbers, most))
+        return tuple(_excerpt(file, offset) for offset in _offsets(file, numbers, most))
 
 
 def _offsets(file: ImageFile, numbers: random.Random, most: int) -> Iterator[int]:
     """Yield ascending offsets of blocks, one in each of ``most`` equal parts of a file, in data if it has any."""
-    blocks = -(-file.size // _PROBED)
+    blocks = -(-file.size // _EXCERPT)
     parts = min(most, blocks)
     last = -1
     for part in range(parts):
         first, end = part * blocks // parts, (part + 1) * blocks // parts
-        offset: int | None = numbers.randrange(first, end) * _PROBED
+        offset: int | None = numbers.randrange(first, end) * _EXCERPT
         if not file.is_block_device:
             offset = file.next_data(offset or 0)
-        if offset is not None and (found := offset // _PROBED) > last:
+        if offset is not None and (found := offset // _EXCERPT) > last:
             last = found
-            yield found * _PROBED
+            yield found * _EXCERPT
 
 
-def _probe(file: ImageFile, offset: int) -> FileProbe:
-    data = file.read_at_most(offset, _PROBED)
-    return FileProbe(offset, len(data), hashlib.blake2b(data, digest_size=16).digest())
+def _excerpt(file: ImageFile, offset: int) -> FileExcerpt:
+    data = file.read_at_most(offset, _EXCERPT)
+    return FileExcerpt(offset, len(data), hashlib.blake2b(data, digest_size=16).digest())
 
 
 def objection_to(proofs: Iterable[FileProof]) -> str:
@@ -108,7 +110,7 @@ def _difference(file: ImageFile, proof: FileProof) -> str:
     """Return the first difference of an open file; empty if there is none."""
     if changes := proof.fingerprint.changes(file.fingerprint()):
         return f"{REPLACED} on that host" if changes == REPLACED else f"on that host, {changes}"
-    for probe in proof.probes:
-        if _probe(file, probe.offset) != probe:
-            return f"its content at byte {probe.offset} is different on that host"
+    for excerpt in proof.excerpts:
+        if _excerpt(file, excerpt.offset) != excerpt:
+            return f"its content at byte {excerpt.offset} is different on that host"
     return ""

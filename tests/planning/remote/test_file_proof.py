@@ -32,7 +32,7 @@ def proof(path, seed=1):
 
 
 def as_it_is_now(before: FileProof) -> FileProof:
-    """The same probes, with the fingerprint that the file has now: that of a copy which looks the same."""
+    """The same excerpts, with the fingerprint that the file has now: that of a copy which looks the same."""
     return dataclasses.replace(before, fingerprint=recorded(Path(before.path)).fingerprints[0])
 
 
@@ -80,29 +80,29 @@ def test_other_content_behind_an_equal_fingerprint(path, seed):
 
 
 def test_probes_are_in_data_and_all_different(path):
-    offsets = [probe.offset for probe in proof(path).probes]
+    offsets = [excerpt.offset for excerpt in proof(path).excerpts]
     assert len(offsets) > 1
     assert offsets == sorted(set(offsets))
     assert all(MIB <= offset < 2 * MIB or offset == 8 * MIB for offset in offsets)
-    assert all(probe.length == 4 * KIB for probe in proof(path).probes if probe.offset < 8 * MIB)
-    assert {probe.length for probe in proof(path).probes if probe.offset == 8 * MIB} <= {2 * KIB}
+    assert all(excerpt.length == 4 * KIB for excerpt in proof(path).excerpts if excerpt.offset < 8 * MIB)
+    assert {excerpt.length for excerpt in proof(path).excerpts if excerpt.offset == 8 * MIB} <= {2 * KIB}
 
 
-def test_another_seed_probes_other_places(path):
-    assert len({tuple(probe.offset for probe in proof(path, seed).probes) for seed in range(5)}) > 1
+def test_another_seed_takes_excerpts_of_other_places(path):
+    assert len({tuple(excerpt.offset for excerpt in proof(path, seed).excerpts) for seed in range(5)}) > 1
 
 
 def test_few_places_are_read_of_a_large_fleet(tmp_path, monkeypatch):
     monkeypatch.setattr(file_proof, "_MOST_IN_ALL", 12)
     images = [recorded(notation.write_raw(tmp_path / f"{n}.img", "1M:A")) for n in range(6)]
-    assert [len(each.probes) for each in proofs_of(images, seed=1)] == [2] * 6
+    assert [len(each.excerpts) for each in proofs_of(images, seed=1)] == [2] * 6
 
 
 def test_an_empty_and_a_tiny_file(tmp_path):
     """A raw image of no bytes is refused elsewhere; a file of a chain may be tiny."""
     tiny = notation.write_raw(tmp_path / "tiny.img", "512:A")
     before = proof(tiny)
-    assert [(probe.offset, probe.length) for probe in before.probes] == [(0, 512)]
+    assert [(excerpt.offset, excerpt.length) for excerpt in before.excerpts] == [(0, 512)]
     assert objection_to([before]) == ""
 
 
@@ -111,7 +111,7 @@ def test_a_block_device_is_known_by_its_content(tmp_path):
     backing = notation.write_raw(tmp_path / "disk.img", "64k:A 64k:B")
     with attached(backing) as device:
         before = proof(Path(device))
-        assert len(before.probes) == 16
+        assert len(before.excerpts) == 16
         assert objection_to([before]) == ""
         with open(device, "r+b") as disk:
             disk.write(b"!" * 128 * KIB)
