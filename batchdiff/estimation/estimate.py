@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from batchdiff.choices import Verdict
 from batchdiff.image_source import ImageSource
-from batchdiff.plan.plan import GuestPlan, Savings
+from batchdiff.plan.plan import GuestPlan, Savings, Sharing
 from batchdiff.sampling.interval import Interval, exactly, sum_of
 
 
@@ -16,10 +16,10 @@ from batchdiff.sampling.interval import Interval, exactly, sum_of
 class GuestEstimate:
     """The estimate for one guest.
 
-    ``plan``: what a plan would have for it if the rest of the guest is like its sample. ``overlay``, ``saved``:
-    bytes on disk that the overlay takes and that the conversion frees; None if it was not sampled. ``threshold``:
-    the least savings with which a plan converts it. ``probes``, ``read_bytes``: how many probes were read, and
-    the bytes of the guest and the template in them.
+    ``plan``: what a plan would have for it if the rest of the guest is like its sample. ``overlay``: bytes on disk
+    that the overlay takes; None if it gets none, or was not sampled. ``saved``: the bytes that come back; None if
+    it was not sampled. ``threshold``: the least savings with which a plan converts it, or has it share blocks.
+    ``probes``, ``read_bytes``: how many probes were read, and the bytes of the guest and the template in them.
     """
 
     plan: GuestPlan
@@ -30,9 +30,18 @@ class GuestEstimate:
     read_bytes: int = 0
 
     @property
-    def savings(self) -> Savings | None:
+    def savings(self) -> Savings | Sharing | None:
         """The savings that a plan would predict; None if the guest was not sampled."""
-        return None if self.saved is None or self.plan.diff is None else self.plan.diff.savings
+        if self.saved is None:
+            return None
+        if self.overlay is None:
+            return self.plan.sharing
+        return None if self.plan.diff is None else self.plan.diff.savings
+
+    @property
+    def is_worked_on(self) -> bool:
+        """True if a plan would probably convert the guest, or have it share blocks in place."""
+        return self.plan.verdict in {Verdict.CONVERT, Verdict.SHARE}
 
     @property
     def is_undecided(self) -> bool:
@@ -42,7 +51,7 @@ class GuestEstimate:
             return False
         # The verdict was reached before holes were accounted for, so near the threshold it may be the other one.
         converts = saved.estimate >= self.threshold
-        return saved.low < self.threshold <= saved.high or converts is not (self.plan.verdict is Verdict.CONVERT)
+        return saved.low < self.threshold <= saved.high or converts is not self.is_worked_on
 
     @property
     def is_exact(self) -> bool:
@@ -108,7 +117,7 @@ class Estimate:
 def totals_of_estimates(guests: Iterable[GuestEstimate]) -> EstimateTotals:
     """Return the totals of some guests."""
     each = list(guests)
-    converted = [guest for guest in each if guest.plan.verdict is Verdict.CONVERT]
+    converted = [guest for guest in each if guest.is_worked_on]
     return EstimateTotals(
         verdicts=Counter(guest.plan.verdict for guest in each),
         undecided=sum(guest.is_undecided for guest in each),
@@ -123,7 +132,7 @@ def _if_converted(guest: GuestEstimate, figure: Interval | None) -> Interval:
     """Return what a guest adds to a sum: nothing if a plan would skip it."""
     if figure is None:
         return exactly(0.0)
-    converts = guest.plan.verdict is Verdict.CONVERT
+    converts = guest.is_worked_on
     if guest.is_undecided:
         return Interval(figure.estimate if converts else 0.0, min(figure.low, 0.0), max(figure.high, 0.0))
     return figure if converts else exactly(0.0)

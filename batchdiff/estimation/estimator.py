@@ -46,6 +46,7 @@ from batchdiff.planning.scan.exports import is_exported
 from batchdiff.planning.scan.one_range import RANGE
 from batchdiff.planning.scan.reopening import budget, files_of, reopen
 from batchdiff.planning.scan_all import ranges_with_data
+from batchdiff.planning.sharing_objections import without_unshareable
 from batchdiff.progress import ignore
 from batchdiff.qcow2.entries import Origin
 
@@ -88,8 +89,10 @@ def make_estimate(manifest: Manifest, options: EstimateOptions, plans: EarlierPl
         inspect(image, refcounts=True)
         template = planned_image(image)
         parts = examine_guests(manifest, template, plans, observer, options.opened)
+        parts = without_unshareable(parts, image, observer)
         sharing = has_shared_extents(image)
-        facts = FleetFacts(manifest, shared_blocks(image) if sharing else {}, {}, observer)
+        can_share = any(isinstance(part, Candidate) and not part.entry.gets_overlay for part in parts)
+        facts = FleetFacts(manifest, shared_blocks(image) if sharing else {}, {}, observer, can_share)
         found = _Estimator(image, parts, facts, options, sharing=sharing).estimated()
         whole = _data_bytes(image) + found.open_bytes
         if changes := template.changes(image.fingerprints()):
@@ -170,11 +173,11 @@ class _Estimator:
         changed = False
         for name, sample in self._samples.items():
             entry = self._candidates[name].entry
-            if not is_to_be_chosen(entry.options) or self._changes.get(name, 0) > _GEOMETRY_CHANGES:
+            if not is_to_be_chosen(entry) or self._changes.get(name, 0) > _GEOMETRY_CHANGES:
                 continue
             geometry = best_geometry(self._candidates[name], sample)
             if geometry is not None and geometry != sample.pricing.geometry:
-                sample.price_by(pricing_of(entry.options, geometry, self._guests[name].place))
+                sample.price_by(pricing_of(entry, geometry, self._guests[name].place))
                 self._changes[name] = self._changes.get(name, 0) + 1
                 changed = True
         if changed:
@@ -221,9 +224,10 @@ class _Estimator:
             if isinstance(frame, ImageError):
                 self._fail(name, frame)
                 continue
-            options = self._candidates[name].entry.options
-            geometry = None if is_to_be_chosen(options) else geometry_of(options, options.cluster_size or 0)
-            pricing = pricing_of(options, geometry, self._guests[name].place)
+            entry = self._candidates[name].entry
+            is_open = entry.options.cluster_size is None or is_to_be_chosen(entry)
+            geometry = None if is_open else geometry_of(entry.options, entry.options.cluster_size or 0)
+            pricing = pricing_of(entry, geometry, self._guests[name].place)
             random = np.random.default_rng([self._options.seed, zlib.crc32(os.fsencode(name))])
             self._samples[name] = GuestSample(frame, pricing, self._guests[name].allocated, random, first)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,8 @@ from batchdiff.estimation.probe_reader import ProbeContents, ProbeReader
 from batchdiff.extents import Kind, count_touched
 from batchdiff.image.files import ReadObserver, settle
 from batchdiff.image.image import Image
+from batchdiff.image.open import open_image
+from batchdiff.image.storage.raw_shareable import TemplateBlocks
 from batchdiff.image.storage.shared_blocks import raw_extents
 from batchdiff.image_source import ImageSource
 from batchdiff.plan.plan import GuestPlan, PlannedImage
@@ -200,13 +203,17 @@ class SizeJob:
     @contextmanager
     def begin(self) -> Iterator[Callable[[str], SizeResult]]:
         """Yield the function that predicts for a guest."""
-        yield self._size
+        if not self.facts.can_share:
+            yield self._size
+            return
+        with open_image(self.facts.manifest.template, observer=self.facts.observer) as template:
+            yield partial(self._size, template=TemplateBlocks(template))
 
     def describe(self, name: str) -> str:
         """Describe the work on a guest, for messages."""
         return f"estimating the savings of guest {name}"
 
-    def _size(self, name: str) -> SizeResult:
+    def _size(self, name: str, template: TemplateBlocks | None = None) -> SizeResult:
         sample = self.samples[name]
         candidate, content, pricing = (
             with_geometry(self.candidates[name], sample),
@@ -215,8 +222,8 @@ class SizeJob:
         )
         units = content.extents(min(pricing.resolution, sample.frame.probe_size))
         measure: Measure = content.compressed_lengths if pricing.compresses else _measured
-        plan = assess(candidate, (units, content.similarity), None, self.facts, measure)
-        if plan.diff is None:
+        plan = assess(candidate, (units, content.similarity), None, self.facts, measure, template)
+        if plan.diff is None or not candidate.entry.gets_overlay:
             return SizeResult(plan)
         size, geometry = candidate.record.virtual_size, plan.diff.geometry
         extents = granules_to_write(units, UNIT, size, geometry, whole_clusters=pricing.compresses)
@@ -235,7 +242,7 @@ class SizeJob:
 def with_geometry(candidate: Candidate, sample: GuestSample) -> Candidate:
     """Return a candidate whose overlay has the geometry of its sample, if that was to be chosen."""
     options, geometry = candidate.entry.options, sample.pricing.geometry
-    if geometry is None or not is_to_be_chosen(options):
+    if geometry is None or not is_to_be_chosen(candidate.entry):
         return candidate
     fixed = replace(options, cluster_size=geometry.cluster_size, extended_l2=geometry.extended_l2)
     return replace(candidate, entry=replace(candidate.entry, options=fixed))

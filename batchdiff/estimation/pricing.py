@@ -42,11 +42,12 @@ _MOST_PROBES = 1 << 21
 
 
 class PriceRule(enum.Enum):
-    """What counts of the granules that an overlay stores."""
+    """What counts of the granules that an overlay stores, or of a guest that shares blocks in place."""
 
     WRITTEN = "the parts that are not holes in the guest, in whole units of the filesystem"
     WHOLE = "all of them"
     COMPRESSED = "their compressed size"
+    EQUAL = "no granules, but what equals the template and could be in the same blocks"
 
 
 class OverlayPlace(NamedTuple):
@@ -101,13 +102,16 @@ def overlay_place(entry: GuestEntry, image: Image) -> OverlayPlace:
         return OverlayPlace(UNIT, is_same=False)
 
 
-def is_to_be_chosen(options: OverlayOptions) -> bool:
-    """Return True if the cluster size or the kind of L2 entries is ``auto``."""
-    return options.cluster_size is None or options.extended_l2 is None
+def is_to_be_chosen(entry: GuestEntry) -> bool:
+    """Return True if a guest's overlay has ``auto`` for the cluster size or the kind of L2 entries."""
+    return entry.gets_overlay and (entry.options.cluster_size is None or entry.options.extended_l2 is None)
 
 
-def pricing_of(options: OverlayOptions, geometry: Geometry | None, place: OverlayPlace) -> Pricing:
+def pricing_of(entry: GuestEntry, geometry: Geometry | None, place: OverlayPlace) -> Pricing:
     """Return the pricing of a guest. ``geometry``: of its overlay; None until it is chosen."""
+    options = entry.options
+    if not entry.gets_overlay:
+        return Pricing(PriceRule.EQUAL, None, place.unit)
     if geometry is None:
         return Pricing(PriceRule.WHOLE, None, place.unit)
     if options.compression is not Compression.NONE:

@@ -10,13 +10,13 @@ import numpy.typing as npt
 from batchdiff.errors import ImageError
 from batchdiff.estimation.frame import ProbeClass
 from batchdiff.estimation.pricing import KindsOfProbes, PriceRule, Pricing, data_parts
-from batchdiff.extents import Kind
+from batchdiff.extents import Kind, from_kinds
 from batchdiff.files.memory import page_aligned
 from batchdiff.image.image import Image
 from batchdiff.image.layer import Segment
 from batchdiff.image.read_buffer import ReadBuffer
 from batchdiff.image.storage.block_ranges import Offsets, overlaps
-from batchdiff.image.storage.shared_blocks import raw_extents, shared_extents
+from batchdiff.image.storage.shared_blocks import common_ranges, raw_extents, shared_extents
 from batchdiff.image.storage.to_write import ToWrite, WriteRule
 from batchdiff.planning.scan.compare import UNIT
 from batchdiff.qcow2.compression import compress
@@ -71,13 +71,16 @@ class ProbeReader:
         lengths = np.zeros((count, clusters), dtype=np.int32)
         for row, number in enumerate(numbers.tolist()):
             start = number * self._size
-            below, of_template = self._load_template(start, kind)
+            ours = [] if kind is ProbeClass.ADDED else self._template.segments(start, start + self._size)
+            below, of_template = self._load_template(start, ours), _data_bytes(ours)
             try:
                 segments = self._guest.segments(start, start + self._size)
                 data = self._buffers[1].load_segments(self._guest, start, self._size, segments)
                 kinds[row], read[row] = self._compare(below, data, start), of_template + _data_bytes(segments)
                 if clusters:
                     prices[row], lengths[row] = self._compressed(data, kinds[row])
+                elif self._pricing.rule is PriceRule.EQUAL:
+                    prices[row] = self._shareable(ours, segments, kinds[row])
                 elif self._rule is None:
                     prices[row] = len(self._data_parts(kinds[row])) * self._part
                 else:
@@ -86,13 +89,11 @@ class ProbeReader:
                 return error
         return ProbeContents(kinds, read, prices, shared, lengths)
 
-    def _load_template(self, start: int, kind: ProbeClass) -> tuple[memoryview, int]:
-        """Return the template's bytes of a probe, and how many of them were read."""
-        if kind is ProbeClass.ADDED:
-            return self._zeros, 0
-        segments = self._template.segments(start, start + self._size)
-        data = self._buffers[0].load_segments(self._template, start, self._size, segments)
-        return data, _data_bytes(segments)
+    def _load_template(self, start: int, segments: list[Segment]) -> memoryview:
+        """Return the template's bytes of a probe; it has none without segments."""
+        if not segments:
+            return self._zeros
+        return self._buffers[0].load_segments(self._template, start, self._size, segments)
 
     def _compare(self, below: memoryview, data: memoryview, start: int) -> npt.NDArray[np.uint8]:
         """Return the kinds of the units of a probe that starts at offset ``start`` of the guest."""
@@ -119,6 +120,18 @@ class ProbeReader:
             total += size if packed is None else len(packed)
         return total, lengths
 
+    def _shareable(self, ours: list[Segment], theirs: list[Segment], kinds: npt.NDArray[np.uint8]) -> int:
+        """Return the equal bytes of a probe that both images store as they are, in blocks of their own."""
+        if not ours or not theirs:
+            return 0
+        equal = from_kinds(np.where(kinds & Kind.ZERO, Kind.SAME_ZERO, Kind.SAME).astype(np.uint8))
+        first = theirs[0].start
+        runs = first + equal.first * UNIT, np.minimum(first + equal.end * UNIT, self._guest.virtual_size)
+        runs = _overlap(_in_file(theirs), _overlap(_in_file(ours), runs))
+        common = common_ranges(shared_extents(self._template, ours), shared_extents(self._guest, theirs))
+        shared = _overlap(common, runs)
+        return int((runs[1] - runs[0]).sum() - (shared[1] - shared[0]).sum())
+
     def _written(self, segments: list[Segment], kinds: npt.NDArray[np.uint8], rule: WriteRule) -> tuple[int, int]:
         """Return the bytes that a probe takes in an overlay, in whole units, and those that others share."""
         parts = self._data_parts(kinds)
@@ -140,6 +153,11 @@ class ProbeReader:
             starts, ends = _overlap(found, runs)
             shared = int((ends - starts).sum())
         return _units_touched(lows, highs, self._pricing.unit) * self._pricing.unit, shared
+
+
+def _in_file(segments: list[Segment]) -> list[tuple[int, int]]:
+    """Return start and end of those segments whose bytes are in a file as they are."""
+    return [(segment.start, segment.end) for segment in segments if segment.origin is Origin.FILE]
 
 
 def _data_bytes(segments: list[Segment]) -> int:

@@ -18,7 +18,7 @@ from batchdiff.estimation.guest_sample import GuestSample
 from batchdiff.estimation.jobs import SizeJob, SizeResult
 from batchdiff.estimation.pricing import PriceRule, is_to_be_chosen
 from batchdiff.plan.overlay_options import OverlayFormat
-from batchdiff.plan.plan import Diff
+from batchdiff.plan.plan import Diff, GuestPlan, Sharing
 from batchdiff.planning.assessment import FleetFacts
 from batchdiff.planning.candidates import Candidate
 from batchdiff.planning.overlay_content import content_of
@@ -26,7 +26,7 @@ from batchdiff.planning.scan.compare import UNIT
 from batchdiff.planning.scan.workers import run_tasks
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.geometry import Geometry
-from batchdiff.sampling.interval import Interval, sum_of
+from batchdiff.sampling.interval import Interval, exactly, sum_of
 
 _SIZES_OF_A_WORKER = 6
 """Starting a worker takes as long as the sizes of a few guests."""
@@ -57,6 +57,8 @@ class Sizes:
 
     def _estimate(self, result: SizeResult, sample: GuestSample) -> GuestEstimate:
         plan = result.plan
+        if plan.sharing is not None and not self.candidates[plan.name].entry.gets_overlay:
+            return self._sharing(plan, plan.sharing, sample)
         if plan.diff is None:
             return GuestEstimate(plan, probes=sample.probes, read_bytes=sample.read_bytes)
         savings, doubt = plan.diff.savings, _Doubt.of(self.candidates[plan.name], plan.diff, sample, result.tables)
@@ -71,16 +73,34 @@ class Sizes:
             alone = sample.unshared_bytes() if sample.pricing.shares else data
             overlay += round(data.estimate) - result.taken
             unshared += round(alone.estimate) - (result.taken - shared)
-        minimum = self.facts.manifest.minimum_savings
-        threshold = -math.inf if minimum == -math.inf else max(minimum * savings.allocated_bytes, 1)
         return GuestEstimate(
             plan,
             doubt.around(overlay, data),
             doubt.around(unshared, alone).subtracted_from(savings.reclaimable_bytes),
-            threshold,
+            self._threshold(savings.allocated_bytes),
             sample.probes,
             sample.read_bytes,
         )
+
+    def _sharing(self, plan: GuestPlan, sharing: Sharing, sample: GuestSample) -> GuestEstimate:
+        """Return the estimate for a guest that shares blocks in place: those that equal the template's."""
+        equal, saved = sum_of(sample.data_bytes().values()), exactly(float(sharing.saved_bytes))
+        if not sample.is_complete:
+            # Data counts where it was found to be equal, not where it is imputed to be.
+            more = equal.estimate - sharing.shareable_bytes
+            slack = _SLACK_UNITS * sharing.unit
+            saved = Interval(
+                saved.estimate + more,
+                saved.low + more - (equal.estimate - equal.low) - slack,
+                saved.high + more + (equal.high - equal.estimate) + slack,
+            )
+        threshold = self._threshold(sharing.allocated_bytes)
+        return GuestEstimate(plan, None, saved, threshold, sample.probes, sample.read_bytes)
+
+    def _threshold(self, allocated: int) -> float:
+        """Return the least savings with which a plan does anything about a guest that takes so many bytes."""
+        minimum = self.facts.manifest.minimum_savings
+        return -math.inf if minimum == -math.inf else max(minimum * allocated, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +125,7 @@ class _Doubt:
         if sample.is_complete and least == most:
             return cls(0.0, 0.0, 1.0)
         more = _SLACK_UNITS * savings.allocation_unit + savings.overlay_error_bytes
-        is_open = is_to_be_chosen(candidate.entry.options)
+        is_open = is_to_be_chosen(candidate.entry)
         chosen = savings.overlay_disk_bytes * _CHOICE if is_open else 0.0
         per_byte = 1 + geometry.refcount_bits / 8 / geometry.cluster_size
         below, above = max(tables - least, 0) * size, max(most - tables, 0) * size

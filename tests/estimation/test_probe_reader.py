@@ -13,6 +13,8 @@ from batchdiff.estimation.frame import ProbeClass
 from batchdiff.estimation.pricing import OverlayPlace, PriceRule, Pricing, pricing_of, probe_size
 from batchdiff.estimation.probe_reader import ProbeContents, ProbeReader
 from batchdiff.image.open import open_image
+from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.manifest.manifest import GuestEntry
 from batchdiff.plan.overlay_options import Compression, OverlayOptions, Preallocation, geometry_of
 from batchdiff.qcow2.geometry import Geometry
 from batchdiff.units import GIB, KIB, MIB, TIB
@@ -100,7 +102,8 @@ def test_nothing_is_past_the_end_of_the_guest(tmp_path):
 )
 def test_the_rule_follows_from_the_options(options, rule: PriceRule):
     chosen = OverlayOptions(**options)
-    found = pricing_of(chosen, geometry_of(chosen, chosen.cluster_size), OverlayPlace(4 * KIB, is_same=True))
+    entry = GuestEntry("guest", ImageSource("/guest", ImageFormat.RAW), "/overlay", chosen)
+    found = pricing_of(entry, geometry_of(chosen, chosen.cluster_size), OverlayPlace(4 * KIB, is_same=True))
     assert found.rule is rule
     assert found.shares is (
         rule is PriceRule.WRITTEN and found.resolution >= 4 * KIB and not options.get("extended_l2")

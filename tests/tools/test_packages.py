@@ -101,11 +101,11 @@ def test_all_have_the_same_version():
     assert re.search(r"^## \[(.+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1] == __version__
 
 
-def test_nothing_names_a_site_that_does_not_exist():
-    """The project has no public address yet; once it has one, all of these have it."""
-    assert "urls" not in PROJECT
-    for text in (SPEC, CONTROL, (ROOT / "debian/copyright").read_text()):
-        assert re.findall(r"^(?:URL|Homepage|Source): *https?:.*$", text, re.MULTILINE) == []
+def test_all_have_the_same_address():
+    home = PROJECT["urls"]["Homepage"]
+    assert all(url.startswith(home) for url in PROJECT["urls"].values())
+    assert re.search(r"^URL: +(.+)$", SPEC, re.MULTILINE)[1] == home
+    assert re.search(r"^Homepage: (.+)$", CONTROL, re.MULTILINE)[1] == home
 
 
 def test_all_need_the_same_python():

@@ -7,6 +7,7 @@ from typing import Any
 
 from batchdiff.choices import Verdict
 from batchdiff.estimation.estimate import Estimate, GuestEstimate
+from batchdiff.plan.plan import Savings
 from batchdiff.sampling.interval import Interval
 
 ESTIMATE_VERSION = "1.0"
@@ -57,10 +58,10 @@ def _guest(guest: GuestEstimate) -> dict[str, Any]:
         "undecided": guest.is_undecided,
         "exact": guest.is_exact,
         "allocated_bytes": None if savings is None else savings.allocated_bytes,
-        "reclaimable_bytes": None if savings is None else savings.reclaimable_bytes,
+        "reclaimable_bytes": savings.reclaimable_bytes if isinstance(savings, Savings) else None,
         "overlay_disk_bytes": None if guest.overlay is None else _bounds(guest.overlay),
         "saved_bytes": None if guest.saved is None else _bounds(guest.saved),
-        "cluster_size": None if plan.diff is None else plan.diff.geometry.cluster_size,
+        "cluster_size": None if plan.diff is None or guest.overlay is None else plan.diff.geometry.cluster_size,
         "exactness": None if savings is None else savings.exactness.value,
         "note": "" if savings is None else savings.note,
         "probes": guest.probes,

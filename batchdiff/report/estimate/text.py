@@ -72,7 +72,7 @@ def _table(estimate: Estimate, width: int | None) -> list[str]:
     sampled = [guest for guest in estimate.guests if guest.saved is not None]
     if not sampled:
         return []
-    rows = [_row(guest) for guest in sampled if guest.plan.verdict is Verdict.CONVERT or guest.is_undecided]
+    rows = [_row(guest) for guest in sampled if guest.is_worked_on or guest.is_undecided]
     others = [
         _row(guest) for guest in sampled if guest.plan.verdict is not Verdict.CONVERT and not guest.is_undecided
     ]
@@ -89,12 +89,12 @@ def _table(estimate: Estimate, width: int | None) -> list[str]:
 
 def _row(guest: GuestEstimate) -> tuple[str, ...]:
     savings, overlay, saved = guest.savings, guest.overlay, guest.saved
-    if savings is None or overlay is None or saved is None:
+    if savings is None or saved is None:
         return (printable(guest.plan.name), *[DASH] * (len(_COLUMNS) - 1))
     return (
         printable(guest.plan.name),
         format_size(savings.allocated_bytes),
-        _about(overlay),
+        DASH if overlay is None else _about(overlay),
         _about(saved),
         percent(share(round(saved.estimate), savings.allocated_bytes)),
         _bounds(saved),

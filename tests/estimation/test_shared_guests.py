@@ -1,0 +1,57 @@
+"""Estimates of guests that are to share blocks with the template in place, beside plans of them."""
+
+from __future__ import annotations
+
+import pytest
+from clumped_fleets import write_fleet
+from commands import rarely
+from filesystems import mounted
+from notation import run
+
+from batchdiff.choices import Verdict
+from batchdiff.estimation.estimator import EstimateOptions, make_estimate
+from batchdiff.manifest.file import read_manifest
+from batchdiff.manifest.manifest import Manifest
+from batchdiff.plan.earlier_plans import EarlierPlans
+from batchdiff.planning.planner import make_plan
+from batchdiff.report.estimate.json_form import estimate_report
+from batchdiff.report.estimate.text import estimate_text
+from batchdiff.units import MIB
+
+
+def to_share(manifest: Manifest) -> Manifest:
+    with open(manifest.path, "a", encoding="utf-8") as file:
+        file.write("strategy: share\n")
+    return read_manifest(manifest.path)
+
+
+def estimate_of(manifest: Manifest, error: float):
+    return make_estimate(manifest, EstimateOptions(error, 1, 1), EarlierPlans())
+
+
+@pytest.mark.parametrize(
+    ("filesystem", "form"), [("xfs", "raw"), *rarely(("xfs", "qcow2"), ("btrfs", "raw"), ("btrfs", "qcow2"))]
+)
+def test_the_savings_of_guests_that_share_blocks(tmp_path, filesystem: str, form: str):
+    with mounted(tmp_path, filesystem, 500 << 20) as folder:
+        manifest = to_share(write_fleet(folder / "fleet", 9, size=40 * MIB, guests=2, form=form))
+        run("sync", "-f", str(folder))
+        plan = make_plan(manifest, jobs=1)
+        assert [guest.verdict for guest in plan.guests] == [Verdict.SHARE] * 2
+        whole, sampled = estimate_of(manifest, 0.0), estimate_of(manifest, 0.05)
+        for planned, exact, guest in zip(plan.guests, whole.guests, sampled.guests, strict=True):
+            saved = planned.sharing.saved_bytes
+            assert (exact.saved.estimate, exact.is_exact, exact.overlay) == (saved, True, None)
+            assert (guest.plan.verdict, guest.overlay, guest.is_exact) == (Verdict.SHARE, None, False)
+            assert guest.saved.low <= saved <= guest.saved.high
+        assert whole.totals.saved.estimate == plan.totals.saved_bytes
+        assert "guest0" in estimate_text(sampled, 80)
+        assert estimate_report(sampled)["totals"]["share"] == 2
+
+
+def test_a_guest_that_cannot_share_blocks_is_refused_as_by_a_plan(tmp_path):
+    with mounted(tmp_path, "ext4", 64 << 20) as folder:
+        manifest = to_share(write_fleet(folder / "fleet", 9, size=4 * MIB, guests=1))
+        (guest,), (planned,) = estimate_of(manifest, 0.0).guests, make_plan(manifest, jobs=1).guests
+        assert guest.plan.verdict is planned.verdict is Verdict.REFUSE
+        assert guest.plan.reason == planned.reason
