@@ -13,28 +13,26 @@ from __future__ import annotations
 import operator
 import pickle
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from distributed import Client, Future
 
 
-def submit(client: Client, workers: Iterable[str], function: Callable[..., object], *arguments: object) -> Future:
-    """Have one of these workers, and no other one, call a function of Python's own."""
-    return client.submit(
-        function, *arguments, workers=sorted(workers), allow_other_workers=False, pure=False, retries=0
-    )
+def submit(client: Client, worker: str, function: Callable[..., object], *arguments: object) -> Future:
+    """Have a worker, and no other one, call a function of Python's own."""
+    return client.submit(function, *arguments, workers=[worker], allow_other_workers=False, pure=False, retries=0)
 
 
-def there(client: Client, workers: Iterable[str], function: Callable[..., object]) -> Future:
-    """Return a module's function in the memory of these workers, for :func:`submit_call`."""
-    return submit(client, workers, pkgutil.resolve_name, f"{function.__module__}:{function.__qualname__}")
+def there(client: Client, worker: str, function: Callable[..., object]) -> Future:
+    """Return a module's function in the memory of a worker, for :func:`submit_call`."""
+    return submit(client, worker, pkgutil.resolve_name, f"{function.__module__}:{function.__qualname__}")
 
 
-def submit_call(client: Client, workers: Iterable[str], function: Future, *arguments: object) -> Future:
-    """Have one of these workers call a function that is there."""
-    return submit(client, workers, operator.call, function, *arguments)
+def submit_call(client: Client, worker: str, function: Future, *arguments: object) -> Future:
+    """Have a worker call a function that is there."""
+    return submit(client, worker, operator.call, function, *arguments)
 
 
-def sent(client: Client, workers: Iterable[str], value: object) -> Future:
-    """Return a value in the memory of these workers, which unpickle it; the scheduler does not."""
-    return submit(client, workers, pickle.loads, pickle.dumps(value))
+def sent(client: Client, worker: str, value: object) -> Future:
+    """Return a value in the memory of a worker, which unpickles it; the scheduler does not."""
+    return submit(client, worker, pickle.loads, pickle.dumps(value))

@@ -96,13 +96,13 @@ class Crew(Generic[Task, Result]):
     def _ask(self, worker: str, question: _Question) -> None:
         match question:
             case _Question.PYTHON:
-                future = submit(self.client, [worker], platform.python_version)
+                future = submit(self.client, worker, platform.python_version)
             case _Question.VERSION:
-                future = submit(self.client, [worker], pkgutil.resolve_name, "batchdiff:__version__")
+                future = submit(self.client, worker, pkgutil.resolve_name, "batchdiff:__version__")
             case _Question.FILES:
-                job = sent(self.client, [worker], self.job)
-                function = there(self.client, [worker], objection_here)
-                future = submit_call(self.client, [worker], function, job)
+                job = sent(self.client, worker, self.job)
+                function = there(self.client, worker, objection_here)
+                future = submit_call(self.client, worker, function, job)
         self.asked[future] = _Asked(worker, question, time.monotonic())
 
     def hear(self, future: Future) -> None:

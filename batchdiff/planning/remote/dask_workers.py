@@ -142,7 +142,7 @@ class _Work(Generic[Task, Result]):
                 if following is None:
                     return
                 function, job = self._job_at(worker)
-                future = submit_call(self.client, [worker], function, job, following.task)
+                future = submit_call(self.client, worker, function, job, following.task)
                 self.pending[future] = _Pending(following.task, worker, following.deaths)
                 load[worker] += 1
 
@@ -170,8 +170,8 @@ class _Work(Generic[Task, Result]):
     def _job_at(self, worker: str) -> tuple[Future, Future]:
         """Return the function that does a task, and the job, which a worker has in memory and begins only once."""
         if worker not in self._resident:
-            job = sent(self.client, [worker], ResidentJob(self.job))
-            self._resident[worker] = there(self.client, [worker], answer_to), job
+            job = sent(self.client, worker, ResidentJob(self.job))
+            self._resident[worker] = there(self.client, worker, answer_to), job
         return self._resident[worker]
 
     def take(self, future: Future) -> Iterator[Result]:
