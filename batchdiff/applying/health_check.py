@@ -34,7 +34,7 @@ from batchdiff.applying.session.stop import Stop
 from batchdiff.applying.share_guests import is_shared, shared_finding
 from batchdiff.applying.template.check import begin_with_template, doubt, require_content
 from batchdiff.applying.workload import expect_comparisons
-from batchdiff.choices import VerifyMode
+from batchdiff.choices import Strategy, VerifyMode
 from batchdiff.errors import (
     BatchdiffError,
     DifferenceError,
@@ -77,8 +77,12 @@ def check_health(  # noqa: PLR0913  # options by keyword
     """
     guests = choose_guests(plan, names)
     shared = [guest for guest in guests if isinstance(guest, GuestToShare) and is_shared(guest.name, history)]
-    if shared and not any(isinstance(guest, GuestToConvert) for guest in guests):
+    only_shares = bool(guests) and all(guest.strategy is Strategy.SHARE for guest in guests)
+    if only_shares or (shared and not any(isinstance(guest, GuestToConvert) for guest in guests)):
         yield from map(shared_finding, shared)  # nothing rests on the template
+        if not shared:
+            why = "no guest of this plan rests on it, so it was not looked at"
+            yield Finding("template", plan.template.source.path, Health.SOUND, why)
         return
     require_judges()
     converted = _converted(guests, history)

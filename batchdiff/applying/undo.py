@@ -37,10 +37,13 @@ from batchdiff.image_source import ImageFormat
 from batchdiff.plan.plan import GuestToConvert, GuestToShare, Plan
 
 NOTHING_TO_UNDO = (
-    "there is nothing to undo: it is still a whole image of its own. It only shares blocks on disk with the"
-    " template, and whichever of the two is written to gets blocks of its own for that"
+    "there is nothing to undo: with `strategy: share`, a guest stays a whole image of its own, and blocks that it"
+    " shares with the template become its own again when either is written to"
 )
-"""Why restore and purge leave a guest alone that shares blocks in place."""
+"""Why restore leaves a guest alone whose strategy is to share blocks in place."""
+
+NOTHING_TO_PURGE = "there is no original to delete: with `strategy: share`, the guest itself stays"
+"""Why purge leaves such a guest alone."""
 
 
 def restorable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...] | None) -> list[GuestWithState]:
@@ -151,7 +154,8 @@ def nothing_to_do(
         names = tuple(guest.name for guest in plan.to_share)
     for guest in choose_guests(plan, names) if names is not None else ():
         if isinstance(guest, GuestToShare):
-            yield GuestOutcome(guest.name, Status.SKIPPED, NOTHING_TO_UNDO)
+            why = NOTHING_TO_UNDO if verb == "restore" else NOTHING_TO_PURGE
+            yield GuestOutcome(guest.name, Status.SKIPPED, why)
         elif guest.name not in having:
             reason = f"there is nothing to {verb}; {commands('status', [])} shows the guest's state"
             yield GuestOutcome(guest.name, Status.SKIPPED, reason)

@@ -24,6 +24,7 @@ from batchdiff.discovery.sampling_job import SamplingJob
 from batchdiff.errors import ImageError
 from batchdiff.files.descriptors import raise_descriptor_limit
 from batchdiff.image.files import ReadObserver
+from batchdiff.manifest.names import default_overlay
 from batchdiff.planning.scan.workers import run_tasks
 
 
@@ -111,6 +112,9 @@ def _with_roles(
         elif (overlay := backing.get(each.path)) is not None and not each.not_a_guest:
             why = f"it is the backing file of {overlay}, which would be lost with it"
             images.append(replace(each, not_a_guest=why))
+        elif (overlay := default_overlay(each.path, ())) in below and each.path not in backing:
+            why = f"it seems to be the original of {overlay}, which a VM may use by now"
+            exclusions.append(Exclusion(each.path, Cause.UNUSABLE, why))
         else:
             images.append(each)
     return images, exclusions
@@ -131,7 +135,7 @@ def _check_given(
     reasons = {each.path: each.reason for each in exclusions}
     for path in templates:
         if path not in known:
-            why = reasons.get(path, "it was not found")
+            why = reasons.get(path, "it was not found").rstrip(".")
             raise ImageError(f"cannot use {path} as the template", why=why, remedy="Name another template.")
 
 

@@ -96,7 +96,9 @@ def parse(head: bytes, file_size: int) -> Header:
 
     :raises FormatError: the image breaks the format's rules, is damaged, or needs an unsupported feature.
     """
-    if len(head) < V2_LENGTH or head[:4] != MAGIC:
+    if head[:4] == MAGIC and len(head) < V2_LENGTH:
+        raise FormatError(f"it is truncated: it has {len(head)} bytes, and a header takes at least {V2_LENGTH}")
+    if head[:4] != MAGIC:
         raise FormatError("it is not a qcow2 image: the magic number QFI\\xfb is not at its start")
     fields = FIXED.unpack_from(head)
     _, version, name_offset, name_size, cluster_bits, size, crypt, l1_entries, l1_offset = fields[:9]

@@ -66,6 +66,7 @@ def of_several(reason: str) -> str:
 _PLURALS = (
     ("it has ", "they have "),
     ("it would ", "each would "),
+    ("it shares ", "each shares "),
     ("it is ", "each is "),
     ("its overlay ", "the overlay of each "),
     ("deleting it ", "deleting any of them "),

@@ -19,7 +19,9 @@ def test_a_guest_has_its_own_strategy_or_the_manifests(folder):
     make("clones/d.img")
     assert strategies(guests(*items)) == {"a": "share", "b": "overlay", "d": "overlay"}
     assert strategies(guests(*items, tail=SHARE)) == {"a": "share", "b": "share", "d": "overlay"}
-    assert strategies(guests("{glob: 'clones/*.img', format: raw}", tail=SHARE)) == dict.fromkeys(["a", "b", "d"], "share")
+    assert strategies(guests("{glob: 'clones/*.img', format: raw}", tail=SHARE)) == dict.fromkeys(
+        ["a", "b", "d"], "share"
+    )
 
 
 def test_a_wrong_strategy_is_the_only_problem_reported(folder):

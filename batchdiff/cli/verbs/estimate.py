@@ -52,7 +52,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         estimate = make_estimate(manifest, options, EarlierPlans((os.path.dirname(manifest.path),)))
     console.result(estimate_text(estimate, console.width))
     console.event("estimate", report=estimate_report(estimate))
-    if estimate.totals.verdicts.get(Verdict.CONVERT) and not is_piped(arguments.manifest):
+    if any(guest.is_worked_on for guest in estimate.guests) and not is_piped(arguments.manifest):
         chosen = "".join(f" --guest {shell_word(name)}" for name in arguments.guests or ())
         console.say(f"Next: batchdiff plan {shell_word(arguments.manifest)}{chosen}")
     return _exit_code(estimate)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from batchdiff.choices import Verdict
 from batchdiff.estimation.estimate import Estimate, GuestEstimate
 from batchdiff.report.facts import guests_not_converted, share
-from batchdiff.report.figures import DASH, count_of, percent
+from batchdiff.report.figures import DASH, count_of, of_several, percent
 from batchdiff.report.printable import printable
 from batchdiff.report.table import Align, Column, paragraph, table
 from batchdiff.sampling.interval import Interval
@@ -55,7 +55,8 @@ def _heading(estimate: Estimate) -> str:
 def _attention(estimate: Estimate) -> Iterator[tuple[str, str]]:
     for verdict, reason, names in guests_not_converted([guest.plan for guest in estimate.guests]):
         label = {Verdict.REFUSE: "refused", Verdict.SKIP: "skipped"}.get(verdict, "note")
-        yield label, f"{printable(few(names))}: {printable(reason)}"
+        why = of_several(reason) if len(names) > 1 else reason
+        yield label, f"{printable(few(names))}: {printable(why)}"
     undecided = [guest.plan.name for guest in estimate.guests if guest.is_undecided]
     if undecided:
         yield (
@@ -74,7 +75,7 @@ def _table(estimate: Estimate, width: int | None) -> list[str]:
         return []
     rows = [_row(guest) for guest in sampled if guest.is_worked_on or guest.is_undecided]
     others = [
-        _row(guest) for guest in sampled if guest.plan.verdict is not Verdict.CONVERT and not guest.is_undecided
+        _row(guest) for guest in sampled if not (guest.is_worked_on or guest.is_undecided)
     ]
     totals = estimate.totals
     if len(estimate.guests) > 1:
