@@ -74,9 +74,7 @@ def _table(estimate: Estimate, width: int | None) -> list[str]:
     if not sampled:
         return []
     rows = [_row(guest) for guest in sampled if guest.is_worked_on or guest.is_undecided]
-    others = [
-        _row(guest) for guest in sampled if not (guest.is_worked_on or guest.is_undecided)
-    ]
+    others = [_row(guest) for guest in sampled if not (guest.is_worked_on or guest.is_undecided)]
     totals = estimate.totals
     if len(estimate.guests) > 1:
         part = share(round(totals.saved.estimate), totals.allocated_bytes)
