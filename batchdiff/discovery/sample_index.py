@@ -42,6 +42,8 @@ class SampleIndex:
         order = np.argsort(keys, kind="stable")
         self._owners = np.repeat(np.arange(len(images)), lengths)[order]
         self._starts = np.searchsorted(keys[order], np.arange(self.key_count + 1))
+        self._numbers = [each.numbers for each in images]
+        self._stored = [each.stored for each in images]
         self._probes = [each.numbers >> probe_bits for each in images]
         self.heights = [levels_of(each) for each in self._probes]
         self._counts = _counts(self.heights, int(self.levels.max(initial=0)))
@@ -72,13 +74,31 @@ class SampleIndex:
 
         It is exact if both images are sampled at level 0, because then all their data was read.
         """
+        return self._share_of_hits(image, template, np.ones(len(self.keys[image]), dtype=np.int64))
+
+    def changed_bytes(self, image: int, template: int) -> Interval:
+        """Return the bytes that an overlay stores of an image's samples: of those that a template lacks."""
+        stored = self._stored[image]
+        total = float(stored.sum()) * 2.0 ** float(self.levels[image])
+        return self._share_of_hits(image, template, stored).subtracted_from(1).times(total)
+
+    def changed_places(self, image: int, template: int) -> SampleNumbers | None:
+        """Return the numbers of all samples that differ, zeros included; None if not all data was read."""
+        if self.levels[image] or self.levels[template]:
+            return None
+        changed = self._numbers[image][~np.isin(self.keys[image], self.keys[template])]
+        return np.union1d(changed, np.setdiff1d(self._numbers[template], self._numbers[image]))
+
+    def _share_of_hits(self, image: int, template: int, weights: SampleNumbers) -> Interval:
+        """Return the share of an image's samples that another one has too, each counted by its weight."""
         level = int(max(self.levels[image], self.levels[template]))
         taken = self.heights[image] >= level
-        hits = np.isin(self.keys[image][taken], self.keys[template])
+        weights = weights[taken]
+        hits = np.isin(self.keys[image][taken], self.keys[template]) * weights
         if not level:
-            return exactly(float(hits.mean()) if len(hits) else 0.0)
+            return exactly(float(hits.sum() / weights.sum()) if weights.any() else 0.0)
         _, number = np.unique(self._probes[image][taken], return_inverse=True)
-        of = np.bincount(number)
+        of = np.bincount(number, weights=weights)
         found = np.bincount(number, weights=hits)
         probes = [Probe(float(hit), float(count)) for hit, count in zip(found, of, strict=True)]
         return share_of(probes, population=len(probes) << level)
