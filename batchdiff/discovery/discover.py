@@ -138,12 +138,15 @@ def _with_roles(
             exclusions.append(each)
         elif not len(each.samples.hashes):
             exclusions.append(Exclusion(each.path, Cause.EMPTY, "it has no data"))
-        elif (overlay := backing.get(each.path)) is not None and not each.not_a_guest:
-            why = f"it is the backing file of {overlay}, which would be lost with it"
+        elif (above := backing.get(each.path)) is not None and not each.not_a_guest:
+            why = f"it is the backing file of {above}, which would be lost with it"
             images.append(replace(each, not_a_guest=why))
         elif each.path not in backing and (made := _overlay_of(each.path, below, converted)) is not None:
-            why = f"it seems to be the original of {made[0]}, which a VM may use by now"
-            exclusions.append(Exclusion(each.path, Cause.UNUSABLE, why, template=made[1]))
+            overlay, template = made
+            # The same words for all those beside their overlays, so that a report has them only once.
+            which = "the overlay beside it" if overlay == default_overlay(each.path, ()) else overlay
+            why = f"it seems to be the original of {which}, which a VM may use by now"
+            exclusions.append(Exclusion(each.path, Cause.UNUSABLE, why, template=template))
         else:
             images.append(each)
     return images, exclusions

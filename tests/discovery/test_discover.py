@@ -102,7 +102,7 @@ def test_the_kept_original_of_an_overlay_is_neither_guest_nor_template(folder):
     notation.write_qcow2(folder / "one.qcow2", "6M:-", backing=folder / "base.img")
     found = run(folder)
     assert copies(found) == {"base.img": {"two.qcow2", "three.img"}}
-    why = f"it seems to be the original of {folder}/one.qcow2, which a VM may use by now"
+    why = "it seems to be the original of the overlay beside it, which a VM may use by now"
     assert left(found)["one.img"] == (Cause.UNUSABLE, why)
     with pytest.raises(ImageError, match=r"cannot use .*/one\.img as the template: it seems to be the orig"):
         run(folder, templates=[str(folder / "one.img")])

@@ -211,7 +211,9 @@ def _some(words: Sequence[str]) -> str:
 
 def _range(saved: Interval) -> str:
     low, high = (format_size(max(int(each), 0)) for each in (saved.low, saved.high))
-    return low if low == high else f"{low} to {high}"
+    if low == high:
+        return low if saved.is_exact else f"~{low}"
+    return f"{low} to {high}"
 
 
 def _left_out(found: Discovery, names: _Names, width: int | None) -> Iterator[str]:
