@@ -38,7 +38,7 @@ class SampledImage:
 
     @property
     def losses(self) -> str:
-        """What its conversion would lose, in words; empty if it would lose nothing."""
+        """The losses of its conversion in words; empty if there are none."""
         counts = ((self.snapshots, "snapshot"), (self.bitmaps, "bitmap"))
         return " and ".join(f"{count} {kind}{'' if count == 1 else 's'}" for count, kind in counts if count)
 

@@ -23,16 +23,14 @@ from batchdiff.image.image import Image
 from batchdiff.image.layer import Segment
 from batchdiff.image.read_buffer import ReadBuffer
 from batchdiff.image.storage.to_write import ToWrite, WriteRule
+from batchdiff.planning.scan.compare import UNIT
 from batchdiff.qcow2.entries import Origin
-from batchdiff.units import KIB, MIB, ceil_div
+from batchdiff.units import MIB, ceil_div
 
 Hashes: TypeAlias = npt.NDArray[np.uint64]
 
 _WINDOW = 64 * MIB
 """Bytes whose segments are in memory at once: at most 131,072, in clusters of 512 bytes."""
-
-_BLOCK = 4 * KIB
-"""Bytes that a filesystem allocates at once, on most machines."""
 
 _ENOUGH = 2
 """If less than one in so many of the samples were found, a lower level is tried."""
@@ -107,8 +105,8 @@ def take_samples(image: Image, shape: SampleShape) -> Samples:
         for number, sample in _nonzero(view, place << shape.probe_bits):
             numbers.append(number)
             hashes.append(_hash(number, sample))
-            first = (number * SAMPLE - start) // _BLOCK
-            stored.append(int(np.count_nonzero(blocks[first : first + SAMPLE // _BLOCK])) * _BLOCK)
+            first = (number * SAMPLE - start) // UNIT
+            stored.append(int(np.count_nonzero(blocks[first : first + SAMPLE // UNIT])) * UNIT)
     return Samples(
         level,
         np.array(numbers, dtype=np.int64),
@@ -121,11 +119,11 @@ def take_samples(image: Image, shape: SampleShape) -> Samples:
 
 def _stored_blocks(segments: Iterable[Segment], rule: WriteRule, start: int, length: int) -> npt.NDArray[np.bool_]:
     """Return which blocks of 4 KiB of a range an overlay stores if it stores its clusters."""
-    blocks = np.zeros(length // _BLOCK, dtype=bool)
+    blocks = np.zeros(length // UNIT, dtype=bool)
     for segment in segments:
         for part, to_write in rule.parts(segment):
             if to_write is ToWrite.ALL:
-                blocks[(part.start - start) // _BLOCK : ceil_div(part.end - start, _BLOCK)] = True
+                blocks[(part.start - start) // UNIT : ceil_div(part.end - start, UNIT)] = True
     return blocks
 
 

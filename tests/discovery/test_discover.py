@@ -13,11 +13,12 @@ import real_holders
 from commands import rarely, run_here
 from filesystems import mounted, tmpfs
 
+from batchdiff.discovery import sampling_job
 from batchdiff.discovery.discover import discover
 from batchdiff.discovery.exclusion import Cause
 from batchdiff.discovery.image_files import FileToSample, find_files
 from batchdiff.discovery.samples import SCATTERED, SEQUENTIAL
-from batchdiff.errors import ImageError
+from batchdiff.errors import ImageError, WorkerError
 from batchdiff.image_source import ImageFormat
 from batchdiff.plan.sidecar import OverlayOrigin, Sidecar, encode_sidecar, to_document
 from batchdiff.report.discovery.discovery_text import discovery_text
@@ -241,6 +242,12 @@ def test_a_given_template_that_cannot_be_one_is_an_error(folder):
     for name in ("top.qcow2", "gone.img"):
         with pytest.raises(ImageError, match=f"cannot use .*/{name} as the template"):
             run(folder, templates=[str(folder / name)])
+
+
+def test_the_death_of_a_worker_is_reported_with_what_it_means(folder, monkeypatch):
+    monkeypatch.setattr(sampling_job, "_examine", lambda *_: os._exit(3))
+    with pytest.raises(WorkerError, match=r"No image was changed, and no manifest was written\. Check the kernel log"):
+        run(folder, jobs=2)
 
 
 def test_identical_images_have_one_template(tmp_path):

@@ -101,8 +101,8 @@ def test_losses_and_exclusions_are_comments(tmp_path):
     (tmp_path / "allowed.yaml").write_text(text.replace("# allow_loss", "allow_loss"))
     assert read_manifest(str(tmp_path / "allowed.yaml")).allow_loss == {Loss.SNAPSHOTS}
     assert [line for line in text.splitlines() if line.startswith("# Left out")] == [
-        f"# Left out: {tmp_path}/old.img: it seems to be the original of the overlay beside it, which a VM may use by"
-        " now",
+        f"# Left out: {tmp_path}/old.img: it seems to be the original of the overlay beside it, which a VM may"
+        " use by now",
         "# Left out: 2 files that are overlays on this template already.",
         "# Left out: 1 file that concerns other templates or none; `batchdiff discover` lists all,"
         " with the reasons.",
