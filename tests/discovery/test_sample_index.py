@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sampled_fleets import Fleet
+from sampled_fleets import Fleet, samples_of
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +59,31 @@ def test_data_bytes_are_near_the_truth(fleet):
     for size, trait in zip(index.data_bytes, traits, strict=True):
         assert size == pytest.approx(trait.allocated, rel=0.1)
     assert len(index) == len(names)
+
+
+def test_changed_bytes_are_counted_as_they_are_stored(fleet, monkeypatch):
+    """Every sample has its own share of holes, known from its number."""
+
+    def with_holes(disk, most):
+        samples = samples_of(disk, most)
+        return samples._replace(stored=4096 * (1 + samples.numbers % 16))
+
+    monkeypatch.setattr("sampled_fleets.samples_of", with_holes)
+    names, index, _ = fleet.sampled()
+    template = names.index("template")
+    for name in ("near", "far"):
+        changed = np.flatnonzero((fleet.disks[name] != fleet.disks["template"]) & (fleet.disks[name] != 0))
+        truth = int((4096 * (1 + changed % 16)).sum())
+        found = index.changed_bytes(names.index(name), template)
+        assert found.low <= truth <= found.high
+        assert found.estimate == pytest.approx(truth, rel=0.4)
+        assert index.changed_places(names.index(name), template) is None
+
+
+def test_changed_places_include_cleared_ones():
+    fleet = Fleet(2, blocks=300)
+    base = fleet.new("a")
+    disk = fleet.copy("a", "b", 0.1)
+    disk[np.flatnonzero(base)[:3]] = 0
+    _, index, _ = fleet.sampled()
+    assert index.changed_places(1, 0).tolist() == np.flatnonzero(disk != base).tolist()
