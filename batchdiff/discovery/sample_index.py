@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -20,6 +21,9 @@ import numpy.typing as npt
 from batchdiff.discovery.sample_offsets import SAMPLE, SampleNumbers, levels_of
 from batchdiff.discovery.samples import Samples
 from batchdiff.sampling.interval import Interval, Probe, exactly, share_of
+
+_NORMAL = 1.96
+"""Standard deviations on each side of an interval of 95 %."""
 
 
 class SampleIndex:
@@ -78,9 +82,21 @@ class SampleIndex:
 
     def changed_bytes(self, image: int, template: int) -> Interval:
         """Return the bytes that an overlay stores of an image's samples: of those that a template lacks."""
-        stored = self._stored[image]
-        total = float(stored.sum()) * 2.0 ** float(self.levels[image])
-        return self._share_of_hits(image, template, stored).subtracted_from(1).times(total)
+        share = self._share_of_hits(image, template, self._stored[image]).subtracted_from(1)
+        return _product(share, self._stored_bytes(image))
+
+    def _stored_bytes(self, image: int) -> Interval:
+        """Return the bytes of an image's data, with the error that differences between neighbours show."""
+        cells, number = np.unique(self._probes[image] >> self.levels[image], return_inverse=True)
+        values = np.bincount(number, weights=self._stored[image])
+        is_adjacent = np.diff(cells) == 1
+        # Cells without data are not listed: where one is next, the difference is the whole value.
+        squares = float((np.diff(values) ** 2)[is_adjacent].sum())
+        squares += float((values[:-1] ** 2 + values[1:] ** 2)[~is_adjacent].sum())
+        scale = 2.0 ** float(self.levels[image])
+        error = _NORMAL * scale * ((1 - 1 / scale) * squares / 2) ** 0.5
+        total = float(values.sum()) * scale
+        return Interval(total, max(total - error, float(values.sum())), total + error)
 
     def changed_places(self, image: int, template: int) -> SampleNumbers | None:
         """Return the numbers of all samples that differ, zeros included; None if not all data was read."""
@@ -102,6 +118,14 @@ class SampleIndex:
         found = np.bincount(number, weights=hits)
         probes = [Probe(float(hit), float(count)) for hit, count in zip(found, of, strict=True)]
         return share_of(probes, population=len(probes) << level)
+
+
+def _product(one: Interval, other: Interval) -> Interval:
+    """Return the interval of a product: the relative distances of its bounds add up as standard deviations do."""
+    estimate = one.estimate * other.estimate
+    below = math.hypot((one.estimate - one.low) * other.estimate, (other.estimate - other.low) * one.estimate)
+    above = math.hypot((one.high - one.estimate) * other.estimate, (other.high - other.estimate) * one.estimate)
+    return Interval(estimate, max(estimate - below, 0.0), estimate + above)
 
 
 def _counts(heights: Sequence[SampleNumbers], highest: int) -> SampleNumbers:

@@ -61,23 +61,29 @@ def test_data_bytes_are_near_the_truth(fleet):
     assert len(index) == len(names)
 
 
-def test_changed_bytes_are_counted_as_they_are_stored(fleet, monkeypatch):
-    """Every sample has its own share of holes, known from its number."""
+def test_changed_bytes_are_counted_as_they_are_stored(monkeypatch):
+    """Samples have their own holes. An image's data is estimated too, which counts if most of it has changed."""
+
+    def stored(numbers):
+        return 4096 * (1 + numbers * 7919 % 16)
 
     def with_holes(disk, most):
         samples = samples_of(disk, most)
-        return samples._replace(stored=4096 * (1 + samples.numbers % 16))
+        return samples._replace(stored=stored(samples.numbers))
 
     monkeypatch.setattr("sampled_fleets.samples_of", with_holes)
-    names, index, _ = fleet.sampled()
-    template = names.index("template")
-    for name in ("near", "far"):
-        changed = np.flatnonzero((fleet.disks[name] != fleet.disks["template"]) & (fleet.disks[name] != 0))
-        truth = int((4096 * (1 + changed % 16)).sum())
-        found = index.changed_bytes(names.index(name), template)
-        assert found.low <= truth <= found.high
-        assert found.estimate == pytest.approx(truth, rel=0.4)
-        assert index.changed_places(names.index(name), template) is None
+    inside = []
+    for seed in range(20):
+        fleet = Fleet(seed)
+        base = fleet.new("template")
+        for image, changed in enumerate((0.05, 0.5, 0.9), start=1):
+            disk = fleet.copy("template", f"{changed}", changed)
+            _, index, _ = fleet.sampled()
+            truth = int(stored(np.flatnonzero((disk != base) & (disk != 0))).sum())
+            found = index.changed_bytes(image, 0)
+            inside.append(found.low <= truth <= found.high)
+            assert index.changed_places(image, 0) is None
+    assert sum(inside) >= 57, f"{sum(inside)} of 60"  # without the error of the data, 56
 
 
 def test_changed_places_include_cleared_ones():
