@@ -90,7 +90,7 @@ class SampleIndex:
         cells, number = np.unique(self._probes[image] >> self.levels[image], return_inverse=True)
         values = np.bincount(number, weights=self._stored[image])
         is_adjacent = np.diff(cells) == 1
-        # Cells without data are not listed: where one is next, the difference is the whole value.
+        # Cells without data are not listed: next to one, the difference is the whole value.
         squares = float((np.diff(values) ** 2)[is_adjacent].sum())
         squares += float((values[:-1] ** 2 + values[1:] ** 2)[~is_adjacent].sum())
         scale = 2.0 ** float(self.levels[image])
