@@ -1,9 +1,9 @@
-"""The kept originals that other images depend on by now, which nobody should delete.
+"""The kept originals that other images depend on by now, which the operator must not delete.
 
 ::
 
     base.img    the original of an earlier conversion, kept
-    clone.qcow2 an overlay on base.img: somebody has used it as a template since
+    clone.qcow2 an overlay on base.img: the operator has used it as a template since
 
 The search is the one right before batchdiff removes an original, except that files that this user may not read are
 ignored: reports are also made by users who may read few.

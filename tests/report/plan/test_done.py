@@ -190,7 +190,7 @@ def test_commands_in_sentences_are_code_on_the_page():
 
 
 def test_an_original_that_others_depend_on_is_named_and_left_out_of_the_sum():
-    """Somebody may have made it a template since."""
+    """The operator may have made it a template since."""
     done = facts(*[Fate.KEPT] * 3)
     bound = conversion(Fate.KEPT, dependents=("/srv/new.qcow2", "/srv/newer.qcow2"))
     said = " ".join(plan_text(done._replace(conversions=dict(done.conversions) | {"two": bound})).split())
