@@ -133,7 +133,8 @@ def _template(plan: Plan, history: History, converted: list[GuestToConvert], sto
         if isinstance(error, StopError):
             raise
         remedy = "Bring it back, or add `--map OLD=NEW` if it was moved."
-        lost = ImageError(error.what, why=f"{error.why}; it is the backing file of all overlays", remedy=remedy)
+        why = f"{error.why}; it is the backing file of all overlays" if converted else error.why
+        lost = ImageError(error.what, why=why, remedy=remedy)
         if _may_not_be_read(error) or isinstance(error, MovedError | SecretError):
             return Finding("template", path, Health.UNKNOWN, str(error))
         return Finding("template", path, Health.DAMAGED, str(originals_first(lost, converted, plan, history)))

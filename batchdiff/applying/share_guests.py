@@ -24,9 +24,9 @@ from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.applying.session.session import Run
 from batchdiff.applying.sharing.share import share_blocks
 from batchdiff.choices import VerifyMode
-from batchdiff.errors import PlanError, StopError
+from batchdiff.errors import BatchdiffError, PlanError, StopError
 from batchdiff.image.image import Image
-from batchdiff.image.in_use.check import Purpose
+from batchdiff.image.in_use.check import Purpose, users
 from batchdiff.image.in_use.hold import Held, hold
 from batchdiff.image.open import inspect, open_image
 from batchdiff.image.storage.left_to_share import gain_left, shareable_left
@@ -58,7 +58,19 @@ def shared_finding(guest: GuestToShare) -> Finding:
     path = guest.source.path
     if not os.path.lexists(path):
         return Finding(guest.name, path, Health.UNKNOWN, "it is gone; add --map OLD=NEW if it was moved")
-    why = "it shares blocks with the template, and is a whole image of its own: nothing rests on the template"
+    if who := users(path):
+        return Finding(guest.name, path, Health.IN_USE, f"{who}, so it was not checked")
+    try:
+        with open_image(guest.source) as image:
+            inspect(image)
+            size = image.virtual_size
+    except BatchdiffError as error:
+        return Finding(guest.name, path, Health.UNKNOWN, str(error))
+    if size < guest.image.virtual_size:
+        planned = format_size(guest.image.virtual_size)
+        why = f"its disk has {format_size(size)}, and had {planned} when it was planned"
+        return Finding(guest.name, path, Health.DAMAGED, why)
+    why = "it is a whole image of its own, whose content was not compared: nothing rests on the template"
     return Finding(guest.name, path, Health.SOUND, why)
 
 
@@ -145,11 +157,12 @@ def _record_fingerprints(guest: GuestToShare, image: Image, run: Run) -> None:
 
 
 def _outcome(guest: GuestToShare, shared: int, gained: int, differing: int) -> GuestOutcome:
-    reason = f"{format_size(shared)} of its blocks are the template's now"
+    reason = f"{format_size(shared)} more of its blocks are the template's now"
     remarks: tuple[str, ...] = ()
     if differing:
         remarks = (
-            f"{format_size(differing)} differ from the template's although the plan had found them equal, and were"
-            " left as they are: a program has written to one of the two images without changing its mtime",
+            f"{format_size(differing)} were left as they are: parts of them differ from the template's, although"
+            " the plan had found them equal. A program has written to one of the two images without changing its"
+            " mtime",
         )
     return GuestOutcome(guest.name, Status.SHARED, reason, gained_bytes=gained, remarks=remarks)

@@ -24,6 +24,9 @@ from batchdiff.manifest.names import default_overlay, without_suffix
 _PLAIN = re.compile(r"/[A-Za-z0-9_/][A-Za-z0-9_./-]*")
 """Paths that YAML reads as text without quotes, wherever they stand."""
 
+_ESCAPED = re.compile("[\ufffe\uffff]")
+"""Characters that YAML forbids, and Linux and ``unfit`` allow in names."""
+
 
 def manifest_names(groups: list[Group]) -> list[str]:
     """Return a file name for the manifest of each group, after its template, all different."""
@@ -98,7 +101,7 @@ def _guests(
             yield f"  {_BY_CONTENT}"
         keys = [f"path: {_text(path)}", f"format: {copy.image.source.format}"]
         if stems[_stem(path)] > 1:
-            keys.append(f"name: {json.dumps(_free(_with_folder(path), names.__contains__), ensure_ascii=False)}")
+            keys.append(f"name: {_quoted(_free(_with_folder(path), names.__contains__))}")
         default = default_overlay(path, paths)
         overlay = _free(default, lambda other: other in overlays or other == template.path or exists(other))
         overlays.add(overlay)
@@ -125,7 +128,12 @@ def _free(wanted: str, taken: Callable[[str], bool]) -> str:
 
 
 def _text(path: str) -> str:
-    return path if _PLAIN.fullmatch(path) else json.dumps(path, ensure_ascii=False)
+    return path if _PLAIN.fullmatch(path) else _quoted(path)
+
+
+def _quoted(text: str) -> str:
+    """Return a text in quotes; YAML takes some characters only as escapes."""
+    return _ESCAPED.sub(lambda found: ascii(found.group())[1:-1], json.dumps(text, ensure_ascii=False))
 
 
 def _shown(text: str) -> str:

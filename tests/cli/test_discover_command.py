@@ -6,6 +6,7 @@ report/discovery/discovery_events.py.
 
 import json
 import os
+from pathlib import Path
 
 import notation
 import pytest
@@ -106,6 +107,16 @@ def test_a_template_from_elsewhere(images, tmp_path):
     assert "2 copies of 1 template" in text
     text = run_here("discover", images, "--template", tmp_path, expect=2)
     assert "is a folder. Name the image that is the template." in text
+
+
+def test_a_template_whose_name_is_not_utf_8_gets_no_manifest(tmp_path):
+    (tmp_path / "images").mkdir()
+    for name, text in ((b"t\xff.img", FIRST), (b"a.img", f"128k:X 1920k:A{FIRST.removeprefix('2M:A')}")):
+        notation.write_raw(Path(os.fsdecode(os.fsencode(tmp_path / "images") + b"/" + name)), text)
+    template = os.fsdecode(os.fsencode(tmp_path / "images") + b"/t\xff.img")
+    text = discover(tmp_path / "images", "--template", template, "-o", f"{tmp_path}/manifests/")
+    assert "no manifest was written for the template" in text
+    assert list(tmp_path.glob("manifests/*")) == []
 
 
 def test_no_file_is_ever_replaced(images, tmp_path):

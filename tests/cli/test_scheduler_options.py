@@ -5,12 +5,15 @@ Guards cli/options/scheduler_options.py, cli/new_plan/scheduler.py, planning/rem
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 
 import pytest
 from commands import COMMAND, Fleet, batchdiff, events, run_here
 from dask_hosts import scheduler, worker
+
+from batchdiff.planning.remote import connection
 
 
 @pytest.fixture
@@ -25,6 +28,7 @@ def fleet(tmp_path):
         (["--tls-key", "a.key"], "--tls-key is of use only together with --scheduler"),
         (["--trust-network"], "--trust-network is of use only together with --scheduler"),
         (["--scheduler", "planner"], '"planner" is not the address of a scheduler'),
+        (["--scheduler", "tcp://127.0.0.1:0"], '"tcp://127.0.0.1:0" is not the address of a scheduler'),
         (["--scheduler", "tcp://10.0.0.1"], "anyone in that network could run programs as you"),
         (["--scheduler", "tcp://localhost:1", "--idle"], "nice -n 19 ionice -c 3 dask worker"),
     ],
@@ -47,6 +51,22 @@ def test_certificates_that_cannot_be_used(fleet, options, said):
     words = [option.format(fleet.folder) for option in options]
     found = run_here("plan", fleet.folder / "fleet.yaml", "--scheduler", "tls://127.0.0.1:1", *words, expect=2)
     assert said in found
+
+
+def test_a_peer_that_never_answers(fleet, monkeypatch):
+    """It accepts connections, as a scheduler that hangs does."""
+    monkeypatch.setattr(connection, "_TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as peer:
+        address = f"tcp://127.0.0.1:{peer.getsockname()[1]}"
+        found = run_here("plan", fleet.folder / "fleet.yaml", "--scheduler", address, expect=4)
+    assert f"cannot connect to the scheduler at {address}" in found
+
+
+def test_nobody_listens(fleet):
+    with socket.create_server(("127.0.0.1", 0)) as peer:
+        address = f"tcp://127.0.0.1:{peer.getsockname()[1]}"
+    found = run_here("plan", fleet.folder / "fleet.yaml", "--scheduler", address, expect=4)
+    assert f"cannot connect to the scheduler at {address}: [Errno 111] Connection refused. Check" in found
 
 
 def test_without_dask(fleet, monkeypatch):

@@ -39,7 +39,7 @@ def make(folder, *names):
 @pytest.mark.parametrize(
     "name",
     ["web 01.img", "a: b.img", "- x.img", "# no comment.img", "it's.img", '"q".img', "{x}.img", "für.img",
-     "null.img", "*.img", "back\\slash.img", "[a], b.img"],
+     "null.img", "*.img", "back\\slash.img", "[a], b.img", "\ufffe.img", "a\uffff b.img"],
 )  # fmt: skip
 def test_any_name_is_valid(tmp_path, name):
     make(tmp_path, "base.img", name, "other.img")

@@ -8,6 +8,7 @@ import os
 import time
 from dataclasses import dataclass
 
+from batchdiff.linux.btrfs import filesystem_uuid
 from batchdiff.plan.plan import Plan
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -28,12 +29,12 @@ class FreeSpace:
     @classmethod
     def of(cls, plan: Plan) -> FreeSpace:
         """Return the free space where the guests of a plan and their overlays are."""
-        folders: dict[int, str] = {}
+        folders: dict[int | bytes, str] = {}
         for guest in plan.guests:
             for path in (guest.overlay_path, guest.source.path):
                 with contextlib.suppress(OSError):
                     folder = os.path.dirname(path)
-                    folders.setdefault(os.stat(folder).st_dev, folder)
+                    folders.setdefault(_filesystem(folder), folder)
         found = {}
         for folder in folders.values():
             with contextlib.suppress(OSError):
@@ -50,6 +51,15 @@ class FreeSpace:
             with contextlib.suppress(OSError):
                 found[folder] = _settled(folder, _LOOKS if deleted else 0) - before
         return found
+
+
+def _filesystem(folder: str) -> int | bytes:
+    """Return what distinguishes filesystems: on btrfs, each subvolume has a device number of its own."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return filesystem_uuid(fd) or os.fstat(fd).st_dev
+    finally:
+        os.close(fd)
 
 
 def _free(folder: str) -> int:

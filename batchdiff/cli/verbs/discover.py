@@ -10,7 +10,7 @@ from batchdiff.discovery.copies import Copy
 from batchdiff.discovery.discover import Discovery, discover
 from batchdiff.discovery.exclusion import Cause
 from batchdiff.discovery.image_files import FileSearch, FileToSample, find_files
-from batchdiff.discovery.manifest_text import manifest_names, manifest_text
+from batchdiff.discovery.manifest_text import is_listed, manifest_names, manifest_text
 from batchdiff.discovery.samples import SCATTERED, SEQUENTIAL, SampleShape
 from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, ImageError, UsageError
 from batchdiff.files.filenames import shell_word
@@ -126,7 +126,13 @@ def _write(console: Console, output: str, found: Discovery) -> list[str]:
 
     :raises UsageError: several templates were found for one manifest, or a file cannot be written.
     """
-    groups = [group for group in found.groups if group.copies]
+    groups = []
+    for group in found.groups:
+        if group.copies and is_listed(group.template):
+            groups.append(group)
+        elif group.copies:
+            why = "its name is not UTF-8, and YAML cannot hold it; rename it"
+            console.warn(f"warning: no manifest was written for the template {group.template.path}: {why}")
     is_manifest = output.lower().endswith(_MANIFEST_SUFFIXES) and not os.path.isdir(output)
     if is_manifest and len(groups) > 1:
         raise UsageError(

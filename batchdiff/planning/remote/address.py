@@ -34,12 +34,12 @@ def scheduler_address(text: str, *, trust_network: bool) -> str:
     """
     try:
         parts = urlsplit(text)
-        port = parts.port or _PORT
+        port = _PORT if parts.port is None else parts.port
     except ValueError as error:
         raise UsageError(
             f"{show(text)} is not the address of a scheduler", why=str(error), remedy=_EXAMPLE
         ) from error
-    if parts.scheme not in {"tls", "tcp"} or not parts.hostname or not _is_only_a_host(parts):
+    if parts.scheme not in {"tls", "tcp"} or not parts.hostname or not port or not _is_only_a_host(parts):
         raise UsageError(f"{show(text)} is not the address of a scheduler", remedy=_EXAMPLE)
     if parts.scheme == "tcp" and not trust_network and not _is_loopback(parts.hostname):
         raise UsageError(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import re
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,6 +15,7 @@ from batchdiff.planning.remote.address import is_encrypted
 
 try:
     from distributed import Client
+    from distributed.comm.core import connect as open_connection
     from distributed.security import Security
 except ImportError as error:
     raise UsageError(
@@ -25,6 +28,9 @@ from batchdiff.planning.remote.dask_workers import DaskWorkers
 
 _TIMEOUT = 10.0
 """Seconds to wait for the scheduler: it answers within milliseconds, or not at all."""
+
+_IN_DASK = re.compile(r"^in <[^>]*>: (\w+: )?")
+"""The beginning of Dask's messages that names the Python object which failed."""
 
 _LOGGERS = ("distributed", "distributed.client", "distributed.core", "distributed.comm", "tornado", "asyncio")
 
@@ -51,15 +57,26 @@ def connect(
     _be_quiet()
     security = _security(certificates) if is_encrypted(address) else None
     try:
+        asyncio.run(_greet(address, security))
         client = Client(address, security=security, timeout=_TIMEOUT, set_as_default=False, name="batchdiff-plan")
     except (OSError, TimeoutError) as error:
         raise WorkerError(
             f"cannot connect to the scheduler at {address}",
-            why=str(error.__cause__ or error),
+            why=_IN_DASK.sub("", str(error.__cause__ or error)) or f"it did not answer within {_TIMEOUT:.0f} s",
             remedy="Check that `dask scheduler` runs there and that no firewall is in between. With tls://, all"
             " certificates must be signed by the same authority.",
         ) from error
     return DaskWorkers(client, say=say, warn=warn)
+
+
+async def _greet(address: str, security: Security | None) -> None:
+    """Connect and hang up again: a client would wait without end for a peer that accepts and never answers.
+
+    :raises OSError: the scheduler does not answer in time, or is not one.
+    """
+    arguments = security.get_connection_args("client") if security else {}
+    comm = await asyncio.wait_for(open_connection(address, timeout=_TIMEOUT, **arguments), _TIMEOUT)
+    comm.abort()
 
 
 def _security(certificates: Certificates) -> Security:

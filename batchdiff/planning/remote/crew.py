@@ -33,6 +33,9 @@ FETCHED_AFTER = 10.0
 _SLOW = 30.0
 """Seconds after which the operator should know that a worker has not answered."""
 
+_HUNG = 60.0
+"""Seconds after which a scheduler that does not answer counts as gone."""
+
 CONTINUE = "No plan was written. Run the same command again to continue, with --scheduler or without it."
 """The advice if a scan on other hosts ends early."""
 
@@ -80,7 +83,9 @@ class Crew(Generic[Task, Result]):
         if time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + LOOK_AGAIN
-        present: set[str] = set(self.client.nthreads())
+        # Client.nthreads() would wait for a scheduler that hangs.
+        found = self.client.sync(self.client.scheduler.ncores, callback_timeout=_HUNG)
+        present: set[str] = set(found)
         self.admitted &= present
         self.refused = {worker: reason for worker, reason in self.refused.items() if worker in present}
         for future, asked in list(self.asked.items()):

@@ -218,5 +218,5 @@ class _Work(Generic[Task, Result]):
 
 def _lost(why: str) -> WorkerError:
     return WorkerError(
-        "the scheduler of Dask is gone", why=why, remedy=f"See its log, and start it again. {CONTINUE}"
+        "the scheduler of Dask is gone", why=why.rstrip("."), remedy=f"See its log, and start it again. {CONTINUE}"
     )

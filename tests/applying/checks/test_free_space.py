@@ -5,6 +5,7 @@ import os
 import plans
 import pytest
 from filesystems import mounted, settle
+from notation import run
 
 from batchdiff.applying.checks import free_space
 from batchdiff.applying.checks.free_space import FreeSpace
@@ -84,3 +85,12 @@ def test_folders_that_are_not_there(tmp_path):
     assert set(space.before) == {str(tmp_path / "a")}
     (tmp_path / "a").rmdir()
     assert space.grown() == {}
+
+
+def test_two_subvolumes_are_one_filesystem(tmp_path):
+    """Though each has a device number of its own."""
+    with mounted(tmp_path, "btrfs") as point:
+        for name in ("one", "two"):
+            run("btrfs", "subvolume", "create", str(point / name))
+        space = FreeSpace.of(plans.small_plan(guest("a", point / "one"), guest("b", point / "two")))
+        assert len(space.before) == 1
