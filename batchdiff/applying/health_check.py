@@ -79,10 +79,8 @@ def check_health(  # noqa: PLR0913  # options by keyword
     shared = [guest for guest in guests if isinstance(guest, GuestToShare) and is_shared(guest.name, history)]
     only_shares = bool(guests) and all(guest.strategy is Strategy.SHARE for guest in guests)
     if only_shares or (shared and not any(isinstance(guest, GuestToConvert) for guest in guests)):
-        yield from map(shared_finding, shared)  # nothing rests on the template
-        if not shared:
-            why = "no guest of this plan rests on it, so it was not looked at"
-            yield Finding("template", plan.template.source.path, Health.SOUND, why)
+        yield from map(shared_finding, shared)
+        yield from () if shared else [_template_not_needed(plan)]
         return
     require_judges()
     converted = _converted(guests, history)
@@ -108,6 +106,11 @@ def check_health(  # noqa: PLR0913  # options by keyword
             stop.ask()  # the pool waits for running checks, so let them end soon
             raise
     yield from map(shared_finding, shared)
+
+
+def _template_not_needed(plan: Plan) -> Finding:
+    why = "no guest of this plan rests on it, so it was not looked at"
+    return Finding("template", plan.template.source.path, Health.SOUND, why)
 
 
 def _converted(guests: list[GuestPlan], history: History) -> list[tuple[GuestToConvert, GuestState]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from batchdiff.choices import Strategy
 from batchdiff.cli.console import Console
 from batchdiff.errors import UsageError
 from batchdiff.files.filenames import shell_word
@@ -27,7 +28,9 @@ def with_moved_paths(console: Console, plan: Plan, arguments: argparse.Namespace
             remedy=f"`batchdiff show {shell_word(arguments.plan)} --format json` prints the plan's paths.",
         ) from error
     template = found.template.source.path
-    if not os.path.lexists(template):
+    # A guest that shares blocks in place is a whole image without it.
+    has_overlays = any(guest.strategy is Strategy.OVERLAY for guest in found.guests)
+    if has_overlays and not os.path.lexists(template):
         hint = "If the images were moved, add `--map OLD=NEW`; see docs/moving.md"
         console.warn(f"warning: the template {template} does not exist. {hint}")
     return found, path_map

@@ -13,6 +13,7 @@ from batchdiff.applying.journal.records import Fate, History, Step
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.applying.session.plan_journal import plan_journal
 from batchdiff.applying.session.session import Session
+from batchdiff.applying.undo import NOTHING_TO_PURGE, NOTHING_TO_UNDO
 from batchdiff.choices import Verdict
 from batchdiff.cli.console import Console
 from batchdiff.cli.signals import stopping
@@ -193,7 +194,8 @@ def _say(console: Console, guest: GuestPlan, outcome: GuestOutcome, template: Im
         console.warn(f"{outcome.name}: {outcome.status}: {outcome.reason}")
         return
     # Hundreds of guests may be done already, in every run; the result has one line for all of them.
-    say = console.detail if outcome.status is Status.SKIPPED and is_done(outcome.reason) else console.say
+    is_of_many = is_done(outcome.reason) or outcome.reason in {NOTHING_TO_UNDO, NOTHING_TO_PURGE}
+    say = console.detail if outcome.status is Status.SKIPPED and is_of_many else console.say
     say(f"{outcome.name}: {outcome.status}{': ' + outcome.reason if outcome.reason else ''}")
     for remark in outcome.remarks:
         console.warn(f"{outcome.name}: {remark}")

@@ -90,10 +90,11 @@ class Sizes:
             # Data counts where it was found to be equal, not where it is imputed to be.
             more = equal.estimate - sharing.shareable_bytes
             slack = _SLACK_UNITS * sharing.unit
+            # Sharing never takes space, whatever a sample of few blocks may seem to show.
             saved = Interval(
-                saved.estimate + more,
-                saved.low + more - (equal.estimate - equal.low) - slack,
-                saved.high + more + (equal.high - equal.estimate) + slack,
+                max(saved.estimate + more, 0.0),
+                max(saved.low + more - (equal.estimate - equal.low) - slack, 0.0),
+                max(saved.high + more + (equal.high - equal.estimate) + slack, 0.0),
             )
         threshold = self._threshold(sharing.allocated_bytes)
         return GuestEstimate(plan, None, saved, threshold, sample.probes, sample.read_bytes)

@@ -75,12 +75,13 @@ def sharing_verdict(sharing: Sharing, similarity: Similarity, minimum: float) ->
     if minimum == -math.inf:
         return Verdict.SHARE, ""
     if sharing.saved_bytes <= 0:
-        return Verdict.SKIP, f"sharing would free nothing: {sharing.note or _IN_USE_ELSEWHERE}"
+        return Verdict.SKIP, f"sharing would free nothing: {sharing.note or _IN_USE_ELSEWHERE}{_ANYWAY}"
     share = sharing.saved_bytes / sharing.allocated_bytes if sharing.allocated_bytes else 0.0
     return (Verdict.SKIP, _below(share, minimum)) if share < minimum else (Verdict.SHARE, "")
 
 
 _IN_USE_ELSEWHERE = "the filesystem frees only whole extents, and other parts of them stay in use"
+_ANYWAY = "; with `minimum_savings: none`, its blocks are shared anyway"
 
 
 def _why_nothing_to_share(sharing: Sharing, similarity: Similarity) -> str:

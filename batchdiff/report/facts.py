@@ -111,6 +111,11 @@ class PlanFacts(NamedTuple):
         return is_worked_on or not (self.plan.to_convert or self.plan.to_share)
 
     @property
+    def has_overlays_in_view(self) -> bool:
+        """True if a guest that gets an overlay is to be reported."""
+        return any(isinstance(guest, GuestToConvert) for guest in self.guests)
+
+    @property
     def totals(self) -> Totals:
         """The sums over the guests to report."""
         if len(self.guests) == len(self.plan.guests):
@@ -215,12 +220,12 @@ def by_status(outcomes: Iterable[GuestOutcome]) -> dict[Status, int]:
 
 
 def skipped_alike(outcomes: Iterable[GuestOutcome]) -> dict[str, list[str]]:
-    """Return the names of guests that were skipped for the same reason, by reason, if several share it."""
+    """Return the names of the guests that were skipped, by reason, if several share one; otherwise nothing."""
     found: dict[str, list[str]] = {}
     for outcome in outcomes:
         if outcome.status is Status.SKIPPED:
             found.setdefault(outcome.reason, []).append(outcome.name)
-    return {reason: names for reason, names in found.items() if len(names) > 1}
+    return found if any(len(names) > 1 for names in found.values()) else {}
 
 
 def by_health(findings: Iterable[Finding]) -> dict[Health, int]:

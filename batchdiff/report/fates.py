@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+
 from batchdiff.applying.journal.records import Fate, Goal
 from batchdiff.applying.results.outcome import GuestOutcome, Status
+from batchdiff.plan.plan import Plan
+from batchdiff.report.printable import printable
+from batchdiff.units import few
 
 
 def original_words(outcome: GuestOutcome) -> str:
@@ -31,3 +36,16 @@ def kept_words(what: Fate | Goal | None) -> str:
             return "original in quarantine"
         case _:
             return f"original {what}"
+
+
+def must_stay(plan: Plan, dependents: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Yield, for each kept original that other images depend on, that it must not be deleted; printable.
+
+    ``dependents``: these images, in words, by the guest's name.
+    """
+    for guest in plan.to_convert:
+        found = dependents.get(guest.name, ())
+        if found:
+            depend = "depends" if len(found) == 1 else "depend"
+            images = few(list(map(printable, found)))
+            yield f"Do not delete {printable(guest.source.path)}: {images} {depend} on it."

@@ -21,15 +21,18 @@ from batchdiff.report.printable import printable
 from batchdiff.report.table import Align, Column, paragraph, table
 from batchdiff.units import few, format_size
 
+_FIRST = (Column("guest", Align.LEFT), Column("status", Align.LEFT))
 _COLUMNS = (
-    Column("guest", Align.LEFT),
-    Column("status", Align.LEFT),
+    *_FIRST,
     Column("overlay\npredicted"),
     Column("overlay\nactual"),
     Column("on\ndisk"),
     Column("original", Align.LEFT),
 )
 """72 cells at most, if the name takes 12: the table fits into 80 columns."""
+
+_COLUMNS_WITHOUT_OVERLAYS = (*_FIRST, Column("came back"))
+"""For guests that share blocks in place, and those that were left alone."""
 
 _MOST_ASIDE = 3
 """Originals in quarantine that are listed one by one."""
@@ -44,13 +47,7 @@ def results_text(outcomes: Sequence[GuestOutcome], *, width: int | None = None) 
     alike = skipped_alike(outcomes)
     together = {name for names in alike.values() for name in names}
     shown = [outcome for outcome in outcomes if outcome.name not in together]
-    rows = [_row(outcome) for outcome in shown]
-    has_overlays = all(outcome.status is not Status.SHARED for outcome in outcomes) or any(
-        outcome.actual_overlay_bytes is not None for outcome in outcomes
-    )
-    if len(outcomes) != 1 and shown and has_overlays:
-        rows.append(_totals_row(outcomes))
-    lines = table(_COLUMNS, rows, width=width) if rows else []
+    lines = _table(shown, outcomes, width)
     remarks = [*_remarks(shown, width), *(_skipped(names, why, width) for why, names in alike.items())]
     blocks = [lines, remarks, [_summary(outcomes)]]
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
@@ -59,8 +56,11 @@ def results_text(outcomes: Sequence[GuestOutcome], *, width: int | None = None) 
 def undone_text(outcomes: Sequence[GuestOutcome], *, width: int | None = None) -> str:
     """Return the outcome of a restore or purge for a terminal of ``width`` cells, with a newline at the end."""
     column = max([11, *(len(_word(each.status)) + 2 for each in outcomes)])
+    alike = skipped_alike(outcomes)
     lines = []
     for each in outcomes:
+        if alike and each.status is Status.SKIPPED:
+            continue
         # One line for each guest, with its notes right below.
         texts = [
             (_word(each.status), each.reason or original_words(each)),
@@ -75,7 +75,26 @@ def undone_text(outcomes: Sequence[GuestOutcome], *, width: int | None = None) -
             )
             for word, text in texts
         ]
+    lines += [_skipped(names, why, width) for why, names in alike.items()]
     return "\n".join([*lines, _summary(outcomes)]) + "\n"
+
+
+def _table(shown: list[GuestOutcome], outcomes: Sequence[GuestOutcome], width: int | None) -> list[str]:
+    """Return the table of the guests to show, with columns for overlays and their sums if there are any."""
+    if not shown:
+        return []
+    if any(map(_has_overlay, shown)):
+        rows = [_row(outcome) for outcome in shown]
+        return table(_COLUMNS, [*rows, _totals_row(outcomes)] if len(outcomes) != 1 else rows, width=width)
+    columns = _COLUMNS_WITHOUT_OVERLAYS if any(each.gained_bytes is not None for each in shown) else _FIRST
+    brief = [(printable(each.name), each.status.value, size(each.gained_bytes)) for each in shown]
+    return table(columns, [row[: len(columns)] for row in brief], width=width)
+
+
+def _has_overlay(outcome: GuestOutcome) -> bool:
+    """Return whether a guest got an overlay, or was to get one, or its original was touched."""
+    planned = outcome.predicted_overlay_bytes is not None or outcome.actual_overlay_bytes is not None
+    return planned or outcome.original.fate is not Fate.UNTOUCHED
 
 
 def _word(status: Status) -> str:
@@ -123,7 +142,7 @@ def _paragraphs(outcome: GuestOutcome, texts: Iterable[str], width: int | None) 
 
 
 def _skipped(names: list[str], reason: str, width: int | None) -> str:
-    line = f"{printable(few(names))}: {printable(of_several(reason))}"
+    line = f"{printable(few(names))}: {printable(of_several(reason) if len(names) > 1 else reason)}"
     return paragraph(line, width=width, first=f"{Status.SKIPPED.value:<11}", rest=" " * 13)
 
 

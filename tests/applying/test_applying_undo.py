@@ -8,7 +8,7 @@ import os
 import notation
 import pytest
 from oracle import assert_same
-from plans import untouched
+from plans import shared_guest, small_plan, untouched
 from stage import ASIDE, GUEST, NAME, Stage, status
 
 from batchdiff.applying.dry_run import dry_run_purge, dry_run_restore
@@ -207,3 +207,12 @@ def test_guests_that_the_plan_does_not_convert_are_left_out(stage):
     stage.plan = dataclasses.replace(stage.plan, guests=(guest,))
     assert stage.restore() == []
     assert stage.purge() == []
+
+
+@pytest.mark.parametrize(
+    ("verb", "why"), [("restore", "there is nothing to undo"), ("purge", "there is no original to delete")]
+)
+def test_why_guests_that_share_blocks_are_left_alone(verb, why):
+    (found,) = nothing_to_do(small_plan(shared_guest()), [], None, verb)
+    assert found.status is Status.SKIPPED
+    assert found.reason.startswith(why)

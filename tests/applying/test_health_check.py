@@ -6,15 +6,17 @@ import os
 
 import notation
 import pytest
+from plans import guest_plan, small_plan
 from stage import ASIDE, TEMPLATE, Stage
 
 from batchdiff.applying import health_check
 from batchdiff.applying.guests.guest_files import on_disk
 from batchdiff.applying.guests.status import Written
 from batchdiff.applying.health_check import check_health
+from batchdiff.applying.journal.records import History
 from batchdiff.applying.results.finding import Health
 from batchdiff.applying.session.stop import Stop
-from batchdiff.choices import Retire
+from batchdiff.choices import Retire, Strategy, Verdict
 from batchdiff.errors import InUseError, ProgramError, StopError, UsageError, VerificationError
 
 
@@ -292,3 +294,12 @@ def test_stopped(tmp_path, monkeypatch, where):
     seen = []
     with pytest.raises(StopError):
         seen.extend(each.name for each in check_health(stage.plan, stage.history, None, stop))
+
+
+def test_a_plan_that_only_shares_needs_no_template(monkeypatch):
+    """Nor QEMU, even if it has nothing left to share."""
+    monkeypatch.setattr(health_check, "require_judges", lambda: pytest.fail("QEMU is not needed"))
+    plan = small_plan(guest_plan(verdict=Verdict.SKIP, strategy=Strategy.SHARE))
+    (found,) = check_health(plan, History(), None, Stop())
+    assert (found.name, found.health) == ("template", Health.SOUND)
+    assert "it was not looked at" in found.why

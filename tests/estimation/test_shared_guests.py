@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+from types import SimpleNamespace
+
 import pytest
 from clumped_fleets import write_fleet
-from commands import rarely
+from commands import rarely, run_here
 from filesystems import mounted
 from notation import run
+from plans import shared_guest
 
 from batchdiff.choices import Verdict
 from batchdiff.estimation.estimator import EstimateOptions, make_estimate
+from batchdiff.estimation.sizes import Sizes
 from batchdiff.manifest.file import read_manifest
 from batchdiff.manifest.manifest import Manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
 from batchdiff.planning.planner import make_plan
 from batchdiff.report.estimate.json_form import estimate_report
 from batchdiff.report.estimate.text import estimate_text
-from batchdiff.units import MIB
+from batchdiff.sampling.interval import Interval
+from batchdiff.units import KIB, MIB
 
 
 def to_share(manifest: Manifest) -> Manifest:
@@ -47,6 +53,7 @@ def test_the_savings_of_guests_that_share_blocks(tmp_path, filesystem: str, form
         assert whole.totals.saved.estimate == plan.totals.saved_bytes
         assert "guest0" in estimate_text(sampled, 80)
         assert estimate_report(sampled)["totals"]["share"] == 2
+        assert "Next: batchdiff plan" in run_here("estimate", manifest.path)
 
 
 def test_a_guest_that_cannot_share_blocks_is_refused_as_by_a_plan(tmp_path):
@@ -55,3 +62,16 @@ def test_a_guest_that_cannot_share_blocks_is_refused_as_by_a_plan(tmp_path):
         (guest,), (planned,) = estimate_of(manifest, 0.0).guests, make_plan(manifest, jobs=1).guests
         assert guest.plan.verdict is planned.verdict is Verdict.REFUSE
         assert guest.plan.reason == planned.reason
+
+
+def test_sharing_never_costs_space():
+    """However little the samples have found to be equal."""
+    guest = shared_guest()
+    sharing = dataclasses.replace(guest.sharing, saved_bytes=0, shareable_bytes=24 * KIB)
+    facts = SimpleNamespace(manifest=SimpleNamespace(minimum_savings=0.05))
+    sample = SimpleNamespace(
+        is_complete=False, data_bytes=lambda: {"equal": Interval(0, 0, 40 * KIB)}, probes=1, read_bytes=1
+    )
+    saved = Sizes({}, facts, 1)._sharing(guest, sharing, sample).saved
+    assert (saved.low, saved.estimate) == (0, 0)
+    assert saved.high > 0

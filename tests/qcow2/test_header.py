@@ -121,6 +121,13 @@ def test_names_up_to_the_limits_fit(cluster):
         build(header(geometry=Geometry(cluster), backing_name="n" * (longest + 1), backing_format="raw"))
 
 
+def test_a_header_that_ends_early_is_called_truncated():
+    with pytest.raises(FormatError, match="it is truncated: it has 14 bytes"):
+        parse(b"QFI\xfb" + bytes(10), 14)
+    with pytest.raises(FormatError, match="is not a qcow2 image"):
+        parse(bytes(14), 14)
+
+
 def test_names_are_measured_in_bytes():
     with pytest.raises(FormatError, match="1026 bytes"):
         build(header(backing_name="\u20ac" * 342))

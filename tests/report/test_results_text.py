@@ -1,5 +1,7 @@
 """What an apply did, with what was predicted beside it."""
 
+from dataclasses import replace
+
 import pytest
 
 from batchdiff.applying.journal.records import Fate
@@ -157,3 +159,30 @@ def test_guests_that_were_skipped_for_one_reason_are_one_line():
     assert results_text(done) == (
         "skipped    web02, web03 and 98 more: done by /srv/p.json\n\n100 guests: 100 skipped.\n"
     )
+
+
+def test_guests_that_share_blocks_have_no_columns_of_overlays():
+    shared = GuestOutcome("web01", Status.SHARED, gained_bytes=36 * MIB)
+    same = GuestOutcome("db01", Status.UNCHANGED)
+    text = results_text([shared, same])
+    assert text.startswith(
+        "guest  status     came back\nweb01  shared        36 MiB\ndb01   unchanged          -\n\n"
+    )
+    again = results_text([same, replace(same, name="db02")])
+    assert again == "guest  status\ndb01   unchanged\ndb02   unchanged\n\n2 guests: 2 unchanged.\n"
+    with_overlay = results_text([shared, WEB])
+    assert "overlay" in with_overlay
+    assert "\ntotal " in with_overlay
+
+
+def test_either_all_skipped_guests_are_in_the_table_or_none():
+    alike = [GuestOutcome(name, Status.SKIPPED, "it has nothing to share") for name in ("q1", "qs")]
+    lines = results_text([WEB, *alike, CACHE]).splitlines()
+    assert not [line for line in lines if line.startswith(("q1", "qs", "cache"))]
+    assert "skipped    q1 and qs: they have nothing to share" in lines
+    assert "skipped    cache: it would save 3.1%" in lines
+
+
+def test_restore_lists_guests_with_one_reason_together():
+    alike = [GuestOutcome(name, Status.SKIPPED, "there is nothing to undo") for name in ("q1", "qs")]
+    assert undone_text(alike) == "skipped    q1 and qs: there is nothing to undo\n2 guests: 2 skipped.\n"

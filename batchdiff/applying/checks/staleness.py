@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from batchdiff.applying.journal.records import History
+from batchdiff.applying.journal.records import STALE_PLAN, History
 from batchdiff.choices import VerifyMode
 from batchdiff.errors import PlanError
 from batchdiff.files.fingerprint import Fingerprint
@@ -56,7 +56,7 @@ def check_unchanged(image: Image, record: PlannedImage, history: History, mode: 
     """
     if image.virtual_size != record.virtual_size:
         raise PlanError(
-            "the plan is stale",
+            STALE_PLAN,
             why=f"the virtual size of {image.path} is {image.virtual_size} bytes, not {record.virtual_size}",
             remedy="Plan again.",
         )
@@ -67,7 +67,7 @@ def check_unchanged(image: Image, record: PlannedImage, history: History, mode: 
 
 def stale(changes: str) -> PlanError:
     """Return the error for a guest that changed."""
-    return PlanError("the plan is stale", why=changes, remedy=PLAN_AGAIN)
+    return PlanError(STALE_PLAN, why=changes, remedy=PLAN_AGAIN)
 
 
 def _at_most_in_ctime(image: Image, record: PlannedImage) -> bool:

@@ -9,6 +9,7 @@ import os
 
 from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.guests.guest_files import on_disk
+from batchdiff.applying.guests.kept_originals import with_dependents
 from batchdiff.applying.guests.status import OnDisk, Written
 from batchdiff.applying.journal.records import Fate, GuestState, History, Step
 from batchdiff.applying.results.conversion import Conversion, OlderOriginal
@@ -25,7 +26,7 @@ def conversions(plan: Plan, history: History) -> dict[str, Conversion]:
     """Return what became of each guest whose overlay was published, by name."""
     if not history.published:
         return {}
-    there = on_disk(plan, history)
+    there = with_dependents(plan, on_disk(plan, history))
     found = {}
     for guest in plan.to_convert:
         state = history.under_way(guest.name)
@@ -69,7 +70,7 @@ def _conversion(guest: GuestToConvert, state: GuestState, there: OnDisk) -> Conv
         more = 0 if used or taken is None else taken - planned.overlay_disk_bytes
         came_back = planned.saved_bytes - more
     aside = there.original if fate is Fate.QUARANTINED else None
-    return Conversion(fate, length, taken, used, came_back, aside)
+    return Conversion(fate, length, taken, used, came_back, aside, there.dependents)
 
 
 def _fate(guest: GuestToConvert, state: GuestState, there: OnDisk) -> Fate:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from batchdiff.applying.journal.records import Fate, Goal, GuestState, History, Step
+from batchdiff.applying.journal.records import STALE_PLAN, Fate, Goal, GuestState, History, Step
 from batchdiff.applying.results.status_row import StatusRow
 from batchdiff.choices import Retire, Verdict
 from batchdiff.files.filenames import shell_word
 from batchdiff.plan.plan import GuestPlan, GuestToShare, Plan, UntouchedGuest
 from batchdiff.units import few, format_size
+
+_PLAN_AGAIN = "plan again: an image has changed since it was planned, so apply would fail again"
 
 _VERDICTS = {Verdict.SKIP: "skipped", Verdict.REFUSE: "refused"}
 
@@ -36,7 +38,8 @@ class OnDisk:
     """The paths of a guest's files, None for a missing one. ``doubt``: why they are uncertain.
 
     ``left``: the overlay that a restore left behind, which nothing needs. ``parts``: the extents or data file of
-    an original that batchdiff had not finished deleting.
+    an original that batchdiff had not finished deleting. ``dependents``: the images that depend on a kept
+    original, in words.
     """
 
     overlay: str | None
@@ -46,6 +49,7 @@ class OnDisk:
     written: Written = Written.NONE
     left: str | None = None
     parts: tuple[str, ...] = ()
+    dependents: tuple[str, ...] = ()
 
 
 def status_rows(plan: Plan, history: History, on_disk: dict[str, OnDisk]) -> list[StatusRow]:
@@ -68,12 +72,14 @@ def _row(guest: GuestPlan, history: History, there: OnDisk | None, retire: Retir
     if known is not None and _is_rolled_back(known):
         known = None
     unstarted = Step.RESTORED.value if is_back else "planned"
-    again = _again(guest.name) if is_back else "apply: write the overlay"
+    failure = history.failures.get(guest.name, "")
+    begin = _PLAN_AGAIN if failure.startswith(STALE_PLAN) else "apply: write the overlay"
+    again = _again(guest.name) if is_back else begin
     return StatusRow(
         name=guest.name,
         step=unstarted if known is None else known.step.value,
         since=history.times.get(guest.name, ""),
-        failure=history.failures.get(guest.name, ""),
+        failure=failure,
         next=_begin(there, again) if known is None else _next(known, there, retire),
     )
 
@@ -87,7 +93,7 @@ def _row_of_sharing(guest: GuestToShare, known: GuestState | None, history: Hist
     else:
         step, what = known.step.value, "apply: interrupted, will share the rest of its blocks"
     since, failure = history.times.get(guest.name, ""), history.failures.get(guest.name, "")
-    return StatusRow(guest.name, step, since, failure, what)
+    return StatusRow(guest.name, step, since, failure, _PLAN_AGAIN if failure.startswith(STALE_PLAN) else what)
 
 
 def _again(guest: str) -> str:
@@ -151,10 +157,14 @@ def _removed(there: OnDisk) -> str:
 
 def _kept(there: OnDisk | None, retire: Retire) -> str:
     """Return what to do about a kept original: if its overlay differs, only the operator can decide."""
+    if there is not None and there.dependents and not there.written:
+        return f"{_must_stay(there)}; or restore"
     if there is None or not there.written:
         verb = "apply --retire quarantine" if retire is Retire.KEEP else "apply"
         return f"{verb}: verify again and retire the original; or restore"
     back = f"restore --discard-changes to go back to {there.original}"
+    if there.dependents and Written.ORIGINAL not in there.written:
+        return f"{_must_stay(there)}; or {back}"
     if Written.ORIGINAL in there.written:
         doing = (
             "verify: its original has been written to since, so only you know whether to keep it or the overlay"
@@ -162,6 +172,11 @@ def _kept(there: OnDisk | None, retire: Retire) -> str:
     else:
         doing = f"remove the original {there.original} if you trust the overlay, which has been written to since"
     return f"{doing}; or {back}"
+
+
+def _must_stay(there: OnDisk) -> str:
+    depend = "depends" if len(there.dependents) == 1 else "depend"
+    return f"nothing: the original {there.original} must stay, because {few(there.dependents)} {depend} on it"
 
 
 def _quarantined(there: OnDisk | None) -> str:

@@ -73,6 +73,9 @@ class Fate(enum.StrEnum):
 BEGIN, PROTECTING, CHANGED, FAILED = "begin", "protecting", "changed", "failed"
 """The journal's lines that are not steps of a guest."""
 
+STALE_PLAN = "the plan is stale"
+"""How the reason of a failure begins if an image has changed since it was planned: only a new plan helps."""
+
 _SECONDS = len("2026-01-02T03:04:05")
 """A plan's time has no fraction, unlike those of a journal's lines."""
 

@@ -14,6 +14,7 @@ class Conversion(NamedTuple):
     overlay with its data file when it was published; ``overlay_disk_bytes``: what these take on disk now, None if
     one is missing or cannot be opened. ``used``: it has been written to since. ``came_back_bytes``: by how much
     less the guest takes on disk than before, once its original is gone; 0 as long as that exists.
+    ``dependents``: the images that depend on its kept original, in words.
     """
 
     fate: Fate
@@ -22,6 +23,7 @@ class Conversion(NamedTuple):
     used: bool
     came_back_bytes: int
     aside: str | None = None
+    dependents: tuple[str, ...] = ()
 
 
 class OlderOriginal(NamedTuple):

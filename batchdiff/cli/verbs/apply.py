@@ -6,6 +6,7 @@ import argparse
 
 from batchdiff.applying.apply import apply_plan, check_options, originals_to_delete
 from batchdiff.applying.checks.free_space import FreeSpace
+from batchdiff.applying.guests.kept_originals import dependents_of_kept
 from batchdiff.applying.journal.records import Fate
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.applying.swap.apply_task import ApplyOptions
@@ -17,6 +18,8 @@ from batchdiff.cli.journal_history import history_of
 from batchdiff.cli.run_session import carry_out, exit_code, report_changes, report_space
 from batchdiff.files.filenames import shell_word
 from batchdiff.plan.file import read_plan
+from batchdiff.plan.plan import Plan
+from batchdiff.report.fates import must_stay
 from batchdiff.report.results_text import results_text
 
 _CONDITION = "each once QEMU finds its overlay identical. Their VMs must be shut down"
@@ -47,21 +50,25 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     console.result(results_text(outcomes, width=console.width))
     report_changes(console, arguments.plan, plan, outcomes)
     report_space(console, space, outcomes)
-    _print_next_steps(console, shell_word(arguments.plan), outcomes)
+    _print_next_steps(console, shell_word(arguments.plan), plan, outcomes)
     return exit_code(outcomes)
 
 
-def _print_next_steps(console: Console, plan: str, outcomes: list[GuestOutcome]) -> None:
-    """Print how the space comes back, as long as originals exist."""
+def _print_next_steps(console: Console, path: str, plan: Plan, outcomes: list[GuestOutcome]) -> None:
+    """Print how the space comes back, as long as originals exist; ``path``: the plan's, for commands."""
     fates = {outcome.original.fate for outcome in outcomes if outcome.status is not Status.FAILED}
-    if Fate.KEPT in fates:
+    kept = [outcome.name for outcome in outcomes if outcome.original.fate is Fate.KEPT]
+    bound = dependents_of_kept(plan, kept)
+    if Fate.KEPT in fates and len(bound) < len(kept):
         console.say(
-            "The space comes back once the originals are gone. Before their VMs run on the overlays,"
-            f" `batchdiff apply {plan} --retire quarantine` (or delete) can retire them. Once a VM has written to"
-            " its overlay, delete the original yourself when you trust the overlay."
+            f"The space comes back once the {'other ' if bound else ''}originals are gone. Before their VMs run on"
+            f" the overlays, `batchdiff apply {path} --retire quarantine` (or delete) can retire them. Once a VM"
+            " has written to its overlay, delete the original yourself when you trust the overlay."
         )
+    for sentence in must_stay(plan, bound):
+        console.warn(sentence)
     if Fate.QUARANTINED in fates:
         console.say(
             "The space comes back once the originals in quarantine are gone. When the VMs run well on their"
-            f" overlays: `batchdiff purge {plan} --used`. To go back: `batchdiff restore {plan}`."
+            f" overlays: `batchdiff purge {path} --used`. To go back: `batchdiff restore {path}`."
         )

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping
 
 from batchdiff.applying.guests.guest_files import on_disk
+from batchdiff.applying.guests.kept_originals import with_dependents
 from batchdiff.applying.guests.status import OnDisk, status_rows
 from batchdiff.cli.console import Console
 from batchdiff.cli.journal_history import history_of
@@ -27,7 +28,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         check_textfile(arguments.textfile)
     plan, path_map = with_moved_paths(console, read_for_report(arguments.plan), arguments)
     history = history_of(console, arguments, plan, path_map)
-    files = on_disk(plan, history)
+    files = with_dependents(plan, on_disk(plan, history))
     found = status_rows(plan, history, files)
     for each in found:
         console.event("status", **status_event(each))

@@ -38,7 +38,8 @@ _LISTING = 25
 """Bytes in which XFS lists an extent if one after the other is split; measured with 65,536 extents."""
 
 _OF_OTHERS = (
-    "some of the guest's blocks are also in other files, and are freed only once these let go of them, too"
+    "blocks that are also in other files are freed only once these let go of them, too; if those are guests too,"
+    " sharing the blocks of all of them would free these, but each guest is judged on its own"
 )
 _WITHOUT_TREE = (
     "btrfs frees an extent only once no file has any part of it, and only root (CAP_SYS_ADMIN) can see its extents"

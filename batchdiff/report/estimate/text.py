@@ -53,7 +53,11 @@ def _heading(estimate: Estimate) -> str:
 
 
 def _attention(estimate: Estimate) -> Iterator[tuple[str, str]]:
-    for verdict, reason, names in guests_not_converted([guest.plan for guest in estimate.guests]):
+    # An undecided guest has a line of its own below, which a line that it is skipped would contradict.
+    decided = [
+        guest.plan for guest in estimate.guests if not (guest.is_undecided and guest.plan.verdict is Verdict.SKIP)
+    ]
+    for verdict, reason, names in guests_not_converted(decided):
         label = {Verdict.REFUSE: "refused", Verdict.SKIP: "skipped"}.get(verdict, "note")
         why = of_several(reason) if len(names) > 1 else reason
         yield label, f"{printable(few(names))}: {printable(why)}"
@@ -61,8 +65,8 @@ def _attention(estimate: Estimate) -> Iterator[tuple[str, str]]:
     if undecided:
         yield (
             "undecided",
-            f"{printable(few(undecided))}: the sample does not show whether a plan would convert or skip"
-            f" {'it' if len(undecided) == 1 else 'them'}",
+            f"{printable(few(undecided))}: the sample does not show whether a plan would"
+            f" {'work on it or skip it' if len(undecided) == 1 else 'work on them or skip them'}",
         )
     notes = dict.fromkeys(guest.savings.note for guest in estimate.guests if guest.savings and guest.savings.note)
     for note in notes:

@@ -9,6 +9,7 @@ from batchdiff.files.filenames import shell_word
 from batchdiff.image.storage.exactness import Exactness, of_sum
 from batchdiff.plan.plan import GuestToConvert
 from batchdiff.report.facts import PlanFacts
+from batchdiff.report.fates import must_stay
 from batchdiff.report.figures import DASH, UNKNOWN_AMOUNT, bounded_size, count_of
 from batchdiff.report.printable import printable
 from batchdiff.units import few, format_size
@@ -36,6 +37,7 @@ def done(facts: PlanFacts) -> Iterator[str]:
         yield f"{back} came back{'' if waiting is None else ' so far'}, net of the overlays."
     if waiting is not None:
         yield waiting
+    yield from must_stay(facts.plan, {name: each.dependents for name, each in facts.conversions.items()})
     yield from _restored(facts)
 
 
@@ -128,8 +130,9 @@ def _restored(facts: PlanFacts) -> Iterator[str]:
 
 
 def _waiting(facts: PlanFacts) -> str | None:
-    """Return how the rest of the space comes back; None if no original of a converted guest exists."""
-    left = [guest for guest in _converted(facts) if facts.conversions[guest.name].fate not in _GONE]
+    """Return how the rest of the space comes back; None if no original of a converted guest may be deleted."""
+    there = [guest for guest in _converted(facts) if facts.conversions[guest.name].fate not in _GONE]
+    left = [guest for guest in there if not facts.conversions[guest.name].dependents]
     if not left:
         return None
     fates = {facts.conversions[guest.name].fate for guest in left}
@@ -140,6 +143,6 @@ def _waiting(facts: PlanFacts) -> str | None:
     if Fate.QUARANTINED in fates:
         ways.append(f"once `batchdiff purge{plan} --used` deletes the originals in quarantine")
     if fates - {Fate.QUARANTINED}:
-        ways.append("once you delete the originals that are kept")
+        ways.append(f"once you delete the {'other ' if len(left) < len(there) else ''}originals that are kept")
     more = UNKNOWN_AMOUNT if exactness is Exactness.UNKNOWN else size
     return f"{more} {'comes' if exactness is Exactness.UNKNOWN else 'come'} back {' and '.join(ways)}."

@@ -49,7 +49,7 @@ def _reason_has_it(guest: GuestPlan) -> bool:
 
 def remarks(facts: PlanFacts) -> Iterator[str]:
     """Yield the remarks on a plan, printable, each on one line."""
-    chosen = facts.plan.to_convert if facts.has_conversions_in_view else ()
+    chosen = facts.plan.to_convert if facts.has_overlays_in_view else ()
     if better := cluster_advice(facts.pending if chosen else ()):
         yield _of_clusters(better, facts)
     secret = [printable(guest.name) for guest in chosen if guest.options.encryption is not None]

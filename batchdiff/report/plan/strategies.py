@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from batchdiff.image.storage.exactness import of_sum
+from batchdiff.image.storage.exactness import Exactness, of_sum
 from batchdiff.plan.plan import Savings, Sharing
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.figures import bounded_size, count_of
@@ -49,8 +49,8 @@ def strategy_rows(facts: PlanFacts) -> Sequence[tuple[str, ...]]:
     rows = [
         (
             printable(each.name),
-            bounded_size(each.overlay.saved_bytes, each.overlay.exactness, each.overlay.overlay_error_bytes),
-            bounded_size(each.sharing.saved_bytes, each.sharing.exactness),
+            _saved(each.overlay.saved_bytes, each.overlay.exactness, each.overlay.overlay_error_bytes),
+            _saved(each.sharing.saved_bytes, each.sharing.exactness),
             each.planned,
         )
         for each in both
@@ -64,7 +64,13 @@ def strategy_rows(facts: PlanFacts) -> Sequence[tuple[str, ...]]:
 
 def _sum(figures: Sequence[Savings] | Sequence[Sharing], error: int = 0) -> str:
     saved, exactness = sum(each.saved_bytes for each in figures), of_sum(each.exactness for each in figures)
-    return bounded_size(saved, exactness, error)
+    return _saved(saved, exactness, error)
+
+
+def _saved(size: int, exactness: Exactness, error: int = 0) -> str:
+    """Return what a strategy saves; "at least 0 B", too, which makes a total one that is at least its size."""
+    least = "at least " if size <= 0 and exactness is Exactness.AT_LEAST else ""
+    return least + bounded_size(size, exactness, error)
 
 
 def sharing_done(facts: PlanFacts) -> Iterator[str]:

@@ -49,7 +49,7 @@ def attention(facts: PlanFacts) -> Iterator[tuple[str, str]]:
     """Yield what is worth a look before the table: labels and sentences, the most urgent first."""
     found = list(reasons(facts))
     yield from (each for each in found if each[0] == Verdict.REFUSE.value)
-    of_overlays = dangers(facts.plan) if facts.has_conversions_in_view else ()
+    of_overlays = dangers(facts.plan) if facts.has_overlays_in_view else ()
     yield from (("warning", f"{printable(text)}.") for text in of_overlays)
     yield from (("warning", text) for text in of_another_template(facts))
     yield from (each for each in found if each[0] != Verdict.REFUSE.value)
@@ -72,7 +72,7 @@ def how_saved(facts: PlanFacts) -> Iterator[str]:
     chosen = facts.savings
     if not facts.has_conversions_in_view:
         return
-    if facts.overlay_disk_bytes != facts.predicted.overlay_bytes:
+    if facts.has_overlays_in_view and facts.overlay_disk_bytes != facts.predicted.overlay_bytes:
         what, why = (
             ("the overlay takes", "its file has")
             if len(chosen) == 1
@@ -82,7 +82,7 @@ def how_saved(facts: PlanFacts) -> Iterator[str]:
         about = "about " if facts.error_bytes else "up to " if bounded else ""
         on_disk = format_size(facts.overlay_disk_bytes)
         yield f'"saved" counts what {what} on disk: {about}{on_disk}, because {why} holes.'
-    if facts.has_shared_space:
+    if facts.has_overlays_in_view and facts.has_shared_space:
         yield '"saved" does not count space that is shared with other files, by reflinks or hard links.'
     if facts.totals.template_copy_bytes:
         copied = format_size(facts.totals.template_copy_bytes)
@@ -98,7 +98,8 @@ def not_exact(facts: PlanFacts) -> Iterator[str]:
     """Yield why savings are not known exactly."""
     if not facts.has_conversions_in_view:
         return
-    for each in inexact([*facts.to_convert, *facts.plan.to_share]):
+    overlays = facts.to_convert if facts.has_overlays_in_view else ()
+    for each in inexact([*overlays, *facts.plan.to_share]):
         saved = bounded_size(each.saved_bytes, each.exactness)
         yield f'{few(list(map(printable, each.names)))}: "saved" is {saved}: {printable(each.note)}.'
     totals = facts.predicted

@@ -183,3 +183,21 @@ def test_in_the_order_of_the_plan():
     plan = plans.small_plan(*[plans.guest_plan(name) for name in names])
     history = History({"web02": GuestState(Step.CHECKED), "other": GuestState(Step.CHECKED)})
     assert [line.name for line in status_rows(plan, history, {})] == names
+
+
+@pytest.mark.parametrize("guest", [plans.guest_plan("vm"), plans.shared_guest("vm")], ids=["overlay", "share"])
+def test_a_stale_guest_is_to_be_planned_again(guest):
+    history = History(failures={"vm": "the plan is stale: it was written to (mtime). Plan again."})
+    (line,) = status_rows(plans.small_plan(guest), history, {})
+    assert line.next.startswith("plan again: ")
+    (line,) = status_rows(plans.small_plan(guest), History(failures={"vm": "it is in use"}), {})
+    assert line.next.startswith("apply: ")
+
+
+def test_an_original_that_others_depend_on_must_stay():
+    bound = replace(BOTH, dependents=("/a.qcow2", "/b.qcow2"))
+    state = GuestState(Step.PUBLISHED, published=True)
+    stay = "nothing: the original /vm.img must stay, because /a.qcow2 and /b.qcow2 depend on it; or restore"
+    assert told(state, bound).next == stay
+    used = told(state, replace(bound, written=Written.OVERLAY)).next
+    assert used == f"{stay} --discard-changes to go back to /vm.img"

@@ -187,3 +187,15 @@ def test_commands_in_sentences_are_code_on_the_page():
     page = plan_html(facts(*[Fate.QUARANTINED] * 3))
     assert "come back once <code>batchdiff purge fleet.plan.json --used</code> deletes" in page
     assert "`" not in page.split("<script>")[0]
+
+
+def test_an_original_that_others_depend_on_is_named_and_left_out_of_the_sum():
+    """The operator may have made it a template since."""
+    done = facts(*[Fate.KEPT] * 3)
+    bound = conversion(Fate.KEPT, dependents=("/srv/new.qcow2", "/srv/newer.qcow2"))
+    said = " ".join(plan_text(done._replace(conversions=dict(done.conversions) | {"two": bound})).split())
+    assert "Originals: 3 kept. 3.8 GiB come back once you delete the other originals that are kept." in said
+    assert f"Do not delete {GUESTS[1].source.path}: /srv/new.qcow2 and /srv/newer.qcow2 depend on it." in said
+    alone = " ".join(end_of_report(*[Fate.KEPT] * 3, dependents=("/srv/new.qcow2",)).split())
+    assert "come back once you delete" not in alone
+    assert alone.count("/srv/new.qcow2 depends on it.") == 3
