@@ -119,7 +119,7 @@ def qcow2(study: Study) -> None:
 def mapped(study: Study) -> None:
     """Plan the same guests as raw and in the formats that QEMU maps, then apply these plans."""
     with study.place("mapped") as folder:
-        made = fleets.mapped(folder, size=study.size(GIB), guests=2)
+        made = fleets.mapped(folder, size=study.size(2 * GIB), guests=2)
         for fleet in made.values():
             limit(fleet)
         fleet = fleets.described(made["raw"], "the same guests in formats that QEMU maps: plan")
