@@ -82,4 +82,5 @@ def samples_of(disk: Disk, most: int) -> Samples:
         if len(chosen) <= most:
             break
     hashes = disk[chosen] ^ (chosen.astype(np.uint64) << np.uint64(40))
-    return Samples(level, chosen, hashes, len(chosen), len(chosen) * SAMPLE)
+    stored = np.full(len(chosen), SAMPLE)
+    return Samples(level, chosen, hashes, stored, len(chosen), len(chosen) * SAMPLE)

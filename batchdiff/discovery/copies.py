@@ -27,6 +27,14 @@ _TABLE, _PER_TABLE = 64 * KIB, 512 * MIB
 """An L2 table of an overlay, and the bytes of the disk that it maps."""
 
 
+_PER_REFCOUNTS = 2 << 30
+"""Bytes of an overlay whose clusters one block of refcounts counts, of 16 bits each."""
+
+_BLOCK, _EXTENT, _EXTENTS_IN_INODE, _EXTENTS_IN_BLOCK = 4 * KIB, 8 * KIB, 4, 340
+"""A block of ext4, the least that an extent and the hole after it take, and the extents listed in one place
+(Linux, ``fs/ext4/ext4_extents.h``)."""
+
+
 class OtherTemplate(NamedTuple):
     """A second template that fits an image as well: the two differ by less than the interval."""
 
@@ -57,11 +65,11 @@ class Group:
 
     @property
     def saved(self) -> Interval:
-        """The bytes that all overlays together would give back.
+        """The bytes that all overlays together would give back, without guests that a plan refuses.
 
         All bounds are added up: images are sampled at the same offsets, so their errors are not independent.
         """
-        saved = [copy.saved for copy in self.copies]
+        saved = [copy.saved for copy in self.copies if not copy.image.losses]
         return Interval(
             sum(each.estimate for each in saved), sum(each.low for each in saved), sum(each.high for each in saved)
         )
@@ -135,9 +143,10 @@ class Placement:
         if image.not_a_guest:
             cause = Cause.IN_USE if image.in_use else Cause.UNUSABLE
             alike = f"{similarity.estimate:.0%} of its data is in {self._images[template].path}"
-            return Exclusion(image.path, cause, f"{image.not_a_guest}; {alike}")
+            path = self._images[template].path
+            return Exclusion(image.path, cause, f"{image.not_a_guest}; {alike}", template=path)
         other = self._other(number, nearest, similarity)
-        return Copy(image, similarity, self._saved(number, similarity), other)
+        return Copy(image, similarity, self._saved(number, template), other)
 
     def _other(self, image: int, nearest: _Nearest, similarity: Interval) -> OtherTemplate | None:
         """Return a template that fits an image as well; None if there is none."""
@@ -149,14 +158,18 @@ class Placement:
         also = self._index.similarity(image, second)
         return OtherTemplate(self._images[second].path, also) if also.estimate >= similarity.low else None
 
-    def _saved(self, number: int, similarity: Interval) -> Interval:
+    def _saved(self, number: int, template: int) -> Interval:
         """Return the bytes that an overlay gives back: what the image frees, less its data and tables."""
         image = self._images[number]
-        changed = similarity.subtracted_from(1).times(float(self._index.data_bytes[number]))
-        tables = min(ceil_div(image.virtual_size, _PER_TABLE), ceil_div(int(changed.estimate), SAMPLE)) * _TABLE
+        changed, places = self._index.changed_bytes(number, template), self._index.changed_places(number, template)
+        most = ceil_div(image.virtual_size, _PER_TABLE) * _TABLE
+        if places is None:
+            tables = min(most, ceil_div(int(changed.estimate), SAMPLE) * _TABLE)
+        else:
+            most = tables = len(np.unique(places * SAMPLE // _PER_TABLE)) * _TABLE
         saved = changed.subtracted_from(image.reclaimable - _HEADER - tables)
-        # Changes that are close to each other share a table.
-        return saved.widened(below=0, above=tables)
+        # Changes that are close to each other share a table; zeros where the template has data need one, too.
+        return saved.widened(below=most - tables + _other_metadata(changed.high + most), above=tables)
 
     def _unlike(self, number: int, nearest: _Nearest) -> Exclusion:
         """Return why an image is in no group."""
@@ -164,12 +177,13 @@ class Placement:
         if nearest.share_of_larger[number] >= ALIKE:
             sizes = f"{format_size(image.virtual_size)} and {format_size(larger.virtual_size)}"
             alike = f"{nearest.share_of_larger[number]:.0%} of its data is in {larger.path}"
-            return Exclusion(
-                image.path, Cause.UNUSABLE, f"{alike}, but its disk is smaller than that one's ({sizes})"
-            )
+            why = f"{alike}, but its disk is smaller than that one's ({sizes})"
+            return Exclusion(image.path, Cause.UNUSABLE, why, template=larger.path)
         if image.not_a_guest:
             return Exclusion(image.path, Cause.IN_USE if image.in_use else Cause.UNUSABLE, image.not_a_guest)
-        return Exclusion(image.path, Cause.UNLIKE, self._why_unlike(number, nearest))
+        likest = int(nearest.first[number])
+        template = "" if likest < 0 else self._images[likest].path
+        return Exclusion(image.path, Cause.UNLIKE, self._why_unlike(number, nearest), template)
 
     def _why_unlike(self, number: int, nearest: _Nearest) -> str:
         if len(self._images) == 1:
@@ -179,6 +193,13 @@ class Placement:
             share = nearest.share[number]
             return f"only {share:.0%} of its data is in {template}, and less in every other template"
         return f"no {'template' if self._is_given else 'other image'} has enough of its data at the same places"
+
+
+def _other_metadata(size: float) -> int:
+    """Return the most bytes that further refcount blocks take, and the filesystem's lists of a file's extents."""
+    extents = int(size) // _EXTENT
+    lists = ceil_div(extents, _EXTENTS_IN_BLOCK) * _BLOCK if extents > _EXTENTS_IN_INODE else 0
+    return int(size) // _PER_REFCOUNTS * _TABLE + lists
 
 
 class _Nearest(NamedTuple):

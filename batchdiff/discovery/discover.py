@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from batchdiff.discovery.copies import Group, Placement
@@ -25,7 +25,10 @@ from batchdiff.errors import ImageError
 from batchdiff.files.descriptors import raise_descriptor_limit
 from batchdiff.image.files import ReadObserver
 from batchdiff.manifest.names import default_overlay
+from batchdiff.plan.sidecar import read_sidecar, sidecar_path
 from batchdiff.planning.scan.workers import run_tasks
+
+_OUTCOME = "No image was changed, and no manifest was written."
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +68,13 @@ def discover(  # noqa: PLR0913  # options by keyword
     files = tuple(search.files)
     job = SamplingJob(files, shape, observer)
     by_number: dict[int, Examined] = {}
-    for number, examined in run_tasks(job, range(len(files)), workers=max(min(jobs, len(files)), 1)):
+    workers = max(min(jobs, len(files)), 1)
+    for number, examined in run_tasks(job, range(len(files)), workers=workers, outcome=_OUTCOME):
         by_number[number] = examined
         sampled(len(by_number))
     all_examined = _without_parts([by_number[number] for number in range(len(files))])
     backing = {each.backing: each.path for each in all_examined if isinstance(each, ExistingOverlay)}
-    images, exclusions = _with_roles(all_examined, backing)
+    images, exclusions = _with_roles(all_examined, backing, _converted(all_examined))
     _check_given(templates, images, exclusions)
     given = {number: None for number, each in enumerate(images) if each.path in templates}
     groups, unplaced = _groups(images, shape.probe_bits, given, backing)
@@ -95,37 +99,73 @@ def _without_parts(examined: Sequence[Examined]) -> list[Examined]:
     ]
 
 
+def _converted(examined: Iterable[Examined]) -> dict[str, tuple[str, str]]:
+    """Return the overlay and the template of each guest that the sidecars of templates record as converted.
+
+    Without them, an overlay is recognised by its place: beside its original, with the same name.
+    """
+    sidecars = {
+        sidecar_path(each.backing, each.path): each.backing
+        for each in examined
+        if isinstance(each, ExistingOverlay)
+    } | {sidecar_path(each.path, each.path): each.path for each in examined if isinstance(each, SampledImage)}
+    found: dict[str, tuple[str, str]] = {}
+    for path, template in sidecars.items():
+        sidecar = read_sidecar(path)
+        for overlay, origin in sidecar.overlays.items() if sidecar is not None else ():
+            # An overlay that took its original's place leaves none to recognise.
+            if origin.original and origin.original != overlay and os.path.lexists(overlay):
+                found[origin.original] = overlay, template
+    return found
+
+
 def _with_roles(
-    examined: Sequence[Examined], backing: Mapping[str, str]
+    examined: Sequence[Examined], backing: Mapping[str, str], converted: Mapping[str, tuple[str, str]]
 ) -> tuple[list[SampledImage], list[Exclusion]]:
-    """Return the images that may be placed, and the exclusions. ``backing``: files with an overlay each."""
+    """Return the images that may be placed, and the exclusions.
+
+    ``backing``: files with an overlay each; ``converted``: originals, each with its overlay and its template.
+    """
     below = {each.path: each.backing for each in examined if isinstance(each, ExistingOverlay)}
     images: list[SampledImage] = []
     exclusions: list[Exclusion] = []
     for each in examined:
         if isinstance(each, ExistingOverlay):
-            exclusions.append(Exclusion(each.path, Cause.OVERLAY, _chain(each.path, below)))
+            chain = _chain(each.path, below)
+            why = f"it is an overlay on {' on '.join(chain)} already"
+            exclusions.append(Exclusion(each.path, Cause.OVERLAY, why, template=chain[-1]))
         elif isinstance(each, Exclusion):
             exclusions.append(each)
         elif not len(each.samples.hashes):
             exclusions.append(Exclusion(each.path, Cause.EMPTY, "it has no data"))
-        elif (overlay := backing.get(each.path)) is not None and not each.not_a_guest:
-            why = f"it is the backing file of {overlay}, which would be lost with it"
+        elif (above := backing.get(each.path)) is not None and not each.not_a_guest:
+            why = f"it is the backing file of {above}, which would be lost with it"
             images.append(replace(each, not_a_guest=why))
-        elif (overlay := default_overlay(each.path, ())) in below and each.path not in backing:
-            why = f"it seems to be the original of {overlay}, which a VM may use by now"
-            exclusions.append(Exclusion(each.path, Cause.UNUSABLE, why))
+        elif each.path not in backing and (made := _overlay_of(each.path, below, converted)) is not None:
+            overlay, template = made
+            # The same words for all those beside their overlays, so that a report has them only once.
+            which = "the overlay beside it" if overlay == default_overlay(each.path, ()) else overlay
+            why = f"it seems to be the original of {which}, which a VM may use by now"
+            exclusions.append(Exclusion(each.path, Cause.UNUSABLE, why, template=template))
         else:
             images.append(each)
     return images, exclusions
 
 
-def _chain(path: str, below: dict[str, str]) -> str:
-    """Return the backing chain of an overlay in words, as far as it was examined."""
-    chain = [path]
-    while (backing := below.get(chain[-1])) is not None and backing not in chain:
+def _overlay_of(
+    path: str, below: Mapping[str, str], converted: Mapping[str, tuple[str, str]]
+) -> tuple[str, str] | None:
+    """Return the overlay that an image was converted to, and its template; None if none is known."""
+    overlay = default_overlay(path, ())
+    return (overlay, below[overlay]) if overlay in below else converted.get(path)
+
+
+def _chain(path: str, below: Mapping[str, str]) -> list[str]:
+    """Return the backing chain of an overlay without itself, as far as it was examined."""
+    chain = [below[path]]
+    while (backing := below.get(chain[-1])) is not None and backing not in {path, *chain}:
         chain.append(backing)
-    return "it is an overlay already: " + " on ".join([os.path.basename(path), *chain[1:]])
+    return chain
 
 
 def _check_given(

@@ -43,8 +43,12 @@ class Cause(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Exclusion:
-    """A file that was left out: ``reason`` is a sentence without a full stop, with ``it`` for the file."""
+    """A file that was left out: ``reason`` is a sentence without a full stop, with ``it`` for the file.
+
+    ``template``: the path of the image to which the reason refers; empty if it concerns no template.
+    """
 
     path: str
     cause: Cause
     reason: str
+    template: str = ""

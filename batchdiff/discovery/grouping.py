@@ -80,9 +80,8 @@ class Trait(NamedTuple):
 
 
 class Tie(enum.Enum):
-    """What decided between a template and others that would do as well."""
+    """A rule that decides between a template and others that would do as well."""
 
-    NONE = "no other would do as well"
     BACKING = "it is a backing file already"
     READ_ONLY = "it is read-only"
     OLDEST = "it was written to longest ago"
@@ -91,11 +90,14 @@ class Tie(enum.Enum):
 
 
 class ChosenTemplate(NamedTuple):
-    """A template, the number of images that would do as well, and what decided between them."""
+    """A template, and the number of images that would do as well.
+
+    ``ties``: the rules that decided between them, in this order: each ruled out some that were equal until then.
+    """
 
     template: int
     equals: int
-    tie: Tie
+    ties: tuple[Tie, ...]
 
 
 class Grouping:
@@ -180,12 +182,17 @@ class Grouping:
         margin = _TIE * overlays + _TIE_OF_DATA * (least - overlays)
         good = [each for each, (space, _) in taken.items() if space <= least + margin]
         best, *others = sorted(good, key=lambda image: self._traits[image].preference)
-        return ChosenTemplate(best, len(others), self._tie(best, others[0]) if others else Tie.NONE)
+        return ChosenTemplate(best, len(others), self._ties(best, others))
 
-    def _tie(self, best: int, other: int) -> Tie:
-        ties = (Tie.BACKING, Tie.READ_ONLY, Tie.OLDEST, Tie.SMALLEST, Tie.NAME)
-        one, two = self._traits[best].preference, self._traits[other].preference
-        return next((tie for tie, mine, its in zip(ties, one, two, strict=True) if mine != its), Tie.NAME)
+    def _ties(self, best: int, others: Sequence[int]) -> tuple[Tie, ...]:
+        left = [self._traits[each].preference for each in others]
+        found: list[Tie] = []
+        for place, (tie, value) in enumerate(zip(Tie, self._traits[best].preference, strict=True)):
+            equal = [each for each in left if each[place] == value]
+            if len(equal) < len(left):
+                found.append(tie)
+            left = equal
+        return tuple(found)
 
     def _space(self, template: int, images: SampleNumbers) -> tuple[float, float]:
         """Return the bytes that a template and the overlays of images take, and those of the overlays alone."""

@@ -11,6 +11,7 @@ Folders are searched with all folders in them. Links to folders are not followed
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import stat
@@ -121,8 +122,10 @@ class FileSearch:
         try:
             return os.stat(path)
         except (OSError, ValueError) as error:
-            why = reason(error) if isinstance(error, OSError) else str(error)
-            if os.path.islink(path):
+            why = reason(error, path=_absolute(path)) if isinstance(error, OSError) else str(error)
+            if isinstance(error, OSError) and error.errno == errno.ELOOP:
+                why = "it is a symbolic link that leads back to itself"
+            elif os.path.islink(path):
                 why = f"it is a symbolic link that leads nowhere ({why})"
             self._leave_out(path, Cause.UNREADABLE, why)
         return None
@@ -135,7 +138,7 @@ class FileSearch:
             self._leave_out(file.path, Cause.SAME_FILE, f"it is {first} under another name (a hard link)")
 
     def _leave_out(self, path: str, cause: Cause, why: str) -> None:
-        self.exclusions.append(Exclusion(path, cause, why))
+        self.exclusions.append(Exclusion(_absolute(path), cause, why))
 
 
 def find_files(paths: Iterable[str], more: Iterable[FileToSample] = ()) -> FileSearch:
@@ -150,6 +153,11 @@ def find_files(paths: Iterable[str], more: Iterable[FileToSample] = ()) -> FileS
     for path in paths:
         search.add_path(path)
     return search
+
+
+def _absolute(path: str) -> str:
+    """Return a path with its folder, but not itself, without links."""
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
 def _begins_like_an_image(path: str) -> bool:

@@ -48,8 +48,11 @@ def format_of(file: FileToSample, observer: ReadObserver | None = None) -> Image
             "it is encrypted (luks). If QEMU encrypts it, list it in a manifest with `format: luks` and"
             " `secret_file: PATH`; if its guest's OS encrypts its own disk, with `format: raw`",
         )
-    if named is not None and found is ImageFormat.RAW:
-        why = f"it is named like {named}, but does not begin like one: it is damaged, or its name is wrong"
+    if named not in {None, found} and found is ImageFormat.RAW:
+        why = (
+            f"it is named like {named}, but does not begin like one: it is damaged, or its name is wrong; rename"
+            " it, or list it in a manifest with its format"
+        )
         return Exclusion(file.path, Cause.DOUBTFUL, why)
     if named is not None and named is not found:
         return Exclusion(

@@ -16,8 +16,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+from batchdiff.choices import Loss
 from batchdiff.discovery.copies import Copy, Group
-from batchdiff.discovery.exclusion import Exclusion
+from batchdiff.discovery.exclusion import Cause, Exclusion
 from batchdiff.discovery.sampled_image import SampledImage
 from batchdiff.manifest.names import default_overlay, without_suffix
 
@@ -51,7 +52,8 @@ def manifest_text(
     """Return the manifest of a group.
 
     ``why``: why its template is one; ``figures``: what a copy's comment says; ``exists``: whether a path is taken,
-    so that no overlay can be written there. ``left_out`` is listed in comments at the end.
+    so that no overlay can be written there. ``left_out``: comments at the end list those that concern this
+    template, and count its overlays and the others.
     """
     listed = [copy for copy in group.copies if is_listed(copy.image)]
     lines = [
@@ -61,6 +63,7 @@ def manifest_text(
         *_comment(f"The template: {why}.", indent=""),
         *([_BY_CONTENT] if group.template.by_content else []),
         f"template: {{path: {_text(group.template.path)}, format: {group.template.source.format}}}",
+        *_allowance(listed),
         "guests:",
         *_guests(listed, group.template, figures, exists),
         "retire: keep",
@@ -70,8 +73,7 @@ def manifest_text(
         lines += _comment(
             f"Not listed, because its name is not UTF-8; a glob can match it: {_shown(path)}", indent=""
         )
-    for each in left_out:
-        lines += _comment(f"Left out: {_shown(each.path)}: {_shown(each.reason)}", indent="")
+    lines += _exclusions(group.template.path, left_out)
     return "\n".join(lines) + "\n"
 
 
@@ -94,9 +96,8 @@ def _guests(
         path = copy.image.path
         yield from _comment(figures(copy), indent="  ")
         if copy.image.losses:
-            yield from _comment(
-                f"It has {copy.image.losses}: `allow_loss` accepts that they are lost.", indent="  "
-            )
+            lost = f"It has {copy.image.losses}, which an overlay would lose"
+            yield from _comment(f"{lost}: a plan refuses it unless `allow_loss` above is set.", indent="  ")
         if copy.image.by_content:
             yield f"  {_BY_CONTENT}"
         keys = [f"path: {_text(path)}", f"format: {copy.image.source.format}"]
@@ -108,6 +109,35 @@ def _guests(
         if overlay != default:
             keys.append(f"overlay: {{path: {_text(overlay)}}}")
         yield f"  - {{{', '.join(keys)}}}"
+
+
+def _allowance(copies: list[Copy]) -> Iterator[str]:
+    """Yield, as a comment, the key without which a plan refuses guests that would lose something."""
+    lost = [
+        kind
+        for kind, is_lost in (
+            (Loss.SNAPSHOTS, any(copy.image.snapshots for copy in copies)),
+            (Loss.BITMAPS, any(copy.image.bitmaps for copy in copies)),
+        )
+        if is_lost
+    ]
+    if lost:
+        yield "# Some guests below would lose these; a plan refuses them until the next line is uncommented:"
+        yield f"# allow_loss: [{', '.join(lost)}]"
+
+
+def _exclusions(template: str, left_out: tuple[Exclusion, ...]) -> Iterator[str]:
+    of_template = [each for each in left_out if each.template == template]
+    overlays = sum(each.cause is Cause.OVERLAY for each in of_template)
+    for each in of_template:
+        if each.cause is not Cause.OVERLAY:
+            yield from _comment(f"Left out: {each.path}: {each.reason}", indent="")
+    if overlays:
+        which = "1 file that is an overlay" if overlays == 1 else f"{overlays} files that are overlays"
+        yield f"# Left out: {which} on this template already."
+    if others := len(left_out) - len(of_template):
+        which = "1 file that concerns" if others == 1 else f"{others} files that concern"
+        yield f"# Left out: {which} other templates or none; `batchdiff discover` lists all, with the reasons."
 
 
 def _stem(path: str) -> str:

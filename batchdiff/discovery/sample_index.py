@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -20,6 +21,9 @@ import numpy.typing as npt
 from batchdiff.discovery.sample_offsets import SAMPLE, SampleNumbers, levels_of
 from batchdiff.discovery.samples import Samples
 from batchdiff.sampling.interval import Interval, Probe, exactly, share_of
+
+_NORMAL = 1.96
+"""Standard deviations on each side of an interval of 95 %."""
 
 
 class SampleIndex:
@@ -42,6 +46,8 @@ class SampleIndex:
         order = np.argsort(keys, kind="stable")
         self._owners = np.repeat(np.arange(len(images)), lengths)[order]
         self._starts = np.searchsorted(keys[order], np.arange(self.key_count + 1))
+        self._numbers = [each.numbers for each in images]
+        self._stored = [each.stored for each in images]
         self._probes = [each.numbers >> probe_bits for each in images]
         self.heights = [levels_of(each) for each in self._probes]
         self._counts = _counts(self.heights, int(self.levels.max(initial=0)))
@@ -72,16 +78,54 @@ class SampleIndex:
 
         It is exact if both images are sampled at level 0, because then all their data was read.
         """
+        return self._share_of_hits(image, template, np.ones(len(self.keys[image]), dtype=np.int64))
+
+    def changed_bytes(self, image: int, template: int) -> Interval:
+        """Return the bytes that an overlay stores of an image's samples: of those that a template lacks."""
+        share = self._share_of_hits(image, template, self._stored[image]).subtracted_from(1)
+        return _product(share, self._stored_bytes(image))
+
+    def _stored_bytes(self, image: int) -> Interval:
+        """Return the bytes of an image's data, with the error that differences between neighbours show."""
+        cells, number = np.unique(self._probes[image] >> self.levels[image], return_inverse=True)
+        values = np.bincount(number, weights=self._stored[image])
+        is_adjacent = np.diff(cells) == 1
+        # Cells without data are not listed: next to one, the difference is the whole value.
+        squares = float((np.diff(values) ** 2)[is_adjacent].sum())
+        squares += float((values[:-1] ** 2 + values[1:] ** 2)[~is_adjacent].sum())
+        scale = 2.0 ** float(self.levels[image])
+        error = _NORMAL * scale * ((1 - 1 / scale) * squares / 2) ** 0.5
+        total = float(values.sum()) * scale
+        return Interval(total, max(total - error, float(values.sum())), total + error)
+
+    def changed_places(self, image: int, template: int) -> SampleNumbers | None:
+        """Return the numbers of all samples that differ, zeros included; None if not all data was read."""
+        if self.levels[image] or self.levels[template]:
+            return None
+        changed = self._numbers[image][~np.isin(self.keys[image], self.keys[template])]
+        return np.union1d(changed, np.setdiff1d(self._numbers[template], self._numbers[image]))
+
+    def _share_of_hits(self, image: int, template: int, weights: SampleNumbers) -> Interval:
+        """Return the share of an image's samples that another one has too, each counted by its weight."""
         level = int(max(self.levels[image], self.levels[template]))
         taken = self.heights[image] >= level
-        hits = np.isin(self.keys[image][taken], self.keys[template])
+        weights = weights[taken]
+        hits = np.isin(self.keys[image][taken], self.keys[template]) * weights
         if not level:
-            return exactly(float(hits.mean()) if len(hits) else 0.0)
+            return exactly(float(hits.sum() / weights.sum()) if weights.any() else 0.0)
         _, number = np.unique(self._probes[image][taken], return_inverse=True)
-        of = np.bincount(number)
+        of = np.bincount(number, weights=weights)
         found = np.bincount(number, weights=hits)
         probes = [Probe(float(hit), float(count)) for hit, count in zip(found, of, strict=True)]
         return share_of(probes, population=len(probes) << level)
+
+
+def _product(one: Interval, other: Interval) -> Interval:
+    """Return the interval of a product: the relative distances of its bounds add up as standard deviations do."""
+    estimate = one.estimate * other.estimate
+    below = math.hypot((one.estimate - one.low) * other.estimate, (other.estimate - other.low) * one.estimate)
+    above = math.hypot((one.high - one.estimate) * other.estimate, (other.high - other.estimate) * one.estimate)
+    return Interval(estimate, max(estimate - below, 0.0), estimate + above)
 
 
 def _counts(heights: Sequence[SampleNumbers], highest: int) -> SampleNumbers:

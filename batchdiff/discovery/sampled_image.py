@@ -15,7 +15,7 @@ class SampledImage:
 
     ``by_content``: its first bytes alone show its format. ``allocated``: the bytes that it takes on disk;
     ``reclaimable``: those that deleting it would free. ``not_a_guest``: why it can be a template, but not a guest;
-    empty if it can be both. ``losses``: what its conversion would lose.
+    empty if it can be both. ``snapshots``, ``bitmaps``: the numbers of those that its conversion would lose.
     """
 
     source: ImageSource
@@ -28,12 +28,19 @@ class SampledImage:
     by_content: bool = False
     in_use: bool = False
     not_a_guest: str = ""
-    losses: str = ""
+    snapshots: int = 0
+    bitmaps: int = 0
 
     @property
     def path(self) -> str:
         """Its absolute path."""
         return self.source.path
+
+    @property
+    def losses(self) -> str:
+        """The losses of its conversion in words; empty if there are none."""
+        counts = ((self.snapshots, "snapshot"), (self.bitmaps, "bitmap"))
+        return " and ".join(f"{count} {kind}{'' if count == 1 else 's'}" for count, kind in counts if count)
 
 
 @dataclass(frozen=True, slots=True)

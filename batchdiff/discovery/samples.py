@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -20,9 +20,12 @@ import numpy.typing as npt
 from batchdiff.discovery.sample_offsets import HIGHEST_LEVEL, SAMPLE, SampleNumbers, chosen_probes, levels_of
 from batchdiff.image.files import content_size, is_block_device
 from batchdiff.image.image import Image
+from batchdiff.image.layer import Segment
 from batchdiff.image.read_buffer import ReadBuffer
+from batchdiff.image.storage.to_write import ToWrite, WriteRule
+from batchdiff.planning.scan.compare import UNIT
 from batchdiff.qcow2.entries import Origin
-from batchdiff.units import MIB
+from batchdiff.units import MIB, ceil_div
 
 Hashes: TypeAlias = npt.NDArray[np.uint64]
 
@@ -60,12 +63,14 @@ SEQUENTIAL = SampleShape(2048, 5)
 class Samples(NamedTuple):
     """The nonzero samples of an image: the number of each (its offset divided by 64 KiB), ascending, and its hash.
 
-    ``level``: a probe of theirs stands for ``2**level``; at level 0 every probe with data was read.
+    ``level``: a probe of theirs stands for ``2**level``; at level 0 every probe with data was read. ``stored``:
+    the bytes that each would take in an overlay, in whole blocks of 4 KiB: holes of the image stay holes.
     """
 
     level: int
     numbers: SampleNumbers
     hashes: Hashes
+    stored: SampleNumbers
     reads: int
     read_bytes: int
 
@@ -87,6 +92,8 @@ def take_samples(image: Image, shape: SampleShape) -> Samples:
         places, heights = places[heights >= level], heights[heights >= level]
     numbers: list[int] = []
     hashes: list[int] = []
+    stored: list[int] = []
+    rule = WriteRule(image)
     buffer = ReadBuffer(shape.probe)
     read_bytes = 0
     for place in places.tolist():
@@ -94,16 +101,30 @@ def take_samples(image: Image, shape: SampleShape) -> Samples:
         segments = image.segments(start, start + shape.probe)
         read_bytes += sum(each.end - each.start for each in segments if each.origin is not Origin.ZERO)
         view = buffer.load_segments(image, start, shape.probe, segments)
+        blocks = _stored_blocks(segments, rule, start, shape.probe)
         for number, sample in _nonzero(view, place << shape.probe_bits):
             numbers.append(number)
             hashes.append(_hash(number, sample))
+            first = (number * SAMPLE - start) // UNIT
+            stored.append(int(np.count_nonzero(blocks[first : first + SAMPLE // UNIT])) * UNIT)
     return Samples(
         level,
         np.array(numbers, dtype=np.int64),
         np.array(hashes, dtype=np.uint64),
+        np.array(stored, dtype=np.int64),
         len(places),
         read_bytes,
     )
+
+
+def _stored_blocks(segments: Iterable[Segment], rule: WriteRule, start: int, length: int) -> npt.NDArray[np.bool_]:
+    """Return which blocks of 4 KiB of a range an overlay stores if it stores its clusters."""
+    blocks = np.zeros(length // UNIT, dtype=bool)
+    for segment in segments:
+        for part, to_write in rule.parts(segment):
+            if to_write is ToWrite.ALL:
+                blocks[(part.start - start) // UNIT : ceil_div(part.end - start, UNIT)] = True
+    return blocks
 
 
 def _stored(image: Image) -> int:

@@ -89,11 +89,6 @@ def _sampled(image: Image, file: FileToSample, shape: SampleShape) -> SampledIma
         return Exclusion(file.path, Cause.IN_USE, "it changed while it was read; shut its VM down")
     use = disk_use_of(((layer.fd, layer.path) for layer in image.own_files), kept={})
     losses = image.layers[0].losses
-    kinds = [
-        f"{count} {kind}{'' if count == 1 else 's'}"
-        for count, kind in ((losses.snapshots, "snapshot"), (losses.bitmaps, "bitmap"))
-        if count
-    ]
     return SampledImage(
         source=image.source,
         virtual_size=image.virtual_size,
@@ -105,7 +100,8 @@ def _sampled(image: Image, file: FileToSample, shape: SampleShape) -> SampledIma
         by_content=by_content,
         in_use=bool(in_use),
         not_a_guest=in_use or _only_a_template(image),
-        losses=" and ".join(kinds),
+        snapshots=losses.snapshots,
+        bitmaps=losses.bitmaps,
     )
 
 

@@ -13,6 +13,9 @@ from batchdiff.planning.scan.executor import Job, Result, Task
 from batchdiff.planning.scan.exports import exports
 from batchdiff.planning.scan.workers import run_tasks
 
+NO_ESTIMATE = "No estimate was made."
+"""The outcome of a command whose worker fails."""
+
 _PROBES_OF_A_TASK = 64
 _EXPORTS = 32
 """Guests whose exports run at the same time, as in a scan."""
@@ -75,7 +78,7 @@ class Sampler:
             if wanted:
                 records = [self._fleet.guests[name].record for name in names if name in self._exported]
                 with exports(self._template, records, self._fleet.observer):
-                    yield from run_tasks(job, wanted, workers=min(self._jobs, len(wanted)))
+                    yield from run_tasks(job, wanted, workers=min(self._jobs, len(wanted)), outcome=NO_ESTIMATE)
 
 
 def _tasks(name: str, sample: GuestSample) -> Iterator[ProbeTask]:

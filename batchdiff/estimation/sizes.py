@@ -17,6 +17,7 @@ from batchdiff.estimation.estimate import GuestEstimate
 from batchdiff.estimation.guest_sample import GuestSample
 from batchdiff.estimation.jobs import SizeJob, SizeResult
 from batchdiff.estimation.pricing import PriceRule, is_to_be_chosen
+from batchdiff.estimation.sampler import NO_ESTIMATE
 from batchdiff.plan.overlay_options import OverlayFormat
 from batchdiff.plan.plan import Diff, GuestPlan, Sharing
 from batchdiff.planning.assessment import FleetFacts
@@ -52,7 +53,7 @@ class Sizes:
         workers = min(self.jobs, len(samples) // _SIZES_OF_A_WORKER + 1)
         return {
             result.plan.name: self._estimate(result, samples[result.plan.name])
-            for result in run_tasks(job, samples, workers=workers)
+            for result in run_tasks(job, samples, workers=workers, outcome=NO_ESTIMATE)
         }
 
     def _estimate(self, result: SizeResult, sample: GuestSample) -> GuestEstimate:

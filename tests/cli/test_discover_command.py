@@ -6,11 +6,13 @@ report/discovery/discovery_events.py.
 
 import json
 import os
+import re
 from pathlib import Path
 
 import notation
 import pytest
 from commands import batchdiff, events, run_here
+from filesystems import mounted
 
 from batchdiff.discovery import discover as discovery
 from batchdiff.discovery.image_files import find_files
@@ -68,7 +70,7 @@ def test_a_folder_becomes_manifests_that_plan_accepts(images, tmp_path):
 
 def test_the_table_has_every_copy(images):
     text = discover(images)
-    assert "image template similar 95 % interval saves" in text
+    assert "image template similar 95% interval saves" in text
     assert "web0.img debian.img 96.9% exact ~" in text
     assert "db3.qcow2 debian-docker.img" in text
     assert "Read at most 512 samples of 64 KiB of each image" in text
@@ -128,6 +130,13 @@ def test_no_file_is_ever_replaced(images, tmp_path):
     assert "debian-docker.yaml: there is a file of that name" in discover(images, "-o", tmp_path, expect=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["debian-docker.yaml", "fleet.yaml"]
     assert "there is no folder" in discover(images, "-o", tmp_path / "no" / "m.yaml", expect=2)
+    assert "ends in .yaml, not in .txt. Name a file such as" in discover(
+        images, "-o", tmp_path / "m.txt", expect=2
+    )
+    assert not (tmp_path / "m.txt").exists()
+    (tmp_path / "new").mkdir()
+    discover(images, "-o", f"{tmp_path}/new/m.txt/")
+    assert (tmp_path / "new" / "m.txt" / "debian.yaml").exists()
 
 
 def test_sequential_reads_are_few(images):
@@ -140,13 +149,15 @@ def test_bad_input_is_explained(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     text = run_here("discover", tmp_path, expect=2)
     assert "no image was found in" in text
-    assert "(1 file without the looks of an image)" in text
+    assert "(1 file that does not look like an image)" in text
     assert "there is no file" in run_here("discover", tmp_path / "gone.img", expect=2)
     (tmp_path / "bad.qcow2").write_bytes(b"QFI\xfb" + bytes(600))
     assert "none of the images can be read" in run_here("discover", tmp_path, expect=4)
     notation.write_raw(tmp_path / "only.img", "1M:A")
     text = run_here("discover", tmp_path, "-o", tmp_path / "m.yaml", expect=1)
-    assert "No image in" in text
+    assert text.startswith(f"No image was found to be a copy of another one. left out {tmp_path}/bad.qcow2: ")
+    assert f"left out {tmp_path}/only.img: there is no other image" in text
+    assert " 1 read, 1 MiB in all" in run_here("discover", tmp_path / "only.img", "--sequential")
     assert "no manifest was written, because no image is a copy of another one" in text
 
 
@@ -155,6 +166,29 @@ def test_a_terminal_of_80_columns_is_enough(images):
     text = discovery_text(found, SCATTERED, width=80)
     assert all(len(line) <= 80 for line in text.splitlines())
     assert "debian-docker.img" in text
+
+
+def test_a_guest_that_a_plan_refuses_is_marked(tmp_path):
+    for name in ("base", "vm", "kept"):
+        notation.write_qcow2(tmp_path / f"{name}.qcow2", FIRST)
+    os.utime(tmp_path / "base.qcow2", (1, 1))
+    notation.run("qemu-img", "snapshot", "-c", "one", str(tmp_path / "kept.qcow2"))
+    text = discover(tmp_path, "-o", tmp_path / "m.yaml")
+    assert re.search(r"kept.qcow2 base.qcow2 100.0% exact \(~([\d.]+ MiB)\)", text)
+    (saved,) = re.findall(r" vm.qcow2 base.qcow2 100.0% exact ~([\d.]+ MiB)", text)
+    assert f" total ~{saved} " in text
+    assert "note kept.qcow2 has 1 snapshot, which an overlay would lose: its savings are not in the sums" in text
+    comments = (tmp_path / "m.yaml").read_text()
+    assert "# 100.0% similar (exact), saves ~" in comments
+    assert "# allow_loss: [snapshots]\n" in comments
+
+
+@pytest.mark.parametrize("kind", ["xfs", "ext4"])
+def test_sharing_is_mentioned_where_it_is_possible(tmp_path, kind):
+    with mounted(tmp_path, kind) as point:
+        for name in ("base", "vm", "vm2"):
+            notation.write_raw(point / f"{name}.img", FIRST)
+        assert discover(point).count("On this filesystem, `strategy: share`") == (kind == "xfs")
 
 
 @pytest.mark.long

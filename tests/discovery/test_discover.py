@@ -3,21 +3,24 @@
 Guards discovery/discover.py, discovery/sampling_job.py, discovery/sampled_image.py.
 """
 
+import json
 import os
 import shutil
 
 import notation
 import pytest
 import real_holders
-from commands import rarely
+from commands import rarely, run_here
 from filesystems import mounted, tmpfs
 
+from batchdiff.discovery import sampling_job
 from batchdiff.discovery.discover import discover
 from batchdiff.discovery.exclusion import Cause
 from batchdiff.discovery.image_files import FileToSample, find_files
 from batchdiff.discovery.samples import SCATTERED, SEQUENTIAL
-from batchdiff.errors import ImageError
+from batchdiff.errors import ImageError, WorkerError
 from batchdiff.image_source import ImageFormat
+from batchdiff.plan.sidecar import OverlayOrigin, Sidecar, encode_sidecar, to_document
 from batchdiff.report.discovery.discovery_text import discovery_text
 
 BASE = "2M:A 1M:- 1M:B 2M:C"
@@ -87,12 +90,61 @@ def test_overlays_and_their_backing_files_are_shown_as_such(folder):
     found = run(folder)
     assert copies(found) == {"base.img": set(COPIES)}
     assert left(found) == {
-        "mid.qcow2": (Cause.OVERLAY, f"it is an overlay already: mid.qcow2 on {folder}/base.img"),
+        "mid.qcow2": (Cause.OVERLAY, f"it is an overlay on {folder}/base.img already"),
         "top.qcow2": (
             Cause.OVERLAY,
-            f"it is an overlay already: top.qcow2 on {folder}/mid.qcow2 on {folder}/base.img",
+            f"it is an overlay on {folder}/mid.qcow2 on {folder}/base.img already",
         ),
     }
+
+
+def test_the_kept_original_of_an_overlay_is_neither_guest_nor_template(folder):
+    os.utime(folder / "one.img", (0, 0))  # by its age, it would be the template
+    notation.write_qcow2(folder / "one.qcow2", "6M:-", backing=folder / "base.img")
+    found = run(folder)
+    assert copies(found) == {"base.img": {"two.qcow2", "three.img"}}
+    why = "it seems to be the original of the overlay beside it, which a VM may use by now"
+    assert left(found)["one.img"] == (Cause.UNUSABLE, why)
+    with pytest.raises(ImageError, match=r"cannot use .*/one\.img as the template: it seems to be the orig"):
+        run(folder, templates=[str(folder / "one.img")])
+
+
+@pytest.mark.parametrize("where", ["one", "both"])
+def test_the_sidecar_of_a_template_shows_originals_of_overlays_elsewhere(folder, where):
+    os.mkdir(folder / "thin")
+    overlay = folder / "thin" / "vm1.qcow2"
+    notation.write_qcow2(overlay, "6M:-", backing=folder / "base.img")
+    origin = OverlayOrigin("one", "sha256:0", original=str(folder / "one.img"))
+    gone = OverlayOrigin("two", "sha256:0", original=str(folder / "two.qcow2"))
+    overlays = {str(overlay): origin, str(folder / "gone.qcow2"): gone}
+    document = to_document(Sidecar("sha256:0", (), overlays), {})
+    (folder / "base.img.batchdiff-template.json").write_text("".join(encode_sidecar(document)))
+    # The template shows it, and so does the overlay, which leads to the template.
+    others = [folder / "base.img", folder / "two.qcow2"] if where == "one" else [overlay, folder / "two.qcow2"]
+    found = run(folder / "one.img", folder / "three.img", *others)
+    why = f"it seems to be the original of {overlay}, which a VM may use by now"
+    assert left(found)["one.img"] == (Cause.UNUSABLE, why)
+    assert "two.qcow2" not in left(found)
+
+
+def test_savings_agree_with_the_plan(tmp_path):
+    """Of changed clusters, an overlay stores only what the guest has written, and a table for cleared ones."""
+    write(tmp_path, {"base.img": "2M:A 2M:B 1M:C 1020M:- 1M:D"})
+    guest = "4k:X 60k:- 64k:Y 1920k:A 8k:Z 56k:- 64k:- 1920k:B 1M:C 1020M:-"
+    write(tmp_path, {"vm.img": f"{guest} 1M:D", "cleared.img": f"{guest} 1M:-"})
+    (group,) = run(tmp_path, templates=[str(tmp_path / "base.img")]).groups
+    estimates = {os.path.basename(copy.image.path): copy.saved for copy in group.copies}
+    images = "".join(f"  - {{path: {name}, format: raw, overlay: {{path: {name}.thin}}}}\n" for name in estimates)
+    (tmp_path / "fleet.yaml").write_text(
+        f"version: 1\ntemplate: {{path: base.img, format: raw}}\nguests:\n{images}", encoding="utf-8"
+    )
+    run_here("plan", tmp_path / "fleet.yaml", "-q", "-o", tmp_path / "p.json", "-j", 1)
+    guests = json.loads((tmp_path / "p.json").read_text())["guests"]
+    planned = {f"{each['name']}.img": each["savings"]["saved_bytes"] for each in guests}
+    for name, saved in estimates.items():
+        assert saved.low <= planned[name] <= saved.high
+        # The block in which the filesystem lists the extents of the overlay.
+        assert saved.estimate - planned[name] in {0, 4096}
 
 
 def test_a_backing_file_is_preferred_as_template_and_never_a_guest(folder):
@@ -190,6 +242,12 @@ def test_a_given_template_that_cannot_be_one_is_an_error(folder):
     for name in ("top.qcow2", "gone.img"):
         with pytest.raises(ImageError, match=f"cannot use .*/{name} as the template"):
             run(folder, templates=[str(folder / name)])
+
+
+def test_the_death_of_a_worker_is_reported_with_what_it_means(folder, monkeypatch):
+    monkeypatch.setattr(sampling_job, "_examine", lambda *_: os._exit(3))
+    with pytest.raises(WorkerError, match=r"No image was changed, and no manifest was written\. Check"):
+        run(folder, jobs=2)
 
 
 def test_identical_images_have_one_template(tmp_path):

@@ -8,6 +8,7 @@ import os
 import notation
 import pytest
 
+from batchdiff.choices import Loss
 from batchdiff.discovery.discover import discover
 from batchdiff.discovery.image_files import find_files
 from batchdiff.discovery.manifest_text import manifest_names, manifest_text
@@ -88,11 +89,24 @@ def test_losses_and_exclusions_are_comments(tmp_path):
     make(tmp_path, "base.img", "a.qcow2", "b.img")
     notation.run("qemu-img", "snapshot", "-c", "one", str(tmp_path / "a.qcow2"))
     notation.write_raw(tmp_path / "odd.img", "1M:Q")
+    notation.write_raw(tmp_path / "old.img", COPY)
+    for name in ("old.qcow2", "new.qcow2"):
+        notation.write_qcow2(tmp_path / name, "2M:-", backing=tmp_path / "base.img")
     found = discover(find_files([str(tmp_path)]), shape=SCATTERED, jobs=1)
-    written(tmp_path, found.groups[0], left_out=found.exclusions)
+    assert written(tmp_path, found.groups[0], left_out=found.exclusions).allow_loss == frozenset()
     text = (tmp_path / "manifest.yaml").read_text()
-    assert "  # It has 1 snapshot: `allow_loss` accepts" in text
-    assert f"# Left out: {tmp_path}/odd.img: no other image" in text
+    assert (
+        "  # It has 1 snapshot, which an overlay would lose: a plan refuses it unless `allow_loss` above" in text
+    )
+    (tmp_path / "allowed.yaml").write_text(text.replace("# allow_loss", "allow_loss"))
+    assert read_manifest(str(tmp_path / "allowed.yaml")).allow_loss == {Loss.SNAPSHOTS}
+    assert [line for line in text.splitlines() if line.startswith("# Left out")] == [
+        f"# Left out: {tmp_path}/old.img: it seems to be the original of the overlay beside it, which a VM may"
+        " use by now",
+        "# Left out: 2 files that are overlays on this template already.",
+        "# Left out: 1 file that concerns other templates or none; `batchdiff discover` lists all,"
+        " with the reasons.",
+    ]
 
 
 def test_manifests_have_different_names(tmp_path):

@@ -74,7 +74,18 @@ def test_loops_of_links_end(folder):
     search = find_files([str(folder)])
     assert names(search, folder) == ["a.img", "deep/er/B.VMDK", "disk", "qcow2"]
     assert left(search) == {"loop.img": Cause.UNREADABLE, "gone.img": Cause.UNREADABLE}
-    assert "leads nowhere" in search.exclusions[0].reason
+
+
+def test_links_that_lead_nowhere_are_explained_with_absolute_paths(folder, monkeypatch):
+    (folder / "loop.img").symlink_to("loop.img")
+    (folder / "gone.img").symlink_to("nowhere")
+    monkeypatch.chdir(folder)
+    search = find_files(["loop.img", "gone.img"])
+    gone = f"it is a symbolic link that leads nowhere ({folder}/gone.img, or a folder above it, is gone)"
+    assert [(each.path, each.reason) for each in search.exclusions] == [
+        (f"{folder}/loop.img", "it is a symbolic link that leads back to itself"),
+        (f"{folder}/gone.img", gone),
+    ]
 
 
 def test_no_fifo_is_opened(folder):

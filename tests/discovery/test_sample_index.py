@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sampled_fleets import Fleet
+from sampled_fleets import Fleet, samples_of
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +59,37 @@ def test_data_bytes_are_near_the_truth(fleet):
     for size, trait in zip(index.data_bytes, traits, strict=True):
         assert size == pytest.approx(trait.allocated, rel=0.1)
     assert len(index) == len(names)
+
+
+def test_changed_bytes_are_counted_as_they_are_stored(monkeypatch):
+    """Samples have their own holes. An image's data is estimated too, which counts if most of it has changed."""
+
+    def stored(numbers):
+        return 4096 * (1 + numbers * 7919 % 16)
+
+    def with_holes(disk, most):
+        samples = samples_of(disk, most)
+        return samples._replace(stored=stored(samples.numbers))
+
+    monkeypatch.setattr("sampled_fleets.samples_of", with_holes)
+    inside = []
+    for seed in range(20):
+        fleet = Fleet(seed)
+        base = fleet.new("template")
+        for image, changed in enumerate((0.05, 0.5, 0.9), start=1):
+            disk = fleet.copy("template", f"{changed}", changed)
+            _, index, _ = fleet.sampled()
+            truth = int(stored(np.flatnonzero((disk != base) & (disk != 0))).sum())
+            found = index.changed_bytes(image, 0)
+            inside.append(found.low <= truth <= found.high)
+            assert index.changed_places(image, 0) is None
+    assert sum(inside) >= 57, f"{sum(inside)} of 60"  # without the error of the data, 56
+
+
+def test_changed_places_include_cleared_ones():
+    fleet = Fleet(2, blocks=300)
+    base = fleet.new("a")
+    disk = fleet.copy("a", "b", 0.1)
+    disk[np.flatnonzero(base)[:3]] = 0
+    _, index, _ = fleet.sampled()
+    assert index.changed_places(1, 0).tolist() == np.flatnonzero(disk != base).tolist()

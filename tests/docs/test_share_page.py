@@ -34,6 +34,6 @@ def test_share(page):
         "status": "nothing rests on the template",
         "verify": "nothing rests on the template",
         "restore": "there is nothing to undo",
-        "purge": "there is nothing to undo",
+        "purge": "there is no original to delete",
     }.items():
         assert promise in " ".join(page.run(f"batchdiff {verb} fleet.plan.json").split()), verb

@@ -5,6 +5,7 @@ Guards estimation/jobs.py, estimation/sampler.py, estimation/probe_reader.py, es
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 
@@ -18,8 +19,8 @@ from filesystems import mounted
 from notation import run
 
 from batchdiff.choices import Verdict
-from batchdiff.errors import ImageError
-from batchdiff.estimation import estimator, sampler
+from batchdiff.errors import ImageError, WorkerError
+from batchdiff.estimation import estimator, jobs, sampler, sizes
 from batchdiff.estimation.estimate import Estimate, GuestEstimate, totals_of_estimates
 from batchdiff.estimation.estimator import EstimateOptions, make_estimate
 from batchdiff.estimation.guest_sample import first_probes
@@ -99,6 +100,18 @@ def test_reflink_copies(tmp_path, filesystem: str):
         found = estimate_of(manifest)
         assert_exact(found, make_plan(manifest, jobs=1))
         assert found.read_bytes <= 4 * MIB, "what is shared is not read"
+
+
+@pytest.mark.parametrize("job", ["FrameJob", "ProbeJob", "SizeJob"])
+def test_the_death_of_a_worker_leaves_no_estimate(tmp_path, monkeypatch, job):
+    @contextlib.contextmanager
+    def begin(_self):
+        yield lambda _task: os._exit(3)
+
+    monkeypatch.setattr(getattr(jobs, job), "begin", begin)
+    monkeypatch.setattr(sizes, "_SIZES_OF_A_WORKER", 1)
+    with pytest.raises(WorkerError, match=r"\. No estimate was made\. Check"):
+        estimate_of(write_fleet(tmp_path, 4, guests=2), jobs=2)
 
 
 def test_the_number_of_jobs_changes_nothing_and_the_seed_does(tmp_path):

@@ -576,8 +576,8 @@ def kinds(outside: dict[str, str]) -> list[Kind]:
         *cuts(
             {
                 0: "magic number",
-                4: "magic number",
-                71: "magic number",
+                4: "it is truncated: it has",
+                71: "it is truncated: it has",
                 72: "ends inside its header",
                 103: "ends inside its header",
                 104: "ends inside its header",

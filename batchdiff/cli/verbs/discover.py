@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 
 from batchdiff.cli.console import Console
@@ -11,22 +12,25 @@ from batchdiff.discovery.discover import Discovery, discover
 from batchdiff.discovery.exclusion import Cause
 from batchdiff.discovery.image_files import FileSearch, FileToSample, find_files
 from batchdiff.discovery.manifest_text import is_listed, manifest_names, manifest_text
+from batchdiff.discovery.sampled_image import SampledImage
 from batchdiff.discovery.samples import SCATTERED, SEQUENTIAL, SampleShape
 from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, ImageError, UsageError
 from batchdiff.files.filenames import shell_word
+from batchdiff.image_source import ImageFormat
 from batchdiff.linux.call_failures import reason
 from batchdiff.linux.device_names import image_path
 from batchdiff.linux.machine import usable_cpus
+from batchdiff.linux.reflinks import why_not_shared
 from batchdiff.manifest.file import read_manifest
 from batchdiff.progress import Phase
 from batchdiff.report.discovery.discovery_events import copy_event, exclusion_event, template_event
-from batchdiff.report.discovery.discovery_text import discovery_text, figures_of_copy, why_template
-from batchdiff.report.figures import count_of
+from batchdiff.report.discovery.discovery_text import discovery_text, figures_of_copy, ignored_words, why_template
 from batchdiff.throttle.options import ScanLimits
 from batchdiff.throttle.throttle import throttle
 
 _EXISTS = "there is a file of that name, and files are never replaced"
 _MANIFEST_SUFFIXES = (".yaml", ".yml")
+_SHAREABLE = {ImageFormat.RAW, ImageFormat.QCOW2}
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
@@ -49,7 +53,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     templates = [image_path(path) for path in arguments.templates]
     search = find_files([*arguments.paths, *arguments.templates], _of_libvirt(console, arguments))
     if not search.files and not search.exclusions:
-        ignored = f" ({count_of(search.ignored, 'file')} without the looks of an image)" if search.ignored else ""
+        ignored = f" ({ignored_words(search.ignored)})" if search.ignored else ""
         raise UsageError(
             f"no image was found in {', '.join(arguments.paths) or 'the definitions of libvirt'}{ignored}",
             remedy="Name the images themselves if their names have no suffix such as .img or .qcow2.",
@@ -57,7 +61,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     shape = SEQUENTIAL if arguments.sequential else SCATTERED
     found = _discovered(console, arguments, search, templates, shape)
     _print_events(console, found)
-    console.result(discovery_text(found, shape, width=console.width))
+    console.result(discovery_text(found, shape, can_share=_can_share(found), width=console.width))
     written = [] if arguments.output is None else _write(console, arguments.output, found)
     _say_next(console, arguments, found, written)
     return _exit_code(found)
@@ -113,6 +117,13 @@ def _check_output(path: str) -> None:
     """
     if os.path.isdir(path):
         return
+    suffix = os.path.splitext(path)[1]
+    if suffix and not suffix.lower().endswith(_MANIFEST_SUFFIXES) and not os.path.lexists(path):
+        raise UsageError(
+            f"cannot write to {path}",
+            why=f"the name of a manifest ends in .yaml, not in {suffix}",
+            remedy="Name a file such as `fleet.yaml`, or end the name of a new folder with `/`.",
+        )
     if os.path.lexists(path):
         raise UsageError(f"cannot write to {path}", why=_EXISTS,
                          remedy="Name another file, or a folder.")  # fmt: skip
@@ -168,10 +179,24 @@ def _unwritable(path: str, error: OSError) -> UsageError:
     return UsageError(f"cannot write {path}", why=why, remedy="Name another folder or file with `-o`.")
 
 
+def _can_share(found: Discovery) -> bool:
+    """Return True if the filesystem of some copy lets it store its blocks together with its template's."""
+    return any(_have_reflinks(group.template, copy.image) for group in found.groups for copy in group.copies[:1])
+
+
+def _have_reflinks(template: SampledImage, copy: SampledImage) -> bool:
+    if not {template.source.format, copy.source.format} <= _SHAREABLE:
+        return False
+    with contextlib.suppress(OSError), open(template.path, "rb") as one, open(copy.path, "rb") as other:
+        return why_not_shared(one.fileno(), other.fileno()) is None
+    return False
+
+
 def _words(copy: Copy) -> str:
     similar, interval, saves = figures_of_copy(copy)
     also = f"; {copy.other.path} fits as well ({copy.other.similarity.estimate:.1%})" if copy.other else ""
-    return f"{similar} similar (95 % interval: {interval}), saves {saves}{also}"
+    bounds = interval if copy.similarity.is_exact else f"95% interval: {interval}"
+    return f"{similar} similar ({bounds}), saves {saves.strip('()')}{also}"
 
 
 def _say_next(console: Console, arguments: argparse.Namespace, found: Discovery, written: list[str]) -> None:

@@ -36,11 +36,27 @@ class _Worker(Generic[Task]):
     task: Task
 
 
-def run_tasks(job: Job[Task, Result], tasks: Iterable[Task], *, workers: int) -> Iterator[Result]:
+class _PoolError(WorkerError):
+    """A failure of a worker of this process, whose remedy does not yet begin with the outcome of the command."""
+
+
+def run_tasks(
+    job: Job[Task, Result], tasks: Iterable[Task], *, workers: int, outcome: str = "No plan was written."
+) -> Iterator[Result]:
     """Run the tasks in up to ``workers`` processes: see :class:`~batchdiff.planning.scan.executor.Executor`.
 
-    A worker inherits the job by fork, so only tasks and results are pickled.
+    A worker inherits the job by fork, so only tasks and results are pickled. ``outcome``: the sentence of an error
+    message about the work of the whole command.
     """
+    try:
+        yield from _results(job, tasks, workers)
+    except _PoolError as failure:
+        raise WorkerError(
+            failure.what, why=failure.why, remedy=f"{outcome} {failure.remedy}"
+        ) from failure.__cause__
+
+
+def _results(job: Job[Task, Result], tasks: Iterable[Task], workers: int) -> Iterator[Result]:
     if workers == 1:
         yield from _without_workers(job, tasks)
         return
@@ -104,12 +120,12 @@ def _started_worker(job: Job[Task, Result], task: Task, workers: dict[Connection
     return workers[ours]
 
 
-def _unstarted(error: OSError) -> WorkerError:
-    return WorkerError(
+def _unstarted(error: OSError) -> _PoolError:
+    return _PoolError(
         "cannot start a worker process",
         why=error.strerror or str(error),
-        remedy="No plan was written. Run the same command with fewer jobs (`-j 1` needs no process), or raise the"
-        " limits (`ulimit -u`, `ulimit -n`).",
+        remedy="Run the same command with fewer jobs (`-j 1` needs no process), or raise the limits (`ulimit -u`,"
+        " `ulimit -n`).",
     )
 
 
@@ -144,18 +160,18 @@ def _next_result(workers: dict[Connection, _Worker[Task]], job: Job[Task, Result
     raise value
 
 
-def _out_of_memory(who: str, doing: str, *, remedy: str) -> WorkerError:
-    return WorkerError(f"{who} ran out of memory while {doing}", remedy=f"No plan was written. {remedy}")
+def _out_of_memory(who: str, doing: str, *, remedy: str) -> _PoolError:
+    return _PoolError(f"{who} ran out of memory while {doing}", remedy=remedy)
 
 
-def _death(worker: _Worker[Task], job: Job[Task, Result]) -> WorkerError:
+def _death(worker: _Worker[Task], job: Job[Task, Result]) -> _PoolError:
     worker.process.join()
     code = worker.process.exitcode or 0
     how = f"was killed by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
-    return WorkerError(
+    return _PoolError(
         f"a worker process {how} while {job.describe(worker.task)}",
         why="it ran out of memory, or a user killed it" if code == -signal.SIGKILL else "",
-        remedy="No plan was written. Check the kernel log (`dmesg`), then run the same command again.",
+        remedy="Check the kernel log (`dmesg`), then run the same command again.",
     )
 
 

@@ -2,7 +2,7 @@
 
 ::
 
-    image      template       similar  95 % interval    saves
+    image      template       similar  95% interval     saves
     web01.img  debian-12.img    97.2%  95.9 - 98.1%  ~2.4 GiB
 
     template  debian-12.img (raw, 40 GiB), 1 copy: its overlays ...
@@ -31,7 +31,7 @@ _COLUMNS = (
     Column("image", Align.LEFT),
     Column("template", Align.LEFT),
     Column("similar"),
-    Column("95 % interval"),
+    Column("95% interval"),
     Column("saves"),
 )
 _TEMPLATE_CELLS = 22
@@ -41,9 +41,20 @@ _MOST_NAMES = 20
 """Names listed for one reason; all of them are in the events of --json."""
 
 
-def discovery_text(found: Discovery, shape: SampleShape, *, width: int | None = None) -> str:
-    """Return the result for a terminal that is ``width`` cells wide, with a newline at the end."""
-    names = _Names([*_paths(found)] or [each.path for each in found.exclusions])
+_SHARE = (
+    "On this filesystem, `strategy: share` in a manifest is another way: each image stays as it is, and is only"
+    " stored together with its template where both are equal; see docs/share.md."
+)
+
+
+def discovery_text(
+    found: Discovery, shape: SampleShape, *, can_share: bool = False, width: int | None = None
+) -> str:
+    """Return the result for a terminal that is ``width`` cells wide, with a newline at the end.
+
+    ``can_share``: some copy could store its blocks together with its template's.
+    """
+    names = _Names([*_paths(found)])
     heading = _heading(found, names)
     blocks = [
         [heading if width is None else paragraph(heading, width=width)],
@@ -51,6 +62,7 @@ def discovery_text(found: Discovery, shape: SampleShape, *, width: int | None = 
         [*_notes(found, names, width)],
         [*_left_out(found, names, width)],
         [paragraph(reading(found, shape), width=width)],
+        [paragraph(_SHARE, width=width)] if can_share else [],
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
 
@@ -60,7 +72,8 @@ def reading(found: Discovery, shape: SampleShape) -> str:
     samples = f"{shape.probes} samples of {format_size(SAMPLE)}"
     if shape.probe_bits:
         samples = f"{shape.probes} stretches of {format_size(shape.probe)}"
-    read = f"Read at most {samples} of each image: {found.reads:,} reads, {format_size(found.read_bytes)} in all."
+    reads = f"{found.reads:,} read{'' if found.reads == 1 else 's'}"
+    read = f"Read at most {samples} of each image: {reads}, {format_size(found.read_bytes)} in all."
     estimates = "Similarities and savings are estimates; `batchdiff plan` calculates them exactly."
     return f"{read} {estimates}" if found.groups else read
 
@@ -72,20 +85,17 @@ def why_template(group: Group) -> str:
         return "named with --template"
     if copies and all(copy.similarity.estimate == 1 for copy in copies):
         why = "its copies equal it in every sample"
-        return f"{why}; {_of_equals(choice)}" if choice.equals else why
-    if not choice.equals:
-        return "the overlays of all others take least space on it"
-    others = f"{choice.equals} other{'' if choice.equals == 1 else 's'}"
-    return f"the overlays of all others take least space on it, and hardly more on {others}; {_of_equals(choice)}"
+    else:
+        why = "all the other overlays take the least space on it"
+    return f"{why}; {_of_equals(choice)}" if choice.equals else why
 
 
 def _of_equals(choice: ChosenTemplate) -> str:
-    among = "of these two" if choice.equals == 1 else f"of these {choice.equals + 1}"
-    return f"{among}, it {_TIES[choice.tie]}"
+    rules = " and, of those left, ".join(_TIES[tie] for tie in choice.ties)
+    return f"{count_of(choice.equals, 'other image')} would do almost as well, but this one {rules}"
 
 
 _TIES = {
-    Tie.NONE: "is the only one",
     Tie.BACKING: "is a backing file already",
     Tie.READ_ONLY: "is read-only",
     Tie.OLDEST: "was written to longest ago",
@@ -114,9 +124,9 @@ def _paths(found: Discovery) -> Iterator[str]:
 
 def _heading(found: Discovery, names: _Names) -> str:
     copies = sum(len(group.copies) for group in found.groups)
-    where = f" in {printable(names.folder)}" if names.folder else ""
     if not copies:
-        return f"No image{where} was found to be a copy of another one."
+        return "No image was found to be a copy of another one."
+    where = f" in {printable(names.folder)}" if names.folder else ""
     noun = "copy" if copies == 1 else "copies"
     left = f", {len(found.exclusions)} left out" if found.exclusions else ""
     return f"{copies} {noun} of {count_of(len(found.groups), 'template')}{where}{left}"
@@ -144,7 +154,12 @@ def in_order_of_savings(groups: Iterable[Group]) -> list[tuple[Group, Copy]]:
 
 def figures_of_copy(copy: Copy) -> tuple[str, str, str]:
     """Return the similarity of a copy, its interval, and the savings, as text."""
-    return f"{copy.similarity.estimate:.1%}", interval_words(copy.similarity), about(copy.saved.estimate)
+    saves = about(copy.saved.estimate)
+    return (
+        f"{copy.similarity.estimate:.1%}",
+        interval_words(copy.similarity),
+        f"({saves})" if copy.image.losses else saves,
+    )
 
 
 def interval_words(interval: Interval) -> str:
@@ -181,7 +196,10 @@ def _notes(found: Discovery, names: _Names, width: int | None) -> Iterator[str]:
         )
     for _, copy in in_order_of_savings(found.groups):
         if copy.image.losses:
-            lost = f"{names(copy.image.path)} has {copy.image.losses}, which an overlay would lose"
+            lost = (
+                f"{names(copy.image.path)} has {copy.image.losses}, which an overlay would lose: its savings are"
+                " not in the sums, because a plan refuses it unless the manifest has `allow_loss`"
+            )
             yield _note("note", lost, width)
 
 
@@ -193,7 +211,9 @@ def _some(words: Sequence[str]) -> str:
 
 def _range(saved: Interval) -> str:
     low, high = (format_size(max(int(each), 0)) for each in (saved.low, saved.high))
-    return low if low == high else f"{low} to {high}"
+    if low == high:
+        return low if saved.is_exact else f"~{low}"
+    return f"{low} to {high}"
 
 
 def _left_out(found: Discovery, names: _Names, width: int | None) -> Iterator[str]:
@@ -203,7 +223,12 @@ def _left_out(found: Discovery, names: _Names, width: int | None) -> Iterator[st
     for reason, left in alike.items():
         yield _note("left out", f"{_some(left)}: {printable(reason)}", width)
     if found.ignored:
-        yield _note("ignored", f"{count_of(found.ignored, 'file')} without the looks of an image", width)
+        yield _note("ignored", ignored_words(found.ignored), width)
+
+
+def ignored_words(count: int) -> str:
+    """Return how many files were ignored, and why."""
+    return f"{count_of(count, 'file')} that {'does' if count == 1 else 'do'} not look like an image"
 
 
 def _note(label: str, text: str, width: int | None) -> str:

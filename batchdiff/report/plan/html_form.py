@@ -111,6 +111,7 @@ def _content(facts: PlanFacts) -> dict[str, Any]:
         "commands": words.next_commands(facts),
         "guests": guests,
         "columns": [column.heading for column in columns(facts)[1:]],
+        "shares": bool(facts.to_share),
         "total": total_cells(facts) if rows(facts) and len(guests) > 1 else (),
         "verdicts": [verdict.value for verdict in Verdict if verdict in {each.verdict for each in facts.guests}],
         "scale": format_size(scale),

@@ -168,6 +168,12 @@ def test_a_killed_worker_is_an_error_that_names_its_task(signal_number):
     assert caught.value.exit_code == 4
 
 
+def test_the_outcome_of_the_command_is_in_the_error():
+    tasks = run_tasks(Doing(lambda _: os._exit(3)), range(3), workers=2, outcome="Nothing was found.")
+    with pytest.raises(WorkerError, match=r"task <\d>. Nothing was found. Check the kernel log"):
+        list(tasks)
+
+
 def test_a_worker_that_exits():
     with pytest.raises(WorkerError, match=r"exit code 3 .*task <2>"):
         collect(lambda task: os._exit(3) if task == 2 else task, range(5), 2)
@@ -289,7 +295,7 @@ def test_too_few_descriptors_for_a_worker(monkeypatch):
         collect(lambda task: task, range(5), 3)
     assert caught.value.reason == "cannot start a worker process: Too many open files"
     assert pool._unstarted(OSError(errno.EAGAIN, "Try again")).remedy == (
-        "No plan was written. Run the same command with fewer jobs (`-j 1` needs no process), or raise the limits"
+        "Run the same command with fewer jobs (`-j 1` needs no process), or raise the limits"
         " (`ulimit -u`, `ulimit -n`)."
     )
 
