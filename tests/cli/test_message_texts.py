@@ -26,7 +26,7 @@ def outcome(fate: Fate, status: Status = Status.CONVERTED) -> GuestOutcome:
 
 
 def test_how_space_comes_back_from_originals_that_were_kept(capsys):
-    apply._print_next_steps(Console(), "fleet.plan.json", [outcome(Fate.KEPT)])
+    apply._print_next_steps(Console(), "fleet.plan.json", small_plan(), [outcome(Fate.KEPT)])
     assert capsys.readouterr().err == (
         "The space comes back once the originals are gone. Before their VMs run on the overlays, `batchdiff apply"
         " fleet.plan.json --retire quarantine` (or delete) can retire them. Once a VM has written to its overlay,"
@@ -36,7 +36,7 @@ def test_how_space_comes_back_from_originals_that_were_kept(capsys):
 
 def test_how_space_comes_back_from_quarantine(capsys):
     apply._print_next_steps(
-        Console(), "fleet.plan.json", [outcome(Fate.QUARANTINED), outcome(Fate.KEPT, Status.FAILED)]
+        Console(), "fleet.plan.json", small_plan(), [outcome(Fate.QUARANTINED), outcome(Fate.KEPT, Status.FAILED)]
     )
     assert capsys.readouterr().err == (
         "The space comes back once the originals in quarantine are gone. When the VMs run well on their overlays:"
