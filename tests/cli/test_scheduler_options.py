@@ -62,7 +62,8 @@ def test_a_peer_that_never_answers(fleet, monkeypatch):
     assert f"cannot connect to the scheduler at {address}" in found
 
 
-def test_nobody_listens(fleet):
+def test_nobody_listens(fleet, monkeypatch):
+    monkeypatch.setattr(connection, "_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as peer:
         address = f"tcp://127.0.0.1:{peer.getsockname()[1]}"
     found = run_here("plan", fleet.folder / "fleet.yaml", "--scheduler", address, expect=4)

@@ -8,7 +8,7 @@ import subprocess
 import time
 
 import pytest
-from commands import COMMAND, assert_no_traceback, batchdiff
+from commands import COMMAND, assert_no_traceback, batchdiff, rarely
 from scenes import SCENES, arguments, assert_ended, assert_nothing_is_lost, prepare, seconds_of
 from seeds import seeded
 
@@ -21,7 +21,7 @@ def started(folder, scene) -> subprocess.Popen[str]:
 
 # Not in the first third: Python itself ends by a signal, or with a traceback, while it starts.
 @pytest.mark.parametrize("rounds", [2, pytest.param(40, marks=pytest.mark.long)])
-@pytest.mark.parametrize("name", ["delete", "rebuild"])
+@pytest.mark.parametrize("name", ["delete", *rarely("rebuild")])
 def test_one_signal(tmp_path, name, rounds):
     rng = seeded()
     stopped, whole = 0, seconds_of(tmp_path / "undisturbed", SCENES[name])

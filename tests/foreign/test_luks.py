@@ -38,6 +38,7 @@ def test_what_qemu_makes_is_accepted(made):
     assert inspect(made) == 1 << 20
 
 
+@pytest.mark.long
 def test_other_ciphers_of_qemu_are_accepted(tmp_path):
     raw = notation.write_raw(tmp_path / "raw", "64k:A")
     secret = encrypted.secret_file(tmp_path / "secret")

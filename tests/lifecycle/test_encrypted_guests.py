@@ -158,6 +158,7 @@ def test_in_place(tmp_path):
     assert {kind: (tmp_path / f"{kind}.img").read_bytes() for kind in KINDS} == before
 
 
+@pytest.mark.long
 def test_purged(tmp_path):
     fleet = Fleet(tmp_path, "qcow2", KINDS)
     fleet.convert("quarantine")

@@ -199,9 +199,9 @@ def test_in_place(tmp_path, retire):
 @pytest.mark.parametrize(
     "how",
     [
-        pytest.param("format: qed", marks=pytest.mark.long, id="qed"),
+        pytest.param("format: qed", id="qed"),
         pytest.param("extended_l2: true, preallocation: full", marks=pytest.mark.long, id="full"),
-        pytest.param(ENCRYPTED, id="luks"),
+        pytest.param(ENCRYPTED, marks=pytest.mark.long, id="luks"),
     ],
 )
 def test_unusual_overlays(tmp_path, how):

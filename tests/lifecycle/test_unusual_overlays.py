@@ -57,7 +57,9 @@ def written():
 
 
 @pytest.mark.parametrize("retire", RETIRE)
-@pytest.mark.parametrize("in_place", [False, True], ids=["beside", "in place"])
+@pytest.mark.parametrize(
+    "in_place", [pytest.param(False, marks=pytest.mark.long), True], ids=["beside", "in place"]
+)
 def test_from_apply_to_restore(tmp_path, retire, in_place):
     make_fleet(tmp_path, in_place=in_place)
     batchdiff("apply", "fleet.plan.json", "--retire", retire, "--yes", cwd=tmp_path)
@@ -116,6 +118,7 @@ def test_a_wrong_or_missing_secret_is_named(tmp_path):
     assert (tmp_path / "luks.img.batchdiff-original").exists()
 
 
+@pytest.mark.long
 def test_no_secret_is_shown_while_it_works(tmp_path):
     """Command lines and environments of all its processes, its output and its files."""
     make_fleet(tmp_path, names=("luks",))

@@ -52,7 +52,7 @@ class Holders(NamedTuple):
 
 
 def holders_of(fd: int) -> Holders:
-    """Return all holders of a file or block device; this process does not count."""
+    """Return all holders of a file or block device; this process does not count, nor do its forks."""
     wanted = _identity(os.fstat(fd))
     found: list[Holder] = list(_loop_devices(wanted))
     own = _own_number()
@@ -72,7 +72,7 @@ def holders_of(fd: int) -> Holders:
             if advice_on_limit(error):
                 raise
             continue
-        if access is not None:
+        if access is not None and not _is_our_fork(pid, own):
             found.append(_described(pid, access))
     return Holders(tuple(found), complete)
 
@@ -83,6 +83,19 @@ def _own_number() -> int | None:
         return int(os.readlink("/proc/self"))
     except OSError:
         return None
+
+
+def _is_our_fork(pid: int, own: int) -> bool:
+    """Return whether a process is a child of this one that has not started its program, which closes what is open.
+
+    Each program that another thread starts is such a child for a moment. Workers are such children, too.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            parent = int(file.read().rpartition(b")")[2].split()[1])
+    except OSError:  # it has ended
+        return False
+    return parent == own and _command_line(pid) == _command_line(own)
 
 
 def name_holders(holders: tuple[Holder, ...], *, complete: bool) -> str:
@@ -135,13 +148,18 @@ def _facts(pid: int, number: str) -> dict[str, str]:
 
 
 def _described(pid: int, access: Access) -> Holder:
-    arguments: list[str] = []
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
-        arguments = os.fsdecode(file.read()).split("\0")
+    arguments = _command_line(pid)
     program = os.path.basename(arguments[0]) if arguments and arguments[0] else "a process"
     vm = _vm_name(arguments)
     more = f", VM {vm}" if vm else ""
     return Holder(f"{program} (pid {pid}{more})", access, is_vm=program.startswith(_VM))
+
+
+def _command_line(pid: int) -> list[str]:
+    """Return the arguments of a process; none if it has ended."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
+        return os.fsdecode(file.read()).split("\0")
+    return []
 
 
 def _vm_name(arguments: list[str]) -> str:

@@ -75,7 +75,7 @@ async def _greet(address: str, security: Security | None) -> None:
     :raises OSError: the scheduler does not answer in time, or is not one.
     """
     arguments = security.get_connection_args("client") if security else {}
-    comm = await asyncio.wait_for(open_connection(address, timeout=_TIMEOUT, **arguments), _TIMEOUT)
+    comm = await asyncio.wait_for(open_connection(address, timeout=_TIMEOUT, **arguments), _TIMEOUT + 1)
     comm.abort()
 
 

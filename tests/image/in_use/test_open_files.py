@@ -36,6 +36,22 @@ CASES = {
 }
 
 
+def test_a_fork_of_ours_holds_nothing(fd):
+    """It has all that is open here until it starts its program; the guard of a lease would take it for a user."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(writing)
+        os.read(reading, 1)
+        os._exit(0)
+    try:
+        assert holders_of(fd).found == ()
+    finally:
+        os.close(writing)
+        os.close(reading)
+        os.waitpid(pid, 0)
+
+
 @pytest.mark.parametrize(("holding", "access", "is_vm"), CASES.values(), ids=CASES)
 def test_who_has_it_open(path, fd, holding, access, is_vm):
     with holding(path) as name:

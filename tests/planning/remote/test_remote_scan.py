@@ -5,6 +5,7 @@ Guards planning/remote/remote_scan.py, planning/remote/crew.py.
 
 import pickle
 from dataclasses import replace
+from unittest.mock import Mock
 
 import notation
 import pytest
@@ -116,7 +117,9 @@ def test_a_worker_that_does_not_answer(monkeypatch):
     class Deaf:
         """A client with one worker, which gets what is submitted and never answers."""
 
-        def nthreads(self):
+        scheduler = Mock()
+
+        def sync(self, *_, **__):
             return {"tcp://a:1": 1}
 
         def submit(self, *_, **__):
