@@ -30,6 +30,10 @@ from batchdiff.image.in_use.lease import Lease, is_ours_alone, lease_is_broken, 
 from batchdiff.image.in_use.open_files import have_open, holders_of
 from batchdiff.image.in_use.qemu_locks import CHANGES, others_locks, release_locks, take_locks
 
+_CLOSING_SECONDS = 2.0
+"""Seconds to wait while a file is open, but no process has it: the kernel closes the files of a program that used
+io_uring only after that program has ended, as QEMU's comparison does."""
+
 _NAMING_SECONDS = 0.5
 """Seconds to look for the name of a writer that was let in: the writer needs a moment to return from open()."""
 
@@ -162,10 +166,14 @@ def _alone(grip: _Grip) -> Usage:
         holders = holders_of(grip.fd)
         objection = have_open(holders.found, complete=True) if holders.found else ""
         return Usage(objection, grip.unknown)
-    if is_ours_alone(grip.fd) is Lease.GRANTED:
-        return Usage(unknown=grip.unknown)
-    holders = holders_of(grip.fd)
-    return Usage(have_open(holders.found, complete=holders.complete), grip.unknown)
+    deadline = time.monotonic() + _CLOSING_SECONDS
+    while (lease := is_ours_alone(grip.fd)) is not Lease.GRANTED:
+        holders = holders_of(grip.fd)
+        is_closing = lease is Lease.IN_USE and not holders.found and not lease_is_broken(grip.fd)
+        if not is_closing or time.monotonic() > deadline:
+            return Usage(have_open(holders.found, complete=holders.complete), grip.unknown)
+        time.sleep(0.02)
+    return Usage(unknown=grip.unknown)
 
 
 def _named_soon(fd: int) -> str:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -162,6 +163,16 @@ def test_vm_that_waits_for_its_migration_is_noticed_when_it_takes_its_disk(raw):
         with pytest.raises(GuestError) as caught, held_image(raw):
             pass
         assert name in caught.value.why
+
+
+def test_a_file_that_no_process_has_is_closed_soon(raw):
+    """The kernel closes the files of a program that used io_uring after its end. Here this process itself does."""
+    with held_image(raw) as held:
+        other = os.open(raw, os.O_RDONLY)
+        closing = threading.Timer(0.1, os.close, [other])
+        closing.start()
+        assert held.alone().objection == ""
+        closing.join()
 
 
 @pytest.mark.parametrize("reader", [real_holders.reader, real_holders.vm_waiting_for_migration])
