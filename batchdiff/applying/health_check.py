@@ -67,7 +67,7 @@ def check_health(  # noqa: PLR0913  # options by keyword
 ) -> Iterator[Finding]:
     """Yield the finding for the template, then one for each guest that was converted, or that shares blocks.
 
-    If none was converted, nothing rests on the template, which is not looked at.
+    If the plan only shares blocks and converts no guest, nothing rests on the template, which is not looked at.
 
     ``jobs``: the maximum number of overlays to check at once, if memory and open files allow. ``meter`` counts the
     bytes that are compared.
