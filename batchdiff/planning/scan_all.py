@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from batchdiff.planning.remote.remote_scan import RemoteScans, is_read_natively
 from batchdiff.planning.scan.common_blocks import CommonBlocks
 from batchdiff.planning.scan.exports import exports, files_to_open, is_exported
 from batchdiff.planning.scan.one_range import RANGE
+from batchdiff.planning.scan.ranges_at_work import RangesAtWork
 from batchdiff.planning.scan.reopening import Budget, batches, files_of, reopen
 from batchdiff.planning.scan.results import Findings, RangeResult
 from batchdiff.planning.scan.scan_job import ScanJob
@@ -81,15 +82,17 @@ def scan_guests(
     meter.begin(ranges, groups, parts)
     if meter.done:
         settings.say(meter.resumed())
-    settings.progress(meter.done, meter.total)
-    job = ScanJob(record.source, files_of(template), sharing=sharing, observer=settings.observer)
+    meter.show()
+    job = ScanJob(
+        record.source, files_of(template), sharing=sharing, observer=settings.observer, at_work=meter.at_work
+    )
     for part in parts:
         names = part.names
         shared = tuple(common.runs.get(name) for name in names) if common else ()
         job = replace(job, guests=tuple(guests[name] for name in names), shared=shared)
         if checkpoint is not None:
             checkpoint.begin(tuple(keys[name] for name in names))
-        for result in _results(job, part, template, kinds.exported, settings):
+        for result in _results(job, part, template, settings, meter.show):
             findings.add(result, names)
             if checkpoint is not None:
                 checkpoint.add(result)
@@ -108,10 +111,14 @@ class _Kinds:
 
 
 class _Part(NamedTuple):
-    """Guests that are scanned together, the ranges to scan for them, and whether other hosts scan them."""
+    """Guests that are scanned together, and the ranges to scan for them.
+
+    ``exported``: all guests that QEMU exports; ``is_remote``: other hosts scan them.
+    """
 
     names: tuple[str, ...]
     numbers: list[int]
+    exported: set[str]
     is_remote: bool = False
 
 
@@ -137,29 +144,34 @@ def _parts(
     remote, local = [], []
     for names, numbers in groups.items():
         if settings.remote is None:
-            local += [_Part(batch, numbers) for batch in batches(names, files, most)]
+            local += [_Part(batch, numbers, kinds.exported) for batch in batches(names, files, most)]
             continue
         elsewhere = [name for name in names if name in kinds.native]
         here = [name for name in names if name not in kinds.native | kinds.unreadable]
         # Without guests, the template alone is scanned, for its digest.
         if elsewhere or not here:
-            remote += [_Part(batch, numbers, is_remote=True) for batch in batches(elsewhere, files, most)]
+            remote += [_Part(batch, numbers, set(), is_remote=True) for batch in batches(elsewhere, files, most)]
         if here:
-            local += [_Part(batch, numbers) for batch in batches(here, files, most)]
+            local += [_Part(batch, numbers, kinds.exported) for batch in batches(here, files, most)]
     return remote + local
 
 
 def _results(
-    job: ScanJob, part: _Part, template: Image, exported: Collection[str], settings: ScanSettings
+    job: ScanJob,
+    part: _Part,
+    template: Image,
+    settings: ScanSettings,
+    waiting: Callable[[], None],
 ) -> Iterator[RangeResult]:
-    """Yield the results of a part of the scan, from workers of this host or others."""
+    """Yield the results of a part of the scan, from workers of this host (see ``run_tasks``) or others."""
     if part.is_remote and settings.remote is not None:
         yield from settings.remote.results(job, template, part.numbers)
         return
     settings.close()
-    to_export = [guest for guest, name in zip(job.guests, part.names, strict=True) if name in exported]
+    to_export = [guest for guest, name in zip(job.guests, part.names, strict=True) if name in part.exported]
     with exports(template, to_export, settings.observer):
-        yield from run_tasks(job, part.numbers, workers=min(settings.budget.jobs, max(len(part.numbers), 1)))
+        workers = min(settings.budget.jobs, max(len(part.numbers), 1))
+        yield from run_tasks(job, part.numbers, workers=workers, waiting=waiting)
 
 
 def _ranges(
@@ -205,13 +217,14 @@ def ranges_with_data(image: Image) -> Iterator[int]:
 
 
 class _Meter:
-    """A count of the bytes scanned; results from a checkpoint count as done."""
+    """A count of the bytes scanned; results from a checkpoint count as done. ``at_work``: ranges in progress."""
 
     def __init__(self, template_size: int, guests: Mapping[str, PlannedImage], progress: Progress) -> None:
         self._template_size = template_size
         self._sizes = {name: image.virtual_size for name, image in guests.items()}
         self._progress = progress
         self.done = self.total = 0
+        self.at_work = RangesAtWork(RANGE, self.show)
 
     def begin(self, ranges: list[int], groups: dict[tuple[str, ...], list[int]], parts: list[_Part]) -> None:
         """Set the total. ``groups``: the ranges to scan, by guests; ``parts``: the same, in parts."""
@@ -227,7 +240,12 @@ class _Meter:
     def count(self, number: int, names: tuple[str, ...]) -> None:
         """Count a range as done for these guests."""
         self.done += self._bytes_of(number, names)
-        self._progress(self.done, self.total)
+        self.at_work.end(number)
+        self.show()
+
+    def show(self) -> None:
+        """Report the bytes of the ranges that are done, and of those in progress."""
+        self._progress(min(self.done + self.at_work.scanned, self.total), self.total)
 
     def _bytes_in(self, parts: Iterable[tuple[tuple[str, ...], list[int]]]) -> int:
         return sum(self._bytes_of(number, names) for names, numbers in parts for number in numbers)

@@ -36,7 +36,7 @@ from batchdiff.plan.overlay_options import Compression, OverlayOptions
 from batchdiff.plan.plan import Similarity, why_unlike
 from batchdiff.planning import planner
 from batchdiff.planning.planner import make_plan
-from batchdiff.planning.scan import one_range
+from batchdiff.planning.scan import one_range, ranges_at_work
 from batchdiff.units import GIB, KIB, MIB, TIB, format_size
 
 OPTIONS = OverlayOptions()
@@ -151,8 +151,11 @@ def test_a_template_whose_folder_is_swapped_during_the_scan(tmp_path, jobs):
     )
 
 
-def test_progress(tmp_path, template, small_ranges):
+def test_progress(tmp_path, template, small_ranges, monkeypatch):
+    """Of each range, and, without workers, of each window, if windows take long enough."""
     guests = fleet(tmp_path, template)
+    monkeypatch.setattr(ranges_at_work, "_BETWEEN_REPORTS", 0)
+    reports = {}
     for jobs in (1, 2):
         seen = []
         make_plan(manifest(template, *guests), jobs=jobs, progress=lambda *numbers, s=seen: s.append(numbers))
@@ -161,6 +164,8 @@ def test_progress(tmp_path, template, small_ranges):
         assert [done for done, _ in seen] == sorted(done for done, _ in seen)
         assert seen[0][0] == 0
         assert seen[-1][0] == totals.pop() > 0
+        reports[jobs] = len(seen)
+    assert reports[1] > reports[2]
 
 
 @pytest.mark.parametrize("text", ["8M:A", "9M:A 1M:B"])

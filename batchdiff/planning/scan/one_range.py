@@ -42,6 +42,7 @@ from batchdiff.planning.scan.compare import (
 )
 from batchdiff.planning.scan.equal_compressed import CompressedClusters, compressed_clusters, range_to_compare
 from batchdiff.planning.scan.range_kinds import RangeFindings, assume_data, replace_span, replaced_units
+from batchdiff.planning.scan.ranges_at_work import RangesAtWork
 from batchdiff.planning.scan.results import RangeResult
 from batchdiff.planning.scan.spans import Span, Spans, merge_spans
 from batchdiff.planning.scan.windows import (
@@ -95,10 +96,11 @@ class Scanner:
         *,
         sharing: bool,
         shared: Sequence[BlockRuns | None],
+        at_work: RangesAtWork | None = None,
     ) -> None:
         """Take the images; for a guest that cannot be opened, the error instead.
 
-        ``sharing``, ``shared``: see :class:`~batchdiff.planning.scan.scan_job.ScanJob`.
+        ``sharing``, ``shared``, ``at_work``: see :class:`~batchdiff.planning.scan.scan_job.ScanJob`.
         """
         self._template = template
         self._sharing = sharing
@@ -111,7 +113,8 @@ class Scanner:
             else:
                 self._guests[guest_index] = guest
         self._thin = {index for index, guest in self._guests.items() if _is_on(guest, template)}
-        self._size = max([self._template.virtual_size, *(g.virtual_size for g in self._guests.values())])
+        self._sizes = [template.virtual_size, *(guest.virtual_size for guest in self._guests.values())]
+        self._at_work = at_work
         self._template_buffer = WindowBuffer()
         self._guest_buffer = WindowBuffer()
         self._stride = Stride(RANGE // WINDOW)
@@ -123,7 +126,7 @@ class Scanner:
         """
         start = number * RANGE
         # Guests of another batch may be larger than all images here.
-        windows = ceil_div(min(RANGE, max(self._size - start, 0)), WINDOW)
+        windows = ceil_div(min(RANGE, max(max(self._sizes) - start, 0)), WINDOW)
         findings = RangeFindings(np.zeros((windows, WINDOW // UNIT), dtype=np.uint8))
         first_index = 0
         while first_index < windows:
@@ -175,6 +178,8 @@ class Scanner:
                     if self._sharing:  # otherwise, everything outside the span is zeros or equals the template
                         kinds = replace_span(findings.equal[window_index], kinds, span)
                     findings.kinds.setdefault(guest_index, {})[window_index] = kinds
+            if self._at_work is not None:
+                self._at_work.reach(begin // RANGE, window.start, self._sizes)
 
     def _read_template(self, template_map: WindowMap, index: int, needed: Spans, start: int) -> _TemplateWindow:
         """Read the needed span of the template's window that starts at offset ``start`` into the buffer."""

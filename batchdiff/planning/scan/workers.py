@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import signal
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -27,6 +27,9 @@ from batchdiff.signals import HELD, held_signals, signal_name
 
 # fork: a worker starts in 2 ms; spawn needs 0.3 s for the imports alone. fork is safe: the planner has no threads.
 _context = multiprocessing.get_context("fork")
+
+_BETWEEN_LOOKS = 0.5
+"""Seconds after which the planner stops waiting for a result, to show progress."""
 
 
 @dataclass(slots=True)
@@ -41,22 +44,29 @@ class _PoolError(WorkerError):
 
 
 def run_tasks(
-    job: Job[Task, Result], tasks: Iterable[Task], *, workers: int, outcome: str = "No plan was written."
+    job: Job[Task, Result],
+    tasks: Iterable[Task],
+    *,
+    workers: int,
+    outcome: str = "No plan was written.",
+    waiting: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
     """Run the tasks in up to ``workers`` processes: see :class:`~batchdiff.planning.scan.executor.Executor`.
 
     A worker inherits the job by fork, so only tasks and results are pickled. ``outcome``: the sentence of an error
-    message about the work of the whole command.
+    message about the work of the whole command. ``waiting`` is called now and then while no result comes.
     """
     try:
-        yield from _results(job, tasks, workers)
+        yield from _results(job, tasks, workers, waiting)
     except _PoolError as failure:
         raise WorkerError(
             failure.what, why=failure.why, remedy=f"{outcome} {failure.remedy}"
         ) from failure.__cause__
 
 
-def _results(job: Job[Task, Result], tasks: Iterable[Task], workers: int) -> Iterator[Result]:
+def _results(
+    job: Job[Task, Result], tasks: Iterable[Task], workers: int, waiting: Callable[[], None]
+) -> Iterator[Result]:
     if workers == 1:
         yield from _without_workers(job, tasks)
         return
@@ -69,11 +79,11 @@ def _results(job: Job[Task, Result], tasks: Iterable[Task], workers: int) -> Ite
             if len(running) < workers:
                 _give(_started_worker(job, task, running), job, task)
                 continue
-            worker, result = _next_result(running, job)
+            worker, result = _next_result(running, job, waiting)
             _give(worker, job, task)
             yield result
         while running:
-            worker, result = _next_result(running, job)
+            worker, result = _next_result(running, job, waiting)
             del running[worker.pipe]
             _end(worker)
             yield result
@@ -145,9 +155,12 @@ def _end(worker: _Worker[Task]) -> None:
         worker.process.close()
 
 
-def _next_result(workers: dict[Connection, _Worker[Task]], job: Job[Task, Result]) -> tuple[_Worker[Task], Result]:
-    pipe = wait(list(workers))[0]
-    worker = workers[pipe]  # type: ignore[index]  # wait() returns what it was given
+def _next_result(
+    workers: dict[Connection, _Worker[Task]], job: Job[Task, Result], waiting: Callable[[], None]
+) -> tuple[_Worker[Task], Result]:
+    while not (ready := wait(list(workers), _BETWEEN_LOOKS)):
+        waiting()
+    worker = workers[ready[0]]  # type: ignore[index]  # wait() returns what it was given
     try:
         succeeded, value = worker.pipe.recv()
     except (EOFError, OSError) as error:  # OSError: it died while sending a result

@@ -109,9 +109,9 @@ def test_the_same_plan_whoever_executes_it(folder, hosts, expected, monkeypatch)
     """Workers elsewhere scan what they can read by themselves, and this process the rest."""
     scanned = []
 
-    def here(job, tasks, *, workers):
+    def here(job, tasks, **settings):
         scanned.extend(guest.source.path for guest in getattr(job, "guests", ()))
-        return run_tasks(job, tasks, workers=workers)
+        return run_tasks(job, tasks, **settings)
 
     monkeypatch.setattr(scan_all, "run_tasks", here)
     notices = []

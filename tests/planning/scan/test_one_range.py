@@ -47,7 +47,7 @@ def scanned(template, *guests):
     records = (recorded(guest) if isinstance(guest, Path) else guest for guest in guests)
     job = scan_job(template, *records)
     scanner = job.open()
-    size = max(scanner._size, 1)
+    size = max(*scanner._sizes, 1)
     results = [scanner.scan(number) for number in range(ceil_div(size, one_range.RANGE))]
     failures = results[-1].failures
     scanner.close()
