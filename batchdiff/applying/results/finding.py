@@ -15,7 +15,7 @@ class Health(enum.StrEnum):
     IN_USE = "in-use"
     """A VM is running on it, so it was not checked."""
     STALE = "stale"
-    """It is not as planned, and no overlay was made on it yet: the plan cannot be applied, but nothing is damaged."""
+    """It is not as planned, and no overlay was made on it yet: only the plan is of no use."""
     DAMAGED = "damaged"
     UNKNOWN = "unknown"
 

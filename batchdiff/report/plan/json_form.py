@@ -14,11 +14,11 @@ from batchdiff.report.plan.comparison import compared, comparison_report
 from batchdiff.report.plan.dangers import dangers
 from batchdiff.report.plan.outliers import cluster_advice, similarity_if_unlike
 
-REPORT_VERSION = "1.4"
+REPORT_VERSION = "1.5"
 """Within a major version, fields are added, but none changes its meaning. 1.1 added the exactness of
 savings, 1.2 the comparison with an older plan, and the backing files of guests; 1.3 the warnings, what apply has
 done, the guests that do not look like copies of the template, and better cluster sizes; 1.4 the strategies of
-guests, and what sharing blocks in place gives."""
+guests, and what sharing blocks in place gives; 1.5 the images that depend on kept originals."""
 
 
 def plan_json(facts: PlanFacts) -> str:
@@ -85,6 +85,7 @@ def _conversion(done: Conversion) -> dict[str, Any]:
         "actual_overlay_disk_bytes": done.overlay_disk_bytes,
         "used": done.used,
         "came_back_bytes": done.came_back_bytes,
+        "dependents": list(done.dependents),
     }
 
 
