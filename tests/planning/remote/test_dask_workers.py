@@ -15,7 +15,7 @@ from pathlib import Path
 import notation
 import pytest
 from dask_hosts import scheduler, worker
-from dask_jobs import Deadly, Failing
+from dask_jobs import Deadly, Failing, Waiting
 from filesystems import among_own_mounts, tmpfs
 from real_holders import wait_for
 from small_fleet import checksum, manifest
@@ -178,6 +178,20 @@ def test_a_worker_that_freezes_in_the_middle(folder, hosts, expected, tmp_path):
     assert checksum(found) == expected
     assert LONGEST_SILENCE <= took < LONGEST_SILENCE + 30
     assert len([text for text in notices if "has not reported for 30 seconds" in text]) == 1
+
+
+@pytest.mark.long
+def test_a_worker_whose_disk_hangs_is_not_dead(tmp_path):
+    """Not even after more than the time after which a frozen one would be: this process only waits, too."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    answered = threading.Timer(LONGEST_SILENCE * 1.5, fifo.write_bytes, args=[b"x"])
+    notices = []
+    with scheduler(tmp_path) as found, worker(found, tmp_path / "w"), connected(found, notices) as remote:
+        answered.start()
+        assert list(remote.executor(Waiting(str(fifo)), range(1))) == [1]
+    answered.join()
+    assert len(notices) == len(taking_part(notices)) == 1
 
 
 def busy(remote, process):
