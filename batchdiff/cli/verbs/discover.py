@@ -212,11 +212,18 @@ def _unwritable(path: str, error: OSError) -> UsageError:
 
 def _can_share(found: Discovery) -> bool:
     """Return True if the filesystem of some copy lets it store its blocks together with its template's."""
-    return any(_have_reflinks(group.template, copy.image) for group in found.groups for copy in group.copies[:1])
+    return any(_have_reflinks(group.template, _shareable(group)) for group in found.groups)
 
 
-def _have_reflinks(template: SampledImage, copy: SampledImage) -> bool:
-    if not {template.source.format, copy.source.format} <= _SHAREABLE:
+def _shareable(group: Group) -> SampledImage | None:
+    """Return a copy whose format, and that of its template, allow it to share blocks; None if there is none."""
+    if group.template.source.format not in _SHAREABLE:
+        return None
+    return next((copy.image for copy in group.copies if copy.image.source.format in _SHAREABLE), None)
+
+
+def _have_reflinks(template: SampledImage, copy: SampledImage | None) -> bool:
+    if copy is None:
         return False
     with contextlib.suppress(OSError), open(template.path, "rb") as one, open(copy.path, "rb") as other:
         return why_not_shared(one.fileno(), other.fileno()) is None
