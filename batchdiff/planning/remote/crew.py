@@ -100,7 +100,7 @@ class Crew(Generic[Task, Result]):
             self._ask(worker, _Question.PYTHON)
 
     def _present(self) -> set[str]:
-        """Return the workers that the scheduler has and hears from. One that goes on later is a new one."""
+        """Return the workers that the scheduler has and hears from. One that continues later is a new one."""
         # Client.scheduler_info() would wait for a scheduler that hangs.
         found = self.client.sync(self.client.scheduler.identity, callback_timeout=_HUNG)["workers"]
         last_seen = {worker: each["last_seen"] for worker, each in found.items()}

@@ -2,9 +2,9 @@
 
 ::
 
-    a slow or hung disk    the thread that reads waits, another one of the worker goes on reporting    not silent
-    a frozen process       no thread runs, and the connection stays open                               silent
-    a host without power   nothing closes the connection                                               silent
+    a slow or hung disk    one thread waits for it, and another one continues to report    not silent
+    a frozen process       no thread runs, and the connection stays open                   silent
+    a host without power   nothing closes the connection                                   silent
 """
 
 from __future__ import annotations

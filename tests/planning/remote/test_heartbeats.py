@@ -30,7 +30,7 @@ def test_a_worker_that_left_and_came_back_begins_anew():
 
 
 def test_time_in_which_this_process_or_the_scheduler_was_stopped_counts_little():
-    """Nobody is silent merely because nobody looked."""
+    """A worker is not silent if only this process did not look."""
     heartbeats = Heartbeats()
     heartbeats.silent({"a": 0.0}, 0.0)
     assert heartbeats.silent({"a": 0.0}, 3600.0) == set()
