@@ -98,6 +98,7 @@ REPORT_GUEST = of(
             dependents=TEXTS,
         )
     ),
+    restored=BOOLEAN,
     strategy=of_type(Strategy),
     sharing=or_null(
         of(
