@@ -100,6 +100,10 @@ class SecretError(ImageError):
     """The secret of an encrypted image cannot be read, or opens no key slot; the image itself may be sound."""
 
 
+class EncryptedError(ImageError):
+    """An image is encrypted, and no file with its secret is named."""
+
+
 class MovedError(ImageError):
     """An image was moved, and its header still has the former name of its data file; the image is sound."""
 

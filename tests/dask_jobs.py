@@ -40,3 +40,18 @@ class Failing(Deadly):
             raise self.error("as asked")
 
         yield do
+
+
+class Waiting(Deadly):
+    """A job whose tasks wait in the kernel for the first byte of a FIFO, as a read does for a hung disk."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    @contextmanager
+    def begin(self, check: Callable[[], None] = lambda: None) -> Iterator[Callable[[int], int]]:
+        def do(task: int) -> int:
+            with open(self.path, "rb", buffering=0) as file:
+                return len(file.read(1))
+
+        yield do

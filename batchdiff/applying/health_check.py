@@ -3,6 +3,7 @@
 ::
 
     template   proven by fingerprints -> sound      else by its digest: touched, or damaged
+               gone or changed before any overlay was made on it                          -> stale
     overlay    its VM is running      -> in use     nothing is compared
                missing, or QEMU finds an error in it                                      -> damaged
                names another template in its header, as after a move                      -> unknown
@@ -122,22 +123,31 @@ def _converted(guests: list[GuestPlan], history: History) -> list[tuple[GuestToC
 
 def _template(plan: Plan, history: History, converted: list[GuestToConvert], stop: Stop, meter: Meter) -> Finding:
     path = plan.template.source.path
+    lost = Health.DAMAGED if history.published else Health.STALE
     try:
         with open_image(plan.template.source) as template:
             inspect(template)
             return _opened_template(plan, history, template, stop, meter)
     except PlanError as error:
-        health = Health.DAMAGED if isinstance(error, TemplateChangedError) else Health.UNKNOWN
+        health = lost if isinstance(error, TemplateChangedError) else Health.UNKNOWN
         return Finding("template", path, health, str(originals_first(error, converted, plan, history)))
     except BatchdiffError as error:
         if isinstance(error, StopError):
             raise
-        remedy = "Bring it back, or add `--map OLD=NEW` if it was moved."
-        why = f"{error.why}; it is the backing file of all overlays" if converted else error.why
-        lost = ImageError(error.what, why=why, remedy=remedy)
         if _may_not_be_read(error) or isinstance(error, MovedError | SecretError):
             return Finding("template", path, Health.UNKNOWN, str(error))
-        return Finding("template", path, Health.DAMAGED, str(originals_first(lost, converted, plan, history)))
+        if lost is Health.STALE:
+            return Finding("template", path, lost, str(_not_needed_yet(error)))
+        remedy = "Bring it back, or add `--map OLD=NEW` if it was moved."
+        needed = ImageError(error.what, why=f"{error.why}; it is the backing file of all overlays", remedy=remedy)
+        return Finding("template", path, lost, str(originals_first(needed, converted, plan, history)))
+
+
+def _not_needed_yet(error: BatchdiffError) -> ImageError:
+    """Return the same error about the template of a plan that has not converted any guest."""
+    remedy = "Bring it back before you apply the plan, add `--map OLD=NEW` if it was moved, or plan again."
+    why = f"{error.why}; no guest of this plan has been converted, so none is damaged"
+    return ImageError(error.what, why=why.removeprefix("; "), remedy=remedy)
 
 
 def _opened_template(plan: Plan, history: History, template: Image, stop: Stop, meter: Meter) -> Finding:

@@ -23,7 +23,9 @@ from batchdiff.discovery.samples import SampleShape
 from batchdiff.discovery.sampling_job import SamplingJob
 from batchdiff.errors import ImageError
 from batchdiff.files.descriptors import raise_descriptor_limit
+from batchdiff.files.identity import identity_of
 from batchdiff.image.files import ReadObserver
+from batchdiff.linux.block_stack import underlying
 from batchdiff.manifest.names import default_overlay
 from batchdiff.plan.sidecar import read_sidecar, sidecar_path
 from batchdiff.planning.scan.workers import run_tasks
@@ -72,7 +74,7 @@ def discover(  # noqa: PLR0913  # options by keyword
     for number, examined in run_tasks(job, range(len(files)), workers=workers, outcome=_OUTCOME):
         by_number[number] = examined
         sampled(len(by_number))
-    all_examined = _without_parts([by_number[number] for number in range(len(files))])
+    all_examined = _without_shown_files(_without_parts([by_number[number] for number in range(len(files))]))
     backing = {each.backing: each.path for each in all_examined if isinstance(each, ExistingOverlay)}
     images, exclusions = _with_roles(all_examined, backing, _converted(all_examined))
     _check_given(templates, images, exclusions)
@@ -97,6 +99,23 @@ def _without_parts(examined: Sequence[Examined]) -> list[Examined]:
         Exclusion(each.path, Cause.PART, f"it holds data of {owners[each.path]}") if each.path in owners else each
         for each in examined
     ]
+
+
+def _without_shown_files(examined: Sequence[Examined]) -> list[Examined]:
+    """Return what was examined, without block devices that show the bytes of another image."""
+    images = [each for each in examined if isinstance(each, SampledImage)]
+    if not any(each.is_device for each in images):
+        return list(examined)
+    owners = {identity_of(each.path): each.path for each in images}
+
+    def kept(each: Examined) -> Examined:
+        if not isinstance(each, SampledImage) or not each.is_device:
+            return each
+        below = underlying(each.path).files - {identity_of(each.path)}
+        shown = sorted(owners[identity] for identity in below if identity in owners)
+        return Exclusion(each.path, Cause.SAME_FILE, f"its bytes are those of {shown[0]}") if shown else each
+
+    return [kept(each) for each in examined]
 
 
 def _converted(examined: Iterable[Examined]) -> dict[str, tuple[str, str]]:

@@ -71,10 +71,10 @@ class FileSearch:
             self._leave_out(file.path, Cause.UNREADABLE, "it is not a regular file or block device")
         elif file.path.endswith(own_files.ALL):
             self._leave_out(file.path, Cause.OWN, "batchdiff made it: see `batchdiff status`")
-        elif odd := why_unfit(file.path):
-            self._leave_out(file.path, Cause.UNREADABLE, f"its name has {odd}; rename it")
+        elif odd := why_unfit(path := image_path(file.path)):
+            self._leave_out(file.path, Cause.UNREADABLE, f"its name or that of a folder has {odd}; rename it")
         else:
-            self._add_once(file._replace(path=image_path(file.path)), identity_in(status))
+            self._add_once(file._replace(path=path), identity_in(status))
 
     def add_path(self, path: str) -> None:
         """Add a file, all images in a folder, or all matches of a glob.

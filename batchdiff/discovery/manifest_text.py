@@ -20,6 +20,9 @@ from batchdiff.choices import Loss
 from batchdiff.discovery.copies import Copy, Group
 from batchdiff.discovery.exclusion import Cause, Exclusion
 from batchdiff.discovery.sampled_image import SampledImage
+from batchdiff.files import own_files
+from batchdiff.files.filenames import readable
+from batchdiff.linux.device_names import is_among_devices
 from batchdiff.manifest.names import default_overlay, without_suffix
 
 _PLAIN = re.compile(r"/[A-Za-z0-9_/][A-Za-z0-9_./-]*")
@@ -41,19 +44,22 @@ def manifest_names(groups: list[Group]) -> list[str]:
     return found
 
 
-def manifest_text(
+def manifest_text(  # noqa: PLR0913  # options by keyword
     group: Group,
     *,
     why: str,
     figures: Callable[[Copy], str],
     exists: Callable[[str], bool],
+    longest: Callable[[str], int],
+    folder: str,
     left_out: tuple[Exclusion, ...] = (),
 ) -> str:
     """Return the manifest of a group.
 
     ``why``: why its template is one; ``figures``: what a copy's comment says; ``exists``: whether a path is taken,
-    so that no overlay can be written there. ``left_out``: comments at the end list those that concern this
-    template, and count its overlays and the others.
+    so that no overlay can be written there; ``longest``: the bytes that a name in a folder may have. ``folder``:
+    where overlays of guests in /dev go if the template is in /dev, too. ``left_out``: comments at the end list
+    those that concern this template, and count its overlays and the others.
     """
     listed = [copy for copy in group.copies if is_listed(copy.image)]
     lines = [
@@ -65,7 +71,7 @@ def manifest_text(
         f"template: {{path: {_text(group.template.path)}, format: {group.template.source.format}}}",
         *_allowance(listed),
         "guests:",
-        *_guests(listed, group.template, figures, exists),
+        *_Guests(listed, group.template, exists, longest, folder).lines(figures),
         "retire: keep",
     ]
     missing = [copy.image.path for copy in group.copies if not is_listed(copy.image)]
@@ -85,30 +91,60 @@ def is_listed(image: SampledImage) -> bool:
 _BY_CONTENT = "# Only its first bytes show its format, and a guest could have written them: check it."
 
 
-def _guests(
-    copies: list[Copy], template: SampledImage, figures: Callable[[Copy], str], exists: Callable[[str], bool]
-) -> Iterator[str]:
-    paths = {copy.image.path for copy in copies}
-    stems = Counter(_stem(copy.image.path) for copy in copies)
-    names: set[str] = set()
-    overlays: set[str] = set()
-    for copy in copies:
-        path = copy.image.path
-        yield from _comment(figures(copy), indent="  ")
-        if copy.image.losses:
-            lost = f"It has {copy.image.losses}, which an overlay would lose"
-            yield from _comment(f"{lost}: a plan refuses it unless `allow_loss` above is set.", indent="  ")
-        if copy.image.by_content:
-            yield f"  {_BY_CONTENT}"
-        keys = [f"path: {_text(path)}", f"format: {copy.image.source.format}"]
-        if stems[_stem(path)] > 1:
-            keys.append(f"name: {_quoted(_free(_with_folder(path), names.__contains__))}")
-        default = default_overlay(path, paths)
-        overlay = _free(default, lambda other: other in overlays or other == template.path or exists(other))
-        overlays.add(overlay)
+_IN_DEV = "# Its overlay cannot be in /dev, which is in memory: choose another folder if you like."
+
+
+class _Guests:
+    """The guests of a manifest, with the names and overlays that are chosen for them so far."""
+
+    def __init__(
+        self,
+        copies: list[Copy],
+        template: SampledImage,
+        exists: Callable[[str], bool],
+        longest: Callable[[str], int],
+        folder: str,
+    ) -> None:
+        self._copies, self._template, self._exists, self._longest = copies, template, exists, longest
+        self._folder = folder if is_among_devices(template.path) else posixpath.dirname(template.path)
+        self._paths = {copy.image.path for copy in copies}
+        self._stems = Counter(_stem(copy.image.path) for copy in copies)
+        self._names = set(self._stems)
+        self._overlays: set[str] = set()
+
+    def lines(self, figures: Callable[[Copy], str]) -> Iterator[str]:
+        """Yield the lines of all guests, each after its comments."""
+        for copy in self._copies:
+            yield from _comment(figures(copy), indent="  ")
+            if copy.image.losses:
+                lost = f"It has {copy.image.losses}, which an overlay would lose"
+                yield from _comment(f"{lost}: a plan refuses it unless `allow_loss` above is set.", indent="  ")
+            if copy.image.by_content:
+                yield f"  {_BY_CONTENT}"
+            if is_among_devices(copy.image.path):
+                yield f"  {_IN_DEV}"
+            yield f"  - {{{', '.join(self._keys(copy.image))}}}"
+
+    def _keys(self, image: SampledImage) -> Iterator[str]:
+        yield f"path: {_text(image.path)}"
+        yield f"format: {image.source.format}"
+        stem = _stem(image.path)
+        if self._stems[stem] > 1 or not stem.strip():
+            name = _free(readable(_with_folder(image.path)), self._names.__contains__)
+            self._names.add(name)
+            yield f"name: {_quoted(name)}"
+        default = default_overlay(image.path, self._paths)
+        wanted = default
+        if is_among_devices(default):
+            wanted = posixpath.join(self._folder, posixpath.basename(default))
+        most = self._longest(posixpath.dirname(wanted)) - len(own_files.QUARANTINE)
+        overlay = _free(wanted, self._is_taken, most)
+        self._overlays.add(overlay)
         if overlay != default:
-            keys.append(f"overlay: {{path: {_text(overlay)}}}")
-        yield f"  - {{{', '.join(keys)}}}"
+            yield f"overlay: {{path: {_text(overlay)}}}"
+
+    def _is_taken(self, path: str) -> bool:
+        return path in self._overlays or path == self._template.path or self._exists(path)
 
 
 def _allowance(copies: list[Copy]) -> Iterator[str]:
@@ -141,20 +177,28 @@ def _exclusions(template: str, left_out: tuple[Exclusion, ...]) -> Iterator[str]
 
 
 def _stem(path: str) -> str:
-    return without_suffix(posixpath.basename(path))
+    return readable(without_suffix(posixpath.basename(path)))
 
 
 def _with_folder(path: str) -> str:
     return f"{posixpath.basename(posixpath.dirname(path)) or 'root'}-{posixpath.basename(path)}"
 
 
-def _free(wanted: str, taken: Callable[[str], bool]) -> str:
-    """Return a name that is not taken: the wanted one, or one with a number before its suffix."""
-    stem, suffix = posixpath.splitext(wanted)
-    found, number = wanted, 2
-    while taken(found):
-        found, number = f"{stem}-{number}{suffix}", number + 1
-    return found
+def _free(wanted: str, taken: Callable[[str], bool], most: int | None = None) -> str:
+    """Return a name that is not taken: the wanted one, or one with a number before its suffix.
+
+    ``most``: the bytes that its last part may have, beyond which it is cut off before the suffix.
+    """
+    folder, last = posixpath.split(wanted)
+    stem, suffix = posixpath.splitext(last)
+    number = 1
+    while True:
+        end = suffix if number == 1 else f"-{number}{suffix}"
+        kept = stem if most is None else stem.encode()[: most - len(end)].decode(errors="ignore")
+        found = posixpath.join(folder, kept + end)
+        if not taken(found):
+            return found
+        number += 1
 
 
 def _text(path: str) -> str:

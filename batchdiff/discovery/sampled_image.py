@@ -15,7 +15,8 @@ class SampledImage:
 
     ``by_content``: its first bytes alone show its format. ``allocated``: the bytes that it takes on disk;
     ``reclaimable``: those that deleting it would free. ``not_a_guest``: why it can be a template, but not a guest;
-    empty if it can be both. ``snapshots``, ``bitmaps``: the numbers of those that its conversion would lose.
+    empty if it can be both. ``is_device``: it is a block device. ``snapshots``, ``bitmaps``: the numbers of those
+    that its conversion would lose.
     """
 
     source: ImageSource
@@ -28,6 +29,7 @@ class SampledImage:
     by_content: bool = False
     in_use: bool = False
     not_a_guest: str = ""
+    is_device: bool = False
     snapshots: int = 0
     bitmaps: int = 0
 

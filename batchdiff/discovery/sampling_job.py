@@ -12,7 +12,7 @@ from batchdiff.discovery.image_files import FileToSample
 from batchdiff.discovery.image_format import declared_by_name, format_of
 from batchdiff.discovery.sampled_image import Examined, ExistingOverlay, SampledImage
 from batchdiff.discovery.samples import SampleShape, take_samples
-from batchdiff.errors import BatchdiffError, GuestError, ImageError
+from batchdiff.errors import BatchdiffError, EncryptedError, GuestError, ImageError
 from batchdiff.files.fingerprint import fingerprint_at
 from batchdiff.image.backing_names import resolved_backing
 from batchdiff.image.files import ReadObserver, is_block_device, settle
@@ -66,6 +66,12 @@ def _examine(file: FileToSample, shape: SampleShape, observer: ReadObserver | No
                 return ExistingOverlay(file.path, backing)
         with open_image(source, observer=observer) as image:
             return _sampled(image, file, shape)
+    except EncryptedError:
+        why = (
+            f"it is encrypted, so samples show nothing: list it in a manifest with `format: {form}` and"
+            " `secret_file: PATH`"
+        )
+        return Exclusion(file.path, Cause.UNREADABLE, why)
     except BatchdiffError as error:  # damaged, or a program that reads this format is missing
         return Exclusion(file.path, Cause.UNREADABLE, str(error))
 
@@ -99,7 +105,8 @@ def _sampled(image: Image, file: FileToSample, shape: SampleShape) -> SampledIma
         samples=samples,
         by_content=by_content,
         in_use=bool(in_use),
-        not_a_guest=in_use or _only_a_template(image),
+        not_a_guest=in_use,
+        is_device=is_block_device(image.layers[0].fd),
         snapshots=losses.snapshots,
         bitmaps=losses.bitmaps,
     )
@@ -111,12 +118,4 @@ def _use(image: Image, purpose: Purpose, domain: str) -> str:
         require_unused(image, purpose, domain=domain)
     except (GuestError, ImageError) as error:
         return error.why
-    return ""
-
-
-def _only_a_template(image: Image) -> str:
-    if is_block_device(image.layers[0].fd):
-        return (
-            "it is a block device, whose overlay needs a path: list it in a manifest with `overlay: {path: PATH}`"
-        )
     return ""

@@ -87,7 +87,8 @@ class Estimate:
     """The estimate of a fleet.
 
     ``wanted_error``, ``seed``: the options. ``whole_bytes``: the most that a plan would have to read.
-    ``seconds``: the time that the estimate took.
+    ``seconds``: the time that the estimate took. ``template_bytes``: those of the template, if it was read once
+    for all guests.
     """
 
     generator: str
@@ -102,6 +103,7 @@ class Estimate:
     seed: int
     whole_bytes: int
     seconds: float
+    template_bytes: int = 0
 
     @property
     def probes(self) -> int:
@@ -111,7 +113,7 @@ class Estimate:
     @property
     def read_bytes(self) -> int:
         """The bytes that were read of all images."""
-        return sum(each.read_bytes for each in self.guests)
+        return self.template_bytes + sum(each.read_bytes for each in self.guests)
 
 
 def totals_of_estimates(guests: Iterable[GuestEstimate]) -> EstimateTotals:

@@ -23,6 +23,7 @@ import numpy as np
 
 from batchdiff.choices import Verdict
 from batchdiff.errors import ImageError
+from batchdiff.estimation.as_planned import planned_guests
 from batchdiff.estimation.estimate import Estimate, GuestEstimate, totals_of_estimates
 from batchdiff.estimation.guest_sample import GuestSample, first_probes
 from batchdiff.estimation.jobs import Fleet, SampledGuest
@@ -93,8 +94,12 @@ def make_estimate(manifest: Manifest, options: EstimateOptions, plans: EarlierPl
         sharing = has_shared_extents(image)
         can_share = any(isinstance(part, Candidate) and not part.entry.gets_overlay for part in parts)
         facts = FleetFacts(manifest, shared_blocks(image) if sharing else {}, {}, observer, can_share)
-        found = _Estimator(image, parts, facts, options, sharing=sharing).estimated()
-        whole = _data_bytes(image) + found.open_bytes
+        estimator, of_template = _Estimator(image, parts, facts, options, sharing=sharing), _data_bytes(image)
+        whole = of_template + estimator.open_bytes
+        guests = estimator.estimated(whole)
+        planned = guests is None
+        if guests is None:
+            guests = estimator.planned(plans)
         if changes := template.changes(image.fingerprints()):
             raise ImageError(
                 "the template changed while it was sampled",
@@ -108,21 +113,23 @@ def make_estimate(manifest: Manifest, options: EstimateOptions, plans: EarlierPl
         manifest_sha256=manifest.sha256,
         template=template.source,
         template_size=template.virtual_size,
-        guests=found.guests,
-        totals=totals_of_estimates(found.guests),
+        guests=guests,
+        totals=totals_of_estimates(guests),
         wanted_error=options.error,
         seed=options.seed,
         whole_bytes=whole,
         seconds=time.monotonic() - begun,
+        template_bytes=of_template if planned else 0,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """The estimates of all guests, and the bytes of the guests that metadata left open."""
+def reads_more_than_a_plan(sampled: int, whole: int) -> bool:
+    """Return True if samples of so many bytes are more than the ``whole`` bytes that a plan reads."""
+    return sampled > whole
 
-    guests: tuple[GuestEstimate, ...]
-    open_bytes: int
+
+class _PlanReadsLessError(Exception):
+    """The samples would be more than a plan reads."""
 
 
 class _Estimator:
@@ -140,6 +147,7 @@ class _Estimator:
         self._decided = {part.name: GuestEstimate(part) for part in parts if not isinstance(part, Candidate)}
         self._samples: dict[str, GuestSample] = {}
         self._changes: dict[str, int] = {}
+        self._whole = 0
         self._guests, exported = self._opened()
         fleet = Fleet(template.source, files_of(template), self._guests, sharing, options.observer)
         jobs = budget(options.jobs, len(template.layers)).jobs
@@ -147,7 +155,32 @@ class _Estimator:
         self._sizes = Sizes(self._candidates, facts, jobs=jobs)
         self._begin()
 
-    def estimated(self) -> _Found:
+    @property
+    def open_bytes(self) -> int:
+        """The bytes of all guests that metadata left open."""
+        return sum(sample.frame.open_bytes for sample in self._samples.values())
+
+    def planned(self, plans: EarlierPlans) -> tuple[GuestEstimate, ...]:
+        """Return the figures of a plan: read everything, the template once for all guests."""
+        before = self._sampler.done
+        return planned_guests(
+            self._facts.manifest,
+            {name: sample.frame for name, sample in self._samples.items()},
+            plans,
+            jobs=self._options.jobs,
+            progress=lambda done, total: self._options.progress(before + done, before + total),
+            observer=self._options.observer,
+        )
+
+    def estimated(self, whole: int) -> tuple[GuestEstimate, ...] | None:
+        """Return the estimates of all guests, or None if a plan, which reads ``whole`` bytes, would read less."""
+        self._whole = whole
+        try:
+            return self._sampled()
+        except _PlanReadsLessError:
+            return None
+
+    def _sampled(self) -> tuple[GuestEstimate, ...]:
         """Sample until the total is certain enough, or until everything is read."""
         target = self._options.error * sum(sample.allocated for sample in self._samples.values())
         self._read()
@@ -160,8 +193,7 @@ class _Estimator:
             estimates = self._decided | self._sizes.estimates(self._samples)
             guests = tuple(estimates[_name_of(part)] for part in self._parts)
             if totals_of_estimates(guests).error <= self._options.error or not self._read_further():
-                open_bytes = sum(sample.frame.open_bytes for sample in self._samples.values())
-                return _Found(guests, open_bytes)
+                return guests
             # The sizes of tables, and savings that may be too small, add to the uncertainty of the data.
             target /= 2
 
@@ -195,6 +227,8 @@ class _Estimator:
         return bool(uncertain)
 
     def _read(self) -> None:
+        if reads_more_than_a_plan(self._sampler.done + self._sampler.wanted(self._samples), self._whole):
+            raise _PlanReadsLessError
         for name, error in self._sampler.read(self._samples).items():
             self._fail(name, error)
 

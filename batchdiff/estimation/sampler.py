@@ -36,7 +36,8 @@ class Sampler:
         """Take the open template, and the guests that QEMU must export."""
         self._template, self._fleet, self._jobs, self._progress = template, fleet, jobs, progress
         self._exported = exported
-        self._done = 0
+        self.done = 0
+        """The bytes that were read so far."""
 
     def frames(self) -> dict[str, Frame | ImageError]:
         """Return the frame of each guest, or why there is none.
@@ -52,17 +53,26 @@ class Sampler:
         :raises ImageError: the template cannot be opened.
         """
         tasks = {name: list(_tasks(name, sample)) for name, sample in samples.items()}
-        total = self._done + sum(self._bytes_of(task, samples) for each in tasks.values() for task in each)
+        total = self.done + self.wanted(samples)
         failures: dict[str, ImageError] = {}
-        self._progress(self._done, total)
+        self._progress(self.done, total)
         for task, contents in self._results(ProbeJob(self._fleet), tasks):
             if isinstance(contents, ImageError):
                 failures[task.name] = contents
             else:
                 samples[task.name].classes[task.kind].add(task.indices, contents)
-            self._done += self._bytes_of(task, samples)
-            self._progress(self._done, total)
+            self.done += self._bytes_of(task, samples)
+            self._progress(self.done, total)
         return failures
+
+    @staticmethod
+    def wanted(samples: Mapping[str, GuestSample]) -> int:
+        """Return the bytes of the pending probes of all samples."""
+        return sum(
+            bytes_to_read(kind, len(indices), sample.frame)
+            for sample in samples.values()
+            for kind, indices in sample.pending()
+        )
 
     @staticmethod
     def _bytes_of(task: ProbeTask, samples: Mapping[str, GuestSample]) -> int:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from batchdiff.errors import ImageError
+from batchdiff.errors import EncryptedError, ImageError
 from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.foreign.header import ReadAt
 from batchdiff.foreign.luks import inspect_luks, inspect_luks_image
@@ -61,8 +61,8 @@ def open_qcow2(source: ImageSource, observer: ReadObserver | None) -> Layer:
     raise ImageError(f"cannot use {source.path}", why="it is not encrypted", remedy=remedy)
 
 
-def _without_secret(source: ImageSource) -> ImageError:
-    return ImageError(
+def _without_secret(source: ImageSource) -> EncryptedError:
+    return EncryptedError(
         f"cannot use {source.path}",
         why="it is encrypted",
         remedy="Write `secret_file: PATH` beside its format: the path of a file that holds its secret.",

@@ -101,6 +101,28 @@ def test_a_template_that_is_missing(quarantined):
     assert str(quarantined.original(suffix=ASIDE)) in found.why
 
 
+@pytest.mark.parametrize("change", ["gone", "written", "damaged"])
+def test_a_template_that_nothing_rests_on_yet(stage, change):
+    """No guest was converted: the plan is stale, and nothing is damaged."""
+    if change == "gone":
+        stage.template.unlink()
+    else:
+        stage.template.write_bytes(b"?" * stage.template.stat().st_size if change == "written" else b"")
+    (found,) = findings(stage)
+    assert (found.name, found.health) == ("template", Health.STALE)
+    assert "of all overlays" not in found.why
+    assert "plan again" in found.why.lower()
+
+
+def test_a_template_that_another_guest_rests_on(tmp_path, monkeypatch):
+    stage = Stage(tmp_path, monkeypatch, names=("vm", "web"))
+    stage.apply(Retire.QUARANTINE, guests=("vm",))
+    stage.template.unlink()
+    (found,) = findings(stage, ("web",))
+    assert found.health is Health.DAMAGED
+    assert "of all overlays" in found.why
+
+
 def test_a_template_without_a_digest(stage):
     """Nothing was recorded of it: that is no damage, but it cannot be told."""
     import dataclasses  # noqa: PLC0415

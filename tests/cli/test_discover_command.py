@@ -7,11 +7,13 @@ report/discovery/discovery_events.py.
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import notation
 import pytest
 from commands import batchdiff, events, run_here
+from devices import attached
 from filesystems import mounted
 
 from batchdiff.discovery import discover as discovery
@@ -121,6 +123,64 @@ def test_a_template_whose_name_is_not_utf_8_gets_no_manifest(tmp_path):
     assert list(tmp_path.glob("manifests/*")) == []
 
 
+def test_events_have_what_the_text_has(tmp_path):
+    """Shared blocks, losses, originals of overlays, and what was read."""
+    for name in ("base", "vm", "kept", "old"):
+        notation.write_qcow2(tmp_path / f"{name}.img", FIRST)
+    os.utime(tmp_path / "base.img", (1, 1))
+    notation.run("qemu-img", "snapshot", "-c", "one", str(tmp_path / "kept.img"))
+    notation.write_qcow2(tmp_path / "old.qcow2", "6M:-", backing=tmp_path / "base.img", backing_format="qcow2")
+    (tmp_path / "notes.txt").write_text("x")
+    found = events(batchdiff("discover", tmp_path, "--json", "-j", 1, cwd=tmp_path))
+    copies = {os.path.basename(each["path"]): each for each in found if each["event"] == "copy"}
+    assert {name: (each["snapshots"], each["bitmaps"], each["shared_bytes"]) for name, each in copies.items()} == {
+        "vm.img": (0, 0, 0),
+        "kept.img": (1, 0, 0),
+    }
+    left = {os.path.basename(each["path"]): each["template"] for each in found if each["event"] == "left_out"}
+    assert left == dict.fromkeys(("old.img", "old.qcow2"), str(tmp_path / "base.img"))
+    (whole,) = (each for each in found if each["event"] == "discovery")
+    assert (whole["images"], whole["ignored"], whole["can_share"]) == (3, 1, False)
+    assert whole["read_bytes"] > 0 < whole["reads"]
+
+
+def test_a_block_device_becomes_a_guest(images, tmp_path):
+    """Its overlay is beside the template, and the figures are those of a plan."""
+    for name in ("debian.img", "web0.img"):
+        shutil.copy(images / name, tmp_path / name)
+    with attached(tmp_path / "web0.img", "--read-only") as device:
+        named = (tmp_path / "debian.img", device)
+        given = ("--template", tmp_path / "debian.img")
+        run_here("discover", *named, *given, "-o", tmp_path / "m.yaml", "-j", 1)
+        run_here("plan", tmp_path / "m.yaml", "-q", "-o", tmp_path / "p.json", "-j", 1)
+        search = find_files(map(str, named))
+        (group,) = discovery.discover(search, shape=SCATTERED, jobs=1, templates=[str(named[0])]).groups
+    (guest,) = json.loads((tmp_path / "p.json").read_text())["guests"]
+    assert guest["verdict"] == "convert"
+    assert guest["overlay"]["path"] == f"{tmp_path}/{os.path.basename(device)}.qcow2"
+    assert group.saved.low <= guest["savings"]["saved_bytes"] <= group.saved.high
+
+
+def test_names_that_no_manifest_can_have(tmp_path):
+    """Only one template's manifest is written: the others' names are too long, or their copies' not UTF-8."""
+    long = "n" * 240
+    for name, text in (
+        ("a/base.img", FIRST), ("a/vm.img", FIRST), ("b/odd.img", "6M:O"), (b"b/caf\xe9.img", "6M:O"),
+        (f"c/{long}.img", "6M:L"), ("c/vm.img", "6M:L"), ("d\nd/vm.img", FIRST),
+    ):  # fmt: skip
+        path = Path(os.fsdecode(os.fsencode(tmp_path / "images") + b"/" + os.fsencode(name)))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        notation.write_raw(path, text)
+        moment = 1 if path.name in {"base.img", "odd.img", f"{long}.img"} else 2
+        os.utime(path, (moment, moment))
+    (tmp_path / "images" / "in.img").symlink_to(tmp_path / "images" / "d\nd" / "vm.img")
+    text = discover(tmp_path / "images", "-o", f"{tmp_path}/m/", expect=1)
+    assert "odd.img: the names of its copies are not UTF-8" in text
+    assert f"{long}.img: the file beside it that lists its overlays would have too long a name; shorten" in text
+    assert "in.img: its name or that of a folder has a line break (\\n); rename it" in text
+    assert [path.name for path in (tmp_path / "m").iterdir()] == ["base.yaml"]
+
+
 def test_no_file_is_ever_replaced(images, tmp_path):
     (tmp_path / "fleet.yaml").write_text("mine")
     assert "there is a file of that name, and files are never replaced" in discover(
@@ -187,7 +247,10 @@ def test_a_guest_that_a_plan_refuses_is_marked(tmp_path):
 def test_sharing_is_mentioned_where_it_is_possible(tmp_path, kind):
     with mounted(tmp_path, kind) as point:
         for name in ("base", "vm", "vm2"):
-            notation.write_raw(point / f"{name}.img", FIRST)
+            notation.write_raw(point / f"{name}.img", "4M:A" if name == "base" else "2M:X 2M:A")
+        # A copy that cannot share is the first in the table, because it saves most.
+        notation.run("qemu-img", "convert", "-O", "vmdk", str(point / "base.img"), str(point / "vm3.vmdk"))
+        os.utime(point / "base.img", (1, 1))
         assert discover(point).count("On this filesystem, `strategy: share`") == (kind == "xfs")
 
 

@@ -293,6 +293,12 @@ def test_verify_distinguishes_a_changed_template_from_a_touched_one(planned, cha
     assert health(done)["template"] == ("touched" if change == "touch" else "damaged")
 
 
+def test_verify_before_apply_finds_a_stale_plan_not_damage(planned):
+    (planned.folder / "template.img").unlink()
+    done = run(planned, "verify", "--json", expect=5)
+    assert health(done) == {"template": "stale"}
+
+
 @pytest.mark.parametrize("retire", ["quarantine", "delete"])
 def test_retired_by_a_second_apply(planned, retire):
     """As apply itself recommends: all is known as well as after one apply."""

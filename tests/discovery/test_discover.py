@@ -198,6 +198,15 @@ def test_the_backing_file_of_a_running_vm_can_be_a_template(folder):
         assert {cause for cause, _ in left(found).values()} == {Cause.OVERLAY}
 
 
+@pytest.mark.long
+def test_encrypted_images_are_left_out(folder):
+    options = ("--object", "secret,id=s,data=x", "-o", "encrypt.format=luks,encrypt.key-secret=s")
+    notation.run("qemu-img", "create", "-q", "-f", "qcow2", *options, str(folder / "secret.qcow2"), "6M")
+    cause, why = left(run(folder))["secret.qcow2"]
+    assert cause is Cause.UNREADABLE
+    assert why.endswith("list it in a manifest with `format: qcow2` and `secret_file: PATH`")
+
+
 def test_a_domain_that_runs_elsewhere_counts(folder):
     running = FileToSample(str(folder / "one.img"), ImageFormat.RAW, "the domain web is running")
     found = run(folder, more=[running])

@@ -4,15 +4,18 @@ Guards discovery/manifest_text.py.
 """
 
 import os
+from contextlib import ExitStack
 
 import notation
 import pytest
+from devices import attached
 
 from batchdiff.choices import Loss
 from batchdiff.discovery.discover import discover
 from batchdiff.discovery.image_files import find_files
 from batchdiff.discovery.manifest_text import manifest_names, manifest_text
 from batchdiff.discovery.samples import SCATTERED
+from batchdiff.files.filenames import longest_name
 from batchdiff.manifest.file import read_manifest
 
 BASE, COPY = "1M:A 1M:B", "64k:X 960k:A 1M:B"
@@ -23,7 +26,13 @@ def groups(folder):
 
 
 def written(folder, group, **options):
-    options = {"why": "it is one", "figures": lambda _copy: "figures", "exists": os.path.lexists} | options
+    options = {
+        "why": "it is one",
+        "figures": lambda _copy: "figures",
+        "exists": os.path.lexists,
+        "longest": longest_name,
+        "folder": str(folder),
+    } | options
     path = folder / "manifest.yaml"
     path.write_text(manifest_text(group, **options), encoding="utf-8")
     return read_manifest(str(path))
@@ -58,6 +67,27 @@ def test_names_and_overlays_are_unique(tmp_path):
     overlays = [guest.overlay_path for guest in manifest.guests]
     assert len(set(overlays)) == 4
     assert not any(os.path.lexists(path) for path in overlays)
+
+
+def test_names_are_unique_in_folders_of_one_name(tmp_path):
+    """A folder and a file name can be another guest's name, too; and a name may not be blank."""
+    (tmp_path / "x").mkdir()
+    (tmp_path / "y").mkdir()
+    make(tmp_path, "base.img", "x/a/vm.img", "y/a/vm.img", "a-vm.img.raw", " .img", "x/ .raw")
+    (group,) = groups(tmp_path)
+    names = [guest.name for guest in written(tmp_path, group).guests]
+    assert len(set(names)) == 5
+    assert {"a-vm.img", "a-vm-2.img", "a-vm-3.img"} <= set(names)
+
+
+@pytest.mark.parametrize("stem", ["n" * 251, "ü" * 125, "n" * 230, "n" * 229])
+def test_an_overlay_is_given_a_name_that_is_short_enough(tmp_path, stem):
+    """While it is restored, the name is 19 bytes longer than it is."""
+    make(tmp_path, "base.img", f"{stem}.img", f"{stem}.raw")
+    (group,) = groups(tmp_path)
+    overlays = {os.path.basename(guest.overlay_path) for guest in written(tmp_path, group).guests}
+    assert len(overlays) == 2
+    assert all(name.startswith(stem[:100]) and len(name.encode()) <= 255 - 19 for name in overlays)
 
 
 def test_no_overlay_takes_the_place_of_a_file(tmp_path):
@@ -116,3 +146,42 @@ def test_manifests_have_different_names(tmp_path):
         path = tmp_path / "b" / name
         path.write_bytes(bytes(byte ^ 255 for byte in path.read_bytes()))
     assert sorted(manifest_names(groups(tmp_path))) == ["base-2.yaml", "base.yaml"]
+
+
+@pytest.fixture
+def attach():
+    """Attaches loop devices; they are detached at the end."""
+    with ExitStack() as stack:
+        yield lambda path, *options: stack.enter_context(attached(path, *options))
+
+
+def test_the_overlay_of_a_guest_on_a_device_is_beside_the_template(tmp_path, attach):
+    make(tmp_path, "base.img", "file.img", "on-device.raw")
+    device = attach(tmp_path / "on-device.raw", "--read-only")
+    search = find_files([str(tmp_path / "base.img"), str(tmp_path / "file.img"), device])
+    (group,) = discover(search, shape=SCATTERED, jobs=1).groups
+    guests = {guest.image.path: guest.overlay_path for guest in written(tmp_path, group).guests}
+    assert guests == {
+        str(tmp_path / "file.img"): f"{tmp_path}/file.qcow2",
+        device: f"{tmp_path}/{os.path.basename(device)}.qcow2",
+    }
+    assert "# Its overlay cannot be in /dev" in (tmp_path / "manifest.yaml").read_text()
+
+
+def test_the_overlays_of_devices_on_a_device_are_beside_the_manifest(tmp_path, attach):
+    make(tmp_path, "one.raw", "two.raw")
+    template, guest = (attach(tmp_path / name, "--read-only") for name in ("one.raw", "two.raw"))
+    found = discover(find_files([template, guest]), shape=SCATTERED, jobs=1, templates=[template])
+    (manifest,) = (written(tmp_path, group) for group in found.groups)
+    assert manifest.template.path == template
+    assert [each.overlay_path for each in manifest.guests] == [f"{tmp_path}/{os.path.basename(guest)}.qcow2"]
+
+
+def test_a_device_that_shows_another_image_is_left_out(tmp_path, attach):
+    make(tmp_path, "base.img", "vm.img")
+    device = attach(tmp_path / "vm.img", "--read-only")
+    found = discover(find_files([str(tmp_path), device]), shape=SCATTERED, jobs=1)
+    assert [(each.path, each.reason) for each in found.exclusions] == [
+        (device, f"its bytes are those of {tmp_path}/vm.img")
+    ]
+    assert len(found.groups[0].copies) == 1

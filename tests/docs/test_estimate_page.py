@@ -16,7 +16,7 @@ from batchdiff.units import MIB
 
 def test_each_command_prints_what_the_page_shows(tmp_path):
     page = PageRunner(tmp_path)
-    write_fleet(page.images, 9, size=24 * MIB, guests=2)
+    write_fleet(page.images, 9, size=64 * MIB, guests=2)
     names = {"guest0": "web01", "guest1": "db01"}
     text = (page.images / "fleet.yaml").read_text()
     for old, new in names.items():

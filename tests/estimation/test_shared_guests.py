@@ -13,6 +13,7 @@ from notation import run
 from plans import shared_guest
 
 from batchdiff.choices import Verdict
+from batchdiff.estimation import estimator
 from batchdiff.estimation.estimator import EstimateOptions, make_estimate
 from batchdiff.estimation.sizes import Sizes
 from batchdiff.manifest.file import read_manifest
@@ -23,6 +24,12 @@ from batchdiff.report.estimate.json_form import estimate_report
 from batchdiff.report.estimate.text import estimate_text
 from batchdiff.sampling.interval import Interval
 from batchdiff.units import KIB, MIB
+
+
+@pytest.fixture(autouse=True)
+def only_samples(monkeypatch):
+    """These images are so small that a plan would usually read less than all samples."""
+    monkeypatch.setattr(estimator, "reads_more_than_a_plan", lambda *_: False)
 
 
 def to_share(manifest: Manifest) -> Manifest:

@@ -14,6 +14,8 @@ class Health(enum.StrEnum):
     """Its times or its identity changed, but not its content."""
     IN_USE = "in-use"
     """A VM is running on it, so it was not checked."""
+    STALE = "stale"
+    """It is not as planned, and no overlay was made on it yet: only the plan is of no use."""
     DAMAGED = "damaged"
     UNKNOWN = "unknown"
 

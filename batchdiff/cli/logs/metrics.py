@@ -25,7 +25,7 @@ from batchdiff.report.printable import printable
 STATES = ("planned", "skipped", "refused", *Step)
 """The values of ``state``: all that a row of `batchdiff status` can have as its step."""
 
-_WORST_FIRST = (Health.DAMAGED, Health.UNKNOWN, Health.IN_USE, Health.TOUCHED, Health.SOUND)
+_WORST_FIRST = (Health.DAMAGED, Health.STALE, Health.UNKNOWN, Health.IN_USE, Health.TOUCHED, Health.SOUND)
 
 
 class MetricValue(NamedTuple):

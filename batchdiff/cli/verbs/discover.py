@@ -7,7 +7,7 @@ import contextlib
 import os
 
 from batchdiff.cli.console import Console
-from batchdiff.discovery.copies import Copy
+from batchdiff.discovery.copies import Copy, Group
 from batchdiff.discovery.discover import Discovery, discover
 from batchdiff.discovery.exclusion import Cause
 from batchdiff.discovery.image_files import FileSearch, FileToSample, find_files
@@ -15,15 +15,21 @@ from batchdiff.discovery.manifest_text import is_listed, manifest_names, manifes
 from batchdiff.discovery.sampled_image import SampledImage
 from batchdiff.discovery.samples import SCATTERED, SEQUENTIAL, SampleShape
 from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, ImageError, UsageError
-from batchdiff.files.filenames import shell_word
+from batchdiff.files.filenames import longest_name, shell_word
 from batchdiff.image_source import ImageFormat
 from batchdiff.linux.call_failures import reason
 from batchdiff.linux.device_names import image_path
 from batchdiff.linux.machine import usable_cpus
 from batchdiff.linux.reflinks import why_not_shared
 from batchdiff.manifest.file import read_manifest
+from batchdiff.plan.sidecar import sidecar_path
 from batchdiff.progress import Phase
-from batchdiff.report.discovery.discovery_events import copy_event, exclusion_event, template_event
+from batchdiff.report.discovery.discovery_events import (
+    copy_event,
+    discovery_event,
+    exclusion_event,
+    template_event,
+)
 from batchdiff.report.discovery.discovery_text import discovery_text, figures_of_copy, ignored_words, why_template
 from batchdiff.throttle.options import ScanLimits
 from batchdiff.throttle.throttle import throttle
@@ -60,8 +66,9 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         )
     shape = SEQUENTIAL if arguments.sequential else SCATTERED
     found = _discovered(console, arguments, search, templates, shape)
-    _print_events(console, found)
-    console.result(discovery_text(found, shape, can_share=_can_share(found), width=console.width))
+    can_share = _can_share(found)
+    _print_events(console, found, can_share=can_share)
+    console.result(discovery_text(found, shape, can_share=can_share, width=console.width))
     written = [] if arguments.output is None else _write(console, arguments.output, found)
     _say_next(console, arguments, found, written)
     return _exit_code(found)
@@ -99,7 +106,7 @@ def _of_libvirt(console: Console, arguments: argparse.Namespace) -> list[FileToS
     return [FileToSample(disk.path, disk.format, disk.user) for disk in found.disks]
 
 
-def _print_events(console: Console, found: Discovery) -> None:
+def _print_events(console: Console, found: Discovery, *, can_share: bool) -> None:
     if not console.json:
         return
     for group in found.groups:
@@ -108,6 +115,7 @@ def _print_events(console: Console, found: Discovery) -> None:
             console.event("copy", **copy_event(group, copy))
     for each in found.exclusions:
         console.event("left_out", **exclusion_event(each))
+    console.event("discovery", **discovery_event(found, can_share=can_share))
 
 
 def _check_output(path: str) -> None:
@@ -139,11 +147,11 @@ def _write(console: Console, output: str, found: Discovery) -> list[str]:
     """
     groups = []
     for group in found.groups:
-        if group.copies and is_listed(group.template):
-            groups.append(group)
-        elif group.copies:
-            why = "its name is not UTF-8, and YAML cannot hold it; rename it"
+        why = _why_no_manifest(group) if group.copies else ""
+        if why:
             console.warn(f"warning: no manifest was written for the template {group.template.path}: {why}")
+        elif group.copies:
+            groups.append(group)
     is_manifest = output.lower().endswith(_MANIFEST_SUFFIXES) and not os.path.isdir(output)
     if is_manifest and len(groups) > 1:
         raise UsageError(
@@ -157,7 +165,13 @@ def _write(console: Console, output: str, found: Discovery) -> list[str]:
             raise _unwritable(path, FileExistsError())
     for group, path in zip(groups, paths, strict=False):
         text = manifest_text(
-            group, why=why_template(group), figures=_words, exists=os.path.lexists, left_out=found.exclusions
+            group,
+            why=why_template(group),
+            figures=_words,
+            exists=os.path.lexists,
+            longest=longest_name,
+            folder=os.path.dirname(os.path.realpath(path)),
+            left_out=found.exclusions,
         )
         try:
             if not is_manifest:
@@ -173,6 +187,23 @@ def _write(console: Console, output: str, found: Discovery) -> list[str]:
     return paths[: len(groups)]
 
 
+def _why_no_manifest(group: Group) -> str:
+    """Return why no manifest can have a group's template; empty if one can."""
+    template = group.template.path
+    if not is_listed(group.template):
+        return "its name is not UTF-8, and YAML cannot hold it; rename it"
+    if not any(is_listed(copy.image) for copy in group.copies):
+        return "the names of its copies are not UTF-8, and YAML cannot hold them; rename them"
+    lists = {sidecar_path(template, copy.image.path) for copy in group.copies}
+    too_long = max(len(os.fsencode(name)) - longest_name(folder) for folder, name in map(os.path.split, lists))
+    if too_long > 0:
+        return (
+            "the file beside it that lists its overlays would have too long a name; shorten the template's by"
+            f" {too_long} bytes or more"
+        )
+    return ""
+
+
 def _unwritable(path: str, error: OSError) -> UsageError:
     exists = isinstance(error, FileExistsError)
     why = _EXISTS if exists else reason(error)
@@ -181,11 +212,18 @@ def _unwritable(path: str, error: OSError) -> UsageError:
 
 def _can_share(found: Discovery) -> bool:
     """Return True if the filesystem of some copy lets that copy share blocks with its template."""
-    return any(_have_reflinks(group.template, copy.image) for group in found.groups for copy in group.copies[:1])
+    return any(_have_reflinks(group.template, _shareable(group)) for group in found.groups)
 
 
-def _have_reflinks(template: SampledImage, copy: SampledImage) -> bool:
-    if not {template.source.format, copy.source.format} <= _SHAREABLE:
+def _shareable(group: Group) -> SampledImage | None:
+    """Return a copy whose format, and that of its template, allow it to share blocks; None if there is none."""
+    if group.template.source.format not in _SHAREABLE:
+        return None
+    return next((copy.image for copy in group.copies if copy.image.source.format in _SHAREABLE), None)
+
+
+def _have_reflinks(template: SampledImage, copy: SampledImage | None) -> bool:
+    if copy is None:
         return False
     with contextlib.suppress(OSError), open(template.path, "rb") as one, open(copy.path, "rb") as other:
         return why_not_shared(one.fileno(), other.fileno()) is None

@@ -12,7 +12,7 @@ from batchdiff.cli.logs.metrics import verify_metrics
 from batchdiff.cli.logs.textfile import check_textfile, write_textfile
 from batchdiff.cli.path_map import with_moved_paths
 from batchdiff.cli.signals import stopping
-from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, UsageError, VerificationError
+from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, PlanError, UsageError, VerificationError
 from batchdiff.linux.machine import usable_cpus
 from batchdiff.plan.file import read_plan
 from batchdiff.report.events import finding_event
@@ -55,4 +55,6 @@ def _exit_code(found: list[Finding]) -> int:
     health = {finding.health for finding in found}
     if Health.DAMAGED in health:
         return VerificationError.exit_code
+    if Health.STALE in health:
+        return PlanError.exit_code
     return EXIT_SOME_GUESTS if Health.UNKNOWN in health else EXIT_DONE

@@ -21,6 +21,7 @@ from distributed import CancelledError, Client, Future
 from batchdiff import __version__
 from batchdiff.errors import WorkerError
 from batchdiff.planning.remote.by_name import sent, submit, submit_call, there
+from batchdiff.planning.remote.heartbeats import LONGEST_SILENCE, Heartbeats
 from batchdiff.planning.remote.resident_job import objection_here
 from batchdiff.planning.scan.executor import RemoteJob, Result, Task
 
@@ -71,6 +72,8 @@ class Crew(Generic[Task, Result]):
     refused: dict[str, str] = field(default_factory=dict)
     _ever_admitted: bool = False
     _slow: set[str] = field(default_factory=set)
+    _silent: set[str] = field(default_factory=set)
+    _heartbeats: Heartbeats = field(default_factory=Heartbeats)
     _next_look: float = 0
 
     @property
@@ -83,9 +86,7 @@ class Crew(Generic[Task, Result]):
         if time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + LOOK_AGAIN
-        # Client.nthreads() would wait for a scheduler that hangs.
-        found = self.client.sync(self.client.scheduler.ncores, callback_timeout=_HUNG)
-        present: set[str] = set(found)
+        present = self._present()
         self.admitted &= present
         self.refused = {worker: reason for worker, reason in self.refused.items() if worker in present}
         for future, asked in list(self.asked.items()):
@@ -97,6 +98,20 @@ class Crew(Generic[Task, Result]):
         known = self.admitted | self.refused.keys() | {asked.worker for asked in self.asked.values()}
         for worker in sorted(present - known):
             self._ask(worker, _Question.PYTHON)
+
+    def _present(self) -> set[str]:
+        """Return the workers that the scheduler has and hears from. One that continues later is a new one."""
+        # Client.scheduler_info() would wait for a scheduler that hangs.
+        found = self.client.sync(self.client.scheduler.identity, callback_timeout=_HUNG)["workers"]
+        last_seen = {worker: each["last_seen"] for worker, each in found.items()}
+        silent = self._heartbeats.silent(last_seen, time.monotonic())
+        for worker in sorted(silent - self._silent):
+            self.warn(
+                f"the worker {worker} has not reported for {LONGEST_SILENCE:.0f} seconds: its process or its host"
+                " is frozen, or cut off; its ranges go to others"
+            )
+        self._silent = silent
+        return set(last_seen) - silent
 
     def _ask(self, worker: str, question: _Question) -> None:
         match question:
@@ -143,7 +158,7 @@ class Crew(Generic[Task, Result]):
             remedy = "Fix these problems, or plan without --scheduler."
             return WorkerError("none of the scheduler's workers can scan these images", why=why, remedy=remedy)
         if self._ever_admitted:
-            why = "the last worker died or left, and no other one joined"
+            why = "the last worker died, froze or left, and no other one joined"
             return WorkerError("the scan ran out of workers", why=why, remedy=CONTINUE)
         remedy = "Start some: `dask worker` with this scheduler's address (docs/many-hosts.md)."
         return WorkerError("the scheduler has no workers", remedy=remedy)

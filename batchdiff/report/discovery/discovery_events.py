@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from batchdiff.discovery.copies import Copy, Group
+from batchdiff.discovery.discover import Discovery
 from batchdiff.discovery.exclusion import Exclusion
 from batchdiff.sampling.interval import Interval
 
@@ -33,6 +34,9 @@ def copy_event(group: Group, copy: Copy) -> dict[str, Any]:
         "similarity": asdict(copy.similarity),
         "saved_bytes": _whole(copy.saved),
         "allocated_bytes": copy.image.allocated,
+        "shared_bytes": copy.image.allocated - copy.image.reclaimable,
+        "snapshots": copy.image.snapshots,
+        "bitmaps": copy.image.bitmaps,
         "other_template": None if other is None else other.path,
         "other_similarity": None if other is None else asdict(other.similarity),
     }
@@ -40,7 +44,23 @@ def copy_event(group: Group, copy: Copy) -> dict[str, Any]:
 
 def exclusion_event(exclusion: Exclusion) -> dict[str, Any]:
     """Return a file that was left out, and why."""
-    return {"path": exclusion.path, "cause": exclusion.cause.value, "reason": exclusion.reason}
+    return {
+        "path": exclusion.path,
+        "cause": exclusion.cause.value,
+        "reason": exclusion.reason,
+        "template": exclusion.template or None,
+    }
+
+
+def discovery_event(found: Discovery, *, can_share: bool) -> dict[str, Any]:
+    """Return what was examined and read, and whether some copy could share blocks with its template in place."""
+    return {
+        "images": found.images,
+        "ignored": found.ignored,
+        "reads": found.reads,
+        "read_bytes": found.read_bytes,
+        "can_share": can_share,
+    }
 
 
 def _whole(interval: Interval) -> dict[str, int]:

@@ -18,7 +18,8 @@ REPORT_VERSION = "1.5"
 """Within a major version, fields are added, but none changes its meaning. 1.1 added the exactness of
 savings, 1.2 the comparison with an older plan, and the backing files of guests; 1.3 the warnings, what apply has
 done, the guests that do not look like copies of the template, and better cluster sizes; 1.4 the strategies of
-guests, and what sharing blocks in place gives; 1.5 whether restore gave a guest back."""
+guests, and what sharing blocks in place gives; 1.5 whether restore gave a guest back, and the images that
+depend on kept originals."""
 
 
 def plan_json(facts: PlanFacts) -> str:
@@ -86,6 +87,7 @@ def _conversion(done: Conversion) -> dict[str, Any]:
         "actual_overlay_disk_bytes": done.overlay_disk_bytes,
         "used": done.used,
         "came_back_bytes": done.came_back_bytes,
+        "dependents": list(done.dependents),
     }
 
 

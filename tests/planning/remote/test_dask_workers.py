@@ -8,13 +8,14 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import notation
 import pytest
 from dask_hosts import scheduler, worker
-from dask_jobs import Deadly, Failing
+from dask_jobs import Deadly, Failing, Waiting
 from filesystems import among_own_mounts, tmpfs
 from real_holders import wait_for
 from small_fleet import checksum, manifest
@@ -27,6 +28,7 @@ from batchdiff.planning.checkpoint.checkpoint import Checkpoint
 from batchdiff.planning.planner import EarlierResults, make_plan
 from batchdiff.planning.remote import connection
 from batchdiff.planning.remote.connection import Certificates, connect
+from batchdiff.planning.remote.heartbeats import LONGEST_SILENCE
 from batchdiff.planning.remote.remote_scan import RemoteScans
 from batchdiff.planning.scan.scan_job import ScanJob
 from batchdiff.planning.scan.workers import run_tasks
@@ -156,6 +158,40 @@ def test_a_worker_that_dies_in_the_middle(folder, hosts, expected, tmp_path):
         found = make_plan(fleet(folder), jobs=1, remote=remote, progress=progress)
     assert killed == [-signal.SIGKILL]
     assert checksum(found) == expected
+
+
+@pytest.mark.long
+def test_a_worker_that_freezes_in_the_middle(folder, hosts, expected, tmp_path):
+    """Its ranges go elsewhere after half a minute; meanwhile all others wait for their disks, and are not dead."""
+    notices = []
+    with worker(hosts, tmp_path / "c") as victim, connected(hosts, notices, limit_rate=2 * MIB) as remote:
+        remote.executor._client.wait_for_workers(3)
+        frozen = []
+
+        def progress(done, _total):
+            if done and len(taking_part(notices)) == 3 and not frozen and busy(remote, victim):
+                victim.send_signal(signal.SIGSTOP)
+                frozen.append(time.monotonic())
+
+        found = make_plan(fleet(folder), jobs=1, remote=remote, progress=progress)
+        took = time.monotonic() - frozen[0]
+    assert checksum(found) == expected
+    assert LONGEST_SILENCE <= took < LONGEST_SILENCE + 30
+    assert len([text for text in notices if "has not reported for 30 seconds" in text]) == 1
+
+
+@pytest.mark.long
+def test_a_worker_whose_disk_hangs_is_not_dead(tmp_path):
+    """Not even after more than the time after which a frozen one would be: this process only waits, too."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    answered = threading.Timer(LONGEST_SILENCE * 1.5, fifo.write_bytes, args=[b"x"])
+    notices = []
+    with scheduler(tmp_path) as found, worker(found, tmp_path / "w"), connected(found, notices) as remote:
+        answered.start()
+        assert list(remote.executor(Waiting(str(fifo)), range(1))) == [1]
+    answered.join()
+    assert len(notices) == len(taking_part(notices)) == 1
 
 
 def busy(remote, process):
@@ -310,7 +346,7 @@ def test_the_last_worker_dies(tmp_path):
         scheduler(tmp_path) as found,
         worker(found, tmp_path / "w"),
         connected(found, patience=1) as remote,
-        pytest.raises(WorkerError, match="the scan ran out of workers: the last worker died"),
+        pytest.raises(WorkerError, match="the scan ran out of workers: the last worker died, froze or left"),
     ):
         list(remote.executor(Deadly(), range(5)))
 

@@ -120,7 +120,7 @@ def test_a_worker_that_does_not_answer(monkeypatch):
         scheduler = Mock()
 
         def sync(self, *_, **__):
-            return {"tcp://a:1": 1}
+            return {"workers": {"tcp://a:1": {"last_seen": now[0]}}}
 
         def submit(self, *_, **__):
             return object()

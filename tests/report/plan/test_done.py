@@ -129,6 +129,7 @@ def test_every_form_has_predicted_beside_actual():
         "actual_overlay_disk_bytes": 100 * MIB,
         "used": False,
         "came_back_bytes": SAVED,
+        "dependents": [],
     }
     line = next(csv.DictReader(io.StringIO(plan_csv(found))))
     names = ("overlay_bytes", "actual_overlay_bytes", "original", "came_back_bytes")
@@ -193,9 +194,13 @@ def test_an_original_that_others_depend_on_is_named_and_left_out_of_the_sum():
     """The operator may have made it a template since."""
     done = facts(*[Fate.KEPT] * 3)
     bound = conversion(Fate.KEPT, dependents=("/srv/new.qcow2", "/srv/newer.qcow2"))
-    said = " ".join(plan_text(done._replace(conversions=dict(done.conversions) | {"two": bound})).split())
+    both = done._replace(conversions=dict(done.conversions) | {"two": bound})
+    said = " ".join(plan_text(both).split())
     assert "Originals: 3 kept. 3.8 GiB come back once you delete the other originals that are kept." in said
     assert f"Do not delete {GUESTS[1].source.path}: /srv/new.qcow2 and /srv/newer.qcow2 depend on it." in said
+    of = {guest["name"]: guest["conversion"]["dependents"] for guest in json.loads(plan_json(both))["guests"]}
+    assert of["two"] == ["/srv/new.qcow2", "/srv/newer.qcow2"]
+    assert sum(map(len, of.values())) == 2
     alone = " ".join(end_of_report(*[Fate.KEPT] * 3, dependents=("/srv/new.qcow2",)).split())
     assert "come back once you delete" not in alone
     assert alone.count("/srv/new.qcow2 depends on it.") == 3
