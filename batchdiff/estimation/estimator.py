@@ -17,7 +17,6 @@ import os
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,6 +30,7 @@ from batchdiff.estimation.refinement import refine
 from batchdiff.estimation.sampler import Sampler
 from batchdiff.estimation.sizes import Sizes, best_geometry
 from batchdiff.files.descriptors import raise_descriptor_limit
+from batchdiff.frozen import frozen
 from batchdiff.image.files import ReadObserver
 from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose, require_unused
@@ -54,7 +54,7 @@ _GEOMETRY_CHANGES = 3
 """Times that the geometry of an overlay is chosen anew while its sample grows."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EstimateOptions:
     """The options of an estimate.
 
@@ -117,7 +117,7 @@ def make_estimate(manifest: Manifest, options: EstimateOptions, plans: EarlierPl
     )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Found:
     """The estimates of all guests, and the bytes of the guests that metadata left open."""
 

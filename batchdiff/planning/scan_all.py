@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from batchdiff.errors import ImageError, UsageError
+from batchdiff.frozen import frozen
 from batchdiff.image.files import ReadObserver
 from batchdiff.image.image import Image
 from batchdiff.plan.plan import PlannedImage
@@ -27,7 +28,7 @@ Progress = Callable[[int, int], None]
 """Called with the bytes done and the total bytes, counted over all images."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ScanSettings:
     """The settings of a scan: limits of processes and files, receivers of progress and notices, checkpoint.
 

@@ -13,10 +13,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from batchdiff.errors import BatchdiffError
 from batchdiff.files.descriptors import free_descriptors, raise_descriptor_limit
+from batchdiff.frozen import frozen
 from batchdiff.image.image import Image
 from batchdiff.image.open import open_image
 from batchdiff.image.qcow2 import Qcow2Layer
@@ -35,7 +36,7 @@ _SPARE_FILES = 16
 """Descriptors for everything but images: connections of Dask that come later, /proc, a rate limit."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RemoteScanJob:
     """A scan on hosts that see the files of ``proofs``; a task is the number of a range.
 
@@ -88,7 +89,7 @@ class RemoteScanJob:
         return self.scan.describe(number)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RemoteScans:
     """The scan of ranges on other hosts by ``executor``; ``limits`` hold for each worker by itself."""
 
