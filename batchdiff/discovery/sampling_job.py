@@ -14,6 +14,7 @@ from batchdiff.discovery.samples import SampleShape, take_samples
 from batchdiff.errors import BatchdiffError, GuestError, ImageError
 from batchdiff.files.fingerprint import fingerprint_at
 from batchdiff.frozen import frozen
+from batchdiff.image import formats  # noqa: F401  # now: batchdiff may be updated during a long search
 from batchdiff.image.backing_names import resolved_backing
 from batchdiff.image.files import ReadObserver, is_block_device, settle
 from batchdiff.image.image import Image

@@ -31,6 +31,7 @@ from batchdiff.estimation.sampler import Sampler
 from batchdiff.estimation.sizes import Sizes, best_geometry
 from batchdiff.files.descriptors import raise_descriptor_limit
 from batchdiff.frozen import frozen
+from batchdiff.image import formats  # noqa: F401  # now: batchdiff may be updated during a long estimate
 from batchdiff.image.files import ReadObserver
 from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose, require_unused
