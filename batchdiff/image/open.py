@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Iterable
 
@@ -20,10 +19,6 @@ from batchdiff.units import few
 
 MAX_CHAIN = 200
 """Deeper chains are refused (docs/safety.md); QEMU itself needs a minute to open one of 1,000."""
-
-
-_FORMATS = "batchdiff.image.formats"
-"""The module with the table of formats. It imports 30 others, which raw and plain qcow2 images do not need."""
 
 
 class OverlayError(ImageError):
@@ -74,14 +69,16 @@ def open_layer(source: ImageSource, observer: ReadObserver | None = None) -> Lay
         if layer.header.luks_header is None:
             return layer
         layer.close()  # it is encrypted, though not declared so; the table's opener refuses it
-    opened: Layer = importlib.import_module(_FORMATS).FORMATS[source.format].opener(source, observer)
-    return opened
+    # Loaded only now: it imports 30 other modules, which raw and plain qcow2 images do not need.
+    from batchdiff.image.formats import FORMATS  # noqa: PLC0415
+
+    return FORMATS[source.format].opener(source, observer)
 
 
 def load_formats(sources: Iterable[ImageSource]) -> None:
     """Load now whatever opening these images will need: batchdiff may be updated during a long scan."""
     if any(_needs_table(each) for source in sources for each in (source, *source.backing)):
-        importlib.import_module(_FORMATS)
+        from batchdiff.image import formats  # noqa: F401, PLC0415
 
 
 def _needs_table(source: ImageSource) -> bool:

@@ -14,6 +14,7 @@ import datetime as dt
 from collections.abc import Callable
 from dataclasses import field, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from batchdiff import __version__
 from batchdiff.errors import ImageError
@@ -34,7 +35,6 @@ from batchdiff.plan.totals import totals_of
 from batchdiff.planning.assessment import AssessmentJob, FleetFacts, ReusedOverlay, assess_reused
 from batchdiff.planning.candidates import Candidate, Part, examine_guests, planned_image
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
-from batchdiff.planning.remote.remote_scan import RemoteScans
 from batchdiff.planning.reuse_plan import reusable_overlays, why_unusable
 from batchdiff.planning.scan.reopening import budget
 from batchdiff.planning.scan.results import Findings
@@ -43,6 +43,9 @@ from batchdiff.planning.scan_all import Progress, ScanSettings, scan_guests
 from batchdiff.planning.sharing_objections import can_be_shared, without_unshareable
 from batchdiff.planning.sizes.compressed_estimate import Sample, SampleJob
 from batchdiff.progress import ignore
+
+if TYPE_CHECKING:  # it is needed only with --scheduler
+    from batchdiff.planning.remote.remote_scan import RemoteScans
 
 GENERATOR = f"batchdiff {__version__}"
 

@@ -20,8 +20,6 @@ from batchdiff.files.descriptors import free_descriptors, raise_descriptor_limit
 from batchdiff.frozen import frozen
 from batchdiff.image.image import Image
 from batchdiff.image.open import open_image
-from batchdiff.image.qcow2 import Qcow2Layer
-from batchdiff.image.raw import FlatLayer, RawLayer
 from batchdiff.image.storage.shared_blocks import has_shared_extents
 from batchdiff.plan.plan import PlannedImage
 from batchdiff.planning.remote.file_proof import FileProof, objection_to, proofs_of
@@ -124,11 +122,3 @@ class RemoteScans:
     def close(self) -> None:
         """Close the connection to the workers, if it is open."""
         self.executor.close()
-
-
-def is_read_natively(image: Image) -> bool:
-    """Return whether batchdiff reads all files of a chain itself, so that any host can.
-
-    What QEMU maps or exports stays with the planner: other hosts may have no QEMU, another one, or no secret.
-    """
-    return all(isinstance(layer, RawLayer | Qcow2Layer | FlatLayer) for layer in image.layers)

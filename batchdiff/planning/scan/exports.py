@@ -16,6 +16,8 @@ from batchdiff.errors import ImageError
 from batchdiff.image.files import ReadObserver
 from batchdiff.image.image import Image
 from batchdiff.image.layer import QemuReads
+from batchdiff.image.qcow2 import Qcow2Layer
+from batchdiff.image.raw import FlatLayer, RawLayer
 from batchdiff.plan.plan import PlannedImage
 from batchdiff.planning.scan.reopening import reopen
 from batchdiff.units import ceil_div
@@ -30,6 +32,14 @@ _FILES = 12
 def is_exported(image: Image) -> bool:
     """Return whether QEMU exports any image of a chain."""
     return any(isinstance(layer, QemuReads) for layer in image.layers)
+
+
+def is_read_natively(image: Image) -> bool:
+    """Return whether batchdiff reads all files of a chain itself, so that any host can.
+
+    What QEMU maps or exports stays with the planner: other hosts may have no QEMU, another one, or no secret.
+    """
+    return all(isinstance(layer, RawLayer | Qcow2Layer | FlatLayer) for layer in image.layers)
 
 
 def files_to_open(guests: Mapping[str, PlannedImage], exported: Collection[str], most: int) -> dict[str, int]:
