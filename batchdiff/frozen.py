@@ -40,7 +40,7 @@ def frozen(
         made.__setattr__ = made.__delattr__ = _refuse
         made.__repr__, made.__getstate__, made.__setstate__ = _repr, _state, _restore
         if eq:
-            made.__eq__, made.__hash__ = _comparison([member.name for member in members])
+            made.__eq__, made.__hash__ = _comparison([member.name for member in members if member.compare])
         return made  # type: ignore[no-any-return]  # dataclass() returns the class with slots
 
     return decorate if cls is None else decorate(cls)
@@ -59,16 +59,18 @@ def _constructor(members: tuple[dataclasses.Field[Any], ...], *, is_completed: b
     keywords: list[str] = []
     body: list[str] = []
     for member in members:
-        name = value = parameter = member.name
+        name, default, value = member.name, "", ""
         if member.default is not MISSING:
-            known[f"_{name}"] = member.default
-            parameter = f"{name}=_{name}"
+            default = value = f"_default_{name}"
+            known[default] = member.default
         elif member.default_factory is not MISSING:
-            known[f"_{name}"] = member.default_factory
-            parameter = f"{name}=_MISSING"
-            value = f"_{name}() if {name} is _MISSING else {name}"
-        (keywords if member.kw_only else positional).append(parameter)
-        body.append(f"    _set(self, {name!r}, {value})")
+            known[f"_make_{name}"] = member.default_factory
+            default, value = "_MISSING", f"_make_{name}()"
+        if member.init:
+            (keywords if member.kw_only else positional).append(f"{name}={default}" if default else name)
+            value = f"{value} if {name} is _MISSING else {name}" if default == "_MISSING" else name
+        if value:  # otherwise __post_init__ sets it
+            body.append(f"    _set(self, {name!r}, {value})")
     if is_completed:
         body.append("    self.__post_init__()")
     parameters = ["self", *positional, *(["*", *keywords] if keywords else [])]

@@ -24,6 +24,7 @@ class Expected:
     name: str = "web01"
     seen: list[int] = field(default_factory=list)
     secret: str = field(default="", repr=False)
+    checksum: str = field(default="", compare=False)
 
 
 @frozen
@@ -32,15 +33,25 @@ class Found:
     name: str = "web01"
     seen: list[int] = field(default_factory=list)
     secret: str = field(default="", repr=False)
+    checksum: str = field(default="", compare=False)
 
 
 @frozen
 class Completed:
     size: int
+    double: int = field(init=False)
+    steps: list[int] = field(default_factory=list, init=False)
+    state: str = field(default="new", init=False)
 
     def __post_init__(self) -> None:
         if self.size < 0:
             raise ValueError(self.size)
+        object.__setattr__(self, "double", 2 * self.size)
+
+
+@frozen
+class Bare:
+    size: int
 
 
 @frozen
@@ -65,7 +76,7 @@ def test_it_takes_shows_and_replaces_the_same_values(values):
 
 
 @pytest.mark.parametrize(
-    ("values", "named"), [((), {}), ((1, "a", [], "", 5), {}), ((1,), {"size": 1}), ((1,), {"no": 1})]
+    ("values", "named"), [((), {}), ((1, "a", [], "", "", 5), {}), ((1,), {"size": 1}), ((1,), {"no": 1})]
 )
 def test_it_refuses_the_same_calls(values, named):
     for kind in (Expected, Found):
@@ -90,10 +101,11 @@ def test_it_is_equal_to_its_like_alone():
     assert Found(1) == Found(1)
     assert Found(1) != Found(2)
     assert Found(1) != Found(1, secret="other")  # not one
-    assert Completed(1) != (1,)
-    assert (Completed(1) == Found(1)) is False
+    assert Found(1, checksum="other") == Found(1)
+    assert Bare(1) != (1,)
+    assert (Bare(1) == Found(1)) is False
     assert Empty() == Empty()
-    assert {Completed(1), Completed(1), Completed(2)} == {Completed(1), Completed(2)}
+    assert {Bare(1), Bare(1), Bare(2)} == {Bare(1), Bare(2)}
     assert len({Empty(), Empty()}) == 1
     with pytest.raises(TypeError, match="unhashable"):
         hash(Found(1))  # as that of its list
@@ -118,6 +130,14 @@ def test_keywords_only_if_so_declared():
     assert dataclasses.astuple(Options(jobs=2)) == (2, False)
     with pytest.raises(TypeError):
         Options(2)
+
+
+def test_fields_that_are_no_parameters_are_set():
+    made = Completed(3)
+    assert dataclasses.astuple(made) == (3, 6, [], "new")
+    assert made.steps is not Completed(3).steps
+    with pytest.raises(TypeError):
+        Completed(3, state="old")
 
 
 def test_its_own_check_runs_last():
