@@ -131,8 +131,8 @@ class Layer(Protocol):
 
 
 @runtime_checkable
-class QemuReads(Protocol):
-    """A layer whose data only QEMU can read, which exports it meanwhile."""
+class ExportedImage(Protocol):
+    """The layer of an image whose data only QEMU can read, which exports it."""
 
     def start(self) -> None:
         """Start the export now, so that processes forked later share it.

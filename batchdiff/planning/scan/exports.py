@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from batchdiff.errors import ImageError
 from batchdiff.image.files import ReadObserver
 from batchdiff.image.image import Image
-from batchdiff.image.layer import QemuReads
+from batchdiff.image.layer import ExportedImage
 from batchdiff.image.qcow2 import Qcow2Layer
 from batchdiff.image.raw import FlatLayer, RawLayer
 from batchdiff.plan.plan import PlannedImage
@@ -31,7 +31,7 @@ _FILES = 12
 
 def is_exported(image: Image) -> bool:
     """Return whether QEMU exports any image of a chain."""
-    return any(isinstance(layer, QemuReads) for layer in image.layers)
+    return any(isinstance(layer, ExportedImage) for layer in image.layers)
 
 
 def is_read_natively(image: Image) -> bool:
@@ -71,5 +71,5 @@ def exports(template: Image, guests: Iterable[PlannedImage], observer: ReadObser
 
 def _start(image: Image) -> None:
     for layer in image.layers:
-        if isinstance(layer, QemuReads):
+        if isinstance(layer, ExportedImage):
             layer.start()
