@@ -4,7 +4,7 @@
 
     planner    RemoteScanJob: images as values, proofs, limits
                      |  pickled
-    worker     objection()  does this host see the same files, and has it enough descriptors?
+    worker     objection()  does this host see the same files, and does it have enough descriptors?
                begin()      images opened here, by the same paths, with a rate limit of this worker's own
 """
 
@@ -38,7 +38,7 @@ _SPARE_FILES = 16
 class RemoteScanJob:
     """A scan on hosts that see the files of ``proofs``; a task is the number of a range.
 
-    ``limits`` hold for each worker by itself.
+    ``limits`` apply to each worker separately.
     """
 
     scan: ScanJob
@@ -46,7 +46,7 @@ class RemoteScanJob:
     limits: ScanLimits
 
     def objection(self) -> str:
-        """Return why this host cannot scan these images, or would find other results; empty if it can."""
+        """Return why this host cannot scan these images, or would get different results; empty if it can."""
         raise_descriptor_limit()
         needed, free = len(self.proofs) + _SPARE_FILES, free_descriptors()
         if free < needed:
@@ -67,8 +67,8 @@ class RemoteScanJob:
         except BatchdiffError as error:
             return error.reason
         return (
-            "its mount does not show which blocks the images share (FIEMAP), as the planner's does, so it would"
-            " find other figures. Plan on a host that mounts the storage in the same way"
+            "its mount does not show which blocks the images share (FIEMAP), but the planner's does, so the"
+            " figures would differ. Plan on a host that mounts the storage as this worker does"
         )
 
     @contextmanager
@@ -89,7 +89,7 @@ class RemoteScanJob:
 
 @frozen
 class RemoteScans:
-    """The scan of ranges on other hosts by ``executor``; ``limits`` hold for each worker by itself."""
+    """The scan of ranges on other hosts by ``executor``; ``limits`` apply to each worker separately."""
 
     executor: RemoteExecutor
     limits: ScanLimits

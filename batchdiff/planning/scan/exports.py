@@ -37,7 +37,7 @@ def is_exported(image: Image) -> bool:
 def is_read_natively(image: Image) -> bool:
     """Return whether batchdiff reads all files of a chain itself, so that any host can.
 
-    What QEMU maps or exports stays with the planner: other hosts may have no QEMU, another one, or no secret.
+    What QEMU maps or exports stays with the planner: other hosts may lack QEMU or the secret, or use another QEMU.
     """
     return all(isinstance(layer, RawLayer | Qcow2Layer | FlatLayer) for layer in image.layers)
 
