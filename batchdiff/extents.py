@@ -18,10 +18,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from batchdiff.frozen import frozen
 
 
 class Kind(enum.IntEnum):
@@ -33,7 +34,7 @@ class Kind(enum.IntEnum):
     DATA = 3
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Extents:
     """Runs of units: sorted, disjoint, merged. Units outside all runs are ``SAME_ZERO``, or were not scanned.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from batchdiff.frozen import frozen
 
 
 class ImageFormat(enum.StrEnum):
@@ -20,7 +21,7 @@ class ImageFormat(enum.StrEnum):
     LUKS = "luks"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ImageSource:
     """One image file: an absolute path, its declared format and its declared backing chain.
 

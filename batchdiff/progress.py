@@ -20,6 +20,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from batchdiff.frozen import frozen
+
 
 class Phase(enum.StrEnum):
     """The kind of work at hand."""
@@ -39,7 +41,7 @@ class Phase(enum.StrEnum):
     REBUILD = "rebuild"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pace:
     """Bytes done and in all; bytes a second so far, and the seconds left at that rate, or None if unknown.
 
@@ -57,7 +59,7 @@ class Pace:
         return 100.0 if self.done >= self.total else self.done * 1000 // self.total / 10
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reading:
     """Progress at one moment: of the whole run, and of the guest at work; None if the work is for all guests.
 

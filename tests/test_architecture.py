@@ -22,6 +22,7 @@ ROOT = Path(batchdiff.__file__).parent
 
 ROOMS = {
     "errors": "The failures that a user, a disk or an image can cause, each with its exit code.",
+    "frozen": "The decorator of value classes: frozen dataclasses with slots that are quick to define.",
     "units": "Arithmetic on sizes, and the text of sizes and of lists of names.",
     "extents": "Run-length extents over units of an image, and their algebra.",
     "progress": "The progress of a command, in bytes: what there is to do, what is done, and at what pace.",

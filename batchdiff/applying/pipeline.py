@@ -24,6 +24,7 @@ from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap.swap import Swap
 from batchdiff.applying.swap.task import SwapTask
 from batchdiff.errors import BatchdiffError, DifferenceError, GuestError, SpaceError, StopError
+from batchdiff.frozen import frozen
 from batchdiff.linux.call_failures import explain
 from batchdiff.plan.plan import GuestToConvert
 from batchdiff.qcow2.faults import FormatError
@@ -39,7 +40,7 @@ TaskOf = Callable[[GuestToConvert], SwapTask]
 """The function that makes a guest's task; it may fail."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SwapResult:
     """A guest that is done: its swap, if its task could be made, and the error that stopped it, if any."""
 

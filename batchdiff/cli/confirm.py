@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from batchdiff.cli.console import Console
 from batchdiff.errors import UsageError
+from batchdiff.frozen import frozen
 from batchdiff.plan.plan import Plan
 from batchdiff.report.figures import count_of
 from batchdiff.units import format_size
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Question:
     """A question: what will be done, to what (one line each), what remains then, and the alternative.
 

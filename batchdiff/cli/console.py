@@ -10,12 +10,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 from batchdiff.choices import Verdict
 from batchdiff.cli.output.outlet import STDERR, STDOUT
 from batchdiff.errors import BatchdiffError, ManifestError, UsageError
+from batchdiff.frozen import frozen
 from batchdiff.report.form import WIDTH
 from batchdiff.report.printable import printable
 
@@ -36,7 +37,7 @@ _RESULT = {"guest": "status", "finding": "health", "status": "step"}
 """The field that has the result for a guest or a file, by the name of the event."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Console:
     """The output of one command. ``verbosity``: -1 if quiet, 0, or 1 for more.
 

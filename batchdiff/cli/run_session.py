@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from batchdiff.applying.checks.free_space import FreeSpace
 from batchdiff.applying.journal.file import MemoryJournal
@@ -21,6 +21,7 @@ from batchdiff.definitions.domain_state import images_of_active_domains
 from batchdiff.definitions.virsh import Libvirt
 from batchdiff.errors import EXIT_DONE, GuestError, StopError, UsageError
 from batchdiff.files.filenames import shell_line
+from batchdiff.frozen import frozen
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.linux.call_failures import explain
 from batchdiff.linux.machine import usable_cpus
@@ -49,7 +50,7 @@ PROXMOX_FOLDER = ("--proxmox", "/etc/pve/qemu-server")
 Work = Callable[[Session], Iterator[GuestOutcome]]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Announcer:
     """A reporter of events. If a report cannot be written, the work continues; ``unheard`` keeps the errors."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from batchdiff.definitions import saved
@@ -16,6 +15,7 @@ from batchdiff.definitions.libvirt_pool import Pool
 from batchdiff.definitions.uses import NOT_WRITTEN
 from batchdiff.definitions.virsh import Libvirt
 from batchdiff.errors import DefinitionError, ProgramError
+from batchdiff.frozen import frozen
 
 _REMEDIES = {
     NOT_WRITTEN: "Run `batchdiff apply` first.",
@@ -23,7 +23,7 @@ _REMEDIES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Definer:
     """A means to change VM definitions for one plan, and to undo that; former ones are saved in ``folder``."""
 

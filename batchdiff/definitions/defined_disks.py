@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 from batchdiff.definitions.domain_state import images_of_active_domains
 from batchdiff.definitions.libvirt_domain import Domain, DomainDisk
 from batchdiff.definitions.libvirt_pool import Pool
 from batchdiff.definitions.virsh import Libvirt
+from batchdiff.frozen import frozen
 from batchdiff.image_source import ImageFormat
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DefinedDisk:
     """A disk's image. ``user``: the domain that uses it at present, and how; empty if none does."""
 
@@ -21,7 +21,7 @@ class DefinedDisk:
     user: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DefinedDisks:
     """All disks, each image once, and sentences about those that are not files or devices of this host."""
 

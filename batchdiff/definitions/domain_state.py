@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from batchdiff.definitions.libvirt_pool import Pool
 from batchdiff.definitions.virsh import Libvirt
 from batchdiff.definitions.xml_elements import Element, parse_elements
+from batchdiff.frozen import frozen
 
 OFF = "shut off"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Contradiction:
     """Something that libvirt keeps of a domain and that contradicts a changed definition.
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from batchdiff.applying.journal.records import Goal, GuestState, History
+from batchdiff.frozen import frozen
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.managers.proxmox import place_of
 from batchdiff.plan.overlay_options import backing_name
@@ -34,7 +34,7 @@ class VmImage(NamedTuple):
     chain: tuple[BackingImage, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GuestDisk:
     """The disk of a guest: ``now`` is the image that its VM must use.
 

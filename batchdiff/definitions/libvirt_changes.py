@@ -5,19 +5,20 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from batchdiff.definitions.guest_disks import GuestDisk, VmImage
 from batchdiff.definitions.libvirt_domain import Domain, DomainDisk, parse_domain, with_image, written_chain
 from batchdiff.definitions.libvirt_pool import Pool
 from batchdiff.definitions.uses import NOT_WRITTEN, GuestUse
 from batchdiff.files.filenames import shell_word
+from batchdiff.frozen import frozen
 
 _DEFAULT_FORMAT = "raw"
 """The format of a disk whose definition gives none (formatdomain.html, "driver")."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DomainChange:
     """A domain with guests of the plan: its definition as it is, and as it must be.
 

@@ -20,19 +20,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
 from typing import NamedTuple
 
 from batchdiff.definitions.libvirt_pool import Pool
 from batchdiff.definitions.xml_elements import Element, parse_elements
 from batchdiff.errors import DefinitionError
+from batchdiff.frozen import frozen
 
 _DEVICES = {"disk", "lun"}
 """The devices whose images may be guests: not CD-ROMs or floppy disks."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DomainDisk:
     """A disk of a domain, or an image below it: ``path`` is empty if it is a volume of a pool.
 
@@ -47,7 +47,7 @@ class DomainDisk:
     element: Element
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Domain:
     """A domain as its XML describes it. ``where``: the file or connection that it comes from."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 from batchdiff.definitions.xml_elements import Element, parse_elements
 from batchdiff.errors import DefinitionError
+from batchdiff.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pool:
     """A pool: its name, and the folder of its volumes (empty if it is not a folder)."""
 

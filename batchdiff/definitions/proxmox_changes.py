@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from batchdiff.definitions.guest_disks import GuestDisk, VmImage
 from batchdiff.definitions.proxmox_config import (
@@ -20,12 +19,13 @@ from batchdiff.definitions.proxmox_state import process_of
 from batchdiff.definitions.proxmox_storage import Storage, path_of_volume, volume_for
 from batchdiff.definitions.uses import NOT_WRITTEN, GuestUse
 from batchdiff.files.filenames import shell_line
+from batchdiff.frozen import frozen
 from batchdiff.units import few
 
 _RUN_FOLDER = "/var/run/qemu-server"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class VmChange:
     """A VM with guests of the plan: its configuration as it is, and as it must be.
 

@@ -16,10 +16,10 @@ pve-common, ``parse_property_string`` in src/PVE/JSONSchema.pm.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from batchdiff.errors import DefinitionError
+from batchdiff.frozen import frozen
 
 _SECTION = re.compile(r"\[([^\]]*)\]\s*")
 _SETTING = re.compile(r"([a-z][a-z_-]*[0-9]*):\s*(.*\S)\s*")
@@ -50,7 +50,7 @@ class ConfigDrive(NamedTuple):
         return self.key.startswith("unused")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class VmConfig:
     """The configuration of a VM. ``where``: its file; ``lock``: the task that has locked it, empty if none has.
 

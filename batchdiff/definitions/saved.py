@@ -9,11 +9,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from datetime import datetime
 
 from batchdiff.errors import DefinitionError
 from batchdiff.files.atomic_write import sync_folder
+from batchdiff.frozen import frozen
 from batchdiff.linux.call_failures import reason
 
 _READ = "Run the command as the user who ran `definitions --define`, or make the folder readable."
@@ -22,7 +22,7 @@ _ROOM = "Make the folder of the plan writable, with some space, and run the same
 _BEFORE, _AFTER = ".before.xml", ".after.xml"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SavedDefinition:
     """One change of a domain: its definition before, and after, which is None if it may not have been changed."""
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from batchdiff.definitions.guest_disks import VmImage
+from batchdiff.frozen import frozen
 
 NOT_WRITTEN = "its overlay is not written yet"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GuestUse:
     """A disk of a VM that is a guest of the plan, and the image that it must use.
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from batchdiff.definitions.libvirt_domain import Domain, parse_domain
 from batchdiff.definitions.libvirt_pool import Pool, parse_pool
 from batchdiff.errors import ProgramError
 from batchdiff.files.filenames import shell_line
+from batchdiff.frozen import frozen
 from batchdiff.qemu import programs
 from batchdiff.units import MIB
 
@@ -28,7 +28,7 @@ def virsh_is_installed() -> bool:
     return programs.is_on_path(_NAME)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Libvirt:
     """A connection; ``uri`` is libvirt's, or empty for its default."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ from batchdiff.discovery.grouping import ALIKE, ChosenTemplate, Grouping
 from batchdiff.discovery.sample_index import SampleIndex
 from batchdiff.discovery.sample_offsets import SAMPLE, SampleNumbers
 from batchdiff.discovery.sampled_image import SampledImage
+from batchdiff.frozen import frozen
 from batchdiff.sampling.interval import Interval
 from batchdiff.units import KIB, MIB, ceil_div, format_size
 
@@ -42,7 +42,7 @@ class OtherTemplate(NamedTuple):
     similarity: Interval
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Copy:
     """An image, and how similar it is to its template. ``saved``: the bytes that an overlay would give back.
 
@@ -55,7 +55,7 @@ class Copy:
     other: OtherTemplate | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Group:
     """A template and its copies, those that save most first. ``choice``: why it is the template; None if given."""
 

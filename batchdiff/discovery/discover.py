@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from batchdiff.discovery.copies import Group, Placement
 from batchdiff.discovery.exclusion import Cause, Exclusion
@@ -24,6 +24,7 @@ from batchdiff.discovery.sampling_job import SamplingJob
 from batchdiff.errors import ImageError
 from batchdiff.files.descriptors import raise_descriptor_limit
 from batchdiff.files.identity import identity_of
+from batchdiff.frozen import frozen
 from batchdiff.image.files import ReadObserver
 from batchdiff.linux.block_stack import underlying
 from batchdiff.manifest.names import default_overlay
@@ -33,7 +34,7 @@ from batchdiff.planning.scan.workers import run_tasks
 _OUTCOME = "No image was changed, and no manifest was written."
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Discovery:
     """The result: groups, those that save most first, and the files that were left out, by path.
 

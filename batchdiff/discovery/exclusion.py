@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from batchdiff.frozen import frozen
 
 
 class Cause(enum.StrEnum):
@@ -41,7 +42,7 @@ class Cause(enum.StrEnum):
         return self in {Cause.IN_USE, Cause.UNREADABLE, Cause.DOUBTFUL}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Exclusion:
     """A file that was left out: ``reason`` is a sentence without a full stop, with ``it`` for the file.
 

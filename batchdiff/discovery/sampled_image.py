@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from batchdiff.discovery.exclusion import Exclusion
 from batchdiff.discovery.samples import Samples
+from batchdiff.frozen import frozen
 from batchdiff.image_source import ImageSource
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SampledImage:
     """An image and its samples.
 
@@ -45,7 +44,7 @@ class SampledImage:
         return " and ".join(f"{count} {kind}{'' if count == 1 else 's'}" for count, kind in counts if count)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ExistingOverlay:
     """An image that has a backing file already, by the absolute path that its header leads to."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 
 from batchdiff.discovery.exclusion import Cause, Exclusion
 from batchdiff.discovery.image_files import FileToSample
@@ -14,6 +13,8 @@ from batchdiff.discovery.sampled_image import Examined, ExistingOverlay, Sampled
 from batchdiff.discovery.samples import SampleShape, take_samples
 from batchdiff.errors import BatchdiffError, EncryptedError, GuestError, ImageError
 from batchdiff.files.fingerprint import fingerprint_at
+from batchdiff.frozen import frozen
+from batchdiff.image import formats  # noqa: F401  # now: batchdiff may be updated during a long search
 from batchdiff.image.backing_names import resolved_backing
 from batchdiff.image.files import ReadObserver, is_block_device, settle
 from batchdiff.image.image import Image
@@ -26,7 +27,7 @@ from batchdiff.linux.permissions import is_read_only
 _MAY_HAVE_BACKING = {ImageFormat.QCOW2, ImageFormat.QED}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SamplingJob:
     """Files to sample, and how. A task is the place of a file (:class:`~batchdiff.planning.scan.executor.Job`).
 

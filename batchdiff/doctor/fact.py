@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from batchdiff.frozen import frozen
 
 
 class Ability(enum.StrEnum):
@@ -16,7 +17,7 @@ class Ability(enum.StrEnum):
     """The main job, ``plan`` and ``apply``, cannot be done."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Fact:
     """A fact about ``subject``: ``machine``, ``QEMU``, or the path of a folder.
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from batchdiff.choices import Verdict
+from batchdiff.frozen import frozen
 from batchdiff.image_source import ImageSource
 from batchdiff.plan.plan import GuestPlan, Savings, Sharing
 from batchdiff.sampling.interval import Interval, exactly, sum_of
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GuestEstimate:
     """The estimate for one guest.
 
@@ -59,7 +59,7 @@ class GuestEstimate:
         return self.saved is not None and self.saved.is_exact
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EstimateTotals:
     """Sums over the guests that a plan would convert, in bytes, and the number of guests with each verdict.
 
@@ -82,7 +82,7 @@ class EstimateTotals:
         return self.saved.half_width / self.sampled_bytes if self.sampled_bytes else 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Estimate:
     """The estimate of a fleet.
 

@@ -17,7 +17,6 @@ import os
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -32,6 +31,8 @@ from batchdiff.estimation.refinement import refine
 from batchdiff.estimation.sampler import Sampler
 from batchdiff.estimation.sizes import Sizes, best_geometry
 from batchdiff.files.descriptors import raise_descriptor_limit
+from batchdiff.frozen import frozen
+from batchdiff.image import formats  # noqa: F401  # now: batchdiff may be updated during a long estimate
 from batchdiff.image.files import ReadObserver
 from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose, require_unused
@@ -55,7 +56,7 @@ _GEOMETRY_CHANGES = 3
 """How many times the geometry of an overlay may be chosen anew while its sample grows."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EstimateOptions:
     """The options of an estimate.
 

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
+from batchdiff.frozen import frozen
 from batchdiff.image.image import Image
 from batchdiff.image.layer import Segment
 from batchdiff.image.storage.shared_blocks import BlockRuns, common_ranges, runs_within, shared_extents
@@ -49,7 +50,7 @@ class ProbeClass(enum.IntEnum):
     """Data in both."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Frame:
     """The probes of a guest, as runs of one class: there may be a million probes, but usually few runs.
 

@@ -13,7 +13,6 @@ a plan's own code can predict its size, whatever its format and options.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +21,7 @@ import numpy.typing as npt
 from batchdiff.estimation.frame import Frame, ProbeClass
 from batchdiff.estimation.pricing import KindsOfProbes, folded
 from batchdiff.extents import Extents, Kind, concatenate, from_kinds
+from batchdiff.frozen import frozen
 from batchdiff.plan.plan import Similarity
 from batchdiff.planning.scan.compare import UNIT
 from batchdiff.planning.sizes.compressed_estimate import Sample
@@ -43,7 +43,7 @@ class SampledClass(NamedTuple):
     lengths: npt.NDArray[np.int32]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Imputed:
     """The imputed content of a guest.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ from batchdiff.estimation.guest_sample import GuestSample
 from batchdiff.estimation.pricing import OverlayPlace, PriceRule, Pricing, is_to_be_chosen
 from batchdiff.estimation.probe_reader import ProbeContents, ProbeReader
 from batchdiff.extents import Kind, count_touched
+from batchdiff.frozen import frozen
 from batchdiff.image.files import ReadObserver, settle
 from batchdiff.image.image import Image
 from batchdiff.image.open import open_image
@@ -41,7 +42,7 @@ from batchdiff.planning.sizes.disk_use import space_taken
 from batchdiff.qcow2.layout import granules_to_write
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SampledGuest:
     """A guest to be sampled: its image, the size of its probes, and the place of its overlay.
 
@@ -54,7 +55,7 @@ class SampledGuest:
     allocated: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Fleet:
     """The template, as it was when first opened, and the guests by name.
 
@@ -89,7 +90,7 @@ class FrameResult(NamedTuple):
     frame: Frame | ImageError
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FrameJob:
     """The search for the frames of guests; a task is a guest's name."""
 
@@ -133,7 +134,7 @@ class ProbeResult(NamedTuple):
     reading: ProbeContents | ImageError
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ProbeJob:
     """The reading of probes."""
 
@@ -192,7 +193,7 @@ class SizeResult(NamedTuple):
     tables: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SizeJob:
     """The prediction of sizes and savings by the planner's own code; a task is a guest's name."""
 

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import enum
 import os
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from batchdiff.extents import Kind
+from batchdiff.frozen import frozen
 from batchdiff.image.image import Image
 from batchdiff.image.storage.allocation_units import volume_of
 from batchdiff.manifest.manifest import GuestEntry
@@ -57,7 +57,7 @@ class OverlayPlace(NamedTuple):
     is_same: bool
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pricing:
     """The rule for one guest, and what it depends on.
 

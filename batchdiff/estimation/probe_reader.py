@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
@@ -12,6 +10,7 @@ from batchdiff.estimation.frame import ProbeClass
 from batchdiff.estimation.pricing import KindsOfProbes, PriceRule, Pricing, data_parts
 from batchdiff.extents import Kind, from_kinds
 from batchdiff.files.memory import page_aligned
+from batchdiff.frozen import frozen
 from batchdiff.image.image import Image
 from batchdiff.image.layer import Segment
 from batchdiff.image.read_buffer import ReadBuffer
@@ -26,7 +25,7 @@ from batchdiff.units import ceil_div
 _WORDS_OF_UNIT = UNIT // np.dtype(np.uint64).itemsize
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class ProbeContents:
     """The result of reading some probes.
 

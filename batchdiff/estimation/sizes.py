@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from batchdiff.estimation.estimate import GuestEstimate
 from batchdiff.estimation.guest_sample import GuestSample
 from batchdiff.estimation.jobs import SizeJob, SizeResult
 from batchdiff.estimation.pricing import PriceRule, is_to_be_chosen
 from batchdiff.estimation.sampler import NO_ESTIMATE
+from batchdiff.frozen import frozen
 from batchdiff.plan.overlay_options import OverlayFormat
 from batchdiff.plan.plan import Diff, GuestPlan, Sharing
 from batchdiff.planning.assessment import FleetFacts
@@ -39,7 +39,7 @@ _SLACK_UNITS = 2
 """Units of the filesystem by which tables and lists of extents may differ, besides whole L2 tables."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sizes:
     """All that the estimates of guests depend on besides their samples. ``jobs``: the number of workers."""
 
@@ -105,7 +105,7 @@ class Sizes:
         return -math.inf if minimum == -math.inf else max(minimum * allocated, 1)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Doubt:
     """What is uncertain of an overlay's size besides its data: bytes that may be too many, and too few.
 

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from batchdiff.errors import advice_on_limit
 from batchdiff.files.filesystem_id import filesystem_id, filesystem_id_at
+from batchdiff.frozen import frozen
 
 REPLACED = "another file is in its place"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Fingerprint:
     """Identity and last change of a file. Two are equal if they are of one file that has not changed.
 

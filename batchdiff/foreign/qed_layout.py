@@ -14,7 +14,6 @@ Source: QEMU ``docs/interop/qed_spec.txt`` and ``block/qed.c``.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +21,7 @@ import numpy.typing as npt
 from batchdiff.extents import Extents, Kind, count_touched, fold, numbers, only
 from batchdiff.foreign.header import is_mappable
 from batchdiff.foreign.qed import BACKING_FILE, BACKING_RAW, LONGEST_NAME, QED_HEADER, largest_disk
+from batchdiff.frozen import frozen
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.units import SECTOR, align_up
 
@@ -32,7 +32,7 @@ _ZEROS = 1
 _Offsets = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class QedLayout:
     """The sizes of a file's parts: ``table_size`` in clusters, the numbers of L2 tables and data clusters."""
 

@@ -157,7 +157,7 @@ class ExportedLayer:
         """Only encryption: these formats have no snapshots and no bitmaps that QEMU knows of."""
         return Losses(encryption=self._source.secret_file is not None)
 
-    def inspect(self) -> None:
+    def inspect(self, *, refcounts: bool = False) -> None:  # it has none
         """Do nothing: the header has been inspected, and only QEMU interprets the rest."""
 
     def parts(self, start: int, end: int) -> list[Segment]:

@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.qcow2.entries import Origin
@@ -94,8 +94,10 @@ class Layer(Protocol):
         :raises ImageError: they are invalid, or cannot be read.
         """
 
-    def inspect(self) -> None:
+    def inspect(self, *, refcounts: bool = False) -> None:
         """Check all of the file's tables, so that it can be trusted as far as its format allows.
+
+        ``refcounts``: also refuse wrong refcounts, which are dangerous only to write with. Only qcow2 has any.
 
         :raises ImageError: it is damaged or hostile, or QEMU would refuse it.
         """
@@ -126,6 +128,17 @@ class Layer(Protocol):
 
     def close(self) -> None:
         """Close the file, and its other files."""
+
+
+@runtime_checkable
+class ExportedImage(Protocol):
+    """The layer of an image whose data only QEMU can read, which exports it."""
+
+    def start(self) -> None:
+        """Start the export now, so that processes forked later share it.
+
+        :raises ImageError: QEMU cannot read the image.
+        """
 
 
 class WithOthers:

@@ -155,7 +155,7 @@ class MappedLayer(WithOthers):
         """Have QEMU map the image now."""
         _ = self._map
 
-    def inspect(self) -> None:
+    def inspect(self, *, refcounts: bool = False) -> None:  # noqa: ARG002  # it has none
         """Check that the map stays within the file, and uses no byte of it twice."""
         _, starts, ends, offsets, numbers, _ = self._map
         for number, file in enumerate(self._files):

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from batchdiff.errors import ImageError
 from batchdiff.files.identity import is_one_image
 from batchdiff.image.backing_names import check_backing, resolved_backing
-from batchdiff.image.encrypted import EncryptedQcow2Layer
 from batchdiff.image.files import ReadObserver, is_block_device
-from batchdiff.image.formats import FORMATS
 from batchdiff.image.image import Image, others_of
 from batchdiff.image.layer import Layer
 from batchdiff.image.qcow2 import Qcow2Layer
-from batchdiff.image_source import ImageSource
+from batchdiff.image.raw import RawLayer
+from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.qcow2.faults import RESTORE_IT
 from batchdiff.units import few
 
@@ -62,7 +62,27 @@ def open_layer(source: ImageSource, observer: ReadObserver | None = None) -> Lay
 
     :raises ImageError: the file is missing, is not a valid image of its format, or its format cannot be read.
     """
+    if source.format is ImageFormat.RAW:
+        return RawLayer(source, observer)
+    if not _needs_table(source):
+        layer = Qcow2Layer(source, observer)
+        if layer.header.luks_header is None:
+            return layer
+        layer.close()  # it is encrypted, though not declared so; the table's opener refuses it
+    # Loaded only now: it imports 30 other modules, which raw and plain qcow2 images do not need.
+    from batchdiff.image.formats import FORMATS  # noqa: PLC0415
+
     return FORMATS[source.format].opener(source, observer)
+
+
+def load_formats(sources: Iterable[ImageSource]) -> None:
+    """Load now whatever opening these images will need: batchdiff may be updated during a long scan."""
+    if any(_needs_table(each) for source in sources for each in (source, *source.backing)):
+        from batchdiff.image import formats  # noqa: F401, PLC0415
+
+
+def _needs_table(source: ImageSource) -> bool:
+    return source.format not in (ImageFormat.RAW, ImageFormat.QCOW2) or source.secret_file is not None
 
 
 def inspect(image: Image, *, refcounts: bool = False) -> None:
@@ -74,10 +94,7 @@ def inspect(image: Image, *, refcounts: bool = False) -> None:
     :raises ImageError: one is damaged or hostile.
     """
     for layer in image.layers:
-        if refcounts and isinstance(layer, Qcow2Layer | EncryptedQcow2Layer):
-            layer.inspect(refcounts=True)
-        else:
-            layer.inspect()
+        layer.inspect(refcounts=refcounts)
 
 
 def _declared(source: ImageSource) -> list[tuple[ImageSource, ImageSource | None]]:

@@ -14,12 +14,12 @@ Source: QEMU ``docs/interop/qcow2.txt``.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from batchdiff.errors import ImageError
+from batchdiff.frozen import frozen
 from batchdiff.image.files import ImageFile
 from batchdiff.qcow2 import entries
 from batchdiff.qcow2.faults import FormatError
@@ -37,7 +37,7 @@ _TABLES_AT_ONCE = MIB
 """Bytes of L2 tables that an inspection reads at a time."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class L2Tables:
     """The existing L2 tables: their indices in the L1 table, ascending, and their offsets in the file."""
 

@@ -51,7 +51,7 @@ class RawLayer:
     def read_tables(self) -> None:
         """Do nothing: a raw image has no tables."""
 
-    def inspect(self) -> None:
+    def inspect(self, *, refcounts: bool = False) -> None:  # it has none
         """Do nothing: every file is a valid raw image."""
 
     def parts(self, start: int, end: int) -> list[Segment]:
@@ -159,7 +159,7 @@ class FlatLayer(WithOthers):
     def read_tables(self) -> None:
         """Do nothing: it has no tables."""
 
-    def inspect(self) -> None:
+    def inspect(self, *, refcounts: bool = False) -> None:  # it has none
         """Do nothing: its extents are raw, and were found to be long enough when it was opened."""
 
     def parts(self, start: int, end: int) -> list[Segment]:

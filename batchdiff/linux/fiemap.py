@@ -10,13 +10,13 @@ import errno
 import fcntl
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from batchdiff.errors import ImageError
+from batchdiff.frozen import frozen
 
 REQUEST = 0xC020660B
 """FS_IOC_FIEMAP."""
@@ -55,7 +55,7 @@ class PhysicalExtent(NamedTuple):
     flags: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class ExtentTable:
     """Extents of a file in columns, in the order of the file; in bytes."""
 

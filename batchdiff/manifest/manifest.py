@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchdiff.choices import Loss, Retire, Strategy
+from batchdiff.frozen import frozen
 from batchdiff.image_source import ImageSource
 from batchdiff.plan.overlay_options import OverlayOptions
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from batchdiff.plan.sidecar import OverlayOrigin
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GuestEntry:
     """One guest: a name unique in its manifest, its image, and the overlay to write (absolute path).
 
@@ -60,7 +60,7 @@ class GuestEntry:
         return self.overlay_path == self.image.path
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Manifest:
     """A valid manifest; every path absolute, every glob expanded.
 

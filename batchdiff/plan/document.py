@@ -8,6 +8,7 @@ from typing import Any
 
 from batchdiff.choices import Retire, Strategy, Verdict
 from batchdiff.files.fingerprint import Fingerprint
+from batchdiff.frozen import field_names
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.plan.overlay_options import (
     AUTO,
@@ -80,7 +81,7 @@ def from_dict(document: dict[str, Any]) -> Plan:
         retire=Retire(document["retire"]),
         protect_template=document["protect_template"],
         guests=guests,
-        totals=Totals(**fields_in(document["totals"], Totals.__slots__)),
+        totals=Totals(**fields_in(document["totals"], field_names(Totals))),
     )
 
 
@@ -181,7 +182,7 @@ def _planned_image(record: dict[str, Any]) -> PlannedImage:
 
 def _fingerprint(record: dict[str, Any]) -> Fingerprint:
     # Fingerprints in plans of version 1.0 have no filesystem.
-    return Fingerprint(**{name: record[name] for name in Fingerprint.__slots__ if name in record})
+    return Fingerprint(**{name: record[name] for name in field_names(Fingerprint) if name in record})
 
 
 def _guest_plan(record: dict[str, Any]) -> GuestPlan:
@@ -207,7 +208,7 @@ def _guest_plan(record: dict[str, Any]) -> GuestPlan:
     if verdict is Verdict.SHARE or image is None or diff is None:
         what = "share blocks" if verdict is Verdict.SHARE else "be converted"
         raise ValueError(f"guest {record['name']!r} is to {what}, but was not compared")
-    losses = OriginalLosses(**fields_in(record.get("losses", {}), OriginalLosses.__slots__))
+    losses = OriginalLosses(**fields_in(record.get("losses", {}), field_names(OriginalLosses)))
     return GuestToConvert(**common, image=image, diff=diff, losses=losses, sharing=sharing)
 
 

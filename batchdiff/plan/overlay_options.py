@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import enum
 import os
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from batchdiff.foreign.luks_size import luks_header_bytes
+from batchdiff.frozen import frozen
 from batchdiff.qcow2.geometry import DEFAULT_REFCOUNT_BITS, CompressionType, Geometry
 from batchdiff.qcow2.layout_options import LayoutOptions
 
@@ -98,7 +98,7 @@ def luks_options(chosen: Encryption) -> dict[str, str | int]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OverlayOptions:
     """The options of one overlay.
 

@@ -18,16 +18,17 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from batchdiff.files.filenames import unfit, why_unfit
+from batchdiff.frozen import frozen
 from batchdiff.image_source import ImageSource
 from batchdiff.plan.overlay_options import OverlayOptions
 from batchdiff.plan.plan import GuestPlan, Plan, PlannedImage
 from batchdiff.plan.sidecar import OverlayOrigin, Sidecar
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Move:
     """A move of everything under ``old`` to ``new``; both are absolute, each a file or a folder."""
 
@@ -56,7 +57,7 @@ def move_in(text: str) -> Move:
     return Move(f"/{os.path.normpath(old).strip('/')}", found)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PathMap:
     """The moves of one command."""
 

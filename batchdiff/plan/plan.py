@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TypeAlias
 
 from batchdiff.choices import Retire, Strategy, Verdict
 from batchdiff.files.fingerprint import Fingerprint
+from batchdiff.frozen import frozen
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image_source import ImageSource
 from batchdiff.plan.overlay_options import OverlayOptions
@@ -23,7 +24,7 @@ DEFAULT_UNIT = 4096
 """Bytes; plans before 1.2 counted all space in units of this size."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PlannedImage:
     """An image at the time of planning; ``fingerprints`` has one for each file, in the order of ``paths``."""
 
@@ -58,7 +59,7 @@ class PlannedImage:
         return "; ".join(found)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Savings:
     """The space that converting one guest frees, in bytes (docs/plan-format.md explains each figure).
 
@@ -84,7 +85,7 @@ class Savings:
     extended_l2_disk_bytes: tuple[tuple[int, int], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Similarity:
     """The nonzero bytes of a guest, and how many of them the template has at the same offset."""
 
@@ -109,7 +110,7 @@ def why_unlike(similarity: Similarity | None) -> str:
     return f"it has {much} in common with the template: was it copied from another one?"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Diff:
     """The result of comparing a guest with the template: the content of its overlay, and the space saved.
 
@@ -129,7 +130,7 @@ class Diff:
         return self.geometry.granule
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OriginalLosses:
     """The parts of an original that are missing from its overlay, and from an image rebuilt from the overlay.
 
@@ -144,7 +145,7 @@ class OriginalLosses:
 NO_LOSSES = OriginalLosses()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class Sharing:
     """What a guest gives back if it shares blocks with the template in place, in bytes.
 
@@ -165,7 +166,7 @@ class Sharing:
     runs: Runs = NO_RUNS
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class _Guest:
     """The part of a plan that every guest has, whatever its verdict.
 
@@ -182,7 +183,7 @@ class _Guest:
     strategy: Strategy = Strategy.OVERLAY
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class GuestToConvert(_Guest):
     """A guest that apply converts. ``sharing``: what sharing would give instead, if it is possible and known."""
 
@@ -197,7 +198,7 @@ class GuestToConvert(_Guest):
         return Verdict.CONVERT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class GuestToShare(_Guest):
     """A guest that apply lets share blocks with the template; its ``diff`` is that of the overlay it won't get.
 
@@ -214,7 +215,7 @@ class GuestToShare(_Guest):
         return Verdict.SHARE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen(kw_only=True)
 class UntouchedGuest(_Guest):
     """A guest that apply skips, or refuses to convert.
 
@@ -231,7 +232,7 @@ GuestPlan: TypeAlias = GuestToConvert | GuestToShare | UntouchedGuest
 """One guest's part of a plan."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Totals:
     """Sums over the guests to convert or to share, in bytes, and the number of guests with each verdict.
 
@@ -254,7 +255,7 @@ class Totals:
     share: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Plan:
     """A whole plan. ``created`` is an ISO 8601 time in UTC.
 

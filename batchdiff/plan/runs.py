@@ -8,7 +8,8 @@ which takes longer than all the rest of a report.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from batchdiff.frozen import frozen
 
 # 18 digits always fit into an int64, and no disk has that many units. In JSON, only 0 itself starts with a 0.
 _NUMBER = r"(?!0[0-9])[0-9]{1,18}"
@@ -23,7 +24,7 @@ _COMPACT = re.compile(rf"(?:\[{_NUMBER},{_NUMBER}\],){{1,1000}}{_SPACE}")
 _END = re.compile(rf"{_RUN}\]")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Runs:
     """A list of ``[first unit, number of units]``; ``text`` is its canonical JSON, without white space."""
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
+from batchdiff.frozen import field_names
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.plan.overlay_options import OverlayOptions, geometry_of
 from batchdiff.plan.plan import Diff, Savings, Sharing, Similarity
@@ -65,7 +66,7 @@ def sharing_in(record: dict[str, Any]) -> Sharing | None:
         return None
     found = record["sharing"]
     runs = {"runs": _runs(found, "runs", "sharing")} if "runs" in found else {}
-    return Sharing(**fields_in(found, Sharing.__slots__) | runs)
+    return Sharing(**fields_in(found, field_names(Sharing)) | runs)
 
 
 def _diff(record: dict[str, Any], options: OverlayOptions, data: Runs, zero: Runs) -> Diff:
@@ -97,7 +98,7 @@ def _savings(record: dict[str, Any]) -> Savings:
         for name in _BY_SIZE
         if name in record
     }
-    return Savings(**fields_in(record, Savings.__slots__) | by_size)
+    return Savings(**fields_in(record, field_names(Savings)) | by_size)
 
 
 def fields_in(record: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:

@@ -21,11 +21,11 @@ import json
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from batchdiff.files import own_files
 from batchdiff.files.fingerprint import Fingerprint
+from batchdiff.frozen import field_names, frozen
 from batchdiff.linux.device_names import is_among_devices
 from batchdiff.plan.file import read_regular
 from batchdiff.plan.plan import Plan
@@ -41,7 +41,7 @@ Chain = tuple[Fingerprint, ...]
 """One fingerprint for each file of a template's chain, the template first."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OverlayOrigin:
     """The origin of an overlay; fields are empty or None if an older batchdiff did not record them.
 
@@ -68,7 +68,7 @@ class OverlayOrigin:
         return (self.plan, self.guest) == (plan, guest)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sidecar:
     """The record of a template. ``overlays`` has absolute paths as keys.
 
@@ -159,7 +159,7 @@ def origin_fields(origin: OverlayOrigin) -> dict[str, Any]:
 
 def _fields(value: OverlayOrigin | Fingerprint) -> dict[str, Any]:
     # asdict() copies deeply, which takes ten times as long.
-    return {name: getattr(value, name) for name in value.__slots__}
+    return {name: getattr(value, name) for name in field_names(value)}
 
 
 def _from_document(document: dict[str, Any]) -> Sidecar:
@@ -189,7 +189,7 @@ def _origin(value: dict[str, Any]) -> OverlayOrigin:
 
 
 def _fingerprint(value: dict[str, Any]) -> Fingerprint:
-    return Fingerprint(**{name: value[name] for name in Fingerprint.__slots__ if name in value})
+    return Fingerprint(**{name: value[name] for name in field_names(Fingerprint) if name in value})
 
 
 def is_known_state(before: Chain, now: Chain, sidecar: Sidecar | None) -> bool:

@@ -6,12 +6,12 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 
 from batchdiff.choices import Verdict
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.extents import Extents, Kind
+from batchdiff.frozen import frozen
 from batchdiff.image.files import ReadObserver, settle
 from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose, require_unused
@@ -44,7 +44,7 @@ from batchdiff.qcow2.layout import Layout, layout_for, plan_layout
 from batchdiff.units import align_up, ceil_div
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FleetFacts:
     """Facts about the whole fleet: the manifest, and the template's blocks that other files share, by device.
 
@@ -59,7 +59,7 @@ class FleetFacts:
     can_share: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ReusedOverlay:
     """An overlay in an older plan that is still exact: its content and its size."""
 
@@ -100,7 +100,7 @@ def assess(  # noqa: PLR0913, PLR0917  # one caller
     return _unless_changed(candidate, plan_of, facts.observer)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AssessmentJob:
     """The assessment of scanned guests.
 

@@ -6,7 +6,6 @@ import os
 import stat
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from batchdiff.choices import Retire, Verdict
@@ -17,6 +16,7 @@ from batchdiff.files.filenames import shell_line
 from batchdiff.files.fingerprint import fingerprint_at
 from batchdiff.files.identity import identity_in, is_one_image
 from batchdiff.foreign.vpc import largest_cylinder
+from batchdiff.frozen import frozen
 from batchdiff.image.backing_names import resolved_backing
 from batchdiff.image.files import ReadObserver
 from batchdiff.image.format_marks import looks_like
@@ -37,7 +37,7 @@ from batchdiff.progress import ignore
 from batchdiff.units import format_size
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Candidate:
     """A guest that can be compared, and its image as the plan records it."""
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from batchdiff.extents import Extents, extents_between
+from batchdiff.frozen import frozen
 from batchdiff.plan.overlay_options import OverlayOptions
 from batchdiff.plan.plan import Savings, Similarity
 from batchdiff.planning.scan.compare import UNIT
@@ -15,7 +14,7 @@ from batchdiff.qcow2.geometry import Geometry
 from batchdiff.units import ceil_div, format_size
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OverlayContent:
     """The content of an overlay, in granules of its geometry, and its sizes with each geometry compared."""
 

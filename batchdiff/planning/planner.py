@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from batchdiff import __version__
 from batchdiff.errors import ImageError
 from batchdiff.files.descriptors import raise_descriptor_limit
+from batchdiff.frozen import frozen
 from batchdiff.image.files import ReadObserver
 from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose, require_unused
@@ -33,7 +35,6 @@ from batchdiff.plan.totals import totals_of
 from batchdiff.planning.assessment import AssessmentJob, FleetFacts, ReusedOverlay, assess_reused
 from batchdiff.planning.candidates import Candidate, Part, examine_guests, planned_image
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
-from batchdiff.planning.remote.remote_scan import RemoteScans
 from batchdiff.planning.reuse_plan import reusable_overlays, why_unusable
 from batchdiff.planning.scan.reopening import budget
 from batchdiff.planning.scan.results import Findings
@@ -43,13 +44,16 @@ from batchdiff.planning.sharing_objections import can_be_shared, without_unshare
 from batchdiff.planning.sizes.compressed_estimate import Sample, SampleJob
 from batchdiff.progress import ignore
 
+if TYPE_CHECKING:  # it is needed only with --scheduler
+    from batchdiff.planning.remote.remote_scan import RemoteScans
+
 GENERATOR = f"batchdiff {__version__}"
 
 _GUESTS_OF_A_WORKER = 8
 """Starting a worker takes as long as assessing one or two guests with a few thousand differences."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class EarlierResults:
     """The results of earlier runs: the checkpoint of an interrupted scan, and an older plan.
 
@@ -62,7 +66,7 @@ class EarlierResults:
     plans: EarlierPlans = field(default_factory=EarlierPlans)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Reused:
     """The template's digest, if it is known, and an older plan's overlays that are still exact, by guest name."""
 
@@ -77,7 +81,7 @@ def make_plan(  # noqa: PLR0913  # options by keyword
     opened: Callable[[int], None] = ignore,
     progress: Progress = lambda _done, _total: None,
     assessed: Callable[[str], None] = lambda _name: None,
-    earlier: EarlierResults = EarlierResults(),
+    earlier: EarlierResults = EarlierResults(),  # noqa: B008  # it is frozen
     observer: ReadObserver | None = None,
     remote: RemoteScans | None = None,
 ) -> Plan:

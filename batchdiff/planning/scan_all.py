@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from batchdiff.errors import ImageError, UsageError
+from batchdiff.frozen import frozen
 from batchdiff.image.files import ReadObserver
 from batchdiff.image.image import Image
 from batchdiff.plan.plan import PlannedImage
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
 from batchdiff.planning.checkpoint.resume import binding_of, key_of, ranges_left, take_over
-from batchdiff.planning.remote.remote_scan import RemoteScans, is_read_natively
 from batchdiff.planning.scan.common_blocks import CommonBlocks
-from batchdiff.planning.scan.exports import exports, files_to_open, is_exported
+from batchdiff.planning.scan.exports import exports, files_to_open, is_exported, is_read_natively
 from batchdiff.planning.scan.one_range import RANGE
 from batchdiff.planning.scan.ranges_at_work import RangesAtWork
 from batchdiff.planning.scan.reopening import Budget, batches, files_of, reopen
@@ -24,11 +24,14 @@ from batchdiff.planning.scan.workers import run_tasks
 from batchdiff.progress import ignore
 from batchdiff.units import format_size
 
+if TYPE_CHECKING:  # it is needed only with --scheduler
+    from batchdiff.planning.remote.remote_scan import RemoteScans
+
 Progress = Callable[[int, int], None]
 """Called with the bytes done and the total bytes, counted over all images."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ScanSettings:
     """The settings of a scan: limits of processes and files, receivers of progress and notices, checkpoint.
 

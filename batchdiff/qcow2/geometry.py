@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 
+from batchdiff.frozen import frozen
 from batchdiff.units import KIB, MIB
 
 SUBCLUSTERS = 32
@@ -33,7 +33,7 @@ class CompressionType(enum.IntEnum):
     ZSTD = 1
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Geometry:
     """The numbers that determine the format of the tables.
 

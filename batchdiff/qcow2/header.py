@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import itertools
 import struct
-from dataclasses import dataclass
 
+from batchdiff.frozen import frozen
 from batchdiff.qcow2.extensions import (
     AUTOCLEAR_RAW_DATA_FILE,
     backing_format,
@@ -45,7 +45,7 @@ LAZY_REFCOUNTS = 1 << 0
 _KNOWN_INCOMPATIBLE = _DIRTY | _CORRUPT | DATA_FILE | COMPRESSION_TYPE | EXTENDED_L2
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Header:
     """The fields of a header. Offsets and sizes are in bytes; entries, snapshots and bitmaps are counts."""
 

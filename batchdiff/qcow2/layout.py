@@ -10,9 +10,10 @@ The refcounts come last because only they depend on the length of the compressed
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from batchdiff.extents import Extents, Kind, count_touched, fold, of_one_kind, only, split
+from batchdiff.frozen import frozen
 from batchdiff.qcow2.geometry import MAX_L1_BYTES, MAX_REFCOUNT_TABLE_BYTES, Geometry
 from batchdiff.qcow2.header import Header
 from batchdiff.qcow2.header_writing import build
@@ -20,7 +21,7 @@ from batchdiff.qcow2.layout_options import PLAIN_LAYOUT, LayoutOptions
 from batchdiff.units import ceil_div
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Layout:
     """The sizes of a file's parts in the order above, in clusters, and the options on which they depend."""
 

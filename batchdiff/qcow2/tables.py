@@ -10,12 +10,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from batchdiff.extents import Extents, Kind, extents_between, fold, numbers
+from batchdiff.frozen import frozen
 from batchdiff.qcow2.entries import COPIED, ZERO_FLAG, Words
 from batchdiff.qcow2.geometry import SUBCLUSTERS, Geometry
 from batchdiff.qcow2.layout import Layout
@@ -25,7 +25,7 @@ _BATCH_BYTES = 1 << 20
 """Bytes of L2 tables built at a time; with extended L2, the kinds of their granules take twice that."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TableBatch:
     """Consecutive L2 tables of a new image. ``position``: that of the first table among all that are written."""
 

@@ -18,11 +18,12 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import IO, cast
 
 from batchdiff.errors import ProgramError, StopError
 from batchdiff.files.filenames import shell_line
+from batchdiff.frozen import frozen
 from batchdiff.linux.call_failures import AGAIN, explain
 from batchdiff.linux.permissions import Deed
 from batchdiff.qemu.landlock import start_confined
@@ -49,7 +50,7 @@ _GLANCE = 0.1
 """Seconds between two checks for a request to stop."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class CompletedProgram:
     """A program that has ended. ``code``: negative if a signal killed it; ``output``: stdout and stderr."""
 

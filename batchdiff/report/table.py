@@ -16,8 +16,8 @@ import re
 import textwrap
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
+from batchdiff.frozen import frozen
 from batchdiff.report.charset import writable
 from batchdiff.report.form import WIDTH
 
@@ -37,7 +37,7 @@ class Align(enum.Enum):
     RIGHT = "right"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Column:
     """A column's heading, which may have several lines, and its alignment."""
 

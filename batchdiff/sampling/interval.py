@@ -23,8 +23,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
+
+from batchdiff.frozen import frozen
 
 _TAIL = 0.025
 """The probability that the truth is below the interval, and that it is above it."""
@@ -36,7 +37,7 @@ _MOST_GAIN = 4
 """The effective size is at most that many times the number of probes, however alike neighbours are."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Interval:
     """An estimate, and the bounds within which the true value is in 95 of 100 cases; all equal if it is exact."""
 

@@ -12,15 +12,15 @@ was drawn at that size, and nothing that was read before is wasted.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
+
+from batchdiff.frozen import frozen
 
 _Numbers = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Strata:
     """Strata of consecutive items, which are numbered from 0, and the item drawn from each.
 

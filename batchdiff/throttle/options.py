@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from batchdiff.frozen import frozen
 
 
 class CacheUse(enum.StrEnum):
@@ -13,7 +14,7 @@ class CacheUse(enum.StrEnum):
     DROP = "drop"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ScanLimits:
     """The limits of a scan. ``limit_rate``: bytes per second that all workers together may read; None: no limit.
 

@@ -7,10 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 from batchdiff.image.files import ReadObserver
-from batchdiff.throttle.io_priority import lower_priority
 from batchdiff.throttle.options import CacheUse, ScanLimits
-from batchdiff.throttle.page_cache import DropBehind
-from batchdiff.throttle.rate_limit import RateLimit
 
 
 @contextmanager
@@ -26,14 +23,21 @@ def throttle(
     lowered for good. ``tell`` is called with the resulting priority; ``check`` is called before each read, and
     may raise an error to prevent it.
     """
+    # Each module is loaded only for its limit, which few scans have.
     with ExitStack() as held:
         if limits.idle:
+            from batchdiff.throttle.io_priority import lower_priority  # noqa: PLC0415
+
             tell(f"--idle: {lower_priority()}")
         observers: list[ReadObserver] = [] if check is None else [_Check(check)]
         if limits.limit_rate is not None:
+            from batchdiff.throttle.rate_limit import RateLimit  # noqa: PLC0415
+
             observers.append(pace := RateLimit(limits.limit_rate))
             held.callback(pace.close)
         if limits.cache is CacheUse.DROP:
+            from batchdiff.throttle.page_cache import DropBehind  # noqa: PLC0415
+
             observers.append(dropping := DropBehind())
             held.callback(dropping.settle)
         yield _Observers(tuple(observers)) if observers else None

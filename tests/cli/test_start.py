@@ -48,6 +48,9 @@ gc.callbacks.append(lambda phase, _info: looked.append(phase))
 __main__._end = lambda code: print("\\n", code, len(looked))
 __main__.main()
 """
+MOST_MODULES = 250
+"""That a plan of raw and qcow2 images loads, of batchdiff's own."""
+
 HEAVY = {
     "jsonschema",
     "lzma",
@@ -93,14 +96,47 @@ def test_planning_loads_no_progress_bar_and_no_validator(manifest, write):
     assert not loaded("plan", "-q", str(manifest)) & {"jsonschema", "numpy.ma", "tqdm"}
 
 
-def test_a_plan_loads_nothing_after_it_has_opened_an_image(manifest):
-    """A scan may take hours, and batchdiff be updated meanwhile; what follows must be of the same version."""
+def modules_before_an_image(manifest):
+    """Return batchdiff's modules that a plan has loaded when it opens the first image."""
     images = ":".join(str(manifest.with_name(name)) for name in ("template.img", "guest.img"))
     argv = [sys.executable, "-c", UNTIL_AN_IMAGE_IS_OPENED, images, "plan", "-q", str(manifest)]
     before = json.loads(subprocess.run(argv, capture_output=True, check=True).stdout)
+    return {name for name in before if name.startswith("batchdiff")}
+
+
+@pytest.mark.parametrize("image_format", ["raw", "vdi"])
+def test_a_plan_loads_nothing_after_it_has_opened_an_image(manifest, image_format):
+    """A scan may take hours, and batchdiff be updated meanwhile; what follows must be of the same version."""
+    guest = manifest.with_name("guest.img")
+    if image_format != "raw":
+        template = str(manifest.with_name("template.img"))
+        notation.run("qemu-img", "convert", "-f", "raw", "-O", image_format, template, str(guest))
+    manifest.write_text(
+        manifest.read_text().replace("guest.img, format: raw", f"guest.img, format: {image_format}")
+    )
+    before = modules_before_an_image(manifest)
     whole = [sys.executable, "-c", LOADED, "plan", "-q", str(manifest)]
     after = json.loads(subprocess.run(whole, capture_output=True, check=True).stdout.splitlines()[-1])
-    assert {name for name in set(after) - set(before) if name.startswith("batchdiff")} == set()
+    assert {name for name in set(after) - before if name.startswith("batchdiff")} == set()
+    assert ("batchdiff.foreign.vmdk" in before) is (image_format != "raw")
+
+
+@pytest.mark.parametrize("write", [notation.write_raw, notation.write_qcow2])
+def test_a_plan_loads_few_modules_before_it_opens_an_image(manifest, write):
+    """Each takes a third of a millisecond. It needs neither QEMU nor other formats, hosts and limits."""
+    write(manifest.with_name("guest.img"), "64k:B 64k:-")
+    manifest.write_text(
+        manifest.read_text().replace("guest.img, format: raw", f"guest.img, format: {write.__name__[6:]}")
+    )
+    loaded_first = modules_before_an_image(manifest)
+    assert len(loaded_first) <= MOST_MODULES
+    rare = (
+        "batchdiff.qemu",
+        "batchdiff.planning.remote",
+        "batchdiff.image.formats",
+        "batchdiff.throttle.page_cache",
+    )
+    assert [name for name in loaded_first if name.startswith(rare)] == []
 
 
 def test_a_wrong_manifest_is_reported_without_what_scans(manifest):

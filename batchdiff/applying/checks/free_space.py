@@ -6,8 +6,8 @@ import contextlib
 import ctypes
 import os
 import time
-from dataclasses import dataclass
 
+from batchdiff.frozen import frozen
 from batchdiff.linux.btrfs import filesystem_uuid
 from batchdiff.plan.plan import Plan
 
@@ -20,7 +20,7 @@ _LOOKS = 40
 """The maximum number of queries. If free space still grows then, another program is deleting files."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FreeSpace:
     """The free bytes of each filesystem at the start, by one of its folders."""
 

@@ -7,11 +7,11 @@ import fcntl
 import os
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from batchdiff.choices import Retire
 from batchdiff.errors import GuestError, SpaceError
+from batchdiff.frozen import frozen
 from batchdiff.image.image import Image
 from batchdiff.image.layer import Segment
 from batchdiff.image.storage.allocation_units import volume_of
@@ -50,7 +50,7 @@ _FICLONERANGE, _TRIAL = 0x4020940D, 64 * KIB
 """ioctl_ficlonerange(2), and a length that is a whole number of blocks everywhere."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Room:
     """The number of guests for which there is space at once; ``scarce_in``: a folder without space for more."""
 

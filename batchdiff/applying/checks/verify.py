@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from batchdiff.choices import VerifyMode
 from batchdiff.errors import (
@@ -21,6 +20,7 @@ from batchdiff.errors import (
     VerificationError,
 )
 from batchdiff.extents import Extents
+from batchdiff.frozen import frozen
 from batchdiff.image.files import is_block_device
 from batchdiff.image.image import Image
 from batchdiff.image.layer import Segment, select_ranges
@@ -50,7 +50,7 @@ class Check(enum.Enum):
     NONE = "it is the original: whatever is in it was there before"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Comparison:
     """The two images to compare: ``incoming`` takes the place of ``outgoing``.
 

@@ -14,16 +14,16 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from dataclasses import dataclass
 
 from batchdiff.applying.guests.next_action import OutgoingAt
 from batchdiff.errors import GuestError
 from batchdiff.files import own_files
 from batchdiff.files.fingerprint import Fingerprint, fingerprint_at
+from batchdiff.frozen import frozen
 from batchdiff.linux.device_names import is_among_devices
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FileNames:
     """The names of a file that may have to go: its own, in quarantine, and just before it is deleted."""
 

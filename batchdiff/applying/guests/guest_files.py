@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeAlias
 
 from batchdiff.applying.guests.file_names import original_names, overlay_names
@@ -19,13 +19,14 @@ from batchdiff.applying.journal.leftovers import leftover
 from batchdiff.applying.journal.records import Fate, Goal, GuestState, History
 from batchdiff.errors import GuestError
 from batchdiff.files.fingerprint import NO_FILE, Fingerprint, fingerprint_at
+from batchdiff.frozen import frozen
 from batchdiff.plan.plan import GuestToConvert, Plan, PlannedImage
 
 KnownPart: TypeAlias = tuple[str, Fingerprint]
 """An extent or a data file: its own path, and its fingerprint when that was taken."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Found:
     """A file that was found.
 

@@ -21,9 +21,9 @@ files, or need not compare them.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 
 from batchdiff.choices import Retire
+from batchdiff.frozen import frozen
 
 
 class OutgoingAt(enum.StrEnum):
@@ -60,7 +60,7 @@ class Action(enum.StrEnum):
     LOST = "nothing can be done: a file is missing"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Scene:
     """The state of the two files. ``one_name``: the incoming file takes the outgoing one's own name."""
 

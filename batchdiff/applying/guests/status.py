@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 
 from batchdiff.applying.journal.records import STALE_PLAN, Fate, Goal, GuestState, History, Step
 from batchdiff.applying.results.status_row import StatusRow
 from batchdiff.choices import Retire, Verdict
 from batchdiff.files.filenames import shell_word
+from batchdiff.frozen import frozen
 from batchdiff.plan.plan import GuestPlan, GuestToShare, Plan, UntouchedGuest
 from batchdiff.units import few, format_size
 
@@ -33,7 +33,7 @@ class Written(enum.Flag):
     ORIGINAL = enum.auto()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OnDisk:
     """The paths of a guest's files, None for a missing one. ``doubt``: why they are uncertain.
 

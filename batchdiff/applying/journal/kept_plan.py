@@ -21,12 +21,12 @@ import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from batchdiff.applying.journal.file import lock_journal, read_history
 from batchdiff.applying.journal.records import OF_SHARING, Fate, Goal, GuestState, History, Step
 from batchdiff.errors import UsageError
 from batchdiff.files.atomic_write import sync_folder
+from batchdiff.frozen import frozen
 from batchdiff.linux.call_failures import reason
 from batchdiff.plan.document import to_dict
 from batchdiff.plan.file import checksum_of, write_plan
@@ -45,7 +45,7 @@ GuestsByFate = Mapping[Fate | Goal | None, Collection[str]]
 None stands for converted guests about which nothing else is known."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KeptPlan:
     """A plan that is kept under another name, and its guests."""
 
@@ -53,7 +53,7 @@ class KeptPlan:
     guests: GuestsByFate
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Older:
     """A plan that can still be undone; ``journal``: whether the journal beside it is its own."""
 

@@ -15,10 +15,11 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from typing import Any
 
 from batchdiff.files.fingerprint import Fingerprint
+from batchdiff.frozen import frozen
 from batchdiff.plan.path_map import PathMap
 
 
@@ -80,7 +81,7 @@ _SECONDS = len("2026-01-02T03:04:05")
 """A plan's time has no fraction, unlike those of a journal's lines."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GuestState:
     """The progress of a guest, and the files that it has left behind.
 
@@ -116,7 +117,7 @@ class GuestState:
         return {key: value for key, value in asdict(self).items() if value}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class History:
     """Everything that a journal records; guests by name. ``times``: those of their last lines, ISO 8601 in UTC.
 

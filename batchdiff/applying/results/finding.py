@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+
+from batchdiff.frozen import frozen
 
 
 class Health(enum.StrEnum):
@@ -20,7 +21,7 @@ class Health(enum.StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Finding:
     """One file: ``name`` is the guest's name, or ``template``; ``why`` is the evidence, in words."""
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from batchdiff.applying.journal.records import Fate
+from batchdiff.frozen import frozen
 
 
 class Status(enum.StrEnum):
@@ -42,7 +42,7 @@ class Original(NamedTuple):
 UNTOUCHED = Original(Fate.UNTOUCHED)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GuestOutcome:
     """The result for one guest. Sizes are in bytes, None if there is no such file or number.
 

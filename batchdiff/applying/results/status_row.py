@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from batchdiff.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class StatusRow:
     """The state of one guest of a plan. ``since``: ISO 8601 in UTC, empty if nothing has been done yet.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from batchdiff.applying.session.change_detection import ChangeDetector
 from batchdiff.applying.session.stop import Stop
 from batchdiff.dependents.dependents import Dependents, dependents_in_plan
 from batchdiff.errors import InUseError
+from batchdiff.frozen import frozen
 from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import SHUT_DOWN_DOMAIN, Purpose
 from batchdiff.image.in_use.hold import Held, hold
@@ -35,7 +36,7 @@ class Watch(Protocol):
         """Report something that concerns all guests."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Session:
     """One command working on a plan, with the receiver of its reports and the request to stop it.
 
@@ -64,7 +65,7 @@ class Session:
             raise InUseError(f"{path} is in use", why=who, remedy=SHUT_DOWN_DOMAIN)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Run:
     """The state that all guests of one command share; the template is open and held until the command ends."""
 

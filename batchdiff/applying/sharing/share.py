@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from batchdiff.errors import GuestError
+from batchdiff.frozen import frozen
 from batchdiff.image.image import Image
 from batchdiff.image.storage.shareable import ShareableRange
 from batchdiff.linux.dedupe_range import AT_ONCE, dedupe, explain_refusal
@@ -41,7 +42,7 @@ _SMALLEST = 64 * KIB
 """A range of this size that differs is not halved again. The size is a multiple of any filesystem's block."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Shared:
     """The bytes that are now in the template's blocks, and the ranges that were found to differ."""
 

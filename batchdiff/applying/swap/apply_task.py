@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 
 from batchdiff.applying.checks.staleness import changes_since_planned, check_unchanged, stale, with_accepted
@@ -21,6 +20,7 @@ from batchdiff.applying.writer.overlay_writer import write_overlay
 from batchdiff.choices import Retire, VerifyMode
 from batchdiff.errors import BatchdiffError, DifferenceError, GuestError
 from batchdiff.extents import Extents
+from batchdiff.frozen import frozen
 from batchdiff.image.image import Image
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.metadata import copy_metadata, limit_mode, prepare
@@ -31,7 +31,7 @@ from batchdiff.progress import Phase, summing
 from batchdiff.qcow2.faults import FormatError
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ApplyOptions:
     """The options of apply. ``guests``: names; None for all."""
 

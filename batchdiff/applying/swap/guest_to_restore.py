@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from batchdiff.applying.checks.overlay_losses import LossesAllowed
 from batchdiff.applying.guests.commands import command
@@ -16,12 +16,13 @@ from batchdiff.applying.swap.incoming import IncomingFile
 from batchdiff.applying.swap.task import Outgoing
 from batchdiff.applying.template.sidecar import forget_overlay
 from batchdiff.files.fingerprint import NO_FILE
+from batchdiff.frozen import frozen
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.call_failures import reason
 from batchdiff.plan.plan import GuestToConvert, PlannedImage
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RestoreOptions:
     """The options of restore. ``discard_changes``: go back to the originals, whatever VMs have written since."""
 
@@ -30,7 +31,7 @@ class RestoreOptions:
     losses: LossesAllowed = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GuestToRestore:
     """A guest, the template of its overlay, its state in the journal, and the options of restore."""
 

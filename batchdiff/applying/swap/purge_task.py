@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from batchdiff.applying.checks.verify import Check, Comparison, check_used, verify
 from batchdiff.applying.guests.commands import command
@@ -30,6 +30,7 @@ from batchdiff.applying.swap.task import Outgoing
 from batchdiff.choices import Retire, VerifyMode
 from batchdiff.errors import DifferenceError, GuestError, InUseError, StopError
 from batchdiff.files.fingerprint import NO_FILE, fingerprint_at
+from batchdiff.frozen import frozen
 from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import other_writer
 from batchdiff.image.open import open_image, open_layer
@@ -39,7 +40,7 @@ from batchdiff.plan.plan import GuestToConvert, PlannedImage
 from batchdiff.progress import Phase
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PurgeOptions:
     """The options of purge. ``used``: delete originals even if their VMs have run on the overlays since."""
 
@@ -77,7 +78,7 @@ def purge_task(
     )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PurgeTask:
     """The task that deletes an original in quarantine, while its overlay or a rebuilt image is the VM's disk.
 

@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from batchdiff.applying.guests.file_names import FileNames
@@ -19,12 +18,13 @@ from batchdiff.applying.journal.records import Goal, Step
 from batchdiff.applying.swap.incoming import IncomingFile
 from batchdiff.choices import Retire
 from batchdiff.files.fingerprint import Fingerprint
+from batchdiff.frozen import frozen
 from batchdiff.image.image import Image
 from batchdiff.image_source import ImageSource
 from batchdiff.plan.plan import PlannedImage
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Outgoing:
     """The file that goes: its image under its own name, its other names, and its identity.
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from batchdiff.files.read_write import write_all
+from batchdiff.frozen import frozen
 from batchdiff.image.image import Image
 from batchdiff.image.layer import Segment
 from batchdiff.image.read_buffer import ReadBuffer
@@ -28,7 +29,7 @@ _BLOCK = 4 * KIB
 """The unit in which a plan counts the space that an overlay takes on its disk."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Copier:
     """Copies from an image to a file; ``check`` is called every few MiB, and may raise an error to end it.
 

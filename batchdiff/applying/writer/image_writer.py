@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from batchdiff.applying.writer.data_copy import Copier
 from batchdiff.applying.writer.data_stores import (
@@ -22,6 +21,7 @@ from batchdiff.applying.writer.data_stores import (
 from batchdiff.applying.writer.preallocation import preallocate
 from batchdiff.extents import Extents
 from batchdiff.files.read_write import write_all
+from batchdiff.frozen import frozen
 from batchdiff.image.image import Image
 from batchdiff.plan.overlay_options import Preallocation
 from batchdiff.progress import ignore
@@ -42,7 +42,7 @@ class DataPlace(enum.Enum):
     OUTSIDE = "in another file, each at the offset that it has on the disk"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NewImage:
     """The image to write. ``extents`` in granules; ``backing``: name and format of the backing file, or None.
 

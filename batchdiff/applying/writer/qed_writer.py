@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from batchdiff.applying.writer.data_copy import Copier
 from batchdiff.extents import Extents, Kind
 from batchdiff.files.read_write import write_all
 from batchdiff.foreign.qed_layout import qed_entries, qed_header, qed_layout
+from batchdiff.frozen import frozen
 from batchdiff.image.image import Image
 from batchdiff.progress import ignore
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class NewQed:
     """The overlay to write. ``extents`` in clusters; ``backing``: name and format of the backing file."""
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from batchdiff.frozen import frozen
 from batchdiff.progress import Meter, Phase
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ScanProgress:
     """Passes the progress of a scan on to a meter. ``images``: the number of images, the template among them."""
 

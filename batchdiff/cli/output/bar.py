@@ -12,10 +12,10 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from batchdiff.cli.output.outlet import STDERR
+from batchdiff.frozen import frozen
 from batchdiff.progress import Pace, Phase, Reading
 from batchdiff.report.printable import printable
 from batchdiff.units import format_size
@@ -45,7 +45,7 @@ _NAME = 24
 """The most letters of a guest's name, which is cut in the middle: names of a fleet often begin alike."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Screen:
     """The file that tqdm writes to: stderr, but a reader that is slow or has gone does not hold up the work."""
 

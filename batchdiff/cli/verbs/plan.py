@@ -48,6 +48,9 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     # Loaded only now, so that problems of a manifest are reported in half the time; with signals held, as in main.
     with held_signals():
         from batchdiff.cli.new_plan.new_plan import make_and_report  # noqa: PLC0415
+        from batchdiff.image.open import load_formats  # noqa: PLC0415
+
+        load_formats([manifest.template, *(guest.image for guest in manifest.guests)])
     return make_and_report(console, arguments, manifest, path, plans)
 
 

@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from batchdiff.image import formats  # noqa: F401  # now: batchdiff may be updated during a long apply
 from batchdiff.image.exported import end_exports
 from batchdiff.image.files import is_block_device
 from batchdiff.image.image import Image

@@ -15,9 +15,10 @@ import errno
 import os
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from batchdiff.files.hard_links import other_names
+from batchdiff.frozen import frozen
 from batchdiff.image.storage.allocation_units import MEASURED, why_not_measured
 from batchdiff.image.storage.block_ranges import NO_BLOCKS, Blocks, blocks_of
 from batchdiff.image.storage.exactness import Exactness, of_sum
@@ -47,7 +48,7 @@ _OF_DEVICES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DiskUse:
     """Bytes that a file takes, and bytes that deleting it would free.
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
+from batchdiff.frozen import frozen
 from batchdiff.linux.fiemap import ExtentTable
 
 Offsets = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class Blocks:
     """Byte ranges of one disk: disjoint and ascending; ``ends`` are exclusive."""
 

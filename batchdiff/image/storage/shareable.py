@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
+from batchdiff.frozen import frozen
 from batchdiff.image.image import Image
 from batchdiff.image.layer import Segment, select_ranges
 from batchdiff.image.storage.shared_blocks import common_ranges, shared_extents
@@ -41,7 +41,7 @@ class ShareableRange(NamedTuple):
     length: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SharedStretch:
     """The equal bytes (``equal``: starts and ends) of one stretch of a guest, by what can be done with them.
 

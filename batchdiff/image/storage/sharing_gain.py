@@ -21,6 +21,7 @@ from typing import Protocol
 
 import numpy as np
 
+from batchdiff.frozen import frozen
 from batchdiff.image.image import Image
 from batchdiff.image.layer import Layer
 from batchdiff.image.storage.allocation_units import MEASURED, why_not_measured
@@ -46,7 +47,7 @@ _WITHOUT_TREE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SharingGain:
     """The bytes by which free space grows, how exact that is, and why it is not exact."""
 

@@ -18,13 +18,13 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
 import xxhash
 
 from batchdiff.extents import Extents, Kind
+from batchdiff.frozen import frozen
 from batchdiff.planning.scan.results import RangeResult
 
 CHECKPOINT_MAGIC = b"batchdiff unfinished scan 1\n"
@@ -37,21 +37,21 @@ _LAST_UNIT = 1 << 51
 """No offset in a file is larger than 2^63 bytes."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Binding:
     """The first record: the state and settings that all results depend on."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Guests:
     """The guests of the following results; each key is a guest's exact state as text."""
 
     keys: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RangeRecord:
     """The result of one range; ``left_out``: guests that it has no result for."""
 

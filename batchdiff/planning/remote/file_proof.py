@@ -17,11 +17,11 @@ import hashlib
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from batchdiff.errors import ImageError
 from batchdiff.files.fingerprint import REPLACED, Fingerprint
+from batchdiff.frozen import frozen
 from batchdiff.image.files import ImageFile
 from batchdiff.plan.plan import PlannedImage
 from batchdiff.units import KIB
@@ -42,7 +42,7 @@ class FileExcerpt(NamedTuple):
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FileProof:
     """The state of a file on the planner's host, which a worker's host must show, too."""
 

@@ -13,14 +13,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from batchdiff.errors import BatchdiffError
 from batchdiff.files.descriptors import free_descriptors, raise_descriptor_limit
+from batchdiff.frozen import frozen
 from batchdiff.image.image import Image
 from batchdiff.image.open import open_image
-from batchdiff.image.qcow2 import Qcow2Layer
-from batchdiff.image.raw import FlatLayer, RawLayer
 from batchdiff.image.storage.shared_blocks import has_shared_extents
 from batchdiff.plan.plan import PlannedImage
 from batchdiff.planning.remote.file_proof import FileProof, objection_to, proofs_of
@@ -35,7 +34,7 @@ _SPARE_FILES = 16
 """Descriptors for everything but images: connections of Dask that come later, /proc, a rate limit."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RemoteScanJob:
     """A scan on hosts that see the files of ``proofs``; a task is the number of a range.
 
@@ -88,7 +87,7 @@ class RemoteScanJob:
         return self.scan.describe(number)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RemoteScans:
     """The scan of ranges on other hosts by ``executor``; ``limits`` apply to each worker separately."""
 
@@ -123,11 +122,3 @@ class RemoteScans:
     def close(self) -> None:
         """Close the connection to the workers, if it is open."""
         self.executor.close()
-
-
-def is_read_natively(image: Image) -> bool:
-    """Return whether batchdiff reads all files of a chain itself, so that any host can.
-
-    What QEMU maps or exports stays with the planner: other hosts may lack QEMU or the secret, or use another QEMU.
-    """
-    return all(isinstance(layer, RawLayer | Qcow2Layer | FlatLayer) for layer in image.layers)

@@ -139,6 +139,8 @@ def zero_units(window: WindowBuffer, first: int, last: int) -> Flags:
 def differing_units(left: WindowBuffer, right: WindowBuffer, first: int, last: int) -> Flags:
     """Return flags for the units from ``first`` to before ``last``: True for those that differ."""
     differs: Flags = left.firsts[first:last] != right.firsts[first:last]
+    if np.count_nonzero(differs) == last - first:  # a third of the time of the loop below
+        return differs
     begin = first
     for end in [*(differs.nonzero()[0] + first).tolist(), last]:
         # memcmp only what lies between units known to differ: nothing, if images differ everywhere.

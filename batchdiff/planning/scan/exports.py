@@ -13,10 +13,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from batchdiff.errors import ImageError
-from batchdiff.image.encrypted import EncryptedQcow2Layer
-from batchdiff.image.exported import ExportedLayer
 from batchdiff.image.files import ReadObserver
 from batchdiff.image.image import Image
+from batchdiff.image.layer import ExportedImage
+from batchdiff.image.qcow2 import Qcow2Layer
+from batchdiff.image.raw import FlatLayer, RawLayer
 from batchdiff.plan.plan import PlannedImage
 from batchdiff.planning.scan.reopening import reopen
 from batchdiff.units import ceil_div
@@ -30,7 +31,15 @@ _FILES = 12
 
 def is_exported(image: Image) -> bool:
     """Return whether QEMU exports any image of a chain."""
-    return any(isinstance(layer, ExportedLayer | EncryptedQcow2Layer) for layer in image.layers)
+    return any(isinstance(layer, ExportedImage) for layer in image.layers)
+
+
+def is_read_natively(image: Image) -> bool:
+    """Return whether batchdiff reads all files of a chain itself, so that any host can.
+
+    What QEMU maps or exports stays with the planner: other hosts may lack QEMU or the secret, or use another QEMU.
+    """
+    return all(isinstance(layer, RawLayer | Qcow2Layer | FlatLayer) for layer in image.layers)
 
 
 def files_to_open(guests: Mapping[str, PlannedImage], exported: Collection[str], most: int) -> dict[str, int]:
@@ -62,5 +71,5 @@ def exports(template: Image, guests: Iterable[PlannedImage], observer: ReadObser
 
 def _start(image: Image) -> None:
     for layer in image.layers:
-        if isinstance(layer, ExportedLayer | EncryptedQcow2Layer):
+        if isinstance(layer, ExportedImage):
             layer.start()

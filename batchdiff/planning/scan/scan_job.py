@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from batchdiff.errors import ImageError
+from batchdiff.frozen import frozen
 from batchdiff.image.files import ReadObserver, read_sequentially, settle
 from batchdiff.image.image import Image
 from batchdiff.image.storage.shared_blocks import BlockRuns
@@ -19,7 +19,7 @@ from batchdiff.planning.scan.results import RangeResult
 from batchdiff.units import format_size
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ScanJob:
     """A template and the guests to compare with it, as they were when first opened.
 

@@ -12,10 +12,9 @@ guests whose clusters are in random order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from batchdiff.frozen import frozen
 from batchdiff.image.layer import Segment, split_into_windows
 from batchdiff.planning.scan.compare import UNIT, WINDOW, Flags
 from batchdiff.planning.scan.spans import Spans, spans_by_window, subtract
@@ -25,7 +24,7 @@ MOST_KEPT = 32768
 """The maximum number of segments and windows kept at a time, for all guests: 400 bytes each, some 13 MiB."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class WindowMap:
     """The spans of an image to be read, and its segments, both by window.
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from batchdiff.extents import Extents, Kind, fold, numbers, only
+from batchdiff.frozen import frozen
 from batchdiff.image.files import ReadObserver, settle
 from batchdiff.image.image import Image
 from batchdiff.image.open import open_image
@@ -34,7 +34,7 @@ _CONFIDENCE = 1.96
 _BATCH = 64
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Sample:
     """Clusters of a guest, to be compressed; ``level``: None for the default of the compression."""
 
@@ -60,7 +60,7 @@ Measure = Callable[[list[Sample]], list[list[int]]]
 """A function that compresses samples and returns the stored bytes of each cluster, in order; 0 if uncompressed."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SampleJob:
     """The compression of samples; ``observer`` is called at every read.
 

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
 from batchdiff.extents import distinct
+from batchdiff.frozen import frozen
 from batchdiff.image.image import Image
 from batchdiff.image.layer import Segment
 from batchdiff.image.storage.block_ranges import Offsets, overlaps
@@ -35,7 +35,7 @@ _STRETCH = 512 * MIB
 """Bytes; a qcow2 with clusters of 64 KiB in random order has 8,192 segments here: a megabyte or two."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SpaceTaken:
     """Bytes on disk of the data, in whole units, and the bytes in blocks that other files share.
 

@@ -12,10 +12,10 @@ the space on disk decides.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 
 from batchdiff.extents import Extents, Kind, count_touched, only
 from batchdiff.foreign.qed_layout import fits_qed, qed_layout
+from batchdiff.frozen import frozen
 from batchdiff.plan.overlay_options import (
     CLUSTER_SIZES,
     DEFAULT_CLUSTER_SIZE,
@@ -128,7 +128,7 @@ def _data_bytes(extents: Extents, layout: Layout, unit: int, *, compressed: bool
     return granules * geometry.granule
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Parts:
     """The units of a guest that differ from the template's, those that are nonzero, and those that are either."""
 

@@ -16,6 +16,7 @@ from notation import run
 from oracle import source
 
 from batchdiff.image.open import open_image
+from batchdiff.image.raw import RawLayer
 from batchdiff.image.storage.left_to_share import gain_left, shareable_left
 from batchdiff.image.storage.raw_shareable import TemplateBlocks, raw_shareable
 from batchdiff.image.storage.shareable import shareable_stretches
@@ -88,3 +89,17 @@ def test_other_formats_are_left_to_the_other_way(disk):
     nothing = np.empty(0, dtype=np.int64)
     with open_image(source(template)) as one, open_image(source(disk / "guest.qcow2")) as other:
         assert raw_shareable(TemplateBlocks(one), other, (nothing, nothing)) is None
+
+
+def test_a_reflink_copys_pieces_of_data_are_not_listed(disk, monkeypatch):
+    """Each takes two system calls, and there is nothing left to share."""
+    template = write(disk / "template.img", 1)
+    guest = disk / "guest.img"
+    run("cp", "--reflink=always", str(template), str(guest))
+    with guest.open("r+b") as file:
+        file.write(b"changed" * 10_000)
+    run("sync", "-f", str(disk))
+    equal = equal_runs(template, guest)
+    monkeypatch.setattr(RawLayer, "parts", lambda *_: pytest.fail("its data is listed"))
+    with open_image(source(template)) as one, open_image(source(guest)) as other:
+        assert not len(raw_shareable(TemplateBlocks(one), other, equal).starts)

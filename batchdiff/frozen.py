@@ -1,0 +1,111 @@
+"""The decorator of value classes: frozen dataclasses with slots that are quick to define.
+
+``@dataclass(frozen=True, slots=True)`` compiles six methods for each class, which took a tenth of the time that
+``plan`` needs to start (docs/performance.md). Here only ``__init__`` is compiled; the others are shared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Callable
+from dataclasses import MISSING, FrozenInstanceError
+from typing import Any, NoReturn, TypeVar, dataclass_transform, overload
+
+_Class = TypeVar("_Class", bound=type)
+
+
+@overload
+def frozen(cls: _Class, /) -> _Class: ...
+
+
+@overload
+def frozen(*, eq: bool = True, kw_only: bool = False) -> Callable[[_Class], _Class]: ...
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
+def frozen(
+    cls: _Class | None = None, /, *, eq: bool = True, kw_only: bool = False
+) -> _Class | Callable[[_Class], _Class]:
+    """Make a class a frozen dataclass with slots, which ``replace``, ``fields`` and ``pickle`` take for one.
+
+    :param eq: compare and hash by the fields; otherwise by identity.
+    :param kw_only: its constructor takes keywords only.
+    """
+
+    def decorate(cls: _Class) -> _Class:
+        made: Any = dataclasses.dataclass(init=False, repr=False, eq=False, slots=True, kw_only=kw_only)(cls)
+        members = dataclasses.fields(made)
+        made.__init__ = _constructor(members, is_completed=hasattr(made, "__post_init__"))
+        made.__setattr__ = made.__delattr__ = _refuse
+        made.__repr__, made.__getstate__, made.__setstate__ = _repr, _state, _restore
+        if eq:
+            made.__eq__, made.__hash__ = _comparison([member.name for member in members if member.compare])
+        return made  # type: ignore[no-any-return]  # dataclass() returns the class with slots
+
+    return decorate if cls is None else decorate(cls)
+
+
+def field_names(value: object) -> tuple[str, ...]:
+    """Return the names of the fields of a frozen class, or of an instance, in their order."""
+    names: tuple[str, ...] = value.__slots__  # type: ignore[attr-defined]  # mypy does not know of them
+    return names
+
+
+def _constructor(members: tuple[dataclasses.Field[Any], ...], *, is_completed: bool) -> Callable[..., None]:
+    """Compile ``__init__``, as fast as a dataclass's; ``is_completed``: by ``__post_init__``, at its end."""
+    known: dict[str, Any] = {"_set": object.__setattr__, "_MISSING": MISSING}
+    positional: list[str] = []
+    keywords: list[str] = []
+    body: list[str] = []
+    for member in members:
+        name, default, value = member.name, "", ""
+        if member.default is not MISSING:
+            default = value = f"_default_{name}"
+            known[default] = member.default
+        elif member.default_factory is not MISSING:
+            known[f"_make_{name}"] = member.default_factory
+            default, value = "_MISSING", f"_make_{name}()"
+        if member.init:
+            (keywords if member.kw_only else positional).append(f"{name}={default}" if default else name)
+            value = f"{value} if {name} is _MISSING else {name}" if default == "_MISSING" else name
+        if value:  # otherwise __post_init__ sets it
+            body.append(f"    _set(self, {name!r}, {value})")
+    if is_completed:
+        body.append("    self.__post_init__()")
+    parameters = ["self", *positional, *(["*", *keywords] if keywords else [])]
+    source = "\n".join([f"def __init__({', '.join(parameters)}):", *(body or ["    pass"])])
+    exec(source, known)  # noqa: S102  # as dataclasses does: the names are those of a class of ours
+    made: Callable[..., None] = known["__init__"]
+    return made
+
+
+def _comparison(names: list[str]) -> tuple[Callable[[Any, object], bool], Callable[[Any], int]]:
+    """Return ``__eq__`` and ``__hash__`` of a class with fields of these names."""
+    values = operator.attrgetter(*names) if names else _state
+
+    def equals(self: Any, other: object) -> bool:  # noqa: ANN401  # of any class that is decorated
+        return values(self) == values(other) if type(other) is type(self) else NotImplemented
+
+    def hashed(self: Any) -> int:  # noqa: ANN401
+        return hash(values(self))
+
+    return equals, hashed
+
+
+def _refuse(_self: object, name: str, *_value: object) -> NoReturn:
+    raise FrozenInstanceError(f"cannot change the field {name!r}")
+
+
+def _repr(self: Any) -> str:  # noqa: ANN401
+    shown = (f"{each.name}={getattr(self, each.name)!r}" for each in dataclasses.fields(self) if each.repr)
+    return f"{type(self).__qualname__}({', '.join(shown)})"
+
+
+def _state(self: Any) -> tuple[object, ...]:  # noqa: ANN401
+    return tuple(getattr(self, each.name) for each in dataclasses.fields(self))
+
+
+def _restore(self: Any, state: tuple[object, ...]) -> None:  # noqa: ANN401
+    for each, value in zip(dataclasses.fields(self), state, strict=True):
+        object.__setattr__(self, each.name, value)
