@@ -448,7 +448,7 @@ def test_guests_that_are_reflinked_copies_of_each_other(disk, fleet):
     run_here("plan", fleet)
     assert {guest["verdict"] for guest in guests_of(fleet).values()} == {"skip"}
     (reason,) = {guest["reason"] for guest in guests_of(fleet).values()}
-    assert "only once these let go of them, too; if those are guests too" in reason
+    assert "only once these let go of them, too; if those are guests, " in reason
     assert reason.endswith("with `minimum_savings: none`, its blocks are shared anyway")
     with_manifest(folder, manifest + "minimum_savings: none\n")
     assert "at least 0 B come back at once" in run_here("plan", fleet)

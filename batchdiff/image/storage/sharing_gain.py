@@ -38,8 +38,8 @@ _LISTING = 25
 """Bytes in which XFS lists an extent if one after the other is split; measured with 65,536 extents."""
 
 _OF_OTHERS = (
-    "blocks that are also in other files are freed only once these let go of them, too; if those are guests too,"
-    " sharing the blocks of all of them would free these, but each guest is judged on its own"
+    "blocks that are also in other files or snapshots are freed only once these let go of them, too; if those are"
+    " guests, sharing the blocks of all of them would free these, but each guest is judged on its own"
 )
 _WITHOUT_TREE = (
     "btrfs frees an extent only once no file has any part of it, and only root (CAP_SYS_ADMIN) can see its extents"
