@@ -29,7 +29,7 @@ def or_share(
     units: Callable[[], Extents],
     known: ExtentTable | None,
 ) -> GuestPlan:
-    """Return the plan of a guest that gets an overlay, with what sharing would give instead, if it is possible.
+    """Return the plan of a guest that gets an overlay, with what sharing would give back instead, if possible.
 
     ``template``: None if no file can share blocks with it. ``units``: finds them, if they are needed. For them and
     ``known``, see :func:`survey_sharing`.
