@@ -107,7 +107,9 @@ def _share(guest: GuestToShare, run: Run) -> GuestOutcome:
         inspect(image)
         equal = ranges_to_share(guest)
         before = gain_left(run.template, image, equal)
-        _record(guest, run, GuestState(Step.SHARING))
+        earlier = _came_back_earlier(run.journal.history.states.get(guest.name), before.freed)
+        begun = GuestState(Step.SHARING, came_back_bytes=earlier, to_free_bytes=before.freed)
+        _record(guest, run, begun)
         found = share_blocks(
             run.template,
             image,
@@ -117,9 +119,21 @@ def _share(guest: GuestToShare, run: Run) -> GuestOutcome:
         )
         left = gain_left(run.template, image, equal)
         _record_fingerprints(guest, image, run)
-        came_back = guest.sharing.saved_bytes - left.freed
-        _record(guest, run, GuestState(Step.SHARED, shared_bytes=found.shared, came_back_bytes=came_back))
-    return _outcome(guest, found.shared, before.freed - left.freed, sum(each.length for each in found.differing))
+        gained = before.freed - left.freed
+        ended = GuestState(Step.SHARED, shared_bytes=found.shared, came_back_bytes=earlier + gained)
+        _record(guest, run, ended)
+    return _outcome(guest, found.shared, gained, sum(each.length for each in found.differing))
+
+
+def _came_back_earlier(state: GuestState | None, to_free: int) -> int:
+    """Return what earlier runs gave back, which were stopped; ``to_free``: what is still to come back now.
+
+    The plan's prediction does not show that: other guests may have let go of the same blocks since, and the last
+    one to do so gives back the space. For the same reason, more may be left now than when the last run began.
+    """
+    if state is None or state.step is not Step.SHARING:
+        return 0
+    return state.came_back_bytes + max(state.to_free_bytes - to_free, 0)
 
 
 def _check_not_the_template(guest: GuestToShare, image: Image, template: Image) -> None:

@@ -42,7 +42,8 @@ from batchdiff.manifest.manifest import Manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
 from batchdiff.plan.overlay_options import geometry_of
 from batchdiff.planning.assessment import FleetFacts
-from batchdiff.planning.candidates import Candidate, Part, examine_guests, planned_image, untouched_guest
+from batchdiff.planning.candidates import Candidate, Part, examine_guests, planned_image
+from batchdiff.planning.guest_plans import untouched_guest
 from batchdiff.planning.planner import GENERATOR
 from batchdiff.planning.scan.exports import is_exported
 from batchdiff.planning.scan.one_range import RANGE

@@ -34,7 +34,8 @@ from batchdiff.image.storage.shared_blocks import raw_extents
 from batchdiff.image_source import ImageSource
 from batchdiff.plan.plan import GuestPlan, PlannedImage
 from batchdiff.planning.assessment import FleetFacts, assess
-from batchdiff.planning.candidates import Candidate, untouched_guest
+from batchdiff.planning.candidates import Candidate
+from batchdiff.planning.guest_plans import untouched_guest
 from batchdiff.planning.scan.compare import UNIT
 from batchdiff.planning.scan.reopening import Files, open_same_files, reopen
 from batchdiff.planning.sizes.compressed_estimate import Measure, Sample, stored_lengths

@@ -235,11 +235,11 @@ def _full(case: _Case) -> Fault:
 
 def _over_quota(case: _Case) -> Fault:
     where = f" on the filesystem of {case.folder}" if case.path else ""
-    return Fault(
-        f"the disk quota{where} is used up",
-        f"`quota` or `repquota` shows whose it is (user, group or project). Free some space or raise the quota,"
-        f" {AGAIN}",
-    )
+    mount = mount_of(case.path) if case.path else None
+    show = "`quota` or `repquota` shows whose it is (user, group or project)"
+    if mount is not None and mount.filesystem == "btrfs":
+        show = f"`btrfs qgroup show -re {shell_word(case.folder)}` shows the limits of its subvolumes"
+    return Fault(f"the disk quota{where} is used up", f"{show}. Free some space or raise the quota, {AGAIN}")
 
 
 def _too_large(case: _Case) -> Fault:

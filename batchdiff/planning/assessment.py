@@ -27,9 +27,11 @@ from batchdiff.manifest.manifest import Manifest
 from batchdiff.plan.extents import runs_of
 from batchdiff.plan.overlay_options import Compression, Preallocation, backing_name
 from batchdiff.plan.plan import Diff, GuestPlan, GuestToConvert, Similarity, UntouchedGuest
-from batchdiff.planning.candidates import Candidate, untouched_guest
+from batchdiff.planning.candidates import Candidate
+from batchdiff.planning.guest_plans import entry_fields, untouched_guest
 from batchdiff.planning.original_losses import forbidden_preallocation, original_losses
-from batchdiff.planning.overlay_content import OverlayContent, content_of
+from batchdiff.planning.overlay_content import OverlayContent, ReusedOverlay, content_of
+from batchdiff.planning.scan.refine import refine_granules
 from batchdiff.planning.scan.reopening import reopen
 from batchdiff.planning.scan.results import Findings
 from batchdiff.planning.share_in_place import or_share, plan_to_share
@@ -59,14 +61,6 @@ class FleetFacts:
     can_share: bool = False
 
 
-@frozen
-class ReusedOverlay:
-    """An overlay in an older plan that is still exact: its content and its size."""
-
-    content: OverlayContent
-    size: OverlaySize
-
-
 def assess(  # noqa: PLR0913, PLR0917  # one caller
     candidate: Candidate,
     compared: tuple[Extents, Similarity],
@@ -90,7 +84,7 @@ def assess(  # noqa: PLR0913, PLR0917  # one caller
     def plan_of(image: Image) -> GuestPlan:
         known = _extents(image, facts)
         if candidate.entry.gets_overlay:
-            return or_share(with_overlay(image, known), template, image, compared[0], known)
+            return or_share(with_overlay(image, known), template, image, lambda: compared[0], known)
         try:
             overlay = with_overlay(image, known)
         except FormatError:  # no overlay can map the disk, and none is wanted
@@ -102,7 +96,7 @@ def assess(  # noqa: PLR0913, PLR0917  # one caller
 
 @frozen
 class AssessmentJob:
-    """The assessment of scanned guests.
+    """The assessment of guests that were scanned, or that an older plan knows: ``reused``.
 
     A task is the name of a guest (:class:`~batchdiff.planning.scan.executor.Job`).
     """
@@ -111,6 +105,7 @@ class AssessmentJob:
     findings: Findings
     facts: FleetFacts
     measure: Measure
+    reused: Mapping[str, ReusedOverlay]
 
     @contextmanager
     def begin(self) -> Iterator[Callable[[str], GuestPlan]]:
@@ -126,15 +121,28 @@ class AssessmentJob:
         return f"computing the savings of guest {name}"
 
     def _assess(self, name: str, template: TemplateBlocks | None = None) -> GuestPlan:
+        if (overlay := self.reused.get(name)) is not None:
+            return _assess_reused(self.candidates[name], overlay, self.facts, template)
         failure, compared = self.findings.failures.get(name), self.findings.compared(name)
         return assess(self.candidates[name], compared, failure, self.facts, self.measure, template)
 
 
-def assess_reused(candidate: Candidate, overlay: ReusedOverlay, facts: FleetFacts) -> GuestPlan:
-    """Return the plan of a guest whose extents come from an older plan; savings, verdict and paths are new."""
+def _assess_reused(
+    candidate: Candidate, overlay: ReusedOverlay, facts: FleetFacts, template: TemplateBlocks | None
+) -> GuestPlan:
+    """Return the plan of a guest whose extents come from an older plan; savings, verdict and paths are new.
+
+    What sharing would give depends on the units of a scan, so the parts that differ are compared again for it.
+    """
+    content = overlay.content
 
     def plan_of(image: Image) -> GuestPlan:
-        return _plan_guest(candidate, image, overlay.content, facts, overlay.size, _extents(image, facts))
+        known = _extents(image, facts)
+        plan = _plan_guest(candidate, image, content, facts, overlay.size, known)
+        if template is None:
+            return plan
+        units = partial(refine_granules, template.image, image, content.extents, content.geometry.granule)
+        return or_share(plan, template, image, units, known)
 
     return _unless_changed(candidate, plan_of, facts.observer)
 
@@ -199,17 +207,8 @@ def _plan_guest(  # noqa: PLR0913, PLR0917  # two callers
     verdict, reason = verdict_of(savings, use, content, *_least(candidate, image, facts.manifest.minimum_savings))
     if verdict is not Verdict.CONVERT:
         return untouched_guest(entry, candidate.record, verdict, reason, diff)
-    return GuestToConvert(
-        name=entry.name,
-        source=candidate.record.source,
-        reason=reason,
-        overlay_path=entry.overlay_path,
-        options=entry.options,
-        alias=entry.alias,
-        image=candidate.record,
-        diff=diff,
-        losses=losses,
-    )
+    fields = entry_fields(entry, candidate.record, reason)
+    return GuestToConvert(**fields, image=candidate.record, diff=diff, losses=losses)
 
 
 def _uncompressed_size(

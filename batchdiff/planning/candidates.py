@@ -29,7 +29,8 @@ from batchdiff.linux.block_stack import Underlying, all_underlying
 from batchdiff.managers.managed import why_managed
 from batchdiff.manifest.manifest import GuestEntry, Manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
-from batchdiff.plan.plan import Diff, PlannedImage, UntouchedGuest
+from batchdiff.plan.plan import PlannedImage, UntouchedGuest
+from batchdiff.planning.guest_plans import untouched_guest
 from batchdiff.planning.original_losses import forbidden_loss, losses_of
 from batchdiff.planning.owners import PART, Owners
 from batchdiff.planning.verdicts import Below
@@ -57,24 +58,6 @@ class _Fleet(NamedTuple):
 
 Part = Candidate | UntouchedGuest
 """One guest of a manifest: still to be compared, or decided."""
-
-
-def untouched_guest(
-    entry: GuestEntry, image: PlannedImage | None, verdict: Verdict, reason: str, diff: Diff | None = None
-) -> UntouchedGuest:
-    """Return the plan of a guest that will not be converted; ``image`` is None if it was not opened."""
-    return UntouchedGuest(
-        name=entry.name,
-        source=entry.image if image is None else image.source,
-        reason=reason,
-        overlay_path=entry.overlay_path,
-        options=entry.options,
-        alias=entry.alias,
-        strategy=entry.strategy,
-        verdict=verdict,
-        image=image,
-        diff=diff,
-    )
 
 
 def planned_image(image: Image) -> PlannedImage:

@@ -8,7 +8,7 @@ from batchdiff.plan.overlay_options import OverlayOptions
 from batchdiff.plan.plan import Savings, Similarity
 from batchdiff.planning.scan.compare import UNIT
 from batchdiff.planning.sizes.geometry_choice import chosen_geometry, compared_sizes
-from batchdiff.planning.sizes.overlay_sizes import ComparedSizes, extents_to_write
+from batchdiff.planning.sizes.overlay_sizes import ComparedSizes, OverlaySize, extents_to_write
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.geometry import Geometry
 from batchdiff.units import ceil_div, format_size
@@ -22,6 +22,14 @@ class OverlayContent:
     extents: Extents
     sizes: ComparedSizes
     similarity: Similarity | None
+
+
+@frozen
+class ReusedOverlay:
+    """An overlay in an older plan that is still exact: its content and its size."""
+
+    content: OverlayContent
+    size: OverlaySize
 
 
 def content_of(

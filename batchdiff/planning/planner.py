@@ -32,9 +32,10 @@ from batchdiff.plan.earlier_plans import EarlierPlans
 from batchdiff.plan.plan import GuestPlan, Plan, PlannedImage
 from batchdiff.plan.sidecar import Sidecar, first_state, is_known_state, read_sidecar, sidecar_path
 from batchdiff.plan.totals import totals_of
-from batchdiff.planning.assessment import AssessmentJob, FleetFacts, ReusedOverlay, assess_reused
+from batchdiff.planning.assessment import AssessmentJob, FleetFacts
 from batchdiff.planning.candidates import Candidate, Part, examine_guests, planned_image
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
+from batchdiff.planning.overlay_content import ReusedOverlay
 from batchdiff.planning.reuse_plan import reusable_overlays, why_unusable
 from batchdiff.planning.scan.reopening import budget
 from batchdiff.planning.scan.results import Findings
@@ -228,13 +229,12 @@ def _assess_guests(  # noqa: PLR0913  # options by keyword
 ) -> tuple[GuestPlan, ...]:
     """Return the plans of all guests; assess those that were compared, now or for the older plan."""
     by_name = {part.entry.name: part for part in parts if isinstance(part, Candidate)}
-    scanned = [name for name in by_name if name not in reused.overlays]
     # A few guests are assessed one after the other, and all workers compress the samples of each.
-    workers = jobs if len(scanned) >= jobs * _GUESTS_OF_A_WORKER else 1
+    workers = jobs if len(by_name) >= jobs * _GUESTS_OF_A_WORKER else 1
     measure = partial(_compress_samples, jobs=jobs if workers == 1 else 1, observer=facts.observer)
-    job = AssessmentJob(by_name, findings, facts, measure)
-    plans = {name: assess_reused(by_name[name], overlay, facts) for name, overlay in reused.overlays.items()}
-    for plan in run_tasks(job, scanned, workers=workers):
+    job = AssessmentJob(by_name, findings, facts, measure, reused.overlays)
+    plans = {}
+    for plan in run_tasks(job, by_name, workers=workers):
         findings.forget(plan.name)
         plans[plan.name] = plan
         assessed(plan.name)

@@ -13,9 +13,8 @@ from batchdiff.manifest.manifest import GuestEntry
 from batchdiff.plan.extents import extents_of
 from batchdiff.plan.overlay_options import BackingPath, Compression, OverlayOptions
 from batchdiff.plan.plan import Diff, GuestPlan, Plan, PlannedImage
-from batchdiff.planning.assessment import ReusedOverlay
 from batchdiff.planning.candidates import Candidate
-from batchdiff.planning.overlay_content import OverlayContent
+from batchdiff.planning.overlay_content import OverlayContent, ReusedOverlay
 from batchdiff.planning.sizes.geometry_choice import chosen_geometry, geometries
 from batchdiff.planning.sizes.overlay_sizes import ComparedSizes, OverlaySize
 

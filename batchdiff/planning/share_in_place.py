@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import replace
 
 from batchdiff.choices import Verdict
@@ -15,7 +16,8 @@ from batchdiff.image.storage.sharing_obstacle import obstacle_to_sharing
 from batchdiff.linux.fiemap import ExtentTable
 from batchdiff.plan.plan import GuestPlan, GuestToShare, Similarity
 from batchdiff.plan.runs import NO_RUNS
-from batchdiff.planning.candidates import Candidate, untouched_guest
+from batchdiff.planning.candidates import Candidate
+from batchdiff.planning.guest_plans import entry_fields, untouched_guest
 from batchdiff.planning.sharing_survey import survey_sharing
 from batchdiff.planning.verdicts import sharing_verdict
 
@@ -24,17 +26,18 @@ def or_share(
     plan: GuestPlan,
     template: TemplateBlocks | None,
     guest: Image,
-    units: Extents,
+    units: Callable[[], Extents],
     known: ExtentTable | None,
 ) -> GuestPlan:
     """Return the plan of a guest that gets an overlay, with what sharing would give back instead, if possible.
 
-    ``template``: None if no file can share blocks with it. ``units``, ``known``: see :func:`survey_sharing`.
+    ``template``: None if no file can share blocks with it. ``units``: finds them, if they are needed. For them and
+    ``known``, see :func:`survey_sharing`.
     """
     if template is None or plan.diff is None or obstacle_to_sharing(template.image, guest) is not None:
         return plan
     with contextlib.suppress(ImageError, OSError):  # the overlay does not depend on it
-        sharing = survey_sharing(template, guest, units, known, plan.diff.savings.allocated_bytes)
+        sharing = survey_sharing(template, guest, units(), known, plan.diff.savings.allocated_bytes)
         return replace(plan, sharing=replace(sharing, runs=NO_RUNS))
     return plan
 
@@ -73,15 +76,5 @@ def plan_to_share(  # noqa: PLR0913, PLR0917  # one caller
     if verdict is not Verdict.SHARE:
         untouched = untouched_guest(entry, candidate.record, verdict, reason, diff)
         return replace(untouched, sharing=replace(sharing, runs=NO_RUNS))
-    return GuestToShare(
-        name=entry.name,
-        source=candidate.record.source,
-        reason=reason,
-        overlay_path=entry.overlay_path,
-        options=entry.options,
-        alias=entry.alias,
-        strategy=entry.strategy,
-        image=candidate.record,
-        sharing=sharing,
-        diff=diff,
-    )
+    fields = entry_fields(entry, candidate.record, reason)
+    return GuestToShare(**fields, image=candidate.record, sharing=sharing, diff=diff)

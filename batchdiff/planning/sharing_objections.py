@@ -14,7 +14,8 @@ from batchdiff.image.storage.sharing_obstacle import obstacle_to_sharing
 from batchdiff.linux.inode_locks import lock_in
 from batchdiff.linux.permissions import Deed, lacking_access
 from batchdiff.linux.reflinks import why_not_shared
-from batchdiff.planning.candidates import Candidate, Part, untouched_guest
+from batchdiff.planning.candidates import Candidate, Part
+from batchdiff.planning.guest_plans import untouched_guest
 from batchdiff.planning.scan.exports import is_exported
 from batchdiff.planning.scan.reopening import reopen
 

@@ -5,10 +5,20 @@ from __future__ import annotations
 from datetime import datetime
 
 from batchdiff.image.storage.exactness import Exactness
+from batchdiff.report.table import Align, Column
 from batchdiff.units import SUFFIXES, format_size
 
 DASH = "-"
 """Stands for a number that does not exist."""
+
+SAVINGS_COLUMNS = (
+    Column("guest", Align.LEFT),
+    Column("allocated"),
+    Column("overlay"),
+    Column("saved"),
+    Column("share"),
+)
+"""The columns with which a table of savings begins, whether they are planned or estimated."""
 
 
 def size(count: int | None) -> str:

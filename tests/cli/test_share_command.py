@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import io
+import itertools
 import json
 import os
 import shutil
@@ -254,26 +255,30 @@ def test_a_program_that_wants_to_write_is_let_in(on_xfs, monkeypatch):
     assert "1 shared, 1 failed" in said
 
 
-@pytest.mark.parametrize("call", [1, 2, 3, 4])
-def test_a_killed_apply_goes_on(on_xfs, monkeypatch, call):
-    """SIGKILL right before a call of the kernel, or after the last one and before that is recorded."""
-    guests_after_planning(on_xfs)
-    plan, before = plan_of(on_xfs), state(on_xfs.parent)
-    calls = []
+def apply_and_die(plan: Path, call: int) -> None:
+    """Applies in another process, which is killed right before that call of the kernel, or at the end."""
+    calls = itertools.count(1)
 
     def killing(*arguments: int) -> int:
-        calls.append(arguments)
-        if len(calls) == call:
+        if next(calls) == call:
             os.kill(os.getpid(), signal.SIGKILL)
         return share_it(*arguments)
 
     share_it = share.dedupe
     child = os.fork()
     if not child:
-        monkeypatch.setattr(share, "dedupe", killing)
+        share.dedupe = killing
         run_here("apply", plan)
         os.kill(os.getpid(), signal.SIGKILL)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 4])
+def test_a_killed_apply_goes_on(on_xfs, call):
+    """SIGKILL right before a call of the kernel, or after the last one and before that is recorded."""
+    guests_after_planning(on_xfs)
+    plan, before = plan_of(on_xfs), state(on_xfs.parent)
+    apply_and_die(plan, call)
     assert state(on_xfs.parent) == before
     left = 2 - sum(step == "shared" for _, step in records(on_xfs))
     said = run_here("apply", plan)
@@ -433,22 +438,34 @@ def test_too_little_to_gain_is_skipped(on_xfs):
     assert guests_after_planning(on_xfs)["web"]["verdict"] == "share"
 
 
-def test_guests_that_are_reflinked_copies_of_each_other(on_xfs, xfs):
-    """Each is judged on its own; shared anyway, both together give the space back."""
-    folder = on_xfs.parent
+def test_guests_that_are_reflinked_copies_of_each_other(disk, fleet):
+    """Each is judged on its own; shared anyway, the last one to let go of a block gives it back."""
+    folder, plan = fleet.parent, plan_of(fleet)
+    in_small_extents(folder / "web.img")
     run("cp", "--reflink=always", str(folder / "web.img"), str(folder / "web2.img"))
     manifest = MANIFEST.replace("{path: db.qcow2, format: qcow2}", "path: web2.img")
     with_manifest(folder, manifest)
-    run_here("plan", on_xfs)
-    assert {guest["verdict"] for guest in guests_of(on_xfs).values()} == {"skip"}
-    (reason,) = {guest["reason"] for guest in guests_of(on_xfs).values()}
-    assert "only once those files no longer use them; if those files are guests" in reason
+    run_here("plan", fleet)
+    assert {guest["verdict"] for guest in guests_of(fleet).values()} == {"skip"}
+    (reason,) = {guest["reason"] for guest in guests_of(fleet).values()}
+    assert "only once those no longer use them; if those files are guests" in reason
     assert reason.endswith("with `minimum_savings: none`, its blocks are shared anyway")
     with_manifest(folder, manifest + "minimum_savings: none\n")
-    guests_after_planning(on_xfs)
-    free = free_bytes(xfs)
-    assert "2 guests: 2 shared." in run_here("apply", plan_of(on_xfs))
-    assert free_bytes(xfs) - free > 6 * MIB
+    assert "at least 0 B come back at once" in run_here("plan", fleet)
+    before, free = state(folder, "web.img", "web2.img"), free_bytes(disk)
+    # Killed with the first, then the second: what this gives back is of the blocks that both have let go of.
+    apply_and_die(plan, call=3)
+    run_here("apply", plan, "--guest", "web2")
+    assert MIB / 2 < (in_between := free_bytes(disk) - free) < 6 * MIB
+    assert "2 guests: 1 shared, 1 unchanged." in run_here("apply", plan)
+    given_back = free_bytes(disk) - free
+    assert given_back > in_between + MIB
+    report = json.loads(run_here("show", plan, "--format", "json"))
+    web, web2 = (guest["sharing"]["came_back_bytes"] for guest in report["guests"])
+    assert min(web, web2) > MIB / 2
+    assert abs(web + web2 - given_back) <= TREES + given_back // 50
+    assert "came back (at least 0 B predicted)" in run_here("show", plan)
+    assert state(folder, "web.img", "web2.img") == before
 
 
 def test_events_and_a_forged_plan(on_xfs):

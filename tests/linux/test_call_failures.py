@@ -188,6 +188,21 @@ def test_a_limit_on_the_size_of_files(tmp_path):
     assert "ulimit -f unlimited" in fault.remedy
 
 
+def test_a_quota_of_btrfs(tmp_path):
+    """It has commands of its own."""
+    with mounted(tmp_path, "btrfs") as point:
+        run("btrfs", "quota", "enable", str(point))
+        run("btrfs", "subvolume", "create", str(point / "vms"))
+        run("btrfs", "qgroup", "limit", "1M", str(point / "vms"))
+        image = point / "vms" / "vm.img"
+        with pytest.raises(OSError) as caught:  # noqa: PT011  # its number follows
+            image.write_bytes(bytes(2 << 20))
+        assert caught.value.errno == errno.EDQUOT
+        fault = explain(OSError(errno.EDQUOT, "", str(image)))
+        assert fault.why == f"the disk quota on the filesystem of {point / 'vms'} is used up"
+        assert follow(fault.remedy) == "btrfs"
+
+
 def test_what_is_gone(place):
     (place / "vm.img").unlink()
     error = OSError(errno.ENOENT, "", str(place / "vm.img"))

@@ -18,16 +18,22 @@ from filesystems import mounted
 from notation import run
 from oracle import guest_bytes, recorded, source
 from scan_jobs import scan_job
+from small_fleet import checksum
 
+from batchdiff.choices import Verdict
 from batchdiff.extents import concatenate
 from batchdiff.image import files
 from batchdiff.image.open import open_image
 from batchdiff.image.storage.shared_blocks import common_ranges, has_shared_extents, shared_extents
 from batchdiff.linux import fiemap
 from batchdiff.manifest.file import read_manifest
-from batchdiff.planning.planner import make_plan
+from batchdiff.plan.plan import Plan
+from batchdiff.planning import planner
+from batchdiff.planning.planner import EarlierResults, make_plan
 from batchdiff.planning.scan import common_blocks as common_blocks_module
+from batchdiff.planning.scan import one_range
 from batchdiff.planning.scan.common_blocks import CommonBlocks
+from batchdiff.planning.scan.reopening import Budget
 from batchdiff.planning.scan_all import ranges_with_data
 from batchdiff.units import KIB, MIB
 
@@ -177,14 +183,16 @@ def questions(monkeypatch):
     return asked
 
 
-def plan_of(folder, *guests):
+def manifest_of(folder, *guests):
     manifest = folder / "manifest.yaml"
-    entries = ", ".join(f"{{path: {guest.name}}}" for guest in guests)
-    manifest.write_text(
-        "version: 1\ntemplate: {path: template.img, format: raw}\n"
-        f"defaults: {{format: raw}}\nguests: [{entries}]\n"
-    )
-    return make_plan(read_manifest(str(manifest)), jobs=1)
+    forms = {".img": "raw", ".qcow2": "qcow2"}
+    entries = ", ".join(f"{{path: {guest.name}, format: {forms[guest.suffix]}}}" for guest in guests)
+    manifest.write_text(f"version: 1\ntemplate: {{path: template.img, format: raw}}\nguests: [{entries}]\n")
+    return read_manifest(str(manifest))
+
+
+def plan_of(folder, *guests):
+    return make_plan(manifest_of(folder, *guests), jobs=1)
 
 
 def test_a_guest_is_asked_for_its_blocks_once_in_a_whole_plan(filesystem, monkeypatch):
@@ -266,3 +274,61 @@ def test_shared_blocks_are_not_promised_back_and_leave_the_template_without_a_di
     guest = plan.guests[0]
     assert guest.diff.savings is not None
     assert guest.diff.savings.reclaimable_bytes < guest.diff.savings.allocated_bytes
+
+
+def copies_that_need_zeros(folder: Path) -> list[Path]:
+    """Copies that each need other parts of the template read, among them zeros that are stored."""
+    folder.mkdir()
+    template = folder / "template.img"
+    write_template(template)
+    with template.open("r+b") as file:
+        for at in range(0, SIZE, 2 * MIB):
+            file.seek(at + 256 * KIB)
+            file.write(bytes(384 * KIB))
+    guests = [folder / f"{name}.img" for name in ("one", "two", "three")]
+    for number, guest in enumerate(guests):
+        run("cp", "--reflink=always", str(template), str(guest))
+        rewrite(guest, seed=number, times=12)
+        with guest.open("r+b") as file:
+            file.seek((2 * number + 2) * MIB)
+            file.write(bytes(600 * KIB) if number % 2 else b"?" * 600 * KIB)
+            os.fsync(file.fileno())
+    run("cp", "--reflink=never", "--sparse=never", str(template), str(folder / "full.img"))
+    run("qemu-img", "convert", "-O", "qcow2", str(guests[0]), str(folder / "thick.qcow2"))
+    os.sync()
+    return [*guests, folder / "full.img", folder / "thick.qcow2"]
+
+
+def test_the_same_plan_in_whatever_batches(filesystem, monkeypatch, small_ranges):
+    """A batch reads of the template what its guests need, and no guest's figures may depend on the others."""
+    folder = filesystem / "batches"
+    guests = copies_that_need_zeros(folder)
+
+    def planned(*names: Path, files: int, jobs: int = 1) -> Plan:
+        monkeypatch.setattr(planner, "budget", lambda *_: Budget(jobs, files))
+        return plan_of(folder, *names)
+
+    together = planned(*guests, files=100)
+    assert together.template_digest == "", "the template is read only in parts"
+    assert {guest.verdict for guest in together.guests} <= {Verdict.CONVERT, Verdict.SKIP}
+    for most, jobs in ((1, 1), (2, 2)):
+        assert checksum(planned(*guests, files=most, jobs=jobs)) == checksum(together), (most, jobs)
+    backwards = planned(*reversed(guests), files=3)
+    assert tuple(reversed(backwards.guests)) == together.guests
+    shutil.rmtree(folder)
+
+
+def test_a_reused_plan_is_as_a_fresh_one(filesystem, small_ranges, monkeypatch):
+    """With what each strategy would give, for which only the parts that differ are read again."""
+    folder = filesystem / "reused"
+    guests = copies_that_need_zeros(folder)
+    older = plan_of(folder, *guests)
+    assert all(guest.sharing is not None for guest in older.guests)
+    manifest, said = manifest_of(folder, *guests[::-2]), []
+    fresh = make_plan(manifest, jobs=1)
+    monkeypatch.setattr(one_range.Scanner, "__init__", None)
+    reused = make_plan(manifest, jobs=2, earlier=EarlierResults(None, older, said.append))
+    assert said[0].startswith("3 of 3 guests are reused")
+    assert [guest.sharing for guest in reused.guests] == [guest.sharing for guest in fresh.guests]
+    assert checksum(reused) == checksum(fresh)
+    shutil.rmtree(folder)

@@ -93,8 +93,10 @@ def replace_plan(plan: Plan, path: str, converted: NamesByPlan) -> KeptPlan | No
         write_plan(plan, path)
         return None
     with _held(path, create=True):
-        older = _older(path, converted)
-        if older is None or older.checksum == checksum_of(to_dict(plan)):
+        older, checksum = _older(path, converted), checksum_of(to_dict(plan))
+        if older is None:
+            _forget_sharing(path, checksum)
+        if older is None or older.checksum == checksum:
             write_plan(plan, path)
             return None
         name = _free_name(path, older)
@@ -104,6 +106,17 @@ def replace_plan(plan: Plan, path: str, converted: NamesByPlan) -> KeptPlan | No
             os.unlink(f"{path}{_JOURNAL}")
             sync_folder(os.path.dirname(os.path.abspath(path)))
         return KeptPlan(name, older.guests)
+
+
+def _forget_sharing(path: str, checksum: str) -> None:
+    """Delete the journal of the same plan, made before, if its guests have only shared blocks.
+
+    If guests have the same files and yet do not share blocks now (btrfs was defragmented, or a snapshot of the
+    disk was brought back), the journal would make ``apply`` leave them as they are.
+    """
+    history = read_history(path, checksum)
+    if history.states and not _by_fate(history) and not history.left:
+        os.unlink(f"{path}{_JOURNAL}")
 
 
 @contextmanager

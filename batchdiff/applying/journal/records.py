@@ -93,7 +93,8 @@ class GuestState:
     ``left``: the path of the overlay that a restore left behind, because it could not read it. ``data_file``: the
     overlay's data file when it was written, before it got its name. ``parts``: the other files of an overlay that
     is about to be unlinked, each with its path. At SHARED, ``shared_bytes``: the bytes that the last run shared;
-    ``came_back_bytes``: by how much free space has grown in all runs.
+    ``came_back_bytes``: by how much free space has grown in all runs; at SHARING, in those before. At SHARING,
+    ``to_free_bytes``: what was still to come back when the last run began.
     """
 
     step: Step
@@ -111,6 +112,7 @@ class GuestState:
     parts: tuple[tuple[str, Fingerprint], ...] = ()
     shared_bytes: int = 0
     came_back_bytes: int = 0
+    to_free_bytes: int = 0
 
     def record(self) -> dict[str, Any]:
         """Return the plain values of its line in a journal."""
@@ -181,6 +183,7 @@ class History:
             parts=tuple(map(_part, record.get("parts", ()))),
             shared_bytes=int(record.get("shared_bytes", 0)),
             came_back_bytes=int(record.get("came_back_bytes", 0)),
+            to_free_bytes=int(record.get("to_free_bytes", 0)),
         )
 
     @property

@@ -39,8 +39,8 @@ _LISTING = 25
 """Bytes that XFS takes to list an extent if extents are split one after the other; measured with 65,536."""
 
 _OF_OTHERS = (
-    "blocks that other files use, too, are freed only once those files no longer use them; if those files are"
-    " guests, sharing the blocks of all of them would free the space, but each guest is judged on its own"
+    "blocks that other files or snapshots use, too, are freed only once those no longer use them; if those files"
+    " are guests, sharing the blocks of all of them would free the space, but each guest is judged on its own"
 )
 _WITHOUT_TREE = (
     "btrfs frees an extent only once no file has any part of it, and only root (CAP_SYS_ADMIN) can see its extents"

@@ -16,20 +16,13 @@ from collections.abc import Iterator
 from batchdiff.choices import Verdict
 from batchdiff.estimation.estimate import Estimate, GuestEstimate
 from batchdiff.report.facts import guests_not_converted, share
-from batchdiff.report.figures import DASH, count_of, of_several, percent
+from batchdiff.report.figures import DASH, SAVINGS_COLUMNS, count_of, of_several, percent
 from batchdiff.report.printable import printable
-from batchdiff.report.table import Align, Column, paragraph, table
+from batchdiff.report.table import Column, paragraph, table
 from batchdiff.sampling.interval import Interval
 from batchdiff.units import few, format_size
 
-_COLUMNS = (
-    Column("guest", Align.LEFT),
-    Column("allocated"),
-    Column("overlay"),
-    Column("saved"),
-    Column("share"),
-    Column("saved, 95 % interval"),
-)
+_COLUMNS = (*SAVINGS_COLUMNS, Column("saved, 95 % interval"))
 
 
 def estimate_text(estimate: Estimate, width: int | None = None) -> str:

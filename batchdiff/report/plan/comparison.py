@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from batchdiff.applying.results.conversion import Conversion
 from batchdiff.choices import Strategy, Verdict
+from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image.storage.exactness import of_sum
 from batchdiff.plan.earlier_plans import is_done
 from batchdiff.plan.plan import GuestPlan, GuestToConvert, Plan
@@ -76,7 +77,7 @@ def sentences(found: PlanComparison, conversions: Mapping[str, Conversion] = NOT
     yield from _what_came_of(done, conversions)
     if found.older.template.source.path != found.newer.template.source.path:
         yield f"The older plan is for another template, {printable(found.older.template.source.path)}."
-    elif found.older.template_digest != found.newer.template_digest:
+    elif _is_template_changed(found):
         yield "The template's content has changed since the older plan."
     for names, what in ((found.appeared, "not in the older plan"), (found.gone, "only in the older plan")):
         if names:
@@ -90,6 +91,19 @@ def sentences(found: PlanComparison, conversions: Mapping[str, Conversion] = NOT
         yield f"{printable(each.name)}: its overlay {grew} {sizes}."
     if not any((found.appeared, found.gone, found.verdicts, found.changes)):
         yield "No guest has changed."
+
+
+def _is_template_changed(found: PlanComparison) -> bool:
+    """Return whether the template's content has changed.
+
+    A plan has no digest if the template shares blocks with other files, as it does once guests share theirs.
+    Then the files decide, whose ctime alone says nothing of their content.
+    """
+    older, newer = found.older, found.newer
+    if older.template_digest and newer.template_digest:
+        return older.template_digest != newer.template_digest
+    files = older.template.fingerprints, newer.template.fingerprints
+    return len(files[0]) != len(files[1]) or not all(map(Fingerprint.is_unwritten, *files))
 
 
 def _done(found: PlanComparison) -> list[GuestToConvert]:
@@ -123,7 +137,7 @@ def comparison_report(found: PlanComparison) -> dict[str, object]:
     return {
         "created": found.older.created,
         "saved_bytes": {"older": found.older.totals.saved_bytes, "newer": found.newer.totals.saved_bytes},
-        "template_changed": found.older.template_digest != found.newer.template_digest,
+        "template_changed": _is_template_changed(found),
         "appeared": found.appeared,
         "gone": found.gone,
         "verdicts": [{"name": name, "older": old, "newer": new} for name, old, new in found.verdicts],

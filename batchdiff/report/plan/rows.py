@@ -19,30 +19,15 @@ from batchdiff.choices import Strategy, Verdict
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.plan.plan import GuestPlan, GuestToConvert, GuestToShare, Savings, Sharing, Totals
 from batchdiff.report.facts import WORKED_ON, PlanFacts, figures_of, share
-from batchdiff.report.figures import DASH, bounded_size, estimated_size, percent, rounded, size
+from batchdiff.report.figures import DASH, SAVINGS_COLUMNS, bounded_size, estimated_size, percent, rounded, size
 from batchdiff.report.plan.outliers import outliers_first
 from batchdiff.report.printable import printable
 from batchdiff.report.table import Align, Column
 from batchdiff.units import format_size
 
-_BEFORE = (
-    Column("guest", Align.LEFT),
-    Column("allocated"),
-    Column("overlay"),
-    Column("saved"),
-    Column("share"),
-    Column("cluster"),
-    Column("verdict", Align.LEFT),
-)
-_AFTER = (
-    Column("guest", Align.LEFT),
-    Column("allocated"),
-    Column("predicted"),
-    Column("actual"),
-    Column("saved"),
-    Column("share"),
-    Column("now", Align.LEFT),
-)
+_BEFORE = (*SAVINGS_COLUMNS, Column("cluster"), Column("verdict", Align.LEFT))
+_GUEST, _ALLOCATED, _, *_SAVED = SAVINGS_COLUMNS
+_AFTER = (_GUEST, _ALLOCATED, Column("predicted"), Column("actual"), *_SAVED, Column("now", Align.LEFT))
 _WAITING, _RESTORED = "planned", "restored"
 """The words for a guest that apply has still to work on, or that restore gave back, as `status` has them."""
 

@@ -79,7 +79,7 @@ def sharing_done(facts: PlanFacts) -> Iterator[str]:
     if guests:
         back = format_size(sum(facts.shared[guest.name] for guest in guests))
         exactness = of_sum(guest.sharing.exactness for guest in guests)
-        planned = bounded_size(sum(guest.sharing.saved_bytes for guest in guests), exactness)
+        planned = _saved(sum(guest.sharing.saved_bytes for guest in guests), exactness)
         share = "shares" if len(guests) == 1 else "share"
         yield (
             f"{count_of(len(guests), 'guest')} {share} blocks with the template in place: {back} came back"
@@ -93,7 +93,7 @@ def sharing_next(facts: PlanFacts) -> Iterator[str]:
     if not guests:
         return
     exactness = of_sum(guest.sharing.exactness for guest in guests)
-    saved = bounded_size(sum(guest.sharing.saved_bytes for guest in guests), exactness)
+    saved = _saved(sum(guest.sharing.saved_bytes for guest in guests), exactness)
     stay = (
         "Its file, format and definition stay" if len(guests) == 1 else "Their files, formats and definitions stay"
     )

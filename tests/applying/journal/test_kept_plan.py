@@ -1,5 +1,6 @@
 """A plan that can still be undone outlives the plan that takes its name, whatever dies when."""
 
+import dataclasses
 import errno
 import fcntl
 import itertools
@@ -15,7 +16,7 @@ import pytest
 
 from batchdiff.applying.journal.file import Journal, read_history
 from batchdiff.applying.journal.kept_plan import name_to_keep, replace_plan
-from batchdiff.applying.journal.records import Fate, Goal, GuestState, Step
+from batchdiff.applying.journal.records import OF_SHARING, Fate, Goal, GuestState, Step
 from batchdiff.errors import PlanError, UsageError
 from batchdiff.plan.file import read_plan, write_plan
 from batchdiff.plan.head import plan_head
@@ -171,6 +172,18 @@ def test_the_journal_of_yet_another_plan_stays_where_it_is(path):
     assert replace_plan(OLD, path, {}) is None
     assert names(path) == ["fleet.plan.json", "fleet.plan.json.journal"]
     assert Path(f"{path}.journal").read_bytes() == before
+
+
+@pytest.mark.parametrize("step", sorted(OF_SHARING))
+def test_guests_that_do_not_share_blocks_any_longer_do_so_again(tmp_path, step):
+    """With the same files, a new plan has the checksum of the older one, and so would have its journal."""
+    path = str(tmp_path / "fleet.plan.json")
+    begun(path, web01=GuestState(step))
+    assert replace_plan(dataclasses.replace(OLD, created="2026-02-03T04:05:06Z"), path, {}) is None
+    assert guests_at(path) == (["web01", "web02"], [])
+    begun(path, web01=GuestState(step), web02=QUARANTINED)
+    assert replace_plan(OLD, path, {}) is None
+    assert guests_at(path) == (["web01", "web02"], ["web01", "web02"]), "what can be undone can still be undone"
 
 
 def test_the_same_plan_again_keeps_its_journal(path):

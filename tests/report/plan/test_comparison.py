@@ -74,6 +74,13 @@ def test_nothing_has_changed():
 def test_another_template_or_content():
     digest = dataclasses.replace(OLD, template_digest="xxh3-128-64m-512k:" + "1f" * 16)
     assert "The template's content has changed since the older plan." in sentences(compared(OLD, digest))
+    # Once guests share their blocks with it, a plan has no digest of the template.
+    sharing = dataclasses.replace(OLD, template_digest="")
+    assert list(sentences(compared(OLD, sharing)))[1:] == ["No guest has changed."]
+    written = [dataclasses.replace(each, mtime_ns=1) for each in OLD.template.fingerprints]
+    changed = dataclasses.replace(OLD.template, fingerprints=tuple(written))
+    found = compared(OLD, dataclasses.replace(sharing, template=changed))
+    assert "The template's content has changed since the older plan." in sentences(found)
     source = dataclasses.replace(OLD.template.source, path="/srv/images/debian-11.qcow2")
     other = dataclasses.replace(OLD, template=dataclasses.replace(OLD.template, source=source))
     assert "The older plan is for another template, /srv/images/debian-11.qcow2." in list(
