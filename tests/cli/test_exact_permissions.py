@@ -85,16 +85,7 @@ def test_unfinished_files_are_unreadable_to_others(fleet):
     seen = []
     for call in ("fremovexattr", "copy_file_range", "fchown", "fchmod"):
         known = fleet.names()
-        kill = [
-            "strace",
-            "-f",
-            "--seccomp-bpf",
-            "-qq",
-            "-o",
-            "/dev/null",
-            "-e",
-            f"inject={call}:signal=SIGKILL:when=1",
-        ]
+        kill = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"inject={call}:signal=SIGKILL:when=1"]
         done = subprocess.run(
             [*kill, *COMMAND, "apply", "fleet.plan.json"],
             cwd=folder,

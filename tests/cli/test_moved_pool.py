@@ -93,17 +93,7 @@ def test_purged_where_the_pool_is_now(pool):
 
 
 def killed(pool, *arguments):
-    argv = [
-        "strace",
-        "-f",
-        "--seccomp-bpf",
-        "-qq",
-        "-o",
-        "/dev/null",
-        *KILLED_AT_A_RENAME,
-        *COMMAND,
-        *map(str, arguments),
-    ]
+    argv = ["strace", "-qq", "-o", "/dev/null", *KILLED_AT_A_RENAME, *COMMAND, *map(str, arguments)]
     subprocess.run(argv, cwd=pool.now, check=False, capture_output=True, timeout=120)
 
 

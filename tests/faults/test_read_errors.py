@@ -72,7 +72,7 @@ def test_a_read_fails_in_apply(folder, name, first):
     batchdiff("plan", "fleet.yaml", "-q", cwd=folder)
     path = next(folder.glob(f".{name}.*"), folder / name)
     reads = "pread64,preadv,preadv2,copy_file_range"
-    inject = ["strace", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-P", str(path), "-e", f"trace={reads}"]
+    inject = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", str(path), "-e", f"trace={reads}"]
     inject += ["-e", f"inject={reads}:error=EIO:when={first}+"]
     argv = [*inject, *COMMAND, "apply", "fleet.plan.json", "--retire", "delete", "--yes"]
     done = subprocess.run(argv, cwd=folder, check=False, capture_output=True, text=True, timeout=120)

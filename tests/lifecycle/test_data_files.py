@@ -123,16 +123,7 @@ def test_a_journal_that_names_another_file_does_not_delete_it(tmp_path):
     fleet.run("apply")
     other = tmp_path / "fleet.other"
     other.write_text("needed")
-    at_the_data_file = [
-        "strace",
-        "-f",
-        "--seccomp-bpf",
-        "-qq",
-        "-o",
-        "/dev/null",
-        "-e",
-        "inject=unlink:signal=SIGKILL:when=2",
-    ]
+    at_the_data_file = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=unlink:signal=SIGKILL:when=2"]
     killed = subprocess.run(
         [*at_the_data_file, *COMMAND, "restore", str(fleet.plan), "--guest", "web01"],
         cwd=tmp_path,
