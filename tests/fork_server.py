@@ -54,7 +54,7 @@ class ForkServer:
 
     @contextlib.contextmanager
     def reserved(self, environment: dict[str, str]) -> Iterator[bool]:
-        """Whether the server can run a command with that environment: within the block, it is the caller's."""
+        """Yields whether the server can run a command with that environment, which it then does for this caller only."""
         # A fork of the test's process has the socket too, but may not use it: the two would mix up their answers.
         fits = os.getpid() == self._pid and _settings(environment) == self._settings
         if not fits or not self._busy.acquire(blocking=False):
@@ -113,7 +113,7 @@ def _settings(environment: os._Environ[str] | dict[str, str]) -> dict[str, str]:
 
 
 def _read_both(output: int, errors: int, deadline: float) -> list[str]:
-    """What comes from two pipes until both are at their end; raises ``TimeoutError``."""
+    """Reads two pipes until both are at their end; raises ``TimeoutError``."""
     parts: dict[int, list[bytes]] = {output: [], errors: []}
     with selectors.DefaultSelector() as selector:
         for pipe in parts:
