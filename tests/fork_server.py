@@ -54,7 +54,7 @@ class ForkServer:
 
     @contextlib.contextmanager
     def reserved(self, environment: dict[str, str]) -> Iterator[bool]:
-        """Yields whether the server can run a command with that environment, which it then does for this caller only."""
+        """Yields whether the server can run a command with that environment; it then waits for this caller."""
         # A fork of the test's process has the socket too, but may not use it: the two would mix up their answers.
         fits = os.getpid() == self._pid and _settings(environment) == self._settings
         if not fits or not self._busy.acquire(blocking=False):
