@@ -90,6 +90,10 @@ def summing(report: Callable[[int], None]) -> Callable[[int], None]:
     return add
 
 
+_SHORTEST = 0.05
+"""Seconds of work that give a rate: after microseconds it would be terabytes a second."""
+
+
 @dataclass(slots=True)
 class _Load:
     """The work of one phase, or of one guest. ``worked``: the part of ``done`` that took time."""
@@ -105,7 +109,7 @@ class _Load:
 
     def pace(self, now: float) -> Pace:
         left, elapsed = self.size - self.done, now - (now if self.since is None else self.since)
-        per_second = self.worked / elapsed if elapsed > 0 and self.worked else None
+        per_second = self.worked / elapsed if elapsed >= _SHORTEST and self.worked else None
         seconds = left / per_second if per_second else None
         return Pace(self.done, self.size, per_second, seconds if left else 0.0)
 

@@ -144,7 +144,7 @@ class History:
             self.protecting.add(step)
         elif step == FAILED:
             self.failures[record["guest"]] = str(record["reason"])
-            self.times[record["guest"]] = str(record["time"])
+            self.times.setdefault(record["guest"], str(record["time"]))
         elif step != BEGIN:
             self._take_in_step(record["guest"], record)
 
