@@ -1,4 +1,4 @@
-"""Runs batchdiff as its users do, in a process of its own, on small fleets."""
+"""Runs batchdiff as its users do, in a process of its own (see ``fork_server``), on small fleets."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import notation
 import pytest
 from _pytest.mark import ParameterSet
 from event_checks import COMMON, check_events
+from fork_server import fork_server
 from oracle import assert_same
 
 from batchdiff.cli import main
@@ -49,21 +50,28 @@ OVERLAYS = {
 def batchdiff(*arguments: object, cwd: Path, expect: int | None = 0, path: str | None = None, **options) -> Done:
     """Runs a command that must end with that exit code, and without any traceback."""
     environment = os.environ | {"PATH": path or os.environ["PATH"]} | options.pop("env", {})
-    done = subprocess.run(
-        [*COMMAND, *map(str, arguments)],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        **({"stdin": subprocess.DEVNULL, "timeout": 120} | options),
-    )
+    done = _run(list(map(str, arguments)), cwd, environment, {"timeout": 120} | options)
     assert_no_traceback(done.stderr + done.stdout)
     said = f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert expect is None or done.returncode == expect, said
     if "--json" in arguments:
         check_events(done.stdout, done.returncode)
     return done
+
+
+def _run(arguments: list[str], folder: Path, environment: dict[str, str], options: dict) -> Done:
+    with fork_server().reserved(environment) as is_ours:
+        if is_ours and options.keys() == {"timeout"}:
+            return fork_server().run(arguments, folder, environment, options["timeout"])
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        **({"stdin": subprocess.DEVNULL} | options),
+    )
 
 
 def run_here(verb: str, document: Path, *arguments: object, expect: int | None = 0) -> str:

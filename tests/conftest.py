@@ -1,7 +1,9 @@
 """What all tests have in common: no test fails because the machine is busy, or because of who started it."""
 
+import os
 import signal
 
+import encrypted
 import examples
 import pytest
 
@@ -21,3 +23,12 @@ def all_signals_heard():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def empty_encrypted_images(tmp_path_factory):
+    """All processes of pytest-xdist share a folder for them: the one that has their own folders."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "empty-encrypted-images"
+    folder.mkdir(exist_ok=True)
+    encrypted.keep_empty_images_in(folder)

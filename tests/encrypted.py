@@ -1,12 +1,14 @@
 """Encrypted images for tests, made and read by QEMU: LUKS, and qcow2 with LUKS encryption.
 
 QEMU takes seconds of CPU time to create one, because it measures how fast the CPU is. So an empty one is made once
-for each secret, and copied.
+for each secret in a run of the tests, and copied: all processes of pytest-xdist find it in one folder.
 """
 
 from __future__ import annotations
 
+import fcntl
 import functools
+import hashlib
 import os
 import subprocess
 import tempfile
@@ -18,8 +20,14 @@ from batchdiff.image_source import ImageSource
 
 SECRET = "correct-horse-battery-staple"
 ATTEMPTS = 20
+_FOLDERS: list[Path] = []
 KIND = {"luks": "", "qcow2": "encrypt.format=luks,"}
 PREFIX = {"luks": "", "qcow2": "encrypt."}
+
+
+def keep_empty_images_in(folder: Path) -> None:
+    """Sets the folder in which all processes of pytest-xdist share their empty images."""
+    _FOLDERS[:] = [folder]
 
 
 def secret_file(path: Path, secret: str = SECRET) -> Path:
@@ -55,14 +63,26 @@ def create_overlay(path: Path, secret: Path, backing: ImageSource, size: int) ->
 @functools.cache
 def _empty(kind: str, secret: str, options: str) -> bytes:
     """An image of an empty disk."""
+    what = hashlib.sha256(repr((kind, secret, options)).encode()).hexdigest()
+    (folder,) = _FOLDERS
+    path = folder / what
+    with (folder / f"{what}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process makes the same one, and this one waits for it
+        if not path.exists():
+            part = _create(kind, secret, options, folder / f"{what}.part")
+            part.rename(path)
+    return path.read_bytes()
+
+
+def _create(kind: str, secret: str, options: str, path: Path) -> Path:
     with tempfile.TemporaryDirectory() as folder:
-        path, key = Path(folder) / "image", secret_file(Path(folder) / "secret", secret)
+        key = secret_file(Path(folder) / "secret", secret)
         how = f"{KIND[kind]}{PREFIX[kind]}key-secret=s,{PREFIX[kind]}iter-time=10,{options}".rstrip(",")
         argv = ["qemu-img", "create", "-q", "--object", f"secret,id=s,file={key}", "-f", kind, "-o", how]
         for _ in range(ATTEMPTS):
             done = subprocess.run([*argv, path, "0"], capture_output=True, text=True, check=False, timeout=100)
             if done.returncode == 0:
-                return path.read_bytes()
+                return path
             assert "accurate CPU usage" in done.stderr, done.stderr
     raise AssertionError(f"QEMU could not measure the CPU in {ATTEMPTS} attempts")
 

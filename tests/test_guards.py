@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -37,14 +38,20 @@ def docstring(path: Path) -> str:
     return ast.get_docstring(ast.parse(path.read_text())) or ""
 
 
-DECIDING = sorted(
-    path.relative_to(ROOT / "batchdiff").as_posix()
-    for path in (ROOT / "batchdiff").rglob("*.py")
-    if branches(ast.parse(path.read_text())) > FEW_BRANCHES
-)
-TESTS = {
-    path.relative_to(ROOT / "tests").as_posix(): docstring(path) for path in (ROOT / "tests").rglob("test_*.py")
-}
+def deciding() -> list[str]:
+    return sorted(
+        path.relative_to(ROOT / "batchdiff").as_posix()
+        for path in (ROOT / "batchdiff").rglob("*.py")
+        if branches(ast.parse(path.read_text())) > FEW_BRANCHES
+    )
+
+
+# Read by the tests that need them: each process of pytest-xdist imports this module.
+@functools.cache
+def by_test_module() -> dict[str, str]:
+    """Return the docstrings of the test modules by their paths."""
+    modules = (ROOT / "tests").rglob("test_*.py")
+    return {path.relative_to(ROOT / "tests").as_posix(): docstring(path) for path in modules}
 
 
 def names_of_tests(module: str) -> set[str]:
@@ -75,11 +82,13 @@ def without_tests(modules: Iterable[str], tests: dict[str, str]) -> list[str]:
 
 
 def test_every_module_that_decides_has_tests():
-    assert without_tests(DECIDING, TESTS) == []
+    assert without_tests(deciding(), by_test_module()) == []
 
 
 def test_every_module_that_a_test_guards_exists():
-    assert [module for module in sorted(guarded(TESTS)) if not (ROOT / "batchdiff" / module).exists()] == []
+    assert [
+        module for module in sorted(guarded(by_test_module())) if not (ROOT / "batchdiff" / module).exists()
+    ] == []
 
 
 @pytest.mark.parametrize(

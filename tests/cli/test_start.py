@@ -51,6 +51,21 @@ __main__.main()
 MOST_MODULES = 250
 """That a plan of raw and qcow2 images loads, of batchdiff's own."""
 
+EACH_ALONE = """
+import importlib, os, pkgutil
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+import numpy, yaml
+import batchdiff.cli.verbs
+failed = []
+for found in pkgutil.iter_modules(batchdiff.cli.verbs.__path__):
+    child = os.fork()
+    if child == 0:
+        importlib.import_module(f"batchdiff.cli.verbs.{found.name}")
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        failed.append(found.name)
+print(failed)
+"""
 HEAVY = {
     "jsonschema",
     "lzma",
@@ -80,6 +95,12 @@ def manifest(tmp_path):
         "version: 1\ntemplate: {path: template.img, format: raw}\nguests: [{path: guest.img, format: raw}]\n"
     )
     return path
+
+
+def test_each_verb_loads_whatever_was_loaded_before():
+    """The fork server of the tests loads all modules in one order; here each verb is the first to load any."""
+    done = subprocess.run([sys.executable, "-c", EACH_ALONE], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n", done.stderr
 
 
 @pytest.mark.parametrize("option", ["--version", "--help"])

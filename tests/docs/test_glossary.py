@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -12,16 +13,20 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 GLOSSARY = (ROOT / "docs" / "glossary.md").read_text()
-MODULES = {
-    path.relative_to(ROOT / "batchdiff").as_posix(): ast.parse(path.read_text())
-    for path in sorted((ROOT / "batchdiff").rglob("*.py"))
-}
-
 DEFINED_TWICE = {
     "exactly": "bytes that must be there, in headers; and a value that is known, beside intervals",
     "run": "the one function of each verb, of the command line and of programs; called by its module's name",
 }
 """Names that several modules may define at top level, each with the reason."""
+
+
+@functools.cache
+def all_modules() -> dict[str, ast.Module]:
+    """Return the syntax trees of the modules, which the tests of one process of pytest-xdist need."""
+    return {
+        path.relative_to(ROOT / "batchdiff").as_posix(): ast.parse(path.read_text())
+        for path in sorted((ROOT / "batchdiff").rglob("*.py"))
+    }
 
 
 def entries(text: str) -> dict[str, str]:
@@ -63,7 +68,7 @@ def is_explained(name: str, words: Iterable[str]) -> bool:
 
 
 def classes() -> Iterator[tuple[str, str]]:
-    for module, tree in MODULES.items():
+    for module, tree in all_modules().items():
         for node in tree.body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 yield module, node.name
@@ -77,7 +82,7 @@ def test_every_class_is_named_by_a_word_of_the_glossary():
 def test_every_word_of_the_code_is_used_there():
     section = GLOSSARY.split("\n## Words of the code\n")[1]
     names = {part.lower() for _, name in classes() for part in re.findall(r"[A-Z][a-z0-9]+", name)}
-    names |= {part for module in MODULES for part in re.findall(r"[a-z0-9]+", module)}
+    names |= {part for module in all_modules() for part in re.findall(r"[a-z0-9]+", module)}
     known = {form for name in names for form in noun(name)}
     unused = [word for word in entries(section) if not all(noun(part) & known for part in re.split("[ -]", word))]
     assert [word for word in unused if word not in {"word"}] == []
@@ -90,11 +95,11 @@ def test_no_word_has_two_entries():
 
 
 def test_no_name_has_two_definitions():
-    assert defined_twice(MODULES) == {}
+    assert defined_twice(all_modules()) == {}
 
 
 def test_every_name_that_may_be_defined_twice_is():
-    places = [name for tree in MODULES.values() for name in set(definitions(tree))]
+    places = [name for tree in all_modules().values() for name in set(definitions(tree))]
     assert [name for name in DEFINED_TWICE if places.count(name) < 2] == []
 
 

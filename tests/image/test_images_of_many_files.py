@@ -174,7 +174,18 @@ def test_nothing_outside_is_opened(tmp_path, naming, name, words):
         f"open_image(ImageSource({source.path!r}, ImageFormat({source.format.value!r})))"
     )
     subprocess.run(
-        ["strace", "-f", "-o", log, "-e", "trace=openat,open,connect,socket", sys.executable, "-c", code],
+        [
+            "strace",
+            "-f",
+            "--seccomp-bpf",
+            "-o",
+            log,
+            "-e",
+            "trace=openat,open,connect,socket",
+            sys.executable,
+            "-c",
+            code,
+        ],
         check=False,
         capture_output=True,
         timeout=60,

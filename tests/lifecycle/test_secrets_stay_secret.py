@@ -31,19 +31,20 @@ guests:
 
 
 class Watcher(threading.Thread):
-    """Reads what /proc shows of all processes, again and again, until the end."""
+    """Reads what /proc shows of all processes that have started since, again and again, until the end."""
 
     def __init__(self) -> None:
         super().__init__()
         self.found: set[str] = set()
         self.seen: set[bytes] = set()
         self.over = threading.Event()
+        self.others = processes()
 
     def run(self) -> None:
         while not self.over.wait(0.01):
-            for process in Path("/proc").glob("[0-9]*"):
+            for process in processes() - self.others:
                 for name in ("cmdline", "environ"):
-                    self.look(process / name)
+                    self.look(Path("/proc", process, name))
 
     def look(self, path: Path) -> None:
         try:
@@ -53,6 +54,10 @@ class Watcher(threading.Thread):
         if path.name == "cmdline" and b"secret,id=" in shown:
             self.seen.add(shown.split(b"\0", 1)[0])
         self.found.update(f"{path}: {shown!r}" for secret in SECRETS.values() if secret.encode() in shown)
+
+
+def processes() -> set[str]:
+    return {name for name in os.listdir("/proc") if name.isdigit()}
 
 
 @pytest.fixture
@@ -78,7 +83,20 @@ def fleet(tmp_path):
 
 def traced(folder: Path, number: int, *argv: str, expect: int = 0) -> None:
     """Runs a command with strace, and keeps what it prints beside the list of programs that it starts."""
-    trace = ["strace", "-f", "-v", "-s", "100000", "-e", "trace=execve", "-o", f"{number}.trace", *COMMAND, *argv]
+    trace = [
+        "strace",
+        "-f",
+        "--seccomp-bpf",
+        "-v",
+        "-s",
+        "100000",
+        "-e",
+        "trace=execve",
+        "-o",
+        f"{number}.trace",
+        *COMMAND,
+        *argv,
+    ]
     with (folder / f"{number}.output").open("wb") as output:
         done = subprocess.run(trace, cwd=folder, stdout=output, stderr=output, check=False, timeout=300)
     assert done.returncode == expect, (folder / f"{number}.output").read_text()
