@@ -51,7 +51,7 @@ LIST_FORMATS = {
 """The filesystems that count blocks with lists as the file's."""
 
 _NO_LIST = LIST_FORMATS["ext4"]
-"""A stand-in where nothing is counted."""
+"""A stand-in for filesystems on which nothing is counted."""
 
 
 class WrittenRuns:
