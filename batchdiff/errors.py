@@ -97,7 +97,7 @@ class ImageError(BatchdiffError):
 
 
 class SecretError(ImageError):
-    """The secret of an encrypted image cannot be read, or opens no key slot; that says nothing about the image."""
+    """The secret of an encrypted image cannot be read, or opens no key slot; the image itself may be sound."""
 
 
 class MovedError(ImageError):
@@ -149,6 +149,6 @@ class WorkerError(BatchdiffError):
 EXIT_DONE = 0
 EXIT_SOME_GUESTS = 1
 EXIT_DETAILED_CHANGES = 10
-"""For ``plan --detailed-exitcode``: there is something to convert."""
+"""For ``plan --detailed-exitcode``: there is something to convert or share."""
 EXIT_BUG = 70
 EXIT_INTERRUPTED = 130

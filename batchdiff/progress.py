@@ -1,4 +1,4 @@
-"""The progress of a command, in bytes: what there is to do, what is done, and at which pace.
+"""The progress of a command, in bytes: what there is to do, what is done, and at what pace.
 
 ::
 
@@ -30,7 +30,7 @@ class Phase(enum.StrEnum):
     """The template is read, to compare its digest."""
     SCAN = "scan"
     ASSESS = "assess"
-    """All bytes are read; the savings of a guest are calculated, in a time that no rate foretells."""
+    """All bytes are read; the savings of a guest are calculated, which takes a time that no rate predicts."""
     WRITE = "write"
     SHARE = "share"
     """The kernel compares blocks of a guest with the template's, and shares those that are equal."""
@@ -43,7 +43,7 @@ class Phase(enum.StrEnum):
 class Pace:
     """Bytes done and in all; bytes a second so far, and the seconds left at that rate, or None if unknown.
 
-    For openings, each is a count of them.
+    While images are opened, openings are counted instead of bytes.
     """
 
     done: int
@@ -61,8 +61,8 @@ class Pace:
 class Reading:
     """Progress at one moment: of the whole run, and of the guest at work; None if the work is for all guests.
 
-    ``is_edge``: it is the first or the last one. ``openings``: how often an image was opened, and will have been
-    before the bytes are known, in a reading of that phase.
+    ``is_edge``: it is the first or the last one. ``openings``: how many times images were opened
+    so far, and how many times in all, in readings before the bytes are known.
     """
 
     run: Pace
@@ -90,6 +90,10 @@ def summing(report: Callable[[int], None]) -> Callable[[int], None]:
     return add
 
 
+_SHORTEST = 0.05
+"""Seconds of work that give a rate: after microseconds it would be terabytes a second."""
+
+
 @dataclass(slots=True)
 class _Load:
     """The work of one phase, or of one guest. ``worked``: the part of ``done`` that took time."""
@@ -105,7 +109,7 @@ class _Load:
 
     def pace(self, now: float) -> Pace:
         left, elapsed = self.size - self.done, now - (now if self.since is None else self.since)
-        per_second = self.worked / elapsed if elapsed > 0 and self.worked else None
+        per_second = self.worked / elapsed if elapsed >= _SHORTEST and self.worked else None
         seconds = left / per_second if per_second else None
         return Pace(self.done, self.size, per_second, seconds if left else 0.0)
 
@@ -132,7 +136,7 @@ class Meter:
     _openings: _Load | None = field(default=None, init=False)
 
     def open(self, done: int, total: int) -> None:
-        """Report how often an image was opened so far, and will be before the bytes to read are known."""
+        """Report how many times images were opened so far, and how many times in all until the bytes are known."""
         with self._lock:
             if self._openings is None:
                 self._openings = _Load(total, since=self.clock())

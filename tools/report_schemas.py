@@ -97,6 +97,7 @@ REPORT_GUEST = of(
             came_back_bytes=INTEGER,
         )
     ),
+    restored=BOOLEAN,
     strategy=of_type(Strategy),
     sharing=or_null(
         of(

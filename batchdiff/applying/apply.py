@@ -35,7 +35,7 @@ _NOT_THERE = {Fate.DELETED, Fate.GONE}
 
 
 def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome]:
-    """Let guests share blocks, convert the others, and yield their outcomes; one that fails stops no other.
+    """Let guests share blocks, convert the others, and yield the outcomes; one that fails does not stop the rest.
 
     :raises UsageError: the options contradict each other or the plan.
     :raises PlanError: the plan is stale: the template's content changed.
@@ -128,7 +128,7 @@ def originals_to_delete(plan: Plan, options: ApplyOptions, history: History) -> 
 def _left_alone(
     guests: list[GuestToConvert], plan: Plan, options: ApplyOptions, history: History
 ) -> dict[str, str]:
-    """Return why apply leaves guests alone that restore gave back, by name."""
+    """Return why apply does not convert the guests that restore gave back, by name."""
     back = _given_back(plan, options, history)
     return why_not_again([guest for guest in guests if guest.name in back])
 

@@ -67,7 +67,7 @@ def check_health(  # noqa: PLR0913  # options by keyword
 ) -> Iterator[Finding]:
     """Yield the finding for the template, then one for each guest that was converted, or that shares blocks.
 
-    If the plan only shares blocks and converts no guest, nothing rests on the template, which is not looked at.
+    If the plan only shares blocks and converts no guest, nothing rests on the template, so it is not checked.
 
     ``jobs``: the maximum number of overlays to check at once, if memory and open files allow. ``meter`` counts the
     bytes that are compared.
@@ -109,7 +109,7 @@ def check_health(  # noqa: PLR0913  # options by keyword
 
 
 def _template_not_needed(plan: Plan) -> Finding:
-    why = "no guest of this plan rests on it, so it was not looked at"
+    why = "no guest of this plan rests on it, so it was not checked"
     return Finding("template", plan.template.source.path, Health.SOUND, why)
 
 

@@ -43,7 +43,7 @@ def is_shared(guest: str, history: History) -> bool:
 
 
 def expect_sharing(meter: Meter, guests: Iterable[GuestToShare]) -> None:
-    """Expect that the kernel compares what guests are to share."""
+    """Expect the kernel's comparison of all that guests are to share."""
     for guest in guests:
         meter.expect(guest.name, Phase.SHARE, guest.sharing.shareable_bytes)
 
@@ -68,16 +68,16 @@ def shared_finding(guest: GuestToShare) -> Finding:
         return Finding(guest.name, path, Health.UNKNOWN, str(error))
     if size < guest.image.virtual_size:
         planned = format_size(guest.image.virtual_size)
-        why = f"its disk has {format_size(size)}, and had {planned} when it was planned"
+        why = f"the size of its disk is {format_size(size)}, but was {planned} when the plan was made"
         return Finding(guest.name, path, Health.DAMAGED, why)
-    why = "it is a whole image of its own, whose content was not compared: nothing rests on the template"
+    why = "it is an image of its own, and nothing rests on the template, so its content was not compared"
     return Finding(guest.name, path, Health.SOUND, why)
 
 
 def share_guests(run: Run, guests: Iterable[GuestToShare]) -> Iterator[GuestOutcome]:
-    """Let each guest share blocks with the template, and yield its outcome; one that fails stops no other.
+    """Let each guest share blocks with the template, and yield its outcome; a failure does not stop the others.
 
-    :raises StopError: a stop was requested; blocks that were shared before that stay shared.
+    :raises StopError: a stop was requested; blocks that are already shared stay shared.
     """
     for guest in guests:
         run.stop.check()
@@ -125,7 +125,7 @@ def _share(guest: GuestToShare, run: Run) -> GuestOutcome:
 def _check_not_the_template(guest: GuestToShare, image: Image, template: Image) -> None:
     """Refuse a guest that is the template: a plan is input, which may be wrong.
 
-    :raises PlanError: it is.
+    :raises PlanError: the guest is the template, or a part of it.
     """
     files = [os.fstat(layer.fd) for layer in template.layers]
     if any(os.path.samestat(os.fstat(layer.fd), file) for layer in image.own_files for file in files):
@@ -133,7 +133,7 @@ def _check_not_the_template(guest: GuestToShare, image: Image, template: Image) 
 
 
 def _check(run: Run, held: Held) -> None:
-    """End the work at a request to stop, or if a program wants to write to the guest or to the template.
+    """End the work if a stop was requested, or if a program wants to write to the guest or to the template.
 
     :raises BatchdiffError: it must end.
     """
@@ -157,12 +157,12 @@ def _record_fingerprints(guest: GuestToShare, image: Image, run: Run) -> None:
 
 
 def _outcome(guest: GuestToShare, shared: int, gained: int, differing: int) -> GuestOutcome:
-    reason = f"{format_size(shared)} more of its blocks are the template's now"
+    reason = f"it now shares {format_size(shared)} more with the template"
     remarks: tuple[str, ...] = ()
     if differing:
         remarks = (
-            f"{format_size(differing)} were left as they are: parts of them differ from the template's, although"
-            " the plan had found them equal. A program has written to one of the two images without changing its"
-            " mtime",
+            f"{format_size(differing)} could not be shared: some of that differs from the template, although the"
+            " plan had found it equal. A program has written to one of the two images without changing the"
+            " image's mtime",
         )
     return GuestOutcome(guest.name, Status.SHARED, reason, gained_bytes=gained, remarks=remarks)

@@ -37,13 +37,13 @@ from batchdiff.image_source import ImageFormat
 from batchdiff.plan.plan import GuestToConvert, GuestToShare, Plan
 
 NOTHING_TO_UNDO = (
-    "there is nothing to undo: with `strategy: share`, a guest stays a whole image of its own, and blocks that it"
-    " shares with the template become its own again when either is written to"
+    "there is nothing to undo: with `strategy: share`, a guest stays an image of its own, and a block that it"
+    " shares with the template becomes its own again when either of the two images is written to at that place"
 )
-"""Why restore leaves a guest alone whose strategy is to share blocks in place."""
+"""Why restore does nothing for a guest whose strategy is to share blocks in place."""
 
 NOTHING_TO_PURGE = "there is no original to delete: with `strategy: share`, the guest itself stays"
-"""Why purge leaves such a guest alone."""
+"""Why purge does nothing for such a guest."""
 
 
 def restorable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...] | None) -> list[GuestWithState]:
@@ -147,7 +147,7 @@ def nothing_to_do(
 ) -> Iterator[GuestOutcome]:
     """Yield the outcome of each guest that was named and has nothing to restore or purge; that is not an error.
 
-    If there is nothing at all to do, also of each guest that shares blocks in place, to explain why.
+    If there is nothing at all to do, also yield that of each guest that shares blocks in place, to explain why.
     """
     having = {guest.name for guest, _ in found}
     if names is None and not found:

@@ -74,9 +74,9 @@ def _parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentP
     main = argparse.ArgumentParser(
         prog="batchdiff",
         description="Turn full clones of a virtual machine template back into thin qcow2 overlays.\n\n"
-        "  batchdiff discover images -o m.yaml  find the copies of a template; this changes no image\n"
-        "  batchdiff plan manifest.yaml         compare the images; this changes nothing\n"
-        "  batchdiff apply manifest.plan.json   write the overlays, once you have read the plan",
+        "  batchdiff discover images -o m.yaml  find out which images are copies\n"
+        "  batchdiff plan manifest.yaml         compare the images; changes no image\n"
+        "  batchdiff apply manifest.plan.json   write the overlays, once the plan is read",
         epilog=EXIT_CODES,
         formatter_class=help_layout,
         allow_abbrev=False,

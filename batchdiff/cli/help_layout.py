@@ -9,12 +9,12 @@ _WIDTH = 80
 """Columns if there is no terminal."""
 
 EXIT_CODES = """exit codes:
-  0 done                               5 the plan is invalid, edited or stale
-  1 done, but a guest was refused      6 verification failed
-    or failed                          7 an external program is missing or failed
-  2 the command line is wrong         10 plan --detailed-exitcode: there is something to convert
-  3 the manifest is wrong             70 a bug in batchdiff
-  4 an image cannot be read          130 interrupted"""
+  0 done                              5 the plan is invalid, edited or stale
+  1 done, but a guest was refused     6 verification failed
+    or failed                         7 an external program is missing or failed
+  2 the command line is wrong        10 --detailed-exitcode: work to do
+  3 the manifest is wrong            70 a bug in batchdiff
+  4 an image cannot be read         130 interrupted"""
 
 
 def help_layout(prog: str) -> argparse.HelpFormatter:

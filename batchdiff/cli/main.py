@@ -26,9 +26,9 @@ from batchdiff.signals import held_signals
 _BUG = "this is a bug in batchdiff ({what}); no original was deleted without a verified overlay."
 _REPORT_BUG = (
     "Traceback: {path}. Please report the bug with that file, which contains the code that failed and your"
-    " command, but no image data and no secrets"
+    " command, but no image data and no secrets."
 )
-_REPORT_PRINTED_BUG = "Please report the bug with the lines above, which could not be written to a file"
+_REPORT_PRINTED_BUG = "Please report the bug with the lines above, which could not be written to a file."
 
 _NEED_FEW_DESCRIPTORS = {"validate", "show", "schema"}
 """Verbs that start no process, and open images only one at a time."""

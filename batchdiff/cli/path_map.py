@@ -28,7 +28,7 @@ def with_moved_paths(console: Console, plan: Plan, arguments: argparse.Namespace
             remedy=f"`batchdiff show {shell_word(arguments.plan)} --format json` prints the plan's paths.",
         ) from error
     template = found.template.source.path
-    # A guest that shares blocks in place is a whole image without it.
+    # Guests that share blocks in place are whole images, which do not need the template.
     has_overlays = any(guest.strategy is Strategy.OVERLAY for guest in found.guests)
     if has_overlays and not os.path.lexists(template):
         hint = "If the images were moved, add `--map OLD=NEW`; see docs/moving.md"

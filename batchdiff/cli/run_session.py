@@ -151,7 +151,7 @@ def dry_run(
 def in_domains(arguments: argparse.Namespace) -> dict[str, str]:
     """Return who uses each image in libvirt's eyes, by its resolved path.
 
-    libvirt is asked only if an option refers to it: without, a command neither needs it nor waits for it.
+    libvirt is asked only if an option refers to it; otherwise a command neither needs it nor waits for it.
 
     :raises ProgramError: libvirt cannot be asked.
     """

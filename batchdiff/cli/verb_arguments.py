@@ -178,7 +178,7 @@ def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
         verbs,
         common,
         "restore",
-        "give the VMs full images again: their originals, or images rebuilt from the overlays",
+        "give the VMs full images again: their originals, or images that are rebuilt",
     )
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
     _add_jobs(verb, "guests in progress at once, most of them being compared")

@@ -58,7 +58,7 @@ class Domain:
 
 
 class WrittenChain(NamedTuple):
-    """The images below a disk that its definition names, the topmost first; ``is_ended``: it says that is all."""
+    """The images below a disk that its definition names, the topmost first; ``is_ended``: it names all of them."""
 
     images: tuple[DomainDisk, ...]
     is_ended: bool

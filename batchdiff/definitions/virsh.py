@@ -80,7 +80,7 @@ class Libvirt:
         return self._run("dumpxml", "--domain", domain).encode()
 
     def saved_xml(self, domain: str) -> bytes:
-        """Return the definition with which a domain will continue whose memory is saved."""
+        """Return the definition with which a domain will continue from its saved memory."""
         return self._run("managedsave-dumpxml", "--domain", domain).encode()
 
     def snapshots(self, domain: str) -> list[str]:

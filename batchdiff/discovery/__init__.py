@@ -1,1 +1,1 @@
-"""Find which images are copies of which, by samples: equal ones at the same offsets."""
+"""Find which images are copies of which, by samples that are equal at the same offsets."""

@@ -18,7 +18,7 @@ from batchdiff.sampling.interval import Interval
 from batchdiff.units import KIB, MIB, ceil_div, format_size
 
 _SURELY_ALIKE = 0.1
-"""The lower bound of the similarity must not be below: so no image is placed on the strength of a few samples."""
+"""The lower bound of the similarity must reach this, so that a few samples are not enough to place an image."""
 
 _HEADER = 16 * KIB
 """Bytes on disk of an overlay before its data: a block each of header, refcount table, refcounts and L1 table."""
@@ -28,11 +28,11 @@ _TABLE, _PER_TABLE = 64 * KIB, 512 * MIB
 
 
 _PER_REFCOUNTS = 2 << 30
-"""Bytes of an overlay whose clusters one block of refcounts counts, of 16 bits each."""
+"""Bytes of an overlay that one block of refcounts, of 16 bits each, covers."""
 
 _BLOCK, _EXTENT, _EXTENTS_IN_INODE, _EXTENTS_IN_BLOCK = 4 * KIB, 8 * KIB, 4, 340
-"""A block of ext4, the least that an extent and the hole after it take, and the extents listed in one place
-(Linux, ``fs/ext4/ext4_extents.h``)."""
+"""A block of ext4, the fewest bytes that an extent and the hole after it take, and the numbers of extents that
+an inode and a block list (Linux, ``fs/ext4/ext4_extents.h``)."""
 
 
 class OtherTemplate(NamedTuple):
@@ -44,7 +44,7 @@ class OtherTemplate(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """An image and how alike its template is. ``saved``: the bytes that an overlay would give back.
+    """An image, and how similar it is to its template. ``saved``: the bytes that an overlay would give back.
 
     ``other``: a template that fits as well; None if there is none.
     """
@@ -65,7 +65,7 @@ class Group:
 
     @property
     def saved(self) -> Interval:
-        """The bytes that all overlays together would give back, without guests that a plan refuses.
+        """The bytes that all overlays together would give back, without those of guests that a plan refuses.
 
         All bounds are added up: images are sampled at the same offsets, so their errors are not independent.
         """
@@ -159,7 +159,7 @@ class Placement:
         return OtherTemplate(self._images[second].path, also) if also.estimate >= similarity.low else None
 
     def _saved(self, number: int, template: int) -> Interval:
-        """Return the bytes that an overlay gives back: what the image frees, less its data and tables."""
+        """Return the bytes that an overlay gives back: those that the image frees, less the overlay's own."""
         image = self._images[number]
         changed, places = self._index.changed_bytes(number, template), self._index.changed_places(number, template)
         most = ceil_div(image.virtual_size, _PER_TABLE) * _TABLE
@@ -177,7 +177,7 @@ class Placement:
         if nearest.share_of_larger[number] >= ALIKE:
             sizes = f"{format_size(image.virtual_size)} and {format_size(larger.virtual_size)}"
             alike = f"{nearest.share_of_larger[number]:.0%} of its data is in {larger.path}"
-            why = f"{alike}, but its disk is smaller than that one's ({sizes})"
+            why = f"{alike}, but its disk is smaller than the disk of that image ({sizes})"
             return Exclusion(image.path, Cause.UNUSABLE, why, template=larger.path)
         if image.not_a_guest:
             return Exclusion(image.path, Cause.IN_USE if image.in_use else Cause.UNUSABLE, image.not_a_guest)
@@ -192,18 +192,18 @@ class Placement:
             template = self._images[nearest.first[number]].path
             share = nearest.share[number]
             return f"only {share:.0%} of its data is in {template}, and less in every other template"
-        return f"no {'template' if self._is_given else 'other image'} has enough of its data at the same places"
+        return f"no {'template' if self._is_given else 'other image'} has enough of its data in the same places"
 
 
 def _other_metadata(size: float) -> int:
-    """Return the most bytes that further refcount blocks take, and the filesystem's lists of a file's extents."""
+    """Return the most bytes that further refcount blocks and the filesystem's lists of extents can take."""
     extents = int(size) // _EXTENT
     lists = ceil_div(extents, _EXTENTS_IN_BLOCK) * _BLOCK if extents > _EXTENTS_IN_INODE else 0
     return int(size) // _PER_REFCOUNTS * _TABLE + lists
 
 
 class _Nearest(NamedTuple):
-    """The template that each image is most like, the second one, and the one with a larger disk; -1 if none is.
+    """The template that each image is most like, the second one, and the one with a larger disk; -1 for none.
 
     ``share``, ``share_of_second``, ``share_of_larger``: how much of its data each of them has.
     """

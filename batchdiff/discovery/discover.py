@@ -58,7 +58,7 @@ def discover(  # noqa: PLR0913  # options by keyword
 ) -> Discovery:
     """Return the templates among files, and their copies.
 
-    ``templates``: the paths, without links, of the only images that may be templates; empty if all may be one.
+    ``templates``: the paths, without links, of the only images that may be templates; empty if any may be one.
     ``sampled`` is called with the number of files that are done; ``observer``, at every read.
 
     :raises ImageError: one of ``templates`` cannot be sampled.
@@ -113,7 +113,7 @@ def _converted(examined: Iterable[Examined]) -> dict[str, tuple[str, str]]:
     for path, template in sidecars.items():
         sidecar = read_sidecar(path)
         for overlay, origin in sidecar.overlays.items() if sidecar is not None else ():
-            # An overlay that took its original's place leaves none to recognise.
+            # If an overlay took its original's place, there is no original to recognise.
             if origin.original and origin.original != overlay and os.path.lexists(overlay):
                 found[origin.original] = overlay, template
     return found
@@ -143,7 +143,7 @@ def _with_roles(
             images.append(replace(each, not_a_guest=why))
         elif each.path not in backing and (made := _overlay_of(each.path, below, converted)) is not None:
             overlay, template = made
-            # The same words for all those beside their overlays, so that a report has them only once.
+            # All originals beside their overlays get the same words, so that a report can list them together.
             which = "the overlay beside it" if overlay == default_overlay(each.path, ()) else overlay
             why = f"it seems to be the original of {which}, which a VM may use by now"
             exclusions.append(Exclusion(each.path, Cause.UNUSABLE, why, template=template))

@@ -37,7 +37,7 @@ class Cause(enum.StrEnum):
 
     @property
     def is_fault(self) -> bool:
-        """True if the operator has to do something before it can be examined."""
+        """True if the operator has to do something before the file can be examined."""
         return self in {Cause.IN_USE, Cause.UNREADABLE, Cause.DOUBTFUL}
 
 

@@ -2,9 +2,9 @@
 
 ::
 
-    hub          the image with most samples in common with all others   -> its group: all that are like it
-    template     the image of the group on which all others together take least space
-    below it     changes to it that several images of the group have whole: they were copied from a second template
+    hub          the image with the most samples in common with others   -> its group: all that are like it
+    template     the image of the group on which all others together take the least space
+    below it     changes to it that several images of the group have in full: they are copies of a second template
 
 A hub is found by the sizes of the index's entries, so no two images are compared unless one of them is a hub or a
 candidate. Only images that are at least as large as a template can be guests of it.
@@ -28,28 +28,30 @@ ALIKE = 0.25
 installation of the same system may have as much in common."""
 
 _CANDIDATES = 16
-"""Images of a group whose overlays are added up: those with most in common, and those that are like templates."""
+"""The most images that are tried as a group's template, of each kind: those with the most in common with the rest,
+those marked as templates, and those that would win a tie."""
 
 _TRIED = 64
-"""Images of a group whose changes are looked up in the others, for each further template."""
+"""The most images of a group whose changes are looked up in the others, for each further template."""
 
 _TIE, _TIE_OF_DATA = 0.02, 0.001
-"""Sums that differ by less are equal, as shares of all overlays and of the template: a guest that has hardly
-changed is as good a template as the one that it was copied from."""
+"""Sums that differ by less than these shares, of all overlays and of the template, count as equal: a guest that
+has hardly changed is as good a template as the one that it was copied from."""
 
 _WHOLE = 0.8
 """The least share of a template's changes that its copies have, compared with their share of the rest of it.
 Guests that upgraded the same packages on their own have 55 to 71 % of each other's changes."""
 
 _HALF, _FEW_CHANGES = 0.5, 0.05
-"""The same for changes that are too few for a template of their own, and the largest share that these are. Whether
-another template fits as well is then decided by the intervals."""
+"""The same for changes that are too few for a template of their own, and the largest share of an image that counts
+as few. The intervals then decide whether another template fits as well."""
 
 _FEWEST_CHANGES = 4
-"""Samples that must have changed: with fewer, two templates are as good as one, and the copies fit either."""
+"""The fewest changed samples that make a second template: with fewer, the copies fit the first one as well."""
 
 _LEAST_COPIES = 2
-"""Images with all changes of another one that make it a template; one, if something else marks it as such."""
+"""The fewest images with all changes of another one that make that one a template. One is enough if something else
+marks it as a template."""
 
 
 _NONE = np.zeros(0, dtype=np.int64)
@@ -84,7 +86,7 @@ class Tie(enum.Enum):
 
     BACKING = "it is a backing file already"
     READ_ONLY = "it is read-only"
-    OLDEST = "it was written to longest ago"
+    OLDEST = "it has gone unchanged for longest"
     SMALLEST = "it takes the least space"
     NAME = "its name comes first"
 
@@ -103,15 +105,15 @@ class ChosenTemplate(NamedTuple):
 class Grouping:
     """The search for templates. Images are known by their places in the index.
 
-    ``either``: images that could be copies of another one than their template, which differs too little from it to
-    be one, too; each with that other one.
+    ``either``: images that could just as well be copies of another image, which differs too little from their
+    template to be a second one; each with that other image.
     """
 
     def __init__(self, index: SampleIndex, traits: Sequence[Trait]) -> None:
         self._index, self._traits = index, traits
         self._sizes = np.array([each.virtual_size for each in traits], dtype=np.int64)
         self._data = index.data_bytes
-        # The images that no group has taken yet, for each key.
+        # For each key, the number of images that have it and that no group has taken yet.
         self._left = np.bincount(np.concatenate([_NONE, *index.keys]), minlength=index.key_count)
         self._free = np.ones(len(index), dtype=bool)
         self.either: dict[int, int] = {}
@@ -135,7 +137,7 @@ class Grouping:
         return found
 
     def fitting(self, template: int) -> npt.NDArray[np.float64]:
-        """Return how alike each image is to a template; 0 if it cannot be a guest of it, and for itself."""
+        """Return how similar each image is to a template; 0 for itself and for images that cannot be guests."""
         shares = self._index.shares(template)
         shares[self._sizes < self._sizes[template]] = 0
         shares[template] = 0
@@ -158,7 +160,7 @@ class Grouping:
         return found
 
     def _near(self, template: int) -> list[int]:
-        """Return the images, not taken yet, that are like one, whichever is larger."""
+        """Return the images that are like a template and not taken yet, whichever of the two is larger."""
         shares = self._index.shares(template)
         shares[template] = 0
         alike = (shares >= ALIKE) & self._free
@@ -171,7 +173,7 @@ class Grouping:
                 self._left[self._index.keys[image]] -= 1
 
     def _best(self, group: Sequence[int]) -> ChosenTemplate:
-        """Return the image of a group on which all of it takes least space, itself included."""
+        """Return the image that, as the template of its group, makes the whole group take the least space."""
         by_reach = sorted(group, key=lambda image: (-self._reach(image), self._traits[image].preference))
         marked = [each for each in by_reach if self._traits[each].marked]
         preferred = sorted(group, key=lambda image: self._traits[image].preference)
@@ -202,7 +204,7 @@ class Grouping:
         return float(self._data[template]) + total, total
 
     def _below(self, first: ChosenTemplate, members: Sequence[int]) -> list[ChosenTemplate]:
-        """Return further templates of a group: members whose changes to its template others have whole."""
+        """Return further templates of a group: members whose changes to its template others have in full."""
         found: list[ChosenTemplate] = []
         nearest = dict.fromkeys(members, first.template)
         alike = {first.template: self.fitting(first.template)}
@@ -234,7 +236,7 @@ class Grouping:
         return None
 
     def _find_either(self, nearest: dict[int, int]) -> None:
-        """Find members whose few changes others have, too: those could be copies of either."""
+        """Find members that have the few changes of another one: they could be copies of it or their template."""
         changes = {each: self._changes(each, template) for each, template in nearest.items()}
         few = [each for each, changed in changes.items() if 0 < changed.sum() <= _FEW_CHANGES * len(changed)]
         for image in self._by_spread(changes, few):
@@ -247,7 +249,7 @@ class Grouping:
         return 1 if self._traits[image].marked else _LEAST_COPIES
 
     def _by_spread(self, changes: dict[int, npt.NDArray[np.bool_]], chosen: Sequence[int]) -> list[int]:
-        """Return the members, of those that are chosen, whose changes most others have, on average."""
+        """Return those of the chosen members whose changes enough others have, the most widespread first."""
         keys = {each: self._index.keys[each][changed] for each, changed in changes.items()}
         counts = np.bincount(np.concatenate([_NONE, *keys.values()]), minlength=self._index.key_count)
         spread = {each: float((counts[keys[each]] - 1).mean()) for each in chosen}
@@ -255,7 +257,7 @@ class Grouping:
         return sorted(likely, key=lambda image: (-spread[image], self._traits[image].preference))[:_TRIED]
 
     def _changes(self, image: int, template: int) -> npt.NDArray[np.bool_]:
-        """Return which samples of an image a template does not have, among those that both take."""
+        """Return which samples of an image a template lacks, among those that are taken of both."""
         level = int(max(self._index.levels[image], self._index.levels[template]))
         is_new = ~np.isin(self._index.keys[image], self._index.keys[template])
         return is_new & (self._index.heights[image] >= level)
@@ -269,7 +271,7 @@ class Grouping:
         fewest: int = _FEWEST_CHANGES,
         whole: float = _WHOLE,
     ) -> list[int]:
-        """Return the members that have an image's changes as they have the rest of it, by the samples of both."""
+        """Return the members that have nearly as large a share of an image's changes as of the rest of it."""
         of_changes, count = self._shares_of(image, changed)
         of_rest, _ = self._shares_of(image, ~changed)
         fits = (count >= fewest) & (of_changes >= ALIKE) & (of_changes >= whole * of_rest)
@@ -278,7 +280,7 @@ class Grouping:
     def _shares_of(
         self, image: int, chosen: npt.NDArray[np.bool_]
     ) -> tuple[npt.NDArray[np.float64], SampleNumbers]:
-        """Return the share of some samples of an image that each other one has, and of how many."""
+        """Return the share of some samples of an image that each other one has, and how many could be compared."""
         heights = np.sort(self._index.heights[image][chosen])
         of = len(heights) - np.searchsorted(heights, self._index.levels)
         return self._index.common(self._index.keys[image][chosen]) / np.maximum(of, 1), of

@@ -6,7 +6,7 @@
     web01                    raw, with a boot sector: yes        notes.txt       neither: no
     web01.batchdiff-tmp      batchdiff's own: never              loop -> loop    leads nowhere: left out
 
-Folders are searched with all folders in them. Links to folders are not followed, so no loop of links is endless.
+Folders are searched with all folders in them. Links to folders are not followed, so a loop of links does no harm.
 """
 
 from __future__ import annotations
@@ -109,11 +109,11 @@ class FileSearch:
             yield from (os.path.join(place, name) for name in names if not name.endswith(own_files.ALL))
 
     def _is_wanted(self, path: str) -> bool:
-        """Return True for a match or a file of a folder that looks like an image, or leads nowhere."""
+        """Return True if a glob's match or a file in a folder looks like an image, by its name or first bytes."""
         if without_suffix(path) != path:
             return True
         if os.path.islink(path) and not os.path.exists(path):
-            return False  # a link to something that is not an image, for all that its name shows
+            return False  # a link that leads nowhere, and whose name is not that of an image
         wanted = _begins_like_an_image(path)
         self.ignored += not wanted
         return wanted
@@ -147,7 +147,7 @@ def find_files(paths: Iterable[str], more: Iterable[FileToSample] = ()) -> FileS
     :raises UsageError: a path leads to no file.
     """
     search = FileSearch()
-    # Those with a declared format first: it counts, under whatever name the file is found again.
+    # Files with a declared format come first: that format counts, even if they are found again by another name.
     for file in more:
         search.add(file)
     for path in paths:
@@ -156,7 +156,7 @@ def find_files(paths: Iterable[str], more: Iterable[FileToSample] = ()) -> FileS
 
 
 def _absolute(path: str) -> str:
-    """Return a path with its folder, but not itself, without links."""
+    """Return an absolute path whose folder is free of links; the last component may be one."""
     return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 

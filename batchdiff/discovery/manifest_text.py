@@ -26,7 +26,7 @@ _PLAIN = re.compile(r"/[A-Za-z0-9_/][A-Za-z0-9_./-]*")
 """Paths that YAML reads as text without quotes, wherever they stand."""
 
 _ESCAPED = re.compile("[\ufffe\uffff]")
-"""Characters that YAML forbids, and Linux and ``unfit`` allow in names."""
+"""Characters that YAML forbids, but that Linux and ``unfit`` allow in names."""
 
 
 def manifest_names(groups: list[Group]) -> list[str]:
@@ -122,7 +122,7 @@ def _allowance(copies: list[Copy]) -> Iterator[str]:
         if is_lost
     ]
     if lost:
-        yield "# Some guests below would lose these; a plan refuses them until the next line is uncommented:"
+        yield "# Some guests would lose what the next line names; a plan refuses them until it is uncommented:"
         yield f"# allow_loss: [{', '.join(lost)}]"
 
 
@@ -136,8 +136,8 @@ def _exclusions(template: str, left_out: tuple[Exclusion, ...]) -> Iterator[str]
         which = "1 file that is an overlay" if overlays == 1 else f"{overlays} files that are overlays"
         yield f"# Left out: {which} on this template already."
     if others := len(left_out) - len(of_template):
-        which = "1 file that concerns" if others == 1 else f"{others} files that concern"
-        yield f"# Left out: {which} other templates or none; `batchdiff discover` lists all, with the reasons."
+        which = "1 file, for a reason" if others == 1 else f"{others} files, for reasons"
+        yield f"# Left out: {which} unrelated to this template; `batchdiff discover` lists all, with the reasons."
 
 
 def _stem(path: str) -> str:

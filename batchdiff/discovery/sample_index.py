@@ -68,7 +68,7 @@ class SampleIndex:
         return np.bincount(self._owners[skipped + np.arange(len(skipped))], minlength=len(self))
 
     def shares(self, template: int) -> npt.NDArray[np.float64]:
-        """Return the share of each image's samples that one image has too; 0 for an image without samples."""
+        """Return the share of each image's samples that a template has too; 0 for an image without samples."""
         of = self._counts[np.arange(len(self)), np.maximum(self.levels, self.levels[template])]
         shares: npt.NDArray[np.float64] = self.common(self.keys[template]) / np.maximum(of, 1)
         return shares
@@ -81,7 +81,7 @@ class SampleIndex:
         return self._share_of_hits(image, template, np.ones(len(self.keys[image]), dtype=np.int64))
 
     def changed_bytes(self, image: int, template: int) -> Interval:
-        """Return the bytes that an overlay stores of an image's samples: of those that a template lacks."""
+        """Return the bytes that an overlay stores of an image: those of all samples that a template lacks."""
         share = self._share_of_hits(image, template, self._stored[image]).subtracted_from(1)
         return _product(share, self._stored_bytes(image))
 

@@ -10,8 +10,8 @@ An image is sampled at the lowest level that gives few enough probes with data. 
 have all probes of the higher one in common, so they can be compared there. In every cell of 2**level probes
 one is chosen, by a hash: the samples are stratified, and no regular pattern of a disk can hide between them.
 
-Source: J. S. Vitter, "Random sampling with a reservoir" (1985), for one of many; the levels are those of a tree
-whose nodes each pass on one of two children.
+Source: J. S. Vitter, "Random sampling with a reservoir" (1985), for the choice of one item among many. The levels
+are those of a tree in which each node passes on one of its two children.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from batchdiff.units import KIB
 SampleNumbers: TypeAlias = npt.NDArray[np.int64]
 
 SAMPLE = 64 * KIB
-"""Bytes that are compared as one: the default cluster of an overlay, so a sample that differs is one of these."""
+"""Bytes that are compared as one: an overlay's default cluster, so each sample that differs is one cluster."""
 
 HIGHEST_LEVEL = 40
 """One probe in 2**40, each of at least 64 KiB: more than any image has."""

@@ -1,4 +1,4 @@
-"""Take the samples of one image, from its data only, at most so many, and as hashes.
+"""Take samples of one image, as hashes: only of its data, and no more than a given number.
 
 ::
 
@@ -33,7 +33,7 @@ _WINDOW = 64 * MIB
 """Bytes whose segments are in memory at once: at most 131,072, in clusters of 512 bytes."""
 
 _ENOUGH = 2
-"""If less than one in so many of the samples were found, a lower level is tried."""
+"""If fewer probes were found than the maximum divided by this, a lower level is tried."""
 
 
 class SampleShape(NamedTuple):
@@ -63,7 +63,7 @@ SEQUENTIAL = SampleShape(2048, 5)
 class Samples(NamedTuple):
     """The nonzero samples of an image: the number of each (its offset divided by 64 KiB), ascending, and its hash.
 
-    ``level``: a probe of theirs stands for ``2**level``; at level 0 every probe with data was read. ``stored``:
+    ``level``: each probe stands for ``2**level`` probes; at level 0 every probe with data was read. ``stored``:
     the bytes that each would take in an overlay, in whole blocks of 4 KiB: holes of the image stay holes.
     """
 
@@ -85,7 +85,7 @@ def take_samples(image: Image, shape: SampleShape) -> Samples:
     while level and len(places) * _ENOUGH < shape.probes:
         level -= 1
         places = _places(image, level, shape)
-    # Data that takes less space than its bytes, such as compressed clusters, has more probes than expected.
+    # Data that takes less space than its length, such as compressed clusters, has more probes than expected.
     heights = levels_of(places)
     while len(places) > shape.probes and level < HIGHEST_LEVEL:
         level += 1
@@ -175,7 +175,7 @@ def _places_within(image: Image, start: int, end: int, level: int, shape: Sample
 
 
 def _ranges(first: SampleNumbers, last: SampleNumbers) -> SampleNumbers:
-    """Return all numbers of ranges, which include their last ones."""
+    """Return all numbers in ranges that include their last numbers."""
     counts = last - first + 1
     starts = np.repeat(first - np.concatenate(([0], np.cumsum(counts)[:-1])), counts)
     return starts + np.arange(int(counts.sum()))

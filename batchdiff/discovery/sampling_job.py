@@ -75,9 +75,9 @@ def _sampled(image: Image, file: FileToSample, shape: SampleShape) -> SampledIma
         image.source.format is not ImageFormat.RAW and file.format is None and not declared_by_name(file.path)
     )
     if by_content and image.source.other_files:
-        # Otherwise a guest could have its disk's first bytes name the image of another one.
+        # Otherwise a guest could write first bytes that name the image of another guest.
         named, form = image.source.other_files[0], image.source.format
-        why = f"its first bytes name {named}, but its own name does not show a {form} image; list it in a manifest"
+        why = f"it starts like {form} and refers to {named}, but is not named like {form}; list it in a manifest"
         return Exclusion(file.path, Cause.DOUBTFUL, why)
     before = fingerprint_at(file.path)
     in_use = _use(image, Purpose.GUEST, file.domain)

@@ -55,7 +55,7 @@ class GuestEstimate:
 
     @property
     def is_exact(self) -> bool:
-        """True if all was read that metadata does not settle."""
+        """True if everything that metadata does not settle was read."""
         return self.saved is not None and self.saved.is_exact
 
 
@@ -86,7 +86,7 @@ class EstimateTotals:
 class Estimate:
     """The estimate of a fleet.
 
-    ``wanted_error``, ``seed``: the options. ``whole_bytes``: all that a plan would have to read, at most.
+    ``wanted_error``, ``seed``: the options. ``whole_bytes``: the most that a plan would have to read.
     ``seconds``: the time that the estimate took.
     """
 

@@ -51,7 +51,7 @@ from batchdiff.progress import ignore
 from batchdiff.qcow2.entries import Origin
 
 _GEOMETRY_CHANGES = 3
-"""Times that the geometry of an overlay is chosen anew while its sample grows."""
+"""How many times the geometry of an overlay may be chosen anew while its sample grows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +166,9 @@ class _Estimator:
             target /= 2
 
     def _choose(self) -> bool:
-        """Choose the geometries that are ``auto``, as a plan would; return True if any is another one than before.
+        """Choose the geometries that are ``auto``, as a plan would; return True if any of them has changed.
 
-        After a few changes of mind two geometries are as good, and either will do.
+        If the choice has changed a few times, the geometries are equally good, and any of them will do.
         """
         changed = False
         for name, sample in self._samples.items():
@@ -185,7 +185,7 @@ class _Estimator:
         return changed
 
     def _read_further(self) -> bool:
-        """Return True if anything is left to read. If only tables are uncertain, that is read here."""
+        """Return True if anything is left to read. If only tables are uncertain, read here what settles them."""
         if not all(sample.is_complete for sample in self._samples.values()):
             return True
         uncertain = [sample for sample in self._samples.values() if sample.leaves_cleared]
@@ -205,7 +205,7 @@ class _Estimator:
         self._samples.pop(name, None)
 
     def _opened(self) -> tuple[dict[str, SampledGuest], list[str]]:
-        """Open each candidate for a moment; return how it is sampled, and which ones QEMU exports."""
+        """Open each candidate for a moment; return how each is sampled, and which ones QEMU exports."""
         guests, exported = {}, []
         for number, (name, candidate) in enumerate(self._candidates.items()):
             self._options.opened(1 + len(self._parts) + number)

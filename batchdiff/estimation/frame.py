@@ -1,4 +1,4 @@
-"""The probes of a guest, as far as metadata settles them, so that only the others are sampled.
+"""The probes of a guest, sorted by what metadata shows, so that only those that it leaves open are sampled.
 
 ::
 
@@ -121,7 +121,7 @@ class _Settled:
             self._runs = common.runs.get("")
 
     def bytes_in(self, ours: list[Segment], theirs: list[Segment]) -> Pieces:
-        """Return start and end of those among the segments of template and guest."""
+        """Return start and end of the settled bytes among the segments of template and guest."""
         if not theirs:
             return []
         if self._is_thin:

@@ -19,8 +19,8 @@ from batchdiff.sampling.strata import Strata, doubled, first_strata
 Indices = npt.NDArray[np.int64]
 
 FIRST_PROBES = range(32, 128)
-"""The least and the largest number of probes of a guest that are read at first. With 128, usually 8 MiB, the error
-is at most a tenth of what is open."""
+"""The smallest and the largest number of probes of a guest that are read at first. With 128, usually 8 MiB, the
+error is at most a tenth of what is open."""
 
 _FIRST_OF_FLEET = 8192
 """The probes that are read at first of a large fleet, whose total needs fewer of each guest."""
@@ -99,16 +99,16 @@ class GuestSample:
 
     @property
     def is_complete(self) -> bool:
-        """True if all was read that can take space in the overlay, except for tables."""
+        """True if everything that can take space in the overlay, other than tables, was read."""
         return all(each.strata.is_complete for each in self.classes.values())
 
     @property
     def leaves_cleared(self) -> bool:
-        """True if it was not read what the template has where the guest has zeros."""
+        """True if the template was not read where the guest has zeros."""
         return ProbeClass.CLEARED not in self.classes and self.frame.count(ProbeClass.CLEARED) > 0
 
     def read_cleared(self) -> None:
-        """Have the template read where the guest has zeros: if it has zeros, too, the overlay needs no table."""
+        """Have the template read where the guest has zeros: if both have zeros, the overlay needs no table."""
         self._draw(ProbeClass.CLEARED, self.frame.count(ProbeClass.CLEARED))
 
     def pending(self) -> Iterator[tuple[ProbeClass, list[int]]]:
@@ -124,7 +124,7 @@ class GuestSample:
             sample.parts.clear()
 
     def double(self, kind: ProbeClass) -> None:
-        """Draw as many further probes of a class."""
+        """Draw as many further probes of a class as have been drawn already."""
         sample = self.classes[kind]
         sample.strata = doubled(sample.strata, self._random)
 
@@ -133,12 +133,12 @@ class GuestSample:
         return {kind: self._sum(sample, sample.contents.prices) for kind, sample in self.classes.items()}
 
     def unshared_bytes(self) -> Interval:
-        """Return those bytes, in all classes, without the ones in blocks that other files use anyway."""
+        """Return the sum of those bytes over all classes, without bytes in blocks that other files use anyway."""
         found = {kind: sample.contents for kind, sample in self.classes.items()}
         return sum_of(self._sum(self.classes[kind], each.prices - each.shared) for kind, each in found.items())
 
     def tables(self, coverage: int) -> tuple[int, int]:
-        """Return the least and the greatest number of L2 tables, each for ``coverage`` bytes, to be expected."""
+        """Return the least and the greatest number of L2 tables to expect; each maps ``coverage`` bytes."""
         least, most = set[int](), set[int]()
         for kind in (ProbeClass.ADDED, ProbeClass.COMPARED, ProbeClass.CLEARED):
             numbers, sample = self.frame.numbers(kind), self.classes.get(kind)

@@ -6,8 +6,8 @@
     read         x               x                x
     imputed   |a a a a a a a |b b b b b b b |c c c c c c c |      and metadata settles the probes in between
 
-An overlay with this content has as many data clusters as the sample leads to expect, and about as many tables. So
-a plan's own code predicts its size, whatever its format and options.
+An overlay with this content has the expected number of data clusters, and about the expected number of tables. So
+a plan's own code can predict its size, whatever its format and options.
 """
 
 from __future__ import annotations

@@ -249,5 +249,5 @@ def with_geometry(candidate: Candidate, sample: GuestSample) -> Candidate:
 
 
 def _measured(samples: list[Sample]) -> list[list[int]]:
-    """Compress the clusters of samples themselves."""
+    """Measure the clusters of samples by compressing them."""
     return [stored_lengths(sample) for sample in samples]

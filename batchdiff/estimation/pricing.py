@@ -32,7 +32,7 @@ KindsOfProbes = npt.NDArray[np.uint8]
 """An array of shape (probes, units): the kind of each unit of 4 KiB."""
 
 _LEAST_PROBE = 64 * KIB
-"""Bytes: reading as little as 4 KiB takes a disk nearly as long, and says less."""
+"""Bytes: a disk needs nearly as long to read 4 KiB, which would show less."""
 
 _PROBE_OF_ANY_GEOMETRY = 256 * KIB
 """Bytes of a probe if the cluster size is still to be chosen."""
@@ -91,9 +91,9 @@ class Pricing:
 
 
 def overlay_place(entry: GuestEntry, image: Image) -> OverlayPlace:
-    """Return the place of the overlay of a guest, which is open; if it is unknown, an assumption.
+    """Return the place of a guest's overlay, or an assumption if it is unknown. ``image``: the open guest.
 
-    The sizes of the guest will then show why its folder cannot be accessed.
+    If the folder cannot be accessed, the reason is reported later, when the guest's sizes are determined.
     """
     folder, fd = os.path.dirname(entry.overlay_path), image.layers[0].fd
     try:

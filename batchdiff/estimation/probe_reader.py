@@ -90,7 +90,7 @@ class ProbeReader:
         return ProbeContents(kinds, read, prices, shared, lengths)
 
     def _load_template(self, start: int, segments: list[Segment]) -> memoryview:
-        """Return the template's bytes of a probe; it has none without segments."""
+        """Return the template's bytes of a probe: zeros if there are no segments."""
         if not segments:
             return self._zeros
         return self._buffers[0].load_segments(self._template, start, self._size, segments)

@@ -18,7 +18,7 @@ def refine(samples: Mapping[str, GuestSample], target: float) -> bool:
     """Double the samples that make the sum of all data the least certain; return False if none need it.
 
     ``target``: half of the width that the interval of the sum may have, in bytes. Doubling a sample halves its
-    variance, so the fewest samples are doubled with which the sum should then be certain enough.
+    variance, so no more samples are doubled than should be needed to make the sum certain enough.
     """
     squares = [
         (interval.half_width**2, name, kind)

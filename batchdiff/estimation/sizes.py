@@ -30,7 +30,7 @@ from batchdiff.qcow2.geometry import Geometry
 from batchdiff.sampling.interval import Interval, exactly, sum_of
 
 _SIZES_OF_A_WORKER = 6
-"""Starting a worker takes as long as the sizes of a few guests."""
+"""Guests for which one more worker pays off: starting it takes as long as calculating the sizes of a few."""
 
 _CHOICE = 0.01
 """The share by which the overlay that ``auto`` chooses may be larger than the smallest one."""
@@ -63,8 +63,8 @@ class Sizes:
         if plan.diff is None:
             return GuestEstimate(plan, probes=sample.probes, read_bytes=sample.read_bytes)
         savings, doubt = plan.diff.savings, _Doubt.of(self.candidates[plan.name], plan.diff, sample, result.tables)
-        # A plan counts the guest's holes where the imputed data is, so what was found where it was read replaces
-        # that.
+        # The plan's code leaves out the guest's holes where data is imputed. Use what was found where probes were
+        # read instead.
         is_counted = sample.pricing.rule is PriceRule.WRITTEN
         data = sum_of(sample.data_bytes().values())
         shared = savings.saved_bytes - savings.reclaimable_bytes + savings.overlay_disk_bytes

@@ -32,7 +32,7 @@ BESIDE_PLAN = (".journal", ".partial", ".definitions")
 """The suffixes of what lies beside a plan: its journal, an unfinished scan, and earlier definitions of VMs."""
 
 RESERVED = (*ALL, ".plan.json", *BESIDE_PLAN)
-"""The suffixes that no file may have which batchdiff is to write for a VM."""
+"""The suffixes that are not allowed for a file that batchdiff is to write for a VM."""
 
 
 def temporary(path: str) -> str:

@@ -161,7 +161,7 @@ _OF_THE_MAP = (
 FORMATS: dict[ImageFormat, Format] = {
     ImageFormat.RAW: Format(
         RawLayer,
-        Unchecked("its bytes are the disk: they name no file, and nothing in them is interpreted"),
+        Unchecked("its bytes are the disk; they name no file, and nothing in them is interpreted"),
     ),
     ImageFormat.QCOW2: Format(
         open_qcow2,

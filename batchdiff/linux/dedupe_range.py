@@ -8,8 +8,8 @@
                                  frees the target's own blocks and refers to the source's
 
 Comparing and sharing are one step for all other programs and for a crash, so no byte of the target ever changes.
-Its times stay (on XFS and btrfs of Linux 6.18 even ctime). It need not be open for writing, if the user is root,
-its owner, or may write to it.
+The target's times stay (on XFS and btrfs of Linux 6.18 even ctime). The target need not be open for writing if the
+user is root or its owner, or may write to it.
 
 Source: ioctl_fideduperange(2); Linux ``fs/remap_range.c``.
 """
@@ -59,7 +59,7 @@ def dedupe(source: int, source_offset: int, target: int, target_offset: int, len
 
 
 def is_supported(source: int, target: int) -> bool | None:
-    """Return whether the filesystem can share blocks of two open files; None if only a successful call would show.
+    """Return whether the filesystem can share blocks of two open files; None if only a real call can show that.
 
     The trial changes nothing: a single byte at an odd offset is never shared, so the kernel must refuse it.
     """
@@ -79,7 +79,7 @@ def explain_refusal(error: OSError, source: int, target: str) -> Fault:
         return Fault(f"{kind} cannot share blocks between files", "Use `strategy: overlay` for this guest.")
     if error.errno == errno.EXDEV:
         return Fault(
-            "the template is on another filesystem, or another mount of it",
+            "the template is on another filesystem, or on another mount of the same one",
             f"Put both files on one filesystem, {AGAIN} Or use `strategy: overlay` for this guest.",
         )
     if error.errno == errno.EINVAL:
@@ -90,5 +90,6 @@ def explain_refusal(error: OSError, source: int, target: str) -> Fault:
         )
     denied = error.errno in {errno.EPERM, errno.EACCES} and lock_on(target) is None
     if denied and (lacking := lacking_access(Deed.WRITE, target)):
-        return Fault(lacking, f"Run it as root or as the owner of the file; or grant that permission, {AGAIN}")
+        remedy = f"Run the command as root or as the owner of the file; or grant that permission, {AGAIN}"
+        return Fault(lacking, remedy)
     return explain(error, Deed.WRITE, target)

@@ -3,7 +3,7 @@
 ======  =====================================================================================================
 btrfs   always; but not between a file with checksums and one without (chattr +C, which libvirt sets on pools)
 XFS     if it was made with reflink=1, as its geometry shows
-others  by a call that the kernel must refuse: the error shows whether it could do it
+others  by a call that the kernel must refuse: the error shows whether it can share blocks
 ======  =====================================================================================================
 
 Source: ``struct xfs_fsop_geom`` in Linux ``fs/xfs/libxfs/xfs_fs.h``; ``struct btrfs_ioctl_fs_info_args`` in
@@ -28,7 +28,7 @@ _XFS_GEOMETRY_BYTES, _XFS_FLAGS_AT, _XFS_REFLINK = 112, 92, 1 << 20
 
 
 class NoSharing(enum.Enum):
-    """The reason for which two files cannot share blocks."""
+    """The reason why two files cannot share blocks."""
 
     BLOCK_DEVICE = "one of them is a block device"
     TWO_FILESYSTEMS = "they are on two filesystems"

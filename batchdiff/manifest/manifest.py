@@ -23,7 +23,7 @@ class GuestEntry:
     although a glob matches it; empty if it can. ``rethin``: it is an overlay of the template, which a thinner one
     is to replace. ``glob``: the pattern that matched it, as written; empty if it is listed by path. ``domain``:
     the domain that uses it in libvirt's eyes, and how; empty if none is known. ``strategy``: if it shares blocks
-    in place, the overlay's path and options only serve to compare.
+    in place, the overlay's path and options serve only to compare the two strategies.
     """
 
     name: str

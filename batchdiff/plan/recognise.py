@@ -62,7 +62,7 @@ def plan_again(path: str) -> str:
 
 def _plan_of(path: str, document: Document | None) -> str:
     if document is Document.ESTIMATE:
-        return "Run `batchdiff plan MANIFEST` with its manifest; that writes the plan."
+        return "Run `batchdiff plan MANIFEST` with the manifest that was estimated; that writes the plan."
     plan = path.removesuffix(".journal")
     if plan != path and os.path.exists(plan):
         return f"Pass the plan instead: {shell_word(plan)}."

@@ -83,9 +83,10 @@ def make_plan(  # noqa: PLR0913  # options by keyword
 ) -> Plan:
     """Return the plan for all guests of a manifest, with the reason for each guest that cannot be converted.
 
-    ``observer`` is called at every read, in each worker here; ``opened``, with the number of images opened so far:
-    each to be examined, the template first, then each guest to find its data; ``assessed``, with each guest whose
-    savings are known. ``remote``: how ranges are scanned on other hosts; None if they are not.
+    ``observer`` is called at every read, in each worker on this host. ``opened`` is called with the number of
+    images opened so far: first the template and each guest, to examine them, then each guest again, to find its
+    data; ``assessed``, with each guest whose savings are known. ``remote``: how ranges are scanned on other
+    hosts; None if they are not.
 
     :raises ImageError: the template cannot be read, is in use, or changed during the scan.
     :raises WorkerError: a worker process died.

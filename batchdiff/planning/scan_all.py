@@ -120,7 +120,7 @@ def _check_remote(template: Image, remote: RemoteScans | None) -> None:
     if remote is not None and not is_read_natively(template):
         raise UsageError(
             f"--scheduler cannot be used with the template {template.path}",
-            why="QEMU reads it for batchdiff, which only this host can rely on",
+            why="batchdiff reads it through QEMU, which other hosts may lack or have in another version",
             remedy="Plan without --scheduler, or convert the template to raw or qcow2 first.",
         )
 

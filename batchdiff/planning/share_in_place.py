@@ -27,7 +27,7 @@ def or_share(
     units: Extents,
     known: ExtentTable | None,
 ) -> GuestPlan:
-    """Return the plan of a guest that gets an overlay, with what sharing would give instead, if it is possible.
+    """Return the plan of a guest that gets an overlay, with what sharing would give back instead, if possible.
 
     ``template``: None if no file can share blocks with it. ``units``, ``known``: see :func:`survey_sharing`.
     """

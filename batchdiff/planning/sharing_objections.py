@@ -22,7 +22,7 @@ _INSTEAD = f"use `strategy: {Strategy.OVERLAY}` for this guest"
 
 
 def without_unshareable(parts: list[Part], template: Image, observer: ReadObserver | None = None) -> list[Part]:
-    """Return the parts of a plan with those refused that are to share blocks with the open template but cannot.
+    """Return the parts of a plan; refuse guests that are to share blocks with the open template but cannot.
 
     ``observer`` is called at every read of an image.
     """
@@ -46,8 +46,8 @@ def _decided(candidate: Candidate, template: Image, observer: ReadObserver | Non
 def why_not_shareable(template: Image, guest: Image) -> str:
     """Return why no block of two open images can be shared, and what to do instead; empty if some can."""
     if is_exported(template) or is_exported(guest):
-        which = "the template" if is_exported(template) else "it"
-        return f"only QEMU can read the data of {which}, which has no plain place in a file; {_INSTEAD}"
+        whose = "the template's" if is_exported(template) else "its"
+        return f"only QEMU can read {whose} data, because it is compressed or encrypted; {_INSTEAD}"
     fault = obstacle_to_sharing(template, guest)
     return "" if fault is None else f"{fault.why}. {fault.remedy}".rstrip(".")
 

@@ -29,7 +29,8 @@ class Below(enum.Enum):
 class LeastSavings(NamedTuple):
     """The savings below which a guest is skipped: a share of its allocation, and bytes.
 
-    A share of minus infinity: it may even take more than now, unless it is already an overlay of the template.
+    A share of minus infinity: the overlay may even take more than the guest does now, unless the guest is already
+    an overlay of the template.
     """
 
     share: float
@@ -90,9 +91,9 @@ def _why_nothing_to_share(sharing: Sharing, similarity: Similarity) -> str:
     if sharing.left_out_bytes:
         return (
             f"none of the {format_size(sharing.left_out_bytes)} that it has in common with the template can be"
-            " shared: one of the two has them compressed or encrypted, or at odd offsets in its file"
+            " shared: in one of the two images, they are compressed or encrypted, or at unaligned offsets"
         )
-    return "it shares all that it has in common with the template already"
+    return "it shares with the template all that the two have in common"
 
 
 def _below(share: float, minimum: float) -> str:

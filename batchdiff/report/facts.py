@@ -50,10 +50,10 @@ class PlanFacts(NamedTuple):
     apply without ``--jobs`` has in progress at once; ``path`` is that of the plan's file, if it has one.
     ``selection`` has the guests to report, in their order; None stands for all.
     ``older`` is a plan to compare this one with. ``conversions`` has what became of the guests that apply has
-    converted, by name; ``older_conversions``: of those of the older plan. ``read_only``: the template already has
-    no write permission. ``given_back``: the guests that restore gave back, which apply leaves alone, and which no
-    prediction includes; ``older_originals``: those of restored guests that are still in quarantine. ``shared``:
-    the bytes that came back from each guest that shares blocks now, by name.
+    converted, by name; ``older_conversions`` has the same for the older plan. ``read_only``: the template already
+    has no write permission. ``given_back``: the guests that restore gave back, which apply leaves alone, and which
+    no prediction includes; ``older_originals``: the older originals of restored guests that are still in
+    quarantine. ``shared``: the bytes that came back from each guest that shares blocks now, by name.
     """
 
     plan: Plan
@@ -76,7 +76,7 @@ class PlanFacts(NamedTuple):
 
     @property
     def to_share(self) -> list[GuestToShare]:
-        """The guests that apply has still to let share blocks."""
+        """The guests that are to share blocks, and do not yet."""
         return [guest for guest in self.plan.to_share if guest.name not in self.shared]
 
     @property

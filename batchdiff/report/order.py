@@ -19,7 +19,7 @@ def in_order(guests: Iterable[GuestPlan], order: Order) -> list[GuestPlan]:
 
 
 def chosen(guests: Iterable[GuestPlan], only: Collection[Verdict]) -> list[GuestPlan]:
-    """Return the guests with one of some verdicts; all of them if none is given."""
+    """Return the guests with one of the verdicts ``only``; all guests if it is empty."""
     return [guest for guest in guests if not only or guest.verdict in only]
 
 

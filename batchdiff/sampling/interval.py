@@ -30,10 +30,10 @@ _TAIL = 0.025
 """The probability that the truth is below the interval, and that it is above it."""
 
 _FEW = 10
-"""With fewer probes than that with a hit, or without one, their variance is itself too uncertain to rely on."""
+"""If fewer probes than this have a hit, or a miss, their variance is itself too uncertain to rely on."""
 
 _MOST_GAIN = 4
-"""The effective size is at most that many times the number of probes, however much alike neighbours are."""
+"""The effective size is at most that many times the number of probes, however alike neighbours are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +80,11 @@ class Probe(NamedTuple):
 
 
 def share_of(probes: Sequence[Probe], *, population: int | None = None) -> Interval:
-    """Return the share of hits among all units, from 0 to 1, of which a sample has these probes.
+    """Return the share of hits among all units, from 0 to 1, as estimated from the probes of a sample.
 
     ``probes``: in the order of their offsets, drawn at random, or one from each of as many strata of about the
-    same size. If strata have different sizes, the hits and the units of each probe count that many times.
-    ``population``: the number of all probes; None if it is so large that the sample is next to nothing of it.
+    same size. If strata have different sizes, each probe's hits and units are weighted by the size of its stratum.
+    ``population``: the number of all probes; None if it is so large that the sample is a negligible part of it.
     Without any probe, nothing is known: the interval is 0 to 1, or exactly 0 if the population is empty.
     """
     drawn = [probe for probe in probes if probe.of > 0]
@@ -105,7 +105,7 @@ def share_of(probes: Sequence[Probe], *, population: int | None = None) -> Inter
 def sum_of(parts: Iterable[Interval]) -> Interval:
     """Return the sum of values that were sampled independently of each other.
 
-    The distances of the bounds add up as standard deviations do, each side for itself.
+    The distances of the bounds add up as standard deviations do, separately for each side.
     """
     known = list(parts)
     total = sum(each.estimate for each in known)
@@ -121,8 +121,8 @@ def _effective_size(drawn: Sequence[Probe], share: float, population: int | None
     hit = sum(1 for each in drawn if each.hits > 0)
     whole = sum(1 for each in drawn if each.hits >= each.of)
     if min(hit, count - whole) < _FEW:
-        # At most one unit for each probe. The part in the sample counts by half: with no hits at all, that gives
-        # the bound of a sample without replacement.
+        # At most one unit for each probe. Half of the sampled share counts: with no hits at all, that gives the
+        # bound of a sample without replacement.
         return min(_by_variance(drawn, share), count) / (1 - sampled / 2)
     return min(_by_variance(drawn, share), _MOST_GAIN * count) / (1 - sampled)
 
@@ -149,7 +149,7 @@ def _exact_bounds(share: float, size: float) -> tuple[float, float]:
 
 
 def _beta_quantile(probability: float, alpha: float, beta: float) -> float:
-    """Return the value below which a variable with a beta distribution is with this probability, by bisection."""
+    """Return the quantile of a beta distribution at this probability, found by bisection."""
     low, high = 0.0, 1.0
     for _ in range(50):
         middle = (low + high) / 2

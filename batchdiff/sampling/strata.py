@@ -5,9 +5,9 @@
     strata      |        x  |  x        |      x    |   x       |        one item of each, at random
     doubled     | x   |  x  |  x  |  x  | x   |x    |   x |   x |        one more, from the half that had none
 
-Of the items in a stratum each is as likely to be drawn as any other. So is each item of a half: the first one
-drawn is in either half, and the other half gets one of its own. So a sample that was doubled is as good as one
-that was drawn at that size, and nothing that was read before is read in vain.
+Every item of a stratum is equally likely to be drawn. After doubling, that is true of each half: the first item
+is in one of them, and the other half gets an item of its own. So a sample that was doubled is as good as one that
+was drawn at that size, and nothing that was read before is wasted.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ def throttle(
     """Yield an observer that keeps reads within the limits; None if there is nothing to observe.
 
     It serves this process and workers that are forked from it, which share the rate. The priority is
-    lowered for good. ``tell`` is called with the resulting priority; ``check``, before each read, which it may end
-    with an error.
+    lowered for good. ``tell`` is called with the resulting priority; ``check`` is called before each read, and
+    may raise an error to prevent it.
     """
     with ExitStack() as held:
         if limits.idle:

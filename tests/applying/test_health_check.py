@@ -302,4 +302,4 @@ def test_a_plan_that_only_shares_needs_no_template(monkeypatch):
     plan = small_plan(guest_plan(verdict=Verdict.SKIP, strategy=Strategy.SHARE))
     (found,) = check_health(plan, History(), None, Stop())
     assert (found.name, found.health) == ("template", Health.SOUND)
-    assert "it was not looked at" in found.why
+    assert "it was not checked" in found.why

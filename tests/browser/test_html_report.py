@@ -233,5 +233,5 @@ def test_after_an_apply_predicted_and_actual_can_be_sorted(tmp_path):
     assert [text.strip() for text in found["row"]] == [
         "b", "quarantined", "4 GiB", "100 MiB", "101 MiB", "3.9 GiB", "97.6%",
     ]  # fmt: skip
-    assert found["total"] == ["total to convert", "2 of 2 done", "8 GiB", "200 MiB", "201 MiB", "7.8 GiB", "97.6%"]
+    assert found["total"] == ["total", "2 of 2 done", "8 GiB", "200 MiB", "201 MiB", "7.8 GiB", "97.6%"]
     assert found["code"][0] == "batchdiff purge fleet.plan.json --used"

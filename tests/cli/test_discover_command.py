@@ -95,7 +95,7 @@ def test_events_have_all_of_it(images, tmp_path):
 def test_one_manifest_holds_one_template(images, tmp_path):
     text = discover(images, "-o", tmp_path / "fleet.yaml", expect=2)
     assert "cannot write 2 manifests" in text
-    assert "Name a folder, as in `-o manifests/`, or choose one with `--template IMAGE`." in text
+    assert "Name a folder, as in `-o manifests/`, or choose one template with `--template IMAGE`." in text
     assert not (tmp_path / "fleet.yaml").exists()
     text = discover(images, "-o", tmp_path / "fleet.yaml", "--template", images / "debian.img")
     assert "named with --template" in text

@@ -181,5 +181,5 @@ def test_a_bug(capsys, monkeypatch, tmp_path):
     assert capsys.readouterr().err == (
         "batchdiff: this is a bug in batchdiff (KeyError: 'x'); no original was deleted without a verified"
         f" overlay. Traceback: {report}. Please report the bug with that file, which contains the code that failed"
-        " and your command, but no image data and no secrets\n"
+        " and your command, but no image data and no secrets.\n"
     )

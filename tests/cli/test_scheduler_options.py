@@ -25,11 +25,11 @@ def fleet(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--tls-key", "a.key"], "--tls-key is of use only together with --scheduler"),
-        (["--trust-network"], "--trust-network is of use only together with --scheduler"),
+        (["--tls-key", "a.key"], "cannot use --tls-key without --scheduler"),
+        (["--trust-network"], "cannot use --trust-network without --scheduler"),
         (["--scheduler", "planner"], '"planner" is not the address of a scheduler'),
         (["--scheduler", "tcp://127.0.0.1:0"], '"tcp://127.0.0.1:0" is not the address of a scheduler'),
-        (["--scheduler", "tcp://10.0.0.1"], "anyone in that network could run programs as you"),
+        (["--scheduler", "tcp://10.0.0.1"], "anyone on that network could run programs as you"),
         (["--scheduler", "tcp://localhost:1", "--idle"], "nice -n 19 ionice -c 3 dask worker"),
     ],
 )

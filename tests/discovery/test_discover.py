@@ -233,7 +233,7 @@ def test_first_bytes_alone_never_name_another_file(folder):
     found = run(folder)
     cause, reason = left(found)["forged.img"]
     assert cause is Cause.DOUBTFUL
-    assert f"its first bytes name {folder}/one.img" in reason
+    assert f"it starts like qcow2 and refers to {folder}/one.img" in reason
     assert "one.img" in copies(found)["base.img"]
 
 

@@ -104,7 +104,7 @@ def test_losses_and_exclusions_are_comments(tmp_path):
         f"# Left out: {tmp_path}/old.img: it seems to be the original of the overlay beside it, which a VM may"
         " use by now",
         "# Left out: 2 files that are overlays on this template already.",
-        "# Left out: 1 file that concerns other templates or none; `batchdiff discover` lists all,"
+        "# Left out: 1 file, for a reason unrelated to this template; `batchdiff discover` lists all,"
         " with the reasons.",
     ]
 

@@ -165,7 +165,7 @@ def test_rules_are_named_in_the_order_in_which_they_decide():
     assert found.choices["chosen"].ties == (Tie.READ_ONLY, Tie.OLDEST)
     assert why_template(found.groups[0]) == (
         "its copies equal it in every sample; 2 other images would do almost as well, but this one is read-only"
-        " and, of those left, was written to longest ago"
+        " and, of those left, was modified least recently"
     )
 
 
@@ -188,7 +188,7 @@ def test_a_smaller_disk_is_not_a_guest():
     fleet.traits["cut"] = {"virtual_size": 1 << 20, "allocated": 1 << 40, "modified_ns": 99}
     found = Found(fleet, given=["large"])
     assert set(found.template_of) == {"copy", "copy2"}
-    assert "but its disk is smaller than that one's" in found.left["cut"].reason
+    assert "but its disk is smaller than the disk of that image" in found.left["cut"].reason
     assert found.left["cut"].cause is Cause.UNUSABLE
 
 

@@ -1,4 +1,4 @@
-"""Explain why apply leaves a guest alone that restore gave back, and how it is converted again."""
+"""Explain why apply does not convert a guest that restore gave back, and how to convert it again."""
 
 from __future__ import annotations
 

@@ -23,9 +23,9 @@ from batchdiff.plan.path_map import PathMap
 
 
 class Step(enum.StrEnum):
-    """The steps of a guest, in their order; the last three each end a verb, as does SHARED.
+    """The steps of a guest, in their order; RETIRED, PURGED and RESTORED each end a verb.
 
-    A guest that shares blocks in place has two steps of its own: SHARING and SHARED.
+    A guest that shares blocks in place has two steps of its own: SHARING, and SHARED, which ends its apply.
     """
 
     CHECKED = "checked"
@@ -91,8 +91,8 @@ class GuestState:
     quarantine. A guest at RESTORED is finished, except for an older original that is still in quarantine.
     ``left``: the path of the overlay that a restore left behind, because it could not read it. ``data_file``: the
     overlay's data file when it was written, before it got its name. ``parts``: the other files of an overlay that
-    is about to be unlinked, each with its path. ``shared_bytes``: what the last run let a guest share, at SHARED;
-    ``came_back_bytes``: by how much free space has grown with all runs.
+    is about to be unlinked, each with its path. At SHARED, ``shared_bytes``: the bytes that the last run shared;
+    ``came_back_bytes``: by how much free space has grown in all runs.
     """
 
     step: Step
@@ -144,7 +144,7 @@ class History:
             self.protecting.add(step)
         elif step == FAILED:
             self.failures[record["guest"]] = str(record["reason"])
-            self.times[record["guest"]] = str(record["time"])
+            self.times.setdefault(record["guest"], str(record["time"]))
         elif step != BEGIN:
             self._take_in_step(record["guest"], record)
 

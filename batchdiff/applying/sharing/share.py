@@ -6,8 +6,8 @@
                                                             |
                                                             +-> they differ: halves, down to 64 KiB -> differing
 
-Each call is complete in itself, so that a guest is whole at every moment, and a run that was stopped or killed is
-continued by the next one: it finds the ranges that do not share blocks yet.
+Each call is complete in itself, so a guest is whole at every moment. The run after one that was stopped or killed
+continues the work: it finds the ranges that do not share blocks yet.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ cold run on two guests of 512 MiB took 3 to 5 times as long.
 """
 
 _ADVISED = MIB
-"""The kernel reads no more ahead for a call than the disk takes in one request, often 1.25 MiB."""
+"""For one call, the kernel reads ahead no more than the disk accepts in one request, often 1.25 MiB."""
 
 _MOST_AHEAD = 512
-"""The maximum number of requests in that, if they are small."""
+"""The maximum number of requests that are read ahead, a limit that only small ones reach."""
 
 _SMALLEST = 64 * KIB
-"""A range of these bytes that differs is not halved again. It is a multiple of any filesystem's block."""
+"""A range of this size that differs is not halved again. The size is a multiple of any filesystem's block."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """The bytes that now are in the template's blocks, and the ranges that were found to differ."""
+    """The bytes that are now in the template's blocks, and the ranges that were found to differ."""
 
     shared: int
     differing: tuple[ShareableRange, ...]
@@ -57,13 +57,13 @@ def share_blocks(
     check: Callable[[], None],
     advance: Callable[[int], None] = ignore,
 ) -> Shared:
-    """Share ranges of a guest with the template, durably, and return what came of it.
+    """Share ranges of a guest with the template, durably, and return the result.
 
-    Both images stay open for reading only. A range that has come to differ is not an error: it stays the guest's.
+    Both images stay open for reading only. It is not an error if a range has come to differ: it is left alone.
     ``check`` is called before each call of the kernel, and may raise an error to end the work; ``advance`` is
     called with the number of further bytes that are shared, or found to differ.
 
-    :raises GuestError: the kernel refuses, or the disk fails. Blocks that were shared before that stay shared.
+    :raises GuestError: the kernel refuses, or the disk fails. Blocks that are already shared stay shared.
     :raises ImageError: the ranges cannot be found.
     """
     sharing = _Sharing(template, guest, check, advance)
@@ -71,7 +71,7 @@ def share_blocks(
         for request in _read_ahead(template, guest, _requests(ranges)):
             sharing.share(request)
     finally:
-        # The caller records the result next, which then must be on disk; if it failed, so must the part of it.
+        # The caller records the result next, so it must be on disk; after a failure, so must what was shared.
         sharing.sync()
     return Shared(sharing.shared, tuple(sharing.differing))
 
@@ -162,7 +162,7 @@ class _Sharing:
         self.differing.append(part)
 
     def sync(self) -> None:
-        """Put what was shared on disk."""
+        """Sync to disk what was shared."""
         for number in self._files:
             layer = self.guest.layers[number]
             try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-OUTPUT = "write a manifest for each template to this folder, or the only one to this file (.yaml)"
+OUTPUT = "write a manifest for each template to this folder, or a single manifest to this file (.yaml)"
 """The help of the option that names the place of the manifests."""
 
 
@@ -13,7 +13,7 @@ def add_search(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "paths", metavar="PATH", nargs="*", help="an image, a folder that is searched for images, or a quoted glob"
     )
-    verb.add_argument("--libvirt", action="store_true", help="also the disks of all domains that libvirt knows")
+    verb.add_argument("--libvirt", action="store_true", help="also examine the disks of all domains in libvirt")
     verb.add_argument(
         "--template",
         metavar="IMAGE",

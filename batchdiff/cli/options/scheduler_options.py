@@ -14,18 +14,21 @@ def add_scheduler(verb: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--scheduler",
         metavar="URL",
-        help="scan with the workers of this Dask scheduler, on hosts that mount the same storage, such as"
-        " tls://planner.example:8786",
+        help="scan with the workers of the Dask scheduler at this address, such as tls://planner.example:8786;"
+        " their hosts must mount the same storage",
     )
     group.add_argument(
-        "--tls-ca-file", metavar="FILE", type=file_to_read, help="the authority that signed all certificates"
+        "--tls-ca-file",
+        metavar="FILE",
+        type=file_to_read,
+        help="the certificate of the authority that signed all others",
     )
     group.add_argument("--tls-cert", metavar="FILE", type=file_to_read, help="the planner's certificate")
     group.add_argument("--tls-key", metavar="FILE", type=file_to_read, help="the key of that certificate")
     group.add_argument(
         "--trust-network",
         action="store_true",
-        help="use a scheduler on another host without encryption (tcp://): anyone in that network can then run"
+        help="use a scheduler on another host without encryption (tcp://): anyone on that network can then run"
         " programs as you, here and on all workers",
     )
 
@@ -47,7 +50,7 @@ def check_scheduler_options(arguments: argparse.Namespace) -> None:
     ]
     if arguments.scheduler is None:
         if given:
-            raise UsageError(f"{given[0]} is of use only together with --scheduler", remedy="Add --scheduler URL.")
+            raise UsageError(f"cannot use {given[0]} without --scheduler", remedy="Add --scheduler URL.")
         return
     scheduler_address_of(arguments)
     if arguments.idle:

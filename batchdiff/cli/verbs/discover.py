@@ -149,7 +149,7 @@ def _write(console: Console, output: str, found: Discovery) -> list[str]:
         raise UsageError(
             f"cannot write {len(groups)} manifests to {output}",
             why="each template has a manifest of its own",
-            remedy="Name a folder, as in `-o manifests/`, or choose one with `--template IMAGE`.",
+            remedy="Name a folder, as in `-o manifests/`, or choose one template with `--template IMAGE`.",
         )
     paths = [output] if is_manifest else [os.path.join(output, name) for name in manifest_names(groups)]
     for path in paths:
@@ -166,7 +166,7 @@ def _write(console: Console, output: str, found: Discovery) -> list[str]:
                 file.write(text)
         except OSError as error:
             raise _unwritable(path, error) from error
-        # So that a doubt is reported now, and not when the manifest is needed.
+        # Read it now, so that a doubt is reported before the manifest is needed.
         manifest = read_manifest(path)
         console.event("manifest", path=os.path.abspath(path), template=manifest.template.path,
                       guests=[guest.name for guest in manifest.guests])  # fmt: skip
@@ -180,7 +180,7 @@ def _unwritable(path: str, error: OSError) -> UsageError:
 
 
 def _can_share(found: Discovery) -> bool:
-    """Return True if the filesystem of some copy lets it store its blocks together with its template's."""
+    """Return True if the filesystem of some copy lets that copy share blocks with its template."""
     return any(_have_reflinks(group.template, copy.image) for group in found.groups for copy in group.copies[:1])
 
 

@@ -156,7 +156,7 @@ def _warn_of_losses(console: Console, plan: Plan, options: RestoreOptions, histo
 
 
 def _if_rebuilt(names: list[str]) -> str:
-    """Return how a note about guests begins whose images may have to be rebuilt."""
+    """Return the beginning of a note about guests whose images may have to be rebuilt."""
     images = "image of {} has" if len(names) == 1 else "images of {} have"
     return f"note: if the {images.format(few(names))} to be rebuilt,"
 

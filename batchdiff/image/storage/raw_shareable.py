@@ -9,7 +9,7 @@
     shareable                    |....|  |.| |....|   |.|
 
 For raw images the guest's offsets are the file's. A fleet has millions of such ranges, of which a plan needs only
-the sum: arrays take a thirtieth of the time of :mod:`~batchdiff.image.storage.shareable`, which finds each alone.
+the sum. Arrays take a thirtieth of the time of :mod:`~batchdiff.image.storage.shareable`, which finds them singly.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def raw_shareable(
     if ours is None or theirs is None or any(len(each.having(_ODD).length) for each in (ours, theirs)):
         return None
     sizes = {os.fstat(layer.fd).st_size for layer in (one, other)}
-    # A block that the end of only one file lies in cannot be shared.
+    # A block in which only one of the two files ends cannot be shared.
     size = min(sizes) if len(sizes) == 1 else min(sizes) // _BLOCK * _BLOCK
     there = _common(_written(ours, size), _data(other, size))
     free = _without(_common(equal, there), shared_by_both(ours, theirs))

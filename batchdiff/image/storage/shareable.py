@@ -45,7 +45,7 @@ class ShareableRange(NamedTuple):
 class SharedStretch:
     """The equal bytes (``equal``: starts and ends) of one stretch of a guest, by what can be done with them.
 
-    ``ranges``: what can be shared. ``already``: bytes that are in the template's blocks as it is. ``unfit``: bytes
+    ``ranges``: what can be shared. ``already``: bytes that are in the template's blocks now. ``unfit``: bytes
     that cannot be shared, because one of the images has them compressed, encrypted, between blocks, or on another
     filesystem. Zeros without blocks, and bytes of the guest's backing files, count as none of these.
     """
@@ -113,7 +113,7 @@ class _Finder:
             for one in range(len(template.layers))
             for other in self._own
         }
-        # The size of a block is that of the filesystem, and for a file on it no smaller unit is ever shared.
+        # Use the block size of the filesystem: no smaller unit of a file on it is ever shared.
         self._blocks = {number: os.fstatvfs(guest.layers[number].fd).f_bsize for number in self._own}
         self._template_sizes = [os.fstat(layer.fd).st_size for layer in template.layers]
         self._guest_sizes = [os.fstat(layer.fd).st_size for layer in guest.layers]
@@ -138,7 +138,7 @@ class _Finder:
         )
 
     def _sort(self, pair: tuple[Segment, Segment], pieces: list[_Piece]) -> int:
-        """Add a pair of segments of the same bytes to the pieces; if that cannot be, return the bytes."""
+        """Add a pair of segments of the same bytes to the pieces; if they are unfit, return how many bytes."""
         one, other = pair
         if other.layer not in self._own or Origin.ZERO in {one.origin, other.origin}:
             return 0

@@ -35,11 +35,11 @@ _AT_ONCE = 4096
 """Ranges that are added up together."""
 
 _LISTING = 25
-"""Bytes in which XFS lists an extent if one after the other is split; measured with 65,536 extents."""
+"""Bytes that XFS takes to list an extent if extents are split one after the other; measured with 65,536."""
 
 _OF_OTHERS = (
-    "blocks that are also in other files are freed only once these let go of them, too; if those are guests too,"
-    " sharing the blocks of all of them would free these, but each guest is judged on its own"
+    "blocks that other files use, too, are freed only once those files no longer use them; if those files are"
+    " guests, sharing the blocks of all of them would free the space, but each guest is judged on its own"
 )
 _WITHOUT_TREE = (
     "btrfs frees an extent only once no file has any part of it, and only root (CAP_SYS_ADMIN) can see its extents"

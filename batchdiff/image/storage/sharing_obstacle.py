@@ -1,4 +1,4 @@
-"""The reason for which a guest cannot share any block with its template, and what to do about it."""
+"""The reason why a guest cannot share any block with its template, and what to do about it."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def _explained(reason: NoSharing, template: Layer, guest: Layer) -> Fault:
         )
     if reason is NoSharing.TWO_FILESYSTEMS:
         return Fault(
-            f"it is on another filesystem than the template's file {template.path}, and blocks are shared only"
-            " within one",
+            f"the template's file {template.path} is on another filesystem, and blocks can be shared only within"
+            " one",
             f"{_INSTEAD}, or move both to one filesystem and correct the manifest.",
         )
     if reason is NoSharing.CHECKSUMS:
         return Fault(
             f"only one of {template.path} and {guest.path} has the attribute C of `lsattr` (no copy-on-write, no"
-            " checksums), and btrfs shares blocks only between files that agree in it",
+            " checksums), and btrfs shares blocks only between files that both have it or both lack it",
             f"{_INSTEAD}, or copy the template to a new file that has the same attribute as the guest (`chattr +C`"
             " or `chattr -C`, while the file is empty).",
         )

@@ -2,12 +2,12 @@
 
 ::
 
-    tls://HOST:8786      both sides prove who they are by certificates
-    tcp://127.0.0.1:8786 the loopback, which only this host's users reach
-    tcp://HOST:8786      anyone in the network; only if the operator accepts that
+    tls://HOST:8786      both sides prove with certificates who they are
+    tcp://127.0.0.1:8786 the loopback, which only users of this host can reach
+    tcp://HOST:8786      anyone on the network can connect; only if the operator accepts that
 
-A scheduler has its workers run whatever code reaches it, and the planner loads the Python objects (pickles) that
-it passes on, which can be code, too.
+A scheduler has its workers run whatever code it receives. The planner in turn unpickles the objects that the
+scheduler passes on, and unpickling can run code, too.
 Source: Dask's documentation, "Addresses" and "TLS/SSL" (distributed.dask.org).
 """
 
@@ -44,10 +44,10 @@ def scheduler_address(text: str, *, trust_network: bool) -> str:
     if parts.scheme == "tcp" and not trust_network and not _is_loopback(parts.hostname):
         raise UsageError(
             f"{show(text)} leads to another host without encryption",
-            why="a scheduler runs whatever code reaches it: anyone in that network could run programs as you on"
+            why="a scheduler runs whatever code it receives: anyone on that network could run programs as you on"
             " this host and on all workers",
-            remedy="Give scheduler and workers certificates, and use tls:// (docs/many-hosts.md). If no other user"
-            " can reach that network, --trust-network accepts the risk.",
+            remedy="Give the scheduler and the workers certificates, and use tls:// (docs/many-hosts.md). If no"
+            " other user can reach that network, --trust-network accepts the risk.",
         )
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}:{port}"
@@ -63,7 +63,7 @@ def _is_only_a_host(parts: SplitResult) -> bool:
 
 
 def _is_loopback(host: str) -> bool:
-    """Return whether a host is this one; other names than localhost could lead elsewhere at any time."""
+    """Return whether a host is this one; names other than localhost could lead elsewhere at any time."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,6 +1,6 @@
-"""Calls of functions on workers by the functions' names, so that the scheduler need not have this program.
+"""Call functions on workers by name, so that batchdiff need not be installed where the scheduler runs.
 
-A scheduler unpickles all that it is asked to have done. Here that is functions of Python's own, names and bytes:
+A scheduler unpickles every request. Here, requests contain only Python's own functions, names and bytes:
 
 ::
 
@@ -19,20 +19,20 @@ from distributed import Client, Future
 
 
 def submit(client: Client, worker: str, function: Callable[..., object], *arguments: object) -> Future:
-    """Have a worker, and no other one, call a function of Python's own."""
+    """Have this worker, and no other, call one of Python's own functions."""
     return client.submit(function, *arguments, workers=[worker], allow_other_workers=False, pure=False, retries=0)
 
 
 def there(client: Client, worker: str, function: Callable[..., object]) -> Future:
-    """Return a module's function in the memory of a worker, for :func:`submit_call`."""
+    """Have a worker look up a module's function by name, and keep it for :func:`submit_call`."""
     return submit(client, worker, pkgutil.resolve_name, f"{function.__module__}:{function.__qualname__}")
 
 
 def submit_call(client: Client, worker: str, function: Future, *arguments: object) -> Future:
-    """Have a worker call a function that is there."""
+    """Have a worker call a function that it has looked up (:func:`there`)."""
     return submit(client, worker, operator.call, function, *arguments)
 
 
 def sent(client: Client, worker: str, value: object) -> Future:
-    """Return a value in the memory of a worker, which unpickles it; the scheduler does not."""
+    """Send a value to a worker, which unpickles and keeps it; the scheduler does not unpickle it."""
     return submit(client, worker, pickle.loads, pickle.dumps(value))

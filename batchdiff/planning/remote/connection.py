@@ -1,4 +1,4 @@
-"""The connection to a Dask scheduler: its certificates, its failures in words, and no output of Dask's own."""
+"""The connection to a Dask scheduler: its certificates, and its failures in our own words, not in Dask's."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ _LOGGERS = ("distributed", "distributed.client", "distributed.core", "distribute
 
 
 class Certificates(NamedTuple):
-    """Files in PEM format: the authority that signed all certificates, and the planner's certificate and key.
+    """Files in PEM format: the certificate of the authority that signed all others; the planner's own; its key.
 
-    What is None is taken from Dask's own configuration (distributed.comm.tls).
+    Whatever is None is taken from Dask's own configuration (distributed.comm.tls).
     """
 
     authority: str | None = None
@@ -63,14 +63,14 @@ def connect(
         raise WorkerError(
             f"cannot connect to the scheduler at {address}",
             why=_IN_DASK.sub("", str(error.__cause__ or error)) or f"it did not answer within {_TIMEOUT:.0f} s",
-            remedy="Check that `dask scheduler` runs there and that no firewall is in between. With tls://, all"
-            " certificates must be signed by the same authority.",
+            remedy="Check that `dask scheduler` is running there and that no firewall is in between. With tls://,"
+            " all certificates must be signed by the same authority.",
         ) from error
     return DaskWorkers(client, say=say, warn=warn)
 
 
 async def _greet(address: str, security: Security | None) -> None:
-    """Connect and hang up again: a client would wait without end for a peer that accepts and never answers.
+    """Connect and hang up: a Dask client would wait forever for a peer that accepts but never answers.
 
     :raises OSError: the scheduler does not answer in time, or is not one.
     """

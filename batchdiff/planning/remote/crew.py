@@ -1,4 +1,4 @@
-"""The workers of a scheduler that may do the tasks of a job: each must answer three questions before.
+"""The workers of a scheduler that may do the tasks of a job: each must first answer three questions.
 
 ::
 
@@ -25,10 +25,10 @@ from batchdiff.planning.remote.resident_job import objection_here
 from batchdiff.planning.scan.executor import RemoteJob, Result, Task
 
 LOOK_AGAIN = 2.0
-"""Seconds between two looks for workers that came or went."""
+"""Seconds between two looks for workers that have joined or left."""
 
 FETCHED_AFTER = 10.0
-"""Seconds after which a result, of some kilobytes, counts as lost together with its worker."""
+"""Seconds after which a result (a few kilobytes) counts as lost, together with its worker."""
 
 _SLOW = 30.0
 """Seconds after which the operator should know that a worker has not answered."""
@@ -41,7 +41,7 @@ CONTINUE = "No plan was written. Run the same command again to continue, with --
 
 
 class _Question(enum.Enum):
-    """The questions to a worker, in this order, before it gets tasks. Another version cannot unpickle the job."""
+    """The questions to a worker before it gets tasks, in order: another version could not unpickle the job."""
 
     PYTHON = "its Python"
     VERSION = "its batchdiff"
@@ -58,7 +58,7 @@ class _Asked(NamedTuple):
 class Crew(Generic[Task, Result]):
     """The workers of a job: admitted, being asked, and refused with the reason, each by its address.
 
-    ``announced``: those whose admission the operator has learned of, perhaps for an earlier job.
+    ``announced``: those whose admission was reported to the operator, perhaps for an earlier job.
     """
 
     client: Client
@@ -93,7 +93,7 @@ class Crew(Generic[Task, Result]):
                 del self.asked[future]
             elif asked.worker not in self._slow and time.monotonic() > asked.since + _SLOW:
                 self._slow.add(asked.worker)
-                self.warn(f"the worker {asked.worker} does not answer: it is busy, or the storage hangs there")
+                self.warn(f"the worker {asked.worker} does not answer: it is busy, or its storage hangs")
         known = self.admitted | self.refused.keys() | {asked.worker for asked in self.asked.values()}
         for worker in sorted(present - known):
             self._ask(worker, _Question.PYTHON)
@@ -111,7 +111,7 @@ class Crew(Generic[Task, Result]):
         self.asked[future] = _Asked(worker, question, time.monotonic())
 
     def hear(self, future: Future) -> None:
-        """Take in a worker's answer to a question: ask the next one, refuse the worker, or admit it."""
+        """Act on a worker's answer to a question: ask the next one, refuse the worker, or admit it."""
         worker, question, _ = self.asked.pop(future)
         if future.status == "error":
             self._refuse(worker, _failure(question, future.exception()))
@@ -137,13 +137,13 @@ class Crew(Generic[Task, Result]):
         self.warn(f"the worker {worker} is left out: {reason}")
 
     def error(self) -> WorkerError:
-        """Return the error that no worker can do the tasks."""
+        """Return the error to raise if no worker can do the tasks."""
         if self.refused:
             why = "; ".join(f"{worker}: {reason}" for worker, reason in list(self.refused.items())[:3])
-            remedy = "Mend what the reasons name, or plan without --scheduler."
+            remedy = "Fix these problems, or plan without --scheduler."
             return WorkerError("none of the scheduler's workers can scan these images", why=why, remedy=remedy)
         if self._ever_admitted:
-            why = "the last worker died or left, and no other one came"
+            why = "the last worker died or left, and no other one joined"
             return WorkerError("the scan ran out of workers", why=why, remedy=CONTINUE)
         remedy = "Start some: `dask worker` with this scheduler's address (docs/many-hosts.md)."
         return WorkerError("the scheduler has no workers", remedy=remedy)
@@ -154,9 +154,10 @@ def _objection(question: _Question, answer: str) -> str:
     ours = platform.python_version()
     match question:
         case _Question.PYTHON if answer.split(".")[:2] != ours.split(".")[:2]:
-            return f"it runs Python {answer}, and the planner {ours}: use the same on all hosts"
+            return f"it runs Python {answer}, and the planner {ours}: use the same version on all hosts"
         case _Question.VERSION if answer != __version__:
-            return f"it has batchdiff {answer}, and the planner {__version__}: install the same on all hosts"
+            versions = f"it has batchdiff {answer}, and the planner {__version__}"
+            return f"{versions}: install the same version on all hosts"
         case _Question.FILES:
             return answer
     return ""

@@ -1,4 +1,4 @@
-"""The executor whose workers a Dask scheduler has: only those that prove that they see the same files get tasks.
+"""The executor that uses a Dask scheduler's workers: those that prove that they see the same files get tasks.
 
 ::
 
@@ -7,7 +7,7 @@
                            '----------------'-> left out, with the reason
 
 Workers may come and go during a scan: a nanny restarts a worker that died, as a new one.
-The client has threads of its own until it is closed. Only this room knows Dask.
+The client has threads of its own until it is closed. Only this package uses Dask.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from batchdiff.planning.remote.resident_job import ResidentJob, answer_to, resul
 from batchdiff.planning.scan.executor import RemoteExecutor, RemoteJob, Result, Task
 
 _AHEAD = 2
-"""Tasks of one worker: the next one is there when it finishes the first."""
+"""Tasks that a worker has at a time: when it finishes one, the next is already there."""
 
 _MOST_DEATHS = 4
 """The number of workers that may die while they do a task; Dask has the same limit for its own retries."""
 
 
 class DaskWorkers:
-    """Workers of a scheduler to which ``client`` is connected.
+    """The workers of a scheduler to which ``client`` is connected.
 
-    ``say`` and ``warn`` are called with notices of workers that are used and left out; ``patience``: seconds to
-    wait for a worker if there are none.
+    ``say`` is called with notices of workers that are used, ``warn`` with those of workers that are left out;
+    ``patience``: seconds to wait for a worker if there are none.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class DaskWorkers:
         with self._client.as_current(), suppress(TimeoutError, CancelledError):
             wait_for_futures(futures, timeout=LOOK_AGAIN, return_when="FIRST_COMPLETED")
         if self._client.status != "running":
-            raise _lost("the connection to it broke")
+            raise _lost("the connection to it was lost")
         return [future for future in futures if future.done()]
 
     def close(self) -> None:
@@ -103,7 +103,7 @@ _: type[RemoteExecutor] = DaskWorkers
 
 @dataclass(slots=True)
 class _Pending(Generic[Task]):
-    """A task that a worker has, and how many workers died with it before."""
+    """A task given to a worker, and how many workers have died while doing it."""
 
     task: Task
     worker: str
@@ -112,7 +112,7 @@ class _Pending(Generic[Task]):
 
 @dataclass(slots=True)
 class _Work(Generic[Task, Result]):
-    """The tasks of a job: to come, to be given again, and in the hands of workers.
+    """The tasks of a job: those to come, those to be given again, and those that workers have.
 
     Each task is given to one worker. Dask would give most of them to those that have the job in memory already.
     """
@@ -184,7 +184,7 @@ class _Work(Generic[Task, Result]):
             failure = future.exception()
             if isinstance(failure, KilledWorker):
                 raise self._killed(pending)
-            what = f"a worker of Dask failed while {self.job.describe(pending.task)}"
+            what = f"a Dask worker failed while {self.job.describe(pending.task)}"
             raise WorkerError(what, why=repr(failure), remedy=CONTINUE)
         try:
             answer = future.result(timeout=FETCHED_AFTER)
@@ -198,19 +198,19 @@ class _Work(Generic[Task, Result]):
             yield cast("Result", result_of(answer))
         except MemoryError as error:
             raise WorkerError(
-                f"a worker of Dask ran out of memory while {self.job.describe(pending.task)}",
+                f"a Dask worker ran out of memory while {self.job.describe(pending.task)}",
                 remedy=f"Start fewer workers on each host, or free some memory. {CONTINUE}",
             ) from error
 
     def _killed(self, pending: _Pending[Task]) -> WorkerError:
         return WorkerError(
-            f"{_MOST_DEATHS} workers of Dask died, each with the same task: {self.job.describe(pending.task)}",
+            f"{_MOST_DEATHS} Dask workers died in turn, each while {self.job.describe(pending.task)}",
             why="they ran out of memory, or a user killed them",
             remedy=f"See the workers' logs. {CONTINUE}",
         )
 
     def cancel(self) -> None:
-        """Take back what workers still have."""
+        """Cancel the tasks that workers still have."""
         if self.client.status == "running":
             self.client.cancel(list(self.pending), force=True)
         self._resident.clear()
@@ -218,5 +218,5 @@ class _Work(Generic[Task, Result]):
 
 def _lost(why: str) -> WorkerError:
     return WorkerError(
-        "the scheduler of Dask is gone", why=why.rstrip("."), remedy=f"See its log, and start it again. {CONTINUE}"
+        "the Dask scheduler is gone", why=why.rstrip("."), remedy=f"See its log, and start it again. {CONTINUE}"
     )

@@ -5,10 +5,10 @@
     planner   file | ....#....|..#......|......#..|   a block in each of a few equal parts, hashed --> proof
     worker    same path: the same fingerprint, and the same hashes of these blocks?      no --> objection
 
-Device numbers differ from host to host, and are not compared. The inode is: NFS, CephFS and cluster filesystems
-give a file the same one on every host, that of their server. Size, mtime and ctime are the server's, too.
-A copy or an older snapshot of the storage may have all of these; then the excerpts find what is different. A block
-device has neither inode nor times: only its size and the excerpts show that it is the same.
+Device numbers differ from host to host, so they are not compared. Inodes are compared, because NFS, CephFS and
+cluster filesystems give a file the same inode on every host, that of their server; size, mtime and ctime also come
+from the server. A copy or an older snapshot of the storage may have all of these; then the excerpts show the
+difference. A block device has neither inode nor times: only its size and the excerpts show that it is the same.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from batchdiff.plan.plan import PlannedImage
 from batchdiff.units import KIB
 
 _EXCERPT = 4 * KIB
-"""Bytes of an excerpt: storage does not read less."""
+"""Bytes of an excerpt: storage reads at least that much at a time."""
 
 _MOST_OF_A_FILE = 16
 _MOST_IN_ALL = 4096

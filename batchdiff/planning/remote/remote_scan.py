@@ -4,7 +4,7 @@
 
     planner    RemoteScanJob: images as values, proofs, limits
                      |  pickled
-    worker     objection()  does this host see the same files, and has it enough descriptors?
+    worker     objection()  does this host see the same files, and does it have enough descriptors?
                begin()      images opened here, by the same paths, with a rate limit of this worker's own
 """
 
@@ -39,7 +39,7 @@ _SPARE_FILES = 16
 class RemoteScanJob:
     """A scan on hosts that see the files of ``proofs``; a task is the number of a range.
 
-    ``limits`` hold for each worker by itself.
+    ``limits`` apply to each worker separately.
     """
 
     scan: ScanJob
@@ -47,7 +47,7 @@ class RemoteScanJob:
     limits: ScanLimits
 
     def objection(self) -> str:
-        """Return why this host cannot scan these images, or would find other results; empty if it can."""
+        """Return why this host cannot scan these images, or would get different results; empty if it can."""
         raise_descriptor_limit()
         needed, free = len(self.proofs) + _SPARE_FILES, free_descriptors()
         if free < needed:
@@ -68,8 +68,8 @@ class RemoteScanJob:
         except BatchdiffError as error:
             return error.reason
         return (
-            "its mount does not show which blocks the images share (FIEMAP), as the planner's does, so it would"
-            " find other figures. Plan on a host that mounts the storage in the same way"
+            "its mount does not show which blocks the images share (FIEMAP), but the planner's does, so the"
+            " figures would differ. Plan on a host that mounts the storage as this worker does"
         )
 
     @contextmanager
@@ -90,7 +90,7 @@ class RemoteScanJob:
 
 @dataclass(frozen=True, slots=True)
 class RemoteScans:
-    """The scan of ranges on other hosts by ``executor``; ``limits`` hold for each worker by itself."""
+    """The scan of ranges on other hosts by ``executor``; ``limits`` apply to each worker separately."""
 
     executor: RemoteExecutor
     limits: ScanLimits
@@ -128,6 +128,6 @@ class RemoteScans:
 def is_read_natively(image: Image) -> bool:
     """Return whether batchdiff reads all files of a chain itself, so that any host can.
 
-    What QEMU maps or exports stays with the planner: other hosts may have no QEMU, another one, or no secret.
+    What QEMU maps or exports stays with the planner: other hosts may lack QEMU or the secret, or use another QEMU.
     """
     return all(isinstance(layer, RawLayer | Qcow2Layer | FlatLayer) for layer in image.layers)

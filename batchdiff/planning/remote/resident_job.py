@@ -53,7 +53,7 @@ class ResidentJob(Generic[Task, Result]):
 
 
 def _check_wanted() -> None:
-    """Stop if the scheduler has taken the task back that this thread does: its planner was interrupted or died.
+    """Stop if the scheduler has taken back the task that this thread does: its planner was interrupted or died.
 
     :raises StopError: it has.
     """
@@ -67,11 +67,11 @@ def answer_to(resident: ResidentJob[Task, Result], task: Task) -> Answer:
     try:
         return True, resident.do(task)
     except BatchdiffError as error:
-        return False, copy.copy(error)  # without its traceback, by which Dask would keep the job
+        return False, copy.copy(error)  # without its traceback, which would keep the job in memory
     except MemoryError as error:
         return False, MemoryError(str(error))
     except Exception:  # a bug: the planner shows it with the worker's traceback
-        return False, RuntimeError(f"in a worker of Dask:\n{traceback.format_exc()}")
+        return False, RuntimeError(f"in a Dask worker:\n{traceback.format_exc()}")
 
 
 def result_of(answer: Answer) -> object:

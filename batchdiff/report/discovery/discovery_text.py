@@ -6,7 +6,7 @@
     web01.img  debian-12.img    97.2%  95.9 - 98.1%  ~2.4 GiB
 
     template  debian-12.img (raw, 40 GiB), 1 copy: its overlays ...
-    left out  old.img: no other image has enough of its data at the same places
+    left out  old.img: no other image has enough of its data in the same places
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ _MOST_NAMES = 20
 
 
 _SHARE = (
-    "On this filesystem, `strategy: share` in a manifest is another way: each image stays as it is, and is only"
-    " stored together with its template where both are equal; see docs/share.md."
+    "On this filesystem, `strategy: share` in a manifest is an alternative: each image stays as it is, and shares"
+    " blocks on disk with its template where the two are equal; see docs/share.md."
 )
 
 
@@ -52,7 +52,7 @@ def discovery_text(
 ) -> str:
     """Return the result for a terminal that is ``width`` cells wide, with a newline at the end.
 
-    ``can_share``: some copy could store its blocks together with its template's.
+    ``can_share``: some copy could share blocks with its template.
     """
     names = _Names([*_paths(found)])
     heading = _heading(found, names)
@@ -86,7 +86,7 @@ def why_template(group: Group) -> str:
     if copies and all(copy.similarity.estimate == 1 for copy in copies):
         why = "its copies equal it in every sample"
     else:
-        why = "all the other overlays take the least space on it"
+        why = "the overlays of all others take the least space on it"
     return f"{why}; {_of_equals(choice)}" if choice.equals else why
 
 
@@ -98,9 +98,9 @@ def _of_equals(choice: ChosenTemplate) -> str:
 _TIES = {
     Tie.BACKING: "is a backing file already",
     Tie.READ_ONLY: "is read-only",
-    Tie.OLDEST: "was written to longest ago",
+    Tie.OLDEST: "was modified least recently",
     Tie.SMALLEST: "takes the least space",
-    Tie.NAME: "has the first name",
+    Tie.NAME: "comes first by name",
 }
 
 

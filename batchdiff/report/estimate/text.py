@@ -126,9 +126,9 @@ def _below(estimate: Estimate) -> Iterator[str]:
     read = f"Read {format_size(estimate.read_bytes)} in {samples}"
     yield f"{read}; a plan would read up to {format_size(estimate.whole_bytes)} ({part})."
     if totals.saved.is_exact and all(guest.is_exact for guest in estimate.guests if guest.saved):
-        yield "All that metadata does not settle was read, so these figures are those of a plan."
+        yield "Everything that metadata cannot settle was read, so these figures are those of a plan."
         return
     yield (
-        "In 95 of 100 cases, the plan's figure is within the interval; that of the total is"
-        f" {percent(totals.error)} of the allocated space to either side. `--error` sets how much that may be."
+        "In 95 of 100 cases, the plan's figure is within the interval. The total's interval extends"
+        f" {percent(totals.error)} of the allocated space to either side; `--error` limits that."
     )

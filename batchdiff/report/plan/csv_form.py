@@ -9,6 +9,7 @@ from typing import Any
 from batchdiff.applying.results.conversion import Conversion
 from batchdiff.plan.plan import GuestPlan
 from batchdiff.report.facts import PlanFacts
+from batchdiff.report.plan.rows import now
 from batchdiff.report.printable import printable
 
 HEADER = (
@@ -38,6 +39,7 @@ HEADER = (
     "sharing_exactness",
     "shareable_bytes",
     "left_out_bytes",
+    "now",
 )
 """The columns, in a fixed order: new ones are added at the end."""
 
@@ -48,7 +50,8 @@ def plan_csv(facts: PlanFacts) -> str:
     rows = csv.DictWriter(text, HEADER)
     rows.writeheader()
     for guest in facts.guests:
-        rows.writerow(_row(guest, facts.conversions.get(guest.name), facts.shared.get(guest.name)))
+        row = _row(guest, facts.conversions.get(guest.name), facts.shared.get(guest.name))
+        rows.writerow(row | {"now": now(facts, guest)})
     return text.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""What apply, purge and the operator have done with a plan so far, in words: predictions beside what came."""
+"""What apply, purge and the operator have done with a plan so far, in words: predictions beside results."""
 
 from __future__ import annotations
 

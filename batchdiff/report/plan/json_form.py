@@ -14,11 +14,11 @@ from batchdiff.report.plan.comparison import compared, comparison_report
 from batchdiff.report.plan.dangers import dangers
 from batchdiff.report.plan.outliers import cluster_advice, similarity_if_unlike
 
-REPORT_VERSION = "1.4"
+REPORT_VERSION = "1.5"
 """Within a major version, fields are added, but none changes its meaning. 1.1 added the exactness of
 savings, 1.2 the comparison with an older plan, and the backing files of guests; 1.3 the warnings, what apply has
 done, the guests that do not look like copies of the template, and better cluster sizes; 1.4 the strategies of
-guests, and what sharing blocks in place gives."""
+guests, and what sharing blocks in place gives; 1.5 whether restore gave a guest back."""
 
 
 def plan_json(facts: PlanFacts) -> str:
@@ -67,6 +67,7 @@ def _guest(record: dict[str, Any], guest: GuestPlan, facts: PlanFacts) -> dict[s
         "similar_share": _rounded(diff.similarity.share) if diff and diff.similarity else None,
         "looks_copied": similarity_if_unlike(guest) is None if diff and diff.similarity else None,
         "conversion": None if done is None else _conversion(done),
+        "restored": guest.name in facts.given_back,
         "strategy": guest.strategy.value,
         "sharing": None if guest.sharing is None else _sharing(guest.sharing, facts.shared.get(guest.name)),
     }

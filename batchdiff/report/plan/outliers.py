@@ -36,7 +36,7 @@ def similarity_if_unlike(guest: GuestPlan) -> float | None:
 
 
 class BetterClusters(NamedTuple):
-    """A cluster size with which overlays take less: at most so many bytes on disk, instead of so many."""
+    """A cluster size with which overlays take less: at most ``at_most`` bytes on disk, instead of ``planned``."""
 
     cluster_size: int
     names: list[str]

@@ -1,4 +1,4 @@
-"""Sharing blocks in place, in words, and beside overlays: what each strategy would give for a guest.
+"""The words about sharing blocks in place, and the table of what each strategy would save for a guest.
 
 ::
 
@@ -68,7 +68,7 @@ def _sum(figures: Sequence[Savings] | Sequence[Sharing], error: int = 0) -> str:
 
 
 def _saved(size: int, exactness: Exactness, error: int = 0) -> str:
-    """Return what a strategy saves; "at least 0 B", too, which makes a total one that is at least its size."""
+    """Return what a strategy saves; even "at least 0 B", because that makes the total a lower bound."""
     least = "at least " if size <= 0 and exactness is Exactness.AT_LEAST else ""
     return least + bounded_size(size, exactness, error)
 
@@ -104,6 +104,6 @@ def sharing_next(facts: PlanFacts) -> Iterator[str]:
     left_out = sum(guest.sharing.left_out_bytes for guest in guests)
     if left_out:
         yield (
-            f"{format_size(left_out)} more equal the template's, but cannot be shared: one of the two images has"
-            " them compressed or encrypted, or at odd offsets in its file."
+            f"{format_size(left_out)} more are equal to the template's data but cannot be shared: in one of the"
+            " two images, they are compressed or encrypted, or at unaligned offsets."
         )

@@ -222,7 +222,7 @@ def test_hard_links(stage):
 
 @pytest.mark.parametrize("goal", [Goal.APPLY, Goal.RESTORE])
 def test_a_file_under_the_name_of_what_is_about_to_be_deleted(stage, goal):
-    """Only a purge that has died has left it there; anything else is not looked at."""
+    """Only a purge that has died has left it there; anything else is left alone."""
     stage.original(suffix=DELETING).write_bytes(b"somebody's")
     if goal is Goal.APPLY:
         assert f"another file already has the name {stage.original(suffix=DELETING)}" in failed(stage.purge())

@@ -53,7 +53,7 @@ def test_the_traceback_is_beside_the_plan(folder, capsys):
     assert capsys.readouterr().err == (
         "batchdiff: this is a bug in batchdiff (KeyError: 'x'); no original was deleted without a verified"
         f" overlay. Traceback: {report}. Please report the bug with that file, which contains the code that failed"
-        " and your command, but no image data and no secrets\n"
+        " and your command, but no image data and no secrets.\n"
     )
     text = report.read_text()
     assert "command: batchdiff status plans/fleet.plan.json\n" in text

@@ -184,7 +184,7 @@ def test_workers_that_are_left_out(folder, hosts, expected, tmp_path):
     assert sorted(text for text in notices if text not in taking_part(notices)) == sorted(
         [
             f"the worker {addresses['old']} is left out: it has batchdiff 9.9, and the planner {__version__}:"
-            " install the same on all hosts",
+            " install the same version on all hosts",
             f"the worker {addresses['elsewhere']} is left out: {folder}/template.img: another file is in its place"
             " on that host",
         ]
@@ -230,7 +230,7 @@ def test_a_scheduler_without_workers_and_then_none(folder, tmp_path, expected, m
 
             with contextlib.closing(first), pytest.raises(WorkerError) as caught:
                 make_plan(fleet(folder), jobs=1, remote=remote, progress=progress, earlier=EarlierResults(first))
-        assert caught.value.what == "the scheduler of Dask is gone"
+        assert caught.value.what == "the Dask scheduler is gone"
         assert "Run the same command again to continue" in caught.value.remedy
         monkeypatch.setattr(connection, "_TIMEOUT", 0.5)
         with pytest.raises(WorkerError, match=r"cannot connect to the scheduler at tcp://127.0.0.1"):
@@ -283,8 +283,8 @@ def test_a_guest_that_only_another_host_cannot_read(folder, monkeypatch, expecte
     ("error", "expected"),
     [
         (GuestError, (GuestError, "as asked")),
-        (MemoryError, (WorkerError, r"a worker of Dask ran out of memory while doing task <[012]>")),
-        (ZeroDivisionError, (RuntimeError, r"in a worker of Dask(?s:.*)ZeroDivisionError: as asked")),
+        (MemoryError, (WorkerError, r"a Dask worker ran out of memory while doing task <[012]>")),
+        (ZeroDivisionError, (RuntimeError, r"in a Dask worker(?s:.*)ZeroDivisionError: as asked")),
     ],
 )
 def test_tasks_that_fail(hosts, error, expected):
@@ -299,7 +299,7 @@ def test_a_task_that_kills_every_worker(tmp_path):
         scheduler(tmp_path) as found,
         worker(found, tmp_path / "w", nanny=True),
         connected(found) as remote,
-        pytest.raises(WorkerError, match=r"4 workers of Dask died, each with the same task: doing task <[234]>"),
+        pytest.raises(WorkerError, match=r"4 Dask workers died in turn, each while doing task <[234]>"),
     ):
         list(remote.executor(Deadly(), range(5)))
 

@@ -98,7 +98,7 @@ def test_a_check_before_each_read(tmp_path):
 
 @pytest.mark.parametrize(
     ("python", "reason"),
-    [("3.9.2", "it runs Python 3.9.2, and the planner 3.11.4: use the same on all hosts"), ("3.11.9", "")],
+    [("3.9.2", "it runs Python 3.9.2, and the planner 3.11.4: use the same version on all hosts"), ("3.11.9", "")],
 )
 def test_another_python(monkeypatch, python, reason):
     monkeypatch.setattr(crew.platform, "python_version", lambda: "3.11.4")
@@ -130,5 +130,5 @@ def test_a_worker_that_does_not_answer(monkeypatch):
     found = crew.Crew(Deaf(), None, print, warned.append, set())
     for now[0] in (1, 20, 40, 60, 80):
         found.look()
-    assert warned == ["the worker tcp://a:1 does not answer: it is busy, or the storage hangs there"]
+    assert warned == ["the worker tcp://a:1 does not answer: it is busy, or its storage hangs"]
     assert [asked.worker for asked in found.asked.values()] == ["tcp://a:1"]
