@@ -15,11 +15,20 @@ NamedFile = tuple[str, str | None] | None
 """The name of a backing file as written, and its format if the header has it; None if there is none."""
 
 
+_CLUSTERS_OF_NOTHING, _BYTES_OF_A_CLUSTER = 1 << 24, 64
+"""The clusters that even an empty file may describe: a TiB in grains of 64 KiB, for which QEMU takes four seconds;
+and the bytes on disk that allow one more."""
+
+
 class Outline(NamedTuple):
-    """The number of an image's clusters and its backing file, as its header gives them."""
+    """The number of an image's clusters and its backing file, as its header gives them.
+
+    ``bytes_each``: the bytes on disk that allow one more cluster than a file with nothing in it may describe.
+    """
 
     clusters: int
     backing: NamedFile = None
+    bytes_each: int = _BYTES_OF_A_CLUSTER
 
 
 COPY = "Make a qcow2 copy with `qemu-img convert`, and use that in the manifest."
@@ -27,10 +36,6 @@ COPY = "Make a qcow2 copy with `qemu-img convert`, and use that in the manifest.
 
 _MOST_CLUSTERS = 1 << 27
 """QEMU looks at every cluster, even of an empty disk, which takes half a minute for this many."""
-
-_CLUSTERS_OF_NOTHING, _BYTES_OF_A_CLUSTER = 1 << 24, 64
-"""The clusters that even an empty file may describe: a TiB in grains of 64 KiB, for which QEMU takes four seconds;
-and the bytes on disk that allow one more."""
 
 
 def is_mappable(size: int, cluster: int) -> bool:
@@ -52,12 +57,12 @@ def require_mappable(size: int, cluster: int) -> int:
     return count
 
 
-def require_stored(count: int, stored: int) -> None:
+def require_stored(outline: Outline, stored: int) -> None:
     """Require that a file stores enough bytes for the number of clusters that it describes.
 
     :raises FormatError: QEMU would take a long time to map a file that has next to nothing in it.
     """
-    most = _CLUSTERS_OF_NOTHING + stored // _BYTES_OF_A_CLUSTER
+    count, most = outline.clusters, _CLUSTERS_OF_NOTHING + stored // outline.bytes_each
     require(
         count <= most,
         f"its {count} clusters are too many to map in a file of {format_size(stored)} on disk (at most {most})",

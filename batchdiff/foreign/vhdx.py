@@ -55,6 +55,7 @@ _REQUIRED_REGION, _REQUIRED_ITEM, _HAS_PARENT = 1, 4, 2
 _NOT_PRESENT = (0, 1, 2, 3, 5)
 """States of blocks that QEMU reads as zeros: not present, undefined, zero, unmapped (3; 5 in former versions)."""
 _PRESENT, _PARTIAL = 6, 7
+_ENTRY_BYTES = 8
 _MOST_SPARE = 64 * MIB
 """Bytes of the BAT that no block needs. Programs make it as long as the disk needs, in whole MiB."""
 _AT_ONCE = 1 << 20
@@ -113,7 +114,8 @@ def inspect_vhdx(read: ReadAt, file_size: int) -> Outline:
 
     :raises FormatError: it is not one, is damaged, has a parent image, or was not closed cleanly.
     """
-    return Outline(_inspected(read, file_size).entries)
+    # QEMU looks at no block, but holds the whole table in memory: it may be as large as the file stores it.
+    return Outline(_inspected(read, file_size).entries, bytes_each=_ENTRY_BYTES)
 
 
 def map_vhdx(read: ReadAt, file_size: int) -> DiskMap:
@@ -126,7 +128,7 @@ def map_vhdx(read: ReadAt, file_size: int) -> DiskMap:
     count = 0
     for first in range(0, disk.entries, _AT_ONCE):
         number = min(_AT_ONCE, disk.entries - first)
-        table = exactly(read, disk.table_at + first * 8, number * 8, "block table")
+        table = exactly(read, disk.table_at + first * _ENTRY_BYTES, number * _ENTRY_BYTES, "block table")
         found.append(_runs(disk, first, np.frombuffer(table, dtype="<u8")))
         count += found[-1].shape[1]
         require(count <= _MOST_RUNS, f"its blocks are in more than {_MOST_RUNS} places; copy it to a new image")
@@ -146,7 +148,7 @@ def _inspected(read: ReadAt, file_size: int) -> _Disk:
     size, block = _parameters(read, regions[METADATA])
     disk = _Disk(size, block, _CHUNK // block, table.start, places)
     require_mappable(size, block)
-    needed = disk.entries * 8
+    needed = disk.entries * _ENTRY_BYTES
     require(needed <= table.length, f"its table of {table.length} bytes has no room for all blocks")
     # QEMU reads all of the table into memory, however few blocks the disk has.
     is_usual = table.length - needed <= _MOST_SPARE

@@ -79,7 +79,7 @@ class MappedLayer(WithOthers):
         except BaseException:
             self._file.close()
             raise
-        self._clusters = outline.clusters
+        self._outline = outline
         self.backing = None if outline.backing is None else Backing(*outline.backing)
 
     def _refused(self, error: FormatError) -> ImageError:
@@ -104,7 +104,7 @@ class MappedLayer(WithOthers):
     def _mapped_by_qemu(self, now: list[Fingerprint]) -> ImageMap:
         try:
             stored = sum(file.stored() for file in self._all_files())
-            require_stored(self._clusters, stored)
+            require_stored(self._outline, stored)
             own = None if self._own_map is None else self._mapped_here(self._own_map)
             text = qemu_img.file_map(self._source, most_output=_MAP_OF_NOTHING + stored // _BYTES_IN_MAP)
         except FormatError as error:

@@ -37,7 +37,7 @@ from batchdiff.planning.scan.results import Findings
 from batchdiff.planning.share_in_place import or_share, plan_to_share
 from batchdiff.planning.sizes.compressed_estimate import Measure, stored_data
 from batchdiff.planning.sizes.disk_use import SpaceTaken, space_taken
-from batchdiff.planning.sizes.extent_list import OverlayLists, counts_lists
+from batchdiff.planning.sizes.extent_list import OverlayLists
 from batchdiff.planning.sizes.overlay_layout import AnyLayout, encrypted_space, overlay_disk_bytes, overlay_layout
 from batchdiff.planning.sizes.overlay_sizes import OverlaySize, disk_bytes, savings_of
 from batchdiff.planning.verdicts import Below, LeastSavings, verdict_of
@@ -219,7 +219,7 @@ def _uncompressed_size(
     volume = _volume(candidate, image)
     unit = volume.unit
     reserves = options.preallocation in {Preallocation.FALLOC, Preallocation.FULL}
-    lists = OverlayLists(layout, extents, unit)
+    lists = OverlayLists(layout, extents, volume, options.preallocation)
     if options.data_file is not None and reserves:
         taken = SpaceTaken(align_up(image.virtual_size, unit), 0)
     elif options.encryption is None:
@@ -234,8 +234,7 @@ def _uncompressed_size(
         data = extents.pairs(Kind.DATA) * geometry.granule
         lists.add_data(data[:, 0], data[:, 0] + data[:, 1])
         taken = encrypted_space(extents, geometry.granule, image.virtual_size, unit)
-    on_disk = overlay_disk_bytes(layout, extents, options, taken.data, unit) - taken.holes
-    on_disk += lists.end() if counts_lists(volume) and not reserves else 0
+    on_disk = overlay_disk_bytes(layout, extents, options, taken.data, unit) - taken.holes + lists.end()
     length = layout.file_size + (0 if options.data_file is None else image.virtual_size)
     return OverlaySize(length, 0, on_disk, taken.shared)
 
@@ -292,7 +291,7 @@ def _compressed_size(
         l2_tables=layout.l2_tables,
         data_clusters=ceil_div(stored.file_bytes, geometry.cluster_size),
     )
-    lists = OverlayLists(packed, extents, volume.unit)
+    lists = OverlayLists(packed, extents, volume, Preallocation.OFF)
     lists.add_packed(stored.disk_bytes)
-    on_disk = disk_bytes(packed, stored.disk_bytes, volume.unit) + (lists.end() if counts_lists(volume) else 0)
+    on_disk = disk_bytes(packed, stored.disk_bytes, volume.unit) + lists.end()
     return OverlaySize(packed.file_size, stored.error_bytes, on_disk)

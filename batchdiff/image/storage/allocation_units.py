@@ -55,13 +55,14 @@ class Volume(NamedTuple):
     """A filesystem on which an overlay is written.
 
     ``unit``: the allocation unit in bytes. ``exactness``: that of a size in such units; ``note``: why it is not
-    exact.
+    exact. ``block``: the bytes of a block, of which a unit of bigalloc has several.
     """
 
     filesystem: str
     unit: int
     exactness: Exactness = Exactness.EXACT
     note: str = ""
+    block: int = _USUAL_BLOCK
 
 
 def volume_of(folder: str, guest: int) -> Volume:
@@ -92,7 +93,7 @@ def why_not_measured(filesystem: str) -> str:
 def _measured(kind: str, mount: Mount | None, folder: str, guest: int, block: int) -> Volume:
     """Return a measured filesystem. ``mount``: None in a chroot or container whose list of mounts lacks it."""
     if kind == "ext4":
-        return Volume(kind, _cluster(folder, guest, block))
+        return Volume(kind, _cluster(folder, guest, block), block=block)
     if kind == "xfs" and _is_realtime(guest):
         return Volume(kind, block, Exactness.UNKNOWN, why_not_measured("the realtime device of XFS"))
     if kind == "btrfs" and mount is not None and _compresses(mount, guest):
@@ -101,7 +102,7 @@ def _measured(kind: str, mount: Mount | None, folder: str, guest: int, block: in
     if kind == "tmpfs" and mount is not None and mount.option("huge") not in {None, "never"}:
         why = "the tmpfs may use huge pages or small ones for the overlay (huge=)"
         return Volume(kind, _huge_page(), Exactness.AT_MOST, why)
-    return Volume(kind, block)
+    return Volume(kind, block, block=block)
 
 
 def _huge_page() -> int:

@@ -1,17 +1,22 @@
-"""The blocks in which ext4 lists the extents of a new file, and counts as the file's.
+"""The blocks in which ext4 and XFS list the extents of a new file, and count as the file's.
 
 ::
 
-    file      |####|    |##|######|        |####|      units to which something is written
-    extents    1         2                  3          at most _LONGEST blocks each
-    list      in the inode, up to 4; else in leaves of 340, and above more than 4 of these, in blocks of 340 leaves
+    file      |####|    |##|######|        |####|      blocks to which something is written
+    extents    1         2                  3          and, if the file's space is reserved, one for each gap
+    list      in the inode, if they fit (ext4: 4); else in leaves (ext4: of 340), and above too many leaves for the
+              inode, in blocks of as many leaves
 
-An allocator that finds no room in one piece makes more extents, which no plan can foresee: the count is the least.
+An allocator that finds no room in one piece makes more extents, and XFS fills some leaves only half. No plan can
+foresee either, so the count is the least.
 
-Source: Linux ``Documentation/filesystems/ext4/ifork.rst``; ``EXT_INIT_MAX_LEN`` in ``fs/ext4/ext4_extents.h``.
+Source: Linux ``Documentation/filesystems/ext4/ifork.rst``; ``EXT_INIT_MAX_LEN`` in ``fs/ext4/ext4_extents.h``;
+``fs/xfs/libxfs/xfs_format.h`` (``xfs_bmbt_rec``, ``XFS_BTREE_LBLOCK_CRC_LEN``, ``XFS_MAX_BMBT_EXTLEN``).
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,25 +24,46 @@ from batchdiff.extents import Extents, Kind
 from batchdiff.foreign.qed_layout import QedLayout, entry_ranges
 from batchdiff.image.storage.allocation_units import Volume
 from batchdiff.image.storage.block_ranges import Offsets
+from batchdiff.plan.overlay_options import Preallocation
 from batchdiff.planning.sizes.overlay_layout import AnyLayout
 from batchdiff.qcow2.layout import Layout
 from batchdiff.units import ceil_div
 
-_LONGEST = 32768
-"""The maximum number of blocks in an extent."""
 
-_IN_INODE = 4
-_ENTRY, _HEADER = 12, 12
-_LARGEST_BLOCK = 4096
-"""With larger units than that, ext4 has clusters of blocks (bigalloc), whose extents are not counted here."""
+class ListFormat(NamedTuple):
+    """The way in which a filesystem lists a file's extents.
+
+    ``longest``: the blocks of the longest extent. ``in_inode``: the entries for which the inode has room.
+    ``entry``, ``header``: their bytes in a block.
+    """
+
+    longest: int
+    in_inode: int
+    entry: int
+    header: int
+
+
+LIST_FORMATS = {
+    "ext4": ListFormat(32768, in_inode=4, entry=12, header=12),
+    # An inode of 512 bytes has room for 20 entries, or fewer if it holds extended attributes.
+    "xfs": ListFormat((1 << 21) - 1, in_inode=20, entry=16, header=72),
+}
+"""The filesystems that count blocks with lists as the file's."""
+
+_NO_LIST = LIST_FORMATS["ext4"]
+"""A stand-in for filesystems on which nothing is counted."""
 
 
 class WrittenRuns:
     """A count of the extents that the written parts of a file need at least; parts come in ascending order."""
 
-    def __init__(self, unit: int) -> None:
-        """Count on a filesystem with blocks of ``unit`` bytes."""
-        self._unit = unit
+    def __init__(self, lists: ListFormat, volume: Volume, *, reserved: bool = False) -> None:
+        """Count on a filesystem that lists extents like this.
+
+        ``reserved``: the gaps between the parts have blocks, too, of which the filesystem notes that they are
+        unwritten.
+        """
+        self._lists, self._volume, self._reserved = lists, volume, reserved
         self._begin = self._stop = 0  # the last run, which the next part may lengthen
         self._closed = 0
 
@@ -45,43 +71,51 @@ class WrittenRuns:
         """Count the parts between byte offsets of the file."""
         if not len(starts):
             return
-        begins = np.concatenate([[self._begin], starts // self._unit])
-        stops = np.maximum.accumulate(np.concatenate([[self._stop], -(-ends // self._unit)]))
+        block, longest = self._volume.block, self._lists.longest
+        begins = np.concatenate([[self._begin], starts // block])
+        stops = np.maximum.accumulate(np.concatenate([[self._stop], -(-ends // block)]))
         first = np.concatenate([[0], np.flatnonzero(begins[1:] > stops[:-1]) + 1])
         last = np.concatenate([first[1:] - 1, [len(begins) - 1]])
-        self._closed += int((-(-(stops[last[:-1]] - begins[first[:-1]]) // _LONGEST)).sum())
+        self._closed += int((-(-(stops[last[:-1]] - begins[first[:-1]]) // longest)).sum())
+        if self._reserved:
+            self._closed += int((-(-(begins[first[1:]] - stops[last[:-1]]) // longest)).sum())
         self._begin, self._stop = int(begins[first[-1]]), int(stops[-1])
 
     @property
     def extents(self) -> int:
         """The number of extents so far."""
-        return self._closed + ceil_div(self._stop - self._begin, _LONGEST)
+        return self._closed + ceil_div(self._stop - self._begin, self._lists.longest)
 
     @property
     def list_bytes(self) -> int:
-        """The bytes of the blocks that list them."""
-        in_block = (self._unit - _HEADER) // _ENTRY
+        """The bytes of the blocks that list them; with bigalloc each takes a unit of several blocks."""
+        in_block = (self._volume.block - self._lists.header) // self._lists.entry
         level, blocks = self.extents, 0
-        while level > _IN_INODE:
+        while level > self._lists.in_inode:
             level = ceil_div(level, in_block)
             blocks += level
-        return blocks * self._unit
+        return blocks * self._volume.unit
 
 
 class OverlayLists:
     """The extent lists of an overlay and of its data file, if it has one. Data is added in ascending order."""
 
-    def __init__(self, layout: AnyLayout, extents: Extents, unit: int) -> None:
-        """Count for an overlay that holds these extents, in granules of its layout."""
+    def __init__(self, layout: AnyLayout, extents: Extents, volume: Volume, preallocation: Preallocation) -> None:
+        """Count for an overlay that holds these extents, in granules of its layout.
+
+        With ``preallocation`` full, in which every part is written, nothing is counted.
+        """
         cluster = layout.cluster_size if isinstance(layout, QedLayout) else layout.geometry.cluster_size
         granule = cluster if isinstance(layout, QedLayout) else layout.geometry.granule
         runs = extents.pairs(Kind.DATA) * granule
         self._starts, self._shifts = runs[:, 0], _shifts(runs, cluster, layout)
-        self._file = WrittenRuns(unit)
-        self._file.add(*metadata_parts(layout, extents, unit))
+        lists, reserved = LIST_FORMATS.get(volume.filesystem), preallocation is Preallocation.FALLOC
+        self._counts = lists is not None and preallocation is not Preallocation.FULL
+        self._file = WrittenRuns(lists or _NO_LIST, volume, reserved=reserved)
+        self._file.add(*metadata_parts(layout, extents, volume.block))
         outside = not isinstance(layout, QedLayout) and layout.options.outside
-        self._data = WrittenRuns(unit) if outside else self._file
-        self._layout, self._unit = layout, unit
+        self._data = WrittenRuns(lists or _NO_LIST, volume, reserved=reserved) if outside else self._file
+        self._layout, self._block = layout, volume.block
 
     def add_data(self, starts: Offsets, ends: Offsets) -> None:
         """Count parts of the guest that are written, each within a run of the extents."""
@@ -95,8 +129,10 @@ class OverlayLists:
 
     def end(self) -> int:
         """Count the refcounts, which come last, and return the bytes of all blocks that list extents."""
+        if not self._counts:
+            return 0
         if isinstance(self._layout, Layout):
-            self._file.add(*refcount_parts(self._layout, self._unit))
+            self._file.add(*refcount_parts(self._layout, self._block))
         return self._file.list_bytes + (0 if self._data is self._file else self._data.list_bytes)
 
 
@@ -110,29 +146,24 @@ def _shifts(runs: Offsets, cluster: int, layout: AnyLayout) -> Offsets:
     return np.asarray(layout.data_offset + (before - first) * cluster, dtype=np.int64)
 
 
-def metadata_parts(layout: AnyLayout, extents: Extents, unit: int) -> tuple[Offsets, Offsets]:
+def metadata_parts(layout: AnyLayout, extents: Extents, block: int) -> tuple[Offsets, Offsets]:
     """Return starts and ends of what is written before the data."""
     if isinstance(layout, QedLayout):
         starts, ends = entry_ranges(extents, layout)
         return np.concatenate([[0], starts]), np.concatenate([[1], ends])
     l1_bytes = layout.l1_entries * 8
-    parts = [(0, unit), (layout.l1_offset, layout.l1_offset + l1_bytes), (layout.l2_offset, layout.data_offset)]
+    parts = [(0, block), (layout.l1_offset, layout.l1_offset + l1_bytes), (layout.l2_offset, layout.data_offset)]
     if layout.options.luks_bytes:
         # Only its beginning is written; if it is longer than that, its end is a hole, too.
-        parts.insert(1, (layout.luks_offset, layout.luks_offset + unit))
+        parts.insert(1, (layout.luks_offset, layout.luks_offset + block))
     starts, ends = np.array([part for part in parts if part[0] < part[1]], dtype=np.int64).T
     return starts, ends
 
 
-def refcount_parts(layout: Layout, unit: int) -> tuple[Offsets, Offsets]:
+def refcount_parts(layout: Layout, block: int) -> tuple[Offsets, Offsets]:
     """Return starts and ends of the written refcount blocks, and of the written part of their table."""
     cluster, in_block = layout.geometry.cluster_size, layout.geometry.refcounts_in_block
     last = layout.refcounted % in_block or in_block
     written = (layout.refcount_blocks - 1) * cluster + ceil_div(last * layout.geometry.refcount_bits, 8)
     starts = np.array([layout.refcount_blocks_offset, layout.refcount_table_offset])
-    return starts, starts + np.array([max(written, unit), layout.refcount_blocks * 8])
-
-
-def counts_lists(volume: Volume) -> bool:
-    """Return whether blocks that list a file's extents count as the file's, and can be predicted."""
-    return volume.filesystem == "ext4" and volume.unit <= _LARGEST_BLOCK
+    return starts, starts + np.array([max(written, block), layout.refcount_blocks * 8])
