@@ -145,7 +145,7 @@ def _template(plan: Plan, history: History, converted: list[GuestToConvert], sto
 
 def _not_needed_yet(error: BatchdiffError) -> ImageError:
     """Return the same error about the template of a plan that has not converted any guest."""
-    remedy = "Bring it back before you apply the plan, add `--map OLD=NEW` if it was moved, or plan again."
+    remedy = "Bring it back before you apply the plan, add `--map OLD=NEW` if it was moved, or make a new plan."
     why = f"{error.why}; no guest of this plan has been converted, so none is damaged"
     return ImageError(error.what, why=why.removeprefix("; "), remedy=remedy)
 

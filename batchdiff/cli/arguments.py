@@ -76,7 +76,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentP
         description="Turn full clones of a virtual machine template back into thin qcow2 overlays.\n\n"
         "  batchdiff discover images -o m.yaml  find out which images are copies\n"
         "  batchdiff plan manifest.yaml         compare the images; changes no image\n"
-        "  batchdiff apply manifest.plan.json   write the overlays, once the plan is read",
+        "  batchdiff apply manifest.plan.json   write the overlays, after your review",
         epilog=EXIT_CODES,
         formatter_class=help_layout,
         allow_abbrev=False,

@@ -12,7 +12,7 @@ EXIT_CODES = """exit codes:
   0 done                              5 the plan is invalid, edited or stale
   1 done, but a guest was refused     6 verification failed
     or failed                         7 an external program is missing or failed
-  2 the command line is wrong        10 --detailed-exitcode: work to do
+  2 the command line is wrong        10 work to do: --detailed-exitcode
   3 the manifest is wrong            70 a bug in batchdiff
   4 an image cannot be read         130 interrupted"""
 

@@ -87,7 +87,7 @@ class Definer:
     def _require_right_formats(self, disks: Sequence[DomainDisk], what: str) -> None:
         """Refuse disks whose format is not, or is no longer, that of their image.
 
-        A VM that uses an overlay in the place of a raw original as a raw disk destroys it.
+        An overlay in the place of a raw original is destroyed if its VM uses it as a raw disk.
         """
         formats = {os.path.realpath(guest.now.path): guest.now.format for guest in self.disks}
         for disk in disks:

@@ -45,14 +45,15 @@ def contradictions_of(libvirt: Libvirt, name: str) -> list[Contradiction]:
             "To keep that memory, go back to the original, start the VM and shut it down. To discard the memory"
             " instead, use"
         )
-        found.append(Contradiction("its saved memory belongs to the disk as it was then", (remove,), advice))
+        what = "its saved memory belongs to the disk as it was when the memory was saved"
+        found.append(Contradiction(what, (remove,), advice))
     for names, kind, verb, option in (
         (libvirt.snapshots(name), "snapshot", "snapshot-delete", "--snapshotname"),
         (libvirt.checkpoints(name), "checkpoint", "checkpoint-delete", "--checkpointname"),
     ):
         if names:
             commands = tuple(libvirt.command(verb, "--metadata", "--domain", name, option, each) for each in names)
-            what = f"it has {len(names)} {kind}(s), whose metadata refer to the disk as it was then"
+            what = f"it has {len(names)} {kind}(s), whose metadata refer to the disk as it was when each was made"
             found.append(Contradiction(what, commands, "If you do not need them, remove their metadata with"))
     return found
 

@@ -17,7 +17,7 @@ from batchdiff.frozen import frozen
 from batchdiff.linux.call_failures import reason
 
 _READ = "Run the command as the user who ran `definitions --define`, or make the folder readable."
-_ROOM = "Make the folder of the plan writable, with some space, and run the same command again."
+_ROOM = "Make sure that the folder of the plan is writable and has free space, then run the same command again."
 
 _BEFORE, _AFTER = ".before.xml", ".after.xml"
 

@@ -40,7 +40,7 @@ _NO_DISKS = (".iso",)
 
 
 class FileToSample(NamedTuple):
-    """A file that may be an image. ``format``: what a VM's definition declares; None if the file has to show it.
+    """A file that may be an image. ``format``: what a VM's definition declares; None if none does.
 
     ``domain``: the domain that uses it in libvirt's eyes, and how; empty if none is known.
     """

@@ -50,8 +50,8 @@ def format_of(file: FileToSample, observer: ReadObserver | None = None) -> Image
         )
     if named not in {None, found} and found is ImageFormat.RAW:
         why = (
-            f"it is named like {named}, but does not begin like one: it is damaged, or its name is wrong; rename"
-            " it, or list it in a manifest with its format"
+            f"it is named like a {named} image, but does not begin like one: it is damaged, or its name is wrong;"
+            " rename it, or list it in a manifest with its format"
         )
         return Exclusion(file.path, Cause.DOUBTFUL, why)
     if named is not None and named is not found:

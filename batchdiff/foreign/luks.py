@@ -66,7 +66,7 @@ def inspect_luks(read: ReadAt, size: int) -> int:
     require_opened(version == 1, f"LUKS version {version} is unknown (1 is known)")
     require_opened(all(map(_is_text, names)), "the name of its cipher or hash is not text")
     require_opened(0 < key_bytes <= _LONGEST_KEY, f"a key of {key_bytes} bytes is invalid")
-    require(start <= size, f"its data starts at byte {start}, past its end ({size}): it is truncated")
+    require(start <= size, f"its data starts at byte {start}, but it has only {size} bytes: it is truncated")
     slots = [_slot(read, number, key_bytes) for number in range(_SLOTS)]
     _check_places(slots, start)
     _check_iterations([each.iterations for each in slots if each.is_active], iterations)

@@ -194,7 +194,10 @@ def _regions(read: ReadAt, file_size: int) -> dict[bytes, _Place]:
         is_known = kind in _REGION_NAMES or not flags & _REQUIRED_REGION
         require(is_known, f"it needs an unknown region ({kind.hex()})")
         require(kind not in found, f"it has its {name} twice")
-        require(offset % MIB == 0 and length % MIB == 0 and length > 0, f"its {name} is not in whole MiB")
+        require(
+            offset % MIB == 0 and length % MIB == 0 and length > 0,
+            f"its {name} is empty, or does not start and end at a whole MiB",
+        )
         require(offset + length <= file_size, f"its {name} ends past the end of the file")
         found[kind] = _Place(name, offset, length)
     require(_REGION_NAMES.keys() <= found.keys(), "it is damaged: it has no block table, or no metadata")

@@ -26,8 +26,8 @@ NO_DESCRIPTOR = "its descriptor is missing, too large, or not directly after the
 _EXTENTS = {b"COWD": "vmfsSparse", b"\xbe\xba\xfe\xca": "seSparse"}
 """Types of sparse extents on ESXi, by their marks; what they are parts of, :mod:`.vmdk_descriptor` refuses."""
 _COPY_DESCRIPTOR = (
-    "Make a qcow2 copy of its descriptor, a small text file, with `qemu-img convert -f vmdk -O qcow2`, and use"
-    " that in the manifest."
+    "Make a qcow2 copy of the whole image from its descriptor, a small text file:"
+    " `qemu-img convert -f vmdk -O qcow2 DESCRIPTOR COPY`. Use the copy in the manifest."
 )
 INVALID_SIZES = "its grains or tables have invalid sizes"
 DIRECTORY_OUTSIDE = "its grain directory is outside the file"

@@ -116,7 +116,7 @@ class MappedLayer(WithOthers):
             self._check_same_file(file.path, before)
         found = parsed_map(text, self.path, self._edges, is_located=own is None)
         if own is not None and own.size != found.size:
-            problem = f"QEMU reads a disk of {found.size} bytes from it, not of {own.size}"
+            problem = f"QEMU reads a disk of {found.size} bytes from it, but its metadata gives {own.size}"
             raise self._refused(FormatError(problem))
         return own or found
 

@@ -50,7 +50,7 @@ def check_names(
             where = guest.written.overlay_where
             if not unfit(guest.place.path):  # otherwise the guest's own path was reported above
                 _check_characters(overlay, where, problems)
-            what = f"the overlay {show(os.path.basename(overlay))}, which gets a longer name while it is restored,"
+            what = f"the overlay {show(os.path.basename(overlay))}, which gets a longer name during a restore,"
             _check_length(overlay, _RETIRED, what, where, problems)
     if template is not None:
         _check_sidecars(template.place, overlays, problems)

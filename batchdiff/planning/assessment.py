@@ -132,7 +132,7 @@ def _assess_reused(
 ) -> GuestPlan:
     """Return the plan of a guest whose extents come from an older plan; savings, verdict and paths are new.
 
-    What sharing would give depends on the units of a scan, so the parts that differ are compared again for it.
+    The space that sharing would free depends on the units of a scan, so the parts that differ are compared again.
     """
     content = overlay.content
 
@@ -214,7 +214,7 @@ def _plan_guest(  # noqa: PLR0913, PLR0917  # two callers
 def _uncompressed_size(
     candidate: Candidate, image: Image, layout: AnyLayout, content: OverlayContent, known: ExtentTable | None
 ) -> OverlaySize:
-    """Return the size of an overlay whose data is stored as it is, or encrypted; with its data file."""
+    """Return the size of an uncompressed overlay, encrypted or not, including its data file."""
     options, geometry, extents = candidate.entry.options, content.geometry, content.extents
     volume = _volume(candidate, image)
     unit = volume.unit

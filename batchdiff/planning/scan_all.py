@@ -16,7 +16,7 @@ from batchdiff.planning.checkpoint.resume import binding_of, key_of, ranges_left
 from batchdiff.planning.scan.common_blocks import CommonBlocks
 from batchdiff.planning.scan.exports import exports, files_to_open, is_exported, is_read_natively
 from batchdiff.planning.scan.one_range import RANGE
-from batchdiff.planning.scan.ranges_at_work import RangesAtWork
+from batchdiff.planning.scan.range_progress import RangeProgress
 from batchdiff.planning.scan.reopening import Budget, batches, files_of, reopen
 from batchdiff.planning.scan.results import Findings, RangeResult
 from batchdiff.planning.scan.scan_job import ScanJob
@@ -86,9 +86,8 @@ def scan_guests(
     if meter.done:
         settings.say(meter.resumed())
     meter.show()
-    job = ScanJob(
-        record.source, files_of(template), sharing=sharing, observer=settings.observer, at_work=meter.at_work
-    )
+    files = files_of(template)
+    job = ScanJob(record.source, files, sharing=sharing, observer=settings.observer, progress=meter.of_ranges)
     for part in parts:
         names = part.names
         shared = tuple(common.runs.get(name) for name in names) if common else ()
@@ -220,14 +219,14 @@ def ranges_with_data(image: Image) -> Iterator[int]:
 
 
 class _Meter:
-    """A count of the bytes scanned; results from a checkpoint count as done. ``at_work``: ranges in progress."""
+    """A count of the bytes scanned; what a checkpoint has counts as done. ``of_ranges``: of those in progress."""
 
     def __init__(self, template_size: int, guests: Mapping[str, PlannedImage], progress: Progress) -> None:
         self._template_size = template_size
         self._sizes = {name: image.virtual_size for name, image in guests.items()}
         self._progress = progress
         self.done = self.total = 0
-        self.at_work = RangesAtWork(RANGE, self.show)
+        self.of_ranges = RangeProgress(RANGE, self.show)
 
     def begin(self, ranges: list[int], groups: dict[tuple[str, ...], list[int]], parts: list[_Part]) -> None:
         """Set the total. ``groups``: the ranges to scan, by guests; ``parts``: the same, in parts."""
@@ -243,12 +242,12 @@ class _Meter:
     def count(self, number: int, names: tuple[str, ...]) -> None:
         """Count a range as done for these guests."""
         self.done += self._bytes_of(number, names)
-        self.at_work.end(number)
+        self.of_ranges.end(number)
         self.show()
 
     def show(self) -> None:
         """Report the bytes of the ranges that are done, and of those in progress."""
-        self._progress(min(self.done + self.at_work.scanned, self.total), self.total)
+        self._progress(min(self.done + self.of_ranges.scanned, self.total), self.total)
 
     def _bytes_in(self, parts: Iterable[tuple[tuple[str, ...], list[int]]]) -> int:
         return sum(self._bytes_of(number, names) for names, numbers in parts for number in numbers)

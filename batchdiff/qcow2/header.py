@@ -101,15 +101,15 @@ def parse(head: bytes, file_size: int) -> Header:
     if head[:4] != MAGIC:
         raise FormatError("it is not a qcow2 image: the magic number QFI\\xfb is not at its start")
     fields = FIXED.unpack_from(head)
-    _, version, name_offset, name_size, cluster_bits, size, crypt, l1_entries, l1_offset = fields[:9]
+    _, version, name_offset, name_size, bits, size, crypt, l1_entries, l1_offset = fields[:9]
     refcount_offset, refcount_clusters, snapshots, snapshots_offset = fields[9:]
     # The order matters: version and features decide the meaning of all fields after them.
     require_opened(version in {2, 3}, f"version {version} is unknown (2 and 3 are known)")
-    require_opened(9 <= cluster_bits <= 21, f"a cluster size of 2^{cluster_bits} is outside 512 B to 2 MiB")
+    require_opened(9 <= bits <= 21, f"a cluster size of 2^{bits} is outside the range 512 B to 2 MiB")
     incompatible, compatible, autoclear, refcount_order, length, compression = version_3_fields(head, version)
     _check_features(incompatible)
     require_opened(refcount_order <= 6, f"a refcount width of 2^{refcount_order} bits exceeds 64")
-    geometry = _geometry(version, cluster_bits, incompatible, compression, 1 << refcount_order)
+    geometry = _geometry(version, bits, incompatible, compression, 1 << refcount_order)
     cluster = geometry.cluster_size
     require_opened(length % 8 == 0 and length <= cluster, f"the header length {length} is invalid")
     is_raw = autoclear & AUTOCLEAR_RAW_DATA_FILE
@@ -229,7 +229,7 @@ def _check_sizes(header: Header, size: int) -> None:
     require_opened(header.l1_entries * 8 <= MAX_L1_BYTES, "its L1 table exceeds QEMU's limit of 32 MiB")
     require_opened(
         0 < header.refcount_bytes <= MAX_REFCOUNT_TABLE_BYTES,
-        f"its refcount table of {header.refcount_bytes} bytes is outside 1 cluster to 8 MiB",
+        f"its refcount table of {header.refcount_bytes} bytes is outside the range 1 cluster to 8 MiB",
     )
     require_opened(header.snapshots <= _MAX_SNAPSHOTS, f"its {header.snapshots} snapshots exceed QEMU's limit")
 

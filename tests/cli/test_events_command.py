@@ -66,12 +66,12 @@ def test_qemus_percentages_while_it_compares(planned):
         out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     found = [event for event in check_events(out, 0) if event["event"] == "progress"]
-    at_work = [event for event in found if event["step"] == "verify" and event["guest"] == "raw"]
-    assert 2 <= len(at_work) <= found[-1]["seconds_elapsed"] + 2  # at most one a second
-    done = [event["guest_bytes_done"] for event in at_work]
+    range_progress = [event for event in found if event["step"] == "verify" and event["guest"] == "raw"]
+    assert 2 <= len(range_progress) <= found[-1]["seconds_elapsed"] + 2  # at most one a second
+    done = [event["guest_bytes_done"] for event in range_progress]
     assert done == sorted(done)
     assert len(set(done)) > 1
-    assert any(event["seconds_remaining"] for event in at_work)
+    assert any(event["seconds_remaining"] for event in range_progress)
 
 
 def _all(fd, process):

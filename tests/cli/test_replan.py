@@ -240,7 +240,7 @@ def test_where_the_older_plan_cannot_be_kept_nothing_is_scanned(pool):
         os.rename(pool.folder / f"fleet.plan.json{suffix}", pool.folder / f"{long}{suffix}")
     before = sorted(os.listdir(pool.folder))
     done = pool.plan("-o", long, expect=2)
-    assert "cannot keep the plan" in done.stderr
+    assert "cannot rename the plan" in done.stderr
     assert "Write the new plan elsewhere with `-o`" in done.stderr
     assert done.stdout == ""
     assert sorted(os.listdir(pool.folder)) == before

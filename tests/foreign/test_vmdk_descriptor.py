@@ -202,4 +202,4 @@ def test_an_extent_of_esxi_is_not_an_image_by_itself(mark, kind):
     data = mark.ljust(4096, b"\0")
     with pytest.raises(FormatError, match=f"it is only an extent of an image of the type {kind}") as caught:
         inspect_vmdk(lambda offset, length: data[offset : offset + length], len(data))
-    assert "qcow2 copy of its descriptor" in caught.value.remedy
+    assert "qcow2 copy of the whole image from its descriptor" in caught.value.remedy

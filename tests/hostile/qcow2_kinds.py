@@ -62,13 +62,13 @@ FIELDS = {
         20,
         ">I",
         {
-            0: "outside 512 B to 2 MiB",
-            8: "outside 512 B to 2 MiB",
+            0: "outside the range 512 B to 2 MiB",
+            8: "outside the range 512 B to 2 MiB",
             9: "L1 table has",
             21: "not aligned",
-            22: "outside 512 B to 2 MiB",
-            64: "outside 512 B to 2 MiB",
-            MOST: "outside 512 B to 2 MiB",
+            22: "outside the range 512 B to 2 MiB",
+            64: "outside the range 512 B to 2 MiB",
+            MOST: "outside the range 512 B to 2 MiB",
         },
     ),
     "virtual-size": Field(
@@ -132,11 +132,11 @@ FIELDS = {
         56,
         ">I",
         {
-            0: "outside 1 cluster",
+            0: "outside the range 1 cluster",
             2: "reserved bits",
             2048: "is truncated",
-            2049: "outside 1 cluster",
-            MOST: "outside 1 cluster",
+            2049: "outside the range 1 cluster",
+            MOST: "outside the range 1 cluster",
         },
     ),
     "snapshots": Field(

@@ -63,7 +63,7 @@ def overlay(options: str) -> str:
         ),
         (
             guests(GUEST, tail="x: " + "[" * 60 + "]" * 60 + "\n"),
-            "5: nested more than 50 deep",
+            "5: nested more than 50 levels deep",
         ),
     ],
 )

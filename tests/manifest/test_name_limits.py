@@ -50,7 +50,7 @@ def test_overlays_that_could_not_be_restored(folder, length):
         assert len(read(text).guests) == 1
     else:
         (problem,) = problems(text)
-        assert f"while it is restored, would have a name of {length + 19} bytes" in problem
+        assert f"during a restore, would have a name of {length + 19} bytes" in problem
 
 
 @pytest.mark.parametrize("length", [LONGEST - 24, LONGEST - 23])

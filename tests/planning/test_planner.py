@@ -36,7 +36,7 @@ from batchdiff.plan.overlay_options import Compression, OverlayOptions
 from batchdiff.plan.plan import Similarity, why_unlike
 from batchdiff.planning import planner
 from batchdiff.planning.planner import make_plan
-from batchdiff.planning.scan import one_range, ranges_at_work
+from batchdiff.planning.scan import one_range, range_progress
 from batchdiff.units import GIB, KIB, MIB, TIB, format_size
 
 OPTIONS = OverlayOptions()
@@ -154,7 +154,7 @@ def test_a_template_whose_folder_is_swapped_during_the_scan(tmp_path, jobs):
 def test_progress(tmp_path, template, small_ranges, monkeypatch):
     """Of each range, and, without workers, of each window, if windows take long enough."""
     guests = fleet(tmp_path, template)
-    monkeypatch.setattr(ranges_at_work, "_BETWEEN_REPORTS", 0)
+    monkeypatch.setattr(range_progress, "_BETWEEN_REPORTS", 0)
     reports = {}
     for jobs in (1, 2):
         seen = []

@@ -236,7 +236,7 @@ def _linked(path: str, name: str, *, journal: bool) -> list[str]:
             for each in made:
                 os.unlink(each)
             raise UsageError(
-                f"cannot keep the plan {path}, whose guests can still be restored, under another name",
+                f"cannot rename the plan {path}, whose guests can still be restored",
                 why=reason(error),
                 remedy="Write the new plan elsewhere with `-o`.",
             ) from error

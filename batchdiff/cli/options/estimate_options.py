@@ -42,5 +42,5 @@ def add_sampling(verb: argparse.ArgumentParser) -> None:
         metavar="N",
         type=seed,
         default=0,
-        help="draw different samples from those of the default, 0",
+        help="draw a different set of samples for each number (default: 0)",
     )

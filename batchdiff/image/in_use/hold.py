@@ -32,8 +32,8 @@ from batchdiff.image.in_use.open_files import have_open, holders_of
 from batchdiff.image.in_use.qemu_locks import CHANGES, others_locks, release_locks, take_locks
 
 _CLOSING_SECONDS = 2.0
-"""Seconds to wait while a file is open, but no process has it open: if a program has used io_uring, as QEMU's
-comparison does, the kernel closes its files only after it has ended."""
+"""Seconds to wait while the kernel reports a file as open, but no process has it open: if a program has used
+io_uring, as QEMU's comparison does, the kernel closes its files only after the program has ended."""
 
 _NAMING_SECONDS = 0.5
 """Seconds to look for the name of a writer that was let in: the writer needs a moment to return from open()."""

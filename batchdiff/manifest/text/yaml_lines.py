@@ -76,7 +76,7 @@ def _refuse_excess(name: str, line: int, count: int, depth: int) -> None:
     if count > MAX_VALUES:
         raise ManifestError(f"{name}:{line}: more than {MAX_VALUES} values, including those from aliases")
     if depth > MAX_DEPTH:
-        raise ManifestError(f"{name}:{line}: nested more than {MAX_DEPTH} deep")
+        raise ManifestError(f"{name}:{line}: nested more than {MAX_DEPTH} levels deep")
 
 
 class _Reader:

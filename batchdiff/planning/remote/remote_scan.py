@@ -106,7 +106,7 @@ class RemoteScans:
         now = PlannedImage(template.source, template.virtual_size, template.fingerprints())
         seed = int.from_bytes(os.urandom(8))
         proofs = proofs_of([now, *scan.guests], seed=seed)
-        job = RemoteScanJob(replace(scan, observer=None, at_work=None), proofs, self.limits)
+        job = RemoteScanJob(replace(scan, observer=None), proofs, self.limits)
         with ExitStack() as opened:
             here: Callable[[int], RangeResult] | None = None
             unreadable: set[int] = set()

@@ -42,7 +42,7 @@ from batchdiff.planning.scan.compare import (
 )
 from batchdiff.planning.scan.equal_compressed import CompressedClusters, compressed_clusters, range_to_compare
 from batchdiff.planning.scan.range_kinds import RangeFindings, assume_data, replace_span, replaced_units
-from batchdiff.planning.scan.ranges_at_work import RangesAtWork
+from batchdiff.planning.scan.range_progress import RangeProgress
 from batchdiff.planning.scan.results import RangeResult
 from batchdiff.planning.scan.spans import Span, Spans, merge_spans
 from batchdiff.planning.scan.windows import (
@@ -96,11 +96,11 @@ class Scanner:
         *,
         sharing: bool,
         shared: Sequence[BlockRuns | None],
-        at_work: RangesAtWork | None = None,
+        progress: RangeProgress | None = None,
     ) -> None:
         """Take the images; for a guest that cannot be opened, the error instead.
 
-        ``sharing``, ``shared``, ``at_work``: see :class:`~batchdiff.planning.scan.scan_job.ScanJob`.
+        ``sharing``, ``shared``, ``progress``: see :class:`~batchdiff.planning.scan.scan_job.ScanJob`.
         """
         self._template = template
         self._sharing = sharing
@@ -114,7 +114,7 @@ class Scanner:
                 self._guests[guest_index] = guest
         self._thin = {index for index, guest in self._guests.items() if _is_on(guest, template)}
         self._sizes = [template.virtual_size, *(guest.virtual_size for guest in self._guests.values())]
-        self._at_work = at_work
+        self._progress = progress
         self._template_buffer = WindowBuffer()
         self._guest_buffer = WindowBuffer()
         self._stride = Stride(RANGE // WINDOW)
@@ -180,8 +180,8 @@ class Scanner:
                     if self._sharing:  # otherwise, everything outside the span is zeros or equals the template
                         kinds = replace_span(findings.equal[window_index], kinds, span)
                     findings.kinds.setdefault(guest_index, {})[window_index] = kinds
-            if self._at_work is not None:
-                self._at_work.reach(begin // RANGE, window.start, self._sizes)
+            if self._progress is not None:
+                self._progress.reach(begin // RANGE, window.start, self._sizes)
 
     def _read_template(self, template_map: WindowMap, index: int, needed: Spans, start: int) -> _TemplateWindow:
         """Read the needed span of the template's window that starts at offset ``start`` into the buffer."""

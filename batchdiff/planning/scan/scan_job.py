@@ -13,7 +13,7 @@ from batchdiff.image.storage.shared_blocks import BlockRuns
 from batchdiff.image_source import ImageSource
 from batchdiff.plan.plan import PlannedImage
 from batchdiff.planning.scan.one_range import RANGE, Scanner
-from batchdiff.planning.scan.ranges_at_work import RangesAtWork
+from batchdiff.planning.scan.range_progress import RangeProgress
 from batchdiff.planning.scan.reopening import Files, open_same_files, reopen
 from batchdiff.planning.scan.results import RangeResult
 from batchdiff.units import format_size
@@ -25,7 +25,7 @@ class ScanJob:
 
     ``files``: the template's files at that time. ``sharing``: it shares blocks with other files, possibly the
     guests. ``shared``: for each guest, the bytes whose blocks it shares with the template at the same offset;
-    None if they are not known yet. ``observer`` is called at every read. ``at_work`` gets the progress of ranges.
+    None if they are not known yet. ``observer`` is called at every read. ``progress`` is that of ranges.
 
     A task is the number of a range (:class:`~batchdiff.planning.scan.executor.Job`).
     """
@@ -36,7 +36,7 @@ class ScanJob:
     sharing: bool = False
     shared: tuple[BlockRuns | None, ...] = ()
     observer: ReadObserver | None = None
-    at_work: RangesAtWork | None = None
+    progress: RangeProgress | None = None
 
     def open(self) -> Scanner:
         """Open all images.
@@ -50,7 +50,7 @@ class ScanJob:
                 guests.append(_read_ahead(reopen(record, self.observer)))
             except ImageError as error:
                 guests.append(error)
-        return Scanner(template, guests, sharing=self.sharing, shared=self.shared, at_work=self.at_work)
+        return Scanner(template, guests, sharing=self.sharing, shared=self.shared, progress=self.progress)
 
     @contextmanager
     def begin(self) -> Iterator[Callable[[int], RangeResult]]:

@@ -134,8 +134,8 @@ def _unstarted(error: OSError) -> _PoolError:
     return _PoolError(
         "cannot start a worker process",
         why=error.strerror or str(error),
-        remedy="Run the same command with fewer jobs (`-j 1` needs no process), or raise the limits (`ulimit -u`,"
-        " `ulimit -n`).",
+        remedy="Run the same command with fewer jobs (`-j 1` needs no worker process), or raise the limits"
+        " (`ulimit -u`, `ulimit -n`).",
     )
 
 

@@ -27,7 +27,7 @@ class Elsewhere:
     def __init__(self):
         self.jobs = []
 
-    def __call__(self, job, tasks, *, workers):
+    def __call__(self, job, tasks, **_settings):
         self.jobs.append(type(job).__name__)
         sent = pickle.dumps((job, list(tasks)))
         done = subprocess.run([sys.executable, "-c", _WORKER], input=sent, stdout=subprocess.PIPE, check=True)

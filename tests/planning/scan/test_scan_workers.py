@@ -182,7 +182,7 @@ def test_a_worker_that_exits():
 def test_a_worker_killed_while_it_sends_a_result(monkeypatch):
     """Half a message is in the pipe, which takes no more of it: that is its death, not a bug."""
 
-    def wait_and_kill(pipes, *, real=pool.wait):
+    def wait_and_kill(pipes, _seconds, *, real=pool.wait):
         (pipe,) = real(pipes)
         wait_for(lambda: readable(pipe) > 64 * KIB)
         (worker,) = children()
@@ -295,7 +295,7 @@ def test_too_few_descriptors_for_a_worker(monkeypatch):
         collect(lambda task: task, range(5), 3)
     assert caught.value.reason == "cannot start a worker process: Too many open files"
     assert pool._unstarted(OSError(errno.EAGAIN, "Try again")).remedy == (
-        "Run the same command with fewer jobs (`-j 1` needs no process), or raise the limits"
+        "Run the same command with fewer jobs (`-j 1` needs no worker process), or raise the limits"
         " (`ulimit -u`, `ulimit -n`)."
     )
 
@@ -312,7 +312,7 @@ def test_a_bug_in_a_worker_shows_where():
 def test_whatever_ends_the_planner_ends_the_workers(monkeypatch, kind):
     """They are busy for ever; nothing_is_left() waits for none of them."""
 
-    def interrupted(_pipes):
+    def interrupted(_pipes, _seconds):
         assert len(children()) == 3
         raise kind
 

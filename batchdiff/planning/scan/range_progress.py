@@ -11,22 +11,26 @@ import time
 from collections.abc import Callable, Sequence
 
 _CELLS = 512
-"""Numbers of ranges in progress differ by less than this, so each has a cell of its own."""
+"""For each process, by its id: two that share a cell are rare, and only make the progress too small."""
 
 _BETWEEN_REPORTS = 0.2
 """Seconds of scanning between two reports of a process."""
 
 
-class RangesAtWork:
+class RangeProgress:
     """The bytes scanned so far of each range that is in progress, in the template and its guests together."""
 
     def __init__(self, range_size: int, advanced: Callable[[], None]) -> None:
         """Begin without any. ``advanced`` is called after each report of the planner itself, without workers."""
         self._range_size = range_size
         self._advanced = advanced
-        self._cells = memoryview(mmap.mmap(-1, 8 * _CELLS)).cast("q")  # forked workers share it
+        self._cells = memoryview(mmap.mmap(-1, 16 * _CELLS)).cast("q")  # forked workers share it
         self._planner = os.getpid()
-        self._next = 0.0
+        self._next = time.monotonic() + _BETWEEN_REPORTS
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle as a new one: on another host there is no memory to share with the planner."""
+        return RangeProgress, (self._range_size, _ignore)
 
     def reach(self, number: int, offset: int, sizes: Sequence[int]) -> None:
         """Report, if it is time, that range ``number`` of images of these sizes is scanned up to ``offset``."""
@@ -34,15 +38,23 @@ class RangesAtWork:
             return
         self._next = now + _BETWEEN_REPORTS
         start = number * self._range_size
-        self._cells[number % _CELLS] = sum(max(min(size, offset) - start, 0) for size in sizes)
+        cell = 2 * (os.getpid() % _CELLS)
+        self._cells[cell] = number
+        self._cells[cell + 1] = sum(max(min(size, offset) - start, 0) for size in sizes)
         if os.getpid() == self._planner:
             self._advanced()
 
     def end(self, number: int) -> None:
         """Forget the range ``number``: it is done."""
-        self._cells[number % _CELLS] = 0
+        for cell in range(0, len(self._cells), 2):
+            if self._cells[cell] == number:
+                self._cells[cell + 1] = 0
 
     @property
     def scanned(self) -> int:
         """The bytes scanned so far of all ranges that are in progress."""
-        return sum(self._cells)
+        return sum(self._cells[1::2])
+
+
+def _ignore() -> None:
+    """Ignore that the planner has advanced."""
