@@ -103,8 +103,9 @@ def _plan_and_apply(form: str) -> Callable[[Report], float | None]:
         series = [each.seconds for each in found if each is not None]
         if len(series) < len(found):
             return None
-        rounds = zip(*series, strict=True)
-        return statistics.median((plan + apply) / (of_raw + by_raw) for plan, apply, of_raw, by_raw in rounds)
+        ratios = [(plan + apply) / (raw + of_raw) for plan, apply, raw, of_raw in zip(*series, strict=True)]
+        median: float = statistics.median(ratios)
+        return median
 
     return measure
 
