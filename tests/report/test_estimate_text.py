@@ -6,7 +6,7 @@ import dataclasses
 import re
 
 import pytest
-from plans import guest_plan, planned_image, shared_guest
+from plans import guest_plan, planned_image, refused_guest, shared_guest
 
 from batchdiff.choices import Verdict
 from batchdiff.estimation.estimate import Estimate, GuestEstimate, totals_of_estimates
@@ -48,6 +48,17 @@ def test_a_guest_to_share_is_listed_once_and_above_the_total():
     said = text_of(GuestEstimate(shared_guest("a"), None, exactly(GIB)), skipped("b", exactly(0)))
     lines = [line.split()[0] for line in said.splitlines() if line and line.split()[0] in {"a", "b", "total"}]
     assert lines == ["a", "total", "b"]
+
+
+def test_guests_that_are_refused_for_one_reason_are_each_named_in_one_line():
+    """The table does not have them."""
+    said = text_of(*(GuestEstimate(refused_guest(name), None, None) for name in ("aa", "bb", "cc", "dd")))
+    assert "refused   aa, bb, cc, dd: each is in use\n" in said
+    assert said.count("in use") == 1
+
+
+def test_the_interval_is_written_as_all_percentages_are():
+    assert "saved, 95% interval\n" in text_of(GuestEstimate(shared_guest("a"), None, exactly(GIB)))
 
 
 def test_an_undecided_guest_is_not_called_skipped():

@@ -23,7 +23,7 @@ from batchdiff.report.table import Column, paragraph, table
 from batchdiff.sampling.interval import Interval
 from batchdiff.units import few, format_size
 
-_COLUMNS = (*SAVINGS_COLUMNS, Column("saved, 95 % interval"))
+_COLUMNS = (*SAVINGS_COLUMNS, Column("saved, 95% interval"))
 
 
 def estimate_text(estimate: Estimate, width: int | None = None) -> str:
@@ -54,7 +54,9 @@ def _attention(estimate: Estimate) -> Iterator[tuple[str, str]]:
     for verdict, reason, names in guests_not_converted(decided):
         label = {Verdict.REFUSE: "refused", Verdict.SKIP: "skipped"}.get(verdict, "note")
         why = of_several(reason) if len(names) > 1 else reason
-        yield label, f"{printable(few(names))}: {printable(why)}"
+        # The table below does not have those that are refused, so each is named here.
+        named = ", ".join(names) if verdict is Verdict.REFUSE else few(names)
+        yield label, f"{printable(named)}: {printable(why)}"
     undecided = [guest.plan.name for guest in estimate.guests if guest.is_undecided]
     if undecided:
         yield (
