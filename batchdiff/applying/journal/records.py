@@ -125,6 +125,7 @@ class History:
 
     ``left``: overlays that restore left behind, each with its fingerprint at that time. ``restored``: guests that
     have full images again, and when restore had given them back; no apply has begun with them since.
+    ``is_damaged``: a line could not be read, so some of this may be out of date.
     """
 
     states: dict[str, GuestState] = field(default_factory=dict)
@@ -134,6 +135,7 @@ class History:
     protecting: set[str] = field(default_factory=set)
     left: dict[str, tuple[str, Fingerprint]] = field(default_factory=dict)
     restored: dict[str, str] = field(default_factory=dict)
+    is_damaged: bool = False
 
     def take_in(self, record: dict[str, Any]) -> None:
         """Add one line.

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import plans
@@ -247,7 +248,23 @@ def test_read_notes_without_one(plan_path, text):
     if text is not None:
         with open(f"{plan_path}.journal", "wb") as file:
             file.write(text)
-    assert read_history(plan_path, CHECKSUM) == History()
+    assert replace(read_history(plan_path, CHECKSUM), is_damaged=False) == History()
+
+
+@pytest.mark.parametrize(
+    ("change", "is_damaged"),
+    [
+        (lambda text: text, False),
+        (lambda text: text[:-5], False),  # cut short by a crash: that step does not count
+        (lambda text: text.replace(b'"step": "written"', b'"step": "written'), True),
+        (lambda text: text.replace(b'"step": "written"', b'"step": "wrote"'), True),
+        (lambda text: text[:-5] + b"\n", True),
+    ],
+)
+def test_lines_that_cannot_be_read_are_known(plan_path, change, is_damaged):
+    written(plan_path)
+    Path(f"{plan_path}.journal").write_bytes(change(read(plan_path)))
+    assert read_history(plan_path, CHECKSUM).is_damaged == is_damaged
 
 
 def test_the_notes_of_another_plan_are_none(plan_path):
