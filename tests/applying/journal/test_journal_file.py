@@ -17,6 +17,7 @@ import pytest
 from batchdiff.applying.journal.file import Journal, read_history
 from batchdiff.applying.journal.records import Fate, Goal, GuestState, History, Step
 from batchdiff.errors import PlanError
+from batchdiff.image.storage.exactness import Exactness
 
 CHECKSUM = "sha256:" + "ab" * 32
 NAME = 'we"b\n01 \udc80'
@@ -265,6 +266,20 @@ def test_lines_that_cannot_be_read_are_known(plan_path, change, is_damaged):
     written(plan_path)
     Path(f"{plan_path}.journal").write_bytes(change(read(plan_path)))
     assert read_history(plan_path, CHECKSUM).is_damaged == is_damaged
+
+
+@pytest.mark.parametrize("to_free", [None, 0, 5])
+@pytest.mark.parametrize("exactness", [None, *Exactness])
+def test_nothing_to_free_is_not_the_same_as_an_unknown_amount(to_free, exactness):
+    """Older journals have neither key."""
+    state = GuestState(Step.SHARING, came_back_bytes=3, to_free_bytes=to_free, exactness=exactness)
+    record = json.loads(json.dumps(state.record()))
+    assert {"to_free_bytes", "exactness"} - set(record) == {
+        name for name, value in (("to_free_bytes", to_free), ("exactness", exactness)) if value is None
+    }
+    history = History()
+    history.take_in({"time": "", "guest": "web01"} | record)
+    assert history.states == {"web01": state}
 
 
 def test_the_notes_of_another_plan_are_none(plan_path):
