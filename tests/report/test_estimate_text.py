@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+
+import pytest
 from plans import guest_plan, planned_image, shared_guest
 
 from batchdiff.choices import Verdict
 from batchdiff.estimation.estimate import Estimate, GuestEstimate, totals_of_estimates
+from batchdiff.image.storage.exactness import Exactness
+from batchdiff.report.estimate.json_form import estimate_report
 from batchdiff.report.estimate.text import estimate_text
 from batchdiff.sampling.interval import Interval, exactly
 from batchdiff.units import GIB, MIB
 
 
-def text_of(*guests: GuestEstimate) -> str:
+def estimate_of(*guests: GuestEstimate) -> Estimate:
     template = planned_image("/srv/t.img").source
-    estimate = Estimate(
+    return Estimate(
         "batchdiff",
         "2026",
         "/srv/fleet.yaml",
@@ -27,7 +33,10 @@ def text_of(*guests: GuestEstimate) -> str:
         GIB,
         1.0,
     )
-    return estimate_text(estimate, 100)
+
+
+def text_of(*guests: GuestEstimate) -> str:
+    return estimate_text(estimate_of(*guests), 100)
 
 
 def skipped(name: str, saved: Interval, reason: str = "sharing would free nothing: why") -> GuestEstimate:
@@ -47,3 +56,29 @@ def test_an_undecided_guest_is_not_called_skipped():
     assert "skipped   c: sharing would free nothing: why\n" in said
     assert "undecided a and b: the sample does not show whether a plan would work on them or skip them" in said
     assert "would work on it or skip it" in text_of(skipped("a", perhaps))
+
+
+@pytest.mark.parametrize(
+    ("exactness", "expected"),
+    [
+        (Exactness.EXACT, ["1 GiB", "50.0%", "exact"]),
+        (Exactness.AT_MOST, ["at most 1 GiB", "50.0%", "-"]),
+        (Exactness.AT_LEAST, ["at least 1 GiB", "50.0%", "-"]),
+        (Exactness.UNKNOWN, ["unknown", "-", "-"]),
+    ],
+)
+def test_savings_are_no_more_exact_than_in_a_plan(exactness, expected):
+    sharing = dataclasses.replace(shared_guest().sharing, exactness=exactness)
+    guests = [GuestEstimate(shared_guest(name, sharing=sharing), None, exactly(GIB)) for name in "ab"]
+    rows = [re.split(r"  +", line) for line in text_of(*guests).splitlines() if line.startswith(("a ", "total"))]
+    assert rows[0] == ["a", "2 GiB", "-", *expected]
+    assert rows[1][3:] == [each.replace("1 GiB", "2 GiB") for each in expected]
+    exact = [guest["exact"] for guest in estimate_report(estimate_of(*guests))["guests"]]
+    assert exact == [exactness is Exactness.EXACT] * 2
+
+
+def test_what_was_read_without_any_sample():
+    """A plan's figures may need none."""
+    guest = GuestEstimate(shared_guest(), None, exactly(GIB), read_bytes=MIB, is_complete=True)
+    said = " ".join(text_of(guest).split())
+    assert "Read 1 MiB in 1.0 s; a plan would read up to 1 GiB (0.1%). Everything" in said
