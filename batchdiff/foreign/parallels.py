@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 
 from batchdiff.foreign.header import Outline, ReadAt, exactly, require_mappable
-from batchdiff.qcow2.faults import require
+from batchdiff.qcow2.faults import SHUT_DOWN_OR_REPAIR, require
 from batchdiff.units import SECTOR
 
 _HEADER = struct.Struct("<16sI8xIIQI8xQ")
@@ -27,7 +27,11 @@ def inspect_parallels(read: ReadAt, file_size: int) -> Outline:
     require(mark in {_OLD, _NEW}, "it is not a Parallels image: its signature is missing")
     require(version == _VERSION, f"Parallels version {version} is unknown (2 is known)")
     require(0 < tracks <= _MOST_TRACKS, f"a cluster size of {tracks} sectors is invalid")
-    require(in_use != _IN_USE, "it is marked as in use: a VM is running on it, or was not shut down cleanly")
+    require(
+        in_use != _IN_USE,
+        "it is marked as in use: a VM is running on it, or was not shut down cleanly",
+        remedy=SHUT_DOWN_OR_REPAIR,
+    )
     require(extension == 0, "it has a format extension, such as dirty bitmaps, which an overlay would lose")
     if mark == _OLD:
         sectors &= 0xFFFFFFFF

@@ -52,7 +52,7 @@ def contradictions(
         yield "cluster_size", f"{options.format} has no clusters of {options.cluster_size} bytes"
     yield from _of_qcow2(options)
     if options.format is OverlayFormat.QED:
-        yield from _of_qed(options)
+        yield from _of_qed(options, written)
     elif "table_size" in written:
         yield "table_size", "only a QED overlay has it; leave it out, or write `format: qed`"
     if options.preallocation is not Preallocation.OFF and options.format is OverlayFormat.QCOW2:
@@ -122,10 +122,10 @@ def _of_qcow2(options: OverlayOptions) -> Iterator[tuple[str, str]]:
                 yield key, f'is impossible with `compat: "{Compat.V2}"`; use {instead}, or `compat: "{Compat.V3}"`'
 
 
-def _of_qed(options: OverlayOptions) -> Iterator[tuple[str, str]]:
+def _of_qed(options: OverlayOptions, written: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if options.cluster_size is not None and not largest_disk(options.cluster_size, options.table_size):
         yield (
-            "table_size",
+            "table_size" if "table_size" in written else "cluster_size",
             f"QEMU cannot open a QED image with clusters of {format_size(options.cluster_size)} and tables of"
             f" {options.table_size} of them; choose a smaller table_size, or a smaller cluster_size",
         )

@@ -11,6 +11,11 @@ RESTORE_IT = "Restore it from a backup, or leave it out of the manifest."
 REPAIR_A_COPY = "Run `qemu-img check -r all` on a copy of it, and use that."
 """The remedy for an image that was not closed cleanly."""
 
+SHUT_DOWN_OR_REPAIR = (
+    "If its VM is running, shut it down. Otherwise run `qemu-img check -r all` on a copy of it, and use that."
+)
+"""The remedy for an image that is in use or was not closed cleanly; its header does not tell which."""
+
 LEGACY_ENCRYPTION = (
     "VMs have been unable to use it since QEMU 2.9. Convert it to LUKS: `qemu-img convert --object"
     " secret,id=s,file=SECRET_FILE -O luks -o key-secret=s --image-opts"

@@ -22,7 +22,14 @@ from batchdiff.qcow2.extensions import (
     extensions_of,
     luks_header_in,
 )
-from batchdiff.qcow2.faults import ONE_FILE, REPAIR_A_COPY, FormatError, require, require_opened
+from batchdiff.qcow2.faults import (
+    ONE_FILE,
+    REPAIR_A_COPY,
+    SHUT_DOWN_OR_REPAIR,
+    FormatError,
+    require,
+    require_opened,
+)
 from batchdiff.qcow2.geometry import (
     MAX_L1_BYTES,
     MAX_REFCOUNT_TABLE_BYTES,
@@ -167,8 +174,8 @@ def _check_features(incompatible: int) -> None:
     )
     require(
         not incompatible & _DIRTY,
-        "it is marked dirty: it is in use, or was not closed cleanly;"
-        " shut its VM down, or run `qemu-img check -r all` on it",
+        "it is marked dirty: it is in use, or was not closed cleanly",
+        remedy=SHUT_DOWN_OR_REPAIR,
     )
 
 

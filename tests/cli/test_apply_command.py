@@ -197,6 +197,7 @@ def test_yes_deletes(planned, answer):
     code, said = answering(planned, answer)
     assert code == 0
     assert all(str(planned.folder / name) in said for name in GUESTS)
+    assert "note: if an image of a qcow2 guest has to be rebuilt, it will be qcow2 version 3" in said
     assert not ORIGINALS & planned.names()
     planned.assert_converted()
 

@@ -57,7 +57,7 @@ FIELDS = [
     ("cluster_bits", 8, "cluster size of 2.8 is outside"),
     ("cluster_bits", 22, "cluster size of 2.22 is outside"),
     ("cluster_bits", 0xFFFFFFFF, "cluster size of 2.4294967295 is outside"),
-    ("incompatible", 1 << 0, "marked dirty"),
+    ("incompatible", 1 << 0, "marked dirty.*shut it down. Otherwise run `qemu-img check -r all` on a copy"),
     ("incompatible", 1 << 1, "marked corrupt"),
     ("incompatible", 1 << 2, "external file"),
     ("incompatible", 1 << 3, "compression type and its feature bit contradict"),

@@ -117,7 +117,10 @@ def test_restored_from_quarantine_to_the_byte(tmp_path):
 @pytest.mark.parametrize(
     ("template", "kinds"),
     [
-        *(pytest.param(*each, marks=pytest.mark.long) for each in (("luks", KINDS), ("raw", KINDS))),
+        *(
+            pytest.param(*each, marks=pytest.mark.long)
+            for each in (("luks", KINDS), ("qcow2", KINDS), ("raw", KINDS))
+        ),
     ],
 )
 def test_rebuilt_encrypted_with_the_same_secret(tmp_path, template, kinds):

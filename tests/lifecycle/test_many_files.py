@@ -143,6 +143,19 @@ def test_a_template(tmp_path, kind):
     assert data.name in words
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("retire", ["keep", "quarantine", "delete"])
+@pytest.mark.parametrize("kind", many_files.KINDS)
+def test_back_from_an_overlay_on_a_template(tmp_path, kind, retire):
+    files = make_fleet(tmp_path, [many_files.FLAT], template=kind)
+    batchdiff("plan", "fleet.yaml", cwd=tmp_path)
+    batchdiff("apply", "fleet.plan.json", "--retire", retire, "--yes", cwd=tmp_path)
+    assert_overlays(tmp_path, files)
+    batchdiff("restore", "fleet.plan.json", cwd=tmp_path)
+    assert notation.qemu_content(files[many_files.FLAT][0], "vmdk") == notation.content(CHANGED)
+    assert not list(tmp_path.glob("*.overlay"))
+
+
 @pytest.mark.parametrize("kind", some(many_files.FLAT, many_files.RAW_DATA_FILE))
 def test_a_change_in_any_file_makes_the_plan_stale(tmp_path, kind):
     files = make_fleet(tmp_path, [kind])

@@ -46,6 +46,7 @@ IMPOSSIBLE = [
     (f"format: qed, encryption: {{{LUKS}}}", "encryption", "no encryption"),
     ("format: qed, cluster_size: 2KiB", "cluster_size", "from 4 KiB to 4 MiB"),
     ("format: qed, cluster_size: 4MiB, table_size: 4", "table_size", "smaller table_size"),
+    ("format: qed, cluster_size: 4MiB", "cluster_size", "smaller cluster_size"),
     ("table_size: 8", "table_size", "`format: qed`"),
     ("preallocation: metadata", "preallocation", "`extended_l2: true`"),
     ("preallocation: falloc", "preallocation", "`extended_l2: true`"),

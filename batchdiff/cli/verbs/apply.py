@@ -6,6 +6,7 @@ import argparse
 
 from batchdiff.applying.apply import apply_plan, check_options, originals_to_delete
 from batchdiff.applying.checks.free_space import FreeSpace
+from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.guests.kept_originals import dependents_of_kept
 from batchdiff.applying.journal.records import Fate
 from batchdiff.applying.results.outcome import GuestOutcome, Status
@@ -16,6 +17,7 @@ from batchdiff.cli.console import Console
 from batchdiff.cli.definition_changes import print_step_to_overlays, report_changes
 from batchdiff.cli.format_doubts import warn_of_planned_formats
 from batchdiff.cli.journal_history import history_of
+from batchdiff.cli.rebuilt_images import warn_of_rebuilding
 from batchdiff.cli.run_session import carry_out, exit_code, report_space
 from batchdiff.files.filenames import shell_word
 from batchdiff.plan.file import read_plan
@@ -43,6 +45,12 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         if originals:
             remains = f"{overlays_remain(plan)}; `batchdiff restore` can rebuild full images from both."
             question = deletion(originals, condition=_CONDITION, remains=remains, otherwise=_OTHERWISE)
+            if console.can_ask:
+                paths = {path for path, _ in originals}
+                gone = [
+                    each for each in plan.to_convert if paths.intersection(original_names(each.source.path).all)
+                ]
+                warn_of_rebuilding(console, gone)
             confirm(console, "apply", question)
     if options.verify is not VerifyMode.FULL:
         console.say(f"Overlays are verified by batchdiff alone (--verify {options.verify}), not by QEMU.")

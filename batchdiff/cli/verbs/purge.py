@@ -18,6 +18,7 @@ from batchdiff.cli.confirm import Question, confirm, deletion, overlays_remain
 from batchdiff.cli.console import Console
 from batchdiff.cli.journal_history import history_of
 from batchdiff.cli.path_map import with_moved_paths
+from batchdiff.cli.rebuilt_images import warn_of_rebuilding
 from batchdiff.cli.run_session import carry_out, dry_run, exit_code, report_space
 from batchdiff.plan.file import read_plan
 from batchdiff.plan.plan import GuestToConvert, Plan
@@ -58,6 +59,8 @@ def _ask(console: Console, plan: Plan, options: PurgeOptions, history: History, 
     written = [guest for guest in found if guest.name in there and Written.OVERLAY in there[guest.name].written]
     originals = [(_quarantine(guest), guest.diff.savings.allocated_bytes) for guest in found]
     doubts = {_quarantine(guest): _MAY_DIFFER for guest in written}
+    if console.can_ask:
+        warn_of_rebuilding(console, found)
     confirm(console, "purge", _question(originals, doubts, plan, used=options.used))
 
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from batchdiff.applying.checks.free_space import FreeSpace
-from batchdiff.applying.checks.overlay_losses import decrypted_by_rebuilding, lost_with_originals, not_given_back
 from batchdiff.applying.dry_run import dry_run_restore
 from batchdiff.applying.guests.converted_elsewhere import done_elsewhere, require_done_here
 from batchdiff.applying.guests.guest_files import on_disk
@@ -24,6 +23,7 @@ from batchdiff.cli.console import Console
 from batchdiff.cli.definition_changes import print_definitions_step
 from batchdiff.cli.journal_history import history_of
 from batchdiff.cli.path_map import with_moved_paths
+from batchdiff.cli.rebuilt_images import warn_of_rebuilding
 from batchdiff.cli.run_session import carry_out, dry_run, exit_code, report_space
 from batchdiff.cli.verbs.definitions import define_guests
 from batchdiff.definitions.guest_disks import GuestDisk, guest_disks
@@ -31,7 +31,7 @@ from batchdiff.plan.file import read_plan
 from batchdiff.plan.plan import Plan
 from batchdiff.report.figures import count_of
 from batchdiff.report.results_text import undone_text
-from batchdiff.units import few, format_size
+from batchdiff.units import format_size
 
 _NOTHING = "Nothing to restore: no guest of this plan is known to be converted."
 
@@ -124,27 +124,7 @@ def _warn_of_losses(console: Console, plan: Plan, options: RestoreOptions, histo
     """Warn of the features that rebuilt images lack; an original that only gets its name back lacks none."""
     there = on_disk(plan, history)
     found = [each for each in restorable(plan, history.states, options.guests) if _is_rebuilt(there, each[0].name)]
-    differences = {(guest.source.format, words) for guest, _ in found for words in not_given_back(guest.source)}
-    for form, words in sorted(differences):
-        console.warn(f"note: if an image of a {form} guest has to be rebuilt, {words}")
-    for words, names in lost_with_originals(guest for guest, _ in found).items():
-        it = "it" if len(names) == 1 else "each"
-        console.warn(f"{_if_rebuilt(names)} {it} will lack {words} of its original")
-    if names := decrypted_by_rebuilding(guest for guest, _ in found):
-        what, originals = (
-            ("its VM wrote to the encrypted overlay", "the original was")
-            if len(names) == 1
-            else ("their VMs wrote to the encrypted overlays", "the originals were")
-        )
-        console.warn(
-            f"{_if_rebuilt(names)} what {what} will be stored in the clear, because {originals} not encrypted"
-        )
-
-
-def _if_rebuilt(names: list[str]) -> str:
-    """Return the beginning of a note about guests whose images may have to be rebuilt."""
-    images = "image of {} has" if len(names) == 1 else "images of {} have"
-    return f"note: if the {images.format(few(names))} to be rebuilt,"
+    warn_of_rebuilding(console, [guest for guest, _ in found])
 
 
 def _is_rebuilt(there: Mapping[str, OnDisk], guest: str) -> bool:

@@ -1,0 +1,35 @@
+"""Notes on how images that are rebuilt from overlays differ from their originals, before anything is deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from batchdiff.applying.checks.overlay_losses import decrypted_by_rebuilding, lost_with_originals, not_given_back
+from batchdiff.cli.console import Console
+from batchdiff.plan.plan import GuestToConvert
+from batchdiff.units import few
+
+
+def warn_of_rebuilding(console: Console, guests: Collection[GuestToConvert]) -> None:
+    """Warn of each way in which images of these guests, if they are rebuilt, differ from the originals."""
+    differences = {(guest.source.format, words) for guest in guests for words in not_given_back(guest.source)}
+    for form, words in sorted(differences):
+        console.warn(f"note: if an image of a {form} guest has to be rebuilt, {words}")
+    for words, names in lost_with_originals(guests).items():
+        it = "it" if len(names) == 1 else "each"
+        console.warn(f"{_if_rebuilt(names)} {it} will lack {words} of its original")
+    if names := decrypted_by_rebuilding(guests):
+        what, originals = (
+            ("its VM wrote to the encrypted overlay", "the original was")
+            if len(names) == 1
+            else ("their VMs wrote to the encrypted overlays", "the originals were")
+        )
+        console.warn(
+            f"{_if_rebuilt(names)} what {what} will be stored in the clear, because {originals} not encrypted"
+        )
+
+
+def _if_rebuilt(names: list[str]) -> str:
+    """Return the beginning of a note about guests whose images may have to be rebuilt."""
+    images = "image of {} has" if len(names) == 1 else "images of {} have"
+    return f"note: if the {images.format(few(names))} to be rebuilt,"
