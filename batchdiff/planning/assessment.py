@@ -220,9 +220,7 @@ def _uncompressed_size(
     unit = volume.unit
     reserves = options.preallocation in {Preallocation.FALLOC, Preallocation.FULL}
     lists = OverlayLists(layout, extents, volume, options.preallocation)
-    if options.data_file is not None and reserves:
-        taken = SpaceTaken(align_up(image.virtual_size, unit), 0)
-    elif options.encryption is None:
+    if options.encryption is None:
         data = extents.pairs(Kind.DATA) * geometry.granule
         sharing = _will_share(candidate, image, geometry.granule, unit)
         small = geometry.granules == 1 and geometry.cluster_size < unit and options.data_file is None
@@ -230,11 +228,14 @@ def _uncompressed_size(
         taken = space_taken(
             image, data, sharing=sharing, unit=unit, known=known, file_start=start, written=lists.add_data
         )
+        if options.data_file is not None and reserves:
+            taken = SpaceTaken(align_up(image.virtual_size, unit), 0)
     else:
         data = extents.pairs(Kind.DATA) * geometry.granule
         lists.add_data(data[:, 0], data[:, 0] + data[:, 1])
         taken = encrypted_space(extents, geometry.granule, image.virtual_size, unit)
-    on_disk = overlay_disk_bytes(layout, extents, options, taken.data, unit) - taken.holes + lists.end()
+    on_disk = overlay_disk_bytes(layout, extents, options, taken.data, unit) - taken.holes
+    on_disk += lists.end(image.virtual_size)
     length = layout.file_size + (0 if options.data_file is None else image.virtual_size)
     return OverlaySize(length, 0, on_disk, taken.shared)
 
@@ -293,5 +294,5 @@ def _compressed_size(
     )
     lists = OverlayLists(packed, extents, volume, Preallocation.OFF)
     lists.add_packed(stored.disk_bytes)
-    on_disk = disk_bytes(packed, stored.disk_bytes, volume.unit) + lists.end()
+    on_disk = disk_bytes(packed, stored.disk_bytes, volume.unit) + lists.end(candidate.record.virtual_size)
     return OverlaySize(packed.file_size, stored.error_bytes, on_disk)
