@@ -138,7 +138,7 @@ LONGEST = {
     "CHANGELOG.md": 290,
     "docs/architecture.md": 240,
     "docs/scripting.md": 450,
-    "docs/performance.md": 390,
+    "docs/performance.md": 420,
     "docs/plan-format.md": 230,
     "docs/safety.md": 295,
 }

@@ -44,6 +44,8 @@ REPORT = Report(
         race("raw", "cold", plan=(9.0, 9.0, 9.0), rebase=(9.0, 9.0, 9.0)),
         race("duplicates", share=(2.0, 1.0), partial=(8.0, 8.0)),
         race("different", plan=(2.5,), limit=(1.0,)),
+        Race("mapped", "", "warm", (Series("raw", (1.0, 1.0), 1), Series("vdi", (1.0, 1.5), 1))),
+        Race("mapped, apply", "", "warm", (Series("raw", (1.0, 1.0), 1), Series("vdi", (1.25, 1.5), 1))),
     ),
     facts=(
         Fact("worker memory, 4 GiB", 121 * MIB, "bytes"),
@@ -89,6 +91,8 @@ def test_ratios_are_taken_round_by_round_and_outliers_do_not_count():
         ("plan, reflink copies on XFS, 2 jobs against 1", 0.8, "reached"),
         ("apply, 64 small guests: each, beside QEMU", 0.025, "reached"),
         ("plan, 100 % changed, against the read limit", 2.5, "missed by 25%"),
+        ("plan and apply, vdi guests, against raw", 1.3125, "missed by 1%"),
+        ("plan and apply, qed guests, against raw", None, "not measured"),
         ("that advantage at 64 guests, against the one at 1", 3.0, "reached"),
         ("memory of a worker, 4 GiB", 121.0, "missed by 1%"),
         (TEMPLATE_READS.format(4), 1.0, "reached"),

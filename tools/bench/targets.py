@@ -92,6 +92,24 @@ def _ratio(fleet: str, slower: str, faster: str, cache: str = "warm") -> Callabl
     return measure
 
 
+def _plan_and_apply(form: str) -> Callable[[Report], float | None]:
+    """Measure the time of a plan and of its apply together, of guests of a format, over that of raw guests."""
+
+    def measure(report: Report) -> float | None:
+        planned, applied = report.race("mapped"), report.race("mapped, apply")
+        if planned is None or applied is None:
+            return None
+        found = [race.of(name) for name in (form, "raw") for race in (planned, applied)]
+        series = [each.seconds for each in found if each is not None]
+        if len(series) < len(found):
+            return None
+        ratios = [(plan + apply) / (raw + of_raw) for plan, apply, raw, of_raw in zip(*series, strict=True)]
+        median: float = statistics.median(ratios)
+        return median
+
+    return measure
+
+
 def _without_start(fleet: str, other: str) -> Callable[[Report], float | None]:
     """Measure a plan's time after opening the first image, over another contestant's whole time."""
 
@@ -220,6 +238,7 @@ TARGETS = (
         Target(f"apply, {form} guests, against raw", 1.3, "x", _ratio("mapped, apply", form, "raw"))
         for form in MAPPED
     ),
+    *(Target(f"plan and apply, {form} guests, against raw", 1.3, "x", _plan_and_apply(form)) for form in MAPPED),
     *(
         Target(f"reading {kind}, against nbdcopy", 2, "x", _ratio(f"exported {kind}", READER, NBDCOPY))
         for kind in EXPORTED
