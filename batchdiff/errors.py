@@ -25,6 +25,13 @@ def advice_on_limit(error: BaseException | None) -> str:
     return _OF_LIMITS.get(error.errno or 0, "") if isinstance(error, OSError) else ""
 
 
+def is_caused_by(error: BaseException | None, *kinds: type[BaseException]) -> bool:
+    """Return whether an error, or one that it was raised from, is of one of these kinds."""
+    while error is not None and not isinstance(error, kinds):
+        error = error.__cause__
+    return error is not None
+
+
 class BatchdiffError(Exception):
     """A failure: what went wrong and where, why, and what to do next. It is printed without a traceback.
 

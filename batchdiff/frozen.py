@@ -46,10 +46,9 @@ def frozen(
     return decorate if cls is None else decorate(cls)
 
 
-def field_names(value: object) -> tuple[str, ...]:
+def field_names(value: Any) -> tuple[str, ...]:  # noqa: ANN401  # any class that is decorated, or an instance
     """Return the names of the fields of a frozen class, or of an instance, in their order."""
-    names: tuple[str, ...] = value.__slots__  # type: ignore[attr-defined]  # mypy does not know of them
-    return names
+    return tuple(each.name for each in dataclasses.fields(value))  # __slots__ lacks those of its base class
 
 
 def _constructor(members: tuple[dataclasses.Field[Any], ...], *, is_completed: bool) -> Callable[..., None]:

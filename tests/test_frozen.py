@@ -111,6 +111,14 @@ def test_it_is_equal_to_its_like_alone():
         hash(Found(1))  # as that of its list
 
 
+def test_a_subclass_has_the_fields_of_its_base_too():
+    @frozen
+    class More(Found):
+        speed: int = 0
+
+    assert field_names(More) == field_names(More(1)) == (*Expected.__slots__, "speed")
+
+
 def test_by_identity_if_so_declared():
     @frozen(eq=False)
     class Image:

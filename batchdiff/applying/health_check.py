@@ -2,8 +2,7 @@
 
 ::
 
-    template   proven by fingerprints -> sound      else by its digest: touched, or damaged
-               gone or changed before any overlay was made on it                          -> stale
+    template   see template/template_health
     overlay    its VM is running      -> in use     nothing is compared
                missing, or QEMU finds an error in it                                      -> damaged
                names another template in its header, as after a move                      -> unknown
@@ -28,12 +27,12 @@ from batchdiff.applying.guests.commands import command
 from batchdiff.applying.guests.data_files import DataFiles, remark_on_data_file
 from batchdiff.applying.guests.guest_files import Found, changed_parts, find_original, find_overlay, missing
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
-from batchdiff.applying.guests.whole_originals import original_too, originals_first
+from batchdiff.applying.guests.whole_originals import original_too
 from batchdiff.applying.journal.records import GuestState, History
 from batchdiff.applying.results.finding import Finding, Health
 from batchdiff.applying.session.stop import Stop
 from batchdiff.applying.share_guests import is_shared, shared_finding
-from batchdiff.applying.template.check import begin_with_template, doubt, require_content
+from batchdiff.applying.template.template_health import check_template
 from batchdiff.applying.workload import expect_comparisons
 from batchdiff.choices import Strategy, VerifyMode
 from batchdiff.errors import (
@@ -42,15 +41,13 @@ from batchdiff.errors import (
     ImageError,
     InUseError,
     MovedError,
-    PlanError,
     SecretError,
     StopError,
-    TemplateChangedError,
     VerificationError,
+    is_caused_by,
 )
-from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import users
-from batchdiff.image.open import inspect, open_image, open_layer
+from batchdiff.image.open import open_image, open_layer
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.call_failures import explain
 from batchdiff.plan.plan import GuestPlan, GuestToConvert, GuestToShare, Plan
@@ -87,7 +84,7 @@ def check_health(  # noqa: PLR0913  # options by keyword
     converted = _converted(guests, history)
     meter = Meter() if meter is None else meter
     expect_comparisons(meter, [guest for guest, state in converted if find_original(guest, state) is not None])
-    yield _template(plan, history, [guest for guest, _ in converted], stop, meter)
+    yield check_template(plan, history, [guest for guest, _ in converted], stop, meter)
     meter.begin()
 
     data_files = DataFiles(plan, history)
@@ -121,47 +118,6 @@ def _converted(guests: list[GuestPlan], history: History) -> list[tuple[GuestToC
     return [(guest, state) for guest, state in states if state is not None and state.published]
 
 
-def _template(plan: Plan, history: History, converted: list[GuestToConvert], stop: Stop, meter: Meter) -> Finding:
-    path = plan.template.source.path
-    lost = Health.DAMAGED if history.published else Health.STALE
-    try:
-        with open_image(plan.template.source) as template:
-            inspect(template)
-            return _opened_template(plan, history, template, stop, meter)
-    except PlanError as error:
-        health = lost if isinstance(error, TemplateChangedError) else Health.UNKNOWN
-        return Finding("template", path, health, str(originals_first(error, converted, plan, history)))
-    except BatchdiffError as error:
-        if isinstance(error, StopError):
-            raise
-        if _may_not_be_read(error) or isinstance(error, MovedError | SecretError):
-            return Finding("template", path, Health.UNKNOWN, str(error))
-        if lost is Health.STALE:
-            return Finding("template", path, lost, str(_not_needed_yet(error)))
-        remedy = "Bring it back, or add `--map OLD=NEW` if it was moved."
-        needed = ImageError(error.what, why=f"{error.why}; it is the backing file of all overlays", remedy=remedy)
-        return Finding("template", path, lost, str(originals_first(needed, converted, plan, history)))
-
-
-def _not_needed_yet(error: BatchdiffError) -> ImageError:
-    """Return the same error about the template of a plan that has not converted any guest."""
-    remedy = "Bring it back before you apply the plan, add `--map OLD=NEW` if it was moved, or make a new plan."
-    why = f"{error.why}; no guest of this plan has been converted, so none is damaged"
-    return ImageError(error.what, why=why.removeprefix("; "), remedy=remedy)
-
-
-def _opened_template(plan: Plan, history: History, template: Image, stop: Stop, meter: Meter) -> Finding:
-    path = plan.template.source.path
-    reason = doubt(template, plan, history)
-    if not reason:
-        return Finding("template", path, Health.SOUND, "as planned")
-    report = begin_with_template(meter, template)
-    require_content(template, plan, history, reason, check=stop.check, report=report)
-    if not all(each.vouches_for_content for each in template.fingerprints()):
-        return Finding("template", path, Health.SOUND, "its digest matches the plan")
-    return Finding("template", path, Health.TOUCHED, f"{reason}; its digest shows that its content is unchanged")
-
-
 def _guest(  # noqa: PLR0913, PLR0917  # what one thread is given
     guest: GuestToConvert,
     state: GuestState,
@@ -184,7 +140,7 @@ def _guest(  # noqa: PLR0913, PLR0917  # what one thread is given
         who = users(path) or error.what
         return Finding(guest.name, path, Health.IN_USE, f"{who}, so it was not checked")
     except VerificationError as error:
-        health = Health.UNKNOWN if _may_not_be_read(error) else Health.DAMAGED
+        health = Health.UNKNOWN if is_caused_by(error, PermissionError) else Health.DAMAGED
         reported = error if health is Health.UNKNOWN else original_too(error, guest, history)
         return Finding(guest.name, path, health, str(reported))
     except BatchdiffError as error:
@@ -265,7 +221,7 @@ def _require_readable(overlay: ImageSource) -> None:
     try:
         open_layer(overlay).close()
     except ImageError as error:
-        if _may_not_be_read(error) or isinstance(error, MovedError | SecretError):
+        if is_caused_by(error, PermissionError) or isinstance(error, MovedError | SecretError):
             raise
         raise VerificationError(f"{overlay.path} cannot be read", why=error.reason, remedy=error.remedy) from error
     open_image(overlay).close()
@@ -273,10 +229,3 @@ def _require_readable(overlay: ImageSource) -> None:
 
 def _sound(guest: GuestToConvert, why: str) -> Finding:
     return Finding(guest.name, guest.overlay_path, Health.SOUND, why)
-
-
-def _may_not_be_read(error: BaseException | None) -> bool:
-    """Return whether this user lacks a permission: such an error proves nothing about the file."""
-    while error is not None and not isinstance(error, PermissionError):
-        error = error.__cause__
-    return error is not None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from batchdiff.cli.console import Console
 from batchdiff.errors import UsageError
@@ -26,18 +27,33 @@ class Question:
     last: str = "Type yes to continue: "
 
 
-def deletion(originals: Sequence[tuple[str, int]], *, condition: str, remains: str, otherwise: str) -> Question:
+_NO_DOUBTS: Mapping[str, str] = MappingProxyType({})
+"""All originals will be deleted, unless a comparison fails."""
+
+
+def deletion(
+    originals: Sequence[tuple[str, int]],
+    *,
+    condition: str,
+    remains: str,
+    otherwise: str,
+    doubts: Mapping[str, str] = _NO_DOUBTS,
+) -> Question:
     """Return the question to ask before originals are deleted.
 
     ``originals``: their paths, and bytes on disk. ``condition``: the clause that follows "will be deleted".
+    ``doubts``: why some of them may be kept, by path.
     """
     count = count_of(len(originals), "original")
     much = format_size(sum(size for _, size in originals))
+    if doubts:
+        count, much = f"up to {count}", f"at most {much}"
     sizes = [format_size(size) for _, size in originals]
     column = max(map(len, sizes), default=0)
+    notes = [f" ({doubts[path]})" if path in doubts else "" for path, _ in originals]
     return Question(
         f"{count}, {much} on disk, will be deleted, {condition}:",
-        [f"{size:>{column}}  {path}" for size, (path, _) in zip(sizes, originals, strict=True)],
+        [f"{size:>{column}}  {path}{note}" for size, (path, _), note in zip(sizes, originals, notes, strict=True)],
         otherwise,
         f"What remains: {remains}",
         f"Type yes to delete {count} ({much}): ",

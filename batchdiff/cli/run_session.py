@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import field
 
 from batchdiff.applying.checks.free_space import FreeSpace
@@ -14,22 +14,19 @@ from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.applying.session.plan_journal import plan_journal
 from batchdiff.applying.session.session import Session
 from batchdiff.applying.undo import NOTHING_TO_PURGE, NOTHING_TO_UNDO
-from batchdiff.choices import Verdict
 from batchdiff.cli.console import Console
+from batchdiff.cli.definition_changes import changes_in_definition
 from batchdiff.cli.signals import stopping
 from batchdiff.definitions.domain_state import images_of_active_domains
 from batchdiff.definitions.virsh import Libvirt
 from batchdiff.errors import EXIT_DONE, GuestError, StopError, UsageError
-from batchdiff.files.filenames import shell_line
 from batchdiff.frozen import frozen
-from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.image_source import ImageSource
 from batchdiff.linux.call_failures import explain
 from batchdiff.linux.machine import usable_cpus
-from batchdiff.managers.proxmox import is_of_proxmox
 from batchdiff.plan.earlier_plans import is_done
 from batchdiff.plan.path_map import NOTHING_MOVED, PathMap
 from batchdiff.plan.plan import GuestPlan, Plan
-from batchdiff.qemu.image_options import decryption, dotted
 from batchdiff.report.events import guest_event
 from batchdiff.units import format_size
 
@@ -41,11 +38,8 @@ _CHANGES_DISKS = {Status.CONVERTED, Status.SHARED, Status.RETIRED, Status.RESTOR
 _ALWAYS_FREES = {Status.SHARED, Status.RESTORED, Status.PURGED}
 """Results for which a file was deleted or let go of blocks, whatever became of the original."""
 
-_MOST_CHANGES = 3
-"""Guests whose definitions are listed on a terminal, where a table of all guests stands above."""
-
-PROXMOX_FOLDER = ("--proxmox", "/etc/pve/qemu-server")
-"""The option with the folder in which a host of Proxmox VE has the configurations of its VMs."""
+_REASON_WAITS = {Status.SHARED, Status.UNCHANGED}
+"""Results whose reasons are printed once, with the command's result: none is urgent."""
 
 Work = Callable[[Session], Iterator[GuestOutcome]]
 
@@ -197,100 +191,12 @@ def _say(console: Console, guest: GuestPlan, outcome: GuestOutcome, template: Im
     # Hundreds of guests may be done already, in every run; the result has one line for all of them.
     is_of_many = is_done(outcome.reason) or outcome.reason in {NOTHING_TO_UNDO, NOTHING_TO_PURGE}
     say = console.detail if outcome.status is Status.SKIPPED and is_of_many else console.say
-    say(f"{outcome.name}: {outcome.status}{': ' + outcome.reason if outcome.reason else ''}")
+    has_reason = outcome.reason and outcome.status not in _REASON_WAITS
+    say(f"{outcome.name}: {outcome.status}{': ' + outcome.reason if has_reason else ''}")
     for remark in outcome.remarks:
         console.warn(f"{outcome.name}: {remark}")
-    for line in _changes(guest, outcome, template, plan_path):
+    for line in changes_in_definition(guest, outcome, template, plan_path):
         console.say(f"  {line}")
-
-
-def report_changes(console: Console, path: str, plan: Plan, outcomes: list[GuestOutcome]) -> None:
-    """Print, below the results on a terminal, what must change in definitions; elsewhere each guest's line had it.
-
-    ``path``: the plan's.
-    """
-    if not console.is_one_terminal:
-        return
-    guests = {guest.name: guest for guest in plan.guests}
-    changes = [
-        (each.name, list(_changes(guests[each.name], each, plan.template.source, path))) for each in outcomes
-    ]
-    found = [(name, lines) for name, lines in changes if lines]
-    for name, lines in found if console.verbosity > 0 else found[:_MOST_CHANGES]:
-        for line in lines:
-            console.say(f"{name}: {line}")
-    left = len(found) - _MOST_CHANGES
-    if left > 0 and console.verbosity <= 0:
-        console.say(
-            f"{left} more {'definition' if left == 1 else 'definitions'} must change in the same way:"
-            f" `{definitions_command(path, plan.guests)}` shows how"
-        )
-
-
-def definitions_command(
-    path: str, guests: Iterable[GuestPlan], *, moves: Iterable[str] = (), options: Iterable[str] = ()
-) -> str:
-    """Return the command that shows what must change in the definitions of these guests' VMs.
-
-    ``path``: the plan's. ``moves``: ``--map`` and its values. ``options``: those for libvirt, which does not know
-    the VMs of Proxmox VE.
-    """
-    manager = PROXMOX_FOLDER if is_on_proxmox(guests) else options
-    return shell_line(["batchdiff", "definitions", path, *manager, *moves])
-
-
-def is_on_proxmox(guests: Iterable[GuestPlan]) -> bool:
-    """Return True if an overlay of these guests has the place and name of a disk of Proxmox VE."""
-    return any(is_of_proxmox(guest.overlay_path) for guest in guests)
-
-
-def _changes(guest: GuestPlan, outcome: GuestOutcome, template: ImageSource, plan_path: str) -> Iterator[str]:
-    """Yield what to change in the definition of a guest's VM, if its overlay exists."""
-    has_overlay = outcome.status in {Status.CONVERTED, Status.UNCHANGED, Status.RETIRED}
-    if has_overlay and guest.verdict is not Verdict.SHARE:
-        yield from _definition(guest, plan_path)
-        yield from _secrets(guest, template)
-
-
-def _definition(guest: GuestPlan, plan_path: str) -> Iterator[str]:
-    """Yield what to change in the definition of a guest's VM, which names a symbolic link if the manifest does."""
-    file, kind = guest.source.path, guest.source.format.value
-    named = guest.alias or file
-    before = f"{guest.alias} (a link to {file}, {kind})" if guest.alias else f"{file} ({kind})"
-    form = guest.options.format
-    if is_on_proxmox([guest]):
-        # A linked clone is named after its base, even if it has taken the guest's own path.
-        yield f"change the VM's configuration: `{definitions_command(plan_path, [guest])}` prints the command"
-    elif guest.overlay_path != file:
-        yield f"change the VM's definition: {before} -> {guest.overlay_path} ({form})"
-    elif kind == form:
-        yield f"the VM's definition stays as it is: {named} ({form})"
-    else:
-        yield f"change the VM's definition: the format of {named}, {kind} -> {form}"
-    if guest.options.data_file is not None:
-        yield f"the overlay keeps its data in {guest.options.data_file}, which the VM opens as well"
-    if guest.alias and os.path.islink(guest.alias) and not os.path.exists(guest.alias):
-        yield f"the link {guest.alias} points to nothing now; remove it once no definition names it"
-
-
-def _secrets(guest: GuestPlan, template: ImageSource) -> Iterator[str]:
-    """Yield what to change about secrets in the definition of a guest's VM."""
-    chosen = guest.options.encryption
-    if chosen is not None:
-        yield (
-            f"the overlay is encrypted: give the VM the secret in {chosen.secret_file}"
-            " (QEMU: encrypt.key-secret=ID; libvirt: <encryption> in the disk's <source>)"
-        )
-    elif guest.source.secret_file is not None:
-        yield "the overlay is not encrypted: remove the secret of the original from the VM's definition"
-    overlay = ImageSource(guest.overlay_path, ImageFormat.QCOW2, (template, *template.backing))
-    ids = {each.secret_file: "SECRET" for each in overlay.backing if each.secret_file is not None}
-    options = [each for each in dotted(decryption(overlay, ids)) if each.endswith("=SECRET")]
-    if options:
-        yield (
-            f"the template is encrypted: give the VM its secret, too (QEMU: {', '.join(options)}; libvirt:"
-            " <encryption> in the disk's <backingStore>)"
-        )
 
 
 def exit_code(outcomes: list[GuestOutcome]) -> int:

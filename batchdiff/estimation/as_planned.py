@@ -1,4 +1,4 @@
-"""The exact figures of a fleet of which samples would be as much as a plan reads: those of a plan, not written.
+"""The figures of a fleet for which samples would be more work than a plan: those of a plan, not written.
 
 ::
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 from batchdiff.choices import Strategy
 from batchdiff.estimation.estimate import GuestEstimate
-from batchdiff.estimation.frame import Frame, ProbeClass
+from batchdiff.estimation.guest_sample import GuestSample
 from batchdiff.image.files import ReadObserver
 from batchdiff.manifest.manifest import Manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
@@ -23,14 +23,14 @@ from batchdiff.sampling.interval import exactly
 
 def planned_guests(  # noqa: PLR0913  # options by keyword
     manifest: Manifest,
-    frames: Mapping[str, Frame],
+    samples: Mapping[str, GuestSample],
     plans: EarlierPlans,
     *,
     jobs: int,
     progress: Callable[[int, int], None],
     observer: ReadObserver | None,
 ) -> tuple[GuestEstimate, ...]:
-    """Return the figures of a plan for all guests; ``frames``: those of the guests that are to be compared.
+    """Return the figures of a plan for all guests; ``samples``: what was read before of those to be compared.
 
     ``progress`` is called with the bytes read so far, and those to read; ``observer``, at every read.
 
@@ -40,18 +40,20 @@ def planned_guests(  # noqa: PLR0913  # options by keyword
     plan = make_plan(
         manifest, jobs=jobs, progress=progress, earlier=EarlierResults(plans=plans), observer=observer
     )
-    return tuple(_exact(guest, frames.get(guest.name)) for guest in plan.guests)
+    return tuple(_as_estimate(guest, samples.get(guest.name)) for guest in plan.guests)
 
 
-def _exact(guest: GuestPlan, frame: Frame | None) -> GuestEstimate:
-    """Return what a plan found for a guest, as an estimate without any doubt."""
-    probes = 0 if frame is None else frame.count(ProbeClass.ADDED) + frame.count(ProbeClass.COMPARED)
-    read = 0 if frame is None else frame.open_bytes
-    if guest.strategy is Strategy.SHARE and guest.sharing is not None:
-        saved = exactly(float(guest.sharing.saved_bytes))
-        return GuestEstimate(guest, saved=saved, probes=probes, read_bytes=read)
-    if guest.diff is None or guest.strategy is Strategy.SHARE:
-        return GuestEstimate(guest, probes=probes, read_bytes=read)
-    savings = guest.diff.savings
-    overlay, saved = exactly(float(savings.overlay_disk_bytes)), exactly(float(savings.saved_bytes))
-    return GuestEstimate(guest, overlay, saved, probes=probes, read_bytes=read)
+def _as_estimate(guest: GuestPlan, sample: GuestSample | None) -> GuestEstimate:
+    """Return the figures of a plan for a guest as an estimate: as certain as a plan is."""
+    overlay = saved = None
+    if guest.strategy is Strategy.SHARE:
+        saved = None if guest.sharing is None else exactly(float(guest.sharing.saved_bytes))
+    elif guest.diff is not None:
+        savings = guest.diff.savings
+        more = savings.overlay_error_bytes
+        less = min(more, savings.overlay_disk_bytes)
+        overlay = exactly(float(savings.overlay_disk_bytes)).widened(below=less, above=more)
+        saved = exactly(float(savings.saved_bytes)).widened(below=more, above=less)
+    # A plan reads again what was sampled before.
+    probes, read = (0, 0) if sample is None else (sample.probes, sample.read_bytes + sample.frame.open_bytes)
+    return GuestEstimate(guest, overlay, saved, probes=probes, read_bytes=read, is_complete=True)

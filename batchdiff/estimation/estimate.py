@@ -19,7 +19,9 @@ class GuestEstimate:
     ``plan``: what a plan would have for it if the rest of the guest is like its sample. ``overlay``: bytes on disk
     that the overlay takes; None if it gets none, or was not sampled. ``saved``: the bytes that come back; None if
     it was not sampled. ``threshold``: the least savings with which a plan converts it, or has it share blocks.
-    ``probes``, ``read_bytes``: how many probes were read, and the bytes of the guest and the template in them.
+    ``probes``, ``read_bytes``: how many probes were read, and the bytes that were read of the guest, and of the
+    template in its probes. ``is_complete``: everything that metadata does not settle was read, so the verdict and
+    the figures are those of a plan, with the error that they have in a plan.
     """
 
     plan: GuestPlan
@@ -28,6 +30,7 @@ class GuestEstimate:
     threshold: float = 0.0
     probes: int = 0
     read_bytes: int = 0
+    is_complete: bool = False
 
     @property
     def savings(self) -> Savings | Sharing | None:
@@ -47,7 +50,7 @@ class GuestEstimate:
     def is_undecided(self) -> bool:
         """True if the sample does not show whether a plan would convert the guest or skip it."""
         saved = self.saved
-        if saved is None or saved.is_exact:
+        if saved is None or saved.is_exact or self.is_complete:
             return False
         # The verdict was reached before holes were accounted for, so near the threshold it may be the other one.
         converts = saved.estimate >= self.threshold
@@ -55,7 +58,7 @@ class GuestEstimate:
 
     @property
     def is_exact(self) -> bool:
-        """True if everything that metadata does not settle was read."""
+        """True if nothing is uncertain of the savings, as far as their exactness allows."""
         return self.saved is not None and self.saved.is_exact
 
 
@@ -88,7 +91,7 @@ class Estimate:
 
     ``wanted_error``, ``seed``: the options. ``whole_bytes``: the most that a plan would have to read.
     ``seconds``: the time that the estimate took. ``template_bytes``: those of the template, if it was read once
-    for all guests.
+    for all guests, besides the samples.
     """
 
     generator: str

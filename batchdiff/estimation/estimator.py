@@ -97,6 +97,8 @@ def make_estimate(manifest: Manifest, options: EstimateOptions, plans: EarlierPl
         can_share = any(isinstance(part, Candidate) and not part.entry.gets_overlay for part in parts)
         facts = FleetFacts(manifest, shared_blocks(image) if sharing else {}, {}, observer, can_share)
         estimator, of_template = _Estimator(image, parts, facts, options, sharing=sharing), _data_bytes(image)
+        if sharing:  # a plan reads it only where guests have blocks of their own
+            of_template = min(of_template, estimator.open_bytes)
         whole = of_template + estimator.open_bytes
         guests = estimator.estimated(whole)
         planned = guests is None
@@ -125,13 +127,18 @@ def make_estimate(manifest: Manifest, options: EstimateOptions, plans: EarlierPl
     )
 
 
-def reads_more_than_a_plan(sampled: int, whole: int) -> bool:
-    """Return True if samples of so many bytes are more than the ``whole`` bytes that a plan reads."""
-    return sampled > whole
+def plan_reads_less(sampled: int, left: int, whole: int) -> bool:
+    """Return True if it is better to read the ``whole`` bytes of a plan than further samples.
+
+    ``sampled``: the bytes of all samples after the next round; ``left``: those that are not read yet, with which
+    the samples would be complete. A plan reads again what was sampled, so samples end at two thirds of what it
+    reads, unless reading what is left takes no more than a plan. One more round usually makes them certain enough.
+    """
+    return 3 * sampled > 2 * whole and left > whole
 
 
 class _PlanReadsLessError(Exception):
-    """The samples would be more than a plan reads."""
+    """A plan would read less than the samples that are still to be read."""
 
 
 class _Estimator:
@@ -167,7 +174,7 @@ class _Estimator:
         before = self._sampler.done
         return planned_guests(
             self._facts.manifest,
-            {name: sample.frame for name, sample in self._samples.items()},
+            self._samples,
             plans,
             jobs=self._options.jobs,
             progress=lambda done, total: self._options.progress(before + done, before + total),
@@ -175,7 +182,7 @@ class _Estimator:
         )
 
     def estimated(self, whole: int) -> tuple[GuestEstimate, ...] | None:
-        """Return the estimates of all guests, or None if a plan, which reads ``whole`` bytes, would read less."""
+        """Return the estimates of all guests; None if a plan, which reads ``whole`` bytes, is the better way."""
         self._whole = whole
         try:
             return self._sampled()
@@ -229,7 +236,8 @@ class _Estimator:
         return bool(uncertain)
 
     def _read(self) -> None:
-        if reads_more_than_a_plan(self._sampler.done + self._sampler.wanted(self._samples), self._whole):
+        sampled = self._sampler.done + self._sampler.wanted(self._samples)
+        if plan_reads_less(sampled, sum(each.bytes_left for each in self._samples.values()), self._whole):
             raise _PlanReadsLessError
         for name, error in self._sampler.read(self._samples).items():
             self._fail(name, error)

@@ -88,7 +88,7 @@ class GuestSample:
         """
         self.frame, self.pricing, self.allocated = frame, pricing, allocated
         self.classes: dict[ProbeClass, ClassSample] = {}
-        self._random = random
+        self._random, self._read_before = random, 0
         open_probes = {kind: frame.count(kind) for kind in (ProbeClass.ADDED, ProbeClass.COMPARED)}
         total = sum(open_probes.values())
         for kind, count in open_probes.items():
@@ -119,7 +119,7 @@ class GuestSample:
 
     def price_by(self, pricing: Pricing) -> None:
         """Take another pricing; what was read must be read again."""
-        self.pricing = pricing
+        self.pricing, self._read_before = pricing, self.read_bytes
         for sample in self.classes.values():
             sample.parts.clear()
 
@@ -165,8 +165,15 @@ class GuestSample:
 
     @property
     def read_bytes(self) -> int:
-        """The bytes that were read of the guest and of the template."""
-        return sum(int(each.contents.read.sum()) for each in self.classes.values())
+        """The bytes that were read of the guest and of the template, also for an earlier pricing."""
+        parts = [contents for each in self.classes.values() for _, contents in each.parts]
+        return self._read_before + sum(int(contents.read.sum()) for contents in parts)
+
+    @property
+    def bytes_left(self) -> int:
+        """The bytes that are still to be read until the sample is complete."""
+        left = {kind: each.strata.population - each.count for kind, each in self.classes.items()}
+        return sum(bytes_to_read(kind, count, self.frame) for kind, count in left.items())
 
     def _draw(self, kind: ProbeClass, wanted: int) -> None:
         if count := self.frame.count(kind):

@@ -81,6 +81,7 @@ class Sizes:
             self._threshold(savings.allocated_bytes),
             sample.probes,
             sample.read_bytes,
+            doubt.is_of_plan,
         )
 
     def _sharing(self, plan: GuestPlan, sharing: Sharing, sample: GuestSample) -> GuestEstimate:
@@ -97,7 +98,7 @@ class Sizes:
                 max(saved.high + more + (equal.high - equal.estimate) + slack, 0.0),
             )
         threshold = self._threshold(sharing.allocated_bytes)
-        return GuestEstimate(plan, None, saved, threshold, sample.probes, sample.read_bytes)
+        return GuestEstimate(plan, None, saved, threshold, sample.probes, sample.read_bytes, sample.is_complete)
 
     def _threshold(self, allocated: int) -> float:
         """Return the least savings with which a plan does anything about a guest that takes so many bytes."""
@@ -109,12 +110,14 @@ class Sizes:
 class _Doubt:
     """What is uncertain of an overlay's size besides its data: bytes that may be too many, and too few.
 
-    ``per_byte``: the bytes of tables for each byte of data.
+    ``per_byte``: the bytes of tables for each byte of data. ``is_of_plan``: a plan has the same doubt, which is
+    only about compression.
     """
 
     below: float
     above: float
     per_byte: float
+    is_of_plan: bool = False
 
     @classmethod
     def of(cls, candidate: Candidate, diff: Diff, sample: GuestSample, tables: int) -> _Doubt:
@@ -125,7 +128,7 @@ class _Doubt:
             coverage, size = savings.allocation_unit // 8 * geometry.cluster_size, savings.allocation_unit
         least, most = sample.tables(coverage)
         if sample.is_complete and least == most:
-            return cls(0.0, 0.0, 1.0)
+            return cls(savings.overlay_error_bytes, savings.overlay_error_bytes, 1.0, is_of_plan=True)
         more = _SLACK_UNITS * savings.allocation_unit + savings.overlay_error_bytes
         is_open = is_to_be_chosen(candidate.entry)
         chosen = savings.overlay_disk_bytes * _CHOICE if is_open else 0.0

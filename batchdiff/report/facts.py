@@ -151,20 +151,15 @@ class PlanFacts(NamedTuple):
 
 
 def guests_not_converted(guests: Sequence[GuestPlan]) -> list[SharedReason]:
-    """Return why guests are not converted, in their order; guests skipped for the same reason are grouped.
+    """Return why guests are not converted, in their order; those with the same verdict and reason are grouped.
 
     A guest to convert or to share is among them if it has a reason, which is then a remark.
     """
-    found: list[SharedReason] = []
-    skipped: dict[str, list[str]] = {}
+    found: dict[tuple[Verdict, str], list[str]] = {}
     for guest in guests:
-        if guest.verdict is Verdict.SKIP and guest.reason in skipped:
-            skipped[guest.reason].append(guest.name)
-        elif guest.reason or guest.verdict not in WORKED_ON:
-            found.append(SharedReason(guest.verdict, guest.reason, [guest.name]))
-            if guest.verdict is Verdict.SKIP:
-                skipped[guest.reason] = found[-1].names
-    return found
+        if guest.reason or guest.verdict not in WORKED_ON:
+            found.setdefault((guest.verdict, guest.reason), []).append(guest.name)
+    return [SharedReason(verdict, reason, names) for (verdict, reason), names in found.items()]
 
 
 def inexact(guests: Iterable[GuestToConvert | GuestToShare]) -> list[InexactSavings]:

@@ -77,21 +77,35 @@ def count_of(count: int, singular: str) -> str:
 
 def of_several(reason: str) -> str:
     """Return a reason that several guests share, in the plural."""
-    for one, several in _PLURALS:
-        if reason.startswith(one):
-            return several + reason.removeprefix(one).replace(": was it copied ", ": were they copied ", 1)
+    begin, plural = next(((one, several) for one, several in _BEGINNINGS if reason.startswith(one)), ("", ""))
+    reason = plural + reason.removeprefix(begin)
+    for one, several in _WITHIN:
+        reason = reason.replace(one, several, 1)
     return reason
 
 
-_PLURALS = (
+_BEGINNINGS = (
     ("it has ", "they have "),
     ("it would ", "each would "),
     ("it shares ", "each shares "),
     ("it is ", "each is "),
+    ("it changed ", "each changed "),
     ("its overlay ", "the overlay of each "),
+    ("its disk ", "the disk of each "),
     ("deleting it ", "deleting any of them "),
+    ("only QEMU can read its ", "only QEMU can read their "),
 )
 """How reasons begin, for one guest and for several."""
+
+_WITHIN = (
+    (": was it copied ", ": were they copied "),
+    (". Was it copied ", ". Were they copied "),
+    (" for this guest", " for these guests"),
+    (" move template and guest to ", " move template and guests to "),
+    (" move both to ", " move all to "),
+    ("; shut its VM down", "; shut their VMs down"),
+)
+"""Words inside a reason, for one guest and for several."""
 
 
 def local_time(moment: str) -> str:

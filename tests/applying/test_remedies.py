@@ -312,6 +312,7 @@ MAY_PLAN_AGAIN = {
     "applying/checks/staleness.py",
     "applying/guests/status.py",  # a guest that was refused when it was planned
     "applying/template/check.py",  # while nothing is converted
+    "applying/template/template_health.py",  # the same
     "qemu/qemu_img.py",  # QEMU's last word, before anything rests on a template
     "applying/share_guests.py",
     "linux/dedupe_range.py",  # under apply only

@@ -28,7 +28,7 @@ from batchdiff.units import MIB
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("estimate")
-    write_fleet(path, 10, guests=2)
+    write_fleet(path, 10, guests=2, size=64 * MIB)
     return path
 
 

@@ -1,6 +1,6 @@
 """The exact text of messages that an operator acts on, and that no other test quotes whole.
 
-Guards cli/new_plan/plan_warnings.py, cli/run_session.py.
+Guards cli/new_plan/plan_warnings.py, cli/run_session.py, cli/verbs/purge.py.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ import errno
 import types
 
 import pytest
-from plans import guest_plan, small_plan
+from plans import guest_plan, savings, small_plan
 
+from batchdiff.applying.guests.status import OnDisk, Written
 from batchdiff.applying.journal.kept_plan import KeptPlan
 from batchdiff.applying.journal.records import Fate, History
 from batchdiff.applying.results.outcome import GuestOutcome, Original, Status
+from batchdiff.applying.swap.purge_task import PurgeOptions
 from batchdiff.cli import earlier_plans, journal_history, main, run_session, warnings
 from batchdiff.cli.console import Console
 from batchdiff.cli.new_plan import plan_warnings
@@ -57,7 +59,7 @@ def test_how_space_comes_back_from_quarantine(capsys):
 )
 def test_the_question_of_purge(used, words):
     originals = [("/a.img.batchdiff-original", 3 << 20), ("/b.img.batchdiff-original", 4 << 20)]
-    question = purge._question(originals, small_plan(), used=used)
+    question = purge._question(originals, {}, small_plan(), used=used)
     assert question.what == words
     assert question.lines == ["3 MiB  /a.img.batchdiff-original", "4 MiB  /b.img.batchdiff-original"]
     assert question.remains == (
@@ -65,6 +67,30 @@ def test_the_question_of_purge(used, words):
     )
     assert question.last == "Type yes to delete 2 originals (7 MiB): "
     assert question.otherwise == "The originals stay in quarantine."
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_the_question_of_purge_promises_no_more_than_is_certain(monkeypatch, used):
+    """The VM of the second guest has written to its overlay, so its original is probably kept."""
+    guests, asked = [guest_plan("a", savings=savings(3 << 20)), guest_plan("b", savings=savings(4 << 20))], []
+    there = {
+        guest.name: OnDisk(guest.overlay_path, None, written=written)
+        for guest, written in zip(guests, (Written.NONE, Written.OVERLAY), strict=True)
+    }
+    monkeypatch.setattr(purge, "purgeable", lambda *_: [(guest, None) for guest in guests])
+    monkeypatch.setattr(purge, "on_disk", lambda *_: there)
+    monkeypatch.setattr(purge, "confirm", lambda _console, _verb, question: asked.append(question))
+    purge._ask(Console(), small_plan(*guests), PurgeOptions(used=used), History(), yes=False)
+    purge._ask(Console(), small_plan(*guests), PurgeOptions(used=used), History(), yes=True)
+    (question,) = asked
+    count, much = ("2 originals", "7 MiB") if used else ("up to 2 originals", "at most 7 MiB")
+    assert question.what.startswith(f"{count}, {much} on disk, will be deleted, ")
+    assert question.last == f"Type yes to delete {count} ({much}): "
+    may_stay = "" if used else " (its VM has written to the overlay: kept if QEMU finds a difference)"
+    assert question.lines == [
+        "3 MiB  /srv/clones/a.img.batchdiff-original",
+        f"4 MiB  /srv/clones/b.img.batchdiff-original{may_stay}",
+    ]
 
 
 INCLUDED = "; changes that other programs made meanwhile are included."

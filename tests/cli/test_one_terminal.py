@@ -1,27 +1,32 @@
 """What apply, restore and purge print if messages and results go to one terminal: each thing once.
 
-Guards cli/run_session.py, cli/confirm.py.
+Guards cli/run_session.py, cli/definition_changes.py, cli/confirm.py.
 """
 
+import argparse
 import types
 from dataclasses import replace
 
 import pytest
-from plans import guest_plan, small_plan
+from plans import guest_plan, shared_guest, small_plan
 
 from batchdiff.applying.journal.records import Fate
 from batchdiff.applying.results.outcome import GuestOutcome, Original, Status
-from batchdiff.cli import run_session
+from batchdiff.cli import definition_changes, run_session
 from batchdiff.cli.confirm import confirm, deletion
 from batchdiff.cli.console import Console
 from batchdiff.errors import UsageError
 from batchdiff.image_source import ImageFormat
+from batchdiff.report.results_text import results_text
 
 GUESTS = [guest_plan(f"web{number}") for number in range(6)]
 PLAN = small_plan(*GUESTS)
 OUTCOMES = [GuestOutcome(guest.name, Status.CONVERTED, original=Original(Fate.KEPT)) for guest in GUESTS]
 SKIPPED = GuestOutcome("web0", Status.SKIPPED, "it would save nothing", remarks=("a remark",))
 FAILED = GuestOutcome("web0", Status.FAILED, "No space left on device")
+ARGUMENTS = argparse.Namespace(plan="my fleet.json", connect=None)
+SHARED = shared_guest("db01")
+PROXMOX = "/var/lib/vz/images/103/vm-103-disk-0.qcow2"
 
 
 @pytest.fixture
@@ -34,7 +39,7 @@ def report(outcome):
 
 
 def changes(console=None):
-    run_session.report_changes(console or Console(), "my fleet.json", PLAN, OUTCOMES)
+    definition_changes.report_changes(console or Console(), "my fleet.json", PLAN, OUTCOMES)
 
 
 @pytest.mark.parametrize("outcome", [OUTCOMES[0], SKIPPED])
@@ -67,18 +72,56 @@ def test_definitions_to_change_come_after_the_table(terminal, capsys):
     assert lines[0] == (
         "web0: change the VM's definition: /srv/clones/web0.img (raw) -> /srv/clones/web0.qcow2 (qcow2)"
     )
-    assert lines[3:] == [
-        "3 more definitions must change in the same way: `batchdiff definitions 'my fleet.json'` shows how"
-    ]
+    assert lines[3:] == ["3 more definitions must change in the same way."]
     changes(Console(verbosity=1))
     assert len(capsys.readouterr().err.splitlines()) == 6
 
 
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (Status.SHARED, "it now shares 3 MiB more with the template"),
+        (Status.UNCHANGED, "its blocks were shared by an earlier apply"),
+    ],
+)
+def test_the_result_alone_has_what_a_guest_shares(capsys, status, reason):
+    done = GuestOutcome("db01", status, reason, gained_bytes=3 << 20)
+    announcer = run_session.Announcer(Console(), PLAN.template.source, "my fleet.json")
+    announcer.report_guest(SHARED, done)
+    assert capsys.readouterr().err == f"db01: {status}\n"
+    assert results_text([done]).count(reason) == 1
+
+
+def step(*outcomes, guests=(*GUESTS, SHARED), **options):
+    arguments = argparse.Namespace(**vars(ARGUMENTS) | options)
+    definition_changes.print_step_to_overlays(Console(), arguments, small_plan(*guests), list(outcomes))
+
+
+@pytest.mark.parametrize("on_terminal", [False, True])
+def test_the_command_for_definitions_is_printed_once_for_all(monkeypatch, capsys, on_terminal):
+    monkeypatch.setattr(Console, "is_one_terminal", on_terminal)
+    step(*OUTCOMES[1:3], FAILED)
+    assert capsys.readouterr().err == (
+        "The VMs' definitions must name the overlays: `batchdiff definitions 'my fleet.json'` shows what must"
+        " change; add --define to make the changes.\n"
+    )
+
+
+def test_the_command_for_definitions_asks_the_same_libvirt(capsys):
+    step(OUTCOMES[0], connect="qemu:///system")
+    assert "`batchdiff definitions 'my fleet.json' --connect qemu:///system` shows" in capsys.readouterr().err
+
+
+def test_without_an_overlay_no_definition_must_change(capsys):
+    step(FAILED, GuestOutcome("db01", Status.SHARED), GuestOutcome("web1", Status.SKIPPED, "it is small"))
+    step(OUTCOMES[0], guests=[replace(GUESTS[0], overlay_path=PROXMOX)])
+    assert capsys.readouterr().err == ""
+
+
 def test_proxmox_has_a_configuration_that_only_its_own_command_shows(capsys):
     """The overlay takes the guest's path, and the VM must still name the base."""
-    path = "/var/lib/vz/images/103/vm-103-disk-0.qcow2"
-    source = replace(GUESTS[0].source, path=path, format=ImageFormat.QCOW2)
-    guest = replace(GUESTS[0], source=source, overlay_path=path)
+    source = replace(GUESTS[0].source, path=PROXMOX, format=ImageFormat.QCOW2)
+    guest = replace(GUESTS[0], source=source, overlay_path=PROXMOX)
     run_session.Announcer(Console(), PLAN.template.source, "my fleet.json").report_guest(guest, OUTCOMES[0])
     assert capsys.readouterr().err.splitlines()[1:] == [
         "  change the VM's configuration: `batchdiff definitions 'my fleet.json' --proxmox /etc/pve/qemu-server`"

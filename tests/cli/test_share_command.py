@@ -148,6 +148,7 @@ def test_from_manifest_to_what_df_shows(disk, fleet):
     said = run_here("apply", plan)
     assert abs(free_bytes(disk) - free - predicted) <= TREES + predicted // 50
     assert "2 guests: 2 shared." in said
+    assert said.count("it now shares") == 2, "once for each guest, although there is no terminal"
     assert "definition" not in said, "no VM's definition changes"
     assert state(folder) == before, "content, inode, mode and mtime stay; the template keeps its write permission"
     assert not list(folder.glob("*.batchdiff-*")), "nothing rests on the template, so it gets no sidecar"
@@ -363,7 +364,10 @@ def test_bytes_that_only_the_kernel_finds_to_differ_stay(on_xfs):
 
 def test_what_cannot_share_blocks_is_refused_with_the_alternative(xfs, ext4, tmp_path):
     manifest = write_fleet(ext4 / "fleet")
-    run_here("plan", manifest, expect=1)
+    said = run_here("plan", manifest, expect=1)
+    assert said.count("ext4 has no reflinks") == 1, "once for both guests"
+    assert "refuse web and db: ext4 has no reflinks" in said
+    assert "Use `strategy: overlay` for these guests, or move template and guests to XFS or btrfs" in said
     reason = guests_of(manifest)["web"]["reason"]
     assert "ext4 has no reflinks" in reason
     assert "`strategy: overlay`" in reason

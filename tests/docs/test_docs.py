@@ -151,6 +151,12 @@ def test_is_there_and_one_page(name: str):
     assert 10 <= len(lines) <= LONGEST.get(name, 180)
 
 
+@pytest.mark.parametrize("name", sorted(EXPECTED - {"docs/performance.md"}))
+def test_percentages_are_written_as_reports_write_them(name: str):
+    """The benchmark writes the tables of the page that is left out."""
+    assert re.findall(r".*\d %.*", (ROOT / name).read_text()) == []
+
+
 def test_every_page_is_listed_once_under_its_kind():
     text = (ROOT / "docs" / "README.md").read_text()
     assert [line for line in text.splitlines() if not re.match(r"#+ |- \[|$", line)] == []

@@ -40,7 +40,7 @@ def shape(text: str) -> str:
 def test_the_number_of_samples():
     """The table's numbers for a tenth and for a half, in samples that differ one by one; doubling overshoots."""
     page = (ROOT / "docs" / "estimate.md").read_text()
-    rows = re.findall(r"^\| (\d) % .*?\| ([\d,]+) \| ([\d,]+) \|$", page, re.M)
+    rows = re.findall(r"^\| (\d)% .*?\| ([\d,]+) \| ([\d,]+) \|$", page, re.M)
     assert len(rows) == 3
     for percent, of_a_tenth, most in rows:
         error = int(percent) / 100

@@ -54,7 +54,7 @@ OPTIONS = [
 @pytest.fixture(autouse=True)
 def only_samples(monkeypatch):
     """These images are so small that a plan would usually read less than all samples."""
-    monkeypatch.setattr(estimator, "reads_more_than_a_plan", lambda *_: False)
+    monkeypatch.setattr(estimator, "plan_reads_less", lambda *_: False)
 
 
 def estimate_of(manifest, *, error: float = 0.02, seed: int = 1, jobs: int = 1, **more) -> Estimate:
@@ -66,9 +66,10 @@ def figures(found: Estimate) -> list[tuple]:
 
 
 def assert_exact(found: Estimate, plan) -> None:
-    """The estimate is exact, and has the numbers of the plan."""
-    assert all(each.is_exact for each in found.guests)
+    """The estimate is complete and exact, and has the numbers of the plan."""
     for guest, planned in zip(found.guests, plan.guests, strict=True):
+        assert guest.is_complete
+        assert guest.is_exact
         assert (guest.plan.verdict, guest.plan.name) == (planned.verdict, planned.name)
         assert guest.overlay.estimate == planned.diff.savings.overlay_disk_bytes
         assert guest.saved.estimate == planned.diff.savings.saved_bytes

@@ -52,7 +52,9 @@ def test_each_class_is_drawn_in_proportion_and_counted_by_itself():
 
 def test_doubling_reads_only_what_is_new():
     sample = sample_of({ProbeClass.COMPARED: 500})
+    assert (sample.probes, sample.read_bytes, sample.bytes_left) == (0, 0, 500 * 2 * PROBE)
     fill(sample, lambda _kind, index: index % 3 == 0)
+    assert sample.bytes_left == (500 - 16) * 2 * PROBE
     sample.double(ProbeClass.COMPARED)
     ((_, indices),) = sample.pending()
     assert len(indices) == 16
@@ -91,8 +93,12 @@ def test_another_pricing_reads_again():
     sample = sample_of({ProbeClass.COMPARED: 20})
     fill(sample, lambda _kind, _index: True)
     assert not list(sample.pending())
+    assert (sample.read_bytes, sample.bytes_left) == (20 * 2 * PROBE, 0)
     sample.price_by(Pricing(PriceRule.WHOLE, Geometry(4 * KIB), 4 * KIB))
     assert list(sample.pending())
+    assert (sample.read_bytes, sample.bytes_left) == (20 * 2 * PROBE, 20 * 2 * PROBE)
+    fill(sample, lambda _kind, _index: True)
+    assert sample.read_bytes == 2 * 20 * 2 * PROBE
 
 
 def test_large_fleets_begin_with_fewer_probes():

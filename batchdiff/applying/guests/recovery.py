@@ -76,7 +76,7 @@ def _state(guest: GuestToConvert, origin: OverlayOrigin | None, plan: Plan) -> G
     proven = aside if aside is not None and aside.proven else None
     if not recorded and proven is None:
         return None  # before any header is read: usually there is nothing to recover
-    overlay_is_there = _has_template_as_backing_file(guest, plan)
+    overlay_is_there = has_template_as_backing_file(guest, plan)
     if proven is not None and not recorded and not overlay_is_there and _is_replaced(guest, proven):
         return GuestState(Step.RESTORED, Goal.RESTORE, fate=Fate.QUARANTINED, aside=proven.path)
     try:
@@ -115,7 +115,7 @@ def _from_original(original: Found | None, guest: GuestToConvert, state: GuestSt
     return state
 
 
-def _has_template_as_backing_file(guest: GuestToConvert, plan: Plan) -> bool:
+def has_template_as_backing_file(guest: GuestToConvert, plan: Plan) -> bool:
     """Return whether the file at the overlay's path has the template as its backing file; read only headers."""
     # Imported here, because they load numpy: usually there is nothing to recover, and status must be quick.
     from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay  # noqa: PLC0415

@@ -146,8 +146,11 @@ class History:
         elif step == PROTECTING:
             self.protecting.add(step)
         elif step == FAILED:
-            self.failures[record["guest"]] = str(record["reason"])
-            self.times.setdefault(record["guest"], str(record["time"]))
+            guest = record["guest"]
+            self.failures[guest] = str(record["reason"])
+            known = self.states.get(guest)
+            if known is None or not known.published:  # otherwise the time is that of its conversion
+                self.times[guest] = str(record["time"])
         elif step != BEGIN:
             self._take_in_step(record["guest"], record)
 

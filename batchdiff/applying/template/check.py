@@ -119,18 +119,18 @@ def require_content(  # noqa: PLR0913  # options by keyword
     raise TemplateChangedError(
         f"the plan is stale: the content of the template {path} changed",
         why=reason,
-        remedy=PLAN_AGAIN if _may_be_planned_again(history) else f"Bring it back from a backup, {AGAIN}",
+        remedy=PLAN_AGAIN if may_be_planned_again(history) else f"Bring it back from a backup, {AGAIN}",
     )
 
 
-def _may_be_planned_again(history: History) -> bool:
+def may_be_planned_again(history: History) -> bool:
     """Return whether a new plan would lose nothing, because no image has been renamed or published yet."""
     return not any(each.published or each.moved or each.goal is not Goal.APPLY for each in history.states.values())
 
 
 def _without_digest(plan: Plan, history: History) -> str:
     """Return what to do about a template that only its digest, which is unknown, could prove unchanged."""
-    if _may_be_planned_again(history):
+    if may_be_planned_again(history):
         return "Plan again; that is fast for copies that share blocks with the template."
     sidecars = few(sidecar_paths(plan))
     return (

@@ -13,9 +13,10 @@ from batchdiff.applying.swap.apply_task import ApplyOptions
 from batchdiff.choices import Retire, VerifyMode
 from batchdiff.cli.confirm import confirm, deletion, overlays_remain
 from batchdiff.cli.console import Console
+from batchdiff.cli.definition_changes import print_step_to_overlays, report_changes
 from batchdiff.cli.format_doubts import warn_of_planned_formats
 from batchdiff.cli.journal_history import history_of
-from batchdiff.cli.run_session import carry_out, exit_code, report_changes, report_space
+from batchdiff.cli.run_session import carry_out, exit_code, report_space
 from batchdiff.files.filenames import shell_word
 from batchdiff.plan.file import read_plan
 from batchdiff.plan.plan import Plan
@@ -50,6 +51,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     console.result(results_text(outcomes, width=console.width))
     report_changes(console, arguments.plan, plan, outcomes)
     report_space(console, space, outcomes)
+    print_step_to_overlays(console, arguments, plan, outcomes)
     _print_next_steps(console, shell_word(arguments.plan), plan, outcomes)
     return exit_code(outcomes)
 

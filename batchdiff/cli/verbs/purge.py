@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 
 from batchdiff.applying.checks.free_space import FreeSpace
 from batchdiff.applying.dry_run import dry_run_purge
@@ -19,10 +20,11 @@ from batchdiff.cli.journal_history import history_of
 from batchdiff.cli.path_map import with_moved_paths
 from batchdiff.cli.run_session import carry_out, dry_run, exit_code, report_space
 from batchdiff.plan.file import read_plan
-from batchdiff.plan.plan import Plan
+from batchdiff.plan.plan import GuestToConvert, Plan
 from batchdiff.report.results_text import undone_text
 
 _NOTHING = "Nothing to purge: no original of this plan is known to be in quarantine."
+_MAY_DIFFER = "its VM has written to the overlay: kept if QEMU finds a difference"
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
@@ -34,9 +36,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         outcomes = dry_run(console, arguments, plan, lambda session: dry_run_purge(session, options), history)
     else:
-        originals = _to_delete(plan, options, history)
-        if originals and not arguments.yes:
-            confirm(console, "purge", _question(originals, plan, used=options.used))
+        _ask(console, plan, options, history, yes=arguments.yes)
         space = FreeSpace.of(plan)
         outcomes = carry_out(console, arguments, plan, lambda session: purge(session, options), path_map)
     console.result(
@@ -49,20 +49,23 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     return exit_code(outcomes)
 
 
-def _to_delete(plan: Plan, options: PurgeOptions, history: History) -> list[tuple[str, int]]:
-    """Return the originals to ask about: each path, with what may prevent its deletion, and the bytes on disk."""
-    found = purgeable(plan, history.states, options.guests)
+def _ask(console: Console, plan: Plan, options: PurgeOptions, history: History, *, yes: bool) -> None:
+    """Ask before originals are deleted, unless there are none, or ``yes`` has answered."""
+    found = [guest for guest, _ in purgeable(plan, history.states, options.guests)]
+    if yes or not found:
+        return
     there = {} if options.used else on_disk(plan, history)
-    originals = []
-    for guest, _ in found:
-        path = original_names(guest.source.path).quarantine
-        if guest.name in there and Written.OVERLAY in there[guest.name].written:
-            path += " (its VM has written to the overlay: kept if QEMU finds a difference)"
-        originals.append((path, guest.diff.savings.allocated_bytes))
-    return originals
+    written = [guest for guest in found if guest.name in there and Written.OVERLAY in there[guest.name].written]
+    originals = [(_quarantine(guest), guest.diff.savings.allocated_bytes) for guest in found]
+    doubts = {_quarantine(guest): _MAY_DIFFER for guest in written}
+    confirm(console, "purge", _question(originals, doubts, plan, used=options.used))
 
 
-def _question(originals: list[tuple[str, int]], plan: Plan, *, used: bool) -> Question:
+def _quarantine(guest: GuestToConvert) -> str:
+    return original_names(guest.source.path).quarantine
+
+
+def _question(originals: list[tuple[str, int]], doubts: Mapping[str, str], plan: Plan, *, used: bool) -> Question:
     if used:
         condition = (
             "including those whose VMs have run on their overlays since. Afterwards the state from before the"
@@ -75,4 +78,5 @@ def _question(originals: list[tuple[str, int]], plan: Plan, *, used: bool) -> Qu
         condition=condition,
         remains=f"{overlays_remain(plan)}.",
         otherwise="The originals stay in quarantine.",
+        doubts=doubts,
     )

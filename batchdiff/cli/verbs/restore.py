@@ -21,20 +21,14 @@ from batchdiff.applying.swap.guest_to_restore import RestoreOptions
 from batchdiff.applying.undo import restorable, restore
 from batchdiff.cli.confirm import Question, confirm, state
 from batchdiff.cli.console import Console
+from batchdiff.cli.definition_changes import print_definitions_step
 from batchdiff.cli.journal_history import history_of
 from batchdiff.cli.path_map import with_moved_paths
-from batchdiff.cli.run_session import (
-    carry_out,
-    definitions_command,
-    dry_run,
-    exit_code,
-    is_on_proxmox,
-    report_space,
-)
+from batchdiff.cli.run_session import carry_out, dry_run, exit_code, report_space
 from batchdiff.cli.verbs.definitions import define_guests
 from batchdiff.definitions.guest_disks import GuestDisk, guest_disks
 from batchdiff.plan.file import read_plan
-from batchdiff.plan.plan import GuestPlan, Plan
+from batchdiff.plan.plan import Plan
 from batchdiff.report.figures import count_of
 from batchdiff.report.results_text import undone_text
 from batchdiff.units import few, format_size
@@ -75,8 +69,9 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         defined = define_guests(console, arguments, _with_full_images(plan, now, options.guests))
         return code or defined
     if any(outcome.status is Status.RESTORED for outcome in outcomes):
-        restored = {outcome.name for outcome in outcomes if outcome.status is Status.RESTORED}
-        _print_next_step(console, arguments, [guest for guest in plan.guests if guest.name in restored])
+        names = {outcome.name for outcome in outcomes if outcome.status is Status.RESTORED}
+        restored = [guest for guest in plan.guests if guest.name in names]
+        print_definitions_step(console, arguments, restored, "restored images")
     return code
 
 
@@ -86,15 +81,6 @@ def _with_full_images(plan: Plan, history: History, chosen: tuple[str, ...] | No
     disks = [disk for disk in guest_disks(plan, history) if chosen is None or disk.guest in chosen]
     whole = [disk for disk in disks if disk.guest not in published and os.path.exists(disk.now.path)]
     return [replace(disk, planned=None) for disk in whole]
-
-
-def _print_next_step(console: Console, arguments: argparse.Namespace, restored: list[GuestPlan]) -> None:
-    """Print the command that shows, or makes, the change of definitions."""
-    options = ["--connect", arguments.connect] if arguments.connect else []
-    moves = [word for move in arguments.moves or () for word in ("--map", move)]
-    command = definitions_command(arguments.plan, restored, moves=moves, options=options)
-    text = f"The VMs' definitions must name the restored images: `{command}` shows what must change"
-    console.say(f"{text}." if is_on_proxmox(restored) else f"{text}; add --define to make the changes.")
 
 
 def _ask(

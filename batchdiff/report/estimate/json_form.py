@@ -7,6 +7,7 @@ from typing import Any
 
 from batchdiff.choices import Verdict
 from batchdiff.estimation.estimate import Estimate, GuestEstimate
+from batchdiff.image.storage.exactness import Exactness
 from batchdiff.plan.plan import Savings
 from batchdiff.sampling.interval import Interval
 
@@ -56,7 +57,7 @@ def _guest(guest: GuestEstimate) -> dict[str, Any]:
         "verdict": plan.verdict.value,
         "reason": plan.reason,
         "undecided": guest.is_undecided,
-        "exact": guest.is_exact,
+        "exact": guest.is_exact and savings is not None and savings.exactness is Exactness.EXACT,
         "allocated_bytes": None if savings is None else savings.allocated_bytes,
         "reclaimable_bytes": savings.reclaimable_bytes if isinstance(savings, Savings) else None,
         "overlay_disk_bytes": None if guest.overlay is None else _bounds(guest.overlay),

@@ -15,14 +15,15 @@ from collections.abc import Iterator
 
 from batchdiff.choices import Verdict
 from batchdiff.estimation.estimate import Estimate, GuestEstimate
+from batchdiff.image.storage.exactness import Exactness, of_sum
 from batchdiff.report.facts import guests_not_converted, share
-from batchdiff.report.figures import DASH, SAVINGS_COLUMNS, count_of, of_several, percent
+from batchdiff.report.figures import DASH, SAVINGS_COLUMNS, bounded_size, count_of, of_several, percent
 from batchdiff.report.printable import printable
 from batchdiff.report.table import Column, paragraph, table
 from batchdiff.sampling.interval import Interval
 from batchdiff.units import few, format_size
 
-_COLUMNS = (*SAVINGS_COLUMNS, Column("saved, 95 % interval"))
+_COLUMNS = (*SAVINGS_COLUMNS, Column("saved, 95% interval"))
 
 
 def estimate_text(estimate: Estimate, width: int | None = None) -> str:
@@ -53,7 +54,9 @@ def _attention(estimate: Estimate) -> Iterator[tuple[str, str]]:
     for verdict, reason, names in guests_not_converted(decided):
         label = {Verdict.REFUSE: "refused", Verdict.SKIP: "skipped"}.get(verdict, "note")
         why = of_several(reason) if len(names) > 1 else reason
-        yield label, f"{printable(few(names))}: {printable(why)}"
+        # The table below does not have those that are refused, so each is named here.
+        named = ", ".join(names) if verdict is Verdict.REFUSE else few(names)
+        yield label, f"{printable(named)}: {printable(why)}"
     undecided = [guest.plan.name for guest in estimate.guests if guest.is_undecided]
     if undecided:
         yield (
@@ -74,9 +77,9 @@ def _table(estimate: Estimate, width: int | None) -> list[str]:
     others = [_row(guest) for guest in sampled if not (guest.is_worked_on or guest.is_undecided)]
     totals = estimate.totals
     if len(estimate.guests) > 1:
-        part = share(round(totals.saved.estimate), totals.allocated_bytes)
-        figures = (_about(totals.overlay), _about(totals.saved), percent(part), _bounds(totals.saved))
-        rows.append(("total", format_size(totals.allocated_bytes), *figures))
+        exactness = of_sum(each.savings.exactness for each in sampled if each.is_worked_on and each.savings)
+        figures = _savings(totals.saved, exactness, totals.allocated_bytes)
+        rows.append(("total", format_size(totals.allocated_bytes), _about(totals.overlay), *figures))
     lines = table(_COLUMNS, [*rows, *others], width=width)
     if others and rows:
         lines.insert(len(rows) + 1, "")  # what is below is not part of the total
@@ -91,10 +94,18 @@ def _row(guest: GuestEstimate) -> tuple[str, ...]:
         printable(guest.plan.name),
         format_size(savings.allocated_bytes),
         DASH if overlay is None else _about(overlay),
-        _about(saved),
-        percent(share(round(saved.estimate), savings.allocated_bytes)),
-        _bounds(saved),
+        *_savings(saved, savings.exactness, savings.allocated_bytes),
     )
+
+
+def _savings(saved: Interval, exactness: Exactness, allocated: int) -> tuple[str, str, str]:
+    """Return the savings, their share of the allocation, and their bounds, in words."""
+    part = percent(share(round(saved.estimate), allocated))
+    if exactness is Exactness.EXACT:
+        return _about(saved), part, _bounds(saved)
+    # A plan has no more than a bound for them either, or does not know them at all.
+    words, is_unknown = bounded_size(round(saved.estimate), exactness), exactness is Exactness.UNKNOWN
+    return words, DASH if is_unknown else part, DASH if is_unknown or saved.is_exact else _bounds(saved)
 
 
 def _about(figure: Interval) -> str:
@@ -112,14 +123,20 @@ def _bounds(figure: Interval) -> str:
 
 def _below(estimate: Estimate) -> Iterator[str]:
     totals = estimate.totals
-    if not estimate.probes:
+    if not estimate.read_bytes:
         return
     part = percent(estimate.read_bytes / estimate.whole_bytes) if estimate.whole_bytes else DASH
-    samples = f"{count_of(estimate.probes, 'sample')} and {estimate.seconds:.1f} s"
-    read = f"Read {format_size(estimate.read_bytes)} in {samples}"
+    samples = f"{count_of(estimate.probes, 'sample')} and " if estimate.probes else ""
+    read = f"Read {format_size(estimate.read_bytes)} in {samples}{estimate.seconds:.1f} s"
     yield f"{read}; a plan would read up to {format_size(estimate.whole_bytes)} ({part})."
-    if totals.saved.is_exact and all(guest.is_exact for guest in estimate.guests if guest.saved):
+    sampled = [guest for guest in estimate.guests if guest.saved is not None]
+    if all(guest.is_complete for guest in sampled):
         yield "Everything that metadata cannot settle was read, so these figures are those of a plan."
+        if not all(guest.is_exact for guest in sampled):
+            yield (
+                "A plan estimates the sizes of compressed overlays, too: in 95 of 100 cases, what they save is"
+                " within the interval."
+            )
         return
     yield (
         "In 95 of 100 cases, the plan's figure is within the interval. The total's interval extends"

@@ -12,6 +12,17 @@ from batchdiff.report.facts import PlanFacts
 from batchdiff.report.plan.rows import now
 from batchdiff.report.printable import printable
 
+_COMPARED = (
+    "verdict",
+    "overlay_bytes",
+    "overlay_error_bytes",
+    "saved_bytes",
+    "exactness",
+    "sharing_saved_bytes",
+    "sharing_exactness",
+)
+"""The columns that an older plan has as well, under the same names with ``older_`` before them."""
+
 HEADER = (
     "guest",
     "verdict",
@@ -40,19 +51,42 @@ HEADER = (
     "shareable_bytes",
     "left_out_bytes",
     "now",
+    *(f"older_{name}" for name in _COMPARED),
 )
 """The columns, in a fixed order: new ones are added at the end."""
 
 
 def plan_csv(facts: PlanFacts) -> str:
-    """Return the savings report of a plan as CSV; a field without a value is empty."""
+    """Return the savings report of a plan as CSV; a field without a value is empty.
+
+    If there is an older plan to compare with, guests that only that one has come last, without a verdict; they are
+    left out if the report is on some of the guests only.
+    """
     text = io.StringIO()
     rows = csv.DictWriter(text, HEADER)
     rows.writeheader()
+    older = {} if facts.older is None else {guest.name: guest for guest in facts.older.guests}
     for guest in facts.guests:
         row = _row(guest, facts.conversions.get(guest.name), facts.shared.get(guest.name))
-        rows.writerow(row | {"now": now(facts, guest)})
+        rows.writerow(row | {"now": now(facts, guest)} | _older(older.get(guest.name)))
+    names = {guest.name for guest in facts.plan.guests}
+    for guest in older.values() if len(facts.guests) == len(names) else ():
+        if guest.name not in names:
+            rows.writerow(_identity(guest) | _older(guest))
     return text.getvalue()
+
+
+def _identity(guest: GuestPlan) -> dict[str, str]:
+    path, form = printable(guest.source.path), guest.source.format.value
+    return {"guest": printable(guest.name), "path": path, "format": form}
+
+
+def _older(guest: GuestPlan | None) -> dict[str, Any]:
+    """Return the fields of a guest of an older plan; none if that has no such guest."""
+    if guest is None:
+        return {}
+    row = _row(guest, None, None)
+    return {f"older_{name}": row.get(name) for name in _COMPARED}
 
 
 def _row(guest: GuestPlan, done: Conversion | None, shared: int | None) -> dict[str, Any]:
@@ -60,12 +94,9 @@ def _row(guest: GuestPlan, done: Conversion | None, shared: int | None) -> dict[
     savings = guest.diff.savings if guest.diff else None
     similarity = guest.diff.similarity if guest.diff else None
     numbers = {name: getattr(savings, name) for name in HEADER[8:14]} if savings else {}
-    return {
-        "guest": printable(guest.name),
+    return _identity(guest) | {
         "verdict": guest.verdict.value,
         "reason": printable(guest.reason),
-        "path": printable(guest.source.path),
-        "format": guest.source.format.value,
         "virtual_size": guest.image.virtual_size if guest.image else None,
         "overlay_path": printable(guest.overlay_path),
         "cluster_size": guest.options.cluster_size,

@@ -269,6 +269,17 @@ def test_a_failure_is_noted_beside_the_standing(plan_path):
     assert read_history(plan_path, CHECKSUM).failures == {}
 
 
+@pytest.mark.parametrize("published", [False, True])
+def test_the_time_of_a_failure_is_the_last_one_unless_the_guest_was_published(published):
+    history = History()
+    if published:
+        history.take_in({"time": "1", "guest": NAME} | GuestState(Step.PUBLISHED, published=True).record())
+    for time in ("2", "3"):
+        history.take_in({"time": time, "guest": NAME, "step": "failed", "reason": f"why {time}"})
+    assert history.failures == {NAME: "why 3"}
+    assert history.times == {NAME: "1" if published else "3"}
+
+
 def test_a_restored_guest_stands_where_it_began(plan_path):
     written(plan_path)
     journal = Journal(plan_path, CHECKSUM)

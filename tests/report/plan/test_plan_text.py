@@ -313,15 +313,34 @@ def test_a_reason_of_several_guests_is_in_the_plural():
         ("its overlay would not be smaller", "the overlay of each would not be smaller"),
         ("deleting it would free nothing", "deleting any of them would free nothing"),
         ("done by /srv/p.json", "done by /srv/p.json"),
+        (
+            "its disk is smaller than the template's (1 MiB and 2 MiB). Was it copied from another template?",
+            "the disk of each is smaller than the template's (1 MiB and 2 MiB). Were they copied from another"
+            " template?",
+        ),
+        (
+            "ext4 has no reflinks: files there cannot share blocks. Use `strategy: overlay` for this guest, or"
+            " move template and guest to XFS or btrfs",
+            "ext4 has no reflinks: files there cannot share blocks. Use `strategy: overlay` for these guests, or"
+            " move template and guests to XFS or btrfs",
+        ),
+        (
+            "only QEMU can read its data, because it is compressed or encrypted; use `strategy: overlay` for this"
+            " guest",
+            "only QEMU can read their data, because it is compressed or encrypted; use `strategy: overlay` for"
+            " these guests",
+        ),
     ],
 )
 def test_reasons_of_several_guests(one, several):
     assert of_several(one) == several
 
 
-def test_refused_guests_each_have_their_line():
-    report = plan_text(small_plan(refused_guest("a"), refused_guest("b")))
-    assert "refuse  a: it is in use\nrefuse  b: it is in use\n" in report
+def test_guests_that_are_refused_for_one_reason_are_one_line_and_all_in_the_table():
+    refused = [refused_guest(name) for name in ("aa", "bb", "cc", "dd")]
+    report = plan_text(small_plan(*refused[:2], refused_guest("other", "it is damaged"), *refused[2:]))
+    assert "refuse  aa, bb and 2 more: each is in use\nrefuse  other: it is damaged\n" in report
+    assert all(line_of(report, name).endswith("refuse") for name in ("aa", "bb", "cc", "dd", "other"))
 
 
 def test_nothing_but_guests_that_are_done_is_no_table():

@@ -1,0 +1,123 @@
+"""Check whether the template is still sound, for `batchdiff verify`; change nothing.
+
+::
+
+    proven by fingerprints, or by the digest                                       -> sound, or touched
+    missing                      an overlay rests on it                            -> damaged
+                                 none does                                         -> stale
+    its content has changed      overlays that are recorded for this plan          -> damaged
+                                 overlays that name it, but that are not recorded  -> unknown
+                                 no overlay rests on it                            -> stale
+    may not be read, was moved, or nothing can prove its content                   -> unknown
+    any other error              an overlay rests on it                            -> damaged
+                                 none does                                         -> unknown
+
+If the template is missing, its sidecar may be, too; beside a copy of the plan, there is no journal. Then only the
+headers of the overlays show that they rest on the template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from batchdiff.applying.guests.recovery import has_template_as_backing_file
+from batchdiff.applying.guests.whole_originals import originals_first
+from batchdiff.applying.journal.records import History
+from batchdiff.applying.results.finding import Finding, Health
+from batchdiff.applying.session.stop import Stop
+from batchdiff.applying.template.check import begin_with_template, doubt, may_be_planned_again, require_content
+from batchdiff.errors import (
+    BatchdiffError,
+    ImageError,
+    MovedError,
+    PlanError,
+    SecretError,
+    StopError,
+    TemplateChangedError,
+    is_caused_by,
+)
+from batchdiff.image.image import Image
+from batchdiff.image.open import inspect, open_image
+from batchdiff.linux.call_failures import AGAIN
+from batchdiff.plan.plan import GuestToConvert, Plan
+from batchdiff.progress import Meter
+from batchdiff.units import few
+
+
+def check_template(
+    plan: Plan, history: History, converted: Sequence[GuestToConvert], stop: Stop, meter: Meter
+) -> Finding:
+    """Return the finding for the template; ``converted``: the guests whose intact originals an error names.
+
+    :raises StopError: the user asked to stop.
+    """
+    path = plan.template.source.path
+    try:
+        with open_image(plan.template.source) as template:
+            inspect(template)
+            return _opened(plan, history, template, stop, meter)
+    except StopError:
+        raise
+    except BatchdiffError as error:
+        health, reported = _judged(error, plan, history)
+        if health is Health.DAMAGED or isinstance(error, PlanError):
+            reported = originals_first(reported, converted, plan, history)
+        return Finding("template", path, health, str(reported))
+
+
+def _opened(plan: Plan, history: History, template: Image, stop: Stop, meter: Meter) -> Finding:
+    path = plan.template.source.path
+    reason = doubt(template, plan, history)
+    if not reason:
+        return Finding("template", path, Health.SOUND, "as planned")
+    report = begin_with_template(meter, template)
+    require_content(template, plan, history, reason, check=stop.check, report=report)
+    if not all(each.vouches_for_content for each in template.fingerprints()):
+        return Finding("template", path, Health.SOUND, "its digest matches the plan")
+    return Finding("template", path, Health.TOUCHED, f"{reason}; its digest shows that its content is unchanged")
+
+
+def _judged(error: BatchdiffError, plan: Plan, history: History) -> tuple[Health, BatchdiffError]:
+    """Return what an error about the template means for the overlays, and the error to report."""
+    is_changed = isinstance(error, TemplateChangedError)
+    is_lacking_proof = isinstance(error, PlanError) and not is_changed
+    if is_lacking_proof or isinstance(error, MovedError | SecretError) or is_caused_by(error, PermissionError):
+        return Health.UNKNOWN, error
+    if history.published:
+        return Health.DAMAGED, error if is_changed else _needed(error, "all overlays")
+    overlays = [each.overlay_path for each in plan.to_convert if has_template_as_backing_file(each, plan)]
+    if not overlays:
+        return _of_unused(error, history)
+    if is_changed:
+        return Health.UNKNOWN, _of_unknown_plan(error, plan, few(overlays))
+    return Health.DAMAGED, _needed(error, few(overlays))
+
+
+def _of_unused(error: BatchdiffError, history: History) -> tuple[Health, BatchdiffError]:
+    """Return the same for a template that no overlay rests on."""
+    if isinstance(error, TemplateChangedError):
+        return Health.STALE, error
+    if not is_caused_by(error, FileNotFoundError, NotADirectoryError):
+        return Health.UNKNOWN, error
+    remedy = "Bring it back before you apply the plan, or add `--map OLD=NEW` if it was moved."
+    # Once an original was renamed, a new plan would not find it.
+    if may_be_planned_again(history):
+        remedy = f"{remedy} Otherwise plan again."
+    why = f"{error.why}; no overlay of this plan rests on it, so none is damaged"
+    return Health.STALE, ImageError(error.what, why=why, remedy=remedy)
+
+
+def _needed(error: BatchdiffError, overlays: str) -> ImageError:
+    remedy = "Bring it back, or add `--map OLD=NEW` if it was moved."
+    return ImageError(error.what, why=f"{error.why}; it is the backing file of {overlays}", remedy=remedy)
+
+
+def _of_unknown_plan(error: BatchdiffError, plan: Plan, overlays: str) -> TemplateChangedError:
+    """Return the error for a template that changed before these overlays were created on it, or after."""
+    return TemplateChangedError(
+        f"the content of the template {plan.template.source.path} changed",
+        why=f"{error.why}; it is the backing file of {overlays}, and neither a journal nor a sidecar shows whether"
+        " this plan made them",
+        remedy=f"If it did, they are damaged: bring the template back from a backup, {AGAIN} Otherwise verify the"
+        " plan that made them.",
+    )

@@ -1,0 +1,149 @@
+"""What must change in the definitions of VMs after an apply or a restore, and the command that shows all of it.
+
+::
+
+    as each guest is done   the change for its VM; on one terminal, below the table, for a few
+    at the end              the command that shows, or makes, all changes
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable, Iterator
+
+from batchdiff.applying.results.outcome import GuestOutcome, Status
+from batchdiff.choices import Verdict
+from batchdiff.cli.console import Console
+from batchdiff.files.filenames import shell_line
+from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.managers.proxmox import is_of_proxmox
+from batchdiff.plan.plan import GuestPlan, Plan
+from batchdiff.qemu.image_options import decryption, dotted
+
+_MOST_CHANGES = 3
+"""Guests whose definitions are listed on a terminal, where a table of all guests stands above."""
+
+PROXMOX_FOLDER = ("--proxmox", "/etc/pve/qemu-server")
+"""The option with the folder in which a host of Proxmox VE has the configurations of its VMs."""
+
+
+def report_changes(console: Console, path: str, plan: Plan, outcomes: list[GuestOutcome]) -> None:
+    """Print, below the results on a terminal, what must change in definitions; elsewhere each guest's line had it.
+
+    ``path``: the plan's.
+    """
+    if not console.is_one_terminal:
+        return
+    guests = {guest.name: guest for guest in plan.guests}
+    changes = [
+        (each.name, list(changes_in_definition(guests[each.name], each, plan.template.source, path)))
+        for each in outcomes
+    ]
+    found = [(name, lines) for name, lines in changes if lines]
+    for name, lines in found if console.verbosity > 0 else found[:_MOST_CHANGES]:
+        for line in lines:
+            console.say(f"{name}: {line}")
+    left = len(found) - _MOST_CHANGES
+    if left > 0 and console.verbosity <= 0:
+        console.say(f"{left} more {'definition' if left == 1 else 'definitions'} must change in the same way.")
+
+
+def print_step_to_overlays(
+    console: Console, arguments: argparse.Namespace, plan: Plan, outcomes: list[GuestOutcome]
+) -> None:
+    """Print the command for the definitions of the VMs that have overlays now, once for all.
+
+    ``arguments``: those of apply. The command for guests of Proxmox VE is in the line of each.
+    """
+    guests = {guest.name: guest for guest in plan.guests}
+    converted = [guests[each.name] for each in outcomes if _has_overlay(guests[each.name], each)]
+    if others := [guest for guest in converted if not is_on_proxmox([guest])]:
+        print_definitions_step(console, arguments, others, "overlays")
+
+
+def print_definitions_step(
+    console: Console, arguments: argparse.Namespace, guests: Iterable[GuestPlan], images: str
+) -> None:
+    """Print the command that shows, or makes, the changes in the definitions of some guests' VMs.
+
+    ``arguments``: those of apply or restore. ``images``: the images that the definitions must name.
+    """
+    chosen = list(guests)
+    options = ["--connect", arguments.connect] if arguments.connect else []
+    moves = [word for move in getattr(arguments, "moves", None) or () for word in ("--map", move)]
+    command = definitions_command(arguments.plan, chosen, moves=moves, options=options)
+    text = f"The VMs' definitions must name the {images}: `{command}` shows what must change"
+    console.say(f"{text}." if is_on_proxmox(chosen) else f"{text}; add --define to make the changes.")
+
+
+def definitions_command(
+    path: str, guests: Iterable[GuestPlan], *, moves: Iterable[str] = (), options: Iterable[str] = ()
+) -> str:
+    """Return the command that shows what must change in the definitions of these guests' VMs.
+
+    ``path``: the plan's. ``moves``: ``--map`` and its values. ``options``: those for libvirt, which does not know
+    the VMs of Proxmox VE.
+    """
+    manager = PROXMOX_FOLDER if is_on_proxmox(guests) else options
+    return shell_line(["batchdiff", "definitions", path, *manager, *moves])
+
+
+def is_on_proxmox(guests: Iterable[GuestPlan]) -> bool:
+    """Return True if an overlay of these guests has the place and name of a disk of Proxmox VE."""
+    return any(is_of_proxmox(guest.overlay_path) for guest in guests)
+
+
+def changes_in_definition(
+    guest: GuestPlan, outcome: GuestOutcome, template: ImageSource, plan_path: str
+) -> Iterator[str]:
+    """Yield what to change in the definition of a guest's VM, if its overlay exists."""
+    if _has_overlay(guest, outcome):
+        yield from _definition(guest, plan_path)
+        yield from _secrets(guest, template)
+
+
+def _has_overlay(guest: GuestPlan, outcome: GuestOutcome) -> bool:
+    is_there = outcome.status in {Status.CONVERTED, Status.UNCHANGED, Status.RETIRED}
+    return is_there and guest.verdict is not Verdict.SHARE
+
+
+def _definition(guest: GuestPlan, plan_path: str) -> Iterator[str]:
+    """Yield what to change in the definition of a guest's VM, which names a symbolic link if the manifest does."""
+    file, kind = guest.source.path, guest.source.format.value
+    named = guest.alias or file
+    before = f"{guest.alias} (a link to {file}, {kind})" if guest.alias else f"{file} ({kind})"
+    form = guest.options.format
+    if is_on_proxmox([guest]):
+        # A linked clone is named after its base, even if it has taken the guest's own path.
+        yield f"change the VM's configuration: `{definitions_command(plan_path, [guest])}` prints the command"
+    elif guest.overlay_path != file:
+        yield f"change the VM's definition: {before} -> {guest.overlay_path} ({form})"
+    elif kind == form:
+        yield f"the VM's definition stays as it is: {named} ({form})"
+    else:
+        yield f"change the VM's definition: the format of {named}, {kind} -> {form}"
+    if guest.options.data_file is not None:
+        yield f"the overlay keeps its data in {guest.options.data_file}, which the VM opens as well"
+    if guest.alias and os.path.islink(guest.alias) and not os.path.exists(guest.alias):
+        yield f"the link {guest.alias} points to nothing now; remove it once no definition names it"
+
+
+def _secrets(guest: GuestPlan, template: ImageSource) -> Iterator[str]:
+    """Yield what to change about secrets in the definition of a guest's VM."""
+    chosen = guest.options.encryption
+    if chosen is not None:
+        yield (
+            f"the overlay is encrypted: give the VM the secret in {chosen.secret_file}"
+            " (QEMU: encrypt.key-secret=ID; libvirt: <encryption> in the disk's <source>)"
+        )
+    elif guest.source.secret_file is not None:
+        yield "the overlay is not encrypted: remove the secret of the original from the VM's definition"
+    overlay = ImageSource(guest.overlay_path, ImageFormat.QCOW2, (template, *template.backing))
+    ids = {each.secret_file: "SECRET" for each in overlay.backing if each.secret_file is not None}
+    options = [each for each in dotted(decryption(overlay, ids)) if each.endswith("=SECRET")]
+    if options:
+        yield (
+            f"the template is encrypted: give the VM its secret, too (QEMU: {', '.join(options)}; libvirt:"
+            " <encryption> in the disk's <backingStore>)"
+        )
