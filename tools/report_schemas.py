@@ -109,6 +109,7 @@ REPORT_GUEST = of(
             exactness=refer_to("exactness"),
             note=TEXT,
             came_back_bytes=or_null(INTEGER),
+            came_back_exactness=or_null(values(Exactness)),
         )
     ),
 )
@@ -119,6 +120,7 @@ TOTALS_OF_REPORT = of(
     converted=SIZE,
     shared=SIZE,
     came_back_bytes=INTEGER,
+    came_back_exactness=values(Exactness),
     better_cluster_size=or_null(SIZE),
     better_overlay_disk_bytes_at_most=or_null(SIZE),
 )

@@ -14,11 +14,13 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 
 from batchdiff.applying.checks.staleness import check_unchanged, with_accepted
 from batchdiff.applying.journal.records import GuestState, History, Step
 from batchdiff.applying.pipeline import EXPECTED, error_to_report
+from batchdiff.applying.results.conversion import FreedSpace, freed_by_sharing, freed_in_all, so_far
 from batchdiff.applying.results.finding import Finding, Health
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.applying.session.session import Run
@@ -29,7 +31,9 @@ from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose, users
 from batchdiff.image.in_use.hold import Held, hold
 from batchdiff.image.open import inspect, open_image
+from batchdiff.image.storage.exactness import Exactness, of_sum
 from batchdiff.image.storage.left_to_share import gain_left, shareable_left
+from batchdiff.image.storage.shared_blocks import BlockRuns
 from batchdiff.plan.extents import ranges_to_share
 from batchdiff.plan.plan import GuestToShare
 from batchdiff.progress import Meter, Phase, summing
@@ -106,34 +110,65 @@ def _share(guest: GuestToShare, run: Run) -> GuestOutcome:
         check_unchanged(image, planned, run.journal.history, VerifyMode.FULL)
         inspect(image)
         equal = ranges_to_share(guest)
-        before = gain_left(run.template, image, equal)
-        earlier = _came_back_earlier(run.journal.history.states.get(guest.name), before.freed)
-        begun = GuestState(Step.SHARING, came_back_bytes=earlier, to_free_bytes=before.freed)
-        _record(guest, run, begun)
-        found = share_blocks(
-            run.template,
-            image,
-            shareable_left(run.template, image, equal),
-            check=partial(_check, run, held),
-            advance=summing(run.reporter(guest.name, Phase.SHARE)),
+        before = _to_free(run, image, equal)
+        earlier = _came_back_earlier(guest, run.journal.history.states.get(guest.name), before)
+        exactness = of_sum([earlier.exactness, before.exactness])
+        begun = GuestState(
+            Step.SHARING, came_back_bytes=earlier.size, to_free_bytes=before.size, exactness=exactness
         )
-        left = gain_left(run.template, image, equal)
+        _record(guest, run, begun)
+        try:
+            found = share_blocks(
+                run.template,
+                image,
+                shareable_left(run.template, image, equal),
+                check=partial(_check, run, held),
+                advance=summing(run.reporter(guest.name, Phase.SHARE)),
+            )
+        except EXPECTED:
+            # The number is for reports, so the error is raised even if there is none.
+            with contextlib.suppress(*EXPECTED):
+                freed = freed_in_all([earlier, _gained(before, _to_free(run, image, equal))])
+                run.journal.record(guest.name, _with_freed(begun, freed))
+            raise
+        gained = _gained(before, _to_free(run, image, equal))
         _record_fingerprints(guest, image, run)
-        gained = before.freed - left.freed
-        ended = GuestState(Step.SHARED, shared_bytes=found.shared, came_back_bytes=earlier + gained)
-        _record(guest, run, ended)
+        ended = GuestState(Step.SHARED, shared_bytes=found.shared)
+        _record(guest, run, _with_freed(ended, freed_in_all([earlier, gained])))
     return _outcome(guest, found.shared, gained, sum(each.length for each in found.differing))
 
 
-def _came_back_earlier(state: GuestState | None, to_free: int) -> int:
-    """Return what earlier runs gave back, which were stopped; ``to_free``: what is still to come back now.
+def _to_free(run: Run, image: Image, equal: BlockRuns) -> FreedSpace:
+    """Return the space that comes back at once when the rest of a guest's equal blocks is shared."""
+    gain = gain_left(run.template, image, equal)
+    return FreedSpace(gain.freed, so_far(gain.exactness))
 
-    The plan's prediction does not show that: other guests may have let go of the same blocks since, and the last
-    one to do so gives back the space. For the same reason, more may be left now than when the last run began.
+
+def _gained(before: FreedSpace, left: FreedSpace) -> FreedSpace:
+    """Return what has come back of the space that was to come back.
+
+    If the two are upper bounds, so is the difference: they count the same blocks, except for those shared since.
+    """
+    return FreedSpace(before.size - left.size, of_sum([before.exactness, left.exactness]))
+
+
+def _came_back_earlier(guest: GuestToShare, state: GuestState | None, before: FreedSpace) -> FreedSpace:
+    """Return what earlier runs gave back, which were stopped or killed; ``before``: what is to come back now.
+
+    What a killed run gave back can only be estimated: if another guest has let go of the same blocks since, more
+    may be left now than when that run began. For the same reason, the plan's prediction, which stands in for what
+    older journals lack, may not be what was left then.
     """
     if state is None or state.step is not Step.SHARING:
-        return 0
-    return state.came_back_bytes + max(state.to_free_bytes - to_free, 0)
+        return FreedSpace()
+    to_free = guest.sharing.saved_bytes if state.to_free_bytes is None else state.to_free_bytes
+    killed = FreedSpace(max(to_free - before.size, 0), before.exactness)
+    return freed_in_all([freed_by_sharing(guest, state), killed])
+
+
+def _with_freed(state: GuestState, freed: FreedSpace) -> GuestState:
+    """Return the state of a guest after a run that has recorded what it gave back."""
+    return replace(state, came_back_bytes=freed.size, to_free_bytes=0, exactness=freed.exactness)
 
 
 def _check_not_the_template(guest: GuestToShare, image: Image, template: Image) -> None:
@@ -170,7 +205,7 @@ def _record_fingerprints(guest: GuestToShare, image: Image, run: Run) -> None:
             run.journal.record_changed(now)
 
 
-def _outcome(guest: GuestToShare, shared: int, gained: int, differing: int) -> GuestOutcome:
+def _outcome(guest: GuestToShare, shared: int, gained: FreedSpace, differing: int) -> GuestOutcome:
     reason = f"it now shares {format_size(shared)} more with the template"
     remarks: tuple[str, ...] = ()
     if differing:
@@ -179,4 +214,5 @@ def _outcome(guest: GuestToShare, shared: int, gained: int, differing: int) -> G
             " plan had found it equal. A program has written to one of the two images without changing the"
             " image's mtime",
         )
-    return GuestOutcome(guest.name, Status.SHARED, reason, gained_bytes=gained, remarks=remarks)
+    known = gained.size if gained.exactness is Exactness.EXACT else None
+    return GuestOutcome(guest.name, Status.SHARED, reason, gained_bytes=known, remarks=remarks)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
-from batchdiff.applying.results.conversion import Conversion, OlderOriginal
+from batchdiff.applying.results.conversion import Conversion, FreedSpace, OlderOriginal
 from batchdiff.applying.results.finding import Finding, Health
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.choices import Strategy, Verdict
@@ -53,7 +53,7 @@ class PlanFacts(NamedTuple):
     converted, by name; ``older_conversions`` has the same for the older plan. ``read_only``: the template already
     has no write permission. ``given_back``: the guests that restore gave back, which apply leaves alone, and which
     no prediction includes; ``older_originals``: the older originals of restored guests that are still in
-    quarantine. ``shared``: the bytes that came back from each guest that shares blocks now, by name.
+    quarantine. ``shared``: the space that came back from each guest that shares blocks now, by name.
     """
 
     plan: Plan
@@ -67,7 +67,7 @@ class PlanFacts(NamedTuple):
     older_conversions: Mapping[str, Conversion] = MappingProxyType({})
     given_back: frozenset[str] = frozenset()
     older_originals: Mapping[str, OlderOriginal] = MappingProxyType({})
-    shared: Mapping[str, int] = MappingProxyType({})
+    shared: Mapping[str, FreedSpace] = MappingProxyType({})
 
     @property
     def to_convert(self) -> list[GuestToConvert]:
@@ -93,6 +93,17 @@ class PlanFacts(NamedTuple):
     def is_applied(self) -> bool:
         """True if apply has finished a guest, even if it was restored since."""
         return bool(self.conversions or self.given_back or self.shared)
+
+    @property
+    def freed(self) -> dict[str, FreedSpace]:
+        """The space that came back so far from each guest that is converted or shares blocks, by name."""
+        found = dict(self.shared)
+        for guest in self.plan.to_convert:
+            done = self.conversions.get(guest.name)
+            if done is not None:
+                exactness = guest.diff.savings.exactness if done.has_freed_space else Exactness.EXACT
+                found[guest.name] = FreedSpace(done.came_back_bytes, exactness)
+        return found
 
     @property
     def predicted(self) -> Totals:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from batchdiff.image.storage.exactness import Exactness
+from batchdiff.image.storage.exactness import BOUND_WORDS, Exactness
 from batchdiff.report.table import Align, Column
 from batchdiff.units import SUFFIXES, format_size
 
@@ -31,18 +31,12 @@ def estimated_size(count: int, error: int) -> str:
     return f"~{format_size(count)} ±{format_size(error)}" if error else format_size(count)
 
 
-UNKNOWN_AMOUNT = "an unknown amount of space"
-"""Stands in a sentence for a number of bytes that is not known."""
-
-_WORDS = {Exactness.AT_LEAST: "at least ", Exactness.AT_MOST: "at most "}
-
-
 def bounded_size(count: int, exactness: Exactness, error: int = 0) -> str:
     """Return ``at least 1.2 GiB``, ``unknown``, ``~1.2 GiB`` if ``error`` is not 0, or just ``1.2 GiB``."""
     if exactness is Exactness.UNKNOWN:
         return "unknown"
     # "At most -3 GiB" would be hard to grasp, and such a guest is not converted.
-    words = _WORDS.get(exactness, "~" if error else "")
+    words = BOUND_WORDS.get(exactness, "~" if error else "")
     return f"{words if count > 0 else ''}{format_size(count)}"
 
 

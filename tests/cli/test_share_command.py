@@ -7,6 +7,7 @@ report/plan/strategies.py, manifest/text/written.py, plan/savings_document.py.
 from __future__ import annotations
 
 import csv
+import errno
 import fcntl
 import io
 import itertools
@@ -27,6 +28,7 @@ from notation import run
 from plans import save
 
 from batchdiff.applying.sharing import share
+from batchdiff.image.storage import sharing_gain
 from batchdiff.units import GIB, MIB
 
 TEMPLATE = "3M:A 1M:- 2M:B 2M:C"
@@ -214,9 +216,10 @@ def test_each_form_of_the_report_compares_the_strategies(on_xfs):
     assert "1 sound" not in run_here("verify", plan)
 
 
-def test_a_stopped_apply_goes_on(on_xfs, monkeypatch):
+@pytest.mark.parametrize("journal", ["of now", "of an older version"])
+def test_a_stopped_apply_goes_on(on_xfs, monkeypatch, journal):
     """It shares what is left; even without a journal, which blocks are shared already is seen on disk."""
-    guests_after_planning(on_xfs)
+    planned = guests_after_planning(on_xfs)["web"]["sharing"]["saved_bytes"]
     plan, before = plan_of(on_xfs), state(on_xfs.parent)
 
     def stopping(*arguments: int) -> int:
@@ -231,9 +234,70 @@ def test_a_stopped_apply_goes_on(on_xfs, monkeypatch):
     assert "interrupted, will share the rest" in run_here("status", plan)
     assert state(on_xfs.parent) == before
     shutil.copy(plan, on_xfs.parent / "copy.plan.json")
+    if journal == "of an older version":
+        without_keys(plan.with_suffix(".json.journal"), "came_back_bytes", "to_free_bytes", "exactness")
     assert "2 guests: 2 shared." in run_here("apply", plan)
+    report = json.loads(run_here("show", plan, "--format", "json"))
+    assert report["guests"][0]["sharing"]["came_back_bytes"] == planned, "of both runs"
     assert state(on_xfs.parent) == before
     assert "2 guests: 2 shared. 0 B came back." in run_here("apply", on_xfs.parent / "copy.plan.json")
+
+
+def without_keys(journal: Path, *names: str) -> None:
+    lines = map(json.loads, journal.read_text().splitlines())
+    kept = [{key: line[key] for key in line if key not in names} for line in lines]
+    journal.write_text("".join(json.dumps(line) + "\n" for line in kept))
+
+
+def test_what_a_stopped_run_gave_back_is_counted_although_more_is_left_afterwards(xfs, on_xfs, monkeypatch):
+    """Because another guest has let go of the same blocks meanwhile."""
+    folder, plan = on_xfs.parent, plan_of(on_xfs)
+    run("cp", "--reflink=always", str(folder / "web.img"), str(folder / "web2.img"))
+    with (folder / "web.img").open("r+b") as file:  # so that its first MiB is its own
+        first = file.read(MIB)
+        file.seek(0)
+        file.write(first)
+    with_manifest(
+        folder,
+        MANIFEST.replace("{path: db.qcow2, format: qcow2}", "path: web2.img") + "minimum_savings: none\n",
+    )
+    run_here("plan", on_xfs)
+    free = free_bytes(xfs)
+
+    def stopping(*arguments: int) -> int:
+        os.kill(os.getpid(), signal.SIGINT)
+        return share_it(*arguments)
+
+    share_it = share.dedupe
+    with monkeypatch.context() as patch:
+        patch.setattr(share, "dedupe", stopping)
+        run_here("apply", plan, "--guest", "web", expect=130)
+    assert abs(free_bytes(xfs) - free - MIB) <= TREES
+    run_here("apply", plan, "--guest", "web2")
+    run_here("apply", plan)
+    given_back = free_bytes(xfs) - free
+    report = json.loads(run_here("show", plan, "--format", "json"))
+    assert [guest["sharing"]["came_back_exactness"] for guest in report["guests"]] == ["exact", "exact"]
+    assert abs(report["totals"]["came_back_bytes"] - given_back) <= TREES + given_back // 50
+
+
+def test_who_cannot_see_the_extents_of_btrfs_gets_a_bound(disk, fleet, monkeypatch):
+    """Only root may search its tree; what XFS frees, anyone can see."""
+
+    def refused(fd: int, path: str) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", path)
+
+    monkeypatch.setattr(sharing_gain, "stored_extents", refused)
+    plan, exactness = plan_of(fleet), {"btrfs": "at_most", "xfs": "exact"}[disk.name]
+    predicted = guests_after_planning(fleet)["web"]["sharing"]
+    assert predicted["exactness"] == exactness
+    said = run_here("apply", plan)
+    report = json.loads(run_here("show", plan, "--format", "json"))
+    assert {guest["sharing"]["came_back_exactness"] for guest in report["guests"]} == {exactness}
+    assert report["totals"]["came_back_exactness"] == exactness
+    assert ("came back" in said) == (exactness == "exact"), "a number that is not known is left out"
+    assert ("nothing: at most" in run_here("status", plan)) == (exactness == "at_most")
+    assert ("in place: at most" in run_here("show", plan)) == (exactness == "at_most")
 
 
 def test_a_program_that_wants_to_write_is_let_in(on_xfs, monkeypatch):

@@ -12,7 +12,7 @@ from batchdiff.applying.guests.guest_files import on_disk
 from batchdiff.applying.guests.kept_originals import with_dependents
 from batchdiff.applying.guests.status import OnDisk, Written
 from batchdiff.applying.journal.records import Fate, GuestState, History, Step
-from batchdiff.applying.results.conversion import Conversion, OlderOriginal
+from batchdiff.applying.results.conversion import Conversion, FreedSpace, OlderOriginal, freed_by_sharing
 from batchdiff.errors import BatchdiffError
 from batchdiff.image.files import open_image_file
 from batchdiff.linux.mounts import filesystem_of
@@ -35,13 +35,13 @@ def conversions(plan: Plan, history: History) -> dict[str, Conversion]:
     return found
 
 
-def came_back_by_sharing(plan: Plan, history: History) -> dict[str, int]:
-    """Return the bytes that came back from each guest that shares blocks in place, by name."""
+def came_back_by_sharing(plan: Plan, history: History) -> dict[str, FreedSpace]:
+    """Return the space that came back from each guest that shares blocks in place, by name."""
     found = {}
     for guest in plan.to_share:
         state = history.states.get(guest.name)
         if state is not None and state.step is Step.SHARED:
-            found[guest.name] = state.came_back_bytes
+            found[guest.name] = freed_by_sharing(guest, state)
     return found
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import enum
 
 from batchdiff.applying.journal.records import STALE_PLAN, Fate, Goal, GuestState, History, Step
+from batchdiff.applying.results.conversion import freed_by_sharing
 from batchdiff.applying.results.status_row import StatusRow
 from batchdiff.choices import Retire, Verdict
 from batchdiff.files.filenames import shell_word
 from batchdiff.frozen import frozen
 from batchdiff.plan.plan import GuestPlan, GuestToShare, Plan, UntouchedGuest
-from batchdiff.units import few, format_size
+from batchdiff.units import few
 
 _PLAN_AGAIN = "plan again: an image has changed since it was planned, so apply would fail again"
 
@@ -88,7 +89,7 @@ def _row_of_sharing(guest: GuestToShare, known: GuestState | None, history: Hist
     if known is None:
         step, what = "planned", "apply: share its blocks with the template"
     elif known.step is Step.SHARED:
-        back = format_size(known.came_back_bytes)
+        back = freed_by_sharing(guest, known)
         step, what = known.step.value, f"nothing: {back} came back, and nothing rests on the template"
     else:
         step, what = known.step.value, "apply: interrupted, will share the rest of its blocks"

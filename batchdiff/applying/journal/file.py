@@ -11,7 +11,7 @@ import datetime as dt
 import fcntl
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from batchdiff.applying.journal.records import BEGIN, CHANGED, FAILED, PROTECTING, GuestState, History
@@ -79,7 +79,7 @@ class Journal:
 
     def _start_again(self) -> None:
         """Rename the journal of an older plan that had this name, and open a new one."""
-        os.rename(self.path, f"{self.path}.{os.fstat(self._fd).st_mtime_ns}")
+        set_aside(self.path)
         older, self._fd = self._fd, lock_journal(self.path)
         os.close(older)
 
@@ -165,21 +165,32 @@ def read_history(plan_path: str, checksum: str) -> History:
 
     :raises PlanError: it cannot be read. An empty history would then hide what was converted.
     """
-    history, path = History(), f"{plan_path}.journal"
+    history, path, is_damaged = History(), f"{plan_path}.journal", False
     try:
-        lines = read_regular(path, LARGEST_DOCUMENT).splitlines()
+        lines = read_regular(path, LARGEST_DOCUMENT).splitlines(keepends=True)
     except (FileNotFoundError, ValueError):
         return history
     except OSError as error:
         fault = explain(error, Deed.READ, path)
         raise PlanError(f"cannot read the journal {path}", why=fault.why, remedy=fault.remedy) from error
     for number, line in enumerate(lines):
-        with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
+        try:
             record = json.loads(line)
             if number == 0 and record["plan"] != checksum:
                 return history
             history.take_in(record)
-    return history
+        except (ValueError, KeyError, TypeError, RecursionError):
+            # A crash may have cut the last line short: its step does not count.
+            is_damaged |= line.endswith(b"\n")
+    return replace(history, is_damaged=is_damaged)
+
+
+def set_aside(path: str) -> None:
+    """Give a locked journal another name, which is its own name with its mtime, so that a new one can begin.
+
+    :raises OSError: it cannot be renamed.
+    """
+    os.rename(path, f"{path}.{os.stat(path, follow_symlinks=False).st_mtime_ns}")
 
 
 def lock_journal(path: str) -> int:

@@ -9,7 +9,16 @@
 loses its first name. So at every moment both can be found under matching names. If a crash after 2 leaves the
 journal beside the new plan, the checksum in the journal shows that, and the journal is renamed
 (``journal.file.Journal``).
-The journal's lock is held throughout, so that no apply of the older plan can start.
+
+A plan whose guests have only shared blocks has nothing to undo, so it is replaced. If the new plan is the same
+one, made again, the journal would be its own, and apply would leave guests that no longer share blocks as they
+are::
+
+    fleet.plan.json          the same plan, made again: it takes the name of the older one, by a rename
+    fleet.plan.json.journal  its journal  ->  fleet.plan.json.journal.1795977098000000000, its mtime in ns
+
+A crash in between leaves the journal, and the next `batchdiff plan` renames it.
+The journal's lock is held until the new plan is in place, so that no apply of the older plan can start.
 """
 
 from __future__ import annotations
@@ -22,7 +31,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
-from batchdiff.applying.journal.file import lock_journal, read_history
+from batchdiff.applying.journal.file import lock_journal, read_history, set_aside
 from batchdiff.applying.journal.records import OF_SHARING, Fate, Goal, GuestState, History, Step
 from batchdiff.errors import UsageError
 from batchdiff.files.atomic_write import sync_folder
@@ -94,10 +103,12 @@ def replace_plan(plan: Plan, path: str, converted: NamesByPlan) -> KeptPlan | No
         return None
     with _held(path, create=True):
         older, checksum = _older(path, converted), checksum_of(to_dict(plan))
-        if older is None:
-            _forget_sharing(path, checksum)
         if older is None or older.checksum == checksum:
+            begins_anew = older is None and _has_only_shared(read_history(path, checksum))
             write_plan(plan, path)
+            if begins_anew:
+                set_aside(f"{path}{_JOURNAL}")
+                sync_folder(os.path.dirname(os.path.abspath(path)))
             return None
         name = _free_name(path, older)
         with _second_names(path, name, journal=older.journal):
@@ -108,15 +119,14 @@ def replace_plan(plan: Plan, path: str, converted: NamesByPlan) -> KeptPlan | No
         return KeptPlan(name, older.guests)
 
 
-def _forget_sharing(path: str, checksum: str) -> None:
-    """Delete the journal of the same plan, made before, if its guests have only shared blocks.
+def _has_only_shared(history: History) -> bool:
+    """Return whether a plan's guests have only shared blocks, as far as they were worked on.
 
-    If guests have the same files and yet do not share blocks now (btrfs was defragmented, or a snapshot of the
-    disk was brought back), the journal would make ``apply`` leave them as they are.
+    They may have the same files and yet not share blocks now: btrfs was defragmented, or a snapshot of the disk
+    was brought back. What a damaged journal lacks may be more than that.
     """
-    history = read_history(path, checksum)
-    if history.states and not _by_fate(history) and not history.left:
-        os.unlink(f"{path}{_JOURNAL}")
+    is_whole = not history.is_damaged and not history.left
+    return is_whole and bool(history.states) and not _by_fate(history)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from typing import Any
 
 from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.frozen import frozen
+from batchdiff.image.storage.exactness import Exactness
 from batchdiff.plan.path_map import PathMap
 
 
@@ -93,8 +94,9 @@ class GuestState:
     ``left``: the path of the overlay that a restore left behind, because it could not read it. ``data_file``: the
     overlay's data file when it was written, before it got its name. ``parts``: the other files of an overlay that
     is about to be unlinked, each with its path. At SHARED, ``shared_bytes``: the bytes that the last run shared;
-    ``came_back_bytes``: by how much free space has grown in all runs; at SHARING, in those before. At SHARING,
-    ``to_free_bytes``: what was still to come back when the last run began.
+    ``came_back_bytes``: by how much free space has grown in all runs; at SHARING, in those before.
+    ``to_free_bytes``: what was still to come back when the last run began, or 0 once that has recorded what it
+    gave back. ``exactness``: how exact these two are. Older journals lack both, which is None.
     """
 
     step: Step
@@ -112,11 +114,15 @@ class GuestState:
     parts: tuple[tuple[str, Fingerprint], ...] = ()
     shared_bytes: int = 0
     came_back_bytes: int = 0
-    to_free_bytes: int = 0
+    to_free_bytes: int | None = None
+    exactness: Exactness | None = None
 
     def record(self) -> dict[str, Any]:
         """Return the plain values of its line in a journal."""
-        return {key: value for key, value in asdict(self).items() if value}
+        found = {key: value for key, value in asdict(self).items() if value}
+        if self.to_free_bytes is not None:  # 0 is a number, too
+            found["to_free_bytes"] = self.to_free_bytes
+        return found
 
 
 @frozen
@@ -125,6 +131,7 @@ class History:
 
     ``left``: overlays that restore left behind, each with its fingerprint at that time. ``restored``: guests that
     have full images again, and when restore had given them back; no apply has begun with them since.
+    ``is_damaged``: a line could not be read, so some of this may be out of date.
     """
 
     states: dict[str, GuestState] = field(default_factory=dict)
@@ -134,6 +141,7 @@ class History:
     protecting: set[str] = field(default_factory=set)
     left: dict[str, tuple[str, Fingerprint]] = field(default_factory=dict)
     restored: dict[str, str] = field(default_factory=dict)
+    is_damaged: bool = False
 
     def take_in(self, record: dict[str, Any]) -> None:
         """Add one line.
@@ -186,7 +194,8 @@ class History:
             parts=tuple(map(_part, record.get("parts", ()))),
             shared_bytes=int(record.get("shared_bytes", 0)),
             came_back_bytes=int(record.get("came_back_bytes", 0)),
-            to_free_bytes=int(record.get("to_free_bytes", 0)),
+            to_free_bytes=int(record["to_free_bytes"]) if "to_free_bytes" in record else None,
+            exactness=Exactness(record["exactness"]) if "exactness" in record else None,
         )
 
     @property

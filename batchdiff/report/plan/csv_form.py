@@ -6,7 +6,7 @@ import csv
 import io
 from typing import Any
 
-from batchdiff.applying.results.conversion import Conversion
+from batchdiff.applying.results.conversion import Conversion, FreedSpace
 from batchdiff.plan.plan import GuestPlan
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.plan.rows import now
@@ -51,6 +51,7 @@ HEADER = (
     "shareable_bytes",
     "left_out_bytes",
     "now",
+    "came_back_exactness",
     *(f"older_{name}" for name in _COMPARED),
 )
 """The columns, in a fixed order: new ones are added at the end."""
@@ -65,9 +66,10 @@ def plan_csv(facts: PlanFacts) -> str:
     text = io.StringIO()
     rows = csv.DictWriter(text, HEADER)
     rows.writeheader()
+    freed = facts.freed
     older = {} if facts.older is None else {guest.name: guest for guest in facts.older.guests}
     for guest in facts.guests:
-        row = _row(guest, facts.conversions.get(guest.name), facts.shared.get(guest.name))
+        row = _row(guest, facts.conversions.get(guest.name), freed.get(guest.name))
         rows.writerow(row | {"now": now(facts, guest)} | _older(older.get(guest.name)))
     names = {guest.name for guest in facts.plan.guests}
     for guest in older.values() if len(facts.guests) == len(names) else ():
@@ -89,7 +91,7 @@ def _older(guest: GuestPlan | None) -> dict[str, Any]:
     return {f"older_{name}": row.get(name) for name in _COMPARED}
 
 
-def _row(guest: GuestPlan, done: Conversion | None, shared: int | None) -> dict[str, Any]:
+def _row(guest: GuestPlan, done: Conversion | None, freed: FreedSpace | None) -> dict[str, Any]:
     sharing = guest.sharing
     savings = guest.diff.savings if guest.diff else None
     similarity = guest.diff.similarity if guest.diff else None
@@ -106,11 +108,12 @@ def _row(guest: GuestPlan, done: Conversion | None, shared: int | None) -> dict[
         "original": done.fate.value if done else None,
         "actual_overlay_bytes": done.overlay_bytes if done else None,
         "actual_overlay_disk_bytes": done.overlay_disk_bytes if done else None,
-        "came_back_bytes": done.came_back_bytes if done else shared,
+        "came_back_bytes": freed.size if freed else None,
         "strategy": guest.strategy.value,
         "sharing_saved_bytes": sharing.saved_bytes if sharing else None,
         "sharing_exactness": sharing.exactness.value if sharing else None,
         "shareable_bytes": sharing.shareable_bytes if sharing else None,
         "left_out_bytes": sharing.left_out_bytes if sharing else None,
+        "came_back_exactness": freed.exactness.value if freed else None,
         **numbers,
     }

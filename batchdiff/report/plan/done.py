@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from batchdiff.applying.journal.records import Fate
+from batchdiff.applying.results.conversion import freed_in_all
 from batchdiff.files.filenames import shell_word
-from batchdiff.image.storage.exactness import Exactness, of_sum
+from batchdiff.image.storage.exactness import UNKNOWN_AMOUNT, Exactness, of_sum
 from batchdiff.plan.plan import GuestToConvert
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.fates import must_stay
-from batchdiff.report.figures import DASH, UNKNOWN_AMOUNT, bounded_size, count_of
+from batchdiff.report.figures import DASH, bounded_size, count_of
 from batchdiff.report.printable import printable
 from batchdiff.units import few, format_size
 
@@ -21,7 +22,6 @@ _ORIGINALS = {
     Fate.KEPT: "kept",
     Fate.UNKNOWN: "uncertain, as `batchdiff status` explains",
 }
-_GONE = {Fate.DELETED, Fate.GONE}
 
 
 def done(facts: PlanFacts) -> Iterator[str]:
@@ -32,8 +32,8 @@ def done(facts: PlanFacts) -> Iterator[str]:
         return
     yield _overlays(facts, guests)
     yield f"Originals: {_counts(facts)}."
-    back, waiting = came_back(facts), _waiting(facts)
-    if any(each.fate in _GONE for each in facts.conversions.values()):
+    back, waiting = freed_in_all(facts.freed.values()), _waiting(facts)
+    if any(each.has_freed_space for each in facts.conversions.values()):
         yield f"{back} came back{'' if waiting is None else ' so far'}, net of the overlays."
     if waiting is not None:
         yield waiting
@@ -45,7 +45,8 @@ def done_figures(facts: PlanFacts) -> Iterator[tuple[str, str, str]]:
     """Yield what matters after an apply: a label, a figure, and a remark on it."""
     totals = facts.predicted
     saved = bounded_size(totals.saved_bytes, totals.exactness, facts.error_bytes)
-    yield "came back", came_back(facts), f"of {saved} planned"
+    freed = freed_in_all(facts.freed.values())
+    yield "came back", bounded_size(freed.size, freed.exactness), f"of {saved} planned"
     if facts.shared:
         yield "guests that share blocks", f"{len(facts.shared)} of {totals.share}", "nothing rests on the template"
     if not facts.plan.to_convert:
@@ -65,13 +66,6 @@ def space_figure(facts: PlanFacts) -> tuple[str, str, str]:
     """Return the space that apply needs, as a figure."""
     space = format_size(facts.space_at_once(facts.jobs)) if facts.pending else DASH
     return "needed at the worst moment", space, "free disk space, while apply runs"
-
-
-def came_back(facts: PlanFacts) -> str:
-    """Return the space that came back so far."""
-    gone = [guest for guest in _converted(facts) if facts.conversions[guest.name].fate in _GONE]
-    size = sum(facts.conversions[guest.name].came_back_bytes for guest in gone) + sum(facts.shared.values())
-    return bounded_size(size, of_sum(guest.diff.savings.exactness for guest in gone))
 
 
 def _converted(facts: PlanFacts) -> list[GuestToConvert]:
@@ -131,7 +125,7 @@ def _restored(facts: PlanFacts) -> Iterator[str]:
 
 def _waiting(facts: PlanFacts) -> str | None:
     """Return how the rest of the space comes back; None if no original of a converted guest may be deleted."""
-    there = [guest for guest in _converted(facts) if facts.conversions[guest.name].fate not in _GONE]
+    there = [guest for guest in _converted(facts) if not facts.conversions[guest.name].has_freed_space]
     left = [guest for guest in there if not facts.conversions[guest.name].dependents]
     if not left:
         return None

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from batchdiff.applying.results.conversion import Conversion
+from batchdiff.applying.results.conversion import Conversion, FreedSpace, freed_in_all
 from batchdiff.plan.document import to_dict
 from batchdiff.plan.plan import GuestPlan, Sharing
 from batchdiff.report.facts import PlanFacts, figures_of, share
@@ -14,12 +14,12 @@ from batchdiff.report.plan.comparison import compared, comparison_report
 from batchdiff.report.plan.dangers import dangers
 from batchdiff.report.plan.outliers import cluster_advice, similarity_if_unlike
 
-REPORT_VERSION = "1.5"
+REPORT_VERSION = "1.6"
 """Within a major version, fields are added, but none changes its meaning. 1.1 added the exactness of
 savings, 1.2 the comparison with an older plan, and the backing files of guests; 1.3 the warnings, what apply has
 done, the guests that do not look like copies of the template, and better cluster sizes; 1.4 the strategies of
 guests, and what sharing blocks in place gives; 1.5 whether restore gave a guest back, and the images that
-depend on kept originals."""
+depend on kept originals; 1.6 the exactness of the space that came back."""
 
 
 def plan_json(facts: PlanFacts) -> str:
@@ -74,9 +74,12 @@ def _guest(record: dict[str, Any], guest: GuestPlan, facts: PlanFacts) -> dict[s
     }
 
 
-def _sharing(sharing: Sharing, came_back: int | None) -> dict[str, Any]:
+def _sharing(sharing: Sharing, freed: FreedSpace | None) -> dict[str, Any]:
     found = asdict(sharing)
-    return {name: found[name] for name in found if name not in {"unit", "runs"}} | {"came_back_bytes": came_back}
+    return {name: found[name] for name in found if name not in {"unit", "runs"}} | {
+        "came_back_bytes": None if freed is None else freed.size,
+        "came_back_exactness": None if freed is None else freed.exactness.value,
+    }
 
 
 def _conversion(done: Conversion) -> dict[str, Any]:
@@ -94,14 +97,14 @@ def _conversion(done: Conversion) -> dict[str, Any]:
 def _totals(facts: PlanFacts) -> dict[str, Any]:
     totals = facts.plan.totals
     saved = _rounded(share(totals.saved_bytes, totals.allocated_bytes))
-    better = cluster_advice(facts.pending)
+    better, freed = cluster_advice(facts.pending), freed_in_all(facts.freed.values())
     return asdict(totals) | {
         "overlay_error_bytes": facts.error_bytes,
         "saved_share": saved,
         "converted": len(facts.conversions),
         "shared": len(facts.shared),
-        "came_back_bytes": sum(each.came_back_bytes for each in facts.conversions.values())
-        + sum(facts.shared.values()),
+        "came_back_bytes": freed.size,
+        "came_back_exactness": freed.exactness.value,
         "better_cluster_size": None if better is None else better.cluster_size,
         "better_overlay_disk_bytes_at_most": None if better is None else better.at_most,
     }

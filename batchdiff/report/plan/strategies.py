@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from batchdiff.applying.results.conversion import freed_in_all
 from batchdiff.image.storage.exactness import Exactness, of_sum
 from batchdiff.plan.plan import Savings, Sharing
 from batchdiff.report.facts import PlanFacts
@@ -77,7 +78,7 @@ def sharing_done(facts: PlanFacts) -> Iterator[str]:
     """Yield how many guests share blocks now, and what came back; nothing before an apply."""
     guests = [guest for guest in facts.plan.to_share if guest.name in facts.shared]
     if guests:
-        back = format_size(sum(facts.shared[guest.name] for guest in guests))
+        back = freed_in_all(facts.shared[guest.name] for guest in guests)
         exactness = of_sum(guest.sharing.exactness for guest in guests)
         planned = _saved(sum(guest.sharing.saved_bytes for guest in guests), exactness)
         share = "shares" if len(guests) == 1 else "share"

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from batchdiff.applying.journal.records import Fate
 from batchdiff.choices import Retire, Strategy, Verdict
 from batchdiff.files.filenames import shell_word
-from batchdiff.image.storage.exactness import Exactness
+from batchdiff.image.storage.exactness import UNKNOWN_AMOUNT, Exactness
 from batchdiff.plan.plan import GuestPlan, GuestToConvert, Totals
 from batchdiff.plan.totals import totals_of
 from batchdiff.report.facts import PlanFacts, guests_not_converted, inexact
-from batchdiff.report.figures import UNKNOWN_AMOUNT, bounded_size, count_of, of_several
+from batchdiff.report.figures import bounded_size, count_of, of_several
 from batchdiff.report.plan.comparison import compared, sentences
 from batchdiff.report.plan.dangers import dangers
 from batchdiff.report.plan.done import done, done_figures, space_figure

@@ -10,6 +10,8 @@ import pytest
 from batchdiff.applying.guests.status import OnDisk, TemplateIs, Written, status_rows
 from batchdiff.applying.journal.records import Fate, Goal, GuestState, History, Step
 from batchdiff.choices import Verdict
+from batchdiff.image.storage.exactness import Exactness
+from batchdiff.units import MIB
 
 BOTH = OnDisk("/vm.qcow2", "/vm.img")
 PUBLISHED = {"overlay": None, "published": True}
@@ -36,6 +38,25 @@ def test_nothing_was_done():
 def test_when_and_why():
     line = told(GuestState(Step.CHECKED, temporary="/x"), failure="it is in use")
     assert (line.step, line.since, line.failure) == ("checked", "2026-01-02T03:04:05Z", "it is in use")
+
+
+@pytest.mark.parametrize(
+    ("planned", "recorded", "back"),
+    [
+        (Exactness.EXACT, Exactness.EXACT, "3 MiB came back"),
+        (Exactness.EXACT, Exactness.AT_MOST, "at most 3 MiB came back"),
+        (Exactness.AT_MOST, Exactness.EXACT, "3 MiB came back"),
+        (Exactness.AT_MOST, None, "at most 3 MiB came back"),  # older journals
+        (Exactness.AT_LEAST, None, "3 MiB came back"),
+        (Exactness.UNKNOWN, None, "an unknown amount of space came back"),
+    ],
+)
+def test_a_bound_is_not_stated_as_a_fact(planned, recorded, back):
+    guest = plans.shared_guest("web01")
+    guest = replace(guest, sharing=replace(guest.sharing, exactness=planned))
+    state = GuestState(Step.SHARED, came_back_bytes=3 * MIB, exactness=recorded)
+    (line,) = status_rows(plans.small_plan(guest), History({"web01": state}), {})
+    assert line.next == f"nothing: {back}, and nothing rests on the template"
 
 
 @pytest.mark.parametrize(("created", "step"), [("2026-01-02T03:04:05Z", "restored"), ("2027", "planned")])

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import plans
@@ -16,6 +17,7 @@ import pytest
 from batchdiff.applying.journal.file import Journal, read_history
 from batchdiff.applying.journal.records import Fate, Goal, GuestState, History, Step
 from batchdiff.errors import PlanError
+from batchdiff.image.storage.exactness import Exactness
 
 CHECKSUM = "sha256:" + "ab" * 32
 NAME = 'we"b\n01 \udc80'
@@ -247,7 +249,37 @@ def test_read_notes_without_one(plan_path, text):
     if text is not None:
         with open(f"{plan_path}.journal", "wb") as file:
             file.write(text)
-    assert read_history(plan_path, CHECKSUM) == History()
+    assert replace(read_history(plan_path, CHECKSUM), is_damaged=False) == History()
+
+
+@pytest.mark.parametrize(
+    ("change", "is_damaged"),
+    [
+        (lambda text: text, False),
+        (lambda text: text[:-5], False),  # cut short by a crash: that step does not count
+        (lambda text: text.replace(b'"step": "written"', b'"step": "written'), True),
+        (lambda text: text.replace(b'"step": "written"', b'"step": "wrote"'), True),
+        (lambda text: text[:-5] + b"\n", True),
+    ],
+)
+def test_lines_that_cannot_be_read_are_known(plan_path, change, is_damaged):
+    written(plan_path)
+    Path(f"{plan_path}.journal").write_bytes(change(read(plan_path)))
+    assert read_history(plan_path, CHECKSUM).is_damaged == is_damaged
+
+
+@pytest.mark.parametrize("to_free", [None, 0, 5])
+@pytest.mark.parametrize("exactness", [None, *Exactness])
+def test_nothing_to_free_is_not_the_same_as_an_unknown_amount(to_free, exactness):
+    """Older journals have neither key."""
+    state = GuestState(Step.SHARING, came_back_bytes=3, to_free_bytes=to_free, exactness=exactness)
+    record = json.loads(json.dumps(state.record()))
+    assert {"to_free_bytes", "exactness"} - set(record) == {
+        name for name, value in (("to_free_bytes", to_free), ("exactness", exactness)) if value is None
+    }
+    history = History()
+    history.take_in({"time": "", "guest": "web01"} | record)
+    assert history.states == {"web01": state}
 
 
 def test_the_notes_of_another_plan_are_none(plan_path):

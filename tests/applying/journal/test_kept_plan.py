@@ -179,11 +179,46 @@ def test_guests_that_do_not_share_blocks_any_longer_do_so_again(tmp_path, step):
     """With the same files, a new plan has the checksum of the older one, and so would have its journal."""
     path = str(tmp_path / "fleet.plan.json")
     begun(path, web01=GuestState(step))
+    journal = Path(f"{path}.journal")
+    content, when = journal.read_bytes(), journal.stat().st_mtime_ns
     assert replace_plan(dataclasses.replace(OLD, created="2026-02-03T04:05:06Z"), path, {}) is None
     assert guests_at(path) == (["web01", "web02"], [])
+    assert Path(f"{path}.journal.{when}").read_bytes() == content, "what was done is not forgotten"
     begun(path, web01=GuestState(step), web02=QUARANTINED)
     assert replace_plan(OLD, path, {}) is None
     assert guests_at(path) == (["web01", "web02"], ["web01", "web02"]), "what can be undone can still be undone"
+
+
+def test_a_journal_gives_way_only_to_a_plan_that_is_written(tmp_path, monkeypatch):
+    """And until then its lock keeps an apply from starting."""
+    path, order = str(tmp_path / "fleet.plan.json"), []
+    begun(path, web01=GuestState(Step.SHARED))
+
+    def write(plan, where):
+        with pytest.raises(PlanError, match="is running"):
+            Journal(path, read_plan(path).checksum)
+        order.append("written")
+        if len(order) == 1:
+            raise PlanError("no space is left")
+
+    module = "batchdiff.applying.journal.kept_plan"
+    monkeypatch.setattr(f"{module}.write_plan", write)
+    monkeypatch.setattr(f"{module}.sync_folder", lambda folder: order.append(sorted(os.listdir(folder))[1:]))
+    with pytest.raises(PlanError, match="no space"):
+        replace_plan(OLD, path, {})
+    assert guests_at(path) == (["web01", "web02"], ["web01"])
+    when = os.stat(f"{path}.journal").st_mtime_ns
+    replace_plan(OLD, path, {})
+    assert order == ["written", "written", [f"fleet.plan.json.journal.{when}"]], "renamed, and then synced"
+
+
+def test_a_damaged_journal_may_hide_more_than_sharing(tmp_path):
+    path = str(tmp_path / "fleet.plan.json")
+    begun(path, web01=GuestState(Step.SHARED), web02=QUARANTINED)
+    journal = Path(f"{path}.journal")
+    journal.write_bytes(journal.read_bytes().replace(b'"step": "retired"', b'"step": "retired'))
+    replace_plan(OLD, path, {})
+    assert names(path) == ["fleet.plan.json", "fleet.plan.json.journal"]
 
 
 def test_the_same_plan_again_keeps_its_journal(path):

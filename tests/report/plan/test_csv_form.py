@@ -19,7 +19,7 @@ def test_the_header_stays():
         "guest,verdict,reason,path,format,virtual_size,overlay_path,cluster_size,allocated_bytes,reclaimable_bytes,"
         "overlay_bytes,overlay_error_bytes,overlay_disk_bytes,saved_bytes,exactness,equal_bytes,nonzero_bytes,"
         "original,actual_overlay_bytes,actual_overlay_disk_bytes,came_back_bytes,strategy,sharing_saved_bytes,"
-        "sharing_exactness,shareable_bytes,left_out_bytes,now,"
+        "sharing_exactness,shareable_bytes,left_out_bytes,now,came_back_exactness,"
         "older_verdict,older_overlay_bytes,older_overlay_error_bytes,older_saved_bytes,older_exactness,"
         "older_sharing_saved_bytes,older_sharing_exactness"
     )

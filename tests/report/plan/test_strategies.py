@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
+import json
 
+import pytest
 from plans import guest_plan, savings, shared_guest, small_plan
 
+from batchdiff.applying.journal.records import Fate
+from batchdiff.applying.results.conversion import Conversion, FreedSpace
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.report.facts import PlanFacts
+from batchdiff.report.plan.csv_form import plan_csv
+from batchdiff.report.plan.json_form import plan_json
+from batchdiff.report.plan.markdown_form import plan_markdown
 from batchdiff.report.plan.strategies import strategy_rows
 from batchdiff.report.plan.text import plan_text
 from batchdiff.units import GIB, MIB
@@ -20,6 +29,40 @@ def test_the_total_is_as_exact_as_the_rows():
     assert [row[2] for row in rows] == ["1 GiB", "1 GiB", "2 GiB"]
     rows = strategy_rows(PlanFacts(small_plan(one, dataclasses.replace(other, sharing=nothing))))
     assert [row[2] for row in rows] == ["1 GiB", "at least 0 B", "at least 1 GiB"]
+
+
+@pytest.mark.parametrize(
+    ("exactness", "back"),
+    [
+        (Exactness.EXACT, "3 GiB"),
+        (Exactness.AT_MOST, "at most 3 GiB"),
+        (Exactness.UNKNOWN, "an unknown amount of space"),
+    ],
+)
+def test_the_space_that_came_back_is_as_exact_as_each_guest(exactness, back):
+    freed = {"one": FreedSpace(GIB), "other": FreedSpace(2 * GIB, exactness)}
+    facts = PlanFacts(small_plan(shared_guest("one"), shared_guest("other")), shared=freed)
+    assert f"in place: {back} came back (2 GiB predicted)." in " ".join(plan_text(facts).split())
+    assert f"- came back: **{back.replace('an unknown amount of space', 'unknown')}**" in plan_markdown(facts)
+    report = json.loads(plan_json(facts))
+    assert [each["sharing"]["came_back_exactness"] for each in report["guests"]] == ["exact", exactness]
+    totals = report["totals"]
+    assert (totals["came_back_bytes"], totals["came_back_exactness"]) == (3 * GIB, exactness)
+    rows = csv.DictReader(io.StringIO(plan_csv(facts)))
+    assert [row["came_back_exactness"] for row in rows] == ["exact", exactness]
+
+
+def test_originals_that_are_gone_and_shared_blocks_add_up():
+    bounded = savings(2 * GIB, 256 * MIB, exactness=Exactness.AT_MOST)
+    guests = guest_plan("gone", savings=bounded), guest_plan("kept", savings=bounded), shared_guest("shared")
+    done = {
+        "gone": Conversion(Fate.DELETED, MIB, MIB, used=False, came_back_bytes=GIB),
+        "kept": Conversion(Fate.KEPT, MIB, MIB, used=False, came_back_bytes=0),
+    }
+    facts = PlanFacts(small_plan(*guests), conversions=done, shared={"shared": FreedSpace(GIB)})
+    found = [(each.size, each.exactness.value) for each in map(facts.freed.get, ("gone", "kept", "shared"))]
+    assert found == [(GIB, "at_most"), (0, "exact"), (GIB, "exact")]
+    assert "- came back: **at most 2 GiB**" in plan_markdown(facts)
 
 
 def test_without_an_overlay_in_view_nothing_is_said_of_overlays():
