@@ -283,6 +283,7 @@ EVENTS: dict[str, dict[str, Schema]] = {
         "virtual_size": SIZE,
         "copies": SIZE,
         "saved_bytes": INTERVAL_OF_BYTES,
+        "exactness": of_type(Exactness),
         "why": TEXT,
     },
     "copy": {
@@ -291,6 +292,7 @@ EVENTS: dict[str, dict[str, Schema]] = {
         "template": PATH,
         "similarity": INTERVAL_OF_SHARE,
         "saved_bytes": INTERVAL_OF_BYTES,
+        "exactness": of_type(Exactness),
         "allocated_bytes": SIZE,
         "shared_bytes": SIZE,
         "snapshots": SIZE,

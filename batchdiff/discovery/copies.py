@@ -14,6 +14,7 @@ from batchdiff.discovery.sample_index import SampleIndex
 from batchdiff.discovery.sample_offsets import SAMPLE, SampleNumbers
 from batchdiff.discovery.sampled_image import SampledImage
 from batchdiff.frozen import frozen
+from batchdiff.image.storage.exactness import Exactness, of_sum
 from batchdiff.sampling.interval import Interval
 from batchdiff.units import KIB, MIB, ceil_div, format_size
 
@@ -69,10 +70,20 @@ class Group:
 
         All bounds are added up: images are sampled at the same offsets, so their errors are not independent.
         """
-        saved = [copy.saved for copy in self.copies if not copy.image.losses]
+        saved = [copy.saved for copy in self._accepted]
         return Interval(
             sum(each.estimate for each in saved), sum(each.low for each in saved), sum(each.high for each in saved)
         )
+
+    @property
+    def exactness(self) -> Exactness:
+        """The exactness of ``saved`` apart from the sampling: of the bytes that deleting the images would free."""
+        return of_sum(copy.image.exactness for copy in self._accepted)
+
+    @property
+    def _accepted(self) -> list[Copy]:
+        """The copies that a plan does not refuse."""
+        return [copy for copy in self.copies if not copy.image.losses]
 
 
 class Placement:

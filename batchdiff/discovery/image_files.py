@@ -122,12 +122,7 @@ class FileSearch:
         try:
             return os.stat(path)
         except (OSError, ValueError) as error:
-            why = reason(error, path=_absolute(path)) if isinstance(error, OSError) else str(error)
-            if isinstance(error, OSError) and error.errno == errno.ELOOP:
-                why = "it is a symbolic link that leads back to itself"
-            elif os.path.islink(path):
-                why = f"it is a symbolic link that leads nowhere ({why})"
-            self._leave_out(path, Cause.UNREADABLE, why)
+            self._leave_out(path, Cause.UNREADABLE, _why_not_found(path, error))
         return None
 
     def _add_once(self, file: FileToSample, identity: Identity) -> None:
@@ -158,6 +153,21 @@ def find_files(paths: Iterable[str], more: Iterable[FileToSample] = ()) -> FileS
 def _absolute(path: str) -> str:
     """Return an absolute path whose folder is free of links; the last component may be one."""
     return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+
+
+def _why_not_found(path: str, error: OSError | ValueError) -> str:
+    """Return why a path leads to no file, in words that follow the path."""
+    if not isinstance(error, OSError):
+        return str(error)
+    if error.errno == errno.ELOOP:
+        return "it is a symbolic link that leads back to itself"
+    is_link = os.path.islink(path)
+    if error.errno == errno.ENOENT and is_link:
+        return f"it is a symbolic link to {os.path.realpath(path)}, which does not exist"
+    if error.errno == errno.ENOENT:
+        return "it, or a folder above it, is gone"
+    why = reason(error, path=_absolute(path))
+    return f"it is a symbolic link that leads nowhere ({why})" if is_link else why
 
 
 def _begins_like_an_image(path: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from batchdiff.discovery.exclusion import Exclusion
 from batchdiff.discovery.samples import Samples
 from batchdiff.frozen import frozen
+from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image_source import ImageSource
 
 
@@ -13,9 +14,9 @@ class SampledImage:
     """An image and its samples.
 
     ``by_content``: its first bytes alone show its format. ``allocated``: the bytes that it takes on disk;
-    ``reclaimable``: those that deleting it would free. ``not_a_guest``: why it can be a template, but not a guest;
-    empty if it can be both. ``is_device``: it is a block device. ``snapshots``, ``bitmaps``: the numbers of those
-    that its conversion would lose.
+    ``reclaimable``: those that deleting it would free, and ``exactness`` is that of this number. ``not_a_guest``:
+    why it can be a template, but not a guest; empty if it can be both. ``is_device``: it is a block device.
+    ``snapshots``, ``bitmaps``: the numbers of those that its conversion would lose.
     """
 
     source: ImageSource
@@ -31,6 +32,7 @@ class SampledImage:
     is_device: bool = False
     snapshots: int = 0
     bitmaps: int = 0
+    exactness: Exactness = Exactness.EXACT
 
     @property
     def path(self) -> str:

@@ -110,6 +110,7 @@ def _sampled(image: Image, file: FileToSample, shape: SampleShape) -> SampledIma
         is_device=is_block_device(image.layers[0].fd),
         snapshots=losses.snapshots,
         bitmaps=losses.bitmaps,
+        exactness=use.exactness,
     )
 
 

@@ -31,7 +31,6 @@ from batchdiff.planning.candidates import Candidate
 from batchdiff.planning.guest_plans import entry_fields, untouched_guest
 from batchdiff.planning.original_losses import forbidden_preallocation, original_losses
 from batchdiff.planning.overlay_content import OverlayContent, ReusedOverlay, content_of
-from batchdiff.planning.scan.refine import refine_granules
 from batchdiff.planning.scan.reopening import reopen
 from batchdiff.planning.scan.results import Findings
 from batchdiff.planning.share_in_place import or_share, plan_to_share
@@ -121,27 +120,30 @@ class AssessmentJob:
         return f"computing the savings of guest {name}"
 
     def _assess(self, name: str, template: TemplateBlocks | None = None) -> GuestPlan:
-        if (overlay := self.reused.get(name)) is not None:
-            return _assess_reused(self.candidates[name], overlay, self.facts, template)
-        failure, compared = self.findings.failures.get(name), self.findings.compared(name)
+        failure = self.findings.failures.get(name)
+        if failure is None and (overlay := self.reused.get(name)) is not None:
+            units = partial(self.findings.units, name)
+            return _assess_reused(self.candidates[name], overlay, self.facts, template, units)
+        compared = self.findings.compared(name)
         return assess(self.candidates[name], compared, failure, self.facts, self.measure, template)
 
 
 def _assess_reused(
-    candidate: Candidate, overlay: ReusedOverlay, facts: FleetFacts, template: TemplateBlocks | None
+    candidate: Candidate,
+    overlay: ReusedOverlay,
+    facts: FleetFacts,
+    template: TemplateBlocks | None,
+    units: Callable[[], Extents],
 ) -> GuestPlan:
     """Return the plan of a guest whose extents come from an older plan; savings, verdict and paths are new.
 
-    The space that sharing would free depends on the units of a scan, so the parts that differ are compared again.
+    ``units``: returns its extents in the units of a scan, on which the space depends that sharing would free.
     """
     content = overlay.content
 
     def plan_of(image: Image) -> GuestPlan:
         known = _extents(image, facts)
         plan = _plan_guest(candidate, image, content, facts, overlay.size, known)
-        if template is None:
-            return plan
-        units = partial(refine_granules, template.image, image, content.extents, content.geometry.granule)
         return or_share(plan, template, image, units, known)
 
     return _unless_changed(candidate, plan_of, facts.observer)
@@ -220,9 +222,7 @@ def _uncompressed_size(
     unit = volume.unit
     reserves = options.preallocation in {Preallocation.FALLOC, Preallocation.FULL}
     lists = OverlayLists(layout, extents, volume, options.preallocation)
-    if options.data_file is not None and reserves:
-        taken = SpaceTaken(align_up(image.virtual_size, unit), 0)
-    elif options.encryption is None:
+    if options.encryption is None:
         data = extents.pairs(Kind.DATA) * geometry.granule
         sharing = _will_share(candidate, image, geometry.granule, unit)
         small = geometry.granules == 1 and geometry.cluster_size < unit and options.data_file is None
@@ -230,11 +230,14 @@ def _uncompressed_size(
         taken = space_taken(
             image, data, sharing=sharing, unit=unit, known=known, file_start=start, written=lists.add_data
         )
+        if options.data_file is not None and reserves:
+            taken = SpaceTaken(align_up(image.virtual_size, unit), 0)
     else:
         data = extents.pairs(Kind.DATA) * geometry.granule
         lists.add_data(data[:, 0], data[:, 0] + data[:, 1])
         taken = encrypted_space(extents, geometry.granule, image.virtual_size, unit)
-    on_disk = overlay_disk_bytes(layout, extents, options, taken.data, unit) - taken.holes + lists.end()
+    on_disk = overlay_disk_bytes(layout, extents, options, taken.data, unit) - taken.holes
+    on_disk += lists.end(image.virtual_size)
     length = layout.file_size + (0 if options.data_file is None else image.virtual_size)
     return OverlaySize(length, 0, on_disk, taken.shared)
 
@@ -293,5 +296,5 @@ def _compressed_size(
     )
     lists = OverlayLists(packed, extents, volume, Preallocation.OFF)
     lists.add_packed(stored.disk_bytes)
-    on_disk = disk_bytes(packed, stored.disk_bytes, volume.unit) + lists.end()
+    on_disk = disk_bytes(packed, stored.disk_bytes, volume.unit) + lists.end(candidate.record.virtual_size)
     return OverlaySize(packed.file_size, stored.error_bytes, on_disk)

@@ -36,8 +36,10 @@ from batchdiff.planning.assessment import AssessmentJob, FleetFacts
 from batchdiff.planning.candidates import Candidate, Part, examine_guests, planned_image
 from batchdiff.planning.checkpoint.checkpoint import Checkpoint
 from batchdiff.planning.overlay_content import ReusedOverlay
+from batchdiff.planning.refined_guests import RefinedGuests
 from batchdiff.planning.reuse_plan import reusable_overlays, why_unusable
-from batchdiff.planning.scan.reopening import budget
+from batchdiff.planning.scan.refine import Granules, RefineJob
+from batchdiff.planning.scan.reopening import budget, files_of
 from batchdiff.planning.scan.results import Findings
 from batchdiff.planning.scan.workers import run_tasks
 from batchdiff.planning.scan_all import Progress, ScanSettings, scan_guests
@@ -90,8 +92,7 @@ def make_plan(  # noqa: PLR0913  # options by keyword
 
     ``observer`` is called at every read, in each worker on this host. ``opened`` is called with the number of
     images opened so far: first the template and each guest, to examine them, then each guest again, to find its
-    data; ``assessed``, with each guest whose savings are known. ``remote``: how ranges are scanned on other
-    hosts; None if they are not.
+    data; ``assessed``, with each guest whose savings are known. ``remote``: how other hosts scan ranges, if any.
 
     :raises ImageError: the template cannot be read, is in use, or changed during the scan.
     :raises WorkerError: a worker process died.
@@ -107,15 +108,18 @@ def make_plan(  # noqa: PLR0913  # options by keyword
         candidates = [part for part in parts if isinstance(part, Candidate)]
         sharing, sidecar = has_shared_extents(image), _sidecar(template)
         reused = _reuse(earlier, template, sidecar, candidates, sharing=sharing)
+        refined = _refined_guests(image, candidates, reused, observer, progress)
         to_scan = {each.entry.name: each.record for each in candidates if each.entry.name not in reused.overlays}
         limits = budget(jobs, len(image.layers))
         further = _further(opened, 1 + len(parts))
         settings = ScanSettings(
-            limits, GENERATOR, progress, earlier.say, earlier.checkpoint, observer, further, remote
+            limits, GENERATOR, refined.scanned, earlier.say, earlier.checkpoint, observer, further, remote
         )
         # Even without guests, the template is scanned if its digest is not known otherwise.
         scan = partial(scan_guests, image, _at_first(template, sidecar), to_scan, settings, sharing=sharing)
         findings = scan() if to_scan or reused.digest is None else Findings(sharing)
+        settings.close()
+        refined.run(findings, jobs=limits.jobs)
         # After this check, the results are known to belong to the recorded state of the template.
         _check_unchanged(image, template)
         digest = _digest(findings, template, reused, scanned_anything=bool(to_scan))
@@ -146,6 +150,22 @@ def _plan(
 def _facts(manifest: Manifest, template: Image, findings: Findings, observer: ReadObserver | None) -> FleetFacts:
     kept = shared_blocks(template) if findings.sharing else {}
     return FleetFacts(manifest, kept, findings.located, observer, can_be_shared(template))
+
+
+def _refined_guests(
+    template: Image,
+    candidates: list[Candidate],
+    reused: _Reused,
+    observer: ReadObserver | None,
+    progress: Progress,
+) -> RefinedGuests:
+    """Return the reused guests that could share blocks with the template, which counts in the units of a scan."""
+    can_share = bool(reused.overlays) and can_be_shared(template)
+    contents = {name: each.content for name, each in reused.overlays.items() if can_share}
+    guests = {each.entry.name: each.record for each in candidates if each.entry.name in contents}
+    granules = {name: Granules(each.extents, each.geometry.granule) for name, each in contents.items()}
+    job = RefineJob(template.source, files_of(template), guests, granules, observer)
+    return RefinedGuests(job, progress)
 
 
 def _further(report: Callable[[int], None], before: int) -> Callable[[int], None]:

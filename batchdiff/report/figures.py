@@ -40,6 +40,16 @@ def bounded_size(count: int, exactness: Exactness, error: int = 0) -> str:
     return f"{words if count > 0 else ''}{format_size(count)}"
 
 
+def bounded_estimate(count: float, exactness: Exactness) -> str:
+    """Return ``~1.2 GiB``, ``at most ~1.2 GiB``, ``unknown`` or, if the estimate is not positive, ``nothing``.
+
+    ``exactness``: that of the number apart from the estimate's own error.
+    """
+    if exactness is Exactness.UNKNOWN:
+        return "unknown"
+    return f"{_WORDS.get(exactness, '')}~{format_size(int(count))}" if count > 0 else "nothing"
+
+
 def percent(part: float | None) -> str:
     """Return a share as a percentage, or a dash."""
     if part is None:

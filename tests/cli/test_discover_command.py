@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import notation
@@ -19,7 +20,9 @@ from filesystems import mounted
 from batchdiff.discovery import discover as discovery
 from batchdiff.discovery.image_files import find_files
 from batchdiff.discovery.samples import SCATTERED
+from batchdiff.image.storage.exactness import Exactness
 from batchdiff.manifest.file import read_manifest
+from batchdiff.report.discovery.discovery_events import copy_event, template_event
 from batchdiff.report.discovery.discovery_text import discovery_text
 
 FIRST, SECOND = "2M:A 2M:- 2M:B", "2M:A 1M:E 1M:- 1M:F 1M:B"
@@ -151,7 +154,7 @@ def test_a_block_device_becomes_a_guest(images, tmp_path):
     with attached(tmp_path / "web0.img", "--read-only") as device:
         named = (tmp_path / "debian.img", device)
         given = ("--template", tmp_path / "debian.img")
-        run_here("discover", *named, *given, "-o", tmp_path / "m.yaml", "-j", 1)
+        text = run_here("discover", *named, *given, "-o", tmp_path / "m.yaml", "-j", 1)
         run_here("plan", tmp_path / "m.yaml", "-q", "-o", tmp_path / "p.json", "-j", 1)
         search = find_files(map(str, named))
         (group,) = discovery.discover(search, shape=SCATTERED, jobs=1, templates=[str(named[0])]).groups
@@ -159,6 +162,33 @@ def test_a_block_device_becomes_a_guest(images, tmp_path):
     assert guest["verdict"] == "convert"
     assert guest["overlay"]["path"] == f"{tmp_path}/{os.path.basename(device)}.qcow2"
     assert group.saved.low <= guest["savings"]["saved_bytes"] <= group.saved.high
+    # A thin device returns only what it has allocated.
+    assert guest["savings"]["exactness"] == "at_most"
+    assert len(re.findall(r"(?:exact|total) at most ~[\d.]+ MiB", text)) == 2
+    assert re.search(r", saves at most ~[\d.]+ MiB\n", (tmp_path / "m.yaml").read_text())
+    assert {copy_event(group, *group.copies)["exactness"], template_event(group, "")["exactness"]} == {"at_most"}
+
+
+@pytest.mark.parametrize(
+    ("exactness", "cell", "sum_"),
+    [
+        (Exactness.EXACT, r"exact ~[\d.]+ MiB", r"saving ([\d.]+ MiB to|~[\d.]+ MiB)"),
+        (Exactness.AT_LEAST, r"exact at least ~[\d.]+ MiB", r"saving at least [\d.]+ MiB:"),
+        (Exactness.UNKNOWN, "exact unknown", "saving an unknown amount of space:"),
+    ],
+)
+def test_savings_are_as_certain_as_in_a_plan(images, exactness, cell, sum_):
+    def with_exactness(copy):
+        return replace(copy, image=replace(copy.image, exactness=exactness))
+
+    found = discovery.discover(find_files([str(images)]), shape=SCATTERED, jobs=1)
+    groups = tuple(
+        replace(group, copies=tuple(with_exactness(copy) for copy in group.copies)) for group in found.groups
+    )
+    text = " ".join(discovery_text(replace(found, groups=groups), SCATTERED).split())
+    assert len(re.findall(cell, text)) == sum(len(group.copies) for group in groups)
+    assert len(re.findall(sum_, text)) == len(groups)
+    assert re.search(cell.replace("exact", "total", 1), text)
 
 
 def test_names_that_no_manifest_can_have(tmp_path):

@@ -81,11 +81,16 @@ def test_links_that_lead_nowhere_are_explained_with_absolute_paths(folder, monke
     (folder / "gone.img").symlink_to("nowhere")
     monkeypatch.chdir(folder)
     search = find_files(["loop.img", "gone.img"])
-    gone = f"it is a symbolic link that leads nowhere ({folder}/gone.img, or a folder above it, is gone)"
     assert [(each.path, each.reason) for each in search.exclusions] == [
         (f"{folder}/loop.img", "it is a symbolic link that leads back to itself"),
-        (f"{folder}/gone.img", gone),
+        (f"{folder}/gone.img", f"it is a symbolic link to {folder}/nowhere, which does not exist"),
     ]
+
+
+def test_a_disk_that_is_gone_is_named_once(folder):
+    search = find_files([], [FileToSample(str(folder / "gone" / "vm.img"), ImageFormat.RAW)])
+    (left_out,) = search.exclusions
+    assert (left_out.path, left_out.reason) == (f"{folder}/gone/vm.img", "it, or a folder above it, is gone")
 
 
 def test_no_fifo_is_opened(folder):

@@ -1,6 +1,6 @@
 """Reflink copies on real filesystems: what is shared is not read, and what was rewritten is found.
 
-Guards planning/scan/common_blocks.py.
+Guards planning/scan/common_blocks.py, planning/refined_guests.py.
 """
 
 import dataclasses
@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import subprocess
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from scan_jobs import scan_job
 from small_fleet import checksum
 
 from batchdiff.choices import Verdict
+from batchdiff.errors import ImageError
 from batchdiff.extents import concatenate
 from batchdiff.image import files
 from batchdiff.image.open import open_image
@@ -31,7 +33,7 @@ from batchdiff.plan.plan import Plan
 from batchdiff.planning import planner
 from batchdiff.planning.planner import EarlierResults, make_plan
 from batchdiff.planning.scan import common_blocks as common_blocks_module
-from batchdiff.planning.scan import one_range
+from batchdiff.planning.scan import one_range, refine
 from batchdiff.planning.scan.common_blocks import CommonBlocks
 from batchdiff.planning.scan.reopening import Budget
 from batchdiff.planning.scan_all import ranges_with_data
@@ -318,6 +320,14 @@ def test_the_same_plan_in_whatever_batches(filesystem, monkeypatch, small_ranges
     shutil.rmtree(folder)
 
 
+def assert_even(reports, *, least):
+    """Progress comes in many steps, to a total that is known from the beginning."""
+    done = [each for each, _ in reports]
+    assert len(set(done)) > least
+    assert done == sorted(done)
+    assert {total for _, total in reports} == {done[-1]}
+
+
 def test_a_reused_plan_is_as_a_fresh_one(filesystem, small_ranges, monkeypatch):
     """With what each strategy would give, for which only the parts that differ are read again."""
     folder = filesystem / "reused"
@@ -327,8 +337,54 @@ def test_a_reused_plan_is_as_a_fresh_one(filesystem, small_ranges, monkeypatch):
     manifest, said = manifest_of(folder, *guests[::-2]), []
     fresh = make_plan(manifest, jobs=1)
     monkeypatch.setattr(one_range.Scanner, "__init__", None)
-    reused = make_plan(manifest, jobs=2, earlier=EarlierResults(None, older, said.append))
+    monkeypatch.setattr(refine, "STRETCH", 4 * MIB)
+    reports, earlier = [], EarlierResults(None, older, said.append)
+    reused = make_plan(manifest, jobs=2, earlier=earlier, progress=lambda *numbers: reports.append(numbers))
     assert said[0].startswith("3 of 3 guests are reused")
+    assert_even(reports, least=2 * 3)  # several stretches of each guest
     assert [guest.sharing for guest in reused.guests] == [guest.sharing for guest in fresh.guests]
     assert checksum(reused) == checksum(fresh)
+    shutil.rmtree(folder)
+
+
+def test_reused_guests_are_read_by_all_workers(filesystem, small_ranges, monkeypatch):
+    folder, pids = filesystem / "workers", filesystem / "pids"
+    guests = copies_that_need_zeros(folder)
+    older = plan_of(folder, *guests)
+    real = refine.refine_granules
+
+    def slow(*arguments):
+        with pids.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        time.sleep(0.05)  # so that no worker is done with all before the other one has begun
+        return real(*arguments)
+
+    monkeypatch.setattr(refine, "refine_granules", slow)
+    make_plan(manifest_of(folder, *guests), jobs=2, earlier=EarlierResults(None, older))
+    assert len(set(pids.read_text().split())) == 2
+    shutil.rmtree(folder)
+    pids.unlink()
+
+
+def test_a_reused_guest_that_cannot_be_read_is_refused(filesystem, small_ranges, monkeypatch):
+    """As it would be without the older plan. One guest is new, so there is a scan before."""
+    folder = filesystem / "unreadable"
+    guests = copies_that_need_zeros(folder)
+    older = plan_of(folder, *guests[:2])
+    real = refine.refine_granules
+
+    def failing(template, guest, *rest):
+        if guest.path == str(guests[0]):
+            raise ImageError(f"cannot read {guest.path}", why="Input/output error")
+        return real(template, guest, *rest)
+
+    fresh = plan_of(folder, *guests[:3]).guests
+    monkeypatch.setattr(refine, "refine_granules", failing)
+    reports, earlier = [], EarlierResults(None, older)
+    of = manifest_of(folder, *guests[:3])
+    refused, *others = make_plan(of, jobs=1, earlier=earlier, progress=lambda *all_: reports.append(all_)).guests
+    assert refused.verdict is Verdict.REFUSE
+    assert refused.reason == f"cannot read {guests[0]}: Input/output error"
+    assert tuple(others) == fresh[1:]
+    assert_even(reports, least=3)
     shutil.rmtree(folder)

@@ -4,7 +4,8 @@ import time
 
 import pytest
 
-from batchdiff.report.figures import local_time, percent
+from batchdiff.image.storage.exactness import Exactness
+from batchdiff.report.figures import bounded_estimate, local_time, percent
 
 
 @pytest.mark.parametrize(("part", "shown"), [(-0.0004, "0.0%"), (0.0004, "0.0%"), (-0.001, "-0.1%"), (None, "-")])
@@ -29,3 +30,17 @@ def test_moments_are_local(monkeypatch, moment, shown):
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("count", "exactness", "shown"),
+    [
+        (2048, Exactness.EXACT, "~2 KiB"),
+        (2048, Exactness.AT_MOST, "at most ~2 KiB"),
+        (2048, Exactness.AT_LEAST, "at least ~2 KiB"),
+        (-5, Exactness.AT_MOST, "nothing"),
+        (2048, Exactness.UNKNOWN, "unknown"),
+    ],
+)
+def test_estimates_have_their_bounds(count, exactness, shown):
+    assert bounded_estimate(count, exactness) == shown

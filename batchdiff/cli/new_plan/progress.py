@@ -22,7 +22,10 @@ class ScanProgress:
         self.meter.open(self.images + done, 3 * self.images)
 
     def scanned(self, done: int, total: int) -> None:
-        """Report the bytes that are scanned, in the template and all guests; what a checkpoint has comes first."""
+        """Report the bytes that are scanned, in the template and all guests; what a checkpoint has comes first.
+
+        Bytes that are read again of guests from an older plan come last.
+        """
         is_first = not self.meter.has_begun
         if is_first:
             self.meter.expect(None, Phase.SCAN, total)

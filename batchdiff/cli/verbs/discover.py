@@ -16,6 +16,7 @@ from batchdiff.discovery.sampled_image import SampledImage
 from batchdiff.discovery.samples import SCATTERED, SEQUENTIAL, SampleShape
 from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, ImageError, UsageError
 from batchdiff.files.filenames import longest_name, shell_word
+from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image_source import ImageFormat
 from batchdiff.linux.call_failures import reason
 from batchdiff.linux.device_names import image_path
@@ -31,6 +32,7 @@ from batchdiff.report.discovery.discovery_events import (
     template_event,
 )
 from batchdiff.report.discovery.discovery_text import discovery_text, figures_of_copy, ignored_words, why_template
+from batchdiff.report.figures import UNKNOWN_AMOUNT
 from batchdiff.throttle.options import ScanLimits
 from batchdiff.throttle.throttle import throttle
 
@@ -233,8 +235,9 @@ def _have_reflinks(template: SampledImage, copy: SampledImage | None) -> bool:
 def _words(copy: Copy) -> str:
     similar, interval, saves = figures_of_copy(copy)
     also = f"; {copy.other.path} fits as well ({copy.other.similarity.estimate:.1%})" if copy.other else ""
+    saves = UNKNOWN_AMOUNT if copy.image.exactness is Exactness.UNKNOWN else saves.strip("()")
     bounds = interval if copy.similarity.is_exact else f"95% interval: {interval}"
-    return f"{similar} similar ({bounds}), saves {saves.strip('()')}{also}"
+    return f"{similar} similar ({bounds}), saves {saves}{also}"
 
 
 def _say_next(console: Console, arguments: argparse.Namespace, found: Discovery, written: list[str]) -> None:

@@ -32,7 +32,7 @@ _AHEAD = 2
 """Tasks that a worker has at a time: when it finishes one, the next is already there."""
 
 _MOST_DEATHS = 4
-"""The number of workers that may die while they do a task; Dask has the same limit for its own retries."""
+"""The number of workers that may go while they do a task; Dask has the same limit for its own retries."""
 
 
 class DaskWorkers:
@@ -103,7 +103,7 @@ _: type[RemoteExecutor] = DaskWorkers
 
 @dataclass(slots=True)
 class _Pending(Generic[Task]):
-    """A task given to a worker, and how many workers have died while doing it."""
+    """A task given to a worker, and how many workers died, froze or were cut off while doing it."""
 
     task: Task
     worker: str
@@ -154,18 +154,25 @@ class _Work(Generic[Task, Result]):
 
     def _take_back(self, workers: set[str]) -> None:
         """Take back the tasks of workers that are gone: Dask would wait for these to return."""
-        for future, pending in list(self.pending.items()):
-            if pending.worker not in workers:
-                future.cancel()
-                del self.pending[future]
-                self._repeat(pending)
+        for worker in sorted({pending.worker for pending in self.pending.values()} - workers):
+            self._take_all_from(worker)
 
-    def _repeat(self, pending: _Pending[Task]) -> None:
-        self._resident.pop(pending.worker, None)
-        pending.deaths += 1
-        if pending.deaths >= _MOST_DEATHS:
-            raise self._killed(pending)
-        self._again.append(pending)
+    def _take_all_from(self, worker: str) -> None:
+        """Take back the tasks of a worker that is gone; only the first that is not finished was in progress there.
+
+        :raises WorkerError: too many workers have gone while doing that task.
+        """
+        self._resident.pop(worker, None)
+        taken = {future: pending for future, pending in self.pending.items() if pending.worker == worker}
+        in_progress = next((pending for future, pending in taken.items() if future.status != "finished"), None)
+        for future in taken:
+            future.cancel()
+            del self.pending[future]
+        if in_progress is not None:
+            in_progress.deaths += 1
+            if in_progress.deaths >= _MOST_DEATHS:
+                raise self._killed(in_progress)
+        self._again += taken.values()
 
     def _job_at(self, worker: str) -> tuple[Future, Future]:
         """Return the function that does a task, and the job, which a worker has in memory and begins only once."""
@@ -177,9 +184,11 @@ class _Work(Generic[Task, Result]):
     def take(self, future: Future) -> Iterator[Result]:
         """Yield the result of a future that is finished; nothing if its task has to be done again.
 
-        :raises WorkerError: too many workers died with the task, or it could not be sent.
+        :raises WorkerError: too many workers have gone while doing the task, or it could not be sent.
         """
-        pending = self.pending.pop(future)
+        pending = self.pending.get(future)
+        if pending is None:  # it was taken back a moment ago, with another task of its worker
+            return
         if future.status == "error":
             failure = future.exception()
             if isinstance(failure, KilledWorker):
@@ -189,11 +198,11 @@ class _Work(Generic[Task, Result]):
         try:
             answer = future.result(timeout=FETCHED_AFTER)
         except CancelledError:  # together with its worker or the job there
-            self._repeat(pending)
+            self._take_all_from(pending.worker)
             return
-        except TimeoutError:  # its worker died with the result: the task is pending again
-            self.pending[future] = pending
+        except TimeoutError:  # its worker died with the result: the task stays pending
             return
+        del self.pending[future]
         try:
             yield cast("Result", result_of(answer))
         except MemoryError as error:
@@ -203,9 +212,10 @@ class _Work(Generic[Task, Result]):
             ) from error
 
     def _killed(self, pending: _Pending[Task]) -> WorkerError:
+        doing = self.job.describe(pending.task)
         return WorkerError(
-            f"{_MOST_DEATHS} Dask workers died in turn, each while {self.job.describe(pending.task)}",
-            why="they ran out of memory, or a user killed them",
+            f"{_MOST_DEATHS} Dask workers died, froze or were cut off, each while {doing}",
+            why="they ran out of memory, a user killed them, or their hosts or network failed",
             remedy=f"See the workers' logs. {CONTINUE}",
         )
 

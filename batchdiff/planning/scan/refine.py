@@ -5,21 +5,112 @@
     granules of the older plan   |  data  |        |  zero  |  data  |        what is in between is equal
     compared, up to a window     |........|        |.................|
     units that differ              ..  .            .......     .
+
+A worker gets a stretch of a guest's disk at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
-from batchdiff.extents import Extents, concatenate, from_kinds
+from batchdiff.errors import ImageError
+from batchdiff.extents import Extents, concatenate, empty, extents_between, from_kinds, numbers
+from batchdiff.frozen import frozen
+from batchdiff.image.files import ReadObserver, settle
 from batchdiff.image.image import Image
+from batchdiff.image.storage.sharing_obstacle import obstacle_to_sharing
+from batchdiff.image_source import ImageSource
+from batchdiff.plan.plan import PlannedImage
 from batchdiff.planning.scan.compare import UNIT, WINDOW, WindowBuffer, kinds_of, kinds_of_equal
-from batchdiff.units import KIB, align_up
+from batchdiff.planning.scan.reopening import Files, open_same_files, reopen
+from batchdiff.units import GIB, KIB, align_up, format_size
+
+STRETCH = GIB
+"""Bytes of a guest's disk in one task: few enough to show progress, and to occupy all workers with one guest."""
 
 _GAP = 64 * KIB
 """Equal bytes between two granules that are read, too: that takes less time than another call."""
+
+
+class Granules(NamedTuple):
+    """The extents of an older plan, which have all differences of a guest, in granules of ``size`` bytes."""
+
+    extents: Extents
+    size: int
+
+    def within(self, stretch: int) -> Extents:
+        """Return the part of the extents in a stretch of the disk."""
+        per_stretch = STRETCH // self.size
+        return extents_between(self.extents, stretch * per_stretch, (stretch + 1) * per_stretch)
+
+
+class StretchResult(NamedTuple):
+    """The extents of a stretch of a guest in units of 4 KiB, or why the guest cannot be read."""
+
+    name: str
+    stretch: int
+    units: Extents
+    failure: ImageError | None = None
+
+
+@frozen
+class RefineJob:
+    """Guests whose differences are read again if they can share blocks with the template.
+
+    ``files``: the template's files when it was first opened. ``observer`` is called at every read.
+
+    A task is the name of a guest and the number of a stretch (:class:`~batchdiff.planning.scan.executor.Job`).
+    """
+
+    template: ImageSource
+    files: Files
+    guests: Mapping[str, PlannedImage]
+    granules: Mapping[str, Granules]
+    observer: ReadObserver | None = None
+
+    def tasks(self) -> list[tuple[str, int]]:
+        """Return all tasks."""
+        return [
+            (name, stretch)
+            for name, granules in self.granules.items()
+            for stretch in numbers(granules.extents, STRETCH // granules.size).tolist()
+        ]
+
+    def bytes_of(self, name: str, stretch: int) -> int:
+        """Return the bytes to compare in a task, those of the template and of the guest together."""
+        granules = self.granules[name]
+        return 2 * granules.size * int(granules.within(stretch).count.sum())
+
+    @contextmanager
+    def begin(self) -> Iterator[Callable[[tuple[str, int]], StretchResult]]:
+        """Open the template, and yield the function that reads a stretch of a guest.
+
+        :raises ImageError: the template cannot be opened.
+        """
+        with open_same_files(self.template, self.files, self.observer) as template:
+            yield partial(self._refine, template)
+
+    def describe(self, task: tuple[str, int]) -> str:
+        """Describe the work on a stretch, for messages."""
+        name, stretch = task
+        return f"reading again where guest {name} differs, from {format_size(stretch * STRETCH)} on"
+
+    def _refine(self, template: Image, task: tuple[str, int]) -> StretchResult:
+        name, stretch = task
+        granules, units = self.granules[name], empty()
+        try:
+            with reopen(self.guests[name], self.observer) as guest:
+                if obstacle_to_sharing(template, guest) is None:
+                    units = refine_granules(template, guest, granules.within(stretch), granules.size)
+        except ImageError as error:
+            return StretchResult(name, stretch, units, error)
+        settle(self.observer)
+        return StretchResult(name, stretch, units)
 
 
 def refine_granules(template: Image, guest: Image, granules: Extents, granule: int) -> Extents:

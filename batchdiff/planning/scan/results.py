@@ -73,14 +73,18 @@ class Findings:
         """Return the template's digest; empty if it was not read in full because it shares blocks with guests."""
         return "" if self.sharing else combine_digests(virtual_size, self.digests)
 
+    def units(self, name: str) -> Extents:
+        """Return the extents of a guest in 4 KiB units."""
+        found = self.differences.get(name, {})
+        return concatenate([found[number] for number in sorted(found)])
+
     def compared(self, name: str) -> tuple[Extents, Similarity]:
         """Return the extents of a guest in 4 KiB units, and its similarity, counted in whole units.
 
         Blocks that the template shares with other files and that no guest needed were not read; they count as
         data.
         """
-        found = self.differences.get(name, {})
-        units = concatenate([found[number] for number in sorted(found)])
+        units = self.units(name)
         cleared, data = units.units(Kind.ZERO), units.units(Kind.DATA)
         equal = sum(self.template_units.values()) - cleared - self.replaced.get(name, 0)
         return units, Similarity(equal * UNIT, (equal + data) * UNIT)

@@ -81,6 +81,12 @@ class WrittenRuns:
             self._closed += int((-(-(begins[first[1:]] - stops[last[:-1]]) // longest)).sum())
         self._begin, self._stop = int(begins[first[-1]]), int(stops[-1])
 
+    def reach(self, size: int) -> None:
+        """Count what is reserved after the last part, up to the end of a file of ``size`` bytes."""
+        if self._reserved:
+            left = ceil_div(size, self._volume.block) - self._stop
+            self._closed += ceil_div(max(left, 0), self._lists.longest)
+
     @property
     def extents(self) -> int:
         """The number of extents so far."""
@@ -111,9 +117,10 @@ class OverlayLists:
         self._starts, self._shifts = runs[:, 0], _shifts(runs, cluster, layout)
         lists, reserved = LIST_FORMATS.get(volume.filesystem), preallocation is Preallocation.FALLOC
         self._counts = lists is not None and preallocation is not Preallocation.FULL
-        self._file = WrittenRuns(lists or _NO_LIST, volume, reserved=reserved)
-        self._file.add(*metadata_parts(layout, extents, volume.block))
         outside = not isinstance(layout, QedLayout) and layout.options.outside
+        # Only the file with the data is preallocated.
+        self._file = WrittenRuns(lists or _NO_LIST, volume, reserved=reserved and not outside)
+        self._file.add(*metadata_parts(layout, extents, volume.block))
         self._data = WrittenRuns(lists or _NO_LIST, volume, reserved=reserved) if outside else self._file
         self._layout, self._block = layout, volume.block
 
@@ -127,10 +134,15 @@ class OverlayLists:
         start = np.array([self._layout.data_offset])
         self._file.add(start, start + length)
 
-    def end(self) -> int:
-        """Count the refcounts, which come last, and return the bytes of all blocks that list extents."""
+    def end(self, virtual_size: int) -> int:
+        """Count the refcounts, which come last, and return the bytes of all blocks that list extents.
+
+        ``virtual_size``: the length of the data file, if there is one.
+        """
         if not self._counts:
             return 0
+        if self._data is not self._file:
+            self._data.reach(virtual_size)
         if isinstance(self._layout, Layout):
             self._file.add(*refcount_parts(self._layout, self._block))
         return self._file.list_bytes + (0 if self._data is self._file else self._data.list_bytes)

@@ -20,6 +20,7 @@ def template_event(group: Group, why: str) -> dict[str, Any]:
         "virtual_size": image.virtual_size,
         "copies": len(group.copies),
         "saved_bytes": _whole(group.saved),
+        "exactness": group.exactness.value,
         "why": why,
     }
 
@@ -33,6 +34,7 @@ def copy_event(group: Group, copy: Copy) -> dict[str, Any]:
         "template": group.template.path,
         "similarity": asdict(copy.similarity),
         "saved_bytes": _whole(copy.saved),
+        "exactness": copy.image.exactness.value,
         "allocated_bytes": copy.image.allocated,
         "shared_bytes": copy.image.allocated - copy.image.reclaimable,
         "snapshots": copy.image.snapshots,

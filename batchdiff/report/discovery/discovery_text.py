@@ -19,8 +19,9 @@ from batchdiff.discovery.discover import Discovery
 from batchdiff.discovery.grouping import ChosenTemplate, Tie
 from batchdiff.discovery.sample_offsets import SAMPLE
 from batchdiff.discovery.samples import SampleShape
+from batchdiff.image.storage.exactness import Exactness, of_sum
 from batchdiff.report.charset import writable
-from batchdiff.report.figures import count_of
+from batchdiff.report.figures import UNKNOWN_AMOUNT, bounded_estimate, count_of
 from batchdiff.report.form import WIDTH
 from batchdiff.report.printable import printable
 from batchdiff.report.table import Align, Column, cut, paragraph, table
@@ -143,7 +144,8 @@ def _table(found: Discovery, names: _Names, width: int | None) -> list[str]:
         room = _TEMPLATE_CELLS + max(width - WIDTH, 0) // 2
         rows = [(row[0], cut(row[1], room), *row[2:]) for row in rows]
     total = sum((group.saved.estimate for group in found.groups), 0.0)
-    return table(_COLUMNS, [*rows, ("total", "", "", "", about(total))], width=width)
+    exactness = of_sum(group.exactness for group in found.groups)
+    return table(_COLUMNS, [*rows, ("total", "", "", "", bounded_estimate(total, exactness))], width=width)
 
 
 def in_order_of_savings(groups: Iterable[Group]) -> list[tuple[Group, Copy]]:
@@ -154,7 +156,7 @@ def in_order_of_savings(groups: Iterable[Group]) -> list[tuple[Group, Copy]]:
 
 def figures_of_copy(copy: Copy) -> tuple[str, str, str]:
     """Return the similarity of a copy, its interval, and the savings, as text."""
-    saves = about(copy.saved.estimate)
+    saves = bounded_estimate(copy.saved.estimate, copy.image.exactness)
     return (
         f"{copy.similarity.estimate:.1%}",
         interval_words(copy.similarity),
@@ -167,18 +169,13 @@ def interval_words(interval: Interval) -> str:
     return "exact" if interval.is_exact else f"{interval.low * 100:.1f} - {interval.high:.1%}"
 
 
-def about(size: float) -> str:
-    """Return an estimated size that is saved."""
-    return f"~{format_size(int(size))}" if size > 0 else "nothing"
-
-
 def _notes(found: Discovery, names: _Names, width: int | None) -> Iterator[str]:
     for group in found.groups:
         image = group.template
         what = f"{names(image.path)} ({image.source.format}, {format_size(image.virtual_size)})"
         number = len(group.copies)
         copies = f"{number} {'copy' if number == 1 else 'copies'}"
-        yield _note("template", f"{what}, {copies}, saving {_range(group.saved)}: {why_template(group)}", width)
+        yield _note("template", f"{what}, {copies}, saving {_range(group)}: {why_template(group)}", width)
     for group in found.groups:
         if shared := sum(copy.image.allocated - copy.image.reclaimable for copy in group.copies):
             what = f"{format_size(shared)} of the copies of {names(group.template.path)}"
@@ -209,8 +206,17 @@ def _some(words: Sequence[str]) -> str:
     return ", ".join(words[:_MOST_NAMES]) + more
 
 
-def _range(saved: Interval) -> str:
+def _range(group: Group) -> str:
+    """Return what all copies of a group save, as part of a sentence."""
+    saved = group.saved
     low, high = (format_size(max(int(each), 0)) for each in (saved.low, saved.high))
+    match group.exactness:
+        case Exactness.UNKNOWN:
+            return UNKNOWN_AMOUNT
+        case Exactness.AT_MOST:
+            return f"at most {high}"
+        case Exactness.AT_LEAST:
+            return f"at least {low}"
     if low == high:
         return low if saved.is_exact else f"~{low}"
     return f"{low} to {high}"

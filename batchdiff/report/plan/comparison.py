@@ -97,13 +97,13 @@ def _is_template_changed(found: PlanComparison) -> bool:
     """Return whether the template's content has changed.
 
     A plan has no digest if the template shares blocks with other files, as it does once guests share theirs.
-    Then the files decide, whose ctime alone says nothing of their content.
+    Then sizes and times of the last write decide, which a copy made with its times keeps.
     """
     older, newer = found.older, found.newer
     if older.template_digest and newer.template_digest:
         return older.template_digest != newer.template_digest
     files = older.template.fingerprints, newer.template.fingerprints
-    return len(files[0]) != len(files[1]) or not all(map(Fingerprint.is_unwritten, *files))
+    return len(files[0]) != len(files[1]) or any(map(Fingerprint.was_written_to, *files))
 
 
 def _done(found: PlanComparison) -> list[GuestToConvert]:

@@ -26,6 +26,7 @@ OPTIONS = [
     "{preallocation: metadata, extended_l2: true}",
     "{preallocation: falloc, extended_l2: true}",
     "{data_file: true}",
+    "{data_file: true, preallocation: falloc, extended_l2: true}",
     "{format: qed}",
     '{compat: "0.10", cluster_size: 16KiB}',
 ]

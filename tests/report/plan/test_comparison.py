@@ -8,7 +8,7 @@ from batchdiff.applying.journal.records import Fate
 from batchdiff.applying.results.conversion import Conversion
 from batchdiff.choices import Verdict
 from batchdiff.report.facts import PlanFacts
-from batchdiff.report.plan.comparison import SizeChange, compared, sentences
+from batchdiff.report.plan.comparison import SizeChange, compared, comparison_report, sentences
 from batchdiff.report.plan.json_form import plan_report
 from batchdiff.units import GIB, MIB, format_size
 
@@ -77,6 +77,11 @@ def test_another_template_or_content():
     # Once guests share their blocks with it, a plan has no digest of the template.
     sharing = dataclasses.replace(OLD, template_digest="")
     assert list(sentences(compared(OLD, sharing)))[1:] == ["No guest has changed."]
+    copied = [dataclasses.replace(each, device=99, inode=99, filesystem="") for each in OLD.template.fingerprints]
+    moved = dataclasses.replace(OLD.template, fingerprints=tuple(copied))
+    found = compared(OLD, dataclasses.replace(sharing, template=moved))
+    assert list(sentences(found))[1:] == ["No guest has changed."]
+    assert comparison_report(found)["template_changed"] is False
     written = [dataclasses.replace(each, mtime_ns=1) for each in OLD.template.fingerprints]
     changed = dataclasses.replace(OLD.template, fingerprints=tuple(written))
     found = compared(OLD, dataclasses.replace(sharing, template=changed))
