@@ -47,7 +47,7 @@ def bounded_estimate(count: float, exactness: Exactness) -> str:
     """
     if exactness is Exactness.UNKNOWN:
         return "unknown"
-    return f"{_WORDS.get(exactness, '')}~{format_size(int(count))}" if count > 0 else "nothing"
+    return f"{BOUND_WORDS.get(exactness, '')}~{format_size(int(count))}" if count > 0 else "nothing"
 
 
 def percent(part: float | None) -> str:

@@ -16,7 +16,7 @@ from batchdiff.discovery.sampled_image import SampledImage
 from batchdiff.discovery.samples import SCATTERED, SEQUENTIAL, SampleShape
 from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, ImageError, UsageError
 from batchdiff.files.filenames import longest_name, shell_word
-from batchdiff.image.storage.exactness import Exactness
+from batchdiff.image.storage.exactness import UNKNOWN_AMOUNT, Exactness
 from batchdiff.image_source import ImageFormat
 from batchdiff.linux.call_failures import reason
 from batchdiff.linux.device_names import image_path
@@ -32,7 +32,6 @@ from batchdiff.report.discovery.discovery_events import (
     template_event,
 )
 from batchdiff.report.discovery.discovery_text import discovery_text, figures_of_copy, ignored_words, why_template
-from batchdiff.report.figures import UNKNOWN_AMOUNT
 from batchdiff.throttle.options import ScanLimits
 from batchdiff.throttle.throttle import throttle
 

@@ -19,9 +19,9 @@ from batchdiff.discovery.discover import Discovery
 from batchdiff.discovery.grouping import ChosenTemplate, Tie
 from batchdiff.discovery.sample_offsets import SAMPLE
 from batchdiff.discovery.samples import SampleShape
-from batchdiff.image.storage.exactness import Exactness, of_sum
+from batchdiff.image.storage.exactness import UNKNOWN_AMOUNT, Exactness, of_sum
 from batchdiff.report.charset import writable
-from batchdiff.report.figures import UNKNOWN_AMOUNT, bounded_estimate, count_of
+from batchdiff.report.figures import bounded_estimate, count_of
 from batchdiff.report.form import WIDTH
 from batchdiff.report.printable import printable
 from batchdiff.report.table import Align, Column, cut, paragraph, table
