@@ -95,11 +95,13 @@ class ChosenTemplate(NamedTuple):
     """A template, and the number of images that would do as well.
 
     ``ties``: the rules that decided between them, in this order: each ruled out some that were equal until then.
+    ``all_tried``: False if the group has too many images to try each, so that more of them may do as well.
     """
 
     template: int
     equals: int
     ties: tuple[Tie, ...]
+    all_tried: bool = True
 
 
 class Grouping:
@@ -184,7 +186,7 @@ class Grouping:
         margin = _TIE * overlays + _TIE_OF_DATA * (least - overlays)
         good = [each for each, (space, _) in taken.items() if space <= least + margin]
         best, *others = sorted(good, key=lambda image: self._traits[image].preference)
-        return ChosenTemplate(best, len(others), self._ties(best, others))
+        return ChosenTemplate(best, len(others), self._ties(best, others), len(chosen) == len(group))
 
     def _ties(self, best: int, others: Sequence[int]) -> tuple[Tie, ...]:
         left = [self._traits[each].preference for each in others]

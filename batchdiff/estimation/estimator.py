@@ -127,14 +127,15 @@ def make_estimate(manifest: Manifest, options: EstimateOptions, plans: EarlierPl
     )
 
 
-def plan_reads_less(sampled: int, left: int, whole: int) -> bool:
+def plan_reads_less(sampled: int, left: int, whole: int, *, exact: bool = False) -> bool:
     """Return True if it is better to read the ``whole`` bytes of a plan than further samples.
 
     ``sampled``: the bytes of all samples after the next round; ``left``: those that are not read yet, with which
     the samples would be complete. A plan reads again what was sampled, so samples end at two thirds of what it
     reads, unless reading what is left takes no more than a plan. One more round usually makes them certain enough.
+    ``exact``: no error is accepted, so that everything has to be read in any case.
     """
-    return 3 * sampled > 2 * whole and left > whole
+    return left > whole and (exact or 3 * sampled > 2 * whole)
 
 
 class _PlanReadsLessError(Exception):
@@ -237,7 +238,8 @@ class _Estimator:
 
     def _read(self) -> None:
         sampled = self._sampler.done + self._sampler.wanted(self._samples)
-        if plan_reads_less(sampled, sum(each.bytes_left for each in self._samples.values()), self._whole):
+        left = sum(each.bytes_left for each in self._samples.values())
+        if plan_reads_less(sampled, left, self._whole, exact=not self._options.error):
             raise _PlanReadsLessError
         for name, error in self._sampler.read(self._samples).items():
             self._fail(name, error)

@@ -98,6 +98,7 @@ _WITHIN = (
     (" move template and guest to ", " move template and guests to "),
     (" move both to ", " move all to "),
     ("; shut its VM down", "; shut their VMs down"),
+    ("; with `minimum_savings: none`, its ", "; with `minimum_savings: none`, their "),
 )
 """Words inside a reason, for one guest and for several."""
 

@@ -48,7 +48,7 @@ gc.callbacks.append(lambda phase, _info: looked.append(phase))
 __main__._end = lambda code: print("\\n", code, len(looked))
 __main__.main()
 """
-MOST_MODULES = 252
+MOST_MODULES = 253
 """That a plan of raw and qcow2 images loads, of batchdiff's own."""
 
 EACH_ALONE = """

@@ -155,6 +155,17 @@ def test_identical_images_are_distinguished_by_other_traits(traits, tie):
     assert [copy.similarity.estimate for copy in found.copies.values()] == [1, 1]
 
 
+def test_the_count_of_equals_is_no_total_if_not_all_were_tried():
+    fleet = Fleet(4)
+    fleet.new("a", modified_ns=0)
+    for number in range(60):
+        fleet.copy("a", f"copy{number}", 0, modified_ns=1 + number)
+    found = Found(fleet)
+    assert found.templates == ["a"]
+    assert not found.choices["a"].all_tried
+    assert "; at least 15 other images would do almost as well, but" in why_template(found.groups[0])
+
+
 def test_rules_are_named_in_the_order_in_which_they_decide():
     fleet = Fleet(4)
     fleet.new("young", read_only=True, modified_ns=6, allocated=5)

@@ -90,11 +90,18 @@ def test_it_reads_no_more_than_a_plan(manifest, read):
 def test_samples_that_were_read_in_vain_count_too(manifest, monkeypatch, read):
     """A second round would bring them over two thirds of what a plan reads, and would not be the last one."""
     monkeypatch.setattr(estimator, "first_probes", lambda _guests: 16)
-    found = estimate_of(manifest, error=0.0)
+    found = estimate_of(manifest, error=0.0001)
     in_samples = GUESTS * 16 * 2 * 64 * KIB
     assert found.probes == GUESTS * 16
     assert found.read_bytes == in_samples + found.whole_bytes <= 5 / 3 * found.whole_bytes
     assert found.read_bytes <= sum(read) <= found.read_bytes + MIB
+    same_as(found, make_plan(manifest, jobs=1))
+
+
+def test_nothing_is_sampled_if_no_error_is_accepted(manifest, monkeypatch):
+    monkeypatch.setattr(estimator, "first_probes", lambda _guests: 16)
+    found = estimate_of(manifest, error=0.0)
+    assert (found.probes, found.read_bytes) == (0, found.whole_bytes)
     same_as(found, make_plan(manifest, jobs=1))
 
 
@@ -111,7 +118,7 @@ def test_a_compressed_overlay_is_as_uncertain_as_in_a_plan(tmp_path, monkeypatch
     """Those of two guests are compressed as a whole to find their sizes, and of the others two clusters."""
     monkeypatch.setattr(compressed_estimate, "_FIRST_SAMPLE", 2)
     if way == "sampled":
-        monkeypatch.setattr(estimator, "plan_reads_less", lambda *_: False)
+        monkeypatch.setattr(estimator, "plan_reads_less", lambda *_, **__: False)
     manifest = write_fleet(tmp_path, overlay=", overlay: {compression: zlib}")
     found, plan = estimate_of(manifest), make_plan(manifest, jobs=1)
     errors = set()

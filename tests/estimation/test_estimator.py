@@ -54,7 +54,7 @@ OPTIONS = [
 @pytest.fixture(autouse=True)
 def only_samples(monkeypatch):
     """These images are so small that a plan would usually read less than all samples."""
-    monkeypatch.setattr(estimator, "plan_reads_less", lambda *_: False)
+    monkeypatch.setattr(estimator, "plan_reads_less", lambda *_, **__: False)
 
 
 def estimate_of(manifest, *, error: float = 0.02, seed: int = 1, jobs: int = 1, **more) -> Estimate:

@@ -32,7 +32,7 @@ LEAST = 0.93
 @pytest.fixture(autouse=True)
 def only_samples(monkeypatch):
     """These images are so small that a plan would usually read less than all samples."""
-    monkeypatch.setattr(estimator, "plan_reads_less", lambda *_: False)
+    monkeypatch.setattr(estimator, "plan_reads_less", lambda *_, **__: False)
 
 
 class Held(NamedTuple):

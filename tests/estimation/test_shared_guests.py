@@ -29,7 +29,7 @@ from batchdiff.units import KIB, MIB
 @pytest.fixture(autouse=True)
 def only_samples(monkeypatch):
     """These images are so small that a plan would usually read less than all samples."""
-    monkeypatch.setattr(estimator, "plan_reads_less", lambda *_: False)
+    monkeypatch.setattr(estimator, "plan_reads_less", lambda *_, **__: False)
 
 
 def to_share(manifest: Manifest) -> Manifest:

@@ -28,9 +28,9 @@ class FreeSpace:
 
     @classmethod
     def of(cls, plan: Plan) -> FreeSpace:
-        """Return the free space where the guests of a plan and their overlays are."""
+        """Return the free space where the guests that a plan converts or shares and their overlays are."""
         folders: dict[int | bytes, str] = {}
-        for guest in plan.guests:
+        for guest in (*plan.to_convert, *plan.to_share):
             for path in (guest.overlay_path, guest.source.path):
                 with contextlib.suppress(OSError):
                     folder = os.path.dirname(path)

@@ -93,7 +93,8 @@ def why_template(group: Group) -> str:
 
 def _of_equals(choice: ChosenTemplate) -> str:
     rules = " and, of those left, ".join(_TIES[tie] for tie in choice.ties)
-    return f"{count_of(choice.equals, 'other image')} would do almost as well, but this one {rules}"
+    count = f"{'' if choice.all_tried else 'at least '}{count_of(choice.equals, 'other image')}"
+    return f"{count} would do almost as well, but this one {rules}"
 
 
 _TIES = {

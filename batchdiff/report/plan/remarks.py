@@ -49,6 +49,8 @@ def _reason_has_it(guest: GuestPlan) -> bool:
 
 def remarks(facts: PlanFacts) -> Iterator[str]:
     """Yield the remarks on a plan, printable, each on one line."""
+    if any(similarity_if_unlike(guest) is not None for guest in facts.guests):
+        yield "`batchdiff discover` finds the template of a guest that was copied from another one."
     chosen = facts.plan.to_convert if facts.has_overlays_in_view else ()
     if better := cluster_advice(facts.pending if chosen else ()):
         yield _of_clusters(better, facts)

@@ -306,6 +306,13 @@ def test_a_reason_of_several_guests_is_in_the_plural():
     assert "skip a and b: they have nothing in common with the template: were they copied from another" in two
 
 
+def test_discover_is_named_only_if_a_guest_is_unlike_the_template():
+    note = "`batchdiff discover` finds the template of a guest that was copied from another one."
+    unlike = guest_plan("other", similarity=Similarity(0, 1))
+    assert f"note {note}" in " ".join(plan_text(small_plan(unlike)).split())
+    assert "discover" not in plan_text(small_plan(guest_plan("web", similarity=Similarity(9, 10))))
+
+
 @pytest.mark.parametrize(
     ("one", "several"),
     [
