@@ -52,7 +52,7 @@ def field_names(value: Any) -> tuple[str, ...]:  # noqa: ANN401  # any class tha
 
 
 def _constructor(members: tuple[dataclasses.Field[Any], ...], *, is_completed: bool) -> Callable[..., None]:
-    """Compile ``__init__``, as fast as a dataclass's; ``is_completed``: by ``__post_init__``, at its end."""
+    """Compile an ``__init__`` as fast as a dataclass's; ``is_completed``: it ends with ``__post_init__``."""
     known: dict[str, Any] = {"_set": object.__setattr__, "_MISSING": MISSING}
     positional: list[str] = []
     keywords: list[str] = []

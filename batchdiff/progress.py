@@ -93,7 +93,7 @@ def summing(report: Callable[[int], None]) -> Callable[[int], None]:
 
 
 _SHORTEST = 0.05
-"""Seconds of work that give a rate: after microseconds it would be terabytes a second."""
+"""The fewest seconds of work that give a rate: after microseconds, it would be terabytes a second."""
 
 
 @dataclass(slots=True)

@@ -126,7 +126,7 @@ def _share(guest: GuestToShare, run: Run) -> GuestOutcome:
                 advance=summing(run.reporter(guest.name, Phase.SHARE)),
             )
         except EXPECTED:
-            # The number is for reports, so the error is raised even if there is none.
+            # The number is only for reports, so the error is raised even if there is no number.
             with contextlib.suppress(*EXPECTED):
                 freed = freed_in_all([earlier, _gained(before, _to_free(run, image, equal))])
                 run.journal.record(guest.name, _with_freed(begun, freed))
@@ -153,7 +153,7 @@ def _gained(before: FreedSpace, left: FreedSpace) -> FreedSpace:
 
 
 def _came_back_earlier(guest: GuestToShare, state: GuestState | None, before: FreedSpace) -> FreedSpace:
-    """Return what earlier runs gave back, which were stopped or killed; ``before``: what is to come back now.
+    """Return what earlier runs that were stopped or killed gave back; ``before``: what is to come back now.
 
     What a killed run gave back can only be estimated: if another guest has let go of the same blocks since, more
     may be left now than when that run began. For the same reason, the plan's prediction, which stands in for what

@@ -22,7 +22,7 @@ from batchdiff.plan.plan import GuestPlan, Plan
 from batchdiff.qemu.image_options import decryption, dotted
 
 _MOST_CHANGES = 3
-"""Guests whose definitions are listed on a terminal, where a table of all guests stands above."""
+"""The most guests whose definitions are listed on a terminal, below the table of all guests."""
 
 PROXMOX_FOLDER = ("--proxmox", "/etc/pve/qemu-server")
 """The option with the folder in which a host of Proxmox VE has the configurations of its VMs."""
@@ -52,7 +52,7 @@ def report_changes(console: Console, path: str, plan: Plan, outcomes: list[Guest
 def print_step_to_overlays(
     console: Console, arguments: argparse.Namespace, plan: Plan, outcomes: list[GuestOutcome]
 ) -> None:
-    """Print the command for the definitions of the VMs that have overlays now, once for all.
+    """Print, once for all VMs that have overlays now, the command for their definitions.
 
     ``arguments``: those of apply. The command for guests of Proxmox VE is in the line of each.
     """

@@ -53,7 +53,8 @@ def contradictions_of(libvirt: Libvirt, name: str) -> list[Contradiction]:
     ):
         if names:
             commands = tuple(libvirt.command(verb, "--metadata", "--domain", name, option, each) for each in names)
-            what = f"it has {len(names)} {kind}(s), whose metadata refer to the disk as it was when each was made"
+            count = f"{len(names)} {kind}" if len(names) == 1 else f"{len(names)} {kind}s"
+            what = f"it has {count}, with metadata that refer to an earlier state of the disk"
             found.append(Contradiction(what, commands, "If you do not need them, remove their metadata with"))
     return found
 

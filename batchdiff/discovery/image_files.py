@@ -72,7 +72,7 @@ class FileSearch:
         elif file.path.endswith(own_files.ALL):
             self._leave_out(file.path, Cause.OWN, "batchdiff made it: see `batchdiff status`")
         elif odd := why_unfit(path := image_path(file.path)):
-            self._leave_out(file.path, Cause.UNREADABLE, f"its name or that of a folder has {odd}; rename it")
+            self._leave_out(file.path, Cause.UNREADABLE, f"its path has {odd}; rename the file or the folder")
         else:
             self._add_once(file._replace(path=path), identity_in(status))
 

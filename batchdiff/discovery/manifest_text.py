@@ -91,7 +91,7 @@ def is_listed(image: SampledImage) -> bool:
 _BY_CONTENT = "# Only its first bytes show its format, and a guest could have written them: check it."
 
 
-_IN_DEV = "# Its overlay cannot be in /dev, which is in memory: choose another folder if you like."
+_IN_DEV = "# Its overlay cannot be in /dev, which is in memory. The folder below is only a proposal."
 
 
 class _Guests:
@@ -158,7 +158,7 @@ def _allowance(copies: list[Copy]) -> Iterator[str]:
         if is_lost
     ]
     if lost:
-        yield "# Some guests would lose what the next line names; a plan refuses them until it is uncommented:"
+        yield "# Some guests would lose what the next line names; plans refuse them until that line is uncommented:"
         yield f"# allow_loss: [{', '.join(lost)}]"
 
 

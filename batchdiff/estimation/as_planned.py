@@ -1,4 +1,4 @@
-"""The figures of a fleet for which samples would be more work than a plan: those of a plan, not written.
+"""The figures of a plan that is not written, for a fleet that takes less work to plan than to sample.
 
 ::
 
@@ -30,7 +30,7 @@ def planned_guests(  # noqa: PLR0913  # options by keyword
     progress: Callable[[int, int], None],
     observer: ReadObserver | None,
 ) -> tuple[GuestEstimate, ...]:
-    """Return the figures of a plan for all guests; ``samples``: what was read before of those to be compared.
+    """Return the figures of a plan for all guests; ``samples``: those of guests that were sampled.
 
     ``progress`` is called with the bytes read so far, and those to read; ``observer``, at every read.
 

@@ -58,7 +58,7 @@ class GuestEstimate:
 
     @property
     def is_exact(self) -> bool:
-        """True if nothing is uncertain of the savings, as far as their exactness allows."""
+        """True if nothing is uncertain about the savings, as far as their exactness allows."""
         return self.saved is not None and self.saved.is_exact
 
 

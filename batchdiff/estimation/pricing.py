@@ -32,7 +32,7 @@ KindsOfProbes = npt.NDArray[np.uint8]
 """An array of shape (probes, units): the kind of each unit of 4 KiB."""
 
 _LEAST_PROBE = 64 * KIB
-"""Bytes: a disk needs nearly as long to read 4 KiB, which would show less."""
+"""The fewest bytes of a probe: a disk takes nearly as long to read 4 KiB, which would show less."""
 
 _PROBE_OF_ANY_GEOMETRY = 256 * KIB
 """Bytes of a probe if the cluster size is still to be chosen."""

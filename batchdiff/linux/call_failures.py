@@ -238,7 +238,7 @@ def _over_quota(case: _Case) -> Fault:
     mount = mount_of(case.path) if case.path else None
     show = "`quota` or `repquota` shows whose it is (user, group or project)"
     if mount is not None and mount.filesystem == "btrfs":
-        show = f"`btrfs qgroup show -re {shell_word(case.folder)}` shows the limits of its subvolumes"
+        show = f"`btrfs qgroup show -re {shell_word(case.folder)}` shows the limits of the subvolumes"
     return Fault(f"the disk quota{where} is used up", f"{show}. Free some space or raise the quota, {AGAIN}")
 
 

@@ -137,7 +137,7 @@ def _assess_reused(
 ) -> GuestPlan:
     """Return the plan of a guest whose extents come from an older plan; savings, verdict and paths are new.
 
-    ``units``: returns its extents in the units of a scan, on which the space depends that sharing would free.
+    ``units``: returns its extents in the units of a scan, which determine the space that sharing would free.
     """
     content = overlay.content
 

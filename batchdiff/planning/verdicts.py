@@ -91,7 +91,7 @@ def _why_nothing_to_share(sharing: Sharing, similarity: Similarity) -> str:
     if sharing.left_out_bytes:
         return (
             f"none of the {format_size(sharing.left_out_bytes)} that it has in common with the template can be"
-            " shared: in one of the two images, they are compressed or encrypted, or at unaligned offsets"
+            " shared: in one of the two images, that data is compressed or encrypted, or at unaligned offsets"
         )
     return "it shares with the template all that the two have in common"
 

@@ -83,10 +83,10 @@ def test_it_is_saved_and_changed(tmp_path):
         (
             FakeLibvirt(named=["a b", "c"]),
             guest(),
-            "it has 2 snapshot(s)",
+            "it has 2 snapshots",
             "--snapshotname 'a b'; virsh snapshot-delete --metadata --domain web --snapshotname c`",
         ),
-        (FakeLibvirt(points=["p"]), guest(), "it has 1 checkpoint(s)", "--domain web --checkpointname p`"),
+        (FakeLibvirt(points=["p"]), guest(), "it has 1 checkpoint,", "--domain web --checkpointname p`"),
         (FakeLibvirt(memories=["web"]), guest(), "its saved memory", "`virsh managedsave-remove --domain web`"),
         (FakeLibvirt(), guest(planned=OVERLAY), "its overlay is not written yet", "`batchdiff apply` first"),
         (FakeLibvirt(), guest(RESTORING), RESTORING, "`batchdiff restore` again first"),

@@ -93,7 +93,7 @@ def _ratio(fleet: str, slower: str, faster: str, cache: str = "warm") -> Callabl
 
 
 def _plan_and_apply(form: str) -> Callable[[Report], float | None]:
-    """Measure the time of a plan and of its apply together, of guests of a format, over that of raw guests."""
+    """Measure how long plan and apply together take for guests of a format, relative to raw guests."""
 
     def measure(report: Report) -> float | None:
         planned, applied = report.race("mapped"), report.race("mapped, apply")

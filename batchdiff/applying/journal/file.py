@@ -186,7 +186,7 @@ def read_history(plan_path: str, checksum: str) -> History:
 
 
 def set_aside(path: str) -> None:
-    """Give a locked journal another name, which is its own name with its mtime, so that a new one can begin.
+    """Append its mtime to the name of a locked journal, so that a new one can begin.
 
     :raises OSError: it cannot be renamed.
     """

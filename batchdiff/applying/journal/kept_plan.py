@@ -122,8 +122,8 @@ def replace_plan(plan: Plan, path: str, converted: NamesByPlan) -> KeptPlan | No
 def _has_only_shared(history: History) -> bool:
     """Return whether a plan's guests have only shared blocks, as far as they were worked on.
 
-    They may have the same files and yet not share blocks now: btrfs was defragmented, or a snapshot of the disk
-    was brought back. What a damaged journal lacks may be more than that.
+    The guests may have the same files and yet not share blocks now: btrfs was defragmented, or a snapshot of the
+    disk was brought back. A damaged journal does not show this: lines that cannot be read may record more.
     """
     is_whole = not history.is_damaged and not history.left
     return is_whole and bool(history.states) and not _by_fate(history)

@@ -94,9 +94,10 @@ class GuestState:
     ``left``: the path of the overlay that a restore left behind, because it could not read it. ``data_file``: the
     overlay's data file when it was written, before it got its name. ``parts``: the other files of an overlay that
     is about to be unlinked, each with its path. At SHARED, ``shared_bytes``: the bytes that the last run shared;
-    ``came_back_bytes``: by how much free space has grown in all runs; at SHARING, in those before.
-    ``to_free_bytes``: what was still to come back when the last run began, or 0 once that has recorded what it
-    gave back. ``exactness``: how exact these two are. Older journals lack both, which is None.
+    ``came_back_bytes``: by how much free space has grown in all runs; at SHARING, in the earlier runs.
+    ``to_free_bytes``: what was still to come back when the last run began, or 0 once that run has recorded what
+    it gave back. ``exactness``: how exact these two numbers are. ``to_free_bytes`` and ``exactness`` are None in
+    older journals, which lack them.
     """
 
     step: Step

@@ -54,7 +54,7 @@ class FreedSpace:
     exactness: Exactness = Exactness.EXACT
 
     def __str__(self) -> str:
-        """Return it for a sentence: ``1.2 GiB``, ``at most 1.2 GiB`` or ``an unknown amount of space``."""
+        """Return the words for a sentence: ``1.2 GiB``, ``at most 1.2 GiB`` or ``an unknown amount of space``."""
         if self.exactness is Exactness.UNKNOWN:
             return UNKNOWN_AMOUNT
         return f"{BOUND_WORDS.get(self.exactness, '') if self.size > 0 else ''}{format_size(self.size)}"
@@ -67,7 +67,7 @@ def freed_in_all(parts: Iterable[FreedSpace]) -> FreedSpace:
 
 
 def freed_by_sharing(guest: GuestToShare, state: GuestState) -> FreedSpace:
-    """Return the space that came back from a guest, as recorded; journals from before lack how exact it is."""
+    """Return the space that came back from a guest, as recorded; older journals do not record how exact it is."""
     exactness = guest.sharing.exactness if state.exactness is None else state.exactness
     return FreedSpace(state.came_back_bytes, so_far(exactness))
 

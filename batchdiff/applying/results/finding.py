@@ -16,7 +16,7 @@ class Health(enum.StrEnum):
     IN_USE = "in-use"
     """A VM is running on it, so it was not checked."""
     STALE = "stale"
-    """It is not as planned, and no overlay was made on it yet: only the plan is of no use."""
+    """It is not as planned, but no overlay rests on it yet: only the plan is useless."""
     DAMAGED = "damaged"
     UNKNOWN = "unknown"
 

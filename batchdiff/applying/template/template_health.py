@@ -102,7 +102,7 @@ def _of_unused(error: BatchdiffError, history: History) -> tuple[Health, Batchdi
     remedy = "Bring it back before you apply the plan, or add `--map OLD=NEW` if it was moved."
     # Once an original was renamed, a new plan would not find it.
     if may_be_planned_again(history):
-        remedy = f"{remedy} Otherwise plan again."
+        remedy = f"{remedy} If it is lost, plan again with another template."
     why = f"{error.why}; no overlay of this plan rests on it, so none is damaged"
     return Health.STALE, ImageError(error.what, why=why, remedy=remedy)
 

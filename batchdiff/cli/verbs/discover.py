@@ -199,8 +199,8 @@ def _why_no_manifest(group: Group) -> str:
     too_long = max(len(os.fsencode(name)) - longest_name(folder) for folder, name in map(os.path.split, lists))
     if too_long > 0:
         return (
-            "the file beside it that lists its overlays would have too long a name; shorten the template's by"
-            f" {too_long} bytes or more"
+            "the file beside it that lists its overlays would have too long a name; shorten the template's name"
+            f" by {too_long} bytes or more"
         )
     return ""
 

@@ -158,7 +158,7 @@ class Crew(Generic[Task, Result]):
             remedy = "Fix these problems, or plan without --scheduler."
             return WorkerError("none of the scheduler's workers can scan these images", why=why, remedy=remedy)
         if self._ever_admitted:
-            why = "the last worker died, froze or left, and no other one joined"
+            why = "the last worker died, froze or left, and no other joined"
             return WorkerError("the scan ran out of workers", why=why, remedy=CONTINUE)
         remedy = "Start some: `dask worker` with this scheduler's address (docs/many-hosts.md)."
         return WorkerError("the scheduler has no workers", remedy=remedy)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 
 _CELLS = 512
-"""For each process, by its id: two that share a cell are rare, and only make the progress too small."""
+"""One for each process, by its id: two rarely share a cell, and then the progress is only too small."""
 
 _BETWEEN_REPORTS = 0.2
 """Seconds of scanning between two reports of a process."""
@@ -21,7 +21,7 @@ class RangeProgress:
     """The bytes scanned so far of each range that is in progress, in the template and its guests together."""
 
     def __init__(self, range_size: int, advanced: Callable[[], None]) -> None:
-        """Begin without any. ``advanced`` is called after each report of the planner itself, without workers."""
+        """Begin with no range. ``advanced`` is called after each report of the planner, if it has no workers."""
         self._range_size = range_size
         self._advanced = advanced
         self._cells = memoryview(mmap.mmap(-1, 16 * _CELLS)).cast("q")  # forked workers share it

@@ -18,8 +18,8 @@ class RangeResult:
     """The result of scanning one range, by guest number; guests without differences there are left out.
 
     ``template_units``: the count of the template's nonzero units, the same whatever guests are in the job: if it
-    shares blocks, units that a guest had read count as those that were not. ``replaced``: by guest, the count of
-    those in which it has other data.
+    shares blocks, units that were read for a guest count like those that were not read. ``replaced``: by guest,
+    the count of those in which it has other data.
     """
 
     number: int

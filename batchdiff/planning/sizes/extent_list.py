@@ -1,4 +1,4 @@
-"""The blocks in which ext4 and XFS list the extents of a new file, and count as the file's.
+"""The blocks in which ext4 and XFS list the extents of a new file, and which count as the file's.
 
 ::
 
@@ -60,8 +60,7 @@ class WrittenRuns:
     def __init__(self, lists: ListFormat, volume: Volume, *, reserved: bool = False) -> None:
         """Count on a filesystem that lists extents like this.
 
-        ``reserved``: the gaps between the parts have blocks, too, of which the filesystem notes that they are
-        unwritten.
+        ``reserved``: the gaps between the parts have blocks, too, which the filesystem marks as unwritten.
         """
         self._lists, self._volume, self._reserved = lists, volume, reserved
         self._begin = self._stop = 0  # the last run, which the next part may lengthen

@@ -97,7 +97,7 @@ def _is_template_changed(found: PlanComparison) -> bool:
     """Return whether the template's content has changed.
 
     A plan has no digest if the template shares blocks with other files, as it does once guests share theirs.
-    Then sizes and times of the last write decide, which a copy made with its times keeps.
+    Then sizes and times of the last write decide; a copy that preserves times has the same ones.
     """
     older, newer = found.older, found.newer
     if older.template_digest and newer.template_digest:

@@ -60,8 +60,8 @@ HEADER = (
 def plan_csv(facts: PlanFacts) -> str:
     """Return the savings report of a plan as CSV; a field without a value is empty.
 
-    If there is an older plan to compare with, guests that only that one has come last, without a verdict; they are
-    left out if the report is on some of the guests only.
+    If there is an older plan to compare with, guests that are only in that one come last, without a verdict; they
+    are left out if the report is on some of the guests only.
     """
     text = io.StringIO()
     rows = csv.DictWriter(text, HEADER)

@@ -105,6 +105,6 @@ def sharing_next(facts: PlanFacts) -> Iterator[str]:
     left_out = sum(guest.sharing.left_out_bytes for guest in guests)
     if left_out:
         yield (
-            f"{format_size(left_out)} more are equal to the template's data but cannot be shared: in one of the"
-            " two images, they are compressed or encrypted, or at unaligned offsets."
+            f"Another {format_size(left_out)} is equal to the template's data but cannot be shared: in one of the"
+            " two images, that data is compressed or encrypted, or at unaligned offsets."
         )
