@@ -158,7 +158,7 @@ def _allowance(copies: list[Copy]) -> Iterator[str]:
         if is_lost
     ]
     if lost:
-        yield "# Some guests would lose what the next line names; plans refuse them until that line is uncommented:"
+        yield "# Some guests would lose what the next line names; plans refuse them until you uncomment it:"
         yield f"# allow_loss: [{', '.join(lost)}]"
 
 
