@@ -164,7 +164,21 @@ def planned_under_strace(fleet):
     seconds, kilobytes = json.loads(used.read_text())
     assert seconds < SECONDS
     assert kilobytes << 10 < MEMORY
-    return set(filter(None, map(touched, trace.read_text(errors="replace").splitlines())))
+    return set(filter(None, map(touched, whole_calls(trace.read_text(errors="replace").splitlines()))))
+
+
+def whole_calls(lines):
+    """Yields the lines of a trace, each call in one: strace cuts it where another process comes in between."""
+    begun = {}
+    for line in lines:
+        process, _, call = line.partition(" ")
+        if call.endswith("<unfinished ...>"):
+            begun[process] = call.removesuffix("<unfinished ...>")
+        elif (resumed := re.match(r" *<\.\.\. \w+ resumed>(.*)", call)) and process in begun:
+            yield f"{process} {begun.pop(process)}{resumed[1]}"
+        else:
+            yield line
+    yield from (f"{process} {call}" for process, call in begun.items())
 
 
 def touched(line):
