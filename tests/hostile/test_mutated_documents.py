@@ -132,8 +132,10 @@ def test_manifests(tmp_path, sound, count):
     document, chosen, codes = yaml.safe_load(text), seeded(), set()
     document |= {"retire": "keep", "minimum_savings": "5%", "exclude": ["x*"], "allow_loss": ["snapshots"]}
     document["guests"][0]["overlay"] = {"cluster_size": "64KiB", "compression": "none", "path": "thin.qcow2"}
-    for _ in range(count):
-        if chosen.random() < 0.5:
+    for each in range(count):
+        if each == 0:
+            data, done = as_text(document).encode(), "none"
+        elif chosen.random() < 0.5:
             data, done = mutated_bytes(text.encode(), chosen), "bytes"
         else:
             made, done = mutated(document, chosen)
