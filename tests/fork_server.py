@@ -168,9 +168,13 @@ def _become(
 
 
 def _load_all() -> None:
-    """Imports what any command may import."""
+    """Imports what any command may import, apart from modules whose optional libraries are missing, such as Dask."""
     for module in pkgutil.walk_packages(batchdiff.__path__, "batchdiff."):
-        importlib.import_module(module.name)
+        try:
+            importlib.import_module(module.name)
+        except ModuleNotFoundError as error:
+            if str(error.name).startswith("batchdiff"):
+                raise
 
 
 if __name__ == "__main__":

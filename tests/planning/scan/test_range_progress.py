@@ -1,13 +1,27 @@
 """Guards planning/scan/range_progress.py: progress within ranges, by forked workers and by the planner itself."""
 
 import os
+from contextlib import contextmanager
 
 import pytest
 
 from batchdiff.planning.scan import range_progress
 from batchdiff.planning.scan.range_progress import RangeProgress
 from batchdiff.planning.scan.workers import run_tasks
-from tests.planning.scan.test_scan_workers import Doing
+
+
+class Doing:
+    """A job of tasks that ``work`` does."""
+
+    def __init__(self, work):
+        self.work = work
+
+    @contextmanager
+    def begin(self):
+        yield self.work
+
+    def describe(self, task):
+        return f"doing task {task}"
 
 
 @pytest.fixture(autouse=True)
