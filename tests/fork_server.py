@@ -168,7 +168,7 @@ def _become(
 
 
 def _load_all() -> None:
-    """Imports what any command may import, apart from modules whose optional libraries are missing, such as Dask."""
+    """Imports what any command may import, apart from modules for which an optional library is missing."""
     for module in pkgutil.walk_packages(batchdiff.__path__, "batchdiff."):
         try:
             importlib.import_module(module.name)
