@@ -32,6 +32,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import batchdiff
+from batchdiff.errors import UsageError
 
 _NUMBER = struct.Struct("i")
 _LONGEST_MESSAGE = 1 << 16
@@ -172,8 +173,9 @@ def _load_all() -> None:
     for module in pkgutil.walk_packages(batchdiff.__path__, "batchdiff."):
         try:
             importlib.import_module(module.name)
-        except ModuleNotFoundError as error:
-            if str(error.name).startswith("batchdiff"):
+        except (ModuleNotFoundError, UsageError) as error:  # UsageError: of --scheduler, which needs Dask
+            missing = error if isinstance(error, ModuleNotFoundError) else error.__cause__
+            if not isinstance(missing, ModuleNotFoundError) or str(missing.name).startswith("batchdiff"):
                 raise
 
 
