@@ -87,6 +87,8 @@ class Crew(Generic[Task, Result]):
             return
         self._next_look = time.monotonic() + LOOK_AGAIN
         present = self._present()
+        for worker in sorted(self.admitted - present - self._silent):
+            self.warn(f"the worker {worker} is gone: its ranges go to others")
         self.admitted &= present
         self.refused = {worker: reason for worker, reason in self.refused.items() if worker in present}
         for future, asked in list(self.asked.items()):

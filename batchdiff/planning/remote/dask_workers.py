@@ -54,7 +54,7 @@ class DaskWorkers:
     def __call__(self, job: RemoteJob[Task, Result], tasks: Iterable[Task]) -> Iterator[Result]:
         """Run the tasks: see :class:`~batchdiff.planning.scan.executor.RemoteExecutor`."""
         crew = Crew(self._client, job, self._say, self._warn, self._announced)
-        work = _Work(self._client, job, iter(tasks), self._warn)
+        work = _Work(self._client, job, iter(tasks))
         last_seen = time.monotonic()
         try:
             crew.look()
@@ -120,7 +120,6 @@ class _Work(Generic[Task, Result]):
     client: Client
     job: RemoteJob[Task, Result]
     to_come: Iterator[Task]
-    warn: Callable[[str], None]
     pending: dict[Future, _Pending[Task]] = field(default_factory=dict)
     _again: list[_Pending[Task]] = field(default_factory=list)
     _resident: dict[str, tuple[Future, Future]] = field(default_factory=dict)
@@ -169,8 +168,6 @@ class _Work(Generic[Task, Result]):
         for future in taken:
             future.cancel()
             del self.pending[future]
-        if taken:
-            self.warn(f"the worker {worker} died, froze or was cut off: its ranges go to other workers")
         if in_progress is not None:
             in_progress.deaths += 1
             if in_progress.deaths >= _MOST_DEATHS:

@@ -7,9 +7,9 @@
                results    <--  in the order in which they are finished
 
 A job, its tasks and its results are values that can be pickled: no closures and no open files. So a worker needs
-nothing from the planner's process; it opens the images itself, by their paths. A rate limit
-and the progress of ranges are the two exceptions: they are shared through memory that only forked workers have, so
-others make their own.
+nothing from the planner's process; it opens the images itself, by their paths. A rate limit and the progress of
+ranges are the two exceptions: they are shared through memory that only forked workers have, so others make their
+own.
 """
 
 from __future__ import annotations

@@ -159,7 +159,7 @@ def test_a_worker_that_dies_in_the_middle(folder, hosts, expected, tmp_path):
         found = make_plan(fleet(folder), jobs=1, remote=remote, progress=progress)
     assert killed == [-signal.SIGKILL]
     assert checksum(found) == expected
-    assert any(note.endswith("died, froze or was cut off: its ranges go to other workers") for note in notices)
+    assert any(note.endswith("is gone: its ranges go to others") for note in notices)
 
 
 @pytest.mark.long
@@ -361,7 +361,7 @@ def test_only_the_task_in_progress_counts_as_deadly(noticed):
     """A worker with two tasks is gone; the second one was waiting."""
     first, second = Given(), Given()
     tasks = dask_workers._Pending("first", "a"), dask_workers._Pending("second", "a")
-    work = dask_workers._Work(None, Deadly(), iter(()), print)
+    work = dask_workers._Work(None, Deadly(), iter(()))
     work.pending = dict(zip((first, second), tasks, strict=True))
     noticed(work, first)
     assert [*work.take(second)] == []
@@ -374,7 +374,7 @@ def test_a_task_that_is_finished_is_not_deadly():
     first, second = Given(), Given()
     first.status = "finished"
     tasks = dask_workers._Pending("first", "a"), dask_workers._Pending("second", "a", deaths=3)
-    work = dask_workers._Work(None, Deadly(), iter(()), print)
+    work = dask_workers._Work(None, Deadly(), iter(()))
     work.pending = dict(zip((first, second), tasks, strict=True))
     with pytest.raises(WorkerError, match=r"4 Dask workers died, froze or were cut off, each while .*<second>"):
         work.submit(set())
