@@ -4,6 +4,7 @@ Guards cli/options/scheduler_options.py, cli/new_plan/scheduler.py, planning/rem
 """
 
 import json
+import logging
 import signal
 import socket
 import subprocess
@@ -68,6 +69,16 @@ def test_nobody_listens(fleet, monkeypatch):
         address = f"tcp://127.0.0.1:{peer.getsockname()[1]}"
     found = run_here("plan", fleet.folder / "fleet.yaml", "--scheduler", address, expect=4)
     assert f"cannot connect to the scheduler at {address}: [Errno 111] Connection refused. Check" in found
+
+
+def test_what_dask_logs_is_not_printed():
+    """As when Ctrl-C comes while the planner waits for the scheduler: Dask logs a traceback of its own.
+
+    Its configuration gives tornado.application a level of its own.
+    """
+    connection._be_quiet()
+    names = ("distributed", "distributed.client", "distributed.gc", "tornado", "tornado.application", "asyncio")
+    assert [name for name in names if logging.getLogger(name).isEnabledFor(logging.CRITICAL)] == []
 
 
 def test_without_dask(fleet, monkeypatch):

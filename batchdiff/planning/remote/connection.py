@@ -6,9 +6,11 @@ import asyncio
 import logging
 import os
 import re
+import socket
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from batchdiff.errors import UsageError, WorkerError
 from batchdiff.planning.remote.address import is_encrypted
@@ -32,7 +34,7 @@ _TIMEOUT = 10.0
 _IN_DASK = re.compile(r"^in <[^>]*>: (\w+: )?")
 """The beginning of Dask's messages that names the Python object which failed."""
 
-_LOGGERS = ("distributed", "distributed.client", "distributed.core", "distributed.comm", "tornado", "asyncio")
+_LOGGERS = ("distributed", "tornado", "asyncio")
 
 
 class Certificates(NamedTuple):
@@ -62,7 +64,9 @@ def connect(
     except (OSError, TimeoutError) as error:
         raise WorkerError(
             f"cannot connect to the scheduler at {address}",
-            why=_IN_DASK.sub("", str(error.__cause__ or error)) or f"it did not answer within {_TIMEOUT:.0f} s",
+            why=_why_unreachable(address)
+            or _IN_DASK.sub("", str(error.__cause__ or error))
+            or f"it did not answer within {_TIMEOUT:.0f} s",
             remedy="Check that `dask scheduler` is running there and that no firewall is in between. With tls://,"
             " all certificates must be signed by the same authority.",
         ) from error
@@ -77,6 +81,21 @@ async def _greet(address: str, security: Security | None) -> None:
     arguments = security.get_connection_args("client") if security else {}
     comm = await asyncio.wait_for(open_connection(address, timeout=_TIMEOUT, **arguments), _TIMEOUT + 1)
     comm.abort()
+
+
+def _why_unreachable(address: str) -> str:
+    """Return why nothing can be connected to an address; "" where something can or it takes too long.
+
+    Dask cannot tell: it retries until its time is up, so its last attempt runs out of time whatever the cause.
+    """
+    place = urlsplit(address)
+    try:
+        socket.create_connection((str(place.hostname), place.port or 0), timeout=1).close()
+    except TimeoutError:
+        return ""
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 def _security(certificates: Certificates) -> Security:
@@ -107,7 +126,11 @@ _CERTIFICATES = (
 
 
 def _be_quiet() -> None:
-    """Keep Dask from printing: whatever the operator must know is reported by this program."""
-    for name in _LOGGERS:
-        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    """Keep Dask from printing: whatever the operator must know is reported by this program.
+
+    Dask's configuration gives some loggers below these a level of their own, which then counts for them.
+    """
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] in _LOGGERS:
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     warnings.filterwarnings("ignore", module="distributed")
