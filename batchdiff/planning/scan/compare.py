@@ -85,9 +85,10 @@ def kinds_of(template: WindowBuffer, guest: WindowBuffer, equal: Kinds) -> Kinds
     kinds = equal.copy()
     kinds[first:last][differs] = _DATA
     # Of the units that differ, only those whose first word is zero can be all zeros.
-    perhaps_zero = (differs & (guest.firsts[first:last] == 0)).nonzero()[0] + first
-    if len(perhaps_zero):
-        kinds[_zero(guest, perhaps_zero.tolist())] = _ZERO
+    if np.count_nonzero(guest.firsts[first:last]) < last - first:  # rare
+        perhaps_zero = (differs & (guest.firsts[first:last] == 0)).nonzero()[0] + first
+        if len(perhaps_zero):
+            kinds[_zero(guest, perhaps_zero.tolist())] = _ZERO
     return kinds
 
 
