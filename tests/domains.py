@@ -24,3 +24,13 @@ _DOMAIN = """\
 def domain_xml(path: Path | str, *, name: str = "web", form: str = "raw", more: str = "") -> str:
     """A domain with one disk. ``form``: the format of its image; ``more``: further devices, one on each line."""
     return _DOMAIN.format(name=name, path=path, form=form, more=more)
+
+
+def embedded_libvirt(root: Path) -> str:
+    """The URI of libvirt's real QEMU driver, in a folder of its own; its first start asks QEMU what it can do.
+
+    It runs as root: libvirt's own user could not enter the folder, and each start would take half a minute.
+    """
+    (root / "etc").mkdir(parents=True)
+    (root / "etc" / "qemu.conf").write_text('user = "root"\ngroup = "root"\n')
+    return f"qemu:///embed?root={root}"

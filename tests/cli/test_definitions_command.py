@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 from commands import assert_no_traceback, batchdiff, events, run_here
-from domains import domain_xml
+from domains import domain_xml, embedded_libvirt
 
 PASSWORD = "    <graphics type='vnc' port='-1' passwd='s3cret'/>\n"
 
@@ -31,9 +31,8 @@ def definition(planned, name="web"):
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory):
-    """libvirt's real QEMU driver in a folder of its own; its first start asks QEMU what it can do, for seconds."""
     root = tmp_path_factory.mktemp("libvirt")
-    yield f"qemu:///embed?root={root}"
+    yield embedded_libvirt(root)
     shutil.rmtree(root)
 
 

@@ -9,7 +9,7 @@ import os
 import notation
 import pytest
 from commands import run_here
-from domains import domain_xml
+from domains import domain_xml, embedded_libvirt
 from filesystems import mounted
 from oracle import assert_same
 from page_runner import PageRunner, page_fences
@@ -200,7 +200,7 @@ def test_backups_and_chains(page):
 
 def test_libvirt(page):
     """With libvirt's real QEMU driver, in a folder of its own."""
-    uri = f"qemu:///embed?root={page.folder}/libvirt"
+    uri = embedded_libvirt(page.folder / "libvirt")
     preview, change, back, files = (
         text.replace("qemu:///system", f"'{uri}'") for text in page_fences("libvirt", "sh")
     )
