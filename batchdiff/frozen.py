@@ -1,7 +1,8 @@
 """The decorator of value classes: frozen dataclasses with slots that are quick to define.
 
 ``@dataclass(frozen=True, slots=True)`` compiles six methods for each class, which took a tenth of the time that
-``plan`` needs to start (docs/performance.md). Here only ``__init__`` is compiled; the others are shared.
+``plan`` needs to start (docs/performance.md). Here only ``__init__`` is compiled, at its first call; all classes
+share the others.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def frozen(
     def decorate(cls: _Class) -> _Class:
         made: Any = dataclasses.dataclass(init=False, repr=False, eq=False, slots=True, kw_only=kw_only)(cls)
         members = dataclasses.fields(made)
-        made.__init__ = _constructor(members, is_completed=hasattr(made, "__post_init__"))
+        made.__init__ = _first_constructor(made, members)
         made.__setattr__ = made.__delattr__ = _refuse
         made.__repr__, made.__getstate__, made.__setstate__ = _repr, _state, _restore
         if eq:
@@ -49,6 +50,19 @@ def frozen(
 def field_names(value: Any) -> tuple[str, ...]:  # noqa: ANN401  # any class that is decorated, or an instance
     """Return the names of the fields of a frozen class, or of an instance, in their order."""
     return tuple(each.name for each in dataclasses.fields(value))  # __slots__ lacks those of its base class
+
+
+def _first_constructor(made: Any, members: tuple[dataclasses.Field[Any], ...]) -> Callable[..., None]:  # noqa: ANN401
+    """Return an ``__init__`` that compiles the real one at its first call.
+
+    A command needs no instance of most classes that it loads.
+    """
+
+    def first(self: Any, *positional: Any, **keywords: Any) -> None:  # noqa: ANN401
+        made.__init__ = _constructor(members, is_completed=hasattr(made, "__post_init__"))
+        made.__init__(self, *positional, **keywords)
+
+    return first
 
 
 def _constructor(members: tuple[dataclasses.Field[Any], ...], *, is_completed: bool) -> Callable[..., None]:

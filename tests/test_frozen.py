@@ -164,3 +164,18 @@ def test_every_frozen_class_of_ours_is_quick_to_define():
         if re.search(r"^@dataclass\(.*frozen=True", path.read_text(), re.M)
     ]
     assert slow == []
+
+
+def test_a_constructor_is_compiled_at_its_first_call(monkeypatch):
+    """Compiling it for each class that is loaded took 4% of the start of a plan."""
+    compiled = []
+    real = batchdiff.frozen._constructor
+    monkeypatch.setattr(batchdiff.frozen, "_constructor", lambda *a, **k: compiled.append(a) or real(*a, **k))
+
+    @frozen
+    class Late:
+        size: int
+
+    assert not compiled
+    assert [Late(1), Late(size=1)] == [Late(1)] * 2
+    assert len(compiled) == 1
