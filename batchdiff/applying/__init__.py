@@ -1,1 +1,1 @@
-"""The half that writes: apply, restore, purge and verify, guest after guest."""
+"""Carry out a plan: apply, restore, purge and verify, guest by guest."""

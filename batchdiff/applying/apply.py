@@ -38,7 +38,7 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
     """Let guests share blocks, convert the others, and yield the outcomes; one that fails does not stop the rest.
 
     :raises UsageError: the options contradict each other or the plan.
-    :raises PlanError: the plan is stale: the template's content changed.
+    :raises PlanError: the plan is stale: the template's content has changed.
     :raises ProgramError: qemu-img is needed and missing.
     :raises GuestError: a filesystem does not have enough space.
     :raises StopError: a stop was requested.
@@ -60,11 +60,11 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
         record_interrupted_protection(template, plan.template.fingerprints, session.journal)
         accept_template(run)
         sync(template)
-        # This gives back space, which the overlays may need.
+        # Sharing frees space that the overlays may need.
         yield from share_guests(run, to_share)
         pending = [guest for guest in to_convert if not _is_published(guest, session)]
         jobs = _jobs(run, to_convert, pending, options.retire)
-        # Up to here an error ends the whole command, before any image is written.
+        # Up to this point, an error ends the whole command, before any image is written.
         discard_unfinished(plan)
         publication = Publication(plan, run)
         _make_up(publication, to_convert, session)
@@ -96,7 +96,7 @@ def _outcome_without_work(guest: GuestPlan) -> GuestOutcome:
 def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
     """Return the chosen guests; refuse options that contradict each other or the plan.
 
-    :raises UsageError: they do, or the plan does not have a chosen guest.
+    :raises UsageError: they do, or a chosen guest is not in the plan.
     :raises ProgramError: qemu-img is needed and missing.
     """
     guests = choose_guests(plan, options.guests)
@@ -106,12 +106,12 @@ def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
             remedy="Leave `--verify` out, or use `--retire keep` or `--retire quarantine`.",
         )
     if options.verify is VerifyMode.FULL and any(isinstance(guest, GuestToConvert) for guest in guests):
-        require_judges("Or use `--verify native`, with which no original can be deleted.")
+        require_judges("Or use `--verify native`, which does not allow originals to be deleted.")
     return guests
 
 
 def originals_to_delete(plan: Plan, options: ApplyOptions, history: History) -> list[tuple[str, int]]:
-    """Return the originals that an apply would delete, even from quarantine: their paths and bytes on disk."""
+    """Return the originals that an apply would delete, including those in quarantine: paths and bytes on disk."""
     found = []
     back = _given_back(plan, options, history)
     for guest in choose_guests(plan, options.guests):
@@ -128,18 +128,18 @@ def originals_to_delete(plan: Plan, options: ApplyOptions, history: History) -> 
 def _left_alone(
     guests: list[GuestToConvert], plan: Plan, options: ApplyOptions, history: History
 ) -> dict[str, str]:
-    """Return why apply does not convert the guests that restore gave back, by name."""
+    """Return, by name, why apply does not convert the guests that were restored."""
     back = _given_back(plan, options, history)
     return why_not_again([guest for guest in guests if guest.name in back])
 
 
 def _given_back(plan: Plan, options: ApplyOptions, history: History) -> frozenset[str]:
-    """Return the guests that restore gave back; to convert them again, the operator must name them."""
+    """Return the restored guests; to convert them again, the operator must name them."""
     return history.given_back(plan.created) if options.guests is None else frozenset()
 
 
 def _jobs(run: Run, guests: list[GuestToConvert], pending: list[GuestToConvert], retire: Retire) -> int:
-    """Return how many guests may be in progress at once: as many as asked for, if there is room for them.
+    """Return how many guests may be in progress at once: as many as requested, if there is space for them.
 
     :raises GuestError: a filesystem does not have enough space, even for one at a time.
     """
@@ -151,7 +151,7 @@ def _jobs(run: Run, guests: list[GuestToConvert], pending: list[GuestToConvert],
     room = check_space(pending, retire, protected, jobs=jobs, unfinished=left)
     if room.scarce_in:
         run.session.watch.notice(
-            f"guests in progress at once: {room.jobs} instead of {jobs}, because the filesystem of"
+            f"guests in progress at the same time: {room.jobs} instead of {jobs}, because the filesystem of"
             f" {room.scarce_in} has no space for more overlays beside their originals"
         )
     return room.jobs
@@ -180,7 +180,7 @@ def choose_guests(plan: Plan, names: tuple[str, ...] | None) -> list[GuestPlan]:
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UsageError(
-            f"no guest of the plan is called {', '.join(unknown)}",
+            f"the plan has no guest called {', '.join(unknown)}",
             remedy=f"Its guests are: {', '.join(sorted(known))}.",
         )
     return [guest for guest in plan.guests if guest.name in names]

@@ -1,10 +1,10 @@
-"""The number of guests in progress at once, of which one is written and the others are verified.
+"""Limit the number of guests in progress at once: one is written while the others are verified.
 
 ::
 
     asked for with --jobs   (default: one for each CPU)
       |  memory             one qemu-img for each guest
-      |  open files         for each: the chains of guest and overlay, twice if our own reader compares
+      |  open files         for each: the guest's chain twice, its overlay's chain, and a program's files
       |  disk space         the overlays beside their originals       (applying/checks/space.py, apply only)
       v
     at least one
@@ -21,9 +21,10 @@ from batchdiff.plan.plan import GuestToConvert
 from batchdiff.units import MIB
 
 _MEMORY = 128 * MIB
-"""The memory of one `qemu-img compare`: up to 32 MiB for the tables of each of three qcow2 files, and its own.
+"""The memory of one `qemu-img compare`: up to 32 MiB of tables for each of three qcow2 files, plus its own use.
 
-Measured with QEMU 7.2: 11 MiB for raw images, 23 MiB for two with 4 MiB of tables each and clusters of 4 KiB.
+Measured with QEMU 7.2: 11 MiB for raw images; 23 MiB for two qcow2 images, each with 4 KiB clusters and 4 MiB of
+tables.
 Source: QEMU ``docs/qcow2-cache.txt``.
 """
 
@@ -43,6 +44,6 @@ def at_once(jobs: int, guests: Iterable[GuestToConvert], template: ImageSource) 
 
 
 def _files(guest: GuestToConvert, template: ImageSource) -> int:
-    """Return the number of open files for a guest: its chain, twice; its overlay's chain; and a program's."""
+    """Return how many files a guest needs open: its chain, twice; its overlay's chain; and those of a program."""
     chain, below = (len(source.files) for source in (guest.source, template))
     return 2 * chain + 1 + below + _OF_A_PROGRAM

@@ -40,7 +40,7 @@ def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[Guest
     found = restorable(session.plan, session.journal.history.states, options.guests)
     yield from nothing_to_do(session.plan, found, options.guests, "restore")
     expect_dry_restore(session, found, discarding=options.discard_changes)
-    # Without its template no overlay can be read, so there is nothing to compare: only originals can come back.
+    # Without the template no overlay can be read, so nothing is compared, and only originals can be restored.
     lost = why_template_is_lost(session) if found else None
     if lost is not None:
         require_decision(session, found, options, lost)
@@ -48,7 +48,7 @@ def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[Guest
             yield GuestOutcome(guest.name, Status.WOULD_RESTORE, NOTHING_READS_IT)
         return
 
-    # An overlay that is thrown away need not be readable.
+    # An overlay that will be discarded need not be readable.
     if options.discard_changes:
         found, damaged = split_by_reading(found, session.plan)
         for guest, _ in damaged:
@@ -61,7 +61,7 @@ def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[Guest
             if task.older is not None:
                 how += f"; the older original would stay in quarantine ({task.older})"
         elif options.discard_changes:
-            how = "its original would get its name back; what its VM wrote to the overlay would be thrown away"
+            how = "its original would get its name back; what the VM wrote to the overlay would be discarded"
         return GuestOutcome(guest.name, Status.WOULD_RESTORE, how)
 
     yield from _dry_run(

@@ -1,4 +1,4 @@
-"""Turn the end of a swap into the outcome of its guest for the report."""
+"""Turn the result of a swap into the outcome of its guest, for the report."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def failure_outcome(result: SwapResult) -> GuestOutcome:
     """Return the outcome of a guest that failed."""
     error = result.error
     if error is None:
-        raise AssertionError("it did not fail")
+        raise AssertionError(f"{result.guest} did not fail")
     return GuestOutcome(result.guest, Status.FAILED, str(error), exit_code=error.exit_code)
 
 
@@ -78,7 +78,7 @@ def _original_now(guest: GuestToConvert, state: GuestState) -> Original:
 
 def _measured(outcome: GuestOutcome, guest: GuestToConvert) -> GuestOutcome:
     """Return the same outcome with the predicted and actual sizes of the overlay."""
-    # Its data file may be gone: a VM's owner can have compacted the overlay into one file.
+    # Its data file may be gone: a VM's owner may have compacted the overlay into one file.
     data_file = guest.options.data_file
     paths = [guest.overlay_path, *([data_file] if data_file and os.path.exists(data_file) else [])]
     taken = [_taken(path) for path in paths]
@@ -132,7 +132,7 @@ def kept_outcome(guest: str, error: DifferenceError, state: GuestState) -> Guest
     purge = command("purge", guest, "--used")
     why = "its VM has run on the overlay since"
     if not state.published:
-        why = "restore rebuilt its image with what its VM had written"
+        why = "restore rebuilt its image, including what its VM had written"
     reason = f"{why} ({error.what}). To delete the original anyway: {purge}"
     return GuestOutcome(guest, Status.KEPT, reason, original=Original(Fate.QUARANTINED))
 

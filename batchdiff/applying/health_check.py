@@ -7,8 +7,8 @@
                missing, or QEMU finds an error in it                                      -> damaged
                names another template in its header, as after a move                      -> unknown
                names the data file of another overlay                                     -> damaged
-               differs from its original, though neither was written to                   -> damaged
-               its kept original was written to, and they differ: two disks               -> unknown
+               differs from its original, though neither has been written to              -> damaged
+               its kept original has been written to, and they differ                     -> unknown
                identical to its original, or a VM has written to it since                 -> sound
 """
 
@@ -112,7 +112,7 @@ def _template_not_needed(plan: Plan) -> Finding:
 
 
 def _converted(guests: list[GuestPlan], history: History) -> list[tuple[GuestToConvert, GuestState]]:
-    """Return the guests whose overlays were published, each with where it stands."""
+    """Return the guests whose overlays were published, each with its state."""
     chosen = [guest for guest in guests if isinstance(guest, GuestToConvert)]
     states = [(guest, history.under_way(guest.name)) for guest in chosen]
     return [(guest, state) for guest, state in states if state is not None and state.published]
@@ -155,7 +155,7 @@ def _missing(guest: GuestToConvert, state: GuestState) -> Finding:
     return Finding(guest.name, guest.overlay_path, Health.DAMAGED, f"it {missing(guest.overlay_path)}{whole}")
 
 
-def _judged(  # noqa: PLR0913, PLR0917  # the same
+def _judged(  # noqa: PLR0913, PLR0917  # as above
     guest: GuestToConvert,
     state: GuestState,
     overlay: Found,
@@ -189,11 +189,11 @@ def _differing(guest: GuestToConvert, overlay: Found, original: Found, error: Di
     # A block device has no timestamp that would show whether the original was written to.
     planned, shows_writes = known.fingerprints[0], original.now.vouches_for_content
     if overlay.proven and original.proven and shows_writes:
-        raise VerificationError(error.what, why=f"{error.why}; neither of them was written to") from error
+        raise VerificationError(error.what, why=f"{error.why}; neither of them has been written to") from error
     parts = changed_parts(known)
     if not parts and not planned.was_written_to(original.now) and not overlay.proven:
         return _sound(guest, "no error found; a VM has written to it since")
-    unknown = "the time is unknown, because it is a block device"
+    unknown = "the time of the change is unknown, because the original is a block device"
     changes = parts or (planned.changes(original.now) if shows_writes else unknown)
     changed = f"its original {original.path} has changed since the overlay was made: {changes}"
     if original.path != guest.source.path:

@@ -72,7 +72,7 @@ def run_swaps(
             for guest in guests:
                 run.stop.check()
                 started = _begin(guest, task_of, run, pool)
-                # Guests in progress may free space when they are done: then start this one again.
+                # Guests in progress may free space when they finish, so start this one again after each of them.
                 while ahead and _lacks_space(started.error):
                     yield _end(ahead, run)
                     started = _begin(guest, task_of, run, pool)
@@ -83,7 +83,7 @@ def run_swaps(
             while ahead:
                 yield _end(ahead, run)
         finally:
-            # Guests are left only after an error, or if the caller wants no more: end their verifications, and
+            # Guests are left only after an error, or if the caller stops iterating: end their verifications, and
             # roll them back.
             if ahead:
                 run.stop.ask()
@@ -92,7 +92,7 @@ def run_swaps(
 
 
 def _begin(plan: GuestToConvert, task_of: TaskOf, run: Run, pool: ThreadPoolExecutor) -> _InProgress:
-    """Write a guest's file, and start its verification; an error is kept until the guests before it are done."""
+    """Write a guest's file, and start its verification; an error is kept until earlier guests are done."""
     guest = _InProgress(plan.name)
     try:
         guest.swap = Swap(task_of(plan), run)
@@ -178,7 +178,7 @@ def _finish(guest: _InProgress, run: Run) -> None:
             guest.verdict.result()
         except StopError:
             if not run.stop.is_asked:
-                guest.swap.check_holds()  # a program that wants to write ended the verification: name it
+                guest.swap.check_holds()  # a program that wants to write has ended the verification: name it
             raise
         except DifferenceError as error:
             _continue_if_different(guest, guest.swap, error, run)

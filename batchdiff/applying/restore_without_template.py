@@ -1,7 +1,7 @@
-"""Give originals their names back if overlays cannot be read: the template is lost, or the overlays are damaged.
+"""Give originals their names back if overlays cannot be read, because the template is lost or they are damaged.
 
-Nothing is deleted: the overlays stay, because the template may come back from a backup, or the overlays may be
-repaired. An overlay that has the original's own name makes way for it::
+Nothing is deleted: the overlays stay, because the template may be restored from a backup, or the overlays may be
+repaired. An overlay that has the original's own name is renamed first::
 
     vm.img -> vm.img.batchdiff-overlay          then          vm.img.batchdiff-original -> vm.img
 """
@@ -39,7 +39,7 @@ GuestWithState: TypeAlias = tuple[GuestToConvert, GuestState]
 """A guest that apply has started to convert, and its state in the journal."""
 
 NOTHING_READS_IT = "its original would get its name back; its overlay, which cannot be read now, would stay"
-WITHOUT_TEMPLATE = "without its template it cannot be read"
+WITHOUT_TEMPLATE = "it cannot be read without its template"
 DAMAGED = "it cannot be read"
 """The reasons why an overlay stays."""
 
@@ -59,7 +59,7 @@ def _cannot_be_read(guest: GuestToConvert, state: GuestState, plan: Plan) -> boo
                 inspect(image)
     except ImageError:
         return True
-    except GuestError:  # two files could be it, which restore reports
+    except GuestError:  # either of two files could be the overlay; restore reports that
         return False
     return False
 
@@ -89,8 +89,8 @@ def restore_without_template(session: Session, found: list[GuestWithState], why:
 
 def _left(path: str, why: str) -> str:
     return (
-        f"its overlay {path} was left in place: {why}. It is needed only to recover what the VM wrote."
-        f" Before this guest is planned or applied again, {how_to_remove(path)}"
+        f"its overlay {path} was not deleted: {why}. It is needed only to recover what the VM wrote;"
+        f" {how_to_remove(path)} before this guest is planned or applied again"
     )
 
 

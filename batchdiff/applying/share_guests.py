@@ -4,7 +4,7 @@
 
     recorded      what happens
     nothing       hold the guest, record `sharing`, share, record `shared`
-    sharing       an earlier run was stopped: the same; blocks that it has shared are found on disk
+    sharing       an earlier run was stopped: the same; the blocks that it shared are found on disk
     shared        nothing; whatever the guest's VM has written since is the guest's own
 """
 
@@ -41,13 +41,13 @@ from batchdiff.units import format_size
 
 
 def is_shared(guest: str, history: History) -> bool:
-    """Return whether an apply has shared a guest's blocks, to the end."""
+    """Return whether an apply has finished sharing a guest's blocks."""
     state = history.states.get(guest)
     return state is not None and state.step is Step.SHARED
 
 
 def expect_sharing(meter: Meter, guests: Iterable[GuestToShare]) -> None:
-    """Expect the kernel's comparison of all that guests are to share."""
+    """Expect the kernel's comparison of all bytes that guests are to share."""
     for guest in guests:
         meter.expect(guest.name, Phase.SHARE, guest.sharing.shareable_bytes)
 
@@ -58,7 +58,7 @@ def unchanged_outcome(guest: GuestToShare) -> GuestOutcome:
 
 
 def shared_finding(guest: GuestToShare) -> Finding:
-    """Return the condition of a guest that shares blocks: it is whole whatever happens to the template."""
+    """Return the condition of a guest that shares blocks, which does not depend on the template."""
     path = guest.source.path
     if not os.path.lexists(path):
         return Finding(guest.name, path, Health.UNKNOWN, "it is gone; add --map OLD=NEW if it was moved")
@@ -74,7 +74,7 @@ def shared_finding(guest: GuestToShare) -> Finding:
         planned = format_size(guest.image.virtual_size)
         why = f"the size of its disk is {format_size(size)}, but was {planned} when the plan was made"
         return Finding(guest.name, path, Health.DAMAGED, why)
-    why = "it is an image of its own, and nothing rests on the template, so its content was not compared"
+    why = "it is a standalone image that does not depend on the template, so its content was not compared"
     return Finding(guest.name, path, Health.SOUND, why)
 
 
@@ -105,7 +105,7 @@ def _share(guest: GuestToShare, run: Run) -> GuestOutcome:
         image = opened.enter_context(open_image(guest.source))
         _check_not_the_template(guest, image, run.template)
         held = opened.enter_context(hold(image, Purpose.GUEST))
-        # The kernel compares every byte, so a ctime that changed does not matter, as with full verification.
+        # The kernel compares every byte, so a changed ctime does not matter, as with full verification.
         planned = with_accepted(guest.image, run.template)
         check_unchanged(image, planned, run.journal.history, VerifyMode.FULL)
         inspect(image)
@@ -126,7 +126,7 @@ def _share(guest: GuestToShare, run: Run) -> GuestOutcome:
                 advance=summing(run.reporter(guest.name, Phase.SHARE)),
             )
         except EXPECTED:
-            # The number is only for reports, so the error is raised even if there is no number.
+            # The amount freed is only for reports, so failing to determine it must not hide the error.
             with contextlib.suppress(*EXPECTED):
                 freed = freed_in_all([earlier, _gained(before, _to_free(run, image, equal))])
                 run.journal.record(guest.name, _with_freed(begun, freed))
@@ -139,13 +139,13 @@ def _share(guest: GuestToShare, run: Run) -> GuestOutcome:
 
 
 def _to_free(run: Run, image: Image, equal: BlockRuns) -> FreedSpace:
-    """Return the space that comes back at once when the rest of a guest's equal blocks is shared."""
+    """Return the space that is freed immediately when the rest of a guest's equal blocks are shared."""
     gain = gain_left(run.template, image, equal)
     return FreedSpace(gain.freed, so_far(gain.exactness))
 
 
 def _gained(before: FreedSpace, left: FreedSpace) -> FreedSpace:
-    """Return what has come back of the space that was to come back.
+    """Return how much of the space that was to be freed has been freed.
 
     If the two are upper bounds, so is the difference: they count the same blocks, except for those shared since.
     """
@@ -153,11 +153,11 @@ def _gained(before: FreedSpace, left: FreedSpace) -> FreedSpace:
 
 
 def _came_back_earlier(guest: GuestToShare, state: GuestState | None, before: FreedSpace) -> FreedSpace:
-    """Return what earlier runs that were stopped or killed gave back; ``before``: what is to come back now.
+    """Return the space freed by earlier runs that were stopped or killed; ``before``: the space left to free.
 
-    What a killed run gave back can only be estimated: if another guest has let go of the same blocks since, more
-    may be left now than when that run began. For the same reason, the plan's prediction, which stands in for what
-    older journals lack, may not be what was left then.
+    What a killed run freed can only be estimated: if another guest has released the same blocks since, more may be
+    left to free now than when that run began. For the same reason, the plan's prediction, which replaces the
+    number that older journals lack, may differ from what was left then.
     """
     if state is None or state.step is not Step.SHARING:
         return FreedSpace()
@@ -167,7 +167,7 @@ def _came_back_earlier(guest: GuestToShare, state: GuestState | None, before: Fr
 
 
 def _with_freed(state: GuestState, freed: FreedSpace) -> GuestState:
-    """Return the state of a guest after a run that has recorded what it gave back."""
+    """Return the state of a guest after a run that has recorded how much space it freed."""
     return replace(state, came_back_bytes=freed.size, to_free_bytes=0, exactness=freed.exactness)
 
 
@@ -198,7 +198,7 @@ def _record(guest: GuestToShare, run: Run, state: GuestState) -> None:
 
 
 def _record_fingerprints(guest: GuestToShare, image: Image, run: Run) -> None:
-    """Record the files of a guest whose ctime changed, so that sharing does not make a plan stale."""
+    """Record those files of a guest that have a new ctime, so that sharing does not make a plan stale."""
     for path, before in zip(guest.image.paths, guest.image.fingerprints, strict=True):
         now = next((layer.fingerprint() for layer in image.own_files if layer.path == path), before)
         if now != before and before.is_unwritten(now):
@@ -210,8 +210,8 @@ def _outcome(guest: GuestToShare, shared: int, gained: FreedSpace, differing: in
     remarks: tuple[str, ...] = ()
     if differing:
         remarks = (
-            f"{format_size(differing)} could not be shared: some of that differs from the template, although the"
-            " plan had found it equal. A program has written to one of the two images without changing the"
+            f"{format_size(differing)} could not be shared: some of it differs from the template, although it was"
+            " equal when the plan was made. A program has written to one of the two images without changing the"
             " image's mtime",
         )
     known = gained.size if gained.exactness is Exactness.EXACT else None

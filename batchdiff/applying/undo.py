@@ -37,12 +37,12 @@ from batchdiff.image_source import ImageFormat
 from batchdiff.plan.plan import GuestToConvert, GuestToShare, Plan
 
 NOTHING_TO_UNDO = (
-    "there is nothing to undo: with `strategy: share`, a guest stays an image of its own, and a block that it"
-    " shares with the template becomes its own again when either of the two images is written to at that place"
+    "there is nothing to undo: with `strategy: share`, a guest remains a standalone image, and it shares a block"
+    " with the template only until either of the two images is written to there"
 )
 """Why restore does nothing for a guest whose strategy is to share blocks in place."""
 
-NOTHING_TO_PURGE = "there is no original to delete: with `strategy: share`, the guest itself stays"
+NOTHING_TO_PURGE = "there is no original to delete: with `strategy: share`, the guest itself is kept"
 """Why purge does nothing for such a guest."""
 
 
@@ -82,7 +82,7 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
     """Bring originals back, or rebuild them, delete their overlays, and yield the outcomes.
 
     :raises UsageError: there is no such guest.
-    :raises PlanError: the template's content changed.
+    :raises PlanError: the template's content has changed.
     :raises ProgramError: qemu-img is missing.
     :raises StopError: a stop was requested.
     """
@@ -145,9 +145,9 @@ def _chosen(
 def nothing_to_do(
     plan: Plan, found: list[GuestWithState], names: tuple[str, ...] | None, verb: str
 ) -> Iterator[GuestOutcome]:
-    """Yield the outcome of each guest that was named and has nothing to restore or purge; that is not an error.
+    """Yield the outcome of each named guest that has nothing to restore or purge, which is not an error.
 
-    If there is nothing at all to do, also yield that of each guest that shares blocks in place, to explain why.
+    If there is nothing to do at all, also yield those of guests that share blocks in place, to explain why.
     """
     having = {guest.name for guest, _ in found}
     if names is None and not found:
@@ -178,7 +178,7 @@ def _results(
 
 
 def why_template_is_lost(session: Session) -> BatchdiffError | None:
-    """Return why the template cannot be read as it was planned; None if it can."""
+    """Return why the template cannot be read as planned; None if it can."""
     try:
         with open_image(session.plan.template.source) as template:
             inspect(template)

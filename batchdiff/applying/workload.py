@@ -1,4 +1,4 @@
-"""The bytes that a verb will have to write and compare, as far as can be foreseen, for its progress.
+"""Predict, as far as possible, how many bytes a verb will write and compare, to show its progress.
 
 ::
 
@@ -8,7 +8,7 @@
     purge      verify the whole disk
     verify     verify the whole disk, if there is an original to compare it with
 
-A restore whose VM has run on the overlay finds a difference, which cannot be foreseen: then writing and verifying
+If a VM has run on the overlay, restore finds a difference, which cannot be predicted: then writing and verifying
 the disk are added.
 """
 
@@ -68,7 +68,7 @@ def _is_compared(guest: GuestToConvert, state: GuestState) -> bool:
 
 
 def expect_comparisons(meter: Meter, guests: Iterable[GuestToConvert]) -> None:
-    """Expect that the disks of guests are compared whole."""
+    """Expect a comparison of each guest's whole disk."""
     for guest in guests:
         meter.expect(guest.name, Phase.VERIFY, guest.image.virtual_size)
 
@@ -81,11 +81,11 @@ def _is_to_be_retired(guest: GuestToConvert, how: Retire) -> bool:
 
 
 def _is_on_device(*images: ImageSource) -> bool:
-    """Return whether a file of an image is a block device, of which even unchanged parts are compared."""
+    """Return whether any of the images has a file on a block device: then even unchanged parts are compared."""
     for path in (path for image in images for path in image.files):
         try:
             if stat.S_ISBLK(os.stat(path).st_mode):
                 return True
         except OSError:
-            continue  # it will be reported by whatever opens it
+            continue  # whatever opens the file will report this
     return False

@@ -127,8 +127,8 @@ def test_fewer_at_once_than_asked_for_are_announced(tmp_path, monkeypatch):
     stage.jobs = 4
     stage.apply()
     assert stage.notices == [
-        "guests in progress at once: 1 instead of 4, because the filesystem of /images has no space for more"
-        " overlays beside their originals"
+        "guests in progress at the same time: 1 instead of 4, because the filesystem of /images has no space for"
+        " more overlays beside their originals"
     ]
     assert [guest for guest, _ in stage.steps] == ["vm"] * 4 + ["web"] * 4
 

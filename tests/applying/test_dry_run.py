@@ -64,7 +64,7 @@ def stage(request, tmp_path, monkeypatch):
     ("used", "discard", "said"),
     [
         (False, False, "its original would get its name back, and the overlay would be deleted"),
-        (True, True, "what its VM wrote to the overlay would be thrown away"),
+        (True, True, "what the VM wrote to the overlay would be discarded"),
         (
             True,
             False,

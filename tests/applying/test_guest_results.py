@@ -125,7 +125,7 @@ def test_kept_in_quarantine():
     assert (outcome.status, outcome.exit_code, original_words(outcome)) == (Status.KEPT, 0, "kept in quarantine")
     assert "its VM has run on the overlay since (they differ)" in outcome.reason
     rebuilt = kept_outcome("web01", DifferenceError("they differ"), GuestState(Step.RESTORED))
-    assert rebuilt.reason.startswith("restore rebuilt its image with what its VM had written (they differ)")
+    assert rebuilt.reason.startswith("restore rebuilt its image, including what its VM had written (they differ)")
     assert "`batchdiff purge PLAN --guest web01 --used`" in outcome.reason
 
 

@@ -208,7 +208,7 @@ def test_they_differ_although_neither_was_written_to(quarantined):
     os.utime(quarantined.overlay(), ns=(times.st_atime_ns, times.st_mtime_ns))
     found = overlay(quarantined)
     assert found.health is Health.DAMAGED
-    assert "neither of them was written to" in found.why
+    assert "neither of them has been written to" in found.why
 
 
 def test_no_original_to_compare_with(stage):

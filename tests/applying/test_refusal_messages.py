@@ -299,12 +299,12 @@ MESSAGES = {
         " PLAN --guest vm --allow-loss snapshots`."
     ),
     not_a_journal: (
-        "{0}/fleet.plan.json.journal is not a journal: it does not start like a journal. That name"
+        "{0}/fleet.plan.json.journal is not a journal: it does not start like one. That name"
         " is reserved for the plan's journal: move the file away, then run the same command again."
     ),
     damaged_journal: (
         "{0}/fleet.plan.json.journal is damaged: line 9 is not a batchdiff record. Move it "
-        "away, then run the same command again. The state of the guests is then recovered from the "
+        "away, then run the same command again. The state of the guests will then be recovered from the "
         "files."
     ),
     two_at_once: (
@@ -353,7 +353,7 @@ MESSAGES = {
     ),
     no_qemu: (
         "cannot verify with QEMU: qemu-img is not installed. Install it (Debian: qemu-utils). Or use "
-        "`--verify native`, with which no original can be deleted."
+        "`--verify native`, which does not allow originals to be deleted."
     ),
     overlay_differs: (
         "a and b differ: x. The overlay was discarded, and the original was left unchanged. If "
@@ -417,8 +417,8 @@ def test_too_little_space(tmp_path, monkeypatch):
     stage = Stage(tmp_path, monkeypatch)
     monkeypatch.setattr(space, "free_bytes", lambda _: 1024)
     assert re.fullmatch(
-        f"there is not enough space on the filesystem of {tmp_path}: up to [0-9.]+ KiB is needed at once, but"
-        r" only 1 KiB is free\. Make room, or apply some of the guests with `--guest`\.",
+        f"there is not enough space on the filesystem of {tmp_path}: up to [0-9.]+ KiB is needed at one time, but"
+        r" only 1 KiB is free\. Make room, or choose fewer guests with `--guest`\.",
         message(stage.apply),
     )
 

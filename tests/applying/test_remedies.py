@@ -361,7 +361,7 @@ def test_shared_code_names_no_verb_to_run_again(path):
     name = path.relative_to(ROOT).as_posix()
     if name == "applying/apply.py":  # the verb is apply, and the choice is its own
         assert wrong_advice(name, path.read_text()) == [
-            "Or use `--verify native`, with which no original can be deleted."
+            "Or use `--verify native`, which does not allow originals to be deleted."
         ]
     else:
         assert wrong_advice(name, path.read_text()) == []

@@ -247,7 +247,7 @@ def test_no_more_overlays_than_the_disk_has_room_for(tmp_path, monkeypatch):
             os.posix_fallocate(file.fileno(), 0, free_bytes(str(disk)) - savings.overlay_disk_bytes * 7 // 2)
         assert {each.exit_code for each in stage.apply(Retire.DELETE)} == {0}
         (notice,) = stage.notices
-        assert notice.startswith("guests in progress at once: 2 instead of 6,")
+        assert notice.startswith("guests in progress at the same time: 2 instead of 6,")
         assert str(disk) in notice
         begun = {step: [at for at, each in enumerate(stage.steps) if each[1] is step] for step in Step}
         for written, retired in zip(begun[Step.WRITTEN][2:], begun[Step.RETIRED], strict=False):

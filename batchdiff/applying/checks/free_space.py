@@ -1,4 +1,4 @@
-"""Measure how much the free space on the filesystems that a command uses has grown, as df shows it."""
+"""Measure by how much a command has increased the free space, as df shows it, on the filesystems that it uses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BETWEEN = 0.05
 """Seconds between two queries. When measured, XFS freed a small file within 3 ms of the first query."""
 
 _LOOKS = 40
-"""The maximum number of queries. If free space still grows then, another program is deleting files."""
+"""The maximum number of queries. If free space is still growing after that, another program is deleting files."""
 
 
 @frozen
@@ -54,7 +54,7 @@ class FreeSpace:
 
 
 def _filesystem(folder: str) -> int | bytes:
-    """Return what distinguishes filesystems: on btrfs, each subvolume has a device number of its own."""
+    """Return an identifier of a folder's filesystem: on btrfs its UUID, which is the same for all subvolumes."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return filesystem_uuid(fd) or os.fstat(fd).st_dev
@@ -70,9 +70,10 @@ def _free(folder: str) -> int:
 def _settled(folder: str, looks: int) -> int:
     """Wait until a filesystem has freed the blocks of deleted files, and return its free bytes.
 
-    XFS and btrfs free these blocks later. On btrfs a sync is enough. XFS frees them in a thread that each query of
-    the free space wakes up, so query until the free space stops growing. On all filesystems the kernel keeps a
-    deleted file for some milliseconds (23 measured) after the program that compared it under Landlock has ended.
+    XFS and btrfs free these blocks with a delay. On btrfs a sync is enough. XFS frees them in a thread that each
+    query of the free space wakes up, so query until the free space stops growing. On all filesystems the kernel
+    keeps a deleted file for some milliseconds (23 measured) after the program that compared it under Landlock has
+    ended.
     """
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -21,7 +21,7 @@ def require_no_dependents(
 
     ``former``: names that the file had until a moment ago, which such an image may still use. ``but``: the names
     of the image of which the file is known to be a part.
-    ``identifier``: the identifier in the image, by which images of other programs may record it as their parent.
+    ``identifier``: the identifier in the image, by which images that other programs made may name their parent.
 
     :raises GuestError: one has, or may have.
     """

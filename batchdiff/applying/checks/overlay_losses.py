@@ -68,7 +68,7 @@ def lost_with_originals(guests: Iterable[GuestToConvert]) -> dict[str, list[str]
 
 
 def decrypted_by_rebuilding(guests: Iterable[GuestToConvert]) -> list[str]:
-    """Return the names of guests whose overlays are encrypted, and whose rebuilt images will not be."""
+    """Return the names of guests whose overlays are encrypted but whose rebuilt images will not be."""
     return [each.name for each in guests if each.options.encryption and each.source.secret_file is None]
 
 

@@ -31,7 +31,7 @@ _METADATA = 1024 * KIB
 """Header, first tables, and rounding up to whole filesystem blocks."""
 
 _STRETCH = 64 * MIB
-"""How many bytes of an image are mapped at a time: at most 16,384 segments of 4 KiB, which is a short list."""
+"""The bytes of an image that are mapped at a time: at most 16,384 segments of 4 KiB, which is a short list."""
 
 _CLUSTERS = {
     ImageFormat.QED: 64 * KIB,
@@ -41,7 +41,7 @@ _CLUSTERS = {
     ImageFormat.VHDX: MIB,
     ImageFormat.PARALLELS: MIB,
 }
-"""The maximum space a changed byte takes in images that QEMU writes. XFS fills the holes in a VHD's blocks."""
+"""The maximum space that a changed byte takes in images written by QEMU. XFS fills the holes in a VHD's blocks."""
 
 _LUKS_HEADER = 2 * MIB
 """QEMU's header, with eight key slots for a key of 64 bytes."""
@@ -72,7 +72,7 @@ def check_space(
     ``jobs``: how many guests are to be in progress at once; fewer need less space if originals are deleted.
     ``unfinished``: by guest, the files that an interrupted apply left behind; their space can be reused.
 
-    :raises GuestError: a filesystem does not have enough, even for one guest at a time.
+    :raises GuestError: a filesystem does not have enough space, even for one guest at a time.
     """
     room = Room(jobs)
     by_device: dict[int, list[GuestToConvert]] = {}
@@ -93,8 +93,8 @@ def check_space(
             if not fewer:
                 raise GuestError(
                     f"there is not enough space on the filesystem of {folder}",
-                    why=f"up to {format_size(needed)} is needed at once, but only {format_size(free)} is free",
-                    remedy="Make room, or apply some of the guests with `--guest`.",
+                    why=f"up to {format_size(needed)} is needed at one time, but only {format_size(free)} is free",
+                    remedy="Make room, or choose fewer guests with `--guest`.",
                 )
             room = Room(fewer, folder)
     return room
@@ -103,7 +103,7 @@ def check_space(
 def free_bytes(folder: str) -> int:
     """Return the bytes that this process may still use on a folder's filesystem.
 
-    :raises GuestError: the filesystem does not answer.
+    :raises GuestError: the filesystem cannot be queried.
     """
     try:
         status = os.statvfs(folder)

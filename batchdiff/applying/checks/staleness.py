@@ -24,7 +24,7 @@ PLAN_AGAIN = "Shut down any VM or program that writes to it, then plan again."
 def with_accepted(record: PlannedImage, template: Image) -> PlannedImage:
     """Return a guest's record with the accepted fingerprints of the template's files, if they are in its chain.
 
-    The template may have lost its write permission since, or have been restored with another inode.
+    The template may since have lost its write permission, or have been restored with another inode.
     """
     accepted = dict(zip((layer.path for layer in template.layers), template.fingerprints(), strict=True))
     below = zip(record.paths[1:], record.fingerprints[1:], strict=True)
@@ -33,14 +33,14 @@ def with_accepted(record: PlannedImage, template: Image) -> PlannedImage:
 
 
 def changes_since_planned(image: Image, record: PlannedImage, history: History) -> str:
-    """Return what changed in an open image's chain, in words, except ctimes that batchdiff changed."""
+    """Describe what has changed in an open image's chain, except ctimes that batchdiff changed."""
     return record.changes(without_own_changes(record.fingerprints, image.fingerprints(), history))
 
 
 def without_own_changes(
     planned: tuple[Fingerprint, ...], now: tuple[Fingerprint, ...], history: History
 ) -> tuple[Fingerprint, ...]:
-    """Return a chain's present fingerprints; of files whose ctime alone batchdiff changed, the planned ones."""
+    """Return a chain's present fingerprints, or the planned ones of files that batchdiff changed only in ctime."""
     if len(planned) != len(now):
         return now
     return tuple(
@@ -52,7 +52,7 @@ def without_own_changes(
 def check_unchanged(image: Image, record: PlannedImage, history: History, mode: VerifyMode) -> None:
     """Refuse an open guest whose content may differ from the plan, unless verification will compare every byte.
 
-    :raises PlanError: it changed.
+    :raises PlanError: it has changed.
     """
     if image.virtual_size != record.virtual_size:
         raise PlanError(
@@ -66,7 +66,7 @@ def check_unchanged(image: Image, record: PlannedImage, history: History, mode: 
 
 
 def stale(changes: str) -> PlanError:
-    """Return the error for a guest that changed."""
+    """Return the error for a guest that has changed."""
     return PlanError(STALE_PLAN, why=changes, remedy=PLAN_AGAIN)
 
 

@@ -1,4 +1,4 @@
-"""Compare the content of two images, in one of three modes; only the first permits a deletion.
+"""Compare the content of two images, in one of three modes; only the first allows originals to be deleted.
 
 full      qemu-img check, and qemu-img compare of every byte: QEMU's reader, not ours
 changed   our reader, only the data of an overlay that was just written
@@ -84,14 +84,14 @@ def verify(
 ) -> None:
     """Compare two images, each with its chain as declared; end early once ``ended`` returns true.
 
-    ``report`` is called with the bytes compared so far, of their disks or of the ranges that are read.
+    ``report`` is called with the number of bytes compared so far, of the whole disks or of the ranges to read.
 
     :raises DifferenceError: they differ.
     :raises VerificationError: one of them is damaged.
     :raises SecretError: the secret of one cannot be read, or is wrong.
     :raises InUseError: one of them is in use, so QEMU cannot read it now.
     :raises ProgramError: qemu-img could not be run.
-    :raises StopError: it was ended early.
+    :raises StopError: the comparison was ended early.
     """
     outgoing, incoming = comparison.outgoing, comparison.incoming
     # Our inspection comes first in every mode: it refuses files that QEMU would open although they are unsafe.
@@ -123,7 +123,7 @@ def verify(
 def check_used(image: ImageSource, ended: Callable[[], bool], report: Callable[[int], None] = ignore) -> None:
     """Make sure, by our inspection and `qemu-img check`, that an image on which a VM has run is sound.
 
-    ``report`` is called with 0 while QEMU is at work: it reads no data.
+    ``report`` is called with 0 while QEMU is at work: the check reads only metadata.
 
     :raises VerificationError: it is damaged.
     :raises SecretError: a secret cannot be read, or is wrong.

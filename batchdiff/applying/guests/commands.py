@@ -18,7 +18,7 @@ _MOST_NAMED = 5
 
 @contextmanager
 def commands_for(plan: str, maps: list[str]) -> Iterator[None]:
-    """Make commands inside the block name the plan at that path, and the moves of images (``OLD=NEW``)."""
+    """Inside the block, put this plan's path and the moves of images (``OLD=NEW``) into commands."""
     before = _plan[:], _maps[:]
     _plan[:], _maps[:] = [shell_word(plan)], maps
     try:
@@ -38,7 +38,7 @@ def commands(verb: str, guests: list[str], *options: str) -> str:
 def command(verb: str, guest: str, *options: str) -> str:
     """Return a command for one guest, in backquotes.
 
-    It names the guest, because without ``--guest`` a verb works on all guests, and advice for one guest must not
-    discard the content of the others.
+    It names the guest, because without ``--guest`` a verb works on all guests, and a command recommended for one
+    guest must not discard the content of the others.
     """
     return commands(verb, [guest], *options)

@@ -1,7 +1,4 @@
-"""Find what became of the guests of a plan that apply has converted or restore has given back.
-
-The journal and the files show it.
-"""
+"""Find what became of a plan's converted and restored guests, from the journal and the files."""
 
 from __future__ import annotations
 
@@ -36,7 +33,7 @@ def conversions(plan: Plan, history: History) -> dict[str, Conversion]:
 
 
 def came_back_by_sharing(plan: Plan, history: History) -> dict[str, FreedSpace]:
-    """Return the space that came back from each guest that shares blocks in place, by name."""
+    """Return the space that each guest has freed by sharing blocks in place, by name."""
     found = {}
     for guest in plan.to_share:
         state = history.states.get(guest.name)
@@ -46,7 +43,7 @@ def came_back_by_sharing(plan: Plan, history: History) -> dict[str, FreedSpace]:
 
 
 def older_originals(plan: Plan, history: History) -> dict[str, OlderOriginal]:
-    """Return the original of each restored guest that is still in quarantine, by the guest's name."""
+    """Return the originals that are still in quarantine although their guests were restored, by guest name."""
     found = {}
     for guest in plan.to_convert:
         state = history.states.get(guest.name)
@@ -59,7 +56,7 @@ def _conversion(guest: GuestToConvert, state: GuestState, there: OnDisk) -> Conv
     length = sum(each.size for each in (state.overlay, state.data_file) if each is not None)
     taken = None if there.overlay is None else _taken(there.overlay)
     data_file = guest.options.data_file
-    # It may be gone: a VM's owner can have compacted the overlay into one file.
+    # It may be gone: a VM's owner may have compacted the overlay into one file.
     if taken is not None and data_file is not None and os.path.exists(data_file):
         of_data = _taken(data_file)
         taken = None if of_data is None else taken + of_data
@@ -91,7 +88,7 @@ def _taken(path: str) -> int | None:
     try:
         if filesystem_of(fd) != "btrfs":
             return os.fstat(fd).st_blocks * _BLOCK
-        # Only btrfs needs numpy for this, which would double the start of `show`.
+        # Only btrfs needs numpy for this, which would double the start-up time of `show`.
         from batchdiff.image.storage.allocation import allocated_bytes  # noqa: PLC0415
 
         return allocated_bytes(fd, path)

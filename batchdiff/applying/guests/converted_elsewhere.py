@@ -34,7 +34,7 @@ def done_elsewhere(plan: Plan, verb: str) -> str:
     if not plans:
         return ""
     ways = " or ".join(f"`batchdiff {verb} {shell_word(path)} --guest NAME`" for path in plans)
-    return f"Earlier plans have converted guests of this plan. For those, run {ways}."
+    return f"Earlier plans have converted some guests of this plan. For those, run {ways}."
 
 
 def _commands(found: list[tuple[GuestPlan, str]], verb: str) -> str:

@@ -1,10 +1,10 @@
-"""Whether each overlay still names its own data file, and whether that is the file that apply wrote.
+"""Check whether each overlay still names its own data file, and whether apply wrote that file.
 
 ::
 
     web01.qcow2 -> web01.data.raw     its own
-    web02.qcow2 -> web01.data.raw     that of another guest: each VM would write to the disk of the other
-    web03.qcow2 -> moved.raw          another one, which its operator has set since
+    web02.qcow2 -> web01.data.raw     that of another guest: both VMs would write to the same disk
+    web03.qcow2 -> moved.raw          another file, which the operator has set since
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ class DataFiles:
                 remedy = f" The overlay's own data file is {own}." if is_there else ""
                 raise VerificationError(
                     f"{overlay.path} has the wrong data file",
-                    why=f"{path} is that of {owner}, so each VM writes to the disk of the other",
+                    why=f"{path} belongs to {owner}, so both VMs write to the same disk",
                     remedy="Keep both VMs shut down, and find out why the overlay's header names that file"
                     f" (`qemu-img info` shows the name).{remedy}",
                 )
 
 
 def remark_on_data_file(guest: GuestToConvert, state: GuestState, overlay: ImageSource) -> str:
-    """Return how the data file of an overlay differs from the one that apply wrote, as a clause; empty if not.
+    """Describe, in a clause, how an overlay's data file differs from what apply wrote; empty if it does not.
 
-    A VM writes to its data file; another file with another time and size is not just a copy of it.
+    A file that only the VM has changed counts as the same, and so does a copy with the same size and mtime.
     """
     path, known = guest.options.data_file, state.data_file
     if path is None or not overlay.other_files:

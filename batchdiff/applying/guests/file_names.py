@@ -25,7 +25,7 @@ from batchdiff.linux.device_names import is_among_devices
 
 @frozen
 class FileNames:
-    """The names of a file that may have to go: its own, in quarantine, and just before it is deleted."""
+    """The names of a file that may be retired: its own, in quarantine, and just before it is deleted."""
 
     own: str
     quarantine: str
@@ -37,7 +37,7 @@ class FileNames:
         return self.own, self.quarantine, self.deleting
 
     def at(self, where: OutgoingAt) -> str:
-        """Return the path that the file has at a place.
+        """Return the path that the file has at the given place.
 
         :raises KeyError: it is gone.
         """

@@ -1,4 +1,4 @@
-"""Explain why apply does not convert a guest that restore gave back, and how to convert it again."""
+"""Explain why apply does not convert a restored guest, and how to convert it again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from batchdiff.plan.plan import GuestToConvert
 def why_not_again(guests: list[GuestToConvert]) -> dict[str, str]:
     """Return why apply leaves restored guests alone, and the command that converts each again, by name.
 
-    Guests with the same way have the same reason, so that a report can list them together.
+    Guests that are converted again in the same way have the same reason, so that a report can list them together.
     """
     whole = [guest.name for guest in guests if _is_as_planned(guest)]
     name, it = (whole[0], "it") if len(whole) == 1 else ("NAME", "one of them")
@@ -27,6 +27,6 @@ def why_not_again(guests: list[GuestToConvert]) -> dict[str, str]:
 
 
 def _is_as_planned(guest: GuestToConvert) -> bool:
-    """Return whether a guest's file is the one that was planned: a rebuilt image is another."""
+    """Return whether a guest's file is the one that was planned: a rebuilt image is a different file."""
     now = fingerprint_at(guest.source.path)
     return now is not None and guest.image.fingerprints[0].is_unwritten(now)

@@ -1,8 +1,8 @@
 """Find where the files of a guest are now: its original, its overlay, and an image that restore rebuilt.
 
-Names alone prove nothing: an administrator copies, moves and replaces files. So each file is first recognised
-by its lasting identity. A file that has lost its identity, because a pool was copied, is recognised by a name that
-only batchdiff gives; then its content must decide what may be done with it.
+Names alone prove nothing: an administrator may copy, move or replace files. So each file is first recognised by
+its lasting identity. A file that has lost its identity, because a pool was copied, is recognised by a name that
+only batchdiff gives; what may be done with it then depends on its content.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def find_overlay(guest: GuestToConvert, state: GuestState | None) -> Found | Non
 
 
 def _has_made_way(guest: GuestToConvert, state: GuestState | None) -> bool:
-    """Return whether restore was deleting an overlay with the guest's own name, and the original has it again."""
+    """Return whether restore was deleting an overlay with the guest's own name, which the original has again."""
     one_name = guest.overlay_path == guest.source.path
     return one_name and state is not None and state.goal is Goal.RESTORE and state.deleting
 
@@ -83,9 +83,9 @@ def _data_was_written(guest: GuestToConvert, state: GuestState | None) -> bool:
 def find_original(guest: GuestToConvert, state: GuestState | None) -> Found | None:
     """Return the original of a guest, under its present name; None if it is gone.
 
-    In quarantine any regular file counts, because only batchdiff gives that name, unless the guest's own original
-    was deleted. At the guest's own path a file counts if it has not been written to; if the overlay has a path of
-    its own, one that a VM may have used counts, too.
+    In quarantine, any regular file counts unless the guest's own original was deleted, because only batchdiff
+    gives files that name. At the guest's own path, a file counts if it has not been written to; if the overlay has
+    a path of its own, a file that a VM may have used counts, too.
 
     :raises GuestError: either of two files could be it.
     """
@@ -95,7 +95,7 @@ def find_original(guest: GuestToConvert, state: GuestState | None) -> Found | No
         return own
     aside = find_original_aside(guest)
     if aside is not None and not aside.proven and state is not None and state.fate is Fate.DELETED:
-        aside = None  # a later plan has put its own original there: an overlay that it made thinner
+        aside = None  # a later plan has put its own original there: an overlay that it replaced by a thinner one
     if own is None or _is_rebuilt(own.now, state) or guest.overlay_path == guest.source.path:
         return aside
     if aside is not None:
@@ -176,7 +176,7 @@ def _is_original(guest: GuestToConvert, now: Fingerprint) -> bool:
 def missing(path: str) -> str:
     """Describe, in a clause, a path without a regular file; a link there may point to where the file was moved."""
     try:
-        return f"is missing (in its place is a symbolic link to {os.readlink(path)}; links are not followed)"
+        return f"is missing (a symbolic link to {os.readlink(path)} is in its place; links are not followed)"
     except OSError:
         return "is missing"
 

@@ -1,12 +1,12 @@
-"""The kept originals that other images depend on by now, which the operator must not delete.
+"""Find the kept originals that other images now depend on, which the operator must not delete.
 
 ::
 
     base.img    the original of an earlier conversion, kept
     clone.qcow2 an overlay on base.img: the operator has used it as a template since
 
-The search is the one right before batchdiff removes an original, except that files that this user may not read are
-ignored: reports are also made by users who may read few.
+The search is the same as right before batchdiff removes an original, except that it ignores files that this user
+may not read: a user with few permissions can run the reports, too.
 """
 
 from __future__ import annotations
@@ -44,6 +44,6 @@ def with_dependents(plan: Plan, there: Mapping[str, OnDisk]) -> dict[str, OnDisk
 
 
 def _listed(path: str) -> list[str]:
-    """Return the overlays in a file's sidecar that are not where it lists them: perhaps they have been moved."""
+    """Return a phrase about the overlays in a file's sidecar: none was found, but they may have been moved."""
     sidecar = read_sidecar(path + own_files.SIDECAR)
     return [f"perhaps an overlay listed in {path}{own_files.SIDECAR}"] if sidecar and sidecar.overlays else []

@@ -14,8 +14,8 @@ Apply, restore and purge are the same operation: an *incoming* file takes the pl
     ---- after a crash --
 
 No state is kept here. After a crash the files are examined again: unpublished work is undone, and a published file
-is verified again before its outgoing file goes. ``verified`` is true only if this process itself compared the two
-files, or need not compare them.
+is verified again before its outgoing file is retired. ``verified`` is true only if this process itself compared
+the two files, or need not compare them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class IncomingAt(enum.StrEnum):
 
 
 class Action(enum.StrEnum):
-    """The actions, each of which changes one name or file at most."""
+    """The actions, each of which changes at most one name or file."""
 
     PUT_BACK = "give the outgoing file its name back"
     DISCARD = "remove an unfinished incoming file"
@@ -97,7 +97,7 @@ def _beginning(scene: Scene) -> Action:
 
 
 def _publishing(scene: Scene) -> Action:
-    """Compare the two files, then publish the incoming one; if they share a name, the other makes way first."""
+    """Compare the two files, then publish the incoming one; if they share a name, rename the other one first."""
     if not scene.verified:
         return Action.LOST if scene.outgoing is OutgoingAt.GONE else Action.VERIFY
     if scene.one_name and scene.outgoing is OutgoingAt.NAMED:

@@ -1,4 +1,4 @@
-"""Recover a lost or truncated journal, as far as the template's sidecar and the files themselves prove it.
+"""Recover what a lost or truncated journal recorded, as far as the template's sidecar and the files prove it.
 
 ::
 
@@ -56,9 +56,9 @@ def _is_known(name: str, history: History) -> bool:
 
 
 def _of_plan(origin: OverlayOrigin | None, guest: GuestToConvert, plan: Plan) -> OverlayOrigin | None:
-    """Return an overlay's origin; if a later plan replaced the overlay with a thinner one, that of this plan.
+    """Return an overlay's origin, or that of the overlay that a later plan replaced by this thinner one.
 
-    Its fingerprint is left out then, because another file is at the overlay's path.
+    In the second case, the fingerprint is left out, because another file is at the overlay's path.
     """
     for each in () if origin is None else origin.before:
         if _is_recorded(guest, each, plan):
@@ -117,7 +117,7 @@ def _from_original(original: Found | None, guest: GuestToConvert, state: GuestSt
 
 def has_template_as_backing_file(guest: GuestToConvert, plan: Plan) -> bool:
     """Return whether the file at the overlay's path has the template as its backing file; read only headers."""
-    # Imported here, because they load numpy: usually there is nothing to recover, and status must be quick.
+    # Imported here, because these load numpy: usually there is nothing to recover, and `status` must be quick.
     from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay  # noqa: PLC0415
     from batchdiff.image.backing_names import resolved_backing  # noqa: PLC0415
     from batchdiff.image.open import open_layer  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""Find where each guest stands and what is next for it, from the journal and the files on disk; pure."""
+"""Determine the state of each guest and what to do next, from the journal and the files on disk; pure."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class OnDisk:
 
 
 def status_rows(plan: Plan, history: History, on_disk: dict[str, OnDisk]) -> list[StatusRow]:
-    """Return a row for each guest, in the plan's order; ``on_disk``: each guest's files, if apply has started."""
+    """Return a row for each guest, in the plan's order; ``on_disk``: a guest's files, once apply has started."""
     back = history.given_back(plan.created)
     return [
         _row(guest, history, on_disk.get(guest.name), plan.retire, is_back=guest.name in back)
@@ -90,9 +90,9 @@ def _row_of_sharing(guest: GuestToShare, known: GuestState | None, history: Hist
         step, what = "planned", "apply: share its blocks with the template"
     elif known.step is Step.SHARED:
         back = freed_by_sharing(guest, known)
-        step, what = known.step.value, f"nothing: {back} came back, and nothing rests on the template"
+        step, what = known.step.value, f"nothing: sharing freed {back}, and nothing rests on the template"
     else:
-        step, what = known.step.value, "apply: interrupted, will share the rest of its blocks"
+        step, what = known.step.value, "apply: share the rest of its blocks; the last run was interrupted"
     since, failure = history.times.get(guest.name, ""), history.failures.get(guest.name, "")
     return StatusRow(guest.name, step, since, failure, _PLAN_AGAIN if failure.startswith(STALE_PLAN) else what)
 

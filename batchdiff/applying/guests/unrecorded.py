@@ -1,4 +1,4 @@
-"""Find the guests that a journal lacks, without loading the recovery modules: usually no guest is missing."""
+"""Find the guests that a journal lacks; load the recovery modules only if there may be any, which is rare."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def recover_unrecorded(plan: Plan, history: History, path_map: PathMap) -> dict[
     """Return the states of guests that ``history`` lacks, by name, from sidecar and files; change nothing."""
     if not _may_lack(plan, history):
         return {}
-    # Imported here: it reads image headers, and `status` does not need the modules for that otherwise.
+    # Imported here, because `status` otherwise needs none of the modules that read image headers.
     from batchdiff.applying.guests.recovery import recover_states  # noqa: PLC0415
 
     return recover_states(plan, history, path_map)
 
 
 def _may_lack(plan: Plan, history: History) -> bool:
-    """Return True if an original is missing, or apply may have made or renamed a file without a record.
+    """Return True if an original is missing, or apply may have made or renamed a file without recording it.
 
     The overlay may be missing, so that only the original in quarantine is left; or both may be missing.
     """

@@ -63,7 +63,7 @@ def originals_first(
 def original_too(error: BatchdiffError, guest: GuestToConvert, history: History) -> BatchdiffError:
     """Return the same error about an overlay, with a remedy that ends with the original if that is intact.
 
-    The error's own remedy comes first: it may bring back the overlay, which holds what its VM has written.
+    The error's own remedy comes first: it may bring back the overlay, which contains what its VM has written.
     """
     whole = whole_originals([guest], history)
     return type(error)(error.what, why=error.why, remedy=f"{error.remedy} {whole}".strip())

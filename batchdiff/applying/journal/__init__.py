@@ -1,1 +1,1 @@
-"""The journal of a plan, and older plans that are kept for undoing."""
+"""The journal of a plan, and older plans that are kept so that they can be undone."""

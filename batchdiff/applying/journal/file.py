@@ -55,7 +55,7 @@ class Journal:
         if data and not data.startswith(_BEGINNING[: len(data)]):
             raise PlanError(
                 f"{self.path} is not a journal",
-                why="it does not start like a journal",
+                why="it does not start like one",
                 remedy=f"That name is reserved for the plan's journal: move the file away, {AGAIN}",
             )
         number = 0
@@ -73,7 +73,7 @@ class Journal:
             raise PlanError(
                 f"{self.path} is damaged",
                 why=f"line {number} is not a batchdiff record",
-                remedy=f"Move it away, {AGAIN} The state of the guests is then recovered from the files.",
+                remedy=f"Move it away, {AGAIN} The state of the guests will then be recovered from the files.",
             ) from error
         return number > 0
 
@@ -84,7 +84,7 @@ class Journal:
         os.close(older)
 
     def state(self, guest: str) -> GuestState | None:
-        """Return where a guest stands; None if its conversion was not started, or a restore has ended it."""
+        """Return a guest's state; None if its conversion has not started, or a restore has undone it."""
         return self.history.under_way(guest)
 
     def record(self, guest: str, state: GuestState) -> None:
@@ -92,7 +92,7 @@ class Journal:
         self._append({"guest": guest} | state.record())
 
     def record_failure(self, guest: str, reason: str) -> None:
-        """Record why a guest failed; that does not change where it stands."""
+        """Record why a guest failed; that does not change its state."""
         self._append({"guest": guest, "step": FAILED, "reason": reason})
 
     def record_protecting(self) -> None:
@@ -100,7 +100,7 @@ class Journal:
         self._append({"step": PROTECTING})
 
     def record_changed(self, file: Fingerprint) -> None:
-        """Record the fingerprint of a file whose ctime changed because batchdiff changed its name or mode."""
+        """Record the fingerprint of a file whose ctime batchdiff changed: by a new name or mode, or by sharing."""
         self._append({"step": CHANGED, "file": asdict(file)})
 
     def _append(self, record: dict[str, Any]) -> None:
@@ -156,12 +156,12 @@ class MemoryJournal:
         raise AssertionError("a read-only command changed the template's mode")
 
     def record_changed(self, file: Fingerprint) -> None:
-        """Keep it for this command only."""
+        """Keep the fingerprint for this command only."""
         self.history.changed.add(file)
 
 
 def read_history(plan_path: str, checksum: str) -> History:
-    """Read the journal of a plan without its lock; return an empty history if it is missing or another plan's.
+    """Read a plan's journal without its lock; return an empty history if it is missing or another plan's.
 
     :raises PlanError: it cannot be read. An empty history would then hide what was converted.
     """
@@ -186,7 +186,7 @@ def read_history(plan_path: str, checksum: str) -> History:
 
 
 def set_aside(path: str) -> None:
-    """Append its mtime to the name of a locked journal, so that a new one can begin.
+    """Append the mtime of a locked journal to its name, so that a new one can take its place.
 
     :raises OSError: it cannot be renamed.
     """
@@ -223,7 +223,8 @@ def _opened(path: str) -> int:
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         with contextlib.suppress(FileNotFoundError):
-            # In a folder such as /tmp not even root may open another user's file with O_CREAT (protected_regular).
+            # In a folder such as /tmp, not even root may open another user's file with O_CREAT
+            # (protected_regular).
             return os.open(path, flags)
         # The umask decides who may read it, as for the plan beside it: `status` needs both.
         return os.open(path, flags | os.O_CREAT, 0o666)

@@ -10,14 +10,14 @@ loses its first name. So at every moment both can be found under matching names.
 journal beside the new plan, the checksum in the journal shows that, and the journal is renamed
 (``journal.file.Journal``).
 
-A plan whose guests have only shared blocks has nothing to undo, so it is replaced. If the new plan is the same
-one, made again, the journal would be its own, and apply would leave guests that no longer share blocks as they
-are::
+If the guests of a plan have only shared blocks, there is nothing to undo, so the new plan replaces the older one.
+If both are the same plan, the older one's journal would belong to both, and apply would skip guests that no longer
+share blocks. So the journal is renamed::
 
     fleet.plan.json          the same plan, made again: it takes the name of the older one, by a rename
     fleet.plan.json.journal  its journal  ->  fleet.plan.json.journal.1795977098000000000, its mtime in ns
 
-A crash in between leaves the journal, and the next `batchdiff plan` renames it.
+If a crash in between leaves the journal in place, the next `batchdiff plan` renames it.
 The journal's lock is held until the new plan is in place, so that no apply of the older plan can start.
 """
 
@@ -120,10 +120,10 @@ def replace_plan(plan: Plan, path: str, converted: NamesByPlan) -> KeptPlan | No
 
 
 def _has_only_shared(history: History) -> bool:
-    """Return whether a plan's guests have only shared blocks, as far as they were worked on.
+    """Return whether all guests of a plan that apply has worked on have only shared blocks.
 
-    The guests may have the same files and yet not share blocks now: btrfs was defragmented, or a snapshot of the
-    disk was brought back. A damaged journal does not show this: lines that cannot be read may record more.
+    Such guests may have stopped sharing blocks since: btrfs may have been defragmented, or a snapshot of the disk
+    restored. A damaged journal is not proof: lines that cannot be read may record more.
     """
     is_whole = not history.is_damaged and not history.left
     return is_whole and bool(history.states) and not _by_fate(history)
@@ -131,9 +131,10 @@ def _has_only_shared(history: History) -> bool:
 
 @contextmanager
 def _held(path: str, *, create: bool) -> Iterator[None]:
-    """Keep apply, restore and purge of the plan at ``path`` from starting, inside the block.
+    """Keep apply, restore and purge of the plan at ``path`` from starting while the block runs.
 
-    They take the journal's lock. ``create``: create a missing journal to lock it, and remove it afterwards.
+    They need the journal's lock, which this takes. ``create``: create a missing journal to lock it, and remove it
+    afterwards.
     """
     journal = f"{path}{_JOURNAL}"
     is_new = not os.path.lexists(journal)

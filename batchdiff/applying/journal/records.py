@@ -1,4 +1,4 @@
-"""The content of a journal: where each guest stands, and which files batchdiff itself has changed. Pure.
+"""The content of a journal: the state of each guest, and which files batchdiff itself has changed. Pure.
 
 ::
 
@@ -76,10 +76,10 @@ BEGIN, PROTECTING, CHANGED, FAILED = "begin", "protecting", "changed", "failed"
 """The journal's lines that are not steps of a guest."""
 
 STALE_PLAN = "the plan is stale"
-"""How the reason of a failure begins if an image has changed since it was planned: only a new plan helps."""
+"""The start of a failure's reason if an image has changed since it was planned: only a new plan helps."""
 
 _SECONDS = len("2026-01-02T03:04:05")
-"""A plan's time has no fraction, unlike those of a journal's lines."""
+"""The length of a time without a fraction: a plan's time has none, but those in a journal have one."""
 
 
 @frozen
@@ -88,15 +88,15 @@ class GuestState:
 
     ``temporary``: the unfinished file. ``overlay``: the overlay when it was verified or published; ``published``:
     whether it got its name. ``rebuilt``: an image that restore made, when it was verified. ``moved``: the
-    outgoing file may have been renamed, so its ctime may have changed. ``deleting``: it is about to be unlinked,
-    so if it is gone, batchdiff deleted it. ``fate``: what became of the original; ``aside``: its path in
+    outgoing file may have been renamed, so its ctime may have changed. ``deleting``: that file is about to be
+    unlinked, so if it is gone, batchdiff deleted it. ``fate``: what became of the original; ``aside``: its path in
     quarantine. A guest at RESTORED is finished, except for an older original that is still in quarantine.
     ``left``: the path of the overlay that a restore left behind, because it could not read it. ``data_file``: the
     overlay's data file when it was written, before it got its name. ``parts``: the other files of an overlay that
     is about to be unlinked, each with its path. At SHARED, ``shared_bytes``: the bytes that the last run shared;
     ``came_back_bytes``: by how much free space has grown in all runs; at SHARING, in the earlier runs.
-    ``to_free_bytes``: what was still to come back when the last run began, or 0 once that run has recorded what
-    it gave back. ``exactness``: how exact these two numbers are. ``to_free_bytes`` and ``exactness`` are None in
+    ``to_free_bytes``: the space still to be freed when the last run began, or 0 once that run has recorded what
+    it freed. ``exactness``: how exact these two numbers are. ``to_free_bytes`` and ``exactness`` are None in
     older journals, which lack them.
     """
 
@@ -128,11 +128,12 @@ class GuestState:
 
 @frozen
 class History:
-    """Everything that a journal records; guests by name. ``times``: those of their last lines, ISO 8601 in UTC.
+    """Everything that a journal records; guests are keyed by name.
 
-    ``left``: overlays that restore left behind, each with its fingerprint at that time. ``restored``: guests that
-    have full images again, and when restore had given them back; no apply has begun with them since.
-    ``is_damaged``: a line could not be read, so some of this may be out of date.
+    ``times``: the time of each guest's last line, ISO 8601 in UTC. ``left``: overlays that restore left behind,
+    each with its fingerprint at that time. ``restored``: guests that have full images again, and when they were
+    restored; no apply has started on them since. ``is_damaged``: a line could not be read, so some of this may be
+    out of date.
     """
 
     states: dict[str, GuestState] = field(default_factory=dict)
@@ -171,7 +172,7 @@ class History:
         if left is not None and overlay is not None:
             self.left[guest] = left, overlay
         goal = record.get("goal")
-        # A first line for a guest is what recovery has found in the files, which proves no restore.
+        # A guest's first line may be what recovery found in the files, which does not prove a restore.
         if record["step"] == Step.RESTORED and goal == Goal.RESTORE and guest in self.states:
             self.restored[guest] = str(record["time"])
         elif goal == Goal.APPLY:
@@ -205,17 +206,16 @@ class History:
         return [name for name, state in self.states.items() if state.published]
 
     def given_back(self, made: str) -> frozenset[str]:
-        """Return the guests that restore gave back after their plan had been made (``Plan.created``).
+        """Return the guests that were restored after their plan was made (``made``, from ``Plan.created``).
 
-        Apply converts them again only if it is asked to, and whoever plans again after a restore asks for it. If
-        no image has changed, the new plan has the checksum of the old one, and so its journal: only its time is
-        new.
+        Apply converts them again only on request, and planning again after a restore counts as one. If no image
+        has changed, the new plan has the checksum of the old one, and therefore its journal: only its time is new.
         """
         made = made[:_SECONDS]
         return frozenset(name for name, when in self.restored.items() if when[:_SECONDS] >= made)
 
     def under_way(self, guest: str) -> GuestState | None:
-        """Return where a guest stands; None if its conversion was not started, or a restore has ended it."""
+        """Return a guest's state; None if its conversion has not started, or a restore has undone it."""
         state = self.states.get(guest)
         return None if state is None or state.step is Step.RESTORED else state
 

@@ -1,4 +1,4 @@
-"""What apply and restore have done with one guest, for the report of its plan, and the space that came back."""
+"""Describe, for a plan's report, what apply and restore have done to a guest, and how much space that freed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from batchdiff.units import format_size
 class Conversion(NamedTuple):
     """What became of a converted guest; sizes in bytes.
 
-    ``fate``: its original's; ``aside``: the path of that in quarantine. ``overlay_bytes``: the length of the
-    overlay with its data file when it was published; ``overlay_disk_bytes``: what these take on disk now, None if
-    one is missing or cannot be opened. ``used``: it has been written to since. ``came_back_bytes``: by how much
-    less the guest takes on disk than before, once its original is gone; 0 as long as that exists.
-    ``dependents``: the images that depend on its kept original, in words.
+    ``fate``: what became of its original; ``aside``: the original's path in quarantine. ``overlay_bytes``: the
+    length of the overlay and its data file at publication; ``overlay_disk_bytes``: what they take on disk now,
+    None if one is missing or cannot be opened. ``used``: the overlay has been written to since.
+    ``came_back_bytes``: how much less disk space the guest takes than before, once its original is gone; 0 while
+    the original exists. ``dependents``: the images that depend on its kept original, in words.
     """
 
     fate: Fate
@@ -61,21 +61,21 @@ class FreedSpace:
 
 
 def freed_in_all(parts: Iterable[FreedSpace]) -> FreedSpace:
-    """Return the sum of such numbers."""
+    """Return the sum of several amounts of freed space."""
     found = list(parts)
     return FreedSpace(sum(each.size for each in found), of_sum(each.exactness for each in found))
 
 
 def freed_by_sharing(guest: GuestToShare, state: GuestState) -> FreedSpace:
-    """Return the space that came back from a guest, as recorded; older journals do not record how exact it is."""
+    """Return the recorded space that a guest freed by sharing; older journals do not record how exact it is."""
     exactness = guest.sharing.exactness if state.exactness is None else state.exactness
     return FreedSpace(state.came_back_bytes, so_far(exactness))
 
 
 def so_far(exactness: Exactness) -> Exactness:
-    """Return how exact a number is that counts only what has come back by now.
+    """Return how exact a number is if it counts only the space that has been freed so far.
 
-    "At least" means that more comes back once other files have let go of the same blocks, too. That happens later,
-    and counts as theirs.
+    "At least" means that more is freed once other files, too, no longer use the same blocks. That happens later,
+    and is counted for those files.
     """
     return Exactness.EXACT if exactness is Exactness.AT_LEAST else exactness

@@ -46,8 +46,8 @@ UNTOUCHED = Original(Fate.UNTOUCHED)
 class GuestOutcome:
     """The result for one guest. Sizes are in bytes, None if there is no such file or number.
 
-    ``gained_bytes``: by how much this run has made the free space grow, negative if an overlay was written and
-    nothing deleted; None if it did neither, or the filesystem does not report what its files take.
+    ``gained_bytes``: by how much this run has increased the free space, negative if an overlay was written and
+    nothing deleted; None if it did neither, or the filesystem does not report how much space its files take.
     ``exit_code`` is the code for a run of this guest alone; ``remarks`` are for the operator, even if all went
     well.
     """

@@ -1,4 +1,4 @@
-"""Refuse files that change while a command works with them.
+"""Refuse files that change while a command works on them.
 
 ::
 
@@ -47,7 +47,7 @@ class ChangeDetector:
     def check_chain(self, image: Image) -> None:
         """Compare the files of an open image; the image itself may be renamed meanwhile.
 
-        :raises PlanError: one changed.
+        :raises PlanError: one has changed.
         """
         for number, layer in enumerate(image.layers):
             self.check(layer.path if number else "", layer.fingerprint(), layer.path)
@@ -55,7 +55,7 @@ class ChangeDetector:
     def check_at_paths(self, image: Image) -> None:
         """Check that the open files of an image are still at their paths, unchanged.
 
-        :raises PlanError: one changed, or another file was put in its place.
+        :raises PlanError: one has changed, or another file was put in its place.
         """
         for layer in image.layers:
             self.check(layer.path, fingerprint_at(layer.path), layer.path)

@@ -1,4 +1,4 @@
-"""Lock the journal of a plan for a command that changes files, and complete it."""
+"""Lock a plan's journal for a command that changes files, and add the conversions that the journal lacks."""
 
 from __future__ import annotations
 

@@ -42,8 +42,8 @@ class Session:
 
     ``plan_path``: the plan's path, which the sidecar records. ``unseen``: files may be deleted even if a program
     could have them open unnoticed. ``jobs``: how many guests may be in progress at once, if memory, open files and
-    space allow. ``meter`` counts the bytes that are dealt with. ``in_domains``: who uses an image in libvirt's
-    eyes, such as ``the domain web is paused``, by the image's resolved path.
+    space allow. ``meter`` counts the bytes that are processed. ``in_domains``: who uses an image according to
+    libvirt, such as ``the domain web is paused``, by the image's resolved path.
     """
 
     plan: Plan
@@ -57,7 +57,7 @@ class Session:
     in_domains: Mapping[str, str] = field(default_factory=dict)
 
     def require_no_domain(self, path: str) -> None:
-        """Refuse an image that a domain uses in libvirt's eyes: on another host, or once it continues.
+        """Refuse an image that a domain uses according to libvirt: on another host, or once it resumes.
 
         :raises InUseError: a domain does.
         """
@@ -92,7 +92,7 @@ class Run:
     def check_template(self) -> None:
         """Make sure that the template at its path is still the one that was accepted when the command began.
 
-        :raises PlanError: it changed, or another file was put in its place.
+        :raises PlanError: it has changed, or another file was put in its place.
         """
         self.detector.check_at_paths(self.template)
 

@@ -23,13 +23,13 @@ class Stop:
 
     @property
     def is_asked(self) -> bool:
-        """True once the request was made."""
+        """True once the request has been made."""
         return self._asked.is_set()
 
     def check(self) -> None:
-        """End a step that can be undone, if the request was made.
+        """End a step that can be undone, if the request has been made.
 
-        :raises StopError: it was.
+        :raises StopError: it has.
         """
         if self.is_asked:
             raise StopError("interrupted")

@@ -6,8 +6,8 @@
                                                             |
                                                             +-> they differ: halves, down to 64 KiB -> differing
 
-Each call is complete in itself, so a guest is whole at every moment. The run after one that was stopped or killed
-continues the work: it finds the ranges that do not share blocks yet.
+Each call is complete in itself, so a guest is whole at every moment. If a run is stopped or killed, the
+next one continues the work: it finds the ranges that do not share blocks yet.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from batchdiff.units import KIB, MIB, align_up
 _READ_AHEAD = 32 * MIB
 """Bytes of each image that are requested from the disk ahead of time.
 
-The kernel compares page by page, and reads a page that is not in memory only when it comes to it: without this, a
-cold run on two guests of 512 MiB took 3 to 5 times as long.
+The kernel compares page by page, and reads a page that is not in memory only when it reaches it. Without this, a
+run with a cold cache on two guests of 512 MiB took 3 to 5 times as long.
 """
 
 _ADVISED = MIB
 """For one call, the kernel reads ahead no more than the disk accepts in one request, often 1.25 MiB."""
 
 _MOST_AHEAD = 512
-"""The maximum number of requests that are read ahead, a limit that only small ones reach."""
+"""The maximum number of requests that are read ahead; only small requests reach this limit."""
 
 _SMALLEST = 64 * KIB
 """A range of this size that differs is not halved again. The size is a multiple of any filesystem's block."""
@@ -61,7 +61,7 @@ def share_blocks(
     """Share ranges of a guest with the template, durably, and return the result.
 
     Both images stay open for reading only. It is not an error if a range has come to differ: it is left alone.
-    ``check`` is called before each call of the kernel, and may raise an error to end the work; ``advance`` is
+    ``check`` is called before each system call, and may raise an error to end the work; ``advance`` is
     called with the number of further bytes that are shared, or found to differ.
 
     :raises GuestError: the kernel refuses, or the disk fails. Blocks that are already shared stay shared.
@@ -78,7 +78,7 @@ def share_blocks(
 
 
 def _requests(ranges: Iterable[ShareableRange]) -> Iterator[ShareableRange]:
-    """Yield the ranges in pieces that the kernel takes at once."""
+    """Yield the ranges in pieces that the kernel accepts in one call."""
     for each in ranges:
         for at in range(0, each.length, AT_ONCE):
             yield _part(each, at, min(AT_ONCE, each.length - at))

@@ -43,6 +43,6 @@ def test_guests_of_other_plans():
 def test_the_plans_that_have_done_it_are_named():
     done = plans.guest_plan("web01", verdict=Verdict.SKIP, reason="done by /srv/older plan.json")
     command = "batchdiff purge '/srv/older plan.json' --guest NAME"
-    expected = f"Earlier plans have converted guests of this plan. For those, run `{command}`."
+    expected = f"Earlier plans have converted some guests of this plan. For those, run `{command}`."
     assert done_elsewhere(plans.small_plan(done), "purge") == expected
     assert not done_elsewhere(plans.small_plan(), "purge")

@@ -43,12 +43,12 @@ def test_when_and_why():
 @pytest.mark.parametrize(
     ("planned", "recorded", "back"),
     [
-        (Exactness.EXACT, Exactness.EXACT, "3 MiB came back"),
-        (Exactness.EXACT, Exactness.AT_MOST, "at most 3 MiB came back"),
-        (Exactness.AT_MOST, Exactness.EXACT, "3 MiB came back"),
-        (Exactness.AT_MOST, None, "at most 3 MiB came back"),  # older journals
-        (Exactness.AT_LEAST, None, "3 MiB came back"),
-        (Exactness.UNKNOWN, None, "an unknown amount of space came back"),
+        (Exactness.EXACT, Exactness.EXACT, "freed 3 MiB"),
+        (Exactness.EXACT, Exactness.AT_MOST, "freed at most 3 MiB"),
+        (Exactness.AT_MOST, Exactness.EXACT, "freed 3 MiB"),
+        (Exactness.AT_MOST, None, "freed at most 3 MiB"),  # older journals
+        (Exactness.AT_LEAST, None, "freed 3 MiB"),
+        (Exactness.UNKNOWN, None, "freed an unknown amount of space"),
     ],
 )
 def test_a_bound_is_not_stated_as_a_fact(planned, recorded, back):
@@ -56,7 +56,7 @@ def test_a_bound_is_not_stated_as_a_fact(planned, recorded, back):
     guest = replace(guest, sharing=replace(guest.sharing, exactness=planned))
     state = GuestState(Step.SHARED, came_back_bytes=3 * MIB, exactness=recorded)
     (line,) = status_rows(plans.small_plan(guest), History({"web01": state}), {})
-    assert line.next == f"nothing: {back}, and nothing rests on the template"
+    assert line.next == f"nothing: sharing {back}, and nothing rests on the template"
 
 
 @pytest.mark.parametrize(("created", "step"), [("2026-01-02T03:04:05Z", "restored"), ("2027", "planned")])
