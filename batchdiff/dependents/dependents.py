@@ -5,7 +5,7 @@ It runs during planning, and again just before an original is removed::
     folders     those of the file, of the plan, and of the overlays in the file's own sidecar
     images      every regular file there whose header names a backing file, whatever the image is called, and
                 all guests of the plan that are not raw, even on block devices; each with its whole chain
-    matching    by identity, also through links; by path for a name that the file had a moment ago
+    matching    by identity, even through links; by path for a name that the file had a moment ago
 
 Each search reads the disk again, so it finds an image that was created a second ago.
 """
@@ -59,7 +59,7 @@ class Dependents:
     """A search for images that depend on files, in the given folders and in those of each file and its overlays.
 
     ``images`` are always searched, wherever they are, even on block devices. ``raw`` images are declared raw
-    and have no backing file: if their headers cannot be read, other guests are not affected.
+    and have no backing file, so an unreadable header of one does not affect other guests.
     """
 
     def __init__(self, folders: Iterable[str], *, images: Iterable[str] = (), raw: Iterable[str] = ()) -> None:
@@ -80,8 +80,8 @@ class Dependents:
         """Return the images that have a file anywhere in their chain, sorted.
 
         ``former``: names that the file had a moment ago; images that name these depend on it, too. ``but``: images
-        that are allowed to depend on it; images on top of these are still reported. ``identifier``: the file's
-        own, which differencing images of other programs record. The file itself is never opened.
+        that are allowed to depend on it; images on top of these are still reported. ``identifier``: the identifier
+        in the file, which differencing images of other programs record. The file itself is never opened.
         """
         own = identity_of(path)
         look = _Look(self._heads, frozenset() if own is None else frozenset({own}), self._raw)
@@ -204,7 +204,7 @@ def _identifier_at(path: str) -> str | None:
             return identifier_of(fd)
         finally:
             os.close(fd)
-    except OSError:  # then nothing else can be done with it either
+    except OSError:  # other steps report a file that cannot be opened
         return None
 
 

@@ -1,4 +1,4 @@
-"""The folders that may hold images on top of guests: those of a manifest or plan, and those of a sidecar."""
+"""The folders that may contain images on top of guests: those of a manifest or plan, and those of a sidecar."""
 
 from __future__ import annotations
 

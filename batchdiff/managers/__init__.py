@@ -1,1 +1,1 @@
-"""Where VM managers keep images, and by which names they know them: Proxmox VE, oVirt, Nova; pure."""
+"""The places and names by which VM managers know their images: Proxmox VE, oVirt, Nova; pure."""

@@ -32,12 +32,12 @@ def _why_guest(path: str) -> str:
     if _OVIRT.fullmatch(path):
         return (
             f"{path} is in a storage domain of oVirt, whose database records the format, size and chain of each"
-            f" disk: oVirt would not know of the overlay; {_CONVERT_A_COPY}"
+            f" disk; oVirt would not know of the overlay, so {_CONVERT_A_COPY}"
         )
     if _NOVA_CACHE.fullmatch(path) or _NOVA_DISK.fullmatch(path):
         return (
             f"{path} is in a folder of OpenStack Nova, which records the format of each disk and the image below"
-            " it: Nova would not know of the overlay, and could start its VM as if the overlay were raw;"
+            " it; Nova would not know of the overlay, and could start its VM as if the overlay were raw, so"
             f" {_CONVERT_A_COPY}"
         )
     return ""
@@ -47,11 +47,11 @@ def _why_template(path: str) -> str:
     if _OVIRT.fullmatch(path):
         return (
             f"the template, {path}, is in a storage domain of oVirt, which would not know that overlays depend"
-            " on it, and could remove it; use a copy in another folder as the template"
+            " on it, and could remove it, so use a copy in another folder as the template"
         )
     if _NOVA_CACHE.fullmatch(path) or _NOVA_DISK.fullmatch(path):
         return (
             f"the template, {path}, is in a folder of OpenStack Nova, which deletes images that none of its own"
-            " instances uses, and would not count the overlays; use a copy in another folder as the template"
+            " instances uses, and would not count the overlays, so use a copy in another folder as the template"
         )
     return ""

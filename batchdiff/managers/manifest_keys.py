@@ -13,11 +13,11 @@ from typing import Any
 from batchdiff.managers.proxmox_overlay import ProxmoxDisk
 
 _OVERRULED = {"layout": "path", "path": "layout"}
-"""The key of a guest that replaces the default of another key: both decide the overlay's path."""
+"""For each default, the guest's key that overrules it, because both determine the overlay's path."""
 
 
 def applicable_defaults(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the default options that apply to a guest; in a layout, backing file names are relative by default.
+    """Return the default options that apply to a guest; with a layout, backing file names are relative by default.
 
     ``shared``: the defaults of the manifest; ``own``: the options of the guest itself.
     """
@@ -31,7 +31,7 @@ def disk_in(options: Mapping[str, Any]) -> ProxmoxDisk | None:
 
 
 def of_one_disk(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the keys that a glob cannot have, because each of its guests is a different disk, and what to do."""
+    """Yield the keys that a glob cannot have, each with advice, because each of its guests is a different disk."""
     for key in ProxmoxDisk._fields:
         if key in options:
             yield key, f"goes with path, not with glob, because each guest is a different disk; leave {key} out"

@@ -26,7 +26,7 @@ _DISK = re.compile(r"(?:vm|base)-([0-9]{3,9})-disk-([0-9]{1,4})(?:\.(?:raw|qcow2
 _BACKING = re.compile(r"\.\./([0-9]+)/([^/]+\.(?:raw|qcow2|vmdk))")
 
 IMAGES = "images"
-"""The usual name of the folder that has one folder for each VM; ``content-dirs`` can give it another."""
+"""The usual name of the folder that has one folder for each VM; ``content-dirs`` can give it another name."""
 
 
 class VolumePlace(NamedTuple):
@@ -63,7 +63,7 @@ def disk_of(name: str) -> tuple[int, int] | None:
 
 
 def is_of_proxmox(path: str) -> bool:
-    """Return True if an image has a place and a name that Proxmox VE gives."""
+    """Return whether an image has a place and a name that Proxmox VE assigns."""
     place = place_of(path)
     return place is not None and place.images.endswith(f"/{IMAGES}") and _OF_VM.match(place.name) is not None
 

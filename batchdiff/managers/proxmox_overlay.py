@@ -3,7 +3,7 @@
 ::
 
     IMAGES/101/vm-101-disk-0.raw            a guest  -> IMAGES/101/vm-101-disk-0.qcow2
-    IMAGES/101/vm-101-disk-0.qcow2          a guest  -> the same path, in its place
+    IMAGES/101/vm-101-disk-0.qcow2          a guest  -> the same path
     IMAGES/101/vm-101-disk-0/disk.raw       a guest on a btrfs storage
     /imports/web01.img  (vmid 101, disk 0)  a guest from elsewhere
 
@@ -27,16 +27,16 @@ _BTRFS_FILE = "disk.raw"
 
 
 class ProxmoxDisk(NamedTuple):
-    """The numbers of VM and disk that a manifest gives a guest; None for what its folder or its name shows."""
+    """The numbers of VM and disk that a manifest gives a guest; None for one that its path must show."""
 
     vmid: int | None = None
     disk: int | None = None
 
 
 class PlacementError(ValueError):
-    """A guest whose overlay has no place; ``key`` is the key of the manifest that must change.
+    """The error for a guest whose overlay has no place; ``key`` is the key of the manifest that must change.
 
-    ``why``: the reason; ``write``: what to write.
+    ``why``: the reason; ``write``: what to write there.
     """
 
     def __init__(self, key: str, why: str, write: str) -> None:
@@ -51,12 +51,12 @@ def template_problem(template: str) -> str:
     if place is None or numbers is None or numbers[0] != place.vmid:
         return (
             "`layout: proxmox` needs a template with a path such as .../images/9000/base-9000-disk-0.qcow2 in a"
-            f" storage of Proxmox VE, and this one is {template}; make its VM a template there (`qm template"
+            f" storage of Proxmox VE, but this one is {template}; make its VM a template there (`qm template"
             " VMID`), and write the path of its disk"
         )
     if not place.is_base:
         return (
-            f"Proxmox VE makes linked clones only of images whose name begins with base-; run `qm template"
+            f"Proxmox VE makes linked clones only of images whose names begin with base-; run `qm template"
             f" {place.vmid}`, which renames this one, and write its new path"
         )
     return ""
@@ -70,7 +70,7 @@ def overlay_in_storage(template: str, guest: str, chosen: ProxmoxDisk) -> str:
     """
     base = place_of(template)
     if base is None:
-        raise ValueError(f"{template} is in no storage of Proxmox VE")
+        raise ValueError(f"{template} is not in a storage of Proxmox VE")
     owner, name = _own_place(base, guest)
     named = disk_of(name)
     vmid = _vmid(base, guest, chosen, owner, named)
@@ -99,18 +99,18 @@ def _own_place(base: VolumePlace, guest: str) -> tuple[int | None, str]:
 def _vmid(
     base: VolumePlace, guest: str, chosen: ProxmoxDisk, owner: int | None, named: tuple[int, int] | None
 ) -> int:
-    """Return the number of a guest's VM. ``owner``: that of its folder; ``named``: those in its name."""
+    """Return the number of a guest's VM. ``owner``: that of its folder; ``named``: the numbers in its name."""
     if owner is not None:
         if chosen.vmid not in {None, owner}:
             why = f"it is in the folder of VM {owner}, so Proxmox VE assigns it to that VM, not to {chosen.vmid}"
             raise PlacementError("vmid", why, f"`vmid: {owner}`")
         if chosen.vmid is None and named is not None and named[0] != owner:
-            why = f"it is in the folder of VM {owner}, and its name is that of a disk of VM {named[0]}"
+            why = f"it is in the folder of VM {owner}, but its name is that of a disk of VM {named[0]}"
             raise PlacementError("vmid", why, f"`vmid: {owner}` and `disk: N`, or give the file the right name")
         return owner
     elsewhere = _ELSEWHERE.match(guest)
     if elsewhere is not None and None in chosen:
-        why = f"it is in {elsewhere[1]}, not in the template's storage, and its overlay must be in {base.images}"
+        why = f"it is in {elsewhere[1]}, not in the template's storage, but its overlay must be in {base.images}"
         raise PlacementError("vmid", why, "both `vmid` and `disk` to put the overlay there")
     vmid = chosen.vmid if chosen.vmid is not None else named[0] if named is not None else None
     if vmid is None:

@@ -6,9 +6,9 @@
     the whole   0 |------[ low ... estimate ... high ]-------------------| 1  share of hits
 
 Differences come in clumps: the units of one probe are mostly alike, so a thousand of them can be worth no more
-than one. The variance is therefore taken between probes, not between units. It gives the size that a sample of
-independent units would need to be as good, the effective size, and that size goes into the exact interval of a
-binomial share. So the interval has a width even if no difference was seen, where the formula with a standard
+than one. The variance is therefore taken between probes, not between units. It yields the effective size, which is
+the size of an equally good sample of independent units, and the exact interval of a binomial share is computed
+with that. So the interval has a width even if no difference was seen, whereas the formula with a standard
 deviation would report certainty.
 
 Sources: C. Clopper and E. Pearson, "The use of confidence or fiducial limits" (Biometrika 26, 1934); E. Korn and
@@ -28,13 +28,13 @@ from typing import NamedTuple
 from batchdiff.frozen import frozen
 
 _TAIL = 0.025
-"""The probability that the truth is below the interval, and that it is above it."""
+"""The probability that the true value is below the interval; it is as likely to be above."""
 
 _FEW = 10
 """If fewer probes than this have a hit, or a miss, their variance is itself too uncertain to rely on."""
 
 _MOST_GAIN = 4
-"""The effective size is at most that many times the number of probes, however alike neighbours are."""
+"""The effective size is at most this many times the number of probes, however alike neighbours are."""
 
 
 @frozen
@@ -96,7 +96,7 @@ def share_of(probes: Sequence[Probe], *, population: int | None = None) -> Inter
         return exactly(share)
     low, high = _exact_bounds(share, _effective_size(drawn, share, population))
     if population is not None:
-        # The probes that were read are known, whatever the rest has.
+        # The probes that were read are known, whatever the others contain.
         hit = sum(each.hits / each.of for each in drawn)
         low = max(low, hit / population)
         high = min(high, 1 - (len(drawn) - hit) / population)
@@ -106,7 +106,7 @@ def share_of(probes: Sequence[Probe], *, population: int | None = None) -> Inter
 def sum_of(parts: Iterable[Interval]) -> Interval:
     """Return the sum of values that were sampled independently of each other.
 
-    The distances of the bounds add up as standard deviations do, separately for each side.
+    The distances between estimate and bounds combine as standard deviations do, separately for each side.
     """
     known = list(parts)
     total = sum(each.estimate for each in known)
@@ -122,14 +122,14 @@ def _effective_size(drawn: Sequence[Probe], share: float, population: int | None
     hit = sum(1 for each in drawn if each.hits > 0)
     whole = sum(1 for each in drawn if each.hits >= each.of)
     if min(hit, count - whole) < _FEW:
-        # At most one unit for each probe. Half of the sampled share counts: with no hits at all, that gives the
-        # bound of a sample without replacement.
+        # At most one unit for each probe. Only half of the sampled share is taken into account: without any hits,
+        # that gives the bound of a sample without replacement.
         return min(_by_variance(drawn, share), count) / (1 - sampled / 2)
     return min(_by_variance(drawn, share), _MOST_GAIN * count) / (1 - sampled)
 
 
 def _by_variance(drawn: Sequence[Probe], share: float) -> float:
-    """Return the effective size that the differences between neighbouring probes show; infinite without any."""
+    """Return the effective size, computed from differences between neighbouring probes; infinite without any."""
     count = len(drawn)
     mean = sum(each.of for each in drawn) / count
     residuals = [(each.hits - share * each.of) / mean for each in drawn]
@@ -179,7 +179,7 @@ def _beta_cdf(value: float, alpha: float, beta: float) -> float:
 
 
 def _continued_fraction(value: float, alpha: float, beta: float) -> float:
-    """Return the continued fraction of the incomplete beta function, by Lentz' method.
+    """Return the continued fraction of the incomplete beta function, by Lentz's method.
 
     Source: NIST Digital Library of Mathematical Functions, 8.17.22.
     """

@@ -37,7 +37,7 @@ class Strata:
 
     @property
     def sizes(self) -> _Numbers:
-        """The number of items in each stratum: those that its drawn item stands for."""
+        """The number of items in each stratum: those that its drawn item represents."""
         return np.diff(self.edges)
 
     @property
@@ -47,7 +47,7 @@ class Strata:
 
 
 def first_strata(population: int, wanted: int, random: np.random.Generator) -> Strata:
-    """Return a sample of ``wanted`` items, or of all if there are no more than twice as many."""
+    """Return a sample of ``wanted`` items, or of all items if there are at most twice as many."""
     count = population if population <= 2 * wanted else wanted
     edges = np.arange(count + 1, dtype=np.int64) * population // max(count, 1)
     return Strata(edges, random.integers(edges[:-1], edges[1:]) if count else edges[:0])

@@ -1,1 +1,1 @@
-"""How a scan leaves room for everything else: rate limit, page cache, priority."""
+"""Leave resources for other programs during a scan: rate limit, page cache, priority."""

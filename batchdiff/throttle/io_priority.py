@@ -14,7 +14,7 @@ _NUMBERS = {"x86_64": 251, "aarch64": 30, "riscv64": 30, "ppc64le": 273, "s390x"
 
 _THIS_PROCESS = (1, 0)
 _IDLE = 3 << 13
-"""IOPRIO_CLASS_IDLE, shifted as IOPRIO_PRIO_VALUE does."""
+"""IOPRIO_CLASS_IDLE, shifted as by the kernel's macro IOPRIO_PRIO_VALUE."""
 
 _LOWEST = 19
 

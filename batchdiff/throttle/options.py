@@ -1,4 +1,4 @@
-"""Options that limit a scan's load on the machine; the command line imports only these."""
+"""Options that limit a scan's load on the machine; to parse them, the command line needs no other module here."""
 
 from __future__ import annotations
 

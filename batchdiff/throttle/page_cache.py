@@ -6,9 +6,9 @@
     reads    |#####|#####|.....          each read requests bytes up to some MiB ahead, within the block
     dropped  |     |### |                absent pages that have been read; settle(): all other absent pages
 
-The kernel's own read-ahead is turned off. It continues past the end of a block when a page that it
-has marked is read; to the worker of the next block, that would look like pages cached by another program. Without
-any read-ahead, a scan of cold images took 2.1 times as long.
+The kernel's own read-ahead is turned off. It would continue past the end of a block when a page that it has marked
+is read, and the worker of the next block would take these pages for another program's. Without any read-ahead, a
+scan of cold images took 2.1 times as long.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _AHEAD_IN_ALL = 256 * MIB
 """The read-ahead of all files together: with a thousand guests, each gets 256 KiB, half a scan window."""
 
 _STEP = 128 * KIB
-"""The kernel reads at most its read-ahead size for one POSIX_FADV_WILLNEED; this is the default."""
+"""The kernel reads at most its read-ahead size for one POSIX_FADV_WILLNEED; this is its default."""
 
 ByteRuns = list[tuple[int, int]]
 
@@ -48,8 +48,8 @@ class _Known:
     """The state of an open file until the next :meth:`DropBehind.settle`.
 
     ``reliable``: mincore reports the truth. ``absent``: by block, the pages that were not cached. ``end``: the
-    end of the last read. ``asked``: the end of the bytes requested ahead. ``unread``: bytes
-    requested but never read.
+    end of the last read. ``asked``: the end of the bytes requested ahead. ``unread``: bytes that were requested
+    but never read.
     """
 
     fd: int
@@ -107,7 +107,7 @@ class DropBehind:
     def settle(self) -> None:
         """Drop all pages that were absent, read or not, and forget the files: their next read starts afresh.
 
-        A file that has been closed since is kept until it is opened again.
+        A file that has been closed since is remembered until it is opened again.
         """
         for file, known in list(self._files.items()):
             with suppress(OSError):  # it was closed

@@ -7,7 +7,7 @@
 
 The next free instant is stored in 8 bytes of memory that forked workers share. A record lock keeps two of them
 from booking at the same time. The lock belongs to a process, so it is released if the process dies.
-Source of the idea: the generic cell rate algorithm (ITU-T I.371), a token bucket without tokens.
+Source: the generic cell rate algorithm (ITU-T I.371), which is a token bucket without tokens.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ def throttle(
 ) -> Iterator[ReadObserver | None]:
     """Yield an observer that keeps reads within the limits; None if there is nothing to observe.
 
-    It serves this process and workers that are forked from it, which share the rate. The priority is
-    lowered for good. ``tell`` is called with the resulting priority; ``check`` is called before each read, and
+    It serves this process and workers that are forked from it, which share the rate. The priority is lowered
+    for good. ``tell`` is called with the resulting priority; ``check`` is called before each read, and
     may raise an error to prevent it.
     """
     # Each module is loaded only for its limit, which few scans have.
@@ -44,7 +44,7 @@ def throttle(
 
 
 class _Check(NamedTuple):
-    """An observer that has a function called before each read."""
+    """An observer that calls a function before each read."""
 
     check: Callable[[], None]
 

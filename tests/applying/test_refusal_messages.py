@@ -257,14 +257,14 @@ MESSAGES = {
     apply_kept_overlay_missing: (
         "{0}/vm.qcow2 is gone, and with it what its VM wrote: it was published, and has been removed or "
         "moved since. Bring it back. Its original, as it was before the conversion, is {0}/vm.img. To"
-        " go back to that: `batchdiff restore PLAN --guest vm --discard-changes`."
+        " go back to it: `batchdiff restore PLAN --guest vm --discard-changes`."
     ),
     apply_used: (
         "the original of vm was not retired: its VM has run on the overlay since ({0}/vm.img and "
-        "{0}/vm.qcow2 differ). If you trust the overlay: remove {0}/vm.img yourself."
+        "{0}/vm.qcow2 differ). If you trust the overlay, remove {0}/vm.img yourself."
     ),
     apply_original_written: (
-        "the original {0}/vm.img was left unchanged: it was written to (mtime), after its overlay "
+        "the original {0}/vm.img was left unchanged: it was written to (mtime) after its overlay "
         "{0}/vm.qcow2 was published, so only you know which of the two to keep. If the overlay is the "
         "VM's disk, remove the original yourself. To go back to the original: `batchdiff restore PLAN"
         " --guest vm --discard-changes`."
@@ -281,7 +281,7 @@ MESSAGES = {
     ),
     discard_deleted: (
         "vm cannot go back to its original: the original was deleted or moved. Run the same command without "
-        "`--discard-changes`: an image is then rebuilt from the overlay."
+        "`--discard-changes` to rebuild an image from the overlay."
     ),
     restore_clone: (
         "{0}/vm.qcow2 was left alone: it is the backing file of {0}/clone.qcow2; images that depend on it "
@@ -312,13 +312,13 @@ MESSAGES = {
         "{0}/fleet.plan.json.journal. Wait until it has finished, then run the same command again."
     ),
     template_changed: (
-        "the plan is stale: the content of the template {0}/template.img changed: {0}/template.img: "
+        "the plan is stale, because the content of the template {0}/template.img changed: {0}/template.img: "
         "another file is in its place. Shut down any VM or program that writes to it, then plan again."
     ),
     template_changed_later: (
         "the content of the template {0}/template.img changed after overlays were created on it: "
-        "{0}/template.img: another file is in its place; the overlays of vm are damaged, so do "
-        "not start a VM on them. This original is intact, as before the conversion: {0}/vm.img. "
+        "{0}/template.img: another file is in its place; the overlay of vm is damaged, so do "
+        "not start a VM on it. This original is intact, as before the conversion: {0}/vm.img. "
         "`batchdiff restore PLAN --guest vm --discard-changes` goes back to it, and discards what"
         " the VM has written since. Otherwise: bring the "
         "template back from a backup, then run the same command again."
@@ -342,7 +342,7 @@ MESSAGES = {
     ),
     purge_original_written: (
         "{0}/vm.img.batchdiff-original was not deleted: it differs from what the VM sees now, and it is not the"
-        " file that was planned. Find out what it holds before you remove it yourself."
+        " file that was planned. Find out what it contains before you remove it yourself."
     ),
     guest_of_another_size: (
         "the plan is stale: the virtual size of {0}/vm.img is 2097152 bytes, not 1048576. Plan again."
@@ -371,7 +371,7 @@ MESSAGES = {
     ),
     both_lost_apply: (
         "{0}/vm.img is gone, and {0}/vm.qcow2 is missing or cannot be read: both were removed or "
-        "moved, or the second is damaged. Bring one of them back. If the pool was moved, see docs/moving.md."
+        "moved, or the latter is damaged. Bring one of them back. If the pool was moved, see docs/moving.md."
     ),
     overlay_exists: ("{0}/vm.qcow2 already exists. Move it away, or plan again with another `overlay.path`."),
     template_changing: (

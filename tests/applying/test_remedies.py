@@ -107,7 +107,10 @@ def test_an_overlay_whose_name_is_too_long(tmp_path, monkeypatch):
     assert stage.images() == {stage.original(name).name}
 
 
-SHORTER = "Give it a shorter name, then run the same command with `--map OLD=NEW`, the old and the new path."
+SHORTER = (
+    "Give it a shorter name, then run the same command with `--map OLD=NEW`, where OLD and NEW are its old and new"
+    " paths."
+)
 
 
 def test_an_original_that_cannot_get_its_name_back(stage):

@@ -41,7 +41,7 @@ class ApplyOptions:
 
 
 class ApplyTask:
-    """The task that puts a guest's overlay in the place of its original, whatever an earlier run has done.
+    """The task that replaces a guest's original with its overlay, whatever an earlier run has done.
 
     :raises GuestError: apply must not continue with the guest.
     """
@@ -91,7 +91,7 @@ class ApplyTask:
             write_overlay(fd, original, self._plan, content, check=check, advance=advance, data_fd=data_fd)
         except FormatError as error:
             raise GuestError(
-                f"cannot write the image of {self.guest}",
+                f"cannot write the overlay of {self.guest}",
                 why=str(error),
                 remedy="Plan again with a larger `overlay.cluster_size` or a shorter template path.",
             ) from error
@@ -108,17 +108,17 @@ class ApplyTask:
 
     @property
     def _backing(self) -> tuple[str, str]:
-        """The template's name and format, as the overlay's header has them."""
+        """The template's name and format, as they appear in the overlay's header."""
         plan, template = self._plan, self._template.source
         return backing_name(plan.overlay_path, template.path, plan.options.backing_path), template.format.value
 
     def verify(self, original: Image, overlay: ImageSource, ended: Callable[[], bool]) -> None:
         """Verify in the chosen mode; if a VM may have used the overlay, compare every byte."""
         if self.incoming.was_published:
-            # Nothing is known about its content. A VM that was killed may have leaked clusters, which is harmless.
+            # Its content is unknown. A VM that was killed may have leaked clusters, which is harmless.
             comparison = Comparison(original.source, overlay, check=Check.LEAKS_ALLOWED)
         else:
-            # This run wrote it, so it holds the planned extents and nothing else.
+            # This run wrote it, so it contains only the planned extents.
             comparison = Comparison(original.source, overlay, (self._extents, self._plan.diff.unit))
         try:
             verify(comparison, self._mode, ended, self._run.reporter(self.guest, Phase.VERIFY))
@@ -131,7 +131,7 @@ class ApplyTask:
         """Return None: a difference is a failure."""
 
     def after_publish(self) -> list[str]:
-        """Protect the template and record the overlay beside it, before the original may go."""
+        """Protect the template and record the overlay beside it, before the original may be retired."""
         self._publication.protect_and_record(self._plan)
         return []
 
@@ -140,14 +140,14 @@ class ApplyTask:
         return []
 
     def _explained(self, original: Image, error: DifferenceError) -> BatchdiffError:
-        """Return the error for an overlay that differs: a VM wrote to it, or the original changed."""
+        """Return the error for an overlay that differs from its original, with the most likely cause."""
         if self.incoming.was_published:
             return _used(self._plan, original.source.path, error)
         planned = with_accepted(self._plan.image, self._run.template)
         changes = changes_since_planned(original, planned, self._run.journal.history)
         if changes:
             return stale(changes)
-        # Neither happened, so this machine cannot be trusted.
+        # No write to either file is known, so this machine itself may be faulty.
         return DifferenceError(
             error.what,
             why=error.why,
@@ -156,7 +156,7 @@ class ApplyTask:
         )
 
     def _require_untouched(self, original: Image) -> None:
-        """Leave a changed original to the operator: a guest that is converted cannot be planned again.
+        """Refuse a changed original: a converted guest cannot be planned again, so the operator must choose.
 
         :raises GuestError: the original has been written to since its overlay was published.
         """
@@ -166,7 +166,7 @@ class ApplyTask:
                 continue
             raise GuestError(
                 f"the original {layer.path} was left unchanged",
-                why=f"{before.changes(now)}, after its overlay {self._plan.overlay_path} was published, so only"
+                why=f"{before.changes(now)} after its overlay {self._plan.overlay_path} was published, so only"
                 " you know which of the two to keep",
                 remedy="If the overlay is the VM's disk, remove the original yourself. To go back to the original:"
                 f" {command('restore', self.guest, '--discard-changes')}.",
@@ -197,9 +197,9 @@ def _check_start(guest: GuestToConvert, state: GuestState | None, how: Retire) -
 
 def _used(guest: GuestToConvert, original: str, error: DifferenceError) -> GuestError:
     quarantined = original != guest.source.path
-    how = command("purge", guest.name, "--used") if quarantined else f"remove {original} yourself"
+    how = f"run {command('purge', guest.name, '--used')}" if quarantined else f"remove {original} yourself"
     return GuestError(
         f"the original of {guest.name} was not retired",
         why=f"its VM has run on the overlay since ({error.what})",
-        remedy=f"If you trust the overlay: {how}.",
+        remedy=f"If you trust the overlay, {how}.",
     )

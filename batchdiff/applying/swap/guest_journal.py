@@ -22,13 +22,13 @@ class GuestJournal:
             # The other verb retired a different file, so what it did to that file's name does not count here.
             self.state = replace(self.state, moved=False, deleting=False, parts=())
             if known.deleting and known.goal is not Goal.RESTORE:
-                # If the original is gone, batchdiff deleted it: then restore deletes what is left of its parts.
+                # If the original is gone, batchdiff deleted it, so restore deletes its remaining parts.
                 self.state = replace(self.state, fate=Fate.DELETED, aside=None)
 
     def record_temporary(self, path: str) -> None:
         """Record a temporary file before it is created, so that the next run can remove it after a crash.
 
-        A data file that was recorded before belongs to another file, and must not be removed with this one.
+        A data file recorded earlier belongs to another image, and must not be removed with this file.
         """
         self._record(replace(self.state, step=Step.CHECKED, temporary=path, data_file=None))
 
@@ -43,24 +43,24 @@ class GuestJournal:
     def record_published(self, incoming: Fingerprint) -> None:
         """Record that the incoming file has its own name."""
         state = replace(self._identified(incoming), step=Step.PUBLISHED, temporary=None)
-        # An overlay stays published from now on: it is verified again before its original goes.
+        # `published` stays recorded: a later run verifies the overlay again before it retires the original.
         self._record(state if self._task.goal is Goal.RESTORE else replace(state, published=True))
 
     def record_moving(self) -> None:
-        """Record that the outgoing file is about to be renamed, so that the next run knows who renamed it."""
+        """Record that the outgoing file is about to be renamed; the next run then knows that batchdiff did it."""
         if not self.state.moved or self.state.deleting:
             self._record(replace(self.state, step=Step.RETIRING, moved=True, deleting=False))
 
     def record_deleting(self, parts: tuple[tuple[str, Fingerprint], ...] = ()) -> None:
-        """Record that the outgoing file is about to be deleted: if it is gone after a crash, batchdiff did it.
+        """Record that the outgoing file is about to be deleted: if it is gone after a crash, batchdiff deleted it.
 
-        ``parts``: the other files of an overlay, which go once it is gone.
+        ``parts``: the other files of an overlay, which are deleted after it.
         """
         if not self.state.deleting:
             self._record(replace(self.state, step=Step.RETIRING, deleting=True, parts=parts))
 
     def record_end(self, original: Original) -> None:
-        """Record the final step, with what became of the original."""
+        """Record the final step and the fate of the original."""
         before = self.state
         if self._task.final is Step.RESTORED:  # all that the conversion may leave is an older original
             before = GuestState(Step.RESTORED, self._task.goal)
@@ -72,7 +72,7 @@ class GuestJournal:
         self.state = replace(self.state, temporary=None)
 
     def record_rolled_back(self, *, moved: bool) -> None:
-        """Withdraw the record of an unfinished file that is gone, so that the next run need not clean it up.
+        """Withdraw the record of an unfinished file that is gone, so that the next run does not try to remove it.
 
         ``moved``: whether the outgoing file is still under a name other than its own.
         """

@@ -42,7 +42,7 @@ class GuestToRestore:
     options: RestoreOptions
 
     def outgoing(self, overlay: Found | None) -> Outgoing:
-        """Return the overlay, as it is now, as the outgoing file; ``overlay`` is None if it is gone already."""
+        """Return the overlay in its present state as the outgoing file; ``overlay``: None if it is gone."""
         source = planned_overlay(self.plan, self.template.source)
         names = overlay_names(self.plan.overlay_path)
         if overlay is None:
@@ -67,12 +67,12 @@ class GuestToRestore:
         return replace(self.plan.source, backing=(), other_files=())
 
     def older(self) -> str | None:
-        """Return the path of an original that stays in quarantine beside a rebuilt image; None without one."""
+        """Return the path of an original that stays in quarantine beside a rebuilt image; None if none does."""
         quarantined = original_names(self.plan.source.path).quarantine
         return quarantined if os.path.lexists(quarantined) else None
 
     def remark_on_older(self) -> list[str]:
-        """Return a remark about an original that stays beside a rebuilt image; none without one."""
+        """Return a remark about an original that stays beside a rebuilt image; an empty list if none does."""
         left = self.older()
         if left is None:
             return []

@@ -28,11 +28,11 @@ class IncomingFile:
     """The incoming file of one task.
 
     ``source``: its image under its own name. ``was_published``: whether it had that name before this command.
-    ``known``: its identity, once it is verified. ``ready``: its path while it is complete under another name:
-    that of an original in quarantine, or of a temporary file. ``compared``: the identity that it had, under its
+    ``known``: its identity, once it is written. ``ready``: its path while it is complete under another name, which
+    is that of an original in quarantine or of a temporary file. ``compared``: the identity that it had, under its
     own name, when the comparison began. ``data_file``: the identity of the data file that was written for it.
 
-    A disk that a VM sees already can be held, so that no program writes to it between comparison and deletion.
+    A disk that a VM already uses can be held, so that no program writes to it between comparison and deletion.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class IncomingFile:
 
     @property
     def is_quarantined(self) -> bool:
-        """True while it is an original in quarantine: that is not a new file, and only gets its name back."""
+        """True while it is an original in quarantine, which is not a new file and only gets its name back."""
         return self.ready is not None and self.ready == self._quarantined
 
     @property
@@ -69,7 +69,7 @@ class IncomingFile:
         return self.source if self.known is not None or self.was_published else None
 
     def to_compare(self) -> ImageSource:
-        """Return the image at its present path, and remember its identity there, before it is compared."""
+        """Return the image at its present path for a comparison, and remember the identity of a published one."""
         if self.ready is not None:
             return replace(self.source, path=self.ready)
         self.compared = fingerprint_at(self.path)
@@ -100,9 +100,9 @@ class IncomingFile:
         self._held = held  # only now: another thread may check it at any time
 
     def check_held(self) -> None:
-        """Make sure that no program wants to write to what is held; a program that does gets access.
+        """Raise an error if a program wants to write to the held files, and give that program access.
 
-        :raises DifferenceError: a program does.
+        :raises DifferenceError: a program wants to write to one of them.
         """
         try:
             if self._held is not None:
@@ -111,11 +111,11 @@ class IncomingFile:
             raise _not_comparable(self.path, error) from error
 
     def is_wanted(self) -> bool:
-        """Return whether a program wants to write to what is held."""
+        """Return whether a program wants to write to the held files."""
         return self._held is not None and self._held.is_broken()
 
     def close(self) -> None:
-        """Release what is held."""
+        """Close the image and release its files."""
         self._held = None
         self._opened.close()
 
@@ -130,9 +130,9 @@ class IncomingFile:
         )
 
     def publish(self) -> Fingerprint:
-        """Give it its own name, durably and without replacing a file; return its fingerprint afterwards.
+        """Give the file its own name, durably and without replacing another one; return its new fingerprint.
 
-        :raises GuestError: it is not the file that was verified, or a file has the name already.
+        :raises GuestError: it is not the file that was verified, or another file already has the name.
         """
         source = str(self.ready)
         fd = open_image_file(source)
@@ -151,5 +151,5 @@ class IncomingFile:
 
 
 def _not_comparable(path: str, error: BatchdiffError) -> DifferenceError:
-    """Return the error for an image that a program is writing to, or that wants to: it counts as different."""
-    return DifferenceError(f"{path} is in use, so the two cannot be compared", why=error.why)
+    """Return the error for an image that a program writes to, or wants to write to: it counts as different."""
+    return DifferenceError(f"{path} is in use, so it cannot be compared with the original", why=error.why)

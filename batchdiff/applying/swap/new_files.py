@@ -1,14 +1,15 @@
-"""The temporary files of a new image: an overlay may have a data file, which gets its name first.
+"""The temporary files of a new image: an overlay may have a data file, which gets its final name first.
 
 ::
 
     .web01.qcow2.XX.batchdiff-tmp         the overlay      written, synced  -> verified -> published: web01.qcow2
     .web01.qcow2.XX.data.batchdiff-tmp    its data file    written, synced, recorded -> web01.data.raw
 
-The overlay's header names the data file by the name that it has in the end, so the two can be verified only under
-that name; and an overlay that is published never lacks it. If a process dies before the publication, the next one
-removes the data file first. Two things prove that it is the right file: its recorded fingerprint, and that the
-overlay, which alone names it, still has its temporary name. Both are on disk before the data file is renamed.
+The overlay's header contains the final name of the data file, so the data file is renamed before the two are
+verified, and a published overlay never lacks its data file. If a process dies before it publishes the overlay, the
+next one removes the data file first. Two facts prove that it is the right file: its fingerprint is the recorded
+one, and the overlay, which alone names it, still has its temporary name. The record and the overlay are on disk
+before the data file is renamed.
 """
 
 from __future__ import annotations
@@ -34,14 +35,14 @@ def write_new_files(
     record: Callable[[Fingerprint | None], None],
     changes: list[int | None],
 ) -> tuple[Fingerprint, Fingerprint | None]:
-    """Create the file of an image, and that of its data if it is to have one; return both fingerprints.
+    """Create the file of an image, and its data file if it is to have one; return their fingerprints.
 
-    ``data_file``: the path that the file of its data is to have. ``fill`` gets both files, open and empty, and
-    writes them. ``record`` gets the fingerprint of the data file, once both are on disk, before that is renamed.
-    ``changes`` gets the bytes by which each changes the free space, None if they cannot be known.
+    ``data_file``: the path that the data file is to have. ``fill`` gets both files, open and empty, and writes
+    them. ``record`` gets the fingerprint of the data file, once both files are on disk, before the data file is
+    renamed. ``changes`` gets the bytes by which each file changes the free space, None if unknown.
 
-    :raises OSError: they may not be on disk, and must be thrown away: the kernel may have dropped pages and marked
-        them clean. Or another file has the name of the data file.
+    :raises OSError: the files may not be on disk and must be discarded, because the kernel may have marked pages
+        clean that it did not write; or another file has the name of the data file.
     """
     beside = own_files.temporary_data_file(temporary)
     with naming(temporary), _new(temporary) as fd, _new(beside) if data_file else nullcontext() as data_fd:
@@ -53,7 +54,7 @@ def write_new_files(
             os.fsync(data_fd)
             of_data = identify(data_fd)
             changes.append(retire.change_by_writing(data_fd, beside))
-            sync_folder(os.path.dirname(temporary))  # a named data file is never without the overlay that names it
+            sync_folder(os.path.dirname(temporary))  # a named data file must never lack its overlay
     record(of_data)
     if data_file is not None:
         _rename(beside, data_file)
@@ -79,7 +80,7 @@ def _rename(source: str, target: str) -> None:
 
 
 def unfinished_files(state: GuestState, data_file: str | None) -> tuple[str, ...]:
-    """Return the paths of the files that a process left behind before it had published its image.
+    """Return the paths of the files that a process left behind when it died before publishing its image.
 
     ``data_file``: the planned path of the overlay's data file, if it is to have one.
     """
@@ -92,7 +93,7 @@ def unfinished_files(state: GuestState, data_file: str | None) -> tuple[str, ...
 
 
 def discard_new_files(state: GuestState, data_file: str | None) -> None:
-    """Remove the files that a process left behind before it had published its image.
+    """Remove the files that a process left behind when it died before publishing its image.
 
     :raises OSError: they cannot be removed.
     """

@@ -51,7 +51,7 @@ def incoming_at(task: SwapTask, temporary: str | None) -> IncomingAt:
 
 
 def fate_of_original(names: FileNames, where: OutgoingAt) -> Original:
-    """Return what became of an original that this process has not deleted."""
+    """Return the fate of an original that this process has not deleted."""
     match where:
         case OutgoingAt.GONE:
             return Original(Fate.GONE)

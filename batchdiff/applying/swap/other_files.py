@@ -2,13 +2,13 @@
 
 ::
 
-    web01.vmdk                   renamed, checked, unlinked: from here on the guest counts as deleted
+    web01.vmdk                   renamed, checked, unlinked: from then on the image counts as deleted
     web01-f001.vmdk, ...         each by itself: renamed, checked again, unlinked
 
-If a process dies in between, the remaining files are found by their fingerprints, under either name, and the next
-run of the same command, or restore, deletes them. The plan has the fingerprints of an original's files; restore
-records that of an overlay's data file before it deletes the overlay. Without the file that names them, nothing
-needs these files.
+If a process dies in between, the next run of the same command, or of restore, finds the remaining files by their
+fingerprints, under either name, and deletes them. The plan contains the fingerprints of an original's files;
+restore records that of an overlay's data file before it deletes the overlay. Once the file that names them is
+gone, nothing needs these files.
 """
 
 from __future__ import annotations
@@ -34,11 +34,10 @@ from batchdiff.linux.call_failures import AGAIN
 def delete_other_files(
     parts: Iterable[KnownPart], run: Run, *, of: str, freed: list[int | None], but: tuple[str, ...] = ()
 ) -> list[str]:
-    """Delete the files of a deleted image that are still as known; return a remark about each that is not.
+    """Delete the other files of a deleted image that have not changed; return a remark about each that has.
 
     ``parts``: their own paths, and their fingerprints. ``of``: the image that named them, in words; ``but``: the
-    paths that it had, at which an image may still name them. ``freed`` gets the bytes that come back with each
-    deleted file, None if unknown.
+    names that it had. ``freed`` gets the bytes that each deletion frees, None if unknown.
 
     :raises BatchdiffError: one is in use, is part of another image or of the template, or cannot be deleted.
     """
@@ -71,7 +70,7 @@ def _delete(path: str, but: tuple[str, ...], run: Run) -> int | None:
 
 
 def _require_free(held: Held, path: str, but: tuple[str, ...], run: Run, *former: str) -> None:
-    """Make sure that nothing else has the file open, and that no image but the former original needs it."""
+    """Make sure that nothing else has the file open, and that no image but the deleted one needs it."""
     held.check()
     usage = held.alone()
     if usage.objection:

@@ -45,12 +45,12 @@ class OutgoingFile:
 
     @property
     def path(self) -> str:
-        """Its present path; if it is gone, the path of its own name."""
+        """Its present path; if it is gone, its own path."""
         outgoing, where = self._task.outgoing, self.where
         return outgoing.source.path if where is OutgoingAt.GONE else outgoing.names.at(where)
 
     def image(self, *, moved: bool) -> Image:
-        """Return its image: open, held, and checked against what is known about it. It stays open.
+        """Return its image, opened, held, and checked against what is known about it; it stays open.
 
         ``moved``: a process may have died right after renaming it, before it recorded the new ctime.
 
@@ -63,13 +63,13 @@ class OutgoingFile:
             self._held = self._opened.enter_context(hold(image, Purpose.GUEST))
             now = image.layers[0].fingerprint()
             if moved and self._task.outgoing.known.is_unwritten(now):
-                # A process died between a rename and its record: the new ctime is our own doing.
+                # A process died between a rename and its record, so batchdiff itself caused the new ctime.
                 self._run.journal.record_changed(now)
             self._task.check(image)
             if path == self._task.outgoing.names.own:
                 self._require_retirable(image)
             if self._task.retire is not Retire.KEEP:
-                # Check users and dependents early, to save work; both are checked again before the file goes.
+                # Check for users and dependents early, to save work; both are checked again before it is retired.
                 self._require_unseen_allowed(self._held.unknown)
                 self._identifier = identifier_of(image.layers[0].fd)
                 self.require_no_dependents()
@@ -92,9 +92,9 @@ class OutgoingFile:
                 raise GuestError(f"{self._task.guest} was left unchanged", why=against.why, remedy=against.remedy)
 
     def check_holds(self) -> None:
-        """Make sure that no program wants to write to it or to the template; a program that does gets access.
+        """Raise an error if a program wants to write to it or to the template, and give that program access.
 
-        :raises BatchdiffError: a program does.
+        :raises BatchdiffError: a program wants to write to one of them.
         """
         self._run.held.check()
         if self._held is not None:
@@ -110,12 +110,12 @@ class OutgoingFile:
             self._task.check(self._image)
 
     def must_end(self) -> bool:
-        """Return whether the comparison must end, for a stop request or a program that wants to write."""
+        """Return whether the comparison must end, because of a stop request or a program that wants to write."""
         broken = self._run.held.is_broken() or (self._held is not None and self._held.is_broken())
         return broken or self._run.stop.is_asked
 
     def require_alone(self) -> None:
-        """Make sure that no other program has it open; before a deletion, that none could have it open unnoticed.
+        """Make sure that no other program has it open or, before a deletion, could have it open unnoticed.
 
         :raises GuestError: one has it open, or could have.
         """
@@ -132,11 +132,11 @@ class OutgoingFile:
             raise open_unseen(self._task.outgoing.names.own, unknown)
 
     def require_no_dependents(self, *former: str) -> None:
-        """Make sure that no other image has it in its backing chain; search now: a linked clone takes no lock.
+        """Refuse the file if a search finds an image that depends on it: a linked clone takes no lock.
 
         ``former``: names that it had until a moment ago, to which such an image may still refer.
 
-        :raises GuestError: another image has; or the incoming file is the same file, as through a bind mount.
+        :raises GuestError: there is one, or the incoming file is the same file, for example through a bind mount.
         """
         incoming = self._task.incoming.source.path
         if incoming != self.path and identity_of(incoming) == identity_of(self.path) is not None:
@@ -152,11 +152,11 @@ class OutgoingFile:
                 require_no_dependents(self._run.dependents, layer.path, but=(own.path, self.path, *former))
 
     def parts(self) -> tuple[KnownPart, ...]:
-        """Return the other files of an overlay that go with it, as they are now."""
+        """Return the other files of an overlay that are deleted with it, each with its present fingerprint."""
         layers = [] if self._image is None else self._image.own_files[1:]
         return tuple((each.path, each.fingerprint()) for each in layers if each.path in self._task.outgoing.parts)
 
     def close(self) -> None:
-        """Release it."""
+        """Close and release it."""
         self._image = self._held = None
         self._opened.close()

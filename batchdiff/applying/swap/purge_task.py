@@ -82,10 +82,9 @@ def purge_task(
 class PurgeTask:
     """The task that deletes an original in quarantine, while its overlay or a rebuilt image is the VM's disk.
 
-    ``original``: the original as planned. ``data_file``: the planned one of its overlay. ``soundness``: the check
-    that the VM's disk must pass.
-    ``used``: whether an original that differs may be deleted too. ``is_compared``: False once it is found to
-    differ; then only the soundness of the VM's disk counts.
+    ``original``: the original as planned. ``data_file``: the planned data file of its overlay. ``soundness``: the
+    check that the VM's disk must pass. ``used``: whether an original that differs may be deleted too.
+    ``is_compared``: False once it is found to differ; then only the soundness of the VM's disk counts.
     """
 
     goal, retire, needs_comparison, older = Goal.PURGE, Retire.DELETE, True, None
@@ -105,23 +104,23 @@ class PurgeTask:
     def check(self, original: Image) -> None:
         """Check that neither the original nor the template has changed since the task began.
 
-        :raises DifferenceError: a program writes, or wants to, to the VM's disk that was compared.
+        :raises DifferenceError: a program writes, or wants to write, to the VM's disk, which was compared.
         """
         self.incoming.check_held()
         self.detector.check_chain(original)
         self.run.check_template()
 
     def verify(self, original: Image, disk: ImageSource, ended: Callable[[], bool]) -> None:
-        """Compare the original with the VM's disk, or only check that disk, if they are known to differ."""
+        """Compare the original with the VM's disk; if they are known to differ, only check the disk."""
         if self.is_compared:
             self._compare(original, disk, ended)
         else:
             _require_sound(disk, ended, self._report)
 
     def if_different(self) -> PurgeTask | None:
-        """Return the task without a comparison, if the operator allows that and the original is the planned one.
+        """Return the task without a comparison, if the operator allows that and the original is the planned file.
 
-        :raises GuestError: it is another file.
+        :raises GuestError: the original is another file.
         """
         if not self.used or not self.is_compared:
             return None
@@ -130,7 +129,7 @@ class PurgeTask:
             raise GuestError(
                 f"{self.outgoing.names.own} was not deleted",
                 why="it differs from what the VM sees now, and it is not the file that was planned",
-                remedy="Find out what it holds before you remove it yourself.",
+                remedy="Find out what it contains before you remove it yourself.",
             )
         disk = IncomingFile(self.incoming.source, self.incoming.known, was_published=True)
         return replace(self, incoming=disk, is_compared=False)
@@ -147,7 +146,7 @@ class PurgeTask:
         self.run.session.meter.reach(self.guest, Phase.VERIFY, done)
 
     def _compare(self, original: Image, disk: ImageSource, ended: Callable[[], bool]) -> None:
-        """Compare the two, and hold the disk from now on: what is written to it later would make them differ."""
+        """Compare the two, and hold the disk from now on: a later write to it would make them differ."""
         comparison = Comparison(original.source, disk, check=self.soundness)
         try:
             self.incoming.hold()
@@ -189,11 +188,11 @@ def _require_sound(disk: ImageSource, ended: Callable[[], bool], report: Callabl
     try:
         check_used(disk, ended, report)
     except InUseError:
-        # Its VM is running on it right now, with its template: there is no better proof.
+        # Its VM is running on it right now, which is the best proof that it and the template are sound.
         open_layer(disk).close()
         return
     with open_image(disk) as image:
         for layer in image.own_files:
             if writer := other_writer(layer.fd):
                 remedy = f"End that program, {AGAIN}"
-                raise InUseError(f"{layer.path} could still be damaged", why=writer, remedy=remedy)
+                raise InUseError(f"another program may still damage {layer.path}", why=writer, remedy=remedy)

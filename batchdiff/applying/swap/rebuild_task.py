@@ -25,7 +25,7 @@ from batchdiff.progress import Meter, Phase
 
 
 def expect_rebuild(meter: Meter, plan: GuestToConvert) -> None:
-    """Add the work of rebuilding an image to what a restore has to do."""
+    """Add the work of rebuilding an image to the expected work of a restore."""
     meter.expect(plan.name, Phase.REBUILD, plan.image.virtual_size)
     meter.expect(plan.name, Phase.VERIFY, plan.image.virtual_size)
 
@@ -61,8 +61,8 @@ class RebuildTask:
         planned = record.fingerprints[0].size
         size = planned if overlay.virtual_size == record.virtual_size else overlay.virtual_size
         meter = self._guest.run.session.meter
-        expect_rebuild(meter, plan)  # unless it could be foreseen
-        meter.reach(self.guest, Phase.COMPARE, record.virtual_size, worked=False)  # a difference was enough
+        expect_rebuild(meter, plan)  # no effect if it was expected already
+        meter.reach(self.guest, Phase.COMPARE, record.virtual_size, worked=False)  # a difference ended it
         report = self._guest.run.reporter(self.guest, Phase.REBUILD)
         write_standalone(fd, overlay, plan.source, size, check=self._guest.run.stop.check, report=report)
         lost += copy_metadata(overlay.layers[0].fd, fd)

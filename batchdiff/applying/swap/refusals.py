@@ -1,4 +1,4 @@
-"""The errors for a file that is missing or is not the expected one."""
+"""The errors for files that are missing, unexpected, or perhaps in use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def lost(task: SwapTask, where: OutgoingAt) -> GuestError:
     if where is OutgoingAt.GONE:
         return GuestError(
             f"{names.own} is gone, and {incoming} is missing or cannot be read",
-            why="both were removed or moved, or the second is damaged",
+            why="both were removed or moved, or the latter is damaged",
             remedy="Bring one of them back. If the pool was moved, see docs/moving.md.",
         )
     if task.goal is Goal.PURGE and task.final is Step.RESTORED:  # a restore has rebuilt the incoming image
@@ -28,7 +28,7 @@ def lost(task: SwapTask, where: OutgoingAt) -> GuestError:
     return GuestError(
         f"{incoming} is gone, and with it what its VM wrote",
         why="it was published, and has been removed or moved since",
-        remedy=f"Bring it back. Its original, as it was before the conversion, is {original}. To go back to that:"
+        remedy=f"Bring it back. Its original, as it was before the conversion, is {original}. To go back to it:"
         f" {back}.",
     )
 
@@ -44,7 +44,8 @@ def open_unseen(path: str, unknown: str) -> GuestError:
 
 def error_vanished(path: str) -> GuestError:
     """Return the error for an image that has vanished since the command began."""
-    return GuestError(f"{path} is gone", why="it was there a moment ago", remedy=f"Bring it back, {AGAIN}")
+    why = "it was removed or moved while this command ran"
+    return GuestError(f"{path} is gone", why=why, remedy=f"Bring it back, {AGAIN}")
 
 
 def rename_back(original: str, disk: str) -> str:
@@ -69,18 +70,17 @@ def another_file(task: SwapTask, quarantined: str) -> GuestError:
 
 
 def rebuilt_only(guest: str, overlay: str, rebuilt: str) -> GuestError:
-    """Return the error for a missing overlay whose image was rebuilt: its VM may have run again since."""
+    """Return the error for a missing overlay from which an image was rebuilt: its VM may have run since."""
     return GuestError(
         f"{guest} was not restored",
-        why=f"its overlay {overlay} {missing(overlay)}; a restore that did not finish had rebuilt {rebuilt}"
-        " from it",
-        remedy="If its VM has run on the overlay since, bring the overlay back; if not, add `--discard-changes`,"
-        f" and {rebuilt} stays.",
+        why=f"its overlay {overlay} {missing(overlay)}; an interrupted restore had rebuilt {rebuilt} from it",
+        remedy="If its VM has run on the overlay since, bring the overlay back; if not, add `--discard-changes`"
+        f" to keep {rebuilt}.",
     )
 
 
 def quarantined_by_another(path: str) -> GuestError:
-    """Return the error for an original in quarantine that, by its journal, this plan did not move there."""
+    """Return the error for an original in quarantine that this plan, by its journal, did not move there."""
     return GuestError(
         f"{path} was left alone",
         why="it is an original that another plan has put into quarantine",
@@ -117,7 +117,7 @@ def original_missing(guest: str) -> GuestError:
     return GuestError(
         f"{guest} cannot go back to its original",
         why="the original was deleted or moved",
-        remedy="Run the same command without `--discard-changes`: an image is then rebuilt from the overlay.",
+        remedy="Run the same command without `--discard-changes` to rebuild an image from the overlay.",
     )
 
 

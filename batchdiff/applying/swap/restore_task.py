@@ -2,12 +2,12 @@
 
 ::
 
-    overlay and original identical     the original gets its name back, the overlay goes
-    they differ, original quarantined  an image is rebuilt from the overlay, the older original stays in quarantine
-    they differ, original kept         two disks: nothing is done, only the operator knows which to keep
+    overlay and original identical     the original gets its name back; the overlay is deleted
+    they differ, original quarantined  an image is rebuilt from the overlay; the older original stays in quarantine
+    they differ, original kept         two disks: nothing is done; only the operator knows which to keep
     no original                        an image is rebuilt from the overlay
     no overlay                         nothing is done: what the VM wrote is unknown
-    --discard-changes                  the original gets its name back without a comparison, the overlay goes
+    --discard-changes                  the original gets its name back, whatever differs; the overlay is deleted
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def restore_task(
     if overlay is not None and not options.discard_changes:
         planned = replace(planned_overlay(plan, template.source), path=overlay.path)
         check_losses(plan.name, current_overlay(planned), options.losses)
-    # An earlier restore has rebuilt the image and published it: only the overlay is left to deal with.
+    # An earlier restore has rebuilt the image and published it: only the overlay remains to be deleted.
     if rebuilt_is_in_place(plan, state):
         if overlay is None and not (state.deleting or options.discard_changes):
             raise rebuilt_only(plan.name, plan.overlay_path, plan.source.path)
@@ -84,7 +84,7 @@ def restore_task(
 class RestoreTask:
     """The task that gives a guest its original or its rebuilt image back, and deletes the overlay.
 
-    ``original``: the original, if that is what comes back. ``older``: otherwise the quarantined original, if any.
+    ``original``: the original, if that is restored. ``older``: an older original that stays in quarantine, if any.
     """
 
     goal, final, retire = Goal.RESTORE, Step.RESTORED, Retire.DELETE
@@ -111,14 +111,14 @@ class RestoreTask:
         self._detector.check_chain(overlay)
 
     def verify(self, overlay: Image, disk: ImageSource, ended: Callable[[], bool]) -> None:
-        """Compare every byte of the overlay with the image that comes back."""
+        """Compare every byte of the overlay with the image to be restored."""
         report = self._guest.run.reporter(self.guest, Phase.COMPARE)
         if self._original is None:
             # A VM may have run on the rebuilt image since.
             check_used(overlay.source, ended, report)
             comparison = Comparison(overlay.source, disk, check=Check.LEAKS_ALLOWED)
         else:
-            # batchdiff did not write the original: leaks that QEMU's check may find in it were there before.
+            # batchdiff did not write the original, so any leaks that QEMU's check finds in it were there before.
             comparison = Comparison(overlay.source, disk, check=Check.NONE)
         verify(comparison, VerifyMode.FULL, ended, report)
 
@@ -142,7 +142,7 @@ class RestoreTask:
 
     @property
     def is_rebuilt(self) -> bool:
-        """Return whether the image that comes back was rebuilt by a restore that was interrupted."""
+        """True if the image to be restored was rebuilt by an interrupted restore."""
         return self._original is None
 
     def before_end(self) -> list[str]:

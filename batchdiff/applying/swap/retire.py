@@ -1,7 +1,7 @@
-"""Retire a file: the only module that renames or unlinks an original.
+"""Retire a file; no other module renames or unlinks an original.
 
-A file is renamed or deleted only while it is held open. Its descriptor was opened and compared with the plan
-before anything took the file's place::
+A file is renamed or deleted only while it is held open. It was opened, and its fingerprint compared with the plan,
+before anything took its place::
 
     move      compare path and descriptor -> rename, never replacing -> compare again, else rename back
     delete    is it the held file, and not in the template's chain? -> unlink
@@ -25,7 +25,10 @@ from batchdiff.linux.call_failures import AGAIN, UNDO_SECOND_NAME, Fault
 from batchdiff.linux.rename import rename_without_replacing
 from batchdiff.plan.earlier_plans import EarlierPlans
 
-_SHORTER = "Give it a shorter name, then run the same command with `--map OLD=NEW`, the old and the new path."
+_SHORTER = (
+    "Give it a shorter name, then run the same command with `--map OLD=NEW`, where OLD and NEW are its old and new"
+    " paths."
+)
 _TOO_LONG = {
     Goal.APPLY: "Use `--retire keep`, and remove the original yourself; or give it a shorter name, and plan"
     " again.",
@@ -37,7 +40,7 @@ _TOO_LONG = {
 def objection(
     fd: int, names: FileNames, retire: Retire, goal: Goal = Goal.APPLY, *, plans: EarlierPlans | None = None
 ) -> Fault | None:
-    """Return why a file cannot be retired from its own name as ``retire`` asks, and what to do; None if it can.
+    """Return why a file with its own name cannot be retired as requested, and what to do; None if it can.
 
     ``plans`` finds the plan that has put another file into quarantine.
     """
@@ -82,7 +85,7 @@ def move(fd: int, source: str, target: str) -> None:
 
 
 def delete(fd: int, path: str, template: Image) -> int | None:
-    """Unlink an open file, durably, and return the bytes that come back; None if they cannot be known.
+    """Unlink an open file, durably, and return the bytes that this frees; None if unknown.
 
     :raises GuestError: another file is there, or the file belongs to the template's chain.
     :raises OSError: it cannot be unlinked.
@@ -94,17 +97,17 @@ def delete(fd: int, path: str, template: Image) -> int | None:
         if (kept.st_dev, kept.st_ino) == (info.st_dev, info.st_ino):
             raise GuestError(
                 f"{path} was not deleted",
-                why=f"it is {layer.path}, the backing file of all overlays",
+                why=f"it is {layer.path}, on which all overlays depend",
                 remedy=UNDO_SECOND_NAME,
             )
-    coming_back = _own_bytes(fd, path)
+    freed = _own_bytes(fd, path)
     os.unlink(path)
     sync_folder(os.path.dirname(path))
-    return coming_back
+    return freed
 
 
 def change_by_writing(fd: int, path: str) -> int | None:
-    """Return the bytes by which a new, open file has changed the free space; None if they cannot be known."""
+    """Return the bytes by which a new, open file has changed the free space; None if unknown."""
     taken = _own_bytes(fd, path)
     return None if taken is None else -taken
 
@@ -127,7 +130,7 @@ def _replaced(path: str) -> GuestError:
     return GuestError(
         f"{path} was not touched",
         why="another file has taken the place of the one that was verified",
-        remedy=f"Find out what it is and bring back the verified file, {AGAIN}",
+        remedy=f"Find out what that file is, bring back the verified one, {AGAIN}",
     )
 
 

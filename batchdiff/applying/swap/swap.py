@@ -1,6 +1,6 @@
 """Take one guest from its present state to the end of its task.
 
-Look at the files, ask :mod:`~batchdiff.applying.guests.next_action` for the next action, record and do it, repeat.
+Examine the files, get an action from :mod:`~batchdiff.applying.guests.next_action`, record and do it, and repeat.
 
 ::
 
@@ -43,9 +43,9 @@ from batchdiff.linux.permissions import Deed
 
 
 class Swap:
-    """One guest in progress. ``remarks``: for the operator. ``original``: its fate, known at the end.
+    """One guest in progress. ``remarks``: for the operator. ``original``: the original's fate, known at the end.
 
-    ``changes``: of free space by each file that this process wrote or deleted, in bytes; None if unknown.
+    ``changes``: the bytes of free space that each file written or deleted here took or gave back; None if unknown.
     """
 
     def __init__(self, task: SwapTask, run: Run) -> None:
@@ -70,7 +70,7 @@ class Swap:
         if self._journal.state.temporary is not None:
             self._discard()  # even if another verb wrote it: the image that it was made from still exists
         if not self.task.needs_comparison and self._outgoing.where is not OutgoingAt.GONE:
-            self._image()  # nothing is compared, but check who uses the outgoing file before anything moves
+            self._image()  # nothing is compared, but check what uses the outgoing file before any rename
         if self._continue_until({Action.VERIFY, Action.DONE}) is Action.DONE:
             return False
         self._image()  # open it now: verify() may run in another thread, which must not record anything
@@ -100,7 +100,7 @@ class Swap:
         self._end()
 
     def check_holds(self) -> None:
-        """Raise the error that names a program, if a verification was ended because it wants to write.
+        """If a verification ended because a program wants to write, raise the error that names the program.
 
         :raises BatchdiffError: there is such a program.
         """
@@ -215,7 +215,7 @@ class Swap:
         require_lasting(incoming.path)
         image = self._image()
         temporary = own_files.temporary(incoming.path)
-        if fault := obstacle(Deed.RENAME, temporary):  # before a whole file is written for nothing
+        if fault := obstacle(Deed.RENAME, temporary):  # before a whole file is written in vain
             raise GuestError(f"{incoming.path} was not written", why=fault.why, remedy=fault.remedy)
         self._journal.record_temporary(temporary)
 
@@ -229,7 +229,7 @@ class Swap:
     def _publish(self) -> None:
         incoming = self.task.incoming
         if incoming.is_quarantined:
-            # An original gets its name back: an image with its quarantine name as backing file would lose it.
+            # The original loses its quarantine name, which must not be any image's backing file name.
             require_no_dependents(self._run.dependents, str(incoming.ready))
         published = incoming.publish()
         self._run.journal.record_changed(published)
@@ -258,11 +258,11 @@ class Swap:
         self.changes.append(retire.delete(fd, names.deleting, self._run.template))
 
     def _delete_other_files(self) -> None:
-        """Delete the other files of an image that this or an earlier run has deleted, and that is gone."""
+        """Delete the other files of an image that is gone because this or an earlier run deleted it."""
         original, state = self.task.original, self._journal.state
         if self.task.goal is Goal.RESTORE and state.deleting and self._outgoing.where is OutgoingAt.GONE:
             self.close()
-            # A journal is input like any other: it must not name a file other than the plan's.
+            # A journal is untrusted input: delete no data file except the plan's.
             parts = [part for part in state.parts if part[0] == self.task.data_file]
             self.remarks += delete_other_files(parts, self._run, of="the overlay", freed=self.changes)
         names = original_names(original.source.path)
@@ -272,7 +272,7 @@ class Swap:
         if state.fate is Fate.DELETED or (state.deleting and self.task.goal is not Goal.RESTORE):
             if Action.UNLINK not in self._done and not can_be_opened(self.task.incoming.source):
                 raise refusals.lost(self.task, OutgoingAt.GONE)
-            self.close()  # each is held by itself
+            self.close()  # each file is held separately
             self.remarks += delete_other_files(
                 original.other_files, self._run, of="the original", but=names.all, freed=self.changes
             )

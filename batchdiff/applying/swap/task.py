@@ -1,4 +1,4 @@
-"""The task of a guest, as a protocol: which file goes, which one takes its place, and how the two are compared.
+"""The task of a guest, as a protocol: the file to retire, the one that takes its place, and their comparison.
 
 ::
 
@@ -26,9 +26,9 @@ from batchdiff.plan.plan import PlannedImage
 
 @frozen
 class Outgoing:
-    """The file that goes: its image under its own name, its other names, and its identity.
+    """The outgoing file: its image under its own name, its other names, and its identity.
 
-    ``parts``: the paths of other files that go with an overlay. Those of an original are in the plan.
+    ``parts``: the paths of other files that are deleted with an overlay. Those of an original are in the plan.
     """
 
     source: ImageSource
@@ -46,7 +46,7 @@ class SwapTask(Protocol):
 
     @property
     def goal(self) -> Goal:
-        """The verb."""
+        """The verb that works on the guest."""
 
     @property
     def final(self) -> Step:
@@ -54,7 +54,7 @@ class SwapTask(Protocol):
 
     @property
     def outgoing(self) -> Outgoing:
-        """The file that goes."""
+        """The file that is to be retired."""
 
     @property
     def incoming(self) -> IncomingFile:
@@ -66,11 +66,11 @@ class SwapTask(Protocol):
 
     @property
     def original(self) -> PlannedImage:
-        """The guest's original as it was planned; its other files go once its own file is deleted."""
+        """The guest's original as it was planned; its other files are deleted after its own file."""
 
     @property
     def data_file(self) -> str | None:
-        """The planned path of the overlay's data file; None if the overlay has its data in itself."""
+        """The planned path of the overlay's data file; None if the overlay contains its own data."""
 
     @property
     def needs_comparison(self) -> bool:
@@ -97,11 +97,11 @@ class SwapTask(Protocol):
     def if_different(self) -> SwapTask | None:
         """Return the task for two files that differ; None if the difference must be reported as a failure.
 
-        :raises GuestError: nothing may be done.
+        :raises GuestError: the operator must decide.
         """
 
     def after_publish(self) -> list[str]:
-        """Do what must be done before the outgoing file may go; return remarks for the operator."""
+        """Do what must be done before the outgoing file may be retired; return remarks for the operator."""
 
     def before_end(self) -> list[str]:
         """Do what no later run will do, because the final step is about to be recorded; return remarks."""

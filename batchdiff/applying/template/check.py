@@ -1,4 +1,4 @@
-"""Decide whether the template still has the content that was planned; everything depends on that.
+"""Decide whether the template still has the planned content, on which everything depends.
 
 ::
 
@@ -6,7 +6,7 @@
     fingerprints that the sidecar records for that content      -> the planned content      no byte is read
     anything else, and every block device                       -> its digest decides       every byte is read
 
-Only content is a reason to refuse: modes, owners, times, inodes and device numbers may change.
+Only changed content is a reason to refuse: modes, owners, times, inodes and device numbers may change.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from batchdiff.units import few
 def accept_template(run: Run) -> None:
     """Accept the template of a run as it is now; from then on it must not change.
 
-    This also begins the run's progress, so all other work must be expected already.
+    This also begins the run's progress, so the meter must expect all other work already.
 
     :raises PlanError: it does not have the planned content, or nothing can prove that it does.
     :raises ImageError: its tables are damaged, or it cannot be read.
@@ -52,7 +52,7 @@ def accept_template(run: Run) -> None:
 def begin_with_template(meter: Meter, template: Image | None, times: int = 1) -> Callable[[int], None]:
     """Begin the progress of a command that reads its template first, unless ``template`` is None.
 
-    ``times``: how often it will be read. Return the function that reports how much of it is read.
+    ``times``: how often it will be read. Return a function that reports how much of it has been read.
     """
     if template is not None:
         meter.expect(None, Phase.TEMPLATE, template.virtual_size * times)
@@ -96,7 +96,7 @@ def require_content(  # noqa: PLR0913  # options by keyword
     ``reason``: why that is necessary. ``report`` is called with the number of bytes of the template's disk that
     are done, read or skipped as holes.
 
-    :raises TemplateChangedError: they differ.
+    :raises TemplateChangedError: the digests differ.
     :raises PlanError: the planned digest was never taken.
     """
     known, path = known_digest(plan), plan.template.source.path
@@ -112,15 +112,22 @@ def require_content(  # noqa: PLR0913  # options by keyword
     if history.published:
         raise TemplateChangedError(
             f"the content of the template {path} changed after overlays were created on it",
-            why=f"{reason}; the overlays of {few(sorted(history.published))} are damaged, so do not start"
-            " a VM on them",
+            why=f"{reason}; {_damaged(history)}",
             remedy=f"Bring the template back from a backup, {AGAIN}",
         )
     raise TemplateChangedError(
-        f"the plan is stale: the content of the template {path} changed",
+        f"the plan is stale, because the content of the template {path} changed",
         why=reason,
         remedy=PLAN_AGAIN if may_be_planned_again(history) else f"Bring it back from a backup, {AGAIN}",
     )
+
+
+def _damaged(history: History) -> str:
+    """Describe, in a clause, the overlays that a changed template has damaged."""
+    guests = few(sorted(history.published))
+    if len(history.published) == 1:
+        return f"the overlay of {guests} is damaged, so do not start a VM on it"
+    return f"the overlays of {guests} are damaged, so do not start a VM on them"
 
 
 def may_be_planned_again(history: History) -> bool:
@@ -129,13 +136,13 @@ def may_be_planned_again(history: History) -> bool:
 
 
 def _without_digest(plan: Plan, history: History) -> str:
-    """Return what to do about a template that only its digest, which is unknown, could prove unchanged."""
+    """Return what to do about a template that only a digest could prove unchanged, if that digest is unknown."""
     if may_be_planned_again(history):
         return "Plan again; that is fast for copies that share blocks with the template."
     sidecars = few(sidecar_paths(plan))
     return (
-        f"Bring back {sidecars}, which may have the digest, or bring back the template with its original times, as"
-        " `cp -a` keeps them."
+        f"Bring back {sidecars}, which may have the digest, or bring back the template with its original times,"
+        " which `cp -a` preserves."
     )
 
 
@@ -151,7 +158,7 @@ def known_digest(plan: Plan) -> str:
 
 
 def sync(template: Image) -> None:
-    """Sync a template, which may have just been copied, before any overlay depends on it alone.
+    """Sync a template, which may just have been copied, before overlays depend on it.
 
     :raises ImageError: the disk has a fault.
     """

@@ -18,7 +18,7 @@ from batchdiff.plan.sidecar import Chain, OverlayOrigin
 from batchdiff.qemu import qemu_img
 
 _NEVER_OPENED = (
-    "QEMU has not opened any of these overlays, because qemu-img is not installed here (Debian: qemu-utils):"
+    "QEMU has not opened any of these overlays, because qemu-img is not installed here (Debian: qemu-utils);"
     " start a VM on one of them before you remove an original"
 )
 
@@ -46,7 +46,7 @@ class Publication:
         check_other_overlays(self.run.template.path, known_digest(self.plan), guest.overlay_path)
 
     def ask_qemu(self, overlay: ImageSource, ended: Callable[[], bool]) -> None:
-        """Let QEMU open the first overlay, with the template below it, if QEMU will not compare all its bytes.
+        """Have QEMU open the first overlay with its template, because QEMU will not compare all bytes.
 
         QEMU might refuse files that only batchdiff has read, and then no VM could run on them. So QEMU opens them
         before the first overlay gets its name and before the template is protected.
@@ -79,7 +79,7 @@ class Publication:
         template = self.run.template
         try:
             return protect(template, self.run.journal)
-        except OSError as error:  # such as a full disk under the journal: that must not stop the other guests
+        except OSError as error:  # such as a full disk, which must not stop the other guests
             return (f"the template {template.path} may have kept its write permission: {reason(error)}",)
 
     def _recorded(self, guest: GuestToConvert) -> list[str]:

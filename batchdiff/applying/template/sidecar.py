@@ -40,8 +40,8 @@ def record_overlay(
 ) -> None:
     """Record an overlay of the template, and the digest of the template's content.
 
-    If the overlay was made from another overlay of the template at the same path (``rethin``), the origin of that
-    one is kept with it. ``earlier``: fingerprints that the template had before, with the same content.
+    If the overlay was made from another overlay of the template at the same path (``rethin``), the origin of the
+    former overlay is kept, too. ``earlier``: fingerprints that the template had before, with the same content.
 
     :raises PlanError: other overlays need it with different content, or the sidecar cannot be read.
     :raises OSError: the sidecar cannot be written.
@@ -75,7 +75,7 @@ def check_other_overlays(template_path: str, digest: str, overlay_path: str) -> 
 
     ``digest``: the digest of its present content; empty if it is not known yet.
 
-    :raises PlanError: some do, or that is unknown.
+    :raises PlanError: some do, or it is unknown whether they do.
     """
     before = _known(sidecar_path(template_path, overlay_path))
     if before is not None and digest not in {before.digest, ""}:
@@ -111,10 +111,10 @@ def _other_content(template_path: str, overlays: list[str]) -> PlanError:
 
 
 def forget_overlay(template_path: str, overlay_path: str, *, plan: str, guest: str) -> None:
-    """Record that an overlay is gone. The template itself need not be there.
+    """Record that an overlay is gone. The template itself need not exist.
 
     ``plan``, ``guest``: the checksum of the plan that is undone, and the guest for which it is undone. If the
-    overlay was a thinner one in the place of another overlay, that other one is recorded again.
+    overlay had replaced another one (``rethin``), the replaced one is recorded again.
 
     :raises OSError: the sidecar cannot be written.
     """
@@ -141,9 +141,9 @@ def _without(origin: OverlayOrigin, plan: str, guest: str) -> OverlayOrigin | No
 
 
 def discard_unfinished(plan: Plan) -> None:
-    """Remove unfinished sidecar files of dead processes; if that fails, the next command does it.
+    """Remove unfinished sidecar files of dead processes; if that fails, the next command tries again.
 
-    Call this once per command: it reads the whole folder, which has thousands of names in a fleet.
+    Call this once per command: it reads the whole folder, which may contain thousands of files.
     """
     for path in sidecar_paths(plan):
         with contextlib.suppress(OSError), _locked_folder(path):

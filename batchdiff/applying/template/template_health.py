@@ -3,17 +3,17 @@
 ::
 
     proven by fingerprints, or by the digest                                       -> sound, or touched
-    missing                      an overlay rests on it                            -> damaged
+    missing                      an overlay depends on it                          -> damaged
                                  none does                                         -> stale
     its content has changed      overlays that are recorded for this plan          -> damaged
                                  overlays that name it, but that are not recorded  -> unknown
-                                 no overlay rests on it                            -> stale
+                                 no overlay depends on it                          -> stale
     may not be read, was moved, or nothing can prove its content                   -> unknown
-    any other error              an overlay rests on it                            -> damaged
+    any other error              an overlay depends on it                          -> damaged
                                  none does                                         -> unknown
 
-If the template is missing, its sidecar may be, too; beside a copy of the plan, there is no journal. Then only the
-headers of the overlays show that they rest on the template.
+If the template is missing, its sidecar may be missing, too, and a copy of the plan may have no journal. Then only
+the headers of the overlays show that they depend on the template.
 """
 
 from __future__ import annotations
@@ -89,21 +89,21 @@ def _judged(error: BatchdiffError, plan: Plan, history: History) -> tuple[Health
     if not overlays:
         return _of_unused(error, history)
     if is_changed:
-        return Health.UNKNOWN, _of_unknown_plan(error, plan, few(overlays))
+        return Health.UNKNOWN, _of_unknown_plan(error, plan, overlays)
     return Health.DAMAGED, _needed(error, few(overlays))
 
 
 def _of_unused(error: BatchdiffError, history: History) -> tuple[Health, BatchdiffError]:
-    """Return the same for a template that no overlay rests on."""
+    """Return the same for a template on which no overlay depends."""
     if isinstance(error, TemplateChangedError):
         return Health.STALE, error
     if not is_caused_by(error, FileNotFoundError, NotADirectoryError):
         return Health.UNKNOWN, error
     remedy = "Bring it back before you apply the plan, or add `--map OLD=NEW` if it was moved."
-    # Once an original was renamed, a new plan would not find it.
+    # After an original has been renamed, a new plan would not find it.
     if may_be_planned_again(history):
         remedy = f"{remedy} If it is lost, plan again with another template."
-    why = f"{error.why}; no overlay of this plan rests on it, so none is damaged"
+    why = f"{error.why}; no overlay of this plan depends on it, so none is damaged"
     return Health.STALE, ImageError(error.what, why=why, remedy=remedy)
 
 
@@ -112,12 +112,13 @@ def _needed(error: BatchdiffError, overlays: str) -> ImageError:
     return ImageError(error.what, why=f"{error.why}; it is the backing file of {overlays}", remedy=remedy)
 
 
-def _of_unknown_plan(error: BatchdiffError, plan: Plan, overlays: str) -> TemplateChangedError:
-    """Return the error for a template that changed before these overlays were created on it, or after."""
+def _of_unknown_plan(error: BatchdiffError, plan: Plan, overlays: list[str]) -> TemplateChangedError:
+    """Return the error for a template that changed either before or after these overlays were created on it."""
+    them, they_are = ("it", "it is") if len(overlays) == 1 else ("them", "they are")
     return TemplateChangedError(
         f"the content of the template {plan.template.source.path} changed",
-        why=f"{error.why}; it is the backing file of {overlays}, and neither a journal nor a sidecar shows whether"
-        " this plan made them",
-        remedy=f"If it did, they are damaged: bring the template back from a backup, {AGAIN} Otherwise verify the"
-        " plan that made them.",
+        why=f"{error.why}; the template is the backing file of {few(overlays)}, and neither a journal nor a"
+        f" sidecar shows whether this plan created {them}",
+        remedy=f"If this plan did, {they_are} damaged: bring the template back from a backup, {AGAIN} Otherwise,"
+        f" run `batchdiff verify` with the plan that created {them}.",
     )

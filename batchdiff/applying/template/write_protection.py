@@ -1,6 +1,6 @@
 """Remove the write bits of a template's files, so that no accidental write damages all its overlays.
 
-That changes their ctime, which is in the plan's fingerprints; the journal records it before and after.
+That changes their ctime, which is part of the plan's fingerprints; the journal records it before and after.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from batchdiff.linux.permissions import WRITE_BITS, Deed, lacking_ownership
 
 
 def protect(template: Image, journal: Journal | MemoryJournal) -> tuple[str, ...]:
-    """Remove the write bits of every file of the template's chain; return notices about those that keep them."""
+    """Remove the write bits of every file of the template's chain; return notices about files that keep theirs."""
     notices = []
     for layer in template.layers:
         if not is_writable(layer):
@@ -48,7 +48,7 @@ def protect(template: Image, journal: Journal | MemoryJournal) -> tuple[str, ...
 
 def _who_may(path: str) -> str:
     """Return the words that introduce a command: they name root if this user cannot run it."""
-    return "Have root run" if lacking_ownership(Deed.CHANGE_MODE, path) else "Remove it yourself:"
+    return "Have root run" if lacking_ownership(Deed.CHANGE_MODE, path) else "Remove the permission yourself:"
 
 
 def record_interrupted_protection(

@@ -20,10 +20,10 @@ from batchdiff.qcow2.entries import Origin
 from batchdiff.units import KIB, MIB
 
 _NO_COPY = {errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EBADF}
-"""The errors of copy_file_range if it cannot copy: between filesystems, from block devices, on old kernels."""
+"""The errors with which copy_file_range refuses, as between filesystems, from block devices or on old kernels."""
 
 _AT_ONCE = 64 * MIB
-"""The maximum that one call copies, in about 0.1 s if it shares no blocks; a stop is noticed between calls."""
+"""The most bytes that one call copies, in about 0.1 s if it shares no blocks; stops are noticed between calls."""
 
 _BLOCK = 4 * KIB
 """The unit in which a plan counts the space that an overlay takes on its disk."""
@@ -31,10 +31,10 @@ _BLOCK = 4 * KIB
 
 @frozen
 class Copier:
-    """Copies from an image to a file; ``check`` is called every few MiB, and may raise an error to end it.
+    """A copier from an image to a file; ``check`` is called every few MiB, and may raise an error to end a copy.
 
     ``may_share``: whether the two files may share blocks. ``advance`` is called with the number of further bytes
-    that are copied, or found to need no copy.
+    that have been copied, or need not be.
     """
 
     fd: int
@@ -65,7 +65,7 @@ class Copier:
         self.advance(holes)
 
     def _copy_nonzero(self, segment: Segment, target: int) -> None:
-        """Copy a segment, except blocks of the target that are all zeros."""
+        """Copy a segment, except blocks that would be all zeros in the target."""
         for at in range(segment.start, segment.end, MIB):
             self.check()
             data = self.buffer.load(self.guest, at, min(MIB, segment.end - at))
@@ -79,7 +79,7 @@ class Copier:
             self.advance(len(data))
 
     def _copy_all(self, segment: Segment, target: int) -> None:
-        """Copy a segment: in the kernel, which shares blocks if it can, and the rest through memory."""
+        """Copy a segment in the kernel, which shares blocks if it can, and copy the rest through memory."""
         for part, may_share in self._split_by_sharing(segment):
             rest, offset = part, target + part.start - segment.start
             if may_share:
@@ -92,7 +92,7 @@ class Copier:
         """Yield the parts in which a segment is copied, each with a flag: whether its blocks may be shared.
 
         btrfs keeps an extent whole while any block of it is used. So share only extents that another file shares
-        already: one shared block of any other extent would keep all of it when the guest is deleted.
+        already: sharing a block of any other extent would keep all of that extent after the guest is deleted.
         """
         if not self.may_share or segment.origin is not Origin.FILE:
             yield segment, False
@@ -116,7 +116,7 @@ class Copier:
             self.advance(len(data))
 
     def _copy_in_kernel(self, source: int, source_offset: int, target_offset: int, length: int) -> int:
-        """Copy with copy_file_range, and return the bytes copied: fewer at the end of the file, or if it can't."""
+        """Copy with copy_file_range; return the bytes copied: fewer at the end of the file or if it refuses."""
         done = 0
         while done < length:
             self.check()

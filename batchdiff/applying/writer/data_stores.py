@@ -37,14 +37,14 @@ class DataStore(Protocol):
         """The file offset after the last data cluster."""
 
     def store(self, extents: Extents, clusters: npt.NDArray[np.int64]) -> Words:
-        """Write the DATA of ``extents`` (granules), which is in ``clusters``, and return their L2 entries."""
+        """Write the DATA of ``extents`` (granules), which is in ``clusters``; return the clusters' L2 entries."""
 
     def refcounts(self) -> npt.NDArray[np.uint16] | None:
-        """Return how often each cluster is used, from the first data cluster on; None if each is used once."""
+        """Return the refcount of each cluster, from the first data cluster on; None if each is used once."""
 
 
 class PlainStore:
-    """Data clusters as they are, in the guest's order."""
+    """Uncompressed data clusters, in the guest's order."""
 
     def __init__(self, copier: Copier, geometry: Geometry, start: int) -> None:
         self._copier, self._geometry = copier, geometry
@@ -107,7 +107,10 @@ class UnwrittenStore:
 
 
 class CompressedStore:
-    """Compressed clusters, packed; threads compress while more is read. ``level``: None for the default."""
+    """Compressed clusters, packed; threads compress some while others are read.
+
+    ``level``: the compression level; None for the default.
+    """
 
     def __init__(self, copier: Copier, geometry: Geometry, start: int, *, level: int | None = None) -> None:
         self._copier, self._geometry, self._level = copier, geometry, level
@@ -115,7 +118,7 @@ class CompressedStore:
         self._packer = Packer(start, geometry.cluster_size, geometry.most_uses)
         self._used = np.zeros(1024, dtype=np.uint16)
         self._threads = usable_cpus()
-        # Each cluster in progress has one, which is free again once the cluster is written.
+        # Each cluster in progress uses one, which is free again once the cluster is written.
         self._buffers = itertools.cycle([ReadBuffer(geometry.cluster_size) for _ in range(4 * self._threads + 2)])
 
     @property
@@ -124,7 +127,7 @@ class CompressedStore:
         return self._packer.end
 
     def store(self, extents: Extents, clusters: npt.NDArray[np.int64]) -> Words:  # noqa: ARG002
-        """See :class:`DataStore`; compressed clusters always hold all of their bytes."""
+        """See :class:`DataStore`; a compressed cluster is always written whole."""
         hosts = []
         for data, packed in self._compressed(clusters.tolist()):
             hosts.append(self._write(data, packed))
@@ -132,7 +135,7 @@ class CompressedStore:
         return np.array(hosts, dtype=np.uint64)
 
     def _compressed(self, clusters: list[int]) -> Iterator[tuple[memoryview, bytes | None]]:
-        """Yield each cluster and its compressed form, in order; a bounded number is in progress."""
+        """Yield each cluster and its compressed form, in order; only a limited number is in progress."""
         size, kind = self._geometry.cluster_size, self._geometry.compression_type
         ahead: deque[tuple[memoryview, Future[bytes | None]]] = deque()
         with ThreadPoolExecutor(self._threads) as pool:
@@ -155,7 +158,7 @@ class CompressedStore:
 
     def _count(self, offset: int, length: int) -> None:
         size = self._geometry.cluster_size
-        # The entry names whole sectors, and QEMU counts every cluster that they reach into.
+        # The entry names whole sectors, and QEMU counts every cluster that they touch.
         first, last = (
             (offset - self._start) // size,
             (align_up(offset + length, SECTOR) - 1 - self._start) // size,

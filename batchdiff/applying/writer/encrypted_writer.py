@@ -8,7 +8,7 @@
           v
     overlay     | header | LUKS header | tables | clusters, empty at first | refcounts |
 
-So no plain copy of the data is ever on a disk, the file has the planned size, and QEMU does not open the template.
+So no plaintext is ever on a disk, the file has the planned size, and QEMU does not open the template.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def write_encrypted(  # noqa: PLR0913  # options by keyword
             virtual_size=new.virtual_size,
             # Only version 3 has external data files.
             geometry=replace(new.geometry, zero_flag=True, refcount_bits=DEFAULT_REFCOUNT_BITS),
-            # Zeros are already in the tables of the overlay; if QEMU wrote them, it would give up their places.
+            # The overlay's tables already mark zeros; if QEMU wrote them, it would deallocate their clusters.
             extents=only(new.extents, Kind.DATA),
             backing=None,
             place=DataPlace.OUTSIDE,

@@ -1,7 +1,7 @@
 """Write a qcow2 image: an overlay on a template, or a standalone image.
 
 The file is laid out ahead of time (:mod:`batchdiff.qcow2.layout`): tables and data go straight to their
-places, and the header comes last, so that an unfinished file is not a qcow2 image at all.
+places, and the header is written last, so that an unfinished file is not a qcow2 image at all.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class DataPlace(enum.Enum):
 class NewImage:
     """The image to write. ``extents`` in granules; ``backing``: name and format of the backing file, or None.
 
-    ``luks_header``: empty if the image is not encrypted. ``compression_level``: None for the default of the
-    compression. ``data_file``: the name of the file with the data clusters, if that is another one.
+    ``luks_header``: empty if the image is not encrypted. ``compression_level``: None for the
+    compression's default. ``data_file``: the name of the file with the data clusters, if that is another one.
     """
 
     virtual_size: int
@@ -87,9 +87,9 @@ def write_image(  # noqa: PLR0913  # options by keyword
 ) -> int:
     """Write the image into an empty file, with data from ``guest``; return the size of the file in bytes.
 
-    The caller makes it durable. ``check`` is called every few MiB, and may raise an error to end it; ``advance``,
-    with the number of further bytes of the guest that are written. ``data_fd``: another empty file, for the data
-    clusters, if their place is outside; None if they are not written here.
+    The caller makes it durable. ``check`` is called every few MiB, and may raise an error to end the write.
+    ``advance`` is called with the number of further bytes of the guest that have been written. ``data_fd``:
+    another empty file, for data clusters whose place is outside; None if they are inside, or not written here.
 
     :raises OSError: the disk is full or has a fault.
     :raises ImageError: the guest cannot be read.
@@ -99,13 +99,13 @@ def write_image(  # noqa: PLR0913  # options by keyword
     # Check this first: if the header does not fit, no data should be copied.
     _header(layout, new)
     if not new.compress:
-        # XFS allocates space past the end of a growing file in advance, and keeps it where there should be holes.
+        # Set the size first: XFS preallocates space past the end of a growing file, and keeps it even in holes.
         own = Preallocation.OFF if new.place is DataPlace.OUTSIDE else new.preallocation
         preallocate(fd, layout.file_size, own, check)
     if data_fd is None:
         store = _store(Copier(fd, guest, check, _may_share(new), advance), new, layout.data_offset)
     else:
-        # As long as the disk, as QEMU makes it: a data file that ends before the disk does is damaged.
+        # Make it as long as the disk, as QEMU does: a data file that is shorter counts as damaged.
         preallocate(data_fd, new.virtual_size, new.preallocation, check)
         copier = Copier(data_fd, guest, check, _may_share(new), advance)
         store = OutsideStore(copier, new.geometry, layout.data_offset)
@@ -119,7 +119,7 @@ def write_image(  # noqa: PLR0913  # options by keyword
 
 
 def _may_share(new: NewImage) -> bool:
-    # A VM's first write to a shared block copies it, which takes new space in spite of the preallocation.
+    # A VM's first write to a shared block copies it, which takes new space despite the preallocation.
     return new.preallocation in {Preallocation.OFF, Preallocation.METADATA}
 
 

@@ -26,11 +26,9 @@ def write_overlay(  # noqa: PLR0913  # options by keyword
 ) -> None:
     """Write the overlay into an empty file, with data from the original. The caller makes it durable.
 
-    ``data_fd``: its data file, empty as well, if it is to have one.
-
     ``content``: the extents in granules, and the template's name and format for the header. ``check`` is called
-    every few MiB, and may raise an error to end it; ``advance``, with the number of further bytes
-    that are written.
+    every few MiB, and may raise an error to end the write. ``advance`` is called with the number of further bytes
+    that have been written. ``data_fd``: the overlay's data file, also empty, if it is to have one.
 
     :raises OSError: the disk is full or has a fault.
     :raises ImageError: the original cannot be read.

@@ -3,8 +3,8 @@
 ::
 
     metadata    a place in the file for each cluster of the disk: a VM's write allocates no metadata
-    falloc      and the blocks of these places are reserved
-    full        and they are written with zeros
+    falloc      the same, and the blocks of these places are reserved
+    full        the same, and zeros are written to them
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from batchdiff.units import MIB
 
 
 def preallocate(fd: int, size: int, how: Preallocation, check: Callable[[], None]) -> None:
-    """Give an empty file its size, and reserve or write its blocks; ``check`` is called every MiB.
+    """Set the size of an empty file, and reserve or write its blocks; ``check`` is called for each MiB written.
 
     :raises OSError: the disk is full or has a fault.
     """

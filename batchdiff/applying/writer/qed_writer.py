@@ -1,4 +1,4 @@
-"""Write a QED overlay; like a qcow2 one, it is laid out ahead of time, and its header comes last."""
+"""Write a QED overlay; like a qcow2 one, it is laid out ahead of time, and its header is written last."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def write_qed(
 ) -> None:
     """Write the overlay into an empty file, with data from ``guest``. The caller makes it durable.
 
-    ``check`` is called every few MiB, and may raise an error to end it; ``advance``, with the number of further
-    bytes of the guest that are written.
+    ``check`` is called every few MiB, and may raise an error to end the write. ``advance`` is called with the
+    number of further bytes of the guest that have been written.
 
     :raises OSError: the disk is full or has a fault.
     :raises ImageError: the guest cannot be read.
@@ -44,7 +44,7 @@ def write_qed(
     """
     layout = qed_layout(new.extents, new.virtual_size, new.cluster_size, new.table_size)
     header = qed_header(layout, new.backing)  # first: if it does not fit, no data should be copied
-    # XFS allocates space past the end of a growing file in advance, and keeps it where there should be holes.
+    # Set the size first: XFS preallocates space past the end of a growing file, and keeps it even in holes.
     os.ftruncate(fd, layout.file_size)
     copier = Copier(fd, guest, check, advance=advance)
     size, host = new.cluster_size, layout.data_offset

@@ -1,4 +1,4 @@
-"""Write an image, in any format, that needs no other, with the content that a guest sees through a chain."""
+"""Write a standalone image, in any format, with the content that a guest sees through a chain."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from batchdiff.qemu import qemu_img
 from batchdiff.units import MIB, SECTOR, ceil_div
 
 _STRETCH = 1024 * MIB
-"""The length of the image that is mapped at a time."""
+"""The number of bytes of the image that are mapped at a time."""
 
 
 def write_standalone(  # noqa: PLR0913  # options by keyword
@@ -36,7 +36,7 @@ def write_standalone(  # noqa: PLR0913  # options by keyword
 
     ``new``: the format, the path that the file is to have, and the file with its secret if it is to be encrypted.
     ``size``: the length of a raw file, in bytes; QEMU shows its guest that length rounded up to a sector.
-    ``report`` is called with the bytes of the disk that are written, or need not be.
+    ``report`` is called with the number of bytes of the disk that have been written so far, or need not be.
 
     :raises ImageError: the secret cannot be read.
     :raises ProgramError: QEMU is needed for the format, and is missing or fails.
@@ -64,7 +64,7 @@ def write_standalone(  # noqa: PLR0913  # options by keyword
     geometry = geometry_of(OverlayOptions(), DEFAULT_CLUSTER_SIZE)
     extents = fold(_content(image), geometry.cluster_size // SECTOR)
     advance = summing(report)
-    # What reads as zeros needs no work, however large it is.
+    # Areas that read as zeros need no work, however large they are.
     advance(max(image.virtual_size - extents.units(Kind.DATA) * geometry.cluster_size, 0))
     content = NewImage(
         virtual_size=image.virtual_size,

@@ -101,6 +101,6 @@ def test_an_overlay_that_does_not_fit(monkeypatch):
     monkeypatch.setattr(apply_task, "prepare", lambda *_: [])
     original = types.SimpleNamespace(layers=[types.SimpleNamespace(fd=-1)])
     publication = types.SimpleNamespace(check=lambda _: None)
-    with pytest.raises(GuestError, match="cannot write the image of web01: too many clusters") as caught:
+    with pytest.raises(GuestError, match="cannot write the overlay of web01: too many clusters") as caught:
         task(publication=publication).write(-1, original)
     assert "`overlay.cluster_size`" in caught.value.remedy

@@ -283,7 +283,7 @@ def test_a_rebuilt_image_whose_overlay_has_gone(scene, older, options):
 def test_a_rebuilt_image_whose_overlay_was_removed(scene):
     """It may have held more than was rebuilt."""
     scene.put_rebuilt()
-    with pytest.raises(GuestError, match="is missing; a restore that did not finish had rebuilt"):
+    with pytest.raises(GuestError, match="is missing; an interrupted restore had rebuilt"):
         scene.decide()
     assert scene.words(DISCARD) == "rebuilt before, unseen, or nothing, no overlay, nothing stays"
 
@@ -457,7 +457,8 @@ def test_an_original_that_vanishes_once_the_task_is_made(tmp_path, monkeypatch):
     monkeypatch.setattr("batchdiff.applying.undo.restore_task", made)
     reason = failed(stage.restore())
     assert reason == (
-        f"{stage.original()} is gone: it was there a moment ago. Bring it back, then run the same command again."
+        f"{stage.original()} is gone: it was removed or moved while this command ran. Bring it back, then run the"
+        " same command again."
     )
     assert stage.images() == {stage.overlay().name, "elsewhere"}
 

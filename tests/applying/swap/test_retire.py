@@ -96,7 +96,7 @@ def test_swapped_at_the_last_moment(held, original, tmp_path, monkeypatch):
 def test_a_file_of_the_template_is_never_deleted(template):
     """Whatever led here: the last look before the unlink is at the template itself."""
     fd = files.open_image_file(template.path)
-    with pytest.raises(GuestError, match="the backing file of all overlays"):
+    with pytest.raises(GuestError, match="on which all overlays depend"):
         delete(fd, template.path, template)
     os.close(fd)
     assert os.path.exists(template.path)

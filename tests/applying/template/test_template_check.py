@@ -157,7 +157,7 @@ def test_the_planned_content(template, digest_is):
 
 def test_another_content(template, digest_is):
     digest_is("another")
-    with pytest.raises(PlanError, match="the plan is stale: the content of the template") as caught:
+    with pytest.raises(PlanError, match="the plan is stale, because the content of the template") as caught:
         require(template)
     assert caught.value.why == "it was touched"
 

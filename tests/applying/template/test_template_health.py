@@ -55,7 +55,7 @@ def test_a_changed_template_below_overlays_that_any_plan_may_have_made(stage):
     lose_records(stage)
     found = template(stage)
     assert found.health is Health.UNKNOWN
-    assert f"it is the backing file of {stage.overlay()}" in found.why
+    assert f"the template is the backing file of {stage.overlay()}" in found.why
     assert "plan again" not in found.why.lower()
 
 
