@@ -1,4 +1,4 @@
-"""Change definitions in libvirt, each only if its VM is off and its images are in place, and bring them back."""
+"""Change definitions in libvirt, each only if its VM is off and its images are in place, and undo the changes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _REMEDIES = {
 
 @frozen
 class Definer:
-    """A means to change VM definitions for one plan, and to undo that; former ones are saved in ``folder``."""
+    """The means to change VM definitions for one plan, and to undo that; former ones are saved in ``folder``."""
 
     libvirt: Libvirt
     disks: Sequence[GuestDisk]
@@ -35,8 +35,9 @@ class Definer:
     def define(self, change: DomainChange) -> None:
         """Save a domain's definition, then define the domain as a change requires.
 
-        :raises DefinitionError: its VM is on or has snapshots, an image is not in place, or it cannot be saved.
-        :raises ProgramError: libvirt refuses it.
+        :raises DefinitionError: its VM is on or has snapshots, an image is not in place, or the definition cannot
+            be saved.
+        :raises ProgramError: libvirt refuses the change.
         """
         name = change.domain.name
         self._require_may_change(change)
@@ -49,8 +50,8 @@ class Definer:
     def undo(self, name: str) -> bool:
         """Define a domain as it was before the last change; return whether there was anything to do.
 
-        :raises DefinitionError: its VM is on, its definition has changed since, or an image of it is missing.
-        :raises ProgramError: libvirt refuses it.
+        :raises DefinitionError: its VM is on, its definition has changed since, or one of its images is missing.
+        :raises ProgramError: libvirt refuses the change.
         """
         last = saved.latest(self.folder, name)
         now = self.libvirt.domain(name, with_passwords=True)
@@ -60,7 +61,7 @@ class Definer:
         if now.document != last.after:
             command = self.libvirt.command("define", "--file", last.path)
             by_hand = f"To bring back the former definition, run `{command}`."
-            raise DefinitionError(what, why="it has changed since batchdiff changed it", remedy=by_hand)
+            raise DefinitionError(what, why="it has been modified since batchdiff changed it", remedy=by_hand)
         self._require_off(name, what)
         self._require_consistent(name, what)
         disks = parse_domain(last.before, last.path).disks
@@ -73,7 +74,7 @@ class Definer:
         return True
 
     def refresh_pools(self) -> list[tuple[str, ProgramError]]:
-        """Have libvirt refresh the pools that have images of the plan; return those for which that failed."""
+        """Have libvirt refresh the pools with images of the plan; return the pools that failed, and why."""
         failed = []
         folders = {os.path.dirname(path) for disk in self.disks for path in disk.known_as}
         for pool in self.pools:
@@ -87,14 +88,14 @@ class Definer:
     def _require_right_formats(self, disks: Sequence[DomainDisk], what: str) -> None:
         """Refuse disks whose format is not, or is no longer, that of their image.
 
-        An overlay in the place of a raw original is destroyed if its VM uses it as a raw disk.
+        An overlay that has replaced a raw original is destroyed if its VM uses it as a raw disk.
         """
         formats = {os.path.realpath(guest.now.path): guest.now.format for guest in self.disks}
         for disk in disks:
             path, given = path_of(disk, self.pools), disk.format or "raw"
             now = formats.get(path, given)
             if now != given:
-                why = f"its VM would use {path} as {given}, but that file is {now} now, and would be destroyed"
+                why = f"its VM would use {path} as {given}, but that file is now {now}, and would be destroyed"
                 raise DefinitionError(what, why=why, remedy="Run `batchdiff restore` first.")
 
     def _require_may_change(self, change: DomainChange) -> None:
@@ -111,7 +112,7 @@ class Definer:
         self._require_consistent(name, what)
 
     def _require_consistent(self, name: str, what: str) -> None:
-        """Refuse a domain of which libvirt keeps something that names its disks as they are now."""
+        """Refuse a domain if libvirt keeps a snapshot, a checkpoint or memory that refers to its present disks."""
         if found := contradictions_of(self.libvirt, name):
             remedy = " ".join(f"{each.advice} `{'; '.join(each.commands)}`." for each in found)
             raise DefinitionError(what, why="; ".join(each.what for each in found), remedy=remedy)

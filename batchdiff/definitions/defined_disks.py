@@ -1,4 +1,4 @@
-"""The images that the domains of a libvirt connection have as their disks, with the formats that these declare."""
+"""The disk images of all domains of a libvirt connection, with the formats that the domains declare."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class DefinedDisk:
 
 @frozen
 class DefinedDisks:
-    """All disks, each image once, and sentences about those that are not files or devices of this host."""
+    """All disks, each image once. ``unusable``: a sentence about each disk that is left out."""
 
     disks: tuple[DefinedDisk, ...]
     unusable: tuple[str, ...]
@@ -32,8 +32,8 @@ class DefinedDisks:
 def defined_disks(libvirt: Libvirt) -> DefinedDisks:
     """Return the disks of all defined domains.
 
-    :raises DefinitionError: libvirt printed something other than a definition.
-    :raises ProgramError: libvirt cannot be asked.
+    :raises DefinitionError: libvirt returned something other than a definition.
+    :raises ProgramError: libvirt cannot be queried.
     """
     pools = libvirt.pools()
     users = images_of_active_domains(libvirt)
@@ -57,7 +57,7 @@ def _path(disk: DomainDisk, pools: list[Pool]) -> str:
 
 
 def _format(disk: DomainDisk) -> ImageFormat | None:
-    """Return the format that a disk declares: raw if it declares none, as libvirt reads it."""
+    """Return the format that a disk declares, by default raw, as in libvirt; None if it is not supported."""
     try:
         return ImageFormat(disk.format or ImageFormat.RAW)
     except ValueError:
@@ -65,7 +65,7 @@ def _format(disk: DomainDisk) -> ImageFormat | None:
 
 
 def _why_unusable(domain: Domain, disk: DomainDisk, path: str) -> str:
-    where = f"the disk {disk.target} of the domain {domain.name} is left out"
+    where = f"disk {disk.target} of the domain {domain.name} is left out"
     if path:
-        return f"{where}: batchdiff does not know its format, {disk.format}"
-    return f"{where}: it is not a file or a device of this host"
+        return f"{where}: batchdiff does not support its format, {disk.format}"
+    return f"{where}: it is not a file or device on this host"

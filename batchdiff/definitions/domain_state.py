@@ -1,4 +1,4 @@
-"""The parts of a domain besides its definition that refer to its disks, in libvirt's eyes.
+"""What refers to a domain's disks in libvirt, besides its definition.
 
 ::
 
@@ -23,7 +23,7 @@ OFF = "shut off"
 
 @frozen
 class Contradiction:
-    """Something that libvirt keeps of a domain and that contradicts a changed definition.
+    """Something that libvirt keeps for a domain, and that contradicts a changed definition.
 
     ``commands``: those that remove it, in order. ``advice``: what to consider first.
     """
@@ -34,9 +34,9 @@ class Contradiction:
 
 
 def contradictions_of(libvirt: Libvirt, name: str) -> list[Contradiction]:
-    """Return what libvirt keeps of a domain that contradicts other disks.
+    """Return what libvirt keeps for a domain that would contradict a change of its disks.
 
-    :raises ProgramError: libvirt cannot be asked.
+    :raises ProgramError: libvirt cannot be queried.
     """
     found = []
     if name in libvirt.saved():
@@ -53,20 +53,21 @@ def contradictions_of(libvirt: Libvirt, name: str) -> list[Contradiction]:
     ):
         if names:
             commands = tuple(libvirt.command(verb, "--metadata", "--domain", name, option, each) for each in names)
-            count = f"{len(names)} {kind}" if len(names) == 1 else f"{len(names)} {kind}s"
-            what = f"it has {count}, with metadata that refer to an earlier state of the disk"
-            found.append(Contradiction(what, commands, "If you do not need them, remove their metadata with"))
+            number = len(names)
+            count, it, its = (f"1 {kind}", "it", "its") if number == 1 else (f"{number} {kind}s", "them", "their")
+            what = f"it has {count}, with metadata that refers to an earlier state of the disk"
+            found.append(Contradiction(what, commands, f"If you do not need {it}, remove {its} metadata with"))
     return found
 
 
 def images_of_active_domains(libvirt: Libvirt) -> dict[str, str]:
-    """Return who uses each image, such as ``the domain web is paused``, by the image's resolved path.
+    """Return how each image is used, such as ``the domain web is paused``, by the image's resolved path.
 
     An image counts if a domain that is not shut off has it anywhere in a disk's chain, or if a domain whose memory
     is saved will have it when it continues.
 
-    :raises DefinitionError: libvirt printed something other than a definition.
-    :raises ProgramError: libvirt cannot be asked.
+    :raises DefinitionError: libvirt returned something other than a definition.
+    :raises ProgramError: libvirt cannot be queried.
     """
     active, saved = libvirt.active(), libvirt.saved()
     pools: Sequence[Pool] = libvirt.pools() if active or saved else ()
@@ -76,7 +77,7 @@ def images_of_active_domains(libvirt: Libvirt) -> dict[str, str]:
         found |= dict.fromkeys(paths, f"the domain {name} is {libvirt.state(name)}")
     for name in saved:
         paths = _paths(libvirt.saved_xml(name), f"the saved domain {name}", pools)
-        found |= dict.fromkeys(paths, f"the domain {name} is to continue from its saved memory (managed save)")
+        found |= dict.fromkeys(paths, f"the domain {name} will continue from its saved memory (managed save)")
     return found
 
 

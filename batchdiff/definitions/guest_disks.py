@@ -1,4 +1,4 @@
-"""The image that the VM of each guest must use now, judging by the plan's journal, and the one after apply."""
+"""The image that each guest's VM must use now, according to the plan's journal, and the one after apply."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class VmImage(NamedTuple):
 class GuestDisk:
     """The disk of a guest: ``now`` is the image that its VM must use.
 
-    ``planned`` is the overlay that apply will write; None if it is published, or was until a restore.
+    ``planned`` is the overlay that apply will write; None if the overlay is published, or was until a restore.
     ``known_as``: the resolved paths of the guest's images, by which a definition may name it. ``unfinished``: why
     its definition must not change now. ``by_hand``: why only the operator can change it.
     """
@@ -60,7 +60,7 @@ def guest_disks(plan: Plan, history: History) -> list[GuestDisk]:
 
 
 def _secrets(guest: GuestToConvert, plan: Plan, *, is_back: bool) -> str:
-    """Return why a guest's definition is not changed if its VM needs a secret, or needed one; empty if neither.
+    """Return why a VM's definition must be changed by hand: it needs a secret, or must lose one; empty if neither.
 
     ``is_back``: whether its VM goes back from the overlay to the original.
     """
@@ -72,10 +72,10 @@ def _secrets(guest: GuestToConvert, plan: Plan, *, is_back: bool) -> str:
         are, secrets = ("is", "a secret") if len(after) == 1 else ("are", "their secrets")
         return f"{' and '.join(after)} {are} encrypted, so the VM's definition needs {secrets}"
     if before:
-        what, one, several = ("the image", "was", "were") if is_back else ("its overlay", "is", "are")
+        what, one, several = ("the restored image", "was", "were") if is_back else ("its overlay", "is", "are")
         are = one if len(before) == 1 else several
         return (
-            f"{' and '.join(before)} {are} encrypted, and {what} is not: remove the secret from the VM's"
+            f"{' and '.join(before)} {are} encrypted, but {what} is not: remove the secret from the VM's"
             " definition"
         )
     return ""
@@ -86,7 +86,7 @@ def _is_encrypted(source: ImageSource) -> bool:
 
 
 def _driver_type(image_format: ImageFormat) -> str:
-    """Return libvirt's name for a format: LUKS is raw to it, with an ``<encryption>`` of its own."""
+    """Return libvirt's name for a format: it treats LUKS as raw, with an ``<encryption>``."""
     return ImageFormat.RAW.value if image_format is ImageFormat.LUKS else image_format.value
 
 
@@ -94,7 +94,7 @@ def _backing_name(source: ImageSource) -> str:
     """Return the name by which an original that is an overlay refers to the image below it."""
     below = source.backing[0].path if source.backing else ""
     own, base = place_of(source.path), place_of(below)
-    # Proxmox VE writes relative names, and needs them; to others the name does not matter here.
+    # Proxmox VE writes relative names, and needs them; for other managers, the name does not matter here.
     return f"../{base.vmid}/{base.name}" if own and base and own.images == base.images else below
 
 
@@ -107,16 +107,16 @@ def _disk(guest: GuestToConvert, plan: Plan, state: GuestState | None, *, is_bac
     names = {guest.source.path, guest.overlay_path, guest.alias} - {""}
     known_as = frozenset(os.path.realpath(name) for name in names)
     own_name = guest.alias or guest.source.path
-    # A restore may have rebuilt an image that had backing files without any.
+    # A restore may have rebuilt an original that had backing files as a standalone image.
     chain = None if guest.source.backing else ()
     original = VmImage(own_name, _driver_type(guest.source.format), _backing_name(guest.source), chain)
-    # A link to the guest leads to an overlay that has taken the guest's own path, too.
+    # A link to the guest also resolves to an overlay that has taken the guest's own path.
     in_place = guest.overlay_path == guest.source.path
     named = backing_name(guest.overlay_path, plan.template.source.path, guest.options.backing_path)
     overlay_name = own_name if in_place else guest.overlay_path
     overlay = VmImage(overlay_name, guest.options.format.value, named, _chain_on(plan.template.source))
     if state is None or not state.published:
-        # After a restore, the overlay is gone: no VM is to use it.
+        # After a restore, the overlay is gone, so no VM must be changed to use it.
         is_back = is_back or (state is not None and state.goal is Goal.RESTORE)
         planned, by_hand = None if is_back else overlay, _secrets(guest, plan, is_back=is_back)
         return GuestDisk(guest.name, original, planned, known_as, by_hand=by_hand)

@@ -115,7 +115,7 @@ def _with_right_image(
     domain: Domain, number: int, guest: GuestDisk, pools: Sequence[Pool]
 ) -> tuple[bytes, GuestUse]:
     """Return the definition with the right image for one of its disks, and what was decided."""
-    # Each change moves the places of the disks after it.
+    # Each change shifts the offsets of the disks after it.
     domain = parse_domain(domain.document, domain.where)
     disk = domain.disks[number]
     image, waiting = guest.now, guest.unfinished
@@ -134,13 +134,13 @@ def _with_right_image(
 
 
 def _with_image(domain: Domain, disk: DomainDisk, image: VmImage, pools: Sequence[Pool]) -> bytes:
-    """Return the definition with this image for a disk; a chain that is written out as it is stays."""
+    """Return the definition with this image for a disk; the image's own chain stays if it is written out."""
     keeps_chain = _has_chain_of(image, disk, pools)
     return with_image(domain, disk, image.path, image.format, pools, keeps_chain=keeps_chain)
 
 
 def _has_chain_of(image: VmImage, disk: DomainDisk, pools: Sequence[Pool]) -> bool:
-    """Return True if a disk's definition spells out the chain below an image, each with its format."""
+    """Return True if a disk's definition spells out the chain below an image, with the format of each layer."""
     written = written_chain(disk)
     if written is None or image.chain is None:
         return False

@@ -8,7 +8,7 @@
       <backingStore type='file'>                     a chain that is written out, which libvirt does not probe
         <format type='raw'/>
         <source file='/images/template.img'/>
-        <backingStore/>                              its end; without, libvirt probes the rest of it
+        <backingStore/>                              its end; without it, libvirt probes the rest
       </backingStore>
       <target dev='vda' bus='virtio'/>
     </disk>
@@ -87,7 +87,7 @@ def _disk(element: Element) -> DomainDisk | None:
 
 
 def _with_source(element: Element, format_in: str) -> DomainDisk:
-    """Return the image that an element names. ``format_in``: its child with the format."""
+    """Return the image that an element names. ``format_in``: the name of its child with the format."""
     source, driver, target = element.first("source"), element.first(format_in), element.first("target")
     given = source.attributes if source else {}
     return DomainDisk(
@@ -124,8 +124,8 @@ def with_image(  # noqa: PLR0913  # options by keyword
     """Return the domain's XML with ``disk`` changed to use the image at ``path``; all else stays as it is.
 
     An explicit backing chain is removed unless ``keeps_chain``: it describes the former image, and libvirt does
-    not probe a disk that has one. An empty one stays at a raw image, which has nothing below it. A disk that is a
-    volume of a pool remains one if the image is in that pool, and becomes a file otherwise.
+    not probe a disk that has one. An empty one stays if the image is raw: a raw image has no backing file. A disk
+    that is a volume of a pool remains one if the image is in that pool, and becomes a file otherwise.
     """
     edits: list[tuple[int, int, bytes]] = []
     element = disk.element

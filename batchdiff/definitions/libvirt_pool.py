@@ -42,5 +42,5 @@ def _folder(root: Element) -> str:
     target = root.first("target")
     path = target.first("path") if target else None
     folder = path.text.strip() if path else ""
-    # The volumes of a logical pool are devices, whose names are below /dev too.
+    # A logical pool has a folder, too: its volumes are devices in a folder below /dev.
     return folder if folder.startswith("/") else ""

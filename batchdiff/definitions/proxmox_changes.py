@@ -86,7 +86,7 @@ def vm_changes(
     *,
     run_folder: str = _RUN_FOLDER,
 ) -> Iterator[VmChange]:
-    """Yield the change of each VM that uses a guest of the plan. ``run_folder``: where the pids of VMs are."""
+    """Yield the change of each VM that uses a guest of the plan. ``run_folder``: where the pid files are."""
     by_path = {path: disk for disk in disks for path in disk.known_as}
     found = [(config, list(_guests(config, by_path, storages))) for config in configs]
     attached = {guest.guest for _, guests in found for drive, guest in guests if not drive.is_unused}
@@ -151,8 +151,8 @@ def _value(drive: ConfigDrive, image: VmImage, storages: Sequence[Storage]) -> s
 def _notes(drive: ConfigDrive, value: str, storages: Sequence[Storage]) -> Iterator[str]:
     if path_of_volume(volume_in(value), storages) == path_of_volume(drive.volume, storages):
         yield (
-            f"`qm set` lists the former name of the same file, {drive.volume}, as unused: leave that entry alone."
-            " To avoid that entry, edit the line in the file instead"
+            f"`qm set` will list {drive.volume}, the former name of the same file, as unused: leave that entry"
+            " alone. To avoid it, edit the line in the configuration file instead"
         )
 
 
@@ -169,18 +169,18 @@ def _of_vm(config: VmConfig, run_folder: str) -> Iterator[str]:
 
 
 def _of_users(config: VmConfig, drive: ConfigDrive, users: Sequence[str], guest: str) -> Iterator[str]:
-    """Yield why a guest must not be this drive. ``users``: the drives that are the guest."""
+    """Yield why a guest must not be used as this drive. ``users``: all drives that use the guest."""
     if len(users) > 1:
         others = ", ".join(user for user in users if user != f"{drive.key} of VM {config.vmid}")
-        yield f"{guest} is also {others}: detach it from all drives but one"
+        yield f"{guest} is also attached as {others}: leave it attached in only one place"
     if drive.key.startswith("tpmstate"):
-        yield f"{guest} is the state of a TPM, which must be raw: leave it out of the manifest"
+        yield f"{guest} is a TPM state disk, which must be raw: leave it out of the manifest"
 
 
 def _of_sections(
     config: VmConfig, drive: ConfigDrive, guest: GuestDisk, volume: str, storages: Sequence[Storage]
 ) -> Iterator[str]:
-    """Yield how snapshots and pending changes contradict a drive that will be ``volume``."""
+    """Yield how snapshots and pending changes contradict a drive that will use ``volume``."""
     named = [
         each
         for each in config.drives
@@ -190,12 +190,15 @@ def _of_sections(
     ]
     if drive.key in config.to_delete or any(each.section == PENDING for each in named):
         yield (
-            f"a pending change ([PENDING]) concerns {guest.guest} or {drive.key}: start and stop the VM, or revert"
+            f"a pending change ([PENDING]) affects {guest.guest} or {drive.key}: start and stop the VM, or revert"
             f" the change with `qm set {config.vmid} --revert {drive.key}`"
         )
     if snapshots := list(dict.fromkeys(each.section for each in named if each.section != PENDING)):
+        is_one = len(snapshots) == 1
+        which = f"the snapshot {snapshots[0]} refers" if is_one else f"snapshots ({few(snapshots)}) refer"
+        it, delete = ("it", "it with") if is_one else ("them", "each of them, for example with")
         yield (
-            f"snapshots ({few(snapshots)}) name the former image of {guest.guest}, and the new one does not have"
-            " them: a rollback would fail, or bring back the former image. Delete each of them, as with"
-            f" `qm delsnapshot {config.vmid} {snapshots[0]}`"
+            f"{which} to the former image of {guest.guest}, and the new image does not contain {it}: a rollback"
+            " would fail, or bring back the former image. Delete"
+            f" {delete} `qm delsnapshot {config.vmid} {snapshots[0]}`"
         )

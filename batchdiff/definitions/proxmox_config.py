@@ -1,4 +1,4 @@
-"""A VM's configuration in Proxmox VE: the disks that it names, and another image for one of them; pure.
+"""A VM's configuration in Proxmox VE: its drives, and the edits that make a drive use another image; pure.
 
 ::
 
@@ -29,13 +29,13 @@ _OF_VOLUME = ("file=", "volume=")
 _FORMAT = "format="
 
 MAIN, PENDING = "", "PENDING"
-"""Names of sections; any other one is that of a snapshot."""
+"""Names of sections; any other name is that of a snapshot."""
 
 
 class ConfigDrive(NamedTuple):
-    """A drive of a VM. ``section``: that of its line; ``key``: such as scsi0; ``value``: all that is given.
+    """A drive of a VM. ``key``: for example scsi0; ``value``: the rest of its line.
 
-    ``volume``: its volume or path; ``line``: the number of the line, from 0.
+    ``volume``: its volume or path, in ``value``; ``section``: that of the line; ``line``: its number, from 0.
     """
 
     section: str
@@ -46,7 +46,7 @@ class ConfigDrive(NamedTuple):
 
     @property
     def is_unused(self) -> bool:
-        """True if the VM has the image, but does not use it."""
+        """True if the image belongs to the VM, but is not attached."""
         return self.key.startswith("unused")
 
 
@@ -77,12 +77,12 @@ def parse_config(document: bytes, where: str) -> VmConfig:
     """
     named = _FILE_NAME.fullmatch(where)
     if named is None:
-        raise DefinitionError(f"cannot use {where}", why="its name is not VMID.conf, such as 101.conf")
+        raise DefinitionError(f"cannot use {where}", why="its name must have the form VMID.conf, such as 101.conf")
     section, settings, drives = MAIN, {}, []
     lines = _lines(document)
     for number, line in enumerate(lines):
         if found := _SECTION.fullmatch(line):
-            # Proxmox VE takes PENDING in any case for the pending changes.
+            # Proxmox VE accepts PENDING in upper or lower case.
             section = PENDING if found[1].upper() == PENDING else found[1]
         elif found := _SETTING.fullmatch(line):
             settings[section, found[1]] = found[2]
@@ -90,7 +90,7 @@ def parse_config(document: bytes, where: str) -> VmConfig:
     if b"\0" in document or (not settings and any(line.strip() for line in lines if line[:1] != "#")):
         raise DefinitionError(
             f"cannot use {where}",
-            why="it is not the configuration of a VM, which has lines of the form KEY: VALUE",
+            why="it is not a VM configuration, which consists of lines of the form KEY: VALUE",
         )
     return VmConfig(
         vmid=int(named[1]),
@@ -116,18 +116,18 @@ def volume_in(value: str) -> str:
 
 
 def _volume_in(part: str) -> str:
-    """Return the volume that a part of a drive's value names; empty if it is an option."""
+    """Return the volume that a part of a drive's value names; empty if the part is an option."""
     given = next((part.removeprefix(key) for key in _OF_VOLUME if part.startswith(key)), part)
     return "" if given is part and "=" in part else given.strip()
 
 
 def with_volume(drive: ConfigDrive, volume: str, image_format: str) -> str:
-    """Return the value of a drive that uses another volume, or the image at a path; its options stay.
+    """Return a drive's value with another volume, or the path of an image; all options but ``format`` stay.
 
-    The option ``format`` is kept true: Proxmox VE does not start a VM whose option differs from the volume.
+    ``format`` must match the volume: otherwise, Proxmox VE does not start the VM.
     """
     parts = [_changed(part, volume, image_format) for part in drive.value.split(",")]
-    # Without that option, Proxmox VE takes an image outside of its storages for raw.
+    # Without that option, Proxmox VE treats an image outside its storages as raw.
     is_open = volume.startswith("/") and not any(part.startswith(_FORMAT) for part in parts)
     return ",".join([*parts, f"{_FORMAT}{image_format}"] if is_open and not drive.is_unused else parts)
 
@@ -140,7 +140,7 @@ def _changed(part: str, volume: str, image_format: str) -> str:
 
 
 def with_value(document: bytes, drive: ConfigDrive, value: str) -> bytes:
-    """Return a document of a VM with another value for a drive; all else stays as it is."""
+    """Return a VM's configuration with another value for a drive; all else stays as it is."""
     lines = _lines(document)
     key, colon, rest = lines[drive.line].partition(":")
     lines[drive.line] = f"{key}{colon}{rest.replace(drive.value, value)}"

@@ -1,4 +1,4 @@
-"""The configurations of VMs and the storages of a host with Proxmox VE, or of a copy of its folders.
+"""The VM configurations and storages of a Proxmox VE host, or of a copy of its folders.
 
 ::
 
@@ -31,10 +31,12 @@ class ProxmoxHost(NamedTuple):
 
 
 def read_host(folder: str, storage_cfg: str | None) -> ProxmoxHost:
-    """Return the VMs whose configurations are in a folder. ``storage_cfg``: the file of storages, None to find it.
+    """Return the host whose VM configurations are in a folder.
+
+    ``storage_cfg``: the path of ``storage.cfg``; None to look for it beside the folder, and in it.
 
     :raises UsageError: the folder has no configuration, or a file cannot be read.
-    :raises DefinitionError: a file is not a configuration.
+    :raises DefinitionError: a file is not a VM configuration, or ``storage.cfg`` is not valid.
     """
     try:
         names = [name for name in os.listdir(folder) if _CONFIG.fullmatch(name)]
@@ -73,8 +75,8 @@ def _storages_near(folder: str) -> str:
             return path
     raise UsageError(
         f"cannot find {_STORAGES}",
-        why=f"there is neither {found[0]} nor {found[1]}",
-        remedy="Name it: `--storage-cfg /etc/pve/storage.cfg`.",
+        why=f"neither {found[0]} nor {found[1]} exists",
+        remedy="Give its path, for example `--storage-cfg /etc/pve/storage.cfg`.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Whether a VM of Proxmox VE runs on this host, by its pid file, and what is wrong around the VMs of a plan.
+"""Whether a VM of Proxmox VE runs on this host, by its pid file, and what may be wrong apart from the VMs.
 
 Source: qemu-server, ``vm_running_locally`` in src/PVE/QemuServer/Helpers.pm.
 """
@@ -19,13 +19,13 @@ _PID = re.compile(rb"\s*([1-9][0-9]{0,9})\s*")
 
 
 def process_of(vmid: int, run_folder: str) -> int | None:
-    """Return the process of a VM that runs on this host; None if none is seen. ``run_folder``: of pid files."""
+    """Return the PID of a VM that runs on this host; None if none does. ``run_folder``: that of the pid files."""
     path = os.path.join(run_folder, f"{vmid}.pid")
     try:
         found = _PID.fullmatch(_content(path))
         if found is None:
             return None
-        # The number may have gone to another process since: that of a VM names the pid file.
+        # The PID may have been reused since. The command line of a VM's process contains the path of its pid file.
         arguments = _content(f"/proc/{int(found[1])}/cmdline").split(b"\0")
     except OSError:
         return None
@@ -38,7 +38,7 @@ def _content(path: str) -> bytes:
 
 
 def doubts(template: str, disks: Sequence[GuestDisk], host: ProxmoxHost) -> Iterator[str]:
-    """Yield what is wrong apart from the VMs: with the template, storages, or guests of containers.
+    """Yield what is wrong apart from the VMs: with the template, with a storage, or with guests of containers.
 
     ``template``: its path.
     """
@@ -58,8 +58,8 @@ def doubts(template: str, disks: Sequence[GuestDisk], host: ProxmoxHost) -> Iter
     for each in sorted(used):
         if not each.allows_images:
             yield (
-                f"the storage {each.name} is not for disk images, so Proxmox VE does not list the overlays: add"
-                " `images` to its content types"
+                f"the storage {each.name} does not allow disk images, so Proxmox VE does not list the overlays:"
+                " add `images` to its content types"
             )
 
 
@@ -80,6 +80,6 @@ def _of_template(
             )
     if not users:
         yield (
-            f"no configuration here names the template: unless VM {vmid} is on another host of the cluster, a new"
-            " VM can be given that number, and with it the template's folder"
+            f"no configuration on this host refers to the template: unless VM {vmid} is on another host of the"
+            " cluster, a new VM can be given that number, and with it the template's folder"
         )

@@ -3,7 +3,7 @@
 ::
 
     dir: local                    in storage.cfg; also nfs, cifs, cephfs, glusterfs and btrfs
-            path /var/lib/vz      images are in /var/lib/vz/images, unless content-dirs has another folder
+            path /var/lib/vz      images are in /var/lib/vz/images, unless content-dirs names another folder
             content images,iso
 
     local:9000/base-9000-disk-0.qcow2/101/vm-101-disk-0.qcow2  ->  /var/lib/vz/images/101/vm-101-disk-0.qcow2
@@ -32,7 +32,7 @@ _MOUNTED = {"nfs", "cifs", "cephfs", "glusterfs"}
 
 
 class Storage(NamedTuple):
-    """A storage that is a folder. ``images``: that of its images; ``allows_images``: by its content types."""
+    """A storage that is a folder. ``images``: the folder of images; ``allows_images``: by its content types."""
 
     name: str
     kind: str
@@ -61,10 +61,10 @@ def parse_storages(document: bytes, where: str) -> list[Storage]:
             sections[-1][2][found[1]] = found[2] or ""
         else:
             raise DefinitionError(
-                f"cannot use {where}", why=f"{line.strip()[:60]!r} is not a line of a storage.cfg"
+                f"cannot use {where}", why=f"{line.strip()[:60]!r} is not a valid line of storage.cfg"
             )
     if not any(name == _LOCAL[0] for _, name, _ in sections):
-        sections.append(("dir", _LOCAL[0], {}))  # Proxmox VE has it always
+        sections.append(("dir", _LOCAL[0], {}))  # Proxmox VE always has it
     storages = (_storage(kind, name, given) for kind, name, given in sections)
     return [storage for storage in storages if storage is not None]
 
@@ -91,9 +91,9 @@ def path_of_volume(volume: str, storages: Iterable[Storage]) -> str:
 
 
 def storage_of(path: str, storages: Sequence[Storage], *, now: str = "") -> Storage | None:
-    """Return the storage with the image at a path; None if it is in none. ``now``: the volume that it replaces.
+    """Return the storage that contains the image at a path; None if none does.
 
-    Of several storages with one folder, the one of the present volume is preferred.
+    ``now``: the volume that the image replaces; its storage is preferred if several have the same folder.
     """
     place = place_of(path)
     if place is None:
@@ -104,7 +104,7 @@ def storage_of(path: str, storages: Sequence[Storage], *, now: str = "") -> Stor
 
 
 def volume_for(image: VmImage, storages: Sequence[Storage], *, now: str = "") -> str:
-    """Return an image as a drive names it: its volume, or its path if it is in no storage. ``now``: see above."""
+    """Return an image as a drive names it: its volume, or its path if it is in no storage. ``now``: as above."""
     place, storage = place_of(image.path), storage_of(image.path, storages, now=now)
     if place is None or storage is None:
         return image.path

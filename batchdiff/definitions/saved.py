@@ -2,8 +2,8 @@
 
 ::
 
-    fleet.plan.json.definitions/web01.20261129T075000Z.before.xml     readable by their owner only: they may have
-                                web01.20261129T075000Z.after.xml      the passwords of consoles
+    fleet.plan.json.definitions/web01.20261129T075000Z.before.xml     only their owner can read them: they may
+                                web01.20261129T075000Z.after.xml      contain the passwords of consoles
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BEFORE, _AFTER = ".before.xml", ".after.xml"
 
 @frozen
 class SavedDefinition:
-    """One change of a domain: its definition before, and after, which is None if it may not have been changed."""
+    """One change of a domain: its definition before and after; ``after`` is None if none was saved."""
 
     path: str
     before: bytes
@@ -54,7 +54,7 @@ def save_before(folder: str, domain: str, document: bytes, now: datetime) -> str
 
 
 def save_after(before: str, document: bytes) -> None:
-    """Save the definition as libvirt has it after a change, beside the one before.
+    """Save the definition that libvirt has after a change, beside the one from before it.
 
     :raises DefinitionError: it cannot be written.
     """
@@ -62,7 +62,7 @@ def save_after(before: str, document: bytes) -> None:
     try:
         _write(path, document)
     except OSError as error:
-        remedy = f"The definition was changed. The former one is in {before}, should you need it."
+        remedy = f"The definition has been changed. The former one is in {before}, should you need it."
         raise DefinitionError(f"cannot save {path}", why=reason(error), remedy=remedy) from error
 
 
@@ -88,7 +88,7 @@ def latest(folder: str, domain: str) -> SavedDefinition | None:
 
 
 def _file_name(domain: str) -> str:
-    """Return a domain's name as a file's: a slash would lead to another folder, a dot could hide it."""
+    """Return a domain's name as a file name: a slash would separate folders, a first dot would hide it."""
     return domain.replace("%", "%25").replace("/", "%2F").replace(".", "%2E")
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from batchdiff.definitions.guest_disks import VmImage
 from batchdiff.frozen import frozen
 
-NOT_WRITTEN = "its overlay is not written yet"
+NOT_WRITTEN = "its overlay has not been written yet"
 
 
 @frozen
 class GuestUse:
-    """A disk of a VM that is a guest of the plan, and the image that it must use.
+    """A VM's disk that is a guest of the plan, and the image that it must use.
 
-    ``is_right``: it does so already. ``waiting``: why its definition must not change yet, empty if it may.
-    ``by_hand``: why only the operator can change it, empty if batchdiff can.
+    ``is_right``: it already uses that image. ``waiting``: why the VM's definition must not change yet; empty if it
+    may. ``by_hand``: why only the operator can change the definition; empty if batchdiff can.
     """
 
     guest: str

@@ -1,4 +1,4 @@
-"""libvirt through its command virsh: read domains and pools, and redefine domains."""
+"""Use libvirt through its command virsh: read domains and pools, and redefine domains."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from batchdiff.units import MIB
 
 _NAME, _PACKAGE = "virsh", "libvirt-clients"
 _SECONDS = 60
-"""A libvirtd that hangs must not keep a command waiting for ever; a slow one with 1,000 VMs needs seconds."""
+"""A libvirtd that hangs must not keep a command waiting for ever; a slow one with 1,000 VMs needs only seconds."""
 
 _MOST_OUTPUT = 16 * MIB
 _NOT_SUPPORTED = "not supported by the connection driver"
@@ -30,25 +30,25 @@ def virsh_is_installed() -> bool:
 
 @frozen
 class Libvirt:
-    """A connection; ``uri`` is libvirt's, or empty for its default."""
+    """A connection to libvirt. ``uri``: its URI; empty for libvirt's default."""
 
     uri: str = ""
 
     def domains(self) -> list[Domain]:
-        """Return all domains that are defined, by their persistent definitions, without passwords.
+        """Return the persistent definitions of all domains, without passwords.
 
-        :raises ProgramError: libvirt cannot be asked.
+        :raises ProgramError: libvirt cannot be queried.
         """
         return [self.domain(name) for name in self._lines("list", "--all", "--name", "--persistent")]
 
     def command(self, *arguments: str) -> str:
-        """Return the virsh command that does something over this connection, to print it."""
+        """Return a virsh command for this connection, as the operator can run it."""
         return shell_line([_NAME, *self._connect(), *arguments])
 
     def domain(self, name: str, *, with_passwords: bool = False) -> Domain:
         """Return a domain; if it is read without its passwords and then redefined, it loses them.
 
-        :raises ProgramError: libvirt cannot be asked.
+        :raises ProgramError: libvirt cannot be queried.
         """
         options = ["--security-info"] if with_passwords else []
         text = self._run("dumpxml", "--inactive", *options, "--domain", name)
@@ -57,7 +57,7 @@ class Libvirt:
     def pools(self) -> list[Pool]:
         """Return all storage pools; none if the driver of this connection has no pools.
 
-        :raises ProgramError: libvirt cannot be asked.
+        :raises ProgramError: libvirt cannot be queried.
         """
         names = self._lines_if_supported("pool-list", "--all", "--name")
         dumped = [(name, self._run("pool-dumpxml", "--pool", name)) for name in names]
@@ -84,26 +84,26 @@ class Libvirt:
         return self._run("managedsave-dumpxml", "--domain", domain).encode()
 
     def snapshots(self, domain: str) -> list[str]:
-        """Return the names of a domain's snapshots, whose metadata refer to its disks as well."""
+        """Return the names of a domain's snapshots, whose metadata also refers to its disks."""
         return self._lines("snapshot-list", "--name", "--domain", domain)
 
     def checkpoints(self, domain: str) -> list[str]:
-        """Return the names of a domain's checkpoints, each a bitmap in its disks; none if this driver has none."""
+        """Return the names of a domain's checkpoints, which are bitmaps in its disks; none if unsupported."""
         return self._lines_if_supported("checkpoint-list", "--name", "--domain", domain)
 
     def define(self, name: str, document: bytes) -> None:
-        """Define a domain, in place of the one of that name.
+        """Define a domain in place of the one with that name.
 
         :raises ProgramError: libvirt refuses it.
         """
-        # In memory, because a definition may have passwords.
+        # In memory, because a definition may contain passwords.
         fd = os.memfd_create("domain.xml")
         try:
             os.pwrite(fd, document, 0)
             arguments = ("define", "--validate", "--file", programs.inherited(fd))
             remedy = (
-                "Correct by hand what libvirt objects to, with"
-                f" `{self.command('edit', '--domain', name)}`; `batchdiff definitions` shows what must change."
+                f"Make the change by hand with `{self.command('edit', '--domain', name)}`, and correct what"
+                " libvirt objects to; `batchdiff definitions` shows what must change."
             )
             self._run(*arguments, passes=(fd,), what=f"libvirt refused the definition of {name}", remedy=remedy)
         finally:
@@ -112,9 +112,9 @@ class Libvirt:
     def refresh(self, pool: str) -> None:
         """Have libvirt list the files of a pool again.
 
-        :raises ProgramError: it refuses, for instance because the pool is not started.
+        :raises ProgramError: libvirt refuses, for example because the pool is not active.
         """
-        remedy = f"Start it: `{self.command('pool-start', '--pool', pool)}`. That refreshes it, too."
+        remedy = f"Start it with `{self.command('pool-start', '--pool', pool)}`, which also refreshes it."
         self._run("pool-refresh", "--pool", pool, what=f"the pool {pool} was not refreshed", remedy=remedy)
 
     def _connect(self) -> list[str]:
@@ -139,7 +139,7 @@ class Libvirt:
         remedy: str = "A VM or pool may have been removed meanwhile; run the same command again.",
     ) -> str:
         """Run virsh, and return what it prints; ``what`` and ``remedy`` are for a request that libvirt refuses."""
-        unreachable = f"Check the connection: `{self.command('uri')}` prints it."
+        unreachable = f"Make sure that libvirt is running: `{self.command('uri')}` must print a URI."
         try:
             # Unconfined: it must reach libvirt's socket, or ssh, and reads no image.
             done = programs.run(

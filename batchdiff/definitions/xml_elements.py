@@ -17,7 +17,7 @@ from batchdiff.errors import DefinitionError
 
 @dataclass(slots=True)
 class Element:
-    """An element, with offsets in bytes of the document; in an empty one, ``inside`` is ``end``.
+    """An element, with byte offsets into the document; if it is empty, ``inside`` equals ``end``.
 
     ``text``: its own text, without that of its children, and with all entities resolved.
     """
@@ -32,18 +32,18 @@ class Element:
     text: str = ""
 
     def all(self, name: str) -> Iterator[Element]:
-        """Yield the children with a name."""
+        """Yield the children with this name."""
         return (child for child in self.children if child.name == name)
 
     def first(self, name: str) -> Element | None:
-        """Return the first child with a name; None if there is none."""
+        """Return the first child with this name; None if there is none."""
         return next(self.all(name), None)
 
 
 def parse_elements(document: bytes, where: str) -> Element:
     """Parse an XML document; ``where`` names it in errors.
 
-    :raises DefinitionError: it is not valid UTF-8 or XML, or has a document type, which libvirt never writes.
+    :raises DefinitionError: it is not valid UTF-8 or XML, or declares a document type, which libvirt never does.
     """
     root = Element("", {}, 0, 0)
     stack = [root]
@@ -63,8 +63,8 @@ def parse_elements(document: bytes, where: str) -> Element:
         element.end = element.inside if is_empty else _end_of_tag(document, element.inner_end)
 
     def refuse_type(*_details: object) -> None:
-        # A document type can define entities that grow without limit, or that name other files.
-        raise DefinitionError(f"cannot use {where}", why="it has a document type (<!DOCTYPE>)")
+        # A document type can define entities that expand without limit, or refer to other files.
+        raise DefinitionError(f"cannot use {where}", why="it declares a document type (<!DOCTYPE>)")
 
     def read(text: str) -> None:
         stack[-1].text += text
@@ -81,7 +81,7 @@ def parse_elements(document: bytes, where: str) -> Element:
 
 
 def _end_of_tag(document: bytes, start: int) -> int:
-    """Return the offset after the tag that starts at an offset; a ``>`` in a quoted value does not end it."""
+    """Return the offset after the tag that begins at ``start``; a ``>`` in a quoted value does not end the tag."""
     quote = 0
     for at in range(start, len(document)):
         byte = document[at]

@@ -1,4 +1,4 @@
-"""The template of each image, how alike they are, and what an overlay would save; pure."""
+"""The template of each image, how similar the two are, and what an overlay would save; pure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SURELY_ALIKE = 0.1
 """The lower bound of the similarity must reach this, so that a few samples are not enough to place an image."""
 
 _HEADER = 16 * KIB
-"""Bytes on disk of an overlay before its data: a block each of header, refcount table, refcounts and L1 table."""
+"""Bytes on disk of an overlay before its data: a block each for header, refcount table, refcounts and L1 table."""
 
 _TABLE, _PER_TABLE = 64 * KIB, 512 * MIB
 """An L2 table of an overlay, and the bytes of the disk that it maps."""
@@ -45,7 +45,7 @@ class OtherTemplate(NamedTuple):
 
 @frozen
 class Copy:
-    """An image, and how similar it is to its template. ``saved``: the bytes that an overlay would give back.
+    """An image, and how similar it is to its template. ``saved``: the bytes that an overlay would save.
 
     ``other``: a template that fits as well; None if there is none.
     """
@@ -58,7 +58,7 @@ class Copy:
 
 @frozen
 class Group:
-    """A template and its copies, those that save most first. ``choice``: why it is the template; None if given."""
+    """A template and its copies, those that save most first. ``choice``: why this template; None if given."""
 
     template: SampledImage
     choice: ChosenTemplate | None
@@ -66,7 +66,7 @@ class Group:
 
     @property
     def saved(self) -> Interval:
-        """The bytes that all overlays together would give back, without those of guests that a plan refuses.
+        """The bytes that all overlays together would save, without those of guests that a plan refuses.
 
         All bounds are added up: images are sampled at the same offsets, so their errors are not independent.
         """
@@ -87,7 +87,7 @@ class Group:
 
 
 class Placement:
-    """The placing of sampled images, which are known by their places in the index."""
+    """The assignment of sampled images to templates. Images are known by their places in the index."""
 
     def __init__(self, images: Sequence[SampledImage], index: SampleIndex, grouping: Grouping) -> None:
         self._images, self._index, self._grouping = images, index, grouping
@@ -96,8 +96,8 @@ class Placement:
     def groups(self, templates: dict[int, ChosenTemplate | None]) -> tuple[list[Group], list[Exclusion]]:
         """Return the groups of some templates, and all images that are in none, each with its reason.
 
-        A template that was found, and from which nothing was copied after all, becomes an image like the others;
-        one that was given, whose choice is None, stays a template.
+        A template that was found, but turns out to have no copies, is placed like any other image; one that was
+        given, whose choice is None, stays a template.
         """
         self._is_given = None in templates.values()
         while True:
@@ -170,7 +170,7 @@ class Placement:
         return OtherTemplate(self._images[second].path, also) if also.estimate >= similarity.low else None
 
     def _saved(self, number: int, template: int) -> Interval:
-        """Return the bytes that an overlay gives back: those that the image frees, less the overlay's own."""
+        """Return the bytes that an overlay saves: those that deleting the image frees, less the overlay's own."""
         image = self._images[number]
         changed, places = self._index.changed_bytes(number, template), self._index.changed_places(number, template)
         most = ceil_div(image.virtual_size, _PER_TABLE) * _TABLE
@@ -188,7 +188,7 @@ class Placement:
         if nearest.share_of_larger[number] >= ALIKE:
             sizes = f"{format_size(image.virtual_size)} and {format_size(larger.virtual_size)}"
             alike = f"{nearest.share_of_larger[number]:.0%} of its data is in {larger.path}"
-            why = f"{alike}, but its disk is smaller than the disk of that image ({sizes})"
+            why = f"{alike}, but its disk is smaller than that image's disk ({sizes})"
             return Exclusion(image.path, Cause.UNUSABLE, why, template=larger.path)
         if image.not_a_guest:
             return Exclusion(image.path, Cause.IN_USE if image.in_use else Cause.UNUSABLE, image.not_a_guest)
@@ -214,7 +214,7 @@ def _other_metadata(size: float) -> int:
 
 
 class _Nearest(NamedTuple):
-    """The template that each image is most like, the second one, and the one with a larger disk; -1 for none.
+    """The two templates that each image is most like, and the one most like it with a larger disk; -1 for none.
 
     ``share``, ``share_of_second``, ``share_of_larger``: how much of its data each of them has.
     """

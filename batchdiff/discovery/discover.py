@@ -38,8 +38,8 @@ _OUTCOME = "No image was changed, and no manifest was written."
 class Discovery:
     """The result: groups, those that save most first, and the files that were left out, by path.
 
-    ``images``: the number of images that were sampled; ``reads``, ``read_bytes``: what that took. ``ignored``: the
-    files in folders that do not look like images.
+    ``images``: the number of images that were sampled; ``reads``, ``read_bytes``: what that took. ``ignored``: how
+    many files in the searched folders do not look like images.
     """
 
     groups: tuple[Group, ...]
@@ -97,7 +97,7 @@ def _without_parts(examined: Sequence[Examined]) -> list[Examined]:
         path: each.path for each in examined if isinstance(each, SampledImage) for path in each.source.other_files
     }
     return [
-        Exclusion(each.path, Cause.PART, f"it holds data of {owners[each.path]}") if each.path in owners else each
+        Exclusion(each.path, Cause.PART, f"it is part of {owners[each.path]}") if each.path in owners else each
         for each in examined
     ]
 
@@ -122,7 +122,7 @@ def _without_shown_files(examined: Sequence[Examined]) -> list[Examined]:
 def _converted(examined: Iterable[Examined]) -> dict[str, tuple[str, str]]:
     """Return the overlay and the template of each guest that the sidecars of templates record as converted.
 
-    Without them, an overlay is recognised by its place: beside its original, with the same name.
+    Without a sidecar, an overlay is recognised by its place: beside its original, with another suffix.
     """
     sidecars = {
         sidecar_path(each.backing, each.path): each.backing
@@ -133,7 +133,7 @@ def _converted(examined: Iterable[Examined]) -> dict[str, tuple[str, str]]:
     for path, template in sidecars.items():
         sidecar = read_sidecar(path)
         for overlay, origin in sidecar.overlays.items() if sidecar is not None else ():
-            # If an overlay took its original's place, there is no original to recognise.
+            # If an overlay has taken its original's place, there is no original to recognise.
             if origin.original and origin.original != overlay and os.path.lexists(overlay):
                 found[origin.original] = overlay, template
     return found
@@ -144,7 +144,7 @@ def _with_roles(
 ) -> tuple[list[SampledImage], list[Exclusion]]:
     """Return the images that may be placed, and the exclusions.
 
-    ``backing``: files with an overlay each; ``converted``: originals, each with its overlay and its template.
+    ``backing``: backing files, each with an overlay; ``converted``: originals, each with its overlay and template.
     """
     below = {each.path: each.backing for each in examined if isinstance(each, ExistingOverlay)}
     images: list[SampledImage] = []
@@ -152,7 +152,7 @@ def _with_roles(
     for each in examined:
         if isinstance(each, ExistingOverlay):
             chain = _chain(each.path, below)
-            why = f"it is an overlay on {' on '.join(chain)} already"
+            why = f"it is already an overlay on {' on '.join(chain)}"
             exclusions.append(Exclusion(each.path, Cause.OVERLAY, why, template=chain[-1]))
         elif isinstance(each, Exclusion):
             exclusions.append(each)
@@ -181,7 +181,7 @@ def _overlay_of(
 
 
 def _chain(path: str, below: Mapping[str, str]) -> list[str]:
-    """Return the backing chain of an overlay without itself, as far as it was examined."""
+    """Return the backing chain below an overlay, as far as it was examined."""
     chain = [below[path]]
     while (backing := below.get(chain[-1])) is not None and backing not in {path, *chain}:
         chain.append(backing)

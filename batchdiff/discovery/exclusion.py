@@ -18,13 +18,13 @@ class Cause(enum.StrEnum):
     """It is missing, damaged, or not an image."""
 
     DOUBTFUL = "doubtful format"
-    """Its name and its first bytes disagree, or a guest could have written them."""
+    """Its name and its first bytes disagree, or a guest could have written those bytes."""
 
     UNLIKE = "unlike"
     """It has too little in common with every other image."""
 
     UNUSABLE = "unusable"
-    """It is like a template, and still cannot be a guest of it."""
+    """It is like a template, but cannot be a guest of it."""
 
     PART = "part"
     """It is one of the files of another image."""

@@ -24,7 +24,7 @@ from batchdiff.discovery.sample_index import SampleIndex
 from batchdiff.discovery.sample_offsets import SampleNumbers
 
 ALIKE = 0.25
-"""The least share of an image's data that must be the template's: below it, little is saved, and another
+"""The least share of an image's data that its template must have: below it, little is saved, and even a separate
 installation of the same system may have as much in common."""
 
 _CANDIDATES = 16
@@ -39,26 +39,26 @@ _TIE, _TIE_OF_DATA = 0.02, 0.001
 has hardly changed is as good a template as the one that it was copied from."""
 
 _WHOLE = 0.8
-"""The least share of a template's changes that its copies have, compared with their share of the rest of it.
-Guests that upgraded the same packages on their own have 55 to 71 % of each other's changes."""
+"""The least share of a second template's changes that its copies must have, relative to their share of its other
+data. Guests that upgraded the same packages independently have 55 to 71 % of each other's changes."""
 
 _HALF, _FEW_CHANGES = 0.5, 0.05
-"""The same for changes that are too few for a template of their own, and the largest share of an image that counts
-as few. The intervals then decide whether another template fits as well."""
+"""The same for an image with too few changes to be a second template, and the largest share of an image's samples
+that counts as few changes. The intervals then decide whether another template fits as well."""
 
 _FEWEST_CHANGES = 4
 """The fewest changed samples that make a second template: with fewer, the copies fit the first one as well."""
 
 _LEAST_COPIES = 2
-"""The fewest images with all changes of another one that make that one a template. One is enough if something else
-marks it as a template."""
+"""The fewest copies that an image must have to be a second template. One is enough if something else marks it as a
+template."""
 
 
 _NONE = np.zeros(0, dtype=np.int64)
 
 
 class Trait(NamedTuple):
-    """What decides about an image besides its samples.
+    """What determines the role of an image besides its samples.
 
     ``is_backing``: another image has it as its backing file already. ``modified_ns``: when it was last written.
     """
@@ -77,16 +77,16 @@ class Trait(NamedTuple):
 
     @property
     def preference(self) -> tuple[int | str, ...]:
-        """A value that is lowest for the one to choose among equally good templates, in the order of ``Tie``."""
+        """A sort key, in the order of ``Tie``: among equally good templates, the lowest is chosen."""
         return not self.is_backing, not self.read_only, self.modified_ns, self.allocated, self.path
 
 
 class Tie(enum.Enum):
     """A rule that decides between a template and others that would do as well."""
 
-    BACKING = "it is a backing file already"
+    BACKING = "it is already a backing file"
     READ_ONLY = "it is read-only"
-    OLDEST = "it has gone unchanged for longest"
+    OLDEST = "it was modified least recently"
     SMALLEST = "it takes the least space"
     NAME = "its name comes first"
 
@@ -95,7 +95,7 @@ class ChosenTemplate(NamedTuple):
     """A template, and the number of images that would do as well.
 
     ``ties``: the rules that decided between them, in this order: each ruled out some that were equal until then.
-    ``all_tried``: False if the group has too many images to try each, so that more of them may do as well.
+    ``all_tried``: False if the group has too many images to try each, so more of them may do as well.
     """
 
     template: int
@@ -134,7 +134,7 @@ class Grouping:
                 heapq.heappush(queue, (-reach, image))
                 continue
             if not reach:
-                break  # no image left has anything in common with another one
+                break  # no remaining image has anything in common with another one
             found += self._group_of(image)
         return found
 
@@ -162,7 +162,7 @@ class Grouping:
         return found
 
     def _near(self, template: int) -> list[int]:
-        """Return the images that are like a template and not taken yet, whichever of the two is larger."""
+        """Return the images not yet taken that are like a template, even if their disks are smaller."""
         shares = self._index.shares(template)
         shares[template] = 0
         alike = (shares >= ALIKE) & self._free
@@ -206,7 +206,7 @@ class Grouping:
         return float(self._data[template]) + total, total
 
     def _below(self, first: ChosenTemplate, members: Sequence[int]) -> list[ChosenTemplate]:
-        """Return further templates of a group: members whose changes to its template others have in full."""
+        """Return further templates of a group: members whose changes to its template others share."""
         found: list[ChosenTemplate] = []
         nearest = dict.fromkeys(members, first.template)
         alike = {first.template: self.fitting(first.template)}
@@ -238,7 +238,7 @@ class Grouping:
         return None
 
     def _find_either(self, nearest: dict[int, int]) -> None:
-        """Find members that have the few changes of another one: they could be copies of it or their template."""
+        """Find members with the few changes of another one: they could be copies of it or of their template."""
         changes = {each: self._changes(each, template) for each, template in nearest.items()}
         few = [each for each, changed in changes.items() if 0 < changed.sum() <= _FEW_CHANGES * len(changed)]
         for image in self._by_spread(changes, few):
@@ -259,7 +259,7 @@ class Grouping:
         return sorted(likely, key=lambda image: (-spread[image], self._traits[image].preference))[:_TRIED]
 
     def _changes(self, image: int, template: int) -> npt.NDArray[np.bool_]:
-        """Return which samples of an image a template lacks, among those that are taken of both."""
+        """Return which samples of an image a template lacks, among those at offsets that were sampled in both."""
         level = int(max(self._index.levels[image], self._index.levels[template]))
         is_new = ~np.isin(self._index.keys[image], self._index.keys[template])
         return is_new & (self._index.heights[image] >= level)
@@ -282,7 +282,7 @@ class Grouping:
     def _shares_of(
         self, image: int, chosen: npt.NDArray[np.bool_]
     ) -> tuple[npt.NDArray[np.float64], SampleNumbers]:
-        """Return the share of some samples of an image that each other one has, and how many could be compared."""
+        """Return the share of an image's chosen samples that each other one has, and how many can be compared."""
         heights = np.sort(self._index.heights[image][chosen])
         of = len(heights) - np.searchsorted(heights, self._index.levels)
         return self._index.common(self._index.keys[image][chosen]) / np.maximum(of, 1), of

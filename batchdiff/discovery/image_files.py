@@ -36,13 +36,13 @@ _BOOT_MARK, _BOOT_MARK_AT = b"\x55\xaa", 510
 """Every disk with a partition table, MBR or GPT, has it (UEFI specification, 5.2)."""
 
 _NO_DISKS = (".iso",)
-"""Suffixes of files that have a boot sector and are not disks of a VM."""
+"""Suffixes of files that have a boot sector but are not disks of a VM."""
 
 
 class FileToSample(NamedTuple):
     """A file that may be an image. ``format``: what a VM's definition declares; None if none does.
 
-    ``domain``: the domain that uses it in libvirt's eyes, and how; empty if none is known.
+    ``domain``: the domain that uses it according to libvirt, and how; empty if none is known.
     """
 
     path: str
@@ -53,7 +53,7 @@ class FileToSample(NamedTuple):
 class FileSearch:
     """The files that were found, each once however many names it has, and those that cannot be images.
 
-    ``ignored``: the number of files in folders that do not look like images.
+    ``ignored``: how many files in the searched folders do not look like images.
     """
 
     def __init__(self) -> None:
@@ -70,9 +70,9 @@ class FileSearch:
         if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
             self._leave_out(file.path, Cause.UNREADABLE, "it is not a regular file or block device")
         elif file.path.endswith(own_files.ALL):
-            self._leave_out(file.path, Cause.OWN, "batchdiff made it: see `batchdiff status`")
+            self._leave_out(file.path, Cause.OWN, "it is one of batchdiff's own files; see `batchdiff status`")
         elif odd := why_unfit(path := image_path(file.path)):
-            self._leave_out(file.path, Cause.UNREADABLE, f"its path has {odd}; rename the file or the folder")
+            self._leave_out(file.path, Cause.UNREADABLE, f"its path contains {odd}; rename the file or the folder")
         else:
             self._add_once(file._replace(path=path), identity_in(status))
 
@@ -97,7 +97,8 @@ class FileSearch:
     def _add_folder(self, folder: str) -> None:
         for path in sorted(self._files_in(folder)):
             if unfit(path):
-                self._leave_out(path, Cause.UNREADABLE, f"its name has {why_unfit(path)}; rename it")
+                why = f"its path contains {why_unfit(path)}; rename the file or the folder"
+                self._leave_out(path, Cause.UNREADABLE, why)
             elif self._is_wanted(path):
                 self.add(FileToSample(path))
 
@@ -113,7 +114,7 @@ class FileSearch:
         if without_suffix(path) != path:
             return True
         if os.path.islink(path) and not os.path.exists(path):
-            return False  # a link that leads nowhere, and whose name is not that of an image
+            return False  # a broken link, without the suffix of an image
         wanted = _begins_like_an_image(path)
         self.ignored += not wanted
         return wanted
@@ -139,10 +140,10 @@ class FileSearch:
 def find_files(paths: Iterable[str], more: Iterable[FileToSample] = ()) -> FileSearch:
     """Return the files at some paths, and ``more`` files that definitions name.
 
-    :raises UsageError: a path leads to no file.
+    :raises UsageError: there is no file at a path.
     """
     search = FileSearch()
-    # Files with a declared format come first: that format counts, even if they are found again by another name.
+    # Files with a declared format come first: that format counts, even if they are found again under another name.
     for file in more:
         search.add(file)
     for path in paths:
@@ -156,7 +157,7 @@ def _absolute(path: str) -> str:
 
 
 def _why_not_found(path: str, error: OSError | ValueError) -> str:
-    """Return why a path leads to no file, in words that follow the path."""
+    """Return why there is no file at a path, as a clause that follows the path."""
     if not isinstance(error, OSError):
         return str(error)
     if error.errno == errno.ELOOP:
@@ -165,9 +166,9 @@ def _why_not_found(path: str, error: OSError | ValueError) -> str:
     if error.errno == errno.ENOENT and is_link:
         return f"it is a symbolic link to {os.path.realpath(path)}, which does not exist"
     if error.errno == errno.ENOENT:
-        return "it, or a folder above it, is gone"
+        return "it or a folder above it does not exist"
     why = reason(error, path=_absolute(path))
-    return f"it is a symbolic link that leads nowhere ({why})" if is_link else why
+    return f"it is a symbolic link that cannot be followed ({why})" if is_link else why
 
 
 def _begins_like_an_image(path: str) -> bool:

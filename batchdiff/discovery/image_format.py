@@ -1,4 +1,4 @@
-"""Decide in which format a file is sampled: as a definition declares it, or as its name and first bytes agree."""
+"""Decide the format in which a file is sampled: declared by a definition, or shown by its name and first bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BY_SUFFIX = {
     ".vhdx": ImageFormat.VHDX,
     ".hdd": ImageFormat.PARALLELS,
 }
-"""The format that a name declares. ``.img`` and other names declare none: raw and qcow2 images have them alike."""
+"""The format that a name declares. ``.img`` and other names declare none: both raw and qcow2 images have them."""
 
 
 def declared_by_name(path: str) -> ImageFormat | None:
@@ -33,8 +33,8 @@ def declared_by_name(path: str) -> ImageFormat | None:
 def format_of(file: FileToSample, observer: ReadObserver | None = None) -> ImageFormat | Exclusion:
     """Return the format of a file, or why it is left out.
 
-    A guest writes the first bytes of its raw disk. They decide only if the name does not contradict them, and the
-    manifest that is written says so. ``observer`` is called at every read.
+    A guest can write the first bytes of its raw disk, so they decide only if the name does not contradict them. If
+    only they decide, a comment in the manifest points that out. ``observer`` is called at every read.
     """
     if file.format is not None:
         return file.format
@@ -46,11 +46,11 @@ def format_of(file: FileToSample, observer: ReadObserver | None = None) -> Image
             file.path,
             Cause.DOUBTFUL,
             "it is encrypted (luks). If QEMU encrypts it, list it in a manifest with `format: luks` and"
-            " `secret_file: PATH`; if its guest's OS encrypts its own disk, with `format: raw`",
+            " `secret_file: PATH`; if the guest's OS encrypts its own disk, list it with `format: raw`",
         )
     if named not in {None, found} and found is ImageFormat.RAW:
         why = (
-            f"it is named like a {named} image, but does not begin like one: it is damaged, or its name is wrong;"
+            f"it is named like a {named} image, but does not start like one: it is damaged, or its name is wrong;"
             " rename it, or list it in a manifest with its format"
         )
         return Exclusion(file.path, Cause.DOUBTFUL, why)
@@ -58,8 +58,8 @@ def format_of(file: FileToSample, observer: ReadObserver | None = None) -> Image
         return Exclusion(
             file.path,
             Cause.DOUBTFUL,
-            f"it is named like {named} and starts like {found}, which a guest could have written to its own disk;"
-            " rename it, or list it in a manifest with its format",
+            f"it is named like a {named} image, but starts like a {found} image, and a guest could have written"
+            " these first bytes to its own disk; rename it, or list it in a manifest with its format",
         )
     return found
 

@@ -26,14 +26,14 @@ from batchdiff.linux.device_names import is_among_devices
 from batchdiff.manifest.names import default_overlay, without_suffix
 
 _PLAIN = re.compile(r"/[A-Za-z0-9_/][A-Za-z0-9_./-]*")
-"""Paths that YAML reads as text without quotes, wherever they stand."""
+"""Paths that YAML reads as text without quotes, wherever they occur."""
 
 _ESCAPED = re.compile("[\ufffe\uffff]")
 """Characters that YAML forbids, but that Linux and ``unfit`` allow in names."""
 
 
 def manifest_names(groups: list[Group]) -> list[str]:
-    """Return a file name for the manifest of each group, after its template, all different."""
+    """Return a unique file name for the manifest of each group, derived from the name of its template."""
     found: list[str] = []
     for group in groups:
         stem = without_suffix(posixpath.basename(group.template.path))
@@ -56,15 +56,15 @@ def manifest_text(  # noqa: PLR0913  # options by keyword
 ) -> str:
     """Return the manifest of a group.
 
-    ``why``: why its template is one; ``figures``: what a copy's comment says; ``exists``: whether a path is taken,
-    so that no overlay can be written there; ``longest``: the bytes that a name in a folder may have. ``folder``:
-    where overlays of guests in /dev go if the template is in /dev, too. ``left_out``: comments at the end list
-    those that concern this template, and count its overlays and the others.
+    ``why``: why its template was chosen; ``figures``: the figures in a copy's comment; ``exists``: whether a path
+    is taken, so that no overlay can be written there; ``longest``: the bytes that a name in a folder may have.
+    ``folder``: where overlays of guests in /dev go if the template is in /dev, too. ``left_out``: comments at the
+    end list those that concern this template, and count its overlays and the others.
     """
     listed = [copy for copy in group.copies if is_listed(copy.image)]
     lines = [
-        "# Written by `batchdiff discover`, which compared samples: check it, then run `batchdiff plan` with it.",
-        "# Formats are those that the images' names and first bytes show, unless a comment says otherwise.",
+        "# Written by `batchdiff discover`, which compared samples: check this file, then run `batchdiff plan`.",
+        "# Formats are those that VM definitions declare, or that the images' names and first bytes show.",
         "version: 1",
         *_comment(f"The template: {why}.", indent=""),
         *([_BY_CONTENT] if group.template.by_content else []),
@@ -76,22 +76,20 @@ def manifest_text(  # noqa: PLR0913  # options by keyword
     ]
     missing = [copy.image.path for copy in group.copies if not is_listed(copy.image)]
     for path in missing:
-        lines += _comment(
-            f"Not listed, because its name is not UTF-8; a glob can match it: {_shown(path)}", indent=""
-        )
+        lines += _comment(f"Not listed: {_shown(path)}: its name is not UTF-8, but a glob can match it", indent="")
     lines += _exclusions(group.template.path, left_out)
     return "\n".join(lines) + "\n"
 
 
 def is_listed(image: SampledImage) -> bool:
-    """Return True if YAML can hold the path of an image: it is UTF-8."""
+    """Return True if the path of an image is UTF-8, so that YAML can contain it."""
     return not any("\ud800" <= letter <= "\udfff" for letter in image.path)
 
 
-_BY_CONTENT = "# Only its first bytes show its format, and a guest could have written them: check it."
+_BY_CONTENT = "# Only its first bytes show its format, and a guest could have written them: check the format."
 
 
-_IN_DEV = "# Its overlay cannot be in /dev, which is in memory. The folder below is only a proposal."
+_IN_DEV = "# Its overlay cannot be in /dev, which is in memory. The folder below is only a suggestion."
 
 
 class _Guests:
@@ -158,7 +156,7 @@ def _allowance(copies: list[Copy]) -> Iterator[str]:
         if is_lost
     ]
     if lost:
-        yield "# Some guests would lose what the next line names; plans refuse them until you uncomment it:"
+        yield "# Some guests would lose what the next line names; plans refuse them until you uncomment that line:"
         yield f"# allow_loss: [{', '.join(lost)}]"
 
 
@@ -169,11 +167,13 @@ def _exclusions(template: str, left_out: tuple[Exclusion, ...]) -> Iterator[str]
         if each.cause is not Cause.OVERLAY:
             yield from _comment(f"Left out: {each.path}: {each.reason}", indent="")
     if overlays:
-        which = "1 file that is an overlay" if overlays == 1 else f"{overlays} files that are overlays"
-        yield f"# Left out: {which} on this template already."
+        which = "1 file that is already an overlay"
+        if overlays > 1:
+            which = f"{overlays} files that are already overlays"
+        yield f"# Left out: {which} on this template."
     if others := len(left_out) - len(of_template):
         which = "1 file, for a reason" if others == 1 else f"{others} files, for reasons"
-        yield f"# Left out: {which} unrelated to this template; `batchdiff discover` lists all, with the reasons."
+        yield f"# Left out: {which} unrelated to this template; `batchdiff discover` lists all reasons."
 
 
 def _stem(path: str) -> str:
@@ -187,7 +187,7 @@ def _with_folder(path: str) -> str:
 def _free(wanted: str, taken: Callable[[str], bool], most: int | None = None) -> str:
     """Return a name that is not taken: the wanted one, or one with a number before its suffix.
 
-    ``most``: the bytes that its last part may have, beyond which it is cut off before the suffix.
+    ``most``: the bytes that its last part may have; a longer one is cut off before its suffix.
     """
     folder, last = posixpath.split(wanted)
     stem, suffix = posixpath.splitext(last)
@@ -206,7 +206,7 @@ def _text(path: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Return a text in quotes; YAML takes some characters only as escapes."""
+    """Return a text in quotes; YAML allows some characters only as escapes."""
     return _ESCAPED.sub(lambda found: ascii(found.group())[1:-1], json.dumps(text, ensure_ascii=False))
 
 

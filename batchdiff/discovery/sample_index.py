@@ -23,7 +23,7 @@ from batchdiff.discovery.samples import Samples
 from batchdiff.sampling.interval import Interval, Probe, exactly, share_of
 
 _NORMAL = 1.96
-"""Standard deviations on each side of an interval of 95 %."""
+"""Half the width of a 95 % interval, in standard deviations."""
 
 
 class SampleIndex:
@@ -86,7 +86,7 @@ class SampleIndex:
         return _product(share, self._stored_bytes(image))
 
     def _stored_bytes(self, image: int) -> Interval:
-        """Return the bytes of an image's data, with the error that differences between neighbours show."""
+        """Return the bytes of an image's data, with the error estimated from differences between neighbours."""
         cells, number = np.unique(self._probes[image] >> self.levels[image], return_inverse=True)
         values = np.bincount(number, weights=self._stored[image])
         is_adjacent = np.diff(cells) == 1

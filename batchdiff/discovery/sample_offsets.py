@@ -7,8 +7,8 @@
                     3   5                level 2: one of every four, which is one of level 1's
 
 An image is sampled at the lowest level that gives few enough probes with data. Two images of different levels
-have all probes of the higher one in common, so they can be compared there. In every cell of 2**level probes
-one is chosen, by a hash: the samples are stratified, and no regular pattern of a disk can hide between them.
+have all probes of the higher one in common, so they can be compared there. In every cell of 2**level probes,
+a hash chooses one: the samples are stratified, and no regular pattern of a disk can hide between them.
 
 Source: J. S. Vitter, "Random sampling with a reservoir" (1985), for the choice of one item among many. The levels
 are those of a tree in which each node passes on one of its two children.
@@ -29,7 +29,7 @@ SAMPLE = 64 * KIB
 """Bytes that are compared as one: an overlay's default cluster, so each sample that differs is one cluster."""
 
 HIGHEST_LEVEL = 40
-"""One probe in 2**40, each of at least 64 KiB: more than any image has."""
+"""At this level, a cell of 2**40 probes, each of at least 64 KiB, is larger than any image."""
 
 _SEED = 0x5BA7C4D1FF15A3E7
 """Fixed, so that the results of two runs can be compared."""

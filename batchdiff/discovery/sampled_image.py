@@ -14,7 +14,7 @@ class SampledImage:
     """An image and its samples.
 
     ``by_content``: its first bytes alone show its format. ``allocated``: the bytes that it takes on disk;
-    ``reclaimable``: those that deleting it would free, and ``exactness`` is that of this number. ``not_a_guest``:
+    ``reclaimable``: those that deleting it would free; ``exactness``: how exact that number is. ``not_a_guest``:
     why it can be a template, but not a guest; empty if it can be both. ``is_device``: it is a block device.
     ``snapshots``, ``bitmaps``: the numbers of those that its conversion would lose.
     """
@@ -48,7 +48,7 @@ class SampledImage:
 
 @frozen
 class ExistingOverlay:
-    """An image that has a backing file already, by the absolute path that its header leads to."""
+    """An image that already has a backing file. ``backing``: the absolute path to which its header refers."""
 
     path: str
     backing: str

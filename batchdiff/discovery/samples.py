@@ -30,10 +30,10 @@ from batchdiff.units import MIB, ceil_div
 Hashes: TypeAlias = npt.NDArray[np.uint64]
 
 _WINDOW = 64 * MIB
-"""Bytes whose segments are in memory at once: at most 131,072, in clusters of 512 bytes."""
+"""Bytes whose segments are in memory at once: at most 131,072 segments, with clusters of 512 bytes."""
 
 _ENOUGH = 2
-"""If fewer probes were found than the maximum divided by this, a lower level is tried."""
+"""If fewer probes are found than the maximum divided by this, a lower level is tried."""
 
 
 class SampleShape(NamedTuple):
@@ -57,7 +57,7 @@ SCATTERED = SampleShape(512, 0)
 """Single samples: the narrowest intervals for the bytes that are read."""
 
 SEQUENTIAL = SampleShape(2048, 5)
-"""64 probes of 2 MiB: on a spinning disk, reading one takes as long as moving to it, and all take 1.5 seconds."""
+"""64 probes of 2 MiB: on a spinning disk, reading one takes as long as seeking to it, and all take 1.5 seconds."""
 
 
 class Samples(NamedTuple):
@@ -118,7 +118,7 @@ def take_samples(image: Image, shape: SampleShape) -> Samples:
 
 
 def _stored_blocks(segments: Iterable[Segment], rule: WriteRule, start: int, length: int) -> npt.NDArray[np.bool_]:
-    """Return which blocks of 4 KiB of a range an overlay stores if it stores its clusters."""
+    """Return which blocks of 4 KiB of a range an overlay stores if it stores every cluster of the range."""
     blocks = np.zeros(length // UNIT, dtype=bool)
     for segment in segments:
         for part, to_write in rule.parts(segment):
@@ -136,7 +136,7 @@ def _stored(image: Image) -> int:
 
 
 def _first_level(stored: int, shape: SampleShape) -> int:
-    """Return a level that gives about as many probes as wanted if all that is stored were in a row."""
+    """Return a level that would give about as many probes as wanted if all stored data were contiguous."""
     level = 0
     while stored >> level > shape.probes * shape.probe:
         level += 1
@@ -167,7 +167,7 @@ def _places_within(image: Image, start: int, end: int, level: int, shape: Sample
     edges = np.array(data, dtype=np.int64)
     first, last = edges[:, 0] // probe, (edges[:, 1] - 1) // probe
     places = chosen_probes(np.unique(_ranges(first >> level, last >> level)), level)
-    # Data that begins or ends in a probe makes it one with data, so these ranges overlap at most at their edges.
+    # A probe counts even if data fills only a part of it, so these ranges can overlap, but only at their edges.
     nearest = np.searchsorted(last, places)
     inside = nearest < len(first)
     inside[inside] &= first[nearest[inside]] <= places[inside]
@@ -190,6 +190,6 @@ def _nonzero(probe: memoryview, first: int) -> Iterator[tuple[int, memoryview]]:
 
 
 def _hash(number: int, sample: memoryview) -> int:
-    """Return a hash of a sample and its place: two of these are equal only for equal bytes at one place."""
+    """Return a hash of a sample and its place: two of these are equal only for equal bytes at the same place."""
     digest = hashlib.blake2b(sample, digest_size=8, salt=number.to_bytes(16, "little"))
     return int.from_bytes(digest.digest(), "little")

@@ -1,4 +1,4 @@
-"""The job of sampling images: each worker opens one after the other, checks it, and reads its samples."""
+"""The job of sampling images: each worker opens one image after another, checks it, and reads its samples."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MAY_HAVE_BACKING = {ImageFormat.QCOW2, ImageFormat.QED}
 
 @frozen
 class SamplingJob:
-    """Files to sample, and how. A task is the place of a file (:class:`~batchdiff.planning.scan.executor.Job`).
+    """Files to sample, and how. A task is the index of a file (:class:`~batchdiff.planning.scan.executor.Job`).
 
     ``observer`` is called at every read of an image.
     """
@@ -69,7 +69,7 @@ def _examine(file: FileToSample, shape: SampleShape, observer: ReadObserver | No
             return _sampled(image, file, shape)
     except EncryptedError:
         why = (
-            f"it is encrypted, so samples show nothing: list it in a manifest with `format: {form}` and"
+            f"it is encrypted, so its samples cannot be compared: list it in a manifest with `format: {form}` and"
             " `secret_file: PATH`"
         )
         return Exclusion(file.path, Cause.UNREADABLE, why)
@@ -84,7 +84,10 @@ def _sampled(image: Image, file: FileToSample, shape: SampleShape) -> SampledIma
     if by_content and image.source.other_files:
         # Otherwise a guest could write first bytes that name the image of another guest.
         named, form = image.source.other_files[0], image.source.format
-        why = f"it starts like {form} and refers to {named}, but is not named like {form}; list it in a manifest"
+        why = (
+            f"it starts like a {form} image and refers to {named}, but its name does not show that format; list it"
+            " in a manifest"
+        )
         return Exclusion(file.path, Cause.DOUBTFUL, why)
     before = fingerprint_at(file.path)
     in_use = _use(image, Purpose.GUEST, file.domain)
@@ -115,7 +118,7 @@ def _sampled(image: Image, file: FileToSample, shape: SampleShape) -> SampledIma
 
 
 def _use(image: Image, purpose: Purpose, domain: str) -> str:
-    """Return who uses an image in a way that its purpose does not allow; empty if no use is found."""
+    """Return how an image is used in a way that its purpose does not allow; empty if it is not."""
     try:
         require_unused(image, purpose, domain=domain)
     except (GuestError, ImageError) as error:

@@ -65,8 +65,8 @@ def _described(kind: str, mount: Mount | None) -> str:
 
 def _hosts(path: str, kind: str) -> Fact:
     if kind in _OF_ONE_HOST:
-        return Fact(path, "other hosts", "can reach it only through this one, as over NFS")
-    effect = "VMs that run on other machines are not detected: shut down the guests on all of them before `apply`."
+        return Fact(path, "other hosts", "can reach it only through this one, for example over NFS")
+    effect = "VMs on other hosts are not detected: before `apply`, shut down the guests on all hosts."
     return Fact(path, "other hosts", "may use it too", Ability.LIMITED, effect)
 
 
@@ -77,14 +77,14 @@ def _space(path: str) -> Fact:
         return Fact(path, "free space", error.why, Ability.LIMITED, error.remedy)
     if free >= _LITTLE:
         return Fact(path, "free space", format_size(free))
-    effect = "An overlay is written before its original is deleted, so both need space: make room first."
+    effect = "An overlay is written before its original is deleted, so both must fit. Free some space."
     return Fact(path, "free space", format_size(free), Ability.LIMITED, effect)
 
 
 def _trials(path: str) -> list[Fact]:
     """Test what the filesystem can do, on unnamed files that leave nothing behind."""
     try:
-        # A filesystem without O_TMPFILE gets a file with a name, which is removed at once.
+        # Without O_TMPFILE, the file is created with a name, which is removed immediately.
         with tempfile.TemporaryFile(dir=path) as one, tempfile.TemporaryFile(dir=path) as other:
             one.write(os.urandom(_TRIAL))
             one.flush()
@@ -117,7 +117,7 @@ def _extent_maps(path: str, fd: int) -> Fact:
         return Fact(path, "extent maps (FIEMAP)", error.why, Ability.LIMITED, error.remedy)
     if found:
         return Fact(path, "extent maps (FIEMAP)", "supported: shared blocks are never counted as savings")
-    effect = "Blocks that files share cannot be detected: if there are any, less space comes back than predicted."
+    effect = "Blocks that files share cannot be detected: if there are any, less space is freed than predicted."
     return Fact(path, "extent maps (FIEMAP)", "not supported", Ability.LIMITED, effect)
 
 
@@ -131,11 +131,10 @@ def _holes(path: str, fd: int) -> Fact:
 
 
 def _leases(path: str, fd: int) -> Fact:
-    why = why_unknown(fd)
-    if not why:
+    if not why_unknown(fd):
         return Fact(path, "leases", "reliable: a VM that has an image open is detected")
     effect = (
-        "A VM without image locks is not detected: make sure that guests are shut down. Originals are deleted only"
-        " with `--unseen`."
+        "A VM without image locks is not detected: make sure that the guests are shut down. Originals are deleted"
+        " only with `--unseen`."
     )
-    return Fact(path, "leases", why, Ability.LIMITED, effect)
+    return Fact(path, "leases", "unreliable: they do not show who has a file open", Ability.LIMITED, effect)

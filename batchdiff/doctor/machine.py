@@ -62,7 +62,7 @@ def _how_to_install_isal() -> str:
     # PEP 668: pip refuses to install into a Python that the distribution marks as its own.
     marker = os.path.join(sysconfig.get_path("stdlib"), "EXTERNALLY-MANAGED")
     if sys.prefix == sys.base_prefix and os.path.exists(marker):
-        return "install it from the distribution (Debian 13 and later: python3-isal)"
+        return "install isal from the distribution (Debian 13 and later: python3-isal)"
     return "`pip install isal` fixes that"
 
 
@@ -72,7 +72,7 @@ def _limits() -> Fact:
     if hard != resource.RLIM_INFINITY and hard < MEMORY:
         effect = f"QEMU may need up to {format_size(MEMORY)} for a large image. Raise `ulimit -v`."
         return Fact(MACHINE, "limits (rlimits)", f"{format_size(hard)} of memory", Ability.LIMITED, effect)
-    value = f"QEMU gets at most {format_size(MEMORY)} of memory, and CPU time that grows with the image"
+    value = f"QEMU gets at most {format_size(MEMORY)} of memory, and CPU time that grows with the size of an image"
     return Fact(MACHINE, "limits (rlimits)", value)
 
 
@@ -94,7 +94,7 @@ def qemu_facts() -> list[Fact]:
     """Return facts about qemu-img: its version, its formats, and its options for qcow2."""
     path = shutil.which("qemu-img")
     if path is None:
-        effect = "apply cannot verify overlays without it. Install it (Debian: qemu-utils)."
+        effect = "`apply` cannot verify overlays without it. Install it (Debian: qemu-utils)."
         return [Fact(QEMU, "qemu-img", "not on the PATH", Ability.MISSING, effect)]
     try:
         version = installed.installed_version()
@@ -113,7 +113,7 @@ def _overlays(formats: list[str], options: list[str]) -> Fact:
     value = ", ".join(kind for kind in there if kind not in lacking)
     if not lacking:
         return Fact(QEMU, "overlays", value)
-    effect = f"Overlays that are {' or '.join(lacking)} cannot be made; this QEMU does not support them."
+    effect = f"This QEMU does not support some kinds of overlays: {', '.join(lacking)}."
     return Fact(QEMU, "overlays", value, Ability.LIMITED, effect)
 
 
@@ -144,5 +144,5 @@ def _formats(formats: list[str]) -> Fact:
     value = ", ".join(name for name in ImageFormat if name in formats)
     if not lacking:
         return Fact(QEMU, "formats", value)
-    effect = f"It was built without {' and '.join(lacking)}, which batchdiff needs. Install another qemu-img."
+    effect = f"This QEMU was built without {' and '.join(lacking)}, which batchdiff needs. Install another one."
     return Fact(QEMU, "formats", value, Ability.MISSING, effect)

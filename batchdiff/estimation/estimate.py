@@ -17,8 +17,8 @@ class GuestEstimate:
     """The estimate for one guest.
 
     ``plan``: what a plan would have for it if the rest of the guest is like its sample. ``overlay``: bytes on disk
-    that the overlay takes; None if it gets none, or was not sampled. ``saved``: the bytes that come back; None if
-    it was not sampled. ``threshold``: the least savings with which a plan converts it, or has it share blocks.
+    that the overlay takes; None if it gets none, or was not sampled. ``saved``: the bytes that are freed; None if
+    it was not sampled. ``threshold``: the least savings at which a plan converts it, or has it share blocks.
     ``probes``, ``read_bytes``: how many probes were read, and the bytes that were read of the guest, and of the
     template in its probes. ``is_complete``: everything that metadata does not settle was read, so the verdict and
     the figures are those of a plan, with the error that they have in a plan.
@@ -68,8 +68,8 @@ class EstimateTotals:
 
     A verdict that no guest has may be left out of ``verdicts``.
     ``allocated_bytes``: of these guests; ``sampled_bytes``: the allocation of all guests that were sampled, of
-    which the wanted error is a share. ``undecided``: guests that a plan may convert or skip; their share in the
-    sums reaches from nothing to all that they may save.
+    which the wanted error is a share. ``undecided``: how many guests a plan may convert or skip; what they
+    add to the sums ranges from nothing to all that they may save.
     """
 
     verdicts: Mapping[Verdict, int]

@@ -63,7 +63,7 @@ class EstimateOptions:
 
     ``error``: the wanted half width of the interval of the total savings, as a share of what the guests take on
     disk. ``seed``: any number; the same one gives the same estimate. ``opened`` is called with the number of
-    images opened so far: each to be examined, the template first, then each guest to find its data; ``progress``,
+    images opened so far: the template, each guest to examine it, and each guest to find its data; ``progress``,
     with the bytes read so far and those to read; ``observer``, at every read of an image.
     """
 
@@ -97,7 +97,7 @@ def make_estimate(manifest: Manifest, options: EstimateOptions, plans: EarlierPl
         can_share = any(isinstance(part, Candidate) and not part.entry.gets_overlay for part in parts)
         facts = FleetFacts(manifest, shared_blocks(image) if sharing else {}, {}, observer, can_share)
         estimator, of_template = _Estimator(image, parts, facts, options, sharing=sharing), _data_bytes(image)
-        if sharing:  # a plan reads it only where guests have blocks of their own
+        if sharing:  # a plan reads the template only where guests have blocks of their own
             of_template = min(of_template, estimator.open_bytes)
         whole = of_template + estimator.open_bytes
         guests = estimator.estimated(whole)
@@ -131,21 +131,21 @@ def plan_reads_less(sampled: int, left: int, whole: int, *, exact: bool = False)
     """Return True if it is better to read the ``whole`` bytes of a plan than further samples.
 
     ``sampled``: the bytes of all samples after the next round; ``left``: those that are not read yet, with which
-    the samples would be complete. A plan reads again what was sampled, so samples end at two thirds of what it
-    reads, unless reading what is left takes no more than a plan. One more round usually makes them certain enough.
+    the samples would be complete. A plan reads the sampled bytes again, so sampling ends at two thirds of
+    ``whole``, unless ``left`` is at most ``whole``. Below that, one more round is usually enough.
     ``exact``: no error is accepted, so that everything has to be read in any case.
     """
     return left > whole and (exact or 3 * sampled > 2 * whole)
 
 
 class _PlanReadsLessError(Exception):
-    """A plan would read less than the samples that are still to be read."""
+    """A plan would read fewer bytes than further samples."""
 
 
 class _Estimator:
     """The work on one fleet.
 
-    ``_decided``: estimates of guests that are not sampled, or no longer; ``_changes``: by guest, how often its
+    ``_decided``: estimates of guests that are not, or no longer, sampled; ``_changes``: by guest, how often its
     geometry was chosen.
     """
 
@@ -183,7 +183,7 @@ class _Estimator:
         )
 
     def estimated(self, whole: int) -> tuple[GuestEstimate, ...] | None:
-        """Return the estimates of all guests; None if a plan, which reads ``whole`` bytes, is the better way."""
+        """Return the estimates of all guests; None if a plan, which reads ``whole`` bytes, is better."""
         self._whole = whole
         try:
             return self._sampled()
@@ -199,12 +199,12 @@ class _Estimator:
             while refine(self._samples, target):
                 self._read()
             if self._choose():
-                continue  # other prices, so the sample may have to be larger
+                continue  # prices have changed, so the sample may have to be larger
             estimates = self._decided | self._sizes.estimates(self._samples)
             guests = tuple(estimates[_name_of(part)] for part in self._parts)
             if totals_of_estimates(guests).error <= self._options.error or not self._read_further():
                 return guests
-            # The sizes of tables, and savings that may be too small, add to the uncertainty of the data.
+            # Tables, and guests that may save too little to be converted, add to the uncertainty of the data.
             target /= 2
 
     def _choose(self) -> bool:
@@ -227,7 +227,7 @@ class _Estimator:
         return changed
 
     def _read_further(self) -> bool:
-        """Return True if anything is left to read. If only tables are uncertain, read here what settles them."""
+        """Return True if the estimate can improve. If only tables are uncertain, read what settles them."""
         if not all(sample.is_complete for sample in self._samples.values()):
             return True
         uncertain = [sample for sample in self._samples.values() if sample.leaves_cleared]

@@ -122,7 +122,7 @@ class _Settled:
             self._runs = common.runs.get("")
 
     def bytes_in(self, ours: list[Segment], theirs: list[Segment]) -> Pieces:
-        """Return start and end of the settled bytes among the segments of template and guest."""
+        """Return the start and end of each settled piece in the segments of template and guest."""
         if not theirs:
             return []
         if self._is_thin:
@@ -154,7 +154,7 @@ def _classes(below: Pieces, there: Pieces, settled: Pieces, place: tuple[int, in
     classes[is_settled] = ProbeClass.SHARED
     classes[is_cleared] = ProbeClass.CLEARED
     classes[is_open] = ProbeClass.ADDED
-    # If a part of a probe is settled, the template has data there, which a cluster may have to repeat.
+    # If a part of a probe is settled, the template has data there, which an overlay may have to repeat.
     classes[is_open & (may_differ | is_settled) | (is_cleared & is_settled)] = ProbeClass.COMPARED
     return classes
 

@@ -20,10 +20,10 @@ Indices = npt.NDArray[np.int64]
 
 FIRST_PROBES = range(32, 128)
 """The smallest and the largest number of probes of a guest that are read at first. With 128, usually 8 MiB, the
-error is at most a tenth of what is open."""
+error is at most a tenth of the open bytes."""
 
 _FIRST_OF_FLEET = 8192
-"""The probes that are read at first of a large fleet, whose total needs fewer of each guest."""
+"""The probes that are read at first of a large fleet, whose total needs fewer from each guest."""
 
 _LEAST_OF_CLASS = 16
 
@@ -84,7 +84,7 @@ class GuestSample:
     ) -> None:
         """Draw the first probes of each class, in proportion to its size, ``first`` in all.
 
-        A guest with no more than twice as many is read as a whole.
+        A guest with no more than twice as many open probes is read as a whole.
         """
         self.frame, self.pricing, self.allocated = frame, pricing, allocated
         self.classes: dict[ProbeClass, ClassSample] = {}
@@ -118,7 +118,7 @@ class GuestSample:
                 yield kind, indices
 
     def price_by(self, pricing: Pricing) -> None:
-        """Take another pricing; what was read must be read again."""
+        """Switch to another pricing; what was read must be read again."""
         self.pricing, self._read_before = pricing, self.read_bytes
         for sample in self.classes.values():
             sample.parts.clear()
@@ -133,7 +133,7 @@ class GuestSample:
         return {kind: self._sum(sample, sample.contents.prices) for kind, sample in self.classes.items()}
 
     def unshared_bytes(self) -> Interval:
-        """Return the sum of those bytes over all classes, without bytes in blocks that other files use anyway."""
+        """Return the sum of ``data_bytes`` over all classes, without bytes in blocks that other files use, too."""
         found = {kind: sample.contents for kind, sample in self.classes.items()}
         return sum_of(self._sum(self.classes[kind], each.prices - each.shared) for kind, each in found.items())
 
@@ -150,7 +150,7 @@ class GuestSample:
         return len(least), len(least | most)
 
     def imputed(self) -> Imputed:
-        """Return the whole content of the guest, as the sample suggests it."""
+        """Return the whole content of the guest, as the sample suggests."""
         sampled = []
         for kind, sample in self.classes.items():
             found = sample.contents
@@ -165,7 +165,7 @@ class GuestSample:
 
     @property
     def read_bytes(self) -> int:
-        """The bytes that were read of the guest and of the template, also for an earlier pricing."""
+        """The bytes that were read of the guest and of the template, including those for earlier pricings."""
         parts = [contents for each in self.classes.values() for _, contents in each.parts]
         return self._read_before + sum(int(contents.read.sum()) for contents in parts)
 

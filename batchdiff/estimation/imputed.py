@@ -1,4 +1,4 @@
-"""The differences of a whole guest, as its sample suggests: each probe is taken to be like the one of its stratum.
+"""The imputed differences of a whole guest: each probe is assumed to be like the one read in its stratum.
 
 ::
 
@@ -65,7 +65,7 @@ class Imputed:
         return Similarity(equal, equal + data)
 
     def extents(self, resolution: int) -> Extents:
-        """Return the differences in units of 4 KiB; parts of ``resolution`` bytes are of one kind."""
+        """Return the differences in units of 4 KiB; each part of ``resolution`` bytes has one kind."""
         table, factor = folded(self.table, resolution), resolution // UNIT
         width = table.shape[1]
         step = max(_AT_ONCE // width, 1)

@@ -1,9 +1,9 @@
-"""The jobs of an estimate: each worker opens the template once, and guests as their tasks come.
+"""The jobs of an estimate: each worker opens the template once, and each guest when a task needs it.
 
 ::
 
     FrameJob    guest -> the classes of its probes, from metadata
-    ProbeJob    some probes of a guest -> what they hold
+    ProbeJob    some probes of a guest -> their contents
     SizeJob     guest, with its imputed content -> what a plan would predict for it
 """
 
@@ -72,14 +72,14 @@ class Fleet:
     def open_template(self) -> Image:
         """Open the template.
 
-        :raises ImageError: another file took its place, or it cannot be opened.
+        :raises ImageError: another file has taken its place, or it cannot be opened.
         """
         return open_same_files(self.template, self.files, self.observer)
 
     def open_guest(self, name: str) -> Image:
         """Open a guest.
 
-        :raises ImageError: it changed, or cannot be opened.
+        :raises ImageError: it has changed, or cannot be opened.
         """
         return reopen(self.guests[name].record, self.observer)
 
@@ -179,7 +179,8 @@ class ProbeJob:
 
     def describe(self, task: ProbeTask) -> str:
         """Describe the work on some probes, for messages."""
-        return f"reading {len(task.numbers)} samples of guest {task.name}"
+        count = len(task.numbers)
+        return f"reading {count} {'sample' if count == 1 else 'samples'} of guest {task.name}"
 
 
 class SizeResult(NamedTuple):
@@ -204,7 +205,7 @@ class SizeJob:
 
     @contextmanager
     def begin(self) -> Iterator[Callable[[str], SizeResult]]:
-        """Yield the function that predicts for a guest."""
+        """Yield the function that makes the prediction for a guest."""
         if not self.facts.can_share:
             yield self._size
             return
@@ -242,7 +243,7 @@ class SizeJob:
 
 
 def with_geometry(candidate: Candidate, sample: GuestSample) -> Candidate:
-    """Return a candidate whose overlay has the geometry of its sample, if that was to be chosen."""
+    """Return a candidate whose overlay has the geometry of its sample, if the manifest does not set it."""
     options, geometry = candidate.entry.options, sample.pricing.geometry
     if geometry is None or not is_to_be_chosen(candidate.entry):
         return candidate

@@ -6,7 +6,7 @@
     granules of the overlay       |    DATA     |    DATA     |    DATA       |
     WRITTEN                       what the filesystem stores of these granules: not the guest's holes
     WHOLE                         all of these granules
-    COMPRESSED                    what is left of them
+    COMPRESSED                    their compressed size
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _MOST_PROBES = 1 << 21
 
 
 class PriceRule(enum.Enum):
-    """What counts of the granules that an overlay stores, or of a guest that shares blocks in place."""
+    """Which bytes count of the granules that an overlay stores, or of a guest that shares blocks in place."""
 
     WRITTEN = "the parts that are not holes in the guest, in whole units of the filesystem"
     WHOLE = "all of them"
@@ -74,7 +74,7 @@ class Pricing:
 
     @property
     def resolution(self) -> int:
-        """The bytes of a part that an overlay stores or does not store as a whole, at least 4 KiB."""
+        """The bytes of a part that an overlay stores either as a whole or not at all; at least 4 KiB."""
         if self.geometry is None:
             return UNIT
         return max(self.geometry.cluster_size if self.compresses else self.geometry.granule, UNIT)
@@ -124,7 +124,7 @@ def pricing_of(entry: GuestEntry, geometry: Geometry | None, place: OverlayPlace
 
 
 def probe_size(options: OverlayOptions, unit: int, virtual_size: int, most: int) -> int:
-    """Return the bytes of a probe: a power of two, at most ``most``, that has whole clusters and units."""
+    """Return the bytes of a probe: a power of two, at most ``most``, that contains whole clusters and units."""
     least = _PROBE_OF_ANY_GEOMETRY if options.cluster_size is None else max(_LEAST_PROBE, options.cluster_size)
     size = 1 << (max(least, unit, virtual_size // _MOST_PROBES) - 1).bit_length()
     return min(size, most)

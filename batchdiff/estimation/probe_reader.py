@@ -30,9 +30,9 @@ class ProbeContents:
     """The result of reading some probes.
 
     ``kinds``: of their units. ``read``: the bytes read for each, of both images. ``prices``: the bytes that an
-    overlay takes for each on disk; ``shared``: those among them in blocks that other files use anyway.
-    ``lengths``: with the rule COMPRESSED, an array of shape (probes, clusters): the stored bytes, 0 if
-    uncompressed. With the other rules it has no columns.
+    overlay takes for each on disk; ``shared``: those among them in blocks that other files use, too.
+    ``lengths``: with the rule COMPRESSED, an array of shape (probes, clusters): the stored bytes of each
+    cluster, 0 if it is not compressed. With the other rules it has no columns.
     """
 
     kinds: KindsOfProbes
@@ -132,7 +132,7 @@ class ProbeReader:
         return int((runs[1] - runs[0]).sum() - (shared[1] - shared[0]).sum())
 
     def _written(self, segments: list[Segment], kinds: npt.NDArray[np.uint8], rule: WriteRule) -> tuple[int, int]:
-        """Return the bytes that a probe takes in an overlay, in whole units, and those that others share."""
+        """Return the bytes that a probe takes in an overlay, in whole units, and those that other files share."""
         parts = self._data_parts(kinds)
         if not len(parts):
             return 0, 0
@@ -155,7 +155,7 @@ class ProbeReader:
 
 
 def _in_file(segments: list[Segment]) -> list[tuple[int, int]]:
-    """Return start and end of those segments whose bytes are in a file as they are."""
+    """Return the start and end of each segment whose bytes are stored in a file as they are."""
     return [(segment.start, segment.end) for segment in segments if segment.origin is Origin.FILE]
 
 

@@ -15,10 +15,10 @@ from batchdiff.estimation.guest_sample import GuestSample
 
 
 def refine(samples: Mapping[str, GuestSample], target: float) -> bool:
-    """Double the samples that make the sum of all data the least certain; return False if none need it.
+    """Double the samples that make the sum of all data least certain; return False if none needs doubling.
 
-    ``target``: half of the width that the interval of the sum may have, in bytes. Doubling a sample halves its
-    variance, so no more samples are doubled than should be needed to make the sum certain enough.
+    ``target``: the largest half width that the interval of the sum may have, in bytes. Doubling a sample halves
+    its variance, so no more samples are doubled than should be needed to make the sum certain enough.
     """
     squares = [
         (interval.half_width**2, name, kind)

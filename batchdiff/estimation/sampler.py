@@ -37,7 +37,7 @@ class Sampler:
         self._template, self._fleet, self._jobs, self._progress = template, fleet, jobs, progress
         self._exported = exported
         self.done = 0
-        """The bytes that were read so far."""
+        """The bytes that have been read so far."""
 
     def frames(self) -> dict[str, Frame | ImageError]:
         """Return the frame of each guest, or why there is none.
@@ -48,7 +48,7 @@ class Sampler:
         return dict(self._results(FrameJob(self._fleet), tasks))
 
     def read(self, samples: Mapping[str, GuestSample]) -> dict[str, ImageError]:
-        """Read the pending probes of all samples; return why some guests cannot be read.
+        """Read the pending probes of all samples; return the errors of guests that cannot be read.
 
         :raises ImageError: the template cannot be opened.
         """

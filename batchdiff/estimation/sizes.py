@@ -36,7 +36,7 @@ _CHOICE = 0.01
 """The share by which the overlay that ``auto`` chooses may be larger than the smallest one."""
 
 _SLACK_UNITS = 2
-"""Units of the filesystem by which tables and lists of extents may differ, besides whole L2 tables."""
+"""Units of the filesystem by which the size of tables and lists of extents may differ, besides whole L2 tables."""
 
 
 @frozen
@@ -63,8 +63,8 @@ class Sizes:
         if plan.diff is None:
             return GuestEstimate(plan, probes=sample.probes, read_bytes=sample.read_bytes)
         savings, doubt = plan.diff.savings, _Doubt.of(self.candidates[plan.name], plan.diff, sample, result.tables)
-        # The plan's code leaves out the guest's holes where data is imputed. Use what was found where probes were
-        # read instead.
+        # For imputed data, the plan's code leaves out the holes that the guest has there. So use what was found
+        # in the probes.
         is_counted = sample.pricing.rule is PriceRule.WRITTEN
         data = sum_of(sample.data_bytes().values())
         shared = savings.saved_bytes - savings.reclaimable_bytes + savings.overlay_disk_bytes
@@ -101,14 +101,14 @@ class Sizes:
         return GuestEstimate(plan, None, saved, threshold, sample.probes, sample.read_bytes, sample.is_complete)
 
     def _threshold(self, allocated: int) -> float:
-        """Return the least savings with which a plan does anything about a guest that takes so many bytes."""
+        """Return the least savings at which a plan converts a guest of this allocation, or has it share blocks."""
         minimum = self.facts.manifest.minimum_savings
         return -math.inf if minimum == -math.inf else max(minimum * allocated, 1)
 
 
 @frozen
 class _Doubt:
-    """What is uncertain of an overlay's size besides its data: bytes that may be too many, and too few.
+    """What is uncertain about an overlay's size besides its data: how many bytes smaller or larger it may be.
 
     ``per_byte``: the bytes of tables for each byte of data. ``is_of_plan``: a plan has the same doubt, which is
     only about compression.

@@ -48,7 +48,7 @@ def test_a_preview_from_files(planned):
     done = definitions(planned, "--xml", definition(planned))
     assert "raw is disk vda of web" in done.stdout
     assert f"+      <source file='{planned.folder}/raw.qcow2'/>" in done.stdout
-    assert "not yet: raw: its overlay is not written yet" in done.stdout
+    assert "not yet: raw: its overlay has not been written yet" in done.stdout
     assert "Used by none of the given definitions: " in done.stdout
     assert done.stdout.endswith("1 definition: 1 must change, 0 right.\n")
 
@@ -102,7 +102,7 @@ def test_changed_copies_satisfy_libvirts_schema(planned):
 def test_no_copy_before_the_overlay_is_published(planned):
     """It would be defined with the others, and its VM would not find its disk."""
     done = definitions(planned, "--xml", definition(planned), "--write", "changed", expect=1)
-    assert "not written yet: web.xml (raw: its overlay is not written yet)" in done.stderr
+    assert "not written yet: web.xml (raw: its overlay has not been written yet)" in done.stderr
     assert not (planned.folder / "changed").exists()
 
 
@@ -126,7 +126,7 @@ def test_defined_and_undone(planned, libvirt):
 def test_not_before_the_overlay_is_published(planned, libvirt):
     before = virsh(libvirt, "dumpxml", "web")
     done = definitions(planned, "--connect", libvirt, "--define", expect=1)
-    assert "the definition of web was not changed: raw: its overlay is not written yet" in done.stderr
+    assert "the definition of web was not changed: raw: its overlay has not been written yet" in done.stderr
     assert virsh(libvirt, "dumpxml", "web") == before
     assert not (planned.folder / "fleet.plan.json.definitions").exists()
 
@@ -146,7 +146,7 @@ def test_what_somebody_has_changed_since_is_not_undone(planned, libvirt):
     edited.write_text(virsh(libvirt, "dumpxml", "web").replace("65536", "131072"))
     virsh(libvirt, "define", str(edited))
     done = definitions(planned, "--connect", libvirt, "--undo", expect=1)
-    assert "it has changed since batchdiff changed it" in done.stderr
+    assert "it has been modified since batchdiff changed it" in done.stderr
     assert "131072" in virsh(libvirt, "dumpxml", "web")
 
 
@@ -169,7 +169,7 @@ def test_an_overlay_in_its_guests_place_does_not_become_a_raw_disk_again(planned
     definitions(planned, "--connect", libvirt, "--define")
     assert "<driver name='qemu' type='qcow2'/>" in virsh(libvirt, "dumpxml", "web")
     done = definitions(planned, "--connect", libvirt, "--undo", expect=1)
-    assert f"would use {planned.folder}/raw.img as raw, but that file is qcow2 now" in done.stderr
+    assert f"would use {planned.folder}/raw.img as raw, but that file is now qcow2" in done.stderr
     assert "<driver name='qemu' type='qcow2'/>" in virsh(libvirt, "dumpxml", "web")
     batchdiff("restore", "fleet.plan.json", cwd=planned.folder)
     definitions(planned, "--connect", libvirt, "--undo")
@@ -202,7 +202,7 @@ def test_events(planned):
     [
         ("<domain><name>", "it is not valid XML"),
         ("<network/>", "it is a <network>, not a <domain>"),
-        ("<!DOCTYPE a><domain/>", "it has a document type"),
+        ("<!DOCTYPE a><domain/>", "it declares a document type"),
         (None, "is gone"),
     ],
 )
@@ -235,8 +235,8 @@ def test_files_cannot_be_defined(planned, option):
         (["--proxmox", "pve/vms", "--xml", "a.xml"], "cannot use --xml with --proxmox"),
         (["--storage-cfg", "storage.cfg"], "cannot use --storage-cfg without --proxmox"),
         (["--proxmox", "pve/vms", "--storage-cfg", "gone.cfg"], "cannot read gone.cfg"),
-        (["--proxmox", "pve/vms", "--storage-cfg", "fleet.yaml"], "is not a line of a storage.cfg"),
-        (["--proxmox", "pve/bad", "--storage-cfg", "storage.cfg"], "it is not the configuration of a VM"),
+        (["--proxmox", "pve/vms", "--storage-cfg", "fleet.yaml"], "is not a valid line of storage.cfg"),
+        (["--proxmox", "pve/bad", "--storage-cfg", "storage.cfg"], "it is not a VM configuration"),
     ],
 )
 def test_wrong_options_for_proxmox(planned, monkeypatch, options, why):

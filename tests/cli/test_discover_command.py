@@ -207,7 +207,7 @@ def test_names_that_no_manifest_can_have(tmp_path):
     text = discover(tmp_path / "images", "-o", f"{tmp_path}/m/", expect=1)
     assert "odd.img: the names of its copies are not UTF-8" in text
     assert f"{long}.img: the file beside it that lists its overlays would have too long a name; shorten" in text
-    assert "in.img: its path has a line break (\\n); rename the file or the folder" in text
+    assert "in.img: its path contains a line break (\\n); rename the file or the folder" in text
     assert [path.name for path in (tmp_path / "m").iterdir()] == ["base.yaml"]
 
 

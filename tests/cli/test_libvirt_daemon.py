@@ -93,7 +93,7 @@ def test_a_saved_domain_is_refused_that_no_process_has_open(two, daemon):
         assert "raw.img is in use: the domain web is paused. Shut its VM down" in said
         virsh(daemon, "managedsave", "web")
         said = run_here("apply", plan, "--connect", daemon, expect=1)
-        assert "raw.img is in use: the domain web is to continue from its saved memory" in said
+        assert "raw.img is in use: the domain web will continue from its saved memory" in said
         two.assert_not_converted("raw.img")
         two.assert_converted("thick.qcow2")
         assert (two.folder / "raw.img").read_bytes() == before

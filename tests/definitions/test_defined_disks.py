@@ -49,8 +49,8 @@ def test_every_disk_is_found_with_its_declared_format():
         DefinedDisk("/volumes/data.img", ImageFormat.RAW, user),
     )
     assert found.unusable == (
-        "the disk vdd of the domain web is left out: it is not a file or a device of this host",
-        "the disk vde of the domain web is left out: batchdiff does not know its format, bochs",
+        "disk vdd of the domain web is left out: it is not a file or device on this host",
+        "disk vde of the domain web is left out: batchdiff does not support its format, bochs",
     )
 
 

@@ -51,7 +51,7 @@ def test_every_image_of_a_chain_counts():
     found = images_of_active_domains(OtherHost())
     paths = ["/i/snapshot.qcow2", "/i/web.qcow2", "/i/copy.qcow2", "/dev/vg/web", "/volumes/data.img"]
     web = dict.fromkeys(map(os.path.realpath, paths), "the domain web is paused")
-    db = "the domain db is to continue from its saved memory (managed save)"
+    db = "the domain db will continue from its saved memory (managed save)"
     assert found == web | {"/i/db.img": db}
 
 

@@ -89,7 +89,7 @@ def test_volumes_are_found_by_their_pools():
 
 def test_before_apply_it_is_a_preview():
     (change,) = domain_changes([domain("a", "file='/i/web.img'")], [planned("web")])
-    assert change.waiting == ["web: its overlay is not written yet"]
+    assert change.waiting == ["web: its overlay has not been written yet"]
     assert b"<source file='/i/web.qcow2'/>" in change.changed
 
 
@@ -106,7 +106,7 @@ def test_the_preview_is_of_the_overlay_however_the_disk_is_written(plain, spelle
     """A live ``virsh dumpxml`` writes ``<backingStore/>``, and a definition by hand may leave the format out."""
     text = domain("a", "file='/i/web.img'").document.replace(plain, spelled_out)
     (change,) = domain_changes([parse_domain(text, "x")], [planned("web")])
-    assert change.waiting == ["web: its overlay is not written yet"]
+    assert change.waiting == ["web: its overlay has not been written yet"]
     assert [use.image.path for use in change.uses] == ["/i/web.qcow2"]
     (disk,) = parse_domain(change.changed, "x").disks
     assert (disk.path, disk.format) == ("/i/web.qcow2", "qcow2")
@@ -119,7 +119,7 @@ def test_a_link_to_a_guest_is_the_guest_before_apply(tmp_path):
     path = str(tmp_path / "web.img")
     disk = replace(planned("web"), now=VmImage(path, "raw"), known_as=frozenset({path}))
     (change,) = domain_changes([domain("a", f"file='{tmp_path}/link'")], [disk])
-    assert change.waiting == ["web: its overlay is not written yet"]
+    assert change.waiting == ["web: its overlay has not been written yet"]
 
 
 def test_nothing_is_below_a_raw_image():

@@ -49,7 +49,7 @@ def test_converted():
 def test_before_apply_it_is_a_preview():
     (change,) = changes(config(LINE), disk=GuestDisk("web", RAW, THIN, BOTH))
     assert change.changed.decode() == NEW_LINE
-    assert change.waiting == ["web: its overlay is not written yet"]
+    assert change.waiting == ["web: its overlay has not been written yet"]
 
 
 def test_after_a_restore_it_goes_back():
@@ -95,10 +95,11 @@ def test_in_its_guests_place():
     [
         (f"lock: backup\n{LINE}", CONVERTED, "VM 101 is locked (lock: backup)"),
         (f"{LINE}[one]\n{LINE}[two]\n{LINE}", CONVERTED, "(one and two)"),
-        (f"{LINE}[one]\n{LINE}", CONVERTED, "`qm delsnapshot 101 one`"),
+        (f"{LINE}[one]\n{LINE}", CONVERTED, "the snapshot one refers to the former image of web, and"),
+        (f"{LINE}[one]\n{LINE}", CONVERTED, "Delete it with `qm delsnapshot 101 one`"),
         (f"{LINE}[PENDING]\n{LINE}", CONVERTED, "`qm set 101 --revert scsi0`"),
-        (f"{LINE}[PENDING]\ndelete: scsi0\n", CONVERTED, "a pending change ([PENDING]) concerns web"),
-        (f"{LINE}scsi1: {RAW.path}\n", CONVERTED, "web is also scsi1 of VM 101"),
+        (f"{LINE}[PENDING]\ndelete: scsi0\n", CONVERTED, "a pending change ([PENDING]) affects web"),
+        (f"{LINE}scsi1: {RAW.path}\n", CONVERTED, "web is also attached as scsi1 of VM 101"),
         (LINE.replace("scsi0", "tpmstate0"), CONVERTED, "which must be raw"),
         (LINE, GuestDisk("web", THIN, None, BOTH, RESTORING), RESTORING),
     ],
@@ -110,7 +111,7 @@ def test_why_it_must_not_change_yet(text, disk, why):
 
 def test_a_disk_of_two_vms():
     first, second = changes(config(LINE), config(LINE.replace("scsi0", "sata3"), 102))
-    assert first.waiting == ["web is also sata3 of VM 102: detach it from all drives but one"]
+    assert first.waiting == ["web is also attached as sata3 of VM 102: leave it attached in only one place"]
     assert "scsi0 of VM 101" in second.waiting[0]
 
 
@@ -170,7 +171,7 @@ def test_doubts_about_the_template(configs, why):
 def test_doubts_about_the_storage():
     storages = [Storage("local", "dir", "/s/images", allows_images=False)]
     host = ProxmoxHost([], storages, frozenset())
-    assert "the storage local is not for disk images" in next(doubts("/t.img", [CONVERTED], host))
+    assert "the storage local does not allow disk images" in next(doubts("/t.img", [CONVERTED], host))
 
 
 @pytest.mark.parametrize(("number", "is_one"), [(101, True), (102, False)])

@@ -83,7 +83,7 @@ def test_only_its_line_changes():
     [
         (b"<domain/>\n", "101.conf", "lines of the form KEY: VALUE"),
         (b"cores: 1\0", "101.conf", "lines of the form KEY: VALUE"),
-        (b"cores: 1\n", "web.conf", "its name is not VMID.conf"),
+        (b"cores: 1\n", "web.conf", "its name must have the form VMID.conf"),
     ],
 )
 def test_what_is_not_one(document, where, why):

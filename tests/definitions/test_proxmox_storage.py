@@ -91,5 +91,5 @@ def test_the_storage_of_an_image():
 
 
 def test_what_is_not_one():
-    with pytest.raises(DefinitionError, match=r"is not a line of a storage\.cfg"):
+    with pytest.raises(DefinitionError, match=r"is not a valid line of storage\.cfg"):
         storages(b"{json: true\n")

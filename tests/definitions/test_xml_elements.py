@@ -53,8 +53,8 @@ def test_any_text_before_an_element_moves_it(text):
         (b"", "it is not valid XML in UTF-8: no element found"),
         (b"<a>\xff</a>", "it is not valid XML in UTF-8: 'utf-8' codec"),
         ("<?xml version='1.0' encoding='UTF-16'?><a/>".encode("utf-16"), "it is not valid XML in UTF-8"),
-        (b"<!DOCTYPE a [<!ENTITY x 'xxxxxxxxxx'>]><a>&x;</a>", "it has a document type (<!DOCTYPE>)"),
-        (b"<!DOCTYPE a SYSTEM 'file:///etc/passwd'><a/>", "it has a document type (<!DOCTYPE>)"),
+        (b"<!DOCTYPE a [<!ENTITY x 'xxxxxxxxxx'>]><a>&x;</a>", "it declares a document type (<!DOCTYPE>)"),
+        (b"<!DOCTYPE a SYSTEM 'file:///etc/passwd'><a/>", "it declares a document type (<!DOCTYPE>)"),
     ],
 )
 def test_what_is_refused(document, why):

@@ -90,10 +90,10 @@ def test_overlays_and_their_backing_files_are_shown_as_such(folder):
     found = run(folder)
     assert copies(found) == {"base.img": set(COPIES)}
     assert left(found) == {
-        "mid.qcow2": (Cause.OVERLAY, f"it is an overlay on {folder}/base.img already"),
+        "mid.qcow2": (Cause.OVERLAY, f"it is already an overlay on {folder}/base.img"),
         "top.qcow2": (
             Cause.OVERLAY,
-            f"it is an overlay on {folder}/mid.qcow2 on {folder}/base.img already",
+            f"it is already an overlay on {folder}/mid.qcow2 on {folder}/base.img",
         ),
     }
 
@@ -242,7 +242,7 @@ def test_first_bytes_alone_never_name_another_file(folder):
     found = run(folder)
     cause, reason = left(found)["forged.img"]
     assert cause is Cause.DOUBTFUL
-    assert f"it starts like qcow2 and refers to {folder}/one.img" in reason
+    assert f"it starts like a qcow2 image and refers to {folder}/one.img" in reason
     assert "one.img" in copies(found)["base.img"]
 
 

@@ -199,7 +199,7 @@ def test_a_smaller_disk_is_not_a_guest():
     fleet.traits["cut"] = {"virtual_size": 1 << 20, "allocated": 1 << 40, "modified_ns": 99}
     found = Found(fleet, given=["large"])
     assert set(found.template_of) == {"copy", "copy2"}
-    assert "but its disk is smaller than the disk of that image" in found.left["cut"].reason
+    assert "but its disk is smaller than that image's disk" in found.left["cut"].reason
     assert found.left["cut"].cause is Cause.UNUSABLE
 
 

@@ -90,7 +90,7 @@ def test_links_that_lead_nowhere_are_explained_with_absolute_paths(folder, monke
 def test_a_disk_that_is_gone_is_named_once(folder):
     search = find_files([], [FileToSample(str(folder / "gone" / "vm.img"), ImageFormat.RAW)])
     (left_out,) = search.exclusions
-    assert (left_out.path, left_out.reason) == (f"{folder}/gone/vm.img", "it, or a folder above it, is gone")
+    assert (left_out.path, left_out.reason) == (f"{folder}/gone/vm.img", "it or a folder above it does not exist")
 
 
 def test_no_fifo_is_opened(folder):

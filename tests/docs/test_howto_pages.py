@@ -231,7 +231,7 @@ def test_discover(page):
     first, named = page_fences("discover", "sh")
     printed = " ".join(page.run(first).split())
     assert "6 copies of 2 templates in /images, 1 left out" in printed
-    assert "build.qcow2: it is an overlay on /images/debian-12.img already" in printed
+    assert "build.qcow2: it is already an overlay on /images/debian-12.img" in printed
     names = sorted(os.listdir(page.images / "manifests"))
     assert names == ["debian-12.plan.json", "debian-12.yaml", "docker.yaml"]
     assert "7 copies of 1 template" in page.run(named)

@@ -42,7 +42,7 @@ def test_what_only_the_operator_can_do():
     (change,) = domain_changes([DOMAIN], [disk])
     text = definitions_text([change], [disk], width=200)
     assert f"by hand: web: {SECRETS}" in text
-    assert "not yet: web: its overlay is not written yet" in text
+    assert "not yet: web: its overlay has not been written yet" in text
     event = definition_event(change)
     assert (event["by_hand"], event["commands"]) == ([f"web: {SECRETS}"], [])
 
@@ -60,7 +60,7 @@ def test_no_command_for_proxmox_before_its_time():
     disk = GuestDisk("web", RAW, THIN, BOTH)
     changes = list(vm_changes([CONFIG], [disk], STORAGES, run_folder="/nowhere"))
     text = definitions_text(changes, [disk], manages="Proxmox", width=200)
-    assert "not yet: web: its overlay is not written yet" in text
+    assert "not yet: web: its overlay has not been written yet" in text
     assert "+scsi0: local:101/web.qcow2" in text
     assert "$ " not in text
     assert "Run `batchdiff definitions` again after that: it then prints the `qm set` command." in text
