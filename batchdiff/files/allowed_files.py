@@ -1,11 +1,11 @@
-"""The files that an image may consist of besides its own: beside it, or in folders that the manifest allows.
+"""The other files that an image may use: those beside it, and those in folders that the manifest allows.
 
 ::
 
     /images/web01.vmdk names      is resolved to              and is allowed
     web01-f001.vmdk               /images/web01-f001.vmdk     always
     /pool/web01-f001.vmdk         itself                      with `allow_folders: [/pool]`
-    link.vmdk -> /etc/passwd      /etc/passwd                 no: what counts is the file behind all links
+    link.vmdk -> /etc/passwd      /etc/passwd                 no: only the link's target counts
 
 Only names are resolved here: the code that opens the file requires a regular one, and follows no link.
 """
@@ -19,16 +19,19 @@ from batchdiff.files.filenames import check_usable, shell_word, unfit
 from batchdiff.quoting import show
 
 _LONGEST_SHOWN = 1000
-"""The most characters of a folder's path in a remedy; a name in an image can be as long as its header."""
-_COPY = "Make a copy in one file with `qemu-img convert` if you trust it, or leave it out of the manifest."
+"""The most characters of a folder's path in a remedy; a name in an image can be as long as the image's header."""
+_COPY = (
+    "If you trust the image, copy it into a single file with `qemu-img convert`; otherwise leave it out of the"
+    " manifest."
+)
 
 
 def allowed_file(name: str, image: str, folders: tuple[str, ...]) -> str:
     """Return the path, without links, of a file that the image at the path ``image`` names.
 
-    A relative name starts in the image's folder. ``folders`` are allowed besides that one, with all below them.
+    A relative name is resolved in the image's folder. ``folders``, and all below them, are allowed besides it.
 
-    :raises ImageError: the name is not a plain path, or leads elsewhere.
+    :raises ImageError: the name is not a plain path, or resolves to a file elsewhere.
     """
     own = os.path.realpath(os.path.dirname(image))
     try:
@@ -52,7 +55,7 @@ def allowed_file(name: str, image: str, folders: tuple[str, ...]) -> str:
 def _allowing(folder: str) -> str:
     if len(folder) > _LONGEST_SHOWN:
         return _COPY
-    return f"If you trust that, write `allow_folders: [{shell_word(folder)}]` beside `format`."
+    return f"If you trust that folder, add `allow_folders: [{shell_word(folder)}]` beside `format`."
 
 
 def _is_under(path: str, folder: str) -> bool:

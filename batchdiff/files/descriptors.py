@@ -14,7 +14,7 @@ from batchdiff.errors import BatchdiffError
 _FILES = "/proc/self/fd"
 
 _MOST = 1 << 20
-"""The value of "unlimited": Linux allows no more by default (fs.nr_open)."""
+"""The limit that "unlimited" amounts to: by default, Linux allows no more (fs.nr_open)."""
 
 _LEAST = 32
 """Converting a guest with two backing files opens 22 files besides those that are open from the start: mostly the
@@ -22,14 +22,14 @@ chains of the guests that are being verified, and pipes to qemu-img."""
 
 
 def require_descriptors() -> None:
-    """Raise the limit on open files, and require that it suffices for a fleet of any size.
+    """Raise the limit on open files, and require that it is enough for a fleet of any size.
 
-    :raises BatchdiffError: it is too low, or /proc, which shows who has an image open, is not mounted.
+    :raises BatchdiffError: it is too low; or /proc, which shows what has an image open, is not mounted.
     """
     if not os.path.isdir(_FILES):
         raise BatchdiffError(
             "/proc is not mounted",
-            why="without it, batchdiff cannot see who has an image open",
+            why="without it, batchdiff cannot see which processes have an image open",
             remedy="Mount it (`mount -t proc proc /proc`), and run the same command again.",
         )
     raise_descriptor_limit()
@@ -38,7 +38,7 @@ def require_descriptors() -> None:
         raise BatchdiffError(
             "the limit on open files is too low",
             why=f"{free} more can be opened, but batchdiff needs {_LEAST}",
-            remedy="Raise it (`ulimit -n`, `LimitNOFILE=` of a service), and run the same command again.",
+            remedy="Raise the limit (`ulimit -n`, `LimitNOFILE=` of a service), and run the same command again.",
         )
 
 
@@ -56,6 +56,6 @@ def free_descriptors() -> int:
     most = _MOST if soft == resource.RLIM_INFINITY else soft
     try:
         used = len(os.listdir(_FILES)) - 1  # less the one that lists them
-    except OSError:  # not even one is left to list them
+    except OSError:  # none is left to list them with
         return 0
     return max(most - used, 0)

@@ -1,4 +1,4 @@
-"""File names: those that reports, logs and QEMU can handle, their display and quoting, and their length."""
+"""File names: which ones reports, logs and QEMU can handle, how they are shown and quoted, and their length."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import unicodedata
 from collections.abc import Iterable
 
 _LONGEST = 255
-"""Bytes, for filesystems that do not report their limit (Linux ``NAME_MAX``)."""
+"""The limit in bytes for filesystems that do not report theirs (Linux ``NAME_MAX``)."""
 
 # Control characters, line and paragraph separators: they can forge lines in reports and logs.
 _UNFIT = frozenset({"Cc", "Zl", "Zp"})
 
-# Characters that change the direction of writing can make one name look like another (Unicode Annex 9, 2).
+# Characters that change the writing direction can make one name look like another (Unicode Annex 9, 2).
 _TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
@@ -49,7 +49,7 @@ def _is_unfit(letter: str) -> bool:
 def readable(name: str) -> str:
     r"""Return a name that can be shown, copied and typed.
 
-    Bytes that are not UTF-8 and characters that do not print become escapes such as ``\udce9`` and ``\n``.
+    Bytes that are not UTF-8, and unprintable characters, become escapes such as ``\udce9`` and ``\n``.
     """
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)
 
@@ -79,7 +79,7 @@ def shell_line(words: Iterable[str]) -> str:
 
 
 def check_usable(path: str) -> None:
-    """Refuse a path that no file can have. Python's own messages for that differ from version to version.
+    """Refuse a path that no file can have. Python's own messages about it vary between versions.
 
     :raises ValueError: it has a null byte, or characters that cannot be encoded in this locale.
     """

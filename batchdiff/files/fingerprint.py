@@ -23,7 +23,7 @@ REPLACED = "another file is in its place"
 
 @frozen(eq=False)
 class Fingerprint:
-    """Identity and last change of a file. Two are equal if they are of one file that has not changed.
+    """Identity and last change of a file. Two are equal if they are of the same file, unchanged.
 
     ``device``: the number that the filesystem (or the block device) had at that time. ``filesystem``: its lasting
     identifier, empty if it has none. A block device has inode 0 and no times.
@@ -42,7 +42,7 @@ class Fingerprint:
         return self.inode != 0
 
     def is_same_file(self, now: Fingerprint) -> bool:
-        """Return whether both are of one file, even if its content has changed."""
+        """Return whether both are of the same file, even if its content has changed."""
         if self.inode != now.inode:
             return False
         if not self.vouches_for_content:
@@ -52,13 +52,13 @@ class Fingerprint:
         return self.device == now.device or (self.size, self.mtime_ns) == (now.size, now.mtime_ns)
 
     def is_unwritten(self, now: Fingerprint) -> bool:
-        """Return whether both are of one file that was not written to: at most its name or attributes changed."""
+        """Return whether both are of the same file, not written to in between; it may have been renamed."""
         return self.is_same_file(now) and (self.size, self.mtime_ns) == (now.size, now.mtime_ns)
 
     def was_written_to(self, now: Fingerprint) -> bool:
-        """Return whether a file, or a copy of it with its times, was written to.
+        """Return whether a file, or a copy of it that keeps its times, has been written to.
 
-        For a block device, this only shows a changed size.
+        For a block device, this detects only a change of size.
         """
         return (self.size, self.mtime_ns) != (now.size, now.mtime_ns)
 
@@ -98,7 +98,7 @@ def fingerprint_of(fd: int, size: int) -> Fingerprint:
 
 
 def fingerprint_at(path: str) -> Fingerprint | None:
-    """Return the fingerprint of a file by its path, without keeping it open; None if there is none to read.
+    """Return the fingerprint of the file at a path, without keeping it open; None if it cannot be read.
 
     Symbolic links are followed only to block devices: /dev/vg/lv lasts, but the /dev/dm-3 it leads to does not.
     """

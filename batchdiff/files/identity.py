@@ -11,7 +11,7 @@ Identity: TypeAlias = tuple[str, int, int]
 
 
 def identity_of(path: str) -> Identity | None:
-    """Return the identity of the file that a path leads to through all links; None if there is no file."""
+    """Return the identity of the file that a path resolves to; None if there is no such file."""
     try:
         return identity_in(os.stat(path))
     except (OSError, ValueError):
@@ -19,7 +19,7 @@ def identity_of(path: str) -> Identity | None:
 
 
 def is_one_image(one: str, other: str) -> bool:
-    """Return whether two paths lead to one file, or to one block device under any names.
+    """Return whether two paths resolve to the same path, or to the same block device under any names.
 
     Two hard links of a file are two images: replacing one leaves the other unchanged.
     """

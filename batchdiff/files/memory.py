@@ -1,8 +1,8 @@
 """Page-aligned, reusable buffers for image bytes.
 
 Measured on an AMD EPYC: the kernel copied 512 KiB from its page cache at 16 GiB/s into memory aligned to 32 bytes,
-and at 9 GiB/s into unaligned memory, such as malloc() returns; on an older one at 12.5 and 2.4 GiB/s. Touching
-memory for the first time costs another 3 to 6 us for each page.
+and at 9 GiB/s into unaligned memory, such as malloc() returns; on an older model, at 12.5 and 2.4 GiB/s. Touching
+memory for the first time costs another 3 to 6 us per page.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ _KEPT = 200
 ALL = (QUARANTINE, OVERLAY_ASIDE, DELETING, TEMPORARY, SIDECAR, CRASH)
 
 BESIDE_PLAN = (".journal", ".partial", ".definitions")
-"""The suffixes of what lies beside a plan: its journal, an unfinished scan, and earlier definitions of VMs."""
+"""The suffixes of files beside a plan: its journal, an unfinished scan, and earlier definitions of VMs."""
 
 RESERVED = (*ALL, ".plan.json", *BESIDE_PLAN)
 """The suffixes that are not allowed for a file that batchdiff is to write for a VM."""
@@ -38,7 +38,7 @@ RESERVED = (*ALL, ".plan.json", *BESIDE_PLAN)
 def temporary(path: str) -> str:
     """Return a unique name for a file that is being written, in the folder of its final path.
 
-    Its end is random, because in a container the process ID is the same in every run.
+    It contains random digits instead of the process ID, which can be the same in every run of a container.
     """
     folder, name = os.path.split(path)
     # Filesystems limit a name to 255 bytes; the random part keeps shortened names apart.
@@ -46,7 +46,7 @@ def temporary(path: str) -> str:
 
 
 def temporary_data_file(overlay: str) -> str:
-    """Return the name that an overlay's data file has while it is written; ``overlay``: that of the overlay."""
+    """Return the temporary name of an overlay's data file; ``overlay``: the overlay's own temporary name."""
     return f"{overlay.removesuffix(TEMPORARY)}.data{TEMPORARY}"
 
 

@@ -1,4 +1,4 @@
-"""Writing to descriptors: everything or an error that names the cause."""
+"""Complete writes to file descriptors."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from batchdiff.units import MIB, format_size
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/[0-9]+")
 
 _LARGEST = MIB
-"""Bytes. A passphrase has a few dozen; a file that is larger was named by mistake."""
+"""Bytes. A passphrase has a few dozen; a larger file has been named by mistake."""
 
 _LOWEST = 10
 
@@ -47,7 +47,7 @@ def is_descriptor(path: str) -> bool:
 
 
 def why_unusable_as_secret(path: str) -> str:
-    """Return why a file cannot be the source of a secret; empty if it can. A pipe is not read for that."""
+    """Return why a file cannot be the source of a secret; empty if it can. This never reads a pipe."""
     try:
         status = os.stat(path)
         if stat.S_ISREG(status.st_mode):
@@ -59,7 +59,7 @@ def why_unusable_as_secret(path: str) -> str:
     if stat.S_ISFIFO(status.st_mode) and is_descriptor(path):
         # A process that also has the writing end of a pipe open would wait forever for the pipe to end.
         mode = fcntl.fcntl(int(path.rpartition("/")[2]), fcntl.F_GETFL) & os.O_ACCMODE
-        return "" if mode == os.O_RDONLY else "that descriptor is not open for reading only"
+        return "" if mode == os.O_RDONLY else "that descriptor was not opened read-only"
     if not stat.S_ISREG(status.st_mode):
         return "it is neither a regular file nor an open descriptor such as /dev/fd/3"
     if status.st_size == 0:
@@ -95,8 +95,8 @@ def readable_secret(path: str) -> ReadableSecret:
             raise SecretError(
                 f"cannot read the secret file {path}",
                 why=why,
-                remedy="Bring it back; a symbolic link to it will do. Before the first apply, another file can be"
-                " named as `secret_file` in the manifest.",
+                remedy="Make the secret readable at that path; a symbolic link will do. Before the first apply,"
+                " you can also name another file as `secret_file` in the manifest.",
             )
         if not is_descriptor(path):
             return ReadableSecret(path)
@@ -116,14 +116,12 @@ def _in_memory(path: str) -> int:
     except OSError as error:
         raise SecretError(f"cannot read the secret from {path}", why=error.strerror or str(error)) from error
     if not 0 < len(secret) <= _LARGEST:
-        why = "it is empty" if not secret else f"it has more than {format_size(_LARGEST)}"
-        raise SecretError(
-            f"cannot read the secret from {path}", why=f"{why}; a pipe can be read by one command only"
-        )
+        why = "it is empty" if not secret else f"it is larger than {format_size(_LARGEST)}"
+        raise SecretError(f"cannot read the secret from {path}", why=f"{why}; only one command can read a pipe")
     copy = os.memfd_create("secret")
     try:
         write_all(copy, secret, 0)
-        # The shell that starts a program of QEMU uses the descriptors below 10.
+        # The shell that starts a QEMU program uses the descriptors below 10.
         return fcntl.fcntl(copy, fcntl.F_DUPFD_CLOEXEC, _LOWEST)
     finally:
         os.close(copy)

@@ -1,1 +1,1 @@
-"""The headers of formats that QEMU reads for batchdiff, inspected before QEMU sees the file; pure."""
+"""The headers of formats that QEMU reads for batchdiff, inspected before QEMU opens the file; pure."""

@@ -16,14 +16,14 @@ NamedFile = tuple[str, str | None] | None
 
 
 _CLUSTERS_OF_NOTHING, _BYTES_OF_A_CLUSTER = 1 << 24, 64
-"""The clusters that even an empty file may describe: a TiB in grains of 64 KiB, for which QEMU takes four seconds;
-and the bytes on disk that allow one more."""
+"""The clusters that even an empty file may describe (a TiB in grains of 64 KiB, which QEMU maps in four seconds),
+and the bytes on disk required for each further one."""
 
 
 class Outline(NamedTuple):
     """The number of an image's clusters and its backing file, as its header gives them.
 
-    ``bytes_each``: the bytes on disk that allow one more cluster than a file with nothing in it may describe.
+    ``bytes_each``: the bytes on disk required for each cluster beyond those that even an empty file may describe.
     """
 
     clusters: int
@@ -44,7 +44,7 @@ def is_mappable(size: int, cluster: int) -> bool:
 
 
 def require_mappable(size: int, cluster: int) -> int:
-    """Return the number of clusters of a disk; require that QEMU can map so many in reasonable time.
+    """Return the number of clusters of a disk; require that QEMU can map that many in reasonable time.
 
     :raises FormatError: it has too many clusters.
     """
@@ -65,7 +65,7 @@ def require_stored(outline: Outline, stored: int) -> None:
     count, most = outline.clusters, _CLUSTERS_OF_NOTHING + stored // outline.bytes_each
     require(
         count <= most,
-        f"its {count} clusters are too many to map in a file of {format_size(stored)} on disk (at most {most})",
+        f"its {count} clusters are too many to map in a file with {format_size(stored)} on disk (at most {most})",
         remedy=COPY,
     )
 

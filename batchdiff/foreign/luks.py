@@ -23,23 +23,23 @@ _SLOT = struct.Struct(">II32sII")
 _SLOTS, _STRIPES, _FIRST_SLOT_AT = 8, 4000, 4096
 _ACTIVE, _INACTIVE = 0x00AC71F3, 0x0000DEAD
 _LONGEST_KEY = 64
-"""Bytes: two keys of AES-256, as XTS needs them. No cipher of QEMU has a longer one."""
+"""Bytes: two keys of AES-256, as XTS needs them. No cipher in QEMU has a longer one."""
 
 _MOST_ITERATIONS = 1 << 27
 """The most rounds of PBKDF2 that opening an image may take: half a minute on a fast CPU.
 
 cryptsetup and QEMU choose so many that creating a slot takes two seconds: ten million on a fast CPU. A header can
-demand 2^32 in each slot, and all of them are tried before QEMU finds that no slot fits the passphrase.
+demand 2^32 in each slot, and QEMU tries every slot before it rejects a passphrase.
 """
 
 _LUKS2 = (
     "Back the image up and shut its VM down. If its sectors are 512 bytes (`cryptsetup luksDump IMAGE`),"
     " `cryptsetup luksConvertKey --pbkdf pbkdf2 IMAGE` and `cryptsetup convert --type luks1 IMAGE` convert its"
-    " header. Otherwise open it with `cryptsetup open`, and copy that device into a new image with"
+    " header. Otherwise open it with `cryptsetup open`, and copy the resulting device into a new image with"
     " `qemu-img convert -O luks`."
 )
 
-_FEWER = "`cryptsetup luksChangeKey --pbkdf-force-iterations 1000000 IMAGE` lowers the rounds of a key slot."
+_FEWER = "`cryptsetup luksChangeKey --pbkdf-force-iterations 1000000 IMAGE` reduces a key slot's rounds."
 
 
 class KeySlot(NamedTuple):
@@ -62,7 +62,7 @@ def inspect_luks(read: ReadAt, size: int) -> int:
     magic, version, *names, payload, key_bytes, _, _, iterations, _ = fields
     start = int(payload) * SECTOR
     require(magic == b"LUKS\xba\xbe", "it is not a LUKS image: its magic number is missing")
-    require(version != 2, "it is of LUKS version 2, and QEMU reads version 1 only", remedy=_LUKS2)
+    require(version != 2, "it uses LUKS version 2, but QEMU reads version 1 only", remedy=_LUKS2)
     require_opened(version == 1, f"LUKS version {version} is unknown (1 is known)")
     require_opened(all(map(_is_text, names)), "the name of its cipher or hash is not text")
     require_opened(0 < key_bytes <= _LONGEST_KEY, f"a key of {key_bytes} bytes is invalid")
@@ -83,7 +83,7 @@ def _slot(read: ReadAt, number: int, key_bytes: int) -> KeySlot:
 
 
 def _check_places(slots: list[KeySlot], payload: int) -> None:
-    """Check that the slots lie between the header and the data, and apart from each other."""
+    """Check that the slots are between the header and the data, and do not overlap."""
     end = _FIRST_SLOT_AT
     for each in sorted(slots, key=lambda slot: slot.start):
         require_opened(each.start >= end, "a key slot overlaps the header or another key slot")
@@ -93,12 +93,12 @@ def _check_places(slots: list[KeySlot], payload: int) -> None:
 
 def _check_iterations(of_slots: list[int], of_master_key: int) -> None:
     """Check that the image can be opened in reasonable time. ``of_slots``: the rounds of each active slot."""
-    require_opened(of_slots, "it has no active key slot, so no passphrase opens it")
-    require_opened(of_master_key > 0 and all(of_slots), "a key slot has no rounds of PBKDF2")
+    require_opened(of_slots, "it has no active key slot, so no passphrase can open it")
+    require_opened(of_master_key > 0 and all(of_slots), "a key slot or the master key has 0 rounds of PBKDF2")
     rounds = sum(of_slots) + len(of_slots) * of_master_key
     require(
         rounds <= _MOST_ITERATIONS,
-        f"opening it takes up to {rounds} rounds of PBKDF2, more than {_MOST_ITERATIONS}",
+        f"opening it takes up to {rounds} rounds of PBKDF2, more than the limit of {_MOST_ITERATIONS}",
         remedy=_FEWER,
     )
 

@@ -16,7 +16,7 @@ _LARGEST_CLUSTER, _LARGEST_TABLE, LONGEST_NAME = 64 << 20, 16, 1023
 
 
 def largest_disk(cluster_size: int, table_size: int) -> int:
-    """Return the bytes that two levels of tables can map, as QEMU computes them: modulo 2^64, so perhaps 0."""
+    """Return the number of bytes that two levels of tables can map, modulo 2^64 as in QEMU, so perhaps 0."""
     entries = cluster_size * table_size // 8
     return entries * entries * cluster_size % (1 << 64)
 
@@ -38,9 +38,10 @@ def inspect_qed(read: ReadAt, file_size: int) -> Outline:
     )
     require(
         4096 <= cluster <= _LARGEST_CLUSTER and cluster & (cluster - 1) == 0,
-        f"clusters of {cluster} bytes are invalid",
+        f"a cluster size of {cluster} bytes is invalid",
     )
-    require(1 <= table <= _LARGEST_TABLE and table & (table - 1) == 0, f"tables of {table} clusters are invalid")
+    is_valid = 1 <= table <= _LARGEST_TABLE and table & (table - 1) == 0
+    require(is_valid, f"a table size of {table} clusters is invalid")
     require(size % 512 == 0 and size <= (cluster * table // 8) ** 2 * cluster, f"its size {size} is invalid")
     count = require_mappable(size, cluster)
     require(
@@ -51,7 +52,7 @@ def inspect_qed(read: ReadAt, file_size: int) -> Outline:
 
 
 def _backing_file(read: ReadAt, file_size: int, fields: tuple[int, ...]) -> NamedFile:
-    """Return the backing file that the header names, with a format only if that is raw."""
+    """Return the backing file that the header names; the header gives its format only if that is raw."""
     cluster, header, features, name_at, name_size = fields[1], fields[3], fields[4], *fields[9:]
     require(
         name_at + name_size <= header * cluster <= file_size,
@@ -59,7 +60,7 @@ def _backing_file(read: ReadAt, file_size: int, fields: tuple[int, ...]) -> Name
     )
     require(
         name_size <= LONGEST_NAME,
-        f"the name of its backing file has {name_size} bytes, more than {LONGEST_NAME}",
+        f"the name of its backing file has {name_size} bytes, more than the limit of {LONGEST_NAME}",
     )
     name = exactly(read, name_at, name_size, "backing file name").split(b"\0", 1)[0]
     require(bool(name), "its backing file name is empty")

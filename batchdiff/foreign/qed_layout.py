@@ -69,12 +69,12 @@ class QedLayout:
 
     @property
     def file_size(self) -> int:
-        """Size of the file in bytes; QEMU ignores a last cluster that is not whole."""
+        """Size of the file in bytes; QEMU ignores an incomplete last cluster."""
         return self.data_offset + self.data_clusters * self.cluster_size
 
 
 def fits_qed(virtual_size: int, cluster_size: int, table_size: int) -> bool:
-    """Return whether a QED file can map a disk, and QEMU can in turn map the file."""
+    """Return whether a QED file can map a disk, and QEMU can map it in reasonable time."""
     largest = largest_disk(cluster_size, table_size)
     return virtual_size <= largest and is_mappable(virtual_size, cluster_size)
 

@@ -18,7 +18,7 @@ _MOST_BLOCKS = 0x1FFFFFFF
 _NO_UUID = bytes(16)
 
 DIFFERENCE = "it holds only the differences from a parent image"
-MERGE = "Merge the two first, with the program that made them."
+MERGE = "Merge the two first, with the program that created them."
 
 
 def inspect_vdi(read: ReadAt, file_size: int) -> Outline:
@@ -34,7 +34,8 @@ def inspect_vdi(read: ReadAt, file_size: int) -> Outline:
     require(kind != _DIFFERENCING and link == parent == _NO_UUID, DIFFERENCE, remedy=MERGE)
     require(kind in {_DYNAMIC, _FIXED}, f"its type {kind} is unknown (1, dynamic, and 2, fixed, are known)")
     require(
-        sector == SECTOR and block == MIB and extra == 0, "its sectors are not 512 bytes, or its blocks not 1 MiB"
+        sector == SECTOR and block == MIB and extra == 0,
+        "its sectors are not 512 bytes, its blocks are not 1 MiB, or its blocks have extra data",
     )
     require(blocks <= _MOST_BLOCKS and size <= blocks * MIB, f"its {blocks} blocks cannot hold {size} bytes")
     count = require_mappable(size, MIB)

@@ -6,8 +6,8 @@
     | mark   | header 1 | header 2 | region tables   | log, BAT, metadata and blocks, each in whole MiB ...
 
 Each BAT entry has the state of a block and its place in the file; after each "chunk" of blocks there is an entry
-for a bitmap of sectors, which only differencing images use. QEMU has no block status for this format: it reports
-neither holes nor offsets. It reads the blocks as this module maps them.
+for a bitmap of sectors, which only differencing images use. QEMU does not support block status for this format: it
+reports neither holes nor offsets. It reads the blocks as this module maps them.
 
 Source: Microsoft, [MS-VHDX]; QEMU ``block/vhdx.c`` (``vhdx_parse_header``, ``vhdx_open_region_tables``,
 ``vhdx_parse_metadata``, ``vhdx_co_readv``).
@@ -53,13 +53,13 @@ _CHUNK = (1 << 23) * SECTOR
 _REQUIRED_REGION, _REQUIRED_ITEM, _HAS_PARENT = 1, 4, 2
 
 _NOT_PRESENT = (0, 1, 2, 3, 5)
-"""States of blocks that QEMU reads as zeros: not present, undefined, zero, unmapped (3; 5 in former versions)."""
+"""States of blocks that QEMU reads as zeros: not present, undefined, zero, unmapped (3; 5 in older versions)."""
 _PRESENT, _PARTIAL = 6, 7
 _ENTRY_BYTES = 8
 _MOST_SPARE = 64 * MIB
-"""Bytes of the BAT that no block needs. Programs make it as long as the disk needs, in whole MiB."""
+"""The most bytes that a BAT may have beyond what the disk needs. Programs round it up only to whole MiB."""
 _AT_ONCE = 1 << 20
-"""Entries of the BAT that are looked at together."""
+"""Entries of the BAT that are examined at a time."""
 _MOST_RUNS = 2_000_000
 
 _REPLAY = (
@@ -95,7 +95,7 @@ class _Disk(NamedTuple):
     size: int
     block: int
     chunk: int
-    """Blocks after which the BAT has an entry for a bitmap."""
+    """The number of blocks after which the BAT has an entry for a bitmap."""
     table_at: int
     others: tuple[_Place, ...]
     """All parts of the file that are not blocks."""
@@ -114,14 +114,14 @@ def inspect_vhdx(read: ReadAt, file_size: int) -> Outline:
 
     :raises FormatError: it is not one, is damaged, has a parent image, or was not closed cleanly.
     """
-    # QEMU looks at no block, but holds the whole table in memory: it may be as large as the file stores it.
+    # QEMU does not examine blocks, but keeps the whole table in memory, so its entries must be on disk.
     return Outline(_inspected(read, file_size).entries, bytes_each=_ENTRY_BYTES)
 
 
 def map_vhdx(read: ReadAt, file_size: int) -> DiskMap:
     """Return where the blocks of an image are in its file.
 
-    :raises FormatError: see :func:`inspect_vhdx`; or a block is outside the file, or in the place of a table.
+    :raises FormatError: see :func:`inspect_vhdx`; or a block is outside the file, or overlaps a table.
     """
     disk = _inspected(read, file_size)
     found: list[npt.NDArray[np.int64]] = []
@@ -131,7 +131,7 @@ def map_vhdx(read: ReadAt, file_size: int) -> DiskMap:
         table = exactly(read, disk.table_at + first * _ENTRY_BYTES, number * _ENTRY_BYTES, "block table")
         found.append(_runs(disk, first, np.frombuffer(table, dtype="<u8")))
         count += found[-1].shape[1]
-        require(count <= _MOST_RUNS, f"its blocks are in more than {_MOST_RUNS} places; copy it to a new image")
+        require(count <= _MOST_RUNS, f"its data is in more than {_MOST_RUNS} places in the file", remedy=COPY)
     starts, ends, offsets = _joined(np.concatenate(found, axis=1))
     _check_places(disk, file_size, offsets, offsets + ends - starts)
     return DiskMap(disk.size, starts, ends, offsets)
@@ -149,15 +149,15 @@ def _inspected(read: ReadAt, file_size: int) -> _Disk:
     disk = _Disk(size, block, _CHUNK // block, table.start, places)
     require_mappable(size, block)
     needed = disk.entries * _ENTRY_BYTES
-    require(needed <= table.length, f"its table of {table.length} bytes has no room for all blocks")
+    require(needed <= table.length, f"its block table of {table.length} bytes is too short for all blocks")
     # QEMU reads all of the table into memory, however few blocks the disk has.
     is_usual = table.length - needed <= _MOST_SPARE
-    require(is_usual, f"its table of {table.length} bytes is too long for {disk.blocks} blocks", remedy=COPY)
+    require(is_usual, f"its block table of {table.length} bytes is too long for its disk", remedy=COPY)
     return disk
 
 
 def _log(read: ReadAt, file_size: int) -> _Place:
-    """Return the place of the log, as the current header has it."""
+    """Return the place of the log, as the current header gives it."""
     headers = [exactly(read, at, _HEADER_BYTES, "header") for at in _HEADERS_AT]
     valid = [head for head in headers if _is_header(head)]
     require(bool(valid), "it is damaged: neither of its headers is valid")
@@ -167,7 +167,7 @@ def _log(read: ReadAt, file_size: int) -> _Place:
     require(is_clear, "it is damaged: its headers differ, and neither is the newer one")
     current = max(fields, key=lambda each: each[2])
     *_, guid, log_version, _, length, offset = current
-    require(log_version == 0, f"the version {log_version} of its log is unknown (0 is known)")
+    require(log_version == 0, f"version {log_version} of its log is unknown (0 is known)")
     require(offset % MIB == 0 and length % MIB == 0, "its log is not aligned to 1 MiB")
     require(offset > 0, "its log and its header overlap")  # QEMU refuses this even if the log is empty
     require(offset + length <= file_size, "its log ends past the end of the file")
@@ -193,10 +193,10 @@ def _regions(read: ReadAt, file_size: int) -> dict[bytes, _Place]:
         name = _REGION_NAMES.get(kind, f"region {kind.hex()}")
         is_known = kind in _REGION_NAMES or not flags & _REQUIRED_REGION
         require(is_known, f"it needs an unknown region ({kind.hex()})")
-        require(kind not in found, f"it has its {name} twice")
+        require(kind not in found, f"its {name} occurs twice")
         require(
             offset % MIB == 0 and length % MIB == 0 and length > 0,
-            f"its {name} is empty, or does not start and end at a whole MiB",
+            f"its {name} is empty, or does not start and end at a MiB boundary",
         )
         require(offset + length <= file_size, f"its {name} ends past the end of the file")
         found[kind] = _Place(name, offset, length)
@@ -223,8 +223,8 @@ def _parameters(read: ReadAt, region: _Place) -> tuple[int, int]:
     block, flags = struct.unpack("<II", found[_PARAMETERS])
     require(not flags & _HAS_PARENT, DIFFERENCE, remedy=MERGE)
     (size,), (sector,) = struct.unpack("<Q", found[_SIZE]), struct.unpack("<I", found[_SECTOR_SIZE])
-    require(MIB <= block <= 256 * MIB and block & (block - 1) == 0, f"blocks of {block} bytes are invalid")
-    require(sector == SECTOR, f"its logical sectors have {sector} bytes; QEMU reads only sectors of {SECTOR}")
+    require(MIB <= block <= 256 * MIB and block & (block - 1) == 0, f"a block size of {block} bytes is invalid")
+    require(sector == SECTOR, f"its logical sectors are {sector} bytes long; QEMU supports only {SECTOR}")
     require(size > 0, "its size is 0")
     require(size <= 64 * TIB, f"its size of {size} bytes exceeds 64 TiB")
     require(size % SECTOR == 0, f"its size of {size} bytes is not a whole number of sectors")
@@ -232,7 +232,7 @@ def _parameters(read: ReadAt, region: _Place) -> tuple[int, int]:
 
 
 def _runs(disk: _Disk, first: int, entries: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """Return the runs of data of some BAT entries, ``first`` being the number of the first: three rows."""
+    """Return the runs of data in some BAT entries, as three rows. ``first``: the number of the first entry."""
     number = first + np.arange(len(entries), dtype=np.int64)
     is_block = number % (disk.chunk + 1) != disk.chunk
     entries, number = entries[is_block], number[is_block]

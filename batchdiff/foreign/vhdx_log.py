@@ -4,7 +4,7 @@
 
     log    | entry | entry | ... | old entries |      an entry: header with checksum, descriptors, data; may wrap
 
-A header may name a log without any valid entry. QEMU then ignores the log, and never removes its name.
+A header may refer to a log without a valid entry. QEMU then ignores the log, and keeps the reference.
 
 Source: Microsoft, [MS-VHDX], 2.3; QEMU ``block/vhdx-log.c`` (``vhdx_log_search``).
 """
@@ -22,11 +22,11 @@ _SECTOR = 4 * KIB
 _LARGEST = 64 * MIB
 """The largest log that is searched; programs make logs of 1 MiB."""
 _MOST_CHECKED = 4 * MIB
-"""Bytes whose checksums are calculated: a second's work."""
+"""The most bytes for which checksums are calculated: about a second's work."""
 
 
 def has_valid_entry(read: ReadAt, start: int, length: int, guid: bytes) -> bool:
-    """Return whether a log has an entry that must be replayed, or is too large to find out.
+    """Return whether a log has an entry that must be replayed; true also if it is too large to search.
 
     :raises FormatError: the file ends inside the log.
     """

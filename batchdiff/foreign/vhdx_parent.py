@@ -5,7 +5,7 @@
     header      its own: the GUID that changes when its data does
     metadata    parent locator: keys and values, among them parent_linkage = {GUID of the parent's header}
 
-Only what is needed for these is parsed, so that even damaged images, which cannot be converted, yield them.
+Nothing else is parsed, so that even damaged images, which cannot be converted, yield these identities.
 
 Source: Microsoft, [MS-VHDX], 2.2.2 and 2.6.2.6.
 """
@@ -34,7 +34,7 @@ _GUID = re.compile(r"\{?(\w{8})-(\w{4})-(\w{4})-(\w{4})-(\w{12})\}?", re.ASCII)
 
 
 def own_guid(read: ReadAt) -> bytes:
-    """Return the GUID by which differencing images name this one, as its newest header has it; empty if none."""
+    """Return the GUID by which differencing images name this one, as its newest header gives it; empty if none."""
     found = [_HEADER.unpack(head) for at in _HEADERS_AT if len(head := read(at, _HEADER.size)) == _HEADER.size]
     return max(((number, guid) for signature, number, guid in found if signature == b"head"), default=(0, b""))[1]
 

@@ -1,4 +1,4 @@
-"""VMware's VMDK in one sparse file, with its descriptor inside (monolithicSparse), and sparse extents without one.
+"""VMware's VMDK in one sparse file, with its descriptor inside (monolithicSparse), and sparse extents with none.
 
 ::
 
@@ -24,7 +24,7 @@ TEXT_AT, TEXT_BYTES = SECTOR, 20 * SECTOR
 NO_SIGNATURE = "it is not a VMDK image: its signature is missing"
 NO_DESCRIPTOR = "its descriptor is missing, too large, or not directly after the header"
 _EXTENTS = {b"COWD": "vmfsSparse", b"\xbe\xba\xfe\xca": "seSparse"}
-"""Types of sparse extents on ESXi, by their marks; what they are parts of, :mod:`.vmdk_descriptor` refuses."""
+"""Types of sparse extents on ESXi, by their signatures; :mod:`.vmdk_descriptor` refuses the whole images."""
 _COPY_DESCRIPTOR = (
     "Make a qcow2 copy of the whole image from its descriptor, a small text file:"
     " `qemu-img convert -f vmdk -O qcow2 DESCRIPTOR COPY`. Use the copy in the manifest."
@@ -39,9 +39,7 @@ _VALUE = re.compile(rb'^[ \t]*(\w+)[ \t]*=[ \t]*"?([^"\r\n]*?)"?[ \t]*\r?$', re.
 _EXTENT = re.compile(rb"^[ \t]*(?:rw|rdonly|noaccess)[ \t]+\d+[ \t]+(\w+)", re.MULTILINE)
 _EXTENT_NAME = re.compile(rb'^(RW \d+ SPARSE ")[^"\n]*"', re.MULTILINE)
 _NO_PARENT, _SPARSE = b"ffffffff", "monolithicsparse"
-_EXTENT_ALONE = (
-    "If it is an extent of another image, name the descriptor of that image in the manifest, not its extent."
-)
+_EXTENT_ALONE = "If it is an extent of another image, name the descriptor of that image in the manifest instead."
 _SPARSE_TYPES = {_SPARSE: "monolithicSparse", "streamoptimized": "streamOptimized"}
 
 
@@ -75,13 +73,13 @@ def inspect_extent(read: ReadAt, file_size: int, length: int, *, is_last: bool) 
     :raises FormatError: it is not one, is damaged or compressed, or holds another number of bytes.
     """
     header = _inspect_header(read, file_size)
-    # QEMU leaves room for a descriptor, and writes none.
+    # QEMU leaves room for a descriptor, but writes none.
     text = read(header.text_at, 1) if header.text_at and header.text_size else b""
     require(text in {b"", b"\0"}, "it is an image of its own, with a descriptor")
     size, grain = header.capacity, header.grain
     require(size == length, f"it holds {size} bytes of the disk, but {length} according to the descriptor")
     # QEMU would read past the end of the extent, to the end of its last grain.
-    require(is_last or size % grain == 0, f"its {size} bytes are not a whole number of grains of {grain}")
+    require(is_last or size % grain == 0, f"its {size} bytes are not a whole number of grains of {grain} bytes")
     return header.grains
 
 
@@ -90,10 +88,10 @@ def _inspect_header(read: ReadAt, file_size: int) -> _SparseHeader:
     fields = SPARSE_HEADER.unpack(exactly(read, 0, SPARSE_HEADER.size, "header"))
     mark, version, _, capacity, grain, text_at, text_size, entries, _, directory, _, _, _, compression = fields
     kind = _EXTENTS.get(mark, "")
-    require(not kind, f"it is only an extent of an image of the type {kind}", remedy=_COPY_DESCRIPTOR)
+    require(not kind, f"it is only an extent of an image of type {kind}", remedy=_COPY_DESCRIPTOR)
     require(mark == b"KDMV", NO_SIGNATURE)
     require(version <= 3, f"VMDK version {version} is unknown (1 to 3 are known)")
-    require(compression == 0, f"its compression {compression} is unknown: a compressed image has 1 (deflate)")
+    require(compression == 0, f"its compression method {compression} is not supported in a file of this type")
     require(directory != AT_END, "it has a footer, but is not compressed")
     # Without a capacity, QEMU would treat the file as a text descriptor, and open the extents that it names.
     require(capacity > 0, "its size is 0")
@@ -130,7 +128,7 @@ def inspect_descriptor(text: bytes, expected: str) -> None:
     text = text.split(b"\0", 1)[0].lower()
     # QEMU uses the first occurrence of a word, so there must be only one.
     for word in (b"createtype", b"parentcid"):
-        require(text.count(word) <= 1, f"its descriptor has {word.decode()} twice")
+        require(text.count(word) <= 1, f"its descriptor contains {word.decode()} twice")
     values = dict(_VALUE.findall(text))
     require(b"parentfilenamehint" not in text, DIFFERENCE, remedy=MERGE)
     require(values.get(b"parentcid", _NO_PARENT) == _NO_PARENT, DIFFERENCE, remedy=MERGE)

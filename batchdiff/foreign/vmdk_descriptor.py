@@ -1,4 +1,4 @@
-"""The descriptor of a VMDK whose data is in other files: text that names them, its extents.
+"""The descriptor of a VMDK whose data is in other files: text that names these files, its extents.
 
 ::
 
@@ -7,7 +7,7 @@
     RW 4194304 FLAT "web01-f001.vmdk" 0        sectors, kind, file, first sector in the file
     RW 2097152 FLAT "web01-f002.vmdk" 0
 
-A descriptor is accepted only if it has one meaning: QEMU takes the first occurrence of a word, skips lines that it
+A descriptor is accepted only if it is unambiguous: QEMU uses the first occurrence of a word, skips lines that it
 does not understand, and reads past the end of a line. Source: QEMU ``block/vmdk.c`` (``vmdk_parse_extents``);
 VMware, "Virtual Disk Format 5.0".
 """
@@ -26,7 +26,7 @@ from batchdiff.units import KIB, SECTOR
 
 TEXT_BEGINNING = b"# Disk DescriptorFile"
 _MOST_TEXT = 64 * KIB
-"""Bytes of text, enough for a thousand extents; QEMU looks at the first MiB."""
+"""Bytes of text, enough for a thousand extents; QEMU reads the first MiB."""
 
 _LONGEST_NAME = 511
 
@@ -76,18 +76,18 @@ class Descriptor(NamedTuple):
 def read_descriptor(read: ReadAt, file_size: int) -> Descriptor:
     """Read a descriptor that takes up a whole file.
 
-    :raises FormatError: it has more than one meaning, a parent, or a type that cannot be read.
+    :raises FormatError: it is ambiguous, or has a parent or a type that cannot be read.
     """
     require(file_size <= _MOST_TEXT, f"its descriptor of {file_size} bytes is too long (at most {_MOST_TEXT})")
     text = read(0, file_size).rstrip(b"\0")
-    require(not _CONTROL.search(text), "its descriptor has control characters in it")
+    require(not _CONTROL.search(text), "its descriptor contains control characters")
     lines = [line.strip(b" \t\r") for line in text.split(b"\n")]
     settings = _settings(lines)
     # QEMU looks for these words anywhere, even in the value of another setting.
     words = text.lower()
     require(b"parentfilenamehint" not in words, DIFFERENCE, remedy=MERGE)
     for word in (b"createtype", b"parentcid"):
-        require(words.count(word) <= 1, f"its descriptor has {word.decode()} twice")
+        require(words.count(word) <= 1, f"its descriptor contains {word.decode()} twice")
     require(settings.get(b"parentcid", _NO_PARENT).lower() == _NO_PARENT, DIFFERENCE, remedy=MERGE)
     require(
         b"createtype" in settings and b'createType="' in text,
@@ -113,7 +113,7 @@ def _require_content_ids(descriptor: bytes) -> None:
     for name in (b"CID", b"parentCID"):
         found = re.search(name + rb"=(.?)", descriptor)
         is_number = found is not None and re.match(rb"[0-9A-Fa-f]", found[1])
-        require(is_number, f"its content ID {name.decode()} is missing, or not a number")
+        require(is_number, f"its content ID {name.decode()} is missing, or is not a number")
 
 
 def _settings(lines: list[bytes]) -> dict[bytes, bytes]:
@@ -136,17 +136,17 @@ def _extents(lines: list[bytes], kind: str) -> Descriptor:
     for number, line in enumerate(lines, 1):
         if not _ACCESS.match(line):
             continue
-        # QEMU leaves out extents with another access mode or kind, so its disk would be shorter than VMware's.
+        # QEMU skips extents with another access mode or kind, so its disk would be shorter than VMware's.
         extent = _EXTENT.fullmatch(line)
         if extent is None or extent[2] != word.encode():
-            raise FormatError(f'line {number} of its descriptor is not like `RW 8192 {word} "NAME"`')
-        # From an empty line QEMU reads on into the next one, and so would count the extent twice.
+            raise FormatError(f'line {number} of its descriptor does not have the form `RW 8192 {word} "NAME"`')
+        # QEMU reads past an empty line into the next one, and would count that line's extent twice.
         is_clear = number == 1 or lines[number - 2]
         require(is_clear, f"line {number - 1} of its descriptor is empty, and the next line is an extent")
         sectors, _, name, first = extent.groups()
         require(
             (first is not None) is (word == "FLAT"),
-            f"line {number} of its descriptor has an offset that its type does not take, or lacks one",
+            f"line {number} of its descriptor has an unexpected offset, or lacks one",
         )
         require(len(name) <= _LONGEST_NAME, f"the name in line {number} of its descriptor is too long")
         require(int(sectors) > 0, f"the extent in line {number} of its descriptor has no sectors")

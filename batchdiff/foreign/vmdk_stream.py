@@ -3,7 +3,7 @@
 ::
 
     | header | descriptor | marker, grain | marker, grain ... marker, table ... marker, directory | footer | end |
-      its directory is "at the end"                                            a second header, which counts
+      its directory is "at the end"                                            a second header, used instead
 
 Source: QEMU ``block/vmdk.c`` (``vmdk_open_vmdk4``, ``vmdk_read_extent``); VMware, "Virtual Disk Format 5.0",
 "Stream-Optimized Compressed Sparse Extents".
@@ -35,9 +35,9 @@ _DEFLATE = 1
 _MARKER = struct.Struct("<QII")
 _FOOTER, _END_OF_STREAM = 3, 0
 _LARGEST_GRAIN = 1024 * KIB // SECTOR
-"""Programs write grains of 64 KiB. QEMU has two whole grains in memory for each read."""
+"""Programs write grains of 64 KiB. QEMU keeps two whole grains in memory during a read."""
 _LEAST_STORED = 12
-"""Bytes of the marker of a grain; its data comes after it."""
+"""Bytes of a grain's marker, which the grain's data follows."""
 
 
 def is_stream_optimized(read: ReadAt) -> bool:
@@ -56,7 +56,7 @@ def inspect_vmdk_stream(read: ReadAt, file_size: int) -> None:
     first = SPARSE_HEADER.unpack(exactly(read, 0, SPARSE_HEADER.size, "header"))
     mark, _, _, capacity, _, text_at, text_size, *_, compression = first
     require(mark == b"KDMV", NO_SIGNATURE)
-    require(compression == _DEFLATE, f"its compression {compression} is unknown (1 is known)")
+    require(compression == _DEFLATE, f"its compression method {compression} is unknown (1 is known)")
     # Without a capacity, QEMU would treat the file as a text descriptor, and open the extents that it names.
     require(capacity > 0, "its size is 0")
     require(
@@ -66,7 +66,7 @@ def inspect_vmdk_stream(read: ReadAt, file_size: int) -> None:
     exactly(read, TEXT_AT, text_size * SECTOR, "descriptor")
     inspect_descriptor(read(TEXT_AT, TEXT_BYTES), "streamoptimized")
     fields = _footer(read, file_size) if first[9] == AT_END else first
-    require(fields[3] == capacity, "its footer contradicts its header about its size")
+    require(fields[3] == capacity, "its header and its footer give different sizes")
     _inspect_tables(read, file_size, fields)
 
 
@@ -78,7 +78,7 @@ def _footer(read: ReadAt, file_size: int) -> tuple[int, ...]:
     is_marked = marks == [(0, _FOOTER), (0, 0, _END_OF_STREAM)] and tail[SECTOR : SECTOR + 4] == b"KDMV"
     require(is_marked, "it is truncated: its footer is missing")
     fields = SPARSE_HEADER.unpack_from(tail, SECTOR)
-    require(fields[-1] == _DEFLATE, "its footer contradicts its header about its compression")
+    require(fields[-1] == _DEFLATE, "its header and its footer give different compression methods")
     return fields
 
 
@@ -104,5 +104,5 @@ def _inspect_tables(read: ReadAt, file_size: int, fields: tuple[int, ...]) -> No
     # 0: not allocated; 1: zeros, if a flag allows it.
     grains = grains[grains > 1].astype(np.int64) * SECTOR
     require(bool((grains[-1:] + _LEAST_STORED < file_size).all()), "a grain lies past the end of the file")
-    # Otherwise a small file could unpack to any size. As it is, deflate expands its bytes 1,032 times at most.
+    # Otherwise a small file could unpack to any size. Used once each, bytes expand at most 1,032-fold.
     require(bool((grains[1:] != grains[:-1]).all()), "one grain is used for several parts of the disk")

@@ -23,10 +23,10 @@ _SMALL, _LARGE = 16 * 63 * 512, 16 * 255 * 512
 
 
 def largest_cylinder(virtual_size: int) -> int:
-    """Return the most bytes that a cylinder of a VHD of that size has, whichever program has created it.
+    """Return the most bytes that a cylinder of a VHD of that size has, whichever program created it.
 
     A conversion to or from VHD can make a disk longer or shorter by less than that: QEMU rounds up to whole
-    cylinders when it creates one, and shows only the whole cylinders of one that VirtualBox has created.
+    cylinders when it creates one, and shows only the whole cylinders of one that VirtualBox created.
 
     Source: the specification, appendix "CHS Calculation"; QEMU ``calculate_geometry()``.
     """
@@ -52,24 +52,25 @@ def inspect_vpc(read: ReadAt, file_size: int) -> Outline:
     # QEMU ignores the parent of a differencing image, and shows zeros where the parent's data would be.
     require(kind != _DIFFERENCING, DIFFERENCE, remedy=MERGE)
     require(
-        kind == (_DYNAMIC if is_copied else _FIXED), f"its disk type {kind} is unknown, or contradicts its footer"
+        kind == (_DYNAMIC if is_copied else _FIXED),
+        f"its disk type {kind} is unknown, or contradicts the place of its footer",
     )
     require(
         last_kind == kind,
         f"its footers contradict each other: disk type {kind} at the start, {last_kind} at the end",
     )
     if is_copied:
-        head = exactly(read, table_header_at, _TABLE.size, "header of the block table")
+        head = exactly(read, table_header_at, _TABLE.size, "block table header")
         return Outline(_inspect_table(head, file_size))
     require(
         size <= file_size - _FOOTER_BYTES,
-        f"its {size} bytes do not fit into the file of {file_size} bytes: it is truncated or damaged",
+        f"its disk of {size} bytes does not fit into the file of {file_size} bytes: it is truncated or damaged",
     )
     return Outline(1)
 
 
 def _require_checksum(footer: bytes) -> None:
-    """Require the checksum: the sum of all other bytes, inverted. QEMU only warns of a wrong one."""
+    """Require a correct checksum: the sum of all other bytes, inverted. QEMU only warns of a wrong one."""
     found = int.from_bytes(footer[_CHECKSUM_AT : _CHECKSUM_AT + 4], "big")
     right = ~(sum(footer) - sum(footer[_CHECKSUM_AT : _CHECKSUM_AT + 4])) & 0xFFFFFFFF
     require(found == right, "the checksum of its footer is wrong: it is damaged")

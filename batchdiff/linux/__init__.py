@@ -1,1 +1,1 @@
-"""The facilities of Linux beyond POSIX: extents, mounts, block devices, causes of failures."""
+"""Linux facilities beyond POSIX: extents, mounts, block devices, causes of failures."""

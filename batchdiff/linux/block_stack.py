@@ -61,7 +61,7 @@ def _below(device: int) -> list[Identity | None] | None:
         return [_numbered(os.path.dirname(folder))]
     file = _line(f"{folder}/loop/backing_file")
     if file is not None:
-        # For a deleted file the path ends in " (deleted)", which leads to no file, or to a wrong one.
+        # For a deleted file the path ends in " (deleted)", which names no file, or the wrong one.
         return [identity_of(file)]
     slaves = _names(f"{folder}/slaves")
     if slaves:

@@ -57,7 +57,7 @@ class StoredExtent(NamedTuple):
 
 
 def is_btrfs(fd: int) -> bool:
-    """Return whether a file is on btrfs: no other filesystem answers this ioctl.
+    """Return whether a file is on btrfs: no other filesystem supports this ioctl.
 
     btrfs keeps an extent whole as long as any block of it is used: a file that shares 4 KiB of a 128 MiB extent
     keeps all of it in use when the other file is deleted. XFS frees block by block.
@@ -70,7 +70,7 @@ def is_btrfs(fd: int) -> bool:
 
 
 def filesystem_uuid(fd: int) -> bytes:
-    """Return the UUID of the btrfs that a file is on, the same one for all its subvolumes; empty on others."""
+    """Return the UUID of the btrfs that a file is on, the same for all its subvolumes; empty elsewhere."""
     try:
         found = fcntl.ioctl(fd, _FS_INFO, bytes(_FS_INFO_BYTES))
     except OSError:
@@ -84,7 +84,7 @@ def stored_extents(fd: int, path: str) -> Iterator[StoredExtent]:
     :raises OSError: EPERM if the user is not root; or the filesystem reports an error.
     :raises ImageError: the filesystem reports an error.
     """
-    # This writes the file out and updates the tree. Even a synced file may be only in the log.
+    # This writes the file out and updates the tree: even the extents of a synced file may be only in the log.
     physical_extents(fd, path, 0, 1)
     inode, start = os.fstat(fd).st_ino, 0
     while True:
@@ -107,7 +107,7 @@ def stored_extents(fd: int, path: str) -> Iterator[StoredExtent]:
 
 
 def _parsed(buffer: bytearray, at: int, logical: int) -> StoredExtent | None:
-    # Look at the type first: an item with inline data may be shorter than the other fields.
+    # Look at the type first: an item with inline data may be too short for the other fields.
     if buffer[at + _TYPE_AT] == _INLINE:
         return None
     *_, physical, disk_bytes, _, length = _ON_DISK.unpack_from(buffer, at)

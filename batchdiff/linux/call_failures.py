@@ -37,11 +37,11 @@ from batchdiff.linux.permissions import (
 
 AGAIN = "then run the same command again."
 UNDO_SECOND_NAME = "Find out what mounted or linked it there, and undo that."
-"""The advice if a path turns out to be a second name of another file."""
+"""The advice if a file turns out to have a second name that it should not have."""
 
 
 def how_to_remove(path: str) -> str:
-    """Return advice on a file that nothing needs: the command that removes it, or renaming it."""
+    """Return advice on a file that nothing needs: remove it, with the command for that, or rename it."""
     return f"remove it (`rm {shell_word(path)}`) or rename it"
 
 
@@ -92,7 +92,7 @@ def reason(error: OSError, deed: Deed | None = None, path: str = "") -> str:
 
 
 def obstacle(deed: Deed, path: str) -> Fault | None:
-    """Return why a rename or deletion would fail, as far as that can be foreseen; None if nothing stops it."""
+    """Return why a rename or deletion would fail, as far as that can be foreseen; None if nothing prevents it."""
     if is_mount_point(path):
         return explain(OSError(errno.EBUSY, os.strerror(errno.EBUSY), path), deed)
     case = _Case(OSError(errno.EPERM, os.strerror(errno.EPERM)), deed, path, "")
@@ -162,7 +162,7 @@ def _without_capabilities(case: _Case) -> Fault | None:
     if not missing:
         return None
     return Fault(
-        f"{case.text}: this process is root, but lacks {missing}, as in a container",
+        f"{case.text}: this process runs as root, but lacks {missing}, as is common in containers",
         "Run batchdiff outside the container, or give it these capabilities.",
     )
 
@@ -193,8 +193,8 @@ def _read_only(case: _Case) -> Fault:
 def _busy(case: _Case) -> Fault:
     if case.path and is_mount_point(case.path):
         return Fault(
-            f"{case.path} is a mount point: a container tool, for example, has bind-mounted the file itself, so"
-            " its name cannot change",
+            f"{case.path} is a mount point, so its name cannot change; a container tool, for example, may have"
+            " bind-mounted the file itself",
             f"Mount its folder instead of the file, {AGAIN} Or run batchdiff outside the container.",
         )
     return Fault(case.text, f"`fuser -v {shell_word(case.path)}` shows what uses it: stop that, {AGAIN}")
@@ -249,7 +249,7 @@ def _too_large(case: _Case) -> Fault:
             f"{case.text}: this process may not write files larger than {limit} bytes",
             f"Run `ulimit -f unlimited`, {AGAIN}",
         )
-    return Fault(case.text, "Its filesystem does not support files of that size: use another one.")
+    return Fault(case.text, "The filesystem does not support files of that size. Use another one.")
 
 
 def _gone(case: _Case) -> Fault:
@@ -265,7 +265,7 @@ def _fixed(remedy: str) -> Callable[[_Case], Fault]:
 
 
 def _other(case: _Case) -> Fault:
-    return Fault(case.text, f"See the kernel log (`dmesg`) for what happened, {AGAIN}")
+    return Fault(case.text, f"Look for the cause in the kernel log (`dmesg`), {AGAIN}")
 
 
 _OF_WRITING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
@@ -281,13 +281,13 @@ _CAUSES: dict[int, Callable[[_Case], Fault]] = {
     errno.EDQUOT: _over_quota,
     errno.EFBIG: _too_large,
     errno.ENOENT: _gone,
-    errno.EIO: _fixed(f"The disk or its connection is faulty: see the kernel log (`dmesg`), fix it, {AGAIN}"),
+    errno.EIO: _fixed(f"The disk or its connection has a fault (see the kernel log, `dmesg`): fix it, {AGAIN}"),
     errno.ESTALE: _fixed(f"The file server no longer knows that file: mount its filesystem again, {AGAIN}"),
     errno.ENOTCONN: _fixed(f"The process that serves this filesystem has ended: mount it again, {AGAIN}"),
     errno.ENAMETOOLONG: lambda _: Fault(
         os.strerror(errno.ENAMETOOLONG), "Give the file, or the folders above it, shorter names."
     ),
-    errno.ETXTBSY: _fixed(f"It is running as a program or in use as swap space: stop that (`swapoff`), {AGAIN}"),
+    errno.ETXTBSY: _fixed(f"It is a running program or active swap space: end that (`swapoff` for swap), {AGAIN}"),
     errno.EMFILE: lambda case: Fault(case.text, advice_on_limit(case.error)),
     errno.ENFILE: lambda case: Fault(case.text, advice_on_limit(case.error)),
     errno.ENOMEM: lambda case: Fault(case.text, advice_on_limit(case.error)),

@@ -7,9 +7,9 @@
     target    | ... A ... |      the kernel locks both, compares, and only if all bytes are equal
                                  frees the target's own blocks and refers to the source's
 
-Comparing and sharing are one step for all other programs and for a crash, so no byte of the target ever changes.
-The target's times stay (on XFS and btrfs of Linux 6.18 even ctime). The target need not be open for writing if the
-user is root or its owner, or may write to it.
+Comparing and sharing are atomic, even in a crash, so no byte of the target ever changes. The target keeps its
+times (on XFS and btrfs in Linux 6.18, even ctime). It need not be open for writing if the user is root or its
+owner, or may write to it.
 
 Source: ioctl_fideduperange(2); Linux ``fs/remap_range.c``.
 """
@@ -31,8 +31,8 @@ _DEDUPE_RANGE = 0xC0189436
 """FIDEDUPERANGE, which is called on the source."""
 
 AT_ONCE = 16 * MIB
-"""The most bytes that btrfs compares in a call (BTRFS_MAX_DEDUPE_LEN). Meanwhile no other program can use the two
-files: with all pages in memory that took 5 ms."""
+"""The most bytes that btrfs compares in a call (BTRFS_MAX_DEDUPE_LEN). The two files are locked meanwhile:
+for 5 ms, if all pages are in memory."""
 
 _RANGE = struct.Struct("=QQHHI")
 _TARGET = struct.Struct("=qQQiI")
@@ -41,9 +41,9 @@ _UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOSYS}
 
 
 def dedupe(source: int, source_offset: int, target: int, target_offset: int, length: int) -> int:
-    """Let an open file share the blocks of another one, and return for how many bytes: 0 if any byte differs.
+    """Let an open file share the blocks of another one, and return the number of bytes: 0 if any byte differs.
 
-    It may be fewer than ``length``: then call again for the rest. ``length`` is at most :data:`AT_ONCE`. Offsets
+    If they are fewer than ``length``, call again for the rest. ``length`` is at most :data:`AT_ONCE`. Offsets
     are multiples of the filesystem's block, and so is the length, unless both ranges reach the end of their files.
 
     :raises OSError: see :func:`explain_refusal`.
@@ -85,7 +85,7 @@ def explain_refusal(error: OSError, source: int, target: str) -> Fault:
     if error.errno == errno.EINVAL:
         return Fault(
             f"{kind} refuses to share these blocks: the file has become shorter, or only one of the two files has"
-            " checksums (see `lsattr`: C)",
+            " checksums (`lsattr` shows C for the other)",
             "If a program has changed the file, plan again; otherwise use `strategy: overlay` for this guest.",
         )
     denied = error.errno in {errno.EPERM, errno.EACCES} and lock_on(target) is None

@@ -1,4 +1,4 @@
-"""Names of block devices: recognise those that may mean another disk after a reboot, and find lasting ones.
+"""Names of block devices: recognise those that may refer to another disk after a reboot, and find lasting ones.
 
 ::
 
@@ -26,7 +26,7 @@ _NUMBERED = re.compile(
     r"|(?:nvme\d+(?:c\d+)?n|loop|nbd|rbd|md|md_d|zd|mmcblk|pmem|bcache|ublkb|nullb|sr|zram|ram)\d+(?:p\d+|boot\d+)?"
     r"|dm-\d+"
 )
-"""The kernel's own names, with their partitions. Not drbd: its configuration fixes its numbers."""
+"""The kernel's own names, with their partitions. drbd is not among them: its configuration fixes its numbers."""
 
 _NUMBERED_FOLDERS = ("block/", "disk/by-diskseq/", "disk/by-loop-inode/")
 _COPIED_FOLDERS = ("disk/by-uuid/", "disk/by-label/", "disk/by-partuuid/", "disk/by-partlabel/")
@@ -35,14 +35,14 @@ _LEAST_WANTED = ("mapper/", "disk/by-id/", "disk/by-path/", "disk/")
 
 _NO_DISKS = {"bus", "char", "cpu", "dri", "hugepages", "input", "mqueue", "net", "pts", "shm", "snd"}
 _MOST_LINKS = 40
-"""The kernel's own limit."""
+"""The kernel's own limit on the links in a path."""
 
 
 def image_path(path: str) -> str:
     """Return the absolute path by which an image is opened and recorded.
 
     For a regular file, all symbolic links are resolved. For a block device, only those of its folder are, because
-    a link such as /dev/vg/lv lasts, but the /dev/dm-3 that it leads to does not.
+    a link such as /dev/vg/lv lasts, but the /dev/dm-3 that it points to does not.
     """
     folder, name = os.path.split(path)
     named = os.path.join(os.path.realpath(folder), name)
@@ -52,7 +52,7 @@ def image_path(path: str) -> str:
 
 
 def device_number(path: str) -> int | None:
-    """Return the device number of the block device that a name leads to; None if it leads to no device."""
+    """Return the device number of the block device that a path resolves to; None if it is not a device."""
     try:
         info = os.stat(path)
     except (OSError, ValueError):
@@ -66,14 +66,14 @@ def is_among_devices(path: str) -> bool:
 
 
 def fleeting(path: str) -> str:
-    """Return why a block device's name may come to mean another disk, as a clause; empty if the name lasts."""
+    """Return why a block device's name may refer to another disk later, as a clause; empty if the name lasts."""
     name = _first_in_dev(path)
-    led = "" if name == path else f"leads to {name}, which "
+    led = "" if name == path else f"is a link to {name}, which "
     if not name.startswith(f"{_DEV}/"):
-        return f"{led}is a device node outside {_DEV}, whose number can be another disk's after a reboot"
+        return f"{led}is a device node outside {_DEV}, whose number can belong to another disk after a reboot"
     within = name.removeprefix(f"{_DEV}/")
     if _NUMBERED.fullmatch(within) or within.startswith(_NUMBERED_FOLDERS):
-        return f"{led}is numbered by the kernel and can be another disk after a reboot"
+        return f"{led}is numbered by the kernel and can refer to another disk after a reboot"
     if within.startswith(_COPIED_FOLDERS):
         return f"{led}is named after the disk's content, which copies of the disk share"
     return ""

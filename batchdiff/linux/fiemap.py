@@ -1,4 +1,4 @@
-"""The blocks of a file on its disk, by the FIEMAP ioctl.
+"""The extents of a file on its disk, as the FIEMAP ioctl reports them.
 
 Source: Linux ``Documentation/filesystems/fiemap.rst`` and ``include/uapi/linux/fiemap.h``.
 """
@@ -89,10 +89,10 @@ def physical_extents(
 ) -> Iterator[PhysicalExtent] | None:
     """Return the extents that hold bytes ``start`` to ``end``; None if the filesystem does not report extents.
 
-    The kernel first writes out data that is not on disk yet. ``having``: only extents with one of these flags,
-    which takes a thirtieth of the time if few have one.
+    The kernel first writes out data that is not on disk yet. ``having``: return only extents with one of these
+    flags, which takes a thirtieth of the time if few have one.
 
-    :raises ImageError: writing or reading the filesystem's records fails; also raised by the iterator.
+    :raises ImageError: the data cannot be written out, or the extents cannot be read; also raised by the iterator.
     """
     first = _first(fd, path, start, end)
     return None if first is None else _each(_all(fd, path, first, end), having)
@@ -103,7 +103,7 @@ def extent_table(fd: int, path: str, *, having: int) -> ExtentTable | None:
 
     ``having`` and None have the same meaning as in :func:`physical_extents`.
 
-    :raises ImageError: writing or reading the filesystem's records fails.
+    :raises ImageError: the data cannot be written out, or the extents cannot be read.
     """
     first = _first(fd, path, 0, _WHOLE)
     if first is None:
@@ -135,7 +135,7 @@ def _failed_map(path: str, error: OSError) -> ImageError:
     return ImageError(
         f"cannot determine where {path} is on its disk",
         why=error.strerror or str(error),
-        remedy="The disk or the filesystem below it has a fault, or is full; see the kernel log (`dmesg`).",
+        remedy="Its disk or filesystem has a fault, or is full; see the kernel log (`dmesg`).",
     )
 
 

@@ -89,12 +89,12 @@ def set_late_flags(source: int, target: int) -> list[str]:
 
 
 def is_overwritten(fd: int) -> bool:
-    """Return True if btrfs overwrites the blocks of a file instead of copying them on write: without checksums."""
+    """Return True if btrfs overwrites a file's blocks instead of copying them on write; it has no checksums."""
     return bool(_flags(fd) & _NOCOW)
 
 
 def was_preallocated(fd: int) -> bool:
-    """Return True if XFS has noted that a program reserved space for a file; other filesystems note nothing."""
+    """Return True if XFS has noted that a program reserved space for a file; other filesystems do not note it."""
     return bool(_more(fd).flags & _PREALLOC)
 
 
@@ -110,7 +110,7 @@ def _set_flags(target: int, wanted: int, names: dict[int, str]) -> list[str]:
         reason = _try(target, _SET_FLAGS, _FLAGS.pack(_flags(target) ^ flag))
         # Compare again: btrfs ignores NOCOW without an error if the file is not empty.
         if (wanted ^ _flags(target)) & flag:
-            without = "" if wanted & flag else "it free of "
+            without = "" if wanted & flag else "the file free of "
             lost.append(f"{without}the flag {names[flag]}{reason}")
     return lost
 
@@ -128,7 +128,7 @@ def _set_hints(target: int, wanted: _More) -> list[str]:
 def _set_project(target: int, wanted: int) -> list[str]:
     """Give the file a project, unless its folder imposes another.
 
-    A file of a different project could not be renamed there.
+    A file of a different project could not be renamed in that folder.
     """
     now = _more(target)
     if now.project == wanted:

@@ -4,7 +4,7 @@
 
     i  immutable     no write, rename, unlink, link, chmod; for a folder: no name in it can change
     a  append-only   no rename, unlink; for a folder: names can be added, but not changed or removed
-    project          a folder that passes on its project accepts no file of another by rename or link (EXDEV)
+    project          a folder whose project is inherited accepts no file of another by rename or link (EXDEV)
 
 Source: ioctl_iflags(2), chattr(1), ioctl_fsgetxattr(2), Linux ``include/uapi/linux/fs.h``.
 """
@@ -54,7 +54,7 @@ def lock_in(fd: int) -> InodeLock | None:
 
 
 def lock_on(path: str) -> InodeLock | None:
-    """Return the attribute that locks the file or folder at a path; None also if this user may not open it."""
+    """Return the attribute that locks a file or folder; None if there is none or it cannot be opened."""
     with contextlib.suppress(OSError, ValueError):
         fd = _opened(path)
         try:

@@ -27,7 +27,7 @@ _OF_ONE_FILE = (
     "trusted.SGI_ACL_",  # XFS lists its ACL under this name too
     "trusted.overlay.",  # overlayfs: where the rest of this file is
 )
-"""Attributes that are true of the original only, or appear by themselves: neither copied nor removed."""
+"""Attributes that apply only to the original, or appear by themselves: neither copied nor removed."""
 
 _STORAGE = "btrfs."
 """The start of attributes that decide how data is stored, so they must be set before the first byte is written."""
@@ -53,7 +53,7 @@ def prepare(source: int, target: int) -> list[str]:
 def copy_metadata(source: int, target: int) -> list[str]:
     """Give a prepared and written file the source's metadata, then compare the two.
 
-    If owner, group or ACL cannot be kept, the mode is narrowed, so that the file is never open to more people than
+    If owner, group or ACL cannot be kept, the mode is narrowed, so that the file is never open to more users than
     the source. Return what differs in the end, as words for "could not keep ...".
     """
     reasons: dict[str, str] = {}
@@ -67,7 +67,7 @@ def copy_metadata(source: int, target: int) -> list[str]:
 def limit_mode(target: int, others: Iterable[int]) -> None:
     """Narrow the mode of a file that gets content from ``others``, so that no user gains access to that content.
 
-    Its owner's rights stay. If one of the others has another owner, group or ACL, only the owner keeps access.
+    Its owner keeps all rights. If one of the others has another owner, group or ACL, only the owner keeps access.
     """
     info = os.fstat(target)
     mode = stat.S_IMODE(info.st_mode)
@@ -149,7 +149,7 @@ def _attribute(name: str) -> str:
 
 
 def _inherited(name: str) -> str:
-    return f"it free of the attribute {name}, which its folder sets"
+    return f"the file free of the attribute {name}, which its folder sets"
 
 
 def _attempt(reasons: dict[str, str], what: str, call: Callable[..., None], *arguments: object) -> bool:
@@ -166,7 +166,7 @@ def _attempt(reasons: dict[str, str], what: str, call: Callable[..., None], *arg
 def _attributes(fd: int) -> dict[str, bytes | None]:
     """Return the extended attributes with their values, None for one that cannot be read; empty if unsupported.
 
-    :raises OSError: they cannot be listed, so who may read the file is unknown.
+    :raises OSError: they cannot be listed, so it is unknown who may read the file.
     """
     try:
         names = os.listxattr(fd)

@@ -5,8 +5,8 @@
     36 35 98:0 /root /mount/point rw,noatime shared:1 - ext4 /dev/sda1 rw,errors=continue     /proc/self/mountinfo
     id                                                  type source    options
 
-In a chroot or a container the list lacks mounts outside of it, often even its own root. statfs reports their type
-too, but less exactly (one number for ext2, ext3 and ext4, and one for all of FUSE).
+In a chroot or a container, the list lacks mounts outside it, often even that of its root. statfs reports their
+type too, but less exactly (one number for ext2, ext3 and ext4, and one for all of FUSE).
 
 Source: Linux ``Documentation/filesystems/proc.rst``, 3.5; statfs(2); ``include/uapi/linux/magic.h``; for ZFS,
 ``module/os/linux/zfs/zpl_super.c`` of OpenZFS.
@@ -57,7 +57,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Mount(NamedTuple):
-    """One mount. ``read_only``: the whole filesystem is, not just this mount of it.
+    """One mount. ``read_only``: the whole filesystem is read-only, not just this mount.
 
     ``root``: the folder of the filesystem that is mounted at ``point``. ``options``: those of the filesystem.
     """
@@ -126,7 +126,7 @@ def mount_under(fd: int) -> Mount | None:
 
 
 def mount_of(path: str) -> Mount | None:
-    """Return the mount that a file is on, or its folder if there is no such file; None if it is unknown."""
+    """Return the mount of a file, or of its folder if there is no such file; None if it is unknown."""
     for place in (path, os.path.dirname(os.path.abspath(path))):
         try:
             fd = os.open(place, os.O_PATH | os.O_CLOEXEC)

@@ -1,4 +1,4 @@
-"""The permission whose lack explains a refusal, as far as owners, modes and capabilities show it.
+"""The missing permission that explains a refusal, as far as owners, modes and capabilities show it.
 
 ::
 
@@ -57,7 +57,7 @@ def user() -> str:
 
 
 def lacking_access(deed: Deed, path: str) -> str:
-    """Return the permission that is missing (EACCES), as a sentence; empty if permissions are not the reason."""
+    """Return which permission is missing (EACCES), as a clause; empty if permissions are not the reason."""
     for folder in _folders(path):
         if _is_closed(folder, os.X_OK):
             return f"{user()} may not enter the folder {folder}{_description(folder)}"
@@ -71,7 +71,7 @@ def lacking_access(deed: Deed, path: str) -> str:
 
 
 def lacking_ownership(deed: Deed, path: str) -> str:
-    """Return the only users who may do that (EPERM), as a sentence; empty if ownership is not the reason."""
+    """Return which users alone may do that (EPERM), as a clause; empty if ownership is not the reason."""
     with contextlib.suppress(OSError):
         file = os.lstat(path)
         if _has(_OWNER) or file.st_uid == os.geteuid():

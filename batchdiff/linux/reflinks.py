@@ -1,9 +1,9 @@
-"""Whether files can share blocks, found without writing anything.
+"""Find out whether files can share blocks, without writing anything.
 
 ======  =====================================================================================================
 btrfs   always; but not between a file with checksums and one without (chattr +C, which libvirt sets on pools)
 XFS     if it was made with reflink=1, as its geometry shows
-others  by a call that the kernel must refuse: the error shows whether it can share blocks
+others  by a call that the kernel must refuse: the error shows whether blocks can be shared
 ======  =====================================================================================================
 
 Source: ``struct xfs_fsop_geom`` in Linux ``fs/xfs/libxfs/xfs_fs.h``; ``struct btrfs_ioctl_fs_info_args`` in
@@ -57,6 +57,6 @@ def _is_able(source: int, target: int) -> bool:
     try:
         geometry = fcntl.ioctl(source, _XFS_GEOMETRY, bytes(_XFS_GEOMETRY_BYTES))
     except OSError:
-        # Someone who may not try it now may be allowed to later: apply runs as another user, or with more rights.
+        # If this user may not try it, apply may still be able to share: as another user, or with more rights.
         return is_supported(source, target) is not False
     return bool(struct.unpack_from("=I", geometry, _XFS_FLAGS_AT)[0] & _XFS_REFLINK)

@@ -27,7 +27,7 @@ _GRANULARITIES = range(9, 32)
 _LONGEST_NAME = 1023
 _MAX_BITMAP = 512 * MIB
 _MAX_TABLES = 64 * MIB
-"""Bytes of all tables together. A thousand bitmaps of a 16 TiB disk take 4 MiB; more would be slow to read."""
+"""The most bytes of all tables. A thousand bitmaps of a 16 TiB disk take 4 MiB; more would be slow to read."""
 
 _RESERVED = np.uint64(0xFF000000000001FE)
 _ALL_ONES = np.uint64(1)
@@ -45,15 +45,15 @@ def bitmap_tables(directory: bytes, count: int, cluster_size: int, virtual_size:
         _require(name not in names, "two bitmaps have the same name")
         names.add(name)
         _require(kind == _DIRTY_TRACKING and not flags & ~_KNOWN_FLAGS, "a bitmap is of an unknown kind")
-        _require(bits in _GRANULARITIES, f"a bitmap has a granularity of 2^{bits} bytes")
+        _require(bits in _GRANULARITIES, f"a bitmap has an invalid granularity of 2^{bits} bytes")
         _require(offset and offset % cluster_size == 0, "a table is not aligned to a cluster")
-        _require(0 < entries * cluster_size <= _MAX_BITMAP, f"a table has {entries} entries")
+        _require(0 < entries * cluster_size <= _MAX_BITMAP, f"a table has an invalid length ({entries} entries)")
         in_memory = ceil_div(ceil_div(virtual_size, 1 << bits), 64) * 8
-        _require(in_memory <= _MAX_BITMAP, "a bitmap needs more than 512 MiB")
+        _require(in_memory <= _MAX_BITMAP, "a bitmap needs more than 512 MiB of memory")
         if not flags & _IN_USE:
             _require(entries == ceil_div(in_memory, cluster_size), "a table does not match the size of the disk")
             tables.append((offset, entries))
-    _require(len(names) == count, f"it has {len(names)} entries instead of {count}")
+    _require(len(names) == count, f"the number of its entries is {len(names)} instead of {count}")
     _require(sum(entries for _, entries in tables) * 8 <= _MAX_TABLES, "its tables take more than 64 MiB")
     return tables
 

@@ -5,7 +5,8 @@
     | c1 c2 c3 c4-|-c4 .... | uncompressed | c5 ...      c4 may continue into the next cluster of the file only
                                                         if nothing has been placed there yet
 
-A cluster of the file holds parts of no more compressed clusters than its refcount can count: with 1 bit, of one.
+The width of refcounts limits how many compressed clusters can have parts in one cluster of the file: to one, if it
+is 1 bit.
 
 Source: QEMU ``block/qcow2-refcount.c``, qcow2_alloc_bytes().
 """

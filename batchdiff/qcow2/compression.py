@@ -27,7 +27,7 @@ _DEFAULT_LEVELS = {CompressionType.ZLIB: zlib.Z_DEFAULT_COMPRESSION, Compression
 """The default levels of the libraries, which are also QEMU's."""
 
 _SKIPPABLE, _CHECKSUM, _REPEATED_BYTE = b"\x2a\x4d\x18", 1 << 2, 1
-"""In a zstd frame: the end of a skippable frame's mark, the descriptor's bit, the type of a block."""
+"""In zstd: the end of a skippable frame's magic number, a frame's checksum bit, the type of a one-byte block."""
 
 _MOST_FRAMES = 1000
 """The maximum number of frames in a cluster. QEMU writes one; millions of empty ones would take seconds."""
@@ -36,7 +36,7 @@ _per_thread = threading.local()
 
 
 def compress(data: bytes | memoryview, kind: CompressionType, level: int | None = None) -> bytes | None:
-    """Compress a cluster; return None if that does not make it smaller. ``level``: None for the default."""
+    """Compress a cluster; return None if this does not make it smaller. ``level``: None for the default."""
     level = _DEFAULT_LEVELS[kind] if level is None else level
     if kind is CompressionType.ZSTD:
         packed = _zstd_compressor(level).compress(data)
@@ -63,9 +63,9 @@ def decompress(packed: bytes, kind: CompressionType, cluster_size: int) -> bytes
     except (zlib.error, zstandard.ZstdError) as error:
         raise FormatError(f"a compressed cluster is damaged ({error})") from error
     if len(data) > cluster_size:
-        raise FormatError(f"a compressed cluster has more than the {cluster_size} bytes of a cluster")
+        raise FormatError(f"a compressed cluster unpacks to more than {cluster_size} bytes")
     if len(data) != cluster_size:
-        raise FormatError(f"a compressed cluster has {len(data)} bytes instead of {cluster_size}")
+        raise FormatError(f"a compressed cluster unpacks to {len(data)} bytes instead of {cluster_size}")
     return data
 
 
@@ -101,7 +101,7 @@ def _zstd_compressor(level: int) -> zstandard.ZstdCompressor:
 
 
 def _zstd_decompress(packed: bytes, most: int) -> bytes:
-    """Unpack up to ``most`` bytes of zstd frames, as QEMU does: until they make a cluster, ``most`` - 1 bytes.
+    """Unpack up to ``most`` bytes of zstd frames, as QEMU does: until a cluster of ``most`` - 1 bytes is full.
 
     :raises zstandard.ZstdError: a frame is damaged.
     :raises FormatError: a frame ends past the end of ``packed``, or there are too many.

@@ -107,7 +107,7 @@ def _subclusters(
 
 
 def compressed_extent(descriptor: int, geometry: Geometry) -> tuple[int, int]:
-    """Return the file offset and the greatest possible length in bytes of a descriptor's compressed cluster."""
+    """Return the file offset and the maximum length in bytes of a descriptor's compressed cluster."""
     offset_bits = 62 - (geometry.cluster_bits - 8)
     offset = descriptor & ((1 << offset_bits) - 1)
     return offset, ((descriptor >> offset_bits) + 1) * 512 - offset % 512
@@ -179,7 +179,7 @@ def check_l2(words: Words, geometry: Geometry, file_size: int) -> int:
     offset_bits = np.uint64(62 - (geometry.cluster_bits - 8))
     offsets = (entry[packed] & ((np.uint64(1) << offset_bits) - np.uint64(1))).astype(np.int64)
     if ((offsets < geometry.cluster_size) | (offsets >= file_size)).any():
-        raise FormatError("a compressed cluster lies outside the file")
+        raise FormatError("a compressed cluster lies in the header or outside the file")
     more_sectors = (entry[packed] & _DESCRIPTOR_MASK) >> offset_bits
     # An entry counts sectors: the compressed data may end with the first byte of the last one.
     least = more_sectors.astype(np.int64) * 512 - offsets % 512 + 1
@@ -193,8 +193,8 @@ def check_external(
 
     Source: QEMU ``block/qcow2-cluster.c``, ``qcow2_get_host_offset()``.
 
-    :raises FormatError: an entry is compressed, has reserved bits set, or another offset in the data file than on
-        the disk; or the data file is too short.
+    :raises FormatError: an entry is compressed, has reserved bits set, or gives an offset other than that on the
+        disk; or the data file is too short.
     """
     entry = words[:, 0] if geometry.extended_l2 else words
     if (entry & COMPRESSED).any():
@@ -209,7 +209,7 @@ def check_external(
     used = places[clusters_with_data(words, geometry)]
     end = min(int(used.max()) + geometry.cluster_size, virtual_size) if len(used) else 0
     if end > data_size:
-        raise FormatError(f"its data file is truncated: it has {data_size} bytes, and the tables need {end}")
+        raise FormatError(f"its data file is truncated: it has {data_size} bytes, but the tables need {end}")
 
 
 def _check_reserved(standard: Words, geometry: Geometry) -> None:

@@ -45,7 +45,7 @@ def extensions_of(cluster: bytes, length: int, name_offset: int) -> Iterator[tup
     while at < end:
         require_opened(
             at + _HEAD.size <= min(end, len(cluster)),
-            f"{end - at} bytes are left over after its last header extension, too few for another one",
+            f"the space after its last header extension ({end - at} B) is too small for another one",
         )
         kind, size = _HEAD.unpack_from(cluster, at)
         at += _HEAD.size
@@ -72,7 +72,7 @@ def c_string(data: bytes) -> bytes:
 
 
 def luks_header_in(found: list[tuple[int, bytes]], crypt: int) -> tuple[int, int] | None:
-    """Return the offset and length of the LUKS header that an extension names; None if nothing is encrypted.
+    """Return the offset and length of the LUKS header that an extension names; None if the file is not encrypted.
 
     ``crypt``: the encryption method in the header of the file.
 
@@ -126,7 +126,7 @@ def backing_format(found: list[tuple[int, bytes]]) -> str | None:
     for data in formats:
         require_opened(
             len(data) <= _LONGEST_FORMAT,
-            f"its backing file's format has a name of {len(data)} bytes, more than {_LONGEST_FORMAT}",
+            f"the name of its backing format has {len(data)} bytes, more than the limit of {_LONGEST_FORMAT}",
         )
     named = c_string(formats[-1]) if formats else b""
     return named.decode("ascii", "replace") or None

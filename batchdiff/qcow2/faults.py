@@ -8,13 +8,13 @@ NOT_OPENED = "QEMU cannot open it either: restore it from a backup, or leave it 
 RESTORE_IT = "Restore it from a backup, or leave it out of the manifest."
 """The remedy for most damage."""
 
-REPAIR_A_COPY = "Run `qemu-img check -r all` on a copy of it, and use that."
+REPAIR_A_COPY = "Run `qemu-img check -r all` on a copy of it, and use the copy."
 """The remedy for an image that was not closed cleanly."""
 
 SHUT_DOWN_OR_REPAIR = (
-    "If its VM is running, shut it down. Otherwise run `qemu-img check -r all` on a copy of it, and use that."
+    "If its VM is running, shut it down. Otherwise run `qemu-img check -r all` on a copy of it, and use the copy."
 )
-"""The remedy for an image that is in use or was not closed cleanly; its header does not tell which."""
+"""The remedy for an image that is in use or was not closed cleanly; its header does not show which."""
 
 LEGACY_ENCRYPTION = (
     "VMs have been unable to use it since QEMU 2.9. Convert it to LUKS: `qemu-img convert --object"
@@ -30,7 +30,7 @@ ONE_FILE = "Make a single-file qcow2 copy with `qemu-img convert`, and use that 
 class FormatError(ValueError):
     """The file breaks the format's rules, or uses a feature that is not supported; the message names it.
 
-    ``remedy`` is one sentence of advice.
+    ``remedy`` is advice in whole sentences.
     """
 
     def __init__(self, problem: str, *, remedy: str = RESTORE_IT) -> None:

@@ -2,7 +2,7 @@
 
 ::
 
-    | fixed fields, 72 (v2) or header_length (v3) bytes | extensions | backing file name | ... cluster 0 ends
+    | fixed fields, 72 (v2) or header_length (v3) bytes | extensions | backing file name | ... end of cluster 0
 
 Source: QEMU ``docs/interop/qcow2.txt``; limits from ``block/qcow2.h``.
 """
@@ -104,7 +104,7 @@ def parse(head: bytes, file_size: int) -> Header:
     :raises FormatError: the image breaks the format's rules, is damaged, or needs an unsupported feature.
     """
     if head[:4] == MAGIC and len(head) < V2_LENGTH:
-        raise FormatError(f"it is truncated: it has {len(head)} bytes, and a header takes at least {V2_LENGTH}")
+        raise FormatError(f"it is truncated: it has {len(head)} bytes, but a header takes at least {V2_LENGTH}")
     if head[:4] != MAGIC:
         raise FormatError("it is not a qcow2 image: the magic number QFI\\xfb is not at its start")
     fields = FIXED.unpack_from(head)
@@ -112,7 +112,7 @@ def parse(head: bytes, file_size: int) -> Header:
     refcount_offset, refcount_clusters, snapshots, snapshots_offset = fields[9:]
     # The order matters: version and features decide the meaning of all fields after them.
     require_opened(version in {2, 3}, f"version {version} is unknown (2 and 3 are known)")
-    require_opened(9 <= bits <= 21, f"a cluster size of 2^{bits} is outside the range 512 B to 2 MiB")
+    require_opened(9 <= bits <= 21, f"a cluster size of 2^{bits} bytes is outside the range 512 B to 2 MiB")
     incompatible, compatible, autoclear, refcount_order, length, compression = version_3_fields(head, version)
     _check_features(incompatible)
     require_opened(refcount_order <= 6, f"a refcount width of 2^{refcount_order} bits exceeds 64")
@@ -214,7 +214,7 @@ def backing_name_in(cluster: bytes, offset: int, size: int, length: int) -> str 
     require_opened(offset <= len(cluster), "its backing file name is outside the header")
     if offset == 0 or size == 0:
         return None
-    require_opened(size <= MAX_NAME, f"its backing file name of {size} bytes is longer than {MAX_NAME}")
+    require_opened(size <= MAX_NAME, f"its backing file name has {size} bytes, more than the limit of {MAX_NAME}")
     require(offset >= length and offset + size <= len(cluster), "its backing file name is outside the header")
     return c_string(cluster[offset : offset + size]).decode("utf-8", "surrogateescape") or None
 
@@ -232,17 +232,23 @@ def _check_sizes(header: Header, size: int) -> None:
     require(header.virtual_size > 0, "its virtual size is 0")
     require(size < 1 << 63, f"its virtual size {size} is invalid")
     needed = ceil_div(size, header.geometry.l2_coverage)
-    require_opened(header.l1_entries >= needed, f"its L1 table has {header.l1_entries} entries and needs {needed}")
+    require_opened(
+        header.l1_entries >= needed,
+        f"its L1 table has too few entries: {header.l1_entries} instead of {needed}",
+    )
     require_opened(header.l1_entries * 8 <= MAX_L1_BYTES, "its L1 table exceeds QEMU's limit of 32 MiB")
     require_opened(
         0 < header.refcount_bytes <= MAX_REFCOUNT_TABLE_BYTES,
         f"its refcount table of {header.refcount_bytes} bytes is outside the range 1 cluster to 8 MiB",
     )
-    require_opened(header.snapshots <= _MAX_SNAPSHOTS, f"its {header.snapshots} snapshots exceed QEMU's limit")
+    require_opened(
+        header.snapshots <= _MAX_SNAPSHOTS,
+        f"its {header.snapshots} snapshots exceed QEMU's limit of {_MAX_SNAPSHOTS}",
+    )
 
 
 def _check_tables(header: Header, file_size: int) -> None:
-    """Check that the tables are aligned, inside the file, and apart from each other."""
+    """Check that the tables are aligned and inside the file, and do not overlap."""
     cluster, tables = header.geometry.cluster_size, header.tables()
     require_opened(
         # QEMU checks this even if there are no snapshots, and reads offsets as signed numbers.

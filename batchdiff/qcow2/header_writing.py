@@ -54,7 +54,7 @@ def build(header: Header) -> bytes:
     if length > geometry.cluster_size:
         raise FormatError(
             f"the header with the template's path takes {length} bytes, more than"
-            f" one cluster of {geometry.cluster_size}"
+            f" one cluster of {geometry.cluster_size} bytes"
         )
     if header.refcount_bytes > MAX_REFCOUNT_TABLE_BYTES:
         raise FormatError(

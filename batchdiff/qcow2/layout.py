@@ -94,7 +94,7 @@ def plan_layout(
     data_clusters: int,
     options: LayoutOptions = PLAIN_LAYOUT,
 ) -> Layout:
-    """Return the layout of an image with that many L2 tables and data clusters, or all if it is preallocated."""
+    """Return the layout of an image with that many L2 tables and data clusters, or all of them if preallocated."""
     cluster = geometry.cluster_size
     l1_entries = ceil_div(virtual_size, geometry.l2_coverage)
     l1_clusters = ceil_div(l1_entries * 8, cluster)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 class LayoutOptions(NamedTuple):
     """The options on which a layout depends.
 
-    ``luks_bytes``: the length of a LUKS header. ``preallocated``: whether each cluster of the disk has a place.
+    ``luks_bytes``: the length of a LUKS header. ``preallocated``: whether every cluster of the disk is allocated.
     ``outside``: whether data clusters are in another file.
     """
 
@@ -18,4 +18,4 @@ class LayoutOptions(NamedTuple):
 
 
 PLAIN_LAYOUT = LayoutOptions()
-"""The options of an image that is neither encrypted nor preallocated, and all in one file."""
+"""The options of an image that is neither encrypted nor preallocated, and consists of one file."""

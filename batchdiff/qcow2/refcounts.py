@@ -46,7 +46,7 @@ class Refcounts(NamedTuple):
 
 
 def check_refcounts(refcounts: Refcounts, clusters: Numbers, references: Numbers) -> None:
-    """Check that no cluster has more references than its refcount; fewer mean leaks, or references by snapshots.
+    """Check that no cluster has more references than its refcount; it may have fewer, with leaks or snapshots.
 
     ``clusters``: numbers, ascending; ``references``: the least number of uses of each.
 
@@ -67,7 +67,7 @@ def check_refcounts(refcounts: Refcounts, clusters: Numbers, references: Numbers
 
 
 def _by_block(refcounts: Refcounts, clusters: Numbers) -> Iterator[tuple[int, int, int]]:
-    """Yield, for each refcount block: first and end of the indices of its clusters, and its offset; 0 if none."""
+    """Yield, for each refcount block, the first and the end index of its clusters, and its offset; 0 if none."""
     blocks, table = clusters // refcounts.in_block, refcounts.table
     edges = [0, *(np.flatnonzero(blocks[1:] != blocks[:-1]) + 1).tolist(), len(blocks)]
     for first, last in itertools.pairwise(edges):

@@ -100,13 +100,13 @@ def check_references(
 
 
 def referenced_clusters(words: Words, geometry: Geometry) -> Numbers:
-    """Return the numbers of the clusters that L2 entries name; one that two entries name comes twice."""
+    """Return the numbers of the clusters that L2 entries name; one that two entries name occurs twice."""
     entry = words[:, 0] if geometry.extended_l2 else words
     packed = (entry & COMPRESSED) != 0
     bits = geometry.cluster_bits
     if not packed.any():
         return _named(entry, bits)
-    # A compressed cluster takes whole sectors, of up to three clusters.
+    # A compressed cluster takes whole sectors, in up to three clusters.
     offset_bits = np.uint64(62 - (bits - 8))
     descriptor = entry[packed] & np.uint64((1 << 62) - 1)
     offset = (descriptor & ((np.uint64(1) << offset_bits) - np.uint64(1))).astype(np.int64)
@@ -171,7 +171,7 @@ def check_entries(
 def _sorted_references(entries: Entries, geometry: Geometry, size: int) -> Iterator[Numbers]:
     """Yield all references in ascending order, some at a time, after checking every entry.
 
-    The tables are read once, and once again for each million references: memory does not grow with the image.
+    The tables are read once, and again for each million references, so memory use does not grow with the image.
 
     :raises FormatError: an entry is invalid, or the tables map more bytes than the file has.
     """
@@ -202,7 +202,7 @@ def _sorted_references(entries: Entries, geometry: Geometry, size: int) -> Itera
 
 
 def _batches(entries: Entries) -> Iterator[Words]:
-    """Yield the entries of many tables at once: small clusters have small tables, and numpy is slow at those."""
+    """Yield the entries of many tables at once: small clusters have small tables, for which numpy is slow."""
     kept: list[Words] = []
     count = 0
     for words in entries():
@@ -223,7 +223,7 @@ def _sorted(found: list[Numbers]) -> Numbers:
 
 
 def _parts(buckets: Numbers) -> Iterator[tuple[int, int]]:
-    """Yield ranges of buckets with as many references as are sorted at a time; one bucket may have more."""
+    """Yield ranges of buckets, each with few enough references to sort at a time; one bucket may have more."""
     low = total = 0
     for index, count in enumerate(buckets.tolist()):
         if total and total + count > _COUNTED_AT_ONCE:

@@ -1,4 +1,4 @@
-"""The table of internal snapshots, checked as QEMU checks it on opening a file; their content is never read.
+"""The table of internal snapshots, checked as QEMU checks it when opening a file; their content is never read.
 
 ::
 

@@ -93,14 +93,14 @@ def table_batches(extents: Extents, geometry: Geometry, *, preallocated: int = 0
         kinds = np.zeros(len(indices) * per_table, dtype=np.uint8)
         rows = np.searchsorted(indices, mapped.first // per_table)
         begins = (rows * per_table + mapped.first % per_table).tolist()
-        # A run that crosses tables is contiguous in ``kinds`` too: all its tables are in use, so adjacent there.
+        # A run that crosses tables is contiguous in ``kinds`` too: all its tables are in use, hence adjacent.
         for begin, count, kind in zip(begins, mapped.count.tolist(), mapped.kind.tolist(), strict=True):
             kinds[begin : begin + count] = kind
         yield TableBatch(position, indices, mapped, kinds, geometry, preallocated)
 
 
 def _used_tables(extents: Extents, geometry: Geometry, all_tables: int) -> npt.NDArray[np.int64]:
-    """Return the indices of the L2 tables in use. ``all_tables``: their number if all are; otherwise 0."""
+    """Return the indices of the L2 tables in use. ``all_tables``: their number if all are in use, otherwise 0."""
     if all_tables:
         return np.arange(all_tables, dtype=np.int64)
     return numbers(fold(extents, geometry.l2_entries * geometry.granules))
@@ -139,7 +139,7 @@ def refcounts(layout: Layout, data: npt.NDArray[np.uint16] | None) -> Iterator[t
 
 
 def _packed(counts: npt.NDArray[np.uint16], bits: int) -> bytes:
-    """Return refcounts of that width: big-endian, and several in a byte from its lowest bits up."""
+    """Return refcounts of that width: big-endian; several in a byte start at its lowest bits."""
     if bits >= 8:
         return counts.astype(f">u{bits // 8}").tobytes()
     in_byte = 8 // bits

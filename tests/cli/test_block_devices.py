@@ -218,7 +218,8 @@ def test_names_that_do_not_last_are_warned_of(tmp_path, template, attach, verb):
     )
     said = batchdiff(verb, "m.yaml", cwd=tmp_path, expect=None).stderr
     assert (
-        f"warning: the template, {tmp_path}/dev/base, leads to {template}, which is numbered by the kernel" in said
+        f"warning: the template, {tmp_path}/dev/base, is a link to {template}, which is numbered by the kernel"
+        in said
     )
     assert f"warning: the guest {os.path.basename(volume)}, {volume}, is numbered by the kernel" in said
     assert said.count("Write a name that lasts, such as /dev/VG/LV") == 2
@@ -252,7 +253,7 @@ def test_a_better_name_is_named(tmp_path, dev, warnings):
         f"{{path: web01.qcow2, format: qcow2, {backing}}}",
         template=f"{{path: {dev}/dm-1, format: raw}}",
     )
-    why = "is numbered by the kernel and can be another disk after a reboot"
+    why = "is numbered by the kernel and can refer to another disk after a reboot"
     assert warnings() == [
         f"warning: the template, {dev}/dm-1, {why}. Write {dev}/vg/base instead, a name that lasts",
         f"warning: a backing file of the guest web01, {dev}/dm-2, {why}."

@@ -129,13 +129,13 @@ def test_what_a_machine_must_have(monkeypatch):
     with pytest.raises(BatchdiffError) as caught:
         descriptors.require_descriptors()
     assert message(caught) == (
-        "the limit on open files is too low: 31 more can be opened, but batchdiff needs 32. Raise it (`ulimit -n`,"
-        " `LimitNOFILE=` of a service), and run the same command again."
+        "the limit on open files is too low: 31 more can be opened, but batchdiff needs 32. Raise the limit"
+        " (`ulimit -n`, `LimitNOFILE=` of a service), and run the same command again."
     )
     monkeypatch.setattr(descriptors, "_FILES", "/nowhere")
     with pytest.raises(BatchdiffError) as caught:
         descriptors.require_descriptors()
     assert message(caught) == (
-        "/proc is not mounted: without it, batchdiff cannot see who has an image open. Mount it (`mount -t proc"
-        " proc /proc`), and run the same command again."
+        "/proc is not mounted: without it, batchdiff cannot see which processes have an image open. Mount it"
+        " (`mount -t proc proc /proc`), and run the same command again."
     )

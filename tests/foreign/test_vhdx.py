@@ -274,8 +274,8 @@ FAULTS = {
         "unknown region",
     ),
     "region twice": (in_regions(16 + 32, "<16s", bytes.fromhex(BAT)), "twice"),
-    "region unaligned": (in_regions(16 + 16, "<Q", TABLE + 4096), "whole MiB"),
-    "region empty": (in_regions(16 + 24, "<I", 0), "whole MiB"),
+    "region unaligned": (in_regions(16 + 16, "<Q", TABLE + 4096), "MiB boundary"),
+    "region empty": (in_regions(16 + 24, "<I", 0), "MiB boundary"),
     "region outside": (in_regions(16 + 16, "<Q", 1 << 50), "past the end of the file"),
     "region far outside": (in_regions(16 + 16, "<Q", (1 << 64) - (1 << 20)), "past the end of the file"),
     "regions overlap": (in_regions(16 + 32 + 16, "<Q", TABLE), "overlap"),
@@ -295,15 +295,15 @@ FAULTS = {
     "item in the table": (at(ITEMS + 16, "<I", 64), "item of its metadata"),
     "item outside": (at(ITEMS + 16, "<I", 0xFFFFFFF8), "item of its metadata"),
     "item length": (at(ITEMS + 20, "<I", 4), "item of its metadata"),
-    "small blocks": (at(PARAMETERS, "<I", 1 << 19), "blocks of 524288 bytes"),
-    "large blocks": (at(PARAMETERS, "<I", 1 << 29), "blocks of 536870912 bytes"),
-    "odd blocks": (at(PARAMETERS, "<I", 3 << 20), "blocks of 3145728 bytes"),
-    "no blocks": (at(PARAMETERS, "<I", 0), "blocks of 0 bytes"),
-    "sectors": (at(SECTOR_SIZE, "<I", 1024), "sectors have 1024 bytes"),
-    "large sectors": (at(SECTOR_SIZE, "<I", 4096), "sectors have 4096 bytes; QEMU reads only sectors of 512"),
-    "no sectors": (at(SECTOR_SIZE, "<I", 0), "sectors have 0 bytes"),
+    "small blocks": (at(PARAMETERS, "<I", 1 << 19), "block size of 524288 bytes"),
+    "large blocks": (at(PARAMETERS, "<I", 1 << 29), "block size of 536870912 bytes"),
+    "odd blocks": (at(PARAMETERS, "<I", 3 << 20), "block size of 3145728 bytes"),
+    "no blocks": (at(PARAMETERS, "<I", 0), "block size of 0 bytes"),
+    "sectors": (at(SECTOR_SIZE, "<I", 1024), "sectors are 1024 bytes"),
+    "large sectors": (at(SECTOR_SIZE, "<I", 4096), "sectors are 4096 bytes long; QEMU supports only 512"),
+    "no sectors": (at(SECTOR_SIZE, "<I", 0), "sectors are 0 bytes"),
     "an odd size": (at(SIZE, "<Q", 12345), "whole number of sectors"),
-    "a size beyond the table": (at(SIZE, "<Q", 1 << 40), "no room for all blocks"),
+    "a size beyond the table": (at(SIZE, "<Q", 1 << 40), "too short for all blocks"),
     "a size beyond the format": (at(SIZE, "<Q", 1 << 47), "64 TiB"),
     "a size beyond everything": (at(SIZE, "<Q", (1 << 64) - 512), "64 TiB"),
     "a size of zero": (at(SIZE, "<Q", 0), "its size is 0"),
@@ -371,7 +371,7 @@ def test_a_stored_table_allows_a_block_for_each_entry(tmp_path):
     outline = inspect_vhdx(lambda offset, count: image[offset : offset + count], len(image))
     large = outline._replace(clusters=64 << 20)
     require_stored(large, 512 << 20)
-    with pytest.raises(FormatError, match="too many to map in a file of 64 MiB on disk"):
+    with pytest.raises(FormatError, match="too many to map in a file with 64 MiB on disk"):
         require_stored(large, 64 << 20)
 
 

@@ -167,7 +167,7 @@ def test_only_the_last_extent_may_end_inside_a_grain(extent):
         (0, b"KDMW", "signature"),
         (12, bytes(8), "size is 0"),
         (512, b"# Disk DescriptorFile", "an image of its own"),
-        (77, b"\x01", "compression 1"),
+        (77, b"\x01", "compression method 1"),
         (56, b"\xff" * 7 + b"\x00", "grain directory"),
     ],
 )
@@ -200,6 +200,6 @@ def test_a_sparse_image_of_esxi_is_refused_with_a_remedy_that_works(tmp_path):
 @pytest.mark.parametrize(("mark", "kind"), [(b"COWD", "vmfsSparse"), (b"\xbe\xba\xfe\xca\0\0\0\0", "seSparse")])
 def test_an_extent_of_esxi_is_not_an_image_by_itself(mark, kind):
     data = mark.ljust(4096, b"\0")
-    with pytest.raises(FormatError, match=f"it is only an extent of an image of the type {kind}") as caught:
+    with pytest.raises(FormatError, match=f"it is only an extent of an image of type {kind}") as caught:
         inspect_vmdk(lambda offset, length: data[offset : offset + length], len(data))
     assert "qcow2 copy of the whole image from its descriptor" in caught.value.remedy

@@ -148,7 +148,7 @@ HEADER = {
     ),
     "digest": Field(112, "20s", {b"": NO_KEY, b"\xff" * 20: NO_KEY}),
     "salt": Field(132, "32s", {b"": NO_KEY}),
-    "iterations": Field(164, ">I", {0: "no rounds", 1: NO_KEY, 1 << 27: ROUNDS, MOST: ROUNDS}),
+    "iterations": Field(164, ">I", {0: "0 rounds", 1: NO_KEY, 1 << 27: ROUNDS, MOST: ROUNDS}),
     "uuid": Field(168, "40s", {b"": READ, b"\xff" * 40: READ, b"\x1b[2J": READ, b"/etc/passwd": READ}),
     "first-slot": Field(
         slot(0),
@@ -160,7 +160,7 @@ HEADER = {
             MOST: "neither",
         },
     ),
-    "first-slot-rounds": Field(slot(0, 4), ">I", {0: "no rounds", 1: NO_KEY, 1 << 27: ROUNDS, MOST: ROUNDS}),
+    "first-slot-rounds": Field(slot(0, 4), ">I", {0: "0 rounds", 1: NO_KEY, 1 << 27: ROUNDS, MOST: ROUNDS}),
     "first-slot-salt": Field(slot(0, 8), "32s", {b"": NO_KEY}),
     "first-slot-place": Field(
         slot(0, 40),
@@ -178,7 +178,7 @@ HEADER = {
     "first-slot-stripes": Field(
         slot(0, 44), ">I", {0: "has 0 stripes", 3999: "has 3999 stripes", MOST: "stripes"}
     ),
-    "second-slot": Field(slot(1), ">I", {ACTIVE: "no rounds", 0: "neither active nor inactive"}),
+    "second-slot": Field(slot(1), ">I", {ACTIVE: "0 rounds", 0: "neither active nor inactive"}),
     "last-slot-place": Field(slot(7, 40), ">I", {8: ON_ANOTHER, 1 << 31: ON_DATA}),
     "last-slot-stripes": Field(slot(7, 44), ">I", {0: "has 0 stripes", MOST: "stripes"}),
     "last-slot-rounds": Field(slot(7, 4), ">I", {MOST: READ}),

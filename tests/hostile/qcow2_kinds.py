@@ -309,7 +309,7 @@ def kinds(outside: dict[str, str]) -> list[Kind]:
         Kind("data-file-without-a-name", put(72, ">Q", 4), "but does not name it", SMALL),
         Kind("data-file-without-its-bit", extension(DATA_FILE, b"/etc/passwd"), "data in its own file", SMALL),
         Kind("raw-data-file-bit", put(88, ">Q", 2), "raw data file", SMALL),
-        Kind("backing-format-of-16-bytes", backing("low", b"r" * 16), "more than 15", SMALL),
+        Kind("backing-format-of-16-bytes", backing("low", b"r" * 16), "more than the limit of 15", SMALL),
         Kind("backing-format-unknown", backing("../template.img", b"nonsense"), READ, SMALL),
         Kind(
             "backing-size-0-with-an-offset",
@@ -398,7 +398,7 @@ def kinds(outside: dict[str, str]) -> list[Kind]:
         Kind("l2-entry-past-the-end", in_l2(0, 1 << 40), "is truncated", SMALL),
         Kind("l2-entry-at-the-end", in_l2(0, end), "is truncated", SMALL),
         Kind("l2-entry-zero-past-the-end", in_l2(0, 1 << 40 | 1), "is truncated", SMALL),
-        Kind("l2-entry-of-ones", in_l2(0, LONGEST), "compressed cluster lies outside", SMALL),
+        Kind("l2-entry-of-ones", in_l2(0, LONGEST), "compressed cluster lies in the header or outside", SMALL),
         Kind("l2-entry-on-its-table", in_l2(0, table), "overlaps", SMALL),
         *(
             Kind(f"l2-entry-on-{name}", in_l2(0, where), "overlaps", SMALL)
@@ -427,13 +427,23 @@ def kinds(outside: dict[str, str]) -> list[Kind]:
             "times, but its refcount",
             SMALL,
         ),
-        Kind("compressed-in-the-header", in_l2(0, COMPRESSED | 512), "compressed cluster lies outside", PACKED),
-        Kind("compressed-at-0", in_l2(0, COMPRESSED), "compressed cluster lies outside", PACKED),
-        Kind("compressed-past-the-end", in_l2(0, COMPRESSED | 1 << 40), "compressed cluster lies outside", PACKED),
+        Kind(
+            "compressed-in-the-header",
+            in_l2(0, COMPRESSED | 512),
+            "compressed cluster lies in the header or outside",
+            PACKED,
+        ),
+        Kind("compressed-at-0", in_l2(0, COMPRESSED), "compressed cluster lies in the header or outside", PACKED),
+        Kind(
+            "compressed-past-the-end",
+            in_l2(0, COMPRESSED | 1 << 40),
+            "compressed cluster lies in the header or outside",
+            PACKED,
+        ),
         Kind(
             "compressed-at-the-end",
             in_l2(0, lambda image: COMPRESSED | len(image)),
-            "compressed cluster lies outside",
+            "compressed cluster lies in the header or outside",
             PACKED,
         ),
         Kind("compressed-on-its-table", in_l2(0, lambda image: COMPRESSED | table(image)), "overlaps", PACKED),

@@ -18,8 +18,8 @@ FIELDS = {
         "4s",
         {
             b"": "signature is missing",
-            b"COWD": "extent of an image of the type vmfsSparse",
-            b"\xbe\xba\xfe\xca": "extent of an image of the type seSparse",
+            b"COWD": "extent of an image of type vmfsSparse",
+            b"\xbe\xba\xfe\xca": "extent of an image of type seSparse",
             b"VMDK": "signature is missing",
             b"kdmv": "signature is missing",
             b"QFI\xfb": "signature is missing",
@@ -167,8 +167,8 @@ def of_extent(name, to, own):
     if to == name:
         return own
     if '"' in to:
-        return "of its descriptor is not like"
-    return "has control characters" if "\n" in to else of_data_name(to)
+        return "of its descriptor does not have the form"
+    return "contains control characters" if "\n" in to else of_data_name(to)
 
 
 def described_kinds(outside, parent):
@@ -213,8 +213,16 @@ def described_kinds(outside, parent):
             "differences from a parent image",
         ),
         Kind("described-behind-an-empty-line", described("monolithicFlat", "", flat), "is empty"),
-        Kind("described-read-only", described("monolithicFlat", f'RDONLY 8 FLAT "{data}" 0'), "is not like"),
-        Kind("described-in-small-letters", described("monolithicFlat", f'rw 8 flat "{data}" 0'), "is not like"),
+        Kind(
+            "described-read-only",
+            described("monolithicFlat", f'RDONLY 8 FLAT "{data}" 0'),
+            "does not have the form",
+        ),
+        Kind(
+            "described-in-small-letters",
+            described("monolithicFlat", f'rw 8 flat "{data}" 0'),
+            "does not have the form",
+        ),
         Kind("described-by-two", described("monolithicFlat", flat, flat), "but it has 2 extents"),
         Kind("described-twice", described("twoGbMaxExtentFlat", flat, flat), "neither beside it"),
         Kind("described-without-extents", described("monolithicFlat"), "names no extent"),

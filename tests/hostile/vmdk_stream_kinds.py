@@ -88,21 +88,19 @@ FIELDS = {
     "overhead": Field(64, "<Q", {1 << 30: FIRST, LONGEST: FIRST}),
     "unclean-and-line-ends": Field(72, "5s", {b"\1": READ}),
     "compression": Field(
-        77, "<H", {0: "contradicts its header", 2: "compression 2 is unknown", 0xFFFF: "is unknown"}
+        77, "<H", {0: "contradicts its header", 2: "compression method 2 is not", 0xFFFF: "method 65535 is not"}
     ),
 }
 AT_END = {
     "magic": Field(0, "4s", {b"": NO_FOOTER, b"COWD": NO_FOOTER, b"QFI\xfb": NO_FOOTER}),
     "version": Field(4, "<I", {3: READ, 4: "is unknown", MOST: "is unknown"}),
-    "capacity": Field(
-        12, "<Q", {0: "contradicts its header", 8191: "contradicts its header", LONGEST: "contradicts its header"}
-    ),
+    "capacity": Field(12, "<Q", {0: "different sizes", 8191: "different sizes", LONGEST: "different sizes"}),
     "grain": Field(20, "<Q", {0: SIZES, 1: SIZES, 100: SIZES, 1 << 21: SIZES, LONGEST: SIZES}),
     "descriptor-offset": Field(28, "<Q", {1 << 40: READ}),
     "entries-of-a-table": Field(44, "<I", {0: SIZES, 513: SIZES, MOST: SIZES}),
     "directory": Field(56, "<Q", {1 << 30: OUTSIDE, 1 << 63: OUTSIDE, LONGEST: OUTSIDE}),
     "overhead": Field(64, "<Q", {1 << 30: FIRST}),
-    "compression": Field(77, "<H", {0: "about its compression", 2: "about its compression"}),
+    "compression": Field(77, "<H", {0: "different compression methods", 2: "different compression methods"}),
 }
 MARKERS = {
     "footer-marker-size": Field(-1536 + 8, "<I", {1: NO_FOOTER, 512: NO_FOOTER, MOST: NO_FOOTER}),

@@ -183,34 +183,38 @@ def header(*extensions, name=b"", left_over=b"", size=None, ended=True):
 
 
 REFUSED_BY_QEMU = {
-    "a-left-over-byte": ("plain", header((FEATURES, b""), left_over=b"\1", name=b"x", ended=False), "left over"),
+    "a-left-over-byte": (
+        "plain",
+        header((FEATURES, b""), left_over=b"\1", name=b"x", ended=False),
+        "too small for another",
+    ),
     "7-left-over-bytes": (
         "plain",
         header((FEATURES, b""), left_over=bytes(7), name=b"x", ended=False),
-        "left over",
+        "too small for another",
     ),
     "left-over-in-version-2": (
         "version-2",
         header((FEATURES, b""), left_over=b"1", name=b"x", ended=False),
-        "left",
+        "too small for another",
     ),
     "left-over-nothing-else": (
         "plain",
         header(left_over=b"1234", name=b"x", ended=False),
-        "4 bytes are left over",
+        r"extension \(4 B\)",
     ),
     "left-over-no-name": (
         "plain",
         header((FEATURES, b""), left_over=b"12345", ended=False),
-        "5 bytes are left over",
+        r"extension \(5 B\)",
     ),
     "an-end-that-is-too-long": ("plain", put(">Q", 0xFFFFFFFF)(first_extension), "does not fit"),
-    "long-backing-format": ("plain", header((BACKING_FORMAT, b"r" * 16)), "format has a name of 16 bytes"),
-    "long-padded-format": ("plain", header((BACKING_FORMAT, b"raw".ljust(16, b"\0"))), "format has a name of 16"),
+    "long-backing-format": ("plain", header((BACKING_FORMAT, b"r" * 16)), "format has 16 bytes"),
+    "long-padded-format": ("plain", header((BACKING_FORMAT, b"raw".ljust(16, b"\0"))), "format has 16"),
     "first-format-too-long": (
         "plain",
         header((BACKING_FORMAT, b"r" * 20), (BACKING_FORMAT, b"raw")),
-        "format has a name of 20 bytes",
+        "format has 20 bytes",
     ),
     "snapshots-offset": ("plain", field("snapshots_offset", 100), "snapshot table at 100 is not aligned"),
     "snapshots-offset-signed": ("plain", field("snapshots_offset", 1 << 63), "snapshot table"),
@@ -228,7 +232,7 @@ REFUSED_BY_QEMU = {
     "bitmaps-reserved": ("bitmaps", put(">I", 1)(bitmaps_extension, 4), "reserved field"),
     "bitmaps-none": ("bitmaps", put(">I", 0)(bitmaps_extension), "0 bitmaps"),
     "bitmaps-too-many": ("bitmaps", put(">I", 65536)(bitmaps_extension), "65536 bitmaps"),
-    "bitmaps-one-less": ("bitmaps", put(">I", 1)(bitmaps_extension), "2 entries instead of 1"),
+    "bitmaps-one-less": ("bitmaps", put(">I", 1)(bitmaps_extension), "entries is 2 instead of 1"),
     "bitmaps-one-more": ("bitmaps", put(">I", 3)(bitmaps_extension), "too short"),
     "bitmaps-a-third-of-zeros": (
         "bitmaps",
@@ -276,7 +280,7 @@ REFUSED_BY_QEMU = {
     "compression-unknown": ("plain", both(field("compression_type", 2), field("incompatible", 8)), "unknown"),
     "subclusters": ("small", field("incompatible", 16), "extended L2"),
     "unknown-feature": ("plain", field("incompatible", 1 << 40), "unknown features"),
-    "l1-small": ("small", field("l1_entries", 1), "L1 table has 1 entries"),
+    "l1-small": ("small", field("l1_entries", 1), "too few entries: 1"),
     "l1-large": ("plain", field("l1_entries", (4 << 20) + 1), "32 MiB"),
     "no-refcounts": ("plain", field("refcount_clusters", 0), "refcount table of 0"),
     "encrypted": ("plain", field("encryption", 2), "names no LUKS header"),

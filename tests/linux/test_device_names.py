@@ -31,7 +31,7 @@ COPIED = ["disk/by-uuid/1234", "disk/by-label/root", "disk/by-partuuid/1-02", "d
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_the_kernels_names_do_not_last(name):
-    assert fleeting(f"/dev/{name}") == "is numbered by the kernel and can be another disk after a reboot"
+    assert fleeting(f"/dev/{name}") == "is numbered by the kernel and can refer to another disk after a reboot"
 
 
 @pytest.mark.parametrize("name", LASTING)
@@ -61,7 +61,9 @@ def test_a_link_outside_of_dev_lasts_as_long_as_the_name_that_it_says(tmp_path):
     (tmp_path / "circle").symlink_to("circle")
     assert fleeting(str(tmp_path / "lasting")) == ""
     for name in ("numbered", "sub/indirect"):
-        assert fleeting(str(tmp_path / name)).startswith("leads to /dev/loop7, which is numbered by the kernel")
+        assert fleeting(str(tmp_path / name)).startswith(
+            "is a link to /dev/loop7, which is numbered by the kernel"
+        )
     assert "outside /dev" in fleeting(str(tmp_path / "circle"))  # it ends
 
 

@@ -132,7 +132,7 @@ def test_an_inherited_flag_that_stays_is_named(place, monkeypatch):
 
     monkeypatch.setattr(fcntl, "ioctl", refusing)
     lost = replaced(folder / "original", folder / "new")
-    assert lost == ["it free of the flag SYNC (Operation not permitted)"]
+    assert lost == ["the file free of the flag SYNC (Operation not permitted)"]
 
 
 def test_a_device_has_no_flags(place):

@@ -256,7 +256,7 @@ def test_an_inherited_list_that_cannot_be_removed_gives_no_access(inheriting, mo
         os.write(target, b"x")
         lost = copy_metadata(source, target)
     assert lost == [
-        "it free of the attribute system.posix_acl_access, which its folder sets (Operation not permitted)",
+        "the file free of the attribute system.posix_acl_access, which its folder sets (Operation not permitted)",
         "the mode 664",
     ]
     assert access.readers(inheriting.path / "new") == {"owner"}

@@ -115,7 +115,9 @@ def test_names_up_to_the_limits_fit(cluster):
     longest = min(MAX_NAME, cluster - 112 - 8 - 16)
     built = build(header(geometry=Geometry(cluster), backing_name="n" * longest, backing_format="raw"))
     assert len(built) <= cluster
-    too_long = f"the header with the template's path takes {cluster + 1} bytes, more than one cluster of {cluster}"
+    too_long = (
+        f"the header with the template's path takes {cluster + 1} bytes, more than one cluster of {cluster} bytes"
+    )
     too_long = too_long if cluster == 512 else "the template's path is 1024 bytes long; a qcow2 header allows 1023"
     with pytest.raises(FormatError, match=f"^{too_long}$"):
         build(header(geometry=Geometry(cluster), backing_name="n" * (longest + 1), backing_format="raw"))

@@ -94,14 +94,19 @@ def test_granules_of_subclusters(kinds):
             for bit in (1, 8, 56, 61)
         ),
         pytest.param(OLD, AT | 1, "an L2 entry has reserved bits set", id="zero-flag-in-version-2"),
-        pytest.param(PLAIN, COMPRESSED, "a compressed cluster lies outside the file", id="compressed-at-0"),
         pytest.param(
-            PLAIN, COMPRESSED | 65535, "a compressed cluster lies outside the file", id="compressed-in-cluster-0"
+            PLAIN, COMPRESSED, "a compressed cluster lies in the header or outside the file", id="compressed-at-0"
+        ),
+        pytest.param(
+            PLAIN,
+            COMPRESSED | 65535,
+            "a compressed cluster lies in the header or outside the file",
+            id="compressed-in-cluster-0",
         ),
         pytest.param(
             PLAIN,
             COMPRESSED | FILE_SIZE,
-            "a compressed cluster lies outside the file",
+            "a compressed cluster lies in the header or outside the file",
             id="compressed-past-the-end",
         ),
     ],

@@ -237,7 +237,7 @@ def test_several_zstd_frames(tmp_path, made, lengths, checksum):
 @pytest.mark.parametrize(
     ("lengths", "cut", "why"),
     [
-        ([1000, 3097], 0, "more than the 4096 bytes"),
+        ([1000, 3097], 0, "more than 4096 bytes"),
         ([1000, 3000], 0, "damaged|instead of 4096"),
         ([1000, 3096], 1, "damaged"),
         ([0] * 1001, 0, "more than 1000 zstd frames"),
