@@ -51,7 +51,7 @@ def check_backing(
         if declared is not None:
             raise ImageError(
                 f"cannot use {image.path}",
-                why=f"the manifest declares {declared.path} as its backing file, but it names none",
+                why=f"the manifest declares {declared.path} as its backing file, but its header names none",
                 remedy="Correct the `backing` list of the manifest.",
             )
     elif declared is None:
@@ -69,7 +69,8 @@ def check_backing(
     elif _contradicts(backing, declared, observer):
         raise ImageError(
             f"cannot use {image.path}",
-            why=f"QEMU would not read its backing file {named} as {declared.format}, which the manifest declares",
+            why=f"QEMU would not read its backing file {named} as {declared.format}, the format that the manifest"
+            " declares",
             remedy="Correct the `backing` list of the manifest; or, if that is right, the header:"
             f" {_rebase(image, declared.format, backing.name)}.",
         )
@@ -94,7 +95,7 @@ def _correction(image: ImageSource, backing: Backing, declared: ImageSource, nam
         )
     return (
         f"If {declared.path} is that file under a new name, correct the header: `{shell_line(command)}`. QEMU"
-        f" does not check that: with any other file, the guest's data would be damaged. Otherwise bring {named}"
+        f" does not check whether it is, and any other file would damage the guest's data. Otherwise bring {named}"
         " back, or correct the `backing` list of the manifest."
     )
 
@@ -126,7 +127,7 @@ def resolved_backing(image: ImageSource, backing: Backing | None) -> str | None:
 
     A relative name is resolved against the image's folder.
 
-    :raises ImageError: the name is not a plain path, or depends on the folder in which QEMU is started.
+    :raises ImageError: the name is not a plain path, or is relative to the folder in which QEMU is started.
     """
     if backing is None:
         return None
@@ -145,11 +146,11 @@ def resolved_backing(image: ImageSource, backing: Backing | None) -> str | None:
 
 
 def _depends_on_who_opens_it(image: ImageSource, backing: Backing, plain: str) -> ImageError:
-    """Return the error for a relative name with a protocol, which QEMU resolves from its own working directory."""
+    """Return the error for a relative name with a protocol, which QEMU resolves against its working folder."""
     there = os.path.join(os.path.dirname(image.path), plain)
     form = backing.format or looks_like(there) or ImageFormat.RAW
     return ImageError(
         f"cannot use {image.path}",
-        why=f"its backing file name {backing.name!r} depends on the folder in which QEMU is started",
+        why=f"its backing file name {backing.name!r} is relative to the folder in which QEMU is started",
         remedy=f"If {there} is meant, correct the header: {_rebase(image, form, there)}.",
     )

@@ -7,7 +7,7 @@
     template          xxh3-128 of (virtual size, 8 bytes LE), then (range number, range digest) for each range
 
 Windows of zeros are left out whether they are holes or data, so a copy of the template in another format, or with
-other holes, has the same digest. The digest detects changes, not forgeries. The sizes are part of the label.
+other holes, has the same digest. The digest detects changes, not forgeries. The label contains both sizes.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def combine_digests(virtual_size: int, ranges: dict[int, bytes]) -> str:
 def content_digest(image: Image, *, check: Callable[[], None], report: Callable[[int], None] = ignore) -> str:
     """Read a whole image and return its labelled digest. ``check`` is called every few MiB; it may raise to stop.
 
-    ``report`` is called with the number of bytes of the disk that are done, read or skipped as holes.
+    ``report`` is called with the number of bytes of the disk done so far, whether read or skipped as holes.
 
     :raises ImageError: it cannot be read.
     """

@@ -3,7 +3,7 @@
 ::
 
     luks    | LUKS header | the disk, encrypted            |     QEMU exports all of it
-    qcow2   | header | LUKS header | tables | data clusters |    QEMU exports what the data clusters hold
+    qcow2   | header | LUKS header | tables | data clusters |    QEMU exports the content of the data clusters
               read here, as in any qcow2 file
 
 Only the data of a qcow2 image is encrypted. Its tables show what is data, and are checked before QEMU sees them.
@@ -34,7 +34,7 @@ _IN_THE_FILE = {Origin.FILE, Origin.COMPRESSED}
 def open_luks(source: ImageSource, observer: ReadObserver | None) -> Layer:
     """Open a LUKS image.
 
-    :raises ImageError: it is not a valid one, or no file with its secret is named.
+    :raises ImageError: it is not a valid LUKS image, or no file with its secret is named.
     """
     if source.secret_file is None:
         raise _without_secret(source)
@@ -44,8 +44,8 @@ def open_luks(source: ImageSource, observer: ReadObserver | None) -> Layer:
 def open_qcow2(source: ImageSource, observer: ReadObserver | None) -> Layer:
     """Open a qcow2 image, encrypted or not.
 
-    :raises ImageError: it is not a valid one, or it is encrypted and no file with its secret is named, or the
-        reverse.
+    :raises ImageError: it is not a valid qcow2 image, or it is encrypted and no file with its secret is named, or
+        such a file is named and it is not encrypted.
     """
     file = ImageFile(source.path, observer)
     plain = Qcow2Layer(source, observer, file)
@@ -57,7 +57,7 @@ def open_qcow2(source: ImageSource, observer: ReadObserver | None) -> Layer:
     plain.close()
     if header is not None:
         raise _without_secret(source)
-    remedy = "Leave `secret_file` out: it is for encrypted images."
+    remedy = "Leave `secret_file` out: it is only for encrypted images."
     raise ImageError(f"cannot use {source.path}", why="it is not encrypted", remedy=remedy)
 
 
@@ -65,7 +65,7 @@ def _without_secret(source: ImageSource) -> EncryptedError:
     return EncryptedError(
         f"cannot use {source.path}",
         why="it is encrypted",
-        remedy="Write `secret_file: PATH` beside its format: the path of a file that holds its secret.",
+        remedy="Write `secret_file: PATH` beside its format; PATH is the file that contains its secret.",
     )
 
 
@@ -111,7 +111,7 @@ class EncryptedQcow2Layer(WithOthers):
 
     @property
     def virtual_size(self) -> int:
-        """See :class:`~batchdiff.image.qcow2.Qcow2Layer`, like everything here that does not read data."""
+        """Bytes of the disk that the VM sees, from the header."""
         return self._plain.virtual_size
 
     @property
@@ -176,5 +176,5 @@ class EncryptedQcow2Layer(WithOthers):
 
 
 def _inspect_within(start: int, length: int, read: ReadAt, _file_size: int) -> None:
-    """Inspect a LUKS header that lies in a part of a file."""
+    """Inspect a LUKS header of ``length`` bytes at ``start`` in a file."""
     inspect_luks(lambda offset, count: read(start + offset, min(count, max(length - offset, 0))), length)

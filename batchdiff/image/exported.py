@@ -1,11 +1,12 @@
-"""Images that QEMU must read: it parses the format and exports the disk; our readers ask it for the bytes.
+"""Images that only QEMU can read: it parses the format and exports the disk, and batchdiff reads the export.
 
 ::
 
     header, inspected here -> qemu-nbd, confined -> the runs of data (kept) and their bytes
 
 An export is started once for a process and for the workers that it forks, each of which has its own connections.
-It ends when the last layer that uses it is closed. The list of runs is kept after that, for the unchanged file.
+It ends when the last layer that uses it is closed. The list of runs is kept after that, for as long as the
+file does not change.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from batchdiff.qemu.export import BlockDevice
 from batchdiff.qemu.shared_export import SharedExport
 
 _MOST_LISTED = 2_000_000
-"""The most runs, of 16 bytes each, of one image, and of all that are kept; holes after that many count as data."""
+"""The maximum number of runs (16 bytes each) in one list, and in all lists that are kept. After that many runs
+in a list, holes count as data."""
 
 _Offsets = npt.NDArray[np.int64]
 
@@ -55,7 +57,7 @@ _lock = threading.Lock()
 
 
 def end_exports(fd: int) -> None:
-    """End this process's exports of the file that is open as ``fd``, which use it too. Reads restart them."""
+    """End this process's exports of the file open as ``fd``, which have it open, too. Reads restart them."""
     with _lock:
         found = [each for each in _shared.values() if each.is_of(fd)]
     for each in found:
@@ -120,7 +122,7 @@ class ExportedLayer:
         _ = self._disk
 
     def start(self) -> None:
-        """Start the export now, so that workers which are forked later share it."""
+        """Start the export now, so that workers forked later share it."""
         with self._shared_export().connection():
             pass
 
@@ -149,7 +151,7 @@ class ExportedLayer:
 
     @property
     def other_files(self) -> tuple[str, ...]:
-        """Empty: all of it is in one file."""
+        """No other files: the image is a single file."""
         return ()
 
     @property
@@ -157,7 +159,7 @@ class ExportedLayer:
         """Only encryption: these formats have no snapshots and no bitmaps that QEMU knows of."""
         return Losses(encryption=self._source.secret_file is not None)
 
-    def inspect(self, *, refcounts: bool = False) -> None:  # it has none
+    def inspect(self, *, refcounts: bool = False) -> None:
         """Do nothing: the header has been inspected, and only QEMU interprets the rest."""
 
     def parts(self, start: int, end: int) -> list[Segment]:
@@ -176,7 +178,7 @@ class ExportedLayer:
         return found
 
     def next_data(self, start: int) -> int | None:
-        """Return the first offset from ``start`` on that is data; None if no data follows."""
+        """Return the first offset, ``start`` or later, at which there is data; None if no data follows."""
         _, starts, ends = self._disk
         index = int(np.searchsorted(ends, start, side="right"))
         return max(int(starts[index]), start) if index < len(starts) else None
@@ -219,7 +221,7 @@ class ExportedLayer:
 
 
 def _joined(size: int, runs: Iterator[tuple[int, int]]) -> _DiskRuns:
-    """Collect runs of data, and join adjacent ones; after ``_MOST_LISTED``, the last run takes in the holes."""
+    """Collect runs of data, and join adjacent ones; after ``_MOST_LISTED`` runs, the last one includes holes."""
     table = array("q")
     for start, end in runs:
         if table and (table[-1] == start or len(table) >= 2 * _MOST_LISTED):

@@ -22,7 +22,7 @@ _READ_ONLY = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 READ_FOR_US = -1
-"""The descriptor of a read that another program does for this process; its offset is that of the disk."""
+"""Given as the descriptor of a read that another program does for this process; offsets are those on the disk."""
 
 
 class ReadObserver(Protocol):
@@ -88,12 +88,12 @@ def _opened(path: str) -> int:
 
 
 def _device_behind(link: str) -> int | None:
-    """Return a descriptor of the block device that a symbolic link leads to; None if it leads to something else.
+    """Return a descriptor of the block device that a symbolic link points to; None if it points to something else.
 
-    :raises OSError: the link leads nowhere, or the device cannot be read.
+    :raises OSError: the link is dangling, or the device cannot be read.
     """
-    # O_PATH does not open the device yet, because opening some devices has side effects. Opening it through
-    # /proc then opens the very file that was checked, even if the link changes meanwhile.
+    # O_PATH examines the device without opening it, because opening some devices has side effects. Opening it
+    # through /proc then opens the very file that was checked, even if the link changes meanwhile.
     found = os.open(link, os.O_PATH | os.O_CLOEXEC)
     try:
         return os.open(f"/proc/self/fd/{found}", _READ_ONLY) if is_block_device(found) else None
@@ -105,7 +105,7 @@ def _unreadable(path: str, error: OSError) -> ImageError:
     if error.errno in _MISSING and os.path.islink(path):
         return ImageError(
             f"cannot open {path}",
-            why="it is a symbolic link that leads nowhere",
+            why="it is a symbolic link whose target does not exist",
             remedy="If it names a volume, activate the volume; otherwise correct the path.",
         )
     if error.errno in _MISSING:
@@ -147,7 +147,7 @@ def failed_read(path: str, offset: int, error: OSError) -> ImageError:
 
 
 def read_into(fd: int, buffer: memoryview, offset: int, path: str, observer: ReadObserver | None = None) -> int:
-    """Read into ``buffer`` from ``offset`` on and return the bytes read: fewer only at the end of the file.
+    """Read into ``buffer`` from ``offset`` on; return the number of bytes read: fewer only at the file's end.
 
     :raises ImageError: the disk fails.
     """
@@ -205,12 +205,12 @@ class ImageFile:
         if read_into(self.fd, buffer, offset, self.path, self._observer) != len(buffer):
             raise ImageError(
                 f"cannot read {self.path} at byte {offset}",
-                why=f"it ends before byte {offset + len(buffer)}: it is truncated, or changed while it was read",
+                why=f"it ends before byte {offset + len(buffer)}, so it is truncated or changed while it was read",
                 remedy="If nothing is writing to it, restore it from a backup.",
             )
 
     def stored(self) -> int:
-        """Return the bytes that it takes on disk; all bytes of a block device."""
+        """Return the bytes that the file takes on disk; for a block device, its size."""
         return self.size if self.is_block_device else os.fstat(self.fd).st_blocks * 512
 
     def data_runs(self, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -224,11 +224,11 @@ class ImageFile:
                 at = self._end_of_data(first)
                 yield first, at
         except OSError as error:
-            if error.errno != errno.ENXIO:  # there is no more data
+            if error.errno != errno.ENXIO:  # ENXIO: there is no more data
                 raise failed_read(self.path, at, error) from error
 
     def _end_of_data(self, start: int) -> int:
-        """Return the end of the data in which ``start`` lies.
+        """Return the end of the data that contains ``start``.
 
         In preallocated blocks the kernel looks for it page by page. If it were asked again for each piece of a
         long run, the time would grow with the square of the run's length.

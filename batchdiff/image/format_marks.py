@@ -36,7 +36,7 @@ _MARKS = (
 def looks_like(path: str, observer: ReadObserver | None = None) -> ImageFormat | None:
     """Return the format whose magic number a file has; raw if it has none.
 
-    None if that cannot be determined: the file is missing or unreadable, or not a regular file or block device.
+    None if that is unknown: the file is missing, unreadable, or neither a regular file nor a block device.
     ``observer`` is called at every read.
     """
     return _marked(path, lambda descriptor: _by_head(descriptor, observer) or _by_footer(descriptor, observer))

@@ -1,6 +1,6 @@
 """The table of image formats: how each is opened, and the checks before any of its bytes are trusted.
 
-A new format takes a module with its :class:`~batchdiff.image.layer.Layer`, such as :mod:`batchdiff.image.raw`, a
+A new format needs a module with its :class:`~batchdiff.image.layer.Layer`, such as :mod:`batchdiff.image.raw`, a
 row in this table, a name that a manifest can use, and a magic number (CONTRIBUTING.md, "Adding a format").
 """
 
@@ -39,12 +39,12 @@ class Outside(enum.StrEnum):
     )
     REFUSED = "an image that refers to another file is refused"
     ALLOWED = (
-        "it refers to no files but those with its data, each of them a regular file beside it or in a folder that"
-        " the manifest allows"
+        "it refers only to files with its data, each of them a regular file beside it or in a folder that the"
+        " manifest allows"
     )
-    DECLARED = "it refers to no file but the backing file that the manifest declares, by a plain path"
+    DECLARED = "it refers only to the backing file that the manifest declares, by a plain path"
     DECLARED_AND_ALLOWED = (
-        "it refers to no files but the backing file that the manifest declares, by a plain path, and one with its"
+        "it refers only to the backing file that the manifest declares, by a plain path, and to one file with its"
         " data, beside it or in a folder that the manifest allows"
     )
 
@@ -144,7 +144,7 @@ def _inspect_extent(extent: FlatExtent, kind: ExtentKind, *, is_last: bool) -> i
         if kind is ExtentKind.SPARSE:
             return inspect_extent(file.read_at_most, file.size, extent.length, is_last=is_last)
         end = extent.offset + extent.length
-        require(end <= file.size, f"it is truncated: it has {file.size} bytes, and the descriptor needs {end}")
+        require(end <= file.size, f"it is truncated to {file.size} bytes, but the descriptor needs {end}")
     except FormatError as error:
         raise FormatError(f"its extent {file.path} cannot be used: {error}", remedy=error.remedy) from error
     return 0
@@ -155,7 +155,7 @@ def _refused(source: ImageSource, error: FormatError) -> ImageError:
 
 
 _OF_THE_MAP = (
-    "the map of its data, made by QEMU confined to its files, stays in these files and uses no byte twice"
+    "the map of its data, made by QEMU while confined to its files, stays within them and uses no byte twice"
 )
 
 FORMATS: dict[ImageFormat, Format] = {
@@ -207,9 +207,9 @@ FORMATS: dict[ImageFormat, Format] = {
         _vhdx,
         (
             Outside.REFUSED,
-            "no log to replay; the checksums of its header and region table are right",
-            "its regions, metadata, sizes and block table are valid, and blocks are apart from all of them",
-            "the map of its blocks stays in the file and uses no byte twice, and QEMU, confined to this file,"
+            "no log to replay; the checksums of its header and region table are correct",
+            "its regions, metadata, sizes and block table are valid, and no block overlaps any of them",
+            "the map of its blocks stays within the file and uses no byte twice, and QEMU, confined to this file,"
             " finds the same size",
         ),
     ),
@@ -217,7 +217,7 @@ FORMATS: dict[ImageFormat, Format] = {
         inspect_vpc,
         Outside.NOT_POSSIBLE,
         "it has no parent, which QEMU would read as zeros",
-        "its footers agree, have the right checksum and fit the file; its block table is valid",
+        "its footers agree, have the correct checksum and fit the file; its block table is valid",
     ),
     ImageFormat.PARALLELS: _mapped(
         inspect_parallels,
@@ -229,7 +229,7 @@ FORMATS: dict[ImageFormat, Format] = {
         (
             Outside.NOT_POSSIBLE,
             "of version 1; its key slots are apart from each other, from the header and from the data",
-            "all of them together open in reasonable time",
+            "all its key slots together open in reasonable time",
         ),
     ),
 }

@@ -17,8 +17,8 @@ from batchdiff.qcow2.entries import Origin
 class Image:
     """One image with its backing chain, read-only. ``layers[0]`` is the image itself.
 
-    ``layers`` has a layer for each file: first the chain, then the extents and data files of the chain, which only
-    hold data. ``source`` has the paths of all of them.
+    ``layers`` has a layer for each file: first the chain, then the extents and data files of the chain, which
+    contain only data. ``source`` has the paths of all of them.
     """
 
     def __init__(self, source: ImageSource, chain: list[Layer]) -> None:
@@ -68,7 +68,7 @@ class Image:
                 yield part if number == part.layer else part._replace(layer=number)
                 continue
             if below is None:
-                # Look these up once for all gaps: one by one, the same tables would be read again and again.
+                # Look these up once for all gaps: a look-up for each gap would read the same tables repeatedly.
                 below = self._below(layer + 1, part.start, end)
             yield from _within(below, part.start, part.end)
 
@@ -81,7 +81,7 @@ class Image:
         return found
 
     def next_data(self, start: int) -> int | None:
-        """Return an offset, ``start`` or later, before which everything reads as zeros; None if all the rest does.
+        """Return an offset, ``start`` or later, up to which all bytes are zeros; None if the rest are zeros.
 
         It may be lower than necessary, but never skips data.
         """

@@ -20,9 +20,9 @@ from batchdiff.qcow2.entries import Origin
 class Segment(NamedTuple):
     """Guest bytes ``start`` to ``end`` of one origin; ``address`` is that of ``start`` in the layer.
 
-    ``layer`` counts from 0, the image itself, down the backing chain, and on through the extents and data files of
-    the chain. In the segments of a layer it counts from 0, the layer itself, through its own other files. An
-    image never returns ABSENT segments: below the last layer everything reads as zeros.
+    ``layer`` is a number: 0 for the image itself, then one for each image of its backing chain, then one for each
+    extent or data file of the chain. In the segments of a layer, it is 0 for the layer itself, then one for each
+    of its other files. An image never returns ABSENT segments: below the last layer everything reads as zeros.
     """
 
     start: int
@@ -44,7 +44,7 @@ class CompressedCluster(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """The internal snapshots and persistent bitmaps in a file, counted, and whether its disk is encrypted."""
+    """The numbers of internal snapshots and persistent bitmaps in a file, and whether its disk is encrypted."""
 
     snapshots: int = 0
     bitmaps: int = 0
@@ -82,7 +82,7 @@ class Layer(Protocol):
 
     @property
     def other_files(self) -> tuple[str, ...]:
-        """Absolute paths, without links, of its extents or its data file; none if all is in its own file."""
+        """Absolute paths, without symbolic links, of its extents or its data file; none if it is a single file."""
 
     @property
     def losses(self) -> Losses:
@@ -97,7 +97,7 @@ class Layer(Protocol):
     def inspect(self, *, refcounts: bool = False) -> None:
         """Check all of the file's tables, so that it can be trusted as far as its format allows.
 
-        ``refcounts``: also refuse wrong refcounts, which are dangerous only to write with. Only qcow2 has any.
+        ``refcounts``: also check the refcounts, which matter only when the file is written to. Only qcow2 has any.
 
         :raises ImageError: it is damaged or hostile, or QEMU would refuse it.
         """
@@ -132,7 +132,7 @@ class Layer(Protocol):
 
 @runtime_checkable
 class ExportedImage(Protocol):
-    """The layer of an image whose data only QEMU can read, which exports it."""
+    """The layer of an image whose data only QEMU can read: QEMU exports it."""
 
     def start(self) -> None:
         """Start the export now, so that processes forked later share it.
@@ -173,7 +173,7 @@ def _cut(segment: Segment, start: int, end: int) -> Segment:
 def split_into_windows(
     segments: list[Segment], start: int, step: int, numbers: Iterable[int]
 ) -> dict[int, list[Segment]]:
-    """Split segments into windows of ``step`` bytes, numbered from ``start`` on; ``numbers`` are ascending."""
+    """Split segments into windows of ``step`` bytes from ``start`` on; ``numbers``: which of them, ascending."""
     windows = {}
     at = 0
     for number in numbers:

@@ -35,7 +35,7 @@ _MOST_KEPT = 2_000_000
 """The maximum number of runs, of 24 bytes each, in all the maps that are kept."""
 
 _MAP_OF_NOTHING, _BYTES_IN_MAP = 32 * MIB, 16
-"""The bytes of map allowed even for an empty file (250,000 runs), and the bytes on disk per further byte of map.
+"""The bytes of map that even an empty file may have (250,000 runs), and the bytes on disk per further byte of map.
 
 A run of a real image takes 4 KiB or more on disk, and 120 bytes in the map."""
 
@@ -48,7 +48,7 @@ _kept: dict[_Key, ImageMap] = {}
 
 
 class MappedLayer(WithOthers):
-    """An image in a format that QEMU maps to the file.
+    """An image whose disk QEMU maps to offsets in the file.
 
     ``inspect`` checks its header before QEMU sees the file, and returns the number of its clusters and its backing
     file. ``own_map`` maps an image whose blocks QEMU does not report; QEMU must agree about its size. ``extents``:
@@ -155,7 +155,7 @@ class MappedLayer(WithOthers):
         """Have QEMU map the image now."""
         _ = self._map
 
-    def inspect(self, *, refcounts: bool = False) -> None:  # noqa: ARG002  # it has none
+    def inspect(self, *, refcounts: bool = False) -> None:  # noqa: ARG002  # these formats have none
         """Check that the map stays within the file, and uses no byte of it twice."""
         _, starts, ends, offsets, numbers, _ = self._map
         for number, file in enumerate(self._files):
@@ -164,7 +164,7 @@ class MappedLayer(WithOthers):
             firsts, lasts = offsets[chosen][order], (offsets + ends - starts)[chosen][order]
             which = f"the file {file.path}" if self.others else "the file"
             if len(firsts) and int(lasts.max()) > file.size:
-                problem = f"its data ends past the end of {which} ({file.size} bytes): it is truncated"
+                problem = f"its data ends past the end of {which} ({file.size} bytes), which is truncated"
                 raise self._refused(FormatError(problem))
             # Otherwise a small file could unpack to any size.
             if (firsts[1:] < lasts[:-1]).any():
@@ -247,7 +247,7 @@ def _state(now: Fingerprint) -> tuple[int, ...]:
 
 def _stored(file: ImageFile, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Yield the parts of a range of a file that are not holes: a small file can map more data than it stores."""
-    # Reading past the end of the file raises the error.
+    # Reading past the end of the file then raises the error.
     if file.is_block_device or end > file.size:
         yield start, end
         return

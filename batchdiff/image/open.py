@@ -46,7 +46,7 @@ def open_image(
             if no_overlay_of is not None and len(layers) == 1:
                 _check_not_above(declared, layer, no_overlay_of)
             check_backing(declared, layer.backing, following, top=source, observer=observer)
-            # Not earlier: the tables of an overlay that a VM is writing to may be inconsistent for a moment.
+            # Read the tables last: those of an overlay that a VM is writing to may be inconsistent for a moment.
             layer.read_tables()
     except BaseException:
         for layer in layers:
@@ -88,7 +88,7 @@ def _needs_table(source: ImageSource) -> bool:
 def inspect(image: Image, *, refcounts: bool = False) -> None:
     """Check all tables of every file in a chain.
 
-    ``refcounts``: also refuse an image that is only dangerous to write to, as `qemu-img check` would. Only
+    ``refcounts``: also refuse an image that is dangerous only to write to, as `qemu-img check` would. Only
     planning does that: an overlay of an image with wrong refcounts can still be read, verified and restored.
 
     :raises ImageError: one is damaged or hostile.

@@ -158,17 +158,17 @@ class Qcow2Layer(WithOthers):
             cluster += count
 
     def _segments(self, words: npt.NDArray[np.uint64], first: int, start: int, end: int) -> list[Segment]:
-        """Join L2 entries to segments, cut to a range. ``first``: guest offset of the first entry."""
+        """Join L2 entries into segments, cut to a range. ``first``: guest offset of the first entry."""
         geometry = self.header.geometry
         origin, address = entries.granules(words, geometry)
         if self.header.backing_name is None:
-            # Nothing can show through, so both kinds read as zeros and can be joined.
+            # Nothing can show through, so ABSENT and ZERO both read as zeros, and can be joined.
             origin[origin == Origin.ABSENT] = Origin.ZERO
         # joins[i]: granule i + 1 continues the segment of granule i. In the file their data must be adjacent.
         joins = (origin[1:] == origin[:-1]) & np.where(
             origin[1:] == Origin.FILE,
             address[1:] == address[:-1] + geometry.granule,
-            # A compressed cluster is one segment, even if its entry stands for 32 subclusters.
+            # A compressed cluster is one segment, even if its entry covers 32 subclusters.
             (origin[1:] != Origin.COMPRESSED) | self._same_cluster(len(origin)),
         )
         begins = np.concatenate([[0], np.flatnonzero(~joins) + 1])
@@ -260,7 +260,7 @@ class Qcow2Layer(WithOthers):
             within = segment.start % self.header.geometry.cluster_size
             buffer[:] = self._unpack(segment.address)[within : within + len(buffer)]
             if within + len(buffer) == self.header.geometry.cluster_size:
-                self._unpacked = (-1, b"")  # no caller reads backwards, and each open image would keep a cluster
+                self._unpacked = (-1, b"")  # free it, because no caller reads backwards
             return
         # Callers ask for nothing past the virtual size, and QEMU writes everything before it in full. So a short
         # read means a truncated file, whose missing bytes QEMU would silently show as zeros.

@@ -50,26 +50,26 @@ def open_data_file(source: ImageSource, name: str, observer: ReadObserver | None
         folder, own = map(shell_word, os.path.split(source.path))
         raise ImageError(
             f"cannot use {source.path}",
-            why=f"the name of its data file, {name!r}, depends on the folder in which QEMU is started",
+            why=f"the name of its data file, {name!r}, is relative to the folder in which QEMU is started",
             remedy=f"If {path} is meant, correct the header: `cd {folder} && {amend} {own}`.",
         )
     return open_part(path, "data file", source.path, observer)
 
 
 def _data_file_moved(image: str, name: str, beside: str) -> MovedError:
-    """Return the error for an image that was moved with its data file, whose absolute name leads elsewhere now."""
+    """Return the error for an image that was moved with its data file, but names it by its former path."""
     files = {key: {"driver": "file", "filename": path} for key, path in (("file", image), ("data-file", beside))}
     opened = json.dumps({"driver": "qcow2", "backing": None} | files)
     amend = shell_line(["qemu-img", "amend", "-o", f"data_file={beside.replace(',', ',,')}", f"json:{opened}"])
     return MovedError(
         f"cannot use {image}",
-        why=f"its header names the data file {show(name)}, but a file of that name is beside the image",
+        why=f"its header names the data file {show(name)}, but a file of the same name is beside the image",
         remedy=f"If {beside} is meant, as after a move, correct the header: `{amend}`.",
     )
 
 
 def in_data_file(file: RawLayer, segments: list[Segment]) -> list[Segment]:
-    """Return segments with their data in a data file, at its offset on the disk, and the file's holes as ZERO."""
+    """Return segments with their data in a data file, at the same offsets as on the disk; holes become ZERO."""
     return [
         part
         for segment in segments
@@ -97,7 +97,7 @@ def check_in_data_file(file: ImageFile, header: Header, tables: L2Tables, data_s
 
 
 def check_extras(file: ImageFile, header: Header, metadata: list[Table]) -> list[Table]:
-    """Check the snapshot table and the bitmaps of an open qcow2 file; return all metadata, with their tables.
+    """Check the snapshot table and the bitmaps of an open qcow2 file; return all metadata, including their tables.
 
     :raises FormatError: QEMU would refuse one of them, or a table is outside the file or overlaps another.
     :raises ImageError: they cannot be read.
@@ -137,4 +137,4 @@ def _snapshots(file: ImageFile, header: Header) -> list[Table]:
 
 
 def _require_inside(end: int, size: int, what: str) -> None:
-    require(end <= size, f"{what} ends past the end of the file ({size} bytes): it is truncated or damaged")
+    require(end <= size, f"{what} ends past the end of the file ({size} bytes), which is truncated or damaged")

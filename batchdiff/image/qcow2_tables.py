@@ -96,9 +96,10 @@ def read_l2_tables(file: ImageFile, header: Header, *, beyond: bool = False) -> 
 def entries_in(
     file: ImageFile, header: Header, tables: npt.NDArray[np.int64]
 ) -> Iterator[tuple[int, entries.Words]]:
-    """Yield the number of earlier tables and the entries of L2 tables at some offsets, adjacent tables together.
+    """Yield the entries of L2 tables in the order of the file, adjacent tables together.
 
-    The tables come in the order of the file. Those in holes are omitted: a small file can have millions of them.
+    Each batch comes with the number of tables before it. ``tables``: their offsets. Tables in holes are omitted: a
+    small file can have millions of them.
 
     :raises ImageError: they cannot be read.
     """

@@ -40,7 +40,7 @@ class RawLayer:
 
     @property
     def other_files(self) -> tuple[str, ...]:
-        """No other files: all of it is in one file."""
+        """No other files: a raw image is a single file."""
         return ()
 
     @property
@@ -51,7 +51,7 @@ class RawLayer:
     def read_tables(self) -> None:
         """Do nothing: a raw image has no tables."""
 
-    def inspect(self, *, refcounts: bool = False) -> None:  # it has none
+    def inspect(self, *, refcounts: bool = False) -> None:
         """Do nothing: every file is a valid raw image."""
 
     def parts(self, start: int, end: int) -> list[Segment]:
@@ -110,21 +110,21 @@ def open_part(path: str, what: str, image: str, observer: ReadObserver | None) -
         raise ImageError(
             f"cannot use {image}",
             why=f"its {what} {path} is missing",
-            remedy="Bring it back. If it was moved or renamed, correct the name in the image.",
+            remedy="Bring the file back. If it was moved or renamed, correct its name in the image.",
         ) from error
     except OSError as error:
         raise ImageError(
             f"cannot use {image}",
             why=f"its {what} {show(path)} cannot be opened: {error.strerror}",
-            remedy="Correct the name in the image, or the folders on its path.",
+            remedy="Correct its name in the image, or the folders in its path.",
         ) from error
-    # Opening a device can have side effects, so it is not even tried.
+    # A device is not even opened, because that can have side effects.
     if not stat.S_ISREG(mode):
         raise ImageError(
             f"cannot use {image}",
             why=f"its {what} {path} is not a regular file",
-            remedy="Convert it to a single file with `qemu-img convert` if you trust it, or leave it out of the"
-            " manifest.",
+            remedy="Convert the image to a single file with `qemu-img convert` if you trust it, or leave it out of"
+            " the manifest.",
         )
     return RawLayer(ImageSource(path, ImageFormat.RAW), observer)
 
@@ -138,7 +138,7 @@ class FlatExtent(NamedTuple):
 
 
 class FlatLayer(WithOthers):
-    """An image whose own file only names others, which hold its disk as raw files do."""
+    """An image whose own file only names its extents, which are raw files."""
 
     def __init__(self, file: ImageFile, extents: list[FlatExtent]) -> None:
         self._file, self._extents = file, extents
@@ -157,10 +157,10 @@ class FlatLayer(WithOthers):
         return Losses()
 
     def read_tables(self) -> None:
-        """Do nothing: it has no tables."""
+        """Do nothing: such an image has no tables."""
 
-    def inspect(self, *, refcounts: bool = False) -> None:  # it has none
-        """Do nothing: its extents are raw, and were found to be long enough when it was opened."""
+    def inspect(self, *, refcounts: bool = False) -> None:
+        """Do nothing: the extents are raw, and their lengths were checked when the image was opened."""
 
     def parts(self, start: int, end: int) -> list[Segment]:
         """Return segments as :class:`~batchdiff.image.layer.Layer` describes them; none is ever ABSENT."""
@@ -196,7 +196,7 @@ class FlatLayer(WithOthers):
         raise ValueError(f"nothing is compressed in a raw file: {segment}")
 
     def fingerprint(self) -> Fingerprint:
-        """Return the current fingerprint of its own file."""
+        """Return the current fingerprint of the image's own file."""
         return self._file.fingerprint()
 
     def close(self) -> None:

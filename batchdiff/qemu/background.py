@@ -6,8 +6,8 @@
           |                           ^ same group
           `---- listening socket ---> the program, confined
 
-Limits and confinement are those of :mod:`batchdiff.qemu.programs`, except for run time: such a program ends
-with its user.
+Limits and confinement are those of :mod:`batchdiff.qemu.programs`, except for run time: such a program runs
+until the process that uses it ends.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MOST_PRINTED = 1 << 20
 """Bytes of output after which a program is killed."""
 
 _AS_SERVICE = 'export LISTEN_PID=$$; exec "$@" 3<&0 </dev/null'
-"""Only the process itself can set the variable with its number. Its socket must be descriptor 3."""
+"""The variable must contain the program's PID, so its own process sets it. The socket must be descriptor 3."""
 _KILL_GROUP_AT_END = "read -r _; kill -KILL 0"
 
 LOWEST_DESCRIPTOR = 10
@@ -102,7 +102,7 @@ class BackgroundProgram:
 def _watcher() -> Iterator[subprocess.Popen[bytes]]:
     """Yield a process that leads a group, which is killed at the end of the block, or of this process.
 
-    Ctrl-C does not reach that group. It is in our session: otherwise the program could not join it.
+    Ctrl-C does not reach that group. The group is in our session: otherwise the program could not join it.
     """
     watcher = subprocess.Popen(
         ["sh", "-c", _KILL_GROUP_AT_END],

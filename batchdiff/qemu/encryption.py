@@ -19,7 +19,7 @@ from batchdiff.qemu.secrets import secrets_of
 from batchdiff.units import MIB
 
 _SECONDS_FOR_A_HEADER = 600
-"""An addition to the usual time limit: a key slot takes as long as the manifest demands, at most ten minutes."""
+"""Added to the usual time limit: making a key slot takes as long as the manifest demands, at most ten minutes."""
 
 
 def new_luks_header(

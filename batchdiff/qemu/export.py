@@ -4,13 +4,13 @@
 
     the image's descriptor --> qemu-nbd --> socket without a name --> a connection in each process that reads
 
-The server gets the file by the descriptor that was inspected, so no other file can take its place. Its socket is
+The server gets the descriptor of the inspected file, so no other file can take its place. Its socket is
 bound in a private folder, which is removed before the server starts: nothing is left to clean up, and no other
-user can connect. It ends with its last connection, and is killed with this process.
+user can connect. The server ends with its last connection, and is killed when this process ends.
 
-Not FUSE: Landlock forbids mount(2) to a confined program and to all that it starts, such as fusermount3. So a
-daemon that mounts would parse hostile images unconfined. A FUSE export of QEMU 7.2 was also slower (0.66 GiB/s
-against 1.6 of nbdcopy), and a process that reads from a stopped FUSE daemon hangs.
+FUSE is not used, because Landlock forbids mount(2) to a confined program and to all that it starts, such as
+fusermount3: a daemon that mounts would have to parse hostile images unconfined. A FUSE export of QEMU 7.2 was also
+slower (0.66 GiB/s, against 1.6 GiB/s with nbdcopy), and a process that reads from a stopped FUSE daemon hangs.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from typing import NamedTuple
 
 from batchdiff.errors import ImageError, ProgramError
 from batchdiff.linux.call_failures import AGAIN
-from batchdiff.qcow2.faults import NOT_OPENED
+from batchdiff.qcow2.faults import RESTORE_IT
 from batchdiff.qemu.background import LOWEST_DESCRIPTOR, BackgroundProgram
 from batchdiff.qemu.nbd import NbdConnection
-from batchdiff.qemu.programs import inherited
+from batchdiff.qemu.programs import WHEN_TOO_SLOW, inherited
 from batchdiff.qemu.secrets import wrong_secret
 
 _NAME, _PACKAGE = "qemu-nbd", "qemu-utils"
@@ -54,8 +54,8 @@ class BlockDevice(NamedTuple):
 
     ``driver``: QEMU's name of the format; ``options``: names and values of its options, with dots between nested
     names. ``objects``: values of ``--object``, such as a secret; commas in them are doubled. ``reads``: paths of
-    other files that it may read; ``inherits``: descriptors that it needs. ``secret_file``: where the secret comes
-    from, for messages.
+    other files that it may read; ``inherits``: descriptors that it needs. ``secret_file``: the file with the
+    secret, for messages.
     """
 
     driver: str
@@ -111,7 +111,7 @@ class Export:
             return self.failure(error)
         words = self._last_words()
         secret_files = {} if self._secret_file is None else {self._path: self._secret_file}
-        unopened = ImageError(f"QEMU does not open {self._path}", why=words, remedy=NOT_OPENED)
+        unopened = ImageError(f"QEMU cannot open {self._path}", why=words, remedy=RESTORE_IT)
         return wrong_secret(words, secret_files) or unopened
 
     def failure(self, error: OSError) -> ImageError:
@@ -121,7 +121,7 @@ class Export:
             why, remedy = f"{_NAME}, which reads it, has ended: {self._last_words()}", f"See `dmesg`, {AGAIN}"
         elif isinstance(error, TimeoutError):
             why = f"{_NAME}, which reads it, did not answer within {self._wait:.0f} seconds"
-            remedy = f"If the disk was busy, {AGAIN} If it hangs again, check the image."
+            remedy = WHEN_TOO_SLOW
         elif error.errno == errno.EINVAL:  # NBD's word for all errors that it has no number for
             remedy = "The image is damaged. But if `qemu-img convert` can read it, report this as a bug."
         elif error.errno == errno.EIO:
@@ -141,7 +141,7 @@ class Export:
 
 @contextmanager
 def _listening() -> Iterator[tuple[socket.socket, int]]:
-    """Yield a listening socket that no path leads to, and a descriptor by which it can be reached."""
+    """Yield a listening socket without a path, and a descriptor through which it can be reached."""
     with socket.socket(socket.AF_UNIX) as listener:
         try:
             place = _bound(listener)
@@ -174,7 +174,7 @@ def _served(image: int, device: BlockDevice, listener: socket.socket) -> Backgro
     """Start a server for the image with that descriptor."""
     path = inherited(image)
     kind = "host_device" if stat.S_ISBLK(os.fstat(image).st_mode) else "file"
-    # Whoever reads the image holds it: QEMU's own lock would only keep a VM from starting.
+    # The reader of the image already holds it: QEMU's own lock would only keep a VM from starting.
     file = {"driver": kind, "filename": path, "locking": "off"}
     objects = [word for each in device.objects for word in ("--object", each)]
     name = f"json:{json.dumps({'driver': device.driver, 'file': file} | dict(device.options))}"

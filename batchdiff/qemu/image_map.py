@@ -76,7 +76,7 @@ def parsed_map(text: str, path: str, edges: _Offsets, *, is_located: bool) -> Im
 
 
 def in_one_file(starts: _Offsets) -> npt.NDArray[np.uint16]:
-    """Return the number of the file, which is 0, for each of some runs."""
+    """Return the number of the file for each run: always 0."""
     return np.zeros(len(starts), dtype=np.uint16)
 
 

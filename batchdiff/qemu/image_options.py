@@ -24,7 +24,7 @@ def names_of(
     """Return the arguments that name images, so that QEMU takes no part of a path for a protocol or an option.
 
     These are ``json:`` names. JSON is UTF-8, so a path with other bytes is passed as the value of an option
-    instead, with commas doubled. ``secrets``: QEMU's names of the secrets, by the file. ``alone``: without the
+    instead, with commas doubled. ``secrets``: QEMU's names for the secrets, by file. ``alone``: without the
     backing files that headers name. ``of_files``: options of the files of all images and backing files.
 
     Source: QEMU, ``qemu-img`` manual, ``--image-opts``.

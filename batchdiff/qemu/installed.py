@@ -12,8 +12,8 @@ PACKAGE = "qemu-utils"
 """The Debian package that contains it."""
 
 _WHERE = (
-    "batchdiff runs qemu-img confined to the images, system folders such as /usr, its own folder and"
-    " LD_LIBRARY_PATH. Install a qemu-img that needs no other files."
+    "batchdiff confines qemu-img to the images, to system folders such as /usr, to the folder of qemu-img itself"
+    " and to those in LD_LIBRARY_PATH. Install a qemu-img that needs no other files."
 )
 
 _SECONDS_TO_ANSWER = 60
@@ -58,6 +58,6 @@ def _ask(*arguments: str) -> CompletedProgram:
 
 def failure(done: CompletedProgram) -> ProgramError:
     """Return the error to raise if qemu-img has failed."""
-    # 126 and 127 come from a shell or the loader: qemu-img or a library may lie outside the folders it may read.
+    # 126 and 127 come from a shell or the loader: qemu-img or a library may be outside the folders it may read.
     remedy = _WHERE if done.code in {126, 127} else f"Fix what it reports, {AGAIN}"
     return ProgramError("qemu-img failed", why=done.described(), remedy=remedy)

@@ -1,4 +1,4 @@
-"""Reading with io_uring, which takes QEMU less processor time than the threads that it uses by default."""
+"""Reading with io_uring, which costs QEMU less CPU time than the threads that it uses by default."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from batchdiff.qemu.programs import CompletedProgram
 from batchdiff.units import SECTOR
 
 _FIRST_SOUND = (7, 1)
-"""The first version of QEMU that takes the rest of a short read from the right place in the file.
+"""The first version of QEMU that continues a short read at the right place in the file.
 
 Source: QEMU's commit c06fc7ce147e, "io_uring: fix short read slow path".
 """
@@ -45,7 +45,7 @@ def _ends_with_a_sector(path: str) -> bool:
 
 
 def is_refused(done: CompletedProgram) -> bool:
-    """Return whether a program may have failed because of these options; from then on there are none."""
+    """Return whether a program may have failed because of these options; if so, never use them again."""
     refused = done.code != 0 and "io_uring" in done.output
     if refused:
         _refused.set()

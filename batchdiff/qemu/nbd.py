@@ -1,4 +1,4 @@
-"""A client of an NBD server, for the size of its disk, the parts that are zeros, and the bytes.
+"""A client of an NBD server: it reads the size of the disk, which parts are zeros, and the bytes.
 
 ::
 
@@ -50,7 +50,7 @@ class NbdConnection:
     """A connection to a server; ``size``: bytes of its disk. Only one thread may use it at a time."""
 
     def __init__(self, address: str, seconds: float) -> None:
-        """Connect to a Unix socket; each wait may take ``seconds``.
+        """Connect to a Unix socket; each wait may take at most ``seconds``.
 
         :raises OSError: there is no server, it ends, does not answer in time, or does not follow the protocol.
         """
@@ -132,7 +132,7 @@ class NbdConnection:
             self._ask(_BLOCK_STATUS, 0, at, end - at)
             before = at
             for length, flags in self._statuses():
-                # The last length may reach past what was asked for.
+                # The last length may reach past the bytes that were asked for.
                 stop = min(at + length, self.size)
                 if not flags & _ZERO:
                     yield at, stop

@@ -39,6 +39,10 @@ MEMORY = 2 << 30
 """Bytes of address space. With a quarter of that, qemu-img fails on valid images."""
 
 
+WHEN_TOO_SLOW = "If the disk was busy, run the same command again later. If it hangs again, check the image."
+"""The remedy if a program exceeds a time limit."""
+
+
 class OutputError(ProgramError):
     """A program has printed too much."""
 
@@ -100,8 +104,8 @@ def run(  # noqa: PLR0913  # options by keyword
     descriptors of memory that it may read. ``timeout``: seconds of run time, and of CPU time. ``package``: the
     Debian package to install if it is missing. ``most_output``: the number of bytes at which output is too long;
     None: only its first 64 KiB are kept.
-    ``percent``: called about ten times a second with the latest percentage that the program has printed, which the
-    output then lacks.
+    ``percent``: called about ten times a second with the latest percentage that the program has printed;
+    percentages are then removed from the output.
 
     :raises OutputError: the output was too long; the program was killed.
     :raises ProgramError: the program is missing, could not be started, or took too long.
@@ -119,7 +123,7 @@ def run(  # noqa: PLR0913  # options by keyword
         raise ProgramError(
             f"`{shell_line(argv)}` was stopped",
             why=f"it had not finished after {timeout:.0f} seconds",
-            remedy="If the disk was busy, run the same command again later. If it hangs again, check the image.",
+            remedy=WHEN_TOO_SLOW,
         ) from error
     finally:
         kill(process)

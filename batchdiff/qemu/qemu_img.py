@@ -59,7 +59,7 @@ def check(
         return
     if done.code in {2, _LEAKS_ONLY}:
         raise VerificationError(
-            f"qemu-img check finds errors in {image.path}",
+            f"qemu-img check found errors in {image.path}",
             why=done.described(),
             # Errors in an image that was just written are ours, and the image is discarded: nothing to repair.
             remedy=_REPAIR.format(image.format, shell_word(image.path)) if leaks_allowed else "",
@@ -86,7 +86,7 @@ def require_opens(image: ImageSource, *, stopped: Callable[[], bool] = never) ->
     done = _run("map", [image], 0, stopped, options=["--max-length=512", "--output=json"])
     if done.code == 1 and not _is_locked(done):
         raise VerificationError(
-            f"QEMU does not open {image.path}",
+            f"QEMU cannot open {image.path}",
             why=done.described(),
             remedy="If the error is in the template, no VM could run on its overlays: restore the template from a"
             " backup, then plan again.",
@@ -124,7 +124,7 @@ def file_map(image: ImageSource, *, most_output: int = _LARGEST_MAP) -> str:
             remedy="Make a less fragmented copy with `qemu-img convert`, and use that.",
         ) from error
     if done.code == 1 and not _is_locked(done):
-        raise ImageError(f"QEMU does not open or map {image.path}", why=without_ranges(done), remedy=RESTORE_IT)
+        raise ImageError(f"QEMU cannot open or map {image.path}", why=without_ranges(done), remedy=RESTORE_IT)
     if done.code < 0:
         raise ImageError(f"QEMU crashes on {image.path}", why=done.described(), remedy=_CRASHES)
     require_success(done)
@@ -141,7 +141,7 @@ def compare(
 ) -> None:
     """Run `qemu-img compare` on the disks of two images; QEMU opens their backing chains as the headers name them.
 
-    ``percent``: called with the part of the disks that is compared, again and again.
+    ``percent``: called repeatedly with the percentage of the disks that has been compared.
 
     :raises DifferenceError: they differ.
     :raises InUseError: a VM uses one of them.
@@ -160,7 +160,7 @@ def compare(
     # It also exits with 1 if it could not even start; then it has compared nothing.
     if done.code == 1 and _MISMATCH in done.output:
         raise DifferenceError(
-            f"qemu-img compare finds a difference between {one.path} and {other.path}", why=done.described()
+            f"qemu-img compare found a difference between {one.path} and {other.path}", why=done.described()
         )
     require_success(done)
 

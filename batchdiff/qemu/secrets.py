@@ -81,7 +81,7 @@ def wrong_secret(output: str, secret_files: Mapping[str, str]) -> SecretError | 
         why, advice = f"no key slot opens with the secret in {few(files)}", _advice_on_line_breaks(files)
     else:
         return None
-    remedy = f"Correct it, or put a symbolic link to the right file in its place. {advice}".strip()
+    remedy = f"Correct the file, or put a symbolic link to the right one in its place. {advice}".strip()
     return SecretError(f"QEMU cannot decrypt {few(secret_files)}", why=why, remedy=remedy)
 
 

@@ -5,7 +5,7 @@
     process   start --> qemu-nbd <-- connection, for one read at a time; kept for the next read
     worker                 ^-------- connection of its own
 
-Whoever started the export ends it; it starts again if it is needed after that.
+The process that started the export ends it. If the export is needed after that, it is started again.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class SharedExport:
         return os.path.sameopenfile(self._fd, fd)
 
     def end(self) -> None:
-        """End the export, if it runs and is ours; the next read starts it again."""
+        """End the export, if it is running and ours; the next read starts it again."""
         with self._lock:
             export, self._export = self._export, None
             free, self._free = self._free, []

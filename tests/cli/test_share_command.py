@@ -516,7 +516,7 @@ def test_guests_that_are_reflinked_copies_of_each_other(disk, fleet):
     run_here("plan", fleet)
     assert {guest["verdict"] for guest in guests_of(fleet).values()} == {"skip"}
     (reason,) = {guest["reason"] for guest in guests_of(fleet).values()}
-    assert "only once those no longer use them; if those files are guests" in reason
+    assert "freed only once no file uses them; if those files are guests" in reason
     assert reason.endswith("with `minimum_savings: none`, its blocks are shared anyway")
     with_manifest(folder, manifest + "minimum_savings: none\n")
     assert "at least 0 B come back at once" in run_here("plan", fleet)

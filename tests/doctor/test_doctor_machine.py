@@ -84,7 +84,7 @@ def test_exports_that_do_not_work(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     (fact,) = (fact for fact in qemu_facts() if "export" in fact.name)
     assert fact.ability is Ability.LIMITED
-    assert "QEMU does not open a trial image" in fact.value
+    assert "QEMU cannot open a trial image" in fact.value
     assert "are refused" in fact.effect
 
 

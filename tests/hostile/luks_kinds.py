@@ -43,7 +43,7 @@ NO_TEXT, NO_KEY, ON_ANOTHER, ON_DATA = (
     "overlaps the header or another key slot",
     "overlaps the data",
 )
-ROUNDS, TRUNCATED, UNOPENED = "rounds of PBKDF2", "it is truncated", "QEMU does not open"
+ROUNDS, TRUNCATED, UNOPENED = "rounds of PBKDF2", "it is truncated", "QEMU cannot open"
 
 
 def beside(folder: Path) -> None:

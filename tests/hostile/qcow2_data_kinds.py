@@ -21,7 +21,7 @@ DATA = "data files"
 KEYS = {OWN: [f"allow_folders: ['../{DATA}']"], WIDE: ["allow_folders: [.]"]}
 
 PLAIN, BESIDE, REGULAR, MISSING = "not a plain path", "neither beside it", "is not a regular file", "is missing"
-RELATIVE, SHORT = "depends on the folder", "data file"
+RELATIVE, SHORT = "is relative to the folder", "data file"
 
 REGULARS = (
     "sound",

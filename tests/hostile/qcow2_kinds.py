@@ -294,7 +294,7 @@ TABLES = {
 def of_data_file(name, to):
     """The reason for which an image with a data file of that name is refused."""
     # Its own file is beside it, but the name is relative.
-    return "depends on the folder" if to == name else of_data_name(to)
+    return "is relative to the folder" if to == name else of_data_name(to)
 
 
 def kinds(outside: dict[str, str]) -> list[Kind]:

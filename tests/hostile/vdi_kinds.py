@@ -54,11 +54,11 @@ FIELDS = {
         "<I",
         {
             0: READ,
-            1: "QEMU does not open",
+            1: "QEMU cannot open",
             0x200: READ,
             0x600: "is truncated",
             0x7FFFFE00: "is truncated",
-            MOST: "QEMU does not open",
+            MOST: "QEMU cannot open",
         },
     ),
     "cylinders": Field(0x15C, "<I", {MOST: READ}),

@@ -158,7 +158,7 @@ def descriptors(outside):
         ),
         Kind("type-twice", line('createType="monolithicFlat"'), "twice", STREAM),
         Kind("parent-cid", replaced(b"parentCID=ffffffff", b"parentCID=00000001"), PARENT, STREAM),
-        Kind("parent-cid-missing", replaced(b"parentCID=ffffffff", b""), "QEMU does not open", STREAM),
+        Kind("parent-cid-missing", replaced(b"parentCID=ffffffff", b""), "QEMU cannot open", STREAM),
         Kind("hint-in-a-comment", line('#parentFileNameHint="/etc/passwd"'), PARENT, STREAM),
         Kind(
             "hint-after-a-null-byte",

@@ -198,10 +198,10 @@ def test_an_undeclared_backing_file_is_refused_and_not_opened(tmp_path):
 
 def test_a_declared_backing_file_that_no_header_names_is_refused(tmp_path):
     top, low = overlay(tmp_path, backing_offset=0)
-    with pytest.raises(ImageError, match="as its backing file, but it names none"):
+    with pytest.raises(ImageError, match="as its backing file, but its header names none"):
         open_image(source(top, low))
     raw = notation.write_raw(tmp_path / "other.raw", "64k:A")
-    with pytest.raises(ImageError, match="as its backing file, but it names none"):
+    with pytest.raises(ImageError, match="as its backing file, but its header names none"):
         open_image(source(raw, low))
 
 
@@ -310,7 +310,7 @@ def test_a_relative_name_after_its_protocol(tmp_path, form):
     image.save(top)
     name_format(top, form)
     below = ImageSource(str(low), ImageFormat(form.decode() or "raw"))
-    with pytest.raises(ImageError, match="depends on the folder in which QEMU is started") as caught:
+    with pytest.raises(ImageError, match="is relative to the folder in which QEMU is started") as caught:
         open_image(replace(source(top), backing=(below,)))
     assert qemu_cannot_open(top)
     follow(caught.value)

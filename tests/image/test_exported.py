@@ -213,7 +213,7 @@ def test_an_image_that_qemu_refuses(source):
     with open(source.path, "r+b") as file:
         file.truncate(1024)
     layer = ExportedLayer(source, None, accept)
-    with pytest.raises(ImageError, match=r"QEMU does not open .*image.vmdk: .*qemu-nbd.*exit code 1"):
+    with pytest.raises(ImageError, match=r"QEMU cannot open .*image.vmdk: .*qemu-nbd.*exit code 1"):
         layer.start()
     layer.close()
 

@@ -44,7 +44,7 @@ THINGS = {
     "socket": (a_socket, "No such device"),
     "character-device": (lambda path: os.mknod(path, 0o20600, os.makedev(1, 5)), "neither a regular file"),
     "symbolic-link": (lambda path: path.symlink_to(notation.write_raw(f"{path}.to", "1M:A")), "symbolic link"),
-    "dangling-link": (lambda path: path.symlink_to("nowhere"), "symbolic link that leads nowhere.*activate"),
+    "dangling-link": (lambda path: path.symlink_to("nowhere"), "link whose target does not exist.*activate"),
     "link-to-a-fifo": (lambda path: link_to(path, os.mkfifo), "symbolic link"),
     "link-to-a-folder": (lambda path: link_to(path, os.mkdir), "symbolic link"),
     "link-to-a-character-device": (lambda path: path.symlink_to("/dev/zero"), "symbolic link"),
@@ -186,7 +186,7 @@ def test_a_raw_image_cut_off_while_it_is_read_is_an_error(tmp_path):
     with open_image(source(path)) as image:
         segments = image.segments(0, image.virtual_size)
         os.truncate(path, 65535)
-        with pytest.raises(ImageError, match="truncated, or changed while it was read"):
+        with pytest.raises(ImageError, match="truncated or changed while it was read"):
             image.fill(memoryview(bytearray(image.virtual_size)), 0, segments)
 
 

@@ -48,8 +48,8 @@ def test_files_of_other_kinds(tmp_path):
     )
     (tmp_path / "dead").symlink_to("nowhere")
     assert refusal(source(tmp_path / "dead")) == (
-        f"cannot open {tmp_path}/dead: it is a symbolic link that leads nowhere. If it names a volume, activate"
-        " the volume; otherwise correct the path."
+        f"cannot open {tmp_path}/dead: it is a symbolic link whose target does not exist. If it names a volume,"
+        " activate the volume; otherwise correct the path."
     )
     (tmp_path / "file").write_bytes(bytes(512))
     (tmp_path / "link").symlink_to("file")
@@ -69,7 +69,7 @@ def test_reads_that_fail(tmp_path):
     finally:
         file.close()
     assert str(caught.value) == (
-        f"cannot read {path} at byte 0: it ends before byte 1024: it is truncated, or changed while it was read."
+        f"cannot read {path} at byte 0: it ends before byte 1024, so it is truncated or changed while it was read."
         " If nothing is writing to it, restore it from a backup."
     )
     failed = files.failed_read("/a.img", 4096, OSError(errno.EIO, "Input/output error"))
@@ -98,8 +98,8 @@ def test_a_declared_backing_file_that_is_not_named(chain):
     _, low = chain
     alone = notation.write_qcow2(low.parent / "alone.qcow2", "64k:B")
     assert refusal(source(alone, "qcow2", [source(low)])) == (
-        f"cannot use {alone}: the manifest declares {low} as its backing file, but it names none. Correct the"
-        " `backing` list of the manifest."
+        f"cannot use {alone}: the manifest declares {low} as its backing file, but its header names none. Correct"
+        " the `backing` list of the manifest."
     )
 
 
@@ -109,7 +109,7 @@ def test_a_backing_file_of_another_name(chain):
     assert refusal(source(top, "qcow2", [source(moved)])) == (
         f"cannot use {top}: its header names the backing file {low}, but the manifest declares {moved}."
         f" If {moved} is that file under a new name, correct the header: `qemu-img rebase -u -f qcow2 -F raw -b"
-        f" {moved} {top}`. QEMU does not check that: with any other file, the guest's data would be damaged."
+        f" {moved} {top}`. QEMU does not check whether it is, and any other file would damage the guest's data."
         f" Otherwise bring {low} back, or correct the `backing` list of the manifest."
     )
 
@@ -118,8 +118,8 @@ def test_a_backing_file_in_another_format(tmp_path):
     low = notation.write_qcow2(tmp_path / "low.qcow2", "64k:A")
     top = notation.write_qcow2(tmp_path / "top.qcow2", "64k:B", backing=low, backing_format="qcow2")
     assert refusal(source(top, "qcow2", [source(low)])) == (
-        f"cannot use {top}: QEMU would not read its backing file {low} as raw, which the manifest declares."
-        " Correct the `backing` list of the manifest; or, if that is right, the header:"
+        f"cannot use {top}: QEMU would not read its backing file {low} as raw, the format that the manifest"
+        " declares. Correct the `backing` list of the manifest; or, if that is right, the header:"
         f" `qemu-img rebase -u -f qcow2 -F raw -b {low} {top}`."
     )
 
@@ -131,8 +131,8 @@ NAMES = {
         " `qemu-img convert -f qcow2 -O qcow2 {0} {0}.whole`."
     ),
     "file:low.img": (
-        "cannot use {0}: its backing file name 'file:low.img' depends on the folder in which QEMU is started. If"
-        " {1}/low.img is meant, correct the header: `qemu-img rebase -u -f qcow2 -F raw -b {1}/low.img {0}`."
+        "cannot use {0}: its backing file name 'file:low.img' is relative to the folder in which QEMU is started."
+        " If {1}/low.img is meant, correct the header: `qemu-img rebase -u -f qcow2 -F raw -b {1}/low.img {0}`."
     ),
 }
 

@@ -150,10 +150,10 @@ OUTSIDE = [
     ("/dev/zero", "neither beside it nor"),
     ("nbd://127.0.0.1/x", "not a plain path"),
     ("json:{}", "not a plain path"),
-    ("gone.raw", "is missing|depends on the folder"),
-    ("fifo", "not a regular file|depends on the folder"),
+    ("gone.raw", "is missing|is relative to the folder"),
+    ("fifo", "not a regular file|is relative to the folder"),
     ("link", "a link to"),
-    ("folder", "not a regular file|depends on the folder"),
+    ("folder", "not a regular file|is relative to the folder"),
     ("../outside.raw", "neither beside it nor"),
 ]
 
@@ -257,7 +257,7 @@ def test_a_missing_file_is_named(tmp_path, kind):
     files[-1].unlink()
     said = refusal(source)
     assert f"{files[-1]} is missing" in said
-    assert "Bring it back" in said
+    assert "Bring the file back" in said
 
 
 @pytest.mark.parametrize("kind", many_files.KINDS)

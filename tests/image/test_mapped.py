@@ -170,11 +170,11 @@ def test_a_truncated_image_is_refused(tmp_path, image_format):
     ("image_format", "table", "form", "entries", "problem"),
     [
         ("vdi", 512, "<I", (0, 0), "several parts"),
-        ("vdi", 512, "<I", (0, 1 << 20), "past the end|does not open"),
+        ("vdi", 512, "<I", (0, 1 << 20), "past the end|cannot open"),
         ("vpc", 1536, ">I", (3, 3), "several parts"),
-        ("vpc", 1536, ">I", (0, 1 << 30), "past the end|does not open"),
+        ("vpc", 1536, ">I", (0, 1 << 30), "past the end|cannot open"),
         ("parallels", 64, "<I", (1, 1), "several parts"),
-        ("parallels", 64, "<I", (1, 1 << 30), "past the end|does not open|negative"),
+        ("parallels", 64, "<I", (1, 1 << 30), "past the end|cannot open|negative"),
     ],
 )
 def test_a_hostile_map_is_refused(tmp_path, image_format, table, form, entries, problem):

@@ -121,7 +121,7 @@ def test_a_qemu_nbd_that_prints_without_end(fd, path, tmp_path, monkeypatch):
     program.write_text("#!/bin/sh\nexec yes\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    with pytest.raises(ImageError, match=r"QEMU does not open .*image.*y\ny|SIGXFSZ"):
+    with pytest.raises(ImageError, match=r"QEMU cannot open .*image.*y\ny|SIGXFSZ"):
         Export(str(path), fd, BlockDevice("vmdk"))
 
 

@@ -41,14 +41,14 @@ ENDS = {
         2,
         "ERROR",
         VerificationError,
-        f"qemu-img check finds errors in /a.qcow2: {SAID}",
+        f"qemu-img check found errors in /a.qcow2: {SAID}",
     ),
     "errors-of-a-used-overlay": (
         check_used,
         2,
         "ERROR",
         VerificationError,
-        f"qemu-img check finds errors in /a.qcow2: {SAID}. Shut its VM down and copy the file first, because a"
+        f"qemu-img check found errors in /a.qcow2: {SAID}. Shut its VM down and copy the file first, because a"
         " repair may lose data. Then repair it: `qemu-img check -r all -f qcow2 /a.qcow2`; check that the VM"
         " starts, then run the same command again.",
     ),
@@ -57,7 +57,7 @@ ENDS = {
         1,
         "no",
         VerificationError,
-        f"QEMU does not open /a.qcow2: {SAID}. If the error is in the template, no VM could run on its overlays:"
+        f"QEMU cannot open /a.qcow2: {SAID}. If the error is in the template, no VM could run on its overlays:"
         " restore the template from a backup, then plan again.",
     ),
     "differ": (
@@ -65,7 +65,7 @@ ENDS = {
         1,
         "Content mismatch at offset 0!",
         DifferenceError,
-        f"qemu-img compare finds a difference between /a.qcow2 and /b.img: {SAID}",
+        f"qemu-img compare found a difference between /a.qcow2 and /b.img: {SAID}",
     ),
     "locked": (
         compare,
@@ -86,8 +86,9 @@ ENDS = {
         127,
         "no",
         ProgramError,
-        f"qemu-img failed: {SAID}. batchdiff runs qemu-img confined to the images, system folders such as /usr,"
-        " its own folder and LD_LIBRARY_PATH. Install a qemu-img that needs no other files.",
+        f"qemu-img failed: {SAID}. batchdiff confines qemu-img to the images, to system folders such as"
+        " /usr, to the folder of qemu-img itself and to those in LD_LIBRARY_PATH. Install a"
+        " qemu-img that needs no other files.",
     ),
 }
 

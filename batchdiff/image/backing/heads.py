@@ -1,4 +1,4 @@
-"""A cache of the names in image headers: each file is read again only after it has changed.
+"""A cache of the names in image headers: a file is read again only if it has changed.
 
 Before each of a thousand originals is deleted, the thousand images beside it are examined again. A file whose size
 and times have not changed still has the same first bytes, so it is not opened again.
@@ -28,8 +28,8 @@ from batchdiff.units import SECTOR
 _State: TypeAlias = tuple[int, int, int]
 
 _SETTLED_NS = 2_000_000_000
-"""Only files that have not changed for this long are cached: within one tick of a filesystem's clock (4 ms on many
-kernels) a file can change twice without a change of its times."""
+"""Only files that have not changed for this long are cached: a second change within one tick of a filesystem's
+clock (4 ms on many kernels) leaves a file's times as they are."""
 
 
 class Heads:

@@ -5,9 +5,9 @@
     c.qcow2  ->  mid.qcow2  ->  a.img         add("c.qcow2") follows the chain down to a.img;
                                               dependents_of(["a.img"]) gives mid.qcow2 and c.qcow2
 
-Only the first bytes of files are read: of regular files, and of block devices that the caller names. A device that
-only a header names is not opened, because opening some devices has side effects. Files are distinguished by
-identity, not by name. A name that leads to no file is kept as a path, with all symbolic links resolved.
+Only the first bytes are read of regular files, and of block devices that the caller names. A device that only a
+header names is not opened, because opening some devices has side effects. Files are distinguished by identity, not
+by name. A name that resolves to no file is kept as a path, with all symbolic links resolved.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from batchdiff.image.backing.heads import Heads
 from batchdiff.image.backing.named_files import Named
 
 Target: TypeAlias = Identity | str
-"""A possible dependency of an image: a file, a resolved path at which there may be none, or an identifier."""
+"""A possible dependency of an image: a file, a resolved path at which there may be no file, or an identifier."""
 
 
 _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
@@ -32,7 +32,7 @@ _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
 
 
 _NO_IMAGES = ("/proc/", "/sys/", "/etc/")
-"""Folders without images, in which a header can name secrets, or files that do something when they are read."""
+"""Folders that contain no images. Files there may be secret, or have side effects when they are read."""
 
 
 class Unread(NamedTuple):
@@ -83,7 +83,7 @@ class BackingGraph:
         return self._unread.get(place.path if place.identity is None else place.identity)
 
     def add_folder(self, folder: str, *, but: str) -> None:
-        """Add every regular file in a folder, and those that symbolic links in it lead to.
+        """Add every regular file in a folder, and those that symbolic links in it resolve to.
 
         ``folder`` is a path without symbolic links. ``but``: the suffix of names that are skipped.
 
@@ -133,7 +133,7 @@ class BackingGraph:
         if identity is None or identity in self._untouched or not (place.is_regular or identity in self._devices):
             return
         self._paths.setdefault(identity, place.path)
-        # A file is examined once for each folder that its relative names can start from. This also ends loops.
+        # A file is examined once for each folder against which its names may be resolved. This also ends loops.
         folders = [folder for folder in place.folders if (identity, folder) not in self._entered]
         self._entered.update((identity, folder) for folder in folders)
         for named in self._names(place, identity) if folders else ():
@@ -156,10 +156,10 @@ class BackingGraph:
 
 
 class _Place(NamedTuple):
-    """The file that a path leads to. ``error``: why it could not be examined.
+    """The file that a path resolves to. ``error``: why it could not be examined.
 
-    ``folders``: the folders that its relative names can start from. QEMU resolves them from the folder of the path
-    by which it opens an image: that of a link, or that of the file itself.
+    ``folders``: those against which its relative names may be resolved. QEMU uses the folder of the path by which
+    it opens an image: that of a link, or that of the file itself.
     """
 
     path: str
@@ -187,5 +187,5 @@ def _located(path: str) -> _Place:
 
 
 def _paths_of(named: Named, folders: Iterable[str]) -> Iterator[str]:
-    if "\0" not in named.name:  # no file can have that name
+    if "\0" not in named.name:  # no path contains a null byte
         yield from dict.fromkeys(os.path.join(folder, named.name) for folder in folders)

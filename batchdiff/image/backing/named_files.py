@@ -6,7 +6,7 @@
     vmdk    its backing file and its extents, as text in a descriptor
     vdi     its parent's identifier                       vpc    the same; vhdx: see foreign/vhdx_parent.py
 
-Only the names are parsed, so that even a damaged or encrypted image, which cannot be converted, yields its files.
+Only the names are parsed, so they are found even in an image that cannot be converted, such as a damaged one.
 
 Source: QEMU ``docs/interop/qcow2.txt`` and ``docs/interop/qed_spec.txt``; VMware, "Virtual Disk Format 5.0".
 """
@@ -41,7 +41,7 @@ _VMDK, _VMDK_TEXT = b"KDMV", b"# Disk DescriptorFile"
 _VMDK_CAPACITY_AT = 12
 _VMDK_FIELDS = struct.Struct("<QQQQ")
 _VMDK_TEXT_AT, _VMDK_TEXT_BYTES = _SECTOR, 20 * _SECTOR
-"""The place where QEMU looks for a parent, whatever the header says about the descriptor's place."""
+"""The place where QEMU looks for a parent, whatever place the header gives for the descriptor."""
 _VMDK_BELOW = re.compile(rb'parentFileNameHint[ \t]*=[ \t]*"([^"\n]*)"')
 _VMDK_EXTENT = re.compile(rb'^[ \t]*(?:RW|RDONLY|NOACCESS)[ \t]+\d+[ \t]+\w+[ \t]+"([^"\n]*)"', re.MULTILINE)
 

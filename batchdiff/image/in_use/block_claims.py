@@ -21,7 +21,7 @@ def claim(fd: int) -> int | None:
     :raises OSError: the device cannot be opened again.
     """
     try:
-        # Open it through the descriptor: the path may lead to another device by now.
+        # Open it through the descriptor: by now, the path may name another device.
         return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)
     except OSError as error:
         if error.errno == errno.EBUSY:
@@ -35,12 +35,12 @@ def claimant(fd: int) -> str:
     if found:
         return f"it is mounted at {found[0].point}"
     return (
-        "the kernel uses it: it is mounted where it cannot be seen from here (such as in a container), a partition"
-        " is mounted, or LVM, RAID or another program has claimed it"
+        "the kernel uses it, because it is mounted where it cannot be seen from here (such as in a container), a"
+        " partition is mounted, or LVM, RAID or another program has claimed it"
     )
 
 
 def is_only_mounted_read_only(fd: int) -> bool:
-    """Return whether a block device is mounted, and only as filesystems that are read-only as a whole."""
+    """Return whether a block device is mounted, and every filesystem mounted from it is read-only as a whole."""
     found = mounts_of(os.fstat(fd).st_rdev)
     return bool(found) and all(mount.read_only for mount in found)

@@ -27,10 +27,10 @@ from batchdiff.image.in_use.open_files import Holders, have_open, holders_of, na
 from batchdiff.image.in_use.qemu_locks import CHANGES, OthersLocks, Permission, others_locks
 
 SHUT_DOWN_DOMAIN = (
-    "Shut its VM down. If libvirt has saved its memory, start it first, or discard that memory with"
+    "Shut its VM down. If libvirt has saved the VM's memory, start the VM first, or discard that memory with"
     " `virsh managedsave-remove`."
 )
-"""The advice on an image that a domain uses in libvirt's eyes."""
+"""The advice on an image that a domain uses according to libvirt."""
 
 
 class Purpose(enum.Enum):
@@ -62,9 +62,10 @@ def purposes(image: Image, purpose: Purpose) -> list[tuple[str, int, Purpose]]:
 
 
 def require_unused(image: Image, purpose: Purpose, *, domain: str = "") -> None:
-    """Refuse an image if any file of its chain is in use; no lock or lease stays on them.
+    """Refuse an image if any file of its chain is in use; no lock or lease is left on them.
 
-    ``domain``: the domain that uses it in libvirt's eyes, even where no process here has it open; empty if none.
+    ``domain``: the domain that uses it according to libvirt, and how, even if no process here has it open; empty
+    if there is none.
 
     :raises GuestError: a guest is in use.
     :raises ImageError: a template, or a guest's backing file, is in use.
@@ -95,7 +96,8 @@ def in_use(path: str, purpose: Purpose, objection: str) -> BatchdiffError:
 
 def check_usage(fd: int, purpose: Purpose) -> Usage:
     """Return how others use a file. Without an objection, a read lease stays on it if the kernel grants one."""
-    # The surest check first: QEMU's locks name the use, a lease finds any writer, /proc only visible processes.
+    # The surest check comes first: QEMU's locks show the kind of use, a lease any writer, and /proc only the
+    # processes that this user may see.
     unknown = ""
     try:
         objection = _by_locks(others_locks(fd), fd, purpose)
@@ -109,7 +111,7 @@ def check_usage(fd: int, purpose: Purpose) -> Usage:
 
 
 def users(path: str) -> str:
-    """Return who uses an image, as a sentence; empty if no user is found. No lock or lease stays on it."""
+    """Return who uses an image, as a clause; empty if no user is found. No lock or lease is left on it."""
     try:
         fd = open_image_file(path)
     except ImageError:
@@ -123,9 +125,9 @@ def users(path: str) -> str:
 
 
 def other_writer(fd: int) -> str:
-    """Return who writes to a file although it is not QEMU, as a sentence; empty if no such writer is found.
+    """Return which program other than QEMU writes to a file, as a clause; empty if none is found.
 
-    QEMU is recognised by its locks, and a VM without them by its name. No lease stays on the file.
+    QEMU is recognised by its locks, and a VM without locks by its name. No lease is left on the file.
     """
     try:
         usage = check_usage(fd, Purpose.TEMPLATE)
@@ -140,7 +142,7 @@ def other_writer(fd: int) -> str:
 
 
 def writers(fd: int) -> str:
-    """Return who has a file open for writing, as a sentence; empty if no writer is found."""
+    """Return who has a file open for writing, as a clause; empty if no writer is found."""
     holders = holders_of(fd)
     return _writing(holders) if holders.writers() else ""
 
@@ -154,7 +156,7 @@ def _by_locks(locks: OthersLocks, fd: int, purpose: Purpose) -> str:
         return f"it is locked against readers by {_any_holder(fd)}"
     if purpose is Purpose.GUEST and Permission.READ in locks.may:
         return (
-            f"it is being read by {_any_holder(fd)}: as a VM's disk, as an overlay's backing file, or to copy it"
+            f"it is being read by {_any_holder(fd)} (as a VM's disk or an overlay's backing file, or to be copied)"
         )
     return ""
 
@@ -188,7 +190,7 @@ def _by_holders(holders: Holders, purpose: Purpose) -> str:
         return _writing(holders)
     if purpose is Purpose.GUEST and holders.vms():
         vms = have_open(holders.vms(), complete=True)
-        return f"{vms} (for example, a VM waiting for an incoming migration)"
+        return f"{vms} (perhaps waiting for an incoming migration)"
     return ""
 
 

@@ -6,11 +6,11 @@
         ...                                      copy it, let qemu-img read it
         held.check()                             at each step: if a writer waits, let it in and raise
         held.is_broken()                         the same test, in microseconds: whether to stop a running program
-        held.alone()                             before the image is retired: does nothing else even read it?
+        held.alone()                             before the image is retired: is anything else even reading it?
 
-A program that opens a held file for writing waits in open() until :meth:`Held.check` lets it continue, at most 45
-seconds. QEMU waits there before it looks at our locks. So a VM that is started meanwhile gets its disk, intact,
-within the time between two checks.
+A program that opens a held file for writing waits in open() until :meth:`Held.check` lets it continue, for at
+most 45 seconds. QEMU waits there before it looks at our locks. So a VM that is started meanwhile gets its disk,
+intact, within the time between two checks.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Held:
         return next(filter(None, (grip.unknown for grip in self._own())), "")
 
     def _own(self) -> list[_Grip]:
-        """Return the grips on a guest's own files, not its backing files; of a template, on its whole chain."""
+        """Return the grips on a guest's own files, not its backing files; for a template, on its whole chain."""
         return [grip for grip in self._grips if grip.purpose is self._grips[0].purpose]
 
     def is_broken(self) -> bool:
@@ -88,7 +88,7 @@ class Held:
     def alone(self) -> Usage:
         """Report whether another program has the image itself open, even for reading. Backing files do not count.
 
-        This process must have it open only once, and its children not at all; exports are ended here.
+        This process must have it open only once, and its children not at all; its exports are ended first.
         """
         own = self._own()
         for grip in own:

@@ -86,7 +86,7 @@ def _own_number() -> int | None:
 
 
 def _is_our_fork(pid: int, own: int) -> bool:
-    """Return whether a process is a child of this one that has not started its program, which closes what is open.
+    """Return whether a process is a child of this one that has not called exec yet, which closes inherited files.
 
     Each program that another thread starts is such a child for a moment. Workers are such children, too.
     """

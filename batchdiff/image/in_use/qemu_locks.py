@@ -6,9 +6,9 @@
               200   201    202              203
               read  write  write unchanged  resize
 
-A read lock on byte 100 + i means "I may do this", one on 200 + i "no one else may". QEMU never takes write locks:
-testing whether one could be taken (F_OFD_GETLK) shows the locks of others. Locks belong to open file descriptions
-(OFD), so our own never block us, and they end with the process, however it dies.
+A read lock on byte 100 + i means "I may do this", one on 200 + i "no one else may". QEMU never takes write locks,
+so testing whether one could be taken (F_OFD_GETLK) shows the locks of others. Locks belong to open file
+descriptions (OFD), so our own never block us, and they end with the process, however it dies.
 
 Source: QEMU ``block/file-posix.c`` (raw_apply_lock_bytes), ``include/block/block-common.h`` (BLK_PERM_...).
 """
@@ -34,7 +34,7 @@ _ELSEWHERE = ((0, _MAY), (_OTHERS_MAY_NOT + _ALL_PERMISSIONS, 0))
 
 
 class Permission(enum.IntEnum):
-    """The permissions that QEMU's locks stand for; the value is added to 100 or 200."""
+    """The permissions that QEMU's locks represent; the value is added to 100 or 200."""
 
     READ = 0
     WRITE = 1
@@ -53,7 +53,7 @@ _OURS = (
 
 
 class OthersLocks(NamedTuple):
-    """The locks of others: what they may do, what they forbid; ``exclusive``: one of them is not QEMU's."""
+    """The permissions that others have locked or forbidden; ``exclusive``: one of their locks is not QEMU's."""
 
     may: frozenset[Permission]
     forbid: frozenset[Permission]

@@ -38,13 +38,13 @@ _OF_OTHERS = (
 
 _ALL_SHARED = "it shares all its blocks with other files"
 _PERHAPS_GUESTS = (
-    "; if those are guests too, converting all of them would free the blocks, but each guest is judged on its own:"
-    " planning for several together is not supported yet"
+    "; if those are guests too, converting all of them would free the blocks, but each guest is judged on its"
+    " own, because planning for several together is not supported yet"
 )
 
 _OF_DEVICES = (
-    "a block device's space returns to its pool, which df does not show; a thin device returns only what it has"
-    " allocated"
+    "a block device's space returns to its pool, which df does not show; a thin device returns only the space that"
+    " it has allocated"
 )
 
 
@@ -118,7 +118,7 @@ def disk_use(fd: int, path: str, *, kept: Blocks = NO_BLOCKS, known: ExtentTable
 
 
 def list_bytes(fd: int, path: str) -> int:
-    """Return the largest part, in bytes, of an open file's blocks that may hold the list of its extents.
+    """Return the maximum number of bytes that the list of an open file's extents may take in the file's blocks.
 
     ext4 and XFS list at least 100 extents in a block; other filesystems do not count such blocks as the file's.
 
@@ -149,7 +149,7 @@ def _in_layers(fd: int, path: str, kept: Blocks) -> DiskUse:
 
 
 def _by_blocks(fd: int, shared: ExtentTable, kept: Blocks) -> DiskUse:
-    # Mapping the extents flushed the file to disk. Before that, st_blocks is only a reservation.
+    # Mapping the extents has flushed the file to disk. Before that, st_blocks is only a reservation.
     allocated = os.fstat(fd).st_blocks * 512
     return _less(allocated, int(shared.length.sum()), shared, kept)
 

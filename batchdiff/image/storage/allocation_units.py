@@ -119,7 +119,7 @@ def _of_upper_layer(fd: int, folder: str, guest: int, block: int) -> Volume:
         why = "the filesystem below overlayfs, on which the overlay will be, cannot be seen from here"
         return Volume(OVERLAYFS, block, Exactness.UNKNOWN, why)
     while not os.path.isdir(upper):
-        upper = os.path.dirname(upper)  # a folder that is only in a lower layer is created by the first write
+        upper = os.path.dirname(upper)  # the first write creates a folder that is only in a lower layer
     return volume_of(upper, guest)
 
 

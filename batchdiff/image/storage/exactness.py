@@ -24,7 +24,7 @@ BOUND_WORDS = {Exactness.AT_LEAST: "at least ", Exactness.AT_MOST: "at most "}
 """The words before a number that is only a bound."""
 
 UNKNOWN_AMOUNT = "an unknown amount of space"
-"""Stands in a sentence for a number of bytes that is not known."""
+"""The words for a number of bytes that is not known."""
 
 _OPPOSITE = {Exactness.AT_LEAST: Exactness.AT_MOST, Exactness.AT_MOST: Exactness.AT_LEAST}
 

@@ -1,4 +1,4 @@
-"""What a guest can still share with its template, found at once for raw images and range by range for others."""
+"""The bytes that a guest can still share with its template: all at once if it is raw, otherwise range by range."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ NOTHING = CopyUp(0)
 
 
 def upper_place(fd: int, path: str) -> str | None:
-    """Return the path in the upper layer for an open file or folder of an overlayfs; it may not exist there.
+    """Return the path in the upper layer for an open file or folder of an overlayfs; nothing may exist there.
 
     None if that layer cannot be seen from here.
     """
@@ -95,7 +95,7 @@ def _copies_attributes_only(fd: int) -> bool:
 def _are_one(upper: str, point: str) -> bool:
     """Return whether ``upper`` is probably the upper layer of the overlayfs mounted at ``point``.
 
-    In another mount namespace its path may lead elsewhere. statvfs on an overlayfs reports the numbers of the
+    In another mount namespace its path may name another folder. statvfs on an overlayfs reports the numbers of the
     filesystem of its upper layer.
     """
     try:

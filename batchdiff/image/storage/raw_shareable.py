@@ -1,4 +1,4 @@
-"""The shareable bytes of two raw images, calculated for the whole files at once.
+"""The shareable bytes of two raw images, calculated for the whole files in one step.
 
 ::
 
@@ -57,7 +57,7 @@ class TemplateBlocks:
 class RawShareable(NamedTuple):
     """Starts and ends of a raw guest's bytes that can be shared with the template; sorted and disjoint.
 
-    ``shared``: the extents of its file that other files have, too.
+    ``shared``: the extents of its file that other files share.
     """
 
     starts: Offsets
@@ -68,10 +68,10 @@ class RawShareable(NamedTuple):
 def raw_shareable(
     template: TemplateBlocks, guest: Image, equal: BlockRuns, known: ExtentTable | None = None
 ) -> RawShareable | None:
-    """Return what can be shared of the equal bytes of two raw images; None if it must be found range by range.
+    """Return which of two raw images' equal bytes can be shared; None if that must be found range by range.
 
     ``equal``: sorted and disjoint, in units of 4 KiB except for the end of the disk. ``known``: the guest's
-    extents that are shared or unwritten, if they are known
+    extents that are shared or unwritten, if found earlier
     (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`).
 
     :raises ImageError: the filesystem has a fault.
@@ -88,7 +88,7 @@ def raw_shareable(
     # A block in which only one of the two files ends cannot be shared.
     size = min(sizes) if len(sizes) == 1 else min(sizes) // _BLOCK * _BLOCK
     apart = _without(_common(equal, _written(ours, size)), shared_by_both(ours, theirs))
-    # Listing a guest's data takes two system calls for each piece; reflink copies hardly need it.
+    # Listing a guest's data takes two system calls for each piece, so list only what may be left to share.
     free = _common(apart, _data(other, int(apart[0][0]), int(apart[1][-1]))) if len(apart[0]) else apart
     return RawShareable(*free, theirs.having(ExtentFlag.SHARED))
 
@@ -98,7 +98,7 @@ def _is_plain(image: Image) -> bool:
 
 
 def _written(table: ExtentTable, size: int) -> BlockRuns:
-    """Return the parts of a file of which something was written, up to ``size`` bytes."""
+    """Return the parts of a file that have been written, up to ``size`` bytes."""
     written = table.chosen(table.flags & ExtentFlag.UNWRITTEN == 0)
     starts, ends = written.logical, np.minimum(written.logical + written.length, size)
     return starts[starts < ends], ends[starts < ends]

@@ -10,7 +10,7 @@
                        shareable            no blocks of its own to share
 
 Only plain bytes can be shared: not compressed or encrypted ones, not holes, and not those of a backing file of the
-guest. A range begins and ends at blocks of the filesystem, or ends where both files end.
+guest. A range begins and ends at block boundaries of the filesystem, or ends where both files end.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LOOKED_UP = 64 * MIB
 
 
 class ShareableRange(NamedTuple):
-    """``length`` equal bytes of two files: their numbers in ``Image.layers`` of the template and of the guest."""
+    """``length`` equal bytes of two files. Layers are numbers in ``Image.layers`` of template and guest."""
 
     template_layer: int
     template_offset: int
@@ -43,11 +43,11 @@ class ShareableRange(NamedTuple):
 
 @frozen
 class SharedStretch:
-    """The equal bytes (``equal``: starts and ends) of one stretch of a guest, by what can be done with them.
+    """The equal bytes (``equal``: starts and ends) of one stretch of a guest, by whether they can be shared.
 
-    ``ranges``: what can be shared. ``already``: bytes that are in the template's blocks now. ``unfit``: bytes
-    that cannot be shared, because one of the images has them compressed, encrypted, between blocks, or on another
-    filesystem. Zeros without blocks, and bytes of the guest's backing files, count as none of these.
+    ``ranges``: those that can be shared. ``already``: bytes that are in the template's blocks now. ``unfit``:
+    bytes that cannot be shared, because in one of the images they are compressed, encrypted, not aligned to
+    blocks, or on another filesystem. Zeros without blocks, and bytes of the guest's backing files, do not count.
     """
 
     equal: tuple[tuple[int, int], ...]
@@ -57,7 +57,7 @@ class SharedStretch:
 
 
 class _Piece(NamedTuple):
-    """Equal guest bytes ``start`` to ``end`` in the plain bytes of both images, and the addresses of ``start``."""
+    """Guest bytes ``start`` to ``end`` that both images store as equal plain bytes; addresses of ``start``."""
 
     start: int
     end: int
@@ -76,9 +76,9 @@ def shareable_ranges(template: Image, guest: Image, equal: Iterable[tuple[int, i
 def shareable_stretches(
     template: Image, guest: Image, equal: Iterable[tuple[int, int]]
 ) -> Iterator[SharedStretch]:
-    """Yield what can be shared of the guest bytes (start, end) that equal the template's, stretch by stretch.
+    """Yield which equal bytes of a guest and its template can be shared, stretch by stretch.
 
-    ``equal``: ascending and disjoint.
+    ``equal``: the guest bytes (start, end) that equal the template's, ascending and disjoint.
 
     :raises ImageError: a table or the filesystem cannot be read.
     """
@@ -88,7 +88,7 @@ def shareable_stretches(
 
 
 def _by_stretch(equal: Iterable[tuple[int, int]]) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-    """Yield the start of each stretch with equal bytes, and these, cut at its edges."""
+    """Yield the start of each stretch with equal bytes, and the runs of these, cut at its edges."""
     current, runs = 0, list[tuple[int, int]]()
     for first, last in equal:
         for edge in range(first - first % _LOOKED_UP, last, _LOOKED_UP):
@@ -119,7 +119,7 @@ class _Finder:
         self._guest_sizes = [os.fstat(layer.fd).st_size for layer in guest.layers]
 
     def stretch(self, start: int, runs: list[tuple[int, int]]) -> SharedStretch:
-        """Return what can be shared of some runs of equal bytes, none of which reaches past the stretch."""
+        """Return which bytes of some equal runs can be shared; none of the runs may reach past the stretch."""
         end = runs[-1][1]
         ours = self._template.segments(start, end) if start < self._template.virtual_size else []
         theirs = self._guest.segments(start, end)
@@ -138,7 +138,7 @@ class _Finder:
         )
 
     def _sort(self, pair: tuple[Segment, Segment], pieces: list[_Piece]) -> int:
-        """Add a pair of segments of the same bytes to the pieces; if they are unfit, return how many bytes."""
+        """Add a pair of segments of the same bytes to the pieces; return the number of bytes that are unfit."""
         one, other = pair
         if other.layer not in self._own or Origin.ZERO in {one.origin, other.origin}:
             return 0
@@ -151,7 +151,7 @@ class _Finder:
     def _common(self, pieces: list[_Piece]) -> list[tuple[int, int]]:
         """Return the guest bytes of some pieces that are in the same blocks of both images already.
 
-        The bytes are known to be equal, so that compressed blocks count as well: sharing them again frees nothing.
+        The bytes are known to be equal, so compressed blocks count as well: sharing them again frees nothing.
         """
         ours = [Segment(p.start, p.end, Origin.FILE, p.template_layer, p.template_address) for p in pieces]
         found = shared_extents(self._template, ours, packed=True)
@@ -161,7 +161,7 @@ class _Finder:
         return common_ranges(found, shared_extents(self._guest, theirs, packed=True))
 
     def _in_blocks(self, piece: _Piece) -> ShareableRange | None:
-        """Cut a piece to the blocks that it fills in both files; None if these lie differently in their blocks."""
+        """Cut a piece to the blocks that it fills in both files; None if their offsets within a block differ."""
         block = self._blocks[piece.guest_layer]
         one, other = piece.template_address, piece.guest_address
         first = align_up(other, block) - other
@@ -178,7 +178,7 @@ class _Finder:
 
 
 def _pairs(ours: list[Segment], theirs: list[Segment]) -> Iterator[tuple[Segment, Segment]]:
-    """Yield the parts of two lists of sorted segments that have the same bytes, each pair cut to these."""
+    """Yield pairs of segments from two sorted lists, cut to the guest bytes that both cover."""
     first = second = 0
     while first < len(ours) and second < len(theirs):
         one, other = ours[first], theirs[second]
@@ -194,7 +194,7 @@ def _part(segment: Segment, start: int, end: int) -> Segment:
 
 
 def _without(pieces: list[_Piece], shared: list[tuple[int, int]]) -> Iterator[_Piece]:
-    """Yield the parts of pieces that lie outside of some bytes; both are sorted and disjoint."""
+    """Yield the parts of pieces outside the ``shared`` bytes; both are sorted and disjoint."""
     at = 0
     for piece in pieces:
         begin = piece.start
@@ -225,7 +225,7 @@ def _cut(piece: _Piece, start: int, end: int) -> _Piece:
 
 
 def _joined(pieces: list[_Piece]) -> Iterator[_Piece]:
-    """Yield pieces, with those joined that follow each other in the guest and in both files."""
+    """Yield pieces, joining those that are adjacent in the guest and in both files."""
     last: _Piece | None = None
     for piece in pieces:
         if last is not None and _cut(last, piece.start, piece.end) == piece and last.end == piece.start:

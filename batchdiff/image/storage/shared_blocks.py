@@ -7,7 +7,7 @@
     guest              disk 100   disk 900    disk 132
                        shared     --          shared            same block, and both marked shared
 
-Only extents that hold the file's bytes unchanged count: no encoded, preallocated, inline or delayed ones. Both
+Only extents that hold the file's bytes unchanged count: not encoded, preallocated, inline or delayed ones. Both
 extents must be marked as shared, so that equal block numbers on two devices of one filesystem do not match.
 """
 
@@ -100,7 +100,7 @@ BlockRuns = tuple[Offsets, Offsets]
 
 
 def shared_bytes(table: ExtentTable, size: int) -> BlockRuns:
-    """Return the bytes of a raw image of this size that are in shared blocks that hold them unchanged."""
+    """Return the bytes of a raw image of this size that are stored unchanged in shared blocks."""
     fit = _fit(table)
     starts, ends = fit.logical, np.minimum(fit.logical + fit.length, size)
     return starts[starts < ends], ends[starts < ends]
@@ -133,10 +133,10 @@ def _fit(table: ExtentTable) -> ExtentTable:
 
 
 def shared_extents(image: Image, segments: list[Segment], *, packed: bool = False) -> list[SharedExtent]:
-    """Return where the FILE segments of an image are on disk, as far as the blocks are shared and reported.
+    """Return the places of an image's FILE segments on disk, as far as their blocks are reported as shared.
 
-    ``packed``: also those that btrfs has compressed. That proves nothing about the bytes in them, because every
-    part of an extent is reported to be at the same place.
+    ``packed``: include blocks that btrfs has compressed. Their places prove nothing about their bytes, because
+    btrfs reports the same place for every part of such an extent.
 
     :raises ImageError: the filesystem has a fault.
     """
@@ -174,7 +174,7 @@ def _groups(segments: list[Segment]) -> Iterator[list[Segment]]:
 def _cut_to_segments(
     segments: list[Segment], extents: Iterator[PhysicalExtent], device: int, unfit: int
 ) -> Iterator[SharedExtent]:
-    """Yield the parts of segments that extents hold, both sorted by address, except ``unfit`` extents."""
+    """Yield the parts of segments that are in extents, except ``unfit`` ones; both are sorted by address."""
     extent = next(extents, None)
     for segment in segments:
         shift, end = segment.start - segment.address, _end_address(segment)
@@ -183,7 +183,7 @@ def _cut_to_segments(
             if first < last and not extent.flags & unfit:
                 yield SharedExtent(first + shift, last + shift, device, extent.physical + first - extent.logical)
             if extent.logical + extent.length > end:
-                break  # the next segment may lie in this extent as well
+                break  # the next segment may be in this extent as well
             extent = next(extents, None)
 
 

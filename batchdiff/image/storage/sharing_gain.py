@@ -6,8 +6,8 @@
     btrfs    | extent of the guest: 128 MiB                    |     the whole extent is freed once no file has
              | shared | changed later: other extents | shared  |     any block of it; until then, none of it is
 
-The kernel reports which blocks other files have as well: these stay when the guest lets go of them. A range splits
-an extent of the guest's file into three, and XFS takes further blocks to list them.
+The kernel reports which blocks other files have as well: these stay allocated when the guest gives them up.
+Sharing a range splits an extent of the guest's file into three, and XFS needs further blocks to list them.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _AT_ONCE = 4096
 """Ranges that are added up together."""
 
 _LISTING = 25
-"""Bytes that XFS takes to list an extent if extents are split one after the other; measured with 65,536."""
+"""Bytes that XFS needs to list an extent if extents are split one after the other (measured with 65,536)."""
 
 _OF_OTHERS = (
-    "blocks that other files or snapshots use, too, are freed only once those no longer use them; if those files"
+    "blocks that other files or snapshots also use are freed only once no file uses them; if those files"
     " are guests, sharing the blocks of all of them would free the space, but each guest is judged on its own"
 )
 _WITHOUT_TREE = (
@@ -59,8 +59,7 @@ class SharingGain:
 def sharing_gain(guest: Image, ranges: Iterable[ShareableRange]) -> SharingGain:
     """Return the space that is freed if all these ranges of a guest are shared with its template.
 
-    :raises ImageError: the filesystem reports an error.
-    :raises OSError: the same.
+    :raises ImageError, OSError: the filesystem reports an error.
     """
     files: dict[int, _File] = {}
     for batch in _batches(ranges):
@@ -79,7 +78,7 @@ def sharing_gain(guest: Image, ranges: Iterable[ShareableRange]) -> SharingGain:
 def raw_sharing_gain(guest: Image, starts: Offsets, ends: Offsets, shared: ExtentTable) -> SharingGain:
     """Return the same for ranges of a raw guest's only file: sorted and disjoint.
 
-    ``shared``: the extents of the file that other files have, too.
+    ``shared``: the extents of the file that other files share.
 
     :raises ImageError, OSError: the filesystem reports an error.
     """
@@ -103,7 +102,7 @@ def _by_file(batch: list[ShareableRange]) -> Iterator[tuple[int, Offsets, Offset
 
 
 class _File(Protocol):
-    """One file of a guest, which lets go of blocks."""
+    """One file of a guest, which gives up blocks."""
 
     def drop(self, starts: Offsets, ends: Offsets) -> None:
         """Note ranges that will be shared: sorted and disjoint."""
@@ -209,6 +208,6 @@ class _ByExtents:
 
 
 def _whole_blocks(fd: int, ends: Offsets) -> Offsets:
-    """Return the ends of ranges; if one is the file's end, in the middle of a block, return the block's end."""
+    """Return the ends of ranges, rounded up to blocks: one that ends with the file may end within a block."""
     block = os.fstatvfs(fd).f_bsize
     return -(-ends // block) * block

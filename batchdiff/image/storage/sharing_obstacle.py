@@ -47,6 +47,6 @@ def _explained(reason: NoSharing, template: Layer, guest: Layer) -> Fault:
     kind = filesystem_of(guest.fd) or "its filesystem"
     which = "this XFS was made without reflinks (reflink=0)" if kind == "xfs" else f"{kind} has no reflinks"
     return Fault(
-        f"{which}: files there cannot share blocks",
+        f"{which}, so files there cannot share blocks",
         f"{_INSTEAD}, or move template and guest to XFS or btrfs.",
     )

@@ -1,4 +1,4 @@
-"""The check that a guest neither is the template nor stores it: retiring it would destroy the template.
+"""The check that a guest neither is nor stores the template: retiring such a guest would destroy the template.
 
 ::
 

@@ -20,7 +20,7 @@ def made(folder, name):
 def test_ext4_and_two_filesystems(tmp_path):
     with mounted(tmp_path, "ext4", 16 << 20) as ext4, mounted(tmp_path, "xfs") as xfs:
         why, remedy = obstacle(made(ext4, "template"), made(ext4, "guest"))
-        assert why == "ext4 has no reflinks: files there cannot share blocks"
+        assert why == "ext4 has no reflinks, so files there cannot share blocks"
         assert remedy == ("Use `strategy: overlay` for this guest, or move template and guest to XFS or btrfs.")
         why, remedy = obstacle(made(ext4, "template"), made(xfs, "guest"))
         assert "another filesystem" in why

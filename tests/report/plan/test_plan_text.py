@@ -326,10 +326,10 @@ def test_discover_is_named_only_if_a_guest_is_unlike_the_template():
             " template?",
         ),
         (
-            "ext4 has no reflinks: files there cannot share blocks. Use `strategy: overlay` for this guest, or"
+            "ext4 has no reflinks, so files there cannot share blocks. Use `strategy: overlay` for this guest, or"
             " move template and guest to XFS or btrfs",
-            "ext4 has no reflinks: files there cannot share blocks. Use `strategy: overlay` for these guests, or"
-            " move template and guests to XFS or btrfs",
+            "ext4 has no reflinks, so files there cannot share blocks. Use `strategy: overlay` for these guests,"
+            " or move template and guests to XFS or btrfs",
         ),
         (
             "only QEMU can read its data, because it is compressed or encrypted; use `strategy: overlay` for this"
