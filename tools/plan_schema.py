@@ -136,7 +136,7 @@ GUEST = of(
 PLAN: Schema = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "title": f"batchdiff diff plan, format version {MAJOR}.{MINOR}",
-    "description": "Readers ignore fields that they do not know and refuse another major version. All sizes in"
+    "description": "Readers ignore fields that they do not know and refuse another major version. All sizes are in"
     " bytes. docs/plan-format.md explains every field.",
 } | of(
     format_version=TEXT | {"pattern": rf"^{MAJOR}\.[0-9]+$"},

@@ -153,7 +153,7 @@ REPORT: Schema = (
     | {
         "title": f"batchdiff savings report, version {REPORT_VERSION}",
         "description": "Printed by `show --format json`, and part of some events. Readers ignore fields that they"
-        " do not know. All sizes in bytes. docs/plan-format.md explains every field.",
+        " do not know. All sizes are in bytes. docs/plan-format.md explains every field.",
     }
     | REPORT_BODY
     | {"$defs": DEFINITIONS}
@@ -315,7 +315,7 @@ EVENTS: dict[str, dict[str, Schema]] = {
 EVENTS_SCHEMA: Schema = NAMED | {
     "title": f"batchdiff events, version {EVENTS_VERSION}",
     "description": "One line of the output of any verb with --json. Readers ignore events and fields that they do"
-    " not know. All sizes in bytes. docs/scripting.md explains every field.",
+    " not know. All sizes are in bytes. docs/scripting.md explains every field.",
     "oneOf": [refer_to(f"{name}_event") for name in EVENTS],
     "$defs": DEFINITIONS
     | {"report": REPORT_BODY}

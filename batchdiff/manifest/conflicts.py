@@ -1,4 +1,4 @@
-"""Files with two roles in one manifest, found by identity, whatever names and links lead to them."""
+"""Checks for files with two roles in one manifest. Files are compared by identity, not by name."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def check_overlays(
     """Report overlays that would replace a file with another role, or any existing file.
 
     ``pending``: the guests of ``everyone`` that are to be converted, with the absolute paths of their overlays;
-    None for an overlay that has a problem already. ``left``: overlays that a restore left behind, which nothing
-    needs; None if existing overlays are allowed. Without a template it is unknown which existing files are
+    None for an overlay that already has a problem. ``left``: overlays that a restore left behind and that are no
+    longer needed; None if existing overlays are allowed. Without a template it is unknown which existing files are
     overlays of an earlier plan, so none of them is reported.
     """
     # The role to name if a file has several: template, then backing file, then the first guest in the manifest.
@@ -93,7 +93,7 @@ def check_data_files(  # noqa: PLR0913  # options by keyword
     *,
     may_exist: bool,
 ) -> None:
-    """Report data files of overlays that are another file as well, or that exist already.
+    """Report data files of overlays that have another role as well, or that already exist.
 
     ``overlays``: those of all guests; ``pending``: guests that are to be converted, with their data files.
     """
@@ -110,7 +110,7 @@ def check_data_files(  # noqa: PLR0913  # options by keyword
             role = "an overlay"
         if role is not None:
             problems.add(
-                guest.written.data_file_where, f"{what} is {role}, too; {_other(guest, 'overlay.data_file')}"
+                guest.written.data_file_where, f"{what} is also {role}; {_other(guest, 'overlay.data_file')}"
             )
         elif os.path.lexists(path) and not may_exist:
             problems.add(
@@ -120,9 +120,7 @@ def check_data_files(  # noqa: PLR0913  # options by keyword
 
 def existing_data_file(path: str, guest: str, *, of_glob: bool = False) -> str:
     """Return the message for a file that occupies the path of an overlay's data file."""
-    found = (
-        f"the data file {show(path)} of the overlay of {guest} exists already. It may be a part of a disk in use"
-    )
+    found = f"the data file {show(path)} of the overlay of {guest} already exists. It may be part of a disk in use"
     give = "list the guest by path and give it" if of_glob else "give the guest"
     return f"{found}: {give} another overlay.data_file"
 
@@ -130,10 +128,10 @@ def existing_data_file(path: str, guest: str, *, of_glob: bool = False) -> str:
 def existing_overlay(
     path: str, guest: str, *, of_glob: bool = False, is_left: bool = False, key: str = "overlay.path"
 ) -> str:
-    """Return the message for a file that occupies an overlay's path and is not known to come from its guest.
+    """Return the message for a file at the path of a guest's overlay that is not known to be that overlay.
 
-    ``is_left``: it is an overlay that a restore left behind, which nothing needs. ``key``: the key of the manifest
-    that decides the path.
+    ``is_left``: it is an overlay that a restore left behind and that is no longer needed. ``key``: the key of the
+    manifest that determines the path.
     """
     if is_left:
         found = f"the overlay {show(path)} of {guest} already exists"
@@ -165,7 +163,7 @@ def _leave_out(*guests: AnyGuest, link: str) -> str:
 
 
 def _other(guest: AnyGuest, key: str = "") -> str:
-    return f"{'list the guest by path and ' if _is_match(guest) else ''}give it another {key or _key(guest)}"
+    return f"{'list the guest by path and ' if _is_match(guest) else ''}choose another {key or _key(guest)}"
 
 
 def _one_overlay_each(one: AnyGuest, other: AnyGuest) -> str:
@@ -186,14 +184,14 @@ def _parts(template: FoundImage | None, guests: Sequence[FoundGuest]) -> dict[Id
         for place in image.chain
     }
     if template:
-        # Guests may be thin already: then the template is in their own chains too.
+        # Guests may already be thin; then the template is in their own chains, too.
         parts[template.place.identity] = "the template"
     return parts
 
 
 def _link(one: FoundGuest, other: FoundGuest) -> str:
     if one.place.identity[0] == "device" and one.place.named != other.place.named:
-        return " under another name of the block device"
+        return " under another name"
     if one.place.path != other.place.path:
         return " through a hard link"
     return _BY_LINK if one.place.named != other.place.named else ""

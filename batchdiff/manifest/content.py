@@ -1,4 +1,4 @@
-"""The meaning of a manifest's plain data: its entries, images, guests and overlays, and all checks on them."""
+"""The interpretation of a manifest's plain data as images, guests and overlays, with all checks on them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from batchdiff.manifest.text.written import WrittenGuest
 
 NO_MINIMUM = "none"
-"""The ``minimum_savings`` of a manifest whose guests are all converted, even if they will take more space."""
+"""The ``minimum_savings`` of a manifest whose guests are all converted, even if they will then take more space."""
 
 _PERCENT = re.compile(r"(.+?)\s*%")
 
@@ -38,7 +38,7 @@ _PERCENT = re.compile(r"(.+?)\s*%")
 class _Settled(NamedTuple):
     """A guest, its name, and its overlay's path (None if that is invalid). ``done``: set if it was converted.
 
-    ``rethin``: it is an overlay of the template, which a thinner one is to replace.
+    ``rethin``: it is an overlay of the template, to be replaced by a thinner one.
     """
 
     guest: AnyGuest
@@ -49,10 +49,10 @@ class _Settled(NamedTuple):
 
 
 class ManifestReader:
-    """A reader of a manifest's plain data, with the folder where relative paths start and the problems found.
+    """A reader of a manifest's plain data. Relative paths are resolved from ``folder``.
 
-    The schema has been checked already. Keys that it rejected are ignored here, so that problems with the other
-    keys are still found.
+    The data has been checked against the schema already. Keys that the schema rejects are ignored here, so that
+    problems with the other keys are still found.
     """
 
     def __init__(self, data: Mapping[str, Any], folder: str, problems: Problems) -> None:
@@ -64,7 +64,7 @@ class ManifestReader:
         self._naming = Naming(folder, problems)
 
     def manifest(self, *, allow_existing_overlays: bool, left: Collection[str] = ()) -> Manifest | None:
-        """Return the manifest that the data describe; None if it has problems.
+        """Return the manifest that the data describes; None if it has problems.
 
         ``left``: overlays that a restore left behind. ``path`` and ``sha256`` are empty in the result.
         """
@@ -78,7 +78,7 @@ class ManifestReader:
         everyone = GuestFinder(template, converted, self._folder, self._problems).guests(written, excluded)
         overlays = OverlayFinder(template, self._folder, self._problems)
         guests = self._settled(overlays.guests(everyone), converted, overlays, template)
-        # Checks across guests. They run even if there are problems already, so that one run reports all.
+        # Checks across guests. They run even if problems have been found, so that one run reports all.
         check_guests(
             template, [each.guest for each in guests if isinstance(each.guest, FoundGuest)], self._problems
         )
@@ -202,7 +202,7 @@ class ManifestReader:
                 )
 
     def _overlay_secrets(self, written: list[WrittenGuest]) -> dict[str, str]:
-        """Return the absolute path of each secret file of overlays, by its path in the manifest."""
+        """Return the absolute path of each secret file that overlays use, by its path in the manifest."""
         found = {}
         for guest in written:
             chosen = guest.options.encryption
@@ -212,7 +212,7 @@ class ManifestReader:
         return found
 
     def _check_template_format(self, template: FoundImage | None, written: list[WrittenGuest]) -> None:
-        """Report overlays that cannot have this template, for its format or for its path."""
+        """Report overlays that cannot have this template because of its format or its path."""
         laid_out = template and any(guest.layout for guest in written)
         if template and laid_out and (why := template_problem(template.source.path)):
             self._problems.add(("template", "path"), why)
@@ -225,7 +225,7 @@ class ManifestReader:
         return Retire.KEEP if wrong else Retire(self._data.get("retire", Retire.KEEP))
 
     def _minimum_savings(self) -> float:
-        """Return the share, 0 to 1, that ``5%`` or ``0.05`` stands for; minus infinity for ``none``."""
+        """Return the minimum savings as a share from 0 to 1; minus infinity for ``none``."""
         where = ("minimum_savings",)
         value = 0 if self._problems.touches(where) else self._data.get("minimum_savings", 0)
         if value == NO_MINIMUM:
@@ -233,7 +233,7 @@ class ManifestReader:
         share = _share(value) if isinstance(value, str) else float(value)
         shown = show(value) if isinstance(value, str) else value
         if math.isnan(share) or share < 0 or math.isinf(share):
-            self._problems.add(where, f"{shown} is not a share; write it as 5% or 0.05, or {NO_MINIMUM}")
+            self._problems.add(where, f"{shown} is not a share; write one such as 5% or 0.05, or {NO_MINIMUM}")
         elif share > 1:
             hint = f'; did you mean "{value}%"?' if not isinstance(value, str) and share <= 100 else ""
             self._problems.add(where, f"{shown} is more than 100%{hint}")
@@ -253,7 +253,7 @@ def _share(text: str) -> float:
 def _settled(
     guest: FoundGuest, name: str, overlay: str | None, converted: ConvertedGuests, thin: OverlayFinder
 ) -> _Settled:
-    """Find out whether an existing guest was converted, and whether its overlay is to become thinner."""
+    """Determine whether an existing guest was converted, and whether its overlay is to be replaced."""
     place = guest.place
     former = () if guest.written.overlay_path else former_overlays(place.named)
     done = converted.of((place.named, place.path), (overlay, place.path), former) if overlay else None

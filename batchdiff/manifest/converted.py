@@ -6,10 +6,10 @@
     web01.qcow2   must exist and have the template in its chain, or its entry in the sidecar does not count
 
 A sidecar can be out of date: an overlay may have been removed by hand or flattened, or the folder restored from
-a backup. Only headers are read to find that out.
+a backup. To detect that, only headers are read.
 
-With ``rethin``, an overlay of the template is a guest itself, whoever made it, and a thinner one is to replace it.
-A full copy, or an image with another backing file, is a guest as usual.
+With ``rethin``, an overlay of the template, whatever program created it, is itself a guest, to be replaced by a
+thinner overlay. Full copies, and images with another backing file, are guests as usual.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class ConvertedGuests:
         return self._template is not None
 
     def of(self, paths: Collection[str], overlays: Collection[str], former: Collection[str] = ()) -> Done | None:
-        """Return how the guest with these names was converted; None if it was not.
+        """Return the conversion of the guest with these names; None if it was not converted.
 
         Version 1.0 of the sidecar does not record which guest an overlay was made from, so the overlay's path
         decides. ``former``: overlays that count only if the sidecar does record that they were made from this
@@ -111,7 +111,7 @@ class ConvertedGuests:
         }
 
     def origins_of(self, overlay: str) -> tuple[OverlayOrigin, ...]:
-        """Return the origins of an overlay, the newest first; none if it is not known to be on the template."""
+        """Return the origins of an overlay, newest first; none if it is not a known overlay of the template."""
         origin = self._recorded(overlay).get(overlay)
         return () if origin is None or not self._is_overlay_of_template(overlay) else origin.lineage
 
@@ -148,7 +148,7 @@ class ConvertedGuests:
                 yield original
 
     def _in_quarantine(self, folder: str) -> list[str]:
-        """Return the paths that a folder's originals in quarantine had before."""
+        """Return the former paths of a folder's originals in quarantine."""
         if folder not in self._quarantined:
             found: list[str] = []
             with contextlib.suppress(OSError, ValueError):
@@ -168,7 +168,7 @@ def _has_in_chain(overlay: str, template: Identity) -> bool:
 class OverlayFinder:
     """A finder of the overlays of one template among the guests for which the manifest sets ``rethin``.
 
-    ``folder`` is where relative paths start.
+    Relative paths are resolved from ``folder``.
     """
 
     def __init__(self, template: FoundImage | None, folder: str, problems: Problems) -> None:
@@ -198,13 +198,14 @@ class OverlayFinder:
         return is_one_image(below[0].path, self._template.source.path)
 
     def awaits_purge(self, guest: FoundGuest) -> bool:
-        """Return True if the overlay that such a guest replaced as a thinner one is still in quarantine."""
+        """Return True if a guest is a thinner overlay, and the overlay that it replaced is still in quarantine."""
         return self._is_direct(guest.place.path + own_files.QUARANTINE)
 
     def of_done(self, guest: AnyGuest, done: Done) -> FoundGuest | None:
         """Return the overlay of a converted guest as a guest; None if no thinner one may replace it now.
 
-        The overlay must name the template itself as its backing file, and not await a purge.
+        The overlay must name the template itself as its backing file, and any overlay that it replaced must have
+        been purged.
         """
         if guest.written.image.format is None or not self._is_direct(done.overlay_path):
             return None

@@ -1,7 +1,7 @@
 """A manifest's entries as written: typed, with defaults applied, before any file is looked at.
 
-The schema has been checked already. A value that it rejected counts as missing, so that the rest of the entry is
-still checked. Whatever replaces that value has no effect, because a manifest with problems is never used.
+The schema has been checked already. A value that the schema rejects counts as missing, so that the rest of the
+entry is still checked. Whatever replaces that value has no effect, because a manifest with problems is never used.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _STAND_IN = ImageFormat.QCOW2
-"""The format in place of a rejected one: qcow2 is valid with or without a chain, so it causes no more problems."""
+"""The format in place of a rejected one. qcow2 is valid with or without a chain, so it adds no problem."""
 
 _CAN_BE_ENCRYPTED = (ImageFormat.LUKS, ImageFormat.QCOW2)
 _DEFAULTS: YamlPath = ("defaults",)
@@ -62,7 +62,8 @@ class EntryReader:
     ) -> WrittenImage | None:
         """Return an image's entry; None if it does not name a file.
 
-        ``default`` applies if it has no format; ``secret``, a default secret file, if it has neither of its own.
+        ``default``: the format if the entry has none. ``secret``: the secret file if the entry has none, and
+        no format either.
         """
         sound = self._sound_keys(entry, where)
         names = [key for key in ("path", "glob") if key in sound]
@@ -132,7 +133,7 @@ class EntryReader:
             if sound.get(key):
                 self._problems.add(
                     (*where, key),
-                    f"goes with `strategy: {Strategy.OVERLAY}`: a guest that shares blocks in place gets no"
+                    f"needs `strategy: {Strategy.OVERLAY}`, because a guest that shares blocks in place gets no"
                     f" overlay; leave {key} out, or write `strategy: {Strategy.OVERLAY}` for this guest",
                 )
 
@@ -142,8 +143,8 @@ class EntryReader:
         if "secret_file" in sound and "format" not in sound:
             self._problems.add(
                 (*_DEFAULTS, "secret_file"),
-                "goes with `format` here, because it is for guests without a format of their own; write both, or"
-                " give each encrypted guest its `secret_file`",
+                "needs `format` here, because it applies only to guests without their own format; write both, or"
+                " give each encrypted guest its own `secret_file`",
             )
         shared = self._default_overlay()
         if "cluster_size" in shared:
@@ -174,10 +175,14 @@ class EntryReader:
         if self._problems.objects_to((*where, "secret_file")):
             return
         if secret_file is not None and form not in {None, *_CAN_BE_ENCRYPTED}:
-            problem = f"{form} images are not encrypted (only luks and some qcow2 images are); leave it out"
+            problem = (
+                f"{form} images are not encrypted (only luks and some qcow2 images are); leave secret_file out"
+            )
             self._problems.add(secret_where, problem)
         if secret_file is None and form is ImageFormat.LUKS:
-            problem = "secret_file is missing: the path of a file that holds the secret of this luks image"
+            problem = (
+                "secret_file is missing; write the path of the file that contains the secret of this luks image"
+            )
             self._problems.add(where, problem)
 
     def _folders(self, entry: object, where: YamlPath) -> tuple[tuple[YamlPath, str], ...]:
@@ -247,7 +252,7 @@ class EntryReader:
 
 
 def _data_file(written: bool | str) -> str | None:
-    """Return the data file as written in the manifest; empty for the default path."""
+    """Return the data file as written in the manifest: empty for the default path, None for no data file."""
     return written if isinstance(written, str) else "" if written else None
 
 

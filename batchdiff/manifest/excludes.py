@@ -82,8 +82,11 @@ def _why_unused(pattern: str, found: Sequence[str], listed: frozenset[str], fold
     if images and all(name in listed or os.path.realpath(name) in listed for name in images):
         return f"{show(pattern)} is listed by path, so it stays a guest; remove that entry to exclude it"
     if not found:
-        return f"nothing matches {show(pattern)} in {show(folder)}, so it excludes nothing"
+        return f"nothing matches {show(pattern)} in {show(folder)}, so this pattern excludes nothing"
     if all(os.path.isdir(os.path.join(folder, path)) for path in found):
         inside = show(f"{pattern.rstrip('/')}/**")
-        return f"{show(pattern)} is a folder, so it excludes nothing; write {inside} to exclude all files in it"
+        return (
+            f"{show(pattern)} matches only folders, so it excludes nothing; write {inside} to exclude"
+            " all files in them"
+        )
     return ""

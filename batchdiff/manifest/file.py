@@ -22,7 +22,7 @@ def read_manifest(path: str, *, allow_existing_overlays: bool = False, left: Col
     """Return the manifest in a file after all checks.
 
     ``path`` may be ``-`` for stdin. ``allow_existing_overlays`` is for reading a manifest again after its
-    overlays were written. ``left``: overlays that a restore left behind, which nothing needs.
+    overlays have been written. ``left``: overlays that a restore left behind and that are no longer needed.
 
     :raises ManifestError: ``what`` lists every problem, one per line, as ``FILE:LINE: YAML.PATH: message``.
     """
@@ -42,10 +42,8 @@ def _well_formed(file: ManifestFile, problems: Problems) -> dict[str, PlainData]
         text = file.content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = file.content.count(b"\n", 0, error.start) + 1
-        remedy = "Save it as UTF-8, or convert it with `iconv`."
-        raise ManifestError(
-            f"{file.shown}:{line}", why="not UTF-8, as a manifest must be", remedy=remedy
-        ) from None
+        remedy = "Save the manifest as UTF-8, or convert it with `iconv`."
+        raise ManifestError(f"{file.shown}:{line}", why="this line is not valid UTF-8", remedy=remedy) from None
     data = parse_yaml(text, file.shown, problems)
     if data is None:
         raise ManifestError(f"{file.shown}:1: the manifest is empty; docs/manifest.md has an example")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from batchdiff.manifest.text.problems import YamlPath
 
 MAX_MATCHES = 100_000
-"""Far more than any fleet has; it ends a ``**`` that loops through symbolic links to folders."""
+"""Far more than the guests of any fleet; the limit stops a ``**`` that loops through symbolic links to folders."""
 
 
 def is_own_file(path: str) -> bool:
@@ -40,7 +40,7 @@ def glob_matches(pattern: str, where: YamlPath, folder: str, problems: Problems)
     if len(matches) > MAX_MATCHES:
         problems.add(where, f"{show(pattern)} matches more than {MAX_MATCHES} files; write narrower patterns")
         return []
-    return sorted(set(matches))  # ``**`` can give a name twice
+    return sorted(set(matches))  # ``**`` can yield a name twice
 
 
 def would_match(pattern: str, folder: str) -> Iterator[tuple[str, Callable[[str], bool]]]:

@@ -46,7 +46,7 @@ class _Taken(NamedTuple):
 
 
 class GuestFinder:
-    """A finder of one manifest's guests, with the folder where relative paths start and the problems found."""
+    """A finder of one manifest's guests. Relative paths are resolved from ``folder``."""
 
     def __init__(
         self, template: FoundImage | None, converted: ConvertedGuests, folder: str, problems: Problems
@@ -80,7 +80,7 @@ class GuestFinder:
         taken = self._taken(written, [each for some in found.values() for each in some], images)
         extents = self._extents(written, images)
         for guest in globs:
-            # Images without another role. Overlays of earlier plans are not guests either, but are not an error.
+            # Overlays of earlier plans are dropped only below: a glob that matches nothing else is not an error.
             untaken = [
                 path
                 for path in images[guest.where]
@@ -145,7 +145,7 @@ class GuestFinder:
             yield GoneGuest(guest, named, done)
 
     def _conversion(self, guest: WrittenGuest, named: str, names: set[str]) -> Done | None:
-        """Return how a guest that is no longer at its path was converted; None if it was not."""
+        """Return the conversion of a guest that is no longer at its path; None if it was not converted."""
         path = os.path.realpath(named)  # a link to the original outlives it
         done = self._converted.of((named, path), (self._overlay_of(guest, named, names),))
         # The manifest may now name another path for the overlay.
@@ -175,7 +175,7 @@ class GuestFinder:
         return [each for each in gone.values() if each.named not in taken.paths]
 
     def _is_overlay(self, guest: WrittenGuest, named: str) -> bool:
-        """Return True if a glob's match, by its absolute path, is the overlay of another guest and not a guest."""
+        """Return True if a glob's match, by its absolute path, is another guest's overlay, not a guest."""
         if guest.rethin:
             return False
         origins = self._converted.origins_of(named)
@@ -196,8 +196,8 @@ class GuestFinder:
             remedy = "correct the pattern, or leave it out"
             if self._template is None:  # then it is unknown which guests were converted and are gone
                 remedy = (
-                    "if it matched guests that are converted now, correct only the template; if not, correct the"
-                    " pattern"
+                    "if it used to match guests that have been converted, correct only the template; otherwise,"
+                    " correct the pattern"
                 )
             why = f"no image matches {pattern} in {show(self._folder)}; {remedy}"
         self._problems.add(where, why)
@@ -213,7 +213,7 @@ class GuestFinder:
         # Listed guests, by the name in the manifest and by the file behind all links.
         guests = {guest.named for guest in listed} | {guest.place.path for guest in existing}
         overlays = self._written_overlays(written)
-        # Default overlays count by path only: a hard link of a guest with such a name must not hide that guest.
+        # Default overlays count by path only: a hard link to a guest with such a name must not hide that guest.
         defaults = self._default_overlays(written, listed, images)
         # Files with a role in other guests' chains or as overlays, by whatever name or link a glob finds them.
         backing = [os.path.join(self._folder, image.path) for guest in written for image in guest.image.backing]
@@ -291,7 +291,7 @@ class GuestFinder:
 
 
 def _in_order(there: list[AnyGuest], gone: list[GoneGuest]) -> list[AnyGuest]:
-    # If no guest is gone, keep the order of the glob, which differs from that of resolved paths.
+    # If no guest is gone, keep the order of the glob, which can differ from that of resolved paths.
     return sorted([*there, *gone], key=lambda each: each.named) if gone else there
 
 

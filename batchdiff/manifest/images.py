@@ -66,7 +66,7 @@ def find_image(written: WrittenImage, folder: str, problems: Problems) -> FoundI
             continue
         if image.format is None:
             problem = missing_format(folder, image.path)
-            file = f"{show(image.path)}, one of its matches,"
+            file = f"{show(image.path)}, which the glob matches,"
             named = missing_format(folder, image.path, file=file) if image.is_glob else problem
             problems.add(image.where, named, alike=problem)
             continue
@@ -85,7 +85,7 @@ def find_image(written: WrittenImage, folder: str, problems: Problems) -> FoundI
 
 
 def secret_path(written: str, where: YamlPath, folder: str, problems: Problems) -> str:
-    """Return the absolute path of a secret file; report a problem if it cannot be used. ``where``: its place."""
+    """Return the absolute path of a secret file; report a problem if it cannot be used. ``where``: its key."""
     if unfit(written):
         problems.add(where, f"{show(written)} has {why_unfit(written)}; rename it")
         return written

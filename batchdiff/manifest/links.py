@@ -4,10 +4,10 @@ QEMU resolves a relative backing file name against the folder in the path by whi
 follows links among the folders of that path, but a link in the last component stays as it is::
 
     /vms/web01.img -> /disks/lun7.img     has the backing file name "../tpl/t.img"
-    /disks/../tpl/t.img                   from the file's own folder, as batchdiff reads it
-    /vms/../tpl/t.img                     from the link's folder, as the VM reads it
+    /disks/../tpl/t.img                   from the file's own folder, as batchdiff resolves it
+    /vms/../tpl/t.img                     from the link's folder, as the VM's QEMU resolves it
 
-So both paths must lead to the same file. Source: QEMU, ``bdrv_get_full_backing_filename`` in block.c.
+So both paths must resolve to the same file. Source: QEMU, ``bdrv_get_full_backing_filename`` in block.c.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def check_links(
     overlays: Sequence[str | None],
     problems: Problems,
 ) -> None:
-    """Report relative backing file names, of images and future overlays, that lead elsewhere through a link.
+    """Report relative backing file names, of images and future overlays, that resolve differently through a link.
 
-    ``overlays`` are the overlays' absolute paths, guest by guest; None for one with a problem of its own.
+    ``overlays``: the absolute path of each guest's overlay; None for one with a problem of its own.
     """
     if template is not None:
         # Overlays name the template by its own path, even if the manifest uses a link.
@@ -52,7 +52,7 @@ def check_links(
 
 
 def _check_overlay(guest: FoundGuest, overlay: str, template: FoundImage, problems: Problems) -> None:
-    """Check that an overlay in its guest's place can also find the template through the guest's link."""
+    """Check that QEMU finds the template of an overlay in its guest's place even through the guest's link."""
     if guest.written.options.backing_path is not BackingPath.RELATIVE:
         return
     name = backing_name(overlay, template.source.path, BackingPath.RELATIVE)
@@ -62,9 +62,9 @@ def _check_overlay(guest: FoundGuest, overlay: str, template: FoundImage, proble
     link, file = show(guest.place.named), show(overlay)
     problems.add(
         guest.written.image.path_where,
-        f"{link} is a symbolic link to {file}. The overlay there would name the template {show(name)}, but "
-        f"through the link QEMU would open {show(found)}. Write `backing_path: absolute` for this guest, or use "
-        f"the path {file} here and in the VM's definition",
+        f"{link} is a symbolic link to {file}. The overlay there would have the relative backing file name "
+        f"{show(name)}: through the link QEMU would open {show(found)}, not the template. Write "
+        f"`backing_path: absolute` for this guest, or use the path {file} here and in the VM's definition",
     )
 
 
@@ -75,7 +75,7 @@ def _check_chain(image: FoundImage, opened: str, problems: Problems) -> None:
     for source, (above, below) in zip(sources, pairwise((image.place, *image.chain)), strict=False):
         name = _backing_name(source)
         if name is None or not is_one_image(below.path, _resolved(name, above.path)):
-            return  # not the declared chain, which `batchdiff plan` reports
+            return  # the chain is not as declared, which `batchdiff plan` reports
         found = _resolved(name, opened)
         if not is_one_image(below.path, found):
             link, file = show(opened), show(above.path)

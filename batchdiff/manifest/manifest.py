@@ -18,12 +18,12 @@ class GuestEntry:
     """One guest: a name unique in its manifest, its image, and the overlay to write (absolute path).
 
     The overlay's path is the guest's own if the overlay is to take its place. ``converted``: the origin of the
-    overlay if an earlier plan converted the guest; its image may be gone then. ``named``: the absolute name that
+    overlay if an earlier plan converted the guest, whose image may then be gone. ``named``: the absolute name that
     the manifest gives the image, which may be a symbolic link to it. ``objection``: why it cannot be a guest,
-    although a glob matches it; empty if it can. ``rethin``: it is an overlay of the template, which a thinner one
-    is to replace. ``glob``: the pattern that matched it, as written; empty if it is listed by path. ``domain``:
-    the domain that uses it in libvirt's eyes, and how; empty if none is known. ``strategy``: if it shares blocks
-    in place, the overlay's path and options serve only to compare the two strategies.
+    although a glob matches it; empty if it can. ``rethin``: it is an overlay of the template, to be replaced by
+    a thinner one. ``glob``: the pattern that matched it, as written; empty if it is listed by path. ``domain``:
+    the domain that uses it according to libvirt, and how; empty if none is known. ``strategy``: if it shares
+    blocks in place, the overlay's path and options serve only to compare the two strategies.
     """
 
     name: str
@@ -45,7 +45,7 @@ class GuestEntry:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The paths of its image, of a link to that, and of its overlay; as far as they are known."""
+        """The paths of its image, of the link to that image, and of its overlay, as far as they exist."""
         overlay = self.overlay_path if self.gets_overlay else ""
         return tuple(path for path in (self.image.path, self.named, overlay) if path)
 
@@ -62,7 +62,7 @@ class GuestEntry:
 
 @frozen
 class Manifest:
-    """A valid manifest; every path absolute, every glob expanded.
+    """A valid manifest, with every path absolute and every glob expanded.
 
     ``sha256`` is the hex digest of the manifest file's bytes; ``minimum_savings`` is a share from 0 to 1 of
     a guest's allocation, or minus infinity if guests may even take more space. ``left_out`` has the guests that

@@ -1,4 +1,4 @@
-"""Checks that reports can show the names of images, and that the filesystem allows those that `apply` adds.
+"""Checks that reports can show the names of images, and that the filesystem allows the names that `apply` adds.
 
 ::
 
@@ -64,7 +64,7 @@ def check_data_file_names(data_files: Sequence[tuple[FoundGuest, str]], problems
 
 
 def _check_sidecars(template: Place, overlays: Sequence[str | None], problems: Problems) -> None:
-    """Check the length of the sidecar's name, which contains the template's path if it is a block device."""
+    """Check the length of the sidecar's name, which contains the template's path if that is a block device."""
     beside, listed, paths = show(template.written), "its overlays", {sidecar_path(template.path, "")}
     if template.identity[0] == "device":
         beside, listed = f"the overlays of {show(template.written)}", "them"
@@ -87,4 +87,6 @@ def _check_length(path: str, more: int, what: str, where: YamlPath, problems: Pr
     length, longest = len(os.fsencode(name)) + more, longest_name(folder)
     if length > longest:
         remedy = f"shorten it by {length - longest} or more"
-        problems.add(where, f"{what} would have a name of {length} bytes; the limit here is {longest}; {remedy}")
+        problems.add(
+            where, f"{what} would have a name of {length} bytes, but the limit here is {longest}; {remedy}"
+        )

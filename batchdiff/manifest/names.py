@@ -63,8 +63,9 @@ def default_data_file(overlay: str) -> str:
 def placed(guest: WrittenGuest, named: str, template: str | None) -> WrittenGuest:
     """Return a guest's entry with the overlay path that its layout gives it.
 
-    It is unchanged if it has no layout, or if the overlay has no place, which :class:`Naming` reports. ``named``:
-    the guest's absolute path; ``template``: that of the template, None if it is not known.
+    The entry is unchanged if it has no layout, or if the layout has no place for the overlay, which
+    :class:`Naming` reports. ``named``: the guest's absolute path; ``template``: that of the template, None if it
+    is not known.
     """
     if guest.layout is None or template is None or template_problem(template):
         return guest
@@ -78,7 +79,7 @@ def placed(guest: WrittenGuest, named: str, template: str | None) -> WrittenGues
 class Naming:
     """The choice of names and overlay paths for one manifest's guests; it reports those that cannot be used.
 
-    ``folder`` is where relative paths start.
+    Relative paths are resolved from ``folder``.
     """
 
     def __init__(self, folder: str, problems: Problems) -> None:
@@ -110,7 +111,7 @@ class Naming:
     def data_file(self, guest: WrittenGuest, overlay: str) -> str | None:
         """Return the absolute path of an overlay's data file.
 
-        It is None if the overlay has its data in itself, or, with a problem reported, if the path is unusable.
+        It is None if the overlay has no data file, or, with a problem reported, if the path is unusable.
         """
         written, where = guest.options.data_file, guest.data_file_where
         if not written:
@@ -120,7 +121,7 @@ class Naming:
             return None
         if guest.image.is_glob or where[0] == "defaults":
             why = (
-                "a path would be the same for each guest here; write `data_file: true`, or list the guest by path"
+                "a path would be the same for every guest here; write `data_file: true`, or list the guest by path"
             )
         elif why_unfit(written) or os.path.basename(written) in {"", ".", ".."}:
             why = f"{show(written)} is not the name of a file; write `data_file: true` for {default}"
@@ -131,8 +132,8 @@ class Naming:
             )
         elif path.endswith(own_files.RESERVED):
             why = (
-                f"{show(written)} has a name that batchdiff gives its own files; write `data_file: true` for"
-                f" {default}"
+                f"{show(written)} has a name that is reserved for batchdiff's own files; write `data_file: true`"
+                f" for {default}"
             )
         else:
             return path
@@ -153,10 +154,10 @@ class Naming:
             if self._problems.objects_to((*guest.written.where, "name")):
                 continue
             if why_not := why_unfit(name) or ("" if name.strip() else "only blanks"):
-                self._problems.add(_where(guest), f"{show(name)} is not a name: it has {why_not}")
+                self._problems.add(_where(guest), f"{show(name)} is not a valid name: it contains {why_not}")
             earlier = first.setdefault(name, guest)
             if earlier is not guest and not _one_file_unnamed(earlier, guest):
-                why = f"{guest} has the name {show(name)}, as does {earlier}; change one of them"
+                why = f"{guest} has the name {show(name)}, as does {earlier}; change one of the names"
                 self._problems.add(_where(guest), why)
         return names
 
@@ -173,7 +174,7 @@ class Naming:
             return None
         path = default_overlay(guest.place.named, named, guest.written.options.format)
         if is_among_devices(path):
-            why = f"no overlay can be written beside {show(guest.place.named)}, in /dev; give overlay.path"
+            why = f"no overlay can be written beside {show(guest.place.named)}, in /dev; set overlay.path"
             self._problems.add(where, why)
             return None
         return path
@@ -192,7 +193,7 @@ class Naming:
             self._problems.add(where, f"{what}; {by_path}write {error.write}")
 
     def _is_in_linked_folder(self, guest: FoundGuest) -> bool:
-        """Report a VM's folder that is a link: the relative name of its base would start where that leads."""
+        """Report a VM's folder that is a link: a relative backing file name would be resolved from its target."""
         folder = os.path.dirname(guest.written.overlay_path or "")
         real = os.path.realpath(folder) if folder else folder
         if guest.written.layout is None or real == folder or not os.path.islink(folder):
@@ -200,20 +201,20 @@ class Naming:
         link, target = shell_word(folder), shell_word(real)
         self._problems.add(
             guest.written.image.path_where,
-            f"{show(folder)} is a symbolic link to {show(real)}, where the relative name of a linked clone's base"
-            f" would start; replace it: `rm {link} && mv {target} {link}`, or, if the images must stay there, `rm"
-            f" {link} && mkdir {link} && mount --bind {target} {link}`",
+            f"{show(folder)} is a symbolic link to {show(real)}, from which the relative backing file name of"
+            f" a linked clone would be resolved; replace the link: `rm {link} && mv {target} {link}`, or, if the"
+            f" images must stay there, `rm {link} && mkdir {link} && mount --bind {target} {link}`",
         )
         return True
 
     def _own_path(self, guest: FoundGuest) -> str | None:
         """Return the path of the guest's own file, behind all links: the overlay takes its place there."""
         if guest.place.identity[0] == "device":
-            why = f"{guest} is a block device, which no file can replace; give overlay.path"
+            why = f"{guest} is a block device, which no file can replace; set overlay.path"
             self._problems.add(guest.written.overlay_where, why)
             return None
         if guest.written.layout is not None and guest.place.named != guest.place.path:
-            # The relative name of its base would start at the folder of the link's target.
+            # The relative backing file name would be resolved from the folder of the link's target.
             why = (
                 f"{guest} is a symbolic link to {show(guest.place.path)}, and the overlay that takes its place"
                 f" must be in the VM's own folder; move the image there: `mv {shell_word(guest.place.path)}"

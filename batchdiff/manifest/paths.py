@@ -101,7 +101,9 @@ def locate_overlay(folder: str, written: str, where: YamlPath, problems: Problem
     elif os.path.basename(written) in {"", ".", ".."}:
         problems.add(where, f"{show(written)} is a folder; write the overlay's file name too")
     elif written.endswith(own_files.RESERVED):
-        problems.add(where, f"{show(written)} has a name that batchdiff gives its own files; choose another name")
+        problems.add(
+            where, f"{show(written)} has a name that is reserved for batchdiff's own files; choose another"
+        )
     else:
         return _in_existing_folder(resolve_folder(folder, written), where, problems)
     return None
@@ -115,7 +117,7 @@ def _in_existing_folder(path: str, where: YamlPath, problems: Problems) -> str |
     if os.path.isdir(directory):
         return path
     make = shell_word(directory)
-    problems.add(where, f"the overlay's folder {show(directory)} does not exist; create it: mkdir -p {make}")
+    problems.add(where, f"the overlay's folder {show(directory)} does not exist; create it: `mkdir -p {make}`")
     return None
 
 
@@ -126,11 +128,11 @@ def _unfit(written: str) -> str:
 def missing_format(folder: str, written: object, *, file: str = "the file") -> str:
     """Return the message for an image without a format, with the format that its first bytes suggest.
 
-    ``file``: how to name it; the manifest does not name what a glob matches.
+    ``file``: how the message refers to the image, because a manifest does not name the matches of a glob.
     """
     found = looks_like(os.path.join(folder, written)) if isinstance(written, str) else None
     if found is None:
-        return "format is missing; write the format that the image has, such as `format: raw`: it is never guessed"
+        return "format is missing, and is never guessed; write the image's format, such as `format: raw`"
     if found is ImageFormat.LUKS:
         return (
             f"format is missing; {file} looks encrypted (luks). If the guest's OS encrypts its whole disk, write "
@@ -155,7 +157,7 @@ def _not_an_image(mode: int) -> str:
 def _no_such_file(full: str, written: str, *, suggest: bool) -> str:
     directory, name = os.path.split(full)
     if written.startswith("~"):
-        return f"no such file: {show(full)}; ~ is not expanded, so write the whole path"
+        return f"no such file: {show(full)}; ~ is not expanded, so write the full path"
     try:
         names = [entry for entry in os.listdir(directory) if entry != name]
     except OSError:

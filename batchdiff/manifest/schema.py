@@ -34,7 +34,7 @@ _PLAIN = re.compile(r"(?!(?i:true|false|null|yes|no|on|off|y|n)$)(?:\./)?[A-Za-z
 
 
 class _Finding(NamedTuple):
-    """A finding of the validator: the rule and its argument, the value and its place, the raw message."""
+    """A finding of the validator: the rule, its argument and schema, the value and its place, the raw message."""
 
     rule: str
     argument: Any
@@ -72,12 +72,12 @@ def is_readable(data: dict[str, PlainData]) -> bool:
 def check_schema(data: PlainData, folder: str, problems: Problems) -> None:
     """Report everything in a manifest that its schema does not allow.
 
-    ``folder`` is where relative paths start; the message for a missing format depends on the image's content.
+    Relative paths are resolved from ``folder``; the message for a missing format depends on the image's content.
     """
     schema = schema_of("manifest")
     if first_problem(data, schema) is None:
         return
-    # Importing jsonschema takes longer than all of ``batchdiff --help``.
+    # Importing jsonschema takes longer than running ``batchdiff --help``.
     from jsonschema import Draft202012Validator  # noqa: PLC0415
 
     for error in Draft202012Validator(schema).iter_errors(data):
@@ -117,7 +117,7 @@ def _messages(finding: _Finding, folder: str) -> list[tuple[YamlPath, str]]:
     if finding.rule == "additionalProperties":
         return _unknown_keys(finding)
     if finding.rule == "required":
-        # The validator reports each missing key by itself, and names it only in its message.
+        # The validator reports each missing key separately, and names it only in its message.
         absent = [key for key in finding.argument if finding.raw.startswith(f"{key!r} ")]
         return [(finding.where, _missing(key, finding.value, folder)) for key in absent]
     if finding.rule == "oneOf" and not isinstance(finding.value, dict):
@@ -149,7 +149,7 @@ def _advice_on_key(key: str, known: list[str]) -> str:
     near = suggestion(key, known)
     if near:
         return near
-    return f"; known here: {', '.join(known)}"
+    return f"; the keys allowed here are {', '.join(known)}"
 
 
 def _place_of(key: str) -> str:
@@ -157,7 +157,7 @@ def _place_of(key: str) -> str:
     schema = schema_of("manifest")
     guest, top = schema["$defs"]["guest"]["properties"], schema["properties"]
     if key in guest["overlay"]["properties"] and key not in guest:
-        return f"in `overlay: {{{key}: ...}}` of a guest, or of defaults"
+        return f"in `overlay: {{{key}: ...}}` of a guest or of `defaults`"
     if key in top:
         return "at the top of the manifest, beside `version` and `guests`"
     if key == "format":
@@ -167,7 +167,7 @@ def _place_of(key: str) -> str:
 
 def _missing(key: str, value: dict[str, object], folder: str) -> str:
     if key == "secret_file":
-        return "secret_file is missing: the path of a file that holds the secret"
+        return "secret_file is missing; write the path of the file that contains the secret"
     return missing_format(folder, value.get("path")) if key == "format" else f"{key} is missing"
 
 
@@ -177,7 +177,7 @@ def _type(finding: _Finding) -> str:
     expected = " or ".join(_KINDS[kind] for kind in kinds)
     quote = "; put it in quotes" if "string" in kinds and isinstance(finding.value, bool | int | float) else ""
     if kinds == ["object"] and isinstance(finding.value, str) and _names_an_image(finding.where):
-        quote = f"; write {{path: {finding.value}, format: ...}}" if finding.value.isprintable() else ""
+        quote = f"; write `{{path: {finding.value}, format: ...}}`" if finding.value.isprintable() else ""
     if kinds == ["array"]:
         quote = _as_list(finding)
     return f"expected {expected}, found {describe(finding.value)}{quote}"
@@ -226,10 +226,10 @@ def _one_of(finding: _Finding) -> str:
 
 
 def _overlay_of_several(finding: _Finding) -> str:
-    which = "a single guest" if finding.where[0] == "defaults" else "a guest with a path, not a glob,"
+    which = "a guest's own entry" if finding.where[0] == "defaults" else "an entry with a path, not a glob,"
     return (
         f"only {which} can name a file, because each guest needs its own overlay; "
-        "here it can only be the word `same`, which stands for each guest's own path"
+        "the only value allowed here is `same`, which stands for each guest's own path"
     )
 
 
@@ -238,9 +238,11 @@ _WORDS: dict[str, Callable[[_Finding], str]] = {
     "enum": _enum,
     "const": _overlay_of_several,
     "oneOf": _one_of,
-    "dependentRequired": lambda _: "name goes with path, not with glob, because each guest needs its own name",
+    "dependentRequired": lambda _: (
+        "name is allowed with path, not with glob, because each guest needs its own name"
+    ),
     "minItems": lambda _: "at least one guest is needed",
-    "maxItems": lambda finding: f"at most {finding.argument} images may be in a chain",
+    "maxItems": lambda finding: f"at most {finding.argument} backing files are allowed",
     "minLength": lambda _: "must not be empty",
     "minimum": lambda finding: f"{finding.value} is below {finding.argument}; use {finding.argument} or more",
     "maximum": lambda finding: f"{finding.value} is above {finding.argument}; use {finding.argument} or less",

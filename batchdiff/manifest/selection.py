@@ -1,4 +1,4 @@
-"""Read a manifest for some of its guests: the others stay as they are, and so do their overlays."""
+"""Reading a manifest for some of its guests: the others stay as they are, and so do their overlays."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def read_selected(path: str, names: Collection[str], *, left: Collection[str] = ()) -> Manifest:
-    """Return a manifest with the named guests; existing overlays matter only for these.
+    """Return a manifest with only the named guests; existing overlays are problems only for these.
 
-    ``left``: overlays that a restore left behind, which nothing needs.
+    ``left``: overlays that a restore left behind and that are no longer needed.
 
     :raises UsageError: the manifest has no guest with one of the names.
     :raises ManifestError: the manifest has problems, or one of these overlays exists.
@@ -29,7 +29,7 @@ def read_selected(path: str, names: Collection[str], *, left: Collection[str] = 
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UsageError(
-            f"no guest of the manifest is called {', '.join(map(repr, unknown))}",
+            f"no guest of the manifest is called {' or '.join(map(repr, unknown))}",
             remedy=f"Its guests are: {', '.join(sorted(known))}.",
         )
     # An overlay that exists is a problem only for a guest that is planned now, and not yet converted.

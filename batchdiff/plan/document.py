@@ -40,8 +40,8 @@ from batchdiff.plan.savings_document import diff_fields, diff_in, fields_in, sha
 from batchdiff.qcow2.geometry import DEFAULT_REFCOUNT_BITS
 
 ENCRYPTED = "encrypted"
-"""The ``compression`` of an encrypted overlay, which is not compressed: an older batchdiff that does not know
-``encryption``, and would write its data in the clear, refuses the plan because of this value."""
+"""The ``compression`` that a plan records for an encrypted overlay, although it is not compressed. Because of this
+value, an older batchdiff, which does not know ``encryption`` and would not encrypt the data, refuses the plan."""
 
 
 def to_dict(plan: Plan) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The plan that converted a guest: the text that names it, and the search for its file.
 
-A plan that was kept aside no longer has the name that the sidecar recorded, so folders are searched: by checksum,
-or, for an original in quarantine, by the journals::
+A kept plan no longer has the name that the sidecar recorded. Folders are therefore searched for a plan with the
+recorded checksum or, for an original in quarantine, for a journal that names it::
 
     {"time": "...", "guest": "web01", "step": "retired", "aside": "/images/web01.img.batchdiff-original", ...}
 """
@@ -40,7 +40,7 @@ def plan_in(reason: str) -> str:
 
 
 def is_done(reason: str) -> bool:
-    """Return True if the reason is that an earlier plan, even if its file was not found, converted the guest."""
+    """Return True if the reason is that an earlier plan converted the guest, even if its file was not found."""
     return reason.startswith(_DONE_BY)
 
 
@@ -61,7 +61,7 @@ class EarlierPlans:
         path = self.path_of(origin)
         if path:
             return f"{_DONE_BY}{path}"
-        where = f" (it was {origin.plan_path})" if origin.plan_path else ""
+        where = f" (recorded as {origin.plan_path})" if origin.plan_path else ""
         return f"{_DONE_BY}an earlier plan, whose file was not found{where}"
 
     def path_of(self, origin: OverlayOrigin) -> str:
@@ -78,7 +78,7 @@ class EarlierPlans:
         return ""
 
     def way_out_of_quarantine(self, aside: str) -> str:
-        """Return how the original at a path in quarantine goes: the command as a clause, if its plan is found."""
+        """Return, as a clause, how to delete the original at a path in quarantine, or how to find its plan."""
         if self._quarantined is None:
             self._quarantined = {}
             for folder in dict.fromkeys(self._folders):
@@ -89,7 +89,7 @@ class EarlierPlans:
             where = " and ".join(dict.fromkeys(self._folders)) or "any folder"
             return f"find out which plan put it there (no journal in {where} shows it)"
         plan = self._renamed.get(found.plan, found.plan)
-        return f"`batchdiff purge {shell_word(plan)} --guest {shell_word(found.guest)} --used` deletes it"
+        return f"delete it with `batchdiff purge {shell_word(plan)} --guest {shell_word(found.guest)} --used`"
 
     def _plans(self, folder: str) -> dict[str, str]:
         """Return the plans in a folder by their checksums; a copy that has a journal takes precedence."""
@@ -118,7 +118,7 @@ def _quarantined_by_plans_in(folder: str) -> Iterator[tuple[str, _Quarantined]]:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             for line in read_regular(path, LARGEST_DOCUMENT).splitlines():
                 record = json.loads(line)
-                # Only a step has a goal: other lines do not change where a guest stands.
+                # Only a step has a goal; other lines do not change the state of a guest.
                 if "goal" in record:
                     last[str(record["guest"])] = record.get("aside"), str(record["time"])
         for guest, (aside, time) in last.items():

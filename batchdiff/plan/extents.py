@@ -1,4 +1,4 @@
-"""Conversion of a guest's extents from numbers to the text that a plan keeps, and back, in bulk.
+"""Bulk conversion of a guest's extents from numbers to the text that a plan keeps, and back.
 
 ::
 
@@ -55,7 +55,7 @@ def check_extents(guest: GuestPlan) -> None:
     if guest.sharing is not None:
         table = _table(guest.sharing.runs, "runs")
         if len(table) and int(table[-1].sum()) > ceil_div(virtual_size, guest.sharing.unit):
-            raise ValueError("the runs to share reach past the end of the disk")
+            raise ValueError("the runs to share extend past the end of the disk")
     if guest.diff is None:
         return
     found = extents_of(guest.diff)

@@ -78,7 +78,7 @@ def write_plan(plan: Plan, path: str) -> None:
 
 
 def try_folder(folder: str) -> None:
-    """Create and remove a file in a folder: only the kernel knows of read-only filesystems, /proc and quotas.
+    """Create and remove a file in a folder: only the kernel knows about read-only filesystems, /proc and quotas.
 
     :raises OSError: no file can be created there.
     """
@@ -124,7 +124,7 @@ def read_for_report(path: str) -> Plan:
         ) from error
     if document.get("checksum") != checksum:
         raise PlanError(
-            f"{path} was edited or damaged", why="its checksum does not match", remedy=plan_again(path)
+            f"{path} has been edited or damaged", why="its checksum does not match", remedy=plan_again(path)
         )
     _check_schema(document, path)
     try:
@@ -178,7 +178,7 @@ def _check_version(document: dict[str, Any], path: str) -> None:
     if major != str(FORMAT_VERSION[0]):
         raise PlanError(
             f"cannot use {path}",
-            why=f"its format is version {_cut(version)}; this batchdiff knows {FORMAT_VERSION[0]}.x",
+            why=f"its format is version {_cut(version)}; this batchdiff reads only {FORMAT_VERSION[0]}.x",
             remedy="Use a version of batchdiff that reads it, such as the one that wrote it.",
         )
 

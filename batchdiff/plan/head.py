@@ -1,4 +1,4 @@
-"""The parts of a plan file that are found without parsing it: the first lines, which identify it, and the names.
+"""The parts of a plan file that are found without parsing it: the lines that identify it, and its guests' names.
 
 ::
 
@@ -49,7 +49,7 @@ def plan_head(path: str) -> PlanHead | None:
 def guests_named_in(path: str) -> list[str]:
     """Return the names of the guests of a plan file that batchdiff wrote; none for any other file.
 
-    The plan is not checked. Each guest is on a line of its own, of which only the beginning is looked at.
+    The plan is not checked. Each guest is on a line of its own, of which only the beginning is examined.
     """
     if not beginning(path).startswith(BEGINNING):
         return []

@@ -5,7 +5,7 @@
     {"guests": [{"extents": {"data": RUNS, "zero": RUNS, ...}, ...}, ...], ...}
 
 Python's json module reads and writes everything except the runs and the values around them. A document equals
-the result of ``json.loads`` except for valid runs; malformed ones become lists there and here.
+the result of ``json.loads`` except for valid runs; malformed runs become lists in both.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ class AmbiguityError(ValueError):
 
 
 def why_not_json(error: ValueError | RecursionError) -> str:
-    """Return why bytes are not the JSON of a plan, in our own words: Python's differ between versions."""
+    """Return why bytes are not the JSON of a plan. Python's own messages differ between versions."""
     match error:
         case AmbiguityError():
             return str(error)
         case json.JSONDecodeError():
-            return f"line {error.lineno} is not JSON from character {error.colno} on"
+            return f"it is invalid at character {error.colno} of line {error.lineno}"
         case UnicodeDecodeError():
-            return f"it is not UTF-8 from byte {error.start} on"
+            return f"it is not valid UTF-8 at byte {error.start}"
         case RecursionError():
             return "it is nested too deeply"
-    return "it has a number with more digits than Python reads"
+    return "it has a number with more digits than Python can read"
 
 
 def parse_json(text: str) -> object:

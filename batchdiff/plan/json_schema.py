@@ -1,6 +1,6 @@
-"""The JSON Schemas of manifest and plan, and a validator that stops at the first problem.
+"""The JSON Schemas, and a validator for manifests and plans that stops at the first problem.
 
-The validator knows only the keywords that these schemas use. jsonschema takes five times as long for the plan of
+The validator knows only the keywords that their schemas use. jsonschema takes five times as long for the plan of
 a fleet, and its import takes longer than all the rest of startup. This one is stricter (jsonschema accepts 1.0 as
 an integer), so a document that passes is valid. jsonschema lists all problems of a manifest that does not pass.
 """
@@ -107,7 +107,8 @@ class _Check:
     def _of_array(self, value: list[Any], schema: Schema, where: str) -> Iterator[str]:
         least, most = schema.get("minItems", 0), schema.get("maxItems", len(value))
         if not least <= len(value) <= most:
-            yield _problem(where, f"{_show(value)} has {len(value)} items, not {least} to {most}")
+            allowed = least if least == most else f"{least} to {most}"
+            yield _problem(where, f"{_show(value)} must have {allowed} items, not {len(value)}")
         if "items" in schema:
             for number, item in enumerate(value):
                 yield from self.problems(item, schema["items"], f"{where}[{number}]")
@@ -128,7 +129,7 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 def _of_number(value: int, schema: Schema, where: str) -> Iterator[str]:
     if value < schema.get("minimum", value) or value > schema.get("maximum", value):
-        yield _problem(where, f"{_show(value)} is not from {schema.get('minimum')} to {schema.get('maximum')}")
+        yield _problem(where, f"{_show(value)} is not between {schema.get('minimum')} and {schema.get('maximum')}")
 
 
 def _is(value: object, names: str | list[str]) -> bool:
@@ -148,5 +149,5 @@ def _show(value: object) -> str:
     try:
         text = ascii(value)
     except RecursionError:
-        return "a value nested this deeply"
+        return "a value nested too deeply to be shown"
     return text if len(text) <= 60 else text[:57] + "..."

@@ -18,7 +18,7 @@ DEFAULT_CLUSTER_SIZE = 65536
 """QEMU's default."""
 
 QED_CLUSTER_SIZES = tuple(1 << bits for bits in range(12, 23))
-"""4 KiB to 4 MiB. QEMU's qed driver allows 64 MiB, but its limit on the disk's size overflows beyond this."""
+"""4 KiB to 4 MiB. QEMU's qed driver allows 64 MiB, but its limit on the disk's size overflows above 4 MiB."""
 
 QED_TABLE_SIZES = (2, 4, 8, 16)
 """Clusters in a table of a QED file; QEMU creates tables of one cluster, but does not open them."""
@@ -27,7 +27,7 @@ DEFAULT_TABLE_SIZE = 4
 """QEMU's default."""
 
 AUTO = "auto"
-"""A manifest's ``cluster_size`` or ``extended_l2``; in a plan, only that of a guest that was not compared."""
+"""A value of ``cluster_size`` and ``extended_l2``; in a plan, only guests that were not compared have it."""
 
 
 class Compression(enum.StrEnum):
@@ -39,11 +39,11 @@ class Compression(enum.StrEnum):
 
 
 COMPRESSION_LEVELS = {Compression.ZLIB: range(1, 10), Compression.ZSTD: range(1, 23)}
-"""The levels of the libraries, from fast to small; the defaults are QEMU's: 6 and 3."""
+"""The levels of the libraries, from the fastest to the smallest result; the defaults are QEMU's: 6 and 3."""
 
 
 class Compat(enum.StrEnum):
-    """The version of the qcow2 format, in the words of ``qemu-img create``."""
+    """The version of the qcow2 format, as ``qemu-img create`` names it."""
 
     V2 = "0.10"
     V3 = "1.1"
@@ -64,7 +64,7 @@ class OverlayFormat(enum.StrEnum):
 
 
 class Preallocation(enum.StrEnum):
-    """The preallocation of an overlay, in the words of ``qemu-img create``."""
+    """The preallocation of an overlay, as ``qemu-img create`` names it."""
 
     OFF = "off"
     METADATA = "metadata"
@@ -73,10 +73,10 @@ class Preallocation(enum.StrEnum):
 
 
 class Encryption(NamedTuple):
-    """The LUKS encryption of an overlay, in the words of ``qemu-img create``, whose defaults these are.
+    """The LUKS encryption of an overlay, with the names and defaults of ``qemu-img create``.
 
     ``secret_file``: the absolute path of the file with the secret. ``iter_time``: the milliseconds that each
-    guess of the secret must take.
+    guess at the secret must take.
     """
 
     secret_file: str
@@ -102,7 +102,7 @@ def luks_options(chosen: Encryption) -> dict[str, str | int]:
 class OverlayOptions:
     """The options of one overlay.
 
-    ``cluster_size`` in bytes; None for ``auto``, as with ``extended_l2``. ``compression_level``: None for the
+    ``cluster_size``: in bytes; None for ``auto``, as with ``extended_l2``. ``compression_level``: None for the
     default of the compression. ``table_size``: clusters in a table, only of a QED file. ``encryption``: None if
     it is not encrypted. ``data_file``: the absolute path of the external file for its data clusters; None if they
     are in the overlay itself.

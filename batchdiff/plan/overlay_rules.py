@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from batchdiff.plan.plan import GuestPlan
 
 _ESSIV_HASHES = {"aes": ("sha256", "md5"), "serpent": ("sha256", "md5"), "twofish": ("sha256", "md5")}
-"""The hashes that are as long as a key of the cipher, by its family; for cast5, that is only md5."""
+"""The hashes that are as long as a key of the cipher, by cipher family; for cast5, that is only md5."""
 
 _OF_LAYOUT = ("vmid", "disk")
 
@@ -44,7 +44,7 @@ def contradictions(
 ) -> Iterator[tuple[str, str]]:
     """Yield options that no overlay can have together: the key of one, and what to change.
 
-    ``written``: the keys as written in a manifest, each own or from the defaults.
+    ``written``: the keys as written in a manifest, each the guest's own or a default.
     """
     yield from _of_layout(options, written)
     sizes = QED_CLUSTER_SIZES if options.format is OverlayFormat.QED else CLUSTER_SIZES
@@ -59,7 +59,10 @@ def contradictions(
         yield from _of_preallocation(options)
     if options.encryption is not None and options.format is OverlayFormat.QCOW2:
         if options.compression is not Compression.NONE:
-            yield "encryption", "QEMU cannot encrypt compressed clusters; leave out either of the two"
+            yield (
+                "encryption",
+                "QEMU cannot encrypt compressed clusters; leave out either encryption or compression",
+            )
         yield from ((f"encryption.{key}", why) for key, why in _of_encryption(options.encryption, written))
     if options.data_file is not None and options.format is OverlayFormat.QCOW2:
         yield from _of_data_file(options)
@@ -67,34 +70,38 @@ def contradictions(
         yield (
             "data_file_raw",
             "QEMU allows this only without a backing file, and every overlay has the template as its backing file;"
-            " leave it out",
+            " leave data_file_raw out",
         )
 
 
 def _of_layout(options: OverlayOptions, written: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield what a linked clone of Proxmox VE cannot have, and keys that only it has."""
+    """Yield the keys that a linked clone of Proxmox VE cannot have, and those that only such a clone can have."""
     if "layout" not in written:
         yield from (
-            (key, "goes with `layout: proxmox`; add that, or leave it out") for key in _OF_LAYOUT if key in written
+            (key, f"needs `layout: proxmox`; add that, or leave {key} out") for key in _OF_LAYOUT if key in written
         )
         return
     for key, is_wrong, why in (
-        ("path", "path" in written, "`layout: proxmox` decides the overlay's path; leave either of the two out"),
+        (
+            "path",
+            "path" in written,
+            "`layout: proxmox` determines the overlay's path; leave out either path or layout",
+        ),
         (
             "backing_path",
             options.backing_path is not BackingPath.RELATIVE,
-            "Proxmox VE recognises a linked clone only by a relative backing file name; leave it out, or write"
-            " `backing_path: relative`",
+            "Proxmox VE recognises a linked clone only by a relative backing file name; leave backing_path"
+            " out, or write `backing_path: relative`",
         ),
         (
             "format",
             options.format is not OverlayFormat.QCOW2,
-            "a linked clone of Proxmox VE is qcow2; leave it out, or leave out `layout: proxmox`",
+            "a linked clone of Proxmox VE is qcow2; leave out either format or `layout: proxmox`",
         ),
         (
             "encryption",
             options.encryption is not None,
-            "Proxmox VE gives QEMU no secret for an image; leave it out, or leave out `layout: proxmox`",
+            "Proxmox VE gives QEMU no secret for an image; leave out either encryption or `layout: proxmox`",
         ),
     ):
         if is_wrong:
@@ -127,7 +134,7 @@ def _of_qed(options: OverlayOptions, written: Mapping[str, Any]) -> Iterator[tup
         yield (
             "table_size" if "table_size" in written else "cluster_size",
             f"QEMU cannot open a QED image with clusters of {format_size(options.cluster_size)} and tables of"
-            f" {options.table_size} of them; choose a smaller table_size, or a smaller cluster_size",
+            f" {options.table_size} clusters; choose a smaller table_size or a smaller cluster_size",
         )
     for key, is_set, what in (
         ("compression", options.compression is not Compression.NONE, "compressed clusters"),
@@ -140,27 +147,33 @@ def _of_qed(options: OverlayOptions, written: Mapping[str, Any]) -> Iterator[tup
         ("data_file", options.data_file is not None, "external data file"),
     ):
         if is_set:
-            yield key, f"a QED overlay has no {what}; leave it out, or write `format: qcow2`"
+            yield key, f"a QED overlay has no {what}; leave {key} out, or write `format: qcow2`"
 
 
 def _of_preallocation(options: OverlayOptions) -> Iterator[tuple[str, str]]:
     if not options.extended_l2:
         yield (
             "preallocation",
-            "QEMU preallocates an overlay only with `extended_l2: true`: with it, a cluster can have its place in"
-            " the file and still show the template. Add that, or leave out preallocation",
+            "QEMU preallocates an overlay only with `extended_l2: true`, because only then can a cluster have a"
+            " place in the file while the template still shows through. Add that, or leave out preallocation",
         )
     if options.compression is not Compression.NONE:
-        yield "preallocation", "compressed clusters cannot be preallocated; leave out either of the two"
+        yield (
+            "preallocation",
+            "compressed clusters cannot be preallocated; leave out either preallocation or compression",
+        )
 
 
 def _of_data_file(options: OverlayOptions) -> Iterator[tuple[str, str]]:
     if options.compat is not Compat.V3:
         yield "data_file", f'needs `compat: "{Compat.V3}"`; write that, or leave out data_file'
     if options.compression is not Compression.NONE:
-        yield "data_file", "QEMU writes no compressed clusters to a data file; leave out either of the two"
+        yield (
+            "data_file",
+            "QEMU writes no compressed clusters to a data file; leave out either data_file or compression",
+        )
     if options.encryption is not None:
-        yield "data_file", "batchdiff does not encrypt data files; leave out either of the two"
+        yield "data_file", "batchdiff does not encrypt data files; leave out either data_file or encryption"
 
 
 def _of_encryption(chosen: Encryption, written: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -180,26 +193,27 @@ def _of_encryption(chosen: Encryption, written: Mapping[str, Any]) -> Iterator[t
         if chosen.ivgen_hash_alg not in hashes:
             yield (
                 "ivgen_hash_alg",
-                f"for essiv with {chosen.cipher_alg} the hash must be as long as a key: {' or '.join(hashes)}",
+                f"with essiv and {chosen.cipher_alg}, the hash must be as long as a key; choose"
+                f" {' or '.join(hashes)}",
             )
     elif "ivgen_hash_alg" in given:
         yield "ivgen_hash_alg", "only `ivgen_alg: essiv` uses it; leave it out"
     if not 1 <= chosen.iter_time <= 600_000:
-        yield "iter_time", f"{chosen.iter_time} ms is not possible; choose 1 to 600000"
+        yield "iter_time", f"{chosen.iter_time} ms is out of range; choose 1 to 600000"
 
 
 def template_objection(options: OverlayOptions, template: ImageFormat) -> str:
     """Return why no overlay with these options can have a template of that format; empty if one can."""
     if options.format is OverlayFormat.QED and template in _UNRECOGNISED:
         return (
-            f"QEMU would not recognise a {template} template below a QED overlay, which does not record its"
-            " format; write `format: qcow2`"
+            f"QEMU would not recognise a {template} template below a QED overlay, which does not record the"
+            " format of its backing file; write `format: qcow2`"
         )
     return ""
 
 
 def misplaced_data_files(guests: Sequence[GuestPlan], template: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Yield each guest of a plan with a data file that its overlay cannot have, and why not.
+    """Yield the name of each guest whose overlay cannot have its data file, and why not.
 
     ``template``: the paths of all files of the template's chain.
     """
@@ -211,7 +225,7 @@ def misplaced_data_files(guests: Sequence[GuestPlan], template: Collection[str])
         if os.path.dirname(path) != os.path.dirname(guest.overlay_path):
             yield guest.name, f"{path!r} is not beside the overlay"
         if path.endswith(own_files.ALL):
-            yield guest.name, f"{path!r} has the name of a file of batchdiff's own"
+            yield guest.name, f"{path!r} has a name that is reserved for batchdiff's own files"
         if path in others:
-            yield guest.name, f"{path!r} is another file of the plan, too"
+            yield guest.name, f"{path!r} is also another file of the plan"
         others.add(path)

@@ -8,9 +8,9 @@
     /images2/web01.img      unchanged: only whole names match
     /fast/images/web02.img  unchanged: it was recorded after the move
 
-Entries recorded after the move have the new paths already, so mapping a path twice must equal mapping it once. If
-NEW lies under OLD (`--map /images=/images/old`), a path under NEW counts as moved already. Moves that would move a
-path of the plan twice are refused.
+Entries recorded after the move have the new paths already, so mapping a path twice must give the same result as
+mapping it once. If NEW is under OLD (`--map /images=/images/old`), a path under NEW counts as already moved.
+Moves that would move a path of the plan twice are refused.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class PathMap:
     moves: tuple[Move, ...] = ()
 
     def path(self, path: str) -> str:
-        """Return the present form of a recorded path; of the moves that match, the longest OLD wins."""
+        """Return the present form of a recorded path; of the moves that match, the longest OLD decides."""
         under = [move for move in self.moves if _lies_under(path, move.old)]
         if not under:
             return path
@@ -77,7 +77,7 @@ class PathMap:
     def plan(self, plan: Plan) -> Plan:
         """Return a plan with all paths as they are now. The checksum stays the same: it links plan and journal.
 
-        :raises ValueError: no path lies under any OLD, or one would be moved twice; the message names it.
+        :raises ValueError: no path is under any OLD, or moves contradict each other; the message names the paths.
         """
         if not self.moves:
             return plan
@@ -113,14 +113,14 @@ class PathMap:
         paths = list(_paths_of(plan))
         if not any(_lies_under(path, old) for path in paths for old in news):
             olds = " or ".join(news)
-            raise ValueError(f"no path of the plan lies under {olds}; its template is {plan.template.source.path}")
+            raise ValueError(f"no path of the plan is under {olds}; its template is {plan.template.source.path}")
         before: dict[str, str] = {}
         for path in paths:
             now = self.path(path)
             if self.path(now) != now:
                 raise ValueError(f"{path} would be moved to {now}, and from there to {self.path(now)}")
             if before.setdefault(now, path) != path:
-                raise ValueError(f"{before[now]} and {path} would both be {now}")
+                raise ValueError(f"{before[now]} and {path} would both become {now}")
 
     def _planned(self, image: PlannedImage) -> PlannedImage:
         return replace(image, source=self.source(image.source))

@@ -18,7 +18,7 @@ FORMAT_VERSION = (1, 4)
 """1.1 added the filesystem's UUID to fingerprints; 1.2 added the exactness of savings, links to guests, and
 similarity; 1.3 added options of overlays, the space that they take with each kind of L2 entries, the secret files
 of images, the other files of images that consist of several, and the losses of an original; 1.4 added guests that
-share blocks in place, and what sharing would give for the others."""
+share blocks in place, and what sharing would save for the others."""
 
 DEFAULT_UNIT = 4096
 """Bytes; plans before 1.2 counted all space in units of this size."""
@@ -50,7 +50,7 @@ class PlannedImage:
     def changes(self, now: tuple[Fingerprint, ...]) -> str:
         """Describe how the chain's present fingerprints differ; return an empty string if they do not."""
         if len(now) != len(self.fingerprints):
-            return f"{self.source.path}: it has {len(now)} files instead of {len(self.fingerprints)}"
+            return f"{self.source.path}: the number of its files is now {len(now)}, not {len(self.fingerprints)}"
         found = [
             f"{path}: {changes}"
             for path, before, after in zip(self.paths, self.fingerprints, now, strict=True)
@@ -64,11 +64,12 @@ class Savings:
     """The space that converting one guest frees, in bytes (docs/plan-format.md explains each figure).
 
     ``overlay_error_bytes`` is 0 if ``overlay_bytes`` is exact; with compression, ``overlay_bytes`` is an estimate,
-    whose error is no larger than that in 19 of 20 cases. ``exactness`` is that of ``saved_bytes``; ``note``
-    explains why that figure is not exact, or why deleting the guest would free nothing. ``allocation_unit``: the
-    size of the units in which the overlay's filesystem allocates space. ``standard_l2_disk_bytes`` and
-    ``extended_l2_disk_bytes``: the space on disk by which ``auto`` chooses a kind of L2 entries, by cluster size;
-    empty if only standard entries were considered and the overlay has no data file.
+    whose error exceeds ``overlay_error_bytes`` in no more than 1 of 20 cases. ``exactness`` is that of
+    ``saved_bytes``; ``note`` explains why that figure is not exact, or why deleting the guest would free nothing.
+    ``allocation_unit``: the size of the units in which the overlay's filesystem allocates space.
+    ``standard_l2_disk_bytes`` and ``extended_l2_disk_bytes``: the space on disk with each kind of L2 entries, by
+    cluster size, from which ``auto`` chooses; empty if only standard entries were considered and the overlay has
+    no data file.
     """
 
     allocated_bytes: int
@@ -134,7 +135,8 @@ class Diff:
 class OriginalLosses:
     """The parts of an original that are missing from its overlay, and from an image rebuilt from the overlay.
 
-    Numbers of internal snapshots and persistent bitmaps, and bytes of its file that were reserved in advance.
+    The fields are the numbers of its internal snapshots and persistent bitmaps, and the bytes of its file that are
+    reserved in advance.
     """
 
     snapshots: int = 0
@@ -147,13 +149,13 @@ NO_LOSSES = OriginalLosses()
 
 @frozen(kw_only=True)
 class Sharing:
-    """What a guest gives back if it shares blocks with the template in place, in bytes.
+    """The space that a guest gives back by sharing blocks with the template in place, in bytes.
 
-    ``allocated_bytes``: what it takes on disk now. ``shareable_bytes``: the bytes of its file that equal the
-    template's and are in blocks of their own; ``left_out_bytes``: equal bytes that no block of its file holds as
-    they are, such as those of compressed clusters. ``saved_bytes``: by how much free space will grow;
-    ``exactness`` and ``note`` are those of that figure. ``runs``: the equal parts of its disk, in units of
-    ``unit`` bytes; none if it is not to be shared.
+    ``allocated_bytes``: the space that it takes on disk now. ``shareable_bytes``: the bytes of its file that equal
+    the template's and are in blocks of their own; ``left_out_bytes``: equal bytes that are not stored as such in
+    its file, for example those of compressed clusters. ``saved_bytes``: the increase in free space; ``exactness``
+    and ``note`` are those of that figure. ``runs``: the equal parts of its disk, in units of ``unit`` bytes; none
+    if the guest is not to share them.
     """
 
     allocated_bytes: int
@@ -171,7 +173,7 @@ class _Guest:
     """The part of a plan that every guest has, whatever its verdict.
 
     ``alias``: the symbolic link by which the manifest names the guest, absolute; empty if it names the file.
-    ``strategy``: the manifest's for this guest.
+    ``strategy``: the one that the manifest gives the guest.
     """
 
     name: str
@@ -185,7 +187,7 @@ class _Guest:
 
 @frozen(kw_only=True)
 class GuestToConvert(_Guest):
-    """A guest that apply converts. ``sharing``: what sharing would give instead, if it is possible and known."""
+    """A guest that apply converts. ``sharing``: what sharing would save instead, if that is possible and known."""
 
     image: PlannedImage
     diff: Diff
@@ -200,9 +202,9 @@ class GuestToConvert(_Guest):
 
 @frozen(kw_only=True)
 class GuestToShare(_Guest):
-    """A guest that apply lets share blocks with the template; its ``diff`` is that of the overlay it won't get.
+    """A guest whose blocks apply shares with the template.
 
-    ``diff`` is None if no overlay with these options can map the disk.
+    ``diff`` is that of an overlay, for comparison only; None if no overlay with these options can map the disk.
     """
 
     image: PlannedImage
@@ -282,5 +284,5 @@ class Plan:
 
     @property
     def to_share(self) -> list[GuestToShare]:
-        """The guests that apply lets share blocks with the template."""
+        """The guests whose blocks apply shares with the template."""
         return [guest for guest in self.guests if isinstance(guest, GuestToShare)]

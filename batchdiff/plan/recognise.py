@@ -24,7 +24,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def check_is_plan(path: str) -> None:
-    """Refuse a file that cannot be a plan, and name what it may be instead. Reads only its first bytes.
+    """Refuse a file that cannot be a plan, and name what it may be instead. Only its first bytes are read.
 
     :raises PlanError: it is missing, cannot be read, or starts like something else.
     """
@@ -55,8 +55,8 @@ def plan_again(path: str) -> str:
     if not os.path.lexists(f"{path}.journal"):
         return "Run `batchdiff plan MANIFEST` again."
     return (
-        f"It was applied, as {path}.journal shows: bring it back from a backup. Without one, `qemu-img convert`"
-        " makes a standalone disk of each overlay, and `batchdiff plan` plans the other guests."
+        f"The plan was applied, as {path}.journal shows: restore it from a backup. Without one, `qemu-img convert`"
+        " turns each overlay into a standalone disk, and `batchdiff plan` plans the other guests."
     )
 
 

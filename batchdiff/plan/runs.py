@@ -16,7 +16,7 @@ _NUMBER = r"(?!0[0-9])[0-9]{1,18}"
 _SPACE = r"[ \t\n\r]*"
 _RUN = rf"\[{_SPACE}{_NUMBER}{_SPACE},{_SPACE}{_NUMBER}{_SPACE}\]{_SPACE}"
 _BEGIN = re.compile(rf"\[{_SPACE}")
-# Limited, because each run makes a match take more memory. Possessive quantifiers would not need any, but they
+# Limited, because each run makes a match take more memory. Possessive quantifiers would take none, but they
 # find nothing at all in Python 3.11.2, the version in Debian 12 (gh-106052).
 _SOME = re.compile(rf"(?:{_RUN},{_SPACE}){{1,1000}}")
 # The form that batchdiff writes; it matches in two fifths of the time.

@@ -1,4 +1,4 @@
-"""Conversion of what comparing a guest has found to the plain values of a plan's JSON and back.
+"""Conversion of the results of comparing a guest to the plain values of a plan's JSON and back.
 
 ::
 
@@ -48,7 +48,7 @@ def diff_in(record: dict[str, Any], options: OverlayOptions) -> Diff | None:
 
 
 def sharing_fields(sharing: Sharing | None) -> dict[str, Any]:
-    """Return the field of a guest's record with what sharing gives; none if that is not known."""
+    """Return the field of a guest's record with what sharing saves; none if that is not known."""
     if sharing is None:
         return {}
     found = asdict(sharing) | {"runs": sharing.runs}
@@ -58,7 +58,7 @@ def sharing_fields(sharing: Sharing | None) -> dict[str, Any]:
 
 
 def sharing_in(record: dict[str, Any]) -> Sharing | None:
-    """Return what sharing gives, according to a guest's record; None if that is not known.
+    """Return what sharing saves, according to a guest's record; None if that is not known.
 
     :raises KeyError, TypeError, ValueError: a value is invalid.
     """

@@ -1,7 +1,7 @@
-"""The sidecar of a template: its state when overlays were created on it, and the list of these overlays.
+"""The sidecar of a template: the template's state when overlays were created on it, and a list of these overlays.
 
 qcow2 does not record the identity of a backing file, so a change to a template silently damages all its overlays.
-The sidecar lets verify detect that, lets the next plan see which guests are converted, and lets a lost journal be
+The sidecar lets `verify` detect that, shows the next plan which guests are converted, and lets a lost journal be
 recovered. ``NAME.batchdiff-template.json``::
 
     {"format_version": "1.2",
@@ -9,9 +9,9 @@ recovered. ``NAME.batchdiff-template.json``::
      "overlays": {"/images/web01.qcow2": {"guest": "web01", "plan": "sha256:...", "plan_path": "/images/...",
                                           "original": "/images/web01.img", "fingerprint": {...}}}}
 
-Version 1.0 had only ``guest`` and ``plan`` for an overlay, and no ``earlier``. 1.2 added ``before``, if
-an overlay has replaced others as a thinner one (``rethin``): the origins of those, which had its path before, the
-newest first.
+Version 1.0 had only ``guest`` and ``plan`` for an overlay, and no ``earlier``. 1.2 added ``before`` for
+an overlay that has replaced others as a thinner one (``rethin``): the origins of the replaced overlays, which had
+the same path, newest first.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class OverlayOrigin:
 
     ``plan``: the plan's checksum; ``plan_path``: the plan's path when it was applied; ``original``: the path of
     the guest that the overlay was made from; ``fingerprint``: that of the overlay when it was published.
-    ``before``: the origins of the overlays that it replaced as a thinner one, the newest first; they have no
+    ``before``: the origins of the overlays that it replaced as a thinner one, newest first; these origins have no
     ``before`` themselves.
     """
 
@@ -60,7 +60,7 @@ class OverlayOrigin:
 
     @property
     def lineage(self) -> tuple[OverlayOrigin, ...]:
-        """The origins of this overlay and of those that it replaced, the newest first."""
+        """The origins of this overlay and of those that it replaced, newest first."""
         return (self, *self.before)
 
     def made_by(self, plan: str, guest: str) -> bool:
@@ -82,7 +82,7 @@ class Sidecar:
 
 
 def sidecar_path(template_path: str, overlay_path: str) -> str:
-    """Return the path of a template's sidecar: beside a file, but for a block device beside the overlay.
+    """Return the path of a template's sidecar: beside the template, or beside the overlay for a block device.
 
     A sidecar in /dev would be lost at the next reboot. A device's sidecar has the device's whole path in its name,
     so that two volumes with the same name do not share one: ``dev-vg-lv``; a hyphen in the path becomes ``%2D``.
@@ -195,7 +195,7 @@ def _fingerprint(value: dict[str, Any]) -> Fingerprint:
 def is_known_state(before: Chain, now: Chain, sidecar: Sidecar | None) -> bool:
     """Return True if both fingerprints are equal, or if the sidecar records them for the same content.
 
-    batchdiff changes a template's mode. The sidecar keeps its ``earlier`` fingerprints, so that a second plan on
+    batchdiff changes a template's mode. The sidecar keeps the ``earlier`` fingerprints, so that a second plan on
     the template does not become stale when the first one is applied.
     """
     if before == now:
@@ -204,7 +204,7 @@ def is_known_state(before: Chain, now: Chain, sidecar: Sidecar | None) -> bool:
 
 
 def first_state(now: Chain, sidecar: Sidecar | None) -> Chain:
-    """Return the earliest known fingerprints of a chain with its present content, under which results are kept."""
+    """Return the earliest known fingerprints of a chain's present content."""
     if sidecar is None or now != sidecar.fingerprints or not sidecar.earlier:
         return now
     return sidecar.earlier[0]

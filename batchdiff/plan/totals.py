@@ -1,4 +1,4 @@
-"""Sums over a plan's guests, and the space that apply needs at its worst moment."""
+"""Sums over a plan's guests, and the space that apply needs at its peak."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from batchdiff.image.storage.overlayfs import NOTHING, CopyUp
 from batchdiff.plan.plan import GuestPlan, GuestToConvert, GuestToShare, Savings, Sharing, Totals
 
 PLANNED_AT_ONCE = 2
-"""The number of guests in progress at the same time that a plan assumes for its peak, on any machine."""
+"""The number of concurrent guests that a plan assumes when it calculates its peak, whatever the machine."""
 
 
 def totals_of(guests: Iterable[GuestPlan], retire: Retire, *, protecting: CopyUp = NOTHING) -> Totals:
     """Return the totals of a plan whose originals are retired in the way that ``retire`` names.
 
-    ``protecting``: the space needed to protect the template, which is done if any guest is converted.
+    ``protecting``: the space needed to protect the template; it counts if any guest is converted.
     """
     guests = list(guests)
     verdicts = [guest.verdict for guest in guests]
@@ -47,7 +47,7 @@ def peak_extra_bytes(savings: Iterable[Savings], retire: Retire, *, at_once: int
 
     Guests are written one after another, and up to ``at_once`` overlays exist beside originals that are not yet
     retired. Space is freed before the end only if originals are deleted. One more original counts as present:
-    on ext4 and tmpfs, the kernel kept the space of a deleted one for up to another 50 ms (measured).
+    on ext4 and tmpfs, the kernel took up to 50 ms more to free the space of a deleted one (measured).
     """
     taken = peak = 0
     to_come_back: deque[int] = deque()

@@ -258,7 +258,7 @@ def test_a_plan_that_is_not_found(pool, version):
     }
     write_sidecar(pool.folder / "template.img", overlays, version=version)
     done = pool.plan()
-    where = " (it was /elsewhere/x)" if version == "1.1" else ""
+    where = " (recorded as /elsewhere/x)" if version == "1.1" else ""
     assert set(pool.reasons().values()) == {f"done by an earlier plan, whose file was not found{where}"}
     assert "There is nothing to convert." in done.stdout
     assert "nothing to restore" in pool.run("restore", "fleet.plan.json", "--guest", "web01").stdout

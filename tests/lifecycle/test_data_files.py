@@ -253,7 +253,7 @@ def test_the_name_is_taken_between_plan_and_apply(tmp_path):
         ("web02.img", "another file of the plan"),
         ("web02.qcow2", "another file of the plan"),
         ("web02.data.raw", "another file of the plan"),
-        ("x.batchdiff-original", "of a file of batchdiff"),
+        ("x.batchdiff-original", "reserved for batchdiff"),
     ],
 )
 def test_a_forged_plan_names_no_other_file(tmp_path, name, words):
@@ -280,7 +280,7 @@ def test_made_thinner(tmp_path):
     manifest.write_text(
         f"{text}  - {{path: web01.qcow2, format: qcow2, rethin: true, overlay: {{data_file: true}}}}\n"
     )
-    assert "exists already" in run_here("plan", manifest, expect=3)
+    assert "already exists" in run_here("plan", manifest, expect=3)
     manifest.write_text(manifest.read_text().replace("data_file: true", "data_file: web01.thin.raw"))
     run_here("plan", manifest, "-q", "-j", "1")
     run_here("apply", tmp_path / "fleet.thin.plan.json", "--yes")

@@ -334,7 +334,8 @@ def test_without_a_template_no_guest_is_missing_whose_overlay_is_there(folder, c
     assert problem.startswith("m.yaml:2: template.path: no such file: ")
     assert "clones/x.img" in other
     assert unmatched.endswith(
-        "; if it matched guests that are converted now, correct only the template; if not, correct the pattern"
+        "; if it used to match guests that have been converted, correct only the template; otherwise, correct the"
+        " pattern"
     )
 
 

@@ -81,7 +81,7 @@ def test_no_overlay_goes_into_dev(folder, path):
 def test_one_device_has_one_part_whatever_its_names(folder, device):
     found = problems(guests(raw("dev/vg/lv", THIN), raw("dev/mapper/vg-lv", ", overlay: {path: b.qcow2}")))
     assert [problem.split("is the same file as")[1] for problem in found if "the same file" in problem] == [
-        ' guests[0] ("dev/vg/lv") under another name of the block device; list it once'
+        ' guests[0] ("dev/vg/lv") under another name; list it once'
     ]
     (problem,) = problems(guests(raw("dev/vg/lv", THIN), head=head(raw("dev/mapper/vg-lv"))))
     assert "is the template, so it cannot also be a guest" in problem

@@ -82,9 +82,12 @@ def test_all_excluded(folder):
 @pytest.mark.parametrize(
     ("pattern", "words"),
     [
-        ("clones/olf-*.img", 'nothing matches "clones/olf-*.img" in "{folder}", so it excludes nothing'),
-        ("clones/archive", '"clones/archive" is a folder, so it excludes nothing; write "clones/archive/**"'),
-        ("clones/archive/", 'write "clones/archive/**" to exclude all files in it'),
+        ("clones/olf-*.img", 'nothing matches "clones/olf-*.img" in "{folder}", so this pattern excludes nothing'),
+        (
+            "clones/archive",
+            '"clones/archive" matches only folders, so it excludes nothing; write "clones/archive/**"',
+        ),
+        ("clones/archive/", 'write "clones/archive/**" to exclude all files in them'),
     ],
 )
 def test_a_pattern_that_leaves_nothing_out_is_a_warning(archive, pattern, words):

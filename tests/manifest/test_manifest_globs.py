@@ -85,13 +85,13 @@ def test_globs_that_overlap_give_a_guest_twice(folder):
 
 def test_missing_format_of_a_globs_matches_has_a_hint(folder):
     (problem,) = problems(guests('{glob: "clones/c*"}'))
-    named = '"clones/c.qcow2", one of its matches, looks like qcow2, so if you trust'
+    named = '"clones/c.qcow2", which the glob matches, looks like qcow2, so if you trust'
     assert problem.startswith(f"m.yaml:4: guests[0]: format is missing; {named}")
     # Of several that look alike, the first is named.
     found = problems(guests('{glob: "clones/[abc].*"}'))
     assert [each.partition("; ")[2].partition(" looks like ")[0] for each in found] == [
-        '"clones/a.img", one of its matches,',
-        '"clones/c.qcow2", one of its matches,',
+        '"clones/a.img", which the glob matches,',
+        '"clones/c.qcow2", which the glob matches,',
     ]
 
 

@@ -77,7 +77,7 @@ def test_an_overlay_in_the_place_of_another_part(folder, overlay, part, allow):
     text = guests(raw("clones/a.img", f", overlay: {{path: {overlay}}}"), raw("clones/b.img"))
     (problem,) = problems(text, allow_existing_overlays=allow)
     assert problem.startswith("m.yaml:4: guests[0].overlay.path: the overlay ")
-    assert problem.endswith(f"would replace {part}; give it another overlay.path")
+    assert problem.endswith(f"would replace {part}; choose another overlay.path")
 
 
 def test_two_guests_with_one_overlay(folder):
@@ -121,7 +121,7 @@ def test_missing_images_are_problems_with_a_near_name(folder):
         f'm.yaml:2: template.backing[0].path: no such file: "{folder}/nowhere/x"; '
         "its folder does not exist or cannot be listed",
         f'm.yaml:4: guests[0].path: no such file: "{folder}/clones/aa.img"; did you mean "a.img"?',
-        f'm.yaml:5: guests[1].path: no such file: "{folder}/~/x.img"; ~ is not expanded, so write the whole path',
+        f'm.yaml:5: guests[1].path: no such file: "{folder}/~/x.img"; ~ is not expanded, so write the full path',
     ]
 
 
@@ -250,6 +250,6 @@ def test_no_overlay_is_put_beside_a_device(folder):
     found = Problems()
     guest = FoundGuest(WrittenGuest(written, None, None, where, OverlayOptions()), image)
     assert Naming(folder, found).overlay_paths([guest]) == [None]
-    assert 'no overlay can be written beside "/dev/vg/web01", in /dev; give overlay.path' in found.report("m")
+    assert 'no overlay can be written beside "/dev/vg/web01", in /dev; set overlay.path' in found.report("m")
     guest = FoundGuest(WrittenGuest(written, None, "web01.qcow2", where, OverlayOptions()), image)
     assert Naming(folder, Problems()).overlay_paths([guest]) == [f"{folder}/web01.qcow2"]

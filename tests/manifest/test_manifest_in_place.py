@@ -84,7 +84,7 @@ def test_a_file_of_that_name(folder):
 def test_no_other_path_for_several_guests(folder, item, tail):
     (problem,) = problems(guests(item, tail=RETIRE + tail))
     assert "overlay.path: only a" in problem
-    assert "it can only be the word `same`" in problem
+    assert "the only value allowed here is `same`" in problem
 
 
 def test_a_link_stays_where_it_is(folder):

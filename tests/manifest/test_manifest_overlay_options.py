@@ -64,15 +64,15 @@ IMPOSSIBLE = [
     ("data_file: a.data", "data_file", "write `data_file: true` for"),
     ("data_file: clones/gone/a.data", "data_file", "name a file in that folder"),
     ("data_file: clones/", "data_file", "is not the name of a file"),
-    ("data_file: clones/x.batchdiff-original", "data_file", "batchdiff gives its own files"),
-    ("data_file: clones/fleet.plan.json.journal", "data_file", "batchdiff gives its own files"),
-    ("path: clones/x.batchdiff-deleting", "path", "batchdiff gives its own files"),
-    ("path: clones/fleet.journal", "path", "batchdiff gives its own files"),
-    ("path: fleet.plan.json", "path", "batchdiff gives its own files"),
+    ("data_file: clones/x.batchdiff-original", "data_file", "reserved for batchdiff's own files"),
+    ("data_file: clones/fleet.plan.json.journal", "data_file", "reserved for batchdiff's own files"),
+    ("path: clones/x.batchdiff-deleting", "path", "reserved for batchdiff's own files"),
+    ("path: clones/fleet.journal", "path", "reserved for batchdiff's own files"),
+    ("path: fleet.plan.json", "path", "reserved for batchdiff's own files"),
     ("data_file: ''", "data_file", "must not be empty"),
-    ("data_file: clones/a.img", "data_file", "is the guest"),
-    ("data_file: clones/b.img", "data_file", "exists already"),
-    ("data_file: clones/a.qcow2", "data_file", "is an overlay, too"),
+    ("data_file: clones/a.img", "data_file", "is also the guest"),
+    ("data_file: clones/b.img", "data_file", "already exists"),
+    ("data_file: clones/a.qcow2", "data_file", "is also an overlay"),
     ("data_file: []", "data_file", "true or false or a string"),
     ("format: qed, data_file: a.data", "data_file", "no external data file"),
     ("data_file_raw: true", "data_file_raw", "without a backing file"),
@@ -96,7 +96,7 @@ def test_in_the_defaults_it_is_reported_there(folder, options):
 @pytest.mark.parametrize(
     ("encryption", "words"),
     [
-        ("{format: luks}", "secret_file is missing: the path of a file that holds the secret"),
+        ("{format: luks}", "secret_file is missing; write the path of the file that contains the secret"),
         ("{secret_file: secret}", "format is missing"),
         ("{format: aes, secret_file: secret}", "luks"),
         ("{format: luks, secret_file: missing}", "No such file"),
@@ -219,9 +219,13 @@ def data_files(manifest):
         (
             tuple(f"{{path: clones/{name}.img, overlay: {{data_file: clones/x}}}}" for name in "ab"),
             "guests[1].overlay",
-            "is the data file of guests[0]",
+            "is also the data file of guests[0]",
         ),
-        (("{path: clones/a.img, overlay: {data_file: clones/b.qcow2}}", B), "guests[0].overlay", "is an overlay"),
+        (
+            ("{path: clones/a.img, overlay: {data_file: clones/b.qcow2}}", B),
+            "guests[0].overlay",
+            "is also an overlay",
+        ),
         (
             ("{path: clones/a.img, overlay: {path: x.qcow2, data_file: t.img}}",),
             "guests[0].overlay",
@@ -245,7 +249,7 @@ def test_a_data_file_that_is_impossible(folder, items, where, words):
 def test_a_data_file_of_a_chosen_guest_exists(folder):
     text = guests("{path: clones/a.img, format: raw, overlay: {data_file: true}}", raw("clones/b.img"))
     Path("clones/a.data.raw").write_bytes(b"")
-    with pytest.raises(ManifestError, match=r"a\.data\.raw.* exists already"):
+    with pytest.raises(ManifestError, match=r"a\.data\.raw.* already exists"):
         read_selected(write(text), ["a"])
     assert [guest.name for guest in read_selected(write(text), ["b"]).guests] == ["b"]
 

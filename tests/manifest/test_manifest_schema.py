@@ -106,7 +106,7 @@ def test_a_number_of_percent_is_guessed(folder):
     ("text", "expected"),
     [
         ("retires: keep", 'retires: unknown key; did you mean "retire"?'),
-        ("zzz: 1", "zzz: unknown key; known here: version, template, defaults, guests, retire"),
+        ("zzz: 1", "zzz: unknown key; the keys allowed here are version, template, defaults, guests, retire"),
         ("retire: remove", 'retire: expected one of keep, quarantine, delete, found the text "remove"'),
         ("retire: quarantin", 'found the text "quarantin"; did you mean "quarantine"?'),
         ("retire:", "retire: expected one of keep, quarantine, delete, found nothing"),
@@ -120,7 +120,7 @@ def test_a_number_of_percent_is_guessed(folder):
         ("exclude: clones/b.raw", "; write `exclude: [clones/b.raw]`"),
         ('exclude: "clones/*"', '; write `exclude: ["clones/*"]`'),
         ("allow_loss: [snapshot]", 'found the text "snapshot"; did you mean "snapshots"?'),
-        ("defaults: {overlay: {path: x}}", "defaults.overlay.path: only a single guest can name a file"),
+        ("defaults: {overlay: {path: x}}", "defaults.overlay.path: only a guest's own entry can name a file"),
         ("defaults: {path: x}", "defaults.path: unknown key"),
         ("defaults: {overlay: {cluster_size: true}}", "expected a whole number or a string, found true"),
         ("defaults: {overlay: {cluster_size: 1.5}}", "expected a whole number or a string, found the number 1.5"),
@@ -180,10 +180,10 @@ def test_guests_that_are_no_list(folder, written, expected):
             "{path: a, format: raw, glob: b}",
             "guests[0]: path and glob are mutually exclusive; write two entries",
         ),
-        ("{glob: clones/*.img, format: raw, name: x}", "guests[0]: name goes with path, not with glob"),
+        ("{glob: clones/*.img, format: raw, name: x}", "guests[0]: name is allowed with path, not with glob"),
         (
             "{glob: clones/*.img, format: raw, overlay: {path: x}}",
-            "guests[0].overlay.path: only a guest with a path, not a glob",
+            "guests[0].overlay.path: only an entry with a path, not a glob",
         ),
         ("{path: 5}", "guests[0].path: expected a string, found the number 5; put it in quotes"),
         ("{path: ''}", "guests[0].path: must not be empty"),
@@ -215,7 +215,7 @@ def test_schema_problems_of_a_guest(folder, item, expected):
 def test_a_chain_of_201(folder):
     chain = ", ".join(["{path: x, format: qcow2}"] * 201)
     (problem,) = problems(guests(f"{{path: clones/c.qcow2, format: qcow2, backing: [{chain}]}}"))
-    assert problem.endswith("guests[0].backing: at most 200 images may be in a chain")
+    assert problem.endswith("guests[0].backing: at most 200 backing files are allowed")
 
 
 def test_a_missing_template_format_has_a_hint(folder):
@@ -293,7 +293,7 @@ def test_a_version_that_is_missing_or_odd_hides_nothing(folder, first, problem):
         ),
         (raw("clones/a.img"), "name: x\n", "name: unknown key; it belongs in an item of `guests`"),
         ("{path: clones/a.img, format:raw}", "", "write a space after the colon: `format: raw`"),
-        ("clones/a.img", "", 'found the text "clones/a.img"; write {path: clones/a.img, format: ...}'),
+        ("clones/a.img", "", 'found the text "clones/a.img"; write `{path: clones/a.img, format: ...}`'),
     ],
 )
 def test_where_a_key_belongs(folder, item, tail, problem):

@@ -42,7 +42,7 @@ def test_the_default_goes_with_the_default_format(secret):
 def test_a_default_without_a_format(folder):
     head = HEAD + "defaults: {secret_file: clones/secret}\n"
     (problem,) = problems(guests("{path: clones/b.img, format: raw}", head=head))
-    assert problem.startswith("m.yaml:3: defaults.secret_file: goes with `format` here")
+    assert problem.startswith("m.yaml:3: defaults.secret_file: needs `format` here")
 
 
 def test_a_guest_has_its_own_instead_of_the_default(folder):
@@ -57,7 +57,7 @@ def test_a_format_without_encryption(folder, image_format):
     item = f"{{path: clones/a.img, format: {image_format}, secret_file: clones/secret}}"
     (problem,) = problems(guests(item))
     assert problem.startswith(f"m.yaml:4: guests[0].secret_file: {image_format} images are not encrypted")
-    assert problem.endswith("; leave it out")
+    assert problem.endswith("; leave secret_file out")
 
 
 def test_luks_without_a_secret_file(folder):

@@ -38,7 +38,7 @@ def test_keys_for_overlays_do_not_go_with_it(folder, key, tail):
     own = "" if tail else OWN
     (problem,) = problems(guests(raw("clones/a.img", f", {key}{own}"), tail=tail))
     name = key.partition(":")[0]
-    assert problem.startswith(f"m.yaml:4: guests[0].{name}: goes with `strategy: overlay`")
+    assert problem.startswith(f"m.yaml:4: guests[0].{name}: needs `strategy: overlay`, because")
     assert f"leave {name} out" in problem
 
 

@@ -17,7 +17,7 @@ def overlay(options: str) -> str:
     [
         (
             guests(GUEST, tail="minimum_savings: much\n"),
-            '5: minimum_savings: "much" is not a share; write it as 5% or 0.05, or none',
+            '5: minimum_savings: "much" is not a share; write one such as 5% or 0.05, or none',
         ),
         (
             guests(GUEST, tail="minimum_savings: 20\n"),
@@ -35,7 +35,7 @@ def overlay(options: str) -> str:
         (
             guests(overlay("path: new folder/a.qcow2")),
             '4: guests[0].overlay.path: the overlay\'s folder "{folder}/new folder" does not exist; create it:'
-            " mkdir -p '{folder}/new folder'",
+            " `mkdir -p '{folder}/new folder'`",
         ),
         (
             guests(overlay("path: same")),
@@ -45,25 +45,26 @@ def overlay(options: str) -> str:
         ),
         (
             guests(raw("clones/a.img", ', name: "  "')),
-            '4: guests[0].name: "  " is not a name: it has only blanks',
+            '4: guests[0].name: "  " is not a valid name: it contains only blanks',
         ),
         (
             guests("{glob: 'clones/*.img', format: raw, name: web}"),
-            "4: guests[0]: name goes with path, not with glob, because each guest needs its own name",
+            "4: guests[0]: name is allowed with path, not with glob, because each guest needs its own name",
         ),
         (
             guests("{glob: 'clones/*.img', format: raw, overlay: {path: x.qcow2}}"),
-            "4: guests[0].overlay.path: only a guest with a path, not a glob, can name a file, because each guest"
-            " needs its own overlay; here it can only be the word `same`, which stands for each guest's own path",
+            "4: guests[0].overlay.path: only an entry with a path, not a glob, can name a file, because each guest"
+            " needs its own overlay; the only value allowed here is `same`, which stands for each guest's own"
+            " path",
         ),
         (
             guests(GUEST, head="version: 1\ntemplate: {}\n"),
-            "2: template: format is missing; write the format that the image has, such as `format: raw`: it is"
-            " never guessed",
+            "2: template: format is missing, and is never guessed; write the image's format, such as"
+            " `format: raw`",
         ),
         (
             guests(GUEST, tail="x: " + "[" * 60 + "]" * 60 + "\n"),
-            "5: nested more than 50 levels deep",
+            "5: values are nested more than 50 levels deep",
         ),
     ],
 )

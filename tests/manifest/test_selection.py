@@ -42,6 +42,6 @@ def test_an_overlay_that_a_restore_left(path, folder):
 
 
 def test_a_guest_that_the_manifest_lacks(path):
-    with pytest.raises(UsageError, match="no guest of the manifest is called 'c', 'd'") as caught:
+    with pytest.raises(UsageError, match="no guest of the manifest is called 'c' or 'd'") as caught:
         read_selected(path, ["c", "a", "d"])
     assert caught.value.remedy == "Its guests are: a, b."

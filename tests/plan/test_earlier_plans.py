@@ -26,9 +26,11 @@ def way(*folders, **options):
 
 def test_the_plan_is_found_by_its_journal(tmp_path):
     write_journal(tmp_path / "fleet.plan.json.journal", step("web01", 1, "checked"), step("web01", 2, aside=ASIDE))
-    assert way(tmp_path) == f"`batchdiff purge {tmp_path}/fleet.plan.json --guest web01 --used` deletes it"
+    assert way(tmp_path) == f"delete it with `batchdiff purge {tmp_path}/fleet.plan.json --guest web01 --used`"
     kept = {f"{tmp_path}/fleet.plan.json": "/kept it/old.json"}
-    assert way(tmp_path, renamed=kept) == "`batchdiff purge '/kept it/old.json' --guest web01 --used` deletes it"
+    assert (
+        way(tmp_path, renamed=kept) == "delete it with `batchdiff purge '/kept it/old.json' --guest web01 --used`"
+    )
 
 
 def test_of_several_plans_the_last_one_counts(tmp_path):

@@ -86,7 +86,7 @@ def test_the_number_of_backing_images_is_limited(count):
             'guests[0].verdict: \'keep\' is not "convert" or "share" or "skip" or "refuse"',
         ),
         (("guests", 1, "overlay"), {}, "guests[1].overlay: path is missing"),
-        (("totals", "skip"), -1, "totals.skip: -1 is not from 0 to 9223372036854775807"),
+        (("totals", "skip"), -1, "totals.skip: -1 is not between 0 and 9223372036854775807"),
         (("guests", 0, "extents", "data"), [[0, 1.5]], "guests[0].extents.data[0][1]: 1.5 is not of type integer"),
     ],
 )

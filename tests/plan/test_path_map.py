@@ -103,13 +103,16 @@ def test_a_plan_that_did_not_move_is_the_same():
 @pytest.mark.parametrize(
     ("moves", "said"),
     [
-        ("/imges=/fast", "no path of the plan lies under /imges; its template is /images/t.qcow2"),
-        ("/imges=/fast /image=/fast", "lies under /imges or /image;"),
+        ("/imges=/fast", "no path of the plan is under /imges; its template is /images/t.qcow2"),
+        ("/imges=/fast /image=/fast", "is under /imges or /image;"),
         ("/images=/a /images=/b", "/images cannot have moved both to /a and to /b"),
         ("/images=/thin /thin=/images", "would be moved to /thin/m.yaml, and from there to /images/m.yaml"),
         ("/images=/a /a=/b", "/images/m.yaml would be moved to /a/m.yaml, and from there to /b/m.yaml"),
         ("/images=/images/x /images/x=/b", "and from there to /b/m.yaml"),
-        ("/images=/new /other=/new /thin=/new", "/images/b.qcow2 and /thin/b.qcow2 would both be /new/b.qcow2"),
+        (
+            "/images=/new /other=/new /thin=/new",
+            "/images/b.qcow2 and /thin/b.qcow2 would both become /new/b.qcow2",
+        ),
     ],
 )
 def test_moves_that_make_no_sense(moves, said):

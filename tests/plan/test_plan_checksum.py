@@ -109,7 +109,7 @@ def test_unknown_fields_are_covered_by_the_checksum(path, document):
 def test_another_major_version_is_refused(path, document, version):
     document["format_version"] = version
     save(document, path)
-    assert "this batchdiff knows 1.x" in refusal(path)
+    assert "this batchdiff reads only 1.x" in refusal(path)
 
 
 @pytest.mark.parametrize("version", ["", "1", "1.", "x.0", "1.0.0", "-1.0", "1.²", "١.0", None, 1, [1, 0], True])

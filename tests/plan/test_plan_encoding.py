@@ -155,7 +155,7 @@ def test_text_is_refused_where_json_refuses_it(document, data):
             '"retire": "keep", "novelty": ' + "9" * 5000,
             "a number with more digits than",
         ),
-        ('"data": [[0,1]', '"data": [[01,1]', "not valid JSON: line 11 is not JSON from character "),
+        ('"data": [[0,1]', '"data": [[01,1]', "not valid JSON: it is invalid at character "),
         ('"data": [[0,1]', '"data": [[0 0,1]', "not valid JSON"),
         ('"data": [[0,1]', '"data": [[0,1],,', "not valid JSON"),
         ('"data": [[0,1]', '"data": [[0,1', "not valid JSON"),

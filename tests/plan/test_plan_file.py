@@ -132,7 +132,9 @@ def test_a_damaged_plan_that_was_applied_is_not_to_be_planned_again(path):
     Path(f"{path}.journal").touch()
     with pytest.raises(PlanError) as caught:
         read_plan(path)
-    assert caught.value.remedy.startswith(f"It was applied, as {path}.journal shows: bring it back from a backup.")
+    assert caught.value.remedy.startswith(
+        f"The plan was applied, as {path}.journal shows: restore it from a backup."
+    )
 
 
 @pytest.mark.parametrize("name", ["missing/p.json", "file/p.json", "folder", "x" * 300, "null", "pipe"])

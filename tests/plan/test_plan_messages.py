@@ -13,8 +13,8 @@ from batchdiff.plan.file import checksum_of, encode, read_plan, write_plan
 
 AGAIN = "Run `batchdiff plan MANIFEST` again."
 APPLIED = (
-    "It was applied, as {0}.journal shows: bring it back from a backup. Without one, `qemu-img convert` makes a"
-    " standalone disk of each overlay, and `batchdiff plan` plans the other guests."
+    "The plan was applied, as {0}.journal shows: restore it from a backup. Without one, `qemu-img convert` turns"
+    " each overlay into a standalone disk, and `batchdiff plan` plans the other guests."
 )
 
 
@@ -45,7 +45,7 @@ REFUSED = {
     ),
     "cut": (
         '{"format_version": "1.2", "generator": "x"',
-        "{0} is truncated or not valid JSON: line 1 is not JSON from character 43 on. " + AGAIN,
+        "{0} is truncated or not valid JSON: it is invalid at character 43 of line 1. " + AGAIN,
     ),
     "twice": (
         '{"format_version": "1.2", "a": 1, "a": 2}',
@@ -54,12 +54,12 @@ REFUSED = {
     "no-version": ('{"a": 1}', "{0} is not a plan: it has no format_version. " + AGAIN),
     "newer": (
         '{"format_version": "2.0", "generator": "x"}',
-        "cannot use {0}: its format is version 2.0; this batchdiff knows 1.x. Use a version of batchdiff that"
+        "cannot use {0}: its format is version 2.0; this batchdiff reads only 1.x. Use a version of batchdiff that"
         " reads it, such as the one that wrote it.",
     ),
     "edited": (
         '{"format_version": "1.2", "generator": "x", "checksum": "sha256:0"}',
-        "{0} was edited or damaged: its checksum does not match. " + AGAIN,
+        "{0} has been edited or damaged: its checksum does not match. " + AGAIN,
     ),
     "too-large": (
         '{"format_version": "1.2", "generator": "x", "a": 1e999}',

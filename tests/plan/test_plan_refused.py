@@ -46,7 +46,7 @@ def test_a_path_that_no_file_can_have(path, document, where, letter):
         ),
         ({"compression_level": 5}, "overlay.compression_level of guest 'web01': needs `compression: zlib`"),
         ({"compression": "zlib", "compression_level": 10}, "10 is not a level of zlib; use 1 to 9"),
-        ({"compression": "zstd", "compression_level": 23}, "23 is not from 1 to 22"),
+        ({"compression": "zstd", "compression_level": 23}, "23 is not between 1 and 22"),
         ({"refcount_bits": 3}, "overlay.refcount_bits: 3 is not 1 or 2 or 4"),
         ({"refcount_bits": True}, "overlay.refcount_bits: True is not of type integer"),
         ({"compat": 1.1}, "overlay.compat: 1.1 is not"),

@@ -2,8 +2,8 @@
 
 ::
 
-    fleet.yaml                      relative paths start at its folder
-    -   /dev/stdin   <(make-it)     they start at the current folder, because a pipe has no folder
+    fleet.yaml                      relative paths are resolved from its folder
+    -   /dev/stdin   <(make-it)     relative paths are resolved from the current folder
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 class ManifestFile(NamedTuple):
     """A manifest as it was read: its absolute path, its name as given, its content.
 
-    For a pipe the path is ``<stdin>`` or ``<pipe>`` in the current folder.
+    For a pipe, the path is ``<stdin>`` or ``<pipe>`` in the current folder.
     """
 
     path: str
@@ -46,7 +46,7 @@ class ManifestFile(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """The folder where relative paths start."""
+        """The folder from which relative paths are resolved."""
         return os.path.dirname(self.path)
 
 
@@ -78,7 +78,7 @@ def manifest_file(path: str) -> ManifestFile:
         remedy = _NAME_ONE
         if isinstance(error, PermissionError):
             remedy = "Check the permissions of the file and its folders."
-        raise ManifestError(shown, why=f"the manifest cannot be read: {reason}", remedy=remedy) from None
+        raise ManifestError(f"cannot read the manifest {shown}", why=reason, remedy=remedy) from None
     _require_manifest(path, shown, content)
     name = os.path.basename(path)
     if is_piped(path):
@@ -123,7 +123,7 @@ def _require_manifest(path: str, shown: str, content: bytes) -> None:
     if b"\0" in head and not _KEY.search(head):
         found = None if is_piped(path) else looks_like(path)
         what = "an image or another binary file" if found in {None, ImageFormat.RAW} else f"a {found} image"
-        raise ManifestError(shown, why=f"it looks like {what}, not like a manifest", remedy=_NAME_ONE)
+        raise ManifestError(shown, why=f"it looks like {what}, not a manifest", remedy=_NAME_ONE)
     if len(content) > MAX_BYTES:
         raise ManifestError(shown, why="it is larger than 8 MiB, the limit for a manifest", remedy=_NAME_ONE)
 

@@ -6,7 +6,7 @@ import yaml
 
 from batchdiff.quoting import show
 
-_INDENTED = "it does not line up with the lines above; entries of one list or mapping start in the same column"
+_INDENTED = "this line is not aligned with those above; entries of one list or mapping start in the same column"
 
 _REASONS = (
     # The parser's message and its meaning; PyYAML has two parsers with different messages.
@@ -23,7 +23,7 @@ _REASONS = (
     ("did not find expected ',' or ']'", "a [ is not closed, or a comma is missing"),
     ("expected ',' or ']'", "a [ is not closed, or a comma is missing"),
     ("found unexpected end of stream", "a quote is not closed"),
-    ("found undefined alias", "* starts an alias, and no alias of that name exists; put a glob in quotes"),
+    ("found undefined alias", "* begins the name of an alias, and no anchor has that name; put a glob in quotes"),
     ("did not find expected alphabetic or numeric", "* begins the name of an alias; put a glob in quotes"),
     ("expected alphabetic or numeric character", "* begins the name of an alias; put a glob in quotes"),
     ("expected a single document", "a second document begins here; a manifest is one document"),
@@ -34,7 +34,7 @@ _AT_THE_BEGINNING = ("could not find expected ':'", "found unexpected end of str
 
 
 def where_and_why(error: yaml.MarkedYAMLError, text: str) -> tuple[int | None, str]:
-    """Return the line to correct, from 1 (None if unknown), and a reason."""
+    """Return the line to correct, counted from 1 (None if unknown), and a reason."""
     problem = error.problem or ""
     mark = error.problem_mark or error.context_mark
     if mark is None:

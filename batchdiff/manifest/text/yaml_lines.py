@@ -20,7 +20,7 @@ MAX_VALUES = 250_000
 """Values in a document, including those from aliases: enough for ten thousand guests with every key set."""
 
 MAX_DEPTH = 50
-"""Ten times the depth that a manifest needs; it also stops an alias that contains itself."""
+"""Ten times the depth that a manifest needs; this limit also stops an alias that contains itself."""
 
 _LONGEST_NUMBER = 80
 """More than 64 binary digits, and more than any number in a manifest needs. PyYAML takes quadratic time to convert
@@ -60,7 +60,7 @@ def parse_yaml(text: str, name: str, problems: Problems) -> PlainData:
 
 
 def _check_bounds(text: str, name: str) -> None:
-    """Refuse text that is too large: composing recurses (in C, until the stack overflows) and keeps all nodes."""
+    """Refuse text that is too deep or too large: composing recurses (in C, with no limit) and keeps all nodes."""
     depth = count = 0
     for event in yaml.parse(text, Loader=_LOADER):
         if isinstance(event, yaml.CollectionStartEvent):
@@ -74,9 +74,11 @@ def _check_bounds(text: str, name: str) -> None:
 
 def _refuse_excess(name: str, line: int, count: int, depth: int) -> None:
     if count > MAX_VALUES:
-        raise ManifestError(f"{name}:{line}: more than {MAX_VALUES} values, including those from aliases")
+        raise ManifestError(
+            f"{name}:{line}: the manifest has more than {MAX_VALUES} values, including those from aliases"
+        )
     if depth > MAX_DEPTH:
-        raise ManifestError(f"{name}:{line}: nested more than {MAX_DEPTH} levels deep")
+        raise ManifestError(f"{name}:{line}: values are nested more than {MAX_DEPTH} levels deep")
 
 
 class _Reader:

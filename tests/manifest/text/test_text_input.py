@@ -99,8 +99,8 @@ def test_a_pipe_of_the_shell(folder):
         (b'{\n  "report_version": "1.0"', f"it is a savings report as JSON, not a manifest. {NAME_ONE}"),
         (b'{"time": "2026", "step": "begin"}\n', f"it is the journal of a plan, not a manifest. {NAME_ONE}"),
         (b'{"event": "plan"}\n', f"it is the output of a command with --json, not a manifest. {NAME_ONE}"),
-        (b"QFI\xfb\0\0", f"it looks like a qcow2 image, not like a manifest. {NAME_ONE}"),
-        (bytes(600), f"it looks like an image or another binary file, not like a manifest. {NAME_ONE}"),
+        (b"QFI\xfb\0\0", f"it looks like a qcow2 image, not a manifest. {NAME_ONE}"),
+        (bytes(600), f"it looks like an image or another binary file, not a manifest. {NAME_ONE}"),
         (TEXT.encode("utf-16"), "it is UTF-16, and a manifest must be UTF-8. Save it as UTF-8"),
         (b"#" * (MAX_BYTES + 1), f"it is larger than 8 MiB, the limit for a manifest. {NAME_ONE}"),
     ],
@@ -119,8 +119,8 @@ def test_a_single_null_byte_in_a_manifest_has_a_line(folder):
 
 
 def test_other_files(folder):
-    assert refusal("clones") == f"clones: the manifest cannot be read: it is a folder. {NAME_ONE}"
-    assert refusal("/dev/zero") == f"/dev/zero: the manifest cannot be read: it is a device. {NAME_ONE}"
+    assert refusal("clones") == f"cannot read the manifest clones: it is a folder. {NAME_ONE}"
+    assert refusal("/dev/zero") == f"cannot read the manifest /dev/zero: it is a device. {NAME_ONE}"
     assert refusal("") == "the manifest: no such file. Its name is empty."
 
 

@@ -9,14 +9,14 @@ from batchdiff.errors import ManifestError
 from batchdiff.manifest.text import yaml_lines
 from batchdiff.manifest.text.problems import Problems
 
-INDENT = "it does not line up with the lines above; entries of one list or mapping start in the same column"
+INDENT = "this line is not aligned with those above; entries of one list or mapping start in the same column"
 CASES = [
     ("a:\n\t- 1\n", 2, "YAML does not allow tabs for indentation; use spaces"),
     ("a:\n  - b: 1\n\t  c: 2\n", 3, "YAML does not allow tabs for indentation; use spaces"),
     ("a: @x\n", 1, 'a value cannot begin with "@"; put it in quotes'),
     ("a: {b: %x}\n", 1, 'a value cannot begin with "%"; put it in quotes'),
     ("a: 1\ng: *.img\n", 2, "* begins the name of an alias; put a glob in quotes"),
-    ("g: *x\n", 1, "* starts an alias, and no alias of that name exists; put a glob in quotes"),
+    ("g: *x\n", 1, "* begins the name of an alias, and no anchor has that name; put a glob in quotes"),
     ("a: {b: 1\nc: 2\n", 1, "a { is not closed, or a comma is missing"),
     ("a: [b\nc: 2\n", 1, "a [ is not closed, or a comma is missing"),
     ('a: 1\nb: "x\nc: 2\n', 2, "a quote is not closed"),
