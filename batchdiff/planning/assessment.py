@@ -70,7 +70,7 @@ def assess(  # noqa: PLR0913, PLR0917  # one caller
 ) -> GuestPlan:
     """Return the plan of a guest that was compared, or whose scan failed.
 
-    ``template``: open, if other files can share blocks with it.
+    ``template``: the open template, if other files can share blocks with it.
     """
     if failure is not None:
         return _refuse(candidate, str(failure))
@@ -95,7 +95,7 @@ def assess(  # noqa: PLR0913, PLR0917  # one caller
 
 @frozen
 class AssessmentJob:
-    """The assessment of guests that were scanned, or that an older plan knows: ``reused``.
+    """The assessment of guests that were scanned, or that an older plan covers (``reused``).
 
     A task is the name of a guest (:class:`~batchdiff.planning.scan.executor.Job`).
     """
@@ -179,7 +179,7 @@ def _plan_guest(  # noqa: PLR0913, PLR0917  # two callers
     compressed: OverlaySize | Measure,
     known: ExtentTable | None,
 ) -> GuestPlan:
-    """Return the plan of a guest with this overlay. ``compressed``: its size, or the function that measures it.
+    """Return the plan of a guest with this overlay. ``compressed``: its size, or a function that measures it.
 
     ``known``: the guest's extents on disk.
     """
@@ -245,8 +245,8 @@ def _uncompressed_size(
 def _least(candidate: Candidate, image: Image, minimum: float) -> tuple[LeastSavings, Below]:
     """Return the savings below which a guest is skipped, and the image that it depends on now."""
     if candidate.entry.rethin:
-        # Savings of up to that many bytes may be due to chance: another file with the same content may need fewer
-        # blocks to list its extents.
+        # Another file with the same content may happen to need fewer blocks to list its extents, so savings of up
+        # to that size may be due to chance.
         chance = sum(list_bytes(each.fd, each.path) for each in image.own_files)
         return LeastSavings(minimum, chance + 1), Below.TEMPLATE
     return LeastSavings(minimum), Below.ANOTHER if candidate.entry.image.backing else Below.NOTHING
@@ -271,7 +271,7 @@ def _volume(candidate: Candidate, image: Image) -> Volume:
 
 
 def _will_share(candidate: Candidate, image: Image, granule: int, unit: int) -> bool:
-    """Return True if apply will share with the overlay those blocks of the guest that other files already share.
+    """Return True if the overlay will share the blocks that the guest already shares with other files.
 
     These blocks stay in use anyway, so the overlay's reference to them costs nothing. copy_file_range shares only
     whole units of one filesystem, so each granule must consist of whole units.

@@ -47,7 +47,7 @@ class Candidate:
 
 
 class _Fleet(NamedTuple):
-    """The context of all guests. ``under``: the files that store the template; ``plans``: the earlier plans."""
+    """The context of every guest. ``under``: the files that store the template; ``plans``: the earlier plans."""
 
     manifest: Manifest
     template: PlannedImage
@@ -171,8 +171,9 @@ def _without_backing_files(parts: list[Part], manifest: Manifest) -> list[Part]:
         itself = {os.path.realpath(path) for path in own[:1]}
         others = [other for path in own for other in resting[path] if other not in itself]
         if isinstance(part, Candidate) and others:
+            images = "that image" if len(others) == 1 else "those images"
             reason = f"it is the backing file of {_first_of(others, guests)}, which would be lost with it"
-            reason += "; convert or remove that image first, then plan again"
+            reason += f"; convert or remove {images} first, then plan again"
             found.append(untouched_guest(part.entry, part.record, Verdict.REFUSE, reason))
         else:
             found.append(part)
@@ -180,19 +181,19 @@ def _without_backing_files(parts: list[Part], manifest: Manifest) -> list[Part]:
 
 
 def _first_of(images: list[str], guests: dict[str, str]) -> str:
-    """Return one of these images, preferably a guest, and how many more there are."""
+    """Return one of these images, preferably a guest, and the number of others."""
     first = min(images, key=lambda path: path not in guests)
     shown = f"the guest {guests[first]}" if first in guests else first
     return f"{shown} and {len(images) - 1} more" if len(images) > 1 else shown
 
 
 def _check_not_replaced(entry: GuestEntry, template: ImageSource, observer: ReadObserver | None) -> None:
-    """Refuse a guest whose overlay has taken its place already, while the manifest declares another kind of image.
+    """Refuse a guest that its overlay has already replaced, although the manifest declares another kind of image.
 
-    No data is read as an overlay for that: a forged header can only keep its own guest from being converted.
+    This reads no data through an overlay, so a forged header can only keep its own guest from being converted.
 
     :raises OverlayError: it is an overlay of the template.
-    :raises ImageError: it looks like an overlay, and is damaged.
+    :raises ImageError: it looks like an overlay, but is damaged.
     """
     guest, form, chosen = entry.image, ImageFormat(entry.options.format), entry.options.encryption
     secret = None if chosen is None else chosen.secret_file
@@ -206,7 +207,7 @@ def _check_not_replaced(entry: GuestEntry, template: ImageSource, observer: Read
             named = resolved_backing(overlay, layer.backing)
     except ImageError:
         if guest.format is form or secret is not None:
-            return  # the guest itself: one of the two is encrypted, and the other is not
+            return  # it is the guest itself: only one of guest and overlay is encrypted
         raise
     if named is not None and is_one_image(template.path, named):
         raise OverlayError(f"cannot use {guest.path}", why=f"it is an overlay of {template.path}")
@@ -225,14 +226,14 @@ def _objection(image: Image, entry: GuestEntry, fleet: _Fleet) -> str:
         if reason := _stores_template(template_risk(fleet.under, identity, manifest.retire), template):
             return reason
     aside = entry.image.path + own_files.QUARANTINE
-    # An original whose place the overlay takes has that name for a moment even if it is deleted.
+    # An original that its overlay replaces has that name for a moment, even if it is to be deleted.
     goes_aside = entry.gets_overlay and (manifest.retire is Retire.QUARANTINE or entry.in_place)
     if goes_aside and os.path.lexists(aside):
         return (
             f"its name in quarantine is taken: {aside} is the original of an earlier conversion;"
-            f" {fleet.plans.way_out_of_quarantine(aside)}; or move it away"
+            f" {fleet.plans.way_out_of_quarantine(aside)}; otherwise, move it away"
         )
-    # Before inspecting its tables: those of an image in use may be inconsistent.
+    # The tables are inspected after this check, because those of an image in use may be inconsistent.
     require_unused(image, Purpose.GUEST, domain=entry.domain)
     inspect(image, refcounts=True)
     if missing := _missing_bytes(image, template):
@@ -241,7 +242,7 @@ def _objection(image: Image, entry: GuestEntry, fleet: _Fleet) -> str:
 
 
 def _missing_bytes(image: Image, template: PlannedImage) -> int:
-    """Return by how much a guest's disk is smaller than the template's; 0 if a VHD's rounding explains it."""
+    """Return how much smaller a guest's disk is than the template's; 0 if a VHD's rounding explains it."""
     missing = max(template.virtual_size - image.virtual_size, 0)
     is_vhd = ImageFormat.VPC in {image.source.format, template.source.format}
     return 0 if is_vhd and missing < largest_cylinder(template.virtual_size) else missing
@@ -254,8 +255,8 @@ def _too_small(guest: ImageSource, size: int, missing: int) -> str:
         return f"its disk is smaller than the template's ({sizes}). Was it copied from another template?"
     resize = shell_line(["qemu-img", "resize", "-f", guest.format, guest.path, str(size)])
     return (
-        f"its disk is {format_size(missing)} smaller than the template's. If a conversion shortened it, as those"
-        f" to and from VHD do, `{resize}` gives it the template's size"
+        f"its disk is {format_size(missing)} smaller than the template's. If a conversion to or from VHD"
+        f" shortened it, `{resize}` gives it the template's size"
     )
 
 
@@ -265,7 +266,7 @@ def _stores_template(risk: TemplateRisk, template: PlannedImage) -> str:
         return "the template is stored inside this guest: as one of its files, or through a block device"
     if risk is TemplateRisk.UNTRACED:
         return (
-            f"the template {template.source.path} is a block device whose storage cannot be traced: it could be in"
-            " a file that would be deleted. Use `retire: quarantine` or `keep`"
+            f"the template {template.source.path} is a block device whose storage cannot be traced: it could be"
+            " stored in a file that would be deleted. Use `retire: quarantine` or `keep`"
         )
     return ""

@@ -12,7 +12,7 @@ from batchdiff.plan.plan import Diff, PlannedImage, UntouchedGuest
 
 
 class EntryFields(TypedDict):
-    """The fields that all types of a guest in a plan have."""
+    """The fields that guests in a plan have whatever their verdict."""
 
     name: str
     source: ImageSource

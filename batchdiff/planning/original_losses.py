@@ -30,7 +30,7 @@ def forbidden_loss(losses: Losses, allowed: frozenset[Loss]) -> str:
         return (
             "it is encrypted, and its overlay would not be: anyone who can read that file could read its data."
             " `overlay: {encryption: ...}` encrypts the overlay too;"
-            f" `allow_loss: [{Loss.ENCRYPTION}]` accepts that it is in the clear"
+            f" `allow_loss: [{Loss.ENCRYPTION}]` accepts an unencrypted overlay"
         )
     for what, count, kind in (
         (Loss.SNAPSHOTS, losses.snapshots, "internal snapshot"),

@@ -63,6 +63,6 @@ def better_clusters(content: OverlayContent, savings: Savings, least: float) -> 
     if saved < least * savings.allocated_bytes:
         return ""
     return (
-        f"; with clusters of {format_size(auto.cluster_size)} it would save about {format_size(saved)}:"
-        " `overlay: {cluster_size: auto}`"
+        f"; with clusters of {format_size(auto.cluster_size)}, it would save about {format_size(saved)}"
+        " (`overlay: {cluster_size: auto}`)"
     )

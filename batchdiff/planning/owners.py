@@ -1,4 +1,4 @@
-"""Find files that belong to two images of a manifest, whatever names lead to them."""
+"""Find files that belong to two images of a manifest, whatever paths name them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Owners:
         self._owners: dict[Identity, list[_Owner]] = {}
 
     def add(self, path: str, name: str, role: str) -> None:
-        """Add an owner of the file at a path, if there is a file."""
+        """Add an owner of the file at a path, if there is one."""
         identity = identity_of(path)
         if identity is not None:
             self._owners.setdefault(identity, []).append(_Owner(name, role))

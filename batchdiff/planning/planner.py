@@ -159,7 +159,7 @@ def _refined_guests(
     observer: ReadObserver | None,
     progress: Progress,
 ) -> RefinedGuests:
-    """Return the reused guests that could share blocks with the template, which counts in the units of a scan."""
+    """Return the reused guests that could share blocks with the template, to be read again in units of 4 KiB."""
     can_share = bool(reused.overlays) and can_be_shared(template)
     contents = {name: each.content for name, each in reused.overlays.items() if can_share}
     guests = {each.entry.name: each.record for each in candidates if each.entry.name in contents}
@@ -169,7 +169,7 @@ def _refined_guests(
 
 
 def _further(report: Callable[[int], None], before: int) -> Callable[[int], None]:
-    """Return a function that reports a count, added to the number that was counted before."""
+    """Return a function that reports a count plus ``before``, the number counted earlier."""
     return lambda more: report(before + more)
 
 
@@ -201,7 +201,7 @@ def _reuse(
         earlier.say(f"Nothing is reused from the older plan: {reason}.")
         return _Reused(None, {})
     overlays = reusable_overlays(older, candidates)
-    earlier.say(f"{len(overlays)} of {len(candidates)} guests are reused from the older plan.")
+    earlier.say(f"Reusing the results of {len(overlays)} of {len(candidates)} guests from the older plan.")
     return _Reused(older.template_digest, overlays)
 
 
@@ -218,7 +218,7 @@ def _digest(findings: Findings, template: PlannedImage, reused: _Reused, *, scan
     digest = findings.digest(template.virtual_size)
     if reused.digest is not None and reused.digest != digest:
         raise ImageError(
-            f"{template.source.path} is not the template that the older plan was made from",
+            f"{template.source.path} is not the template that the older plan was made for",
             why="its content has a different digest, although its times and size are unchanged",
             remedy="Find out what changed it, and plan again without `--reuse`.",
         )

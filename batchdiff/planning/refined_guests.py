@@ -19,7 +19,7 @@ from batchdiff.planning.scan_all import Progress
 class RefinedGuests:
     """The reused guests of a plan whose differences are read again.
 
-    ``progress`` gets the bytes of that and of the scan before it, together.
+    ``progress`` gets the bytes that are read again, added to those of the scan before.
     """
 
     job: RefineJob
@@ -31,12 +31,12 @@ class RefinedGuests:
         self._size = sum(self.job.bytes_of(*task) for task in self.job.tasks())
 
     def scanned(self, done: int, total: int) -> None:
-        """Report the bytes that are scanned."""
+        """Report the bytes scanned so far."""
         self._of_scan = total
         self.progress(done, total + self._size)
 
     def run(self, findings: Findings, *, jobs: int) -> None:
-        """Read the differences again, and add them to the findings, or why a guest cannot be read.
+        """Read the differences again; add them, or why a guest cannot be read, to the findings.
 
         :raises ImageError: the template cannot be opened.
         :raises WorkerError: a worker process died.

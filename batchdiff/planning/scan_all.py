@@ -1,4 +1,4 @@
-"""The scan of all ranges by workers, here or on other hosts, except those whose results are in a checkpoint."""
+"""The scan, by workers here or on other hosts, of all ranges whose results are not in a checkpoint."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Progress = Callable[[int, int], None]
 
 @frozen
 class ScanSettings:
-    """The settings of a scan: limits of processes and files, receivers of progress and notices, checkpoint.
+    """The settings of a scan: limits on processes and files, receivers of progress and notices, checkpoint.
 
     ``observer`` is called at every read of an image on this host; ``opened``, with the number of guests whose data
     was located. ``remote``: how ranges are scanned on other hosts; None if they are not.
@@ -115,7 +115,7 @@ class _Kinds:
 class _Part(NamedTuple):
     """Guests that are scanned together, and the ranges to scan for them.
 
-    ``exported``: all guests that QEMU exports; ``is_remote``: other hosts scan them.
+    ``exported``: all guests that QEMU exports; ``is_remote``: whether other hosts scan this part.
     """
 
     names: tuple[str, ...]
@@ -219,7 +219,7 @@ def ranges_with_data(image: Image) -> Iterator[int]:
 
 
 class _Meter:
-    """A count of the bytes scanned; what a checkpoint has counts as done. ``of_ranges``: of those in progress."""
+    """A count of the bytes scanned, including those in a checkpoint. ``of_ranges``: the ranges in progress."""
 
     def __init__(self, template_size: int, guests: Mapping[str, PlannedImage], progress: Progress) -> None:
         self._template_size = template_size
@@ -237,7 +237,7 @@ class _Meter:
     def resumed(self) -> str:
         """Return the notice that a scan is resumed."""
         done, total = format_size(self.done), format_size(self.total)
-        return f"Resuming an interrupted scan: {done} of {total} are already done."
+        return f"Resuming an interrupted scan: {done} of {total} is already done."
 
     def count(self, number: int, names: tuple[str, ...]) -> None:
         """Count a range as done for these guests."""

@@ -29,10 +29,10 @@ def or_share(
     units: Callable[[], Extents],
     known: ExtentTable | None,
 ) -> GuestPlan:
-    """Return the plan of a guest that gets an overlay, with what sharing would give back instead, if possible.
+    """Return the plan of a guest that gets an overlay; add what sharing would save instead, if it is possible.
 
-    ``template``: None if no file can share blocks with it. ``units``: finds them, if they are needed. For them and
-    ``known``, see :func:`survey_sharing`.
+    ``template``: None if no file can share blocks with it. ``units``: returns the guest's units when needed.
+    For units and ``known``, see :func:`survey_sharing`.
     """
     if template is None or plan.diff is None or obstacle_to_sharing(template.image, guest) is not None:
         return plan

@@ -1,4 +1,4 @@
-"""Refusal of guests that cannot share blocks in place, before the scan: each with the reason and a way out."""
+"""Refusal of guests that cannot share blocks in place, before the scan, each with the reason and a remedy."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def can_be_shared(template: Image) -> bool:
 
 
 def _why_unchangeable(guest: Image) -> str:
-    """Return why the blocks of a guest's files cannot be exchanged; empty if they can, as far as is visible."""
+    """Return why the blocks of a guest's files cannot be exchanged; empty if they can, as far as can be seen."""
     return next(filter(None, map(_why_fixed, guest.own_files)), "")
 
 

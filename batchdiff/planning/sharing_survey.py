@@ -5,7 +5,7 @@
     units of a scan      |differs| equal ............... |differs| equal ..... |
     guest's data         | data .................| hole ....| data ............|
     equal data           |       |...............|                  |..........|
-    without what is shared with the template already, a stretch of 64 MiB at a time -> the runs of the plan
+    minus what is already shared with the template, a stretch of 64 MiB at a time -> the runs of the plan
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def survey_sharing(
 ) -> Sharing:
     """Return what a guest gives back if it shares the blocks that equal the template's.
 
-    ``units``: the extents of the guest in units of 4 KiB, as its scan has found them. ``known``: the extents of
+    ``units``: the extents of the guest in units of 4 KiB, as its scan found them. ``known``: the extents of
     its file, if it was mapped before (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`).
     ``allocated``: the bytes that it takes on disk now.
 
@@ -80,8 +80,8 @@ def _units_of(raw: RawShareable) -> Runs:
 
 
 def stretches_with_data(guest: Image, ranges: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Yield the parts of ranges that lie in stretches of 64 MiB in which a guest may have data."""
-    first = last = 0  # the stretch in which the next data lies
+    """Yield the parts of ranges within those stretches of 64 MiB in which a guest may have data."""
+    first = last = 0  # the stretch with the next data
     for start, end in ranges:
         at = start
         while at < end:
@@ -105,7 +105,7 @@ class _Survey:
     _found: list[tuple[int, int, int]] = field(default_factory=list)
 
     def ranges(self, stretches: Iterator[SharedStretch]) -> Iterator[ShareableRange]:
-        """Yield the ranges of stretches, and add these up."""
+        """Yield the ranges of stretches, and add up their sizes."""
         for stretch in stretches:
             self.unfit += stretch.unfit
             self.shareable += sum(each.length for each in stretch.ranges)

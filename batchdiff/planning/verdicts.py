@@ -27,10 +27,10 @@ class Below(enum.Enum):
 
 
 class LeastSavings(NamedTuple):
-    """The savings below which a guest is skipped: a share of its allocation, and bytes.
+    """The savings below which a guest is skipped: a share of its allocation, and a number of bytes.
 
-    A share of minus infinity: the overlay may even take more than the guest does now, unless the guest is already
-    an overlay of the template.
+    With a share of minus infinity, the overlay may even take more than the guest does now, unless the guest is
+    already an overlay of the template.
     """
 
     share: float
@@ -93,7 +93,7 @@ def _why_nothing_to_share(sharing: Sharing, similarity: Similarity) -> str:
             f"none of the {format_size(sharing.left_out_bytes)} that it has in common with the template can be"
             " shared: in one of the two images, that data is compressed or encrypted, or at unaligned offsets"
         )
-    return "it shares with the template all that the two have in common"
+    return "it already shares all blocks that equal the template's"
 
 
 def _below(share: float, minimum: float) -> str:

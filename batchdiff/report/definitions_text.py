@@ -31,9 +31,10 @@ def definitions_text(  # noqa: PLR0913  # options by keyword
 ) -> str:
     """Return a block for each definition, then the guests that none uses, in ``width`` cells.
 
-    ``doubts``: what is wrong apart from the definitions; ``manages``: the manager of the VMs, libvirt or Proxmox;
-    files if the definitions of libvirt were read from files. ``others``: how many definitions use no guest.
-    ``is_complete``: whether all guests would have been found; otherwise no change by hand is proposed.
+    ``doubts``: what is wrong apart from the definitions; ``manages``: the manager of the VMs, ``libvirt`` or
+    ``Proxmox``, or ``files`` if the definitions of libvirt were read from files. ``others``: how many
+    definitions use no guest. ``is_complete``: whether all guests would have been found; otherwise no change
+    by hand is proposed.
     """
     blocks = ["\n".join(_block(change, width)) for change in changes]
     used = {use.guest for change in changes for use in change.uses}
@@ -87,7 +88,7 @@ def _virt_xml(disks: Sequence[GuestDisk]) -> str:
 def _elsewhere(_disks: Sequence[GuestDisk]) -> str:
     folder = "/etc/pve/nodes/NODE/qemu-server"
     return (
-        "If a VM on another host of the cluster uses such a guest, run the same command for that host: with"
+        "If a VM on another host of the cluster uses such a guest, run the same command for that host, with"
         f" `--proxmox {folder} --storage-cfg /etc/pve/storage.cfg`."
     )
 

@@ -31,5 +31,5 @@ def _verdict(facts: Sequence[Fact]) -> str:
     if Ability.MISSING in abilities:
         return "batchdiff cannot do its work here: see the lines that start with !"
     if Ability.LIMITED in abilities:
-        return "batchdiff can do its work here, within the limits in the lines that start with *"
+        return "batchdiff can do its work here, within the limits given in the lines that start with *"
     return "batchdiff can do its work here."

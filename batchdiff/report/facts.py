@@ -47,7 +47,7 @@ class PlanFacts(NamedTuple):
     """The facts of a plan's report.
 
     ``stale`` has a sentence for each image that has changed since planning; ``jobs`` is the number of guests that
-    apply without ``--jobs`` has in progress at once; ``path`` is that of the plan's file, if it has one.
+    apply without ``--jobs`` works on at a time; ``path`` is that of the plan's file, if it has one.
     ``selection`` has the guests to report, in their order; None stands for all.
     ``older`` is a plan to compare this one with. ``conversions`` has what became of the guests that apply has
     converted, by name; ``older_conversions`` has the same for the older plan. ``read_only``: the template already
@@ -76,12 +76,12 @@ class PlanFacts(NamedTuple):
 
     @property
     def to_share(self) -> list[GuestToShare]:
-        """The guests that are to share blocks, and do not yet."""
+        """The guests that are to share blocks, but do not yet."""
         return [guest for guest in self.plan.to_share if guest.name not in self.shared]
 
     @property
     def savings(self) -> list[Savings]:
-        """The savings of these guests."""
+        """The savings of the guests that apply has converted or will convert."""
         return [guest.diff.savings for guest in self.to_convert]
 
     @property
@@ -91,7 +91,7 @@ class PlanFacts(NamedTuple):
 
     @property
     def is_applied(self) -> bool:
-        """True if apply has finished a guest, even if it was restored since."""
+        """True if apply has finished a guest, even if it has been restored since."""
         return bool(self.conversions or self.given_back or self.shared)
 
     @property
@@ -213,7 +213,7 @@ _CHANGES_DISKS = {Status.CONVERTED, Status.SHARED, Status.RETIRED, Status.RESTOR
 
 
 def gained_bytes(outcomes: Iterable[GuestOutcome]) -> int | None:
-    """Return by how much a run has made the free space grow; None if it changed nothing, or if that is unknown."""
+    """Return the bytes that a run has freed, negative if it took some; None if nothing changed, or if unknown."""
     changes = [outcome.gained_bytes for outcome in outcomes if outcome.status in _CHANGES_DISKS]
     known = [each for each in changes if each is not None]
     return sum(known) if known and len(known) == len(changes) else None

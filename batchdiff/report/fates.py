@@ -12,7 +12,7 @@ from batchdiff.units import few
 
 
 def original_words(outcome: GuestOutcome) -> str:
-    """Return what became of a guest's original; the first word is its column in the table of results."""
+    """Return what became of a guest's original, for which the table of results has only one word."""
     fate, aside, doubt = outcome.original
     words = {
         Fate.QUARANTINED: f"quarantined as {aside}" if aside else "kept in quarantine",
@@ -39,7 +39,7 @@ def kept_words(what: Fate | Goal | None) -> str:
 
 
 def must_stay(plan: Plan, dependents: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """Yield, for each kept original that other images depend on, that it must not be deleted; printable.
+    """Yield a warning not to delete each kept original that other images depend on; printable.
 
     ``dependents``: these images, in words, by the guest's name.
     """

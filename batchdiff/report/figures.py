@@ -59,7 +59,7 @@ def percent(part: float | None) -> str:
 
 
 def rounded(count: int) -> float:
-    """Return the bytes that a size stands for as it is shown, to one decimal of its unit."""
+    """Return the bytes that a size represents as it is shown, to one decimal place of its unit."""
     number, unit = format_size(count).split()
     return float(number) * float(1024 ** SUFFIXES.index(unit))
 
@@ -82,6 +82,7 @@ _BEGINNINGS = (
     ("it has ", "they have "),
     ("it would ", "each would "),
     ("it shares ", "each shares "),
+    ("it already shares ", "each already shares "),
     ("it is ", "each is "),
     ("it changed ", "each changed "),
     ("its overlay ", "the overlay of each "),

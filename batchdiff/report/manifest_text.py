@@ -1,4 +1,4 @@
-"""The guests that a manifest takes in, one a line: from which glob, and where each overlay goes (``-v``)."""
+"""The guests of a manifest, one per line, each with the glob that matched it and its overlay's path (``-v``)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _line(guest: GuestEntry) -> str:
         return f"{what}; converted by an earlier plan to the overlay {guest.overlay_path}"
     if not guest.gets_overlay:
         return f"{what}; shares blocks with the template in place"
-    where = "in its own place" if guest.in_place else guest.overlay_path
+    where = "in the guest's place" if guest.in_place else guest.overlay_path
     options = guest.options
     cluster = "auto" if options.cluster_size is None else format_size(options.cluster_size)
     return f"{what} -> {where} ({options.format}, clusters {cluster})"

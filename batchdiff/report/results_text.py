@@ -156,4 +156,5 @@ def _space(outcomes: Sequence[GuestOutcome]) -> str:
     gained = gained_bytes(outcomes)
     if gained is None:
         return ""
-    return f" {format_size(gained)} came back." if gained >= 0 else f" {format_size(-gained)} of disk space taken."
+    what = "came back" if gained >= 0 else "of disk space was taken"
+    return f" {format_size(abs(gained))} {what}."

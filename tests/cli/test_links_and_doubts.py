@@ -69,7 +69,7 @@ def test_many_links_are_summed_up(folder):
     (folder / "m.yaml").write_text((folder / "m.yaml").read_text().replace("path: web.img", 'glob: "link*.img"'))
     planned = batchdiff("plan", "m.yaml", cwd=folder)
     assert plain(planned.stdout).count("is a symbolic link to") == 3
-    more = "note The manifest names 2 more guests by symbolic link; the same applies to each."
+    more = "note The same applies to 2 more guests that the manifest names by symbolic link."
     assert more in plain(planned.stdout)
 
 

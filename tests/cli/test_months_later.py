@@ -323,7 +323,7 @@ def test_an_older_original_after_a_restore(one):
     assert outcome(run(one, "purge", "--yes", "--json"))["status"] == "kept"
     one.plan("-q", "-o", "second.plan.json")
     refused = run(one, "apply", "--retire", "quarantine", plan="second.plan.json", expect=1)
-    ends = f"delete it with `batchdiff purge {one.folder}/fleet.plan.json --guest raw --used`; or move it away"
+    ends = f"To continue, delete it with `batchdiff purge {one.folder}/fleet.plan.json --guest raw --used`"
     assert "already exists" in refused.stderr
     assert ends in refused.stderr
     one.write_manifest(f"{ONE}retire: quarantine\n")
@@ -347,7 +347,8 @@ def test_planning_says_that_the_name_in_quarantine_is_taken(one):
     one.write_manifest(f"{ONE}retire: quarantine\n")
     found = guest_reason(one, "other.plan.json")
     assert "its name in quarantine is taken" in found
-    assert f"find out which plan put it there (no journal in {one.folder} shows it); or move it away" in found
+    search = f"find out which plan put it there (no journal in {one.folder} shows it)"
+    assert f"{search}; otherwise, move it away" in found
 
 
 def test_a_vm_that_runs(one):

@@ -469,7 +469,7 @@ def test_an_older_plan_is_taken_over(fleet):
     fleet.plan("-q")
     first = fleet.document["checksum"]
     done = fleet.plan("--reuse", "fleet.plan.json")
-    assert "4 of 4 guests are reused" in done.stderr
+    assert "results of 4 of 4 guests from the older plan" in done.stderr
     assert fleet.document["checksum"] == first
     assert fleet.plan("-q", "--reuse", "fleet.plan.json").stderr == ""
 

@@ -350,7 +350,7 @@ def test_guests_are_taken_over_across_our_own_protection(second):
         MANIFEST.format(guests="{path: web02.img}, {path: web03.img}", retire="keep")
     )
     done = second.run("plan", "second.yaml", "--reuse", "second.plan.json", "-o", "third.plan.json")
-    assert "1 of 2 guests are reused" in done.stderr
+    assert "results of 1 of 2 guests from the older plan" in done.stderr
     second.run("plan", "second.yaml", "-q", "-o", "fresh.plan.json")
     assert second.document("third.plan.json")["checksum"] == second.document("fresh.plan.json")["checksum"]
     os.utime(second.folder / "template.img")

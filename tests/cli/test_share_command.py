@@ -171,13 +171,13 @@ def test_from_manifest_to_what_df_shows(disk, fleet):
     assert "this plan is stale" not in run_here("show", plan)
     (folder / "gone.img").rename(folder / "template.img")
     # A new plan finds that everything is shared, and keeps nothing of the old one.
-    assert "it shares with the template all that" in guests_after_planning(fleet)["web"]["reason"].replace(
+    assert "it already shares all blocks that equal" in guests_after_planning(fleet)["web"]["reason"].replace(
         "  ", " "
     )
     assert len(list(folder.glob("*plan.json"))) == 1
     said = run_here("status", plan)
     assert "web skipped" in said
-    assert "it shares with the template all that" in said
+    assert "it already shares all blocks that equal" in said
     assert "so it was not checked 1 file: 1 sound." in run_here("verify", plan)
 
 
@@ -350,7 +350,7 @@ def test_a_killed_apply_goes_on(on_xfs, call):
     assert f"{left} shared" in said or not left
     assert state(on_xfs.parent) == before
     assert {"web", "db"} == {guest for guest, step in records(on_xfs) if step == "shared"}
-    assert "it shares with the template all that" in guests_after_planning(on_xfs)["db"]["reason"]
+    assert "it already shares all blocks that equal" in guests_after_planning(on_xfs)["db"]["reason"]
 
 
 def test_a_ctime_that_changes_makes_nothing_stale(on_xfs, monkeypatch):
@@ -519,7 +519,7 @@ def test_guests_that_are_reflinked_copies_of_each_other(disk, fleet):
     assert "freed only once no file uses them; if those files are guests" in reason
     assert reason.endswith("with `minimum_savings: none`, its blocks are shared anyway")
     with_manifest(folder, manifest + "minimum_savings: none\n")
-    assert "at least 0 B come back at once" in run_here("plan", fleet)
+    assert "at least 0 B comes back immediately" in run_here("plan", fleet)
     before, free = state(folder, "web.img", "web2.img"), free_bytes(disk)
     # Killed with the first, then the second: what this gives back is of the blocks that both have let go of.
     apply_and_die(plan, call=3)

@@ -302,4 +302,4 @@ def test_savings_count_only_what_a_deletion_frees(tmp_path, kind):
             clone = next(each for each in run(point).groups[0].copies if each.image.path.endswith("clone.img"))
             assert clone.saved.estimate <= 0
             text = " ".join(discovery_text(run(point), SCATTERED).split())
-            assert "of the copies of base.img belong to other files, too (reflink)" in text
+            assert "of the copies of base.img is shared with other files (reflink)" in text

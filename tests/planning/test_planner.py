@@ -147,7 +147,7 @@ def test_a_template_whose_folder_is_swapped_during_the_scan(tmp_path, jobs):
         make_plan(manifest(tmp_path / "images/template.img", guest), jobs=jobs, progress=progress)
     assert str(caught.value) == (
         f"another file took the place of {tmp_path}/images/template.img while the image was being scanned."
-        " Find out what moved it, or mounted something there, and plan again."
+        " Find out what moved the image or mounted something over it, and plan again."
     )
 
 
@@ -396,8 +396,8 @@ def test_nothing_to_gain(tmp_path):
     guest = only_guest(template, notation.write_raw(tmp_path / "h.img", spread))
     assert (guest.verdict, guest.reason) == (
         Verdict.SKIP,
-        "its overlay would not be smaller than the guest is now; with clusters of 4 KiB it would save about"
-        " 3.7 MiB: `overlay: {cluster_size: auto}`",
+        "its overlay would not be smaller than the guest is now; with clusters of 4 KiB, it would save about"
+        " 3.7 MiB (`overlay: {cluster_size: auto}`)",
     )
     better = only_guest(template, tmp_path / "h.img", options=OverlayOptions(cluster_size=None))
     assert (better.verdict, better.options.cluster_size) == (Verdict.CONVERT, 4096)
@@ -411,7 +411,7 @@ def test_other_clusters_are_named_if_they_save_a_tenth(tmp_path, changed, named)
     text = " ".join([f"{4 * changed}k:B {64 - 4 * changed}k:A" if changed < 16 else "60k:B 4k:C"] * 64)
     guest = only_guest(template, notation.write_raw(tmp_path / "g.img", text))
     assert guest.verdict is Verdict.SKIP
-    assert ("with clusters of 4 KiB it would save about " in guest.reason) is named
+    assert ("with clusters of 4 KiB, it would save about " in guest.reason) is named
 
 
 @pytest.mark.parametrize(

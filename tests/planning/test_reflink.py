@@ -340,7 +340,7 @@ def test_a_reused_plan_is_as_a_fresh_one(filesystem, small_ranges, monkeypatch):
     monkeypatch.setattr(refine, "STRETCH", 4 * MIB)
     reports, earlier = [], EarlierResults(None, older, said.append)
     reused = make_plan(manifest, jobs=2, earlier=earlier, progress=lambda *numbers: reports.append(numbers))
-    assert said[0].startswith("3 of 3 guests are reused")
+    assert said[0].startswith("Reusing the results of 3 of 3 guests")
     assert_even(reports, least=2 * 3)  # several stretches of each guest
     assert [guest.sharing for guest in reused.guests] == [guest.sharing for guest in fresh.guests]
     assert checksum(reused) == checksum(fresh)

@@ -33,7 +33,7 @@ def reusing(of, older, jobs=1):
 
 
 def taken(said):
-    return int(said[0].split()[0])
+    return int(said[0].removeprefix("Reusing the results of ").split()[0])
 
 
 def test_nothing_is_read(folder, monkeypatch):
@@ -170,7 +170,7 @@ def test_a_template_whose_content_is_not_what_it_was(folder):
     with pytest.raises(ImageError) as caught:
         reusing(manifest(folder), forged)
     assert str(caught.value) == (
-        f"{folder}/template.img is not the template that the older plan was made from: its content has a different"
+        f"{folder}/template.img is not the template that the older plan was made for: its content has a different"
         " digest, although its times and size are unchanged. Find out what changed it, and plan again without"
         " `--reuse`."
     )

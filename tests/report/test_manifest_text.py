@@ -28,7 +28,7 @@ def test_each_guest_with_its_glob_and_where_its_overlay_goes(tmp_path):
     assert list(guest_lines(read_manifest(str(path)))) == [
         f"template: {tmp_path}/t.img (raw)",
         f"a: {tmp_path}/a.img (raw), listed by path -> {tmp_path}/a.qcow2 (qcow2, clusters 64 KiB)",
-        f"b: {tmp_path}/b.img (raw), listed by path -> in its own place (qcow2, clusters auto)",
+        f"b: {tmp_path}/b.img (raw), listed by path -> in the guest's place (qcow2, clusters auto)",
         f"c: {tmp_path}/clones/c.img (raw), from the glob clones/*.img -> {tmp_path}/clones/c.qcow2 (qcow2,"
         " clusters 64 KiB)",
         f"d\\n: {tmp_path}/clones/d\\n.img (raw), from the glob clones/*.img; cannot be a guest: its name has a"

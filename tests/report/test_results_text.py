@@ -61,7 +61,7 @@ def test_the_whole_report():
 @pytest.mark.parametrize(
     ("gained", "words"),
     [
-        ([-MIB], "1 guest: 1 converted. 1 MiB of disk space taken.\n"),
+        ([-MIB], "1 guest: 1 converted. 1 MiB of disk space was taken.\n"),
         ([3 * MIB, -MIB], "2 guests: 2 converted. 2 MiB came back.\n"),
         ([0], "1 guest: 1 converted. 0 B came back.\n"),
         ([3 * MIB, None], "2 guests: 2 converted.\n"),  # part of a sum is not the sum
@@ -154,7 +154,7 @@ def test_guests_that_were_skipped_for_one_reason_are_one_line():
     report = results_text([*done, WEB, CACHE])
     assert "skipped    web02, web03 and 98 more: done by /srv/p.json\n" in report
     assert "skipped    cache: it would save 3.1%\n" in report
-    assert report.endswith("102 guests: 1 converted, 101 skipped. 500 MiB of disk space taken.\n")
+    assert report.endswith("102 guests: 1 converted, 101 skipped. 500 MiB of disk space was taken.\n")
     assert len(report.splitlines()) < 15
     assert results_text(done) == (
         "skipped    web02, web03 and 98 more: done by /srv/p.json\n\n100 guests: 100 skipped.\n"

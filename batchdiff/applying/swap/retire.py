@@ -65,7 +65,7 @@ def objection(
     if retire is Retire.QUARANTINE and os.path.lexists(aside):
         return Fault(
             f"{aside}, the original of an earlier conversion, already exists",
-            f"To continue: {(plans or EarlierPlans()).way_out_of_quarantine(aside)}; or move it away, {AGAIN}",
+            f"To continue, {(plans or EarlierPlans()).way_out_of_quarantine(aside)}; otherwise, move it away, {AGAIN}",
         )
     return None
 

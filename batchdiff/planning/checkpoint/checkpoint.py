@@ -88,7 +88,7 @@ class Checkpoint:
         if isinstance(error, OSError):
             taken = error.errno in _TAKEN
             why = "another `batchdiff plan` is using it" if taken else error.strerror or str(error)
-        self._warn(f"if this scan is interrupted, it cannot be resumed: {self.path}: {why}")
+        self._warn(f"if this scan is interrupted, it cannot be resumed ({self.path}: {why})")
 
     def discard(self) -> None:
         """Remove the file, which is no longer needed once the plan is written."""
@@ -97,7 +97,7 @@ class Checkpoint:
         try:
             self._file.discard()
         except OSError as error:
-            self._warn(f"could not remove {self.path}: {error.strerror or error}; you may remove it")
+            self._warn(f"could not remove {self.path}: {error.strerror or error}; you can delete it yourself")
         self._pending = []
         self.close()
 

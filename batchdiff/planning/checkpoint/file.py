@@ -59,7 +59,7 @@ class CheckpointFile:
         sync_folder(os.path.dirname(os.path.abspath(self.path)))
 
     def discard(self) -> None:
-        """Remove the file if its path still leads to it."""
+        """Remove the file if its path still names it."""
         ours = os.fstat(self._file.fileno())
         with contextlib.suppress(FileNotFoundError):  # it is gone already
             there = os.lstat(self.path)

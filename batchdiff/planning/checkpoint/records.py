@@ -75,7 +75,7 @@ def encode_record(record: Binding | Guests | RangeResult) -> bytes:
 
 
 def decode(file: BinaryIO, size: int) -> Iterator[tuple[Record, int]]:
-    """Yield the complete records after the magic, and the offset of each one's end; ``size``: the file's bytes."""
+    """Yield the complete records after the magic, each with the offset of its end; ``size``: that of the file."""
     at = file.tell()
     while at + _FRAME.size <= size:
         length, digest = _FRAME.unpack(file.read(_FRAME.size))
@@ -136,7 +136,7 @@ def _range_record(body: bytes) -> RangeRecord:
         result.differences[guest] = _extents(np.frombuffer(body, _RUN, count, at))
         at += count * _RUN.itemsize
     if at != len(body):
-        raise ValueError("more bytes than runs")
+        raise ValueError("bytes after the last run")
     return RangeRecord(result, frozenset(left_out))
 
 

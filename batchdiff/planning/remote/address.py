@@ -30,7 +30,7 @@ def scheduler_address(text: str, *, trust_network: bool) -> str:
 
     ``trust_network``: the operator accepts an unencrypted connection to another host.
 
-    :raises UsageError: it is not an address, or it leads to another host without encryption.
+    :raises UsageError: it is not an address, or one of another host without encryption.
     """
     try:
         parts = urlsplit(text)
@@ -43,7 +43,7 @@ def scheduler_address(text: str, *, trust_network: bool) -> str:
         raise UsageError(f"{show(text)} is not the address of a scheduler", remedy=_EXAMPLE)
     if parts.scheme == "tcp" and not trust_network and not _is_loopback(parts.hostname):
         raise UsageError(
-            f"{show(text)} leads to another host without encryption",
+            f"the connection to {show(text)} would leave this host unencrypted",
             why="a scheduler runs whatever code it receives: anyone on that network could run programs as you on"
             " this host and on all workers",
             remedy="Give the scheduler and the workers certificates, and use tls:// (docs/many-hosts.md). If no"
@@ -54,7 +54,7 @@ def scheduler_address(text: str, *, trust_network: bool) -> str:
 
 
 def is_encrypted(address: str) -> bool:
-    """Return whether a scheduler's address is one of TLS."""
+    """Return whether a scheduler's address is for TLS."""
     return address.startswith("tls://")
 
 
@@ -63,7 +63,7 @@ def _is_only_a_host(parts: SplitResult) -> bool:
 
 
 def _is_loopback(host: str) -> bool:
-    """Return whether a host is this one; names other than localhost could lead elsewhere at any time."""
+    """Return whether a host is this one; names other than localhost could resolve to another at any time."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -32,7 +32,7 @@ _TIMEOUT = 10.0
 """Seconds to wait for the scheduler: it answers within milliseconds, or not at all."""
 
 _IN_DASK = re.compile(r"^in <[^>]*>: (\w+: )?")
-"""The beginning of Dask's messages that names the Python object which failed."""
+"""The prefix of Dask's messages, which names the Python object that failed."""
 
 _LOGGERS = ("distributed", "tornado", "asyncio")
 
@@ -67,8 +67,8 @@ def connect(
             why=_why_unreachable(address)
             or _IN_DASK.sub("", str(error.__cause__ or error))
             or f"it did not answer within {_TIMEOUT:.0f} s",
-            remedy="Check that `dask scheduler` is running there and that no firewall is in between. With tls://,"
-            " all certificates must be signed by the same authority.",
+            remedy="Check that `dask scheduler` is running there and that no firewall blocks the port. With"
+            " tls://, all certificates must be signed by the same authority.",
         ) from error
     return DaskWorkers(client, say=say, warn=warn)
 
@@ -76,7 +76,7 @@ def connect(
 async def _greet(address: str, security: Security | None) -> None:
     """Connect and hang up: a Dask client would wait forever for a peer that accepts but never answers.
 
-    :raises OSError: the scheduler does not answer in time, or is not one.
+    :raises OSError: the peer does not answer in time, or is not a scheduler.
     """
     arguments = security.get_connection_args("client") if security else {}
     comm = await asyncio.wait_for(open_connection(address, timeout=_TIMEOUT, **arguments), _TIMEOUT + 1)
@@ -84,9 +84,9 @@ async def _greet(address: str, security: Security | None) -> None:
 
 
 def _why_unreachable(address: str) -> str:
-    """Return why nothing can be connected to an address; "" where something can or it takes too long.
+    """Return why a connection to an address fails; empty if it succeeds or takes too long.
 
-    Dask cannot tell: it retries until its time is up, so its last attempt runs out of time whatever the cause.
+    Dask does not report this: it retries until its timeout, so its last attempt times out whatever the cause.
     """
     place = urlsplit(address)
     try:
@@ -128,7 +128,7 @@ _CERTIFICATES = (
 def _be_quiet() -> None:
     """Keep Dask from printing: whatever the operator must know is reported by this program.
 
-    Dask's configuration gives some loggers below these a level of their own, which then counts for them.
+    Dask's configuration gives some loggers below these a level of their own, which would otherwise apply.
     """
     for name in list(logging.root.manager.loggerDict):
         if name.partition(".")[0] in _LOGGERS:

@@ -26,7 +26,7 @@ from batchdiff.planning.remote.resident_job import objection_here
 from batchdiff.planning.scan.executor import RemoteJob, Result, Task
 
 LOOK_AGAIN = 2.0
-"""Seconds between two looks for workers that have joined or left."""
+"""Seconds between two checks for workers that have joined or left."""
 
 FETCHED_AFTER = 10.0
 """Seconds after which a result (a few kilobytes) counts as lost, together with its worker."""
@@ -102,7 +102,7 @@ class Crew(Generic[Task, Result]):
             self._ask(worker, _Question.PYTHON)
 
     def _present(self) -> set[str]:
-        """Return the workers that the scheduler has and hears from. One that continues later is a new one."""
+        """Return the workers that the scheduler has and hears from. A silent worker that resumes is a new one."""
         # Client.scheduler_info() would wait for a scheduler that hangs.
         found = self.client.sync(self.client.scheduler.identity, callback_timeout=_HUNG)["workers"]
         last_seen = {worker: each["last_seen"] for worker, each in found.items()}
@@ -162,7 +162,7 @@ class Crew(Generic[Task, Result]):
         if self._ever_admitted:
             why = "the last worker died, froze or left, and no other joined"
             return WorkerError("the scan ran out of workers", why=why, remedy=CONTINUE)
-        remedy = "Start some: `dask worker` with this scheduler's address (docs/many-hosts.md)."
+        remedy = "Start some with `dask worker` and this scheduler's address (docs/many-hosts.md)."
         return WorkerError("the scheduler has no workers", remedy=remedy)
 
 
@@ -184,4 +184,4 @@ def _failure(question: _Question, error: BaseException) -> str:
     """Return why a worker that failed to answer is refused."""
     if question is _Question.VERSION and isinstance(error, ImportError):
         return f"batchdiff cannot be imported there ({error}): install the same version as on the planner's host"
-    return f"it failed when it was asked about {question.value}: {error!r}"
+    return f"it failed when asked about {question.value}: {error!r}"

@@ -32,7 +32,7 @@ _AHEAD = 2
 """Tasks that a worker has at a time: when it finishes one, the next is already there."""
 
 _MOST_DEATHS = 4
-"""The number of workers that may go while they do a task; Dask has the same limit for its own retries."""
+"""The number of workers lost during one task that ends the scan; Dask has the same limit for its retries."""
 
 
 class DaskWorkers:
@@ -78,7 +78,7 @@ class DaskWorkers:
             work.cancel()
 
     def _finished(self, futures: list[Future]) -> list[Future]:
-        """Return futures that are finished, or none after some seconds.
+        """Return the finished futures; wait for at most a few seconds until there is one.
 
         :raises WorkerError: the connection to the scheduler is lost.
         """
@@ -114,7 +114,7 @@ class _Pending(Generic[Task]):
 class _Work(Generic[Task, Result]):
     """The tasks of a job: those to come, those to be given again, and those that workers have.
 
-    Each task is given to one worker. Dask would give most of them to those that have the job in memory already.
+    Each task is assigned to one worker: Dask would give most tasks to workers that have the job in memory already.
     """
 
     client: Client
@@ -160,7 +160,7 @@ class _Work(Generic[Task, Result]):
     def _take_all_from(self, worker: str) -> None:
         """Take back the tasks of a worker that is gone; only the first that is not finished was in progress there.
 
-        :raises WorkerError: too many workers have gone while doing that task.
+        :raises WorkerError: too many workers were lost while doing that task.
         """
         self._resident.pop(worker, None)
         taken = {future: pending for future, pending in self.pending.items() if pending.worker == worker}
@@ -184,7 +184,7 @@ class _Work(Generic[Task, Result]):
     def take(self, future: Future) -> Iterator[Result]:
         """Yield the result of a future that is finished; nothing if its task has to be done again.
 
-        :raises WorkerError: too many workers have gone while doing the task, or it could not be sent.
+        :raises WorkerError: too many workers were lost while doing the task, or it could not be sent.
         """
         pending = self.pending.get(future)
         if pending is None:  # it was taken back a moment ago, with another task of its worker
@@ -197,7 +197,7 @@ class _Work(Generic[Task, Result]):
             raise WorkerError(what, why=repr(failure), remedy=CONTINUE)
         try:
             answer = future.result(timeout=FETCHED_AFTER)
-        except CancelledError:  # together with its worker or the job there
+        except CancelledError:  # it was cancelled together with its worker, or with the job there
             self._take_all_from(pending.worker)
             return
         except TimeoutError:  # its worker died with the result: the task stays pending

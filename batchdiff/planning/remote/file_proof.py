@@ -1,4 +1,4 @@
-"""The proof that another host sees the same files: their fingerprints, and the content of random places.
+"""The proof that another host sees the same files: their fingerprints, and the content at random offsets.
 
 ::
 
@@ -7,7 +7,7 @@
 
 Device numbers differ from host to host, so they are not compared. Inodes are compared, because NFS, CephFS and
 cluster filesystems give a file the same inode on every host, that of their server; size, mtime and ctime also come
-from the server. A copy or an older snapshot of the storage may have all of these; then the excerpts show the
+from the server. A copy or an older snapshot of the storage may match in all of these; then the excerpts show the
 difference. A block device has neither inode nor times: only its size and the excerpts show that it is the same.
 """
 
@@ -74,7 +74,7 @@ def _excerpts(path: str, numbers: random.Random, most: int) -> tuple[FileExcerpt
 
 
 def _offsets(file: ImageFile, numbers: random.Random, most: int) -> Iterator[int]:
-    """Yield ascending offsets of blocks, one in each of ``most`` equal parts of a file, in data if it has any."""
+    """Yield ascending offsets of blocks: one in each of ``most`` equal parts of a file, or at the next data."""
     blocks = -(-file.size // _EXCERPT)
     parts = min(most, blocks)
     last = -1

@@ -1,4 +1,4 @@
-"""The silence of workers: how long a scheduler has not heard from each, by a clock that runs while it answers.
+"""The silence of workers: how long a scheduler has not heard from each, counted while the scheduler answers.
 
 ::
 

@@ -1,4 +1,4 @@
-"""The scan of ranges on another host: what its job checks there before it begins, and how it reads there.
+"""The scan of ranges on another host: what its job checks before it begins, and how it reads.
 
 ::
 
@@ -31,7 +31,7 @@ from batchdiff.throttle.options import ScanLimits
 from batchdiff.throttle.throttle import throttle
 
 _SPARE_FILES = 16
-"""Descriptors for everything but images: connections of Dask that come later, /proc, a rate limit."""
+"""Descriptors for everything but images: later connections of Dask, /proc, a rate limit."""
 
 
 @frozen
@@ -56,7 +56,7 @@ class RemoteScanJob:
     def _hides_blocks(self) -> str:
         """Return an objection if this host cannot see which blocks images share, though the planner can.
 
-        Blocks that the template shares are not read unless a guest needs them, which shows in the plan's figures.
+        Blocks that the template shares are not read unless a guest needs them, which affects the plan's figures.
         """
         if not self.scan.sharing or None not in self.scan.shared:
             return ""

@@ -132,7 +132,7 @@ def zero_units(window: WindowBuffer, first: int, last: int) -> Flags:
     """Return flags for the units from ``first`` to before ``last``: True for those that are all zeros."""
     words = window.words[first * _WORDS : last * _WORDS]
     zero: Flags = window.firsts[first:last] == 0
-    if np.count_nonzero(zero):  # in a tenth of the time of any()
+    if np.count_nonzero(zero):  # takes a tenth of the time of any()
         zero[zero] = np.bitwise_or.reduce(words.reshape(-1, _WORDS)[zero], axis=1) == 0
     return zero
 
@@ -140,7 +140,7 @@ def zero_units(window: WindowBuffer, first: int, last: int) -> Flags:
 def differing_units(left: WindowBuffer, right: WindowBuffer, first: int, last: int) -> Flags:
     """Return flags for the units from ``first`` to before ``last``: True for those that differ."""
     differs: Flags = left.firsts[first:last] != right.firsts[first:last]
-    if np.count_nonzero(differs) == last - first:  # a third of the time of the loop below
+    if np.count_nonzero(differs) == last - first:  # takes a third of the time of the loop below
         return differs
     begin = first
     for end in [*(differs.nonzero()[0] + first).tolist(), last]:

@@ -1,4 +1,4 @@
-"""The contract between a job and whoever runs its tasks: forked workers, or those of a Dask scheduler.
+"""The contract between a job and the executor of its tasks: forked workers, or those of a Dask scheduler.
 
 ::
 
@@ -8,8 +8,8 @@
 
 A job, its tasks and its results are values that can be pickled: no closures and no open files. So a worker needs
 nothing from the planner's process; it opens the images itself, by their paths. A rate limit and the progress of
-ranges are the two exceptions: they are shared through memory that only forked workers have, so others make their
-own.
+ranges are the two exceptions: they are shared through memory that only forked workers have. Other workers create
+their own.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class RemoteJob(Job[Task_contra, Result_co], Protocol):
     def begin(
         self, check: Callable[[], None] = lambda: None
     ) -> AbstractContextManager[Callable[[Task_contra], Result_co]]:
-        """Begin as any job. ``check`` is called before each read, and raises if the result is no longer wanted."""
+        """Begin like any job. ``check``, called before each read, raises if the result is no longer wanted."""
 
     def objection(self) -> str:
         """Return why the worker that calls this cannot do the tasks; empty if it can."""
@@ -60,12 +60,12 @@ class Executor(Protocol):
 
 
 class RemoteExecutor(Protocol):
-    """An executor with workers on other hosts, and with a connection to them until it is closed."""
+    """An executor with workers on other hosts, connected to them until it is closed."""
 
     def __call__(self, job: RemoteJob[Task, Result], tasks: Iterable[Task]) -> Iterator[Result]:
-        """Yield the results of all tasks in the order in which they are finished, by all workers that can do them.
+        """Run the tasks on all workers that can do them; yield results in the order in which they are finished.
 
-        :raises WorkerError: no worker can do them or is left, or the connection was lost.
+        :raises WorkerError: no worker can do them, none is left, or the connection was lost.
         :raises BatchdiffError: a task raised it.
         """
 

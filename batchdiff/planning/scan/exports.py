@@ -1,10 +1,10 @@
-"""The exports of a scan: started before its workers are forked, so that all share one for each image.
+"""The exports of a scan: started before its workers are forked, so that these share one export of each image.
 
 ::
 
     batch    | guest 1 | guest 2 | ... at most 32 exported guests |   their exports run
     planner  starts them ------------------------------------------>  ends them
-    workers         connect to them, each for itself
+    workers         each connects to all of them
 """
 
 from __future__ import annotations

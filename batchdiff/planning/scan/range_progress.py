@@ -1,4 +1,4 @@
-"""How far workers have come in the ranges that they scan: numbers in memory that the planner shares with them.
+"""The progress of workers within the ranges that they scan, in memory that the planner shares with them.
 
 With many guests, a range takes many seconds, so whole ranges are too coarse to show progress by.
 """
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 
 _CELLS = 512
-"""One for each process, by its id: two rarely share a cell, and then the progress is only too small."""
+"""One for each process, by its id. Two rarely share a cell; if they do, the progress shown is too small."""
 
 _BETWEEN_REPORTS = 0.2
 """Seconds of scanning between two reports of a process."""

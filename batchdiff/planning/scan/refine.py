@@ -2,7 +2,7 @@
 
 ::
 
-    granules of the older plan   |  data  |        |  zero  |  data  |        what is in between is equal
+    granules of the older plan   |  data  |        |  zero  |  data  |        all between them is equal
     compared, up to a window     |........|        |.................|
     units that differ              ..  .            .......     .
 
@@ -38,7 +38,7 @@ _GAP = 64 * KIB
 
 
 class Granules(NamedTuple):
-    """The extents of an older plan, which have all differences of a guest, in granules of ``size`` bytes."""
+    """The extents of an older plan, which cover all differences of a guest, in granules of ``size`` bytes."""
 
     extents: Extents
     size: int
@@ -98,7 +98,7 @@ class RefineJob:
     def describe(self, task: tuple[str, int]) -> str:
         """Describe the work on a stretch, for messages."""
         name, stretch = task
-        return f"reading again where guest {name} differs, from {format_size(stretch * STRETCH)} on"
+        return f"rereading the differences of guest {name} from {format_size(stretch * STRETCH)} on"
 
     def _refine(self, template: Image, task: tuple[str, int]) -> StretchResult:
         name, stretch = task
@@ -114,7 +114,7 @@ class RefineJob:
 
 
 def refine_granules(template: Image, guest: Image, granules: Extents, granule: int) -> Extents:
-    """Return the extents of a guest in units of 4 KiB, within granules of ``granule`` bytes with all differences.
+    """Return the extents of a guest in units of 4 KiB, found in granules of ``granule`` bytes.
 
     :raises ImageError: an image cannot be read.
     """

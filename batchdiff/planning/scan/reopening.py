@@ -99,7 +99,7 @@ def on_any_device(files: Files) -> Files:
 
 
 def open_same_files(source: ImageSource, files: Files, observer: ReadObserver | None = None) -> Image:
-    """Open an image that this run already has open, and check that its path still leads to the same file.
+    """Open an image that this run already has open, and check that its path still names the same file.
 
     :raises ImageError: other files have its names now, or it cannot be opened.
     """
@@ -109,7 +109,7 @@ def open_same_files(source: ImageSource, files: Files, observer: ReadObserver | 
         image.close()
         raise ImageError(
             f"another file took the place of {source.path} while the image was being scanned",
-            remedy="Find out what moved it, or mounted something there, and plan again.",
+            remedy="Find out what moved the image or mounted something over it, and plan again.",
         )
     return image
 

@@ -17,9 +17,9 @@ from batchdiff.planning.scan.compare import UNIT
 class RangeResult:
     """The result of scanning one range, by guest number; guests without differences there are left out.
 
-    ``template_units``: the count of the template's nonzero units, the same whatever guests are in the job: if it
-    shares blocks, units that were read for a guest count like those that were not read. ``replaced``: by guest,
-    the count of those in which it has other data.
+    ``template_units``: the count of the template's nonzero units. It does not depend on the guests in the job: if
+    the template shares blocks, units that were read for a guest count like unread ones. ``replaced``: by guest,
+    the count of these units in which it has other data.
     """
 
     number: int

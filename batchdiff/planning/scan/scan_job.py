@@ -25,7 +25,7 @@ class ScanJob:
 
     ``files``: the template's files at that time. ``sharing``: it shares blocks with other files, possibly the
     guests. ``shared``: for each guest, the bytes whose blocks it shares with the template at the same offset;
-    None if they are not known yet. ``observer`` is called at every read. ``progress`` is that of ranges.
+    None if they are not known yet. ``observer`` is called at every read. ``progress`` counts bytes within ranges.
 
     A task is the number of a range (:class:`~batchdiff.planning.scan.executor.Job`).
     """
@@ -74,7 +74,7 @@ class ScanJob:
         """Describe the work on a range, for messages."""
         start = number * RANGE
         return (
-            f"scanning bytes {start} to {start + RANGE} (from {format_size(start)} on) of the template and its"
+            f"scanning bytes {start} to {start + RANGE} (starting at {format_size(start)}) of the template and its"
             " guests"
         )
 

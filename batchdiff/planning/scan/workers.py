@@ -40,7 +40,7 @@ class _Worker(Generic[Task]):
 
 
 class _PoolError(WorkerError):
-    """A failure of a worker of this process, whose remedy does not yet begin with the outcome of the command."""
+    """A failure of a worker on this host; the outcome of the command is yet to be added to its remedy."""
 
 
 def run_tasks(
@@ -53,8 +53,8 @@ def run_tasks(
 ) -> Iterator[Result]:
     """Run the tasks in up to ``workers`` processes: see :class:`~batchdiff.planning.scan.executor.Executor`.
 
-    A worker inherits the job by fork, so only tasks and results are pickled. ``outcome``: the sentence of an error
-    message about the work of the whole command. ``waiting`` is called now and then while no result comes.
+    A worker inherits the job by fork, so only tasks and results are pickled. ``outcome``: the sentence in an
+    error message about the outcome of the whole command. ``waiting`` is called now and then while no result comes.
     """
     try:
         yield from _results(job, tasks, workers, waiting)

@@ -131,7 +131,7 @@ def stored_data(  # noqa: PLR0913  # options by keyword
         total = end * count / done
         error = _error(np.where(drawn == 0, cluster_size, drawn), count)
         if done < count and error <= _WANTED_ERROR * total:
-            # One more cluster for the rounding, because even a sample of equal sizes proves nothing.
+            # One more cluster for the rounding; an error of 0 would claim that every cluster was compressed.
             return StoredData(
                 align_up(round(total), cluster_size),
                 math.ceil(error) + cluster_size,

@@ -4,11 +4,11 @@
 
     file      |####|    |##|######|        |####|      blocks to which something is written
     extents    1         2                  3          and, if the file's space is reserved, one for each gap
-    list      in the inode, if they fit (ext4: 4); else in leaves (ext4: of 340), and above too many leaves for the
-              inode, in blocks of as many leaves
+    list      in the inode, if they fit (ext4: 4); else in leaf blocks (ext4: 340 in each), which are listed in the
+              same way
 
-An allocator that finds no room in one piece makes more extents, and XFS fills some leaves only half. No plan can
-foresee either, so the count is the least.
+An allocator that finds no contiguous space makes more extents, and XFS fills some leaves only half. No plan can
+foresee either, so the count is a minimum.
 
 Source: Linux ``Documentation/filesystems/ext4/ifork.rst``; ``EXT_INIT_MAX_LEN`` in ``fs/ext4/ext4_extents.h``;
 ``fs/xfs/libxfs/xfs_format.h`` (``xfs_bmbt_rec``, ``XFS_BTREE_LBLOCK_CRC_LEN``, ``XFS_MAX_BMBT_EXTLEN``).
@@ -48,17 +48,17 @@ LIST_FORMATS = {
     # An inode of 512 bytes has room for 20 entries, or fewer if it holds extended attributes.
     "xfs": ListFormat((1 << 21) - 1, in_inode=20, entry=16, header=72),
 }
-"""The filesystems that count blocks with lists as the file's."""
+"""The filesystems on which the blocks of an extent list count as the file's."""
 
 _NO_LIST = LIST_FORMATS["ext4"]
 """A stand-in for filesystems on which nothing is counted."""
 
 
 class WrittenRuns:
-    """A count of the extents that the written parts of a file need at least; parts come in ascending order."""
+    """The minimum number of extents for the written parts of a file, which come in ascending order."""
 
     def __init__(self, lists: ListFormat, volume: Volume, *, reserved: bool = False) -> None:
-        """Count on a filesystem that lists extents like this.
+        """Count for a filesystem with this list format.
 
         ``reserved``: the gaps between the parts have blocks, too, which the filesystem marks as unwritten.
         """
@@ -165,7 +165,7 @@ def metadata_parts(layout: AnyLayout, extents: Extents, block: int) -> tuple[Off
     l1_bytes = layout.l1_entries * 8
     parts = [(0, block), (layout.l1_offset, layout.l1_offset + l1_bytes), (layout.l2_offset, layout.data_offset)]
     if layout.options.luks_bytes:
-        # Only its beginning is written; if it is longer than that, its end is a hole, too.
+        # Only the beginning of the LUKS header is written; one block stands for it, because it is one extent.
         parts.insert(1, (layout.luks_offset, layout.luks_offset + block))
     starts, ends = np.array([part for part in parts if part[0] < part[1]], dtype=np.int64).T
     return starts, ends

@@ -5,8 +5,8 @@
     128 KiB, standard L2 entries     | data, all of it      |     length 128 KiB, on disk 128 KiB
     128 KiB, extended L2 entries     | hole |data| hole     |     length 128 KiB, on disk   4 KiB
 
-Clusters alone are compared by the file's length. Subclusters that are not written stay holes, so if there are any,
-the space on disk decides.
+Geometries without subclusters are compared by the file's length. Unwritten subclusters stay holes, so if any
+geometry has subclusters, all are compared by space on disk.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def compared_sizes(units: Extents, virtual_size: int, options: OverlayOptions, u
     """Return the sizes for each cluster size that can map a disk of this size, with each kind of L2 entries.
 
     Sizes below 4 KiB are left out unless one is asked for: differences are found in units of 4 KiB, so smaller
-    clusters would only add tables. ``unit``: bytes; the unit in which the overlay's filesystem allocates space.
+    clusters would only add tables. ``unit``: the allocation unit of the overlay's filesystem, in bytes.
 
     :raises FormatError: no cluster size can map the disk.
     """
@@ -97,7 +97,7 @@ def _qed_sizes(units: Extents, virtual_size: int, options: OverlayOptions) -> Co
 
 
 def geometries(options: OverlayOptions) -> list[Geometry]:
-    """Return the geometries to compare: all cluster sizes worth having, and the one that the options set."""
+    """Return the geometries to compare: all cluster sizes worth considering, and the one that the options set."""
     if options.format is OverlayFormat.QED:
         return [geometry_of(options, cluster_size) for cluster_size in QED_CLUSTER_SIZES]
     return [

@@ -87,7 +87,7 @@ def why_template(group: Group) -> str:
     if copies and all(copy.similarity.estimate == 1 for copy in copies):
         why = "its copies equal it in every sample"
     else:
-        why = "the overlays of all others take the least space on it"
+        why = "the overlays of all others take the least space on this template"
     return f"{why}; {_of_equals(choice)}" if choice.equals else why
 
 
@@ -180,9 +180,7 @@ def _notes(found: Discovery, names: _Names, width: int | None) -> Iterator[str]:
     for group in found.groups:
         if shared := sum(copy.image.allocated - copy.image.reclaimable for copy in group.copies):
             what = f"{format_size(shared)} of the copies of {names(group.template.path)}"
-            yield _note(
-                "shared", f"{what} belong to other files, too (reflink): no overlay gives them back", width
-            )
+            yield _note("shared", f"{what} is shared with other files (reflink), so no overlay can free it", width)
     either: dict[tuple[str, str], list[str]] = {}
     for group, copy in in_order_of_savings(found.groups):
         if copy.other is not None:
@@ -235,7 +233,8 @@ def _left_out(found: Discovery, names: _Names, width: int | None) -> Iterator[st
 
 def ignored_words(count: int) -> str:
     """Return how many files were ignored, and why."""
-    return f"{count_of(count, 'file')} that {'does' if count == 1 else 'do'} not look like an image"
+    words = "that does not look like an image" if count == 1 else "that do not look like images"
+    return f"{count_of(count, 'file')} {words}"
 
 
 def _note(label: str, text: str, width: int | None) -> str:

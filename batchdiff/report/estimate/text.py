@@ -47,14 +47,14 @@ def _heading(estimate: Estimate) -> str:
 
 
 def _attention(estimate: Estimate) -> Iterator[tuple[str, str]]:
-    # An undecided guest has a line of its own below, which a line that it is skipped would contradict.
+    # An undecided guest has a line of its own below, which "skipped" would contradict.
     decided = [
         guest.plan for guest in estimate.guests if not (guest.is_undecided and guest.plan.verdict is Verdict.SKIP)
     ]
     for verdict, reason, names in guests_not_converted(decided):
         label = {Verdict.REFUSE: "refused", Verdict.SKIP: "skipped"}.get(verdict, "note")
         why = of_several(reason) if len(names) > 1 else reason
-        # The table below does not have those that are refused, so each is named here.
+        # The table below omits refused guests, so each is named here.
         named = ", ".join(names) if verdict is Verdict.REFUSE else few(names)
         yield label, f"{printable(named)}: {printable(why)}"
     undecided = [guest.plan.name for guest in estimate.guests if guest.is_undecided]
@@ -82,7 +82,7 @@ def _table(estimate: Estimate, width: int | None) -> list[str]:
         rows.append(("total", format_size(totals.allocated_bytes), _about(totals.overlay), *figures))
     lines = table(_COLUMNS, [*rows, *others], width=width)
     if others and rows:
-        lines.insert(len(rows) + 1, "")  # what is below is not part of the total
+        lines.insert(len(rows) + 1, "")  # the rows below are not part of the total
     return lines
 
 
@@ -103,7 +103,7 @@ def _savings(saved: Interval, exactness: Exactness, allocated: int) -> tuple[str
     part = percent(share(round(saved.estimate), allocated))
     if exactness is Exactness.EXACT:
         return _about(saved), part, _bounds(saved)
-    # A plan has no more than a bound for them either, or does not know them at all.
+    # Even a plan has only a bound for the savings, or does not know them at all.
     words, is_unknown = bounded_size(round(saved.estimate), exactness), exactness is Exactness.UNKNOWN
     return words, DASH if is_unknown else part, DASH if is_unknown or saved.is_exact else _bounds(saved)
 
@@ -134,7 +134,7 @@ def _below(estimate: Estimate) -> Iterator[str]:
         yield "Everything that metadata cannot settle was read, so these figures are those of a plan."
         if not all(guest.is_exact for guest in sampled):
             yield (
-                "A plan estimates the sizes of compressed overlays, too: in 95 of 100 cases, what they save is"
+                "A plan estimates the sizes of compressed overlays, too: in 95 of 100 cases, their savings are"
                 " within the interval."
             )
         return

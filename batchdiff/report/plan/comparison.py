@@ -127,9 +127,9 @@ def _what_came_of(done: list[GuestToConvert], conversions: Mapping[str, Conversi
     known = [conversions[guest.name] for guest in done if guest.name in conversions]
     if known:
         back = bounded_size(sum(each.came_back_bytes for each in known), exactness)
-        yield f"{text}; came back so far: {back} of {planned} planned. The savings now include neither figure."
+        yield f"{text}; {back} of {planned} planned came back so far. The savings now include neither figure."
     else:
-        yield f"{text}; the savings now do not include what was planned for them, {planned}."
+        yield f"{text}; the savings now do not include those planned for them ({planned})."
 
 
 def comparison_report(found: PlanComparison) -> dict[str, object]:

@@ -61,7 +61,7 @@ def plan_csv(facts: PlanFacts) -> str:
     """Return the savings report of a plan as CSV; a field without a value is empty.
 
     If there is an older plan to compare with, guests that are only in that one come last, without a verdict; they
-    are left out if the report is on some of the guests only.
+    are left out if the report covers only some of the guests.
     """
     text = io.StringIO()
     rows = csv.DictWriter(text, HEADER)
@@ -84,7 +84,7 @@ def _identity(guest: GuestPlan) -> dict[str, str]:
 
 
 def _older(guest: GuestPlan | None) -> dict[str, Any]:
-    """Return the fields of a guest of an older plan; none if that has no such guest."""
+    """Return the fields of a guest of an older plan; none if that plan has no such guest."""
     if guest is None:
         return {}
     row = _row(guest, None, None)

@@ -11,7 +11,7 @@ from batchdiff.units import few
 
 
 def dangers(plan: Plan) -> Iterator[str]:
-    """Yield the warnings about a plan, each a sentence without its stop."""
+    """Yield the warnings about a plan, each a sentence without its full stop."""
     yield from _unseen_by_proxmox(plan)
 
 

@@ -100,14 +100,14 @@ def _counts(facts: PlanFacts) -> str:
 
 
 def _restored(facts: PlanFacts) -> Iterator[str]:
-    """Yield what is true of guests that restore gave back: how to convert them again, and what is left of them."""
+    """Yield notes on guests that restore gave back: how to convert them again, and what is left of them."""
     plan = f" {shell_word(facts.path)}" if facts.path else ""
     if facts.given_back:
         back = sorted(facts.given_back)
         were, them, named = ("was", "it", shell_word(back[0])) if len(back) == 1 else ("were", "them", "NAME")
         it = "it" if len(back) == 1 else "one of them"
         yield (
-            f"{few([printable(name) for name in back])} {were} restored, and no total includes {them}:"
+            f"{few([printable(name) for name in back])} {were} restored, and no total includes {them}."
             f" `batchdiff apply{plan} --guest {named}` converts {it} again. For an image that was rebuilt, make a"
             " new plan."
         )
@@ -119,7 +119,7 @@ def _restored(facts: PlanFacts) -> Iterator[str]:
         original, takes = ("original", "takes") if len(older) == 1 else ("originals", "take")
         yield (
             f"The older {original} of {few([printable(name) for name in older])}, still in quarantine, {takes}"
-            f" {least}{size} on disk: `batchdiff purge{plan} --used` deletes what is in quarantine."
+            f" {least}{size} on disk: `batchdiff purge{plan} --used` deletes the originals in quarantine."
         )
 
 
@@ -139,4 +139,4 @@ def _waiting(facts: PlanFacts) -> str | None:
     if fates - {Fate.QUARANTINED}:
         ways.append(f"once you delete the {'other ' if len(left) < len(there) else ''}originals that are kept")
     more = UNKNOWN_AMOUNT if exactness is Exactness.UNKNOWN else size
-    return f"{more} {'comes' if exactness is Exactness.UNKNOWN else 'come'} back {' and '.join(ways)}."
+    return f"{more} comes back {' and '.join(ways)}."

@@ -41,7 +41,7 @@ class GuestView(NamedTuple):
 
     ``saved``, which may be negative, is None if it is unknown.
 
-    ``cells`` has the columns of the table between name and verdict, and ``now`` where the guest stands.
+    ``cells`` has the columns of the table between name and verdict, and ``now`` is the guest's present state.
     """
 
     number: int
@@ -165,7 +165,7 @@ def _view(number: int, guest: GuestPlan, facts: PlanFacts, changes: ChangeMap | 
 def _described(diff: Diff, disk: int) -> str:
     """Return the map in words, for those who cannot see it."""
     data, zeros = diff.data.units * diff.unit / disk, diff.zero.units * diff.unit / disk
-    text = f"data differ in {percent(data)} of the disk"
+    text = f"data differs in {percent(data)} of the disk"
     return f"{text}, and zeros cover data of the template in {percent(zeros)}" if zeros else text
 
 

@@ -19,7 +19,7 @@ _MOST_LINKS = 3
 
 
 def of_another_template(facts: PlanFacts) -> Iterator[str]:
-    """Yield warnings of guests that are in the wrong manifest, printable, each on one line.
+    """Yield warnings about guests that are in the wrong manifest, printable, each on one line.
 
     A guest that saves too little to be converted is in the wrong manifest, too.
     """
@@ -42,7 +42,7 @@ def of_another_template(facts: PlanFacts) -> Iterator[str]:
 
 
 def _reason_has_it(guest: GuestPlan) -> bool:
-    """Return True if a guest's reason is the one to read: it is refused, or skipped for being unlike."""
+    """Return True if a guest's reason suffices: it is refused, or skipped as unlike the template."""
     similarity = None if guest.diff is None else guest.diff.similarity
     return guest.verdict is Verdict.REFUSE or guest.reason == why_unlike(similarity) != ""
 
@@ -65,7 +65,7 @@ def remarks(facts: PlanFacts) -> Iterator[str]:
         yield f"{printable(guest.name)}: {printable(_of_link(guest, facts.plan.retire))}"
     if len(links) > _MOST_LINKS:
         more = count_of(len(links) - _MOST_LINKS, "more guest")
-        yield f"The manifest names {more} by symbolic link; the same applies to each."
+        yield f"The same applies to {more} that the manifest names by symbolic link."
     alike: dict[str, list[str]] = {}
     for guest in chosen:
         alike.setdefault(", ".join(_unusual(guest)), []).append(printable(guest.name))

@@ -70,7 +70,7 @@ def guest_cells(facts: PlanFacts, guest: GuestPlan) -> tuple[str, ...]:
 
 
 def now(facts: PlanFacts, guest: GuestPlan) -> str:
-    """Return where a guest stands after an apply: the fate of its original, or its verdict."""
+    """Return the state of a guest after an apply: the fate of its original, or its verdict."""
     done = facts.conversions.get(guest.name)
     if done is not None:
         return done.fate.value

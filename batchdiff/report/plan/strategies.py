@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from batchdiff.applying.results.conversion import freed_in_all
-from batchdiff.image.storage.exactness import Exactness, of_sum
+from batchdiff.image.storage.exactness import UNKNOWN_AMOUNT, Exactness, of_sum
 from batchdiff.plan.plan import Savings, Sharing
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.figures import bounded_size, count_of
@@ -95,12 +95,14 @@ def sharing_next(facts: PlanFacts) -> Iterator[str]:
         return
     exactness = of_sum(guest.sharing.exactness for guest in guests)
     saved = _saved(sum(guest.sharing.saved_bytes for guest in guests), exactness)
+    if exactness is Exactness.UNKNOWN:
+        saved = UNKNOWN_AMOUNT
     stay = (
         "Its file, format and definition stay" if len(guests) == 1 else "Their files, formats and definitions stay"
     )
     yield (
         f"`batchdiff apply` will let {count_of(len(guests), 'guest')} share blocks with the template in place:"
-        f" {saved} come back at once. {stay} as before, and nothing will rest on the template."
+        f" {saved} comes back immediately. {stay} as before, and nothing will rest on the template."
     )
     left_out = sum(guest.sharing.left_out_bytes for guest in guests)
     if left_out:

@@ -59,7 +59,7 @@ def _table(facts: PlanFacts, width: int | None) -> list[str]:
         summed.append(total_cells(facts))
     lines = table(columns(facts), [*summed, *(guest_cells(facts, guest) for guest in others)], width=width)
     if summed and others:
-        lines.insert(len(summed) + 1, "")  # what is below is not part of the totals
+        lines.insert(len(summed) + 1, "")  # the rows below are not part of the totals
     return lines
 
 

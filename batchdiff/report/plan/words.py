@@ -25,7 +25,7 @@ from batchdiff.units import few, format_size
 
 ATTENTION = "Refused, skipped, or worth a look"
 
-STALE = "WARNING: this plan is stale. `batchdiff apply` refuses what has changed; run `batchdiff plan` again."
+STALE = "WARNING: this plan is stale. `batchdiff apply` refuses changed images; run `batchdiff plan` again."
 
 
 def heading(facts: PlanFacts) -> tuple[str, str]:
@@ -73,15 +73,12 @@ def how_saved(facts: PlanFacts) -> Iterator[str]:
     if not facts.has_conversions_in_view:
         return
     if facts.has_overlays_in_view and facts.overlay_disk_bytes != facts.predicted.overlay_bytes:
-        what, why = (
-            ("the overlay takes", "its file has")
-            if len(chosen) == 1
-            else ("the overlays take", "their files have")
-        )
+        is_one = len(chosen) == 1
+        takes, why = ("overlay takes", "its file has") if is_one else ("overlays take", "their files have")
         bounded = any(savings.exactness is not Exactness.EXACT for savings in chosen)
         about = "about " if facts.error_bytes else "up to " if bounded else ""
         on_disk = format_size(facts.overlay_disk_bytes)
-        yield f'"saved" counts what {what} on disk: {about}{on_disk}, because {why} holes.'
+        yield f'"saved" is based on the disk space that the {takes}, {about}{on_disk}, because {why} holes.'
     if facts.has_overlays_in_view and facts.has_shared_space:
         yield '"saved" does not count space that is shared with other files, by reflinks or hard links.'
     if facts.totals.template_copy_bytes:
@@ -127,8 +124,8 @@ def next_steps(facts: PlanFacts) -> Iterator[str]:
     if plan.protect_template and not facts.read_only:
         text = "The template will lose its write permission: a write to it would damage every overlay."
         copied = plan.totals.template_copy_bytes
-        cost = f" That copies it to the upper layer of its overlayfs: {format_size(copied)}." if copied else ""
-        yield text + cost
+        copying = f" Removing it copies {format_size(copied)} to the upper layer of the template's overlayfs."
+        yield text + (copying if copied else "")
     if facts.error_bytes:
         yield (
             "~ marks the estimated size of a compressed overlay; in 19 of 20 cases, its error is at most the"
@@ -189,14 +186,14 @@ def since(facts: PlanFacts) -> Iterator[str]:
 
 
 def _space(facts: PlanFacts, guests: int) -> str:
-    """Return the space that apply needs with the usual number of guests at once, and with one at a time."""
+    """Return the space that apply needs with the usual number of guests at a time, and with one."""
     usual, least = facts.space_at_once(facts.jobs), facts.space_at_once(1)
     up_to = "about" if facts.plan.totals.exactness is Exactness.UNKNOWN else "up to"
-    text = f"It needs {up_to} {format_size(usual)} of free disk space at once"
+    text = f"While it runs, it needs {up_to} {format_size(usual)} of free disk space"
     if usual == least:
         return f"{text}."
     how_many = f"{min(facts.jobs, guests)} guests in progress (`-j {facts.jobs}`)"
-    fewer = f"{format_size(least)} with `-j 1`. If there is less space, it works on fewer guests at once."
+    fewer = f"{format_size(least)} with `-j 1`. If there is less space, it works on fewer guests at a time."
     return f"{text}, with {how_many}; {fewer}"
 
 
@@ -231,17 +228,16 @@ def _fate(facts: PlanFacts, chosen: Sequence[GuestToConvert]) -> str:
             later = _later(totals, "only with `batchdiff purge`", them)
             return f"and then quarantine {originals} as NAME.batchdiff-original: {later}"
         case Retire.DELETE if _costs(totals):
-            return f"and then delete {originals}: {_cost(totals)} will be free than now"
+            return f"and then delete {originals}: {_cost(totals)}"
         case Retire.DELETE:
             return f"and then delete {originals}, which frees {_saved(totals)}"
 
 
 def _later(totals: Totals, when: str, originals: str) -> str:
     if _costs(totals):
-        return f"even after you delete {originals}, {_cost(totals)} will be free than now"
+        return f"even after you delete {originals}, {_cost(totals)}"
     the = "the " if totals.exactness is Exactness.EXACT else ""
-    come = "comes" if totals.exactness is Exactness.UNKNOWN else "come"
-    return f"{the}{_saved(totals)} {come} back {when}"
+    return f"{the}{_saved(totals)} comes back {when}"
 
 
 def _costs(totals: Totals) -> bool:
@@ -250,7 +246,7 @@ def _costs(totals: Totals) -> bool:
 
 
 def _cost(totals: Totals) -> str:
-    return f"{format_size(-totals.saved_bytes)} less space"
+    return f"there will be {format_size(-totals.saved_bytes)} less free space than now"
 
 
 def _saved(totals: Totals) -> str:

@@ -108,7 +108,7 @@ def test_another_python(monkeypatch, python, reason):
 def test_a_worker_without_batchdiff():
     found = crew._failure(crew._Question.VERSION, ModuleNotFoundError("No module named 'batchdiff'"))
     assert found.startswith("batchdiff cannot be imported there (No module named 'batchdiff'): install the same")
-    assert "was asked about its files: KeyError(1)" in crew._failure(crew._Question.FILES, KeyError(1))
+    assert "failed when asked about its files: KeyError(1)" in crew._failure(crew._Question.FILES, KeyError(1))
 
 
 def test_a_worker_that_does_not_answer(monkeypatch):

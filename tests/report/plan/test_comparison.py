@@ -60,11 +60,11 @@ def test_guests_that_are_done_are_no_loss():
     }
     planned = format_size(2 * guest_plan("web01").diff.savings.saved_bytes)
     assert list(sentences(compared(old, new), back))[1:] == [
-        f"web01 and web02: convert then, done now; came back so far: 200 MiB of {planned} planned. The savings now"
+        f"web01 and web02: convert then, done now; 200 MiB of {planned} planned came back so far. The savings now"
         " include neither figure.",
         "log01: convert then, skip now.",
     ]
-    assert list(sentences(compared(old, new)))[1].endswith(f"do not include what was planned for them, {planned}.")
+    assert list(sentences(compared(old, new)))[1].endswith(f"do not include those planned for them ({planned}).")
 
 
 def test_nothing_has_changed():

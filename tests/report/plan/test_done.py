@@ -42,7 +42,7 @@ def test_after_an_apply_that_kept_the_originals():
     assert end_of_report(*[Fate.KEPT] * 3) == (
         "3 overlays are in place, and were 300 MiB long when written, as predicted; on disk now: 300 MiB (300\n"
     ).replace("(300\n", "(300 MiB\npredicted).\n").replace("300 MiB (300 MiB\n", "300 MiB\n(300 MiB ") + (
-        "Originals: 3 kept.\n5.7 GiB come back once you delete the originals that are kept.\n"
+        "Originals: 3 kept.\n5.7 GiB comes back once you delete the originals that are kept.\n"
     )
 
 
@@ -50,7 +50,7 @@ def test_after_quarantine_and_a_purge_of_one():
     assert end_of_report(Fate.DELETED, Fate.QUARANTINED, Fate.QUARANTINED).endswith(
         "Originals: 1 deleted, 2 in quarantine.\n"
         "1.9 GiB came back so far, net of the overlays.\n"
-        "3.8 GiB come back once `batchdiff purge fleet.plan.json --used` deletes the originals in quarantine.\n"
+        "3.8 GiB comes back once `batchdiff purge fleet.plan.json --used` deletes the originals in\nquarantine.\n"
     )
 
 
@@ -71,7 +71,8 @@ def test_what_is_left_to_do_is_counted_by_itself():
     assert "2 overlays are in place" in said
     assert (
         "`batchdiff apply` will write 1 overlay beside its guest, verify it against its original, and keep the"
-        " original: the 1.9 GiB come back only once you delete it. It needs up to 100 MiB of free disk space"
+        " original: the 1.9 GiB comes back only once you delete it. While it runs, it needs up to 100 MiB of free"
+        " disk space"
     ) in said
 
 
@@ -83,7 +84,7 @@ def test_no_prediction_includes_a_restored_guest():
     assert "total 4 GiB 200 MiB 200 MiB 3.8 GiB 95.1% 2 of 2 done" in said
     assert "three 2 GiB 100 MiB - 1.9 GiB 95.1% restored" in said
     assert "Originals: 1 deleted, 1 in quarantine, 1 older original in quarantine." in said
-    assert "three was restored, and no total includes it: `batchdiff apply fleet.plan.json --guest three`" in said
+    assert "three was restored, and no total includes it. `batchdiff apply fleet.plan.json --guest three`" in said
     assert "--guest three` converts it again. For an image that was rebuilt, make a new plan." in said
     assert "The older original of three, still in quarantine, takes 3 GiB on disk" in said
     assert "will write" not in said
@@ -186,7 +187,7 @@ def test_a_selection_without_a_guest_is_a_sentence(form):
 
 def test_commands_in_sentences_are_code_on_the_page():
     page = plan_html(facts(*[Fate.QUARANTINED] * 3))
-    assert "come back once <code>batchdiff purge fleet.plan.json --used</code> deletes" in page
+    assert "comes back once <code>batchdiff purge fleet.plan.json --used</code> deletes" in page
     assert "`" not in page.split("<script>")[0]
 
 
@@ -196,11 +197,11 @@ def test_an_original_that_others_depend_on_is_named_and_left_out_of_the_sum():
     bound = conversion(Fate.KEPT, dependents=("/srv/new.qcow2", "/srv/newer.qcow2"))
     both = done._replace(conversions=dict(done.conversions) | {"two": bound})
     said = " ".join(plan_text(both).split())
-    assert "Originals: 3 kept. 3.8 GiB come back once you delete the other originals that are kept." in said
+    assert "Originals: 3 kept. 3.8 GiB comes back once you delete the other originals that are kept." in said
     assert f"Do not delete {GUESTS[1].source.path}: /srv/new.qcow2 and /srv/newer.qcow2 depend on it." in said
     of = {guest["name"]: guest["conversion"]["dependents"] for guest in json.loads(plan_json(both))["guests"]}
     assert of["two"] == ["/srv/new.qcow2", "/srv/newer.qcow2"]
     assert sum(map(len, of.values())) == 2
     alone = " ".join(end_of_report(*[Fate.KEPT] * 3, dependents=("/srv/new.qcow2",)).split())
-    assert "come back once you delete" not in alone
+    assert "comes back once you delete" not in alone
     assert alone.count("/srv/new.qcow2 depends on it.") == 3

@@ -93,7 +93,7 @@ def test_every_guest_has_a_row_a_map_and_the_sizes():
     assert [found["id"] for found in outline.all("details")] == ["g0", "g1", "g2"]
     maps = [found["aria-label"] for found in outline.all("svg") if found.get("class") == "map"]
     assert len(maps) == 3  # of all guests, web01 and web02
-    assert maps[1] == "data differ in 3.1% of the disk, and zeros cover data of the template in 1.6%"
+    assert maps[1] == "data differs in 3.1% of the disk, and zeros cover data of the template in 1.6%"
     assert "128 KiB" in outline.text
 
 

@@ -74,8 +74,8 @@ def test_the_whole_report():
         "cache01      4 GiB  3.9 GiB  127 MiB   3.1%   64 KiB  skip\n"
         "\n"
         "`batchdiff apply` will write 1 overlay beside its guest, verify it against its original, and keep\n"
-        "the original: the 9.5 GiB come back only once you delete it.\n"
-        "It needs up to 512 MiB of free disk space at once.\n"
+        "the original: the 9.5 GiB comes back only once you delete it.\n"
+        "While it runs, it needs up to 512 MiB of free disk space.\n"
         "The template will lose its write permission: a write to it would damage every overlay.\n"
     )
 
@@ -137,10 +137,10 @@ def test_an_estimate_is_marked_with_its_error():
 @pytest.mark.parametrize(
     ("retire", "said"),
     [
-        (Retire.KEEP, "and keep the originals: the 20.4 GiB come back only once you delete them."),
+        (Retire.KEEP, "and keep the originals: the 20.4 GiB comes back only once you delete them."),
         (
             Retire.QUARANTINE,
-            "and then quarantine the originals as NAME.batchdiff-original: the 20.4 GiB come back only with"
+            "and then quarantine the originals as NAME.batchdiff-original: the 20.4 GiB comes back only with"
             " `batchdiff purge`.",
         ),
         (Retire.DELETE, "and then delete the originals, which frees 20.4 GiB."),
@@ -154,14 +154,14 @@ def test_the_space_is_that_of_the_command_that_is_advised():
     """With deletion fewer overlays at once need less; without it, it is all of them in any case."""
     guests = [guest_plan(name, path=f"/srv/{name}.img", savings=savings(GIB, 100 * MIB)) for name in "abcdef"]
     plan = small_plan(*guests, retire=Retire.DELETE)
-    said = "It needs up to 500 MiB of free disk space at once, with 4 guests in progress (`-j 4`); 200 MiB with"
+    said = "it needs up to 500 MiB of free disk space, with 4 guests in progress (`-j 4`); 200 MiB with"
     assert f"{said} `-j 1`. If" in flat(plan_text(plan, jobs=4))
-    assert "up to 600 MiB of free disk space at once, with 6 guests in progress (`-j 16`);" in flat(
+    assert "up to 600 MiB of free disk space, with 6 guests in progress (`-j 16`);" in flat(
         plan_text(plan, jobs=16)
     )
-    assert "up to 200 MiB of free disk space at once." in flat(plan_text(plan, jobs=1))
+    assert "up to 200 MiB of free disk space." in flat(plan_text(plan, jobs=1))
     for retire in (Retire.KEEP, Retire.QUARANTINE):
-        assert "up to 600 MiB of free disk space at once." in flat(plan_text(small_plan(*guests, retire=retire)))
+        assert "up to 600 MiB of free disk space." in flat(plan_text(small_plan(*guests, retire=retire)))
 
 
 def test_an_unprotected_template_is_not_said_to_be_protected():
@@ -173,8 +173,8 @@ def test_an_unprotected_template_is_not_said_to_be_protected():
 def test_what_is_saved_is_counted_by_what_the_overlay_takes_on_disk():
     thin = guest_plan(savings=savings(10 * GIB, GIB, overlay_disk_bytes=256 * MIB, saved_bytes=9984 * MIB))
     packed = guest_plan("db01", overlay_path="/x", savings=savings(GIB, 100 * MIB, MIB))
-    note = '"saved" counts what the overlays take on disk: '
-    said = '"saved" counts what the overlay takes on disk: 256 MiB, because its file has holes.'
+    note = '"saved" is based on the disk space that the overlays take, '
+    said = '"saved" is based on the disk space that the overlay takes, 256 MiB, because its file has holes.'
     assert said in flat(plan_text(small_plan(thin)))
     assert f"{note}about 356 MiB, because" in flat(plan_text(small_plan(thin, packed)))
     assert note not in plan_text(small_plan(WEB, packed))
@@ -381,7 +381,7 @@ def test_on_which_side_a_number_may_be_off_is_said_in_words():
     assert "frees at least 27.5 GiB." in flat(report)
     most = bounded("c", Exactness.AT_MOST, "it may be in a lower layer")
     assert 'c: "saved" is at most 9 GiB: it may be in a lower layer.' in flat(plan_text(small_plan(most)))
-    assert "original: at most 9 GiB come back only" in flat(plan_text(small_plan(most)))
+    assert "original: at most 9 GiB comes back only" in flat(plan_text(small_plan(most)))
 
 
 def test_what_is_not_known_has_no_number():
@@ -390,7 +390,7 @@ def test_what_is_not_known_has_no_number():
     )
     assert 'z: "saved" is unknown: nobody measured zfs.' in report
     assert "frees an unknown amount of space" in flat(report)
-    assert "It needs about" in report
+    assert "it needs about" in report
     assert "90.0%" not in report
 
 
@@ -401,7 +401,7 @@ def test_opposite_bounds_leave_nothing_known():
 
 def test_what_protecting_the_template_takes_is_said():
     totals = totals_of([WEB], Retire.KEEP, protecting=CopyUp(3 * GIB))
-    assert "copies it to the upper layer of its overlayfs: 3 GiB." in flat(
+    assert "copies 3 GiB to the upper layer of the template's overlayfs." in flat(
         plan_text(small_plan(WEB, totals=totals))
     )
     totals = totals_of([WEB], Retire.KEEP, protecting=CopyUp(0, Exactness.AT_LEAST, "it may be copied"))

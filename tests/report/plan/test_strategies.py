@@ -75,7 +75,7 @@ def test_without_an_overlay_in_view_nothing_is_said_of_overlays():
     plan = small_plan(converted, shared)
     notes = (
         "`cluster_size: 4KiB`",
-        '"saved" counts what the overlay takes',
+        '"saved" is based on the disk space',
         "does not count space",
         'one: "saved"',
     )

@@ -1,5 +1,5 @@
 "use strict";
-// Sort and filter the table, the list of disks with it, and copy commands. Without this script all of the page is there.
+// Sort and filter the table together with the list of disks, and copy commands. The page is complete without it.
 const table = document.getElementById("table");
 const body = table.tBodies[0];
 const disks = document.getElementById("disks");
