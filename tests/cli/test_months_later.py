@@ -323,7 +323,7 @@ def test_an_older_original_after_a_restore(one):
     assert outcome(run(one, "purge", "--yes", "--json"))["status"] == "kept"
     one.plan("-q", "-o", "second.plan.json")
     refused = run(one, "apply", "--retire", "quarantine", plan="second.plan.json", expect=1)
-    ends = f"To continue, delete it with `batchdiff purge {one.folder}/fleet.plan.json --guest raw --used`"
+    ends = f"delete it with `batchdiff purge {one.folder}/fleet.plan.json --guest raw --used`"
     assert "already exists" in refused.stderr
     assert ends in refused.stderr
     one.write_manifest(f"{ONE}retire: quarantine\n")

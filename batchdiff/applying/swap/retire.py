@@ -63,9 +63,10 @@ def objection(
         return Fault(f"the name of {path} is too long to become {os.path.basename(aside)!r}", _TOO_LONG[goal])
     # Not `deleting`: the file with that name may be the original that a restore is about to bring back.
     if retire is Retire.QUARANTINE and os.path.lexists(aside):
+        way_out = (plans or EarlierPlans()).way_out_of_quarantine(aside)
         return Fault(
             f"{aside}, the original of an earlier conversion, already exists",
-            f"To continue, {(plans or EarlierPlans()).way_out_of_quarantine(aside)}; otherwise, move it away, {AGAIN}",
+            f"To continue, {way_out}; otherwise, move it away, {AGAIN}",
         )
     return None
 
