@@ -213,7 +213,7 @@ def test_names_that_no_manifest_can_have(tmp_path):
 
 def test_no_file_is_ever_replaced(images, tmp_path):
     (tmp_path / "fleet.yaml").write_text("mine")
-    assert "there is a file of that name, and files are never replaced" in discover(
+    assert "it already exists, and files are never replaced" in discover(
         images, "-o", tmp_path / "fleet.yaml", expect=2
     )
     (tmp_path / "debian-docker.yaml").write_text("mine")
@@ -248,7 +248,7 @@ def test_bad_input_is_explained(tmp_path):
     assert text.startswith(f"No image was found to be a copy of another one. left out {tmp_path}/bad.qcow2: ")
     assert f"left out {tmp_path}/only.img: there is no other image" in text
     assert " 1 read, 1 MiB in all" in run_here("discover", tmp_path / "only.img", "--sequential")
-    assert "no manifest was written, because no image is a copy of another one" in text
+    assert "no manifest was written, because no image is a copy of another" in text
 
 
 def test_a_terminal_of_80_columns_is_enough(images):
