@@ -93,7 +93,7 @@ def summing(report: Callable[[int], None]) -> Callable[[int], None]:
 
 
 _SHORTEST = 0.05
-"""The seconds of work from which on a rate is calculated: after microseconds, it would be terabytes a second."""
+"""The seconds of work that a rate needs: after microseconds, it would be terabytes a second."""
 
 
 @dataclass(slots=True)

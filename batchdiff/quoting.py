@@ -1,4 +1,4 @@
-"""Words from users and files in messages: quoted on one line, with the known word that was probably meant."""
+"""Words from users and files in messages: quoted on one line, with the known word that they mean."""
 
 from __future__ import annotations
 

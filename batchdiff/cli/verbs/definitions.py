@@ -165,9 +165,7 @@ def _write(console: Console, folder: str, changes: Sequence[DomainChange] | Sequ
                 file.write(change.changed)
         except OSError as error:
             why = (
-                "it already exists, and files are never replaced"
-                if isinstance(error, FileExistsError)
-                else reason(error)
+                "it already exists, and is never replaced" if isinstance(error, FileExistsError) else reason(error)
             )
             raise UsageError(f"cannot write {path}", why=why, remedy="Name another folder.") from error
         console.say(f"written: {path}")

@@ -36,7 +36,7 @@ from batchdiff.report.figures import count_of
 from batchdiff.throttle.options import ScanLimits
 from batchdiff.throttle.throttle import throttle
 
-_EXISTS = "it already exists, and files are never replaced"
+_EXISTS = "there is already a file of that name, and files are never replaced"
 _MANIFEST_SUFFIXES = (".yaml", ".yml")
 _SHAREABLE = {ImageFormat.RAW, ImageFormat.QCOW2}
 
