@@ -13,8 +13,8 @@ _INTERRUPTED = 130
 """``errors.EXIT_INTERRUPTED``, here without an import that Ctrl-C could interrupt."""
 
 _OBJECTS_BETWEEN_COLLECTIONS = 100_000
-"""Startup creates half as many objects, and keeps them all. Collecting garbage among them after every 700, as
-Python does by default, took 4 % of the time that ``plan`` needs to start. Later objects form hardly any cycles."""
+"""Startup creates about half this number of objects, and keeps them all. By default, Python collects garbage after
+every 700 of them, which took 4% of the time that ``plan`` needs to start. Later objects form hardly any cycles."""
 
 
 def main() -> NoReturn:
@@ -22,7 +22,7 @@ def main() -> NoReturn:
     _take_names_for_utf8()
     _occupy_standard_descriptors()
     # numpy's linear algebra, never used here, would start a thread per CPU. That takes a seventh of the time that
-    # numpy needs to load, and forking with threads is not safe.
+    # numpy needs to load, and forking a process that has threads is not safe.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     try:
@@ -42,7 +42,7 @@ def _take_names_for_utf8() -> None:
 
     Manifests and plans are UTF-8, and the bytes of a file name do not depend on the locale. Decoded as ASCII or
     Latin-1, a name from the manifest would not be found, and a name from a folder would be recorded wrongly.
-    Messages keep the encoding of the locale, which only this process still knows.
+    Messages keep the locale's encoding: PYTHONIOENCODING passes it on, because UTF-8 mode would override it.
     """
     stream = sys.stdout or sys.stderr
     if sys.getfilesystemencoding() == "utf-8" or "utf8" in sys._xoptions or not sys.executable:
@@ -54,9 +54,9 @@ def _take_names_for_utf8() -> None:
 
 
 def _occupy_standard_descriptors() -> None:
-    """Open /dev/null as each of the descriptors 0 to 2 that was closed, as by ``2>&-``.
+    """Open /dev/null in place of each descriptor from 0 to 2 that the caller has closed, as with ``2>&-``.
 
-    Otherwise the next file to be opened, such as an overlay, would get that number, and with it whatever a library
+    Otherwise the next file to be opened, such as an overlay, would get that number, and receive whatever a library
     prints.
     """
     for number in range(3):
@@ -67,7 +67,7 @@ def _occupy_standard_descriptors() -> None:
 
 
 def _end(code: int) -> NoReturn:
-    """Exit immediately: all files are closed, and interpreter shutdown would add a tenth to a short command."""
+    """Exit immediately: all files are closed, and interpreter shutdown would slow short commands by a tenth."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):  # the reader is gone; the failed write was reported
             stream.flush()

@@ -14,7 +14,7 @@ class Retire(enum.StrEnum):
 
 
 class Strategy(enum.StrEnum):
-    """The way in which a guest gives back the space of what it has in common with the template."""
+    """The way in which a guest frees the space of the data that the template has, too."""
 
     OVERLAY = "overlay"
     """An overlay takes its place, and rests on the template."""
@@ -32,11 +32,11 @@ class Loss(enum.StrEnum):
 
 
 OF_OVERLAYS = (Loss.SNAPSHOTS, Loss.BITMAPS)
-"""The losses of overlays, which `restore --allow-loss` accepts."""
+"""What an overlay may lose when it is restored, if `restore --allow-loss` allows it."""
 
 
 class VerifyMode(enum.StrEnum):
-    """The mode in which an overlay is verified; apply deletes an original only after FULL."""
+    """The mode in which an overlay is verified; apply deletes an original only after FULL verification."""
 
     FULL = "full"
     CHANGED = "changed"

@@ -61,7 +61,7 @@ class BatchdiffError(Exception):
         return f"{self.what}: {self.why}" if self.why else self.what
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Workers pickle exceptions for the planner; by default that would not pass keyword-only arguments.
+        # Workers pickle exceptions for the planner; pickle's default would lose the keyword-only arguments.
         return _rebuild, (type(self), self.what, self.why, self.remedy)
 
 

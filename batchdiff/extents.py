@@ -10,8 +10,9 @@ A diff gives every unit two bits, so that folding to a larger unit is a plain OR
     units of 4 KiB     | 0 0 1 0 | 2 2 1 0 | 2 2 2 2 | 2 3 2 0 |
     folded to 16 KiB   |  ZERO   |  DATA   |  SAME   |  DATA   |
 
-A cluster that differs only by zeros can be a zero cluster if all of it reads as zeros. If it also holds bytes that
-equal the template's, these must be written with it, so it counts as DATA. OR computes exactly that.
+A cluster that differs only where the guest has zeros can be a zero cluster if all of it reads as zeros. If it also
+has nonzero bytes that equal the template's, they must be written, too, so it counts as DATA. OR computes exactly
+that.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def empty() -> Extents:
 
 
 def from_runs(runs: Iterable[tuple[int, int, int]]) -> Extents:
-    """Return the extents of sorted, disjoint ``(first, count, kind)``; neighbours of one kind are merged."""
+    """Return the extents of sorted, disjoint runs ``(first, count, kind)``; neighbours of one kind are merged."""
     table = np.array(list(runs), dtype=np.int64).reshape(-1, 3)
     return _merged(table[:, 0], table[:, 0] + table[:, 1], table[:, 2].astype(np.uint8))
 
@@ -104,7 +105,7 @@ def from_kinds(kinds: npt.NDArray[np.uint8], first: int = 0) -> Extents:
 
 
 def concatenate(parts: list[Extents]) -> Extents:
-    """Join extents that follow one another; runs that touch are merged."""
+    """Join extents that follow one another; adjacent runs of one kind are merged."""
     if not parts:
         return empty()
     first = np.concatenate([part.first for part in parts])
@@ -115,14 +116,14 @@ def concatenate(parts: list[Extents]) -> Extents:
 def fold(extents: Extents, factor: int) -> Extents:
     """Return these extents in units ``factor`` (a power of two) times larger: each has the OR of its parts' kinds.
 
-    A run covers some large units wholly and may cover one at either end only in part. Several runs can share such
-    a unit, so their kinds are ORed. Runs are disjoint, so a wholly covered unit belongs to one run alone.
+    A run covers some large units completely, and may cover one at either end only in part. Several runs can share
+    such a unit, so their kinds are ORed. Runs are disjoint, so a completely covered unit belongs to one run alone.
     """
     if factor == 1 or len(extents) == 0:
         return extents
     first, end, kind = extents.first, extents.end, extents.kind
     bits = _bits(factor)
-    # Wholly covered units: from inner_first up to, but not including, inner_end.
+    # Completely covered units: from inner_first up to, but not including, inner_end.
     inner_first, inner_end = -(-first >> bits), end >> bits
     # Partly covered units, at either end of a run.
     head, tail = first >> bits, (end - 1) >> bits

@@ -1,4 +1,4 @@
-"""The decorator of value classes: frozen dataclasses with slots that are quick to define.
+"""The decorator for value classes: frozen dataclasses with slots that are quick to define.
 
 ``@dataclass(frozen=True, slots=True)`` compiles six methods for each class, which took a tenth of the time that
 ``plan`` needs to start (docs/performance.md). Here only ``__init__`` is compiled, at its first call; all classes
@@ -28,7 +28,7 @@ def frozen(*, eq: bool = True, kw_only: bool = False) -> Callable[[_Class], _Cla
 def frozen(
     cls: _Class | None = None, /, *, eq: bool = True, kw_only: bool = False
 ) -> _Class | Callable[[_Class], _Class]:
-    """Make a class a frozen dataclass with slots, which ``replace``, ``fields`` and ``pickle`` take for one.
+    """Make a class a frozen dataclass with slots, which ``replace``, ``fields`` and ``pickle`` accept as such.
 
     :param eq: compare and hash by the fields; otherwise by identity.
     :param kw_only: its constructor takes keywords only.
@@ -66,7 +66,7 @@ def _first_constructor(made: Any, members: tuple[dataclasses.Field[Any], ...]) -
 
 
 def _constructor(members: tuple[dataclasses.Field[Any], ...], *, is_completed: bool) -> Callable[..., None]:
-    """Compile an ``__init__`` as fast as a dataclass's; ``is_completed``: it ends with ``__post_init__``."""
+    """Compile an ``__init__`` as fast as a dataclass's; ``is_completed``: it ends by calling ``__post_init__``."""
     known: dict[str, Any] = {"_set": object.__setattr__, "_MISSING": MISSING}
     positional: list[str] = []
     keywords: list[str] = []
@@ -88,7 +88,7 @@ def _constructor(members: tuple[dataclasses.Field[Any], ...], *, is_completed: b
         body.append("    self.__post_init__()")
     parameters = ["self", *positional, *(["*", *keywords] if keywords else [])]
     source = "\n".join([f"def __init__({', '.join(parameters)}):", *(body or ["    pass"])])
-    exec(source, known)  # noqa: S102  # as dataclasses does: the names are those of a class of ours
+    exec(source, known)  # noqa: S102  # as dataclasses does: the names are those of our own class
     made: Callable[..., None] = known["__init__"]
     return made
 

@@ -25,12 +25,12 @@ class ImageFormat(enum.StrEnum):
 class ImageSource:
     """One image file: an absolute path, its declared format and its declared backing chain.
 
-    The path has no symbolic links, except for the last component of a block device's name, such as /dev/vg/lv.
+    The path has no symbolic links, but the last component of a block device's path (/dev/vg/lv) may be one.
 
     ``backing`` lists the images below this one, the nearest first. ``secret_file``: the file with the secret of an
     encrypted image, by its absolute path or a descriptor's (/dev/fd/3). Extents and data files are opened only
-    beside the image and in ``allow_folders``, which are absolute and have no symbolic links; ``other_files`` are
-    those of an image that was opened, in the order in which it names them.
+    beside the image and in ``allow_folders``, which are absolute and have no symbolic links; ``other_files``:
+    the extents and data files of an image that was opened, in the order in which it names them.
     """
 
     path: str

@@ -1,15 +1,15 @@
-"""The progress of a command, in bytes: what there is to do, what is done, and at what pace.
+"""The progress of a command, in bytes: the total, the part that is done, and the pace.
 
 ::
 
     open(3, 2000), open(4, 2000), ...      the first reading, if images are opened before their bytes are known
     expect("web01", WRITE, 3 GiB), expect("web01", VERIFY, 40 GiB), ...     the total
     begin()                                                                 the first reading otherwise
-    reach("web01", WRITE, 1 GiB)                                            bytes done never decrease
+    reach("web01", WRITE, 1 GiB)                                            the bytes done never decrease
     settle("web01")                        nothing is left to do for it: it is done, needed less work, or failed
     end()                                                                   the last reading: all is done
 
-Bytes that needed no work count as done, but not for the pace.
+Bytes that needed no work count as done, but not towards the pace.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class Phase(enum.StrEnum):
     """The kind of work at hand."""
 
     OPEN = "open"
-    """Images are opened; how many bytes there are to read is not known yet."""
+    """Images are being opened; the number of bytes to read is not known yet."""
     TEMPLATE = "template"
-    """The template is read, to compare its digest."""
+    """The template is being read, to compare its digest."""
     SCAN = "scan"
     ASSESS = "assess"
-    """All bytes are read; the savings of a guest are calculated, which takes a time that no rate predicts."""
+    """All bytes are read; the savings of a guest are being calculated. No rate predicts how long that takes."""
     WRITE = "write"
     SHARE = "share"
     """The kernel compares blocks of a guest with the template's, and shares those that are equal."""
@@ -43,7 +43,7 @@ class Phase(enum.StrEnum):
 
 @frozen
 class Pace:
-    """Bytes done and in all; bytes a second so far, and the seconds left at that rate, or None if unknown.
+    """The bytes done and their total; the rate so far, and the seconds left at that rate, or None if unknown.
 
     While images are opened, openings are counted instead of bytes.
     """
@@ -55,16 +55,16 @@ class Pace:
 
     @property
     def percent(self) -> float:
-        """The part that is done, in hundredths; rounded down, so that 100 means all."""
+        """The percentage that is done, rounded down, so that 100 means all."""
         return 100.0 if self.done >= self.total else self.done * 1000 // self.total / 10
 
 
 @frozen
 class Reading:
-    """Progress at one moment: of the whole run, and of the guest at work; None if the work is for all guests.
+    """Progress at one moment: of the whole run, and of the current guest; None if the work is for all guests.
 
-    ``is_edge``: it is the first or the last one. ``openings``: how many times images were opened
-    so far, and how many times in all, in readings before the bytes are known.
+    ``is_edge``: it is the first or the last reading. ``openings``: how many times images have been opened so far,
+    and how many times they will be; only in readings before the number of bytes is known.
     """
 
     run: Pace
@@ -93,7 +93,7 @@ def summing(report: Callable[[int], None]) -> Callable[[int], None]:
 
 
 _SHORTEST = 0.05
-"""The fewest seconds of work that give a rate: after microseconds, it would be terabytes a second."""
+"""The seconds of work that a rate needs: after microseconds, it would be terabytes a second."""
 
 
 @dataclass(slots=True)
@@ -121,8 +121,8 @@ class Meter:
     """Counts the bytes of one command, whose threads may all report to it.
 
     ``show`` gets a reading at the start, at most every ``every`` seconds, and at the end; if images are opened
-    first, one more when the bytes are known. It must not fail. Other reports cost an addition and a look at the
-    clock.
+    first, one more when the number of bytes is known. ``show`` must not fail. Reports that are not shown cost an
+    addition and a look at the clock.
     """
 
     show: Callable[[Reading], None] | None = None
@@ -138,7 +138,7 @@ class Meter:
     _openings: _Load | None = field(default=None, init=False)
 
     def open(self, done: int, total: int) -> None:
-        """Report how many times images were opened so far, and how many times in all until the bytes are known."""
+        """Report how many openings of images are done, and how many there will be before bytes are counted."""
         with self._lock:
             if self._openings is None:
                 self._openings = _Load(total, since=self.clock())
@@ -160,7 +160,7 @@ class Meter:
         return self._run.since is not None
 
     def begin(self) -> None:
-        """Show the first reading with bytes, now that all work that can be foreseen is expected."""
+        """Show the first reading with bytes, now that all foreseeable work is expected."""
         with self._lock:
             if self._run.since is None:
                 self._run.since, self._openings = self.clock(), None
@@ -169,7 +169,7 @@ class Meter:
                 self._show_if_due(first=True, at_once=True)
 
     def reach(self, guest: str | None, phase: Phase, done: int, *, worked: bool = True) -> None:
-        """Report the bytes that this work has dealt with so far; fewer than before, as in a retry, count as none.
+        """Report the bytes that this work has dealt with so far; a lower number, as in a retry, adds none.
 
         ``worked``: False if an earlier run did it.
         """
@@ -189,7 +189,7 @@ class Meter:
         return 0 if work is None else work.done
 
     def lengthen(self, guest: str | None, phase: Phase, size: int) -> None:
-        """Have work expected of that size, if less or none was expected before."""
+        """Expect work of at least that size, even if less or none was expected before."""
         self.expect(guest, phase, 0)
         with self._lock:
             work = self._phases[guest, phase]
@@ -218,7 +218,7 @@ class Meter:
             self._show(self.clock(), is_edge=True)
 
     def cut_short(self) -> None:
-        """Show the last reading of a command that was interrupted or failed: how far it came."""
+        """Show the last reading of a command that was interrupted or failed: how far it got."""
         with self._lock:
             if self._next is not None:
                 self._show(self.clock(), is_edge=True)
@@ -235,7 +235,7 @@ class Meter:
                 work.done = work.size
 
     def _show_if_due(self, *, first: bool = False, at_once: bool = False) -> None:
-        """Show a reading if one is due. ``first``: or if none was shown before; ``at_once``: due or not."""
+        """Show a reading if one is due. ``first``: also if none was shown; ``at_once``: even if none is due."""
         if self._next is None:
             if first:
                 self._since = self.clock()

@@ -1,4 +1,4 @@
-"""Words from outside in messages: quoted on one line, and the known word that they probably mean."""
+"""Words from users and files in messages: quoted on one line, with the known word that they mean."""
 
 from __future__ import annotations
 

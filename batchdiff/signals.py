@@ -12,7 +12,7 @@ HELD = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def held_signals() -> Iterator[None]:
-    """Hold back, inside the block, the signals that would end the command; they arrive after it."""
+    """Hold back, inside the block, the signals that would end the command; they are delivered after it."""
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
     try:
         yield
@@ -21,6 +21,6 @@ def held_signals() -> Iterator[None]:
 
 
 def signal_name(number: int) -> str:
-    """Return the name of a signal, or its number, as most real-time signals have no name."""
+    """Return the name of a signal, or its number, because most real-time signals have no name."""
     names = {known.value: known.name for known in signal.Signals}
     return names.get(number, f"signal {number}")

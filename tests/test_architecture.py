@@ -22,12 +22,12 @@ ROOT = Path(batchdiff.__file__).parent
 
 ROOMS = {
     "errors": "The failures that a user, a disk or an image can cause, each with its exit code.",
-    "frozen": "The decorator of value classes: frozen dataclasses with slots that are quick to define.",
+    "frozen": "The decorator for value classes: frozen dataclasses with slots that are quick to define.",
     "units": "Arithmetic on sizes, and the text of sizes and of lists of names.",
     "extents": "Run-length extents over units of an image, and their algebra.",
-    "progress": "The progress of a command, in bytes: what there is to do, what is done, and at what pace.",
+    "progress": "The progress of a command, in bytes: the total, the part that is done, and the pace.",
     "signals": "Signals: their names, for reports of a process's death, and code that they must not interrupt.",
-    "quoting": "Words from outside in messages: quoted on one line, and the known word that they probably mean.",
+    "quoting": "Words from users and files in messages: quoted on one line, with the known word that they mean.",
     "choices": "The choices that an operator makes in a manifest, and that apply carries out.",
     "image_source": "The declared path, format and backing chain of an image: all that a worker needs to open it.",
     "sampling": "Samples of images: which parts to read, and how far an estimate can be from the truth; pure.",
@@ -72,8 +72,8 @@ ROOMS = {
     "cli/logs": "The files that a command leaves for later readers: its log, a crash report, metrics.",
     "cli/options": "Options that only one verb has, and the values of options; they need no other module of cli.",
     "cli/output": "Streams that never make the work wait, and the progress bar.",
-    "cli": "The command line: arguments, console, exit codes; nothing else prints or exits.",
-    "cli/new_plan": "The slow half of the verb plan, loaded once the manifest is known to be right.",
+    "cli": "The command line: arguments, console, exit codes; no other package prints or exits.",
+    "cli/new_plan": "The slow half of the verb plan, loaded once the manifest is known to be valid.",
     "cli/verbs": "One module for each verb of the command line.",
     "__main__": "``python -m batchdiff``.",
 }

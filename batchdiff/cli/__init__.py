@@ -1,1 +1,1 @@
-"""The command line: arguments, console, exit codes; nothing else prints or exits."""
+"""The command line: arguments, console, exit codes; no other package prints or exits."""

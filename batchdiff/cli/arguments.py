@@ -37,7 +37,7 @@ _SYNONYMS = {
 
 _NO_SUCH_OPTION = dict.fromkeys(
     ("--dry-run", "--dryrun", "-n"),
-    "; `batchdiff plan` is the dry run of apply: it only reads, and shows what `apply` would do;"
+    "; for a dry run of `apply`, use `batchdiff plan`, which changes no image and shows what `apply` would do;"
     " `restore` and `purge` have --dry-run",
 )
 """Options that people try but that do not exist, each with the alternative to use."""
@@ -62,8 +62,8 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     if unknown:
         options = [option for option in _options_of(verbs[arguments.verb]) if option.startswith("--")]
         hints = {_NO_SUCH_OPTION.get(word) or _option_meant(word, options): None for word in unknown}
-        # argparse takes the word after an option that it does not know for an argument, and then has one too many,
-        # such as the plan. Blame only the options, if there are any.
+        # argparse treats the value of an unknown option as an argument, and then reports an extra argument, such
+        # as the plan. Blame only the options, if there are any.
         wrong = [word for word in unknown if word.startswith("-")] or unknown
         main.error(f"unrecognized arguments: {' '.join(wrong)}{''.join(hints)}")
     return arguments
@@ -75,7 +75,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentP
         prog="batchdiff",
         description="Turn full clones of a virtual machine template back into thin qcow2 overlays.\n\n"
         "  batchdiff discover images -o m.yaml  find out which images are copies\n"
-        "  batchdiff plan manifest.yaml         compare the images; changes no image\n"
+        "  batchdiff plan manifest.yaml         compare the images, without changing any\n"
         "  batchdiff apply manifest.plan.json   write the overlays, after your review",
         epilog=EXIT_CODES,
         formatter_class=help_layout,
@@ -107,7 +107,7 @@ def _common() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False, formatter_class=help_layout)
     group = common.add_argument_group("common options")
     group.add_argument("-q", "--quiet", action="store_true", help="print only results, warnings and errors")
-    group.add_argument("-v", "--verbose", action="store_true", help="print more")
+    group.add_argument("-v", "--verbose", action="store_true", help="print more details")
     group.add_argument(
         "--progress",
         choices=list(ProgressMode),

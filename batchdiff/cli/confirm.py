@@ -1,4 +1,4 @@
-"""The operator's confirmation before anything is deleted or thrown away."""
+"""The operator's confirmation before anything is deleted or discarded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from batchdiff.units import format_size
 
 @frozen
 class Question:
-    """A question: what will be done, to what (one line each), what remains then, and the alternative.
+    """A question: what will be done, to what (one line each), what remains afterwards, and the alternative.
 
     ``last`` is the line on which the answer is typed; below a long list, ``what`` has scrolled out of sight.
     """
@@ -60,9 +60,10 @@ def deletion(
     )
 
 
-def overlays_remain(plan: Plan) -> str:
-    """Return what remains without the originals."""
-    return f"their overlays, which need the template {plan.template.source.path}"
+def overlays_remain(plan: Plan, count: int) -> str:
+    """Return what remains without that many originals."""
+    what = "its overlay, which needs" if count == 1 else "their overlays, which need"
+    return f"{what} the template {plan.template.source.path}"
 
 
 def state(console: Console, question: Question) -> None:
@@ -81,7 +82,7 @@ def confirm(console: Console, verb: str, question: Question) -> None:
     """
     if not console.can_ask:
         raise UsageError(
-            f"`batchdiff {verb}` asks before it deletes, and there is no terminal to ask on",
+            f"`batchdiff {verb}` asks before it deletes, but there is no terminal to ask on",
             remedy=f"Add `--yes` to continue without being asked. {question.otherwise}",
         )
     state(console, question)

@@ -39,7 +39,7 @@ _RESULT = {"guest": "status", "finding": "health", "status": "step"}
 
 @frozen
 class Console:
-    """The output of one command. ``verbosity``: -1 if quiet, 0, or 1 for more.
+    """The output of one command. ``verbosity``: -1 if quiet, 0 by default, 1 for more details.
 
     ``log_file`` gets every message and result, even those that are not printed.
     """
@@ -57,7 +57,7 @@ class Console:
             self._to_stderr(text)
 
     def detail(self, text: str) -> None:
-        """Print a message for people who asked for more."""
+        """Print a message for people who asked for more details."""
         self.log(text)
         if self.verbosity > 0:
             self._to_stderr(text)
@@ -66,7 +66,7 @@ class Console:
         """Print why a command failed and what to do next, even if the console is quiet."""
         self.log(str(error))
         # The problems of a manifest start with FILE:LINE:, which editors parse, so they get no prefix.
-        with contextlib.suppress(UsageError):  # if stderr cannot be written, the exit code still reports this
+        with contextlib.suppress(UsageError):  # if stderr cannot be written, the exit code still reports the error
             self._to_stderr(str(error) if isinstance(error, ManifestError) else f"batchdiff: {error}")
         self.event("error", message=error.reason, remedy=error.remedy, exit_code=error.exit_code)
 
@@ -84,7 +84,7 @@ class Console:
     def event(self, name: str, /, **fields: object) -> None:
         """Print one JSON object as a line on stdout, with --json only.
 
-        It does not fail: if it cannot be written, the command continues, and :meth:`end` reports that.
+        This never fails: if the line cannot be written, the command continues, and :meth:`end` reports this.
         """
         if self.json:
             self._count(name, fields)
@@ -93,7 +93,7 @@ class Console:
     def begin(self, verb: str) -> None:
         """Print the first event."""
         if self.json:
-            from batchdiff.cli.output.command_events import version_event  # noqa: PLC0415  # as for all of them
+            from batchdiff.cli.output.command_events import version_event  # noqa: PLC0415  # only with --json
 
             self.event("version", **version_event(verb))
 
@@ -112,7 +112,7 @@ class Console:
         return code
 
     def _count(self, name: str, fields: dict[str, Any]) -> None:
-        """Count the results that an event has, for the summary."""
+        """Count the results that an event reports, for the summary."""
         if name in _RESULT:
             result = str(fields[_RESULT[name]])
             self._results[result] = self._results.get(result, 0) + 1
@@ -123,7 +123,7 @@ class Console:
     def metering(self) -> Iterator[Meter]:
         """Yield a meter whose readings become a bar on stderr, events on stdout, both or neither.
 
-        At the end of the block the last reading is shown; if an error ends it, that is not 100 %.
+        The last reading is shown when the block ends; if an error ends it, that reading may be below 100%.
         """
         from batchdiff.cli.output.display import Display  # noqa: PLC0415  # only long work needs it
 
@@ -139,7 +139,7 @@ class Console:
             display.close()
 
     def _progress(self, reading: Reading) -> None:
-        """Print a progress event; all but the first and the last are left out if the reader is behind."""
+        """Print a progress event; all but the first and the last may be left out if the reader is behind."""
         from batchdiff.cli.output.command_events import progress_event  # noqa: PLC0415
 
         STDOUT.put_event(_line("progress", progress_event(reading)), may_drop=not reading.is_edge)
@@ -155,7 +155,7 @@ class Console:
     def log(self, text: str) -> None:
         """Write to the log file, if there is one. If it cannot be written, the command warns and continues."""
         if self.log_file is not None and (why := self.log_file.append(text)):
-            with contextlib.suppress(UsageError):  # a log is not worth an end
+            with contextlib.suppress(UsageError):  # a log is not worth ending the command for
                 self._to_stderr(
                     f"batchdiff: warning: cannot write the log {self.log_file.path}: {why}. The command continues"
                     " without it"

@@ -2,7 +2,7 @@
 
 ::
 
-    as each guest is done   the change for its VM; on one terminal, below the table, for a few
+    as each guest is done   the change for its VM (on a terminal, below the table and only for a few guests)
     at the end              the command that shows, or makes, all changes
 """
 
@@ -22,14 +22,14 @@ from batchdiff.plan.plan import GuestPlan, Plan
 from batchdiff.qemu.image_options import decryption, dotted
 
 _MOST_CHANGES = 3
-"""The most guests whose definitions are listed on a terminal, below the table of all guests."""
+"""The maximum number of guests whose definitions are listed on a terminal, below the table of all guests."""
 
 PROXMOX_FOLDER = ("--proxmox", "/etc/pve/qemu-server")
-"""The option with the folder in which a host of Proxmox VE has the configurations of its VMs."""
+"""The option with the folder in which a host with Proxmox VE keeps the configurations of its VMs."""
 
 
 def report_changes(console: Console, path: str, plan: Plan, outcomes: list[GuestOutcome]) -> None:
-    """Print, below the results on a terminal, what must change in definitions; elsewhere each guest's line had it.
+    """Print, below the results on a terminal, what must change in definitions; elsewhere each guest's line has it.
 
     ``path``: the plan's.
     """
@@ -54,26 +54,31 @@ def print_step_to_overlays(
 ) -> None:
     """Print, once for all VMs that have overlays now, the command for their definitions.
 
-    ``arguments``: those of apply. The command for guests of Proxmox VE is in the line of each.
+    ``arguments``: those of apply. For guests of Proxmox VE, each guest's own line has the command.
     """
     guests = {guest.name: guest for guest in plan.guests}
     converted = [guests[each.name] for each in outcomes if _has_overlay(guests[each.name], each)]
     if others := [guest for guest in converted if not is_on_proxmox([guest])]:
-        print_definitions_step(console, arguments, others, "overlays")
+        print_definitions_step(console, arguments, others, "overlay")
 
 
 def print_definitions_step(
-    console: Console, arguments: argparse.Namespace, guests: Iterable[GuestPlan], images: str
+    console: Console, arguments: argparse.Namespace, guests: Iterable[GuestPlan], image: str
 ) -> None:
     """Print the command that shows, or makes, the changes in the definitions of some guests' VMs.
 
-    ``arguments``: those of apply or restore. ``images``: the images that the definitions must name.
+    ``arguments``: those of apply or restore. ``image``: the kind of image that the definitions must name.
     """
     chosen = list(guests)
     options = ["--connect", arguments.connect] if arguments.connect else []
     moves = [word for move in getattr(arguments, "moves", None) or () for word in ("--map", move)]
     command = definitions_command(arguments.plan, chosen, moves=moves, options=options)
-    text = f"The VMs' definitions must name the {images}: `{command}` shows what must change"
+    what = (
+        f"VM's definition must name the {image}"
+        if len(chosen) == 1
+        else f"VMs' definitions must name the {image}s"
+    )
+    text = f"The {what}: `{command}` shows what must change"
     console.say(f"{text}." if is_on_proxmox(chosen) else f"{text}; add --define to make the changes.")
 
 

@@ -24,9 +24,10 @@ def warn_of_formats(
     observer: ReadObserver | None = None,
     recognised: Callable[[int], None] = ignore,
 ) -> None:
-    """Warn of images in a manifest whose first bytes do not match; ``observer`` is called at every read.
+    """Warn of images in a manifest whose first bytes do not match their format.
 
-    ``recognised`` is called with the number of images whose first bytes were read so far, 0 before the first.
+    ``observer`` is called at every read; ``recognised``, with the number of images whose first bytes were read so
+    far, 0 before the first.
     """
     pending = [guest for guest in manifest.guests if guest.converted is None and not guest.objection]
     _warn(console, manifest.template, [(guest.name, guest.image) for guest in pending], observer, recognised)
@@ -35,7 +36,7 @@ def warn_of_formats(
 def warn_of_planned_formats(
     console: Console, plan: Plan, history: History, names: Iterable[str] | None = None
 ) -> None:
-    """Warn of images in a plan whose first bytes do not match: of all guests, or of those with these names.
+    """Warn of images in a plan whose first bytes do not match their format: of all guests, or of those named.
 
     A guest whose overlay has taken its place is left out, because the overlay is not the declared image.
     """

@@ -16,7 +16,7 @@ from batchdiff.manifest.manifest import GuestEntry, Manifest
 
 
 def warn_of_files(console: Console, manifest: Manifest, pending: Sequence[GuestEntry]) -> None:
-    """Warn of the files of guests that are to be converted, once per kind, with the number of files."""
+    """Warn of the files of guests that are to be converted, once per problem, with the number of files."""
     found = {}
     for guest in pending:
         with contextlib.suppress(OSError):
@@ -34,9 +34,13 @@ def _warn_of_modes(console: Console, modes: dict[str, int]) -> None:
         return
     first, mode = closed[0], stat.S_IMODE(modes[closed[0]])
     others = len(closed) - 1
-    more = f" (and {others} more guest{'s' if others > 1 else ''} with such a mode)" if others else ""
+    more = (
+        f", and so {'are' if others > 1 else 'is'} {others} more guest{'s' if others > 1 else ''}"
+        if others
+        else ""
+    )
     console.warn(
-        f"warning: {first}{more} is read-only (mode {mode:04o}), and its overlay will be, too;"
+        f"warning: {first} is read-only (mode {mode:04o}){more}. An overlay gets its guest's mode:"
         f" run `chmod u+w {shell_word(first)}` if its VM must write to it"
     )
 

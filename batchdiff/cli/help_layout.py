@@ -1,4 +1,4 @@
-"""The layout of help: that of argparse, except for the way to find the terminal's width; and its last part."""
+"""The layout of help, which is argparse's except for the way to find the terminal's width, and its last part."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EXIT_CODES = """exit codes:
   0 done                              5 the plan is invalid, edited or stale
   1 done, but a guest was refused     6 verification failed
     or failed                         7 an external program is missing or failed
-  2 the command line is wrong        10 work to do: --detailed-exitcode
+  2 the command line is wrong        10 work to do (--detailed-exitcode)
   3 the manifest is wrong            70 a bug in batchdiff
   4 an image cannot be read         130 interrupted"""
 

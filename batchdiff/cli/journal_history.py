@@ -1,4 +1,4 @@
-"""The history of a plan, recovered if its journal was lost, for verbs that only read or ask."""
+"""The history of a plan, recovered if its journal was lost, for reports and questions."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from batchdiff.plan.plan import Plan
 from batchdiff.units import few
 
 _RECOVERED = (
-    "warning: the journal {path} {lacks}; if you have a complete copy, put that back, then run the same"
-    " command again. What apply did for {guests} was recovered from the template's sidecar and from the files"
-    " themselves"
+    "warning: the journal {path} {lacks}; if you have a complete copy, put it back, then run the same"
+    " command again. The record of what apply did for {guests} was recovered from the template's sidecar and from"
+    " the files themselves"
 )
 
 

@@ -31,10 +31,10 @@ _REPORT_BUG = (
 _REPORT_PRINTED_BUG = "Please report the bug with the lines above, which could not be written to a file."
 
 _NEED_FEW_DESCRIPTORS = {"validate", "show", "schema"}
-"""Verbs that start no process, and open images only one at a time."""
+"""Verbs that start no process, and open one image at a time."""
 
 GUEST_NAMES = "_guest-names"
-"""The word by which the completion of a shell asks for the names of a plan's guests."""
+"""The word with which a shell's completion asks for the names of a plan's guests."""
 
 
 def run(argv: list[str]) -> int:
@@ -76,7 +76,7 @@ def run(argv: list[str]) -> int:
 
 def _console(arguments: argparse.Namespace) -> Console:
     if arguments.json and isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8")  # as JSON must be; and the events are ASCII
+        sys.stdout.reconfigure(encoding="utf-8")  # JSON must be UTF-8
     return Console(
         verbosity=int(arguments.verbose) - int(arguments.quiet),
         json=arguments.json,
@@ -85,7 +85,7 @@ def _console(arguments: argparse.Namespace) -> Console:
 
 
 def _logged(console: Console, arguments: argparse.Namespace, argv: list[str]) -> Console:
-    """Return the console with the log that the command line asks for, which begins with the command."""
+    """Return the console with the log that the command line asks for, after writing the log's first lines."""
     if arguments.log_file is None:
         return console
     from batchdiff.cli.logs import session_log  # noqa: PLC0415  # only if a log is asked for
@@ -108,10 +108,10 @@ def _unexpected(
     """Report an error that no verb handles: a limit that was reached, or else a bug."""
     if isinstance(error, MemoryError):
         remedy = "Free some memory, then run the same command again."
-        ending: BatchdiffError = BatchdiffError("batchdiff ran out of memory", remedy=remedy)
+        ending: BatchdiffError = BatchdiffError("out of memory", remedy=remedy)
     elif isinstance(error, OSError) and (remedy := advice_on_limit(error)):
         where = f" ({error.filename})" if error.filename is not None else ""
-        ending = BatchdiffError("batchdiff cannot continue", why=f"{error.strerror}{where}", remedy=remedy)
+        ending = BatchdiffError("cannot continue", why=f"{error.strerror}{where}", remedy=remedy)
     elif isinstance(error, FileNotFoundError) and _is_folder_deleted():
         ending = UsageError(
             "the current folder has been deleted", remedy="Change to another one, and run the same command again."
@@ -126,8 +126,8 @@ def _unexpected(
 def _report_bug(
     console: Console, error: Exception, argv: Sequence[str], arguments: argparse.Namespace | None
 ) -> None:
-    """Write the traceback to a file and print its name; if no folder takes it, print the traceback."""
-    from batchdiff.cli.logs import crash_report  # noqa: PLC0415  # 3 ms that no other exit needs
+    """Write the traceback to a file and print its name; if no folder is writable, print the traceback."""
+    from batchdiff.cli.logs import crash_report  # noqa: PLC0415  # takes 3 ms, and is needed only here
 
     command = shlex.join(["batchdiff", *argv])
     text = crash_report.crash_text(error, command)
@@ -175,7 +175,7 @@ def _verb(console: Console, arguments: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _advice_for(arguments: argparse.Namespace) -> Iterator[None]:
-    """Put the given plan into the commands that messages advise, so that they can be pasted anywhere."""
+    """Put the given plan into the commands that messages recommend, so that they work in any folder."""
     if "plan" not in arguments:
         yield
         return

@@ -1,4 +1,4 @@
-"""The option ``--map OLD=NEW``: a command's plan as if it had been made with the present paths."""
+"""The option ``--map OLD=NEW``: a command's plan as if it had been made with the current paths."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from batchdiff.plan.plan import Plan
 
 
 def with_moved_paths(console: Console, plan: Plan, arguments: argparse.Namespace) -> tuple[Plan, PathMap]:
-    """Return the plan with its paths as they are now, and the map for other documents that recorded paths.
+    """Return the plan with its paths as they are now, and the map for other documents that record paths.
 
     :raises UsageError: the map is malformed, or does not match the plan.
     """
@@ -28,7 +28,7 @@ def with_moved_paths(console: Console, plan: Plan, arguments: argparse.Namespace
             remedy=f"`batchdiff show {shell_word(arguments.plan)} --format json` prints the plan's paths.",
         ) from error
     template = found.template.source.path
-    # Guests that share blocks in place are whole images, which do not need the template.
+    # Guests that share blocks in place are standalone images, which do not need the template.
     has_overlays = any(guest.strategy is Strategy.OVERLAY for guest in found.guests)
     if has_overlays and not os.path.lexists(template):
         hint = "If the images were moved, add `--map OLD=NEW`; see docs/moving.md"

@@ -1,4 +1,4 @@
-"""Notes on how images that are rebuilt from overlays differ from their originals, before anything is deleted."""
+"""Notes, before anything is deleted, on how images that are rebuilt from overlays differ from their originals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from batchdiff.units import few
 
 
 def warn_of_rebuilding(console: Console, guests: Collection[GuestToConvert]) -> None:
-    """Warn of each way in which images of these guests, if they are rebuilt, differ from the originals."""
+    """Warn of each way in which rebuilt images of these guests would differ from the originals."""
     differences = {(guest.source.format, words) for guest in guests for words in not_given_back(guest.source)}
     for form, words in sorted(differences):
         console.warn(f"note: if an image of a {form} guest has to be rebuilt, {words}")

@@ -31,15 +31,15 @@ from batchdiff.report.events import guest_event
 from batchdiff.units import format_size
 
 _WORST_FIRST = (6, 5, 7, 4, 1)
-"""The exit code of a command whose guests failed in different ways is the first of these: the most urgent."""
+"""If guests failed in different ways, the exit code is the first of these that occurred: the most urgent."""
 
 _CHANGES_DISKS = {Status.CONVERTED, Status.SHARED, Status.RETIRED, Status.RESTORED, Status.PURGED}
 
 _ALWAYS_FREES = {Status.SHARED, Status.RESTORED, Status.PURGED}
-"""Results for which a file was deleted or let go of blocks, whatever became of the original."""
+"""Results for which a file was deleted or released blocks, whatever became of the original."""
 
 _REASON_WAITS = {Status.SHARED, Status.UNCHANGED}
-"""Results whose reasons are printed once, with the command's result: none is urgent."""
+"""Results whose reasons are printed once, with the command's result, because none is urgent."""
 
 Work = Callable[[Session], Iterator[GuestOutcome]]
 
@@ -90,7 +90,7 @@ def carry_out(
     ``path_map`` maps the paths in the journal and the sidecar to the present ones.
 
     :raises StopError: it was interrupted; the message lists the completed guests.
-    :raises UsageError: everything was done, but not all could be reported.
+    :raises UsageError: everything was done, but not everything could be reported.
     """
     outcomes: list[GuestOutcome] = []
     announcer = Announcer(console, plan.template.source, arguments.plan)
@@ -144,11 +144,11 @@ def dry_run(
 
 
 def in_domains(arguments: argparse.Namespace) -> dict[str, str]:
-    """Return who uses each image in libvirt's eyes, by its resolved path.
+    """Return who uses each image according to libvirt, by its resolved path.
 
     libvirt is asked only if an option refers to it; otherwise a command neither needs it nor waits for it.
 
-    :raises ProgramError: libvirt cannot be asked.
+    :raises ProgramError: libvirt cannot be queried.
     """
     if arguments.connect is None and not getattr(arguments, "define", False):
         return {}
@@ -156,7 +156,7 @@ def in_domains(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 def report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcome]) -> None:
-    """Report how free space, as in df, has changed since the command began, if the command changed any image."""
+    """Report how free space, as df shows it, has changed since the command began, if it changed any image."""
     changed = [outcome for outcome in outcomes if outcome.status in _CHANGES_DISKS]
     if not changed:
         return
@@ -164,7 +164,7 @@ def report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcome
     purged = all(each.status is Status.PURGED for each in changed)
     for folder, grown in space.grown(deleted=deleted).items():
         console.event("space", folder=folder, grown_bytes=grown)
-        # Until something is deleted, the overlays only take space, as the plan said they would.
+        # Until something is deleted, the overlays only take space, as the plan predicted.
         if deleted:
             console.say(_df(folder, grown, purged=purged))
 
@@ -173,14 +173,14 @@ def _df(folder: str, grown: int, *, purged: bool) -> str:
     """Return a sentence on the free space of a filesystem; ``purged``: this command wrote nothing to it."""
     where = f"free space on the filesystem of {folder} than before this command"
     if purged and grown < 0:
-        return f"df: {format_size(-grown)} less {where}: meanwhile other programs wrote more than it deleted."
+        return f"df: {format_size(-grown)} less {where}: other programs wrote more meanwhile than it deleted."
     how = "more" if grown >= 0 else "less"
     included = "changes that other programs made meanwhile are included"
     return f"df: {format_size(abs(grown))} {how} {where}; {included}."
 
 
 def _say(console: Console, guest: GuestPlan, outcome: GuestOutcome, template: ImageSource, plan_path: str) -> None:
-    # On one terminal the result below has all of this. Only a failure cannot wait until then.
+    # If the result goes to the same terminal, it shows all of this. Only a failure cannot wait until then.
     if console.is_one_terminal:
         if outcome.status is Status.FAILED:
             console.warn(f"{outcome.name}: {outcome.status}")

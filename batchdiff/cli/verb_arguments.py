@@ -17,7 +17,7 @@ from batchdiff.report.form import Form, Order
 from batchdiff.throttle.options import CacheUse
 
 _THE_PLAN = "the plan that `batchdiff plan` wrote"
-_REFUSE_ACTIVE = "refuse guests whose VMs are running or saved, according to libvirt at this connection"
+_REFUSE_ACTIVE = "refuse guests whose VMs are running or saved, according to this libvirt connection"
 _THE_MANIFEST = "the YAML manifest; - for stdin"
 
 _Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -42,27 +42,29 @@ def _discover(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     add_search(verb)
     verb.add_argument("-o", "--output", metavar="FOLDER|MANIFEST", type=file_to_write, help=OUTPUT)
     _add_connect(verb, "the libvirt connection for --libvirt, such as qemu:///system")
-    _add_jobs(verb, "worker processes")
+    _add_jobs(verb, "number of worker processes")
     _add_manners(verb)
 
 
 def _plan(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
-    verb = _verb(verbs, common, "plan", "compare all guests with the template and write a plan; changes no image")
+    verb = _verb(verbs, common, "plan", "compare guests with the template, and write a plan; no image is changed")
     verb.add_argument("manifest", metavar="MANIFEST", help=_THE_MANIFEST)
     verb.add_argument(
         "-o",
         "--output",
         metavar="PLAN",
         type=file_to_write,
-        help="the file for the plan (default: the manifest's name with .plan.json)",
+        help="the file for the plan (default: the manifest's name with the suffix .plan.json)",
     )
-    _add_jobs(verb, "worker processes")
+    _add_jobs(verb, "number of worker processes")
     _add_guest(verb)
     verb.add_argument(
         "--reuse", metavar="OLD_PLAN", help="reuse an older plan's results for guests that have not changed since"
     )
     verb.add_argument(
-        "--detailed-exitcode", action="store_true", help="exit with 10 if there is anything to convert or share"
+        "--detailed-exitcode",
+        action="store_true",
+        help="exit with code 10 if there is anything to convert or share",
     )
     _add_connect(verb, _REFUSE_ACTIVE)
     _add_manners(verb)
@@ -82,17 +84,17 @@ def _add_manners(verb: argparse.ArgumentParser) -> None:
         "--limit-rate", metavar="RATE", type=rate, help="read at most this many bytes a second, such as 200MiB"
     )
     group.add_argument(
-        "--idle", action="store_true", help="read and compute only while disk and CPUs are otherwise idle"
+        "--idle", action="store_true", help="read and compute only while the disk and the CPUs are otherwise idle"
     )
 
 
 def _estimate(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb = _verb(
-        verbs, common, "estimate", "estimate from samples, in seconds, what a plan would save; changes no image"
+        verbs, common, "estimate", "estimate in seconds, from samples, what a plan would save; no image is changed"
     )
     verb.add_argument("manifest", metavar="MANIFEST", help=_THE_MANIFEST)
     add_sampling(verb)
-    _add_jobs(verb, "worker processes")
+    _add_jobs(verb, "number of worker processes")
     _add_guest(verb)
     _add_manners(verb)
 
@@ -118,7 +120,7 @@ def _show(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
         type=one_of(Verdict),
         action="append",
         default=[],
-        help="report only guests with this verdict; may be given several times",
+        help="report only guests with this verdict; may be repeated",
     )
     verb.add_argument("--against", metavar="OLD_PLAN", help="report what has changed since an older plan")
 
@@ -140,32 +142,30 @@ def _apply(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
         help="how to verify overlays: full (every byte, by QEMU; the default), changed (the bytes that were"
         " written, by batchdiff), or native (every byte, by batchdiff)",
     )
-    _add_jobs(verb, "guests in progress at once: one is written, the others are verified")
+    _add_jobs(verb, "number of guests in progress at the same time: one is written, the others are verified")
     _add_guest(verb)
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask before originals are deleted")
     _add_users(verb)
 
 
 def _status(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
-    verb = _verb(verbs, common, "status", "show the state of each guest of a plan, and what is next")
+    verb = _verb(verbs, common, "status", "show the state of each guest of a plan, and what to do next")
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
     add_textfile(verb)
     _add_map(verb)
 
 
 def _verify(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
-    verb = _verb(verbs, common, "verify", "check that template and overlays are undamaged; changes nothing")
+    verb = _verb(verbs, common, "verify", "check that the template and overlays are undamaged; nothing is changed")
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
-    _add_jobs(verb, "overlays checked at once")
+    _add_jobs(verb, "number of overlays checked at the same time")
     _add_guest(verb)
     add_textfile(verb)
     _add_map(verb)
 
 
 def _definitions(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
-    verb = _verb(
-        verbs, common, "definitions", "show what must change in the definitions of the VMs, or change them"
-    )
+    verb = _verb(verbs, common, "definitions", "show what must change in the VM definitions, or change them")
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
     add_places(verb)
     _add_connect(verb, "the libvirt connection, such as qemu:///system")
@@ -178,16 +178,16 @@ def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
         verbs,
         common,
         "restore",
-        "give the VMs full images again: their originals, or images that are rebuilt",
+        "give the VMs full images again: their originals, or rebuilt images",
     )
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
-    _add_jobs(verb, "guests in progress at once, most of them being compared")
+    _add_jobs(verb, "number of guests in progress at the same time, most of them being compared")
     _add_guest(verb)
     verb.add_argument(
         "--discard-changes",
         action="store_true",
-        help="go back to the originals as they were before the conversion, and throw away what VMs have written"
-        " since; asks first; without --guest, for all guests",
+        help="go back to the originals as they were before the conversion, and discard what the VMs have written"
+        " since, after asking; without --guest, for all guests",
     )
     verb.add_argument(
         "--allow-loss",
@@ -199,7 +199,7 @@ def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
         " repeated",
     )
     _add_dry_run(verb)
-    verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    verb.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation")
     _add_users(verb)
     _add_map(verb)
     verb.add_argument("--define", action="store_true", help="afterwards, change the definitions in libvirt back")
@@ -208,7 +208,7 @@ def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
 def _purge(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb = _verb(verbs, common, "purge", "delete originals in quarantine whose overlays QEMU finds identical")
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
-    _add_jobs(verb, "guests in progress at once, most of them being compared")
+    _add_jobs(verb, "number of guests in progress at the same time, most of them being compared")
     _add_guest(verb)
     verb.add_argument(
         "--used",
@@ -217,7 +217,7 @@ def _purge(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
         " cannot be restored afterwards",
     )
     _add_dry_run(verb)
-    verb.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    verb.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation")
     _add_users(verb)
     _add_map(verb)
 
@@ -228,18 +228,18 @@ def _validate(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
 
 
 def _doctor(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
-    verb = _verb(verbs, common, "doctor", "show what this machine, and the filesystems of these folders, can do")
+    verb = _verb(verbs, common, "doctor", "show what this machine and the filesystems of these folders can do")
     verb.add_argument("folders", metavar="FOLDER", nargs="*", help="a folder of images (default: the current one)")
 
 
 def _schema(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
-    verb = _verb(verbs, common, "schema", "print a JSON Schema: of manifests, plans, the JSON report, or events")
+    verb = _verb(verbs, common, "schema", "print the JSON Schema of manifests, plans, the JSON report or events")
     names = f"one of: {', '.join(SchemaName)}"
     verb.add_argument("schema", metavar="NAME", choices=list(SchemaName), type=one_of(SchemaName), help=names)
 
 
 def _add_jobs(verb: argparse.ArgumentParser, what: str) -> None:
-    verb.add_argument("-j", "--jobs", metavar="N", type=jobs, help=f"{what} (default: one for each CPU)")
+    verb.add_argument("-j", "--jobs", metavar="N", type=jobs, help=f"{what} (default: one per CPU)")
 
 
 def _add_guest(verb: argparse.ArgumentParser) -> None:

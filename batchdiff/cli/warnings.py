@@ -69,7 +69,9 @@ def _better_name(number: int) -> str:
     alias = lasting_alias(number)
     if alias is not None:
         return f"Write {alias} instead, a name that lasts"
-    return "Write a name that lasts, such as /dev/VG/LV or one in /dev/disk/by-id; for a loop device, its file"
+    return (
+        "Write a name that lasts, such as /dev/VG/LV or one in /dev/disk/by-id; for a loop device, name its file"
+    )
 
 
 def _raw_in_place(paths: list[str], form: str) -> str:
@@ -78,6 +80,6 @@ def _raw_in_place(paths: list[str], form: str) -> str:
     )
     return (
         f"warning: {form} overlays will take the place of raw images: {named}. A VM whose definition still has"
-        " the format raw would overwrite its overlay and so destroy it. After `apply`, and before the VM starts,"
-        f" change each definition to {form}; or leave `overlay: {{path: same}}` out"
+        " the format raw would overwrite its overlay and so destroy it. After `apply`, and before the VMs start,"
+        f" change the format in their definitions to {form}; or leave out `overlay: {{path: same}}`"
     )

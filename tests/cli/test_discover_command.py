@@ -205,7 +205,7 @@ def test_names_that_no_manifest_can_have(tmp_path):
         os.utime(path, (moment, moment))
     (tmp_path / "images" / "in.img").symlink_to(tmp_path / "images" / "d\nd" / "vm.img")
     text = discover(tmp_path / "images", "-o", f"{tmp_path}/m/", expect=1)
-    assert "odd.img: the names of its copies are not UTF-8" in text
+    assert "odd.img: the names of its copies are not valid UTF-8" in text
     assert f"{long}.img: the file beside it that lists its overlays would have too long a name; shorten" in text
     assert "in.img: its path contains a line break (\\n); rename the file or the folder" in text
     assert [path.name for path in (tmp_path / "m").iterdir()] == ["base.yaml"]
@@ -213,11 +213,11 @@ def test_names_that_no_manifest_can_have(tmp_path):
 
 def test_no_file_is_ever_replaced(images, tmp_path):
     (tmp_path / "fleet.yaml").write_text("mine")
-    assert "there is a file of that name, and files are never replaced" in discover(
+    assert "there is already a file of that name, and files are never replaced" in discover(
         images, "-o", tmp_path / "fleet.yaml", expect=2
     )
     (tmp_path / "debian-docker.yaml").write_text("mine")
-    assert "debian-docker.yaml: there is a file of that name" in discover(images, "-o", tmp_path, expect=2)
+    assert "debian-docker.yaml: there is already a file of that name" in discover(images, "-o", tmp_path, expect=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["debian-docker.yaml", "fleet.yaml"]
     assert "there is no folder" in discover(images, "-o", tmp_path / "no" / "m.yaml", expect=2)
     assert "ends in .yaml, not in .txt. Name a file such as" in discover(
@@ -248,7 +248,7 @@ def test_bad_input_is_explained(tmp_path):
     assert text.startswith(f"No image was found to be a copy of another one. left out {tmp_path}/bad.qcow2: ")
     assert f"left out {tmp_path}/only.img: there is no other image" in text
     assert " 1 read, 1 MiB in all" in run_here("discover", tmp_path / "only.img", "--sequential")
-    assert "no manifest was written, because no image is a copy of another one" in text
+    assert "no manifest was written, because no image is a copy of another" in text
 
 
 def test_a_terminal_of_80_columns_is_enough(images):

@@ -122,4 +122,4 @@ def test_memory_that_is_short(monkeypatch, capsys):
 
     monkeypatch.setattr(main, "_verb", fail)
     assert main.run(["validate", "x"]) == 1
-    assert "ran out of memory. Free some" in capsys.readouterr().err
+    assert "out of memory. Free some" in capsys.readouterr().err

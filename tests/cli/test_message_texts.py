@@ -30,9 +30,9 @@ def outcome(fate: Fate, status: Status = Status.CONVERTED) -> GuestOutcome:
 def test_how_space_comes_back_from_originals_that_were_kept(capsys):
     apply._print_next_steps(Console(), "fleet.plan.json", small_plan(), [outcome(Fate.KEPT)])
     assert capsys.readouterr().err == (
-        "The space comes back once the originals are gone. Before their VMs run on the overlays, `batchdiff apply"
-        " fleet.plan.json --retire quarantine` (or delete) can retire them. Once a VM has written to its overlay,"
-        " delete the original yourself when you trust the overlay.\n"
+        "The space is freed once the originals are deleted. Before their VMs run on the overlays, `batchdiff apply"
+        " fleet.plan.json --retire quarantine` (or delete) can retire them. After a VM has written to its overlay,"
+        " delete the original yourself once you trust the overlay.\n"
     )
 
 
@@ -41,8 +41,9 @@ def test_how_space_comes_back_from_quarantine(capsys):
         Console(), "fleet.plan.json", small_plan(), [outcome(Fate.QUARANTINED), outcome(Fate.KEPT, Status.FAILED)]
     )
     assert capsys.readouterr().err == (
-        "The space comes back once the originals in quarantine are gone. When the VMs run well on their overlays:"
-        " `batchdiff purge fleet.plan.json --used`. To go back: `batchdiff restore fleet.plan.json`.\n"
+        "The space is freed once the originals in quarantine are deleted. Once the VMs run well on their overlays,"
+        " delete them with `batchdiff purge fleet.plan.json --used`. To go back, use `batchdiff restore"
+        " fleet.plan.json`.\n"
     )
 
 
@@ -52,8 +53,8 @@ def test_how_space_comes_back_from_quarantine(capsys):
         (False, "2 originals, 7 MiB on disk, will be deleted, each only if QEMU finds its overlay identical:"),
         (
             True,
-            "2 originals, 7 MiB on disk, will be deleted, including those whose VMs have run on their overlays"
-            " since. Afterwards the state from before the conversion cannot be restored:",
+            "2 originals, 7 MiB on disk, will be deleted, even if their VMs have run on the overlays"
+            " since (the state from before the conversion cannot be restored afterwards):",
         ),
     ],
 )
@@ -66,7 +67,7 @@ def test_the_question_of_purge(used, words):
         "What remains: their overlays, which need the template /srv/images/template.qcow2."
     )
     assert question.last == "Type yes to delete 2 originals (7 MiB): "
-    assert question.otherwise == "The originals stay in quarantine."
+    assert question.otherwise == "The originals are still in quarantine."
 
 
 @pytest.mark.parametrize("used", [False, True])
@@ -86,7 +87,7 @@ def test_the_question_of_purge_promises_no_more_than_is_certain(monkeypatch, use
     count, much = ("2 originals", "7 MiB") if used else ("up to 2 originals", "at most 7 MiB")
     assert question.what.startswith(f"{count}, {much} on disk, will be deleted, ")
     assert question.last == f"Type yes to delete {count} ({much}): "
-    may_stay = "" if used else " (its VM has written to the overlay: kept if QEMU finds a difference)"
+    may_stay = "" if used else " (kept if QEMU finds a difference, because its VM has written to the overlay)"
     assert question.lines == [
         "3 MiB  /srv/clones/a.img.batchdiff-original",
         f"4 MiB  /srv/clones/b.img.batchdiff-original{may_stay}",
@@ -94,7 +95,7 @@ def test_the_question_of_purge_promises_no_more_than_is_certain(monkeypatch, use
 
 
 INCLUDED = "; changes that other programs made meanwhile are included."
-OTHERS = ": meanwhile other programs wrote more than it deleted."
+OTHERS = ": other programs wrote more meanwhile than it deleted."
 
 
 @pytest.mark.parametrize(
@@ -141,9 +142,9 @@ def test_a_journal_that_was_recovered(capsys, monkeypatch, times, lacks):
     monkeypatch.setattr(journal_history, "recover_unrecorded", lambda *_: {"web01": None})
     journal_history.history_of(Console(), types.SimpleNamespace(plan="p.json"), small_plan())
     assert capsys.readouterr().err == (
-        f"batchdiff: warning: the journal p.json.journal {lacks}; if you have a complete copy, put that back, then"
-        " run the same command again. What apply did for web01 was recovered from the template's sidecar and from"
-        " the files themselves\n"
+        f"batchdiff: warning: the journal p.json.journal {lacks}; if you have a complete copy, put it back, then"
+        " run the same command again. The record of what apply did for web01 was recovered from the template's"
+        " sidecar and from the files themselves\n"
     )
 
 
@@ -161,8 +162,8 @@ def test_raw_guests_in_place():
     assert warnings._raw_in_place([f"/{name}.img" for name in "abcdefg"], "qcow2") == (
         "warning: qcow2 overlays will take the place of raw images: /a.img, /b.img, /c.img, /d.img, /e.img and 2"
         " more. A VM whose definition still has the format raw would overwrite its overlay and so destroy it."
-        " After `apply`, and before the VM starts, change each definition to qcow2; or leave"
-        " `overlay: {path: same}` out"
+        " After `apply`, and before the VMs start, change the format in their definitions to qcow2; or leave out"
+        " `overlay: {path: same}`"
     )
 
 
@@ -180,16 +181,16 @@ def test_too_little_space(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "text", "code"),
     [
-        (MemoryError(), "batchdiff ran out of memory. Free some memory, then run the same command again.", 1),
+        (MemoryError(), "out of memory. Free some memory, then run the same command again.", 1),
         (
             OSError(errno.EMFILE, "Too many open files", "/a"),
-            "batchdiff cannot continue: Too many open files (/a). Raise the limit on open files (`ulimit -n`,"
+            "cannot continue: Too many open files (/a). Raise the limit on open files (`ulimit -n`,"
             " `LimitNOFILE=` of a service), and run the same command again.",
             1,
         ),
         (
             OSError(errno.ENFILE, "Too many open files in system"),
-            "batchdiff cannot continue: Too many open files in system. The system has too many open files: raise"
+            "cannot continue: Too many open files in system. The system has too many open files: raise"
             " `sysctl fs.file-max`, or end the programs that opened them, and run the same command again.",
             1,
         ),

@@ -42,7 +42,7 @@ def refusal(capsys, *argv: str) -> str:
         ),
         (
             ["plan", "m", "-o", "-"],
-            "argument -o/--output: - does not mean stdout here; a file of that name is ./-",
+            "argument -o/--output: - does not mean stdout here; for a file of that name, write ./-",
         ),
         (["show", "p", "-o", ""], "argument -o/--output: the file name is empty"),
     ],

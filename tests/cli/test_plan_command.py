@@ -403,7 +403,7 @@ def test_a_bug_says_that_it_is_one(fleet):
 def test_no_plan_goes_to_stdout_by_a_dash(fleet):
     before = fleet.names()
     done = fleet.plan("-o", "-", expect=2)
-    assert "- does not mean stdout here; a file of that name is ./-" in done.stderr
+    assert "- does not mean stdout here; for a file of that name, write ./-" in done.stderr
     assert fleet.names() == before
 
 
@@ -424,7 +424,7 @@ def test_where_no_plan_can_be_written_nothing_is_scanned(fleet, place, why):
 
 def test_a_plan_does_not_take_the_name_of_an_overlay(fleet):
     done = fleet.plan("-o", OVERLAYS["raw.img"], expect=2)
-    assert f"{fleet.folder / OVERLAYS['raw.img']} is to be written for the guest raw" in done.stderr
+    assert f"apply will write {fleet.folder / OVERLAYS['raw.img']} for the guest raw" in done.stderr
 
 
 def test_the_true_reason_on_a_filesystem_that_is_read_only(fleet, tmp_path):

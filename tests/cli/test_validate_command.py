@@ -85,12 +85,12 @@ def test_read_only_guests(fleet):
     """As `cp` makes them of a template that is protected; their overlays get that mode."""
     (fleet.folder / "raw.img").chmod(0o444)
     path = f"{fleet.folder}/raw.img"
-    warning = f"batchdiff: warning: {path} is read-only (mode 0444), and its overlay will be, too"
-    advice = f"; run `chmod u+w {path}` if its VM must write to it\n"
+    warning = f"batchdiff: warning: {path} is read-only (mode 0444). An overlay gets its guest's mode:"
+    advice = f" run `chmod u+w {path}` if its VM must write to it\n"
     assert batchdiff("validate", "fleet.yaml", cwd=fleet.folder).stderr == warning + advice
     (fleet.folder / "same.img").chmod(0o400)
     (fleet.folder / "large.img").chmod(0o420)
-    many = (warning + advice).replace(" is read", " (and 1 more guest with such a mode) is read")
+    many = (warning + advice).replace(" (mode 0444).", " (mode 0444), and so is 1 more guest.")
     assert batchdiff("validate", "fleet.yaml", cwd=fleet.folder).stderr == many
     batchdiff("plan", "fleet.yaml", "--guest", "raw", cwd=fleet.folder)
     (fleet.folder / "raw.img").chmod(0o644)  # the advice, after planning: the plan holds

@@ -1,7 +1,7 @@
 """The report of a crash: the traceback of a bug, in a new file beside the plan, fit to be sent to strangers.
 
-It has the code's lines, but no values of variables. Messages of exceptions may quote data, so bytes in them are
-left out.
+It has lines of code, but no values of variables. Messages of exceptions may quote data, so bytes in them are left
+out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from batchdiff.cli.logs.log_file import time_now, without_passwords
 from batchdiff.files import own_files
 
 _LONGEST = 20_000
-"""Characters of one exception's message: that of a worker has the worker's traceback."""
+"""The maximum length of an exception's message, in characters: that of a worker has the worker's traceback."""
 
 _DATA = re.compile(
     r"""\bb'(?:[^'\\]|\\.)*'|\bb"(?:[^"\\]|\\.)*"|\barray\((?:[^()]|\([^()]*\))*\)|\[[-\d\s,.]{40,}\]""", re.DOTALL
@@ -54,7 +54,7 @@ def _with_version(name: str) -> str:
 
 
 def _parts(error: BaseException) -> Iterator[str]:
-    """Yield the exceptions of a chain with their tracebacks, the first cause first."""
+    """Yield the exceptions of a chain with their tracebacks, the root cause first."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:
@@ -69,7 +69,7 @@ def exception_line(error: BaseException) -> str:
     """Return an exception's class and message, without any bytes that the message quotes."""
     try:
         message = str(error)
-    except Exception:  # its own code has a bug, too
+    except Exception:  # the exception's own code has a bug, too
         message = "(it has no message)"
     return f"{type(error).__name__}: {_DATA.sub('(data left out)', message)[:_LONGEST]}"
 
@@ -77,7 +77,7 @@ def exception_line(error: BaseException) -> str:
 def folders_for(arguments: argparse.Namespace | None) -> list[str]:
     """Return the folders for a crash report, the best first: that of the plan or manifest, then TMPDIR.
 
-    A manifest from stdin or a pipe has no folder of its own; the plan that it would become has.
+    A manifest from stdin or a pipe has no folder of its own, but the plan has one.
     """
     given = [getattr(arguments, name, None) for name in ("plan", "output", "manifest")]
     paths = [os.path.dirname(os.path.abspath(path)) for path in given if path and path != "-"]
@@ -86,9 +86,9 @@ def folders_for(arguments: argparse.Namespace | None) -> list[str]:
 
 
 def write_crash_report(text: str, folders: Sequence[str]) -> str | None:
-    """Write a report to a new file, readable only by its owner, in the first folder that takes it.
+    """Write a report to a new file, readable only by its owner, in the first writable folder.
 
-    Returns its path; None if no folder takes it.
+    Return its path, or None if no folder is writable.
     """
     name = f"{re.sub('[-:]', '', time_now())}-{os.urandom(4).hex()}{own_files.CRASH}"
     for folder in folders:
@@ -99,7 +99,7 @@ def write_crash_report(text: str, folders: Sequence[str]) -> str | None:
                 with open(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
                     file.write(text)
             except OSError:
-                os.unlink(path)  # a part of it, on a full disk
+                os.unlink(path)  # it is incomplete, as on a full disk
                 raise
             return path
     return None

@@ -1,4 +1,4 @@
-"""The file of ``--log-file``: what commands did, a line for each message, whatever they print on the terminal.
+"""The file of ``--log-file``: what commands did, a line for each message, whether or not it is printed.
 
 ::
 
@@ -27,10 +27,10 @@ from batchdiff.report.printable import printable
 
 _START = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \d+ ")
 _LONGEST = 1 << 20
-"""Characters of a message. A report of thousands of guests fits; an HTML page is not for a log."""
+"""The maximum length of a message, in characters. A report of thousands of guests fits; an HTML page does not."""
 
 _PASSWORD = re.compile(r"""(://[^/\s:@]*:)[^@/\s]+(?=@)|(\bpasswd=)(?:'[^']*'|"[^"]*")""")
-"""In the URI of a libvirt connection, and in a domain's definition."""
+"""A password in the URI of a libvirt connection, or in a domain's definition."""
 
 _REMEDY = "Name a file that does not exist yet, or an earlier log of batchdiff."
 
@@ -49,7 +49,7 @@ class LogFile:
     why: str = ""
 
     def append(self, text: str) -> str:
-        """Append a message, and return why the log ends here; empty if it does not, or if that is known already.
+        """Append a message. Return why that failed; empty if it succeeded, or if the cause was returned before.
 
         The lines are not synced: what must survive a power cut is in the journal.
         """
@@ -91,7 +91,7 @@ def open_log(path: str, taken: Iterable[str]) -> LogFile:
     if real in {os.path.realpath(other) for other in taken}:
         raise _refusal(path, "the command uses that name for another file")
     if real.endswith(own_files.ALL) or without_suffix(real) != real:
-        raise _refusal(path, "its name is that of an image or of another file of batchdiff")
+        raise _refusal(path, "its name is that of an image or of another batchdiff file")
     try:
         before = os.lstat(path)
     except FileNotFoundError:
@@ -111,7 +111,7 @@ def _require_log(path: str, info: os.stat_result) -> None:
         raise _refusal(path, "it is not a regular file")
     head = beginning(path) if info.st_size else b""
     if head and not _START.match(head):
-        raise _refusal(path, "it exists and does not start as a log of batchdiff does")
+        raise _refusal(path, "it exists and does not start like a log of batchdiff")
 
 
 def _opened(path: str, before: os.stat_result | None) -> LogFile:

@@ -1,4 +1,4 @@
-r"""What `status` and `verify` have found, in Prometheus' text format (version 0.0.4).
+r"""The findings of `status` and `verify`, in Prometheus' text format (version 0.0.4).
 
 ::
 
@@ -29,14 +29,14 @@ _WORST_FIRST = (Health.DAMAGED, Health.STALE, Health.UNKNOWN, Health.IN_USE, Hea
 
 
 class MetricValue(NamedTuple):
-    """One value of a metric, with the labels that it has beside ``plan``."""
+    """One value of a metric, with the labels that it has besides ``plan``."""
 
     value: int
     labels: Mapping[str, str] = {}
 
 
 class Metric(NamedTuple):
-    """A gauge: its name ends with its unit, in base units (bytes, seconds)."""
+    """A gauge, whose name ends with its base unit (bytes, seconds) if it has one."""
 
     name: str
     help: str
@@ -47,7 +47,7 @@ def metrics_text(plan_path: str, verb: str, when: int, metrics: Sequence[Metric]
     """Yield the lines of a file; ``when``: the end of the command, in seconds since 1970."""
     last = Metric(
         "batchdiff_last_run_timestamp_seconds",
-        "When a verb last completed.",
+        "Time at which the verb last completed, in seconds since 1970.",
         [MetricValue(when, {"verb": verb})],
     )
     for metric in (*metrics, last):

@@ -6,7 +6,7 @@ import argparse
 
 
 def metrics_file(text: str) -> str:
-    """Parse the name of a file for metrics: the collector reads no others."""
+    """Parse the name of a file for metrics, which ends with .prom: the collector reads no others."""
     if not text.endswith(".prom"):
         raise argparse.ArgumentTypeError(f"{text!r} does not end with .prom, so the collector would not read it")
     return text

@@ -1,4 +1,4 @@
-"""The log of one command: checked against its other files, with the command and the versions first."""
+"""Open the log of one command, unless its name is that of another file, and compose its first lines."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def log_of(arguments: argparse.Namespace) -> LogFile:
 
 
 def first_lines(verb: str, argv: Sequence[str]) -> str:
-    """Return the text that a log begins with: the command line, where and by whom it was run, and the versions."""
+    """Return the text with which a log begins: the command line, its folder and user, and the versions."""
     where = f"in {os.getcwd()}, by user {os.getuid()}; {', '.join(_versions(verb))}"
     return f"command: {shlex.join(['batchdiff', *argv])}\n{where}"
 

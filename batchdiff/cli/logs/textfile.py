@@ -28,7 +28,7 @@ _REMEDY = "Name a file in the folder of `--collector.textfile.directory`, such a
 def check_textfile(path: str) -> None:
     """Check, before hours of work, that a file for metrics can be written and replaces no file of another kind.
 
-    :raises UsageError: it cannot, or would.
+    :raises UsageError: it cannot be written, or would replace such a file.
     """
     try:
         try_folder(os.path.dirname(os.path.abspath(path)))
@@ -43,13 +43,13 @@ def check_textfile(path: str) -> None:
         raise _refusal(path, "it exists and is not a regular file")
     if info.st_size and not beginning(path).startswith(_START):
         raise _refusal(path, "it exists and does not contain metrics of batchdiff")
-    # As in a folder with the sticky bit: a new file can be made there, and this one not be replaced.
+    # In a folder with the sticky bit, a new file can be created even though this one cannot be replaced.
     if (against := obstacle(Deed.DELETE, path)) is not None:
         raise UsageError(f"cannot replace {path}", why=against.why, remedy=against.remedy)
 
 
 def write_textfile(path: str, plan_path: str, verb: str, metrics: Sequence[Metric]) -> None:
-    """Replace the file by one with these metrics and the present time.
+    """Replace the file with one that has these metrics and the current time.
 
     :raises UsageError: it cannot be written.
     """

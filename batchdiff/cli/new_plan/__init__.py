@@ -1,1 +1,1 @@
-"""The slow half of the verb plan, loaded once the manifest is known to be right."""
+"""The slow half of the verb plan, loaded once the manifest is known to be valid."""

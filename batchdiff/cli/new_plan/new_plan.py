@@ -48,7 +48,7 @@ def make_and_report(
         closing(Checkpoint(path, warn=console.warn)) as checkpoint,
     ):
         earlier = EarlierResults(checkpoint, older, console.say, plans)
-        # What shows progress is loaded before an image is opened: batchdiff may be updated during a long scan.
+        # The display is loaded before any image is opened, because batchdiff may be updated during a long scan.
         with console.metering() as meter, throttle(limits, tell=console.detail) as observer:
             progress = ScanProgress(meter, 1 + len(manifest.guests))
             warn_of_manifest(console, manifest, observer, progress.recognised)
@@ -72,7 +72,7 @@ def make_and_report(
     aside = None if replaced is None else os.path.abspath(replaced.path)
     if console.json:
         console.event("plan", path=os.path.abspath(path), kept=aside, report=plan_report(facts))
-    # Reasons why apply would refuse come last, where the operator sees them.
+    # Reasons why apply would refuse the plan come last, where the operator sees them.
     warn_of_space(console, plan)
     warn_of_changed_template(console, plan)
     following = f" Next: batchdiff apply {shell_word(path)}" if plan.to_convert or plan.to_share else ""
@@ -81,7 +81,7 @@ def make_and_report(
 
 
 def _with_domains(manifest: Manifest, uri: str) -> Manifest:
-    """Return a manifest whose guests have the domains that use them in libvirt's eyes."""
+    """Return a manifest whose guests have the domains that use them, according to libvirt."""
     # Loaded only now: without `--connect`, a plan neither needs libvirt nor waits for it.
     from batchdiff.definitions.domain_state import images_of_active_domains  # noqa: PLC0415
     from batchdiff.definitions.virsh import Libvirt  # noqa: PLC0415

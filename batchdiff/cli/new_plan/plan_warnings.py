@@ -25,7 +25,7 @@ def warn_of_changed_template(console: Console, plan: Plan) -> None:
 
 
 def warn_of_space(console: Console, plan: Plan) -> None:
-    """Warn if a filesystem does not have enough space."""
+    """Warn if a filesystem does not have enough space for apply."""
     try:
         check_space(plan.to_convert, plan.retire)
     except GuestError as error:

@@ -14,17 +14,17 @@ class ScanProgress:
     images: int
 
     def recognised(self, done: int) -> None:
-        """Report the images whose first bytes were read, to compare them with their declared formats."""
+        """Report the number of images whose first bytes have been compared with their declared formats."""
         self.meter.open(done, 3 * self.images)
 
     def opened(self, done: int) -> None:
-        """Report how often an image was opened since then: each to be examined, and again to find its data."""
+        """Report further openings of images: each is opened to be examined, and again to find its data."""
         self.meter.open(self.images + done, 3 * self.images)
 
     def scanned(self, done: int, total: int) -> None:
-        """Report the bytes that are scanned, in the template and all guests; what a checkpoint has comes first.
+        """Report how many bytes of the template and all guests are scanned; those in a checkpoint come first.
 
-        Bytes that are read again of guests from an older plan come last.
+        Bytes that are read again for guests from an older plan come last.
         """
         is_first = not self.meter.has_begun
         if is_first:
@@ -33,6 +33,6 @@ class ScanProgress:
         self.meter.begin()
 
     def assessed(self, guest: str) -> None:
-        """Report a guest whose savings are known; that reads next to nothing, so it counts no bytes."""
+        """Report a guest whose savings are known; assessing reads next to nothing, so it counts no bytes."""
         self.meter.begin()
         self.meter.reach(guest, Phase.ASSESS, 0)

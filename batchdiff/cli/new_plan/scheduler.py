@@ -27,7 +27,7 @@ def remote_scans(
     if arguments.scheduler is None:
         yield None
         return
-    # Loaded only now: Dask takes half a second, and is an extra.
+    # Loaded only now: Dask takes half a second to load, and is an optional dependency.
     from batchdiff.planning.remote.connection import Certificates, connect  # noqa: PLC0415
     from batchdiff.planning.remote.remote_scan import RemoteScans  # noqa: PLC0415
 

@@ -20,19 +20,25 @@ def add_places(verb: argparse.ArgumentParser) -> None:
         help="read the VM configurations of Proxmox VE in this folder, such as /etc/pve/qemu-server",
     )
     verb.add_argument(
-        "--storage-cfg", metavar="FILE", help="the storages of Proxmox VE (default: storage.cfg beside FOLDER)"
+        "--storage-cfg",
+        metavar="FILE",
+        help="the storage configuration of Proxmox VE (default: storage.cfg beside FOLDER)",
     )
 
 
 def add_changes(verb: argparse.ArgumentParser) -> None:
     """Add the options that change definitions; only one of them can be given."""
     what = verb.add_mutually_exclusive_group()
-    what.add_argument("--write", metavar="FOLDER", help="write a changed copy of each definition that must change")
+    what.add_argument(
+        "--write", metavar="FOLDER", help="write to this folder a changed copy of each definition that must change"
+    )
     what.add_argument(
         "--define",
         action="store_true",
         help="change the definitions in libvirt, each only if its VM is shut off and its image is in place",
     )
     what.add_argument(
-        "--undo", action="store_true", help="define each domain as it was before the last --define of this plan"
+        "--undo",
+        action="store_true",
+        help="give each domain the definition that it had before the last --define of this plan",
     )

@@ -11,7 +11,7 @@ OUTPUT = "write a manifest for each template to this folder, or a single manifes
 def add_search(verb: argparse.ArgumentParser) -> None:
     """Add the options that decide which images are sampled, and how."""
     verb.add_argument(
-        "paths", metavar="PATH", nargs="*", help="an image, a folder that is searched for images, or a quoted glob"
+        "paths", metavar="PATH", nargs="*", help="an image, a folder to search for images, or a quoted glob"
     )
     verb.add_argument("--libvirt", action="store_true", help="also examine the disks of all domains in libvirt")
     verb.add_argument(

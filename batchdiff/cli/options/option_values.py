@@ -55,7 +55,7 @@ def one_of(choices: type[Choice]) -> Callable[[str], Choice]:
 
 
 def guest_name(text: str) -> str:
-    """Parse a guest's name: as it is printed, or with the bytes of its file's name that are not UTF-8."""
+    """Parse a guest's name: as it is printed, or with the non-UTF-8 bytes of its file's name."""
     # Arguments have these bytes as surrogates. Plans have the readable form of such a name.
     return readable(text) if any("\udc80" <= letter <= "\udcff" for letter in text) else text
 
@@ -63,7 +63,7 @@ def guest_name(text: str) -> str:
 def file_to_write(text: str) -> str:
     """Parse the name of a file to write."""
     if text == "-":
-        raise argparse.ArgumentTypeError("- does not mean stdout here; a file of that name is ./-")
+        raise argparse.ArgumentTypeError("- does not mean stdout here; for a file of that name, write ./-")
     if not text:
         raise argparse.ArgumentTypeError("the file name is empty")
     return text
@@ -89,7 +89,7 @@ def rate(text: str) -> int:
 
 
 def jobs(text: str) -> int:
-    """Parse a number of guests or ranges to work on at once."""
+    """Parse a number of guests or ranges to work on at the same time."""
     if not text.isdecimal() or not 1 <= int(text) <= _MOST_JOBS:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of jobs from 1 to {_MOST_JOBS}")
     return int(text)

@@ -10,7 +10,7 @@ from batchdiff.errors import UsageError
 
 def add_scheduler(verb: argparse.ArgumentParser) -> None:
     """Add the options to a verb."""
-    group = verb.add_argument_group("options to scan on several hosts")
+    group = verb.add_argument_group("options for scanning on several hosts")
     group.add_argument(
         "--scheduler",
         metavar="URL",
@@ -21,7 +21,7 @@ def add_scheduler(verb: argparse.ArgumentParser) -> None:
         "--tls-ca-file",
         metavar="FILE",
         type=file_to_read,
-        help="the certificate of the authority that signed all others",
+        help="the certificate of the authority that signed the other certificates",
     )
     group.add_argument("--tls-cert", metavar="FILE", type=file_to_read, help="the planner's certificate")
     group.add_argument("--tls-key", metavar="FILE", type=file_to_read, help="the key of that certificate")

@@ -1,4 +1,4 @@
-"""A progress bar on stderr: a line for the whole run, and one for the guest at work if the terminal can move up.
+"""A progress bar on stderr: a line for the whole run, and one for the current guest if the cursor can move up.
 
 ::
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 EVERY = 0.1
-"""Seconds between two drawings."""
+"""Seconds between two redraws."""
 
 _WORDS = {
     None: "working",
@@ -39,15 +39,15 @@ _WORDS = {
 }
 
 _COLUMNS, _ROWS = 80, 24
-"""The size of a terminal that does not know its own, as Python's shutil.get_terminal_size has it."""
+"""The size that is assumed for a terminal that reports none, as in Python's shutil.get_terminal_size."""
 
 _NAME = 24
-"""The most letters of a guest's name, which is cut in the middle: names of a fleet often begin alike."""
+"""The maximum length of a guest's name. Longer ones are cut in the middle: names of a fleet often begin alike."""
 
 
 @frozen
 class _Screen:
-    """The file that tqdm writes to: stderr, but a reader that is slow or has gone does not hold up the work."""
+    """The file that tqdm writes to: stderr, except that a slow or missing reader does not hold up the work."""
 
     def write(self, text: str) -> None:
         STDERR.put_event(text, may_drop=True)
@@ -64,10 +64,10 @@ class _Screen:
 
 
 def _screen_shape(screen: _Screen) -> tuple[int | None, int | None]:
-    """Return the columns and rows to draw in, one less than a terminal has, as tqdm does; None without a terminal.
+    """Return the columns and rows to draw in, one fewer than a terminal has, as in tqdm; None without one.
 
-    A serial console, or a container that was started with a terminal of its own, has a size of 0, which tqdm takes
-    for a terminal without room.
+    A serial console, or a container that was started with a terminal of its own, reports a size of 0, for which
+    tqdm would draw nothing.
     """
     try:
         columns, rows = os.get_terminal_size(screen.fileno())
@@ -85,10 +85,10 @@ class ProgressBar:
     """The bar, drawn until it is closed; text that is written meanwhile goes above it."""
 
     def __init__(self) -> None:
-        # Imported here: it takes a tenth of the start-up, and only a bar needs it.
+        # Imported here: it takes a tenth of the start-up time, and only a bar needs it.
         from tqdm import tqdm  # noqa: PLC0415
 
-        # tqdm's monitor is a thread, and the planner, which forks, must not have any.
+        # tqdm's monitor is a thread, and the planner, which forks, must not have threads.
         tqdm.monitor_interval = 0
         tqdm.set_lock(threading.RLock())
         self._lock = threading.RLock()
@@ -107,7 +107,7 @@ class ProgressBar:
             leave=False,
             delay=1e9,  # draw nothing until there is a reading
         )
-        line.dynamic_ncols = _screen_shape  # type: ignore[assignment]  # asked before each drawing
+        line.dynamic_ncols = _screen_shape  # type: ignore[assignment]  # called before each drawing
         line.ncols, line.nrows = _screen_shape(line.fp)
         return line
 
@@ -122,7 +122,7 @@ class ProgressBar:
         with self._lock:
             STDERR.drawn = None
             for line in reversed(self._lines):
-                line.clear()  # tqdm itself takes a line that never had to wait for one that was never drawn
+                line.clear()  # close() would not: it assumes that nothing is drawn before `delay`
                 line.close()
 
     @contextmanager
@@ -161,13 +161,13 @@ def _draw_line(line: tqdm[Any], what: str, pace: Pace, text: str) -> None:
 
 
 def pace_text(pace: Pace) -> str:
-    """Return bytes, rate and time left, with the units that reports have."""
+    """Return bytes, rate and time left, with the units that reports use."""
     rate = f", {format_size(int(pace.per_second))}/s" if pace.per_second else ""
     return f"{format_size(pace.done)} of {format_size(pace.total)}{rate}{_left(pace)}"
 
 
 def openings_text(pace: Pace) -> str:
-    """Return the openings of images, each of which is opened more than once, and the time left."""
+    """Return how many times images have been opened, each more than once, and the time left."""
     return f"{pace.done:,} of {pace.total:,}{_left(pace)}"
 
 

@@ -11,11 +11,11 @@ from batchdiff.progress import Pace, Reading
 from batchdiff.report.plan.json_form import REPORT_VERSION
 
 EVENTS_VERSION = "1.0"
-"""Within a major version, events and fields are added, but none changes its meaning."""
+"""Within a major version, events and fields may be added, but none changes in meaning."""
 
 
 def version_event(verb: str) -> dict[str, Any]:
-    """Return who prints the events, and the versions of all formats that it writes."""
+    """Return the program's version and verb, and the versions of all formats that it writes."""
     return {
         "version": __version__,
         "verb": verb,
@@ -26,7 +26,7 @@ def version_event(verb: str) -> dict[str, Any]:
 
 
 def progress_event(reading: Reading) -> dict[str, Any]:
-    """Return a reading; the names are those of restic (its manual, "Scripting"). None: not known, or not any."""
+    """Return a reading; the names are restic's (its manual, "Scripting"). None: unknown, or not applicable."""
     run, guest, openings = reading.run, reading.of_guest, reading.openings
     return {
         "bytes_done": run.done,

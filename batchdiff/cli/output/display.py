@@ -1,4 +1,4 @@
-"""The readings of a meter, shown as a bar that is drawn ten times a second, and as events of one second."""
+"""The readings of a meter, shown as a bar that is drawn ten times a second, and as one event a second."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from batchdiff.cli.output.bar import EVERY, ProgressBar
 from batchdiff.progress import Meter, Reading
 
 _EVENTS = 1.0
-"""Seconds between two events, and a little less for the jitter of the clock."""
+"""Seconds between two events."""
 
 
 class Display:

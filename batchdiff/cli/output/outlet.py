@@ -1,10 +1,10 @@
-"""stdout and stderr, written so that no reader can hold up the work: what is not read yet waits in memory.
+"""stdout and stderr, written so that no reader can hold up the work: text that is not read yet waits in memory.
 
 ::
 
-    put("line")    -> pending -> as much as the reader takes right now; lines of several threads never mix
+    put("line")    -> pending -> as much as the reader takes right now; lines from several threads never mix
     put_event("progress", may_drop=True)     left out if the reader is behind: the next one replaces it
-    flush()        at the end of the command: wait until all is read, as every program does
+    flush()        at the end of the command: wait until all has been read, as any program does
 
 A reader that has gone, as with ``| head``, gets nothing more; a full disk is reported once. Neither ends the work.
 """
@@ -60,7 +60,7 @@ class Outlet:
             self._put(text, may_drop=False)
 
     def put_event(self, text: str, *, may_drop: bool = False) -> None:
-        """Write text that is not worth an error: that is kept for :meth:`flush`.
+        """Write text; if that fails, :meth:`flush` raises the error.
 
         ``may_drop``: later text replaces it, so it is left out if the reader is behind.
         """
@@ -100,7 +100,7 @@ class Outlet:
     def _write(self, fd: int) -> None:
         """Write pending text for as long as the reader takes it."""
         while self._pending and _wait(fd):
-            # Taken out first: whoever gets this piece may interrupt the command, which must not write it again.
+            # Taken out first: the reader of this piece may interrupt the command, which must not write it again.
             piece = self._pending.popleft()
             try:
                 done = os.write(fd, piece)
@@ -112,9 +112,9 @@ class Outlet:
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
-        """Drop all output, from now on, if the reader has gone, or if it cannot be written.
+        """Drop all output from now on if the reader has gone, or if output cannot be written.
 
-        :raises UsageError: it cannot be written.
+        :raises UsageError: output cannot be written.
         """
         try:
             yield

@@ -25,7 +25,6 @@ from batchdiff.plan.plan import Plan
 from batchdiff.report.fates import must_stay
 from batchdiff.report.results_text import results_text
 
-_CONDITION = "each once QEMU finds its overlay identical. Their VMs must be shut down"
 _OTHERWISE = "Use `--retire keep` or `--retire quarantine` to keep the originals."
 
 
@@ -43,8 +42,11 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     if options.retire is Retire.DELETE and not arguments.yes:
         originals = originals_to_delete(plan, options, history)
         if originals:
-            remains = f"{overlays_remain(plan)}; `batchdiff restore` can rebuild full images from both."
-            question = deletion(originals, condition=_CONDITION, remains=remains, otherwise=_OTHERWISE)
+            remains = (
+                f"{overlays_remain(plan, len(originals))}; `batchdiff restore` can rebuild full images from both."
+            )
+            condition = _condition(len(originals))
+            question = deletion(originals, condition=condition, remains=remains, otherwise=_OTHERWISE)
             if console.can_ask:
                 paths = {path for path, _ in originals}
                 gone = [
@@ -64,21 +66,29 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     return exit_code(outcomes)
 
 
+def _condition(count: int) -> str:
+    """Return the clause on when that many originals are deleted."""
+    if count == 1:
+        return "once QEMU finds its overlay identical (its VM must be shut down)"
+    return "each once QEMU finds its overlay identical (their VMs must be shut down)"
+
+
 def _print_next_steps(console: Console, path: str, plan: Plan, outcomes: list[GuestOutcome]) -> None:
-    """Print how the space comes back, as long as originals exist; ``path``: the plan's, for commands."""
+    """Print how the space can be freed, as long as originals exist; ``path``: the plan's, for commands."""
     fates = {outcome.original.fate for outcome in outcomes if outcome.status is not Status.FAILED}
     kept = [outcome.name for outcome in outcomes if outcome.original.fate is Fate.KEPT]
     bound = dependents_of_kept(plan, kept)
     if Fate.KEPT in fates and len(bound) < len(kept):
         console.say(
-            f"The space comes back once the {'other ' if bound else ''}originals are gone. Before their VMs run on"
-            f" the overlays, `batchdiff apply {path} --retire quarantine` (or delete) can retire them. Once a VM"
-            " has written to its overlay, delete the original yourself when you trust the overlay."
+            f"The space is freed once the {'other ' if bound else ''}originals are deleted. Before their VMs run"
+            f" on the overlays, `batchdiff apply {path} --retire quarantine` (or delete) can retire them. After a"
+            " VM has written to its overlay, delete the original yourself once you trust the overlay."
         )
     for sentence in must_stay(plan, bound):
         console.warn(sentence)
     if Fate.QUARANTINED in fates:
         console.say(
-            "The space comes back once the originals in quarantine are gone. When the VMs run well on their"
-            f" overlays: `batchdiff purge {path} --used`. To go back: `batchdiff restore {path}`."
+            "The space is freed once the originals in quarantine are deleted. Once the VMs run well on their"
+            f" overlays, delete them with `batchdiff purge {path} --used`. To go back, use `batchdiff restore"
+            f" {path}`."
         )

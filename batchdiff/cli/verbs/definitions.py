@@ -36,7 +36,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     _check(arguments)
     plan, path_map = with_moved_paths(console, read_for_report(arguments.plan), arguments)
     if plan.to_share and not plan.to_convert:
-        console.result("No definition needs a change: guests that share blocks in place stay as they are.\n")
+        console.result("No definition needs to be changed: guests that share blocks in place stay as they are.\n")
         return EXIT_DONE
     disks = guest_disks(plan, history_of(console, arguments, plan, path_map))
     if arguments.proxmox is not None:
@@ -68,11 +68,11 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def define_guests(console: Console, arguments: argparse.Namespace, disks: Sequence[GuestDisk]) -> int:
-    """Change the definitions in libvirt that must change for some guests, and return the exit code.
+    """Change the definitions in libvirt that must change for the given disks, and return the exit code.
 
     ``arguments``: with the plan's path and the connection.
 
-    :raises ProgramError: libvirt cannot be asked.
+    :raises ProgramError: libvirt cannot be queried.
     """
     libvirt = Libvirt(arguments.connect or "")
     domains, pools = libvirt.domains(), libvirt.pools()
@@ -81,7 +81,7 @@ def define_guests(console: Console, arguments: argparse.Namespace, disks: Sequen
 
 
 def _with_contradictions(change: DomainChange, libvirt: Libvirt) -> DomainChange:
-    """Return a change with notes and commands for what contradicts it; none if nothing must change."""
+    """Return a change with notes on what contradicts it, and commands; or as it is if nothing must change."""
     if change.is_right:
         return change
     found = contradictions_of(libvirt, change.name)
@@ -110,7 +110,7 @@ def _check(arguments: argparse.Namespace) -> None:
             raise UsageError(
                 f"cannot use --{option} with --proxmox",
                 why=f"--{option} is for the definitions of libvirt",
-                remedy="Leave out either of the two; `--write FOLDER` writes changed copies.",
+                remedy="Leave out one of the two; `--write FOLDER` writes changed copies.",
             )
     if arguments.storage_cfg is not None and arguments.proxmox is None:
         raise UsageError(
@@ -151,7 +151,7 @@ def _from_files(paths: Sequence[str]) -> tuple[list[Domain], list[Pool]]:
 def _write(console: Console, folder: str, changes: Sequence[DomainChange] | Sequence[VmChange]) -> int:
     """Write a changed copy of each definition that may change now, and return the exit code.
 
-    A copy of one that must wait would be used with the others, and its VM would not find its disk.
+    One that must wait is left out: its copy would be used together with the others, and its VM would find no disk.
 
     :raises UsageError: a copy cannot be written.
     """
@@ -176,7 +176,7 @@ def _write(console: Console, folder: str, changes: Sequence[DomainChange] | Sequ
 
 
 def _only_for_its_owner(path: str, flags: int) -> int:
-    """Open a file that only its owner can read: a definition may have passwords."""
+    """Open a file that only its owner can read: a definition may contain passwords."""
     return os.open(path, flags, 0o600)
 
 
@@ -203,7 +203,9 @@ def _undo(console: Console, definer: Definer, changes: Sequence[DomainChange]) -
         name = printable(change.domain.name)
         try:
             done = definer.undo(change.domain.name)
-            console.say(f"{name}: {'its definition is as it was before' if done else 'there is nothing to undo'}")
+            console.say(
+                f"{name}: {'its former definition has been restored' if done else 'there is nothing to undo'}"
+            )
         except BatchdiffError as error:
             console.error(error)
             failed = True

@@ -32,10 +32,11 @@ from batchdiff.report.discovery.discovery_events import (
     template_event,
 )
 from batchdiff.report.discovery.discovery_text import discovery_text, figures_of_copy, ignored_words, why_template
+from batchdiff.report.figures import count_of
 from batchdiff.throttle.options import ScanLimits
 from batchdiff.throttle.throttle import throttle
 
-_EXISTS = "there is a file of that name, and files are never replaced"
+_EXISTS = "there is already a file of that name, and files are never replaced"
 _MANIFEST_SUFFIXES = (".yaml", ".yml")
 _SHAREABLE = {ImageFormat.RAW, ImageFormat.QCOW2}
 
@@ -62,7 +63,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     if not search.files and not search.exclusions:
         ignored = f" ({ignored_words(search.ignored)})" if search.ignored else ""
         raise UsageError(
-            f"no image was found in {', '.join(arguments.paths) or 'the definitions of libvirt'}{ignored}",
+            f"no image was found in {', '.join(arguments.paths) or 'the definitions in libvirt'}{ignored}",
             remedy="Name the images themselves if their names have no suffix such as .img or .qcow2.",
         )
     shape = SEQUENTIAL if arguments.sequential else SCATTERED
@@ -120,9 +121,9 @@ def _print_events(console: Console, found: Discovery, *, can_share: bool) -> Non
 
 
 def _check_output(path: str) -> None:
-    """Check, before images are read, that no file is in the way of what is to be written.
+    """Check, before images are read, that manifests can be written to a path and would replace nothing.
 
-    :raises UsageError: there is one, or a manifest's folder does not exist.
+    :raises UsageError: a file exists there, its suffix is wrong, or its folder does not exist.
     """
     if os.path.isdir(path):
         return
@@ -130,7 +131,7 @@ def _check_output(path: str) -> None:
     if suffix and not suffix.lower().endswith(_MANIFEST_SUFFIXES) and not os.path.lexists(path):
         raise UsageError(
             f"cannot write to {path}",
-            why=f"the name of a manifest ends in .yaml, not in {suffix}",
+            why=f"the name of a manifest must end in .yaml, not in {suffix}",
             remedy="Name a file such as `fleet.yaml`, or end the name of a new folder with `/`.",
         )
     if os.path.lexists(path):
@@ -181,7 +182,7 @@ def _write(console: Console, output: str, found: Discovery) -> list[str]:
                 file.write(text)
         except OSError as error:
             raise _unwritable(path, error) from error
-        # Read it now, so that a doubt is reported before the manifest is needed.
+        # Read it now, so that a problem is reported before the manifest is needed.
         manifest = read_manifest(path)
         console.event("manifest", path=os.path.abspath(path), template=manifest.template.path,
                       guests=[guest.name for guest in manifest.guests])  # fmt: skip
@@ -192,15 +193,15 @@ def _why_no_manifest(group: Group) -> str:
     """Return why no manifest can have a group's template; empty if one can."""
     template = group.template.path
     if not is_listed(group.template):
-        return "its name is not UTF-8, and YAML cannot hold it; rename it"
+        return "its name is not valid UTF-8, which YAML requires; rename it"
     if not any(is_listed(copy.image) for copy in group.copies):
-        return "the names of its copies are not UTF-8, and YAML cannot hold them; rename them"
+        return "the names of its copies are not valid UTF-8, which YAML requires; rename them"
     lists = {sidecar_path(template, copy.image.path) for copy in group.copies}
     too_long = max(len(os.fsencode(name)) - longest_name(folder) for folder, name in map(os.path.split, lists))
     if too_long > 0:
         return (
             "the file beside it that lists its overlays would have too long a name; shorten the template's name"
-            f" by {too_long} bytes or more"
+            f" by at least {count_of(too_long, 'byte')}"
         )
     return ""
 
@@ -244,7 +245,7 @@ def _say_next(console: Console, arguments: argparse.Namespace, found: Discovery,
         console.say(f"The manifest is in {path}. Next: batchdiff plan {shell_word(path)}")
     copies = any(group.copies for group in found.groups)
     if arguments.output is not None and not copies:
-        console.warn("warning: no manifest was written, because no image is a copy of another one")
+        console.warn("warning: no manifest was written, because no image is a copy of another")
     elif arguments.output is None and copies:
         console.say("Next: the same command with `-o FOLDER` writes a manifest for each template.")
 

@@ -1,4 +1,4 @@
-"""``batchdiff estimate``: what a plan would save, from samples of the guests; nothing is written."""
+"""``batchdiff estimate``: estimate, from samples of the guests, what a plan would save; nothing is written."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def _sampled(meter: Meter, done: int, total: int) -> None:
-    """Report the bytes that were read, and those to read, of which a later round may need more."""
+    """Report the bytes that were read, and the bytes to read, which a later round may increase."""
     meter.lengthen(None, Phase.SCAN, total)
     meter.begin()
     meter.reach(None, Phase.SCAN, done)

@@ -1,7 +1,7 @@
-"""The names of a plan's guests for the completion of ``--guest`` in a shell, which runs this at every Tab.
+"""The names of a plan's guests for the completion of ``--guest`` in a shell, which runs this at each press of Tab.
 
-It is not a verb of the help. The words of the command line come as typed, or all in one; the first that is a
-plan's file counts. The shell's script quotes the names.
+The help does not list this verb. It gets the words of the command line as typed, one by one or as a single one.
+The first that names a plan counts. The shell's script quotes the names.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from batchdiff.plan.head import guests_named_in
 
 
 def run(words: Sequence[str]) -> int:
-    """Print the names, one per line. A name that does not fit on one, or does not print, is left out."""
+    """Print the names, one per line. A name with a line break or an unprintable character is left out."""
     for word in words:
         for path in _meanings(word):
             names = guests_named_in(path)
@@ -27,7 +27,7 @@ def run(words: Sequence[str]) -> int:
 
 
 def _meanings(word: str) -> Iterator[str]:
-    """Yield the paths that typed words can stand for: as they are, and without quotes. Only ~ is expanded."""
+    """Yield the paths that typed words can mean: as they are, and without quotes. Only ~ is expanded."""
     yield os.path.expanduser(word)
     for end in ("", "'", '"'):  # a quote may still be open
         with contextlib.suppress(ValueError):

@@ -31,7 +31,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
             remedy="Add `-o PLAN`, such as `-o fleet.plan.json`.",
         )
     check_scheduler_options(arguments)
-    # Refuse before the scan, which may take hours, whatever can be refused without it.
+    # Whatever can be refused without the scan, which may take hours, is refused before it.
     left = leftovers_at(arguments.output or default_plan_path(arguments.manifest))
     if arguments.guests is None:
         manifest = read_manifest(arguments.manifest, left=left)
@@ -45,7 +45,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     # The plan that converted some guests may be the one at this path. It is then kept under another name, and the
     # new plan must refer to it by that name.
     plans = _earlier_plans(manifest, path, name_to_keep_at(path, converted_guests(manifest)))
-    # Loaded only now, so that problems of a manifest are reported in half the time; with signals held, as in main.
+    # Loaded only now, so that problems of a manifest are reported in half the time. Signals are held, as in main.
     with held_signals():
         from batchdiff.cli.new_plan.new_plan import make_and_report  # noqa: PLC0415
         from batchdiff.image.open import load_formats  # noqa: PLC0415
@@ -62,14 +62,14 @@ def _earlier_plans(manifest: Manifest, path: str, kept: str | None) -> EarlierPl
 
 
 def default_plan_path(manifest_path: str) -> str:
-    """Return the path of the plan of a manifest, unless another one is given."""
+    """Return the default path of a manifest's plan."""
     return os.path.splitext(manifest_path)[0] + ".plan.json"
 
 
 def _check_output(path: str) -> None:
     """Check, before the scan, that the plan can be written and will not replace a file of another kind.
 
-    :raises UsageError: no file can be made in the folder, or the file that exists is not a plan.
+    :raises UsageError: no file can be created in the folder, or the file that exists is not a plan.
     """
     _check_folder(os.path.dirname(os.path.abspath(path)))
     if not os.path.lexists(path):
@@ -88,15 +88,15 @@ def _check_output(path: str) -> None:
 
 
 def _check_apart(path: str, manifest: Manifest) -> None:
-    """Check that the plan, and what lies beside it later, will not have the name of a file that apply writes.
+    """Check that neither the plan nor a file beside it will have the name of a file that apply writes.
 
-    :raises UsageError: it will.
+    :raises UsageError: one of them will.
     """
     own = {os.path.realpath(path + suffix) for suffix in ("", *own_files.BESIDE_PLAN)}
     for guest in manifest.guests:
         for name in filter(None, (guest.overlay_path, guest.options.data_file)):
             if os.path.realpath(name) in own:
-                why = f"{name} is to be written for the guest {guest.name}"
+                why = f"apply will write {name} for the guest {guest.name}"
                 raise UsageError(f"cannot write the plan to {path}", why=why, remedy=ELSEWHERE)
 
 

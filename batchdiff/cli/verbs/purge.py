@@ -25,7 +25,7 @@ from batchdiff.plan.plan import GuestToConvert, Plan
 from batchdiff.report.results_text import undone_text
 
 _NOTHING = "Nothing to purge: no original of this plan is known to be in quarantine."
-_MAY_DIFFER = "its VM has written to the overlay: kept if QEMU finds a difference"
+_MAY_DIFFER = "kept if QEMU finds a difference, because its VM has written to the overlay"
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
@@ -51,7 +51,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def _ask(console: Console, plan: Plan, options: PurgeOptions, history: History, *, yes: bool) -> None:
-    """Ask before originals are deleted, unless there are none, or ``yes`` has answered."""
+    """Ask before originals are deleted, unless there are none, or ``yes`` answers already."""
     found = [guest for guest, _ in purgeable(plan, history.states, options.guests)]
     if yes or not found:
         return
@@ -69,17 +69,16 @@ def _quarantine(guest: GuestToConvert) -> str:
 
 
 def _question(originals: list[tuple[str, int]], doubts: Mapping[str, str], plan: Plan, *, used: bool) -> Question:
+    one = len(originals) == 1
     if used:
-        condition = (
-            "including those whose VMs have run on their overlays since. Afterwards the state from before the"
-            " conversion cannot be restored"
-        )
+        used_by = "its VM has run on the overlay" if one else "their VMs have run on the overlays"
+        condition = f"even if {used_by} since (the state from before the conversion cannot be restored afterwards)"
     else:
-        condition = "each only if QEMU finds its overlay identical"
+        condition = f"{'' if one else 'each '}only if QEMU finds its overlay identical"
     return deletion(
         originals,
         condition=condition,
-        remains=f"{overlays_remain(plan)}.",
-        otherwise="The originals stay in quarantine.",
+        remains=f"{overlays_remain(plan, len(originals))}.",
+        otherwise=f"The {'original is' if one else 'originals are'} still in quarantine.",
         doubts=doubts,
     )

@@ -64,19 +64,19 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         return code
     report_space(console, space, outcomes)
     if arguments.define:
-        # All that are not converted now, because an earlier restore may have left a domain that ran alone.
+        # All guests that are not converted now: an earlier restore may have left a running domain unchanged.
         now = history_of(console, arguments, plan, path_map)
         defined = define_guests(console, arguments, _with_full_images(plan, now, options.guests))
         return code or defined
     if any(outcome.status is Status.RESTORED for outcome in outcomes):
         names = {outcome.name for outcome in outcomes if outcome.status is Status.RESTORED}
         restored = [guest for guest in plan.guests if guest.name in names]
-        print_definitions_step(console, arguments, restored, "restored images")
+        print_definitions_step(console, arguments, restored, "restored image")
     return code
 
 
 def _with_full_images(plan: Plan, history: History, chosen: tuple[str, ...] | None) -> list[GuestDisk]:
-    """Return the disks of the chosen guests (None: of all) that have no overlay, as they are to stay."""
+    """Return the disks of the chosen guests (None: of all) that have no overlay, with no change planned."""
     published = {name for name, state in history.states.items() if state.published}
     disks = [disk for disk in guest_disks(plan, history) if chosen is None or disk.guest in chosen]
     whole = [disk for disk in disks if disk.guest not in published and os.path.exists(disk.now.path)]
@@ -86,21 +86,21 @@ def _with_full_images(plan: Plan, history: History, chosen: tuple[str, ...] | No
 def _ask(
     console: Console, arguments: argparse.Namespace, plan: Plan, options: RestoreOptions, history: History
 ) -> None:
-    """Ask before anything is thrown away, and before a command that names no guest restores a whole fleet.
+    """Ask before anything is discarded, and before a command that names no guest restores a whole fleet.
 
-    Even with ``--yes``, print what is thrown away.
+    Even with ``--yes``, print what is discarded.
     """
     found = restorable(plan, history.states, options.guests)
     if not found:
         return
-    # Discarding cannot be undone: list all that is lost, and ask unless --yes has answered.
+    # Discarding cannot be undone: list all that is lost, and ask unless --yes answers already.
     if options.discard_changes:
         lines = [f"{guest.name}: everything written to {guest.overlay_path}" for guest, _ in found]
         question = Question(
-            f"what the VMs of {count_of(len(found), 'guest')} have written since the conversion will be thrown"
-            f" away, with all snapshots of the overlays ({_size_of_overlays(found)} on disk):",
+            f"all changes in {count_of(len(found), 'guest')} since the conversion will be discarded, including all"
+            f" snapshots in overlays ({_size_of_overlays(found)} on disk):",
             lines,
-            "Leave `--discard-changes` out to keep what the VMs wrote.",
+            "Leave out `--discard-changes` to keep what the VMs have written.",
             "What remains: the originals, as they were before the conversion.",
         )
         if arguments.yes:
@@ -111,10 +111,10 @@ def _ask(
     if not arguments.yes and options.guests is None and len(found) > 1 and console.can_ask:
         lines = [f"{guest.name}: {guest.overlay_path} -> {guest.source.path}" for guest, _ in found]
         question = Question(
-            f"all {len(found)} guests will be restored, and their overlays deleted"
-            f" ({_size_of_overlays(found)} on disk). Their VMs must be shut down:",
+            f"all {len(found)} guests will be restored, and their overlays ({_size_of_overlays(found)} on disk)"
+            " deleted (their VMs must be shut down):",
             lines,
-            "`--guest NAME` restores a single one.",
+            "`--guest NAME` restores a single guest.",
             "What remains: full images with what the VMs see now.",
         )
         confirm(console, "restore", question)
@@ -128,7 +128,7 @@ def _warn_of_losses(console: Console, plan: Plan, options: RestoreOptions, histo
 
 
 def _is_rebuilt(there: Mapping[str, OnDisk], guest: str) -> bool:
-    """Return whether an image may have to be rebuilt: it has no original, or one of the two was written to."""
+    """Return whether an image may have to be rebuilt: its original is missing, or a file of it was written to."""
     files = there.get(guest)
     return files is None or files.original is None or bool(files.written)
 

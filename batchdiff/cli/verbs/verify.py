@@ -1,4 +1,4 @@
-"""``batchdiff verify``: check that template and overlays are undamaged."""
+"""``batchdiff verify``: check that the template and overlays are undamaged."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 def _write_metrics(
     console: Console, arguments: argparse.Namespace, found: list[Finding], *, success: bool
 ) -> None:
-    """Write the metrics. What verify found is more important than a file that cannot be written."""
+    """Write the metrics. If verify found a problem, a failure to write them does not change its exit code."""
     try:
         write_textfile(arguments.textfile, arguments.plan, "verify", verify_metrics(found, success=success))
     except UsageError as error:

@@ -43,11 +43,11 @@ def test_overlays_that_a_sidecar_lists_elsewhere_count(tmp_path, monkeypatch):
 def test_no_verb_advises_to_delete_it(tmp_path):
     fleet, plan = Fleet(tmp_path), tmp_path / "fleet.plan.json"
     fleet.plan_here()
-    assert "The space comes back once the originals are gone" in run_here("apply", plan)
+    assert "The space is freed once the originals are deleted" in run_here("apply", plan)
     overlay_on(tmp_path / "raw.img", tmp_path / "clone.qcow2")
     must_stay = f"Do not delete {tmp_path}/raw.img: {tmp_path}/clone.qcow2 depends on it."
     for verb in ("apply", "show"):
         assert must_stay in run_here(verb, plan), verb
     assert "once you delete the other originals that are kept" in run_here("show", plan)
-    assert "The space comes back once the other originals are gone" in run_here("apply", plan)
+    assert "The space is freed once the other originals are deleted" in run_here("apply", plan)
     assert f"nothing: the original {tmp_path}/raw.img must stay" in run_here("status", plan)

@@ -84,7 +84,7 @@ def test_its_mode_is_that_of_a_plan(tmp_path):
         ("./fleet.plan.json.partial", "the command uses that name"),
         ("new.qcow2", "its name is that of an image"),
         ("vm.img.batchdiff-original", "its name is that of an image"),
-        ("image", "does not start as a log"),
+        ("image", "does not start like a log"),
         ("link", "it is a symbolic link"),
         ("fifo", "it is not a regular file"),
         (".", "it is not a regular file"),
