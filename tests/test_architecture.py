@@ -33,7 +33,7 @@ ROOMS = {
     "sampling": "Samples of images: which parts to read, and how far an estimate can be from the truth; pure.",
     "files": "Files and their names: identity, fingerprints, durable writing.",
     "linux": "Linux facilities beyond POSIX: extents, mounts, block devices, causes of failures.",
-    "managers": "The places and names by which VM managers know their images: Proxmox VE, oVirt, Nova; pure.",
+    "managers": "The folders and names that VM managers use for images: Proxmox VE, oVirt, Nova; pure.",
     "qcow2": "The qcow2 format, without any I/O: header, table entries, layout, compression.",
     "foreign": "The headers of formats that QEMU reads for batchdiff, inspected before QEMU opens the file; pure.",
     "qemu": "The room that starts programs: qemu-img and qemu-nbd, confined by Landlock, and virsh, unconfined.",

@@ -107,7 +107,7 @@ def check_health(  # noqa: PLR0913  # options by keyword
 
 
 def _template_not_needed(plan: Plan) -> Finding:
-    why = "no guest of this plan rests on it, so it was not checked"
+    why = "no guest of this plan depends on it, so it was not checked"
     return Finding("template", plan.template.source.path, Health.SOUND, why)
 
 

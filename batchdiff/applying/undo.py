@@ -38,7 +38,7 @@ from batchdiff.plan.plan import GuestToConvert, GuestToShare, Plan
 
 NOTHING_TO_UNDO = (
     "there is nothing to undo: with `strategy: share`, a guest remains a standalone image, and it shares a block"
-    " with the template only until either of the two images is written to there"
+    " with the template only until one of the two images is written to at that place"
 )
 """Why restore does nothing for a guest whose strategy is to share blocks in place."""
 

@@ -80,6 +80,6 @@ def _of_template(
             )
     if not users:
         yield (
-            f"no configuration on this host refers to the template: unless VM {vmid} is on another host of the"
-            " cluster, a new VM can be given that number, and with it the template's folder"
+            f"no configuration here refers to the template: unless VM {vmid} is on another host of the cluster, a"
+            " new VM can be given that number, and with it the template's folder"
         )

@@ -139,7 +139,7 @@ class Libvirt:
         remedy: str = "A VM or pool may have been removed meanwhile; run the same command again.",
     ) -> str:
         """Run virsh, and return what it prints; ``what`` and ``remedy`` are for a request that libvirt refuses."""
-        unreachable = f"Make sure that libvirt is running: `{self.command('uri')}` must print a URI."
+        unreachable = f"Make sure that libvirt can be reached: `{self.command('uri')}` must print its URI."
         try:
             # Unconfined: it must reach libvirt's socket, or ssh, and reads no image.
             done = programs.run(

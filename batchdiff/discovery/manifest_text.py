@@ -63,7 +63,7 @@ def manifest_text(  # noqa: PLR0913  # options by keyword
     """
     listed = [copy for copy in group.copies if is_listed(copy.image)]
     lines = [
-        "# Written by `batchdiff discover`, which compared samples: check this file, then run `batchdiff plan`.",
+        "# Written by `batchdiff discover` from samples: check this file, then run `batchdiff plan` with it.",
         "# Formats are those that VM definitions declare, or that the images' names and first bytes show.",
         "version: 1",
         *_comment(f"The template: {why}.", indent=""),
@@ -173,7 +173,7 @@ def _exclusions(template: str, left_out: tuple[Exclusion, ...]) -> Iterator[str]
         yield f"# Left out: {which} on this template."
     if others := len(left_out) - len(of_template):
         which = "1 file, for a reason" if others == 1 else f"{others} files, for reasons"
-        yield f"# Left out: {which} unrelated to this template; `batchdiff discover` lists all reasons."
+        yield f"# Left out: {which} unrelated to this template; `batchdiff discover` lists all, with the reasons."
 
 
 def _stem(path: str) -> str:

@@ -113,7 +113,7 @@ def _overlays(formats: list[str], options: list[str]) -> Fact:
     value = ", ".join(kind for kind in there if kind not in lacking)
     if not lacking:
         return Fact(QEMU, "overlays", value)
-    effect = f"This QEMU does not support some kinds of overlays: {', '.join(lacking)}."
+    effect = f"Overlays that are {' or '.join(lacking)} cannot be made, because this QEMU does not support them."
     return Fact(QEMU, "overlays", value, Ability.LIMITED, effect)
 
 

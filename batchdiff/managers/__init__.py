@@ -1,1 +1,1 @@
-"""The places and names by which VM managers know their images: Proxmox VE, oVirt, Nova; pure."""
+"""The folders and names that VM managers use for images: Proxmox VE, oVirt, Nova; pure."""

@@ -231,7 +231,7 @@ def _objection(image: Image, entry: GuestEntry, fleet: _Fleet) -> str:
     if goes_aside and os.path.lexists(aside):
         return (
             f"its name in quarantine is taken: {aside} is the original of an earlier conversion;"
-            f" {fleet.plans.way_out_of_quarantine(aside)}; otherwise, move it away"
+            f" {fleet.plans.way_out_of_quarantine(aside)}, or move it away"
         )
     # The tables are inspected after this check, because those of an image in use may be inconsistent.
     require_unused(image, Purpose.GUEST, domain=entry.domain)

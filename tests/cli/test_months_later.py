@@ -348,7 +348,7 @@ def test_planning_says_that_the_name_in_quarantine_is_taken(one):
     found = guest_reason(one, "other.plan.json")
     assert "its name in quarantine is taken" in found
     search = f"find out which plan put it there (no journal in {one.folder} shows it)"
-    assert f"{search}; otherwise, move it away" in found
+    assert f"{search}, or move it away" in found
 
 
 def test_a_vm_that_runs(one):

@@ -226,7 +226,8 @@ def test_an_earlier_plan_in_place(folder, retire, image_format):
     name = converted(folder, retire, in_place=entry, image_format=image_format)
     folder.plan(manifest(f"{entry}, rethin: true"), expect=None)
     if retire == "quarantine":
-        assert f"`batchdiff purge {folder.path}/old.json --guest vm --used`; otherwise, move it away" in folder.guest()["reason"]
+        purge = f"delete it with `batchdiff purge {folder.path}/old.json --guest vm --used`"
+        assert f"{purge}, or move it away" in folder.guest()["reason"]
         folder.plan(manifest(f"{entry}, rethin: true", retire="delete"), expect=1)  # it needs that name, too
         folder.run("purge", "old.json", "--used", "--yes")
         folder.plan(manifest(f"{entry}, rethin: true"))

@@ -134,7 +134,8 @@ def test_losses_and_exclusions_are_comments(tmp_path):
         f"# Left out: {tmp_path}/old.img: it seems to be the original of the overlay beside it, which a VM may"
         " use by now",
         "# Left out: 2 files that are already overlays on this template.",
-        "# Left out: 1 file, for a reason unrelated to this template; `batchdiff discover` lists all reasons.",
+        "# Left out: 1 file, for a reason unrelated to this template; `batchdiff discover` lists all,"
+        " with the reasons.",
     ]
 
 

@@ -180,7 +180,7 @@ def test_two_overlays_with_one_data_file(tmp_path, retire):
     done = batchdiff("verify", fleet.plan, "--json", cwd=tmp_path, expect=6)
     found = {event["name"]: event for event in events(done) if event["event"] == "finding"}
     assert (found["web01"]["health"], found["web02"]["health"]) == ("damaged", "sound")
-    assert f"{second} belongs to web02, so both VMs write to the same disk" in found["web01"]["why"]
+    assert f"{second} belongs to web02, so the VM of web01 writes to the disk of web02" in found["web01"]["why"]
     assert f"The overlay's own data file is {first}." in found["web01"]["why"]
     assert str(second) in fleet.run("restore", "--guest", "web01", expect=1)
     notation.run("qemu-img", "amend", "-f", "qcow2", "-o", f"data_file={first}", str(fleet.overlays[0]))

@@ -30,11 +30,14 @@ def require_done_here(plan: Plan, names: Iterable[str] | None, verb: str) -> Non
 
 def done_elsewhere(plan: Plan, verb: str) -> str:
     """Return a sentence about the guests that earlier plans converted, with the command for each plan."""
-    plans = dict.fromkeys(path for guest in plan.guests if (path := plan_in(guest.reason)))
-    if not plans:
+    found = [path for guest in plan.guests if (path := plan_in(guest.reason))]
+    if not found:
         return ""
+    plans = dict.fromkeys(found)
+    made = "An earlier plan has" if len(plans) == 1 else "Earlier plans have"
+    guests, them = ("1 guest", "it") if len(found) == 1 else (f"{len(found)} guests", "them")
     ways = " or ".join(f"`batchdiff {verb} {shell_word(path)} --guest NAME`" for path in plans)
-    return f"Earlier plans have converted some guests of this plan. For those, run {ways}."
+    return f"{made} converted {guests} of this plan. For {them}, run {ways}."
 
 
 def _commands(found: list[tuple[GuestPlan, str]], verb: str) -> str:

@@ -3,7 +3,7 @@
 ::
 
     web01.qcow2 -> web01.data.raw     its own
-    web02.qcow2 -> web01.data.raw     that of another guest: both VMs would write to the same disk
+    web02.qcow2 -> web01.data.raw     that of another guest: its VM would write to that guest's disk
     web03.qcow2 -> moved.raw          another file, which the operator has set since
 """
 
@@ -42,14 +42,14 @@ class DataFiles:
                 remedy = f" The overlay's own data file is {own}." if is_there else ""
                 raise VerificationError(
                     f"{overlay.path} has the wrong data file",
-                    why=f"{path} belongs to {owner}, so both VMs write to the same disk",
+                    why=f"{path} belongs to {owner}, so the VM of {guest.name} writes to the disk of {owner}",
                     remedy="Keep both VMs shut down, and find out why the overlay's header names that file"
                     f" (`qemu-img info` shows the name).{remedy}",
                 )
 
 
 def remark_on_data_file(guest: GuestToConvert, state: GuestState, overlay: ImageSource) -> str:
-    """Describe, in a clause, how an overlay's data file differs from what apply wrote; empty if it does not.
+    """Describe, in a clause, how an overlay's data file differs from the one that apply wrote; empty if not.
 
     A file that only the VM has changed counts as the same, and so does a copy with the same size and mtime.
     """

@@ -7,7 +7,7 @@
     they differ, original kept         two disks: nothing is done; only the operator knows which to keep
     no original                        an image is rebuilt from the overlay
     no overlay                         nothing is done: what the VM wrote is unknown
-    --discard-changes                  the original gets its name back, whatever differs; the overlay is deleted
+    --discard-changes                  the original gets its name back without a comparison; the overlay is deleted
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def objection(
         way_out = (plans or EarlierPlans()).way_out_of_quarantine(aside)
         return Fault(
             f"{aside}, the original of an earlier conversion, already exists",
-            f"To continue, {way_out}; otherwise, move it away, {AGAIN}",
+            f"To continue, {way_out}, or move it away, {AGAIN}",
         )
     return None
 

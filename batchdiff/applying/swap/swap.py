@@ -45,7 +45,7 @@ from batchdiff.linux.permissions import Deed
 class Swap:
     """One guest in progress. ``remarks``: for the operator. ``original``: the original's fate, known at the end.
 
-    ``changes``: the bytes of free space that each file written or deleted here took or gave back; None if unknown.
+    ``changes``: the bytes by which each file written or deleted here has changed the free space; None if unknown.
     """
 
     def __init__(self, task: SwapTask, run: Run) -> None:

@@ -46,7 +46,7 @@ class Publication:
         check_other_overlays(self.run.template.path, known_digest(self.plan), guest.overlay_path)
 
     def ask_qemu(self, overlay: ImageSource, ended: Callable[[], bool]) -> None:
-        """Have QEMU open the first overlay with its template, because QEMU will not compare all bytes.
+        """Have QEMU open the first overlay with its template, if QEMU does not compare all bytes.
 
         QEMU might refuse files that only batchdiff has read, and then no VM could run on them. So QEMU opens them
         before the first overlay gets its name and before the template is protected.

@@ -20,7 +20,7 @@ from batchdiff.qcow2.entries import Origin
 from batchdiff.units import KIB, MIB
 
 _NO_COPY = {errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EBADF}
-"""The errors with which copy_file_range refuses, as between filesystems, from block devices or on old kernels."""
+"""The errors with which copy_file_range refuses: between filesystems, from block devices, or on old kernels."""
 
 _AT_ONCE = 64 * MIB
 """The most bytes that one call copies, in about 0.1 s if it shares no blocks; stops are noticed between calls."""

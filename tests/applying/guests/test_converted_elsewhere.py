@@ -41,8 +41,11 @@ def test_guests_of_other_plans():
 
 
 def test_the_plans_that_have_done_it_are_named():
-    done = plans.guest_plan("web01", verdict=Verdict.SKIP, reason="done by /srv/older plan.json")
-    command = "batchdiff purge '/srv/older plan.json' --guest NAME"
-    expected = f"Earlier plans have converted some guests of this plan. For those, run `{command}`."
-    assert done_elsewhere(plans.small_plan(done), "purge") == expected
+    one, two = skipped("web01", "done by /srv/older plan.json"), skipped("web02", "done by /srv/old.json")
+    command = "`batchdiff purge '/srv/older plan.json' --guest NAME`"
+    expected = f"An earlier plan has converted 1 guest of this plan. For it, run {command}."
+    assert done_elsewhere(plans.small_plan(one), "purge") == expected
+    both = f"{command} or `batchdiff purge /srv/old.json --guest NAME`"
+    expected = f"Earlier plans have converted 2 guests of this plan. For them, run {both}."
+    assert done_elsewhere(plans.small_plan(one, two), "purge") == expected
     assert not done_elsewhere(plans.small_plan(), "purge")
