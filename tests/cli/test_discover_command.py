@@ -220,7 +220,7 @@ def test_no_file_is_ever_replaced(images, tmp_path):
     assert "debian-docker.yaml: there is already a file of that name" in discover(images, "-o", tmp_path, expect=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["debian-docker.yaml", "fleet.yaml"]
     assert "there is no folder" in discover(images, "-o", tmp_path / "no" / "m.yaml", expect=2)
-    assert "ends in .yaml, not in .txt. Name a file such as" in discover(
+    assert "must end in .yaml, not in .txt. Name a file such as" in discover(
         images, "-o", tmp_path / "m.txt", expect=2
     )
     assert not (tmp_path / "m.txt").exists()
