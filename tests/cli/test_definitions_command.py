@@ -117,7 +117,7 @@ def test_defined_and_undone(planned, libvirt):
     assert "<driver name='qemu' type='qcow2'/>" in after
     assert "passwd='s3cret'" in after
     assert "0 must change, 1 right" in definitions(planned, "--connect", libvirt).stdout
-    assert "as it was" in definitions(planned, "--connect", libvirt, "--undo").stderr
+    assert "its former definition has been restored" in definitions(planned, "--connect", libvirt, "--undo").stderr
     assert virsh(libvirt, "dumpxml", "--security-info", "web") == before
     done = definitions(planned, "--connect", libvirt, "--undo")
     assert "there is nothing to undo" in done.stderr

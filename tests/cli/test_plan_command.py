@@ -445,7 +445,7 @@ def test_an_overlay_that_exists_may_be_a_disk_in_use(fleet):
 
 def test_a_dry_run_is_what_plan_is(fleet):
     done = batchdiff("apply", "fleet.plan.json", "--dry-run", cwd=fleet.folder, expect=2)
-    assert "unrecognized arguments: --dry-run; `batchdiff plan` is the dry run" in done.stderr
+    assert "unrecognized arguments: --dry-run; for a dry run of `apply`, use `batchdiff plan`" in done.stderr
     done = batchdiff("apply", "fleet.plan.json", "--frobnicate", cwd=fleet.folder, expect=2)
     assert done.stderr.endswith("unrecognized arguments: --frobnicate\n")
 
