@@ -133,6 +133,13 @@ def json_of(done: Done) -> list[dict]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+def test_progress_on_a_terminal(on_xfs):
+    run_here("plan", on_xfs)
+    done = batchdiff("apply", plan_of(on_xfs).name, "--progress", "always", cwd=on_xfs.parent)
+    assert "sharing" in done.stderr
+    assert done.returncode == 0
+
+
 def test_from_manifest_to_what_df_shows(disk, fleet):
     folder, plan = fleet.parent, plan_of(fleet)
     assert "shares blocks with the template in place" in run_here("validate", fleet, "-v")

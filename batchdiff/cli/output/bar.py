@@ -33,6 +33,7 @@ _WORDS = {
     Phase.SCAN: "scanning",
     Phase.ASSESS: "assessing",
     Phase.WRITE: "writing",
+    Phase.SHARE: "sharing",
     Phase.VERIFY: "verifying",
     Phase.COMPARE: "comparing",
     Phase.REBUILD: "rebuilding",

@@ -8,6 +8,7 @@ import re
 import struct
 import sys
 import termios
+from dataclasses import replace
 
 import pytest
 
@@ -85,6 +86,16 @@ def test_a_terminal_that_does_not_know_its_size(monkeypatch, rows, columns, widt
     drawn = re.split(r"[\r\n]+|\x1b\[A", said)
     for line in ("verifying  42.8%|", "  web01  25.0%|"):
         assert [len(each) for each in drawn if each.startswith(line)] == [width], said
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_each_kind_of_work_has_its_word(terminal, phase):
+    """An event of JSON names the same kinds, so only a bar could lack one."""
+    screen = terminal()
+    bar = ProgressBar()
+    bar.show(replace(READING, phase=phase))
+    bar.close()
+    assert re.search(r"[a-z ]*ing( the template| images)? +42\.8%", screen.getvalue())
 
 
 def test_a_guest_without_bytes_of_its_own_has_no_line(terminal):
