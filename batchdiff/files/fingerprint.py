@@ -52,7 +52,7 @@ class Fingerprint:
         return self.device == now.device or (self.size, self.mtime_ns) == (now.size, now.mtime_ns)
 
     def is_unwritten(self, now: Fingerprint) -> bool:
-        """Return whether both are of the same file, not written to in between; it may have been renamed."""
+        """Return whether both are of the same file, with no write in between; its name or mode may differ."""
         return self.is_same_file(now) and (self.size, self.mtime_ns) == (now.size, now.mtime_ns)
 
     def was_written_to(self, now: Fingerprint) -> bool:
@@ -98,7 +98,7 @@ def fingerprint_of(fd: int, size: int) -> Fingerprint:
 
 
 def fingerprint_at(path: str) -> Fingerprint | None:
-    """Return the fingerprint of the file at a path, without keeping it open; None if it cannot be read.
+    """Return the fingerprint of the file at a path, without keeping it open; None if it cannot be examined.
 
     Symbolic links are followed only to block devices: /dev/vg/lv lasts, but the /dev/dm-3 it leads to does not.
     """

@@ -1,4 +1,4 @@
-"""Complete writes to file descriptors."""
+"""Complete writes to file descriptors: all bytes are written, or an error names the cause."""
 
 from __future__ import annotations
 

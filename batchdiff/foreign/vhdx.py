@@ -152,7 +152,8 @@ def _inspected(read: ReadAt, file_size: int) -> _Disk:
     require(needed <= table.length, f"its block table of {table.length} bytes is too short for all blocks")
     # QEMU reads all of the table into memory, however few blocks the disk has.
     is_usual = table.length - needed <= _MOST_SPARE
-    require(is_usual, f"its block table of {table.length} bytes is too long for its disk", remedy=COPY)
+    too_long = f"its block table of {table.length} bytes is too long for its disk, which needs {needed}"
+    require(is_usual, too_long, remedy=COPY)
     return disk
 
 

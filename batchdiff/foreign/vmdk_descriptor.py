@@ -144,10 +144,9 @@ def _extents(lines: list[bytes], kind: str) -> Descriptor:
         is_clear = number == 1 or lines[number - 2]
         require(is_clear, f"line {number - 1} of its descriptor is empty, and the next line is an extent")
         sectors, _, name, first = extent.groups()
-        require(
-            (first is not None) is (word == "FLAT"),
-            f"line {number} of its descriptor has an unexpected offset, or lacks one",
-        )
+        fault = "lacks an offset" if word == "FLAT" else "must not have an offset"
+        is_complete = (first is not None) is (word == "FLAT")
+        require(is_complete, f"the {word} extent in line {number} of its descriptor {fault}")
         require(len(name) <= _LONGEST_NAME, f"the name in line {number} of its descriptor is too long")
         require(int(sectors) > 0, f"the extent in line {number} of its descriptor has no sectors")
         text = name.decode("utf-8", "surrogateescape")

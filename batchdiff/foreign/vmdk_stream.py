@@ -104,5 +104,5 @@ def _inspect_tables(read: ReadAt, file_size: int, fields: tuple[int, ...]) -> No
     # 0: not allocated; 1: zeros, if a flag allows it.
     grains = grains[grains > 1].astype(np.int64) * SECTOR
     require(bool((grains[-1:] + _LEAST_STORED < file_size).all()), "a grain lies past the end of the file")
-    # Otherwise a small file could unpack to any size. Used once each, bytes expand at most 1,032-fold.
+    # Otherwise a small file could unpack to any size: deflate expands a byte that is used once 1,032-fold at most.
     require(bool((grains[1:] != grains[:-1]).all()), "one grain is used for several parts of the disk")

@@ -20,9 +20,9 @@ from batchdiff.qcow2.entries import Origin
 class Segment(NamedTuple):
     """Guest bytes ``start`` to ``end`` of one origin; ``address`` is that of ``start`` in the layer.
 
-    ``layer`` is a number: 0 for the image itself, then one for each image of its backing chain, then one for each
-    extent or data file of the chain. In the segments of a layer, it is 0 for the layer itself, then one for each
-    of its other files. An image never returns ABSENT segments: below the last layer everything reads as zeros.
+    ``layer`` counts from 0: first the image itself, then its backing chain, then the extents and data files of
+    the chain. In the segments of a layer, it counts from 0 through the layer itself and the layer's other files.
+    An image never returns ABSENT segments: below the last layer everything reads as zeros.
     """
 
     start: int

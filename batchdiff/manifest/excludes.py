@@ -10,6 +10,7 @@ The patterns follow the rules of globs. A guest that is listed by path stays a g
 
 from __future__ import annotations
 
+import glob
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -85,8 +86,6 @@ def _why_unused(pattern: str, found: Sequence[str], listed: frozenset[str], fold
         return f"nothing matches {show(pattern)} in {show(folder)}, so this pattern excludes nothing"
     if all(os.path.isdir(os.path.join(folder, path)) for path in found):
         inside = show(f"{pattern.rstrip('/')}/**")
-        return (
-            f"{show(pattern)} matches only folders, so it excludes nothing; write {inside} to exclude"
-            " all files in them"
-        )
+        what, them = ("matches only folders", "them") if glob.has_magic(pattern) else ("is a folder", "it")
+        return f"{show(pattern)} {what}, so it excludes nothing; write {inside} to exclude all files in {them}"
     return ""

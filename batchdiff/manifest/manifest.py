@@ -45,7 +45,7 @@ class GuestEntry:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The paths of its image, of the link to that image, and of its overlay, as far as they exist."""
+        """The paths of its image, of the link to that image, and of its overlay, as far as they are known."""
         overlay = self.overlay_path if self.gets_overlay else ""
         return tuple(path for path in (self.image.path, self.named, overlay) if path)
 

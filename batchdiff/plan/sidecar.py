@@ -204,7 +204,7 @@ def is_known_state(before: Chain, now: Chain, sidecar: Sidecar | None) -> bool:
 
 
 def first_state(now: Chain, sidecar: Sidecar | None) -> Chain:
-    """Return the earliest known fingerprints of a chain's present content."""
+    """Return the earliest known fingerprints of a chain's present content, under which results are kept."""
     if sidecar is None or now != sidecar.fingerprints or not sidecar.earlier:
         return now
     return sidecar.earlier[0]

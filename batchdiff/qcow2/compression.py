@@ -27,7 +27,8 @@ _DEFAULT_LEVELS = {CompressionType.ZLIB: zlib.Z_DEFAULT_COMPRESSION, Compression
 """The default levels of the libraries, which are also QEMU's."""
 
 _SKIPPABLE, _CHECKSUM, _REPEATED_BYTE = b"\x2a\x4d\x18", 1 << 2, 1
-"""In zstd: the end of a skippable frame's magic number, a frame's checksum bit, the type of a one-byte block."""
+"""In zstd: the end of a skippable frame's magic number, a frame's checksum bit, the type of a block that
+repeats one byte."""
 
 _MOST_FRAMES = 1000
 """The maximum number of frames in a cluster. QEMU writes one; millions of empty ones would take seconds."""

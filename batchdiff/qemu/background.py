@@ -7,7 +7,7 @@
           `---- listening socket ---> the program, confined
 
 Limits and confinement are those of :mod:`batchdiff.qemu.programs`, except for run time: such a program runs
-until the process that uses it ends.
+until it is ended, or the process that uses it ends.
 """
 
 from __future__ import annotations

@@ -155,9 +155,9 @@ def test_an_image_that_would_not_fit(stage, monkeypatch):
 def test_an_overlay_in_which_qemu_finds_an_error(stage):
     stage.apply(Retire.QUARANTINE)
     stage.use()
-    stage.judge.refuses[stage.overlay().name] = VerificationError("qemu-img check finds errors")
+    stage.judge.refuses[stage.overlay().name] = VerificationError("qemu-img check found errors")
     outcomes = Rehearsal(stage).purge(used=True)
-    assert "finds errors" in failed(outcomes)
+    assert "found errors" in failed(outcomes)
     assert outcomes[0].exit_code == 6
 
 

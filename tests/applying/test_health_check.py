@@ -243,7 +243,7 @@ def test_damaged(stage, retire, damage):
         case "cut off":
             os.truncate(stage.overlay(), 3 << 16)
         case _:
-            stage.judge.refuses["vm.qcow2"] = VerificationError("qemu-img check finds errors")
+            stage.judge.refuses["vm.qcow2"] = VerificationError("qemu-img check found errors")
     assert overlay(stage).health is Health.DAMAGED
 
 

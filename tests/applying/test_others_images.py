@@ -150,7 +150,7 @@ def test_what_to_do_about_an_overlay_with_errors(stage, verb):
     stage.use()
     lose_a_refcount(stage.overlay())
     said = failed(verb(stage))
-    assert "qemu-img check finds errors" in said
+    assert "qemu-img check found errors" in said
     (command,) = [part for part in said.split("`") if part.startswith("qemu-img check -r")]
     subprocess.run(["sh", "-c", command], check=True, capture_output=True)
     assert status(verb(stage)) in {Status.RESTORED, Status.PURGED}

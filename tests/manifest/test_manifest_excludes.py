@@ -85,9 +85,15 @@ def test_all_excluded(folder):
         ("clones/olf-*.img", 'nothing matches "clones/olf-*.img" in "{folder}", so this pattern excludes nothing'),
         (
             "clones/archive",
-            '"clones/archive" matches only folders, so it excludes nothing; write "clones/archive/**"',
+            '"clones/archive" is a folder, so it excludes nothing; write "clones/archive/**" to exclude all files'
+            " in it",
         ),
-        ("clones/archive/", 'write "clones/archive/**" to exclude all files in them'),
+        ("clones/archive/", 'write "clones/archive/**" to exclude all files in it'),
+        (
+            "clones/arch*",
+            '"clones/arch*" matches only folders, so it excludes nothing; write "clones/arch*/**" to exclude all'
+            " files in them",
+        ),
     ],
 )
 def test_a_pattern_that_leaves_nothing_out_is_a_warning(archive, pattern, words):

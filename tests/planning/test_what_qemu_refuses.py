@@ -41,7 +41,7 @@ def blow_up_snapshots(image):
 
 
 FAULTS = {
-    "left-over": (leave_bytes_over, "left over", NOT_OPENED),
+    "left-over": (leave_bytes_over, "too small for another one", NOT_OPENED),
     "snapshots-offset": (misalign_snapshots, "snapshot table at 1", NOT_OPENED),
     "bitmaps": (break_bitmaps, "bitmap directory is broken", NOT_OPENED),
     "snapshots": (

@@ -30,7 +30,7 @@ def scheduler_address(text: str, *, trust_network: bool) -> str:
 
     ``trust_network``: the operator accepts an unencrypted connection to another host.
 
-    :raises UsageError: it is not an address, or one of another host without encryption.
+    :raises UsageError: it is not an address, or is that of another host without encryption.
     """
     try:
         parts = urlsplit(text)

@@ -74,7 +74,7 @@ def _excerpts(path: str, numbers: random.Random, most: int) -> tuple[FileExcerpt
 
 
 def _offsets(file: ImageFile, numbers: random.Random, most: int) -> Iterator[int]:
-    """Yield ascending offsets of blocks: one in each of ``most`` equal parts of a file, or at the next data."""
+    """Yield ascending offsets of blocks: a random one in each of ``most`` equal parts, or the next with data."""
     blocks = -(-file.size // _EXCERPT)
     parts = min(most, blocks)
     last = -1

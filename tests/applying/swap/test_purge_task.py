@@ -177,7 +177,7 @@ def test_an_overlay_that_is_damaged(stage, used, damage):
         case "cut off":
             os.truncate(stage.overlay(), 3 << 16)
         case _:
-            stage.judge.refuses[stage.overlay().name] = VerificationError("qemu-img check finds errors")
+            stage.judge.refuses[stage.overlay().name] = VerificationError("qemu-img check found errors")
     reason = failed(stage.purge(used=used))
     if damage == "missing":
         assert f"{stage.overlay()} is missing, so the original may be all that is left of {NAME}" in reason
