@@ -48,7 +48,7 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
     chosen = [guest for guest in guests if isinstance(guest, GuestToConvert)]
     to_share = [guest for guest in guests if isinstance(guest, GuestToShare)]
     if to_share and not chosen and all(is_shared(guest.name, session.journal.history) for guest in to_share):
-        yield from map(_outcome_without_work, guests)  # nothing rests on the template, which may be gone by now
+        yield from map(_outcome_without_work, guests)  # nothing depends on the template, which may be gone by now
         return
     left_alone = _left_alone(chosen, plan, options, session.journal.history)
     to_convert = [guest for guest in chosen if guest.name not in left_alone]
@@ -56,7 +56,7 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
         expect_apply(session, to_convert, options)
         expect_sharing(session.meter, to_share)
         template = run.template
-        # This comes first: changes that an interrupted apply made to the template must not count against it.
+        # This comes first: what an interrupted apply changed in the template must not make the plan stale.
         record_interrupted_protection(template, plan.template.fingerprints, session.journal)
         accept_template(run)
         sync(template)
@@ -111,7 +111,7 @@ def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
 
 
 def originals_to_delete(plan: Plan, options: ApplyOptions, history: History) -> list[tuple[str, int]]:
-    """Return the originals that an apply would delete, including those in quarantine: paths and bytes on disk."""
+    """Return path and bytes on disk of each original that `--retire delete` would delete, even in quarantine."""
     found = []
     back = _given_back(plan, options, history)
     for guest in choose_guests(plan, options.guests):
@@ -134,12 +134,12 @@ def _left_alone(
 
 
 def _given_back(plan: Plan, options: ApplyOptions, history: History) -> frozenset[str]:
-    """Return the restored guests; to convert them again, the operator must name them."""
+    """Return the restored guests, which apply leaves alone; none if the operator named guests."""
     return history.given_back(plan.created) if options.guests is None else frozenset()
 
 
 def _jobs(run: Run, guests: list[GuestToConvert], pending: list[GuestToConvert], retire: Retire) -> int:
-    """Return how many guests may be in progress at once: as many as requested, if there is space for them.
+    """Return how many guests may be in progress at once, as far as memory, open files and space allow.
 
     :raises GuestError: a filesystem does not have enough space, even for one at a time.
     """
@@ -158,7 +158,7 @@ def _jobs(run: Run, guests: list[GuestToConvert], pending: list[GuestToConvert],
 
 
 def _make_up(publication: Publication, guests: list[GuestToConvert], session: Session) -> None:
-    """Protect the template and record the overlays that an apply published right before it died."""
+    """Protect the template, and record published overlays, in case an apply died right after publishing one."""
     for guest in guests:
         if _is_published(guest, session) and os.path.lexists(guest.overlay_path):
             publication.protect_and_record(guest)
@@ -180,8 +180,8 @@ def choose_guests(plan: Plan, names: tuple[str, ...] | None) -> list[GuestPlan]:
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UsageError(
-            f"the plan has no guest called {', '.join(unknown)}",
-            remedy=f"Its guests are: {', '.join(sorted(known))}.",
+            f"the plan has no guest called {' or '.join(unknown)}",
+            remedy=f"Its {'only guest is' if len(known) == 1 else 'guests are:'} {', '.join(sorted(known))}.",
         )
     return [guest for guest in plan.guests if guest.name in names]
 
@@ -189,7 +189,7 @@ def choose_guests(plan: Plan, names: tuple[str, ...] | None) -> list[GuestPlan]:
 def _check_not_the_template(guest: GuestToConvert, template: Image, under: Underlying, retire: Retire) -> None:
     """Refuse a guest that is the template or stores its bytes: a plan is input, which may be wrong.
 
-    ``under``: the files that store the template.
+    ``under``: the files and partitions that store the template.
 
     :raises PlanError: the guest is the template, or stores it.
     :raises UsageError: that is uncertain, and the original is to be deleted.

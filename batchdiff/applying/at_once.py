@@ -2,7 +2,7 @@
 
 ::
 
-    asked for with --jobs   (default: one for each CPU)
+    requested with --jobs   (default: one for each CPU)
       |  memory             one qemu-img for each guest
       |  open files         for each: the guest's chain twice, its overlay's chain, and a program's files
       |  disk space         the overlays beside their originals       (applying/checks/space.py, apply only)
@@ -21,7 +21,7 @@ from batchdiff.plan.plan import GuestToConvert
 from batchdiff.units import MIB
 
 _MEMORY = 128 * MIB
-"""The memory of one `qemu-img compare`: up to 32 MiB of tables for each of three qcow2 files, plus its own use.
+"""The memory of one `qemu-img compare`: up to 32 MiB of tables for each of three qcow2 files, and 32 MiB more.
 
 Measured with QEMU 7.2: 11 MiB for raw images; 23 MiB for two qcow2 images, each with 4 KiB clusters and 4 MiB of
 tables.

@@ -1,7 +1,7 @@
 """Try a restore or purge without changing anything, for `--dry-run`.
 
-All checks run, and QEMU compares the same images as in a real run. Nothing is written, renamed or deleted, and
-nothing is recorded in the journal.
+All checks run that need no new file, and QEMU compares the same existing images as in a real run. Nothing is
+written, renamed or deleted, and nothing is recorded in the journal.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[Guest
     found = restorable(session.plan, session.journal.history.states, options.guests)
     yield from nothing_to_do(session.plan, found, options.guests, "restore")
     expect_dry_restore(session, found, discarding=options.discard_changes)
-    # Without the template no overlay can be read, so nothing is compared, and only originals can be restored.
+    # Without the template, no overlay can be read, so nothing is compared, and only originals can be restored.
     lost = why_template_is_lost(session) if found else None
     if lost is not None:
         require_decision(session, found, options, lost)
@@ -55,13 +55,13 @@ def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[Guest
             yield GuestOutcome(guest.name, Status.WOULD_RESTORE, NOTHING_READS_IT)
 
     def restored(guest: GuestToConvert, task: SwapTask) -> GuestOutcome:
-        how = "its original would get its name back, and the overlay would be deleted"
+        how = "it would go back to its original, and the overlay would be deleted"
         if task.incoming.present is None:
             how = f"{guest.source.path} would be rebuilt from the overlay, and the overlay would be deleted"
             if task.older is not None:
                 how += f"; the older original would stay in quarantine ({task.older})"
         elif options.discard_changes:
-            how = "its original would get its name back; what the VM wrote to the overlay would be discarded"
+            how = "it would go back to its original; what the VM wrote to the overlay would be discarded"
         return GuestOutcome(guest.name, Status.WOULD_RESTORE, how)
 
     yield from _dry_run(

@@ -138,7 +138,7 @@ def kept_outcome(guest: str, error: DifferenceError, state: GuestState) -> Guest
 
 
 def with_way_back(result: SwapResult, guest: GuestToConvert, history: History) -> SwapResult:
-    """Return the same result; if its overlay is damaged, the error names the original."""
+    """Return the same result; if the guest's overlay is damaged, the error also names an intact original."""
     error = result.error
     is_damage = isinstance(error, ImageError | VerificationError) and not isinstance(error, DifferenceError)
     if error is None or not is_damage:

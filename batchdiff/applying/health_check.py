@@ -6,10 +6,11 @@
     overlay    its VM is running      -> in use     nothing is compared
                missing, or QEMU finds an error in it                                      -> damaged
                names another template in its header, as after a move                      -> unknown
+               may not be read, or its secret is missing or wrong                         -> unknown
                names the data file of another overlay                                     -> damaged
                differs from its original, though neither has been written to              -> damaged
-               its kept original has been written to, and they differ                     -> unknown
-               identical to its original, or a VM has written to it since                 -> sound
+               differs from its kept original, which has been written to                  -> unknown
+               none of these: identical to its original, used by a VM since, ...          -> sound
 """
 
 from __future__ import annotations
@@ -65,8 +66,8 @@ def check_health(  # noqa: PLR0913  # options by keyword
 ) -> Iterator[Finding]:
     """Yield the finding for the template, then one for each guest that was converted, or that shares blocks.
 
-    If the plan only shares blocks and converts no guest, nothing rests on the template, so it is not checked.
-
+    If the chosen guests only share blocks, none of them depends on the template, so it is not checked. It then has
+    a finding only if no guest has one.
     ``jobs``: the maximum number of overlays to check at once, if memory and open files allow. ``meter`` counts the
     bytes that are compared.
 
@@ -107,7 +108,7 @@ def check_health(  # noqa: PLR0913  # options by keyword
 
 
 def _template_not_needed(plan: Plan) -> Finding:
-    why = "no guest of this plan depends on it, so it was not checked"
+    why = "none of the guests to check depends on it, so it was not checked"
     return Finding("template", plan.template.source.path, Health.SOUND, why)
 
 
@@ -189,22 +190,23 @@ def _differing(guest: GuestToConvert, overlay: Found, original: Found, error: Di
     # A block device has no timestamp that would show whether the original was written to.
     planned, shows_writes = known.fingerprints[0], original.now.vouches_for_content
     if overlay.proven and original.proven and shows_writes:
-        raise VerificationError(error.what, why=f"{error.why}; neither of them has been written to") from error
+        raise VerificationError(error.what, why=f"{error.why}; neither image has been written to") from error
     parts = changed_parts(known)
     if not parts and not planned.was_written_to(original.now) and not overlay.proven:
-        return _sound(guest, "no error found; a VM has written to it since")
-    unknown = "the time of the change is unknown, because the original is a block device"
-    changes = parts or (planned.changes(original.now) if shows_writes else unknown)
-    changed = f"its original {original.path} has changed since the overlay was made: {changes}"
+        return _sound(guest, "no error found; a VM has written to the overlay since the conversion")
+    unknown = "; when it changed is unknown, because it is a block device"
+    changes = f": {parts or planned.changes(original.now)}" if parts or shows_writes else unknown
+    changed = f"has changed since the overlay was made{changes}"
     if original.path != guest.source.path:
-        return _sound(guest, f"no error found, but {changed}, even though it is in quarantine")
+        why = f"no error found, but its original {original.path}, which is in quarantine, {changed}"
+        return _sound(guest, why)
     return Finding(
         guest.name,
         guest.overlay_path,
         Health.UNKNOWN,
-        f"no error found, but {changed}. A VM may still use the original, so only you know which of the two to"
-        " keep."
-        f" If the VM uses the overlay, move the original away. To go back to the original: {_back(guest)}.",
+        f"no error found, but its original {original.path} {changed}. A VM may still be using the original, so"
+        " only you know which of the two to keep. If the guest's VM is using the overlay, move the original away."
+        f" To go back to the original: {_back(guest)}.",
     )
 
 
@@ -213,10 +215,10 @@ def _back(guest: GuestToConvert) -> str:
 
 
 def _require_readable(overlay: ImageSource) -> None:
-    """Distinguish a damaged header from a sound one that names a different template, as after a move.
+    """Distinguish an overlay with a damaged header from one that names a different template, as after a move.
 
-    :raises VerificationError: it is damaged.
-    :raises ImageError: its backing file is not the template of the plan.
+    :raises VerificationError: the header is damaged.
+    :raises ImageError: the backing file is not the template of the plan, or the overlay may not be read.
     """
     try:
         open_layer(overlay).close()

@@ -3,11 +3,11 @@
 ::
 
     guest 1   prepare | verify .......... | finish
-    guest 2             prepare | verify .......... | finish
-    guest 3                                           prepare | verify ...      (here at_once is 2)
+    guest 2             prepare | verify ....................... | finish
+    guest 3                                        prepare | verify ...         (here at_once is 2)
 
-Everything that changes a disk happens in this thread, in the guests' order. With ``at_once`` 1 a guest is finished
-before the next one starts.
+Everything that changes a disk happens in the caller's thread, in the guests' order. With ``at_once`` 1, a guest is
+finished before the next one starts.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from batchdiff.plan.plan import GuestToConvert
 from batchdiff.qcow2.faults import FormatError
 
 _BETWEEN_LOOKS = 1.0
-"""Seconds between two checks of the waiting guests. A VM that opens one is blocked, by default for up to 45 s."""
+"""Seconds between two checks of the waiting guests. A VM that opens such a file waits for up to 45 s."""
 
 EXPECTED = (BatchdiffError, OSError, FormatError)
 """The errors that a user, a disk or an image can cause; any other is a bug."""
@@ -64,7 +64,7 @@ def run_swaps(
 
     ``at_once``: how many guests may be in progress; one is written while the others are verified.
 
-    :raises StopError: a stop was requested; what was in progress was rolled back.
+    :raises StopError: a stop was requested; whatever was not yet published has been rolled back.
     """
     ahead: deque[_InProgress] = deque()
     with ThreadPoolExecutor(at_once) as pool:
@@ -187,7 +187,7 @@ def _finish(guest: _InProgress, run: Run) -> None:
 
 
 def _continue_if_different(guest: _InProgress, first: Swap, error: DifferenceError, run: Run) -> None:
-    """Start the task for two files that differ, and verify its file immediately, without overlapping other guests.
+    """Switch to the task for two files that differ, and verify its file immediately, in this thread.
 
     :raises DifferenceError: there is no such task.
     """

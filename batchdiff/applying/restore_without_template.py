@@ -1,7 +1,7 @@
-"""Give originals their names back if overlays cannot be read, because the template is lost or they are damaged.
+"""Go back to originals if overlays cannot be read, because the template is lost or the overlays are damaged.
 
-Nothing is deleted: the overlays stay, because the template may be restored from a backup, or the overlays may be
-repaired. An overlay that has the original's own name is renamed first::
+The overlays are not deleted, because the template may be restored from a backup, or the overlays may be repaired.
+An overlay that has the original's own name is renamed first::
 
     vm.img -> vm.img.batchdiff-overlay          then          vm.img.batchdiff-original -> vm.img
 """
@@ -38,7 +38,9 @@ from batchdiff.plan.plan import GuestToConvert, Plan
 GuestWithState: TypeAlias = tuple[GuestToConvert, GuestState]
 """A guest that apply has started to convert, and its state in the journal."""
 
-NOTHING_READS_IT = "its original would get its name back; its overlay, which cannot be read now, would stay"
+NOTHING_READS_IT = "it would go back to its original; its overlay, which cannot be read now, would stay"
+"""What restore would do with a guest whose overlay cannot be read."""
+
 WITHOUT_TEMPLATE = "it cannot be read without its template"
 DAMAGED = "it cannot be read"
 """The reasons why an overlay stays."""
@@ -90,7 +92,7 @@ def restore_without_template(session: Session, found: list[GuestWithState], why:
 def _left(path: str, why: str) -> str:
     return (
         f"its overlay {path} was not deleted: {why}. It is needed only to recover what the VM wrote;"
-        f" {how_to_remove(path)} before this guest is planned or applied again"
+        f" {how_to_remove(path)} before you plan or convert this guest again"
     )
 
 
@@ -155,5 +157,5 @@ def _moved_aside(overlay: Found, guest: GuestToConvert, dependents: Dependents) 
 
 def _require_free(path: str, objection: str, dependents: Dependents) -> None:
     if objection:
-        raise InUseError(f"{path} was not renamed", why=objection, remedy=f"Stop whatever uses it, {AGAIN}")
+        raise InUseError(f"{path} was not renamed", why=objection, remedy=f"Stop whatever is using it, {AGAIN}")
     require_no_dependents(dependents, path)

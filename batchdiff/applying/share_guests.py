@@ -1,10 +1,10 @@
-"""Let guests share blocks with the template in place, one after the other; no byte of a guest is written.
+"""Let guests share blocks in place with the template, one after the other; no byte of a guest is written.
 
 ::
 
     recorded      what happens
     nothing       hold the guest, record `sharing`, share, record `shared`
-    sharing       an earlier run was stopped: the same; the blocks that it shared are found on disk
+    sharing       an earlier run was stopped: the same, for the blocks that are not shared yet
     shared        nothing; whatever the guest's VM has written since is the guest's own
 """
 
@@ -58,7 +58,7 @@ def unchanged_outcome(guest: GuestToShare) -> GuestOutcome:
 
 
 def shared_finding(guest: GuestToShare) -> Finding:
-    """Return the condition of a guest that shares blocks, which does not depend on the template."""
+    """Return the finding for a guest that shares blocks; its content does not depend on the template."""
     path = guest.source.path
     if not os.path.lexists(path):
         return Finding(guest.name, path, Health.UNKNOWN, "it is gone; add --map OLD=NEW if it was moved")
@@ -147,7 +147,8 @@ def _to_free(run: Run, image: Image, equal: BlockRuns) -> FreedSpace:
 def _gained(before: FreedSpace, left: FreedSpace) -> FreedSpace:
     """Return how much of the space that was to be freed has been freed.
 
-    If the two are upper bounds, so is the difference: they count the same blocks, except for those shared since.
+    If both amounts are upper bounds, so is their difference: they count the same blocks, except for those shared
+    since.
     """
     return FreedSpace(before.size - left.size, of_sum([before.exactness, left.exactness]))
 
@@ -157,7 +158,7 @@ def _came_back_earlier(guest: GuestToShare, state: GuestState | None, before: Fr
 
     What a killed run freed can only be estimated: if another guest has released the same blocks since, more may be
     left to free now than when that run began. For the same reason, the plan's prediction, which replaces the
-    number that older journals lack, may differ from what was left then.
+    number that older journals lack, may differ from what was left to free when that run began.
     """
     if state is None or state.step is not Step.SHARING:
         return FreedSpace()
@@ -198,7 +199,7 @@ def _record(guest: GuestToShare, run: Run, state: GuestState) -> None:
 
 
 def _record_fingerprints(guest: GuestToShare, image: Image, run: Run) -> None:
-    """Record those files of a guest that have a new ctime, so that sharing does not make a plan stale."""
+    """Record the fingerprints of guest files with a new ctime, so that sharing does not make a plan stale."""
     for path, before in zip(guest.image.paths, guest.image.fingerprints, strict=True):
         now = next((layer.fingerprint() for layer in image.own_files if layer.path == path), before)
         if now != before and before.is_unwritten(now):
@@ -210,9 +211,9 @@ def _outcome(guest: GuestToShare, shared: int, gained: FreedSpace, differing: in
     remarks: tuple[str, ...] = ()
     if differing:
         remarks = (
-            f"{format_size(differing)} could not be shared: some of it differs from the template, although it was"
-            " equal when the plan was made. A program has written to one of the two images without changing the"
-            " image's mtime",
+            f"{format_size(differing)} could not be shared: some of it differs from the template, although all of"
+            " it was equal when the plan was made. A program has written to one of the two images without changing"
+            " the image's mtime",
         )
     known = gained.size if gained.exactness is Exactness.EXACT else None
     return GuestOutcome(guest.name, Status.SHARED, reason, gained_bytes=known, remarks=remarks)

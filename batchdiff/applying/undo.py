@@ -49,13 +49,13 @@ NOTHING_TO_PURGE = "there is no original to delete: with `strategy: share`, the 
 def restorable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...] | None) -> list[GuestWithState]:
     """Return the guests for which there is something to restore; only those with these names, if given.
 
-    :raises UsageError: no guest has such a name.
+    :raises UsageError: one of the names is not that of a guest in the plan.
     """
 
     def is_started(state: GuestState) -> bool:
         # An apply that failed before it had verified an overlay has left at most a temporary file.
         left = state.temporary is not None and os.path.lexists(state.temporary)
-        left = left or state.overlay is not None  # verified, and perhaps published, which may be unrecorded
+        left = left or state.overlay is not None  # verified, and perhaps published without a record
         in_place = state.published or state.moved or left
         # A purge after a restore deletes an older original; the guest itself has been restored already.
         restored = state.step is Step.RESTORED or (state.goal is Goal.PURGE and not state.published)
@@ -65,9 +65,9 @@ def restorable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...]
 
 
 def purgeable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...] | None) -> list[GuestWithState]:
-    """Return the guests whose originals are in quarantine; only those with these names, if given.
+    """Return the guests whose originals are in quarantine or partly purged; only those with these names, if given.
 
-    :raises UsageError: no guest has such a name.
+    :raises UsageError: one of the names is not that of a guest in the plan.
     """
 
     def in_quarantine(state: GuestState) -> bool:
@@ -79,10 +79,11 @@ def purgeable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...] 
 
 
 def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]:
-    """Bring originals back, or rebuild them, delete their overlays, and yield the outcomes.
+    """Bring back or rebuild originals, delete their overlays, and yield the outcomes.
 
-    :raises UsageError: there is no such guest.
+    :raises UsageError: one of the names is not that of a guest in the plan.
     :raises PlanError: the template's content has changed.
+    :raises ImageError: the template cannot be read, and changes are not to be discarded.
     :raises ProgramError: qemu-img is missing.
     :raises StopError: a stop was requested.
     """
@@ -111,7 +112,9 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
 
 
 def purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
-    """Delete quarantined originals whose overlays QEMU finds identical, and yield the outcomes.
+    """Delete quarantined originals, and yield the outcomes; keep those from which the VMs' disks now differ.
+
+    With ``options.used``, such originals are deleted, too, if the VMs' disks are sound.
 
     :raises BatchdiffError: as for :func:`restore`.
     """
@@ -212,4 +215,6 @@ def _starts_like_another_format(guest: GuestToConvert) -> list[str]:
     found = looks_like(guest.source.path)
     if guest.source.format is not ImageFormat.RAW or found in {None, ImageFormat.RAW}:
         return []
-    return [f"{guest.source.path} is raw, but starts like {found}: its VM's definition must declare it as raw"]
+    return [
+        f"{guest.source.path} is raw, but starts like a {found} image: its VM's definition must declare it as raw"
+    ]

@@ -2,9 +2,9 @@
 
 ::
 
-    apply      a new overlay        write its data     verify the whole disk, or with `--verify changed` its data
+    apply      a new overlay        write its data     verify the whole disk, or what differs (`--verify changed`)
                a published one      verify the whole disk, if its original is still to be retired
-    restore    compare the whole disk; without an original, write it and verify it
+    restore    compare the whole disk, unless changes are discarded; without an original, write and verify it
     purge      verify the whole disk
     verify     verify the whole disk, if there is an original to compare it with
 

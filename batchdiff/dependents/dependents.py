@@ -2,9 +2,9 @@
 
 It runs during planning, and again just before an original is removed::
 
-    folders     those of the file, of the plan, and of the overlays in the file's own sidecar
+    folders     those of the file, of the plan or manifest, and of the overlays in the file's own sidecar
     images      every regular file there whose header names a backing file, whatever the image is called, and
-                all guests of the plan that are not raw, even on block devices; each with its whole chain
+                all guests that are not raw, even on block devices; each with its whole chain
     matching    by identity, even through links; by path for a name that the file had a moment ago
 
 Each search reads the disk again, so it finds an image that was created a second ago.
@@ -44,15 +44,18 @@ class Forbidden(enum.Enum):
 
 
 class DependentImages(NamedTuple):
-    """The images that depend on a file: their paths, and notes on unreadable ones that might depend on it."""
+    """The images that depend on a file: their paths, and phrases for images that may depend on it.
+
+    The latter cannot be read, such as ``/images/x.qcow2 (unreadable: Permission denied)``.
+    """
 
     paths: list[str]
     doubtful: list[str]
 
     @property
     def words(self) -> list[str]:
-        """Paths and notes in one list, for a message."""
-        return [*self.paths, *self.doubtful]
+        """Paths and phrases in one list, for a message; a phrase follows ``perhaps``."""
+        return [*self.paths, *(f"perhaps {each}" for each in self.doubtful)]
 
 
 class Dependents:
@@ -160,7 +163,8 @@ class _Look:
         targets += [each for each in (own, identifier) if each is not None]
         found = [name for image, name in self._graph.dependents_of(targets).items() if image not in left_out]
         unread = [each for image, each in self._graph.unread.items() if image not in left_out | self._raw]
-        doubtful = {_unread(each) for each in [*unread, *self._closed] if _counts(each, forbidden)}
+        doubtful = {_unread(each) for each in unread if _counts(each, forbidden)}
+        doubtful |= {f"an image in {_unread(each)}" for each in self._closed if _counts(each, forbidden)}
         return DependentImages(sorted(found), sorted(doubtful | set(self._doubtful[path])))
 
     def _add_folders(self, folders: Iterable[str]) -> None:
@@ -181,7 +185,7 @@ class _Look:
             return
         known = read_sidecar(sidecar)
         if known is None:
-            self._doubtful[path].append(f"whatever is listed in {sidecar}, which cannot be read")
+            self._doubtful[path].append(f"an overlay listed in {sidecar} (unreadable)")
             return
         overlays = [overlay for overlay in known.overlays if "\0" not in overlay]
         for overlay in overlays:
@@ -213,4 +217,4 @@ def _counts(unread: Unread, forbidden: Forbidden) -> bool:
 
 
 def _unread(unread: Unread) -> str:
-    return f"perhaps {unread.path}, which cannot be read ({unread.error.strerror or unread.error})"
+    return f"{unread.path} (unreadable: {unread.error.strerror or unread.error})"

@@ -199,7 +199,9 @@ def test_a_rebuilt_raw_disk_that_begins_like_another_format(tmp_path, monkeypatc
     (tmp_path / "head").write_bytes(inner)
     notation.qemu_io(stage.overlay(), f"write -s {tmp_path}/head 0 512")
     (outcome,) = stage.restore()
-    assert any("starts like qcow2" in note and "must declare it as raw" in note for note in outcome.remarks)
+    assert any(
+        "starts like a qcow2 image" in note and "must declare it as raw" in note for note in outcome.remarks
+    )
 
 
 def test_guests_that_the_plan_does_not_convert_are_left_out(stage):

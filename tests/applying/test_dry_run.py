@@ -63,7 +63,7 @@ def stage(request, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("used", "discard", "said"),
     [
-        (False, False, "its original would get its name back, and the overlay would be deleted"),
+        (False, False, "it would go back to its original, and the overlay would be deleted"),
         (True, True, "what the VM wrote to the overlay would be discarded"),
         (
             True,

@@ -158,7 +158,7 @@ def test_a_vm_has_written_to_it(quarantined):
     quarantined.use()
     found = overlay(quarantined)
     assert found.health is Health.SOUND
-    assert "a VM has written to it since" in found.why
+    assert "a VM has written to the overlay since the conversion" in found.why
     assert quarantined.judge.checked[-1] == ("vm.qcow2", True)
 
 
@@ -168,8 +168,9 @@ def test_the_original_was_written_to(quarantined):
         file.write(b"?")
     found = overlay(quarantined)
     assert found.health is Health.SOUND
-    assert f"its original {quarantined.original(suffix=ASIDE)} has changed since the overlay was made" in found.why
-    assert "a VM has written to it" not in found.why
+    aside = quarantined.original(suffix=ASIDE)
+    assert f"its original {aside}, which is in quarantine, has changed since the overlay was made" in found.why
+    assert "a VM has written to the overlay" not in found.why
 
 
 @pytest.mark.parametrize("used", [False, True])
@@ -198,7 +199,7 @@ def test_a_kept_original_whose_attributes_changed(stage):
     assert "identical to its original" in overlay(stage).why
     assert on_disk(stage.plan, stage.history)["vm"].written is Written.NONE
     stage.use()
-    assert overlay(stage).why == "no error found; a VM has written to it since"
+    assert overlay(stage).why == "no error found; a VM has written to the overlay since the conversion"
     assert on_disk(stage.plan, stage.history)["vm"].written is Written.OVERLAY
 
 
@@ -208,7 +209,7 @@ def test_they_differ_although_neither_was_written_to(quarantined):
     os.utime(quarantined.overlay(), ns=(times.st_atime_ns, times.st_mtime_ns))
     found = overlay(quarantined)
     assert found.health is Health.DAMAGED
-    assert "neither of them has been written to" in found.why
+    assert "neither image has been written to" in found.why
 
 
 def test_no_original_to_compare_with(stage):

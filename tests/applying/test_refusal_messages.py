@@ -285,8 +285,8 @@ MESSAGES = {
     ),
     restore_clone: (
         "{0}/vm.qcow2 was left alone: it is the backing file of {0}/clone.qcow2; images that depend on it "
-        "cannot be read without it. Convert those images to standalone ones (`qemu-img convert`) or remove "
-        "them, then run the same command again."
+        "cannot be read without it. Convert that image to a standalone one (`qemu-img convert`) or remove "
+        "it, then run the same command again."
     ),
     both_originals: (
         "vm was left alone: both {0}/vm.img and {0}/vm.img.batchdiff-original exist, and either "
@@ -417,8 +417,8 @@ def test_too_little_space(tmp_path, monkeypatch):
     stage = Stage(tmp_path, monkeypatch)
     monkeypatch.setattr(space, "free_bytes", lambda _: 1024)
     assert re.fullmatch(
-        f"there is not enough space on the filesystem of {tmp_path}: up to [0-9.]+ KiB is needed at one time, but"
-        r" only 1 KiB is free\. Make room, or choose fewer guests with `--guest`\.",
+        f"there is not enough space on the filesystem of {tmp_path}: up to [0-9.]+ KiB is needed at any one time,"
+        r" but only 1 KiB is free\. Make room, then run the same command again\.",
         message(stage.apply),
     )
 

@@ -275,7 +275,7 @@ def test_an_overlay_of_a_sidecar_that_was_copied_away_or_flattened(guest, other)
 def test_a_sidecar_that_cannot_be_read_might_name_anything(pool, guest, damage):
     sidecar = pool / "guest.img.batchdiff-template.json"
     sidecar.mkdir() if damage is None else sidecar.write_text(damage)
-    expected = [f"whatever is listed in {sidecar}, which cannot be read"]
+    expected = [f"perhaps an overlay listed in {sidecar} (unreadable)"]
     assert on(guest) == on(guest, forbidden=Forbidden.IGNORED) == expected
 
 
@@ -363,7 +363,8 @@ def test_what_this_user_may_not_read_counts_before_a_file_goes(pool, guest, othe
     if what != "image":
         other.chmod(0)
     folders = [] if what == "folder of the image below it" else [other]
-    expected = [f"perhaps {closed}, which cannot be read (Permission denied)"]
+    image = f"an image in {closed}" if what == "folder" else closed
+    expected = [f"perhaps {image} (unreadable: Permission denied)"]
     assert looked_unprivileged(guest, "counts", *folders) == expected
     assert looked_unprivileged(guest, "ignored", *folders) == []
 
@@ -372,7 +373,7 @@ def test_an_overlay_of_a_sidecar_that_this_user_may_not_read_always_counts(guest
     overlay = above(other / "overlay.qcow2", guest)
     write_sidecar(guest, overlay)
     overlay.chmod(0)
-    expected = [f"perhaps {overlay}, which cannot be read (Permission denied)"]
+    expected = [f"perhaps {overlay} (unreadable: Permission denied)"]
     for forbidden in ("counts", "ignored"):
         assert looked_unprivileged(guest, forbidden) == expected
 
@@ -388,7 +389,7 @@ def test_an_image_that_is_declared_raw_rests_on_nothing_also_if_its_disk_fails(p
 
     monkeypatch.setattr(heads.os, "open", failing)
     dependents = Dependents([str(pool)], raw=[str(raw)])
-    expected = [f"perhaps {anything}, which cannot be read (Input/output error)"]
+    expected = [f"perhaps {anything} (unreadable: Input/output error)"]
     for forbidden in Forbidden:
         assert dependents.on(str(guest), forbidden=forbidden).words == expected
         assert dependents.on_each([str(guest)], forbidden=forbidden) == {str(guest): expected}
@@ -405,4 +406,4 @@ def test_too_many_open_files_are_no_reason_to_see_nothing(pool, guest):
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         os.close(listing)
-    assert found == [f"perhaps {pool}, which cannot be read (Too many open files)"], path
+    assert found == [f"perhaps an image in {pool} (unreadable: Too many open files)"], path

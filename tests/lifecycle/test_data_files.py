@@ -152,7 +152,7 @@ def test_a_vms_write_to_the_data_file_alone_is_noticed(tmp_path):
     write(fleet.overlays[0], "0")
     assert fleet.overlays[0].stat().st_mtime_ns == before
     assert "the VM has run on its overlay" in fleet.run("status")
-    assert "a VM has written to it since" in fleet.run("verify")
+    assert "a VM has written to the overlay since the conversion" in fleet.run("verify")
     assert "its VM has run on the overlay since" in fleet.run("purge", "--yes", expect=None)
     fleet.run("restore")
     content = (tmp_path / "web01.img").read_bytes()

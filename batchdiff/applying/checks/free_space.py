@@ -28,7 +28,7 @@ class FreeSpace:
 
     @classmethod
     def of(cls, plan: Plan) -> FreeSpace:
-        """Return the free space of the folders of guests that a plan converts or shares, and of their overlays."""
+        """Return the free space on the filesystems of the guests to convert or share, and of their overlays."""
         folders: dict[int | bytes, str] = {}
         for guest in (*plan.to_convert, *plan.to_share):
             for path in (guest.overlay_path, guest.source.path):

@@ -13,6 +13,9 @@ from batchdiff.errors import GuestError
 from batchdiff.linux.call_failures import AGAIN
 from batchdiff.units import few
 
+_SEVERAL = ("those images", "standalone ones", "them")
+"""The words of a remedy for several dependents."""
+
 
 def require_no_dependents(
     dependents: Dependents, path: str, *former: str, identifier: str | None = None, but: Iterable[str] = ()
@@ -26,17 +29,21 @@ def require_no_dependents(
     :raises GuestError: one has, or may have.
     """
     found = dependents.on(path, former=former, identifier=identifier, but=but)
+    what = "a part" if but else "the backing file"
     if found.doubtful and not found.paths:
+        one = len(found.doubtful) == 1
+        places, them = ("that file or folder", "it") if one else ("those files or folders", "them")
         raise GuestError(
             f"{path} was left alone",
-            why=f"it may be the backing file of another image: {few(found.doubtful)}",
-            remedy="If you are not allowed to read that file or folder, run the same command as root. Otherwise"
-            f" repair it or move it away, {AGAIN}",
+            why=f"it may be {what} of {few(found.doubtful)}",
+            remedy=f"If you are not allowed to read {places}, run the same command as root. Otherwise, repair"
+            f" {them} or move {them} away, {AGAIN}",
         )
     if found.paths:
-        what = "a part" if but else "the backing file"
+        one = len(found.words) == 1
+        images, ones, them = ("that image", "a standalone one", "it") if one else _SEVERAL
         raise GuestError(
             f"{path} was left alone",
             why=f"it is {what} of {few(found.words)}; images that depend on it cannot be read without it",
-            remedy=f"Convert those images to standalone ones (`qemu-img convert`) or remove them, {AGAIN}",
+            remedy=f"Convert {images} to {ones} (`qemu-img convert`) or remove {them}, {AGAIN}",
         )

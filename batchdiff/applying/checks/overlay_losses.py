@@ -1,4 +1,4 @@
-"""The parts of an overlay that neither its original nor an image rebuilt from the overlay would have."""
+"""What is lost with an overlay or with an original, and how a rebuilt image differs from its original."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from batchdiff.image.layer import Losses
 from batchdiff.image.open import open_layer
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.plan.plan import GuestToConvert
-from batchdiff.units import format_size
+from batchdiff.units import few, format_size
 
 LossesAllowed: TypeAlias = frozenset[Loss]
 
@@ -55,7 +55,7 @@ def check_losses(guest: str, overlay: ImageSource, allowed: LossesAllowed) -> No
 
 
 def lost_with_originals(guests: Iterable[GuestToConvert]) -> dict[str, list[str]]:
-    """Return, in words, the properties that only originals have, each with the names of its guests."""
+    """Return, in words, what would be lost with originals, each with the names of the guests concerned."""
     found: dict[str, list[str]] = {}
     for guest in guests:
         losses = guest.losses
@@ -63,7 +63,7 @@ def lost_with_originals(guests: Iterable[GuestToConvert]) -> dict[str, list[str]
         if losses.preallocated_bytes:
             words.append(f"{format_size(losses.preallocated_bytes)} of preallocated space")
         if words:
-            found.setdefault(" and ".join(words), []).append(guest.name)
+            found.setdefault(few(words), []).append(guest.name)
     return found
 
 
@@ -73,7 +73,7 @@ def decrypted_by_rebuilding(guests: Iterable[GuestToConvert]) -> list[str]:
 
 
 def not_given_back(original: ImageSource) -> list[str]:
-    """Return, in words, how a rebuilt image differs in format from its original."""
+    """Return, in words, how the format of a rebuilt image may differ from that of its original."""
     words = list(filter(None, [_REBUILT.get(original.format)]))
     if original.secret_file is not None:
         words.append(

@@ -1,4 +1,4 @@
-"""Make sure that there is room for overlays, or for an image to be rebuilt, before the first byte is written."""
+"""Make sure that there is room for overlays, or for a rebuilt image, before the first byte is written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from batchdiff.image.storage.copy_up import protecting
 from batchdiff.image.storage.shared_blocks import shared_extents
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.linux.btrfs import is_btrfs
-from batchdiff.linux.call_failures import explain
+from batchdiff.linux.call_failures import AGAIN, explain
 from batchdiff.linux.permissions import Deed
 from batchdiff.plan.overlay_options import DEFAULT_CLUSTER_SIZE
 from batchdiff.plan.plan import GuestToConvert, Savings
@@ -41,18 +41,18 @@ _CLUSTERS = {
     ImageFormat.VHDX: MIB,
     ImageFormat.PARALLELS: MIB,
 }
-"""The maximum space that a changed byte takes in images written by QEMU. XFS fills the holes in a VHD's blocks."""
+"""The maximum space that one byte of data takes in an image written by QEMU. XFS fills holes in a VHD's blocks."""
 
 _LUKS_HEADER = 2 * MIB
 """QEMU's header, with eight key slots for a key of 64 bytes."""
 
 _FICLONERANGE, _TRIAL = 0x4020940D, 64 * KIB
-"""ioctl_ficlonerange(2), and a length that is a whole number of blocks everywhere."""
+"""ioctl_ficlonerange(2), and a length that is a whole number of blocks on any filesystem."""
 
 
 @frozen
 class Room:
-    """The number of guests for which there is space at once; ``scarce_in``: a folder without space for more."""
+    """The number of guests for which there is space at once; ``scarce_in``: a folder that has none for more."""
 
     jobs: int
     scarce_in: str = ""
@@ -91,10 +91,12 @@ def check_space(
         while (needed := peak_extra_bytes(savings, retire, at_once=room.jobs) + copied) > free:
             fewer = min(room.jobs, len(savings)) - 1
             if not fewer:
+                several = sum(map(len, by_device.values())) > 1
                 raise GuestError(
                     f"there is not enough space on the filesystem of {folder}",
-                    why=f"up to {format_size(needed)} is needed at one time, but only {format_size(free)} is free",
-                    remedy="Make room, or choose fewer guests with `--guest`.",
+                    why=f"up to {format_size(needed)} is needed at any one time, but only {format_size(free)} is"
+                    " free",
+                    remedy=f"Make room, {'or choose fewer guests with `--guest`.' if several else AGAIN}",
                 )
             room = Room(fewer, folder)
     return room
@@ -177,7 +179,7 @@ def standalone_bytes(image: Image, folder: str, new: ImageSource) -> int:
         sharing = [each for each in copied if each.origin is Origin.FILE and can_share[each.layer]]
         needed += max(_taken(copied, unit) - _shared(image, sharing), 0)
         at = image.next_data(end)
-    # A qcow2 file has an entry of 8 bytes for each cluster, and 2 more for its refcount.
+    # A qcow2 file has an entry of 8 bytes for each cluster, and 2 more bytes for its refcount.
     return needed + image.virtual_size // DEFAULT_CLUSTER_SIZE * 10
 
 
@@ -226,7 +228,7 @@ def _can_share(fd: int, folder: str) -> bool:
 
 
 def _here(guest: GuestToConvert, device: int, unfinished: tuple[str, ...]) -> Savings:
-    """Return a guest's savings on this filesystem; its overlay needs only what its unfinished files lack."""
+    """Return a guest's savings on this filesystem; its overlay's size is reduced by its unfinished files."""
     savings = guest.diff.savings
     if _device(guest.source.path) != device:
         savings = dataclasses.replace(savings, reclaimable_bytes=0)

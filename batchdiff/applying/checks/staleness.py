@@ -2,7 +2,7 @@
 
 ::
 
-    nothing changed                       -> accepted
+    nothing, except by batchdiff itself   -> accepted
     only its ctime: mode, owner, name     -> accepted if QEMU compares every byte with the overlay anyway
     anything else                         -> the plan is stale
 """

@@ -1,7 +1,7 @@
 """Compare the content of two images, in one of three modes; only the first allows originals to be deleted.
 
 full      qemu-img check, and qemu-img compare of every byte: QEMU's reader, not ours
-changed   our reader, only the data of an overlay that was just written
+changed   our reader, only the extents of an overlay that was just written
 native    our reader, every byte
 """
 
@@ -54,7 +54,7 @@ class Check(enum.Enum):
 class Comparison:
     """The two images to compare: ``incoming`` takes the place of ``outgoing``.
 
-    ``written``: the extents of an overlay that was just written, and their unit; None if all must be read.
+    ``written``: the extents of an overlay that was just written, and their unit; None if everything must be read.
     """
 
     outgoing: ImageSource
@@ -87,7 +87,7 @@ def verify(
     ``report`` is called with the number of bytes compared so far, of the whole disks or of the ranges to read.
 
     :raises DifferenceError: they differ.
-    :raises VerificationError: one of them is damaged.
+    :raises VerificationError: one of them is damaged, or cannot be read.
     :raises SecretError: the secret of one cannot be read, or is wrong.
     :raises InUseError: one of them is in use, so QEMU cannot read it now.
     :raises ProgramError: qemu-img could not be run.

@@ -9,18 +9,18 @@ from batchdiff.plan.sidecar import is_known_state, read_sidecar, sidecar_path
 
 
 def changed_images(plan: Plan, history: History) -> list[str]:
-    """Return a sentence for each image that has changed since planning; guests that are done don't matter."""
+    """Return a notice for each file that has changed since planning; guests that are done do not matter."""
     pending = [guest.image for guest in plan.to_convert if guest.name not in history.published]
     pending += [guest.image for guest in plan.to_share if not _is_shared(guest.name, history)]
     if plan.to_share and not plan.to_convert and not pending:
-        return []  # guests that share blocks rest on nothing
+        return []  # guests that share blocks do not depend on the template
     template = [] if _is_template_unchanged(plan) else [plan.template]
     images = [*template, *pending]
     notices = []
     for image in images:
         for path, planned in zip(image.paths, image.fingerprints, strict=True):
             now = fingerprint_at(path)
-            # An image that restore rebuilt was renamed by batchdiff as well, but it is another file.
+            # history.changed also has images that restore rebuilt and renamed: those are different files.
             if now is not None and now in history.changed and planned.is_unwritten(now):
                 continue
             changes = "it is gone" if now is None else planned.changes(now)
@@ -35,7 +35,7 @@ def _is_shared(guest: str, history: History) -> bool:
 
 
 def _is_template_unchanged(plan: Plan) -> bool:
-    """Return True if only batchdiff changed the template: apply, of any plan, removes its write permission."""
+    """Return True if the template is unchanged, except that apply, of any plan, made it read-only."""
     now = tuple(fingerprint_at(path) or NO_FILE for path in plan.template.paths)
     path = plan.template.source.path
     return is_known_state(plan.template.fingerprints, now, read_sidecar(sidecar_path(path, path)))

@@ -12,7 +12,7 @@ from batchdiff.units import few
 
 
 def require_done_here(plan: Plan, names: Iterable[str] | None, verb: str) -> None:
-    """Refuse guests that an earlier plan converted: only that plan, with its journal, can undo that.
+    """Refuse guests that an earlier plan converted: only that plan, with its journal, can undo the conversion.
 
     :raises UsageError: there is such a guest; the message names its plan, and the command to run.
     """
@@ -29,7 +29,7 @@ def require_done_here(plan: Plan, names: Iterable[str] | None, verb: str) -> Non
 
 
 def done_elsewhere(plan: Plan, verb: str) -> str:
-    """Return a sentence about the guests that earlier plans converted, with the command for each plan."""
+    """Return sentences about guests that earlier plans converted, with a command for each plan; empty if none."""
     found = [path for guest in plan.guests if (path := plan_in(guest.reason))]
     if not found:
         return ""

@@ -3,7 +3,7 @@
 ::
 
     web01.qcow2 -> web01.data.raw     its own
-    web02.qcow2 -> web01.data.raw     that of another guest: its VM would write to that guest's disk
+    web02.qcow2 -> web01.data.raw     another guest's: the VM of web02 would write to the disk of web01
     web03.qcow2 -> moved.raw          another file, which the operator has set since
 """
 
@@ -18,7 +18,7 @@ from batchdiff.plan.plan import GuestToConvert, Plan
 
 
 class DataFiles:
-    """The data files of a plan's overlays that were published."""
+    """The data files of a plan's published overlays."""
 
     def __init__(self, plan: Plan, history: History) -> None:
         self._owners: dict[Identity, str] = {}
@@ -49,7 +49,7 @@ class DataFiles:
 
 
 def remark_on_data_file(guest: GuestToConvert, state: GuestState, overlay: ImageSource) -> str:
-    """Describe, in a clause, how an overlay's data file differs from the one that apply wrote; empty if not.
+    """Describe, in a clause, how an overlay's data file differs from the one that apply wrote, if it does.
 
     A file that only the VM has changed counts as the same, and so does a copy with the same size and mtime.
     """

@@ -7,6 +7,8 @@
     vm.img.batchdiff-deleting    about to be deleted
     .vm.qcow2.XXXXXXXX.batchdiff-tmp    the overlay until it is published
     vm.qcow2                     the overlay
+    vm.qcow2.batchdiff-overlay   the overlay, set aside by restore
+    vm.qcow2.batchdiff-deleting  the overlay, about to be deleted
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ class FileNames:
 
     @property
     def all(self) -> tuple[str, str, str]:
-        """All of them."""
+        """All three names."""
         return self.own, self.quarantine, self.deleting
 
     def at(self, where: OutgoingAt) -> str:

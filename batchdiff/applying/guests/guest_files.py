@@ -23,7 +23,7 @@ from batchdiff.frozen import frozen
 from batchdiff.plan.plan import GuestToConvert, Plan, PlannedImage
 
 KnownPart: TypeAlias = tuple[str, Fingerprint]
-"""An extent or a data file: its own path, and its fingerprint when that was taken."""
+"""An extent or a data file: its own path, and its recorded fingerprint."""
 
 
 @frozen
@@ -174,7 +174,7 @@ def _is_original(guest: GuestToConvert, now: Fingerprint) -> bool:
 
 
 def missing(path: str) -> str:
-    """Describe, in a clause, a path without a regular file; a link there may point to where the file was moved."""
+    """Return a predicate for a path without a regular file; a link there may point to where the file was moved."""
     try:
         return f"is missing (a symbolic link to {os.readlink(path)} is in its place; links are not followed)"
     except OSError:

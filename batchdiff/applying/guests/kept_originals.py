@@ -1,4 +1,4 @@
-"""Find the kept originals that other images now depend on, which the operator must not delete.
+"""Find the kept originals that the operator must not delete, because other images now depend on them.
 
 ::
 

@@ -20,7 +20,7 @@ from batchdiff.plan.plan import GuestToConvert
 
 
 def planned_overlay(guest: GuestToConvert, template: ImageSource) -> ImageSource:
-    """Return a guest's overlay as apply wrote it, with its backing chain and the file with its secret."""
+    """Return a guest's overlay as apply wrote it, with its backing chain, its secret file and its data file."""
     chosen = guest.options.encryption
     secret = None if chosen is None else chosen.secret_file
     form, data_file = ImageFormat(guest.options.format), guest.options.data_file
@@ -30,7 +30,7 @@ def planned_overlay(guest: GuestToConvert, template: ImageSource) -> ImageSource
 
 
 def current_overlay(source: ImageSource) -> ImageSource:
-    """Return the overlay as it is now: without its backing chain, if it has been flattened; with its data file."""
+    """Return the overlay as it is now: perhaps flattened, decrypted, or with another data file."""
     # Its owner may have decrypted it.
     for secret in dict.fromkeys((source.secret_file, None)):
         found = replace(source, secret_file=secret)

@@ -117,7 +117,7 @@ def _from_original(original: Found | None, guest: GuestToConvert, state: GuestSt
 
 def has_template_as_backing_file(guest: GuestToConvert, plan: Plan) -> bool:
     """Return whether the file at the overlay's path has the template as its backing file; read only headers."""
-    # Imported here, because these load numpy: usually there is nothing to recover, and `status` must be quick.
+    # Imported here: these modules load numpy, but usually there is nothing to recover, and `status` must be quick.
     from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay  # noqa: PLC0415
     from batchdiff.image.backing_names import resolved_backing  # noqa: PLC0415
     from batchdiff.image.open import open_layer  # noqa: PLC0415

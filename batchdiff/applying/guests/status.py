@@ -90,7 +90,7 @@ def _row_of_sharing(guest: GuestToShare, known: GuestState | None, history: Hist
         step, what = "planned", "apply: share its blocks with the template"
     elif known.step is Step.SHARED:
         back = freed_by_sharing(guest, known)
-        step, what = known.step.value, f"nothing: sharing freed {back}, and nothing rests on the template"
+        step, what = known.step.value, f"nothing: sharing freed {back}, and nothing depends on the template"
     else:
         step, what = known.step.value, "apply: share the rest of its blocks; the last run was interrupted"
     since, failure = history.times.get(guest.name, ""), history.failures.get(guest.name, "")
@@ -157,7 +157,7 @@ def _removed(there: OnDisk) -> str:
 
 
 def _kept(there: OnDisk | None, retire: Retire) -> str:
-    """Return what to do about a kept original: if its overlay differs, only the operator can decide."""
+    """Return what to do about a kept original: once it or the overlay is written to, the operator must decide."""
     if there is not None and there.dependents and not there.written:
         return f"{_must_stay(there)}; or restore"
     if there is None or not there.written:

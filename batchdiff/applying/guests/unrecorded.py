@@ -1,4 +1,4 @@
-"""Find the guests that a journal lacks; load the recovery modules only if there may be any, which is rare."""
+"""Find the guests that a journal lacks; load the recovery modules only if such guests may exist, which is rare."""
 
 from __future__ import annotations
 

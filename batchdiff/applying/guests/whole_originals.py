@@ -49,7 +49,7 @@ def originals_first(
 ) -> BatchdiffError:
     """Return the same error about the template, with a remedy that starts with the intact originals.
 
-    An original that was an overlay of the template itself is not intact without it.
+    An original that was an overlay of the template itself is not intact without the template.
     """
     template = plan.template.source.path
     needing = [guest for guest in guests if template in (below.path for below in guest.source.backing)]

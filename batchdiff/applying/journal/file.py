@@ -196,7 +196,7 @@ def set_aside(path: str) -> None:
 def lock_journal(path: str) -> int:
     """Open a journal, or create it, and lock it against other processes; return its descriptor.
 
-    :raises PlanError: another process is working on its plan, or it cannot be opened.
+    :raises PlanError: another process is working on its plan, or it cannot be opened or locked.
     """
     while True:
         fd = _opened(path)

@@ -94,7 +94,7 @@ def name_to_keep(path: str, converted: NamesByPlan) -> str | None:
 
 
 def replace_plan(plan: Plan, path: str, converted: NamesByPlan) -> KeptPlan | None:
-    """Write a plan; return the older one, which is kept under another name if it can still be undone.
+    """Write a plan; rename an older one that can still be undone, and return that; None if there is none.
 
     :raises BatchdiffError: as :func:`name_to_keep` and ``write_plan``.
     """
@@ -152,7 +152,7 @@ def _held(path: str, *, create: bool) -> Iterator[None]:
 
 
 def _older(path: str, converted: NamesByPlan) -> _Older | None:
-    """Return the plan at a path if it can still be undone."""
+    """Return the plan at a path if it can still be undone; None otherwise."""
     head = plan_head(path)
     noted = _plan_of_journal(path)
     checksum = noted if head is None else head.checksum

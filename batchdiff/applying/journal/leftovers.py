@@ -9,9 +9,9 @@ from batchdiff.plan.head import plan_head
 
 
 def leftover(history: History, guest: str) -> str | None:
-    """Return the path of the overlay that a restore of a guest left behind; None if none did, or it was replaced.
+    """Return the path of the overlay that a restore of a guest left behind; None if there is no such overlay.
 
-    An overlay that has been written to since counts as another file: it may be a disk in use.
+    None, too, if it has been removed, replaced or written to since: a file that was written to may be in use.
     """
     left = history.left.get(guest)
     if left is None:

@@ -61,7 +61,7 @@ class Fate(enum.StrEnum):
     QUARANTINED = "quarantined"
     DELETED = "deleted"
     GONE = "gone"
-    """It was moved, or batchdiff deleted it and died before it could record that."""
+    """Another program moved or deleted it, or batchdiff died before it could record the deletion."""
     UNTOUCHED = "untouched"
     """Its guest was not converted."""
     BACK = "back"

@@ -12,11 +12,11 @@ class Health(enum.StrEnum):
 
     SOUND = "sound"
     TOUCHED = "touched"
-    """Its times or its identity changed, but not its content."""
+    """Its times or its identity have changed, but not its content."""
     IN_USE = "in-use"
     """A VM is running on it, so it was not checked."""
     STALE = "stale"
-    """It is not as planned, but no overlay rests on it yet: only the plan is useless."""
+    """It is not as planned, but no overlay depends on it yet: only the plan is useless."""
     DAMAGED = "damaged"
     UNKNOWN = "unknown"
 

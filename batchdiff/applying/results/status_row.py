@@ -10,7 +10,7 @@ class StatusRow:
     """The state of one guest of a plan. ``since``: ISO 8601 in UTC, empty if nothing has been done yet.
 
     ``step``: its last step, or ``planned``, ``skipped``, ``refused``. ``failure``: why the last run stopped there.
-    ``next``: the command that would continue, and what it would do.
+    ``next``: what to do next, or ``nothing``, with an explanation.
     """
 
     name: str

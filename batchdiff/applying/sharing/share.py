@@ -33,18 +33,18 @@ run with a cold cache on two guests of 512 MiB took 3 to 5 times as long.
 """
 
 _ADVISED = MIB
-"""For one call, the kernel reads ahead no more than the disk accepts in one request, often 1.25 MiB."""
+"""Bytes per call of posix_fadvise: for each, the kernel reads no more than one disk request, often 1.25 MiB."""
 
 _MOST_AHEAD = 512
 """The maximum number of requests that are read ahead; only small requests reach this limit."""
 
 _SMALLEST = 64 * KIB
-"""A range of this size that differs is not halved again. The size is a multiple of any filesystem's block."""
+"""A differing range of at most this size is not halved again. The size is a multiple of any filesystem's block."""
 
 
 @frozen
 class Shared:
-    """The bytes that are now in the template's blocks, and the ranges that were found to differ."""
+    """The number of bytes that were shared, and the ranges that were found to differ."""
 
     shared: int
     differing: tuple[ShareableRange, ...]
@@ -72,7 +72,7 @@ def share_blocks(
         for request in _read_ahead(template, guest, _requests(ranges)):
             sharing.share(request)
     finally:
-        # The caller records the result next, so it must be on disk; after a failure, so must what was shared.
+        # The caller records what was shared, even after a failure, so that must be on disk first.
         sharing.sync()
     return Shared(sharing.shared, tuple(sharing.differing))
 

@@ -53,9 +53,7 @@ def test_what_cannot_be_read_might_rest_on_it(image):
     sidecar = image.with_name("vm.img.batchdiff-template.json")
     sidecar.write_text("damaged")
     error = refused(image)
-    assert error.why == (
-        f"it may be the backing file of another image: whatever is listed in {sidecar}, which cannot be read"
-    )
+    assert error.why == f"it may be the backing file of an overlay listed in {sidecar} (unreadable)"
     assert "repair it or move it away" in error.remedy
 
 
@@ -63,4 +61,6 @@ def test_with_one_that_surely_does_both_are_named(image):
     clone(image)
     image.with_name("vm.img.batchdiff-template.json").write_text("damaged")
     error = refused(image)
-    assert error.why.startswith(f"it is the backing file of {image.parent}/clone.qcow2 and whatever is listed in")
+    assert error.why.startswith(
+        f"it is the backing file of {image.parent}/clone.qcow2 and perhaps an overlay listed in"
+    )

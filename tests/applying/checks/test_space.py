@@ -46,13 +46,13 @@ def test_there_is_none(tmp_path, free):
     with pytest.raises(GuestError, match="not enough space") as caught:
         check_space([guest(tmp_path, overlay=free + GIB)], Retire.KEEP)
     assert str(tmp_path) in str(caught.value)
-    assert "--guest" in caught.value.remedy
+    assert caught.value.remedy == "Make room, then run the same command again."
 
 
 def test_all_overlays_together_count(tmp_path, free):
     guests = [guest(tmp_path, f"web{number}", overlay=free // 3 + GIB) for number in range(3)]
     check_space(guests[:1], Retire.KEEP)
-    with pytest.raises(GuestError):
+    with pytest.raises(GuestError, match="choose fewer guests with `--guest`"):
         check_space(guests, Retire.KEEP)
     with pytest.raises(GuestError):
         check_space(guests, Retire.QUARANTINE)

@@ -56,7 +56,7 @@ def test_a_bound_is_not_stated_as_a_fact(planned, recorded, back):
     guest = replace(guest, sharing=replace(guest.sharing, exactness=planned))
     state = GuestState(Step.SHARED, came_back_bytes=3 * MIB, exactness=recorded)
     (line,) = status_rows(plans.small_plan(guest), History({"web01": state}), {})
-    assert line.next == f"nothing: sharing {back}, and nothing rests on the template"
+    assert line.next == f"nothing: sharing {back}, and nothing depends on the template"
 
 
 @pytest.mark.parametrize(("created", "step"), [("2026-01-02T03:04:05Z", "restored"), ("2027", "planned")])
