@@ -56,7 +56,7 @@ ROOMS = {
     "applying/journal": "The journal of a plan, and older plans that are kept so that they can be undone.",
     "applying/results": "The results of a verb for each guest, as data for reports.",
     "applying/guests": "The state of a guest: its files, their names, and the next action.",
-    "applying/writer": "Write a qcow2 or raw image: layout, metadata and data.",
+    "applying/writer": "Write new images: overlays, and standalone images in any format.",
     "applying/sharing": "Share equal blocks of a guest with the template, in place.",
     "applying/session": "The context of one command: held images, the journal, a request to stop.",
     "applying/checks": "Checks before a file is written, published or retired.",

@@ -25,7 +25,10 @@ _REMEDIES = {
 
 @frozen
 class Definer:
-    """The means to change VM definitions for one plan, and to undo that; former ones are saved in ``folder``."""
+    """The means to change VM definitions for one plan, and to undo the changes.
+
+    ``folder``: where the former definitions are saved.
+    """
 
     libvirt: Libvirt
     disks: Sequence[GuestDisk]
@@ -35,8 +38,8 @@ class Definer:
     def define(self, change: DomainChange) -> None:
         """Save a domain's definition, then define the domain as a change requires.
 
-        :raises DefinitionError: its VM is on or has snapshots, an image is not in place, or the definition cannot
-            be saved.
+        :raises DefinitionError: its VM is on, libvirt keeps a snapshot, a checkpoint or memory of it, an image is
+            not in place, only the operator can make the change, or the definition cannot be saved.
         :raises ProgramError: libvirt refuses the change.
         """
         name = change.domain.name
@@ -50,7 +53,8 @@ class Definer:
     def undo(self, name: str) -> bool:
         """Define a domain as it was before the last change; return whether there was anything to do.
 
-        :raises DefinitionError: its VM is on, its definition has changed since, or one of its images is missing.
+        :raises DefinitionError: its VM is on, libvirt keeps a snapshot, a checkpoint or memory of it, its
+            definition has changed since, or one of its images is missing or has another format.
         :raises ProgramError: libvirt refuses the change.
         """
         last = saved.latest(self.folder, name)
@@ -68,7 +72,7 @@ class Definer:
         self._require_right_formats(disks, what)
         for disk in disks:
             if disk.path and not os.path.exists(disk.path):
-                why = f"the image that it would use, {disk.path}, is missing"
+                why = f"the image that its VM would use, {disk.path}, is missing"
                 raise DefinitionError(what, why=why, remedy="Run `batchdiff restore` first.")
         self.libvirt.define(name, last.before)
         return True
@@ -88,14 +92,14 @@ class Definer:
     def _require_right_formats(self, disks: Sequence[DomainDisk], what: str) -> None:
         """Refuse disks whose format is not, or is no longer, that of their image.
 
-        An overlay that has replaced a raw original is destroyed if its VM uses it as a raw disk.
+        An overlay that has replaced a raw original is destroyed if its VM uses the overlay as a raw disk.
         """
         formats = {os.path.realpath(guest.now.path): guest.now.format for guest in self.disks}
         for disk in disks:
             path, given = path_of(disk, self.pools), disk.format or "raw"
             now = formats.get(path, given)
             if now != given:
-                why = f"its VM would use {path} as {given}, but that file is now {now}, and would be destroyed"
+                why = f"its VM would use {path} as {given}, but that image is now {now}, and could be destroyed"
                 raise DefinitionError(what, why=why, remedy="Run `batchdiff restore` first.")
 
     def _require_may_change(self, change: DomainChange) -> None:
@@ -114,7 +118,7 @@ class Definer:
     def _require_consistent(self, name: str, what: str) -> None:
         """Refuse a domain if libvirt keeps a snapshot, a checkpoint or memory that refers to its present disks."""
         if found := contradictions_of(self.libvirt, name):
-            remedy = " ".join(f"{each.advice} `{'; '.join(each.commands)}`." for each in found)
+            remedy = " ".join(f"{each.advice}." for each in found)
             raise DefinitionError(what, why="; ".join(each.what for each in found), remedy=remedy)
 
     def _require_off(self, name: str, what: str) -> None:

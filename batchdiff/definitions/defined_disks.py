@@ -14,7 +14,7 @@ from batchdiff.image_source import ImageFormat
 
 @frozen
 class DefinedDisk:
-    """A disk's image. ``user``: the domain that uses it at present, and how; empty if none does."""
+    """A disk's image. ``user``: the domain that is using it, and how; empty if none is."""
 
     path: str
     format: ImageFormat

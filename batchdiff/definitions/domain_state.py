@@ -2,9 +2,9 @@
 
 ::
 
-    state          running, paused, in migration ...     it has its images open, on this host or another
-    managed save   memory, to continue with              it belongs to the disks as they were when it was saved
-    snapshots      metadata, and images or parts of them they name the disks as they were
+    state          running, paused, in migration ...     the domain has its images open, on this host or another
+    managed save   memory, to continue with              belongs to the disks as they were when it was saved
+    snapshots      metadata, images, parts of images     name the disks as they were
     checkpoints    metadata, and bitmaps in the images   an overlay written by batchdiff does not have the bitmaps
 """
 
@@ -25,7 +25,7 @@ OFF = "shut off"
 class Contradiction:
     """Something that libvirt keeps for a domain, and that contradicts a changed definition.
 
-    ``commands``: those that remove it, in order. ``advice``: what to consider first.
+    ``commands``: the commands that remove it, in order. ``advice``: when to run them, without a full stop.
     """
 
     what: str
@@ -43,9 +43,9 @@ def contradictions_of(libvirt: Libvirt, name: str) -> list[Contradiction]:
         remove = libvirt.command("managedsave-remove", "--domain", name)
         advice = (
             "To keep that memory, go back to the original, start the VM and shut it down. To discard the memory"
-            " instead, use"
+            f" instead, first run `{remove}`"
         )
-        what = "its saved memory belongs to the disk as it was when the memory was saved"
+        what = "its saved memory belongs to its disks as they were when the memory was saved"
         found.append(Contradiction(what, (remove,), advice))
     for names, kind, verb, option in (
         (libvirt.snapshots(name), "snapshot", "snapshot-delete", "--snapshotname"),
@@ -55,8 +55,9 @@ def contradictions_of(libvirt: Libvirt, name: str) -> list[Contradiction]:
             commands = tuple(libvirt.command(verb, "--metadata", "--domain", name, option, each) for each in names)
             number = len(names)
             count, it, its = (f"1 {kind}", "it", "its") if number == 1 else (f"{number} {kind}s", "them", "their")
-            what = f"it has {count}, with metadata that refers to an earlier state of the disk"
-            found.append(Contradiction(what, commands, f"If you do not need {it}, remove {its} metadata with"))
+            what = f"it has {count}, with metadata that refers to an earlier state of its disks"
+            advice = f"If you do not need {it}, first remove {its} metadata with `{'; '.join(commands)}`"
+            found.append(Contradiction(what, commands, advice))
     return found
 
 
@@ -64,7 +65,7 @@ def images_of_active_domains(libvirt: Libvirt) -> dict[str, str]:
     """Return how each image is used, such as ``the domain web is paused``, by the image's resolved path.
 
     An image counts if a domain that is not shut off has it anywhere in a disk's chain, or if a domain whose memory
-    is saved will have it when it continues.
+    is saved will have it when the domain continues.
 
     :raises DefinitionError: libvirt returned something other than a definition.
     :raises ProgramError: libvirt cannot be queried.

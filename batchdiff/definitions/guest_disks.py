@@ -38,7 +38,7 @@ class VmImage(NamedTuple):
 class GuestDisk:
     """The disk of a guest: ``now`` is the image that its VM must use.
 
-    ``planned`` is the overlay that apply will write; None if the overlay is published, or was until a restore.
+    ``planned`` is the overlay that apply will write; None if the overlay is published, or a restore removed it.
     ``known_as``: the resolved paths of the guest's images, by which a definition may name it. ``unfinished``: why
     its definition must not change now. ``by_hand``: why only the operator can change it.
     """
@@ -72,12 +72,9 @@ def _secrets(guest: GuestToConvert, plan: Plan, *, is_back: bool) -> str:
         are, secrets = ("is", "a secret") if len(after) == 1 else ("are", "their secrets")
         return f"{' and '.join(after)} {are} encrypted, so the VM's definition needs {secrets}"
     if before:
-        what, one, several = ("the restored image", "was", "were") if is_back else ("its overlay", "is", "are")
-        are = one if len(before) == 1 else several
-        return (
-            f"{' and '.join(before)} {are} encrypted, but {what} is not: remove the secret from the VM's"
-            " definition"
-        )
+        what = "the restored image" if is_back else "its overlay"
+        secrets = "the secret" if len(before) == 1 else "the secrets"
+        return f"{what} is not encrypted, unlike {' and '.join(before)}: remove {secrets} from the VM's definition"
     return ""
 
 
@@ -107,7 +104,7 @@ def _disk(guest: GuestToConvert, plan: Plan, state: GuestState | None, *, is_bac
     names = {guest.source.path, guest.overlay_path, guest.alias} - {""}
     known_as = frozenset(os.path.realpath(name) for name in names)
     own_name = guest.alias or guest.source.path
-    # A restore may have rebuilt an original that had backing files as a standalone image.
+    # A restore may have rebuilt the original as a standalone image, even if it had backing files.
     chain = None if guest.source.backing else ()
     original = VmImage(own_name, _driver_type(guest.source.format), _backing_name(guest.source), chain)
     # A link to the guest also resolves to an overlay that has taken the guest's own path.
@@ -116,7 +113,7 @@ def _disk(guest: GuestToConvert, plan: Plan, state: GuestState | None, *, is_bac
     overlay_name = own_name if in_place else guest.overlay_path
     overlay = VmImage(overlay_name, guest.options.format.value, named, _chain_on(plan.template.source))
     if state is None or not state.published:
-        # After a restore, the overlay is gone, so no VM must be changed to use it.
+        # After a restore, the overlay is gone, so no definition may be changed to use it.
         is_back = is_back or (state is not None and state.goal is Goal.RESTORE)
         planned, by_hand = None if is_back else overlay, _secrets(guest, plan, is_back=is_back)
         return GuestDisk(guest.name, original, planned, known_as, by_hand=by_hand)

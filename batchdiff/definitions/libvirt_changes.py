@@ -140,7 +140,7 @@ def _with_image(domain: Domain, disk: DomainDisk, image: VmImage, pools: Sequenc
 
 
 def _has_chain_of(image: VmImage, disk: DomainDisk, pools: Sequence[Pool]) -> bool:
-    """Return True if a disk's definition spells out the chain below an image, with the format of each layer."""
+    """Return whether a disk's definition spells out the images below an image, all or only the topmost."""
     written = written_chain(disk)
     if written is None or image.chain is None:
         return False

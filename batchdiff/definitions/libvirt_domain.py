@@ -34,9 +34,10 @@ _DEVICES = {"disk", "lun"}
 
 @frozen
 class DomainDisk:
-    """A disk of a domain, or an image below it: ``path`` is empty if it is a volume of a pool.
+    """A disk of a domain, or an image below one.
 
-    ``format`` is empty if none is given.
+    ``path`` is empty unless the definition gives the path of a file or device; ``pool`` and ``volume`` are empty
+    unless it names a volume of a pool. ``format`` is empty if none is given.
     """
 
     target: str
@@ -179,14 +180,14 @@ def _quoted(value: str) -> str:
 
 
 def _indentation(document: bytes, at: int) -> bytes:
-    """Return a line break and the white space before an offset, if nothing else precedes it on its line."""
+    """Return a line break and the white space before an offset; empty if anything else precedes it on its line."""
     line = document.rfind(b"\n", 0, at) + 1
     before = document[line:at]
     return b"\n" + before if not before.strip() and line else b""
 
 
 def _line_of(document: bytes, element: Element) -> tuple[int, int]:
-    """Return the range of an element, with its indentation and line break if it is alone on its lines."""
+    """Return the range of an element, with the line break and indentation before it if nothing else is there."""
     line = document.rfind(b"\n", 0, element.start)
     alone = line >= 0 and not document[line : element.start].strip()
     return (line if alone else element.start), element.end

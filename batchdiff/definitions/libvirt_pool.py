@@ -1,4 +1,4 @@
-"""A storage pool of libvirt that is a folder."""
+"""A storage pool of libvirt, and the folder of its volumes."""
 
 from __future__ import annotations
 

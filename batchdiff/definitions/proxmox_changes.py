@@ -104,7 +104,7 @@ def vm_changes(
 def _guests(
     config: VmConfig, by_path: Mapping[str, GuestDisk], storages: Sequence[Storage]
 ) -> Iterator[tuple[ConfigDrive, GuestDisk]]:
-    """Yield the drives of a VM that are guests of the plan."""
+    """Yield each drive of a VM that is a guest of the plan, with that guest."""
     for drive in config.drives_in(MAIN):
         guest = by_path.get(path_of_volume(drive.volume, storages))
         if guest is not None:
@@ -152,7 +152,7 @@ def _notes(drive: ConfigDrive, value: str, storages: Sequence[Storage]) -> Itera
     if path_of_volume(volume_in(value), storages) == path_of_volume(drive.volume, storages):
         yield (
             f"`qm set` will list {drive.volume}, the former name of the same file, as unused: leave that entry"
-            " alone. To avoid it, edit the line in the configuration file instead"
+            " alone. To avoid that entry, edit the line in the configuration file instead"
         )
 
 
@@ -172,7 +172,7 @@ def _of_users(config: VmConfig, drive: ConfigDrive, users: Sequence[str], guest:
     """Yield why a guest must not be used as this drive. ``users``: all drives that use the guest."""
     if len(users) > 1:
         others = ", ".join(user for user in users if user != f"{drive.key} of VM {config.vmid}")
-        yield f"{guest} is also attached as {others}: leave it attached in only one place"
+        yield f"{guest} is also {others}: keep it in only one of these places"
     if drive.key.startswith("tpmstate"):
         yield f"{guest} is a TPM state disk, which must be raw: leave it out of the manifest"
 

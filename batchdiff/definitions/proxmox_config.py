@@ -127,7 +127,7 @@ def with_volume(drive: ConfigDrive, volume: str, image_format: str) -> str:
     ``format`` must match the volume: otherwise, Proxmox VE does not start the VM.
     """
     parts = [_changed(part, volume, image_format) for part in drive.value.split(",")]
-    # Without that option, Proxmox VE treats an image outside its storages as raw.
+    # Without ``format``, Proxmox VE treats an image outside its storages as raw.
     is_open = volume.startswith("/") and not any(part.startswith(_FORMAT) for part in parts)
     return ",".join([*parts, f"{_FORMAT}{image_format}"] if is_open and not drive.is_unused else parts)
 

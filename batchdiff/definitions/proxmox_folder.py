@@ -23,7 +23,7 @@ _STORAGES = "storage.cfg"
 
 
 class ProxmoxHost(NamedTuple):
-    """The VMs of a host, by number, its storages that are folders, and the numbers of its containers."""
+    """The VMs of a host, in numerical order, its storages that are folders, and the numbers of its containers."""
 
     configs: list[VmConfig]
     storages: list[Storage]
@@ -33,9 +33,9 @@ class ProxmoxHost(NamedTuple):
 def read_host(folder: str, storage_cfg: str | None) -> ProxmoxHost:
     """Return the host whose VM configurations are in a folder.
 
-    ``storage_cfg``: the path of ``storage.cfg``; None to look for it beside the folder, and in it.
+    ``storage_cfg``: the path of ``storage.cfg``; None to look for it beside the folder, and in the folder.
 
-    :raises UsageError: the folder has no configuration, or a file cannot be read.
+    :raises UsageError: the folder has no configuration, or a file cannot be found or read.
     :raises DefinitionError: a file is not a VM configuration, or ``storage.cfg`` is not valid.
     """
     try:

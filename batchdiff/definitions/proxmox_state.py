@@ -1,4 +1,4 @@
-"""Whether a VM of Proxmox VE runs on this host, by its pid file, and what may be wrong apart from the VMs.
+"""Whether a VM of Proxmox VE runs on this host, by its pid file, and what else may be wrong on the host.
 
 Source: qemu-server, ``vm_running_locally`` in src/PVE/QemuServer/Helpers.pm.
 """
@@ -19,7 +19,7 @@ _PID = re.compile(rb"\s*([1-9][0-9]{0,9})\s*")
 
 
 def process_of(vmid: int, run_folder: str) -> int | None:
-    """Return the PID of a VM that runs on this host; None if none does. ``run_folder``: that of the pid files."""
+    """Return the PID of a VM; None if it does not run on this host. ``run_folder``: that of the pid files."""
     path = os.path.join(run_folder, f"{vmid}.pid")
     try:
         found = _PID.fullmatch(_content(path))
@@ -38,7 +38,7 @@ def _content(path: str) -> bytes:
 
 
 def doubts(template: str, disks: Sequence[GuestDisk], host: ProxmoxHost) -> Iterator[str]:
-    """Yield what is wrong apart from the VMs: with the template, with a storage, or with guests of containers.
+    """Yield what is wrong apart from the guests' VMs: with the template, a storage, or guests of containers.
 
     ``template``: its path.
     """
@@ -74,7 +74,7 @@ def _of_template(
     for config in users:
         if not config.is_template:
             yield (
-                f"VM {config.vmid} ({config.where}) has the template as its disk, but is not itself a template"
+                f"VM {config.vmid} ({config.where}) has the template as a disk, but is not itself a template"
                 " (it lacks `template: 1`): if it starts, it writes to the template, and every overlay is"
                 f" damaged. `qm set {config.vmid} --template 1` prevents that"
             )

@@ -32,7 +32,10 @@ _MOUNTED = {"nfs", "cifs", "cephfs", "glusterfs"}
 
 
 class Storage(NamedTuple):
-    """A storage that is a folder. ``images``: the folder of images; ``allows_images``: by its content types."""
+    """A storage that is a folder.
+
+    ``images``: the folder of images; ``allows_images``: whether the storage's content types include images.
+    """
 
     name: str
     kind: str
@@ -82,7 +85,7 @@ def _storage(kind: str, name: str, given: dict[str, str]) -> Storage | None:
 
 
 def path_of_volume(volume: str, storages: Iterable[Storage]) -> str:
-    """Return the resolved path of a volume or of a path that a drive names; empty if it is in no known folder."""
+    """Return the resolved path of what a drive names: a volume or a path; empty if its storage is unknown."""
     if volume.startswith("/"):
         return os.path.realpath(volume)
     found = _VOLUME.fullmatch(volume)
@@ -104,7 +107,10 @@ def storage_of(path: str, storages: Sequence[Storage], *, now: str = "") -> Stor
 
 
 def volume_for(image: VmImage, storages: Sequence[Storage], *, now: str = "") -> str:
-    """Return an image as a drive names it: its volume, or its path if it is in no storage. ``now``: as above."""
+    """Return an image as a drive names it: its volume, or its path if it is in no storage.
+
+    ``now``: as for :func:`storage_of`.
+    """
     place, storage = place_of(image.path), storage_of(image.path, storages, now=now)
     if place is None or storage is None:
         return image.path

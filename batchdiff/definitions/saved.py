@@ -17,7 +17,10 @@ from batchdiff.frozen import frozen
 from batchdiff.linux.call_failures import reason
 
 _READ = "Run the command as the user who ran `definitions --define`, or make the folder readable."
-_ROOM = "Make sure that the folder of the plan is writable and has free space, then run the same command again."
+_ROOM = (
+    "Make sure that the folder of the plan is writable and that its filesystem has free space, then run the same"
+    " command again."
+)
 
 _BEFORE, _AFTER = ".before.xml", ".after.xml"
 
@@ -88,7 +91,7 @@ def latest(folder: str, domain: str) -> SavedDefinition | None:
 
 
 def _file_name(domain: str) -> str:
-    """Return a domain's name as a file name: a slash would separate folders, a first dot would hide it."""
+    """Return a domain's name as the first part of a file name: without slashes, and without dots, which end it."""
     return domain.replace("%", "%25").replace("/", "%2F").replace(".", "%2E")
 
 

@@ -3,7 +3,8 @@
 ::
 
     <disk type='file'>  <source file='/a'/>  </disk>
-    ^start           ^inside                 ^inner_end ^end
+    ^start            ^inside                ^      ^end
+                                             inner_end
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from batchdiff.errors import DefinitionError
 
 @dataclass(slots=True)
 class Element:
-    """An element, with byte offsets into the document; if it is empty, ``inside`` equals ``end``.
+    """An element, with byte offsets into the document; for a tag like ``<a/>``, all but ``start`` are equal.
 
     ``text``: its own text, without that of its children, and with all entities resolved.
     """

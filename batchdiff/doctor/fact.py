@@ -12,7 +12,8 @@ class Ability(enum.StrEnum):
 
     GOOD = "good"
     LIMITED = "limited"
-    """Everything works, but slower, with less space saved, or with a check left to the operator."""
+    """The main job can be done, but slower, with less space saved, with a check left to the operator, or not with
+    every format of images."""
     MISSING = "missing"
     """The main job, ``plan`` and ``apply``, cannot be done."""
 

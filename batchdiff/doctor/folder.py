@@ -84,7 +84,7 @@ def _space(path: str) -> Fact:
 def _trials(path: str) -> list[Fact]:
     """Test what the filesystem can do, on unnamed files that leave nothing behind."""
     try:
-        # Without O_TMPFILE, the file is created with a name, which is removed immediately.
+        # Without O_TMPFILE, each file is created with a name, which is removed immediately.
         with tempfile.TemporaryFile(dir=path) as one, tempfile.TemporaryFile(dir=path) as other:
             one.write(os.urandom(_TRIAL))
             one.flush()

@@ -70,7 +70,7 @@ def _limits() -> Fact:
     """Return the limits that batchdiff sets on QEMU's programs, which every kernel supports."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     if hard != resource.RLIM_INFINITY and hard < MEMORY:
-        effect = f"QEMU may need up to {format_size(MEMORY)} for a large image. Raise `ulimit -v`."
+        effect = f"QEMU may need up to {format_size(MEMORY)} of memory for a large image. Raise `ulimit -v`."
         return Fact(MACHINE, "limits (rlimits)", f"{format_size(hard)} of memory", Ability.LIMITED, effect)
     value = f"QEMU gets at most {format_size(MEMORY)} of memory, and CPU time that grows with the size of an image"
     return Fact(MACHINE, "limits (rlimits)", value)
@@ -81,11 +81,14 @@ def _landlock() -> Fact:
     if version >= _FULL_LANDLOCK:
         return Fact(MACHINE, "Landlock", f"version {version}: qemu-img reads only the images it is given")
     if version:
-        effect = "qemu-img is cut off from other files, but not from the network: that needs Linux 6.7 or later."
+        effect = (
+            "qemu-img can read only the images it is given, but it can reach the network: only Linux 6.7 or later"
+            " can prevent that."
+        )
         return Fact(MACHINE, "Landlock", f"version {version}", Ability.LIMITED, effect)
     effect = (
         "qemu-img runs unconfined. Images are checked for references to other files before it sees them. Linux"
-        " 5.13 or later confines it too, if /sys/kernel/security/lsm lists landlock."
+        " 5.13 or later also confines qemu-img, if /sys/kernel/security/lsm lists landlock."
     )
     return Fact(MACHINE, "Landlock", "not available", Ability.LIMITED, effect)
 

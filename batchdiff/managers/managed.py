@@ -37,7 +37,7 @@ def _why_guest(path: str) -> str:
     if _NOVA_CACHE.fullmatch(path) or _NOVA_DISK.fullmatch(path):
         return (
             f"{path} is in a folder of OpenStack Nova, which records the format of each disk and the image below"
-            " it; Nova would not know of the overlay, and could start its VM as if the overlay were raw, so"
+            " it; Nova would not know of the overlay, and could start the VM as if the overlay were raw, so"
             f" {_CONVERT_A_COPY}"
         )
     return ""

@@ -1,4 +1,4 @@
-"""The keys of a manifest's ``overlay`` that place it in a storage of Proxmox VE; pure.
+"""The keys of a manifest's ``overlay`` that place an overlay in a storage of Proxmox VE; pure.
 
 ::
 
@@ -31,7 +31,7 @@ def disk_in(options: Mapping[str, Any]) -> ProxmoxDisk | None:
 
 
 def of_one_disk(options: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the keys that a glob cannot have, each with advice, because each of its guests is a different disk."""
+    """Yield, with advice, each key that a glob cannot have because each of its guests is a different disk."""
     for key in ProxmoxDisk._fields:
         if key in options:
             yield key, f"goes with path, not with glob, because each guest is a different disk; leave {key} out"

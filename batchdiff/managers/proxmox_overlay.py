@@ -2,12 +2,15 @@
 
 ::
 
-    IMAGES/101/vm-101-disk-0.raw            a guest  -> IMAGES/101/vm-101-disk-0.qcow2
-    IMAGES/101/vm-101-disk-0.qcow2          a guest  -> the same path
+    IMAGES/101/vm-101-disk-0.raw            a guest
+    IMAGES/101/vm-101-disk-0.qcow2          a guest, whose overlay takes its path
     IMAGES/101/vm-101-disk-0/disk.raw       a guest on a btrfs storage
     /imports/web01.img  (vmid 101, disk 0)  a guest from elsewhere
 
-The images folder is that of the template, because Proxmox VE looks for linked clones of a base in its own storage.
+    IMAGES/101/vm-101-disk-0.qcow2          the overlay of each of them
+
+The images folder is that of the template, because Proxmox VE looks for linked clones of a base in the storage of
+the base.
 Source: pve-storage, ``clone_image`` and ``list_images`` in src/PVE/Storage/Plugin.pm, and BTRFSPlugin.pm.
 """
 
@@ -27,7 +30,7 @@ _BTRFS_FILE = "disk.raw"
 
 
 class ProxmoxDisk(NamedTuple):
-    """The numbers of VM and disk that a manifest gives a guest; None for one that its path must show."""
+    """The numbers of VM and disk that a manifest gives a guest; None for one that the guest's path must show."""
 
     vmid: int | None = None
     disk: int | None = None
@@ -87,7 +90,7 @@ def overlay_in_storage(template: str, guest: str, chosen: ProxmoxDisk) -> str:
 
 
 def _own_place(base: VolumePlace, guest: str) -> tuple[int | None, str]:
-    """Return the VM in whose folder of the template's storage a guest is, and the name of its volume."""
+    """Return the VM in whose folder in the template's storage a guest is, if any, and the name of its volume."""
     folder, name = posixpath.split(guest)
     if name == _BTRFS_FILE and disk_of(posixpath.basename(folder)):
         folder, name = posixpath.split(folder)

@@ -1,4 +1,4 @@
-"""Confidence intervals of 95 % for shares and sums that a sample of probes estimates; pure.
+"""Confidence intervals of 95% for shares and sums that are estimated from a sample of probes; pure.
 
 ::
 
@@ -8,7 +8,7 @@
 Differences come in clumps: the units of one probe are mostly alike, so a thousand of them can be worth no more
 than one. The variance is therefore taken between probes, not between units. It yields the effective size, which is
 the size of an equally good sample of independent units, and the exact interval of a binomial share is computed
-with that. So the interval has a width even if no difference was seen, whereas the formula with a standard
+for that size. So the interval has a width even if no difference was seen, whereas a formula with the standard
 deviation would report certainty.
 
 Sources: C. Clopper and E. Pearson, "The use of confidence or fiducial limits" (Biometrika 26, 1934); E. Korn and
@@ -31,7 +31,7 @@ _TAIL = 0.025
 """The probability that the true value is below the interval; it is as likely to be above."""
 
 _FEW = 10
-"""If fewer probes than this have a hit, or a miss, their variance is itself too uncertain to rely on."""
+"""If fewer probes than this have a hit, or a miss, the variance between them is too uncertain to rely on."""
 
 _MOST_GAIN = 4
 """The effective size is at most this many times the number of probes, however alike neighbours are."""
@@ -83,8 +83,9 @@ class Probe(NamedTuple):
 def share_of(probes: Sequence[Probe], *, population: int | None = None) -> Interval:
     """Return the share of hits among all units, from 0 to 1, as estimated from the probes of a sample.
 
-    ``probes``: in the order of their offsets, drawn at random, or one from each of as many strata of about the
-    same size. If strata have different sizes, each probe's hits and units are weighted by the size of its stratum.
+    ``probes``: in the order of their offsets; they are drawn at random, or one from each of as many strata of
+    about the same size. If strata have different sizes, each probe's hits and units are weighted by the size of
+    its stratum.
     ``population``: the number of all probes; None if it is so large that the sample is a negligible part of it.
     Without any probe, nothing is known: the interval is 0 to 1, or exactly 0 if the population is empty.
     """
@@ -129,7 +130,7 @@ def _effective_size(drawn: Sequence[Probe], share: float, population: int | None
 
 
 def _by_variance(drawn: Sequence[Probe], share: float) -> float:
-    """Return the effective size, computed from differences between neighbouring probes; infinite without any."""
+    """Return the effective size, computed from differences between neighbours; infinite if there are none."""
     count = len(drawn)
     mean = sum(each.of for each in drawn) / count
     residuals = [(each.hits - share * each.of) / mean for each in drawn]

@@ -1,4 +1,4 @@
-"""A sample with one item from each of many strata of about the same size, which can be doubled; pure.
+"""A sample that can be doubled, with one item from each of many strata of about the same size; pure.
 
 ::
 

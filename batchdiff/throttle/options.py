@@ -1,4 +1,4 @@
-"""Options that limit a scan's load on the machine; to parse them, the command line needs no other module here."""
+"""Options that limit a scan's load on the machine; to parse them, no other module of this package is needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drop the pages that a scan brings into the page cache, once it has read them; pages that were cached stay.
+"""Drop the pages that a scan brings into the page cache, once it has read them; what was cached before stays.
 
 ::
 
@@ -23,7 +23,7 @@ from batchdiff.throttle.page_residency import PAGE, absent_runs, is_reliable
 from batchdiff.units import KIB, MIB, align_up
 
 BLOCK = 64 * MIB
-"""The size of a scan's range, so that no two workers read in the same block of a raw image."""
+"""The size of a scan's range, so that no two workers read from the same block of a raw image."""
 
 _AHEAD = 8 * MIB
 """The read-ahead of one file. Measured on a disk of 300 MB/s: a cold scan took 1.3 times as long as with the
@@ -33,7 +33,7 @@ _AHEAD_IN_ALL = 256 * MIB
 """The read-ahead of all files together: with a thousand guests, each gets 256 KiB, half a scan window."""
 
 _STEP = 128 * KIB
-"""The kernel reads at most its read-ahead size for one POSIX_FADV_WILLNEED; this is its default."""
+"""The kernel's default read-ahead size, which is the most that it reads for one POSIX_FADV_WILLNEED."""
 
 ByteRuns = list[tuple[int, int]]
 
@@ -125,7 +125,7 @@ class DropBehind:
         known = self._files.get(file)
         if known is None:
             known = self._files[file] = _Known(fd, content_size(fd), is_reliable(fd), {})
-        elif known.fd != fd:  # opened again: requests of the former descriptor are still being read
+        elif known.fd != fd:  # opened again: what was requested through the former descriptor is still unread
             known.leave()
             known.fd, known.end = fd, 0
         return known

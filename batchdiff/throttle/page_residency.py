@@ -51,7 +51,9 @@ def absent_runs(fd: int, start: int, end: int) -> list[tuple[int, int]]:
 
 
 def is_reliable(fd: int) -> bool:
-    """Return whether mincore reports the truth: for users who may not write to a file, all pages look resident.
+    """Return whether mincore reports the truth.
+
+    For users who neither own a file nor may write to it, all its pages look resident.
 
     Source: ``can_do_mincore`` in Linux ``mm/mincore.c``, since 5.2.
     """

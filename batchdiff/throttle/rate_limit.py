@@ -27,7 +27,7 @@ _DUE = struct.Struct("=q")
 class RateLimit:
     """A limiter that lets this process and those forked after its creation read ``rate`` bytes per second in all.
 
-    They can share instants because CLOCK_MONOTONIC is the same in every process of a machine.
+    The processes can share instants because CLOCK_MONOTONIC is the same in every process of a machine.
     """
 
     def __init__(self, rate: int) -> None:

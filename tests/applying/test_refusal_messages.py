@@ -257,23 +257,23 @@ MESSAGES = {
     apply_kept_overlay_missing: (
         "{0}/vm.qcow2 is gone, and with it what its VM wrote: it was published, and has been removed or "
         "moved since. Bring it back. Its original, as it was before the conversion, is {0}/vm.img. To"
-        " go back to it: `batchdiff restore PLAN --guest vm --discard-changes`."
+        " go back to the original: `batchdiff restore PLAN --guest vm --discard-changes`."
     ),
     apply_used: (
         "the original of vm was not retired: its VM has run on the overlay since ({0}/vm.img and "
         "{0}/vm.qcow2 differ). If you trust the overlay, remove {0}/vm.img yourself."
     ),
     apply_original_written: (
-        "the original {0}/vm.img was left unchanged: it was written to (mtime) after its overlay "
+        "the original {0}/vm.img was left alone: it was written to (mtime) after its overlay "
         "{0}/vm.qcow2 was published, so only you know which of the two to keep. If the overlay is the "
         "VM's disk, remove the original yourself. To go back to the original: `batchdiff restore PLAN"
         " --guest vm --discard-changes`."
     ),
     restore_original_written: (
-        "vm was not restored: its original {0}/vm.img is still there and differs from its overlay "
-        "{0}/vm.qcow2, so only you know which of the two to keep. To go back to the original and delete "
-        "the overlay: `batchdiff restore PLAN --guest vm --discard-changes`. To keep the overlay's "
-        "content, move the original away, then run the same command again."
+        "vm was not restored: {0}/vm.img is still there and differs from the overlay {0}/vm.qcow2, so only you "
+        "know which of the two to keep. To go back to {0}/vm.img and delete the overlay: `batchdiff restore "
+        "PLAN --guest vm --discard-changes`. To keep the overlay's content, move {0}/vm.img away, then run the "
+        "same command again."
     ),
     purge_used: (
         "its VM has run on the overlay since ({0}/vm.img.batchdiff-original and {0}/vm.qcow2 differ)."
@@ -313,12 +313,14 @@ MESSAGES = {
     ),
     template_changed: (
         "the plan is stale, because the content of the template {0}/template.img changed: {0}/template.img: "
-        "another file is in its place. Shut down any VM or program that writes to it, then plan again."
+        "another file is in its place; its digest differs from the planned one. Shut down any VM or program that "
+        "writes to it, then plan again."
     ),
     template_changed_later: (
         "the content of the template {0}/template.img changed after overlays were created on it: "
-        "{0}/template.img: another file is in its place; the overlay of vm is damaged, so do "
-        "not start a VM on it. This original is intact, as before the conversion: {0}/vm.img. "
+        "{0}/template.img: another file is in its place; its digest differs from the planned one, so the "
+        "overlay of vm is damaged; do not start a VM on it. This original is intact, as before the conversion: "
+        "{0}/vm.img. "
         "`batchdiff restore PLAN --guest vm --discard-changes` goes back to it, and discards what"
         " the VM has written since. Otherwise: bring the "
         "template back from a backup, then run the same command again."
@@ -356,7 +358,7 @@ MESSAGES = {
         "`--verify native`, which does not allow originals to be deleted."
     ),
     overlay_differs: (
-        "a and b differ: x. The overlay was discarded, and the original was left unchanged. If "
+        "a and b differ: x. The overlay was discarded, and the original was left alone. If "
         "nothing wrote to the original, test the memory and the disk of this machine, and report "
         "this failure as a bug."
     ),

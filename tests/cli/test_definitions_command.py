@@ -154,7 +154,7 @@ def test_an_image_that_is_gone_is_not_brought_back(planned, libvirt):
     planned.apply("--retire", "delete", "--yes")
     definitions(planned, "--connect", libvirt, "--define")
     done = definitions(planned, "--connect", libvirt, "--undo", expect=1)
-    assert f"the image that it would use, {planned.folder}/raw.img, is missing" in done.stderr
+    assert f"the image that its VM would use, {planned.folder}/raw.img, is missing" in done.stderr
 
 
 def test_an_overlay_in_its_guests_place_does_not_become_a_raw_disk_again(planned, libvirt):
@@ -169,7 +169,7 @@ def test_an_overlay_in_its_guests_place_does_not_become_a_raw_disk_again(planned
     definitions(planned, "--connect", libvirt, "--define")
     assert "<driver name='qemu' type='qcow2'/>" in virsh(libvirt, "dumpxml", "web")
     done = definitions(planned, "--connect", libvirt, "--undo", expect=1)
-    assert f"would use {planned.folder}/raw.img as raw, but that file is now qcow2" in done.stderr
+    assert f"would use {planned.folder}/raw.img as raw, but that image is now qcow2" in done.stderr
     assert "<driver name='qemu' type='qcow2'/>" in virsh(libvirt, "dumpxml", "web")
     batchdiff("restore", "fleet.plan.json", cwd=planned.folder)
     definitions(planned, "--connect", libvirt, "--undo")

@@ -90,7 +90,7 @@ def test_it_is_saved_and_changed(tmp_path):
             FakeLibvirt(points=["p"]),
             guest(),
             "it has 1 checkpoint,",
-            "need it, remove its metadata with `virsh checkpoint-delete --metadata --domain web --checkpointname",
+            "it, first remove its metadata with `virsh checkpoint-delete --metadata --domain web --checkpointname",
         ),
         (FakeLibvirt(memories=["web"]), guest(), "its saved memory", "`virsh managedsave-remove --domain web`"),
         (FakeLibvirt(), guest(planned=OVERLAY), "its overlay has not been written yet", "`batchdiff apply` first"),

@@ -71,7 +71,7 @@ def test_the_definition_of_an_encrypted_guest_is_left_to_the_operator():
     found = disk(GuestState(Step.PUBLISHED, published=True), guest=guest_plan("web01", source=source))
     assert (found.unfinished, found.by_hand) == (
         "",
-        "the original is encrypted, but its overlay is not: remove the secret from the VM's definition",
+        "its overlay is not encrypted, unlike the original: remove the secret from the VM's definition",
     )
     assert disk(BACK, guest=guest_plan("web01", source=source)).by_hand == (
         "the original is encrypted, so the VM's definition needs a secret"
@@ -84,7 +84,7 @@ def test_so_is_that_of_an_encrypted_overlay():
     needed = "its overlay is encrypted, so the VM's definition needs a secret"
     assert disk(guest=guest).by_hand == disk(PUBLISHED, guest=guest).by_hand == needed
     assert disk(BACK, guest=guest).by_hand == (
-        "its overlay was encrypted, but the restored image is not: remove the secret from the VM's definition"
+        "the restored image is not encrypted, unlike its overlay: remove the secret from the VM's definition"
     )
 
 

@@ -99,7 +99,7 @@ def test_in_its_guests_place():
         (f"{LINE}[one]\n{LINE}", CONVERTED, "Delete it with `qm delsnapshot 101 one`"),
         (f"{LINE}[PENDING]\n{LINE}", CONVERTED, "`qm set 101 --revert scsi0`"),
         (f"{LINE}[PENDING]\ndelete: scsi0\n", CONVERTED, "a pending change ([PENDING]) affects web"),
-        (f"{LINE}scsi1: {RAW.path}\n", CONVERTED, "web is also attached as scsi1 of VM 101"),
+        (f"{LINE}scsi1: {RAW.path}\n", CONVERTED, "web is also scsi1 of VM 101"),
         (LINE.replace("scsi0", "tpmstate0"), CONVERTED, "which must be raw"),
         (LINE, GuestDisk("web", THIN, None, BOTH, RESTORING), RESTORING),
     ],
@@ -111,7 +111,7 @@ def test_why_it_must_not_change_yet(text, disk, why):
 
 def test_a_disk_of_two_vms():
     first, second = changes(config(LINE), config(LINE.replace("scsi0", "sata3"), 102))
-    assert first.waiting == ["web is also attached as sata3 of VM 102: leave it attached in only one place"]
+    assert first.waiting == ["web is also sata3 of VM 102: keep it in only one of these places"]
     assert "scsi0 of VM 101" in second.waiting[0]
 
 

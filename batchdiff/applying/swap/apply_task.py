@@ -68,7 +68,7 @@ class ApplyTask:
         self._detector: ChangeDetector | None = None
 
     def check(self, original: Image) -> None:
-        """Check that the original and the template are as planned, and on later calls that they are unchanged."""
+        """Check that the two images have not changed; the first call compares the original with the plan."""
         if self._detector is None:
             if self.incoming.was_published:
                 self._require_untouched(original)
@@ -79,7 +79,7 @@ class ApplyTask:
         self._run.check_template()
 
     def write(self, fd: int, original: Image, data_fd: int | None = None) -> list[str]:
-        """Write the overlay, with the original's owner, mode and attributes."""
+        """Write the overlay, with the original's owner, mode and attributes; return remarks for the operator."""
         self._publication.check(self._plan)
         source = original.layers[0].fd
         files = [fd] if data_fd is None else [fd, data_fd]
@@ -115,10 +115,10 @@ class ApplyTask:
     def verify(self, original: Image, overlay: ImageSource, ended: Callable[[], bool]) -> None:
         """Verify in the chosen mode; if a VM may have used the overlay, compare every byte."""
         if self.incoming.was_published:
-            # Its content is unknown. A VM that was killed may have leaked clusters, which is harmless.
+            # The overlay's content is unknown. A VM that was killed may have leaked clusters, which is harmless.
             comparison = Comparison(original.source, overlay, check=Check.LEAKS_ALLOWED)
         else:
-            # This run wrote it, so it contains only the planned extents.
+            # Only batchdiff has written to the overlay, so it contains only the planned extents.
             comparison = Comparison(original.source, overlay, (self._extents, self._plan.diff.unit))
         try:
             verify(comparison, self._mode, ended, self._run.reporter(self.guest, Phase.VERIFY))
@@ -131,7 +131,7 @@ class ApplyTask:
         """Return None: a difference is a failure."""
 
     def after_publish(self) -> list[str]:
-        """Protect the template and record the overlay beside it, before the original may be retired."""
+        """Protect the template and record the overlay in its sidecar, before the original may be retired."""
         self._publication.protect_and_record(self._plan)
         return []
 
@@ -147,11 +147,11 @@ class ApplyTask:
         changes = changes_since_planned(original, planned, self._run.journal.history)
         if changes:
             return stale(changes)
-        # No write to either file is known, so this machine itself may be faulty.
+        # No write to the original is known, so this machine itself may be faulty.
         return DifferenceError(
             error.what,
             why=error.why,
-            remedy="The overlay was discarded, and the original was left unchanged. If nothing wrote to the"
+            remedy="The overlay was discarded, and the original was left alone. If nothing wrote to the"
             " original, test the memory and the disk of this machine, and report this failure as a bug.",
         )
 
@@ -165,7 +165,7 @@ class ApplyTask:
             if before.is_unwritten(now := layer.fingerprint()):
                 continue
             raise GuestError(
-                f"the original {layer.path} was left unchanged",
+                f"the original {layer.path} was left alone",
                 why=f"{before.changes(now)} after its overlay {self._plan.overlay_path} was published, so only"
                 " you know which of the two to keep",
                 remedy="If the overlay is the VM's disk, remove the original yourself. To go back to the original:"

@@ -33,7 +33,7 @@ class GuestJournal:
         self._record(replace(self.state, step=Step.CHECKED, temporary=path, data_file=None))
 
     def record_written(self, data_file: Fingerprint | None = None) -> None:
-        """Record that the temporary file, and the data file if it has one, are complete and on disk."""
+        """Record that the temporary file, and its data file if it has one, are complete and on disk."""
         self._record(replace(self.state, step=Step.WRITTEN, data_file=data_file))
 
     def record_verified(self, incoming: Fingerprint) -> None:
@@ -72,7 +72,7 @@ class GuestJournal:
         self.state = replace(self.state, temporary=None)
 
     def record_rolled_back(self, *, moved: bool) -> None:
-        """Withdraw the record of an unfinished file that is gone, so that the next run does not try to remove it.
+        """Withdraw an apply's record of an unfinished file, because the file is gone and needs no removal.
 
         ``moved``: whether the outgoing file is still under a name other than its own.
         """

@@ -77,7 +77,9 @@ class GuestToRestore:
         if left is None:
             return []
         purge = command("purge", self.plan.name, "--used")
-        return [f"rebuilt with what its VM wrote. The older original is still at {left}; to delete it: {purge}"]
+        return [
+            f"rebuilt with what its VM wrote. The older original is still at {left}; to delete it, run {purge}"
+        ]
 
     def forget_overlay(self) -> list[str]:
         """Remove the overlay from the template's sidecar; return a remark if that fails."""

@@ -32,7 +32,8 @@ class IncomingFile:
     is that of an original in quarantine or of a temporary file. ``compared``: the identity that it had, under its
     own name, when the comparison began. ``data_file``: the identity of the data file that was written for it.
 
-    A disk that a VM already uses can be held, so that no program writes to it between comparison and deletion.
+    A VM's disk can be held, so that no program writes to it unnoticed between its comparison with the outgoing
+    file and the deletion of that file.
     """
 
     def __init__(
@@ -76,10 +77,10 @@ class IncomingFile:
         return self.source
 
     def hold(self) -> None:
-        """Hold its own files against writers until :meth:`close`.
+        """Hold the image's own files against writers until :meth:`close`.
 
         :raises DifferenceError: a program writes to one of them.
-        :raises VerificationError: it cannot be opened.
+        :raises VerificationError: the image cannot be opened.
         :raises SecretError: its secret cannot be read.
         """
         try:
@@ -141,7 +142,7 @@ class IncomingFile:
                 raise GuestError(
                     f"{source} was not given its final name",
                     why="it is not the file that was verified",
-                    remedy=f"Stop whatever writes to it, {AGAIN}",
+                    remedy=f"Stop whatever is writing to it, {AGAIN}",
                 )
             retire.move(fd, source, self.path)
             self.ready, self.known = None, identify(fd)

@@ -7,9 +7,9 @@
 
 The overlay's header contains the final name of the data file, so the data file is renamed before the two are
 verified, and a published overlay never lacks its data file. If a process dies before it publishes the overlay, the
-next one removes the data file first. Two facts prove that it is the right file: its fingerprint is the recorded
-one, and the overlay, which alone names it, still has its temporary name. The record and the overlay are on disk
-before the data file is renamed.
+next one removes the data file first. Two facts prove that this is the right file: its fingerprint is the
+recorded one, and the overlay, which alone names it, still has its temporary name. The record and the overlay are
+on disk before the data file is renamed.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def write_new_files(
     them. ``record`` gets the fingerprint of the data file, once both files are on disk, before the data file is
     renamed. ``changes`` gets the bytes by which each file changes the free space, None if unknown.
 
-    :raises OSError: the files may not be on disk and must be discarded, because the kernel may have marked pages
-        clean that it did not write; or another file has the name of the data file.
+    :raises OSError: the files might not have reached the disk and must be discarded, because the kernel may have
+        marked pages clean that it did not write; or another file has the name of the data file.
     """
     beside = own_files.temporary_data_file(temporary)
     with naming(temporary), _new(temporary) as fd, _new(beside) if data_file else nullcontext() as data_fd:
@@ -80,7 +80,7 @@ def _rename(source: str, target: str) -> None:
 
 
 def unfinished_files(state: GuestState, data_file: str | None) -> tuple[str, ...]:
-    """Return the paths of the files that a process left behind when it died before publishing its image.
+    """Return the paths of files that a process may have left behind when it died before publishing its image.
 
     ``data_file``: the planned path of the overlay's data file, if it is to have one.
     """

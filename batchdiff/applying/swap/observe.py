@@ -27,7 +27,7 @@ def observe(task: SwapTask, temporary: str | None, *, verified: bool) -> Scene:
 
 
 def outgoing_at(task: SwapTask) -> OutgoingAt:
-    """Return which of its names the outgoing file has now."""
+    """Return where the outgoing file is now: which of its names it has, or that it is gone."""
     return where_is(task.outgoing.names, task.outgoing.known)
 
 
@@ -36,10 +36,10 @@ def incoming_at(task: SwapTask, temporary: str | None) -> IncomingAt:
     incoming = task.incoming
     now = fingerprint_at(incoming.path)
     if incoming.was_published:
-        # Any file there is what the VM sees; but once it has been compared, no other file may take its place.
+        # Any file at that path is what the VM sees; but once it has been compared, no other may take its place.
         is_outgoing = is_in_place(task) and task.outgoing.known.is_unwritten(now or NO_FILE)
         if now is None or is_outgoing:
-            return IncomingAt.LOST  # the outgoing file was given this name
+            return IncomingAt.LOST  # no file has this name, or the outgoing file has it
         if incoming.compared is not None and not incoming.compared.is_same_file(now):
             return IncomingAt.LOST
         return IncomingAt.PUBLISHED

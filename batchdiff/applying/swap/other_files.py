@@ -7,8 +7,8 @@
 
 If a process dies in between, the next run of the same command, or of restore, finds the remaining files by their
 fingerprints, under either name, and deletes them. The plan contains the fingerprints of an original's files;
-restore records that of an overlay's data file before it deletes the overlay. Once the file that names them is
-gone, nothing needs these files.
+restore records the fingerprint of an overlay's data file before it deletes the overlay. Once the file that names
+them is gone, nothing needs these files.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def _require_free(held: Held, path: str, but: tuple[str, ...], run: Run, *former
     held.check()
     usage = held.alone()
     if usage.objection:
-        raise InUseError(f"{path} was not deleted", why=usage.objection, remedy=f"Stop whatever uses it, {AGAIN}")
+        remedy = f"Stop whatever is using it, {AGAIN}"
+        raise InUseError(f"{path} was not deleted", why=usage.objection, remedy=remedy)
     if usage.unknown and not run.session.unseen:
         raise open_unseen(path, usage.unknown)
     require_no_dependents(run.dependents, path, *former, but=but)

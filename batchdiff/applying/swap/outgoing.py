@@ -40,7 +40,7 @@ class OutgoingFile:
 
     @property
     def where(self) -> OutgoingAt:
-        """The name that it has now."""
+        """Its present place: which of its names it has, or that it is gone."""
         return outgoing_at(self._task)
 
     @property
@@ -52,7 +52,7 @@ class OutgoingFile:
     def image(self, *, moved: bool) -> Image:
         """Return its image, opened, held, and checked against what is known about it; it stays open.
 
-        ``moved``: a process may have died right after renaming it, before it recorded the new ctime.
+        ``moved``: a process may have died right after renaming the file, before recording its new ctime.
 
         :raises BatchdiffError: it is in use, changed or damaged, or it cannot be retired.
         """
@@ -69,7 +69,7 @@ class OutgoingFile:
             if path == self._task.outgoing.names.own:
                 self._require_retirable(image)
             if self._task.retire is not Retire.KEEP:
-                # Check for users and dependents early, to save work; both are checked again before it is retired.
+                # Check for users and dependents early, to save work; both checks are repeated at the end.
                 self._require_unseen_allowed(self._held.unknown)
                 self._identifier = identifier_of(image.layers[0].fd)
                 self.require_no_dependents()
@@ -78,7 +78,7 @@ class OutgoingFile:
         return self._image
 
     def _require_retirable(self, image: Image) -> None:
-        """Refuse a file that cannot be renamed or deleted, before an overlay is written for it."""
+        """Refuse a file that cannot be renamed or deleted, before a file is written to take its place."""
         if self._task.retire is Retire.KEEP:
             return
         own, *others = image.own_files
@@ -117,13 +117,13 @@ class OutgoingFile:
     def require_alone(self) -> None:
         """Make sure that no other program has it open or, before a deletion, could have it open unnoticed.
 
-        :raises GuestError: one has it open, or could have.
+        :raises GuestError: one has it open, or could have it open.
         """
         if self._held is None:
             return
         path, usage = self._task.outgoing.names.own, self._held.alone()
         if usage.objection:
-            remedy = f"Stop whatever uses it, {AGAIN}"
+            remedy = f"Stop whatever is using it, {AGAIN}"
             raise InUseError(f"{path} was left unchanged", why=usage.objection, remedy=remedy)
         self._require_unseen_allowed(usage.unknown)
 
@@ -132,11 +132,11 @@ class OutgoingFile:
             raise open_unseen(self._task.outgoing.names.own, unknown)
 
     def require_no_dependents(self, *former: str) -> None:
-        """Refuse the file if a search finds an image that depends on it: a linked clone takes no lock.
+        """Refuse the file if a search finds an image that depends on it, or may: a linked clone takes no lock.
 
         ``former``: names that it had until a moment ago, to which such an image may still refer.
 
-        :raises GuestError: there is one, or the incoming file is the same file, for example through a bind mount.
+        :raises GuestError: there is such an image, or the incoming file is the same file, such as by a bind mount.
         """
         incoming = self._task.incoming.source.path
         if incoming != self.path and identity_of(incoming) == identity_of(self.path) is not None:

@@ -62,7 +62,7 @@ def purge_task(
     incoming = _what_the_vm_sees(guest, template, state)
     if fingerprint_at(incoming.path) is None:
         raise _all_that_is_left(guest.name, incoming.path, aside, state)
-    # A VM that is killed while it writes may leave leaked clusters. A rebuilt raw image cannot be checked.
+    # A VM that is killed while it writes may leak clusters. A rebuilt raw image cannot be checked.
     soundness = Check.NONE if _is_restored(state) else Check.LEAKS_ALLOWED
     return PurgeTask(
         guest=guest.name,
@@ -84,7 +84,7 @@ class PurgeTask:
 
     ``original``: the original as planned. ``data_file``: the planned data file of its overlay. ``soundness``: the
     check that the VM's disk must pass. ``used``: whether an original that differs may be deleted too.
-    ``is_compared``: False once it is found to differ; then only the soundness of the VM's disk counts.
+    ``is_compared``: False once the original is found to differ; then only the soundness of the VM's disk counts.
     """
 
     goal, retire, needs_comparison, older = Goal.PURGE, Retire.DELETE, True, None
@@ -118,9 +118,9 @@ class PurgeTask:
             _require_sound(disk, ended, self._report)
 
     def if_different(self) -> PurgeTask | None:
-        """Return the task without a comparison, if the operator allows that and the original is the planned file.
+        """Return the task without its comparison; None if the operator does not allow that, or if it has none.
 
-        :raises GuestError: the original is another file.
+        :raises GuestError: the original has been written to or replaced since it was planned.
         """
         if not self.used or not self.is_compared:
             return None
@@ -154,7 +154,7 @@ class PurgeTask:
         except StopError:
             self.incoming.check_held()
             raise
-        except InUseError as error:  # the VM is running: they count as different
+        except InUseError as error:  # the VM is running: the two count as different
             raise DifferenceError(
                 f"{disk.path} is in use, so it cannot be compared with the original", why=error.why
             ) from error
@@ -188,7 +188,7 @@ def _require_sound(disk: ImageSource, ended: Callable[[], bool], report: Callabl
     try:
         check_used(disk, ended, report)
     except InUseError:
-        # Its VM is running on it right now, which is the best proof that it and the template are sound.
+        # A VM is running on this disk right now, which is the best proof that disk and template are sound.
         open_layer(disk).close()
         return
     with open_image(disk) as image:

@@ -33,7 +33,7 @@ def expect_rebuild(meter: Meter, plan: GuestToConvert) -> None:
 class RebuildTask:
     """The task that writes the VM's disk to a file with the original's own name, and deletes the overlay.
 
-    ``original``: an older original, which differs from the overlay and stays; None if there is none.
+    ``original``: an older original, which differs from the overlay and stays in quarantine; None if there is none.
     """
 
     goal, final, retire, needs_comparison = Goal.RESTORE, Step.RESTORED, Retire.DELETE, True
@@ -52,17 +52,18 @@ class RebuildTask:
         self._detector.check_chain(overlay)
 
     def write(self, fd: int, overlay: Image, data_fd: int | None = None) -> list[str]:  # noqa: ARG002  # one file
-        """Write the image, with the overlay's owner, mode and attributes."""
+        """Write the image, with the overlay's owner, mode and attributes; return remarks for the operator."""
         plan, record = self._guest.plan, self._guest.plan.image
         check_space_for_image(overlay, os.path.dirname(plan.source.path), plan.name, plan.source)
         self._spare_original()
         lost = prepare(overlay.layers[0].fd, fd)
-        # A raw file gets its planned size, which need not be a multiple of 512, unless the disk was resized.
+        # Unless the disk was resized, a raw file gets its planned size, which need not be a multiple of 512 bytes.
         planned = record.fingerprints[0].size
         size = planned if overlay.virtual_size == record.virtual_size else overlay.virtual_size
         meter = self._guest.run.session.meter
-        expect_rebuild(meter, plan)  # no effect if it was expected already
-        meter.reach(self.guest, Phase.COMPARE, record.virtual_size, worked=False)  # a difference ended it
+        expect_rebuild(meter, plan)  # no effect if that was done already
+        # A difference ended the comparison.
+        meter.reach(self.guest, Phase.COMPARE, record.virtual_size, worked=False)
         report = self._guest.run.reporter(self.guest, Phase.REBUILD)
         write_standalone(fd, overlay, plan.source, size, check=self._guest.run.stop.check, report=report)
         lost += copy_metadata(overlay.layers[0].fd, fd)

@@ -28,8 +28,8 @@ def lost(task: SwapTask, where: OutgoingAt) -> GuestError:
     return GuestError(
         f"{incoming} is gone, and with it what its VM wrote",
         why="it was published, and has been removed or moved since",
-        remedy=f"Bring it back. Its original, as it was before the conversion, is {original}. To go back to it:"
-        f" {back}.",
+        remedy=f"Bring it back. Its original, as it was before the conversion, is {original}. To go back to the"
+        f" original: {back}.",
     )
 
 
@@ -58,7 +58,7 @@ def another_file(task: SwapTask, quarantined: str) -> GuestError:
     if task.goal is not Goal.APPLY:
         return GuestError(
             f"another file is at {task.outgoing.names.own}",
-            why=f"the file that was verified is {quarantined}",
+            why=f"the file that was verified is now {quarantined}",
             remedy=f"Compare the two and move away the one that you do not need, {AGAIN}",
         )
     return GuestError(
@@ -70,7 +70,7 @@ def another_file(task: SwapTask, quarantined: str) -> GuestError:
 
 
 def rebuilt_only(guest: str, overlay: str, rebuilt: str) -> GuestError:
-    """Return the error for a missing overlay from which an image was rebuilt: its VM may have run since."""
+    """Return the error for a missing overlay from which an image was rebuilt: the VM may have run on it since."""
     return GuestError(
         f"{guest} was not restored",
         why=f"its overlay {overlay} {missing(overlay)}; an interrupted restore had rebuilt {rebuilt} from it",
@@ -84,12 +84,13 @@ def quarantined_by_another(path: str) -> GuestError:
     return GuestError(
         f"{path} was left alone",
         why="it is an original that another plan has put into quarantine",
-        remedy="Run `batchdiff restore` or `batchdiff purge` with that plan; `batchdiff status` shows its state.",
+        remedy="Run `batchdiff restore` or `batchdiff purge` with that plan; `batchdiff status` shows the state of"
+        " its guests.",
     )
 
 
 def exists_already(task: SwapTask, left: str | None) -> GuestError:
-    """Return the error for a new file whose name is taken. ``left``: an overlay left by a restore."""
+    """Return the error for a new file whose name is taken. ``left``: an overlay left by a restore, or None."""
     if task.goal is Goal.APPLY and left == task.incoming.source.path:
         return GuestError(
             f"{left} already exists",
@@ -161,12 +162,12 @@ def not_the_original(guest: str, path: str, overlay: str) -> GuestError:
 
 
 def two_disks(guest: str, original: str, overlay: str) -> GuestError:
-    """Return the error for a kept original that differs from its overlay."""
+    """Return the error for a kept original, or a rebuilt image at its path, that differs from the overlay."""
     return GuestError(
         f"{guest} was not restored",
-        why=f"its original {original} is still there and differs from its overlay {overlay}, so only you know"
-        " which of the two to keep",
-        remedy="To go back to the original and delete the overlay:"
-        f" {command('restore', guest, '--discard-changes')}. To keep the overlay's content, move the original"
-        f" away, {AGAIN}",
+        why=f"{original} is still there and differs from the overlay {overlay}, so only you know which of the two"
+        " to keep",
+        remedy=f"To go back to {original} and delete the overlay:"
+        f" {command('restore', guest, '--discard-changes')}. To keep the overlay's content, move {original} away,"
+        f" {AGAIN}",
     )

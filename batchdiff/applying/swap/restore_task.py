@@ -6,7 +6,7 @@
     they differ, original quarantined  an image is rebuilt from the overlay; the older original stays in quarantine
     they differ, original kept         two disks: nothing is done; only the operator knows which to keep
     no original                        an image is rebuilt from the overlay
-    no overlay                         nothing is done: what the VM wrote is unknown
+    published overlay missing          nothing is done: what the VM wrote is unknown
     --discard-changes                  the original gets its name back without a comparison; the overlay is deleted
 """
 
@@ -54,7 +54,7 @@ def restore_task(
 ) -> RestoreTask | RebuildTask:
     """Return the restore task for a guest that apply has started to convert.
 
-    :raises GuestError: nothing can be restored without losing something.
+    :raises GuestError: the guest cannot be restored, or not without a loss.
     """
     guest = GuestToRestore(plan, template, run, state, options)
     overlay = find_overlay(plan, state)
@@ -67,7 +67,7 @@ def restore_task(
             raise rebuilt_only(plan.name, plan.overlay_path, plan.source.path)
         return RestoreTask(guest, overlay, guest.rebuilt(), older=guest.older())
     original = find_original(plan, state)
-    # Without an overlay there is nothing to compare; without an original, only the overlay can rebuild the image.
+    # Without an overlay there is nothing to compare; without an original, the image must be rebuilt.
     if overlay is None:
         return _without_overlay(guest, original)
     if original is None and options.discard_changes:
@@ -123,7 +123,7 @@ class RestoreTask:
         verify(comparison, VerifyMode.FULL, ended, report)
 
     def if_different(self) -> RebuildTask | None:
-        """Return the task that rebuilds an image from the overlay; the original stays in quarantine.
+        """Return the task that rebuilds an image while the original stays in quarantine; None without an overlay.
 
         :raises GuestError: the operator must choose between the overlay and the file at the original's path.
         """
@@ -151,7 +151,10 @@ class RestoreTask:
 
 
 def _without_overlay(guest: GuestToRestore, original: Found | None) -> RestoreTask:
-    """Go back to the original if that loses nothing, or if the operator accepts the loss."""
+    """Return the task that goes back to the original.
+
+    :raises GuestError: that would lose something, and the operator has not accepted the loss; or it is impossible.
+    """
     plan, state = guest.plan, guest.state
     deleted_by_us = state.goal is Goal.RESTORE and state.deleting
     if state.published and not deleted_by_us and not guest.options.discard_changes:

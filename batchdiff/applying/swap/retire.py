@@ -40,7 +40,7 @@ _TOO_LONG = {
 def objection(
     fd: int, names: FileNames, retire: Retire, goal: Goal = Goal.APPLY, *, plans: EarlierPlans | None = None
 ) -> Fault | None:
-    """Return why a file with its own name cannot be retired as requested, and what to do; None if it can.
+    """Return why a file under its own name cannot be retired as requested, and what to do; None if it can.
 
     ``plans`` finds the plan that has put another file into quarantine.
     """
@@ -88,7 +88,7 @@ def move(fd: int, source: str, target: str) -> None:
 def delete(fd: int, path: str, template: Image) -> int | None:
     """Unlink an open file, durably, and return the bytes that this frees; None if unknown.
 
-    :raises GuestError: another file is there, or the file belongs to the template's chain.
+    :raises GuestError: another file is at ``path``, or the file belongs to the template's chain.
     :raises OSError: it cannot be unlinked.
     """
     _require_open_file(fd, path)
@@ -130,8 +130,8 @@ def _require_open_file(fd: int, path: str) -> None:
 def _replaced(path: str) -> GuestError:
     return GuestError(
         f"{path} was not touched",
-        why="another file has taken the place of the one that was verified",
-        remedy=f"Find out what that file is, bring back the verified one, {AGAIN}",
+        why="the file that was verified is no longer there",
+        remedy=f"Find out what removed or replaced it, bring it back, {AGAIN}",
     )
 
 

@@ -196,7 +196,7 @@ class Swap:
             self._move(fd, source, target)
         finally:
             os.close(fd)
-        self.close()  # it was opened under its other name
+        self.close()  # the file was opened under its other name
 
     def _discard(self) -> None:
         self.task.incoming.discarded()
@@ -249,7 +249,7 @@ class Swap:
         self._run.journal.record_changed(identify(fd))
 
     def _unlink_outgoing(self) -> None:
-        """Delete the outgoing file, once it has a private name by which no other program can open it."""
+        """Delete the outgoing file, once it has a private name that no other program uses."""
         fd, names = self._image().layers[0].fd, self.task.outgoing.names
         self._outgoing.require_no_dependents(names.own, names.quarantine)
         self._outgoing.check_unchanged()

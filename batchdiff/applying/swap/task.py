@@ -28,7 +28,7 @@ from batchdiff.plan.plan import PlannedImage
 class Outgoing:
     """The outgoing file: its image under its own name, its other names, and its identity.
 
-    ``parts``: the paths of other files that are deleted with an overlay. Those of an original are in the plan.
+    ``parts``: the paths of other files that are deleted with an overlay. The plan lists those of an original.
     """
 
     source: ImageSource
@@ -78,12 +78,12 @@ class SwapTask(Protocol):
 
     @property
     def older(self) -> str | None:
-        """The path at which an older original stays in quarantine after a restore."""
+        """The path at which an older original stays in quarantine after a restore; None if there is none."""
 
     def check(self, outgoing: Image) -> None:
-        """Compare the open outgoing image with what is known about it, and the template with the plan.
+        """Check that the open outgoing image is as it should be, and that the template has not changed.
 
-        :raises PlanError: one of them changed.
+        :raises BatchdiffError: one of them has changed.
         """
 
     def verify(self, outgoing: Image, incoming: ImageSource, ended: Callable[[], bool]) -> None:

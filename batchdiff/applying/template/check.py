@@ -94,7 +94,7 @@ def require_content(  # noqa: PLR0913  # options by keyword
     """Read a template and compare its digest with the planned one.
 
     ``reason``: why that is necessary. ``report`` is called with the number of bytes of the template's disk that
-    are done, read or skipped as holes.
+    have been read, or skipped as holes.
 
     :raises TemplateChangedError: the digests differ.
     :raises PlanError: the planned digest was never taken.
@@ -112,12 +112,12 @@ def require_content(  # noqa: PLR0913  # options by keyword
     if history.published:
         raise TemplateChangedError(
             f"the content of the template {path} changed after overlays were created on it",
-            why=f"{reason}; {_damaged(history)}",
+            why=f"{reason}; its digest differs from the planned one, so {_damaged(history)}",
             remedy=f"Bring the template back from a backup, {AGAIN}",
         )
     raise TemplateChangedError(
         f"the plan is stale, because the content of the template {path} changed",
-        why=reason,
+        why=f"{reason}; its digest differs from the planned one",
         remedy=PLAN_AGAIN if may_be_planned_again(history) else f"Bring it back from a backup, {AGAIN}",
     )
 
@@ -126,8 +126,8 @@ def _damaged(history: History) -> str:
     """Describe, in a clause, the overlays that a changed template has damaged."""
     guests = few(sorted(history.published))
     if len(history.published) == 1:
-        return f"the overlay of {guests} is damaged, so do not start a VM on it"
-    return f"the overlays of {guests} are damaged, so do not start a VM on them"
+        return f"the overlay of {guests} is damaged; do not start a VM on it"
+    return f"the overlays of {guests} are damaged; do not start a VM on them"
 
 
 def may_be_planned_again(history: History) -> bool:
@@ -151,7 +151,7 @@ def known_digest(plan: Plan) -> str:
     if plan.template_digest:
         return plan.template_digest
     for sidecar in sidecars_of(plan):
-        # The same file is not enough: its content may have been different when it was planned.
+        # The same file is not enough: its content may have been different when the plan was made.
         if plan.template.fingerprints in (sidecar.fingerprints, *sidecar.earlier):
             return sidecar.digest
     return ""

@@ -18,8 +18,8 @@ from batchdiff.plan.sidecar import Chain, OverlayOrigin
 from batchdiff.qemu import qemu_img
 
 _NEVER_OPENED = (
-    "QEMU has not opened any of these overlays, because qemu-img is not installed here (Debian: qemu-utils);"
-    " start a VM on one of them before you remove an original"
+    "QEMU has not opened any overlay, because qemu-img is not installed here (Debian: qemu-utils); start a VM on"
+    " an overlay before you remove an original"
 )
 
 
@@ -48,8 +48,9 @@ class Publication:
     def ask_qemu(self, overlay: ImageSource, ended: Callable[[], bool]) -> None:
         """Have QEMU open the first overlay with its template, if QEMU does not compare all bytes.
 
-        QEMU might refuse files that only batchdiff has read, and then no VM could run on them. So QEMU opens them
-        before the first overlay gets its name and before the template is protected.
+        QEMU might refuse files that only batchdiff has read, and then no VM could run on the overlays. So QEMU
+        opens them before the first overlay gets its name and before the template is protected. If qemu-img is not
+        installed, a notice reports that after the publication.
 
         :raises VerificationError: QEMU refuses the overlay or the template.
         :raises ProgramError: qemu-img could not be run.
@@ -90,8 +91,8 @@ class Publication:
             record_overlay(template, self._digest, guest.overlay_path, self._origin(guest), earlier=earlier)
         except OSError as error:
             return [
-                f"nothing could be recorded beside the template {template.path}: {reason(error)}. Fix that, then"
-                " run the same command again, so that `verify` and the next plan know of its overlays"
+                f"the sidecar of the template {template.path} could not be written: {reason(error)}. Fix that,"
+                " then run the same command again, so that `verify` and the next plan know of the overlays"
             ]
         return []
 

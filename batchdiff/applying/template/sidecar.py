@@ -43,7 +43,7 @@ def record_overlay(
     If the overlay was made from another overlay of the template at the same path (``rethin``), the origin of the
     former overlay is kept, too. ``earlier``: fingerprints that the template had before, with the same content.
 
-    :raises PlanError: other overlays need it with different content, or the sidecar cannot be read.
+    :raises PlanError: other overlays need the template with different content, or the sidecar cannot be read.
     :raises OSError: the sidecar cannot be written.
     """
 
@@ -101,12 +101,12 @@ def _known(path: str) -> Sidecar | None:
 
 
 def _other_content(template_path: str, overlays: list[str]) -> PlanError:
+    need, which = ("needs", "that overlay") if len(overlays) == 1 else ("need", "those overlays")
     return PlanError(
         f"the content of {template_path} changed after overlays were created on it",
         why=f"{', '.join(sorted(overlays)[:3])}{' and more' if len(overlays) > 3 else ''}"
-        f" {'needs' if len(overlays) == 1 else 'need'} its former content, as"
-        f" {sidecar_path(template_path, overlays[0])} records",
-        remedy="Bring the template back from a backup; do not start a VM on those overlays until then.",
+        f" {need} its former content, as {sidecar_path(template_path, overlays[0])} records",
+        remedy=f"Bring the template back from a backup; do not start a VM on {which} until then.",
     )
 
 

@@ -94,7 +94,7 @@ def _judged(error: BatchdiffError, plan: Plan, history: History) -> tuple[Health
 
 
 def _of_unused(error: BatchdiffError, history: History) -> tuple[Health, BatchdiffError]:
-    """Return the same for a template on which no overlay depends."""
+    """Return the health of a template on which no overlay depends, and the error to report."""
     if isinstance(error, TemplateChangedError):
         return Health.STALE, error
     if not is_caused_by(error, FileNotFoundError, NotADirectoryError):

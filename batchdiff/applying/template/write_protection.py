@@ -1,6 +1,7 @@
 """Remove the write bits of a template's files, so that no accidental write damages all its overlays.
 
-That changes their ctime, which is part of the plan's fingerprints; the journal records it before and after.
+That changes their ctime, which is part of the plan's fingerprints. So the journal records, before the change, that
+it is about to happen, and afterwards each new ctime.
 """
 
 from __future__ import annotations

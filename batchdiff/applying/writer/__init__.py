@@ -1,1 +1,1 @@
-"""Write a qcow2 or raw image: layout, metadata and data."""
+"""Write new images: overlays, and standalone images in any format."""

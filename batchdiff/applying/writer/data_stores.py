@@ -118,7 +118,7 @@ class CompressedStore:
         self._packer = Packer(start, geometry.cluster_size, geometry.most_uses)
         self._used = np.zeros(1024, dtype=np.uint16)
         self._threads = usable_cpus()
-        # Each cluster in progress uses one, which is free again once the cluster is written.
+        # Each cluster in progress uses one buffer, which is free again once the cluster is written.
         self._buffers = itertools.cycle([ReadBuffer(geometry.cluster_size) for _ in range(4 * self._threads + 2)])
 
     @property
@@ -135,7 +135,7 @@ class CompressedStore:
         return np.array(hosts, dtype=np.uint64)
 
     def _compressed(self, clusters: list[int]) -> Iterator[tuple[memoryview, bytes | None]]:
-        """Yield each cluster and its compressed form, in order; only a limited number is in progress."""
+        """Yield each cluster and its compressed form, None if that is not smaller; few are in progress at once."""
         size, kind = self._geometry.cluster_size, self._geometry.compression_type
         ahead: deque[tuple[memoryview, Future[bytes | None]]] = deque()
         with ThreadPoolExecutor(self._threads) as pool:

@@ -8,7 +8,7 @@
           v
     overlay     | header | LUKS header | tables | clusters, empty at first | refcounts |
 
-So no plaintext is ever on a disk, the file has the planned size, and QEMU does not open the template.
+So no plaintext is written to a disk, the file has the planned size, and QEMU does not open the template.
 """
 
 from __future__ import annotations

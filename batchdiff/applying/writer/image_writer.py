@@ -105,7 +105,7 @@ def write_image(  # noqa: PLR0913  # options by keyword
     if data_fd is None:
         store = _store(Copier(fd, guest, check, _may_share(new), advance), new, layout.data_offset)
     else:
-        # Make it as long as the disk, as QEMU does: a data file that is shorter counts as damaged.
+        # Make the data file as long as the disk, as QEMU does: a shorter one counts as damaged.
         preallocate(data_fd, new.virtual_size, new.preallocation, check)
         copier = Copier(data_fd, guest, check, _may_share(new), advance)
         store = OutsideStore(copier, new.geometry, layout.data_offset)

@@ -18,7 +18,9 @@ from batchdiff.units import MIB
 
 
 def preallocate(fd: int, size: int, how: Preallocation, check: Callable[[], None]) -> None:
-    """Set the size of an empty file, and reserve or write its blocks; ``check`` is called for each MiB written.
+    """Set the size of an empty file, and reserve or write its blocks if ``how`` requires that.
+
+    ``check`` is called before each MiB is written.
 
     :raises OSError: the disk is full or has a fault.
     """

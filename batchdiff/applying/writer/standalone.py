@@ -76,7 +76,7 @@ def write_standalone(  # noqa: PLR0913  # options by keyword
 
 
 def _content(image: Image) -> Extents:
-    """Return everything that does not read as zeros, in sectors."""
+    """Return everything except what metadata shows to be zeros, in sectors."""
     runs: list[tuple[int, int, int]] = []
     at = image.next_data(0)
     while at is not None:

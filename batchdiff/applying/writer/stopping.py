@@ -1,4 +1,4 @@
-"""A request to stop, in the form that programs need: a condition rather than an error."""
+"""A request to stop as a condition rather than an error, for code that runs external programs."""
 
 from __future__ import annotations
 

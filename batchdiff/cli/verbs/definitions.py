@@ -81,11 +81,11 @@ def define_guests(console: Console, arguments: argparse.Namespace, disks: Sequen
 
 
 def _with_contradictions(change: DomainChange, libvirt: Libvirt) -> DomainChange:
-    """Return a change with notes on what contradicts it, and commands; or as it is if nothing must change."""
+    """Return a change with what contradicts it, and the commands that remove that; unchanged if it is right."""
     if change.is_right:
         return change
     found = contradictions_of(libvirt, change.name)
-    notes = tuple(f"{each.what}. {each.advice} these commands first" for each in found)
+    notes = tuple(f"{each.what}. {each.advice}" for each in found)
     return replace(change, commands=tuple(chain.from_iterable(each.commands for each in found)), notes=notes)
 
 

@@ -350,4 +350,4 @@ def test_a_sidecar_that_cannot_be_written_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(sidecar_module, "write_whole", full)
     (outcome,) = stage.apply()
     assert outcome.exit_code == 0
-    assert "nothing could be recorded beside the template" in stage.notices[0]
+    assert "the sidecar of the template" in stage.notices[0]

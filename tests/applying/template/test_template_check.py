@@ -159,7 +159,7 @@ def test_another_content(template, digest_is):
     digest_is("another")
     with pytest.raises(PlanError, match="the plan is stale, because the content of the template") as caught:
         require(template)
-    assert caught.value.why == "it was touched"
+    assert caught.value.why == "it was touched; its digest differs from the planned one"
 
 
 def test_another_content_below_overlays(template, digest_is):
