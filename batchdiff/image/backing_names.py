@@ -43,7 +43,7 @@ def check_backing(
     ``backing``: what the image names. ``top``: the image whose backing chain it belongs to. ``observer`` is called
     at every read.
 
-    :raises ImageError: they differ, or QEMU would read the file in another format.
+    :raises ImageError: the named and the declared backing file differ, or QEMU would read it in another format.
     """
     # Four ways to disagree: declared but not named, named but not declared, another file, another format.
     named = resolved_backing(image, backing)
@@ -52,7 +52,7 @@ def check_backing(
             raise ImageError(
                 f"cannot use {image.path}",
                 why=f"the manifest declares {declared.path} as its backing file, but its header names none",
-                remedy="Correct the `backing` list of the manifest.",
+                remedy="Correct the `backing` list in the manifest.",
             )
     elif declared is None:
         raise ImageError(
@@ -71,7 +71,7 @@ def check_backing(
             f"cannot use {image.path}",
             why=f"QEMU would not read its backing file {named} as {declared.format}, the format that the manifest"
             " declares",
-            remedy="Correct the `backing` list of the manifest; or, if that is right, the header:"
+            remedy="Correct the `backing` list in the manifest or, if the list is right, the header:"
             f" {_rebase(image, declared.format, backing.name)}.",
         )
 
@@ -79,8 +79,8 @@ def check_backing(
 def _correction(image: ImageSource, backing: Backing, declared: ImageSource, named: str) -> str:
     """Return the remedy for a header that does not name the declared file.
 
-    Usually the images have moved, and the header has the old name: then only the header changes. If a file with
-    that name still exists, it may be a snapshot with content of its own, which must be kept.
+    Usually the images have moved, and the header has the old name: then only the header must change. If a file
+    with that name still exists, it may be a snapshot with content of its own, which must be kept.
     """
     name = declared.path
     if not os.path.isabs(backing.name):
@@ -91,12 +91,12 @@ def _correction(image: ImageSource, backing: Backing, declared: ImageSource, nam
     if not unsafe:
         return (
             f"To use the declared file without changing what a guest sees, run `{shell_line(command)}`."
-            " If the header is right, correct the `backing` list of the manifest."
+            " If the header is right, correct the `backing` list in the manifest."
         )
     return (
-        f"If {declared.path} is that file under a new name, correct the header: `{shell_line(command)}`. QEMU"
-        f" does not check whether it is, and any other file would damage the guest's data. Otherwise bring {named}"
-        " back, or correct the `backing` list of the manifest."
+        f"If {declared.path} is the same file under a new name, correct the header: `{shell_line(command)}`. QEMU"
+        " does not check this, and any other file would damage the guest's data. Otherwise bring back"
+        f" {named}, or correct the `backing` list in the manifest."
     )
 
 
@@ -139,8 +139,8 @@ def resolved_backing(image: ImageSource, backing: Backing | None) -> str | None:
         copy = shell_line(["qemu-img", "convert", "-f", image.format, "-O", "qcow2", path, f"{path}.whole"])
         raise ImageError(
             f"cannot use {path}",
-            why=f"its backing file name {name!r} is not a plain path; protocols are never followed",
-            remedy=f"If you trust it, make a standalone copy and use that: `{copy}`.",
+            why=f"its backing file name {name!r} is not a plain path, and batchdiff opens no other names",
+            remedy=f"If you trust the image, make a standalone copy and use that: `{copy}`.",
         )
     return os.path.realpath(os.path.join(os.path.dirname(path), plain))
 

@@ -61,9 +61,9 @@ def combine_digests(virtual_size: int, ranges: dict[int, bytes]) -> str:
 
 
 def content_digest(image: Image, *, check: Callable[[], None], report: Callable[[int], None] = ignore) -> str:
-    """Read a whole image and return its labelled digest. ``check`` is called every few MiB; it may raise to stop.
+    """Read a whole image and return its labelled digest. ``check`` is called every few MiB; it may raise an error.
 
-    ``report`` is called with the number of bytes of the disk done so far, whether read or skipped as holes.
+    ``report`` is called with the number of bytes of the disk that are done, whether read or skipped as holes.
 
     :raises ImageError: it cannot be read.
     """

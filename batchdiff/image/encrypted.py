@@ -34,7 +34,7 @@ _IN_THE_FILE = {Origin.FILE, Origin.COMPRESSED}
 def open_luks(source: ImageSource, observer: ReadObserver | None) -> Layer:
     """Open a LUKS image.
 
-    :raises ImageError: it is not a valid LUKS image, or no file with its secret is named.
+    :raises ImageError: it is not a valid LUKS image, or no readable file with its secret is named.
     """
     if source.secret_file is None:
         raise _without_secret(source)
@@ -44,8 +44,8 @@ def open_luks(source: ImageSource, observer: ReadObserver | None) -> Layer:
 def open_qcow2(source: ImageSource, observer: ReadObserver | None) -> Layer:
     """Open a qcow2 image, encrypted or not.
 
-    :raises ImageError: it is not a valid qcow2 image, or it is encrypted and no file with its secret is named, or
-        such a file is named and it is not encrypted.
+    :raises ImageError: it is not a valid qcow2 image; or it is encrypted, and no readable file with its secret is
+        named; or such a file is named, but the image is not encrypted.
     """
     file = ImageFile(source.path, observer)
     plain = Qcow2Layer(source, observer, file)
@@ -65,7 +65,7 @@ def _without_secret(source: ImageSource) -> EncryptedError:
     return EncryptedError(
         f"cannot use {source.path}",
         why="it is encrypted",
-        remedy="Write `secret_file: PATH` beside its format; PATH is the file that contains its secret.",
+        remedy="Write `secret_file: PATH` beside its format in the manifest; PATH is the file with its secret.",
     )
 
 

@@ -57,7 +57,7 @@ _lock = threading.Lock()
 
 
 def end_exports(fd: int) -> None:
-    """End this process's exports of the file open as ``fd``, which have it open, too. Reads restart them."""
+    """End this process's exports of the file that is open as ``fd``: they keep it open. Reads restart them."""
     with _lock:
         found = [each for each in _shared.values() if each.is_of(fd)]
     for each in found:
@@ -72,7 +72,7 @@ def plain_device(source: ImageSource) -> BlockDevice:
 class ExportedLayer:
     """An image in a format that QEMU exports; ``inspect`` checks its header before QEMU sees the file.
 
-    ``device`` returns what QEMU needs. ``file``: the file, if it is already open.
+    ``device`` returns what QEMU needs to open it. ``file``: the file, if it is already open.
     """
 
     def __init__(

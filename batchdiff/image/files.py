@@ -35,7 +35,7 @@ class ReadObserver(Protocol):
         """Note that the read is over, successful or not."""
 
     def settle(self) -> None:
-        """Note that a piece of work is done, with no further reads for it."""
+        """Note that a piece of work is done, and needs no further reads."""
 
 
 def settle(observer: ReadObserver | None) -> None:
@@ -47,8 +47,8 @@ def settle(observer: ReadObserver | None) -> None:
 def read_sequentially(fd: int) -> None:
     """Ask the kernel to read further ahead.
 
-    Measured with a cold cache: four images of 1 GiB on a disk of 250 MB/s were scanned in 0.82 and 0.79 of the
-    time taken without it; images of 256 MiB on a disk of 1 GB/s were not scanned faster.
+    Measured with a cold cache: four images of 1 GiB on a disk of 250 MB/s were scanned in 0.79 to 0.82 of the
+    time that they take without it; images of 256 MiB on a disk of 1 GB/s were not scanned faster.
     """
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
@@ -56,7 +56,7 @@ def read_sequentially(fd: int) -> None:
 def open_image_file(path: str) -> int:
     """Return a read-only descriptor of a regular file or block device.
 
-    A symbolic link is followed only to a block device: /dev/vg/lv is stable, the /dev/dm-3 behind it is not.
+    A symbolic link is followed only to a block device: /dev/vg/lv is stable, but the /dev/dm-3 behind it is not.
 
     :raises ImageError: it is missing, is something else, or cannot be read.
     """
@@ -142,12 +142,12 @@ def failed_read(path: str, offset: int, error: OSError) -> ImageError:
     return ImageError(
         f"cannot read {path} at byte {offset}",
         why=error.strerror or str(error),
-        remedy="The disk or the filesystem below it has a fault: see the kernel log (`dmesg`).",
+        remedy="The disk that stores it, or the filesystem, has a fault: see the kernel log (`dmesg`).",
     )
 
 
 def read_into(fd: int, buffer: memoryview, offset: int, path: str, observer: ReadObserver | None = None) -> int:
-    """Read into ``buffer`` from ``offset`` on; return the number of bytes read: fewer only at the file's end.
+    """Read into ``buffer`` from ``offset`` on; return how many bytes were read: fewer only at the file's end.
 
     :raises ImageError: the disk fails.
     """
@@ -205,7 +205,8 @@ class ImageFile:
         if read_into(self.fd, buffer, offset, self.path, self._observer) != len(buffer):
             raise ImageError(
                 f"cannot read {self.path} at byte {offset}",
-                why=f"it ends before byte {offset + len(buffer)}, so it is truncated or changed while it was read",
+                why=f"it ends before byte {offset + len(buffer)}, so either it is truncated, or it changed while"
+                " it was being read",
                 remedy="If nothing is writing to it, restore it from a backup.",
             )
 
@@ -230,8 +231,8 @@ class ImageFile:
     def _end_of_data(self, start: int) -> int:
         """Return the end of the data that contains ``start``.
 
-        In preallocated blocks the kernel looks for it page by page. If it were asked again for each piece of a
-        long run, the time would grow with the square of the run's length.
+        In preallocated blocks, the kernel looks for that end page by page. If the kernel were asked for each piece
+        of a long run, the time would grow with the square of the run's length.
         """
         begin, end = self._last_run
         if not begin <= start < end:

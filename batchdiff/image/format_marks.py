@@ -1,8 +1,8 @@
 """The format that a file's magic number suggests: a hint for messages, never the format in which it is read.
 
-A raw guest can begin with any of these magic numbers, because its OS writes its first sectors. Source: QEMU's
-block drivers (``*_probe`` in block/qcow2.c, qed.c, vmdk.c, vdi.c, vhdx.c, vpc.c, parallels.c) and the LUKS on-disk
-format specification.
+A raw guest can begin with any of these magic numbers, because the guest's OS writes the first sectors. Source:
+QEMU's block drivers (``*_probe`` in block/qcow2.c, qed.c, vmdk.c, vdi.c, vhdx.c, vpc.c, parallels.c) and the LUKS
+on-disk format specification.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def looks_like(path: str, observer: ReadObserver | None = None) -> ImageFormat |
 
 
 def begins_like(path: str, observer: ReadObserver | None = None) -> ImageFormat | None:
-    """Return the format, judging by the first bytes alone, as QEMU does if no format is named."""
+    """Return the format by the first bytes alone, as QEMU does if no format is named; None as above."""
     return _marked(path, lambda descriptor: _by_head(descriptor, observer) or ImageFormat.RAW)
 
 

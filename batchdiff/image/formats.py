@@ -1,6 +1,6 @@
 """The table of image formats: how each is opened, and the checks before any of its bytes are trusted.
 
-A new format needs a module with its :class:`~batchdiff.image.layer.Layer`, such as :mod:`batchdiff.image.raw`, a
+A new format needs a module with its :class:`~batchdiff.image.layer.Layer` (as in :mod:`batchdiff.image.raw`), a
 row in this table, a name that a manifest can use, and a magic number (CONTRIBUTING.md, "Adding a format").
 """
 
@@ -32,7 +32,7 @@ from batchdiff.qcow2.faults import FormatError, require
 
 
 class Outside(enum.StrEnum):
-    """The other files that an image can make a program read; each format states them first."""
+    """The other files that an image can make a program read: the first phrase of each format's safety."""
 
     NOT_POSSIBLE = (
         "no outside references are possible: neither batchdiff nor QEMU opens another file for this format"
@@ -69,7 +69,7 @@ class Format(NamedTuple):
 
 
 def _mapped(inspect: Callable[[ReadAt, int], Outline], outside: Outside, *checks: str) -> Format:
-    """Return the row of a format that QEMU maps to offsets in the file, once ``inspect`` accepts the header."""
+    """Return the row of a format whose images QEMU maps to their files, once ``inspect`` accepts the header."""
 
     def opener(source: ImageSource, observer: ReadObserver | None) -> Layer:
         return MappedLayer(source, observer, inspect)
@@ -82,7 +82,7 @@ def _vhdx(source: ImageSource, observer: ReadObserver | None) -> Layer:
 
 
 def _vmdk(source: ImageSource, observer: ReadObserver | None) -> Layer:
-    """Open a VMDK image, in one file or several as its first bytes show; the layer inspects the whole header."""
+    """Open a VMDK image of one file or several, as its first bytes show; the layer inspects the whole header."""
     file = ImageFile(source.path, observer)
     try:
         if file.read_at_most(0, len(TEXT_BEGINNING)) == TEXT_BEGINNING:
@@ -118,7 +118,7 @@ def _described(source: ImageSource, file: ImageFile, observer: ReadObserver | No
             return FlatLayer(file, extents)
 
         def inspect(read: ReadAt, size: int) -> Outline:
-            require(_same(descriptor, read, size), "its descriptor changed while it was read")
+            require(_same(descriptor, read, size), "its descriptor changed while it was being read")
             return Outline(grains)
 
         layer = MappedLayer(source, observer, inspect, extents=extents)
@@ -144,7 +144,7 @@ def _inspect_extent(extent: FlatExtent, kind: ExtentKind, *, is_last: bool) -> i
         if kind is ExtentKind.SPARSE:
             return inspect_extent(file.read_at_most, file.size, extent.length, is_last=is_last)
         end = extent.offset + extent.length
-        require(end <= file.size, f"it is truncated to {file.size} bytes, but the descriptor needs {end}")
+        require(end <= file.size, f"it is truncated to {file.size} bytes, but the descriptor requires {end}")
     except FormatError as error:
         raise FormatError(f"its extent {file.path} cannot be used: {error}", remedy=error.remedy) from error
     return 0
@@ -155,7 +155,7 @@ def _refused(source: ImageSource, error: FormatError) -> ImageError:
 
 
 _OF_THE_MAP = (
-    "the map of its data, made by QEMU while confined to its files, stays within them and uses no byte twice"
+    "the map of its data, made by a QEMU confined to its files, stays within these files and uses no byte twice"
 )
 
 FORMATS: dict[ImageFormat, Format] = {
@@ -167,13 +167,13 @@ FORMATS: dict[ImageFormat, Format] = {
         open_qcow2,
         (
             Outside.DECLARED_AND_ALLOWED,
-            "no unknown incompatible feature, not marked corrupt or dirty",
-            "an external data file is a regular file with an absolute name; each cluster has the same offset there"
-            " as on the disk, and the image is not encrypted",
+            "it has no unknown incompatible feature, and is not marked corrupt or dirty",
+            "if it has an external data file, that is a regular file with an absolute name, each cluster has the"
+            " same offset there as on the disk, and the image is not encrypted",
             "if it is encrypted, it uses LUKS, with a valid header whose key slots open in reasonable time",
             "all sizes are within QEMU's limits",
-            "header, tables, snapshots and bitmaps are aligned, inside the file and apart from each other",
-            "every table entry points into the file, and together they map no more bytes than the file has",
+            "header, tables, snapshots and bitmaps are aligned, inside the file, and do not overlap",
+            "all table entries point into the file, and together map no more bytes than the file has",
             "while planning: no cluster has two uses that exclude each other, or more uses than its refcount",
             "the header gives the backing file the declared format, or none",
         ),
@@ -181,7 +181,7 @@ FORMATS: dict[ImageFormat, Format] = {
     ImageFormat.QED: _mapped(
         inspect_qed,
         Outside.DECLARED,
-        "no unknown feature, closed cleanly",
+        "it has no unknown feature, and was closed cleanly",
         "its sizes and its L1 table are valid",
         "the backing file has a format that QEMU recognises",
     ),
@@ -189,9 +189,9 @@ FORMATS: dict[ImageFormat, Format] = {
         _vmdk,
         (
             Outside.ALLOWED,
-            "no parent; its sizes and grain tables are valid",
-            "a single file that is its own sole extent, with its descriptor where QEMU reads it",
-            "or an unambiguous text descriptor, whose extents are distinct and long enough",
+            "it has no parent, and its sizes and grain tables are valid",
+            "it is a single file that is its own sole extent, with its descriptor where QEMU reads it, or an"
+            " unambiguous text descriptor, whose extents are distinct and long enough",
             f"if it is not compressed, {_OF_THE_MAP}",
             "if it is compressed, its footer and all its tables are valid, no grain is used twice, and qemu-nbd,"
             " confined to this file, decompresses it",
@@ -207,10 +207,10 @@ FORMATS: dict[ImageFormat, Format] = {
         _vhdx,
         (
             Outside.REFUSED,
-            "no log to replay; the checksums of its header and region table are correct",
-            "its regions, metadata, sizes and block table are valid, and no block overlaps any of them",
+            "it has no log to replay, and the checksums of its header and region table are correct",
+            "its sizes are valid, and so are its regions, metadata and block table, which no block overlaps",
             "the map of its blocks stays within the file and uses no byte twice, and QEMU, confined to this file,"
-            " finds the same size",
+            " finds the same disk size",
         ),
     ),
     ImageFormat.VPC: _mapped(
@@ -222,13 +222,13 @@ FORMATS: dict[ImageFormat, Format] = {
     ImageFormat.PARALLELS: _mapped(
         inspect_parallels,
         Outside.NOT_POSSIBLE,
-        "closed cleanly, without a format extension; its sizes and its cluster map are valid",
+        "it was closed cleanly, and has no format extension; its sizes and its cluster map are valid",
     ),
     ImageFormat.LUKS: Format(
         open_luks,
         (
             Outside.NOT_POSSIBLE,
-            "of version 1; its key slots are apart from each other, from the header and from the data",
+            "it is of version 1, and its key slots do not overlap each other, the header or the data",
             "all its key slots together open in reasonable time",
         ),
     ),

@@ -87,7 +87,7 @@ class Image:
         """
         found, end = [], self.virtual_size
         for layer in self._chain:
-            # Data past the end of a shorter layer above it is hidden, even if a longer layer is on top of both.
+            # A layer hides the data past its end in all layers below it, even if a longer layer is on top.
             end = min(end, layer.virtual_size)
             if start < end and (offset := layer.next_data(start)) is not None and offset < end:
                 found.append(offset)
@@ -101,7 +101,7 @@ class Image:
         :raises ImageError: the bytes cannot be read, or are damaged.
         """
         if len(segments) == 1 and segments[0].end - start == len(buffer):
-            # This is by far the most common case, and takes a third of the time of the general one, which slices.
+            # By far the most common case: this takes a third of the time of the code below, which slices.
             self._read(segments[0], buffer)
             return
         done = 0
@@ -133,7 +133,7 @@ class Image:
 
 
 def others_of(layer: Layer) -> tuple[Layer, ...]:
-    """Return the other files of a layer, each as a raw layer; none if all is in its own file."""
+    """Return the other files of a layer, each as a raw layer; none if all data is in its own file."""
     return layer.others if isinstance(layer, WithOthers) else ()
 
 

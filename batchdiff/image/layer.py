@@ -59,7 +59,7 @@ class Backing(NamedTuple):
 
 
 class Layer(Protocol):
-    """One image of a backing chain, on its own: its file, and its other files, if it consists of several.
+    """One image of a backing chain, on its own: its file, and its other files if it consists of several.
 
     Creating a layer reads the headers of these files, and of no others.
     """
@@ -106,13 +106,13 @@ class Layer(Protocol):
         """Return gapless segments of bytes ``start`` to ``end``, within the virtual size; some may be ABSENT."""
 
     def next_data(self, start: int) -> int | None:
-        """Return an offset from ``start`` on, before which all bytes are ABSENT or ZERO; None if all the rest are.
+        """Return an offset, ``start`` or later, up to which all bytes are ABSENT or ZERO; None if the rest are.
 
         It may be lower than necessary, but never skips data.
         """
 
     def read(self, segment: Segment, buffer: memoryview) -> None:
-        """Fill ``buffer`` with the bytes of a FILE or COMPRESSED segment of this layer.
+        """Fill ``buffer`` with the bytes of a FILE, COMPRESSED or EXPORTED segment of this layer.
 
         :raises ImageError: they cannot be read, or are damaged.
         """
@@ -173,7 +173,7 @@ def _cut(segment: Segment, start: int, end: int) -> Segment:
 def split_into_windows(
     segments: list[Segment], start: int, step: int, numbers: Iterable[int]
 ) -> dict[int, list[Segment]]:
-    """Split segments into windows of ``step`` bytes from ``start`` on; ``numbers``: which of them, ascending."""
+    """Split segments into windows of ``step`` bytes from ``start`` on; ``numbers``: those to return, ascending."""
     windows = {}
     at = 0
     for number in numbers:

@@ -25,6 +25,7 @@ from batchdiff.image.files import ImageFile, ReadObserver
 from batchdiff.image.layer import Backing, CompressedCluster, Losses, Segment, WithOthers
 from batchdiff.image.raw import FlatExtent
 from batchdiff.image_source import ImageSource
+from batchdiff.linux.call_failures import AGAIN
 from batchdiff.qcow2.entries import Origin
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.qemu import qemu_img
@@ -35,7 +36,8 @@ _MOST_KEPT = 2_000_000
 """The maximum number of runs, of 24 bytes each, in all the maps that are kept."""
 
 _MAP_OF_NOTHING, _BYTES_IN_MAP = 32 * MIB, 16
-"""The bytes of map that even an empty file may have (250,000 runs), and the bytes on disk per further byte of map.
+"""The bytes that QEMU may print as the map of even an empty file (250,000 runs), and the bytes on disk for each
+further byte of the map.
 
 A run of a real image takes 4 KiB or more on disk, and 120 bytes in the map."""
 
@@ -110,7 +112,7 @@ class MappedLayer(WithOthers):
         except FormatError as error:
             raise self._refused(error) from error
         except (ProgramError, InUseError) as error:
-            # Without qemu-img, only images of these formats are refused; the others can still be planned.
+            # Without qemu-img, only images that it must map are refused; the others can still be planned.
             raise ImageError(f"cannot read {self.path}", why=error.reason, remedy=error.remedy) from error
         for file, before in zip(self._all_files(), now, strict=True):
             self._check_same_file(file.path, before)
@@ -136,9 +138,9 @@ class MappedLayer(WithOthers):
             by_name.close()
         if changes:
             raise ImageError(
-                f"{path} changed while it was read",
+                f"{path} changed while it was being read",
                 why=changes,
-                remedy="Shut down the VM or program that writes to it, and run the same command again.",
+                remedy=f"Shut down the VM or end the program that is writing to it, {AGAIN}",
             )
 
     @property
@@ -156,7 +158,7 @@ class MappedLayer(WithOthers):
         _ = self._map
 
     def inspect(self, *, refcounts: bool = False) -> None:  # noqa: ARG002  # these formats have none
-        """Check that the map stays within the file, and uses no byte of it twice."""
+        """Check that the map stays within the image's files, and uses no byte of them twice."""
         _, starts, ends, offsets, numbers, _ = self._map
         for number, file in enumerate(self._files):
             chosen = numbers == number
@@ -164,7 +166,9 @@ class MappedLayer(WithOthers):
             firsts, lasts = offsets[chosen][order], (offsets + ends - starts)[chosen][order]
             which = f"the file {file.path}" if self.others else "the file"
             if len(firsts) and int(lasts.max()) > file.size:
-                problem = f"its data ends past the end of {which} ({file.size} bytes), which is truncated"
+                problem = (
+                    f"its data ends past the end of {which} ({file.size} bytes), which is truncated or damaged"
+                )
                 raise self._refused(FormatError(problem))
             # Otherwise a small file could unpack to any size.
             if (firsts[1:] < lasts[:-1]).any():
@@ -211,7 +215,7 @@ class MappedLayer(WithOthers):
         return found
 
     def next_data(self, start: int) -> int | None:
-        """Return an offset from ``start`` on, before which there is no data; None if no data follows."""
+        """Return an offset, ``start`` or later, up to which there is no data; None if no data follows."""
         _, starts, ends, offsets, numbers, _ = self._map
         index = int(np.searchsorted(ends, start, side="right"))
         for number in range(index, min(index + _MOST_LOOKED_AT, len(starts))):
@@ -224,7 +228,7 @@ class MappedLayer(WithOthers):
         return int(starts[index]) if index < len(starts) else None
 
     def read(self, segment: Segment, buffer: memoryview) -> None:
-        """Read a FILE segment of its own file."""
+        """Read a FILE segment that is stored in the image's own file."""
         self._file.fill(buffer, segment.address)
 
     def compressed_cluster(self, segment: Segment) -> CompressedCluster:
@@ -247,7 +251,7 @@ def _state(now: Fingerprint) -> tuple[int, ...]:
 
 def _stored(file: ImageFile, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Yield the parts of a range of a file that are not holes: a small file can map more data than it stores."""
-    # Reading past the end of the file then raises the error.
+    # A range past the end of the file is not cut, so that reading it raises the error.
     if file.is_block_device or end > file.size:
         yield start, end
         return

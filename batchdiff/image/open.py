@@ -18,7 +18,7 @@ from batchdiff.qcow2.faults import RESTORE_IT
 from batchdiff.units import few
 
 MAX_CHAIN = 200
-"""Deeper chains are refused (docs/safety.md); QEMU itself needs a minute to open one of 1,000."""
+"""Deeper chains are refused (docs/safety.md); QEMU itself needs a minute to open a chain of 1,000 images."""
 
 
 class OverlayError(ImageError):
@@ -58,7 +58,7 @@ def open_image(
 def open_layer(source: ImageSource, observer: ReadObserver | None = None) -> Layer:
     """Open one image by itself: its file, and its extents or its data file. The caller closes it.
 
-    Only their headers are read, and no backing file is opened.
+    Only the headers of these files are read, and no backing file is opened.
 
     :raises ImageError: the file is missing, is not a valid image of its format, or its format cannot be read.
     """
@@ -68,7 +68,7 @@ def open_layer(source: ImageSource, observer: ReadObserver | None = None) -> Lay
         layer = Qcow2Layer(source, observer)
         if layer.header.luks_header is None:
             return layer
-        layer.close()  # it is encrypted, though not declared so; the table's opener refuses it
+        layer.close()  # it is encrypted but not declared as such; the table's opener refuses it
     # Loaded only now: it imports 30 other modules, which raw and plain qcow2 images do not need.
     from batchdiff.image.formats import FORMATS  # noqa: PLC0415
 
@@ -91,7 +91,7 @@ def inspect(image: Image, *, refcounts: bool = False) -> None:
     ``refcounts``: also refuse an image that is dangerous only to write to, as `qemu-img check` would. Only
     planning does that: an overlay of an image with wrong refcounts can still be read, verified and restored.
 
-    :raises ImageError: one is damaged or hostile.
+    :raises ImageError: a file is damaged or hostile.
     """
     for layer in image.layers:
         layer.inspect(refcounts=refcounts)
@@ -109,13 +109,13 @@ def _declared(source: ImageSource) -> list[tuple[ImageSource, ImageSource | None
 
 
 def _check_others(source: ImageSource, layer: Layer) -> None:
-    """Check that the other files of an image are distinct regular files, and those that the source lists."""
+    """Check that an image's other files are distinct regular files, and those that the source lists, if any."""
     if source.other_files and source.other_files != layer.other_files:
         raise ImageError(
             f"cannot use {source.path}",
-            why=f"its other files are not those of the plan: {_listed(layer.other_files)} instead of"
+            why=f"its other files are not those in the plan: {_listed(layer.other_files)} instead of"
             f" {_listed(source.other_files)}",
-            remedy="Bring the former files back.",
+            remedy="Bring back the files that the plan lists.",
         )
     seen = {_identity(layer)}
     for other in others_of(layer):

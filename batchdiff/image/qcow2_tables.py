@@ -98,8 +98,8 @@ def entries_in(
 ) -> Iterator[tuple[int, entries.Words]]:
     """Yield the entries of L2 tables in the order of the file, adjacent tables together.
 
-    Each batch comes with the number of tables before it. ``tables``: their offsets. Tables in holes are omitted: a
-    small file can have millions of them.
+    Each batch comes with the number of tables before it. ``tables``: the tables' offsets. Tables in holes are
+    omitted: a small file can have millions of them.
 
     :raises ImageError: they cannot be read.
     """

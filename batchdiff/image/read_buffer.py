@@ -31,5 +31,5 @@ class ReadBuffer:
         return view
 
     def equals(self, other: ReadBuffer, length: int) -> bool:
-        """Compare the first ``length`` bytes of two buffers."""
+        """Return whether the first ``length`` bytes of two buffers are equal."""
         return same_bytes(self._address, other._address, length)

@@ -6,8 +6,8 @@
           |                           ^ same group
           `---- listening socket ---> the program, confined
 
-Limits and confinement are those of :mod:`batchdiff.qemu.programs`, except for run time: such a program runs
-until it is ended, or the process that uses it ends.
+Confinement and the memory limit are those of :mod:`batchdiff.qemu.programs`. Run time and CPU time have no limit:
+such a program runs until it is ended, or until the process that uses it ends.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class BackgroundProgram:
         """Start the program. It gets the socket ``listener`` as systemd would pass it.
 
         ``reads``: the files that it may read besides installed ones; it may write none. ``passed``: descriptors,
-        none below :data:`LOWEST_DESCRIPTOR`, that it inherits. ``package``: the Debian package to install if it
-        is missing. The first 64 KiB of its output are kept.
+        none below :data:`LOWEST_DESCRIPTOR`, that it inherits. ``package``: the Debian package to install if the
+        program is missing. The first 64 KiB of its output are kept.
 
         Source: systemd, ``sd_listen_fds(3)``.
 
@@ -88,7 +88,7 @@ class BackgroundProgram:
         return CompletedProgram(self._argv, code, output).described()
 
     def wait(self, seconds: float) -> None:
-        """Wait for the program to end by itself, at most ``seconds``."""
+        """Wait for the program to end by itself, for at most ``seconds``."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(seconds)
 
@@ -126,7 +126,7 @@ _pipes: set[IO[bytes]] = set()
 
 
 def _close_pipes() -> None:
-    """Close the pipes in a worker that was just forked: otherwise it would keep the programs running."""
+    """Close the pipes in a newly forked worker, which would otherwise keep the programs running."""
     for pipe in _pipes:
         pipe.close()
     _pipes.clear()

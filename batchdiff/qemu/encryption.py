@@ -19,7 +19,7 @@ from batchdiff.qemu.secrets import secrets_of
 from batchdiff.units import MIB
 
 _SECONDS_FOR_A_HEADER = 600
-"""Added to the usual time limit: making a key slot takes as long as the manifest demands, at most ten minutes."""
+"""Seconds added to the usual time limit: a key slot takes as long as the manifest demands, at most ten minutes."""
 
 
 def new_luks_header(
@@ -27,7 +27,7 @@ def new_luks_header(
 ) -> bytes:
     """Return a new LUKS header with a key slot for the secret; QEMU creates it in an empty image in memory.
 
-    ``options``: those of ``qemu-img create``, without ``encrypt.``.
+    ``options``: those of ``qemu-img create``, without the prefix ``encrypt.``.
 
     :raises ImageError: the secret cannot be read.
     :raises ProgramError: qemu-img is missing or fails.
@@ -76,7 +76,7 @@ def encrypt(  # noqa: PLR0913  # options by keyword
     each of these clusters.
 
     :raises ImageError: a secret cannot be read, or is wrong.
-    :raises InUseError: a VM uses the guest.
+    :raises InUseError: a VM is using the guest.
     :raises OSError: the disk is full.
     :raises ProgramError: qemu-img is missing or fails.
     """
@@ -86,7 +86,7 @@ def encrypt(  # noqa: PLR0913  # options by keyword
     nothing = {"driver": "null-co", "size": virtual_size, "read-zeroes": True}
     source = _file(selection) | {"data-file": node_of(_by_utf8(guest, guest_fd), secrets.ids), "backing": nothing}
     made = _file(target) | decryption(new, secrets.ids) | {"backing": None}
-    # -S 0: zeros are written like all other data. In version 2, QEMU would free their places instead.
+    # -S 0: zeros are written like all other data. In qcow2 version 2, QEMU would free their places instead.
     leave_the_rest = ["-n", "-S", "0", "-B", "unused", "-F", "raw"]
     qemu_img.run_to_write(
         ["convert", *secrets.arguments, *leave_the_rest, "-O", "qcow2", _named(source), _named(made)],
@@ -101,7 +101,7 @@ def encrypt(  # noqa: PLR0913  # options by keyword
 
 
 def _by_utf8(image: ImageSource, fd: int) -> ImageSource:
-    """Return an image with a path that JSON can represent."""
+    """Return an image, with the path of its descriptor if JSON cannot represent its own path."""
     try:
         image.path.encode("utf-8")
     except UnicodeEncodeError:

@@ -37,7 +37,7 @@ from batchdiff.qemu.secrets import wrong_secret
 _NAME, _PACKAGE = "qemu-nbd", "qemu-utils"
 
 _WAIT = 120.0
-"""The longest wait in seconds for an answer, such as to one read of at most 256 KiB from a disk that is busy."""
+"""The longest wait in seconds for an answer, such as to one read of at most 256 KiB from a busy disk."""
 
 _WAIT_FOR_KEYS = 600.0
 """The longest wait if a key slot must be opened first; on an idle CPU that takes half a minute at most."""
@@ -52,10 +52,10 @@ _QUEUE = 128
 class BlockDevice(NamedTuple):
     """Everything that QEMU needs to open an image, besides its file.
 
-    ``driver``: QEMU's name of the format; ``options``: names and values of its options, with dots between nested
-    names. ``objects``: values of ``--object``, such as a secret; commas in them are doubled. ``reads``: paths of
-    other files that it may read; ``inherits``: descriptors that it needs. ``secret_file``: the file with the
-    secret, for messages.
+    ``driver``: QEMU's name for the format; ``options``: names and values of the format's options, with dots
+    between nested names. ``objects``: values of ``--object``, such as a secret; commas in them are doubled.
+    ``reads``: paths of other files that QEMU may read; ``inherits``: descriptors that QEMU needs. ``secret_file``:
+    the file with the secret, for messages.
     """
 
     driver: str
@@ -86,7 +86,7 @@ class Export:
             self._program = _served(self._image, device, listener)
             opened.callback(self._program.end)
             listener.close()  # from here on, the end of the server ends every connection that waits for it
-            # The server ends with its last connection: this one keeps it running.
+            # The server ends with its last connection: the connection in `_first` keeps it running.
             self._wait = _WAIT if device.secret_file is None else _WAIT_FOR_KEYS
             self._first = opened.enter_context(closing(self._connection(self._unopened)))
             self._wait = _WAIT
@@ -118,12 +118,13 @@ class Export:
         """Return the error to raise if a connection fails."""
         why, remedy = error.strerror or str(error), "If `qemu-img convert` can read it, report this as a bug."
         if isinstance(error, ConnectionError):
-            why, remedy = f"{_NAME}, which reads it, has ended: {self._last_words()}", f"See `dmesg`, {AGAIN}"
+            why = f"{_NAME}, which was reading it, has ended: {self._last_words()}"
+            remedy = f"See `dmesg`, {AGAIN}"
         elif isinstance(error, TimeoutError):
-            why = f"{_NAME}, which reads it, did not answer within {self._wait:.0f} seconds"
+            why = f"{_NAME}, which was reading it, did not answer within {self._wait:.0f} seconds"
             remedy = WHEN_TOO_SLOW
-        elif error.errno == errno.EINVAL:  # NBD's word for all errors that it has no number for
-            remedy = "The image is damaged. But if `qemu-img convert` can read it, report this as a bug."
+        elif error.errno == errno.EINVAL:  # NBD's number for all errors without one of their own
+            remedy = "The image is probably damaged. If `qemu-img convert` can read it, report this as a bug."
         elif error.errno == errno.EIO:
             remedy = "The image is damaged, or the disk below it has a fault: see the kernel log (`dmesg`)."
         return ImageError(f"cannot read {self._path}", why=why, remedy=remedy)
@@ -171,7 +172,7 @@ def _bound(listener: socket.socket) -> int:
 
 
 def _served(image: int, device: BlockDevice, listener: socket.socket) -> BackgroundProgram:
-    """Start a server for the image with that descriptor."""
+    """Start a server for the image that is open as descriptor ``image``."""
     path = inherited(image)
     kind = "host_device" if stat.S_ISBLK(os.fstat(image).st_mode) else "file"
     # The reader of the image already holds it: QEMU's own lock would only keep a VM from starting.

@@ -23,9 +23,9 @@ _NOWHERE = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
 
 
 class ImageMap(NamedTuple):
-    """Runs of the disk that are data, ascending: start, end, offset and number of the file. The rest is zeros.
+    """Runs of the disk that are data, ascending: start, end, offset in the file, and the file's number.
 
-    ``absent``: the start and end of each run in which a backing file shows through.
+    ``absent``: the start and end of each run in which a backing file shows through. All other bytes are zeros.
     """
 
     size: int
@@ -39,10 +39,11 @@ class ImageMap(NamedTuple):
 def parsed_map(text: str, path: str, edges: _Offsets, *, is_located: bool) -> ImageMap:
     """Parse the output of `qemu-img map`, and join runs that are adjacent both on the disk and in the file.
 
-    ``edges``: the end of each extent on the disk; none if the image is one file. ``is_located``: data has
-    offsets in the file; otherwise only the size counts.
+    ``edges``: the end of each extent on the disk; empty if the image is one file. ``is_located``: whether data has
+    offsets in the file; if not, only the size is used.
 
-    :raises ImageError: it lists data without an offset in the file, as for a compressed or encrypted image.
+    :raises ImageError: the output lists data without an offset in the file (as for a compressed or encrypted
+        image), or is not a gapless map of the image alone, or does not match the extents.
     """
     try:
         size, table, gaps = 0, array("q"), array("q")
@@ -86,8 +87,8 @@ def _entries(text: str) -> Iterator[dict[str, int]]:
     while (gap := _GAP.match(text, at)) is not None:
         entry, at = _DECODER.raw_decode(text, gap.end())
         if entry["depth"] or entry["start"] != end:
-            raise ValueError(f"it has a parent, or a gap at byte {end}")
+            raise ValueError(f"it has a backing file, or its map has a gap at byte {end}")
         end += entry["length"]
         yield entry
     if "".join(text[at:].split()) not in {"]", "[]"}:
-        raise ValueError(f"it prints {text[at : at + 100]!r}")
+        raise ValueError(f"the map continues with {text[at : at + 100]!r}")

@@ -1,4 +1,4 @@
-"""The options by which QEMU opens an image: its format, its file and, if it is encrypted, its secret.
+"""The options with which QEMU opens an image: its format, its file and, if it is encrypted, its secret.
 
 Source: QEMU ``qapi/block-core.json`` (BlockdevOptionsLUKS, BlockdevQcow2Encryption).
 """
@@ -21,11 +21,11 @@ def names_of(
     alone: bool = False,
     of_files: Mapping[str, object] = MappingProxyType({}),
 ) -> list[str]:
-    """Return the arguments that name images, so that QEMU takes no part of a path for a protocol or an option.
+    """Return arguments that name images in such a way that QEMU takes no part of a path for a protocol or option.
 
-    These are ``json:`` names. JSON is UTF-8, so a path with other bytes is passed as the value of an option
-    instead, with commas doubled. ``secrets``: QEMU's names for the secrets, by file. ``alone``: without the
-    backing files that headers name. ``of_files``: options of the files of all images and backing files.
+    These are ``json:`` names. JSON is UTF-8, so if a path has other bytes, all paths are passed as values of
+    options instead, with commas doubled. ``secrets``: QEMU's names for the secrets, by file. ``alone``: without
+    the backing files that headers name. ``of_files``: options for the file of each image and backing file.
 
     Source: QEMU, ``qemu-img`` manual, ``--image-opts``.
     """
@@ -46,7 +46,7 @@ def _opened(
 
 
 def node_of(image: ImageSource, ids: dict[str, str]) -> dict[str, object]:
-    """Return the options by which QEMU opens an image as part of another one. ``ids``: QEMU's names of secrets."""
+    """Return the options with which QEMU opens an image as part of another. ``ids``: QEMU's names for secrets."""
     return _opened(image, image.path, ids, {})
 
 
@@ -59,7 +59,7 @@ def _is_utf8(path: str) -> bool:
 
 
 def decryption(image: ImageSource, ids: dict[str, str]) -> dict[str, object]:
-    """Return the options by which QEMU decrypts an image and the backing files that the headers name."""
+    """Return the options with which QEMU decrypts an image and the backing files that the headers name."""
     return _decryption_of_one(image, ids) | _of_backing(image, ids, {})
 
 
@@ -81,7 +81,7 @@ def _decryption_of_one(image: ImageSource, ids: dict[str, str]) -> dict[str, obj
 
 
 def dotted(options: dict[str, object], prefix: str = "") -> Iterator[str]:
-    """Yield nested options as ``backing.key-secret=sec0``."""
+    """Yield nested options in the form ``backing.key-secret=sec0``."""
     for key, value in options.items():
         if isinstance(value, dict):
             yield from dotted(value, f"{prefix}{key}.")

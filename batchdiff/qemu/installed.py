@@ -9,11 +9,11 @@ from batchdiff.qemu.programs import CompletedProgram
 
 NAME = "qemu-img"
 PACKAGE = "qemu-utils"
-"""The Debian package that contains it."""
+"""The Debian package that contains qemu-img."""
 
 _WHERE = (
     "batchdiff confines qemu-img to the images, to system folders such as /usr, to the folder of qemu-img itself"
-    " and to those in LD_LIBRARY_PATH. Install a qemu-img that needs no other files."
+    " and to the folders in LD_LIBRARY_PATH. Install a qemu-img that needs no other files."
 )
 
 _SECONDS_TO_ANSWER = 60
@@ -21,9 +21,9 @@ _SECONDS_TO_ANSWER = 60
 
 
 def installed_version() -> str:
-    """Return the version of qemu-img, such as 7.2.22.
+    """Return the version of qemu-img, such as 7.2.22; if its output has another form, all of that.
 
-    :raises ProgramError: it could not be run.
+    :raises ProgramError: it could not be run, or failed.
     """
     done = _ask("--version")
     words = done.output.split("\n", 1)[0].split()
@@ -34,7 +34,7 @@ def installed_version() -> str:
 def known_formats() -> list[str]:
     """Return the formats that qemu-img knows, sorted; some of them it can only read.
 
-    :raises ProgramError: it could not be run.
+    :raises ProgramError: it could not be run, or failed.
     """
     _, found, listed = _ask("--help").output.partition("Supported formats:")
     return sorted(listed.split("\n\n", 1)[0].split()) if found else []
@@ -43,7 +43,7 @@ def known_formats() -> list[str]:
 def create_options(kind: str) -> list[str]:
     """Return the names of the options with which qemu-img creates an image of a format, sorted.
 
-    :raises ProgramError: it could not be run, or does not create that format.
+    :raises ProgramError: it could not be run, failed, or cannot create images of that format.
     """
     lines = _ask("create", "-f", kind, "-o", "help").output.splitlines()
     return sorted({line.split("=", 1)[0].strip() for line in lines if "=<" in line})
@@ -58,6 +58,6 @@ def _ask(*arguments: str) -> CompletedProgram:
 
 def failure(done: CompletedProgram) -> ProgramError:
     """Return the error to raise if qemu-img has failed."""
-    # 126 and 127 come from a shell or the loader: qemu-img or a library may be outside the folders it may read.
+    # 126 and 127 come from a shell or the loader: qemu-img or a library may be outside the readable folders.
     remedy = _WHERE if done.code in {126, 127} else f"Fix what it reports, {AGAIN}"
     return ProgramError("qemu-img failed", why=done.described(), remedy=remedy)

@@ -22,11 +22,11 @@ Source: QEMU's commit c06fc7ce147e, "io_uring: fix short read slow path".
 """
 
 _refused = threading.Event()
-"""Set once QEMU has refused io_uring: QEMU may be built without it, or the kernel or a container may forbid it."""
+"""Set once QEMU has refused io_uring: QEMU may lack it, or the kernel or a container may forbid it."""
 
 
 def options(images: Iterable[ImageSource]) -> Mapping[str, object]:
-    """Return the options of files that make QEMU read them with io_uring; none if QEMU cannot or should not."""
+    """Return the options that make QEMU read images' files with io_uring; none if it cannot or should not."""
     chains = (each for image in images for each in (image, *image.backing))
     safe = not _refused.is_set() and all(_ends_with_a_sector(each.path) for each in chains) and _is_sound()
     return {"aio": "io_uring"} if safe else {}
@@ -36,11 +36,11 @@ def _ends_with_a_sector(path: str) -> bool:
     """Return whether a file's last sector is complete, so that no read of whole sectors is short.
 
     QEMU 7.2 may wait forever for the rest of a short read: it queues another read after its last look at the queue
-    (``ioq_submit`` in ``block/io_uring.c``). That happens with the small text file that describes a VMDK image.
+    (``ioq_submit`` in ``block/io_uring.c``). The small text file that describes a VMDK image causes such a read.
     """
     try:
         return os.stat(path).st_size % SECTOR == 0
-    except OSError:  # QEMU reports it
+    except OSError:  # QEMU reports the error
         return False
 
 
@@ -54,7 +54,7 @@ def is_refused(done: CompletedProgram) -> bool:
 
 @functools.cache
 def _is_sound() -> bool:
-    with contextlib.suppress(ProgramError):  # the verb itself reports it
+    with contextlib.suppress(ProgramError):  # the verb itself reports the error
         numbers = re.match(r"(\d+)\.(\d+)", installed_version())
         return numbers is not None and (int(numbers[1]), int(numbers[2])) >= _FIRST_SOUND
     return False

@@ -7,8 +7,8 @@
                                                     `-- the program, confined for good
 
 A Landlock domain applies to a thread and to the processes that it starts, so no code runs between fork and exec.
-The program may read the files that it is given, run installed programs, and use /dev/null (without it, QEMU gives
-up locking).
+The program may use the files that it is given, run installed programs, and use /dev/null (without /dev/null, QEMU
+gives up locking).
 
 Source: Linux ``Documentation/userspace-api/landlock.rst`` and ``include/uapi/linux/landlock.h``.
 """
@@ -33,7 +33,7 @@ _SET_NO_NEW_PRIVS = 38
 
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _TRUNCATE = 1, 2, 4, 8, 1 << 14
 _FILES_BY_VERSION = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1}
-"""Access that is denied unless a rule allows it; from version 3 on it includes truncation."""
+"""Access that is denied unless a rule allows it; from version 3 on, this includes truncation."""
 _NETWORK, _SCOPES = 0b11, 0b11
 """TCP, from version 4 on; abstract sockets of other processes and signals to them, from version 6 on."""
 
@@ -52,7 +52,7 @@ def start_confined(
     It can read ``reads``, and read and write the existing files ``writes``. If the kernel has no Landlock (before
     5.13, or disabled), the program runs unconfined.
 
-    :raises OSError: one of these files cannot be opened; or any other error of ``start``.
+    :raises OSError: one of these files cannot be opened, no thread can be started, or ``start`` raises it.
     """
     results: list[Process] = []
     errors: list[BaseException] = []
@@ -106,7 +106,7 @@ def _confine(program: str, reads: Iterable[str], writes: Iterable[str]) -> None:
 
 
 def _folders_of(program: str) -> list[str]:
-    """Return the folder of a program that is installed elsewhere, and the folders of its libraries."""
+    """Return the folder of a program, wherever it is installed, and the folders of its libraries."""
     own = os.path.dirname(os.path.realpath(shutil.which(program) or program))
     libraries = [os.path.join(os.path.dirname(own), name) for name in ("lib", "lib64", "libexec", "share")]
     return [own, *libraries, *filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":"))]

@@ -1,4 +1,4 @@
-"""A client of an NBD server: it reads the size of the disk, which parts are zeros, and the bytes.
+"""A client of an NBD server: it asks for the size of the disk, the parts that are zeros, and the bytes.
 
 ::
 
@@ -52,7 +52,7 @@ class NbdConnection:
     def __init__(self, address: str, seconds: float) -> None:
         """Connect to a Unix socket; each wait may take at most ``seconds``.
 
-        :raises OSError: there is no server, it ends, does not answer in time, or does not follow the protocol.
+        :raises OSError: there is no server, or the server ends, does not answer in time, or breaks the protocol.
         """
         self._cookie = 0
         self._socket = socket.socket(socket.AF_UNIX)
@@ -107,7 +107,7 @@ class NbdConnection:
             answered += self._one_read(offset, buffer, first)
 
     def _one_read(self, offset: int, buffer: memoryview, first: int) -> int:
-        """Receive the answer to one of the reads, whose cookies begin at ``first``; return its length."""
+        """Receive the answer to one of the reads, whose cookies begin at ``first``; return the answer's length."""
         done = 0
         for kind, cookie, length in self._chunks():
             start = (cookie - first) * _AT_ONCE
@@ -152,7 +152,7 @@ class NbdConnection:
         self._socket.sendall(_REQUEST.pack(_REQUEST_MAGIC, flags, what, self._cookie, offset, length))
 
     def _chunks(self) -> Iterator[tuple[int, int, int]]:
-        """Yield kind, cookie and length of each chunk of one answer; the caller must receive those bytes."""
+        """Yield kind, cookie and length of each chunk of one answer; the caller must receive that many bytes."""
         flags = 0
         while not flags & _LAST:
             magic, flags, kind, cookie, length = _CHUNK.unpack(self._received(_CHUNK.size))

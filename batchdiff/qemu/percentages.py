@@ -2,7 +2,7 @@ r"""The percentages that programs of QEMU print with ``-p``, removed from the re
 
 ::
 
-    "    (12.34/100%)\r    (13.37/100%)\r ... \n"      printed at every percent, to a pipe, too
+    "    (12.34/100%)\r    (13.37/100%)\r ... \n"      printed at every percent, even to a pipe
 
 Source: QEMU, ``util/qemu-progress.c``.
 """
@@ -17,14 +17,14 @@ _BEGUN = re.compile(rb"( {1,4}| {4}\((\d{0,3}|\d{1,3}\.\d{0,2}|\d{1,3}\.\d\d/(1?
 
 
 class Percentages:
-    """Removes percentages from output, piece by piece. ``latest``: the last one, from 0 to 100."""
+    """Removes percentages from output, piece by piece. ``latest``: the last one, 0 to 100; at first 0."""
 
     def __init__(self) -> None:
         self.latest = 0.0
         self._held = b""
 
     def without(self, piece: bytes) -> bytes:
-        """Return the output in a piece; the possible beginning of a percentage is returned with the next piece."""
+        """Return a piece without percentages; what may be the beginning of one is kept until the next piece."""
         text = self._held + piece
         for found in _MARK.finditer(text):
             self.latest = min(float(found[1]), 100.0)
@@ -35,5 +35,5 @@ class Percentages:
         return text[:cut]
 
     def rest(self) -> bytes:
-        """Return the part that was held back, at the end of the output."""
+        """Return what is still held back, once the output has ended."""
         return self._held

@@ -1,8 +1,9 @@
 """External programs that run to their end.
 
 A program gets its arguments as a list, the C locale, no standard input, a process group of its own that is killed
-as a whole, and limits on run time, CPU time and memory. Its output is kept up to a limit. It can read only the
-files that it is given, and change only those whose descriptors it is given (:mod:`batchdiff.qemu.landlock`).
+as a whole, and limits on run time, CPU time and memory. Its output is kept up to a limit. Unless it runs
+unconfined, it can read only installed files and those that it is given, and change only those whose descriptors it
+is given (:mod:`batchdiff.qemu.landlock`).
 """
 
 from __future__ import annotations
@@ -64,13 +65,13 @@ class CompletedProgram:
 
     def described(self) -> str:
         """Return the command, quoted for a shell, its exit code and its output."""
-        how = f"was killed by {signal_name(-self.code)}" if self.code < 0 else f"exit code {self.code}"
+        how = f"killed by {signal_name(-self.code)}" if self.code < 0 else f"exit code {self.code}"
         output = "; ".join(self.output.strip().splitlines())
         return f"`{shell_line(self.argv)}` ({how}){': ' + output if output else ''}"
 
 
 def without_ranges(done: CompletedProgram) -> str:
-    """Describe a `qemu-img map` that failed, without the ranges that it printed before."""
+    """Describe a `qemu-img map` that failed, without the ranges that it printed before the error."""
     words = "\n".join(line for line in done.output.splitlines() if not line.startswith(("[{", "{")))
     return replace(done, output=words).described()
 
@@ -102,8 +103,8 @@ def run(  # noqa: PLR0913  # options by keyword
     ``reads``: the files that it may read besides installed ones; None: it runs unconfined. ``writes``: descriptors
     of files that it may write as well; it opens them by the paths that :func:`inherited` returns. ``inherits``:
     descriptors of memory that it may read. ``timeout``: seconds of run time, and of CPU time. ``package``: the
-    Debian package to install if it is missing. ``most_output``: the number of bytes at which output is too long;
-    None: only its first 64 KiB are kept.
+    Debian package to install if the program is missing. ``most_output``: the number of bytes at which output is
+    too long; None: only its first 64 KiB are kept.
     ``percent``: called about ten times a second with the latest percentage that the program has printed;
     percentages are then removed from the output.
 
@@ -165,13 +166,13 @@ def not_started(name: str, package: str, error: OSError) -> ProgramError:
         remedy = f"Install it{'' if is_missing else ' again'} (Debian: {package}), {AGAIN}"
     elif error.errno == errno.EAGAIN:
         remedy = f"Raise the limit on processes (`ulimit -u`, `TasksMax=` of a service), {AGAIN}"
-    elif error.filename is not None:  # one of the files given to it
+    elif error.filename is not None:  # one of the files given to the program
         why, remedy = explain(error, Deed.READ)
     return ProgramError(f"cannot run {name}", why=why, remedy=remedy)
 
 
 def limit(process: subprocess.Popen[bytes], limits: dict[int, int]) -> None:
-    """Set limits on a process that was just started, from outside; it leaves no core dump."""
+    """Set limits on a process that has just been started, and keep it from leaving a core dump."""
     with contextlib.suppress(ProcessLookupError):  # it has ended already
         for what, most in (limits | {resource.RLIMIT_CORE: 0}).items():
             _, hard = resource.prlimit(process.pid, what)

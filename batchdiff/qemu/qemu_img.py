@@ -21,11 +21,11 @@ from batchdiff.qemu.secrets import Secrets, require_secrets_fit, secrets_of
 from batchdiff.units import MIB, format_size
 
 _SECONDS, _BYTES_PER_SECOND = 600, MIB
-"""The time limit of a verb: ten minutes, plus the time to read the whole image from a slow disk that is shared
-with dozens of others, which `apply -j` processes at the same time on a large host."""
+"""The time limit of a verb: ten minutes, plus the time to read the whole image at 1 MiB/s: on a large host,
+`apply -j` may read dozens of images from one slow disk at the same time."""
 
 _LARGEST_MAP = 256 * MIB
-"""The maximum bytes of output of `qemu-img map`: two million ranges."""
+"""The maximum number of bytes that `qemu-img map` may print: about two million ranges."""
 
 _SECONDS_TO_MAP = 2 * _SECONDS
 """The time limit of `qemu-img map`, which reads only tables."""
@@ -51,8 +51,8 @@ def check(
     """Run `qemu-img check` on the refcounts and tables of a qcow2 or QED image; kill it once ``stopped`` is true.
 
     :raises VerificationError: it finds an error, or a leak that is not allowed.
-    :raises InUseError: a VM uses the image.
-    :raises ProgramError: it could not be run.
+    :raises InUseError: a VM is using the image.
+    :raises ProgramError: it could not be run, or failed to check the image.
     """
     done = _run("check", [image], virtual_size, stopped, options=["-q"], percent=percent)
     if done.code == _LEAKS_ONLY and leaks_allowed:
@@ -61,34 +61,34 @@ def check(
         raise VerificationError(
             f"qemu-img check found errors in {image.path}",
             why=done.described(),
-            # Errors in an image that was just written are ours, and the image is discarded: nothing to repair.
+            # Errors in a newly written image are ours, and the image is discarded: there is nothing to repair.
             remedy=_REPAIR.format(image.format, shell_word(image.path)) if leaks_allowed else "",
         )
     require_success(done)
 
 
 _REPAIR = (
-    "Shut its VM down and copy the file first, because a repair may lose data. Then repair it:"
-    " `qemu-img check -r all -f {} {}`; check that the VM starts, then run the same command again."
+    "Shut its VM down and copy the image first, because a repair may lose data. Then repair the image with"
+    " `qemu-img check -r all -f {} {}`, check that the VM starts, and run the same command again."
 )
 
 
 def require_opens(image: ImageSource, *, stopped: Callable[[], bool] = never) -> None:
-    """Have QEMU open an image with its backing chain, as the headers name it, and map its first bytes.
+    """Have QEMU open an image with the backing chain that the headers name, and map the image's first bytes.
 
     `qemu-img info` is not enough: it opens neither the chain nor an external data file. `map` without JSON output
     fails if those bytes are compressed.
 
     :raises VerificationError: QEMU refuses one of the files.
-    :raises InUseError: a VM uses one of them.
-    :raises ProgramError: it could not be run.
+    :raises InUseError: a VM is using one of them.
+    :raises ProgramError: qemu-img could not be run, or crashed.
     """
     done = _run("map", [image], 0, stopped, options=["--max-length=512", "--output=json"])
     if done.code == 1 and not _is_locked(done):
         raise VerificationError(
             f"QEMU cannot open {image.path}",
             why=done.described(),
-            remedy="If the error is in the template, no VM could run on its overlays: restore the template from a"
+            remedy="If the error is in the template, no VM can run on its overlays: restore the template from a"
             " backup, then plan again.",
         )
     require_success(done)
@@ -104,9 +104,9 @@ def file_map(image: ImageSource, *, most_output: int = _LARGEST_MAP) -> str:
 
     Source: QEMU, ``qemu-img`` manual, "map", and ``qapi/block-core.json`` (MapEntry).
 
-    :raises ImageError: QEMU refuses the image, or the list of its ranges exceeds ``most_output`` bytes or 256 MiB.
-    :raises InUseError: a VM uses it.
-    :raises ProgramError: it could not be run.
+    :raises ImageError: QEMU refuses the image or crashes, or the list exceeds ``most_output`` bytes or 256 MiB.
+    :raises InUseError: a VM is using the image.
+    :raises ProgramError: qemu-img could not be run.
     """
     most_output = min(most_output, _LARGEST_MAP)
     try:
@@ -128,7 +128,7 @@ def file_map(image: ImageSource, *, most_output: int = _LARGEST_MAP) -> str:
     if done.code < 0:
         raise ImageError(f"QEMU crashes on {image.path}", why=done.described(), remedy=_CRASHES)
     require_success(done)
-    return done.output[max(done.output.find("["), 0) :]  # after warnings
+    return done.output[max(done.output.find("["), 0) :]  # without the warnings before it
 
 
 def compare(
@@ -144,8 +144,8 @@ def compare(
     ``percent``: called repeatedly with the percentage of the disks that has been compared.
 
     :raises DifferenceError: they differ.
-    :raises InUseError: a VM uses one of them.
-    :raises ProgramError: it could not be run, or could not read one of them.
+    :raises InUseError: a VM is using one of them.
+    :raises ProgramError: qemu-img could not be run, or could not read one of them.
     """
     options = [] if percent is None else [_PERCENTAGES]
 
@@ -157,7 +157,7 @@ def compare(
     done = compared(of_files := io_uring.options([one, other]))
     if of_files and io_uring.is_refused(done):
         done = compared({})
-    # It also exits with 1 if it could not even start; then it has compared nothing.
+    # qemu-img also exits with 1 if it cannot even start to compare.
     if done.code == 1 and _MISMATCH in done.output:
         raise DifferenceError(
             f"qemu-img compare found a difference between {one.path} and {other.path}", why=done.described()
@@ -165,7 +165,7 @@ def compare(
     require_success(done)
 
 
-_PERCENTAGES = "-p"  # of compare and convert, which print them to a pipe, too
+_PERCENTAGES = "-p"  # of compare and convert, which print percentages even to a pipe
 
 _MISMATCH = "mismatch"
 """Printed by `qemu-img compare` for the first byte that differs, and for sizes that differ."""
@@ -191,10 +191,10 @@ def convert(  # noqa: PLR0913  # options by keyword
 ) -> None:
     """Write the whole disk of an image with its backing chain to the open file ``target``, which is emptied first.
 
-    ``new``: its format, and the file with its secret if it is to be encrypted. ``percent``: see `compare`.
+    ``new``: the format of ``target``, and the file with its secret if it is encrypted. ``percent``: see `compare`.
 
     :raises ImageError: a secret cannot be read, or is wrong.
-    :raises InUseError: a VM uses one of the images.
+    :raises InUseError: a VM is using one of the images.
     :raises OSError: the disk is full.
     :raises ProgramError: it could not be run, or could not read or write.
     """
@@ -208,7 +208,7 @@ def convert(  # noqa: PLR0913  # options by keyword
 
 
 def _require_written(done: CompletedProgram) -> None:
-    """Check that a program has written its file; for a full disk, raise the error that our own write would."""
+    """Check that a program has written its file; if the disk is full, raise what our own write would raise."""
     for number in (errno.ENOSPC, errno.EDQUOT):
         if done.code != 0 and os.strerror(number) in done.output:
             raise OSError(number, os.strerror(number))
@@ -226,14 +226,14 @@ def run_to_write(  # noqa: PLR0913  # options by keyword
     stopped: Callable[[], bool] = never,
     percent: Callable[[float], None] | None = None,
 ) -> None:
-    """Run a verb that writes files, which are open here.
+    """Run a verb of qemu-img that writes to files that are open here.
 
     ``images``: those that it reads, with their chains. ``writes``: descriptors of files on a disk; ``memory``:
     descriptors of files in memory. ``seconds``: added to the usual time limit of ten minutes. ``percent``: as for
     :func:`compare`.
 
     :raises ImageError: a secret is wrong.
-    :raises InUseError: a VM uses one of the images.
+    :raises InUseError: a VM is using one of the images.
     :raises OSError: the disk is full.
     :raises ProgramError: it could not be run, or could not read or write.
     """
@@ -291,7 +291,7 @@ def require_success(done: CompletedProgram) -> None:
         raise InUseError(
             "an image is in use by a VM or another program",
             why=done.described(),
-            remedy=f"Shut it down, {AGAIN}",
+            remedy=f"Shut down the VM or end the program, {AGAIN}",
         )
     raise failure(done)
 

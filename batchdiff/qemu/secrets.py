@@ -1,4 +1,4 @@
-"""The secrets of encrypted images, as QEMU's programs take them: by the path of a file, never by value.
+"""The secrets of encrypted images, as QEMU's programs get them: by the path of a file, never by value.
 
 Source: QEMU, ``qemu-img`` manual, "--object secret".
 """
@@ -6,7 +6,7 @@ Source: QEMU, ``qemu-img`` manual, "--object secret".
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from batchdiff.errors import SecretError
@@ -24,7 +24,7 @@ class Secrets(NamedTuple):
     """The secrets that some images need.
 
     ``ids``: the name that QEMU gets for each, by the path of its file. ``arguments``: the options that define
-    them. A program must be able to read ``reads``, and must inherit the descriptors ``inherits``.
+    the secrets. A program must be able to read ``reads``, and must inherit the descriptors ``inherits``.
     """
 
     ids: dict[str, str]
@@ -61,7 +61,7 @@ def _files(images: Iterable[ImageSource]) -> Iterator[ImageSource]:
 def require_secrets_fit(done: CompletedProgram, images: Iterable[ImageSource]) -> None:
     """Check that a program did not fail because of a secret.
 
-    :raises SecretError: that is why it failed.
+    :raises SecretError: it failed because of a secret.
     """
     if done.code != 0:
         encrypted = {each.path: each.secret_file for each in _files(images) if each.secret_file is not None}
@@ -70,19 +70,23 @@ def require_secrets_fit(done: CompletedProgram, images: Iterable[ImageSource]) -
 
 
 def wrong_secret(output: str, secret_files: Mapping[str, str]) -> SecretError | None:
-    """Return the error for a program of QEMU that failed because of a secret; None if that is not why it failed.
+    """Return the error for a program of QEMU that failed because of a secret; None if it failed otherwise.
 
-    ``output``: what it printed; ``secret_files``: the file with the secret of each encrypted image, by its path.
+    ``output``: what it printed; ``secret_files``: the file with each encrypted image's secret, by image path.
     """
     files = sorted(set(secret_files.values()))
     if files and _NO_TEXT in output:
-        why, advice = f"the secret in {few(files)} is not UTF-8, or contains a null byte", ""
+        why, advice = f"the secret in {_one_of(files)} is not UTF-8, or contains a null byte", ""
     elif files and _NO_KEY_FITS in output:
-        why, advice = f"no key slot opens with the secret in {few(files)}", _advice_on_line_breaks(files)
+        why, advice = f"no key slot opens with the secret in {_one_of(files)}", _advice_on_line_breaks(files)
     else:
         return None
     remedy = f"Correct the file, or put a symbolic link to the right one in its place. {advice}".strip()
-    return SecretError(f"QEMU cannot decrypt {few(secret_files)}", why=why, remedy=remedy)
+    return SecretError(f"QEMU cannot decrypt {_one_of(secret_files)}", why=why, remedy=remedy)
+
+
+def _one_of(paths: Collection[str]) -> str:
+    return few(paths) if len(paths) == 1 else f"one of {few(paths)}"
 
 
 def _advice_on_line_breaks(files: list[str]) -> str:

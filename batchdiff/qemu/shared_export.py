@@ -21,7 +21,7 @@ from batchdiff.qemu.nbd import NbdConnection
 
 
 class SharedExport:
-    """An export that starts when needed, and the connections of this process. ``users``: how many share it."""
+    """An export that starts when needed, and this process's connections. ``users``: how many layers share it."""
 
     def __init__(self, path: str, fd: int, device: BlockDevice) -> None:
         """Prepare the export of the image that is open as ``fd``; ``path``: its name in messages.
@@ -40,9 +40,9 @@ class SharedExport:
 
     @contextmanager
     def connection(self) -> Iterator[NbdConnection]:
-        """Yield a connection that no one else uses meanwhile; start the export if it is not running.
+        """Yield a connection for this caller alone; start the export if it is not running.
 
-        :raises ImageError: the export cannot be started or reached, or a read of it fails.
+        :raises ImageError: the export cannot be started or reached, or a read from it fails.
         """
         with self._lock:
             if self._process != os.getpid():  # a forked worker must not use its parent's connections
@@ -70,17 +70,17 @@ class SharedExport:
         try:
             return Export(self._path, self._fd, self._device)
         except ProgramError as error:
-            # Without qemu-nbd, only images of these formats are refused; the others can still be planned.
+            # Without qemu-nbd, only images that must be exported are refused; the others can still be planned.
             raise ImageError(f"cannot read {self._path}", why=error.reason, remedy=error.remedy) from error
         except OSError as error:
             raise _unreadable(self._path, error) from error
 
     def is_of(self, fd: int) -> bool:
-        """Return whether it exports the file that is open as ``fd``."""
+        """Return whether this is an export of the file that is open as ``fd``."""
         return os.path.sameopenfile(self._fd, fd)
 
     def end(self) -> None:
-        """End the export, if it is running and ours; the next read starts it again."""
+        """End the export if this process has started it; the next read starts it again."""
         with self._lock:
             export, self._export = self._export, None
             free, self._free = self._free, []

@@ -69,13 +69,13 @@ def test_reads_that_fail(tmp_path):
     finally:
         file.close()
     assert str(caught.value) == (
-        f"cannot read {path} at byte 0: it ends before byte 1024, so it is truncated or changed while it was read."
-        " If nothing is writing to it, restore it from a backup."
+        f"cannot read {path} at byte 0: it ends before byte 1024, so either it is truncated, or it changed while"
+        " it was being read. If nothing is writing to it, restore it from a backup."
     )
     failed = files.failed_read("/a.img", 4096, OSError(errno.EIO, "Input/output error"))
     assert str(failed) == (
-        "cannot read /a.img at byte 4096: Input/output error. The disk or the filesystem below it has a fault: see"
-        " the kernel log (`dmesg`)."
+        "cannot read /a.img at byte 4096: Input/output error. The disk that stores it, or the filesystem, has a"
+        " fault: see the kernel log (`dmesg`)."
     )
 
 
@@ -99,7 +99,7 @@ def test_a_declared_backing_file_that_is_not_named(chain):
     alone = notation.write_qcow2(low.parent / "alone.qcow2", "64k:B")
     assert refusal(source(alone, "qcow2", [source(low)])) == (
         f"cannot use {alone}: the manifest declares {low} as its backing file, but its header names none. Correct"
-        " the `backing` list of the manifest."
+        " the `backing` list in the manifest."
     )
 
 
@@ -108,9 +108,9 @@ def test_a_backing_file_of_another_name(chain):
     moved = low.rename(low.parent / "moved.img")
     assert refusal(source(top, "qcow2", [source(moved)])) == (
         f"cannot use {top}: its header names the backing file {low}, but the manifest declares {moved}."
-        f" If {moved} is that file under a new name, correct the header: `qemu-img rebase -u -f qcow2 -F raw -b"
-        f" {moved} {top}`. QEMU does not check whether it is, and any other file would damage the guest's data."
-        f" Otherwise bring {low} back, or correct the `backing` list of the manifest."
+        f" If {moved} is the same file under a new name, correct the header: `qemu-img rebase -u -f qcow2 -F raw"
+        f" -b {moved} {top}`. QEMU does not check this, and any other file would damage the guest's data."
+        f" Otherwise bring back {low}, or correct the `backing` list in the manifest."
     )
 
 
@@ -119,15 +119,15 @@ def test_a_backing_file_in_another_format(tmp_path):
     top = notation.write_qcow2(tmp_path / "top.qcow2", "64k:B", backing=low, backing_format="qcow2")
     assert refusal(source(top, "qcow2", [source(low)])) == (
         f"cannot use {top}: QEMU would not read its backing file {low} as raw, the format that the manifest"
-        " declares. Correct the `backing` list of the manifest; or, if that is right, the header:"
+        " declares. Correct the `backing` list in the manifest or, if the list is right, the header:"
         f" `qemu-img rebase -u -f qcow2 -F raw -b {low} {top}`."
     )
 
 
 NAMES = {
     "nbd://host/x": (
-        "cannot use {0}: its backing file name 'nbd://host/x' is not a plain path; protocols are never followed."
-        " If you trust it, make a standalone copy and use that:"
+        "cannot use {0}: its backing file name 'nbd://host/x' is not a plain path, and batchdiff opens no other"
+        " names. If you trust the image, make a standalone copy and use that:"
         " `qemu-img convert -f qcow2 -O qcow2 {0} {0}.whole`."
     ),
     "file:low.img": (
@@ -147,11 +147,15 @@ def test_backing_names_that_are_not_followed(chain, name, message):
 @pytest.mark.parametrize(
     ("purpose", "message"),
     [
-        (Purpose.GUEST, "/a.img is in use: by a VM. Shut down the VM or end the program that uses it."),
+        (
+            Purpose.GUEST,
+            "/a.img is in use: by a VM. Stop what is using it: shut down the VM, end the program, or unmount or"
+            " detach the device.",
+        ),
         (
             Purpose.TEMPLATE,
-            "/a.img, which must not change, is in use: by a VM. Shut down the VM or end the program that writes to"
-            " it. VMs running on its overlays can stay up.",
+            "/a.img, which must not change, is in use: by a VM. Stop what is writing to it: shut down the VM, end"
+            " the program, or unmount or detach the device. VMs running on its overlays can stay up.",
         ),
     ],
 )

@@ -273,7 +273,7 @@ def test_other_files_than_planned_are_refused(tmp_path, kind):
     known = source_of(source.path, kind, other_files=tuple(map(str, files)))
     assert read(known) == CONTENT
     planned = source_of(source.path, kind, other_files=(str(tmp_path / "other"),))
-    assert "its other files are not those of the plan" in refusal(planned)
+    assert "its other files are not those in the plan" in refusal(planned)
 
 
 def test_grains_outside_their_extent_are_refused(tmp_path):

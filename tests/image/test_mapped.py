@@ -153,7 +153,7 @@ def test_a_file_that_is_replaced_while_qemu_maps_it_is_refused(tmp_path, monkeyp
         return text
 
     monkeypatch.setattr(qemu_img, "file_map", replaced)
-    with pytest.raises(ImageError, match="changed while it was read"):
+    with pytest.raises(ImageError, match="changed while it was being read"):
         read(source)
 
 

@@ -67,12 +67,12 @@ def test_a_group_of_its_own():
 def test_killed_by_a_signal():
     done = shell("echo last words; kill -SEGV $$")
     assert done.code == -11
-    assert "was killed by SIGSEGV" in done.described()
+    assert "(killed by SIGSEGV)" in done.described()
     assert "last words" in done.described()
 
 
 def test_killed_by_a_signal_without_a_name():
-    assert "was killed by signal 40" in CompletedProgram(("x",), -40, "").described()
+    assert "(killed by signal 40)" in CompletedProgram(("x",), -40, "").described()
 
 
 def test_missing():

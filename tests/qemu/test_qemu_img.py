@@ -48,16 +48,16 @@ ENDS = {
         2,
         "ERROR",
         VerificationError,
-        f"qemu-img check found errors in /a.qcow2: {SAID}. Shut its VM down and copy the file first, because a"
-        " repair may lose data. Then repair it: `qemu-img check -r all -f qcow2 /a.qcow2`; check that the VM"
-        " starts, then run the same command again.",
+        f"qemu-img check found errors in /a.qcow2: {SAID}. Shut its VM down and copy the image first, because a"
+        " repair may lose data. Then repair the image with `qemu-img check -r all -f qcow2 /a.qcow2`, check that"
+        " the VM starts, and run the same command again.",
     ),
     "does-not-open": (
         require_opens,
         1,
         "no",
         VerificationError,
-        f"QEMU cannot open /a.qcow2: {SAID}. If the error is in the template, no VM could run on its overlays:"
+        f"QEMU cannot open /a.qcow2: {SAID}. If the error is in the template, no VM can run on its overlays:"
         " restore the template from a backup, then plan again.",
     ),
     "differ": (
@@ -72,7 +72,8 @@ ENDS = {
         1,
         'Failed to get shared "write" lock',
         InUseError,
-        f"an image is in use by a VM or another program: {SAID}. Shut it down, then run the same command again.",
+        f"an image is in use by a VM or another program: {SAID}. Shut down the VM or end the program, then run the"
+        " same command again.",
     ),
     "failed": (
         compare,
@@ -87,7 +88,7 @@ ENDS = {
         "no",
         ProgramError,
         f"qemu-img failed: {SAID}. batchdiff confines qemu-img to the images, to system folders such as"
-        " /usr, to the folder of qemu-img itself and to those in LD_LIBRARY_PATH. Install a"
+        " /usr, to the folder of qemu-img itself and to the folders in LD_LIBRARY_PATH. Install a"
         " qemu-img that needs no other files.",
     ),
 }

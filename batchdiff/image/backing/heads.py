@@ -46,8 +46,8 @@ class Heads:
     def names(self, path: str, status: os.stat_result) -> tuple[Named, ...]:
         """Return the files that a file with that status names; none if it is gone or is not an image.
 
-        The file is opened for reading, without blocking and without following a symbolic link. A block device is
-        read every time, because its times do not change with its content.
+        Unless cached, the file is opened for reading, without blocking and without following a symbolic link.
+        A block device is read every time, because its times do not change with its content.
 
         :raises OSError: it cannot be read, so it could name anything.
         """

@@ -5,7 +5,7 @@
     c.qcow2  ->  mid.qcow2  ->  a.img         add("c.qcow2") follows the chain down to a.img;
                                               dependents_of(["a.img"]) gives mid.qcow2 and c.qcow2
 
-Only the first bytes are read of regular files, and of block devices that the caller names. A device that only a
+Only headers are read: those of regular files, and of block devices that the caller names. A device that only a
 header names is not opened, because opening some devices has side effects. Files are distinguished by identity, not
 by name. A name that resolves to no file is kept as a path, with all symbolic links resolved.
 """
@@ -99,7 +99,7 @@ class BackingGraph:
                 with contextlib.suppress(FileNotFoundError):
                     status = entry.stat(follow_symlinks=False)
                     if self._heads.names_nothing(status):
-                        continue  # as is true of most files beside guests
+                        continue  # most files beside guests name no other file
                     place = _Place(entry.path, identity_in(status), status, (folder,))
                     self._places.setdefault(entry.path, place)
                     self.add(entry.path)
@@ -116,7 +116,7 @@ class BackingGraph:
         return found
 
     def directly_on(self, target: Target) -> frozenset[Identity]:
-        """Return the images that name a target themselves."""
+        """Return the images that name a target directly."""
         return frozenset(self._above.get(target, ()))
 
     def _place(self, path: str) -> _Place:
@@ -158,8 +158,8 @@ class BackingGraph:
 class _Place(NamedTuple):
     """The file that a path resolves to. ``error``: why it could not be examined.
 
-    ``folders``: those against which its relative names may be resolved. QEMU uses the folder of the path by which
-    it opens an image: that of a link, or that of the file itself.
+    ``folders``: those against which the relative names in the file may be resolved. QEMU uses the folder of the
+    path by which it opens an image: that of a link, or that of the file itself.
     """
 
     path: str

@@ -54,7 +54,7 @@ _NO_IDENTIFIER = bytes(16)
 
 
 class Named(NamedTuple):
-    """A file that an image names, relative to the image's folder or absolute.
+    """A file that an image names: by a path, absolute or relative to the image's folder, or by an identifier.
 
     ``ends_there``: the image declares this file raw, so the chain ends there, whatever its content looks like.
     """
@@ -80,7 +80,7 @@ def bytes_needed(head: bytes) -> int:
 
 
 def names_in(head: bytes) -> tuple[Named, ...]:
-    """Return the files that an image names; none for any other format, such as raw."""
+    """Return the files that an image names; none if its format, such as raw, cannot name any."""
     if head.startswith(MAGIC) and claimed_cluster_size(head):
         return tuple(_in_qcow2(head))
     if head.startswith(_QED):
@@ -107,7 +107,7 @@ def identifier_in(head: bytes, last: bytes) -> str | None:
 
 
 def may_have_footer(head: bytes) -> bool:
-    """Return whether an image could be a VHD with only a footer, because its first bytes match no format."""
+    """Return whether an image could be a VHD with only a footer, because its first bytes match no other format."""
     return not head.startswith((MAGIC, _QED, _VMDK, _VMDK_TEXT, _VPC)) and not head.startswith(_VDI, _VDI_AT)
 
 

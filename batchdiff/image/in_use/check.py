@@ -37,17 +37,18 @@ class Purpose(enum.Enum):
     """The role of an image, which decides what other processes may do with it at the same time."""
 
     GUEST = "guest"
-    """It may be retired: no other process may write to it, and QEMU may not read it."""
+    """It may be retired: other processes must not write to it, and QEMU must not read it."""
 
     TEMPLATE = "template"
-    """It stays: no other process may write to it, but VMs may run on its overlays."""
+    """It stays: other processes must not write to it, but VMs may run on its overlays."""
 
 
 class Usage(NamedTuple):
     """The use of a file by other processes.
 
     ``objection``: a use that its purpose does not allow (who, and how); empty if there is none.
-    ``unknown``: why ``objection`` may miss a use. ``leased``: a read lease was left on the file.
+    ``unknown``: why ``objection`` may miss a use; empty if it cannot. ``leased``: whether a read lease is left on
+    the file.
     """
 
     objection: str = ""
@@ -62,10 +63,10 @@ def purposes(image: Image, purpose: Purpose) -> list[tuple[str, int, Purpose]]:
 
 
 def require_unused(image: Image, purpose: Purpose, *, domain: str = "") -> None:
-    """Refuse an image if any file of its chain is in use; no lock or lease is left on them.
+    """Refuse an image if any file of its chain is in use; no lock or lease is left on the files.
 
     ``domain``: the domain that uses it according to libvirt, and how, even if no process here has it open; empty
-    if there is none.
+    if no domain uses it.
 
     :raises GuestError: a guest is in use.
     :raises ImageError: a template, or a guest's backing file, is in use.
@@ -85,12 +86,15 @@ def in_use(path: str, purpose: Purpose, objection: str) -> BatchdiffError:
     """Return the error to raise for a file that is in use."""
     if purpose is Purpose.GUEST:
         return GuestError(
-            f"{path} is in use", why=objection, remedy="Shut down the VM or end the program that uses it."
+            f"{path} is in use",
+            why=objection,
+            remedy="Stop what is using it: shut down the VM, end the program, or unmount or detach the device.",
         )
     return ImageError(
         f"{path}, which must not change, is in use",
         why=objection,
-        remedy="Shut down the VM or end the program that writes to it. VMs running on its overlays can stay up.",
+        remedy="Stop what is writing to it: shut down the VM, end the program, or unmount or detach the device."
+        " VMs running on its overlays can stay up.",
     )
 
 
@@ -111,7 +115,7 @@ def check_usage(fd: int, purpose: Purpose) -> Usage:
 
 
 def users(path: str) -> str:
-    """Return who uses an image, as a clause; empty if no user is found. No lock or lease is left on it."""
+    """Return who is using an image, as a clause; empty if no user is found. No lock or lease is left on it."""
     try:
         fd = open_image_file(path)
     except ImageError:
@@ -125,9 +129,9 @@ def users(path: str) -> str:
 
 
 def other_writer(fd: int) -> str:
-    """Return which program other than QEMU writes to a file, as a clause; empty if none is found.
+    """Return which program other than QEMU is writing to a file, as a clause; empty if none is found.
 
-    QEMU is recognised by its locks, and a VM without locks by its name. No lease is left on the file.
+    QEMU is recognised by its locks, and a VM without locks by its program's name. No lease is left on the file.
     """
     try:
         usage = check_usage(fd, Purpose.TEMPLATE)

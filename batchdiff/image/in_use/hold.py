@@ -68,11 +68,11 @@ class Held:
         return [grip for grip in self._grips if grip.purpose is self._grips[0].purpose]
 
     def is_broken(self) -> bool:
-        """Return whether a program waits to write to one of the files, or could do so already."""
+        """Return whether a program is waiting to write to one of the files, or can already do so."""
         return bool(self._given_up) or any(grip.leased and lease_is_broken(grip.fd) for grip in self._grips)
 
     def check(self) -> None:
-        """If a program writes to one of the files or waits to, release everything and raise an error.
+        """If a program is writing to one of the files, or waiting to do so, release everything and raise an error.
 
         Our own qemu-img may be reading the files at that time.
 
@@ -88,7 +88,7 @@ class Held:
     def alone(self) -> Usage:
         """Report whether another program has the image itself open, even for reading. Backing files do not count.
 
-        This process must have it open only once, and its children not at all; its exports are ended first.
+        This process must have it open only once, and its children not at all; exports of it are ended first.
         """
         own = self._own()
         for grip in own:
@@ -132,7 +132,7 @@ class Held:
                 grip.claim = None
 
     def _objection(self, grip: _Grip) -> str:
-        """Return why a file can no longer be held, after releasing everything; empty if it still can."""
+        """Return why a file can no longer be held, and release everything; empty if it can still be held."""
         if grip.leased and lease_is_broken(grip.fd):
             self.release()
             return _named_soon(grip.fd)
@@ -178,7 +178,7 @@ def _alone(grip: _Grip) -> Usage:
 
 
 def _named_soon(fd: int) -> str:
-    """Return the name of the writer that was let in, as a clause for a message."""
+    """Return which writer was let in, as a clause for a message."""
     deadline = time.monotonic() + _NAMING_SECONDS
     while time.monotonic() < deadline:
         found = writers(fd)

@@ -43,7 +43,7 @@ _ANSWERS = {errno.EAGAIN: Lease.IN_USE, errno.EACCES: Lease.NOT_OURS}
 
 
 def why_unknown(fd: int) -> str:
-    """Return why a lease would not show who has a file open, without asking for one; empty if it would."""
+    """Return why a lease would not show that a file is open elsewhere; empty if it would. No lease is taken."""
     filesystem = filesystem_of(fd)
     if filesystem in _RELIABLE:
         return ""
@@ -59,7 +59,7 @@ def take_read_lease(fd: int) -> Lease:
 
 
 def is_ours_alone(fd: int) -> Lease:
-    """Check that nothing else has the file open; other descriptors of this process and its children count too.
+    """Check that nothing else has the file open; other descriptors of this process and of its children count too.
 
     Afterwards there is a read lease if there was one before, or if no one else has the file open.
     """
@@ -71,7 +71,7 @@ def is_ours_alone(fd: int) -> Lease:
 
 
 def lease_is_broken(fd: int) -> bool:
-    """Return whether a program waits to write to a leased file, or has waited so long that it was let in."""
+    """Return whether a program is waiting to write to a leased file, or has waited so long that it was let in."""
     return fcntl.fcntl(fd, fcntl.F_GETLEASE) != fcntl.F_RDLCK
 
 

@@ -29,7 +29,7 @@ class Access(enum.IntEnum):
 
 
 class Holder(NamedTuple):
-    """A process or loop device that has a file open; ``name``: ``qemu-system-x86_64 (pid 123, VM web01)``."""
+    """A process or loop device that has a file open; ``name``: such as ``kvm (pid 123, VM web01)``."""
 
     name: str
     access: Access
@@ -86,7 +86,7 @@ def _own_number() -> int | None:
 
 
 def _is_our_fork(pid: int, own: int) -> bool:
-    """Return whether a process is a child of this one that has not called exec yet, which closes inherited files.
+    """Return whether a process is a child of this one that has not yet called exec (exec closes inherited files).
 
     Each program that another thread starts is such a child for a moment. Workers are such children, too.
     """
@@ -141,7 +141,7 @@ def _access(pid: int, wanted: tuple[str, int, int], inode: str) -> Access | None
 
 
 def _facts(pid: int, number: str) -> dict[str, str]:
-    """Return the fields of a descriptor's fdinfo: its flags (octal) and, since Linux 5.14, its inode."""
+    """Return the fields of a descriptor's fdinfo, such as its flags (octal) and, since Linux 5.14, its inode."""
     with open(f"/proc/{pid}/fdinfo/{number}", encoding="utf-8", errors="replace") as file:
         pairs = (line.partition(":") for line in file)
         return {name: value.strip() for name, _, value in pairs}

@@ -53,7 +53,7 @@ _OURS = (
 
 
 class OthersLocks(NamedTuple):
-    """The permissions that others have locked or forbidden; ``exclusive``: one of their locks is not QEMU's."""
+    """The permissions that others have locked or forbidden; ``exclusive``: whether they hold write locks."""
 
     may: frozenset[Permission]
     forbid: frozenset[Permission]
@@ -73,7 +73,7 @@ def others_locks(fd: int) -> OthersLocks:
 
 
 def take_locks(fd: int) -> bool:
-    """Take locks that keep QEMU from writing and resizing, but not from reading.
+    """Take locks that keep QEMU from writing to a file and from resizing it, but not from reading it.
 
     Return False if the locks of another program forbid that.
 

@@ -30,7 +30,7 @@ from batchdiff.units import ceil_div
 
 _LISTED_IN_A_BLOCK = 100
 """The fewest extents in a block that lists them: each takes 12 (ext4) or 16 bytes (XFS), and blocks of 4 KiB may
-be half empty. A little is left for blocks that list such blocks."""
+be half empty. That leaves a little for blocks that list such blocks."""
 
 _OF_OTHERS = (
     "blocks shared with files other than the template are freed too, once the last of those files is deleted"
@@ -163,7 +163,7 @@ def _on_btrfs(fd: int, path: str, shared: ExtentTable, kept: Blocks) -> DiskUse:
 
 
 def _without_tree(fd: int, path: str, shared: ExtentTable) -> DiskUse:
-    """Return the disk use that FIEMAP and st_blocks show of a file on btrfs, if its tree may not be searched."""
+    """Return the disk use that FIEMAP and st_blocks show for a file on btrfs whose tree may not be searched."""
     allocated = os.fstat(fd).st_blocks * 512
     free = max(allocated - int(shared.length.sum()), 0)
     packed = any(True for _ in physical_extents(fd, path, having=ExtentFlag.ENCODED) or ())
@@ -201,7 +201,7 @@ def _disk_bytes(extents: list[StoredExtent]) -> int:
 
 
 def _in_any(stored: list[StoredExtent], shared: ExtentTable) -> list[StoredExtent]:
-    """Return the stored extents that begin in a shared one; both are in the file's order."""
+    """Return the stored extents of which a part begins in a shared one; both lists are in the file's order."""
     starts, ends = shared.logical.tolist(), (shared.logical + shared.length).tolist()
     found = set()
     for extent in stored:

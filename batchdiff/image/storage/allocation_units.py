@@ -28,10 +28,10 @@ from batchdiff.linux.inode_locks import GET_FLAGS
 from batchdiff.linux.mounts import Mount, filesystem_of, mount_under
 
 _USUAL_BLOCK = 4096
-"""For filesystems whose statvfs means something else: NFS reports its request size, FUSE any value."""
+"""The block size assumed if statvfs reports something else: NFS reports its request size, FUSE any value."""
 
 _LARGEST_UNIT = 1 << 30
-"""Twice the largest cluster that mke2fs makes, 512 MiB."""
+"""Twice the size of the largest cluster that mke2fs makes (512 MiB)."""
 
 _FILES_ASKED = 4096
 """The maximum number of files to examine in a folder whose units seem larger than blocks; usually few suffice.
@@ -41,7 +41,7 @@ unit.
 """
 
 _HUGE_PAGE, _HUGE_PAGE_SIZE = 2 << 20, "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
-"""The size of a huge page on x86, and the file that holds this machine's."""
+"""The size of a huge page on x86, and the file that contains that size for this machine."""
 
 _COMPRESSED, _NOT_COPIED_ON_WRITE = 0x00000004, 0x00800000
 _GET_MORE, _REALTIME = 0x801C581F, 0x00000001
@@ -52,7 +52,7 @@ _DEPENDS_ON_OPTIONS = frozenset({"btrfs", "tmpfs"})
 
 
 class Volume(NamedTuple):
-    """A filesystem on which an overlay is written.
+    """A filesystem on which an overlay will be written.
 
     ``unit``: the allocation unit in bytes. ``exactness``: that of a size in such units; ``note``: why it is not
     exact. ``block``: the bytes of a block, of which a unit of bigalloc has several.
@@ -87,7 +87,7 @@ def volume_of(folder: str, guest: int) -> Volume:
 
 def why_not_measured(filesystem: str) -> str:
     """Return why numbers for a filesystem of that type are not reliable."""
-    return f"batchdiff's numbers have never been checked on {filesystem or 'a filesystem of unknown type'}"
+    return f"batchdiff's numbers have never been checked on {filesystem or 'a filesystem of an unknown type'}"
 
 
 def _measured(kind: str, mount: Mount | None, folder: str, guest: int, block: int) -> Volume:
@@ -97,7 +97,7 @@ def _measured(kind: str, mount: Mount | None, folder: str, guest: int, block: in
     if kind == "xfs" and _is_realtime(guest):
         return Volume(kind, block, Exactness.UNKNOWN, why_not_measured("the realtime device of XFS"))
     if kind == "btrfs" and mount is not None and _compresses(mount, guest):
-        why = "btrfs compresses the overlay, and its size is known only once it is written"
+        why = "btrfs compresses the overlay, whose size is not known until it has been written"
         return Volume(kind, block, Exactness.AT_MOST, why)
     if kind == "tmpfs" and mount is not None and mount.option("huge") not in {None, "never"}:
         why = "the tmpfs may use huge pages or small ones for the overlay (huge=)"
@@ -116,10 +116,10 @@ def _huge_page() -> int:
 def _of_upper_layer(fd: int, folder: str, guest: int, block: int) -> Volume:
     upper = upper_place(fd, folder)
     if upper is None:
-        why = "the filesystem below overlayfs, on which the overlay will be, cannot be seen from here"
+        why = "the filesystem below overlayfs, on which the overlay will be written, cannot be seen from here"
         return Volume(OVERLAYFS, block, Exactness.UNKNOWN, why)
     while not os.path.isdir(upper):
-        upper = os.path.dirname(upper)  # the first write creates a folder that is only in a lower layer
+        upper = os.path.dirname(upper)  # the first write creates folders that are only in a lower layer
     return volume_of(upper, guest)
 
 

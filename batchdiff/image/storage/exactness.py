@@ -30,7 +30,7 @@ _OPPOSITE = {Exactness.AT_LEAST: Exactness.AT_MOST, Exactness.AT_MOST: Exactness
 
 
 def of_sum(parts: Iterable[Exactness]) -> Exactness:
-    """Return the exactness of a sum of such numbers; an empty sum is exact."""
+    """Return the exactness of a sum, from that of its parts; an empty sum is exact."""
     kinds = set(parts) - {Exactness.EXACT}
     if not kinds:
         return Exactness.EXACT

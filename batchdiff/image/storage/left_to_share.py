@@ -1,4 +1,4 @@
-"""The bytes that a guest can still share with its template: all at once if it is raw, otherwise range by range."""
+"""The bytes that a guest can still share with its template, found in one step if both are raw."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from batchdiff.image.storage.sharing_gain import SharingGain, raw_sharing_gain, 
 
 
 def shareable_left(template: Image, guest: Image, equal: BlockRuns) -> Iterator[ShareableRange]:
-    """Yield the ranges of a guest's equal bytes that it does not share with the open template yet.
+    """Yield the ranges of a guest's equal bytes that it could share with the open template, but does not yet.
 
     ``equal``: sorted and disjoint, in units of 4 KiB except for the end of the disk.
 

@@ -80,7 +80,7 @@ def _filesystem_at(path: str) -> str:
 
 
 def _copies_attributes_only(fd: int) -> bool:
-    """Return whether changing a mode copies no data: the mount option ``metacopy``, or the kernel's default."""
+    """Return whether changing a mode copies no data, by the mount option ``metacopy`` or the kernel's default."""
     mount = mount_under(fd)
     chosen = None if mount is None else mount.option("metacopy")
     if chosen is not None:

@@ -1,4 +1,4 @@
-"""The parts of a file that are preallocated on its disk but were never written to: they read as zeros.
+"""The parts of a file that are preallocated on its disk but have never been written to: they read as zeros.
 
 ::
 
@@ -9,7 +9,7 @@ So the result of SEEK_DATA depends on what has been read before; that of FIEMAP 
 hints where to look for zeros, and proves nothing about the content.
 
 A conversion loses the disk space that was reserved that way. But not every unwritten block was reserved: VMs and
-QEMU make small ones when they write zeros, and XFS leaves large ones in the holes of files that cp writes.
+QEMU make short runs of them when they write zeros, and XFS leaves long runs in the holes of files that cp writes.
 
 Source: Linux ``Documentation/filesystems/fiemap.rst`` (FIEMAP_EXTENT_UNWRITTEN).
 """
@@ -34,7 +34,7 @@ _LEAST_RUN = 4 * MIB
 VM begins to write, and in an image that QEMU creates, XFS allocates whole MiB."""
 
 _LEAST_SHARE = 0.1
-"""The least share of the disk that counts: a VM that makes a filesystem zeroes less than 2 % of the disk."""
+"""The least share of the disk that counts: a VM that makes a filesystem zeroes less than 2% of the disk."""
 
 _WHOLE = 0.99
 """The share of a file's length that must be allocated on filesystems that leave unwritten blocks in holes."""
@@ -89,9 +89,9 @@ def reserved_bytes(fd: int, path: str, virtual_size: int, *, known: ExtentTable 
     """Return the preallocated bytes of an open image file; 0 if they are too few to have been reserved on purpose.
 
     Only runs of at least 4 MiB within the file's length count, and only if together they are at least a tenth of
-    the disk's ``virtual_size``. On filesystems other than ext4 and btrfs, the whole file must also be allocated;
-    on XFS, some program must have called fallocate(2) for it as well. ``known``: at least its unwritten extents,
-    if they were asked for before.
+    the disk's ``virtual_size``. On filesystems other than ext4 and btrfs, nearly the whole file must also be
+    allocated; on XFS, some program must have called fallocate(2) for it as well. ``known``: at least its unwritten
+    extents, if they were asked for before.
 
     :raises ImageError: the filesystem reports an error.
     """

@@ -7,7 +7,7 @@
     template           | FILE    | FILE    | compr.  | ZERO    |
     guest's own files  | FILE    | FILE    | FILE    | FILE    |
     on disk            | own     | shared* | own     | own     |      * with the template already
-                       shareable            no blocks of its own to share
+                       shareable            no plain bytes in the template
 
 Only plain bytes can be shared: not compressed or encrypted ones, not holes, and not those of a backing file of the
 guest. A range begins and ends at block boundaries of the filesystem, or ends where both files end.
@@ -45,7 +45,7 @@ class ShareableRange(NamedTuple):
 class SharedStretch:
     """The equal bytes (``equal``: starts and ends) of one stretch of a guest, by whether they can be shared.
 
-    ``ranges``: those that can be shared. ``already``: bytes that are in the template's blocks now. ``unfit``:
+    ``ranges``: those that can be shared. ``already``: bytes that are already in the template's blocks. ``unfit``:
     bytes that cannot be shared, because in one of the images they are compressed, encrypted, not aligned to
     blocks, or on another filesystem. Zeros without blocks, and bytes of the guest's backing files, do not count.
     """
@@ -57,7 +57,7 @@ class SharedStretch:
 
 
 class _Piece(NamedTuple):
-    """Guest bytes ``start`` to ``end`` that both images store as equal plain bytes; addresses of ``start``."""
+    """Equal plain bytes of both images: guest bytes ``start`` to ``end``, and the addresses of ``start``."""
 
     start: int
     end: int

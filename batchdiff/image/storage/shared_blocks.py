@@ -100,7 +100,7 @@ BlockRuns = tuple[Offsets, Offsets]
 
 
 def shared_bytes(table: ExtentTable, size: int) -> BlockRuns:
-    """Return the bytes of a raw image of this size that are stored unchanged in shared blocks."""
+    """Return the bytes of a raw image of ``size`` bytes that are stored unchanged in shared blocks."""
     fit = _fit(table)
     starts, ends = fit.logical, np.minimum(fit.logical + fit.length, size)
     return starts[starts < ends], ends[starts < ends]
@@ -122,7 +122,7 @@ def shared_by_both(template: ExtentTable, guest: ExtentTable) -> BlockRuns:
 
 
 def runs_within(runs: BlockRuns, start: int, end: int) -> list[tuple[int, int]]:
-    """Return the runs that overlap bytes ``start`` to ``end``, not cut to them."""
+    """Return the runs that overlap bytes ``start`` to ``end``, not cut to that range."""
     starts, ends = runs
     first, last = np.searchsorted(ends, start, side="right"), np.searchsorted(starts, end, side="left")
     return list(zip(starts[first:last].tolist(), ends[first:last].tolist(), strict=True))

@@ -36,7 +36,7 @@ _AT_ONCE = 4096
 """Ranges that are added up together."""
 
 _LISTING = 25
-"""Bytes that XFS needs to list an extent if extents are split one after the other (measured with 65,536)."""
+"""Bytes that XFS needs to list an extent if extents are split one by one (measured with 65,536 extents)."""
 
 _OF_OTHERS = (
     "blocks that other files or snapshots also use are freed only once no file uses them; if those files"
@@ -76,7 +76,7 @@ def sharing_gain(guest: Image, ranges: Iterable[ShareableRange]) -> SharingGain:
 
 
 def raw_sharing_gain(guest: Image, starts: Offsets, ends: Offsets, shared: ExtentTable) -> SharingGain:
-    """Return the same for ranges of a raw guest's only file: sorted and disjoint.
+    """Return the same as :func:`sharing_gain` for ranges of a raw guest's only file, sorted and disjoint.
 
     ``shared``: the extents of the file that other files share.
 
@@ -208,6 +208,6 @@ class _ByExtents:
 
 
 def _whole_blocks(fd: int, ends: Offsets) -> Offsets:
-    """Return the ends of ranges, rounded up to blocks: one that ends with the file may end within a block."""
+    """Return the ends of ranges, rounded up to blocks: a range that ends with its file may end within a block."""
     block = os.fstatvfs(fd).f_bsize
     return -(-ends // block) * block

@@ -44,7 +44,7 @@ def _explained(reason: NoSharing, template: Layer, guest: Layer) -> Fault:
             f"{_INSTEAD}, or copy the template to a new file that has the same attribute as the guest (`chattr +C`"
             " or `chattr -C`, while the file is empty).",
         )
-    kind = filesystem_of(guest.fd) or "its filesystem"
+    kind = filesystem_of(guest.fd) or "this filesystem"
     which = "this XFS was made without reflinks (reflink=0)" if kind == "xfs" else f"{kind} has no reflinks"
     return Fault(
         f"{which}, so files there cannot share blocks",

@@ -8,8 +8,8 @@
 
 A plan predicts the disk space of an overlay by this rule, and the writer follows it, so both agree to the byte.
 
-Unwritten blocks are preallocated and were never written to, so they read as zeros; but once they have been read,
-SEEK_DATA may report them as data. Only the filesystem vouches for these zeros, so the writer reads them, and
+Unwritten blocks are preallocated and have never been written to, so they read as zeros; but once they have been
+read, SEEK_DATA may report them as data. Only the filesystem vouches for these zeros, so the writer reads them, and
 stores any block that is not zeros after all. Zeros that were written are data.
 """
 
@@ -28,8 +28,8 @@ from batchdiff.qcow2.entries import Origin
 class ToWrite(enum.Enum):
     """The amount of a part that is written to the new image."""
 
-    ALL = "all of it"
-    NONZERO = "only blocks that are not zeros; a plan counts none"
+    ALL = "the whole part is written"
+    NONZERO = "only blocks that are not zeros are written, and a plan counts no bytes of the part"
 
 
 class WriteRule:

@@ -163,10 +163,10 @@ class TestBlockDevices:
             device = name.split()[-1]
             with real_holders.running(among_own_mounts(point, mount, device), b"ready"):
                 for purpose in Purpose:
-                    assert "it is mounted where it cannot be seen" in usage(device, purpose).objection
+                    assert "it is mounted where batchdiff cannot see" in usage(device, purpose).objection
 
     def test_claimed(self, device):
         fd = os.open(device, os.O_RDONLY | os.O_EXCL)
         for purpose in Purpose:
-            assert "the kernel uses it" in usage(device, purpose).objection
+            assert "the kernel is using it" in usage(device, purpose).objection
         os.close(fd)
