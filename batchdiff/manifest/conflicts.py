@@ -34,7 +34,8 @@ def check_guests(template: FoundImage | None, guests: Sequence[FoundGuest], prob
         if earlier is not guest:
             link = _link(earlier, guest)
             remedy = _leave_out(earlier, guest, link=link)
-            problems.add(where, f"{guest} is the same file as {earlier}{link}; {remedy}")
+            what = "block device" if guest.place.identity[0] == "device" else "file"
+            problems.add(where, f"{guest} is the same {what} as {earlier}{link}; {remedy}")
 
 
 def check_overlays(
@@ -45,12 +46,12 @@ def check_overlays(
     *,
     left: Collection[str] | None,
 ) -> None:
-    """Report overlays that would replace a file with another role, or any existing file.
+    """Report each overlay whose path is that of a file with another role, or of any other existing file.
 
     ``pending``: the guests of ``everyone`` that are to be converted, with the absolute paths of their overlays;
     None for an overlay that already has a problem. ``left``: overlays that a restore left behind and that are no
     longer needed; None if existing overlays are allowed. Without a template it is unknown which existing files are
-    overlays of an earlier plan, so none of them is reported.
+    overlays of an earlier plan, so only files with another role are reported.
     """
     # The role to name if a file has several: template, then backing file, then the first guest in the manifest.
     parts = {guest.place.identity: f"the guest {guest}" for guest in reversed(everyone)}
@@ -93,9 +94,10 @@ def check_data_files(  # noqa: PLR0913  # options by keyword
     *,
     may_exist: bool,
 ) -> None:
-    """Report data files of overlays that have another role as well, or that already exist.
+    """Report data files that have another role as well, or that already exist, unless they ``may_exist``.
 
-    ``overlays``: those of all guests; ``pending``: guests that are to be converted, with their data files.
+    ``overlays``: the paths of the overlays of all guests; ``pending``: the guests that are to be converted to
+    overlays with data files, each with the path of its data file.
     """
     parts = {guest.place.identity: f"the guest {guest}" for guest in reversed(everyone)}
     parts |= _parts(template, everyone)
@@ -128,7 +130,7 @@ def existing_data_file(path: str, guest: str, *, of_glob: bool = False) -> str:
 def existing_overlay(
     path: str, guest: str, *, of_glob: bool = False, is_left: bool = False, key: str = "overlay.path"
 ) -> str:
-    """Return the message for a file at the path of a guest's overlay that is not known to be that overlay.
+    """Return the message for a file that occupies the path of a guest's overlay.
 
     ``is_left``: it is an overlay that a restore left behind and that is no longer needed. ``key``: the key of the
     manifest that determines the path.

@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from batchdiff.manifest.text.written import WrittenGuest
 
 NO_MINIMUM = "none"
-"""The ``minimum_savings`` of a manifest whose guests are all converted, even if they will then take more space."""
+"""The ``minimum_savings`` with which guests are converted even if they will then take more space."""
 
 _PERCENT = re.compile(r"(.+?)\s*%")
 
 
 class _Settled(NamedTuple):
-    """A guest, its name, and its overlay's path (None if that is invalid). ``done``: set if it was converted.
+    """A guest, its name, and its overlay's path (None if invalid). ``done``: set if the guest was converted.
 
-    ``rethin``: it is an overlay of the template, to be replaced by a thinner one.
+    ``rethin``: the guest is an overlay of the template, to be replaced by a thinner one.
     """
 
     guest: AnyGuest
@@ -70,7 +70,7 @@ class ManifestReader:
         """
         template = self._template()
         written = self._written_guests()
-        # Check missing guests as well, so that one run reports all problems.
+        # Check the overlay paths of missing guests as well, so that one run reports all problems.
         self._naming.check_overlay_paths(written)
         # From entries to files: globs expanded, converted guests recognised by the template's sidecars.
         converted = ConvertedGuests(template.source.path if template else None)
@@ -188,7 +188,7 @@ class ManifestReader:
                     guest.overlay_where,
                     "the overlay is to take the guest's place, but `retire: keep` (the default) leaves the guest "
                     "there; write `retire: quarantine` or `retire: delete`, or give the overlay another path "
-                    "(`./same` for a file of that name)",
+                    "(`./same` for a file named same)",
                 )
         for each in guests:
             laid_out = each.guest.written
@@ -213,8 +213,7 @@ class ManifestReader:
 
     def _check_template_format(self, template: FoundImage | None, written: list[WrittenGuest]) -> None:
         """Report overlays that cannot have this template because of its format or its path."""
-        laid_out = template and any(guest.layout for guest in written)
-        if template and laid_out and (why := template_problem(template.source.path)):
+        if template and any(guest.layout for guest in written) and (why := template_problem(template.source.path)):
             self._problems.add(("template", "path"), why)
         for guest in written:
             if template is not None and (why := template_objection(guest.options, template.source.format)):
@@ -233,7 +232,8 @@ class ManifestReader:
         share = _share(value) if isinstance(value, str) else float(value)
         shown = show(value) if isinstance(value, str) else value
         if math.isnan(share) or share < 0 or math.isinf(share):
-            self._problems.add(where, f"{shown} is not a share; write one such as 5% or 0.05, or {NO_MINIMUM}")
+            why = f"{shown} is not a percentage from 0% to 100%"
+            self._problems.add(where, f"{why}; write a share such as 5% or 0.05, or {NO_MINIMUM}")
         elif share > 1:
             hint = f'; did you mean "{value}%"?' if not isinstance(value, str) and share <= 100 else ""
             self._problems.add(where, f"{shown} is more than 100%{hint}")
@@ -253,7 +253,7 @@ def _share(text: str) -> float:
 def _settled(
     guest: FoundGuest, name: str, overlay: str | None, converted: ConvertedGuests, thin: OverlayFinder
 ) -> _Settled:
-    """Determine whether an existing guest was converted, and whether its overlay is to be replaced."""
+    """Determine whether an existing guest was converted, and whether it or its overlay is to become thinner."""
     place = guest.place
     former = () if guest.written.overlay_path else former_overlays(place.named)
     done = converted.of((place.named, place.path), (overlay, place.path), former) if overlay else None

@@ -57,7 +57,7 @@ class GoneGuest(NamedTuple):
 
     @property
     def source(self) -> ImageSource:
-        """The image as it was. Its backing files are not looked up, because nothing reads it."""
+        """The image as it was. Its backing files are not looked up, because nothing reads the image."""
         declared = self.written.image.format or ImageFormat.RAW
         return ImageSource(self.done.origin.original or self.named, declared)
 
@@ -84,11 +84,11 @@ class ConvertedGuests:
         return self._template is not None
 
     def of(self, paths: Collection[str], overlays: Collection[str], former: Collection[str] = ()) -> Done | None:
-        """Return the conversion of the guest with these names; None if it was not converted.
+        """Return the conversion of the guest with these paths; None if it was not converted.
 
-        Version 1.0 of the sidecar does not record which guest an overlay was made from, so the overlay's path
-        decides. ``former``: overlays that count only if the sidecar does record that they were made from this
-        guest.
+        ``overlays``: the paths that its overlay may have. They decide if the sidecar does not record which guest
+        the overlay was made from, as in version 1.0. ``former``: overlays that count only if the sidecar records
+        that they were made from this guest.
         """
         for overlay in overlays:
             for origin in self.origins_of(overlay):
@@ -137,7 +137,8 @@ class ConvertedGuests:
     def _originals(self, overlay: str, origin: OverlayOrigin) -> Iterator[str]:
         """Yield the path of the guest that an overlay was made from.
 
-        If the sidecar does not record it, find originals in quarantine whose default overlay has this path.
+        If the sidecar does not record it, yield the former paths of originals in quarantine whose default overlay
+        has the path of this one.
         """
         if origin.original:
             yield origin.original
@@ -177,13 +178,14 @@ class OverlayFinder:
     def guests(self, everyone: Sequence[AnyGuest]) -> list[AnyGuest]:
         """Return the guests; overlays that are to become thinner have the overlay path ``same``.
 
-        A converted guest whose original is gone is replaced by its overlay.
+        With ``rethin``, a converted guest whose original is gone is replaced by its overlay, if :meth:`of_done`
+        allows that.
         """
         found = [self._overlay_or(guest) for guest in everyone]
         replaced = {
             after.identity for before, after in zip(everyone, found, strict=True) if before.named != after.named
         }
-        # A glob may match that overlay as well.
+        # A glob may match such an overlay as well: drop that match.
         return [
             guest
             for before, guest in zip(everyone, found, strict=True)

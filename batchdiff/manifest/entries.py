@@ -49,7 +49,7 @@ _LEVEL = "compression_level"
 
 
 class EntryReader:
-    """A reader of one manifest's entries that applies its ``defaults`` and reports problems with their values."""
+    """A reader of one manifest's entries. It applies the manifest's ``defaults``, and reports invalid values."""
 
     def __init__(self, defaults: object, problems: Problems, strategy: Strategy = Strategy.OVERLAY) -> None:
         """Take the manifest's ``defaults``, and its ``strategy`` for guests that do not have their own."""
@@ -152,7 +152,7 @@ class EntryReader:
             self._cluster_size(shared["cluster_size"], (*_DEFAULT_OVERLAY, "cluster_size"), form)
 
     def _sound_keys(self, entry: object, where: YamlPath) -> dict[str, Any]:
-        """Return the keys of an entry whose values have no problem; none if the entry is not a mapping."""
+        """Return an entry without the keys that have a problem; empty if the entry is not a mapping."""
         if not isinstance(entry, dict):
             return {}
         return {key: value for key, value in entry.items() if not self._problems.objects_to((*where, key))}
@@ -171,7 +171,7 @@ class EntryReader:
     def _check_secret(
         self, form: ImageFormat | None, where: YamlPath, secret_file: str | None, secret_where: YamlPath
     ) -> None:
-        """Report a secret that no image of this format has, or one that is missing."""
+        """Report a secret file that no image of this format needs, or one that is missing."""
         if self._problems.objects_to((*where, "secret_file")):
             return
         if secret_file is not None and form not in {None, *_CAN_BE_ENCRYPTED}:
@@ -180,9 +180,7 @@ class EntryReader:
             )
             self._problems.add(secret_where, problem)
         if secret_file is None and form is ImageFormat.LUKS:
-            problem = (
-                "secret_file is missing; write the path of the file that contains the secret of this luks image"
-            )
+            problem = "secret_file is missing, but luks images need it; write the path of the file with the secret"
             self._problems.add(where, problem)
 
     def _folders(self, entry: object, where: YamlPath) -> tuple[tuple[YamlPath, str], ...]:

@@ -81,7 +81,10 @@ def _why_unused(pattern: str, found: Sequence[str], listed: frozenset[str], fold
     named = [resolve_folder(folder, path) for path in found or [pattern]]
     images = [name for name in named if not os.path.isdir(name)]
     if images and all(name in listed or os.path.realpath(name) in listed for name in images):
-        return f"{show(pattern)} is listed by path, so it stays a guest; remove that entry to exclude it"
+        if glob.has_magic(pattern):
+            what = f"every image that {show(pattern)} matches is listed by path"
+            return f"{what}, so this pattern excludes nothing; to exclude such an image, remove its entry"
+        return f"{show(pattern)} is listed by path, so it stays a guest; remove its entry to exclude it"
     if not found:
         return f"nothing matches {show(pattern)} in {show(folder)}, so this pattern excludes nothing"
     if all(os.path.isdir(os.path.join(folder, path)) for path in found):

@@ -32,7 +32,10 @@ def is_own_file(path: str) -> bool:
 
 
 def glob_matches(pattern: str, where: YamlPath, folder: str, problems: Problems) -> list[str]:
-    """Return the sorted paths of all matches, relative if the glob is, dangling links included."""
+    """Return the sorted paths of all matches, relative if the glob is, dangling links included.
+
+    A glob that is unfit, or has too many matches, becomes a problem and matches nothing.
+    """
     if unfit(pattern):
         problems.add(where, f"{show(pattern)} has {why_unfit(pattern)}; write ? in its place")
         return []

@@ -74,7 +74,7 @@ class GuestFinder:
         }
         images = {where: [path for path in paths if self._is_image(path)] for where, paths in matches.items()}
         matched = {where: len(paths) for where, paths in images.items()}
-        # Drop excluded images before determining default overlays: theirs must not hide a guest of the same name.
+        # Drop excluded images before determining default overlays: one of theirs could have a guest's path.
         for where, paths in images.items():
             images[where] = [path for path in paths if not excluded.has(self._resolved(path))]
         taken = self._taken(written, [each for some in found.values() for each in some], images)
@@ -120,7 +120,7 @@ class GuestFinder:
         return [FoundGuest(guest, image) for guest, image in images if image]
 
     def _listed(self, guest: WrittenGuest, names: set[str]) -> Iterator[AnyGuest]:
-        """Yield a guest that is listed by path; it may be gone if it was converted.
+        """Yield the guest that an entry lists by path, if it exists or was converted.
 
         ``names``: the absolute names of all guests that are listed by path.
         """
@@ -152,7 +152,7 @@ class GuestFinder:
         return done or self._converted.in_folder(os.path.dirname(path)).get(path)
 
     def _overlay_of(self, guest: WrittenGuest, named: str, names: set[str]) -> str:
-        """Return the overlay that a guest, no longer at its path, would have according to the manifest."""
+        """Return the path of a guest's overlay according to the manifest, whether or not the guest exists."""
         if guest.in_place:
             return os.path.realpath(named)
         if guest.overlay_path and not unfit(guest.overlay_path):
@@ -175,7 +175,7 @@ class GuestFinder:
         return [each for each in gone.values() if each.named not in taken.paths]
 
     def _is_overlay(self, guest: WrittenGuest, named: str) -> bool:
-        """Return True if a glob's match, by its absolute path, is another guest's overlay, not a guest."""
+        """Return True if the absolute path of a glob's match is another guest's overlay; never with ``rethin``."""
         if guest.rethin:
             return False
         origins = self._converted.origins_of(named)
@@ -187,17 +187,18 @@ class GuestFinder:
         if self._problems.objects_to(where):
             return
         if matched:
+            each = "its only match" if matched == 1 else f"each of its {matched} matches"
             why = (
-                f"no guest matches {pattern}: each of its matches ({matched}) is the template, a backing file,"
-                " an extent, an overlay, a secret file, a file of batchdiff's own, a guest that is listed by path,"
-                " or excluded; correct the pattern, or leave it out"
+                f"no guest matches {pattern}: {each} is the template, a backing file, an extent, an overlay, a"
+                " data file, a secret file, a file of batchdiff's own, a guest that is listed by path, or an"
+                " excluded image; correct the pattern, or leave it out"
             )
         else:
             remedy = "correct the pattern, or leave it out"
             if self._template is None:  # then it is unknown which guests were converted and are gone
                 remedy = (
-                    "if it used to match guests that have been converted, correct only the template; otherwise,"
-                    " correct the pattern"
+                    "if the pattern used to match guests that have been converted, only the template entry is"
+                    " wrong; otherwise, correct the pattern"
                 )
             why = f"no image matches {pattern} in {show(self._folder)}; {remedy}"
         self._problems.add(where, why)
@@ -213,9 +214,9 @@ class GuestFinder:
         # Listed guests, by the name in the manifest and by the file behind all links.
         guests = {guest.named for guest in listed} | {guest.place.path for guest in existing}
         overlays = self._written_overlays(written)
-        # Default overlays count by path only: a hard link to a guest with such a name must not hide that guest.
+        # Default overlays count by path only: a guest with a hard link that has such a name must not be hidden.
         defaults = self._default_overlays(written, listed, images)
-        # Files with a role in other guests' chains or as overlays, by whatever name or link a glob finds them.
+        # Files with another role count by identity: a glob may find them by any name or link.
         backing = [os.path.join(self._folder, image.path) for guest in written for image in guest.image.backing]
         secrets = [self._resolved(path) for path in self._secret_files(written)]
         files = {identity for path in (*overlays, *backing, *secrets) if (identity := identity_of(path))}
@@ -227,7 +228,7 @@ class GuestFinder:
         return _Taken(frozenset(guests | overlays | defaults | data_files), frozenset(files))
 
     def _extents(self, written: Sequence[WrittenGuest], images: dict[YamlPath, list[str]]) -> frozenset[Identity]:
-        """Return the extents of VMDK guests, except those with a descriptor of their own, which can be guests."""
+        """Return the extents of VMDK guests, except extents that contain a descriptor: these can be guests."""
         vmdks = [guest for guest in written if guest.image.format is ImageFormat.VMDK]
         paths = [path for guest in vmdks for path in images.get(guest.where, [guest.image.path])]
         if not vmdks:
@@ -272,7 +273,7 @@ class GuestFinder:
     def _default_overlays(
         self, written: Sequence[WrittenGuest], listed: Sequence[AnyGuest], images: dict[YamlPath, list[str]]
     ) -> set[str]:
-        """Return the overlays of all guests, listed or matched, to which the manifest gives no overlay path."""
+        """Return the overlays whose paths the manifest does not give, of guests that are listed or matched."""
         globs = [each for each in written if each.image.is_glob and each.gets_overlay and not each.overlay_path]
         matched = [
             (self._resolved(path), self._placed(_one_of(guest, path)))

@@ -38,7 +38,7 @@ class FoundGuest(NamedTuple):
 
     @property
     def named(self) -> str:
-        """The name that the manifest gives it, made absolute."""
+        """The name that the manifest gives the image, made absolute."""
         return self.image.place.named
 
     @property
@@ -85,7 +85,10 @@ def find_image(written: WrittenImage, folder: str, problems: Problems) -> FoundI
 
 
 def secret_path(written: str, where: YamlPath, folder: str, problems: Problems) -> str:
-    """Return the absolute path of a secret file; report a problem if it cannot be used. ``where``: its key."""
+    """Return the absolute path of a secret file; report a problem if it cannot be used, or others can read it.
+
+    ``where``: the place in the manifest that names the file.
+    """
     if unfit(written):
         problems.add(where, f"{show(written)} has {why_unfit(written)}; rename it")
         return written

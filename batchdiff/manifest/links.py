@@ -1,7 +1,7 @@
 """Checks that relative backing file names still work if a VM opens its image through a symbolic link.
 
-QEMU resolves a relative backing file name against the folder in the path by which it opened the image. The kernel
-follows links among the folders of that path, but a link in the last component stays as it is::
+QEMU resolves a relative backing file name against the folder in the path by which it opened the image. Links among
+the folders of that path do no harm, because the kernel follows them, but a link as its last component does::
 
     /vms/web01.img -> /disks/lun7.img     has the backing file name "../tpl/t.img"
     /disks/../tpl/t.img                   from the file's own folder, as batchdiff resolves it
@@ -52,7 +52,7 @@ def check_links(
 
 
 def _check_overlay(guest: FoundGuest, overlay: str, template: FoundImage, problems: Problems) -> None:
-    """Check that QEMU finds the template of an overlay in its guest's place even through the guest's link."""
+    """Check that QEMU finds the template even if it opens an overlay in its guest's place through a link."""
     if guest.written.options.backing_path is not BackingPath.RELATIVE:
         return
     name = backing_name(overlay, template.source.path, BackingPath.RELATIVE)
@@ -63,13 +63,13 @@ def _check_overlay(guest: FoundGuest, overlay: str, template: FoundImage, proble
     problems.add(
         guest.written.image.path_where,
         f"{link} is a symbolic link to {file}. The overlay there would have the relative backing file name "
-        f"{show(name)}: through the link QEMU would open {show(found)}, not the template. Write "
+        f"{show(name)}: through the link, QEMU would open {show(found)}, not the template. Write "
         f"`backing_path: absolute` for this guest, or use the path {file} here and in the VM's definition",
     )
 
 
 def _check_chain(image: FoundImage, opened: str, problems: Problems) -> None:
-    """Follow a declared chain by the names that QEMU uses, starting with ``opened``."""
+    """Follow a declared chain by the names that QEMU uses, starting with ``opened``; report a wrong one."""
     user = "the VM's definition"
     sources = (image.source, *image.source.backing)
     for source, (above, below) in zip(sources, pairwise((image.place, *image.chain)), strict=False):
@@ -82,7 +82,7 @@ def _check_chain(image: FoundImage, opened: str, problems: Problems) -> None:
             problems.add(
                 above.where,
                 f"{link} is a symbolic link to {file}, which has the relative backing file name {show(name)}: "
-                f"through the link QEMU opens {show(found)}, not {show(below.path)}. "
+                f"through the link, QEMU opens {show(found)}, not {show(below.path)}. "
                 f"Use the path {file} here and in {user}",
             )
             return
@@ -95,7 +95,7 @@ def _resolved(name: str, opened: str) -> str:
 
 
 def _backing_name(source: ImageSource) -> str | None:
-    """Return the backing file name in an image's header; None if it has none, or one that is not a path."""
+    """Return the backing file name in an image's header; None if it has none, is unreadable, or names no path."""
     # Imported only for declared chains, because this loads numpy. If Ctrl-C interrupts that, numpy reports a
     # broken installation.
     with held_signals():

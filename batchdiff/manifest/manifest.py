@@ -19,11 +19,12 @@ class GuestEntry:
 
     The overlay's path is the guest's own if the overlay is to take its place. ``converted``: the origin of the
     overlay if an earlier plan converted the guest, whose image may then be gone. ``named``: the absolute name that
-    the manifest gives the image, which may be a symbolic link to it. ``objection``: why it cannot be a guest,
-    although a glob matches it; empty if it can. ``rethin``: it is an overlay of the template, to be replaced by
-    a thinner one. ``glob``: the pattern that matched it, as written; empty if it is listed by path. ``domain``:
-    the domain that uses it according to libvirt, and how; empty if none is known. ``strategy``: if it shares
-    blocks in place, the overlay's path and options serve only to compare the two strategies.
+    the manifest gives the image, which may be a symbolic link to it. ``objection``: why the image cannot be a
+    guest, although a glob matches it; empty if it can. ``rethin``: the image is an overlay of the template, to be
+    replaced by a thinner one. ``glob``: the pattern that matched the image, as written; empty if the guest is
+    listed by path. ``domain``: the domain that uses the image according to libvirt, and how; empty if none is
+    known. ``strategy``: if the guest shares blocks in place, the overlay's path and options serve only to compare
+    the two strategies.
     """
 
     name: str
@@ -45,7 +46,7 @@ class GuestEntry:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The paths of its image, of the link to that image, and of its overlay, as far as they are known."""
+        """The paths of the image, of the link to it, and of the overlay, if the guest has or gets them."""
         overlay = self.overlay_path if self.gets_overlay else ""
         return tuple(path for path in (self.image.path, self.named, overlay) if path)
 

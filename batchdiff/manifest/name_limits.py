@@ -57,7 +57,7 @@ def check_names(
 
 
 def check_data_file_names(data_files: Sequence[tuple[FoundGuest, str]], problems: Problems) -> None:
-    """Report data files of overlays whose names are or would become too long."""
+    """Report data files whose names are or would become too long."""
     for guest, path in data_files:
         what = f"the data file {show(os.path.basename(path))}, which gets a longer name before it is deleted,"
         _check_length(path, _RETIRED, what, guest.written.data_file_where, problems)
@@ -66,12 +66,14 @@ def check_data_file_names(data_files: Sequence[tuple[FoundGuest, str]], problems
 def _check_sidecars(template: Place, overlays: Sequence[str | None], problems: Problems) -> None:
     """Check the length of the sidecar's name, which contains the template's path if that is a block device."""
     beside, listed, paths = show(template.written), "its overlays", {sidecar_path(template.path, "")}
+    shorten = "shorten the template's name"
     if template.identity[0] == "device":
         beside, listed = f"the overlays of {show(template.written)}", "them"
+        shorten = "shorten the template's path"
         paths = {sidecar_path(template.path, overlay) for overlay in overlays if overlay is not None}
     for path in sorted(paths):
         what = f"the file that is put beside {beside} to list {listed}"
-        _check_length(path, 0, what, template.where, problems)
+        _check_length(path, 0, what, template.where, problems, shorten=shorten)
 
 
 def _check_characters(path: str, where: YamlPath, problems: Problems) -> None:
@@ -82,11 +84,14 @@ def _check_characters(path: str, where: YamlPath, problems: Problems) -> None:
         )
 
 
-def _check_length(path: str, more: int, what: str, where: YamlPath, problems: Problems) -> None:
+def _check_length(  # noqa: PLR0913  # options by keyword
+    path: str, more: int, what: str, where: YamlPath, problems: Problems, *, shorten: str = "shorten its name"
+) -> None:
     folder, name = os.path.split(path)
     length, longest = len(os.fsencode(name)) + more, longest_name(folder)
     if length > longest:
-        remedy = f"shorten it by {length - longest} or more"
+        excess = length - longest
+        remedy = f"{shorten} by {excess} byte{'' if excess == 1 else 's'} or more"
         problems.add(
             where, f"{what} would have a name of {length} bytes, but the limit here is {longest}; {remedy}"
         )

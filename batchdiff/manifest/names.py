@@ -37,7 +37,10 @@ def without_suffix(path: str) -> str:
 
 
 def former_overlays(named: str) -> tuple[str, ...]:
-    """Return the default overlays of a guest in older versions, which cut its name off at the last dot."""
+    """Return the default overlays of a guest in older versions, which cut its name off at the last dot.
+
+    Empty if this version cuts the name off there, too, or if there is no such dot.
+    """
     stem = os.path.splitext(named)[0]
     return (f"{stem}.qcow2", f"{stem}.overlay.qcow2") if stem != without_suffix(named) else ()
 
@@ -63,9 +66,9 @@ def default_data_file(overlay: str) -> str:
 def placed(guest: WrittenGuest, named: str, template: str | None) -> WrittenGuest:
     """Return a guest's entry with the overlay path that its layout gives it.
 
-    The entry is unchanged if it has no layout, or if the layout has no place for the overlay, which
-    :class:`Naming` reports. ``named``: the guest's absolute path; ``template``: that of the template, None if it
-    is not known.
+    The entry is unchanged if it has no layout, if the template is unknown or unsuitable, or if the layout has no
+    place for the overlay, which :class:`Naming` reports. ``named``: the guest's absolute path; ``template``: the
+    template's path, None if it is not known.
     """
     if guest.layout is None or template is None or template_problem(template):
         return guest
@@ -77,7 +80,7 @@ def placed(guest: WrittenGuest, named: str, template: str | None) -> WrittenGues
 
 
 class Naming:
-    """The choice of names and overlay paths for one manifest's guests; it reports those that cannot be used.
+    """The choice of names and overlay paths for one manifest's guests. Those that cannot be used become problems.
 
     Relative paths are resolved from ``folder``.
     """
@@ -121,7 +124,8 @@ class Naming:
             return None
         if guest.image.is_glob or where[0] == "defaults":
             why = (
-                "a path would be the same for every guest here; write `data_file: true`, or list the guest by path"
+                "a path here would be the same for every guest; write `data_file: true`, or give a guest that is"
+                " listed by path its own data_file"
             )
         elif why_unfit(written) or os.path.basename(written) in {"", ".", ".."}:
             why = f"{show(written)} is not the name of a file; write `data_file: true` for {default}"
@@ -193,7 +197,7 @@ class Naming:
             self._problems.add(where, f"{what}; {by_path}write {error.write}")
 
     def _is_in_linked_folder(self, guest: FoundGuest) -> bool:
-        """Report a VM's folder that is a link: a relative backing file name would be resolved from its target."""
+        """Report a VM's folder that is a link, and return True: backing file names would start at its target."""
         folder = os.path.dirname(guest.written.overlay_path or "")
         real = os.path.realpath(folder) if folder else folder
         if guest.written.layout is None or real == folder or not os.path.islink(folder):
@@ -208,7 +212,7 @@ class Naming:
         return True
 
     def _own_path(self, guest: FoundGuest) -> str | None:
-        """Return the path of the guest's own file, behind all links: the overlay takes its place there."""
+        """Return the path of the guest's own file, behind all links; None, with a problem, if it must stay."""
         if guest.place.identity[0] == "device":
             why = f"{guest} is a block device, which no file can replace; set overlay.path"
             self._problems.add(guest.written.overlay_where, why)

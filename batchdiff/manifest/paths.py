@@ -73,7 +73,7 @@ def locate_image(
 
 
 def locate_folders(folder: str, written: Iterable[tuple[YamlPath, str]], problems: Problems) -> tuple[str, ...]:
-    """Return the paths, without links, of folders in a list; report those that do not exist."""
+    """Return the paths, without links, of the folders in a list; report entries that are not folders."""
     found = []
     for where, name in written:
         path = "" if unfit(name) else os.path.realpath(os.path.join(folder, name))
@@ -139,7 +139,7 @@ def missing_format(folder: str, written: object, *, file: str = "the file") -> s
             "`format: raw`; if QEMU encrypts it, write `format: luks` and `secret_file: PATH`"
         )
     return (
-        f"format is missing; {file} looks like {found}, so if you trust where it came from, "
+        f"format is missing; {file} looks like a {found} image, so if you trust where it came from, "
         f"write `format: {found}`"
     )
 

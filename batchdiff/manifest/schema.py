@@ -62,7 +62,7 @@ def version_problem(data: dict[str, PlainData]) -> tuple[YamlPath, str] | None:
 
 
 def is_readable(data: dict[str, PlainData]) -> bool:
-    """Return True if a manifest without a version number has the keys of version 1.
+    """Return True if a manifest without a version number has at least one key that version 1 requires.
 
     A manifest of another version cannot be checked further, and a file without these keys is not a manifest.
     """

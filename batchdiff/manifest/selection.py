@@ -22,7 +22,7 @@ def read_selected(path: str, names: Collection[str], *, left: Collection[str] = 
     ``left``: overlays that a restore left behind and that are no longer needed.
 
     :raises UsageError: the manifest has no guest with one of the names.
-    :raises ManifestError: the manifest has problems, or one of these overlays exists.
+    :raises ManifestError: the manifest has problems, or the overlay or data file of a named guest exists already.
     """
     manifest = read_manifest(path, allow_existing_overlays=True)
     known = {guest.name for guest in manifest.guests}
@@ -30,7 +30,7 @@ def read_selected(path: str, names: Collection[str], *, left: Collection[str] = 
     if unknown:
         raise UsageError(
             f"no guest of the manifest is called {' or '.join(map(repr, unknown))}",
-            remedy=f"Its guests are: {', '.join(sorted(known))}.",
+            remedy=f"{'Its only guest is' if len(known) == 1 else 'Its guests are:'} {', '.join(sorted(known))}.",
         )
     # An overlay that exists is a problem only for a guest that is planned now, and not yet converted.
     chosen = tuple(guest for guest in manifest.guests if guest.name in names)

@@ -60,7 +60,7 @@ def to_dict(plan: Plan) -> dict[str, Any]:
 
 
 def from_dict(document: dict[str, Any]) -> Plan:
-    """Return the plan in a document that its schema has accepted. ``extents_of`` checks the runs.
+    """Return the plan in a document that its schema has accepted. ``check_extents`` checks the runs.
 
     :raises KeyError, TypeError, ValueError, OverflowError: a value is invalid.
     """

@@ -26,7 +26,7 @@ _JOURNAL = ".journal"
 
 
 class _Quarantined(NamedTuple):
-    """An original in quarantine: when that was last recorded (ISO 8601 in UTC), the plan's path, and the guest."""
+    """An original in quarantine: the time of its last record (ISO 8601 in UTC), the plan's path, and the guest."""
 
     time: str
     plan: str
@@ -40,12 +40,12 @@ def plan_in(reason: str) -> str:
 
 
 def is_done(reason: str) -> bool:
-    """Return True if the reason is that an earlier plan converted the guest, even if its file was not found."""
+    """Return True if the reason is that an earlier plan converted the guest, even if that plan was not found."""
     return reason.startswith(_DONE_BY)
 
 
 class EarlierPlans:
-    """A search for plans by checksum: at the path in the sidecar, in that folder, and in further folders.
+    """A search for plans by checksum: at the path in the sidecar, in the folder of that path, and in others.
 
     ``renamed``: the paths that plans are about to get, by their present paths; all are absolute.
     """
@@ -65,7 +65,7 @@ class EarlierPlans:
         return f"{_DONE_BY}an earlier plan, whose file was not found{where}"
 
     def path_of(self, origin: OverlayOrigin) -> str:
-        """Return the path of the plan that made an overlay; empty if it is not found."""
+        """Return the path of the plan that made an overlay; empty if that plan is not found."""
         recorded = origin.plan_path if os.path.isabs(origin.plan_path) else ""
         if recorded:
             head = plan_head(recorded)
@@ -86,8 +86,8 @@ class EarlierPlans:
                     self._quarantined[path] = max(each, self._quarantined.get(path, each))
         found = self._quarantined.get(aside)
         if found is None:
-            where = " and ".join(dict.fromkeys(self._folders)) or "any folder"
-            return f"find out which plan put it there (no journal in {where} shows it)"
+            where = " or ".join(dict.fromkeys(self._folders)) or "any folder"
+            return f"find out which plan put it there (no journal in {where} names it)"
         plan = self._renamed.get(found.plan, found.plan)
         return f"delete it with `batchdiff purge {shell_word(plan)} --guest {shell_word(found.guest)} --used`"
 

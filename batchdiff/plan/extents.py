@@ -37,30 +37,30 @@ def extents_of(diff: Diff) -> Extents:
 
     :raises ValueError: the runs are not sorted, disjoint and merged.
     """
-    data, zero = _table(diff.data, "data"), _table(diff.zero, "zero")
+    data, zero = _table(diff.data, "extents.data"), _table(diff.zero, "extents.zero")
     found = from_pairs(data, zero)
     if len(found) != len(data) + len(zero):
-        raise ValueError("extents are not merged")
+        raise ValueError("adjacent extents are not merged")
     if (found.first[1:] < found.end[:-1]).any():
-        raise ValueError("extents overlap")
+        raise ValueError("some extents overlap")
     return found
 
 
 def check_extents(guest: GuestPlan) -> None:
-    """Check the extents of a guest that was compared.
+    """Check the extents of a guest and its runs to share, as far as the plan has them.
 
     :raises ValueError: the runs are not sorted, disjoint and merged, or not within the disk.
     """
     virtual_size = 0 if guest.image is None else guest.image.virtual_size
     if guest.sharing is not None:
-        table = _table(guest.sharing.runs, "runs")
+        table = _table(guest.sharing.runs, "sharing.runs")
         if len(table) and int(table[-1].sum()) > ceil_div(virtual_size, guest.sharing.unit):
             raise ValueError("the runs to share extend past the end of the disk")
     if guest.diff is None:
         return
     found = extents_of(guest.diff)
     if len(found) and int(found.end[-1]) > ceil_div(virtual_size, guest.diff.unit):
-        raise ValueError("extents reach past the end of the disk")
+        raise ValueError("the extents reach past the end of the disk")
 
 
 def ranges_to_share(guest: GuestToShare) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -68,18 +68,21 @@ def ranges_to_share(guest: GuestToShare) -> tuple[npt.NDArray[np.int64], npt.NDA
 
     :raises ValueError: the runs are not sorted and disjoint.
     """
-    table, size = _table(guest.sharing.runs, "runs") * guest.sharing.unit, guest.image.virtual_size
+    table, size = _table(guest.sharing.runs, "sharing.runs") * guest.sharing.unit, guest.image.virtual_size
     return table[:, 0], np.minimum(table[:, 0] + table[:, 1], size)
 
 
 def _table(runs: Runs, name: str) -> npt.NDArray[np.int64]:
-    """Return the numbers as an array of shape (runs, 2)."""
+    """Return runs as an array of shape (runs, 2); ``name``: their place in the guest's record.
+
+    :raises ValueError: a run is empty, or the runs overlap or are not sorted.
+    """
     # numpy's reader warns about an empty string.
     numbers = np.fromstring(flat, dtype=np.int64, sep=",") if (flat := runs.flat) else np.zeros(0, dtype=np.int64)
     table = numbers.reshape(-1, 2)
     first, count = table[:, 0], table[:, 1]
     if (count < 1).any():
-        raise ValueError(f"extents.{name} has an empty run")
+        raise ValueError(f"{name} has an empty run")
     if (first[1:] < (first + count)[:-1]).any():
-        raise ValueError(f"extents.{name} is not sorted")
+        raise ValueError(f"{name} has runs that overlap or are not sorted")
     return table

@@ -1,4 +1,4 @@
-"""plan.json: written as a whole or not at all, and refused if it is truncated, edited or of another version.
+"""plan.json: written as a whole or not at all, and refused if it is truncated, edited or of another major version.
 
 The checksum is the SHA-256 of the plan without ``created`` and ``checksum``, as JSON with sorted keys, no
 spaces and ASCII only (docs/plan-format.md).
@@ -64,7 +64,7 @@ def _pieces(plan: Plan) -> Iterator[str]:
 def write_plan(plan: Plan, path: str) -> None:
     """Write a plan so that ``path`` has either the whole new plan or its old content, even after a crash.
 
-    :raises PlanError: the folder cannot be written to.
+    :raises PlanError: the plan cannot be written there.
     """
     # A symbolic link is kept, and its target is replaced.
     target = os.path.realpath(path)

@@ -19,7 +19,7 @@ from typing import Any
 from batchdiff.plan.runs import Runs, match
 
 Reader = Callable[[str, int], tuple[Any, int]]
-"""Reads the value at an index of a string, and returns it with the index of its end."""
+"""A function that reads the value at an index of a string, and returns it with the index of its end."""
 
 CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 READABLE = json.JSONEncoder(allow_nan=False)
@@ -94,7 +94,7 @@ def _after_space(text: str, at: int) -> int:
 
 
 def _after(text: str, at: int, sign: str) -> int:
-    """Return the index of the value after a punctuation mark, such as a comma, which must be next."""
+    """Skip the punctuation mark ``sign``, which must be next, and return the index of the value after it."""
     at = _after_space(text, at)
     if not text.startswith(sign, at):
         raise json.JSONDecodeError(f"Expecting {sign!r}", text, at)

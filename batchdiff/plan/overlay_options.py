@@ -103,9 +103,9 @@ class OverlayOptions:
     """The options of one overlay.
 
     ``cluster_size``: in bytes; None for ``auto``, as with ``extended_l2``. ``compression_level``: None for the
-    default of the compression. ``table_size``: clusters in a table, only of a QED file. ``encryption``: None if
-    it is not encrypted. ``data_file``: the absolute path of the external file for its data clusters; None if they
-    are in the overlay itself.
+    default of the compression. ``table_size``: the clusters in a table of a QED file. ``encryption``: None if the
+    overlay is not encrypted. ``data_file``: the absolute path of the external file for the data clusters; None if
+    they are in the overlay itself.
     """
 
     cluster_size: int | None = DEFAULT_CLUSTER_SIZE
@@ -124,7 +124,7 @@ class OverlayOptions:
 
 
 def geometry_of(options: OverlayOptions, cluster_size: int) -> Geometry:
-    """Return the geometry of an overlay with these options, none of them ``auto``, and this cluster size."""
+    """Return the geometry of an overlay with these options and this cluster size; ``extended_l2`` is not None."""
     kind = CompressionType.ZSTD if options.compression is Compression.ZSTD else CompressionType.ZLIB
     return Geometry(
         cluster_size,

@@ -54,7 +54,7 @@ def contradictions(
     if options.format is OverlayFormat.QED:
         yield from _of_qed(options, written)
     elif "table_size" in written:
-        yield "table_size", "only a QED overlay has it; leave it out, or write `format: qed`"
+        yield "table_size", "only a QED overlay has a table size; leave it out, or write `format: qed`"
     if options.preallocation is not Preallocation.OFF and options.format is OverlayFormat.QCOW2:
         yield from _of_preallocation(options)
     if options.encryption is not None and options.format is OverlayFormat.QCOW2:
@@ -213,7 +213,7 @@ def template_objection(options: OverlayOptions, template: ImageFormat) -> str:
 
 
 def misplaced_data_files(guests: Sequence[GuestPlan], template: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Yield the name of each guest whose overlay cannot have its data file, and why not.
+    """Yield the name of each guest whose overlay cannot have its planned data file, and why not.
 
     ``template``: the paths of all files of the template's chain.
     """
@@ -227,5 +227,5 @@ def misplaced_data_files(guests: Sequence[GuestPlan], template: Collection[str])
         if path.endswith(own_files.ALL):
             yield guest.name, f"{path!r} has a name that is reserved for batchdiff's own files"
         if path in others:
-            yield guest.name, f"{path!r} is also another file of the plan"
+            yield guest.name, f"{path!r} is also the path of another file in the plan"
         others.add(path)

@@ -10,7 +10,7 @@
 
 Entries recorded after the move have the new paths already, so mapping a path twice must give the same result as
 mapping it once. If NEW is under OLD (`--map /images=/images/old`), a path under NEW counts as already moved.
-Moves that would move a path of the plan twice are refused.
+Moves that would move a path in the plan twice are refused.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def move_in(text: str) -> Move:
     """
     old, equals, new = text.partition("=")
     if not (old and equals and new):
-        raise ValueError(f"{text!r} is not OLD=NEW, such as /images=/fast/images")
+        raise ValueError(f"{text!r} does not have the form OLD=NEW, as in /images=/fast/images")
     if unfit(text):
         raise ValueError(f"{text!r} has {why_unfit(text)}")
     if not old.startswith("/"):
@@ -64,7 +64,7 @@ class PathMap:
     moves: tuple[Move, ...] = ()
 
     def path(self, path: str) -> str:
-        """Return the present form of a recorded path; of the moves that match, the longest OLD decides."""
+        """Return the present form of a recorded path; of several moves that match, the longest OLD decides."""
         under = [move for move in self.moves if _lies_under(path, move.old)]
         if not under:
             return path
@@ -113,7 +113,7 @@ class PathMap:
         paths = list(_paths_of(plan))
         if not any(_lies_under(path, old) for path in paths for old in news):
             olds = " or ".join(news)
-            raise ValueError(f"no path of the plan is under {olds}; its template is {plan.template.source.path}")
+            raise ValueError(f"no path in the plan is under {olds}; the template is {plan.template.source.path}")
         before: dict[str, str] = {}
         for path in paths:
             now = self.path(path)

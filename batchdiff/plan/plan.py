@@ -17,8 +17,8 @@ from batchdiff.qcow2.geometry import Geometry
 FORMAT_VERSION = (1, 4)
 """1.1 added the filesystem's UUID to fingerprints; 1.2 added the exactness of savings, links to guests, and
 similarity; 1.3 added options of overlays, the space that they take with each kind of L2 entries, the secret files
-of images, the other files of images that consist of several, and the losses of an original; 1.4 added guests that
-share blocks in place, and what sharing would save for the others."""
+of images, the other files of images that consist of several files, and the losses of an original; 1.4 added guests
+that share blocks in place, and what sharing would save for the others."""
 
 DEFAULT_UNIT = 4096
 """Bytes; plans before 1.2 counted all space in units of this size."""
@@ -34,7 +34,7 @@ class PlannedImage:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The files of the chain, the image itself first, then their extents and data files."""
+        """The files of the chain: its images, this one first, then their extents and data files."""
         return self.source.files
 
     @property
@@ -127,7 +127,7 @@ class Diff:
 
     @property
     def unit(self) -> int:
-        """The bytes in a unit of the runs: an overlay's cluster or, with extended L2, a subcluster."""
+        """The bytes in a unit of the runs: the overlay's cluster or, with extended L2, a subcluster."""
         return self.geometry.granule
 
 
@@ -149,7 +149,7 @@ NO_LOSSES = OriginalLosses()
 
 @frozen(kw_only=True)
 class Sharing:
-    """The space that a guest gives back by sharing blocks with the template in place, in bytes.
+    """The space that a guest gives back by sharing blocks in place with the template, in bytes.
 
     ``allocated_bytes``: the space that it takes on disk now. ``shareable_bytes``: the bytes of its file that equal
     the template's and are in blocks of their own; ``left_out_bytes``: equal bytes that are not stored as such in
@@ -219,9 +219,9 @@ class GuestToShare(_Guest):
 
 @frozen(kw_only=True)
 class UntouchedGuest(_Guest):
-    """A guest that apply skips, or refuses to convert.
+    """A guest that apply leaves as it is, because the plan skips or refuses it.
 
-    ``image`` is None if the guest was not opened, and ``diff`` is None if it was not compared.
+    ``image`` is None if the guest was not opened, and ``diff`` is None if the guest was not compared.
     """
 
     verdict: Verdict

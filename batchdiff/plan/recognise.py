@@ -55,8 +55,9 @@ def plan_again(path: str) -> str:
     if not os.path.lexists(f"{path}.journal"):
         return "Run `batchdiff plan MANIFEST` again."
     return (
-        f"The plan was applied, as {path}.journal shows: restore it from a backup. Without one, `qemu-img convert`"
-        " turns each overlay into a standalone disk, and `batchdiff plan` plans the other guests."
+        f"The plan has been applied, as {path}.journal shows: restore the plan from a backup. Without"
+        " one, `qemu-img convert` turns each overlay into a standalone disk, and `batchdiff plan` plans the"
+        " other guests."
     )
 
 

@@ -138,7 +138,7 @@ def to_document(sidecar: Sidecar, template: dict[str, Any]) -> dict[str, Any]:
 
 
 def encode_sidecar(document: dict[str, Any]) -> Iterator[str]:
-    """Yield the text of a sidecar's file, one overlay per line: ten times as fast to encode as indented JSON.
+    """Yield the text of a sidecar's file, one overlay per line, which takes a tenth of the time of indented JSON.
 
     The file is written again for each guest of a fleet, with all overlays published by then.
     """

@@ -137,7 +137,7 @@ def _assess_reused(
 ) -> GuestPlan:
     """Return the plan of a guest whose extents come from an older plan; savings, verdict and paths are new.
 
-    ``units``: returns its extents in the units of a scan, which determine the space that sharing would free.
+    ``units`` returns the guest's extents in the units of a scan, from which the gain of sharing is determined.
     """
     content = overlay.content
 
@@ -179,9 +179,9 @@ def _plan_guest(  # noqa: PLR0913, PLR0917  # two callers
     compressed: OverlaySize | Measure,
     known: ExtentTable | None,
 ) -> GuestPlan:
-    """Return the plan of a guest with this overlay. ``compressed``: its size, or a function that measures it.
+    """Return the plan of a guest with this overlay. ``known``: the guest's extents on disk.
 
-    ``known``: the guest's extents on disk.
+    ``compressed``: the size of the overlay if it is compressed, or a function that measures this size.
     """
     geometry, extents = content.geometry, content.extents
     options = dataclasses.replace(
@@ -246,7 +246,7 @@ def _least(candidate: Candidate, image: Image, minimum: float) -> tuple[LeastSav
     """Return the savings below which a guest is skipped, and the image that it depends on now."""
     if candidate.entry.rethin:
         # Another file with the same content may happen to need fewer blocks to list its extents, so savings of up
-        # to that size may be due to chance.
+        # to the size of that list may be due to chance.
         chance = sum(list_bytes(each.fd, each.path) for each in image.own_files)
         return LeastSavings(minimum, chance + 1), Below.TEMPLATE
     return LeastSavings(minimum), Below.ANOTHER if candidate.entry.image.backing else Below.NOTHING

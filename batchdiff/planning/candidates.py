@@ -114,7 +114,7 @@ def _examine(entry: GuestEntry, fleet: _Fleet) -> Part:
         try:
             reason = _objection(image, entry, fleet)
             if not reason and record.fingerprints[0] != begun:
-                reason = "it changed while it was examined; shut its VM down"
+                reason = "it changed while it was being examined; shut its VM down"
         except (GuestError, ImageError) as error:
             reason = str(error)
     if reason:
@@ -154,7 +154,7 @@ def already_thin(guest: ImageSource) -> str:
 
 
 def _without_backing_files(parts: list[Part], manifest: Manifest) -> list[Part]:
-    """Refuse guests that are backing files of other images, which would be lost with them."""
+    """Refuse guests that are backing files of other images, because those images would be lost with them."""
     dependents = dependents_in_manifest(manifest)
     files = {
         part.entry.name: (part.entry.image.path, *part.record.source.other_files)
@@ -188,7 +188,7 @@ def _first_of(images: list[str], guests: dict[str, str]) -> str:
 
 
 def _check_not_replaced(entry: GuestEntry, template: ImageSource, observer: ReadObserver | None) -> None:
-    """Refuse a guest that its overlay has already replaced, although the manifest declares another kind of image.
+    """Refuse a guest that its overlay has already replaced, but that the manifest still declares as it was before.
 
     This reads no data through an overlay, so a forged header can only keep its own guest from being converted.
 
@@ -242,7 +242,7 @@ def _objection(image: Image, entry: GuestEntry, fleet: _Fleet) -> str:
 
 
 def _missing_bytes(image: Image, template: PlannedImage) -> int:
-    """Return how much smaller a guest's disk is than the template's; 0 if a VHD's rounding explains it."""
+    """Return how much smaller a guest's disk is than the template's; 0 if a VHD's rounding explains that."""
     missing = max(template.virtual_size - image.virtual_size, 0)
     is_vhd = ImageFormat.VPC in {image.source.format, template.source.format}
     return 0 if is_vhd and missing < largest_cylinder(template.virtual_size) else missing
@@ -263,10 +263,10 @@ def _too_small(guest: ImageSource, size: int, missing: int) -> str:
 def _stores_template(risk: TemplateRisk, template: PlannedImage) -> str:
     """Return why retiring a guest could destroy the template; empty if it cannot."""
     if risk is TemplateRisk.STORED_IN_GUEST:
-        return "the template is stored inside this guest: as one of its files, or through a block device"
+        return "the template is stored inside this guest, whether as one of its files or through a block device"
     if risk is TemplateRisk.UNTRACED:
         return (
-            f"the template {template.source.path} is a block device whose storage cannot be traced: it could be"
-            " stored in a file that would be deleted. Use `retire: quarantine` or `keep`"
+            f"the template {template.source.path} is a block device whose storage cannot be traced, so it"
+            " could be stored in a file that would be deleted. Use `retire: quarantine` or `retire: keep`"
         )
     return ""

@@ -12,7 +12,7 @@ from batchdiff.plan.plan import Diff, PlannedImage, UntouchedGuest
 
 
 class EntryFields(TypedDict):
-    """The fields that guests in a plan have whatever their verdict."""
+    """The fields that all guests in a plan have, whatever their verdict."""
 
     name: str
     source: ImageSource
@@ -39,5 +39,5 @@ def entry_fields(entry: GuestEntry, image: PlannedImage | None, reason: str) -> 
 def untouched_guest(
     entry: GuestEntry, image: PlannedImage | None, verdict: Verdict, reason: str, diff: Diff | None = None
 ) -> UntouchedGuest:
-    """Return the plan of a guest that will not be converted; ``image`` is None if it was not opened."""
+    """Return the plan of a guest that apply leaves as it is; ``image`` is None if the guest was not opened."""
     return UntouchedGuest(**entry_fields(entry, image, reason), verdict=verdict, image=image, diff=diff)

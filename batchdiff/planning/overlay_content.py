@@ -55,7 +55,7 @@ def content_of(
 
 
 def better_clusters(content: OverlayContent, savings: Savings, least: float) -> str:
-    """Return the end of a sentence, suggesting a cluster size that saves at least that share; empty if none."""
+    """Return the end of a sentence, suggesting a cluster size that would save the share ``least`` or more."""
     auto = chosen_geometry(content.sizes, None)
     if auto is None or auto == content.geometry:
         return ""

@@ -60,7 +60,7 @@ _GUESTS_OF_A_WORKER = 8
 class EarlierResults:
     """The results of earlier runs: the checkpoint of an interrupted scan, and an older plan.
 
-    ``say`` is called with a notice of any results reused; ``plans`` finds the plans that converted guests.
+    ``say`` is called with notices of reused results; ``plans`` finds the plans that converted guests.
     """
 
     checkpoint: Checkpoint | None = None
@@ -92,7 +92,7 @@ def make_plan(  # noqa: PLR0913  # options by keyword
 
     ``observer`` is called at every read, in each worker on this host. ``opened`` is called with the number of
     images opened so far: first the template and each guest, to examine them, then each guest again, to find its
-    data; ``assessed``, with each guest whose savings are known. ``remote``: how other hosts scan ranges, if any.
+    data; ``assessed``, with the name of each assessed guest. ``remote``: how other hosts scan ranges, if any do.
 
     :raises ImageError: the template cannot be read, is in use, or changed during the scan.
     :raises WorkerError: a worker process died.
@@ -201,7 +201,8 @@ def _reuse(
         earlier.say(f"Nothing is reused from the older plan: {reason}.")
         return _Reused(None, {})
     overlays = reusable_overlays(older, candidates)
-    earlier.say(f"Reusing the results of {len(overlays)} of {len(candidates)} guests from the older plan.")
+    guests = "guest" if len(candidates) == 1 else "guests"
+    earlier.say(f"Reusing the results of {len(overlays)} of {len(candidates)} {guests} from the older plan.")
     return _Reused(older.template_digest, overlays)
 
 
@@ -230,7 +231,7 @@ def _check_unchanged(image: Image, before: PlannedImage) -> None:
     # Another plan may have been applied meanwhile, which removes the template's write permission.
     if not is_known_state(before.fingerprints, now, _sidecar(before)):
         raise ImageError(
-            "the template changed while it was scanned",
+            "the template changed while it was being scanned",
             why=before.changes(now),
             remedy="Shut down the VM or program that writes to it, and plan again.",
         )

@@ -1,8 +1,8 @@
-"""The differences of guests from an older plan, read again in units of 4 KiB to find what they could share.
+"""The second reading of guests that are reused from an older plan, to find which blocks they could share.
 
 ::
 
-    progress   | scan of all other guests ......... | differences of the reused guests, template and guest ... |
+    progress   | scan of all other guests ......... | what differs in the reused guests, in both images ... |
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from batchdiff.planning.scan_all import Progress
 
 @dataclass(slots=True)
 class RefinedGuests:
-    """The reused guests of a plan whose differences are read again.
+    """A plan's reused guests, whose differences are read again in units of 4 KiB.
 
-    ``progress`` gets the bytes that are read again, added to those of the scan before.
+    ``progress`` gets the bytes that are read again, added to those of the preceding scan.
     """
 
     job: RefineJob

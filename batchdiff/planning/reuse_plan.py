@@ -20,9 +20,9 @@ from batchdiff.planning.sizes.overlay_sizes import ComparedSizes, OverlaySize
 
 
 def why_unusable(older: Plan, template: PlannedImage, *, unchanged: bool, sharing: bool, generator: str) -> str:
-    """Return why nothing of an older plan can be reused; empty if something may be.
+    """Return why nothing in an older plan can be reused; empty if something may be.
 
-    ``unchanged``: the template's fingerprints are those of the older plan, or known to be of the same content.
+    ``unchanged``: the template's fingerprints are those in the older plan, or are known to be of the same content.
     """
     if older.generator != generator:
         return f"it was made by {older.generator}"
@@ -31,9 +31,9 @@ def why_unusable(older: Plan, template: PlannedImage, *, unchanged: bool, sharin
     if older.template.source != template.source:
         return "it was made for another template"
     if not unchanged or older.template.virtual_size != template.virtual_size:
-        return f"the template changed ({older.template.changes(template.fingerprints)})"
+        return f"the template has changed ({older.template.changes(template.fingerprints)})"
     if bool(older.template_digest) is sharing:
-        return "the template shares blocks with other files now but did not then, or the reverse"
+        return "the template shares blocks with other files now but did not when that plan was made, or vice versa"
     return ""
 
 
@@ -80,7 +80,7 @@ def _fixed(options: OverlayOptions) -> OverlayOptions:
 
 
 def _sizes(diff: Diff, options: OverlayOptions) -> ComparedSizes | None:
-    """Return the sizes in an older plan that a new one would compare; None if it does not have all of them."""
+    """Return the sizes in an older plan that a new one would compare; None if those of one kind are missing."""
     savings, wanted = diff.savings, geometries(options)
     lengths = dict(savings.overlay_bytes_by_cluster_size)
     file = {

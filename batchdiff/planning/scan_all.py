@@ -67,6 +67,7 @@ def scan_guests(
     ``record``: the template as the plan records it; ``guests``: the guests as the plan records them, by name.
 
     :raises ImageError: the template cannot be read.
+    :raises UsageError: other hosts are to scan ranges, but cannot read the template by themselves.
     :raises WorkerError: a worker process died, or no other host can scan these images.
     """
     findings = Findings(sharing)
@@ -165,7 +166,7 @@ def _results(
     settings: ScanSettings,
     waiting: Callable[[], None],
 ) -> Iterator[RangeResult]:
-    """Yield the results of a part of the scan, from workers of this host (see ``run_tasks``) or others."""
+    """Yield the results of a part of the scan, from workers of this host (see ``run_tasks``) or of others."""
     if part.is_remote and settings.remote is not None:
         yield from settings.remote.results(job, template, part.numbers)
         return
@@ -229,7 +230,7 @@ class _Meter:
         self.of_ranges = RangeProgress(RANGE, self.show)
 
     def begin(self, ranges: list[int], groups: dict[tuple[str, ...], list[int]], parts: list[_Part]) -> None:
-        """Set the total. ``groups``: the ranges to scan, by guests; ``parts``: the same, in parts."""
+        """Set ``done`` and ``total``. ``groups``: the ranges to scan, by guests; ``parts``: the same, in parts."""
         whole = self._bytes_in([(tuple(self._sizes), ranges)])
         self.done = max(whole - self._bytes_in(groups.items()), 0)
         self.total = self.done + self._bytes_in((part.names, part.numbers) for part in parts)

@@ -29,9 +29,9 @@ def or_share(
     units: Callable[[], Extents],
     known: ExtentTable | None,
 ) -> GuestPlan:
-    """Return the plan of a guest that gets an overlay; add what sharing would save instead, if it is possible.
+    """Return the plan of a guest that gets an overlay; add what sharing would save, if it is possible.
 
-    ``template``: None if no file can share blocks with it. ``units``: returns the guest's units when needed.
+    ``template``: None if no file can share blocks with it. ``units`` returns the guest's units when needed.
     For units and ``known``, see :func:`survey_sharing`.
     """
     if template is None or plan.diff is None or obstacle_to_sharing(template.image, guest) is not None:

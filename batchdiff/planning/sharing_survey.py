@@ -1,11 +1,11 @@
-"""What a guest gives back if it shares blocks with the template in place.
+"""The space that a guest gives back if it shares blocks in place with the template.
 
 ::
 
     units of a scan      |differs| equal ............... |differs| equal ..... |
     guest's data         | data .................| hole ....| data ............|
     equal data           |       |...............|                  |..........|
-    minus what is already shared with the template, a stretch of 64 MiB at a time -> the runs of the plan
+    minus what is already shared with the template, a stretch of 64 MiB at a time -> the runs in the plan
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from batchdiff.units import ceil_div
 def survey_sharing(
     template: TemplateBlocks, guest: Image, units: Extents, known: ExtentTable | None, allocated: int
 ) -> Sharing:
-    """Return what a guest gives back if it shares the blocks that equal the template's.
+    """Return the space that a guest gives back if it shares the blocks that equal the template's.
 
     ``units``: the extents of the guest in units of 4 KiB, as its scan found them. ``known``: the extents of
     its file, if it was mapped before (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`).

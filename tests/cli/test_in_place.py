@@ -108,7 +108,7 @@ def test_a_relative_name_that_the_vms_link_leads_elsewhere(fleet, verb):
     done = batchdiff(verb, "fleet.yaml", cwd=folder, expect=3)
     said = " ".join(done.stderr.split())
     assert f'fleet.yaml:5: guests[0].path: "{folder}/vms/far/web01.img" is a symbolic link' in said
-    assert f'through the link QEMU would open "{folder}/vms/template.img", not the template. Write' in said
+    assert f'through the link, QEMU would open "{folder}/vms/template.img", not the template. Write' in said
     assert "Write `backing_path: absolute`" in said
     assert fleet.names() == before
 

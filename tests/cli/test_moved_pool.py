@@ -167,10 +167,10 @@ def test_folders_that_moved_to_different_places(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("/images", "'/images' is not OLD=NEW"),
+        ("/images", "'/images' does not have the form OLD=NEW"),
         ("images=.", "'images' is not an absolute path"),
         ("/images=nowhere", "'nowhere' cannot be found"),
-        ("/images=.", "no path of the plan is under /images; its template is {folder}/template.img"),
+        ("/images=.", "no path in the plan is under /images; the template is {folder}/template.img"),
     ],
 )
 def test_a_map_that_does_not_fit(pool, verb, text, said):

@@ -355,7 +355,7 @@ def test_guests_are_taken_over_across_our_own_protection(second):
     assert second.document("third.plan.json")["checksum"] == second.document("fresh.plan.json")["checksum"]
     os.utime(second.folder / "template.img")
     done = second.run("plan", "second.yaml", "--reuse", "second.plan.json", "-o", "third.plan.json")
-    assert "Nothing is reused from the older plan: the template changed" in done.stderr
+    assert "Nothing is reused from the older plan: the template has changed" in done.stderr
 
 
 def test_the_second_plan_is_applied(second):

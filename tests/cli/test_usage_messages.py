@@ -66,8 +66,8 @@ COMMANDS = {
         " `--retire quarantine`."
     ),
     "purge old.json --map images": (
-        "cannot use `--map` with the plan old.json: 'images' is not OLD=NEW, such as /images=/fast/images."
-        " `batchdiff show old.json --format json` prints the plan's paths."
+        "cannot use `--map` with the plan old.json: 'images' does not have the form OLD=NEW, as in"
+        " /images=/fast/images. `batchdiff show old.json --format json` prints the plan's paths."
     ),
 }
 

@@ -334,8 +334,8 @@ def test_without_a_template_no_guest_is_missing_whose_overlay_is_there(folder, c
     assert problem.startswith("m.yaml:2: template.path: no such file: ")
     assert "clones/x.img" in other
     assert unmatched.endswith(
-        "; if it used to match guests that have been converted, correct only the template; otherwise, correct the"
-        " pattern"
+        "; if the pattern used to match guests that have been converted, only the template entry is wrong;"
+        " otherwise, correct the pattern"
     )
 
 

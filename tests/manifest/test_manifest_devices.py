@@ -80,7 +80,7 @@ def test_no_overlay_goes_into_dev(folder, path):
 
 def test_one_device_has_one_part_whatever_its_names(folder, device):
     found = problems(guests(raw("dev/vg/lv", THIN), raw("dev/mapper/vg-lv", ", overlay: {path: b.qcow2}")))
-    assert [problem.split("is the same file as")[1] for problem in found if "the same file" in problem] == [
+    assert [problem.split("is the same block device as")[1] for problem in found if "the same" in problem] == [
         ' guests[0] ("dev/vg/lv") under another name; list it once'
     ]
     (problem,) = problems(guests(raw("dev/vg/lv", THIN), head=head(raw("dev/mapper/vg-lv"))))
@@ -110,7 +110,7 @@ def test_the_sidecar_of_a_device_needs_a_name_beside_the_overlays(folder, device
         (problem,) = problems(text)
         assert problem.startswith("m.yaml:2: template.path: the file that is put beside the overlays of ")
         assert f"would have a name of {longest + 1} bytes" in problem
-        assert "shorten it by 1 or more" in problem
+        assert "shorten the template's path by 1 byte or more" in problem
 
 
 def test_a_device_is_no_file_whose_name_could_get_longer(folder, device):

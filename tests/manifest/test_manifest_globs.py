@@ -75,7 +75,7 @@ def test_a_glob_without_matches(folder):
 
 def test_a_glob_with_nothing_but_taken_files(folder):
     (problem,) = problems(guests(raw("clones/a.img"), '{glob: "[t]*.img", format: raw}'))
-    assert problem.startswith('m.yaml:5: guests[1].glob: no guest matches "[t]*.img": each of its matches (1)')
+    assert problem.startswith('m.yaml:5: guests[1].glob: no guest matches "[t]*.img": its only match is')
 
 
 def test_globs_that_overlap_give_a_guest_twice(folder):
@@ -85,7 +85,7 @@ def test_globs_that_overlap_give_a_guest_twice(folder):
 
 def test_missing_format_of_a_globs_matches_has_a_hint(folder):
     (problem,) = problems(guests('{glob: "clones/c*"}'))
-    named = '"clones/c.qcow2", which the glob matches, looks like qcow2, so if you trust'
+    named = '"clones/c.qcow2", which the glob matches, looks like a qcow2 image, so if you trust'
     assert problem.startswith(f"m.yaml:4: guests[0]: format is missing; {named}")
     # Of several that look alike, the first is named.
     found = problems(guests('{glob: "clones/[abc].*"}'))
@@ -119,5 +119,5 @@ def test_batchdiffs_own_files_are_no_guests(folder, suffix):
     found = read(guests("{glob: 'clones/[abz].img*', format: raw}")).guests
     assert [os.path.basename(guest.image.path) for guest in found] == ["a.img", "b.img"]
     (problem,) = problems(guests("{glob: 'clones/a.img?*', format: raw}"))
-    assert "each of its matches (1) is the template" in problem
+    assert "its only match is the template" in problem
     assert "a file of batchdiff's own" in problem

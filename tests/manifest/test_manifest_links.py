@@ -157,7 +157,7 @@ def test_a_guests_own_backing_file(pool):
     (problem,) = problems(manifest(chain("vms/web.qcow2", ("disks/own.img", "raw"))))
     assert problem == (
         f'm.yaml:5: guests[0].path: "{pool}/vms/web.qcow2" is a symbolic link to "{pool}/disks/web.qcow2", which '
-        f'has the relative backing file name "own.img": through the link QEMU opens "{pool}/vms/own.img", not '
+        f'has the relative backing file name "own.img": through the link, QEMU opens "{pool}/vms/own.img", not '
         f'"{pool}/disks/own.img". Use the path "{pool}/disks/web.qcow2" here and in the VM\'s definition'
     )
     assert_same(notation.qemu_content("vms/web.qcow2", "qcow2"), notation.content("64k:E"))

@@ -221,7 +221,7 @@ def test_a_chain_of_201(folder):
 def test_a_missing_template_format_has_a_hint(folder):
     (problem,) = problems(guests(raw("clones/a.img"), head="version: 1\ntemplate: {path: clones/c.qcow2}\n"))
     assert problem == (
-        "m.yaml:2: template: format is missing; the file looks like qcow2, "
+        "m.yaml:2: template: format is missing; the file looks like a qcow2 image, "
         "so if you trust where it came from, write `format: qcow2`"
     )
 
@@ -321,7 +321,7 @@ def test_all_problems_of_all_kinds_at_once(folder):
         ("{path: clones/a.img, format: raw, overlay: {path: no/x, %s}}", "mkdir -p "),
         ("{path: clones/a.img, format: raw, overlay: {path: t.img, %s}}", "would replace the template"),
         ("{path: clones/x.img, format: raw, overlay: {%s}}", "no such file"),
-        ("{path: clones/a.img, overlay: {%s}}", "format is missing; the file looks like raw"),
+        ("{path: clones/a.img, overlay: {%s}}", "format is missing; the file looks like a raw image"),
         ("{path: t.img, format: raw, overlay: {%s}}", "is the template, so it cannot also be a guest"),
         ("{glob: no/*, format: raw, overlay: {%s}}", "no image matches"),
         ("{format: raw, overlay: {cluster_size: 3, %s}}", "3 is not a cluster size"),

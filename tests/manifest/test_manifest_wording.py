@@ -17,7 +17,8 @@ def overlay(options: str) -> str:
     [
         (
             guests(GUEST, tail="minimum_savings: much\n"),
-            '5: minimum_savings: "much" is not a share; write one such as 5% or 0.05, or none',
+            '5: minimum_savings: "much" is not a percentage from 0% to 100%; write a share such as 5% or 0.05, or'
+            " none",
         ),
         (
             guests(GUEST, tail="minimum_savings: 20\n"),
@@ -41,7 +42,7 @@ def overlay(options: str) -> str:
             guests(overlay("path: same")),
             "4: guests[0].overlay.path: the overlay is to take the guest's place, but `retire: keep` (the default)"
             " leaves the guest there; write `retire: quarantine` or `retire: delete`, or give the overlay another"
-            " path (`./same` for a file of that name)",
+            " path (`./same` for a file named same)",
         ),
         (
             guests(raw("clones/a.img", ', name: "  "')),

@@ -39,7 +39,7 @@ def test_originals_that_would_get_too_long_a_name(folder, retire, length):
     else:
         (problem,) = problems(text)
         assert f"a name of {length + 19} bytes" in problem
-        assert f"shorten it by {length + 19 - LONGEST}" in problem
+        assert f"shorten its name by {length + 19 - LONGEST} byte" in problem
 
 
 @pytest.mark.parametrize("length", [LONGEST - 19, LONGEST - 18])

@@ -103,7 +103,7 @@ def test_a_plan_that_did_not_move_is_the_same():
 @pytest.mark.parametrize(
     ("moves", "said"),
     [
-        ("/imges=/fast", "no path of the plan is under /imges; its template is /images/t.qcow2"),
+        ("/imges=/fast", "no path in the plan is under /imges; the template is /images/t.qcow2"),
         ("/imges=/fast /image=/fast", "is under /imges or /image;"),
         ("/images=/a /images=/b", "/images cannot have moved both to /a and to /b"),
         ("/images=/thin /thin=/images", "would be moved to /thin/m.yaml, and from there to /images/m.yaml"),
@@ -198,9 +198,9 @@ def test_the_name_of_a_block_device_stays(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("/images", "is not OLD=NEW"),
-        ("=/images", "is not OLD=NEW"),
-        ("/images=", "is not OLD=NEW"),
+        ("/images", "does not have the form OLD=NEW"),
+        ("=/images", "does not have the form OLD=NEW"),
+        ("/images=", "does not have the form OLD=NEW"),
         ("images=/", "'images' is not an absolute path"),
         ("/images=/nowhere", r"'/nowhere' cannot be found \(No such file or directory\)$"),
         ("/a=b=/nowhere", "'b=/nowhere' cannot be found .*OLD ends at the first ="),

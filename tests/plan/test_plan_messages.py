@@ -13,8 +13,8 @@ from batchdiff.plan.file import checksum_of, encode, read_plan, write_plan
 
 AGAIN = "Run `batchdiff plan MANIFEST` again."
 APPLIED = (
-    "The plan was applied, as {0}.journal shows: restore it from a backup. Without one, `qemu-img convert` turns"
-    " each overlay into a standalone disk, and `batchdiff plan` plans the other guests."
+    "The plan has been applied, as {0}.journal shows: restore the plan from a backup. Without one, `qemu-img"
+    " convert` turns each overlay into a standalone disk, and `batchdiff plan` plans the other guests."
 )
 
 

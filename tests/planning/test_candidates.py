@@ -122,4 +122,4 @@ def test_what_changes_right_after_the_header_was_read_is_not_overlooked(tmp_path
     monkeypatch.setattr(candidates, "open_image", opened)
     (part,) = examine((path.name, "qcow2"))
     assert part.verdict is Verdict.REFUSE
-    assert "changed while it was examined" in part.reason
+    assert "changed while it was being examined" in part.reason

@@ -354,7 +354,7 @@ def test_changed_while_it_was_scanned(tmp_path, template, small_ranges, monkeypa
 
     while_scanning(monkeypatch, act)
     if which == "template":
-        with pytest.raises(ImageError, match=r"^the template changed while it was scanned: ") as caught:
+        with pytest.raises(ImageError, match=r"^the template changed while it was being scanned: ") as caught:
             planned(template, *guests, jobs=jobs)
         assert caught.value.remedy == "Shut down the VM or program that writes to it, and plan again."
         return

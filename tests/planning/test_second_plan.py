@@ -68,7 +68,7 @@ def test_any_other_change_of_the_template_counts(folder, protect, what):
             content = template.read_bytes()
             os.rename(template, folder / "aside")
             template.write_bytes(content)
-    assert "the template changed" in reusing(manifest(folder), older)[1]
+    assert "the template has changed" in reusing(manifest(folder), older)[1]
 
 
 def test_device_numbers_mean_nothing(folder):
@@ -99,7 +99,7 @@ def test_a_template_that_changes_while_it_is_scanned(folder, protect, is_ours):
         plan = make_plan(manifest(folder), jobs=1, progress=progress)
         assert [guest.verdict for guest in plan.guests] == [Verdict.CONVERT] * 3
     else:
-        with pytest.raises(ImageError, match="the template changed while it was scanned"):
+        with pytest.raises(ImageError, match="the template changed while it was being scanned"):
             make_plan(manifest(folder), jobs=1, progress=progress)
 
 

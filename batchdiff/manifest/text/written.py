@@ -47,7 +47,8 @@ class WrittenGuest(NamedTuple):
     or in the defaults, otherwise the image's path. ``rethin``: an overlay of the template may be replaced by a
     thinner one; ``rethin_where``: the place that decides that. ``layout``: the disk of Proxmox VE that the overlay
     will be; None if the manifest does not ask for that layout. ``data_file_where``: the place of the data file,
-    whose path in ``options`` is as written; empty for the default. ``strategy``: its own, or the manifest's.
+    whose path in ``options`` is as written, or empty for the default path. ``strategy``: the guest's own, or the
+    manifest's.
     """
 
     image: WrittenImage

@@ -30,7 +30,7 @@ _REASONS = (
     ("did not find expected <document start>", "a second document begins here; a manifest is one document"),
 )
 _AT_THE_BEGINNING = ("could not find expected ':'", "found unexpected end of stream", "expected ',' or")
-"""Reported at the line where the parser gave up; the line to correct is the one where the construct starts."""
+"""The parser reports these at the line where it gave up; the line to correct is where the construct starts."""
 
 
 def where_and_why(error: yaml.MarkedYAMLError, text: str) -> tuple[int | None, str]:

@@ -32,7 +32,7 @@ _TAG = "tag:yaml.org,2002:"
 _MERGE = _TAG + "merge"
 # A date or "=" is text here: an image may well be called 2024-06-01.
 _TEXT_TAGS = frozenset(_TAG + name for name in ("str", "timestamp", "value", "merge"))
-# libyaml's parser is ten times as fast; PyYAML may have been built without it.
+# libyaml's parser is ten times as fast as PyYAML's own, but PyYAML may have been built without it.
 _LOADER: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -60,7 +60,7 @@ def parse_yaml(text: str, name: str, problems: Problems) -> PlainData:
 
 
 def _check_bounds(text: str, name: str) -> None:
-    """Refuse text that is too deep or too large: composing recurses (in C, with no limit) and keeps all nodes."""
+    """Refuse text that is too large or too deeply nested: composing keeps all nodes and recurses without limit."""
     depth = count = 0
     for event in yaml.parse(text, Loader=_LOADER):
         if isinstance(event, yaml.CollectionStartEvent):

@@ -43,9 +43,9 @@ def scheduler_address(text: str, *, trust_network: bool) -> str:
         raise UsageError(f"{show(text)} is not the address of a scheduler", remedy=_EXAMPLE)
     if parts.scheme == "tcp" and not trust_network and not _is_loopback(parts.hostname):
         raise UsageError(
-            f"the connection to {show(text)} would leave this host unencrypted",
-            why="a scheduler runs whatever code it receives: anyone on that network could run programs as you on"
-            " this host and on all workers",
+            f"the connection to {show(text)}, on another host, would not be encrypted",
+            why="a scheduler runs whatever code it receives, so anyone on that network could run programs as you"
+            " on this host and on all workers",
             remedy="Give the scheduler and the workers certificates, and use tls:// (docs/many-hosts.md). If no"
             " other user can reach that network, --trust-network accepts the risk.",
         )
@@ -63,7 +63,7 @@ def _is_only_a_host(parts: SplitResult) -> bool:
 
 
 def _is_loopback(host: str) -> bool:
-    """Return whether a host is this one; names other than localhost could resolve to another at any time."""
+    """Return whether a host is this one; names other than localhost could resolve to another host at any time."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

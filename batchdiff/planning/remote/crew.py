@@ -102,7 +102,7 @@ class Crew(Generic[Task, Result]):
             self._ask(worker, _Question.PYTHON)
 
     def _present(self) -> set[str]:
-        """Return the workers that the scheduler has and hears from. A silent worker that resumes is a new one."""
+        """Return the workers that the scheduler has and hears from. A silent worker that resumes counts as new."""
         # Client.scheduler_info() would wait for a scheduler that hangs.
         found = self.client.sync(self.client.scheduler.identity, callback_timeout=_HUNG)["workers"]
         last_seen = {worker: each["last_seen"] for worker, each in found.items()}
@@ -160,7 +160,7 @@ class Crew(Generic[Task, Result]):
             remedy = "Fix these problems, or plan without --scheduler."
             return WorkerError("none of the scheduler's workers can scan these images", why=why, remedy=remedy)
         if self._ever_admitted:
-            why = "the last worker died, froze or left, and no other joined"
+            why = "the last worker died, froze or left, and no other has joined"
             return WorkerError("the scan ran out of workers", why=why, remedy=CONTINUE)
         remedy = "Start some with `dask worker` and this scheduler's address (docs/many-hosts.md)."
         return WorkerError("the scheduler has no workers", remedy=remedy)
@@ -171,10 +171,10 @@ def _objection(question: _Question, answer: str) -> str:
     ours = platform.python_version()
     match question:
         case _Question.PYTHON if answer.split(".")[:2] != ours.split(".")[:2]:
-            return f"it runs Python {answer}, and the planner {ours}: use the same version on all hosts"
+            return f"it runs Python {answer}, but the planner runs {ours} (use the same version on all hosts)"
         case _Question.VERSION if answer != __version__:
-            versions = f"it has batchdiff {answer}, and the planner {__version__}"
-            return f"{versions}: install the same version on all hosts"
+            versions = f"it has batchdiff {answer}, but the planner has {__version__}"
+            return f"{versions} (install the same version on all hosts)"
         case _Question.FILES:
             return answer
     return ""
@@ -183,5 +183,5 @@ def _objection(question: _Question, answer: str) -> str:
 def _failure(question: _Question, error: BaseException) -> str:
     """Return why a worker that failed to answer is refused."""
     if question is _Question.VERSION and isinstance(error, ImportError):
-        return f"batchdiff cannot be imported there ({error}): install the same version as on the planner's host"
+        return f"it cannot import batchdiff ({error}); install the same version there as on the planner's host"
     return f"it failed when asked about {question.value}: {error!r}"

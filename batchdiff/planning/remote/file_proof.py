@@ -31,7 +31,7 @@ _EXCERPT = 4 * KIB
 
 _MOST_OF_A_FILE = 16
 _MOST_IN_ALL = 4096
-"""Excerpts: at most 16 MiB are read in all, from 4,096 places, which takes an array of disks a few seconds."""
+"""Excerpts, or one of each file if there are more files: 4,096 take an array of disks a few seconds to read."""
 
 
 class FileExcerpt(NamedTuple):
@@ -74,7 +74,7 @@ def _excerpts(path: str, numbers: random.Random, most: int) -> tuple[FileExcerpt
 
 
 def _offsets(file: ImageFile, numbers: random.Random, most: int) -> Iterator[int]:
-    """Yield ascending offsets of blocks: a random one in each of ``most`` equal parts, or the next with data."""
+    """Yield ascending offsets of blocks: a random one in each of up to ``most`` parts, or the next with data."""
     blocks = -(-file.size // _EXCERPT)
     parts = min(most, blocks)
     last = -1

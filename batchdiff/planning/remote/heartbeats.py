@@ -15,14 +15,14 @@ from typing import NamedTuple
 
 LONGEST_SILENCE = 30.0
 """Seconds after which a worker counts as frozen. A worker of Dask reports twice a second, or every six seconds if
-there are a thousand, whatever its tasks wait for."""
+there are a thousand workers, whatever its tasks wait for."""
 
 _LONGEST_STEP = 15.0
 """The most seconds that count from one look to the next: this process, or the scheduler, may have been stopped."""
 
 
 class _Heard(NamedTuple):
-    """When the scheduler last heard from a worker, by its own clock, and the seconds of silence since."""
+    """When the scheduler last heard from a worker, by the scheduler's clock, and the seconds of silence since."""
 
     when: float
     silence: float

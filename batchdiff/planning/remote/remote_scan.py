@@ -50,7 +50,7 @@ class RemoteScanJob:
         raise_descriptor_limit()
         needed, free = len(self.proofs) + _SPARE_FILES, free_descriptors()
         if free < needed:
-            return f"it may open {free} more files, but the scan needs {needed} (`ulimit -n`)"
+            return f"it can open only {free} more files, but the scan needs {needed} (`ulimit -n`)"
         return objection_to(self.proofs) or self._hides_blocks()
 
     def _hides_blocks(self) -> str:

@@ -63,7 +63,7 @@ RANGE = 64 * MIB
 class _Stretch(NamedTuple):
     """Windows that are scanned together: how many, and the maps of the bytes to read from template and guests.
 
-    ``holes``: by guest, the windows that are settled because it has a hole there.
+    ``holes``: by guest, the windows that are settled because the guest has a hole there.
     """
 
     windows: int
@@ -84,7 +84,7 @@ class _TemplateWindow(NamedTuple):
 
 
 class Scanner:
-    """The open images of a job, and the buffers to compare them with.
+    """The open images of a job, and the buffers in which they are compared.
 
     A guest is known by its index in the job. A window has an index in its range and another in its stretch.
     """

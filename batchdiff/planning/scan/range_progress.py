@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 
 _CELLS = 512
-"""One for each process, by its id. Two rarely share a cell; if they do, the progress shown is too small."""
+"""A process uses the cell that its id determines. Two rarely share one; if so, too little progress is shown."""
 
 _BETWEEN_REPORTS = 0.2
 """Seconds of scanning between two reports of a process."""

@@ -2,7 +2,7 @@
 
 ::
 
-    granules of the older plan   |  data  |        |  zero  |  data  |        all between them is equal
+    granules of the older plan   |  data  |        |  zero  |  data  |        all else is equal
     compared, up to a window     |........|        |.................|
     units that differ              ..  .            .......     .
 

@@ -23,9 +23,10 @@ from batchdiff.units import format_size
 class ScanJob:
     """A template and the guests to compare with it, as they were when first opened.
 
-    ``files``: the template's files at that time. ``sharing``: it shares blocks with other files, possibly the
-    guests. ``shared``: for each guest, the bytes whose blocks it shares with the template at the same offset;
-    None if they are not known yet. ``observer`` is called at every read. ``progress`` counts bytes within ranges.
+    ``files``: the template's files at that time. ``sharing``: whether the template shares blocks with other files,
+    possibly the guests. ``shared``: for each guest, the bytes whose blocks it shares with the template at the same
+    offset; None if they are not known yet. ``observer`` is called at every read. ``progress`` counts bytes within
+    ranges.
 
     A task is the number of a range (:class:`~batchdiff.planning.scan.executor.Job`).
     """

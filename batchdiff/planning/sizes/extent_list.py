@@ -34,7 +34,7 @@ class ListFormat(NamedTuple):
     """The way in which a filesystem lists a file's extents.
 
     ``longest``: the blocks of the longest extent. ``in_inode``: the entries for which the inode has room.
-    ``entry``, ``header``: their bytes in a block.
+    ``entry``, ``header``: the bytes of an entry, and of a header, in a block.
     """
 
     longest: int
@@ -93,7 +93,7 @@ class WrittenRuns:
 
     @property
     def list_bytes(self) -> int:
-        """The bytes of the blocks that list them; with bigalloc each takes a unit of several blocks."""
+        """The bytes of the blocks that list the extents; with bigalloc, each takes a unit of several blocks."""
         in_block = (self._volume.block - self._lists.header) // self._lists.entry
         level, blocks = self.extents, 0
         while level > self._lists.in_inode:

@@ -60,7 +60,7 @@ def compared_sizes(units: Extents, virtual_size: int, options: OverlayOptions, u
     # Of a data file, only the space on disk depends on the geometry: it is as long as the disk.
     by_disk = needs.outside or any(geometry.extended_l2 for geometry in compared)
     for geometry in (each for each in compared if fits(virtual_size, each)):
-        # Clusters of whole units are only counted. Subclusters and clusters below a unit need extents.
+        # Clusters of whole units are only counted. Subclusters and clusters smaller than a unit need extents.
         if geometry.granules == 1 and geometry.cluster_size >= UNIT:
             layout = _counted(parts, virtual_size, geometry, inside)
             data = layout.data_clusters * geometry.cluster_size
@@ -153,7 +153,7 @@ def _counted(parts: _Parts, virtual_size: int, geometry: Geometry, options: Layo
 
 
 def chosen_geometry(sizes: ComparedSizes, cluster_size: int | None) -> Geometry | None:
-    """Choose a geometry with that cluster size, or any if None; return None if it cannot map the disk.
+    """Choose a geometry with that cluster size, or any if None; return None if none of them can map the disk.
 
     Of those within 1 % of the smallest overlay, choose the one nearest to 64 KiB, if possible with standard L2
     entries, which every QEMU reads.

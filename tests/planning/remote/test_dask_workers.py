@@ -221,8 +221,8 @@ def test_workers_that_are_left_out(folder, hosts, expected, tmp_path):
     assert checksum(found) == expected
     assert sorted(text for text in notices if text not in taking_part(notices)) == sorted(
         [
-            f"the worker {addresses['old']} is left out: it has batchdiff 9.9, and the planner {__version__}:"
-            " install the same version on all hosts",
+            f"the worker {addresses['old']} is left out: it has batchdiff 9.9, but the planner has {__version__}"
+            " (install the same version on all hosts)",
             f"the worker {addresses['elsewhere']} is left out: {folder}/template.img: another file is in its place"
             " on that host",
         ]

@@ -55,7 +55,7 @@ def test_too_few_descriptors(tmp_path, monkeypatch):
     job = job_of(notation.write_raw(tmp_path / "a.img", "1M:A"), notation.write_raw(tmp_path / "b.img", "1M:B"))
     assert job.objection() == ""
     monkeypatch.setattr(remote_scan, "free_descriptors", lambda: 17)
-    assert job.objection() == "it may open 17 more files, but the scan needs 18 (`ulimit -n`)"
+    assert job.objection() == "it can open only 17 more files, but the scan needs 18 (`ulimit -n`)"
 
 
 def test_a_host_that_does_not_see_shared_blocks(tmp_path):
@@ -98,7 +98,10 @@ def test_a_check_before_each_read(tmp_path):
 
 @pytest.mark.parametrize(
     ("python", "reason"),
-    [("3.9.2", "it runs Python 3.9.2, and the planner 3.11.4: use the same version on all hosts"), ("3.11.9", "")],
+    [
+        ("3.9.2", "it runs Python 3.9.2, but the planner runs 3.11.4 (use the same version on all hosts)"),
+        ("3.11.9", ""),
+    ],
 )
 def test_another_python(monkeypatch, python, reason):
     monkeypatch.setattr(crew.platform, "python_version", lambda: "3.11.4")
@@ -107,7 +110,7 @@ def test_another_python(monkeypatch, python, reason):
 
 def test_a_worker_without_batchdiff():
     found = crew._failure(crew._Question.VERSION, ModuleNotFoundError("No module named 'batchdiff'"))
-    assert found.startswith("batchdiff cannot be imported there (No module named 'batchdiff'): install the same")
+    assert found.startswith("it cannot import batchdiff (No module named 'batchdiff'); install the same")
     assert "failed when asked about its files: KeyError(1)" in crew._failure(crew._Question.FILES, KeyError(1))
 
 
