@@ -1,4 +1,4 @@
-"""The choices that an operator makes in a manifest, and that apply carries out."""
+"""The choices that an operator makes in manifests and on the command line, and a plan's verdicts."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Strategy(enum.StrEnum):
     """The way in which a guest frees the space of the data that the template has, too."""
 
     OVERLAY = "overlay"
-    """An overlay takes its place, and rests on the template."""
+    """An overlay takes its place, and depends on the template."""
     SHARE = "share"
-    """It stays as it is, and shares blocks on disk with the template, on which it does not rest."""
+    """It stays as it is, and shares blocks on disk with the template, on which it does not depend."""
 
 
 class Loss(enum.StrEnum):

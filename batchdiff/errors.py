@@ -136,7 +136,7 @@ class DifferenceError(VerificationError):
 
 
 class InUseError(GuestError):
-    """A VM or another program uses an image, so it could not be read or may not be changed."""
+    """A VM or another program is using an image, so the image could not be read or must not be changed."""
 
 
 class ProgramError(BatchdiffError):
@@ -152,7 +152,7 @@ class StopError(BatchdiffError):
 
 
 class WorkerError(BatchdiffError):
-    """A worker process died; ``what`` names it and the range that it was scanning."""
+    """A worker process died or cannot scan, or the scheduler of workers on other hosts cannot be used."""
 
     exit_code = 4
 

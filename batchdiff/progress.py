@@ -45,7 +45,7 @@ class Phase(enum.StrEnum):
 class Pace:
     """The bytes done and their total; the rate so far, and the seconds left at that rate, or None if unknown.
 
-    While images are opened, openings are counted instead of bytes.
+    While images are being opened, openings are counted instead of bytes.
     """
 
     done: int
@@ -235,7 +235,7 @@ class Meter:
                 work.done = work.size
 
     def _show_if_due(self, *, first: bool = False, at_once: bool = False) -> None:
-        """Show a reading if one is due. ``first``: also if none was shown; ``at_once``: even if none is due."""
+        """Show a reading if one is due. ``first``: or if none has been shown; ``at_once``: or if none is due."""
         if self._next is None:
             if first:
                 self._since = self.clock()

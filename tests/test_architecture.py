@@ -28,7 +28,7 @@ ROOMS = {
     "progress": "The progress of a command, in bytes: the total, the part that is done, and the pace.",
     "signals": "Signals: their names, for reports of a process's death, and code that they must not interrupt.",
     "quoting": "Words from users and files in messages: quoted on one line, with the known word that they mean.",
-    "choices": "The choices that an operator makes in a manifest, and that apply carries out.",
+    "choices": "The choices that an operator makes in manifests and on the command line, and a plan's verdicts.",
     "image_source": "The declared path, format and backing chain of an image: all that a worker needs to open it.",
     "sampling": "Samples of images: which parts to read, and how far an estimate can be from the truth; pure.",
     "files": "Files and their names: identity, fingerprints, durable writing.",

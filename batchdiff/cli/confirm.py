@@ -78,7 +78,7 @@ def state(console: Console, question: Question) -> None:
 def confirm(console: Console, verb: str, question: Question) -> None:
     """Ask the operator to confirm.
 
-    :raises UsageError: the answer was no, or there is no terminal to ask on.
+    :raises UsageError: the answer was not yes, or there is no terminal to ask on.
     """
     if not console.can_ask:
         raise UsageError(

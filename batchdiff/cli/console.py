@@ -84,7 +84,7 @@ class Console:
     def event(self, name: str, /, **fields: object) -> None:
         """Print one JSON object as a line on stdout, with --json only.
 
-        This never fails: if the line cannot be written, the command continues, and :meth:`end` reports this.
+        This never fails: if the line cannot be written, the command continues, and :meth:`end` reports the error.
         """
         if self.json:
             self._count(name, fields)

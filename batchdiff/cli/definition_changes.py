@@ -29,9 +29,9 @@ PROXMOX_FOLDER = ("--proxmox", "/etc/pve/qemu-server")
 
 
 def report_changes(console: Console, path: str, plan: Plan, outcomes: list[GuestOutcome]) -> None:
-    """Print, below the results on a terminal, what must change in definitions; elsewhere each guest's line has it.
+    """Print, below the results on a terminal, what must change in definitions.
 
-    ``path``: the plan's.
+    Elsewhere, the lines of each guest include that. ``path``: the plan's.
     """
     if not console.is_one_terminal:
         return
@@ -149,6 +149,6 @@ def _secrets(guest: GuestPlan, template: ImageSource) -> Iterator[str]:
     options = [each for each in dotted(decryption(overlay, ids)) if each.endswith("=SECRET")]
     if options:
         yield (
-            f"the template is encrypted: give the VM its secret, too (QEMU: {', '.join(options)}; libvirt:"
-            " <encryption> in the disk's <backingStore>)"
+            f"the template is encrypted: give the VM the template's secret, too (QEMU: {', '.join(options)};"
+            " libvirt: <encryption> in the disk's <backingStore>)"
         )

@@ -1,4 +1,4 @@
-"""Warnings about images whose first bytes do not match their declared format, before a scan or an apply."""
+"""Warnings about images whose first bytes do not match their declared format."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def warn_of_formats(
 ) -> None:
     """Warn of images in a manifest whose first bytes do not match their format.
 
-    ``observer`` is called at every read; ``recognised``, with the number of images whose first bytes were read so
-    far, 0 before the first.
+    ``observer`` is called at every read; ``recognised``, with the number of images whose first bytes have been
+    read so far, 0 before the first.
     """
     pending = [guest for guest in manifest.guests if guest.converted is None and not guest.objection]
     _warn(console, manifest.template, [(guest.name, guest.image) for guest in pending], observer, recognised)
@@ -36,7 +36,7 @@ def warn_of_formats(
 def warn_of_planned_formats(
     console: Console, plan: Plan, history: History, names: Iterable[str] | None = None
 ) -> None:
-    """Warn of images in a plan whose first bytes do not match their format: of all guests, or of those named.
+    """Warn of images whose first bytes do not match their format: the template, and all guests or those named.
 
     A guest whose overlay has taken its place is left out, because the overlay is not the declared image.
     """
@@ -73,13 +73,16 @@ def _doubt(declared: ImageFormat, found: ImageFormat | None) -> str:
         return ""
     if declared is ImageFormat.RAW and found is ImageFormat.LUKS:
         return (
-            "is declared raw, but starts like luks. That is right if the guest's OS encrypts its whole disk;"
-            " if QEMU encrypts it, write `format: luks` and `secret_file: PATH` in the manifest"
+            "is declared raw, but starts like a luks image. That is right if the guest's OS encrypts its whole"
+            " disk; if QEMU encrypts it, write `format: luks` and `secret_file: PATH` in the manifest"
         )
     if declared is ImageFormat.RAW:
         return (
-            f"is declared raw, but starts like {found}. A VM therefore sees the {found} file itself as its"
+            f"is declared raw, but starts like a {found} image. A VM therefore sees the {found} file itself as its"
             f" disk. If that is not what you want, write `format: {found}` in the manifest"
         )
-    starts = f"does not start with a {declared} header" if found is ImageFormat.RAW else f"starts like {found}"
+    if found is ImageFormat.RAW:
+        starts = f"does not start with a {declared} header"
+    else:
+        starts = f"starts like a {found} image"
     return f"is declared {declared}, but {starts}; did you mean `format: {found}`?"

@@ -13,10 +13,11 @@ from batchdiff.files.filenames import shell_word
 from batchdiff.image.in_use.lease import why_unknown
 from batchdiff.linux.permissions import WRITE_BITS
 from batchdiff.manifest.manifest import GuestEntry, Manifest
+from batchdiff.report.figures import count_of
 
 
 def warn_of_files(console: Console, manifest: Manifest, pending: Sequence[GuestEntry]) -> None:
-    """Warn of the files of guests that are to be converted, once per problem, with the number of files."""
+    """Warn of problems with the files of guests to be converted, once per problem, with the number of files."""
     found = {}
     for guest in pending:
         with contextlib.suppress(OSError):
@@ -34,14 +35,15 @@ def _warn_of_modes(console: Console, modes: dict[str, int]) -> None:
         return
     first, mode = closed[0], stat.S_IMODE(modes[closed[0]])
     others = len(closed) - 1
-    more = (
-        f", and so {'are' if others > 1 else 'is'} {others} more guest{'s' if others > 1 else ''}"
+    more = f", and so {'is' if others == 1 else 'are'} {count_of(others, 'more guest')}" if others else ""
+    whose = (
+        "a VM must write to its overlay, first make the guest's file writable, as with"
         if others
-        else ""
+        else ("the VM must write to its overlay, first run")
     )
     console.warn(
-        f"warning: {first} is read-only (mode {mode:04o}){more}. An overlay gets its guest's mode:"
-        f" run `chmod u+w {shell_word(first)}` if its VM must write to it"
+        f"warning: {first} is read-only (mode {mode:04o}){more}. An overlay gets its guest's mode: if {whose}"
+        f" `chmod u+w {shell_word(first)}`"
     )
 
 
@@ -52,11 +54,16 @@ def _warn_of_the_unseen(console: Console, devices: dict[str, int], retire: Retir
         first.setdefault(device, path)
     for device, path in first.items():
         if why := _why_unseen(path):
-            count = sum(1 for each in devices.values() if each == device)
-            more = f" (and {count - 1} more on its filesystem)" if count > 1 else ""
+            others = sum(1 for each in devices.values() if each == device) - 1
+            more = (
+                f"; {count_of(others, 'more guest')} {'is' if others == 1 else 'are'} on that filesystem"
+                if others
+                else ""
+            )
+            originals, files = ("originals", "files") if others else ("original", "file")
             sentence = (
-                f"{path}{more}: {why}. Deleting the original, by `apply --retire delete` or `purge`,"
-                " needs `--unseen`; add that if you are sure that no VM has the file open"
+                f"{path}: {why}{more}. Deleting the {originals}, by `apply --retire delete` or `purge`, needs"
+                f" `--unseen`; add that if you are sure that no VM has the {files} open"
             )
             if retire is Retire.DELETE:
                 console.warn(f"warning: {sentence}")

@@ -25,13 +25,13 @@ from batchdiff.signals import held_signals
 
 _BUG = "this is a bug in batchdiff ({what}); no original was deleted without a verified overlay."
 _REPORT_BUG = (
-    "Traceback: {path}. Please report the bug with that file, which contains the code that failed and your"
-    " command, but no image data and no secrets."
+    "Traceback: {path}. Please report the bug and attach that file, which contains your command and the code that"
+    " failed, but no image data and no secrets."
 )
-_REPORT_PRINTED_BUG = "Please report the bug with the lines above, which could not be written to a file."
+_REPORT_PRINTED_BUG = "Please report the bug and include the lines above, which could not be written to a file."
 
 _NEED_FEW_DESCRIPTORS = {"validate", "show", "schema"}
-"""Verbs that start no process, and open one image at a time."""
+"""Verbs that start no process, and open at most one image at a time."""
 
 GUEST_NAMES = "_guest-names"
 """The word with which a shell's completion asks for the names of a plan's guests."""
@@ -85,7 +85,7 @@ def _console(arguments: argparse.Namespace) -> Console:
 
 
 def _logged(console: Console, arguments: argparse.Namespace, argv: list[str]) -> Console:
-    """Return the console with the log that the command line asks for, after writing the log's first lines."""
+    """Return the console with the log that the command line names, if any, and write the log's first lines."""
     if arguments.log_file is None:
         return console
     from batchdiff.cli.logs import session_log  # noqa: PLC0415  # only if a log is asked for
@@ -105,7 +105,7 @@ def _complete(words: list[str]) -> int:
 def _unexpected(
     console: Console, error: Exception, argv: Sequence[str] = (), arguments: argparse.Namespace | None = None
 ) -> int:
-    """Report an error that no verb handles: a limit that was reached, or else a bug."""
+    """Report an error that no verb handles: a limit, a deleted folder, or else a bug. Return the exit code."""
     if isinstance(error, MemoryError):
         remedy = "Free some memory, then run the same command again."
         ending: BatchdiffError = BatchdiffError("out of memory", remedy=remedy)
@@ -114,7 +114,8 @@ def _unexpected(
         ending = BatchdiffError("cannot continue", why=f"{error.strerror}{where}", remedy=remedy)
     elif isinstance(error, FileNotFoundError) and _is_folder_deleted():
         ending = UsageError(
-            "the current folder has been deleted", remedy="Change to another one, and run the same command again."
+            "the current folder has been deleted",
+            remedy="Change to another folder, and run the same command again.",
         )
     else:
         _report_bug(console, error, argv, arguments)
@@ -126,7 +127,7 @@ def _unexpected(
 def _report_bug(
     console: Console, error: Exception, argv: Sequence[str], arguments: argparse.Namespace | None
 ) -> None:
-    """Write the traceback to a file and print its name; if no folder is writable, print the traceback."""
+    """Write the traceback to a file and print the file's name; if no folder is writable, print the traceback."""
     from batchdiff.cli.logs import crash_report  # noqa: PLC0415  # takes 3 ms, and is needed only here
 
     command = shlex.join(["batchdiff", *argv])

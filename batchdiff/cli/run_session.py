@@ -36,7 +36,7 @@ _WORST_FIRST = (6, 5, 7, 4, 1)
 _CHANGES_DISKS = {Status.CONVERTED, Status.SHARED, Status.RETIRED, Status.RESTORED, Status.PURGED}
 
 _ALWAYS_FREES = {Status.SHARED, Status.RESTORED, Status.PURGED}
-"""Results for which a file was deleted or released blocks, whatever became of the original."""
+"""Results that free space, whatever became of the original: a file was deleted, or blocks were shared."""
 
 _REASON_WAITS = {Status.SHARED, Status.UNCHANGED}
 """Results whose reasons are printed once, with the command's result, because none is urgent."""
@@ -89,7 +89,8 @@ def carry_out(
 
     ``path_map`` maps the paths in the journal and the sidecar to the present ones.
 
-    :raises StopError: it was interrupted; the message lists the completed guests.
+    :raises StopError: the command was interrupted; the message lists the completed guests.
+    :raises GuestError: a system error prevents all further work.
     :raises UsageError: everything was done, but not everything could be reported.
     """
     outcomes: list[GuestOutcome] = []
@@ -124,7 +125,8 @@ def dry_run(
 ) -> list[GuestOutcome]:
     """Return the outcomes that a command would have, each reported as it comes; nothing is changed.
 
-    :raises StopError: it was interrupted.
+    :raises StopError: the command was interrupted.
+    :raises UsageError: not everything could be reported.
     """
     outcomes: list[GuestOutcome] = []
     announcer = Announcer(console, plan.template.source, arguments.plan)
@@ -144,7 +146,7 @@ def dry_run(
 
 
 def in_domains(arguments: argparse.Namespace) -> dict[str, str]:
-    """Return who uses each image according to libvirt, by its resolved path.
+    """Return how libvirt's domains are using each image, in words, by the image's resolved path.
 
     libvirt is asked only if an option refers to it; otherwise a command neither needs it nor waits for it.
 
@@ -156,7 +158,7 @@ def in_domains(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 def report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcome]) -> None:
-    """Report how free space, as df shows it, has changed since the command began, if it changed any image."""
+    """Report how free space, as df shows it, has changed, if the command has changed any image."""
     changed = [outcome for outcome in outcomes if outcome.status in _CHANGES_DISKS]
     if not changed:
         return
@@ -173,7 +175,8 @@ def _df(folder: str, grown: int, *, purged: bool) -> str:
     """Return a sentence on the free space of a filesystem; ``purged``: this command wrote nothing to it."""
     where = f"free space on the filesystem of {folder} than before this command"
     if purged and grown < 0:
-        return f"df: {format_size(-grown)} less {where}: other programs wrote more meanwhile than it deleted."
+        why = "meanwhile, other programs wrote more than this command deleted"
+        return f"df: {format_size(-grown)} less {where}: {why}."
     how = "more" if grown >= 0 else "less"
     included = "changes that other programs made meanwhile are included"
     return f"df: {format_size(abs(grown))} {how} {where}; {included}."

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM in commands that change disks: the first signal asks them to stop, the second kills them."""
+"""Ctrl-C and SIGTERM while a command works on images: the first signal asks it to stop, the second kills it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def stopping() -> Iterator[Stop]:
             os._exit(EXIT_INTERRUPTED)
         stop.ask()
 
-    # A shell starts a job in the background with SIGINT ignored, which must stay so.
+    # A shell starts background jobs with SIGINT ignored, and it must remain ignored.
     heard = [number for number in HELD if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, handle) for number in heard}
     try:

@@ -37,7 +37,7 @@ def _verb(verbs: _Verbs, common: argparse.ArgumentParser, name: str, text: str) 
 
 def _discover(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb = _verb(
-        verbs, common, "discover", "find which images are copies of which template, and write manifests for them"
+        verbs, common, "discover", "find which images are copies of which, and write a manifest for each template"
     )
     add_search(verb)
     verb.add_argument("-o", "--output", metavar="FOLDER|MANIFEST", type=file_to_write, help=OUTPUT)
@@ -142,7 +142,8 @@ def _apply(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
         help="how to verify overlays: full (every byte, by QEMU; the default), changed (the bytes that were"
         " written, by batchdiff), or native (every byte, by batchdiff)",
     )
-    _add_jobs(verb, "number of guests in progress at the same time: one is written, the others are verified")
+    what = "the overlay of one is being written while the others are verified"
+    _add_jobs(verb, f"number of guests in progress at the same time: {what}")
     _add_guest(verb)
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask before originals are deleted")
     _add_users(verb)
@@ -174,12 +175,7 @@ def _definitions(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
 
 
 def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
-    verb = _verb(
-        verbs,
-        common,
-        "restore",
-        "give the VMs full images again: their originals, or rebuilt images",
-    )
+    verb = _verb(verbs, common, "restore", "give the VMs full images again: their originals, or rebuilt images")
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
     _add_jobs(verb, "number of guests in progress at the same time, most of them being compared")
     _add_guest(verb)
@@ -228,7 +224,7 @@ def _validate(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
 
 
 def _doctor(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
-    verb = _verb(verbs, common, "doctor", "show what this machine and the filesystems of these folders can do")
+    verb = _verb(verbs, common, "doctor", "show what this machine and the filesystems of the given folders can do")
     verb.add_argument("folders", metavar="FOLDER", nargs="*", help="a folder of images (default: the current one)")
 
 

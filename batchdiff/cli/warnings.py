@@ -26,7 +26,7 @@ def warn_of_manifest(
     """Warn of all oddities of a valid manifest: patterns, formats, raw guests in place, names, files.
 
     ``observer`` is called at every read of an image; ``recognised``, with the number of images whose first bytes
-    were read so far.
+    have been read so far.
     """
     for warning in manifest.warnings:
         console.warn(f"warning: {manifest.path}:{warning}")
@@ -78,8 +78,11 @@ def _raw_in_place(paths: list[str], form: str) -> str:
     named = ", ".join(paths[:_MOST_IMAGES]) + (
         f" and {len(paths) - _MOST_IMAGES} more" * (len(paths) > _MOST_IMAGES)
     )
+    one = len(paths) == 1
     return (
-        f"warning: {form} overlays will take the place of raw images: {named}. A VM whose definition still has"
-        " the format raw would overwrite its overlay and so destroy it. After `apply`, and before the VMs start,"
-        f" change the format in their definitions to {form}; or leave out `overlay: {{path: same}}`"
+        f"warning: {f'a {form} overlay' if one else f'{form} overlays'} will take the place of"
+        f" {'the raw image' if one else 'raw images:'} {named}. A VM whose definition still has the format raw"
+        " would overwrite its overlay and so destroy it. After `apply`, and before the"
+        f" {'VM starts' if one else 'VMs start'}, change the format in"
+        f" {'its definition' if one else 'their definitions'} to {form}; or leave out `overlay: {{path: same}}`"
     )

@@ -37,7 +37,7 @@ an inode and a block list (Linux, ``fs/ext4/ext4_extents.h``)."""
 
 
 class OtherTemplate(NamedTuple):
-    """A second template that fits an image as well: the two differ by less than the interval."""
+    """A second template that fits an image as well: its similarity is at least the first one's lower bound."""
 
     path: str
     similarity: Interval
@@ -58,7 +58,7 @@ class Copy:
 
 @frozen
 class Group:
-    """A template and its copies, those that save most first. ``choice``: why this template; None if given."""
+    """A template and its copies, those that save most first. ``choice``: how it was chosen; None if given."""
 
     template: SampledImage
     choice: ChosenTemplate | None
@@ -202,7 +202,8 @@ class Placement:
         if nearest.first[number] >= 0:
             template = self._images[nearest.first[number]].path
             share = nearest.share[number]
-            return f"only {share:.0%} of its data is in {template}, and less in every other template"
+            others = "" if nearest.second[number] < 0 else ", and no more in any other template"
+            return f"only {share:.0%} of its data is in {template}{others}"
         return f"no {'template' if self._is_given else 'other image'} has enough of its data in the same places"
 
 

@@ -39,7 +39,7 @@ class Discovery:
     """The result: groups, those that save most first, and the files that were left out, by path.
 
     ``images``: the number of images that were sampled; ``reads``, ``read_bytes``: what that took. ``ignored``: how
-    many files in the searched folders do not look like images.
+    many files that were found in folders or by globs do not look like images.
     """
 
     groups: tuple[Group, ...]
@@ -122,7 +122,7 @@ def _without_shown_files(examined: Sequence[Examined]) -> list[Examined]:
 def _converted(examined: Iterable[Examined]) -> dict[str, tuple[str, str]]:
     """Return the overlay and the template of each guest that the sidecars of templates record as converted.
 
-    Without a sidecar, an overlay is recognised by its place: beside its original, with another suffix.
+    ``_overlay_of`` also recognises an overlay without a sidecar, beside its original and with another suffix.
     """
     sidecars = {
         sidecar_path(each.backing, each.path): each.backing
@@ -165,7 +165,7 @@ def _with_roles(
             overlay, template = made
             # All originals beside their overlays get the same words, so that a report can list them together.
             which = "the overlay beside it" if overlay == default_overlay(each.path, ()) else overlay
-            why = f"it seems to be the original of {which}, which a VM may use by now"
+            why = f"it seems to be the original of {which}, which a VM may already be using"
             exclusions.append(Exclusion(each.path, Cause.UNUSABLE, why, template=template))
         else:
             images.append(each)

@@ -24,7 +24,7 @@ class Cause(enum.StrEnum):
     """It has too little in common with every other image."""
 
     UNUSABLE = "unusable"
-    """It is like a template, but cannot be a guest of it."""
+    """It cannot be a guest: it is a backing file, a converted original, or smaller than its template."""
 
     PART = "part"
     """It is one of the files of another image."""

@@ -4,7 +4,7 @@
 
     hub          the image with the most samples in common with others   -> its group: all that are like it
     template     the image of the group on which all others together take the least space
-    below it     changes to it that several images of the group have in full: they are copies of a second template
+    below it     changes to it that several images of the group share: these are copies of a second template
 
 A hub is found by the sizes of the index's entries, so no two images are compared unless one of them is a hub or a
 candidate. Only images that are at least as large as a template can be guests of it.
@@ -35,8 +35,8 @@ _TRIED = 64
 """The most images of a group whose changes are looked up in the others, for each further template."""
 
 _TIE, _TIE_OF_DATA = 0.02, 0.001
-"""Sums that differ by less than these shares, of all overlays and of the template, count as equal: a guest that
-has hardly changed is as good a template as the one that it was copied from."""
+"""Sums count as equal if they differ by at most the first share of all overlays plus the second share of the
+template: a guest that has hardly changed is as good a template as the one that it was copied from."""
 
 _WHOLE = 0.8
 """The least share of a second template's changes that its copies must have, relative to their share of its other
@@ -95,7 +95,7 @@ class ChosenTemplate(NamedTuple):
     """A template, and the number of images that would do as well.
 
     ``ties``: the rules that decided between them, in this order: each ruled out some that were equal until then.
-    ``all_tried``: False if the group has too many images to try each, so more of them may do as well.
+    ``all_tried``: False if the group has too many images to try all of them, so more may do as well.
     """
 
     template: int
@@ -139,14 +139,14 @@ class Grouping:
         return found
 
     def fitting(self, template: int) -> npt.NDArray[np.float64]:
-        """Return how similar each image is to a template; 0 for itself and for images that cannot be guests."""
+        """Return how similar each image is to a template; 0 for itself and for smaller disks."""
         shares = self._index.shares(template)
         shares[self._sizes < self._sizes[template]] = 0
         shares[template] = 0
         return shares
 
     def _reach(self, image: int) -> int:
-        """Return how often the samples of an image are found in images that no group has taken."""
+        """Return how often the samples of an image are found in other images that no group has taken."""
         return int((self._left[self._index.keys[image]] - 1).sum())
 
     def _group_of(self, hub: int) -> list[ChosenTemplate]:
@@ -223,7 +223,7 @@ class Grouping:
         return found
 
     def _one_below(self, nearest: dict[int, int], tried: set[int]) -> ChosenTemplate | None:
-        """Return a member that is a template itself. ``nearest``: members, each with its template so far."""
+        """Return a member that is a template itself; None if none is. ``nearest``: the template of each so far."""
         changes = {each: self._changes(each, template) for each, template in nearest.items()}
         many = [
             each for each, changed in changes.items() if changed.sum() >= _FEWEST_CHANGES and each not in tried
@@ -238,7 +238,7 @@ class Grouping:
         return None
 
     def _find_either(self, nearest: dict[int, int]) -> None:
-        """Find members with the few changes of another one: they could be copies of it or of their template."""
+        """Find members with the few changes of another: they could be copies of that one or of their template."""
         changes = {each: self._changes(each, template) for each, template in nearest.items()}
         few = [each for each, changed in changes.items() if 0 < changed.sum() <= _FEW_CHANGES * len(changed)]
         for image in self._by_spread(changes, few):
@@ -282,7 +282,7 @@ class Grouping:
     def _shares_of(
         self, image: int, chosen: npt.NDArray[np.bool_]
     ) -> tuple[npt.NDArray[np.float64], SampleNumbers]:
-        """Return the share of an image's chosen samples that each other one has, and how many can be compared."""
+        """Return the share of an image's chosen samples that each image has, and how many can be compared."""
         heights = np.sort(self._index.heights[image][chosen])
         of = len(heights) - np.searchsorted(heights, self._index.levels)
         return self._index.common(self._index.keys[image][chosen]) / np.maximum(of, 1), of

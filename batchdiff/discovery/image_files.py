@@ -1,10 +1,10 @@
-"""Find the files that can be images: those that are named, and those in folders that look like images.
+"""Find the files that can be images: files that are named, and files in folders if they look like images.
 
 ::
 
     web01.img, base.qcow2    an image's suffix: always           data            begins like an image: yes
     web01                    raw, with a boot sector: yes        notes.txt       neither: no
-    web01.batchdiff-tmp      batchdiff's own: never              loop -> loop    leads nowhere: left out
+    web01.batchdiff-tmp      batchdiff's own: never              loop -> loop    a broken link: no
 
 Folders are searched with all folders in them. Links to folders are not followed, so a loop of links does no harm.
 """
@@ -53,7 +53,7 @@ class FileToSample(NamedTuple):
 class FileSearch:
     """The files that were found, each once however many names it has, and those that cannot be images.
 
-    ``ignored``: how many files in the searched folders do not look like images.
+    ``ignored``: how many files that were found in folders or by globs do not look like images.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class FileSearch:
         self._seen: dict[Identity, str] = {}
 
     def add(self, file: FileToSample) -> None:
-        """Add a file that is named: by the operator, a glob or a definition."""
+        """Add a file that may be an image, or record why it is left out."""
         status = self._status(file.path)
         if status is None:
             return
@@ -131,7 +131,8 @@ class FileSearch:
         if first is file.path:
             self.files.append(file)
         elif first != file.path:
-            self._leave_out(file.path, Cause.SAME_FILE, f"it is {first} under another name (a hard link)")
+            how = " (a hard link)" if identity[0] == "file" else ""
+            self._leave_out(file.path, Cause.SAME_FILE, f"it is {first} under another name{how}")
 
     def _leave_out(self, path: str, cause: Cause, why: str) -> None:
         self.exclusions.append(Exclusion(_absolute(path), cause, why))

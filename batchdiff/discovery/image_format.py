@@ -59,7 +59,7 @@ def format_of(file: FileToSample, observer: ReadObserver | None = None) -> Image
             file.path,
             Cause.DOUBTFUL,
             f"it is named like a {named} image, but starts like a {found} image, and a guest could have written"
-            " these first bytes to its own disk; rename it, or list it in a manifest with its format",
+            " the first bytes of its own disk; rename the file, or list it in a manifest with its format",
         )
     return found
 

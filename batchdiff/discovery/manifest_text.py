@@ -4,7 +4,7 @@
 
     template: {path: /images/debian-12.img, format: raw}
     guests:
-      # 97.2% similar (95.9 - 98.1%), saves ~2.4 GiB
+      # 97.2% similar (95% interval: 95.9 - 98.1%), saves ~2.4 GiB
       - {path: /images/web01.img, format: raw}
 """
 
@@ -76,7 +76,7 @@ def manifest_text(  # noqa: PLR0913  # options by keyword
     ]
     missing = [copy.image.path for copy in group.copies if not is_listed(copy.image)]
     for path in missing:
-        lines += _comment(f"Not listed: {_shown(path)}: its name is not UTF-8, but a glob can match it", indent="")
+        lines += _comment(f"Not listed: {_shown(path)}, whose name is not UTF-8; a glob can match it", indent="")
     lines += _exclusions(group.template.path, left_out)
     return "\n".join(lines) + "\n"
 
@@ -156,7 +156,9 @@ def _allowance(copies: list[Copy]) -> Iterator[str]:
         if is_lost
     ]
     if lost:
-        yield "# Some guests would lose what the next line names; plans refuse them until you uncomment that line:"
+        one = sum(bool(copy.image.losses) for copy in copies) == 1
+        guests, them = ("One guest", "it") if one else ("Some guests", "them")
+        yield f"# {guests} would lose what the next line names; plans refuse {them} until you uncomment that line:"
         yield f"# allow_loss: [{', '.join(lost)}]"
 
 
@@ -173,7 +175,8 @@ def _exclusions(template: str, left_out: tuple[Exclusion, ...]) -> Iterator[str]
         yield f"# Left out: {which} on this template."
     if others := len(left_out) - len(of_template):
         which = "1 file, for a reason" if others == 1 else f"{others} files, for reasons"
-        yield f"# Left out: {which} unrelated to this template; `batchdiff discover` lists all, with the reasons."
+        yield f"# Left out: {which} unrelated to this template."
+        yield "# `batchdiff discover` lists every file that was left out, with the reason."
 
 
 def _stem(path: str) -> str:

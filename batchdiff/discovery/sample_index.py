@@ -5,8 +5,8 @@
     key (place and content)     images that have it           common(1) follows the keys of image 1:
     #0  at 0, "aa"              0, 1, 2                       0: 2 samples, 1: 3, 2: 1
     #1  at 0, "bb"              3
-    #2  at 7, "cc"              0, 1                          Pairs of images are never enumerated, so all of this
-    #3  at 9, "dd"              1                             grows with the number of samples.
+    #2  at 7, "cc"              0, 1                          Pairs of images are never enumerated, so time and
+    #3  at 9, "dd"              1                             memory grow with the number of samples.
 """
 
 from __future__ import annotations

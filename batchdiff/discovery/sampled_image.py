@@ -1,4 +1,4 @@
-"""What is known of a file once it has been examined: its samples, or that it is an overlay; pure."""
+"""What is known of an examined file: its samples, its backing file, or why it is left out; pure."""
 
 from __future__ import annotations
 

@@ -30,21 +30,21 @@ from batchdiff.units import MIB, ceil_div
 Hashes: TypeAlias = npt.NDArray[np.uint64]
 
 _WINDOW = 64 * MIB
-"""Bytes whose segments are in memory at once: at most 131,072 segments, with clusters of 512 bytes."""
+"""Bytes whose segments are in memory at any one time: at most 131,072 segments, with clusters of 512 bytes."""
 
 _ENOUGH = 2
 """If fewer probes are found than the maximum divided by this, a lower level is tried."""
 
 
 class SampleShape(NamedTuple):
-    """The most samples of an image, and the number of samples in a probe, as a power of two."""
+    """The most samples of an image, and the binary logarithm of the number of samples in a probe."""
 
     most: int
     probe_bits: int
 
     @property
     def probe(self) -> int:
-        """Bytes that are read at once."""
+        """The bytes of a probe, which are read together."""
         return SAMPLE << self.probe_bits
 
     @property
@@ -64,7 +64,7 @@ class Samples(NamedTuple):
     """The nonzero samples of an image: the number of each (its offset divided by 64 KiB), ascending, and its hash.
 
     ``level``: each probe stands for ``2**level`` probes; at level 0 every probe with data was read. ``stored``:
-    the bytes that each would take in an overlay, in whole blocks of 4 KiB: holes of the image stay holes.
+    the bytes that each sample would take in an overlay, in whole blocks of 4 KiB: holes of the image stay holes.
     """
 
     level: int

@@ -96,7 +96,7 @@ def _sampled(image: Image, file: FileToSample, shape: SampleShape) -> SampledIma
     inspect(image)
     samples = take_samples(image, shape)
     if fingerprint_at(file.path) != before:
-        return Exclusion(file.path, Cause.IN_USE, "it changed while it was read; shut its VM down")
+        return Exclusion(file.path, Cause.IN_USE, "it changed while it was being read; shut its VM down")
     use = disk_use_of(((layer.fd, layer.path) for layer in image.own_files), kept={})
     losses = image.layers[0].losses
     return SampledImage(

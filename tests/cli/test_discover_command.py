@@ -205,8 +205,8 @@ def test_names_that_no_manifest_can_have(tmp_path):
         os.utime(path, (moment, moment))
     (tmp_path / "images" / "in.img").symlink_to(tmp_path / "images" / "d\nd" / "vm.img")
     text = discover(tmp_path / "images", "-o", f"{tmp_path}/m/", expect=1)
-    assert "odd.img: the names of its copies are not valid UTF-8" in text
-    assert f"{long}.img: the file beside it that lists its overlays would have too long a name; shorten" in text
+    assert "odd.img: the name of its copy is not valid UTF-8" in text
+    assert f"{long}.img: the file that lists its overlays would have too long a name; shorten" in text
     assert "in.img: its path contains a line break (\\n); rename the file or the folder" in text
     assert [path.name for path in (tmp_path / "m").iterdir()] == ["base.yaml"]
 
@@ -220,7 +220,7 @@ def test_no_file_is_ever_replaced(images, tmp_path):
     assert "debian-docker.yaml: there is already a file of that name" in discover(images, "-o", tmp_path, expect=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["debian-docker.yaml", "fleet.yaml"]
     assert "there is no folder" in discover(images, "-o", tmp_path / "no" / "m.yaml", expect=2)
-    assert "must end in .yaml, not in .txt. Name a file such as" in discover(
+    assert "must end in .yaml or .yml, not in .txt. Name a file such as" in discover(
         images, "-o", tmp_path / "m.txt", expect=2
     )
     assert not (tmp_path / "m.txt").exists()
@@ -242,7 +242,7 @@ def test_bad_input_is_explained(tmp_path):
     assert "(1 file that does not look like an image)" in text
     assert "there is no file" in run_here("discover", tmp_path / "gone.img", expect=2)
     (tmp_path / "bad.qcow2").write_bytes(b"QFI\xfb" + bytes(600))
-    assert "none of the images can be read" in run_here("discover", tmp_path, expect=4)
+    assert "no image can be read" in run_here("discover", tmp_path, expect=4)
     notation.write_raw(tmp_path / "only.img", "1M:A")
     text = run_here("discover", tmp_path, "-o", tmp_path / "m.yaml", expect=1)
     assert text.startswith(f"No image was found to be a copy of another one. left out {tmp_path}/bad.qcow2: ")

@@ -28,10 +28,19 @@ def outcome(fate: Fate, status: Status = Status.CONVERTED) -> GuestOutcome:
 
 
 def test_how_space_comes_back_from_originals_that_were_kept(capsys):
-    apply._print_next_steps(Console(), "fleet.plan.json", small_plan(), [outcome(Fate.KEPT)])
+    apply._print_next_steps(Console(), "fleet.plan.json", small_plan(), [outcome(Fate.KEPT)] * 2)
     assert capsys.readouterr().err == (
         "The space is freed once the originals are deleted. Before their VMs run on the overlays, `batchdiff apply"
         " fleet.plan.json --retire quarantine` (or delete) can retire them. After a VM has written to its overlay,"
+        " delete the original yourself once you trust the overlay.\n"
+    )
+
+
+def test_how_space_comes_back_from_one_original_that_was_kept(capsys):
+    apply._print_next_steps(Console(), "fleet.plan.json", small_plan(), [outcome(Fate.KEPT)])
+    assert capsys.readouterr().err == (
+        "The space is freed once the original is deleted. Before its VM runs on the overlay, `batchdiff apply"
+        " fleet.plan.json --retire quarantine` (or delete) can retire it. After the VM has written to its overlay,"
         " delete the original yourself once you trust the overlay.\n"
     )
 
@@ -41,8 +50,14 @@ def test_how_space_comes_back_from_quarantine(capsys):
         Console(), "fleet.plan.json", small_plan(), [outcome(Fate.QUARANTINED), outcome(Fate.KEPT, Status.FAILED)]
     )
     assert capsys.readouterr().err == (
+        "The space is freed once the original in quarantine is deleted. Once the VM runs well on its overlay,"
+        " delete the original with `batchdiff purge fleet.plan.json --used`. To go back, use `batchdiff restore"
+        " fleet.plan.json`.\n"
+    )
+    apply._print_next_steps(Console(), "fleet.plan.json", small_plan(), [outcome(Fate.QUARANTINED)] * 2)
+    assert capsys.readouterr().err == (
         "The space is freed once the originals in quarantine are deleted. Once the VMs run well on their overlays,"
-        " delete them with `batchdiff purge fleet.plan.json --used`. To go back, use `batchdiff restore"
+        " delete the originals with `batchdiff purge fleet.plan.json --used`. To go back, use `batchdiff restore"
         " fleet.plan.json`.\n"
     )
 
@@ -87,7 +102,9 @@ def test_the_question_of_purge_promises_no_more_than_is_certain(monkeypatch, use
     count, much = ("2 originals", "7 MiB") if used else ("up to 2 originals", "at most 7 MiB")
     assert question.what.startswith(f"{count}, {much} on disk, will be deleted, ")
     assert question.last == f"Type yes to delete {count} ({much}): "
-    may_stay = "" if used else " (kept if QEMU finds a difference, because its VM has written to the overlay)"
+    may_stay = (
+        "" if used else " (its VM has written to the overlay, so the original is kept if QEMU finds a difference)"
+    )
     assert question.lines == [
         "3 MiB  /srv/clones/a.img.batchdiff-original",
         f"4 MiB  /srv/clones/b.img.batchdiff-original{may_stay}",
@@ -95,7 +112,7 @@ def test_the_question_of_purge_promises_no_more_than_is_certain(monkeypatch, use
 
 
 INCLUDED = "; changes that other programs made meanwhile are included."
-OTHERS = ": other programs wrote more meanwhile than it deleted."
+OTHERS = ": meanwhile, other programs wrote more than this command deleted."
 
 
 @pytest.mark.parametrize(
@@ -165,6 +182,11 @@ def test_raw_guests_in_place():
         " After `apply`, and before the VMs start, change the format in their definitions to qcow2; or leave out"
         " `overlay: {path: same}`"
     )
+    assert warnings._raw_in_place(["/a.img"], "qcow2") == (
+        "warning: a qcow2 overlay will take the place of the raw image /a.img. A VM whose definition still has the"
+        " format raw would overwrite its overlay and so destroy it. After `apply`, and before the VM starts,"
+        " change the format in its definition to qcow2; or leave out `overlay: {path: same}`"
+    )
 
 
 def test_too_little_space(capsys, monkeypatch):
@@ -207,6 +229,6 @@ def test_a_bug(capsys, monkeypatch, tmp_path):
     (report,) = tmp_path.iterdir()
     assert capsys.readouterr().err == (
         "batchdiff: this is a bug in batchdiff (KeyError: 'x'); no original was deleted without a verified"
-        f" overlay. Traceback: {report}. Please report the bug with that file, which contains the code that failed"
-        " and your command, but no image data and no secrets.\n"
+        f" overlay. Traceback: {report}. Please report the bug and attach that file, which contains your command"
+        " and the code that failed, but no image data and no secrets.\n"
     )

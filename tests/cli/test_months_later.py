@@ -624,7 +624,7 @@ def test_planning_on_a_template_that_changed_under_overlays(one):
     with template.open("r+b") as file:
         file.write(b"?")
     one.write_manifest(OTHER)
-    assert "they are damaged" in one.plan("-q", "-o", "second.plan.json").stderr
+    assert "so the overlay is damaged" in one.plan("-q", "-o", "second.plan.json").stderr
 
 
 def test_changes_of_an_image_that_is_not_the_overlay_are_not_discarded(one):

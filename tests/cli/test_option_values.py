@@ -65,7 +65,7 @@ def test_a_plan_from_a_pipe_needs_a_name(capsys, monkeypatch, name):
     monkeypatch.setattr(main.signal, "signal", lambda *_: None)  # that of the tests stays
     assert main.run(["plan", name]) == 2
     assert capsys.readouterr().err == (
-        "batchdiff: the plan needs a name: a manifest from stdin or a pipe has none."
+        "batchdiff: the plan has no default name: the manifest comes from stdin or a pipe."
         " Add `-o PLAN`, such as `-o fleet.plan.json`.\n"
     )
 

@@ -175,7 +175,8 @@ def test_a_folder_that_has_been_deleted(tmp_path):
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2, done.stderr
     assert done.stderr == (
-        "batchdiff: the current folder has been deleted. Change to another one, and run the same command again.\n"
+        "batchdiff: the current folder has been deleted. Change to another folder, and run the same command"
+        " again.\n"
     )
     assert "Traceback" not in done.stderr
 

@@ -48,7 +48,7 @@ def folder(tmp_path, monkeypatch) -> Iterator[Path]:
 COMMANDS = {
     "plan fleet.yaml --guest nope": ("no guest of the manifest is called 'nope'. Its guests are: a, b."),
     "plan -": (
-        "the plan needs a name: a manifest from stdin or a pipe has none. Add `-o PLAN`, such as `-o"
+        "the plan has no default name: the manifest comes from stdin or a pipe. Add `-o PLAN`, such as `-o"
         " fleet.plan.json`."
     ),
     "plan fleet.yaml -o other.json": ("other.json exists and is not a plan. Choose another place with `-o`."),

@@ -86,12 +86,13 @@ def test_read_only_guests(fleet):
     (fleet.folder / "raw.img").chmod(0o444)
     path = f"{fleet.folder}/raw.img"
     warning = f"batchdiff: warning: {path} is read-only (mode 0444). An overlay gets its guest's mode:"
-    advice = f" run `chmod u+w {path}` if its VM must write to it\n"
+    advice = f" if the VM must write to its overlay, first run `chmod u+w {path}`\n"
     assert batchdiff("validate", "fleet.yaml", cwd=fleet.folder).stderr == warning + advice
     (fleet.folder / "same.img").chmod(0o400)
     (fleet.folder / "large.img").chmod(0o420)
-    many = (warning + advice).replace(" (mode 0444).", " (mode 0444), and so is 1 more guest.")
-    assert batchdiff("validate", "fleet.yaml", cwd=fleet.folder).stderr == many
+    many = warning.replace(" (mode 0444).", " (mode 0444), and so is 1 more guest.")
+    first = " if a VM must write to its overlay, first make the guest's file writable, as with"
+    assert batchdiff("validate", "fleet.yaml", cwd=fleet.folder).stderr == f"{many}{first} `chmod u+w {path}`\n"
     batchdiff("plan", "fleet.yaml", "--guest", "raw", cwd=fleet.folder)
     (fleet.folder / "raw.img").chmod(0o644)  # the advice, after planning: the plan holds
     fleet.apply()
@@ -102,11 +103,11 @@ def test_a_guest_that_is_declared_raw_and_is_qcow2(fleet):
     fleet.write_manifest(MANIFEST.replace("thick.qcow2, format: qcow2", "thick.qcow2"))
     done = batchdiff("validate", "fleet.yaml", cwd=fleet.folder)
     assert "the guest thick, " in done.stderr
-    assert "starts like qcow2" in done.stderr
+    assert "starts like a qcow2 image" in done.stderr
 
 
 def test_a_guest_that_is_declared_raw_and_looks_encrypted(fleet):
     (fleet.folder / "raw.img").write_bytes(b"LUKS\xba\xbe".ljust(1 << 20, b"\1"))
     done = batchdiff("validate", "fleet.yaml", cwd=fleet.folder)
-    assert "is declared raw, but starts like luks" in done.stderr
+    assert "is declared raw, but starts like a luks image" in done.stderr
     assert "write `format: luks` and `secret_file: PATH`" in done.stderr

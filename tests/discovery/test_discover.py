@@ -103,7 +103,7 @@ def test_the_kept_original_of_an_overlay_is_neither_guest_nor_template(folder):
     notation.write_qcow2(folder / "one.qcow2", "6M:-", backing=folder / "base.img")
     found = run(folder)
     assert copies(found) == {"base.img": {"two.qcow2", "three.img"}}
-    why = "it seems to be the original of the overlay beside it, which a VM may use by now"
+    why = "it seems to be the original of the overlay beside it, which a VM may already be using"
     assert left(found)["one.img"] == (Cause.UNUSABLE, why)
     with pytest.raises(ImageError, match=r"cannot use .*/one\.img as the template: it seems to be the orig"):
         run(folder, templates=[str(folder / "one.img")])
@@ -122,7 +122,7 @@ def test_the_sidecar_of_a_template_shows_originals_of_overlays_elsewhere(folder,
     # The template shows it, and so does the overlay, which leads to the template.
     others = [folder / "base.img", folder / "two.qcow2"] if where == "one" else [overlay, folder / "two.qcow2"]
     found = run(folder / "one.img", folder / "three.img", *others)
-    why = f"it seems to be the original of {overlay}, which a VM may use by now"
+    why = f"it seems to be the original of {overlay}, which a VM may already be using"
     assert left(found)["one.img"] == (Cause.UNUSABLE, why)
     assert "two.qcow2" not in left(found)
 

@@ -103,7 +103,7 @@ def test_a_name_that_is_not_utf_8_is_left_to_a_glob(tmp_path):
     notation.write_raw(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.img"), COPY)
     (group,) = groups(tmp_path)
     assert [guest.name for guest in written(tmp_path, group).guests] == ["a"]
-    assert ": its name is not UTF-8, but a glob can match it" in (tmp_path / "manifest.yaml").read_text()
+    assert ", whose name is not UTF-8; a glob can match it" in (tmp_path / "manifest.yaml").read_text()
 
 
 def test_a_format_that_only_first_bytes_show_is_marked(tmp_path):
@@ -132,11 +132,14 @@ def test_losses_and_exclusions_are_comments(tmp_path):
     assert read_manifest(str(tmp_path / "allowed.yaml")).allow_loss == {Loss.SNAPSHOTS}
     assert [line for line in text.splitlines() if line.startswith("# Left out")] == [
         f"# Left out: {tmp_path}/old.img: it seems to be the original of the overlay beside it, which a VM may"
-        " use by now",
+        " already be using",
         "# Left out: 2 files that are already overlays on this template.",
-        "# Left out: 1 file, for a reason unrelated to this template; `batchdiff discover` lists all,"
-        " with the reasons.",
+        "# Left out: 1 file, for a reason unrelated to this template.",
     ]
+    assert "# `batchdiff discover` lists every file that was left out, with the reason." in text
+    assert (
+        "# One guest would lose what the next line names; plans refuse it until you uncomment that line:" in text
+    )
 
 
 def test_manifests_have_different_names(tmp_path):

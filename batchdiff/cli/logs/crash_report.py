@@ -21,7 +21,7 @@ from batchdiff.cli.logs.log_file import time_now, without_passwords
 from batchdiff.files import own_files
 
 _LONGEST = 20_000
-"""The maximum length of an exception's message, in characters: that of a worker has the worker's traceback."""
+"""The maximum length of an exception's message, in characters; one from a worker has the worker's traceback."""
 
 _DATA = re.compile(
     r"""\bb'(?:[^'\\]|\\.)*'|\bb"(?:[^"\\]|\\.)*"|\barray\((?:[^()]|\([^()]*\))*\)|\[[-\d\s,.]{40,}\]""", re.DOTALL
@@ -75,7 +75,7 @@ def exception_line(error: BaseException) -> str:
 
 
 def folders_for(arguments: argparse.Namespace | None) -> list[str]:
-    """Return the folders for a crash report, the best first: that of the plan or manifest, then TMPDIR.
+    """Return the folders for a crash report, the best first: that of the plan, output or manifest, then TMPDIR.
 
     A manifest from stdin or a pipe has no folder of its own, but the plan has one.
     """

@@ -6,7 +6,8 @@
     2026-11-29T10:57:52Z 4242 web01: converted
     UTC                  process, because several commands may use one log
 
-Every line starts like this, so batchdiff recognises a log wherever it was cut, and never appends to another file.
+Every line starts like this, so batchdiff recognises a log even after its first lines have been removed, and never
+appends to a file of another kind.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def time_now() -> str:
 
 @dataclass(slots=True)
 class LogFile:
-    """An open log. ``fd`` is None once it cannot be written; ``why`` is the cause, until it is reported."""
+    """An open log. ``fd`` is None once the log cannot be written; ``why`` is the cause, until that is reported."""
 
     path: str
     fd: int | None
@@ -85,7 +86,7 @@ def open_log(path: str, taken: Iterable[str]) -> LogFile:
     If it cannot be written, the command continues without it, and ``why`` is set. ``taken``: the command's other
     files, which may not exist yet.
 
-    :raises UsageError: it is something other than a log: an image, a plan, a device, a symbolic link.
+    :raises UsageError: the path is that of something other than a log: an image, a plan, a device, a link.
     """
     real = os.path.realpath(path)
     if real in {os.path.realpath(other) for other in taken}:
@@ -104,7 +105,7 @@ def open_log(path: str, taken: Iterable[str]) -> LogFile:
 
 
 def _require_log(path: str, info: os.stat_result) -> None:
-    """Refuse a file that is not a log. It is opened for reading only, which disturbs no VM that uses it."""
+    """Refuse a file that is not a log. It is opened for reading only, which disturbs no VM that is using it."""
     if stat.S_ISLNK(info.st_mode):
         raise _refusal(path, "it is a symbolic link")
     if not stat.S_ISREG(info.st_mode):

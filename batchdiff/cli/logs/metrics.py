@@ -80,7 +80,7 @@ def status_metrics(
     return [
         Metric(
             "batchdiff_guest_state",
-            "The label state is the last step of the guest; the value is always 1.",
+            "The label state is the state of the guest; the value is always 1.",
             [MetricValue(1, {"guest": row.name, "state": row.step}) for row in rows],
         ),
         Metric(

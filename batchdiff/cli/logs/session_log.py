@@ -33,7 +33,7 @@ def first_lines(verb: str, argv: Sequence[str]) -> str:
 
 
 def _other_files(arguments: argparse.Namespace) -> Iterator[str]:
-    """Yield the paths of a command's own files, even those that do not exist yet."""
+    """Yield the paths of a command's files besides its log, even of those that do not exist yet."""
     given = vars(arguments)
     names = ("plan", "manifest", "output", "against", "reuse", "textfile")
     paths = [given[name] for name in names if given.get(name)]

@@ -81,7 +81,7 @@ def make_and_report(
 
 
 def _with_domains(manifest: Manifest, uri: str) -> Manifest:
-    """Return a manifest whose guests have the domains that use them, according to libvirt."""
+    """Return the manifest with, for each guest, what libvirt reports about a domain that is using its image."""
     # Loaded only now: without `--connect`, a plan neither needs libvirt nor waits for it.
     from batchdiff.definitions.domain_state import images_of_active_domains  # noqa: PLC0415
     from batchdiff.definitions.virsh import Libvirt  # noqa: PLC0415

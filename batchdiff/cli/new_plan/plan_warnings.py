@@ -17,10 +17,14 @@ def warn_of_changed_template(console: Console, plan: Plan) -> None:
     for sidecar in sidecars_of(plan):
         there = [path for path in sidecar.overlays if os.path.lexists(path)]
         if there and plan.template_digest not in {"", sidecar.digest}:
+            one = len(there) == 1
+            created, damaged = (
+                ("an overlay was", "the overlay is") if one else ("overlays were", "these overlays are")
+            )
             console.warn(
-                f"warning: the content of {plan.template.source.path} changed after overlays were created on it"
-                f" ({few(sorted(there))}): they are damaged. Restore the template from a backup; `batchdiff apply`"
-                " refuses this plan"
+                f"warning: the content of {plan.template.source.path} changed after {created} created on it"
+                f" ({few(sorted(there))}), so {damaged} damaged. Restore the template from a backup; `batchdiff"
+                " apply` refuses this plan"
             )
 
 

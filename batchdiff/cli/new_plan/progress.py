@@ -18,13 +18,14 @@ class ScanProgress:
         self.meter.open(done, 3 * self.images)
 
     def opened(self, done: int) -> None:
-        """Report further openings of images: each is opened to be examined, and again to find its data."""
+        """Report further openings: each image is opened once to be examined, and again to find its data."""
         self.meter.open(self.images + done, 3 * self.images)
 
     def scanned(self, done: int, total: int) -> None:
-        """Report how many bytes of the template and all guests are scanned; those in a checkpoint come first.
+        """Report how many bytes of the template and all guests have been scanned.
 
-        Bytes that are read again for guests from an older plan come last.
+        The first report counts the bytes whose results are in a checkpoint. Bytes that are read again for guests
+        from an older plan come last.
         """
         is_first = not self.meter.has_begun
         if is_first:

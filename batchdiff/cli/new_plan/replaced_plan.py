@@ -1,4 +1,4 @@
-"""The plan that a new one replaces. Usually there is none, and the modules that handle it are not loaded."""
+"""The plan that a new one replaces. Usually there is none, so the modules that handle one are not loaded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def leftovers_at(path: str) -> Collection[str]:
 
 
 def name_to_keep_at(path: str, converted: NamesByPlan) -> str | None:
-    """Return the name that the plan at a path will get; see :mod:`batchdiff.applying.journal.kept_plan`."""
+    """Return the name under which the plan at a path will be kept, if it will be (``journal.kept_plan``)."""
     if not os.path.isfile(path):
         return None
     from batchdiff.applying.journal.kept_plan import name_to_keep  # noqa: PLC0415
@@ -32,7 +32,7 @@ def name_to_keep_at(path: str, converted: NamesByPlan) -> str | None:
 
 
 def replace_plan_at(path: str, plan: Plan, converted: NamesByPlan) -> KeptPlan | None:
-    """Write a plan, and keep the one that was at its path; see :mod:`batchdiff.applying.journal.kept_plan`."""
+    """Write a plan; return the one that was at its path, if it is kept (``journal.kept_plan``)."""
     if not os.path.isfile(path):
         write_plan(plan, path)
         return None

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def remote_scans(
     console: Console, arguments: argparse.Namespace, limits: ScanLimits
 ) -> Iterator[RemoteScans | None]:
-    """Connect to the scheduler that the options name, and yield the way to scan with its workers, or None.
+    """Connect to the scheduler in the options, and yield a way to scan with its workers; None without a scheduler.
 
     :raises UsageError: Dask is not installed, or the certificates cannot be used.
     :raises WorkerError: the scheduler does not answer.

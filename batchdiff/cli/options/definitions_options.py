@@ -27,7 +27,7 @@ def add_places(verb: argparse.ArgumentParser) -> None:
 
 
 def add_changes(verb: argparse.ArgumentParser) -> None:
-    """Add the options that change definitions; only one of them can be given."""
+    """Add the options that change definitions, or write changed copies; only one of these options can be given."""
     what = verb.add_mutually_exclusive_group()
     what.add_argument(
         "--write", metavar="FOLDER", help="write to this folder a changed copy of each definition that must change"

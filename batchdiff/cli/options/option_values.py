@@ -89,7 +89,7 @@ def rate(text: str) -> int:
 
 
 def jobs(text: str) -> int:
-    """Parse a number of guests or ranges to work on at the same time."""
+    """Parse the number of worker processes, or of guests to work on at the same time."""
     if not text.isdecimal() or not 1 <= int(text) <= _MOST_JOBS:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of jobs from 1 to {_MOST_JOBS}")
     return int(text)

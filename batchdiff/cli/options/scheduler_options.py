@@ -28,7 +28,7 @@ def add_scheduler(verb: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--trust-network",
         action="store_true",
-        help="use a scheduler on another host without encryption (tcp://): anyone on that network can then run"
+        help="use a scheduler on another host without encryption (tcp://): anyone on the network can then run"
         " programs as you, here and on all workers",
     )
 
@@ -36,7 +36,7 @@ def add_scheduler(verb: argparse.ArgumentParser) -> None:
 def check_scheduler_options(arguments: argparse.Namespace) -> None:
     """Check the options before anything is read.
 
-    :raises UsageError: they contradict each other, or the scheduler must not be used.
+    :raises UsageError: they contradict each other, or the scheduler's address is wrong or must not be used.
     """
     given = [
         option

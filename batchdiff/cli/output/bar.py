@@ -65,7 +65,7 @@ class _Screen:
 
 
 def _screen_shape(screen: _Screen) -> tuple[int | None, int | None]:
-    """Return the columns and rows to draw in, one fewer than a terminal has, as in tqdm; None without one.
+    """Return the columns and rows to draw in, each one fewer than the terminal has, as in tqdm; None without one.
 
     A serial console, or a container that was started with a terminal of its own, reports a size of 0, for which
     tqdm would draw nothing.
@@ -168,7 +168,7 @@ def pace_text(pace: Pace) -> str:
 
 
 def openings_text(pace: Pace) -> str:
-    """Return how many times images have been opened, each more than once, and the time left."""
+    """Return how many of all openings are done, and the time left; each image is opened more than once."""
     return f"{pace.done:,} of {pace.total:,}{_left(pace)}"
 
 

@@ -26,7 +26,10 @@ def version_event(verb: str) -> dict[str, Any]:
 
 
 def progress_event(reading: Reading) -> dict[str, Any]:
-    """Return a reading; the names are restic's (its manual, "Scripting"). None: unknown, or not applicable."""
+    """Return a reading's fields, with restic's names where it has any (its manual, "Scripting").
+
+    None: unknown, or not applicable.
+    """
     run, guest, openings = reading.run, reading.of_guest, reading.openings
     return {
         "bytes_done": run.done,

@@ -13,7 +13,10 @@ _EVENTS = 1.0
 
 
 class Display:
-    """Shows readings. ``bar``: whether to draw one; ``print_event``: gets at most one reading a second."""
+    """Shows readings. ``bar``: whether to draw a bar.
+
+    ``print_event`` gets the first reading, the last, and at most one a second in between.
+    """
 
     def __init__(
         self,

@@ -42,8 +42,9 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     if options.retire is Retire.DELETE and not arguments.yes:
         originals = originals_to_delete(plan, options, history)
         if originals:
+            images = "a full image" if len(originals) == 1 else "full images"
             remains = (
-                f"{overlays_remain(plan, len(originals))}; `batchdiff restore` can rebuild full images from both."
+                f"{overlays_remain(plan, len(originals))}; `batchdiff restore` can rebuild {images} from both."
             )
             condition = _condition(len(originals))
             question = deletion(originals, condition=condition, remains=remains, otherwise=_OTHERWISE)
@@ -75,20 +76,26 @@ def _condition(count: int) -> str:
 
 def _print_next_steps(console: Console, path: str, plan: Plan, outcomes: list[GuestOutcome]) -> None:
     """Print how the space can be freed, as long as originals exist; ``path``: the plan's, for commands."""
-    fates = {outcome.original.fate for outcome in outcomes if outcome.status is not Status.FAILED}
+    fates = [outcome.original.fate for outcome in outcomes if outcome.status is not Status.FAILED]
     kept = [outcome.name for outcome in outcomes if outcome.original.fate is Fate.KEPT]
     bound = dependents_of_kept(plan, kept)
     if Fate.KEPT in fates and len(bound) < len(kept):
+        one = len(kept) - len(bound) == 1
+        other, vm = "other " if bound else "", "the VM" if one else "a VM"
+        originals, them = (f"{other}original is", "it") if one else (f"{other}originals are", "them")
         console.say(
-            f"The space is freed once the {'other ' if bound else ''}originals are deleted. Before their VMs run"
-            f" on the overlays, `batchdiff apply {path} --retire quarantine` (or delete) can retire them. After a"
-            " VM has written to its overlay, delete the original yourself once you trust the overlay."
+            f"The space is freed once the {originals} deleted."
+            f" Before {'its VM runs on the overlay' if one else 'their VMs run on the overlays'},"
+            f" `batchdiff apply {path} --retire quarantine` (or delete) can retire {them}. After {vm} has written"
+            " to its overlay, delete the original yourself once you trust the overlay."
         )
     for sentence in must_stay(plan, bound):
         console.warn(sentence)
     if Fate.QUARANTINED in fates:
+        one = fates.count(Fate.QUARANTINED) == 1
+        originals, are = ("original", "is") if one else ("originals", "are")
         console.say(
-            "The space is freed once the originals in quarantine are deleted. Once the VMs run well on their"
-            f" overlays, delete them with `batchdiff purge {path} --used`. To go back, use `batchdiff restore"
-            f" {path}`."
+            f"The space is freed once the {originals} in quarantine {are} deleted. Once"
+            f" {'the VM runs well on its overlay' if one else 'the VMs run well on their overlays'}, delete the"
+            f" {originals} with `batchdiff purge {path} --used`. To go back, use `batchdiff restore {path}`."
         )

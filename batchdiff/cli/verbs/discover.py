@@ -44,8 +44,8 @@ _SHAREABLE = {ImageFormat.RAW, ImageFormat.QCOW2}
 def run(console: Console, arguments: argparse.Namespace) -> int:
     """Run the verb.
 
-    :raises UsageError: no files are given, or the manifests cannot be written.
-    :raises ImageError: an image that is to be the template cannot be sampled, or none of the images can.
+    :raises UsageError: the arguments are wrong, no image is found, or the manifests cannot be written.
+    :raises ImageError: an image that is to be the template cannot be sampled, or no image can be read.
     """
     if not arguments.paths and not arguments.libvirt:
         raise UsageError("no images are given", remedy="Name folders or images, or add `--libvirt`.")
@@ -131,7 +131,7 @@ def _check_output(path: str) -> None:
     if suffix and not suffix.lower().endswith(_MANIFEST_SUFFIXES) and not os.path.lexists(path):
         raise UsageError(
             f"cannot write to {path}",
-            why=f"the name of a manifest must end in .yaml, not in {suffix}",
+            why=f"the name of a manifest must end in .yaml or .yml, not in {suffix}",
             remedy="Name a file such as `fleet.yaml`, or end the name of a new folder with `/`.",
         )
     if os.path.lexists(path):
@@ -143,7 +143,7 @@ def _check_output(path: str) -> None:
 
 
 def _write(console: Console, output: str, found: Discovery) -> list[str]:
-    """Write a manifest for each template with copies, and return their paths.
+    """Write a manifest for each template with copies, and return the paths of the manifests.
 
     :raises UsageError: several templates were found for one manifest, or a file cannot be written.
     """
@@ -195,13 +195,15 @@ def _why_no_manifest(group: Group) -> str:
     if not is_listed(group.template):
         return "its name is not valid UTF-8, which YAML requires; rename it"
     if not any(is_listed(copy.image) for copy in group.copies):
-        return "the names of its copies are not valid UTF-8, which YAML requires; rename them"
+        if len(group.copies) == 1:
+            return "the name of its copy is not valid UTF-8, which YAML requires; rename the copy"
+        return "the names of its copies are not valid UTF-8, which YAML requires; rename the copies"
     lists = {sidecar_path(template, copy.image.path) for copy in group.copies}
     too_long = max(len(os.fsencode(name)) - longest_name(folder) for folder, name in map(os.path.split, lists))
     if too_long > 0:
         return (
-            "the file beside it that lists its overlays would have too long a name; shorten the template's name"
-            f" by at least {count_of(too_long, 'byte')}"
+            "the file that lists its overlays would have too long a name; shorten the template's name by at least"
+            f" {count_of(too_long, 'byte')}"
         )
     return ""
 
@@ -218,7 +220,7 @@ def _can_share(found: Discovery) -> bool:
 
 
 def _shareable(group: Group) -> SampledImage | None:
-    """Return a copy whose format, and that of its template, allow it to share blocks; None if there is none."""
+    """Return a copy that can share blocks, judging by its and its template's format; None if there is none."""
     if group.template.source.format not in _SHAREABLE:
         return None
     return next((copy.image for copy in group.copies if copy.image.source.format in _SHAREABLE), None)
@@ -258,5 +260,5 @@ def _exit_code(found: Discovery) -> int:
     faults = [each for each in found.exclusions if each.cause.is_fault]
     unread = [each for each in faults if each.cause is Cause.UNREADABLE]
     if unread and not found.images and len(unread) == len(found.exclusions):
-        raise ImageError("none of the images can be read", remedy="See the reasons above.")
+        raise ImageError("no image can be read", remedy="The reason for each is listed above.")
     return EXIT_SOME_GUESTS if faults else EXIT_DONE

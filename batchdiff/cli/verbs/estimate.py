@@ -59,7 +59,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def _sampled(meter: Meter, done: int, total: int) -> None:
-    """Report the bytes that were read, and the bytes to read, which a later round may increase."""
+    """Report how many bytes have been read, and the total to read, which a later round may increase."""
     meter.lengthen(None, Phase.SCAN, total)
     meter.begin()
     meter.reach(None, Phase.SCAN, done)

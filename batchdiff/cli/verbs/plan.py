@@ -27,7 +27,8 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     """Run the verb."""
     if arguments.output is None and is_piped(arguments.manifest):
         raise UsageError(
-            "the plan needs a name: a manifest from stdin or a pipe has none",
+            "the plan has no default name",
+            why="the manifest comes from stdin or a pipe",
             remedy="Add `-o PLAN`, such as `-o fleet.plan.json`.",
         )
     check_scheduler_options(arguments)
@@ -55,7 +56,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def _earlier_plans(manifest: Manifest, path: str, kept: str | None) -> EarlierPlans:
-    """Return the search for plans that converted guests; the one at ``path`` goes by its future name."""
+    """Return the search for plans that converted guests; ``kept``: the future name of the one at ``path``."""
     output = os.path.abspath(path)
     folders = (os.path.dirname(output), os.path.dirname(manifest.path))
     return EarlierPlans(folders, renamed={} if kept is None else {output: os.path.abspath(kept)})
@@ -69,7 +70,7 @@ def default_plan_path(manifest_path: str) -> str:
 def _check_output(path: str) -> None:
     """Check, before the scan, that the plan can be written and will not replace a file of another kind.
 
-    :raises UsageError: no file can be created in the folder, or the file that exists is not a plan.
+    :raises UsageError: no file can be created in the folder, or what exists there is unreadable or not a plan.
     """
     _check_folder(os.path.dirname(os.path.abspath(path)))
     if not os.path.lexists(path):

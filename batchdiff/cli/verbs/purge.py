@@ -25,7 +25,7 @@ from batchdiff.plan.plan import GuestToConvert, Plan
 from batchdiff.report.results_text import undone_text
 
 _NOTHING = "Nothing to purge: no original of this plan is known to be in quarantine."
-_MAY_DIFFER = "kept if QEMU finds a difference, because its VM has written to the overlay"
+_MAY_DIFFER = "its VM has written to the overlay, so the original is kept if QEMU finds a difference"
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
@@ -51,7 +51,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def _ask(console: Console, plan: Plan, options: PurgeOptions, history: History, *, yes: bool) -> None:
-    """Ask before originals are deleted, unless there are none, or ``yes`` answers already."""
+    """Ask before originals are deleted, unless there are none, or ``yes`` has answered already."""
     found = [guest for guest, _ in purgeable(plan, history.states, options.guests)]
     if yes or not found:
         return

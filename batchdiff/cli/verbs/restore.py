@@ -64,7 +64,8 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         return code
     report_space(console, space, outcomes)
     if arguments.define:
-        # All guests that are not converted now: an earlier restore may have left a running domain unchanged.
+        # All guests that are not converted now: an earlier restore may have left the definition of a running
+        # domain unchanged.
         now = history_of(console, arguments, plan, path_map)
         defined = define_guests(console, arguments, _with_full_images(plan, now, options.guests))
         return code or defined
@@ -76,7 +77,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def _with_full_images(plan: Plan, history: History, chosen: tuple[str, ...] | None) -> list[GuestDisk]:
-    """Return the disks of the chosen guests (None: of all) that have no overlay, with no change planned."""
+    """Return the disks of those chosen guests (None: all) that have full images now, with no change planned."""
     published = {name for name, state in history.states.items() if state.published}
     disks = [disk for disk in guest_disks(plan, history) if chosen is None or disk.guest in chosen]
     whole = [disk for disk in disks if disk.guest not in published and os.path.exists(disk.now.path)]
@@ -93,15 +94,18 @@ def _ask(
     found = restorable(plan, history.states, options.guests)
     if not found:
         return
-    # Discarding cannot be undone: list all that is lost, and ask unless --yes answers already.
+    # Discarding cannot be undone: list all that is lost, and ask unless --yes has answered already.
     if options.discard_changes:
+        one = len(found) == 1
+        original = "original, as it was" if one else "originals, as they were"
         lines = [f"{guest.name}: everything written to {guest.overlay_path}" for guest, _ in found]
         question = Question(
             f"all changes in {count_of(len(found), 'guest')} since the conversion will be discarded, including all"
-            f" snapshots in overlays ({_size_of_overlays(found)} on disk):",
+            f" snapshots in the {'overlay' if one else 'overlays'} ({'which takes' if one else 'which take'}"
+            f" {_size_of_overlays(found)} on disk):",
             lines,
-            "Leave out `--discard-changes` to keep what the VMs have written.",
-            "What remains: the originals, as they were before the conversion.",
+            f"Leave out `--discard-changes` to keep what the {'VM has' if one else 'VMs have'} written.",
+            f"What remains: the {original} before the conversion.",
         )
         if arguments.yes:
             state(console, question)
@@ -128,7 +132,7 @@ def _warn_of_losses(console: Console, plan: Plan, options: RestoreOptions, histo
 
 
 def _is_rebuilt(there: Mapping[str, OnDisk], guest: str) -> bool:
-    """Return whether an image may have to be rebuilt: its original is missing, or a file of it was written to."""
+    """Return whether a guest's image may have to be rebuilt: its original is missing, or a file has changed."""
     files = there.get(guest)
     return files is None or files.original is None or bool(files.written)
 

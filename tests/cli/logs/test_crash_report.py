@@ -52,8 +52,8 @@ def test_the_traceback_is_beside_the_plan(folder, capsys):
     assert stat.S_IMODE(report.stat().st_mode) == 0o600
     assert capsys.readouterr().err == (
         "batchdiff: this is a bug in batchdiff (KeyError: 'x'); no original was deleted without a verified"
-        f" overlay. Traceback: {report}. Please report the bug with that file, which contains the code that failed"
-        " and your command, but no image data and no secrets.\n"
+        f" overlay. Traceback: {report}. Please report the bug and attach that file, which contains your command"
+        " and the code that failed, but no image data and no secrets.\n"
     )
     text = report.read_text()
     assert "command: batchdiff status plans/fleet.plan.json\n" in text
@@ -104,7 +104,7 @@ def test_without_any_folder_it_is_printed(folder, capsys, monkeypatch):
     assert main.run(["status", "plans/fleet.plan.json"]) == 70
     said = capsys.readouterr().err
     assert "Traceback (most recent call last)" in said
-    assert "Please report the bug with the lines above" in said
+    assert "Please report the bug and include the lines above" in said
     assert "secret" not in said.replace('int(b"secret', "").replace("no secrets", "")
 
 
