@@ -177,7 +177,7 @@ def test_encryption_is_a_loss(tmp_path, head):
     said = " ".join(fleet.run("plan", "fleet.yaml", expect=1).stdout.split())
     assert "each is encrypted, and its overlay would not be" in said
     assert "`overlay: {encryption: ...}` encrypts the overlay too" in said
-    assert "`allow_loss: [encryption]` accepts that" in said
+    assert "`allow_loss: [encryption]` accepts an unencrypted overlay" in said
     assert "1 of 3" in said
 
 
