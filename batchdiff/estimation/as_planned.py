@@ -30,7 +30,7 @@ def planned_guests(  # noqa: PLR0913  # options by keyword
     progress: Callable[[int, int], None],
     observer: ReadObserver | None,
 ) -> tuple[GuestEstimate, ...]:
-    """Return the figures of a plan for all guests; ``samples``: those of guests that were sampled.
+    """Return the figures of a plan for all guests. ``samples``: the samples that were taken, by guest.
 
     ``progress`` is called with the bytes read so far, and those to read; ``observer``, at every read.
 

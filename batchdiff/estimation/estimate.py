@@ -16,12 +16,13 @@ from batchdiff.sampling.interval import Interval, exactly, sum_of
 class GuestEstimate:
     """The estimate for one guest.
 
-    ``plan``: what a plan would have for it if the rest of the guest is like its sample. ``overlay``: bytes on disk
-    that the overlay takes; None if it gets none, or was not sampled. ``saved``: the bytes that are freed; None if
-    it was not sampled. ``threshold``: the least savings at which a plan converts it, or has it share blocks.
-    ``probes``, ``read_bytes``: how many probes were read, and the bytes that were read of the guest, and of the
-    template in its probes. ``is_complete``: everything that metadata does not settle was read, so the verdict and
-    the figures are those of a plan, with the error that they have in a plan.
+    ``plan``: the guest's entry in a plan, provided that the rest of the guest is like its sample. ``overlay``: the
+    bytes that its overlay takes on disk; None if the guest gets no overlay, or was not sampled. ``saved``: the
+    bytes that are freed; None if they were not estimated. ``threshold``: the least savings at which a plan
+    converts the guest, or has it share blocks. ``probes``: how many of its probes were read; ``read_bytes``: the
+    bytes that were read from the guest, and for its probes from the template. ``is_complete``: everything that
+    metadata does not settle was read, so the verdict and the figures are those of a plan, with the error that
+    they have in a plan.
     """
 
     plan: GuestPlan
@@ -34,7 +35,7 @@ class GuestEstimate:
 
     @property
     def savings(self) -> Savings | Sharing | None:
-        """The savings that a plan would predict; None if the guest was not sampled."""
+        """The savings that a plan would predict; None if they were not estimated."""
         if self.saved is None:
             return None
         if self.overlay is None:
@@ -58,18 +59,18 @@ class GuestEstimate:
 
     @property
     def is_exact(self) -> bool:
-        """True if nothing is uncertain about the savings, as far as their exactness allows."""
+        """True if sampling adds no uncertainty to the savings; they may still be only a bound (``exactness``)."""
         return self.saved is not None and self.saved.is_exact
 
 
 @frozen
 class EstimateTotals:
-    """Sums over the guests that a plan would convert, in bytes, and the number of guests with each verdict.
+    """Sums in bytes over the guests that a plan would work on, and the number of guests with each verdict.
 
-    A verdict that no guest has may be left out of ``verdicts``.
-    ``allocated_bytes``: of these guests; ``sampled_bytes``: the allocation of all guests that were sampled, of
-    which the wanted error is a share. ``undecided``: how many guests a plan may convert or skip; what they
-    add to the sums ranges from nothing to all that they may save.
+    A plan works on a guest if it converts the guest, or has it share blocks. A verdict that no guest has may be
+    left out of ``verdicts``. ``allocated_bytes``: what the guests to work on take on disk; ``sampled_bytes``: what
+    all sampled guests take, of which the wanted error is a share. ``undecided``: how many guests a plan may work
+    on or skip; what each of them adds to the interval of a sum ranges from nothing to the bounds of its figure.
     """
 
     verdicts: Mapping[Verdict, int]
@@ -90,8 +91,8 @@ class Estimate:
     """The estimate of a fleet.
 
     ``wanted_error``, ``seed``: the options. ``whole_bytes``: the most that a plan would have to read.
-    ``seconds``: the time that the estimate took. ``template_bytes``: those of the template, if it was read once
-    for all guests, besides the samples.
+    ``seconds``: the time that the estimate took. ``template_bytes``: the bytes that were read from the template,
+    if it was read once for all guests, besides the samples.
     """
 
     generator: str
@@ -115,7 +116,7 @@ class Estimate:
 
     @property
     def read_bytes(self) -> int:
-        """The bytes that were read of all images."""
+        """The bytes that were read from all images."""
         return self.template_bytes + sum(each.read_bytes for each in self.guests)
 
 
@@ -134,7 +135,7 @@ def totals_of_estimates(guests: Iterable[GuestEstimate]) -> EstimateTotals:
 
 
 def _if_converted(guest: GuestEstimate, figure: Interval | None) -> Interval:
-    """Return what a guest adds to a sum: nothing if a plan would skip it."""
+    """Return what a guest adds to a sum: nothing if a plan would skip it, a wider interval if it is undecided."""
     if figure is None:
         return exactly(0.0)
     converts = guest.is_worked_on

@@ -6,8 +6,8 @@
                                                   ^                    | no
                                                   +-- double samples --+   those that make it least certain
 
-Each guest is sampled at offsets of its own, drawn from the seed and its name. So the errors of guests do not add
-up, and the estimate does not depend on the number of jobs.
+Each guest is sampled at offsets of its own, drawn from the seed and its name. So the errors of different guests
+are independent, and the estimate does not depend on the number of jobs.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class EstimateOptions:
 
     ``error``: the wanted half width of the interval of the total savings, as a share of what the guests take on
     disk. ``seed``: any number; the same one gives the same estimate. ``opened`` is called with the number of
-    images opened so far: the template, each guest to examine it, and each guest to find its data; ``progress``,
-    with the bytes read so far and those to read; ``observer``, at every read of an image.
+    images opened so far: the template, each guest to be examined, and each candidate again to find its data;
+    ``progress``, with the bytes read so far and those to read; ``observer``, at every read of an image.
     """
 
     error: float
@@ -76,7 +76,7 @@ class EstimateOptions:
 
 
 def make_estimate(manifest: Manifest, options: EstimateOptions, plans: EarlierPlans) -> Estimate:
-    """Return the estimate for all guests of a manifest, with the reason for each that a plan would not convert.
+    """Return the estimate for all guests of a manifest, with the reason for each that a plan would leave alone.
 
     ``plans``: the earlier plans, which may have converted guests.
 
@@ -130,10 +130,10 @@ def make_estimate(manifest: Manifest, options: EstimateOptions, plans: EarlierPl
 def plan_reads_less(sampled: int, left: int, whole: int, *, exact: bool = False) -> bool:
     """Return True if it is better to read the ``whole`` bytes of a plan than further samples.
 
-    ``sampled``: the bytes of all samples after the next round; ``left``: those that are not read yet, with which
-    the samples would be complete. A plan reads the sampled bytes again, so sampling ends at two thirds of
-    ``whole``, unless ``left`` is at most ``whole``. Below that, one more round is usually enough.
-    ``exact``: no error is accepted, so that everything has to be read in any case.
+    ``sampled``: the bytes of all samples after the next round; ``left``: the bytes that are still to be read until
+    the samples are complete. A plan reads the sampled bytes again, so sampling ends at two thirds of ``whole``,
+    unless ``left`` is at most ``whole``. Up to two thirds, one more round is usually enough.
+    ``exact``: no error is accepted, so everything has to be read in any case.
     """
     return left > whole and (exact or 3 * sampled > 2 * whole)
 
@@ -145,8 +145,8 @@ class _PlanReadsLessError(Exception):
 class _Estimator:
     """The work on one fleet.
 
-    ``_decided``: estimates of guests that are not, or no longer, sampled; ``_changes``: by guest, how often its
-    geometry was chosen.
+    ``_decided``: estimates of guests that are not, or no longer, sampled; ``_changes``: how often the geometry of
+    each guest has changed, by name.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class _Estimator:
 
     @property
     def open_bytes(self) -> int:
-        """The bytes of all guests that metadata left open."""
+        """The bytes of the guests' data that metadata does not settle."""
         return sum(sample.frame.open_bytes for sample in self._samples.values())
 
     def planned(self, plans: EarlierPlans) -> tuple[GuestEstimate, ...]:
@@ -251,7 +251,7 @@ class _Estimator:
         self._samples.pop(name, None)
 
     def _opened(self) -> tuple[dict[str, SampledGuest], list[str]]:
-        """Open each candidate for a moment; return how each is sampled, and which ones QEMU exports."""
+        """Open each candidate for a moment; return how each is sampled, and which ones QEMU must export."""
         guests, exported = {}, []
         for number, (name, candidate) in enumerate(self._candidates.items()):
             self._options.opened(1 + len(self._parts) + number)

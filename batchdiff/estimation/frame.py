@@ -1,10 +1,10 @@
-"""The probes of a guest, sorted by what metadata shows, so that only those that it leaves open are sampled.
+"""The probes of a guest, classified by metadata, so that only those that it leaves open are sampled.
 
 ::
 
     template    | data  |  hole  | data  | data  | hole  |
     guest       | data  |  data  | hole  | shared| hole  |
-    class       |COMPARED| ADDED |CLEARED|SHARED | ZEROS |      only the first two need to be read
+    class       |COMPARED| ADDED |CLEARED|SHARED | ZEROS |      only the first two are sampled
 
 A probe is one of the equal parts into which the guest's disk is divided. Probes of one class resemble each other:
 nearly all ADDED ones must be written, and few of the COMPARED ones. So each class is sampled by itself.
@@ -47,15 +47,15 @@ class ProbeClass(enum.IntEnum):
     ADDED = 3
     """Data in the guest, while the template has zeros."""
     COMPARED = 4
-    """Data in both."""
+    """Data in both; also a probe of which only a part is shared."""
 
 
 @frozen(eq=False)
 class Frame:
-    """The probes of a guest, as runs of one class: there may be a million probes, but usually few runs.
+    """The probes of a guest, as runs of probes of one class: there may be a million probes, but usually few runs.
 
-    ``probe_size`` in bytes; ``lengths``: the number of probes in each run; ``kinds``: their class. ``open_bytes``:
-    the bytes of the guest's data that metadata does not settle.
+    ``probe_size`` in bytes; ``lengths``: the number of probes in each run; ``kinds``: the class of each run.
+    ``open_bytes``: the bytes of the guest's data that metadata does not settle.
     """
 
     probe_size: int
@@ -84,7 +84,7 @@ def joined(probe_size: int, classes: npt.NDArray[np.uint8], open_bytes: int = 0)
 
 
 def frame_of(template: Image, guest: Image, probe_size: int, *, sharing: bool) -> Frame:
-    """Return the frame of a guest, whose probes have ``probe_size`` bytes: a power of two, at most a range.
+    """Return the frame of a guest with probes of ``probe_size`` bytes: a power of two, and no more than a range.
 
     ``sharing``: the template shares blocks with other files, perhaps with the guest.
 

@@ -1,4 +1,4 @@
-"""The sample of one guest: what was read of it, what is to be read next, and what that shows of the whole."""
+"""The sample of one guest: what has been read, what is to be read next, and what it shows of the whole guest."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from batchdiff.sampling.strata import Strata, doubled, first_strata
 Indices = npt.NDArray[np.int64]
 
 FIRST_PROBES = range(32, 128)
-"""The smallest and the largest number of probes of a guest that are read at first. With 128, usually 8 MiB, the
+"""The smallest and the largest number of probes that are first read from a guest. With 128, usually 8 MiB, the
 error is at most a tenth of the open bytes."""
 
 _FIRST_OF_FLEET = 8192
-"""The probes that are read at first of a large fleet, whose total needs fewer from each guest."""
+"""The number of probes that are first read from a large fleet, whose total needs fewer of each guest."""
 
 _LEAST_OF_CLASS = 16
 
@@ -57,7 +57,7 @@ class ClassSample:
 
     @property
     def contents(self) -> ProbeContents:
-        """The contents of all drawn probes, in the order of their offsets."""
+        """The contents of all probes that were read, in the order of their offsets."""
         if len(self.parts) > 1:
             indices = np.concatenate([indices for indices, _ in self.parts])
             order = np.argsort(indices)
@@ -72,7 +72,7 @@ class ClassSample:
 
 
 def first_probes(guests: int) -> int:
-    """Return the number of probes that are read at first of each guest of a fleet."""
+    """Return the number of probes that are first read from each guest of a fleet."""
     return min(max(_FIRST_OF_FLEET // max(guests, 1), FIRST_PROBES.start), FIRST_PROBES.stop)
 
 
@@ -165,7 +165,7 @@ class GuestSample:
 
     @property
     def read_bytes(self) -> int:
-        """The bytes that were read of the guest and of the template, including those for earlier pricings."""
+        """The bytes that were read from the guest and the template, including those for earlier pricings."""
         parts = [contents for each in self.classes.values() for _, contents in each.parts]
         return self._read_before + sum(int(contents.read.sum()) for contents in parts)
 
@@ -180,7 +180,7 @@ class GuestSample:
             self.classes[kind] = ClassSample(first_strata(count, wanted, self._random))
 
     def _sum(self, sample: ClassSample, prices: npt.NDArray[np.int64]) -> Interval:
-        """Return the sum of the prices of all probes of a class. ``prices``: of those that were read."""
+        """Return the sum of the prices of all probes of a class. ``prices``: those of the probes read."""
         if sample.strata.is_complete:
             return exactly(float(prices.sum()))
         most, population = self.frame.probe_size, sample.strata.population

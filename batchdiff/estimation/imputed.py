@@ -34,7 +34,8 @@ class SampledClass(NamedTuple):
     """The sample of one class of probes.
 
     ``numbers``: those of all its probes, ascending; ``sizes``: how many of them each probe that was read stands
-    for; ``kinds``: of the probes that were read; ``lengths``: the stored bytes of their clusters, if compressed.
+    for; ``kinds``: those of the units of the probes that were read; ``lengths``: the stored bytes of the clusters
+    of these probes, if they are compressed.
     """
 
     numbers: npt.NDArray[np.int64]
@@ -47,9 +48,9 @@ class SampledClass(NamedTuple):
 class Imputed:
     """The imputed content of a guest.
 
-    ``table``: the kinds of probes: a row for each of those read, in their order, after the rows of classes that
-    metadata settles; ``lengths``: the stored bytes of their clusters, with the same rows. ``rows``: for each probe
-    of the guest, its row in these tables.
+    ``table``: the kinds of units: a row for each class that metadata settles, then one for each probe that was
+    read, in order; ``lengths``: the stored bytes of clusters, with the same rows. ``rows``: for each probe of the
+    guest, its row in these tables.
     """
 
     table: KindsOfProbes
@@ -58,7 +59,7 @@ class Imputed:
 
     @property
     def similarity(self) -> Similarity:
-        """The similarity of the guest."""
+        """The similarity of the guest to the template."""
         count = np.bincount(self.rows, minlength=len(self.table))
         equal = int(count @ np.count_nonzero(self.table == Kind.SAME, axis=1)) * UNIT
         data = int(count @ np.count_nonzero(self.table == Kind.DATA, axis=1)) * UNIT

@@ -60,7 +60,8 @@ class SampledGuest:
 class Fleet:
     """The template, as it was when first opened, and the guests by name.
 
-    ``files``: the template's. ``sharing``: it shares blocks with other files. ``observer`` is called at each read.
+    ``files``: those of the template. ``sharing``: the template shares blocks with other files. ``observer`` is
+    called at each read.
     """
 
     template: ImageSource
@@ -129,7 +130,7 @@ class ProbeTask(NamedTuple):
 
 
 class ProbeResult(NamedTuple):
-    """The result of such a task, or why there is none."""
+    """The result of a task of probes, or why there is none."""
 
     task: ProbeTask
     reading: ProbeContents | ImageError
@@ -187,7 +188,7 @@ class SizeResult(NamedTuple):
     """What a plan would predict for a guest with its imputed content.
 
     ``taken``: the bytes on disk of the overlay's data that the prediction includes, with the rule WRITTEN.
-    ``tables``: the number of its L2 tables.
+    ``tables``: the number of the overlay's L2 tables.
     """
 
     plan: GuestPlan
@@ -205,7 +206,7 @@ class SizeJob:
 
     @contextmanager
     def begin(self) -> Iterator[Callable[[str], SizeResult]]:
-        """Yield the function that makes the prediction for a guest."""
+        """Yield the function that makes the prediction; open the template if any guest is to share blocks."""
         if not self.facts.can_share:
             yield self._size
             return

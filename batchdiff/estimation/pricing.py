@@ -42,12 +42,12 @@ _MOST_PROBES = 1 << 21
 
 
 class PriceRule(enum.Enum):
-    """Which bytes count of the granules that an overlay stores, or of a guest that shares blocks in place."""
+    """The rule for what counts as the price of a probe."""
 
-    WRITTEN = "the parts that are not holes in the guest, in whole units of the filesystem"
-    WHOLE = "all of them"
-    COMPRESSED = "their compressed size"
-    EQUAL = "no granules, but what equals the template and could be in the same blocks"
+    WRITTEN = "the stored granules without the guest's holes, in whole units of the filesystem"
+    WHOLE = "all granules that the overlay stores"
+    COMPRESSED = "the compressed size of the granules that the overlay stores"
+    EQUAL = "the data that equals the template's and can be shared in place"
 
 
 class OverlayPlace(NamedTuple):
@@ -61,9 +61,10 @@ class OverlayPlace(NamedTuple):
 class Pricing:
     """The rule for one guest, and what it depends on.
 
-    ``geometry``: None until one is chosen. ``unit``: the overlay's filesystem allocates space in units of that
-    many bytes. ``shares``: apply will share with the overlay those blocks of the guest that other files already
-    share. ``level``: of the compression.
+    ``geometry``: that of the overlay; None until it is chosen, and if the guest gets no overlay. ``unit``: the
+    overlay's filesystem allocates space in units of that many bytes. ``shares``: apply will share with the overlay
+    those blocks of the guest that other files already share. ``level``: the compression level; None for the
+    default.
     """
 
     rule: PriceRule
@@ -108,7 +109,7 @@ def is_to_be_chosen(entry: GuestEntry) -> bool:
 
 
 def pricing_of(entry: GuestEntry, geometry: Geometry | None, place: OverlayPlace) -> Pricing:
-    """Return the pricing of a guest. ``geometry``: of its overlay; None until it is chosen."""
+    """Return the pricing of a guest. ``geometry``: that of its overlay; None until it is chosen."""
     options = entry.options
     if not entry.gets_overlay:
         return Pricing(PriceRule.EQUAL, None, place.unit)
@@ -131,7 +132,7 @@ def probe_size(options: OverlayOptions, unit: int, virtual_size: int, most: int)
 
 
 def folded(kinds: KindsOfProbes, resolution: int) -> KindsOfProbes:
-    """Return the kinds of larger parts, of ``resolution`` bytes: each the OR of those of its units."""
+    """Return the kinds of larger parts, of ``resolution`` bytes: each is the OR of the kinds of its units."""
     factor = resolution // UNIT
     if factor == 1:
         return kinds

@@ -29,8 +29,8 @@ _WORDS_OF_UNIT = UNIT // np.dtype(np.uint64).itemsize
 class ProbeContents:
     """The result of reading some probes.
 
-    ``kinds``: of their units. ``read``: the bytes read for each, of both images. ``prices``: the bytes that an
-    overlay takes for each on disk; ``shared``: those among them in blocks that other files use, too.
+    ``kinds``: those of their units. ``read``: the bytes that were read for each, from both images. ``prices``: the
+    price of each, by the rule of the guest; ``shared``: the bytes of it in blocks that other files use, too.
     ``lengths``: with the rule COMPRESSED, an array of shape (probes, clusters): the stored bytes of each
     cluster, 0 if it is not compressed. With the other rules it has no columns.
     """

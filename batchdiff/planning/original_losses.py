@@ -15,7 +15,8 @@ from batchdiff.units import format_size
 def original_losses(image: Image, known: ExtentTable | None) -> OriginalLosses:
     """Return the parts of an open guest that only its file has.
 
-    ``known``: its extents, if it was mapped before (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`).
+    ``known``: the extents of its file, if it was mapped before
+    (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`).
 
     :raises ImageError: its filesystem reports an error.
     """
@@ -28,7 +29,7 @@ def forbidden_loss(losses: Losses, allowed: frozenset[Loss]) -> str:
     """Return a reason that names the losses that the manifest does not allow; empty if there are none."""
     if losses.encryption and Loss.ENCRYPTION not in allowed:
         return (
-            "it is encrypted, and its overlay would not be: anyone who can read that file could read its data."
+            "it is encrypted, and its overlay would not be: anyone who can read the overlay could read its data."
             " `overlay: {encryption: ...}` encrypts the overlay too;"
             f" `allow_loss: [{Loss.ENCRYPTION}]` accepts an unencrypted overlay"
         )
@@ -51,15 +52,15 @@ def forbidden_preallocation(losses: OriginalLosses, options: OverlayOptions, all
     if not losses.preallocated_bytes or reserves or Loss.PREALLOCATION in allowed:
         return ""
     return (
-        f"{format_size(losses.preallocated_bytes)} of its file is preallocated (reserved on disk, and never"
-        f" written to), which an overlay would lose. `allow_loss: [{Loss.PREALLOCATION}]` accepts that"
+        f"it has {format_size(losses.preallocated_bytes)} preallocated (reserved on disk, and never written to),"
+        f" which an overlay would lose. `allow_loss: [{Loss.PREALLOCATION}]` accepts that"
     )
 
 
 def losses_of(image: Image, options: OverlayOptions) -> Losses:
-    """Return the losses of converting a guest; encryption is not one of them if the overlay is encrypted too.
+    """Return what converting a guest would lose; encryption is not lost if the overlay is encrypted too.
 
-    A guest counts as encrypted if any file of its chain is: its overlay may store data of each of them.
+    A guest counts as encrypted if any file of its chain is: its overlay may store data of each of these files.
     """
     is_encrypted = any(each.losses.encryption for each in image.layers)
     return image.layers[0].losses._replace(encryption=is_encrypted and options.encryption is None)

@@ -40,7 +40,7 @@ class LeastSavings(NamedTuple):
 def verdict_of(
     savings: Savings, use: DiskUse, content: OverlayContent, least: LeastSavings, below: Below
 ) -> tuple[Verdict, str]:
-    """Return the verdict on a guest, and why it is not converted; ``below``: the image that it depends on now."""
+    """Return the verdict on a guest, and if it is not converted, why. ``below``: the image it depends on now."""
     if least.share == -math.inf and below is not Below.TEMPLATE:
         return Verdict.CONVERT, ""
     if savings.saved_bytes < least.bytes:
@@ -67,9 +67,9 @@ def _why_not_smaller(
 
 
 def sharing_verdict(sharing: Sharing, similarity: Similarity, minimum: float) -> tuple[Verdict, str]:
-    """Return the verdict on a guest that is to share blocks in place, and why it is left alone.
+    """Return the verdict on a guest that is to share blocks in place, and if it is left alone, why.
 
-    ``minimum``: the least share of its allocation that it must save; minus infinity if any will do.
+    ``minimum``: the least share of its allocation that it must save; minus infinity if it need not save any.
     """
     if not sharing.shareable_bytes:
         return Verdict.SKIP, _why_nothing_to_share(sharing, similarity)

@@ -73,7 +73,7 @@ def _use(change: DefinitionChange, use: GuestUse) -> str:
 
 
 def _virt_xml(disks: Sequence[GuestDisk]) -> str:
-    """Return how to change a definition by hand, unless all guests still wait for their overlays."""
+    """Return how to change a definition by hand, or when, if all guests still wait for their overlays."""
     ready = [disk.now for disk in disks if disk.planned is None]
     if not ready:
         return (
@@ -115,4 +115,5 @@ def _summary(changes: Sequence[DefinitionChange], others: int) -> str:
     use = "uses" if others == 1 else "use"
     rest = f", {others} {use} no guest of the plan" if others else ""
     found = count_of(len(changes) + others, "definition")
-    return f"{found}: {wrong} must change, {len(changes) - wrong} right{rest}."
+    right = len(changes) - wrong
+    return f"{found}: {wrong} must change, {right} {'is' if right == 1 else 'are'} right{rest}."

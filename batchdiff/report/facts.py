@@ -52,8 +52,8 @@ class PlanFacts(NamedTuple):
     ``older`` is a plan to compare this one with. ``conversions`` has what became of the guests that apply has
     converted, by name; ``older_conversions`` has the same for the older plan. ``read_only``: the template already
     has no write permission. ``given_back``: the guests that restore gave back, which apply leaves alone, and which
-    no prediction includes; ``older_originals``: the older originals of restored guests that are still in
-    quarantine. ``shared``: the space that came back from each guest that shares blocks now, by name.
+    no prediction includes; ``older_originals``: the older originals, still in quarantine, of restored
+    guests. ``shared``: the space that came back from each guest that shares blocks now, by name.
     """
 
     plan: Plan
@@ -96,7 +96,7 @@ class PlanFacts(NamedTuple):
 
     @property
     def freed(self) -> dict[str, FreedSpace]:
-        """The space that came back so far from each guest that is converted or shares blocks, by name."""
+        """The space that has come back so far from each guest that is converted or shares blocks, by name."""
         found = dict(self.shared)
         for guest in self.plan.to_convert:
             done = self.conversions.get(guest.name)
@@ -213,7 +213,7 @@ _CHANGES_DISKS = {Status.CONVERTED, Status.SHARED, Status.RETIRED, Status.RESTOR
 
 
 def gained_bytes(outcomes: Iterable[GuestOutcome]) -> int | None:
-    """Return the bytes that a run has freed, negative if it took some; None if nothing changed, or if unknown."""
+    """Return the bytes that a run has freed, negative if it took some; None if nothing changed, or unknown."""
     changes = [outcome.gained_bytes for outcome in outcomes if outcome.status in _CHANGES_DISKS]
     known = [each for each in changes if each is not None]
     return sum(known) if known and len(known) == len(changes) else None

@@ -46,6 +46,6 @@ def must_stay(plan: Plan, dependents: Mapping[str, Sequence[str]]) -> Iterator[s
     for guest in plan.to_convert:
         found = dependents.get(guest.name, ())
         if found:
-            depend = "depends" if len(found) == 1 else "depend"
+            depend = "another image depends" if len(found) == 1 else "other images depend"
             images = few(list(map(printable, found)))
-            yield f"Do not delete {printable(guest.source.path)}: {images} {depend} on it."
+            yield f"Do not delete {printable(guest.source.path)} while {depend} on it: {images}."

@@ -71,6 +71,8 @@ def count_of(count: int, singular: str) -> str:
 
 def of_several(reason: str) -> str:
     """Return a reason that several guests share, in the plural."""
+    if reason.startswith(_FREES_NOTHING):  # an explanation follows, with a subject of its own
+        return f"deleting any of them would free nothing: {of_several(reason.removeprefix(_FREES_NOTHING))}"
     begin, plural = next(((one, several) for one, several in _BEGINNINGS if reason.startswith(one)), ("", ""))
     reason = plural + reason.removeprefix(begin)
     for one, several in _WITHIN:
@@ -78,8 +80,14 @@ def of_several(reason: str) -> str:
     return reason
 
 
+_FREES_NOTHING = "deleting it would free nothing: "
+
+
 _BEGINNINGS = (
-    ("it has ", "they have "),
+    ("it has nothing in common ", "they have nothing in common "),
+    ("it has next to nothing ", "they have next to nothing "),
+    ("it has ", "each has "),
+    ("it may ", "each may "),
     ("it would ", "each would "),
     ("it shares ", "each shares "),
     ("it already shares ", "each already shares "),
@@ -87,19 +95,35 @@ _BEGINNINGS = (
     ("it changed ", "each changed "),
     ("its overlay ", "the overlay of each "),
     ("its disk ", "the disk of each "),
-    ("deleting it ", "deleting any of them "),
+    ("its name ", "the name of each "),
+    ("its filesystem ", "the filesystem of each "),
+    ("its file ", "their file "),
     ("only QEMU can read its ", "only QEMU can read their "),
+    ("btrfs has compressed it, ", "btrfs has compressed them, "),
 )
 """How reasons begin, for one guest and for several."""
 
 _WITHIN = (
+    (" of its data) in common ", " of the data of each) in common "),
     (": was it copied ", ": were they copied "),
     (". Was it copied ", ". Were they copied "),
+    (" that it has in common ", " that each has in common "),
+    (", it would save about ", ", each would save about "),
+    (" smaller than the guest is now", " smaller than its guest is now"),
+    (", the guest itself is kept", ", the guests themselves are kept"),
     (" for this guest", " for these guests"),
+    (" inside this guest", " inside each of these guests"),
+    ("; leave this guest out", "; leave these guests out"),
+    (" shows the guest's state", " shows the state of each"),
     (" move template and guest to ", " move template and guests to "),
     (" move both to ", " move all to "),
     ("; shut its VM down", "; shut their VMs down"),
+    ("; rename it, or `exclude` it", "; rename them, or `exclude` them"),
+    (", the folder of its overlay", ", the folder of their overlays"),
+    (", as the owner of the file, ", ", as the owner of the files, "),
+    (" converts it anyway", " converts them anyway"),
     ("; with `minimum_savings: none`, its ", "; with `minimum_savings: none`, their "),
+    (" compares it with the template, and may make it ", " compares them with the template, and may make them "),
 )
 """Words inside a reason, for one guest and for several."""
 

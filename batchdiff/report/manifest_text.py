@@ -29,7 +29,7 @@ def _line(guest: GuestEntry) -> str:
     if guest.converted is not None:
         return f"{what}; converted by an earlier plan to the overlay {guest.overlay_path}"
     if not guest.gets_overlay:
-        return f"{what}; shares blocks with the template in place"
+        return f"{what}; shares blocks in place with the template"
     where = "in the guest's place" if guest.in_place else guest.overlay_path
     options = guest.options
     cluster = "auto" if options.cluster_size is None else format_size(options.cluster_size)

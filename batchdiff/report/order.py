@@ -12,7 +12,7 @@ from batchdiff.report.form import Order
 
 
 def in_order(guests: Iterable[GuestPlan], order: Order) -> list[GuestPlan]:
-    """Return guests in an order; those that were not compared come last, and equal ones keep their order."""
+    """Return guests in an order. Those without the figure to sort by come last; equal ones keep their order."""
     if order is Order.NAME:
         return sorted(guests, key=lambda guest: _numbers_by_value(guest.name))
     return sorted(guests, key=lambda guest: _figure(guest, order), reverse=True)

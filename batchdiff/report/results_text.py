@@ -123,7 +123,8 @@ def _remarks(outcomes: Sequence[GuestOutcome], width: int | None) -> Iterator[st
     for outcome in outcomes:
         texts, original = [outcome.reason, *outcome.remarks], original_words(outcome)
         if original != outcome.original.fate.value and outcome.name not in together:
-            texts.append(f"the original is {original}")
+            is_known = outcome.original.fate is not Fate.UNKNOWN
+            texts.append(f"{'the original' if is_known else 'the state of the original'} is {original}")
         yield from _paragraphs(outcome, filter(None, texts), width)
     if together:
         names = few([printable(each.name) for each in aside])

@@ -2,8 +2,8 @@
 
 ::
 
-    guest  step     since                next          on a terminal, the last column has only the verb,
-    web01  retired  2026-11-29 10:24:46  purge         and the sentences follow, each once
+    guest  step     since                next     if the table is too wide for the terminal, the last column
+    web01  retired  2026-11-29 10:24:46  purge    has only the verb, and the sentences follow, each once:
 
     next    web01 and 93 more: purge: delete the original in quarantine; or restore
 """
@@ -27,7 +27,7 @@ _COLUMNS = (
 )
 
 _VERB = re.compile(r"(apply|purge|restore|verify|nothing|plan again|rm|move)(?: --[a-z-]+(?: [a-z]+)?)?\b")
-"""The beginning of what is next for a guest, if that is a verb or another word for what to do."""
+"""The verb or word at the start of a row's ``next``, with its option: all that fits into a narrow table."""
 
 
 def status_text(guests: Sequence[StatusRow], *, width: int | None = None) -> str:

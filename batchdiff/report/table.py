@@ -1,4 +1,4 @@
-"""Rows as aligned columns of text. On a terminal, the first column is shortened if they are too wide.
+"""Rows as aligned columns of text. On a terminal, the first column is shortened if the table is too wide.
 
 ::
 

@@ -50,7 +50,7 @@ def test_a_preview_from_files(planned):
     assert f"+      <source file='{planned.folder}/raw.qcow2'/>" in done.stdout
     assert "not yet: raw: its overlay has not been written yet" in done.stdout
     assert "Used by none of the given definitions: " in done.stdout
-    assert done.stdout.endswith("1 definition: 1 must change, 0 right.\n")
+    assert done.stdout.endswith("1 definition: 1 must change, 0 are right.\n")
 
 
 def test_a_definition_of_another_vm(planned):
@@ -62,7 +62,7 @@ def test_a_definition_of_another_vm(planned):
     assert [each["message"] for each in events(done) if each["event"] == "notice"] == [text]
     done = definitions(planned, "--xml", other, definition(planned))
     assert text in done.stderr
-    assert "2 definitions: 1 must change, 0 right, 1 uses no guest of the plan." in done.stdout
+    assert "2 definitions: 1 must change, 0 are right, 1 uses no guest of the plan." in done.stdout
 
 
 def test_a_volume_of_a_pool_that_is_not_given(planned):
@@ -94,7 +94,7 @@ def test_changed_copies_satisfy_libvirts_schema(planned):
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600, "it has a password"
     subprocess.run(["virt-xml-validate", str(copy), "domain"], check=True)
     done = definitions(planned, "--xml", copy)
-    assert "1 definition: 0 must change, 1 right." in done.stdout
+    assert "1 definition: 0 must change, 1 is right." in done.stdout
     done = definitions(planned, "--xml", definition(planned), "--write", "changed", expect=2)
     assert "it already exists, and is never replaced" in done.stderr
 
@@ -116,7 +116,7 @@ def test_defined_and_undone(planned, libvirt):
     assert f"<source file='{planned.folder}/raw.qcow2'/>" in after
     assert "<driver name='qemu' type='qcow2'/>" in after
     assert "passwd='s3cret'" in after
-    assert "0 must change, 1 right" in definitions(planned, "--connect", libvirt).stdout
+    assert "0 must change, 1 is right" in definitions(planned, "--connect", libvirt).stdout
     assert "its former definition has been restored" in definitions(planned, "--connect", libvirt, "--undo").stderr
     assert virsh(libvirt, "dumpxml", "--security-info", "web") == before
     done = definitions(planned, "--connect", libvirt, "--undo")

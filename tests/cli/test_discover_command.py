@@ -78,7 +78,7 @@ def test_the_table_has_every_copy(images):
     assert "image template similar 95% interval saves" in text
     assert "web0.img debian.img 96.9% exact ~" in text
     assert "db3.qcow2 debian-docker.img" in text
-    assert "Read at most 512 samples of 64 KiB of each image" in text
+    assert "Read at most 512 samples of 64 KiB from each image" in text
     assert "the same command with `-o FOLDER` writes a manifest for each template" in text
 
 
@@ -230,7 +230,7 @@ def test_no_file_is_ever_replaced(images, tmp_path):
 
 
 def test_sequential_reads_are_few(images):
-    assert "Read at most 64 stretches of 2 MiB of each image" in discover(images, "--sequential")
+    assert "Read at most 64 stretches of 2 MiB from each image" in discover(images, "--sequential")
 
 
 def test_bad_input_is_explained(tmp_path):
@@ -267,7 +267,7 @@ def test_a_guest_that_a_plan_refuses_is_marked(tmp_path):
     assert re.search(r"kept.qcow2 base.qcow2 100.0% exact \(~([\d.]+ MiB)\)", text)
     (saved,) = re.findall(r" vm.qcow2 base.qcow2 100.0% exact ~([\d.]+ MiB)", text)
     assert f" total ~{saved} " in text
-    assert "note kept.qcow2 has 1 snapshot, which an overlay would lose: its savings are not in the sums" in text
+    assert "note kept.qcow2 has 1 snapshot, which an overlay would lose: the sums leave this image out" in text
     comments = (tmp_path / "m.yaml").read_text()
     assert "# 100.0% similar (exact), saves ~" in comments
     assert "# allow_loss: [snapshots]\n" in comments

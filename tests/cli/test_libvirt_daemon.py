@@ -150,4 +150,4 @@ def test_snapshots_and_saved_memory_are_removed_first_each_by_its_command(two, d
         run_here("definitions", plan, *connect, "--define")
         assert f"<source file='{two.folder}/thick.overlay.qcow2'/>" in virsh(daemon, "dumpxml", "web")
         said = run_here("definitions", plan, *connect)
-        assert "1 definition: 0 must change, 1 right." in said
+        assert "1 definition: 0 must change, 1 is right." in said

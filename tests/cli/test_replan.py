@@ -104,7 +104,7 @@ def test_a_guest_is_added_and_everything_planned_again(pool):
     assert pool.document(kept) == before
     assert pool.verdicts() == {"web01": "skip", "web02": "skip", "web03": "convert"}
     assert pool.reasons() == dict.fromkeys(("web01", "web02"), f"done by {pool.folder}/{kept}")
-    assert f"skip web01 and web02: done by {pool.folder}/{kept} note with" in flat(done.stdout)
+    assert f"skip web01 and web02: done by {pool.folder}/{kept} note With" in flat(done.stdout)
     pool.apply()
     for name in ("web01", "web02", "web03"):
         pool.has(f"{name}.qcow2")

@@ -142,9 +142,9 @@ def test_progress_on_a_terminal(on_xfs):
 
 def test_from_manifest_to_what_df_shows(disk, fleet):
     folder, plan = fleet.parent, plan_of(fleet)
-    assert "shares blocks with the template in place" in run_here("validate", fleet, "-v")
+    assert "shares blocks in place with the template" in run_here("validate", fleet, "-v")
     said = run_here("plan", fleet)
-    assert "let 2 guests share blocks with the template in place" in said
+    assert "let 2 guests share blocks in place with the template" in said
     found = guests_of(fleet)
     assert {guest["verdict"] for guest in found.values()} == {"share"}
     # Of the raw guest all but what has changed and the hole, in units of 4 KiB.
@@ -304,7 +304,7 @@ def test_who_cannot_see_the_extents_of_btrfs_gets_a_bound(disk, fleet, monkeypat
     assert report["totals"]["came_back_exactness"] == exactness
     assert ("came back" in said) == (exactness == "exact"), "a number that is not known is left out"
     assert ("freed at most" in run_here("status", plan)) == (exactness == "at_most")
-    assert ("in place: at most" in run_here("show", plan)) == (exactness == "at_most")
+    assert ("in place with the template: at most" in run_here("show", plan)) == (exactness == "at_most")
 
 
 def test_a_program_that_wants_to_write_is_let_in(on_xfs, monkeypatch):

@@ -133,7 +133,7 @@ def test_the_page(host):
         written = (host / "changed" / f"{vmid}.conf").read_text()
         assert (host / f"etc/pve/qemu-server/{vmid}.conf").read_text().startswith(written)
     # The former disks are listed as unused now; the drives are right.
-    assert "3 definitions: 0 must change, 2 right, 1 uses no guest of the plan." in run(host, SHOW)
+    assert "3 definitions: 0 must change, 2 are right, 1 uses no guest of the plan." in run(host, SHOW)
     run(host, PURGE)
     assert {path.name for path in images.glob("10*/*")} == {"vm-101-disk-0.qcow2", "vm-103-disk-0.qcow2"}
     again = run(host, "batchdiff plan /srv/thin.yaml -o /srv/again.plan.json")

@@ -50,10 +50,10 @@ def test_what_only_the_operator_can_do():
 def test_definitions_that_use_no_guest_are_counted():
     (change,) = domain_changes([DOMAIN], [GuestDisk("web", THIN, None, BOTH)])
     text = definitions_text([change], [], others=2, manages="files")
-    assert text.endswith("3 definitions: 1 must change, 0 right, 2 use no guest of the plan.\n")
+    assert text.endswith("3 definitions: 1 must change, 0 are right, 2 use no guest of the plan.\n")
     text = definitions_text([], [GuestDisk("db", THIN, None, BOTH)], others=1, manages="files", width=200)
     assert text.startswith("Used by none of the given definitions: db. ")
-    assert text.endswith("1 definition: 0 must change, 0 right, 1 uses no guest of the plan.\n")
+    assert text.endswith("1 definition: 0 must change, 0 are right, 1 uses no guest of the plan.\n")
 
 
 def test_no_command_for_proxmox_before_its_time():

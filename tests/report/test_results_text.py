@@ -179,7 +179,7 @@ def test_either_all_skipped_guests_are_in_the_table_or_none():
     alike = [GuestOutcome(name, Status.SKIPPED, "it has nothing to share") for name in ("q1", "qs")]
     lines = results_text([WEB, *alike, CACHE]).splitlines()
     assert not [line for line in lines if line.startswith(("q1", "qs", "cache"))]
-    assert "skipped    q1 and qs: they have nothing to share" in lines
+    assert "skipped    q1 and qs: each has nothing to share" in lines
     assert "skipped    cache: it would save 3.1%" in lines
 
 

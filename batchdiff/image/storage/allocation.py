@@ -93,7 +93,7 @@ def disk_use_of(
 def disk_use(fd: int, path: str, *, kept: Blocks = NO_BLOCKS, known: ExtentTable | None = None) -> DiskUse:
     """Return the bytes that an open file takes, and those that deleting it would free.
 
-    Blocks that another file shares (reflink) are not freed, and nothing is if the file has another hard link.
+    Blocks that another file shares (reflink) are not freed; if the file has another hard link, nothing is freed.
     ``kept``: the template's blocks, which always stay. Any other file that shares blocks may be deleted later,
     so the result is then a lower bound. ``known``: the file's extents as found earlier, at least all shared ones.
 
@@ -170,7 +170,7 @@ def _without_tree(fd: int, path: str, shared: ExtentTable) -> DiskUse:
     if packed:
         why = "btrfs has compressed it, and only root (CAP_SYS_ADMIN) can see by how much"
         return DiskUse(allocated, free, Exactness.UNKNOWN, why)
-    why = "btrfs keeps overwritten data until the file is deleted, and only root (CAP_SYS_ADMIN) can see how much"
+    why = "btrfs keeps overwritten data until a file is deleted, and only root (CAP_SYS_ADMIN) can see how much"
     return DiskUse(allocated, free, Exactness.AT_LEAST, why)
 
 

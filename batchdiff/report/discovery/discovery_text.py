@@ -5,7 +5,7 @@
     image      template       similar  95% interval     saves
     web01.img  debian-12.img    97.2%  95.9 - 98.1%  ~2.4 GiB
 
-    template  debian-12.img (raw, 40 GiB), 1 copy: its overlays ...
+    template  debian-12.img (raw, 40 GiB), 1 copy, saving 2.3 GiB to 2.5 GiB: its copy ...
     left out  old.img: no other image has enough of its data in the same places
 """
 
@@ -74,8 +74,8 @@ def reading(found: Discovery, shape: SampleShape) -> str:
     if shape.probe_bits:
         samples = f"{shape.probes} stretches of {format_size(shape.probe)}"
     reads = f"{found.reads:,} read{'' if found.reads == 1 else 's'}"
-    read = f"Read at most {samples} of each image: {reads}, {format_size(found.read_bytes)} in all."
-    estimates = "Similarities and savings are estimates; `batchdiff plan` calculates them exactly."
+    read = f"Read at most {samples} from each image: {reads}, {format_size(found.read_bytes)} in all."
+    estimates = "Similarities and savings are estimates; `batchdiff plan` compares all the data."
     return f"{read} {estimates}" if found.groups else read
 
 
@@ -85,9 +85,10 @@ def why_template(group: Group) -> str:
     if choice is None:
         return "named with --template"
     if copies and all(copy.similarity.estimate == 1 for copy in copies):
-        why = "its copies equal it in every sample"
+        why = "its copy equals it in every sample" if len(copies) == 1 else "its copies equal it in every sample"
     else:
-        why = "the overlays of all others take the least space on this template"
+        others = "the overlay of the other image takes" if len(copies) == 1 else "the overlays of all others take"
+        why = f"{others} the least space on this template"
     return f"{why}; {_of_equals(choice)}" if choice.equals else why
 
 
@@ -166,7 +167,7 @@ def figures_of_copy(copy: Copy) -> tuple[str, str, str]:
 
 
 def interval_words(interval: Interval) -> str:
-    """Return the bounds of a share in per cent, or that it is exact."""
+    """Return the bounds of a share as percentages, or ``exact``."""
     return "exact" if interval.is_exact else f"{interval.low * 100:.1f} - {interval.high:.1%}"
 
 
@@ -193,8 +194,8 @@ def _notes(found: Discovery, names: _Names, width: int | None) -> Iterator[str]:
     for _, copy in in_order_of_savings(found.groups):
         if copy.image.losses:
             lost = (
-                f"{names(copy.image.path)} has {copy.image.losses}, which an overlay would lose: its savings are"
-                " not in the sums, because a plan refuses it unless the manifest has `allow_loss`"
+                f"{names(copy.image.path)} has {copy.image.losses}, which an overlay would lose: the sums leave"
+                " this image out, because a plan refuses it unless the manifest has `allow_loss`"
             )
             yield _note("note", lost, width)
 

@@ -3,7 +3,7 @@
 ::
 
     heading     the template, and that this is not a plan
-    attention   guests that a plan would not convert, or may not
+    attention   guests that a plan would leave alone, or might
     table       guests with their figures and intervals, then the total
     below       how much was read, and what the intervals mean
 """
@@ -43,7 +43,7 @@ def estimate_text(estimate: Estimate, width: int | None = None) -> str:
 def _heading(estimate: Estimate) -> str:
     template = estimate.template
     what = f"{printable(template.path)} ({template.format}, {format_size(estimate.template_size)})"
-    return f"Estimate for {count_of(len(estimate.guests), 'guest')} of {what}; this is not a plan"
+    return f"Estimate for {count_of(len(estimate.guests), 'guest')} on the template {what}; this is not a plan"
 
 
 def _attention(estimate: Estimate) -> Iterator[tuple[str, str]]:
@@ -64,9 +64,12 @@ def _attention(estimate: Estimate) -> Iterator[tuple[str, str]]:
             f"{printable(few(undecided))}: the sample does not show whether a plan would"
             f" {'work on it or skip it' if len(undecided) == 1 else 'work on them or skip them'}",
         )
-    notes = dict.fromkeys(guest.savings.note for guest in estimate.guests if guest.savings and guest.savings.note)
-    for note in notes:
-        yield "note", printable(note)
+    notes: dict[str, list[str]] = {}
+    for guest in estimate.guests:
+        if guest.savings and guest.savings.note:
+            notes.setdefault(guest.savings.note, []).append(guest.plan.name)
+    for note, names in notes.items():
+        yield "note", f"{printable(few(names))}: {printable(of_several(note) if len(names) > 1 else note)}"
 
 
 def _table(estimate: Estimate, width: int | None) -> list[str]:
@@ -125,16 +128,18 @@ def _below(estimate: Estimate) -> Iterator[str]:
     totals = estimate.totals
     if not estimate.read_bytes:
         return
-    part = percent(estimate.read_bytes / estimate.whole_bytes) if estimate.whole_bytes else DASH
-    samples = f"{count_of(estimate.probes, 'sample')} and " if estimate.probes else ""
-    read = f"Read {format_size(estimate.read_bytes)} in {samples}{estimate.seconds:.1f} s"
-    yield f"{read}; a plan would read up to {format_size(estimate.whole_bytes)} ({part})."
+    samples = f" ({count_of(estimate.probes, 'sample')})" if estimate.probes else ""
+    read = f"Read {format_size(estimate.read_bytes)}{samples} in {estimate.seconds:.1f} s"
+    if estimate.whole_bytes:
+        part, whole = percent(estimate.read_bytes / estimate.whole_bytes), format_size(estimate.whole_bytes)
+        read += f": {part} of the {whole} that a plan would read at most"
+    yield f"{read}."
     sampled = [guest for guest in estimate.guests if guest.saved is not None]
     if all(guest.is_complete for guest in sampled):
         yield "Everything that metadata cannot settle was read, so these figures are those of a plan."
         if not all(guest.is_exact for guest in sampled):
             yield (
-                "A plan estimates the sizes of compressed overlays, too: in 95 of 100 cases, their savings are"
+                "A plan estimates the sizes of compressed overlays, too: in 95 of 100 cases, the savings are"
                 " within the interval."
             )
         return

@@ -1,4 +1,4 @@
-"""Two plans of a fleet compared: which guests came, went, grew or got another verdict; pure."""
+"""Two plans of a fleet compared: guests, their verdicts, the sizes of their overlays, and the savings; pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 from batchdiff.applying.results.conversion import Conversion
 from batchdiff.choices import Strategy, Verdict
 from batchdiff.files.fingerprint import Fingerprint
-from batchdiff.image.storage.exactness import of_sum
+from batchdiff.image.storage.exactness import Exactness, of_sum
 from batchdiff.plan.earlier_plans import is_done
 from batchdiff.plan.plan import GuestPlan, GuestToConvert, Plan
 from batchdiff.report.figures import bounded_size, count_of
@@ -81,7 +81,8 @@ def sentences(found: PlanComparison, conversions: Mapping[str, Conversion] = NOT
         yield "The template's content has changed since the older plan."
     for names, what in ((found.appeared, "not in the older plan"), (found.gone, "only in the older plan")):
         if names:
-            yield f"{count_of(len(names), 'guest')} {what}: {few([printable(name) for name in names])}."
+            are = "is" if len(names) == 1 else "are"
+            yield f"{count_of(len(names), 'guest')} {are} {what}: {few([printable(name) for name in names])}."
     others = [each for each in found.verdicts if each[0] not in {guest.name for guest in done}]
     for name, before, after in others:
         yield f"{printable(name)}: {before} then, {after} now."
@@ -96,7 +97,7 @@ def sentences(found: PlanComparison, conversions: Mapping[str, Conversion] = NOT
 def _is_template_changed(found: PlanComparison) -> bool:
     """Return whether the template's content has changed.
 
-    A plan has no digest if the template shares blocks with other files, as it does once guests share theirs.
+    A plan has no digest if the template shares blocks with other files, as it does once guests share its blocks.
     Then sizes and times of the last write decide; a copy that preserves times has the same ones.
     """
     older, newer = found.older, found.newer
@@ -107,7 +108,7 @@ def _is_template_changed(found: PlanComparison) -> bool:
 
 
 def _done(found: PlanComparison) -> list[GuestToConvert]:
-    """Return the guests to convert of the older plan that the newer one skips because they are converted."""
+    """Return the guests that the older plan converts, and that the newer one skips as already converted."""
     now = _by_name(found.newer)
     return [
         guest
@@ -117,7 +118,7 @@ def _done(found: PlanComparison) -> list[GuestToConvert]:
 
 
 def _what_came_of(done: list[GuestToConvert], conversions: Mapping[str, Conversion]) -> Iterator[str]:
-    """Yield which guests are done, what they were to save, and what came back so far."""
+    """Yield which guests are done, what they were to save, and what has come back so far."""
     if not done:
         return
     savings = [guest.diff.savings for guest in done]
@@ -127,9 +128,13 @@ def _what_came_of(done: list[GuestToConvert], conversions: Mapping[str, Conversi
     known = [conversions[guest.name] for guest in done if guest.name in conversions]
     if known:
         back = bounded_size(sum(each.came_back_bytes for each in known), exactness)
-        yield f"{text}; {back} of {planned} planned came back so far. The savings now include neither figure."
+        came = f"{back} of {planned} planned has come back so far. The new plan's savings include neither figure."
+        if exactness is Exactness.UNKNOWN:
+            came = "an unknown amount of space has come back so far. The new plan's savings do not include it."
+        yield f"{text}; {came}"
     else:
-        yield f"{text}; the savings now do not include those planned for them ({planned})."
+        them = "it" if len(done) == 1 else "them"
+        yield f"{text}; the new plan's savings do not include those planned for {them} ({planned})."
 
 
 def comparison_report(found: PlanComparison) -> dict[str, object]:

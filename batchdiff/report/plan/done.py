@@ -17,10 +17,10 @@ from batchdiff.units import few, format_size
 
 _ORIGINALS = {
     Fate.DELETED: "deleted",
-    Fate.GONE: "gone, but not deleted by batchdiff",
+    Fate.GONE: "gone (not deleted by batchdiff)",
     Fate.QUARANTINED: "in quarantine",
     Fate.KEPT: "kept",
-    Fate.UNKNOWN: "uncertain, as `batchdiff status` explains",
+    Fate.UNKNOWN: "uncertain (see `batchdiff status`)",
 }
 
 
@@ -34,7 +34,8 @@ def done(facts: PlanFacts) -> Iterator[str]:
     yield f"Originals: {_counts(facts)}."
     back, waiting = freed_in_all(facts.freed.values()), _waiting(facts)
     if any(each.has_freed_space for each in facts.conversions.values()):
-        yield f"{back} came back{'' if waiting is None else ' so far'}, net of the overlays."
+        came = "came back" if waiting is None else "has come back so far"
+        yield f"{_capitalized(str(back))} {came}, net of the overlays."
     if waiting is not None:
         yield waiting
     yield from must_stay(facts.plan, {name: each.dependents for name, each in facts.conversions.items()})
@@ -48,7 +49,8 @@ def done_figures(facts: PlanFacts) -> Iterator[tuple[str, str, str]]:
     freed = freed_in_all(facts.freed.values())
     yield "came back", bounded_size(freed.size, freed.exactness), f"of {saved} planned"
     if facts.shared:
-        yield "guests that share blocks", f"{len(facts.shared)} of {totals.share}", "nothing rests on the template"
+        sharing = f"{len(facts.shared)} of {totals.share}"
+        yield "guests that share blocks", sharing, "nothing depends on the template"
     if not facts.plan.to_convert:
         return
     taken = sum(each.overlay_disk_bytes or 0 for each in facts.conversions.values())
@@ -76,8 +78,9 @@ def _overlays(facts: PlanFacts, guests: list[GuestToConvert]) -> str:
     found = [facts.conversions[guest.name] for guest in guests]
     predicted = sum(guest.diff.savings.overlay_bytes for guest in guests)
     actual = sum(each.overlay_bytes for each in found)
-    are, were = ("is", "was") if len(guests) == 1 else ("are", "were")
-    text = f"{count_of(len(guests), 'overlay')} {are} in place, and {were} {format_size(actual)} long when written"
+    are, total = ("is", "") if len(guests) == 1 else ("are", "total ")
+    length = f"{are} in place, and had a {total}length of"
+    text = f"{count_of(len(guests), 'overlay')} {length} {format_size(actual)} when written"
     text += ", as predicted" if actual == predicted else f" ({format_size(predicted)} predicted)"
     taken = [each.overlay_disk_bytes for each in found if each.overlay_disk_bytes is not None]
     planned = sum(guest.diff.savings.overlay_disk_bytes for guest in guests)
@@ -87,8 +90,8 @@ def _overlays(facts: PlanFacts, guests: list[GuestToConvert]) -> str:
     used = sum(each.used for each in found)
     if not used:
         return f"{text}."
-    written = "its VM has written to it" if len(guests) == 1 else f"VMs have written to {used} of them"
-    return f"{text}, and {written} since."
+    written = "Its VM has since written to it" if len(guests) == 1 else f"VMs have since written to {used} of them"
+    return f"{text}. {written}."
 
 
 def _counts(facts: PlanFacts) -> str:
@@ -139,4 +142,8 @@ def _waiting(facts: PlanFacts) -> str | None:
     if fates - {Fate.QUARANTINED}:
         ways.append(f"once you delete the {'other ' if len(left) < len(there) else ''}originals that are kept")
     more = UNKNOWN_AMOUNT if exactness is Exactness.UNKNOWN else size
-    return f"{more} comes back {' and '.join(ways)}."
+    return f"{_capitalized(more)} comes back {' and '.join(ways)}."
+
+
+def _capitalized(text: str) -> str:
+    return text[:1].upper() + text[1:]

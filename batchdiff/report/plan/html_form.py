@@ -19,6 +19,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from batchdiff.applying.journal.records import Fate
 from batchdiff.applying.results.conversion import Conversion
 from batchdiff.choices import Strategy, Verdict
 from batchdiff.errors import PlanError
@@ -172,8 +173,11 @@ def _described(diff: Diff, disk: int) -> str:
 def _after(diff: Diff, done: Conversion) -> str:
     """Return what apply has made of a guest, beside the predictions."""
     predicted, on_disk = diff.savings.overlay_bytes, diff.savings.overlay_disk_bytes
-    original = f"the original is {done.fate}{f' as {printable(done.aside)}' if done.aside else ''}"
+    kept = "state of the original" if done.fate is Fate.UNKNOWN else "original"
+    original = f"the {kept} is {done.fate}{f' as {printable(done.aside)}' if done.aside else ''}"
     taken = f"takes {size(done.overlay_disk_bytes)} on disk now ({format_size(on_disk)} predicted)"
+    if done.overlay_disk_bytes is None:
+        taken = "cannot be found or read now"
     length = f"{format_size(done.overlay_bytes)} long when written ({format_size(predicted)} predicted)"
     return f"{original}; the overlay was {length}, and {taken}"
 

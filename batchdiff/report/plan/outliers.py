@@ -2,7 +2,7 @@
 
 ::
 
-    similarity   below 1 % of the data of a guest: it has next to nothing in common with the template
+    similarity   below 1% of a guest's data: the guest has next to nothing in common with the template
     clusters     disk use as planned  - length of the file with the best cluster size  = saved at least
 """
 

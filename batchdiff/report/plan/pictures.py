@@ -2,8 +2,8 @@
 
 ::
 
-    y = 0   |  ##   #   data: one path for each strength of colour, by the share of a bin
-    y = 7   |     ==    zeros
+    y = 0    |  ##   #    data: a path for each strength of colour; the more of a bin has changed, the stronger
+    y = 7    |     ==     zeros: the same
     y = 10
 """
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from batchdiff.report.plan.change_map import ChangeMap, Shares
 
 _STRENGTHS = (0.05, 0.25, 0.6, 1.0)
-"""The largest share of a bin that is drawn in each strength, the faintest first."""
+"""For each strength, the faintest first: the largest changed share of a bin that is drawn in it."""
 
 _DATA, _ZEROS = (0, 7), (7, 3)
 """The top edge and the height of the two rows of a map."""
@@ -46,7 +46,7 @@ def map_paths(changes: ChangeMap) -> list[MapPath]:
 
 
 def crowd_paths(shares: Shares) -> list[MapPath]:
-    """Return the paths of the map of all guests: for each bin, the share of them that changed it."""
+    """Return the paths of the map of all guests: for each bin, the share of guests whose data differs in it."""
     return list(_row("data", shares, 0, 10))
 
 

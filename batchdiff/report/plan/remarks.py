@@ -21,7 +21,7 @@ _MOST_LINKS = 3
 def of_another_template(facts: PlanFacts) -> Iterator[str]:
     """Yield warnings about guests that are in the wrong manifest, printable, each on one line.
 
-    A guest that saves too little to be converted is in the wrong manifest, too.
+    The warnings include guests that save too little to be converted.
     """
     found = [(guest, similarity_if_unlike(guest)) for guest in facts.guests if not _reason_has_it(guest)]
     unlike = [(guest, part) for guest, part in found if part is not None]
@@ -29,7 +29,7 @@ def of_another_template(facts: PlanFacts) -> Iterator[str]:
         guest, part = unlike[0]
         yield (
             f"{printable(guest.name)}: it has next to nothing in common with the template, which has {part:.2%} of"
-            " its data. It was probably copied from another template."
+            " the guest's data. It was probably copied from another template."
         )
     elif unlike:
         least, most = (f"{pick(part for _, part in unlike):.2%}" for pick in (min, max))
@@ -50,7 +50,7 @@ def _reason_has_it(guest: GuestPlan) -> bool:
 def remarks(facts: PlanFacts) -> Iterator[str]:
     """Yield the remarks on a plan, printable, each on one line."""
     if any(similarity_if_unlike(guest) is not None for guest in facts.guests):
-        yield "`batchdiff discover` finds the template of a guest that was copied from another one."
+        yield "`batchdiff discover` finds the template of a guest that was copied from another template."
     chosen = facts.plan.to_convert if facts.has_overlays_in_view else ()
     if better := cluster_advice(facts.pending if chosen else ()):
         yield _of_clusters(better, facts)
@@ -88,10 +88,11 @@ def _of_secrets(guests: int) -> str:
 
 def _of_clusters(better: BetterClusters, facts: PlanFacts) -> str:
     all_of_them = len(better.names) == len(facts.plan.to_convert)
-    whose = "the overlays" if all_of_them else f"the overlays of {few(list(map(printable, better.names)))}"
+    whose = "the overlay" if len(better.names) == 1 else "the overlays"
+    whose += "" if all_of_them else f" of {few(list(map(printable, better.names)))}"
     saved = format_size(better.planned - better.at_most)
     return (
-        f"with `cluster_size: {format_size(better.cluster_size).replace(' ', '')}`, {whose} would take at most"
+        f"With `cluster_size: {format_size(better.cluster_size).replace(' ', '')}`, {whose} would take at most"
         f" {format_size(better.at_most)} on disk instead of {format_size(better.planned)}: at least {saved} less."
     )
 
@@ -129,7 +130,7 @@ def _of_overlays(below: str, guests: list[GuestToConvert]) -> str:
     now, then = sum(each.allocated_bytes for each in savings), sum(each.overlay_disk_bytes for each in savings)
     one = len(guests) == 1
     are, new = ("is an overlay", "the new one") if one else ("are overlays", "the new ones")
-    text = f"{_named(guests)} {are} of {below} now, {format_size(now)} on disk;"
+    text = f"{_named(guests)} {are} of {below} now, {format_size(now)} on disk{'' if one else ' in all'};"
     text += f" {new} will take {format_size(then)}."
     paying = [guest for guest in guests if guest.diff.savings.saved_bytes < 0]
     for verb, some in (("save", [guest for guest in guests if guest not in paying]), ("cost", paying)):

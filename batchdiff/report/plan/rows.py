@@ -33,7 +33,7 @@ _WAITING, _RESTORED = "planned", "restored"
 
 
 def columns(facts: PlanFacts) -> Sequence[Column]:
-    """Return the columns of the table: those after an apply if one has converted guests."""
+    """Return the columns of the table: those after an apply if one has finished a guest."""
     return _AFTER if facts.is_applied else _BEFORE
 
 

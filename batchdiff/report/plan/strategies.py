@@ -81,10 +81,11 @@ def sharing_done(facts: PlanFacts) -> Iterator[str]:
         back = freed_in_all(facts.shared[guest.name] for guest in guests)
         exactness = of_sum(guest.sharing.exactness for guest in guests)
         planned = _saved(sum(guest.sharing.saved_bytes for guest in guests), exactness)
+        predicted = "" if exactness is Exactness.UNKNOWN else f" ({planned} predicted)"
         share = "shares" if len(guests) == 1 else "share"
         yield (
-            f"{count_of(len(guests), 'guest')} {share} blocks with the template in place: {back} came back"
-            f" ({planned} predicted)."
+            f"{count_of(len(guests), 'guest')} {share} blocks in place with the template: {back} came back"
+            f"{predicted}."
         )
 
 
@@ -101,8 +102,8 @@ def sharing_next(facts: PlanFacts) -> Iterator[str]:
         "Its file, format and definition stay" if len(guests) == 1 else "Their files, formats and definitions stay"
     )
     yield (
-        f"`batchdiff apply` will let {count_of(len(guests), 'guest')} share blocks with the template in place:"
-        f" {saved} comes back immediately. {stay} as before, and nothing will rest on the template."
+        f"`batchdiff apply` will let {count_of(len(guests), 'guest')} share blocks in place with the template:"
+        f" {saved} comes back immediately. {stay} as they are, and nothing will depend on the template."
     )
     left_out = sum(guest.sharing.left_out_bytes for guest in guests)
     if left_out:

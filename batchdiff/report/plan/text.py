@@ -5,7 +5,7 @@
     heading        the template, and the number of guests
     warnings       images that have changed since planning
     attention      refused guests, outliers, skipped ones, notes: above the table, which may be long
-    table          guests to convert and their totals, then the others that were compared or refused
+    table          guests to work on and their totals, then the others that were compared or refused
     strategies     what an overlay and sharing in place would save, for guests for which both are possible
     next           what apply has done, what it will do, and the space that it needs
 """

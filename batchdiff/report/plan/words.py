@@ -39,7 +39,7 @@ def heading(facts: PlanFacts) -> tuple[str, str]:
 
 
 def reasons(facts: PlanFacts) -> Iterator[tuple[str, str]]:
-    """Yield verdicts, each with the guests that have it and why."""
+    """Yield verdicts, each with the guests that share it for one reason, and that reason."""
     for verdict, reason, names in guests_not_converted(outliers_first(facts.guests)):
         why = of_several(reason) if len(names) > 1 else reason
         yield verdict.value, f"{few(list(map(printable, names)))}: {printable(why) or 'no reason given'}"
@@ -77,7 +77,7 @@ def how_saved(facts: PlanFacts) -> Iterator[str]:
         takes, why = ("overlay takes", "its file has") if is_one else ("overlays take", "their files have")
         bounded = any(savings.exactness is not Exactness.EXACT for savings in chosen)
         about = "about " if facts.error_bytes else "up to " if bounded else ""
-        on_disk = format_size(facts.overlay_disk_bytes)
+        on_disk = format_size(facts.overlay_disk_bytes) + ("" if is_one else " in all")
         yield f'"saved" is based on the disk space that the {takes}, {about}{on_disk}, because {why} holes.'
     if facts.has_overlays_in_view and facts.has_shared_space:
         yield '"saved" does not count space that is shared with other files, by reflinks or hard links.'
@@ -97,12 +97,14 @@ def not_exact(facts: PlanFacts) -> Iterator[str]:
         return
     overlays = facts.to_convert if facts.has_overlays_in_view else ()
     for each in inexact([*overlays, *facts.plan.to_share]):
-        saved = bounded_size(each.saved_bytes, each.exactness)
-        yield f'{few(list(map(printable, each.names)))}: "saved" is {saved}: {printable(each.note)}.'
+        saved, why = bounded_size(each.saved_bytes, each.exactness), each.note
+        if len(each.names) > 1:
+            saved, why = f"{saved} in all" if each.exactness is not Exactness.UNKNOWN else saved, of_several(why)
+        yield f'{few(list(map(printable, each.names)))}: "saved" is {saved}, because {printable(why)}.'
     totals = facts.predicted
     if totals.note:
         saved = bounded_size(totals.saved_bytes, totals.exactness)
-        yield f'total: "saved" is {saved}: {printable(totals.note)}.'
+        yield f'total: "saved" is {saved}, because {printable(totals.note)}.'
 
 
 def next_steps(facts: PlanFacts) -> Iterator[str]:
@@ -173,9 +175,9 @@ def next_commands(facts: PlanFacts) -> list[tuple[str, str]]:
     return [
         *convert,
         *(change if facts.conversions else []),
-        ("See how far it has got:", f"batchdiff status {plan}"),
+        ("See how far apply has got:", f"batchdiff status {plan}"),
         *(free if Fate.QUARANTINED in fates or facts.older_originals else []),
-        *([("Undo it:", f"batchdiff restore {plan}")] if facts.plan.to_convert else []),
+        *([("Undo the conversion:", f"batchdiff restore {plan}")] if facts.plan.to_convert else []),
     ]
 
 
@@ -189,7 +191,7 @@ def _space(facts: PlanFacts, guests: int) -> str:
     """Return the space that apply needs with the usual number of guests at a time, and with one."""
     usual, least = facts.space_at_once(facts.jobs), facts.space_at_once(1)
     up_to = "about" if facts.plan.totals.exactness is Exactness.UNKNOWN else "up to"
-    text = f"While it runs, it needs {up_to} {format_size(usual)} of free disk space"
+    text = f"While apply runs, it needs {up_to} {format_size(usual)} of free disk space"
     if usual == least:
         return f"{text}."
     how_many = f"{min(facts.jobs, guests)} guests in progress (`-j {facts.jobs}`)"

@@ -31,8 +31,8 @@ def test_what_came_went_grew_and_was_decided_otherwise():
 def test_in_words():
     assert list(sentences(compared(OLD, NEW))) == [
         "Saved: 5.2 GiB in the plan of 2026-01-02T03:04:05Z, 5.3 GiB now.",
-        "1 guest not in the older plan: app01.",
-        "1 guest only in the older plan: web02.",
+        "1 guest is not in the older plan: app01.",
+        "1 guest is only in the older plan: web02.",
         "log01: refuse then, convert now.",
         "db01: its overlay grew from 256 MiB to 300 MiB.",
     ]
@@ -60,8 +60,8 @@ def test_guests_that_are_done_are_no_loss():
     }
     planned = format_size(2 * guest_plan("web01").diff.savings.saved_bytes)
     assert list(sentences(compared(old, new), back))[1:] == [
-        f"web01 and web02: convert then, done now; 200 MiB of {planned} planned came back so far. The savings now"
-        " include neither figure.",
+        f"web01 and web02: convert then, done now; 200 MiB of {planned} planned has come back so far. The new"
+        " plan's savings include neither figure.",
         "log01: convert then, skip now.",
     ]
     assert list(sentences(compared(old, new)))[1].endswith(f"do not include those planned for them ({planned}).")

@@ -40,8 +40,8 @@ def end_of_report(*fates, **changes):
 
 def test_after_an_apply_that_kept_the_originals():
     assert end_of_report(*[Fate.KEPT] * 3) == (
-        "3 overlays are in place, and were 300 MiB long when written, as predicted; on disk now: 300 MiB (300\n"
-    ).replace("(300\n", "(300 MiB\npredicted).\n").replace("300 MiB (300 MiB\n", "300 MiB\n(300 MiB ") + (
+        "3 overlays are in place, and had a total length of 300 MiB when written, as predicted; on disk now:\n"
+        "300 MiB (300 MiB predicted).\n"
         "Originals: 3 kept.\n5.7 GiB comes back once you delete the originals that are kept.\n"
     )
 
@@ -49,7 +49,7 @@ def test_after_an_apply_that_kept_the_originals():
 def test_after_quarantine_and_a_purge_of_one():
     assert end_of_report(Fate.DELETED, Fate.QUARANTINED, Fate.QUARANTINED).endswith(
         "Originals: 1 deleted, 2 in quarantine.\n"
-        "1.9 GiB came back so far, net of the overlays.\n"
+        "1.9 GiB has come back so far, net of the overlays.\n"
         "3.8 GiB comes back once `batchdiff purge fleet.plan.json --used` deletes the originals in\nquarantine.\n"
     )
 
@@ -62,7 +62,7 @@ def test_after_the_last_purge():
 
 def test_originals_that_the_operator_removed():
     assert end_of_report(*[Fate.GONE] * 3).endswith(
-        "Originals: 3 gone, but not deleted by batchdiff.\n5.7 GiB came back, net of the overlays.\n"
+        "Originals: 3 gone (not deleted by batchdiff).\n5.7 GiB came back, net of the overlays.\n"
     )
 
 
@@ -71,8 +71,8 @@ def test_what_is_left_to_do_is_counted_by_itself():
     assert "2 overlays are in place" in said
     assert (
         "`batchdiff apply` will write 1 overlay beside its guest, verify it against its original, and keep the"
-        " original: the 1.9 GiB comes back only once you delete it. While it runs, it needs up to 100 MiB of free"
-        " disk space"
+        " original: the 1.9 GiB comes back only once you delete it. While apply runs, it needs up to 100 MiB of"
+        " free disk space"
     ) in said
 
 
@@ -106,15 +106,15 @@ def test_all_guests_were_restored():
 
 def test_predictions_that_were_wrong_are_shown():
     said = " ".join(end_of_report(Fate.KEPT, overlay_bytes=101 * MIB, overlay_disk_bytes=90 * MIB).split())
-    assert "1 overlay is in place, and was 101 MiB long when written (100 MiB predicted)" in said
+    assert "1 overlay is in place, and had a length of 101 MiB when written (100 MiB predicted)" in said
     assert "on disk now: 90 MiB (100 MiB predicted)" in said
 
 
 def test_overlays_that_vms_have_used_or_that_are_gone():
-    assert "VMs have written to 2 of them since." in " ".join(
+    assert "VMs have since written to 2 of them." in " ".join(
         end_of_report(Fate.KEPT, Fate.KEPT, used=True).split()
     )
-    assert "and its VM has written to it since." in " ".join(end_of_report(Fate.KEPT, used=True).split())
+    assert "Its VM has since written to it." in " ".join(end_of_report(Fate.KEPT, used=True).split())
     assert "1 overlay cannot be found or read now." in " ".join(
         end_of_report(Fate.KEPT, overlay_disk_bytes=None).split()
     )
@@ -198,10 +198,13 @@ def test_an_original_that_others_depend_on_is_named_and_left_out_of_the_sum():
     both = done._replace(conversions=dict(done.conversions) | {"two": bound})
     said = " ".join(plan_text(both).split())
     assert "Originals: 3 kept. 3.8 GiB comes back once you delete the other originals that are kept." in said
-    assert f"Do not delete {GUESTS[1].source.path}: /srv/new.qcow2 and /srv/newer.qcow2 depend on it." in said
+    assert (
+        f"Do not delete {GUESTS[1].source.path} while other images depend on it: /srv/new.qcow2 and"
+        " /srv/newer.qcow2." in said
+    )
     of = {guest["name"]: guest["conversion"]["dependents"] for guest in json.loads(plan_json(both))["guests"]}
     assert of["two"] == ["/srv/new.qcow2", "/srv/newer.qcow2"]
     assert sum(map(len, of.values())) == 2
     alone = " ".join(end_of_report(*[Fate.KEPT] * 3, dependents=("/srv/new.qcow2",)).split())
     assert "comes back once you delete" not in alone
-    assert alone.count("/srv/new.qcow2 depends on it.") == 3
+    assert alone.count(" while another image depends on it: /srv/new.qcow2.") == 3

@@ -31,15 +31,15 @@ def test_the_whole_report():
         "`batchdiff apply` will write 1 overlay beside its guest, verify it against its original, and keep the"
         " original: the 1.8 GiB comes back only once you delete it.\n"
         "\n"
-        "While it runs, it needs up to 256 MiB of free disk space.\n"
+        "While apply runs, it needs up to 256 MiB of free disk space.\n"
         "\n"
         "The template will lose its write permission: a write to it would damage every overlay.\n"
         "\n"
         "Convert the guests:\n\n    batchdiff apply fleet.plan.json\n"
         "\n"
-        "See how far it has got:\n\n    batchdiff status fleet.plan.json\n"
+        "See how far apply has got:\n\n    batchdiff status fleet.plan.json\n"
         "\n"
-        "Undo it:\n\n    batchdiff restore fleet.plan.json\n"
+        "Undo the conversion:\n\n    batchdiff restore fleet.plan.json\n"
     )
 
 

@@ -31,8 +31,8 @@ def others(*shares):
 def test_a_copy_of_another_template_is_warned_of_with_its_share():
     (text,) = of_another_template(PlanFacts(small_plan(*COPIES, *others(31))))
     assert text == (
-        "other0: it has next to nothing in common with the template, which has 0.31% of its data. It was probably"
-        " copied from another template."
+        "other0: it has next to nothing in common with the template, which has 0.31% of the guest's data. It was"
+        " probably copied from another template."
     )
 
 
@@ -83,7 +83,7 @@ def test_a_cluster_size_that_saves_more_than_a_tenth():
     found = cluster_advice(guests)
     assert (found.cluster_size, found.at_most, found.planned) == (4096, 120 * MIB, 200 * MIB)
     assert (
-        "note with `cluster_size: 4KiB`, the overlays would take at most 120 MiB on disk instead of 200 MiB: at"
+        "note With `cluster_size: 4KiB`, the overlays would take at most 120 MiB on disk instead of 200 MiB: at"
         " least 80 MiB less."
     ) in " ".join(plan_text(PlanFacts(small_plan(*guests))).split())
     totals = json.loads(plan_json(PlanFacts(small_plan(*guests))))["totals"]

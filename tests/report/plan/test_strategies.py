@@ -42,7 +42,7 @@ def test_the_total_is_as_exact_as_the_rows():
 def test_the_space_that_came_back_is_as_exact_as_each_guest(exactness, back):
     freed = {"one": FreedSpace(GIB), "other": FreedSpace(2 * GIB, exactness)}
     facts = PlanFacts(small_plan(shared_guest("one"), shared_guest("other")), shared=freed)
-    assert f"in place: {back} came back (2 GiB predicted)." in " ".join(plan_text(facts).split())
+    assert f"in place with the template: {back} came back (2 GiB predicted)." in " ".join(plan_text(facts).split())
     assert f"- came back: **{back.replace('an unknown amount of space', 'unknown')}**" in plan_markdown(facts)
     report = json.loads(plan_json(facts))
     assert [each["sharing"]["came_back_exactness"] for each in report["guests"]] == ["exact", exactness]
