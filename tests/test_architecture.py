@@ -35,7 +35,7 @@ ROOMS = {
     "linux": "Linux facilities beyond POSIX: extents, mounts, block devices, causes of failures.",
     "managers": "The folders and names that VM managers use for images: Proxmox VE, oVirt, Nova; pure.",
     "qcow2": "The qcow2 format, without any I/O: header, table entries, layout, compression.",
-    "foreign": "The headers of formats that QEMU reads for batchdiff, inspected before QEMU opens the file; pure.",
+    "foreign": "Formats besides raw and qcow2: headers, inspected before QEMU opens a file, and new QED files.",
     "qemu": "The room that starts programs: qemu-img and qemu-nbd, confined by Landlock, and virsh, unconfined.",
     "image/backing": "The backing files that images name, found in their headers alone.",
     "image": "Read one image with its backing chain, whatever its format; nothing here writes.",

@@ -7,7 +7,7 @@
     /pool/web01-f001.vmdk         itself                      with `allow_folders: [/pool]`
     link.vmdk -> /etc/passwd      /etc/passwd                 no: only the link's target counts
 
-Only names are resolved here: the code that opens the file requires a regular one, and follows no link.
+This module only resolves names: the code that opens the file requires a regular file, and follows no link.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from batchdiff.files.filenames import check_usable, shell_word, unfit
 from batchdiff.quoting import show
 
 _LONGEST_SHOWN = 1000
-"""The most characters of a folder's path in a remedy; a name in an image can be as long as the image's header."""
+"""The longest folder path, in characters, that a remedy quotes; an image's header can contain a longer one."""
 _COPY = (
     "If you trust the image, copy it into a single file with `qemu-img convert`; otherwise leave it out of the"
     " manifest."
@@ -27,9 +27,10 @@ _COPY = (
 
 
 def allowed_file(name: str, image: str, folders: tuple[str, ...]) -> str:
-    """Return the path, without links, of a file that the image at the path ``image`` names.
+    """Return the path of a file that the image at the path ``image`` names, with all links resolved.
 
-    A relative name is resolved in the image's folder. ``folders``, and all below them, are allowed besides it.
+    A relative name is resolved in the image's folder. Files directly in that folder are allowed, and files at any
+    depth in ``folders``.
 
     :raises ImageError: the name is not a plain path, or resolves to a file elsewhere.
     """
@@ -43,11 +44,11 @@ def allowed_file(name: str, image: str, folders: tuple[str, ...]) -> str:
     path = os.path.realpath(os.path.join(own, name))
     if os.path.dirname(path) == own or any(_is_under(path, folder) for folder in folders):
         return path
-    behind = "" if path == os.path.normpath(os.path.join(own, name)) else f", a link to {show(path)}"
+    behind = "" if path == os.path.normpath(os.path.join(own, name)) else f"resolves to {show(path)} and "
     raise ImageError(
         f"cannot use {image}",
-        why=f"it names the file {show(name)}{behind}, which is neither beside it nor in a folder that the manifest"
-        " allows",
+        why=f"it names the file {show(name)}, which {behind}is neither beside the image nor in a folder that the"
+        " manifest allows",
         remedy=_allowing(os.path.dirname(path)),
     )
 
@@ -55,7 +56,8 @@ def allowed_file(name: str, image: str, folders: tuple[str, ...]) -> str:
 def _allowing(folder: str) -> str:
     if len(folder) > _LONGEST_SHOWN:
         return _COPY
-    return f"If you trust that folder, add `allow_folders: [{shell_word(folder)}]` beside `format`."
+    added = f"`allow_folders: [{shell_word(folder)}]`"
+    return f"If you trust the file's folder, add {added} beside `format` in the manifest."
 
 
 def _is_under(path: str, folder: str) -> bool:

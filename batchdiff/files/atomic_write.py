@@ -13,8 +13,9 @@ from batchdiff.files import own_files
 def write_whole(path: str, pieces: Iterable[str], *, encoding: str = "ascii", mode: int | None = None) -> None:
     """Write a file under a temporary name, make it durable, and rename it.
 
-    A symbolic link at ``path`` is replaced, not followed. A new file gets its mode from the umask; one that
-    replaces another file gets that file's owner and mode. ``mode`` sets the mode of either.
+    A symbolic link at ``path`` is replaced, not followed. Without ``mode``, a file that replaces a regular file
+    gets that file's mode and, as far as this user may set it, its owner; any other file gets its mode from the
+    umask.
 
     :raises OSError: it cannot be written.
     """
@@ -37,19 +38,19 @@ def write_whole(path: str, pieces: Iterable[str], *, encoding: str = "ascii", mo
 
 
 def _keep_readers(fd: int, path: str) -> None:
-    """Give a file the owner and mode of the one that it will replace, if any, as far as this user can."""
+    """Give a file the owner and mode of the regular file that it will replace, if any, as far as this user can."""
     with contextlib.suppress(OSError):
         info = os.lstat(path)
         if stat.S_ISREG(info.st_mode):
-            with contextlib.suppress(PermissionError):  # only root can do that
+            with contextlib.suppress(PermissionError):  # only root may change the owner
                 os.fchown(fd, info.st_uid, info.st_gid)
             os.fchmod(fd, stat.S_IMODE(info.st_mode))
 
 
 def discard_leftovers(path: str) -> None:
-    """Remove temporary files left by processes that were killed in :func:`write_whole`.
+    """Remove the temporary files of ``path`` that :func:`write_whole` left in processes that were killed.
 
-    No other process may be writing the same file.
+    The caller must ensure that no process is writing ``path`` now.
     """
     folder = os.path.dirname(path)
     for name in os.listdir(folder):

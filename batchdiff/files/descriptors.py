@@ -17,14 +17,17 @@ _MOST = 1 << 20
 """The limit that "unlimited" amounts to: by default, Linux allows no more (fs.nr_open)."""
 
 _LEAST = 32
-"""Converting a guest with two backing files opens 22 files besides those that are open from the start: mostly the
-chains of the guests that are being verified, and pipes to qemu-img."""
+"""The least number of files that it must still be possible to open.
+
+Converting a guest with two backing files opens 22 files besides those that are open from the start: mostly the
+chains of the guests that are being verified, and pipes to qemu-img.
+"""
 
 
 def require_descriptors() -> None:
     """Raise the limit on open files, and require that it is enough for a fleet of any size.
 
-    :raises BatchdiffError: it is too low; or /proc, which shows what has an image open, is not mounted.
+    :raises BatchdiffError: the limit is too low; or /proc, which shows the users of an image, is not mounted.
     """
     if not os.path.isdir(_FILES):
         raise BatchdiffError(
@@ -43,7 +46,7 @@ def require_descriptors() -> None:
 
 
 def raise_descriptor_limit() -> None:
-    """Let this process open as many files as the system allows."""
+    """Raise the limit on open files as far as the system allows this process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(OSError, ValueError):  # then keep the lower limit
@@ -56,6 +59,6 @@ def free_descriptors() -> int:
     most = _MOST if soft == resource.RLIM_INFINITY else soft
     try:
         used = len(os.listdir(_FILES)) - 1  # less the one that lists them
-    except OSError:  # none is left to list them with
+    except OSError:  # no descriptor is left to list them with
         return 0
     return max(most - used, 0)

@@ -1,4 +1,4 @@
-"""File names: which ones reports, logs and QEMU can handle, how they are shown and quoted, and their length."""
+"""File names: those that reports, logs and QEMU can handle, how they are shown and quoted, and their length."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def unfit(text: str) -> bool:
     """Return whether a name has characters that are not accepted in an image's name.
 
     Bytes that are not UTF-8 are accepted: Python represents each as one of the code points U+DC80 to U+DCFF
-    (PEP 383). Other surrogates do not stand for bytes.
+    (PEP 383). Other surrogates do not stand for bytes, and are not accepted.
     """
     return any(_is_unfit(letter) for letter in text)
 
 
 def why_unfit(text: str) -> str:
-    """Describe the first character of a name that is not accepted; empty if all are."""
+    """Describe the first unacceptable character of a name; empty if there is none."""
     letter = next(filter(_is_unfit, text), None)
     if letter is None:
         return ""
@@ -47,7 +47,7 @@ def _is_unfit(letter: str) -> bool:
 
 
 def readable(name: str) -> str:
-    r"""Return a name that can be shown, copied and typed.
+    r"""Return a name in a form that can be shown, copied and typed.
 
     Bytes that are not UTF-8, and unprintable characters, become escapes such as ``\udce9`` and ``\n``.
     """
@@ -55,9 +55,9 @@ def readable(name: str) -> str:
 
 
 def shell_word(text: str) -> str:
-    r"""Quote a word for a shell; a byte that is not UTF-8 is written as in ``$'caf\351.img'``.
+    r"""Quote a word for a shell: as in ``$'caf\351.img'`` if it has bytes that are not UTF-8, or is not printable.
 
-    Bash, zsh and ksh understand that; dash has no such notation.
+    Bash, zsh and ksh understand that notation; dash does not.
     """
     if text.isprintable():
         return shlex.quote(text)
@@ -79,9 +79,9 @@ def shell_line(words: Iterable[str]) -> str:
 
 
 def check_usable(path: str) -> None:
-    """Refuse a path that no file can have. Python's own messages about it vary between versions.
+    """Refuse a path that no file can have. Python's own messages about such paths vary between versions.
 
-    :raises ValueError: it has a null byte, or characters that cannot be encoded in this locale.
+    :raises ValueError: the path has a null byte, or characters that cannot be encoded in this locale.
     """
     if "\0" in path:
         raise ValueError("it contains a null byte, which no path can have")

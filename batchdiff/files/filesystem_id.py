@@ -1,10 +1,10 @@
-"""An identifier for a filesystem that survives reboots and remounts; device numbers do not.
+"""A lasting identifier of a filesystem: unlike a device number, it survives reboots and remounts.
 
 ::
 
     ext4, XFS, tmpfs   FS_IOC_GETFSUUID (Linux 6.9); before that, /dev/disk/by-uuid, which udev maintains
     btrfs              the UUID of the subvolume: each one has its own inode numbers
-    NFS, FUSE, overlayfs, a UUID of zeros   none: "", and callers compare inode, size, times and content
+    NFS, FUSE, overlayfs, a UUID of zeros   none (""): see :mod:`.fingerprint`
 
 Source: Linux ``include/uapi/linux/fs.h`` (struct fsuuid2) and ``include/uapi/linux/btrfs.h`` (struct
 btrfs_ioctl_get_subvol_info_args).
@@ -30,7 +30,8 @@ def filesystem_id(fd: int) -> str:
 def filesystem_id_at(folder: str, device: int) -> str:
     """Return the identifier for a file in ``folder`` with the device number ``device``, without opening the file.
 
-    Opening the file could break a lease. Empty if the file is itself a mount point.
+    Opening the file could break a lease. Empty if the file is itself a mount point, the folder cannot be opened,
+    or the filesystem has no identifier.
     """
     try:
         fd = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -64,7 +65,7 @@ def _subvolume_uuid(fd: int) -> str:
 
 @lru_cache(maxsize=64)
 def _udev_uuid(device: int) -> str:
-    """Return the UUID by which udev lists the block device of a filesystem."""
+    """Return the UUID by which udev lists the block device of a filesystem; empty if there is none."""
     try:
         for name in sorted(os.listdir(_BY_UUID)):
             if os.stat(os.path.join(_BY_UUID, name)).st_rdev == device:

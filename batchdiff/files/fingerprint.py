@@ -25,8 +25,9 @@ REPLACED = "another file is in its place"
 class Fingerprint:
     """Identity and last change of a file. Two are equal if they are of the same file, unchanged.
 
-    ``device``: the number that the filesystem (or the block device) had at that time. ``filesystem``: its lasting
-    identifier, empty if it has none. A block device has inode 0 and no times.
+    ``device``: the number that the filesystem (or the block device) had when the fingerprint was taken.
+    ``filesystem``: the filesystem's lasting identifier, empty if it has none. A block device has inode 0 and no
+    times.
     """
 
     device: int
@@ -68,7 +69,7 @@ class Fingerprint:
             return REPLACED
         only_ctime = self.is_unwritten(now) and self.ctime_ns != now.ctime_ns
         changes = (
-            (self.size != now.size, f"its size changed from {self.size} to {now.size} bytes"),
+            (self.size != now.size, f"its size in bytes changed from {self.size} to {now.size}"),
             (self.mtime_ns != now.mtime_ns, "it was written to (mtime)"),
             (only_ctime, "it changed, perhaps only in its mode or name (ctime)"),
         )
@@ -78,7 +79,7 @@ class Fingerprint:
         return isinstance(other, Fingerprint) and self.is_same_file(other) and self._state == other._state
 
     def __hash__(self) -> int:
-        return hash((self.inode, self._state))  # without the device: its number may differ between equal ones
+        return hash((self.inode, self._state))  # not the device, which may differ between equal fingerprints
 
     @property
     def _state(self) -> tuple[int, int, int]:
@@ -100,7 +101,9 @@ def fingerprint_of(fd: int, size: int) -> Fingerprint:
 def fingerprint_at(path: str) -> Fingerprint | None:
     """Return the fingerprint of the file at a path, without keeping it open; None if it cannot be examined.
 
-    Symbolic links are followed only to block devices: /dev/vg/lv lasts, but the /dev/dm-3 it leads to does not.
+    Symbolic links are followed only to block devices: /dev/vg/lv lasts, but its target, /dev/dm-3, does not.
+
+    :raises OSError: a limit on open files or memory is reached, so the file may exist.
     """
     try:
         info = os.lstat(path)

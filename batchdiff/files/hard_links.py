@@ -8,7 +8,7 @@ from batchdiff.files.filenames import shell_word
 
 
 def other_names(fd: int, path: str) -> str:
-    """Return a sentence on how many hard links an open file has and how to list them; empty if it has only one."""
+    """Return how many hard links an open file has and how to list them, as clauses; empty if it has only one."""
     count = os.fstat(fd).st_nlink
     if count <= 1:
         return ""

@@ -1,4 +1,4 @@
-"""The identity of a file, by which two names are recognised as one file, whatever links lead to it."""
+"""The identity of a file, which shows whether two paths resolve to the same file, through whatever links."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Identity: TypeAlias = tuple[str, int, int]
 
 
 def identity_of(path: str) -> Identity | None:
-    """Return the identity of the file that a path resolves to; None if there is no such file."""
+    """Return the identity of the file that a path resolves to; None if there is none, or it cannot be examined."""
     try:
         return identity_in(os.stat(path))
     except (OSError, ValueError):

@@ -44,5 +44,5 @@ def address_of(buffer: memoryview) -> int:
 
 
 def same_bytes(left: int, right: int, length: int) -> bool:
-    """Compare ``length`` bytes at two addresses; the caller must keep both buffers alive."""
+    """Return whether ``length`` bytes at two addresses are equal; the caller must keep both buffers alive."""
     return bool(_memcmp(left, right, length) == 0)

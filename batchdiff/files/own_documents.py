@@ -1,4 +1,4 @@
-"""Recognition of batchdiff's own documents by their first bytes, so that messages can name one given by mistake.
+"""Recognition of batchdiff's own documents by their first bytes, so that messages can name one given in error.
 
 ::
 
@@ -6,9 +6,10 @@
     {"format_version": "1.1", "template": ...        a template's sidecar
     {"report_version": ...                           output of show --format json
     {"time": ..., "step": ...                        a journal
-    {"event": ...                                    output of any command with --json
+    {"event": ...                                    output of a command with --json
+    {"event": ... "verb": "estimate" ...             output of estimate with --json, which counts as an estimate
     {"estimate_version": ...                         the report of an estimate
-    Estimate for ...                                 the same as text
+    Estimate for ...                                 the same report as text
 """
 
 from __future__ import annotations

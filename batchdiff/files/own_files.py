@@ -1,4 +1,4 @@
-"""The suffixes of files that batchdiff makes beside images, so that none of them is ever taken for an image."""
+"""The suffixes of the files that batchdiff makes beside images and plans, and never takes for images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CRASH = ".batchdiff-crash"
 """The traceback of a bug, beside a plan or a manifest."""
 
 _KEPT = 200
-"""Bytes of a file's name that its temporary name keeps."""
+"""The most bytes of a file's name that its temporary name keeps."""
 
 ALL = (QUARANTINE, OVERLAY_ASIDE, DELETING, TEMPORARY, SIDECAR, CRASH)
 
@@ -59,7 +59,10 @@ def _cut(name: str) -> str:
 
 
 def is_temporary_of(name: str, path: str) -> bool:
-    """Return True if :func:`temporary` must have made this name for this file, in the same folder."""
+    """Return whether :func:`temporary` must have made ``name``, which is in the folder of ``path``, for that file.
+
+    False if the name of that file is so long that it is shortened: several files can have the same shortened name.
+    """
     own = os.path.basename(path)
     found = re.fullmatch(rf"\.(.+)\.[0-9a-f]{{8}}{re.escape(TEMPORARY)}", name, re.DOTALL)
     return found is not None and found[1] == own and len(os.fsencode(own)) <= _KEPT

@@ -1,9 +1,10 @@
-"""Files with secrets: QEMU reads them itself; a secret that can be read only once is kept in memory for it.
+"""Files with secrets, which QEMU reads itself; a secret that can be read only once is kept in memory for QEMU.
 
 ::
 
     secret_file: /etc/keys/web01    --object secret,id=sec0,file=/etc/keys/web01
-    secret_file: /dev/fd/3          a pipe, read once --> memory file 7, which QEMU inherits: file=/proc/self/fd/7
+    secret_file: /dev/fd/3          a pipe, read once --> a copy in memory, as descriptor 10, which QEMU inherits:
+                                --object secret,id=sec0,file=/proc/self/fd/10
 
 No secret is ever part of a command line, an environment or a message.
 """
@@ -24,7 +25,7 @@ from batchdiff.units import MIB, format_size
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/[0-9]+")
 
 _LARGEST = MIB
-"""Bytes. A passphrase has a few dozen; a larger file has been named by mistake."""
+"""The most bytes of a secret. A passphrase has a few dozen; a larger file must have been named by mistake."""
 
 _LOWEST = 10
 
@@ -68,7 +69,7 @@ def why_unusable_as_secret(path: str) -> str:
 
 
 def mode_for_others(path: str) -> str:
-    """Return the mode of a file that other users can read, such as 0644; empty if none can."""
+    """Return the mode of a file that other users can read, such as 0644; empty if no other user can."""
     try:
         status = os.stat(path)
     except OSError:
@@ -78,7 +79,7 @@ def mode_for_others(path: str) -> str:
 
 
 def ends_with_line_break(path: str) -> bool:
-    """Return whether the last byte of a secret is a line break, which is part of the secret for QEMU."""
+    """Return whether the last byte of a secret is a line break, which QEMU treats as part of the secret."""
     with open(readable_secret(path).path, "rb") as file:
         return file.read(_LARGEST + 1).endswith(b"\n")
 
@@ -86,7 +87,8 @@ def ends_with_line_break(path: str) -> bool:
 def readable_secret(path: str) -> ReadableSecret:
     """Return how a program can read the secret in a file.
 
-    :raises SecretError: the file is missing, empty, too large, or of another kind.
+    :raises SecretError: the file is missing, unreadable, empty, too large, or neither a regular file nor an open
+        descriptor.
     """
     with _keeping:
         if path in _kept:
@@ -116,8 +118,9 @@ def _in_memory(path: str) -> int:
     except OSError as error:
         raise SecretError(f"cannot read the secret from {path}", why=error.strerror or str(error)) from error
     if not 0 < len(secret) <= _LARGEST:
-        why = "it is empty" if not secret else f"it is larger than {format_size(_LARGEST)}"
-        raise SecretError(f"cannot read the secret from {path}", why=f"{why}; only one command can read a pipe")
+        too_large = f"it is larger than {format_size(_LARGEST)}"
+        why = too_large if secret else "it is empty; only one command can read a pipe"
+        raise SecretError(f"cannot read the secret from {path}", why=why)
     copy = os.memfd_create("secret")
     try:
         write_all(copy, secret, 0)

@@ -1,1 +1,1 @@
-"""The headers of formats that QEMU reads for batchdiff, inspected before QEMU opens the file; pure."""
+"""Formats besides raw and qcow2: headers, inspected before QEMU opens a file, and new QED files."""

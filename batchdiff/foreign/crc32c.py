@@ -9,7 +9,7 @@ from functools import cache
 
 
 def crc32c(data: bytes) -> int:
-    """Return the checksum. Zeros at the end take one step for each bit of their number."""
+    """Return the checksum. Trailing zeros take only one step for each bit of their count."""
     table, value = _table(), 0xFFFFFFFF
     used = data.rstrip(b"\0")
     for byte in used:
@@ -22,7 +22,7 @@ def crc32c(data: bytes) -> int:
 
 
 def vhdx_checksum(data: bytes) -> int:
-    """Return the checksum of a structure of VHDX, whose bytes 4 to 8 hold it and count as zeros."""
+    """Return the checksum of a VHDX structure; its bytes 4 to 7, where it is stored, count as zeros."""
     return crc32c(data[:4] + bytes(4) + data[8:])
 
 

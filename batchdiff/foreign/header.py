@@ -9,10 +9,10 @@ from batchdiff.qcow2.faults import FormatError, require
 from batchdiff.units import ceil_div, format_size
 
 ReadAt = Callable[[int, int], bytes]
-"""A function that reads bytes of the file, by offset and length, and returns fewer at its end."""
+"""A function that reads bytes of the file, by offset and length, and returns fewer at the end of the file."""
 
 NamedFile = tuple[str, str | None] | None
-"""The name of a backing file as written, and its format if the header has it; None if there is none."""
+"""The name of a backing file as written, and its format if the header gives it; None without a backing file."""
 
 
 _CLUSTERS_OF_NOTHING, _BYTES_OF_A_CLUSTER = 1 << 24, 64
@@ -71,11 +71,11 @@ def require_stored(outline: Outline, stored: int) -> None:
 
 
 def exactly(read: ReadAt, offset: int, length: int, what: str) -> bytes:
-    """Read all bytes of a part of the file; ``what``: its name.
+    """Read all bytes of a part of the file; ``what``: the name of the part.
 
     :raises FormatError: the file ends before the part does.
     """
     data = read(offset, length)
     if len(data) < length:
-        raise FormatError(f"it is truncated: its {what} is missing")
+        raise FormatError(f"it is truncated: its {what} is incomplete or missing")
     return data

@@ -4,7 +4,8 @@
 
     | 592 bytes | key slot 0, in 4,000 stripes | ... | key slot 7 | payload: the disk, in sectors of 512 bytes |
 
-QEMU reads version 1 only, in a file of its own or in the clusters of a qcow2 image that a header extension names.
+QEMU reads only version 1, in a file of its own or in those clusters of a qcow2 image that a header extension
+names.
 
 Source: "LUKS On-Disk Format Specification", version 1.2.3; QEMU ``crypto/block-luks.c``.
 """
@@ -23,7 +24,7 @@ _SLOT = struct.Struct(">II32sII")
 _SLOTS, _STRIPES, _FIRST_SLOT_AT = 8, 4000, 4096
 _ACTIVE, _INACTIVE = 0x00AC71F3, 0x0000DEAD
 _LONGEST_KEY = 64
-"""Bytes: two keys of AES-256, as XTS needs them. No cipher in QEMU has a longer one."""
+"""Bytes: two keys of AES-256, as XTS needs them. No cipher in QEMU has a longer key."""
 
 _MOST_ITERATIONS = 1 << 27
 """The most rounds of PBKDF2 that opening an image may take: half a minute on a fast CPU.
@@ -33,9 +34,9 @@ demand 2^32 in each slot, and QEMU tries every slot before it rejects a passphra
 """
 
 _LUKS2 = (
-    "Back the image up and shut its VM down. If its sectors are 512 bytes (`cryptsetup luksDump IMAGE`),"
-    " `cryptsetup luksConvertKey --pbkdf pbkdf2 IMAGE` and `cryptsetup convert --type luks1 IMAGE` convert its"
-    " header. Otherwise open it with `cryptsetup open`, and copy the resulting device into a new image with"
+    "Back the image up and shut its VM down. If `cryptsetup luksDump IMAGE` shows sectors of 512 bytes,"
+    " `cryptsetup luksConvertKey --pbkdf pbkdf2 IMAGE` and `cryptsetup convert --type luks1 IMAGE` convert the"
+    " header. Otherwise open the image with `cryptsetup open`, and copy the resulting device into a new image with"
     " `qemu-img convert -O luks`."
 )
 
@@ -56,7 +57,7 @@ def inspect_luks(read: ReadAt, size: int) -> int:
 
     ``size``: the bytes of the image or, in qcow2, of the clusters that are reserved for the header.
 
-    :raises FormatError: it is not one, is of version 2, is damaged, or takes too long to open.
+    :raises FormatError: it is not one, is not of version 1, is damaged, or takes too long to open.
     """
     fields = _HEADER.unpack(exactly(read, 0, _HEADER.size, "header"))
     magic, version, *names, payload, key_bytes, _, _, iterations, _ = fields
@@ -66,7 +67,7 @@ def inspect_luks(read: ReadAt, size: int) -> int:
     require_opened(version == 1, f"LUKS version {version} is unknown (1 is known)")
     require_opened(all(map(_is_text, names)), "the name of its cipher or hash is not text")
     require_opened(0 < key_bytes <= _LONGEST_KEY, f"a key of {key_bytes} bytes is invalid")
-    require(start <= size, f"its data starts at byte {start}, but it has only {size} bytes: it is truncated")
+    require(start <= size, f"it is truncated: its data starts at byte {start}, but it has only {size} bytes")
     slots = [_slot(read, number, key_bytes) for number in range(_SLOTS)]
     _check_places(slots, start)
     _check_iterations([each.iterations for each in slots if each.is_active], iterations)
@@ -77,7 +78,7 @@ def _slot(read: ReadAt, number: int, key_bytes: int) -> KeySlot:
     data = exactly(read, _HEADER.size + number * _SLOT.size, _SLOT.size, "header")
     state, iterations, _, sector, stripes = _SLOT.unpack(data)
     require_opened(state in {_ACTIVE, _INACTIVE}, f"key slot {number} is neither active nor inactive")
-    require_opened(stripes == _STRIPES, f"key slot {number} has {stripes} stripes instead of {_STRIPES}")
+    require_opened(stripes == _STRIPES, f"key slot {number} has {stripes} instead of {_STRIPES} stripes")
     start = sector * SECTOR
     return KeySlot(state == _ACTIVE, iterations, start, start + align_up(key_bytes * _STRIPES, _FIRST_SLOT_AT))
 
@@ -114,5 +115,5 @@ def inspect_luks_image(read: ReadAt, file_size: int) -> None:
 
     :raises FormatError: as for :func:`inspect_luks`; or its last sector is incomplete.
     """
-    require(file_size % SECTOR == 0, "its last sector is incomplete: it is truncated", remedy=NOT_OPENED)
+    require(file_size % SECTOR == 0, "it is truncated: its last sector is incomplete", remedy=NOT_OPENED)
     inspect_luks(read, file_size)

@@ -20,7 +20,7 @@ _MOST_TRACKS = 0x7FFFFFFF // 513
 def inspect_parallels(read: ReadAt, file_size: int) -> Outline:
     """Inspect the header of a Parallels image, which names no other file; return the number of its clusters.
 
-    :raises FormatError: it is not one, is damaged, was not closed cleanly, or has a format extension.
+    :raises FormatError: it is not one, is damaged, unsupported or in use, or was not closed cleanly.
     """
     fields = _HEADER.unpack(exactly(read, 0, _HEADER.size, "header"))
     mark, version, tracks, entries, sectors, in_use, extension = fields
@@ -29,13 +29,16 @@ def inspect_parallels(read: ReadAt, file_size: int) -> Outline:
     require(0 < tracks <= _MOST_TRACKS, f"a cluster size of {tracks} sectors is invalid")
     require(
         in_use != _IN_USE,
-        "it is marked as in use: a VM is running on it, or was not shut down cleanly",
+        "it is marked as in use: its VM is running, or was not shut down cleanly",
         remedy=SHUT_DOWN_OR_REPAIR,
     )
     require(extension == 0, "it has a format extension, such as dirty bitmaps, which an overlay would lose")
     if mark == _OLD:
         sectors &= 0xFFFFFFFF
-    require(sectors <= entries * tracks, f"its {entries} clusters cannot hold its {sectors * SECTOR} bytes")
+    require(
+        sectors <= entries * tracks,
+        f"its cluster map has too few entries ({entries}) for a disk of {sectors * SECTOR} bytes",
+    )
     count = require_mappable(sectors, tracks)
     require(_HEADER.size + entries * 4 <= file_size, "its cluster map ends past the end of the file")
     return Outline(count)

@@ -16,7 +16,7 @@ _LARGEST_CLUSTER, _LARGEST_TABLE, LONGEST_NAME = 64 << 20, 16, 1023
 
 
 def largest_disk(cluster_size: int, table_size: int) -> int:
-    """Return the number of bytes that two levels of tables can map, modulo 2^64 as in QEMU, so perhaps 0."""
+    """Return the number of bytes that two levels of tables can map, modulo 2^64 as in QEMU, so it may be 0."""
     entries = cluster_size * table_size // 8
     return entries * entries * cluster_size % (1 << 64)
 
@@ -24,7 +24,7 @@ def largest_disk(cluster_size: int, table_size: int) -> int:
 def inspect_qed(read: ReadAt, file_size: int) -> Outline:
     """Inspect the header of a QED image; return the number of its clusters, and its backing file.
 
-    :raises FormatError: it is not one, is damaged, or was not closed cleanly.
+    :raises FormatError: it is not one, is damaged or unsupported, or was not closed cleanly.
     """
     fields = QED_HEADER.unpack(exactly(read, 0, QED_HEADER.size, "header"))
     mark, cluster, table, _, features, _, _, tables_at, size, _, _ = fields
@@ -38,7 +38,7 @@ def inspect_qed(read: ReadAt, file_size: int) -> Outline:
     )
     require(
         4096 <= cluster <= _LARGEST_CLUSTER and cluster & (cluster - 1) == 0,
-        f"a cluster size of {cluster} bytes is invalid",
+        f"a cluster size of {cluster} B is invalid",
     )
     is_valid = 1 <= table <= _LARGEST_TABLE and table & (table - 1) == 0
     require(is_valid, f"a table size of {table} clusters is invalid")

@@ -1,12 +1,12 @@
-"""The layout of a new QED file, and its metadata, computed before its first byte is written; pure.
+"""The layout and the metadata of a new QED file, computed without I/O before its first byte is written.
 
 ::
 
     | header | L1 table | L2 tables ...  | data clusters ...
       1 cluster  each table: table_size clusters
 
-Only entries that are not 0 are written: a table of 16 clusters of 64 MiB has a gigabyte of them. QED has no
-refcounts, and does not record the backing file's format: QEMU recognises it, unless the header says raw.
+Only entries that are not 0 are written: a whole table of 16 clusters, of 64 MiB each, would take 1 GiB. QED has
+no refcounts. It does not record the backing file's format, except raw: QEMU detects any other.
 
 Source: QEMU ``docs/interop/qed_spec.txt`` and ``block/qed.c``.
 """
@@ -34,7 +34,10 @@ _Offsets = npt.NDArray[np.int64]
 
 @frozen
 class QedLayout:
-    """The sizes of a file's parts: ``table_size`` in clusters, the numbers of L2 tables and data clusters."""
+    """The sizes of a file's parts.
+
+    ``table_size`` is in clusters, ``virtual_size`` and ``cluster_size`` are in bytes, and the others are counts.
+    """
 
     virtual_size: int
     cluster_size: int
@@ -69,7 +72,7 @@ class QedLayout:
 
     @property
     def file_size(self) -> int:
-        """Size of the file in bytes; QEMU ignores an incomplete last cluster."""
+        """Size of the file in bytes: whole clusters, because QEMU ignores an incomplete last one."""
         return self.data_offset + self.data_clusters * self.cluster_size
 
 
@@ -114,7 +117,7 @@ def qed_header(layout: QedLayout, backing: tuple[str, str]) -> bytes:
 
 
 def qed_entries(extents: Extents, layout: QedLayout) -> Iterator[tuple[int, bytes]]:
-    """Yield the file offset and bytes of the entries of both levels that are not 0, run by run."""
+    """Yield the nonzero entries of both levels, run by run: their offset in the file, and their bytes."""
     used = numbers(fold(extents, layout.entries))
     offsets = layout.l2_offset + np.arange(len(used), dtype=np.int64) * layout.table_bytes
     for index, offset in zip(used.tolist(), offsets.tolist(), strict=True):
@@ -130,7 +133,7 @@ def qed_entries(extents: Extents, layout: QedLayout) -> Iterator[tuple[int, byte
 
 
 def entry_ranges(extents: Extents, layout: QedLayout) -> tuple[_Offsets, _Offsets]:
-    """Return start and end of the ranges of the file that entries of either level take, ascending."""
+    """Return start and end of the ranges of the file that nonzero entries of either level take, ascending."""
     used = numbers(fold(extents, layout.entries))
     firsts = layout.l1_offset + used.astype(np.int64) * _ENTRY
     runs = [(at, at + count * _ENTRY) for at, count, _ in _runs_in_tables(extents, layout)]
@@ -139,7 +142,7 @@ def entry_ranges(extents: Extents, layout: QedLayout) -> tuple[_Offsets, _Offset
 
 
 def _runs_in_tables(extents: Extents, layout: QedLayout) -> Iterator[tuple[int, int, int]]:
-    """Yield each run, cut at the edges of tables: the file offset of its first entry, its length, its kind."""
+    """Yield each run, cut at the edges of tables: the file offset and number of its entries, and their kind."""
     used = numbers(fold(extents, layout.entries))
     for first, last, kind in zip(extents.first.tolist(), extents.end.tolist(), extents.kind.tolist(), strict=True):
         at = first

@@ -24,7 +24,7 @@ MERGE = "Merge the two first, with the program that created them."
 def inspect_vdi(read: ReadAt, file_size: int) -> Outline:
     """Inspect the header of a VDI image; return the number of its clusters.
 
-    :raises FormatError: it is not one, is damaged, or has a parent image.
+    :raises FormatError: it is not one, is damaged or unsupported, or has a parent image.
     """
     fields = _HEADER.unpack(exactly(read, 0, _HEADER.size, "header"))
     signature, version, kind, map_at, sector, size, block, extra, blocks, link, parent = fields
@@ -37,7 +37,10 @@ def inspect_vdi(read: ReadAt, file_size: int) -> Outline:
         sector == SECTOR and block == MIB and extra == 0,
         "its sectors are not 512 bytes, its blocks are not 1 MiB, or its blocks have extra data",
     )
-    require(blocks <= _MOST_BLOCKS and size <= blocks * MIB, f"its {blocks} blocks cannot hold {size} bytes")
+    require(
+        blocks <= _MOST_BLOCKS and size <= blocks * MIB,
+        f"the number of its blocks, {blocks}, is invalid for a disk of {size} B",
+    )
     count = require_mappable(size, MIB)
     require(
         map_at % SECTOR == 0 and map_at + blocks * 4 <= file_size, "its block map ends past the end of the file"

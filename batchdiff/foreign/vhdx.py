@@ -47,9 +47,9 @@ _KNOWN = {
     bytes.fromhex("c748a3cd5d4471449cc9e9885251c556"): 4,  # physical sector size
     bytes.fromhex("ab12cabee6b2234593efc309e000c746"): 16,  # SCSI page 83
 }
-"""Items of metadata, by their GUIDs as stored, and their lengths."""
+"""The lengths in bytes of the known items of metadata, by their GUIDs as stored."""
 _CHUNK = (1 << 23) * SECTOR
-"""Bytes of the disk for which there is one bitmap of sectors."""
+"""Bytes of the disk that one bitmap of sectors covers."""
 _REQUIRED_REGION, _REQUIRED_ITEM, _HAS_PARENT = 1, 4, 2
 
 _NOT_PRESENT = (0, 1, 2, 3, 5)
@@ -57,7 +57,7 @@ _NOT_PRESENT = (0, 1, 2, 3, 5)
 _PRESENT, _PARTIAL = 6, 7
 _ENTRY_BYTES = 8
 _MOST_SPARE = 64 * MIB
-"""The most bytes that a BAT may have beyond what the disk needs. Programs round it up only to whole MiB."""
+"""The most bytes that a BAT may have beyond what the disk needs. Programs only round it up to whole MiB."""
 _AT_ONCE = 1 << 20
 """Entries of the BAT that are examined at a time."""
 _MOST_RUNS = 2_000_000
@@ -112,7 +112,7 @@ class _Disk(NamedTuple):
 def inspect_vhdx(read: ReadAt, file_size: int) -> Outline:
     """Inspect everything in a VHDX image except its table of blocks; return the number of that table's entries.
 
-    :raises FormatError: it is not one, is damaged, has a parent image, or was not closed cleanly.
+    :raises FormatError: it is not one, is damaged or unsupported, has a parent image, or was not closed cleanly.
     """
     # QEMU does not examine blocks, but keeps the whole table in memory, so its entries must be on disk.
     return Outline(_inspected(read, file_size).entries, bytes_each=_ENTRY_BYTES)
@@ -121,7 +121,8 @@ def inspect_vhdx(read: ReadAt, file_size: int) -> Outline:
 def map_vhdx(read: ReadAt, file_size: int) -> DiskMap:
     """Return where the blocks of an image are in its file.
 
-    :raises FormatError: see :func:`inspect_vhdx`; or a block is outside the file, or overlaps a table.
+    :raises FormatError: see :func:`inspect_vhdx`; or a block has an unknown state, is outside the file or overlaps
+        another part of it, or the blocks are in too many places.
     """
     disk = _inspected(read, file_size)
     found: list[npt.NDArray[np.int64]] = []
@@ -158,7 +159,7 @@ def _inspected(read: ReadAt, file_size: int) -> _Disk:
 
 
 def _log(read: ReadAt, file_size: int) -> _Place:
-    """Return the place of the log, as the current header gives it."""
+    """Return the place of the log, as the current header gives it; require that nothing in it must be replayed."""
     headers = [exactly(read, at, _HEADER_BYTES, "header") for at in _HEADERS_AT]
     valid = [head for head in headers if _is_header(head)]
     require(bool(valid), "it is damaged: neither of its headers is valid")
@@ -173,7 +174,7 @@ def _log(read: ReadAt, file_size: int) -> _Place:
     require(offset > 0, "its log and its header overlap")  # QEMU refuses this even if the log is empty
     require(offset + length <= file_size, "its log ends past the end of the file")
     is_clean = guid == bytes(16) or not has_valid_entry(read, offset, length, guid)
-    require(is_clean, "it has a log that must be replayed: it was not closed cleanly", remedy=_REPLAY)
+    require(is_clean, "it was not closed cleanly: it has a log that must be replayed", remedy=_REPLAY)
     return _Place("log", offset, length)
 
 
@@ -224,11 +225,11 @@ def _parameters(read: ReadAt, region: _Place) -> tuple[int, int]:
     block, flags = struct.unpack("<II", found[_PARAMETERS])
     require(not flags & _HAS_PARENT, DIFFERENCE, remedy=MERGE)
     (size,), (sector,) = struct.unpack("<Q", found[_SIZE]), struct.unpack("<I", found[_SECTOR_SIZE])
-    require(MIB <= block <= 256 * MIB and block & (block - 1) == 0, f"a block size of {block} bytes is invalid")
-    require(sector == SECTOR, f"its logical sectors are {sector} bytes long; QEMU supports only {SECTOR}")
+    require(MIB <= block <= 256 * MIB and block & (block - 1) == 0, f"a block size of {block} B is invalid")
+    require(sector == SECTOR, f"its logical sector size is {sector} B; QEMU supports only {SECTOR} B")
     require(size > 0, "its size is 0")
     require(size <= 64 * TIB, f"its size of {size} bytes exceeds 64 TiB")
-    require(size % SECTOR == 0, f"its size of {size} bytes is not a whole number of sectors")
+    require(size % SECTOR == 0, f"its size of {size} B is not a whole number of sectors")
     return size, block
 
 
@@ -260,7 +261,7 @@ def _joined(runs: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 def _check_places(disk: _Disk, file_size: int, offsets: _Offsets, stops: _Offsets) -> None:
     if (stops > file_size).any():
-        raise FormatError(f"a block lies past the end of the file ({file_size} bytes): it is truncated")
+        raise FormatError(f"a block lies past the end of the file ({file_size} B), which is truncated or damaged")
     for place in disk.others:
         overlaps = (offsets < place.end) & (stops > place.start)
         if overlaps.any():

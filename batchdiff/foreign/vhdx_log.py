@@ -1,4 +1,4 @@
-"""The log of a VHDX image: changes to its tables, which a program that died may not have finished.
+"""The log of a VHDX image: changes to its tables that a program might not have finished before it died.
 
 ::
 
@@ -26,7 +26,7 @@ _MOST_CHECKED = 4 * MIB
 
 
 def has_valid_entry(read: ReadAt, start: int, length: int, guid: bytes) -> bool:
-    """Return whether a log has an entry that must be replayed; true also if it is too large to search.
+    """Return whether a log has an entry that must be replayed; true also if the search would take too long.
 
     :raises FormatError: the file ends inside the log.
     """

@@ -28,25 +28,25 @@ METADATA = bytes.fromhex("06a27c8b90479a4bb8fe575f050f886e")
 PARENT_LOCATOR = bytes.fromhex("2d5fd3a80bb34d45abf7d3d84834ab0c")
 """GUIDs, as stored, of the region with the metadata, and of the item in it that names a parent."""
 MOST_ENTRIES = 2047
-"""Entries of the region table, and of the metadata."""
+"""The most entries of the region table, and of the metadata table."""
 _LINKS = ("parent_linkage", "parent_linkage2")
 _GUID = re.compile(r"\{?(\w{8})-(\w{4})-(\w{4})-(\w{4})-(\w{12})\}?", re.ASCII)
 
 
 def own_guid(read: ReadAt) -> bytes:
-    """Return the GUID by which differencing images name this one, as its newest header gives it; empty if none."""
+    """Return the GUID by which differencing images name this one, from its newest header; empty if it has none."""
     found = [_HEADER.unpack(head) for at in _HEADERS_AT if len(head := read(at, _HEADER.size)) == _HEADER.size]
     return max(((number, guid) for signature, number, guid in found if signature == b"head"), default=(0, b""))[1]
 
 
 def parent_guids(read: ReadAt) -> list[bytes]:
-    """Return the GUIDs of the parent, as :func:`own_guid` returns them for it; none if there is no parent."""
+    """Return the GUIDs of the parent, as :func:`own_guid` returns them for it; empty if there is no parent."""
     found = {guid: None for at in _REGIONS_AT for place in _metadata_at(read, at) for guid in _linked(read, place)}
     return list(found)
 
 
 def _metadata_at(read: ReadAt, at: int) -> Iterator[int]:
-    """Yield the places of metadata that a region table lists."""
+    """Yield the offset of each metadata region that the region table at an offset lists."""
     table = read(at, _TABLE_BYTES)
     count = min(int.from_bytes(table[8:12], "little"), MOST_ENTRIES)
     for number in range(count if table.startswith(b"regi") else 0):
@@ -58,7 +58,7 @@ def _metadata_at(read: ReadAt, at: int) -> Iterator[int]:
 
 
 def _linked(read: ReadAt, place: int) -> Iterator[bytes]:
-    """Yield the GUIDs of parents in the metadata at a place."""
+    """Yield the GUIDs of the parent in the metadata at an offset."""
     table = read(place, _TABLE_BYTES)
     count = min(int.from_bytes(table[10:12], "little"), MOST_ENTRIES)
     for number in range(count if table.startswith(b"metadata") else 0):
@@ -81,7 +81,7 @@ def _in_locator(data: bytes) -> Iterator[bytes]:
 
 
 def _stored(match: re.Match[str]) -> Iterator[bytes]:
-    """Yield a GUID as images store it: its first three numbers have their lowest byte first."""
+    """Yield a GUID as images store it, with its first three numbers in little-endian order; nothing if not hex."""
     try:
         groups = [bytes.fromhex(group) for group in match.groups()]
     except ValueError:  # not hexadecimal

@@ -1,4 +1,4 @@
-"""VMware's VMDK in one sparse file, with its descriptor inside (monolithicSparse), and sparse extents with none.
+"""VMware's VMDK in one sparse file, with its descriptor inside (monolithicSparse), and sparse extents without one.
 
 ::
 
@@ -24,7 +24,7 @@ TEXT_AT, TEXT_BYTES = SECTOR, 20 * SECTOR
 NO_SIGNATURE = "it is not a VMDK image: its signature is missing"
 NO_DESCRIPTOR = "its descriptor is missing, too large, or not directly after the header"
 _EXTENTS = {b"COWD": "vmfsSparse", b"\xbe\xba\xfe\xca": "seSparse"}
-"""Types of sparse extents on ESXi, by their signatures; :mod:`.vmdk_descriptor` refuses the whole images."""
+"""Types of sparse extents on ESXi, by their signatures; :mod:`.vmdk_descriptor` refuses images of these types."""
 _COPY_DESCRIPTOR = (
     "Make a qcow2 copy of the whole image from its descriptor, a small text file:"
     " `qemu-img convert -f vmdk -O qcow2 DESCRIPTOR COPY`. Use the copy in the manifest."
@@ -56,7 +56,7 @@ class _SparseHeader(NamedTuple):
 def inspect_vmdk(read: ReadAt, file_size: int) -> Outline:
     """Inspect the header and the descriptor of a VMDK image; return the number of its grains.
 
-    :raises FormatError: it is not one, is damaged or compressed, or has a parent.
+    :raises FormatError: it is not one, is damaged, compressed or unsupported, or has a parent.
     """
     header = _inspect_header(read, file_size)
     require(header.text_at == TEXT_AT and 0 < header.text_size <= TEXT_BYTES, NO_DESCRIPTOR)
@@ -68,9 +68,9 @@ def inspect_vmdk(read: ReadAt, file_size: int) -> Outline:
 def inspect_extent(read: ReadAt, file_size: int, length: int, *, is_last: bool) -> int:
     """Inspect the header of a sparse extent; return the number of its grains.
 
-    It holds ``length`` bytes of a disk, and no descriptor.
+    The extent must hold ``length`` bytes of a disk, and no descriptor. ``is_last``: whether it is the last one.
 
-    :raises FormatError: it is not one, is damaged or compressed, or holds another number of bytes.
+    :raises FormatError: it is not one, is damaged, compressed or unsupported, or holds anything else.
     """
     header = _inspect_header(read, file_size)
     # QEMU leaves room for a descriptor, but writes none.
@@ -84,7 +84,7 @@ def inspect_extent(read: ReadAt, file_size: int, length: int, *, is_last: bool) 
 
 
 def _inspect_header(read: ReadAt, file_size: int) -> _SparseHeader:
-    """Inspect the header, which images and extents have in common."""
+    """Inspect the header, which has the same form in images and in extents."""
     fields = SPARSE_HEADER.unpack(exactly(read, 0, SPARSE_HEADER.size, "header"))
     mark, version, _, capacity, grain, text_at, text_size, entries, _, directory, _, _, _, compression = fields
     kind = _EXTENTS.get(mark, "")
@@ -107,13 +107,13 @@ def _inspect_header(read: ReadAt, file_size: int) -> _SparseHeader:
     last = max(pointers)
     require(
         last == 0 or last * SECTOR + entries * 4 <= file_size,
-        f"a grain table at {last * SECTOR} is outside the file ({file_size} bytes): it is truncated or damaged",
+        f"a grain table at {last * SECTOR} is outside the file ({file_size} bytes), which is truncated or damaged",
     )
     return _SparseHeader(text_at * SECTOR, text_size * SECTOR, capacity * SECTOR, grain * SECTOR, count)
 
 
 def with_extent_name(descriptor: bytes, name: str) -> bytes:
-    """Return a descriptor whose extent has the name that VMware looks for; unchanged if the name does not fit."""
+    """Return a descriptor with another name of its extent, for VMware; unchanged if the name does not fit."""
     if not name.isascii() or not name.isprintable() or '"' in name:
         return descriptor
     changed = _EXTENT_NAME.sub(lambda found: found[1] + name.encode() + b'"', descriptor.rstrip(b"\0"), count=1)
@@ -123,12 +123,12 @@ def with_extent_name(descriptor: bytes, name: str) -> bytes:
 def inspect_descriptor(text: bytes, expected: str) -> None:
     """Inspect the descriptor of an image in one sparse file, whose type must be ``expected``.
 
-    :raises FormatError: it has another type, another file or a parent, or more than one meaning.
+    :raises FormatError: it has another type or a parent, does not name exactly one extent, or is ambiguous.
     """
     text = text.split(b"\0", 1)[0].lower()
     # QEMU uses the first occurrence of a word, so there must be only one.
     for word in (b"createtype", b"parentcid"):
-        require(text.count(word) <= 1, f"its descriptor contains {word.decode()} twice")
+        require(text.count(word) <= 1, f"its descriptor contains {word.decode()} more than once")
     values = dict(_VALUE.findall(text))
     require(b"parentfilenamehint" not in text, DIFFERENCE, remedy=MERGE)
     require(values.get(b"parentcid", _NO_PARENT) == _NO_PARENT, DIFFERENCE, remedy=MERGE)

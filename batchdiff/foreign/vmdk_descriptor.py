@@ -26,7 +26,7 @@ from batchdiff.units import KIB, SECTOR
 
 TEXT_BEGINNING = b"# Disk DescriptorFile"
 _MOST_TEXT = 64 * KIB
-"""Bytes of text, enough for a thousand extents; QEMU reads the first MiB."""
+"""The most bytes of a descriptor, enough for a thousand extents; QEMU reads the first MiB."""
 
 _LONGEST_NAME = 511
 
@@ -76,7 +76,7 @@ class Descriptor(NamedTuple):
 def read_descriptor(read: ReadAt, file_size: int) -> Descriptor:
     """Read a descriptor that takes up a whole file.
 
-    :raises FormatError: it is ambiguous, or has a parent or a type that cannot be read.
+    :raises FormatError: it is ambiguous, damaged or too long, has a parent, or is of a type that is not supported.
     """
     require(file_size <= _MOST_TEXT, f"its descriptor of {file_size} bytes is too long (at most {_MOST_TEXT})")
     text = read(0, file_size).rstrip(b"\0")
@@ -87,16 +87,17 @@ def read_descriptor(read: ReadAt, file_size: int) -> Descriptor:
     words = text.lower()
     require(b"parentfilenamehint" not in words, DIFFERENCE, remedy=MERGE)
     for word in (b"createtype", b"parentcid"):
-        require(words.count(word) <= 1, f"its descriptor contains {word.decode()} twice")
+        require(words.count(word) <= 1, f"its descriptor contains {word.decode()} more than once")
     require(settings.get(b"parentcid", _NO_PARENT).lower() == _NO_PARENT, DIFFERENCE, remedy=MERGE)
     require(
         b"createtype" in settings and b'createType="' in text,
         "its descriptor has no type where QEMU looks for it",
     )
     kind = settings[b"createtype"].decode("ascii", "backslashreplace")
+    *others, last = _TYPES
     require(
         kind in _TYPES,
-        f"its type {kind} is not supported ({', '.join(_TYPES)} and monolithicSparse are)",
+        f"its type {kind} is not supported in a separate descriptor ({', '.join(others)} and {last} are)",
         remedy=COPY if kind in _READ_BY_QEMU else "",
     )
     _require_content_ids(text)
@@ -139,7 +140,8 @@ def _extents(lines: list[bytes], kind: str) -> Descriptor:
         # QEMU skips extents with another access mode or kind, so its disk would be shorter than VMware's.
         extent = _EXTENT.fullmatch(line)
         if extent is None or extent[2] != word.encode():
-            raise FormatError(f'line {number} of its descriptor does not have the form `RW 8192 {word} "NAME"`')
+            form = f'RW 8192 {word} "NAME"{" 0" if word == "FLAT" else ""}'
+            raise FormatError(f"line {number} of its descriptor does not have the form `{form}`")
         # QEMU reads past an empty line into the next one, and would count that line's extent twice.
         is_clear = number == 1 or lines[number - 2]
         require(is_clear, f"line {number - 1} of its descriptor is empty, and the next line is an extent")

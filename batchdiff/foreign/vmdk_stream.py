@@ -51,7 +51,7 @@ def is_stream_optimized(read: ReadAt) -> bool:
 def inspect_vmdk_stream(read: ReadAt, file_size: int) -> None:
     """Inspect both headers, the descriptor and all tables of a compressed VMDK image.
 
-    :raises FormatError: it is not one, is damaged, or has a parent; or a part of the file is used twice.
+    :raises FormatError: it is not one, is damaged or unsupported, or has a parent; or one grain is used twice.
     """
     first = SPARSE_HEADER.unpack(exactly(read, 0, SPARSE_HEADER.size, "header"))
     mark, _, _, capacity, _, text_at, text_size, *_, compression = first
@@ -71,7 +71,10 @@ def inspect_vmdk_stream(read: ReadAt, file_size: int) -> None:
 
 
 def _footer(read: ReadAt, file_size: int) -> tuple[int, ...]:
-    """Return the fields of the footer, which takes precedence. QEMU rounds the file's size up to a sector."""
+    """Return the fields of the footer, which takes precedence over the header.
+
+    QEMU rounds the size of the file up to whole sectors.
+    """
     tail = exactly(read, align_up(file_size, SECTOR) - 3 * SECTOR, 2 * SECTOR, "footer")
     end = read(align_up(file_size, SECTOR) - SECTOR, SECTOR).ljust(SECTOR, b"\0")
     marks = [_MARKER.unpack_from(tail)[1:], _MARKER.unpack_from(end)]
@@ -104,5 +107,5 @@ def _inspect_tables(read: ReadAt, file_size: int, fields: tuple[int, ...]) -> No
     # 0: not allocated; 1: zeros, if a flag allows it.
     grains = grains[grains > 1].astype(np.int64) * SECTOR
     require(bool((grains[-1:] + _LEAST_STORED < file_size).all()), "a grain lies past the end of the file")
-    # Otherwise a small file could unpack to any size: deflate expands a byte that is used once 1,032-fold at most.
+    # Without this check, a small file could unpack to any size. Deflate itself expands data at most 1,032-fold.
     require(bool((grains[1:] != grains[:-1]).all()), "one grain is used for several parts of the disk")

@@ -26,7 +26,7 @@ def largest_cylinder(virtual_size: int) -> int:
     """Return the most bytes that a cylinder of a VHD of that size has, whichever program created it.
 
     A conversion to or from VHD can make a disk longer or shorter by less than that: QEMU rounds up to whole
-    cylinders when it creates one, and shows only the whole cylinders of one that VirtualBox created.
+    cylinders when it creates a VHD, and shows only the whole cylinders of a VHD that VirtualBox created.
 
     Source: the specification, appendix "CHS Calculation"; QEMU ``calculate_geometry()``.
     """
@@ -36,7 +36,7 @@ def largest_cylinder(virtual_size: int) -> int:
 def inspect_vpc(read: ReadAt, file_size: int) -> Outline:
     """Inspect the footer of a VHD image, and the header of its block table; return the number of its clusters.
 
-    :raises FormatError: it is not one, is damaged, or has a parent image.
+    :raises FormatError: it is not one, is damaged or unsupported, or has a parent image.
     """
     first, last = read(0, _FOOTER_BYTES), read(max(file_size - _FOOTER_BYTES, 0), _FOOTER_BYTES)
     # QEMU uses the copy at the start if there is one. Only a fixed image has none.
@@ -64,7 +64,7 @@ def inspect_vpc(read: ReadAt, file_size: int) -> Outline:
         return Outline(_inspect_table(head, file_size))
     require(
         size <= file_size - _FOOTER_BYTES,
-        f"its disk of {size} bytes does not fit into the file of {file_size} bytes: it is truncated or damaged",
+        f"its disk of {size} B does not fit into the file ({file_size} B), which is truncated or damaged",
     )
     return Outline(1)
 
@@ -73,13 +73,13 @@ def _require_checksum(footer: bytes) -> None:
     """Require a correct checksum: the sum of all other bytes, inverted. QEMU only warns of a wrong one."""
     found = int.from_bytes(footer[_CHECKSUM_AT : _CHECKSUM_AT + 4], "big")
     right = ~(sum(footer) - sum(footer[_CHECKSUM_AT : _CHECKSUM_AT + 4])) & 0xFFFFFFFF
-    require(found == right, "the checksum of its footer is wrong: it is damaged")
+    require(found == right, "it is damaged: the checksum of its footer is wrong")
 
 
 def _inspect_table(head: bytes, file_size: int) -> int:
     cookie, table_at, blocks, block = _TABLE.unpack(head)
     require(cookie == b"cxsparse", "it is damaged: the header of its block table is missing")
-    require(block >= 512 and block & (block - 1) == 0, f"blocks of {block} bytes are invalid")
+    require(block >= 512 and block & (block - 1) == 0, f"a block size of {block} B is invalid")
     # QEMU refuses a disk that is larger than all its blocks together.
     count = require_mappable(blocks * block, block)
     require(table_at + blocks * 4 <= file_size, "its block table ends past the end of the file")

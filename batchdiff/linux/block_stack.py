@@ -21,14 +21,14 @@ _VIRTUAL = ("/sys/devices/virtual/", "/sys/devices/tcm_loop", "/sys/devices/rbd"
 
 
 class Underlying(NamedTuple):
-    """The files that store an image's bytes. ``traced``: the set is complete; if not, there may be others."""
+    """The files that store an image's bytes. ``traced``: whether the set is complete, not just a part."""
 
     files: frozenset[Identity]
     traced: bool = True
 
 
 def underlying(path: str) -> Underlying:
-    """Return the files that store an image: itself and, if it is a block device, everything below that.
+    """Return the files that store an image: itself and, if it is a block device, everything below the device.
 
     A device with an unknown source, such as a network disk or a ZFS volume, cannot be traced.
     """
@@ -61,7 +61,7 @@ def _below(device: int) -> list[Identity | None] | None:
         return [_numbered(os.path.dirname(folder))]
     file = _line(f"{folder}/loop/backing_file")
     if file is not None:
-        # For a deleted file the path ends in " (deleted)", which names no file, or the wrong one.
+        # The path of a deleted file ends in " (deleted)", and so names no file, or the wrong one.
         return [identity_of(file)]
     slaves = _names(f"{folder}/slaves")
     if slaves:
@@ -71,7 +71,7 @@ def _below(device: int) -> list[Identity | None] | None:
 
 
 def _numbered(folder: str) -> Identity | None:
-    """Return the identity of the block device that a sysfs folder describes."""
+    """Return the identity of the block device that a sysfs folder describes; None if it cannot be read."""
     major, _, minor = (_line(f"{folder}/dev") or "").partition(":")
     return ("device", os.makedev(int(major), int(minor)), 0) if major and minor else None
 

@@ -82,7 +82,7 @@ def stored_extents(fd: int, path: str) -> Iterator[StoredExtent]:
     """Yield the extents of an open file in the order of their offsets, except holes and data inline in the tree.
 
     :raises OSError: EPERM if the user is not root; or the filesystem reports an error.
-    :raises ImageError: the filesystem reports an error.
+    :raises ImageError: the file's data cannot be written out.
     """
     # This writes the file out and updates the tree: even the extents of a synced file may be only in the log.
     physical_extents(fd, path, 0, 1)

@@ -7,7 +7,7 @@
         v
     "vm.img is immutable (attribute i)"     "Run `chattr -i vm.img`, then run the same command again."
 
-A remedy never names a verb, because apply, restore, purge and verify all use this module.
+A remedy never names a verb of batchdiff, because apply, restore, purge and verify all use this module.
 
 Source: errno(3), rename(2), unlink(2).
 """
@@ -36,7 +36,7 @@ from batchdiff.linux.permissions import (
 )
 
 AGAIN = "then run the same command again."
-UNDO_SECOND_NAME = "Find out what mounted or linked it there, and undo that."
+UNDO_SECOND_NAME = "Find out how the file got its second name (by a bind mount or a hard link), and undo that."
 """The advice if a file turns out to have a second name that it should not have."""
 
 
@@ -150,7 +150,7 @@ def _denied(case: _Case) -> Fault:
     if not lacking:
         return _unexplained(case)
     if os.geteuid() == 0:
-        return Fault(lacking, f"If its file server maps root to nobody (root_squash), change that, {AGAIN}")
+        return Fault(lacking, f"If the file server maps root to nobody (root_squash), change that, {AGAIN}")
     return Fault(
         lacking,
         f"Run the same command as a user with that permission, such as root; or grant the permission, {AGAIN}",
@@ -163,7 +163,7 @@ def _without_capabilities(case: _Case) -> Fault | None:
         return None
     return Fault(
         f"{case.text}: this process runs as root, but lacks {missing}, as is common in containers",
-        "Run batchdiff outside the container, or give it these capabilities.",
+        f"Run batchdiff outside the container, or give the container {missing}.",
     )
 
 
@@ -197,7 +197,7 @@ def _busy(case: _Case) -> Fault:
             " bind-mounted the file itself",
             f"Mount its folder instead of the file, {AGAIN} Or run batchdiff outside the container.",
         )
-    return Fault(case.text, f"`fuser -v {shell_word(case.path)}` shows what uses it: stop that, {AGAIN}")
+    return Fault(case.text, f"`fuser -v {shell_word(case.path)}` shows what is using it. Stop that, {AGAIN}")
 
 
 def _exists(case: _Case) -> Fault:
@@ -229,14 +229,14 @@ def _full(case: _Case) -> Fault:
         status = os.statvfs(place)
         if status.f_files and not status.f_favail and status.f_bavail:
             return Fault(f"the filesystem of {place} has no inodes left", f"Delete files there, {AGAIN}")
-    where = f" on the filesystem of {case.folder}" if case.path else ""
-    return Fault(f"{os.strerror(errno.ENOSPC)}{where}", f"Make room, {AGAIN}")
+    why = f"the filesystem of {case.folder} has no space left" if case.path else os.strerror(errno.ENOSPC)
+    return Fault(why, f"Make room, {AGAIN}")
 
 
 def _over_quota(case: _Case) -> Fault:
     where = f" on the filesystem of {case.folder}" if case.path else ""
     mount = mount_of(case.path) if case.path else None
-    show = "`quota` or `repquota` shows whose it is (user, group or project)"
+    show = "`quota` or `repquota` shows whose quota it is (that of a user, group or project)"
     if mount is not None and mount.filesystem == "btrfs":
         show = f"`btrfs qgroup show -re {shell_word(case.folder)}` shows the limits of the subvolumes"
     return Fault(f"the disk quota{where} is used up", f"{show}. Free some space or raise the quota, {AGAIN}")
@@ -249,7 +249,7 @@ def _too_large(case: _Case) -> Fault:
             f"{case.text}: this process may not write files larger than {limit} bytes",
             f"Run `ulimit -f unlimited`, {AGAIN}",
         )
-    return Fault(case.text, "The filesystem does not support files of that size. Use another one.")
+    return Fault(case.text, "The filesystem does not support files of that size. Use another filesystem.")
 
 
 def _gone(case: _Case) -> Fault:
@@ -257,7 +257,7 @@ def _gone(case: _Case) -> Fault:
 
 
 def _another_kind(case: _Case, what: str) -> Fault:
-    return Fault(f"{case.path or 'the file'} is {what}", f"Correct the path, or move that away, {AGAIN}")
+    return Fault(f"{case.path or 'the file'} is {what}", f"Correct the path, or move what is there away, {AGAIN}")
 
 
 def _fixed(remedy: str) -> Callable[[_Case], Fault]:
@@ -282,12 +282,12 @@ _CAUSES: dict[int, Callable[[_Case], Fault]] = {
     errno.EFBIG: _too_large,
     errno.ENOENT: _gone,
     errno.EIO: _fixed(f"The disk or its connection has a fault (see the kernel log, `dmesg`): fix it, {AGAIN}"),
-    errno.ESTALE: _fixed(f"The file server no longer knows that file: mount its filesystem again, {AGAIN}"),
-    errno.ENOTCONN: _fixed(f"The process that serves this filesystem has ended: mount it again, {AGAIN}"),
+    errno.ESTALE: _fixed(f"The file server no longer knows that file: mount the filesystem again, {AGAIN}"),
+    errno.ENOTCONN: _fixed(f"The process behind this filesystem has ended: mount the filesystem again, {AGAIN}"),
     errno.ENAMETOOLONG: lambda _: Fault(
         os.strerror(errno.ENAMETOOLONG), "Give the file, or the folders above it, shorter names."
     ),
-    errno.ETXTBSY: _fixed(f"It is a running program or active swap space: end that (`swapoff` for swap), {AGAIN}"),
+    errno.ETXTBSY: _fixed(f"It is a running program or active swap: end the program, or run `swapoff`, {AGAIN}"),
     errno.EMFILE: lambda case: Fault(case.text, advice_on_limit(case.error)),
     errno.ENFILE: lambda case: Fault(case.text, advice_on_limit(case.error)),
     errno.ENOMEM: lambda case: Fault(case.text, advice_on_limit(case.error)),

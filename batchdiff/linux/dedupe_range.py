@@ -1,4 +1,4 @@
-"""Give a file the blocks of another one that hold equal bytes: the kernel compares them first (FIDEDUPERANGE).
+"""Let a file share the blocks of another file that hold equal bytes; the kernel compares first (FIDEDUPERANGE).
 
 ::
 
@@ -31,8 +31,8 @@ _DEDUPE_RANGE = 0xC0189436
 """FIDEDUPERANGE, which is called on the source."""
 
 AT_ONCE = 16 * MIB
-"""The most bytes that btrfs compares in a call (BTRFS_MAX_DEDUPE_LEN). The two files are locked meanwhile:
-for 5 ms, if all pages are in memory."""
+"""The most bytes that btrfs compares in a call (BTRFS_MAX_DEDUPE_LEN). Both files are locked during the
+call: for 5 ms, if all pages are in memory."""
 
 _RANGE = struct.Struct("=QQHHI")
 _TARGET = struct.Struct("=qQQiI")
@@ -41,10 +41,10 @@ _UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOSYS}
 
 
 def dedupe(source: int, source_offset: int, target: int, target_offset: int, length: int) -> int:
-    """Let an open file share the blocks of another one, and return the number of bytes: 0 if any byte differs.
+    """Let an open file share blocks of another one, and return how many bytes it shares: 0 if any byte differs.
 
-    If they are fewer than ``length``, call again for the rest. ``length`` is at most :data:`AT_ONCE`. Offsets
-    are multiples of the filesystem's block, and so is the length, unless both ranges reach the end of their files.
+    If it shares fewer than ``length``, call again for the rest. ``length`` is at most :data:`AT_ONCE`. Offsets are
+    multiples of the filesystem's block size, and so is the length, unless both ranges end where their files end.
 
     :raises OSError: see :func:`explain_refusal`.
     """
@@ -84,9 +84,9 @@ def explain_refusal(error: OSError, source: int, target: str) -> Fault:
         )
     if error.errno == errno.EINVAL:
         return Fault(
-            f"{kind} refuses to share these blocks: the file has become shorter, or only one of the two files has"
+            f"{kind} refuses to share these blocks: a file has become shorter, or only one of the two files has"
             " checksums (`lsattr` shows C for the other)",
-            "If a program has changed the file, plan again; otherwise use `strategy: overlay` for this guest.",
+            "If a program has changed one of them, plan again; otherwise use `strategy: overlay` for this guest.",
         )
     denied = error.errno in {errno.EPERM, errno.EACCES} and lock_on(target) is None
     if denied and (lacking := lacking_access(Deed.WRITE, target)):

@@ -41,8 +41,8 @@ _MOST_LINKS = 40
 def image_path(path: str) -> str:
     """Return the absolute path by which an image is opened and recorded.
 
-    For a regular file, all symbolic links are resolved. For a block device, only those of its folder are, because
-    a link such as /dev/vg/lv lasts, but the /dev/dm-3 that it points to does not.
+    For a regular file, all symbolic links are resolved. For a block device, only links among its folders are,
+    because a link such as /dev/vg/lv lasts, but the /dev/dm-3 that it points to does not.
     """
     folder, name = os.path.split(path)
     named = os.path.join(os.path.realpath(folder), name)
@@ -52,7 +52,7 @@ def image_path(path: str) -> str:
 
 
 def device_number(path: str) -> int | None:
-    """Return the device number of the block device that a path resolves to; None if it is not a device."""
+    """Return the device number of the block device that a path resolves to; None if there is none."""
     try:
         info = os.stat(path)
     except (OSError, ValueError):
@@ -61,12 +61,15 @@ def device_number(path: str) -> int | None:
 
 
 def is_among_devices(path: str) -> bool:
-    """Return whether a path is in /dev, which is in memory: a file written there is lost at a reboot."""
+    """Return whether a path is in /dev, which is in memory: a file written there is lost at a reboot.
+
+    /dev/shm, which is meant for such files, does not count.
+    """
     return path.startswith(f"{_DEV}/") and not path.startswith(f"{_MEMORY_DISKS}/")
 
 
 def fleeting(path: str) -> str:
-    """Return why a block device's name may refer to another disk later, as a clause; empty if the name lasts."""
+    """Return, as a predicate, why a device's name may refer to another disk later; empty if the name lasts."""
     name = _first_in_dev(path)
     led = "" if name == path else f"is a link to {name}, which "
     if not name.startswith(f"{_DEV}/"):

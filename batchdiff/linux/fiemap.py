@@ -57,7 +57,7 @@ class PhysicalExtent(NamedTuple):
 
 @frozen(eq=False)
 class ExtentTable:
-    """Extents of a file in columns, in the order of the file; in bytes."""
+    """Extents of a file in columns, in the order of the file. Places and lengths are in bytes."""
 
     logical: npt.NDArray[np.int64]
     physical: npt.NDArray[np.int64]
@@ -65,7 +65,7 @@ class ExtentTable:
     flags: npt.NDArray[np.uint32]
 
     def having(self, flags: int) -> ExtentTable:
-        """Return the extents that have one of these flags."""
+        """Return the extents that have at least one of these flags."""
         return self.chosen(self.flags & flags != 0)
 
     def chosen(self, kept: npt.NDArray[np.bool_]) -> ExtentTable:
@@ -89,8 +89,8 @@ def physical_extents(
 ) -> Iterator[PhysicalExtent] | None:
     """Return the extents that hold bytes ``start`` to ``end``; None if the filesystem does not report extents.
 
-    The kernel first writes out data that is not on disk yet. ``having``: return only extents with one of these
-    flags, which takes a thirtieth of the time if few have one.
+    The kernel first writes out data that is not on disk yet. ``having``: return only extents with at least one
+    of these flags, which takes a thirtieth of the time if few have one; 0 for all extents.
 
     :raises ImageError: the data cannot be written out, or the extents cannot be read; also raised by the iterator.
     """

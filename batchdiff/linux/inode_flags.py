@@ -44,7 +44,8 @@ _PLACES = 0x00000001 | 0x00002000 | 0x00004000
 _UNITS = 0x00000800 | 0x00010000
 """EXTSIZE, COWEXTSIZE: how many blocks XFS allocates at a time.
 
-They are not copied: QEMU sets 1 MiB on each image that it creates, which would double the size of a thin overlay.
+They are not copied: QEMU sets a hint of 1 MiB on each image that it creates, which would double the size of a thin
+overlay.
 """
 
 
@@ -69,7 +70,7 @@ class _More(NamedTuple):
 
 
 def set_early_flags(source: int, target: int) -> list[str]:
-    """Set the flags that only work on an empty file, clear all others that were inherited, and return what failed.
+    """Set hints, project and the flags that only work on an empty file, clear all others, and return what failed.
 
     A source that cannot have flags (a block device, a file on NFS) counts as one that has none set.
     """
@@ -84,12 +85,12 @@ def set_early_flags(source: int, target: int) -> list[str]:
 
 
 def set_late_flags(source: int, target: int) -> list[str]:
-    """Set all other flags as the source has them, and return what failed."""
+    """Set or clear the remaining flags as the source has them, and return what failed."""
     return _set_flags(target, _flags(source), _LATE)
 
 
 def is_overwritten(fd: int) -> bool:
-    """Return True if btrfs overwrites a file's blocks instead of copying them on write; it has no checksums."""
+    """Return True if btrfs overwrites a file's blocks instead of copying them; such a file has no checksums."""
     return bool(_flags(fd) & _NOCOW)
 
 

@@ -4,7 +4,7 @@
 
     i  immutable     no write, rename, unlink, link, chmod; for a folder: no name in it can change
     a  append-only   no rename, unlink; for a folder: names can be added, but not changed or removed
-    project          a folder whose project is inherited accepts no file of another by rename or link (EXDEV)
+    project          a folder whose project is inherited refuses files of others: rename and link fail (EXDEV)
 
 Source: ioctl_iflags(2), chattr(1), ioctl_fsgetxattr(2), Linux ``include/uapi/linux/fs.h``.
 """
@@ -36,14 +36,14 @@ class InodeLock(NamedTuple):
 
 
 class Project(NamedTuple):
-    """A quota project; ``inherited``: it is set on a folder, and everything there must belong to it."""
+    """A quota project; ``inherited``: whether it is a folder's, and everything in the folder must belong to it."""
 
     number: int
     inherited: bool
 
 
 def lock_in(fd: int) -> InodeLock | None:
-    """Return the attribute that locks an open file or folder; None if there is none."""
+    """Return the attribute that locks an open file or folder; None if there is none, or it cannot be read."""
     with contextlib.suppress(OSError):
         flags = _FLAGS.unpack(fcntl.ioctl(fd, GET_FLAGS, _FLAGS.pack(0)))[0]
         if flags & _IMMUTABLE:
@@ -54,7 +54,7 @@ def lock_in(fd: int) -> InodeLock | None:
 
 
 def lock_on(path: str) -> InodeLock | None:
-    """Return the attribute that locks a file or folder; None if there is none or it cannot be opened."""
+    """Return the attribute that locks a file or folder; None if there is none, or it cannot be read."""
     with contextlib.suppress(OSError, ValueError):
         fd = _opened(path)
         try:

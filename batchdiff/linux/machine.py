@@ -49,7 +49,7 @@ def _own_groups() -> list[str]:
 
 
 def _limit(group: str) -> int | None:
-    """Return the limit of a cgroup; None if it has none: then the file is missing, or contains ``max``."""
+    """Return a cgroup's memory limit in bytes; None if the file of the limit is missing, or contains ``max``."""
     with contextlib.suppress(OSError, ValueError), open(f"{group}/memory.max", encoding="ascii") as file:
         return int(file.read())
     return None

@@ -1,4 +1,4 @@
-"""Give a new file exactly the owner, mode, attributes and flags of the one whose place it takes.
+"""Give a new file exactly the owner, mode, attributes and flags of the file whose place it takes.
 
 Access control lists (acl(5)) and SELinux labels are extended attributes. A new file inherits from its folder::
 
@@ -88,7 +88,7 @@ def _copy_owner(source: int, target: int, reasons: dict[str, str]) -> None:
 
 
 def _copy_attributes(source: int, target: int, reasons: dict[str, str]) -> None:
-    """Set the attributes that differ, except an ACL that would apply to a group other than the source's."""
+    """Set or remove differing attributes, except an ACL that would apply to a group other than the source's."""
     given, found = _attributes(source), _attributes(target)
     if os.fstat(target).st_gid != os.fstat(source).st_gid:
         given.pop(_ACL, None)

@@ -5,8 +5,8 @@
     36 35 98:0 /root /mount/point rw,noatime shared:1 - ext4 /dev/sda1 rw,errors=continue     /proc/self/mountinfo
     id                                                  type source    options
 
-In a chroot or a container, the list lacks mounts outside it, often even that of its root. statfs reports their
-type too, but less exactly (one number for ext2, ext3 and ext4, and one for all of FUSE).
+In a chroot or a container, the list lacks the mounts outside, often even the mount of the root folder. statfs also
+reports a filesystem's type, but less exactly (one number for ext2, ext3 and ext4, and one for all of FUSE).
 
 Source: Linux ``Documentation/filesystems/proc.rst``, 3.5; statfs(2); ``include/uapi/linux/magic.h``; for ZFS,
 ``module/os/linux/zfs/zpl_super.c`` of OpenZFS.

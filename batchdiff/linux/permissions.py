@@ -26,7 +26,7 @@ _NAMES = {_OVERRIDE: "CAP_DAC_OVERRIDE", _OWNER: "CAP_FOWNER"}
 
 
 def is_read_only(path: str) -> bool:
-    """Return True if the mode of a file allows no user to write to it; False if it is not known."""
+    """Return True if the mode of a file allows no user to write to it; False if the mode cannot be read."""
     try:
         return not os.stat(path).st_mode & WRITE_BITS
     except OSError:
@@ -71,7 +71,7 @@ def lacking_access(deed: Deed, path: str) -> str:
 
 
 def lacking_ownership(deed: Deed, path: str) -> str:
-    """Return which users alone may do that (EPERM), as a clause; empty if ownership is not the reason."""
+    """Return which users alone may do the deed (EPERM), as a clause; empty if ownership is not the reason."""
     with contextlib.suppress(OSError):
         file = os.lstat(path)
         if _has(_OWNER) or file.st_uid == os.geteuid():

@@ -1,7 +1,7 @@
 """Find out whether files can share blocks, without writing anything.
 
 ======  =====================================================================================================
-btrfs   always; but not between a file with checksums and one without (chattr +C, which libvirt sets on pools)
+btrfs   yes, except between a file with checksums and one without (chattr +C, which libvirt sets on pools)
 XFS     if it was made with reflink=1, as its geometry shows
 others  by a call that the kernel must refuse: the error shows whether blocks can be shared
 ======  =====================================================================================================
@@ -30,7 +30,7 @@ _XFS_GEOMETRY_BYTES, _XFS_FLAGS_AT, _XFS_REFLINK = 112, 92, 1 << 20
 class NoSharing(enum.Enum):
     """The reason why two files cannot share blocks."""
 
-    BLOCK_DEVICE = "one of them is a block device"
+    BLOCK_DEVICE = "at least one of them is a block device"
     TWO_FILESYSTEMS = "they are on two filesystems"
     NOT_SUPPORTED = "their filesystem cannot share blocks"
     CHECKSUMS = "only one of them has checksums"
@@ -57,6 +57,6 @@ def _is_able(source: int, target: int) -> bool:
     try:
         geometry = fcntl.ioctl(source, _XFS_GEOMETRY, bytes(_XFS_GEOMETRY_BYTES))
     except OSError:
-        # If this user may not try it, apply may still be able to share: as another user, or with more rights.
+        # Even if this user may not make the call, apply may be able to: as another user, or with more rights.
         return is_supported(source, target) is not False
     return bool(struct.unpack_from("=I", geometry, _XFS_FLAGS_AT)[0] & _XFS_REFLINK)

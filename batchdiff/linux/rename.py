@@ -14,7 +14,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def rename_without_replacing(source: str, target: str) -> None:
-    """Rename a file within its filesystem, and make that durable.
+    """Rename a file within its filesystem, and make the new name durable.
 
     If RENAME_NOREPLACE is unsupported, use link and unlink: neither replaces a file. Source: renameat2(2).
 

@@ -1,4 +1,4 @@
-"""The files that a qcow2 header names, read even if the rest of the image is damaged or unsupported.
+"""The file names in a qcow2 header, read even if the rest of the image is damaged or unsupported.
 
 A dirty, encrypted or damaged image cannot be converted, but it still depends on its backing file.
 """
@@ -17,9 +17,9 @@ _SHORTEST = 72
 
 
 def named_backing(head: bytes) -> tuple[str | None, str | None]:
-    """Return the name and format of the backing file that a file's first cluster names; None if it names none.
+    """Return the name and format of the backing file from a file's first cluster; None for what is missing.
 
-    :raises FormatError: it is not a qcow2 image, or the name lies outside the header.
+    :raises FormatError: it is not a qcow2 image, its header is too short, or the name lies outside the header.
     """
     if len(head) < _SHORTEST or head[:4] != MAGIC:
         raise FormatError("it is not a qcow2 image")
@@ -33,7 +33,7 @@ def named_backing(head: bytes) -> tuple[str | None, str | None]:
 
 
 def named_data_file(head: bytes) -> str | None:
-    """Return the external data file that the first cluster of a file names; None if it names none.
+    """Return the name of the external data file from a file's first cluster; None if there is none.
 
     :raises FormatError: it is not a qcow2 image, or its header is damaged.
     """

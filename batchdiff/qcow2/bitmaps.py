@@ -27,7 +27,7 @@ _GRANULARITIES = range(9, 32)
 _LONGEST_NAME = 1023
 _MAX_BITMAP = 512 * MIB
 _MAX_TABLES = 64 * MIB
-"""The most bytes of all tables. A thousand bitmaps of a 16 TiB disk take 4 MiB; more would be slow to read."""
+"""The most bytes of all tables together. Those of a thousand bitmaps of a 16 TiB disk take 4 MiB."""
 
 _RESERVED = np.uint64(0xFF000000000001FE)
 _ALL_ONES = np.uint64(1)
@@ -46,7 +46,7 @@ def bitmap_tables(directory: bytes, count: int, cluster_size: int, virtual_size:
         names.add(name)
         _require(kind == _DIRTY_TRACKING and not flags & ~_KNOWN_FLAGS, "a bitmap is of an unknown kind")
         _require(bits in _GRANULARITIES, f"a bitmap has an invalid granularity of 2^{bits} bytes")
-        _require(offset and offset % cluster_size == 0, "a table is not aligned to a cluster")
+        _require(offset and offset % cluster_size == 0, "a table is at offset 0, or not aligned to a cluster")
         _require(0 < entries * cluster_size <= _MAX_BITMAP, f"a table has an invalid length ({entries} entries)")
         in_memory = ceil_div(ceil_div(virtual_size, 1 << bits), 64) * 8
         _require(in_memory <= _MAX_BITMAP, "a bitmap needs more than 512 MiB of memory")
@@ -59,7 +59,7 @@ def bitmap_tables(directory: bytes, count: int, cluster_size: int, virtual_size:
 
 
 def _entries(directory: bytes) -> Iterator[tuple[bytes, tuple[int, int, int, int, int]]]:
-    """Yield each bitmap's name, and its table's offset and length, its flags, type and granularity."""
+    """Yield each bitmap's name, its table's offset and number of entries, and its flags, type and granularity."""
     at = 0
     while at < len(directory):
         _require(at + _ENTRY.size <= len(directory), "it ends inside an entry")

@@ -1,12 +1,12 @@
-"""Placement of compressed clusters: they are packed byte after byte; uncompressed ones take whole clusters.
+"""Placement of compressed clusters, which are packed end to end; uncompressed ones take whole clusters.
 
 ::
 
     | c1 c2 c3 c4-|-c4 .... | uncompressed | c5 ...      c4 may continue into the next cluster of the file only
                                                         if nothing has been placed there yet
 
-The width of refcounts limits how many compressed clusters can have parts in one cluster of the file: to one, if it
-is 1 bit.
+The width of refcounts limits how many compressed clusters can have parts in one cluster of the file: with
+refcounts of 1 bit, only one.
 
 Source: QEMU ``block/qcow2-refcount.c``, qcow2_alloc_bytes().
 """
@@ -17,7 +17,7 @@ from batchdiff.units import align_up
 
 
 class Packer:
-    """An allocator of file offsets from ``start`` on, which is aligned to a cluster.
+    """An allocator of file offsets from ``start`` on; ``start`` is aligned to a cluster.
 
     ``most_uses``: how many compressed clusters can have parts in one cluster of the file.
     """
@@ -30,9 +30,9 @@ class Packer:
         """The first byte after the last cluster of the file that has been allocated."""
 
     def place(self, length: int | None) -> int:
-        """Allocate space for a compressed cluster of that length, or for an uncompressed one (None).
+        """Allocate space for a compressed cluster of ``length`` bytes, or for an uncompressed one (None).
 
-        Return its file offset.
+        Return the file offset of the space.
         """
         if length is None:
             offset, self.end = self.end, self.end + self._cluster_size

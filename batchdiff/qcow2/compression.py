@@ -1,7 +1,7 @@
 """Compression and decompression of single clusters, compatible with QEMU.
 
 zlib: a raw deflate stream with a window of 4 KiB (QEMU ``block/qcow2-threads.c``: windowBits -12). zstd: one
-frame, or several. Both release the interpreter's lock, so threads compress in parallel.
+frame, or several. Both libraries release the interpreter's lock, so threads compress in parallel.
 
 ISA-L inflates in half zlib's time (64 KiB of program code on an AMD EPYC: 137 and 250 us) and is used if it is
 installed. A stream that it refuses is given to zlib, so installing ISA-L never changes which images are accepted:
@@ -27,7 +27,7 @@ _DEFAULT_LEVELS = {CompressionType.ZLIB: zlib.Z_DEFAULT_COMPRESSION, Compression
 """The default levels of the libraries, which are also QEMU's."""
 
 _SKIPPABLE, _CHECKSUM, _REPEATED_BYTE = b"\x2a\x4d\x18", 1 << 2, 1
-"""In zstd: the end of a skippable frame's magic number, a frame's checksum bit, the type of a block that
+"""In zstd: the end of a skippable frame's magic number, a frame's checksum bit, and the type of a block that
 repeats one byte."""
 
 _MOST_FRAMES = 1000
@@ -50,10 +50,10 @@ def compress(data: bytes | memoryview, kind: CompressionType, level: int | None 
 def decompress(packed: bytes, kind: CompressionType, cluster_size: int) -> bytes:
     """Return the ``cluster_size`` bytes of a compressed cluster.
 
-    ``packed`` may continue past the end of the stream, because its length is known only in sectors. At most one
+    ``packed`` may continue past the end of the stream, whose length is known only in sectors. At most one
     byte more than a cluster is unpacked, whatever the stream contains.
 
-    :raises FormatError: the stream is damaged, too short or too long.
+    :raises FormatError: the stream is damaged, too short or too long, or has too many frames.
     """
     try:
         # Ask for one byte too many, to detect a stream that is too long.
@@ -66,7 +66,7 @@ def decompress(packed: bytes, kind: CompressionType, cluster_size: int) -> bytes
     if len(data) > cluster_size:
         raise FormatError(f"a compressed cluster unpacks to more than {cluster_size} bytes")
     if len(data) != cluster_size:
-        raise FormatError(f"a compressed cluster unpacks to {len(data)} bytes instead of {cluster_size}")
+        raise FormatError(f"a compressed cluster unpacks to {len(data)} instead of {cluster_size} bytes")
     return data
 
 
@@ -105,7 +105,7 @@ def _zstd_decompress(packed: bytes, most: int) -> bytes:
     """Unpack up to ``most`` bytes of zstd frames, as QEMU does: until a cluster of ``most`` - 1 bytes is full.
 
     :raises zstandard.ZstdError: a frame is damaged.
-    :raises FormatError: a frame ends past the end of ``packed``, or there are too many.
+    :raises FormatError: a frame ends past the end of ``packed``, or there are too many frames.
     """
     data, at = b"", 0
     for _ in range(_MOST_FRAMES):

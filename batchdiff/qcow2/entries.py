@@ -1,4 +1,4 @@
-"""Table entries in bulk: L2 entries converted to granules and back, and the checks for invalid entries.
+"""Table entries in bulk: L2 entries converted to granules, compressed entries, and checks for invalid ones.
 
 ::
 
@@ -38,7 +38,7 @@ class Origin(enum.IntEnum):
     """The origin of the bytes in a part of an image."""
 
     ABSENT = 0
-    """Not in this image: they are the backing file's, or zeros if there is none."""
+    """Not in this image: the backing file's bytes show through, or zeros if there is no backing file."""
     ZERO = 1
     FILE = 2
     """In the file, uncompressed."""
@@ -86,7 +86,7 @@ def clusters_with_data(words: Words, geometry: Geometry) -> npt.NDArray[np.bool_
 
 
 def _is_stored(entry: Words, geometry: Geometry) -> npt.NDArray[np.bool_]:
-    """Return a mask of the standard entries with a cluster in a file; in a data file, that can be at offset 0."""
+    """Return a mask of the standard entries with a cluster in a file; one in a data file can be at offset 0."""
     stored: npt.NDArray[np.bool_] = (
         entry & (OFFSET_MASK | COPIED if geometry.external_data else OFFSET_MASK)
     ) != 0
@@ -120,9 +120,10 @@ def compressed_entry(offset: int, length: int, geometry: Geometry) -> int:
 
 
 def check_l1(entries: Words, geometry: Geometry, file_size: int) -> npt.NDArray[np.int64]:
-    """Return the offsets of the L2 tables that an L1 table names, in its order, without the empty entries.
+    """Return the offsets of the L2 tables that an L1 table names, in the order of its entries; skip empty entries.
 
-    :raises FormatError: one is misaligned, outside the file, in cluster 0, or named twice.
+    :raises FormatError: an entry has reserved bits set, or a table is misaligned, outside the file, in cluster 0
+        or named twice.
     """
     used = entries[entries != 0]
     if (used & _RESERVED_L1).any():
@@ -144,9 +145,9 @@ def _has_twice(offsets: npt.NDArray[Any]) -> bool:
 
 
 def check_refcount_table(entries: Words, geometry: Geometry, file_size: int) -> npt.NDArray[np.int64]:
-    """Return the offsets of the refcount blocks that a refcount table names, in its order, without empty entries.
+    """Return the offsets of the refcount blocks that a refcount table names, in its order; skip empty entries.
 
-    :raises FormatError: one is misaligned, outside the file, or named twice.
+    :raises FormatError: an entry has reserved bits set, or a block is misaligned, outside the file or named twice.
     """
     used = entries[entries != 0]
     if (used & _RESERVED_REFCOUNT_TABLE).any():
@@ -163,7 +164,8 @@ def check_l2(words: Words, geometry: Geometry, file_size: int) -> int:
 
     A compressed cluster counts as the fewest bytes that its entry allows.
 
-    :raises FormatError: an entry is misaligned, outside the file, in cluster 0, or has reserved bits set.
+    :raises FormatError: an entry points to a misaligned place, into the header or past the end of the file, or has
+        reserved or contradictory bits set.
     """
     entry = words[:, 0] if geometry.extended_l2 else words
     packed = (entry & COMPRESSED) != 0
@@ -193,8 +195,8 @@ def check_external(
 
     Source: QEMU ``block/qcow2-cluster.c``, ``qcow2_get_host_offset()``.
 
-    :raises FormatError: an entry is compressed, has reserved bits set, or gives an offset other than that on the
-        disk; or the data file is too short.
+    :raises FormatError: an entry is compressed, has reserved or contradictory bits set, or gives an offset other
+        than the one on the disk; or the data file is too short.
     """
     entry = words[:, 0] if geometry.extended_l2 else words
     if (entry & COMPRESSED).any():
@@ -209,7 +211,7 @@ def check_external(
     used = places[clusters_with_data(words, geometry)]
     end = min(int(used.max()) + geometry.cluster_size, virtual_size) if len(used) else 0
     if end > data_size:
-        raise FormatError(f"its data file is truncated: it has {data_size} bytes, but the tables need {end}")
+        raise FormatError(f"its data file is truncated: the tables need {end} bytes, but it has only {data_size}")
 
 
 def _check_reserved(standard: Words, geometry: Geometry) -> None:
@@ -227,7 +229,7 @@ def _check_hosts(offsets: npt.NDArray[np.int64] | Words, cluster_size: int, file
     if (offsets >= file_size).any():
         beyond = int(offsets[offsets >= file_size][0])
         raise FormatError(
-            f"{what} at {beyond} lies past the end of the file ({file_size} bytes): it is truncated or damaged"
+            f"{what} at {beyond} lies past the end of the file ({file_size} bytes), which is truncated or damaged"
         )
 
 

@@ -1,4 +1,4 @@
-"""The header extensions of a qcow2 file, read as strictly as QEMU does: no image that it refuses is accepted.
+"""The header extensions of a qcow2 file, read as strictly as QEMU does: no image that QEMU refuses is accepted.
 
 ::
 
@@ -76,7 +76,7 @@ def luks_header_in(found: list[tuple[int, bytes]], crypt: int) -> tuple[int, int
 
     ``crypt``: the encryption method in the header of the file.
 
-    :raises FormatError: the method is unknown or outdated, or QEMU would refuse the extension, or it is missing.
+    :raises FormatError: the method is unknown or outdated, or the extension is missing, or QEMU would refuse it.
     """
     require(crypt != 1, "it is encrypted with AES, qcow2's legacy encryption", remedy=LEGACY_ENCRYPTION)
     require_opened(crypt in {0, LUKS}, f"its encryption method {crypt} is unknown")
@@ -85,7 +85,10 @@ def luks_header_in(found: list[tuple[int, bytes]], crypt: int) -> tuple[int, int
     require_opened(len(named) <= 1, "it names more than one LUKS header")
     for data in named:
         require_opened(crypt == LUKS, "it names a LUKS header, but is not encrypted with LUKS")
-        require_opened(len(data) == _ENCRYPTION_FIELDS.size, f"its encryption extension has {len(data)} bytes")
+        require_opened(
+            len(data) == _ENCRYPTION_FIELDS.size,
+            f"its encryption extension has {len(data)} instead of {_ENCRYPTION_FIELDS.size} bytes",
+        )
         offset, length = _ENCRYPTION_FIELDS.unpack(data)
     require_opened(crypt != LUKS or length > 0, "it is encrypted, but names no LUKS header")
     return (offset, length) if crypt == LUKS else None
@@ -107,7 +110,7 @@ def data_file_of(found: list[tuple[int, bytes]], *, has_one: bool) -> str | None
     if not has_one:
         require(not names, "it names an external data file, but keeps its data in its own file")
         return None
-    require_opened(any(names), "it keeps its data in an external file, but does not name it")
+    require_opened(any(names), "it keeps its data in an external file, but does not name that file")
     require(len(names) == 1, "it names more than one external data file")
     return names[0]
 
@@ -135,7 +138,7 @@ def backing_format(found: list[tuple[int, bytes]]) -> str | None:
 def bitmaps_of(found: list[tuple[int, bytes]], autoclear: int) -> tuple[int, int, int]:
     """Return the number of persistent bitmaps, and the offset and length of their directory.
 
-    All are 0 if the autoclear bit for bitmaps is not set: then the extension is out of date.
+    All are 0 if there are no bitmaps, or if their autoclear bit is not set: the extension is then out of date.
 
     :raises FormatError: QEMU would refuse the extension.
     """
@@ -144,7 +147,7 @@ def bitmaps_of(found: list[tuple[int, bytes]], autoclear: int) -> tuple[int, int
         # Check this even without the bit: QEMU looks at the length first.
         require_opened(
             len(data) == _BITMAPS_FIELDS.size,
-            f"its bitmaps extension has {len(data)} bytes instead of {_BITMAPS_FIELDS.size}",
+            f"its bitmaps extension has {len(data)} instead of {_BITMAPS_FIELDS.size} bytes",
         )
         if autoclear & AUTOCLEAR_BITMAPS:
             result = _directory(data)
@@ -157,6 +160,6 @@ def _directory(data: bytes) -> tuple[int, int, int]:
     require_opened(0 < count <= _MAX_BITMAPS, f"it claims {count} bitmaps; QEMU allows 1 to {_MAX_BITMAPS}")
     require_opened(
         count * _SHORTEST_BITMAP <= length <= _MAX_DIRECTORY,
-        f"its bitmap directory of {length} bytes is too short or too long for {count} bitmaps",
+        f"its bitmap directory of {length} B is too short or too long for the number of its bitmaps ({count})",
     )
     return count, offset, length

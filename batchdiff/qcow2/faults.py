@@ -1,4 +1,4 @@
-"""The error for faults in a qcow2 file, and remedies that several faults share."""
+"""The error for faults in an image's file, whatever its format, and remedies that several faults share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ RESTORE_IT = "Restore it from a backup, or leave it out of the manifest."
 """The remedy for most damage."""
 
 REPAIR_A_COPY = "Run `qemu-img check -r all` on a copy of it, and use the copy."
-"""The remedy for an image that was not closed cleanly."""
+"""The remedy for an image that was not closed cleanly, or is marked corrupt."""
 
 SHUT_DOWN_OR_REPAIR = (
     "If its VM is running, shut it down. Otherwise run `qemu-img check -r all` on a copy of it, and use the copy."
@@ -28,9 +28,9 @@ ONE_FILE = "Make a single-file qcow2 copy with `qemu-img convert`, and use that 
 
 
 class FormatError(ValueError):
-    """The file breaks the format's rules, or uses a feature that is not supported; the message names it.
+    """A file breaks the rules of its format, or uses an unsupported feature; the message gives the reason.
 
-    ``remedy`` is advice in whole sentences.
+    Also raised for a new file that cannot be made in its format. ``remedy`` is advice in whole sentences.
     """
 
     def __init__(self, problem: str, *, remedy: str = RESTORE_IT) -> None:

@@ -11,7 +11,7 @@ SUBCLUSTERS = 32
 """Subclusters in a cluster with extended L2 entries (qcow2.txt, "Extended L2 Entries")."""
 
 SMALLEST_EXTENDED_L2 = 16 * KIB
-"""The smallest cluster with extended L2: QEMU refuses subclusters (1/32 of it) smaller than a sector."""
+"""The smallest cluster with extended L2: QEMU refuses subclusters (1/32 of a cluster) smaller than a sector."""
 
 REFCOUNT_BITS = (1, 2, 4, 8, 16, 32, 64)
 """The widths of a refcount that version 3 allows; version 2 always has 16 bits."""

@@ -74,7 +74,7 @@ class Header:
     data_file: str | None = None
 
     def tables(self) -> list[tuple[int, int, str]]:
-        """Return the offset, length and name of the header's cluster and of each table that it names, sorted.
+        """Return offset, length and name of the header's cluster and of each table that the header names, sorted.
 
         The header does not give the length of the snapshot table, so the shortest possible length is returned.
         """
@@ -150,7 +150,7 @@ def parse(head: bytes, file_size: int) -> Header:
 
 
 def version_3_fields(head: bytes, version: int) -> tuple[int, int, int, int, int, int]:
-    """Return the three sets of feature bits, refcount order, header length and compression type.
+    """Return the three sets of feature bits, the refcount order, the header length and the compression type.
 
     Version 2 has none of these fields and gets the format's defaults.
 
@@ -200,14 +200,16 @@ def _geometry(
 def _compression_type(incompatible: int, value: int) -> CompressionType:
     require_opened(
         bool(incompatible & COMPRESSION_TYPE) == (value != 0),
-        "its compression type and its feature bit contradict each other",
+        "its compression type and the feature bit for it contradict each other",
     )
     require_opened(value in set(CompressionType), f"the compression type {value} is unknown")
     return CompressionType(value)
 
 
 def backing_name_in(cluster: bytes, offset: int, size: int, length: int) -> str | None:
-    """Return the backing file's name as QEMU reads it; None if it is missing or empty. ``length``: the header's.
+    """Return the backing file's name as QEMU reads it; None if it is missing or empty.
+
+    ``length``: bytes of the header's fields; the name must not begin among them.
 
     :raises FormatError: it is too long, or outside the header.
     """
@@ -260,8 +262,8 @@ def _check_tables(header: Header, file_size: int) -> None:
         require_opened(offset % cluster == 0, f"its {name} at {offset} is not aligned to a cluster")
         require(
             name == "header" or offset + length <= file_size,
-            f"its {name} (bytes {offset} to {offset + length}) ends past the end of the file ({file_size}):"
-            " it is truncated or damaged",
+            f"its {name} (bytes {offset} to {offset + length}) ends past the end of the file ({file_size}),"
+            " which is truncated or damaged",
         )
     for (offset, length, name), (next_offset, _, next_name) in itertools.pairwise(tables):
         require(offset + length <= next_offset, f"its {name} and its {next_name} overlap")

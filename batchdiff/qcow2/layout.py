@@ -2,10 +2,10 @@
 
 ::
 
-    | header | LUKS header | L1 table | L2 tables | data clusters ... | refcount blocks | refcount table |
-      1 cluster, if encrypted                       data_offset         refcount_blocks_offset
+    | header    | LUKS header  | L1 table | L2 tables | data clusters ... | refcount blocks | refcount table |
+      1 cluster   if encrypted                          data_offset         refcount_blocks_offset
 
-The refcounts come last because only they depend on the length of the compressed data. All counts are of clusters.
+The refcounts come last because only they depend on the length of the compressed data.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from batchdiff.units import ceil_div
 
 @frozen
 class Layout:
-    """The sizes of a file's parts in the order above, in clusters, and the options on which they depend."""
+    """The sizes of a file's parts in the order above, and the options on which they depend.
+
+    All sizes are in clusters, except ``l1_entries``.
+    """
 
     geometry: Geometry
     l1_entries: int
@@ -72,7 +75,7 @@ class Layout:
 
     @property
     def refcounted(self) -> int:
-        """Number of clusters that have a refcount: all of the file's."""
+        """Number of clusters that have a refcount: all clusters of the file."""
         return self.file_size // self.geometry.cluster_size
 
     @property
@@ -94,7 +97,11 @@ def plan_layout(
     data_clusters: int,
     options: LayoutOptions = PLAIN_LAYOUT,
 ) -> Layout:
-    """Return the layout of an image with that many L2 tables and data clusters, or all of them if preallocated."""
+    """Return the layout of an image with that many L2 tables and data clusters.
+
+    If the image is preallocated, it has all tables and clusters of the disk instead. If its data is outside,
+    it has no data clusters.
+    """
     cluster = geometry.cluster_size
     l1_entries = ceil_div(virtual_size, geometry.l2_coverage)
     l1_clusters = ceil_div(l1_entries * 8, cluster)
@@ -109,7 +116,7 @@ def plan_layout(
 
 def _refcounts(clusters: int, geometry: Geometry) -> tuple[int, int]:
     """Return the numbers of refcount blocks and refcount table clusters for that many other clusters."""
-    # They have refcounts themselves, so repeat until their number no longer grows.
+    # These clusters have refcounts themselves, so repeat until their number no longer grows.
     blocks = table = 0
     while True:
         total = clusters + blocks + table
@@ -125,8 +132,8 @@ def granules_to_write(
 ) -> Extents:
     """Return the extents that an overlay must hold, DATA and ZERO, in granules.
 
-    ``units``: the differences, in units of ``unit`` bytes. ``whole_clusters``: store a cluster that has any data
-    as a whole, as a compressed cluster must be. Version 2 has no zero clusters, so zeros are DATA there.
+    ``units``: the differences, in units of ``unit`` bytes. ``whole_clusters``: store the whole of each cluster
+    that has any data, as compression requires. Version 2 has no zero clusters, so zeros are DATA there.
     """
     granule = geometry.cluster_size if whole_clusters else geometry.granule
     found = fold(units, max(granule // unit, 1))
@@ -156,9 +163,9 @@ def header_for(
 ) -> bytes:
     """Return the header of an image with that layout. ``backing``: name and format of the backing file.
 
-    ``data_file``: the name of the file with the data clusters, if that is another one.
+    ``data_file``: the name of the file with the data clusters, if they are in another file.
 
-    :raises FormatError: it does not fit into a cluster.
+    :raises FormatError: as for :func:`.build`.
     """
     name, backing_format = backing or (None, None)
     luks_bytes = layout.options.luks_bytes

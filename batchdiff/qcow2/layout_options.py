@@ -8,8 +8,8 @@ from typing import NamedTuple
 class LayoutOptions(NamedTuple):
     """The options on which a layout depends.
 
-    ``luks_bytes``: the length of a LUKS header. ``preallocated``: whether every cluster of the disk is allocated.
-    ``outside``: whether data clusters are in another file.
+    ``luks_bytes``: the length of the LUKS header, or 0. ``preallocated``: whether every cluster of the disk is
+    allocated. ``outside``: whether data clusters are in another file.
     """
 
     luks_bytes: int = 0

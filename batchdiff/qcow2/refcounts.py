@@ -25,11 +25,11 @@ from batchdiff.units import ceil_div
 Numbers = npt.NDArray[np.int64]
 """Numbers of clusters of the file, or counts."""
 
-_REPAIR = "Repair a copy of it with `qemu-img check -r all`, check that its VM starts on the copy, and use that."
+_REPAIR = "Repair a copy of it with `qemu-img check -r all`, and use the copy if its VM starts on it."
 
 
 class Refcounts(NamedTuple):
-    """The refcounts of a file: their table, the base-2 logarithm of their bits, and the size of a cluster.
+    """The refcounts of a file: table, base-2 logarithm of their width in bits, and size of a cluster.
 
     ``read`` returns bytes of the file, by length and offset.
     """
@@ -46,7 +46,9 @@ class Refcounts(NamedTuple):
 
 
 def check_refcounts(refcounts: Refcounts, clusters: Numbers, references: Numbers) -> None:
-    """Check that no cluster has more references than its refcount; it may have fewer, with leaks or snapshots.
+    """Check that no cluster has more references than its refcount states.
+
+    It may have fewer: a leaked cluster has none, and the references of snapshots are not counted.
 
     ``clusters``: numbers, ascending; ``references``: the least number of uses of each.
 
@@ -67,7 +69,7 @@ def check_refcounts(refcounts: Refcounts, clusters: Numbers, references: Numbers
 
 
 def _by_block(refcounts: Refcounts, clusters: Numbers) -> Iterator[tuple[int, int, int]]:
-    """Yield, for each refcount block, the first and the end index of its clusters, and its offset; 0 if none."""
+    """Yield the start and end index of the clusters of each refcount block, and its offset, 0 if it is missing."""
     blocks, table = clusters // refcounts.in_block, refcounts.table
     edges = [0, *(np.flatnonzero(blocks[1:] != blocks[:-1]) + 1).tolist(), len(blocks)]
     for first, last in itertools.pairwise(edges):
@@ -77,7 +79,7 @@ def _by_block(refcounts: Refcounts, clusters: Numbers) -> Iterator[tuple[int, in
 
 
 def _in_block(refcounts: Refcounts, block: int, places: Numbers) -> Words:
-    """Return the refcounts at some ascending places of the block at an offset."""
+    """Return the refcounts at ascending places in the block at an offset; all are 0 if that offset is 0."""
     if block == 0:
         return np.zeros(len(places), dtype=np.uint64)
     order, low, high = refcounts.order, int(places[0]), int(places[-1]) + 1

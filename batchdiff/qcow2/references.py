@@ -50,7 +50,7 @@ class Table(NamedTuple):
 
 
 class _Metadata(NamedTuple):
-    """The clusters of all metadata: their numbers, ascending, and the index of each one's table."""
+    """The clusters of all metadata: their numbers, ascending, and for each the index of its :class:`Table`."""
 
     clusters: Numbers
     kinds: Numbers
@@ -140,7 +140,8 @@ def _metadata_clusters(metadata: list[Table], cluster: int) -> _Metadata:
     twice = np.flatnonzero(clusters[1:] == clusters[:-1])
     if len(twice):
         one, other = (metadata[int(kind_of[twice[0] + step])].name for step in (0, 1))
-        raise FormatError(f"{other} overlaps {one}, at {int(clusters[twice[0]]) * cluster}")
+        beside = "another one" if one == other else one
+        raise FormatError(f"{other} overlaps {beside}, at {int(clusters[twice[0]]) * cluster}")
     return _Metadata(clusters, kind_of)
 
 
@@ -155,7 +156,7 @@ def _require_not_metadata(numbers: Numbers, used: _Metadata, metadata: list[Tabl
 def check_entries(
     entries: Entries, geometry: Geometry, size: int, found: Callable[[Words], None] = lambda _: None
 ) -> None:
-    """Check every entry of every L2 table; call ``found`` with those that are sound. ``size``: bytes of the file.
+    """Check every entry of every L2 table; call ``found`` with each checked batch. ``size``: bytes of the file.
 
     :raises FormatError: one is invalid, or the tables map more bytes than the file has.
     """
@@ -171,7 +172,8 @@ def check_entries(
 def _sorted_references(entries: Entries, geometry: Geometry, size: int) -> Iterator[Numbers]:
     """Yield all references in ascending order, some at a time, after checking every entry.
 
-    The tables are read once, and again for each million references, so memory use does not grow with the image.
+    The tables are read once and, if they have more than a million references, again for each million, so memory
+    use does not grow with the image.
 
     :raises FormatError: an entry is invalid, or the tables map more bytes than the file has.
     """

@@ -27,7 +27,7 @@ _BATCH_BYTES = 1 << 20
 
 @frozen
 class TableBatch:
-    """Consecutive L2 tables of a new image. ``position``: that of the first table among all that are written."""
+    """Consecutive L2 tables of a new image. ``position``: the place of the first one among all tables."""
 
     position: int
     indices: npt.NDArray[np.int64]
@@ -38,7 +38,7 @@ class TableBatch:
     """The kind of each granule, table after table."""
     geometry: Geometry
     preallocated: int = 0
-    """The number of the disk's clusters, if each has a place in the file whether it holds data or not."""
+    """The number of the disk's clusters, if each has a place in the file even without data; otherwise 0."""
 
     def data_clusters(self) -> npt.NDArray[np.int64]:
         """Return the numbers of the guest clusters that have a place in the file, ascending."""
@@ -82,7 +82,7 @@ def _compressed(entries: Words) -> npt.NDArray[np.bool_]:
 def table_batches(extents: Extents, geometry: Geometry, *, preallocated: int = 0) -> Iterator[TableBatch]:
     """Yield all L2 tables that an image with these extents (in granules) needs, ascending.
 
-    ``preallocated``: the number of the disk's clusters, if each is to have a place in the file.
+    ``preallocated``: the number of the disk's clusters, if each is to have a place in the file; otherwise 0.
     """
     per_table = geometry.l2_entries * geometry.granules
     used = _used_tables(extents, geometry, ceil_div(preallocated, geometry.l2_entries))
@@ -139,7 +139,7 @@ def refcounts(layout: Layout, data: npt.NDArray[np.uint16] | None) -> Iterator[t
 
 
 def _packed(counts: npt.NDArray[np.uint16], bits: int) -> bytes:
-    """Return refcounts of that width: big-endian; several in a byte start at its lowest bits."""
+    """Return the bytes of refcounts of that width: big-endian; several in a byte start at its lowest bits."""
     if bits >= 8:
         return counts.astype(f">u{bits // 8}").tobytes()
     in_byte = 8 // bits

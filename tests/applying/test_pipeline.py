@@ -298,7 +298,7 @@ def test_another_task_that_fails(world, call):
     [
         (
             OSError(errno.ENOSPC, "No space left on device", "/x"),
-            r"No space left on device on the filesystem of /\. Make room",
+            r"the filesystem of / has no space left\. Make room",
         ),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "quota"),
         (OSError(errno.EIO, "Input/output error"), "kernel log"),

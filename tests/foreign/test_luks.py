@@ -80,8 +80,8 @@ FAULTS = [
     (slot(0, 40, 7), "overlaps the header"),
     (slot(0, 40, 513), "or another key slot"),
     (slot(7, 40, 1 << 31), "overlaps the data"),
-    (slot(0, 44, 3999), "3999 stripes"),
-    (slot(7, 44, (1 << 32) - 1), "4294967295 stripes"),
+    (slot(0, 44, 3999), "3999 instead of 4000 stripes"),
+    (slot(7, 44, (1 << 32) - 1), "4294967295 instead of 4000 stripes"),
 ]
 
 

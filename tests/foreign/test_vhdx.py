@@ -186,7 +186,7 @@ def test_a_log_to_replay_and_what_to_do_about_it(tmp_path):
     add_entry(path, zeros=(block >> 20 << 20, 1 << 19))
     said = subprocess.run(["qemu-img", "info", "-f", "vhdx", path], capture_output=True, text=True, check=False)
     assert "contains a log that needs to be replayed" in said.stderr
-    with pytest.raises(ImageError, match="it has a log that must be replayed") as caught:
+    with pytest.raises(ImageError, match="not closed cleanly: it has a log that must be replayed") as caught:
         read(path)
     assert "`qemu-img check -r all -f vhdx COPY`" in caught.value.remedy
     before, copy = path.read_bytes(), shutil.copy(path, tmp_path / "copy.vhdx")
@@ -295,13 +295,13 @@ FAULTS = {
     "item in the table": (at(ITEMS + 16, "<I", 64), "item of its metadata"),
     "item outside": (at(ITEMS + 16, "<I", 0xFFFFFFF8), "item of its metadata"),
     "item length": (at(ITEMS + 20, "<I", 4), "item of its metadata"),
-    "small blocks": (at(PARAMETERS, "<I", 1 << 19), "block size of 524288 bytes"),
-    "large blocks": (at(PARAMETERS, "<I", 1 << 29), "block size of 536870912 bytes"),
-    "odd blocks": (at(PARAMETERS, "<I", 3 << 20), "block size of 3145728 bytes"),
-    "no blocks": (at(PARAMETERS, "<I", 0), "block size of 0 bytes"),
-    "sectors": (at(SECTOR_SIZE, "<I", 1024), "sectors are 1024 bytes"),
-    "large sectors": (at(SECTOR_SIZE, "<I", 4096), "sectors are 4096 bytes long; QEMU supports only 512"),
-    "no sectors": (at(SECTOR_SIZE, "<I", 0), "sectors are 0 bytes"),
+    "small blocks": (at(PARAMETERS, "<I", 1 << 19), "block size of 524288 B"),
+    "large blocks": (at(PARAMETERS, "<I", 1 << 29), "block size of 536870912 B"),
+    "odd blocks": (at(PARAMETERS, "<I", 3 << 20), "block size of 3145728 B"),
+    "no blocks": (at(PARAMETERS, "<I", 0), "block size of 0 B"),
+    "sectors": (at(SECTOR_SIZE, "<I", 1024), "sector size is 1024 B"),
+    "large sectors": (at(SECTOR_SIZE, "<I", 4096), "sector size is 4096 B; QEMU supports only 512 B"),
+    "no sectors": (at(SECTOR_SIZE, "<I", 0), "sector size is 0 B"),
     "an odd size": (at(SIZE, "<Q", 12345), "whole number of sectors"),
     "a size beyond the table": (at(SIZE, "<Q", 1 << 40), "too short for all blocks"),
     "a size beyond the format": (at(SIZE, "<Q", 1 << 47), "64 TiB"),

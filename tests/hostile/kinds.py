@@ -126,7 +126,7 @@ def of_data(outside: dict[str, str]) -> dict[str, str]:
 def of_data_name(name: str) -> str:
     """The reason for which a file outside is not opened for its data."""
     plain = ":" not in name.split("/", 1)[0] and "\n" not in name
-    return "neither beside it nor in a folder" if plain else "not a plain path"
+    return "neither beside the image nor in a folder" if plain else "not a plain path"
 
 
 def named(prefix: str, outside: dict[str, str]) -> Iterator[tuple[str, str]]:

@@ -43,7 +43,7 @@ NO_TEXT, NO_KEY, ON_ANOTHER, ON_DATA = (
     "overlaps the header or another key slot",
     "overlaps the data",
 )
-ROUNDS, TRUNCATED, UNOPENED = "rounds of PBKDF2", "it is truncated", "QEMU cannot open"
+ROUNDS, TRUNCATED, UNOPENED = "rounds of PBKDF2", "is truncated", "QEMU cannot open"
 
 
 def beside(folder: Path) -> None:
@@ -176,11 +176,13 @@ HEADER = {
         },
     ),
     "first-slot-stripes": Field(
-        slot(0, 44), ">I", {0: "has 0 stripes", 3999: "has 3999 stripes", MOST: "stripes"}
+        slot(0, 44),
+        ">I",
+        {0: "has 0 instead of 4000 stripes", 3999: "has 3999 instead of 4000 stripes", MOST: "stripes"},
     ),
     "second-slot": Field(slot(1), ">I", {ACTIVE: "0 rounds", 0: "neither active nor inactive"}),
     "last-slot-place": Field(slot(7, 40), ">I", {8: ON_ANOTHER, 1 << 31: ON_DATA}),
-    "last-slot-stripes": Field(slot(7, 44), ">I", {0: "has 0 stripes", MOST: "stripes"}),
+    "last-slot-stripes": Field(slot(7, 44), ">I", {0: "has 0 instead of 4000 stripes", MOST: "stripes"}),
     "last-slot-rounds": Field(slot(7, 4), ">I", {MOST: READ}),
     "key-material": Field(4096, "512s", {b"": NO_KEY, b"\xff" * 512: NO_KEY}),
     "rest-of-the-header": Field(592, "512s", {b"\xff" * 512: READ, b"/etc/passwd": READ}),
@@ -283,9 +285,9 @@ OTHERS = {
     "method-3": (put(32, ">I", 3), "encryption method 3 is unknown"),
     "method-of-ones": (put(32, ">I", MOST), "encryption method 4294967295 is unknown"),
     "method-without-its-extension": (renamed, "names no LUKS header"),
-    "extension-of-no-bytes": (alone(0), "encryption extension has 0 bytes"),
-    "extension-of-8-bytes": (alone(8), "encryption extension has 8 bytes"),
-    "extension-of-24-bytes": (alone(24), "encryption extension has 24 bytes"),
+    "extension-of-no-bytes": (alone(0), "encryption extension has 0 instead of 16 bytes"),
+    "extension-of-8-bytes": (alone(8), "encryption extension has 8 instead of 16 bytes"),
+    "extension-of-24-bytes": (alone(24), "encryption extension has 24 instead of 16 bytes"),
     "extension-of-ones": (alone(0, MOST), "does not fit into the header"),
     "extension-twice": (before_others(ENCRYPTION, struct.pack(">QQ", 1 << 40, 4096)), "more than one LUKS header"),
     "version-2": (put(4, ">I", 2), "names no LUKS header"),
@@ -312,7 +314,7 @@ OTHERS = {
     "data-without-a-refcount": (in_refcounts(number_of(data), 0), "refcount is 0"),
     "luks-header-without-a-refcount": (in_refcounts(number_of(luks_start), 0), "refcount is 0"),
     "cut": (cut(-65536), TRUNCATED),
-    "cut-in-the-luks-header": (lambda image: cut(luks_start(image) + 4096)(image), "it is truncated"),
+    "cut-in-the-luks-header": (lambda image: cut(luks_start(image) + 4096)(image), "is truncated"),
 }
 """Other changes of a qcow2 image."""
 
@@ -339,7 +341,7 @@ def kinds(outside: dict[str, str]) -> list[Kind]:
         *(
             Kind(f"cut-to-{length}", cut(length), expected, LUKS)
             for length, expected in {
-                0: "header is missing",
+                0: "header is incomplete",
                 6: "is incomplete",
                 512: TRUNCATED,
                 592: "is incomplete",

@@ -20,7 +20,7 @@ OWN, WIDE = "own", "wide"
 DATA = "data files"
 KEYS = {OWN: [f"allow_folders: ['../{DATA}']"], WIDE: ["allow_folders: [.]"]}
 
-PLAIN, BESIDE, REGULAR, MISSING = "not a plain path", "neither beside it", "is not a regular file", "is missing"
+PLAIN, BESIDE, REGULAR, MISSING = "not a plain path", "beside the image", "is not a regular file", "is missing"
 RELATIVE, SHORT = "is relative to the folder", "data file"
 
 REGULARS = (
@@ -116,7 +116,7 @@ def names(outside: dict[str, str], place: str) -> list[Kind]:
         "nothing": (f"{place}/nothing", MISSING),
         "fifo": (f"{place}/fifo", REGULAR),
         "folder": (f"{place}/folder", REGULAR),
-        "the-folder-itself": (f"{place}/", "neither beside it"),
+        "the-folder-itself": (f"{place}/", "neither beside the image"),
         "slash": ("/", BESIDE),
         "dot": (".", BESIDE),
         "dots": ("..", BESIDE),
@@ -167,8 +167,8 @@ def kinds(outside: dict[str, str]) -> list[Kind]:
             "grown", both(name(f"{place}/grown".encode()), grow(8 << 20)), "a part of the guest another-guest", OWN
         ),
         *names(of_data(outside), place),
-        Kind("no-name", name(b""), "but does not name it", OWN),
-        Kind("name-of-null-bytes", name(bytes(16)), "but does not name it", OWN),
+        Kind("no-name", name(b""), "but does not name that file", OWN),
+        Kind("name-of-null-bytes", name(bytes(16)), "but does not name that file", OWN),
         Kind("null-byte-in-the-name", name(f"{place}/null-byte\0/etc/passwd".encode()), READ, OWN),
         Kind("null-byte-and-a-path-outside", name(b"/etc/passwd\0" + raw), BESIDE, OWN),
         Kind("not-utf-8", name(f"{place}/\xff".encode("latin-1")), MISSING, OWN),

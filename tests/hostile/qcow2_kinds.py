@@ -306,7 +306,7 @@ def kinds(outside: dict[str, str]) -> list[Kind]:
             Kind(name, data_file(to), of_data_file(name, to), SMALL)
             for name, to in named("data-file", of_data(outside))
         ),
-        Kind("data-file-without-a-name", put(72, ">Q", 4), "but does not name it", SMALL),
+        Kind("data-file-without-a-name", put(72, ">Q", 4), "but does not name that file", SMALL),
         Kind("data-file-without-its-bit", extension(DATA_FILE, b"/etc/passwd"), "data in its own file", SMALL),
         Kind("raw-data-file-bit", put(88, ">Q", 2), "raw data file", SMALL),
         Kind("backing-format-of-16-bytes", backing("low", b"r" * 16), "more than the limit of 15", SMALL),
@@ -457,7 +457,7 @@ def kinds(outside: dict[str, str]) -> list[Kind]:
         Kind("compressed-longer-than-the-file", compressed_to_the_end, "ends past the end of the file", PACKED),
         Kind("l1-entry-past-the-disk", past_the_disk(1 << 40), "past the end of the file", SMALL),
         Kind("l1-entry-past-the-disk-on-the-header", past_the_disk(512), "not aligned", SMALL),
-        Kind("l1-entry-past-the-disk-on-a-table", past_the_disk(table), "an L2 table overlaps an L2 table", SMALL),
+        Kind("l1-entry-past-the-disk-on-a-table", past_the_disk(table), "an L2 table overlaps another one", SMALL),
         Kind("compressed-with-the-copied-bit", in_l2(0, lambda image: entry(image) | COPIED), READ, PACKED),
         Kind(
             "compressed-one-again-and-again",

@@ -208,10 +208,10 @@ def kinds(outside: dict[str, str]) -> list[Kind]:
         Kind("backing-name-of-null-bytes", both(put(56, "<II", 64, 8), put(16, "<Q", 1)), "name is empty"),
         *cuts(
             {
-                0: "header is missing",
-                3: "header is missing",
-                16: "header is missing",
-                63: "header is missing",
+                0: "header is incomplete",
+                3: "header is incomplete",
+                16: "header is incomplete",
+                63: "header is incomplete",
                 64: "L1 table is outside",
                 65: "L1 table is outside",
                 4096: "L1 table is outside",

@@ -195,8 +195,8 @@ def described_kinds(outside, parent):
         *(
             Kind(f"described-{kind}", described(kind, f'RW 8 {word} "{data}"{end}'), expected)
             for kind, word, end, expected in (
-                ("monolithicFlat", "FLAT", " 0", "neither beside it"),
-                ("vmfs", "VMFS", "", "neither beside it"),
+                ("monolithicFlat", "FLAT", " 0", "neither beside the image"),
+                ("vmfs", "VMFS", "", "neither beside the image"),
                 ("monolithicSparse", "SPARSE", "", "its type"),
                 ("streamOptimized", "SPARSE", "", "its type"),
                 ("vmfsSparse", "VMFSSPARSE", "", "its type vmfsSparse is not supported"),
@@ -224,13 +224,13 @@ def described_kinds(outside, parent):
             "does not have the form",
         ),
         Kind("described-by-two", described("monolithicFlat", flat, flat), "but it has 2 extents"),
-        Kind("described-twice", described("twoGbMaxExtentFlat", flat, flat), "neither beside it"),
+        Kind("described-twice", described("twoGbMaxExtentFlat", flat, flat), "neither beside the image"),
         Kind("described-without-extents", described("monolithicFlat"), "names no extent"),
         Kind("described-in-too-many-words", described("monolithicFlat", "#" * (64 << 10), flat), "is too long"),
         Kind(
             "described-a-thousand-times",
             described("twoGbMaxExtentFlat", *[flat] * 500),
-            "neither beside it",
+            "neither beside the image",
         ),
     ]
 
@@ -323,8 +323,8 @@ def kinds(outside: dict[str, str]) -> list[Kind]:
         Kind("type-in-capitals", replaced(b"monolithicSparse", b"MONOLITHICSPARSE"), READ),
         Kind("type-empty", replaced(b"monolithicSparse", b""), "has no type"),
         Kind("no-type", replaced(b'createType="monolithicSparse"', b""), "has no type"),
-        Kind("type-twice", line('createType="monolithicFlat"'), "twice"),
-        Kind("type-in-a-comment", line('#createType="monolithicFlat"'), "twice"),
+        Kind("type-twice", line('createType="monolithicFlat"'), "more than once"),
+        Kind("type-in-a-comment", line('#createType="monolithicFlat"'), "more than once"),
         Kind("type-without-quotes", replaced(b'"monolithicSparse"', b"monolithicSparse"), READ),
         Kind(
             "parent-cid", replaced(b"parentCID=ffffffff", b"parentCID=00000001"), "differences from a parent image"
@@ -335,7 +335,7 @@ def kinds(outside: dict[str, str]) -> list[Kind]:
             "differences from a parent image",
         ),
         Kind("parent-cid-missing", replaced(b"parentCID=ffffffff", b""), "QEMU cannot open"),
-        Kind("parent-cid-twice", line("parentCID=ffffffff"), "twice"),
+        Kind("parent-cid-twice", line("parentCID=ffffffff"), "more than once"),
         Kind("cid-missing", replaced(b"CID=", b"DIC="), "QEMU cannot open"),
         Kind("hint-in-capitals", line('PARENTFILENAMEHINT="/etc/passwd"'), "differences from a parent image"),
         Kind("hint-in-a-comment", line('#parentFileNameHint="/etc/passwd"'), "differences from a parent image"),
@@ -375,9 +375,9 @@ def kinds(outside: dict[str, str]) -> list[Kind]:
         Kind("table-in-data", tables(used), "is truncated"),
         *cuts(
             {
-                0: "header is missing",
-                4: "header is missing",
-                78: "header is missing",
+                0: "header is incomplete",
+                4: "header is incomplete",
+                78: "header is incomplete",
                 79: "grain directory is outside",
                 512: "grain directory is outside",
                 1024: "grain directory is outside",

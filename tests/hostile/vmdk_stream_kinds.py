@@ -156,7 +156,7 @@ def descriptors(outside):
                 "": "has no type",
             }.items()
         ),
-        Kind("type-twice", line('createType="monolithicFlat"'), "twice", STREAM),
+        Kind("type-twice", line('createType="monolithicFlat"'), "more than once", STREAM),
         Kind("parent-cid", replaced(b"parentCID=ffffffff", b"parentCID=00000001"), PARENT, STREAM),
         Kind("parent-cid-missing", replaced(b"parentCID=ffffffff", b""), "QEMU cannot open", STREAM),
         Kind("hint-in-a-comment", line('#parentFileNameHint="/etc/passwd"'), PARENT, STREAM),
@@ -226,11 +226,11 @@ def kinds(outside: dict[str, str]) -> list[Kind]:
         *stored(),
         *cuts(
             {
-                0: "header is missing",
-                4: "header is missing",
-                78: "header is missing",
-                79: "descriptor is missing",
-                512: "descriptor is missing",
+                0: "header is incomplete",
+                4: "header is incomplete",
+                78: "header is incomplete",
+                79: "descriptor is incomplete",
+                512: "descriptor is incomplete",
                 10752: FIRST,
             },
             STREAM,

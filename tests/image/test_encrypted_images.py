@@ -209,7 +209,7 @@ EXTENSION = 112
         (32, ">I", (3,), "method 3 is unknown"),
         (32, ">I", (0,), "not encrypted with LUKS"),
         (EXTENSION, ">I", (0x12345678,), "names no LUKS header"),
-        (EXTENSION + 4, ">IQQ", (8, 1 << 16, 0), "extension has 8 bytes"),
+        (EXTENSION + 4, ">IQQ", (8, 1 << 16, 0), "extension has 8 instead of 16 bytes"),
         (EXTENSION + 8, ">Q", (1 << 40,), "past the end of the file"),
         (EXTENSION + 8, ">Q", (1,), "not aligned to a cluster"),
         (EXTENSION + 8, ">Q", (0,), "overlap"),

@@ -28,8 +28,8 @@ def deflated(data):
 STREAMS = {
     "garbage": (lambda pack: b"\xff" * 512, "damaged|instead of"),
     "zeros": (lambda pack: bytes(512), "damaged|instead of"),
-    "nothing-in-it": (lambda pack: pack(b""), "damaged|0 bytes instead of 4096"),
-    "a-byte-too-short": (lambda pack: pack(b"A" * 4095), "4095 bytes instead of 4096|damaged"),
+    "nothing-in-it": (lambda pack: pack(b""), "damaged|0 instead of 4096 bytes"),
+    "a-byte-too-short": (lambda pack: pack(b"A" * 4095), "4095 instead of 4096 bytes|damaged"),
     "a-byte-too-long": (lambda pack: pack(b"A" * 4097), "more than 4096 bytes"),
     "a-bomb": (lambda pack: pack(bytes(512 << 10)), "more than 4096 bytes"),
 }

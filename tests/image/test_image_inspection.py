@@ -60,11 +60,11 @@ FIELDS = [
     ("incompatible", 1 << 0, "marked dirty.*shut it down. Otherwise run `qemu-img check -r all` on a copy"),
     ("incompatible", 1 << 1, "marked corrupt"),
     ("incompatible", 1 << 2, "external file"),
-    ("incompatible", 1 << 3, "compression type and its feature bit contradict"),
+    ("incompatible", 1 << 3, "compression type and the feature bit for it contradict"),
     ("incompatible", 1 << 4, "extended L2 needs clusters of 16 KiB"),
     ("incompatible", 1 << 5, "unknown features .incompatible bits 0x20"),
     ("incompatible", 1 << 63, "unknown features .incompatible bits 0x8000000000000000"),
-    ("compression_type", 1, "compression type and its feature bit contradict"),
+    ("compression_type", 1, "compression type and the feature bit for it contradict"),
     ("encryption", 1, "encrypted"),
     ("encryption", 2, "encrypted"),
     ("virtual_size", 0, "virtual size is 0"),
@@ -257,7 +257,7 @@ def test_tables_of_snapshots_and_bitmaps(good, tmp_path, table, change, match):
 def test_a_bitmap_directory_that_is_too_short(good, tmp_path):
     path, image, places = with_tables(good, tmp_path)
     image[places["directory length"]] = 16
-    assert_refused(image.save(path), "bitmap directory of 16 bytes is too short")
+    assert_refused(image.save(path), "bitmap directory of 16 B is too short")
     assert_found_by_qemu(path)
 
 

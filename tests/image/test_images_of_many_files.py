@@ -145,16 +145,16 @@ def with_data_file(folder, name):
 
 
 OUTSIDE = [
-    ("/etc/passwd", "neither beside it nor"),
-    ("/proc/self/environ", "neither beside it nor"),
-    ("/dev/zero", "neither beside it nor"),
+    ("/etc/passwd", "neither beside the image nor"),
+    ("/proc/self/environ", "neither beside the image nor"),
+    ("/dev/zero", "neither beside the image nor"),
     ("nbd://127.0.0.1/x", "not a plain path"),
     ("json:{}", "not a plain path"),
     ("gone.raw", "is missing|is relative to the folder"),
     ("fifo", "not a regular file|is relative to the folder"),
-    ("link", "a link to"),
+    ("link", "which resolves to"),
     ("folder", "not a regular file|is relative to the folder"),
-    ("../outside.raw", "neither beside it nor"),
+    ("../outside.raw", "neither beside the image nor"),
 ]
 
 

@@ -165,7 +165,7 @@ def test_a_disk_that_is_full(tmp_path):
                     os.posix_fallocate(file.fileno(), 0, 1 << 30)
 
             fault = fault_of(fill)
-    assert fault == (f"No space left on device on the filesystem of {point}", f"Make room, {AGAIN}")
+    assert fault == (f"the filesystem of {point} has no space left", f"Make room, {AGAIN}")
 
 
 def test_no_inodes_left(tmp_path):
@@ -213,8 +213,8 @@ def test_what_is_gone(place):
     ("code", "said"),
     [
         (errno.EIO, "dmesg"),
-        (errno.ESTALE, "mount its filesystem again"),
-        (errno.ENOTCONN, "mount it again"),
+        (errno.ESTALE, "mount the filesystem again"),
+        (errno.ENOTCONN, "mount the filesystem again"),
         (errno.EDQUOT, "repquota"),
         (errno.ETXTBSY, "swapoff"),
         (errno.EMFILE, "ulimit -n"),
@@ -222,7 +222,7 @@ def test_what_is_gone(place):
         (errno.EBUSY, "fuser -v /no/such"),
         (errno.EACCES, "audit log"),
         (errno.EPERM, "audit log"),
-        (errno.ELOOP, "move that away"),
+        (errno.ELOOP, "move what is there away"),
         (errno.ENOSYS, "dmesg"),
     ],
 )

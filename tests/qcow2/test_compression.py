@@ -71,7 +71,7 @@ def test_every_level_round_trips_and_the_default_is_that_of_qemu(kind):
 @pytest.mark.parametrize("length", [0, 1, CLUSTER - 1])
 def test_too_short_streams_are_refused(kind, length):
     with pytest.raises(
-        FormatError, match=f"^a compressed cluster unpacks to {length} bytes instead of {CLUSTER}$"
+        FormatError, match=f"^a compressed cluster unpacks to {length} instead of {CLUSTER} bytes$"
     ):
         decompress(packed_by_hand(b"A" * length, kind), kind, CLUSTER)
 

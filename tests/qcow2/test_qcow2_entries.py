@@ -19,7 +19,7 @@ PLAIN, OLD, EXTENDED = Geometry(65536), Geometry(65536, zero_flag=False), Geomet
 COPIED, COMPRESSED = 1 << 63, 1 << 62
 AT = 5 * 65536
 FILE_SIZE = 100 * 65536
-PAST = f"{{}} at {FILE_SIZE} lies past the end of the file ({FILE_SIZE} bytes): it is truncated or damaged"
+PAST = f"{{}} at {FILE_SIZE} lies past the end of the file ({FILE_SIZE} bytes), which is truncated or damaged"
 
 
 def words(*values):

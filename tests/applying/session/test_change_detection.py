@@ -39,7 +39,7 @@ def test_the_first_look_is_what_counts(constancy):
     [
         (CTIME, "ctime"),
         (MTIME, "mtime"),
-        (dataclasses.replace(FIRST, size=7), "its size changed"),
+        (dataclasses.replace(FIRST, size=7), "its size in bytes changed"),
         (dataclasses.replace(FIRST, inode=7), "another file is in its place"),
     ],
 )

@@ -50,7 +50,7 @@ def test_another_device_number_does_not_matter(path):
     ("change", "said"),
     [
         ({"inode": 5}, "another file is in its place on that host"),
-        ({"size": 5}, "on that host, its size changed from 5 to"),
+        ({"size": 5}, "on that host, its size in bytes changed from 5 to"),
         ({"mtime_ns": 5}, "on that host, it was written to"),
         ({"ctime_ns": 5}, "on that host, it changed, perhaps only in its mode or name"),
     ],

@@ -73,7 +73,9 @@ def damage(path):
     path.write_bytes(bytes(100))
 
 
-@pytest.mark.parametrize(("change", "what"), [(swap, "another file is in its place"), (damage, "size changed")])
+@pytest.mark.parametrize(
+    ("change", "what"), [(swap, "another file is in its place"), (damage, "in bytes changed")]
+)
 def test_one_that_is_not(image, change, what):
     path, record = image
     before = len(os.listdir("/proc/self/fd"))
