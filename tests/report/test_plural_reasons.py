@@ -54,13 +54,13 @@ OF_EACH = (
     "of its overlayfs",
     "smaller than its guest",
     "where deleting it frees",
-    "while it was examined",
+    "while it was being examined",
     "would be lost with it",
 )
 """Parts of reasons that begin with "each" or "the overlay of each", which is what they refer to."""
 
 OF_SOMETHING_ELSE = (
-    "and its size is known only once it is written",
+    "whose size is not known until it has been written",
     "and it shares a block",
     "could remove it",
     "depend on it",
@@ -70,7 +70,7 @@ OF_SOMETHING_ELSE = (
     "judged on its own",
     "because it is compressed or encrypted",
     "none of its own instances",
-    "which plan put it there (no journal in X shows it)",
+    "which plan put it there (no journal in X names it)",
     "space returns to its pool, which df does not show; a thin device returns only the space that it",
     "start its VM as if",
     "while the file is empty",
