@@ -164,7 +164,10 @@ def report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcome
         return
     deleted = any(each.status in _ALWAYS_FREES or each.original.fate is Fate.DELETED for each in changed)
     purged = all(each.status is Status.PURGED for each in changed)
-    for folder, grown in space.grown(deleted=deleted).items():
+    gains = [each.gained_bytes for each in changed]
+    known = [each for each in gains if each is not None]
+    expected = sum(known) if len(known) == len(gains) else None
+    for folder, grown in space.grown(deleted=deleted, expected=expected).items():
         console.event("space", folder=folder, grown_bytes=grown)
         # Until something is deleted, the overlays only take space, as the plan predicted.
         if deleted:
@@ -175,7 +178,7 @@ def _df(folder: str, grown: int, *, purged: bool) -> str:
     """Return a sentence on the free space of a filesystem; ``purged``: this command wrote nothing to it."""
     where = f"free space on the filesystem of {folder} than before this command"
     if purged and grown < 0:
-        why = "meanwhile, other programs wrote more than this command deleted"
+        why = "other programs wrote meanwhile, or the filesystem has yet to free what was deleted"
         return f"df: {format_size(-grown)} less {where}: {why}."
     how = "more" if grown >= 0 else "less"
     included = "changes that other programs made meanwhile are included"

@@ -35,7 +35,7 @@ def test_chosen_guests():
     assert [guest.name for guest in choose_guests(PLAN, None)] == ["web01", "web02", "web03"]
     assert [guest.name for guest in choose_guests(PLAN, ("web03", "web01"))] == ["web01", "web03"]
     assert choose_guests(PLAN, ()) == []
-    with pytest.raises(UsageError, match="called db or mail") as caught:
+    with pytest.raises(UsageError, match="called 'db' or 'mail'") as caught:
         choose_guests(PLAN, ("db", "web01", "mail"))
     assert "web01, web02, web03" in caught.value.remedy
 

@@ -75,7 +75,7 @@ def test_chosen_guests(tmp_path, monkeypatch, guests):
     states = dict.fromkeys(("vm", "web"), RETIRED)
     assert [guest.name for guest, _ in guests(stage.plan, states, ("web",))] == ["web"]
     assert [guest.name for guest, _ in guests(stage.plan, states, ("web", "web"))] == ["web"]
-    with pytest.raises(UsageError, match="called db"):
+    with pytest.raises(UsageError, match="called 'db'"):
         guests(stage.plan, states, ("web", "db"))
     found = guests(stage.plan, {"web": RETIRED}, ("web", "vm"))
     (left,) = nothing_to_do(stage.plan, found, ("web", "vm"), "restore")

@@ -1,6 +1,6 @@
 """The exact text of messages that an operator acts on, and that no other test quotes whole.
 
-Guards cli/new_plan/plan_warnings.py, cli/run_session.py, cli/verbs/purge.py.
+Guards cli/new_plan/plan_warnings.py, cli/run_session.py, cli/verbs/purge.py, cli/verbs/restore.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from batchdiff.applying.swap.purge_task import PurgeOptions
 from batchdiff.cli import earlier_plans, journal_history, main, run_session, warnings
 from batchdiff.cli.console import Console
 from batchdiff.cli.new_plan import plan_warnings
-from batchdiff.cli.verbs import apply, purge
+from batchdiff.cli.verbs import apply, purge, restore
 from batchdiff.errors import GuestError
 
 
@@ -111,8 +111,41 @@ def test_the_question_of_purge_promises_no_more_than_is_certain(monkeypatch, use
     ]
 
 
+@pytest.mark.parametrize(
+    ("names", "lost", "said"),
+    [
+        (
+            ["a"],
+            [],
+            "all changes in 1 guest since the conversion will be discarded, including all snapshots in its"
+            " overlay, which takes 0 B on disk:|What remains: the original, as it was before the conversion.",
+        ),
+        (
+            ["a", "b", "c"],
+            ["c"],
+            "all changes in 2 guests since the conversion will be discarded, including all snapshots in their"
+            " overlays, which take 0 B on disk:|What remains: the originals, as they were before the conversion.",
+        ),
+    ],
+)
+def test_the_question_before_changes_are_discarded(monkeypatch, capsys, names, lost, said):
+    """It promises no original that is gone."""
+    asked = []
+    monkeypatch.setattr(restore, "confirm", lambda _console, _verb, question: asked.append(question))
+    found = [(guest_plan(name), None) for name in names]
+    restore._ask_to_discard(Console(), found, lost, yes=False)
+    (question,) = asked
+    assert f"{question.what}|{question.remains}" == said
+    assert question.lines == [
+        f"{name}: everything written to /srv/clones/{name}.qcow2" for name in names if name not in lost
+    ]
+    assert capsys.readouterr().err == (
+        "batchdiff: c will not be restored: the original of this guest was deleted or moved\n" if lost else ""
+    )
+
+
 INCLUDED = "; changes that other programs made meanwhile are included."
-OTHERS = ": meanwhile, other programs wrote more than this command deleted."
+OTHERS = ": other programs wrote meanwhile, or the filesystem has yet to free what was deleted."
 
 
 @pytest.mark.parametrize(
@@ -127,7 +160,7 @@ OTHERS = ": meanwhile, other programs wrote more than this command deleted."
     ],
 )
 def test_free_space(capsys, status, fate, grown, words, rest):
-    space = types.SimpleNamespace(grown=lambda *, deleted: {"/images": grown} if deleted else {})
+    space = types.SimpleNamespace(grown=lambda *, deleted, expected: {"/images": grown} if deleted else {})
     run_session.report_space(Console(), space, [outcome(fate, status)])
     assert capsys.readouterr().err == (
         f"df: {words} free space on the filesystem of /images than before this command{rest}\n"
@@ -140,7 +173,7 @@ def test_free_space(capsys, status, fate, grown, words, rest):
 )
 def test_free_space_is_not_news_if_nothing_was_deleted(capsys, status, fate):
     """Only an event has it, for programs; a guest that was skipped changes nothing about that."""
-    space = types.SimpleNamespace(grown=lambda *, deleted: {"/images": 4096})
+    space = types.SimpleNamespace(grown=lambda *, deleted, expected: {"/images": 4096})
     outcomes = [
         outcome(fate, status),
         outcome(Fate.UNTOUCHED, Status.SKIPPED),

@@ -14,10 +14,16 @@ from batchdiff.plan.plan import Plan
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _BETWEEN = 0.05
-"""Seconds between two queries. When measured, XFS freed a small file within 3 ms of the first query."""
+"""Seconds between two queries."""
 
-_LOOKS = 40
-"""The maximum number of queries. If free space is still growing after that, another program is deleting files."""
+_QUIET = 2.0
+"""Seconds without growth after which no more is expected. When measured, idle filesystems took up to 0.1 s."""
+
+_LONGEST = 15.0
+"""Seconds after which even growing free space is not waited for: another program may be deleting files."""
+
+_TABLES = 64 << 10
+"""Bytes that the filesystem's own tables, the journal and the sidecar may take meanwhile."""
 
 
 @frozen
@@ -41,15 +47,36 @@ class FreeSpace:
                 found[folder] = _free(folder)
         return cls(found)
 
-    def grown(self, *, deleted: bool = True) -> dict[str, int]:
+    def grown(self, *, deleted: bool = True, expected: int | None = None) -> dict[str, int]:
         """Return how many free bytes each filesystem has gained, by folder; other programs may write meanwhile.
 
-        ``deleted``: whether files were deleted, whose space may be freed a little later.
+        ``deleted``: whether files were deleted, whose space is freed a little later. ``expected``: the growth of
+        all filesystems together that ends the wait for it; None if it is unknown.
         """
+        found = self._growth(sync=True)
+        if not deleted or not found:
+            return found
+        started = grew = time.monotonic()
+        most, grows = sum(found.values()), True
+        while grows or not _is_near(most, expected):
+            now = time.monotonic()
+            if now - grew > _QUIET or now - started > _LONGEST:
+                break
+            time.sleep(_BETWEEN)
+            found = self._growth()
+            total = sum(found.values())
+            grows = total > most
+            if grows:
+                most, grew = total, time.monotonic()
+        return found
+
+    def _growth(self, *, sync: bool = False) -> dict[str, int]:
+        """Return the growth of each filesystem; ``sync``: after a sync, even if it is not btrfs."""
         found = {}
         for folder, before in self.before.items():
             with contextlib.suppress(OSError):
-                found[folder] = _settled(folder, _LOOKS if deleted else 0) - before
+                _sync(folder, always=sync)
+                found[folder] = _free(folder) - before
         return found
 
 
@@ -67,23 +94,20 @@ def _free(folder: str) -> int:
     return status.f_bfree * status.f_frsize
 
 
-def _settled(folder: str, looks: int) -> int:
-    """Wait until a filesystem has freed the blocks of deleted files, and return its free bytes.
+def _is_near(grown: int, expected: int | None) -> bool:
+    return expected is not None and grown >= expected - max(abs(expected) // 16, _TABLES)
 
-    XFS and btrfs free these blocks with a delay. On btrfs a sync is enough. XFS frees them in a thread that each
-    query of the free space wakes up, so query until the free space stops growing. On all filesystems the kernel
-    keeps a deleted file for some milliseconds (23 measured) after the program that compared it under Landlock has
-    ended.
+
+def _sync(folder: str, *, always: bool) -> None:
+    """Make btrfs, or with ``always`` any filesystem, free the blocks of the files that are deleted by now.
+
+    btrfs frees them with the next sync after the deletion. XFS frees them in a thread that each query of the free
+    space wakes up. On all filesystems the kernel keeps a deleted file for some milliseconds (23 to 60 measured)
+    after the program that compared it under Landlock has ended.
     """
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        _libc.syncfs(fd)
+        if always or filesystem_uuid(fd):
+            _libc.syncfs(fd)
     finally:
         os.close(fd)
-    found = _free(folder)
-    for _ in range(looks):
-        time.sleep(_BETWEEN)
-        before, found = found, _free(folder)
-        if found <= before:
-            break
-    return found
