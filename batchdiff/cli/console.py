@@ -148,7 +148,13 @@ class Console:
         """Ask a question on the terminal and return the typed answer."""
         STDERR.put(question)
         STDERR.flush()
-        answer = sys.stdin.readline().strip()
+        typed = ""
+        try:
+            typed = sys.stdin.readline()
+        finally:
+            if not typed.endswith("\n"):  # Ctrl-C or Ctrl-D: what follows begins on a new line
+                STDERR.put("\n")
+        answer = typed.strip()
         self.log(f"{question}{answer}")
         return answer
 
@@ -163,8 +169,8 @@ class Console:
 
     @property
     def can_ask(self) -> bool:
-        """True if there is a terminal where a person can answer."""
-        return sys.stdin is not None and sys.stdin.isatty()
+        """True if a person can read a question on stderr and answer it on stdin, because both are terminals."""
+        return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
 
     @property
     def width(self) -> int | None:

@@ -1,10 +1,12 @@
 """What is said to whom, and what happens to those who cannot be told."""
 
+import contextlib
 import datetime as dt
 import io
 import json
 import os
 import sys
+import types
 
 import plans
 import pytest
@@ -59,6 +61,31 @@ def test_when_progress_is_shown(monkeypatch, is_terminal, verbosity, progress, t
         ProgressMode.AUTO: is_terminal and verbosity >= 0 and term != "dumb",
     }
     assert Console(verbosity, progress=progress).shows_progress is expected[progress]
+
+
+@pytest.mark.parametrize("stdin", [True, False])
+@pytest.mark.parametrize("stderr", [True, False])
+def test_a_question_must_be_seen_and_answered(monkeypatch, stdin, stderr):
+    """With `2>FILE`, the command would wait for the answer to a question that nobody can see."""
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(isatty=lambda: stdin))
+    monkeypatch.setattr(sys, "stderr", types.SimpleNamespace(isatty=lambda: stderr))
+    assert Console().can_ask is (stdin and stderr)
+
+
+def interrupted():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("readline", "end"),
+    [(lambda: "no\n", ""), (lambda: "", "\n"), (lambda: "no", "\n"), (interrupted, "\n")],
+    ids=["Enter", "Ctrl-D", "Ctrl-D twice", "Ctrl-C"],
+)
+def test_what_follows_a_question_is_on_its_own_line(monkeypatch, capsys, readline, end):
+    monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(readline=readline))
+    with contextlib.suppress(KeyboardInterrupt):
+        Console().ask("Type yes: ")
+    assert capsys.readouterr().err == f"Type yes: {end}"
 
 
 @pytest.fixture
