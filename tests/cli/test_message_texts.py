@@ -1,6 +1,6 @@
 """The exact text of messages that an operator acts on, and that no other test quotes whole.
 
-Guards cli/new_plan/plan_warnings.py, cli/run_session.py, cli/verbs/purge.py.
+Guards cli/new_plan/plan_warnings.py, cli/run_session.py, cli/verbs/purge.py, cli/verbs/restore.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from batchdiff.applying.swap.purge_task import PurgeOptions
 from batchdiff.cli import earlier_plans, journal_history, main, run_session, warnings
 from batchdiff.cli.console import Console
 from batchdiff.cli.new_plan import plan_warnings
-from batchdiff.cli.verbs import apply, purge
+from batchdiff.cli.verbs import apply, purge, restore
 from batchdiff.errors import GuestError
 
 
@@ -92,6 +92,39 @@ def test_the_question_of_purge_promises_no_more_than_is_certain(monkeypatch, use
         "3 MiB  /srv/clones/a.img.batchdiff-original",
         f"4 MiB  /srv/clones/b.img.batchdiff-original{may_stay}",
     ]
+
+
+@pytest.mark.parametrize(
+    ("names", "lost", "said"),
+    [
+        (
+            ["a"],
+            [],
+            "all changes in 1 guest since the conversion will be discarded, including all snapshots in its overlay"
+            " (0 B on disk):|What remains: the original, as it was before the conversion.",
+        ),
+        (
+            ["a", "b", "c"],
+            ["c"],
+            "all changes in 2 guests since the conversion will be discarded, including all snapshots in overlays"
+            " (0 B on disk):|What remains: the originals, as they were before the conversion.",
+        ),
+    ],
+)
+def test_the_question_before_changes_are_discarded(monkeypatch, capsys, names, lost, said):
+    """It promises no original that is gone."""
+    asked = []
+    monkeypatch.setattr(restore, "confirm", lambda _console, _verb, question: asked.append(question))
+    found = [(guest_plan(name), None) for name in names]
+    restore._ask_to_discard(Console(), found, lost, yes=False)
+    (question,) = asked
+    assert f"{question.what}|{question.remains}" == said
+    assert question.lines == [
+        f"{name}: everything written to /srv/clones/{name}.qcow2" for name in names if name not in lost
+    ]
+    assert capsys.readouterr().err == (
+        "batchdiff: c will stay as now: the original of this guest was deleted or moved\n" if lost else ""
+    )
 
 
 INCLUDED = "; changes that other programs made meanwhile are included."

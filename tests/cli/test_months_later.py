@@ -151,6 +151,10 @@ def test_changes_cannot_be_discarded_without_an_original(one):
         " cannot go back to its original: the original was deleted or moved"
         in run(one, "restore", "--discard-changes", "--yes", expect=1).stderr
     )
+    assert (
+        "raw cannot go back to its original: the original was deleted or moved. Run the same command without"
+        in run(one, "restore", "--discard-changes", expect=2).stderr  # before any question
+    )
     run(one, "restore")
     assert_same((one.folder / "raw.img").read_bytes(), expected)
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from batchdiff.applying.checks.free_space import FreeSpace
 from batchdiff.applying.dry_run import dry_run_restore
 from batchdiff.applying.guests.converted_elsewhere import done_elsewhere, require_done_here
-from batchdiff.applying.guests.guest_files import on_disk
+from batchdiff.applying.guests.guest_files import on_disk, rebuilt_is_in_place
 from batchdiff.applying.guests.status import OnDisk
 from batchdiff.applying.journal.records import History
 from batchdiff.applying.restore_without_template import GuestWithState
@@ -27,11 +27,12 @@ from batchdiff.cli.rebuilt_images import warn_of_rebuilding
 from batchdiff.cli.run_session import carry_out, dry_run, exit_code, report_space
 from batchdiff.cli.verbs.definitions import define_guests
 from batchdiff.definitions.guest_disks import GuestDisk, guest_disks
+from batchdiff.errors import UsageError
 from batchdiff.plan.file import read_plan
 from batchdiff.plan.plan import Plan
 from batchdiff.report.figures import count_of
 from batchdiff.report.results_text import undone_text
-from batchdiff.units import format_size
+from batchdiff.units import few, format_size
 
 _NOTHING = "Nothing to restore: no guest of this plan is known to be converted."
 
@@ -93,20 +94,8 @@ def _ask(
     found = restorable(plan, history.states, options.guests)
     if not found:
         return
-    # Discarding cannot be undone: list all that is lost, and ask unless --yes answers already.
     if options.discard_changes:
-        lines = [f"{guest.name}: everything written to {guest.overlay_path}" for guest, _ in found]
-        question = Question(
-            f"all changes in {count_of(len(found), 'guest')} since the conversion will be discarded, including all"
-            f" snapshots in overlays ({_size_of_overlays(found)} on disk):",
-            lines,
-            "Leave out `--discard-changes` to keep what the VMs have written.",
-            "What remains: the originals, as they were before the conversion.",
-        )
-        if arguments.yes:
-            state(console, question)
-        else:
-            confirm(console, "restore", question)
+        _ask_to_discard(console, found, _without_original(plan, history, found), yes=arguments.yes)
         return
     if not arguments.yes and options.guests is None and len(found) > 1 and console.can_ask:
         lines = [f"{guest.name}: {guest.overlay_path} -> {guest.source.path}" for guest, _ in found]
@@ -118,6 +107,47 @@ def _ask(
             "What remains: full images with what the VMs see now.",
         )
         confirm(console, "restore", question)
+
+
+def _ask_to_discard(console: Console, found: list[GuestWithState], lost: list[str], *, yes: bool) -> None:
+    """List all that is lost, and ask unless ``yes`` answers already: discarding cannot be undone.
+
+    ``lost``: the guests without an original, which restore leaves as they are.
+
+    :raises UsageError: the answer was no, there is no terminal to ask on, or no guest has its original.
+    """
+    back = [each for each in found if each[0].name not in lost]
+    if not back and yes:
+        return  # each guest fails with the reason
+    if not back:
+        raise UsageError(
+            f"{few(lost)} cannot go back to {'its original' if len(lost) == 1 else 'their originals'}",
+            why=f"the {'original was' if len(lost) == 1 else 'originals were'} deleted or moved",
+            remedy="Run the same command without `--discard-changes` to rebuild full images from the overlays.",
+        )
+    if lost:
+        whose = "original of this guest was" if len(lost) == 1 else "originals of these guests were"
+        console.warn(f"{few(lost)} will stay as now: the {whose} deleted or moved")
+    lines = [f"{guest.name}: everything written to {guest.overlay_path}" for guest, _ in back]
+    one = len(back) == 1
+    question = Question(
+        f"all changes in {count_of(len(back), 'guest')} since the conversion will be discarded, including all"
+        f" snapshots in {'its overlay' if one else 'overlays'} ({_size_of_overlays(back)} on disk):",
+        lines,
+        "Leave out `--discard-changes` to keep what the VMs have written.",
+        f"What remains: the {'original, as it was' if one else 'originals, as they were'} before the conversion.",
+    )
+    if yes:
+        state(console, question)
+    else:
+        confirm(console, "restore", question)
+
+
+def _without_original(plan: Plan, history: History, found: list[GuestWithState]) -> list[str]:
+    """Return the names of guests whose originals are gone, unless a restore has already rebuilt their images."""
+    there = on_disk(plan, history)
+    gone = {name for name, files in there.items() if files.original is None and not files.doubt}
+    return [guest.name for guest, known in found if guest.name in gone and not rebuilt_is_in_place(guest, known)]
 
 
 def _warn_of_losses(console: Console, plan: Plan, options: RestoreOptions, history: History) -> None:
