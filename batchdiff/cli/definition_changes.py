@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.choices import Verdict
 from batchdiff.cli.console import Console
-from batchdiff.files.filenames import shell_line
+from batchdiff.files.filenames import as_argument, shell_line
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.managers.proxmox import is_of_proxmox
 from batchdiff.plan.plan import GuestPlan, Plan
@@ -91,7 +91,7 @@ def definitions_command(
     the VMs of Proxmox VE.
     """
     manager = PROXMOX_FOLDER if is_on_proxmox(guests) else options
-    return shell_line(["batchdiff", "definitions", path, *manager, *moves])
+    return shell_line(["batchdiff", "definitions", as_argument(path), *manager, *moves])
 
 
 def is_on_proxmox(guests: Iterable[GuestPlan]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchdiff.cli.console import Console
-from batchdiff.files.filenames import shell_word
+from batchdiff.files.filenames import shell_path
 from batchdiff.manifest.manifest import Manifest
 from batchdiff.units import few
 
@@ -27,7 +27,7 @@ def say_kept(console: Console, path: str, kept: KeptPlan) -> None:
     from batchdiff.report.fates import kept_words  # noqa: PLC0415
 
     guests = "; ".join(f"{few(names)}: {kept_words(what)}" for what, names in kept.guests.items())
-    name = shell_word(kept.path)
+    name = shell_path(kept.path)
     console.warn(
         f"the plan that was in {path} can still be undone, so it was renamed to {kept.path} ({guests})."
         f" Use that name with status, verify, restore and purge for these guests, as in: batchdiff status {name}"

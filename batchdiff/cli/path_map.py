@@ -8,7 +8,7 @@ import os
 from batchdiff.choices import Strategy
 from batchdiff.cli.console import Console
 from batchdiff.errors import UsageError
-from batchdiff.files.filenames import shell_word
+from batchdiff.files.filenames import shell_path
 from batchdiff.plan.path_map import PathMap, move_in
 from batchdiff.plan.plan import Plan
 
@@ -25,7 +25,7 @@ def with_moved_paths(console: Console, plan: Plan, arguments: argparse.Namespace
         raise UsageError(
             f"cannot use `--map` with the plan {arguments.plan}",
             why=str(error),
-            remedy=f"`batchdiff show {shell_word(arguments.plan)} --format json` prints the plan's paths.",
+            remedy=f"`batchdiff show {shell_path(arguments.plan)} --format json` prints the plan's paths.",
         ) from error
     template = found.template.source.path
     # Guests that share blocks in place are standalone images, which do not need the template.

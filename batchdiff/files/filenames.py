@@ -64,6 +64,21 @@ def shell_word(text: str) -> str:
     return f"$'{''.join(map(_typed, text))}'"
 
 
+def shell_option(option: str, value: str) -> str:
+    """Quote an option and its value for a shell; a value that begins with a hyphen is joined to the option."""
+    return f"{option}{'=' if value.startswith('-') else ' '}{shell_word(value)}"
+
+
+def shell_path(path: str) -> str:
+    """Quote a path for a shell; one that begins with a hyphen, like an option, is written as ``./-x``."""
+    return shell_word(as_argument(path))
+
+
+def as_argument(path: str) -> str:
+    """Return a path in a form that no program takes for an option."""
+    return f"./{path}" if path.startswith("-") else path
+
+
 def _typed(letter: str) -> str:
     if letter in "'\\":
         return f"\\{letter}"

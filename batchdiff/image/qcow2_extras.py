@@ -13,7 +13,7 @@ import numpy as np
 
 from batchdiff.errors import ImageError, MovedError
 from batchdiff.files.allowed_files import allowed_file
-from batchdiff.files.filenames import shell_line, shell_word
+from batchdiff.files.filenames import shell_line, shell_path
 from batchdiff.image.files import ImageFile, ReadObserver
 from batchdiff.image.layer import Segment
 from batchdiff.image.qcow2_tables import L2Tables, entries_in, read_words
@@ -47,7 +47,7 @@ def open_data_file(source: ImageSource, name: str, observer: ReadObserver | None
         raise
     if not os.path.isabs(name):
         amend = shell_line(["qemu-img", "amend", "-f", "qcow2", "-o", f"data_file={path.replace(',', ',,')}"])
-        folder, own = map(shell_word, os.path.split(source.path))
+        folder, own = map(shell_path, os.path.split(source.path))
         raise ImageError(
             f"cannot use {source.path}",
             why=f"the name of its data file, {name!r}, is relative to the folder in which QEMU is started",

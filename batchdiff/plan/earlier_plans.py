@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from batchdiff.files.filenames import shell_word
+from batchdiff.files.filenames import shell_option, shell_word
 from batchdiff.files.own_documents import LARGEST_DOCUMENT
 from batchdiff.plan.file import read_regular
 from batchdiff.plan.head import plan_head
@@ -89,7 +89,8 @@ class EarlierPlans:
             where = " and ".join(dict.fromkeys(self._folders)) or "any folder"
             return f"find out which plan put it there (no journal in {where} shows it)"
         plan = self._renamed.get(found.plan, found.plan)
-        return f"delete it with `batchdiff purge {shell_word(plan)} --guest {shell_word(found.guest)} --used`"
+        guest = shell_option("--guest", found.guest)
+        return f"delete it with `batchdiff purge {shell_word(plan)} {guest} --used`"
 
     def _plans(self, folder: str) -> dict[str, str]:
         """Return the plans in a folder by their checksums; a copy that has a journal takes precedence."""

@@ -8,7 +8,7 @@ import stat
 
 from batchdiff.errors import PlanError
 from batchdiff.files import own_files
-from batchdiff.files.filenames import check_usable, shell_word
+from batchdiff.files.filenames import check_usable, shell_path
 from batchdiff.files.own_documents import Document, own_document
 from batchdiff.image.format_marks import looks_like
 from batchdiff.image_source import ImageFormat
@@ -43,7 +43,7 @@ def check_is_plan(path: str) -> None:
         raise PlanError(
             f"{path} is not a plan",
             why="it looks like a manifest",
-            remedy=f"Run `batchdiff plan {shell_word(path)}` first; that writes the plan.",
+            remedy=f"Run `batchdiff plan {shell_path(path)}` first; that writes the plan.",
         )
     raise PlanError(
         f"{path} is not a plan", why=_what(path, head), remedy="Pass the file that `batchdiff plan` wrote."
@@ -65,7 +65,7 @@ def _plan_of(path: str, document: Document | None) -> str:
         return "Run `batchdiff plan MANIFEST` with the manifest that was estimated; that writes the plan."
     plan = path.removesuffix(".journal")
     if plan != path and os.path.exists(plan):
-        return f"Pass the plan instead: {shell_word(plan)}."
+        return f"Pass the plan instead: {shell_path(plan)}."
     return "Pass the file that `batchdiff plan` wrote."
 
 
@@ -97,7 +97,7 @@ def _near(path: str) -> str:
         return near.replace("; d", "D", 1)
     stem = name.removesuffix(".plan.json")
     there = [stem + suffix for suffix in _MANIFEST_SUFFIXES if stem + suffix in names]
-    manifest = shell_word(os.path.join(folder, there[0])) if there else "MANIFEST"
+    manifest = shell_path(os.path.join(folder, there[0])) if there else "MANIFEST"
     return f"Run `batchdiff plan {manifest}` first; that writes the plan."
 
 

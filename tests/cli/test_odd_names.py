@@ -57,6 +57,25 @@ def test_from_plan_to_restore(folder):
     assert names(folder) == before
 
 
+def test_advised_commands_do_not_take_names_for_options(tmp_path):
+    notation.write_raw(tmp_path / "t.img", "1M:A 1M:B")
+    notation.write_raw(tmp_path / "-web.img", "1M:A 64k:X 960k:B")
+    manifest = "version: 1\ntemplate: {path: t.img, format: raw}\nguests: [{path: -web.img, format: raw}]\n"
+    (tmp_path / "-m.yaml").write_text(manifest)
+    said = batchdiff("estimate", "--guest=-web", "--", "-m.yaml", cwd=tmp_path).stderr
+    assert said == "Next: batchdiff plan ./-m.yaml --guest=-web\n"
+    said = batchdiff("plan", "--guest=-web", "-o", "./-m.json", "--", "-m.yaml", cwd=tmp_path).stderr
+    assert " Next: batchdiff apply ./-m.json\n" in said
+    said = batchdiff("apply", "--", "-m.json", cwd=tmp_path).stderr
+    assert "`batchdiff definitions ./-m.json`" in said
+    assert "`batchdiff apply ./-m.json --retire quarantine`" in said
+    assert "`batchdiff plan ./-m.yaml`" in batchdiff("show", "--", "-m.yaml", cwd=tmp_path, expect=5).stderr
+    assert "`batchdiff show ./-m.json`" in batchdiff("plan", "--", "-m.json", cwd=tmp_path, expect=3).stderr
+    batchdiff("restore", "./-m.json", "--guest=-web", cwd=tmp_path)
+    assert "apply --guest=-web," in batchdiff("status", "./-m.json", cwd=tmp_path).stdout
+    assert "/-m.json --guest=-web`" in batchdiff("show", "./-m.json", cwd=tmp_path).stdout
+
+
 def test_advised_commands_work_with_such_names(folder):
     plan = os.fsdecode(b"\xe9.plan.json")
     said = batchdiff("plan", "m.yaml", "-o", plan, cwd=folder, expect=1).stderr

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from batchdiff.files.filenames import shell_line, shell_word
+from batchdiff.files.filenames import shell_line, shell_option, shell_path, shell_word
 
 NAMES = [b"plain.img", b"it's $HOME.img", b"caf\xe9.img", b"\xe97 'a\\b'.img", b"a\rb\n", "東京".encode()]
 
@@ -22,3 +22,9 @@ def test_bash_reads_the_very_name(name):
 
 def test_a_command():
     assert shell_line(["rm", "a b", os.fsdecode(b"caf\xe9")]) == r"rm 'a b' $'caf\351'"
+
+
+def test_what_begins_with_a_hyphen_is_not_taken_for_an_option():
+    assert shell_option("--guest", "web 01") == "--guest 'web 01'"
+    assert shell_option("--guest", "-web 01") == "--guest='-web 01'"
+    assert [shell_path(path) for path in ("-a b", "a-b", "/-a")] == ["'./-a b'", "a-b", "/-a"]

@@ -24,6 +24,11 @@ def way(*folders, **options):
     return EarlierPlans(map(str, folders), **options).way_out_of_quarantine(ASIDE)
 
 
+def test_a_name_that_begins_with_a_hyphen(tmp_path):
+    write_journal(tmp_path / "m.plan.json.journal", step("-web", 1, aside=ASIDE))
+    assert f"`batchdiff purge {tmp_path}/m.plan.json --guest=-web --used`" in way(tmp_path)
+
+
 def test_the_plan_is_found_by_its_journal(tmp_path):
     write_journal(tmp_path / "fleet.plan.json.journal", step("web01", 1, "checked"), step("web01", 2, aside=ASIDE))
     assert way(tmp_path) == f"delete it with `batchdiff purge {tmp_path}/fleet.plan.json --guest web01 --used`"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from batchdiff.files.filenames import shell_word
+from batchdiff.files.filenames import shell_option, shell_path
 
 _WITHOUT_MAP = {"apply"}
 
@@ -20,7 +20,7 @@ _MOST_NAMED = 5
 def commands_for(plan: str, maps: list[str]) -> Iterator[None]:
     """Inside the block, put this plan's path and the moves of images (``OLD=NEW``) into commands."""
     before = _plan[:], _maps[:]
-    _plan[:], _maps[:] = [shell_word(plan)], maps
+    _plan[:], _maps[:] = [shell_path(plan)], maps
     try:
         yield
     finally:
@@ -30,8 +30,8 @@ def commands_for(plan: str, maps: list[str]) -> Iterator[None]:
 def commands(verb: str, guests: list[str], *options: str) -> str:
     """Return a command for several guests, in backquotes; if there are many, one for all guests of the plan."""
     named = guests if len(guests) <= _MOST_NAMED else []
-    chosen = [word for guest in named for word in ("--guest", shell_word(guest))]
-    moved = [] if verb in _WITHOUT_MAP else [word for each in _maps for word in ("--map", shell_word(each))]
+    chosen = [shell_option("--guest", guest) for guest in named]
+    moved = [] if verb in _WITHOUT_MAP else [shell_option("--map", each) for each in _maps]
     return f"`{' '.join(('batchdiff', verb, *_plan, *moved, *chosen, *options))}`"
 
 

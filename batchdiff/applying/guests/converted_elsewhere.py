@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from batchdiff.errors import UsageError
-from batchdiff.files.filenames import shell_word
+from batchdiff.files.filenames import shell_option, shell_word
 from batchdiff.plan.earlier_plans import plan_in
 from batchdiff.plan.plan import GuestPlan, Plan
 from batchdiff.units import few
@@ -43,6 +43,6 @@ def done_elsewhere(plan: Plan, verb: str) -> str:
 def _commands(found: list[tuple[GuestPlan, str]], verb: str) -> str:
     by_plan: dict[str, list[str]] = {}
     for guest, path in found:
-        by_plan.setdefault(path, []).append(f"--guest {shell_word(guest.name)}")
+        by_plan.setdefault(path, []).append(shell_option("--guest", guest.name))
     commands = [f"`batchdiff {verb} {shell_word(path)} {' '.join(names)}`" for path, names in by_plan.items()]
     return f"Run {' and '.join(commands)}."

@@ -8,7 +8,7 @@ from batchdiff.applying.journal.records import STALE_PLAN, Fate, Goal, GuestStat
 from batchdiff.applying.results.conversion import freed_by_sharing
 from batchdiff.applying.results.status_row import StatusRow
 from batchdiff.choices import Retire, Verdict
-from batchdiff.files.filenames import shell_word
+from batchdiff.files.filenames import shell_option, shell_word
 from batchdiff.frozen import frozen
 from batchdiff.plan.plan import GuestPlan, GuestToShare, Plan, UntouchedGuest
 from batchdiff.units import few
@@ -98,7 +98,7 @@ def _row_of_sharing(guest: GuestToShare, known: GuestState | None, history: Hist
 
 
 def _again(guest: str) -> str:
-    return f"nothing; to convert it again: apply --guest {shell_word(guest)}, or a new plan if it was rebuilt"
+    return f"nothing; to convert it again: apply {shell_option('--guest', guest)}, or a new plan if it was rebuilt"
 
 
 def _begin(there: OnDisk | None, begin: str) -> str:

@@ -9,7 +9,7 @@ from batchdiff.applying.guests.recovery import recover_states
 from batchdiff.applying.journal.file import Journal
 from batchdiff.applying.journal.records import mapped_history
 from batchdiff.errors import PlanError
-from batchdiff.files.filenames import shell_word
+from batchdiff.files.filenames import shell_path
 from batchdiff.plan.head import plan_head
 from batchdiff.plan.path_map import PathMap
 from batchdiff.plan.plan import Plan
@@ -41,5 +41,5 @@ def _require_still_there(path: str, plan: Plan) -> None:
     if head is not None and head.checksum != plan.checksum:
         raise PlanError(
             f"{path} has been replaced by another plan",
-            remedy=f"Review it with `batchdiff show {shell_word(path)}`, then run the same command again.",
+            remedy=f"Review it with `batchdiff show {shell_path(path)}`, then run the same command again.",
         )

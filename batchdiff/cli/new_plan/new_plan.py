@@ -15,7 +15,7 @@ from batchdiff.cli.new_plan.replaced_plan import replace_plan_at
 from batchdiff.cli.new_plan.scheduler import remote_scans
 from batchdiff.cli.warnings import warn_of_manifest
 from batchdiff.errors import EXIT_DETAILED_CHANGES, EXIT_DONE, EXIT_SOME_GUESTS
-from batchdiff.files.filenames import shell_word
+from batchdiff.files.filenames import shell_path
 from batchdiff.linux.machine import usable_cpus
 from batchdiff.linux.permissions import is_read_only
 from batchdiff.manifest.manifest import Manifest
@@ -75,7 +75,7 @@ def make_and_report(
     # Reasons why apply would refuse the plan come last, where the operator sees them.
     warn_of_space(console, plan)
     warn_of_changed_template(console, plan)
-    following = f" Next: batchdiff apply {shell_word(path)}" if plan.to_convert or plan.to_share else ""
+    following = f" Next: batchdiff apply {shell_path(path)}" if plan.to_convert or plan.to_share else ""
     console.say(f"The plan is in {path}.{following}")
     return _exit_code(plan, detailed=arguments.detailed_exitcode)
 

@@ -19,7 +19,7 @@ from batchdiff.cli.format_doubts import warn_of_planned_formats
 from batchdiff.cli.journal_history import history_of
 from batchdiff.cli.rebuilt_images import warn_of_rebuilding
 from batchdiff.cli.run_session import carry_out, exit_code, report_space
-from batchdiff.files.filenames import shell_word
+from batchdiff.files.filenames import shell_path
 from batchdiff.plan.file import read_plan
 from batchdiff.plan.plan import Plan
 from batchdiff.report.fates import must_stay
@@ -62,7 +62,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     report_changes(console, arguments.plan, plan, outcomes)
     report_space(console, space, outcomes)
     print_step_to_overlays(console, arguments, plan, outcomes)
-    _print_next_steps(console, shell_word(arguments.plan), plan, outcomes)
+    _print_next_steps(console, shell_path(arguments.plan), plan, outcomes)
     return exit_code(outcomes)
 
 

@@ -15,7 +15,7 @@ from batchdiff.discovery.manifest_text import is_listed, manifest_names, manifes
 from batchdiff.discovery.sampled_image import SampledImage
 from batchdiff.discovery.samples import SCATTERED, SEQUENTIAL, SampleShape
 from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, ImageError, UsageError
-from batchdiff.files.filenames import longest_name, shell_word
+from batchdiff.files.filenames import longest_name, shell_path
 from batchdiff.image.storage.exactness import UNKNOWN_AMOUNT, Exactness
 from batchdiff.image_source import ImageFormat
 from batchdiff.linux.call_failures import reason
@@ -242,7 +242,7 @@ def _words(copy: Copy) -> str:
 
 def _say_next(console: Console, arguments: argparse.Namespace, found: Discovery, written: list[str]) -> None:
     for path in written:
-        console.say(f"The manifest is in {path}. Next: batchdiff plan {shell_word(path)}")
+        console.say(f"The manifest is in {path}. Next: batchdiff plan {shell_path(path)}")
     copies = any(group.copies for group in found.groups)
     if arguments.output is not None and not copies:
         console.warn("warning: no manifest was written, because no image is a copy of another")

@@ -14,7 +14,7 @@ from batchdiff.cli.warnings import warn_of_manifest
 from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS
 from batchdiff.estimation.estimate import Estimate
 from batchdiff.estimation.estimator import EstimateOptions, make_estimate
-from batchdiff.files.filenames import shell_word
+from batchdiff.files.filenames import shell_option, shell_path
 from batchdiff.linux.machine import usable_cpus
 from batchdiff.manifest.file import read_manifest
 from batchdiff.manifest.selection import read_selected
@@ -53,8 +53,8 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     console.result(estimate_text(estimate, console.width))
     console.event("estimate", report=estimate_report(estimate))
     if any(guest.is_worked_on for guest in estimate.guests) and not is_piped(arguments.manifest):
-        chosen = "".join(f" --guest {shell_word(name)}" for name in arguments.guests or ())
-        console.say(f"Next: batchdiff plan {shell_word(arguments.manifest)}{chosen}")
+        chosen = "".join(f" {shell_option('--guest', name)}" for name in arguments.guests or ())
+        console.say(f"Next: batchdiff plan {shell_path(arguments.manifest)}{chosen}")
     return _exit_code(estimate)
 
 

@@ -14,7 +14,7 @@ import stat
 from typing import NamedTuple
 
 from batchdiff.errors import ManifestError
-from batchdiff.files.filenames import check_usable, shell_word
+from batchdiff.files.filenames import check_usable, shell_path
 from batchdiff.files.own_documents import Document, own_document
 from batchdiff.image.format_marks import looks_like
 from batchdiff.image_source import ImageFormat
@@ -112,7 +112,7 @@ def _require_manifest(path: str, shown: str, content: bytes) -> None:
     head = content[:_HEAD]
     document = own_document(head)
     if document is Document.PLAN:
-        name = "PLAN" if is_piped(path) else shell_word(path)
+        name = "PLAN" if is_piped(path) else shell_path(path)
         remedy = f"`batchdiff show {name}` prints it, and `batchdiff apply {name}` carries it out."
         raise ManifestError(shown, why="it is a plan, not a manifest", remedy=remedy)
     if document is not None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from batchdiff.applying.journal.records import Fate
 from batchdiff.applying.results.conversion import freed_in_all
-from batchdiff.files.filenames import shell_word
+from batchdiff.files.filenames import shell_option, shell_path
 from batchdiff.image.storage.exactness import UNKNOWN_AMOUNT, Exactness, of_sum
 from batchdiff.plan.plan import GuestToConvert
 from batchdiff.report.facts import PlanFacts
@@ -101,15 +101,15 @@ def _counts(facts: PlanFacts) -> str:
 
 def _restored(facts: PlanFacts) -> Iterator[str]:
     """Yield notes on guests that restore gave back: how to convert them again, and what is left of them."""
-    plan = f" {shell_word(facts.path)}" if facts.path else ""
+    plan = f" {shell_path(facts.path)}" if facts.path else ""
     if facts.given_back:
         back = sorted(facts.given_back)
-        were, them, named = ("was", "it", shell_word(back[0])) if len(back) == 1 else ("were", "them", "NAME")
+        were, them, named = ("was", "it", back[0]) if len(back) == 1 else ("were", "them", "NAME")
         it = "it" if len(back) == 1 else "one of them"
+        apply = f"batchdiff apply{plan} {shell_option('--guest', named)}"
         yield (
             f"{few([printable(name) for name in back])} {were} restored, and no total includes {them}."
-            f" `batchdiff apply{plan} --guest {named}` converts {it} again. For an image that was rebuilt, make a"
-            " new plan."
+            f" `{apply}` converts {it} again. For an image that was rebuilt, make a new plan."
         )
     older = facts.older_originals
     if older:
@@ -132,7 +132,7 @@ def _waiting(facts: PlanFacts) -> str | None:
     fates = {facts.conversions[guest.name].fate for guest in left}
     exactness = of_sum(guest.diff.savings.exactness for guest in left)
     size = bounded_size(sum(guest.diff.savings.saved_bytes for guest in left), exactness)
-    plan = f" {shell_word(facts.path)}" if facts.path else ""
+    plan = f" {shell_path(facts.path)}" if facts.path else ""
     ways = []
     if Fate.QUARANTINED in fates:
         ways.append(f"once `batchdiff purge{plan} --used` deletes the originals in quarantine")

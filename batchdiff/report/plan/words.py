@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from batchdiff.applying.journal.records import Fate
 from batchdiff.choices import Retire, Strategy, Verdict
-from batchdiff.files.filenames import shell_word
+from batchdiff.files.filenames import shell_path
 from batchdiff.image.storage.exactness import UNKNOWN_AMOUNT, Exactness
 from batchdiff.plan.plan import GuestPlan, GuestToConvert, Totals
 from batchdiff.plan.totals import totals_of
@@ -164,7 +164,7 @@ def next_commands(facts: PlanFacts) -> list[tuple[str, str]]:
     has_work = facts.plan.to_convert or facts.plan.to_share
     if not facts.path or not has_work or not facts.has_conversions_in_view:
         return []
-    plan = shell_word(facts.path)
+    plan = shell_path(facts.path)
     do = "Convert the guests:" if facts.pending else "Let the guests share blocks:"
     convert = [(do, f"batchdiff apply {plan}")] if facts.pending or facts.to_share else []
     fates = {each.fate for each in facts.conversions.values()}

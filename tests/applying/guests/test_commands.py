@@ -18,6 +18,7 @@ def test_the_plan_at_hand_and_where_images_have_moved():
         assert words(commands("status", [])) == ["batchdiff", "status", plan, *moved]
         assert words(command("apply", "web")) == ["batchdiff", "apply", plan, "--guest", "web"]  # it has no --map
     assert words(command("apply", "web")) == ["batchdiff", "apply", "PLAN", "--guest", "web"]
+    assert command("apply", "-web 01") == "`batchdiff apply PLAN --guest='-web 01'`"
 
 
 def test_many_guests_are_all_of_the_plan():

@@ -40,6 +40,12 @@ def test_guests_of_other_plans():
     )
 
 
+def test_a_name_that_begins_with_a_hyphen():
+    with pytest.raises(UsageError) as caught:
+        require_done_here(plans.small_plan(skipped("-web", "done by /srv/old.json")), ["-web"], "purge")
+    assert caught.value.remedy == "Run `batchdiff purge /srv/old.json --guest=-web`."
+
+
 def test_the_plans_that_have_done_it_are_named():
     one, two = skipped("web01", "done by /srv/older plan.json"), skipped("web02", "done by /srv/old.json")
     command = "`batchdiff purge '/srv/older plan.json' --guest NAME`"
