@@ -14,7 +14,7 @@ from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 from batchdiff.choices import Verdict
-from batchdiff.cli.output.outlet import STDERR, STDOUT
+from batchdiff.cli.output.outlet import STDERR, STDOUT, Outlet
 from batchdiff.errors import BatchdiffError, ManifestError, UsageError
 from batchdiff.frozen import frozen
 from batchdiff.report.form import WIDTH
@@ -99,15 +99,22 @@ class Console:
 
     def end(self, verb: str, code: int, seconds: float) -> int:
         """Print the last event, wait until all output is read, and return the exit code."""
+        # If messages could not be written, the last event must have that exit code, too.
+        code = self._flushed(STDERR, code)
         if self.json:
             from batchdiff.cli.output.command_events import summary_event  # noqa: PLC0415
 
             self.event("summary", **summary_event(verb, code, seconds, self._results))
+        return self._flushed(STDOUT, code)
+
+    def _flushed(self, outlet: Outlet, code: int) -> int:
+        """Wait until all text is read; return the exit code, or that of the error if it was 0 and this fails."""
         try:
-            STDOUT.flush()
-            STDERR.flush()
+            outlet.flush()
         except UsageError as error:
             self.error(error)
+            with contextlib.suppress(UsageError):  # the first error has been reported
+                STDERR.flush()
             return code or error.exit_code
         return code
 

@@ -155,6 +155,16 @@ def test_guests_that_fail_are_in_the_summary(planned):
     assert progress[-1]["percent_done"] == 100
 
 
+def test_a_full_disk_behind_stderr(planned):
+    """The error precedes the summary, which has the exit code."""
+    options = ("fleet.yaml", "-o", "new.json", "--progress", "always")
+    with open("/dev/full", "w") as full, running(planned.folder, "plan", *options, stderr=full) as process:
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 2
+    found = check_events(out, 2)
+    assert [event["event"] for event in found[-2:]] == ["error", "summary"]
+
+
 @pytest.mark.parametrize("verb", ["plan", "apply"])
 def test_a_full_disk_behind_stdout(planned, verb):
     """The work is done, and the exit code does not claim that all was reported."""
