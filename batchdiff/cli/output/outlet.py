@@ -64,10 +64,20 @@ class Outlet:
 
         ``may_drop``: later text replaces it, so it is left out if the reader is behind.
         """
+        drawn = self._drawn_beside()
         try:
-            self._put(text, may_drop=may_drop)
+            with contextlib.nullcontext() if drawn is None else drawn.lifted():
+                self._put(text, may_drop=may_drop)
         except UsageError as error:
             self._failure = error
+
+    def _drawn_beside(self) -> Drawn | None:
+        """Return what stderr has drawn on the terminal that this stream goes to, too.
+
+        What stderr draws is an event of that stream itself, and needs no way made for it.
+        """
+        drawn = None if self is STDERR else STDERR.drawn
+        return drawn if drawn is not None and self.stream.isatty() and STDERR.stream.isatty() else None
 
     def flush(self) -> None:
         """Wait until all text is read.

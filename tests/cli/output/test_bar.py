@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 
 from batchdiff.cli.output.bar import ProgressBar, pace_text
-from batchdiff.cli.output.outlet import STDERR
+from batchdiff.cli.output.outlet import STDERR, STDOUT
 from batchdiff.progress import Pace, Phase, Reading
 from batchdiff.units import GIB, MIB
 
@@ -125,6 +125,24 @@ def test_one_line_where_no_cursor_moves_up(terminal, where):
     assert "verifying web01  42.8%|" in screen.getvalue()
     assert "\x1b" not in screen.getvalue()
     assert "\n" not in screen.getvalue()
+
+
+@pytest.mark.parametrize("is_one_terminal", [True, False])
+def test_an_event_goes_above_the_bar_on_the_same_terminal(terminal, monkeypatch, is_one_terminal):
+    screen, elsewhere = terminal(), io.StringIO()
+    monkeypatch.setattr(sys, "stdout", screen if is_one_terminal else elsewhere)
+    bar = ProgressBar()
+    bar.show(READING)
+    drawn = screen.getvalue()
+    STDOUT.put_event('{"event": "step"}\n')
+    after = screen.getvalue().removeprefix(drawn)
+    bar.close()
+    if is_one_terminal:
+        above, _, below = after.partition('{"event": "step"}\n')
+        assert above.replace("\x1b[A", "").rpartition("\r")[2].strip() == ""
+        assert "verifying  42.8%" in below
+    else:
+        assert (after, elsewhere.getvalue()) == ("", '{"event": "step"}\n')
 
 
 def test_text_goes_above_the_bar(terminal):
