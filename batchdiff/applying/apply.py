@@ -180,7 +180,7 @@ def choose_guests(plan: Plan, names: tuple[str, ...] | None) -> list[GuestPlan]:
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UsageError(
-            f"the plan has no guest called {', '.join(unknown)}",
+            f"the plan has no guest called {' or '.join(map(repr, unknown))}",
             remedy=f"Its guests are: {', '.join(sorted(known))}.",
         )
     return [guest for guest in plan.guests if guest.name in names]

@@ -60,7 +60,10 @@ COMMANDS = {
         "cannot write the report to fleet.yaml: it already exists, and files are never replaced. Name another"
         " file."
     ),
-    "apply old.json --guest nope": ("the plan has no guest called nope. Its guests are: db01, web01."),
+    "apply old.json --guest nope": ("the plan has no guest called 'nope'. Its guests are: db01, web01."),
+    "apply old.json --guest= --guest nope": (
+        "the plan has no guest called '' or 'nope'. Its guests are: db01, web01."
+    ),
     "apply old.json --retire delete --verify native": (
         "originals are deleted only after full verification. Leave `--verify` out, or use `--retire keep` or"
         " `--retire quarantine`."
