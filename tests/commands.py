@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -72,6 +73,35 @@ def _run(arguments: list[str], folder: Path, environment: dict[str, str], option
         check=False,
         **({"stdin": subprocess.DEVNULL} | options),
     )
+
+
+def on_terminal(*arguments: str, cwd: Path, typed: bytes = b"", at: bytes = b"") -> tuple[int, str]:
+    """Runs a command whose stdin and stderr are a terminal; returns its exit code and what the terminal shows.
+
+    ``typed``: at once, or once the terminal shows ``at``.
+    """
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        ["setsid", "--ctty", *COMMAND, *arguments],  # its own terminal, so that Ctrl-C there is a signal to it
+        cwd=cwd,
+        env=os.environ | {"TERM": "dumb"},  # without a bar
+        stdin=theirs,
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # the end is an error (EIO)
+            while True:
+                if typed and at in shown:
+                    os.write(ours, typed)
+                    typed = b""
+                assert select.select([ours], [], [], 60)[0], shown
+                shown += os.read(ours, 65536)
+    os.close(ours)
+    text = shown.decode(errors="replace").replace("\r\n", "\n")
+    assert_no_traceback(text)
+    return process.returncode, text
 
 
 def run_here(verb: str, document: Path, *arguments: object, expect: int | None = 0) -> str:

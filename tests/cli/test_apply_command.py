@@ -2,7 +2,6 @@ import contextlib
 import fcntl
 import json
 import os
-import pty
 import random
 import re
 import signal
@@ -24,6 +23,7 @@ from commands import (
     assert_no_traceback,
     batchdiff,
     events,
+    on_terminal,
     rarely,
     without_qemu,
 )
@@ -179,17 +179,7 @@ def test_deleting_needs_a_yes(planned):
 
 def answering(fleet, answer):
     """Apply with delete on a terminal, where somebody types an answer."""
-    ours, theirs = pty.openpty()
-    argv = [*COMMAND, "apply", "fleet.plan.json", "--retire", "delete"]
-    with subprocess.Popen(
-        argv, cwd=fleet.folder, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        os.close(theirs)
-        os.write(ours, answer)
-        out, err = process.communicate(timeout=60)
-    os.close(ours)
-    assert_no_traceback(out + err)
-    return process.returncode, err
+    return on_terminal("apply", "fleet.plan.json", "--retire", "delete", cwd=fleet.folder, typed=answer)
 
 
 @pytest.mark.parametrize("answer", [b"yes\n", *rarely(b" YES \n")])
@@ -213,21 +203,20 @@ def test_anything_else_does_nothing(planned, answer):
 
 def test_ctrl_c_at_the_question(planned):
     before = planned.state()
-    ours, theirs = pty.openpty()
-    argv = [*COMMAND, "apply", "fleet.plan.json", "--retire", "delete"]
-    with subprocess.Popen(argv, cwd=planned.folder, stdin=theirs, stderr=subprocess.PIPE, text=True) as process:
-        os.close(theirs)
-        said = b""
-        while not said.endswith(b": "):  # the prompt, which no newline ends
-            got = os.read(process.stderr.fileno(), 65536)
-            assert got, said
-            said += got
-        process.send_signal(signal.SIGINT)
-        rest = process.stderr.read()
-    os.close(ours)
-    assert process.returncode == 130
-    assert_no_traceback(rest)
+    arguments = ("apply", "fleet.plan.json", "--retire", "delete")
+    code, said = on_terminal(*arguments, cwd=planned.folder, typed=b"\x03", at=b"Type yes to delete")
+    assert code == 130
+    assert "\nbatchdiff: interrupted" in said
     assert planned.state() == before
+
+
+def test_no_question_that_nobody_sees(planned):
+    """On a terminal, with `2>FILE`."""
+    ours, theirs = os.openpty()
+    done = planned.apply("--retire", "delete", expect=2, stdin=theirs)
+    os.close(theirs)
+    os.close(ours)
+    assert "asks before it deletes, but there is no terminal to ask on" in done.stderr
 
 
 @pytest.mark.parametrize("verify", ["native", "changed"])

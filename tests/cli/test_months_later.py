@@ -8,7 +8,7 @@ import subprocess
 import notation
 import pytest
 import real_holders
-from commands import COMMAND, GUESTS, OVERLAYS, Fleet, batchdiff, events, rarely
+from commands import COMMAND, GUESTS, OVERLAYS, Fleet, batchdiff, events, on_terminal, rarely
 from filesystems import mounted
 from oracle import assert_same
 
@@ -406,12 +406,10 @@ def test_a_dry_run_changes_nothing(planned, verb):
 @pytest.mark.parametrize(("answer", "code"), [("yes", 0), ("no", 2)])
 def test_restoring_all_asks_on_a_terminal(planned, answer, code):
     planned.apply("--retire", "quarantine")
-    mine, theirs = os.openpty()
-    os.write(mine, f"{answer}\n".encode())
-    done = run(planned, "restore", expect=code, stdin=theirs)
-    os.close(theirs)
-    os.close(mine)
-    assert "all 4 guests will be restored" in done.stderr
+    typed = f"{answer}\n".encode()
+    found, said = on_terminal("restore", "fleet.plan.json", cwd=planned.folder, typed=typed)
+    assert found == code
+    assert "all 4 guests will be restored" in said
     assert (ORIGINAL in planned.names()) is (answer == "no")
 
 
