@@ -277,6 +277,27 @@ def test_purge_keeps_what_a_vm_has_run_on(one):
     assert_same((one.folder / "raw.img").read_bytes(), expected)
 
 
+def reported(fleet):
+    """What `show` reports of the conversion of the only guest: its length when written, use, and what came back."""
+    (guest,) = json.loads(run(fleet, "show", "--format", "json").stdout)["guests"]
+    return tuple(guest["conversion"][key] for key in ("actual_overlay_bytes", "used", "came_back_bytes"))
+
+
+@pytest.mark.parametrize("how", ["written to", "snapshot"])
+def test_what_a_vm_writes_is_no_part_of_a_conversion_after_a_purge_either(one, how):
+    one.apply("--retire", "quarantine")
+    length, _, _ = reported(one)
+    assert reported(one) == (length, False, 0)
+    if how == "snapshot":
+        notation.run("qemu-img", "snapshot", "-c", "before", str(overlay(one)))
+    else:
+        use(one)
+    assert overlay(one).stat().st_size > length
+    assert reported(one) == (length, True, 0)
+    run(one, "purge", *(["--used"] if how == "written to" else []), "--yes")
+    assert reported(one) == (length, True, one.document["totals"]["saved_bytes"])
+
+
 def test_purge_of_a_used_overlay_that_is_damaged(one):
     one.apply("--retire", "quarantine")
     use(one)

@@ -86,6 +86,8 @@ class GuestJournal:
     def _identified(self, incoming: Fingerprint) -> GuestState:
         if self._task.goal is Goal.RESTORE:
             return replace(self.state, rebuilt=incoming)
+        if self._task.goal is Goal.PURGE and self.state.overlay is not None:
+            return self.state  # what its VM has written since belongs to neither the conversion nor its report
         return replace(self.state, overlay=incoming)
 
     def _record(self, state: GuestState) -> None:
