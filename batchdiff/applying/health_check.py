@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 
@@ -144,13 +145,21 @@ def _guest(  # noqa: PLR0913, PLR0917  # what one thread is given
         who = users(path) or error.what
         return Finding(guest.name, path, Health.IN_USE, f"{who}, so it was not checked")
     except VerificationError as error:
-        health = Health.UNKNOWN if is_caused_by(error, PermissionError) else Health.DAMAGED
-        reported = error if health is Health.UNKNOWN else original_too(error, guest, history)
-        return Finding(guest.name, path, health, str(reported))
+        return _failed(error, guest, history)
     except BatchdiffError as error:
         return Finding(guest.name, path, Health.UNKNOWN, str(error))
     except OSError as error:
         return Finding(guest.name, path, Health.UNKNOWN, ". ".join(explain(error)))
+
+
+def _failed(error: VerificationError, guest: GuestToConvert, history: History) -> Finding:
+    """Return the finding for an overlay in which an error was found."""
+    path = guest.overlay_path
+    if who := users(path):  # the tables of an overlay that a VM is writing to may be inconsistent for a moment
+        return Finding(guest.name, path, Health.IN_USE, f"{who}, so it was not checked")
+    health = Health.UNKNOWN if is_caused_by(error, PermissionError) else Health.DAMAGED
+    reported = error if health is Health.UNKNOWN else original_too(error, guest, history)
+    return Finding(guest.name, path, health, str(reported))
 
 
 def _missing(guest: GuestToConvert, state: GuestState) -> Finding:
@@ -230,13 +239,14 @@ def _back(guest: GuestToConvert) -> str:
 
 
 def _require_readable(overlay: ImageSource) -> None:
-    """Distinguish a damaged header from a sound one that names a different template, as after a move.
+    """Distinguish a damaged overlay from a sound one that names a different template, as after a move.
 
     :raises VerificationError: it is damaged.
     :raises ImageError: its backing file is not the template of the plan.
     """
     try:
-        open_layer(overlay).close()
+        with closing(open_layer(overlay)) as layer:
+            layer.read_tables()
     except ImageError as error:
         if is_caused_by(error, PermissionError) or isinstance(error, MovedError | SecretError):
             raise

@@ -315,6 +315,33 @@ def test_damaged(stage, retire, damage):
     assert overlay(stage).health is Health.DAMAGED
 
 
+@pytest.mark.parametrize("retire", [Retire.QUARANTINE, Retire.DELETE])
+def test_a_corrupt_table(stage, retire):
+    """Its header is sound, and an entry of its L1 table leads past the end of the file."""
+    stage.apply(retire)
+    with stage.overlay().open("r+b") as file:
+        file.seek(40)
+        file.seek(int.from_bytes(file.read(8), "big"))
+        file.write((1 << 63 | 1 << 40).to_bytes(8, "big"))
+    found = overlay(stage)
+    assert found.health is Health.DAMAGED
+    assert "lies past the end of the file" in found.why
+    assert "Restore it from a backup." in found.why
+    assert "manifest" not in found.why
+    assert (str(stage.original(suffix=ASIDE)) in found.why) is (retire is Retire.QUARANTINE)
+
+
+def test_tables_that_a_running_vm_is_writing(quarantined, monkeypatch):
+    """They may be inconsistent for a moment, so nothing is said of them."""
+    quarantined.judge.refuses["vm.qcow2"] = VerificationError("qemu-img check found errors")
+    monkeypatch.setattr(health_check, "users", lambda _: "it is in use by qemu (process 7)")
+    found = overlay(quarantined)
+    assert (found.health, found.why) == (
+        Health.IN_USE,
+        "it is in use by qemu (process 7), so it was not checked",
+    )
+
+
 def test_another_template(quarantined):
     """Its header is sound: perhaps the pool moved, and then both are as good as before."""
     other = notation.write_raw(quarantined.folder / "template.other", TEMPLATE)
