@@ -113,7 +113,7 @@ def _dry_run(
             except StopError:
                 raise
             except DifferenceError as error:
-                yield kept_outcome(guest.name, error, state)
+                yield kept_outcome(guest, error, state)
             except EXPECTED as error:
                 reported = error_to_report(guest.name, error)
                 yield GuestOutcome(guest.name, Status.FAILED, str(reported), exit_code=reported.exit_code)

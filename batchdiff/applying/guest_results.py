@@ -6,12 +6,14 @@ import os
 from dataclasses import replace
 
 from batchdiff.applying.guests.commands import command
-from batchdiff.applying.guests.guest_files import find_original
+from batchdiff.applying.guests.file_names import original_names
+from batchdiff.applying.guests.guest_files import changes_aside, find_original, overlay_was_written
 from batchdiff.applying.guests.next_action import Action
 from batchdiff.applying.guests.whole_originals import original_too
 from batchdiff.applying.journal.records import Fate, GuestState, History
 from batchdiff.applying.pipeline import SwapResult
 from batchdiff.applying.results.outcome import GuestOutcome, Original, Status
+from batchdiff.applying.swap.refusals import CHANGED_ASIDE
 from batchdiff.applying.swap.restore_task import RestoreTask
 from batchdiff.applying.swap.swap import Swap
 from batchdiff.choices import Verdict
@@ -127,14 +129,19 @@ def undo_outcome(guest: GuestToConvert, result: SwapResult, status: Status, hist
     return GuestOutcome(result.guest, status, original=original, remarks=remarks, gained_bytes=_gained(done))
 
 
-def kept_outcome(guest: str, error: DifferenceError, state: GuestState) -> GuestOutcome:
+def kept_outcome(guest: GuestToConvert, error: DifferenceError, state: GuestState) -> GuestOutcome:
     """Return the outcome of a guest whose original stays in quarantine, because its VM's disk now differs."""
-    purge = command("purge", guest, "--used")
     why = "its VM has run on the overlay since"
     if not state.published:
         why = "restore rebuilt its image, including what its VM had written"
-    reason = f"{why} ({error.what}). To delete the original anyway: {purge}"
-    return GuestOutcome(guest, Status.KEPT, reason, original=Original(Fate.QUARANTINED))
+    what_next = f"To delete the original anyway: {command('purge', guest.name, '--used')}"
+    if changes := changes_aside(guest):
+        aside = original_names(guest.source.path).quarantine
+        both = f", and {why}" if overlay_was_written(guest, state) else ""
+        why = f"the original in quarantine, {aside}, has changed since it was planned: {changes}{both}"
+        what_next = CHANGED_ASIDE
+    reason = f"{why} ({error.what}). {what_next}"
+    return GuestOutcome(guest.name, Status.KEPT, reason, original=Original(Fate.QUARANTINED))
 
 
 def with_way_back(result: SwapResult, guest: GuestToConvert, history: History) -> SwapResult:

@@ -10,7 +10,10 @@
                names the data file of another overlay                                     -> damaged
                differs from its original, though neither has been written to              -> damaged
                differs from its kept original, which has been written to                  -> unknown
-               none of these: identical to its original, used by a VM since, ...          -> sound
+               identical to its original                                                  -> sound
+               a VM has written to it since, or it has no original:   a sound template    -> sound
+                                                      a template whose content changed    -> damaged
+                                                      any other fault of the template     -> unknown
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 
@@ -50,7 +54,7 @@ from batchdiff.errors import (
 from batchdiff.image.in_use.check import users
 from batchdiff.image.open import open_image, open_layer
 from batchdiff.image_source import ImageSource
-from batchdiff.linux.call_failures import explain
+from batchdiff.linux.call_failures import AGAIN, explain
 from batchdiff.plan.plan import GuestPlan, GuestToConvert, GuestToShare, Plan
 from batchdiff.progress import Meter, Phase
 
@@ -85,17 +89,17 @@ def check_health(  # noqa: PLR0913  # options by keyword
     converted = _converted(guests, history)
     meter = Meter() if meter is None else meter
     expect_comparisons(meter, [guest for guest, state in converted if find_original(guest, state) is not None])
-    yield check_template(plan, history, [guest for guest, _ in converted], stop, meter)
+    finding, content = check_template(plan, history, [guest for guest, _ in converted], stop, meter)
+    yield finding
     meter.begin()
-
     data_files = DataFiles(plan, history)
 
     def checked(each: tuple[GuestToConvert, GuestState]) -> Finding:
         guest, state = each
         report = partial(meter.reach, guest.name, Phase.VERIFY)
-        finding = _guest(guest, state, plan, history, data_files, stop, report)
+        found = _guest(guest, state, plan, content, history, data_files, stop, report)
         meter.settle(guest.name)
-        return finding
+        return found
 
     jobs = at_once(jobs, [guest for guest, _ in converted], plan.template.source)
     with ThreadPoolExecutor(jobs) as pool:
@@ -123,6 +127,7 @@ def _guest(  # noqa: PLR0913, PLR0917  # what one thread is given
     guest: GuestToConvert,
     state: GuestState,
     plan: Plan,
+    content: Health,
     history: History,
     data_files: DataFiles,
     stop: Stop,
@@ -134,20 +139,28 @@ def _guest(  # noqa: PLR0913, PLR0917  # what one thread is given
         overlay = find_overlay(guest, state)
         if overlay is None:
             return _missing(guest, state)
-        return _judged(guest, state, overlay, plan, data_files, stop, report)
+        return _judged(guest, state, overlay, plan, content, data_files, stop, report)
     except StopError:
         raise
     except InUseError as error:
         who = users(path) or error.what
         return Finding(guest.name, path, Health.IN_USE, f"{who}, so it was not checked")
     except VerificationError as error:
-        health = Health.UNKNOWN if is_caused_by(error, PermissionError) else Health.DAMAGED
-        reported = error if health is Health.UNKNOWN else original_too(error, guest, history)
-        return Finding(guest.name, path, health, str(reported))
+        return _failed(error, guest, history)
     except BatchdiffError as error:
         return Finding(guest.name, path, Health.UNKNOWN, str(error))
     except OSError as error:
         return Finding(guest.name, path, Health.UNKNOWN, ". ".join(explain(error)))
+
+
+def _failed(error: VerificationError, guest: GuestToConvert, history: History) -> Finding:
+    """Return the finding for an overlay in which an error was found."""
+    path = guest.overlay_path
+    if who := users(path):  # the tables of an overlay that a VM is writing to may be inconsistent for a moment
+        return Finding(guest.name, path, Health.IN_USE, f"{who}, so it was not checked")
+    health = Health.UNKNOWN if is_caused_by(error, PermissionError) else Health.DAMAGED
+    reported = error if health is Health.UNKNOWN else original_too(error, guest, history)
+    return Finding(guest.name, path, health, str(reported))
 
 
 def _missing(guest: GuestToConvert, state: GuestState) -> Finding:
@@ -161,6 +174,7 @@ def _judged(  # noqa: PLR0913, PLR0917  # as above
     state: GuestState,
     overlay: Found,
     plan: Plan,
+    content: Health,
     data_files: DataFiles,
     stop: Stop,
     report: Callable[[int], None],
@@ -169,20 +183,30 @@ def _judged(  # noqa: PLR0913, PLR0917  # as above
     _require_readable(source)
     data_files.require_own(guest, source)
     original = find_original(guest, state)
+    needed = content if source.backing else Health.SOUND  # a flattened overlay does not need the template
+    unproven = partial(_unproven, guest, plan.template.source.path, needed)
     if original is None:
         check_used(source, lambda: stop.is_asked, report)
         about_data = remark_on_data_file(guest, state, source)
-        return _sound(guest, f"no error found; there is no original to compare the overlay with{about_data}")
+        return unproven(f"no error found; there is no original to compare the overlay with{about_data}")
     comparison = Comparison(replace(guest.source, path=original.path), source, check=Check.LEAKS_ALLOWED)
     try:
         verify(comparison, VerifyMode.FULL, lambda: stop.is_asked, report)
     except DifferenceError as error:
-        return _differing(guest, overlay, original, error)
+        return _differing(guest, overlay, original, error, unproven)
     return _sound(guest, f"identical to its original ({os.path.basename(original.path)})")
 
 
-def _differing(guest: GuestToConvert, overlay: Found, original: Found, error: DifferenceError) -> Finding:
+def _differing(
+    guest: GuestToConvert,
+    overlay: Found,
+    original: Found,
+    error: DifferenceError,
+    unproven: Callable[[str], Finding],
+) -> Finding:
     """Return the finding for an overlay and an original that differ; it depends on which of them was written to.
+
+    ``unproven`` returns the finding for an overlay that no original proves right.
 
     :raises VerificationError: neither was.
     """
@@ -193,13 +217,15 @@ def _differing(guest: GuestToConvert, overlay: Found, original: Found, error: Di
         raise VerificationError(error.what, why=f"{error.why}; neither image has been written to") from error
     parts = changed_parts(known)
     if not parts and not planned.was_written_to(original.now) and not overlay.proven:
-        return _sound(guest, "no error found; a VM has written to the overlay since the conversion")
+        return unproven("no error found; a VM has written to the overlay since the conversion")
     unknown = "; when it changed is unknown, because it is a block device"
     changes = f": {parts or planned.changes(original.now)}" if parts or shows_writes else unknown
     changed = f"has changed since the overlay was made{changes}"
-    if original.path != guest.source.path:
-        why = f"no error found, but its original {original.path}, which is in quarantine, {changed}"
-        return _sound(guest, why)
+    is_aside = original.path != guest.source.path
+    where = ", which is in quarantine," if is_aside else ""
+    found = unproven(f"no error found, but its original {original.path}{where} {changed}")
+    if is_aside or found.health is not Health.SOUND:
+        return found
     return Finding(
         guest.name,
         guest.overlay_path,
@@ -215,18 +241,34 @@ def _back(guest: GuestToConvert) -> str:
 
 
 def _require_readable(overlay: ImageSource) -> None:
-    """Distinguish an overlay with a damaged header from one that names a different template, as after a move.
+    """Distinguish a damaged overlay from one that names a different template, as after a move.
 
     :raises VerificationError: the header is damaged.
     :raises ImageError: the backing file is not the template of the plan, or the overlay may not be read.
     """
     try:
-        open_layer(overlay).close()
+        with closing(open_layer(overlay)) as layer:
+            layer.read_tables()
     except ImageError as error:
         if is_caused_by(error, PermissionError) or isinstance(error, MovedError | SecretError):
             raise
         raise VerificationError(f"{overlay.path} cannot be read", why=error.reason, remedy=error.remedy) from error
     open_image(overlay).close()
+
+
+def _unproven(guest: GuestToConvert, template: str, content: Health, why: str) -> Finding:
+    """Return the finding for an overlay without an error of its own, whose VM also reads the template.
+
+    ``content``: the health of the template's content.
+    """
+    if content is Health.SOUND:
+        return _sound(guest, why)
+    fault = "whose content may have changed; see what is reported of the template"
+    if content is Health.DAMAGED:
+        fault = "whose content changed, so do not start a VM on this overlay"
+        fault = f"{fault}. Bring the template back from a backup, {AGAIN}"
+    why = f"{why}. But it needs the template {template}, {fault}"
+    return Finding(guest.name, guest.overlay_path, content, why)
 
 
 def _sound(guest: GuestToConvert, why: str) -> Finding:

@@ -128,7 +128,7 @@ def purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
     states = {guest.name: state for guest, state in found}
     for guest, result in _results(session, found, task_of):
         if isinstance(result.error, DifferenceError):
-            yield kept_outcome(result.guest, result.error, states[guest.name])
+            yield kept_outcome(guest, result.error, states[guest.name])
         else:
             history = session.journal.history
             yield undo_outcome(guest, with_way_back(result, guest, history), Status.PURGED, history)

@@ -9,6 +9,7 @@ import plans
 import pytest
 from stage import ASIDE, Stage
 
+from batchdiff.applying.dry_run import dry_run_purge
 from batchdiff.applying.guest_results import (
     apply_outcome,
     failure_outcome,
@@ -16,10 +17,13 @@ from batchdiff.applying.guest_results import (
     skipped_outcome,
     undo_outcome,
 )
+from batchdiff.applying.guests.guest_files import on_disk
 from batchdiff.applying.guests.next_action import Action
+from batchdiff.applying.guests.status import status_rows
 from batchdiff.applying.journal.records import Fate, GuestState, History, Step
 from batchdiff.applying.pipeline import SwapResult
 from batchdiff.applying.results.outcome import Original, Status
+from batchdiff.applying.swap.purge_task import PurgeOptions
 from batchdiff.applying.swap.restore_task import RestoreTask
 from batchdiff.choices import Retire, Verdict
 from batchdiff.errors import DifferenceError, GuestError, VerificationError
@@ -120,13 +124,42 @@ def test_restored(done, before, said):
 
 
 def test_kept_in_quarantine():
-    state = GuestState(Step.RETIRED, published=True)
-    outcome = kept_outcome("web01", DifferenceError("they differ"), state)
+    state, web01 = GuestState(Step.RETIRED, published=True), plans.guest_plan()
+    outcome = kept_outcome(web01, DifferenceError("they differ"), state)
     assert (outcome.status, outcome.exit_code, original_words(outcome)) == (Status.KEPT, 0, "kept in quarantine")
     assert "its VM has run on the overlay since (they differ)" in outcome.reason
-    rebuilt = kept_outcome("web01", DifferenceError("they differ"), GuestState(Step.RESTORED))
+    rebuilt = kept_outcome(web01, DifferenceError("they differ"), GuestState(Step.RESTORED))
     assert rebuilt.reason.startswith("restore rebuilt its image, including what its VM had written (they differ)")
     assert "`batchdiff purge PLAN --guest web01 --used`" in outcome.reason
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_an_original_that_was_written_to_in_quarantine(tmp_path, monkeypatch, used):
+    """Each verb names the true cause, and none recommends a command that would be refused."""
+    stage = Stage(tmp_path, monkeypatch)
+    stage.apply(Retire.QUARANTINE)
+    aside = stage.original(suffix=ASIDE)
+    with aside.open("r+b") as file:
+        file.write(b"?")
+    if used:
+        stage.use()
+    changed = f"the original in quarantine, {aside}, has changed since it was planned: it was written to (mtime)"
+    for outcome in (stage.purge()[0], *dry_run_purge(stage.frozen(), PurgeOptions())):
+        assert outcome.status is Status.KEPT
+        assert outcome.reason.startswith(
+            f"{changed}{', and its VM has run on the overlay since' if used else ''} ("
+        )
+        assert "not even `purge --used`: find out what it contains" in outcome.reason
+    (refused,) = stage.purge(used=True)
+    assert refused.status is Status.FAILED
+
+    (restored,) = stage.restore()
+    assert restored.remarks[0].startswith(f"rebuilt from the overlay, because {changed}.")
+    assert not any("what its VM wrote" in each or "to delete it" in each for each in restored.remarks)
+    (row,) = status_rows(stage.plan, stage.history, on_disk(stage.plan, stage.history))
+    assert row.next.startswith(f"find out what is in the older original {aside}")
+    (kept,) = stage.purge()
+    assert kept.reason.startswith(changed)
 
 
 @pytest.mark.parametrize("retire", Retire)

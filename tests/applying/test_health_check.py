@@ -124,6 +124,60 @@ def test_a_template_that_another_guest_rests_on(tmp_path, monkeypatch):
     assert "of all overlays" in found.why
 
 
+def change_template(stage):
+    make_writable(stage.template)
+    with stage.template.open("r+b") as file:
+        file.seek(900 << 10)
+        file.write(b"?")
+
+
+def test_a_changed_template_damages_overlays_that_no_original_proves(stage):
+    """Its own tables are sound, but the VM would read the changed content."""
+    stage.apply(Retire.DELETE)
+    change_template(stage)
+    found = overlay(stage)
+    assert found.health is Health.DAMAGED
+    assert "there is no original to compare the overlay with" in found.why
+    assert f"the template {stage.template}, whose content changed" in found.why
+    assert "Bring the template back from a backup, then run the same command again." in found.why
+
+
+@pytest.mark.parametrize("retire", [Retire.KEEP, Retire.QUARANTINE])
+@pytest.mark.parametrize("written", ["overlay", "original"])
+def test_a_changed_template_and_a_vm_that_has_written(stage, retire, written):
+    stage.apply(retire)
+    if written == "overlay":
+        stage.use()
+    else:
+        with stage.original(suffix=ASIDE if retire is Retire.QUARANTINE else "").open("r+b") as file:
+            file.write(b"?")
+    change_template(stage)
+    assert overlay(stage).health is Health.DAMAGED
+    assert "whose content changed, so do not start a VM on this overlay" in overlay(stage).why
+
+
+def test_a_changed_template_does_not_matter_to_what_is_proven_or_flattened(tmp_path, monkeypatch):
+    """The guest has its own data where the template changed; another one was flattened."""
+    stage = Stage(tmp_path, monkeypatch, names=("vm", "web"))
+    stage.apply(Retire.QUARANTINE)
+    notation.run("qemu-img", "rebase", "-f", "qcow2", "-b", "", str(stage.overlay("web")))
+    stage.original("web", suffix=ASIDE).unlink()
+    make_writable(stage.template)
+    with stage.template.open("r+b") as file:
+        file.seek(260 << 10)
+        file.write(b"?")
+    about, *overlays = findings(stage)
+    assert about.health is Health.DAMAGED
+    assert [each.health for each in overlays] == [Health.SOUND, Health.SOUND]
+    assert "identical to its original" in overlays[0].why
+
+
+def test_a_missing_template_leaves_overlays_unknown(stage):
+    stage.apply(Retire.DELETE)
+    stage.template.unlink()
+    assert overlay(stage).health is Health.UNKNOWN
+
+
 def test_a_template_without_a_digest(stage):
     """Nothing was recorded of it: that is no damage, but it cannot be told."""
     import dataclasses  # noqa: PLC0415
@@ -133,6 +187,20 @@ def test_a_template_without_a_digest(stage):
     found = template(stage)
     assert found.health is Health.UNKNOWN
     assert "its digest was not taken" in found.why
+
+
+def test_overlays_on_a_template_without_a_digest(stage):
+    """What their VMs read cannot be told either."""
+    import dataclasses  # noqa: PLC0415
+
+    stage.apply(Retire.DELETE)
+    stage.plan = dataclasses.replace(stage.plan, template_digest="")
+    for sidecar in stage.folder.glob("*.batchdiff-template.json"):
+        sidecar.unlink()
+    os.utime(stage.template)
+    found = overlay(stage)
+    assert found.health is Health.UNKNOWN
+    assert "whose content may have changed; see what is reported of the template" in found.why
 
 
 def test_a_template_on_a_device_is_sound_by_its_digest(quarantined, monkeypatch):
@@ -246,6 +314,33 @@ def test_damaged(stage, retire, damage):
         case _:
             stage.judge.refuses["vm.qcow2"] = VerificationError("qemu-img check found errors")
     assert overlay(stage).health is Health.DAMAGED
+
+
+@pytest.mark.parametrize("retire", [Retire.QUARANTINE, Retire.DELETE])
+def test_a_corrupt_table(stage, retire):
+    """Its header is sound, and an entry of its L1 table leads past the end of the file."""
+    stage.apply(retire)
+    with stage.overlay().open("r+b") as file:
+        file.seek(40)
+        file.seek(int.from_bytes(file.read(8), "big"))
+        file.write((1 << 63 | 1 << 40).to_bytes(8, "big"))
+    found = overlay(stage)
+    assert found.health is Health.DAMAGED
+    assert "lies past the end of the file" in found.why
+    assert "Restore it from a backup." in found.why
+    assert "manifest" not in found.why
+    assert (str(stage.original(suffix=ASIDE)) in found.why) is (retire is Retire.QUARANTINE)
+
+
+def test_tables_that_a_running_vm_is_writing(quarantined, monkeypatch):
+    """They may be inconsistent for a moment, so nothing is said of them."""
+    quarantined.judge.refuses["vm.qcow2"] = VerificationError("qemu-img check found errors")
+    monkeypatch.setattr(health_check, "users", lambda _: "it is in use by qemu (process 7)")
+    found = overlay(quarantined)
+    assert (found.health, found.why) == (
+        Health.IN_USE,
+        "it is in use by qemu (process 7), so it was not checked",
+    )
 
 
 def test_another_template(quarantined):

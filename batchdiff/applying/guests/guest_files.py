@@ -151,6 +151,22 @@ def changed_parts(original: PlannedImage) -> str:
     return "; ".join(found)
 
 
+def changes_aside(guest: GuestToConvert) -> str:
+    """Describe how an original in quarantine has been written to since it was planned; empty if it has not."""
+    found, known = find_original_aside(guest), guest.image.fingerprints[0]
+    if found is None:
+        return ""
+    own = known.changes(found.now) if known.was_written_to(found.now) else ""
+    return "; ".join(filter(None, (own, changed_parts(guest.image))))
+
+
+def overlay_was_written(guest: GuestToConvert, state: GuestState) -> bool:
+    """Return whether a published overlay or its data file has been written to since."""
+    now = fingerprint_at(guest.overlay_path)
+    known = state.overlay if state.published else None
+    return known is not None and now is not None and (known.was_written_to(now) or _data_was_written(guest, state))
+
+
 def rebuilt_is_in_place(guest: GuestToConvert, state: GuestState | None) -> bool:
     """Return whether restore has already put a rebuilt image at the original's path.
 
@@ -197,6 +213,9 @@ def on_disk(plan: Plan, history: History) -> dict[str, OnDisk]:
         state = history.under_way(guest.name)
         if state is not None:
             found[guest.name] = replace(_on_disk(guest, state), template=template)
+        elif guest.name in history.states and changes_aside(guest):
+            # A restore has rebuilt its image, and left the original in quarantine.
+            found[guest.name] = OnDisk(None, history.states[guest.name].aside, written=Written.ORIGINAL)
         elif (left := leftover(history, guest.name)) is not None:
             found[guest.name] = OnDisk(None, guest.source.path, left=left)
     return found

@@ -116,6 +116,10 @@ def _is_rolled_back(known: GuestState) -> bool:
 
 def _next(known: GuestState, there: OnDisk | None, retire: Retire) -> str:
     if known.step is Step.RESTORED:
+        if there is not None and Written.ORIGINAL in there.written:
+            return (
+                f"find out what is in the older original {known.aside}: purge keeps it, because it was written to"
+            )
         return f"purge --used: delete the older original {known.aside}"
     if known.goal is not Goal.APPLY and known.step is not Step.PURGED:
         return f"{known.goal}: finish the interrupted {known.goal}"

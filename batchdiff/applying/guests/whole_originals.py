@@ -10,7 +10,10 @@ from batchdiff.applying.guests.guest_files import Found, changed_parts, find_ori
 from batchdiff.applying.journal.records import History
 from batchdiff.errors import BatchdiffError, ImageError, PlanError
 from batchdiff.plan.plan import GuestToConvert, Plan
+from batchdiff.qcow2.faults import NOT_OPENED, RESTORE_IT
 from batchdiff.units import few
+
+_RESTORE = "Restore it from a backup."
 
 
 def whole_originals(guests: Iterable[GuestToConvert], history: History) -> str:
@@ -66,7 +69,11 @@ def original_too(error: BatchdiffError, guest: GuestToConvert, history: History)
     The error's own remedy comes first: it may bring back the overlay, which contains what its VM has written.
     """
     whole = whole_originals([guest], history)
-    return type(error)(error.what, why=error.why, remedy=f"{error.remedy} {whole}".strip())
+    # The manifest matters no more.
+    remedy = {RESTORE_IT: _RESTORE, NOT_OPENED: f"QEMU cannot open it either. {_RESTORE}"}.get(
+        error.remedy, error.remedy
+    )
+    return type(error)(error.what, why=error.why, remedy=f"{remedy} {whole}".strip())
 
 
 @contextmanager

@@ -8,11 +8,12 @@ from dataclasses import replace
 from batchdiff.applying.checks.overlay_losses import LossesAllowed
 from batchdiff.applying.guests.commands import command
 from batchdiff.applying.guests.file_names import original_names, overlay_names
-from batchdiff.applying.guests.guest_files import Found
+from batchdiff.applying.guests.guest_files import Found, changes_aside
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.journal.records import GuestState
 from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap.incoming import IncomingFile
+from batchdiff.applying.swap.refusals import CHANGED_ASIDE
 from batchdiff.applying.swap.task import Outgoing
 from batchdiff.applying.template.sidecar import forget_overlay
 from batchdiff.files.fingerprint import NO_FILE
@@ -76,6 +77,9 @@ class GuestToRestore:
         left = self.older()
         if left is None:
             return []
+        if changes := changes_aside(self.plan):
+            changed = f"the original in quarantine, {left}, has changed since it was planned: {changes}"
+            return [f"rebuilt from the overlay, because {changed}. {CHANGED_ASIDE}"]
         purge = command("purge", self.plan.name, "--used")
         return [
             f"rebuilt with what its VM wrote. The older original is still at {left}; to delete it, run {purge}"

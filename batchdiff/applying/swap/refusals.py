@@ -11,6 +11,11 @@ from batchdiff.errors import GuestError
 from batchdiff.files.filenames import shell_word
 from batchdiff.linux.call_failures import AGAIN, how_to_remove
 
+CHANGED_ASIDE = (
+    "No verb deletes it, not even `purge --used`: find out what it contains before you remove it yourself."
+)
+"""What to do about an original that has been written to in quarantine."""
+
 
 def lost(task: SwapTask, where: OutgoingAt) -> GuestError:
     """Return the error for a missing incoming image, without which nothing can be done."""

@@ -46,8 +46,10 @@ from batchdiff.units import few
 
 def check_template(
     plan: Plan, history: History, converted: Sequence[GuestToConvert], stop: Stop, meter: Meter
-) -> Finding:
-    """Return the finding for the template; ``converted``: the guests whose intact originals an error names.
+) -> tuple[Finding, Health]:
+    """Return the finding for the template, and the health of what a VM reads from it through an overlay.
+
+    ``converted``: the guests whose intact originals an error names.
 
     :raises StopError: the user asked to stop.
     """
@@ -55,14 +57,15 @@ def check_template(
     try:
         with open_image(plan.template.source) as template:
             inspect(template)
-            return _opened(plan, history, template, stop, meter)
+            return _opened(plan, history, template, stop, meter), Health.SOUND
     except StopError:
         raise
     except BatchdiffError as error:
         health, reported = _judged(error, plan, history)
         if health is Health.DAMAGED or isinstance(error, PlanError):
             reported = originals_first(reported, converted, plan, history)
-        return Finding("template", path, health, str(reported))
+        content = Health.DAMAGED if isinstance(error, TemplateChangedError) else Health.UNKNOWN
+        return Finding("template", path, health, str(reported)), content
 
 
 def _opened(plan: Plan, history: History, template: Image, stop: Stop, meter: Meter) -> Finding:

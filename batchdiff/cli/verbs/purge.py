@@ -26,6 +26,7 @@ from batchdiff.report.results_text import undone_text
 
 _NOTHING = "Nothing to purge: no original of this plan is known to be in quarantine."
 _MAY_DIFFER = "its VM has written to the overlay, so the original is kept if QEMU finds a difference"
+_CHANGED = "it has been written to since it was planned, so it is kept if QEMU finds a difference"
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
@@ -55,10 +56,14 @@ def _ask(console: Console, plan: Plan, options: PurgeOptions, history: History, 
     found = [guest for guest, _ in purgeable(plan, history.states, options.guests)]
     if yes or not found:
         return
-    there = {} if options.used else on_disk(plan, history)
-    written = [guest for guest in found if guest.name in there and Written.OVERLAY in there[guest.name].written]
+    there = on_disk(plan, history)
+    written = [(guest, there[guest.name].written) for guest in found if guest.name in there]
     originals = [(_quarantine(guest), guest.diff.savings.allocated_bytes) for guest in found]
-    doubts = {_quarantine(guest): _MAY_DIFFER for guest in written}
+    doubts = {
+        _quarantine(guest): _CHANGED if Written.ORIGINAL in each else _MAY_DIFFER
+        for guest, each in written
+        if Written.ORIGINAL in each or (Written.OVERLAY in each and not options.used)
+    }
     if console.can_ask:
         warn_of_rebuilding(console, found)
     confirm(console, "purge", _question(originals, doubts, plan, used=options.used))
