@@ -8,10 +8,10 @@ from batchdiff.applying.journal.records import Fate
 from batchdiff.applying.results.conversion import freed_in_all
 from batchdiff.files.filenames import shell_word
 from batchdiff.image.storage.exactness import UNKNOWN_AMOUNT, Exactness, of_sum
-from batchdiff.plan.plan import GuestToConvert
+from batchdiff.plan.plan import GuestToConvert, Totals
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.fates import must_stay
-from batchdiff.report.figures import DASH, bounded_size, count_of
+from batchdiff.report.figures import DASH, bounded_size, count_of, shortfall
 from batchdiff.report.printable import printable
 from batchdiff.units import few, format_size
 
@@ -32,10 +32,9 @@ def done(facts: PlanFacts) -> Iterator[str]:
         return
     yield _overlays(facts, guests)
     yield f"Originals: {_counts(facts)}."
-    back, waiting = freed_in_all(facts.freed.values()), _waiting(facts)
+    waiting = _waiting(facts)
     if any(each.has_freed_space for each in facts.conversions.values()):
-        came = "came back" if waiting is None else "has come back so far"
-        yield f"{_capitalized(str(back))} {came}, net of the overlays."
+        yield _came_back(facts, is_all=waiting is None)
     if waiting is not None:
         yield waiting
     yield from must_stay(facts.plan, {name: each.dependents for name, each in facts.conversions.items()})
@@ -45,9 +44,7 @@ def done(facts: PlanFacts) -> Iterator[str]:
 def done_figures(facts: PlanFacts) -> Iterator[tuple[str, str, str]]:
     """Yield what matters after an apply: a label, a figure, and a remark on it."""
     totals = facts.predicted
-    saved = bounded_size(totals.saved_bytes, totals.exactness, facts.error_bytes)
-    freed = freed_in_all(facts.freed.values())
-    yield "came back", bounded_size(freed.size, freed.exactness), f"of {saved} planned"
+    yield _figure_of_freed(facts, totals)
     if facts.shared:
         sharing = f"{len(facts.shared)} of {totals.share}"
         yield "guests that share blocks", sharing, "nothing depends on the template"
@@ -62,6 +59,16 @@ def done_figures(facts: PlanFacts) -> Iterator[tuple[str, str, str]]:
     if left:
         yield space_figure(facts)
     yield "originals", _counts(facts), ""
+
+
+def _figure_of_freed(facts: PlanFacts, totals: Totals) -> tuple[str, str, str]:
+    freed = freed_in_all(facts.freed.values())
+    saved = bounded_size(totals.saved_bytes, totals.exactness, facts.error_bytes)
+    planned = shortfall(totals.saved_bytes, totals.exactness)
+    if lost := shortfall(freed.size, freed.exactness):
+        return "came back", "nothing", f"{lost} than before; {planned or saved} planned"
+    remark = f"{planned} planned" if planned else f"of {saved} planned"
+    return "came back", bounded_size(freed.size, freed.exactness), remark
 
 
 def space_figure(facts: PlanFacts) -> tuple[str, str, str]:
@@ -126,6 +133,16 @@ def _restored(facts: PlanFacts) -> Iterator[str]:
         )
 
 
+def _came_back(facts: PlanFacts, *, is_all: bool) -> str:
+    """Return how much space has come back; ``is_all``: no further original will be deleted."""
+    freed = freed_in_all(facts.freed.values())
+    if lost := shortfall(freed.size, freed.exactness):
+        there = "There is" if is_all else "So far, there is"
+        return f"{there} {lost} than before: the overlays take more than deleting the originals freed."
+    came = "came back" if is_all else "has come back so far"
+    return f"{_capitalized(str(freed))} {came}, net of the overlays."
+
+
 def _waiting(facts: PlanFacts) -> str | None:
     """Return how the rest of the space comes back; None if no original of a converted guest may be deleted."""
     there = [guest for guest in _converted(facts) if not facts.conversions[guest.name].has_freed_space]
@@ -134,14 +151,16 @@ def _waiting(facts: PlanFacts) -> str | None:
         return None
     fates = {facts.conversions[guest.name].fate for guest in left}
     exactness = of_sum(guest.diff.savings.exactness for guest in left)
-    size = bounded_size(sum(guest.diff.savings.saved_bytes for guest in left), exactness)
+    saved = sum(guest.diff.savings.saved_bytes for guest in left)
     plan = f" {shell_word(facts.path)}" if facts.path else ""
     ways = []
     if Fate.QUARANTINED in fates:
         ways.append(f"once `batchdiff purge{plan} --used` deletes the originals in quarantine")
     if fates - {Fate.QUARANTINED}:
         ways.append(f"once you delete the {'other ' if len(left) < len(there) else ''}originals that are kept")
-    more = UNKNOWN_AMOUNT if exactness is Exactness.UNKNOWN else size
+    if lost := shortfall(saved, exactness):
+        return f"There will be {lost} than before the apply, even {' and '.join(ways)}."
+    more = UNKNOWN_AMOUNT if exactness is Exactness.UNKNOWN else bounded_size(saved, exactness)
     return f"{_capitalized(more)} comes back {' and '.join(ways)}."
 
 

@@ -60,6 +60,34 @@ def test_after_the_last_purge():
     )
 
 
+def test_space_that_is_lost_does_not_come_back():
+    """Two images of 1 byte, for example, take 8 KiB, and their overlays more."""
+    costly = [guest_plan(name, savings=savings(4 * MIB, 10 * MIB)) for name in ("one", "two")]
+
+    def costs(fate, back=0):
+        done = {guest.name: conversion(fate, came_back_bytes=back) for guest in costly}
+        return PlanFacts(small_plan(*costly), path="fleet.plan.json", conversions=done)
+
+    kept, gone = costs(Fate.KEPT), costs(Fate.DELETED, -6 * MIB)
+    texts = [" ".join(plan_text(each).split()) for each in (kept, gone)]
+    assert texts[0].endswith(
+        "Originals: 2 kept. There will be 12 MiB less free space than before the apply, even once you delete the"
+        " originals that are kept."
+    )
+    assert texts[1].endswith(
+        "Originals: 2 deleted. There is 12 MiB less free space than before: the overlays take more than deleting"
+        " the originals freed."
+    )
+    so_far = kept._replace(conversions=dict(kept.conversions) | {"one": conversion(Fate.GONE, came_back_bytes=-1)})
+    assert "So far, there is 1 B less free space than before: " in " ".join(plan_text(so_far).split())
+    planned = kept._replace(conversions={})
+    assert "- comes back: **nothing** (there will be 12 MiB less free space than now)" in plan_markdown(planned)
+    assert "- came back: **0 B** (12 MiB less free space planned)" in plan_markdown(kept)
+    lost = "12 MiB less free space than before; 12 MiB less free space planned"
+    assert f"- came back: **nothing** ({lost})" in plan_markdown(gone)
+    assert lost in plan_html(gone)
+
+
 def test_originals_that_the_operator_removed():
     assert end_of_report(*[Fate.GONE] * 3).endswith(
         "Originals: 3 gone (not deleted by batchdiff).\n5.7 GiB came back, net of the overlays.\n"
