@@ -134,8 +134,11 @@ def _restored(facts: PlanFacts) -> Iterator[str]:
 
 
 def _came_back(facts: PlanFacts, *, is_all: bool) -> str:
-    """Return how much space has come back; ``is_all``: no further original will be deleted."""
-    freed = freed_in_all(facts.freed.values())
+    """Return how much space overlays have brought back; ``is_all``: no further original will be deleted.
+
+    Another sentence is about the guests that share blocks.
+    """
+    freed = freed_in_all(each for name, each in facts.freed.items() if name in facts.conversions)
     if lost := shortfall(freed.size, freed.exactness):
         there = "There is" if is_all else "So far, there is"
         return f"{there} {lost} than before: the overlays take more than deleting the originals freed."

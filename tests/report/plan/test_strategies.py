@@ -84,6 +84,9 @@ def test_originals_that_are_gone_and_shared_blocks_add_up():
     found = [(each.size, each.exactness.value) for each in map(facts.freed.get, ("gone", "kept", "shared"))]
     assert found == [(GIB, "at_most"), (0, "exact"), (GIB, "exact")]
     assert "- came back: **at most 2 GiB**" in plan_markdown(facts)
+    said = " ".join(plan_text(facts).split())
+    assert "At most 1 GiB has come back so far, net of the overlays." in said, "apart from sharing"
+    assert "in place with the template: 1 GiB came back (1 GiB predicted)." in said
 
 
 def test_without_an_overlay_in_view_nothing_is_said_of_overlays():
