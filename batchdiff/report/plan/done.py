@@ -51,7 +51,8 @@ def done_figures(facts: PlanFacts) -> Iterator[tuple[str, str, str]]:
     if not facts.plan.to_convert:
         return
     taken = sum(each.overlay_disk_bytes or 0 for each in facts.conversions.values())
-    planned = sum(guest.diff.savings.overlay_disk_bytes for guest in _converted(facts))
+    there = [guest for guest in _converted(facts) if facts.conversions[guest.name].overlay_disk_bytes is not None]
+    planned = sum(guest.diff.savings.overlay_disk_bytes for guest in there)
     yield "overlays take", format_size(taken), f"on disk now; predicted {format_size(planned)}"
     left, back = len(facts.pending), len(facts.given_back)
     remarks = [f"{left} to go"] * bool(left) + [f"{back} restored since"] * bool(back)
@@ -82,23 +83,25 @@ def _converted(facts: PlanFacts) -> list[GuestToConvert]:
 
 
 def _overlays(facts: PlanFacts, guests: list[GuestToConvert]) -> str:
-    found = [facts.conversions[guest.name] for guest in guests]
-    predicted = sum(guest.diff.savings.overlay_bytes for guest in guests)
+    there = [guest for guest in guests if facts.conversions[guest.name].overlay_disk_bytes is not None]
+    missing = len(guests) - len(there)
+    lost = f"{count_of(missing, 'overlay')} cannot be found or read now." if missing else ""
+    if not there:
+        return lost
+    found = [facts.conversions[guest.name] for guest in there]
+    predicted = sum(guest.diff.savings.overlay_bytes for guest in there)
     actual = sum(each.overlay_bytes for each in found)
-    are, total = ("is", "") if len(guests) == 1 else ("are", "total ")
+    are, total = ("is", "") if len(there) == 1 else ("are", "total ")
     length = f"{are} in place, and had a {total}length of"
-    text = f"{count_of(len(guests), 'overlay')} {length} {format_size(actual)} when written"
+    text = f"{count_of(len(there), 'overlay')} {length} {format_size(actual)} when written"
     text += ", as predicted" if actual == predicted else f" ({format_size(predicted)} predicted)"
-    taken = [each.overlay_disk_bytes for each in found if each.overlay_disk_bytes is not None]
-    planned = sum(guest.diff.savings.overlay_disk_bytes for guest in guests)
-    if len(taken) < len(found):
-        return f"{text}; {count_of(len(found) - len(taken), 'overlay')} cannot be found or read now."
-    text += f"; on disk now: {format_size(sum(taken))} ({format_size(planned)} predicted)"
-    used = sum(each.used for each in found)
-    if not used:
-        return f"{text}."
-    written = "Its VM has since written to it" if len(guests) == 1 else f"VMs have since written to {used} of them"
-    return f"{text}. {written}."
+    taken = sum(each.overlay_disk_bytes or 0 for each in found)
+    planned = sum(guest.diff.savings.overlay_disk_bytes for guest in there)
+    text += f"; on disk now: {format_size(taken)} ({format_size(planned)} predicted)."
+    if used := sum(each.used for each in found):
+        several = f"VMs have since written to {used} of them."
+        text += f" {'Its VM has since written to it.' if len(there) == 1 else several}"
+    return f"{text} {lost}".rstrip()
 
 
 def _counts(facts: PlanFacts) -> str:

@@ -143,9 +143,20 @@ def test_overlays_that_vms_have_used_or_that_are_gone():
         end_of_report(Fate.KEPT, Fate.KEPT, used=True).split()
     )
     assert "Its VM has since written to it." in " ".join(end_of_report(Fate.KEPT, used=True).split())
-    assert "1 overlay cannot be found or read now." in " ".join(
-        end_of_report(Fate.KEPT, overlay_disk_bytes=None).split()
+    lost = " ".join(end_of_report(Fate.KEPT, overlay_disk_bytes=None).split())
+    assert lost.startswith("1 overlay cannot be found or read now. Originals: 1 kept.")
+
+
+def test_overlays_that_are_gone_are_not_in_place():
+    found = facts(Fate.KEPT, Fate.KEPT)
+    found = found._replace(
+        conversions=dict(found.conversions) | {"one": conversion(Fate.KEPT, overlay_disk_bytes=None)}
     )
+    assert (
+        "1 overlay is in place, and had a length of 100 MiB when written, as predicted; on disk now: 100 MiB"
+        " (100 MiB predicted). 1 overlay cannot be found or read now. Originals: 2 kept."
+    ) in " ".join(plan_text(found).split())
+    assert "- overlays take: **100 MiB** (on disk now; predicted 100 MiB)" in plan_markdown(found)
 
 
 def test_every_form_has_predicted_beside_actual():
