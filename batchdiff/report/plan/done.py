@@ -130,9 +130,11 @@ def _restored(facts: PlanFacts) -> Iterator[str]:
         size = format_size(sum(each or 0 for each in sizes))
         least = "at least " if None in sizes else ""
         original, takes = ("original", "takes") if len(older) == 1 else ("originals", "take")
+        aside = sum(each.fate is Fate.QUARANTINED for each in facts.conversions.values())
         yield (
             f"The older {original} of {few([printable(name) for name in older])}, still in quarantine, {takes}"
-            f" {least}{size} on disk: `batchdiff purge{plan} --used` deletes the originals in quarantine."
+            f" {least}{size} on disk: `batchdiff purge{plan} --used` deletes the"
+            f" {_originals(len(older) + aside)} in quarantine."
         )
 
 
@@ -141,12 +143,18 @@ def _came_back(facts: PlanFacts, *, is_all: bool) -> str:
 
     Another sentence is about the guests that share blocks.
     """
+    one = len(facts.conversions) == 1
     freed = freed_in_all(each for name, each in facts.freed.items() if name in facts.conversions)
     if lost := shortfall(freed.size, freed.exactness):
         there = "There is" if is_all else "So far, there is"
-        return f"{there} {lost} than before: the overlays take more than deleting the originals freed."
+        more = (
+            "overlay takes more than deleting the original"
+            if one
+            else "overlays take more than deleting the originals"
+        )
+        return f"{there} {lost} than before: the {more} freed."
     came = "came back" if is_all else "has come back so far"
-    return f"{_capitalized(str(freed))} {came}, net of the overlays."
+    return f"{_capitalized(str(freed))} {came}, net of the {'overlay' if one else 'overlays'}."
 
 
 def _waiting(facts: PlanFacts) -> str | None:
@@ -155,19 +163,25 @@ def _waiting(facts: PlanFacts) -> str | None:
     left = [guest for guest in there if not facts.conversions[guest.name].dependents]
     if not left:
         return None
-    fates = {facts.conversions[guest.name].fate for guest in left}
+    fates = [facts.conversions[guest.name].fate for guest in left]
+    aside = fates.count(Fate.QUARANTINED)
     exactness = of_sum(guest.diff.savings.exactness for guest in left)
     saved = sum(guest.diff.savings.saved_bytes for guest in left)
     plan = f" {shell_word(facts.path)}" if facts.path else ""
     ways = []
-    if Fate.QUARANTINED in fates:
-        ways.append(f"once `batchdiff purge{plan} --used` deletes the originals in quarantine")
-    if fates - {Fate.QUARANTINED}:
-        ways.append(f"once you delete the {'other ' if len(left) < len(there) else ''}originals that are kept")
+    if aside:
+        ways.append(f"once `batchdiff purge{plan} --used` deletes the {_originals(aside)} in quarantine")
+    if kept := len(fates) - aside:
+        other, are = "other " if len(left) < len(there) else "", "is" if kept == 1 else "are"
+        ways.append(f"once you delete the {other}{_originals(kept)} that {are} kept")
     if lost := shortfall(saved, exactness):
         return f"There will be {lost} than before the apply, even {' and '.join(ways)}."
     more = UNKNOWN_AMOUNT if exactness is Exactness.UNKNOWN else bounded_size(saved, exactness)
     return f"{_capitalized(more)} comes back {' and '.join(ways)}."
+
+
+def _originals(count: int) -> str:
+    return "original" if count == 1 else "originals"
 
 
 def _capitalized(text: str) -> str:

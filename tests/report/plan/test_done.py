@@ -94,6 +94,25 @@ def test_originals_that_the_operator_removed():
     )
 
 
+def test_one_original_is_not_several():
+    one = facts(Fate.QUARANTINED)
+    one = one._replace(plan=small_plan(GUESTS[0]))
+    older = {"one": OlderOriginal("/srv/one.img.batchdiff-original", GIB)}
+
+    def said(fate, **changes):
+        done = {"one": conversion(fate, **changes)} if fate else {}
+        given_back = {} if fate else {"given_back": frozenset({"one"}), "older_originals": older}
+        return " ".join(plan_text(one._replace(conversions=done, **given_back)).split())
+
+    assert "1.9 GiB comes back once you delete the original that is kept." in said(Fate.KEPT)
+    assert "--used` deletes the original in quarantine." in said(Fate.QUARANTINED)
+    assert "1.9 GiB came back, net of the overlay." in said(Fate.DELETED)
+    assert "the overlay takes more than deleting the original freed." in said(Fate.DELETED, came_back_bytes=-1)
+    assert "--used` deletes the original in quarantine." in said(None)
+    two = " ".join(end_of_report(Fate.KEPT, Fate.QUARANTINED).split())
+    assert "deletes the original in quarantine and once you delete the original that is kept." in two
+
+
 def test_what_is_left_to_do_is_counted_by_itself():
     said = " ".join(end_of_report(Fate.DELETED, Fate.DELETED).split())
     assert "2 overlays are in place" in said
