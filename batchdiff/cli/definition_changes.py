@@ -44,21 +44,22 @@ def report_changes(console: Console, path: str, plan: Plan, outcomes: list[Guest
     for name, lines in found if console.verbosity > 0 else found[:_MOST_CHANGES]:
         for line in lines:
             console.say(f"{name}: {line}")
-    left = len(found) - _MOST_CHANGES
-    if left > 0 and console.verbosity <= 0:
+    left = sum(must_change(guests[name], plan.template.source) for name, _ in found[_MOST_CHANGES:])
+    if left and console.verbosity <= 0:
         console.say(f"{left} more {'definition' if left == 1 else 'definitions'} must change in the same way.")
 
 
 def print_step_to_overlays(
     console: Console, arguments: argparse.Namespace, plan: Plan, outcomes: list[GuestOutcome]
 ) -> None:
-    """Print, once for all VMs that have overlays now, the command for their definitions.
+    """Print, once for all VMs that have overlays now and must be defined anew, the command for their definitions.
 
     ``arguments``: those of apply. For guests of Proxmox VE, each guest's own line has the command.
     """
     guests = {guest.name: guest for guest in plan.guests}
     converted = [guests[each.name] for each in outcomes if _has_overlay(guests[each.name], each)]
-    if others := [guest for guest in converted if not is_on_proxmox([guest])]:
+    to_change = [guest for guest in converted if must_change(guest, plan.template.source)]
+    if others := [guest for guest in to_change if not is_on_proxmox([guest])]:
         print_definitions_step(console, arguments, others, "overlay")
 
 
@@ -106,6 +107,13 @@ def changes_in_definition(
     if _has_overlay(guest, outcome):
         yield from _definition(guest, plan_path)
         yield from _secrets(guest, template)
+
+
+def must_change(guest: GuestPlan, template: ImageSource) -> bool:
+    """Return True if the definition of a guest's VM cannot be the same for the original and the overlay."""
+    is_other = guest.overlay_path != guest.source.path or guest.options.format != guest.source.format.value
+    is_other |= is_on_proxmox([guest]) or guest.options.data_file is not None
+    return is_other or any(_secrets(guest, template))
 
 
 def _has_overlay(guest: GuestPlan, outcome: GuestOutcome) -> bool:

@@ -56,13 +56,13 @@ def discover(  # noqa: PLR0913  # options by keyword
     shape: SampleShape,
     jobs: int,
     templates: Collection[str] = (),
-    sampled: Callable[[int], None] = lambda _count: None,
+    sampled: Callable[[str], None] = lambda _path: None,
     observer: ReadObserver | None = None,
 ) -> Discovery:
     """Return the templates among files, and their copies.
 
     ``templates``: the paths, without links, of the only images that may be templates; empty if any may be one.
-    ``sampled`` is called with the number of files that are done; ``observer``, at every read.
+    ``sampled`` is called with the path of each file that is done; ``observer``, at every read.
 
     :raises ImageError: one of ``templates`` cannot be sampled.
     :raises WorkerError: a worker process died.
@@ -74,7 +74,7 @@ def discover(  # noqa: PLR0913  # options by keyword
     workers = max(min(jobs, len(files)), 1)
     for number, examined in run_tasks(job, range(len(files)), workers=workers, outcome=_OUTCOME):
         by_number[number] = examined
-        sampled(len(by_number))
+        sampled(files[number].path)
     all_examined = _without_shown_files(_without_parts([by_number[number] for number in range(len(files))]))
     backing = {each.backing: each.path for each in all_examined if isinstance(each, ExistingOverlay)}
     images, exclusions = _with_roles(all_examined, backing, _converted(all_examined))

@@ -18,10 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from batchdiff.discovery.sample_offsets import HIGHEST_LEVEL, SAMPLE, SampleNumbers, chosen_probes, levels_of
-from batchdiff.image.files import content_size, is_block_device
+from batchdiff.errors import ImageError
+from batchdiff.image.files import content_size, is_block_device, open_image_file
 from batchdiff.image.image import Image
 from batchdiff.image.layer import Segment
 from batchdiff.image.read_buffer import ReadBuffer
+from batchdiff.image.storage.allocation import allocated_bytes
 from batchdiff.image.storage.to_write import ToWrite, WriteRule
 from batchdiff.planning.scan.compare import UNIT
 from batchdiff.qcow2.entries import Origin
@@ -73,6 +75,19 @@ class Samples(NamedTuple):
     stored: SampleNumbers
     reads: int
     read_bytes: int
+
+
+def most_bytes(path: str, shape: SampleShape) -> int:
+    """Return the maximum number of bytes of a file that its samples read; 0 if it cannot be opened."""
+    try:
+        fd = open_image_file(path)
+    except ImageError:
+        return 0
+    try:
+        size, most = content_size(fd), shape.probes * shape.probe
+        return min(most, size, size if is_block_device(fd) else allocated_bytes(fd, path))
+    finally:
+        os.close(fd)
 
 
 def take_samples(image: Image, shape: SampleShape) -> Samples:

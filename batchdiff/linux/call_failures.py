@@ -252,8 +252,11 @@ def _too_large(case: _Case) -> Fault:
     return Fault(case.text, "The filesystem does not support files of that size. Use another filesystem.")
 
 
-def _gone(case: _Case) -> Fault:
-    return Fault(f"{case.path or 'the file'}, or a folder above it, is gone", f"Bring it back, {AGAIN}")
+def _missing(case: _Case) -> Fault:
+    return Fault(
+        f"{case.path or 'the file'}, or a folder above it, does not exist",
+        f"Correct the path, or bring it back, {AGAIN}",
+    )
 
 
 def _another_kind(case: _Case, what: str) -> Fault:
@@ -280,7 +283,7 @@ _CAUSES: dict[int, Callable[[_Case], Fault]] = {
     errno.ENOSPC: _full,
     errno.EDQUOT: _over_quota,
     errno.EFBIG: _too_large,
-    errno.ENOENT: _gone,
+    errno.ENOENT: _missing,
     errno.EIO: _fixed(f"The disk or its connection has a fault (see the kernel log, `dmesg`): fix it, {AGAIN}"),
     errno.ESTALE: _fixed(f"The file server no longer knows that file: mount the filesystem again, {AGAIN}"),
     errno.ENOTCONN: _fixed(f"The process behind this filesystem has ended: mount the filesystem again, {AGAIN}"),

@@ -58,12 +58,23 @@ def _why_not_smaller(
         return f"deleting it would free nothing: {use.note}"
     would = "would" if savings.exactness in {Exactness.EXACT, Exactness.AT_MOST} else "might"
     better = better_clusters(content, savings, max(least.share, _WORTH_NAMING))
+    smaller = savings.overlay_disk_bytes < savings.allocated_bytes and use.reclaimable < use.allocated
+    shared = _more_than_freed(savings, use) if smaller else ""
     if below is Below.TEMPLATE:
-        return f"{below.value}, and a new one {would} not be smaller{better}"
+        return f"{below.value}, and a new one {shared or f'{would} not be smaller'}{better}"
     if unlike := why_unlike(content.similarity):
         return unlike
     anyway = "; `minimum_savings: none` converts it anyway" if below is Below.ANOTHER else ""
-    return f"its overlay {would} not be smaller than the guest is now{better}{anyway}"
+    return f"its overlay {shared or f'{would} not be smaller than the guest is now'}{better}{anyway}"
+
+
+def _more_than_freed(savings: Savings, use: DiskUse) -> str:
+    """Return the comparison for a guest whose overlay is smaller than it, but not than the space it gives back."""
+    would = "might" if use.exactness is Exactness.AT_LEAST else "would"
+    return (
+        f"would take {format_size(savings.overlay_disk_bytes)}, and deleting the original {would} free only"
+        f" {format_size(use.reclaimable)}: other files share the rest"
+    )
 
 
 def sharing_verdict(sharing: Sharing, similarity: Similarity, minimum: float) -> tuple[Verdict, str]:

@@ -40,6 +40,12 @@ def bounded_size(count: int, exactness: Exactness, error: int = 0) -> str:
     return f"{words if count > 0 else ''}{format_size(count)}"
 
 
+def shortfall(count: int, exactness: Exactness) -> str:
+    """Return ``12 KiB less free space`` if space is lost instead of gained; otherwise an empty string."""
+    is_lost = count < 0 and exactness is not Exactness.UNKNOWN
+    return f"{format_size(-count)} less free space" if is_lost else ""
+
+
 def bounded_estimate(count: float, exactness: Exactness) -> str:
     """Return ``~1.2 GiB``, ``at most ~1.2 GiB``, ``unknown`` or, if the estimate is not positive, ``nothing``.
 

@@ -24,6 +24,7 @@ from batchdiff.image.storage.exactness import Exactness
 from batchdiff.manifest.file import read_manifest
 from batchdiff.report.discovery.discovery_events import copy_event, template_event
 from batchdiff.report.discovery.discovery_text import discovery_text
+from batchdiff.units import MIB
 
 FIRST, SECOND = "2M:A 2M:- 2M:B", "2M:A 1M:E 1M:- 1M:F 1M:B"
 LETTERS = "CDGHIJKLMNOPQRSTUVWXYZ"
@@ -231,6 +232,15 @@ def test_no_file_is_ever_replaced(images, tmp_path):
 
 def test_sequential_reads_are_few(images):
     assert "Read at most 64 stretches of 2 MiB from each image" in discover(images, "--sequential")
+
+
+@pytest.mark.parametrize("options", [(), ("--sequential",)])
+def test_progress_counts_the_bytes_of_the_images(tmp_path, options):
+    for name in "abc":
+        notation.write_raw(tmp_path / f"{name}.img", "4M:A")
+    done = batchdiff("discover", tmp_path, "--json", *options, cwd=tmp_path)
+    last = [event for event in map(json.loads, done.stdout.splitlines()) if event["event"] == "progress"][-1]
+    assert last["bytes_done"] == last["bytes_total"] == 12 * MIB
 
 
 def test_bad_input_is_explained(tmp_path):

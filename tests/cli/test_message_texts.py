@@ -45,6 +45,13 @@ def test_how_space_comes_back_from_one_original_that_was_kept(capsys):
     )
 
 
+@pytest.mark.parametrize(("count", "kept"), [(1, "original"), (2, "originals")])
+def test_the_question_of_apply(count, kept):
+    question = apply._question([("/a.img", 3 << 20), ("/b.img", 4 << 20)][:count], small_plan())
+    assert question.otherwise == f"Use `--retire keep` or `--retire quarantine` to keep the {kept}."
+    assert ("their VMs" in question.what, "full images" in question.remains) == (count == 2, count == 2)
+
+
 def test_how_space_comes_back_from_quarantine(capsys):
     apply._print_next_steps(
         Console(), "fleet.plan.json", small_plan(), [outcome(Fate.QUARANTINED), outcome(Fate.KEPT, Status.FAILED)]

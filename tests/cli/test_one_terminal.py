@@ -118,6 +118,26 @@ def test_without_an_overlay_no_definition_must_change(capsys):
     assert capsys.readouterr().err == ""
 
 
+def in_place(guest):
+    """An overlay that has taken the place of its guest, an overlay before."""
+    source = replace(guest.source, path=guest.overlay_path, format=ImageFormat.QCOW2)
+    return replace(guest, source=source)
+
+
+def test_a_definition_that_stays_the_same_need_not_change(terminal, capsys):
+    rethinned = [in_place(guest) for guest in GUESTS]
+    step(*OUTCOMES[:2], guests=rethinned)
+    assert capsys.readouterr().err == ""
+    step(*OUTCOMES[:2], guests=[rethinned[0], *GUESTS[1:]])
+    assert capsys.readouterr().err.startswith("The VM's definition must name the overlay: ")
+    plan = small_plan(*rethinned)
+    definition_changes.report_changes(Console(), "my fleet.json", plan, OUTCOMES)
+    assert "more definitions" not in capsys.readouterr().err
+    moved = replace(rethinned[0], options=replace(rethinned[0].options, data_file="/srv/web0.data"))
+    step(OUTCOMES[0], guests=[moved])
+    assert "must name the overlay" in capsys.readouterr().err
+
+
 def test_proxmox_has_a_configuration_that_only_its_own_command_shows(capsys):
     """The overlay takes the guest's path, and the VM must still name the base."""
     source = replace(GUESTS[0].source, path=PROXMOX, format=ImageFormat.QCOW2)

@@ -120,6 +120,13 @@ def test_restore_after_a_rethin(folder, used):
     assert (folder.path / f"web.qcow2{ASIDE}").exists() is used
 
 
+def test_no_definition_must_change_if_the_disk_keeps_its_name_and_format(folder):
+    folder.plan(manifest(RETHIN))
+    said = [folder.run(verb, "p.json") for verb in ("apply", "restore")]
+    assert "the VM's definition stays as it is" in said[0]
+    assert [text for text in said if "must name" in text or "must change" in text] == []
+
+
 EARLIER = "path: vm.img, format: raw"
 
 

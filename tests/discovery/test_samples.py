@@ -9,8 +9,9 @@ import pytest
 from oracle import source
 
 from batchdiff.discovery.sample_offsets import SAMPLE
-from batchdiff.discovery.samples import SampleShape, take_samples
+from batchdiff.discovery.samples import SampleShape, most_bytes, take_samples
 from batchdiff.image.open import open_image
+from batchdiff.units import KIB
 
 FEW = SampleShape(16, 0)
 LONG = SampleShape(64, 3)
@@ -44,6 +45,16 @@ def test_a_large_one_is_read_in_part(tmp_path, shape):
     assert shape.probes / 4 < taken.reads <= shape.probes
     assert 0 < taken.read_bytes <= taken.reads * shape.probe
     assert np.isin(taken.numbers, numbers_with_data(TEXT)).all()
+
+
+@pytest.mark.parametrize("shape", [FEW, LONG, SampleShape(4096, 3)])
+def test_the_bytes_to_read_are_known_in_advance(tmp_path, shape):
+    image = notation.write_raw(tmp_path / "a.img", TEXT)
+    most, size = most_bytes(str(image), shape), image.stat().st_size
+    assert samples(image, shape).read_bytes <= most <= min(size, shape.probes * shape.probe)
+    sparse = notation.write_raw(tmp_path / "b.img", "64k:A 64M:-")
+    assert most_bytes(str(sparse), shape) == 64 * KIB
+    assert most_bytes(str(tmp_path / "none"), shape) == 0
 
 
 @pytest.mark.parametrize("options", ["", "cluster_size=4k", "cluster_size=2M", "extended_l2=on"])

@@ -203,10 +203,11 @@ def test_a_quota_of_btrfs(tmp_path):
         assert follow(fault.remedy) == "btrfs"
 
 
-def test_what_is_gone(place):
-    (place / "vm.img").unlink()
-    error = OSError(errno.ENOENT, "", str(place / "vm.img"))
-    assert f"{place / 'vm.img'}, or a folder above it, is gone" in reason(error)
+def test_what_does_not_exist(place):
+    """It may never have existed."""
+    error = OSError(errno.ENOENT, "", str(place / "folder/vm.img"))
+    assert f"{place / 'folder/vm.img'}, or a folder above it, does not exist" in reason(error)
+    assert "Correct the path, or bring it back" in explain(error).remedy
 
 
 @pytest.mark.parametrize(

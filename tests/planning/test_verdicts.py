@@ -9,12 +9,13 @@ from plans import savings
 from batchdiff.choices import Verdict
 from batchdiff.extents import empty
 from batchdiff.image.storage.allocation import DiskUse
+from batchdiff.image.storage.exactness import Exactness
 from batchdiff.plan.plan import Similarity
 from batchdiff.planning.overlay_content import OverlayContent
 from batchdiff.planning.sizes.overlay_sizes import ComparedSizes
 from batchdiff.planning.verdicts import Below, LeastSavings, verdict_of
 from batchdiff.qcow2.geometry import Geometry
-from batchdiff.units import MIB
+from batchdiff.units import KIB, MIB
 
 NO_MINIMUM = -math.inf
 GEOMETRY = Geometry(65536)
@@ -70,6 +71,30 @@ def test_what_may_be_saved_by_chance_does_not_count():
 )
 def test_the_reason(below, reason):
     assert judged(0, 0.0, below) == (Verdict.SKIP, reason)
+
+
+@pytest.mark.parametrize(
+    ("below", "begin"),
+    [
+        (Below.NOTHING, "its overlay"),
+        (Below.TEMPLATE, "it is already an overlay of this template, and a new one"),
+    ],
+)
+@pytest.mark.parametrize(("exactness", "would"), [(Exactness.EXACT, "would"), (Exactness.AT_LEAST, "might")])
+def test_an_overlay_smaller_than_a_guest_that_shares_its_blocks(below, begin, exactness, would):
+    """What counts is the space that the original gives back, not what it takes."""
+    use = DiskUse(10 * MIB, 256 * KIB, exactness, "other files share its blocks")
+    figures = dataclasses.replace(
+        savings(10 * MIB, 384 * KIB),
+        reclaimable_bytes=use.reclaimable,
+        saved_bytes=-128 * KIB,
+        exactness=exactness,
+    )
+    assert verdict_of(figures, use, CONTENT, LeastSavings(0.0), below) == (
+        Verdict.SKIP,
+        f"{begin} would take 384 KiB, and deleting the original {would} free only 256 KiB: other files share the"
+        " rest",
+    )
 
 
 def test_an_overlay_of_this_template_is_not_asked_where_it_comes_from():

@@ -68,13 +68,13 @@ def _screen_shape(screen: _Screen) -> tuple[int | None, int | None]:
     """Return the columns and rows to draw in, each one fewer than the terminal has, as in tqdm; None without one.
 
     A serial console, or a container that was started with a terminal of its own, reports a size of 0, for which
-    tqdm would draw nothing.
+    tqdm would draw nothing. With 0 columns to draw in, tqdm would ignore the format, so there is at least 1.
     """
     try:
         columns, rows = os.get_terminal_size(screen.fileno())
     except (OSError, ValueError):
         return None, None
-    return (columns or _COLUMNS) - 1, (rows or _ROWS) - 1
+    return max((columns or _COLUMNS) - 1, 1), (rows or _ROWS) - 1
 
 
 def can_move_up() -> bool:
@@ -143,6 +143,10 @@ class ProgressBar:
         run, *rest = self._lines
         if reading.openings is not None:
             _draw_line(run, _WORDS[reading.phase], reading.openings, openings_text(reading.openings))
+            return
+        if not reading.run.total:  # there is nothing to do
+            for line in self._lines:
+                line.clear()
             return
         what, name = _WORDS[reading.phase], "" if reading.guest is None else _cut(reading.guest)
         of_guest = reading.of_guest if rest and reading.of_guest is not None and reading.of_guest.total else None

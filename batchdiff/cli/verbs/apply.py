@@ -12,7 +12,7 @@ from batchdiff.applying.journal.records import Fate
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.applying.swap.apply_task import ApplyOptions
 from batchdiff.choices import Retire, VerifyMode
-from batchdiff.cli.confirm import confirm, deletion, overlays_remain
+from batchdiff.cli.confirm import Question, confirm, deletion, overlays_remain
 from batchdiff.cli.console import Console
 from batchdiff.cli.definition_changes import print_step_to_overlays, report_changes
 from batchdiff.cli.format_doubts import warn_of_planned_formats
@@ -24,8 +24,6 @@ from batchdiff.plan.file import read_plan
 from batchdiff.plan.plan import Plan
 from batchdiff.report.fates import must_stay
 from batchdiff.report.results_text import results_text
-
-_OTHERWISE = "Use `--retire keep` or `--retire quarantine` to keep the originals."
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
@@ -42,12 +40,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     if options.retire is Retire.DELETE and not arguments.yes:
         originals = originals_to_delete(plan, options, history)
         if originals:
-            images = "a full image" if len(originals) == 1 else "full images"
-            remains = (
-                f"{overlays_remain(plan, len(originals))}; `batchdiff restore` can rebuild {images} from both."
-            )
-            condition = _condition(len(originals))
-            question = deletion(originals, condition=condition, remains=remains, otherwise=_OTHERWISE)
+            question = _question(originals, plan)
             if console.can_ask:
                 paths = {path for path, _ in originals}
                 gone = [
@@ -65,6 +58,16 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     print_step_to_overlays(console, arguments, plan, outcomes)
     _print_next_steps(console, shell_path(arguments.plan), plan, outcomes)
     return exit_code(outcomes)
+
+
+def _question(originals: list[tuple[str, int]], plan: Plan) -> Question:
+    images, kept = ("a full image", "original") if len(originals) == 1 else ("full images", "originals")
+    return deletion(
+        originals,
+        condition=_condition(len(originals)),
+        remains=f"{overlays_remain(plan, len(originals))}; `batchdiff restore` can rebuild {images} from both.",
+        otherwise=f"Use `--retire keep` or `--retire quarantine` to keep the {kept}.",
+    )
 
 
 def _condition(count: int) -> str:

@@ -13,7 +13,7 @@ from batchdiff.discovery.exclusion import Cause
 from batchdiff.discovery.image_files import FileSearch, FileToSample, find_files
 from batchdiff.discovery.manifest_text import is_listed, manifest_names, manifest_text
 from batchdiff.discovery.sampled_image import SampledImage
-from batchdiff.discovery.samples import SCATTERED, SEQUENTIAL, SampleShape
+from batchdiff.discovery.samples import SCATTERED, SEQUENTIAL, SampleShape, most_bytes
 from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, ImageError, UsageError
 from batchdiff.files.filenames import longest_name, shell_path
 from batchdiff.image.storage.exactness import UNKNOWN_AMOUNT, Exactness
@@ -24,7 +24,7 @@ from batchdiff.linux.machine import usable_cpus
 from batchdiff.linux.reflinks import why_not_shared
 from batchdiff.manifest.file import read_manifest
 from batchdiff.plan.sidecar import sidecar_path
-from batchdiff.progress import Phase
+from batchdiff.progress import Phase, summing
 from batchdiff.report.discovery.discovery_events import (
     copy_event,
     discovery_event,
@@ -79,17 +79,18 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 def _discovered(
     console: Console, arguments: argparse.Namespace, search: FileSearch, templates: list[str], shape: SampleShape
 ) -> Discovery:
-    most = shape.probes * shape.probe
+    most = {file.path: most_bytes(file.path, shape) for file in search.files}
     limits = ScanLimits(arguments.cache, arguments.limit_rate, arguments.idle)
     with console.metering() as meter, throttle(limits, tell=console.detail) as observer:
-        meter.expect(None, Phase.SCAN, len(search.files) * most)
+        meter.expect(None, Phase.SCAN, sum(most.values()))
         meter.begin()
+        add = summing(lambda done: meter.reach(None, Phase.SCAN, done))
         return discover(
             search,
             shape=shape,
             jobs=arguments.jobs or usable_cpus(),
             templates=templates,
-            sampled=lambda count: meter.reach(None, Phase.SCAN, count * most),
+            sampled=lambda path: add(most[path]),
             observer=observer,
         )
 

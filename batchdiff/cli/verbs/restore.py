@@ -20,7 +20,7 @@ from batchdiff.applying.swap.guest_to_restore import RestoreOptions
 from batchdiff.applying.undo import restorable, restore
 from batchdiff.cli.confirm import Question, confirm, state
 from batchdiff.cli.console import Console
-from batchdiff.cli.definition_changes import print_definitions_step
+from batchdiff.cli.definition_changes import must_change, print_definitions_step
 from batchdiff.cli.journal_history import history_of
 from batchdiff.cli.path_map import with_moved_paths
 from batchdiff.cli.rebuilt_images import warn_of_rebuilding
@@ -73,7 +73,8 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     if any(outcome.status is Status.RESTORED for outcome in outcomes):
         names = {outcome.name for outcome in outcomes if outcome.status is Status.RESTORED}
         restored = [guest for guest in plan.guests if guest.name in names]
-        print_definitions_step(console, arguments, restored, "restored image")
+        if changed := [guest for guest in restored if must_change(guest, plan.template.source)]:
+            print_definitions_step(console, arguments, changed, "restored image")
     return code
 
 

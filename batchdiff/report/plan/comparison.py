@@ -12,7 +12,7 @@ from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image.storage.exactness import Exactness, of_sum
 from batchdiff.plan.earlier_plans import is_done
 from batchdiff.plan.plan import GuestPlan, GuestToConvert, Plan
-from batchdiff.report.figures import bounded_size, count_of
+from batchdiff.report.figures import bounded_size, count_of, shortfall
 from batchdiff.report.printable import printable
 from batchdiff.units import few, format_size
 
@@ -127,8 +127,14 @@ def _what_came_of(done: list[GuestToConvert], conversions: Mapping[str, Conversi
     text = f"{few([printable(guest.name) for guest in done])}: convert then, done now"
     known = [conversions[guest.name] for guest in done if guest.name in conversions]
     if known:
-        back = bounded_size(sum(each.came_back_bytes for each in known), exactness)
+        freed = sum(each.came_back_bytes for each in known)
+        back = bounded_size(freed, exactness)
         came = f"{back} of {planned} planned has come back so far. The new plan's savings include neither figure."
+        if shortfall(min(freed, sum(each.saved_bytes for each in savings)), exactness):
+            came = (
+                f"free space has changed by {back} so far ({planned} planned). The new plan's savings include"
+                " neither figure."
+            )
         if exactness is Exactness.UNKNOWN:
             came = "an unknown amount of space has come back so far. The new plan's savings do not include it."
         yield f"{text}; {came}"

@@ -8,10 +8,10 @@ from batchdiff.applying.journal.records import Fate
 from batchdiff.applying.results.conversion import freed_in_all
 from batchdiff.files.filenames import shell_option, shell_path
 from batchdiff.image.storage.exactness import UNKNOWN_AMOUNT, Exactness, of_sum
-from batchdiff.plan.plan import GuestToConvert
+from batchdiff.plan.plan import GuestToConvert, Totals
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.fates import must_stay
-from batchdiff.report.figures import DASH, bounded_size, count_of
+from batchdiff.report.figures import DASH, bounded_size, count_of, shortfall
 from batchdiff.report.printable import printable
 from batchdiff.units import few, format_size
 
@@ -32,10 +32,9 @@ def done(facts: PlanFacts) -> Iterator[str]:
         return
     yield _overlays(facts, guests)
     yield f"Originals: {_counts(facts)}."
-    back, waiting = freed_in_all(facts.freed.values()), _waiting(facts)
+    waiting = _waiting(facts)
     if any(each.has_freed_space for each in facts.conversions.values()):
-        came = "came back" if waiting is None else "has come back so far"
-        yield f"{_capitalized(str(back))} {came}, net of the overlays."
+        yield _came_back(facts, is_all=waiting is None)
     if waiting is not None:
         yield waiting
     yield from must_stay(facts.plan, {name: each.dependents for name, each in facts.conversions.items()})
@@ -45,16 +44,15 @@ def done(facts: PlanFacts) -> Iterator[str]:
 def done_figures(facts: PlanFacts) -> Iterator[tuple[str, str, str]]:
     """Yield what matters after an apply: a label, a figure, and a remark on it."""
     totals = facts.predicted
-    saved = bounded_size(totals.saved_bytes, totals.exactness, facts.error_bytes)
-    freed = freed_in_all(facts.freed.values())
-    yield "came back", bounded_size(freed.size, freed.exactness), f"of {saved} planned"
+    yield _figure_of_freed(facts, totals)
     if facts.shared:
         sharing = f"{len(facts.shared)} of {totals.share}"
         yield "guests that share blocks", sharing, "nothing depends on the template"
     if not facts.plan.to_convert:
         return
     taken = sum(each.overlay_disk_bytes or 0 for each in facts.conversions.values())
-    planned = sum(guest.diff.savings.overlay_disk_bytes for guest in _converted(facts))
+    there = [guest for guest in _converted(facts) if facts.conversions[guest.name].overlay_disk_bytes is not None]
+    planned = sum(guest.diff.savings.overlay_disk_bytes for guest in there)
     yield "overlays take", format_size(taken), f"on disk now; predicted {format_size(planned)}"
     left, back = len(facts.pending), len(facts.given_back)
     remarks = [f"{left} to go"] * bool(left) + [f"{back} restored since"] * bool(back)
@@ -62,6 +60,16 @@ def done_figures(facts: PlanFacts) -> Iterator[tuple[str, str, str]]:
     if left:
         yield space_figure(facts)
     yield "originals", _counts(facts), ""
+
+
+def _figure_of_freed(facts: PlanFacts, totals: Totals) -> tuple[str, str, str]:
+    freed = freed_in_all(facts.freed.values())
+    saved = bounded_size(totals.saved_bytes, totals.exactness, facts.error_bytes)
+    planned = shortfall(totals.saved_bytes, totals.exactness)
+    if lost := shortfall(freed.size, freed.exactness):
+        return "came back", "nothing", f"{lost} than before; {planned or saved} planned"
+    remark = f"{planned} planned" if planned else f"of {saved} planned"
+    return "came back", bounded_size(freed.size, freed.exactness), remark
 
 
 def space_figure(facts: PlanFacts) -> tuple[str, str, str]:
@@ -75,23 +83,25 @@ def _converted(facts: PlanFacts) -> list[GuestToConvert]:
 
 
 def _overlays(facts: PlanFacts, guests: list[GuestToConvert]) -> str:
-    found = [facts.conversions[guest.name] for guest in guests]
-    predicted = sum(guest.diff.savings.overlay_bytes for guest in guests)
+    there = [guest for guest in guests if facts.conversions[guest.name].overlay_disk_bytes is not None]
+    missing = len(guests) - len(there)
+    lost = f"{count_of(missing, 'overlay')} cannot be found or read now." if missing else ""
+    if not there:
+        return lost
+    found = [facts.conversions[guest.name] for guest in there]
+    predicted = sum(guest.diff.savings.overlay_bytes for guest in there)
     actual = sum(each.overlay_bytes for each in found)
-    are, total = ("is", "") if len(guests) == 1 else ("are", "total ")
+    are, total = ("is", "") if len(there) == 1 else ("are", "total ")
     length = f"{are} in place, and had a {total}length of"
-    text = f"{count_of(len(guests), 'overlay')} {length} {format_size(actual)} when written"
+    text = f"{count_of(len(there), 'overlay')} {length} {format_size(actual)} when written"
     text += ", as predicted" if actual == predicted else f" ({format_size(predicted)} predicted)"
-    taken = [each.overlay_disk_bytes for each in found if each.overlay_disk_bytes is not None]
-    planned = sum(guest.diff.savings.overlay_disk_bytes for guest in guests)
-    if len(taken) < len(found):
-        return f"{text}; {count_of(len(found) - len(taken), 'overlay')} cannot be found or read now."
-    text += f"; on disk now: {format_size(sum(taken))} ({format_size(planned)} predicted)"
-    used = sum(each.used for each in found)
-    if not used:
-        return f"{text}."
-    written = "Its VM has since written to it" if len(guests) == 1 else f"VMs have since written to {used} of them"
-    return f"{text}. {written}."
+    taken = sum(each.overlay_disk_bytes or 0 for each in found)
+    planned = sum(guest.diff.savings.overlay_disk_bytes for guest in there)
+    text += f"; on disk now: {format_size(taken)} ({format_size(planned)} predicted)."
+    if used := sum(each.used for each in found):
+        several = f"VMs have since written to {used} of them."
+        text += f" {'Its VM has since written to it.' if len(there) == 1 else several}"
+    return f"{text} {lost}".rstrip()
 
 
 def _counts(facts: PlanFacts) -> str:
@@ -120,10 +130,31 @@ def _restored(facts: PlanFacts) -> Iterator[str]:
         size = format_size(sum(each or 0 for each in sizes))
         least = "at least " if None in sizes else ""
         original, takes = ("original", "takes") if len(older) == 1 else ("originals", "take")
+        aside = sum(each.fate is Fate.QUARANTINED for each in facts.conversions.values())
         yield (
             f"The older {original} of {few([printable(name) for name in older])}, still in quarantine, {takes}"
-            f" {least}{size} on disk: `batchdiff purge{plan} --used` deletes the originals in quarantine."
+            f" {least}{size} on disk: `batchdiff purge{plan} --used` deletes the"
+            f" {_originals(len(older) + aside)} in quarantine."
         )
+
+
+def _came_back(facts: PlanFacts, *, is_all: bool) -> str:
+    """Return how much space overlays have brought back; ``is_all``: no further original will be deleted.
+
+    Another sentence is about the guests that share blocks.
+    """
+    one = len(facts.conversions) == 1
+    freed = freed_in_all(each for name, each in facts.freed.items() if name in facts.conversions)
+    if lost := shortfall(freed.size, freed.exactness):
+        there = "There is" if is_all else "So far, there is"
+        more = (
+            "overlay takes more than deleting the original"
+            if one
+            else "overlays take more than deleting the originals"
+        )
+        return f"{there} {lost} than before: the {more} freed."
+    came = "came back" if is_all else "has come back so far"
+    return f"{_capitalized(str(freed))} {came}, net of the {'overlay' if one else 'overlays'}."
 
 
 def _waiting(facts: PlanFacts) -> str | None:
@@ -132,17 +163,25 @@ def _waiting(facts: PlanFacts) -> str | None:
     left = [guest for guest in there if not facts.conversions[guest.name].dependents]
     if not left:
         return None
-    fates = {facts.conversions[guest.name].fate for guest in left}
+    fates = [facts.conversions[guest.name].fate for guest in left]
+    aside = fates.count(Fate.QUARANTINED)
     exactness = of_sum(guest.diff.savings.exactness for guest in left)
-    size = bounded_size(sum(guest.diff.savings.saved_bytes for guest in left), exactness)
+    saved = sum(guest.diff.savings.saved_bytes for guest in left)
     plan = f" {shell_path(facts.path)}" if facts.path else ""
     ways = []
-    if Fate.QUARANTINED in fates:
-        ways.append(f"once `batchdiff purge{plan} --used` deletes the originals in quarantine")
-    if fates - {Fate.QUARANTINED}:
-        ways.append(f"once you delete the {'other ' if len(left) < len(there) else ''}originals that are kept")
-    more = UNKNOWN_AMOUNT if exactness is Exactness.UNKNOWN else size
+    if aside:
+        ways.append(f"once `batchdiff purge{plan} --used` deletes the {_originals(aside)} in quarantine")
+    if kept := len(fates) - aside:
+        other, are = "other " if len(left) < len(there) else "", "is" if kept == 1 else "are"
+        ways.append(f"once you delete the {other}{_originals(kept)} that {are} kept")
+    if lost := shortfall(saved, exactness):
+        return f"There will be {lost} than before the apply, even {' and '.join(ways)}."
+    more = UNKNOWN_AMOUNT if exactness is Exactness.UNKNOWN else bounded_size(saved, exactness)
     return f"{_capitalized(more)} comes back {' and '.join(ways)}."
+
+
+def _originals(count: int) -> str:
+    return "original" if count == 1 else "originals"
 
 
 def _capitalized(text: str) -> str:

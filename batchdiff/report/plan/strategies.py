@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from batchdiff.applying.results.conversion import freed_in_all
+from batchdiff.choices import Strategy
 from batchdiff.image.storage.exactness import UNKNOWN_AMOUNT, Exactness, of_sum
-from batchdiff.plan.plan import Savings, Sharing
-from batchdiff.report.facts import PlanFacts
+from batchdiff.plan.plan import GuestPlan, Savings, Sharing
+from batchdiff.report.facts import WORKED_ON, PlanFacts
 from batchdiff.report.figures import bounded_size, count_of
 from batchdiff.report.printable import printable
 from batchdiff.report.table import Align, Column
@@ -27,21 +28,38 @@ STRATEGY_COLUMNS = (Column("guest", Align.LEFT), Column("overlay"), Column("shar
 
 
 class BothStrategies(NamedTuple):
-    """A guest for which both strategies are possible, with the savings of each, and the one that is planned."""
+    """A guest for which both strategies are possible, with the savings of each, and the one that is planned.
+
+    ``would_skip``: the strategies with which a plan would leave it as it is, so that it would save nothing.
+    """
 
     name: str
     overlay: Savings
     sharing: Sharing
     planned: str
+    would_skip: frozenset[Strategy]
 
 
 def both_strategies(facts: PlanFacts) -> list[BothStrategies]:
     """Return the guests to report for which both strategies are possible."""
-    return [
-        BothStrategies(guest.name, guest.diff.savings, guest.sharing, guest.strategy.value)
-        for guest in facts.guests
-        if guest.diff is not None and guest.sharing is not None
-    ]
+    found = []
+    for guest in facts.guests:
+        if guest.diff is not None and guest.sharing is not None:
+            savings, sharing = guest.diff.savings, guest.sharing
+            would_skip = _would_skip(guest, savings, sharing)
+            found.append(BothStrategies(guest.name, savings, sharing, _planned(guest), would_skip))
+    return found
+
+
+def _planned(guest: GuestPlan) -> str:
+    return guest.strategy.value + ("" if guest.verdict in WORKED_ON else f" ({guest.verdict})")
+
+
+def _would_skip(guest: GuestPlan, overlay: Savings, sharing: Sharing) -> frozenset[Strategy]:
+    """Return the strategies with which a plan would skip a guest: the planned one, if it does, and losses."""
+    saved = {Strategy.OVERLAY: overlay.saved_bytes, Strategy.SHARE: sharing.saved_bytes}
+    others = {strategy for strategy, size in saved.items() if strategy is not guest.strategy and size <= 0}
+    return frozenset(others if guest.verdict in WORKED_ON else others | {guest.strategy})
 
 
 def strategy_rows(facts: PlanFacts) -> Sequence[tuple[str, ...]]:
@@ -57,7 +75,9 @@ def strategy_rows(facts: PlanFacts) -> Sequence[tuple[str, ...]]:
         for each in both
     ]
     if len(both) > 1:
-        overlays, sharings = [each.overlay for each in both], [each.sharing for each in both]
+        # The total is what a plan with that strategy would save, so it leaves out guests that would be skipped.
+        overlays = [each.overlay for each in both if Strategy.OVERLAY not in each.would_skip]
+        sharings = [each.sharing for each in both if Strategy.SHARE not in each.would_skip]
         error = sum(each.overlay_error_bytes for each in overlays)
         rows.append(("total", _sum(overlays, error), _sum(sharings), ""))
     return rows

@@ -12,7 +12,7 @@ from batchdiff.image.storage.exactness import UNKNOWN_AMOUNT, Exactness
 from batchdiff.plan.plan import GuestPlan, GuestToConvert, Totals
 from batchdiff.plan.totals import totals_of
 from batchdiff.report.facts import PlanFacts, guests_not_converted, inexact
-from batchdiff.report.figures import bounded_size, count_of, of_several
+from batchdiff.report.figures import bounded_size, count_of, of_several, shortfall
 from batchdiff.report.plan.comparison import compared, sentences
 from batchdiff.report.plan.dangers import dangers
 from batchdiff.report.plan.done import done, done_figures, space_figure
@@ -142,7 +142,10 @@ def main_figures(facts: PlanFacts) -> Iterator[tuple[str, str, str]]:
         yield from done_figures(facts)
         return
     saved = bounded_size(totals.saved_bytes, totals.exactness, facts.error_bytes)
-    yield "comes back", saved, f"{share_words(totals)} of {format_size(totals.allocated_bytes)}"
+    if lost := shortfall(totals.saved_bytes, totals.exactness):
+        yield "comes back", "nothing", f"there will be {lost} than now"
+    else:
+        yield "comes back", saved, f"{share_words(totals)} of {format_size(totals.allocated_bytes)}"
     yield space_figure(facts)
     counts = {"skipped": totals.skip, "refused": totals.refuse}
     others = [f"{count} {verdict}" for verdict, count in counts.items() if count]
@@ -229,26 +232,17 @@ def _fate(facts: PlanFacts, chosen: Sequence[GuestToConvert]) -> str:
         case Retire.QUARANTINE:
             later = _later(totals, "only with `batchdiff purge`", them)
             return f"and then quarantine {originals} as NAME.batchdiff-original: {later}"
-        case Retire.DELETE if _costs(totals):
-            return f"and then delete {originals}: {_cost(totals)}"
+        case Retire.DELETE if lost := shortfall(totals.saved_bytes, totals.exactness):
+            return f"and then delete {originals}: there will be {lost} than now"
         case Retire.DELETE:
             return f"and then delete {originals}, which frees {_saved(totals)}"
 
 
 def _later(totals: Totals, when: str, originals: str) -> str:
-    if _costs(totals):
-        return f"even after you delete {originals}, {_cost(totals)}"
+    if lost := shortfall(totals.saved_bytes, totals.exactness):
+        return f"even after you delete {originals}, there will be {lost} than now"
     the = "the " if totals.exactness is Exactness.EXACT else ""
     return f"{the}{_saved(totals)} comes back {when}"
-
-
-def _costs(totals: Totals) -> bool:
-    """Return True if the overlays take more than the originals, which can happen on a new template."""
-    return totals.saved_bytes < 0 and totals.exactness is not Exactness.UNKNOWN
-
-
-def _cost(totals: Totals) -> str:
-    return f"there will be {format_size(-totals.saved_bytes)} less free space than now"
 
 
 def _saved(totals: Totals) -> str:

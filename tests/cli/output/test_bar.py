@@ -88,6 +88,30 @@ def test_a_terminal_that_does_not_know_its_size(monkeypatch, rows, columns, widt
         assert [len(each) for each in drawn if each.startswith(line)] == [width], said
 
 
+@pytest.mark.parametrize("columns", [1, 2, 10])
+def test_a_narrow_terminal_has_no_raw_numbers(monkeypatch, columns):
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with open(theirs, "w", encoding="utf-8") as screen:
+        monkeypatch.setattr(sys, "stderr", screen)
+        monkeypatch.setenv("TERM", "dumb")
+        bar = ProgressBar()
+        bar.show(READING)
+        bar.close()
+        STDERR.flush()
+    drawn = re.split(r"[\r\n]+", all_of(ours).decode())
+    assert max(map(len, drawn)) == max(columns - 1, 1)
+    assert "verifying"[: columns - 1 or 1] in drawn
+
+
+def test_nothing_to_do_draws_nothing(terminal):
+    screen = terminal()
+    bar = ProgressBar()
+    bar.show(Reading(Pace(0, 0, None, 0.0), 0.0, None, None, None, True))
+    bar.close()
+    assert not screen.getvalue().replace("\x1b[A", "").strip()
+
+
 @pytest.mark.parametrize("phase", list(Phase))
 def test_each_kind_of_work_has_its_word(terminal, phase):
     """An event of JSON names the same kinds, so only a bar could lack one."""

@@ -67,6 +67,16 @@ def test_guests_that_are_done_are_no_loss():
     assert list(sentences(compared(old, new)))[1].endswith(f"do not include those planned for them ({planned}).")
 
 
+def test_conversions_that_took_space():
+    costly = guest_plan("web01", savings=savings(MIB, 3 * MIB))
+    new = small_plan(guest_plan("web01", verdict=Verdict.SKIP, reason="done by /srv/old.plan.json"))
+    back = {"web01": Conversion(Fate.DELETED, MIB, MIB, False, -2 * MIB)}
+    assert list(sentences(compared(small_plan(costly), new), back))[1] == (
+        "web01: convert then, done now; free space has changed by -2 MiB so far (-2 MiB planned). The new plan's"
+        " savings include neither figure."
+    )
+
+
 def test_nothing_has_changed():
     assert list(sentences(compared(OLD, OLD)))[1:] == ["No guest has changed."]
 

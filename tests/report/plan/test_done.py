@@ -60,10 +60,57 @@ def test_after_the_last_purge():
     )
 
 
+def test_space_that_is_lost_does_not_come_back():
+    """Two images of 1 byte, for example, take 8 KiB, and their overlays more."""
+    costly = [guest_plan(name, savings=savings(4 * MIB, 10 * MIB)) for name in ("one", "two")]
+
+    def costs(fate, back=0):
+        done = {guest.name: conversion(fate, came_back_bytes=back) for guest in costly}
+        return PlanFacts(small_plan(*costly), path="fleet.plan.json", conversions=done)
+
+    kept, gone = costs(Fate.KEPT), costs(Fate.DELETED, -6 * MIB)
+    texts = [" ".join(plan_text(each).split()) for each in (kept, gone)]
+    assert texts[0].endswith(
+        "Originals: 2 kept. There will be 12 MiB less free space than before the apply, even once you delete the"
+        " originals that are kept."
+    )
+    assert texts[1].endswith(
+        "Originals: 2 deleted. There is 12 MiB less free space than before: the overlays take more than deleting"
+        " the originals freed."
+    )
+    so_far = kept._replace(conversions=dict(kept.conversions) | {"one": conversion(Fate.GONE, came_back_bytes=-1)})
+    assert "So far, there is 1 B less free space than before: " in " ".join(plan_text(so_far).split())
+    planned = kept._replace(conversions={})
+    assert "- comes back: **nothing** (there will be 12 MiB less free space than now)" in plan_markdown(planned)
+    assert "- came back: **0 B** (12 MiB less free space planned)" in plan_markdown(kept)
+    lost = "12 MiB less free space than before; 12 MiB less free space planned"
+    assert f"- came back: **nothing** ({lost})" in plan_markdown(gone)
+    assert lost in plan_html(gone)
+
+
 def test_originals_that_the_operator_removed():
     assert end_of_report(*[Fate.GONE] * 3).endswith(
         "Originals: 3 gone (not deleted by batchdiff).\n5.7 GiB came back, net of the overlays.\n"
     )
+
+
+def test_one_original_is_not_several():
+    one = facts(Fate.QUARANTINED)
+    one = one._replace(plan=small_plan(GUESTS[0]))
+    older = {"one": OlderOriginal("/srv/one.img.batchdiff-original", GIB)}
+
+    def said(fate, **changes):
+        done = {"one": conversion(fate, **changes)} if fate else {}
+        given_back = {} if fate else {"given_back": frozenset({"one"}), "older_originals": older}
+        return " ".join(plan_text(one._replace(conversions=done, **given_back)).split())
+
+    assert "1.9 GiB comes back once you delete the original that is kept." in said(Fate.KEPT)
+    assert "--used` deletes the original in quarantine." in said(Fate.QUARANTINED)
+    assert "1.9 GiB came back, net of the overlay." in said(Fate.DELETED)
+    assert "the overlay takes more than deleting the original freed." in said(Fate.DELETED, came_back_bytes=-1)
+    assert "--used` deletes the original in quarantine." in said(None)
+    two = " ".join(end_of_report(Fate.KEPT, Fate.QUARANTINED).split())
+    assert "deletes the original in quarantine and once you delete the original that is kept." in two
 
 
 def test_what_is_left_to_do_is_counted_by_itself():
@@ -115,9 +162,20 @@ def test_overlays_that_vms_have_used_or_that_are_gone():
         end_of_report(Fate.KEPT, Fate.KEPT, used=True).split()
     )
     assert "Its VM has since written to it." in " ".join(end_of_report(Fate.KEPT, used=True).split())
-    assert "1 overlay cannot be found or read now." in " ".join(
-        end_of_report(Fate.KEPT, overlay_disk_bytes=None).split()
+    lost = " ".join(end_of_report(Fate.KEPT, overlay_disk_bytes=None).split())
+    assert lost.startswith("1 overlay cannot be found or read now. Originals: 1 kept.")
+
+
+def test_overlays_that_are_gone_are_not_in_place():
+    found = facts(Fate.KEPT, Fate.KEPT)
+    found = found._replace(
+        conversions=dict(found.conversions) | {"one": conversion(Fate.KEPT, overlay_disk_bytes=None)}
     )
+    assert (
+        "1 overlay is in place, and had a length of 100 MiB when written, as predicted; on disk now: 100 MiB"
+        " (100 MiB predicted). 1 overlay cannot be found or read now. Originals: 2 kept."
+    ) in " ".join(plan_text(found).split())
+    assert "- overlays take: **100 MiB** (on disk now; predicted 100 MiB)" in plan_markdown(found)
 
 
 def test_every_form_has_predicted_beside_actual():

@@ -90,6 +90,16 @@ def test_a_cluster_size_that_saves_more_than_a_tenth():
     assert (totals["better_cluster_size"], totals["better_overlay_disk_bytes_at_most"]) == (4096, 120 * MIB)
 
 
+PACKED = guest_plan("b", options=OverlayOptions(compression=Compression.ZSTD), savings=savings(GIB, MIB))
+
+
+@pytest.mark.parametrize(("others", "of"), [((), ""), ((PACKED,), " of a")])
+def test_a_cluster_size_for_one_guest(others, of):
+    guest = guest_with_sizes("a", 100 * MIB, c4096=60 * MIB, c65536=100 * MIB)
+    said = " ".join(plan_text(PlanFacts(small_plan(guest, *others))).split())
+    assert f"`cluster_size: 4KiB`, the overlay{of} would take at most 60 MiB on disk instead of 100 MiB" in said
+
+
 def test_no_more_than_a_tenth_is_no_remark():
     assert cluster_advice([guest_with_sizes("a", 100 * MIB, c4096=90 * MIB, c65536=100 * MIB)]) is None
     assert cluster_advice([]) is None

@@ -8,10 +8,11 @@ import io
 import json
 
 import pytest
-from plans import guest_plan, savings, shared_guest, small_plan
+from plans import guest_plan, savings, shared_guest, small_plan, untouched
 
 from batchdiff.applying.journal.records import Fate
 from batchdiff.applying.results.conversion import Conversion, FreedSpace
+from batchdiff.choices import Verdict
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.plan.csv_form import plan_csv
@@ -29,6 +30,26 @@ def test_the_total_is_as_exact_as_the_rows():
     assert [row[2] for row in rows] == ["1 GiB", "1 GiB", "2 GiB"]
     rows = strategy_rows(PlanFacts(small_plan(one, dataclasses.replace(other, sharing=nothing))))
     assert [row[2] for row in rows] == ["1 GiB", "at least 0 B", "at least 1 GiB"]
+
+
+def test_the_total_of_a_strategy_leaves_out_guests_that_it_would_skip():
+    sharing = dataclasses.replace(shared_guest().sharing, saved_bytes=MIB)
+    worth = guest_plan("worth", savings=savings(32 * MIB, 2 * MIB), sharing=sharing)
+    costly = guest_plan("costly", savings=savings(MIB, 3 * MIB), sharing=sharing)
+    skipped = untouched(costly, Verdict.SKIP, "its overlay would not be smaller than the guest is now")
+    shared = shared_guest("shared", savings=savings(MIB, 2 * MIB), sharing=sharing)
+
+    def compared(*guests):
+        return [row[1:] for row in strategy_rows(PlanFacts(small_plan(*guests)))]
+
+    assert compared(worth, skipped, shared) == [
+        ("30 MiB", "1 MiB", "overlay"),
+        ("-2 MiB", "1 MiB", "overlay (skip)"),
+        ("-1 MiB", "1 MiB", "share"),
+        ("30 MiB", "3 MiB", ""),
+    ]
+    assert compared(skipped, skipped)[-1] == ("0 B", "2 MiB", "")
+    assert compared(costly, costly)[-1] == ("-4 MiB", "2 MiB", ""), "with `minimum_savings: none`"
 
 
 @pytest.mark.parametrize(
@@ -63,6 +84,9 @@ def test_originals_that_are_gone_and_shared_blocks_add_up():
     found = [(each.size, each.exactness.value) for each in map(facts.freed.get, ("gone", "kept", "shared"))]
     assert found == [(GIB, "at_most"), (0, "exact"), (GIB, "exact")]
     assert "- came back: **at most 2 GiB**" in plan_markdown(facts)
+    said = " ".join(plan_text(facts).split())
+    assert "At most 1 GiB has come back so far, net of the overlays." in said, "apart from sharing"
+    assert "in place with the template: 1 GiB came back (1 GiB predicted)." in said
 
 
 def test_without_an_overlay_in_view_nothing_is_said_of_overlays():
