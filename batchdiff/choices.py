@@ -14,7 +14,7 @@ class Retire(enum.StrEnum):
 
 
 class Strategy(enum.StrEnum):
-    """The way in which a guest frees the space of the data that the template has, too."""
+    """The way in which a guest gives back the space taken by data that it has in common with the template."""
 
     OVERLAY = "overlay"
     """An overlay takes its place, and depends on the template."""

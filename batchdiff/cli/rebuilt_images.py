@@ -16,8 +16,8 @@ def warn_of_rebuilding(console: Console, guests: Collection[GuestToConvert]) -> 
     for form, words in sorted(differences):
         console.warn(f"note: if an image of a {form} guest has to be rebuilt, {words}")
     for words, names in lost_with_originals(guests).items():
-        it = "it" if len(names) == 1 else "each"
-        console.warn(f"{_if_rebuilt(names)} {it} will lack {words} of its original")
+        what = "it will lack what its original has" if len(names) == 1 else "each will lack what its original has"
+        console.warn(f"{_if_rebuilt(names)} {what}: {words}")
     if names := decrypted_by_rebuilding(guests):
         what, originals = (
             ("its VM wrote to the encrypted overlay", "the original was")

@@ -139,8 +139,8 @@ def _apply(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
         choices=list(VerifyMode),
         type=one_of(VerifyMode),
         default=VerifyMode.FULL,
-        help="how to verify overlays: full (every byte, by QEMU; the default), changed (the bytes that were"
-        " written, by batchdiff), or native (every byte, by batchdiff)",
+        help="how to verify overlays: full (QEMU compares every byte; the default), changed (batchdiff compares"
+        " only the bytes written), or native (batchdiff compares every byte)",
     )
     what = "the overlay of one is being written while the others are verified"
     _add_jobs(verb, f"number of guests in progress at the same time: {what}")
@@ -182,8 +182,8 @@ def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--discard-changes",
         action="store_true",
-        help="go back to the originals as they were before the conversion, and discard what the VMs have written"
-        " since, after asking; without --guest, for all guests",
+        help="go back to the originals as they were before the conversion and, after asking, discard what the"
+        " VMs have written since; without --guest, for all guests",
     )
     verb.add_argument(
         "--allow-loss",
@@ -209,7 +209,7 @@ def _purge(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--used",
         action="store_true",
-        help="also delete originals whose VMs have run on the overlays since; the state from before the conversion"
+        help="also delete originals whose VMs have run on the overlays; the state from before the conversion"
         " cannot be restored afterwards",
     )
     _add_dry_run(verb)

@@ -38,8 +38,8 @@ class Definer:
     def define(self, change: DomainChange) -> None:
         """Save a domain's definition, then define the domain as a change requires.
 
-        :raises DefinitionError: its VM is on, libvirt keeps a snapshot, a checkpoint or memory of it, an image is
-            not in place, only the operator can make the change, or the definition cannot be saved.
+        :raises DefinitionError: its VM is on, libvirt keeps a snapshot, a checkpoint or saved memory of it, an image
+            is not in place, only the operator can make the change, or the definition cannot be saved.
         :raises ProgramError: libvirt refuses the change.
         """
         name = change.domain.name
@@ -53,7 +53,7 @@ class Definer:
     def undo(self, name: str) -> bool:
         """Define a domain as it was before the last change; return whether there was anything to do.
 
-        :raises DefinitionError: its VM is on, libvirt keeps a snapshot, a checkpoint or memory of it, its
+        :raises DefinitionError: its VM is on, libvirt keeps a snapshot, a checkpoint or saved memory of it, its
             definition has changed since, or one of its images is missing or has another format.
         :raises ProgramError: libvirt refuses the change.
         """
@@ -78,7 +78,7 @@ class Definer:
         return True
 
     def refresh_pools(self) -> list[tuple[str, ProgramError]]:
-        """Have libvirt refresh the pools with images of the plan; return the pools that failed, and why."""
+        """Have libvirt refresh the pools that contain images of the plan; return those that failed, and why."""
         failed = []
         folders = {os.path.dirname(path) for disk in self.disks for path in disk.known_as}
         for pool in self.pools:
@@ -116,7 +116,7 @@ class Definer:
         self._require_consistent(name, what)
 
     def _require_consistent(self, name: str, what: str) -> None:
-        """Refuse a domain if libvirt keeps a snapshot, a checkpoint or memory that refers to its present disks."""
+        """Refuse a domain if libvirt keeps a snapshot, a checkpoint or saved memory of it."""
         if found := contradictions_of(self.libvirt, name):
             remedy = " ".join(f"{each.advice}." for each in found)
             raise DefinitionError(what, why="; ".join(each.what for each in found), remedy=remedy)

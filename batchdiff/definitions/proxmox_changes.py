@@ -196,9 +196,10 @@ def _of_sections(
     if snapshots := list(dict.fromkeys(each.section for each in named if each.section != PENDING)):
         is_one = len(snapshots) == 1
         which = f"the snapshot {snapshots[0]} refers" if is_one else f"snapshots ({few(snapshots)}) refer"
-        it, delete = ("it", "it with") if is_one else ("them", "each of them, for example with")
+        those = "that snapshot" if is_one else "those snapshots"
+        delete = "the snapshot with" if is_one else "each of these snapshots, for example with"
         yield (
-            f"{which} to the former image of {guest.guest}, and the new image does not contain {it}: a rollback"
+            f"{which} to the former image of {guest.guest}, and the new image does not contain {those}: a rollback"
             " would fail, or bring back the former image. Delete"
             f" {delete} `qm delsnapshot {config.vmid} {snapshots[0]}`"
         )

@@ -29,7 +29,7 @@ _OF_VOLUME = ("file=", "volume=")
 _FORMAT = "format="
 
 MAIN, PENDING = "", "PENDING"
-"""Names of sections; any other name is that of a snapshot."""
+"""Names of sections; any other name is that of a snapshot, or begins with ``special:`` and has no drives."""
 
 
 class ConfigDrive(NamedTuple):

@@ -126,7 +126,7 @@ def _holes(path: str, fd: int) -> Fact:
         return Fact(path, "hole punching", "supported")
     number = ctypes.get_errno()
     why = "not supported" if number in {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL} else os.strerror(number)
-    effect = "VMs cannot free space by trimming, in a guest or in its overlay."
+    effect = "When a VM trims its disk, no space is freed, neither in a full image nor in an overlay."
     return Fact(path, "hole punching", why, Ability.LIMITED, effect)
 
 

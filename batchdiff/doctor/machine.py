@@ -97,7 +97,10 @@ def qemu_facts() -> list[Fact]:
     """Return facts about qemu-img: its version, its formats, and its options for qcow2."""
     path = shutil.which("qemu-img")
     if path is None:
-        effect = "`apply` cannot verify overlays without it. Install it (Debian: qemu-utils)."
+        effect = (
+            "Without it, `apply` cannot verify overlays, except with `--verify native` or `changed`, and no"
+            " original can be deleted. Install it (Debian: qemu-utils)."
+        )
         return [Fact(QEMU, "qemu-img", "not on the PATH", Ability.MISSING, effect)]
     try:
         version = installed.installed_version()

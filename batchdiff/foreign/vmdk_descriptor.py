@@ -148,9 +148,9 @@ def _extents(lines: list[bytes], kind: str) -> Descriptor:
         sectors, _, name, first = extent.groups()
         fault = "lacks an offset" if word == "FLAT" else "must not have an offset"
         is_complete = (first is not None) is (word == "FLAT")
-        require(is_complete, f"the {word} extent in line {number} of its descriptor {fault}")
-        require(len(name) <= _LONGEST_NAME, f"the name in line {number} of its descriptor is too long")
-        require(int(sectors) > 0, f"the extent in line {number} of its descriptor has no sectors")
+        require(is_complete, f"the {word} extent on line {number} of its descriptor {fault}")
+        require(len(name) <= _LONGEST_NAME, f"the name on line {number} of its descriptor is too long")
+        require(int(sectors) > 0, f"the extent on line {number} of its descriptor has no sectors")
         text = name.decode("utf-8", "surrogateescape")
         found.append(VmdkExtent(text, int(sectors) * SECTOR, int(first or 0) * SECTOR))
     require(bool(found), "its descriptor names no extent")

@@ -172,7 +172,7 @@ FORMATS: dict[ImageFormat, Format] = {
             " same offset there as on the disk, and the image is not encrypted",
             "if it is encrypted, it uses LUKS, with a valid header whose key slots open in reasonable time",
             "all sizes are within QEMU's limits",
-            "header, tables, snapshots and bitmaps are aligned, inside the file, and do not overlap",
+            "header, tables, snapshots and bitmaps are aligned and inside the file, and do not overlap",
             "all table entries point into the file, and together map no more bytes than the file has",
             "while planning: no cluster has two uses that exclude each other, or more uses than its refcount",
             "the header gives the backing file the declared format, or none",

@@ -77,18 +77,18 @@ def _virt_xml(disks: Sequence[GuestDisk]) -> str:
     ready = [disk.now for disk in disks if disk.planned is None]
     if not ready:
         return (
-            "If a VM uses such a guest, the VM's definition must change once `batchdiff apply` has written the"
+            "If another VM uses one of them, its definition must change once `batchdiff apply` has written the"
             " overlay."
         )
     what = f"path={shell_word(ready[0].path)},driver.type={ready[0].format}"
     example = f"`virt-xml DOMAIN --edit target=TARGET --disk {what} --define`"
-    return f"If a VM uses such a guest, change the VM's definition by hand, for example: {example}."
+    return f"If another VM uses one of them, change its definition by hand, for example: {example}."
 
 
 def _elsewhere(_disks: Sequence[GuestDisk]) -> str:
     folder = "/etc/pve/nodes/NODE/qemu-server"
     return (
-        "If a VM on another host of the cluster uses such a guest, run the same command for that host, with"
+        "If a VM on another host of the cluster uses one of them, run the same command for that host, with"
         f" `--proxmox {folder} --storage-cfg /etc/pve/storage.cfg`."
     )
 

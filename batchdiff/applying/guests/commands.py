@@ -15,6 +15,8 @@ _maps: list[str] = []
 
 _MOST_NAMED = 5
 
+_DISCARDING = {"--discard-changes", "--used"}
+
 
 @contextmanager
 def commands_for(plan: str, maps: list[str]) -> Iterator[None]:
@@ -28,8 +30,12 @@ def commands_for(plan: str, maps: list[str]) -> Iterator[None]:
 
 
 def commands(verb: str, guests: list[str], *options: str) -> str:
-    """Return a command for several guests, in backquotes; if there are many, one for all guests of the plan."""
-    named = guests if len(guests) <= _MOST_NAMED else []
+    """Return a command for several guests, in backquotes; if there are many, one for all guests of the plan.
+
+    A command that discards something names all of them: it must not do that to any other guest.
+    """
+    discards = not _DISCARDING.isdisjoint(options)
+    named = guests if discards or len(guests) <= _MOST_NAMED else []
     chosen = [shell_option("--guest", guest) for guest in named]
     moved = [] if verb in _WITHOUT_MAP else [shell_option("--map", each) for each in _maps]
     return f"`{' '.join(('batchdiff', verb, *_plan, *moved, *chosen, *options))}`"

@@ -35,9 +35,9 @@ def done_elsewhere(plan: Plan, verb: str) -> str:
         return ""
     plans = dict.fromkeys(found)
     made = "An earlier plan has" if len(plans) == 1 else "Earlier plans have"
-    guests, them = ("1 guest", "it") if len(found) == 1 else (f"{len(found)} guests", "them")
+    those = "that guest" if len(found) == 1 else "those guests"
     ways = " or ".join(f"`batchdiff {verb} {shell_word(path)} --guest NAME`" for path in plans)
-    return f"{made} converted {guests} of this plan. For {them}, run {ways}."
+    return f"{made} converted {len(found)} of this plan's guests. For {those}, run {ways}."
 
 
 def _commands(found: list[tuple[GuestPlan, str]], verb: str) -> str:

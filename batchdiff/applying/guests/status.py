@@ -196,7 +196,7 @@ def _quarantined(there: OnDisk | None) -> str:
 def _template_lost(there: OnDisk) -> str:
     if there.original is None:
         return "its template is missing: bring it back; if it was moved, add --map OLD=NEW"
-    return f"its template is missing: restore --discard-changes to go back to {there.original}, or bring it back"
+    return f"its template is missing: bring it back, or restore --discard-changes to go back to {there.original}"
 
 
 def _overlay_missing(there: OnDisk) -> str:

@@ -14,7 +14,7 @@ class Health(enum.StrEnum):
     TOUCHED = "touched"
     """Its times or its identity have changed, but not its content."""
     IN_USE = "in-use"
-    """A VM is running on it, so it was not checked."""
+    """A VM or another program is using it, so it was not checked."""
     STALE = "stale"
     """It is not as planned, but no overlay depends on it yet: only the plan is useless."""
     DAMAGED = "damaged"

@@ -166,8 +166,8 @@ class ApplyTask:
                 continue
             raise GuestError(
                 f"the original {layer.path} was left alone",
-                why=f"{before.changes(now)} after its overlay {self._plan.overlay_path} was published, so only"
-                " you know which of the two to keep",
+                why=f"since its overlay {self._plan.overlay_path} was published, it has changed"
+                f" ({before.changes(now)}), so only you know which of the two to keep",
                 remedy="If the overlay is the VM's disk, remove the original yourself. To go back to the original:"
                 f" {command('restore', self.guest, '--discard-changes')}.",
             )
@@ -200,6 +200,6 @@ def _used(guest: GuestToConvert, original: str, error: DifferenceError) -> Guest
     how = f"run {command('purge', guest.name, '--used')}" if quarantined else f"remove {original} yourself"
     return GuestError(
         f"the original of {guest.name} was not retired",
-        why=f"its VM has run on the overlay since ({error.what})",
+        why=f"its VM has run on the overlay since the conversion ({error.what})",
         remedy=f"If you trust the overlay, {how}.",
     )

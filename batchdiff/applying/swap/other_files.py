@@ -47,7 +47,7 @@ def delete_other_files(
         if now is not None and known.is_unwritten(now):
             freed.append(_delete(path, but, run))
         else:
-            remarks.append(f"{path}, a part of {of}, was left in place: {known.changes(now or NO_FILE)}")
+            remarks.append(f"{path}, a part of {of}, was not deleted: {known.changes(now or NO_FILE)}")
     return remarks
 
 

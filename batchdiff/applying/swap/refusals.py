@@ -143,7 +143,7 @@ def overlay_missing(guest: str, overlay: str, original: str | None) -> GuestErro
     back = "" if original is None else f" To go back to it and give up what the VM wrote: {discard}."
     return GuestError(
         f"{guest} was not restored",
-        why=f"its overlay {overlay} {missing(overlay)}, and with it what its VM has written since",
+        why=f"its overlay {overlay} {missing(overlay)}, and with it everything that its VM wrote to it",
         remedy=f"Bring the overlay back; if it or the pool was moved, use `--map OLD=NEW`.{whole}{back}",
     )
 

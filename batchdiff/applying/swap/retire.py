@@ -60,7 +60,9 @@ def objection(
         )
     aside = names.quarantine if retire is Retire.QUARANTINE else names.deleting
     if len(os.fsencode(os.path.basename(aside))) > longest_name(os.path.dirname(path)):
-        return Fault(f"the name of {path} is too long to become {os.path.basename(aside)!r}", _TOO_LONG[goal])
+        return Fault(
+            f"{path} cannot be renamed: the name {os.path.basename(aside)!r} would be too long", _TOO_LONG[goal]
+        )
     # Not `deleting`: the file with that name may be the original that a restore is about to bring back.
     if retire is Retire.QUARANTINE and os.path.lexists(aside):
         way_out = (plans or EarlierPlans()).way_out_of_quarantine(aside)

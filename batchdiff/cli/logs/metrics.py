@@ -113,7 +113,7 @@ def status_metrics(
 
 
 def verify_metrics(findings: Sequence[Finding], *, success: bool) -> list[Metric]:
-    """Return the metrics of `batchdiff verify`; of a file with several findings, the worst counts."""
+    """Return the metrics of `batchdiff verify`; if a file has several findings, only the worst is counted."""
     worst: dict[tuple[str, str], Health] = {}
     for health in _WORST_FIRST:
         for each in findings:

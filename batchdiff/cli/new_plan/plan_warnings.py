@@ -33,4 +33,4 @@ def warn_of_space(console: Console, plan: Plan) -> None:
     try:
         check_space(plan.to_convert, plan.retire)
     except GuestError as error:
-        console.warn(f"warning: apply would be refused, because {error}")
+        console.warn(f"warning: `batchdiff apply` would refuse this plan, because {error}")

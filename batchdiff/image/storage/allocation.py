@@ -170,7 +170,10 @@ def _without_tree(fd: int, path: str, shared: ExtentTable) -> DiskUse:
     if packed:
         why = "btrfs has compressed it, and only root (CAP_SYS_ADMIN) can see by how much"
         return DiskUse(allocated, free, Exactness.UNKNOWN, why)
-    why = "btrfs keeps overwritten data until a file is deleted, and only root (CAP_SYS_ADMIN) can see how much"
+    why = (
+        "btrfs can keep a file's overwritten data until the file is deleted, and only root (CAP_SYS_ADMIN) can see"
+        " how much"
+    )
     return DiskUse(allocated, free, Exactness.AT_LEAST, why)
 
 

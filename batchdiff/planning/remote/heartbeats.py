@@ -1,4 +1,4 @@
-"""The silence of workers: how long a scheduler has not heard from each, counted while the scheduler answers.
+"""The silence of workers: the time since a scheduler heard from each, counted while the scheduler answers.
 
 ::
 
@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 LONGEST_SILENCE = 30.0
-"""Seconds after which a worker counts as frozen. A worker of Dask reports twice a second, or every six seconds if
-there are a thousand workers, whatever its tasks wait for."""
+"""Seconds after which a worker counts as frozen. A Dask worker reports twice a second, or every six seconds if
+there are a thousand workers, whatever its tasks are waiting for."""
 
 _LONGEST_STEP = 15.0
 """The most seconds that count from one look to the next: this process, or the scheduler, may have been stopped."""

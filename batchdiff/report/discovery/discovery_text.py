@@ -93,7 +93,7 @@ def why_template(group: Group) -> str:
 
 
 def _of_equals(choice: ChosenTemplate) -> str:
-    rules = " and, of those left, ".join(_TIES[tie] for tie in choice.ties)
+    rules = " and, among the equals that remain, ".join(_TIES[tie] for tie in choice.ties)
     count = f"{'' if choice.all_tried else 'at least '}{count_of(choice.equals, 'other image')}"
     return f"{count} would do almost as well, but this one {rules}"
 

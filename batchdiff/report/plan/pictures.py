@@ -41,7 +41,7 @@ class SizeBar(NamedTuple):
 
 
 def map_paths(changes: ChangeMap) -> list[MapPath]:
-    """Return the paths of a guest's map, in a picture that is as wide as there are bins, and 10 high."""
+    """Return the paths of a guest's map, in a picture that is one unit wide for each bin, and 10 units high."""
     return [*_row("data", changes.data, *_DATA), *_row("zeros", changes.zeros, *_ZEROS)]
 
 

@@ -1,5 +1,7 @@
 import shlex
 
+import pytest
+
 from batchdiff.applying.guests.commands import command, commands, commands_for
 
 
@@ -22,6 +24,12 @@ def test_the_plan_at_hand_and_where_images_have_moved():
 
 
 def test_many_guests_are_all_of_the_plan():
-    assert words(commands("purge", [f"g{number}" for number in range(6)], "--used")) == [
-        *("batchdiff", "purge", "PLAN", "--used")
-    ]
+    assert words(commands("restore", [f"g{number}" for number in range(6)])) == ["batchdiff", "restore", "PLAN"]
+
+
+@pytest.mark.parametrize("option", ["--used", "--discard-changes"])
+def test_what_is_discarded_is_named_however_many_guests(option):
+    """Without the names, the changes of all other guests would be lost, too."""
+    guests = [f"g{number}" for number in range(100)]
+    found = words(commands("restore", guests, option))
+    assert found[3:-1] == [word for guest in guests for word in ("--guest", guest)]

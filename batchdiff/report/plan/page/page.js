@@ -1,5 +1,5 @@
 "use strict";
-// Sort and filter the table together with the list of disks, and copy commands. The page is complete without it.
+// Sort and filter the table together with the list of disks, and copy commands. The page is complete without this script.
 const table = document.getElementById("table");
 const body = table.tBodies[0];
 const disks = document.getElementById("disks");
