@@ -253,10 +253,8 @@ def _too_large(case: _Case) -> Fault:
 
 
 def _missing(case: _Case) -> Fault:
-    return Fault(
-        f"{case.path or 'the file'}, or a folder above it, does not exist",
-        f"Correct the path, or bring it back, {AGAIN}",
-    )
+    why = f"{case.path or 'the file'}, or a folder above it, does not exist"
+    return Fault(why, f"Correct the path, or bring it back, {AGAIN}")
 
 
 def _another_kind(case: _Case, what: str) -> Fault:
