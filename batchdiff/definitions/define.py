@@ -38,8 +38,8 @@ class Definer:
     def define(self, change: DomainChange) -> None:
         """Save a domain's definition, then define the domain as a change requires.
 
-        :raises DefinitionError: its VM is on, libvirt keeps a snapshot, a checkpoint or saved memory of it, an image
-            is not in place, only the operator can make the change, or the definition cannot be saved.
+        :raises DefinitionError: its VM is on, libvirt keeps a snapshot, a checkpoint or saved memory of it, an
+            image is not in place, only the operator can make the change, or the definition cannot be saved.
         :raises ProgramError: libvirt refuses the change.
         """
         name = change.domain.name

@@ -41,7 +41,7 @@ _NAMING_SECONDS = 0.5
 
 @dataclass(slots=True)
 class _Grip:
-    """The locks, lease and claim on one file. ``claim``: a descriptor that keeps others from mounting a block device."""
+    """The locks, lease and claim on one file. ``claim``: a descriptor that keeps a block device unmounted."""
 
     path: str
     fd: int
