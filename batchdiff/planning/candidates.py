@@ -172,7 +172,9 @@ def _without_backing_files(parts: list[Part], manifest: Manifest) -> list[Part]:
         others = [other for path in own for other in resting[path] if other not in itself]
         if isinstance(part, Candidate) and others:
             images = "that image" if len(others) == 1 else "those images"
-            reason = f"it is the backing file of {_first_of(others, guests)}, which would be lost with it"
+            first = _first_of(others, guests)
+            it_is = "it may be" if first.startswith("perhaps ") else "it is"
+            reason = f"{it_is} the backing file of {first.removeprefix('perhaps ')}, which would be lost with it"
             reason += f"; convert or remove {images} first, then plan again"
             found.append(untouched_guest(part.entry, part.record, Verdict.REFUSE, reason))
         else:

@@ -203,7 +203,7 @@ def test_events(planned):
         ("<domain><name>", "it is not valid XML"),
         ("<network/>", "it is a <network>, not a <domain>"),
         ("<!DOCTYPE a><domain/>", "it declares a document type"),
-        (None, "is gone"),
+        (None, "does not exist"),
     ],
 )
 def test_bad_files(planned, text, why):

@@ -96,7 +96,7 @@ def test_in_its_guests_place():
         (f"lock: backup\n{LINE}", CONVERTED, "VM 101 is locked (lock: backup)"),
         (f"{LINE}[one]\n{LINE}[two]\n{LINE}", CONVERTED, "(one and two)"),
         (f"{LINE}[one]\n{LINE}", CONVERTED, "the snapshot one refers to the former image of web, and"),
-        (f"{LINE}[one]\n{LINE}", CONVERTED, "Delete it with `qm delsnapshot 101 one`"),
+        (f"{LINE}[one]\n{LINE}", CONVERTED, "Delete the snapshot with `qm delsnapshot 101 one`"),
         (f"{LINE}[PENDING]\n{LINE}", CONVERTED, "`qm set 101 --revert scsi0`"),
         (f"{LINE}[PENDING]\ndelete: scsi0\n", CONVERTED, "a pending change ([PENDING]) affects web"),
         (f"{LINE}scsi1: {RAW.path}\n", CONVERTED, "web is also scsi1 of VM 101"),

@@ -249,10 +249,10 @@ def test_the_name_is_taken_between_plan_and_apply(tmp_path):
     [
         ("/etc/cron.d/x", "not beside the overlay"),
         ("../x", "not beside the overlay"),
-        ("template.img", "another file of the plan"),
-        ("web02.img", "another file of the plan"),
-        ("web02.qcow2", "another file of the plan"),
-        ("web02.data.raw", "another file of the plan"),
+        ("template.img", "another file in the plan"),
+        ("web02.img", "another file in the plan"),
+        ("web02.qcow2", "another file in the plan"),
+        ("web02.data.raw", "another file in the plan"),
         ("x.batchdiff-original", "reserved for batchdiff"),
     ],
 )

@@ -57,7 +57,7 @@ def test_a_guest_in_use_is_refused_and_the_others_are_planned(template, guest, i
     reason = plan.guests[0].reason
     assert "is in use" in reason
     assert name in reason
-    assert "Shut down the VM" in reason
+    assert "shut down the VM" in reason
     assert verdicts(planned(template, guest)) == {guest.name: Verdict.CONVERT}
 
 

@@ -49,9 +49,9 @@ def test_a_name_that_begins_with_a_hyphen():
 def test_the_plans_that_have_done_it_are_named():
     one, two = skipped("web01", "done by /srv/older plan.json"), skipped("web02", "done by /srv/old.json")
     command = "`batchdiff purge '/srv/older plan.json' --guest NAME`"
-    expected = f"An earlier plan has converted 1 guest of this plan. For it, run {command}."
+    expected = f"An earlier plan has converted 1 of this plan's guests. For that guest, run {command}."
     assert done_elsewhere(plans.small_plan(one), "purge") == expected
     both = f"{command} or `batchdiff purge /srv/old.json --guest NAME`"
-    expected = f"Earlier plans have converted 2 guests of this plan. For them, run {both}."
+    expected = f"Earlier plans have converted 2 of this plan's guests. For those guests, run {both}."
     assert done_elsewhere(plans.small_plan(one, two), "purge") == expected
     assert not done_elsewhere(plans.small_plan(), "purge")

@@ -161,7 +161,7 @@ NEXT = {
     "template missing": (
         QUARANTINED,
         OnDisk("/vm.qcow2", "/vm.img.aside", template=TemplateIs.MISSING),
-        "its template is missing: restore --discard-changes to go back to /vm.img.aside, or bring it back",
+        "its template is missing: bring it back, or restore --discard-changes to go back to /vm.img.aside",
     ),
     "template and original missing": (
         QUARANTINED,
