@@ -71,7 +71,7 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
         under = all_underlying(tuple(layer.path for layer in template.layers))
 
         def task_of(guest: GuestToConvert) -> ApplyTask:
-            _check_not_the_template(guest, template, under, options.retire)
+            _check_not_the_template(guest, template, under, guest.retired(options.retire))
             return ApplyTask(guest, plan.template, run, options, publication)
 
         results = run_swaps(to_convert, task_of, run, at_once=jobs)
@@ -117,7 +117,7 @@ def originals_to_delete(plan: Plan, options: ApplyOptions, history: History) -> 
     for guest in choose_guests(plan, options.guests):
         state = history.states.get(guest.name)
         done = state is not None and (state.step is Step.PURGED or state.fate in _NOT_THERE)
-        if isinstance(guest, GuestToConvert) and not done and guest.name not in back:
+        if isinstance(guest, GuestToConvert) and not (done or guest.is_on_device or guest.name in back):
             names = original_names(guest.source.path)
             size = guest.diff.savings.allocated_bytes
             there = [path for path in (names.own, names.quarantine, names.deleting) if os.path.lexists(path)]

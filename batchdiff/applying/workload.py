@@ -44,7 +44,7 @@ def expect_apply(session: Session, guests: Iterable[GuestToConvert], options: Ap
             if options.verify is VerifyMode.CHANGED and not _is_on_device(*images):
                 size = min(data + guest.diff.zero.units * guest.diff.unit, size)
             session.meter.expect(guest.name, Phase.VERIFY, size)
-        elif _is_to_be_retired(guest, options.retire):
+        elif _is_to_be_retired(guest, guest.retired(options.retire)):
             session.meter.expect(guest.name, Phase.VERIFY, size)
 
 

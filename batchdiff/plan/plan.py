@@ -199,6 +199,15 @@ class GuestToConvert(_Guest):
         """The decision that this type stands for."""
         return Verdict.CONVERT
 
+    @property
+    def is_on_device(self) -> bool:
+        """True if the original is a block device, which can be neither renamed nor deleted."""
+        return not self.image.fingerprints[0].vouches_for_content
+
+    def retired(self, how: Retire) -> Retire:
+        """Return how the original is retired if originals are to be retired in this way."""
+        return Retire.KEEP if self.is_on_device else how
+
 
 @frozen(kw_only=True)
 class GuestToShare(_Guest):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import replace
 
 from batchdiff.choices import Retire, Verdict
 from batchdiff.image.storage.exactness import of_difference, of_sum
@@ -34,12 +35,22 @@ def totals_of(guests: Iterable[GuestPlan], retire: Retire, *, protecting: CopyUp
         allocated_bytes=sum(savings.allocated_bytes for savings in all_savings),
         overlay_bytes=sum(savings.overlay_bytes for savings in chosen),
         saved_bytes=sum(savings.saved_bytes for savings in all_savings) - copied.size,
-        peak_extra_bytes=peak_extra_bytes(chosen, retire, at_once=PLANNED_AT_ONCE) + copied.size,
+        peak_extra_bytes=peak_extra_bytes(savings_meanwhile(guests), retire, at_once=PLANNED_AT_ONCE)
+        + copied.size,
         template_copy_bytes=copied.size,
         exactness=of_difference(exactness, copied.exactness),
         note=copied.note,
         share=verdicts.count(Verdict.SHARE),
     )
+
+
+def savings_meanwhile(guests: Iterable[GuestPlan]) -> list[Savings]:
+    """Return the savings of the guests to convert; while apply runs, originals on block devices free nothing."""
+    chosen = [guest for guest in guests if isinstance(guest, GuestToConvert)]
+    return [
+        replace(guest.diff.savings, reclaimable_bytes=0) if guest.is_on_device else guest.diff.savings
+        for guest in chosen
+    ]
 
 
 def peak_extra_bytes(savings: Iterable[Savings], retire: Retire, *, at_once: int) -> int:

@@ -18,7 +18,7 @@ from batchdiff.files.identity import identity_in, is_one_image
 from batchdiff.foreign.vpc import largest_cylinder
 from batchdiff.frozen import frozen
 from batchdiff.image.backing_names import resolved_backing
-from batchdiff.image.files import ReadObserver
+from batchdiff.image.files import ReadObserver, is_block_device
 from batchdiff.image.format_marks import looks_like
 from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose, require_unused
@@ -223,13 +223,15 @@ def _objection(image: Image, entry: GuestEntry, fleet: _Fleet) -> str:
     """
     manifest, template = fleet.manifest, fleet.template
     # First the checks that need only paths, then those that read the image.
+    # A block device is always kept.
+    retire = Retire.KEEP if is_block_device(image.layers[0].fd) else manifest.retire
     for file in image.own_files:
         identity = identity_in(os.fstat(file.fd))
-        if reason := _stores_template(template_risk(fleet.under, identity, manifest.retire), template):
+        if reason := _stores_template(template_risk(fleet.under, identity, retire), template):
             return reason
     aside = entry.image.path + own_files.QUARANTINE
     # An original that its overlay replaces has that name for a moment, even if it is to be deleted.
-    goes_aside = entry.gets_overlay and (manifest.retire is Retire.QUARANTINE or entry.in_place)
+    goes_aside = entry.gets_overlay and (retire is Retire.QUARANTINE or entry.in_place)
     if goes_aside and os.path.lexists(aside):
         return (
             f"its name in quarantine is taken: {aside} is the original of an earlier conversion;"

@@ -13,7 +13,7 @@ from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.choices import Strategy, Verdict
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.plan.plan import GuestPlan, GuestToConvert, GuestToShare, Plan, Savings, Sharing, Totals
-from batchdiff.plan.totals import PLANNED_AT_ONCE, peak_extra_bytes, totals_of
+from batchdiff.plan.totals import PLANNED_AT_ONCE, peak_extra_bytes, savings_meanwhile, totals_of
 
 WORKED_ON = frozenset({Verdict.CONVERT, Verdict.SHARE})
 """The verdicts of guests that apply works on."""
@@ -156,9 +156,8 @@ class PlanFacts(NamedTuple):
 
     def space_at_once(self, jobs: int) -> int:
         """Return the bytes that apply needs at its worst moment, with ``jobs`` guests in progress."""
-        savings = [guest.diff.savings for guest in self.pending]
         copied = 0 if self.conversions else self.plan.totals.template_copy_bytes
-        return peak_extra_bytes(savings, self.plan.retire, at_once=jobs) + copied
+        return peak_extra_bytes(savings_meanwhile(self.pending), self.plan.retire, at_once=jobs) + copied
 
 
 def guests_not_converted(guests: Sequence[GuestPlan]) -> list[SharedReason]:

@@ -178,10 +178,50 @@ def test_a_guest_on_a_block_device_goes_and_comes_back(tmp_path, guest):
 def test_a_block_device_is_not_retired(tmp_path, guest, how):
     volume, _ = guest
     before = volume.read_bytes()
-    done = batchdiff("apply", "m.plan.json", "--retire", *how, cwd=tmp_path, expect=EXIT_SOME_GUESTS)
-    assert "is a block device" in done.stdout + done.stderr
-    assert os.path.islink(tmp_path / "dev" / "web01")
-    assert_same(volume.read_bytes(), before)
+    for _ in range(2):
+        done = batchdiff("apply", "m.plan.json", "--retire", *how, cwd=tmp_path)
+        assert "Originals that are block devices are always kept." in done.stderr
+        assert "--retire quarantine" not in done.stderr
+        assert f"than before this command: {tmp_path}/dev" not in done.stderr
+        assert os.path.islink(tmp_path / "dev" / "web01")
+        assert_same(volume.read_bytes(), before)
+    assert_same(notation.qemu_content(tmp_path / "web01.qcow2", "qcow2"), notation.content(GUEST))
+    status = batchdiff("status", "m.plan.json", cwd=tmp_path).stdout
+    assert "the original is a block device; remove it yourself once you trust the overlay" in status
+    assert "--retire" not in status
+
+
+@pytest.mark.parametrize("retire", ["keep", "quarantine", "delete"])
+def test_a_plan_keeps_block_devices(tmp_path, guest, retire):
+    """Nothing is asked, nothing is said to be deleted, and the disk space that apply needs counts it as there."""
+    _, kind = guest
+    item = f"{{path: dev/web01, format: {kind}, overlay: {{path: web01.qcow2}}}}"
+    template = "{path: template.img, format: raw}"
+    write_manifest(tmp_path, item, template=template, more=f"retire: {retire}\n")
+    said = " ".join(batchdiff("plan", "m.yaml", cwd=tmp_path).stdout.split())
+    despite = "" if retire == "keep" else f" despite `retire: {retire}`"
+    assert f"web01: the original is a block device, so it is kept{despite}. Its space comes back only once" in said
+    assert "and keep the original" in said
+    notation.write_raw(tmp_path / "web02.img", OTHER)
+    write_manifest(tmp_path, item, "{path: web02.img, format: raw}", template=template, more=f"retire: {retire}\n")
+    said = " ".join(batchdiff("plan", "m.yaml", cwd=tmp_path).stdout.split())
+    doing = {
+        "keep": "keep the originals",
+        "quarantine": "then quarantine the originals that are files",
+        "delete": "then delete the originals that are files",
+    }
+    assert f"and {doing[retire]}" in said
+    batchdiff("apply", "m.plan.json", "--yes", "--unseen", cwd=tmp_path)
+    assert (tmp_path / "web02.img").exists() is (retire == "keep")
+    assert (tmp_path / "dev" / "web01").is_symlink()
+    shown = " ".join(batchdiff("show", "m.plan.json", cwd=tmp_path).stdout.split())
+    assert ("once you remove the block devices that are kept" in shown) is (retire == "delete")
+
+
+def test_apply_does_not_ask_to_delete_a_block_device(tmp_path, guest):
+    """There is no terminal, so it would refuse."""
+    batchdiff("apply", "m.plan.json", "--retire", "delete", cwd=tmp_path)
+    assert (tmp_path / "dev" / "web01").is_symlink()
 
 
 def test_no_image_is_rebuilt_in_dev(tmp_path, dev, guest, monkeypatch, capsys):

@@ -36,8 +36,11 @@ class FreeSpace:
     def of(cls, plan: Plan) -> FreeSpace:
         """Return the free space on the filesystems of the guests to convert or share, and of their overlays."""
         folders: dict[int | bytes, str] = {}
+        on_devices = {guest.source.path for guest in plan.to_convert if guest.is_on_device}
         for guest in (*plan.to_convert, *plan.to_share):
             for path in (guest.overlay_path, guest.source.path):
+                if path in on_devices:
+                    continue
                 with contextlib.suppress(OSError):
                     folder = os.path.dirname(path)
                     folders.setdefault(_filesystem(folder), folder)

@@ -230,7 +230,7 @@ def _can_share(fd: int, folder: str) -> bool:
 def _here(guest: GuestToConvert, device: int, unfinished: tuple[str, ...]) -> Savings:
     """Return a guest's savings on this filesystem; its overlay's size is reduced by its unfinished files."""
     savings = guest.diff.savings
-    if _device(guest.source.path) != device:
+    if guest.is_on_device or _device(guest.source.path) != device:
         savings = dataclasses.replace(savings, reclaimable_bytes=0)
     if unfinished:
         left = savings.overlay_disk_bytes - sum(_allocated(path, device) for path in unfinished)

@@ -81,7 +81,9 @@ def _row(guest: GuestPlan, history: History, there: OnDisk | None, retire: Retir
         step=unstarted if known is None else known.step.value,
         since=history.times.get(guest.name, ""),
         failure=failure,
-        next=_begin(there, again) if known is None else _next(known, there, retire),
+        next=_begin(there, again)
+        if known is None
+        else _next(known, there, None if guest.is_on_device else retire),
     )
 
 
@@ -114,7 +116,8 @@ def _is_rolled_back(known: GuestState) -> bool:
     return known.goal is Goal.APPLY and not is_begun
 
 
-def _next(known: GuestState, there: OnDisk | None, retire: Retire) -> str:
+def _next(known: GuestState, there: OnDisk | None, retire: Retire | None) -> str:
+    """Return what comes next for a guest that apply has started; ``retire``: None if its original must be kept."""
     if known.step is Step.RESTORED:
         if there is not None and Written.ORIGINAL in there.written:
             return (
@@ -140,7 +143,7 @@ def _trouble(there: OnDisk) -> str:
     return ""
 
 
-def _by_step(known: GuestState, there: OnDisk | None, retire: Retire) -> str:
+def _by_step(known: GuestState, there: OnDisk | None, retire: Retire | None) -> str:
     match known.step:
         case Step.VERIFIED | Step.PUBLISHED | Step.RETIRING if known.published:
             return _kept(there, retire) if there is None or there.original else _removed(there)
@@ -160,10 +163,12 @@ def _removed(there: OnDisk) -> str:
     return "nothing: its original was removed; or restore: rebuild it from the overlay"
 
 
-def _kept(there: OnDisk | None, retire: Retire) -> str:
+def _kept(there: OnDisk | None, retire: Retire | None) -> str:
     """Return what to do about a kept original: once it or the overlay is written to, the operator must decide."""
     if there is not None and there.dependents and not there.written:
         return f"{_must_stay(there)}; or restore"
+    if retire is None and (there is None or not there.written):
+        return "nothing: the original is a block device; remove it yourself once you trust the overlay; or restore"
     if there is None or not there.written:
         verb = "apply --retire quarantine" if retire is Retire.KEEP else "apply"
         return f"{verb}: verify again and retire the original; or restore"

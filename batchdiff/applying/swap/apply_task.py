@@ -59,7 +59,7 @@ class ApplyTask:
     ) -> None:
         state = run.journal.state(plan.name)
         _check_start(plan, state, options.retire)
-        self.guest, self.retire, self.original = plan.name, options.retire, plan.image
+        self.guest, self.retire, self.original = plan.name, plan.retired(options.retire), plan.image
         self.data_file = plan.options.data_file
         self.outgoing = Outgoing(plan.source, original_names(plan.source.path), plan.image.fingerprints[0])
         self.incoming = _overlay(planned_overlay(plan, template.source), state)

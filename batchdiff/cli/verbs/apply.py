@@ -82,9 +82,16 @@ def _print_next_steps(console: Console, path: str, plan: Plan, outcomes: list[Gu
     fates = [outcome.original.fate for outcome in outcomes if outcome.status is not Status.FAILED]
     kept = [outcome.name for outcome in outcomes if outcome.original.fate is Fate.KEPT]
     bound = dependents_of_kept(plan, kept)
-    if Fate.KEPT in fates and len(bound) < len(kept):
-        one = len(kept) - len(bound) == 1
-        other, vm = "other " if bound else "", "the VM" if one else "a VM"
+    devices = {guest.name for guest in plan.to_convert if guest.is_on_device}.intersection(kept)
+    if devices - set(bound):
+        console.say(
+            "Originals that are block devices are always kept. Their space comes back only once you remove the"
+            " devices, or discard what is on them, after you have come to trust the overlays."
+        )
+    left = devices.union(bound)
+    if Fate.KEPT in fates and len(left) < len(kept):
+        one = len(kept) - len(left) == 1
+        other, vm = "other " if left else "", "the VM" if one else "a VM"
         originals, them = (f"{other}original is", "it") if one else (f"{other}originals are", "them")
         console.say(
             f"The space is freed once the {originals} deleted."

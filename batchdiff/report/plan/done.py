@@ -171,7 +171,9 @@ def _waiting(facts: PlanFacts) -> str | None:
     ways = []
     if aside:
         ways.append(f"once `batchdiff purge{plan} --used` deletes the {_originals(aside)} in quarantine")
-    if kept := len(fates) - aside:
+    if all(guest.is_on_device for guest in left):
+        ways.append("once you remove the block devices that are kept, or discard what is on them")
+    elif kept := len(fates) - aside:
         other, are = "other " if len(left) < len(there) else "", "is" if kept == 1 else "are"
         ways.append(f"once you delete the {other}{_originals(kept)} that {are} kept")
     if lost := shortfall(saved, exactness):

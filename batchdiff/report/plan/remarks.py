@@ -60,9 +60,10 @@ def remarks(facts: PlanFacts) -> Iterator[str]:
     for below, guests in _overlays(chosen).items():
         own = below == facts.plan.template.source.path
         yield _of_overlays("the template" if own else printable(below), guests)
+    yield from _of_devices(chosen, facts.plan.retire)
     links = [guest for guest in chosen if guest.alias]
     for guest in links[:_MOST_LINKS]:
-        yield f"{printable(guest.name)}: {printable(_of_link(guest, facts.plan.retire))}"
+        yield f"{printable(guest.name)}: {printable(_of_link(guest, guest.retired(facts.plan.retire)))}"
     if len(links) > _MOST_LINKS:
         more = count_of(len(links) - _MOST_LINKS, "more guest")
         yield f"The same applies to {more} that the manifest names by symbolic link."
@@ -142,6 +143,22 @@ def _of_overlays(below: str, guests: list[GuestToConvert]) -> str:
 
 def _named(guests: Sequence[GuestPlan]) -> str:
     return few([printable(guest.name) for guest in guests])
+
+
+def _of_devices(guests: Iterable[GuestToConvert], retire: Retire) -> Iterator[str]:
+    """Yield the remark on guests that are block devices, if there are any: their originals stay."""
+    names = [printable(guest.name) for guest in guests if guest.is_on_device]
+    despite = "" if retire is Retire.KEEP else f" despite `retire: {retire}`"
+    if len(names) == 1:
+        yield (
+            f"{names[0]}: the original is a block device, so it is kept{despite}. Its space comes back only once"
+            " you remove the device, or discard what is on it."
+        )
+    elif names:
+        yield (
+            f"{few(names)}: the originals are block devices, so they are kept{despite}. Their space comes back"
+            " only once you remove the devices, or discard what is on them."
+        )
 
 
 def _of_link(guest: GuestToConvert, retire: Retire) -> str:

@@ -154,7 +154,9 @@ def main_figures(facts: PlanFacts) -> Iterator[tuple[str, str, str]]:
     if totals.convert or not totals.share:
         yield "guests to convert", f"{totals.convert} of {totals.guests}", ", ".join(others)
     if facts.savings:
-        yield "originals", *_RETIRED[facts.plan.retire]
+        ways = {guest.retired(facts.plan.retire) for guest in facts.plan.to_convert}
+        what, when = _RETIRED[ways.pop() if len(ways) == 1 else facts.plan.retire]
+        yield "originals", what, f"{when}; block devices are kept" if ways else when
 
 
 _RETIRED = {
@@ -223,12 +225,19 @@ def _folder(path: str) -> str:
 
 def _fate(facts: PlanFacts, chosen: Sequence[GuestToConvert]) -> str:
     originals, them = ("the original", "it") if len(chosen) == 1 else ("the originals", "them")
-    totals = facts.plan.totals
-    if facts.is_applied or facts.plan.to_share:
-        totals = totals_of(chosen, facts.plan.retire)
-    match facts.plan.retire:
+    totals, retire = facts.plan.totals, facts.plan.retire
+    files = [guest for guest in chosen if not guest.is_on_device]
+    is_mixed = retire is not Retire.KEEP and 0 < len(files) < len(chosen)  # a remark has what becomes of the rest
+    if is_mixed:
+        chosen, originals, them = files, "the originals that are files", "them"
+    elif not files:
+        retire = Retire.KEEP
+    if facts.is_applied or facts.plan.to_share or is_mixed:
+        totals = totals_of(chosen, retire)
+    delete = "delete" if files else "discard or remove"
+    match retire:
         case Retire.KEEP:
-            return f"and keep {originals}: {_later(totals, f'only once you delete {them}', them)}"
+            return f"and keep {originals}: {_later(totals, f'only once you {delete} {them}', them)}"
         case Retire.QUARANTINE:
             later = _later(totals, "only with `batchdiff purge`", them)
             return f"and then quarantine {originals} as NAME.batchdiff-original: {later}"
