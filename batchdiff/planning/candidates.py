@@ -173,8 +173,9 @@ def _without_backing_files(parts: list[Part], manifest: Manifest) -> list[Part]:
         if isinstance(part, Candidate) and others:
             images = "that image" if len(others) == 1 else "those images"
             first = _first_of(others, guests)
-            it_is = "it may be" if first.startswith("perhaps ") else "it is"
-            reason = f"{it_is} the backing file of {first.removeprefix('perhaps ')}, which would be lost with it"
+            reason = f"it is the backing file of {first}, which would be lost with it"
+            if (doubtful := first.removeprefix("perhaps ")) != first:
+                reason = f"it may be the backing file of {doubtful}, which would be lost with it"
             reason += f"; convert or remove {images} first, then plan again"
             found.append(untouched_guest(part.entry, part.record, Verdict.REFUSE, reason))
         else:

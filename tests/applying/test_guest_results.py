@@ -127,7 +127,7 @@ def test_kept_in_quarantine():
     state, web01 = GuestState(Step.RETIRED, published=True), plans.guest_plan()
     outcome = kept_outcome(web01, DifferenceError("they differ"), state)
     assert (outcome.status, outcome.exit_code, original_words(outcome)) == (Status.KEPT, 0, "kept in quarantine")
-    assert "its VM has run on the overlay since (they differ)" in outcome.reason
+    assert "its VM has run on the overlay since the conversion (they differ)" in outcome.reason
     rebuilt = kept_outcome(web01, DifferenceError("they differ"), GuestState(Step.RESTORED))
     assert rebuilt.reason.startswith("restore rebuilt its image, including what its VM had written (they differ)")
     assert "`batchdiff purge PLAN --guest web01 --used`" in outcome.reason
@@ -147,7 +147,7 @@ def test_an_original_that_was_written_to_in_quarantine(tmp_path, monkeypatch, us
     for outcome in (stage.purge()[0], *dry_run_purge(stage.frozen(), PurgeOptions())):
         assert outcome.status is Status.KEPT
         assert outcome.reason.startswith(
-            f"{changed}{', and its VM has run on the overlay since' if used else ''} ("
+            f"{changed}{', and its VM has run on the overlay since the conversion' if used else ''} ("
         )
         assert "not even `purge --used`: find out what it contains" in outcome.reason
     (refused,) = stage.purge(used=True)

@@ -239,18 +239,18 @@ MESSAGES = {
         "OLD=NEW`. To go back to the original: `batchdiff restore PLAN --guest vm --discard-changes`."
     ),
     restore_overlay_missing: (
-        "vm was not restored: its overlay {0}/vm.qcow2 is missing, and with it what its VM has written since. "
-        "Bring the overlay back; if it or the pool was moved, use `--map OLD=NEW`. The original, as "
+        "vm was not restored: its overlay {0}/vm.qcow2 is missing, and with it everything that its VM wrote to it."
+        " Bring the overlay back; if it or the pool was moved, use `--map OLD=NEW`. The original, as "
         "it was before the conversion, is {0}/vm.img.batchdiff-original. To go back to it and give up"
         " what the VM wrote: `batchdiff restore PLAN --guest vm --discard-changes`."
     ),
     restore_both_gone: (
-        "vm was not restored: its overlay {0}/vm.qcow2 is missing, and with it what its VM has written since. "
-        "Bring the overlay back; if it or the pool was moved, use `--map OLD=NEW`."
+        "vm was not restored: its overlay {0}/vm.qcow2 is missing, and with it everything that its VM wrote to it."
+        " Bring the overlay back; if it or the pool was moved, use `--map OLD=NEW`."
     ),
     restore_kept_overlay_missing: (
-        "vm was not restored: its overlay {0}/vm.qcow2 is missing, and with it what its VM has written since. "
-        "Bring the overlay back; if it or the pool was moved, use `--map OLD=NEW`. The original, as "
+        "vm was not restored: its overlay {0}/vm.qcow2 is missing, and with it everything that its VM wrote to it."
+        " Bring the overlay back; if it or the pool was moved, use `--map OLD=NEW`. The original, as "
         "it was before the conversion, is {0}/vm.img. To go back to it and give up what the VM wrote:"
         " `batchdiff restore PLAN --guest vm --discard-changes`."
     ),
@@ -260,12 +260,12 @@ MESSAGES = {
         " go back to the original: `batchdiff restore PLAN --guest vm --discard-changes`."
     ),
     apply_used: (
-        "the original of vm was not retired: its VM has run on the overlay since ({0}/vm.img and "
+        "the original of vm was not retired: its VM has run on the overlay since the conversion ({0}/vm.img and "
         "{0}/vm.qcow2 differ). If you trust the overlay, remove {0}/vm.img yourself."
     ),
     apply_original_written: (
-        "the original {0}/vm.img was left alone: it was written to (mtime) after its overlay "
-        "{0}/vm.qcow2 was published, so only you know which of the two to keep. If the overlay is the "
+        "the original {0}/vm.img was left alone: since its overlay {0}/vm.qcow2 was published, it has changed"
+        " (it was written to (mtime)), so only you know which of the two to keep. If the overlay is the "
         "VM's disk, remove the original yourself. To go back to the original: `batchdiff restore PLAN"
         " --guest vm --discard-changes`."
     ),
@@ -276,7 +276,8 @@ MESSAGES = {
         "same command again."
     ),
     purge_used: (
-        "its VM has run on the overlay since ({0}/vm.img.batchdiff-original and {0}/vm.qcow2 differ)."
+        "its VM has run on the overlay since the conversion"
+        " ({0}/vm.img.batchdiff-original and {0}/vm.qcow2 differ)."
         " To delete the original anyway: `batchdiff purge PLAN --guest vm --used`"
     ),
     discard_deleted: (
@@ -368,7 +369,8 @@ MESSAGES = {
         "back to it, and discards what the VM has written since."
     ),
     overlay_in_use: (
-        "its VM has run on the overlay since ({0}/vm.qcow2 is in use, so it cannot be compared with the original)."
+        "its VM has run on the overlay since the conversion"
+        " ({0}/vm.qcow2 is in use, so it cannot be compared with the original)."
         " To delete the original anyway: `batchdiff purge PLAN --guest vm --used`"
     ),
     both_lost_apply: (

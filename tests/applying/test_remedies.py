@@ -99,7 +99,7 @@ def test_an_overlay_whose_name_is_too_long(tmp_path, monkeypatch):
     stage = Stage(tmp_path, monkeypatch, names=(name,))
     stage.apply(Retire.QUARANTINE)
     reason = failed(stage.restore())
-    assert reason.endswith("too long to become " + repr(f"{name}.qcow2{DELETING}") + ". " + SHORTER)
+    assert reason.endswith(f"the name {f'{name}.qcow2{DELETING}'!r} would be too long. {SHORTER}")
     short = stage.folder / "short.qcow2"
     stage.overlay(name).rename(short)
     stage.plan = PathMap((Move(str(stage.overlay(name)), str(short)),)).plan(stage.plan)

@@ -438,7 +438,7 @@ def test_a_disk_that_fills_up(tmp_path):
         if done.returncode == 5:  # plans that contradict themselves are refused before that
             return
         assert done.returncode == 1
-        assert "No space left" in outcomes(done)[name_of(fleet, "raw.img")]["reason"]
+        assert "no space left" in outcomes(done)[name_of(fleet, "raw.img")]["reason"]
         assert {path.name for path in point.iterdir()} == {"lost+found", "ballast"}
         fleet.assert_converted("thick.qcow2", "large.img", "same.img")
         assert "raw.img" in fleet.names()

@@ -236,7 +236,8 @@ def test_too_little_space(capsys, monkeypatch):
     monkeypatch.setattr(plan_warnings, "check_space", refuse)
     plan_warnings.warn_of_space(Console(), small_plan(guest_plan()))
     assert capsys.readouterr().err == (
-        "batchdiff: warning: apply would be refused, because /images has too little space. Free 3 MiB.\n"
+        "batchdiff: warning: `batchdiff apply` would refuse this plan, because /images has too little space."
+        " Free 3 MiB.\n"
     )
 
 

@@ -63,7 +63,7 @@ def test_refused_unless_allowed(folder):
     # What restore cannot give back is said before anything is deleted.
     said = run_here("restore", folder / "m.plan.json", "--yes")
     assert "note: if the image of reserved has to be rebuilt, it will lack" in said
-    assert "of preallocated space of its original" in said
+    assert "it will lack what its original has: 12 MiB of preallocated space" in said
     assert "plain has to be" not in said
     for name in ("reserved", "plain"):
         notation.run(

@@ -32,10 +32,10 @@ def test_each_format_is_named_once(capsys):
 def test_what_only_the_originals_have_is_named_with_their_guests(capsys):
     losses = OriginalLosses(snapshots=2)
     assert notes(capsys, guest_plan("web01", losses=losses), guest_plan("web02")) == [
-        "batchdiff: note: if the image of web01 has to be rebuilt, it will lack 2 internal snapshots of its"
-        " original"
+        "batchdiff: note: if the image of web01 has to be rebuilt, it will lack what its original has:"
+        " 2 internal snapshots"
     ]
     assert notes(capsys, guest_plan("web01", losses=losses), guest_plan("web02", losses=losses)) == [
-        "batchdiff: note: if the images of web01 and web02 have to be rebuilt, each will lack 2 internal snapshots"
-        " of its original"
+        "batchdiff: note: if the images of web01 and web02 have to be rebuilt, each will lack what its original"
+        " has: 2 internal snapshots"
     ]

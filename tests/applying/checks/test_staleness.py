@@ -114,8 +114,9 @@ def test_a_used_overlay_is_reported_as_used(tmp_path, monkeypatch):
     stage.use()
     os.chmod(stage.original(), 0o600)
     outcomes = stage.apply(Retire.DELETE)
-    assert f"its VM has run on the overlay since ({stage.original()} and {stage.overlay()} differ" in failed(
-        outcomes
+    assert (
+        f"its VM has run on the overlay since the conversion ({stage.original()} and {stage.overlay()} differ"
+        in failed(outcomes)
     )
     assert outcomes[0].exit_code == 1
     assert stage.original().exists()
