@@ -45,11 +45,12 @@ def applying(
         text=True,
     ) as process:
         fake = path.split(":", maxsplit=1)[0] + "/qemu-img"
-        wait_for(lambda: _comparing(fake) != [])
-        yield process, _comparing(fake)[0]
+        wait_for(lambda: comparing(fake) != [])
+        yield process, comparing(fake)[0]
 
 
-def _comparing(fake: str) -> list[int]:
+def comparing(fake: str) -> list[int]:
+    """The processes of a fake qemu-img, by its path, that are asked to compare."""
     found = []
     for pid in filter(str.isdecimal, os.listdir("/proc")):
         with contextlib.suppress(OSError):

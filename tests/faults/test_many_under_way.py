@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -15,8 +16,10 @@ from pathlib import Path
 import notation
 import pytest
 from commands import COMMAND, batchdiff
+from fake_judge import comparing
 from filesystems import tmpfs
 from oracle import assert_same
+from real_holders import wait_for
 from stage import ASIDE, Stage
 
 from batchdiff.applying.checks.space import free_bytes
@@ -227,6 +230,10 @@ def test_killed_while_several_are_under_way(tmp_path, hold, jobs):
         assert noted(folder, Step.CHECKED) == noted(folder, Step.WRITTEN) == list(NAMES[:jobs])
         assert len(list(folder.glob(".*.batchdiff-tmp"))) == jobs
         process.kill()
+    # What is left of the comparisons would have the images open for a moment once it is let go on.
+    for pid in comparing(f"{hold.parent}/qemu-img"):
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not comparing(f"{hold.parent}/qemu-img"))
     hold.unlink()
     for name in NAMES:
         assert_same((folder / f"{name}.img").read_bytes(), CONTENT)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import naive
 import pytest
-from filesystems import mounted
+from filesystems import mounted, settle
 from notation import run
 from oracle import guest_bytes, recorded, source
 from scan_jobs import scan_job
@@ -332,6 +332,7 @@ def test_a_reused_plan_is_as_a_fresh_one(filesystem, small_ranges, monkeypatch):
     """With what each strategy would give, for which only the parts that differ are read again."""
     folder = filesystem / "reused"
     guests = copies_that_need_zeros(folder)
+    settle(filesystem)  # later, XFS would give back blocks that it has preallocated, and the sizes would differ
     older = plan_of(folder, *guests)
     assert all(guest.sharing is not None for guest in older.guests)
     manifest, said = manifest_of(folder, *guests[::-2]), []
