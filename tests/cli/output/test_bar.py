@@ -68,21 +68,26 @@ def all_of(terminal: int) -> bytes:
     return said
 
 
+def drawn_on(monkeypatch, term, rows, columns):
+    """What a bar writes to a terminal that reports this size."""
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    with open(theirs, "w", encoding="utf-8") as screen:
+        monkeypatch.setattr(sys, "stderr", screen)
+        monkeypatch.setenv("TERM", term)
+        bar = ProgressBar()
+        bar.show(READING)
+        bar.close()
+        STDERR.flush()
+    return all_of(ours).decode()
+
+
 @pytest.mark.parametrize(
     ("rows", "columns", "width"), [(0, 0, 79), (0, 60, 59), (40, 0, 79), (40, 100, 99)], ids=str
 )
 def test_a_terminal_that_does_not_know_its_size(monkeypatch, rows, columns, width):
     """A serial console has a size of 0, and so has a container's terminal at first."""
-    ours, theirs = os.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-    with open(theirs, "w", encoding="utf-8") as screen:
-        monkeypatch.setattr(sys, "stderr", screen)
-        monkeypatch.setenv("TERM", "vt220")
-        bar = ProgressBar()
-        bar.show(READING)
-        bar.close()
-        STDERR.flush()
-    said = all_of(ours).decode()
+    said = drawn_on(monkeypatch, "vt220", rows, columns)
     drawn = re.split(r"[\r\n]+|\x1b\[A", said)
     for line in ("verifying  42.8%|", "  web01  25.0%|"):
         assert [len(each) for each in drawn if each.startswith(line)] == [width], said
@@ -90,16 +95,7 @@ def test_a_terminal_that_does_not_know_its_size(monkeypatch, rows, columns, widt
 
 @pytest.mark.parametrize("columns", [1, 2, 10])
 def test_a_narrow_terminal_has_no_raw_numbers(monkeypatch, columns):
-    ours, theirs = os.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    with open(theirs, "w", encoding="utf-8") as screen:
-        monkeypatch.setattr(sys, "stderr", screen)
-        monkeypatch.setenv("TERM", "dumb")
-        bar = ProgressBar()
-        bar.show(READING)
-        bar.close()
-        STDERR.flush()
-    drawn = re.split(r"[\r\n]+", all_of(ours).decode())
+    drawn = re.split(r"[\r\n]+", drawn_on(monkeypatch, "dumb", 24, columns))
     assert max(map(len, drawn)) == max(columns - 1, 1)
     assert "verifying"[: columns - 1 or 1] in drawn
 
