@@ -13,8 +13,8 @@ _INTERRUPTED = 130
 """``errors.EXIT_INTERRUPTED``, here without an import that Ctrl-C could interrupt."""
 
 _OBJECTS_BETWEEN_COLLECTIONS = 100_000
-"""Startup creates about half this number of objects, and keeps them all. By default, Python collects garbage after
-every 700 of them, which took 4% of the time that ``plan`` needs to start. Later objects form hardly any cycles."""
+"""Startup creates about half this number of objects, and keeps them all. By default, Python 3.11 collects garbage
+after every 700 of them, which took 4% of the time that ``plan`` needs to start. Later objects form few cycles."""
 
 
 def main() -> NoReturn:
@@ -40,8 +40,8 @@ def main() -> NoReturn:
 def _take_names_for_utf8() -> None:
     """Restart Python in UTF-8 mode if the locale would make it decode file names in another encoding.
 
-    Manifests and plans are UTF-8, and the bytes of a file name do not depend on the locale. Decoded as ASCII or
-    Latin-1, a name from the manifest would not be found, and a name from a folder would be recorded wrongly.
+    Manifests and plans are UTF-8, and the bytes of a file name do not depend on the locale. In ASCII or
+    Latin-1, Python would not find a name from the manifest, and would record a name from a folder wrongly.
     Messages keep the locale's encoding: PYTHONIOENCODING passes it on, because UTF-8 mode would override it.
     """
     stream = sys.stdout or sys.stderr

@@ -17,9 +17,9 @@ class Strategy(enum.StrEnum):
     """The way in which a guest gives back the space taken by data that it has in common with the template."""
 
     OVERLAY = "overlay"
-    """An overlay takes its place, and depends on the template."""
+    """An overlay takes the guest's place, and depends on the template."""
     SHARE = "share"
-    """It stays as it is, and shares blocks on disk with the template, on which it does not depend."""
+    """The guest stays as it is, and shares blocks on disk with the template, but does not depend on it."""
 
 
 class Loss(enum.StrEnum):
@@ -32,7 +32,7 @@ class Loss(enum.StrEnum):
 
 
 OF_OVERLAYS = (Loss.SNAPSHOTS, Loss.BITMAPS)
-"""What an overlay may lose when it is restored, if `restore --allow-loss` allows it."""
+"""What may be lost with an overlay when its guest is restored, if `restore --allow-loss` allows it."""
 
 
 class VerifyMode(enum.StrEnum):

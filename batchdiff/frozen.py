@@ -31,7 +31,7 @@ def frozen(
     """Make a class a frozen dataclass with slots, which ``replace``, ``fields`` and ``pickle`` accept as such.
 
     :param eq: compare and hash by the fields; otherwise by identity.
-    :param kw_only: its constructor takes keywords only.
+    :param kw_only: the class's constructor takes keyword arguments only.
     """
 
     def decorate(cls: _Class) -> _Class:
@@ -66,7 +66,10 @@ def _first_constructor(made: Any, members: tuple[dataclasses.Field[Any], ...]) -
 
 
 def _constructor(members: tuple[dataclasses.Field[Any], ...], *, is_completed: bool) -> Callable[..., None]:
-    """Compile an ``__init__`` as fast as a dataclass's; ``is_completed``: it ends by calling ``__post_init__``."""
+    """Compile an ``__init__`` that is as fast as a dataclass's.
+
+    ``is_completed``: it ends by calling ``__post_init__``.
+    """
     known: dict[str, Any] = {"_set": object.__setattr__, "_MISSING": MISSING}
     positional: list[str] = []
     keywords: list[str] = []

@@ -1,4 +1,4 @@
-"""The declared path, format and backing chain of an image: all that a worker needs to open it."""
+"""The path, declared format, chain and secret of an image: all that a worker needs to open it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ImageSource:
 
     ``backing`` lists the images below this one, the nearest first. ``secret_file``: the file with the secret of an
     encrypted image, by its absolute path or a descriptor's (/dev/fd/3). Extents and data files are opened only
-    beside the image and in ``allow_folders``, which are absolute and have no symbolic links; ``other_files``:
+    beside the image and in ``allow_folders``, absolute paths without symbolic links; ``other_files``:
     the extents and data files of an image that was opened, in the order in which it names them.
     """
 

@@ -43,7 +43,7 @@ class Phase(enum.StrEnum):
 
 @frozen
 class Pace:
-    """The bytes done and their total; the rate so far, and the seconds left at that rate, or None if unknown.
+    """The bytes done and the total; the rate so far and the seconds left at that rate, each None if unknown.
 
     While images are being opened, openings are counted instead of bytes.
     """
@@ -61,7 +61,7 @@ class Pace:
 
 @frozen
 class Reading:
-    """Progress at one moment: of the whole run, and of the current guest; None if the work is for all guests.
+    """Progress at one moment: of the whole run, and of the current guest, which is None if the work is for all.
 
     ``is_edge``: it is the first or the last reading. ``openings``: how many times images have been opened so far,
     and how many times they will be; only in readings before the number of bytes is known.
@@ -81,7 +81,7 @@ def ignore(_count: int) -> None:
 
 
 def summing(report: Callable[[int], None]) -> Callable[[int], None]:
-    """Return a function that takes the number of further bytes, and reports their sum so far."""
+    """Return a function that takes a further number of bytes at each call, and reports the sum so far."""
     total = 0
 
     def add(more: int) -> None:
@@ -93,12 +93,12 @@ def summing(report: Callable[[int], None]) -> Callable[[int], None]:
 
 
 _SHORTEST = 0.05
-"""The seconds of work that a rate needs: after microseconds, it would be terabytes a second."""
+"""The seconds of work before a rate is calculated: after microseconds, it could be terabytes a second."""
 
 
 @dataclass(slots=True)
 class _Load:
-    """The work of one phase, or of one guest. ``worked``: the part of ``done`` that took time."""
+    """The work of a phase, of a guest, or of the whole run. ``worked``: the part of ``done`` that took time."""
 
     size: int = 0
     done: int = 0
@@ -120,9 +120,9 @@ class _Load:
 class Meter:
     """Counts the bytes of one command, whose threads may all report to it.
 
-    ``show`` gets a reading at the start, at most every ``every`` seconds, and at the end; if images are opened
-    first, one more when the number of bytes is known. ``show`` must not fail. Reports that are not shown cost an
-    addition and a look at the clock.
+    ``show`` gets a reading at the start, then at most one every ``every`` seconds, and one at the end; if images
+    are opened first, it gets one more when the number of bytes is known. ``show`` must not fail. Reports that are
+    not shown cost an addition and a look at the clock.
     """
 
     show: Callable[[Reading], None] | None = None
@@ -169,7 +169,7 @@ class Meter:
                 self._show_if_due(first=True, at_once=True)
 
     def reach(self, guest: str | None, phase: Phase, done: int, *, worked: bool = True) -> None:
-        """Report the bytes that this work has dealt with so far; a lower number, as in a retry, adds none.
+        """Report the bytes that this work has dealt with so far; a lower number, as in a retry, adds nothing.
 
         ``worked``: False if an earlier run did it.
         """
@@ -235,7 +235,7 @@ class Meter:
                 work.done = work.size
 
     def _show_if_due(self, *, first: bool = False, at_once: bool = False) -> None:
-        """Show a reading if one is due. ``first``: or if none has been shown; ``at_once``: or if none is due."""
+        """Show a reading if one is due. ``first``: also if none was shown; ``at_once``: also if none is due."""
         if self._next is None:
             if first:
                 self._since = self.clock()

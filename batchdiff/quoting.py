@@ -1,4 +1,4 @@
-"""Words from users and files in messages: quoted on one line, with the known word that they mean."""
+"""Words from users and files in messages: quoted, on one line, with a known word that is similar."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 _LONGEST_SHOWN = 200
 
 NO_FOLDER_TO_LIST = "Its folder does not exist or cannot be listed."
-"""The advice on a path for which no similar name can be suggested."""
+"""The hint about a path, instead of a similar name, if the names in its folder cannot be listed."""
 
 
 def show(text: str) -> str:

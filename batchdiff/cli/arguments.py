@@ -113,9 +113,13 @@ def _common() -> argparse.ArgumentParser:
         choices=list(ProgressMode),
         default=ProgressMode.AUTO,
         type=one_of(ProgressMode),
-        help="when to show progress",
+        help="when to draw a progress bar (default: auto, which means on a terminal)",
     )
-    group.add_argument("--json", action="store_true", help="print one JSON object per line on stdout")
+    group.add_argument(
+        "--json",
+        action="store_true",
+        help="print events on stdout instead of the result, one JSON object per line",
+    )
     group.add_argument(
         "--log-file",
         metavar="FILE",

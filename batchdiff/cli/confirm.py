@@ -41,8 +41,8 @@ def deletion(
 ) -> Question:
     """Return the question to ask before originals are deleted.
 
-    ``originals``: their paths, and bytes on disk. ``condition``: the clause that follows "will be deleted".
-    ``doubts``: why some of them may be kept, by path.
+    ``originals``: their paths, and bytes on disk. ``condition``: what follows "will be deleted", with the
+    blank or comma before it. ``doubts``: why some of them may be kept, by path.
     """
     count = count_of(len(originals), "original")
     much = format_size(sum(size for _, size in originals))
@@ -52,7 +52,7 @@ def deletion(
     column = max(map(len, sizes), default=0)
     notes = [f" ({doubts[path]})" if path in doubts else "" for path, _ in originals]
     return Question(
-        f"{count}, {much} on disk, will be deleted, {condition}:",
+        f"{count}, {much} on disk, will be deleted{condition}:",
         [f"{size:>{column}}  {path}{note}" for size, (path, _), note in zip(sizes, originals, notes, strict=True)],
         otherwise,
         f"What remains: {remains}",
@@ -61,7 +61,7 @@ def deletion(
 
 
 def overlays_remain(plan: Plan, count: int) -> str:
-    """Return what remains without that many originals."""
+    """Return what remains once that many originals are deleted."""
     what = "its overlay, which needs" if count == 1 else "their overlays, which need"
     return f"{what} the template {plan.template.source.path}"
 

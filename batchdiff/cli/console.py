@@ -99,7 +99,7 @@ class Console:
 
     def end(self, verb: str, code: int, seconds: float) -> int:
         """Print the last event, wait until all output is read, and return the exit code."""
-        # If messages could not be written, the last event must have that exit code, too.
+        # If messages could not be written, that changes the exit code, which the last event must have, too.
         code = self._flushed(STDERR, code)
         if self.json:
             from batchdiff.cli.output.command_events import summary_event  # noqa: PLC0415
@@ -108,7 +108,7 @@ class Console:
         return self._flushed(STDOUT, code)
 
     def _flushed(self, outlet: Outlet, code: int) -> int:
-        """Wait until all text is read; return the exit code, or that of the error if it was 0 and this fails."""
+        """Wait until all text is read, and return the exit code: the error's if that fails and ``code`` is 0."""
         try:
             outlet.flush()
         except UsageError as error:
@@ -195,7 +195,7 @@ class Console:
 
     @property
     def shows_progress(self) -> bool:
-        """True if a progress bar is to be drawn."""
+        """True if a progress bar should be drawn."""
         if self.progress is ProgressMode.AUTO:
             return self.verbosity >= 0 and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         return self.progress is ProgressMode.ALWAYS

@@ -96,7 +96,7 @@ def definitions_command(
 
 
 def is_on_proxmox(guests: Iterable[GuestPlan]) -> bool:
-    """Return True if an overlay of these guests has the place and name of a disk of Proxmox VE."""
+    """Return True if any of these guests' overlays has the place and name of a disk of Proxmox VE."""
     return any(is_of_proxmox(guest.overlay_path) for guest in guests)
 
 
@@ -129,7 +129,8 @@ def _definition(guest: GuestPlan, plan_path: str) -> Iterator[str]:
     form = guest.options.format
     if is_on_proxmox([guest]):
         # A linked clone is named after its base, even if it has taken the guest's own path.
-        yield f"change the VM's configuration: `{definitions_command(plan_path, [guest])}` prints the command"
+        command = definitions_command(plan_path, [guest])
+        yield f"change the VM's configuration: `{command}` prints the command to run"
     elif guest.overlay_path != file:
         yield f"change the VM's definition: {before} -> {guest.overlay_path} ({form})"
     elif kind == form:

@@ -22,7 +22,7 @@ _RECOVERED = (
 def history_of(
     console: Console, arguments: argparse.Namespace, plan: Plan, path_map: PathMap = NOTHING_MOVED
 ) -> History:
-    """Return what a plan's journal records; records that it lacks are recovered from sidecar and files."""
+    """Return what a plan's journal records; records that it lacks are recovered from the sidecar and the files."""
     history = mapped_history(read_history(arguments.plan, plan.checksum), path_map)
     found = recover_unrecorded(plan, history, path_map)
     if found:

@@ -91,6 +91,7 @@ def carry_out(
 
     :raises StopError: the command was interrupted; the message lists the completed guests.
     :raises GuestError: a system error prevents all further work.
+    :raises ProgramError: libvirt cannot be queried.
     :raises UsageError: everything was done, but not everything could be reported.
     """
     outcomes: list[GuestOutcome] = []
@@ -126,6 +127,7 @@ def dry_run(
     """Return the outcomes that a command would have, each reported as it comes; nothing is changed.
 
     :raises StopError: the command was interrupted.
+    :raises ProgramError: libvirt cannot be queried.
     :raises UsageError: not everything could be reported.
     """
     outcomes: list[GuestOutcome] = []

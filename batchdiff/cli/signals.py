@@ -16,7 +16,7 @@ from batchdiff.signals import HELD
 
 @contextmanager
 def stopping() -> Iterator[Stop]:
-    """Yield a :class:`Stop`; the first signal that arrives inside the block asks it to stop.
+    """Yield a :class:`Stop`, through which the first signal inside the block asks the command to stop.
 
     The second signal ends the process at once, as a power cut would; the next run cleans up after it.
     """

@@ -78,19 +78,19 @@ def _add_manners(verb: argparse.ArgumentParser) -> None:
         choices=list(CacheUse),
         type=one_of(CacheUse),
         default=CacheUse.KEEP,
-        help="keep the page cache (default), or drop the pages that the scan has added to it",
+        help="keep the page cache (default), or drop the pages that this command has added to it",
     )
     group.add_argument(
         "--limit-rate", metavar="RATE", type=rate, help="read at most this many bytes a second, such as 200MiB"
     )
     group.add_argument(
-        "--idle", action="store_true", help="read and compute only while the disk and the CPUs are otherwise idle"
+        "--idle", action="store_true", help="let all other programs use the disk and the CPUs first"
     )
 
 
 def _estimate(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb = _verb(
-        verbs, common, "estimate", "estimate in seconds, from samples, what a plan would save; no image is changed"
+        verbs, common, "estimate", "estimate quickly, from samples, what a plan would save; no image is changed"
     )
     verb.add_argument("manifest", metavar="MANIFEST", help=_THE_MANIFEST)
     add_sampling(verb)
@@ -103,7 +103,7 @@ def _show(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb = _verb(verbs, common, "show", "show the savings report of a plan")
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
     verb.add_argument(
-        "--format", choices=list(Form), type=one_of(Form), default=Form.TEXT, help="the format of the report"
+        "--format", choices=list(Form), type=one_of(Form), default=Form.TEXT, help="report format (default: text)"
     )
     verb.add_argument(
         "-o", "--output", metavar="FILE", type=file_to_write, help="the file for the report (default: stdout)"

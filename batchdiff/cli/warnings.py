@@ -23,7 +23,7 @@ def warn_of_manifest(
     observer: ReadObserver | None = None,
     recognised: Callable[[int], None] = ignore,
 ) -> None:
-    """Warn of all oddities of a valid manifest: patterns, formats, raw guests in place, names, files.
+    """Warn of all oddities of a valid manifest: patterns, formats, overlays in place of raw guests, names, files.
 
     ``observer`` is called at every read of an image; ``recognised``, with the number of images whose first bytes
     have been read so far.

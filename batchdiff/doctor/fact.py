@@ -13,7 +13,7 @@ class Ability(enum.StrEnum):
     GOOD = "good"
     LIMITED = "limited"
     """The main job can be done, but slower, with less space saved, with a check left to the operator, or not with
-    every format of images."""
+    every image format."""
     MISSING = "missing"
     """The main job, ``plan`` and ``apply``, cannot be done."""
 

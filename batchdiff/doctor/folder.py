@@ -126,7 +126,7 @@ def _holes(path: str, fd: int) -> Fact:
         return Fact(path, "hole punching", "supported")
     number = ctypes.get_errno()
     why = "not supported" if number in {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL} else os.strerror(number)
-    effect = "When a VM trims its disk, no space is freed, neither in a full image nor in an overlay."
+    effect = "When a VM trims its disk, no space is freed, whether in a full image or in an overlay."
     return Fact(path, "hole punching", why, Ability.LIMITED, effect)
 
 

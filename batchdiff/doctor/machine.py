@@ -94,7 +94,7 @@ def _landlock() -> Fact:
 
 
 def qemu_facts() -> list[Fact]:
-    """Return facts about qemu-img: its version, its formats, and its options for qcow2."""
+    """Return facts about QEMU: its version, formats, exports, kinds of overlays, and options for qcow2."""
     path = shutil.which("qemu-img")
     if path is None:
         effect = (

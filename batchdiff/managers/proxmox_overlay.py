@@ -54,13 +54,13 @@ def template_problem(template: str) -> str:
     if place is None or numbers is None or numbers[0] != place.vmid:
         return (
             "`layout: proxmox` needs a template with a path such as .../images/9000/base-9000-disk-0.qcow2 in a"
-            f" storage of Proxmox VE, but this one is {template}; make its VM a template there (`qm template"
+            f" storage of Proxmox VE, but the template is {template}; make its VM a template there (`qm template"
             " VMID`), and write the path of its disk"
         )
     if not place.is_base:
         return (
             f"Proxmox VE makes linked clones only of images whose names begin with base-; run `qm template"
-            f" {place.vmid}`, which renames this one, and write its new path"
+            f" {place.vmid}`, which renames the template, and write its new path"
         )
     return ""
 

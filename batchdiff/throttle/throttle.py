@@ -1,4 +1,4 @@
-"""Limits of a scan (rate, page cache, priority), applied to the reads of the images that are opened with them."""
+"""Limits of a scan (rate, page cache, priority), applied to the reads of images by an observer."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def test_how_space_comes_back_from_quarantine(capsys):
         (False, "2 originals, 7 MiB on disk, will be deleted, each only if QEMU finds its overlay identical:"),
         (
             True,
-            "2 originals, 7 MiB on disk, will be deleted, even if their VMs have run on the overlays"
+            "2 originals, 7 MiB on disk, will be deleted even if their VMs have run on the overlays"
             " since (the state from before the conversion cannot be restored afterwards):",
         ),
     ],
@@ -107,7 +107,7 @@ def test_the_question_of_purge_promises_no_more_than_is_certain(monkeypatch, use
     purge._ask(Console(), small_plan(*guests), PurgeOptions(used=used), History(), yes=True)
     (question,) = asked
     count, much = ("2 originals", "7 MiB") if used else ("up to 2 originals", "at most 7 MiB")
-    assert question.what.startswith(f"{count}, {much} on disk, will be deleted, ")
+    assert question.what.startswith(f"{count}, {much} on disk, will be deleted")
     assert question.last == f"Type yes to delete {count} ({much}): "
     may_stay = (
         "" if used else " (its VM has written to the overlay, so the original is kept if QEMU finds a difference)"
@@ -254,7 +254,8 @@ def test_too_little_space(capsys, monkeypatch):
         (
             OSError(errno.ENFILE, "Too many open files in system"),
             "cannot continue: Too many open files in system. The system has too many open files: raise"
-            " `sysctl fs.file-max`, or end the programs that opened them, and run the same command again.",
+            " the limit (`sysctl fs.file-max`) or end the programs that opened them, and run the same command"
+            " again.",
             1,
         ),
     ],

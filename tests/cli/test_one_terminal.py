@@ -145,7 +145,7 @@ def test_proxmox_has_a_configuration_that_only_its_own_command_shows(capsys):
     run_session.Announcer(Console(), PLAN.template.source, "my fleet.json").report_guest(guest, OUTCOMES[0])
     assert capsys.readouterr().err.splitlines()[1:] == [
         "  change the VM's configuration: `batchdiff definitions 'my fleet.json' --proxmox /etc/pve/qemu-server`"
-        " prints the command"
+        " prints the command to run"
     ]
 
 
@@ -153,12 +153,12 @@ def test_a_question_has_count_and_bytes_first_and_what_remains_last(monkeypatch,
     monkeypatch.setattr(Console, "can_ask", True)
     monkeypatch.setattr("sys.stdin", types.SimpleNamespace(readline=lambda: "no\n"))
     question = deletion(
-        [("/a.img", 3 << 30), ("/b.img", 512 << 20)], condition="if", remains="overlays.", otherwise="Or not."
+        [("/a.img", 3 << 30), ("/b.img", 512 << 20)], condition=" if", remains="overlays.", otherwise="Or not."
     )
     with pytest.raises(UsageError, match=r"nothing was done\. Or not\."):
         confirm(Console(), "purge", question)
     assert capsys.readouterr().err == (
-        "batchdiff: 2 originals, 3.5 GiB on disk, will be deleted, if:\n"
+        "batchdiff: 2 originals, 3.5 GiB on disk, will be deleted if:\n"
         "batchdiff:     3 GiB  /a.img\n"
         "batchdiff:   512 MiB  /b.img\n"
         "batchdiff: What remains: overlays.\n"

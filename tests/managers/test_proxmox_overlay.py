@@ -57,7 +57,7 @@ def test_what_has_no_place(guest, chosen, key, why, write):
     [
         (BASE, ""),
         ("/s/images/9000/vm-9000-disk-0.raw", "run `qm template 9000`"),
-        ("/s/templates/base-9000-disk-0.raw", "this one is /s/templates/base-9000-disk-0.raw"),
+        ("/s/templates/base-9000-disk-0.raw", "the template is /s/templates/base-9000-disk-0.raw"),
         ("/s/images/9001/base-9000-disk-0.raw", "needs a template with a path such as"),
         ("/s/images/9000/base-9000-disk-0/disk.raw", "needs a template with a path such as"),
     ],

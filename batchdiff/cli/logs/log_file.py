@@ -33,7 +33,7 @@ _LONGEST = 1 << 20
 _PASSWORD = re.compile(r"""(://[^/\s:@]*:)[^@/\s]+(?=@)|(\bpasswd=)(?:'[^']*'|"[^"]*")""")
 """A password in the URI of a libvirt connection, or in a domain's definition."""
 
-_REMEDY = "Name a file that does not exist yet, or an earlier log of batchdiff."
+_REMEDY = "Name a file that does not exist yet, such as batchdiff.log, or an earlier log of batchdiff."
 
 
 def time_now() -> str:
@@ -92,7 +92,7 @@ def open_log(path: str, taken: Iterable[str]) -> LogFile:
     if real in {os.path.realpath(other) for other in taken}:
         raise _refusal(path, "the command uses that name for another file")
     if real.endswith(own_files.ALL) or without_suffix(real) != real:
-        raise _refusal(path, "its name is that of an image or of another batchdiff file")
+        raise _refusal(path, "its name ends like that of an image or of another file of batchdiff")
     try:
         before = os.lstat(path)
     except FileNotFoundError:

@@ -6,9 +6,9 @@ import argparse
 
 
 def metrics_file(text: str) -> str:
-    """Parse the name of a file for metrics, which ends with .prom: the collector reads no others."""
+    """Parse the name of a file for metrics, which ends with .prom: node_exporter's collector reads no others."""
     if not text.endswith(".prom"):
-        raise argparse.ArgumentTypeError(f"{text!r} does not end with .prom, so the collector would not read it")
+        raise argparse.ArgumentTypeError(f"{text!r} does not end with .prom, so node_exporter would not read it")
     return text
 
 
@@ -18,5 +18,5 @@ def add_textfile(verb: argparse.ArgumentParser) -> None:
         "--textfile",
         metavar="FILE.prom",
         type=metrics_file,
-        help="also write metrics for Prometheus' node_exporter",
+        help="also write metrics for Prometheus' node_exporter to this file",
     )

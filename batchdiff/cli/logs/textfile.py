@@ -35,7 +35,7 @@ def check_textfile(path: str) -> None:
         info = os.lstat(path)
     except FileNotFoundError as error:
         if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
-            raise _refusal(path, "there is no such folder") from error
+            raise _refusal(path, "its folder does not exist") from error
         return
     except OSError as error:
         raise _refusal(path, reason(error)) from error

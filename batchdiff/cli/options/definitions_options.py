@@ -22,7 +22,7 @@ def add_places(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--storage-cfg",
         metavar="FILE",
-        help="the storage configuration of Proxmox VE (default: storage.cfg beside FOLDER)",
+        help="the storage configuration of Proxmox VE (default: storage.cfg beside FOLDER or in it)",
     )
 
 

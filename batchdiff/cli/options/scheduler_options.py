@@ -24,7 +24,9 @@ def add_scheduler(verb: argparse.ArgumentParser) -> None:
         help="the certificate of the authority that signed the other certificates",
     )
     group.add_argument("--tls-cert", metavar="FILE", type=file_to_read, help="the planner's certificate")
-    group.add_argument("--tls-key", metavar="FILE", type=file_to_read, help="the key of that certificate")
+    group.add_argument(
+        "--tls-key", metavar="FILE", type=file_to_read, help="the private key of the planner's certificate"
+    )
     group.add_argument(
         "--trust-network",
         action="store_true",
@@ -57,7 +59,7 @@ def check_scheduler_options(arguments: argparse.Namespace) -> None:
         raise UsageError(
             "--idle cannot be combined with --scheduler",
             why="it would lower the priority of the scheduler's workers for good",
-            remedy="Start the workers with `nice -n 19 ionice -c 3 dask worker`.",
+            remedy="Leave out --idle, and start the workers with `nice -n 19 ionice -c 3 dask worker`.",
         )
 
 

@@ -65,7 +65,7 @@ class _Screen:
 
 
 def _screen_shape(screen: _Screen) -> tuple[int | None, int | None]:
-    """Return the columns and rows to draw in, each one fewer than the terminal has, as in tqdm; None without one.
+    """Return the columns and rows to draw in, each one fewer than a terminal has, as in tqdm; None for a file.
 
     A serial console, or a container that was started with a terminal of its own, reports a size of 0, for which
     tqdm would draw nothing. With 0 columns to draw in, tqdm would ignore the format, so there is at least 1.

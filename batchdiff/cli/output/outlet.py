@@ -74,7 +74,7 @@ class Outlet:
     def _drawn_beside(self) -> Drawn | None:
         """Return what stderr has drawn on the terminal that this stream goes to, too.
 
-        What stderr draws is an event of that stream itself, and needs no way made for it.
+        Drawings are put on stderr as events, and need not make way for themselves.
         """
         drawn = None if self is STDERR else STDERR.drawn
         return drawn if drawn is not None and self.stream.isatty() and STDERR.stream.isatty() else None

@@ -71,10 +71,10 @@ def _question(originals: list[tuple[str, int]], plan: Plan) -> Question:
 
 
 def _condition(count: int) -> str:
-    """Return the clause on when that many originals are deleted."""
+    """Return the condition on which that many originals are deleted, as :func:`deletion` needs it."""
     if count == 1:
-        return "once QEMU finds its overlay identical (its VM must be shut down)"
-    return "each once QEMU finds its overlay identical (their VMs must be shut down)"
+        return " once QEMU finds its overlay identical (its VM must be shut down)"
+    return ", each once QEMU finds its overlay identical (their VMs must be shut down)"
 
 
 def _print_next_steps(console: Console, path: str, plan: Plan, outcomes: list[GuestOutcome]) -> None:

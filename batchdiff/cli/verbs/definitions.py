@@ -81,7 +81,7 @@ def define_guests(console: Console, arguments: argparse.Namespace, disks: Sequen
 
 
 def _with_contradictions(change: DomainChange, libvirt: Libvirt) -> DomainChange:
-    """Return a change with what contradicts it, and the commands that remove that; unchanged if it is right."""
+    """Return a change with what contradicts it, and the commands that remove that, unless nothing must change."""
     if change.is_right:
         return change
     found = contradictions_of(libvirt, change.name)
@@ -110,7 +110,7 @@ def _check(arguments: argparse.Namespace) -> None:
             raise UsageError(
                 f"cannot use --{option} with --proxmox",
                 why=f"--{option} is for the definitions of libvirt",
-                remedy="Leave out one of the two; `--write FOLDER` writes changed copies.",
+                remedy="Leave out one of the two. To get changed copies of the definitions, use `--write FOLDER`.",
             )
     if arguments.storage_cfg is not None and arguments.proxmox is None:
         raise UsageError(
@@ -119,16 +119,18 @@ def _check(arguments: argparse.Namespace) -> None:
         )
     if arguments.xml and (arguments.define or arguments.undo):
         option = "--define" if arguments.define else "--undo"
+        copies = ", or write changed copies with --write FOLDER" if arguments.define else ""
         raise UsageError(
             f"cannot use {option} with --xml",
             why=f"{option} changes definitions through libvirt",
-            remedy="Leave out --xml, or write changed copies with --write FOLDER.",
+            remedy=f"Leave out --xml{copies}.",
         )
     if not arguments.xml and arguments.proxmox is None and not virsh_is_installed():
         raise UsageError(
             "cannot read the VM definitions",
             why="virsh is not installed",
-            remedy="Install it (Debian: libvirt-clients), or give the definitions with --xml FILE.",
+            remedy="Install it (Debian: libvirt-clients), or give the definitions with --xml FILE or --proxmox"
+            " FOLDER.",
         )
 
 

@@ -45,7 +45,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     """Run the verb.
 
     :raises UsageError: the arguments are wrong, no image is found, or the manifests cannot be written.
-    :raises ImageError: an image that is to be the template cannot be sampled, or no image can be read.
+    :raises ImageError: an image that `--template` names cannot be sampled, or no image can be read.
     """
     if not arguments.paths and not arguments.libvirt:
         raise UsageError("no images are given", remedy="Name folders or images, or add `--libvirt`.")
@@ -57,7 +57,11 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         _check_output(arguments.output)
     for path in arguments.templates:
         if os.path.isdir(path):
-            raise UsageError(f"{path} is a folder", remedy="Name the image that is the template.")
+            raise UsageError(
+                f"cannot use {path} as the template",
+                why="it is a folder",
+                remedy="Name the image that is the template.",
+            )
     templates = [image_path(path) for path in arguments.templates]
     search = find_files([*arguments.paths, *arguments.templates], _of_libvirt(console, arguments))
     if not search.files and not search.exclusions:

@@ -81,7 +81,8 @@ def _check_output(path: str) -> None:
             with open(path, "rb") as file:
                 head = file.read(64)
         except OSError as error:
-            raise UsageError(f"{path} exists and cannot be read", why=error.strerror or str(error)) from error
+            why = error.strerror or str(error)
+            raise UsageError(f"{path} exists and cannot be read", why=why, remedy=ELSEWHERE) from error
     if head and not head.startswith(BEGINNING):
         raise UsageError(f"{path} exists and is not a plan", remedy=ELSEWHERE)
     if not head and not (os.path.isfile(path) and not os.path.islink(path)):

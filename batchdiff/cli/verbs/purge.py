@@ -77,9 +77,11 @@ def _question(originals: list[tuple[str, int]], doubts: Mapping[str, str], plan:
     one = len(originals) == 1
     if used:
         used_by = "its VM has run on the overlay" if one else "their VMs have run on the overlays"
-        condition = f"even if {used_by} since (the state from before the conversion cannot be restored afterwards)"
+        condition = (
+            f" even if {used_by} since (the state from before the conversion cannot be restored afterwards)"
+        )
     else:
-        condition = f"{'' if one else 'each '}only if QEMU finds its overlay identical"
+        condition = f"{'' if one else ', each'} only if QEMU finds its overlay identical"
     return deletion(
         originals,
         condition=condition,

@@ -116,7 +116,7 @@ def _ask_to_discard(console: Console, found: list[GuestWithState], lost: list[st
 
     ``lost``: the guests without an original, which restore leaves as they are.
 
-    :raises UsageError: the answer was no, there is no terminal to ask on, or no guest has its original.
+    :raises UsageError: the answer was not yes, there is no terminal to ask on, or no guest has its original.
     """
     back = [each for each in found if each[0].name not in lost]
     if not back and yes:

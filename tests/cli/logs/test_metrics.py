@@ -126,7 +126,7 @@ def plan(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("no/x.prom", "there is no such folder"),
+        ("no/x.prom", "its folder does not exist"),
         ("folder.prom", "it exists and is not a regular file"),
         ("link.prom", "it exists and is not a regular file"),
         ("other.prom", "it exists and does not contain metrics of batchdiff"),
