@@ -1,4 +1,4 @@
-"""A file that `batchdiff discover` found and did not place, and why; pure."""
+"""A file that `batchdiff discover` found but did not place, and why; pure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Cause(enum.StrEnum):
 
     SAME_FILE = "same file"
     OWN = "own"
-    """A file that batchdiff made."""
+    """It is a file that batchdiff made."""
 
     EMPTY = "empty"
     """It has no data."""

@@ -40,11 +40,11 @@ template: a guest that has hardly changed is as good a template as the one that 
 
 _WHOLE = 0.8
 """The least share of a second template's changes that its copies must have, relative to their share of its other
-data. Guests that upgraded the same packages independently have 55 to 71 % of each other's changes."""
+data. Guests that upgraded the same packages independently have 55% to 71% of each other's changes."""
 
 _HALF, _FEW_CHANGES = 0.5, 0.05
-"""The same for an image with too few changes to be a second template, and the largest share of an image's samples
-that counts as few changes. The intervals then decide whether another template fits as well."""
+"""``_WHOLE`` for an image with too few changes to be a second template, and the largest share of an image's
+samples that counts as few changes. The intervals then decide whether another template fits as well."""
 
 _FEWEST_CHANGES = 4
 """The fewest changed samples that make a second template: with fewer, the copies fit the first one as well."""
@@ -139,7 +139,7 @@ class Grouping:
         return found
 
     def fitting(self, template: int) -> npt.NDArray[np.float64]:
-        """Return how similar each image is to a template; 0 for itself and for smaller disks."""
+        """Return how similar each image is to a template; 0 for the template itself and for smaller disks."""
         shares = self._index.shares(template)
         shares[self._sizes < self._sizes[template]] = 0
         shares[template] = 0
@@ -238,7 +238,7 @@ class Grouping:
         return None
 
     def _find_either(self, nearest: dict[int, int]) -> None:
-        """Find members with the few changes of another: they could be copies of that one or of their template."""
+        """Find members with another member's few changes: each may be a copy of that one or of their template."""
         changes = {each: self._changes(each, template) for each, template in nearest.items()}
         few = [each for each, changed in changes.items() if 0 < changed.sum() <= _FEW_CHANGES * len(changed)]
         for image in self._by_spread(changes, few):

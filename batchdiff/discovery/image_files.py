@@ -33,7 +33,7 @@ from batchdiff.manifest.names import without_suffix
 from batchdiff.units import MIB
 
 _BOOT_MARK, _BOOT_MARK_AT = b"\x55\xaa", 510
-"""Every disk with a partition table, MBR or GPT, has it (UEFI specification, 5.2)."""
+"""Bytes that every disk with a partition table, MBR or GPT, has at this offset (UEFI specification, 5.2)."""
 
 _NO_DISKS = (".iso",)
 """Suffixes of files that have a boot sector but are not disks of a VM."""
@@ -77,7 +77,7 @@ class FileSearch:
             self._add_once(file._replace(path=path), identity_in(status))
 
     def add_path(self, path: str) -> None:
-        """Add a file, all images in a folder, or all matches of a glob.
+        """Add a file, all images in a folder, or all images that a glob matches.
 
         :raises UsageError: there is no such file.
         """

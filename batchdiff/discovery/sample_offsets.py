@@ -7,7 +7,7 @@
                     3   5                level 2: one of every four, which is one of level 1's
 
 An image is sampled at the lowest level that gives few enough probes with data. Two images of different levels
-have all probes of the higher one in common, so they can be compared there. In every cell of 2**level probes,
+have all probes of the higher level in common, so they can be compared there. In every cell of 2**level probes,
 a hash chooses one: the samples are stratified, and no regular pattern of a disk can hide between them.
 
 Source: J. S. Vitter, "Random sampling with a reservoir" (1985), for the choice of one item among many. The levels

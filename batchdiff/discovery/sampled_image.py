@@ -1,4 +1,4 @@
-"""What is known of an examined file: its samples, its backing file, or why it is left out; pure."""
+"""What is known about an examined file: its samples, its backing file, or why it is left out; pure."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ class SampledImage:
 
     ``by_content``: its first bytes alone show its format. ``allocated``: the bytes that it takes on disk;
     ``reclaimable``: those that deleting it would free; ``exactness``: how exact that number is. ``not_a_guest``:
-    why it can be a template, but not a guest; empty if it can be both. ``is_device``: it is a block device.
-    ``snapshots``, ``bitmaps``: the numbers of those that its conversion would lose.
+    why it can be a template, but not a guest; empty if it can be both. ``in_use``: the reason is that the image
+    is in use. ``is_device``: it is a block device. ``snapshots``, ``bitmaps``: how many of them its conversion
+    would lose.
     """
 
     source: ImageSource

@@ -78,7 +78,7 @@ class Samples(NamedTuple):
 
 
 def most_bytes(path: str, shape: SampleShape) -> int:
-    """Return the maximum number of bytes of a file that its samples read; 0 if it cannot be opened."""
+    """Return the maximum number of bytes of a file that are read for its samples; 0 if it cannot be opened."""
     try:
         fd = open_image_file(path)
     except ImageError:

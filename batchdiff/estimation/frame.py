@@ -43,9 +43,9 @@ class ProbeClass(enum.IntEnum):
     SHARED = 1
     """The template's own bytes: in its files, or in blocks on disk that both share."""
     CLEARED = 2
-    """Zeros in the guest, while the template may have data."""
+    """Zeros in the guest where the template may have data."""
     ADDED = 3
-    """Data in the guest, while the template has zeros."""
+    """Data in the guest where the template has zeros."""
     COMPARED = 4
     """Data in both; also a probe of which only a part is shared."""
 

@@ -160,6 +160,8 @@ def _is_match(guest: AnyGuest) -> bool:
 def _leave_out(*guests: AnyGuest, link: str) -> str:
     if not any(map(_is_match, guests)):
         return "list it once"
+    if not link:
+        return "change the manifest's globs so that they match it once"  # `exclude` would leave out both matches
     # Excluding the target of a link would exclude the link, too.
     return "`exclude` the link" if link == _BY_LINK else "`exclude` one of the names"
 

@@ -78,7 +78,7 @@ class ManifestReader:
         everyone = GuestFinder(template, converted, self._folder, self._problems).guests(written, excluded)
         overlays = OverlayFinder(template, self._folder, self._problems)
         guests = self._settled(overlays.guests(everyone), converted, overlays, template)
-        # Checks across guests. They run even if problems have been found, so that one run reports all.
+        # Checks across guests. They run even if problems have been found, so that one run reports all of them.
         check_guests(
             template, [each.guest for each in guests if isinstance(each.guest, FoundGuest)], self._problems
         )

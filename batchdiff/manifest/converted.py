@@ -6,7 +6,7 @@
     web01.qcow2   must exist and have the template in its chain, or its entry in the sidecar does not count
 
 A sidecar can be out of date: an overlay may have been removed by hand or flattened, or the folder restored from
-a backup. To detect that, only headers are read.
+a backup. Reading headers is enough to detect that.
 
 With ``rethin``, an overlay of the template, whatever program created it, is itself a guest, to be replaced by a
 thinner overlay. Full copies, and images with another backing file, are guests as usual.
@@ -86,9 +86,9 @@ class ConvertedGuests:
     def of(self, paths: Collection[str], overlays: Collection[str], former: Collection[str] = ()) -> Done | None:
         """Return the conversion of the guest with these paths; None if it was not converted.
 
-        ``overlays``: the paths that its overlay may have. They decide if the sidecar does not record which guest
-        the overlay was made from, as in version 1.0. ``former``: overlays that count only if the sidecar records
-        that they were made from this guest.
+        ``overlays``: the paths that its overlay may have. If the sidecar does not record which guest the overlay
+        was made from, as in version 1.0, these paths alone decide. ``former``: overlays that count only if the
+        sidecar records that they were made from this guest.
         """
         for overlay in overlays:
             for origin in self.origins_of(overlay):

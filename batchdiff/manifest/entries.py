@@ -128,7 +128,7 @@ class EntryReader:
         )
 
     def _check_without_overlay(self, sound: Mapping[str, Any], where: YamlPath) -> None:
-        """Report the keys of an entry that only make sense for a guest that gets an overlay."""
+        """Report the keys of an entry that make sense only for a guest that gets an overlay."""
         for key in ("overlay", "rethin"):
             if sound.get(key):
                 self._problems.add(

@@ -76,7 +76,7 @@ def _listed(guests: Sequence[WrittenGuest], folder: str) -> frozenset[str]:
 
 
 def _why_unused(pattern: str, found: Sequence[str], listed: frozenset[str], folder: str) -> str:
-    """Return why a pattern excludes nothing, often because of a typo; empty if it does exclude something."""
+    """Return why a pattern excludes nothing (it often has a typo); empty if it does exclude something."""
     # A converted guest may be gone and still be listed, so fall back to the pattern itself.
     named = [resolve_folder(folder, path) for path in found or [pattern]]
     images = [name for name in named if not os.path.isdir(name)]

@@ -24,7 +24,8 @@ def read_manifest(path: str, *, allow_existing_overlays: bool = False, left: Col
     ``path`` may be ``-`` for stdin. ``allow_existing_overlays`` is for reading a manifest again after its
     overlays have been written. ``left``: overlays that a restore left behind and that are no longer needed.
 
-    :raises ManifestError: ``what`` lists every problem, one per line, as ``FILE:LINE: YAML.PATH: message``.
+    :raises ManifestError: the file cannot be read as a manifest, or the manifest has problems: then ``what`` lists
+        all of them, one per line, as ``FILE:LINE: YAML.PATH: message``.
     """
     file = manifest_file(path)
     problems = Problems()
@@ -55,6 +56,6 @@ def _well_formed(file: ManifestFile, problems: Problems) -> dict[str, PlainData]
         if not is_readable(data):
             raise ManifestError(sentence(file.shown, Problem(problems.line(where), where, message)))
         problems.add(where, message)
-        data["version"] = VERSION  # probably meant; with it, everything else can be checked
+        data["version"] = VERSION  # probably meant; if it is assumed, everything else can be checked
     check_schema(data, file.folder, problems)
     return data

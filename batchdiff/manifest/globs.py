@@ -25,8 +25,8 @@ MAX_MATCHES = 100_000
 def is_own_file(path: str) -> bool:
     """Return True if a file, or the target of a link, has a name that only batchdiff gives.
 
-    Such files are originals in quarantine or being deleted, overlays set aside or being written, and sidecars. A
-    glob never takes them for guests.
+    Such files are originals in quarantine or being deleted, overlays set aside or being written, sidecars, and
+    crash reports. A glob never takes them for guests.
     """
     return path.endswith(own_files.ALL) or os.path.realpath(path).endswith(own_files.ALL)
 

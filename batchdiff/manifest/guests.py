@@ -74,7 +74,7 @@ class GuestFinder:
         }
         images = {where: [path for path in paths if self._is_image(path)] for where, paths in matches.items()}
         matched = {where: len(paths) for where, paths in images.items()}
-        # Drop excluded images before determining default overlays: one of theirs could have a guest's path.
+        # Drop excluded images first, because the default overlay of one of them could have a guest's path.
         for where, paths in images.items():
             images[where] = [path for path in paths if not excluded.has(self._resolved(path))]
         taken = self._taken(written, [each for some in found.values() for each in some], images)
@@ -106,7 +106,7 @@ class GuestFinder:
         return resolve_folder(self._folder, path)
 
     def _placed(self, guest: WrittenGuest) -> WrittenGuest:
-        """Return the entry of one guest with the overlay path of its layout, if it has one."""
+        """Return a guest's entry with the overlay path that its layout gives it; unchanged without a layout."""
         if guest.layout is None:
             return guest  # without resolving its path once more: a glob may have 100,000 matches
         template = self._template.source.path if self._template else None
@@ -175,7 +175,7 @@ class GuestFinder:
         return [each for each in gone.values() if each.named not in taken.paths]
 
     def _is_overlay(self, guest: WrittenGuest, named: str) -> bool:
-        """Return True if the absolute path of a glob's match is another guest's overlay; never with ``rethin``."""
+        """Return True if a glob's match is another guest's overlay; never with ``rethin``. ``named``: its path."""
         if guest.rethin:
             return False
         origins = self._converted.origins_of(named)
@@ -214,7 +214,7 @@ class GuestFinder:
         # Listed guests, by the name in the manifest and by the file behind all links.
         guests = {guest.named for guest in listed} | {guest.place.path for guest in existing}
         overlays = self._written_overlays(written)
-        # Default overlays count by path only: a guest with a hard link that has such a name must not be hidden.
+        # Default overlays count by path only: a hard link with such a name must not hide a guest.
         defaults = self._default_overlays(written, listed, images)
         # Files with another role count by identity: a glob may find them by any name or link.
         backing = [os.path.join(self._folder, image.path) for guest in written for image in guest.image.backing]
@@ -238,7 +238,7 @@ class GuestFinder:
         return extents_among(files, named)
 
     def _secret_files(self, written: Sequence[WrittenGuest]) -> set[str]:
-        """Return the files with secrets, which a glob would match as raw images."""
+        """Return the secret files, which a glob would otherwise take for raw images."""
         images = [image for guest in written for image in (guest.image, *guest.image.backing)]
         found = {image.secret_file for image in images}
         if self._template:
@@ -273,7 +273,7 @@ class GuestFinder:
     def _default_overlays(
         self, written: Sequence[WrittenGuest], listed: Sequence[AnyGuest], images: dict[YamlPath, list[str]]
     ) -> set[str]:
-        """Return the overlays whose paths the manifest does not give, of guests that are listed or matched."""
+        """Return the overlays of all guests, listed or matched, to which the manifest gives no path."""
         globs = [each for each in written if each.image.is_glob and each.gets_overlay and not each.overlay_path]
         matched = [
             (self._resolved(path), self._placed(_one_of(guest, path)))

@@ -43,7 +43,7 @@ class FoundGuest(NamedTuple):
 
     @property
     def objection(self) -> str:
-        """The reason why this match of a glob cannot be a guest, while other matches can; empty if it can."""
+        """The reason why this match of a glob cannot be a guest, although others can; empty if it can."""
         odd = why_unfit(self.place.written) if self.written.image.is_glob else ""
         return f"its name has {odd}; rename it, or `exclude` it" if odd else ""
 
@@ -85,7 +85,7 @@ def find_image(written: WrittenImage, folder: str, problems: Problems) -> FoundI
 
 
 def secret_path(written: str, where: YamlPath, folder: str, problems: Problems) -> str:
-    """Return the absolute path of a secret file; report a problem if it cannot be used, or others can read it.
+    """Return the absolute path of a secret file; report a problem if it is unusable, warn if others can read it.
 
     ``where``: the place in the manifest that names the file.
     """
@@ -104,7 +104,7 @@ def secret_path(written: str, where: YamlPath, folder: str, problems: Problems) 
 
 
 def _check_raw(written: WrittenImage, problems: Problems) -> bool:
-    """Report a chain that continues below a raw image, which cannot name a backing file."""
+    """Return False, and report it, if a chain continues below a raw image, which cannot name a backing file."""
     if not written.backing:
         return True
     sound = True

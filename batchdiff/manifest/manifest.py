@@ -19,12 +19,12 @@ class GuestEntry:
 
     The overlay's path is the guest's own if the overlay is to take its place. ``converted``: the origin of the
     overlay if an earlier plan converted the guest, whose image may then be gone. ``named``: the absolute name that
-    the manifest gives the image, which may be a symbolic link to it. ``objection``: why the image cannot be a
-    guest, although a glob matches it; empty if it can. ``rethin``: the image is an overlay of the template, to be
-    replaced by a thinner one. ``glob``: the pattern that matched the image, as written; empty if the guest is
-    listed by path. ``domain``: the domain that uses the image according to libvirt, and how; empty if none is
-    known. ``strategy``: if the guest shares blocks in place, the overlay's path and options serve only to compare
-    the two strategies.
+    the manifest gives the image, which may be a symbolic link to it; empty if the image is gone. ``objection``:
+    why the image cannot be a guest, although a glob matches it; empty if it can. ``rethin``: the image is an
+    overlay of the template, to be replaced by a thinner one. ``glob``: the pattern that matched the image, as
+    written; empty if the guest is listed by path. ``domain``: the domain that uses the image according to libvirt,
+    and how; empty if none is known. ``strategy``: if the guest shares blocks in place, the overlay's path and
+    options serve only to compare the two strategies.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Manifest:
     ``sha256`` is the hex digest of the manifest file's bytes; ``minimum_savings`` is a share from 0 to 1 of
     a guest's allocation, or minus infinity if guests may even take more space. ``left_out`` has the guests that
     the operator did not choose: nothing is planned for them, but other guests may be in their chains.
-    ``warnings``: oddities, as ``LINE: PLACE: sentence``.
+    ``warnings``: oddities, each as ``LINE: YAML.PATH: message``.
     """
 
     path: str

@@ -1,4 +1,4 @@
-"""Checks that reports can show the names of images, and that the filesystem allows the names that `apply` adds.
+"""Checks that reports can show the names of images, and that filesystems allow the longer names that files get.
 
 ::
 
@@ -80,7 +80,8 @@ def _check_characters(path: str, where: YamlPath, problems: Problems) -> None:
     if unfit(path):
         problems.add(
             where,
-            f"{show(path)} has {why_unfit(path)}, which reports and logs cannot show; rename it or its folder",
+            f"{show(path)} has {why_unfit(path)}, and reports and logs cannot show such a name; rename it or its"
+            " folder",
         )
 
 

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 
 _IMAGE_SUFFIXES = (".img", ".raw", ".qcow2", ".qed", ".vmdk", ".vdi", ".vhd", ".vhdx", ".hdd")
-"""Suffixes, in upper or lower case, that an overlay's name replaces with ``.qcow2`` and a guest's name drops. The
-text after any other dot is part of the name: web-1.0 and web-1.1 are two machines."""
+"""Suffixes of images, in upper or lower case. A guest's name drops them, and the default path of its overlay has
+the overlay's format instead. The text after any other dot is part of the name: web-1.0 and web-1.1 are two
+machines."""
 
 
 def without_suffix(path: str) -> str:
@@ -51,7 +52,7 @@ def default_overlay(named: str, guests: Collection[str], form: str = OverlayForm
     ``form``: the format of the overlay, which is the suffix of its name.
 
     ``named`` is the guest's absolute path; ``guests`` are the paths of all guests, which no overlay may replace:
-    if one of them has that name, the overlay becomes ``web01.overlay.qcow2``.
+    if one of them is ``web01.qcow2``, the overlay becomes ``web01.overlay.qcow2``.
     """
     stem = without_suffix(named)
     plain = f"{stem}.{form}"
@@ -124,15 +125,15 @@ class Naming:
             return None
         if guest.image.is_glob or where[0] == "defaults":
             why = (
-                "a path here would be the same for every guest; write `data_file: true`, or give a guest that is"
-                " listed by path its own data_file"
+                "a path here would be the same for every guest; write `data_file: true`, or list the guests by"
+                " path, each with its own data_file"
             )
         elif why_unfit(written) or os.path.basename(written) in {"", ".", ".."}:
             why = f"{show(written)} is not the name of a file; write `data_file: true` for {default}"
         elif os.path.dirname(path) != os.path.dirname(overlay):
             why = (
                 f"{show(path)} is not beside the overlay {show(overlay)}; write `data_file: true` for {default},"
-                " or name a file in that folder"
+                " or name a file in the overlay's folder"
             )
         elif path.endswith(own_files.RESERVED):
             why = (
@@ -178,7 +179,7 @@ class Naming:
             return None
         path = default_overlay(guest.place.named, named, guest.written.options.format)
         if is_among_devices(path):
-            why = f"no overlay can be written beside {show(guest.place.named)}, in /dev; set overlay.path"
+            why = f"no overlay can be written beside {show(guest.place.named)}, in /dev; {_set_path(guest)}"
             self._problems.add(where, why)
             return None
         return path
@@ -197,7 +198,7 @@ class Naming:
             self._problems.add(where, f"{what}; {by_path}write {error.write}")
 
     def _is_in_linked_folder(self, guest: FoundGuest) -> bool:
-        """Report a VM's folder that is a link, and return True: backing file names would start at its target."""
+        """Return True, and report it, if a VM's folder is a link: backing file names would start at its target."""
         folder = os.path.dirname(guest.written.overlay_path or "")
         real = os.path.realpath(folder) if folder else folder
         if guest.written.layout is None or real == folder or not os.path.islink(folder):
@@ -212,9 +213,9 @@ class Naming:
         return True
 
     def _own_path(self, guest: FoundGuest) -> str | None:
-        """Return the path of the guest's own file, behind all links; None, with a problem, if it must stay."""
+        """Return the path of the guest's file behind all links; None, with a problem, if no overlay can get it."""
         if guest.place.identity[0] == "device":
-            why = f"{guest} is a block device, which no file can replace; set overlay.path"
+            why = f"{guest} is a block device, which no file can replace; {_set_path(guest)}"
             self._problems.add(guest.written.overlay_where, why)
             return None
         if guest.written.layout is not None and guest.place.named != guest.place.path:
@@ -230,6 +231,11 @@ class Naming:
 
     def _relative(self, guest: AnyGuest) -> str:
         return readable(os.path.relpath(guest.named, self._folder))
+
+
+def _set_path(guest: FoundGuest) -> str:
+    """Return the advice to give a guest's overlay a path of its own, which no glob can do."""
+    return f"{'list it by path and ' if guest.written.image.is_glob else ''}set overlay.path"
 
 
 def _where(guest: AnyGuest) -> YamlPath:

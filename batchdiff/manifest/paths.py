@@ -122,7 +122,7 @@ def _in_existing_folder(path: str, where: YamlPath, problems: Problems) -> str |
 
 
 def _unfit(written: str) -> str:
-    return f"{show(written)} has {why_unfit(written)}, which reports and logs cannot show; rename it"
+    return f"{show(written)} has {why_unfit(written)}, and reports and logs cannot show such a name; rename it"
 
 
 def missing_format(folder: str, written: object, *, file: str = "the file") -> str:

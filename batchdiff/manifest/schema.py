@@ -157,7 +157,8 @@ def _place_of(key: str) -> str:
     schema = schema_of("manifest")
     guest, top = schema["$defs"]["guest"]["properties"], schema["properties"]
     if key in guest["overlay"]["properties"] and key not in guest:
-        return f"in `overlay: {{{key}: ...}}` of a guest or of `defaults`"
+        is_default = key in top["defaults"]["properties"]["overlay"]["properties"]
+        return f"in `overlay: {{{key}: ...}}` of a guest{' or of `defaults`' if is_default else ''}"
     if key in top:
         return "at the top of the manifest, beside `version` and `guests`"
     if key == "format":
@@ -204,7 +205,8 @@ def _names_an_image(where: YamlPath) -> bool:
 def _enum(finding: _Finding) -> str:
     value, known = finding.value, [_as_yaml(word) for word in finding.argument]
     near = suggestion(value, known) if isinstance(value, str) else _advice_on_quotes(value, finding.argument)
-    return f"expected one of {', '.join(known)}, found {describe(value)}{near}"
+    allowed = known[0] if len(known) == 1 else f"one of {', '.join(known)}"
+    return f"expected {allowed}, found {describe(value)}{near}"
 
 
 def _as_yaml(word: object) -> str:

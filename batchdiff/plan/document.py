@@ -141,7 +141,7 @@ def _guest(guest: GuestPlan) -> dict[str, Any]:
 
 
 def _newer_options(options: OverlayOptions) -> dict[str, Any]:
-    """Return the options that plans before 1.3 did not have, as far as they are set."""
+    """Return the options that are set and that plans before 1.3 did not have."""
     found: dict[str, Any] = {}
     if options.format is not OverlayFormat.QCOW2:
         found |= {"format": options.format.value, "table_size": options.table_size}

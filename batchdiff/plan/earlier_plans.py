@@ -78,7 +78,7 @@ class EarlierPlans:
         return ""
 
     def way_out_of_quarantine(self, aside: str) -> str:
-        """Return, as a clause, how to delete the original at a path in quarantine, or how to find its plan."""
+        """Return, as a clause, how to delete the original in quarantine at a path, or how to find its plan."""
         if self._quarantined is None:
             self._quarantined = {}
             for folder in dict.fromkeys(self._folders):

@@ -47,7 +47,7 @@ def extents_of(diff: Diff) -> Extents:
 
 
 def check_extents(guest: GuestPlan) -> None:
-    """Check the extents of a guest and its runs to share, as far as the plan has them.
+    """Check the extents of a guest and its runs to share, if the plan has them.
 
     :raises ValueError: the runs are not sorted, disjoint and merged, or not within the disk.
     """

@@ -24,6 +24,7 @@ from batchdiff.plan.json_reader import READABLE, canonical, encode_json, parse_j
 from batchdiff.plan.json_schema import first_problem, schema_of
 from batchdiff.plan.plan import FORMAT_VERSION, Plan
 from batchdiff.plan.recognise import check_is_plan, plan_again
+from batchdiff.units import format_size
 
 ELSEWHERE = "Choose another place with `-o`."
 _LONGEST_SHOWN = 300
@@ -78,7 +79,7 @@ def write_plan(plan: Plan, path: str) -> None:
 
 
 def try_folder(folder: str) -> None:
-    """Create and remove a file in a folder: only the kernel knows about read-only filesystems, /proc and quotas.
+    """Try a folder by creating and removing a file: only the kernel knows of read-only mounts, /proc and quotas.
 
     :raises OSError: no file can be created there.
     """
@@ -166,7 +167,7 @@ def read_regular(path: str, largest: int) -> bytes:
         if not (stat.S_ISREG(info.st_mode) or stat.S_ISDIR(info.st_mode)):
             raise ValueError("it is not a regular file")
         if info.st_size > largest:
-            raise ValueError(f"it is larger than {largest} bytes")
+            raise ValueError(f"it is larger than {format_size(largest)}")
         return file.read()
 
 

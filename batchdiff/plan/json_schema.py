@@ -1,8 +1,9 @@
 """The JSON Schemas, and a validator for manifests and plans that stops at the first problem.
 
 The validator knows only the keywords that their schemas use. jsonschema takes five times as long for the plan of
-a fleet, and its import takes longer than all the rest of startup. This one is stricter (jsonschema accepts 1.0 as
-an integer), so a document that passes is valid. jsonschema lists all problems of a manifest that does not pass.
+a fleet, and its import takes longer than all the rest of startup. The validator here is stricter (jsonschema
+accepts 1.0 as an integer), so a document that passes is valid. jsonschema lists all problems of a manifest that
+does not pass.
 """
 
 from __future__ import annotations

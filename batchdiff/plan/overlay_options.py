@@ -39,7 +39,8 @@ class Compression(enum.StrEnum):
 
 
 COMPRESSION_LEVELS = {Compression.ZLIB: range(1, 10), Compression.ZSTD: range(1, 23)}
-"""The levels of the libraries, from the fastest to the smallest result; the defaults are QEMU's: 6 and 3."""
+"""The levels of the libraries: the first is the fastest, and the last gives the smallest result. The defaults are
+QEMU's: 6 and 3."""
 
 
 class Compat(enum.StrEnum):
@@ -89,7 +90,7 @@ class Encryption(NamedTuple):
 
 
 def luks_options(chosen: Encryption) -> dict[str, str | int]:
-    """Return the options of ``qemu-img create`` for an encryption, without ``encrypt.`` and the secret."""
+    """Return the options of ``qemu-img create`` for an encryption: no prefix ``encrypt.``, and no secret."""
     found: dict[str, str | int] = {
         name.replace("_", "-"): value for name, value in chosen._asdict().items() if name != "secret_file"
     }

@@ -96,7 +96,7 @@ def _of_layout(options: OverlayOptions, written: Mapping[str, Any]) -> Iterator[
         (
             "format",
             options.format is not OverlayFormat.QCOW2,
-            "a linked clone of Proxmox VE is qcow2; leave out either format or `layout: proxmox`",
+            "a linked clone of Proxmox VE is a qcow2 image; leave out either format or `layout: proxmox`",
         ),
         (
             "encryption",

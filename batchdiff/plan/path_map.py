@@ -64,7 +64,7 @@ class PathMap:
     moves: tuple[Move, ...] = ()
 
     def path(self, path: str) -> str:
-        """Return the present form of a recorded path; of several moves that match, the longest OLD decides."""
+        """Return the present form of a recorded path; if several moves match, that with the longest OLD counts."""
         under = [move for move in self.moves if _lies_under(path, move.old)]
         if not under:
             return path

@@ -205,7 +205,7 @@ class GuestToConvert(_Guest):
         return not self.image.fingerprints[0].vouches_for_content
 
     def retired(self, how: Retire) -> Retire:
-        """Return how the original is retired if originals are to be retired in this way."""
+        """Return how the original is retired if the plan retires originals as ``how``: a block device is kept."""
         return Retire.KEEP if self.is_on_device else how
 
 

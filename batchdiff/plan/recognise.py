@@ -36,7 +36,8 @@ def check_is_plan(path: str) -> None:
     document = own_document(head)
     is_another = document not in {None, Document.PLAN, Document.SIDECAR}
     if is_another or path.endswith(own_files.SIDECAR):
-        raise PlanError(f"{path} is not a plan", why=f"it is {document}", remedy=_plan_of(path, document))
+        named = document if is_another else Document.SIDECAR
+        raise PlanError(f"{path} is not a plan", why=f"it is {named}", remedy=_plan_of(path, document))
     if head.removeprefix(_BOM).lstrip().startswith(b"{") and b"\0" not in head:
         return
     if _is_manifest(path, head):

@@ -19,7 +19,7 @@ _BEGIN = re.compile(rf"\[{_SPACE}")
 # Limited, because each run makes a match take more memory. Possessive quantifiers would take none, but they
 # find nothing at all in Python 3.11.2, the version in Debian 12 (gh-106052).
 _SOME = re.compile(rf"(?:{_RUN},{_SPACE}){{1,1000}}")
-# The form that batchdiff writes; matching it takes two fifths of the time.
+# The form that batchdiff writes; this pattern takes two fifths of the time that _SOME takes.
 _COMPACT = re.compile(rf"(?:\[{_NUMBER},{_NUMBER}\],){{1,1000}}{_SPACE}")
 _END = re.compile(rf"{_RUN}\]")
 

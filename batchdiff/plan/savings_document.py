@@ -1,4 +1,4 @@
-"""Conversion of the results of comparing a guest to the plain values of a plan's JSON and back.
+"""Conversion of the diff and the sharing of a guest to the plain values of a plan's JSON and back.
 
 ::
 

@@ -82,7 +82,7 @@ class Sidecar:
 
 
 def sidecar_path(template_path: str, overlay_path: str) -> str:
-    """Return the path of a template's sidecar: beside the template, or beside the overlay for a block device.
+    """Return the path of a template's sidecar: beside the template or, if that is a block device, the overlay.
 
     A sidecar in /dev would be lost at the next reboot. A device's sidecar has the device's whole path in its name,
     so that two volumes with the same name do not share one: ``dev-vg-lv``; a hyphen in the path becomes ``%2D``.

@@ -12,7 +12,7 @@ from batchdiff.image.storage.overlayfs import NOTHING, CopyUp
 from batchdiff.plan.plan import GuestPlan, GuestToConvert, GuestToShare, Savings, Sharing, Totals
 
 PLANNED_AT_ONCE = 2
-"""The number of concurrent guests that a plan assumes when it calculates its peak, whatever the machine."""
+"""The number of guests that are converted at the same time, as assumed for a plan's peak, whatever the machine."""
 
 
 def totals_of(guests: Iterable[GuestPlan], retire: Retire, *, protecting: CopyUp = NOTHING) -> Totals:

@@ -189,6 +189,12 @@ def test_two_names_of_one_file_under_a_glob_have_advice_that_works(folder, link,
     assert [guest.name for guest in read(guests(glob, tail=excluding("clones/z.img"))).guests] == ["a"]
 
 
+def test_two_globs_that_match_one_name_have_advice_that_works(folder):
+    both = '{glob: "clones/a.img", format: raw}', '{glob: "clones/a.i*", format: raw}'
+    assert problems(guests(*both))[-1].endswith("; change the manifest's globs so that they match it once")
+    assert [guest.name for guest in read(guests(both[0])).guests] == ["a"]
+
+
 def test_the_warning_is_there_beside_errors(folder):
     """Else the advice to `exclude` one of two guests reads as if nobody had."""
     make("clones/b.raw")

@@ -251,5 +251,8 @@ def test_no_overlay_is_put_beside_a_device(folder):
     guest = FoundGuest(WrittenGuest(written, None, None, where, OverlayOptions()), image)
     assert Naming(folder, found).overlay_paths([guest]) == [None]
     assert 'no overlay can be written beside "/dev/vg/web01", in /dev; set overlay.path' in found.report("m")
+    guest = FoundGuest(WrittenGuest(written._replace(is_glob=True), None, None, where, OverlayOptions()), image)
+    assert Naming(folder, found).overlay_paths([guest]) == [None]
+    assert "in /dev; list it by path and set overlay.path" in found.report("m")
     guest = FoundGuest(WrittenGuest(written, None, "web01.qcow2", where, OverlayOptions()), image)
     assert Naming(folder, Problems()).overlay_paths([guest]) == [f"{folder}/web01.qcow2"]

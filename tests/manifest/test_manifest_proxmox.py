@@ -66,9 +66,9 @@ def test_a_path_of_its_own_replaces_the_default_layout(storage):
         (own("web.img", ", vmid: 101"), "guests[0].path", "write `disk: N`"),
         (own("web.img", ", vmid: 101, disk: 0, path: x.qcow2"), "guests[0].overlay.path", "leave out either"),
         (own("web.img", ", vmid: 101, disk: 0, backing_path: absolute"), "backing_path", "leave backing_path out"),
-        (own("web.img", ", vmid: 101, disk: 0, format: qed"), "guests[0].overlay.format", "is qcow2"),
+        (own("web.img", ", vmid: 101, disk: 0, format: qed"), "guests[0].overlay.format", "is a qcow2 image"),
         (own("web.img").replace("layout: proxmox", "disk: 0"), "guests[0].overlay.disk", "`layout: proxmox`"),
-        (own("web.img").replace("proxmox", "ovirt"), "guests[0].overlay.layout", "expected one of proxmox"),
+        (own("web.img").replace("proxmox", "ovirt"), "guests[0].overlay.layout", "expected proxmox, found"),
         ('{glob: "*.img", format: raw, overlay: {layout: proxmox, vmid: 101}}', "overlay.vmid", "not with glob"),
         (
             '{glob: "*.img", format: raw, overlay: {layout: proxmox}}',

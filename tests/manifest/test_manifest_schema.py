@@ -279,7 +279,7 @@ def test_a_version_that_is_missing_or_odd_hides_nothing(folder, first, problem):
         (
             "{path: clones/a.img, format: raw, cluster_size: 64k}",
             "",
-            "guests[0].cluster_size: unknown key; it belongs in `overlay: {cluster_size: ...}` of a guest",
+            "guests[0].cluster_size: unknown key; it belongs in `overlay: {cluster_size: ...}` of a guest or of",
         ),
         (
             "{glob: clones/*.img, format: raw, exclude: [x]}",
@@ -298,6 +298,11 @@ def test_a_version_that_is_missing_or_odd_hides_nothing(folder, first, problem):
 )
 def test_where_a_key_belongs(folder, item, tail, problem):
     assert problem in "\n".join(problems(guests(item, tail=tail)))
+
+
+def test_where_a_key_belongs_that_has_no_default(folder):
+    (problem,) = problems(guests(raw("clones/a.img"), tail="defaults: {overlay: {vmid: 101}}\n"))
+    assert problem.endswith("defaults.overlay.vmid: unknown key; it belongs in `overlay: {vmid: ...}` of a guest")
 
 
 def test_all_problems_of_all_kinds_at_once(folder):

@@ -52,6 +52,13 @@ def test_a_manifest(tmp_path, name, content):
     )
 
 
+@pytest.mark.parametrize("content", ["{}", '{"format_version": "1.4", "generator": ""}'])
+def test_a_file_with_the_name_of_a_sidecar(tmp_path, content):
+    path = tmp_path / "t.img.batchdiff-template.json"
+    path.write_text(content)
+    assert f"{path} is not a plan: it is the sidecar of a template. " in refusal(path)
+
+
 def test_a_name_that_a_shell_would_take_apart(tmp_path):
     path = tmp_path / "my fleet.yaml"
     path.write_text("version: 1\n")

@@ -105,7 +105,7 @@ def _content(path: str) -> bytes:
 
 
 def _require_manifest(path: str, shown: str, content: bytes) -> None:
-    """Refuse a file that is clearly not a manifest, by its first bytes and its length.
+    """Refuse a file whose first bytes or length show that it is not a manifest.
 
     :raises ManifestError: it is something else, which the message names.
     """

@@ -46,8 +46,8 @@ class Problems:
     def add(self, where: YamlPath, message: str, *, line: int | None = None, alike: str = "") -> None:
         """Add a problem; a repeated one, such as one from a default that several guests share, counts once.
 
-        ``alike``: the message without the file that it names; of several problems with the same place and the same
-        ``alike``, only the first counts.
+        ``line``: None for the line of the value. ``alike``: the message without the file that it names; of several
+        problems with the same place and the same ``alike``, only the first counts.
         """
         if alike and (where, alike) in self._alike:
             return

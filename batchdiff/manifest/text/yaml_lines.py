@@ -40,8 +40,9 @@ def parse_yaml(text: str, name: str, problems: Problems) -> PlainData:
     """Return the single document in YAML text, as plain data; None if the text is empty.
 
     Duplicate keys, keys that are not text and unknown tags become problems. The line of every value is recorded.
+    ``name``: the name of the file, for messages.
 
-    :raises ManifestError: the text is not YAML, is too large, or is too deeply nested; ``name`` is the file.
+    :raises ManifestError: the text is not YAML, is too large, or is too deeply nested.
     """
     control = yaml.reader.Reader.NON_PRINTABLE.search(text)
     if control:
