@@ -48,7 +48,7 @@ def _keep_readers(fd: int, path: str) -> None:
 
 
 def discard_leftovers(path: str) -> None:
-    """Remove the temporary files of ``path`` that :func:`write_whole` left in processes that were killed.
+    """Remove the temporary files of ``path`` that :func:`write_whole` left behind when its process was killed.
 
     The caller must ensure that no process is writing ``path`` now.
     """

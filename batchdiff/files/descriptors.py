@@ -1,4 +1,4 @@
-"""The limit on open files: raise it, and count how many more this process can open.
+"""The limit on open files: raise it, and count how many more files this process can open.
 
 Source: Linux ``getrlimit(2)``; ``Documentation/filesystems/proc.rst``, 1.1 (fd).
 """

@@ -55,9 +55,10 @@ def readable(name: str) -> str:
 
 
 def shell_word(text: str) -> str:
-    r"""Quote a word for a shell: as in ``$'caf\351.img'`` if it has bytes that are not UTF-8, or is not printable.
+    r"""Quote a word for a shell.
 
-    Bash, zsh and ksh understand that notation; dash does not.
+    If it has unprintable characters, or bytes that are not UTF-8, it is written as in ``$'caf\351.img'``. Bash,
+    zsh and ksh understand that notation; dash does not.
     """
     if text.isprintable():
         return shlex.quote(text)

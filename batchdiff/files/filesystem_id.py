@@ -3,7 +3,7 @@
 ::
 
     ext4, XFS, tmpfs   FS_IOC_GETFSUUID (Linux 6.9); before that, /dev/disk/by-uuid, which udev maintains
-    btrfs              the UUID of the subvolume: each one has its own inode numbers
+    btrfs              the UUID of the subvolume, because each subvolume has its own inode numbers
     NFS, FUSE, overlayfs, a UUID of zeros   none (""): see :mod:`.fingerprint`
 
 Source: Linux ``include/uapi/linux/fs.h`` (struct fsuuid2) and ``include/uapi/linux/btrfs.h`` (struct
@@ -28,10 +28,10 @@ def filesystem_id(fd: int) -> str:
 
 
 def filesystem_id_at(folder: str, device: int) -> str:
-    """Return the identifier for a file in ``folder`` with the device number ``device``, without opening the file.
+    """Return the lasting identifier of a file's filesystem without opening the file, which could break a lease.
 
-    Opening the file could break a lease. Empty if the file is itself a mount point, the folder cannot be opened,
-    or the filesystem has no identifier.
+    ``folder``, ``device``: the file's folder and device number. Empty if the file is itself a mount point, the
+    folder cannot be opened, or the filesystem has no identifier.
     """
     try:
         fd = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

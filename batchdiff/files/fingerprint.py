@@ -23,7 +23,7 @@ REPLACED = "another file is in its place"
 
 @frozen(eq=False)
 class Fingerprint:
-    """Identity and last change of a file. Two are equal if they are of the same file, unchanged.
+    """Identity and last change of a file. Two fingerprints of the same, unchanged file are equal.
 
     ``device``: the number that the filesystem (or the block device) had when the fingerprint was taken.
     ``filesystem``: the filesystem's lasting identifier, empty if it has none. A block device has inode 0 and no
@@ -43,7 +43,10 @@ class Fingerprint:
         return self.inode != 0
 
     def is_same_file(self, now: Fingerprint) -> bool:
-        """Return whether both are of the same file, even if its content has changed."""
+        """Return whether both fingerprints are of the same file, even if its content has changed.
+
+        For block devices, compare only the sizes.
+        """
         if self.inode != now.inode:
             return False
         if not self.vouches_for_content:
@@ -53,7 +56,10 @@ class Fingerprint:
         return self.device == now.device or (self.size, self.mtime_ns) == (now.size, now.mtime_ns)
 
     def is_unwritten(self, now: Fingerprint) -> bool:
-        """Return whether both are of the same file, with no write in between; its name or mode may differ."""
+        """Return whether both fingerprints are of the same file, with no write in between.
+
+        Its name or mode may have changed.
+        """
         return self.is_same_file(now) and (self.size, self.mtime_ns) == (now.size, now.mtime_ns)
 
     def was_written_to(self, now: Fingerprint) -> bool:
@@ -103,7 +109,7 @@ def fingerprint_at(path: str) -> Fingerprint | None:
 
     Symbolic links are followed only to block devices: /dev/vg/lv lasts, but its target, /dev/dm-3, does not.
 
-    :raises OSError: a limit on open files or memory is reached, so the file may exist.
+    :raises OSError: a limit on open files or memory was reached, so it is unknown whether the file exists.
     """
     try:
         info = os.lstat(path)

@@ -7,7 +7,7 @@ import stat
 from typing import TypeAlias
 
 Identity: TypeAlias = tuple[str, int, int]
-"""Device and inode of a file. A block device is identified by its number, whichever node names it."""
+"""``("file", device, inode)``; or ``("device", number, 0)`` for a block device, whichever node names it."""
 
 
 def identity_of(path: str) -> Identity | None:
@@ -19,7 +19,7 @@ def identity_of(path: str) -> Identity | None:
 
 
 def is_one_image(one: str, other: str) -> bool:
-    """Return whether two paths resolve to the same path, or to the same block device under any names.
+    """Return whether two paths resolve to the same path, or to the same block device, even under different names.
 
     Two hard links of a file are two images: replacing one leaves the other unchanged.
     """

@@ -32,7 +32,7 @@ BESIDE_PLAN = (".journal", ".partial", ".definitions")
 """The suffixes of files beside a plan: its journal, an unfinished scan, and earlier definitions of VMs."""
 
 RESERVED = (*ALL, ".plan.json", *BESIDE_PLAN)
-"""The suffixes that are not allowed for a file that batchdiff is to write for a VM."""
+"""The suffixes that no file that batchdiff writes for a VM may have."""
 
 
 def temporary(path: str) -> str:
@@ -59,9 +59,10 @@ def _cut(name: str) -> str:
 
 
 def is_temporary_of(name: str, path: str) -> bool:
-    """Return whether :func:`temporary` must have made ``name``, which is in the folder of ``path``, for that file.
+    """Return whether ``name``, in the folder of ``path``, must be a name that :func:`temporary` made for ``path``.
 
-    False if the name of that file is so long that it is shortened: several files can have the same shortened name.
+    False if ``path`` has a name so long that :func:`temporary` shortens it: several files can have the same
+    shortened name.
     """
     own = os.path.basename(path)
     found = re.fullmatch(rf"\.(.+)\.[0-9a-f]{{8}}{re.escape(TEMPORARY)}", name, re.DOTALL)

@@ -7,7 +7,8 @@
     template          xxh3-128 of (virtual size, 8 bytes LE), then (range number, range digest) for each range
 
 Windows of zeros are left out whether they are holes or data, so a copy of the template in another format, or with
-other holes, has the same digest. The digest detects changes, not forgeries. The label contains both sizes.
+other holes, has the same digest. The digest detects changes, not forgeries. Its label contains the sizes
+of a range and of a window.
 """
 
 from __future__ import annotations

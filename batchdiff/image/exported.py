@@ -33,14 +33,14 @@ from batchdiff.qemu.export import BlockDevice
 from batchdiff.qemu.shared_export import SharedExport
 
 _MOST_LISTED = 2_000_000
-"""The maximum number of runs (16 bytes each) in one list, and in all lists that are kept. After that many runs
-in a list, holes count as data."""
+"""The maximum number of runs (16 bytes each) in one list, and in all kept lists together. After that many runs in
+one list, holes count as data."""
 
 _Offsets = npt.NDArray[np.int64]
 
 
 class _DiskRuns(NamedTuple):
-    """Runs of the disk that are data, ascending: start and end. All else reads as zeros."""
+    """The size of a disk, and its runs of data, ascending: starts and ends. All else reads as zeros."""
 
     size: int
     starts: _Offsets
@@ -57,7 +57,7 @@ _lock = threading.Lock()
 
 
 def end_exports(fd: int) -> None:
-    """End this process's exports of the file that is open as ``fd``: they keep it open. Reads restart them."""
+    """End this process's exports of the open file ``fd``, which keep it open; the next read starts a new one."""
     with _lock:
         found = [each for each in _shared.values() if each.is_of(fd)]
     for each in found:

@@ -43,7 +43,7 @@ def looks_like(path: str, observer: ReadObserver | None = None) -> ImageFormat |
 
 
 def begins_like(path: str, observer: ReadObserver | None = None) -> ImageFormat | None:
-    """Return the format by the first bytes alone, as QEMU does if no format is named; None as above."""
+    """Return the format that QEMU would guess from the first bytes alone; None as for :func:`looks_like`."""
     return _marked(path, lambda descriptor: _by_head(descriptor, observer) or ImageFormat.RAW)
 
 

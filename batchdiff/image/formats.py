@@ -60,8 +60,8 @@ class Format(NamedTuple):
     """One format. ``safety``: phrases for the files it refers to, and for the checks before any byte is trusted.
 
     ``opener`` opens one image of a chain in its declared format, whatever the file looks like. It opens only the
-    image's own file and those that ``allow_folders`` of the source permits. The observer is called at every read.
-    ``opener`` raises ImageError if a file is missing or invalid.
+    image's own file, and others only if they are beside it or in the source's ``allow_folders``. The observer is
+    called at every read. ``opener`` raises ImageError if a file is missing or invalid.
     """
 
     opener: Callable[[ImageSource, ReadObserver | None], Layer]

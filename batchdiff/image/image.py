@@ -73,7 +73,7 @@ class Image:
             yield from _within(below, part.start, part.end)
 
     def _below(self, layer: int, start: int, end: int) -> list[Segment]:
-        """Return the segments that show through from a layer: zeros past its end, and below the last layer."""
+        """Return the segments that show through from a layer, and zeros past its end and below the last layer."""
         size = self._chain[layer].virtual_size if layer < len(self._chain) else 0
         found = list(self._resolved(layer, start, min(end, size)))
         if end > max(size, start):

@@ -21,7 +21,7 @@ class Segment(NamedTuple):
     """Guest bytes ``start`` to ``end`` of one origin; ``address`` is that of ``start`` in the layer.
 
     ``layer`` counts from 0: first the image itself, then its backing chain, then the extents and data files of
-    the chain. In the segments of a layer, it counts from 0 through the layer itself and the layer's other files.
+    the chain. In the segments that a layer returns, 0 is the layer itself, and its other files count from 1.
     An image never returns ABSENT segments: below the last layer everything reads as zeros.
     """
 
@@ -70,7 +70,7 @@ class Layer(Protocol):
 
     @property
     def fd(self) -> int:
-        """Its read-only descriptor."""
+        """Read-only descriptor of the file."""
 
     @property
     def virtual_size(self) -> int:
@@ -82,7 +82,7 @@ class Layer(Protocol):
 
     @property
     def other_files(self) -> tuple[str, ...]:
-        """Absolute paths, without symbolic links, of its extents or its data file; none if it is a single file."""
+        """Absolute paths, without symbolic links, of the image's extents or data file; none if it has neither."""
 
     @property
     def losses(self) -> Losses:

@@ -36,8 +36,8 @@ _MOST_KEPT = 2_000_000
 """The maximum number of runs, of 24 bytes each, in all the maps that are kept."""
 
 _MAP_OF_NOTHING, _BYTES_IN_MAP = 32 * MIB, 16
-"""The bytes that QEMU may print as the map of even an empty file (250,000 runs), and the bytes on disk for each
-further byte of the map.
+"""The bytes that QEMU may print as the map of even an empty file (250,000 runs), and the number of bytes
+on disk that allow it one more byte.
 
 A run of a real image takes 4 KiB or more on disk, and 120 bytes in the map."""
 
@@ -54,8 +54,8 @@ class MappedLayer(WithOthers):
 
     ``inspect`` checks its header before QEMU sees the file, and returns the number of its clusters and its backing
     file. ``own_map`` maps an image whose blocks QEMU does not report; QEMU must agree about its size. ``extents``:
-    the files that hold the data instead, each a part of the disk, with headers that have been checked. They stay
-    open if the layer cannot be created.
+    the files that hold the data if the image's own file does not, each a part of the disk, with headers that have
+    been checked. They stay open if the layer cannot be created.
     """
 
     def __init__(

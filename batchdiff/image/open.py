@@ -60,7 +60,7 @@ def open_layer(source: ImageSource, observer: ReadObserver | None = None) -> Lay
 
     Only the headers of these files are read, and no backing file is opened.
 
-    :raises ImageError: the file is missing, is not a valid image of its format, or its format cannot be read.
+    :raises ImageError: a file is missing, or cannot be read as part of a valid image of the declared format.
     """
     if source.format is ImageFormat.RAW:
         return RawLayer(source, observer)

@@ -148,7 +148,7 @@ class Qcow2Layer(WithOthers):
         return found
 
     def _tables(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-        """Yield, for each L2 table of a range: guest offset of the first cluster, index, first entry, entries."""
+        """Yield for each L2 table in a range: first cluster's guest offset, index, first entry, entry count."""
         geometry = self.header.geometry
         cluster, last = start // geometry.cluster_size, ceil_div(end, geometry.cluster_size)
         while cluster < last:

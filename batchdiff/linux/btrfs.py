@@ -57,10 +57,10 @@ class StoredExtent(NamedTuple):
 
 
 def is_btrfs(fd: int) -> bool:
-    """Return whether a file is on btrfs: no other filesystem supports this ioctl.
+    """Return whether a file is on btrfs: no other filesystem supports BTRFS_IOC_FS_INFO.
 
-    btrfs keeps an extent whole as long as any block of it is used: a file that shares 4 KiB of a 128 MiB extent
-    keeps all of it in use when the other file is deleted. XFS frees block by block.
+    btrfs keeps an extent whole as long as any block of it is used: if two files share 4 KiB of a 128 MiB extent,
+    and one of them is deleted, the other still keeps all of the extent in use. XFS frees block by block.
     """
     try:
         fcntl.ioctl(fd, _FS_INFO, bytes(_FS_INFO_BYTES))
@@ -70,7 +70,7 @@ def is_btrfs(fd: int) -> bool:
 
 
 def filesystem_uuid(fd: int) -> bytes:
-    """Return the UUID of the btrfs that a file is on, the same for all its subvolumes; empty elsewhere."""
+    """Return the UUID of a file's btrfs, which is the same for all subvolumes; empty on other filesystems."""
     try:
         found = fcntl.ioctl(fd, _FS_INFO, bytes(_FS_INFO_BYTES))
     except OSError:
@@ -82,7 +82,7 @@ def stored_extents(fd: int, path: str) -> Iterator[StoredExtent]:
     """Yield the extents of an open file in the order of their offsets, except holes and data inline in the tree.
 
     :raises OSError: EPERM if the user is not root; or the filesystem reports an error.
-    :raises ImageError: the file's data cannot be written out.
+    :raises ImageError: the file's data cannot be written out, or its extents cannot be read.
     """
     # This writes the file out and updates the tree: even the extents of a synced file may be only in the log.
     physical_extents(fd, path, 0, 1)

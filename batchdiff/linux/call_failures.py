@@ -254,11 +254,11 @@ def _too_large(case: _Case) -> Fault:
 
 def _missing(case: _Case) -> Fault:
     why = f"{case.path or 'the file'}, or a folder above it, does not exist"
-    return Fault(why, f"Correct the path, or bring it back, {AGAIN}")
+    return Fault(why, f"Correct the path, or put back what is missing, {AGAIN}")
 
 
 def _another_kind(case: _Case, what: str) -> Fault:
-    return Fault(f"{case.path or 'the file'} is {what}", f"Correct the path, or move what is there away, {AGAIN}")
+    return Fault(f"{case.path or 'the file'} is {what}", f"Correct the path, or move away what is there, {AGAIN}")
 
 
 def _fixed(remedy: str) -> Callable[[_Case], Fault]:

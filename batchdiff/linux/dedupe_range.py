@@ -41,10 +41,11 @@ _UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOSYS}
 
 
 def dedupe(source: int, source_offset: int, target: int, target_offset: int, length: int) -> int:
-    """Let an open file share blocks of another one, and return how many bytes it shares: 0 if any byte differs.
+    """Let the file ``target`` share blocks of ``source``; return how many bytes it shares: 0 if any byte differs.
 
-    If it shares fewer than ``length``, call again for the rest. ``length`` is at most :data:`AT_ONCE`. Offsets are
-    multiples of the filesystem's block size, and so is the length, unless both ranges end where their files end.
+    If it shares fewer than ``length``, call again for the rest. ``length`` must be at most :data:`AT_ONCE`.
+    Offsets must be multiples of the filesystem's block size, and so must ``length``, unless both ranges end where
+    their files end.
 
     :raises OSError: see :func:`explain_refusal`.
     """
@@ -86,10 +87,11 @@ def explain_refusal(error: OSError, source: int, target: str) -> Fault:
         return Fault(
             f"{kind} refuses to share these blocks: a file has become shorter, or only one of the two files has"
             " checksums (`lsattr` shows C for the other)",
-            "If a program has changed one of them, plan again; otherwise use `strategy: overlay` for this guest.",
+            "If a program has changed one of the files, plan again; otherwise use `strategy: overlay` for this"
+            " guest.",
         )
     denied = error.errno in {errno.EPERM, errno.EACCES} and lock_on(target) is None
     if denied and (lacking := lacking_access(Deed.WRITE, target)):
-        remedy = f"Run the command as root or as the owner of the file; or grant that permission, {AGAIN}"
+        remedy = f"Run the same command as root or as the owner of the file; or grant the permission, {AGAIN}"
         return Fault(lacking, remedy)
     return explain(error, Deed.WRITE, target)

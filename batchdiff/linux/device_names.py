@@ -26,7 +26,7 @@ _NUMBERED = re.compile(
     r"|(?:nvme\d+(?:c\d+)?n|loop|nbd|rbd|md|md_d|zd|mmcblk|pmem|bcache|ublkb|nullb|sr|zram|ram)\d+(?:p\d+|boot\d+)?"
     r"|dm-\d+"
 )
-"""The kernel's own names, with their partitions. drbd is not among them: its configuration fixes its numbers."""
+"""The kernel's own names of disks and partitions. drbd is not among them: its configuration fixes its numbers."""
 
 _NUMBERED_FOLDERS = ("block/", "disk/by-diskseq/", "disk/by-loop-inode/")
 _COPIED_FOLDERS = ("disk/by-uuid/", "disk/by-label/", "disk/by-partuuid/", "disk/by-partlabel/")
@@ -41,8 +41,8 @@ _MOST_LINKS = 40
 def image_path(path: str) -> str:
     """Return the absolute path by which an image is opened and recorded.
 
-    For a regular file, all symbolic links are resolved. For a block device, only links among its folders are,
-    because a link such as /dev/vg/lv lasts, but the /dev/dm-3 that it points to does not.
+    For a regular file, all symbolic links are resolved. For a block device, only links among the folders of
+    its path are resolved, because a link such as /dev/vg/lv lasts, but the /dev/dm-3 that it points to does not.
     """
     folder, name = os.path.split(path)
     named = os.path.join(os.path.realpath(folder), name)
@@ -89,7 +89,7 @@ def lasting_alias(number: int) -> str | None:
 
 
 def _first_in_dev(path: str) -> str:
-    """Follow a path's links up to the first name in /dev, and return that; the last name if none is in /dev.
+    """Follow a path's links up to the first name in /dev, and return that name; the last one if none is in /dev.
 
     Links within /dev are not followed: udev keeps them up to date. Links elsewhere never change by themselves.
     """

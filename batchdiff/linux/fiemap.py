@@ -73,7 +73,7 @@ class ExtentTable:
         return ExtentTable(self.logical[kept], self.physical[kept], self.length[kept], self.flags[kept])
 
     def equals(self, other: ExtentTable) -> bool:
-        """Return True if both have the same extents."""
+        """Return True if both tables have the same extents."""
         names = PhysicalExtent._fields
         return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in names)
 

@@ -70,9 +70,10 @@ class _More(NamedTuple):
 
 
 def set_early_flags(source: int, target: int) -> list[str]:
-    """Set hints, project and the flags that only work on an empty file, clear all others, and return what failed.
+    """Give an empty file the source's project, its hints, and those of its flags that work only on an empty file.
 
-    A source that cannot have flags (a block device, a file on NFS) counts as one that has none set.
+    Clear all other flags, and return what failed. A source that cannot have flags (a block device, a file on NFS)
+    counts as one that has none set.
     """
     # Errors are ignored here: set_late_flags reports each flag that is still set only on the target.
     _set_flags(target, 0, _LATE)
@@ -127,7 +128,7 @@ def _set_hints(target: int, wanted: _More) -> list[str]:
 
 
 def _set_project(target: int, wanted: int) -> list[str]:
-    """Give the file a project, unless its folder imposes another.
+    """Give the file a project, unless its folder imposes another; return what failed.
 
     A file of a different project could not be renamed in that folder.
     """

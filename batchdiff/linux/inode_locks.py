@@ -4,7 +4,7 @@
 
     i  immutable     no write, rename, unlink, link, chmod; for a folder: no name in it can change
     a  append-only   no rename, unlink; for a folder: names can be added, but not changed or removed
-    project          a folder whose project is inherited refuses files of others: rename and link fail (EXDEV)
+    project          if it is inherited, its folder refuses files of other projects: rename and link fail (EXDEV)
 
 Source: ioctl_iflags(2), chattr(1), ioctl_fsgetxattr(2), Linux ``include/uapi/linux/fs.h``.
 """

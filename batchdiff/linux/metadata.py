@@ -2,7 +2,7 @@
 
 Access control lists (acl(5)) and SELinux labels are extended attributes. A new file inherits from its folder::
 
-    open(0600)        for its owner only: the mode closes an inherited ACL too
+    open(0600)        for its owner only: the mode also limits an inherited ACL
     prepare           remove what was inherited, set what can only be set on an empty file
       ... the image is written and read back ...
     copy_metadata     owner, attributes, flags, and last the mode, which opens the file to others

@@ -140,7 +140,7 @@ def mount_of(path: str) -> Mount | None:
 
 
 def is_mount_point(path: str) -> bool:
-    """Return whether a path is a mount point; unlike ``os.path.ismount``, also for a bind-mounted file."""
+    """Return whether a path is a mount point, even of a bind-mounted file, which ``os.path.ismount`` misses."""
     folder, name = os.path.split(os.path.abspath(path))
     return os.path.join(os.path.realpath(folder), name) in {mount.point for mount in mounts()}
 

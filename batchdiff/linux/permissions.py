@@ -71,7 +71,7 @@ def lacking_access(deed: Deed, path: str) -> str:
 
 
 def lacking_ownership(deed: Deed, path: str) -> str:
-    """Return which users alone may do the deed (EPERM), as a clause; empty if ownership is not the reason."""
+    """Return the only users who may do the deed (EPERM), as a clause; empty if ownership is not the reason."""
     with contextlib.suppress(OSError):
         file = os.lstat(path)
         if _has(_OWNER) or file.st_uid == os.geteuid():

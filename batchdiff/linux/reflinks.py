@@ -31,7 +31,7 @@ class NoSharing(enum.Enum):
     """The reason why two files cannot share blocks."""
 
     BLOCK_DEVICE = "at least one of them is a block device"
-    TWO_FILESYSTEMS = "they are on two filesystems"
+    TWO_FILESYSTEMS = "they are on different filesystems"
     NOT_SUPPORTED = "their filesystem cannot share blocks"
     CHECKSUMS = "only one of them has checksums"
 

@@ -389,7 +389,7 @@ MESSAGES = {
     ),
     journal_folder: (
         "cannot open the journal {0}/fleet.plan.json.journal: {0}/fleet.plan.json.journal is a "
-        "folder. Correct the path, or move what is there away, then run the same command again."
+        "folder. Correct the path, or move away what is there, then run the same command again."
     ),
 }
 """Causes, each with the message of the verb; ``{0}`` is the folder."""

@@ -207,7 +207,7 @@ def test_what_does_not_exist(place):
     """It may never have existed."""
     error = OSError(errno.ENOENT, "", str(place / "folder/vm.img"))
     assert f"{place / 'folder/vm.img'}, or a folder above it, does not exist" in reason(error)
-    assert "Correct the path, or bring it back" in explain(error).remedy
+    assert "Correct the path, or put back what is missing" in explain(error).remedy
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_what_does_not_exist(place):
         (errno.EBUSY, "fuser -v /no/such"),
         (errno.EACCES, "audit log"),
         (errno.EPERM, "audit log"),
-        (errno.ELOOP, "move what is there away"),
+        (errno.ELOOP, "move away what is there"),
         (errno.ENOSYS, "dmesg"),
     ],
 )

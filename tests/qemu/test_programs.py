@@ -94,7 +94,7 @@ def test_a_file_to_read_that_is_gone(tmp_path):
     with pytest.raises(ProgramError, match="cannot run sh") as caught:
         shell("cat gone", reads=[str(tmp_path / "gone")])
     assert caught.value.why == f"{tmp_path}/gone, or a folder above it, does not exist"
-    assert caught.value.remedy == "Correct the path, or bring it back, then run the same command again."
+    assert caught.value.remedy == "Correct the path, or put back what is missing, then run the same command again."
 
 
 def test_is_installed(tmp_path, monkeypatch):

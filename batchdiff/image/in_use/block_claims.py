@@ -35,8 +35,8 @@ def claimant(fd: int) -> str:
     if found:
         return f"it is mounted at {found[0].point}"
     return (
-        "the kernel is using it: either it is mounted where batchdiff cannot see (such as in a container), or"
-        " one of its partitions is mounted, or LVM, RAID or another program has claimed it"
+        "the kernel is using it: either it is mounted where batchdiff cannot see it (such as in a container),"
+        " or one of its partitions is mounted, or LVM, RAID or another program has claimed it"
     )
 
 

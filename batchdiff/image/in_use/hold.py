@@ -74,7 +74,7 @@ class Held:
     def check(self) -> None:
         """If a program is writing to one of the files, or waiting to do so, release everything and raise an error.
 
-        Our own qemu-img may be reading the files at that time.
+        It does not matter whether our own qemu-img is reading the files.
 
         :raises GuestError: a guest is in use.
         :raises ImageError: a template, or a backing file of a guest, is in use.
@@ -148,7 +148,7 @@ class Held:
 
 @contextlib.contextmanager
 def hold(image: Image, purpose: Purpose) -> Iterator[Held]:
-    """Hold every file of an open image's chain until the block ends, through the image's own descriptors.
+    """Hold every file of an open image's chain until the ``with`` block ends, through the image's own descriptors.
 
     :raises GuestError: a guest is in use.
     :raises ImageError: a template, or a backing file of a guest, is in use.

@@ -59,7 +59,7 @@ def take_read_lease(fd: int) -> Lease:
 
 
 def is_ours_alone(fd: int) -> Lease:
-    """Check that nothing else has the file open; other descriptors of this process and of its children count too.
+    """Return GRANTED if nothing else has the file open; other descriptors of this process and its children count.
 
     Afterwards there is a read lease if there was one before, or if no one else has the file open.
     """

@@ -37,7 +37,7 @@ class Holder(NamedTuple):
 
 
 class Holders(NamedTuple):
-    """All holders that were found; ``complete``: every process could be examined."""
+    """All holders that were found; ``complete``: whether every process could be examined."""
 
     found: tuple[Holder, ...]
     complete: bool

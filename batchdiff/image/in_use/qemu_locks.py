@@ -53,7 +53,7 @@ _OURS = (
 
 
 class OthersLocks(NamedTuple):
-    """The permissions that others have locked or forbidden; ``exclusive``: whether they hold write locks."""
+    """The permissions that others hold, and those that they deny; ``exclusive``: whether they hold write locks."""
 
     may: frozenset[Permission]
     forbid: frozenset[Permission]

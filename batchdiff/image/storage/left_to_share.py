@@ -23,7 +23,7 @@ def shareable_left(template: Image, guest: Image, equal: BlockRuns) -> Iterator[
 
 
 def gain_left(template: Image, guest: Image, equal: BlockRuns) -> SharingGain:
-    """Return the space that is freed once these ranges are shared.
+    """Return the space that is freed once the ranges of :func:`shareable_left` are shared.
 
     :raises ImageError, OSError: a table or the filesystem cannot be read.
     """

@@ -37,7 +37,7 @@ NOTHING = CopyUp(0)
 
 
 def upper_place(fd: int, path: str) -> str | None:
-    """Return the path in the upper layer for an open file or folder of an overlayfs, whether or not it exists.
+    """Return the path in the upper layer for an open file or folder of an overlayfs, even if nothing is there.
 
     None if that layer cannot be seen from here.
     """

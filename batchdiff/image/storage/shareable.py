@@ -161,7 +161,10 @@ class _Finder:
         return common_ranges(found, shared_extents(self._guest, theirs, packed=True))
 
     def _in_blocks(self, piece: _Piece) -> ShareableRange | None:
-        """Cut a piece to the blocks that it fills in both files; None if their offsets within a block differ."""
+        """Cut a piece to the blocks that it fills in both files.
+
+        None if there are none, or if the piece has different offsets within a block of the two files.
+        """
         block = self._blocks[piece.guest_layer]
         one, other = piece.template_address, piece.guest_address
         first = align_up(other, block) - other

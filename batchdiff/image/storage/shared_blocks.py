@@ -7,8 +7,9 @@
     guest              disk 100   disk 900    disk 132
                        shared     --          shared            same block, and both marked shared
 
-Only extents that hold the file's bytes unchanged count: not encoded, preallocated, inline or delayed ones. Both
-extents must be marked as shared, so that equal block numbers on two devices of one filesystem do not match.
+Only extents that hold the file's bytes unchanged count: not encoded, preallocated, inline or delayed ones. The
+extents of both files must be marked as shared, so that equal block numbers on two devices of one filesystem do
+not match.
 """
 
 from __future__ import annotations
@@ -174,7 +175,7 @@ def _groups(segments: list[Segment]) -> Iterator[list[Segment]]:
 def _cut_to_segments(
     segments: list[Segment], extents: Iterator[PhysicalExtent], device: int, unfit: int
 ) -> Iterator[SharedExtent]:
-    """Yield the parts of segments that are in extents, except ``unfit`` ones; both are sorted by address."""
+    """Yield the parts of segments in extents without ``unfit`` flags; both lists are sorted by address."""
     extent = next(extents, None)
     for segment in segments:
         shift, end = segment.start - segment.address, _end_address(segment)

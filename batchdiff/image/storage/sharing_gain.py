@@ -105,7 +105,7 @@ class _File(Protocol):
     """One file of a guest, which gives up blocks."""
 
     def drop(self, starts: Offsets, ends: Offsets) -> None:
-        """Note ranges that will be shared: sorted and disjoint."""
+        """Note ranges, sorted and disjoint, that will be shared."""
 
     def gain(self) -> SharingGain:
         """Return the space that is freed in all."""

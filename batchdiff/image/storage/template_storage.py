@@ -1,4 +1,4 @@
-"""The check that a guest neither is nor stores the template: retiring such a guest would destroy the template.
+"""The check that a guest neither is nor stores the template: otherwise, retiring it would destroy the template.
 
 ::
 
@@ -18,9 +18,9 @@ from batchdiff.linux.block_stack import Underlying
 class TemplateRisk(enum.Enum):
     """The risk to the template if a guest is retired."""
 
-    NONE = "the guest does not store the template, or is not deleted while that is uncertain"
+    NONE = "the guest does not store the template; or that is uncertain, but the guest is not deleted"
     STORED_IN_GUEST = "the guest is the template, or stores it"
-    UNTRACED = "the template could be stored anywhere, and the guest is to be deleted"
+    UNTRACED = "the template could be stored anywhere, and the guest would be deleted"
 
 
 def template_risk(under_template: Underlying, guest: Identity | None, retire: Retire) -> TemplateRisk:

@@ -240,7 +240,7 @@ def test_a_folder_that_is_gone(tmp_path):
     with pytest.raises(GuestError, match="cannot examine") as caught:
         estimate(overlay, below, tmp_path / "gone")
     assert caught.value.why == f"{tmp_path / 'gone'}, or a folder above it, does not exist"
-    assert caught.value.remedy == "Correct the path, or bring it back, then run the same command again."
+    assert caught.value.remedy == "Correct the path, or put back what is missing, then run the same command again."
 
 
 def test_a_filesystem_that_does_not_answer(monkeypatch):
