@@ -5,8 +5,8 @@ r"""The build backend: setuptools, and in archives and wheels also man pages and
     parser -> share/ in the source archive -> build/share/ -> share/ in the wheel
            \------------------------------/
 
-So a package built from the source archive needs no generators, which distributions have in older versions. An
-editable installation, as for `make demo`, has none of these files.
+So building a package from the source archive needs no generators, of which distributions have only older versions.
+An editable installation, as for `make demo`, has none of these files.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ prepare_metadata_for_build_wheel = build_meta.prepare_metadata_for_build_wheel
 
 
 def get_requires_for_build_sdist(config_settings: dict[str, Any] | None = None) -> list[str]:
-    """Return what a source archive needs beside setuptools."""
+    """Return what building a source archive needs besides setuptools."""
     return [*build_meta.get_requires_for_build_sdist(config_settings), *_generators()]
 
 
 def get_requires_for_build_wheel(config_settings: dict[str, Any] | None = None) -> list[str]:
-    """Return what a wheel needs beside setuptools."""
+    """Return what building a wheel needs besides setuptools."""
     return [*build_meta.get_requires_for_build_wheel(config_settings), *_generators()]
 
 
@@ -64,9 +64,9 @@ def _generators() -> list[str]:
 
 @contextmanager
 def _shared_files(folder: Path) -> Iterator[None]:
-    """Have the files in ``folder``, and remove them afterwards: later builds make their own.
+    """Put the files into ``folder``, and remove them afterwards: later builds make their own.
 
-    An unpacked source archive keeps those that it came with.
+    An unpacked source archive keeps the files that it came with.
     """
     if folder == IN_ARCHIVE and IN_ARCHIVE.is_dir():
         yield

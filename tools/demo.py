@@ -41,7 +41,7 @@ def main(folder: str, *program: str) -> None:
     """Make the images and run the three commands on them, with this Python's batchdiff or another ``program``."""
     marker = os.path.join(folder, "manifest.yaml")
     if os.path.exists(folder) and not os.path.exists(marker):
-        sys.exit(f"{folder} exists, but this demo did not make it")
+        sys.exit(f"{folder} exists, but this demo did not make it; move it away first")
     shutil.rmtree(folder, ignore_errors=True)
     os.mkdir(folder)
     with open(marker, "w", encoding="ascii") as file:
@@ -96,7 +96,7 @@ def _copy_sparse(source: str, target: str) -> None:
 
 
 def _run_on(path: str, rng: random.Random) -> None:
-    """Write to 2 % of a guest and discard a little, as a running machine does."""
+    """Write to 2% of a guest and discard a little, as a running machine does."""
     with open(path, "r+b") as file:
         for _ in range(TEMPLATE_SIZE // _CLUSTER // 50):
             file.seek(rng.randrange(TEMPLATE_SIZE // _CLUSTER) * _CLUSTER)

@@ -5,8 +5,8 @@
 Without files, check the whole checkout except NOT_YET, and report entries of NOT_YET that have become clean.
 Each finding is printed as ``FILE:LINE: "found words": hint``, and any finding makes the exit code 1.
 
-Text is masked rather than extracted: whatever is not prose becomes blank or ``_``, newlines stay. So a phrase is
-found across line breaks and joined string literals, and a match's offset still gives its line.
+Text is masked rather than extracted: whatever is not prose becomes blank or ``_``, but newlines stay. So a phrase
+is found across line breaks and joined string literals, and a match's offset still gives its line.
 """
 
 from __future__ import annotations
@@ -128,12 +128,12 @@ def shown(path: Path) -> str:
 
 
 def is_listed(path: Path) -> bool:
-    """Report if NOT_YET exempts a file."""
+    """Return True if NOT_YET exempts a file."""
     return any(matches(path, entry) for entry in NOT_YET)
 
 
 def matches(path: Path, entry: str) -> bool:
-    """Report if an entry of NOT_YET means a file: the file itself, or a folder above it."""
+    """Return True if an entry of NOT_YET names a file or a folder above it."""
     return shown(path).startswith(entry) if entry.endswith("/") else shown(path) == entry
 
 
@@ -199,7 +199,7 @@ def python_prose(source: str) -> str:
 
 
 def _strings(node: ast.AST) -> Iterator[ast.expr]:
-    """Yield the string literals below a node; an f-string as a whole, as Python 3.11 misplaces its parts."""
+    """Yield the string literals below a node; an f-string as a whole, because Python 3.11 misplaces its parts."""
     if isinstance(node, ast.JoinedStr) or (isinstance(node, ast.Constant) and isinstance(node.value, str)):
         yield node
     else:

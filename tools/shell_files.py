@@ -36,7 +36,7 @@ COMPLETIONS = {
 
 PREAMBLES = {
     # readline quotes file names itself, because shtab sets `-o filenames` for functions called ..._file. Guests'
-    # names are quoted here: after a ' or " that was typed, only names are offered that mean themselves in it.
+    # names are quoted here: after a typed ' or ", only names that need no escape inside such quotes are offered.
     "bash": r"""
 _batchdiff_file() {
   local word=${1//\\/} suffix
@@ -112,7 +112,7 @@ BY_METAVAR = {
     "OLD_PLAN": PLAN,
     "PLAN": PLAN,
 }
-"""What completes a value, by the name that the help gives it. A guest's NAME is known by its option."""
+"""What completes a value, by the placeholder that the help shows for it. A guest's NAME is known by its option."""
 
 
 def verbs_of(main: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:

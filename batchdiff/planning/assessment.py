@@ -47,10 +47,10 @@ from batchdiff.units import align_up, ceil_div
 
 @frozen
 class FleetFacts:
-    """Facts about the whole fleet: the manifest, and the template's blocks that other files share, by device.
+    """Facts about the whole fleet. ``kept``: by device, the template's blocks that other files share.
 
-    These blocks stay in use, whatever happens to a guest. ``located``: the extents of some guests, by path.
-    ``can_share``: whether other files can share blocks with the template's. ``observer`` is called at every read.
+    The kept blocks stay in use whatever happens to a guest. ``located``: by path, the extents of some guests.
+    ``can_share``: whether other files can share blocks with the template. ``observer`` is called at every read.
     """
 
     manifest: Manifest
@@ -70,7 +70,7 @@ def assess(  # noqa: PLR0913, PLR0917  # one caller
 ) -> GuestPlan:
     """Return the plan of a guest that was compared, or whose scan failed.
 
-    ``template``: the open template, if other files can share blocks with it.
+    ``template``: the open template; None if no other file can share blocks with it.
     """
     if failure is not None:
         return _refuse(candidate, str(failure))
@@ -163,7 +163,7 @@ def _unless_changed(
 
 
 def _extents(image: Image, facts: FleetFacts) -> ExtentTable | None:
-    """Return a guest's extents on disk, which the kernel is asked for only once."""
+    """Return a guest's extents on disk, for which the kernel is asked only once; None if they are not known."""
     return facts.located.get(image.path) or raw_extents(image)
 
 

@@ -57,7 +57,7 @@ class _Fleet(NamedTuple):
 
 
 Part = Candidate | UntouchedGuest
-"""One guest of a manifest: still to be compared, or decided."""
+"""One guest of a manifest: still to be compared, or already decided."""
 
 
 def planned_image(image: Image) -> PlannedImage:
@@ -75,7 +75,7 @@ def examine_guests(
     """Examine all guests and decide which to compare. No file stays open.
 
     ``plans``: the earlier plans, which give the reason to skip a guest that they converted. ``observer`` is
-    called at every read of an image; ``opened``, with the number of images examined so far, the template first.
+    called at every read of an image; ``opened``, with the number of images examined so far, the template included.
     """
     fleet = _Fleet(manifest, template, all_underlying(template.paths), plans, observer)
     parts: list[Part] = []
@@ -123,7 +123,7 @@ def _examine(entry: GuestEntry, fleet: _Fleet) -> Part:
 
 
 def _with_own_files(parts: list[Part], template: PlannedImage, manifest: Manifest) -> list[Part]:
-    """Refuse guests with a file that is also part of another image: retiring one would destroy the other."""
+    """Refuse guests with a file that is also part of another image: retiring them would destroy that image."""
     owners = Owners()
     for entry in (*manifest.guests, *manifest.left_out):
         owners.add(entry.image.path, entry.name, "the guest")
@@ -254,7 +254,7 @@ def _missing_bytes(image: Image, template: PlannedImage) -> int:
 
 
 def _too_small(guest: ImageSource, size: int, missing: int) -> str:
-    """Return why a guest with a disk smaller than the template's, of ``size`` bytes, is refused."""
+    """Return why a guest with a disk ``missing`` bytes smaller than the template's ``size`` bytes is refused."""
     if missing >= largest_cylinder(size):
         sizes = f"{format_size(size - missing)} and {format_size(size)}"
         return f"its disk is smaller than the template's ({sizes}). Was it copied from another template?"
@@ -268,7 +268,7 @@ def _too_small(guest: ImageSource, size: int, missing: int) -> str:
 def _stores_template(risk: TemplateRisk, template: PlannedImage) -> str:
     """Return why retiring a guest could destroy the template; empty if it cannot."""
     if risk is TemplateRisk.STORED_IN_GUEST:
-        return "the template is stored inside this guest, whether as one of its files or through a block device"
+        return "the template is stored inside this guest, either as one of its files or through a block device"
     if risk is TemplateRisk.UNTRACED:
         return (
             f"the template {template.source.path} is a block device whose storage cannot be traced, so it"

@@ -13,7 +13,7 @@ from batchdiff.units import format_size
 
 
 def original_losses(image: Image, known: ExtentTable | None) -> OriginalLosses:
-    """Return the parts of an open guest that only its file has.
+    """Return the parts of an open guest that its overlay will not have.
 
     ``known``: the extents of its file, if it was mapped before
     (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`).
@@ -26,7 +26,7 @@ def original_losses(image: Image, known: ExtentTable | None) -> OriginalLosses:
 
 
 def forbidden_loss(losses: Losses, allowed: frozenset[Loss]) -> str:
-    """Return a reason that names the losses that the manifest does not allow; empty if there are none."""
+    """Return a reason that names a loss that the manifest does not allow; empty if it allows them all."""
     if losses.encryption and Loss.ENCRYPTION not in allowed:
         return (
             "it is encrypted, and its overlay would not be: anyone who can read the overlay could read its data."

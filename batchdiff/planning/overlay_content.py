@@ -40,7 +40,7 @@ def content_of(
     :raises FormatError: no overlay with these options can map the disk.
     """
     units, similarity = compared
-    # A guest may be a little smaller than its template: nothing past its end is compared.
+    # A guest may be a little smaller than its template: differences past its end do not count.
     units = extents_between(units, 0, ceil_div(virtual_size, UNIT))
     sizes = compared_sizes(units, virtual_size, options, unit)
     geometry = chosen_geometry(sizes, options.cluster_size)
@@ -55,7 +55,10 @@ def content_of(
 
 
 def better_clusters(content: OverlayContent, savings: Savings, least: float) -> str:
-    """Return the end of a sentence, suggesting a cluster size that would save the share ``least`` or more."""
+    """Return the end of a sentence that suggests another cluster size; empty if none would save enough.
+
+    ``least``: the share of the guest's allocation that a suggested cluster size must save.
+    """
     auto = chosen_geometry(content.sizes, None)
     if auto is None or auto == content.geometry:
         return ""

@@ -25,7 +25,7 @@ class Owners:
         self._owners: dict[Identity, list[_Owner]] = {}
 
     def add(self, path: str, name: str, role: str) -> None:
-        """Add an owner of the file at a path, if there is one."""
+        """Add an owner of the file at a path; do nothing if no file is there."""
         identity = identity_of(path)
         if identity is not None:
             self._owners.setdefault(identity, []).append(_Owner(name, role))

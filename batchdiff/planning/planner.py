@@ -53,14 +53,15 @@ if TYPE_CHECKING:  # it is needed only with --scheduler
 GENERATOR = f"batchdiff {__version__}"
 
 _GUESTS_OF_A_WORKER = 8
-"""Starting a worker takes as long as assessing one or two guests with a few thousand differences."""
+"""The least number of guests per worker for which workers are started: starting one takes as long as assessing one
+or two guests with a few thousand differences."""
 
 
 @frozen
 class EarlierResults:
     """The results of earlier runs: the checkpoint of an interrupted scan, and an older plan.
 
-    ``say`` is called with notices of reused results; ``plans`` finds the plans that converted guests.
+    ``say`` is called with notices about the reuse of results; ``plans`` finds the plans that converted guests.
     """
 
     checkpoint: Checkpoint | None = None
@@ -88,14 +89,14 @@ def make_plan(  # noqa: PLR0913  # options by keyword
     observer: ReadObserver | None = None,
     remote: RemoteScans | None = None,
 ) -> Plan:
-    """Return the plan for all guests of a manifest, with the reason for each guest that cannot be converted.
+    """Return the plan for all guests of a manifest, with the reason for each guest that is skipped or refused.
 
-    ``observer`` is called at every read, in each worker on this host. ``opened`` is called with the number of
+    ``observer`` is called at every read on this host, also in workers. ``opened`` is called with the number of
     images opened so far: first the template and each guest, to examine them, then each guest again, to find its
     data; ``assessed``, with the name of each assessed guest. ``remote``: how other hosts scan ranges, if any do.
 
-    :raises ImageError: the template cannot be read, is in use, or changed during the scan.
-    :raises WorkerError: a worker process died.
+    :raises ImageError: the template cannot be read, is in use, has changed, or is not the one in the older plan.
+    :raises UsageError, WorkerError: see :func:`~batchdiff.planning.scan_all.scan_guests`.
     """
     raise_descriptor_limit()
     opened(0)
@@ -191,7 +192,7 @@ def _reuse(
     *,
     sharing: bool,
 ) -> _Reused:
-    """Decide which earlier results are reused, and report it."""
+    """Decide which earlier results to reuse, and report the decision."""
     older = earlier.older
     if older is None:
         return _Reused(None if candidates or sharing else _recorded_digest(template, sidecar), {})
@@ -207,7 +208,10 @@ def _reuse(
 
 
 def _recorded_digest(template: PlannedImage, sidecar: Sidecar | None) -> str | None:
-    """Return the template's digest from its sidecar: without a guest to compare, the template need not be read."""
+    """Return the digest that the sidecar has for the template in its present state; None if there is none.
+
+    With it, a template without guests to compare need not be read.
+    """
     if sidecar is None or sidecar.fingerprints != template.fingerprints or not template.vouches_for_content:
         return None
     return sidecar.digest or None
@@ -250,7 +254,7 @@ def _assess_guests(  # noqa: PLR0913  # options by keyword
 ) -> tuple[GuestPlan, ...]:
     """Return the plans of all guests; assess those that were compared, now or for the older plan."""
     by_name = {part.entry.name: part for part in parts if isinstance(part, Candidate)}
-    # A few guests are assessed one after the other, and all workers compress the samples of each.
+    # If there are few guests, they are assessed one after another, and all workers compress the samples of each.
     workers = jobs if len(by_name) >= jobs * _GUESTS_OF_A_WORKER else 1
     measure = partial(_compress_samples, jobs=jobs if workers == 1 else 1, observer=facts.observer)
     job = AssessmentJob(by_name, findings, facts, measure, reused.overlays)

@@ -1,6 +1,6 @@
 """Find the parts of an older plan that are still exact, so that their guests need not be scanned; pure.
 
-An older plan does not have the 4 KiB units of its scan, only extents folded to the granules of its overlay. So a
+An older plan does not have the 4 KiB units of its scan, only extents folded to the granules of each overlay. So a
 part can be reused if the new overlay has the same granules, filled by the same rules. Anything that depends on
 more than content and granules is determined again (docs/scripting.md).
 """
@@ -20,7 +20,7 @@ from batchdiff.planning.sizes.overlay_sizes import ComparedSizes, OverlaySize
 
 
 def why_unusable(older: Plan, template: PlannedImage, *, unchanged: bool, sharing: bool, generator: str) -> str:
-    """Return why nothing in an older plan can be reused; empty if something may be.
+    """Return why nothing in an older plan can be reused; empty if some of it may be.
 
     ``unchanged``: the template's fingerprints are those in the older plan, or are known to be of the same content.
     """
@@ -53,7 +53,7 @@ def reusable_overlays(older: Plan, candidates: list[Candidate]) -> dict[str, Reu
 
 
 def _same_disk_use(part: GuestPlan, entry: GuestEntry) -> bool:
-    """Return True if the older figures for disk use apply: in another folder, allocation units may differ."""
+    """Return True if the older figures for disk use still apply: allocation units of another folder may differ."""
     if entry.options.compression is Compression.NONE and entry.options.extended_l2 is False:
         return True  # the figures are determined again
     return part.overlay_path.rpartition("/")[0] == entry.overlay_path.rpartition("/")[0]
@@ -80,7 +80,7 @@ def _fixed(options: OverlayOptions) -> OverlayOptions:
 
 
 def _sizes(diff: Diff, options: OverlayOptions) -> ComparedSizes | None:
-    """Return the sizes in an older plan that a new one would compare; None if those of one kind are missing."""
+    """Return the sizes in an older plan that a new one would compare; None if a kind of L2 entries has none."""
     savings, wanted = diff.savings, geometries(options)
     lengths = dict(savings.overlay_bytes_by_cluster_size)
     file = {

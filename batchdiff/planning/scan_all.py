@@ -64,7 +64,8 @@ def scan_guests(
 ) -> Findings:
     """Scan all ranges whose results are not in a checkpoint, and return the combined findings.
 
-    ``record``: the template as the plan records it; ``guests``: the guests as the plan records them, by name.
+    ``record``: the template as the plan records it; ``guests``: the guests as the plan records them, by name;
+    ``sharing``: whether the template shares blocks with other files.
 
     :raises ImageError: the template cannot be read.
     :raises UsageError: other hosts are to scan ranges, but cannot read the template by themselves.
@@ -220,7 +221,7 @@ def ranges_with_data(image: Image) -> Iterator[int]:
 
 
 class _Meter:
-    """A count of the bytes scanned, including those in a checkpoint. ``of_ranges``: the ranges in progress."""
+    """A count of the bytes scanned, now or for a checkpoint. ``of_ranges``: the ranges in progress."""
 
     def __init__(self, template_size: int, guests: Mapping[str, PlannedImage], progress: Progress) -> None:
         self._template_size = template_size

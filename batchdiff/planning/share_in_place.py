@@ -1,4 +1,4 @@
-"""The part of a guest's plan about sharing blocks in place: instead of an overlay, or as the alternative."""
+"""The part of a guest's plan about sharing blocks in place, instead of an overlay or as an alternative to it."""
 
 from __future__ import annotations
 

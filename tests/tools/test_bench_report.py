@@ -90,7 +90,7 @@ def test_ratios_are_taken_round_by_round_and_outliers_do_not_count():
         ("plan without start-up, reflink copies on XFS, against create + rebase", 45.0, "missed by 11%"),
         ("plan, reflink copies on XFS, 2 jobs against 1", 0.8, "reached"),
         ("apply, 64 small guests: each, beside QEMU", 0.025, "reached"),
-        ("plan, 100 % changed, against the read limit", 2.5, "missed by 25%"),
+        ("plan, 100% changed, against the read limit", 2.5, "missed by 25%"),
         ("plan and apply, vdi guests, against raw", 1.3125, "missed by 1%"),
         ("plan and apply, qed guests, against raw", None, "not measured"),
         ("that advantage at 64 guests, against the one at 1", 3.0, "reached"),

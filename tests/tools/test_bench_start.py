@@ -29,7 +29,7 @@ def test_it_ends_when_an_image_is_opened(fleet):
 
 def test_a_failure_is_no_start(fleet):
     Path(fleet.manifest).write_text("version: 1\n")
-    with pytest.raises(RuntimeError, match="ended with 3"):
+    with pytest.raises(RuntimeError, match="ended with exit code 3"):
         until_first_open(fleet)
 
 

@@ -26,7 +26,7 @@ def main() -> None:
     # Absolute, because QEMU resolves the name of a backing file relative to the overlay.
     folder = os.path.abspath(arguments.folder)
     os.makedirs(folder, exist_ok=True)
-    # As pip does; if Python cannot write bytecode, every run would compile all of batchdiff first.
+    # pip does this, too. If Python could not write bytecode, every run would compile all of batchdiff first.
     compileall.compile_dir(os.path.dirname(batchdiff.__file__), quiet=1)
     study = Study(folder, arguments.rounds, arguments.cold_rounds)
     start = work()
@@ -58,7 +58,9 @@ def _report(study: Study, start: Work) -> Report:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("folder", help="the folder in which fleets are made and removed; 32 GiB of space")
-    parser.add_argument("--fleets", nargs="+", choices=list(STUDIES), default=list(STUDIES), help="only these")
+    parser.add_argument(
+        "--fleets", nargs="+", choices=list(STUDIES), default=list(STUDIES), help="only these (default: all)"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="rounds with a warm page cache (default: 5)")
     parser.add_argument("--cold-rounds", type=int, default=5, help="rounds with a cold one (default: 5)")
     parser.add_argument("--quick", action="store_true", help="one round on small images, as a test")

@@ -16,11 +16,11 @@ _POOL = 32 * MIB
 _LONGEST_RUN = 4 * MIB
 _WORDS, _ZIPF = 4000, 1.35
 """Compressible content consists of random words; that of rank n occurs in proportion to ``n ** -_ZIPF``. Deflated
-by QEMU, its clusters are as small as those of a Debian system's /usr (37 % of 64 KiB for both), and take about as
+by QEMU, its clusters are as small as those of a Debian system's /usr (37% of 64 KiB for both), and take about as
 long to inflate (measured: 105 us and 89 to 92 us by ISA-L, 174 us and 159 to 188 us by zlib)."""
 
 _ZEROED = 0.3
-"""The share of zeros in the clusters that a guest wrote, like deleted files that were trimmed without a hole."""
+"""The share of zeros among the clusters that a guest wrote: deleted files, trimmed without leaving holes."""
 
 
 def write_template(path: str, size: int, *, share: float = ALLOCATED_SHARE, compressible: bool = False) -> None:
@@ -58,7 +58,7 @@ def _pool(rng: random.Random, *, compressible: bool) -> bytes:
 
 
 def run_on(path: str, size: int, changed: float, number: int) -> int:
-    """Write to a share of the clusters of guest ``number``, data or zeros, and return the bytes of data."""
+    """Write data or zeros to a share of the clusters of guest ``number``, and return the bytes of data."""
     rng = random.Random(SEED + 1 + number)
     pool = rng.randbytes(MIB)
     written = 0
@@ -76,7 +76,7 @@ def run_on(path: str, size: int, changed: float, number: int) -> int:
 
 
 def run_on_qcow2(path: str, size: int, changed: float, number: int) -> None:
-    """Write to whole clusters of a qcow2 guest, by QEMU."""
+    """Have QEMU write to a share of the clusters of a qcow2 guest, each as a whole."""
     rng = random.Random(SEED + 1 + number)
     clusters = sorted(rng.sample(range(size // CLUSTER), int(size // CLUSTER * changed)))
     commands = "".join(f"write -q -P {rng.randrange(1, 256)} {c * CLUSTER} {CLUSTER}\n" for c in clusters)

@@ -75,7 +75,7 @@ def plan_and_apply(fleet: Fleet) -> Run:
 
 
 def apply(fleet: Fleet, *options: str) -> Run:
-    """Time ``batchdiff apply`` of a plan made before, outside its time."""
+    """Time ``batchdiff apply``; its plan is made beforehand, outside the measured time."""
     with restored(fleet):
         timed(plan_command(fleet))
         settle(fleet.folder)
@@ -83,7 +83,7 @@ def apply(fleet: Fleet, *options: str) -> Run:
 
 
 def checks(fleet: Fleet) -> Run:
-    """Time QEMU alone as it checks and compares overlays one after the other; ``apply`` wrote them before."""
+    """Time QEMU alone as it checks and compares overlays one after another; ``apply`` writes them beforehand."""
     with restored(fleet):
         timed(plan_command(fleet), batchdiff("apply", "-q", "--verify", "native", plan_path(fleet)))
         settle(fleet.folder)
@@ -104,7 +104,7 @@ def rebase(fleet: Fleet) -> Run:
 
 
 def rebase_and_compare(fleet: Fleet) -> Run:
-    """Time the same, and ``qemu-img compare`` of each overlay with its original."""
+    """Time what :func:`rebase` runs, and ``qemu-img compare`` of each overlay with its original."""
     commands = []
     for guest in fleet.guests:
         commands += [*_rebase(fleet, guest), _compare(guest, Member(_overlay(guest), "qcow2"))]
@@ -113,7 +113,7 @@ def rebase_and_compare(fleet: Fleet) -> Run:
 
 
 def compare(fleet: Fleet) -> Run:
-    """Time ``qemu-img compare`` of each guest with itself: with the template, it stops at the first difference."""
+    """Time ``qemu-img compare`` of each guest with itself: with the template, it would stop at a difference."""
     return timed(*(_compare(guest, guest) for guest in fleet.guests))
 
 
@@ -139,7 +139,7 @@ def limit(fleet: Fleet) -> Run:
 
 
 def verification_limit(fleet: Fleet) -> Run:
-    """Time the same for a verification, which must read the template once for each guest."""
+    """Time processes that read what a verification must read: each guest, and the template once for each guest."""
     return read_limit([path for guest in fleet.guests for path in (fleet.template.path, guest.path)], JOBS)
 
 

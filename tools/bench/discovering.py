@@ -1,4 +1,4 @@
-"""The time and memory of ``batchdiff discover`` on very many images that are large, and hold little data each."""
+"""The time and memory of ``batchdiff discover`` on very many large images, each with little data."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def apply_space(fleet: Fleet) -> list[Fact]:
 
 
 def template_reads(fleet: Fleet) -> list[Fact]:
-    """Measure the template's bytes that all processes read, over its allocated bytes, for 1, 4 and all guests."""
+    """Measure, for 1, 4 and all guests, the bytes of the template that all processes read, per allocated byte."""
     facts = []
     for count in (1, 4, len(fleet.guests)):
         names = [member.path for member in fleet.guests[:count]]
@@ -99,8 +99,8 @@ def deduplication(fleet: Fleet, rounds: int) -> tuple[Race, list[Fact]]:
     """Race batchdiff and duperemove to free the space of the same full copies; each run has fresh copies.
 
     duperemove hashes all files and has the kernel share equal blocks; the images stay full images. batchdiff
-    plans, then writes, verifies and deletes; or it plans, then shares blocks as duperemove does. Making the copies
-    is not part of the time.
+    plans, then writes and verifies overlays and deletes the copies; or it plans, then shares blocks as duperemove
+    does. Making the copies is not part of the time.
     """
     contestants: dict[str, Callable[[Fleet], Run]] = {PLAN_DELETE: _plan_and_delete, PLAN_SHARE: _plan_and_share}
     contestants |= {name: partial(_duperemove, options) for name, options in _DUPEREMOVE.items()}

@@ -142,7 +142,7 @@ def mapped(folder: str, *, size: int, guests: int) -> dict[str, Fleet]:
 
 
 def exported(folder: str, *, size: int) -> dict[str, Member]:
-    """Make an image of each kind that QEMU exports, with the same content, of which a third is compressible."""
+    """Make an image of each kind that QEMU exports, all with the same compressible content."""
     os.makedirs(folder)
     content = os.path.join(folder, "content.raw")
     write_template(content, size, compressible=True)
@@ -228,7 +228,7 @@ def trimmed(folder: str, *, size: int, guests: int = 1000, pieces: int = 10_000)
 
 @contextmanager
 def xfs(folder: str, size: int) -> Iterator[str]:
-    """Mount an XFS from a sparse file and yield the path of a folder on it; needs root."""
+    """Mount an XFS filesystem from a sparse file and yield the path of a folder on it; needs root."""
     os.makedirs(folder)
     disk, mount = os.path.join(folder, "xfs.img"), os.path.join(folder, "mnt")
     with open(disk, "wb") as file:

@@ -19,7 +19,10 @@ _LOAD = "import sys; from batchdiff.plan.file import read_plan; read_plan(sys.ar
 
 
 def large_plan(fleet: Fleet, rounds: int) -> Race:
-    """Time all four in rounds, each with a plan of its own; both times of planning are from one run."""
+    """Time a plan with and without its scan, showing it, and loading it, in rounds, each with a new plan.
+
+    Both times of planning come from the same run.
+    """
     read_limit(fleet.images, JOBS)
     runs = [_round(fleet) for _ in range(rounds)]
     series = tuple(

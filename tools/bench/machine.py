@@ -28,14 +28,20 @@ def described() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Seconds since some moment: wall time, and processor time of all processes and of this one's."""
+    """Seconds since some moment.
+
+    ``wall``: clock time; ``all``: processor time of all processes; ``own``: that of this one and its children.
+    """
 
     wall: float
     all: float
     own: float
 
     def others_share_since(self, before: Work) -> float:
-        """Return the processors' share that other work took; a few per cent are kernel work for the benchmark."""
+        """Return the share of processor time that other work took since an earlier moment.
+
+        A few per cent are for what the kernel does on behalf of the benchmark.
+        """
         others = (self.all - before.all) - (self.own - before.own)
         return max(others, 0.0) / ((self.wall - before.wall) * (os.cpu_count() or 1))
 

@@ -16,7 +16,7 @@ from bench.scaling import CHANGED, GUESTS, ONE_JOB, SIZE, TWO_JOBS
 
 _AXES = {GUESTS: "guests of 256 MiB", SIZE: "GiB of the one guest", CHANGED: "% changed of 4 x 1 GiB"}
 _COLOURS = {ONE_JOB: "#56b4e9", TWO_JOBS: "#0072b2", REBASE: "#d55e00"}
-"""From Okabe and Ito's palette, which colour-blind people can distinguish, too."""
+"""From Okabe and Ito's palette, whose colours colour-blind people can distinguish, too."""
 
 
 def draw(report: Report, path: str) -> None:

@@ -23,7 +23,7 @@ FOR_COLD = (PLAN, LIMIT, REBASE)
 """With a cold cache, the other contestants would only read the same bytes from the disk again."""
 
 MORE_JOBS = (4, 8)
-"""Jobs with a cold cache: more than these machines have cores, to see if they keep the disk busier."""
+"""Numbers of jobs with a cold cache: more than the machine has cores, to see if they keep the disk busier."""
 
 
 def entries_of(fleet: Fleet, names: tuple[str, ...] = STANDARD) -> dict[str, Entry]:
@@ -32,7 +32,7 @@ def entries_of(fleet: Fleet, names: tuple[str, ...] = STANDARD) -> dict[str, Ent
 
 
 def warm_race(name: str, fleet: Fleet, entries: Mapping[str, Entry], rounds: int) -> Race:
-    """Race with a warm cache: all bytes are read once before, so they are in the page cache as far as they fit."""
+    """Race with a warm cache: all bytes are read once beforehand, so the page cache has as many as fit."""
     settle(fleet.folder)
     limit(fleet)
     return Race(name, fleet.what, "warm", _raced(entries, rounds, partial(settle, fleet.folder)))

@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """The runs of one contestant, round by round, and the largest resident set of any process in bytes."""
+    """The runs of one contestant, round by round, and the largest resident set of any process, in bytes."""
 
     name: str
     seconds: tuple[float, ...]
@@ -36,7 +36,7 @@ class Race:
         return next((series for series in self.series if series.name == name), None)
 
     def ratio(self, slower: str, faster: str) -> float | None:
-        """Return the time of one contestant over another's, as the median of the rounds' ratios, if measured."""
+        """Return one contestant's time divided by another's: the median of all rounds; None if one did not run."""
         one, other = self.of(slower), self.of(faster)
         if one is None or other is None:
             return None
@@ -45,7 +45,7 @@ class Race:
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """A figure other than a race's time, and its unit. ``name`` is a key of bench.json."""
+    """A figure other than a race's time, with its unit. ``name`` identifies it in bench.json."""
 
     name: str
     value: float

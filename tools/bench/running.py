@@ -44,7 +44,7 @@ def timed(*commands: list[str]) -> Run:
         # The usage includes all processes that this one waited for, such as batchdiff's workers.
         _, status, usage = os.wait4(pid, 0)
         if status != 0:
-            raise RuntimeError(f"{' '.join(argv)} ended with {os.waitstatus_to_exitcode(status)}")
+            raise RuntimeError(f"{' '.join(argv)} ended with exit code {os.waitstatus_to_exitcode(status)}")
         resident = max(resident, usage.ru_maxrss * 1024)
     return Run(time.perf_counter() - begin, resident)
 
@@ -71,7 +71,7 @@ def memory_of(argv: list[str]) -> Memory:
         worker = max([worker, *map(_largest_resident, _children(process.pid))])
         time.sleep(_POLL)
     if process.returncode != 0:
-        raise RuntimeError(f"{' '.join(argv)} ended with {process.returncode}")
+        raise RuntimeError(f"{' '.join(argv)} ended with exit code {process.returncode}")
     return Memory(own, worker)
 
 

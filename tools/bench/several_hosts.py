@@ -24,7 +24,7 @@ from bench.report import Race
 from bench.running import Run, timed
 
 RATE = "64MiB"
-"""The read rate of a simulated host, a second: so slow that 16 of them leave two cores time to spare."""
+"""The bytes that a simulated host may read in a second: so few that 16 hosts leave two cores time to spare."""
 
 LIMITED = (1, 2, 4, 8, 16)
 MEASURED = (1, 2)
@@ -55,7 +55,7 @@ def hosts_race(fleet: Fleet, rounds: int) -> Race:
 
 
 def plan_by(fleet: Fleet, workers: int, *options: str) -> Run:
-    """Time ``batchdiff plan`` with that many workers, which are started before."""
+    """Time ``batchdiff plan`` with that many workers, which are started beforehand."""
     with restored(fleet), running_workers(fleet.folder, workers) as scheduler:
         return timed([*plan_command(fleet), "--scheduler", scheduler, *options])
 
@@ -73,7 +73,7 @@ def running_workers(folder: str, number: int) -> Iterator[str]:
         address: str = json.loads(_text_with(file, "}"))["address"]
         logs = [os.path.join(folder, f"worker-{each}.log") for each in range(number)]
         for log in logs:
-            # Loaded before: hosts load it at the same time, but here all of them share two cores.
+            # Loaded beforehand: real hosts load it at the same time, but here all of them share two cores.
             local = ("--local-directory", f"{log}.d", "--preload", "batchdiff.planning.remote.remote_scan")
             running.enter_context(_dask(log, "worker", address, "--nthreads", "1", "--no-nanny", *local))
         for log in logs:
@@ -99,4 +99,4 @@ def _text_with(path: str, part: str) -> str:
             if part in (text := file.read()):
                 return text
         time.sleep(0.05)
-    raise RuntimeError(f"{path} has no {part!r} after {_READY:.0f} s")
+    raise RuntimeError(f"{path} still does not contain {part!r} after {_READY:.0f} s")

@@ -96,7 +96,7 @@ def sixteen(study: Study) -> None:
 
 
 def verification(study: Study) -> None:
-    """Race the three verification modes of apply, each with a plan made before."""
+    """Race the three verification modes of apply, each with a plan made beforehand."""
     names = (APPLY, APPLY_CHANGED, APPLY_NATIVE, VERIFICATION_LIMIT)
     with study.place("verification") as folder:
         fleet = fleets.raw(folder, size=study.size(2 * GIB), guests=4)
@@ -172,7 +172,7 @@ def duplicates(study: Study) -> None:
 
 
 def sparse(study: Study) -> None:
-    """Plan a template and guest of 15 TiB."""
+    """Plan a guest of 15 TiB, on a template of the same size."""
     with study.place("sparse") as folder:
         fleet = fleets.sparse(folder)
         study.races.append(warm_race("sparse", fleet, entries_of(fleet, (PLAN,)), study.rounds))

@@ -12,7 +12,7 @@ from bench.targets import Judged, judged
 _AXES = {
     GUESTS: ("guests of 256 MiB", ""),
     SIZE: ("size of the one guest", " GiB"),
-    CHANGED: ("changed share of 4 guests of 1 GiB", " %"),
+    CHANGED: ("changed share of 4 guests of 1 GiB", "%"),
 }
 
 _DISTURBING = 0.1

@@ -1,4 +1,4 @@
-"""batchdiff's promises about its speed, and their verdicts for a run of the benchmark; pure."""
+"""batchdiff's promises about its speed, and the verdict on each for a run of the benchmark; pure."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _plan_and_apply(form: str) -> Callable[[Report], float | None]:
 
 
 def _without_start(fleet: str, other: str) -> Callable[[Report], float | None]:
-    """Measure a plan's time after opening the first image, over another contestant's whole time."""
+    """Measure a plan's time after opening the first image, divided by another contestant's whole time."""
 
     def measure(report: Report) -> float | None:
         race = report.race(fleet)
@@ -127,7 +127,7 @@ def _without_start(fleet: str, other: str) -> Callable[[Report], float | None]:
 
 
 def _start_left_out(fleet: str, slower: str) -> Callable[[Report], float | None]:
-    """Measure another contestant's time over a plan's time after opening the first image."""
+    """Measure another contestant's time, divided by a plan's time after opening the first image."""
 
     def measure(report: Report) -> float | None:
         share = _without_start(fleet, slower)(report)
@@ -147,7 +147,7 @@ def _fact(name: str) -> Callable[[Report], float | None]:
 
 
 def _given_back(ours: str, other: str) -> Callable[[Report], float | None]:
-    """Measure the space that one contestant freed over that of another."""
+    """Measure the space that one contestant freed, divided by the space that another one freed."""
 
     def measure(report: Report) -> float | None:
         one, two = (report.fact(GIVEN_BACK.format(name)) for name in (ours, other))
@@ -197,7 +197,7 @@ def _over_bare(name: str) -> Callable[[Report], float | None]:
 
 
 def _gain(report: Report) -> float | None:
-    """Return the advantage over rebase at the most guests, divided by that at the fewest."""
+    """Return the advantage over rebase with the most guests, divided by that with the fewest."""
     of = {(point.value, point.contestant): point.seconds for point in report.points if point.axis == GUESTS}
     counts = sorted({value for value, _ in of})
     if len(counts) < 2:
@@ -287,7 +287,7 @@ TARGETS = (
     # The five per cent above one reading are for headers and tables, which are read before the scan.
     *(Target(TEMPLATE_READS.format(count), 1.05, "times", _reads(count)) for count in (1, 4, 16)),
     Target("plan, 4 limited hosts against 1", 3, "x", _ratio("dask, limited", hosts(1), hosts(4)), at_least=True),
-    Target("plan, 100 % changed, against the read limit", 2, "x", _ratio("different", PLAN, LIMIT)),
+    Target("plan, 100% changed, against the read limit", 2, "x", _ratio("different", PLAN, LIMIT)),
     Target("plan, until it opens an image, over a bare interpreter", 0.15, "s", _over_bare(UNTIL_OPEN)),
     Target("--version over a bare interpreter", 0.15, "s", _over_bare(VERSION)),
     Target("show over a bare interpreter", 0.15, "s", _over_bare(SHOW)),

@@ -1,8 +1,8 @@
 """PLAN.partial: the results of an unfinished scan, from which the same command resumes it.
 
 It is only a cache: a missing or damaged checkpoint costs time, never a plan. A record is appended for each
-finished range (a killed planner loses none that it wrote) and synced every few seconds (a power cut loses those
-written since). The file is removed once the plan is written.
+finished range, and a planner that is killed loses none of them. The file is synced every few seconds, so a power
+cut loses only the latest records. The file is removed once the plan is written.
 """
 
 from __future__ import annotations

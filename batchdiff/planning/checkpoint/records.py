@@ -63,7 +63,7 @@ Record = Binding | Guests | RangeRecord
 
 
 def encode_record(record: Binding | Guests | RangeResult) -> bytes:
-    """Return a record with its frame."""
+    """Return a record as bytes, with its frame."""
     match record:
         case Binding(text):
             payload = b"B" + text.encode()

@@ -28,7 +28,7 @@ def key_of(image: PlannedImage) -> str:
 
 
 def _lasting(image: PlannedImage) -> PlannedImage:
-    """Clear device numbers, which may change at a reboot, if the filesystem has a UUID."""
+    """Return an image with device number 0 for filesystems with a UUID: a reboot may change device numbers."""
     prints = tuple(replace(each, device=0) if each.filesystem else each for each in image.fingerprints)
     return replace(image, fingerprints=prints)
 

@@ -42,7 +42,10 @@ CONTINUE = "No plan was written. Run the same command again to continue, with --
 
 
 class _Question(enum.Enum):
-    """The questions to a worker before it gets tasks, in order: another version could not unpickle the job."""
+    """The questions to a worker before it gets tasks, in this order.
+
+    The last one needs the job, which another version of Python or batchdiff could not unpickle.
+    """
 
     PYTHON = "its Python"
     VERSION = "its batchdiff"

@@ -32,14 +32,14 @@ _AHEAD = 2
 """Tasks that a worker has at a time: when it finishes one, the next is already there."""
 
 _MOST_DEATHS = 4
-"""The number of workers lost during one task that ends the scan; Dask has the same limit for its retries."""
+"""If this many workers are lost during one task, the scan ends; Dask has the same limit for its retries."""
 
 
 class DaskWorkers:
     """The workers of a scheduler to which ``client`` is connected.
 
-    ``say`` is called with notices of workers that are used, ``warn`` with those of workers that are left out;
-    ``patience``: seconds to wait for a worker if there are none.
+    ``say`` is called with notices about workers that take part, ``warn`` with notices about those left out
+    or lost; ``patience``: seconds to wait for a worker if there are none.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class _Work(Generic[Task, Result]):
         return None
 
     def _take_back(self, workers: set[str]) -> None:
-        """Take back the tasks of workers that are gone: Dask would wait for these to return."""
+        """Take back the tasks of workers that are gone: Dask would wait for those workers to return."""
         for worker in sorted({pending.worker for pending in self.pending.values()} - workers):
             self._take_all_from(worker)
 

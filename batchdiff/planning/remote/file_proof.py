@@ -8,7 +8,8 @@
 Device numbers differ from host to host, so they are not compared. Inodes are compared, because NFS, CephFS and
 cluster filesystems give a file the same inode on every host, that of their server; size, mtime and ctime also come
 from the server. A copy or an older snapshot of the storage may match in all of these; then the excerpts show the
-difference. A block device has neither inode nor times: only its size and the excerpts show that it is the same.
+difference. The fingerprint of a block device has neither inode nor times: only its size and the excerpts show that
+it is the same device.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _EXCERPT = 4 * KIB
 
 _MOST_OF_A_FILE = 16
 _MOST_IN_ALL = 4096
-"""Excerpts, or one of each file if there are more files: 4,096 take an array of disks a few seconds to read."""
+"""Excerpts, or one of each file if there are more files: an array of disks reads 4,096 in a few seconds."""
 
 
 class FileExcerpt(NamedTuple):

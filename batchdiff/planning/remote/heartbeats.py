@@ -18,7 +18,8 @@ LONGEST_SILENCE = 30.0
 there are a thousand workers, whatever its tasks are waiting for."""
 
 _LONGEST_STEP = 15.0
-"""The most seconds that count from one look to the next: this process, or the scheduler, may have been stopped."""
+"""The most seconds that count from one look to the next: this process, or the scheduler, may have been stopped in
+between."""
 
 
 class _Heard(NamedTuple):

@@ -50,11 +50,11 @@ class RemoteScanJob:
         raise_descriptor_limit()
         needed, free = len(self.proofs) + _SPARE_FILES, free_descriptors()
         if free < needed:
-            return f"it can open only {free} more files, but the scan needs {needed} (`ulimit -n`)"
+            return f"it can open only {free} of the {needed} files that the scan needs (`ulimit -n`)"
         return objection_to(self.proofs) or self._hides_blocks()
 
     def _hides_blocks(self) -> str:
-        """Return an objection if this host cannot see which blocks images share, though the planner can.
+        """Return an objection if this host, unlike the planner, cannot see which blocks images share; else empty.
 
         Blocks that the template shares are not read unless a guest needs them, which affects the plan's figures.
         """

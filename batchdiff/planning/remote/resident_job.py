@@ -24,10 +24,10 @@ from batchdiff.errors import BatchdiffError, StopError
 from batchdiff.planning.scan.executor import RemoteJob, Result, Task
 
 Answer: TypeAlias = tuple[bool, object]
-"""Whether a task succeeded, and its result, or the error."""
+"""True and the result of a task, or False and the error that ended it."""
 
 _one_at_a_time = threading.Lock()
-"""A scan keeps one CPU busy, and its rate limit and page cache are those of a process: see docs/many-hosts.md."""
+"""A scan keeps one CPU busy, and its limits on rate and page cache apply to a process: see docs/many-hosts.md."""
 
 
 class ResidentJob(Generic[Task, Result]):

@@ -5,7 +5,7 @@
     a limit of 256     | ours | workers' pipes | template |  files of the guests of one batch  |
 
 The guests of a batch are scanned together, so the template is read once for each batch: 1,000 guests in 5 batches
-read 0.4 % more than in one. If all fit into the limit, there is one batch.
+read 0.4% more than in one. If all fit into the limit, there is one batch.
 
 An image that is not open could be changed or swapped meanwhile, so its fingerprints are compared each time.
 """

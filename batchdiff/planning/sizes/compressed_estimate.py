@@ -156,7 +156,7 @@ def _sampled_lengths(
 
 
 def _error(sizes: npt.NDArray[np.int64], count: int) -> float:
-    """Return half the width of the 95 % interval of the sum of ``count`` sizes, sampled without replacement."""
+    """Return half the width of the 95% interval of the sum of ``count`` sizes, sampled without replacement."""
     drawn = len(sizes)
     if drawn == count:
         return 0.0

@@ -108,7 +108,7 @@ class OverlayLists:
     def __init__(self, layout: AnyLayout, extents: Extents, volume: Volume, preallocation: Preallocation) -> None:
         """Count for an overlay that holds these extents, in granules of its layout.
 
-        With ``preallocation`` full, in which every part is written, nothing is counted.
+        If ``preallocation`` is full, every part of the file is written, and nothing is counted.
         """
         cluster = layout.cluster_size if isinstance(layout, QedLayout) else layout.geometry.cluster_size
         granule = cluster if isinstance(layout, QedLayout) else layout.geometry.granule

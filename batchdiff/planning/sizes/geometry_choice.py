@@ -109,7 +109,7 @@ def geometries(options: OverlayOptions) -> list[Geometry]:
 
 
 def _l2_kinds(options: OverlayOptions) -> tuple[bool, ...]:
-    """Return whether to try standard (False) or extended (True) L2 entries; both with ``auto``, if possible."""
+    """Return the kinds of L2 entries to try: standard (False), extended (True); both with ``auto`` if possible."""
     if options.extended_l2 is not None:
         return (options.extended_l2,)
     # Compressed clusters have no subclusters: extended entries would only make the tables longer.
@@ -155,7 +155,7 @@ def _counted(parts: _Parts, virtual_size: int, geometry: Geometry, options: Layo
 def chosen_geometry(sizes: ComparedSizes, cluster_size: int | None) -> Geometry | None:
     """Choose a geometry with that cluster size, or any if None; return None if none of them can map the disk.
 
-    Of those within 1 % of the smallest overlay, choose the one nearest to 64 KiB, if possible with standard L2
+    Of those within 1% of the smallest overlay, choose the one nearest to 64 KiB, if possible with standard L2
     entries, which every QEMU reads.
     """
     allowed = {

@@ -43,7 +43,7 @@ def overlay_layout(
 
 
 def overlay_disk_bytes(layout: AnyLayout, extents: Extents, options: OverlayOptions, data: int, unit: int) -> int:
-    """Return the bytes that an overlay takes on disk, in whole units; its data takes ``data`` of them."""
+    """Return an overlay's bytes on disk, in whole units of the filesystem; its data takes ``data`` bytes."""
     if isinstance(layout, QedLayout):
         return _qed_disk_bytes(layout, extents, data, unit)
     if options.data_file is None and options.preallocation in {Preallocation.FALLOC, Preallocation.FULL}:

@@ -55,7 +55,7 @@ def test_too_few_descriptors(tmp_path, monkeypatch):
     job = job_of(notation.write_raw(tmp_path / "a.img", "1M:A"), notation.write_raw(tmp_path / "b.img", "1M:B"))
     assert job.objection() == ""
     monkeypatch.setattr(remote_scan, "free_descriptors", lambda: 17)
-    assert job.objection() == "it can open only 17 more files, but the scan needs 18 (`ulimit -n`)"
+    assert job.objection() == "it can open only 17 of the 18 files that the scan needs (`ulimit -n`)"
 
 
 def test_a_host_that_does_not_see_shared_blocks(tmp_path):
