@@ -33,8 +33,8 @@ def definitions_text(  # noqa: PLR0913  # options by keyword
 
     ``doubts``: what is wrong apart from the definitions; ``manages``: the manager of the VMs, ``libvirt`` or
     ``Proxmox``, or ``files`` if the definitions of libvirt were read from files. ``others``: how many
-    definitions use no guest. ``is_complete``: whether all guests would have been found; otherwise no change
-    by hand is proposed.
+    definitions use no guest. ``is_complete``: False if a use of a guest may have been missed; then no change by
+    hand is proposed.
     """
     blocks = ["\n".join(_block(change, width)) for change in changes]
     used = {use.guest for change in changes for use in change.uses}
@@ -68,29 +68,34 @@ def _use(change: DefinitionChange, use: GuestUse) -> str:
     vm = f"VM {change.name}" if isinstance(change, VmChange) else change.name
     what = f"{use.guest} is disk {use.target or '(unnamed)'} of {vm} ({change.where})"
     if use.is_right:
-        return f"{what}, whose definition is right: {use.image.path} ({use.image.format})"
+        return f"{what}, which already uses the right image: {use.image.path} ({use.image.format})"
     return f"{what}, which must use {use.image.path} ({use.image.format}):"
 
 
 def _virt_xml(disks: Sequence[GuestDisk]) -> str:
     """Return how to change a definition by hand, or when, if all guests still wait for their overlays."""
+    them = _one_of(disks)
     ready = [disk.now for disk in disks if disk.planned is None]
     if not ready:
         return (
-            "If another VM uses one of them, its definition must change once `batchdiff apply` has written the"
+            f"If another VM uses {them}, that VM's definition must change once `batchdiff apply` has written the"
             " overlay."
         )
     what = f"path={shell_word(ready[0].path)},driver.type={ready[0].format}"
     example = f"`virt-xml DOMAIN --edit target=TARGET --disk {what} --define`"
-    return f"If another VM uses one of them, change its definition by hand, for example: {example}."
+    return f"If another VM uses {them}, change that VM's definition by hand, for example: {example}."
 
 
-def _elsewhere(_disks: Sequence[GuestDisk]) -> str:
+def _elsewhere(disks: Sequence[GuestDisk]) -> str:
     folder = "/etc/pve/nodes/NODE/qemu-server"
     return (
-        "If a VM on another host of the cluster uses one of them, run the same command for that host, with"
+        f"If a VM on another host of the cluster uses {_one_of(disks)}, run the same command for that host, with"
         f" `--proxmox {folder} --storage-cfg /etc/pve/storage.cfg`."
     )
+
+
+def _one_of(disks: Sequence[GuestDisk]) -> str:
+    return "it" if len(disks) == 1 else "one of them"
 
 
 _HINTS: dict[str, tuple[str, Callable[[Sequence[GuestDisk]], str]]] = {

@@ -1,4 +1,4 @@
-"""The facts of reports, as values: every form of a report is made from the same ones."""
+"""The facts of reports, as values: every form of a report is made from the same facts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def figures_of(guest: GuestPlan) -> Savings | Sharing | None:
 
 
 class SharedReason(NamedTuple):
-    """Guests with one verdict and reason; ``reason`` may be empty."""
+    """Guests with the same verdict for the same reason; ``reason`` may be empty."""
 
     verdict: Verdict
     reason: str
@@ -35,7 +35,7 @@ class SharedReason(NamedTuple):
 
 
 class InexactSavings(NamedTuple):
-    """Guests to convert whose savings are not exact for one reason, with the sum of their savings in bytes."""
+    """Guests whose savings are not exact, all for the same reason, with the sum of their savings in bytes."""
 
     exactness: Exactness
     note: str
@@ -47,13 +47,13 @@ class PlanFacts(NamedTuple):
     """The facts of a plan's report.
 
     ``stale`` has a sentence for each image that has changed since planning; ``jobs`` is the number of guests that
-    apply without ``--jobs`` works on at a time; ``path`` is that of the plan's file, if it has one.
-    ``selection`` has the guests to report, in their order; None stands for all.
+    apply works on at a time if it is run without ``--jobs``; ``path`` is that of the plan's file, empty if there
+    is none. ``selection`` has the guests to report, in their order; None stands for all.
     ``older`` is a plan to compare this one with. ``conversions`` has what became of the guests that apply has
     converted, by name; ``older_conversions`` has the same for the older plan. ``read_only``: the template already
-    has no write permission. ``given_back``: the guests that restore gave back, which apply leaves alone, and which
-    no prediction includes; ``older_originals``: the older originals, still in quarantine, of restored
-    guests. ``shared``: the space that came back from each guest that shares blocks now, by name.
+    has no write permission. ``given_back``: the names of the guests that restore gave back; apply leaves them
+    alone, and no prediction includes them. ``older_originals``: the older originals, still in quarantine, of
+    restored guests, by name. ``shared``: the space that came back from each guest that shares blocks now, by name.
     """
 
     plan: Plan
@@ -117,7 +117,7 @@ class PlanFacts(NamedTuple):
 
     @property
     def has_conversions_in_view(self) -> bool:
-        """True unless the plan converts guests, or lets some share blocks, and none of them is to be reported."""
+        """False if the plan has guests to convert or to share, but none of these is to be reported."""
         is_worked_on = any(guest.verdict in WORKED_ON for guest in self.guests)
         return is_worked_on or not (self.plan.to_convert or self.plan.to_share)
 
@@ -212,7 +212,7 @@ _CHANGES_DISKS = {Status.CONVERTED, Status.SHARED, Status.RETIRED, Status.RESTOR
 
 
 def gained_bytes(outcomes: Iterable[GuestOutcome]) -> int | None:
-    """Return the bytes that a run has freed, negative if it took some; None if nothing changed, or unknown."""
+    """Return the bytes that a run has freed, negative if it took some; None if no disk changed, or if unknown."""
     changes = [outcome.gained_bytes for outcome in outcomes if outcome.status in _CHANGES_DISKS]
     known = [each for each in changes if each is not None]
     return sum(known) if known and len(known) == len(changes) else None
@@ -234,5 +234,5 @@ def skipped_alike(outcomes: Iterable[GuestOutcome]) -> dict[str, list[str]]:
 
 
 def by_health(findings: Iterable[Finding]) -> dict[Health, int]:
-    """Return the number of files of each condition, in the order in which they were found."""
+    """Return the number of files in each condition; the conditions come in the order of the findings."""
     return dict(Counter(each.health for each in findings))

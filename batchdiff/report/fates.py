@@ -39,9 +39,9 @@ def kept_words(what: Fate | Goal | None) -> str:
 
 
 def must_stay(plan: Plan, dependents: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """Yield a warning not to delete each kept original that other images depend on; printable.
+    """Yield, for each kept original that other images depend on, a warning not to delete it; printable.
 
-    ``dependents``: these images, in words, by the guest's name.
+    ``dependents``: those images, in words, by the guest's name.
     """
     for guest in plan.to_convert:
         found = dependents.get(guest.name, ())

@@ -92,6 +92,7 @@ _FREES_NOTHING = "deleting it would free nothing: "
 _BEGINNINGS = (
     ("it has nothing in common ", "they have nothing in common "),
     ("it has next to nothing ", "they have next to nothing "),
+    ("it has no data", "they have no data"),
     ("it has ", "each has "),
     ("it may ", "each may "),
     ("it would ", "each would "),
@@ -105,6 +106,12 @@ _BEGINNINGS = (
     ("its name ", "the name of each "),
     ("its filesystem ", "the filesystem of each "),
     ("its file ", "their file "),
+    ("its path ", "the path of each "),
+    ("its bytes ", "the bytes of each "),
+    ("it seems ", "each seems "),
+    ("it starts ", "each starts "),
+    ("it cannot be read", "they cannot be read"),
+    ("it was not found", "they were not found"),
     ("only QEMU can read its ", "only QEMU can read their "),
     ("btrfs has compressed it, ", "btrfs has compressed them, "),
 )
@@ -112,6 +119,9 @@ _BEGINNINGS = (
 
 _WITHIN = (
     (" of its data) in common ", " of the data of each) in common "),
+    (" of its data is in ", " of the data of each is in "),
+    (" enough of its data ", " enough of their data "),
+    (", but its disk is smaller ", ", but their disks are smaller "),
     (": was it copied ", ": were they copied "),
     (". Was it copied ", ". Were they copied "),
     (" that it has in common ", " that each has in common "),
@@ -126,6 +136,7 @@ _WITHIN = (
     (" move both to ", " move all to "),
     ("; shut its VM down", "; shut their VMs down"),
     ("; rename it, or `exclude` it", "; rename them, or `exclude` them"),
+    ("; rename the file or the folder", "; rename the files or their folders"),
     (", the folder of its overlay", ", the folder of their overlays"),
     (", as the owner of the file, ", ", as the owner of the files, "),
     (" converts it anyway", " converts them anyway"),

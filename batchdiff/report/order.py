@@ -12,14 +12,14 @@ from batchdiff.report.form import Order
 
 
 def in_order(guests: Iterable[GuestPlan], order: Order) -> list[GuestPlan]:
-    """Return guests in an order. Those without the figure to sort by come last; equal ones keep their order."""
+    """Return the guests sorted. Those without the figure to sort by come last; equal ones keep their order."""
     if order is Order.NAME:
         return sorted(guests, key=lambda guest: _numbers_by_value(guest.name))
     return sorted(guests, key=lambda guest: _figure(guest, order), reverse=True)
 
 
 def chosen(guests: Iterable[GuestPlan], only: Collection[Verdict]) -> list[GuestPlan]:
-    """Return the guests with one of the verdicts ``only``; all guests if it is empty."""
+    """Return the guests whose verdict is in ``only``; all guests if ``only`` is empty."""
     return [guest for guest in guests if not only or guest.verdict in only]
 
 

@@ -35,7 +35,7 @@ _COLUMNS_WITHOUT_OVERLAYS = (*_FIRST, Column("came back"))
 """For guests that share blocks in place, and those that were left alone."""
 
 _MOST_ASIDE = 3
-"""Originals in quarantine that are listed one by one."""
+"""The maximum number of originals in quarantine that are listed one by one."""
 
 _WORDS = {Status.WOULD_RESTORE: "would be restored", Status.WOULD_PURGE: "would be purged"}
 
@@ -80,7 +80,7 @@ def undone_text(outcomes: Sequence[GuestOutcome], *, width: int | None = None) -
 
 
 def _table(shown: list[GuestOutcome], outcomes: Sequence[GuestOutcome], width: int | None) -> list[str]:
-    """Return the table of the guests to show, with columns for overlays and their sums if there are any."""
+    """Return the table of the guests to show; if any has an overlay, with columns for overlays and their sums."""
     if not shown:
         return []
     if any(map(_has_overlay, shown)):

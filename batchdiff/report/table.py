@@ -68,7 +68,7 @@ def _line(columns: Sequence[Column], widths: Sequence[int], row: Sequence[str]) 
 
 
 def cells(text: str) -> int:
-    """Return the number of terminal cells that text takes: two per wide East Asian letter, none if combining."""
+    """Return the terminal cells that text takes: two for a wide East Asian letter, none for a combining one."""
     if text.isascii():
         return len(text)
     return sum(map(_cells_of, text))

@@ -208,7 +208,7 @@ def test_names_that_no_manifest_can_have(tmp_path):
     text = discover(tmp_path / "images", "-o", f"{tmp_path}/m/", expect=1)
     assert "odd.img: the name of its copy is not valid UTF-8" in text
     assert f"{long}.img: the file that lists its overlays would have too long a name; shorten" in text
-    assert "in.img: its path contains a line break (\\n); rename the file or the folder" in text
+    assert "in.img: the path of each contains a line break (\\n); rename the files or their folders" in text
     assert [path.name for path in (tmp_path / "m").iterdir()] == ["base.yaml"]
 
 
@@ -255,7 +255,7 @@ def test_bad_input_is_explained(tmp_path):
     assert "no image can be read" in run_here("discover", tmp_path, expect=4)
     notation.write_raw(tmp_path / "only.img", "1M:A")
     text = run_here("discover", tmp_path, "-o", tmp_path / "m.yaml", expect=1)
-    assert text.startswith(f"No image was found to be a copy of another one. left out {tmp_path}/bad.qcow2: ")
+    assert text.startswith(f"No image was found to be a copy of another. left out {tmp_path}/bad.qcow2: ")
     assert f"left out {tmp_path}/only.img: there is no other image" in text
     assert " 1 read, 1 MiB in all" in run_here("discover", tmp_path / "only.img", "--sequential")
     assert "no manifest was written, because no image is a copy of another" in text

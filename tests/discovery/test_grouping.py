@@ -176,7 +176,7 @@ def test_rules_are_named_in_the_order_in_which_they_decide():
     assert found.choices["chosen"].ties == (Tie.READ_ONLY, Tie.OLDEST)
     assert why_template(found.groups[0]) == (
         "its copies equal it in every sample; 2 other images would do almost as well, but this one is read-only"
-        " and, among the equals that remain, was modified least recently"
+        " and, among those still tied, was modified least recently"
     )
 
 

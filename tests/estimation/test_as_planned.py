@@ -139,7 +139,7 @@ def test_a_compressed_overlay_is_as_uncertain_as_in_a_plan(tmp_path, monkeypatch
 
 def test_the_report_says_so(manifest):
     text = run_here("estimate", manifest.path, "-j", 1, expect=1)
-    assert "100.0% of the maximum of 28 MiB that a plan would read" in text
+    assert "100.0% of the 28 MiB that a plan would read at most" in text
     assert "so these figures are those of a plan." in text
 
 

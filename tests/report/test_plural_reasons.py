@@ -211,6 +211,24 @@ def test_all_modules_that_skip_or_refuse_guests_are_known():
             "its file /a.vmdk is also a file of the template, which would be lost with it; leave this guest out",
             "their file /a.vmdk is also a file of the template, which would be lost with it; leave these guests",
         ),
+        ("it is already an overlay on /t.img", "each is already an overlay on /t.img"),
+        ("it has no data", "they have no data"),
+        (
+            "no other image has enough of its data in the same places",
+            "no other image has enough of their data in the same places",
+        ),
+        (
+            "40% of its data is in /t.img, but its disk is smaller than that image's disk (1 MiB and 2 MiB)",
+            "40% of the data of each is in /t.img, but their disks are smaller than that image's disk (1 MiB and ",
+        ),
+        (
+            "its path contains a line break; rename the file or the folder",
+            "the path of each contains a line break; rename the files or their folders",
+        ),
+        (
+            "it changed while it was being read; shut its VM down",
+            "each changed while it was being read; shut their VMs down",
+        ),
         (
             "its name has a line break; rename it, or `exclude` it",
             "the name of each has a line break; rename them, or `exclude` them",

@@ -21,7 +21,7 @@ from batchdiff.discovery.sample_offsets import SAMPLE
 from batchdiff.discovery.samples import SampleShape
 from batchdiff.image.storage.exactness import UNKNOWN_AMOUNT, Exactness, of_sum
 from batchdiff.report.charset import writable
-from batchdiff.report.figures import bounded_estimate, count_of
+from batchdiff.report.figures import bounded_estimate, count_of, of_several
 from batchdiff.report.form import WIDTH
 from batchdiff.report.printable import printable
 from batchdiff.report.table import Align, Column, cut, paragraph, table
@@ -39,12 +39,12 @@ _TEMPLATE_CELLS = 22
 """Cells of a template's name on a terminal of 80 columns; it is whole below the table."""
 
 _MOST_NAMES = 20
-"""Names listed for one reason; all of them are in the events of --json."""
+"""The maximum number of names listed for one reason; the events of --json have all of them."""
 
 
 _SHARE = (
-    "On this filesystem, `strategy: share` in a manifest is an alternative: each image stays as it is, and shares"
-    " blocks on disk with its template where the two are equal; see docs/share.md."
+    "On this filesystem, `strategy: share` in a manifest is an alternative to overlays: each image stays as it is,"
+    " and shares blocks on disk with its template where the two are equal; see docs/share.md."
 )
 
 
@@ -93,7 +93,7 @@ def why_template(group: Group) -> str:
 
 
 def _of_equals(choice: ChosenTemplate) -> str:
-    rules = " and, among the equals that remain, ".join(_TIES[tie] for tie in choice.ties)
+    rules = " and, among those still tied, ".join(_TIES[tie] for tie in choice.ties)
     count = f"{'' if choice.all_tried else 'at least '}{count_of(choice.equals, 'other image')}"
     return f"{count} would do almost as well, but this one {rules}"
 
@@ -128,7 +128,7 @@ def _paths(found: Discovery) -> Iterator[str]:
 def _heading(found: Discovery, names: _Names) -> str:
     copies = sum(len(group.copies) for group in found.groups)
     if not copies:
-        return "No image was found to be a copy of another one."
+        return "No image was found to be a copy of another."
     where = f" in {printable(names.folder)}" if names.folder else ""
     noun = "copy" if copies == 1 else "copies"
     left = f", {len(found.exclusions)} left out" if found.exclusions else ""
@@ -157,7 +157,7 @@ def in_order_of_savings(groups: Iterable[Group]) -> list[tuple[Group, Copy]]:
 
 
 def figures_of_copy(copy: Copy) -> tuple[str, str, str]:
-    """Return the similarity of a copy, its interval, and the savings, as text."""
+    """Return the similarity of a copy, its interval, and the savings (in brackets if no sum has them), as text."""
     saves = bounded_estimate(copy.saved.estimate, copy.image.exactness)
     return (
         f"{copy.similarity.estimate:.1%}",
@@ -201,7 +201,7 @@ def _notes(found: Discovery, names: _Names, width: int | None) -> Iterator[str]:
 
 
 def _some(words: Sequence[str]) -> str:
-    """Return words as a list of a bounded length."""
+    """Return the first of the words, and the number of the others."""
     more = f" and {len(words) - _MOST_NAMES} more" if len(words) > _MOST_NAMES else ""
     return ", ".join(words[:_MOST_NAMES]) + more
 
@@ -227,7 +227,8 @@ def _left_out(found: Discovery, names: _Names, width: int | None) -> Iterator[st
     for each in found.exclusions:
         alike.setdefault(each.reason, []).append(names(each.path))
     for reason, left in alike.items():
-        yield _note("left out", f"{_some(left)}: {printable(reason)}", width)
+        why = of_several(reason) if len(left) > 1 else reason
+        yield _note("left out", f"{_some(left)}: {printable(why)}", width)
     if found.ignored:
         yield _note("ignored", ignored_words(found.ignored), width)
 

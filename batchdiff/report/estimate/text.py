@@ -106,7 +106,7 @@ def _savings(saved: Interval, exactness: Exactness, allocated: int) -> tuple[str
     part = percent(share(round(saved.estimate), allocated))
     if exactness is Exactness.EXACT:
         return _about(saved), part, _bounds(saved)
-    # Even a plan has only a bound for the savings, or does not know them at all.
+    # Here, even a plan has only a bound for the savings, or does not know them at all.
     words, is_unknown = bounded_size(round(saved.estimate), exactness), exactness is Exactness.UNKNOWN
     return words, DASH if is_unknown else part, DASH if is_unknown or saved.is_exact else _bounds(saved)
 
@@ -132,7 +132,7 @@ def _below(estimate: Estimate) -> Iterator[str]:
     read = f"Read {format_size(estimate.read_bytes)}{samples} in {estimate.seconds:.1f} s"
     if estimate.whole_bytes:
         part, whole = percent(estimate.read_bytes / estimate.whole_bytes), format_size(estimate.whole_bytes)
-        read += f": {part} of the maximum of {whole} that a plan would read"
+        read += f": {part} of the {whole} that a plan would read at most"
     yield f"{read}."
     sampled = [guest for guest in estimate.guests if guest.saved is not None]
     if all(guest.is_complete for guest in sampled):

@@ -1,4 +1,4 @@
-"""A map of where a guest's disk differs from the template: the share of each of a few hundred bins; pure.
+"""A map of where a guest's disk differs from the template, as a share of each of a few hundred bins; pure.
 
 ::
 
@@ -32,7 +32,7 @@ class ChangeMap(NamedTuple):
 
 
 def change_map(diff: Diff, scale: int) -> ChangeMap:
-    """Return the map of a guest, whose bins divide ``scale`` bytes, of which its disk may be only a part.
+    """Return a guest's map. Its bins divide ``scale`` bytes, of which the guest's disk may be only a part.
 
     :raises ValueError: the runs are not sorted, disjoint and merged.
     """
@@ -45,7 +45,7 @@ def _shares(runs: npt.NDArray[np.int64], scale: int) -> Shares:
     if not len(runs):
         return np.zeros(BINS)
     start, length = runs[:, 0], runs[:, 1]
-    # The number of covered bytes below an offset grows along each run, and stays the same between two.
+    # The number of covered bytes below an offset grows along each run, and stays the same between two runs.
     end, below = start + length, np.cumsum(length)
     offsets = np.stack([start, end], axis=1).ravel()
     covered = np.stack([below - length, below], axis=1).ravel()

@@ -21,7 +21,7 @@ NOTHING_DONE: Mapping[str, Conversion] = MappingProxyType({})
 
 
 class SizeChange(NamedTuple):
-    """A guest whose overlay has another size in the newer plan; in bytes."""
+    """A guest whose overlay has a different size in the newer plan; sizes are in bytes."""
 
     name: str
     before: int
@@ -40,7 +40,7 @@ class PlanComparison(NamedTuple):
 
 
 def compared(older: Plan, newer: Plan) -> PlanComparison:
-    """Compare two plans by the names of their guests; changed overlays come in order of their growth."""
+    """Compare two plans by the names of their guests; the overlays that grew most come first."""
     before, after = _by_name(older), _by_name(newer)
     both = [(old, after[name]) for name, old in before.items() if name in after]
     changes = [

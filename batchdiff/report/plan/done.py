@@ -113,7 +113,7 @@ def _counts(facts: PlanFacts) -> str:
 
 
 def _restored(facts: PlanFacts) -> Iterator[str]:
-    """Yield notes on guests that restore gave back: how to convert them again, and what is left of them."""
+    """Yield notes on guests that restore gave back: how to convert them again, and what is still in quarantine."""
     plan = f" {shell_path(facts.path)}" if facts.path else ""
     if facts.given_back:
         back = sorted(facts.given_back)
@@ -158,7 +158,7 @@ def _came_back(facts: PlanFacts, *, is_all: bool) -> str:
 
 
 def _waiting(facts: PlanFacts) -> str | None:
-    """Return how the rest of the space comes back; None if no original of a converted guest may be deleted."""
+    """Return how the rest of the space comes back; None if no original is left that may be deleted."""
     there = [guest for guest in _converted(facts) if not facts.conversions[guest.name].has_freed_space]
     left = [guest for guest in there if not facts.conversions[guest.name].dependents]
     if not left:
@@ -171,11 +171,15 @@ def _waiting(facts: PlanFacts) -> str | None:
     ways = []
     if aside:
         ways.append(f"once `batchdiff purge{plan} --used` deletes the {_originals(aside)} in quarantine")
+    kept = len(fates) - aside
+    are = "is" if kept == 1 else "are"
     if all(guest.is_on_device for guest in left):
-        ways.append("once you remove the block devices that are kept, or discard what is on them")
-    elif kept := len(fates) - aside:
-        other, are = "other " if len(left) < len(there) else "", "is" if kept == 1 else "are"
-        ways.append(f"once you delete the {other}{_originals(kept)} that {are} kept")
+        devices, them = ("block device", "it") if kept == 1 else ("block devices", "them")
+        ways.append(f"once you remove the {devices} that {are} kept, or discard what is on {them}")
+    elif kept and len(left) < len(there):
+        ways.append(f"once you delete the kept {_originals(kept)} that no other image depends on")
+    elif kept:
+        ways.append(f"once you delete the {_originals(kept)} that {are} kept")
     if lost := shortfall(saved, exactness):
         return f"There will be {lost} than before the apply, even {' and '.join(ways)}."
     more = UNKNOWN_AMOUNT if exactness is Exactness.UNKNOWN else bounded_size(saved, exactness)

@@ -51,7 +51,7 @@ _WORTH_IT = 0.1
 def cluster_advice(guests: Iterable[GuestToConvert]) -> BetterClusters | None:
     """Return the cluster size with which overlays take much less, even if their files have no holes; or None.
 
-    Preallocated overlays are left out, as are compressed ones, whose sizes with other clusters are not known.
+    Preallocated overlays are left out, as are compressed ones, whose sizes with other cluster sizes are not known.
     """
     chosen = [guest for guest in guests if _can_have_other_clusters(guest)]
     sizes = [dict(guest.diff.savings.overlay_bytes_by_cluster_size) for guest in chosen]

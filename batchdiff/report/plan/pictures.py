@@ -21,7 +21,7 @@ _STRENGTHS = (0.05, 0.25, 0.6, 1.0)
 """For each strength, the faintest first: the largest changed share of a bin that is drawn in it."""
 
 _DATA, _ZEROS = (0, 7), (7, 3)
-"""The top edge and the height of the two rows of a map."""
+"""The top edge and the height of each of the two rows of a map."""
 
 
 class MapPath(NamedTuple):
@@ -32,7 +32,7 @@ class MapPath(NamedTuple):
 
 
 class SizeBar(NamedTuple):
-    """An overlay's size with one cluster size, and its percentage of the largest; ``chosen``: the plan's."""
+    """An overlay's size with one cluster size, and its percentage of the largest; ``chosen``: it is the plan's."""
 
     cluster_size: int
     size: int

@@ -1,4 +1,4 @@
-"""Remarks on the guests of a plan: sentences for the operator above its table."""
+"""Remarks on the guests of a plan: sentences above the table of its report, for the operator."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST_LINKS = 3
 
 
 def of_another_template(facts: PlanFacts) -> Iterator[str]:
-    """Yield warnings about guests that are in the wrong manifest, printable, each on one line.
+    """Yield warnings about guests that are probably in the wrong manifest, printable, each on one line.
 
     The warnings include guests that save too little to be converted.
     """
@@ -42,7 +42,7 @@ def of_another_template(facts: PlanFacts) -> Iterator[str]:
 
 
 def _reason_has_it(guest: GuestPlan) -> bool:
-    """Return True if a guest's reason suffices: it is refused, or skipped as unlike the template."""
+    """Return True if a guest's reason suffices: the guest is refused, or skipped as unlike the template."""
     similarity = None if guest.diff is None else guest.diff.similarity
     return guest.verdict is Verdict.REFUSE or guest.reason == why_unlike(similarity) != ""
 

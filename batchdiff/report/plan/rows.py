@@ -70,7 +70,7 @@ def guest_cells(facts: PlanFacts, guest: GuestPlan) -> tuple[str, ...]:
 
 
 def now(facts: PlanFacts, guest: GuestPlan) -> str:
-    """Return the state of a guest after an apply: the fate of its original, or its verdict."""
+    """Return the state of a guest after an apply: the fate of its original, or how far the guest has come."""
     done = facts.conversions.get(guest.name)
     if done is not None:
         return done.fate.value
@@ -82,7 +82,7 @@ def now(facts: PlanFacts, guest: GuestPlan) -> str:
 
 
 def total_cells(facts: PlanFacts) -> tuple[str, ...]:
-    """Return the row of sums over the reported guests that are converted, or share blocks."""
+    """Return the row of sums over the reported guests that apply works on."""
     totals = facts.totals
     error = sum(guest.diff.savings.overlay_error_bytes for guest in _converted(facts))
     chosen = totals.convert + totals.share

@@ -2,7 +2,7 @@
 
 ::
 
-    guest   overlay   share   planned          only guests for which both are possible
+    guest   overlay   share   planned          only guests for which both strategies are possible
     web01   1.8 GiB  1.7 GiB  overlay
 """
 
@@ -30,7 +30,7 @@ STRATEGY_COLUMNS = (Column("guest", Align.LEFT), Column("overlay"), Column("shar
 class BothStrategies(NamedTuple):
     """A guest for which both strategies are possible, with the savings of each, and the one that is planned.
 
-    ``would_skip``: the strategies with which a plan would leave it as it is, so that it would save nothing.
+    ``would_skip``: the strategies with which a plan would leave the guest as it is, and so would save nothing.
     """
 
     name: str
@@ -56,7 +56,10 @@ def _planned(guest: GuestPlan) -> str:
 
 
 def _would_skip(guest: GuestPlan, overlay: Savings, sharing: Sharing) -> frozenset[Strategy]:
-    """Return the strategies with which a plan would skip a guest: the planned one, if it does, and losses."""
+    """Return the strategies with which a plan would skip a guest.
+
+    These are the planned one, if the guest is not worked on, and the other one, if it would save nothing.
+    """
     saved = {Strategy.OVERLAY: overlay.saved_bytes, Strategy.SHARE: sharing.saved_bytes}
     others = {strategy for strategy, size in saved.items() if strategy is not guest.strategy and size <= 0}
     return frozenset(others if guest.verdict in WORKED_ON else others | {guest.strategy})
@@ -128,6 +131,6 @@ def sharing_next(facts: PlanFacts) -> Iterator[str]:
     left_out = sum(guest.sharing.left_out_bytes for guest in guests)
     if left_out:
         yield (
-            f"Another {format_size(left_out)} is equal to the template's data but cannot be shared: in one of the"
-            " two images, that data is compressed or encrypted, or at unaligned offsets."
+            f"Another {format_size(left_out)} is equal to the template's data but cannot be shared: in the guest"
+            " or in the template, that data is compressed or encrypted, or at unaligned offsets."
         )

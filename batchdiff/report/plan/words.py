@@ -1,4 +1,4 @@
-"""The wording of a plan's report, which all forms for people share: the cells of its table, and its sentences."""
+"""The wording of a plan's report, which all forms for people share: its sentences, main figures and commands."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def heading(facts: PlanFacts) -> tuple[str, str]:
 
 
 def reasons(facts: PlanFacts) -> Iterator[tuple[str, str]]:
-    """Yield verdicts, each with the guests that share it for one reason, and that reason."""
+    """Yield each verdict with the names of the guests that have it for the same reason, and that reason."""
     for verdict, reason, names in guests_not_converted(outliers_first(facts.guests)):
         why = of_several(reason) if len(names) > 1 else reason
         yield verdict.value, f"{few(list(map(printable, names)))}: {printable(why) or 'no reason given'}"
@@ -126,7 +126,10 @@ def next_steps(facts: PlanFacts) -> Iterator[str]:
     if plan.protect_template and not facts.read_only:
         text = "The template will lose its write permission: a write to it would damage every overlay."
         copied = plan.totals.template_copy_bytes
-        copying = f" Removing it copies {format_size(copied)} to the upper layer of the template's overlayfs."
+        copying = (
+            f" Removing that permission copies {format_size(copied)} to the upper layer of the template's"
+            " overlayfs."
+        )
         yield text + (copying if copied else "")
     if facts.error_bytes:
         yield (
@@ -167,7 +170,7 @@ _RETIRED = {
 
 
 def next_commands(facts: PlanFacts) -> list[tuple[str, str]]:
-    """Return the commands to run next, each with its purpose, to be copied."""
+    """Return the commands to run next, each with its purpose, ready to be copied."""
     has_work = facts.plan.to_convert or facts.plan.to_share
     if not facts.path or not has_work or not facts.has_conversions_in_view:
         return []

@@ -48,6 +48,6 @@ def test_no_verb_advises_to_delete_it(tmp_path):
     must_stay = f"Do not delete {tmp_path}/raw.img while another image depends on it: {tmp_path}/clone.qcow2."
     for verb in ("apply", "show"):
         assert must_stay in run_here(verb, plan), verb
-    assert "once you delete the other originals that are kept" in run_here("show", plan)
+    assert "once you delete the kept originals that no other image depends on" in run_here("show", plan)
     assert "The space is freed once the other originals are deleted" in run_here("apply", plan)
     assert f"nothing: the original {tmp_path}/raw.img must stay" in run_here("status", plan)

@@ -255,7 +255,10 @@ def test_an_original_that_others_depend_on_is_named_and_left_out_of_the_sum():
     bound = conversion(Fate.KEPT, dependents=("/srv/new.qcow2", "/srv/newer.qcow2"))
     both = done._replace(conversions=dict(done.conversions) | {"two": bound})
     said = " ".join(plan_text(both).split())
-    assert "Originals: 3 kept. 3.8 GiB comes back once you delete the other originals that are kept." in said
+    assert (
+        "Originals: 3 kept. 3.8 GiB comes back once you delete the kept originals that no other image depends on."
+        in said
+    )
     assert (
         f"Do not delete {GUESTS[1].source.path} while other images depend on it: /srv/new.qcow2 and"
         " /srv/newer.qcow2." in said
