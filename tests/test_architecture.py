@@ -45,7 +45,7 @@ ROOMS = {
     "plan": "The diff plan and the sidecar as data, and the code that reads and writes them.",
     "manifest/text": "A manifest as text: its bytes, the line of each value, and every problem found in it.",
     "manifest": "The manifest: read, checked, and resolved to the images that it names.",
-    "dependents": "Find the images that depend on a file before it is removed.",
+    "dependents": "Find the images that depend on a file, before the file is removed.",
     "planning/scan": "Compare one range of all images, in worker processes.",
     "planning/remote": "Scan on several hosts that mount the same storage, by the workers of a Dask scheduler.",
     "planning/checkpoint": "The results of an unfinished scan, kept so that it can be resumed.",

@@ -78,7 +78,7 @@ class Definer:
         return True
 
     def refresh_pools(self) -> list[tuple[str, ProgramError]]:
-        """Have libvirt refresh the pools that contain images of the plan; return those that failed, and why."""
+        """Have libvirt refresh the pools with images of the plan; return those that it cannot refresh, and why."""
         failed = []
         folders = {os.path.dirname(path) for disk in self.disks for path in disk.known_as}
         for pool in self.pools:

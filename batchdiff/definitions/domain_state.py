@@ -45,7 +45,7 @@ def contradictions_of(libvirt: Libvirt, name: str) -> list[Contradiction]:
             "To keep that memory, go back to the original, start the VM and shut it down. To discard the memory"
             f" instead, first run `{remove}`"
         )
-        what = "its saved memory belongs to its disks as they were when the memory was saved"
+        what = "the domain's saved memory belongs to its disks as they were when the memory was saved"
         found.append(Contradiction(what, (remove,), advice))
     for names, kind, verb, option in (
         (libvirt.snapshots(name), "snapshot", "snapshot-delete", "--snapshotname"),
@@ -55,7 +55,7 @@ def contradictions_of(libvirt: Libvirt, name: str) -> list[Contradiction]:
             commands = tuple(libvirt.command(verb, "--metadata", "--domain", name, option, each) for each in names)
             number = len(names)
             count, it, its = (f"1 {kind}", "it", "its") if number == 1 else (f"{number} {kind}s", "them", "their")
-            what = f"it has {count}, with metadata that refers to an earlier state of its disks"
+            what = f"the domain has {count}, with metadata that refers to an earlier state of its disks"
             advice = f"If you do not need {it}, first remove {its} metadata with `{'; '.join(commands)}`"
             found.append(Contradiction(what, commands, advice))
     return found

@@ -1,4 +1,4 @@
-"""The image that each guest's VM must use now, according to the plan's journal, and the one after apply."""
+"""The image that each guest's VM must use now, according to the plan's journal, and the one to use after apply."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class BackingImage(NamedTuple):
 
 
 class VmImage(NamedTuple):
-    """An image as a VM's definition names it. ``backing_name``: the backing file's name in its header, if any.
+    """An image as a VM's definition names it. ``backing_name``: the name of a backing file in the image's header.
 
     ``chain``: all images below it, the topmost first; None if they are not known for certain.
     """
@@ -40,7 +40,7 @@ class GuestDisk:
 
     ``planned`` is the overlay that apply will write; None if the overlay is published, or a restore removed it.
     ``known_as``: the resolved paths of the guest's images, by which a definition may name it. ``unfinished``: why
-    its definition must not change now. ``by_hand``: why only the operator can change it.
+    the VM's definition must not change now. ``by_hand``: why only the operator can change the definition.
     """
 
     guest: str
@@ -62,7 +62,7 @@ def guest_disks(plan: Plan, history: History) -> list[GuestDisk]:
 def _secrets(guest: GuestToConvert, plan: Plan, *, is_back: bool) -> str:
     """Return why a VM's definition must be changed by hand: it needs a secret, or must lose one; empty if neither.
 
-    ``is_back``: whether its VM goes back from the overlay to the original.
+    ``is_back``: whether the VM goes back from the overlay to the original.
     """
     original = ["the original"] if _is_encrypted(guest.source) else []
     overlay = ["its overlay"] if guest.options.encryption is not None else []
@@ -88,7 +88,7 @@ def _driver_type(image_format: ImageFormat) -> str:
 
 
 def _backing_name(source: ImageSource) -> str:
-    """Return the name by which an original that is an overlay refers to the image below it."""
+    """Return the name by which an original refers to its backing file; empty if it has none."""
     below = source.backing[0].path if source.backing else ""
     own, base = place_of(source.path), place_of(below)
     # Proxmox VE writes relative names, and needs them; for other managers, the name does not matter here.

@@ -38,12 +38,12 @@ class DomainChange:
 
     @property
     def where(self) -> str:
-        """The file or connection that the definition comes from."""
+        """The source of the definition: a file, or ``the domain NAME``."""
         return self.domain.where
 
     @property
     def file_name(self) -> str:
-        """The name of a changed copy."""
+        """The file name of a changed copy of the definition."""
         return self.domain.name.replace("/", "_") + ".xml"
 
     @property
@@ -150,7 +150,7 @@ def _has_chain_of(image: VmImage, disk: DomainDisk, pools: Sequence[Pool]) -> bo
 
 
 def path_of(disk: DomainDisk, pools: Sequence[Pool]) -> str:
-    """Return the resolved path of a disk's image; empty if it is in no known folder."""
+    """Return the resolved path of a disk's image; empty if it has no path, and is not a volume of a known pool."""
     if disk.path:
         return os.path.realpath(disk.path)
     return next((pool.path_of(disk.volume) for pool in pools if pool.name == disk.pool and disk.volume), "")

@@ -50,7 +50,7 @@ class DomainDisk:
 
 @frozen
 class Domain:
-    """A domain as its XML describes it. ``where``: the file or connection that it comes from."""
+    """A domain as its XML describes it. ``where``: the source of the XML: a file, or ``the domain NAME``."""
 
     name: str
     where: str

@@ -52,7 +52,7 @@ class VmChange:
 
     @property
     def file_name(self) -> str:
-        """The name of a changed copy."""
+        """The file name of a changed copy of the configuration."""
         return f"{self.config.vmid}.conf"
 
     @property
@@ -190,8 +190,8 @@ def _of_sections(
     ]
     if drive.key in config.to_delete or any(each.section == PENDING for each in named):
         yield (
-            f"a pending change ([PENDING]) affects {guest.guest} or {drive.key}: start and stop the VM, or revert"
-            f" the change with `qm set {config.vmid} --revert {drive.key}`"
+            f"a pending change ([PENDING]) affects {guest.guest} or {drive.key}: start the VM and shut it down"
+            f" again, or revert the change with `qm set {config.vmid} --revert {drive.key}`"
         )
     if snapshots := list(dict.fromkeys(each.section for each in named if each.section != PENDING)):
         is_one = len(snapshots) == 1

@@ -52,7 +52,10 @@ def read_host(folder: str, storage_cfg: str | None) -> ProxmoxHost:
 
 
 def _containers_near(folder: str) -> frozenset[int]:
-    """Return the numbers of the containers beside a folder of VMs; none if there is no such folder."""
+    """Return the numbers of the containers in the folder ``lxc`` beside a folder of VMs.
+
+    The result is empty if that folder is missing or cannot be read.
+    """
     try:
         names = os.listdir(os.path.join(os.path.dirname(os.path.abspath(folder)), "lxc"))
     except OSError:
@@ -60,7 +63,7 @@ def _containers_near(folder: str) -> frozenset[int]:
     return frozenset(int(name.partition(".")[0]) for name in names if _CONFIG.fullmatch(name))
 
 
-_OTHER_FOLDER = "Name a folder of VM configurations, such as /etc/pve/qemu-server."
+_OTHER_FOLDER = "Name a folder of VM configurations that you can read, such as /etc/pve/qemu-server."
 
 
 def _storages_near(folder: str) -> str:
@@ -85,4 +88,5 @@ def _content(path: str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
-        raise UsageError(f"cannot read {path}", why=reason(error), remedy="Name another file.") from error
+        remedy = "Make sure that it is a file that you can read."
+        raise UsageError(f"cannot read {path}", why=reason(error), remedy=remedy) from error

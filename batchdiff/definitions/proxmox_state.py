@@ -1,4 +1,4 @@
-"""Whether a VM of Proxmox VE runs on this host, by its pid file, and what else may be wrong on the host.
+"""The state of a Proxmox VE host: whether a VM runs on it, by its pid file, and what may be wrong besides the VMs.
 
 Source: qemu-server, ``vm_running_locally`` in src/PVE/QemuServer/Helpers.pm.
 """
@@ -38,7 +38,7 @@ def _content(path: str) -> bytes:
 
 
 def doubts(template: str, disks: Sequence[GuestDisk], host: ProxmoxHost) -> Iterator[str]:
-    """Yield what is wrong apart from the guests' VMs: with the template, a storage, or guests of containers.
+    """Yield what is wrong with anything but the guests' VMs: the template, a storage, or guests of containers.
 
     ``template``: its path.
     """

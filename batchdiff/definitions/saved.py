@@ -2,8 +2,8 @@
 
 ::
 
-    fleet.plan.json.definitions/web01.20261129T075000Z.before.xml     only their owner can read them: they may
-                                web01.20261129T075000Z.after.xml      contain the passwords of consoles
+    fleet.plan.json.definitions/web01.20261129T075000.123456Z.before.xml   only their owner can read them: they may
+                                web01.20261129T075000.123456Z.after.xml    contain the passwords of consoles
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ _BEFORE, _AFTER = ".before.xml", ".after.xml"
 
 @frozen
 class SavedDefinition:
-    """One change of a domain: its definition before and after; ``after`` is None if none was saved."""
+    """One change of a domain: its definition before and after; ``after`` is None if none was saved.
+
+    ``path``: the file with the definition before the change.
+    """
 
     path: str
     before: bytes

@@ -46,7 +46,7 @@ class Forbidden(enum.Enum):
 class DependentImages(NamedTuple):
     """The images that depend on a file: their paths, and phrases for images that may depend on it.
 
-    The latter cannot be read, such as ``/images/x.qcow2 (unreadable: Permission denied)``.
+    A phrase, such as ``/images/x.qcow2 (unreadable: Permission denied)``, is for an image that cannot be read.
     """
 
     paths: list[str]
@@ -62,7 +62,7 @@ class Dependents:
     """A search for images that depend on files, in the given folders and in those of each file and its overlays.
 
     ``images`` are always searched, wherever they are, even on block devices. ``raw`` images are declared raw
-    and have no backing file, so an unreadable header of one does not affect other guests.
+    and have no backing file, so one whose header cannot be read does not affect other guests.
     """
 
     def __init__(self, folders: Iterable[str], *, images: Iterable[str] = (), raw: Iterable[str] = ()) -> None:

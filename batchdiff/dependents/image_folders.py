@@ -19,7 +19,7 @@ def folders_of_manifest(manifest: Manifest) -> list[str]:
 
 
 def folders_of_plan(plan: Plan) -> list[str]:
-    """Return the corresponding folders of a plan."""
+    """Return the folders, sorted, of a plan's manifest, its template, and all its guests and overlays."""
     sources = [plan.template.source, *(guest.source for guest in plan.guests)]
     overlays = [guest.overlay_path for guest in plan.guests]
     return _folders(plan.manifest_path, plan.template.source.path, sources, overlays)

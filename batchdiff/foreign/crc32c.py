@@ -40,7 +40,7 @@ def _table() -> tuple[int, ...]:
 
 @cache
 def _zeros(power: int) -> tuple[int, ...]:
-    """Return the matrix that adds 2 ** ``power`` zero bytes to a checksum, as in zlib's ``crc32_combine``."""
+    """Return the matrix that extends a checksum by 2 ** ``power`` zero bytes, as in zlib's ``crc32_combine``."""
     if power == 0:
         return tuple(_table()[(1 << bit) & 0xFF] ^ ((1 << bit) >> 8) for bit in range(32))
     half = _zeros(power - 1)

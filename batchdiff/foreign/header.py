@@ -39,12 +39,14 @@ _MOST_CLUSTERS = 1 << 27
 
 
 def is_mappable(size: int, cluster: int) -> bool:
-    """Return whether QEMU can map a disk in reasonable time."""
+    """Return whether QEMU can map a disk in reasonable time. ``size`` and ``cluster`` are in the same unit."""
     return ceil_div(size, cluster) <= _MOST_CLUSTERS
 
 
 def require_mappable(size: int, cluster: int) -> int:
     """Return the number of clusters of a disk; require that QEMU can map that many in reasonable time.
+
+    ``size`` and ``cluster`` are in the same unit, such as sectors.
 
     :raises FormatError: it has too many clusters.
     """
@@ -58,9 +60,9 @@ def require_mappable(size: int, cluster: int) -> int:
 
 
 def require_stored(outline: Outline, stored: int) -> None:
-    """Require that a file stores enough bytes for the number of clusters that it describes.
+    """Require that a file stores enough for the number of clusters that it describes. ``stored``: bytes on disk.
 
-    :raises FormatError: QEMU would take a long time to map a file that has next to nothing in it.
+    :raises FormatError: it stores too little, so QEMU would take a long time to map a file that is nearly empty.
     """
     count, most = outline.clusters, _CLUSTERS_OF_NOTHING + stored // outline.bytes_each
     require(

@@ -1,4 +1,4 @@
-"""LUKS: a header with eight key slots, each of which holds the master key, encrypted with a passphrase.
+"""LUKS: a header with eight key slots, each of which can hold the master key, encrypted with a passphrase.
 
 ::
 
@@ -67,7 +67,7 @@ def inspect_luks(read: ReadAt, size: int) -> int:
     require_opened(version == 1, f"LUKS version {version} is unknown (1 is known)")
     require_opened(all(map(_is_text, names)), "the name of its cipher or hash is not text")
     require_opened(0 < key_bytes <= _LONGEST_KEY, f"a key of {key_bytes} bytes is invalid")
-    require(start <= size, f"it is truncated: its data starts at byte {start}, but it has only {size} bytes")
+    require(start <= size, f"its LUKS header is truncated: it takes {start} bytes, but only {size} are there")
     slots = [_slot(read, number, key_bytes) for number in range(_SLOTS)]
     _check_places(slots, start)
     _check_iterations([each.iterations for each in slots if each.is_active], iterations)
@@ -113,7 +113,7 @@ def _is_text(field: bytes) -> bool:
 def inspect_luks_image(read: ReadAt, file_size: int) -> None:
     """Inspect an image that is LUKS from its first byte to its last.
 
-    :raises FormatError: as for :func:`inspect_luks`; or its last sector is incomplete.
+    :raises FormatError: as for :func:`inspect_luks`; or the last sector of the image is incomplete.
     """
     require(file_size % SECTOR == 0, "it is truncated: its last sector is incomplete", remedy=NOT_OPENED)
     inspect_luks(read, file_size)

@@ -133,7 +133,7 @@ def qed_entries(extents: Extents, layout: QedLayout) -> Iterator[tuple[int, byte
 
 
 def entry_ranges(extents: Extents, layout: QedLayout) -> tuple[_Offsets, _Offsets]:
-    """Return start and end of the ranges of the file that nonzero entries of either level take, ascending."""
+    """Return the starts and ends of the file's ranges that nonzero entries of either level take, ascending."""
     used = numbers(fold(extents, layout.entries))
     firsts = layout.l1_offset + used.astype(np.int64) * _ENTRY
     runs = [(at, at + count * _ENTRY) for at, count, _ in _runs_in_tables(extents, layout)]

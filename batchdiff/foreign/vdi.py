@@ -18,7 +18,7 @@ _MOST_BLOCKS = 0x1FFFFFFF
 _NO_UUID = bytes(16)
 
 DIFFERENCE = "it holds only the differences from a parent image"
-MERGE = "Merge the two first, with the program that created them."
+MERGE = "First merge the two images, with the program that created them."
 
 
 def inspect_vdi(read: ReadAt, file_size: int) -> Outline:
@@ -32,7 +32,7 @@ def inspect_vdi(read: ReadAt, file_size: int) -> Outline:
     require(version == _VERSION, f"VDI version {version >> 16}.{version & 0xFFFF} is unknown (1.1 is known)")
     # A differencing image names its parent by UUID only, so it cannot make QEMU open another file.
     require(kind != _DIFFERENCING and link == parent == _NO_UUID, DIFFERENCE, remedy=MERGE)
-    require(kind in {_DYNAMIC, _FIXED}, f"its type {kind} is unknown (1, dynamic, and 2, fixed, are known)")
+    require(kind in {_DYNAMIC, _FIXED}, f"its type {kind} is unknown (1 for dynamic and 2 for fixed are known)")
     require(
         sector == SECTOR and block == MIB and extra == 0,
         "its sectors are not 512 bytes, its blocks are not 1 MiB, or its blocks have extra data",

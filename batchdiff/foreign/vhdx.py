@@ -57,7 +57,7 @@ _NOT_PRESENT = (0, 1, 2, 3, 5)
 _PRESENT, _PARTIAL = 6, 7
 _ENTRY_BYTES = 8
 _MOST_SPARE = 64 * MIB
-"""The most bytes that a BAT may have beyond what the disk needs. Programs only round it up to whole MiB."""
+"""The most bytes that a BAT may have beyond what the disk needs. Programs merely round it up to whole MiB."""
 _AT_ONCE = 1 << 20
 """Entries of the BAT that are examined at a time."""
 _MOST_RUNS = 2_000_000
@@ -110,7 +110,7 @@ class _Disk(NamedTuple):
 
 
 def inspect_vhdx(read: ReadAt, file_size: int) -> Outline:
-    """Inspect everything in a VHDX image except its table of blocks; return the number of that table's entries.
+    """Inspect the metadata of a VHDX image except its table of blocks; return the number of the table's entries.
 
     :raises FormatError: it is not one, is damaged or unsupported, has a parent image, or was not closed cleanly.
     """
@@ -234,7 +234,10 @@ def _parameters(read: ReadAt, region: _Place) -> tuple[int, int]:
 
 
 def _runs(disk: _Disk, first: int, entries: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """Return the runs of data in some BAT entries, as three rows. ``first``: the number of the first entry."""
+    """Return the runs of data in some BAT entries, as rows of starts, ends and offsets in the file.
+
+    ``first``: the number of the first entry.
+    """
     number = first + np.arange(len(entries), dtype=np.int64)
     is_block = number % (disk.chunk + 1) != disk.chunk
     entries, number = entries[is_block], number[is_block]

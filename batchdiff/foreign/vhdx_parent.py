@@ -28,7 +28,7 @@ METADATA = bytes.fromhex("06a27c8b90479a4bb8fe575f050f886e")
 PARENT_LOCATOR = bytes.fromhex("2d5fd3a80bb34d45abf7d3d84834ab0c")
 """GUIDs, as stored, of the region with the metadata, and of the item in it that names a parent."""
 MOST_ENTRIES = 2047
-"""The most entries of the region table, and of the metadata table."""
+"""The most entries that a region table or a metadata table may have."""
 _LINKS = ("parent_linkage", "parent_linkage2")
 _GUID = re.compile(r"\{?(\w{8})-(\w{4})-(\w{4})-(\w{4})-(\w{12})\}?", re.ASCII)
 
@@ -81,7 +81,7 @@ def _in_locator(data: bytes) -> Iterator[bytes]:
 
 
 def _stored(match: re.Match[str]) -> Iterator[bytes]:
-    """Yield a GUID as images store it, with its first three numbers in little-endian order; nothing if not hex."""
+    """Yield a GUID as images store it, the first three numbers little-endian; nothing if it is not hexadecimal."""
     try:
         groups = [bytes.fromhex(group) for group in match.groups()]
     except ValueError:  # not hexadecimal

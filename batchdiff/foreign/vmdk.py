@@ -113,7 +113,10 @@ def _inspect_header(read: ReadAt, file_size: int) -> _SparseHeader:
 
 
 def with_extent_name(descriptor: bytes, name: str) -> bytes:
-    """Return a descriptor with another name of its extent, for VMware; unchanged if the name does not fit."""
+    """Return a descriptor with another name for its extent, for VMware.
+
+    Return it unchanged if it has no room for the name, or if the name cannot be written in it.
+    """
     if not name.isascii() or not name.isprintable() or '"' in name:
         return descriptor
     changed = _EXTENT_NAME.sub(lambda found: found[1] + name.encode() + b'"', descriptor.rstrip(b"\0"), count=1)

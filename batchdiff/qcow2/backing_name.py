@@ -1,6 +1,6 @@
 """The file names in a qcow2 header, read even if the rest of the image is damaged or unsupported.
 
-A dirty, encrypted or damaged image cannot be converted, but it still depends on its backing file.
+A dirty or damaged image cannot be converted, but it still depends on its backing file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ _SHORTEST = 72
 def named_backing(head: bytes) -> tuple[str | None, str | None]:
     """Return the name and format of the backing file from a file's first cluster; None for what is missing.
 
-    :raises FormatError: it is not a qcow2 image, its header is too short, or the name lies outside the header.
+    The format is also None if a header extension is damaged.
+
+    :raises FormatError: it is not a qcow2 image, its header is too short, or the name is too long or lies outside
+        the header.
     """
     if len(head) < _SHORTEST or head[:4] != MAGIC:
         raise FormatError("it is not a qcow2 image")

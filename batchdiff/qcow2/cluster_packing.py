@@ -17,7 +17,7 @@ from batchdiff.units import align_up
 
 
 class Packer:
-    """An allocator of file offsets from ``start`` on; ``start`` is aligned to a cluster.
+    """An allocator of file offsets from ``start`` on; ``start`` must be aligned to a cluster.
 
     ``most_uses``: how many compressed clusters can have parts in one cluster of the file.
     """

@@ -73,7 +73,10 @@ def granules(words: Words, geometry: Geometry) -> tuple[npt.NDArray[np.uint8], n
 
 
 def clusters_with_data(words: Words, geometry: Geometry) -> npt.NDArray[np.bool_]:
-    """Return a mask of the clusters with bytes in the file: faster than :func:`granules`, with the same input."""
+    """Return a mask of the clusters with bytes in the file.
+
+    This takes the same arguments as :func:`granules`, and is faster.
+    """
     entry = words[:, 0] if geometry.extended_l2 else words
     packed: npt.NDArray[np.bool_] = (entry & COMPRESSED) != 0
     stored = _is_stored(entry, geometry)
@@ -160,7 +163,7 @@ def check_refcount_table(entries: Words, geometry: Geometry, file_size: int) -> 
 
 
 def check_l2(words: Words, geometry: Geometry, file_size: int) -> int:
-    """Check one L2 table; return the least number of bytes of the file that its entries can map.
+    """Check entries of L2 tables; return the least number of bytes of the file that they can map.
 
     A compressed cluster counts as the fewest bytes that its entry allows.
 

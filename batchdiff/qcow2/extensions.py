@@ -1,4 +1,4 @@
-"""The header extensions of a qcow2 file, read as strictly as QEMU does: no image that QEMU refuses is accepted.
+"""The header extensions of a qcow2 file, read as strictly as by QEMU: no image that QEMU refuses is accepted.
 
 ::
 

@@ -70,13 +70,14 @@ class Header:
     lazy_refcounts: bool
     snapshots_offset: int = 0
     bitmap_directory: tuple[int, int] = (0, 0)  # offset and length
-    luks_header: tuple[int, int] | None = None  # the same
+    luks_header: tuple[int, int] | None = None  # offset and length
     data_file: str | None = None
 
     def tables(self) -> list[tuple[int, int, str]]:
-        """Return offset, length and name of the header's cluster and of each table that the header names, sorted.
+        """Return the offset, length and name of the header's cluster and of each table that it names.
 
-        The header does not give the length of the snapshot table, so the shortest possible length is returned.
+        They are sorted by offset. The header does not give the length of the snapshot table, so the shortest
+        possible length is returned.
         """
         found = [
             (0, self.geometry.cluster_size, "header"),

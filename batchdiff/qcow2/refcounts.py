@@ -29,7 +29,7 @@ _REPAIR = "Repair a copy of it with `qemu-img check -r all`, and use the copy if
 
 
 class Refcounts(NamedTuple):
-    """The refcounts of a file: table, base-2 logarithm of their width in bits, and size of a cluster.
+    """The refcounts of a file: their table, the base-2 logarithm of their width in bits, and the cluster size.
 
     ``read`` returns bytes of the file, by length and offset.
     """
@@ -48,7 +48,7 @@ class Refcounts(NamedTuple):
 def check_refcounts(refcounts: Refcounts, clusters: Numbers, references: Numbers) -> None:
     """Check that no cluster has more references than its refcount states.
 
-    It may have fewer: a leaked cluster has none, and the references of snapshots are not counted.
+    A cluster may have fewer: a leaked one has none, and the references of snapshots are not counted.
 
     ``clusters``: numbers, ascending; ``references``: the least number of uses of each.
 
@@ -69,7 +69,7 @@ def check_refcounts(refcounts: Refcounts, clusters: Numbers, references: Numbers
 
 
 def _by_block(refcounts: Refcounts, clusters: Numbers) -> Iterator[tuple[int, int, int]]:
-    """Yield the start and end index of the clusters of each refcount block, and its offset, 0 if it is missing."""
+    """Yield the start and end index of each refcount block's clusters, and the block's offset, 0 if missing."""
     blocks, table = clusters // refcounts.in_block, refcounts.table
     edges = [0, *(np.flatnonzero(blocks[1:] != blocks[:-1]) + 1).tolist(), len(blocks)]
     for first, last in itertools.pairwise(edges):

@@ -62,7 +62,7 @@ def table_at(offset: int, length: int, name: str) -> Table:
 
 
 def metadata_of(header: Header, blocks: Numbers, l2_tables: Numbers) -> list[Table]:
-    """Return the header, the tables that it names, and the tables that these name, at the offsets given."""
+    """Return the header, the tables that it names, and the refcount blocks and L2 tables at the given offsets."""
     cluster = header.geometry.cluster_size
     return [
         *(table_at(offset, length, f"the {name}") for offset, length, name in header.tables()),
@@ -225,7 +225,7 @@ def _sorted(found: list[Numbers]) -> Numbers:
 
 
 def _parts(buckets: Numbers) -> Iterator[tuple[int, int]]:
-    """Yield ranges of buckets, each with few enough references to sort at a time; one bucket may have more."""
+    """Yield ranges of buckets, each with few enough references to sort together; a lone bucket may have more."""
     low = total = 0
     for index, count in enumerate(buckets.tolist()):
         if total and total + count > _COUNTED_AT_ONCE:

@@ -82,7 +82,7 @@ def _compressed(entries: Words) -> npt.NDArray[np.bool_]:
 def table_batches(extents: Extents, geometry: Geometry, *, preallocated: int = 0) -> Iterator[TableBatch]:
     """Yield all L2 tables that an image with these extents (in granules) needs, ascending.
 
-    ``preallocated``: the number of the disk's clusters, if each is to have a place in the file; otherwise 0.
+    ``preallocated``: the number of the disk's clusters, if each gets a place in the file; otherwise 0.
     """
     per_table = geometry.l2_entries * geometry.granules
     used = _used_tables(extents, geometry, ceil_div(preallocated, geometry.l2_entries))

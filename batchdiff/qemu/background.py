@@ -29,7 +29,10 @@ _MOST_PRINTED = 1 << 20
 """Bytes of output after which a program is killed."""
 
 _AS_SERVICE = 'export LISTEN_PID=$$; exec "$@" 3<&0 </dev/null'
-"""The variable must contain the program's PID, so its own process sets it. The socket must be descriptor 3."""
+"""LISTEN_PID must be the program's own PID, so the process that becomes the program sets it.
+
+The socket must be descriptor 3.
+"""
 _KILL_GROUP_AT_END = "read -r _; kill -KILL 0"
 
 LOWEST_DESCRIPTOR = 10

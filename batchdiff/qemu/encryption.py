@@ -19,7 +19,7 @@ from batchdiff.qemu.secrets import secrets_of
 from batchdiff.units import MIB
 
 _SECONDS_FOR_A_HEADER = 600
-"""Seconds added to the usual time limit: a key slot takes as long as the manifest demands, at most ten minutes."""
+"""Seconds added to the usual time limit: a manifest can demand that creating a key slot takes ten minutes."""
 
 
 def new_luks_header(
@@ -71,9 +71,9 @@ def encrypt(  # noqa: PLR0913  # options by keyword
 ) -> None:
     """Encrypt those clusters of a guest that ``selection`` maps, and write them to their places in ``target``.
 
-    ``guest_fd``: the descriptor of the guest's own file. ``selection``: that of a qcow2 file in memory, whose
-    external data file is to be the guest's disk. ``target``: that of an encrypted qcow2 file that has a place for
-    each of these clusters.
+    ``guest_fd``: the descriptor of the guest's own file. ``selection``: that of a qcow2 file in memory, for
+    which the guest's disk serves as the external data file. ``target``: that of an encrypted qcow2 file that has a
+    place for each of these clusters.
 
     :raises ImageError: a secret cannot be read, or is wrong.
     :raises InUseError: a VM is using the guest.

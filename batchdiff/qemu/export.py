@@ -4,11 +4,11 @@
 
     the image's descriptor --> qemu-nbd --> socket without a name --> a connection in each process that reads
 
-The server gets the descriptor of the inspected file, so no other file can take its place. Its socket is
-bound in a private folder, which is removed before the server starts: nothing is left to clean up, and no other
-user can connect. The server ends with its last connection, and is killed when this process ends.
+The server gets the descriptor of the inspected file, so no other file can take that file's place. The server's
+socket is bound in a private folder, which is removed before the server starts: nothing is left to clean up, and no
+other user can connect. The server ends with its last connection, and is killed when this process ends.
 
-FUSE is not used, because Landlock forbids mount(2) to a confined program and to all that it starts, such as
+FUSE is not used, because Landlock denies mount(2) to a confined program and to all that it starts, such as
 fusermount3: a daemon that mounts would have to parse hostile images unconfined. A FUSE export of QEMU 7.2 was also
 slower (0.66 GiB/s, against 1.6 GiB/s with nbdcopy), and a process that reads from a stopped FUSE daemon hangs.
 """
@@ -37,7 +37,7 @@ from batchdiff.qemu.secrets import wrong_secret
 _NAME, _PACKAGE = "qemu-nbd", "qemu-utils"
 
 _WAIT = 120.0
-"""The longest wait in seconds for an answer, such as to one read of at most 256 KiB from a busy disk."""
+"""The longest wait in seconds for an answer, for example to one read of at most 256 KiB from a busy disk."""
 
 _WAIT_FOR_KEYS = 600.0
 """The longest wait if a key slot must be opened first; on an idle CPU that takes half a minute at most."""
@@ -55,7 +55,7 @@ class BlockDevice(NamedTuple):
     ``driver``: QEMU's name for the format; ``options``: names and values of the format's options, with dots
     between nested names. ``objects``: values of ``--object``, such as a secret; commas in them are doubled.
     ``reads``: paths of other files that QEMU may read; ``inherits``: descriptors that QEMU needs. ``secret_file``:
-    the file with the secret, for messages.
+    the file with the secret; None if QEMU needs no secret.
     """
 
     driver: str
@@ -69,13 +69,14 @@ class BlockDevice(NamedTuple):
 class Export:
     """One image, served by one qemu-nbd; ``size``: bytes of its disk.
 
-    Processes that are forked later may connect too; only the process that started the server may close it.
+    Processes that are forked later can connect too; only the process that started the server may close it.
     """
 
     def __init__(self, path: str, fd: int, device: BlockDevice) -> None:
         """Start the server for the image that is open as ``fd``. ``path``: its name in messages.
 
-        :raises ImageError: QEMU refuses it, or does not open it in time.
+        :raises ImageError: QEMU refuses the image, or does not open it in time.
+        :raises OSError: no further file can be opened.
         :raises ProgramError: qemu-nbd is missing, or could not be started.
         """
         self._path, self._owner, self._secret_file = path, os.getpid(), device.secret_file

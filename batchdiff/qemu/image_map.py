@@ -25,7 +25,8 @@ _NOWHERE = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
 class ImageMap(NamedTuple):
     """Runs of the disk that are data, ascending: start, end, offset in the file, and the file's number.
 
-    ``absent``: the start and end of each run in which a backing file shows through. All other bytes are zeros.
+    ``size``: bytes of the disk. ``absent``: the start and end of each run in which a backing file shows through.
+    All other bytes are zeros.
     """
 
     size: int
@@ -64,7 +65,7 @@ def parsed_map(text: str, path: str, edges: _Offsets, *, is_located: bool) -> Im
     files = np.searchsorted(edges, starts, side="right").astype(np.uint16) if len(edges) else in_one_file(starts)
     if len(edges) and ((edges[-1] != size) | (np.searchsorted(edges, ends, side="left") != files).any()):
         raise ImageError(
-            f"cannot use {path}", why="QEMU does not map its data to the extents that it names", remedy=COPY
+            f"cannot use {path}", why="QEMU does not map its data to the extents that the image names", remedy=COPY
         )
     joins = (starts[1:] == ends[:-1]) & (offsets[1:] - offsets[:-1] == starts[1:] - starts[:-1])
     joins &= files[1:] == files[:-1]

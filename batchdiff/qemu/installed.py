@@ -21,7 +21,7 @@ _SECONDS_TO_ANSWER = 60
 
 
 def installed_version() -> str:
-    """Return the version of qemu-img, such as 7.2.22; if its output has another form, all of that.
+    """Return the version of qemu-img, such as 7.2.22; if its output has another form, the whole output.
 
     :raises ProgramError: it could not be run, or failed.
     """

@@ -45,7 +45,7 @@ def _ends_with_a_sector(path: str) -> bool:
 
 
 def is_refused(done: CompletedProgram) -> bool:
-    """Return whether a program may have failed because of these options; if so, never use them again."""
+    """Return whether a program may have failed because of io_uring; if so, never use io_uring again."""
     refused = done.code != 0 and "io_uring" in done.output
     if refused:
         _refused.set()

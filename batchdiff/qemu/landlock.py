@@ -1,4 +1,4 @@
-"""Confinement of external programs with Landlock, which needs no privileges: no other files, no network.
+"""Confinement of external programs by Landlock: they can use only certain files, and no network.
 
 ::
 
@@ -6,9 +6,9 @@
         `-- a thread of its own: confines itself, starts the program, ends
                                                     `-- the program, confined for good
 
-A Landlock domain applies to a thread and to the processes that it starts, so no code runs between fork and exec.
-The program may use the files that it is given, run installed programs, and use /dev/null (without /dev/null, QEMU
-gives up locking).
+Landlock needs no privileges. A Landlock domain applies to a thread and to the processes that it starts, so no code
+runs between fork and exec. The program can use the files that it is given, run installed programs, and use
+/dev/null (without /dev/null, QEMU gives up locking).
 
 Source: Linux ``Documentation/userspace-api/landlock.rst`` and ``include/uapi/linux/landlock.h``.
 """
@@ -47,10 +47,10 @@ _libc.syscall.restype = ctypes.c_long
 def start_confined(
     start: Callable[[], Process], program: str, reads: Iterable[str], writes: Iterable[str] = ()
 ) -> Process:
-    """Call ``start`` confined, and return its result: the program it launches can use only the files given.
+    """Call ``start`` confined, and return its result: the program that it starts can use only certain files.
 
-    It can read ``reads``, and read and write the existing files ``writes``. If the kernel has no Landlock (before
-    5.13, or disabled), the program runs unconfined.
+    The program can read installed files and ``reads``, and read and write the existing files ``writes``. If the
+    kernel has no Landlock (before 5.13, or disabled), the program runs unconfined.
 
     :raises OSError: one of these files cannot be opened, no thread can be started, or ``start`` raises it.
     """

@@ -122,7 +122,7 @@ class NbdConnection:
         return done
 
     def data_runs(self) -> Iterator[tuple[int, int]]:
-        """Yield start and end of each part of the disk that may hold data, ascending; the rest reads as zeros.
+        """Yield the start and end of each part of the disk that may hold data, ascending; the rest reads as zeros.
 
         :raises OSError: see :meth:`read`.
         """
@@ -152,7 +152,7 @@ class NbdConnection:
         self._socket.sendall(_REQUEST.pack(_REQUEST_MAGIC, flags, what, self._cookie, offset, length))
 
     def _chunks(self) -> Iterator[tuple[int, int, int]]:
-        """Yield kind, cookie and length of each chunk of one answer; the caller must receive that many bytes."""
+        """Yield the kind, cookie and length of each chunk of an answer; the caller must receive its bytes."""
         flags = 0
         while not flags & _LAST:
             magic, flags, kind, cookie, length = _CHUNK.unpack(self._received(_CHUNK.size))

@@ -102,9 +102,9 @@ def run(  # noqa: PLR0913  # options by keyword
 
     ``reads``: the files that it may read besides installed ones; None: it runs unconfined. ``writes``: descriptors
     of files that it may write as well; it opens them by the paths that :func:`inherited` returns. ``inherits``:
-    descriptors of memory that it may read. ``timeout``: seconds of run time, and of CPU time. ``package``: the
-    Debian package to install if the program is missing. ``most_output``: the number of bytes at which output is
-    too long; None: only its first 64 KiB are kept.
+    descriptors of files in memory, which it may read and write, or of files in ``reads``. ``timeout``: seconds of
+    run time, and of CPU time. ``package``: the Debian package to install if the program is missing.
+    ``most_output``: the number of bytes at which output is too long; None: only its first 64 KiB are kept.
     ``percent``: called about ten times a second with the latest percentage that the program has printed;
     percentages are then removed from the output.
 

@@ -21,7 +21,7 @@ from batchdiff.qemu.secrets import Secrets, require_secrets_fit, secrets_of
 from batchdiff.units import MIB, format_size
 
 _SECONDS, _BYTES_PER_SECOND = 600, MIB
-"""The time limit of a verb: ten minutes, plus the time to read the whole image at 1 MiB/s: on a large host,
+"""The time limit of a verb: ten minutes, plus the time to read the whole image at 1 MiB/s, because on a large host
 `apply -j` may read dozens of images from one slow disk at the same time."""
 
 _LARGEST_MAP = 256 * MIB
@@ -196,7 +196,7 @@ def convert(  # noqa: PLR0913  # options by keyword
     :raises ImageError: a secret cannot be read, or is wrong.
     :raises InUseError: a VM is using one of the images.
     :raises OSError: the disk is full.
-    :raises ProgramError: it could not be run, or could not read or write.
+    :raises ProgramError: qemu-img could not be run, or could not read or write.
     """
     secrets = secrets_of([image, new])
     arguments = ["convert", *secrets.arguments, "-O", new.format.value, *_EXACT_SIZE.get(new.format, ())]
@@ -229,8 +229,8 @@ def run_to_write(  # noqa: PLR0913  # options by keyword
     """Run a verb of qemu-img that writes to files that are open here.
 
     ``images``: those that it reads, with their chains. ``writes``: descriptors of files on a disk; ``memory``:
-    descriptors of files in memory. ``seconds``: added to the usual time limit of ten minutes. ``percent``: as for
-    :func:`compare`.
+    descriptors of files in memory, or of images that it reads. ``seconds``: added to the usual time limit of ten
+    minutes. ``percent``: as for :func:`compare`.
 
     :raises ImageError: a secret is wrong.
     :raises InUseError: a VM is using one of the images.

@@ -70,7 +70,7 @@ def require_secrets_fit(done: CompletedProgram, images: Iterable[ImageSource]) -
 
 
 def wrong_secret(output: str, secret_files: Mapping[str, str]) -> SecretError | None:
-    """Return the error for a program of QEMU that failed because of a secret; None if it failed otherwise.
+    """Return the error for a program of QEMU that failed because of a secret; None if there was another cause.
 
     ``output``: what it printed; ``secret_files``: the file with each encrypted image's secret, by image path.
     """

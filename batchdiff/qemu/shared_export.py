@@ -1,4 +1,4 @@
-"""An export shared by users in one process and by its forked workers; each process has its own connections.
+"""An export shared by the layers of one process and by its forked workers; each process has its own connections.
 
 ::
 

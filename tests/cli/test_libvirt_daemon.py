@@ -141,7 +141,7 @@ def test_snapshots_and_saved_memory_are_removed_first_each_by_its_command(two, d
         shown = run_here("definitions", plan, *connect)
         assert shown.count("$ virsh ") == 3
         said = run_here("definitions", plan, *connect, "--define", expect=1)
-        assert "it has 2 snapshots" in said
+        assert "the domain has 2 snapshots" in said
         found = sorted({shlex.join(command) for command in commands_in(said)})
         assert len(found) == 3
         for command in found:

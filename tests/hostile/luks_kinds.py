@@ -271,9 +271,9 @@ PLACES = {
     "of-ones": (named_header(LONGEST, LONGEST), "not aligned"),
     "of-no-bytes": (named_header(length=0), "names no LUKS header"),
     "of-a-byte": (named_header(length=1), "it is truncated"),
-    "of-591-bytes": (named_header(length=591), "it is truncated"),
-    "of-592-bytes": (named_header(length=592), "it is truncated"),
-    "of-4096-bytes": (named_header(length=4096), "it is truncated"),
+    "of-591-bytes": (named_header(length=591), "its LUKS header is truncated"),
+    "of-592-bytes": (named_header(length=592), "its LUKS header is truncated"),
+    "of-4096-bytes": (named_header(length=4096), "its LUKS header is truncated"),
     "of-a-tebibyte": (named_header(length=1 << 40), "ends past the end of the file"),
     "of-2^63-bytes": (named_header(length=1 << 63), "ends past the end of the file"),
 }
