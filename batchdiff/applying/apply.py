@@ -1,4 +1,4 @@
-"""Apply a plan: check the template, then convert the guests one after the other."""
+"""Apply a plan: check the template, then have guests share blocks, and convert the others."""
 
 from __future__ import annotations
 
@@ -35,10 +35,11 @@ _NOT_THERE = {Fate.DELETED, Fate.GONE}
 
 
 def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome]:
-    """Let guests share blocks, convert the others, and yield the outcomes; one that fails does not stop the rest.
+    """Let guests share blocks, convert the others, and yield the outcomes; a failure does not stop the rest.
 
     :raises UsageError: the options contradict each other or the plan.
     :raises PlanError: the plan is stale: the template's content has changed.
+    :raises ImageError: the template cannot be read, or a program writes to it.
     :raises ProgramError: qemu-img is needed and missing.
     :raises GuestError: a filesystem does not have enough space.
     :raises StopError: a stop was requested.
@@ -96,7 +97,7 @@ def _outcome_without_work(guest: GuestPlan) -> GuestOutcome:
 def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
     """Return the chosen guests; refuse options that contradict each other or the plan.
 
-    :raises UsageError: they do, or a chosen guest is not in the plan.
+    :raises UsageError: two options contradict each other, or a chosen guest is not in the plan.
     :raises ProgramError: qemu-img is needed and missing.
     """
     guests = choose_guests(plan, options.guests)
@@ -111,7 +112,7 @@ def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
 
 
 def originals_to_delete(plan: Plan, options: ApplyOptions, history: History) -> list[tuple[str, int]]:
-    """Return path and bytes on disk of each original that `--retire delete` would delete, even in quarantine."""
+    """Return path and bytes on disk of each original that `--retire delete` would delete, also from quarantine."""
     found = []
     back = _given_back(plan, options, history)
     for guest in choose_guests(plan, options.guests):
@@ -134,7 +135,7 @@ def _left_alone(
 
 
 def _given_back(plan: Plan, options: ApplyOptions, history: History) -> frozenset[str]:
-    """Return the restored guests, which apply leaves alone; none if the operator named guests."""
+    """Return the names of restored guests, which apply leaves alone; none if the operator named guests."""
     return history.given_back(plan.created) if options.guests is None else frozenset()
 
 
@@ -192,7 +193,7 @@ def _check_not_the_template(guest: GuestToConvert, template: Image, under: Under
     ``under``: the files and partitions that store the template.
 
     :raises PlanError: the guest is the template, or stores it.
-    :raises UsageError: that is uncertain, and the original is to be deleted.
+    :raises UsageError: the guest may store the template, and its original would be deleted.
     """
     risk = template_risk(under, identity_of(guest.source.path), retire)
     if risk is TemplateRisk.STORED_IN_GUEST:

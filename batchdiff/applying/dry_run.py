@@ -1,6 +1,6 @@
 """Try a restore or purge without changing anything, for `--dry-run`.
 
-All checks run that need no new file, and QEMU compares the same existing images as in a real run. Nothing is
+All checks that need no new file are made, and QEMU compares the same existing images as in a real run. Nothing is
 written, renamed or deleted, and nothing is recorded in the journal.
 """
 

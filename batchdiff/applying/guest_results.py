@@ -130,7 +130,7 @@ def undo_outcome(guest: GuestToConvert, result: SwapResult, status: Status, hist
 
 
 def kept_outcome(guest: GuestToConvert, error: DifferenceError, state: GuestState) -> GuestOutcome:
-    """Return the outcome of a guest whose original stays in quarantine, because its VM's disk now differs."""
+    """Return the outcome of a guest whose original stays in quarantine, because it differs from the VM's disk."""
     why = "its VM has run on the overlay since the conversion"
     if not state.published:
         why = "restore rebuilt its image, including what its VM had written"

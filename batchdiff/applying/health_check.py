@@ -6,12 +6,12 @@
     overlay    its VM is running      -> in use     nothing is compared
                missing, or QEMU finds an error in it                                      -> damaged
                names another template in its header, as after a move                      -> unknown
-               may not be read, or its secret is missing or wrong                         -> unknown
+               no permission to read it, or its secret is missing or wrong                -> unknown
                names the data file of another overlay                                     -> damaged
                differs from its original, though neither has been written to              -> damaged
                differs from its kept original, which has been written to                  -> unknown
                identical to its original                                                  -> sound
-               a VM has written to it since, or it has no original:   a sound template    -> sound
+               a VM has written to it, or it has no original:         a sound template    -> sound
                                                       a template whose content changed    -> damaged
                                                       any other fault of the template     -> unknown
 """
@@ -70,13 +70,13 @@ def check_health(  # noqa: PLR0913  # options by keyword
 ) -> Iterator[Finding]:
     """Yield the finding for the template, then one for each guest that was converted, or that shares blocks.
 
-    If the chosen guests only share blocks, none of them depends on the template, so it is not checked. It then has
-    a finding only if no guest has one.
-    ``jobs``: the maximum number of overlays to check at once, if memory and open files allow. ``meter`` counts the
-    bytes that are compared.
+    If the chosen guests only share blocks, none of them depends on the template, so it is not checked, and has a
+    finding only if no guest has one. ``jobs``: the maximum number of overlays to check at once, if memory and open
+    files allow. ``meter`` counts the bytes that are compared.
 
     :raises UsageError: one of the names is not that of a guest in the plan.
     :raises ProgramError: qemu-img is missing.
+    :raises StopError: a stop was requested.
     """
     guests = choose_guests(plan, names)
     shared = [guest for guest in guests if isinstance(guest, GuestToShare) and is_shared(guest.name, history)]
@@ -241,10 +241,11 @@ def _back(guest: GuestToConvert) -> str:
 
 
 def _require_readable(overlay: ImageSource) -> None:
-    """Distinguish a damaged overlay from one that names a different template, as after a move.
+    """Refuse a damaged overlay; refuse one that names a different template, as after a move, with another error.
 
     :raises VerificationError: the header is damaged.
-    :raises ImageError: the backing file is not the template of the plan, or the overlay may not be read.
+    :raises ImageError: the backing file is not the template of the plan, or this user is not allowed to read the
+        overlay.
     """
     try:
         with closing(open_layer(overlay)) as layer:
@@ -257,17 +258,17 @@ def _require_readable(overlay: ImageSource) -> None:
 
 
 def _unproven(guest: GuestToConvert, template: str, content: Health, why: str) -> Finding:
-    """Return the finding for an overlay without an error of its own, whose VM also reads the template.
+    """Return the finding for an overlay that has no error of its own, but whose template may have one.
 
     ``content``: the health of the template's content.
     """
     if content is Health.SOUND:
         return _sound(guest, why)
-    fault = "whose content may have changed; see what is reported of the template"
+    fault = "whose content may have changed; see what is reported about the template"
     if content is Health.DAMAGED:
         fault = "whose content changed, so do not start a VM on this overlay"
         fault = f"{fault}. Bring the template back from a backup, {AGAIN}"
-    why = f"{why}. But it needs the template {template}, {fault}"
+    why = f"{why}. But the overlay needs the template {template}, {fault}"
     return Finding(guest.name, guest.overlay_path, content, why)
 
 

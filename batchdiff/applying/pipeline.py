@@ -30,7 +30,7 @@ from batchdiff.plan.plan import GuestToConvert
 from batchdiff.qcow2.faults import FormatError
 
 _BETWEEN_LOOKS = 1.0
-"""Seconds between two checks of the waiting guests. A VM that opens such a file waits for up to 45 s."""
+"""Seconds between two checks of the waiting guests. A VM that opens one of their files waits for up to 45 s."""
 
 EXPECTED = (BatchdiffError, OSError, FormatError)
 """The errors that a user, a disk or an image can cause; any other is a bug."""
@@ -140,7 +140,7 @@ def _end(ahead: deque[_InProgress], run: Run) -> SwapResult:
 
 
 def _await(guest: _InProgress, waiting: Iterable[_InProgress], run: Run) -> None:
-    """Wait for a guest's verification; meanwhile give up any other guest that a VM wants to open."""
+    """Wait for a guest's verification; meanwhile give up any waiting guest whose files a VM wants to open."""
     while guest.verdict is not None and not _is_done(guest.verdict):
         run.session.meter.tick()
         for other in waiting:

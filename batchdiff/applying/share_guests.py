@@ -168,7 +168,7 @@ def _came_back_earlier(guest: GuestToShare, state: GuestState | None, before: Fr
 
 
 def _with_freed(state: GuestState, freed: FreedSpace) -> GuestState:
-    """Return the state of a guest after a run that has recorded how much space it freed."""
+    """Return the state with the space that all runs have freed; none of it is left to estimate."""
     return replace(state, came_back_bytes=freed.size, to_free_bytes=0, exactness=freed.exactness)
 
 

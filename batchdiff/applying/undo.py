@@ -43,11 +43,11 @@ NOTHING_TO_UNDO = (
 """Why restore does nothing for a guest whose strategy is to share blocks in place."""
 
 NOTHING_TO_PURGE = "there is no original to delete: with `strategy: share`, the guest itself is kept"
-"""Why purge does nothing for such a guest."""
+"""Why purge does nothing for a guest whose strategy is to share blocks in place."""
 
 
 def restorable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...] | None) -> list[GuestWithState]:
-    """Return the guests for which there is something to restore; only those with these names, if given.
+    """Return the guests for which there is something to restore. ``names``: consider only these; None for all.
 
     :raises UsageError: one of the names is not that of a guest in the plan.
     """
@@ -65,7 +65,7 @@ def restorable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...]
 
 
 def purgeable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...] | None) -> list[GuestWithState]:
-    """Return the guests whose originals are in quarantine or partly purged; only those with these names, if given.
+    """Return the guests whose originals are in quarantine or partly purged. ``names``: only these; None for all.
 
     :raises UsageError: one of the names is not that of a guest in the plan.
     """
@@ -82,8 +82,8 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
     """Bring back or rebuild originals, delete their overlays, and yield the outcomes.
 
     :raises UsageError: one of the names is not that of a guest in the plan.
-    :raises PlanError: the template's content has changed.
-    :raises ImageError: the template cannot be read, and changes are not to be discarded.
+    :raises PlanError: the template's content has changed, and ``options.discard_changes`` is not set.
+    :raises ImageError: the template cannot be read, and ``options.discard_changes`` is not set.
     :raises ProgramError: qemu-img is missing.
     :raises StopError: a stop was requested.
     """
@@ -114,7 +114,7 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
 def purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
     """Delete quarantined originals, and yield the outcomes; keep those from which the VMs' disks now differ.
 
-    With ``options.used``, such originals are deleted, too, if the VMs' disks are sound.
+    With ``options.used``, those are deleted, too, if the VMs' disks are sound.
 
     :raises BatchdiffError: as for :func:`restore`.
     """
@@ -211,7 +211,7 @@ def require_decision(
 
 
 def _starts_like_another_format(guest: GuestToConvert) -> list[str]:
-    """Return a warning if a raw disk starts like a different format, which is dangerous if formats are guessed."""
+    """Return a warning if a raw disk starts like another format, which is dangerous if formats are guessed."""
     found = looks_like(guest.source.path)
     if guest.source.format is not ImageFormat.RAW or found in {None, ImageFormat.RAW}:
         return []

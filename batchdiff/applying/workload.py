@@ -49,7 +49,7 @@ def expect_apply(session: Session, guests: Iterable[GuestToConvert], options: Ap
 
 
 def expect_restore(session: Session, found: Sequence[GuestWithState], *, discarding: bool) -> None:
-    """Expect the work of a restore. ``discarding``: nothing is compared."""
+    """Expect the work of a restore. ``discarding``: changes are discarded, so nothing is compared."""
     expect_dry_restore(session, found, discarding=discarding)
     for guest, state in found:
         if not discarding and not _is_compared(guest, state):
@@ -57,7 +57,7 @@ def expect_restore(session: Session, found: Sequence[GuestWithState], *, discard
 
 
 def expect_dry_restore(session: Session, found: Iterable[GuestWithState], *, discarding: bool) -> None:
-    """Expect the comparisons of a restore. ``discarding``: nothing is compared."""
+    """Expect the comparisons of a restore. ``discarding``: changes are discarded, so nothing is compared."""
     for guest, state in found:
         if not discarding and _is_compared(guest, state):
             session.meter.expect(guest.name, Phase.COMPARE, guest.image.virtual_size)
@@ -81,7 +81,7 @@ def _is_to_be_retired(guest: GuestToConvert, how: Retire) -> bool:
 
 
 def _is_on_device(*images: ImageSource) -> bool:
-    """Return whether any of the images has a file on a block device: then even unchanged parts are compared."""
+    """Return whether any file of the images is a block device: then even unchanged parts are compared."""
     for path in (path for image in images for path in image.files):
         try:
             if stat.S_ISBLK(os.stat(path).st_mode):

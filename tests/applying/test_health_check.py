@@ -200,7 +200,7 @@ def test_overlays_on_a_template_without_a_digest(stage):
     os.utime(stage.template)
     found = overlay(stage)
     assert found.health is Health.UNKNOWN
-    assert "whose content may have changed; see what is reported of the template" in found.why
+    assert "whose content may have changed; see what is reported about the template" in found.why
 
 
 def test_a_template_on_a_device_is_sound_by_its_digest(quarantined, monkeypatch):

@@ -239,17 +239,17 @@ MESSAGES = {
         "OLD=NEW`. To go back to the original: `batchdiff restore PLAN --guest vm --discard-changes`."
     ),
     restore_overlay_missing: (
-        "vm was not restored: its overlay {0}/vm.qcow2 is missing, and with it everything that its VM wrote to it."
+        "vm was not restored: its overlay {0}/vm.qcow2 is missing, and with it everything that its VM wrote."
         " Bring the overlay back; if it or the pool was moved, use `--map OLD=NEW`. The original, as "
         "it was before the conversion, is {0}/vm.img.batchdiff-original. To go back to it and give up"
         " what the VM wrote: `batchdiff restore PLAN --guest vm --discard-changes`."
     ),
     restore_both_gone: (
-        "vm was not restored: its overlay {0}/vm.qcow2 is missing, and with it everything that its VM wrote to it."
+        "vm was not restored: its overlay {0}/vm.qcow2 is missing, and with it everything that its VM wrote."
         " Bring the overlay back; if it or the pool was moved, use `--map OLD=NEW`."
     ),
     restore_kept_overlay_missing: (
-        "vm was not restored: its overlay {0}/vm.qcow2 is missing, and with it everything that its VM wrote to it."
+        "vm was not restored: its overlay {0}/vm.qcow2 is missing, and with it everything that its VM wrote."
         " Bring the overlay back; if it or the pool was moved, use `--map OLD=NEW`. The original, as "
         "it was before the conversion, is {0}/vm.img. To go back to it and give up what the VM wrote:"
         " `batchdiff restore PLAN --guest vm --discard-changes`."

@@ -102,7 +102,7 @@ def test_an_overlay_that_is_missing_is_not_unused(one, how):
     elsewhere = one.folder / "elsewhere"
     overlay(one).rename(elsewhere)
     done = run(one, "restore", expect=1)
-    assert "is missing, and with it everything that its VM wrote to it" in done.stderr
+    assert "is missing, and with it everything that its VM wrote" in done.stderr
     assert ORIGINAL in done.stderr
     assert "raw.img" not in one.names()
     assert "its overlay is missing" in run(one, "status").stdout

@@ -167,7 +167,7 @@ def test_from_manifest_to_what_df_shows(disk, fleet):
     (folder / "template.img").rename(folder / "gone.img")
     assert "2 guests: 2 unchanged." in run_here("apply", plan)
     said = run_here("status", plan)
-    assert "nothing depends on the template" in said
+    assert "the guest does not need the template" in said
     assert "does not exist" not in said, "a template that nothing rests on is not missed"
     assert "2 files: 2 sound" in run_here("verify", plan)
     for verb, why in (("restore", "there is nothing to undo"), ("purge", "there is no original to delete")):

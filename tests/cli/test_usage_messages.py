@@ -99,7 +99,7 @@ def test_guests_that_another_plan_converted():
     with pytest.raises(UsageError) as caught:
         require_done_here(plan, ["web01"], "restore")
     assert message(caught) == (
-        "this plan has not converted web01: web01 was converted by /srv/old.json. Run `batchdiff restore"
+        "this plan did not convert web01: web01 was converted by /srv/old.json. Run `batchdiff restore"
         " /srv/old.json --guest web01`."
     )
 

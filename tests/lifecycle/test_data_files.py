@@ -199,10 +199,12 @@ def test_a_data_file_that_is_another_one_is_named(tmp_path):
     shutil.copy2(second, moved)
     notation.run("qemu-img", "amend", "-f", "qcow2", "-o", f"data_file={moved}", str(fleet.overlays[1]))
     said = fleet.run("verify")
-    assert f"its data is in {moved}, not in {second} as planned" in " ".join(said.split())
-    assert f"its data file {first}" not in said
+    assert f"the overlay's data is in {moved}, not in {second} as planned" in " ".join(said.split())
+    assert f"data file {first}" not in said
     os.utime(first)
-    assert f"its data file {first} is not the file that apply wrote" in " ".join(fleet.run("verify").split())
+    assert f"the overlay's data file {first} is not the file that apply wrote" in " ".join(
+        fleet.run("verify").split()
+    )
 
 
 def test_a_data_file_in_use_is_not_deleted(tmp_path):

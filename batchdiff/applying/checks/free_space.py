@@ -17,10 +17,10 @@ _BETWEEN = 0.05
 """Seconds between two queries."""
 
 _QUIET = 2.0
-"""Seconds without growth after which no more is expected. When measured, idle filesystems took up to 0.1 s."""
+"""Seconds without growth after which no more is expected. Idle filesystems needed up to 0.1 s when measured."""
 
 _LONGEST = 15.0
-"""Seconds after which even growing free space is not waited for: another program may be deleting files."""
+"""Seconds after which the wait ends even if free space still grows: another program may be deleting files."""
 
 _TABLES = 64 << 10
 """Bytes that the filesystem's own tables, the journal and the sidecar may take meanwhile."""
@@ -53,8 +53,8 @@ class FreeSpace:
     def grown(self, *, deleted: bool = True, expected: int | None = None) -> dict[str, int]:
         """Return how many free bytes each filesystem has gained, by folder; other programs may write meanwhile.
 
-        ``deleted``: whether files were deleted, whose space is freed a little later. ``expected``: the growth of
-        all filesystems together that ends the wait for it; None if it is unknown.
+        ``deleted``: whether files were deleted, whose space is freed a little later. ``expected``: the total
+        growth at which the wait ends; None if it is unknown.
         """
         found = self._growth(sync=True)
         if not deleted or not found:

@@ -22,9 +22,9 @@ def require_no_dependents(
 ) -> None:
     """Make sure that no other image has the file at ``path`` in its backing chain or among its parts.
 
-    ``former``: names that the file had until a moment ago, which such an image may still use. ``but``: the names
-    of the image of which the file is known to be a part.
-    ``identifier``: the identifier in the image, by which images that other programs made may name their parent.
+    ``former``: names that the file had until a moment ago, by which another image may still name it. ``but``: the
+    names of the image of which the file is known to be a part. ``identifier``: the identifier inside the file, by
+    which images that other programs made may name it as their parent.
 
     :raises GuestError: one has, or may have.
     """

@@ -20,7 +20,7 @@ LossesAllowed: TypeAlias = frozenset[Loss]
 
 
 def counted_losses(overlay: ImageSource) -> dict[Loss, str]:
-    """Return the internal snapshots and persistent bitmaps of an overlay, each as a phrase with their number.
+    """Return the internal snapshots and persistent bitmaps of an overlay, each kind as a phrase with its number.
 
     :raises ImageError: it is missing, or not a sound image of its format.
     """

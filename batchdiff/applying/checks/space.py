@@ -52,7 +52,7 @@ _FICLONERANGE, _TRIAL = 0x4020940D, 64 * KIB
 
 @frozen
 class Room:
-    """The number of guests for which there is space at once; ``scarce_in``: a folder that has none for more."""
+    """The number of guests for which there is space at once; ``scarce_in``: a folder without space for more."""
 
     jobs: int
     scarce_in: str = ""
@@ -164,7 +164,7 @@ def standalone_bytes(image: Image, folder: str, new: ImageSource) -> int:
     Blocks that will be shared with the image's own files (``writer.data_copy``) take no space. QEMU, which writes
     some formats, shares none, and allocates whole clusters; into a LUKS image it writes even zeros.
 
-    :raises GuestError: the folder is gone.
+    :raises GuestError: the folder cannot be examined.
     """
     if new.format is ImageFormat.LUKS:
         return image.virtual_size + _LUKS_HEADER + _METADATA
@@ -228,7 +228,7 @@ def _can_share(fd: int, folder: str) -> bool:
 
 
 def _here(guest: GuestToConvert, device: int, unfinished: tuple[str, ...]) -> Savings:
-    """Return a guest's savings on this filesystem; its overlay's size is reduced by its unfinished files."""
+    """Return a guest's savings on this filesystem; its unfinished files are deducted from its overlay's size."""
     savings = guest.diff.savings
     if guest.is_on_device or _device(guest.source.path) != device:
         savings = dataclasses.replace(savings, reclaimable_bytes=0)

@@ -2,6 +2,7 @@
 
 ::
 
+    what has changed                      what follows
     nothing, except by batchdiff itself   -> accepted
     only its ctime: mode, owner, name     -> accepted if QEMU compares every byte with the overlay anyway
     anything else                         -> the plan is stale
@@ -40,7 +41,7 @@ def changes_since_planned(image: Image, record: PlannedImage, history: History) 
 def without_own_changes(
     planned: tuple[Fingerprint, ...], now: tuple[Fingerprint, ...], history: History
 ) -> tuple[Fingerprint, ...]:
-    """Return a chain's present fingerprints, or the planned ones of files that batchdiff changed only in ctime."""
+    """Return a chain's present fingerprints, or the planned ones of files whose ctime alone batchdiff changed."""
     if len(planned) != len(now):
         return now
     return tuple(

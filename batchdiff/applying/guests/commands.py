@@ -32,7 +32,7 @@ def commands_for(plan: str, maps: list[str]) -> Iterator[None]:
 def commands(verb: str, guests: list[str], *options: str) -> str:
     """Return a command for several guests, in backquotes; if there are many, one for all guests of the plan.
 
-    A command that discards something names all of them: it must not do that to any other guest.
+    A command that discards something names each of them, because it must not affect any other guest.
     """
     discards = not _DISCARDING.isdisjoint(options)
     named = guests if discards or len(guests) <= _MOST_NAMED else []

@@ -22,7 +22,7 @@ def require_done_here(plan: Plan, names: Iterable[str] | None, verb: str) -> Non
     if found:
         said = "; ".join(f"{guest.name} was converted by {path}" for guest, path in found)
         raise UsageError(
-            f"this plan has not converted {few([guest.name for guest, _ in found])}",
+            f"this plan did not convert {few([guest.name for guest, _ in found])}",
             why=said,
             remedy=_commands(found, verb),
         )

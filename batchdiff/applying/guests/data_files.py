@@ -58,7 +58,7 @@ def remark_on_data_file(guest: GuestToConvert, state: GuestState, overlay: Image
         return ""
     now = fingerprint_at(path)
     if overlay.other_files[0] != path:
-        return f"; its data is in {overlay.other_files[0]}, not in {path} as planned"
+        return f"; the overlay's data is in {overlay.other_files[0]}, not in {path} as planned"
     if now is None or known is None or known.is_same_file(now) or not known.was_written_to(now):
         return ""
-    return f"; its data file {path} is not the file that apply wrote ({known.changes(now)})"
+    return f"; the overlay's data file {path} is not the file that apply wrote ({known.changes(now)})"

@@ -69,7 +69,7 @@ def find_overlay(guest: GuestToConvert, state: GuestState | None) -> Found | Non
 
 
 def _has_made_way(guest: GuestToConvert, state: GuestState | None) -> bool:
-    """Return whether restore was deleting an overlay with the guest's own name, which the original has again."""
+    """Return whether restore was deleting an overlay with the original's name, which the original has again."""
     one_name = guest.overlay_path == guest.source.path
     return one_name and state is not None and state.goal is Goal.RESTORE and state.deleting
 
@@ -83,9 +83,9 @@ def _data_was_written(guest: GuestToConvert, state: GuestState | None) -> bool:
 def find_original(guest: GuestToConvert, state: GuestState | None) -> Found | None:
     """Return the original of a guest, under its present name; None if it is gone.
 
-    In quarantine, any regular file counts unless the guest's own original was deleted, because only batchdiff
-    gives files that name. At the guest's own path, a file counts if it has not been written to; if the overlay has
-    a path of its own, a file that a VM may have used counts, too.
+    Only batchdiff gives files the name of an original in quarantine, so any regular file with that name counts,
+    unless the guest's own original was deleted. At the guest's own path, a file counts if it has not been written
+    to; if the overlay has a path of its own, a file that a VM may have used counts, too.
 
     :raises GuestError: either of two files could be it.
     """

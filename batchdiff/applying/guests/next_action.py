@@ -97,7 +97,7 @@ def _beginning(scene: Scene) -> Action:
 
 
 def _publishing(scene: Scene) -> Action:
-    """Compare the two files, then publish the incoming one; if they share a name, rename the other one first."""
+    """Compare the files, then publish the incoming one; if they share a name, rename the outgoing one first."""
     if not scene.verified:
         return Action.LOST if scene.outgoing is OutgoingAt.GONE else Action.VERIFY
     if scene.one_name and scene.outgoing is OutgoingAt.NAMED:

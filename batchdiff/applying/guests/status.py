@@ -92,7 +92,7 @@ def _row_of_sharing(guest: GuestToShare, known: GuestState | None, history: Hist
         step, what = "planned", "apply: share its blocks with the template"
     elif known.step is Step.SHARED:
         back = freed_by_sharing(guest, known)
-        step, what = known.step.value, f"nothing: sharing freed {back}, and nothing depends on the template"
+        step, what = known.step.value, f"nothing: sharing freed {back}, and the guest does not need the template"
     else:
         step, what = known.step.value, "apply: share the rest of its blocks; the last run was interrupted"
     since, failure = history.times.get(guest.name, ""), history.failures.get(guest.name, "")
@@ -177,10 +177,14 @@ def _kept(there: OnDisk | None, retire: Retire | None) -> str:
         return f"{_must_stay(there)}; or {back}"
     if Written.ORIGINAL in there.written:
         doing = (
-            "verify: its original has been written to since, so only you know whether to keep it or the overlay"
+            "verify: its original has been written to since the conversion, so only you know whether to keep it or"
+            " the overlay"
         )
     else:
-        doing = f"remove the original {there.original} if you trust the overlay, which has been written to since"
+        doing = (
+            f"remove the original {there.original} if you trust the overlay, which has been written to since the"
+            " conversion"
+        )
     return f"{doing}; or {back}"
 
 
@@ -192,7 +196,10 @@ def _must_stay(there: OnDisk) -> str:
 def _quarantined(there: OnDisk | None) -> str:
     written = Written.NONE if there is None else there.written
     if there is not None and Written.ORIGINAL in written:
-        return f"verify: the original in quarantine, {there.original}, has been written to since; or restore"
+        return (
+            f"verify: the original in quarantine, {there.original}, has been written to since the conversion; or"
+            " restore"
+        )
     if Written.OVERLAY in written:
         return "purge --used: delete the original in quarantine, though the VM has run on its overlay; or restore"
     return "purge: delete the original in quarantine; or restore"

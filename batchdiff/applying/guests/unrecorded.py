@@ -23,7 +23,7 @@ def recover_unrecorded(plan: Plan, history: History, path_map: PathMap) -> dict[
 def _may_lack(plan: Plan, history: History) -> bool:
     """Return True if an original is missing, or apply may have made or renamed a file without recording it.
 
-    The overlay may be missing, so that only the original in quarantine is left; or both may be missing.
+    The overlay may be missing, so only the original in quarantine is left; or both may be missing.
     """
     published = set(history.published)
     return any(

@@ -69,7 +69,7 @@ def original_too(error: BatchdiffError, guest: GuestToConvert, history: History)
     The error's own remedy comes first: it may bring back the overlay, which contains what its VM has written.
     """
     whole = whole_originals([guest], history)
-    # The manifest matters no more.
+    # Advice about the manifest no longer applies.
     remedy = {RESTORE_IT: _RESTORE, NOT_OPENED: f"QEMU cannot open it either. {_RESTORE}"}.get(
         error.remedy, error.remedy
     )

@@ -78,7 +78,7 @@ class Journal:
         return number > 0
 
     def _start_again(self) -> None:
-        """Rename the journal of an older plan that had this name, and open a new one."""
+        """Rename the journal, which belongs to an older plan of the same name, and open a new one."""
         set_aside(self.path)
         older, self._fd = self._fd, lock_journal(self.path)
         os.close(older)

@@ -11,8 +11,8 @@ journal beside the new plan, the checksum in the journal shows that, and the jou
 (``journal.file.Journal``).
 
 If the guests of a plan have only shared blocks, there is nothing to undo, so the new plan replaces the older one.
-If both are the same plan, the older one's journal would belong to both, and apply would skip guests that no longer
-share blocks. So the journal is renamed::
+If the two plans are the same, the older one's journal would belong to both, and apply would skip guests that no
+longer share blocks. So the journal is renamed::
 
     fleet.plan.json          the same plan, made again: it takes the name of the older one, by a rename
     fleet.plan.json.journal  its journal  ->  fleet.plan.json.journal.1795977098000000000, its mtime in ns
@@ -94,7 +94,7 @@ def name_to_keep(path: str, converted: NamesByPlan) -> str | None:
 
 
 def replace_plan(plan: Plan, path: str, converted: NamesByPlan) -> KeptPlan | None:
-    """Write a plan; rename an older one that can still be undone, and return that; None if there is none.
+    """Write a plan; rename and return an older one that can still be undone, or return None if there is none.
 
     :raises BatchdiffError: as :func:`name_to_keep` and ``write_plan``.
     """
@@ -120,10 +120,10 @@ def replace_plan(plan: Plan, path: str, converted: NamesByPlan) -> KeptPlan | No
 
 
 def _has_only_shared(history: History) -> bool:
-    """Return whether all guests of a plan that apply has worked on have only shared blocks.
+    """Return whether all guests on which apply has worked have only shared blocks.
 
     Such guests may have stopped sharing blocks since: btrfs may have been defragmented, or a snapshot of the disk
-    restored. A damaged journal is not proof: lines that cannot be read may record more.
+    may have been restored. A damaged journal is not proof: lines that cannot be read may record more.
     """
     is_whole = not history.is_damaged and not history.left
     return is_whole and bool(history.states) and not _by_fate(history)

@@ -84,14 +84,14 @@ _SECONDS = len("2026-01-02T03:04:05")
 
 @frozen
 class GuestState:
-    """The progress of a guest, and the files that it has left behind.
+    """The progress of a guest, and the files that the work on it has left behind.
 
     ``temporary``: the unfinished file. ``overlay``: the overlay when it was verified or published; ``published``:
     whether it got its name. ``rebuilt``: an image that restore made, when it was verified. ``moved``: the
     outgoing file may have been renamed, so its ctime may have changed. ``deleting``: that file is about to be
     unlinked, so if it is gone, batchdiff deleted it. ``fate``: what became of the original; ``aside``: its path in
     quarantine. A guest at RESTORED is finished, except for an older original that is still in quarantine.
-    ``left``: the path of the overlay that a restore left behind, because it could not read it. ``data_file``: the
+    ``left``: the path of an overlay that a restore could not read and left behind. ``data_file``: the
     overlay's data file when it was written, before it got its name. ``parts``: the other files of an overlay that
     is about to be unlinked, each with its path. At SHARED, ``shared_bytes``: the bytes that the last run shared;
     ``came_back_bytes``: by how much free space has grown in all runs; at SHARING, in the earlier runs.

@@ -57,7 +57,7 @@ class Session:
     in_domains: Mapping[str, str] = field(default_factory=dict)
 
     def require_no_domain(self, path: str) -> None:
-        """Refuse an image that a domain uses according to libvirt: on another host, or once it resumes.
+        """Refuse an image that, according to libvirt, a domain uses: on another host, or once the domain resumes.
 
         :raises InUseError: a domain does.
         """

@@ -68,7 +68,7 @@ class ApplyTask:
         self._detector: ChangeDetector | None = None
 
     def check(self, original: Image) -> None:
-        """Check that the two images have not changed; the first call compares the original with the plan."""
+        """Check that original and template are unchanged; the first call compares the original with the plan."""
         if self._detector is None:
             if self.incoming.was_published:
                 self._require_untouched(original)

@@ -136,7 +136,7 @@ class OutgoingFile:
 
         ``former``: names that it had until a moment ago, to which such an image may still refer.
 
-        :raises GuestError: there is such an image, or the incoming file is the same file, such as by a bind mount.
+        :raises GuestError: there is such an image, or the incoming file is the same file, as with a bind mount.
         """
         incoming = self._task.incoming.source.path
         if incoming != self.path and identity_of(incoming) == identity_of(self.path) is not None:

@@ -118,7 +118,7 @@ class PurgeTask:
             _require_sound(disk, ended, self._report)
 
     def if_different(self) -> PurgeTask | None:
-        """Return the task without its comparison; None if the operator does not allow that, or if it has none.
+        """Return the task without its comparison; None if this task has none, or `--used` is missing.
 
         :raises GuestError: the original has been written to or replaced since it was planned.
         """

@@ -12,7 +12,8 @@ from batchdiff.files.filenames import shell_word
 from batchdiff.linux.call_failures import AGAIN, how_to_remove
 
 CHANGED_ASIDE = (
-    "No verb deletes it, not even `purge --used`: find out what it contains before you remove it yourself."
+    "No verb deletes that original, not even `purge --used`: find out what it contains before you remove it"
+    " yourself."
 )
 """What to do about an original that has been written to in quarantine."""
 
@@ -75,7 +76,7 @@ def another_file(task: SwapTask, quarantined: str) -> GuestError:
 
 
 def rebuilt_only(guest: str, overlay: str, rebuilt: str) -> GuestError:
-    """Return the error for a missing overlay from which an image was rebuilt: the VM may have run on it since."""
+    """Return the error for an overlay that is missing after an image was rebuilt from it."""
     return GuestError(
         f"{guest} was not restored",
         why=f"its overlay {overlay} {missing(overlay)}; an interrupted restore had rebuilt {rebuilt} from it",
@@ -85,7 +86,7 @@ def rebuilt_only(guest: str, overlay: str, rebuilt: str) -> GuestError:
 
 
 def quarantined_by_another(path: str) -> GuestError:
-    """Return the error for an original in quarantine that this plan, by its journal, did not move there."""
+    """Return the error for an original that, according to the journal, another plan moved into quarantine."""
     return GuestError(
         f"{path} was left alone",
         why="it is an original that another plan has put into quarantine",
@@ -113,7 +114,7 @@ def data_file_exists(path: str) -> GuestError:
     """Return the error for a file that has the name of a new overlay's data file."""
     return GuestError(
         f"{path} already exists",
-        why="the overlay is to keep its data in a new file of that name",
+        why="the overlay would keep its data in a new file of that name",
         remedy="Move it away, or plan again with another `overlay.data_file`.",
     )
 
@@ -143,7 +144,7 @@ def overlay_missing(guest: str, overlay: str, original: str | None) -> GuestErro
     back = "" if original is None else f" To go back to it and give up what the VM wrote: {discard}."
     return GuestError(
         f"{guest} was not restored",
-        why=f"its overlay {overlay} {missing(overlay)}, and with it everything that its VM wrote to it",
+        why=f"its overlay {overlay} {missing(overlay)}, and with it everything that its VM wrote",
         remedy=f"Bring the overlay back; if it or the pool was moved, use `--map OLD=NEW`.{whole}{back}",
     )
 

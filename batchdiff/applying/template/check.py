@@ -52,7 +52,7 @@ def accept_template(run: Run) -> None:
 def begin_with_template(meter: Meter, template: Image | None, times: int = 1) -> Callable[[int], None]:
     """Begin the progress of a command that reads its template first, unless ``template`` is None.
 
-    ``times``: how often it will be read. Return a function that reports how much of it has been read.
+    ``times``: how many times it will be read. Return a function that reports how much of it has been read.
     """
     if template is not None:
         meter.expect(None, Phase.TEMPLATE, template.virtual_size * times)

@@ -53,6 +53,7 @@ class Publication:
         installed, a notice reports that after the publication.
 
         :raises VerificationError: QEMU refuses the overlay or the template.
+        :raises InUseError: a VM is using one of them.
         :raises ProgramError: qemu-img could not be run.
         """
         if self._opened or self._never_opened:

@@ -30,6 +30,7 @@ from batchdiff.plan.sidecar import (
     sidecar_paths,
     to_document,
 )
+from batchdiff.units import few
 
 _MOST_EARLIER = 16
 """The number of earlier sets of fingerprints to keep: a plan made before a change of mode records older ones."""
@@ -104,8 +105,8 @@ def _other_content(template_path: str, overlays: list[str]) -> PlanError:
     need, which = ("needs", "that overlay") if len(overlays) == 1 else ("need", "those overlays")
     return PlanError(
         f"the content of {template_path} changed after overlays were created on it",
-        why=f"{', '.join(sorted(overlays)[:3])}{' and more' if len(overlays) > 3 else ''}"
-        f" {need} its former content, as {sidecar_path(template_path, overlays[0])} records",
+        why=f"{few(sorted(overlays))} {need} its former content, as"
+        f" {sidecar_path(template_path, overlays[0])} records",
         remedy=f"Bring the template back from a backup; do not start a VM on {which} until then.",
     )
 

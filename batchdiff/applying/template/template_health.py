@@ -8,7 +8,7 @@
     its content has changed      overlays that are recorded for this plan          -> damaged
                                  overlays that name it, but that are not recorded  -> unknown
                                  no overlay depends on it                          -> stale
-    may not be read, was moved, or nothing can prove its content                   -> unknown
+    no permission to read it, it was moved, or nothing can prove its content       -> unknown
     any other error              an overlay depends on it                          -> damaged
                                  none does                                         -> unknown
 
@@ -117,7 +117,7 @@ def _needed(error: BatchdiffError, overlays: str) -> ImageError:
 
 def _of_unknown_plan(error: BatchdiffError, plan: Plan, overlays: list[str]) -> TemplateChangedError:
     """Return the error for a template that changed either before or after these overlays were created on it."""
-    them, they_are = ("it", "it is") if len(overlays) == 1 else ("them", "they are")
+    them, they_are = ("it", "the overlay is") if len(overlays) == 1 else ("them", "the overlays are")
     return TemplateChangedError(
         f"the content of the template {plan.template.source.path} changed",
         why=f"{error.why}; the template is the backing file of {few(overlays)}, and neither a journal nor a"

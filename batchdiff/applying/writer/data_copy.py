@@ -116,7 +116,7 @@ class Copier:
             self.advance(len(data))
 
     def _copy_in_kernel(self, source: int, source_offset: int, target_offset: int, length: int) -> int:
-        """Copy with copy_file_range; return the bytes copied: fewer at the end of the file or if it refuses."""
+        """Copy with copy_file_range; return the bytes copied, fewer at the end of the file or after a refusal."""
         done = 0
         while done < length:
             self.check()

@@ -32,7 +32,7 @@ def test_guests_of_this_plan_or_of_one_that_is_not_known(names):
 def test_guests_of_other_plans():
     with pytest.raises(UsageError) as caught:
         require_done_here(PLAN, ["web04", "web01", "web03", "web02"], "purge")
-    assert caught.value.what == "this plan has not converted web02, web03 and web04"
+    assert caught.value.what == "this plan did not convert web02, web03 and web04"
     assert "web02 was converted by /srv/old plan.json" in caught.value.why
     assert caught.value.remedy == (
         "Run `batchdiff purge '/srv/old plan.json' --guest web02 --guest web03` and `batchdiff purge"

@@ -56,7 +56,7 @@ def test_a_bound_is_not_stated_as_a_fact(planned, recorded, back):
     guest = replace(guest, sharing=replace(guest.sharing, exactness=planned))
     state = GuestState(Step.SHARED, came_back_bytes=3 * MIB, exactness=recorded)
     (line,) = status_rows(plans.small_plan(guest), History({"web01": state}), {})
-    assert line.next == f"nothing: sharing {back}, and nothing depends on the template"
+    assert line.next == f"nothing: sharing {back}, and the guest does not need the template"
 
 
 @pytest.mark.parametrize(("created", "step"), [("2026-01-02T03:04:05Z", "restored"), ("2027", "planned")])
@@ -108,19 +108,19 @@ NEXT = {
     "quarantined and written to": (
         QUARANTINED,
         replace(BOTH, written=Written.ORIGINAL),
-        "verify: the original in quarantine, /vm.img, has been written to since; or restore",
+        "verify: the original in quarantine, /vm.img, has been written to since the conversion; or restore",
     ),
     "published, the overlay was written to": (
         GuestState(Step.PUBLISHED, published=True),
         replace(BOTH, written=Written.OVERLAY),
-        "remove the original /vm.img if you trust the overlay, which has been written to since; or"
+        "remove the original /vm.img if you trust the overlay, which has been written to since the conversion; or"
         " restore --discard-changes to go back to /vm.img",
     ),
     "published, the original was written to": (
         GuestState(Step.PUBLISHED, published=True),
         replace(BOTH, written=Written.ORIGINAL | Written.OVERLAY),
-        "verify: its original has been written to since, so only you know whether to keep it or the overlay; or"
-        " restore --discard-changes to go back to /vm.img",
+        "verify: its original has been written to since the conversion, so only you know whether to keep it or"
+        " the overlay; or restore --discard-changes to go back to /vm.img",
     ),
     "deleted": (
         GuestState(Step.RETIRED, published=True, fate=Fate.DELETED),

@@ -208,7 +208,7 @@ def test_an_overlay_that_an_earlier_restore_has_moved(beside, suffix):
 def test_an_overlay_that_is_missing(scene, suffix):
     if suffix is not None:
         scene.put_original(suffix)
-    with pytest.raises(GuestError, match="is missing, and with it everything that its VM wrote to it") as caught:
+    with pytest.raises(GuestError, match="is missing, and with it everything that its VM wrote") as caught:
         scene.decide()
     assert ("--discard-changes" in caught.value.remedy) is (suffix is not None)
     if suffix is None:
@@ -237,7 +237,7 @@ def test_an_overlay_that_no_record_says_was_deleted(scene, noted):
     """The same without the note, or with one that was about the original."""
     scene.put_original(ASIDE)
     scene.state = dataclasses.replace(scene.state, **noted)
-    with pytest.raises(GuestError, match="is missing, and with it everything that its VM wrote to it"):
+    with pytest.raises(GuestError, match="is missing, and with it everything that its VM wrote"):
         scene.decide()
 
 
