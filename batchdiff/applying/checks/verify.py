@@ -10,36 +10,24 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterator
 
+from batchdiff.applying.checks.same_content import check_same_content
 from batchdiff.choices import VerifyMode
 from batchdiff.errors import (
     DifferenceError,
     ImageError,
     ProgramError,
     SecretError,
-    StopError,
     VerificationError,
 )
 from batchdiff.extents import Extents
 from batchdiff.frozen import frozen
 from batchdiff.image.files import is_block_device
 from batchdiff.image.image import Image
-from batchdiff.image.layer import Segment, select_ranges
 from batchdiff.image.open import inspect, open_image
-from batchdiff.image.read_buffer import ReadBuffer
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.progress import ignore, summing
-from batchdiff.qcow2.entries import Origin
 from batchdiff.qemu import qemu_img
 from batchdiff.qemu.programs import never
-from batchdiff.units import MIB
-
-_PIECE = 2 * MIB
-"""The length compared at a time. Pieces of 512 KiB, as in the windows of a scan, stay in a core's L2 cache,
-but four times as many calls kept the thread that writes the next overlay waiting: an apply took 1.15 times as long
-(AMD EPYC)."""
-
-_STRETCH = 32 * MIB
-"""The length of two images that is mapped at a time: up to 8,192 segments of each, one for every 4 KiB."""
 
 
 class Check(enum.Enum):
@@ -104,7 +92,7 @@ def verify(
                     why=f"{new.virtual_size} and {old.virtual_size} bytes",
                 )
             if mode is not VerifyMode.FULL:
-                _compare(old, new, _to_read(comparison, mode, old, new), ended, summing(report))
+                check_same_content(old, new, _to_read(comparison, mode, old, new), ended, summing(report))
     except SecretError:
         raise
     except ImageError as error:
@@ -167,76 +155,3 @@ def _to_read(comparison: Comparison, mode: VerifyMode, *images: Image) -> Iterat
     extents, unit = comparison.written
     for first, end in zip(extents.first.tolist(), extents.end.tolist(), strict=True):
         yield first * unit, min(end * unit, size)
-
-
-def _compare(
-    old: Image,
-    new: Image,
-    ranges: Iterator[tuple[int, int]],
-    ended: Callable[[], bool],
-    compared: Callable[[int], None],
-) -> None:
-    buffers = ReadBuffer(_PIECE), ReadBuffer(_PIECE)
-    for pieces in _stretches(old, new, ranges, compared):
-        _compare_stretch((old, new), pieces, buffers, ended, compared)
-
-
-def _stretches(
-    old: Image, new: Image, ranges: Iterator[tuple[int, int]], left_out: Callable[[int], None]
-) -> Iterator[list[tuple[int, int]]]:
-    """Yield the pieces of ranges, grouped by stretch; a stretch starts at the next data of either image.
-
-    ``left_out`` is called with the number of bytes before that, which are holes in both.
-    """
-    pieces: list[tuple[int, int]] = []
-    for start, end in ranges:
-        at = start
-        while at < end:
-            if not pieces or at >= pieces[0][0] + _STRETCH:
-                if pieces:
-                    yield pieces
-                pieces = []
-                data = max(at, min(_next_data(old, at), _next_data(new, at)))
-                left_out(min(data, end) - at)
-                at = data
-            stop = min(at + _PIECE, end)
-            if at < stop:
-                pieces.append((at, stop))
-            at = max(at, stop)
-    if pieces:
-        yield pieces
-
-
-def _compare_stretch(
-    images: tuple[Image, Image],
-    pieces: list[tuple[int, int]],
-    buffers: tuple[ReadBuffer, ReadBuffer],
-    ended: Callable[[], bool],
-    compared: Callable[[int], None],
-) -> None:
-    first, last = pieces[0][0], pieces[-1][1]
-    left, right = (select_ranges(image.segments(first, last), pieces) for image in images)
-    for (start, end), *found in zip(pieces, left, right, strict=True):
-        if ended():
-            raise StopError("interrupted")
-        length = end - start
-        if all(map(_all_zeros, found)):
-            compared(length)
-            continue
-        for buffer, image, segments in zip(buffers, images, found, strict=True):
-            buffer.load_segments(image, start, length, segments)
-        if not buffers[0].equals(buffers[1], length):
-            old, new = images
-            raise DifferenceError(
-                f"{new.path} differs from {old.path}", why=f"somewhere in bytes {start} to {end}"
-            )
-        compared(length)
-
-
-def _all_zeros(segments: list[Segment]) -> bool:
-    return all(segment.origin is Origin.ZERO for segment in segments)
-
-
-def _next_data(image: Image, at: int) -> int:
-    found = image.next_data(at)
-    return image.virtual_size if found is None else found

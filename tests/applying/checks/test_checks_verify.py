@@ -7,11 +7,9 @@ from oracle import guest_bytes, source
 from overlays import new_image, write, write_sparse
 from patching import OFFSET, Patched
 
-from batchdiff.applying.checks import verify as verification
 from batchdiff.applying.checks.verify import Comparison, require_judges, verify
 from batchdiff.choices import VerifyMode
 from batchdiff.errors import ProgramError, VerificationError
-from batchdiff.image.image import Image
 from batchdiff.image.open import open_image
 from batchdiff.plan.overlay_options import Compression, OverlayOptions
 from batchdiff.units import KIB, MIB
@@ -217,52 +215,3 @@ def test_names_that_qemu_would_read_otherwise(converted, name):
     converted.overlay = converted.overlay.rename(converted.overlay.parent / f"{name}.qcow2")
     converted.verify(VerifyMode.FULL)
     assert_it_looks(converted, VerifyMode.FULL)
-
-
-class Scattered(Converted):
-    """A sparse guest of 6 MiB with changes in each stretch of 2 MiB, and over the edge of two."""
-
-    PLACES = (0, MIB, MIB + 192 * KIB, 2 * MIB - 4 * KIB, 3 * MIB, 3 * MIB + 256 * KIB, 6 * MIB - 4 * KIB)
-
-    def __init__(self, folder):
-        rng = random.Random(2)
-        template, guest = bytearray(6 * MIB), bytearray(6 * MIB)
-        for place in self.PLACES:
-            guest[place : place + 8 * KIB] = rng.randbytes(8 * KIB)[: 6 * MIB - place]
-        self.template = write_sparse(folder / "t.raw", bytes(template))
-        self.guest = write_sparse(folder / "g.img", bytes(guest))
-        self.overlay = folder / "o.qcow2"
-        options = OverlayOptions()
-        self.new = new_image(bytes(template), bytes(guest), options, str(self.template))
-        write(self.overlay, self.guest, self.new)
-
-
-@pytest.fixture
-def scattered(tmp_path, monkeypatch):
-    monkeypatch.setattr(verification, "_STRETCH", 2 * MIB)
-    return Scattered(tmp_path)
-
-
-@pytest.mark.parametrize("mode", [VerifyMode.CHANGED, VerifyMode.NATIVE])
-def test_no_written_place_is_left_out(scattered, mode):
-    for place in scattered.PLACES:
-        scattered.verify(mode)
-        flip(scattered.guest, place)
-        with pytest.raises(VerificationError):
-            scattered.verify(mode)
-        flip(scattered.guest, place)
-
-
-def test_what_is_written_is_mapped_by_stretches_and_not_by_places(scattered, monkeypatch):
-    asked = []
-    real = Image.next_data
-    monkeypatch.setattr(Image, "next_data", lambda image, at: asked.append(at) or real(image, at))
-    mapped = []
-    segments = Image.segments
-    monkeypatch.setattr(
-        Image, "segments", lambda image, start, end: mapped.append(start) or segments(image, start, end)
-    )
-    scattered.verify(VerifyMode.CHANGED)
-    # Of two images, each stretch: that of 0, that of 3 MiB, and that of the last place.
-    assert len(mapped) == 2 * 3
-    assert len(asked) == 2 * 3
