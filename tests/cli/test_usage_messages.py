@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import signal
 import sys
@@ -14,12 +15,16 @@ import pytest
 from plans import guest_plan, planned_image, refused_guest, small_plan
 
 from batchdiff.applying.guests.converted_elsewhere import require_done_here
+from batchdiff.applying.journal.records import History
+from batchdiff.applying.results.finding import Finding, Health
+from batchdiff.applying.results.outcome import GuestOutcome
 from batchdiff.applying.session import plan_journal
 from batchdiff.choices import Verdict
 from batchdiff.cli import main, run_session
 from batchdiff.cli.confirm import Question, confirm
 from batchdiff.cli.console import Console
-from batchdiff.errors import BatchdiffError, PlanError, StopError, UsageError
+from batchdiff.cli.verbs import verify
+from batchdiff.errors import BatchdiffError, GuestError, PlanError, StopError, UsageError
 from batchdiff.files import descriptors
 from batchdiff.plan.file import read_plan, write_plan
 
@@ -113,18 +118,51 @@ def test_a_plan_that_was_replaced_meanwhile():
     )
 
 
-def test_a_command_that_was_interrupted():
-    def work(_session: object) -> Iterator[object]:
-        yield from ()
-        raise StopError("interrupted")
+ARGUMENTS = types.SimpleNamespace(plan="old.json", jobs=1, unseen=False, connect=None)
 
-    arguments = types.SimpleNamespace(plan="old.json", jobs=1, unseen=False, connect=None)
+
+def ending_with(error: Exception, *outcomes: GuestOutcome) -> run_session.Work:
+    """The work of a command that ends with an error after some guests."""
+
+    def work(_session: object) -> Iterator[GuestOutcome]:
+        yield from outcomes
+        raise error
+
+    return work
+
+
+def test_a_command_that_was_interrupted():
     with pytest.raises(StopError) as caught:
-        run_session.carry_out(Console(), arguments, read_plan("old.json"), work)
+        run_session.carry_out(Console(), ARGUMENTS, read_plan("old.json"), ending_with(StopError("interrupted")))
     assert message(caught) == (
         "interrupted; completed guests: none. The work in progress was rolled back. Run the same command again to"
         " continue."
     )
+
+
+def test_a_system_error_that_ends_a_command(monkeypatch):
+    error, plan = OSError(errno.EIO, "Input/output error", "/a.img"), read_plan("old.json")
+    found = []
+    with pytest.raises(GuestError) as caught:
+        run_session.carry_out(Console(), ARGUMENTS, plan, ending_with(error))
+    found.append(message(caught))
+    with pytest.raises(GuestError) as caught:
+        run_session.dry_run(Console(), ARGUMENTS, plan, ending_with(error), History())
+    found.append(message(caught))
+
+    def check_health(*_args: object, **_options: object) -> Iterator[Finding]:
+        yield Finding("template", "/t.img", Health.SOUND, "as planned")
+        raise error
+
+    monkeypatch.setattr(verify, "check_health", check_health)
+    arguments = types.SimpleNamespace(**vars(ARGUMENTS), textfile=None, guests=None, moves=[])
+    with pytest.raises(GuestError) as caught:
+        verify.run(Console(), arguments)
+    found.append(message(caught))
+    assert found == 3 * [
+        "cannot continue: Input/output error (/a.img). The disk or its connection has a fault (see the kernel log,"
+        " `dmesg`): fix it, then run the same command again."
+    ]
 
 
 def test_what_a_machine_must_have(monkeypatch):
