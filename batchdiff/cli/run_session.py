@@ -39,6 +39,9 @@ _CHANGES_DISKS = {Status.CONVERTED, Status.SHARED, Status.RETIRED, Status.RESTOR
 _ALWAYS_FREES = {Status.SHARED, Status.RESTORED, Status.PURGED}
 """Results that free space, whatever became of the original: a file was deleted, or blocks were shared."""
 
+_COMPLETE = _CHANGES_DISKS | {Status.UNCHANGED}
+"""Results after which nothing is left to do for the guest."""
+
 _REASON_WAITS = {Status.SHARED, Status.UNCHANGED}
 """Results whose reasons are printed once, with the command's result, because none is urgent."""
 
@@ -104,7 +107,7 @@ def carry_out(
         try:
             _do(work, session, announcer, outcomes)
         except StopError as error:
-            names = ", ".join(outcome.name for outcome in outcomes) or "none"
+            names = ", ".join(outcome.name for outcome in outcomes if outcome.status in _COMPLETE) or "none"
             raise StopError(
                 f"interrupted; completed guests: {names}",
                 remedy="The work in progress was rolled back. Run the same command again to continue.",

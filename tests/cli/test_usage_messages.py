@@ -17,7 +17,7 @@ from plans import guest_plan, planned_image, refused_guest, small_plan
 from batchdiff.applying.guests.converted_elsewhere import require_done_here
 from batchdiff.applying.journal.records import History
 from batchdiff.applying.results.finding import Finding, Health
-from batchdiff.applying.results.outcome import GuestOutcome
+from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.applying.session import plan_journal
 from batchdiff.choices import Verdict
 from batchdiff.cli import main, run_session
@@ -131,12 +131,24 @@ def ending_with(error: Exception, *outcomes: GuestOutcome) -> run_session.Work:
     return work
 
 
-def test_a_command_that_was_interrupted():
+@pytest.mark.parametrize(
+    ("statuses", "names"),
+    [
+        ((), "none"),
+        ((Status.FAILED, Status.REFUSED, Status.SKIPPED, Status.KEPT), "none"),
+        ((Status.CONVERTED, Status.FAILED, Status.UNCHANGED), "g0, g2"),
+    ],
+)
+def test_a_command_that_was_interrupted(statuses, names):
+    write_plan(small_plan(*(guest_plan(f"g{at}") for at in range(4))), "old.json")
+    work = ending_with(
+        StopError("interrupted"), *(GuestOutcome(f"g{at}", status) for at, status in enumerate(statuses))
+    )
     with pytest.raises(StopError) as caught:
-        run_session.carry_out(Console(), ARGUMENTS, read_plan("old.json"), ending_with(StopError("interrupted")))
+        run_session.carry_out(Console(), ARGUMENTS, read_plan("old.json"), work)
     assert message(caught) == (
-        "interrupted; completed guests: none. The work in progress was rolled back. Run the same command again to"
-        " continue."
+        f"interrupted; completed guests: {names}. The work in progress was rolled back. Run the same command again"
+        " to continue."
     )
 
 
