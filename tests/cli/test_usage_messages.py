@@ -60,6 +60,13 @@ COMMANDS = {
     "plan fleet.yaml -o x/p.json": (
         "cannot write the plan to {folder}/x: there is no such folder. Choose another place with `-o`."
     ),
+    "plan fleet.yaml -o t.img/p.json": (
+        "cannot write the plan to {folder}/t.img: it is not a folder. Choose another place with `-o`."
+    ),
+    "discover . -o x/m.yaml": ("cannot write to x/m.yaml: there is no folder {folder}/x. Create it first."),
+    "discover . -o t.img/m.yaml": (
+        "cannot write to t.img/m.yaml: {folder}/t.img is not a folder. Name a file in another folder."
+    ),
     "plan fleet.yaml -o .": ". is not a regular file. Choose another place with `-o`.",
     "show old.json -o fleet.yaml": (
         "cannot write the report to fleet.yaml: it already exists, and files are never replaced. Name another"

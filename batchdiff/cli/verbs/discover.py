@@ -155,7 +155,10 @@ def _check_output(path: str) -> None:
                          remedy="Name another file, or a folder.")  # fmt: skip
     folder = os.path.dirname(os.path.abspath(path.rstrip("/")))
     if not os.path.isdir(folder):
-        raise UsageError(f"cannot write to {path}", why=f"there is no folder {folder}", remedy="Create it first.")
+        why, remedy = f"there is no folder {folder}", "Create it first."
+        if os.path.exists(folder):
+            why, remedy = f"{folder} is not a folder", "Name a file in another folder."
+        raise UsageError(f"cannot write to {path}", why=why, remedy=remedy)
 
 
 def _write(console: Console, output: str, found: Discovery) -> list[str]:

@@ -108,7 +108,7 @@ def _check_folder(folder: str) -> None:
         try_folder(folder)
     except OSError as error:
         if not os.path.isdir(folder):
-            why = "there is no such folder"
+            why = "it is not a folder" if os.path.exists(folder) else "there is no such folder"
         elif isinstance(error, FileNotFoundError):
             why = f"no file can be created in it ({error.strerror})"
         else:
