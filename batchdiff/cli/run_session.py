@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import field
 
 from batchdiff.applying.checks.free_space import FreeSpace
@@ -37,6 +38,9 @@ _CHANGES_DISKS = {Status.CONVERTED, Status.SHARED, Status.RETIRED, Status.RESTOR
 
 _ALWAYS_FREES = {Status.SHARED, Status.RESTORED, Status.PURGED}
 """Results that free space, whatever became of the original: a file was deleted, or blocks were shared."""
+
+_COMPLETE = _CHANGES_DISKS | {Status.UNCHANGED}
+"""Results after which nothing is left to do for the guest."""
 
 _REASON_WAITS = {Status.SHARED, Status.UNCHANGED}
 """Results whose reasons are printed once, with the command's result, because none is urgent."""
@@ -96,25 +100,18 @@ def carry_out(
     """
     outcomes: list[GuestOutcome] = []
     announcer = Announcer(console, plan.template.source, arguments.plan)
-    guests = {guest.name: guest for guest in plan.guests}
     domains = in_domains(arguments)
     with stopping() as stop, plan_journal(arguments.plan, plan, path_map) as journal, console.metering() as meter:
         plan_path, jobs = os.path.abspath(arguments.plan), arguments.jobs or usable_cpus()
         session = Session(plan, journal, announcer, stop, arguments.unseen, plan_path, jobs, meter, domains)
         try:
-            for outcome in work(session):
-                outcomes.append(outcome)
-                meter.settle(outcome.name)
-                announcer.report_guest(guests[outcome.name], outcome)
+            _do(work, session, announcer, outcomes)
         except StopError as error:
-            names = ", ".join(outcome.name for outcome in outcomes) or "none"
+            names = ", ".join(outcome.name for outcome in outcomes if outcome.status in _COMPLETE) or "none"
             raise StopError(
                 f"interrupted; completed guests: {names}",
                 remedy="The work in progress was rolled back. Run the same command again to continue.",
             ) from error
-        except OSError as error:
-            fault = explain(error)
-            raise GuestError("cannot continue", why=fault.why, remedy=fault.remedy) from error
     # Output that could not be written does not stop the work, but the exit code must not claim success.
     if announcer.unheard:
         raise announcer.unheard[0]
@@ -127,24 +124,44 @@ def dry_run(
     """Return the outcomes that a command would have, each reported as it comes; nothing is changed.
 
     :raises StopError: the command was interrupted.
+    :raises GuestError: a system error prevents all further work.
     :raises ProgramError: libvirt cannot be queried.
     :raises UsageError: not everything could be reported.
     """
     outcomes: list[GuestOutcome] = []
     announcer = Announcer(console, plan.template.source, arguments.plan)
-    guests = {guest.name: guest for guest in plan.guests}
     domains = in_domains(arguments)
     with stopping() as stop, console.metering() as meter:
         session = Session(
             plan, MemoryJournal(history), announcer, stop, arguments.unseen, meter=meter, in_domains=domains
         )
-        for outcome in work(session):
-            outcomes.append(outcome)
-            meter.settle(outcome.name)
-            announcer.report_guest(guests[outcome.name], outcome)
+        _do(work, session, announcer, outcomes)
     if announcer.unheard:
         raise announcer.unheard[0]
     return outcomes
+
+
+def _do(work: Work, session: Session, announcer: Announcer, outcomes: list[GuestOutcome]) -> None:
+    """Do the work of a command; report each outcome as it comes, and add it to the list."""
+    guests = {guest.name: guest for guest in session.plan.guests}
+    with explained():
+        for outcome in work(session):
+            outcomes.append(outcome)
+            session.meter.settle(outcome.name)
+            announcer.report_guest(guests[outcome.name], outcome)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Explain a system error that concerns no single guest, and so ends the command.
+
+    :raises GuestError: there was one.
+    """
+    try:
+        yield
+    except OSError as error:
+        fault = explain(error)
+        raise GuestError("cannot continue", why=fault.why, remedy=fault.remedy) from error
 
 
 def in_domains(arguments: argparse.Namespace) -> dict[str, str]:

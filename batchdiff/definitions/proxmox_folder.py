@@ -17,6 +17,7 @@ from batchdiff.definitions.proxmox_config import VmConfig, parse_config
 from batchdiff.definitions.proxmox_storage import Storage, parse_storages
 from batchdiff.errors import UsageError
 from batchdiff.linux.call_failures import reason
+from batchdiff.linux.permissions import Deed
 
 _CONFIG = re.compile(r"[1-9][0-9]{2,8}\.conf")
 _STORAGES = "storage.cfg"
@@ -89,4 +90,4 @@ def _content(path: str) -> bytes:
             return file.read()
     except OSError as error:
         remedy = "Make sure that it is a file that you can read."
-        raise UsageError(f"cannot read {path}", why=reason(error), remedy=remedy) from error
+        raise UsageError(f"cannot read {path}", why=reason(error, Deed.READ, path), remedy=remedy) from error

@@ -15,6 +15,7 @@ from batchdiff.errors import DefinitionError
 from batchdiff.files.atomic_write import sync_folder
 from batchdiff.frozen import frozen
 from batchdiff.linux.call_failures import reason
+from batchdiff.linux.permissions import Deed
 
 _READ = "Run the command as the user who ran `definitions --define`, or make the folder readable."
 _ROOM = (
@@ -89,7 +90,7 @@ def latest(folder: str, domain: str) -> SavedDefinition | None:
         return None
     except OSError as error:
         raise DefinitionError(
-            f"cannot read the saved definitions in {folder}", why=reason(error), remedy=_READ
+            f"cannot read the saved definitions in {folder}", why=reason(error, Deed.READ), remedy=_READ
         ) from error
 
 

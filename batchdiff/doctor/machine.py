@@ -136,7 +136,10 @@ def _exports() -> Fact:
             connection = opened.enter_context(closing(export.connect()))
             connection.read(0, found := memoryview(bytearray(len(_TRIAL))))
     except (BatchdiffError, OSError) as error:
-        why, remedy = (error.reason, error.remedy) if isinstance(error, BatchdiffError) else (str(error), "")
+        if isinstance(error, BatchdiffError):
+            why, remedy = error.reason, error.remedy
+        else:
+            why, remedy = error.strerror or str(error), ""
         effect = f"Images that only QEMU can read, such as a compressed vmdk, are refused. {remedy}".strip()
         return Fact(QEMU, name, why, Ability.LIMITED, effect)
     if found != _TRIAL:

@@ -83,9 +83,12 @@ def volume_name(place: VolumePlace, base: VolumePlace | None = None) -> str:
 class Unseen(enum.Enum):
     """Why Proxmox VE does not see that an overlay depends on its template."""
 
-    TEMPLATE = "the template's path does not end in /VMID/base-VMID-disk-N.FORMAT"
-    FOLDER = "the overlay is not in the folder of a VM in the template's storage"
-    NAME = "the backing file name is not ../VMID/base-VMID-disk-N.FORMAT"
+    TEMPLATE = enum.auto()
+    """The template's path does not end in /VMID/base-VMID-disk-N.FORMAT."""
+    FOLDER = enum.auto()
+    """The overlay is not in the folder of a VM in the template's storage."""
+    NAME = enum.auto()
+    """The backing file name is not ../VMID/base-VMID-disk-N.FORMAT."""
 
 
 def why_unseen(overlay: str, template: str, backing_name: str) -> Unseen | None:

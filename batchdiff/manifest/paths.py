@@ -60,8 +60,7 @@ def locate_image(
         problems.add(where, _no_such_file(full, written, suggest=len(problems) < _MOST_SUGGESTIONS))
         return None
     except (OSError, ValueError) as error:
-        remedy = "; check the permissions of its folders" if isinstance(error, PermissionError) else ""
-        problems.add(where, f"{show(full)} cannot be checked: {_reason(error)}{remedy}")
+        problems.add(where, f"{show(full)} cannot be checked: {_reason(error)}")
         return None
     if kind := _not_an_image(status.st_mode):
         remedy = "an image is a regular file or a block device"
@@ -116,9 +115,19 @@ def _in_existing_folder(path: str, where: YamlPath, problems: Problems) -> str |
         return None
     if os.path.isdir(directory):
         return path
-    make = shell_word(directory)
-    problems.add(where, f"the overlay's folder {show(directory)} does not exist; create it: `mkdir -p {make}`")
+    problems.add(where, f"the overlay's folder {show(directory)} {_why_no_folder(directory)}")
     return None
+
+
+def _why_no_folder(path: str) -> str:
+    """Return why there is no folder at a path, with advice, as a clause that follows the path."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return f"does not exist; create it: `mkdir -p {shell_word(path)}`"
+    except OSError as error:
+        return f"cannot be checked: {_reason(error)}"
+    return "is not a folder; correct the path"
 
 
 def _unfit(written: str) -> str:
@@ -183,4 +192,8 @@ def _near(name: str, names: list[str]) -> str:
 
 
 def _reason(error: OSError | ValueError) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+    """Return why a path cannot be examined, with advice if there is some."""
+    why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    if isinstance(error, PermissionError):
+        return f"{why}; check the permissions of its folders"
+    return f"{why}; correct the path" if isinstance(error, NotADirectoryError) else why

@@ -186,7 +186,7 @@ def _fingerprint(record: dict[str, Any]) -> Fingerprint:
 
 
 def _guest_plan(record: dict[str, Any]) -> GuestPlan:
-    options = _options(record["overlay"])
+    options = _options(record["overlay"], record["name"])
     for key, why in contradictions(options):
         raise ValueError(f"overlay.{key} of guest {record['name']!r}: {why}")
     common: dict[str, Any] = {
@@ -212,10 +212,11 @@ def _guest_plan(record: dict[str, Any]) -> GuestPlan:
     return GuestToConvert(**common, image=image, diff=diff, losses=losses, sharing=sharing)
 
 
-def _options(record: dict[str, Any]) -> OverlayOptions:
+def _options(record: dict[str, Any], guest: str) -> OverlayOptions:
     compression, encryption = record["compression"], record.get("encryption")
     if (compression == ENCRYPTED) != (encryption is not None):
-        raise ValueError(f"an overlay must have both `compression: {ENCRYPTED}` and `encryption`, or neither")
+        what = f"both `compression: {ENCRYPTED}` and `encryption`, or neither"
+        raise ValueError(f"the overlay of guest {guest!r} must have {what}")
     return OverlayOptions(
         cluster_size=None if record["cluster_size"] == AUTO else record["cluster_size"],
         extended_l2=None if record["extended_l2"] == AUTO else record["extended_l2"],

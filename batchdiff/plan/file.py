@@ -97,11 +97,12 @@ def read_plan(path: str) -> Plan:
     from batchdiff.plan.extents import check_extents  # noqa: PLC0415
 
     plan = read_for_report(path)
-    try:
-        for guest in plan.guests:
+    for guest in plan.guests:
+        try:
             check_extents(guest)
-    except (ValueError, OverflowError) as error:
-        raise PlanError(f"{path} is not a valid plan", why=str(error), remedy=plan_again(path)) from error
+        except (ValueError, OverflowError) as error:
+            why = f"guest {guest.name!r}: {error}"
+            raise PlanError(f"{path} is not a valid plan", why=why, remedy=plan_again(path)) from error
     return plan
 
 

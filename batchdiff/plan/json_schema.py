@@ -106,10 +106,9 @@ class _Check:
             yield from self.problems(value[name], schema["additionalProperties"], f"{where}.{name}")
 
     def _of_array(self, value: list[Any], schema: Schema, where: str) -> Iterator[str]:
-        least, most = schema.get("minItems", 0), schema.get("maxItems", len(value))
-        if not least <= len(value) <= most:
-            allowed = least if least == most else f"{least} to {most}"
-            yield _problem(where, f"{_show(value)} must have {allowed} items, not {len(value)}")
+        outside = _outside(len(value), schema.get("minItems"), schema.get("maxItems"))
+        if outside:
+            yield _problem(where, f"{_show(value)} has the wrong number of items: {outside}")
         if "items" in schema:
             for number, item in enumerate(value):
                 yield from self.problems(item, schema["items"], f"{where}[{number}]")
@@ -129,8 +128,20 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 
 def _of_number(value: int, schema: Schema, where: str) -> Iterator[str]:
-    if value < schema.get("minimum", value) or value > schema.get("maximum", value):
-        yield _problem(where, f"{_show(value)} is not between {schema.get('minimum')} and {schema.get('maximum')}")
+    outside = _outside(value, schema.get("minimum"), schema.get("maximum"))
+    if outside:
+        yield _problem(where, outside)
+
+
+def _outside(value: int, least: int | None, most: int | None) -> str:
+    """Return that a number is outside its limits, if it is; a limit that is None does not exist."""
+    if (least is None or value >= least) and (most is None or value <= most):
+        return ""
+    if least is None:
+        return f"{_show(value)} is more than {most}"
+    if most is None:
+        return f"{_show(value)} is less than {least}"
+    return f"{_show(value)} is not {least if least == most else f'between {least} and {most}'}"
 
 
 def _is(value: object, names: str | list[str]) -> bool:

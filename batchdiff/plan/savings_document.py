@@ -39,7 +39,7 @@ def diff_in(record: dict[str, Any], options: OverlayOptions) -> Diff | None:
 
     :raises KeyError, TypeError, ValueError: a value is invalid.
     """
-    data, zero = _runs(record["extents"], "data"), _runs(record["extents"], "zero")
+    data, zero = _runs(record, "extents", "data"), _runs(record, "extents", "zero")
     if "savings" in record:
         return _diff(record, options, data, zero)
     if (data, zero) != (NO_RUNS, NO_RUNS):
@@ -65,7 +65,7 @@ def sharing_in(record: dict[str, Any]) -> Sharing | None:
     if "sharing" not in record:
         return None
     found = record["sharing"]
-    runs = {"runs": _runs(found, "runs", "sharing")} if "runs" in found else {}
+    runs = {"runs": _runs(record, "sharing", "runs")} if "runs" in found else {}
     return Sharing(**fields_in(found, field_names(Sharing)) | runs)
 
 
@@ -107,8 +107,8 @@ def fields_in(record: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
     return found | ({"exactness": Exactness(found["exactness"])} if "exactness" in found else {})
 
 
-def _runs(record: dict[str, Any], name: str, where: str = "extents") -> Runs:
-    found = record[name]
-    if not isinstance(found, Runs):
-        raise ValueError(f"{where}.{name} is not a list of [first unit, number of units]")  # noqa: TRY004  # like all else
+def _runs(guest: dict[str, Any], where: str, name: str) -> Runs:
+    found = guest[where][name]
+    if not isinstance(found, Runs):  # the schema allows numbers that runs do not
+        raise ValueError(f"{where}.{name} of guest {guest['name']!r} has a number that is too large")  # noqa: TRY004  # like all else
     return found

@@ -150,7 +150,7 @@ def _listening() -> Iterator[tuple[socket.socket, int]]:
         except OSError as error:
             raise ProgramError(
                 f"cannot run {_NAME}",
-                why=f"no socket can be created in the folder for temporary files ({error})",
+                why=f"no socket can be created in the folder for temporary files ({error.strerror or error})",
                 remedy=f"Set TMPDIR to a folder that you can write to, {AGAIN}",
             ) from error
         try:

@@ -17,6 +17,7 @@ from commands import batchdiff, events, run_here
 from devices import attached
 from filesystems import mounted
 
+from batchdiff.cli.verbs import discover as verb
 from batchdiff.discovery import discover as discovery
 from batchdiff.discovery.image_files import find_files
 from batchdiff.discovery.samples import SCATTERED
@@ -259,6 +260,29 @@ def test_bad_input_is_explained(tmp_path):
     assert f"left out {tmp_path}/only.img: there is no other image" in text
     assert " 1 read, 1 MiB in all" in run_here("discover", tmp_path / "only.img", "--sequential")
     assert "no manifest was written, because no image is a copy of another" in text
+
+
+NAMED = "Name the images themselves if their names have no suffix such as .img or .qcow2."
+DEFINED = "Name with `--connect` the connection of libvirt on which the VMs are defined, such as qemu:///system."
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((".",), f"no image was found in . (1 file that does not look like an image). {NAMED}"),
+        (("--libvirt",), f"no image was found in the definitions in libvirt. {DEFINED}"),
+        (
+            (".", "*.txt", "--libvirt"),
+            "no image was found in ., *.txt or the definitions in libvirt (2 files that do not look like images)."
+            f" {NAMED} {DEFINED}",
+        ),
+    ],
+)
+def test_where_no_image_was_found(tmp_path, monkeypatch, options, message):
+    monkeypatch.setattr(verb, "_of_libvirt", lambda *_: [])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("x")
+    assert run_here("discover", *options, expect=2) == f"batchdiff: {message}"
 
 
 def test_a_terminal_of_80_columns_is_enough(images):

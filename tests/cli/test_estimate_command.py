@@ -108,8 +108,11 @@ def test_a_wrong_manifest_and_an_unknown_guest(folder, tmp_path):
 def test_the_values_of_options():
     assert [error_share(text) for text in ("2%", "0.02", "0", "12.5%")] == [0.02, 0.02, 0.0, 0.125]
     assert seed("17") == 17
+    assert error_share("99.9%") == pytest.approx(0.999)
+    with pytest.raises(argparse.ArgumentTypeError) as caught:
+        error_share("100%")
+    assert str(caught.value) == "'100%' is not a percentage from 0% to below 100%, such as 2%"
     for parse, text in (
-        (error_share, "100%"),
         (error_share, "-1%"),
         (error_share, "nan"),
         (seed, "-1"),

@@ -128,6 +128,29 @@ def test_what_may_not_be_read_is_not_called_damaged(folder, name, findings):
     assert findings in said
 
 
+@pytest.mark.parametrize(
+    ("name", "command", "what", "deed"),
+    [
+        ("p.json", "plan {0}/fleet.yaml -o {0}/p.json", "{0}/p.json exists and cannot be read", "read"),
+        ("fleet.yaml", "validate {0}/fleet.yaml", "cannot read the manifest {0}/fleet.yaml", "read"),
+        ("a.xml", "definitions {0}/fleet.plan.json --xml {0}/a.xml", "cannot read {0}/a.xml", "read"),
+        ("101.conf", "definitions {0}/fleet.plan.json --proxmox {0}", "cannot read {0}/101.conf", "read"),
+        ("a.log", "show {0}/fleet.plan.json --log-file {0}/a.log", "cannot write the log {0}/a.log", "write to"),
+    ],
+)
+def test_a_file_that_is_closed_in_an_open_folder(folder, name, command, what, deed):
+    """The file itself is why, although a new file could be created beside it."""
+    applied(folder)
+    folder.chmod(0o777)
+    (folder / "101.conf").touch()
+    (folder / "storage.cfg").touch()
+    (folder / name).touch()
+    (folder / name).chmod(0o600)
+    said = ran(SOMEBODY, folder, *command.format(AT).split())[1]
+    why = f"{ME} may not {deed} {AT}/{name}, which belongs to root and has the mode 600"
+    assert f"{what.format(AT)}: {why}" in said
+
+
 @pytest.mark.parametrize("verb", ["apply", "restore", "purge"])
 def test_who_may_not_write(folder, verb):
     applied(folder)

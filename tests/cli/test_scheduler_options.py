@@ -68,7 +68,27 @@ def test_nobody_listens(fleet, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as peer:
         address = f"tcp://127.0.0.1:{peer.getsockname()[1]}"
     found = run_here("plan", fleet.folder / "fleet.yaml", "--scheduler", address, expect=4)
-    assert f"cannot connect to the scheduler at {address}: [Errno 111] Connection refused. Check" in found
+    assert f"cannot connect to the scheduler at {address}: Connection refused. Check" in found
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (OSError(113, "No route to host"), "No route to host"),
+        (OSError("in <TCP: x>: OSError: [Errno 113] No route to host"), "No route to host"),
+        (OSError("in <TCP: x>: the peer has hung up"), "the peer has hung up"),
+        (OSError(), "it did not answer within 10 s"),
+    ],
+)
+def test_why_dask_cannot_connect(fleet, monkeypatch, error, why):
+    def greet(*_):
+        raise error
+
+    monkeypatch.setattr(connection, "_greet", greet)
+    with socket.create_server(("127.0.0.1", 0)) as peer:
+        address = f"tcp://127.0.0.1:{peer.getsockname()[1]}"
+        found = run_here("plan", fleet.folder / "fleet.yaml", "--scheduler", address, expect=4)
+    assert f"cannot connect to the scheduler at {address}: {why}. Check" in found
 
 
 def test_what_dask_logs_is_not_printed():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import signal
 import sys
@@ -14,12 +15,16 @@ import pytest
 from plans import guest_plan, planned_image, refused_guest, small_plan
 
 from batchdiff.applying.guests.converted_elsewhere import require_done_here
+from batchdiff.applying.journal.records import History
+from batchdiff.applying.results.finding import Finding, Health
+from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.applying.session import plan_journal
 from batchdiff.choices import Verdict
 from batchdiff.cli import main, run_session
 from batchdiff.cli.confirm import Question, confirm
 from batchdiff.cli.console import Console
-from batchdiff.errors import BatchdiffError, PlanError, StopError, UsageError
+from batchdiff.cli.verbs import verify
+from batchdiff.errors import BatchdiffError, GuestError, PlanError, StopError, UsageError
 from batchdiff.files import descriptors
 from batchdiff.plan.file import read_plan, write_plan
 
@@ -54,6 +59,13 @@ COMMANDS = {
     "plan fleet.yaml -o other.json": ("other.json exists and is not a plan. Choose another place with `-o`."),
     "plan fleet.yaml -o x/p.json": (
         "cannot write the plan to {folder}/x: there is no such folder. Choose another place with `-o`."
+    ),
+    "plan fleet.yaml -o t.img/p.json": (
+        "cannot write the plan to {folder}/t.img: it is not a folder. Choose another place with `-o`."
+    ),
+    "discover . -o x/m.yaml": ("cannot write to x/m.yaml: there is no folder {folder}/x. Create it first."),
+    "discover . -o t.img/m.yaml": (
+        "cannot write to t.img/m.yaml: {folder}/t.img is not a folder. Name a file in another folder."
     ),
     "plan fleet.yaml -o .": ". is not a regular file. Choose another place with `-o`.",
     "show old.json -o fleet.yaml": (
@@ -113,18 +125,63 @@ def test_a_plan_that_was_replaced_meanwhile():
     )
 
 
-def test_a_command_that_was_interrupted():
-    def work(_session: object) -> Iterator[object]:
-        yield from ()
-        raise StopError("interrupted")
+ARGUMENTS = types.SimpleNamespace(plan="old.json", jobs=1, unseen=False, connect=None)
 
-    arguments = types.SimpleNamespace(plan="old.json", jobs=1, unseen=False, connect=None)
-    with pytest.raises(StopError) as caught:
-        run_session.carry_out(Console(), arguments, read_plan("old.json"), work)
-    assert message(caught) == (
-        "interrupted; completed guests: none. The work in progress was rolled back. Run the same command again to"
-        " continue."
+
+def ending_with(error: Exception, *outcomes: GuestOutcome) -> run_session.Work:
+    """The work of a command that ends with an error after some guests."""
+
+    def work(_session: object) -> Iterator[GuestOutcome]:
+        yield from outcomes
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("statuses", "names"),
+    [
+        ((), "none"),
+        ((Status.FAILED, Status.REFUSED, Status.SKIPPED, Status.KEPT), "none"),
+        ((Status.CONVERTED, Status.FAILED, Status.UNCHANGED), "g0, g2"),
+    ],
+)
+def test_a_command_that_was_interrupted(statuses, names):
+    write_plan(small_plan(*(guest_plan(f"g{at}") for at in range(4))), "old.json")
+    work = ending_with(
+        StopError("interrupted"), *(GuestOutcome(f"g{at}", status) for at, status in enumerate(statuses))
     )
+    with pytest.raises(StopError) as caught:
+        run_session.carry_out(Console(), ARGUMENTS, read_plan("old.json"), work)
+    assert message(caught) == (
+        f"interrupted; completed guests: {names}. The work in progress was rolled back. Run the same command again"
+        " to continue."
+    )
+
+
+def test_a_system_error_that_ends_a_command(monkeypatch):
+    error, plan = OSError(errno.EIO, "Input/output error", "/a.img"), read_plan("old.json")
+    found = []
+    with pytest.raises(GuestError) as caught:
+        run_session.carry_out(Console(), ARGUMENTS, plan, ending_with(error))
+    found.append(message(caught))
+    with pytest.raises(GuestError) as caught:
+        run_session.dry_run(Console(), ARGUMENTS, plan, ending_with(error), History())
+    found.append(message(caught))
+
+    def check_health(*_args: object, **_options: object) -> Iterator[Finding]:
+        yield Finding("template", "/t.img", Health.SOUND, "as planned")
+        raise error
+
+    monkeypatch.setattr(verify, "check_health", check_health)
+    arguments = types.SimpleNamespace(**vars(ARGUMENTS), textfile=None, guests=None, moves=[])
+    with pytest.raises(GuestError) as caught:
+        verify.run(Console(), arguments)
+    found.append(message(caught))
+    assert found == 3 * [
+        "cannot continue: Input/output error (/a.img). The disk or its connection has a fault (see the kernel log,"
+        " `dmesg`): fix it, then run the same command again."
+    ]
 
 
 def test_what_a_machine_must_have(monkeypatch):

@@ -3,6 +3,7 @@
 import os
 from datetime import UTC, datetime, timedelta
 
+import access
 import pytest
 
 from batchdiff.definitions.saved import folder_of, latest, save_after, save_before
@@ -44,6 +45,16 @@ def test_names_stay_in_the_folder(tmp_path):
 def test_nothing_was_saved(tmp_path):
     assert latest(str(tmp_path / "none"), "web01") is None
     assert latest(str(tmp_path), "web01") is None
+
+
+def test_another_user_may_not_read_them(tmp_path):
+    path = save_before(f"{tmp_path}/saved", "web01", b"one", NOW)
+    tmp_path.chmod(0o755)
+    (tmp_path / "saved").chmod(0o755)
+    with pytest.raises(DefinitionError, match="cannot read the saved definitions in /saved") as caught:
+        access.as_user(3001, tmp_path, lambda: latest("/saved", "web01"))
+    name = os.path.basename(path)
+    assert f"may not read /saved/{name}, which belongs to uid 0 and has the mode 600" in caught.value.why
 
 
 def test_nothing_is_replaced(tmp_path):

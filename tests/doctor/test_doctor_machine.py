@@ -88,6 +88,15 @@ def test_exports_that_do_not_work(monkeypatch, tmp_path):
     assert "are refused" in fact.effect
 
 
+def test_no_folder_for_temporary_files(monkeypatch):
+    def refuse():
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(machine.tempfile, "TemporaryFile", refuse)
+    (fact,) = (fact for fact in qemu_facts() if "export" in fact.name)
+    assert fact.value == "No usable temporary directory found in ['/tmp']"
+
+
 def test_no_qemu_nbd(monkeypatch, tmp_path):
     for name in ("qemu-img", "sh"):
         (tmp_path / name).symlink_to(shutil.which(name))

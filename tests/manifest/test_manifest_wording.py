@@ -39,6 +39,15 @@ def overlay(options: str) -> str:
             " `mkdir -p '{folder}/new folder'`",
         ),
         (
+            guests(overlay("path: t.img/a.qcow2")),
+            '4: guests[0].overlay.path: the overlay\'s folder "{folder}/t.img" is not a folder; correct the path',
+        ),
+        (
+            guests(overlay("path: t.img/b/a.qcow2")),
+            '4: guests[0].overlay.path: the overlay\'s folder "{folder}/t.img/b" cannot be checked: Not a'
+            " directory; correct the path",
+        ),
+        (
             guests(overlay("path: same")),
             "4: guests[0].overlay.path: the overlay is to take the guest's place, but `retire: keep` (the default)"
             " leaves the guest there; write `retire: quarantine` or `retire: delete`, or give the overlay another"

@@ -99,6 +99,23 @@ def test_a_problem_is_said_with_its_place(where, value, said):
     assert first_problem(document, PLAN) == said
 
 
+@pytest.mark.parametrize(
+    ("limits", "value", "said"),
+    [
+        ({"minItems": 1}, [], "[] has the wrong number of items: 0 is less than 1"),
+        ({"maxItems": 1}, [7, 8], "[7, 8] has the wrong number of items: 2 is more than 1"),
+        ({"minItems": 2, "maxItems": 2}, [7], "[7] has the wrong number of items: 1 is not 2"),
+        ({"minItems": 0, "maxItems": 1}, [7, 8], "[7, 8] has the wrong number of items: 2 is not between 0 and 1"),
+        ({"minimum": 1}, 0, "0 is less than 1"),
+        ({"maximum": 1}, 2, "2 is more than 1"),
+        ({"minimum": 0, "maximum": 1}, 2, "2 is not between 0 and 1"),
+        ({"minItems": 1, "maximum": 1}, [7], None),
+    ],
+)
+def test_limits(limits, value, said):
+    assert first_problem(value, {"$defs": {}, **limits}) == said
+
+
 def test_a_newline_at_the_end_is_part_of_a_value():
     """jsonschema passes it over, as Python's regular expressions do."""
     document = copy.deepcopy(DOCUMENT)

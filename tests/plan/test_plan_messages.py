@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from plans import guest_plan, small_plan
+from plans import guest_plan, shared_guest, small_plan
 
 from batchdiff.errors import PlanError
 from batchdiff.plan.file import checksum_of, encode, read_plan, write_plan
@@ -79,6 +79,37 @@ def test_a_file_that_is_not_a_valid_plan(tmp_path, text, message):
     with pytest.raises(PlanError) as caught:
         read_plan(str(path))
     assert str(caught.value) == message.format(path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "why"),
+    [
+        (("extents", "data"), [[127, 2]], "guest 'web02': the extents reach past the end of the disk"),
+        (("extents", "data"), [[0, 1], [1, 1]], "guest 'web02': adjacent extents are not merged"),
+        (("extents", "data"), [[4, 1]], "guest 'web02': some extents overlap"),
+        (("extents", "data"), [[4, 0]], "guest 'web02': extents.data has an empty run"),
+        (("extents", "data"), [[1 << 61, 1]], "extents.data of guest 'web02' has a number that is too large"),
+        (("sharing", "runs"), [[0, 4096]], "guest 'web02': the runs to share extend past the end of the disk"),
+        (("sharing", "runs"), [[1 << 61, 1]], "sharing.runs of guest 'web02' has a number that is too large"),
+        (
+            ("overlay", "compression"),
+            "encrypted",
+            "the overlay of guest 'web02' must have both `compression: encrypted` and `encryption`, or neither",
+        ),
+    ],
+)
+def test_a_guest_that_is_not_valid(tmp_path, place, value, why):
+    """Nobody would find it among hundreds by its extents."""
+    guests = [guest_plan("web01"), guest_plan("web02"), guest_plan("web03")]
+    if place[0] == "sharing":
+        guests[1] = shared_guest("web02")
+    document = json.loads(encode(small_plan(*guests)))
+    document["guests"][1][place[0]][place[1]] = value
+    path = tmp_path / "fleet.plan.json"
+    path.write_text(json.dumps(document | {"checksum": checksum_of(document)}))
+    with pytest.raises(PlanError) as caught:
+        read_plan(str(path))
+    assert str(caught.value) == f"{path} is not a valid plan: {why}. {AGAIN}"
 
 
 def test_a_damaged_plan_that_was_applied(tmp_path):

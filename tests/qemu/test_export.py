@@ -133,8 +133,10 @@ def test_missing(fd, path, tmp_path, monkeypatch):
 
 def test_no_folder_for_the_socket(fd, path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", "/proc/nowhere")
-    with pytest.raises(ProgramError, match="cannot run qemu-nbd"):
+    with pytest.raises(ProgramError) as caught:
         Export(str(path), fd, BlockDevice("vmdk"))
+    why = "no socket can be created in the folder for temporary files (No such file or directory)"
+    assert (caught.value.what, caught.value.why) == ("cannot run qemu-nbd", why)
 
 
 _SERVE = """

@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from batchdiff.errors import UsageError
 from batchdiff.files import own_files
 from batchdiff.linux.call_failures import reason
+from batchdiff.linux.permissions import Deed
 from batchdiff.manifest.names import without_suffix
 from batchdiff.plan.head import beginning
 from batchdiff.report.printable import printable
@@ -121,7 +122,7 @@ def _opened(path: str, before: os.stat_result | None) -> LogFile:
         # A name that was free must still be free, and a file that was inspected must still be the same one.
         fd = os.open(path, flags if before else flags | os.O_CREAT | os.O_EXCL, 0o666)
     except OSError as error:
-        return LogFile(path, None, reason(error))
+        return LogFile(path, None, reason(error, Deed.WRITE if before else Deed.CREATE, path))
     if before is not None and not os.path.samestat(os.fstat(fd), before):
         os.close(fd)
         raise _refusal(path, "another program has just replaced it")

@@ -16,7 +16,7 @@ def error_share(text: str) -> float:
     except ValueError:
         share = -1.0
     if not 0 <= share < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a percentage from 0% to 99%, such as 2%")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a percentage from 0% to below 100%, such as 2%")
     return share
 
 

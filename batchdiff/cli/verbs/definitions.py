@@ -25,6 +25,7 @@ from batchdiff.definitions.virsh import Libvirt, virsh_is_installed
 from batchdiff.definitions.xml_elements import parse_elements
 from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, BatchdiffError, UsageError
 from batchdiff.linux.call_failures import reason
+from batchdiff.linux.permissions import Deed
 from batchdiff.plan.file import read_for_report
 from batchdiff.report.definitions_text import definitions_text
 from batchdiff.report.events import definition_event
@@ -142,7 +143,8 @@ def _from_files(paths: Sequence[str]) -> tuple[list[Domain], list[Pool]]:
             with open(path, "rb") as file:
                 document = file.read()
         except OSError as error:
-            raise UsageError(f"cannot read {path}", why=reason(error), remedy="Name another file.") from error
+            why = reason(error, Deed.READ, path)
+            raise UsageError(f"cannot read {path}", why=why, remedy="Name another file.") from error
         if parse_elements(document, path).name == "pool":
             pools.append(parse_pool(document, path))
         else:

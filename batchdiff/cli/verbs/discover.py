@@ -65,11 +65,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     templates = [image_path(path) for path in arguments.templates]
     search = find_files([*arguments.paths, *arguments.templates], _of_libvirt(console, arguments))
     if not search.files and not search.exclusions:
-        ignored = f" ({ignored_words(search.ignored)})" if search.ignored else ""
-        raise UsageError(
-            f"no image was found in {', '.join(arguments.paths) or 'the definitions in libvirt'}{ignored}",
-            remedy="Name the images themselves if their names have no suffix such as .img or .qcow2.",
-        )
+        raise _no_image(arguments, search.ignored)
     shape = SEQUENTIAL if arguments.sequential else SCATTERED
     found = _discovered(console, arguments, search, templates, shape)
     can_share = _can_share(found)
@@ -78,6 +74,21 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     written = [] if arguments.output is None else _write(console, arguments.output, found)
     _say_next(console, arguments, found, written)
     return _exit_code(found)
+
+
+def _no_image(arguments: argparse.Namespace, ignored: int) -> UsageError:
+    """Return the error to raise if there is nothing to sample; ``ignored``: how many files are left out."""
+    places, remedies = [], []
+    if arguments.paths:
+        places.append(", ".join(arguments.paths))
+        remedies.append("Name the images themselves if their names have no suffix such as .img or .qcow2.")
+    if arguments.libvirt:
+        places.append("the definitions in libvirt")
+        remedies.append(
+            "Name with `--connect` the connection of libvirt on which the VMs are defined, such as qemu:///system."
+        )
+    others = f" ({ignored_words(ignored)})" if ignored else ""
+    return UsageError(f"no image was found in {' or '.join(places)}{others}", remedy=" ".join(remedies))
 
 
 def _discovered(
@@ -144,7 +155,10 @@ def _check_output(path: str) -> None:
                          remedy="Name another file, or a folder.")  # fmt: skip
     folder = os.path.dirname(os.path.abspath(path.rstrip("/")))
     if not os.path.isdir(folder):
-        raise UsageError(f"cannot write to {path}", why=f"there is no folder {folder}", remedy="Create it first.")
+        why, remedy = f"there is no folder {folder}", "Create it first."
+        if os.path.exists(folder):
+            why, remedy = f"{folder} is not a folder", "Name a file in another folder."
+        raise UsageError(f"cannot write to {path}", why=why, remedy=remedy)
 
 
 def _write(console: Console, output: str, found: Discovery) -> list[str]:

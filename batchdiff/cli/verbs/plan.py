@@ -12,6 +12,7 @@ from batchdiff.cli.options.scheduler_options import check_scheduler_options
 from batchdiff.errors import UsageError
 from batchdiff.files import own_files
 from batchdiff.linux.call_failures import reason
+from batchdiff.linux.permissions import Deed
 from batchdiff.manifest.file import read_manifest
 from batchdiff.manifest.manifest import Manifest
 from batchdiff.manifest.selection import read_selected
@@ -81,7 +82,7 @@ def _check_output(path: str) -> None:
             with open(path, "rb") as file:
                 head = file.read(64)
         except OSError as error:
-            why = error.strerror or str(error)
+            why = reason(error, Deed.READ, path)
             raise UsageError(f"{path} exists and cannot be read", why=why, remedy=ELSEWHERE) from error
     if head and not head.startswith(BEGINNING):
         raise UsageError(f"{path} exists and is not a plan", remedy=ELSEWHERE)
@@ -107,7 +108,7 @@ def _check_folder(folder: str) -> None:
         try_folder(folder)
     except OSError as error:
         if not os.path.isdir(folder):
-            why = "there is no such folder"
+            why = "it is not a folder" if os.path.exists(folder) else "there is no such folder"
         elif isinstance(error, FileNotFoundError):
             why = f"no file can be created in it ({error.strerror})"
         else:

@@ -11,6 +11,7 @@ from batchdiff.cli.journal_history import history_of
 from batchdiff.cli.logs.metrics import verify_metrics
 from batchdiff.cli.logs.textfile import check_textfile, write_textfile
 from batchdiff.cli.path_map import with_moved_paths
+from batchdiff.cli.run_session import explained
 from batchdiff.cli.signals import stopping
 from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, PlanError, UsageError, VerificationError
 from batchdiff.linux.machine import usable_cpus
@@ -28,7 +29,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     found: list[Finding] = []
     history = history_of(console, arguments, plan, path_map)
     jobs = arguments.jobs or usable_cpus()
-    with stopping() as stop, console.metering() as meter:
+    with stopping() as stop, console.metering() as meter, explained():
         for finding in check_health(plan, history, names, stop, jobs=jobs, meter=meter):
             found.append(finding)
             console.event("finding", **finding_event(finding))

@@ -18,6 +18,8 @@ from batchdiff.files.filenames import check_usable, shell_path
 from batchdiff.files.own_documents import Document, own_document
 from batchdiff.image.format_marks import looks_like
 from batchdiff.image_source import ImageFormat
+from batchdiff.linux.call_failures import explain
+from batchdiff.linux.permissions import Deed
 from batchdiff.quoting import NO_FOLDER_TO_LIST, show, suggestion
 from batchdiff.units import MIB
 
@@ -73,12 +75,12 @@ def manifest_file(path: str) -> ManifestFile:
         content = _content(path)
     except FileNotFoundError:
         raise ManifestError(shown or "the manifest", why="no such file", remedy=_near(path)) from None
+    except PermissionError as error:
+        fault = explain(error, Deed.READ, path)
+        raise ManifestError(f"cannot read the manifest {shown}", why=fault.why, remedy=fault.remedy) from None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        remedy = _NAME_ONE
-        if isinstance(error, PermissionError):
-            remedy = "Check the permissions of the file and its folders."
-        raise ManifestError(f"cannot read the manifest {shown}", why=reason, remedy=remedy) from None
+        why = getattr(error, "strerror", None) or str(error)
+        raise ManifestError(f"cannot read the manifest {shown}", why=why, remedy=_NAME_ONE) from None
     _require_manifest(path, shown, content)
     name = os.path.basename(path)
     if is_piped(path):

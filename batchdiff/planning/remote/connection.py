@@ -31,8 +31,8 @@ from batchdiff.planning.remote.dask_workers import DaskWorkers
 _TIMEOUT = 10.0
 """Seconds to wait for the scheduler: it answers within milliseconds, or not at all."""
 
-_IN_DASK = re.compile(r"^in <[^>]*>: (\w+: )?")
-"""The prefix of Dask's messages, which names the Python object that failed."""
+_IN_DASK = re.compile(r"^(in <[^>]*>: (\w+: )?)?(\[Errno -?\d+\] )?")
+"""The prefix of Dask's and Python's messages: the Python object that failed, and the number of the error."""
 
 _LOGGERS = ("distributed", "tornado", "asyncio")
 
@@ -94,7 +94,7 @@ def _why_unreachable(address: str) -> str:
     except TimeoutError:
         return ""
     except OSError as error:
-        return str(error)
+        return error.strerror or str(error)
     return ""
 
 
@@ -115,7 +115,8 @@ def _security(certificates: Certificates) -> Security:
     try:
         security.get_connection_args("client")  # reads the files
     except (OSError, ValueError) as error:
-        raise UsageError("the certificates cannot be used", why=str(error), remedy=_CERTIFICATES) from error
+        why = getattr(error, "strerror", None) or str(error)
+        raise UsageError("the certificates cannot be used", why=why, remedy=_CERTIFICATES) from error
     return security
 
 

@@ -26,9 +26,19 @@ def _unseen_by_proxmox(plan: Plan) -> Iterator[str]:
             if why is not None:
                 unseen.setdefault(why, []).append(guest.name)
     for why, names in unseen.items():
-        depend = "depends" if len(names) == 1 else "depend"
+        one = len(names) == 1
         yield (
-            f"Proxmox VE would not see that {few(names)} {depend} on the template, and would let the template"
-            f" be removed: {why.value}. `overlay: {{layout: proxmox}}` in the manifest prevents that"
-            " (docs/proxmox.md)"
+            f"Proxmox VE would not see that {few(names)} {'depends' if one else 'depend'} on the template, and"
+            f" would let the template be removed: {_why(why, one=one)}. `overlay: {{layout: proxmox}}` in the"
+            " manifest prevents that (docs/proxmox.md)"
         )
+
+
+def _why(unseen: Unseen, *, one: bool) -> str:
+    """Return why Proxmox VE does not see on what an overlay depends, as a clause; ``one``: there is only one."""
+    if unseen is Unseen.TEMPLATE:
+        return "the template's path does not end in /VMID/base-VMID-disk-N.FORMAT"
+    if unseen is Unseen.FOLDER:
+        where = "is not in the folder of a VM" if one else "are not in folders of VMs"
+        return f"the overlay{'' if one else 's'} {where} in the template's storage"
+    return f"the backing file {'name is' if one else 'names are'} not ../VMID/base-VMID-disk-N.FORMAT"

@@ -92,7 +92,7 @@ def _content(facts: PlanFacts) -> dict[str, Any]:
     """Return the values that the template names."""
     plan = facts.plan
     scale = max((guest.image.virtual_size for guest in plan.guests if guest.image is not None), default=1)
-    maps = {guest.name: _map(guest.diff, scale) for guest in facts.guests if guest.diff is not None}
+    maps = {guest.name: _map(guest.name, guest.diff, scale) for guest in facts.guests if guest.diff is not None}
     shown = enumerate(outliers_first(facts.guests))
     guests = [_view(number, guest, facts, maps.get(guest.name), scale) for number, guest in shown]
     return {
@@ -124,11 +124,12 @@ def _content(facts: PlanFacts) -> dict[str, Any]:
     }
 
 
-def _map(diff: Diff, scale: int) -> ChangeMap:
+def _map(guest: str, diff: Diff, scale: int) -> ChangeMap:
     try:
         return change_map(diff, scale)
     except ValueError as error:
-        raise PlanError("cannot draw the plan", why=str(error), remedy="Plan again: `batchdiff plan`.") from error
+        why = f"guest {guest!r}: {error}"
+        raise PlanError("cannot draw the plan", why=why, remedy="Plan again: `batchdiff plan`.") from error
 
 
 def _view(number: int, guest: GuestPlan, facts: PlanFacts, changes: ChangeMap | None, scale: int) -> GuestView:

@@ -42,6 +42,21 @@ def test_what_proxmox_would_not_see(found, why):
     assert why is None or f"a depends on the template, and would let the template be removed: {why}" in warnings[0]
 
 
+@pytest.mark.parametrize(
+    ("folder", "options", "why"),
+    [
+        ("/s/thin", RELATIVE, "the overlays are not in folders of VMs in the template's storage"),
+        ("/s/images/101", OverlayOptions(), "the backing file names are not ../VMID/base-VMID-disk-N.FORMAT"),
+    ],
+)
+def test_what_proxmox_would_not_see_of_several(folder, options, why):
+    guests = [
+        guest(name, overlay=f"{folder}/vm-101-disk-{at}.qcow2", options=options) for at, name in enumerate("ab")
+    ]
+    (warning,) = dangers(plan(*guests))
+    assert f"that a and b depend on the template, and would let the template be removed: {why}." in warning
+
+
 def test_one_warning_for_all_guests_in_every_form():
     others = [guest(f"b{at}", overlay=f"/s/images/101/vm-101-disk-{at}.qcow2") for at in range(2)]
     facts = PlanFacts(plan(*others, guest(options=RELATIVE)))

@@ -103,7 +103,7 @@ def test_a_plan_without_guests_to_compare():
 
 
 def test_invalid_extents_are_an_error():
-    with pytest.raises(PlanError, match="not sorted"):
+    with pytest.raises(PlanError, match=r"guest 'web01': .* not sorted"):
         page(guest_plan(data=Runs("[[7,1],[0,1]]")))
 
 
