@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 _LONGEST_SHOWN = 200
+
+_PLAIN = re.compile(r"(?!(?i:true|false|null|yes|no|on|off|y|n)$)(?:\./)?[A-Za-z_/][\w./-]*", re.ASCII)
+"""Text that YAML reads as text without quotes, wherever it occurs."""
 
 NO_FOLDER_TO_LIST = "Its folder does not exist or cannot be listed."
 """The hint about a path, instead of a similar name, if the names in its folder cannot be listed."""
@@ -19,6 +23,23 @@ def escape(text: str) -> str:
     """Return text on one line: unprintable characters escaped, long text cut."""
     if len(text) > _LONGEST_SHOWN:
         text = text[: _LONGEST_SHOWN - 3] + "..."
+    return _printable(text)
+
+
+def fits_yaml(text: str) -> bool:
+    """Return whether YAML can contain a text: not if it has bytes that are not UTF-8, as file names may."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def yaml_text(text: str) -> str:
+    """Return a text as YAML, in quotes if it needs them, unprintable characters escaped; see :func:`fits_yaml`."""
+    if _PLAIN.fullmatch(text):
+        return text
+    quoted = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{_printable(quoted)}"'
+
+
+def _printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 

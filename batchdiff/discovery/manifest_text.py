@@ -10,9 +10,7 @@
 
 from __future__ import annotations
 
-import json
 import posixpath
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -24,12 +22,7 @@ from batchdiff.files import own_files
 from batchdiff.files.filenames import readable
 from batchdiff.linux.device_names import is_among_devices
 from batchdiff.manifest.names import default_overlay, without_suffix
-
-_PLAIN = re.compile(r"/[A-Za-z0-9_/][A-Za-z0-9_./-]*")
-"""Paths that YAML reads as text without quotes, wherever they occur."""
-
-_ESCAPED = re.compile("[\ufffe\uffff]")
-"""Characters that YAML forbids, but that Linux and ``unfit`` allow in names."""
+from batchdiff.quoting import fits_yaml, yaml_text
 
 
 def manifest_names(groups: list[Group]) -> list[str]:
@@ -68,7 +61,7 @@ def manifest_text(  # noqa: PLR0913  # options by keyword
         "version: 1",
         *_comment(f"The template: {why}.", indent=""),
         *([_BY_CONTENT] if group.template.by_content else []),
-        f"template: {{path: {_text(group.template.path)}, format: {group.template.source.format}}}",
+        f"template: {{path: {yaml_text(group.template.path)}, format: {group.template.source.format}}}",
         *_allowance(listed),
         "guests:",
         *_Guests(listed, group.template, exists, longest, folder).lines(figures),
@@ -83,7 +76,7 @@ def manifest_text(  # noqa: PLR0913  # options by keyword
 
 def is_listed(image: SampledImage) -> bool:
     """Return True if the path of an image is UTF-8, so that YAML can contain it."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in image.path)
+    return fits_yaml(image.path)
 
 
 _BY_CONTENT = "# Only its first bytes show its format, and a guest could have written them: check the format."
@@ -124,13 +117,13 @@ class _Guests:
             yield f"  - {{{', '.join(self._keys(copy.image))}}}"
 
     def _keys(self, image: SampledImage) -> Iterator[str]:
-        yield f"path: {_text(image.path)}"
+        yield f"path: {yaml_text(image.path)}"
         yield f"format: {image.source.format}"
         stem = _stem(image.path)
         if self._stems[stem] > 1 or not stem.strip():
             name = _free(readable(_with_folder(image.path)), self._names.__contains__)
             self._names.add(name)
-            yield f"name: {_quoted(name)}"
+            yield f"name: {yaml_text(name)}"
         default = default_overlay(image.path, self._paths)
         wanted = default
         if is_among_devices(default):
@@ -139,7 +132,7 @@ class _Guests:
         overlay = _free(wanted, self._is_taken, most)
         self._overlays.add(overlay)
         if overlay != default:
-            yield f"overlay: {{path: {_text(overlay)}}}"
+            yield f"overlay: {{path: {yaml_text(overlay)}}}"
 
     def _is_taken(self, path: str) -> bool:
         return path in self._overlays or path == self._template.path or self._exists(path)
@@ -202,15 +195,6 @@ def _free(wanted: str, taken: Callable[[str], bool], most: int | None = None) ->
         if not taken(found):
             return found
         number += 1
-
-
-def _text(path: str) -> str:
-    return path if _PLAIN.fullmatch(path) else _quoted(path)
-
-
-def _quoted(text: str) -> str:
-    """Return a text in quotes; YAML allows some characters only as escapes."""
-    return _ESCAPED.sub(lambda found: ascii(found.group())[1:-1], json.dumps(text, ensure_ascii=False))
 
 
 def _shown(text: str) -> str:

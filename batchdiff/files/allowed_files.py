@@ -15,8 +15,8 @@ from __future__ import annotations
 import os
 
 from batchdiff.errors import ImageError
-from batchdiff.files.filenames import check_usable, shell_word, unfit
-from batchdiff.quoting import show
+from batchdiff.files.filenames import check_usable, unfit
+from batchdiff.quoting import fits_yaml, show, yaml_text
 
 _LONGEST_SHOWN = 1000
 """The longest folder path, in characters, that a remedy quotes; an image's header can contain a longer one."""
@@ -54,9 +54,9 @@ def allowed_file(name: str, image: str, folders: tuple[str, ...]) -> str:
 
 
 def _allowing(folder: str) -> str:
-    if len(folder) > _LONGEST_SHOWN:
+    if len(folder) > _LONGEST_SHOWN or unfit(folder) or not fits_yaml(folder):
         return _COPY
-    added = f"`allow_folders: [{shell_word(folder)}]`"
+    added = f"`allow_folders: [{yaml_text(folder)}]`"
     return f"If you trust the file's folder, add {added} beside `format` in the manifest."
 
 

@@ -72,7 +72,10 @@ class Fingerprint:
     def changes(self, now: Fingerprint) -> str:
         """Describe the changes up to a later fingerprint, as clauses; empty if there are none."""
         if not self.is_same_file(now):
-            return REPLACED
+            if self.vouches_for_content or now.vouches_for_content:
+                return REPLACED
+            sizes = f"its size in bytes changed from {self.size} to {now.size}"
+            return f"{sizes}, so it was resized, or another block device has its name"
         only_ctime = self.is_unwritten(now) and self.ctime_ns != now.ctime_ns
         changes = (
             (self.size != now.size, f"its size in bytes changed from {self.size} to {now.size}"),

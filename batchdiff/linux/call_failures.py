@@ -197,12 +197,13 @@ def _busy(case: _Case) -> Fault:
             " bind-mounted the file itself",
             f"Mount its folder instead of the file, {AGAIN} Or run batchdiff outside the container.",
         )
-    return Fault(case.text, f"`fuser -v {shell_word(case.path)}` shows what is using it. Stop that, {AGAIN}")
+    show = f"`fuser -v {shell_word(case.path)}` shows" if case.path else "Find out"
+    return Fault(case.text, f"{show} what is using it. Stop that, {AGAIN}")
 
 
 def _exists(case: _Case) -> Fault:
-    taken = case.target or case.path
-    return Fault(f"another file already has the name {taken}", f"Find out what it is and move it away, {AGAIN}")
+    taken = f"the name {case.target or case.path}" if case.path else "that name"
+    return Fault(f"another file already has {taken}", f"Find out what it is and move it away, {AGAIN}")
 
 
 def _other_project(case: _Case) -> Fault | None:
@@ -218,7 +219,7 @@ def _other_project(case: _Case) -> Fault | None:
 
 def _other_device(case: _Case) -> Fault:
     return _other_project(case) or Fault(
-        f"{case.path} and {case.target or 'its new name'} are on different filesystems",
+        f"{case.path or 'the file'} and {case.target or 'its new name'} are on different filesystems",
         f"Put both on one filesystem, {AGAIN}",
     )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from batchdiff.files.identity import Identity, identity_of
 from batchdiff.linux.call_failures import how_to_remove
 from batchdiff.manifest.text.problems import Problems, show_path
-from batchdiff.quoting import show
+from batchdiff.quoting import show, yaml_text
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -140,8 +140,8 @@ def existing_overlay(
         return f"{found}. A restore left it behind, and the original does not need it: {how_to_remove(path)}"
     if os.path.isdir(path):
         by_path = "list the guest by path, and " if of_glob else ""
-        inside = show(os.path.join(path, "overlay.qcow2"))
-        advice = f"{by_path}name a file in that folder as overlay.path: {inside}"
+        inside = yaml_text(os.path.join(path, "overlay.qcow2"))
+        advice = f"{by_path}name a file in that folder, such as `overlay: {{path: {inside}}}`"
         return f"the overlay {show(path)} of {guest} is a folder; {advice}"
     leave_out = "`exclude` the guest, or list it by path and" if of_glob else "leave the guest out, or"
     what = f"the overlay {show(path)} of {guest} already exists. It may be a disk in use"

@@ -18,7 +18,7 @@ from batchdiff.files.filenames import unfit
 from batchdiff.manifest.globs import glob_matches, would_match
 from batchdiff.manifest.paths import resolve_folder
 from batchdiff.manifest.text.problems import Problems
-from batchdiff.quoting import show
+from batchdiff.quoting import show, yaml_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -88,7 +88,7 @@ def _why_unused(pattern: str, found: Sequence[str], listed: frozenset[str], fold
     if not found:
         return f"nothing matches {show(pattern)} in {show(folder)}, so this pattern excludes nothing"
     if all(os.path.isdir(os.path.join(folder, path)) for path in found):
-        inside = show(f"{pattern.rstrip('/')}/**")
+        inside = yaml_text(f"{pattern.rstrip('/')}/**")
         what, them = ("matches only folders", "them") if glob.has_magic(pattern) else ("is a folder", "it")
         return f"{show(pattern)} {what}, so it excludes nothing; write {inside} to exclude all files in {them}"
     return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import stat
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ from batchdiff.image.format_marks import looks_like
 from batchdiff.image_source import ImageFormat
 from batchdiff.linux.device_names import image_path, is_among_devices
 from batchdiff.manifest.text.problems import Problems, YamlPath
-from batchdiff.quoting import show
+from batchdiff.quoting import show, yaml_text
 
 # Comparing a name with thousands takes tens of milliseconds, and a mistyped folder makes every image fail.
 _MOST_SUGGESTIONS = 20
@@ -65,7 +66,8 @@ def locate_image(
     if kind := _not_an_image(status.st_mode):
         remedy = "an image is a regular file or a block device"
         if stat.S_ISDIR(status.st_mode) and where[:1] == ("guests",):
-            remedy = f"for all images in it, write `glob: {written.rstrip('/')}/*`"
+            pattern = f"{glob.escape(written.rstrip('/'))}/*"
+            remedy = f"for all images in it, write `glob: {yaml_text(pattern)}`"
         problems.add(where, f"{show(full)} is {kind}; {remedy}")
         return None
     return Place(where, written, resolve_folder(folder, written), image_path(full), identity_in(status))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from batchdiff.manifest.paths import missing_format
 from batchdiff.manifest.text.problems import Problems, YamlPath
 from batchdiff.plan.json_schema import first_problem, schema_of
-from batchdiff.quoting import show, suggestion
+from batchdiff.quoting import show, suggestion, yaml_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,9 +29,6 @@ _KINDS = {
 
 _LISTS_OF_IMAGES = ("guests", "backing")
 
-_PLAIN = re.compile(r"(?!(?i:true|false|null|yes|no|on|off|y|n)$)(?:\./)?[A-Za-z_/][\w./-]*")
-"""Text that needs no quotes in a YAML list in brackets."""
-
 
 class _Finding(NamedTuple):
     """A finding of the validator: the rule, its argument and schema, the value and its place, the raw message."""
@@ -43,6 +40,9 @@ class _Finding(NamedTuple):
     where: YamlPath
     raw: str
 
+
+_INDICATORS = tuple("*&!%@`|>#")
+"""Characters that have a meaning in YAML where a value begins, but not inside one."""
 
 _NUMBER = re.compile(r"[0-9]+\.[0-9]+")
 
@@ -143,7 +143,8 @@ def _advice_on_key(key: str, known: list[str]) -> str:
     """Return advice on a key that is unknown here, as the end of a sentence."""
     before, colon, after = key.partition(":")
     if colon and before in known:
-        return f"; write a space after the colon: `{before}: {after}`"
+        value = yaml_text(after) if after.startswith(_INDICATORS) else after
+        return f"; write a space after the colon: `{before}: {value}`"
     if place := _place_of(key):
         return f"; it belongs {place}"
     near = suggestion(key, known)
@@ -178,7 +179,8 @@ def _type(finding: _Finding) -> str:
     expected = " or ".join(_KINDS[kind] for kind in kinds)
     quote = "; put it in quotes" if "string" in kinds and isinstance(finding.value, bool | int | float) else ""
     if kinds == ["object"] and isinstance(finding.value, str) and _names_an_image(finding.where):
-        quote = f"; write `{{path: {finding.value}, format: ...}}`" if finding.value.isprintable() else ""
+        text = _as_image(finding.value, finding.where[-2:-1])
+        quote = f"; write `{text}`" if finding.value.isprintable() else ""
     if kinds == ["array"]:
         quote = _as_list(finding)
     return f"expected {expected}, found {describe(finding.value)}{quote}"
@@ -191,11 +193,14 @@ def _as_list(finding: _Finding) -> str:
         return f"; write a list, such as `{key}: [{{path: ...}}]`" if key in _LISTS_OF_IMAGES else ""
     if not isinstance(finding.value, str) or not finding.value.isprintable():
         return ""
-    text = finding.value if _PLAIN.fullmatch(finding.value) else json.dumps(finding.value, ensure_ascii=False)
-    if key in _LISTS_OF_IMAGES:
-        kind = "glob" if key == "guests" and glob.has_magic(finding.value) else "path"
-        text = f"{{{kind}: {text}, format: ...}}"
+    text = _as_image(finding.value, (key,)) if key in _LISTS_OF_IMAGES else yaml_text(finding.value)
     return f"; write `{key}: [{text}]`"
+
+
+def _as_image(text: str, key: YamlPath) -> str:
+    """Return the entry of an image in YAML. ``key``: the key of the list that it is in; empty for the template."""
+    kind = "glob" if key == ("guests",) and glob.has_magic(text) else "path"
+    return f"{{{kind}: {yaml_text(text)}, format: ...}}"
 
 
 def _names_an_image(where: YamlPath) -> bool:

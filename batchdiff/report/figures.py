@@ -96,7 +96,6 @@ _BEGINNINGS = (
     ("it has ", "each has "),
     ("it may ", "each may "),
     ("it would ", "each would "),
-    ("it may be ", "each may be "),
     ("it shares ", "each shares "),
     ("it already shares ", "each already shares "),
     ("it is ", "each is "),

@@ -315,7 +315,24 @@ def test_sharing_is_mentioned_where_it_is_possible(tmp_path, kind):
         # A copy that cannot share is the first in the table, because it saves most.
         notation.run("qemu-img", "convert", "-O", "vmdk", str(point / "base.img"), str(point / "vm3.vmdk"))
         os.utime(point / "base.img", (1, 1))
-        assert discover(point).count("On this filesystem, `strategy: share`") == (kind == "xfs")
+        assert discover(point).count("`strategy: share` in a manifest is an alternative") == (kind == "xfs")
+
+
+def test_sharing_is_mentioned_if_only_some_copies_are_where_it_is_possible(tmp_path):
+    """The copy on another filesystem comes first, because it saves most."""
+    with mounted(tmp_path, "xfs") as point:
+        base = notation.write_raw(point / "base.img", "4M:A")
+        notation.write_raw(point / "vm.img", "2M:X 2M:A")
+        far = tmp_path / "elsewhere"
+        far.mkdir()
+        notation.write_raw(far / "far.img", "4M:A")
+        os.utime(base, (1, 1))
+        said = discover(point, far, "--template", base)
+        assert "On this filesystem" not in said
+        assert (
+            "For images on the same filesystem as their template, if files there can share blocks, `strategy: sha"
+            in said
+        )
 
 
 @pytest.mark.long

@@ -1,6 +1,7 @@
 """batchdiff.files.allowed_files: no name leads out of the allowed folders."""
 
 import pytest
+import yaml
 
 from batchdiff.errors import ImageError
 from batchdiff.files.allowed_files import allowed_file
@@ -72,6 +73,22 @@ def test_what_counts_is_the_file_behind_a_link(image, tmp_path):
     with pytest.raises(ImageError, match="which resolves to"):
         allowed(image, "folder/b.vmdk")
     assert allowed(image, "folder/b.vmdk", "pool") == "pool/b.vmdk"
+
+
+@pytest.mark.parametrize("folder", ["pool", "a,b", "it's", 'a "b": \\c', "[a]", "é", "a\xa0b", "# a"])
+def test_the_folder_to_allow_is_given_as_yaml(image, tmp_path, folder):
+    with pytest.raises(ImageError) as caught:
+        allowed(image, f"ROOT/{folder}/b.vmdk")
+    assert caught.value.remedy.startswith("If you trust the file's folder, add `allow_folders: [")
+    assert yaml.safe_load(caught.value.remedy.split("`")[1]) == {"allow_folders": [str(tmp_path / folder)]}
+
+
+@pytest.mark.parametrize("target", ["line\nbreak", "caf\udce9"])
+def test_a_folder_that_no_manifest_can_allow(image, tmp_path, target):
+    (tmp_path / "images/link").symlink_to(tmp_path / target)
+    with pytest.raises(ImageError) as caught:
+        allowed(image, "link/b.vmdk")
+    assert caught.value.remedy.startswith("If you trust the image, copy it into a single file")
 
 
 def test_a_name_that_fills_a_header_does_not_fill_the_message(image):

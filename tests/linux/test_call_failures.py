@@ -241,6 +241,28 @@ def test_every_error_is_explained_with_or_without_a_file(code):
         assert fault.remedy.endswith(".")
 
 
+@pytest.mark.parametrize(
+    ("code", "why", "remedy"),
+    [
+        (errno.EBUSY, "Device or resource busy", f"Find out what is using it. Stop that, {AGAIN}"),
+        (errno.EEXIST, "another file already has that name", f"Find out what it is and move it away, {AGAIN}"),
+        (
+            errno.EXDEV,
+            "the file and its new name are on different filesystems",
+            f"Put both on one filesystem, {AGAIN}",
+        ),
+    ],
+)
+def test_what_is_said_without_a_path(code, why, remedy):
+    assert explain(OSError(code, os.strerror(code))) == (why, remedy)
+
+
+@pytest.mark.parametrize("code", sorted(errno.errorcode))
+def test_no_empty_word_stands_for_a_path(code):
+    for text in explain(OSError(code, os.strerror(code))):
+        assert not re.search(r"''|  |^ | $", text)
+
+
 def test_a_file_is_named_only_if_the_error_has_none():
     with pytest.raises(OSError, match="/named") as caught, naming("/named"):
         raise OSError(errno.EIO, "Input/output error")

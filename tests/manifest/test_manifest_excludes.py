@@ -93,6 +93,7 @@ def test_all_excluded(folder):
             '"clones/archive" is a folder, so it excludes nothing; write "clones/archive/**" to exclude all files'
             " in it",
         ),
+        (r"a\b", r'"a\b" is a folder, so it excludes nothing; write "a\\b/**" to exclude all files in it'),
         ("clones/archive/", 'write "clones/archive/**" to exclude all files in it'),
         (
             "clones/arch*",
@@ -102,6 +103,7 @@ def test_all_excluded(folder):
     ],
 )
 def test_a_pattern_that_leaves_nothing_out_is_a_warning(archive, pattern, words):
+    os.mkdir(r"a\b")
     (warning,) = read(guests(ALL, tail=excluding(pattern))).warnings
     assert warning.startswith("5: exclude[0]: ")
     assert words.format(folder=archive) in warning

@@ -132,7 +132,7 @@ def test_what_is_no_image(folder):
         listener.bind("socket")
         found = problems(guests(*map(raw, ["clones", "fifo", "socket", "/dev/null", "loop", "clones/a.img/x"])))
     reasons = [
-        "a folder; for all images in it, write `glob: clones/*`",
+        'a folder; for all images in it, write `glob: "clones/*"`',
         "a FIFO",
         "a socket",
         "a character device",
@@ -218,13 +218,27 @@ def test_a_name_that_is_not_utf8_found_by_a_glob(folder):
         ("thin/x.qcow2", "mkdir -p "),
         ("clones/", "is a folder; write the overlay's file name too"),
         ("..", "is a folder"),
-        ("clones", 'is a folder; name a file in that folder as overlay.path: "'),
+        (
+            "clones",
+            "is a folder; name a file in that folder, such as `overlay: {path: {folder}/clones/overlay.qcow2}`",
+        ),
+        (
+            '"a, b"',
+            'is a folder; name a file in that folder, such as `overlay: {path: "{folder}/a, b/overlay.qcow2"}`',
+        ),
     ],
 )
 def test_where_no_overlay_can_go(folder, path, words):
+    os.mkdir("a, b")
     (problem,) = problems(guests(raw("clones/a.img", f", overlay: {{path: {path}}}")))
     assert problem.startswith("m.yaml:4: guests[0].overlay.path: ")
-    assert words in problem
+    assert words.replace("{folder}", str(folder)) in problem
+
+
+def test_a_folder_whose_name_looks_like_a_pattern(folder):
+    os.mkdir("a[1], b")
+    (problem,) = problems(guests(raw('"a[1], b"')))
+    assert problem.endswith('is a folder; for all images in it, write `glob: "a[[]1], b/*"`')
 
 
 # Block devices, which only root could make here

@@ -293,7 +293,10 @@ def test_a_version_that_is_missing_or_odd_hides_nothing(folder, first, problem):
         ),
         (raw("clones/a.img"), "name: x\n", "name: unknown key; it belongs in an item of `guests`"),
         ("{path: clones/a.img, format:raw}", "", "write a space after the colon: `format: raw`"),
+        ("{glob:*.img, format: raw}", "", 'write a space after the colon: `glob: "*.img"`'),
         ("clones/a.img", "", 'found the text "clones/a.img"; write `{path: clones/a.img, format: ...}`'),
+        ("'clones/a, b.img'", "", 'write `{path: "clones/a, b.img", format: ...}`'),
+        ("clones/*.img", "", 'write `{glob: "clones/*.img", format: ...}`'),
     ],
 )
 def test_where_a_key_belongs(folder, item, tail, problem):

@@ -5,6 +5,7 @@ import time
 import pytest
 
 from batchdiff.image.storage.exactness import Exactness
+from batchdiff.report import figures
 from batchdiff.report.figures import bounded_estimate, local_time, percent
 
 
@@ -44,3 +45,10 @@ def test_moments_are_local(monkeypatch, moment, shown):
 )
 def test_estimates_have_their_bounds(count, exactness, shown):
     assert bounded_estimate(count, exactness) == shown
+
+
+def test_every_beginning_of_a_reason_can_be_found():
+    """The first row that fits is used, so a longer one comes before the shorter ones that it begins with."""
+    ones = [one for one, _ in figures._BEGINNINGS]
+    hidden = [one for at, one in enumerate(ones) if any(map(one.startswith, ones[:at]))]
+    assert hidden == []

@@ -235,19 +235,17 @@ def _unwritable(path: str, error: OSError) -> UsageError:
 
 def _can_share(found: Discovery) -> bool:
     """Return True if the filesystem of some copy lets that copy share blocks with its template."""
-    return any(_have_reflinks(group.template, _shareable(group)) for group in found.groups)
+    return any(_have_reflinks(group.template, copy) for group in found.groups for copy in _shareable(group))
 
 
-def _shareable(group: Group) -> SampledImage | None:
-    """Return a copy that can share blocks, judging by its and its template's format; None if there is none."""
-    if group.template.source.format not in _SHAREABLE:
-        return None
-    return next((copy.image for copy in group.copies if copy.image.source.format in _SHAREABLE), None)
+def _shareable(group: Group) -> list[SampledImage]:
+    """Return a copy from each folder that can share blocks, judging by its and its template's format."""
+    images = [copy.image for copy in group.copies if copy.image.source.format in _SHAREABLE]
+    by_folder = {os.path.dirname(image.path): image for image in images}
+    return [*by_folder.values()] if group.template.source.format in _SHAREABLE else []
 
 
-def _have_reflinks(template: SampledImage, copy: SampledImage | None) -> bool:
-    if copy is None:
-        return False
+def _have_reflinks(template: SampledImage, copy: SampledImage) -> bool:
     with contextlib.suppress(OSError), open(template.path, "rb") as one, open(copy.path, "rb") as other:
         return why_not_shared(one.fileno(), other.fileno()) is None
     return False

@@ -7,10 +7,12 @@ cut loses only the latest records. The file is removed once the plan is written.
 
 from __future__ import annotations
 
-import errno
+import os
 import time
 from collections.abc import Callable
 
+from batchdiff.linux.call_failures import reason
+from batchdiff.linux.permissions import Deed
 from batchdiff.planning.checkpoint.file import CheckpointFile
 from batchdiff.planning.checkpoint.records import CHECKPOINT_MAGIC, Binding, Guests, Record, encode_record
 from batchdiff.planning.scan.results import RangeResult
@@ -20,8 +22,6 @@ _BEGIN_AFTER = 2.0
 
 _SYNC_EVERY = 5.0
 """Seconds of work that a power cut may cost."""
-
-_TAKEN = {errno.EACCES, errno.EAGAIN, errno.EEXIST}
 
 
 class Checkpoint:
@@ -84,11 +84,11 @@ class Checkpoint:
     def _give_up(self, error: OSError | ValueError) -> None:
         self._usable = False
         self.close()
-        why = str(error)
+        why = f"{self.path} cannot be used: {error}"
         if isinstance(error, OSError):
-            taken = error.errno in _TAKEN
-            why = "another `batchdiff plan` is using it" if taken else error.strerror or str(error)
-        self._warn(f"if this scan is interrupted, it cannot be resumed ({self.path}: {why})")
+            deed = Deed.WRITE if os.path.lexists(self.path) else Deed.CREATE
+            why = reason(error, deed, self.path)
+        self._warn(f"if this scan is interrupted, it cannot be resumed, because {why}")
 
     def discard(self) -> None:
         """Remove the file, which is no longer needed once the plan is written."""

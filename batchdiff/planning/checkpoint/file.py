@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -21,11 +22,14 @@ class CheckpointFile:
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         self.path = path
         self.end = 0
-        self._file = os.fdopen(os.open(path, flags | (os.O_CREAT | os.O_EXCL if create else 0), 0o600), "rb")
+        try:
+            fd = os.open(path, flags | (os.O_CREAT | os.O_EXCL if create else 0), 0o600)
+        except FileExistsError:
+            raise ValueError("another process, perhaps a `batchdiff plan`, created it meanwhile") from None
+        self._file = os.fdopen(fd, "rb")
         try:
             _check_ours(os.fstat(self._file.fileno()))
-            # A record lock, because workers do not inherit it: they may outlive a killed planner for a while.
-            fcntl.lockf(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(self._file.fileno())
         except BaseException:
             self._file.close()
             raise
@@ -69,6 +73,16 @@ class CheckpointFile:
     def close(self) -> None:
         """Close the file, which releases the lock."""
         self._file.close()
+
+
+def _lock(fd: int) -> None:
+    """Take a record lock: workers, which may outlive a killed planner for a while, do not inherit it."""
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in {errno.EACCES, errno.EAGAIN}:
+            raise ValueError("another `batchdiff plan` is using it") from error
+        raise
 
 
 def _check_ours(info: os.stat_result) -> None:

@@ -43,8 +43,9 @@ _MOST_NAMES = 20
 
 
 _SHARE = (
-    "On this filesystem, `strategy: share` in a manifest is an alternative to overlays: each image stays as it is,"
-    " and shares blocks on disk with its template where the two are equal; see docs/share.md."
+    "For images on the same filesystem as their template, if files there can share blocks, `strategy: share` in a"
+    " manifest is an alternative to overlays: each image stays as it is, and shares blocks on disk with its"
+    " template where the two are equal; see docs/share.md."
 )
 
 

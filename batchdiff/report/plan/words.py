@@ -159,8 +159,13 @@ def main_figures(facts: PlanFacts) -> Iterator[tuple[str, str, str]]:
     if facts.savings:
         ways = {guest.retired(facts.plan.retire) for guest in facts.plan.to_convert}
         what, when = _RETIRED[ways.pop() if len(ways) == 1 else facts.plan.retire]
+        if all(guest.is_on_device for guest in facts.plan.to_convert):
+            when = f"the space comes back once you {_DELETE_DEVICES} them"
         yield "originals", what, f"{when}; block devices are kept" if ways else when
 
+
+_DELETE_DEVICES = "discard or remove"
+"""The words instead of ``delete`` if all originals are block devices."""
 
 _RETIRED = {
     Retire.KEEP: ("kept", "the space comes back once you delete them"),
@@ -237,12 +242,12 @@ def _fate(facts: PlanFacts, chosen: Sequence[GuestToConvert]) -> str:
         retire = Retire.KEEP
     if facts.is_applied or facts.plan.to_share or is_mixed:
         totals = totals_of(chosen, retire)
-    delete = "delete" if files else "discard or remove"
+    delete = "delete" if files else _DELETE_DEVICES
     match retire:
         case Retire.KEEP:
-            return f"and keep {originals}: {_later(totals, f'only once you {delete} {them}', them)}"
+            return f"and keep {originals}: {_later(totals, f'only once you {delete} {them}', f'{delete} {them}')}"
         case Retire.QUARANTINE:
-            later = _later(totals, "only with `batchdiff purge`", them)
+            later = _later(totals, "only with `batchdiff purge`", f"delete {them}")
             return f"and then quarantine {originals} as NAME.batchdiff-original: {later}"
         case Retire.DELETE if lost := shortfall(totals.saved_bytes, totals.exactness):
             return f"and then delete {originals}: there will be {lost} than now"
@@ -250,9 +255,9 @@ def _fate(facts: PlanFacts, chosen: Sequence[GuestToConvert]) -> str:
             return f"and then delete {originals}, which frees {_saved(totals)}"
 
 
-def _later(totals: Totals, when: str, originals: str) -> str:
+def _later(totals: Totals, when: str, then: str) -> str:
     if lost := shortfall(totals.saved_bytes, totals.exactness):
-        return f"even after you delete {originals}, there will be {lost} than now"
+        return f"even after you {then}, there will be {lost} than now"
     the = "the " if totals.exactness is Exactness.EXACT else ""
     return f"{the}{_saved(totals)} comes back {when}"
 

@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+from access import as_user
 from clocks import Clock
 from hypothesis import given
 from hypothesis import strategies as st
@@ -354,7 +355,10 @@ def test_two_at_once(plan, partial, when):
         ours.add(result(1))
         ours.discard()
         assert len(told) == 1
-        assert "another" in told[0]
+        user = "another `batchdiff plan` is using it"
+        if when == "meanwhile":
+            user = "another process, perhaps a `batchdiff plan`, created it meanwhile"
+        assert told[0].endswith(f"because {partial} cannot be used: {user}")
         assert partial.read_bytes() == before
         holder.send_signal(signal.SIGKILL)
     assert loaded(plan) == [Guests(("one", "two")), *recorded([RangeResult(5)])]
@@ -386,7 +390,43 @@ def test_a_full_disk(plan, monkeypatch):
     checkpoint.add(result(3))
     checkpoint.close()
     assert len(told) == 1
-    assert "No space" in told[0]
+    assert told[0].endswith(f"because the filesystem of {plan.parent} has no space left")
+
+
+SOMEBODY = 3001
+
+
+def told_to_somebody(folder):
+    """The warning that another user gets, for whom the folder is the root of all files."""
+
+    def warnings():
+        told = Told()
+        checkpoint = opened("/p.json", told)
+        checkpoint.load("b")
+        checkpoint.add(result(1))
+        checkpoint.close()
+        return list(told)
+
+    (warning,) = as_user(SOMEBODY, folder, warnings)
+    return warning
+
+
+def test_a_file_of_another_user(plan, partial):
+    """Nobody is using it."""
+    written(plan)
+    plan.parent.chmod(0o755)
+    assert told_to_somebody(partial.parent) == (
+        "if this scan is interrupted, it cannot be resumed, because the user with uid 3001 may not write to"
+        " /p.json.partial, which belongs to uid 0 and has the mode 600"
+    )
+
+
+def test_a_folder_that_may_not_be_written_to(tmp_path):
+    tmp_path.chmod(0o755)
+    assert told_to_somebody(tmp_path) == (
+        "if this scan is interrupted, it cannot be resumed, because the user with uid 3001 may not write to the"
+        " folder /, which belongs to uid 0 and has the mode 755"
+    )
 
 
 def test_no_folder_to_write_to(tmp_path):

@@ -3,6 +3,7 @@
 Guards report/facts.py, report/figures.py, report/plan/words.py, report/plan/remarks.py.
 """
 
+import dataclasses
 import os
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from plans import guest_plan, planned_image, plans, refused_guest, savings, small_plan
 
 from batchdiff.choices import Retire, Verdict
+from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image.storage.overlayfs import CopyUp
 from batchdiff.plan.overlay_options import Compat, Compression, Encryption, OverlayOptions
@@ -18,6 +20,7 @@ from batchdiff.plan.totals import totals_of
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.figures import of_several
 from batchdiff.report.plan import text as form
+from batchdiff.report.plan.words import main_figures
 from batchdiff.report.table import cells
 from batchdiff.units import GIB, MIB, few
 
@@ -148,6 +151,39 @@ def test_an_estimate_is_marked_with_its_error():
 )
 def test_the_fate_of_the_originals(retire, said):
     assert said in flat(plan_text(small_plan(WEB, PACKED, retire=retire)))
+
+
+DEVICE = Fingerprint(device=1, inode=0, size=2 * GIB, mtime_ns=0, ctime_ns=0)
+
+
+def on_device(name, **changes):
+    image = dataclasses.replace(planned_image(f"/dev/vg/{name}"), fingerprints=(DEVICE,))
+    return guest_plan(name, image=image, overlay_path=f"/srv/{name}.qcow2", **changes)
+
+
+@pytest.mark.parametrize("retire", Retire)
+@pytest.mark.parametrize(
+    ("guests", "said"),
+    [
+        ([on_device("a")], "the 1.8 GiB comes back only once you discard or remove it."),
+        (
+            [on_device("a", savings=savings(overlay=3 * GIB)), on_device("b", savings=savings(overlay=2 * GIB))],
+            "even after you discard or remove them, there will be 1 GiB less free space than now.",
+        ),
+    ],
+)
+def test_no_block_device_can_be_deleted(retire, guests, said):
+    plan = small_plan(*guests, retire=retire)
+    assert said in flat(plan_text(plan))
+    figures = {label: f"{figure}, {remark}" for label, figure, remark in main_figures(PlanFacts(plan))}
+    assert figures["originals"] == "kept, the space comes back once you discard or remove them"
+
+
+def test_files_can_be_deleted():
+    larger = guest_plan("web02", savings=savings(overlay=5 * GIB))
+    for retire, end in ((Retire.KEEP, ":"), (Retire.QUARANTINE, " as NAME.batchdiff-original:")):
+        said = flat(plan_text(small_plan(larger, retire=retire)))
+        assert f"the original{end} even after you delete it, there will be 3 GiB less free space than now." in said
 
 
 def test_the_space_is_that_of_the_command_that_is_advised():
