@@ -30,7 +30,7 @@ def main() -> NoReturn:
         from batchdiff.cli.main import run  # noqa: PLC0415
 
         code = run(sys.argv[1:])
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # too late: everything is done, as the exit code must show
     except KeyboardInterrupt:
         code = _INTERRUPTED

@@ -6,8 +6,8 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-HELD = (signal.SIGINT, signal.SIGTERM)
-"""The signals with which people end a command."""
+HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals with which people end a command, the last one by closing its terminal."""
 
 
 @contextmanager

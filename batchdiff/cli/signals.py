@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a command works on images: the first signal asks it to stop, the second kills it."""
+"""Ctrl-C, SIGTERM and SIGHUP while a command works on images: the first asks it to stop, the second kills it."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ def stopping() -> Iterator[Stop]:
     """
     stop = Stop()
 
-    def handle(_number: int, _frame: FrameType | None) -> None:
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if stop.is_asked and number == signal.SIGHUP:
+            return  # a terminal that is closed may send it twice: the kernel does, and so does the shell
         if stop.is_asked:
             kill_all()
             os._exit(EXIT_INTERRUPTED)
         stop.ask()
 
-    # A shell starts background jobs with SIGINT ignored, and it must remain ignored.
+    # A shell starts background jobs with SIGINT ignored, and nohup ignores SIGHUP: both must remain ignored.
     heard = [number for number in HELD if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, handle) for number in heard}
     try:

@@ -29,6 +29,7 @@ from commands import (
 )
 from filesystems import mounted
 from oracle import assert_same
+from real_holders import wait_for
 from seeds import seeded
 
 from batchdiff.files.fingerprint import fingerprint_at
@@ -650,7 +651,7 @@ def test_a_reader_that_goes_away_does_not_stop_the_work(planned):
     planned.assert_converted()
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, *rarely(signal.SIGTERM)])
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGHUP, *rarely(signal.SIGTERM)])
 def test_interrupted(planned, tmp_path, signal_number):
     """While QEMU compares: qemu-img ends too, nothing half-done is left, the next apply finishes."""
     path = fake_judge.install(tmp_path, fake_judge.COMPARES)
@@ -667,6 +668,51 @@ def test_interrupted(planned, tmp_path, signal_number):
     with pytest.raises(ProcessLookupError):
         os.kill(judge, 0)
     planned.apply("--retire", "delete", "--yes")
+    planned.assert_converted()
+
+
+def test_a_terminal_that_is_closed_rolls_back(planned, tmp_path):
+    """As when an SSH connection breaks: with a progress bar, and all output on that terminal."""
+    path = fake_judge.install(tmp_path, fake_judge.COMPARES)
+    before = planned.state()
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        ["setsid", "--ctty", "--wait", *COMMAND, "apply", "fleet.plan.json", "--retire", "delete", "--yes"],
+        cwd=planned.folder,
+        env=os.environ | {"PATH": path, "TERM": "xterm"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    ) as process:
+        os.close(theirs)
+        fake = path.split(":", maxsplit=1)[0] + "/qemu-img"
+        wait_for(lambda: fake_judge.comparing(fake) != [])
+        judge = fake_judge.comparing(fake)[0]
+        os.close(ours)
+        assert process.wait(60) == 130
+    with pytest.raises(ProcessLookupError):
+        os.kill(judge, 0)
+    after_it = planned.state()
+    after_it.pop("fleet.plan.json.journal")
+    assert after_it == before
+    planned.apply("--retire", "delete", "--yes")
+    planned.assert_converted()
+
+
+def test_nohup_is_respected(planned, tmp_path):
+    path = fake_judge.install(tmp_path, fake_judge.COMPARES_UNTIL_TOLD)
+    with subprocess.Popen(
+        ["nohup", *COMMAND, "apply", "fleet.plan.json"],
+        cwd=planned.folder,
+        env=os.environ | {"PATH": path},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        wait_for(lambda: fake_judge.comparing(path.split(":", maxsplit=1)[0] + "/qemu-img") != [])
+        process.send_signal(signal.SIGHUP)
+        fake_judge.let_it_end(path)
+        assert process.wait(60) == 0
     planned.assert_converted()
 
 

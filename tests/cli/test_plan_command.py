@@ -19,6 +19,8 @@ from commands import COMMAND, GUESTS, MANIFEST, OVERLAYS, assert_no_traceback, b
 from filesystems import mounted
 from real_holders import wait_for
 
+from batchdiff.signals import HELD
+
 
 def test_results_on_stdout_and_messages_on_stderr(fleet):
     done = fleet.plan()
@@ -304,7 +306,7 @@ def is_running(pid):
         return False
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signal_number", HELD)
 @pytest.mark.parametrize("to_all", [True, *rarely(False)])
 def test_interrupted(fleet, signal_number, to_all):
     """Ctrl-C at the terminal reaches the workers too. A guest that never ends keeps them busy."""

@@ -4,12 +4,13 @@ Guards __main__.py.
 """
 
 import json
-import signal
 import subprocess
 import sys
 
 import notation
 import pytest
+
+from batchdiff.signals import HELD
 
 LOADED = """
 import json, sys
@@ -200,7 +201,7 @@ def test_numpy_starts_no_threads():
     assert done.stdout.splitlines()[-1] == "1"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", HELD)
 def test_a_signal_while_a_verb_is_loaded_is_no_bug(number):
     """numpy, interrupted in the middle of its import, says that its installation is broken."""
     script = f"""

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM at any time: undone or finished, said how to go on; a second one ends it at once."""
+"""Ctrl-C, SIGTERM and SIGHUP at any time: undone or finished, said how to go on; a second one ends it at once."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import pytest
 from commands import COMMAND, assert_no_traceback, batchdiff, rarely
 from scenes import SCENES, arguments, assert_ended, assert_nothing_is_lost, prepare, seconds_of
 from seeds import seeded
+
+from batchdiff.signals import HELD
 
 
 def started(folder, scene) -> subprocess.Popen[str]:
@@ -30,9 +32,9 @@ def test_one_signal(tmp_path, name, rounds):
         prepare(folder, scene)
         with started(folder, scene) as process:
             time.sleep(rng.uniform(whole / 3, whole))
-            process.send_signal(rng.choice([signal.SIGINT, signal.SIGTERM]))
+            process.send_signal(rng.choice(HELD))
             _, said = process.communicate(timeout=60)
-        assert process.returncode in {0, 130, -signal.SIGINT, -signal.SIGTERM}, said
+        assert process.returncode in {0, 130, *(-number for number in HELD)}, said
         assert_no_traceback(said)
         stopped += process.returncode == 130
         assert_nothing_is_lost(folder)

@@ -189,8 +189,9 @@ def _death(worker: _Worker[Task], job: Job[Task, Result]) -> _PoolError:
 
 
 def _work(job: Job[Task, Result], pipe: Connection, inherited: list[Connection]) -> None:
-    # Ctrl-C reaches the whole process group; only the planner reacts to it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C and a closed terminal reach the whole process group; only the planner reacts to them.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
     for connection in inherited:
