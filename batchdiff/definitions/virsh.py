@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 from batchdiff.definitions.libvirt_domain import Domain, parse_domain
 from batchdiff.definitions.libvirt_pool import Pool, parse_pool
@@ -35,11 +36,14 @@ class Libvirt:
     uri: str = ""
 
     def domains(self) -> list[Domain]:
-        """Return the persistent definitions of all domains, without passwords.
+        """Return the persistent definitions of all domains, without passwords; each says which connection has it.
 
+        :raises DefinitionError: what libvirt prints is not a domain.
         :raises ProgramError: libvirt cannot be queried.
         """
-        return [self.domain(name) for name in self._lines("list", "--all", "--name", "--persistent")]
+        names = self._lines("list", "--all", "--name", "--persistent")
+        uri = self.uri or ("".join(self._lines("uri")) if names else "")
+        return [replace(self.domain(name), where=uri) for name in names]
 
     def command(self, *arguments: str) -> str:
         """Return a virsh command for this connection, as the operator can run it."""

@@ -1,4 +1,4 @@
-"""What to do about each failure of virsh. Guards definitions/virsh.py."""
+"""What virsh reports, and what to do about each of its failures. Guards definitions/virsh.py."""
 
 import pytest
 
@@ -31,6 +31,12 @@ def test_a_failure_gets_its_own_remedy(ask, what, remedy):
         ask()
     assert caught.value.what.startswith(what)
     assert remedy in caught.value.remedy
+
+
+@pytest.mark.parametrize("uri", ["test:///default", ""])
+def test_a_domain_says_which_connection_has_it(uri, monkeypatch):
+    monkeypatch.setenv("LIBVIRT_DEFAULT_URI", "test:///default")
+    assert [(each.name, each.where) for each in Libvirt(uri).domains()] == [("test", "test:///default")]
 
 
 def test_libvirt_that_hangs(tmp_path, monkeypatch):
