@@ -4,7 +4,7 @@ import pytest
 
 from batchdiff.definitions import virsh
 from batchdiff.definitions.virsh import Libvirt
-from batchdiff.errors import ProgramError
+from batchdiff.errors import DefinitionError, ProgramError
 
 TESTS = Libvirt("test:///default")
 
@@ -49,3 +49,12 @@ def test_libvirt_that_hangs(tmp_path, monkeypatch):
         Libvirt("qemu:///system").active()
     assert "it had not finished after" in caught.value.why
     assert "`virsh --connect qemu:///system uri`" in caught.value.remedy
+
+
+@pytest.mark.parametrize("ask", [TESTS.domains, lambda: TESTS.domain("a"), TESTS.pools])
+def test_what_is_no_definition(ask, tmp_path, monkeypatch):
+    (tmp_path / "virsh").write_text("#!/bin/sh\necho nonsense\n")
+    (tmp_path / "virsh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(DefinitionError, match="not valid XML"):
+        ask()

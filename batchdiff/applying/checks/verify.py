@@ -128,6 +128,8 @@ def check_used(image: ImageSource, ended: Callable[[], bool], report: Callable[[
     :raises VerificationError: it is damaged.
     :raises SecretError: a secret cannot be read, or is wrong.
     :raises InUseError: it is in use, so QEMU cannot read it now.
+    :raises ProgramError: qemu-img could not be run.
+    :raises StopError: the check was ended early.
     """
     try:
         with open_image(image) as opened:
