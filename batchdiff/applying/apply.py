@@ -112,7 +112,10 @@ def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
 
 
 def originals_to_delete(plan: Plan, options: ApplyOptions, history: History) -> list[tuple[str, int]]:
-    """Return path and bytes on disk of each original that `--retire delete` would delete, also from quarantine."""
+    """Return path and bytes on disk of each original that `--retire delete` would delete, also from quarantine.
+
+    :raises UsageError: as for :func:`choose_guests`.
+    """
     found = []
     back = _given_back(plan, options, history)
     for guest in choose_guests(plan, options.guests):

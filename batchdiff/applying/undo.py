@@ -151,6 +151,8 @@ def nothing_to_do(
     """Yield the outcome of each named guest that has nothing to restore or purge, which is not an error.
 
     If there is nothing to do at all, also yield those of guests that share blocks in place, to explain why.
+
+    :raises UsageError: one of the names is not that of a guest in the plan.
     """
     having = {guest.name for guest, _ in found}
     if names is None and not found:

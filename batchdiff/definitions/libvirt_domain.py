@@ -50,7 +50,10 @@ class DomainDisk:
 
 @frozen
 class Domain:
-    """A domain as its XML describes it. ``where``: the source of the XML: a file, or ``the domain NAME``."""
+    """A domain as its XML describes it. ``where``: the source of the XML.
+
+    That is a file, the URI of a connection to libvirt, or ``the domain NAME``.
+    """
 
     name: str
     where: str

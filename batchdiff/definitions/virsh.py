@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 from batchdiff.definitions.libvirt_domain import Domain, parse_domain
 from batchdiff.definitions.libvirt_pool import Pool, parse_pool
@@ -35,11 +36,14 @@ class Libvirt:
     uri: str = ""
 
     def domains(self) -> list[Domain]:
-        """Return the persistent definitions of all domains, without passwords.
+        """Return the persistent definitions of all domains, without passwords; each says which connection has it.
 
+        :raises DefinitionError: what libvirt prints is not a domain.
         :raises ProgramError: libvirt cannot be queried.
         """
-        return [self.domain(name) for name in self._lines("list", "--all", "--name", "--persistent")]
+        names = self._lines("list", "--all", "--name", "--persistent")
+        uri = self.uri or ("".join(self._lines("uri")) if names else "")
+        return [replace(self.domain(name), where=uri) for name in names]
 
     def command(self, *arguments: str) -> str:
         """Return a virsh command for this connection, as the operator can run it."""
@@ -48,6 +52,7 @@ class Libvirt:
     def domain(self, name: str, *, with_passwords: bool = False) -> Domain:
         """Return a domain; if it is read without its passwords and then redefined, it loses them.
 
+        :raises DefinitionError: what libvirt prints is not a domain.
         :raises ProgramError: libvirt cannot be queried.
         """
         options = ["--security-info"] if with_passwords else []
@@ -57,6 +62,7 @@ class Libvirt:
     def pools(self) -> list[Pool]:
         """Return all storage pools; none if the driver of this connection has no pools.
 
+        :raises DefinitionError: what libvirt prints is not a pool.
         :raises ProgramError: libvirt cannot be queried.
         """
         names = self._lines_if_supported("pool-list", "--all", "--name")
@@ -64,31 +70,52 @@ class Libvirt:
         return [parse_pool(text.encode(), f"the pool {name}") for name, text in dumped]
 
     def state(self, domain: str) -> str:
-        """Return the state of a domain, such as ``shut off`` or ``running``."""
+        """Return the state of a domain, such as ``shut off`` or ``running``.
+
+        :raises ProgramError: libvirt cannot be queried.
+        """
         return " ".join(self._lines("domstate", "--domain", domain))
 
     def active(self) -> list[str]:
-        """Return the names of all domains that are not shut off: they run, are paused, or are being migrated."""
+        """Return the names of all domains that are not shut off: they run, are paused, or are being migrated.
+
+        :raises ProgramError: libvirt cannot be queried.
+        """
         return self._lines("list", "--name")
 
     def saved(self) -> list[str]:
-        """Return the names of the domains whose memory libvirt has saved (managed save); they are shut off."""
+        """Return the names of the domains whose memory libvirt has saved (managed save); they are shut off.
+
+        :raises ProgramError: libvirt cannot be queried.
+        """
         return self._lines("list", "--all", "--name", "--with-managed-save")
 
     def present_xml(self, domain: str) -> bytes:
-        """Return the definition that an active domain has at present, with its backing chains."""
+        """Return the definition that an active domain has at present, with its backing chains.
+
+        :raises ProgramError: libvirt cannot be queried.
+        """
         return self._run("dumpxml", "--domain", domain).encode()
 
     def saved_xml(self, domain: str) -> bytes:
-        """Return the definition with which a domain will continue from its saved memory."""
+        """Return the definition with which a domain will continue from its saved memory.
+
+        :raises ProgramError: libvirt cannot be queried.
+        """
         return self._run("managedsave-dumpxml", "--domain", domain).encode()
 
     def snapshots(self, domain: str) -> list[str]:
-        """Return the names of a domain's snapshots, whose metadata also refers to its disks."""
+        """Return the names of a domain's snapshots, whose metadata also refers to its disks.
+
+        :raises ProgramError: libvirt cannot be queried.
+        """
         return self._lines("snapshot-list", "--name", "--domain", domain)
 
     def checkpoints(self, domain: str) -> list[str]:
-        """Return the names of a domain's checkpoints, which are bitmaps in its disks; none if unsupported."""
+        """Return the names of a domain's checkpoints, which are bitmaps in its disks; none if unsupported.
+
+        :raises ProgramError: libvirt cannot be queried.
+        """
         return self._lines_if_supported("checkpoint-list", "--name", "--domain", domain)
 
     def define(self, name: str, document: bytes) -> None:

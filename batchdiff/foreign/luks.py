@@ -16,7 +16,7 @@ import struct
 from typing import NamedTuple
 
 from batchdiff.foreign.header import ReadAt, exactly
-from batchdiff.qcow2.faults import NOT_OPENED, require, require_opened
+from batchdiff.qcow2.faults import require, require_opened
 from batchdiff.units import SECTOR, align_up
 
 _HEADER = struct.Struct(">6sH32s32s32sII20s32sI40s")
@@ -115,5 +115,5 @@ def inspect_luks_image(read: ReadAt, file_size: int) -> None:
 
     :raises FormatError: as for :func:`inspect_luks`; or the last sector of the image is incomplete.
     """
-    require(file_size % SECTOR == 0, "it is truncated: its last sector is incomplete", remedy=NOT_OPENED)
+    require(file_size % SECTOR == 0, "it is truncated: its last sector is incomplete")
     inspect_luks(read, file_size)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from batchdiff.qcow2.entries import OFFSET_MASK, Words
-from batchdiff.qcow2.faults import require_opened
+from batchdiff.qcow2.faults import require, require_opened
 from batchdiff.units import MIB, align_up, ceil_div
 
 _ENTRY = struct.Struct(">QIIBBHI")
@@ -26,8 +26,16 @@ _DIRTY_TRACKING = 1
 _GRANULARITIES = range(9, 32)
 _LONGEST_NAME = 1023
 _MAX_BITMAP = 512 * MIB
+"""QEMU's limit on a bitmap in a file. batchdiff has the same limit on a bitmap that is in use, in memory."""
+
 _MAX_TABLES = 64 * MIB
-"""The most bytes of all tables together. Those of a thousand bitmaps of a 16 TiB disk take 4 MiB."""
+"""batchdiff's limit on all tables together. Those of a thousand bitmaps of a 16 TiB disk take 4 MiB."""
+
+_REMOVE = (
+    "Make a copy of it, remove the bitmaps that `qemu-img info` shows from the copy, each with `qemu-img bitmap"
+    " --remove COPY NAME`, and use the copy."
+)
+"""The remedy for bitmaps that QEMU accepts."""
 
 _RESERVED = np.uint64(0xFF000000000001FE)
 _ALL_ONES = np.uint64(1)
@@ -38,23 +46,27 @@ def bitmap_tables(directory: bytes, count: int, cluster_size: int, virtual_size:
 
     Bitmaps marked "in use" are left out: they are out of date, and QEMU does not read their tables.
 
-    :raises FormatError: QEMU would refuse the directory, or the tables take more than 64 MiB.
+    :raises FormatError: QEMU would refuse the directory, or it exceeds a limit of batchdiff's.
     """
-    tables, names = [], set()
+    tables, names, found = [], set(), 0
     for name, (offset, entries, flags, kind, bits) in _entries(directory):
-        _require(name not in names, "two bitmaps have the same name")
+        found += 1
+        # QEMU skips one that is in use if it has loaded another of that name.
+        _require(flags & _IN_USE or name not in names, "two bitmaps have the same name")
         names.add(name)
         _require(kind == _DIRTY_TRACKING and not flags & ~_KNOWN_FLAGS, "a bitmap is of an unknown kind")
         _require(bits in _GRANULARITIES, f"a bitmap has an invalid granularity of 2^{bits} bytes")
         _require(offset and offset % cluster_size == 0, "a table is at offset 0, or not aligned to a cluster")
         _require(0 < entries * cluster_size <= _MAX_BITMAP, f"a table has an invalid length ({entries} entries)")
         in_memory = ceil_div(ceil_div(virtual_size, 1 << bits), 64) * 8
-        _require(in_memory <= _MAX_BITMAP, "a bitmap needs more than 512 MiB of memory")
-        if not flags & _IN_USE:
+        if flags & _IN_USE:
+            require(in_memory <= _MAX_BITMAP, "a bitmap needs more than 512 MiB of memory", remedy=_REMOVE)
+        else:
             _require(entries == ceil_div(in_memory, cluster_size), "a table does not match the size of the disk")
             tables.append((offset, entries))
-    _require(len(names) == count, f"the number of its entries is {len(names)} instead of {count}")
-    _require(sum(entries for _, entries in tables) * 8 <= _MAX_TABLES, "its tables take more than 64 MiB")
+    _require(found == count, f"the number of its entries is {found} instead of {count}")
+    size = sum(entries for _, entries in tables) * 8
+    require(size <= _MAX_TABLES, "the tables of its bitmaps take more than 64 MiB", remedy=_REMOVE)
     return tables
 
 
@@ -68,7 +80,8 @@ def _entries(directory: bytes) -> Iterator[tuple[bytes, tuple[int, int, int, int
         at = align_up(at + _ENTRY.size + name_bytes, 8)
         _require(extra == 0, "an entry has extra data, which QEMU does not accept")
         _require(at <= len(directory), "it ends inside a name")
-        _require(name_bytes <= _LONGEST_NAME and b"\0" not in name, "a name is too long, or contains a null byte")
+        _require(name_bytes <= _LONGEST_NAME, f"a name has more than {_LONGEST_NAME} bytes")
+        require(b"\0" not in name, "the name of a bitmap contains a null byte", remedy=_REMOVE)
         yield name, (offset, entries, flags, kind, bits)
 
 

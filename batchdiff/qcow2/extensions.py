@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterator
 
 from batchdiff.qcow2.faults import LEGACY_ENCRYPTION, require, require_opened
-from batchdiff.units import MIB, align_up
+from batchdiff.units import KIB, align_up
 
 BACKING_FORMAT, DATA_FILE = 0xE2792ACA, 0x44415441
 _END, _BITMAPS, _ENCRYPTION = 0, 0x23852875, 0x0537BE77
@@ -27,12 +27,19 @@ LUKS = 2
 
 _ENCRYPTION_FIELDS = struct.Struct(">QQ")
 
+_NAME_IT = (
+    "If the definition of its VM names that file, write the name into the image: `qemu-img amend -o data_file=FILE"
+    " --image-opts driver=qcow2,file.filename=IMAGE,data-file.filename=FILE`. Otherwise restore the image from a"
+    " backup, or leave it out of the manifest."
+)
+"""The remedy for an image that QEMU opens only if an option names the file with the data."""
+
 _LONGEST_FORMAT = 15
 """QEMU stores the format's name in 16 bytes, including the final 0."""
 
 _BITMAPS_FIELDS = struct.Struct(">IIQQ")
 _MAX_BITMAPS = 65535
-_MAX_DIRECTORY = 64 * MIB
+_MAX_DIRECTORY = 65535 * KIB
 _SHORTEST_BITMAP = 24
 
 
@@ -82,7 +89,7 @@ def luks_header_in(found: list[tuple[int, bytes]], crypt: int) -> tuple[int, int
     require_opened(crypt in {0, LUKS}, f"its encryption method {crypt} is unknown")
     offset = length = 0
     named = [data for kind, data in found if kind == _ENCRYPTION]
-    require_opened(len(named) <= 1, "it names more than one LUKS header")
+    require(len(named) <= 1, "it names more than one LUKS header")
     for data in named:
         require_opened(crypt == LUKS, "it names a LUKS header, but is not encrypted with LUKS")
         require_opened(
@@ -110,7 +117,7 @@ def data_file_of(found: list[tuple[int, bytes]], *, has_one: bool) -> str | None
     if not has_one:
         require(not names, "it names an external data file, but keeps its data in its own file")
         return None
-    require_opened(any(names), "it keeps its data in an external file, but does not name that file")
+    require(any(names), "it keeps its data in an external file, but does not name that file", remedy=_NAME_IT)
     require(len(names) == 1, "it names more than one external data file")
     return names[0]
 

@@ -119,7 +119,7 @@ def parse(head: bytes, file_size: int) -> Header:
     require_opened(refcount_order <= 6, f"a refcount width of 2^{refcount_order} bits exceeds 64")
     geometry = _geometry(version, bits, incompatible, compression, 1 << refcount_order)
     cluster = geometry.cluster_size
-    require_opened(length % 8 == 0 and length <= cluster, f"the header length {length} is invalid")
+    _check_length(length, cluster, len(head))
     is_raw = autoclear & AUTOCLEAR_RAW_DATA_FILE
     require_opened(geometry.external_data or not is_raw, "it is marked as having a raw data file, but has none")
     # Extensions and backing file name follow the fixed fields, all in the first cluster.
@@ -163,6 +163,16 @@ def version_3_fields(head: bytes, version: int) -> tuple[int, int, int, int, int
     incompatible, compatible, autoclear, refcount_order, length, compression = V3.unpack_from(head, V2_LENGTH)
     require_opened(length >= _V3_SHORTEST, f"the header length {length} is below {_V3_SHORTEST}")
     return incompatible, compatible, autoclear, refcount_order, length, compression if length > 104 else 0
+
+
+def _check_length(length: int, cluster: int, available: int) -> None:
+    require_opened(length <= cluster, f"the header length {length} exceeds the cluster size")
+    require(length % 8 == 0, f"the header length {length} is not a multiple of 8")
+    require(
+        available >= cluster,
+        f"its header (a cluster of {cluster} bytes) ends past the end of the file ({available}), which is"
+        " truncated or damaged",
+    )
 
 
 def _check_features(incompatible: int) -> None:
@@ -259,10 +269,9 @@ def _check_tables(header: Header, file_size: int) -> None:
         f"its snapshot table at {header.snapshots_offset} is not aligned to a cluster",
     )
     for offset, length, name in tables:
-        # The header's own cluster may be cut short: a small file can end inside it.
         require_opened(offset % cluster == 0, f"its {name} at {offset} is not aligned to a cluster")
         require(
-            name == "header" or offset + length <= file_size,
+            offset + length <= file_size,
             f"its {name} (bytes {offset} to {offset + length}) ends past the end of the file ({file_size}),"
             " which is truncated or damaged",
         )

@@ -31,6 +31,7 @@ def new_luks_header(
 
     :raises ImageError: the secret cannot be read.
     :raises ProgramError: qemu-img is missing or fails.
+    :raises StopError: ``stopped`` became true.
     """
     image = ImageSource("", ImageFormat.QCOW2, secret_file=secret_file)
     secrets = secrets_of([image])
@@ -79,6 +80,7 @@ def encrypt(  # noqa: PLR0913  # options by keyword
     :raises InUseError: a VM is using the guest.
     :raises OSError: the disk is full.
     :raises ProgramError: qemu-img is missing or fails.
+    :raises StopError: ``stopped`` became true.
     """
     new = ImageSource("", ImageFormat.QCOW2, secret_file=secret_file)
     secrets = secrets_of([guest, new])

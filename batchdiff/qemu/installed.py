@@ -1,8 +1,8 @@
-"""The version of the installed qemu-img, and the formats and options that it knows."""
+"""The version of the installed qemu-img, the formats and options that it knows, and the ways in which it fails."""
 
 from __future__ import annotations
 
-from batchdiff.errors import ProgramError
+from batchdiff.errors import InUseError, ProgramError
 from batchdiff.linux.call_failures import AGAIN
 from batchdiff.qemu import programs
 from batchdiff.qemu.programs import CompletedProgram
@@ -61,3 +61,25 @@ def failure(done: CompletedProgram) -> ProgramError:
     # 126 and 127 come from a shell or the loader: qemu-img or a library may be outside the readable folders.
     remedy = _WHERE if done.code in {126, 127} else f"Fix what it reports, {AGAIN}"
     return ProgramError("qemu-img failed", why=done.described(), remedy=remedy)
+
+
+def require_success(done: CompletedProgram) -> None:
+    """Check that qemu-img has ended without an error.
+
+    :raises InUseError: another program has locked an image.
+    :raises ProgramError: it failed for another reason.
+    """
+    if done.code == 0:
+        return
+    if is_locked(done):
+        raise InUseError(
+            "an image is in use by a VM or another program",
+            why=done.described(),
+            remedy=f"Shut down the VM or end the program, {AGAIN}",
+        )
+    raise failure(done)
+
+
+def is_locked(done: CompletedProgram) -> bool:
+    """Return whether qemu-img has failed because another program has locked an image."""
+    return "lock" in done.output and "Failed to get" in done.output

@@ -220,7 +220,11 @@ def _read_output(
             elif len(kept) + len(got) < most:
                 kept += got
             else:
-                raise OutputError("a program was stopped", why=f"its output exceeds {format_size(most)}")
+                raise OutputError(
+                    f"`{shell_line(cast('list[str]', process.args))}` was stopped",
+                    why=f"its output exceeds {format_size(most)}",
+                    remedy="Run it yourself to see what it prints.",
+                )
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:

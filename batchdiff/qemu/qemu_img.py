@@ -8,14 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
-from batchdiff.errors import DifferenceError, ImageError, InUseError, VerificationError
+from batchdiff.errors import DifferenceError, ImageError, VerificationError
 from batchdiff.files.filenames import shell_word
 from batchdiff.image_source import ImageFormat, ImageSource
-from batchdiff.linux.call_failures import AGAIN
 from batchdiff.qcow2.faults import RESTORE_IT
 from batchdiff.qemu import io_uring, programs
 from batchdiff.qemu.image_options import decryption, dotted, names_of
-from batchdiff.qemu.installed import NAME, PACKAGE, failure
+from batchdiff.qemu.installed import NAME, PACKAGE, is_locked, require_success
 from batchdiff.qemu.programs import CompletedProgram, OutputError, inherited, never, without_ranges
 from batchdiff.qemu.secrets import Secrets, require_secrets_fit, secrets_of
 from batchdiff.units import MIB, format_size
@@ -53,6 +52,8 @@ def check(
     :raises VerificationError: it finds an error, or a leak that is not allowed.
     :raises InUseError: a VM is using the image.
     :raises ProgramError: it could not be run, or failed to check the image.
+    :raises SecretError: a secret cannot be read, or is wrong.
+    :raises StopError: ``stopped`` became true.
     """
     done = _run("check", [image], virtual_size, stopped, options=["-q"], percent=percent)
     if done.code == _LEAKS_ONLY and leaks_allowed:
@@ -82,9 +83,11 @@ def require_opens(image: ImageSource, *, stopped: Callable[[], bool] = never) ->
     :raises VerificationError: QEMU refuses one of the files.
     :raises InUseError: a VM is using one of them.
     :raises ProgramError: qemu-img could not be run, or crashed.
+    :raises SecretError: a secret cannot be read, or is wrong.
+    :raises StopError: ``stopped`` became true.
     """
     done = _run("map", [image], 0, stopped, options=["--max-length=512", "--output=json"])
-    if done.code == 1 and not _is_locked(done):
+    if done.code == 1 and not is_locked(done):
         raise VerificationError(
             f"QEMU cannot open {image.path}",
             why=done.described(),
@@ -123,7 +126,7 @@ def file_map(image: ImageSource, *, most_output: int = _LARGEST_MAP) -> str:
             why=f"the list of its ranges exceeds {format_size(most_output)}",
             remedy="Make a less fragmented copy with `qemu-img convert`, and use that.",
         ) from error
-    if done.code == 1 and not _is_locked(done):
+    if done.code == 1 and not is_locked(done):
         raise ImageError(f"QEMU cannot open or map {image.path}", why=without_ranges(done), remedy=RESTORE_IT)
     if done.code < 0:
         raise ImageError(f"QEMU crashes on {image.path}", why=done.described(), remedy=_CRASHES)
@@ -146,6 +149,8 @@ def compare(
     :raises DifferenceError: they differ.
     :raises InUseError: a VM is using one of them.
     :raises ProgramError: qemu-img could not be run, or could not read one of them.
+    :raises SecretError: a secret cannot be read, or is wrong.
+    :raises StopError: ``stopped`` became true.
     """
     options = [] if percent is None else [_PERCENTAGES]
 
@@ -197,6 +202,7 @@ def convert(  # noqa: PLR0913  # options by keyword
     :raises InUseError: a VM is using one of the images.
     :raises OSError: the disk is full.
     :raises ProgramError: qemu-img could not be run, or could not read or write.
+    :raises StopError: ``stopped`` became true.
     """
     secrets = secrets_of([image, new])
     arguments = ["convert", *secrets.arguments, "-O", new.format.value, *_EXACT_SIZE.get(new.format, ())]
@@ -236,6 +242,7 @@ def run_to_write(  # noqa: PLR0913  # options by keyword
     :raises InUseError: a VM is using one of the images.
     :raises OSError: the disk is full.
     :raises ProgramError: it could not be run, or could not read or write.
+    :raises StopError: ``stopped`` became true.
     """
     argv = [NAME, arguments[0], *([] if percent is None else [_PERCENTAGES]), *arguments[1:]]
     for _ in range(_CREATIONS):
@@ -277,24 +284,3 @@ def _run(  # noqa: PLR0913  # options by keyword
     )
     require_secrets_fit(done, images)
     return done
-
-
-def require_success(done: CompletedProgram) -> None:
-    """Check that a program of QEMU has ended without an error.
-
-    :raises InUseError: another program has locked an image.
-    :raises ProgramError: it failed for another reason.
-    """
-    if done.code == 0:
-        return
-    if _is_locked(done):
-        raise InUseError(
-            "an image is in use by a VM or another program",
-            why=done.described(),
-            remedy=f"Shut down the VM or end the program, {AGAIN}",
-        )
-    raise failure(done)
-
-
-def _is_locked(done: CompletedProgram) -> bool:
-    return "lock" in done.output and "Failed to get" in done.output

@@ -116,7 +116,9 @@ def test_defined_and_undone(planned, libvirt):
     assert f"<source file='{planned.folder}/raw.qcow2'/>" in after
     assert "<driver name='qemu' type='qcow2'/>" in after
     assert "passwd='s3cret'" in after
-    assert "0 must change, 1 is right" in definitions(planned, "--connect", libvirt).stdout
+    done = definitions(planned, "--connect", libvirt)
+    assert f"raw is disk vda of web ({libvirt}), which" in done.stdout
+    assert "0 must change, 1 is right" in done.stdout
     assert "its former definition has been restored" in definitions(planned, "--connect", libvirt, "--undo").stderr
     assert virsh(libvirt, "dumpxml", "--security-info", "web") == before
     done = definitions(planned, "--connect", libvirt, "--undo")

@@ -1,10 +1,10 @@
-"""What to do about each failure of virsh. Guards definitions/virsh.py."""
+"""What virsh reports, and what to do about each of its failures. Guards definitions/virsh.py."""
 
 import pytest
 
 from batchdiff.definitions import virsh
 from batchdiff.definitions.virsh import Libvirt
-from batchdiff.errors import ProgramError
+from batchdiff.errors import DefinitionError, ProgramError
 
 TESTS = Libvirt("test:///default")
 
@@ -33,6 +33,12 @@ def test_a_failure_gets_its_own_remedy(ask, what, remedy):
     assert remedy in caught.value.remedy
 
 
+@pytest.mark.parametrize("uri", ["test:///default", ""])
+def test_a_domain_says_which_connection_has_it(uri, monkeypatch):
+    monkeypatch.setenv("LIBVIRT_DEFAULT_URI", "test:///default")
+    assert [(each.name, each.where) for each in Libvirt(uri).domains()] == [("test", "test:///default")]
+
+
 def test_libvirt_that_hangs(tmp_path, monkeypatch):
     """A daemon that has stopped accepts a connection, and never answers."""
     (tmp_path / "virsh").write_text("#!/bin/sh\nexec sleep 60\n")
@@ -43,3 +49,12 @@ def test_libvirt_that_hangs(tmp_path, monkeypatch):
         Libvirt("qemu:///system").active()
     assert "it had not finished after" in caught.value.why
     assert "`virsh --connect qemu:///system uri`" in caught.value.remedy
+
+
+@pytest.mark.parametrize("ask", [TESTS.domains, lambda: TESTS.domain("a"), TESTS.pools])
+def test_what_is_no_definition(ask, tmp_path, monkeypatch):
+    (tmp_path / "virsh").write_text("#!/bin/sh\necho nonsense\n")
+    (tmp_path / "virsh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(DefinitionError, match="not valid XML"):
+        ask()

@@ -14,13 +14,15 @@ import subprocess
 
 import notation
 import pytest
-from oracle import assert_same, read_all, within
+from oracle import assert_same, read_all, source, within
 from patching import Patched
 from seeds import seeded
 
 from batchdiff.errors import ImageError
+from batchdiff.image.open import inspect, open_image
+from batchdiff.qcow2.faults import NOT_OPENED
 
-BACKING_FORMAT, BITMAPS, FEATURES = 0xE2792ACA, 0x23852875, 0x6803F857
+BACKING_FORMAT, BITMAPS, FEATURES, DATA_FILE = 0xE2792ACA, 0x23852875, 0x6803F857, 0x44415441
 TEXT = "64k:A 8k:- 56k:0 64k:b 320k:- 64k:C"
 SNAPSHOT_ENTRY, BITMAP_ENTRY = 40, 24
 
@@ -34,6 +36,7 @@ MADE = {
     "bitmaps": "cluster_size=4k",
     "all": "cluster_size=4k",
 }
+"""Those with random changes."""
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,8 @@ def sound(tmp_path_factory):
     made = {}
 
     def make(kind):
+        if kind == "large":
+            return large(folder / "large.qcow2"), []
         if kind not in made:
             path = folder / f"{kind}.qcow2"
             made[kind] = notation.write_qcow2(
@@ -58,6 +63,12 @@ def sound(tmp_path_factory):
         return made[kind], [low] if "overlay" in kind else []
 
     return make
+
+
+def large(path):
+    notation.run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=2M", str(path), "5T")
+    notation.run("qemu-img", "bitmap", "--add", "-g", "64k", str(path), "one")
+    return path
 
 
 def opens(path, *, writing):
@@ -82,6 +93,8 @@ def refused(error, path):
     print(f"refused: {error}")
     assert str(path) in str(error)
     assert error.why
+    if error.remedy == NOT_OPENED:
+        assert qemus_objection(path), "QEMU opens it"
     return "refused"
 
 
@@ -241,7 +254,7 @@ REFUSED_BY_QEMU = {
     ),
     "directory-misaligned": ("bitmaps", put(">Q", 12345)(bitmaps_extension, 16), "not aligned"),
     "directory-empty": ("bitmaps", put(">Q", 0)(bitmaps_extension, 8), "too short"),
-    "directory-too-large": ("bitmaps", put(">Q", (64 << 20) + 1)(bitmaps_extension, 8), "too long"),
+    "directory-too-large": ("bitmaps", put(">Q", (65535 << 10) + 1)(bitmaps_extension, 8), "too long"),
     "directory-cut": ("bitmaps", put(">Q", 50)(bitmaps_extension, 8), "broken"),
     "directory-longer": ("bitmaps", both(put(">Q", 72)(bitmaps_extension, 8), padded), "broken"),
     "bitmap-table-misaligned": ("bitmaps", put(">Q", 512)(directory), "not aligned"),
@@ -349,6 +362,10 @@ READ_AS_QEMU_DOES = {
         both(put(">I", 1)(directory, 12), put(">I", 99)(directory, 8), put(">B", 31)(directory, 17)),
     ),
     "snapshots-with-all-extra-data": ("snapshots", both(put(">I", 1024)(snapshot_table, 36), padded)),
+    "a-bitmap-in-use-of-an-equal-name": (
+        "bitmaps",
+        lambda image: image.put(second_bitmap(image) + 12, struct.pack(">IBBHI3s4x", 1, 1, 9, 3, 0, b"one")),
+    ),
     "an-old-header": ("plain", both(field("header_length", 104), put(">Q", 0)(lambda _: 104))),
 }
 
@@ -361,6 +378,61 @@ def test_what_qemu_opens_is_read_as_it_reads_it(tmp_path, sound, kind, change):
     if image["backing_size"] == 0 or image.data[image["backing_offset"]] == 0:
         below = []
     assert judged(image.save(tmp_path / "a.qcow2"), below) == "read"
+
+
+REFUSED_BY_US = {
+    "header-length": (
+        "plain",
+        both(field("header_length", 108), put(">Q", 0)(lambda _: 104), put(">Q", 0)(lambda _: 112)),
+        "header length 108 is not a multiple of 8",
+    ),
+    "cut-inside-the-header": (
+        "plain",
+        lambda image: image.data.__delitem__(slice(300, None)),
+        "header .* past the end of the file .300., which is truncated",
+    ),
+    "bitmap-name-with-a-null-byte": (
+        "bitmaps",
+        lambda image: image.put(directory(image) + BITMAP_ENTRY, b"o\0e"),
+        "name of a bitmap contains a null byte",
+    ),
+    "bitmap-in-use-of-much-memory": (
+        "large",
+        both(put(">I", 1)(directory, 12), put(">B", 9)(directory, 17)),
+        "more than 512 MiB of memory",
+    ),
+}
+
+
+@pytest.mark.parametrize(("kind", "change", "match"), REFUSED_BY_US.values(), ids=REFUSED_BY_US)
+def test_what_only_we_refuse_is_not_said_to_be_refused_by_qemu(tmp_path, sound, kind, change, match):
+    path, _ = sound(kind)
+    image = Patched(path)
+    change(image)
+    changed = image.save(tmp_path / "a.qcow2")
+    assert not qemus_objection(changed)
+    with pytest.raises(ImageError, match=match) as caught:
+        read_all(changed)
+    assert caught.value.remedy != NOT_OPENED
+    if "bitmap --remove" in caught.value.remedy:
+        name = "o" if "null" in match else "one"
+        notation.run("qemu-img", "bitmap", "--remove", str(changed), name)
+        with open_image(source(changed)) as opened:
+            inspect(opened)
+
+
+def test_an_image_that_does_not_name_its_data_file_can_be_given_the_name(tmp_path):
+    path, data = tmp_path / "a.qcow2", tmp_path / "data"
+    notation.write_qcow2(path, "64k:A 64k:B", options=f"data_file={data},data_file_raw=on")
+    image = Patched(path)
+    left_out(DATA_FILE)(image)
+    image.save(path)
+    with pytest.raises(ImageError, match="does not name that file") as caught:
+        read_all(path)
+    command = caught.value.remedy.split("`")[1]
+    argv = command.replace("=FILE", f"={data}").replace("IMAGE", str(path)).split()
+    notation.run(*argv)
+    assert_same(read_all(path), notation.qemu_content(path, "qcow2"))
 
 
 @pytest.mark.parametrize("count", [12, pytest.param(500, marks=pytest.mark.long)])

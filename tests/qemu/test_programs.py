@@ -114,6 +114,15 @@ def test_output_is_kept_up_to_a_bound():
     assert len(done.output) == 64 << 10
 
 
+def test_a_program_that_prints_too_much_is_named():
+    argv = ["sh", "-c", "while :; do echo more; done"]
+    with pytest.raises(programs.OutputError) as caught:
+        programs.run(argv, reads=[], timeout=60, package="x", most_output=1 << 20)
+    assert str(caught.value) == (
+        f"`{shlex.join(argv)}` was stopped: its output exceeds 1 MiB. Run it yourself to see what it prints."
+    )
+
+
 @pytest.mark.parametrize(
     "script",
     [

@@ -55,6 +55,8 @@ class Publication:
         :raises VerificationError: QEMU refuses the overlay or the template.
         :raises InUseError: a VM is using one of them.
         :raises ProgramError: qemu-img could not be run.
+        :raises SecretError: a secret cannot be read, or is wrong.
+        :raises StopError: ``ended`` became true.
         """
         if self._opened or self._never_opened:
             return

@@ -44,6 +44,8 @@ def write_encrypted(  # noqa: PLR0913  # options by keyword
     :raises ImageError: the original, or the secret, cannot be read.
     :raises FormatError: the header does not fit.
     :raises ProgramError: QEMU is missing or fails.
+    :raises InUseError: a VM is using the original.
+    :raises StopError: ``check`` asked to stop.
     """
     stopped = stops(check)
     header = new_luks_header(chosen.secret_file, luks_options(chosen), stopped=stopped)

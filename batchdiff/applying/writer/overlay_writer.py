@@ -34,6 +34,8 @@ def write_overlay(  # noqa: PLR0913  # options by keyword
     :raises ImageError: the original cannot be read.
     :raises FormatError: the header does not fit.
     :raises ProgramError: QEMU, which encrypts the data, is missing or fails.
+    :raises InUseError: a VM is using the original.
+    :raises StopError: ``check`` asked to stop.
     """
     extents, backing = content
     options, virtual_size = plan.options, plan.image.virtual_size

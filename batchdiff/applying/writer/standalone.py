@@ -40,6 +40,8 @@ def write_standalone(  # noqa: PLR0913  # options by keyword
 
     :raises ImageError: the secret cannot be read.
     :raises ProgramError: QEMU is needed for the format, and is missing or fails.
+    :raises InUseError: a VM is using one of the images that QEMU reads.
+    :raises StopError: ``check`` asked to stop.
     :raises OSError: the disk is full or has a fault.
     """
     if new.format is ImageFormat.RAW:
@@ -66,12 +68,7 @@ def write_standalone(  # noqa: PLR0913  # options by keyword
     advance = summing(report)
     # Areas that read as zeros need no work, however large they are.
     advance(max(image.virtual_size - extents.units(Kind.DATA) * geometry.cluster_size, 0))
-    content = NewImage(
-        virtual_size=image.virtual_size,
-        geometry=geometry,
-        extents=extents,
-        backing=None,
-    )
+    content = NewImage(virtual_size=image.virtual_size, geometry=geometry, extents=extents, backing=None)
     write_image(fd, image, content, check=check, advance=advance)
 
 
