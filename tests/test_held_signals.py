@@ -4,7 +4,6 @@ import signal
 
 import pytest
 
-from batchdiff.cli.signals import stopping
 from batchdiff.signals import HELD, held_signals, signal_name
 
 
@@ -59,17 +58,3 @@ def test_work_that_fails_holds_nothing_back(ending):
 
 def test_names():
     assert (signal_name(9), signal_name(40)) == ("SIGKILL", "signal 40")
-
-
-def test_a_signal_that_is_ignored_stays_so():
-    """A shell starts a job in the background with SIGINT ignored."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with stopping() as stop:
-            signal.raise_signal(signal.SIGINT)
-            assert not stop.is_asked
-            signal.raise_signal(signal.SIGTERM)
-            assert stop.is_asked
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, before)
