@@ -44,14 +44,14 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
     :raises GuestError: a filesystem does not have enough space.
     :raises StopError: a stop was requested.
     """
-    plan = session.plan
+    plan, history = session.plan, session.journal.history
     guests = check_options(plan, options)
     chosen = [guest for guest in guests if isinstance(guest, GuestToConvert)]
     to_share = [guest for guest in guests if isinstance(guest, GuestToShare)]
-    if to_share and not chosen and all(is_shared(guest.name, session.journal.history) for guest in to_share):
+    if to_share and not chosen and all(is_shared(guest.name, history) for guest in to_share):
         yield from map(_outcome_without_work, guests)  # nothing depends on the template, which may be gone by now
         return
-    left_alone = _left_alone(chosen, plan, options, session.journal.history)
+    left_alone = _left_alone(chosen, plan, options, history)
     to_convert = [guest for guest in chosen if guest.name not in left_alone]
     with template_held(session) as run:
         expect_apply(session, to_convert, options)
@@ -72,6 +72,7 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
         under = all_underlying(tuple(layer.path for layer in template.layers))
 
         def task_of(guest: GuestToConvert) -> ApplyTask:
+            publication.require_made_up(guest)
             _check_not_the_template(guest, template, under, guest.retired(options.retire))
             return ApplyTask(guest, plan.template, run, options, publication)
 
@@ -80,7 +81,6 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
             if guest.name in left_alone:
                 yield GuestOutcome(guest.name, Status.SKIPPED, left_alone[guest.name])
             elif isinstance(guest, GuestToConvert):
-                history = session.journal.history
                 yield apply_outcome(guest, with_way_back(next(results), guest, history), history)
             elif isinstance(guest, UntouchedGuest):
                 yield skipped_outcome(guest)
@@ -165,7 +165,7 @@ def _make_up(publication: Publication, guests: list[GuestToConvert], session: Se
     """Protect the template, and record published overlays, in case an apply died right after publishing one."""
     for guest in guests:
         if _is_published(guest, session) and os.path.lexists(guest.overlay_path):
-            publication.protect_and_record(guest)
+            publication.make_up(guest)
 
 
 def _is_published(guest: GuestToConvert, session: Session) -> bool:

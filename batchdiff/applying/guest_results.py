@@ -11,7 +11,7 @@ from batchdiff.applying.guests.guest_files import changes_aside, find_original, 
 from batchdiff.applying.guests.next_action import Action
 from batchdiff.applying.guests.whole_originals import original_too
 from batchdiff.applying.journal.records import Fate, GuestState, History
-from batchdiff.applying.pipeline import SwapResult
+from batchdiff.applying.pipeline import SwapResult, error_to_report
 from batchdiff.applying.results.outcome import GuestOutcome, Original, Status
 from batchdiff.applying.swap.refusals import CHANGED_ASIDE
 from batchdiff.applying.swap.restore_task import RestoreTask
@@ -50,7 +50,11 @@ def apply_outcome(guest: GuestToConvert, result: SwapResult, history: History) -
         remarks=tuple(swap.remarks),
         gained_bytes=_gained(swap),
     )
-    return _measured(done, guest)
+    try:
+        return _measured(done, guest)
+    except (BatchdiffError, OSError) as error:  # something else has taken the overlay's path
+        reported = error_to_report(guest.name, error)
+        return replace(done, status=Status.FAILED, reason=str(reported), exit_code=reported.exit_code)
 
 
 def _not_continued(guest: GuestToConvert, result: SwapResult, history: History) -> GuestOutcome:

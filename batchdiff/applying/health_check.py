@@ -7,6 +7,7 @@
                missing, or QEMU finds an error in it                                      -> damaged
                names another template in its header, as after a move                      -> unknown
                no permission to read it, or its secret is missing or wrong                -> unknown
+               either of two files could be it, or its original                           -> unknown
                names the data file of another overlay                                     -> damaged
                differs from its original, though neither has been written to              -> damaged
                differs from its kept original, which has been written to                  -> unknown
@@ -38,11 +39,12 @@ from batchdiff.applying.results.finding import Finding, Health
 from batchdiff.applying.session.stop import Stop
 from batchdiff.applying.share_guests import is_shared, shared_finding
 from batchdiff.applying.template.template_health import check_template
-from batchdiff.applying.workload import expect_comparisons
+from batchdiff.applying.workload import expect_health_check
 from batchdiff.choices import Strategy, VerifyMode
 from batchdiff.errors import (
     BatchdiffError,
     DifferenceError,
+    GuestError,
     ImageError,
     InUseError,
     MovedError,
@@ -88,7 +90,7 @@ def check_health(  # noqa: PLR0913  # options by keyword
     require_judges()
     converted = _converted(guests, history)
     meter = Meter() if meter is None else meter
-    expect_comparisons(meter, [guest for guest, state in converted if find_original(guest, state) is not None])
+    expect_health_check(meter, converted)
     finding, content = check_template(plan, history, [guest for guest, _ in converted], stop, meter)
     yield finding
     meter.begin()
@@ -164,8 +166,11 @@ def _failed(error: VerificationError, guest: GuestToConvert, history: History) -
 
 
 def _missing(guest: GuestToConvert, state: GuestState) -> Finding:
-    original = find_original(guest, state)
-    whole = "" if original is None else f"; its original, as it was before the conversion, is {original.path}"
+    try:
+        original = find_original(guest, state)
+        whole = "" if original is None else f"; its original, as it was before the conversion, is {original.path}"
+    except GuestError as error:
+        whole = f"; {error.why}"
     return Finding(guest.name, guest.overlay_path, Health.DAMAGED, f"it {missing(guest.overlay_path)}{whole}")
 
 

@@ -16,6 +16,7 @@ from batchdiff.definitions.uses import NOT_WRITTEN
 from batchdiff.definitions.virsh import Libvirt
 from batchdiff.errors import DefinitionError, ProgramError
 from batchdiff.frozen import frozen
+from batchdiff.linux.call_failures import AGAIN
 
 _REMEDIES = {
     NOT_WRITTEN: "Run `batchdiff apply` first.",
@@ -39,13 +40,18 @@ class Definer:
         """Save a domain's definition, then define the domain as a change requires.
 
         :raises DefinitionError: its VM is on, libvirt keeps a snapshot, a checkpoint or saved memory of it, an
-            image is not in place, only the operator can make the change, or the definition cannot be saved.
+            image is not in place, only the operator can make the change, the domain no longer uses a guest, or its
+            definition cannot be saved.
         :raises ProgramError: libvirt refuses the change.
         """
         name = change.domain.name
         self._require_may_change(change)
         domain = self.libvirt.domain(name, with_passwords=True)
-        (now,) = domain_changes([domain], self.disks, self.pools)
+        now = next(domain_changes([domain], self.disks, self.pools), None)
+        if now is None:
+            what = f"the definition of {name} was not changed"
+            why = "since this command read it, it has been modified, and no longer uses a guest of the plan"
+            raise DefinitionError(what, why=why, remedy=f"Check it, {AGAIN}")
         before = saved.save_before(self.folder, name, domain.document, datetime.now(UTC))
         self.libvirt.define(name, now.changed)
         saved.save_after(before, self.libvirt.domain(name, with_passwords=True).document)

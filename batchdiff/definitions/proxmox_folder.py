@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from batchdiff.definitions.proxmox_config import VmConfig, parse_config
 from batchdiff.definitions.proxmox_storage import Storage, parse_storages
-from batchdiff.errors import UsageError
+from batchdiff.errors import BatchdiffError, UsageError
 from batchdiff.linux.call_failures import reason
 from batchdiff.linux.permissions import Deed
 
@@ -24,11 +24,15 @@ _STORAGES = "storage.cfg"
 
 
 class ProxmoxHost(NamedTuple):
-    """The VMs of a host, in numerical order, its storages that are folders, and the numbers of its containers."""
+    """The VMs of a host, in numerical order, its storages that are folders, and the numbers of its containers.
+
+    ``unread``: a sentence about each configuration that is left out, because it cannot be read.
+    """
 
     configs: list[VmConfig]
     storages: list[Storage]
     containers: frozenset[int]
+    unread: tuple[str, ...] = ()
 
 
 def read_host(folder: str, storage_cfg: str | None) -> ProxmoxHost:
@@ -36,8 +40,8 @@ def read_host(folder: str, storage_cfg: str | None) -> ProxmoxHost:
 
     ``storage_cfg``: the path of ``storage.cfg``; None to look for it beside the folder, and in the folder.
 
-    :raises UsageError: the folder has no configuration, or a file cannot be found or read.
-    :raises DefinitionError: a file is not a VM configuration, or ``storage.cfg`` is not valid.
+    :raises UsageError: the folder has no configuration, none can be read, or ``storage.cfg`` cannot be.
+    :raises DefinitionError: no file is a VM configuration, or ``storage.cfg`` is not valid.
     """
     try:
         names = [name for name in os.listdir(folder) if _CONFIG.fullmatch(name)]
@@ -48,8 +52,17 @@ def read_host(folder: str, storage_cfg: str | None) -> ProxmoxHost:
         raise UsageError(f"cannot use {folder}", why=why, remedy=_OTHER_FOLDER)
     paths = [os.path.join(folder, name) for name in sorted(names, key=lambda name: int(name.partition(".")[0]))]
     path = storage_cfg or _storages_near(folder)
-    configs = [parse_config(_content(each), each) for each in paths]
-    return ProxmoxHost(configs, parse_storages(_content(path), path), _containers_near(folder))
+    configs, faults = [], []
+    for each in paths:
+        try:
+            configs.append(parse_config(_content(each), each))
+        except BatchdiffError as error:
+            faults.append(error)
+    if not configs:
+        raise faults[0]
+    whether = "Whether that VM uses a guest is not known"
+    unread = tuple(f"{fault.what}: {fault.why}. {whether}" for fault in faults)
+    return ProxmoxHost(configs, parse_storages(_content(path), path), _containers_near(folder), unread)
 
 
 def _containers_near(folder: str) -> frozenset[int]:

@@ -42,7 +42,8 @@ def doubts(template: str, disks: Sequence[GuestDisk], host: ProxmoxHost) -> Iter
 
     ``template``: its path.
     """
-    configs, storages, containers = host
+    configs, storages, containers, unread = host
+    yield from unread
     place, storage = place_of(template), storage_of(template, storages)
     if place is not None and storage is not None:
         yield from _of_template(os.path.realpath(template), place.vmid, configs, storages)

@@ -13,6 +13,7 @@ Each search reads the disk again, so it finds an image that was created a second
 from __future__ import annotations
 
 import enum
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -29,6 +30,9 @@ from batchdiff.plan.sidecar import read_sidecar
 
 _SNAPSHOTS = "Snapshots"
 """The folder beside a disk in which VirtualBox keeps its differencing images."""
+
+_NO_FOLDER = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+"""The errors for a path that leads to no folder, such as a loop of links: no image can be opened there."""
 
 _ASIDE = (own_files.QUARANTINE, own_files.OVERLAY_ASIDE, own_files.DELETING)
 
@@ -174,10 +178,9 @@ class _Look:
             self._folders.add(folder)
             try:
                 self._graph.add_folder(folder, but=own_files.TEMPORARY)
-            except (FileNotFoundError, NotADirectoryError):
-                continue  # a folder that does not exist holds no image
             except OSError as error:
-                self._closed.append(Unread(folder, error))
+                if error.errno not in _NO_FOLDER:
+                    self._closed.append(Unread(folder, error))
 
     def _add_sidecar(self, path: str, sidecar: str) -> None:
         """Search the overlays that a sidecar names, and their folders: an overlay may have been renamed there."""

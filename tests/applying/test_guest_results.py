@@ -26,7 +26,7 @@ from batchdiff.applying.results.outcome import Original, Status
 from batchdiff.applying.swap.purge_task import PurgeOptions
 from batchdiff.applying.swap.restore_task import RestoreTask
 from batchdiff.choices import Retire, Verdict
-from batchdiff.errors import DifferenceError, GuestError, VerificationError
+from batchdiff.errors import DifferenceError, GuestError, ImageError, VerificationError
 from batchdiff.report.fates import original_words
 
 KEPT = Original(Fate.KEPT)
@@ -83,6 +83,14 @@ def test_converted(tmp_path, done, status):
     assert outcome.predicted_overlay_bytes == guest.diff.savings.overlay_bytes
     assert outcome.predicted_overlay_disk_bytes == guest.diff.savings.overlay_disk_bytes
     assert outcome.remarks == ("a note",)
+
+
+def test_an_overlay_whose_path_was_taken_since(tmp_path):
+    """Only this guest has failed: the outcomes of the others are still to come."""
+    (tmp_path / "vm.qcow2").mkdir()
+    outcome = apply_outcome(plans.guest_plan(path=str(tmp_path / "vm.img")), result(), History())
+    assert (outcome.status, outcome.exit_code, outcome.original) == (Status.FAILED, ImageError.exit_code, KEPT)
+    assert f"cannot use {tmp_path}/vm.qcow2: it is neither a regular file" in outcome.reason
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import notation
 import pytest
@@ -381,6 +382,20 @@ def test_two_files_that_could_be_it(quarantined):
     found = overlay(quarantined)
     assert found.health is Health.UNKNOWN
     assert "either could be its overlay" in found.why
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_two_files_that_could_be_its_original(quarantined, missing):
+    """The overlay that is missing is the worse of two faults."""
+    shutil.copy(quarantined.original(suffix=ASIDE), quarantined.original())
+    if missing:
+        quarantined.overlay().unlink()
+    found = overlay(quarantined)
+    assert found.health is (Health.DAMAGED if missing else Health.UNKNOWN)
+    both = f"both {quarantined.original()} and {quarantined.original(suffix=ASIDE)} exist, and either could be"
+    assert both in found.why
+    assert ("it is missing" in found.why) is missing
+    assert ("Move away the one that its VM does not use" in found.why) is not missing
 
 
 # All of them.

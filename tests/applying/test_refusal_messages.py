@@ -309,7 +309,7 @@ MESSAGES = {
         "files."
     ),
     two_at_once: (
-        "another apply, restore or purge of this plan is running: it has locked "
+        "another batchdiff command for this plan is running: it has locked "
         "{0}/fleet.plan.json.journal. Wait until it has finished, then run the same command again."
     ),
     template_changed: (

@@ -248,3 +248,15 @@ def test_wrong_options_for_proxmox(planned, monkeypatch, options, why):
         (planned.folder / folder / "101.conf").write_text(text)
     (planned.folder / "storage.cfg").write_text("dir: local\n")
     assert why in run_here("definitions", planned.folder / "fleet.plan.json", *options, expect=2)
+
+
+def test_one_configuration_of_proxmox_that_cannot_be_read(planned):
+    folder = planned.folder / "pve" / "vms"
+    folder.mkdir(parents=True)
+    (folder / "storage.cfg").write_text("dir: local\n")
+    (folder / "101.conf").write_text(f"scsi0: {planned.folder}/raw.img,size=1M\n")
+    (folder / "102.conf").write_bytes(bytes(100))
+    said = run_here("definitions", planned.folder / "fleet.plan.json", "--proxmox", folder, expect=1)
+    assert "raw is disk scsi0 of VM 101" in said
+    assert f"warning: cannot use {folder}/102.conf: it is not a VM configuration" in said
+    assert "If a VM on another host" not in said  # it may be the VM whose configuration cannot be read

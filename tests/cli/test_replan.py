@@ -229,7 +229,7 @@ def test_while_an_apply_of_the_plan_is_running(pool):
     with (pool.folder / "fleet.plan.json.journal").open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         done = pool.plan(expect=5)
-        assert "another apply, restore or purge of this plan is running" in done.stderr
+        assert "another batchdiff command for this plan is running" in done.stderr
         pool.plan("-o", "other.plan.json")
     assert sorted(os.listdir(pool.folder)) == sorted([*before, "other.plan.json"])
 

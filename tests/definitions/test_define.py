@@ -112,6 +112,17 @@ def test_when_it_is_left_alone(tmp_path, libvirt, disk, why, remedy):
     assert not (tmp_path / "saved").exists()
 
 
+def test_one_that_was_modified_meanwhile(tmp_path):
+    """The next definition is still to be changed, so this is a failure like any other."""
+    libvirt = FakeLibvirt()
+    (change,) = domain_changes([libvirt.domain("web")], [guest()])
+    libvirt.document = other = DOCUMENT.replace(b"/i/web.img", b"/i/db.img")
+    with pytest.raises(DefinitionError, match="no longer uses a guest of the plan"):
+        Definer(libvirt, [guest()], [], str(tmp_path / "saved")).define(change)
+    assert libvirt.document == other
+    assert not (tmp_path / "saved").exists()
+
+
 def test_pools_with_images_of_the_plan_are_refreshed():
     pools = [Pool("images", "/i"), Pool("other", "/j"), Pool("ceph", ""), Pool("stopped", "/i")]
     libvirt = FakeLibvirt()

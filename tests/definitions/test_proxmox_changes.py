@@ -180,6 +180,26 @@ def test_a_volume_of_a_container(number, is_one):
     assert [text.partition(",")[0] for text in found] == ["web is a volume of container 101"] * is_one
 
 
+@pytest.mark.parametrize("content", [b"\0" * 40, b"<domain/>", None])
+def test_a_configuration_that_cannot_be_read(tmp_path, content):
+    """The other VMs are shown all the same."""
+    folder = tmp_path / "qemu-server"
+    folder.mkdir()
+    (folder / "storage.cfg").write_text("")
+    (folder / "101.conf").write_text(LINE)
+    (folder / "103.conf").write_text(LINE)
+    if content is None:
+        (folder / "102.conf").mkdir()
+    else:
+        (folder / "102.conf").write_bytes(content)
+    host = read_host(str(folder), None)
+    assert [each.vmid for each in host.configs] == [101, 103]
+    (found,) = doubts("/t.img", [], host)
+    cause = "it is not a VM configuration" if content else f"{folder}/102.conf is a folder"
+    assert found.startswith(f"cannot {'use' if content else 'read'} {folder}/102.conf: {cause}")
+    assert found.endswith(". Whether that VM uses a guest is not known")
+
+
 def test_the_files_of_a_host(tmp_path):
     folder = tmp_path / "nodes" / "qemu-server"
     folder.mkdir(parents=True)

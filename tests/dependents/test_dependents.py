@@ -148,6 +148,20 @@ def test_an_image_that_is_named_is_looked_at_wherever_it_is(guest, other):
     assert found == [str(path)]
 
 
+@pytest.mark.parametrize("how", ["gone", "file", "loop", "dangling"])
+def test_a_folder_that_is_none(tmp_path, guest, how):
+    """No image can be there, so one guest with such a folder does not make the others depend on anything."""
+    folder = tmp_path / "none"
+    match how:
+        case "file":
+            folder.write_text("")
+        case "loop":
+            folder.symlink_to("none")
+        case "dangling":
+            folder.symlink_to("nowhere")
+    assert on(guest, folder) == []
+
+
 def test_a_hard_link_to_it_is_no_other_file(pool, guest, other):
     os.link(guest, other / "name.img")
     os.link(guest, pool / "name.qcow2")

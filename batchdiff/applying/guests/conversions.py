@@ -92,5 +92,7 @@ def _taken(path: str) -> int | None:
         from batchdiff.image.storage.allocation import allocated_bytes  # noqa: PLC0415
 
         return allocated_bytes(fd, path)
+    except (BatchdiffError, OSError):  # a disk error, which must not hide what became of the other guests
+        return None
     finally:
         os.close(fd)

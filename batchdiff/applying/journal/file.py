@@ -205,7 +205,7 @@ def lock_journal(path: str) -> int:
         except BlockingIOError as error:
             os.close(fd)
             raise PlanError(
-                "another apply, restore or purge of this plan is running",
+                "another batchdiff command for this plan is running",
                 why=f"it has locked {path}",
                 remedy=f"Wait until it has finished, {AGAIN}",
             ) from error

@@ -79,7 +79,7 @@ def name_to_keep(path: str, converted: NamesByPlan) -> str | None:
     the journal is lost.
 
     :raises UsageError: it cannot be kept.
-    :raises PlanError: an apply, restore or purge of it is running, or its journal cannot be opened.
+    :raises PlanError: another command for it is running, or its journal cannot be opened.
     """
     if not os.path.isfile(path):
         return None

@@ -9,12 +9,13 @@ from batchdiff.applying.session.session import Run
 from batchdiff.applying.template.check import known_digest
 from batchdiff.applying.template.sidecar import check_other_overlays, record_overlay
 from batchdiff.applying.template.write_protection import protect
+from batchdiff.errors import PlanError
 from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image.content_digest import content_digest
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.call_failures import reason
 from batchdiff.plan.plan import GuestToConvert, Plan
-from batchdiff.plan.sidecar import Chain, OverlayOrigin
+from batchdiff.plan.sidecar import Chain, OverlayOrigin, sidecar_paths
 from batchdiff.qemu import qemu_img
 
 _NEVER_OPENED = (
@@ -34,6 +35,7 @@ class Publication:
     _said: set[str] = field(default_factory=set)
     _opened: bool = False
     _never_opened: bool = False
+    _not_made_up: dict[str, PlanError] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._accepted = self.run.template.fingerprints()
@@ -65,6 +67,29 @@ class Publication:
             return
         qemu_img.require_opens(overlay, stopped=ended)
         self._opened = True
+
+    def make_up(self, guest: GuestToConvert) -> None:
+        """Protect the template and record a guest's overlay, in case an apply died right after publishing it.
+
+        If a block device is the template, each folder of overlays has a sidecar of its own. If one of several
+        cannot be used, only the guests with that sidecar fail, in :meth:`require_made_up`.
+
+        :raises PlanError: the only sidecar cannot be used.
+        """
+        try:
+            self.protect_and_record(guest)
+        except PlanError as error:
+            if len(sidecar_paths(self.plan)) == 1:
+                raise
+            self._not_made_up[guest.name] = error
+
+    def require_made_up(self, guest: GuestToConvert) -> None:
+        """Refuse a guest whose overlay :meth:`make_up` could not record.
+
+        :raises PlanError: it could not.
+        """
+        if guest.name in self._not_made_up:
+            raise self._not_made_up[guest.name]
 
     def protect_and_record(self, guest: GuestToConvert) -> None:
         """Protect the template and record a guest's overlay; report each notice once, not for each guest."""

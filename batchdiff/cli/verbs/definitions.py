@@ -100,9 +100,18 @@ def _of_proxmox(console: Console, arguments: argparse.Namespace, template: str, 
     for text in wrong if console.json else ():
         console.event("notice", message=text)
     others = len(host.configs) - len(changes)
-    text = definitions_text(changes, disks, width=console.width, doubts=wrong, manages="Proxmox", others=others)
+    text = definitions_text(
+        changes,
+        disks,
+        width=console.width,
+        doubts=wrong,
+        manages="Proxmox",
+        others=others,
+        is_complete=not host.unread,
+    )
     console.result(text)
-    return EXIT_DONE if arguments.write is None else _write(console, arguments.write, changes)
+    written = EXIT_DONE if arguments.write is None else _write(console, arguments.write, changes)
+    return EXIT_SOME_GUESTS if host.unread else written
 
 
 def _check(arguments: argparse.Namespace) -> None:

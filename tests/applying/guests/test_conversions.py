@@ -1,11 +1,16 @@
 """What became of converted guests, from the journal and the files: the facts of `show` after an apply."""
 
+import errno
+
 import pytest
 from stage import ASIDE, NAME, Stage
 
+from batchdiff.applying.guests import conversions as conversions_module
 from batchdiff.applying.guests.conversions import conversions
 from batchdiff.applying.journal.records import Fate
 from batchdiff.choices import Retire
+from batchdiff.errors import ImageError
+from batchdiff.image.storage import allocation
 
 
 @pytest.fixture
@@ -82,6 +87,17 @@ def test_files_that_are_gone(stage):
     assert conversion(stage).fate is Fate.GONE
     stage.overlay().unlink()
     assert conversion(stage).overlay_disk_bytes is None
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "bad disk"), ImageError("its extents cannot be read")])
+def test_a_disk_that_does_not_report_what_an_overlay_takes(stage, monkeypatch, error):
+    def fails(fd, path):
+        raise error
+
+    stage.apply(Retire.KEEP)
+    monkeypatch.setattr(conversions_module, "filesystem_of", lambda fd: "btrfs")
+    monkeypatch.setattr(allocation, "allocated_bytes", fails)
+    assert (conversion(stage).fate, conversion(stage).overlay_disk_bytes) == (Fate.KEPT, None)
 
 
 def test_either_of_two_files_could_be_the_original(stage):

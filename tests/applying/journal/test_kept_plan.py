@@ -263,7 +263,7 @@ def test_damaged_ones_are_kept_as_they_are(path, damage):
 def test_while_its_apply_is_running(path, function):
     with open(f"{path}.journal", "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(PlanError, match="another apply, restore or purge of this plan is running"):
+        with pytest.raises(PlanError, match="another batchdiff command for this plan is running"):
             function(path, {})
     assert names(path) == ["fleet.plan.json", "fleet.plan.json.journal"]
     assert guests_at(path) == (["web01", "web02"], ["web01"])
@@ -275,7 +275,8 @@ def test_no_apply_begins_while_a_plan_without_journal_is_replaced(path, monkeypa
     tried = []
 
     def write(plan, where):
-        with pytest.raises(PlanError, match="is running"):
+        # The other command is a `batchdiff plan`, so the message must not claim that it is one of the other verbs.
+        with pytest.raises(PlanError, match=r"^another batchdiff command for this plan is running: it has locked"):
             Journal(path, checksum)
         tried.append(where)
 

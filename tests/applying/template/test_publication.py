@@ -11,9 +11,13 @@ import pytest
 from stage import NAME, Stage, failed
 
 from batchdiff.applying.journal.file import Journal
+from batchdiff.applying.journal.records import Fate
+from batchdiff.applying.results.outcome import Status
 from batchdiff.applying.template import publication as publication_module
+from batchdiff.applying.template import sidecar as sidecar_writing
 from batchdiff.choices import Retire
 from batchdiff.errors import PlanError
+from batchdiff.plan import sidecar as sidecar_module
 from batchdiff.plan.sidecar import read_sidecar
 
 
@@ -135,3 +139,20 @@ def test_an_overlay_that_is_gone_is_not_recorded_again(stage):
     stage.overlay().unlink()
     stage.apply(guests=("vm",))
     assert not stage.sidecar.exists()
+
+
+def test_one_of_several_sidecars_is_damaged(stage, monkeypatch):
+    """A block device as template has a sidecar in each folder of overlays."""
+
+    def sidecar(_template, overlay):
+        return f"{overlay}.sidecar"
+
+    for module in (sidecar_module, sidecar_writing):
+        monkeypatch.setattr(module, "sidecar_path", sidecar)
+    stage.apply()
+    (stage.folder / "vm.qcow2.sidecar").write_bytes(b"{")
+    vm, web = stage.apply(Retire.QUARANTINE)
+    assert (vm.status, vm.exit_code) == (Status.FAILED, PlanError.exit_code)
+    assert "vm.qcow2.sidecar cannot be read" in vm.reason
+    assert (web.status, web.original.fate) == (Status.RETIRED, Fate.QUARANTINED)
+    assert stage.original("vm").exists()
