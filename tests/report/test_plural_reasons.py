@@ -205,8 +205,8 @@ def test_all_modules_that_skip_or_refuse_guests_are_known():
             " make them thinner",
         ),
         (
-            "it is the backing file of the guest db, which would be lost with it; convert or remove that image",
-            "each is the backing file of the guest db, which would be lost with it; convert or remove that image",
+            "it is needed by the guest db, which would be lost with it; convert or remove that image",
+            "each is needed by the guest db, which would be lost with it; convert or remove that image",
         ),
         (
             "its file /a.vmdk is also a file of the template, which would be lost with it; leave this guest out",
