@@ -1,8 +1,7 @@
 """The plan that converted a guest: the text that names it, and the search for its file.
 
-A plan that a newer one replaced is kept under another name, not the one that the sidecar records. Folders are
-therefore searched for a plan with the recorded checksum or, for an original in quarantine, for a journal that names
-it::
+A plan that a newer one replaced is kept under another name, not the one that the sidecar records. So folders are
+searched for a plan with the recorded checksum or, for an original in quarantine, for a journal that names it::
 
     {"time": "...", "guest": "web01", "step": "retired", "aside": "/images/web01.img.batchdiff-original", ...}
 """
