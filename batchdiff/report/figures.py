@@ -126,7 +126,6 @@ _BEGINNINGS = (
 _WITHIN = (
     (" of its data) in common ", " of the data of each) in common "),
     (" of its data is in ", " of the data of each is in "),
-    (" enough of its data ", " enough of their data "),
     (", but its disk is smaller ", ", but their disks are smaller "),
     (": was it copied ", ": were they copied "),
     (". Was it copied ", ". Were they copied "),

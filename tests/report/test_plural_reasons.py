@@ -215,8 +215,8 @@ def test_all_modules_that_skip_or_refuse_guests_are_known():
         ("it is already an overlay on /t.img", "each is already an overlay on /t.img"),
         ("it has no data", "they have no data"),
         (
-            "no other image has enough of its data in the same places",
-            "no other image has enough of their data in the same places",
+            "too little of its data is in the same places in any other image",
+            "too little of the data of each is in the same places in any other image",
         ),
         (
             "40% of its data is in /t.img, but its disk is smaller than that image's disk (1 MiB and 2 MiB)",
