@@ -239,8 +239,8 @@ def test_all_modules_that_skip_or_refuse_guests_are_known():
             "the filesystem of each has no reflinks, so files there cannot share blocks",
         ),
         (
-            "cannot access /o, the folder of its overlay: No such file or directory",
-            "cannot access /o, the folder of their overlays: No such file or directory",
+            "cannot access /o, the folder of its overlay: /o, or a folder above it, does not exist",
+            "cannot access /o, the folder of their overlays: /o, or a folder above it, does not exist",
         ),
         (
             "there is nothing to restore; `batchdiff status p` shows the guest's state",
