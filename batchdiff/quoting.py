@@ -19,6 +19,11 @@ def show(text: str) -> str:
     return f'"{escape(text)}"'
 
 
+def show_whole(text: str) -> str:
+    """Return the same for text that the reader is to use, such as a path: however long it is, it is not cut."""
+    return f'"{_printable(text)}"'
+
+
 def escape(text: str) -> str:
     """Return text on one line: unprintable characters escaped, long text cut."""
     if len(text) > _LONGEST_SHOWN:
@@ -48,4 +53,4 @@ def suggestion(wrong: str, known: Iterable[str]) -> str:
     from difflib import get_close_matches  # noqa: PLC0415  # only if something is wrong
 
     near = get_close_matches(wrong, list(known), n=1)
-    return f"; did you mean {show(near[0])}?" if near else ""
+    return f"; did you mean {show_whole(near[0])}?" if near else ""

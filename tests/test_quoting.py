@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from batchdiff.quoting import fits_yaml, yaml_text
+from batchdiff.quoting import fits_yaml, suggestion, yaml_text
 
 PLAIN = ["/images/web01.img", "./a", "a-b_c.img", "_"]
 ODD = [" ", "\xa0", "\u2028", "\ufeff", "\ufffe", "\U000e0001", "\n", "\t", "\0", "\x7f", "a\n", "é", "😀"]
@@ -36,6 +36,11 @@ def test_yaml_reads_what_was_quoted(text, loader):
         assert text in (found.values() if isinstance(found, dict) else found), where
     assert (yaml_text(text) == text) is (text in PLAIN)
     assert yaml_text(text).isprintable()
+
+
+def test_a_word_that_is_suggested_is_shown_in_full():
+    name = "x" * 250
+    assert suggestion(name[1:], [name]) == f'; did you mean "{name}"?'
 
 
 def test_bytes_that_are_not_utf8():

@@ -204,7 +204,8 @@ class Placement:
             share = nearest.share[number]
             others = "" if nearest.second[number] < 0 else ", and no more in any other template"
             return f"only {share:.0%} of its data is in {template}{others}"
-        return f"no {'template' if self._is_given else 'other image'} has enough of its data in the same places"
+        others = "template" if self._is_given else "other image"
+        return f"too little of its data is in the same places in any {others}"
 
 
 def _other_metadata(size: float) -> int:

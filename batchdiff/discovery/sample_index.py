@@ -2,8 +2,8 @@
 
 ::
 
-    key (place and content)     images that have it           common(1) follows the keys of image 1:
-    #0  at 0, "aa"              0, 1, 2                       0: 2 samples, 1: 3, 2: 1
+    key (place and content)     images that have it           common(keys[1]): how many keys of image 1 each
+    #0  at 0, "aa"              0, 1, 2                       image has; image 0: 2, 1: 3, 2: 1, 3: 0
     #1  at 0, "bb"              3
     #2  at 7, "cc"              0, 1                          Pairs of images are never enumerated, so time and
     #3  at 9, "dd"              1                             memory grow with the number of samples.
@@ -27,7 +27,7 @@ _NORMAL = 1.96
 
 
 class SampleIndex:
-    """An inverted index of the samples of images, which are known by their places in a sequence.
+    """An inverted index of the images' samples. Each image is known by its index in the sequence ``images``.
 
     ``levels``: the level of each image; ``keys``: the numbers of its samples here, less than ``key_count``;
     ``heights``: the highest level at which each of its samples is taken.
@@ -42,7 +42,7 @@ class SampleIndex:
         found, keys = np.unique(hashes, return_inverse=True)
         self.key_count = len(found)
         self.keys = [keys[start:end] for start, end in pairwise(edges.tolist())]
-        # Owners of all samples, those with one key side by side.
+        # The owners of all samples; those of samples with the same key are adjacent.
         order = np.argsort(keys, kind="stable")
         self._owners = np.repeat(np.arange(len(images)), lengths)[order]
         self._starts = np.searchsorted(keys[order], np.arange(self.key_count + 1))
@@ -121,7 +121,10 @@ class SampleIndex:
 
 
 def _product(one: Interval, other: Interval) -> Interval:
-    """Return the interval of a product: the relative distances of its bounds add up as standard deviations do."""
+    """Return the interval of a product.
+
+    The relative distances of its bounds combine as independent standard deviations do: their squares add up.
+    """
     estimate = one.estimate * other.estimate
     below = math.hypot((one.estimate - one.low) * other.estimate, (other.estimate - other.low) * one.estimate)
     above = math.hypot((one.high - one.estimate) * other.estimate, (other.high - other.estimate) * one.estimate)
@@ -129,7 +132,7 @@ def _product(one: Interval, other: Interval) -> Interval:
 
 
 def _counts(heights: Sequence[SampleNumbers], highest: int) -> SampleNumbers:
-    """Return how many samples of each image (row) are taken at each level (column), up to ``highest`` at least."""
+    """Return how many samples of each image (row) are taken at each level (column), up to at least ``highest``."""
     highest = max([highest, *(int(each.max(initial=0)) for each in heights)])
     counts = np.zeros((len(heights), highest + 1), dtype=np.int64)
     for row, each in enumerate(heights):

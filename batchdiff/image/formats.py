@@ -216,7 +216,7 @@ FORMATS: dict[ImageFormat, Format] = {
     ImageFormat.VPC: _mapped(
         inspect_vpc,
         Outside.NOT_POSSIBLE,
-        "it has no parent, which QEMU would read as zeros",
+        "it has no parent, whose data QEMU would replace with zeros",
         "its footers agree, have the correct checksum and fit the file; its block table is valid",
     ),
     ImageFormat.PARALLELS: _mapped(
@@ -228,7 +228,7 @@ FORMATS: dict[ImageFormat, Format] = {
         open_luks,
         (
             Outside.NOT_POSSIBLE,
-            "it is of version 1, and its key slots do not overlap each other, the header or the data",
+            "it is LUKS version 1, and its key slots do not overlap each other, the header or the data",
             "all its key slots together open in reasonable time",
         ),
     ),

@@ -17,6 +17,8 @@ from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image.files import ImageFile, ReadObserver
 from batchdiff.image.layer import CompressedCluster, Losses, Segment, WithOthers
 from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.linux.call_failures import explain
+from batchdiff.linux.permissions import Deed
 from batchdiff.qcow2.entries import Origin
 from batchdiff.quoting import show
 from batchdiff.units import SECTOR, align_up
@@ -113,10 +115,11 @@ def open_part(path: str, what: str, image: str, observer: ReadObserver | None) -
             remedy="Bring the file back. If it was moved or renamed, correct its name in the image.",
         ) from error
     except OSError as error:
+        why, remedy = error.strerror, "Correct its name in the image, or the folders in its path."
+        if isinstance(error, PermissionError):
+            why, remedy = explain(error, Deed.READ, path)
         raise ImageError(
-            f"cannot use {image}",
-            why=f"its {what} {show(path)} cannot be opened: {error.strerror}",
-            remedy="Correct its name in the image, or the folders in its path.",
+            f"cannot use {image}", why=f"its {what} {show(path)} cannot be opened: {why}", remedy=remedy
         ) from error
     # A device is not even opened, because that can have side effects.
     if not stat.S_ISREG(mode):

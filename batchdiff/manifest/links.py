@@ -22,7 +22,7 @@ from batchdiff.files.identity import is_one_image
 from batchdiff.manifest.paths import resolve_folder
 from batchdiff.manifest.text.problems import Problems
 from batchdiff.plan.overlay_options import BackingPath, backing_name
-from batchdiff.quoting import show
+from batchdiff.quoting import show, show_whole
 from batchdiff.signals import held_signals
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _check_overlay(guest: FoundGuest, overlay: str, template: FoundImage, proble
     found = _resolved(name, guest.place.named)
     if found == os.path.realpath(template.source.path):
         return
-    link, file = show(guest.place.named), show(overlay)
+    link, file = show(guest.place.named), show_whole(overlay)
     problems.add(
         guest.written.image.path_where,
         f"{link} is a symbolic link to {file}. The overlay there would have the relative backing file name "
@@ -78,7 +78,7 @@ def _check_chain(image: FoundImage, opened: str, problems: Problems) -> None:
             return  # the chain is not as declared, which `batchdiff plan` reports
         found = _resolved(name, opened)
         if not is_one_image(below.path, found):
-            link, file = show(opened), show(above.path)
+            link, file = show(opened), show_whole(above.path)
             problems.add(
                 above.where,
                 f"{link} is a symbolic link to {file}, which has the relative backing file name {show(name)}: "

@@ -13,9 +13,11 @@ from batchdiff.files.filenames import check_usable, shell_word, unfit, why_unfit
 from batchdiff.files.identity import Identity, identity_in
 from batchdiff.image.format_marks import looks_like
 from batchdiff.image_source import ImageFormat
+from batchdiff.linux.call_failures import reason
 from batchdiff.linux.device_names import image_path, is_among_devices
+from batchdiff.linux.permissions import Deed
 from batchdiff.manifest.text.problems import Problems, YamlPath
-from batchdiff.quoting import show, yaml_text
+from batchdiff.quoting import show, show_whole, yaml_text
 
 # Comparing a name with thousands takes tens of milliseconds, and a mistyped folder makes every image fail.
 _MOST_SUGGESTIONS = 20
@@ -61,7 +63,7 @@ def locate_image(
         problems.add(where, _no_such_file(full, written, suggest=len(problems) < _MOST_SUGGESTIONS))
         return None
     except (OSError, ValueError) as error:
-        problems.add(where, f"{show(full)} cannot be checked: {_reason(error)}")
+        problems.add(where, f"{show(full)} cannot be checked: {_why_unchecked(error, full)}")
         return None
     if kind := _not_an_image(status.st_mode):
         remedy = "an image is a regular file or a block device"
@@ -128,7 +130,7 @@ def _why_no_folder(path: str) -> str:
     except FileNotFoundError:
         return f"does not exist; create it: `mkdir -p {shell_word(path)}`"
     except OSError as error:
-        return f"cannot be checked: {_reason(error)}"
+        return f"cannot be checked: {_why_unchecked(error, path)}"
     return "is not a folder; correct the path"
 
 
@@ -184,18 +186,18 @@ def _near(name: str, names: list[str]) -> str:
     """Return a suggestion; only stems are compared, because a common suffix makes any two names look similar."""
     alike = next((each for each in names if each.casefold() == name.casefold()), None)
     if alike is not None:
-        return f"; did you mean {show(alike)}?"
+        return f"; did you mean {show_whole(alike)}?"
     stem, suffix = os.path.splitext(name)
     stems = {os.path.splitext(each)[0]: each for each in names if each.endswith(suffix)}
     from difflib import get_close_matches  # noqa: PLC0415  # only if something is wrong
 
     near = get_close_matches(stem, list(stems), n=1)
-    return f"; did you mean {show(stems[near[0]])}?" if near else ""
+    return f"; did you mean {show_whole(stems[near[0]])}?" if near else ""
 
 
-def _reason(error: OSError | ValueError) -> str:
+def _why_unchecked(error: OSError | ValueError, path: str) -> str:
     """Return why a path cannot be examined, with advice if there is some."""
-    why = (error.strerror if isinstance(error, OSError) else None) or str(error)
     if isinstance(error, PermissionError):
-        return f"{why}; check the permissions of its folders"
+        return reason(error, Deed.READ, path)
+    why = (error.strerror if isinstance(error, OSError) else None) or str(error)
     return f"{why}; correct the path" if isinstance(error, NotADirectoryError) else why

@@ -1,7 +1,7 @@
 """The plan that converted a guest: the text that names it, and the search for its file.
 
-A kept plan no longer has the name that the sidecar recorded. Folders are therefore searched for a plan with the
-recorded checksum or, for an original in quarantine, for a journal that names it::
+A plan that a newer one replaced is kept under another name, not the one that the sidecar records. So folders are
+searched for a plan with the recorded checksum or, for an original in quarantine, for a journal that names it::
 
     {"time": "...", "guest": "web01", "step": "retired", "aside": "/images/web01.img.batchdiff-original", ...}
 """
@@ -86,8 +86,9 @@ class EarlierPlans:
                     self._quarantined[path] = max(each, self._quarantined.get(path, each))
         found = self._quarantined.get(aside)
         if found is None:
-            where = " or ".join(dict.fromkeys(self._folders)) or "any folder"
-            return f"find out which plan put it there (no journal in {where} names it)"
+            where = " or ".join(dict.fromkeys(self._folders))
+            searched = f" (no journal in {where} names it)" if where else ""
+            return f"find out which plan put it there{searched}"
         plan = self._renamed.get(found.plan, found.plan)
         guest = shell_option("--guest", found.guest)
         return f"delete it with `batchdiff purge {shell_word(plan)} {guest} --used`"

@@ -52,13 +52,13 @@ def check_is_plan(path: str) -> None:
 
 
 def plan_again(path: str) -> str:
-    """Return the remedy for a damaged plan, which depends on whether a journal shows that it was applied."""
+    """Return the remedy for a damaged plan, which depends on whether it has a journal."""
     if not os.path.lexists(f"{path}.journal"):
         return "Run `batchdiff plan MANIFEST` again."
     return (
-        f"The plan has been applied, as {path}.journal shows: restore the plan from a backup. Without"
-        " one, `qemu-img convert` turns each overlay into a standalone disk, and `batchdiff plan` plans the"
-        " other guests."
+        f"{path}.journal exists, so guests may have been converted: restore the plan from a backup. Without one,"
+        " `qemu-img convert` turns each overlay into a standalone disk, and `batchdiff plan` plans the other"
+        " guests."
     )
 
 

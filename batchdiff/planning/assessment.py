@@ -22,7 +22,9 @@ from batchdiff.image.storage.block_ranges import Blocks
 from batchdiff.image.storage.raw_shareable import TemplateBlocks
 from batchdiff.image.storage.shared_blocks import raw_extents
 from batchdiff.image_source import ImageSource
+from batchdiff.linux.call_failures import explain
 from batchdiff.linux.fiemap import ExtentTable
+from batchdiff.linux.permissions import Deed
 from batchdiff.manifest.manifest import Manifest
 from batchdiff.plan.extents import runs_of
 from batchdiff.plan.overlay_options import Compression, Preallocation, backing_name
@@ -263,11 +265,9 @@ def _volume(candidate: Candidate, image: Image) -> Volume:
     try:
         return volume_of(folder, image.layers[0].fd)
     except OSError as error:
-        raise ImageError(
-            f"cannot access {folder}, the folder of its overlay",
-            why=error.strerror or str(error),
-            remedy="Create the folder, or correct `overlay: {path: ...}`.",
-        ) from error
+        why, remedy = explain(error, Deed.READ, folder)
+        what = f"cannot access {folder}, the folder of its overlay"
+        raise ImageError(what, why=why, remedy=remedy) from error
 
 
 def _will_share(candidate: Candidate, image: Image, granule: int, unit: int) -> bool:

@@ -83,7 +83,7 @@ def examine_guests(
     for entry in manifest.guests:
         parts.append(_decided_before(entry, template, plans) or _examine(entry, fleet))
         opened(1 + len(parts))
-    return _without_backing_files(_with_own_files(parts, template, manifest), manifest)
+    return _without_needed(_with_own_files(parts, template, manifest), manifest)
 
 
 def _decided_before(entry: GuestEntry, template: PlannedImage, plans: EarlierPlans) -> UntouchedGuest | None:
@@ -153,8 +153,8 @@ def already_thin(guest: ImageSource) -> str:
     return f"{found}; `rethin: true`{keys} compares it with the template, and may make it thinner"
 
 
-def _without_backing_files(parts: list[Part], manifest: Manifest) -> list[Part]:
-    """Refuse guests that are backing files of other images, because those images would be lost with them."""
+def _without_needed(parts: list[Part], manifest: Manifest) -> list[Part]:
+    """Refuse guests whose files other images need, because those images would be lost with them."""
     dependents = dependents_in_manifest(manifest)
     files = {
         part.entry.name: (part.entry.image.path, *part.record.source.other_files)
@@ -173,9 +173,9 @@ def _without_backing_files(parts: list[Part], manifest: Manifest) -> list[Part]:
         if isinstance(part, Candidate) and others:
             images = "that image" if len(others) == 1 else "those images"
             first = _first_of(others, guests)
-            reason = f"it is the backing file of {first}, which would be lost with it"
+            reason = f"it is needed by {first}, which would be lost with it"
             if (doubtful := first.removeprefix("perhaps ")) != first:
-                reason = f"it may be the backing file of {doubtful}, which would be lost with it"
+                reason = f"it may be needed by {doubtful}, which would be lost with it"
             reason += f"; convert or remove {images} first, then plan again"
             found.append(untouched_guest(part.entry, part.record, Verdict.REFUSE, reason))
         else:

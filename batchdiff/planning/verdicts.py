@@ -7,7 +7,7 @@ import math
 from typing import NamedTuple
 
 from batchdiff.choices import Verdict
-from batchdiff.image.storage.allocation import DiskUse
+from batchdiff.image.storage.allocation import ALL_SHARED, DiskUse
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.plan.plan import Savings, Sharing, Similarity, why_unlike
 from batchdiff.planning.overlay_content import OverlayContent, better_clusters
@@ -55,6 +55,9 @@ def _why_not_smaller(
     savings: Savings, use: DiskUse, content: OverlayContent, least: LeastSavings, below: Below
 ) -> str:
     if use.reclaimable == 0 < use.allocated:
+        is_lower_bound = use.exactness is Exactness.AT_LEAST and not use.note.startswith(ALL_SHARED)
+        if use.exactness is Exactness.UNKNOWN or is_lower_bound:
+            return f"whether deleting it would free anything is unknown: {use.note}"
         return f"deleting it would free nothing: {use.note}"
     would = "would" if savings.exactness in {Exactness.EXACT, Exactness.AT_MOST} else "might"
     better = better_clusters(content, savings, max(least.share, _WORTH_NAMING))
@@ -70,7 +73,7 @@ def _why_not_smaller(
 
 def _more_than_freed(savings: Savings, use: DiskUse) -> str:
     """Return the comparison for a guest whose overlay is smaller than it, but not than the space it gives back."""
-    would = "might" if use.exactness is Exactness.AT_LEAST else "would"
+    would = "might" if use.exactness in {Exactness.AT_LEAST, Exactness.UNKNOWN} else "would"
     return (
         f"would take {format_size(savings.overlay_disk_bytes)}, and deleting the original {would} free only"
         f" {format_size(use.reclaimable)}: other files share the rest"
@@ -87,7 +90,9 @@ def sharing_verdict(sharing: Sharing, similarity: Similarity, minimum: float) ->
     if minimum == -math.inf:
         return Verdict.SHARE, ""
     if sharing.saved_bytes <= 0:
-        return Verdict.SKIP, f"sharing would free nothing: {sharing.note or _IN_USE_ELSEWHERE}{_ANYWAY}"
+        is_unknown = sharing.exactness is Exactness.UNKNOWN
+        what = "whether sharing would free anything is unknown" if is_unknown else "sharing would free nothing"
+        return Verdict.SKIP, f"{what}: {sharing.note or _IN_USE_ELSEWHERE}{_ANYWAY}"
     share = sharing.saved_bytes / sharing.allocated_bytes if sharing.allocated_bytes else 0.0
     return (Verdict.SKIP, _below(share, minimum)) if share < minimum else (Verdict.SHARE, "")
 

@@ -58,7 +58,7 @@ def parsed_map(text: str, path: str, edges: _Offsets, *, is_located: bool) -> Im
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ImageError(
             f"cannot use {path}",
-            why=f"QEMU does not map its data to offsets in the file ({type(error).__name__}: {error})",
+            why=f"QEMU does not map its data to offsets in the file ({_fault(error)})",
             remedy=COPY,
         ) from error
     starts, ends, offsets = np.frombuffer(table, dtype=np.int64).reshape(-1, 3).T
@@ -74,6 +74,16 @@ def parsed_map(text: str, path: str, edges: _Offsets, *, is_located: bool) -> Im
     absent = (begins.copy(), stops.copy())
     return ImageMap(
         size, starts[first].copy(), ends[last].copy(), offsets[first].copy(), files[first].copy(), absent
+    )
+
+
+def _fault(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"its map has a range without {error.args[0]!r}"
+    return (
+        str(error)
+        if isinstance(error, ValueError)
+        else "its map has a value that is not a whole number, or is too large"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -17,6 +18,10 @@ from batchdiff.units import few
 
 DefinitionChange: TypeAlias = DomainChange | VmChange
 """What must change in the definition of a VM, whatever manages it."""
+
+
+_SPECIAL = re.compile(r"""[,'"\\]""")
+"""Characters with a meaning in an option of virt-xml. Source: virt-manager, ``parse_optstr_tuples``."""
 
 
 def definitions_text(  # noqa: PLR0913  # options by keyword
@@ -81,7 +86,9 @@ def _virt_xml(disks: Sequence[GuestDisk]) -> str:
             f"If another VM uses {them}, that VM's definition must change once `batchdiff apply` has written the"
             " overlay."
         )
-    what = f"path={shell_word(ready[0].path)},driver.type={ready[0].format}"
+    # virt-xml splits the value at commas, and like a shell it removes quotes and backslashes from the parts.
+    path = _SPECIAL.sub(r"\\\g<0>", ready[0].path)
+    what = shell_word(f"path={path},driver.type={ready[0].format}")
     example = f"`virt-xml DOMAIN --edit target=TARGET --disk {what} --define`"
     return f"If another VM uses {them}, change that VM's definition by hand, for example: {example}."
 

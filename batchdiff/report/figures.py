@@ -77,8 +77,9 @@ def count_of(count: int, singular: str) -> str:
 
 def of_several(reason: str) -> str:
     """Return a reason that several guests share, in the plural."""
-    if reason.startswith(_FREES_NOTHING):  # an explanation follows, with a subject of its own
-        return f"deleting any of them would free nothing: {of_several(reason.removeprefix(_FREES_NOTHING))}"
+    for one, several in _OF_DELETING:
+        if reason.startswith(one):  # an explanation follows, with a subject of its own
+            return several + of_several(reason.removeprefix(one))
     begin, plural = next(((one, several) for one, several in _BEGINNINGS if reason.startswith(one)), ("", ""))
     reason = plural + reason.removeprefix(begin)
     for one, several in _WITHIN:
@@ -86,7 +87,13 @@ def of_several(reason: str) -> str:
     return reason
 
 
-_FREES_NOTHING = "deleting it would free nothing: "
+_OF_DELETING = (
+    ("deleting it would free nothing: ", "deleting any of them would free nothing: "),
+    (
+        "whether deleting it would free anything is unknown: ",
+        "whether deleting any of them would free anything is unknown: ",
+    ),
+)
 
 
 _BEGINNINGS = (
@@ -119,7 +126,6 @@ _BEGINNINGS = (
 _WITHIN = (
     (" of its data) in common ", " of the data of each) in common "),
     (" of its data is in ", " of the data of each is in "),
-    (" enough of its data ", " enough of their data "),
     (", but its disk is smaller ", ", but their disks are smaller "),
     (": was it copied ", ": were they copied "),
     (". Was it copied ", ". Were they copied "),

@@ -285,8 +285,8 @@ MESSAGES = {
         "`--discard-changes` to rebuild an image from the overlay."
     ),
     restore_clone: (
-        "{0}/vm.qcow2 was left alone: it is the backing file of {0}/clone.qcow2; images that depend on it "
-        "cannot be read without it. Convert that image to a standalone one (`qemu-img convert`) or remove "
+        "{0}/vm.qcow2 was left alone: {0}/clone.qcow2 cannot be read without it. "
+        "Convert that image to a standalone one (`qemu-img convert`) or remove "
         "it, then run the same command again."
     ),
     both_originals: (

@@ -276,7 +276,7 @@ def test_an_image_that_may_not_be_read_might_rest_on_anything(stage):
 
     with pytest.raises(GuestError) as caught:
         access.as_user(3001, stage.folder.parent, refused)
-    assert "it may be the backing file of /images/secret.qcow2" in caught.value.why
+    assert "it may be needed by /images/secret.qcow2" in caught.value.why
     assert caught.value.remedy.startswith("If you are not allowed to read that file or folder")
 
 

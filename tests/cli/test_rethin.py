@@ -287,7 +287,7 @@ def test_an_overlay_on_top_forbids_it(folder):
         str(folder.path / "snap.qcow2"),
     )
     folder.plan(manifest(RETHIN), expect=1)
-    assert "backing file of" in folder.guest()["reason"]
+    assert "it is needed by " in folder.guest()["reason"]
 
 
 def test_snapshots_are_lost(folder):

@@ -99,4 +99,4 @@ def test_a_guest_with_a_difference_beside_it_is_not_converted(tmp_path):
         "version: 1\ntemplate: {path: template.img, format: raw}\nguests: [{path: guest.vhdx, format: vhdx}]\n"
     )
     said = batchdiff("plan", "fleet.yaml", cwd=tmp_path, expect=1).stdout
-    assert f"backing file of {tmp_path}/checkpoint.avhdx" in " ".join(said.split())
+    assert f"needed by {tmp_path}/checkpoint.avhdx" in " ".join(said.split())

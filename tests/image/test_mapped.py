@@ -192,8 +192,19 @@ def test_data_that_qemu_does_not_map_is_refused(tmp_path, monkeypatch):
     source = make(tmp_path, "vdi")
     text = '[{"start": 0, "length": 4096, "depth": 0, "zero": false, "data": true}]'
     monkeypatch.setattr(qemu_img, "file_map", lambda *_, **__: text)
-    with pytest.raises(ImageError, match="does not map its data to offsets"):
+    with pytest.raises(ImageError, match="does not map its data to offsets") as caught:
         read(source)
+    assert "(its map has a range without 'offset')" in caught.value.why
+
+
+@pytest.mark.parametrize("number", ["null", '"x"', "1e3", str(1 << 70)])
+def test_a_map_with_something_else_in_the_place_of_a_number(tmp_path, monkeypatch, number):
+    source = make(tmp_path, "vdi")
+    entry = f'{{"start": 0, "length": 4096, "depth": 0, "zero": false, "data": true, "offset": {number}}}'
+    monkeypatch.setattr(qemu_img, "file_map", lambda *_, **__: f"[{entry}]")
+    with pytest.raises(ImageError, match="does not map its data to offsets") as caught:
+        read(source)
+    assert "(its map has a value that is not a whole number, or is too large)" in caught.value.why
 
 
 @pytest.mark.parametrize(

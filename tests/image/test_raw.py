@@ -6,11 +6,13 @@ import os
 
 import notation
 import pytest
+from access import as_user
 from oracle import assert_reads_like_qemu, assert_same, guest_bytes, source
 from seeds import seeded
 
 from batchdiff.errors import ImageError
 from batchdiff.image.open import open_image
+from batchdiff.image.raw import open_part
 from batchdiff.qcow2.entries import Origin
 
 SHAPES = {
@@ -65,6 +67,18 @@ def test_random_reads(tmp_path):
         for _ in range(500):
             start, length = chosen.randrange(100_000), chosen.randrange(20_000)
             assert_same(guest_bytes(image, start, length), expected[start : start + length])
+
+
+def test_a_part_in_a_folder_that_may_not_be_entered(tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o700)
+    tmp_path.chmod(0o755)
+    with pytest.raises(ImageError) as caught:
+        as_user(3001, tmp_path, lambda: open_part("/closed/a", "extent", "/a.vmdk", None))
+    assert caught.value.what == "cannot use /a.vmdk"
+    assert caught.value.why.startswith('its extent "/closed/a" cannot be opened: ')
+    assert caught.value.why.endswith(
+        " may not enter the folder /closed, which belongs to uid 0 and has the mode 700"
+    )
 
 
 def test_an_empty_file_is_refused(tmp_path):

@@ -187,7 +187,7 @@ def test_a_difference_of_virtualbox_to_a_guest(tmp_path):
     snapshot = tmp_path / "Snapshots" / "{0}.vdi"
     snapshot.write_bytes(child)
     said = batchdiff("plan", "fleet.yaml", cwd=tmp_path, expect=1).stdout
-    assert f"backing file of {snapshot}" in " ".join(said.split())
+    assert f"needed by {snapshot}" in " ".join(said.split())
     snapshot.rename(tmp_path / "away")
     (tmp_path / "Snapshots").rename(tmp_path / "later")
     (tmp_path / "away").rename(tmp_path / "later" / "{0}.vdi")

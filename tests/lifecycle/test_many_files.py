@@ -263,12 +263,12 @@ def test_an_extent_that_another_image_needs(tmp_path):
     flat, clone = files[many_files.ONE_FLAT][1], tmp_path / "clone"
     notation.run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(flat), str(clone))
     words = said(batchdiff("plan", "fleet.yaml", cwd=tmp_path, expect=1))
-    assert f"backing file of {clone}" in words
+    assert f"it is needed by {clone}" in words
     clone.rename(tmp_path.parent / "clone")
     batchdiff("plan", "fleet.yaml", cwd=tmp_path)
     (tmp_path.parent / "clone").rename(clone)
     words = said(batchdiff("apply", "fleet.plan.json", "--retire", "delete", "--yes", cwd=tmp_path, expect=1))
-    assert f"it is a part of {clone}" in words
+    assert f"{clone} cannot be read without it" in words
     assert all(file.exists() for file in files[many_files.ONE_FLAT])
 
 

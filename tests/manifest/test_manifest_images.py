@@ -11,10 +11,13 @@ import stat
 import time
 
 import pytest
-from manifest_texts import guests, make, problems, raw, read
+from access import as_user
+from manifest_texts import guests, make, problems, raw, read, write
 
+from batchdiff.errors import ManifestError
 from batchdiff.files.identity import identity_of
 from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.manifest.file import read_manifest
 from batchdiff.manifest.images import FoundGuest, FoundImage
 from batchdiff.manifest.names import Naming
 from batchdiff.manifest.paths import Place, is_image
@@ -28,6 +31,19 @@ def test_a_guest_that_is_the_template(folder):
     os.symlink("t.img", "soft.img")
     found = problems(guests(raw("t.img"), raw("hard.img"), raw("soft.img")))
     assert sum("is the template, so it cannot also be a guest; leave it out" in problem for problem in found) == 3
+
+
+def test_an_image_in_a_folder_that_may_not_be_entered(folder):
+    write(guests(raw("closed/a.img"), raw("clones/a.img", ", overlay: {path: closed/in/a.qcow2}")))
+    os.makedirs("closed/in")
+    os.chmod("closed", 0o700)
+    os.chmod(".", 0o755)
+    with pytest.raises(ManifestError) as caught:
+        as_user(3001, os.getcwd(), lambda: read_manifest("/m.yaml"))
+    image, overlay = caught.value.what.split("\n")
+    why = "may not enter the folder /closed, which belongs to uid 0 and has the mode 700"
+    assert why in image.partition('"/closed/a.img" cannot be checked: ')[2]
+    assert why in overlay.partition('folder "/closed/in" cannot be checked: ')[2]
 
 
 def test_a_guest_that_is_a_backing_file(folder):

@@ -65,6 +65,14 @@ def test_a_link_to_the_guest(pool, link, target, works, absolute):
     assert found_by_qemu(link, "../tpl/t.img") is works
 
 
+def test_a_path_to_use_is_shown_in_full(pool):
+    long = "disks/" + "x" * 220 + ".img"
+    os.rename("disks/lun7.img", long)
+    os.symlink(f"../../{long}", "far/vms/web01.img")
+    (problem,) = problems(manifest(guest("far/vms/web01.img")))
+    assert f'or use the path "{pool}/{long}" here and in the VM\'s definition' in problem
+
+
 @pytest.mark.parametrize("more", ["overlay: {path: same}", "overlay: {backing_path: relative}"])
 def test_where_the_link_makes_no_difference(pool, more):
     """The template named absolutely, or an overlay of its own beside the link."""

@@ -133,7 +133,7 @@ def test_a_damaged_plan_that_was_applied_is_not_to_be_planned_again(path):
     with pytest.raises(PlanError) as caught:
         read_plan(path)
     assert caught.value.remedy.startswith(
-        f"The plan has been applied, as {path}.journal shows: restore the plan from a backup."
+        f"{path}.journal exists, so guests may have been converted: restore the plan from a backup."
     )
 
 

@@ -13,7 +13,7 @@ from batchdiff.plan.file import checksum_of, encode, read_plan, write_plan
 
 AGAIN = "Run `batchdiff plan MANIFEST` again."
 APPLIED = (
-    "The plan has been applied, as {0}.journal shows: restore the plan from a backup. Without one, `qemu-img"
+    "{0}.journal exists, so guests may have been converted: restore the plan from a backup. Without one, `qemu-img"
     " convert` turns each overlay into a standalone disk, and `batchdiff plan` plans the other guests."
 )
 

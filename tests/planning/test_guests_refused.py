@@ -48,7 +48,15 @@ def test_a_guest_that_another_guest_rests_on(tmp_path, lower):
     above(tmp_path / "upper.qcow2", lower)
     below, upper = planned(tmp_path, "template.img", ("lower.img", "raw"), ("upper.qcow2", "qcow2"))
     assert (below.verdict, upper.verdict) == (Verdict.REFUSE, Verdict.REFUSE)
-    assert "backing file of the guest upper" in below.reason
+    assert "needed by the guest upper" in below.reason
+
+
+def test_a_guest_that_is_the_data_file_of_an_image(tmp_path, lower):
+    options = f"data_file={lower},data_file_raw=on"
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-o", options, str(tmp_path / "disk.qcow2"), "2M")
+    (guest,) = planned(tmp_path, "template.img", ("lower.img", "raw"))
+    assert guest.verdict is Verdict.REFUSE
+    assert guest.reason.startswith(f"it is needed by {tmp_path}/disk.qcow2, which would be lost with it")
 
 
 def test_a_guest_far_below_another_one(tmp_path, lower):
@@ -58,7 +66,7 @@ def test_a_guest_far_below_another_one(tmp_path, lower):
     above(tmp_path / "upper.qcow2", middle, "qcow2")
     below, _ = planned(tmp_path, "template.img", ("lower.img", "raw"), ("upper.qcow2", "qcow2"))
     assert below.verdict is Verdict.REFUSE
-    assert "backing file of the guest upper" in below.reason
+    assert "needed by the guest upper" in below.reason
 
 
 def test_a_guest_below_another_one_by_a_hard_link(tmp_path, lower):
@@ -67,7 +75,7 @@ def test_a_guest_below_another_one_by_a_hard_link(tmp_path, lower):
     os.link(lower, elsewhere / "other-name.img")
     above(tmp_path / "upper.qcow2", elsewhere / "other-name.img")
     below, _ = planned(tmp_path, "template.img", ("lower.img", "raw"), ("upper.qcow2", "qcow2"))
-    assert "backing file of the guest upper" in below.reason
+    assert "needed by the guest upper" in below.reason
 
 
 @pytest.mark.parametrize("name", ["file:{}", 'json:{{"driver": "raw", "file": {{"filename": "{}"}}}}'])
@@ -75,7 +83,7 @@ def test_a_guest_below_another_one_that_names_a_protocol(tmp_path, lower, name):
     upper = above(tmp_path / "upper.qcow2", lower)
     run("qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", name.format(lower), str(upper))
     below, _ = planned(tmp_path, "template.img", ("lower.img", "raw"), ("upper.qcow2", "qcow2"))
-    assert "backing file of the guest upper" in below.reason
+    assert "needed by the guest upper" in below.reason
 
 
 def test_a_guest_below_a_damaged_one(tmp_path, lower):
@@ -84,7 +92,7 @@ def test_a_guest_below_a_damaged_one(tmp_path, lower):
         file.seek(79)
         file.write(b"\x01")  # dirty
     below, _ = planned(tmp_path, "template.img", ("lower.img", "raw"), ("upper.qcow2", "qcow2"))
-    assert "backing file of the guest upper" in below.reason
+    assert "needed by the guest upper" in below.reason
 
 
 def test_a_guest_below_an_image_beside_it(tmp_path, lower):
@@ -155,7 +163,7 @@ def test_a_guest_below_one_that_is_called_raw_and_is_not(tmp_path, lower):
     """By mistake, or because its VM forged a header: in doubt nothing goes."""
     above(tmp_path / "upper.img", lower)
     below, _ = planned(tmp_path, "template.img", ("lower.img", "raw"), ("upper.img", "raw"))
-    assert "backing file of the guest upper" in below.reason
+    assert "needed by the guest upper" in below.reason
 
 
 def test_a_guest_below_several_images(tmp_path, lower):
@@ -163,7 +171,7 @@ def test_a_guest_below_several_images(tmp_path, lower):
         above(tmp_path / f"a{number}.qcow2", lower)
     above(tmp_path / "upper.qcow2", lower)
     below, _ = planned(tmp_path, "template.img", ("lower.img", "raw"), ("upper.qcow2", "qcow2"))
-    assert "backing file of the guest upper and 3 more, which would be lost" in below.reason
+    assert "needed by the guest upper and 3 more, which would be lost" in below.reason
 
 
 def test_a_guest_that_one_which_is_not_chosen_rests_on(tmp_path, lower):
@@ -174,7 +182,7 @@ def test_a_guest_that_one_which_is_not_chosen_rests_on(tmp_path, lower):
         tmp_path, "template.img", ("lower.img", "raw"), ("elsewhere/upper.qcow2", "qcow2"), retire="delete"
     )
     done = batchdiff("plan", manifest, "--guest", "lower", cwd=tmp_path, expect=EXIT_SOME_GUESTS)
-    assert "backing file of the guest upper" in " ".join(done.stdout.split())
+    assert "needed by the guest upper" in " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize("left", [2, 1, 0])
@@ -195,7 +203,7 @@ def test_a_guest_whose_sidecar_cannot_be_read(tmp_path, lower):
     (tmp_path / "lower.img.batchdiff-template.json").write_text("damaged")
     (guest,) = planned(tmp_path, "template.img", ("lower.img", "raw"))
     assert guest.verdict is Verdict.REFUSE
-    assert guest.reason.startswith("it may be the backing file of an overlay listed in ")
+    assert guest.reason.startswith("it may be needed by an overlay listed in ")
     assert "(unreadable)" in guest.reason
 
 
@@ -246,7 +254,7 @@ def test_a_guest_that_an_image_on_a_block_device_rests_on(tmp_path, loops, lower
     image.rename(elsewhere / "upper.img")
     below, upper = planned(tmp_path, "template.img", ("lower.img", "raw"), ("upper", "qcow2"), retire="delete")
     assert (below.verdict, upper.verdict) == (Verdict.REFUSE, Verdict.REFUSE)
-    assert "backing file of the guest upper" in below.reason
+    assert "needed by the guest upper" in below.reason
 
 
 def test_no_block_device_is_opened_because_an_image_names_it(tmp_path, loops, lower, monkeypatch):

@@ -305,11 +305,22 @@ def test_an_overlay_folder_that_is_gone(tmp_path, template):
     guest, *rest = make_plan(dataclasses.replace(found, guests=(lost, *others)), jobs=1).guests
     assert guest.verdict is Verdict.REFUSE
     assert re.fullmatch(
-        r"cannot access .*gone.*, the folder of its overlay: No such file or directory\. Create the folder, or"
-        r" correct `overlay: \{path: \.\.\.\}`\.",
+        r"cannot access (.*gone), the folder of its overlay: \1, or a folder above it, does not exist\. Correct"
+        r" the path, or put back what is missing, then run the same command again\.",
         guest.reason,
     )
     assert {other.verdict for other in rest} == {Verdict.CONVERT}
+
+
+def test_an_overlay_folder_that_may_not_be_used(tmp_path, template, monkeypatch):
+    def denied(*_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    guests = fleet(tmp_path, template)
+    monkeypatch.setattr("batchdiff.planning.assessment.volume_of", denied)
+    guest, *_ = planned(template, *guests).guests
+    assert guest.verdict is Verdict.REFUSE
+    assert f"Permission denied ({tmp_path}), though owners and modes allow it" in guest.reason
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

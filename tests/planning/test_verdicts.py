@@ -10,10 +10,10 @@ from batchdiff.choices import Verdict
 from batchdiff.extents import empty
 from batchdiff.image.storage.allocation import DiskUse
 from batchdiff.image.storage.exactness import Exactness
-from batchdiff.plan.plan import Similarity
+from batchdiff.plan.plan import Sharing, Similarity
 from batchdiff.planning.overlay_content import OverlayContent
 from batchdiff.planning.sizes.overlay_sizes import ComparedSizes
-from batchdiff.planning.verdicts import Below, LeastSavings, verdict_of
+from batchdiff.planning.verdicts import Below, LeastSavings, sharing_verdict, verdict_of
 from batchdiff.qcow2.geometry import Geometry
 from batchdiff.units import KIB, MIB
 
@@ -80,7 +80,10 @@ def test_the_reason(below, reason):
         (Below.TEMPLATE, "it is already an overlay of this template, and a new one"),
     ],
 )
-@pytest.mark.parametrize(("exactness", "would"), [(Exactness.EXACT, "would"), (Exactness.AT_LEAST, "might")])
+@pytest.mark.parametrize(
+    ("exactness", "would"),
+    [(Exactness.EXACT, "would"), (Exactness.AT_LEAST, "might"), (Exactness.UNKNOWN, "might")],
+)
 def test_an_overlay_smaller_than_a_guest_that_shares_its_blocks(below, begin, exactness, would):
     """What counts is the space that the original gives back, not what it takes."""
     use = DiskUse(10 * MIB, 256 * KIB, exactness, "other files share its blocks")
@@ -95,6 +98,43 @@ def test_an_overlay_smaller_than_a_guest_that_shares_its_blocks(below, begin, ex
         f"{begin} would take 384 KiB, and deleting the original {would} free only 256 KiB: other files share the"
         " rest",
     )
+
+
+NOTHING = "deleting it would free nothing"
+PERHAPS = "whether deleting it would free anything is unknown"
+
+
+@pytest.mark.parametrize(
+    ("exactness", "note", "begin"),
+    [
+        (Exactness.EXACT, "it has 2 names (hard links)", NOTHING),
+        (Exactness.AT_MOST, "it may be in a lower layer of overlayfs", NOTHING),
+        (Exactness.AT_LEAST, "it shares all its blocks with other files; if those are guests", NOTHING),
+        (Exactness.AT_LEAST, "btrfs can keep a file's overwritten data", PERHAPS),
+        (Exactness.UNKNOWN, "btrfs has compressed it, and only root can see by how much", PERHAPS),
+    ],
+)
+def test_that_nothing_is_freed_is_said_only_if_that_is_known(exactness, note, begin):
+    use = DiskUse(10 * MIB, 0, exactness, note)
+    figures = dataclasses.replace(savings(10 * MIB, MIB), reclaimable_bytes=0, saved_bytes=-MIB)
+    found = verdict_of(figures, use, CONTENT, LeastSavings(0.0), Below.NOTHING)
+    assert found == (Verdict.SKIP, f"{begin}: {note}")
+
+
+@pytest.mark.parametrize(
+    ("exactness", "begin"),
+    [
+        (Exactness.EXACT, "sharing would free nothing"),
+        (Exactness.UNKNOWN, "whether sharing would free anything is unknown"),
+    ],
+)
+def test_that_sharing_frees_nothing_is_said_only_if_that_is_known(exactness, begin):
+    sharing = Sharing(
+        allocated_bytes=10 * MIB, shareable_bytes=MIB, saved_bytes=0, exactness=exactness, note="never checked"
+    )
+    verdict, reason = sharing_verdict(sharing, Similarity(1, 2), 0.0)
+    assert verdict is Verdict.SKIP
+    assert reason.startswith(f"{begin}: never checked; ")
 
 
 def test_an_overlay_of_this_template_is_not_asked_where_it_comes_from():

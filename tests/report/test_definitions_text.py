@@ -1,5 +1,9 @@
 """What must change in VM definitions, as text. Guards report/definitions_text.py."""
 
+import shlex
+
+import pytest
+
 from batchdiff.definitions.guest_disks import GuestDisk, VmImage
 from batchdiff.definitions.libvirt_changes import domain_changes
 from batchdiff.definitions.libvirt_domain import parse_domain
@@ -35,6 +39,16 @@ def test_a_guest_that_no_definition_uses():
     elsewhere = definitions_text([], [GuestDisk("web", RAW, None, BOTH)], manages="Proxmox", width=200)
     assert "/etc/pve/nodes/NODE/qemu-server" in elsewhere
     assert "virt-xml" not in elsewhere
+
+
+@pytest.mark.parametrize("name", ["a.qcow2", "a b.qcow2", "a,b=c.qcow2", "it's.qcow2", 'a"b\\,.qcow2', "#a.qcow2"])
+def test_virt_xml_reads_the_very_path(name):
+    """It reads its option as parse_optstr_tuples in virtinst/cli.py does, after a shell has read the command."""
+    text = definitions_text([], [GuestDisk("web", VmImage(f"/i/{name}", "qcow2"), None, BOTH)])
+    command = shlex.split(text.partition("`")[2].partition("`")[0])
+    option = shlex.shlex(command[command.index("--disk") + 1], posix=True)
+    option.commenters, option.whitespace, option.whitespace_split = "", ",", True
+    assert list(option) == [f"path=/i/{name}", "driver.type=qcow2"]
 
 
 def test_what_only_the_operator_can_do():

@@ -70,7 +70,8 @@ OF_SOMETHING_ELSE = (
     "judged on its own",
     "because it is compressed or encrypted",
     "none of its own instances",
-    "which plan put it there (no journal in X names it)",
+    "(no journal in X names it)",
+    "which plan put it there",
     "space returns to its pool, which df does not show; a thin device returns only the space that it",
     "start its VM as if",
     "while the file is empty",
@@ -185,8 +186,8 @@ def test_all_modules_that_skip_or_refuse_guests_are_known():
             "deleting any of them would free nothing: each has 2 names (hard links)",
         ),
         (
-            "deleting it would free nothing: btrfs has compressed it, and only root can see by how much",
-            "deleting any of them would free nothing: btrfs has compressed them, and only root can see by how",
+            "whether deleting it would free anything is unknown: btrfs has compressed it, and only root can see",
+            "whether deleting any of them would free anything is unknown: btrfs has compressed them, and only",
         ),
         (
             "none of the 1 GiB that it has in common with the template can be shared",
@@ -204,8 +205,8 @@ def test_all_modules_that_skip_or_refuse_guests_are_known():
             " make them thinner",
         ),
         (
-            "it is the backing file of the guest db, which would be lost with it; convert or remove that image",
-            "each is the backing file of the guest db, which would be lost with it; convert or remove that image",
+            "it is needed by the guest db, which would be lost with it; convert or remove that image",
+            "each is needed by the guest db, which would be lost with it; convert or remove that image",
         ),
         (
             "its file /a.vmdk is also a file of the template, which would be lost with it; leave this guest out",
@@ -214,8 +215,8 @@ def test_all_modules_that_skip_or_refuse_guests_are_known():
         ("it is already an overlay on /t.img", "each is already an overlay on /t.img"),
         ("it has no data", "they have no data"),
         (
-            "no other image has enough of its data in the same places",
-            "no other image has enough of their data in the same places",
+            "too little of its data is in the same places in any other image",
+            "too little of the data of each is in the same places in any other image",
         ),
         (
             "40% of its data is in /t.img, but its disk is smaller than that image's disk (1 MiB and 2 MiB)",
@@ -238,8 +239,8 @@ def test_all_modules_that_skip_or_refuse_guests_are_known():
             "the filesystem of each has no reflinks, so files there cannot share blocks",
         ),
         (
-            "cannot access /o, the folder of its overlay: No such file or directory",
-            "cannot access /o, the folder of their overlays: No such file or directory",
+            "cannot access /o, the folder of its overlay: /o, or a folder above it, does not exist",
+            "cannot access /o, the folder of their overlays: /o, or a folder above it, does not exist",
         ),
         (
             "there is nothing to restore; `batchdiff status p` shows the guest's state",

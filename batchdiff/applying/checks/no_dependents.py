@@ -29,13 +29,12 @@ def require_no_dependents(
     :raises GuestError: one has, or may have.
     """
     found = dependents.on(path, former=former, identifier=identifier, but=but)
-    what = "a part" if but else "the backing file"
     if found.doubtful and not found.paths:
         one = len(found.doubtful) == 1
         places, them = ("that file or folder", "it") if one else ("those files or folders", "them")
         raise GuestError(
             f"{path} was left alone",
-            why=f"it may be {what} of {few(found.doubtful)}",
+            why=f"it may be needed by {few(found.doubtful)}",
             remedy=f"If you are not allowed to read {places}, run the same command as root. Otherwise, repair"
             f" {them} or move {them} away, {AGAIN}",
         )
@@ -44,6 +43,6 @@ def require_no_dependents(
         images, ones, them = ("that image", "a standalone one", "it") if one else _SEVERAL
         raise GuestError(
             f"{path} was left alone",
-            why=f"it is {what} of {few(found.words)}; images that depend on it cannot be read without it",
+            why=f"{few(found.words)} cannot be read without it",
             remedy=f"Convert {images} to {ones} (`qemu-img convert`) or remove {them}, {AGAIN}",
         )

@@ -16,7 +16,6 @@ from batchdiff.files.atomic_write import write_whole
 from batchdiff.linux.call_failures import obstacle, reason
 from batchdiff.linux.permissions import Deed
 from batchdiff.plan.file import try_folder
-from batchdiff.plan.head import beginning
 
 _MODE = 0o644
 """The collector runs as another user."""
@@ -41,8 +40,8 @@ def check_textfile(path: str) -> None:
         raise _refusal(path, reason(error)) from error
     if not stat.S_ISREG(info.st_mode):
         raise _refusal(path, "it exists and is not a regular file")
-    if info.st_size and not beginning(path).startswith(_START):
-        raise _refusal(path, "it exists and does not contain metrics of batchdiff")
+    if info.st_size and (why := _why_not_replaced(path)):
+        raise _refusal(path, why)
     # In a folder with the sticky bit, a new file can be created even though this one cannot be replaced.
     if (against := obstacle(Deed.DELETE, path)) is not None:
         raise UsageError(f"cannot replace {path}", why=against.why, remedy=against.remedy)
@@ -59,6 +58,16 @@ def write_textfile(path: str, plan_path: str, verb: str, metrics: Sequence[Metri
         write_whole(os.path.abspath(path), lines, encoding="utf-8", mode=_MODE)
     except OSError as error:
         raise _refusal(path, reason(error)) from error
+
+
+def _why_not_replaced(path: str) -> str:
+    """Return why a file may not be replaced: nothing shows that it contains metrics; empty if it does."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(len(_START))
+    except OSError as error:
+        return reason(error, Deed.READ, path)
+    return "" if start == _START else "it exists and does not contain metrics of batchdiff"
 
 
 def _refusal(path: str, why: str) -> UsageError:

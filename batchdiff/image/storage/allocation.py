@@ -36,7 +36,8 @@ _OF_OTHERS = (
     "blocks shared with files other than the template are freed too, once the last of those files is deleted"
 )
 
-_ALL_SHARED = "it shares all its blocks with other files"
+ALL_SHARED = "it shares all its blocks with other files"
+"""The beginning of the note if deleting a file frees nothing as long as those other files exist."""
 _PERHAPS_GUESTS = (
     "; if those are guests too, converting all of them would free the blocks, but each guest is judged on its"
     " own, because planning for several together is not supported yet"
@@ -181,8 +182,8 @@ def _less(allocated: int, shared_bytes: int, shared: ExtentTable, kept: Blocks) 
     free = max(allocated - shared_bytes, 0)
     nothing = len(shared.length) > 0 and not free
     if blocks_of(shared).are_within(kept):
-        return DiskUse(allocated, free, note=_ALL_SHARED if nothing else "")
-    note = f"{_ALL_SHARED}{_PERHAPS_GUESTS}" if nothing else _OF_OTHERS
+        return DiskUse(allocated, free, note=ALL_SHARED if nothing else "")
+    note = f"{ALL_SHARED}{_PERHAPS_GUESTS}" if nothing else _OF_OTHERS
     return DiskUse(allocated, free, Exactness.AT_LEAST, note)
 
 

@@ -97,7 +97,8 @@ class Checkpoint:
         try:
             self._file.discard()
         except OSError as error:
-            self._warn(f"could not remove {self.path}: {error.strerror or error}; you can delete it yourself")
+            why = reason(error, Deed.DELETE, self.path)
+            self._warn(f"could not remove {self.path}: {why}; you can delete it yourself")
         self._pending = []
         self.close()
 

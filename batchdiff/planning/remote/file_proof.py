@@ -109,9 +109,19 @@ def objection_to(proofs: Iterable[FileProof]) -> str:
 
 def _difference(file: ImageFile, proof: FileProof) -> str:
     """Return the first difference of an open file; empty if there is none."""
-    if changes := proof.fingerprint.changes(file.fingerprint()):
-        return f"{REPLACED} on that host" if changes == REPLACED else f"on that host, {changes}"
+    here = file.fingerprint()
+    if here != proof.fingerprint:
+        return _other_view(proof.fingerprint, here)
     for excerpt in proof.excerpts:
         if _excerpt(file, excerpt.offset) != excerpt:
             return f"its content at byte {excerpt.offset} is different on that host"
     return ""
+
+
+def _other_view(planner: Fingerprint, here: Fingerprint) -> str:
+    """Return how this host's view of a file differs from the planner's. The file itself need not have changed."""
+    if planner.changes(here) == REPLACED:
+        return f"{REPLACED} on that host"
+    if planner.size != here.size:
+        return f"that host sees another size ({here.size} bytes, not {planner.size})"
+    return f"that host sees another {'mtime' if planner.mtime_ns != here.mtime_ns else 'ctime'}"

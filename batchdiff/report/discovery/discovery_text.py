@@ -6,7 +6,7 @@
     web01.img  debian-12.img    97.2%  95.9 - 98.1%  ~2.4 GiB
 
     template  debian-12.img (raw, 40 GiB), 1 copy, saving 2.3 GiB to 2.5 GiB: its copy ...
-    left out  old.img: no other image has enough of its data in the same places
+    left out  old.img: too little of its data is in the same places in any other image
 """
 
 from __future__ import annotations

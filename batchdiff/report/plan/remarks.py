@@ -21,7 +21,7 @@ _MOST_LINKS = 3
 def of_another_template(facts: PlanFacts) -> Iterator[str]:
     """Yield warnings about guests that are probably in the wrong manifest, printable, each on one line.
 
-    The warnings include guests that save too little to be converted.
+    Guests that save too little to be converted are covered, too.
     """
     found = [(guest, similarity_if_unlike(guest)) for guest in facts.guests if not _reason_has_it(guest)]
     unlike = [(guest, part) for guest, part in found if part is not None]

@@ -131,6 +131,7 @@ def sharing_next(facts: PlanFacts) -> Iterator[str]:
     left_out = sum(guest.sharing.left_out_bytes for guest in guests)
     if left_out:
         yield (
-            f"Another {format_size(left_out)} is equal to the template's data but cannot be shared: in the guest"
-            " or in the template, that data is compressed or encrypted, or at unaligned offsets."
+            f"Another {format_size(left_out)} is equal to the template's data but cannot be shared: in"
+            f" {'the' if len(guests) == 1 else 'a'} guest or in the template, that data is compressed or"
+            " encrypted, or at unaligned offsets."
         )

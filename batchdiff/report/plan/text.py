@@ -4,8 +4,10 @@
 
     heading        the template, and the number of guests
     warnings       images that have changed since planning
+    since          the changes since an older plan, if there is one to compare with
     attention      refused guests, outliers, skipped ones, notes: above the table, which may be long
     table          guests to work on and their totals, then the others that were compared or refused
+    figures        how the savings are calculated, and which figures are not exact
     strategies     what an overlay and sharing in place would save, for guests for which both are possible
     next           what apply has done, what it will do, and the space that it needs
 """

@@ -8,6 +8,7 @@ import os
 import stat
 import subprocess
 
+import access
 import pytest
 from commands import Fleet, run_here
 from plans import guest_plan, refused_guest, small_plan
@@ -18,6 +19,7 @@ from batchdiff.applying.results.finding import Finding, Health
 from batchdiff.applying.results.status_row import StatusRow
 from batchdiff.cli.logs import textfile
 from batchdiff.cli.logs.metrics import metrics_text, status_metrics, verify_metrics
+from batchdiff.errors import UsageError
 from batchdiff.files import own_files
 from batchdiff.plan.file import write_plan
 
@@ -140,6 +142,21 @@ def test_a_file_that_cannot_be_replaced_is_refused_before_the_work(plan, monkeyp
     monkeypatch.setattr(f"batchdiff.cli.verbs.{verb}.history_of", lambda *_: pytest.fail("it began"))
     assert f"cannot write metrics to {name}: {why}. " in run_here(verb, plan, "--textfile", name, expect=2)
     assert (plan.parent / "other.prom").read_text().startswith("# HELP node_load1")
+
+
+def test_a_file_that_cannot_be_read_is_not_said_to_contain_something_else(plan):
+    run_here("status", plan, "--textfile", "x.prom")
+    (plan.parent / "x.prom").chmod(0o600)
+    plan.parent.chmod(0o777)
+
+    def refused():
+        with pytest.raises(UsageError) as caught:
+            textfile.check_textfile("/x.prom")
+        return caught.value
+
+    error = access.as_user(3001, plan.parent, refused)
+    assert error.what == "cannot write metrics to /x.prom"
+    assert " may not read /x.prom, which belongs to " in error.why
 
 
 def test_a_file_that_no_other_may_replace_is_refused_before_the_work(plan, monkeypatch):

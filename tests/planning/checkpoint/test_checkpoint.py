@@ -308,6 +308,22 @@ def test_discarded_when_all_is_done(plan, partial):
     assert not partial.exists()
 
 
+def test_that_it_cannot_be_discarded_is_explained(plan, partial):
+    told = Told()
+    checkpoint = opened(plan, told)
+    checkpoint.load("b")
+    checkpoint.add(result(1))
+    subprocess.run(["chattr", "+i", str(partial)], check=True)
+    try:
+        checkpoint.discard()
+    finally:
+        subprocess.run(["chattr", "-i", str(partial)], check=True)
+    assert told == [
+        f"could not remove {partial}: {partial} is immutable (attribute i, see lsattr), which stops even root; you"
+        " can delete it yourself"
+    ]
+
+
 def test_only_its_own_file_is_discarded(plan, partial):
     checkpoint = opened(plan)
     checkpoint.load("b")

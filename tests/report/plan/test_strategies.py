@@ -89,6 +89,15 @@ def test_originals_that_are_gone_and_shared_blocks_add_up():
     assert "in place with the template: 1 GiB came back (1 GiB predicted)." in said
 
 
+def test_data_that_cannot_be_shared_is_in_the_guest_or_in_one_of_several():
+    sharing = dataclasses.replace(shared_guest().sharing, left_out_bytes=MIB)
+    one, other = shared_guest("one", sharing=sharing), shared_guest("other", sharing=sharing)
+    alone = " ".join(plan_text(PlanFacts(small_plan(one))).split())
+    assert "but cannot be shared: in the guest or in the template, that data is compressed" in alone
+    both = " ".join(plan_text(PlanFacts(small_plan(one, other))).split())
+    assert "Another 2 MiB is equal to the template's data but cannot be shared: in a guest or in the" in both
+
+
 def test_without_an_overlay_in_view_nothing_is_said_of_overlays():
     # Smaller clusters would do, the overlay has holes, and some of the guest is shared.
     planned = savings(
