@@ -38,8 +38,8 @@ _OUTCOME = "No image was changed, and no manifest was written."
 class Discovery:
     """The result: groups, those that save most first, and the files that were left out, by path.
 
-    ``images``: the number of images that were sampled; ``reads``, ``read_bytes``: what that took. ``ignored``: how
-    many files that were found in folders or by globs do not look like images.
+    ``images``: the number of images whose samples were compared; ``reads``, ``read_bytes``: what these took.
+    ``ignored``: how many files that were found in folders or by globs do not look like images.
     """
 
     groups: tuple[Group, ...]
@@ -64,7 +64,7 @@ def discover(  # noqa: PLR0913  # options by keyword
     ``templates``: the paths, without links, of the only images that may be templates; empty if any may be one.
     ``sampled`` is called with the path of each file that is done; ``observer``, at every read.
 
-    :raises ImageError: one of ``templates`` cannot be sampled.
+    :raises ImageError: one of ``templates`` was not found, or was left out.
     :raises WorkerError: a worker process died.
     """
     raise_descriptor_limit()
@@ -78,7 +78,7 @@ def discover(  # noqa: PLR0913  # options by keyword
     all_examined = _without_shown_files(_without_parts([by_number[number] for number in range(len(files))]))
     backing = {each.backing: each.path for each in all_examined if isinstance(each, ExistingOverlay)}
     images, exclusions = _with_roles(all_examined, backing, _converted(all_examined))
-    _check_given(templates, images, exclusions)
+    _check_given(templates, images, [*search.exclusions, *exclusions])
     given = {number: None for number, each in enumerate(images) if each.path in templates}
     groups, unplaced = _groups(images, shape.probe_bits, given, backing)
     return Discovery(

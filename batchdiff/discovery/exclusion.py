@@ -15,7 +15,7 @@ class Cause(enum.StrEnum):
 
     IN_USE = "in use"
     UNREADABLE = "unreadable"
-    """It is missing, damaged, or not an image."""
+    """It is missing, damaged, encrypted or not an image, or its path or the permissions rule it out."""
 
     DOUBTFUL = "doubtful format"
     """Its name and its first bytes disagree, or a guest could have written those bytes."""

@@ -34,7 +34,9 @@ def format_of(file: FileToSample, observer: ReadObserver | None = None) -> Image
     """Return the format of a file, or why it is left out.
 
     A guest can write the first bytes of its raw disk, so they decide only if the name does not contradict them. If
-    only they decide, a comment in the manifest points that out. ``observer`` is called at every read.
+    they alone show a format other than raw, a comment in the manifest points that out.
+
+    ``observer`` is called at every read.
     """
     if file.format is not None:
         return file.format

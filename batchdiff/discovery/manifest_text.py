@@ -69,7 +69,7 @@ def manifest_text(  # noqa: PLR0913  # options by keyword
     ]
     missing = [copy.image.path for copy in group.copies if not is_listed(copy.image)]
     for path in missing:
-        lines += _comment(f"Not listed: {_shown(path)}, whose name is not UTF-8; a glob can match it", indent="")
+        lines += _comment(f"Not listed: {_shown(path)}, whose path is not UTF-8; a glob can match it", indent="")
     lines += _exclusions(group.template.path, left_out)
     return "\n".join(lines) + "\n"
 

@@ -49,7 +49,7 @@ class GuestEstimate:
 
     @property
     def is_undecided(self) -> bool:
-        """True if the sample does not show whether a plan would convert the guest or skip it."""
+        """True if the sample does not show whether a plan would work on the guest or skip it."""
         saved = self.saved
         if saved is None or saved.is_exact or self.is_complete:
             return False

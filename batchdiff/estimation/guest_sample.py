@@ -82,9 +82,9 @@ class GuestSample:
     def __init__(
         self, frame: Frame, pricing: Pricing, allocated: int, random: np.random.Generator, first: int
     ) -> None:
-        """Draw the first probes of each class, in proportion to its size, ``first`` in all.
+        """Draw the first probes of each open class: ``first`` in all, in proportion to its size, but at least 16.
 
-        A guest with no more than twice as many open probes is read as a whole.
+        If no more than twice ``first`` probes are open, all of them are read.
         """
         self.frame, self.pricing, self.allocated = frame, pricing, allocated
         self.classes: dict[ProbeClass, ClassSample] = {}

@@ -1,4 +1,4 @@
-"""The price of a probe: the bytes on disk that an overlay takes for its data.
+"""The price of a probe: the bytes on disk that an overlay takes for its data, or those to share in place.
 
 ::
 
@@ -7,6 +7,7 @@
     WRITTEN                       what the filesystem stores of these granules: not the guest's holes
     WHOLE                         all of these granules
     COMPRESSED                    their compressed size
+    EQUAL, without an overlay     what equals the template's data and can be shared in place
 """
 
 from __future__ import annotations

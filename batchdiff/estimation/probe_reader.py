@@ -30,9 +30,9 @@ class ProbeContents:
     """The result of reading some probes.
 
     ``kinds``: those of their units. ``read``: the bytes that were read for each, from both images. ``prices``: the
-    price of each, by the rule of the guest; ``shared``: the bytes of it in blocks that other files use, too.
-    ``lengths``: with the rule COMPRESSED, an array of shape (probes, clusters): the stored bytes of each
-    cluster, 0 if it is not compressed. With the other rules it has no columns.
+    price of each, by the rule of the guest; ``shared``: how many bytes of each price are in blocks that other
+    files use, too. ``lengths``: with the rule COMPRESSED, an array of shape (probes, clusters): the stored bytes
+    of each cluster, 0 if it is not compressed. With the other rules it has no columns.
     """
 
     kinds: KindsOfProbes

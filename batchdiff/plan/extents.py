@@ -49,7 +49,8 @@ def extents_of(diff: Diff) -> Extents:
 def check_extents(guest: GuestPlan) -> None:
     """Check the extents of a guest and its runs to share, if the plan has them.
 
-    :raises ValueError: the runs are not sorted, disjoint and merged, or not within the disk.
+    :raises ValueError: a run is empty, the runs are not sorted, disjoint and within the disk, or extents are not
+        merged.
     """
     virtual_size = 0 if guest.image is None else guest.image.virtual_size
     if guest.sharing is not None:

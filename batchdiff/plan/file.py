@@ -7,6 +7,7 @@ spaces and ASCII only (docs/plan-format.md).
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import stat
 from collections.abc import Iterator
@@ -148,9 +149,9 @@ def _parsed(path: str) -> dict[str, Any]:
         del content  # 100 MiB for a large fleet
         document = parse_json(text)
     except (ValueError, RecursionError) as error:
-        raise PlanError(
-            f"{path} is truncated or not valid JSON", why=why_not_json(error), remedy=plan_again(path)
-        ) from error
+        is_syntax = isinstance(error, json.JSONDecodeError | UnicodeDecodeError)
+        what = "is truncated or not valid JSON" if is_syntax else "is not a valid plan"
+        raise PlanError(f"{path} {what}", why=why_not_json(error), remedy=plan_again(path)) from error
     if not isinstance(document, dict):
         raise PlanError(f"{path} is not a plan", why="it is not a JSON object", remedy=plan_again(path))
     return document
@@ -176,7 +177,7 @@ def _check_version(document: dict[str, Any], path: str) -> None:
     version = str(document.get("format_version", ""))
     major, _, minor = version.partition(".")
     if not (major.isdecimal() and minor.isdecimal() and major.isascii() and minor.isascii()):
-        raise PlanError(f"{path} is not a plan", why="it has no format_version", remedy=plan_again(path))
+        raise PlanError(f"{path} is not a plan", why="it has no valid format_version", remedy=plan_again(path))
     if major != str(FORMAT_VERSION[0]):
         raise PlanError(
             f"cannot use {path}",

@@ -27,7 +27,7 @@ DEFAULT_TABLE_SIZE = 4
 """QEMU's default."""
 
 AUTO = "auto"
-"""A value of ``cluster_size`` and ``extended_l2``; in a plan, only guests that were not compared have it."""
+"""A value of ``cluster_size`` and ``extended_l2``; in a plan, only guests without a diff have it."""
 
 
 class Compression(enum.StrEnum):

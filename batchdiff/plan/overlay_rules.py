@@ -1,4 +1,7 @@
-"""The options that an overlay cannot have, or cannot have together, because QEMU creates no such image."""
+"""The options that an overlay cannot have, or cannot have together.
+
+QEMU does not create or cannot open such an image, batchdiff does not write it, or Proxmox VE cannot use it.
+"""
 
 from __future__ import annotations
 
@@ -155,7 +158,7 @@ def _of_preallocation(options: OverlayOptions) -> Iterator[tuple[str, str]]:
         yield (
             "preallocation",
             "QEMU preallocates an overlay only with `extended_l2: true`, because only then can a cluster have a"
-            " place in the file while the template still shows through. Add that, or leave out preallocation",
+            " place in the file while the template still shows through. Write that, or leave out preallocation",
         )
     if options.compression is not Compression.NONE:
         yield (

@@ -152,10 +152,10 @@ class Sharing:
     """The space that a guest gives back by sharing blocks in place with the template, in bytes.
 
     ``allocated_bytes``: the space that it takes on disk now. ``shareable_bytes``: the bytes of its file that equal
-    the template's and are in blocks of their own; ``left_out_bytes``: equal bytes that are not stored as such in
-    its file, for example those of compressed clusters. ``saved_bytes``: the increase in free space; ``exactness``
-    and ``note`` are those of that figure. ``runs``: the equal parts of its disk, in units of ``unit`` bytes; none
-    if the guest is not to share them.
+    the template's and are in blocks of their own; ``left_out_bytes``: equal bytes that cannot be shared, such
+    as those that the guest or the template stores in compressed clusters. ``saved_bytes``: the increase in free
+    space; ``exactness`` and ``note`` are those of that figure. ``runs``: the equal parts of its disk, in units of
+    ``unit`` bytes; none if the guest is not to share them.
     """
 
     allocated_bytes: int
@@ -230,7 +230,8 @@ class GuestToShare(_Guest):
 class UntouchedGuest(_Guest):
     """A guest that apply leaves as it is, because the plan skips or refuses it.
 
-    ``image`` is None if the guest was not opened, and ``diff`` is None if the guest was not compared.
+    ``image`` is None if the guest was not opened. ``diff`` is None if the guest was not compared, or if it was to
+    share blocks and no overlay with these options can map its disk.
     """
 
     verdict: Verdict

@@ -35,7 +35,7 @@ def diff_fields(diff: Diff) -> dict[str, Any]:
 
 
 def diff_in(record: dict[str, Any], options: OverlayOptions) -> Diff | None:
-    """Return the diff in a guest's record; None if the guest was not compared.
+    """Return the diff in a guest's record; None if there is none.
 
     :raises KeyError, TypeError, ValueError: a value is invalid.
     """

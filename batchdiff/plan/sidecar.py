@@ -111,7 +111,10 @@ def read_sidecar(path: str) -> Sidecar | None:
 
 
 def sidecar_paths(plan: Plan) -> list[str]:
-    """Return the sidecar's paths: one beside a template file; for a device, one in each folder of overlays."""
+    """Return the paths of the sidecars that list a plan's overlays; none if the plan converts no guest.
+
+    A template file has one beside it; for a block device there is one in each folder of overlays.
+    """
     return sorted({sidecar_path(plan.template.source.path, guest.overlay_path) for guest in plan.to_convert})
 
 

@@ -56,9 +56,9 @@ def savings_meanwhile(guests: Iterable[GuestPlan]) -> list[Savings]:
 def peak_extra_bytes(savings: Iterable[Savings], retire: Retire, *, at_once: int) -> int:
     """Return the maximum number of bytes that apply uses at any moment, beyond those in use when it started.
 
-    Guests are written one after another, and up to ``at_once`` overlays exist beside originals that are not yet
-    retired. Space is freed before the end only if originals are deleted. One more original counts as present:
-    on ext4 and tmpfs, the kernel took up to 50 ms more to free the space of a deleted one (measured).
+    Overlays are written in the order of the guests, and up to ``at_once`` of them exist beside originals that are
+    not yet retired. Space is freed before the end only if originals are deleted. One more original counts as
+    present: on ext4 and tmpfs, the kernel took up to 50 ms more to free the space of a deleted one (measured).
     """
     taken = peak = 0
     to_come_back: deque[int] = deque()

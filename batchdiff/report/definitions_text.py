@@ -34,7 +34,7 @@ def definitions_text(  # noqa: PLR0913  # options by keyword
     others: int = 0,
     is_complete: bool = True,
 ) -> str:
-    """Return a block for each definition, then the guests that none uses, in ``width`` cells.
+    """Return a block for each definition, the guests that none uses, the doubts and a summary, in ``width`` cells.
 
     ``doubts``: what is wrong apart from the definitions; ``manages``: the manager of the VMs, ``libvirt`` or
     ``Proxmox``, or ``files`` if the definitions of libvirt were read from files. ``others``: how many
@@ -77,20 +77,24 @@ def _use(change: DefinitionChange, use: GuestUse) -> str:
     return f"{what}, which must use {use.image.path} ({use.image.format}):"
 
 
+_DONE = {"`batchdiff apply`": "has written the overlay", "`batchdiff restore`": "has finished"}
+
+
 def _virt_xml(disks: Sequence[GuestDisk]) -> str:
-    """Return how to change a definition by hand, or when, if all guests still wait for their overlays."""
+    """Return how to change a definition by hand, or when, if all guests still wait for apply or restore."""
     them = _one_of(disks)
-    ready = [disk.now for disk in disks if disk.planned is None]
+    ready = [disk.now for disk in disks if disk.planned is None and not disk.unfinished]
+    waits = any(disk.planned is not None for disk in disks), any(disk.unfinished for disk in disks)
+    verbs = [verb for verb, is_due in zip(_DONE, waits, strict=True) if is_due]
     if not ready:
-        return (
-            f"If another VM uses {them}, that VM's definition must change once `batchdiff apply` has written the"
-            " overlay."
-        )
+        done = " or ".join(f"{verb} {_DONE[verb]}" for verb in verbs)
+        return f"If another VM uses {them}, that VM's definition must change once {done}."
     # virt-xml splits the value at commas, and like a shell it removes quotes and backslashes from the parts.
     path = _SPECIAL.sub(r"\\\g<0>", ready[0].path)
     what = shell_word(f"path={path},driver.type={ready[0].format}")
     example = f"`virt-xml DOMAIN --edit target=TARGET --disk {what} --define`"
-    return f"If another VM uses {them}, change that VM's definition by hand, for example: {example}."
+    text = f"If another VM uses {them}, change that VM's definition by hand, for example: {example}."
+    return f"{text} If the guest still waits for {' or '.join(verbs)}, do that only afterwards." if verbs else text
 
 
 def _elsewhere(disks: Sequence[GuestDisk]) -> str:

@@ -253,6 +253,12 @@ def test_a_given_template_that_cannot_be_one_is_an_error(folder):
             run(folder, templates=[str(folder / name)])
 
 
+def test_the_reason_against_a_given_template_may_come_from_the_search(folder):
+    os.mkfifo(folder / "pipe.img")
+    with pytest.raises(ImageError, match="as the template: it is not a regular file or block device"):
+        run(folder, templates=[str(folder / "pipe.img")])
+
+
 def test_the_death_of_a_worker_is_reported_with_what_it_means(folder, monkeypatch):
     monkeypatch.setattr(sampling_job, "_examine", lambda *_: os._exit(3))
     with pytest.raises(WorkerError, match=r"No image was changed, and no manifest was written\. Check"):
@@ -302,4 +308,4 @@ def test_savings_count_only_what_a_deletion_frees(tmp_path, kind):
             clone = next(each for each in run(point).groups[0].copies if each.image.path.endswith("clone.img"))
             assert clone.saved.estimate <= 0
             text = " ".join(discovery_text(run(point), SCATTERED).split())
-            assert "of the copies of base.img is shared with other files (reflink)" in text
+            assert "of the copies of base.img is shared with other files (by reflinks or hard links)" in text

@@ -103,7 +103,7 @@ def test_a_name_that_is_not_utf_8_is_left_to_a_glob(tmp_path):
     notation.write_raw(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.img"), COPY)
     (group,) = groups(tmp_path)
     assert [guest.name for guest in written(tmp_path, group).guests] == ["a"]
-    assert ", whose name is not UTF-8; a glob can match it" in (tmp_path / "manifest.yaml").read_text()
+    assert ", whose path is not UTF-8; a glob can match it" in (tmp_path / "manifest.yaml").read_text()
 
 
 def test_a_format_that_only_first_bytes_show_is_marked(tmp_path):

@@ -49,9 +49,10 @@ REFUSED = {
     ),
     "twice": (
         '{"format_version": "1.2", "a": 1, "a": 2}',
-        "{0} is truncated or not valid JSON: an object has two members named 'a'. " + AGAIN,
+        "{0} is not a valid plan: an object has two members named 'a'. " + AGAIN,
     ),
-    "no-version": ('{"a": 1}', "{0} is not a plan: it has no format_version. " + AGAIN),
+    "no-version": ('{"a": 1}', "{0} is not a plan: it has no valid format_version. " + AGAIN),
+    "odd-version": ('{"format_version": "one"}', "{0} is not a plan: it has no valid format_version. " + AGAIN),
     "newer": (
         '{"format_version": "2.0", "generator": "x"}',
         "cannot use {0}: its format is version 2.0; this batchdiff reads only 1.x. Use a version of batchdiff that"

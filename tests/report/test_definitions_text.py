@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from batchdiff.definitions.guest_disks import GuestDisk, VmImage
+from batchdiff.definitions.guest_disks import RESTORING, GuestDisk, VmImage
 from batchdiff.definitions.libvirt_changes import domain_changes
 from batchdiff.definitions.libvirt_domain import parse_domain
 from batchdiff.definitions.proxmox_changes import vm_changes
@@ -31,11 +31,17 @@ def test_a_guest_that_no_definition_uses():
     assert "virt-xml" not in preview
     assert "once `batchdiff apply` has written the overlay" in preview
     both = [GuestDisk("db", VmImage("/i/db.raw", "raw"), THIN, BOTH), GuestDisk("web", THIN, None, BOTH)]
-    assert f"path={THIN.path},driver.type=qcow2" in definitions_text([], both, width=200)
+    mixed = definitions_text([], both, width=200)
+    assert f"path={THIN.path},driver.type=qcow2" in mixed
+    assert "If the guest still waits for `batchdiff apply`, do that only afterwards." in " ".join(mixed.split())
     # After a restore the overlay is gone.
     restored = definitions_text([], [GuestDisk("web", RAW, None, BOTH)], width=200)
     assert f"path={RAW.path},driver.type=raw" in restored
     assert THIN.path not in restored
+    unfinished = GuestDisk("web", THIN, None, BOTH, unfinished=RESTORING)
+    text = definitions_text([], [unfinished], width=200)
+    assert "that VM's definition must change once `batchdiff restore` has finished." in text
+    assert "virt-xml" not in text
     elsewhere = definitions_text([], [GuestDisk("web", RAW, None, BOTH)], manages="Proxmox", width=200)
     assert "/etc/pve/nodes/NODE/qemu-server" in elsewhere
     assert "virt-xml" not in elsewhere

@@ -61,6 +61,13 @@ def test_the_interval_is_written_as_all_percentages_are():
     assert "saved, 95% interval\n" in text_of(GuestEstimate(shared_guest("a"), None, exactly(GIB)))
 
 
+def test_one_guest_has_no_total():
+    about = Interval(GIB, GIB - MIB, GIB + MIB)
+    guests = [GuestEstimate(shared_guest(name), None, about, read_bytes=MIB) for name in "ab"]
+    assert "That interval extends" in " ".join(text_of(guests[0]).split())
+    assert "The total's interval extends" in " ".join(text_of(*guests).split())
+
+
 def test_an_undecided_guest_is_not_called_skipped():
     perhaps = Interval(MIB, 0, 4 * MIB)
     said = text_of(skipped("a", perhaps), skipped("b", perhaps), skipped("c", exactly(0)))

@@ -214,6 +214,11 @@ def test_all_modules_that_skip_or_refuse_guests_are_known():
         ),
         ("it is already an overlay on /t.img", "each is already an overlay on /t.img"),
         ("it has no data", "they have no data"),
+        ("the folder cannot be listed: why", "the folders cannot be listed: why"),
+        (
+            "it or a folder above it does not exist",
+            "each of them, or a folder above it, does not exist",
+        ),
         (
             "too little of its data is in the same places in any other image",
             "too little of the data of each is in the same places in any other image",

@@ -181,8 +181,10 @@ def _notes(found: Discovery, names: _Names, width: int | None) -> Iterator[str]:
         yield _note("template", f"{what}, {copies}, saving {_range(group)}: {why_template(group)}", width)
     for group in found.groups:
         if shared := sum(copy.image.allocated - copy.image.reclaimable for copy in group.copies):
-            what = f"{format_size(shared)} of the copies of {names(group.template.path)}"
-            yield _note("shared", f"{what} is shared with other files (reflink), so no overlay can free it", width)
+            copies = "copy" if len(group.copies) == 1 else "copies"
+            what = f"{format_size(shared)} of the {copies} of {names(group.template.path)}"
+            how = "is shared with other files (by reflinks or hard links)"
+            yield _note("shared", f"{what} {how}, so no overlay can free it", width)
     either: dict[tuple[str, str], list[str]] = {}
     for group, copy in in_order_of_savings(found.groups):
         if copy.other is not None:

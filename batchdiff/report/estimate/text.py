@@ -143,7 +143,8 @@ def _below(estimate: Estimate) -> Iterator[str]:
                 " within the interval."
             )
         return
+    which = "The total's interval" if len(estimate.guests) > 1 else "That interval"
     yield (
-        "In 95 of 100 cases, the plan's figure is within the interval. The total's interval extends"
+        f"In 95 of 100 cases, the plan's figure is within the interval. {which} extends"
         f" {percent(totals.error)} of the allocated space to either side; `--error` limits that."
     )

@@ -26,11 +26,13 @@ def _unseen_by_proxmox(plan: Plan) -> Iterator[str]:
             if why is not None:
                 unseen.setdefault(why, []).append(guest.name)
     for why, names in unseen.items():
-        one = len(names) == 1
+        one, remedy = len(names) == 1, "`overlay: {layout: proxmox}` in the manifest prevents"
+        if why is Unseen.TEMPLATE:
+            remedy = "A base image as the template, with `overlay: {layout: proxmox}` in the manifest, prevents"
         yield (
             f"Proxmox VE would not see that {few(names)} {'depends' if one else 'depend'} on the template, and"
-            f" would let the template be removed: {_why(why, one=one)}. `overlay: {{layout: proxmox}}` in the"
-            " manifest prevents that (docs/proxmox.md)"
+            f" would let the template be removed: {_why(why, one=one)}. {remedy} that"
+            " (docs/proxmox.md)"
         )
 
 

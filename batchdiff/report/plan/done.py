@@ -47,7 +47,7 @@ def done_figures(facts: PlanFacts) -> Iterator[tuple[str, str, str]]:
     yield _figure_of_freed(facts, totals)
     if facts.shared:
         sharing = f"{len(facts.shared)} of {totals.share}"
-        yield "guests that share blocks", sharing, "nothing depends on the template"
+        yield "guests that share blocks", sharing, "they do not depend on the template"
     if not facts.plan.to_convert:
         return
     taken = sum(each.overlay_disk_bytes or 0 for each in facts.conversions.values())
@@ -171,15 +171,18 @@ def _waiting(facts: PlanFacts) -> str | None:
     ways = []
     if aside:
         ways.append(f"once `batchdiff purge{plan} --used` deletes the {_originals(aside)} in quarantine")
-    kept = len(fates) - aside
+    uncertain = fates.count(Fate.UNKNOWN)
+    kept = len(fates) - aside - uncertain
     are = "is" if kept == 1 else "are"
-    if all(guest.is_on_device for guest in left):
+    if kept and all(guest.is_on_device for guest in left):
         devices, them = ("block device", "it") if kept == 1 else ("block devices", "them")
         ways.append(f"once you remove the {devices} that {are} kept, or discard what is on {them}")
     elif kept and len(left) < len(there):
         ways.append(f"once you delete the kept {_originals(kept)} that no other image depends on")
     elif kept:
         ways.append(f"once you delete the {_originals(kept)} that {are} kept")
+    if uncertain:
+        ways.append(f"once the {_originals(uncertain)} whose state is uncertain {_has(uncertain)} been deleted")
     if lost := shortfall(saved, exactness):
         return f"There will be {lost} than before the apply, even {' and '.join(ways)}."
     more = UNKNOWN_AMOUNT if exactness is Exactness.UNKNOWN else bounded_size(saved, exactness)
@@ -188,6 +191,10 @@ def _waiting(facts: PlanFacts) -> str | None:
 
 def _originals(count: int) -> str:
     return "original" if count == 1 else "originals"
+
+
+def _has(count: int) -> str:
+    return "has" if count == 1 else "have"
 
 
 def _capitalized(text: str) -> str:

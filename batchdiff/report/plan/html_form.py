@@ -42,7 +42,7 @@ class GuestView(NamedTuple):
 
     ``saved``, which may be negative, is None if it is unknown.
 
-    ``cells`` has the columns of the table between name and verdict, and ``now`` is the guest's present state.
+    ``cells`` has the columns of the table between the first and the last; ``now`` is the guest's present state.
     """
 
     number: int

@@ -74,11 +74,14 @@ def how_saved(facts: PlanFacts) -> Iterator[str]:
         return
     if facts.has_overlays_in_view and facts.overlay_disk_bytes != facts.predicted.overlay_bytes:
         is_one = len(chosen) == 1
-        takes, why = ("overlay takes", "its file has") if is_one else ("overlays take", "their files have")
+        takes, whose = ("overlay takes", "its file") if is_one else ("overlays take", "their files")
+        why = f"because {whose} {'has' if is_one else 'have'} holes"
+        if facts.overlay_disk_bytes > facts.predicted.overlay_bytes:
+            why = f"not on the length of {whose}"
         bounded = any(savings.exactness is not Exactness.EXACT for savings in chosen)
         about = "about " if facts.error_bytes else "up to " if bounded else ""
         on_disk = format_size(facts.overlay_disk_bytes) + ("" if is_one else " in all")
-        yield f'"saved" is based on the disk space that the {takes}, {about}{on_disk}, because {why} holes.'
+        yield f'"saved" is based on the disk space that the {takes}, {about}{on_disk}, {why}.'
     if facts.has_overlays_in_view and facts.has_shared_space:
         yield '"saved" does not count space that is shared with other files, by reflinks or hard links.'
     if facts.totals.template_copy_bytes:
@@ -117,8 +120,9 @@ def next_steps(facts: PlanFacts) -> Iterator[str]:
     plan, chosen = facts.plan, facts.pending
     if not chosen:
         if not (facts.is_applied or plan.to_share):
-            some_share = any(guest.strategy is Strategy.SHARE for guest in plan.guests)
-            yield f"There is nothing to {'share' if some_share else 'convert'}."
+            chosen_ways = {guest.strategy for guest in plan.guests}
+            work = " or to ".join(verb for way, verb in _WORK.items() if way in chosen_ways)
+            yield f"There is nothing to {work or _WORK[Strategy.OVERLAY]}."
         return
     verify = "verify it against its original" if len(chosen) == 1 else "verify each against its original"
     yield f"`batchdiff apply` will write {_where(chosen)}, {verify}, {_fate(facts, chosen)}."
@@ -136,6 +140,9 @@ def next_steps(facts: PlanFacts) -> Iterator[str]:
             "~ marks the estimated size of a compressed overlay; in 19 of 20 cases, its error is at most the"
             " number after ±."
         )
+
+
+_WORK = {Strategy.OVERLAY: "convert", Strategy.SHARE: "share"}
 
 
 def main_figures(facts: PlanFacts) -> Iterator[tuple[str, str, str]]:
@@ -181,6 +188,8 @@ def next_commands(facts: PlanFacts) -> list[tuple[str, str]]:
         return []
     plan = shell_path(facts.path)
     do = "Convert the guests:" if facts.pending else "Let the guests share blocks:"
+    if facts.pending and facts.to_share:
+        do = "Convert guests, and let the others share blocks:"
     convert = [(do, f"batchdiff apply {plan}")] if facts.pending or facts.to_share else []
     fates = {each.fate for each in facts.conversions.values()}
     free = [("Delete the originals in quarantine:", f"batchdiff purge {plan} --used")]

@@ -40,6 +40,8 @@ def test_what_proxmox_would_not_see(found, why):
     warnings = list(dangers(found))
     assert len(warnings) == (why is not None)
     assert why is None or f"a depends on the template, and would let the template be removed: {why}" in warnings[0]
+    # The layout alone would only be refused.
+    assert why is None or ("A base image as the template, with" in warnings[0]) == ("the template's path" in why)
 
 
 @pytest.mark.parametrize(

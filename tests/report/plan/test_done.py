@@ -5,7 +5,7 @@ import io
 import json
 
 import pytest
-from plans import guest_plan, refused_guest, savings, small_plan
+from plans import guest_plan, refused_guest, savings, shared_guest, small_plan, untouched
 
 from batchdiff.applying.journal.records import Fate
 from batchdiff.applying.results.conversion import Conversion, OlderOriginal
@@ -111,6 +111,17 @@ def test_one_original_is_not_several():
     assert "--used` deletes the original in quarantine." in said(None)
     two = " ".join(end_of_report(Fate.KEPT, Fate.QUARANTINED).split())
     assert "deletes the original in quarantine and once you delete the original that is kept." in two
+
+
+def test_an_original_whose_state_is_uncertain_is_not_called_kept():
+    said = " ".join(end_of_report(Fate.UNKNOWN, Fate.KEPT, Fate.DELETED).split())
+    assert (
+        "comes back once you delete the original that is kept and once the original whose state is uncertain has"
+        " been deleted."
+    ) in said
+    assert "comes back once the originals whose state is uncertain have been deleted." in " ".join(
+        end_of_report(Fate.UNKNOWN, Fate.UNKNOWN, Fate.DELETED).split()
+    )
 
 
 def test_what_is_left_to_do_is_counted_by_itself():
@@ -269,3 +280,19 @@ def test_an_original_that_others_depend_on_is_named_and_left_out_of_the_sum():
     alone = " ".join(end_of_report(*[Fate.KEPT] * 3, dependents=("/srv/new.qcow2",)).split())
     assert "comes back once you delete" not in alone
     assert alone.count(" while another image depends on it: /srv/new.qcow2.") == 3
+
+
+def test_a_plan_with_both_strategies_speaks_of_both():
+    overlay, share = guest_plan("one"), shared_guest("other")
+    mixed = PlanFacts(small_plan(overlay, share), path="p.json")
+    assert next_commands(mixed)[0] == (
+        "Convert guests, and let the others share blocks:",
+        "batchdiff apply p.json",
+    )
+    skipped = [untouched(guest, Verdict.SKIP, "!") for guest in (overlay, share)]
+    for guests, work in (
+        (skipped, "convert or to share"),
+        (skipped[:1], "convert"),
+        (skipped[1:], "share"),
+    ):
+        assert plan_text(PlanFacts(small_plan(*guests))).endswith(f"There is nothing to {work}.\n")

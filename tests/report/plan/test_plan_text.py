@@ -214,6 +214,9 @@ def test_what_is_saved_is_counted_by_what_the_overlay_takes_on_disk():
     assert said in flat(plan_text(small_plan(thin)))
     assert f"{note}about 356 MiB in all, because" in flat(plan_text(small_plan(thin, packed)))
     assert note not in plan_text(small_plan(WEB, packed))
+    small = guest_plan(savings=savings(10 * GIB, 3 * 512, overlay_disk_bytes=4096))
+    said = "the disk space that the overlay takes, 4 KiB, not on the length of its file."
+    assert said in flat(plan_text(small_plan(small)))
     assert "shared with other files" not in plan_text(small_plan(thin))
 
 
