@@ -323,7 +323,7 @@ MESSAGES = {
         "overlay of vm is damaged; do not start a VM on it. This original is intact, as before the conversion: "
         "{0}/vm.img. "
         "`batchdiff restore PLAN --guest vm --discard-changes` goes back to it, and discards what"
-        " the VM has written since. Otherwise: bring the "
+        " the VM has written since. To keep that, the template is needed. Bring the "
         "template back from a backup, then run the same command again."
     ),
     sidecar_damaged: (
