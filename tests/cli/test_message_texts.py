@@ -13,7 +13,7 @@ from plans import guest_plan, savings, small_plan
 
 from batchdiff.applying.guests.status import OnDisk, Written
 from batchdiff.applying.journal.kept_plan import KeptPlan
-from batchdiff.applying.journal.records import Fate, History
+from batchdiff.applying.journal.records import Fate, GuestState, History, Step
 from batchdiff.applying.results.outcome import GuestOutcome, Original, Status
 from batchdiff.applying.swap.purge_task import PurgeOptions
 from batchdiff.cli import earlier_plans, journal_history, main, run_session, warnings
@@ -72,17 +72,17 @@ def test_how_space_comes_back_from_quarantine(capsys):
 @pytest.mark.parametrize(
     ("used", "words"),
     [
-        (False, "2 originals, 7 MiB on disk, will be deleted, each only if QEMU finds its overlay identical:"),
+        (False, "2 originals, 7 MiB on disk, will be deleted, each only if QEMU finds its VM's disk identical:"),
         (
             True,
-            "2 originals, 7 MiB on disk, will be deleted even if their VMs have run on the overlays"
-            " since (the state from before the conversion cannot be restored afterwards):",
+            "2 originals, 7 MiB on disk, will be deleted even if their VMs have run since the conversion (the"
+            " state from before the conversion cannot be restored afterwards):",
         ),
     ],
 )
 def test_the_question_of_purge(used, words):
     originals = [("/a.img.batchdiff-original", 3 << 20), ("/b.img.batchdiff-original", 4 << 20)]
-    question = purge._question(originals, {}, small_plan(), used=used)
+    question = purge._question(originals, {}, purge._remains(small_plan(), 2, []), used=used)
     assert question.what == words
     assert question.lines == ["3 MiB  /a.img.batchdiff-original", "4 MiB  /b.img.batchdiff-original"]
     assert question.remains == (
@@ -90,6 +90,30 @@ def test_the_question_of_purge(used, words):
     )
     assert question.last == "Type yes to delete 2 originals (7 MiB): "
     assert question.otherwise == "The originals are still in quarantine."
+
+
+@pytest.mark.parametrize(
+    ("count", "rebuilt", "words"),
+    [
+        (1, ["/a.img"], "the image that restore rebuilt, /a.img"),
+        (2, ["/a.img", "/b.img"], "the images that restore rebuilt, /a.img and /b.img"),
+        (
+            2,
+            ["/a.img"],
+            "the image that restore rebuilt, /a.img; and the other guest's overlay, which needs the template"
+            " /srv/images/template.qcow2",
+        ),
+        (
+            4,
+            ["/a.img", "/b.img"],
+            "the images that restore rebuilt, /a.img and /b.img; and the other guests' overlays, which need the"
+            " template /srv/images/template.qcow2",
+        ),
+    ],
+)
+def test_what_remains_after_a_purge_of_older_originals(count, rebuilt, words):
+    """A rebuilt image does not need the template."""
+    assert purge._remains(small_plan(), count, rebuilt) == words
 
 
 @pytest.mark.parametrize("used", [False, True])
@@ -100,7 +124,8 @@ def test_the_question_of_purge_promises_no_more_than_is_certain(monkeypatch, use
         guest.name: OnDisk(guest.overlay_path, None, written=written)
         for guest, written in zip(guests, (Written.NONE, Written.OVERLAY), strict=True)
     }
-    monkeypatch.setattr(purge, "purgeable", lambda *_: [(guest, None) for guest in guests])
+    states = [GuestState(Step.RETIRED, published=True), GuestState(Step.RESTORED)]
+    monkeypatch.setattr(purge, "purgeable", lambda *_: list(zip(guests, states, strict=True)))
     monkeypatch.setattr(purge, "on_disk", lambda *_: there)
     monkeypatch.setattr(purge, "confirm", lambda _console, _verb, question: asked.append(question))
     purge._ask(Console(), small_plan(*guests), PurgeOptions(used=used), History(), yes=False)
@@ -109,6 +134,10 @@ def test_the_question_of_purge_promises_no_more_than_is_certain(monkeypatch, use
     count, much = ("2 originals", "7 MiB") if used else ("up to 2 originals", "at most 7 MiB")
     assert question.what.startswith(f"{count}, {much} on disk, will be deleted")
     assert question.last == f"Type yes to delete {count} ({much}): "
+    assert question.remains == (
+        "What remains: the image that restore rebuilt, /srv/clones/b.img; and the other guest's overlay, which"
+        " needs the template /srv/images/template.qcow2."
+    )
     may_stay = (
         "" if used else " (its VM has written to the overlay, so the original is kept if QEMU finds a difference)"
     )
