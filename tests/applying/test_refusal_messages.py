@@ -53,6 +53,13 @@ def restore_kept_overlay_missing(stage: Stage) -> Verb:
     return stage.restore
 
 
+def restore_written_overlay_missing(stage: Stage) -> Verb:
+    stage.apply(KEEP)
+    stage.overlay().unlink()
+    write_to_original(stage)
+    return stage.restore
+
+
 def apply_kept_overlay_missing(stage: Stage) -> Verb:
     stage.apply(KEEP)
     stage.overlay().unlink()
@@ -253,6 +260,12 @@ MESSAGES = {
         " Bring the overlay back; if it or the pool was moved, use `--map OLD=NEW`. The original, as "
         "it was before the conversion, is {0}/vm.img. To go back to it and give up what the VM wrote:"
         " `batchdiff restore PLAN --guest vm --discard-changes`."
+    ),
+    restore_written_overlay_missing: (
+        "vm was not restored: its overlay {0}/vm.qcow2 is missing, and with it everything that its VM wrote."
+        " Bring the overlay back; if it or the pool was moved, use `--map OLD=NEW`. The original, which has been "
+        "written to or replaced since it was planned, is {0}/vm.img. To go back to it and give up what the VM"
+        " wrote: `batchdiff restore PLAN --guest vm --discard-changes`."
     ),
     apply_kept_overlay_missing: (
         "{0}/vm.qcow2 is gone, and with it what its VM wrote: it was published, and has been removed or "

@@ -148,35 +148,68 @@ def test_the_question_of_purge_promises_no_more_than_is_certain(monkeypatch, use
 
 
 @pytest.mark.parametrize(
-    ("names", "lost", "said"),
+    ("names", "lost", "written", "said"),
     [
         (
-            ["a"],
-            [],
+            "a",
+            "",
+            "",
             "all changes in 1 guest since the conversion will be discarded, including all snapshots in its"
             " overlay, which takes 0 B on disk:|What remains: the original, as it was before the conversion.",
         ),
         (
-            ["a", "b", "c"],
-            ["c"],
+            "abc",
+            "c",
+            "",
             "all changes in 2 guests since the conversion will be discarded, including all snapshots in their"
             " overlays, which take 0 B on disk:|What remains: the originals, as they were before the conversion.",
         ),
+        (
+            "a",
+            "",
+            "a",
+            "all changes in 1 guest since the conversion will be discarded, including all snapshots in its"
+            " overlay, which takes 0 B on disk:|What remains: the full image at the guest's path.",
+        ),
+        (
+            "abc",
+            "c",
+            "b",
+            "all changes in 2 guests since the conversion will be discarded, including all snapshots in their"
+            " overlays, which take 0 B on disk:|What remains: the full images at the guests' paths.",
+        ),
     ],
 )
-def test_the_question_before_changes_are_discarded(monkeypatch, capsys, names, lost, said):
-    """It promises no original that is gone."""
+def test_the_question_before_changes_are_discarded(monkeypatch, capsys, names, lost, written, said):
+    """It promises no original that is gone, and names those that a VM has used since."""
     asked = []
     monkeypatch.setattr(restore, "confirm", lambda _console, _verb, question: asked.append(question))
     found = [(guest_plan(name), None) for name in names]
-    restore._ask_to_discard(Console(), found, lost, yes=False)
+    there = {
+        name: OnDisk(
+            None, None if name in lost else "/a", written=Written.ORIGINAL if name in written else Written.NONE
+        )
+        for name in names
+    }
+    restore._ask_to_discard(Console(), found, there, yes=False)
     (question,) = asked
     assert f"{question.what}|{question.remains}" == said
+    note = " (its original, too, has been written to or replaced since it was planned)"
     assert question.lines == [
-        f"{name}: everything written to /srv/clones/{name}.qcow2" for name in names if name not in lost
+        f"{name}: everything written to /srv/clones/{name}.qcow2{note if name in written else ''}"
+        for name in names
+        if name not in lost
     ]
     assert capsys.readouterr().err == (
         "batchdiff: c will not be restored: the original of this guest was deleted or moved\n" if lost else ""
+    )
+
+
+def test_an_image_that_an_interrupted_restore_rebuilt_is_no_original(monkeypatch):
+    monkeypatch.setattr(restore, "rebuilt_is_in_place", lambda *_: True)
+    there = {"a": OnDisk("/a.qcow2", "/a.img.batchdiff-original")}
+    assert restore._what_remains([(guest_plan("a"), GuestState(Step.RETIRING))], there) == (
+        "the full image at the guest's path"
     )
 
 
