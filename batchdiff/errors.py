@@ -146,7 +146,7 @@ class ProgramError(BatchdiffError):
 
 
 class StopError(BatchdiffError):
-    """The command was asked to stop; the operation in progress was rolled back."""
+    """The command was asked to stop; no image was left incomplete."""
 
     exit_code = 130
 

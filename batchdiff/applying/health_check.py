@@ -31,7 +31,14 @@ from batchdiff.applying.at_once import at_once
 from batchdiff.applying.checks.verify import Check, Comparison, check_used, require_judges, verify
 from batchdiff.applying.guests.commands import command
 from batchdiff.applying.guests.data_files import DataFiles, remark_on_data_file
-from batchdiff.applying.guests.guest_files import Found, changed_parts, find_original, find_overlay, missing
+from batchdiff.applying.guests.guest_files import (
+    Found,
+    changed_parts,
+    find_original,
+    find_overlay,
+    missing,
+    original_is,
+)
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.guests.whole_originals import original_too
 from batchdiff.applying.journal.records import GuestState, History
@@ -168,7 +175,7 @@ def _failed(error: VerificationError, guest: GuestToConvert, history: History) -
 def _missing(guest: GuestToConvert, state: GuestState) -> Finding:
     try:
         original = find_original(guest, state)
-        whole = "" if original is None else f"; its original, as it was before the conversion, is {original.path}"
+        whole = "" if original is None else f"; its original{original_is(original.path, guest.image)}"
     except GuestError as error:
         whole = f"; {error.why}"
     return Finding(guest.name, guest.overlay_path, Health.DAMAGED, f"it {missing(guest.overlay_path)}{whole}")

@@ -60,10 +60,12 @@ def deletion(
     )
 
 
-def overlays_remain(plan: Plan, count: int) -> str:
-    """Return what remains once that many originals are deleted."""
-    what = "its overlay, which needs" if count == 1 else "their overlays, which need"
-    return f"{what} the template {plan.template.source.path}"
+def overlays_remain(plan: Plan, count: int, *, others: bool = False) -> str:
+    """Return what remains once that many originals are deleted; ``others``: besides what was named before."""
+    one = count == 1
+    whose = ("the other guest's" if one else "the other guests'") if others else ("its" if one else "their")
+    what = "overlay, which needs" if one else "overlays, which need"
+    return f"{whose} {what} the template {plan.template.source.path}"
 
 
 def state(console: Console, question: Question) -> None:

@@ -20,7 +20,7 @@ from batchdiff.cli.definition_changes import changes_in_definition
 from batchdiff.cli.signals import stopping
 from batchdiff.definitions.domain_state import images_of_active_domains
 from batchdiff.definitions.virsh import Libvirt
-from batchdiff.errors import EXIT_DONE, GuestError, StopError, UsageError
+from batchdiff.errors import EXIT_DONE, BatchdiffError, GuestError, StopError, UsageError
 from batchdiff.frozen import frozen
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.call_failures import explain
@@ -81,6 +81,19 @@ class Announcer:
         except UsageError as error:
             self.unheard.append(error)
 
+    def report_without_result(self, outcomes: list[GuestOutcome]) -> None:
+        """Report what waits for the command's result, if that will not come and a new run would not repeat it."""
+        if not self.console.is_one_terminal:
+            return  # it has been reported
+        try:
+            for each in outcomes:
+                if each.status is Status.FAILED:
+                    self.console.warn(f"{each.name}: {each.status}: {each.reason}")
+                for remark in each.remarks:
+                    self.console.warn(f"{each.name}: {remark}")
+        except UsageError as error:
+            self.unheard.append(error)
+
 
 def carry_out(
     console: Console,
@@ -110,7 +123,8 @@ def carry_out(
             names = ", ".join(outcome.name for outcome in outcomes if outcome.status in _COMPLETE) or "none"
             raise StopError(
                 f"interrupted; completed guests: {names}",
-                remedy="The work in progress was rolled back. Run the same command again to continue.",
+                # Work in progress was rolled back; but a guest that shares blocks keeps those that it shares.
+                remedy="No disk was left incomplete. Run the same command again to continue.",
             ) from error
     # Output that could not be written does not stop the work, but the exit code must not claim success.
     if announcer.unheard:
@@ -131,7 +145,7 @@ def dry_run(
     outcomes: list[GuestOutcome] = []
     announcer = Announcer(console, plan.template.source, arguments.plan)
     domains = in_domains(arguments)
-    with stopping() as stop, console.metering() as meter:
+    with stopping() as stop, console.metering() as meter, advising_to_start_over():
         session = Session(
             plan, MemoryJournal(history), announcer, stop, arguments.unseen, meter=meter, in_domains=domains
         )
@@ -144,11 +158,28 @@ def dry_run(
 def _do(work: Work, session: Session, announcer: Announcer, outcomes: list[GuestOutcome]) -> None:
     """Do the work of a command; report each outcome as it comes, and add it to the list."""
     guests = {guest.name: guest for guest in session.plan.guests}
-    with explained():
-        for outcome in work(session):
-            outcomes.append(outcome)
-            session.meter.settle(outcome.name)
-            announcer.report_guest(guests[outcome.name], outcome)
+    try:
+        with explained():
+            for outcome in work(session):
+                outcomes.append(outcome)
+                session.meter.settle(outcome.name)
+                announcer.report_guest(guests[outcome.name], outcome)
+    except BatchdiffError:
+        announcer.report_without_result(outcomes)
+        raise
+
+
+@contextmanager
+def advising_to_start_over() -> Iterator[None]:
+    """Add advice to the interruption of a command that changes nothing.
+
+    :raises StopError: it was interrupted.
+    """
+    try:
+        yield
+    except StopError as error:
+        remedy = "Run the same command again to start over."
+        raise StopError("interrupted; nothing was changed", remedy=remedy) from error
 
 
 @contextmanager

@@ -182,8 +182,8 @@ def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--discard-changes",
         action="store_true",
-        help="go back to the originals as they were before the conversion and, after asking, discard what the"
-        " VMs have written since; without --guest, for all guests",
+        help="go back to the originals and, after asking, discard what the VMs have written to their overlays;"
+        " without --guest, for all guests",
     )
     verb.add_argument(
         "--allow-loss",

@@ -154,5 +154,5 @@ def _check_not_empty(layer: Layer) -> None:
         raise ImageError(
             f"cannot use {layer.path}",
             why="it is empty (virtual size 0)",
-            remedy="Leave it out of the manifest, or restore it from a backup.",
+            remedy=RESTORE_IT,
         )

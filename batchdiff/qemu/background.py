@@ -87,7 +87,8 @@ class BackgroundProgram:
         output = os.pread(self._output, programs.KEPT, 0).decode("utf-8", "replace")
         code = self._process.poll() if ended else None
         if code is None:
-            return f"`{shell_line(self._argv)}`{': ' + output.strip() if output else ''}"
+            said = programs.as_clause(output)
+            return f"`{shell_line(self._argv)}`{': ' + said if said else ''}"
         return CompletedProgram(self._argv, code, output).described()
 
     def wait(self, seconds: float) -> None:

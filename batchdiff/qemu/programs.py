@@ -64,10 +64,16 @@ class CompletedProgram:
     output: str
 
     def described(self) -> str:
-        """Return the command, quoted for a shell, its exit code and its output."""
+        """Return the command, quoted for a shell, its exit code and its output, as a clause of a sentence."""
         how = f"killed by {signal_name(-self.code)}" if self.code < 0 else f"exit code {self.code}"
-        output = "; ".join(self.output.strip().splitlines())
+        output = as_clause(self.output)
         return f"`{shell_line(self.argv)}` ({how}){': ' + output if output else ''}"
+
+
+def as_clause(output: str) -> str:
+    """Return the output of a program for the middle of a sentence: its lines without their final punctuation."""
+    lines = (line.rstrip(" .!") for line in output.splitlines())
+    return "; ".join(line for line in lines if line)
 
 
 def without_ranges(done: CompletedProgram) -> str:

@@ -99,7 +99,7 @@ def test_a_template_that_is_missing(quarantined):
     quarantined.template.unlink()
     found = template(quarantined)
     assert found.health is Health.DAMAGED
-    assert "bring it back" in found.why
+    assert "Bring it back" in found.why
     assert str(quarantined.original(suffix=ASIDE)) in found.why
 
 

@@ -53,6 +53,13 @@ def restore_kept_overlay_missing(stage: Stage) -> Verb:
     return stage.restore
 
 
+def restore_written_overlay_missing(stage: Stage) -> Verb:
+    stage.apply(KEEP)
+    stage.overlay().unlink()
+    write_to_original(stage)
+    return stage.restore
+
+
 def apply_kept_overlay_missing(stage: Stage) -> Verb:
     stage.apply(KEEP)
     stage.overlay().unlink()
@@ -254,6 +261,12 @@ MESSAGES = {
         "it was before the conversion, is {0}/vm.img. To go back to it and give up what the VM wrote:"
         " `batchdiff restore PLAN --guest vm --discard-changes`."
     ),
+    restore_written_overlay_missing: (
+        "vm was not restored: its overlay {0}/vm.qcow2 is missing, and with it everything that its VM wrote."
+        " Bring the overlay back; if it or the pool was moved, use `--map OLD=NEW`. The original, which has been "
+        "written to or replaced since it was planned, is {0}/vm.img. To go back to it and give up what the VM"
+        " wrote: `batchdiff restore PLAN --guest vm --discard-changes`."
+    ),
     apply_kept_overlay_missing: (
         "{0}/vm.qcow2 is gone, and with it what its VM wrote: it was published, and has been removed or "
         "moved since. Bring it back. Its original, as it was before the conversion, is {0}/vm.img. To"
@@ -323,7 +336,7 @@ MESSAGES = {
         "overlay of vm is damaged; do not start a VM on it. This original is intact, as before the conversion: "
         "{0}/vm.img. "
         "`batchdiff restore PLAN --guest vm --discard-changes` goes back to it, and discards what"
-        " the VM has written since. Otherwise: bring the "
+        " the VM has written since. To keep that, the template is needed. Bring the "
         "template back from a backup, then run the same command again."
     ),
     sidecar_damaged: (
@@ -344,8 +357,8 @@ MESSAGES = {
         "a `batchdiff restore` of vm was interrupted. Finish that first: `batchdiff restore PLAN --guest vm`."
     ),
     purge_original_written: (
-        "{0}/vm.img.batchdiff-original was not deleted: it differs from what the VM sees now, and it is not the"
-        " file that was planned. Find out what it contains before you remove it yourself."
+        "{0}/vm.img.batchdiff-original was not deleted: it differs from what the VM sees now, and it has been "
+        "written to or replaced since it was planned. Find out what it contains before you remove it yourself."
     ),
     guest_of_another_size: (
         "the plan is stale: the virtual size of {0}/vm.img is 2097152 bytes, not 1048576. Plan again."

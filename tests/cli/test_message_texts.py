@@ -13,7 +13,7 @@ from plans import guest_plan, savings, small_plan
 
 from batchdiff.applying.guests.status import OnDisk, Written
 from batchdiff.applying.journal.kept_plan import KeptPlan
-from batchdiff.applying.journal.records import Fate, History
+from batchdiff.applying.journal.records import Fate, GuestState, History, Step
 from batchdiff.applying.results.outcome import GuestOutcome, Original, Status
 from batchdiff.applying.swap.purge_task import PurgeOptions
 from batchdiff.cli import earlier_plans, journal_history, main, run_session, warnings
@@ -72,17 +72,17 @@ def test_how_space_comes_back_from_quarantine(capsys):
 @pytest.mark.parametrize(
     ("used", "words"),
     [
-        (False, "2 originals, 7 MiB on disk, will be deleted, each only if QEMU finds its overlay identical:"),
+        (False, "2 originals, 7 MiB on disk, will be deleted, each only if QEMU finds its VM's disk identical:"),
         (
             True,
-            "2 originals, 7 MiB on disk, will be deleted even if their VMs have run on the overlays"
-            " since (the state from before the conversion cannot be restored afterwards):",
+            "2 originals, 7 MiB on disk, will be deleted even if their VMs have run since the conversion (the"
+            " state from before the conversion cannot be restored afterwards):",
         ),
     ],
 )
 def test_the_question_of_purge(used, words):
     originals = [("/a.img.batchdiff-original", 3 << 20), ("/b.img.batchdiff-original", 4 << 20)]
-    question = purge._question(originals, {}, small_plan(), used=used)
+    question = purge._question(originals, {}, purge._remains(small_plan(), 2, []), used=used)
     assert question.what == words
     assert question.lines == ["3 MiB  /a.img.batchdiff-original", "4 MiB  /b.img.batchdiff-original"]
     assert question.remains == (
@@ -90,6 +90,30 @@ def test_the_question_of_purge(used, words):
     )
     assert question.last == "Type yes to delete 2 originals (7 MiB): "
     assert question.otherwise == "The originals are still in quarantine."
+
+
+@pytest.mark.parametrize(
+    ("count", "rebuilt", "words"),
+    [
+        (1, ["/a.img"], "the image that restore rebuilt, /a.img"),
+        (2, ["/a.img", "/b.img"], "the images that restore rebuilt, /a.img and /b.img"),
+        (
+            2,
+            ["/a.img"],
+            "the image that restore rebuilt, /a.img; and the other guest's overlay, which needs the template"
+            " /srv/images/template.qcow2",
+        ),
+        (
+            4,
+            ["/a.img", "/b.img"],
+            "the images that restore rebuilt, /a.img and /b.img; and the other guests' overlays, which need the"
+            " template /srv/images/template.qcow2",
+        ),
+    ],
+)
+def test_what_remains_after_a_purge_of_older_originals(count, rebuilt, words):
+    """A rebuilt image does not need the template."""
+    assert purge._remains(small_plan(), count, rebuilt) == words
 
 
 @pytest.mark.parametrize("used", [False, True])
@@ -100,7 +124,8 @@ def test_the_question_of_purge_promises_no_more_than_is_certain(monkeypatch, use
         guest.name: OnDisk(guest.overlay_path, None, written=written)
         for guest, written in zip(guests, (Written.NONE, Written.OVERLAY), strict=True)
     }
-    monkeypatch.setattr(purge, "purgeable", lambda *_: [(guest, None) for guest in guests])
+    states = [GuestState(Step.RETIRED, published=True), GuestState(Step.RESTORED)]
+    monkeypatch.setattr(purge, "purgeable", lambda *_: list(zip(guests, states, strict=True)))
     monkeypatch.setattr(purge, "on_disk", lambda *_: there)
     monkeypatch.setattr(purge, "confirm", lambda _console, _verb, question: asked.append(question))
     purge._ask(Console(), small_plan(*guests), PurgeOptions(used=used), History(), yes=False)
@@ -109,6 +134,10 @@ def test_the_question_of_purge_promises_no_more_than_is_certain(monkeypatch, use
     count, much = ("2 originals", "7 MiB") if used else ("up to 2 originals", "at most 7 MiB")
     assert question.what.startswith(f"{count}, {much} on disk, will be deleted")
     assert question.last == f"Type yes to delete {count} ({much}): "
+    assert question.remains == (
+        "What remains: the image that restore rebuilt, /srv/clones/b.img; and the other guest's overlay, which"
+        " needs the template /srv/images/template.qcow2."
+    )
     may_stay = (
         "" if used else " (its VM has written to the overlay, so the original is kept if QEMU finds a difference)"
     )
@@ -119,35 +148,68 @@ def test_the_question_of_purge_promises_no_more_than_is_certain(monkeypatch, use
 
 
 @pytest.mark.parametrize(
-    ("names", "lost", "said"),
+    ("names", "lost", "written", "said"),
     [
         (
-            ["a"],
-            [],
+            "a",
+            "",
+            "",
             "all changes in 1 guest since the conversion will be discarded, including all snapshots in its"
             " overlay, which takes 0 B on disk:|What remains: the original, as it was before the conversion.",
         ),
         (
-            ["a", "b", "c"],
-            ["c"],
+            "abc",
+            "c",
+            "",
             "all changes in 2 guests since the conversion will be discarded, including all snapshots in their"
             " overlays, which take 0 B on disk:|What remains: the originals, as they were before the conversion.",
         ),
+        (
+            "a",
+            "",
+            "a",
+            "all changes in 1 guest since the conversion will be discarded, including all snapshots in its"
+            " overlay, which takes 0 B on disk:|What remains: the full image at the guest's path.",
+        ),
+        (
+            "abc",
+            "c",
+            "b",
+            "all changes in 2 guests since the conversion will be discarded, including all snapshots in their"
+            " overlays, which take 0 B on disk:|What remains: the full images at the guests' paths.",
+        ),
     ],
 )
-def test_the_question_before_changes_are_discarded(monkeypatch, capsys, names, lost, said):
-    """It promises no original that is gone."""
+def test_the_question_before_changes_are_discarded(monkeypatch, capsys, names, lost, written, said):
+    """It promises no original that is gone, and names those that a VM has used since."""
     asked = []
     monkeypatch.setattr(restore, "confirm", lambda _console, _verb, question: asked.append(question))
     found = [(guest_plan(name), None) for name in names]
-    restore._ask_to_discard(Console(), found, lost, yes=False)
+    there = {
+        name: OnDisk(
+            None, None if name in lost else "/a", written=Written.ORIGINAL if name in written else Written.NONE
+        )
+        for name in names
+    }
+    restore._ask_to_discard(Console(), found, there, yes=False)
     (question,) = asked
     assert f"{question.what}|{question.remains}" == said
+    note = " (its original, too, has been written to or replaced since it was planned)"
     assert question.lines == [
-        f"{name}: everything written to /srv/clones/{name}.qcow2" for name in names if name not in lost
+        f"{name}: everything written to /srv/clones/{name}.qcow2{note if name in written else ''}"
+        for name in names
+        if name not in lost
     ]
     assert capsys.readouterr().err == (
         "batchdiff: c will not be restored: the original of this guest was deleted or moved\n" if lost else ""
+    )
+
+
+def test_an_image_that_an_interrupted_restore_rebuilt_is_no_original(monkeypatch):
+    monkeypatch.setattr(restore, "rebuilt_is_in_place", lambda *_: True)
+    there = {"a": OnDisk("/a.qcow2", "/a.img.batchdiff-original")}
+    assert restore._what_remains([(guest_plan("a"), GuestState(Step.RETIRING))], there) == (
+        "the full image at the guest's path"
     )
 
 
@@ -229,15 +291,27 @@ def test_raw_guests_in_place():
     )
 
 
-def test_too_little_space(capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("remedy", "advice"),
+    [
+        ("Make room, then run the same command again.", "Make room before you apply it."),
+        ("Make room, or choose fewer guests with `--guest`.", "Make room, or choose fewer guests with `--guest`."),
+        ("Correct the path, then run the same command again.", "Correct the path before you apply it."),
+        ("", ""),
+    ],
+)
+def test_too_little_space(capsys, monkeypatch, remedy, advice):
+    """The same command would be `plan`, which is done."""
+
     def refuse(*_args: object) -> None:
-        raise GuestError("/images has too little space", remedy="Free 3 MiB.")
+        raise GuestError("/images has too little space", why="it is full", remedy=remedy)
 
     monkeypatch.setattr(plan_warnings, "check_space", refuse)
     plan_warnings.warn_of_space(Console(), small_plan(guest_plan()))
     assert capsys.readouterr().err == (
-        "batchdiff: warning: `batchdiff apply` would refuse this plan, because /images has too little space."
-        " Free 3 MiB.\n"
+        "batchdiff: warning: `batchdiff apply` would refuse this plan: /images has too little space: it is full."
+        f" {advice}".rstrip()
+        + "\n"
     )
 
 

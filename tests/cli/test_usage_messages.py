@@ -154,9 +154,47 @@ def test_a_command_that_was_interrupted(statuses, names):
     with pytest.raises(StopError) as caught:
         run_session.carry_out(Console(), ARGUMENTS, read_plan("old.json"), work)
     assert message(caught) == (
-        f"interrupted; completed guests: {names}. The work in progress was rolled back. Run the same command again"
-        " to continue."
+        f"interrupted; completed guests: {names}. No disk was left incomplete. Run the same command again to"
+        " continue."
     )
+
+
+def test_a_command_that_only_reads_and_was_interrupted(monkeypatch, capsys):
+    """What it has found so far is told, because no result will follow."""
+    plan, found = read_plan("old.json"), []
+    with pytest.raises(StopError) as caught:
+        run_session.dry_run(Console(), ARGUMENTS, plan, ending_with(StopError("interrupted")), History())
+    found.append(message(caught))
+
+    def check_health(*_args: object, **_options: object) -> Iterator[Finding]:
+        yield Finding("template", "/t.img", Health.SOUND, "as planned")
+        yield Finding("web01", "/a.qcow2", Health.DAMAGED, "it is missing")
+        raise StopError("interrupted")
+
+    monkeypatch.setattr(verify, "check_health", check_health)
+    arguments = types.SimpleNamespace(**vars(ARGUMENTS), textfile=None, guests=None, moves=[])
+    with pytest.raises(StopError) as caught:
+        verify.run(Console(), arguments)
+    found.append(message(caught))
+    assert found == 2 * ["interrupted; nothing was changed. Run the same command again to start over."]
+    assert capsys.readouterr().err.endswith("moving.md\nbatchdiff: web01: damaged: it is missing\n")
+
+
+@pytest.mark.parametrize("on_terminal", [False, True])
+@pytest.mark.parametrize("error", [StopError("interrupted"), OSError(errno.EIO, "Input/output error")])
+def test_why_guests_failed_before_a_command_ended(monkeypatch, capsys, on_terminal, error):
+    """On one terminal, the reasons would have come with the result."""
+    monkeypatch.setattr(Console, "is_one_terminal", on_terminal)
+    write_plan(small_plan(guest_plan("a"), guest_plan("b")), "old.json")
+    outcomes = [
+        GuestOutcome("a", Status.FAILED, "No space left on device"),
+        GuestOutcome("b", Status.CONVERTED, remarks=("could not keep its ACL",)),
+    ]
+    with pytest.raises(BatchdiffError):
+        run_session.carry_out(Console(), ARGUMENTS, read_plan("old.json"), ending_with(error, *outcomes))
+    said = capsys.readouterr().err
+    assert said.count("batchdiff: a: failed: No space left on device\n") == 1
+    assert said.count("batchdiff: b: could not keep its ACL\n") == 1
 
 
 def test_a_system_error_that_ends_a_command(monkeypatch):

@@ -28,8 +28,8 @@ def test_an_empty_image(tmp_path):
     path = tmp_path / "a.img"
     path.touch()
     assert refusal(source(path)) == (
-        f"cannot use {path}: it is empty (virtual size 0). Leave it out of the manifest, or restore it from a"
-        " backup."
+        f"cannot use {path}: it is empty (virtual size 0). Restore it from a backup, or leave it out of the"
+        " manifest."
     )
 
 

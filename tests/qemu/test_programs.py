@@ -50,6 +50,12 @@ def test_both_streams_and_the_exit_code():
     assert done.described() == "`sh -c 'echo out; echo err >&2; exit 3'` (exit code 3): out; err"
 
 
+def test_output_becomes_part_of_a_sentence():
+    done = CompletedProgram(("x",), 1, "a warning.\n\nContent mismatch at offset 65536!\n")
+    assert done.described() == "`x` (exit code 1): a warning; Content mismatch at offset 65536"
+    assert CompletedProgram(("x",), 1, "!\n").described() == "`x` (exit code 1)"
+
+
 def test_arguments_are_never_parsed():
     assert run("printf", "%s|", "a b", "$HOME", "*", ";id", "").output == "a b|$HOME|*|;id||"
 

@@ -104,7 +104,7 @@ def test_message(
     with pytest.raises(BatchdiffError) as caught:
         verb()
     assert type(caught.value) is kind
-    assert str(caught.value) == message.format(code, output)
+    assert str(caught.value) == message.format(code, output.rstrip("!"))
 
 
 @pytest.mark.parametrize("failures", [0, 3, 100])

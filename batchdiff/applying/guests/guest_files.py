@@ -151,6 +151,19 @@ def changed_parts(original: PlannedImage) -> str:
     return "; ".join(found)
 
 
+def original_is(path: str, planned: PlannedImage) -> str:
+    """Return what follows "the original" in a sentence that names it: where it is, and whether it has changed.
+
+    No fingerprint shows whether a block device has been written to.
+    """
+    known, now = planned.fingerprints[0], fingerprint_at(path)
+    if now is None or not now.vouches_for_content:
+        return f" is {path}"
+    if known.was_written_to(now) or changed_parts(planned):
+        return f", which has been written to or replaced since it was planned, is {path}"
+    return f", as it was before the conversion, is {path}"
+
+
 def changes_aside(guest: GuestToConvert) -> str:
     """Describe how an original in quarantine has been written to since it was planned; empty if it has not."""
     found, known = find_original_aside(guest), guest.image.fingerprints[0]

@@ -10,10 +10,10 @@ from batchdiff.applying.guests.guest_files import Found, changed_parts, find_ori
 from batchdiff.applying.journal.records import History
 from batchdiff.errors import BatchdiffError, ImageError, PlanError
 from batchdiff.plan.plan import GuestToConvert, Plan
-from batchdiff.qcow2.faults import NOT_OPENED, RESTORE_IT
 from batchdiff.units import few
 
-_RESTORE = "Restore it from a backup."
+_NO_LONGER = (", or leave it out of the manifest", ", or leave the image out of the manifest")
+"""Advice that no longer applies once overlays depend on an image."""
 
 
 def whole_originals(guests: Iterable[GuestToConvert], history: History) -> str:
@@ -52,15 +52,17 @@ def originals_first(
 ) -> BatchdiffError:
     """Return the same error about the template, with a remedy that starts with the intact originals.
 
-    An original that was an overlay of the template itself is not intact without the template.
+    An original that is itself an overlay of the template is not intact without it.
     """
     template = plan.template.source.path
     needing = [guest for guest in guests if template in (below.path for below in guest.source.backing)]
     whole = whole_originals((guest for guest in guests if guest not in needing), history)
-    if not whole or whole in error.remedy:
-        return error
-    otherwise = f"Otherwise: {error.remedy[0].lower()}{error.remedy[1:]}" if error.remedy else ""
-    return type(error)(error.what, why=error.why, remedy=f"{whole} {otherwise}".strip())
+    remedy = _applying(error.remedy)
+    if whole and whole not in remedy:
+        # What an error about the template calls "it" is the template.
+        otherwise = f"To keep that, the template is needed. {remedy}" if remedy else ""
+        remedy = f"{whole} {otherwise}".strip()
+    return type(error)(error.what, why=error.why, remedy=remedy)
 
 
 def original_too(error: BatchdiffError, guest: GuestToConvert, history: History) -> BatchdiffError:
@@ -69,11 +71,14 @@ def original_too(error: BatchdiffError, guest: GuestToConvert, history: History)
     The error's own remedy comes first: it may bring back the overlay, which contains what its VM has written.
     """
     whole = whole_originals([guest], history)
-    # Advice about the manifest no longer applies.
-    remedy = {RESTORE_IT: _RESTORE, NOT_OPENED: f"QEMU cannot open it either. {_RESTORE}"}.get(
-        error.remedy, error.remedy
-    )
-    return type(error)(error.what, why=error.why, remedy=f"{remedy} {whole}".strip())
+    return type(error)(error.what, why=error.why, remedy=f"{_applying(error.remedy)} {whole}".strip())
+
+
+def _applying(remedy: str) -> str:
+    """Return the advice that still applies."""
+    for words in _NO_LONGER:
+        remedy = remedy.replace(words, "")
+    return remedy
 
 
 @contextmanager

@@ -128,7 +128,8 @@ class PurgeTask:
         if planned.was_written_to(now) or changed_parts(self.original):
             raise GuestError(
                 f"{self.outgoing.names.own} was not deleted",
-                why="it differs from what the VM sees now, and it is not the file that was planned",
+                why="it differs from what the VM sees now, and it has been written to or replaced since it was"
+                " planned",
                 remedy="Find out what it contains before you remove it yourself.",
             )
         disk = IncomingFile(self.incoming.source, self.incoming.known, was_published=True)

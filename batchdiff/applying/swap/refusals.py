@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from batchdiff.applying.guests.commands import command
-from batchdiff.applying.guests.guest_files import missing
+from batchdiff.applying.guests.guest_files import missing, original_is
 from batchdiff.applying.guests.next_action import OutgoingAt
 from batchdiff.applying.journal.records import Goal, Step
 from batchdiff.applying.swap.task import SwapTask
 from batchdiff.errors import GuestError
 from batchdiff.files.filenames import shell_word
 from batchdiff.linux.call_failures import AGAIN, how_to_remove
+from batchdiff.plan.plan import PlannedImage
 
 CHANGED_ASIDE = (
     "No verb deletes that original, not even `purge --used`: find out what it contains before you remove it"
@@ -34,8 +35,8 @@ def lost(task: SwapTask, where: OutgoingAt) -> GuestError:
     return GuestError(
         f"{incoming} is gone, and with it what its VM wrote",
         why="it was published, and has been removed or moved since",
-        remedy=f"Bring it back. Its original, as it was before the conversion, is {original}. To go back to the"
-        f" original: {back}.",
+        remedy=f"Bring it back. Its original{original_is(original, task.original)}. To go back to the original:"
+        f" {back}.",
     )
 
 
@@ -137,9 +138,12 @@ def both_missing(guest: str, original: str, overlay: str) -> GuestError:
     )
 
 
-def overlay_missing(guest: str, overlay: str, original: str | None) -> GuestError:
-    """Return the error for a missing overlay; ``original``: the path of the original, if it exists."""
-    whole = "" if original is None else f" The original, as it was before the conversion, is {original}."
+def overlay_missing(guest: str, overlay: str, original: str | None, planned: PlannedImage) -> GuestError:
+    """Return the error for a missing overlay.
+
+    ``original``: the path of the original, if it exists; ``planned``: the original as it was planned.
+    """
+    whole = "" if original is None else f" The original{original_is(original, planned)}."
     discard = command("restore", guest, "--discard-changes")
     back = "" if original is None else f" To go back to it and give up what the VM wrote: {discard}."
     return GuestError(

@@ -158,7 +158,8 @@ def _without_overlay(guest: GuestToRestore, original: Found | None) -> RestoreTa
     plan, state = guest.plan, guest.state
     deleted_by_us = state.goal is Goal.RESTORE and state.deleting
     if state.published and not deleted_by_us and not guest.options.discard_changes:
-        raise overlay_missing(plan.name, plan.overlay_path, None if original is None else original.path)
+        there = None if original is None else original.path
+        raise overlay_missing(plan.name, plan.overlay_path, there, plan.image)
     if original is None:
         raise both_missing(plan.name, plan.source.path, plan.overlay_path)
     incoming, older = guest.original(original), guest.older()

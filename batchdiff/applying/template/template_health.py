@@ -111,7 +111,8 @@ def _of_unused(error: BatchdiffError, history: History) -> tuple[Health, Batchdi
 
 
 def _needed(error: BatchdiffError, overlays: str) -> ImageError:
-    remedy = "Bring it back, or add `--map OLD=NEW` if it was moved."
+    is_missing = is_caused_by(error, FileNotFoundError, NotADirectoryError)
+    remedy = "Bring it back, or add `--map OLD=NEW` if it was moved." if is_missing else error.remedy
     return ImageError(error.what, why=f"{error.why}; it is the backing file of {overlays}", remedy=remedy)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 
 from batchdiff.cli.console import Console
@@ -14,7 +15,7 @@ from batchdiff.cli.new_plan.progress import ScanProgress
 from batchdiff.cli.new_plan.replaced_plan import replace_plan_at
 from batchdiff.cli.new_plan.scheduler import remote_scans
 from batchdiff.cli.warnings import warn_of_manifest
-from batchdiff.errors import EXIT_DETAILED_CHANGES, EXIT_DONE, EXIT_SOME_GUESTS
+from batchdiff.errors import EXIT_DETAILED_CHANGES, EXIT_DONE, EXIT_SOME_GUESTS, StopError
 from batchdiff.files.filenames import shell_path
 from batchdiff.linux.machine import usable_cpus
 from batchdiff.linux.permissions import is_read_only
@@ -45,7 +46,7 @@ def make_and_report(
         manifest = _with_domains(manifest, arguments.connect)
     with (
         remote_scans(console, arguments, limits) as remote,
-        closing(Checkpoint(path, warn=console.warn)) as checkpoint,
+        _checkpoint(console, path) as checkpoint,
     ):
         earlier = EarlierResults(checkpoint, older, console.say, plans)
         # The display is loaded before any image is opened, because batchdiff may be updated during a long scan.
@@ -78,6 +79,24 @@ def make_and_report(
     following = f" Next: batchdiff apply {shell_path(path)}" if plan.to_convert or plan.to_share else ""
     console.say(f"The plan is in {path}.{following}")
     return _exit_code(plan, detailed=arguments.detailed_exitcode)
+
+
+@contextmanager
+def _checkpoint(console: Console, path: str) -> Iterator[Checkpoint]:
+    """Yield the checkpoint of the plan at a path; after Ctrl-C or SIGTERM, say that it remains.
+
+    :raises StopError: there was such a signal.
+    """
+    with closing(Checkpoint(path, warn=console.warn)) as checkpoint:
+        try:
+            yield checkpoint
+        except KeyboardInterrupt as error:
+            if not checkpoint.is_kept:
+                raise
+            raise StopError(
+                f"interrupted; what has been scanned is kept in {checkpoint.path}",
+                remedy="Run the same command again to continue from there.",
+            ) from error
 
 
 def _with_domains(manifest: Manifest, uri: str) -> Manifest:

@@ -1,9 +1,9 @@
-"""``batchdiff purge``: delete originals in quarantine, each after another comparison with its overlay."""
+"""``batchdiff purge``: delete originals in quarantine, each after another comparison with its VM's disk."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from batchdiff.applying.checks.free_space import FreeSpace
 from batchdiff.applying.dry_run import dry_run_purge
@@ -23,6 +23,7 @@ from batchdiff.cli.run_session import carry_out, dry_run, exit_code, report_spac
 from batchdiff.plan.file import read_plan
 from batchdiff.plan.plan import GuestToConvert, Plan
 from batchdiff.report.results_text import undone_text
+from batchdiff.units import few
 
 _NOTHING = "Nothing to purge: no original of this plan is known to be in quarantine."
 _MAY_DIFFER = "its VM has written to the overlay, so the original is kept if QEMU finds a difference"
@@ -53,9 +54,10 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 def _ask(console: Console, plan: Plan, options: PurgeOptions, history: History, *, yes: bool) -> None:
     """Ask before originals are deleted, unless there are none, or ``yes`` has answered already."""
-    found = [guest for guest, _ in purgeable(plan, history.states, options.guests)]
-    if yes or not found:
+    states = purgeable(plan, history.states, options.guests)
+    if yes or not states:
         return
+    found = [guest for guest, _ in states]
     there = on_disk(plan, history)
     written = [(guest, there[guest.name].written) for guest in found if guest.name in there]
     originals = [(_quarantine(guest), guest.diff.savings.allocated_bytes) for guest in found]
@@ -66,26 +68,38 @@ def _ask(console: Console, plan: Plan, options: PurgeOptions, history: History, 
     }
     if console.can_ask:
         warn_of_rebuilding(console, found)
-    confirm(console, "purge", _question(originals, doubts, plan, used=options.used))
+    rebuilt = [guest.source.path for guest, state in states if not state.published]
+    confirm(console, "purge", _question(originals, doubts, _remains(plan, len(found), rebuilt), used=options.used))
 
 
 def _quarantine(guest: GuestToConvert) -> str:
     return original_names(guest.source.path).quarantine
 
 
-def _question(originals: list[tuple[str, int]], doubts: Mapping[str, str], plan: Plan, *, used: bool) -> Question:
+def _remains(plan: Plan, count: int, rebuilt: Sequence[str]) -> str:
+    """Return what remains of that many guests; ``rebuilt``: the images of those that restore has rebuilt."""
+    others = count - len(rebuilt)
+    if not rebuilt:
+        return overlays_remain(plan, others)
+    images = f"the {'image' if len(rebuilt) == 1 else 'images'} that restore rebuilt, {few(rebuilt)}"
+    return f"{images}; and {overlays_remain(plan, others, others=True)}" if others else images
+
+
+def _question(
+    originals: list[tuple[str, int]], doubts: Mapping[str, str], remains: str, *, used: bool
+) -> Question:
     one = len(originals) == 1
     if used:
-        used_by = "its VM has run on the overlay" if one else "their VMs have run on the overlays"
         condition = (
-            f" even if {used_by} since (the state from before the conversion cannot be restored afterwards)"
+            f" even if {'its VM has' if one else 'their VMs have'} run since the conversion (the state from before"
+            " the conversion cannot be restored afterwards)"
         )
     else:
-        condition = f"{'' if one else ', each'} only if QEMU finds its overlay identical"
+        condition = f"{'' if one else ', each'} only if QEMU finds its VM's disk identical"
     return deletion(
         originals,
         condition=condition,
-        remains=f"{overlays_remain(plan, len(originals))}.",
+        remains=f"{remains}.",
         otherwise=f"The {'original is' if one else 'originals are'} still in quarantine.",
         doubts=doubts,
     )

@@ -12,8 +12,8 @@ from batchdiff.applying.checks.free_space import FreeSpace
 from batchdiff.applying.dry_run import dry_run_restore
 from batchdiff.applying.guests.converted_elsewhere import done_elsewhere, require_done_here
 from batchdiff.applying.guests.guest_files import on_disk, rebuilt_is_in_place
-from batchdiff.applying.guests.status import OnDisk
-from batchdiff.applying.journal.records import History
+from batchdiff.applying.guests.status import OnDisk, Written
+from batchdiff.applying.journal.records import GuestState, History
 from batchdiff.applying.restore_without_template import GuestWithState
 from batchdiff.applying.results.outcome import Status
 from batchdiff.applying.swap.guest_to_restore import RestoreOptions
@@ -29,12 +29,13 @@ from batchdiff.cli.verbs.definitions import define_guests
 from batchdiff.definitions.guest_disks import GuestDisk, guest_disks
 from batchdiff.errors import UsageError
 from batchdiff.plan.file import read_plan
-from batchdiff.plan.plan import Plan
+from batchdiff.plan.plan import GuestToConvert, Plan
 from batchdiff.report.figures import count_of
 from batchdiff.report.results_text import undone_text
 from batchdiff.units import few, format_size
 
 _NOTHING = "Nothing to restore: no guest of this plan is known to be converted."
+_NOT_AS_PLANNED = " (its original, too, has been written to or replaced since it was planned)"
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
@@ -97,7 +98,7 @@ def _ask(
     if not found:
         return
     if options.discard_changes:
-        _ask_to_discard(console, found, _without_original(plan, history, found), yes=arguments.yes)
+        _ask_to_discard(console, found, on_disk(plan, history), yes=arguments.yes)
         return
     if not arguments.yes and options.guests is None and len(found) > 1 and console.can_ask:
         lines = [f"{guest.name}: {guest.overlay_path} -> {guest.source.path}" for guest, _ in found]
@@ -111,13 +112,16 @@ def _ask(
         confirm(console, "restore", question)
 
 
-def _ask_to_discard(console: Console, found: list[GuestWithState], lost: list[str], *, yes: bool) -> None:
+def _ask_to_discard(
+    console: Console, found: list[GuestWithState], there: Mapping[str, OnDisk], *, yes: bool
+) -> None:
     """List all that is lost, and ask unless ``yes`` answers already: discarding cannot be undone.
 
-    ``lost``: the guests without an original, which restore leaves as they are.
+    ``there``: the files of each guest. Restore leaves guests without an original as they are.
 
     :raises UsageError: the answer was not yes, there is no terminal to ask on, or no guest has its original.
     """
+    lost = _without_original(there, found)
     back = [each for each in found if each[0].name not in lost]
     if not back and yes:
         return  # each guest fails with the reason
@@ -130,7 +134,10 @@ def _ask_to_discard(console: Console, found: list[GuestWithState], lost: list[st
     if lost:
         whose = "original of this guest was" if len(lost) == 1 else "originals of these guests were"
         console.warn(f"{few(lost)} will not be restored: the {whose} deleted or moved")
-    lines = [f"{guest.name}: everything written to {guest.overlay_path}" for guest, _ in back]
+    notes = {name: _NOT_AS_PLANNED for name, files in there.items() if Written.ORIGINAL in files.written}
+    lines = [
+        f"{guest.name}: everything written to {guest.overlay_path}{notes.get(guest.name, '')}" for guest, _ in back
+    ]
     one = len(back) == 1
     question = Question(
         f"all changes in {count_of(len(back), 'guest')} since the conversion will be discarded, including all"
@@ -138,7 +145,7 @@ def _ask_to_discard(console: Console, found: list[GuestWithState], lost: list[st
         f" {_size_of_overlays(back)} on disk:",
         lines,
         f"Leave out `--discard-changes` to keep what the {'VM has' if one else 'VMs have'} written.",
-        f"What remains: the {'original, as it was' if one else 'originals, as they were'} before the conversion.",
+        f"What remains: {_what_remains(back, there)}.",
     )
     if yes:
         state(console, question)
@@ -146,9 +153,23 @@ def _ask_to_discard(console: Console, found: list[GuestWithState], lost: list[st
         confirm(console, "restore", question)
 
 
-def _without_original(plan: Plan, history: History, found: list[GuestWithState]) -> list[str]:
+def _what_remains(back: list[GuestWithState], there: Mapping[str, OnDisk]) -> str:
+    """Return what remains of guests whose changes are discarded; more than "full image" only if files show it."""
+    one = len(back) == 1
+    if all(_is_as_planned(guest, known, there.get(guest.name)) for guest, known in back):
+        return f"the {'original, as it was' if one else 'originals, as they were'} before the conversion"
+    return "the full image at the guest's path" if one else "the full images at the guests' paths"
+
+
+def _is_as_planned(guest: GuestToConvert, known: GuestState, files: OnDisk | None) -> bool:
+    """Return whether a guest goes back to its original, and the files show that this has not changed."""
+    if files is None or files.original is None or guest.is_on_device or rebuilt_is_in_place(guest, known):
+        return False
+    return Written.ORIGINAL not in files.written
+
+
+def _without_original(there: Mapping[str, OnDisk], found: list[GuestWithState]) -> list[str]:
     """Return the names of guests whose originals are gone, unless a restore has already rebuilt their images."""
-    there = on_disk(plan, history)
     gone = {name for name, files in there.items() if files.original is None and not files.doubt}
     return [guest.name for guest, known in found if guest.name in gone and not rebuilt_is_in_place(guest, known)]
 

@@ -11,9 +11,9 @@ from batchdiff.cli.journal_history import history_of
 from batchdiff.cli.logs.metrics import verify_metrics
 from batchdiff.cli.logs.textfile import check_textfile, write_textfile
 from batchdiff.cli.path_map import with_moved_paths
-from batchdiff.cli.run_session import explained
+from batchdiff.cli.run_session import advising_to_start_over, explained
 from batchdiff.cli.signals import stopping
-from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, PlanError, UsageError, VerificationError
+from batchdiff.errors import EXIT_DONE, EXIT_SOME_GUESTS, BatchdiffError, PlanError, UsageError, VerificationError
 from batchdiff.linux.machine import usable_cpus
 from batchdiff.plan.file import read_plan
 from batchdiff.report.events import finding_event
@@ -29,15 +29,26 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     found: list[Finding] = []
     history = history_of(console, arguments, plan, path_map)
     jobs = arguments.jobs or usable_cpus()
-    with stopping() as stop, console.metering() as meter, explained():
-        for finding in check_health(plan, history, names, stop, jobs=jobs, meter=meter):
-            found.append(finding)
-            console.event("finding", **finding_event(finding))
+    try:
+        with stopping() as stop, console.metering() as meter, explained(), advising_to_start_over():
+            for finding in check_health(plan, history, names, stop, jobs=jobs, meter=meter):
+                found.append(finding)
+                console.event("finding", **finding_event(finding))
+    except BatchdiffError:
+        _warn_of_faults(console, found)
+        raise
     console.result(health_text(found, width=console.width))
     code = _exit_code(found)
     if arguments.textfile is not None:
         _write_metrics(console, arguments, found, success=code == EXIT_DONE)
     return code
+
+
+def _warn_of_faults(console: Console, found: list[Finding]) -> None:
+    """Report the faults that were found before the check ended early, because no result will follow."""
+    for each in found:
+        if each.health in {Health.DAMAGED, Health.STALE, Health.UNKNOWN}:
+            console.warn(f"{each.name}: {each.health}: {each.why}")
 
 
 def _write_metrics(

@@ -36,6 +36,11 @@ class Checkpoint:
         self._file: CheckpointFile | None = None
         self._usable = True
 
+    @property
+    def is_kept(self) -> bool:
+        """True if the same command will continue from the file, should this one be interrupted now."""
+        return self._usable and self._file is not None
+
     def load(self, binding: str) -> list[Record]:
         """Return the records of an earlier scan with exactly this binding, and lock the file if there is one."""
         self._pending = [CHECKPOINT_MAGIC, encode_record(Binding(binding))]

@@ -6,10 +6,10 @@ import os
 import plans
 import pytest
 
-from batchdiff.applying.guests.guest_files import find_original, find_overlay, rebuilt_is_in_place
+from batchdiff.applying.guests.guest_files import find_original, find_overlay, original_is, rebuilt_is_in_place
 from batchdiff.applying.journal.records import Goal, GuestState, Step
 from batchdiff.errors import GuestError
-from batchdiff.files.fingerprint import fingerprint_at
+from batchdiff.files.fingerprint import Fingerprint, fingerprint_at
 
 PUBLISHED = GuestState(Step.RETIRED, published=True)
 
@@ -135,3 +135,29 @@ def test_a_rebuilt_image_is_not_the_original(tmp_path, rebuilt):
     is_rebuilt = rebuilt != "another one"
     assert rebuilt_is_in_place(guest, state) is is_rebuilt
     assert (find_original(guest, state) is None) is is_rebuilt
+
+
+def test_only_an_original_that_is_unwritten_is_as_it_was(tmp_path):
+    path = str(tmp_path / "vm.img")
+    guest = guest_of(tmp_path, write(tmp_path / "vm.img"))
+    assert original_is(path, guest.image) == f", as it was before the conversion, is {path}"
+    write(tmp_path / "vm.img", b"written")
+    os.utime(path, ns=(0, 0))
+    changed = f", which has been written to or replaced since it was planned, is {path}"
+    assert original_is(path, guest.image) == changed
+
+
+def test_a_part_of_an_original_counts_too(tmp_path):
+    path, part = str(tmp_path / "vm.img"), tmp_path / "vm.data"
+    image = guest_of(tmp_path, write(tmp_path / "vm.img")).image
+    source = dataclasses.replace(image.source, other_files=(str(part),))
+    image = dataclasses.replace(image, source=source, fingerprints=(*image.fingerprints, write(part)))
+    assert original_is(path, image).startswith(", as it was")
+    os.utime(part, ns=(0, 0))
+    assert original_is(path, image).startswith(", which has been written to")
+
+
+def test_nothing_shows_whether_a_block_device_is_as_it_was(tmp_path, monkeypatch):
+    device = Fingerprint(1, 0, 4096, 0, 0)
+    monkeypatch.setattr("batchdiff.applying.guests.guest_files.fingerprint_at", lambda _path: device)
+    assert original_is("/dev/vg/vm", guest_of(tmp_path, device).image) == " is /dev/vg/vm"

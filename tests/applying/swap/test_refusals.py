@@ -10,6 +10,7 @@ from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.guests.next_action import OutgoingAt
 from batchdiff.applying.journal.records import Goal
 from batchdiff.applying.swap.refusals import lost
+from batchdiff.files.fingerprint import NO_FILE
 from batchdiff.image_source import ImageFormat, ImageSource
 
 NAMES = original_names("/vm.img")
@@ -19,7 +20,10 @@ NAMES = original_names("/vm.img")
 def test_what_is_lost_is_told(where):
     outgoing = types.SimpleNamespace(names=NAMES)
     incoming = types.SimpleNamespace(source=ImageSource("/vm.qcow2", ImageFormat.QCOW2))
-    task = types.SimpleNamespace(guest="vm", goal=Goal.APPLY, outgoing=outgoing, incoming=incoming)
+    original = types.SimpleNamespace(fingerprints=(NO_FILE,))
+    task = types.SimpleNamespace(
+        guest="vm", goal=Goal.APPLY, outgoing=outgoing, incoming=incoming, original=original
+    )
     error = lost(task, where)
     assert "/vm.qcow2" in str(error)
     if where is OutgoingAt.GONE:

@@ -21,7 +21,7 @@ def stage(tmp_path, monkeypatch):
 
 
 def template(stage):
-    (found,) = check_health(stage.plan, stage.history, None, Stop())
+    found, *_ = check_health(stage.plan, stage.history, None, Stop())
     assert found.name == "template"
     return found
 
@@ -62,7 +62,7 @@ def test_a_changed_template_below_overlays_that_any_plan_may_have_made(stage):
 @pytest.mark.parametrize("change", ["a bad sector", "empty"])
 def test_a_template_that_cannot_be_read_and_that_nothing_rests_on(stage, monkeypatch, change):
     """That is no sign of another content, and the error's own advice is the right one."""
-    remedy = "or restore it from a backup"
+    remedy = "Restore it from a backup"
     if change == "empty":
         stage.template.write_bytes(b"")
     else:
@@ -76,6 +76,24 @@ def test_a_template_that_cannot_be_read_and_that_nothing_rests_on(stage, monkeyp
     found = template(stage)
     assert found.health is Health.UNKNOWN
     assert remedy in found.why
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_template_that_is_there_need_not_be_brought_back(stage, monkeypatch, recorded):
+    """A bad sector or a damaged header has advice of its own."""
+    stage.apply(Retire.DELETE)
+    if not recorded:
+        lose_records(stage)
+    error = ImageError("cannot read it", why="Input/output error", remedy="Replace the disk.")
+
+    def fail(_source):
+        raise error from OSError(5, "Input/output error")
+
+    monkeypatch.setattr(template_health, "open_image", fail)
+    found = template(stage)
+    assert found.health is Health.DAMAGED
+    assert found.why.startswith("cannot read it: Input/output error; it is the backing file of ")
+    assert found.why.endswith(" Replace the disk.")
 
 
 @pytest.mark.parametrize("suffix", [ASIDE, DELETING])

@@ -370,9 +370,14 @@ def test_the_same_command_again(folder, how, jobs):
     ) as process:
         wait_for(lambda: partial.exists() and partial.stat().st_size > 100)
         process.send_signal(how)
-        process.communicate(timeout=60)
+        _, said = process.communicate(timeout=60)
     assert process.returncode == (-9 if how == signal.SIGKILL else 130)
     assert partial.exists()
+    if how != signal.SIGKILL:
+        assert said.decode().endswith(
+            f"batchdiff: interrupted; what has been scanned is kept in {partial}. Run the same command again to"
+            " continue from there.\n"
+        )
     assert not plan.exists()
     done = subprocess.run(command(how="free"), cwd=folder, capture_output=True, text=True, check=True, timeout=60)
     assert "Resuming an interrupted scan" in done.stderr
