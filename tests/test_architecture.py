@@ -36,7 +36,7 @@ ROOMS = {
     "managers": "The folders and names that VM managers use for images: Proxmox VE, oVirt, Nova; pure.",
     "qcow2": "The qcow2 format, without any I/O: header, table entries, layout, compression.",
     "foreign": "Formats besides raw and qcow2: headers, inspected before QEMU opens a file, and new QED files.",
-    "qemu": "The room that starts programs: qemu-img and qemu-nbd, confined by Landlock, and virsh, unconfined.",
+    "qemu": "Start programs: qemu-img and qemu-nbd, confined by Landlock, and virsh, unconfined.",
     "image/backing": "The backing files that images name, found in their headers alone.",
     "image": "Read one image with its backing chain, whatever its format; nothing here writes.",
     "image/in_use": "Find the other users of an image, and hold it while batchdiff works with it.",

@@ -62,7 +62,7 @@ def require_mappable(size: int, cluster: int) -> int:
 def require_stored(outline: Outline, stored: int) -> None:
     """Require that a file stores enough for the number of clusters that it describes. ``stored``: bytes on disk.
 
-    :raises FormatError: it stores too little, so QEMU would take a long time to map a file that is nearly empty.
+    :raises FormatError: it stores too little: QEMU would need much time or memory for a file that is nearly empty.
     """
     count, most = outline.clusters, _CLUSTERS_OF_NOTHING + stored // outline.bytes_each
     require(

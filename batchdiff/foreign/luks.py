@@ -40,7 +40,11 @@ _LUKS2 = (
     " `qemu-img convert -O luks`."
 )
 
-_FEWER = "`cryptsetup luksChangeKey --pbkdf-force-iterations 1000000 IMAGE` reduces a key slot's rounds."
+_FEWER = (
+    "In a LUKS image, `cryptsetup luksChangeKey --pbkdf-force-iterations 1000000 IMAGE` reduces a key slot's"
+    " rounds. If that does not help, or in a qcow2 image, copy the disk into a new encrypted image with"
+    " `qemu-img convert`."
+)
 
 
 class KeySlot(NamedTuple):

@@ -1,4 +1,4 @@
-"""The size of the LUKS header of an encrypted file, which depends on the length of its key.
+"""The length of a LUKS header, which depends on that of the key.
 
 ::
 

@@ -15,6 +15,7 @@ _HEADER = struct.Struct("<16sI8xIIQI8xQ")
 _OLD, _NEW = b"WithoutFreeSpace", b"WithouFreSpacExt"
 _VERSION, _IN_USE = 2, 0x746F6E59
 _MOST_TRACKS = 0x7FFFFFFF // 513
+_EXTENSION = "If you do not need the extension, copy the image with `qemu-img convert -O qcow2`, and use the copy."
 
 
 def inspect_parallels(read: ReadAt, file_size: int) -> Outline:
@@ -32,7 +33,11 @@ def inspect_parallels(read: ReadAt, file_size: int) -> Outline:
         "it is marked as in use: its VM is running, or was not shut down cleanly",
         remedy=SHUT_DOWN_OR_REPAIR,
     )
-    require(extension == 0, "it has a format extension, such as dirty bitmaps, which an overlay would lose")
+    require(
+        extension == 0,
+        "it has a format extension, such as dirty bitmaps, which an overlay would lose",
+        remedy=_EXTENSION,
+    )
     if mark == _OLD:
         sectors &= 0xFFFFFFFF
     require(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 
 from batchdiff.foreign.header import NamedFile, Outline, ReadAt, exactly, require_mappable
-from batchdiff.qcow2.faults import REPAIR_A_COPY, require
+from batchdiff.qcow2.faults import SHUT_DOWN_OR_REPAIR, require
 
 QED_HEADER = struct.Struct("<4sIIIQQQQQII")
 BACKING_FILE, _NEED_CHECK, BACKING_RAW = 1, 2, 4
@@ -24,7 +24,7 @@ def largest_disk(cluster_size: int, table_size: int) -> int:
 def inspect_qed(read: ReadAt, file_size: int) -> Outline:
     """Inspect the header of a QED image; return the number of its clusters, and its backing file.
 
-    :raises FormatError: it is not one, is damaged or unsupported, or was not closed cleanly.
+    :raises FormatError: it is not one, is damaged, unsupported or in use, or was not closed cleanly.
     """
     fields = QED_HEADER.unpack(exactly(read, 0, QED_HEADER.size, "header"))
     mark, cluster, table, _, features, _, _, tables_at, size, _, _ = fields
@@ -33,8 +33,8 @@ def inspect_qed(read: ReadAt, file_size: int) -> Outline:
     require(not features & ~known, f"it needs unknown features (bits {features & ~known:#x})")
     require(
         not features & _NEED_CHECK,
-        "it was not closed cleanly",
-        remedy=REPAIR_A_COPY,
+        "it is marked for a check: it is in use, or was not closed cleanly",
+        remedy=SHUT_DOWN_OR_REPAIR,
     )
     require(
         4096 <= cluster <= _LARGEST_CLUSTER and cluster & (cluster - 1) == 0,
@@ -44,9 +44,8 @@ def inspect_qed(read: ReadAt, file_size: int) -> Outline:
     require(is_valid, f"a table size of {table} clusters is invalid")
     require(size % 512 == 0 and size <= (cluster * table // 8) ** 2 * cluster, f"its size {size} is invalid")
     count = require_mappable(size, cluster)
-    require(
-        tables_at % cluster == 0 and tables_at + cluster * table <= file_size, "its L1 table is outside the file"
-    )
+    require(tables_at % cluster == 0, f"its L1 table at {tables_at} is not aligned to a cluster")
+    require(tables_at + cluster * table <= file_size, "its L1 table is outside the file")
     has_name = bool(features & BACKING_FILE)
     return Outline(count, _backing_file(read, file_size, fields) if has_name else None)
 
@@ -54,10 +53,8 @@ def inspect_qed(read: ReadAt, file_size: int) -> Outline:
 def _backing_file(read: ReadAt, file_size: int, fields: tuple[int, ...]) -> NamedFile:
     """Return the backing file that the header names; the header gives its format only if that is raw."""
     cluster, header, features, name_at, name_size = fields[1], fields[3], fields[4], *fields[9:]
-    require(
-        name_at + name_size <= header * cluster <= file_size,
-        "the name of its backing file does not fit into the header",
-    )
+    require(header * cluster <= file_size, "its header ends past the end of the file")
+    require(name_at + name_size <= header * cluster, "the name of its backing file does not fit into the header")
     require(
         name_size <= LONGEST_NAME,
         f"the name of its backing file has {name_size} bytes, more than the limit of {LONGEST_NAME}",

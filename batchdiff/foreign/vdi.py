@@ -42,7 +42,6 @@ def inspect_vdi(read: ReadAt, file_size: int) -> Outline:
         f"the number of its blocks, {blocks}, is invalid for a disk of {size} B",
     )
     count = require_mappable(size, MIB)
-    require(
-        map_at % SECTOR == 0 and map_at + blocks * 4 <= file_size, "its block map ends past the end of the file"
-    )
+    require(map_at % SECTOR == 0, f"its block map at {map_at} is not aligned to a sector")
+    require(map_at + blocks * 4 <= file_size, "its block map ends past the end of the file")
     return Outline(count)

@@ -62,9 +62,10 @@ _AT_ONCE = 1 << 20
 """Entries of the BAT that are examined at a time."""
 _MOST_RUNS = 2_000_000
 
+_UNCLEAN = "it is in use, or was not closed cleanly: its log may have changes that are not in its tables yet"
 _REPLAY = (
-    "Start its VM and shut it down cleanly. Or replay the log on a copy, with `qemu-img check -r all -f vhdx"
-    " COPY`, and use the copy in the manifest."
+    "Shut its VM down cleanly; if the VM is not running, start it first. Or replay the log on a copy, with"
+    " `qemu-img check -r all -f vhdx COPY`, and use the copy in the manifest."
 )
 
 _Offsets = npt.NDArray[np.int64]
@@ -112,7 +113,8 @@ class _Disk(NamedTuple):
 def inspect_vhdx(read: ReadAt, file_size: int) -> Outline:
     """Inspect the metadata of a VHDX image except its table of blocks; return the number of the table's entries.
 
-    :raises FormatError: it is not one, is damaged or unsupported, has a parent image, or was not closed cleanly.
+    :raises FormatError: it is not one, is damaged or unsupported, has a parent image, is in use, or was not
+        closed cleanly.
     """
     # QEMU does not examine blocks, but keeps the whole table in memory, so its entries must be on disk.
     return Outline(_inspected(read, file_size).entries, bytes_each=_ENTRY_BYTES)
@@ -174,7 +176,7 @@ def _log(read: ReadAt, file_size: int) -> _Place:
     require(offset > 0, "its log and its header overlap")  # QEMU refuses this even if the log is empty
     require(offset + length <= file_size, "its log ends past the end of the file")
     is_clean = guid == bytes(16) or not has_valid_entry(read, offset, length, guid)
-    require(is_clean, "it was not closed cleanly: it has a log that must be replayed", remedy=_REPLAY)
+    require(is_clean, _UNCLEAN, remedy=_REPLAY)
     return _Place("log", offset, length)
 
 

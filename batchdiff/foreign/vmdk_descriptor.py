@@ -50,7 +50,7 @@ _TYPES = {
     "vmfs": (ExtentKind.FLAT, "VMFS"),
     "twoGbMaxExtentSparse": (ExtentKind.SPARSE, "SPARSE"),
 }
-"""The types of image that are read, and the word for their extents."""
+"""The types of image that are read; for each, how its extents store data, and the word for them."""
 
 _READ_BY_QEMU = {"vmfsSparse", "seSparse"}
 """Types of snapshots and thin disks on ESXi, whose extents only QEMU reads."""

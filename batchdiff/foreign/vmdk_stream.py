@@ -49,7 +49,7 @@ def is_stream_optimized(read: ReadAt) -> bool:
 
 
 def inspect_vmdk_stream(read: ReadAt, file_size: int) -> None:
-    """Inspect both headers, the descriptor and all tables of a compressed VMDK image.
+    """Inspect the header, the footer if there is one, the descriptor and all tables of a compressed VMDK image.
 
     :raises FormatError: it is not one, is damaged or unsupported, or has a parent; or one grain is used twice.
     """
@@ -75,7 +75,7 @@ def _footer(read: ReadAt, file_size: int) -> tuple[int, ...]:
 
     QEMU rounds the size of the file up to whole sectors.
     """
-    tail = exactly(read, align_up(file_size, SECTOR) - 3 * SECTOR, 2 * SECTOR, "footer")
+    tail = exactly(read, max(align_up(file_size, SECTOR) - 3 * SECTOR, 0), 2 * SECTOR, "footer")
     end = read(align_up(file_size, SECTOR) - SECTOR, SECTOR).ljust(SECTOR, b"\0")
     marks = [_MARKER.unpack_from(tail)[1:], _MARKER.unpack_from(end)]
     is_marked = marks == [(0, _FOOTER), (0, 0, _END_OF_STREAM)] and tail[SECTOR : SECTOR + 4] == b"KDMV"

@@ -18,7 +18,7 @@ from batchdiff.manifest.images import FoundGuest, FoundImage, find_image, secret
 from batchdiff.manifest.links import check_links
 from batchdiff.manifest.manifest import GuestEntry, Manifest
 from batchdiff.manifest.name_limits import check_data_file_names, check_names
-from batchdiff.manifest.names import Naming, former_overlays
+from batchdiff.manifest.names import Naming, elsewhere, former_overlays
 from batchdiff.plan.overlay_rules import template_objection
 from batchdiff.quoting import show
 
@@ -187,8 +187,7 @@ class ManifestReader:
                 self._problems.add(
                     guest.overlay_where,
                     "the overlay is to take the guest's place, but `retire: keep` (the default) leaves the guest "
-                    "there; write `retire: quarantine` or `retire: delete`, or give the overlay another path "
-                    "(`./same` for a file named same)",
+                    f"there; write `retire: quarantine` or `retire: delete`, or {elsewhere(guest)}",
                 )
         for each in guests:
             laid_out = each.guest.written

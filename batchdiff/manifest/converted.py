@@ -231,10 +231,11 @@ class OverlayFinder:
             return guest
         written = guest.written
         if written.overlay_path not in {None, IN_PLACE}:
+            key = "overlay.path" if written.layout is None else "overlay.layout"
             self._problems.add(
                 written.overlay_where,
                 f"{guest} is already an overlay of the template, and `rethin: true` puts a thinner one in its"
-                " place; leave overlay.path out, or write `rethin: false` for this guest",
+                f" place; leave {key} out, or write `rethin: false` in its entry",
             )
         chain = source.backing or self._chain()
         return FoundGuest(

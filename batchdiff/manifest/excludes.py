@@ -15,7 +15,7 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from batchdiff.files.filenames import unfit
-from batchdiff.manifest.globs import glob_matches, would_match
+from batchdiff.manifest.globs import glob_matches, searched, would_match
 from batchdiff.manifest.paths import resolve_folder
 from batchdiff.manifest.text.problems import Problems
 from batchdiff.quoting import show, yaml_text
@@ -49,7 +49,7 @@ def find_excluded(
 ) -> Excluded:
     """Return the names that a manifest's ``exclude`` list excludes; an entry with a problem excludes none.
 
-    A pattern that excludes nothing gets a warning.
+    A pattern that excludes no existing image gets a warning.
     """
     written = data.get(KEY)
     patterns = written if isinstance(written, list) else []
@@ -76,7 +76,7 @@ def _listed(guests: Sequence[WrittenGuest], folder: str) -> frozenset[str]:
 
 
 def _why_unused(pattern: str, found: Sequence[str], listed: frozenset[str], folder: str) -> str:
-    """Return why a pattern excludes nothing (it often has a typo); empty if it does exclude something."""
+    """Return why a pattern excludes no existing image (it often has a typo); empty if it does exclude one."""
     # A converted guest may be gone and still be listed, so fall back to the pattern itself.
     named = [resolve_folder(folder, path) for path in found or [pattern]]
     images = [name for name in named if not os.path.isdir(name)]
@@ -86,9 +86,12 @@ def _why_unused(pattern: str, found: Sequence[str], listed: frozenset[str], fold
             return f"{what}, so this pattern excludes nothing; to exclude such an image, remove its entry"
         return f"{show(pattern)} is listed by path, so it stays a guest; remove its entry to exclude it"
     if not found:
-        return f"nothing matches {show(pattern)} in {show(folder)}, so this pattern excludes nothing"
+        where = searched(pattern, folder)
+        return f"nothing matches {show(pattern)}{where}, so this pattern excludes no existing image"
     if all(os.path.isdir(os.path.join(folder, path)) for path in found):
         inside = yaml_text(f"{pattern.rstrip('/')}/**")
-        what, them = ("matches only folders", "them") if glob.has_magic(pattern) else ("is a folder", "it")
-        return f"{show(pattern)} {what}, so it excludes nothing; write {inside} to exclude all files in {them}"
+        what, them = "is a folder, so it excludes nothing", "it"
+        if glob.has_magic(pattern):
+            what, them = "matches only folders, so it excludes no existing image", "them"
+        return f"{show(pattern)} {what}; write {inside} to exclude all files in {them}"
     return ""

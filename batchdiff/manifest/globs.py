@@ -46,6 +46,11 @@ def glob_matches(pattern: str, where: YamlPath, folder: str, problems: Problems)
     return sorted(set(matches))  # ``**`` can yield a name twice
 
 
+def searched(pattern: str, folder: str) -> str:
+    """Return where a glob looks for files, as words that follow it; empty if the glob itself says so."""
+    return "" if os.path.isabs(pattern) else f" in {show(folder)}"
+
+
 def would_match(pattern: str, folder: str) -> Iterator[tuple[str, Callable[[str], bool]]]:
     """Yield the path, without links, of each folder in which a glob matches files, and a test for matching names.
 

@@ -13,7 +13,7 @@ from batchdiff.files.identity import Identity, identity_of
 from batchdiff.image.backing.extents import extents_among
 from batchdiff.image_source import ImageFormat
 from batchdiff.manifest.converted import ConvertedGuests, Done, GoneGuest
-from batchdiff.manifest.globs import glob_matches, is_own_file, would_match
+from batchdiff.manifest.globs import glob_matches, is_own_file, searched, would_match
 from batchdiff.manifest.images import FoundGuest, FoundImage, find_image
 from batchdiff.manifest.names import default_data_file, default_overlay, placed
 from batchdiff.manifest.paths import is_image, missing_format, resolve_folder
@@ -200,7 +200,7 @@ class GuestFinder:
                     "if the pattern used to match guests that have been converted, only the template entry is"
                     " wrong; otherwise, correct the pattern"
                 )
-            why = f"no image matches {pattern} in {show(self._folder)}; {remedy}"
+            why = f"no image matches {pattern}{searched(guest.image.path, self._folder)}; {remedy}"
         self._problems.add(where, why)
 
     def _taken(

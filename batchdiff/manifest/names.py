@@ -80,6 +80,13 @@ def placed(guest: WrittenGuest, named: str, template: str | None) -> WrittenGues
     return guest._replace(overlay_path=IN_PLACE if path == named else path)
 
 
+def elsewhere(guest: WrittenGuest) -> str:
+    """Return advice for an overlay that must not take its guest's path."""
+    if guest.image.is_glob or guest.overlay_where[0] == "defaults":
+        return "leave overlay.path out"  # `same` is the only value allowed there
+    return "give the overlay another path (`./same` for a file named same)"
+
+
 class Naming:
     """The choice of names and overlay paths for one manifest's guests. Those that cannot be used become problems.
 

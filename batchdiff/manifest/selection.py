@@ -36,12 +36,14 @@ def read_selected(path: str, names: Collection[str], *, left: Collection[str] = 
     chosen = tuple(guest for guest in manifest.guests if guest.name in names)
     pending = [guest for guest in chosen if guest.gets_overlay and not guest.in_place and guest.converted is None]
     existing = [
-        existing_overlay(guest.overlay_path, guest.name, is_left=guest.overlay_path in left)
+        existing_overlay(
+            guest.overlay_path, guest.name, of_glob=bool(guest.glob), is_left=guest.overlay_path in left
+        )
         for guest in pending
         if os.path.lexists(guest.overlay_path)
     ]
     existing += [
-        existing_data_file(data_file, guest.name)
+        existing_data_file(data_file, guest.name, of_glob=bool(guest.glob))
         for guest in chosen
         if (data_file := guest.options.data_file) is not None and os.path.lexists(data_file)
     ]

@@ -32,8 +32,8 @@ _MAX_TABLES = 64 * MIB
 """batchdiff's limit on all tables together. Those of a thousand bitmaps of a 16 TiB disk take 4 MiB."""
 
 _REMOVE = (
-    "Make a copy of it, remove the bitmaps that `qemu-img info` shows from the copy, each with `qemu-img bitmap"
-    " --remove COPY NAME`, and use the copy."
+    "Make a copy of it, remove each bitmap that `qemu-img info COPY` shows with `qemu-img bitmap --remove COPY"
+    " NAME`, and use the copy."
 )
 """The remedy for bitmaps that QEMU accepts."""
 

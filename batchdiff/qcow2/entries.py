@@ -196,6 +196,8 @@ def check_external(
 ) -> None:
     """Check L2 tables of an image with a data file; ``places``: the offset on the disk of each cluster.
 
+    ``virtual_size`` and ``data_size``: bytes of the disk and of the data file.
+
     Source: QEMU ``block/qcow2-cluster.c``, ``qcow2_get_host_offset()``.
 
     :raises FormatError: an entry is compressed, has reserved or contradictory bits set, or gives an offset other

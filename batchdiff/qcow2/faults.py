@@ -9,10 +9,11 @@ RESTORE_IT = "Restore it from a backup, or leave it out of the manifest."
 """The remedy for most damage."""
 
 REPAIR_A_COPY = "Run `qemu-img check -r all` on a copy of it, and use the copy."
-"""The remedy for an image that was not closed cleanly, or is marked corrupt."""
+"""The remedy for an image that is marked corrupt."""
 
 SHUT_DOWN_OR_REPAIR = (
-    "If its VM is running, shut it down. Otherwise run `qemu-img check -r all` on a copy of it, and use the copy."
+    "If a VM is using it, shut the VM down. Otherwise run `qemu-img check -r all` on a copy of it, and use the"
+    " copy."
 )
 """The remedy for an image that is in use or was not closed cleanly; its header does not show which."""
 

@@ -74,7 +74,7 @@ class Header:
     data_file: str | None = None
 
     def tables(self) -> list[tuple[int, int, str]]:
-        """Return the offset, length and name of the header's cluster and of each table that it names.
+        """Return the offset, length and name of the header's cluster, and of each part that it names.
 
         They are sorted by offset. The header does not give the length of the snapshot table, so the shortest
         possible length is returned.
@@ -264,10 +264,12 @@ def _check_tables(header: Header, file_size: int) -> None:
     """Check that the tables are aligned and inside the file, and do not overlap."""
     cluster, tables = header.geometry.cluster_size, header.tables()
     require_opened(
-        # QEMU checks this even if there are no snapshots, and reads offsets as signed numbers.
-        header.snapshots_offset % cluster == 0 and header.snapshots_offset < 1 << 63,
+        # QEMU checks this even if there are no snapshots.
+        header.snapshots_offset % cluster == 0,
         f"its snapshot table at {header.snapshots_offset} is not aligned to a cluster",
     )
+    # QEMU reads offsets as signed numbers.
+    require_opened(header.snapshots_offset < 1 << 63, "the offset of its snapshot table is 2^63 or more")
     for offset, length, name in tables:
         require_opened(offset % cluster == 0, f"its {name} at {offset} is not aligned to a cluster")
         require(

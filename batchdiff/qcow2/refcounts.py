@@ -25,7 +25,7 @@ from batchdiff.units import ceil_div
 Numbers = npt.NDArray[np.int64]
 """Numbers of clusters of the file, or counts."""
 
-_REPAIR = "Repair a copy of it with `qemu-img check -r all`, and use the copy if its VM starts on it."
+_REPAIR = "Repair a copy of it with `qemu-img check -r all`, and use the copy if a VM starts on it."
 
 
 class Refcounts(NamedTuple):

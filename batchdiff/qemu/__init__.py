@@ -1,1 +1,1 @@
-"""The room that starts programs: qemu-img and qemu-nbd, confined by Landlock, and virsh, unconfined."""
+"""Start programs: qemu-img and qemu-nbd, confined by Landlock, and virsh, unconfined."""

@@ -74,7 +74,7 @@ def encrypt(  # noqa: PLR0913  # options by keyword
 
     ``guest_fd``: the descriptor of the guest's own file. ``selection``: that of a qcow2 file in memory, for
     which the guest's disk serves as the external data file. ``target``: that of an encrypted qcow2 file that has a
-    place for each of these clusters.
+    place for each of these clusters. ``virtual_size``: bytes of the disk.
 
     :raises ImageError: a secret cannot be read, or is wrong.
     :raises InUseError: a VM is using the guest.

@@ -41,7 +41,7 @@ def parsed_map(text: str, path: str, edges: _Offsets, *, is_located: bool) -> Im
     """Parse the output of `qemu-img map`, and join runs that are adjacent both on the disk and in the file.
 
     ``edges``: the end of each extent on the disk; empty if the image is one file. ``is_located``: whether data has
-    offsets in the file; if not, only the size is used.
+    offsets in the file; if not, the result has no runs of data.
 
     :raises ImageError: the output lists data without an offset in the file (as for a compressed or encrypted
         image), or is not a gapless map of the image alone, or does not match the extents.

@@ -60,6 +60,8 @@ def failure(done: CompletedProgram) -> ProgramError:
     """Return the error to raise if qemu-img has failed."""
     # 126 and 127 come from a shell or the loader: qemu-img or a library may be outside the readable folders.
     remedy = _WHERE if done.code in {126, 127} else f"Fix what it reports, {AGAIN}"
+    if done.code < 0:
+        remedy = f"Look in the kernel log (`dmesg`) for what killed it, {AGAIN}"
     return ProgramError("qemu-img failed", why=done.described(), remedy=remedy)
 
 

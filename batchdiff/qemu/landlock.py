@@ -1,4 +1,4 @@
-"""Confinement of external programs by Landlock: they can use only certain files, and no network.
+"""Confinement of external programs by Landlock: they can use only certain files and, from Linux 6.7 on, no TCP.
 
 ::
 

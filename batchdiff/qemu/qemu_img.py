@@ -59,8 +59,9 @@ def check(
     if done.code == _LEAKS_ONLY and leaks_allowed:
         return
     if done.code in {2, _LEAKS_ONLY}:
+        found = "leaks" if done.code == _LEAKS_ONLY else "errors"
         raise VerificationError(
-            f"qemu-img check found errors in {image.path}",
+            f"qemu-img check found {found} in {image.path}",
             why=done.described(),
             # Errors in a newly written image are ours, and the image is discarded: there is nothing to repair.
             remedy=_REPAIR.format(image.format, shell_word(image.path)) if leaks_allowed else "",

@@ -81,7 +81,10 @@ def wrong_secret(output: str, secret_files: Mapping[str, str]) -> SecretError | 
         why, advice = f"no key slot opens with the secret in {_one_of(files)}", _advice_on_line_breaks(files)
     else:
         return None
-    remedy = f"Correct the file, or put a symbolic link to the right one in its place. {advice}".strip()
+    correct = "Correct the file, or put a symbolic link to the right one in its place."
+    if all(map(is_descriptor, files)):
+        correct = "Pass the right secret by descriptor."
+    remedy = f"{correct} {advice}".strip()
     return SecretError(f"QEMU cannot decrypt {_one_of(secret_files)}", why=why, remedy=remedy)
 
 

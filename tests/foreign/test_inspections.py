@@ -136,7 +136,7 @@ FAULTS = {
         (at(0x180, "<I", 0xFFFFFFFF), "number of its blocks"),
         (at(0x180, "<I", 0x1FFFFFFF), "past the end"),
         (at(0x154, "<I", 0xFFFFFE00), "past the end"),
-        (at(0x154, "<I", 513), "past the end"),
+        (at(0x154, "<I", 513), "is not aligned"),
     ],
     "vpc": [
         (at(0, "8s", b"conectiX"), "disk type 3"),

@@ -233,6 +233,14 @@ def test_a_file_that_is_cut_anywhere_is_refused(made):
             inspect_vmdk_stream(lambda start, count, part=part: part[start : start + count], length)
 
 
+def test_a_file_without_room_for_the_footer_that_its_header_promises(path, made):
+    path.write_bytes(
+        made[:36] + struct.pack("<Q", 1) + made[44:56] + struct.pack("<Q", (1 << 64) - 1) + made[64:1024]
+    )
+    with pytest.raises(ImageError, match="its footer is missing"), open_image(source(path)):
+        pass
+
+
 def test_a_grain_that_is_damaged(path, made):
     """Only its reader notices: QEMU or its library refuses it."""
     image = bytearray(made)

@@ -41,9 +41,9 @@ FIELDS = {
         "<I",
         {
             0: "is truncated",
-            1: "block map ends past",
-            0x180: "block map ends past",
-            0x1FF: "block map ends past",
+            1: "block map at 1 is not aligned",
+            0x180: "block map at 384 is not aligned",
+            0x1FF: "block map at 511 is not aligned",
             0x400: "is truncated",
             0x7FFFFE00: "block map ends past",
             0xFFFFFE00: "block map ends past",

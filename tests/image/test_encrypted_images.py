@@ -20,7 +20,7 @@ from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.qcow2.entries import Origin
 from batchdiff.qemu import qemu_img
 from batchdiff.qemu.image_options import names_of
-from batchdiff.qemu.secrets import secrets_of
+from batchdiff.qemu.secrets import secrets_of, wrong_secret
 
 CONTENT = "192k:A 64k:- 100k:B 28k:- 64k:C 576k:-"
 
@@ -128,6 +128,13 @@ def test_a_wrong_secret(tmp_path, raw, secret, kind):
         read_all(declared(path, kind, wrong))
     assert caught.value.reason == f"QEMU cannot decrypt {path}: no key slot opens with the secret in {wrong}"
     assert "For QEMU, every byte of the file is part of the secret" in caught.value.remedy
+
+
+def test_a_wrong_secret_from_a_descriptor():
+    """No file has to be corrected, and no link can take its place."""
+    error = wrong_secret("the data is not valid UTF-8", {"/a.luks": "/dev/fd/3"})
+    assert error is not None
+    assert error.remedy == "Pass the right secret by descriptor."
 
 
 @pytest.mark.parametrize("kind", ["luks", "qcow2"])

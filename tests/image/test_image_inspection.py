@@ -57,7 +57,7 @@ FIELDS = [
     ("cluster_bits", 8, "cluster size of 2.8 bytes is outside"),
     ("cluster_bits", 22, "cluster size of 2.22 bytes is outside"),
     ("cluster_bits", 0xFFFFFFFF, "cluster size of 2.4294967295 bytes is outside"),
-    ("incompatible", 1 << 0, "marked dirty.*shut it down. Otherwise run `qemu-img check -r all` on a copy"),
+    ("incompatible", 1 << 0, "marked dirty.*shut the VM down. Otherwise run `qemu-img check -r all` on a copy"),
     ("incompatible", 1 << 1, "marked corrupt"),
     ("incompatible", 1 << 2, "external file"),
     ("incompatible", 1 << 3, "compression type and the feature bit for it contradict"),
@@ -97,7 +97,7 @@ FIELDS = [
     ("snapshots", 65537, "snapshots exceed"),
     ("snapshots", 1, "snapshot table and its header overlap"),
     ("snapshots_offset", 512, "snapshot table at 512 is not aligned"),
-    ("snapshots_offset", 1 << 63, "snapshot table at 9223372036854775808 is not aligned"),
+    ("snapshots_offset", 1 << 63, "the offset of its snapshot table is 2"),
     ("autoclear", 2, "has none"),
     ("backing_offset", 4097, "backing file name"),
 ]

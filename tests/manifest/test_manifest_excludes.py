@@ -87,7 +87,11 @@ def test_all_excluded(folder):
 @pytest.mark.parametrize(
     ("pattern", "words"),
     [
-        ("clones/olf-*.img", 'nothing matches "clones/olf-*.img" in "{folder}", so this pattern excludes nothing'),
+        (
+            "clones/olf-*.img",
+            'nothing matches "clones/olf-*.img" in "{folder}", so this pattern excludes no existing image',
+        ),
+        ("/none/*", 'nothing matches "/none/*", so this pattern excludes no existing image'),
         (
             "clones/archive",
             '"clones/archive" is a folder, so it excludes nothing; write "clones/archive/**" to exclude all files'
@@ -97,8 +101,8 @@ def test_all_excluded(folder):
         ("clones/archive/", 'write "clones/archive/**" to exclude all files in it'),
         (
             "clones/arch*",
-            '"clones/arch*" matches only folders, so it excludes nothing; write "clones/arch*/**" to exclude all'
-            " files in them",
+            '"clones/arch*" matches only folders, so it excludes no existing image; write "clones/arch*/**" to'
+            " exclude all files in them",
         ),
     ],
 )

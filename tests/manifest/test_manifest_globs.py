@@ -73,6 +73,11 @@ def test_a_glob_without_matches(folder):
     assert problem == f"m.yaml:4: guests[0].glob: {words}"
 
 
+def test_an_absolute_glob_without_matches(folder):
+    (problem,) = problems(guests('{glob: "/none/*.img", format: raw}'))
+    assert 'no image matches "/none/*.img"; correct the pattern' in problem
+
+
 def test_a_glob_with_nothing_but_taken_files(folder):
     (problem,) = problems(guests(raw("clones/a.img"), '{glob: "[t]*.img", format: raw}'))
     assert problem.startswith('m.yaml:5: guests[1].glob: no guest matches "[t]*.img": its only match is')

@@ -5,6 +5,7 @@ Guards manifest/names.py, managers/manifest_keys.py.
 
 import os
 
+import notation
 import pytest
 from manifest_texts import guests, make, named, problems, read
 
@@ -49,6 +50,15 @@ def test_an_image_from_elsewhere(storage):
     assert guest.overlay_path == f"{storage}/images/101/vm-101-disk-1.qcow2"
     (problem,) = problems(laid_out(own("web.img", ", vmid: 103, disk: 0"), tail=""))
     assert f"mkdir -p {storage}/images/103" in problem
+
+
+def test_an_overlay_that_cannot_become_thinner_elsewhere(storage):
+    """The advice names the key that gives the overlay its path."""
+    base = ("-b", f"{storage}/{BASE}", "-F", "qcow2")
+    notation.run("qemu-img", "create", "-q", "-u", "-f", "qcow2", *base, "thin.qcow2", "1M")
+    item = own("thin.qcow2", ", vmid: 101, disk: 1").replace("format: raw", "format: qcow2, rethin: true")
+    (problem,) = problems(laid_out(item, tail=RETIRE))
+    assert "leave overlay.layout out, or write `rethin: false` in its entry" in problem
 
 
 def test_a_path_of_its_own_replaces_the_default_layout(storage):

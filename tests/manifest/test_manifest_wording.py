@@ -54,6 +54,11 @@ def overlay(options: str) -> str:
             " path (`./same` for a file named same)",
         ),
         (
+            guests("{glob: 'clones/*.img', format: raw, overlay: {path: same}}"),
+            "4: guests[0].overlay.path: the overlay is to take the guest's place, but `retire: keep` (the default)"
+            " leaves the guest there; write `retire: quarantine` or `retire: delete`, or leave overlay.path out",
+        ),
+        (
             guests(raw("clones/a.img", ', name: "  "')),
             '4: guests[0].name: "  " is not a valid name: it contains only blanks',
         ),

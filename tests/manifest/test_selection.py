@@ -41,6 +41,14 @@ def test_an_overlay_that_a_restore_left(path, folder):
     assert "restore" in caught.value.what
 
 
+def test_advice_for_a_match_of_a_glob(folder):
+    """The manifest cannot give it another overlay as long as a glob lists it."""
+    make("clones/a.qcow2")
+    path = write(guests("{glob: clones/*.img, format: raw}"))
+    with pytest.raises(ManifestError, match="`exclude` the guest, or list it by path and give it another"):
+        read_selected(path, ["a"])
+
+
 def test_a_guest_that_the_manifest_lacks(path):
     with pytest.raises(UsageError, match="no guest of the manifest is called 'c' or 'd'") as caught:
         read_selected(path, ["c", "a", "d"])

@@ -43,6 +43,15 @@ ENDS = {
         VerificationError,
         f"qemu-img check found errors in /a.qcow2: {SAID}",
     ),
+    "leaks": (check, 3, "Leaked", VerificationError, f"qemu-img check found leaks in /a.qcow2: {SAID}"),
+    "killed": (
+        compare,
+        -9,
+        "",
+        ProgramError,
+        "qemu-img failed: `qemu-img` (killed by SIGKILL). Look in the kernel log (`dmesg`) for what killed it,"
+        " then run the same command again.",
+    ),
     "errors-of-a-used-overlay": (
         check_used,
         2,

@@ -24,7 +24,7 @@ from batchdiff.quoting import NO_FOLDER_TO_LIST, show, suggestion
 from batchdiff.units import MIB
 
 MAX_BYTES = 8 * MIB
-"""Enough for a hundred thousand guests; anything larger is an image or a device given by mistake."""
+"""Enough for ten thousand guests of ten keys; anything larger is an image or a device given by mistake."""
 
 STDIN = "-"
 _STDIN_NAMES = (STDIN, "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")

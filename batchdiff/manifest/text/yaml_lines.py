@@ -17,10 +17,10 @@ from batchdiff.manifest.text.yaml_errors import where_and_why
 from batchdiff.quoting import show
 
 MAX_VALUES = 250_000
-"""Values in a document, including those from aliases: enough for ten thousand guests with every key set."""
+"""Keys and values in a document, including those from aliases: enough for ten thousand guests of ten keys."""
 
 MAX_DEPTH = 50
-"""Ten times the depth that a manifest needs; this limit also stops an alias that contains itself."""
+"""Eight times the depth that a manifest needs; this limit also stops an alias that contains itself."""
 
 _LONGEST_NUMBER = 80
 """More than 64 binary digits, and more than any number in a manifest needs. PyYAML takes quadratic time to convert
@@ -76,14 +76,14 @@ def _check_bounds(text: str, name: str) -> None:
 def _refuse_excess(name: str, line: int, count: int, depth: int) -> None:
     if count > MAX_VALUES:
         raise ManifestError(
-            f"{name}:{line}: the manifest has more than {MAX_VALUES} values, including those from aliases"
+            f"{name}:{line}: the manifest has more than {MAX_VALUES} keys and values, including those from aliases"
         )
     if depth > MAX_DEPTH:
         raise ManifestError(f"{name}:{line}: values are nested more than {MAX_DEPTH} levels deep")
 
 
 class _Reader:
-    """A converter of YAML nodes to plain data that counts the values it makes."""
+    """A converter of YAML nodes to plain data that counts the values that it makes."""
 
     def __init__(self, name: str, problems: Problems) -> None:
         self._name = name
