@@ -1,4 +1,4 @@
-"""Name the originals that are intact, if the template or an overlay is lost or damaged."""
+"""Name the originals to go back to, if the template or an overlay is lost or damaged."""
 
 from __future__ import annotations
 
@@ -12,13 +12,18 @@ from batchdiff.errors import BatchdiffError, ImageError, PlanError
 from batchdiff.plan.plan import GuestToConvert, Plan
 from batchdiff.units import few
 
-_NO_LONGER = (", or leave it out of the manifest", ", or leave the image out of the manifest")
-"""Advice that no longer applies once overlays depend on an image."""
+_OF_PLANNING = (", or leave it out of the manifest", ", or leave the image out of the manifest")
+"""Advice that applies only to a guest that is being planned, not to a template or an overlay."""
 
 
 def whole_originals(guests: Iterable[GuestToConvert], history: History) -> str:
-    """Return sentences that name converted guests' intact originals and the way back; empty if there are none."""
+    """Return sentences that name the originals of converted guests and the way back; empty if there are none.
+
+    They name intact originals, and block devices of the planned size, of which nothing shows whether they are
+    intact.
+    """
     found: dict[str, str] = {}
+    devices: list[str] = []
     for guest in guests:
         state = history.under_way(guest.name)
         if state is None or not state.published:
@@ -29,18 +34,37 @@ def whole_originals(guests: Iterable[GuestToConvert], history: History) -> str:
             continue
         if original is not None and _is_whole(original, guest):
             found[guest.name] = original.path
+            devices += [] if original.now.vouches_for_content else [original.path]
     if not found:
         return ""
-    it, them, vms = ("This original is", "it", "the VM has")
-    if len(found) > 1:
-        it, them, vms = ("These originals are", "them", "the VMs have")
+    them, vms = ("it", "the VM has") if len(found) == 1 else ("them", "the VMs have")
     back = commands("restore", list(found), "--discard-changes")
-    whole = f"{it} intact, as before the conversion: {few(found.values())}."
-    return f"{whole} {back} goes back to {them}, and discards what {vms} written since."
+    intact = [path for path in found.values() if path not in devices]
+    named = f"{_intact(intact)}{_unknown(devices)}"
+    return f"{named}{back} goes back to {them}, and discards what {vms} written since."
+
+
+def _intact(paths: list[str]) -> str:
+    if not paths:
+        return ""
+    it = "This original is" if len(paths) == 1 else "These originals are"
+    return f"{it} intact, as before the conversion: {few(paths)}. "
+
+
+def _unknown(devices: list[str]) -> str:
+    if not devices:
+        return ""
+    it_is, has = ("this original is a block device", "it has")
+    if len(devices) > 1:
+        it_is, has = ("these originals are block devices", "they have")
+    return f"Because {it_is}, nothing shows whether {has} been written to since the conversion: {few(devices)}. "
 
 
 def _is_whole(original: Found, guest: GuestToConvert) -> bool:
-    """Return whether an original is the planned file, or a copy of it with the same times, as `cp -a` makes."""
+    """Return whether an original is the planned file, or a copy of it with the same times, as `cp -a` makes.
+
+    For a block device, return whether it has the planned size.
+    """
     if original.proven:
         return True
     planned = guest.image.fingerprints[0]
@@ -50,14 +74,14 @@ def _is_whole(original: Found, guest: GuestToConvert) -> bool:
 def originals_first(
     error: BatchdiffError, guests: Sequence[GuestToConvert], plan: Plan, history: History
 ) -> BatchdiffError:
-    """Return the same error about the template, with a remedy that starts with the intact originals.
+    """Return the same error about the template, with a remedy that starts with the originals to go back to.
 
-    An original that is itself an overlay of the template is not intact without it.
+    An original that is itself an overlay of the template cannot be read without it.
     """
     template = plan.template.source.path
     needing = [guest for guest in guests if template in (below.path for below in guest.source.backing)]
     whole = whole_originals((guest for guest in guests if guest not in needing), history)
-    remedy = _applying(error.remedy)
+    remedy = _without_planning(error.remedy)
     if whole and whole not in remedy:
         # What an error about the template calls "it" is the template.
         otherwise = f"To keep that, the template is needed. {remedy}" if remedy else ""
@@ -66,24 +90,28 @@ def originals_first(
 
 
 def original_too(error: BatchdiffError, guest: GuestToConvert, history: History) -> BatchdiffError:
-    """Return the same error about an overlay, with a remedy that ends with the original if that is intact.
+    """Return the same error about an overlay, with a remedy that ends with the original to go back to, if any.
 
     The error's own remedy comes first: it may bring back the overlay, which contains what its VM has written.
     """
     whole = whole_originals([guest], history)
-    return type(error)(error.what, why=error.why, remedy=f"{_applying(error.remedy)} {whole}".strip())
+    return type(error)(error.what, why=error.why, remedy=f"{_without_planning(error.remedy)} {whole}".strip())
 
 
-def _applying(remedy: str) -> str:
-    """Return the advice that still applies."""
-    for words in _NO_LONGER:
+def without_planning_advice(error: BatchdiffError) -> BatchdiffError:
+    """Return the same error about a template or an overlay, without advice that applies only to planned guests."""
+    return type(error)(error.what, why=error.why, remedy=_without_planning(error.remedy))
+
+
+def _without_planning(remedy: str) -> str:
+    for words in _OF_PLANNING:
         remedy = remedy.replace(words, "")
     return remedy
 
 
 @contextmanager
 def template_needed(plan: Plan, history: History) -> Iterator[None]:
-    """Name the intact originals in any error about the template that the block inside raises.
+    """Name the originals to go back to in any error about the template that the block inside raises.
 
     :raises BatchdiffError: the block raises it.
     """

@@ -8,7 +8,8 @@
     its content has changed      overlays that are recorded for this plan          -> damaged
                                  overlays that name it, but that are not recorded  -> unknown
                                  no overlay depends on it                          -> stale
-    no permission to read it, it was moved, or nothing can prove its content       -> unknown
+    no permission to read it, no secret that opens it, a data file that was moved,
+    or nothing that proves its content                                             -> unknown
     any other error              an overlay depends on it                          -> damaged
                                  none does                                         -> unknown
 
@@ -21,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from batchdiff.applying.guests.recovery import has_template_as_backing_file
-from batchdiff.applying.guests.whole_originals import originals_first
+from batchdiff.applying.guests.whole_originals import originals_first, without_planning_advice
 from batchdiff.applying.journal.records import History
 from batchdiff.applying.results.finding import Finding, Health
 from batchdiff.applying.session.stop import Stop
@@ -49,7 +50,7 @@ def check_template(
 ) -> tuple[Finding, Health]:
     """Return the finding for the template, and the health of what a VM reads from it through an overlay.
 
-    ``converted``: the guests whose intact originals an error names.
+    ``converted``: the guests whose originals an error may name, to go back to.
 
     :raises StopError: the user asked to stop.
     """
@@ -64,6 +65,8 @@ def check_template(
         health, reported = _judged(error, plan, history)
         if health is Health.DAMAGED or isinstance(error, PlanError):
             reported = originals_first(reported, converted, plan, history)
+        else:
+            reported = without_planning_advice(reported)
         content = Health.DAMAGED if isinstance(error, TemplateChangedError) else Health.UNKNOWN
         return Finding("template", path, health, str(reported)), content
 
