@@ -24,7 +24,7 @@ from batchdiff.applying.results.outcome import GuestOutcome, Original, Status
 from batchdiff.applying.session.session import Session
 from batchdiff.applying.swap import retire
 from batchdiff.applying.swap.new_files import discard_new_files
-from batchdiff.applying.swap.refusals import both_missing
+from batchdiff.applying.swap.refusals import both_missing, original_missing
 from batchdiff.applying.template.sidecar import discard_unfinished, forget_overlay
 from batchdiff.dependents.dependents import Dependents, dependents_in_plan
 from batchdiff.errors import BatchdiffError, GuestError, ImageError, InUseError
@@ -146,9 +146,8 @@ def _files(guest: GuestToConvert, state: GuestState) -> tuple[Found, Found | Non
         return original, overlay
     if overlay is None:
         raise both_missing(guest.name, guest.source.path, guest.overlay_path)
-    raise GuestError(
-        f"{guest.name} cannot go back to its original",
-        why="the original was deleted or moved",
+    raise original_missing(
+        guest.name,
         remedy="Make the overlay readable again: bring the template back if it is missing, or repair a copy of the"
         " overlay.",
     )

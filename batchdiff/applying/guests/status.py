@@ -27,7 +27,7 @@ class TemplateIs(enum.Enum):
 
 
 class Written(enum.Flag):
-    """The files of a guest that have changed in size or mtime, or lack a part, since they were planned or verified."""
+    """The files of a guest that have changed in size or mtime, or lack a part, since planned or verified."""
 
     NONE = 0
     OVERLAY = enum.auto()

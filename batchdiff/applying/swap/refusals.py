@@ -127,12 +127,15 @@ def data_file_exists(path: str) -> GuestError:
     )
 
 
-def original_missing(guest: str) -> GuestError:
-    """Return the error for an original that is lost: giving up the overlay would not bring it back."""
+def original_missing(guest: str, remedy: str = "") -> GuestError:
+    """Return the error for an original that is lost: giving up the overlay would not bring it back.
+
+    ``remedy``: what to do if the overlay cannot be read.
+    """
     return GuestError(
         f"{guest} cannot go back to its original",
         why="the original was deleted or moved",
-        remedy="Run the same command without `--discard-changes` to rebuild an image from the overlay.",
+        remedy=remedy or "Run the same command without `--discard-changes` to rebuild an image from the overlay.",
     )
 
 
