@@ -93,7 +93,7 @@ def _correction(image: ImageSource, backing: Backing, declared: ImageSource, nam
     if not unsafe:
         return (
             f"To use the declared file without changing what a guest sees, run `{shell_line(command)}`."
-            " If the header is right, correct the `backing` list in the manifest."
+            " If the `backing` list in the manifest is wrong, correct that instead."
         )
     return (
         f"If {declared.path} is the same file under a new name, correct the header: `{shell_line(command)}`. QEMU"
