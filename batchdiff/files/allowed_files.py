@@ -20,10 +20,7 @@ from batchdiff.quoting import fits_yaml, show, yaml_text
 
 _LONGEST_SHOWN = 1000
 """The longest folder path, in characters, that a remedy quotes; an image's header can contain a longer one."""
-_COPY = (
-    "If you trust the image, copy it into a single file with `qemu-img convert`; otherwise leave it out of the"
-    " manifest."
-)
+_COPY = "If you trust the image, copy it into a single file with `qemu-img convert`; otherwise do without it."
 
 
 def allowed_file(name: str, image: str, folders: tuple[str, ...]) -> str:

@@ -55,14 +55,15 @@ def why_unusable_as_secret(path: str) -> str:
             os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
     except OSError as error:
         if is_descriptor(path) and isinstance(error, FileNotFoundError):
-            return "that descriptor is not open; open it in the shell, as in `batchdiff ... 3< FILE`"
+            number = path.rpartition("/")[2]
+            return f"that descriptor is not open; open it in the shell, as in `batchdiff ... {number}< FILE`"
         return error.strerror or str(error)
     if stat.S_ISFIFO(status.st_mode) and is_descriptor(path):
         # A process that also has the writing end of a pipe open would wait forever for the pipe to end.
         mode = fcntl.fcntl(int(path.rpartition("/")[2]), fcntl.F_GETFL) & os.O_ACCMODE
         return "" if mode == os.O_RDONLY else "that descriptor was not opened read-only"
     if not stat.S_ISREG(status.st_mode):
-        return "it is neither a regular file nor an open descriptor such as /dev/fd/3"
+        return "it is neither a regular file nor a pipe that is open as a descriptor, such as /dev/fd/3"
     if status.st_size == 0:
         return "it is empty"
     return "" if status.st_size <= _LARGEST else f"it is larger than {format_size(_LARGEST)}"
@@ -87,8 +88,8 @@ def ends_with_line_break(path: str) -> bool:
 def readable_secret(path: str) -> ReadableSecret:
     """Return how a program can read the secret in a file.
 
-    :raises SecretError: the file is missing, unreadable, empty, too large, or neither a regular file nor an open
-        descriptor.
+    :raises SecretError: the file is missing, unreadable, empty, too large, or neither a regular file nor a pipe
+        that is open as a descriptor.
     """
     with _keeping:
         if path in _kept:
@@ -98,7 +99,7 @@ def readable_secret(path: str) -> ReadableSecret:
                 f"cannot read the secret file {path}",
                 why=why,
                 remedy="Make the secret readable at that path; a symbolic link will do. Before the first apply,"
-                " you can also name another file as `secret_file` in the manifest.",
+                " you can also name another file as `secret_file` in the manifest and plan again.",
             )
         if not is_descriptor(path):
             return ReadableSecret(path)

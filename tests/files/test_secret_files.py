@@ -55,6 +55,18 @@ def test_the_end_of_a_pipe_that_is_for_writing():
         os.close(each)
 
 
+def test_a_descriptor_that_is_not_open_has_its_own_number_in_the_advice():
+    reading = piped()
+    os.close(reading)
+    with pytest.raises(ImageError, match=rf"batchdiff \.\.\. {reading}< FILE`"):
+        readable_secret(f"/dev/fd/{reading}")
+
+
+def test_a_descriptor_of_something_else_is_not_called_closed():
+    with open("/dev/null") as file, pytest.raises(ImageError, match="nor a pipe that is open as a descriptor"):
+        readable_secret(f"/dev/fd/{file.fileno()}")
+
+
 def test_a_pipe_with_more_than_a_secret(monkeypatch):
     monkeypatch.setattr("batchdiff.files.secret_files._LARGEST", 4)
     reading = piped(SECRET)

@@ -209,7 +209,7 @@ def test_another_backing_file_than_the_declared_is_refused(tmp_path):
     top, _ = overlay(tmp_path)
     other = notation.write_raw(tmp_path / "other.raw", "64k:A")
     with pytest.raises(
-        ImageError, match=r"names the backing file .*low\.raw, but the manifest declares .*other\.raw"
+        ImageError, match=r"names the backing file .*low\.raw, but the manifest or plan declares .*other\.raw"
     ):
         open_image(source(top, other))
 

@@ -115,6 +115,16 @@ def test_a_filesystem_that_is_read_only(tmp_path, act):
         act(point)
 
 
+def test_a_read_only_snapshot_on_a_filesystem_that_can_be_written_to(tmp_path):
+    with mounted(tmp_path, "btrfs") as point:
+        run("btrfs", "subvolume", "create", str(point / "sub"))
+        (point / "sub/vm.img").touch()
+        run("btrfs", "property", "set", "-ts", str(point / "sub"), "ro", "true")
+        fault = fault_of(lambda: rename(point / "sub"))
+    assert fault.why == (f"the part of {point} (btrfs) with {point}/sub/vm.img is read-only, as a snapshot may be")
+    assert fault.remedy == f"Make that part writable, {AGAIN}"
+
+
 def test_a_view_that_is_read_only(tmp_path):
     """Not the filesystem, only this mount of it."""
     with tmpfs(tmp_path) as point:
