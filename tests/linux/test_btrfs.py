@@ -158,4 +158,14 @@ def test_the_note_for_users_other_than_root(disk, content, exactness, words):
     assert use.exactness is exactness
     assert words in use.note
     assert "only root (CAP_SYS_ADMIN) can" in use.note
+    run("cp", "--reflink=always", str(path), str(disk / "second"))
+    run("sync", "-f", str(disk))
+    with opened(path) as fd:
+        os.seteuid(65534)
+        try:
+            all_shared = disk_use(fd, str(path))
+        finally:
+            os.seteuid(0)
+    if not all_shared.reclaimable:
+        assert all_shared.note == "it shares all its blocks with other files, as far as this user can see"
     assert use.allocated == path.stat().st_blocks * 512

@@ -166,15 +166,16 @@ def _without_tree(fd: int, path: str, shared: ExtentTable) -> DiskUse:
     """Return the disk use that FIEMAP and st_blocks show for a file on btrfs whose tree may not be searched."""
     allocated = os.fstat(fd).st_blocks * 512
     free = max(allocated - int(shared.length.sum()), 0)
+    nothing = f"{_ALL_SHARED}, as far as this user can see" if len(shared.length) and not free else ""
     packed = any(True for _ in physical_extents(fd, path, having=ExtentFlag.ENCODED) or ())
     if packed:
         why = "btrfs has compressed it, and only root (CAP_SYS_ADMIN) can see by how much"
-        return DiskUse(allocated, free, Exactness.UNKNOWN, why)
+        return DiskUse(allocated, free, Exactness.UNKNOWN, nothing or why)
     why = (
         "btrfs can keep a file's overwritten data until the file is deleted, and only root (CAP_SYS_ADMIN) can see"
         " how much"
     )
-    return DiskUse(allocated, free, Exactness.AT_LEAST, why)
+    return DiskUse(allocated, free, Exactness.AT_LEAST, nothing or why)
 
 
 def _less(allocated: int, shared_bytes: int, shared: ExtentTable, kept: Blocks) -> DiskUse:
