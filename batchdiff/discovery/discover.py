@@ -159,7 +159,7 @@ def _with_roles(
         elif not len(each.samples.hashes):
             exclusions.append(Exclusion(each.path, Cause.EMPTY, "it has no data"))
         elif (above := backing.get(each.path)) is not None and not each.not_a_guest:
-            why = f"it is the backing file of {above}, which would be lost with it"
+            why = f"it is the backing file of {above}, which would be lost without it"
             images.append(replace(each, not_a_guest=why))
         elif each.path not in backing and (made := _overlay_of(each.path, below, converted)) is not None:
             overlay, template = made

@@ -154,7 +154,7 @@ def test_a_backing_file_is_preferred_as_template_and_never_a_guest(folder):
     found = run(folder, templates=[str(folder / "base.img")])
     cause, reason = left(found)["three.img"]
     assert cause is Cause.UNUSABLE
-    assert reason.startswith(f"it is the backing file of {folder}/top.qcow2, which would be lost with it; 100%")
+    assert reason.startswith(f"it is the backing file of {folder}/top.qcow2, which would be lost without it; 100%")
 
 
 def test_damaged_and_unreadable_images_are_left_out(folder):
