@@ -200,6 +200,7 @@ def in_domains(arguments: argparse.Namespace) -> dict[str, str]:
 
     libvirt is asked only if an option refers to it; otherwise a command neither needs it nor waits for it.
 
+    :raises DefinitionError: libvirt returned something other than a definition.
     :raises ProgramError: libvirt cannot be queried.
     """
     if arguments.connect is None and not getattr(arguments, "define", False):
