@@ -82,7 +82,7 @@ class Announcer:
             self.unheard.append(error)
 
     def report_without_result(self, outcomes: list[GuestOutcome]) -> None:
-        """Report what waits for the command's result, if that will not come and a new run would not repeat it."""
+        """Report failures and remarks that only the result would have had, because it will not be printed."""
         if not self.console.is_one_terminal:
             return  # it has been reported
         try:
