@@ -134,7 +134,7 @@ def _definition(guest: GuestPlan, plan_path: str) -> Iterator[str]:
     elif guest.overlay_path != file:
         yield f"change the VM's definition: {before} -> {guest.overlay_path} ({form})"
     elif kind == form:
-        yield f"the VM's definition stays as it is: {named} ({form})"
+        yield f"the VM's definition keeps its path and format: {named} ({form})"
     else:
         yield f"change the VM's definition: the format of {named}, {kind} -> {form}"
     if guest.options.data_file is not None:
@@ -157,7 +157,8 @@ def _secrets(guest: GuestPlan, template: ImageSource) -> Iterator[str]:
     ids = {each.secret_file: "SECRET" for each in overlay.backing if each.secret_file is not None}
     options = [each for each in dotted(decryption(overlay, ids)) if each.endswith("=SECRET")]
     if options:
+        too = "" if chosen is None else ", too"
         yield (
-            f"the template is encrypted: give the VM the template's secret, too (QEMU: {', '.join(options)};"
+            f"the template is encrypted: give the VM the template's secret{too} (QEMU: {', '.join(options)};"
             " libvirt: <encryption> in the disk's <backingStore>)"
         )

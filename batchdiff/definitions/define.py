@@ -60,7 +60,7 @@ class Definer:
         """Define a domain as it was before the last change; return whether there was anything to do.
 
         :raises DefinitionError: its VM is on, libvirt keeps a snapshot, a checkpoint or saved memory of it, its
-            definition has changed since, or one of its images is missing or has another format.
+            definition has changed since, or may have, or one of its images is missing or has another format.
         :raises ProgramError: libvirt refuses the change.
         """
         last = saved.latest(self.folder, name)
@@ -71,7 +71,9 @@ class Definer:
         if now.document != last.after:
             command = self.libvirt.command("define", "--file", last.path)
             by_hand = f"To bring back the former definition, run `{command}`."
-            raise DefinitionError(what, why="it has been modified since batchdiff changed it", remedy=by_hand)
+            since = "has been modified since batchdiff changed it"
+            why = f"it {since}" if last.after is not None else f"it is not known whether it {since}"
+            raise DefinitionError(what, why=why, remedy=by_hand)
         self._require_off(name, what)
         self._require_consistent(name, what)
         disks = parse_domain(last.before, last.path).disks

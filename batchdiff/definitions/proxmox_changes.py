@@ -174,7 +174,10 @@ def _of_users(config: VmConfig, drive: ConfigDrive, users: Sequence[str], guest:
         others = ", ".join(user for user in users if user != f"{drive.key} of VM {config.vmid}")
         yield f"{guest} is also {others}: keep it in only one of these places"
     if drive.key.startswith("tpmstate"):
-        yield f"{guest} is a TPM state disk, which must be raw: leave it out of the manifest"
+        yield (
+            f"{guest} is a TPM state disk, which must be raw: leave it out of the manifest, or restore it if it"
+            " has been converted"
+        )
 
 
 def _of_sections(

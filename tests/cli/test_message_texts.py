@@ -254,7 +254,11 @@ def test_free_space_is_not_news_if_nothing_was_deleted(capsys, status, fate):
 
 
 @pytest.mark.parametrize(
-    ("times", "lacks"), [({}, "is missing or empty"), ({"web02": "2026-01-02T03:04:05Z"}, "lacks its last lines")]
+    ("times", "lacks"),
+    [
+        ({}, "is missing, or has no record of this plan"),
+        ({"web02": "2026-01-02T03:04:05Z"}, "lacks its last lines"),
+    ],
 )
 def test_a_journal_that_was_recovered(capsys, monkeypatch, times, lacks):
     monkeypatch.setattr(journal_history, "read_history", lambda *_: History(times=times))

@@ -112,6 +112,25 @@ def test_when_it_is_left_alone(tmp_path, libvirt, disk, why, remedy):
     assert not (tmp_path / "saved").exists()
 
 
+@pytest.mark.parametrize(
+    ("is_saved", "why"),
+    [
+        (True, "it has been modified since batchdiff changed it"),
+        (False, "it is not known whether it has been modified since batchdiff changed it"),
+    ],
+)
+def test_why_one_is_not_undone(tmp_path, is_saved, why):
+    libvirt, folder = FakeLibvirt(), tmp_path / "saved"
+    define(tmp_path, libvirt, guest())
+    if is_saved:
+        libvirt.document += b"<!-- by hand -->"
+    else:
+        next(folder.glob("*.after.xml")).unlink()
+    with pytest.raises(DefinitionError) as caught:
+        Definer(libvirt, [guest()], (), str(folder)).undo("web")
+    assert caught.value.why == why
+
+
 def test_one_that_was_modified_meanwhile(tmp_path):
     """The next definition is still to be changed, so this is a failure like any other."""
     libvirt = FakeLibvirt()

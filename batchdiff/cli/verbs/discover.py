@@ -239,7 +239,7 @@ def _can_share(found: Discovery) -> bool:
 
 
 def _shareable(group: Group) -> list[SampledImage]:
-    """Return a copy from each folder that can share blocks, judging by its and its template's format."""
+    """Return, from each folder, a copy that can share blocks, judging by its format and its template's."""
     images = [copy.image for copy in group.copies if copy.image.source.format in _SHAREABLE]
     by_folder = {os.path.dirname(image.path): image for image in images}
     return [*by_folder.values()] if group.template.source.format in _SHAREABLE else []
