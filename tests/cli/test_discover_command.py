@@ -128,6 +128,22 @@ def test_a_template_whose_name_is_not_utf_8_gets_no_manifest(tmp_path):
     assert list(tmp_path.glob("manifests/*")) == []
 
 
+def test_a_folder_whose_name_is_not_utf_8_is_not_called_a_file(tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    folder.mkdir()
+    for name in ("base.img", "vm.img"):
+        notation.write_raw(folder / name, FIRST)
+    text = discover(folder, "-o", f"{tmp_path}/manifests/")
+    assert ": its path is not valid UTF-8, which YAML requires; rename the file or the folder" in text
+    shutil.move(folder / "base.img", tmp_path / "base.img")
+    given = ("--template", tmp_path / "base.img", "-o", f"{tmp_path}/manifests/")
+    text = discover(folder, *given)
+    assert "the path of its copy is not valid UTF-8, which YAML requires; rename the copy or its folder" in text
+    shutil.copy(folder / "vm.img", folder / "vm2.img")
+    text = discover(folder, *given)
+    assert "the paths of its copies are not valid UTF-8, which YAML requires; rename the copies or their" in text
+
+
 def test_events_have_what_the_text_has(tmp_path):
     """Shared blocks, losses, originals of overlays, and what was read."""
     for name in ("base", "vm", "kept", "old"):
@@ -207,7 +223,7 @@ def test_names_that_no_manifest_can_have(tmp_path):
         os.utime(path, (moment, moment))
     (tmp_path / "images" / "in.img").symlink_to(tmp_path / "images" / "d\nd" / "vm.img")
     text = discover(tmp_path / "images", "-o", f"{tmp_path}/m/", expect=1)
-    assert "odd.img: the name of its copy is not valid UTF-8" in text
+    assert "odd.img: the path of its copy is not valid UTF-8, which YAML requires; rename the copy or its" in text
     assert f"{long}.img: the file that lists its overlays would have too long a name; shorten" in text
     assert "in.img: the path of each contains a line break (\\n); rename the files or their folders" in text
     assert [path.name for path in (tmp_path / "m").iterdir()] == ["base.yaml"]
