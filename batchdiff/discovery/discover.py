@@ -27,6 +27,7 @@ from batchdiff.files.identity import identity_of
 from batchdiff.frozen import frozen
 from batchdiff.image.files import ReadObserver
 from batchdiff.linux.block_stack import underlying
+from batchdiff.linux.device_names import image_path
 from batchdiff.manifest.names import default_overlay
 from batchdiff.plan.sidecar import read_sidecar, sidecar_path
 from batchdiff.planning.scan.workers import run_tasks
@@ -192,11 +193,13 @@ def _check_given(
     templates: Collection[str], images: Sequence[SampledImage], exclusions: Sequence[Exclusion]
 ) -> None:
     known = {each.path for each in images}
-    reasons = {each.path: each.reason for each in exclusions}
     for path in templates:
         if path not in known:
-            why = reasons.get(path, "it was not found").rstrip(".")
-            raise ImageError(f"cannot use {path} as the template", why=why, remedy="Name another template.")
+            # A symbolic link that leads to no image is left out under its own name.
+            resolved = {image_path(each.path): each for each in exclusions}
+            found = (resolved | {each.path: each for each in exclusions}).get(path)
+            name, why = (path, "it was not found") if found is None else (found.path, found.reason.rstrip("."))
+            raise ImageError(f"cannot use {name} as the template", why=why, remedy="Name another template.")
 
 
 def _groups(

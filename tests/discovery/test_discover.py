@@ -259,6 +259,19 @@ def test_the_reason_against_a_given_template_may_come_from_the_search(folder):
         run(folder, templates=[str(folder / "pipe.img")])
 
 
+def test_a_given_template_that_is_a_link_is_refused_for_the_reason_of_the_link(folder):
+    (folder / "gone.img").symlink_to("nowhere.img")
+    os.mkfifo(folder / "pipe")
+    (folder / "pipe.img").symlink_to("pipe")
+    for name, target, why in (
+        ("gone.img", "nowhere.img", f"it is a symbolic link to {folder}/nowhere.img, which does not exist"),
+        ("pipe.img", "pipe", "it is not a regular file or block device"),
+    ):
+        with pytest.raises(ImageError) as caught:
+            run(folder / name, folder / "base.img", templates=[str(folder / target)])
+        assert str(caught.value) == f"cannot use {folder}/{name} as the template: {why}. Name another template."
+
+
 def test_the_death_of_a_worker_is_reported_with_what_it_means(folder, monkeypatch):
     monkeypatch.setattr(sampling_job, "_examine", lambda *_: os._exit(3))
     with pytest.raises(WorkerError, match=r"No image was changed, and no manifest was written\. Check"):
