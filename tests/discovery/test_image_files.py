@@ -5,6 +5,7 @@ import os
 import notation
 import pytest
 
+from batchdiff.discovery import image_files
 from batchdiff.discovery.exclusion import Cause
 from batchdiff.discovery.image_files import FileToSample, find_files
 from batchdiff.errors import UsageError
@@ -50,6 +51,17 @@ def test_a_named_file_is_taken_whatever_it_looks_like(folder):
 
 def test_a_glob_gives_its_matches(folder):
     assert names(find_files([f"{folder}/**/*.[iV]*"]), folder) == ["a.img", "deep/er/B.VMDK"]
+
+
+def test_a_glob_with_too_many_matches_is_refused_and_not_cut_off(folder, monkeypatch):
+    monkeypatch.setattr(image_files, "MAX_MATCHES", 5)
+    assert names(find_files([f"{folder}/*i*"]), folder) == ["a.img", "disk"]
+    with pytest.raises(UsageError) as caught:
+        find_files([f"{folder}/*"])
+    assert str(caught.value) == (
+        f"{folder}/* matches more than 5 files. Name folders, which are searched with all folders in them, or"
+        " write narrower patterns."
+    )
 
 
 @pytest.mark.parametrize("path", ["no.img", "*.qcow2", "none/*"])

@@ -212,11 +212,13 @@ def _why_no_manifest(group: Group) -> str:
     """Return why no manifest can have a group's template; empty if one can."""
     template = group.template.path
     if not is_listed(group.template):
-        return "its name is not valid UTF-8, which YAML requires; rename it"
+        return "its path is not valid UTF-8, which YAML requires; rename the file or the folder"
     if not any(is_listed(copy.image) for copy in group.copies):
         if len(group.copies) == 1:
-            return "the name of its copy is not valid UTF-8, which YAML requires; rename the copy"
-        return "the names of its copies are not valid UTF-8, which YAML requires; rename the copies"
+            return "the path of its copy is not valid UTF-8, which YAML requires; rename the copy or its folder"
+        return (
+            "the paths of its copies are not valid UTF-8, which YAML requires; rename the copies or their folders"
+        )
     lists = {sidecar_path(template, copy.image.path) for copy in group.copies}
     too_long = max(len(os.fsencode(name)) - longest_name(folder) for folder, name in map(os.path.split, lists))
     if too_long > 0:

@@ -121,12 +121,12 @@ def sharing_next(facts: PlanFacts) -> Iterator[str]:
     saved = _saved(sum(guest.sharing.saved_bytes for guest in guests), exactness)
     if exactness is Exactness.UNKNOWN:
         saved = UNKNOWN_AMOUNT
-    stay = (
-        "Its file, format and definition stay" if len(guests) == 1 else "Their files, formats and definitions stay"
-    )
+    stay, them = "Its file, format and definition stay", "the guest"
+    if len(guests) > 1:
+        stay, them = "Their files, formats and definitions stay", "these guests"
     yield (
         f"`batchdiff apply` will let {count_of(len(guests), 'guest')} share blocks in place with the template:"
-        f" {saved} comes back immediately. {stay} as they are, and nothing will depend on the template."
+        f" {saved} comes back immediately. {stay} as they are, and {them} will not depend on the template."
     )
     left_out = sum(guest.sharing.left_out_bytes for guest in guests)
     if left_out:
