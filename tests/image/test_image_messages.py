@@ -10,8 +10,8 @@ import pytest
 from batchdiff.errors import ImageError
 from batchdiff.image import files
 from batchdiff.image.in_use.check import Purpose, in_use
-from batchdiff.image.open import MAX_CHAIN, open_image
-from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.image.open import open_image
+from batchdiff.image_source import MAX_CHAIN, ImageFormat, ImageSource
 
 
 def source(path: object, form: str = "raw", backing: list[ImageSource] | None = None) -> ImageSource:
