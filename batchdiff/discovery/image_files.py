@@ -24,6 +24,7 @@ from batchdiff.errors import UsageError
 from batchdiff.files import own_files
 from batchdiff.files.filenames import unfit, why_unfit
 from batchdiff.files.identity import Identity, identity_in
+from batchdiff.image.files import LOOP
 from batchdiff.image.format_marks import looks_like
 from batchdiff.image_source import ImageFormat
 from batchdiff.linux.call_failures import reason
@@ -165,9 +166,9 @@ def _why_not_found(path: str, error: OSError | ValueError) -> str:
     """Return why there is no file at a path, as a clause that follows the path."""
     if not isinstance(error, OSError):
         return str(error)
-    if error.errno == errno.ELOOP:
-        return "it is a symbolic link that leads back to itself"
     is_link = os.path.islink(path)
+    if error.errno == errno.ELOOP:
+        return "it is a symbolic link that leads back to itself" if is_link else LOOP
     if error.errno == errno.ENOENT and is_link:
         return f"it is a symbolic link to {os.path.realpath(path)}, which does not exist"
     if error.errno == errno.ENOENT:

@@ -54,7 +54,10 @@ def _allowing(folder: str) -> str:
     if len(folder) > _LONGEST_SHOWN or unfit(folder) or not fits_yaml(folder):
         return _COPY
     added = f"`allow_folders: [{yaml_text(folder)}]`"
-    return f"If you trust the file's folder, add {added} beside `format` in the manifest."
+    return (
+        f"If you trust the file's folder, add {added} beside `format` in the manifest. The data file of an"
+        " overlay that apply has written must be beside the overlay."
+    )
 
 
 def _is_under(path: str, folder: str) -> bool:

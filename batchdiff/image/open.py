@@ -13,12 +13,9 @@ from batchdiff.image.image import Image, others_of
 from batchdiff.image.layer import Layer
 from batchdiff.image.qcow2 import Qcow2Layer
 from batchdiff.image.raw import RawLayer
-from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.image_source import MAX_CHAIN, ImageFormat, ImageSource
 from batchdiff.qcow2.faults import RESTORE_IT
 from batchdiff.units import few
-
-MAX_CHAIN = 200
-"""Deeper chains are refused (docs/deep-chains.md); QEMU itself needs a minute to open a chain of 1,000 images."""
 
 
 class OverlayError(ImageError):

@@ -293,7 +293,7 @@ _CAUSES: dict[int, Callable[[_Case], Fault]] = {
     errno.ENFILE: lambda case: Fault(case.text, advice_on_limit(case.error)),
     errno.ENOMEM: lambda case: Fault(case.text, advice_on_limit(case.error)),
     errno.ENOTDIR: _fixed("There is a file where a folder should be. Correct the path."),
-    errno.ELOOP: lambda case: _another_kind(case, "a symbolic link"),
+    errno.ELOOP: lambda case: _another_kind(case, "a symbolic link, or links among its folders lead in a circle"),
     errno.EISDIR: lambda case: _another_kind(case, "a folder"),
     errno.ESPIPE: lambda case: _another_kind(case, "not a regular file"),
 }

@@ -20,8 +20,8 @@ from seeds import seeded
 
 from batchdiff.errors import ImageError
 from batchdiff.image.backing_names import resolved_backing
-from batchdiff.image.open import MAX_CHAIN, inspect, open_image, open_layer
-from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.image.open import inspect, open_image, open_layer
+from batchdiff.image_source import MAX_CHAIN, ImageFormat, ImageSource
 from batchdiff.qcow2.geometry import Geometry
 from batchdiff.qcow2.header import Header
 from batchdiff.qcow2.header_writing import build

@@ -181,8 +181,11 @@ def test_odd_names_of_image_and_secret_file(tmp_path, raw, secret, kind):
 @pytest.mark.parametrize("kind", ["luks", "qcow2"])
 def test_no_secret(tmp_path, raw, secret, kind):
     path = encrypted.convert(raw, tmp_path / "image", kind, secret)
-    with pytest.raises(ImageError, match=r"it is encrypted\. Write `secret_file: PATH` beside its format"):
+    with pytest.raises(
+        ImageError, match=r"it is encrypted\. Write `secret_file: PATH` beside its format"
+    ) as caught:
         open_image(declared(path, kind, None))
+    assert "If it is an overlay that was encrypted after apply, put a decrypted copy" in caught.value.remedy
 
 
 def test_a_secret_for_an_image_that_is_not_encrypted(tmp_path, secret):

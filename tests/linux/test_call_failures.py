@@ -220,6 +220,13 @@ def test_what_does_not_exist(place):
     assert "Correct the path, or put back what is missing" in explain(error).remedy
 
 
+def test_links_that_lead_in_a_circle(place):
+    """Not only a link of the file's own name gives ELOOP."""
+    (place / "loop").symlink_to("loop")
+    fault = fault_of((place / "loop" / "vm.img").stat)
+    assert "links among its folders lead in a circle" in fault.why
+
+
 @pytest.mark.parametrize(
     ("code", "said"),
     [

@@ -12,9 +12,6 @@ from batchdiff.errors import BatchdiffError, ImageError, PlanError
 from batchdiff.plan.plan import GuestToConvert, Plan
 from batchdiff.units import few
 
-_NO_LONGER = (", or leave it out of the manifest", ", or leave the image out of the manifest")
-"""Advice that no longer applies once overlays depend on an image."""
-
 
 def whole_originals(guests: Iterable[GuestToConvert], history: History) -> str:
     """Return sentences that name converted guests' intact originals and the way back; empty if there are none."""
@@ -57,7 +54,7 @@ def originals_first(
     template = plan.template.source.path
     needing = [guest for guest in guests if template in (below.path for below in guest.source.backing)]
     whole = whole_originals((guest for guest in guests if guest not in needing), history)
-    remedy = _applying(error.remedy)
+    remedy = error.remedy
     if whole and whole not in remedy:
         # What an error about the template calls "it" is the template.
         otherwise = f"To keep that, the template is needed. {remedy}" if remedy else ""
@@ -71,14 +68,7 @@ def original_too(error: BatchdiffError, guest: GuestToConvert, history: History)
     The error's own remedy comes first: it may bring back the overlay, which contains what its VM has written.
     """
     whole = whole_originals([guest], history)
-    return type(error)(error.what, why=error.why, remedy=f"{_applying(error.remedy)} {whole}".strip())
-
-
-def _applying(remedy: str) -> str:
-    """Return the advice that still applies."""
-    for words in _NO_LONGER:
-        remedy = remedy.replace(words, "")
-    return remedy
+    return type(error)(error.what, why=error.why, remedy=f"{error.remedy} {whole}".strip())
 
 
 @contextmanager
