@@ -162,7 +162,7 @@ def test_a_template_that_cannot_be_traced(stage, monkeypatch, retire):
     monkeypatch.setattr(executor, "all_underlying", lambda _: Underlying(frozenset(), traced=False))
     outcomes = stage.apply(retire)
     if retire is Retire.DELETE:
-        assert "cannot be traced" in failed(outcomes)
+        assert "is stored on a block device whose own storage cannot be traced" in failed(outcomes)
         assert stage.images() == {stage.original().name}
     else:
         assert status(outcomes) is Status.CONVERTED

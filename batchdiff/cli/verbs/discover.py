@@ -140,7 +140,7 @@ def _print_events(console: Console, found: Discovery, *, can_share: bool) -> Non
 def _check_output(path: str) -> None:
     """Check, before images are read, that manifests can be written to a path and would replace nothing.
 
-    :raises UsageError: a file exists there, its suffix is wrong, or its folder does not exist or may not be entered.
+    :raises UsageError: a file exists there, its suffix is wrong, or its folder is missing or closed to this user.
     """
     if os.path.isdir(path):
         return
