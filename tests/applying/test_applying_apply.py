@@ -40,6 +40,15 @@ def test_chosen_guests():
     assert "web01, web02, web03" in caught.value.remedy
 
 
+@pytest.mark.parametrize("suffix", [ASIDE, DELETING])
+def test_an_overlay_in_its_originals_place_is_not_what_apply_would_delete(tmp_path, monkeypatch, suffix):
+    stage = Stage(tmp_path, monkeypatch, place="same")
+    stage.apply(Retire.QUARANTINE)
+    stage.original(suffix=ASIDE).rename(stage.original(suffix=suffix))
+    found = originals_to_delete(stage.plan, ApplyOptions(Retire.DELETE), stage.history)
+    assert [path for path, _ in found] == [str(stage.original(suffix=suffix))]
+
+
 @pytest.mark.parametrize("retire", Retire)
 def test_originals_that_an_apply_would_delete(stage, retire):
     """Wherever they are: under their own names, in quarantine, or set aside by an apply that died."""
