@@ -18,10 +18,15 @@ from batchdiff.errors import DefinitionError, ProgramError
 from batchdiff.frozen import frozen
 from batchdiff.linux.call_failures import AGAIN
 
-_REMEDIES = {
-    NOT_WRITTEN: "Run `batchdiff apply` first.",
-    RESTORING: "Run `batchdiff restore` again first.",
+_REMEDIES = {RESTORING: "`batchdiff restore` again", NOT_WRITTEN: "`batchdiff apply`"}
+"""What must be run first, by the reason to wait."""
+
+_TO_SHUT_DOWN = {
+    "paused": ("resume", "shutdown"),
+    "pmsuspended": ("dompmwakeup", "shutdown"),
+    "crashed": ("destroy",),
 }
+"""The commands of virsh that shut a VM down, by its state: one that does not run cannot react to a shutdown."""
 
 
 @frozen
@@ -114,8 +119,8 @@ class Definer:
         name = change.domain.name
         what = f"the definition of {name} was not changed"
         if change.waiting:
-            remedies = dict.fromkeys(_REMEDIES.get(use.waiting, "") for use in change.uses)
-            remedy = " ".join(filter(None, remedies))
+            states = {use.waiting for use in change.uses}
+            remedy = f"Run {' and '.join(what for state, what in _REMEDIES.items() if state in states)} first."
             raise DefinitionError(what, why="; ".join(change.waiting), remedy=remedy)
         if change.by_hand:
             by_hand = "Change it by hand, as `batchdiff definitions` shows."
@@ -131,5 +136,7 @@ class Definer:
 
     def _require_off(self, name: str, what: str) -> None:
         if (state := self.libvirt.state(name)) != OFF:
-            remedy = f"Shut it down: `{self.libvirt.command('shutdown', '--domain', name)}`."
+            verbs = _TO_SHUT_DOWN.get(state, ("shutdown",))
+            commands = " && ".join(self.libvirt.command(verb, "--domain", name) for verb in verbs)
+            remedy = f"Shut it down: `{commands}`."
             raise DefinitionError(what, why=f"its VM is {state}", remedy=remedy)

@@ -99,7 +99,7 @@ def test_an_encrypted_template(tmp_path, template, retire):
     fleet = Fleet(tmp_path, template, ["raw", "luks"])
     said = fleet.convert(retire)
     option = {"luks": "backing.key-secret=SECRET", "qcow2": "backing.encrypt.key-secret=SECRET"}[template]
-    assert f"give the VM the template's secret (QEMU: {option};" in said.stderr
+    assert f"the template is encrypted: give the VM its secret (QEMU: {option};" in said.stderr
     for kind in ("raw", "luks"):
         fleet.assert_overlay(kind)
     fleet.run("verify", PLAN)

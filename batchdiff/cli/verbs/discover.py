@@ -21,6 +21,7 @@ from batchdiff.image_source import ImageFormat
 from batchdiff.linux.call_failures import reason
 from batchdiff.linux.device_names import image_path
 from batchdiff.linux.machine import usable_cpus
+from batchdiff.linux.permissions import Deed, lacking_access
 from batchdiff.linux.reflinks import why_not_shared
 from batchdiff.manifest.file import read_manifest
 from batchdiff.plan.sidecar import sidecar_path
@@ -139,7 +140,7 @@ def _print_events(console: Console, found: Discovery, *, can_share: bool) -> Non
 def _check_output(path: str) -> None:
     """Check, before images are read, that manifests can be written to a path and would replace nothing.
 
-    :raises UsageError: a file exists there, its suffix is wrong, or its folder does not exist.
+    :raises UsageError: a file exists there, its suffix is wrong, or its folder is missing or closed to this user.
     """
     if os.path.isdir(path):
         return
@@ -158,6 +159,8 @@ def _check_output(path: str) -> None:
         why, remedy = f"there is no folder {folder}", "Create it first."
         if os.path.exists(folder):
             why, remedy = f"{folder} is not a folder", "Name a file in another folder."
+        elif closed := lacking_access(Deed.READ, folder):
+            why, remedy = closed, "Name a file in another folder."
         raise UsageError(f"cannot write to {path}", why=why, remedy=remedy)
 
 

@@ -52,6 +52,7 @@ class Checkpoint:
             return []
         except (OSError, ValueError) as error:
             self._give_up(error)
+            self.close()  # it may not be ours, so discard() must not remove it
             return []
         if records[:1] == [Binding(binding)]:
             self._pending = []
@@ -88,9 +89,9 @@ class Checkpoint:
             self._give_up(error)
 
     def _give_up(self, error: OSError | ValueError) -> None:
+        """Write no more results; the file stays open, and so can be discarded."""
         self._usable = False
         is_begun = self._file is not None and self._file.end > 0
-        self.close()
         why = f"{self.path} cannot be used: {error}"
         if isinstance(error, OSError):
             deed = Deed.WRITE if os.path.lexists(self.path) else Deed.CREATE

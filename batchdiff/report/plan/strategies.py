@@ -133,5 +133,5 @@ def sharing_next(facts: PlanFacts) -> Iterator[str]:
         yield (
             f"Another {format_size(left_out)} is equal to the template's data but cannot be shared: in"
             f" {'the' if len(guests) == 1 else 'a'} guest or in the template, that data is compressed or"
-            " encrypted, or at unaligned offsets."
+            " encrypted, at unaligned offsets, or on another filesystem."
         )

@@ -412,6 +412,24 @@ def test_a_full_disk(plan, monkeypatch):
     assert len(loaded(plan)) == 1
 
 
+@pytest.mark.parametrize("earlier", [[], [result(1)]])
+def test_what_a_full_disk_left_is_discarded(plan, partial, monkeypatch, earlier):
+    checkpoint = opened(plan, Told())
+    checkpoint.load("b")
+    for each in earlier:
+        checkpoint.add(each)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    checkpoint.add(result(2))
+    assert partial.exists()
+    assert not checkpoint.is_kept
+    checkpoint.discard()
+    assert not partial.exists()
+
+
 def test_a_disk_that_is_full_from_the_start(plan, monkeypatch):
     told = Told()
     checkpoint = opened(plan, told)
