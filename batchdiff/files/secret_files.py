@@ -99,7 +99,7 @@ def readable_secret(path: str) -> ReadableSecret:
                 f"cannot read the secret file {path}",
                 why=why,
                 remedy="Make the secret readable at that path; a symbolic link will do. Before the first apply,"
-                " you can also name another file as `secret_file` in the manifest and plan again.",
+                " you can also name another file as `secret_file` in the manifest, and make a new plan.",
             )
         if not is_descriptor(path):
             return ReadableSecret(path)
