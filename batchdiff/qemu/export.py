@@ -40,7 +40,7 @@ _WAIT = 120.0
 """The longest wait in seconds for an answer, for example to one read of at most 256 KiB from a busy disk."""
 
 _WAIT_FOR_KEYS = 600.0
-"""The longest wait if a key slot must be opened first; on an idle CPU that takes half a minute at most."""
+"""The longest wait if a key slot must be opened first; for the most rounds, an idle CPU takes a few minutes."""
 
 _GOODBYE = 5.0
 """Seconds to wait for the last words of a server that has closed the connection."""
