@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from batchdiff.errors import SecretError
 from batchdiff.files.filenames import shell_word
-from batchdiff.files.secret_files import ends_with_line_break, is_descriptor, readable_secret
 from batchdiff.image_source import ImageSource
 from batchdiff.qemu.programs import CompletedProgram
+from batchdiff.qemu.secret_files import ends_with_line_break, is_descriptor, readable_secret
 from batchdiff.units import few
 
 _NO_KEY_FITS, _NO_TEXT = "Invalid password", "is not valid UTF-8"
