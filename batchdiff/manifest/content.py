@@ -275,7 +275,6 @@ def _entry(
     if options.encryption is not None:
         encryption = options.encryption._replace(secret_file=secrets[options.encryption.secret_file])
         options = replace(options, encryption=encryption)
-    origin = None if done is None else done.origin
     source = guest.source if isinstance(guest, GoneGuest) else guest.image.source
     written = "" if isinstance(guest, GoneGuest) else guest.place.named
     return GuestEntry(
@@ -283,12 +282,13 @@ def _entry(
         source,
         overlay_path,
         options,
-        origin,
+        None if done is None else done.origin,
         written,
         _objection(guest),
         settled.rethin,
         guest.written.image.pattern,
         strategy=guest.written.strategy,
+        overlay_key=guest.written.overlay_key,
     )
 
 

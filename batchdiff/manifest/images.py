@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from batchdiff.files.filenames import shell_word, unfit, why_unfit
 from batchdiff.files.identity import Identity
-from batchdiff.files.secret_files import is_descriptor, mode_for_others, why_unusable_as_secret
 from batchdiff.image_source import MAX_CHAIN, ImageFormat, ImageSource
 from batchdiff.manifest.paths import Place, locate_folders, locate_image, missing_format, resolve_folder
 from batchdiff.manifest.text.problems import Problems, YamlPath, show_path
+from batchdiff.qemu.secret_files import is_descriptor, mode_for_others, why_unusable_as_secret
 from batchdiff.quoting import show
 
 if TYPE_CHECKING:

@@ -137,6 +137,18 @@ def test_a_wrong_secret_from_a_descriptor():
     assert error.remedy == "Pass the right secret by descriptor."
 
 
+@pytest.mark.parametrize("left", [None, b""])
+def test_a_wrong_secret_that_is_gone_meanwhile(tmp_path, left):
+    """The failure of QEMU is reported, with advice on the other files."""
+    gone, longer = tmp_path / "gone", encrypted.secret_file(tmp_path / "longer", "x\n")
+    if left is not None:
+        gone.write_bytes(left)
+    error = wrong_secret("Invalid password", {"/a.luks": str(gone), "/b.luks": str(longer)})
+    assert error is not None
+    assert f"no key slot opens with the secret in one of {gone}" in error.why
+    assert error.remedy.endswith(f"`truncate -s -1 {longer}` removes it.")
+
+
 @pytest.mark.parametrize("kind", ["luks", "qcow2"])
 def test_a_line_break_that_is_too_much(tmp_path, raw, secret, kind):
     path = encrypted.convert(raw, tmp_path / "image", kind, secret)

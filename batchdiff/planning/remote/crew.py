@@ -192,4 +192,9 @@ def _failure(question: _Question, error: BaseException) -> str:
     """Return why a worker that failed to answer is refused."""
     if question is _Question.VERSION and isinstance(error, ImportError):
         return f"it cannot import batchdiff ({error}); install the same version there as on the planner's host"
-    return f"it failed when asked about {question.value}: {error!r}"
+    words = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        # Not examined any further: the file is the worker's.
+        words = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    shown = f" ({words})" if words else ""
+    return f"it failed when asked about {question.value}{shown}; see its log for the cause"

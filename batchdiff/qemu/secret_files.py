@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 from batchdiff.errors import SecretError
 from batchdiff.files.read_write import write_all
+from batchdiff.linux.call_failures import reason
+from batchdiff.linux.permissions import Deed
 from batchdiff.units import MIB, format_size
 
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/[0-9]+")
@@ -57,7 +59,7 @@ def why_unusable_as_secret(path: str) -> str:
         if is_descriptor(path) and isinstance(error, FileNotFoundError):
             number = path.rpartition("/")[2]
             return f"that descriptor is not open; open it in the shell, as in `batchdiff ... {number}< FILE`"
-        return error.strerror or str(error)
+        return _why_unreadable(error, path)
     if stat.S_ISFIFO(status.st_mode) and is_descriptor(path):
         # A process that also has the writing end of a pipe open would wait forever for the pipe to end.
         mode = fcntl.fcntl(int(path.rpartition("/")[2]), fcntl.F_GETFL) & os.O_ACCMODE
@@ -67,6 +69,10 @@ def why_unusable_as_secret(path: str) -> str:
     if status.st_size == 0:
         return "it is empty"
     return "" if status.st_size <= _LARGEST else f"it is larger than {format_size(_LARGEST)}"
+
+
+def _why_unreadable(error: OSError, path: str) -> str:
+    return reason(error, Deed.READ, path) if isinstance(error, PermissionError) else error.strerror or str(error)
 
 
 def mode_for_others(path: str) -> str:
@@ -117,7 +123,7 @@ def _in_memory(path: str) -> int:
         with open(path, "rb") as file:
             secret = file.read(_LARGEST + 1)
     except OSError as error:
-        raise SecretError(f"cannot read the secret from {path}", why=error.strerror or str(error)) from error
+        raise SecretError(f"cannot read the secret from {path}", why=_why_unreadable(error, path)) from error
     if not 0 < len(secret) <= _LARGEST:
         too_large = f"it is larger than {format_size(_LARGEST)}"
         why = too_large if secret else "it is empty; only one command can read a pipe"
