@@ -122,7 +122,7 @@ def test_cut_at_every_byte(plan_path):
 
 def test_only_one_at_a_time(plan_path):
     journal = Journal(plan_path, CHECKSUM)
-    with pytest.raises(PlanError, match="another apply"):
+    with pytest.raises(PlanError, match="another batchdiff command"):
         Journal(plan_path, CHECKSUM)
     journal.close()
     Journal(plan_path, CHECKSUM).close()
@@ -135,7 +135,7 @@ def test_the_lock_goes_with_its_process(plan_path):
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(PlanError, match="another apply"):
+        with pytest.raises(PlanError, match="another batchdiff command"):
             Journal(plan_path, CHECKSUM)
         holder.kill()
     Journal(plan_path, CHECKSUM).close()
