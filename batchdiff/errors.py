@@ -70,7 +70,7 @@ def _rebuild(kind: type[BatchdiffError], what: str, why: str, remedy: str) -> Ba
 
 
 class GuestError(BatchdiffError):
-    """One guest was refused or failed; the other guests continue."""
+    """A guest was refused or failed, and the others continue; or the system lets the command do no more."""
 
     exit_code = 1
 
@@ -86,7 +86,7 @@ class UsageError(BatchdiffError):
 
 
 class DefinitionError(BatchdiffError):
-    """The definition of a VM cannot be read, or must not be changed now."""
+    """A definition of a VM, pool or storage cannot be used or saved, or a VM's must not be changed now."""
 
     exit_code = 2
 

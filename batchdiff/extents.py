@@ -140,7 +140,7 @@ def fold(extents: Extents, factor: int) -> Extents:
 
 
 def _bits(factor: int) -> int:
-    """Return the number of bits to shift by, which takes a seventh of the time that a division takes."""
+    """Return the number of bits to shift by: a shift takes a seventh of the time that a division takes."""
     return factor.bit_length() - 1
 
 

@@ -83,4 +83,4 @@ def samples_of(disk: Disk, most: int) -> Samples:
             break
     hashes = disk[chosen] ^ (chosen.astype(np.uint64) << np.uint64(40))
     stored = np.full(len(chosen), SAMPLE)
-    return Samples(level, chosen, hashes, stored, len(chosen), len(chosen) * SAMPLE)
+    return Samples(level, chosen, hashes, stored)

@@ -15,9 +15,8 @@ from typing import Any, get_args, get_type_hints
 
 from batchdiff.choices import Retire, Strategy, Verdict
 from batchdiff.files.fingerprint import Fingerprint
-from batchdiff.image.open import MAX_CHAIN
 from batchdiff.image.storage.exactness import Exactness
-from batchdiff.image_source import ImageFormat
+from batchdiff.image_source import MAX_CHAIN, ImageFormat
 from batchdiff.plan.document import ENCRYPTED
 from batchdiff.plan.overlay_options import (
     AUTO,

@@ -124,7 +124,11 @@ def originals_to_delete(plan: Plan, options: ApplyOptions, history: History) -> 
         if isinstance(guest, GuestToConvert) and not (done or guest.is_on_device or guest.name in back):
             names = original_names(guest.source.path)
             size = guest.diff.savings.allocated_bytes
-            there = [path for path in (names.own, names.quarantine, names.deleting) if os.path.lexists(path)]
+            aside = names.quarantine, names.deleting
+            # An overlay that replaced its original has the original's own name.
+            is_replaced = guest.overlay_path == names.own and state is not None and state.published
+            places = (*aside, names.own) if is_replaced else (names.own, *aside)
+            there = [path for path in places if os.path.lexists(path)]
             found += [(path, size) for path in there[:1]]
     return found
 
@@ -204,7 +208,7 @@ def _check_not_the_template(guest: GuestToConvert, template: Image, under: Under
     if risk is TemplateRisk.UNTRACED:
         raise UsageError(
             f"the original of {guest.name} must not be deleted",
-            why=f"the template {template.path} is a block device whose storage cannot be traced, so it may be"
-            " stored in this original",
+            why=f"the template {template.path} is stored on a block device whose own storage cannot be traced, so"
+            " it may be stored in this original",
             remedy="Use `--retire quarantine` or `--retire keep`.",
         )

@@ -41,7 +41,7 @@ from batchdiff.applying.guests.guest_files import (
     original_is,
 )
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
-from batchdiff.applying.guests.whole_originals import original_too, without_planning_advice
+from batchdiff.applying.guests.whole_originals import original_too
 from batchdiff.applying.journal.records import GuestState, History
 from batchdiff.applying.results.finding import Finding, Health
 from batchdiff.applying.session.stop import Stop
@@ -158,7 +158,7 @@ def _guest(  # noqa: PLR0913, PLR0917  # what one thread is given
     except VerificationError as error:
         return _failed(error, guest, history)
     except BatchdiffError as error:
-        return Finding(guest.name, path, Health.UNKNOWN, str(without_planning_advice(error)))
+        return Finding(guest.name, path, Health.UNKNOWN, str(error))
     except OSError as error:
         return Finding(guest.name, path, Health.UNKNOWN, ". ".join(explain(error)))
 

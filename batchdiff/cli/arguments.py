@@ -65,7 +65,9 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         # argparse treats the value of an unknown option as an argument, and then reports an extra argument, such
         # as the plan. Blame only the options, if there are any.
         wrong = [word for word in unknown if word.startswith("-")] or unknown
-        main.error(f"unrecognized arguments: {' '.join(wrong)}{''.join(hints)}")
+        # Two hints after each other become one question.
+        meant = "".join(hints).replace("?; did you mean ", " and ")
+        main.error(f"unrecognized arguments: {' '.join(wrong)}{meant}")
     return arguments
 
 

@@ -42,7 +42,8 @@ def deletion(
     """Return the question to ask before originals are deleted.
 
     ``originals``: their paths, and bytes on disk. ``condition``: what follows "will be deleted", with the
-    blank or comma before it. ``doubts``: why some of them may be kept, by path.
+    blank or comma before it. ``remains``: what remains afterwards, as the end of a sentence. ``otherwise``: the
+    alternative, in a sentence. ``doubts``: why some of the originals may be kept, by path.
     """
     count = count_of(len(originals), "original")
     much = format_size(sum(size for _, size in originals))

@@ -15,11 +15,13 @@ from collections.abc import Iterable, Iterator
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.choices import Verdict
 from batchdiff.cli.console import Console
+from batchdiff.definitions.guest_disks import encrypted_images
 from batchdiff.files.filenames import as_argument, shell_line
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.managers.proxmox import is_of_proxmox
 from batchdiff.plan.plan import GuestPlan, Plan
 from batchdiff.qemu.image_options import decryption, dotted
+from batchdiff.units import few
 
 _MOST_CHANGES = 3
 """The maximum number of guests whose definitions are listed on a terminal, below the table of all guests."""
@@ -66,21 +68,25 @@ def print_step_to_overlays(
 def print_definitions_step(
     console: Console, arguments: argparse.Namespace, guests: Iterable[GuestPlan], image: str
 ) -> None:
-    """Print the command that shows, or makes, the changes in the definitions of some guests' VMs.
+    """Print the commands that show, or make, the changes in the definitions of some guests' VMs.
 
-    ``arguments``: those of apply or restore. ``image``: the kind of image that the definitions must name.
+    VMs of Proxmox VE and those of libvirt have a command each. ``arguments``: those of apply or restore.
+    ``image``: the kind of image that the definitions must name.
     """
-    chosen = list(guests)
     options = ["--connect", arguments.connect] if arguments.connect else []
     moves = [word for move in getattr(arguments, "moves", None) or () for word in ("--map", move)]
-    command = definitions_command(arguments.plan, chosen, moves=moves, options=options)
-    what = (
-        f"VM's definition must name the {image}"
-        if len(chosen) == 1
-        else f"VMs' definitions must name the {image}s"
-    )
-    text = f"The {what}: `{command}` shows what must change"
-    console.say(f"{text}." if is_on_proxmox(chosen) else f"{text}; add --define to make the changes.")
+    of_proxmox: list[GuestPlan] = []
+    others: list[GuestPlan] = []
+    for guest in guests:
+        (of_proxmox if is_on_proxmox([guest]) else others).append(guest)
+    for chosen, where in ((of_proxmox, "In Proxmox VE, the"), (others, "In libvirt, the")):
+        if chosen:
+            command = definitions_command(arguments.plan, chosen, moves=moves, options=options)
+            one = len(chosen) == 1
+            what = f"VM's definition must name the {image}" if one else f"VMs' definitions must name the {image}s"
+            the = where if of_proxmox and others else "The"
+            end = "." if chosen is of_proxmox else "; add --define to make the changes."
+            console.say(f"{the} {what}: `{command}` shows what must change{end}")
 
 
 def definitions_command(
@@ -134,7 +140,7 @@ def _definition(guest: GuestPlan, plan_path: str) -> Iterator[str]:
     elif guest.overlay_path != file:
         yield f"change the VM's definition: {before} -> {guest.overlay_path} ({form})"
     elif kind == form:
-        yield f"the VM's definition stays as it is: {named} ({form})"
+        yield f"the VM's definition keeps its path and format: {named} ({form})"
     else:
         yield f"change the VM's definition: the format of {named}, {kind} -> {form}"
     if guest.options.data_file is not None:
@@ -157,7 +163,10 @@ def _secrets(guest: GuestPlan, template: ImageSource) -> Iterator[str]:
     ids = {each.secret_file: "SECRET" for each in overlay.backing if each.secret_file is not None}
     options = [each for each in dotted(decryption(overlay, ids)) if each.endswith("=SECRET")]
     if options:
+        below = encrypted_images(template, "the template")
+        are, secrets = ("is", "its secret") if len(below) == 1 else ("are", "their secrets")
+        too = "" if chosen is None else ", too"
         yield (
-            f"the template is encrypted: give the VM the template's secret, too (QEMU: {', '.join(options)};"
+            f"{few(below)} {are} encrypted: give the VM {secrets}{too} (QEMU: {', '.join(options)};"
             " libvirt: <encryption> in the disk's <backingStore>)"
         )

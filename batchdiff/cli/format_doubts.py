@@ -73,7 +73,7 @@ def _doubt(declared: ImageFormat, found: ImageFormat | None) -> str:
         return ""
     if declared is ImageFormat.RAW and found is ImageFormat.LUKS:
         return (
-            "is declared raw, but starts like a luks image. That is right if the guest's OS encrypts its whole"
+            "is declared raw, but starts like a luks image. That is right if the VM's OS encrypts its whole"
             " disk; if QEMU encrypts it, write `format: luks` and `secret_file: PATH` in the manifest"
         )
     if declared is ImageFormat.RAW:

@@ -26,7 +26,7 @@ def history_of(
     history = mapped_history(read_history(arguments.plan, plan.checksum), path_map)
     found = recover_unrecorded(plan, history, path_map)
     if found:
-        lacks = "lacks its last lines" if history.times else "is missing or empty"
+        lacks = "lacks its last lines" if history.times else "is missing, or has no record of this plan"
         console.warn(_RECOVERED.format(path=f"{arguments.plan}.journal", lacks=lacks, guests=few(found)))
     history.states.update(found)
     return history

@@ -65,7 +65,7 @@ def run(argv: list[str]) -> int:
         console.error(error)
         code = error.exit_code
     except KeyboardInterrupt:
-        console.warn("interrupted; no partial files were left. Run the same command again to continue")
+        console.warn("interrupted; run the same command again")
         code = EXIT_INTERRUPTED
     except Exception as error:
         code = _unexpected(console, error, argv, arguments)

@@ -32,5 +32,5 @@ def with_moved_paths(console: Console, plan: Plan, arguments: argparse.Namespace
     has_overlays = any(guest.strategy is Strategy.OVERLAY for guest in found.guests)
     if has_overlays and not os.path.lexists(template):
         hint = "If the images were moved, add `--map OLD=NEW`; see docs/moving.md"
-        console.warn(f"warning: the template {template} does not exist. {hint}")
+        console.warn(f"warning: the template {template} cannot be found. {hint}")
     return found, path_map

@@ -82,7 +82,7 @@ class Announcer:
             self.unheard.append(error)
 
     def report_without_result(self, outcomes: list[GuestOutcome]) -> None:
-        """Report what waits for the command's result, if that will not come and a new run would not repeat it."""
+        """Report failures and remarks that only the result would have had, because it will not be printed."""
         if not self.console.is_one_terminal:
             return  # it has been reported
         try:
@@ -200,6 +200,7 @@ def in_domains(arguments: argparse.Namespace) -> dict[str, str]:
 
     libvirt is asked only if an option refers to it; otherwise a command neither needs it nor waits for it.
 
+    :raises DefinitionError: libvirt returned something other than a definition.
     :raises ProgramError: libvirt cannot be queried.
     """
     if arguments.connect is None and not getattr(arguments, "define", False):

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP while a command works on images: the first asks it to stop, the second kills it."""
+"""Ctrl-C, SIGTERM and SIGHUP while a command works on images: one asks it to stop, the next kills it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from batchdiff.signals import HELD
 def stopping() -> Iterator[Stop]:
     """Yield a :class:`Stop`, through which the first signal inside the block asks the command to stop.
 
-    The second signal ends the process at once, as a power cut would; the next run cleans up after it.
+    Another signal, unless it is SIGHUP, ends the process at once, as a power cut would; the next run cleans up
+    after it.
     """
     stop = Stop()
 

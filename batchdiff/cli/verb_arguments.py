@@ -64,7 +64,7 @@ def _plan(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--detailed-exitcode",
         action="store_true",
-        help="exit with code 10 if there is anything to convert or share",
+        help="exit with code 10 if there is anything to convert or share, and no guest is refused",
     )
     _add_connect(verb, _REFUSE_ACTIVE)
     _add_manners(verb)

@@ -18,10 +18,15 @@ from batchdiff.errors import DefinitionError, ProgramError
 from batchdiff.frozen import frozen
 from batchdiff.linux.call_failures import AGAIN
 
-_REMEDIES = {
-    NOT_WRITTEN: "Run `batchdiff apply` first.",
-    RESTORING: "Run `batchdiff restore` again first.",
+_REMEDIES = {RESTORING: "`batchdiff restore` again", NOT_WRITTEN: "`batchdiff apply`"}
+"""What must be run first, by the reason to wait."""
+
+_TO_SHUT_DOWN = {
+    "paused": ("resume", "shutdown"),
+    "pmsuspended": ("dompmwakeup", "shutdown"),
+    "crashed": ("destroy",),
 }
+"""The commands of virsh that shut a VM down, by its state: one that does not run cannot react to a shutdown."""
 
 
 @frozen
@@ -60,7 +65,7 @@ class Definer:
         """Define a domain as it was before the last change; return whether there was anything to do.
 
         :raises DefinitionError: its VM is on, libvirt keeps a snapshot, a checkpoint or saved memory of it, its
-            definition has changed since, or one of its images is missing or has another format.
+            definition has changed since, or may have, or one of its images is missing or has another format.
         :raises ProgramError: libvirt refuses the change.
         """
         last = saved.latest(self.folder, name)
@@ -71,7 +76,9 @@ class Definer:
         if now.document != last.after:
             command = self.libvirt.command("define", "--file", last.path)
             by_hand = f"To bring back the former definition, run `{command}`."
-            raise DefinitionError(what, why="it has been modified since batchdiff changed it", remedy=by_hand)
+            since = "has been modified since batchdiff changed it"
+            why = f"it {since}" if last.after is not None else f"it is not known whether it {since}"
+            raise DefinitionError(what, why=why, remedy=by_hand)
         self._require_off(name, what)
         self._require_consistent(name, what)
         disks = parse_domain(last.before, last.path).disks
@@ -112,8 +119,8 @@ class Definer:
         name = change.domain.name
         what = f"the definition of {name} was not changed"
         if change.waiting:
-            remedies = dict.fromkeys(_REMEDIES.get(use.waiting, "") for use in change.uses)
-            remedy = " ".join(filter(None, remedies))
+            states = {use.waiting for use in change.uses}
+            remedy = f"Run {' and '.join(what for state, what in _REMEDIES.items() if state in states)} first."
             raise DefinitionError(what, why="; ".join(change.waiting), remedy=remedy)
         if change.by_hand:
             by_hand = "Change it by hand, as `batchdiff definitions` shows."
@@ -129,5 +136,7 @@ class Definer:
 
     def _require_off(self, name: str, what: str) -> None:
         if (state := self.libvirt.state(name)) != OFF:
-            remedy = f"Shut it down: `{self.libvirt.command('shutdown', '--domain', name)}`."
+            verbs = _TO_SHUT_DOWN.get(state, ("shutdown",))
+            commands = " && ".join(self.libvirt.command(verb, "--domain", name) for verb in verbs)
+            remedy = f"Shut it down: `{commands}`."
             raise DefinitionError(what, why=f"its VM is {state}", remedy=remedy)

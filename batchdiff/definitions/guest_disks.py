@@ -11,6 +11,7 @@ from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.managers.proxmox import place_of
 from batchdiff.plan.overlay_options import backing_name
 from batchdiff.plan.plan import GuestToConvert, Plan
+from batchdiff.units import few
 
 RESTORING = "its restore has not finished"
 
@@ -64,22 +65,24 @@ def _secrets(guest: GuestToConvert, plan: Plan, *, is_back: bool) -> str:
 
     ``is_back``: whether the VM goes back from the overlay to the original.
     """
-    original = ["the original"] if _is_encrypted(guest.source) else []
+    original = encrypted_images(guest.source, "the original")
     overlay = ["its overlay"] if guest.options.encryption is not None else []
-    overlay += ["the template"] if _is_encrypted(plan.template.source) else []
+    overlay += encrypted_images(plan.template.source, "the template")
     before, after = (overlay, original) if is_back else (original, overlay)
     if after:
         are, secrets = ("is", "a secret") if len(after) == 1 else ("are", "their secrets")
-        return f"{' and '.join(after)} {are} encrypted, so the VM's definition needs {secrets}"
+        return f"{few(after)} {are} encrypted, so the VM's definition needs {secrets}"
     if before:
         what = "the restored image" if is_back else "its overlay"
         secrets = "the secret" if len(before) == 1 else "the secrets"
-        return f"{what} is not encrypted, unlike {' and '.join(before)}: remove {secrets} from the VM's definition"
+        return f"{what} is not encrypted, unlike {few(before)}: remove {secrets} from the VM's definition"
     return ""
 
 
-def _is_encrypted(source: ImageSource) -> bool:
-    return any(each.secret_file is not None for each in (source, *source.backing))
+def encrypted_images(source: ImageSource, what: str) -> list[str]:
+    """Return the encrypted images of a chain, in words. ``what``: the words for the topmost one."""
+    own = [] if source.secret_file is None else [what]
+    return own + [f"the backing file {each.path}" for each in source.backing if each.secret_file is not None]
 
 
 def _driver_type(image_format: ImageFormat) -> str:

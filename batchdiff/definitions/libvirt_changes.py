@@ -38,7 +38,7 @@ class DomainChange:
 
     @property
     def where(self) -> str:
-        """The source of the definition: a file, or ``the domain NAME``."""
+        """The source of the definition, as in :class:`Domain`."""
         return self.domain.where
 
     @property

@@ -20,6 +20,7 @@ from batchdiff.definitions.proxmox_storage import Storage, path_of_volume, volum
 from batchdiff.definitions.uses import NOT_WRITTEN, GuestUse
 from batchdiff.files.filenames import shell_line
 from batchdiff.frozen import frozen
+from batchdiff.image_source import ImageFormat
 from batchdiff.units import few
 
 _RUN_FOLDER = "/var/run/qemu-server"
@@ -138,7 +139,7 @@ def _change(
         for (drive, guest), use in zip(guests, uses, strict=True):
             if use.is_right:
                 continue
-            obstacles += _of_users(config, drive, users[guest.guest], guest.guest)
+            obstacles += _of_users(config, drive, users[guest.guest], use)
             volume = volume_for(use.image, storages, now=drive.volume)
             obstacles += _of_sections(config, drive, guest, volume, storages)
     return VmChange(config, document, tuple(uses), tuple(commands), tuple(obstacles), tuple(notes))
@@ -168,13 +169,16 @@ def _of_vm(config: VmConfig, run_folder: str) -> Iterator[str]:
         )
 
 
-def _of_users(config: VmConfig, drive: ConfigDrive, users: Sequence[str], guest: str) -> Iterator[str]:
-    """Yield why a guest must not be used as this drive. ``users``: all drives that use the guest."""
+def _of_users(config: VmConfig, drive: ConfigDrive, users: Sequence[str], use: GuestUse) -> Iterator[str]:
+    """Yield why an image must not be used as this drive. ``users``: all drives that use its guest."""
     if len(users) > 1:
         others = ", ".join(user for user in users if user != f"{drive.key} of VM {config.vmid}")
-        yield f"{guest} is also {others}: keep it in only one of these places"
-    if drive.key.startswith("tpmstate"):
-        yield f"{guest} is a TPM state disk, which must be raw: leave it out of the manifest"
+        yield f"{use.guest} is also {others}: keep it in only one of these places"
+    if drive.key.startswith("tpmstate") and use.image.format != ImageFormat.RAW:
+        yield (
+            f"{use.guest} is a TPM state disk, which must be raw: leave it out of the manifest, or restore it if"
+            " it has been converted"
+        )
 
 
 def _of_sections(

@@ -38,7 +38,7 @@ def _content(path: str) -> bytes:
 
 
 def doubts(template: str, disks: Sequence[GuestDisk], host: ProxmoxHost) -> Iterator[str]:
-    """Yield what is wrong with anything but the guests' VMs: the template, a storage, or guests of containers.
+    """Yield what may be wrong besides the guests' VMs: unread configurations, the template, containers, storages.
 
     ``template``: its path.
     """

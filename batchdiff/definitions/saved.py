@@ -17,7 +17,7 @@ from batchdiff.frozen import frozen
 from batchdiff.linux.call_failures import reason
 from batchdiff.linux.permissions import Deed
 
-_READ = "Run the command as the user who ran `definitions --define`, or make the folder readable."
+_READ = "Run the command as the user who used `--define`, or make the folder readable."
 _ROOM = (
     "Make sure that the folder of the plan is writable and that its filesystem has free space, then run the same"
     " command again."

@@ -36,7 +36,7 @@ class Libvirt:
     uri: str = ""
 
     def domains(self) -> list[Domain]:
-        """Return the persistent definitions of all domains, without passwords; each says which connection has it.
+        """Return the persistent definitions of all domains, without passwords, each with the connection's URI.
 
         :raises DefinitionError: what libvirt prints is not a domain.
         :raises ProgramError: libvirt cannot be queried.
@@ -141,7 +141,8 @@ class Libvirt:
 
         :raises ProgramError: libvirt refuses, for example because the pool is not active.
         """
-        remedy = f"Start it with `{self.command('pool-start', '--pool', pool)}`, which also refreshes it."
+        start = self.command("pool-start", "--pool", pool)
+        remedy = f"If the pool is not active, start it with `{start}`, which also refreshes it."
         self._run("pool-refresh", "--pool", pool, what=f"the pool {pool} was not refreshed", remedy=remedy)
 
     def _connect(self) -> list[str]:

@@ -1,11 +1,12 @@
 """The search for images that have a given file in their backing chain.
 
-It runs during planning, and again just before an original is removed::
+It runs during planning, again just before an original or an overlay is removed, and for reports::
 
     folders     those of the file, of the plan or manifest, and of the overlays in the file's own sidecar
     images      every regular file there whose header names a backing file, whatever the image is called, and
                 all guests that are not raw, even on block devices; each with its whole chain
-    matching    by identity, even through links; by path for a name that the file had a moment ago
+    matching    by identity, even through links; by path for a name that the file had a moment ago; by the
+                identifier in the file, if images of other programs record one
 
 Each search reads the disk again, so it finds an image that was created a second ago.
 """

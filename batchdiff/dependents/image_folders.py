@@ -12,14 +12,17 @@ from batchdiff.plan.sidecar import read_sidecar, sidecar_path
 
 
 def folders_of_manifest(manifest: Manifest) -> list[str]:
-    """Return the folders, sorted, of a manifest, its template, and all its guests and overlays, chosen or not."""
+    """Return the folders, sorted, of a manifest, and of its template, guests and overlays, chosen or not.
+
+    Those of backing files, and of the images that the template's sidecar lists, are among them.
+    """
     guests = (*manifest.guests, *manifest.left_out)
     sources = [manifest.template, *(guest.image for guest in guests)]
     return _folders(manifest.path, manifest.template.path, sources, [guest.overlay_path for guest in guests])
 
 
 def folders_of_plan(plan: Plan) -> list[str]:
-    """Return the folders, sorted, of a plan's manifest, its template, and all its guests and overlays."""
+    """Return the folders of a plan's manifest and images, as for :func:`folders_of_manifest`."""
     sources = [plan.template.source, *(guest.source for guest in plan.guests)]
     overlays = [guest.overlay_path for guest in plan.guests]
     return _folders(plan.manifest_path, plan.template.source.path, sources, overlays)

@@ -18,7 +18,7 @@ from batchdiff.discovery.exclusion import Cause, Exclusion
 from batchdiff.discovery.grouping import ChosenTemplate, Grouping, Trait
 from batchdiff.discovery.image_files import FileSearch
 from batchdiff.discovery.sample_index import SampleIndex
-from batchdiff.discovery.sampled_image import Examined, ExistingOverlay, SampledImage
+from batchdiff.discovery.sampled_image import Examined, ExistingOverlay, SampledImage, Sampling
 from batchdiff.discovery.samples import SampleShape
 from batchdiff.discovery.sampling_job import SamplingJob
 from batchdiff.errors import ImageError
@@ -27,6 +27,7 @@ from batchdiff.files.identity import identity_of
 from batchdiff.frozen import frozen
 from batchdiff.image.files import ReadObserver
 from batchdiff.linux.block_stack import underlying
+from batchdiff.linux.device_names import image_path
 from batchdiff.manifest.names import default_overlay
 from batchdiff.plan.sidecar import read_sidecar, sidecar_path
 from batchdiff.planning.scan.workers import run_tasks
@@ -38,7 +39,8 @@ _OUTCOME = "No image was changed, and no manifest was written."
 class Discovery:
     """The result: groups, those that save most first, and the files that were left out, by path.
 
-    ``images``: the number of images whose samples were compared; ``reads``, ``read_bytes``: what these took.
+    ``images``: the number of images whose samples were compared. ``reads``, ``read_bytes``: what was read for
+    samples, including those of images that were then left out.
     ``ignored``: how many files that were found in folders or by globs do not look like images.
     """
 
@@ -70,12 +72,13 @@ def discover(  # noqa: PLR0913  # options by keyword
     raise_descriptor_limit()
     files = tuple(search.files)
     job = SamplingJob(files, shape, observer)
-    by_number: dict[int, Examined] = {}
+    by_number: dict[int, Sampling] = {}
     workers = max(min(jobs, len(files)), 1)
-    for number, examined in run_tasks(job, range(len(files)), workers=workers, outcome=_OUTCOME):
-        by_number[number] = examined
+    for number, sampling in run_tasks(job, range(len(files)), workers=workers, outcome=_OUTCOME):
+        by_number[number] = sampling
         sampled(files[number].path)
-    all_examined = _without_shown_files(_without_parts([by_number[number] for number in range(len(files))]))
+    examined = [by_number[number].examined for number in range(len(files))]
+    all_examined = _without_shown_files(_without_parts(examined))
     backing = {each.backing: each.path for each in all_examined if isinstance(each, ExistingOverlay)}
     images, exclusions = _with_roles(all_examined, backing, _converted(all_examined))
     _check_given(templates, images, [*search.exclusions, *exclusions])
@@ -85,8 +88,8 @@ def discover(  # noqa: PLR0913  # options by keyword
         tuple(groups),
         tuple(sorted([*search.exclusions, *exclusions, *unplaced], key=lambda each: each.path)),
         images=len(images),
-        reads=sum(each.samples.reads for each in images),
-        read_bytes=sum(each.samples.read_bytes for each in images),
+        reads=sum(each.reads for each in by_number.values()),
+        read_bytes=sum(each.read_bytes for each in by_number.values()),
         ignored=search.ignored,
     )
 
@@ -159,7 +162,7 @@ def _with_roles(
         elif not len(each.samples.hashes):
             exclusions.append(Exclusion(each.path, Cause.EMPTY, "it has no data"))
         elif (above := backing.get(each.path)) is not None and not each.not_a_guest:
-            why = f"it is the backing file of {above}, which would be lost with it"
+            why = f"it is the backing file of {above}, which would be lost without it"
             images.append(replace(each, not_a_guest=why))
         elif each.path not in backing and (made := _overlay_of(each.path, below, converted)) is not None:
             overlay, template = made
@@ -192,11 +195,13 @@ def _check_given(
     templates: Collection[str], images: Sequence[SampledImage], exclusions: Sequence[Exclusion]
 ) -> None:
     known = {each.path for each in images}
-    reasons = {each.path: each.reason for each in exclusions}
     for path in templates:
         if path not in known:
-            why = reasons.get(path, "it was not found").rstrip(".")
-            raise ImageError(f"cannot use {path} as the template", why=why, remedy="Name another template.")
+            # A symbolic link that leads to no image is left out under its own name.
+            resolved = {image_path(each.path): each for each in exclusions}
+            found = (resolved | {each.path: each for each in exclusions}).get(path)
+            name, why = (path, "it was not found") if found is None else (found.path, found.reason.rstrip("."))
+            raise ImageError(f"cannot use {name} as the template", why=why, remedy="Name another template.")
 
 
 def _groups(

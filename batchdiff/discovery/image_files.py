@@ -24,6 +24,7 @@ from batchdiff.errors import UsageError
 from batchdiff.files import own_files
 from batchdiff.files.filenames import unfit, why_unfit
 from batchdiff.files.identity import Identity, identity_in
+from batchdiff.image.files import LOOP
 from batchdiff.image.format_marks import looks_like
 from batchdiff.image_source import ImageFormat
 from batchdiff.linux.call_failures import reason
@@ -37,6 +38,8 @@ _BOOT_MARK, _BOOT_MARK_AT = b"\x55\xaa", 510
 
 _NO_DISKS = (".iso",)
 """Suffixes of files that have a boot sector but are not disks of a VM."""
+
+_NARROWER = "Name folders, which are searched with all folders in them, or write narrower patterns."
 
 
 class FileToSample(NamedTuple):
@@ -79,18 +82,20 @@ class FileSearch:
     def add_path(self, path: str) -> None:
         """Add a file, all images in a folder, or all images that a glob matches.
 
-        :raises UsageError: there is no such file.
+        :raises UsageError: there is no such file, or the glob has too many matches.
         """
         if os.path.isdir(path):
             self._add_folder(path)
         elif os.path.lexists(path):
             self.add(FileToSample(path))
         else:
-            matches = sorted(set(islice(glob.iglob(path, recursive=True), MAX_MATCHES)))
+            matches = list(islice(glob.iglob(path, recursive=True), MAX_MATCHES + 1))
             if not matches:
                 what = f"{path} matches no file" if glob.has_magic(path) else f"there is no file {path}"
                 raise UsageError(what, remedy="Name a folder with images, or the images themselves.")
-            for match in matches:
+            if len(matches) > MAX_MATCHES:
+                raise UsageError(f"{path} matches more than {MAX_MATCHES} files", remedy=_NARROWER)
+            for match in sorted(set(matches)):  # ``**`` can yield a name twice
                 if not os.path.isdir(match) and self._is_wanted(match):
                     self.add(FileToSample(match))
 
@@ -141,7 +146,7 @@ class FileSearch:
 def find_files(paths: Iterable[str], more: Iterable[FileToSample] = ()) -> FileSearch:
     """Return the files at some paths, and ``more`` files that definitions name.
 
-    :raises UsageError: there is no file at a path.
+    :raises UsageError: there is no file at a path, or a glob has too many matches.
     """
     search = FileSearch()
     # Files with a declared format come first: that format counts, even if they are found again under another name.
@@ -161,9 +166,9 @@ def _why_not_found(path: str, error: OSError | ValueError) -> str:
     """Return why there is no file at a path, as a clause that follows the path."""
     if not isinstance(error, OSError):
         return str(error)
-    if error.errno == errno.ELOOP:
-        return "it is a symbolic link that leads back to itself"
     is_link = os.path.islink(path)
+    if error.errno == errno.ELOOP:
+        return "it is a symbolic link that leads back to itself" if is_link else LOOP
     if error.errno == errno.ENOENT and is_link:
         return f"it is a symbolic link to {os.path.realpath(path)}, which does not exist"
     if error.errno == errno.ENOENT:

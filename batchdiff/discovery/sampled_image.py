@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from batchdiff.discovery.exclusion import Exclusion
 from batchdiff.discovery.samples import Samples
 from batchdiff.frozen import frozen
@@ -56,3 +58,11 @@ class ExistingOverlay:
 
 
 Examined = SampledImage | ExistingOverlay | Exclusion
+
+
+class Sampling(NamedTuple):
+    """The result for a file, and what was read for its samples, even if they turned out to be of no use."""
+
+    examined: Examined
+    reads: int
+    read_bytes: int

@@ -73,8 +73,14 @@ class Samples(NamedTuple):
     numbers: SampleNumbers
     hashes: Hashes
     stored: SampleNumbers
-    reads: int
-    read_bytes: int
+
+
+class ReadCount:
+    """How many reads were made to take samples, and the bytes of data that they covered."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+        self.read_bytes = 0
 
 
 def most_bytes(path: str, shape: SampleShape) -> int:
@@ -90,8 +96,10 @@ def most_bytes(path: str, shape: SampleShape) -> int:
         os.close(fd)
 
 
-def take_samples(image: Image, shape: SampleShape) -> Samples:
+def take_samples(image: Image, shape: SampleShape, count: ReadCount) -> Samples:
     """Return the samples of an open image; it is read at most once per probe of ``shape``.
+
+    ``count`` is raised at every read, so it is right even if a later one fails.
 
     :raises ImageError: it cannot be read.
     """
@@ -110,12 +118,12 @@ def take_samples(image: Image, shape: SampleShape) -> Samples:
     stored: list[int] = []
     rule = WriteRule(image)
     buffer = ReadBuffer(shape.probe)
-    read_bytes = 0
     for place in places.tolist():
         start = place * shape.probe
         segments = image.segments(start, start + shape.probe)
-        read_bytes += sum(each.end - each.start for each in segments if each.origin is not Origin.ZERO)
         view = buffer.load_segments(image, start, shape.probe, segments)
+        count.reads += 1
+        count.read_bytes += sum(each.end - each.start for each in segments if each.origin is not Origin.ZERO)
         blocks = _stored_blocks(segments, rule, start, shape.probe)
         for number, sample in _nonzero(view, place << shape.probe_bits):
             numbers.append(number)
@@ -127,8 +135,6 @@ def take_samples(image: Image, shape: SampleShape) -> Samples:
         np.array(numbers, dtype=np.int64),
         np.array(hashes, dtype=np.uint64),
         np.array(stored, dtype=np.int64),
-        len(places),
-        read_bytes,
     )
 
 

@@ -9,8 +9,8 @@ from contextlib import closing, contextmanager
 from batchdiff.discovery.exclusion import Cause, Exclusion
 from batchdiff.discovery.image_files import FileToSample
 from batchdiff.discovery.image_format import declared_by_name, format_of
-from batchdiff.discovery.sampled_image import Examined, ExistingOverlay, SampledImage
-from batchdiff.discovery.samples import SampleShape, take_samples
+from batchdiff.discovery.sampled_image import Examined, ExistingOverlay, SampledImage, Sampling
+from batchdiff.discovery.samples import ReadCount, SampleShape, take_samples
 from batchdiff.errors import BatchdiffError, EncryptedError, GuestError, ImageError
 from batchdiff.files.fingerprint import fingerprint_at
 from batchdiff.frozen import frozen
@@ -39,13 +39,14 @@ class SamplingJob:
     observer: ReadObserver | None = None
 
     @contextmanager
-    def begin(self) -> Iterator[Callable[[int], tuple[int, Examined]]]:
+    def begin(self) -> Iterator[Callable[[int], tuple[int, Sampling]]]:
         """Yield the function that samples a file."""
 
-        def sample(number: int) -> tuple[int, Examined]:
-            examined = _examine(self.files[number], self.shape, self.observer)
+        def sample(number: int) -> tuple[int, Sampling]:
+            count = ReadCount()
+            examined = _examine(self.files[number], self.shape, self.observer, count)
             settle(self.observer)
-            return number, examined
+            return number, Sampling(examined, count.reads, count.read_bytes)
 
         yield sample
 
@@ -54,7 +55,7 @@ class SamplingJob:
         return f"sampling {self.files[number].path}"
 
 
-def _examine(file: FileToSample, shape: SampleShape, observer: ReadObserver | None) -> Examined:
+def _examine(file: FileToSample, shape: SampleShape, observer: ReadObserver | None, count: ReadCount) -> Examined:
     form = format_of(file, observer)
     if isinstance(form, Exclusion):
         return form
@@ -66,7 +67,7 @@ def _examine(file: FileToSample, shape: SampleShape, observer: ReadObserver | No
             if backing is not None:
                 return ExistingOverlay(file.path, backing)
         with open_image(source, observer=observer) as image:
-            return _sampled(image, file, shape)
+            return _sampled(image, file, shape, count)
     except EncryptedError:
         why = (
             f"it is encrypted, so its samples cannot be compared: list it in a manifest with `format: {form}` and"
@@ -77,7 +78,7 @@ def _examine(file: FileToSample, shape: SampleShape, observer: ReadObserver | No
         return Exclusion(file.path, Cause.UNREADABLE, str(error))
 
 
-def _sampled(image: Image, file: FileToSample, shape: SampleShape) -> SampledImage | Exclusion:
+def _sampled(image: Image, file: FileToSample, shape: SampleShape, count: ReadCount) -> SampledImage | Exclusion:
     by_content = (
         image.source.format is not ImageFormat.RAW and file.format is None and not declared_by_name(file.path)
     )
@@ -94,7 +95,7 @@ def _sampled(image: Image, file: FileToSample, shape: SampleShape) -> SampledIma
     if in_use and (why := _use(image, Purpose.TEMPLATE, file.domain)):
         return Exclusion(file.path, Cause.IN_USE, why)
     inspect(image)
-    samples = take_samples(image, shape)
+    samples = take_samples(image, shape, count)
     if fingerprint_at(file.path) != before:
         return Exclusion(file.path, Cause.IN_USE, "it changed while it was being read; shut its VM down")
     use = disk_use_of(((layer.fd, layer.path) for layer in image.own_files), kept={})

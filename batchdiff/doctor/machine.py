@@ -1,4 +1,4 @@
-"""Facts about the machine: versions, and how the programs that batchdiff starts are confined."""
+"""Facts about the machine and its QEMU: versions, resources, abilities, and how QEMU's programs are confined."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _FULL_LANDLOCK = 4
 
 
 def machine_facts() -> list[Fact]:
-    """Return facts about batchdiff, Python, the kernel, CPUs, memory and confinement."""
+    """Return facts about batchdiff, Python, the kernel, CPUs, memory, ISA-L, Landlock and limits."""
     memory = available_memory()
     return [
         Fact(MACHINE, "batchdiff", __version__),
@@ -67,7 +67,7 @@ def _how_to_install_isal() -> str:
 
 
 def _limits() -> Fact:
-    """Return the limits that batchdiff sets on QEMU's programs, which every kernel supports."""
+    """Return the limits that batchdiff sets on QEMU's programs; every kernel supports such limits."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     if hard != resource.RLIM_INFINITY and hard < MEMORY:
         effect = f"QEMU may need up to {format_size(MEMORY)} of memory for a large image. Raise `ulimit -v`."

@@ -20,10 +20,7 @@ from batchdiff.quoting import fits_yaml, show, yaml_text
 
 _LONGEST_SHOWN = 1000
 """The longest folder path, in characters, that a remedy quotes; an image's header can contain a longer one."""
-_COPY = (
-    "If you trust the image, copy it into a single file with `qemu-img convert`; otherwise leave it out of the"
-    " manifest."
-)
+_COPY = "If you trust the image, copy it into a single file with `qemu-img convert`; otherwise do without it."
 
 
 def allowed_file(name: str, image: str, folders: tuple[str, ...]) -> str:
@@ -57,7 +54,10 @@ def _allowing(folder: str) -> str:
     if len(folder) > _LONGEST_SHOWN or unfit(folder) or not fits_yaml(folder):
         return _COPY
     added = f"`allow_folders: [{yaml_text(folder)}]`"
-    return f"If you trust the file's folder, add {added} beside `format` in the manifest."
+    return (
+        f"If you trust the file's folder, add {added} beside `format` in the manifest. The data file of an"
+        " overlay that apply has written must be beside the overlay."
+    )
 
 
 def _is_under(path: str, folder: str) -> bool:

@@ -19,6 +19,7 @@ from batchdiff.files.filesystem_id import filesystem_id, filesystem_id_at
 from batchdiff.frozen import frozen
 
 REPLACED = "another file is in its place"
+GONE = "it is gone, or cannot be examined"
 
 
 @frozen(eq=False)
@@ -69,8 +70,13 @@ class Fingerprint:
         """
         return (self.size, self.mtime_ns) != (now.size, now.mtime_ns)
 
-    def changes(self, now: Fingerprint) -> str:
-        """Describe the changes up to a later fingerprint, as clauses; empty if there are none."""
+    def changes(self, now: Fingerprint | None) -> str:
+        """Describe the changes up to a later fingerprint, as clauses; empty if there are none.
+
+        ``now``: as :func:`fingerprint_at` returns it.
+        """
+        if now is None:
+            return GONE
         if not self.is_same_file(now):
             if self.vouches_for_content or now.vouches_for_content:
                 return REPLACED

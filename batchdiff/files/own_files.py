@@ -21,7 +21,7 @@ SIDECAR = ".batchdiff-template.json"
 """The record of a template and its overlays, beside the template."""
 
 CRASH = ".batchdiff-crash"
-"""The traceback of a bug, beside a plan or a manifest."""
+"""The traceback of a bug: beside a plan or a manifest, or in the folder for temporary files."""
 
 _KEPT = 200
 """The most bytes of a file's name that its temporary name keeps."""

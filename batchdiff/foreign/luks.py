@@ -26,11 +26,19 @@ _ACTIVE, _INACTIVE = 0x00AC71F3, 0x0000DEAD
 _LONGEST_KEY = 64
 """Bytes: two keys of AES-256, as XTS needs them. No cipher in QEMU has a longer key."""
 
-_MOST_ITERATIONS = 1 << 27
-"""The most rounds of PBKDF2 that opening an image may take: half a minute on a fast CPU.
+_MOST_ITERATIONS = 1 << 30
+"""The most rounds of PBKDF2 that opening an image may take: four minutes at five million rounds a second.
 
-cryptsetup and QEMU choose so many that creating a slot takes two seconds: ten million on a fast CPU. A header can
-demand 2^32 in each slot, and QEMU tries every slot before it rejects a passphrase.
+By default, cryptsetup and QEMU choose so many that one guess takes two seconds: ten to twenty million on a fast
+CPU. A header can demand 2^32 in each slot, and QEMU tries every slot before it rejects a passphrase.
+"""
+
+LONGEST_ITER_TIME = 30_000
+"""The most milliseconds that one guess at the secret of a new image may take.
+
+QEMU gives the slot as many rounds as the CPU does in that time, and the master key as many as in an eighth of it.
+So a new image is below the limit if the CPU does at most 30 million rounds a second. An AMD EPYC does ten million
+with SHA-256 and a short key.
 """
 
 _LUKS2 = (

@@ -51,8 +51,10 @@ def check_backing(
         if declared is not None:
             raise ImageError(
                 f"cannot use {image.path}",
-                why=f"the manifest declares {declared.path} as its backing file, but its header names none",
-                remedy="Correct the `backing` list in the manifest.",
+                why=f"the manifest or plan declares {declared.path} as its backing file, but its header names"
+                " none",
+                remedy="Correct the `backing` list in the manifest or, if the list is right, restore the image"
+                " from a backup.",
             )
     elif declared is None:
         raise ImageError(
@@ -63,14 +65,14 @@ def check_backing(
     elif not is_one_image(declared.path, named):
         raise ImageError(
             f"cannot use {image.path}",
-            why=f"its header names the backing file {named}, but the manifest declares {declared.path}",
+            why=f"its header names the backing file {named}, but the manifest or plan declares {declared.path}",
             remedy=_correction(image, backing, declared, named),
         )
     elif _contradicts(backing, declared, observer):
         raise ImageError(
             f"cannot use {image.path}",
             why=f"QEMU would not read its backing file {named} as {declared.format}, the format that the manifest"
-            " declares",
+            " or plan declares",
             remedy="Correct the `backing` list in the manifest or, if the list is right, the header:"
             f" {_rebase(image, declared.format, backing.name)}.",
         )
@@ -91,12 +93,12 @@ def _correction(image: ImageSource, backing: Backing, declared: ImageSource, nam
     if not unsafe:
         return (
             f"To use the declared file without changing what a guest sees, run `{shell_line(command)}`."
-            " If the header is right, correct the `backing` list in the manifest."
+            " If the `backing` list in the manifest is wrong, correct that instead."
         )
     return (
         f"If {declared.path} is the same file under a new name, correct the header: `{shell_line(command)}`. QEMU"
         " does not check this, and any other file would damage the guest's data. Otherwise bring back"
-        f" {named}, or correct the `backing` list in the manifest."
+        f" {named} and, if the `backing` list in the manifest is wrong, correct the list."
     )
 
 

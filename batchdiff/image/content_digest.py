@@ -6,9 +6,9 @@
     range of 64 MiB   xxh3-128 of (window number in the range, 8 bytes LE; window digest) for each window
     template          xxh3-128 of (virtual size, 8 bytes LE), then (range number, range digest) for each range
 
-Windows of zeros are left out whether they are holes or data, so a copy of the template in another format, or with
-other holes, has the same digest. The digest detects changes, not forgeries. Its label contains the sizes
-of a range and of a window.
+Windows and ranges of zeros are left out whether they are holes or data, so a copy of the template in another
+format, or with other holes, has the same digest. The digest detects changes, not forgeries. Its label contains the
+sizes of a range and of a window.
 """
 
 from __future__ import annotations

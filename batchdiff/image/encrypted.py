@@ -65,7 +65,9 @@ def _without_secret(source: ImageSource) -> EncryptedError:
     return EncryptedError(
         f"cannot use {source.path}",
         why="it is encrypted",
-        remedy="Write `secret_file: PATH` beside its format in the manifest; PATH is the file with its secret.",
+        # An overlay's secret file is in the plan: no change of the manifest makes one known after apply.
+        remedy="Write `secret_file: PATH` beside its format in the manifest; PATH is the file with its secret. If"
+        " it is an overlay that was encrypted after apply, put a decrypted copy of it in its place.",
     )
 
 

@@ -5,8 +5,8 @@
     header, inspected here -> qemu-nbd, confined -> the runs of data (kept) and their bytes
 
 An export is started once for a process and for the workers that it forks, each of which has its own connections.
-It ends when the last layer that uses it is closed. The list of runs is kept after that, for as long as the
-file does not change.
+It ends when the last layer that uses it is closed, or earlier by :func:`end_exports`. The list of runs is kept
+after that, for as long as the file does not change.
 """
 
 from __future__ import annotations

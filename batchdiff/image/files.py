@@ -15,6 +15,9 @@ from batchdiff.files.memory import scratch
 from batchdiff.linux.call_failures import explain
 from batchdiff.linux.permissions import Deed
 
+LOOP = "symbolic links on the way there lead back to themselves, or are too many"
+"""Why a file cannot be reached (ELOOP) although its own name is not a symbolic link."""
+
 _MISSING = {errno.ENOENT, errno.ENOTDIR}
 
 # O_NONBLOCK: opening a FIFO must not wait for its other end.
@@ -111,6 +114,8 @@ def _unreadable(path: str, error: OSError) -> ImageError:
     if error.errno in _MISSING:
         remedy = "Bring it back. If it was moved, see docs/moving.md."
         return ImageError(f"cannot open {path}", why=error.strerror or str(error), remedy=remedy)
+    if error.errno == errno.ELOOP and not os.path.islink(path):
+        return ImageError(f"cannot open {path}", why=LOOP, remedy="Correct the links, or the path.")
     if error.errno == errno.ELOOP:
         return ImageError(
             f"cannot open {path}",

@@ -17,8 +17,8 @@ from batchdiff.qcow2.entries import Origin
 class Image:
     """One image with its backing chain, read-only. ``layers[0]`` is the image itself.
 
-    ``layers`` has a layer for each file: first the chain, then the extents and data files of the chain, which
-    contain only data. ``source`` has the paths of all of them.
+    ``layers`` has a layer for each file: first the chain, then the extents and data files of the chain, each as a
+    raw layer. ``source`` has the paths of all of them.
     """
 
     def __init__(self, source: ImageSource, chain: list[Layer]) -> None:

@@ -18,7 +18,10 @@ from batchdiff.qcow2.entries import Origin
 
 
 class Segment(NamedTuple):
-    """Guest bytes ``start`` to ``end`` of one origin; ``address`` is that of ``start`` in the layer.
+    """Guest bytes ``start`` to ``end`` of one origin.
+
+    ``address``: the offset of ``start`` in the layer's file if the origin is FILE; the cluster's descriptor if it
+    is COMPRESSED; otherwise 0.
 
     ``layer`` counts from 0: first the image itself, then its backing chain, then the extents and data files of
     the chain. In the segments that a layer returns, 0 is the layer itself, and its other files count from 1.
@@ -153,7 +156,7 @@ class WithOthers:
 
 
 def clip_segments(segments: list[Segment], start: int, end: int) -> list[Segment]:
-    """Cut gapless segments to a range that they cover."""
+    """Return the parts of gapless segments that are within a range."""
     return [
         segment if start <= segment.start and segment.end <= end else _cut(segment, start, end)
         for segment in segments

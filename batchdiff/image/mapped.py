@@ -33,7 +33,7 @@ from batchdiff.qemu.image_map import ImageMap, in_one_file, parsed_map
 from batchdiff.units import MIB
 
 _MOST_KEPT = 2_000_000
-"""The maximum number of runs, of 24 bytes each, in all the maps that are kept."""
+"""The maximum number of runs, of 26 bytes each, in all the maps that are kept."""
 
 _MAP_OF_NOTHING, _BYTES_IN_MAP = 32 * MIB, 16
 """The bytes that QEMU may print as the map of even an empty file (250,000 runs), and the number of bytes
@@ -140,7 +140,7 @@ class MappedLayer(WithOthers):
             raise ImageError(
                 f"{path} changed while it was being read",
                 why=changes,
-                remedy=f"Shut down the VM or end the program that is writing to it, {AGAIN}",
+                remedy=f"Stop what is changing it, such as its VM, {AGAIN}",
             )
 
     @property

@@ -13,12 +13,9 @@ from batchdiff.image.image import Image, others_of
 from batchdiff.image.layer import Layer
 from batchdiff.image.qcow2 import Qcow2Layer
 from batchdiff.image.raw import RawLayer
-from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.image_source import MAX_CHAIN, ImageFormat, ImageSource
 from batchdiff.qcow2.faults import RESTORE_IT
 from batchdiff.units import few
-
-MAX_CHAIN = 200
-"""Deeper chains are refused (docs/safety.md); QEMU itself needs a minute to open a chain of 1,000 images."""
 
 
 class OverlayError(ImageError):
@@ -34,7 +31,8 @@ def open_image(
     of a file that must not be the backing file of the image. ``observer`` is called at every read of the image.
 
     :raises OverlayError: that file is the backing file of the image, declared or not.
-    :raises ImageError: a file is missing, damaged or of another format, or the chain is not as declared.
+    :raises ImageError: a file is missing, damaged, empty or of another format, or the chain is too deep or not as
+        declared.
     """
     layers: list[Layer] = []
     try:
@@ -115,7 +113,7 @@ def _check_others(source: ImageSource, layer: Layer) -> None:
             f"cannot use {source.path}",
             why=f"its other files are not those in the plan: {_listed(layer.other_files)} instead of"
             f" {_listed(source.other_files)}",
-            remedy="Bring back the files that the plan lists.",
+            remedy="Bring back the files that the plan lists, and make sure that the image names them.",
         )
     seen = {_identity(layer)}
     for other in others_of(layer):
@@ -123,7 +121,7 @@ def _check_others(source: ImageSource, layer: Layer) -> None:
             raise ImageError(
                 f"cannot use {source.path}",
                 why=f"{other.path}, a part of it, is a block device",
-                remedy="Put the regular file back, or leave the image out of the manifest.",
+                remedy="Put the regular file back.",
             )
         if _identity(other) in seen:
             raise ImageError(

@@ -217,7 +217,7 @@ class Qcow2Layer(WithOthers):
         return inside
 
     def next_data(self, start: int) -> int | None:
-        """Return the start of the next cluster with bytes in the file; ``start`` if it is in such a cluster."""
+        """Return an offset, ``start`` or later, up to which there is no data; None if no data follows."""
         geometry = self.header.geometry
         index, entry = divmod(start // geometry.cluster_size, geometry.l2_entries)
         for used, table in self._l2.since(index):

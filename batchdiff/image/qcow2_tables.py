@@ -73,7 +73,7 @@ def read_header(file: ImageFile) -> Header:
 def read_l2_tables(file: ImageFile, header: Header, *, beyond: bool = False) -> L2Tables:
     """Read the L1 table of an open qcow2 file, as far as the disk reaches.
 
-    ``beyond``: read the rest of the table instead, which QEMU uses for the memory of a VM in a snapshot.
+    ``beyond``: read the rest of the table instead. In that part QEMU stores the memory of a VM in a snapshot.
 
     :raises ImageError: an entry is invalid, or cannot be read.
     """

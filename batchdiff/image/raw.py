@@ -126,8 +126,8 @@ def open_part(path: str, what: str, image: str, observer: ReadObserver | None) -
         raise ImageError(
             f"cannot use {image}",
             why=f"its {what} {path} is not a regular file",
-            remedy="Convert the image to a single file with `qemu-img convert` if you trust it, or leave it out of"
-            " the manifest.",
+            remedy="Put a regular file there. If a block device is there, and you trust the image, you can convert"
+            " the image to a single file with `qemu-img convert` instead.",
         )
     return RawLayer(ImageSource(path, ImageFormat.RAW), observer)
 

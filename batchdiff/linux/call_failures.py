@@ -25,7 +25,7 @@ from typing import NamedTuple
 from batchdiff.errors import advice_on_limit
 from batchdiff.files.filenames import shell_word
 from batchdiff.linux.inode_locks import lock_on, project_of
-from batchdiff.linux.mounts import is_mount_point, mount_of
+from batchdiff.linux.mounts import is_mount_point, is_mounted_read_only, mount_of
 from batchdiff.linux.permissions import (
     IN_FOLDER,
     Deed,
@@ -103,7 +103,7 @@ def obstacle(deed: Deed, path: str) -> Fault | None:
 
 def _deed(error: OSError, path: str) -> Deed:
     """Infer the attempt from an error."""
-    # Only a rename has two names. Of the attempts with one name, only creating needs no existing file.
+    # Only a rename, or a link, has two names. Of the attempts with one name, only creating needs no existing file.
     if error.filename2 is not None:
         return Deed.RENAME
     if error.errno in _OF_WRITING or not path:
@@ -151,10 +151,8 @@ def _denied(case: _Case) -> Fault:
         return _unexplained(case)
     if os.geteuid() == 0:
         return Fault(lacking, f"If the file server maps root to nobody (root_squash), change that, {AGAIN}")
-    return Fault(
-        lacking,
-        f"Run the same command as a user with that permission, such as root; or grant the permission, {AGAIN}",
-    )
+    remedy = f"Run the same command as a user with that permission, such as root; or grant the permission, {AGAIN}"
+    return Fault(lacking, remedy)
 
 
 def _without_capabilities(case: _Case) -> Fault | None:
@@ -163,7 +161,7 @@ def _without_capabilities(case: _Case) -> Fault | None:
         return None
     return Fault(
         f"{case.text}: this process runs as root, but lacks {missing}, as is common in containers",
-        f"Run batchdiff outside the container, or give the container {missing}.",
+        f"Give this process, or its container, {missing}; or run batchdiff outside the container.",
     )
 
 
@@ -182,6 +180,9 @@ def _read_only(case: _Case) -> Fault:
     mount = mount_of(case.path) if case.path else None
     if mount is None:
         return Fault(f"the filesystem of {case.path or 'the file'} is read-only", f"Make it writable, {AGAIN}")
+    if not is_mounted_read_only(case.path):
+        why = f"the part of {mount.point} ({mount.filesystem}) with {case.path} is read-only, as a snapshot may be"
+        return Fault(why, f"Make that part writable, {AGAIN}")
     whole = "remount,rw" if mount.read_only else "remount,bind,rw"
     return Fault(
         f"{mount.point} ({mount.filesystem}) is mounted read-only, and {case.path} is on it",
@@ -246,10 +247,8 @@ def _over_quota(case: _Case) -> Fault:
 def _too_large(case: _Case) -> Fault:
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if limit != resource.RLIM_INFINITY:
-        return Fault(
-            f"{case.text}: this process may not write files larger than {limit} bytes",
-            f"Run `ulimit -f unlimited`, {AGAIN}",
-        )
+        why = f"{case.text}: this process may not write files larger than {limit} bytes"
+        return Fault(why, f"Run `ulimit -f unlimited`, {AGAIN}")
     return Fault(case.text, "The filesystem does not support files of that size. Use another filesystem.")
 
 
@@ -294,7 +293,7 @@ _CAUSES: dict[int, Callable[[_Case], Fault]] = {
     errno.ENFILE: lambda case: Fault(case.text, advice_on_limit(case.error)),
     errno.ENOMEM: lambda case: Fault(case.text, advice_on_limit(case.error)),
     errno.ENOTDIR: _fixed("There is a file where a folder should be. Correct the path."),
-    errno.ELOOP: lambda case: _another_kind(case, "a symbolic link"),
+    errno.ELOOP: lambda case: _another_kind(case, "a symbolic link, or links among its folders lead in a circle"),
     errno.EISDIR: lambda case: _another_kind(case, "a folder"),
     errno.ESPIPE: lambda case: _another_kind(case, "not a regular file"),
 }

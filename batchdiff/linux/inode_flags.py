@@ -70,7 +70,7 @@ class _More(NamedTuple):
 
 
 def set_early_flags(source: int, target: int) -> list[str]:
-    """Give an empty file the source's project, its hints, and those of its flags that work only on an empty file.
+    """Give an empty file the source's project, its hints on where to allocate, and its flags in ``_EARLY``.
 
     Clear all other flags, and return what failed. A source that cannot have flags (a block device, a file on NFS)
     counts as one that has none set.

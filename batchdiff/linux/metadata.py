@@ -27,7 +27,7 @@ _OF_ONE_FILE = (
     "trusted.SGI_ACL_",  # XFS lists its ACL under this name too
     "trusted.overlay.",  # overlayfs: where the rest of this file is
 )
-"""Attributes that apply only to the original, or appear by themselves: neither copied nor removed."""
+"""Attributes that apply to one file only, or appear by themselves: neither copied nor removed."""
 
 _STORAGE = "btrfs."
 """The start of attributes that decide how data is stored, so they must be set before the first byte is written."""

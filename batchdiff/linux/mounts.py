@@ -14,6 +14,7 @@ Source: Linux ``Documentation/filesystems/proc.rst``, 3.5; statfs(2); ``include/
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
@@ -137,6 +138,17 @@ def mount_of(path: str) -> Mount | None:
         finally:
             os.close(fd)
     return None
+
+
+def is_mounted_read_only(path: str) -> bool:
+    """Return whether the mount of a file, or of its folder if there is no such file, is read-only.
+
+    Folders of a filesystem that is mounted read-write can still be read-only, such as snapshots on btrfs.
+    """
+    for place in (path, os.path.dirname(os.path.abspath(path))):
+        with contextlib.suppress(OSError):
+            return bool(os.statvfs(place).f_flag & os.ST_RDONLY)
+    return True
 
 
 def is_mount_point(path: str) -> bool:

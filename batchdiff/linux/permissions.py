@@ -131,7 +131,8 @@ def _description(path: str) -> str:
 
 
 def _among(*owners: int) -> str:
-    return " and ".join([*sorted({_name(owner) for owner in owners if owner}), "root"])
+    others = ", ".join(sorted({_name(owner) for owner in owners if owner}))
+    return f"{others} and root" if others else "root"
 
 
 def _name(number: int) -> str:

@@ -77,6 +77,9 @@ def overlay_in_storage(template: str, guest: str, chosen: ProxmoxDisk) -> str:
     owner, name = _own_place(base, guest)
     named = disk_of(name)
     vmid = _vmid(base, guest, chosen, owner, named)
+    if owner == base.vmid:
+        why = f"it is in the folder of the template's own VM, {owner}"
+        raise PlacementError("vmid", why, "the path that it has once you have moved it out of that folder")
     if vmid == base.vmid:
         raise PlacementError("vmid", f"VM {vmid} is the template's own", "the number of another VM as `vmid`")
     if chosen.disk is not None:

@@ -66,7 +66,7 @@ def check_overlays(
             problems.add(where, f"the overlay {show(path)} of {guest} would replace {parts[identity]}; {remedy}")
         elif os.path.lexists(path) and left is not None and template:
             found = existing_overlay(
-                path, str(guest), of_glob=_is_match(guest), is_left=path in left, key=_key(guest)
+                path, str(guest), of_glob=_is_match(guest), is_left=path in left, key=guest.written.overlay_key
             )
             problems.add(where, found)
 
@@ -138,19 +138,15 @@ def existing_overlay(
     if is_left:
         found = f"the overlay {show(path)} of {guest} already exists"
         return f"{found}. A restore left it behind, and the original does not need it: {how_to_remove(path)}"
-    if os.path.isdir(path):
+    is_folder = os.path.isdir(path)
+    if is_folder and key == "overlay.path":
         by_path = "list the guest by path, and " if of_glob else ""
         inside = yaml_text(os.path.join(path, "overlay.qcow2"))
         advice = f"{by_path}name a file in that folder, such as `overlay: {{path: {inside}}}`"
         return f"the overlay {show(path)} of {guest} is a folder; {advice}"
     leave_out = "`exclude` the guest, or list it by path and" if of_glob else "leave the guest out, or"
-    what = f"the overlay {show(path)} of {guest} already exists. It may be a disk in use"
-    return f"{what}: {leave_out} give it another {key}"
-
-
-def _key(guest: AnyGuest) -> str:
-    """Return the key of the manifest by which a guest gets another overlay path."""
-    return "overlay.path" if guest.written.layout is None else "overlay.disk"
+    found = "is a folder" if is_folder else "already exists. It may be a disk in use"
+    return f"the overlay {show(path)} of {guest} {found}: {leave_out} give it another {key}"
 
 
 def _is_match(guest: AnyGuest) -> bool:
@@ -167,13 +163,14 @@ def _leave_out(*guests: AnyGuest, link: str) -> str:
 
 
 def _other(guest: AnyGuest, key: str = "") -> str:
-    return f"{'list the guest by path and ' if _is_match(guest) else ''}choose another {key or _key(guest)}"
+    listed = "list the guest by path and " if _is_match(guest) else ""
+    return f"{listed}choose another {key or guest.written.overlay_key}"
 
 
 def _one_overlay_each(one: AnyGuest, other: AnyGuest) -> str:
     """Return the advice for two guests that share an overlay. Listing a guest by path takes it out of its glob."""
     listed = [guest for guest in (one, other) if not _is_match(guest)]
-    key = _key(listed[0] if listed else one)
+    key = (listed[0] if listed else one).written.overlay_key
     if not listed:
         return f"`exclude` one of them, or list one by path and give it another {key}"
     return f"give {listed[0] if len(listed) == 1 else 'one of them'} another {key}"

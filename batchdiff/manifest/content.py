@@ -14,7 +14,7 @@ from batchdiff.manifest.converted import ConvertedGuests, Done, GoneGuest, Overl
 from batchdiff.manifest.entries import EntryReader
 from batchdiff.manifest.excludes import find_excluded
 from batchdiff.manifest.guests import GuestFinder
-from batchdiff.manifest.images import FoundGuest, FoundImage, find_image, secret_path
+from batchdiff.manifest.images import FoundGuest, FoundImage, check_depth, find_image, secret_path
 from batchdiff.manifest.links import check_links
 from batchdiff.manifest.manifest import GuestEntry, Manifest
 from batchdiff.manifest.name_limits import check_data_file_names, check_names
@@ -151,6 +151,7 @@ class ManifestReader:
             if isinstance(each.guest, FoundGuest) and not each.done and _gets_overlay(each.guest)
         ]
         check_overlays(template, everyone, pending, self._problems, left=left)
+        check_depth(template, pending, self._problems)
         guests, overlays = [guest for guest, _ in pending], [overlay for _, overlay in pending]
         check_names(template, guests, overlays, self._retire(), self._problems)
         check_links(template, guests, overlays, self._problems)
@@ -274,7 +275,6 @@ def _entry(
     if options.encryption is not None:
         encryption = options.encryption._replace(secret_file=secrets[options.encryption.secret_file])
         options = replace(options, encryption=encryption)
-    origin = None if done is None else done.origin
     source = guest.source if isinstance(guest, GoneGuest) else guest.image.source
     written = "" if isinstance(guest, GoneGuest) else guest.place.named
     return GuestEntry(
@@ -282,12 +282,13 @@ def _entry(
         source,
         overlay_path,
         options,
-        origin,
+        None if done is None else done.origin,
         written,
         _objection(guest),
         settled.rethin,
         guest.written.image.pattern,
         strategy=guest.written.strategy,
+        overlay_key=guest.written.overlay_key,
     )
 
 

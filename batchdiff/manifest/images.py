@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from batchdiff.files.filenames import shell_word, unfit, why_unfit
 from batchdiff.files.identity import Identity
-from batchdiff.files.secret_files import is_descriptor, mode_for_others, why_unusable_as_secret
-from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.image_source import MAX_CHAIN, ImageFormat, ImageSource
 from batchdiff.manifest.paths import Place, locate_folders, locate_image, missing_format, resolve_folder
 from batchdiff.manifest.text.problems import Problems, YamlPath, show_path
+from batchdiff.qemu.secret_files import is_descriptor, mode_for_others, why_unusable_as_secret
 from batchdiff.quoting import show
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from batchdiff.manifest.text.written import WrittenGuest, WrittenImage
 
 
@@ -82,6 +84,18 @@ def find_image(written: WrittenImage, folder: str, problems: Problems) -> FoundI
     if not (_check_raw(written, problems) and _check_distinct(places, problems) and complete):
         return None
     return FoundImage(replace(sources[0], backing=tuple(sources[1:])), places[0], tuple(places[1:]))
+
+
+def check_depth(template: FoundImage | None, pending: Sequence[object], problems: Problems) -> None:
+    """Report a template whose chain has no room for an overlay. ``pending``: the guests that are to get one."""
+    depth = 0 if template is None else 1 + len(template.chain) + 1
+    if pending and depth > MAX_CHAIN:
+        problems.add(
+            ("template", "backing"),
+            f"with an overlay, the chain would have {depth} images, and at most {MAX_CHAIN} are allowed; copy the"
+            " template into a single image with `qemu-img convert`, and write the copy as the template (see"
+            " docs/deep-chains.md)",
+        )
 
 
 def secret_path(written: str, where: YamlPath, folder: str, problems: Problems) -> str:

@@ -24,7 +24,8 @@ class GuestEntry:
     overlay of the template, to be replaced by a thinner one. ``glob``: the pattern that matched the image, as
     written; empty if the guest is listed by path. ``domain``: the domain that uses the image according to libvirt,
     and how; empty if none is known. ``strategy``: if the guest shares blocks in place, the overlay's path and
-    options serve only to compare the two strategies.
+    options serve only to compare the two strategies. ``overlay_key``: the key of the manifest that determines the
+    overlay's path.
     """
 
     name: str
@@ -38,6 +39,7 @@ class GuestEntry:
     glob: str = ""
     domain: str = ""
     strategy: Strategy = Strategy.OVERLAY
+    overlay_key: str = "overlay.path"
 
     @property
     def alias(self) -> str:

@@ -249,7 +249,9 @@ _WORDS: dict[str, Callable[[_Finding], str]] = {
         "name is allowed with path, not with glob, because each guest needs its own name"
     ),
     "minItems": lambda _: "at least one guest is needed",
-    "maxItems": lambda finding: f"at most {finding.argument} backing files are allowed",
+    "maxItems": lambda finding: (
+        f"at most {finding.argument} backing files are allowed; merge some with `qemu-img convert` into one image"
+    ),
     "minLength": lambda _: "must not be empty",
     "minimum": lambda finding: f"{finding.value} is below {finding.argument}; use {finding.argument} or more",
     "maximum": lambda finding: f"{finding.value} is above {finding.argument}; use {finding.argument} or less",

@@ -37,7 +37,11 @@ def read_selected(path: str, names: Collection[str], *, left: Collection[str] = 
     pending = [guest for guest in chosen if guest.gets_overlay and not guest.in_place and guest.converted is None]
     existing = [
         existing_overlay(
-            guest.overlay_path, guest.name, of_glob=bool(guest.glob), is_left=guest.overlay_path in left
+            guest.overlay_path,
+            guest.name,
+            of_glob=bool(guest.glob),
+            is_left=guest.overlay_path in left,
+            key=guest.overlay_key,
         )
         for guest in pending
         if os.path.lexists(guest.overlay_path)

@@ -82,9 +82,9 @@ class _Check:
             yield from self.problems(value, self._definitions[schema["$ref"].removeprefix("#/$defs/")], where)
         for part in schema.get("allOf", ()):
             yield from self.problems(value, part, where)
-        found = [next(self.problems(value, part, where), None) for part in schema.get("anyOf", ())]
+        found = [next(self.problems(value, part, ""), None) for part in schema.get("anyOf", ())]
         if found and None not in found:
-            yield "; ".join(map(str, found))
+            yield _problem(where, f"{_show(value)} has none of the allowed forms: {'; '.join(map(str, found))}")
         if "oneOf" in schema and sum(self._fits(value, part) for part in schema["oneOf"]) != 1:
             yield _problem(where, f"{_show(value)} does not have exactly one of the allowed forms")
         if "if" in schema and self._fits(value, schema["if"]):

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from batchdiff.files import own_files
+from batchdiff.foreign.luks import LONGEST_ITER_TIME
 from batchdiff.foreign.qed import largest_disk
 from batchdiff.image_source import ImageFormat
 from batchdiff.plan.overlay_options import (
@@ -201,8 +202,8 @@ def _of_encryption(chosen: Encryption, written: Mapping[str, Any]) -> Iterator[t
             )
     elif "ivgen_hash_alg" in given:
         yield "ivgen_hash_alg", "only `ivgen_alg: essiv` uses it; leave it out"
-    if not 1 <= chosen.iter_time <= 600_000:
-        yield "iter_time", f"{chosen.iter_time} ms is out of range; choose 1 to 600000"
+    if not 1 <= chosen.iter_time <= LONGEST_ITER_TIME:
+        yield "iter_time", f"{chosen.iter_time} ms is out of range; choose 1 to {LONGEST_ITER_TIME}"
 
 
 def template_objection(options: OverlayOptions, template: ImageFormat) -> str:

@@ -23,6 +23,8 @@ from dataclasses import replace
 from batchdiff.files.filenames import unfit, why_unfit
 from batchdiff.frozen import frozen
 from batchdiff.image_source import ImageSource
+from batchdiff.linux.call_failures import reason
+from batchdiff.linux.permissions import Deed
 from batchdiff.plan.overlay_options import OverlayOptions
 from batchdiff.plan.plan import GuestPlan, Plan, PlannedImage
 from batchdiff.plan.sidecar import OverlayOrigin, Sidecar
@@ -52,7 +54,8 @@ def move_in(text: str) -> Move:
         found = _without_links(new)
     except OSError as error:
         hint = "; OLD ends at the first =" if "=" in new else ""
-        raise ValueError(f"{new!r} cannot be found ({error.strerror}){hint}") from error
+        why = reason(error, Deed.READ, new) if isinstance(error, PermissionError) else error.strerror
+        raise ValueError(f"{new!r} cannot be found ({why}){hint}") from error
     # No realpath for OLD: that path is gone, or is now another file or folder.
     return Move(f"/{os.path.normpath(old).strip('/')}", found)
 

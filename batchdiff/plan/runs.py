@@ -11,8 +11,11 @@ import re
 
 from batchdiff.frozen import frozen
 
-# 18 digits always fit into an int64, and no disk has that many units. In JSON, only 0 itself starts with a 0.
-_NUMBER = r"(?!0[0-9])[0-9]{1,18}"
+MOST_DIGITS = 18
+"""The digits that a number may have: so many always fit into an int64, and no disk has that many units."""
+
+# In JSON, only 0 itself starts with a 0.
+_NUMBER = rf"(?!0[0-9])[0-9]{{1,{MOST_DIGITS}}}"
 _SPACE = r"[ \t\n\r]*"
 _RUN = rf"\[{_SPACE}{_NUMBER}{_SPACE},{_SPACE}{_NUMBER}{_SPACE}\]{_SPACE}"
 _BEGIN = re.compile(rf"\[{_SPACE}")

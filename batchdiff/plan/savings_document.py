@@ -16,7 +16,7 @@ from batchdiff.frozen import field_names
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.plan.overlay_options import OverlayOptions, geometry_of
 from batchdiff.plan.plan import Diff, Savings, Sharing, Similarity
-from batchdiff.plan.runs import NO_RUNS, Runs
+from batchdiff.plan.runs import MOST_DIGITS, NO_RUNS, Runs
 
 _BY_SIZE = ("overlay_bytes_by_cluster_size", "standard_l2_disk_bytes", "extended_l2_disk_bytes")
 _OPTIONAL_BY_SIZE = _BY_SIZE[1:]
@@ -110,5 +110,7 @@ def fields_in(record: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
 def _runs(guest: dict[str, Any], where: str, name: str) -> Runs:
     found = guest[where][name]
     if not isinstance(found, Runs):  # the schema allows numbers that runs do not
-        raise ValueError(f"{where}.{name} of guest {guest['name']!r} has a number that is too large")  # noqa: TRY004  # like all else
+        is_large = any(len(str(number)) > MOST_DIGITS for run in found for number in run)
+        what = "a number that is too large" if is_large else "-0 in place of 0"
+        raise ValueError(f"{where}.{name} of guest {guest['name']!r} has {what}")  # noqa: TRY004  # like all else
     return found

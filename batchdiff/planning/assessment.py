@@ -88,7 +88,7 @@ def assess(  # noqa: PLR0913, PLR0917  # one caller
             return or_share(with_overlay(image, known), template, image, lambda: compared[0], known)
         try:
             overlay = with_overlay(image, known)
-        except FormatError:  # no overlay can map the disk, and none is wanted
+        except FormatError:  # no overlay with these options is possible, and none is wanted
             overlay = None
         return plan_to_share(candidate, template, image, compared, overlay, known, facts.manifest.minimum_savings)
 

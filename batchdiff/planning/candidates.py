@@ -59,6 +59,9 @@ class _Fleet(NamedTuple):
 Part = Candidate | UntouchedGuest
 """One guest of a manifest: still to be compared, or already decided."""
 
+_RESIZABLE = {ImageFormat.RAW, ImageFormat.QCOW2, ImageFormat.QED}
+"""The formats in which `qemu-img resize` can enlarge a disk."""
+
 
 def planned_image(image: Image) -> PlannedImage:
     """Return an open image as a plan records it."""
@@ -106,7 +109,7 @@ def _examine(entry: GuestEntry, fleet: _Fleet) -> Part:
         but = None if entry.rethin else template.source.path
         image = open_image(entry.image, no_overlay_of=but, observer=observer)
     except OverlayError:
-        return untouched_guest(entry, None, Verdict.SKIP, already_thin(entry.image))
+        return untouched_guest(entry, None, Verdict.SKIP, already_thin(entry.image, observer))
     except ImageError as error:
         return untouched_guest(entry, None, Verdict.REFUSE, str(error))
     with image:
@@ -144,11 +147,16 @@ def _with_own_files(parts: list[Part], template: PlannedImage, manifest: Manifes
     return [decided(part) for part in parts]
 
 
-def already_thin(guest: ImageSource) -> str:
-    """Return why an overlay of the template is skipped, and how a thinner one can be planned."""
+def already_thin(guest: ImageSource, observer: ReadObserver | None = None) -> str:
+    """Return why an overlay of the template is skipped, and how a thinner one can be planned, if it can.
+
+    ``observer`` is called at every read of the image.
+    """
     found = Below.TEMPLATE.value
     if stat.S_ISBLK(os.stat(guest.path).st_mode):
         return f"{found}, on a block device, which no thinner overlay can replace"
+    if looks_like(guest.path, observer) is not ImageFormat.QCOW2:
+        return f"{found}; only a qcow2 overlay can be replaced by a thinner one"
     keys = "" if guest.format is ImageFormat.QCOW2 else f", with `format: {ImageFormat.QCOW2}`,"
     return f"{found}; `rethin: true`{keys} compares it with the template, and may make it thinner"
 
@@ -173,10 +181,12 @@ def _without_needed(parts: list[Part], manifest: Manifest) -> list[Part]:
         if isinstance(part, Candidate) and others:
             images = "that image" if len(others) == 1 else "those images"
             first = _first_of(others, guests)
-            reason = f"it is needed by {first}, which would be lost with it"
+            reason = f"it is needed by {first}, which would be lost without it"
+            remedy = f"convert or remove {images} first"
             if (doubtful := first.removeprefix("perhaps ")) != first:
-                reason = f"it may be needed by {doubtful}, which would be lost with it"
-            reason += f"; convert or remove {images} first, then plan again"
+                reason = f"it may be needed by {doubtful}, which would be lost without it"
+                remedy = "find out why that cannot be read"
+            reason += f"; {remedy}, then plan again"
             found.append(untouched_guest(part.entry, part.record, Verdict.REFUSE, reason))
         else:
             found.append(part)
@@ -243,7 +253,10 @@ def _objection(image: Image, entry: GuestEntry, fleet: _Fleet) -> str:
     inspect(image, refcounts=True)
     if missing := _missing_bytes(image, template):
         return _too_small(entry.image, template.virtual_size, missing)
-    return forbidden_loss(losses_of(image, entry.options), manifest.allow_loss) if entry.gets_overlay else ""
+    if not entry.gets_overlay:
+        return ""
+    only_below = not image.layers[0].losses.encryption
+    return forbidden_loss(losses_of(image, entry.options), manifest.allow_loss, only_below=only_below)
 
 
 def _missing_bytes(image: Image, template: PlannedImage) -> int:
@@ -256,13 +269,19 @@ def _missing_bytes(image: Image, template: PlannedImage) -> int:
 def _too_small(guest: ImageSource, size: int, missing: int) -> str:
     """Return why a guest with a disk ``missing`` bytes smaller than the template's ``size`` bytes is refused."""
     if missing >= largest_cylinder(size):
-        sizes = f"{format_size(size - missing)} and {format_size(size)}"
-        return f"its disk is smaller than the template's ({sizes}). Was it copied from another template?"
+        ours, theirs = format_size(size - missing), format_size(size)
+        if ours.replace(".0 ", " ") == theirs.replace(".0 ", " "):
+            ours, theirs = str(size - missing), f"{size} bytes"
+        return (
+            f"its disk is smaller than the template's ({ours} and {theirs}). Was it copied from another template?"
+        )
+    shorter = f"its disk is {format_size(missing)} smaller than the template's. If a conversion to or from VHD"
+    if guest.format not in _RESIZABLE or guest.secret_file or stat.S_ISBLK(os.stat(guest.path).st_mode):
+        return (
+            f"{shorter} caused that, use a raw or qcow2 copy that `qemu-img resize` has enlarged to {size} bytes"
+        )
     resize = shell_line(["qemu-img", "resize", "-f", guest.format, guest.path, str(size)])
-    return (
-        f"its disk is {format_size(missing)} smaller than the template's. If a conversion to or from VHD"
-        f" shortened it, `{resize}` gives it the template's size"
-    )
+    return f"{shorter} shortened it, `{resize}` gives it the template's size"
 
 
 def _stores_template(risk: TemplateRisk, template: PlannedImage) -> str:
@@ -271,7 +290,7 @@ def _stores_template(risk: TemplateRisk, template: PlannedImage) -> str:
         return "the template is stored inside this guest, either as one of its files or through a block device"
     if risk is TemplateRisk.UNTRACED:
         return (
-            f"the template {template.source.path} is a block device whose storage cannot be traced, so it"
-            " could be stored in a file that would be deleted. Use `retire: quarantine` or `retire: keep`"
+            f"the template {template.source.path} is stored on a block device whose own storage cannot be traced,"
+            " so it could be stored in a file that would be deleted. Use `retire: quarantine` or `retire: keep`"
         )
     return ""

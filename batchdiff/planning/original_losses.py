@@ -25,12 +25,16 @@ def original_losses(image: Image, known: ExtentTable | None) -> OriginalLosses:
     return OriginalLosses(layer.losses.snapshots, layer.losses.bitmaps, reserved)
 
 
-def forbidden_loss(losses: Losses, allowed: frozenset[Loss]) -> str:
-    """Return a reason that names a loss that the manifest does not allow; empty if it allows them all."""
+def forbidden_loss(losses: Losses, allowed: frozenset[Loss], *, only_below: bool = False) -> str:
+    """Return a reason that names a loss that the manifest does not allow; empty if it allows them all.
+
+    ``only_below``: whether any encryption is not that of the guest's own file, but of an image in its chain.
+    """
     if losses.encryption and Loss.ENCRYPTION not in allowed:
+        encrypted = "partly encrypted (in an image below it)" if only_below else "encrypted"
         return (
-            "it is encrypted, and its overlay would not be: anyone who can read the overlay could read its data."
-            " `overlay: {encryption: ...}` encrypts the overlay too;"
+            f"it is {encrypted}, and its overlay would not be: anyone who can read the overlay could read its"
+            " data. `overlay: {encryption: ...}` encrypts the overlay too;"
             f" `allow_loss: [{Loss.ENCRYPTION}]` accepts an unencrypted overlay"
         )
     for what, count, kind in (

@@ -16,7 +16,10 @@ from batchdiff.units import ceil_div, format_size
 
 @frozen
 class OverlayContent:
-    """The content of an overlay, in granules of its geometry, and its sizes with each geometry compared."""
+    """The content of an overlay, in granules of its geometry, and its sizes with each geometry compared.
+
+    ``similarity``: that of the guest and the template; None if it comes from an older plan that does not have it.
+    """
 
     geometry: Geometry
     extents: Extents

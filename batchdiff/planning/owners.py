@@ -8,7 +8,7 @@ from typing import NamedTuple
 from batchdiff.files.identity import Identity, identity_of
 
 PART = "a part of the guest"
-"""The role of an extent or a data file."""
+"""The role of an extent of a VMDK image, or of the data file of a qcow2 image."""
 
 
 class _Owner(NamedTuple):
@@ -44,5 +44,5 @@ class Owners:
             if others:
                 owner = " ".join(filter(None, (others[0].role, others[0].name)))
                 advice = "leave this guest out" if not others[0].name else "leave one of the two out"
-                return f"its file {path} is also {owner}, which would be lost with it; {advice}"
+                return f"its file {path} is also {owner}, which would be lost without it; {advice} of the manifest"
         return ""

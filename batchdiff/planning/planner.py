@@ -92,7 +92,7 @@ def make_plan(  # noqa: PLR0913  # options by keyword
     """Return the plan for all guests of a manifest, with the reason for each guest that is skipped or refused.
 
     ``observer`` is called at every read on this host, also in workers. ``opened`` is called with the number of
-    images opened so far: first the template and each guest, to examine them, then each guest again, to find its
+    images opened so far: first the template and each guest, to examine them, then each guest to scan, to find its
     data; ``assessed``, with the name of each assessed guest. ``remote``: how other hosts scan ranges, if any do.
 
     :raises ImageError: the template cannot be read, is in use, has changed, or is not the one in the older plan.
@@ -224,7 +224,7 @@ def _digest(findings: Findings, template: PlannedImage, reused: _Reused, *, scan
     if reused.digest is not None and reused.digest != digest:
         raise ImageError(
             f"{template.source.path} is not the template that the older plan was made for",
-            why="its content has a different digest, although its times and size are unchanged",
+            why="its content has a different digest, although its size and mtime are unchanged",
             remedy="Find out what changed it, and plan again without `--reuse`.",
         )
     return digest
@@ -235,9 +235,9 @@ def _check_unchanged(image: Image, before: PlannedImage) -> None:
     # Another plan may have been applied meanwhile, which removes the template's write permission.
     if not is_known_state(before.fingerprints, now, _sidecar(before)):
         raise ImageError(
-            "the template changed while it was being scanned",
+            "the template changed while the plan was being made",
             why=before.changes(now),
-            remedy="Shut down the VM or program that writes to it, and plan again.",
+            remedy="Shut down the VM or program that changes it, and plan again.",
         )
     # A process that opened it for writing meanwhile could change it right after the scan.
     require_unused(image, Purpose.TEMPLATE)

@@ -27,7 +27,7 @@ def why_unusable(older: Plan, template: PlannedImage, *, unchanged: bool, sharin
     if older.generator != generator:
         return f"it was made by {older.generator}"
     if not template.vouches_for_content:
-        return "the template is a block device, whose fingerprint does not cover its content"
+        return "the template is, or depends on, a block device, whose fingerprint does not cover its content"
     if older.template.source != template.source:
         return "it was made for another template"
     if not unchanged or older.template.virtual_size != template.virtual_size:

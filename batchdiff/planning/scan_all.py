@@ -35,6 +35,7 @@ Progress = Callable[[int, int], None]
 class ScanSettings:
     """The settings of a scan: limits on processes and files, receivers of progress and notices, checkpoint.
 
+    ``generator``: this version of batchdiff; only a checkpoint of the same version is used.
     ``observer`` is called at every read of an image on this host; ``opened``, with the number of guests whose data
     was located. ``remote``: how ranges are scanned on other hosts; None if they are not.
     """
@@ -69,7 +70,7 @@ def scan_guests(
 
     :raises ImageError: the template cannot be read.
     :raises UsageError: other hosts are to scan ranges, but cannot read the template by themselves.
-    :raises WorkerError: a worker process died, or no other host can scan these images.
+    :raises WorkerError: a worker process failed, or other hosts cannot do or finish the scan.
     """
     findings = Findings(sharing)
     keys = {name: key_of(image) for name, image in guests.items()}
@@ -132,7 +133,7 @@ def _check_remote(template: Image, remote: RemoteScans | None) -> None:
         raise UsageError(
             f"--scheduler cannot be used with the template {template.path}",
             why="batchdiff reads it through QEMU, which other hosts may lack or have in another version",
-            remedy="Plan without --scheduler, or convert the template to raw or qcow2 first.",
+            remedy="Plan without --scheduler, or convert the template to raw or qcow2, without encryption, first.",
         )
 
 
@@ -221,7 +222,7 @@ def ranges_with_data(image: Image) -> Iterator[int]:
 
 
 class _Meter:
-    """A count of the bytes scanned, now or for a checkpoint. ``of_ranges``: the ranges in progress."""
+    """A count of the bytes scanned, now or before an interruption. ``of_ranges``: the ranges in progress."""
 
     def __init__(self, template_size: int, guests: Mapping[str, PlannedImage], progress: Progress) -> None:
         self._template_size = template_size

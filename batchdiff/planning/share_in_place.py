@@ -53,7 +53,7 @@ def plan_to_share(  # noqa: PLR0913, PLR0917  # one caller
 ) -> GuestPlan:
     """Return the plan of a guest that is to share blocks in place.
 
-    ``overlay``: its plan if it got an overlay, None if none can map its disk. ``known``: see
+    ``overlay``: its plan if it got an overlay, None if no overlay with its options is possible. ``known``: see
     :func:`survey_sharing`. ``minimum``: the least share of its allocation that it must save.
 
     :raises ImageError: a table or the filesystem cannot be read.

@@ -64,7 +64,9 @@ def _why_not_smaller(
     smaller = savings.overlay_disk_bytes < savings.allocated_bytes and use.reclaimable < use.allocated
     shared = _more_than_freed(savings, use) if smaller else ""
     if below is Below.TEMPLATE:
-        return f"{below.value}, and a new one {shared or f'{would} not be smaller'}{better}"
+        # Savings so small that they may be due to chance do not count.
+        how = "not" if savings.saved_bytes <= 0 else "hardly"
+        return f"{below.value}, and a new one {shared or f'{would} {how} be smaller'}{better}"
     if unlike := why_unlike(content.similarity):
         return unlike
     anyway = "; `minimum_savings: none` converts it anyway" if below is Below.ANOTHER else ""
@@ -73,7 +75,7 @@ def _why_not_smaller(
 
 def _more_than_freed(savings: Savings, use: DiskUse) -> str:
     """Return the comparison for a guest whose overlay is smaller than it, but not than the space it gives back."""
-    would = "might" if use.exactness in {Exactness.AT_LEAST, Exactness.UNKNOWN} else "would"
+    would = "would" if use.exactness in {Exactness.EXACT, Exactness.AT_MOST} else "might"
     return (
         f"would take {format_size(savings.overlay_disk_bytes)}, and deleting the original {would} free only"
         f" {format_size(use.reclaimable)}: other files share the rest"
@@ -106,8 +108,9 @@ def _why_nothing_to_share(sharing: Sharing, similarity: Similarity) -> str:
         return unlike
     if sharing.left_out_bytes:
         return (
-            f"none of the {format_size(sharing.left_out_bytes)} that it has in common with the template can be"
-            " shared: in one of the two images, that data is compressed or encrypted, or at unaligned offsets"
+            f"none of the {format_size(sharing.left_out_bytes)} that it has in common with the template, and does"
+            " not share yet, can be shared: in one of the two images, that data is compressed or encrypted, at"
+            " unaligned offsets, or on another filesystem"
         )
     return "it already shares all blocks that equal the template's"
 

@@ -30,7 +30,7 @@ _ENCRYPTION_FIELDS = struct.Struct(">QQ")
 _NAME_IT = (
     "If the definition of its VM names that file, write the name into the image: `qemu-img amend -o data_file=FILE"
     " --image-opts driver=qcow2,file.filename=IMAGE,data-file.filename=FILE`. Otherwise restore the image from a"
-    " backup, or leave it out of the manifest."
+    " backup."
 )
 """The remedy for an image that QEMU opens only if an option names the file with the data."""
 

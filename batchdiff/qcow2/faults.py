@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-NOT_OPENED = "QEMU cannot open it either: restore it from a backup, or leave it out of the manifest."
+NOT_OPENED = "QEMU cannot open it either: restore it from a backup."
 """The remedy for an image that no VM can run on."""
 
-RESTORE_IT = "Restore it from a backup, or leave it out of the manifest."
+RESTORE_IT = "Restore it from a backup."
 """The remedy for most damage."""
 
 REPAIR_A_COPY = "Run `qemu-img check -r all` on a copy of it, and use the copy."

@@ -27,7 +27,8 @@ from contextlib import ExitStack, closing, contextmanager
 from typing import NamedTuple
 
 from batchdiff.errors import ImageError, ProgramError
-from batchdiff.linux.call_failures import AGAIN
+from batchdiff.linux.call_failures import AGAIN, explain
+from batchdiff.linux.permissions import Deed
 from batchdiff.qcow2.faults import RESTORE_IT
 from batchdiff.qemu.background import LOWEST_DESCRIPTOR, BackgroundProgram
 from batchdiff.qemu.nbd import NbdConnection
@@ -40,13 +41,16 @@ _WAIT = 120.0
 """The longest wait in seconds for an answer, for example to one read of at most 256 KiB from a busy disk."""
 
 _WAIT_FOR_KEYS = 600.0
-"""The longest wait if a key slot must be opened first; on an idle CPU that takes half a minute at most."""
+"""The longest wait if a key slot must be opened first; for the most rounds, an idle CPU takes a few minutes."""
 
 _GOODBYE = 5.0
 """Seconds to wait for the last words of a server that has closed the connection."""
 
 _QUEUE = 128
 """Connections that may wait until the server accepts them: each worker has one."""
+
+_OF_THE_FOLDER = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.EOPNOTSUPP})
+"""The errors of a folder that another folder may not have: it is missing or not writable, or takes no sockets."""
 
 
 class BlockDevice(NamedTuple):
@@ -148,16 +152,21 @@ def _listening() -> Iterator[tuple[socket.socket, int]]:
         try:
             place = _bound(listener)
         except OSError as error:
-            raise ProgramError(
-                f"cannot run {_NAME}",
-                why=f"no socket can be created in the folder for temporary files ({error.strerror or error})",
-                remedy=f"Set TMPDIR to a folder that you can write to, {AGAIN}",
-            ) from error
+            raise _unbound(error) from error
         try:
             listener.listen(_QUEUE)
             yield listener, place
         finally:
             os.close(place)
+
+
+def _unbound(error: OSError) -> ProgramError:
+    """Return the error to raise if no socket can be created in the folder for temporary files."""
+    why, remedy = error.strerror or str(error), f"Set TMPDIR to a folder that you can write to, {AGAIN}"
+    if error.errno not in _OF_THE_FOLDER:
+        why, remedy = explain(error, Deed.CREATE)
+    what = "no socket can be created in the folder for temporary files"
+    return ProgramError(f"cannot run {_NAME}", why=f"{what} ({why})", remedy=remedy)
 
 
 def _bound(listener: socket.socket) -> int:

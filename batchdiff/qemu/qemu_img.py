@@ -98,9 +98,7 @@ def require_opens(image: ImageSource, *, stopped: Callable[[], bool] = never) ->
     require_success(done)
 
 
-_CRASHES = (
-    "Convert it with a newer version of QEMU, or with the program that made it, or leave it out of the manifest."
-)
+_CRASHES = "Convert it with a newer version of QEMU, or with the program that made it."
 
 
 def file_map(image: ImageSource, *, most_output: int = _LARGEST_MAP) -> str:

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from batchdiff.errors import SecretError
 from batchdiff.files.filenames import shell_word
-from batchdiff.files.secret_files import ends_with_line_break, is_descriptor, readable_secret
 from batchdiff.image_source import ImageSource
 from batchdiff.qemu.programs import CompletedProgram
+from batchdiff.qemu.secret_files import ends_with_line_break, is_descriptor, readable_secret
 from batchdiff.units import few
 
 _NO_KEY_FITS, _NO_TEXT = "Invalid password", "is not valid UTF-8"
@@ -93,8 +93,8 @@ def _one_of(paths: Collection[str]) -> str:
 
 
 def _advice_on_line_breaks(files: list[str]) -> str:
-    with contextlib.suppress(OSError):
-        for path in files:
+    for path in files:
+        with contextlib.suppress(OSError, SecretError):  # QEMU could read the secret, but it may be gone by now
             if ends_with_line_break(path) and not is_descriptor(path):
                 return (
                     "For QEMU, the line break at the end of the file is part of the secret;"

@@ -118,7 +118,7 @@ _BEGINNINGS = (
     ("it starts ", "each starts "),
     ("it cannot be read", "they cannot be read"),
     ("it was not found", "they were not found"),
-    ("it or a folder above it does not exist", "each of them, or a folder above it, does not exist"),
+    ("it or a folder above it ", "each of them, or a folder above it, "),
     ("the folder cannot be listed", "the folders cannot be listed"),
     ("only QEMU can read its ", "only QEMU can read their "),
     ("btrfs has compressed it, ", "btrfs has compressed them, "),

@@ -40,6 +40,15 @@ def test_chosen_guests():
     assert "web01, web02, web03" in caught.value.remedy
 
 
+@pytest.mark.parametrize("suffix", [ASIDE, DELETING])
+def test_an_overlay_in_its_originals_place_is_not_what_apply_would_delete(tmp_path, monkeypatch, suffix):
+    stage = Stage(tmp_path, monkeypatch, place="same")
+    stage.apply(Retire.QUARANTINE)
+    stage.original(suffix=ASIDE).rename(stage.original(suffix=suffix))
+    found = originals_to_delete(stage.plan, ApplyOptions(Retire.DELETE), stage.history)
+    assert [path for path, _ in found] == [str(stage.original(suffix=suffix))]
+
+
 @pytest.mark.parametrize("retire", Retire)
 def test_originals_that_an_apply_would_delete(stage, retire):
     """Wherever they are: under their own names, in quarantine, or set aside by an apply that died."""
@@ -162,7 +171,7 @@ def test_a_template_that_cannot_be_traced(stage, monkeypatch, retire):
     monkeypatch.setattr(executor, "all_underlying", lambda _: Underlying(frozenset(), traced=False))
     outcomes = stage.apply(retire)
     if retire is Retire.DELETE:
-        assert "cannot be traced" in failed(outcomes)
+        assert "is stored on a block device whose own storage cannot be traced" in failed(outcomes)
         assert stage.images() == {stage.original().name}
     else:
         assert status(outcomes) is Status.CONVERTED

@@ -607,7 +607,7 @@ def test_two_at_once(planned):
     with (planned.folder / "fleet.plan.json.journal").open("wb") as journal:
         fcntl.flock(journal, fcntl.LOCK_EX)
         done = planned.apply(expect=5)
-        assert "another apply" in done.stderr
+        assert "another batchdiff command" in done.stderr
     planned.assert_not_converted(*GUESTS)
     planned.apply()
     planned.assert_converted()

@@ -58,7 +58,7 @@ def discover(images, *arguments, expect=0):
 def test_a_folder_becomes_manifests_that_plan_accepts(images, tmp_path):
     done = batchdiff("discover", images, "-o", tmp_path / "manifests", "-j", 1, cwd=tmp_path)
     assert "8 copies of 2 templates in" in done.stdout
-    assert "left out  other0.img, other1.qcow2: no other image" in done.stdout
+    assert "left out  other0.img, other1.qcow2: too little of the data of each is in the" in done.stdout
     groups = discovery.discover(find_files([str(images)]), shape=SCATTERED, jobs=1).groups
     saved = {os.path.basename(group.template.path): group.saved for group in groups}
     for name, guests in (("debian", "web"), ("debian-docker", "db")):
@@ -126,6 +126,22 @@ def test_a_template_whose_name_is_not_utf_8_gets_no_manifest(tmp_path):
     text = discover(tmp_path / "images", "--template", template, "-o", f"{tmp_path}/manifests/")
     assert "no manifest was written for the template" in text
     assert list(tmp_path.glob("manifests/*")) == []
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_not_called_a_file(tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    folder.mkdir()
+    for name in ("base.img", "vm.img"):
+        notation.write_raw(folder / name, FIRST)
+    text = discover(folder, "-o", f"{tmp_path}/manifests/")
+    assert ": its path is not valid UTF-8, which YAML requires; rename the file or the folder" in text
+    shutil.move(folder / "base.img", tmp_path / "base.img")
+    given = ("--template", tmp_path / "base.img", "-o", f"{tmp_path}/manifests/")
+    text = discover(folder, *given)
+    assert "the path of its copy is not valid UTF-8, which YAML requires; rename the copy or its folder" in text
+    shutil.copy(folder / "vm.img", folder / "vm2.img")
+    text = discover(folder, *given)
+    assert "the paths of its copies are not valid UTF-8, which YAML requires; rename the copies or their" in text
 
 
 def test_events_have_what_the_text_has(tmp_path):
@@ -207,7 +223,7 @@ def test_names_that_no_manifest_can_have(tmp_path):
         os.utime(path, (moment, moment))
     (tmp_path / "images" / "in.img").symlink_to(tmp_path / "images" / "d\nd" / "vm.img")
     text = discover(tmp_path / "images", "-o", f"{tmp_path}/m/", expect=1)
-    assert "odd.img: the name of its copy is not valid UTF-8" in text
+    assert "odd.img: the path of its copy is not valid UTF-8, which YAML requires; rename the copy or its" in text
     assert f"{long}.img: the file that lists its overlays would have too long a name; shorten" in text
     assert "in.img: the path of each contains a line break (\\n); rename the files or their folders" in text
     assert [path.name for path in (tmp_path / "m").iterdir()] == ["base.yaml"]

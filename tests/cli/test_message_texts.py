@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import errno
 import types
+from dataclasses import replace
 
 import pytest
 from plans import guest_plan, savings, small_plan
 
 from batchdiff.applying.guests.status import OnDisk, Written
 from batchdiff.applying.journal.kept_plan import KeptPlan
-from batchdiff.applying.journal.records import Fate, GuestState, History, Step
+from batchdiff.applying.journal.records import Fate, Goal, GuestState, History, Step
 from batchdiff.applying.results.outcome import GuestOutcome, Original, Status
 from batchdiff.applying.swap.purge_task import PurgeOptions
 from batchdiff.cli import earlier_plans, journal_history, main, run_session, warnings
@@ -114,6 +115,18 @@ def test_the_question_of_purge(used, words):
 def test_what_remains_after_a_purge_of_older_originals(count, rebuilt, words):
     """A rebuilt image does not need the template."""
     assert purge._remains(small_plan(), count, rebuilt) == words
+
+
+def test_the_question_of_purge_names_an_original_that_is_half_deleted(tmp_path, monkeypatch):
+    """An earlier purge was interrupted between renaming it and deleting it."""
+    source = replace(guest_plan().source, path=f"{tmp_path}/a.img")
+    guest, asked = guest_plan("a", source=source, savings=savings(3 << 20)), []
+    (tmp_path / "a.img.batchdiff-deleting").touch()
+    history = History(states={"a": GuestState(Step.WRITTEN, goal=Goal.PURGE, published=True)})
+    monkeypatch.setattr(purge, "confirm", lambda _console, _verb, question: asked.append(question))
+    purge._ask(Console(), small_plan(guest), PurgeOptions(), history, yes=False)
+    assert asked[0].lines == [f"3 MiB  {tmp_path}/a.img.batchdiff-deleting"]
+    assert asked[0].otherwise == "The original is still there."
 
 
 @pytest.mark.parametrize("used", [False, True])
@@ -254,7 +267,11 @@ def test_free_space_is_not_news_if_nothing_was_deleted(capsys, status, fate):
 
 
 @pytest.mark.parametrize(
-    ("times", "lacks"), [({}, "is missing or empty"), ({"web02": "2026-01-02T03:04:05Z"}, "lacks its last lines")]
+    ("times", "lacks"),
+    [
+        ({}, "is missing, or has no record of this plan"),
+        ({"web02": "2026-01-02T03:04:05Z"}, "lacks its last lines"),
+    ],
 )
 def test_a_journal_that_was_recovered(capsys, monkeypatch, times, lacks):
     monkeypatch.setattr(journal_history, "read_history", lambda *_: History(times=times))

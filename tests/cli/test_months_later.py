@@ -442,7 +442,7 @@ def test_a_lost_journal(one, retire):
     expected = use(one) if retire != "keep" else None
     (one.folder / "fleet.plan.json.journal").unlink()
     for verb in ("status", "verify"):
-        assert "is missing or empty" in run(one, verb).stderr
+        assert "is missing, or has no record of this plan" in run(one, verb).stderr
         assert "fleet.plan.json.journal" not in one.names()
     if retire == "quarantine":
         assert outcome(run(one, "purge", "--yes", "--json"))["status"] == "kept"

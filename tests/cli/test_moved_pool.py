@@ -68,7 +68,7 @@ def test_restored_where_the_pool_is_now(pool, retire):
     pool.apply("-q", "--retire", retire, "--yes")
     pool.move()
     said = batchdiff("verify", pool.plan_path, cwd=pool.now, expect=None).stderr
-    assert f"the template {pool.old}/template.img does not exist. If the images were moved, add `--map" in said
+    assert f"the template {pool.old}/template.img cannot be found. If the images were moved, add `--map" in said
     assert health(pool.run("verify", "--json")) == {"sound"}
     pool.run("restore", "--guest", "raw")
     pool.assert_restored("raw.img")

@@ -16,7 +16,7 @@ from batchdiff.cli import definition_changes, run_session
 from batchdiff.cli.confirm import confirm, deletion
 from batchdiff.cli.console import Console
 from batchdiff.errors import UsageError
-from batchdiff.image_source import ImageFormat
+from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.report.results_text import results_text
 
 GUESTS = [guest_plan(f"web{number}") for number in range(6)]
@@ -110,6 +110,34 @@ def test_the_command_for_definitions_is_printed_once_for_all(monkeypatch, capsys
 def test_the_command_for_definitions_asks_the_same_libvirt(capsys):
     step(OUTCOMES[0], connect="qemu:///system")
     assert "`batchdiff definitions 'my fleet.json' --connect qemu:///system` shows" in capsys.readouterr().err
+
+
+def test_guests_of_proxmox_and_of_libvirt_have_a_command_each(capsys):
+    guests = [replace(GUESTS[0], overlay_path=PROXMOX), *GUESTS[1:3]]
+    arguments = argparse.Namespace(**vars(ARGUMENTS) | {"connect": "qemu:///system"})
+    definition_changes.print_definitions_step(Console(), arguments, guests, "restored image")
+    assert capsys.readouterr().err.splitlines() == [
+        "In Proxmox VE, the VM's definition must name the restored image: `batchdiff definitions 'my fleet.json'"
+        " --proxmox /etc/pve/qemu-server` shows what must change.",
+        "In libvirt, the VMs' definitions must name the restored images: `batchdiff definitions 'my fleet.json'"
+        " --connect qemu:///system` shows what must change; add --define to make the changes.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("own", "below", "said"),
+    [
+        (True, False, "the template is encrypted: give the VM its secret (QEMU"),
+        (False, True, "the backing file /b.qcow2 is encrypted: give the VM its secret (QEMU"),
+        (True, True, "the template and the backing file /b.qcow2 are encrypted: give the VM their secrets (QEMU"),
+    ],
+)
+def test_only_the_images_that_are_encrypted_are_named(own, below, said):
+    secret = {True: "/k", False: None}
+    base = ImageSource("/b.qcow2", ImageFormat.QCOW2, secret_file=secret[below])
+    template = ImageSource("/t.qcow2", ImageFormat.QCOW2, (base,), secret[own])
+    *_, line = definition_changes.changes_in_definition(GUESTS[0], OUTCOMES[0], template, "plan")
+    assert line.startswith(said)
 
 
 def test_without_an_overlay_no_definition_must_change(capsys):

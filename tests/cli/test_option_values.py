@@ -88,6 +88,10 @@ def test_a_plan_from_a_pipe_needs_a_name(capsys, monkeypatch, name):
         (["apply", "p", "a"], "unrecognized arguments: a"),
         (["show", "p", "--fromat=html"], 'unrecognized arguments: --fromat=html; did you mean "--format"?'),
         (["show", "p", "--zzz"], "unrecognized arguments: --zzz"),
+        (
+            ["apply", "p", "--gues=a", "--retir=keep"],
+            'unrecognized arguments: --gues=a --retir=keep; did you mean "--guest" and "--retire"?',
+        ),
     ],
 )
 def test_what_was_probably_meant(capsys, argv, words):

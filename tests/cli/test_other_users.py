@@ -151,6 +151,16 @@ def test_a_file_that_is_closed_in_an_open_folder(folder, name, command, what, de
     assert f"{what.format(AT)}: {why}" in said
 
 
+@pytest.mark.parametrize(
+    "command", ["plan {0}/fleet.yaml -o {0}/closed/inner/p", "discover {0} -o {0}/closed/inner/m"]
+)
+def test_a_folder_in_a_closed_folder_is_not_called_missing(folder, command):
+    (folder / "closed" / "inner").mkdir(parents=True)
+    (folder / "closed").chmod(0o700)
+    said = ran(SOMEBODY, folder, *command.format(AT).split())[1]
+    assert f"{ME} may not enter the folder {AT}/closed, which belongs to root and has the mode 700" in said
+
+
 @pytest.mark.parametrize("verb", ["apply", "restore", "purge"])
 def test_who_may_not_write(folder, verb):
     applied(folder)

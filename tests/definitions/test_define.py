@@ -79,7 +79,14 @@ def test_it_is_saved_and_changed(tmp_path):
 @pytest.mark.parametrize(
     ("libvirt", "disk", "why", "remedy"),
     [
-        (FakeLibvirt("paused"), guest(), "its VM is paused", "virsh shutdown --domain web"),
+        (FakeLibvirt("running"), guest(), "its VM is running", "Shut it down: `virsh shutdown --domain web`."),
+        (
+            FakeLibvirt("paused"),
+            guest(),
+            "its VM is paused",
+            "Shut it down: `virsh resume --domain web && virsh shutdown --domain web`.",
+        ),
+        (FakeLibvirt("crashed"), guest(), "its VM is crashed", "`virsh destroy --domain web`"),
         (
             FakeLibvirt(named=["a b", "c"]),
             guest(),
@@ -110,6 +117,36 @@ def test_when_it_is_left_alone(tmp_path, libvirt, disk, why, remedy):
     assert remedy in caught.value.remedy
     assert libvirt.document == DOCUMENT
     assert not (tmp_path / "saved").exists()
+
+
+def test_a_domain_that_waits_for_two_guests(tmp_path):
+    two = b"<disk><driver type='raw'/><source file='/i/db.img'/></disk></devices>"
+    libvirt = FakeLibvirt(document=DOCUMENT.replace(b"</devices>", two))
+    db = VmImage("/i/db.img", "raw"), VmImage("/i/db.qcow2", "qcow2")
+    disks = [guest(RESTORING), GuestDisk("db", *db, frozenset(each.path for each in db))]
+    (change,) = domain_changes([libvirt.domain("web")], disks)
+    with pytest.raises(DefinitionError) as caught:
+        Definer(libvirt, disks, (), str(tmp_path / "saved")).define(change)
+    assert caught.value.remedy == "Run `batchdiff restore` again and `batchdiff apply` first."
+
+
+@pytest.mark.parametrize(
+    ("is_saved", "why"),
+    [
+        (True, "it has been modified since batchdiff changed it"),
+        (False, "it is not known whether it has been modified since batchdiff changed it"),
+    ],
+)
+def test_why_one_is_not_undone(tmp_path, is_saved, why):
+    libvirt, folder = FakeLibvirt(), tmp_path / "saved"
+    define(tmp_path, libvirt, guest())
+    if is_saved:
+        libvirt.document += b"<!-- by hand -->"
+    else:
+        next(folder.glob("*.after.xml")).unlink()
+    with pytest.raises(DefinitionError) as caught:
+        Definer(libvirt, [guest()], (), str(folder)).undo("web")
+    assert caught.value.why == why
 
 
 def test_one_that_was_modified_meanwhile(tmp_path):

@@ -88,6 +88,22 @@ def test_so_is_that_of_an_encrypted_overlay():
     )
 
 
+def test_only_the_images_that_are_encrypted_are_named():
+    plan = small_plan(guest_plan("web01"))
+    base = ImageSource("/srv/base.qcow2", ImageFormat.QCOW2, secret_file="/srv/keys/base")
+    top = replace(plan.template.source, backing=(base,))
+    (found,) = guest_disks(replace(plan, template=replace(plan.template, source=top)), History())
+    assert found.by_hand == (
+        "the backing file /srv/base.qcow2 is encrypted, so the VM's definition needs a secret"
+    )
+    both = replace(top, secret_file="/srv/keys/template")
+    (found,) = guest_disks(replace(plan, template=replace(plan.template, source=both)), History())
+    assert found.by_hand == (
+        "the template and the backing file /srv/base.qcow2 are encrypted, so the VM's definition needs their"
+        " secrets"
+    )
+
+
 def test_who_was_given_back_gets_no_overlay():
     """Until a later plan is to convert the guest again."""
     plan = small_plan(guest_plan("web01"))

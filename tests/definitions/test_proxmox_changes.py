@@ -58,6 +58,11 @@ def test_after_a_restore_it_goes_back():
     assert change.commands == ("qm set 101 --scsi0 local:101/vm-101-disk-0.raw,discard=on,size=32G",)
 
 
+def test_a_tpm_state_disk_goes_back_to_its_raw_original():
+    (change,) = changes(config(NEW_LINE.replace("scsi0", "tpmstate0")), disk=GuestDisk("web", RAW, None, BOTH))
+    assert change.waiting == []
+
+
 def test_a_snapshot_of_the_original_does_not_prevent_a_restore():
     (change,) = changes(config(f"{NEW_LINE}[one]\n{LINE}"), disk=GuestDisk("web", RAW, None, BOTH))
     assert change.waiting == []

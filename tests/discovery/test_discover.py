@@ -154,7 +154,7 @@ def test_a_backing_file_is_preferred_as_template_and_never_a_guest(folder):
     found = run(folder, templates=[str(folder / "base.img")])
     cause, reason = left(found)["three.img"]
     assert cause is Cause.UNUSABLE
-    assert reason.startswith(f"it is the backing file of {folder}/top.qcow2, which would be lost with it; 100%")
+    assert reason.startswith(f"it is the backing file of {folder}/top.qcow2, which would be lost without it; 100%")
 
 
 def test_damaged_and_unreadable_images_are_left_out(folder):
@@ -257,6 +257,44 @@ def test_the_reason_against_a_given_template_may_come_from_the_search(folder):
     os.mkfifo(folder / "pipe.img")
     with pytest.raises(ImageError, match="as the template: it is not a regular file or block device"):
         run(folder, templates=[str(folder / "pipe.img")])
+
+
+def test_a_given_template_that_is_a_link_is_refused_for_the_reason_of_the_link(folder):
+    (folder / "gone.img").symlink_to("nowhere.img")
+    os.mkfifo(folder / "pipe")
+    (folder / "pipe.img").symlink_to("pipe")
+    for name, target, why in (
+        ("gone.img", "nowhere.img", f"it is a symbolic link to {folder}/nowhere.img, which does not exist"),
+        ("pipe.img", "pipe", "it is not a regular file or block device"),
+    ):
+        with pytest.raises(ImageError) as caught:
+            run(folder / name, folder / "base.img", templates=[str(folder / target)])
+        assert str(caught.value) == f"cannot use {folder}/{name} as the template: {why}. Name another template."
+
+
+def test_what_was_read_of_images_that_are_left_out_counts(folder, monkeypatch):
+    """One is all zeros, one the original of an overlay, and one changes while it is read."""
+    write(folder, {"zeros.img": "1M:0", "late.img": BASE})
+    notation.write_qcow2(folder / "one.qcow2", "6M:-", backing=folder / "base.img")
+    each = {name: run(folder / name) for name in ("base.img", *COPIES, "zeros.img", "late.img")}
+    fingerprint_at, seen = sampling_job.fingerprint_at, []
+
+    def changing(path):
+        seen.append(path)
+        return len(seen) if path.endswith("late.img") else fingerprint_at(path)
+
+    monkeypatch.setattr(sampling_job, "fingerprint_at", changing)
+    found = run(folder)
+    assert {name: cause for name, (cause, _) in left(found).items()} == {
+        "zeros.img": Cause.EMPTY,
+        "one.img": Cause.UNUSABLE,
+        "one.qcow2": Cause.OVERLAY,
+        "late.img": Cause.IN_USE,
+    }
+    assert found.images == 3
+    assert found.reads == sum(alone.reads for alone in each.values())
+    assert found.read_bytes == sum(alone.read_bytes for alone in each.values())
+    assert each["zeros.img"].read_bytes == 1 << 20
 
 
 def test_the_death_of_a_worker_is_reported_with_what_it_means(folder, monkeypatch):

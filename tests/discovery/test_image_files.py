@@ -5,6 +5,7 @@ import os
 import notation
 import pytest
 
+from batchdiff.discovery import image_files
 from batchdiff.discovery.exclusion import Cause
 from batchdiff.discovery.image_files import FileToSample, find_files
 from batchdiff.errors import UsageError
@@ -52,6 +53,17 @@ def test_a_glob_gives_its_matches(folder):
     assert names(find_files([f"{folder}/**/*.[iV]*"]), folder) == ["a.img", "deep/er/B.VMDK"]
 
 
+def test_a_glob_with_too_many_matches_is_refused_and_not_cut_off(folder, monkeypatch):
+    monkeypatch.setattr(image_files, "MAX_MATCHES", 5)
+    assert names(find_files([f"{folder}/*i*"]), folder) == ["a.img", "disk"]
+    with pytest.raises(UsageError) as caught:
+        find_files([f"{folder}/*"])
+    assert str(caught.value) == (
+        f"{folder}/* matches more than 5 files. Name folders, which are searched with all folders in them, or"
+        " write narrower patterns."
+    )
+
+
 @pytest.mark.parametrize("path", ["no.img", "*.qcow2", "none/*"])
 def test_what_leads_to_no_file_is_wrong(folder, path):
     with pytest.raises(UsageError, match=r"matches no file|there is no file"):
@@ -85,6 +97,12 @@ def test_links_that_lead_nowhere_are_explained_with_absolute_paths(folder, monke
         (f"{folder}/loop.img", "it is a symbolic link that leads back to itself"),
         (f"{folder}/gone.img", f"it is a symbolic link to {folder}/nowhere, which does not exist"),
     ]
+
+
+def test_a_file_below_links_that_lead_nowhere_is_no_link(folder):
+    (folder / "loop").symlink_to("loop")
+    (left_out,) = find_files([], [FileToSample(str(folder / "loop" / "vm.img"), ImageFormat.RAW)]).exclusions
+    assert left_out.reason == "symbolic links on the way there lead back to themselves, or are too many"
 
 
 def test_a_disk_that_is_gone_is_named_once(folder):

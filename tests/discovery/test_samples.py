@@ -9,7 +9,7 @@ import pytest
 from oracle import source
 
 from batchdiff.discovery.sample_offsets import SAMPLE
-from batchdiff.discovery.samples import SampleShape, most_bytes, take_samples
+from batchdiff.discovery.samples import ReadCount, SampleShape, most_bytes, take_samples
 from batchdiff.image.open import open_image
 from batchdiff.units import KIB
 
@@ -18,9 +18,14 @@ LONG = SampleShape(64, 3)
 TEXT = "1M:A 3M:- 1M:0 1M:B 10M:- 64k:C 60k:D 4k:- 8M:E 100k:F 512:G"
 
 
-def samples(path, shape=FEW):
+def counted(path, shape=FEW):
+    count = ReadCount()
     with open_image(source(path)) as image:
-        return take_samples(image, shape)
+        return take_samples(image, shape, count), count
+
+
+def samples(path, shape=FEW):
+    return counted(path, shape)[0]
 
 
 def numbers_with_data(text):
@@ -40,10 +45,10 @@ def test_a_small_image_is_read_in_full(tmp_path, shape):
 
 @pytest.mark.parametrize("shape", [FEW, LONG])
 def test_a_large_one_is_read_in_part(tmp_path, shape):
-    taken = samples(notation.write_raw(tmp_path / "a.img", TEXT), shape)
+    taken, count = counted(notation.write_raw(tmp_path / "a.img", TEXT), shape)
     assert taken.level > 0
-    assert shape.probes / 4 < taken.reads <= shape.probes
-    assert 0 < taken.read_bytes <= taken.reads * shape.probe
+    assert shape.probes / 4 < count.reads <= shape.probes
+    assert 0 < count.read_bytes <= count.reads * shape.probe
     assert np.isin(taken.numbers, numbers_with_data(TEXT)).all()
 
 
@@ -51,7 +56,7 @@ def test_a_large_one_is_read_in_part(tmp_path, shape):
 def test_the_bytes_to_read_are_known_in_advance(tmp_path, shape):
     image = notation.write_raw(tmp_path / "a.img", TEXT)
     most, size = most_bytes(str(image), shape), image.stat().st_size
-    assert samples(image, shape).read_bytes <= most <= min(size, shape.probes * shape.probe)
+    assert counted(image, shape)[1].read_bytes <= most <= min(size, shape.probes * shape.probe)
     sparse = notation.write_raw(tmp_path / "b.img", "64k:A 64M:-")
     assert most_bytes(str(sparse), shape) == 64 * KIB
     assert most_bytes(str(tmp_path / "none"), shape) == 0
@@ -71,7 +76,7 @@ def test_compressed_clusters_are_sampled_too(tmp_path):
     """They take less space than their data, so the first level is too low."""
     text = "64k:a 16M:A"
     path = notation.write_qcow2(tmp_path / "a.qcow2", text, compressed=True)
-    assert 4 < samples(path).reads <= 16
+    assert 4 < counted(path)[1].reads <= 16
 
 
 def test_equal_bytes_at_another_place_are_another_sample(tmp_path):
@@ -96,5 +101,5 @@ def test_a_huge_image_is_sampled_where_its_data_is(tmp_path):
         for place in (0, 5 << 40, (8 << 40) - (2 << 20)):
             file.seek(place)
             file.write(b"x" * (2 << 20))
-    taken = samples(tmp_path / "a.img", SampleShape(512, 0))
-    assert len(taken.hashes) == taken.reads == 96
+    taken, count = counted(tmp_path / "a.img", SampleShape(512, 0))
+    assert len(taken.hashes) == count.reads == 96

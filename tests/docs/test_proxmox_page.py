@@ -106,7 +106,7 @@ def test_the_page(host):
     images = host / "var/lib/vz/images"
     heard = run(host, f"({APPLY}) 2>&1")
     assert heard.count("--proxmox /etc/pve/qemu-server` prints the command") == 2
-    assert "stays as it is" not in heard
+    assert "keeps its path" not in heard
     clones = {f"local:9000/base-9000-disk-0.qcow2/{vm}/vm-{vm}-disk-0.qcow2" for vm in ("101", "103")}
     assert seen_by_proxmox(host) == {*clones, "local:9000/base-9000-disk-0.qcow2"}
     for name, text in GUESTS.items():

@@ -81,6 +81,7 @@ def test_the_folder_to_allow_is_given_as_yaml(image, tmp_path, folder):
         allowed(image, f"ROOT/{folder}/b.vmdk")
     assert caught.value.remedy.startswith("If you trust the file's folder, add `allow_folders: [")
     assert yaml.safe_load(caught.value.remedy.split("`")[1]) == {"allow_folders": [str(tmp_path / folder)]}
+    assert caught.value.remedy.endswith("an overlay that apply has written must be beside the overlay.")
 
 
 @pytest.mark.parametrize("target", ["line\nbreak", "caf\udce9"])

@@ -56,6 +56,10 @@ def test_changes_are_listed():
     )
 
 
+def test_no_file_is_not_another_one():
+    assert FILE.changes(None) == DEVICE.changes(None) == "it is gone, or cannot be examined"
+
+
 def test_a_block_device_of_another_size():
     """It cannot be told from one that took over its name, as /dev/sdb may after a reboot."""
     assert DEVICE.changes(replace(DEVICE, size=11)) == (

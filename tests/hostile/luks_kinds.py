@@ -148,7 +148,7 @@ HEADER = {
     ),
     "digest": Field(112, "20s", {b"": NO_KEY, b"\xff" * 20: NO_KEY}),
     "salt": Field(132, "32s", {b"": NO_KEY}),
-    "iterations": Field(164, ">I", {0: "0 rounds", 1: NO_KEY, 1 << 27: ROUNDS, MOST: ROUNDS}),
+    "iterations": Field(164, ">I", {0: "0 rounds", 1: NO_KEY, 1 << 30: ROUNDS, MOST: ROUNDS}),
     "uuid": Field(168, "40s", {b"": READ, b"\xff" * 40: READ, b"\x1b[2J": READ, b"/etc/passwd": READ}),
     "first-slot": Field(
         slot(0),
@@ -160,7 +160,7 @@ HEADER = {
             MOST: "neither",
         },
     ),
-    "first-slot-rounds": Field(slot(0, 4), ">I", {0: "0 rounds", 1: NO_KEY, 1 << 27: ROUNDS, MOST: ROUNDS}),
+    "first-slot-rounds": Field(slot(0, 4), ">I", {0: "0 rounds", 1: NO_KEY, 1 << 30: ROUNDS, MOST: ROUNDS}),
     "first-slot-salt": Field(slot(0, 8), "32s", {b"": NO_KEY}),
     "first-slot-place": Field(
         slot(0, 40),
@@ -334,7 +334,7 @@ def kinds(outside: dict[str, str]) -> list[Kind]:
         ),
         Kind(
             "all-slots-with-many-rounds",
-            both(*(put(slot(number), ">II", ACTIVE, 1 << 24) for number in range(SLOTS))),
+            both(*(put(slot(number), ">II", ACTIVE, 1 << 27) for number in range(SLOTS))),
             ROUNDS,
             LUKS,
         ),

@@ -145,7 +145,7 @@ FIELDS = {
     "snapshots-offset": Field(
         64,
         ">Q",
-        {512: "not aligned", CLUSTER: READ, 1 << 40: READ, 1 << 63: "not aligned", LONGEST: "not aligned"},
+        {512: "not aligned", CLUSTER: READ, 1 << 40: READ, 1 << 63: "2^63 or more", LONGEST: "not aligned"},
     ),
     "incompatible": Field(
         72,

@@ -20,8 +20,8 @@ from seeds import seeded
 
 from batchdiff.errors import ImageError
 from batchdiff.image.backing_names import resolved_backing
-from batchdiff.image.open import MAX_CHAIN, inspect, open_image, open_layer
-from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.image.open import inspect, open_image, open_layer
+from batchdiff.image_source import MAX_CHAIN, ImageFormat, ImageSource
 from batchdiff.qcow2.geometry import Geometry
 from batchdiff.qcow2.header import Header
 from batchdiff.qcow2.header_writing import build
@@ -209,7 +209,7 @@ def test_another_backing_file_than_the_declared_is_refused(tmp_path):
     top, _ = overlay(tmp_path)
     other = notation.write_raw(tmp_path / "other.raw", "64k:A")
     with pytest.raises(
-        ImageError, match=r"names the backing file .*low\.raw, but the manifest declares .*other\.raw"
+        ImageError, match=r"names the backing file .*low\.raw, but the manifest or plan declares .*other\.raw"
     ):
         open_image(source(top, other))
 

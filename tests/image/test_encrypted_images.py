@@ -137,6 +137,18 @@ def test_a_wrong_secret_from_a_descriptor():
     assert error.remedy == "Pass the right secret by descriptor."
 
 
+@pytest.mark.parametrize("left", [None, b""])
+def test_a_wrong_secret_that_is_gone_meanwhile(tmp_path, left):
+    """The failure of QEMU is reported, with advice on the other files."""
+    gone, longer = tmp_path / "gone", encrypted.secret_file(tmp_path / "longer", "x\n")
+    if left is not None:
+        gone.write_bytes(left)
+    error = wrong_secret("Invalid password", {"/a.luks": str(gone), "/b.luks": str(longer)})
+    assert error is not None
+    assert f"no key slot opens with the secret in one of {gone}" in error.why
+    assert error.remedy.endswith(f"`truncate -s -1 {longer}` removes it.")
+
+
 @pytest.mark.parametrize("kind", ["luks", "qcow2"])
 def test_a_line_break_that_is_too_much(tmp_path, raw, secret, kind):
     path = encrypted.convert(raw, tmp_path / "image", kind, secret)
@@ -181,8 +193,11 @@ def test_odd_names_of_image_and_secret_file(tmp_path, raw, secret, kind):
 @pytest.mark.parametrize("kind", ["luks", "qcow2"])
 def test_no_secret(tmp_path, raw, secret, kind):
     path = encrypted.convert(raw, tmp_path / "image", kind, secret)
-    with pytest.raises(ImageError, match=r"it is encrypted\. Write `secret_file: PATH` beside its format"):
+    with pytest.raises(
+        ImageError, match=r"it is encrypted\. Write `secret_file: PATH` beside its format"
+    ) as caught:
         open_image(declared(path, kind, None))
+    assert "If it is an overlay that was encrypted after apply, put a decrypted copy" in caught.value.remedy
 
 
 def test_a_secret_for_an_image_that_is_not_encrypted(tmp_path, secret):

@@ -145,7 +145,7 @@ def by_qemu(path: Path, seed: Seed, target: Path) -> bytes | None:
 @pytest.mark.parametrize("cases", [15, pytest.param(1000, marks=pytest.mark.long)])
 @pytest.mark.parametrize("kind", SEEDS)
 def test_mutants_that_qemu_exports(tmp_path, kind, cases, monkeypatch):
-    monkeypatch.setattr(luks, "_MOST_ITERATIONS", 1 << 17)  # milliseconds of work, not half a minute
+    monkeypatch.setattr(luks, "_MOST_ITERATIONS", 1 << 17)  # milliseconds of work, not minutes
     rng, seed = seeded(), SEEDS[kind](tmp_path)
     path = tmp_path / "image"
     secret = str(tmp_path / "secret") if seed.key else None

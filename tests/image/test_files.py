@@ -32,6 +32,11 @@ def a_folder_in_a_file(path):
     return path / "a"
 
 
+def a_file_below_a_loop(path):
+    path.symlink_to(path)
+    return path / "a"
+
+
 def link_to(path, make):
     make(f"{path}.to")
     path.symlink_to(f"{path}.to")
@@ -49,6 +54,7 @@ THINGS = {
     "link-to-a-folder": (lambda path: link_to(path, os.mkdir), "symbolic link"),
     "link-to-a-character-device": (lambda path: path.symlink_to("/dev/zero"), "symbolic link"),
     "link-to-itself": (lambda path: path.symlink_to(path), "symbolic link"),
+    "below-a-loop": (a_file_below_a_loop, r"a/a: symbolic links on the way there .*\. Correct the links"),
     "below-a-file": (a_folder_in_a_file, "Not a directory"),
     "empty": (lambda path: path.touch(), "is empty|not a qcow2 image"),
     "nul-in-the-name": (lambda path: path.parent / "a\0b", "it contains a null byte"),

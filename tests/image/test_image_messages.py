@@ -10,8 +10,8 @@ import pytest
 from batchdiff.errors import ImageError
 from batchdiff.image import files
 from batchdiff.image.in_use.check import Purpose, in_use
-from batchdiff.image.open import MAX_CHAIN, open_image
-from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.image.open import open_image
+from batchdiff.image_source import MAX_CHAIN, ImageFormat, ImageSource
 
 
 def source(path: object, form: str = "raw", backing: list[ImageSource] | None = None) -> ImageSource:
@@ -27,10 +27,7 @@ def refusal(image: ImageSource) -> str:
 def test_an_empty_image(tmp_path):
     path = tmp_path / "a.img"
     path.touch()
-    assert refusal(source(path)) == (
-        f"cannot use {path}: it is empty (virtual size 0). Restore it from a backup, or leave it out of the"
-        " manifest."
-    )
+    assert refusal(source(path)) == (f"cannot use {path}: it is empty (virtual size 0). Restore it from a backup.")
 
 
 def test_a_chain_that_is_too_deep():
@@ -98,8 +95,8 @@ def test_a_declared_backing_file_that_is_not_named(chain):
     _, low = chain
     alone = notation.write_qcow2(low.parent / "alone.qcow2", "64k:B")
     assert refusal(source(alone, "qcow2", [source(low)])) == (
-        f"cannot use {alone}: the manifest declares {low} as its backing file, but its header names none. Correct"
-        " the `backing` list in the manifest."
+        f"cannot use {alone}: the manifest or plan declares {low} as its backing file, but its header names none."
+        " Correct the `backing` list in the manifest or, if the list is right, restore the image from a backup."
     )
 
 
@@ -107,10 +104,10 @@ def test_a_backing_file_of_another_name(chain):
     top, low = chain
     moved = low.rename(low.parent / "moved.img")
     assert refusal(source(top, "qcow2", [source(moved)])) == (
-        f"cannot use {top}: its header names the backing file {low}, but the manifest declares {moved}."
+        f"cannot use {top}: its header names the backing file {low}, but the manifest or plan declares {moved}."
         f" If {moved} is the same file under a new name, correct the header: `qemu-img rebase -u -f qcow2 -F raw"
         f" -b {moved} {top}`. QEMU does not check this, and any other file would damage the guest's data."
-        f" Otherwise bring back {low}, or correct the `backing` list in the manifest."
+        f" Otherwise bring back {low} and, if the `backing` list in the manifest is wrong, correct the list."
     )
 
 
@@ -119,7 +116,7 @@ def test_a_backing_file_in_another_format(tmp_path):
     top = notation.write_qcow2(tmp_path / "top.qcow2", "64k:B", backing=low, backing_format="qcow2")
     assert refusal(source(top, "qcow2", [source(low)])) == (
         f"cannot use {top}: QEMU would not read its backing file {low} as raw, the format that the manifest"
-        " declares. Correct the `backing` list in the manifest or, if the list is right, the header:"
+        " or plan declares. Correct the `backing` list in the manifest or, if the list is right, the header:"
         f" `qemu-img rebase -u -f qcow2 -F raw -b {low} {top}`."
     )
 
@@ -154,7 +151,7 @@ def test_backing_names_that_are_not_followed(chain, name, message):
         ),
         (
             Purpose.TEMPLATE,
-            "/a.img, which must not change, is in use: by a VM. Stop what is writing to it: shut down the VM, end"
+            "/a.img, which must not change, is in use: by a VM. End this use: shut down the VM, end"
             " the program, or unmount or detach the device. VMs running on its overlays can stay up.",
         ),
     ],

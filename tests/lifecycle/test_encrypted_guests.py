@@ -99,7 +99,7 @@ def test_an_encrypted_template(tmp_path, template, retire):
     fleet = Fleet(tmp_path, template, ["raw", "luks"])
     said = fleet.convert(retire)
     option = {"luks": "backing.key-secret=SECRET", "qcow2": "backing.encrypt.key-secret=SECRET"}[template]
-    assert f"give the VM the template's secret, too (QEMU: {option};" in said.stderr
+    assert f"the template is encrypted: give the VM its secret (QEMU: {option};" in said.stderr
     for kind in ("raw", "luks"):
         fleet.assert_overlay(kind)
     fleet.run("verify", PLAN)
@@ -190,7 +190,7 @@ def test_a_guest_is_as_encrypted_as_its_backing_file(tmp_path):
     manifest = (tmp_path / "fleet.yaml").read_text().rpartition("\n")[0]
     (tmp_path / "fleet.yaml").write_text(f"{manifest}\n  - {{path: {top.name}, format: qcow2, {below}}}")
     said = " ".join(fleet.run("plan", "fleet.yaml", expect=1).stdout.split())
-    assert "it is encrypted, and its overlay would not be" in said
+    assert "it is partly encrypted (in an image below it), and its overlay would not be" in said
     text = (tmp_path / "fleet.yaml").read_text().replace("allow_loss: []", "allow_loss: [encryption]")
     (tmp_path / "fleet.yaml").write_text(text)
     fleet.convert("keep")

@@ -115,6 +115,16 @@ def test_a_filesystem_that_is_read_only(tmp_path, act):
         act(point)
 
 
+def test_a_read_only_snapshot_on_a_filesystem_that_can_be_written_to(tmp_path):
+    with mounted(tmp_path, "btrfs") as point:
+        run("btrfs", "subvolume", "create", str(point / "sub"))
+        (point / "sub/vm.img").touch()
+        run("btrfs", "property", "set", "-ts", str(point / "sub"), "ro", "true")
+        fault = fault_of(lambda: rename(point / "sub"))
+    assert fault.why == (f"the part of {point} (btrfs) with {point}/sub/vm.img is read-only, as a snapshot may be")
+    assert fault.remedy == f"Make that part writable, {AGAIN}"
+
+
 def test_a_view_that_is_read_only(tmp_path):
     """Not the filesystem, only this mount of it."""
     with tmpfs(tmp_path) as point:
@@ -208,6 +218,13 @@ def test_what_does_not_exist(place):
     error = OSError(errno.ENOENT, "", str(place / "folder/vm.img"))
     assert f"{place / 'folder/vm.img'}, or a folder above it, does not exist" in reason(error)
     assert "Correct the path, or put back what is missing" in explain(error).remedy
+
+
+def test_links_that_lead_in_a_circle(place):
+    """Not only a link of the file's own name gives ELOOP."""
+    (place / "loop").symlink_to("loop")
+    fault = fault_of((place / "loop" / "vm.img").stat)
+    assert "links among its folders lead in a circle" in fault.why
 
 
 @pytest.mark.parametrize(

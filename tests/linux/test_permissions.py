@@ -106,7 +106,7 @@ def test_the_owners_of_a_folder_with_the_sticky_bit_are_named(folder):
     os.chown(folder / "images", 3002, 3002)
     os.chown(folder / "images/vm.img", 3003, 3003)
     found = told(folder, lambda: os.unlink("/images/vm.img"))
-    assert "only uid 3002 and uid 3003 and root may delete" in found.why
+    assert "only uid 3002, uid 3003 and root may delete" in found.why
 
 
 def test_a_mode_is_its_owners(folder):

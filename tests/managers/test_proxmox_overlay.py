@@ -36,7 +36,8 @@ def test_places_of_overlays(guest, chosen, overlay):
     [
         ("/s/images/101/vm-101-disk-0.raw", ProxmoxDisk(102), "vmid", "in the folder of VM 101", "`vmid: 101`"),
         ("/s/images/101/vm-102-disk-0.raw", FREE, "vmid", "a disk of VM 102", "`vmid: 101` and `disk: N`"),
-        ("/s/images/9000/vm-9000-disk-1.raw", FREE, "vmid", "the template's own", "another VM"),
+        ("/s/images/9000/vm-9000-disk-1.raw", FREE, "vmid", "folder of the template's own VM", "moved it out of"),
+        ("/imports/vm-9000-disk-1.raw", FREE, "vmid", "the template's own", "another VM"),
         ("/s/images/101/web.raw", FREE, "disk", "not vm-101-disk-N", "`disk: N`"),
         ("/imports/web.raw", ProxmoxDisk(disk=0), "vmid", "neither its folder nor its name", "`vmid: VMID`"),
         ("/imports/vm-102-disk-0.raw", ProxmoxDisk(101), "disk", "not vm-101-disk-N", "`disk: N`"),

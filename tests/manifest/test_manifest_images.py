@@ -16,7 +16,7 @@ from manifest_texts import guests, make, problems, raw, read, write
 
 from batchdiff.errors import ManifestError
 from batchdiff.files.identity import identity_of
-from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.image_source import MAX_CHAIN, ImageFormat, ImageSource
 from batchdiff.manifest.file import read_manifest
 from batchdiff.manifest.images import FoundGuest, FoundImage
 from batchdiff.manifest.names import Naming
@@ -44,6 +44,27 @@ def test_an_image_in_a_folder_that_may_not_be_entered(folder):
     why = "may not enter the folder /closed, which belongs to uid 0 and has the mode 700"
     assert why in image.partition('"/closed/a.img" cannot be checked: ')[2]
     assert why in overlay.partition('folder "/closed/in" cannot be checked: ')[2]
+
+
+@pytest.mark.parametrize("depth", [MAX_CHAIN - 1, MAX_CHAIN])
+def test_a_template_that_is_too_deep_for_an_overlay(folder, depth):
+    """Apply would refuse to open the overlay; guests that share blocks get none."""
+    below = [f"below{number}.qcow2" for number in range(depth - 1)]
+    for name in below:
+        make(name)
+    listed = ", ".join(f"{{path: {name}, format: qcow2}}" for name in below)
+    head = f"version: 1\ntemplate: {{path: clones/c.qcow2, format: qcow2, backing: [{listed}]}}\n"
+    shared = read(guests(raw("clones/a.img"), head=head, tail="strategy: share\n"))
+    assert len(shared.template.backing) == depth - 1
+    text = guests(raw("clones/a.img"), head=head)
+    if depth < MAX_CHAIN:
+        assert read(text).guests
+        return
+    (problem,) = problems(text)
+    assert problem.startswith(
+        "m.yaml:2: template.backing: with an overlay, the chain would have 201 images, and at most 200 are"
+        " allowed; copy the template into a single image with"
+    )
 
 
 def test_a_guest_that_is_a_backing_file(folder):

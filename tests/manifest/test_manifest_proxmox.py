@@ -7,8 +7,10 @@ import os
 
 import notation
 import pytest
-from manifest_texts import guests, make, named, problems, read
+from manifest_texts import guests, make, named, problems, read, write
 
+from batchdiff.errors import ManifestError
+from batchdiff.manifest.selection import read_selected
 from batchdiff.plan.overlay_options import BackingPath
 
 BASE = "images/9000/base-9000-disk-0.qcow2"
@@ -50,6 +52,18 @@ def test_an_image_from_elsewhere(storage):
     assert guest.overlay_path == f"{storage}/images/101/vm-101-disk-1.qcow2"
     (problem,) = problems(laid_out(own("web.img", ", vmid: 103, disk: 0"), tail=""))
     assert f"mkdir -p {storage}/images/103" in problem
+
+
+@pytest.mark.parametrize("occupy", [make, os.mkdir], ids=["file", "folder"])
+def test_an_overlay_that_exists(storage, occupy):
+    """The advice names the key that gives the overlay its path, also if only some guests are chosen."""
+    occupy("images/101/vm-101-disk-0.qcow2")
+    text = laid_out(own("images/101/vm-101-disk-0.raw"), tail="")
+    (problem,) = problems(text)
+    with pytest.raises(ManifestError) as caught:
+        read_selected(write(text), ["vm-101-disk-0"])
+    for each in (problem, caught.value.what):
+        assert each.endswith("leave the guest out, or give it another overlay.disk")
 
 
 def test_an_overlay_that_cannot_become_thinner_elsewhere(storage):

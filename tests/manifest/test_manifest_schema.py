@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from manifest_texts import HEAD, guests, make, problems, raw
 
+from batchdiff.image_source import MAX_CHAIN
+
 
 @pytest.mark.parametrize("size", ["5", "0", "-65536", "4MiB", "256", "big", '""', "65537", "9" * 5000, ".5k"])
 def test_cluster_sizes_that_are_none(folder, size):
@@ -212,10 +214,13 @@ def test_schema_problems_of_a_guest(folder, item, expected):
     assert expected in problem
 
 
-def test_a_chain_of_201(folder):
-    chain = ", ".join(["{path: x, format: qcow2}"] * 201)
+def test_a_chain_with_too_many_backing_files(folder):
+    chain = ", ".join(["{path: x, format: qcow2}"] * MAX_CHAIN)
     (problem,) = problems(guests(f"{{path: clones/c.qcow2, format: qcow2, backing: [{chain}]}}"))
-    assert problem.endswith("guests[0].backing: at most 200 backing files are allowed")
+    assert problem.endswith(
+        "guests[0].backing: at most 199 backing files are allowed; merge some with `qemu-img convert` into one"
+        " image"
+    )
 
 
 def test_a_missing_template_format_has_a_hint(folder):

@@ -86,6 +86,12 @@ def test_the_number_of_backing_images_is_limited(count):
             'guests[0].verdict: \'keep\' is not "convert" or "share" or "skip" or "refuse"',
         ),
         (("guests", 1, "overlay"), {}, "guests[1].overlay: path is missing"),
+        (
+            ("guests", 0, "overlay", "cluster_size"),
+            5,
+            'guests[0].overlay.cluster_size: 5 has none of the allowed forms: 5 is not "auto"; 5 is not 512 or '
+            + " or ".join(str(1 << bits) for bits in range(10, 23)),
+        ),
         (("totals", "skip"), -1, "totals.skip: -1 is not between 0 and 9223372036854775807"),
         (("guests", 0, "extents", "data"), [[0, 1.5]], "guests[0].extents.data[0][1]: 1.5 is not of type integer"),
     ],

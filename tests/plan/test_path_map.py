@@ -6,6 +6,7 @@ import os
 
 import notation
 import pytest
+from access import as_user
 from hypothesis import given
 from hypothesis import strategies as st
 from plans import guest_plan, planned_image, plans, refused_guest, small_plan
@@ -193,6 +194,14 @@ def test_the_name_of_a_block_device_stays(tmp_path, monkeypatch):
     (tmp_path / "lv").symlink_to("device")
     monkeypatch.chdir(tmp_path)
     assert move_in("/images/t.img=lv") == Move("/images/t.img", f"{tmp_path}/lv")
+
+
+def test_a_new_place_that_may_not_be_entered(tmp_path):
+    (tmp_path / "closed" / "in").mkdir(parents=True)
+    (tmp_path / "closed").chmod(0o700)
+    tmp_path.chmod(0o755)
+    with pytest.raises(ValueError, match=r"may not enter the folder /closed, which belongs to .* the mode 700"):
+        as_user(3001, tmp_path, lambda: move_in("/images=/closed/in"))
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,23 @@ def test_a_guest_that_is_not_valid(tmp_path, place, value, why):
     assert str(caught.value) == f"{path} is not a valid plan: {why}. {AGAIN}"
 
 
+@pytest.mark.parametrize(
+    ("guest", "runs"), [(guest_plan("web02"), "extents.data"), (shared_guest("web02"), "sharing.runs")]
+)
+def test_a_zero_with_a_sign_is_not_called_too_large(tmp_path, guest, runs):
+    where, name = runs.split(".")
+    document = json.loads(encode(small_plan(guest)))
+    document["guests"][0][where][name] = [[0, 1]]
+    path = tmp_path / "fleet.plan.json"
+    text = json.dumps(document | {"checksum": checksum_of(document)})
+    path.write_text(text.replace(f'"{name}": [[0, 1]]', f'"{name}": [[-0, 1]]'))
+    with pytest.raises(PlanError) as caught:
+        read_plan(str(path))
+    assert str(caught.value) == (
+        f"{path} is not a valid plan: {runs} of guest 'web02' has -0 in place of 0. {AGAIN}"
+    )
+
+
 def test_a_damaged_plan_that_was_applied(tmp_path):
     path = tmp_path / "fleet.plan.json"
     path.write_text("")

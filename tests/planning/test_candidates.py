@@ -7,11 +7,13 @@ from patching import Patched
 from batchdiff.choices import Verdict
 from batchdiff.image import qcow2_tables
 from batchdiff.image.open import open_image
+from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.linux import block_stack
 from batchdiff.manifest.file import read_manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
 from batchdiff.planning import candidates
 from batchdiff.planning.candidates import Candidate, examine_guests, planned_image
+from batchdiff.units import GIB, KIB, MIB
 
 
 @pytest.fixture
@@ -123,3 +125,35 @@ def test_what_changes_right_after_the_header_was_read_is_not_overlooked(tmp_path
     (part,) = examine((path.name, "qcow2"))
     assert part.verdict is Verdict.REFUSE
     assert "changed while it was being examined" in part.reason
+
+
+def test_an_overlay_that_no_thinner_one_can_replace(tmp_path, examine):
+    """Only a qcow2 overlay can have `rethin`: the advice for others would not help."""
+    options = ["-u", "-f", "qed", "-F", "raw", "-b", str(tmp_path / "template.img")]
+    notation.run("qemu-img", "create", "-q", *options, str(tmp_path / "guest.qed"), "2M")
+    (part,) = examine(("guest.qed", "qed"))
+    assert part.verdict is Verdict.SKIP
+    assert part.reason == (
+        "it is already an overlay of this template; only a qcow2 overlay can be replaced by a thinner one"
+    )
+
+
+@pytest.mark.parametrize(("kind", "can_resize"), [("qcow2", True), ("vmdk", False), ("vhdx", False)])
+def test_a_disk_that_is_a_little_too_small(tmp_path, examine, kind, can_resize):
+    """QEMU can enlarge a disk only in some formats."""
+    path = tmp_path / f"guest.{kind}"
+    notation.run("qemu-img", "create", "-q", "-f", kind, str(path), str(2 * MIB - 64 * KIB))
+    (part,) = examine((path.name, kind))
+    assert part.reason.startswith(
+        "its disk is 64 KiB smaller than the template's. If a conversion to or from VHD "
+    )
+    copy = f" caused that, use a raw or qcow2 copy that `qemu-img resize` has enlarged to {2 * MIB} bytes"
+    command = f" shortened it, `qemu-img resize -f {kind} {path} {2 * MIB}` gives it the template's size"
+    assert part.reason.endswith(command if can_resize else copy)
+
+
+def test_sizes_that_look_alike_are_given_in_bytes():
+    source = ImageSource("/a.img", ImageFormat.RAW)
+    assert "template's (107374182400 and 107384668160 bytes). Was" in candidates._too_small(
+        source, 100 * GIB + 10 * MIB, 10 * MIB
+    )

@@ -56,7 +56,7 @@ def test_a_guest_that_is_the_data_file_of_an_image(tmp_path, lower):
     run("qemu-img", "create", "-q", "-f", "qcow2", "-o", options, str(tmp_path / "disk.qcow2"), "2M")
     (guest,) = planned(tmp_path, "template.img", ("lower.img", "raw"))
     assert guest.verdict is Verdict.REFUSE
-    assert guest.reason.startswith(f"it is needed by {tmp_path}/disk.qcow2, which would be lost with it")
+    assert guest.reason.startswith(f"it is needed by {tmp_path}/disk.qcow2, which would be lost without it")
 
 
 def test_a_guest_far_below_another_one(tmp_path, lower):
@@ -174,15 +174,42 @@ def test_a_guest_below_several_images(tmp_path, lower):
     assert "needed by the guest upper and 3 more, which would be lost" in below.reason
 
 
-def test_a_guest_that_one_which_is_not_chosen_rests_on(tmp_path, lower):
+def data_file_in(image, lower):
+    other = lower.with_name("other.img")  # because qemu-img writes to it
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-o", f"data_file={other},data_file_raw=on", str(image), "2M")
+    image.write_bytes(image.read_bytes().replace(b"other.img", b"lower.img"))
+
+
+def extent_of(image, lower):
+    image.write_text(
+        '# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType="monolithicFlat"\n'
+        f'RW 4096 FLAT "{lower}" 0\n'
+    )
+
+
+@pytest.mark.parametrize(("kind", "make"), [("qcow2", above), ("qcow2", data_file_in), ("vmdk", extent_of)])
+def test_a_guest_that_one_which_is_not_chosen_rests_on(tmp_path, lower, kind, make):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    above(elsewhere / "upper.qcow2", lower)
+    make(elsewhere / "upper", lower)
     manifest = manifest_of(
-        tmp_path, "template.img", ("lower.img", "raw"), ("elsewhere/upper.qcow2", "qcow2"), retire="delete"
+        tmp_path, "template.img", ("lower.img", "raw"), ("elsewhere/upper", kind), retire="delete"
     )
     done = batchdiff("plan", manifest, "--guest", "lower", cwd=tmp_path, expect=EXIT_SOME_GUESTS)
     assert "needed by the guest upper" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize("make", [above, data_file_in, extent_of])
+def test_an_original_that_became_a_part_of_another_image_is_not_deleted(tmp_path, lower, make):
+    """Even if that image was made after the plan, which does not know it."""
+    manifest = manifest_of(tmp_path, "template.img", ("lower.img", "raw"))
+    batchdiff("plan", manifest, "-o", "plan.json", cwd=tmp_path)
+    content = lower.read_bytes()
+    make(tmp_path / "upper", lower)
+    done = batchdiff(*("apply", "plan.json", "--retire", "delete", "--yes"), cwd=tmp_path, expect=EXIT_SOME_GUESTS)
+    told = " ".join(done.stdout.split() + done.stderr.split())
+    assert f"{tmp_path}/upper cannot be read without it" in told
+    assert lower.read_bytes() == content
 
 
 @pytest.mark.parametrize("left", [2, 1, 0])
@@ -204,7 +231,9 @@ def test_a_guest_whose_sidecar_cannot_be_read(tmp_path, lower):
     (guest,) = planned(tmp_path, "template.img", ("lower.img", "raw"))
     assert guest.verdict is Verdict.REFUSE
     assert guest.reason.startswith("it may be needed by an overlay listed in ")
-    assert "(unreadable)" in guest.reason
+    assert guest.reason.endswith(
+        "(unreadable), which would be lost without it; find out why that cannot be read, then plan again"
+    )
 
 
 @pytest.fixture

@@ -146,8 +146,8 @@ def test_a_template_whose_folder_is_swapped_during_the_scan(tmp_path, jobs):
     with pytest.raises(ImageError) as caught:
         make_plan(manifest(tmp_path / "images/template.img", guest), jobs=jobs, progress=progress)
     assert str(caught.value) == (
-        f"another file took the place of {tmp_path}/images/template.img while the image was being scanned."
-        " Find out what moved the image or mounted something over it, and plan again."
+        f"another file took the place of {tmp_path}/images/template.img while this command was running."
+        " Find out what moved the file or mounted something over it, and run the same command again."
     )
 
 
@@ -365,13 +365,13 @@ def test_changed_while_it_was_scanned(tmp_path, template, small_ranges, monkeypa
 
     while_scanning(monkeypatch, act)
     if which == "template":
-        with pytest.raises(ImageError, match=r"^the template changed while it was being scanned: ") as caught:
+        with pytest.raises(ImageError, match=r"^the template changed while the plan was being made: ") as caught:
             planned(template, *guests, jobs=jobs)
-        assert caught.value.remedy == "Shut down the VM or program that writes to it, and plan again."
+        assert caught.value.remedy == "Shut down the VM or program that changes it, and plan again."
         return
     first, *others = planned(template, *guests, jobs=jobs).guests
     assert first.verdict is Verdict.REFUSE
-    assert "it changed while it was being scanned" in first.reason
+    assert "it changed while this command was running" in first.reason
     assert all(guest.verdict is Verdict.CONVERT for guest in others)
 
 

@@ -171,7 +171,7 @@ def test_a_template_whose_content_is_not_what_it_was(folder):
         reusing(manifest(folder), forged)
     assert str(caught.value) == (
         f"{folder}/template.img is not the template that the older plan was made for: its content has a different"
-        " digest, although its times and size are unchanged. Find out what changed it, and plan again without"
+        " digest, although its size and mtime are unchanged. Find out what changed it, and plan again without"
         " `--reuse`."
     )
 

@@ -99,7 +99,7 @@ def test_a_template_that_changes_while_it_is_scanned(folder, protect, is_ours):
         plan = make_plan(manifest(folder), jobs=1, progress=progress)
         assert [guest.verdict for guest in plan.guests] == [Verdict.CONVERT] * 3
     else:
-        with pytest.raises(ImageError, match="the template changed while it was being scanned"):
+        with pytest.raises(ImageError, match="the template changed while the plan was being made"):
             make_plan(manifest(folder), jobs=1, progress=progress)
 
 

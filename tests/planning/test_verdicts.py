@@ -54,7 +54,10 @@ def test_no_minimum(saved):
 
 
 def test_what_may_be_saved_by_chance_does_not_count():
-    assert judged(4096, 0.0, Below.TEMPLATE, noise=4096)[0] is Verdict.SKIP
+    assert judged(4096, 0.0, Below.TEMPLATE, noise=4096) == (
+        Verdict.SKIP,
+        "it is already an overlay of this template, and a new one would hardly be smaller",
+    )
     assert judged(4097, 0.0, Below.TEMPLATE, noise=4096)[0] is Verdict.CONVERT
 
 
@@ -82,7 +85,12 @@ def test_the_reason(below, reason):
 )
 @pytest.mark.parametrize(
     ("exactness", "would"),
-    [(Exactness.EXACT, "would"), (Exactness.AT_LEAST, "might"), (Exactness.UNKNOWN, "might")],
+    [
+        (Exactness.EXACT, "would"),
+        (Exactness.AT_MOST, "would"),
+        (Exactness.AT_LEAST, "might"),
+        (Exactness.UNKNOWN, "might"),
+    ],
 )
 def test_an_overlay_smaller_than_a_guest_that_shares_its_blocks(below, begin, exactness, would):
     """What counts is the space that the original gives back, not what it takes."""
@@ -142,3 +150,12 @@ def test_an_overlay_of_this_template_is_not_asked_where_it_comes_from():
     unlike = dataclasses.replace(CONTENT, similarity=Similarity(0, MIB))
     assert "was it copied from another one" in judged(0, 0.0, Below.NOTHING, content=unlike)[1]
     assert "already an overlay" in judged(0, 0.0, Below.TEMPLATE, content=unlike)[1]
+
+
+def test_what_a_guest_shares_already_is_not_among_what_cannot_be_shared():
+    sharing = Sharing(allocated_bytes=MIB, shareable_bytes=0, saved_bytes=0, left_out_bytes=64 * KIB)
+    assert sharing_verdict(sharing, Similarity(1, 2), 0.0) == (
+        Verdict.SKIP,
+        "none of the 64 KiB that it has in common with the template, and does not share yet, can be shared: in one"
+        " of the two images, that data is compressed or encrypted, at unaligned offsets, or on another filesystem",
+    )

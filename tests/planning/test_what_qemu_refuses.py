@@ -18,7 +18,7 @@ from batchdiff.plan.overlay_options import OverlayOptions
 from batchdiff.planning.planner import make_plan
 
 BITMAPS = 0x23852875
-NOT_OPENED = "QEMU cannot open it either: restore it from a backup"
+NOT_OPENED = "QEMU cannot open it either: restore it from a backup."
 
 
 def leave_bytes_over(image):

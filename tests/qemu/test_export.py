@@ -3,6 +3,7 @@
 Guards qemu/background.py.
 """
 
+import errno
 import os
 import signal
 import subprocess
@@ -121,7 +122,7 @@ def test_a_qemu_nbd_that_prints_without_end(fd, path, tmp_path, monkeypatch):
     program.write_text("#!/bin/sh\nexec yes\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    with pytest.raises(ImageError, match=r"QEMU cannot open .*image.*y\ny|SIGXFSZ"):
+    with pytest.raises(ImageError, match=r"QEMU cannot open .*image.*y; y|SIGXFSZ"):
         Export(str(path), fd, BlockDevice("vmdk"))
 
 
@@ -137,6 +138,40 @@ def test_no_folder_for_the_socket(fd, path, monkeypatch):
         Export(str(path), fd, BlockDevice("vmdk"))
     why = "no socket can be created in the folder for temporary files (No such file or directory)"
     assert (caught.value.what, caught.value.why) == ("cannot run qemu-nbd", why)
+    assert caught.value.remedy.startswith("Set TMPDIR to a folder")
+
+
+@pytest.mark.parametrize(
+    ("number", "why", "remedy"),
+    [
+        (errno.EIO, "Input/output error", "kernel log"),
+        (errno.ENOSPC, "has no space left", "Make room"),
+        (errno.EDQUOT, "disk quota", "raise the quota"),
+    ],
+)
+def test_a_folder_for_the_socket_with_a_fault(fd, path, temporary, monkeypatch, number, why, remedy):
+    """The advice is about the fault: the folder is the right one."""
+
+    def failing(name, *_):
+        raise OSError(number, os.strerror(number), name)
+
+    monkeypatch.setattr(os, "mkdir", failing)
+    with pytest.raises(ProgramError) as caught:
+        Export(str(path), fd, BlockDevice("vmdk"))
+    assert caught.value.what == "cannot run qemu-nbd"
+    assert "no socket can be created in the folder for temporary files (" in caught.value.why
+    assert why in caught.value.why
+    assert remedy in caught.value.remedy
+    assert "TMPDIR" not in caught.value.remedy
+
+
+def test_what_a_server_prints_is_described_in_one_line(fd, path):
+    """Also while it runs, and in a worker, which cannot know whether it has ended."""
+    export = Export(str(path), fd, BlockDevice("vmdk"))
+    os.pwrite(export._program._output, b"one.\ntwo\n", 0)
+    for ended in (True, False):
+        assert export._program.described(ended=ended).endswith("`: one; two")
+    export.close()
 
 
 _SERVE = """

@@ -55,7 +55,7 @@ OF_EACH = (
     "smaller than its guest",
     "where deleting it frees",
     "while it was being examined",
-    "would be lost with it",
+    "would be lost without it",
 )
 """Parts of reasons that begin with "each" or "the overlay of each", which is what they refer to."""
 
@@ -75,7 +75,7 @@ OF_SOMETHING_ELSE = (
     "space returns to its pool, which df does not show; a thin device returns only the space that it",
     "start its VM as if",
     "while the file is empty",
-    "their file X is also X, which would be lost with it",
+    "their file X is also X, which would be lost without it",
 )
 """Parts that refer to an overlay, a template, an extent and so on, as the words before them say."""
 
@@ -170,6 +170,10 @@ def test_all_modules_that_skip_or_refuse_guests_are_known():
             forbidden_loss(Losses(encryption=True), frozenset({Loss.BITMAPS})),
             "each is encrypted, and its overlay would not be: anyone who can read the overlay could read its data",
         ),
+        (
+            forbidden_loss(Losses(encryption=True), frozenset(), only_below=True),
+            "each is partly encrypted (in an image below it), and its overlay would not be: anyone",
+        ),
         ("it has 1 MiB preallocated (reserved on disk", "each has 1 MiB preallocated (reserved on disk"),
         (
             "its overlay would not be smaller than the guest is now; with clusters of 4 KiB, it would save about 1"
@@ -205,12 +209,14 @@ def test_all_modules_that_skip_or_refuse_guests_are_known():
             " make them thinner",
         ),
         (
-            "it is needed by the guest db, which would be lost with it; convert or remove that image",
-            "each is needed by the guest db, which would be lost with it; convert or remove that image",
+            "it is needed by the guest db, which would be lost without it; convert or remove that image",
+            "each is needed by the guest db, which would be lost without it; convert or remove that",
         ),
         (
-            "its file /a.vmdk is also a file of the template, which would be lost with it; leave this guest out",
-            "their file /a.vmdk is also a file of the template, which would be lost with it; leave these guests",
+            "its file /a.vmdk is also a file of the template, which would be lost without it; leave this guest"
+            " out of the manifest",
+            "their file /a.vmdk is also a file of the template, which would be lost without it; leave these"
+            " guests out of the manifest",
         ),
         ("it is already an overlay on /t.img", "each is already an overlay on /t.img"),
         ("it has no data", "they have no data"),

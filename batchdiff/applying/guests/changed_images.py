@@ -23,7 +23,7 @@ def changed_images(plan: Plan, history: History) -> list[str]:
             # history.changed also has images that restore rebuilt and renamed: those are different files.
             if now is not None and now in history.changed and planned.is_unwritten(now):
                 continue
-            changes = "it is gone" if now is None else planned.changes(now)
+            changes = planned.changes(now)
             if changes:
                 notices.append(f"{path}: {changes}")
     return notices

@@ -12,9 +12,6 @@ from batchdiff.errors import BatchdiffError, ImageError, PlanError
 from batchdiff.plan.plan import GuestToConvert, Plan
 from batchdiff.units import few
 
-_OF_PLANNING = (", or leave it out of the manifest", ", or leave the image out of the manifest")
-"""Advice that applies only to a guest that is being planned, not to a template or an overlay."""
-
 
 def whole_originals(guests: Iterable[GuestToConvert], history: History) -> str:
     """Return sentences that name the originals of converted guests and the way back; empty if there are none.
@@ -81,7 +78,7 @@ def originals_first(
     template = plan.template.source.path
     needing = [guest for guest in guests if template in (below.path for below in guest.source.backing)]
     whole = whole_originals((guest for guest in guests if guest not in needing), history)
-    remedy = _without_planning(error.remedy)
+    remedy = error.remedy
     if whole and whole not in remedy:
         # What an error about the template calls "it" is the template.
         otherwise = f"To keep that, the template is needed. {remedy}" if remedy else ""
@@ -95,18 +92,7 @@ def original_too(error: BatchdiffError, guest: GuestToConvert, history: History)
     The error's own remedy comes first: it may bring back the overlay, which contains what its VM has written.
     """
     whole = whole_originals([guest], history)
-    return type(error)(error.what, why=error.why, remedy=f"{_without_planning(error.remedy)} {whole}".strip())
-
-
-def without_planning_advice(error: BatchdiffError) -> BatchdiffError:
-    """Return the same error about a template or an overlay, without advice that applies only to planned guests."""
-    return type(error)(error.what, why=error.why, remedy=_without_planning(error.remedy))
-
-
-def _without_planning(remedy: str) -> str:
-    for words in _OF_PLANNING:
-        remedy = remedy.replace(words, "")
-    return remedy
+    return type(error)(error.what, why=error.why, remedy=f"{error.remedy} {whole}".strip())
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from batchdiff.applying.swap import retire
 from batchdiff.applying.swap.refusals import open_unseen
 from batchdiff.errors import InUseError
 from batchdiff.files import own_files
-from batchdiff.files.fingerprint import NO_FILE, fingerprint_at
+from batchdiff.files.fingerprint import fingerprint_at
 from batchdiff.image.files import identify, open_image_file
 from batchdiff.image.in_use.check import Purpose
 from batchdiff.image.in_use.hold import Held
@@ -47,7 +47,7 @@ def delete_other_files(
         if now is not None and known.is_unwritten(now):
             freed.append(_delete(path, but, run))
         else:
-            remarks.append(f"{path}, a part of {of}, was not deleted: {known.changes(now or NO_FILE)}")
+            remarks.append(f"{path}, a part of {of}, was not deleted: {known.changes(now)}")
     return remarks
 
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from batchdiff.applying.guests.recovery import has_template_as_backing_file
-from batchdiff.applying.guests.whole_originals import originals_first, without_planning_advice
+from batchdiff.applying.guests.whole_originals import originals_first
 from batchdiff.applying.journal.records import History
 from batchdiff.applying.results.finding import Finding, Health
 from batchdiff.applying.session.stop import Stop
@@ -65,8 +65,6 @@ def check_template(
         health, reported = _judged(error, plan, history)
         if health is Health.DAMAGED or isinstance(error, PlanError):
             reported = originals_first(reported, converted, plan, history)
-        else:
-            reported = without_planning_advice(reported)
         content = Health.DAMAGED if isinstance(error, TemplateChangedError) else Health.UNKNOWN
         return Finding("template", path, health, str(reported)), content
 

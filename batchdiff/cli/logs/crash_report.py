@@ -1,4 +1,4 @@
-"""The report of a crash: the traceback of a bug, in a new file beside the plan, fit to be sent to strangers.
+"""The report of a crash: the traceback of a bug, in a new file that is fit to be sent to strangers.
 
 It has lines of code, but no values of variables. Messages of exceptions may quote data, so bytes in them are left
 out.

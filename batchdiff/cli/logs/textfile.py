@@ -29,15 +29,20 @@ def check_textfile(path: str) -> None:
 
     :raises UsageError: it cannot be written, or would replace such a file.
     """
+    folder = os.path.dirname(os.path.abspath(path))
     try:
-        try_folder(os.path.dirname(os.path.abspath(path)))
-        info = os.lstat(path)
+        try_folder(folder)
+        info = os.lstat(path) if os.path.lexists(path) else None
     except FileNotFoundError as error:
-        if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
-            raise _refusal(path, "its folder does not exist") from error
-        return
+        is_there = os.path.isdir(folder)  # as /proc is
+        why = (
+            f"no file can be created in its folder ({error.strerror})" if is_there else "its folder does not exist"
+        )
+        raise _refusal(path, why) from error
     except OSError as error:
         raise _refusal(path, reason(error)) from error
+    if info is None:
+        return
     if not stat.S_ISREG(info.st_mode):
         raise _refusal(path, "it exists and is not a regular file")
     if info.st_size and (why := _why_not_replaced(path)):

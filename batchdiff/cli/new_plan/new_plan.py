@@ -83,9 +83,9 @@ def make_and_report(
 
 @contextmanager
 def _checkpoint(console: Console, path: str) -> Iterator[Checkpoint]:
-    """Yield the checkpoint of the plan at a path; after Ctrl-C or SIGTERM, say that it remains.
+    """Yield the checkpoint of the plan at a path; after Ctrl-C, SIGTERM or SIGHUP, report that it remains.
 
-    :raises StopError: there was such a signal.
+    :raises StopError: there was such a signal, and the checkpoint remains.
     """
     with closing(Checkpoint(path, warn=console.warn)) as checkpoint:
         try:

@@ -2,8 +2,8 @@
 
 ::
 
-    verifying   43.1%|████████▌           | 12.1 of 28 GiB, 203.4 MiB/s, 1:20 left
-      web01     57.0%|███████████▍        | 2.3 of 4 GiB, 101.7 MiB/s, 0:17 left
+    verifying  43.1%|████████▌           | 12.1 GiB of 28 GiB, 203.4 MiB/s, 1:20 left
+      web01  57.0%|███████████▍        | 2.3 GiB of 4 GiB, 101.7 MiB/s, 0:17 left
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ EVENTS_VERSION = "1.0"
 
 
 def version_event(verb: str) -> dict[str, Any]:
-    """Return the program's version, the verb, and the versions of all formats that the program writes."""
+    """Return the program's version, the verb, and the versions of the formats of events, reports and plans."""
     return {
         "version": __version__,
         "verb": verb,

@@ -6,7 +6,8 @@
     put_event("progress", may_drop=True)     left out if the reader is behind: the next one replaces it
     flush()        at the end of the command: wait until all has been read, as any program does
 
-A reader that has gone, as with ``| head``, gets nothing more; a full disk is reported once. Neither ends the work.
+A reader that has gone, as with ``| head``, gets nothing more, and no error is raised. If output cannot be written,
+as on a full disk, one error reports that, and later output is dropped.
 """
 
 from __future__ import annotations

@@ -79,17 +79,20 @@ def _condition(count: int) -> str:
 
 def _print_next_steps(console: Console, path: str, plan: Plan, outcomes: list[GuestOutcome]) -> None:
     """Print how the space can be freed, as long as originals exist; ``path``: the plan's, for commands."""
-    fates = [outcome.original.fate for outcome in outcomes if outcome.status is not Status.FAILED]
-    kept = [outcome.name for outcome in outcomes if outcome.original.fate is Fate.KEPT]
-    bound = dependents_of_kept(plan, kept)
+    done = [outcome for outcome in outcomes if outcome.status is not Status.FAILED]
+    fates = [outcome.original.fate for outcome in done]
+    bound = dependents_of_kept(plan, [each.name for each in outcomes if each.original.fate is Fate.KEPT])
+    kept = [outcome.name for outcome in done if outcome.original.fate is Fate.KEPT]
     devices = {guest.name for guest in plan.to_convert if guest.is_on_device}.intersection(kept)
     if devices - set(bound):
         console.say(
             "Originals that are block devices are always kept. Their space comes back only once you remove the"
             " devices, or discard what is on them, after you have come to trust the overlays."
         )
-    left = devices.union(bound)
-    if Fate.KEPT in fates and len(left) < len(kept):
+    for sentence in must_stay(plan, bound):
+        console.warn(sentence)
+    left = devices.union(bound).intersection(kept)
+    if len(left) < len(kept):
         one = len(kept) - len(left) == 1
         other, vm = "other " if left else "", "the VM" if one else "a VM"
         originals, them = (f"{other}original is", "it") if one else (f"{other}originals are", "them")
@@ -99,8 +102,6 @@ def _print_next_steps(console: Console, path: str, plan: Plan, outcomes: list[Gu
             f" `batchdiff apply {path} --retire quarantine` (or delete) can retire {them}. After {vm} has written"
             " to its overlay, delete the original yourself once you trust the overlay."
         )
-    for sentence in must_stay(plan, bound):
-        console.warn(sentence)
     if Fate.QUARANTINED in fates:
         one = fates.count(Fate.QUARANTINED) == 1
         originals, are = ("original", "is") if one else ("originals", "are")

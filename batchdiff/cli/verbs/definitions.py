@@ -136,11 +136,12 @@ def _check(arguments: argparse.Namespace) -> None:
             remedy=f"Leave out --xml{copies}.",
         )
     if not arguments.xml and arguments.proxmox is None and not virsh_is_installed():
+        is_for_libvirt = arguments.define or arguments.undo
+        others = "" if is_for_libvirt else ", or give the definitions with --xml FILE or --proxmox FOLDER"
         raise UsageError(
             "cannot read the VM definitions",
             why="virsh is not installed",
-            remedy="Install it (Debian: libvirt-clients), or give the definitions with --xml FILE or --proxmox"
-            " FOLDER.",
+            remedy=f"Install it (Debian: libvirt-clients){others}.",
         )
 
 
@@ -177,9 +178,10 @@ def _write(console: Console, folder: str, changes: Sequence[DomainChange] | Sequ
             with open(path, "xb", opener=_only_for_its_owner) as file:
                 file.write(change.changed)
         except OSError as error:
-            why = (
-                "it already exists, and is never replaced" if isinstance(error, FileExistsError) else reason(error)
-            )
+            why = reason(error)
+            if isinstance(error, FileExistsError):
+                exists = os.path.lexists(path)
+                why = "it already exists, and is never replaced" if exists else f"{folder} is not a folder"
             raise UsageError(f"cannot write {path}", why=why, remedy="Name another folder.") from error
         console.say(f"written: {path}")
     left_out = [change for change in changes if change.waiting and not change.is_right]

@@ -21,6 +21,7 @@ from batchdiff.image_source import ImageFormat
 from batchdiff.linux.call_failures import reason
 from batchdiff.linux.device_names import image_path
 from batchdiff.linux.machine import usable_cpus
+from batchdiff.linux.permissions import Deed, lacking_access
 from batchdiff.linux.reflinks import why_not_shared
 from batchdiff.manifest.file import read_manifest
 from batchdiff.plan.sidecar import sidecar_path
@@ -139,7 +140,7 @@ def _print_events(console: Console, found: Discovery, *, can_share: bool) -> Non
 def _check_output(path: str) -> None:
     """Check, before images are read, that manifests can be written to a path and would replace nothing.
 
-    :raises UsageError: a file exists there, its suffix is wrong, or its folder does not exist.
+    :raises UsageError: a file exists there, its suffix is wrong, or its folder is missing or closed to this user.
     """
     if os.path.isdir(path):
         return
@@ -158,6 +159,8 @@ def _check_output(path: str) -> None:
         why, remedy = f"there is no folder {folder}", "Create it first."
         if os.path.exists(folder):
             why, remedy = f"{folder} is not a folder", "Name a file in another folder."
+        elif closed := lacking_access(Deed.READ, folder):
+            why, remedy = closed, "Name a file in another folder."
         raise UsageError(f"cannot write to {path}", why=why, remedy=remedy)
 
 
@@ -212,11 +215,13 @@ def _why_no_manifest(group: Group) -> str:
     """Return why no manifest can have a group's template; empty if one can."""
     template = group.template.path
     if not is_listed(group.template):
-        return "its name is not valid UTF-8, which YAML requires; rename it"
+        return "its path is not valid UTF-8, which YAML requires; rename the file or the folder"
     if not any(is_listed(copy.image) for copy in group.copies):
         if len(group.copies) == 1:
-            return "the name of its copy is not valid UTF-8, which YAML requires; rename the copy"
-        return "the names of its copies are not valid UTF-8, which YAML requires; rename the copies"
+            return "the path of its copy is not valid UTF-8, which YAML requires; rename the copy or its folder"
+        return (
+            "the paths of its copies are not valid UTF-8, which YAML requires; rename the copies or their folders"
+        )
     lists = {sidecar_path(template, copy.image.path) for copy in group.copies}
     too_long = max(len(os.fsencode(name)) - longest_name(folder) for folder, name in map(os.path.split, lists))
     if too_long > 0:
@@ -239,7 +244,7 @@ def _can_share(found: Discovery) -> bool:
 
 
 def _shareable(group: Group) -> list[SampledImage]:
-    """Return a copy from each folder that can share blocks, judging by its and its template's format."""
+    """Return, from each folder, a copy that can share blocks, judging by its format and its template's."""
     images = [copy.image for copy in group.copies if copy.image.source.format in _SHAREABLE]
     by_folder = {os.path.dirname(image.path): image for image in images}
     return [*by_folder.values()] if group.template.source.format in _SHAREABLE else []

@@ -107,7 +107,7 @@ def _check_folder(folder: str) -> None:
     try:
         try_folder(folder)
     except OSError as error:
-        if not os.path.isdir(folder):
+        if not os.path.isdir(folder) and not isinstance(error, PermissionError):
             why = "it is not a folder" if os.path.exists(folder) else "there is no such folder"
         elif isinstance(error, FileNotFoundError):
             why = f"no file can be created in it ({error.strerror})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 
 from batchdiff.applying.checks.free_space import FreeSpace
@@ -11,7 +12,7 @@ from batchdiff.applying.guests.converted_elsewhere import done_elsewhere, requir
 from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.guests.guest_files import on_disk
 from batchdiff.applying.guests.status import Written
-from batchdiff.applying.journal.records import History
+from batchdiff.applying.journal.records import Goal, GuestState, History
 from batchdiff.applying.swap.purge_task import PurgeOptions
 from batchdiff.applying.undo import purge, purgeable
 from batchdiff.cli.confirm import Question, confirm, deletion, overlays_remain
@@ -20,6 +21,7 @@ from batchdiff.cli.journal_history import history_of
 from batchdiff.cli.path_map import with_moved_paths
 from batchdiff.cli.rebuilt_images import warn_of_rebuilding
 from batchdiff.cli.run_session import carry_out, dry_run, exit_code, report_space
+from batchdiff.files import own_files
 from batchdiff.plan.file import read_plan
 from batchdiff.plan.plan import GuestToConvert, Plan
 from batchdiff.report.results_text import undone_text
@@ -60,9 +62,10 @@ def _ask(console: Console, plan: Plan, options: PurgeOptions, history: History, 
     found = [guest for guest, _ in states]
     there = on_disk(plan, history)
     written = [(guest, there[guest.name].written) for guest in found if guest.name in there]
-    originals = [(_quarantine(guest), guest.diff.savings.allocated_bytes) for guest in found]
+    paths = {guest.name: _path(guest, state) for guest, state in states}
+    originals = [(paths[guest.name], guest.diff.savings.allocated_bytes) for guest in found]
     doubts = {
-        _quarantine(guest): _CHANGED if Written.ORIGINAL in each else _MAY_DIFFER
+        paths[guest.name]: _CHANGED if Written.ORIGINAL in each else _MAY_DIFFER
         for guest, each in written
         if Written.ORIGINAL in each or (Written.OVERLAY in each and not options.used)
     }
@@ -72,8 +75,11 @@ def _ask(console: Console, plan: Plan, options: PurgeOptions, history: History, 
     confirm(console, "purge", _question(originals, doubts, _remains(plan, len(found), rebuilt), used=options.used))
 
 
-def _quarantine(guest: GuestToConvert) -> str:
-    return original_names(guest.source.path).quarantine
+def _path(guest: GuestToConvert, state: GuestState) -> str:
+    """Return the path of an original in quarantine, or the one that an interrupted purge gave it."""
+    names = original_names(guest.source.path)
+    is_deleting = state.goal is Goal.PURGE and os.path.lexists(names.deleting)
+    return names.deleting if is_deleting else names.quarantine
 
 
 def _remains(plan: Plan, count: int, rebuilt: Sequence[str]) -> str:
@@ -89,6 +95,7 @@ def _question(
     originals: list[tuple[str, int]], doubts: Mapping[str, str], remains: str, *, used: bool
 ) -> Question:
     one = len(originals) == 1
+    where = "there" if any(path.endswith(own_files.DELETING) for path, _ in originals) else "in quarantine"
     if used:
         condition = (
             f" even if {'its VM has' if one else 'their VMs have'} run since the conversion (the state from before"
@@ -100,6 +107,6 @@ def _question(
         originals,
         condition=condition,
         remains=f"{remains}.",
-        otherwise=f"The {'original is' if one else 'originals are'} still in quarantine.",
+        otherwise=f"The {'original is' if one else 'originals are'} still {where}.",
         doubts=doubts,
     )

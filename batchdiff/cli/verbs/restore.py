@@ -101,7 +101,7 @@ def _ask(
         _ask_to_discard(console, found, on_disk(plan, history), yes=arguments.yes)
         return
     if not arguments.yes and options.guests is None and len(found) > 1 and console.can_ask:
-        lines = [f"{guest.name}: {guest.overlay_path} -> {guest.source.path}" for guest, _ in found]
+        lines = [f"{guest.name}: {_way_back(guest.overlay_path, guest.source.path)}" for guest, _ in found]
         question = Question(
             f"all {len(found)} guests will be restored, and their overlays ({_size_of_overlays(found)} on disk)"
             " deleted (their VMs must be shut down):",
@@ -129,7 +129,8 @@ def _ask_to_discard(
         raise UsageError(
             f"{few(lost)} cannot go back to {'its original' if len(lost) == 1 else 'their originals'}",
             why=f"the {'original was' if len(lost) == 1 else 'originals were'} deleted or moved",
-            remedy="Run the same command without `--discard-changes` to rebuild full images from the overlays.",
+            remedy="Run the same command without `--discard-changes` to rebuild"
+            f" {'a full image from the overlay' if len(lost) == 1 else 'full images from the overlays'}.",
         )
     if lost:
         whose = "original of this guest was" if len(lost) == 1 else "originals of these guests were"
@@ -185,6 +186,11 @@ def _is_rebuilt(there: Mapping[str, OnDisk], guest: str) -> bool:
     """Return whether a guest's image may have to be rebuilt: its original is missing, or a file has changed."""
     files = there.get(guest)
     return files is None or files.original is None or bool(files.written)
+
+
+def _way_back(overlay: str, original: str) -> str:
+    """Return the path that a VM's disk has and the one that it will have; only one if they are the same."""
+    return original if overlay == original else f"{overlay} -> {original}"
 
 
 def _size_of_overlays(found: list[GuestWithState]) -> str:

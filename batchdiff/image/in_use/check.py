@@ -8,8 +8,8 @@
     a write lease, then /proc    VMs that neither lock it nor write to it yet, waiting for an incoming migration
     an exclusive open, /proc     users of a block device, which has no leases
 
-Readers are allowed, except QEMU if it reads a guest, which is then a VM's disk or an overlay's backing file.
-Processes on other hosts are not seen.
+Readers are allowed, except QEMU if it reads a guest: then the guest may be a VM's disk or an overlay's backing
+file. Processes on other hosts are not seen.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def in_use(path: str, purpose: Purpose, objection: str) -> BatchdiffError:
     return ImageError(
         f"{path}, which must not change, is in use",
         why=objection,
-        remedy="Stop what is writing to it: shut down the VM, end the program, or unmount or detach the device."
-        " VMs running on its overlays can stay up.",
+        remedy="End this use: shut down the VM, end the program, or unmount or detach the device. VMs running on"
+        " its overlays can stay up.",
     )
 
 
@@ -115,7 +115,10 @@ def check_usage(fd: int, purpose: Purpose) -> Usage:
 
 
 def users(path: str) -> str:
-    """Return who is using an image, as a clause; empty if no user is found. No lock or lease is left on it."""
+    """Return who is using an image, as a clause; empty if no user is found. No lock or lease is left on it.
+
+    Only locks are examined, so a program that takes none is not found.
+    """
     try:
         fd = open_image_file(path)
     except ImageError:
@@ -129,7 +132,7 @@ def users(path: str) -> str:
 
 
 def other_writer(fd: int) -> str:
-    """Return which program other than QEMU is writing to a file, as a clause; empty if none is found.
+    """Return which program other than QEMU is writing to a file or has locked it, as a clause; empty if none.
 
     QEMU is recognised by its locks, and a VM without locks by its program's name. No lease is left on the file.
     """

@@ -56,7 +56,7 @@ class Held:
 
     def __init__(self) -> None:
         self._grips: list[_Grip] = []
-        self._given_up = ""
+        self._given_up: tuple[_Grip, str] | None = None
 
     @property
     def unknown(self) -> str:
@@ -69,7 +69,7 @@ class Held:
 
     def is_broken(self) -> bool:
         """Return whether a program is waiting to write to one of the files, or can already do so."""
-        return bool(self._given_up) or any(grip.leased and lease_is_broken(grip.fd) for grip in self._grips)
+        return self._given_up is not None or any(grip.leased and lease_is_broken(grip.fd) for grip in self._grips)
 
     def check(self) -> None:
         """If a program is writing to one of the files, or waiting to do so, release everything and raise an error.
@@ -79,11 +79,14 @@ class Held:
         :raises GuestError: a guest is in use.
         :raises ImageError: a template, or a backing file of a guest, is in use.
         """
-        for grip in self._grips:
-            objection = self._given_up or self._objection(grip)
+        for grip in self._grips if self._given_up is None else ():
+            objection = self._objection(grip)
             if objection:
-                self._given_up = objection
-                raise in_use(grip.path, grip.purpose, objection)
+                self._given_up = grip, objection
+                break
+        if self._given_up is not None:
+            grip, objection = self._given_up
+            raise in_use(grip.path, grip.purpose, objection)
 
     def alone(self) -> Usage:
         """Report whether another program has the image itself open, even for reading. Backing files do not count.

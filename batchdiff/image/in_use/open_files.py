@@ -1,6 +1,6 @@
 """The processes and loop devices that have a file open, as far as this user may see them.
 
-Used for messages, and on filesystems without leases. Locks and leases do not show who holds them.
+Used for messages, and where leases are missing or unreliable. Locks and leases do not show who holds them.
 
 Source: Linux ``Documentation/filesystems/proc.rst``, 3.8 (fdinfo); ``Documentation/ABI/testing/sysfs-block-loop``.
 """
@@ -99,9 +99,10 @@ def _is_our_fork(pid: int, own: int) -> bool:
 
 
 def name_holders(holders: tuple[Holder, ...], *, complete: bool) -> str:
-    """Return the names of holders as the subject of a sentence."""
+    """Return the names of holders as words for a sentence."""
     if holders:
-        return " and ".join(holder.name for holder in holders)
+        names = [holder.name for holder in holders]
+        return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
     return "something" if complete else "an unknown process (run as root to see which)"
 
 

@@ -5,7 +5,7 @@ ext2, ext3, XFS, tmpfs        blocks, of the size in statvfs; a tmpfs with ``hug
 ext4                          the same; with bigalloc, clusters of blocks, inferred from files' allocation
 btrfs                         blocks; less if btrfs compresses
 overlayfs                     as on the filesystem of its upper layer
-others (ZFS, NFS, FUSE, ...)  never measured, so unknown
+others (ZFS, NFS, FUSE, ...)  never measured, so unknown, as are files on the realtime device of XFS
 ============================  ================================================================================
 
 Source: Linux ``Documentation/filesystems/``: ``ext4/bigalloc.rst``, ``tmpfs.rst``; btrfs(5) on compression.

@@ -6,7 +6,7 @@
     data of the template's file  |.............| |......|         extents that were written
     in the same blocks already        |..|
     data of the guest's file     |.................|  |.|         only if anything is left by now
-    shareable                    |....|  |.| |....|   |.|
+    shareable                    |....|  || |..| |.|  |.|
 
 For raw images the guest's offsets are the file's. A fleet has millions of such ranges, of which a plan needs only
 the sum. Arrays take a thirtieth of the time of :mod:`~batchdiff.image.storage.shareable`, which finds them singly.

@@ -46,8 +46,9 @@ class SharedStretch:
     """The equal bytes (``equal``: starts and ends) of one stretch of a guest, by whether they can be shared.
 
     ``ranges``: those that can be shared. ``already``: bytes that are already in the template's blocks. ``unfit``:
-    bytes that cannot be shared, because in one of the images they are compressed, encrypted, not aligned to
-    blocks, or on another filesystem. Zeros without blocks, and bytes of the guest's backing files, do not count.
+    bytes that cannot be shared, because in one of the images they are compressed, encrypted or not aligned to
+    blocks, or because their files cannot share blocks, such as those on two filesystems. Zeros without blocks, and
+    bytes of the guest's backing files, do not count.
     """
 
     equal: tuple[tuple[int, int], ...]

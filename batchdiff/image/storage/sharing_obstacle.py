@@ -35,7 +35,7 @@ def _explained(reason: NoSharing, template: Layer, guest: Layer) -> Fault:
         return Fault(
             f"the template's file {template.path} is on another filesystem, and blocks can be shared only within"
             " one",
-            f"{_INSTEAD}, or move template and guest to one filesystem and correct the manifest.",
+            f"{_INSTEAD}, or move template and guest to one XFS or btrfs filesystem and correct the manifest.",
         )
     if reason is NoSharing.CHECKSUMS:
         return Fault(

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from batchdiff.quoting import escape
-
-if TYPE_CHECKING:
-    pass
 
 YamlPath: TypeAlias = tuple[str | int, ...]
 """The path to a value: ``("guests", 1, "overlay")``."""

@@ -77,3 +77,8 @@ class WrittenGuest(NamedTuple):
     def gets_overlay(self) -> bool:
         """True unless the guest shares blocks in place."""
         return self.strategy is Strategy.OVERLAY
+
+    @property
+    def overlay_key(self) -> str:
+        """The key of the manifest that determines the overlay's path."""
+        return "overlay.path" if self.layout is None else "overlay.disk"

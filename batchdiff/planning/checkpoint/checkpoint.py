@@ -1,8 +1,9 @@
 """PLAN.partial: the results of an unfinished scan, from which the same command resumes it.
 
-It is only a cache: a missing or damaged checkpoint costs time, never a plan. A record is appended for each
-finished range, and a planner that is killed loses none of them. The file is synced every few seconds, so a power
-cut loses only the latest records. The file is removed once the plan is written.
+It is only a cache: a missing or damaged checkpoint costs time, never a plan. The file is created only after the
+first two seconds. From then on, a record is appended for each finished range, so a planner that is killed loses
+none of them. The file is synced every few seconds, so a power cut loses only the latest records. The file is
+removed once the plan is written.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _SYNC_EVERY = 5.0
 
 
 class Checkpoint:
-    """The checkpoint of the plan at ``plan_path``; ``warn`` is called with the reason if it cannot be used."""
+    """The checkpoint of the plan at ``plan_path``; ``warn`` is called if it cannot be used or removed."""
 
     def __init__(self, plan_path: str, *, warn: Callable[[str], None], begin_after: float = _BEGIN_AFTER) -> None:
         self.path = f"{plan_path}.partial"
@@ -51,6 +52,7 @@ class Checkpoint:
             return []
         except (OSError, ValueError) as error:
             self._give_up(error)
+            self.close()  # it may not be ours, so discard() must not remove it
             return []
         if records[:1] == [Binding(binding)]:
             self._pending = []
@@ -87,13 +89,15 @@ class Checkpoint:
             self._give_up(error)
 
     def _give_up(self, error: OSError | ValueError) -> None:
+        """Write no more results; the file stays open, and so can be discarded."""
         self._usable = False
-        self.close()
+        is_begun = self._file is not None and self._file.end > 0
         why = f"{self.path} cannot be used: {error}"
         if isinstance(error, OSError):
             deed = Deed.WRITE if os.path.lexists(self.path) else Deed.CREATE
             why = reason(error, deed, self.path)
-        self._warn(f"if this scan is interrupted, it cannot be resumed, because {why}")
+        what = "only its earlier results are kept" if is_begun else "it cannot be resumed"
+        self._warn(f"if this scan is interrupted, {what}, because {why}")
 
     def discard(self) -> None:
         """Remove the file, which is no longer needed once the plan is written."""
@@ -108,7 +112,7 @@ class Checkpoint:
         self.close()
 
     def close(self) -> None:
-        """Close and unlock the file. By now it has every recorded result, unless it was never created."""
+        """Close and unlock the file. By now it has every recorded result, unless it could not be used."""
         if self._file is not None:
             self._file.close()
             self._file = None

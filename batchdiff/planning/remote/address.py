@@ -43,7 +43,7 @@ def scheduler_address(text: str, *, trust_network: bool) -> str:
         raise UsageError(f"{show(text)} is not the address of a scheduler", remedy=_EXAMPLE)
     if parts.scheme == "tcp" and not trust_network and not _is_loopback(parts.hostname):
         raise UsageError(
-            f"the connection to {show(text)}, on another host, would not be encrypted",
+            f"the connection to {show(text)}, which may be on another host, would not be encrypted",
             why="a scheduler runs whatever code it receives, so anyone on that network could run programs as you"
             " on this host and on all workers",
             remedy="Give the scheduler and the workers certificates, and use tls:// (docs/many-hosts.md). If no"

@@ -37,8 +37,12 @@ _SLOW = 30.0
 _HUNG = 60.0
 """Seconds after which a scheduler that does not answer counts as gone."""
 
-CONTINUE = "No plan was written. Run the same command again to continue, with --scheduler or without it."
+CONTINUE = "No plan was written. Run the same command again, with --scheduler or without it."
 """The advice if a scan on other hosts ends early."""
+
+
+_ITS_RANGES = "; its unfinished ranges are left to others"
+"""The end of a notice about a worker that had ranges, even if no other worker is there yet."""
 
 
 class _Question(enum.Enum):
@@ -91,7 +95,7 @@ class Crew(Generic[Task, Result]):
         self._next_look = time.monotonic() + LOOK_AGAIN
         present = self._present()
         for worker in sorted(self.admitted - present - self._silent):
-            self.warn(f"the worker {worker} is gone: its ranges go to others")
+            self.warn(f"the worker {worker} is gone{_ITS_RANGES}")
         self.admitted &= present
         self.refused = {worker: reason for worker, reason in self.refused.items() if worker in present}
         for future, asked in list(self.asked.items()):
@@ -111,9 +115,10 @@ class Crew(Generic[Task, Result]):
         last_seen = {worker: each["last_seen"] for worker, each in found.items()}
         silent = self._heartbeats.silent(last_seen, time.monotonic())
         for worker in sorted(silent - self._silent):
+            its_ranges = _ITS_RANGES if worker in self.admitted else ""
             self.warn(
                 f"the worker {worker} has not reported for {LONGEST_SILENCE:.0f} seconds: its process or its host"
-                " is frozen, or cut off; its ranges go to others"
+                f" is frozen, or cut off{its_ranges}"
             )
         self._silent = silent
         return set(last_seen) - silent
@@ -158,15 +163,15 @@ class Crew(Generic[Task, Result]):
 
     def error(self) -> WorkerError:
         """Return the error to raise if no worker can do the tasks."""
+        if self._ever_admitted:
+            why = "the last worker that took part died, froze or left, and no other has taken its place"
+            return WorkerError("the scan ran out of workers", why=why, remedy=CONTINUE)
         if self.refused:
             why = "; ".join(f"{worker}: {reason}" for worker, reason in list(self.refused.items())[:3])
-            remedy = "Fix these problems, or plan without --scheduler."
+            remedy = "Fix that, or plan without --scheduler."
             return WorkerError("none of the scheduler's workers can scan these images", why=why, remedy=remedy)
-        if self._ever_admitted:
-            why = "the last worker died, froze or left, and no other has joined"
-            return WorkerError("the scan ran out of workers", why=why, remedy=CONTINUE)
         remedy = "Start some with `dask worker` and this scheduler's address (docs/many-hosts.md)."
-        return WorkerError("the scheduler has no workers", remedy=remedy)
+        return WorkerError("the scheduler has no workers that answer", remedy=remedy)
 
 
 def _objection(question: _Question, answer: str) -> str:
@@ -187,4 +192,9 @@ def _failure(question: _Question, error: BaseException) -> str:
     """Return why a worker that failed to answer is refused."""
     if question is _Question.VERSION and isinstance(error, ImportError):
         return f"it cannot import batchdiff ({error}); install the same version there as on the planner's host"
-    return f"it failed when asked about {question.value}: {error!r}"
+    words = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        # Not examined any further: the file is the worker's.
+        words = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    shown = f" ({words})" if words else ""
+    return f"it failed when asked about {question.value}{shown}; see its log for the cause"

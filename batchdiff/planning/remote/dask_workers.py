@@ -131,7 +131,7 @@ class _Work(Generic[Task, Result]):
         return self._is_exhausted and not self.pending and not self._again
 
     def submit(self, workers: set[str]) -> None:
-        """Give tasks to workers, up to a few in advance, first to those that have none."""
+        """Give tasks to workers, up to two at a time, first to those that have none."""
         self._take_back(workers)
         load = Counter(pending.worker for pending in self.pending.values())
         for ahead in range(_AHEAD):
@@ -184,7 +184,8 @@ class _Work(Generic[Task, Result]):
     def take(self, future: Future) -> Iterator[Result]:
         """Yield the result of a future that is finished; nothing if its task has to be done again.
 
-        :raises WorkerError: too many workers were lost while doing the task, or it could not be sent.
+        :raises WorkerError: too many workers were lost while doing the task, or one failed or ran out of memory.
+        :raises BatchdiffError: the task raised it.
         """
         pending = self.pending.get(future)
         if pending is None:  # it was taken back a moment ago, with another task of its worker

@@ -95,7 +95,7 @@ def _excerpt(file: ImageFile, offset: int) -> FileExcerpt:
 
 
 def objection_to(proofs: Iterable[FileProof]) -> str:
-    """Return how this host's files differ from the proofs; empty if it sees the same files."""
+    """Return how this host's files differ from the proofs, or why one cannot be read; empty if neither is so."""
     for proof in proofs:
         try:
             with closing(ImageFile(proof.path)) as file:

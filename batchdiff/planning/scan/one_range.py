@@ -7,7 +7,8 @@
     guest 1            read and compared from the first to the last byte that is not settled
     guest 2            ...
 
-Settled without reading: zeros on both sides, and blocks that guest and template share on disk (reflink).
+Settled without reading: zeros on both sides, bytes that an overlay of the template reads from the template's own
+files, and blocks that guest and template share on disk (reflink).
 If the template shares any blocks, it is read only where a guest needs it, and there is no digest.
 Ranges are aligned to the largest cluster, so folding to clusters never crosses the end of a range.
 """
@@ -57,7 +58,7 @@ from batchdiff.qcow2.entries import Origin
 from batchdiff.units import MIB, align_up, ceil_div
 
 RANGE = 64 * MIB
-"""Bytes of one task of a worker: tens of milliseconds of work. The digest's definition depends on it."""
+"""Bytes of one task of a worker: tens of milliseconds of work per guest. The digest's definition depends on it."""
 
 
 class _Stretch(NamedTuple):

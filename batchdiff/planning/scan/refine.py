@@ -34,7 +34,7 @@ STRETCH = GIB
 """Bytes of a guest's disk in one task: few enough to show progress, and to occupy all workers with one guest."""
 
 _GAP = 64 * KIB
-"""Equal bytes between two granules that are read, too: that takes less time than another call."""
+"""No more equal bytes than these between two granules are read, too: that takes less time than another call."""
 
 
 class Granules(NamedTuple):

@@ -107,12 +107,15 @@ def open_same_files(source: ImageSource, files: Files, observer: ReadObserver | 
     found = files_of(image)
     if files not in {found, on_any_device(found)}:
         image.close()
+        each = zip(image.source.files, found, files, strict=False)
+        moved = (path for path, now, then in each if then not in {now, (_ANY_DEVICE, now[1])})
         raise ImageError(
-            f"another file took the place of {source.path} while the image was being scanned",
-            remedy="Find out what moved the image or mounted something over it, and plan again.",
+            f"another file took the place of {next(moved, source.path)} while this command was running",
+            remedy="Find out what moved the file or mounted something over it, and run the same command again.",
         )
     return image
 
 
 def _changed(changes: str) -> ImageError:
-    return ImageError(f"it changed while it was being scanned ({changes}). Shut its VM down and plan again")
+    why = f"it changed while this command was running ({changes})"
+    return ImageError(f"{why}. Shut its VM down and run the same command again")

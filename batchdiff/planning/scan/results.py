@@ -70,7 +70,7 @@ class Findings:
                 self.failures[name] = error
 
     def digest(self, virtual_size: int) -> str:
-        """Return the template's digest; empty if it was not read in full because it shares blocks with guests."""
+        """Return the template's digest; empty if it was not read in full, because it shares blocks."""
         return "" if self.sharing else combine_digests(virtual_size, self.digests)
 
     def units(self, name: str) -> Extents:

@@ -2,9 +2,9 @@
 
 ::
 
-    segments of a guest   |    ZERO     |FILE|        ZERO         |  FILE  |
+    segments of a guest    |    ZERO    |FILE|       ZERO       |FILE|
     windows                |  0  |  1  |  2  |  3  |  4  |  5  |  6  |
-    kept                                |2: ....|                  |6: ....|    of windows with bytes to read
+    kept                               |2: ..|                 |6: ..|    of windows with bytes to read
 
 A stretch has as many windows as fit: a whole range for a thousand almost empty guests, a single window for
 guests whose clusters are in random order.

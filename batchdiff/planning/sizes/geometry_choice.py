@@ -6,7 +6,7 @@
     128 KiB, extended L2 entries     | hole |data| hole     |     length 128 KiB, on disk   4 KiB
 
 Geometries without subclusters are compared by the file's length. Unwritten subclusters stay holes, so if any
-geometry has subclusters, all are compared by space on disk.
+geometry has subclusters, all are compared by space on disk; so are all geometries of an overlay with a data file.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ def extents_to_write(units: Extents, virtual_size: int, options: OverlayOptions,
 def disk_bytes(layout: Layout, data: int, unit: int = UNIT) -> int:
     """Return an overlay's bytes on disk, in whole units of the filesystem; its data clusters take ``data`` bytes.
 
-    This is less than the file's size: tables end before their last cluster does, and data clusters have holes. If
-    a unit holds several clusters, something is written in each unit, so all units are taken.
+    This can be less than the file's size: tables end before their last cluster does, and data clusters have holes.
+    If a unit holds several clusters, something is written in each unit, so all units are taken.
     """
     cluster, entries_per_block = layout.geometry.cluster_size, layout.geometry.refcounts_in_block
     if cluster < unit:
@@ -48,7 +48,7 @@ def disk_bytes(layout: Layout, data: int, unit: int = UNIT) -> int:
 
 
 class OverlaySize(NamedTuple):
-    """Bytes of an overlay's file, the possible error of that number, and its bytes on disk.
+    """Bytes of an overlay's files, the possible error of that number, and their bytes on disk.
 
     ``shared_bytes``: those on disk in blocks that files other than the guest use anyway, so they cost nothing.
     """

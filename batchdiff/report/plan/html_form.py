@@ -25,6 +25,7 @@ from batchdiff.choices import Strategy, Verdict
 from batchdiff.errors import PlanError
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.plan.plan import Diff, GuestPlan, Savings
+from batchdiff.plan.recognise import plan_again
 from batchdiff.report.facts import PlanFacts, figures_of, share
 from batchdiff.report.figures import percent, size
 from batchdiff.report.plan import words
@@ -92,7 +93,11 @@ def _content(facts: PlanFacts) -> dict[str, Any]:
     """Return the values that the template names."""
     plan = facts.plan
     scale = max((guest.image.virtual_size for guest in plan.guests if guest.image is not None), default=1)
-    maps = {guest.name: _map(guest.name, guest.diff, scale) for guest in facts.guests if guest.diff is not None}
+    maps = {
+        guest.name: _map(guest.name, guest.diff, scale, facts.path)
+        for guest in facts.guests
+        if guest.diff is not None
+    }
     shown = enumerate(outliers_first(facts.guests))
     guests = [_view(number, guest, facts, maps.get(guest.name), scale) for number, guest in shown]
     return {
@@ -124,12 +129,12 @@ def _content(facts: PlanFacts) -> dict[str, Any]:
     }
 
 
-def _map(guest: str, diff: Diff, scale: int) -> ChangeMap:
+def _map(guest: str, diff: Diff, scale: int, path: str) -> ChangeMap:
     try:
         return change_map(diff, scale)
     except ValueError as error:
         why = f"guest {guest!r}: {error}"
-        raise PlanError("cannot draw the plan", why=why, remedy="Plan again: `batchdiff plan`.") from error
+        raise PlanError("cannot draw the plan", why=why, remedy=plan_again(path)) from error
 
 
 def _view(number: int, guest: GuestPlan, facts: PlanFacts, changes: ChangeMap | None, scale: int) -> GuestView:

@@ -121,17 +121,17 @@ def sharing_next(facts: PlanFacts) -> Iterator[str]:
     saved = _saved(sum(guest.sharing.saved_bytes for guest in guests), exactness)
     if exactness is Exactness.UNKNOWN:
         saved = UNKNOWN_AMOUNT
-    stay = (
-        "Its file, format and definition stay" if len(guests) == 1 else "Their files, formats and definitions stay"
-    )
+    stay, them = "Its file, format and definition stay", "the guest"
+    if len(guests) > 1:
+        stay, them = "Their files, formats and definitions stay", "these guests"
     yield (
         f"`batchdiff apply` will let {count_of(len(guests), 'guest')} share blocks in place with the template:"
-        f" {saved} comes back immediately. {stay} as they are, and nothing will depend on the template."
+        f" {saved} comes back immediately. {stay} as they are, and {them} will not depend on the template."
     )
     left_out = sum(guest.sharing.left_out_bytes for guest in guests)
     if left_out:
         yield (
             f"Another {format_size(left_out)} is equal to the template's data but cannot be shared: in"
             f" {'the' if len(guests) == 1 else 'a'} guest or in the template, that data is compressed or"
-            " encrypted, or at unaligned offsets."
+            " encrypted, at unaligned offsets, or on another filesystem."
         )

@@ -36,7 +36,7 @@ def test_each_is_named_with_its_change(stage, which):
 
 def test_one_that_is_gone(stage):
     stage.original().unlink()
-    assert changed(stage) == [f"{stage.original()}: it is gone"]
+    assert changed(stage) == [f"{stage.original()}: it is gone, or cannot be examined"]
 
 
 def test_what_batchdiff_did_does_not_count(stage):

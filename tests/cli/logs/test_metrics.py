@@ -129,6 +129,7 @@ def plan(tmp_path, monkeypatch):
     ("name", "why"),
     [
         ("no/x.prom", "its folder does not exist"),
+        ("/proc/x.prom", "no file can be created in its folder (No such file or directory)"),
         ("folder.prom", "it exists and is not a regular file"),
         ("link.prom", "it exists and is not a regular file"),
         ("other.prom", "it exists and does not contain metrics of batchdiff"),

@@ -237,3 +237,17 @@ def test_nothing_stays_of_an_image_that_could_not_be_held(folder, raw):
         for path in (guest, raw):
             os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))
         notation.run("qemu-io", "-f", "qcow2", "-c", "write 0 512", str(guest))
+
+
+def test_each_check_names_the_file_that_was_given_up(folder, raw):
+    guest = folder / "thin.qcow2"
+    notation.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", str(raw), "-F", "raw", str(guest))
+    with open_image(source(guest, raw)) as image, hold(image, Purpose.GUEST) as held:
+        writing = threading.Thread(target=lambda: os.close(os.open(raw, os.O_RDWR)))
+        writing.start()
+        wait_for(held.is_broken)
+        for _ in range(2):
+            with pytest.raises(ImageError, match=f"{raw}, which must not change"):
+                held.check()
+        assert held.is_broken()
+        writing.join()

@@ -8,7 +8,7 @@ import pytest
 import real_holders
 from filesystems import among_own_mounts
 
-from batchdiff.image.in_use.open_files import Access, holders_of, name_holders
+from batchdiff.image.in_use.open_files import Access, Holder, have_open, holders_of, name_holders
 
 NOBODY = 65534
 
@@ -122,6 +122,12 @@ def test_names_of_several(path, fd):
         assert name_holders(found.found, complete=True).count("(pid ") == 2
         assert " and " in name_holders(found.found, complete=True)
         assert len(found.writers()) == 1
+
+
+def test_names_of_three():
+    holders = tuple(Holder(name, Access.READ) for name in ("kvm (pid 1)", "cat (pid 2)", "dd (pid 3)"))
+    assert have_open(holders, complete=True) == "kvm (pid 1), cat (pid 2) and dd (pid 3) have it open"
+    assert have_open(holders[:1], complete=True) == "kvm (pid 1) has it open"
 
 
 def test_without_a_free_descriptor_absence_is_not_claimed(path, fd, monkeypatch):

@@ -405,8 +405,44 @@ def test_a_full_disk(plan, monkeypatch):
     checkpoint.add(result(2))
     checkpoint.add(result(3))
     checkpoint.close()
+    assert told == [
+        "if this scan is interrupted, only its earlier results are kept, because the filesystem of"
+        f" {plan.parent} has no space left"
+    ]
+    assert len(loaded(plan)) == 1
+
+
+@pytest.mark.parametrize("earlier", [[], [result(1)]])
+def test_what_a_full_disk_left_is_discarded(plan, partial, monkeypatch, earlier):
+    checkpoint = opened(plan, Told())
+    checkpoint.load("b")
+    for each in earlier:
+        checkpoint.add(each)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    checkpoint.add(result(2))
+    assert partial.exists()
+    assert not checkpoint.is_kept
+    checkpoint.discard()
+    assert not partial.exists()
+
+
+def test_a_disk_that_is_full_from_the_start(plan, monkeypatch):
+    told = Told()
+    checkpoint = opened(plan, told)
+    checkpoint.load("b")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    checkpoint.add(result(1))
+    checkpoint.close()
     assert len(told) == 1
-    assert told[0].endswith(f"because the filesystem of {plan.parent} has no space left")
+    assert told[0].startswith("if this scan is interrupted, it cannot be resumed, because ")
 
 
 SOMEBODY = 3001

@@ -29,6 +29,7 @@ from batchdiff.planning.checkpoint.checkpoint import Checkpoint
 from batchdiff.planning.planner import EarlierResults, make_plan
 from batchdiff.planning.remote import connection, dask_workers
 from batchdiff.planning.remote.connection import Certificates, connect
+from batchdiff.planning.remote.crew import Crew
 from batchdiff.planning.remote.heartbeats import LONGEST_SILENCE
 from batchdiff.planning.remote.remote_scan import RemoteScans
 from batchdiff.planning.scan.scan_job import ScanJob
@@ -159,7 +160,7 @@ def test_a_worker_that_dies_in_the_middle(folder, hosts, expected, tmp_path):
         found = make_plan(fleet(folder), jobs=1, remote=remote, progress=progress)
     assert killed == [-signal.SIGKILL]
     assert checksum(found) == expected
-    assert any(note.endswith("is gone: its ranges go to others") for note in notices)
+    assert any(note.endswith("is gone; its unfinished ranges are left to others") for note in notices)
 
 
 @pytest.mark.long
@@ -269,7 +270,7 @@ def test_a_scheduler_without_workers_and_then_none(folder, tmp_path, expected, m
             with contextlib.closing(first), pytest.raises(WorkerError) as caught:
                 make_plan(fleet(folder), jobs=1, remote=remote, progress=progress, earlier=EarlierResults(first))
         assert caught.value.what == "the Dask scheduler is gone"
-        assert "Run the same command again to continue" in caught.value.remedy
+        assert "Run the same command again, with --scheduler" in caught.value.remedy
         monkeypatch.setattr(connection, "_TIMEOUT", 0.5)
         with pytest.raises(WorkerError, match=r"cannot connect to the scheduler at tcp://127.0.0.1"):
             connect(found.address, Certificates(), say=print, warn=print)
@@ -280,6 +281,31 @@ def test_a_scheduler_without_workers_and_then_none(folder, tmp_path, expected, m
     assert checksum(resumed) == expected
     assert len(said) == 1
     assert said[0].startswith("Resuming an interrupted scan: ")
+
+
+@pytest.mark.parametrize(
+    ("state", "what"),
+    [
+        (
+            {"refused": {"a": "it has batchdiff 1"}},
+            "none of the scheduler's workers can scan these images: a: it has",
+        ),
+        (
+            {"refused": {"a": "old"}, "_ever_admitted": True},
+            "the scan ran out of workers: the last worker that took",
+        ),
+        (
+            {"_ever_admitted": True},
+            "the scan ran out of workers: the last worker that took part died, froze or left",
+        ),
+        ({}, "the scheduler has no workers that answer"),
+    ],
+)
+def test_the_error_if_no_worker_can_scan(state, what):
+    """If one has scanned, another that was left out is not the reason, and what was scanned is kept."""
+    crew = Crew(None, None, print, print, set(), **{name: state[name] for name in state if name == "refused"})
+    crew._ever_admitted = "_ever_admitted" in state
+    assert crew.error().reason.startswith(what)
 
 
 def test_a_template_that_qemu_reads(folder, hosts):

@@ -3,6 +3,7 @@
 Guards planning/remote/remote_scan.py, planning/remote/crew.py.
 """
 
+import errno
 import pickle
 from dataclasses import replace
 from unittest.mock import Mock
@@ -111,7 +112,20 @@ def test_another_python(monkeypatch, python, reason):
 def test_a_worker_without_batchdiff():
     found = crew._failure(crew._Question.VERSION, ModuleNotFoundError("No module named 'batchdiff'"))
     assert found.startswith("it cannot import batchdiff (No module named 'batchdiff'); install the same")
-    assert "failed when asked about its files: KeyError(1)" in crew._failure(crew._Question.FILES, KeyError(1))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ModuleNotFoundError("No module named 'numpy'"), " (No module named 'numpy')"),
+        (OSError(errno.EIO, "Input/output error", "/a.img"), " (/a.img: Input/output error)"),
+        (OSError(errno.EIO, "Input/output error"), " (Input/output error)"),
+        (AssertionError(), ""),
+    ],
+)
+def test_a_worker_that_fails(error, words):
+    found = crew._failure(crew._Question.FILES, error)
+    assert found == f"it failed when asked about its files{words}; see its log for the cause"
 
 
 def test_a_worker_that_does_not_answer(monkeypatch):

@@ -107,5 +107,15 @@ def test_invalid_extents_are_an_error():
         page(guest_plan(data=Runs("[[7,1],[0,1]]")))
 
 
+def test_a_plan_that_was_applied_is_not_to_be_made_again(tmp_path):
+    path = tmp_path / "p.json"
+    invalid = guest_plan(data=Runs("[[7,1],[0,1]]"))
+    with pytest.raises(PlanError, match=r"\. Run `batchdiff plan MANIFEST` again\.$"):
+        page(invalid, path=str(path))
+    (tmp_path / "p.json.journal").touch()
+    with pytest.raises(PlanError, match="guests may have been converted: restore the plan from a backup"):
+        page(invalid, path=str(path))
+
+
 def test_commands_are_there_to_copy():
     assert "<code>batchdiff apply &#39;my plan.json&#39;</code>" in page(guest_plan(), path="my plan.json")

@@ -93,9 +93,25 @@ def test_data_that_cannot_be_shared_is_in_the_guest_or_in_one_of_several():
     sharing = dataclasses.replace(shared_guest().sharing, left_out_bytes=MIB)
     one, other = shared_guest("one", sharing=sharing), shared_guest("other", sharing=sharing)
     alone = " ".join(plan_text(PlanFacts(small_plan(one))).split())
-    assert "but cannot be shared: in the guest or in the template, that data is compressed" in alone
+    assert (
+        "but cannot be shared: in the guest or in the template, that data is compressed or encrypted, at unaligned"
+        " offsets, or on another filesystem."
+    ) in alone
     both = " ".join(plan_text(PlanFacts(small_plan(one, other))).split())
     assert "Another 2 MiB is equal to the template's data but cannot be shared: in a guest or in the" in both
+
+
+def test_only_the_guests_that_share_blocks_are_said_not_to_depend_on_the_template():
+    one, other = shared_guest("one"), shared_guest("other")
+    alone = " ".join(plan_text(PlanFacts(small_plan(one, guest_plan("converted")))).split())
+    assert (
+        "Its file, format and definition stay as they are, and the guest will not depend on the template." in alone
+    )
+    both = " ".join(plan_text(PlanFacts(small_plan(one, other))).split())
+    assert (
+        "Their files, formats and definitions stay as they are, and these guests will not depend on the template."
+        in both
+    )
 
 
 def test_without_an_overlay_in_view_nothing_is_said_of_overlays():

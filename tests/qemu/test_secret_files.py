@@ -4,9 +4,10 @@ import os
 import subprocess
 
 import pytest
+from access import as_user
 
 from batchdiff.errors import ImageError
-from batchdiff.files.secret_files import ends_with_line_break, is_descriptor, readable_secret
+from batchdiff.qemu.secret_files import ends_with_line_break, is_descriptor, readable_secret
 
 SECRET = b"hush, hush"
 
@@ -14,7 +15,7 @@ SECRET = b"hush, hush"
 @pytest.fixture(autouse=True)
 def _forget(monkeypatch):
     """A descriptor of this process may be another pipe's by now."""
-    monkeypatch.setattr("batchdiff.files.secret_files._kept", {})
+    monkeypatch.setattr("batchdiff.qemu.secret_files._kept", {})
 
 
 def test_a_file_is_read_by_the_program_itself(tmp_path):
@@ -55,8 +56,20 @@ def test_the_end_of_a_pipe_that_is_for_writing():
         os.close(each)
 
 
+def test_a_descriptor_that_is_not_open_has_its_own_number_in_the_advice():
+    reading = piped()
+    os.close(reading)
+    with pytest.raises(ImageError, match=rf"batchdiff \.\.\. {reading}< FILE`"):
+        readable_secret(f"/dev/fd/{reading}")
+
+
+def test_a_descriptor_of_something_else_is_not_called_closed():
+    with open("/dev/null") as file, pytest.raises(ImageError, match="nor a pipe that is open as a descriptor"):
+        readable_secret(f"/dev/fd/{file.fileno()}")
+
+
 def test_a_pipe_with_more_than_a_secret(monkeypatch):
-    monkeypatch.setattr("batchdiff.files.secret_files._LARGEST", 4)
+    monkeypatch.setattr("batchdiff.qemu.secret_files._LARGEST", 4)
     reading = piped(SECRET)
     with pytest.raises(ImageError, match="larger than 4 B"):
         readable_secret(f"/proc/self/fd/{reading}")
@@ -75,6 +88,16 @@ def test_what_is_missing_is_named_with_a_remedy(tmp_path):
         readable_secret(str(tmp_path / "secret"))
     assert str(tmp_path / "secret") in caught.value.what
     assert "secret_file" in caught.value.remedy
+
+
+def test_a_secret_of_another_user(tmp_path):
+    """The message names the owner and the mode."""
+    (tmp_path / "secret").write_bytes(SECRET)
+    (tmp_path / "secret").chmod(0o600)
+    tmp_path.chmod(0o755)
+    why = r"may not read /secret, which belongs to .* and has the mode 600"
+    with pytest.raises(ImageError, match=rf"cannot read the secret file /secret: .*{why}"):
+        as_user(3001, tmp_path, lambda: readable_secret("/secret"))
 
 
 def test_which_paths_are_descriptors():

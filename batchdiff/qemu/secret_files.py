@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 from batchdiff.errors import SecretError
 from batchdiff.files.read_write import write_all
+from batchdiff.linux.call_failures import reason
+from batchdiff.linux.permissions import Deed
 from batchdiff.units import MIB, format_size
 
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/[0-9]+")
@@ -55,17 +57,22 @@ def why_unusable_as_secret(path: str) -> str:
             os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
     except OSError as error:
         if is_descriptor(path) and isinstance(error, FileNotFoundError):
-            return "that descriptor is not open; open it in the shell, as in `batchdiff ... 3< FILE`"
-        return error.strerror or str(error)
+            number = path.rpartition("/")[2]
+            return f"that descriptor is not open; open it in the shell, as in `batchdiff ... {number}< FILE`"
+        return _why_unreadable(error, path)
     if stat.S_ISFIFO(status.st_mode) and is_descriptor(path):
         # A process that also has the writing end of a pipe open would wait forever for the pipe to end.
         mode = fcntl.fcntl(int(path.rpartition("/")[2]), fcntl.F_GETFL) & os.O_ACCMODE
         return "" if mode == os.O_RDONLY else "that descriptor was not opened read-only"
     if not stat.S_ISREG(status.st_mode):
-        return "it is neither a regular file nor an open descriptor such as /dev/fd/3"
+        return "it is neither a regular file nor a pipe that is open as a descriptor, such as /dev/fd/3"
     if status.st_size == 0:
         return "it is empty"
     return "" if status.st_size <= _LARGEST else f"it is larger than {format_size(_LARGEST)}"
+
+
+def _why_unreadable(error: OSError, path: str) -> str:
+    return reason(error, Deed.READ, path) if isinstance(error, PermissionError) else error.strerror or str(error)
 
 
 def mode_for_others(path: str) -> str:
@@ -87,8 +94,8 @@ def ends_with_line_break(path: str) -> bool:
 def readable_secret(path: str) -> ReadableSecret:
     """Return how a program can read the secret in a file.
 
-    :raises SecretError: the file is missing, unreadable, empty, too large, or neither a regular file nor an open
-        descriptor.
+    :raises SecretError: the file is missing, unreadable, empty, too large, or neither a regular file nor a pipe
+        that is open as a descriptor.
     """
     with _keeping:
         if path in _kept:
@@ -98,7 +105,7 @@ def readable_secret(path: str) -> ReadableSecret:
                 f"cannot read the secret file {path}",
                 why=why,
                 remedy="Make the secret readable at that path; a symbolic link will do. Before the first apply,"
-                " you can also name another file as `secret_file` in the manifest.",
+                " you can also name another file as `secret_file` in the manifest, and make a new plan.",
             )
         if not is_descriptor(path):
             return ReadableSecret(path)
@@ -116,7 +123,7 @@ def _in_memory(path: str) -> int:
         with open(path, "rb") as file:
             secret = file.read(_LARGEST + 1)
     except OSError as error:
-        raise SecretError(f"cannot read the secret from {path}", why=error.strerror or str(error)) from error
+        raise SecretError(f"cannot read the secret from {path}", why=_why_unreadable(error, path)) from error
     if not 0 < len(secret) <= _LARGEST:
         too_large = f"it is larger than {format_size(_LARGEST)}"
         why = too_large if secret else "it is empty; only one command can read a pipe"
