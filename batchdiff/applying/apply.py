@@ -38,7 +38,7 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
     """Let guests share blocks, convert the others, and yield the outcomes; a failure does not stop the rest.
 
     :raises UsageError: the options contradict each other or the plan.
-    :raises PlanError: the plan is stale: the template's content has changed.
+    :raises PlanError: the template's content has changed, or cannot be proved; or its only sidecar cannot be used.
     :raises ImageError: the template cannot be read, or a program writes to it.
     :raises ProgramError: qemu-img is needed and missing.
     :raises GuestError: a filesystem does not have enough space.
@@ -49,7 +49,7 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
     chosen = [guest for guest in guests if isinstance(guest, GuestToConvert)]
     to_share = [guest for guest in guests if isinstance(guest, GuestToShare)]
     if to_share and not chosen and all(is_shared(guest.name, history) for guest in to_share):
-        yield from map(_outcome_without_work, guests)  # nothing depends on the template, which may be gone by now
+        yield from map(_outcome_without_work, guests)  # none needs the template, which may be gone by now
         return
     left_alone = _left_alone(chosen, plan, options, history)
     to_convert = [guest for guest in chosen if guest.name not in left_alone]

@@ -12,17 +12,24 @@ from collections.abc import Callable, Iterator
 from batchdiff.applying.checks.no_dependents import require_no_dependents
 from batchdiff.applying.checks.space import check_space_for_image
 from batchdiff.applying.checks.verify import require_judges
-from batchdiff.applying.guest_results import kept_outcome
+from batchdiff.applying.guest_results import failure_outcome, kept_outcome, with_way_back
 from batchdiff.applying.guests.next_action import OutgoingAt
 from batchdiff.applying.journal.records import GuestState
-from batchdiff.applying.pipeline import EXPECTED, error_to_report
-from batchdiff.applying.restore_without_template import NOTHING_READS_IT, GuestWithState, split_by_reading
+from batchdiff.applying.pipeline import EXPECTED, SwapResult, error_to_report
+from batchdiff.applying.restore_without_template import (
+    DAMAGED,
+    WITHOUT_TEMPLATE,
+    GuestWithState,
+    split_by_reading,
+    try_without_template,
+)
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.applying.session.session import Run, Session, template_held
 from batchdiff.applying.swap.guest_to_restore import RestoreOptions
+from batchdiff.applying.swap.observe import outgoing_at
 from batchdiff.applying.swap.outgoing import OutgoingFile
 from batchdiff.applying.swap.purge_task import PurgeOptions, purge_task
-from batchdiff.applying.swap.restore_task import restore_task
+from batchdiff.applying.swap.restore_task import RestoreTask, restore_task
 from batchdiff.applying.swap.task import SwapTask
 from batchdiff.applying.template.check import accept_template
 from batchdiff.applying.undo import nothing_to_do, purgeable, require_decision, restorable, why_template_is_lost
@@ -40,28 +47,20 @@ def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[Guest
     found = restorable(session.plan, session.journal.history.states, options.guests)
     yield from nothing_to_do(session.plan, found, options.guests, "restore")
     expect_dry_restore(session, found, discarding=options.discard_changes)
-    # Without the template, no overlay can be read, so nothing is compared, and only originals can be restored.
+    # Without the template, nothing is compared, and only originals can be restored.
     lost = why_template_is_lost(session) if found else None
     if lost is not None:
         require_decision(session, found, options, lost)
-        for guest, _ in found:
-            yield GuestOutcome(guest.name, Status.WOULD_RESTORE, NOTHING_READS_IT)
+        yield from try_without_template(found, WITHOUT_TEMPLATE)
         return
 
     # An overlay that will be discarded need not be readable.
     if options.discard_changes:
         found, damaged = split_by_reading(found, session.plan)
-        for guest, _ in damaged:
-            yield GuestOutcome(guest.name, Status.WOULD_RESTORE, NOTHING_READS_IT)
+        yield from try_without_template(damaged, DAMAGED)
 
     def restored(guest: GuestToConvert, task: SwapTask) -> GuestOutcome:
-        how = "it would go back to its original, and the overlay would be deleted"
-        if task.incoming.present is None:
-            how = f"{guest.source.path} would be rebuilt from the overlay, and the overlay would be deleted"
-            if task.older is not None:
-                how += f"; the older original would stay in quarantine ({task.older})"
-        elif options.discard_changes:
-            how = "it would go back to its original; what the VM wrote to the overlay would be discarded"
+        how = _how_restored(guest, task, discarding=options.discard_changes)
         return GuestOutcome(guest.name, Status.WOULD_RESTORE, how)
 
     yield from _dry_run(
@@ -70,6 +69,22 @@ def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[Guest
         lambda run, guest, state: restore_task(guest, session.plan.template, run, state, options),
         restored,
     )
+
+
+def _how_restored(guest: GuestToConvert, task: SwapTask, *, discarding: bool) -> str:
+    """Describe what a restore would do with a guest's disk, its overlay, and an older original."""
+    path, then = guest.source.path, ", and the overlay would be deleted"
+    if task.incoming.present is None:
+        how = f"{path} would be rebuilt from the overlay"
+    elif isinstance(task, RestoreTask) and task.is_rebuilt:
+        how = f"it would keep {path}, which an interrupted restore has rebuilt"
+    else:
+        how = "it would go back to its original"
+        then = "; what the VM wrote to the overlay would be discarded" if discarding else then
+    if outgoing_at(task) is OutgoingAt.GONE:
+        then = ""
+    older = "" if task.older is None else f"; the older original would stay in quarantine ({task.older})"
+    return f"{how}{then}{older}"
 
 
 def dry_run_purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
@@ -82,7 +97,10 @@ def dry_run_purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutc
     expect_comparisons(session.meter, [guest for guest, _ in found])
 
     def purged(guest: GuestToConvert, task: SwapTask) -> GuestOutcome:
-        return GuestOutcome(guest.name, Status.WOULD_PURGE, f"{task.outgoing.names.own} would be deleted")
+        path = task.outgoing.names.own
+        is_gone = outgoing_at(task) is OutgoingAt.GONE
+        how = f"{path} is gone, so the purge would just be finished" if is_gone else f"{path} would be deleted"
+        return GuestOutcome(guest.name, Status.WOULD_PURGE, how)
 
     yield from _dry_run(
         session,
@@ -115,8 +133,8 @@ def _dry_run(
             except DifferenceError as error:
                 yield kept_outcome(guest, error, state)
             except EXPECTED as error:
-                reported = error_to_report(guest.name, error)
-                yield GuestOutcome(guest.name, Status.FAILED, str(reported), exit_code=reported.exit_code)
+                result = SwapResult(guest.name, None, error_to_report(guest.name, error))
+                yield failure_outcome(with_way_back(result, guest, session.journal.history))
 
 
 def _tried(task: SwapTask, run: Run) -> SwapTask:

@@ -10,9 +10,10 @@
                either of two files could be it, or its original                           -> unknown
                names the data file of another overlay                                     -> damaged
                differs from its original, though neither has been written to              -> damaged
-               differs from its kept original, which has been written to                  -> unknown
                identical to its original                                                  -> sound
-               a VM has written to it, or it has no original:         a sound template    -> sound
+               differs from its kept original, which has, or may have, been written to,
+                                                                 with a sound template    -> unknown
+               otherwise, or without an original:                     a sound template    -> sound
                                                       a template whose content changed    -> damaged
                                                       any other fault of the template     -> unknown
 """
@@ -230,7 +231,7 @@ def _differing(
     parts = changed_parts(known)
     if not parts and not planned.was_written_to(original.now) and not overlay.proven:
         return unproven("no error found; a VM has written to the overlay since the conversion")
-    unknown = "; when it changed is unknown, because it is a block device"
+    unknown = "; nothing shows when, because it is a block device"
     changes = f": {parts or planned.changes(original.now)}" if parts or shows_writes else unknown
     changed = f"has changed since the overlay was made{changes}"
     is_aside = original.path != guest.source.path
@@ -256,8 +257,8 @@ def _require_readable(overlay: ImageSource) -> None:
     """Refuse a damaged overlay; refuse one that names a different template, as after a move, with another error.
 
     :raises VerificationError: the header is damaged.
-    :raises ImageError: the backing file is not the template of the plan, or this user is not allowed to read the
-        overlay.
+    :raises ImageError: the backing file is not the template of the plan or cannot be read, the data file was
+        moved, the secret is missing or wrong, or this user is not allowed to read the overlay.
     """
     try:
         with closing(open_layer(overlay)) as layer:

@@ -24,6 +24,7 @@ from batchdiff.applying.results.outcome import GuestOutcome, Original, Status
 from batchdiff.applying.session.session import Session
 from batchdiff.applying.swap import retire
 from batchdiff.applying.swap.new_files import discard_new_files
+from batchdiff.applying.swap.refusals import both_missing, original_missing
 from batchdiff.applying.template.sidecar import discard_unfinished, forget_overlay
 from batchdiff.dependents.dependents import Dependents, dependents_in_plan
 from batchdiff.errors import BatchdiffError, GuestError, ImageError, InUseError
@@ -38,16 +39,13 @@ from batchdiff.plan.plan import GuestToConvert, Plan
 GuestWithState: TypeAlias = tuple[GuestToConvert, GuestState]
 """A guest that apply has started to convert, and its state in the journal."""
 
-NOTHING_READS_IT = "it would go back to its original; its overlay, which cannot be read now, would stay"
-"""What restore would do with a guest whose overlay cannot be read."""
-
-WITHOUT_TEMPLATE = "it cannot be read without its template"
+WITHOUT_TEMPLATE = "restore deletes no overlay without the template"
 DAMAGED = "it cannot be read"
 """The reasons why an overlay stays."""
 
 
 def split_by_reading(found: list[GuestWithState], plan: Plan) -> tuple[list[GuestWithState], list[GuestWithState]]:
-    """Return the guests whose overlays can be read or are missing, and those whose overlays cannot be read."""
+    """Return two lists: second, the guests whose overlays cannot be read; first, all others."""
     damaged = [each for each in found if _cannot_be_read(*each, plan)]
     return [each for each in found if each not in damaged], damaged
 
@@ -89,6 +87,19 @@ def restore_without_template(session: Session, found: list[GuestWithState], why:
             yield GuestOutcome(guest.name, Status.RESTORED, original=Original(Fate.BACK), remarks=remarks)
 
 
+def try_without_template(found: list[GuestWithState], why: str) -> Iterator[GuestOutcome]:
+    """Yield what :func:`restore_without_template` would do, as far as the names of the files show it."""
+    for guest, state in found:
+        try:
+            _, overlay = _files(guest, state)
+        except (BatchdiffError, OSError) as error:
+            reported = error_to_report(guest.name, error)
+            yield GuestOutcome(guest.name, Status.FAILED, str(reported), exit_code=reported.exit_code)
+        else:
+            stays = "" if overlay is None else f"; its overlay {overlay.path} would not be deleted: {why}"
+            yield GuestOutcome(guest.name, Status.WOULD_RESTORE, f"it would go back to its original{stays}")
+
+
 def _left(path: str, why: str) -> str:
     return (
         f"its overlay {path} was not deleted: {why}. It is needed only to recover what the VM wrote;"
@@ -98,13 +109,7 @@ def _left(path: str, why: str) -> str:
 
 def _go_back(guest: GuestToConvert, state: GuestState, session: Session, dependents: Dependents) -> str | None:
     """Give a guest its original back, and return the path of the overlay that stays; None if there is none."""
-    original, overlay = find_original(guest, state), find_overlay(guest, state)
-    if original is None:
-        raise GuestError(
-            f"{guest.name} cannot go back to its original",
-            why="it was deleted or moved",
-            remedy="Make the overlay readable again: bring the template back, or repair a copy of the overlay.",
-        )
+    original, overlay = _files(guest, state)
     own = guest.source.path
     if overlay is not None:
         session.require_no_domain(overlay.path)
@@ -131,6 +136,23 @@ def _go_back(guest: GuestToConvert, state: GuestState, session: Session, depende
     return left
 
 
+def _files(guest: GuestToConvert, state: GuestState) -> tuple[Found, Found | None]:
+    """Return a guest's original and overlay.
+
+    :raises GuestError: there is no original, or either of two files could be one of them.
+    """
+    original, overlay = find_original(guest, state), find_overlay(guest, state)
+    if original is not None:
+        return original, overlay
+    if overlay is None:
+        raise both_missing(guest.name, guest.source.path, guest.overlay_path)
+    raise original_missing(
+        guest.name,
+        remedy="Make the overlay readable again: bring the template back if it is missing, or repair a copy of the"
+        " overlay.",
+    )
+
+
 def _require_unused(path: str) -> None:
     """Refuse an overlay that a VM has open: an incomplete write by the VM may merely look like damage."""
     fd = open_image_file(path)
@@ -140,7 +162,7 @@ def _require_unused(path: str) -> None:
     finally:
         os.close(fd)
     if usage.objection:
-        raise InUseError(f"{path} is in use", why=usage.objection, remedy=f"Shut its VM down, {AGAIN}")
+        raise InUseError(f"{path} is in use", why=usage.objection, remedy=f"Stop whatever is using it, {AGAIN}")
 
 
 def _moved_aside(overlay: Found, guest: GuestToConvert, dependents: Dependents) -> Found:
@@ -157,5 +179,5 @@ def _moved_aside(overlay: Found, guest: GuestToConvert, dependents: Dependents) 
 
 def _require_free(path: str, objection: str, dependents: Dependents) -> None:
     if objection:
-        raise InUseError(f"{path} was not renamed", why=objection, remedy=f"Stop whatever is using it, {AGAIN}")
+        raise InUseError(f"{path} was left unchanged", why=objection, remedy=f"Stop whatever is using it, {AGAIN}")
     require_no_dependents(dependents, path)

@@ -71,8 +71,8 @@ def shared_finding(guest: GuestToShare) -> Finding:
     except BatchdiffError as error:
         return Finding(guest.name, path, Health.UNKNOWN, str(error))
     if size < guest.image.virtual_size:
-        planned = format_size(guest.image.virtual_size)
-        why = f"the size of its disk is {format_size(size)}, but was {planned} when the plan was made"
+        planned = guest.image.virtual_size
+        why = f"the size of its disk is {size} bytes, but was {planned} bytes when the plan was made"
         return Finding(guest.name, path, Health.DAMAGED, why)
     why = "it is a standalone image that does not depend on the template, so its content was not compared"
     return Finding(guest.name, path, Health.SOUND, why)

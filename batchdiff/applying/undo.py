@@ -82,7 +82,8 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
     """Bring back or rebuild originals, delete their overlays, and yield the outcomes.
 
     :raises UsageError: one of the names is not that of a guest in the plan.
-    :raises PlanError: the template's content has changed, and ``options.discard_changes`` is not set.
+    :raises PlanError: the template's content has changed or cannot be proved, and ``options.discard_changes`` is
+        not set.
     :raises ImageError: the template cannot be read, and ``options.discard_changes`` is not set.
     :raises ProgramError: qemu-img is missing.
     :raises StopError: a stop was requested.
@@ -203,7 +204,7 @@ def why_template_is_lost(session: Session) -> BatchdiffError | None:
 def require_decision(
     session: Session, found: list[GuestWithState], options: RestoreOptions, lost: BatchdiffError
 ) -> None:
-    """Require `--discard-changes` if the template is lost: without the template, no overlay can be read.
+    """Require `--discard-changes` if the template is lost: overlays that need it cannot be read.
 
     :raises BatchdiffError: the option is missing.
     """

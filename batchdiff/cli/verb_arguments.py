@@ -202,15 +202,16 @@ def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
 
 
 def _purge(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
-    verb = _verb(verbs, common, "purge", "delete originals in quarantine whose overlays QEMU finds identical")
+    what = "delete originals in quarantine that QEMU finds identical to the VMs' disks"
+    verb = _verb(verbs, common, "purge", what)
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
     _add_jobs(verb, "number of guests in progress at the same time, most of them being compared")
     _add_guest(verb)
     verb.add_argument(
         "--used",
         action="store_true",
-        help="also delete originals whose VMs have run on the overlays; the state from before the conversion"
-        " cannot be restored afterwards",
+        help="also delete originals that differ because their VMs have run since; the state from before the"
+        " conversion cannot be restored afterwards",
     )
     _add_dry_run(verb)
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation")

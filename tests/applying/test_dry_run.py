@@ -10,6 +10,7 @@ from stage import ASIDE, NAME, Stage, failed, status
 
 from batchdiff.applying import dry_run
 from batchdiff.applying.dry_run import dry_run_purge, dry_run_restore
+from batchdiff.applying.journal.records import Step
 from batchdiff.applying.results.outcome import Status
 from batchdiff.applying.swap.guest_to_restore import RestoreOptions
 from batchdiff.applying.swap.purge_task import PurgeOptions
@@ -177,7 +178,54 @@ def test_a_lost_template(stage):
         rehearsal_.restore()
     (outcome,) = rehearsal_.restore(discard_changes=True)
     assert outcome.status is Status.WOULD_RESTORE
-    assert "which cannot be read now, would stay" in outcome.reason
+    stays = f"its overlay {stage.overlay()} would not be deleted: restore deletes no overlay without the template"
+    assert outcome.reason == f"it would go back to its original; {stays}"
+    stage.overlay().rename(stage.folder / "overlay.elsewhere")
+    (outcome,) = rehearsal_.restore(discard_changes=True)
+    assert outcome.reason == "it would go back to its original"
+    stage.original(suffix=ASIDE).unlink()
+    assert "both its original" in failed(rehearsal_.restore(discard_changes=True))
+
+
+def test_a_lost_template_and_a_lost_original(stage):
+    stage.apply(Retire.DELETE)
+    stage.template.rename(stage.folder / "template.elsewhere")
+    assert "the original was deleted or moved" in failed(Rehearsal(stage).restore(discard_changes=True))
+
+
+def test_an_image_that_an_interrupted_restore_has_rebuilt(tmp_path, monkeypatch):
+    def end():
+        raise KeyboardInterrupt
+
+    stage = Stage(tmp_path, monkeypatch)
+    stage.apply(Retire.DELETE)
+    stage.on_step[Step.RETIRING] = end
+    with pytest.raises(KeyboardInterrupt):
+        stage.restore()
+    stage.on_step.clear()
+    kept = f"it would keep {stage.original()}, which an interrupted restore has rebuilt"
+    (outcome,) = Rehearsal(stage).restore()
+    assert outcome.reason == f"{kept}, and the overlay would be deleted"
+    stage.overlay().unlink()
+    (outcome,) = Rehearsal(stage).restore(discard_changes=True)
+    assert outcome.reason == kept
+
+
+def test_an_original_that_is_gone_already(stage):
+    stage.apply(Retire.QUARANTINE)
+    stage.original(suffix=ASIDE).unlink()
+    (outcome,) = Rehearsal(stage).purge()
+    gone = f"{stage.original(suffix=ASIDE)} is gone, so the purge would just be finished"
+    assert (outcome.status, outcome.reason) == (Status.WOULD_PURGE, gone)
+
+
+def test_an_overlay_that_cannot_be_read(stage):
+    """As in a real run, the error names the original, and does not advise to leave the overlay out."""
+    stage.apply(Retire.QUARANTINE)
+    stage.overlay().write_bytes(b"QFI\xfb" + bytes(508))
+    reason = failed(Rehearsal(stage).restore())
+    assert "manifest" not in reason
+    assert reason == failed(stage.restore())
 
 
 def test_after_a_restore_that_died(tmp_path, monkeypatch):

@@ -395,7 +395,7 @@ def test_two_files_that_could_be_its_original(quarantined, missing):
     both = f"both {quarantined.original()} and {quarantined.original(suffix=ASIDE)} exist, and either could be"
     assert both in found.why
     assert ("it is missing" in found.why) is missing
-    assert ("Move away the one that its VM does not use" in found.why) is not missing
+    assert ("Find out which of the two is its original" in found.why) is not missing
 
 
 # All of them.

@@ -15,7 +15,7 @@ import pytest
 from stage import ASIDE, NAME, Stage
 
 from batchdiff.applying.checks import space
-from batchdiff.applying.journal.records import Step
+from batchdiff.applying.journal.records import GuestState, Step
 from batchdiff.applying.results.outcome import GuestOutcome
 from batchdiff.choices import Retire
 from batchdiff.errors import BatchdiffError, DifferenceError, InUseError, VerificationError
@@ -166,6 +166,12 @@ def quarantined_by_another(stage: Stage) -> Verb:
     return lambda: stage.apply(QUARANTINE)
 
 
+def another_file_after_a_crash(stage: Stage) -> Verb:
+    """No conversion was completed, so purge would find nothing to delete."""
+    stage.note(GuestState(Step.RETIRING, moved=True))
+    return quarantined_by_another(stage)
+
+
 def interrupted_restore(stage: Stage) -> Verb:
     def end() -> None:
         raise KeyboardInterrupt
@@ -268,8 +274,8 @@ MESSAGES = {
         " wrote: `batchdiff restore PLAN --guest vm --discard-changes`."
     ),
     apply_kept_overlay_missing: (
-        "{0}/vm.qcow2 is gone, and with it what its VM wrote: it was published, and has been removed or "
-        "moved since. Bring it back. Its original, as it was before the conversion, is {0}/vm.img. To"
+        "the image published as {0}/vm.qcow2 is gone, and with it what its VM wrote: it has been removed, moved "
+        "or replaced since. Bring it back. Its original, as it was before the conversion, is {0}/vm.img. To"
         " go back to the original: `batchdiff restore PLAN --guest vm --discard-changes`."
     ),
     apply_used: (
@@ -304,8 +310,8 @@ MESSAGES = {
     ),
     both_originals: (
         "vm was left alone: both {0}/vm.img and {0}/vm.img.batchdiff-original exist, and either "
-        "could be its disk. Move away the one that its VM does not use, then run the same command "
-        "again."
+        "could be its original. Find out which of the two is its original and move the other away, then run the "
+        "same command again."
     ),
     snapshot: (
         "the overlay {0}/vm.qcow2 was left unchanged: it has 1 internal snapshot, which would be lost "
@@ -340,9 +346,9 @@ MESSAGES = {
         "template back from a backup, then run the same command again."
     ),
     sidecar_damaged: (
-        "{0}/template.img.batchdiff-template.json cannot be read: it is damaged, or was written by a"
-        " newer batchdiff, so the overlays of the template are not known. If it names no overlay"
-        " that you need, move it away, then run the same command again."
+        "{0}/template.img.batchdiff-template.json cannot be read: it is damaged, was written by a newer"
+        " batchdiff, or this user is not allowed to read it, so the overlays of the template are not known."
+        " If it names no overlay that you need, move it away, then run the same command again."
     ),
     guest_changed: (
         "the plan is stale: {0}/vm.img: it was written to (mtime). Shut down any VM or program that writes "
@@ -353,19 +359,25 @@ MESSAGES = {
         "{0}/vm.img.batchdiff-original. Plan again for the file that is there now. To delete the original in "
         "quarantine: `batchdiff purge PLAN --guest vm --used`."
     ),
+    another_file_after_a_crash: (
+        "another file is at {0}/vm.img: the original that was planned is in quarantine as "
+        "{0}/vm.img.batchdiff-original. Plan again for the file that is there now; or, if no VM uses that "
+        "file, move it away, then run the same command again."
+    ),
     interrupted_restore: (
         "a `batchdiff restore` of vm was interrupted. Finish that first: `batchdiff restore PLAN --guest vm`."
     ),
     purge_original_written: (
-        "{0}/vm.img.batchdiff-original was not deleted: it differs from what the VM sees now, and it has been "
-        "written to or replaced since it was planned. Find out what it contains before you remove it yourself."
+        "{0}/vm.img.batchdiff-original was not deleted: it was not found identical to what the VM sees now, and "
+        "it has been written to or replaced since it was planned. Find out what it contains before you remove it "
+        "yourself."
     ),
     guest_of_another_size: (
         "the plan is stale: the virtual size of {0}/vm.img is 2097152 bytes, not 1048576. Plan again."
     ),
     template_lost_discard: (
-        "vm cannot go back to its original: it was deleted or moved. Make the overlay readable again: "
-        "bring the template back, or repair a copy of the overlay."
+        "vm cannot go back to its original: the original was deleted or moved. Make the overlay readable again: "
+        "bring the template back if it is missing, or repair a copy of the overlay."
     ),
     no_qemu: (
         "cannot verify with QEMU: qemu-img is not installed. Install it (Debian: qemu-utils). Or use "
@@ -392,13 +404,13 @@ MESSAGES = {
     ),
     overlay_exists: ("{0}/vm.qcow2 already exists. Move it away, or plan again with another `overlay.path`."),
     template_changing: (
-        "{0}/template.img changed while this command ran: another file is in its place. Shut down"
-        " whatever writes to it, then run the same command again."
+        "{0}/template.img changed while this command ran: another file is in its place. Bring the"
+        " former file back, then run the same command again."
     ),
     two_overlays: (
         "vm was left alone: both {0}/vm.qcow2 and {0}/vm.qcow2.batchdiff-overlay exist, and "
-        "either could be its overlay. Move away the one that its VM does not use, then run the same "
-        "command again."
+        "either could be its overlay. Find out which of the two is its overlay and move the other away, then run "
+        "the same command again."
     ),
     journal_folder: (
         "cannot open the journal {0}/fleet.plan.json.journal: {0}/fleet.plan.json.journal is a "

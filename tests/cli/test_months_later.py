@@ -344,7 +344,9 @@ def test_an_older_original_after_a_restore(one):
     assert "The older original of raw, still in quarantine, takes 7.5 MiB on disk" in shown
     assert "will write" not in shown
     assert f"purge --used: delete the older original {one.folder / ORIGINAL}" in run(one, "status").stdout
-    assert "another file is at" in one.apply("--guest", "raw", expect=1).stderr
+    refused = one.apply("--guest", "raw", expect=1).stderr
+    assert "another file is at" in refused
+    assert "To delete the original in quarantine: `batchdiff purge" in refused
     assert outcome(run(one, "purge", "--yes", "--json"))["status"] == "kept"
     one.plan("-q", "-o", "second.plan.json")
     refused = run(one, "apply", "--retire", "quarantine", plan="second.plan.json", expect=1)

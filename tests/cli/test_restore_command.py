@@ -72,7 +72,7 @@ def test_applied_again_after_a_restore(planned):
     done = planned.apply("--retire", "delete", "--yes", "--json")
     assert sorted(statuses(done).values()) == ["skipped", "skipped", "skipped", "unchanged"]
     (reason,) = {each["reason"] for each in events(done) if each.get("status") == "skipped"}
-    assert reason.endswith("/fleet.plan.json --guest NAME` converts one of them again")
+    assert reason.endswith("/fleet.plan.json --guest NAME` converts the guest of that name again")
 
 
 def test_rebuilt_images_are_planned_again(planned):

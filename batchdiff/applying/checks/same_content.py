@@ -1,4 +1,4 @@
-"""Compare the content of two images with our own reader; stops at the first difference.
+"""Compare the content of two images with our own reader, up to the first difference.
 
 ::
 

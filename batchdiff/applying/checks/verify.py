@@ -35,7 +35,7 @@ class Check(enum.Enum):
 
     FLAWLESS = "it was just written: not even leaked clusters are allowed"
     LEAKS_ALLOWED = "a VM has run on it and may have been killed: leaked clusters are harmless"
-    NONE = "it is the original: whatever is in it was there before"
+    NONE = "it is the original or was rebuilt earlier: it is only compared"
 
 
 @frozen

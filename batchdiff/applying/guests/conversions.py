@@ -1,4 +1,4 @@
-"""Find what became of a plan's converted and restored guests, from the journal and the files."""
+"""Find what became of the guests that a plan converted, shared or restored, from the journal and the files."""
 
 from __future__ import annotations
 

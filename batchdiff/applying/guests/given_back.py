@@ -13,7 +13,7 @@ def why_not_again(guests: list[GuestToConvert]) -> dict[str, str]:
     Guests that are converted again in the same way have the same reason, so that a report can list them together.
     """
     whole = [guest.name for guest in guests if _is_as_planned(guest)]
-    name, it = (whole[0], "it") if len(whole) == 1 else ("NAME", "one of them")
+    name, it = (whole[0], "it") if len(whole) == 1 else ("NAME", "the guest of that name")
     again = command("apply", name)
     reasons = {}
     for guest in guests:

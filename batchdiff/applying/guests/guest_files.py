@@ -31,7 +31,7 @@ class Found:
     """A file that was found.
 
     ``proven``: it is the file that the plan or the journal records, and it has not been written to since.
-    Otherwise only its name identifies it.
+    Otherwise it has been written to, or only its name identifies it.
     """
 
     path: str
@@ -63,7 +63,8 @@ def find_overlay(guest: GuestToConvert, state: GuestState | None) -> Found | Non
         raise GuestError(
             f"{guest.name} was left alone",
             why=f"both {found[0].path} and {found[1].path} exist, and either could be its overlay",
-            remedy="Move away the one that its VM does not use, then run the same command again.",
+            remedy="Find out which of the two is its overlay and move the other away, then run the same command"
+            " again.",
         )
     return found[0] if found else None
 
@@ -101,8 +102,9 @@ def find_original(guest: GuestToConvert, state: GuestState | None) -> Found | No
     if aside is not None:
         raise GuestError(
             f"{guest.name} was left alone",
-            why=f"both {own.path} and {aside.path} exist, and either could be its disk",
-            remedy="Move away the one that its VM does not use, then run the same command again.",
+            why=f"both {own.path} and {aside.path} exist, and either could be its original",
+            remedy="Find out which of the two is its original and move the other away, then run the same command"
+            " again.",
         )
     return own
 

@@ -46,7 +46,7 @@ class IncomingAt(enum.StrEnum):
 
 
 class Action(enum.StrEnum):
-    """The actions, each of which changes at most one name or file."""
+    """The actions, each of which renames, writes or removes at most one of the two images."""
 
     PUT_BACK = "give the outgoing file its name back"
     DISCARD = "remove an unfinished incoming file"

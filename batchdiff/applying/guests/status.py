@@ -27,7 +27,7 @@ class TemplateIs(enum.Enum):
 
 
 class Written(enum.Flag):
-    """The files of a guest that have changed in size or mtime since they were planned or verified."""
+    """The files of a guest that have changed in size or mtime, or lack a part, since planned or verified."""
 
     NONE = 0
     OVERLAY = enum.auto()
@@ -120,9 +120,7 @@ def _next(known: GuestState, there: OnDisk | None, retire: Retire | None) -> str
     """Return what comes next for a guest that apply has started; ``retire``: None if its original must be kept."""
     if known.step is Step.RESTORED:
         if there is not None and Written.ORIGINAL in there.written:
-            return (
-                f"find out what is in the older original {known.aside}: purge keeps it, because it was written to"
-            )
+            return f"find out what is in the older original {known.aside}: purge keeps it, because it has changed"
         return f"purge --used: delete the older original {known.aside}"
     if known.goal is not Goal.APPLY and known.step is not Step.PURGED:
         return f"{known.goal}: finish the interrupted {known.goal}"
@@ -177,8 +175,8 @@ def _kept(there: OnDisk | None, retire: Retire | None) -> str:
         return f"{_must_stay(there)}; or {back}"
     if Written.ORIGINAL in there.written:
         doing = (
-            "verify: its original has been written to since the conversion, so only you know whether to keep it or"
-            " the overlay"
+            "verify: its original has changed since the conversion, so only you know whether to keep it or the"
+            " overlay"
         )
     else:
         doing = (
@@ -197,8 +195,7 @@ def _quarantined(there: OnDisk | None) -> str:
     written = Written.NONE if there is None else there.written
     if there is not None and Written.ORIGINAL in written:
         return (
-            f"verify: the original in quarantine, {there.original}, has been written to since the conversion; or"
-            " restore"
+            f"verify: the original in quarantine, {there.original}, has changed since the conversion; or restore"
         )
     if Written.OVERLAY in written:
         return "purge --used: delete the original in quarantine, though the VM has run on its overlay; or restore"

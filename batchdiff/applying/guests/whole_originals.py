@@ -1,4 +1,4 @@
-"""Name the originals that are intact, if the template or an overlay is lost or damaged."""
+"""Name the originals to go back to, if the template or an overlay is lost or damaged."""
 
 from __future__ import annotations
 
@@ -14,8 +14,13 @@ from batchdiff.units import few
 
 
 def whole_originals(guests: Iterable[GuestToConvert], history: History) -> str:
-    """Return sentences that name converted guests' intact originals and the way back; empty if there are none."""
+    """Return sentences that name the originals of converted guests and the way back; empty if there are none.
+
+    They name intact originals, and block devices of the planned size, of which nothing shows whether they are
+    intact.
+    """
     found: dict[str, str] = {}
+    devices: list[str] = []
     for guest in guests:
         state = history.under_way(guest.name)
         if state is None or not state.published:
@@ -26,18 +31,37 @@ def whole_originals(guests: Iterable[GuestToConvert], history: History) -> str:
             continue
         if original is not None and _is_whole(original, guest):
             found[guest.name] = original.path
+            devices += [] if original.now.vouches_for_content else [original.path]
     if not found:
         return ""
-    it, them, vms = ("This original is", "it", "the VM has")
-    if len(found) > 1:
-        it, them, vms = ("These originals are", "them", "the VMs have")
+    them, vms = ("it", "the VM has") if len(found) == 1 else ("them", "the VMs have")
     back = commands("restore", list(found), "--discard-changes")
-    whole = f"{it} intact, as before the conversion: {few(found.values())}."
-    return f"{whole} {back} goes back to {them}, and discards what {vms} written since."
+    intact = [path for path in found.values() if path not in devices]
+    named = f"{_intact(intact)}{_unknown(devices)}"
+    return f"{named}{back} goes back to {them}, and discards what {vms} written since."
+
+
+def _intact(paths: list[str]) -> str:
+    if not paths:
+        return ""
+    it = "This original is" if len(paths) == 1 else "These originals are"
+    return f"{it} intact, as before the conversion: {few(paths)}. "
+
+
+def _unknown(devices: list[str]) -> str:
+    if not devices:
+        return ""
+    it_is, has = ("this original is a block device", "it has")
+    if len(devices) > 1:
+        it_is, has = ("these originals are block devices", "they have")
+    return f"Because {it_is}, nothing shows whether {has} been written to since the conversion: {few(devices)}. "
 
 
 def _is_whole(original: Found, guest: GuestToConvert) -> bool:
-    """Return whether an original is the planned file, or a copy of it with the same times, as `cp -a` makes."""
+    """Return whether an original is the planned file, or a copy of it with the same times, as `cp -a` makes.
+
+    For a block device, return whether it has the planned size.
+    """
     if original.proven:
         return True
     planned = guest.image.fingerprints[0]
@@ -47,9 +71,9 @@ def _is_whole(original: Found, guest: GuestToConvert) -> bool:
 def originals_first(
     error: BatchdiffError, guests: Sequence[GuestToConvert], plan: Plan, history: History
 ) -> BatchdiffError:
-    """Return the same error about the template, with a remedy that starts with the intact originals.
+    """Return the same error about the template, with a remedy that starts with the originals to go back to.
 
-    An original that is itself an overlay of the template is not intact without it.
+    An original that is itself an overlay of the template cannot be read without it.
     """
     template = plan.template.source.path
     needing = [guest for guest in guests if template in (below.path for below in guest.source.backing)]
@@ -63,7 +87,7 @@ def originals_first(
 
 
 def original_too(error: BatchdiffError, guest: GuestToConvert, history: History) -> BatchdiffError:
-    """Return the same error about an overlay, with a remedy that ends with the original if that is intact.
+    """Return the same error about an overlay, with a remedy that ends with the original to go back to, if any.
 
     The error's own remedy comes first: it may bring back the overlay, which contains what its VM has written.
     """
@@ -73,7 +97,7 @@ def original_too(error: BatchdiffError, guest: GuestToConvert, history: History)
 
 @contextmanager
 def template_needed(plan: Plan, history: History) -> Iterator[None]:
-    """Name the intact originals in any error about the template that the block inside raises.
+    """Name the originals to go back to in any error about the template that the block inside raises.
 
     :raises BatchdiffError: the block raises it.
     """

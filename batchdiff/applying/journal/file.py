@@ -163,6 +163,8 @@ class MemoryJournal:
 def read_history(plan_path: str, checksum: str) -> History:
     """Read a plan's journal without its lock; return an empty history if it is missing or another plan's.
 
+    A file that is not regular, or too large, counts as missing.
+
     :raises PlanError: it cannot be read. An empty history would then hide what was converted.
     """
     history, path, is_damaged = History(), f"{plan_path}.journal", False

@@ -94,7 +94,7 @@ def name_to_keep(path: str, converted: NamesByPlan) -> str | None:
 
 
 def replace_plan(plan: Plan, path: str, converted: NamesByPlan) -> KeptPlan | None:
-    """Write a plan; rename and return an older one that can still be undone, or return None if there is none.
+    """Write a plan; rename and return another, older one that can still be undone; None if there is none.
 
     :raises BatchdiffError: as :func:`name_to_keep` and ``write_plan``.
     """
@@ -247,7 +247,7 @@ def _linked(path: str, name: str, *, journal: bool) -> list[str]:
             for each in made:
                 os.unlink(each)
             raise UsageError(
-                f"cannot rename the plan {path}, whose guests can still be restored",
+                f"cannot rename the plan {path}, which restore or purge may still need",
                 why=reason(error),
                 remedy="Write the new plan elsewhere with `-o`.",
             ) from error

@@ -17,9 +17,9 @@ class Conversion(NamedTuple):
 
     ``fate``: what became of its original; ``aside``: the original's path in quarantine. ``overlay_bytes``: the
     length of the overlay and its data file at publication; ``overlay_disk_bytes``: what they take on disk now,
-    None if one is missing or cannot be opened. ``used``: the overlay has been written to since.
-    ``came_back_bytes``: how much less disk space the guest takes than before, once its original is gone; 0 while
-    the original exists. ``dependents``: the images that depend on its kept original, in words.
+    None if the overlay is missing, or if one of them cannot be opened. ``used``: the overlay has been written to
+    since. ``came_back_bytes``: how much less disk space the guest takes than before, once its original is gone; 0
+    while the original exists. ``dependents``: the images that depend on its kept original, in words.
     """
 
     fate: Fate

@@ -38,10 +38,11 @@ class ChangeDetector:
         if now in self.journal.history.changed and before.is_unwritten(now):
             self.seen[key] = now
         elif before != now:
+            cure = "Stop whatever changes it" if before.is_same_file(now) else "Bring the former file back"
             raise PlanError(
                 f"{path} changed while this command ran",
                 why=before.changes(now),
-                remedy="Shut down whatever writes to it, then run the same command again.",
+                remedy=f"{cure}, then run the same command again.",
             )
 
     def check_chain(self, image: Image) -> None:

@@ -22,7 +22,8 @@ def plan_journal(path: str, plan: Plan, path_map: PathMap) -> Iterator[Journal]:
     ``path_map`` maps the paths in journal and sidecar to the present ones. Inside the block no other command
     of batchdiff can change the journal or replace the plan.
 
-    :raises PlanError: another command is working on the plan, or another plan has replaced it.
+    :raises PlanError: another command is working on the plan, another plan has replaced it, or the journal cannot
+        be used.
     """
     with closing(Journal(path, plan.checksum)) as journal:
         _require_still_there(path, plan)

@@ -61,7 +61,7 @@ def share_blocks(
     """Share ranges of a guest with the template, durably, and return the result.
 
     Both images stay open for reading only. It is not an error if a range has come to differ: it is left alone.
-    ``check`` is called before each system call, and may raise an error to end the work; ``advance`` is
+    ``check`` is called before each call of FIDEDUPERANGE, and may raise an error to end the work; ``advance`` is
     called with the number of further bytes that are shared, or found to differ.
 
     :raises GuestError: the kernel refuses, or the disk fails. Blocks that are already shared stay shared.

@@ -25,7 +25,10 @@ from batchdiff.plan.plan import GuestToConvert, PlannedImage
 
 @frozen
 class RestoreOptions:
-    """The options of restore. ``discard_changes``: go back to the originals, whatever VMs have written since."""
+    """The options of restore. ``discard_changes``: go back to the originals, whatever VMs have written since.
+
+    ``losses``: what may be lost with the overlays.
+    """
 
     guests: tuple[str, ...] | None = None
     discard_changes: bool = False

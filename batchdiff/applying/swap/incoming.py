@@ -133,16 +133,18 @@ class IncomingFile:
     def publish(self) -> Fingerprint:
         """Give the file its own name, durably and without replacing another one; return its new fingerprint.
 
-        :raises GuestError: it is not the file that was verified, or another file already has the name.
+        :raises GuestError: it is not the file that was verified, or it or its data file has changed since.
+        :raises OSError: it cannot be renamed; another file may have the name already.
         """
         source = str(self.ready)
+        also = "" if self.data_file is None else " or its data file"
         fd = open_image_file(source)
         try:
             if self.known is None or not self.known.is_unwritten(identify(fd)) or self._data_has_changed():
                 raise GuestError(
                     f"{source} was not given its final name",
-                    why="it is not the file that was verified",
-                    remedy=f"Stop whatever is writing to it, {AGAIN}",
+                    why=f"it is not the file that was verified, or it{also} has changed since",
+                    remedy=f"Stop whatever is changing it, {AGAIN}",
                 )
             retire.move(fd, source, self.path)
             self.ready, self.known = None, identify(fd)

@@ -4,7 +4,7 @@
 
     QEMU finds overlay and original identical     the original is deleted
     they differ, or the VM is running             kept: the VM has run on the overlay since
-    the same with --used                          the original is deleted, if the overlay is sound
+    the same with --used                          the original, if unchanged, is deleted, if the overlay is sound
     the overlay is missing or damaged             failed: the original may be all that is left
 
 After a restore that rebuilt an image, that image plays the part of the overlay.
@@ -42,7 +42,7 @@ from batchdiff.progress import Phase
 
 @frozen
 class PurgeOptions:
-    """The options of purge. ``used``: delete originals even if their VMs have run on the overlays since."""
+    """The options of purge. ``used``: delete originals even if their VMs have run since, and they differ."""
 
     guests: tuple[str, ...] | None = None
     used: bool = False
@@ -62,7 +62,7 @@ def purge_task(
     incoming = _what_the_vm_sees(guest, template, state)
     if fingerprint_at(incoming.path) is None:
         raise _all_that_is_left(guest.name, incoming.path, aside, state)
-    # A VM that is killed while it writes may leak clusters. A rebuilt raw image cannot be checked.
+    # A VM that is killed while it writes may leak clusters. A rebuilt image, which is often raw, is only compared.
     soundness = Check.NONE if _is_restored(state) else Check.LEAKS_ALLOWED
     return PurgeTask(
         guest=guest.name,
@@ -128,8 +128,8 @@ class PurgeTask:
         if planned.was_written_to(now) or changed_parts(self.original):
             raise GuestError(
                 f"{self.outgoing.names.own} was not deleted",
-                why="it differs from what the VM sees now, and it has been written to or replaced since it was"
-                " planned",
+                why="it was not found identical to what the VM sees now, and it has been written to or replaced"
+                " since it was planned",
                 remedy="Find out what it contains before you remove it yourself.",
             )
         disk = IncomingFile(self.incoming.source, self.incoming.known, was_published=True)

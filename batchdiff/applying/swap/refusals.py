@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from batchdiff.applying.guests.commands import command
-from batchdiff.applying.guests.guest_files import missing, original_is
+from batchdiff.applying.guests.guest_files import changed_parts, missing, original_is
 from batchdiff.applying.guests.next_action import OutgoingAt
-from batchdiff.applying.journal.records import Goal, Step
+from batchdiff.applying.journal.records import Goal, History, Step
 from batchdiff.applying.swap.task import SwapTask
 from batchdiff.errors import GuestError
 from batchdiff.files.filenames import shell_word
@@ -33,8 +33,8 @@ def lost(task: SwapTask, where: OutgoingAt) -> GuestError:
     else:
         original, back = names.at(where), command("restore", task.guest, "--discard-changes")
     return GuestError(
-        f"{incoming} is gone, and with it what its VM wrote",
-        why="it was published, and has been removed or moved since",
+        f"the image published as {incoming} is gone, and with it what its VM wrote",
+        why="it has been removed, moved or replaced since",
         remedy=f"Bring it back. Its original{original_is(original, task.original)}. To go back to the original:"
         f" {back}.",
     )
@@ -60,19 +60,26 @@ def rename_back(original: str, disk: str) -> str:
     return f"`mv -n {shell_word(original)} {shell_word(disk)}`"
 
 
-def another_file(task: SwapTask, quarantined: str) -> GuestError:
-    """Return the error for a file that cannot get its name back, because another file has taken it."""
+def another_file(task: SwapTask, quarantined: str, history: History) -> GuestError:
+    """Return the error for a file that cannot get its name back, because another file has taken it.
+
+    The other file may be an image that a restore rebuilt, an overlay that another plan made, or anything else.
+    """
     if task.goal is not Goal.APPLY:
         return GuestError(
             f"another file is at {task.outgoing.names.own}",
             why=f"the file that was verified is now {quarantined}",
             remedy=f"Compare the two and move away the one that you do not need, {AGAIN}",
         )
+    remedy = f"Plan again for the file that is there now; or, if no VM uses that file, move it away, {AGAIN}"
+    state = history.states.get(task.guest)
+    if state is not None and state.step is Step.RESTORED:
+        purge = command("purge", task.guest, "--used")
+        remedy = f"Plan again for the file that is there now. To delete the original in quarantine: {purge}."
     return GuestError(
         f"another file is at {task.outgoing.names.own}",
         why=f"the original that was planned is in quarantine as {quarantined}",
-        remedy="Plan again for the file that is there now. To delete the original in quarantine:"
-        f" {command('purge', task.guest, '--used')}.",
+        remedy=remedy,
     )
 
 
@@ -120,12 +127,15 @@ def data_file_exists(path: str) -> GuestError:
     )
 
 
-def original_missing(guest: str) -> GuestError:
-    """Return the error for an original that is lost: giving up the overlay would not bring it back."""
+def original_missing(guest: str, remedy: str = "") -> GuestError:
+    """Return the error for an original that is lost: giving up the overlay would not bring it back.
+
+    ``remedy``: what to do if the overlay cannot be read.
+    """
     return GuestError(
         f"{guest} cannot go back to its original",
         why="the original was deleted or moved",
-        remedy="Run the same command without `--discard-changes` to rebuild an image from the overlay.",
+        remedy=remedy or "Run the same command without `--discard-changes` to rebuild an image from the overlay.",
     )
 
 
@@ -162,8 +172,15 @@ def not_the_overlay(path: str) -> GuestError:
     )
 
 
-def not_the_original(guest: str, path: str, overlay: str) -> GuestError:
-    """Return the error for a file under the original's name that must not replace the overlay."""
+def not_the_original(guest: str, path: str, overlay: str, planned: PlannedImage) -> GuestError:
+    """Return the error for a file under a name of the original that must not replace the overlay."""
+    if parts := changed_parts(planned):
+        return GuestError(
+            f"{guest} was not restored",
+            why=f"its original {path} is not as it was planned: {parts}",
+            remedy="Bring back what was planned; or, to keep the overlay's content, move the original away,"
+            f" {AGAIN}",
+        )
     return GuestError(
         f"{guest} was not restored",
         why=f"{path} is not its original, or was written to after the conversion",
@@ -171,13 +188,19 @@ def not_the_original(guest: str, path: str, overlay: str) -> GuestError:
     )
 
 
-def two_disks(guest: str, original: str, overlay: str) -> GuestError:
-    """Return the error for a kept original, or a rebuilt image at its path, that differs from the overlay."""
+def two_disks(guest: str, overlay: str, planned: PlannedImage) -> GuestError:
+    """Return the error for a kept original, or a rebuilt image at its path, that differs from the overlay.
+
+    A block device cannot be moved away to make room for a rebuilt image.
+    """
+    original = planned.source.path
+    keep = f"move {original} away, {AGAIN}"
+    if not planned.fingerprints[0].vouches_for_content:
+        keep = "leave the guest as it is."
     return GuestError(
         f"{guest} was not restored",
         why=f"{original} is still there and differs from the overlay {overlay}, so only you know which of the two"
         " to keep",
         remedy=f"To go back to {original} and delete the overlay:"
-        f" {command('restore', guest, '--discard-changes')}. To keep the overlay's content, move {original} away,"
-        f" {AGAIN}",
+        f" {command('restore', guest, '--discard-changes')}. To keep the overlay's content, {keep}",
     )

@@ -77,7 +77,7 @@ def restore_task(
     if original is None:
         return RebuildTask(guest, overlay, None)
     if options.discard_changes and not _can_be_original(guest, original):
-        raise not_the_original(plan.name, original.path, overlay.path)
+        raise not_the_original(plan.name, original.path, overlay.path, plan.image)
     return RestoreTask(guest, overlay, guest.original(original), original)
 
 
@@ -133,8 +133,8 @@ class RestoreTask:
         if original is not None and original.path != plan.source.path:
             return RebuildTask(self._guest, self._overlay, original)
         if original is not None and not _can_be_original(self._guest, original):
-            raise not_the_original(plan.name, original.path, self._overlay.path)
-        raise two_disks(plan.name, plan.source.path, plan.overlay_path)
+            raise not_the_original(plan.name, original.path, self._overlay.path, plan.image)
+        raise two_disks(plan.name, plan.overlay_path, plan.image)
 
     def after_publish(self) -> list[str]:
         """Do nothing."""

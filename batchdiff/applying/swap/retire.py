@@ -132,7 +132,7 @@ def _require_open_file(fd: int, path: str) -> None:
 def _replaced(path: str) -> GuestError:
     return GuestError(
         f"{path} was not touched",
-        why="the file that was verified is no longer there",
+        why="the file that was opened is no longer there",
         remedy=f"Find out what removed or replaced it, bring it back, {AGAIN}",
     )
 

@@ -188,7 +188,7 @@ class Swap:
         # file returns to quarantine.
         source, target = self._outgoing.path, names.quarantine if os.path.lexists(names.own) else names.own
         if source == target:
-            raise refusals.another_file(self.task, source)
+            raise refusals.another_file(self.task, source, self._run.journal.history)
         if self.task.goal is Goal.APPLY and not (state.published or state.moved):
             raise refusals.quarantined_by_another(source)
         fd = open_image_file(source)

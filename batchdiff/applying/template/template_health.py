@@ -8,7 +8,8 @@
     its content has changed      overlays that are recorded for this plan          -> damaged
                                  overlays that name it, but that are not recorded  -> unknown
                                  no overlay depends on it                          -> stale
-    no permission to read it, it was moved, or nothing can prove its content       -> unknown
+    no permission to read it, no secret that opens it, a data file that was moved,
+    or nothing that proves its content                                             -> unknown
     any other error              an overlay depends on it                          -> damaged
                                  none does                                         -> unknown
 
@@ -49,7 +50,7 @@ def check_template(
 ) -> tuple[Finding, Health]:
     """Return the finding for the template, and the health of what a VM reads from it through an overlay.
 
-    ``converted``: the guests whose intact originals an error names.
+    ``converted``: the guests whose originals an error may name, to go back to.
 
     :raises StopError: the user asked to stop.
     """

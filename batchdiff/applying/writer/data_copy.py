@@ -31,10 +31,11 @@ _BLOCK = 4 * KIB
 
 @frozen
 class Copier:
-    """A copier from an image to a file; ``check`` is called every few MiB, and may raise an error to end a copy.
+    """A copier from an image to a file.
 
-    ``may_share``: whether the two files may share blocks. ``advance`` is called with the number of further bytes
-    that have been copied, or need not be.
+    ``check`` is called for each 64 MiB or less, and may raise an error to end a copy. ``may_share``:
+    whether the two files may share blocks. ``advance`` is called with the number of further bytes that have been
+    copied, or need not be.
     """
 
     fd: int

@@ -87,8 +87,8 @@ def write_image(  # noqa: PLR0913  # options by keyword
 ) -> int:
     """Write the image into an empty file, with data from ``guest``; return the size of the file in bytes.
 
-    The caller makes it durable. ``check`` is called every few MiB, and may raise an error to end the write.
-    ``advance`` is called with the number of further bytes of the guest that have been written. ``data_fd``:
+    The caller makes it durable. ``check`` is called for each 64 MiB or less, and may raise an error to end the
+    write. ``advance`` is called with the number of further bytes of the guest that have been written. ``data_fd``:
     another empty file, for data clusters whose place is outside; None if they are inside, or not written here.
 
     :raises OSError: the disk is full or has a fault.

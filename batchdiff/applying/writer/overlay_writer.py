@@ -27,7 +27,7 @@ def write_overlay(  # noqa: PLR0913  # options by keyword
     """Write the overlay into an empty file, with data from the original. The caller makes it durable.
 
     ``content``: the extents in granules, and the template's name and format for the header. ``check`` is called
-    every few MiB, and may raise an error to end the write. ``advance`` is called with the number of further bytes
+    regularly, and may raise an error to end the write. ``advance`` is called with the number of further bytes
     that have been written. ``data_fd``: the overlay's data file, also empty, if it is to have one.
 
     :raises OSError: the disk is full or has a fault.

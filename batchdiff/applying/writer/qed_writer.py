@@ -35,8 +35,8 @@ def write_qed(
 ) -> None:
     """Write the overlay into an empty file, with data from ``guest``. The caller makes it durable.
 
-    ``check`` is called every few MiB, and may raise an error to end the write. ``advance`` is called with the
-    number of further bytes of the guest that have been written.
+    ``check`` is called for each 64 MiB or less, and may raise an error to end the write. ``advance`` is called
+    with the number of further bytes of the guest that have been written.
 
     :raises OSError: the disk is full or has a fault.
     :raises ImageError: the guest cannot be read.

@@ -108,7 +108,7 @@ NEXT = {
     "quarantined and written to": (
         QUARANTINED,
         replace(BOTH, written=Written.ORIGINAL),
-        "verify: the original in quarantine, /vm.img, has been written to since the conversion; or restore",
+        "verify: the original in quarantine, /vm.img, has changed since the conversion; or restore",
     ),
     "published, the overlay was written to": (
         GuestState(Step.PUBLISHED, published=True),
@@ -119,7 +119,7 @@ NEXT = {
     "published, the original was written to": (
         GuestState(Step.PUBLISHED, published=True),
         replace(BOTH, written=Written.ORIGINAL | Written.OVERLAY),
-        "verify: its original has been written to since the conversion, so only you know whether to keep it or"
+        "verify: its original has changed since the conversion, so only you know whether to keep it or"
         " the overlay; or restore --discard-changes to go back to /vm.img",
     ),
     "deleted": (

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from stage import NAME, Stage
 
-from batchdiff.applying.guests.whole_originals import original_too, originals_first
+from batchdiff.applying.guests import guest_files
+from batchdiff.applying.guests.whole_originals import (
+    original_too,
+    originals_first,
+    whole_originals,
+)
 from batchdiff.choices import Retire
 from batchdiff.errors import ImageError
+from batchdiff.files.fingerprint import Fingerprint, fingerprint_at
 from batchdiff.qcow2.faults import NOT_OPENED, RESTORE_IT, SHUT_DOWN_OR_REPAIR
 
 WHOLE = (
@@ -53,3 +61,30 @@ def test_without_an_original_the_advice_about_a_template_stays(stage, remedy):
 def test_the_advice_about_an_overlay_comes_before_its_original(stage, remedy):
     error = original_too(ImageError("o", remedy=remedy), stage.guest(), stage.history)
     assert error.remedy == f"{remedy} {WHOLE.format(stage.original())}"
+
+
+@pytest.mark.parametrize("devices", [("vm",), ("vm", "web"), ("web",)], ids=str)
+def test_nothing_shows_whether_a_block_device_is_intact(tmp_path, monkeypatch, devices):
+    """Its times do not change when it is written to; what is known of a file is said of the file alone."""
+    stage = Stage(tmp_path, monkeypatch, names=("vm", "web"))
+    stage.apply(Retire.KEEP)
+    device = Fingerprint(1, 0, 4096, 0, 0)
+    paths = [str(stage.original(name)) for name in devices]
+    monkeypatch.setattr(
+        guest_files, "fingerprint_at", lambda path: device if path in paths else fingerprint_at(path)
+    )
+    images = {name: dataclasses.replace(stage.guest(name).image, fingerprints=(device,)) for name in devices}
+    guests = [dataclasses.replace(stage.guest(name), image=images[name]) for name in devices]
+    intact = ""
+    if devices == ("web",):
+        guests.insert(0, stage.guest("vm"))
+        intact = f"This original is intact, as before the conversion: {stage.original('vm')}. "
+    it, has = ("this original is a block device", "it has") if len(devices) == 1 else SEVERAL
+    unknown = f"Because {it}, nothing shows whether {has} been written to since the conversion: "
+    them = "goes back to it," if len(guests) == 1 else "goes back to them,"
+    said = whole_originals(guests, stage.history)
+    assert said.startswith(f"{intact}{unknown}{' and '.join(paths)}. `batchdiff restore PLAN --guest vm")
+    assert them in said
+
+
+SEVERAL = ("these originals are block devices", "they have")

@@ -320,7 +320,7 @@ def test_where_no_second_name_can_be_had(path, monkeypatch, code, after, functio
     without_links(monkeypatch, code, after)
     with pytest.raises(UsageError) as caught:
         function(path, {})
-    assert caught.value.what == f"cannot rename the plan {path}, whose guests can still be restored"
+    assert caught.value.what == f"cannot rename the plan {path}, which restore or purge may still need"
     assert caught.value.remedy == "Write the new plan elsewhere with `-o`."
     assert names(path) == ["fleet.plan.json", "fleet.plan.json.journal"]
     assert guests_at(path) == (["web01", "web02"], ["web01"])

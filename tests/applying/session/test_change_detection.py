@@ -57,7 +57,8 @@ def test_a_change(constancy, now, said, noted):
     with pytest.raises(PlanError, match=r"/t\.img changed while this command ran") as caught:
         constancy.check("", now, "/t.img")
     assert said in caught.value.why
-    assert caught.value.remedy == "Shut down whatever writes to it, then run the same command again."
+    cure = "Bring the former file back" if now.inode == 7 else "Stop whatever changes it"
+    assert caught.value.remedy == f"{cure}, then run the same command again."
 
 
 @pytest.mark.parametrize("seen", [False, True])
@@ -114,7 +115,7 @@ def test_another_file_at_a_path(constancy, chain, number, before):
         with pytest.raises(PlanError, match=f"{chain[number]} changed while this command ran") as caught:
             constancy.check_at_paths(image)
         assert caught.value.why == "another file is in its place"
-        cure = "Bring the planned template back" if before else "Shut down whatever writes to it"
+        cure = "Bring the planned template back" if before else "Bring the former file back"
         assert caught.value.remedy == f"{cure}, then run the same command again."
 
 

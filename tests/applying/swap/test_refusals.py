@@ -9,11 +9,14 @@ import pytest
 from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.guests.next_action import OutgoingAt
 from batchdiff.applying.journal.records import Goal
-from batchdiff.applying.swap.refusals import lost
-from batchdiff.files.fingerprint import NO_FILE
+from batchdiff.applying.swap.refusals import lost, not_the_original, two_disks
+from batchdiff.files.fingerprint import NO_FILE, Fingerprint
 from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.plan.plan import PlannedImage
+from batchdiff.units import MIB
 
 NAMES = original_names("/vm.img")
+FILE = Fingerprint(1, 2, MIB, 3, 4)
 
 
 @pytest.mark.parametrize("where", list(OutgoingAt))
@@ -32,3 +35,23 @@ def test_what_is_lost_is_told(where):
     else:
         assert NAMES.at(where) in error.remedy
         assert "`batchdiff restore PLAN --guest vm --discard-changes`" in error.remedy
+
+
+def planned(tmp_path, *fingerprints):
+    parts = tuple(str(tmp_path / f"part{number}") for number in range(len(fingerprints) - 1))
+    return PlannedImage(ImageSource("/vm.img", ImageFormat.RAW, other_files=parts), MIB, fingerprints)
+
+
+def test_an_original_without_one_of_its_parts_is_still_the_original(tmp_path):
+    missing = str(not_the_original("vm", "/vm.img", "/vm.qcow2", planned(tmp_path, FILE, FILE)))
+    assert f"its original /vm.img is not as it was planned: {tmp_path / 'part0'} is gone. Bring back" in missing
+    other = str(not_the_original("vm", "/vm.img", "/vm.qcow2", planned(tmp_path, FILE)))
+    assert "/vm.img is not its original, or was written to after the conversion" in other
+
+
+def test_a_block_device_is_not_moved_away(tmp_path):
+    device = Fingerprint(1, 0, MIB, 0, 0)
+    said = str(two_disks("vm", "/vm.qcow2", planned(tmp_path, device)))
+    assert said.endswith("To keep the overlay's content, leave the guest as it is.")
+    said = str(two_disks("vm", "/vm.qcow2", planned(tmp_path, FILE)))
+    assert said.endswith("move /vm.img away, then run the same command again.")

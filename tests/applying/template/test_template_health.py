@@ -76,6 +76,18 @@ def test_a_template_that_cannot_be_read_and_that_nothing_rests_on(stage, monkeyp
     found = template(stage)
     assert found.health is Health.UNKNOWN
     assert remedy in found.why
+    assert "manifest" not in found.why
+
+
+@pytest.mark.parametrize("retire", [Retire.KEEP, Retire.DELETE])
+def test_nothing_can_be_left_out_of_the_manifest_once_there_are_overlays(stage, retire):
+    """A guest is reported with the fault of its template."""
+    stage.apply(retire)
+    stage.template.chmod(0o644)
+    stage.template.write_bytes(b"")
+    found = [str(each.why) for each in check_health(stage.plan, stage.history, None, Stop())]
+    assert len(found) == 2
+    assert "manifest" not in "".join(found)
 
 
 @pytest.mark.parametrize("recorded", [True, False])
