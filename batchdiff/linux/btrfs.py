@@ -70,7 +70,7 @@ def is_btrfs(fd: int) -> bool:
 
 
 def filesystem_uuid(fd: int) -> bytes:
-    """Return the UUID of a file's btrfs, which is the same for all subvolumes; empty on other filesystems."""
+    """Return the UUID of a file's btrfs filesystem, the same in all subvolumes; empty on other filesystems."""
     try:
         found = fcntl.ioctl(fd, _FS_INFO, bytes(_FS_INFO_BYTES))
     except OSError:

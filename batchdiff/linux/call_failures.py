@@ -5,7 +5,7 @@
     OSError(EPERM, vm.img -> vm.img.batchdiff-original)
         | the attempted operation, and the files as they are now: attributes, mounts, owners, projects, limits
         v
-    "vm.img is immutable (attribute i)"     "Run `chattr -i vm.img`, then run the same command again."
+    "vm.img is immutable (attribute i, ...), ..."    "If nothing depends on that, run `chattr -i vm.img`, ..."
 
 A remedy never names a verb of batchdiff, because apply, restore, purge and verify all use this module.
 
@@ -92,7 +92,7 @@ def reason(error: OSError, deed: Deed | None = None, path: str = "") -> str:
 
 
 def obstacle(deed: Deed, path: str) -> Fault | None:
-    """Return why a rename or deletion would fail, as far as that can be foreseen; None if nothing prevents it."""
+    """Return why a rename or deletion would fail, as far as that can be foreseen; None if no reason is found."""
     if is_mount_point(path):
         return explain(OSError(errno.EBUSY, os.strerror(errno.EBUSY), path), deed)
     case = _Case(OSError(errno.EPERM, os.strerror(errno.EPERM)), deed, path, "")
@@ -181,7 +181,7 @@ def _read_only(case: _Case) -> Fault:
     if mount is None:
         return Fault(f"the filesystem of {case.path or 'the file'} is read-only", f"Make it writable, {AGAIN}")
     if not is_mounted_read_only(case.path):
-        why = f"the part of {mount.point} ({mount.filesystem}) with {case.path} is read-only, as a snapshot may be"
+        why = f"the part of {mount.point} ({mount.filesystem}) with {case.path} is read-only, as a snapshot can be"
         return Fault(why, f"Make that part writable, {AGAIN}")
     whole = "remount,rw" if mount.read_only else "remount,bind,rw"
     return Fault(
@@ -194,8 +194,8 @@ def _read_only(case: _Case) -> Fault:
 def _busy(case: _Case) -> Fault:
     if case.path and is_mount_point(case.path):
         return Fault(
-            f"{case.path} is a mount point, so its name cannot change; a container tool, for example, may have"
-            " bind-mounted the file itself",
+            f"{case.path} is a mount point, so it cannot be renamed or deleted; a container tool, for example, may"
+            " have bind-mounted the file itself",
             f"Mount its folder instead of the file, {AGAIN} Or run batchdiff outside the container.",
         )
     show = f"`fuser -v {shell_word(case.path)}` shows" if case.path else "Find out"
@@ -288,7 +288,7 @@ _CAUSES: dict[int, Callable[[_Case], Fault]] = {
     errno.ENAMETOOLONG: lambda _: Fault(
         os.strerror(errno.ENAMETOOLONG), "Give the file, or the folders above it, shorter names."
     ),
-    errno.ETXTBSY: _fixed(f"It is a running program or active swap: end the program, or run `swapoff`, {AGAIN}"),
+    errno.ETXTBSY: _fixed(f"The file is in use as a program or swap: end the program, or run `swapoff`, {AGAIN}"),
     errno.EMFILE: lambda case: Fault(case.text, advice_on_limit(case.error)),
     errno.ENFILE: lambda case: Fault(case.text, advice_on_limit(case.error)),
     errno.ENOMEM: lambda case: Fault(case.text, advice_on_limit(case.error)),

@@ -43,9 +43,9 @@ _UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOSYS}
 def dedupe(source: int, source_offset: int, target: int, target_offset: int, length: int) -> int:
     """Let the file ``target`` share blocks of ``source``; return how many bytes it shares: 0 if any byte differs.
 
-    If it shares fewer than ``length``, call again for the rest. ``length`` must be at most :data:`AT_ONCE`.
-    Offsets must be multiples of the filesystem's block size, and so must ``length``, unless both ranges end where
-    their files end.
+    If it shares some, but fewer than ``length``, call again for the rest. ``length`` must be at most
+    :data:`AT_ONCE`. Offsets must be multiples of the filesystem's block size, and so must ``length``, unless both
+    ranges end where their files end.
 
     :raises OSError: see :func:`explain_refusal`.
     """
@@ -75,7 +75,7 @@ def is_supported(source: int, target: int) -> bool | None:
 
 def explain_refusal(error: OSError, source: int, target: str) -> Fault:
     """Return why the kernel refused to share blocks with the file at ``target``, and what to do."""
-    kind = filesystem_of(source) or "its filesystem"
+    kind = filesystem_of(source) or "the filesystem"
     if error.errno in _UNSUPPORTED:
         return Fault(f"{kind} cannot share blocks between files", "Use `strategy: overlay` for this guest.")
     if error.errno == errno.EXDEV:
@@ -86,7 +86,7 @@ def explain_refusal(error: OSError, source: int, target: str) -> Fault:
         )
     if error.errno == errno.EINVAL:
         return Fault(
-            f"{kind} refuses to share these blocks: a file has become shorter, or only one of the two files has"
+            f"{kind} refuses to share these blocks: one of the files has become shorter, or only one of them has"
             " checksums (`lsattr` shows C for the other)",
             "If a program has changed one of the files, plan again; otherwise use `strategy: overlay` for this"
             " guest.",

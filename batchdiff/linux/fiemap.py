@@ -47,7 +47,7 @@ class ExtentFlag(enum.IntFlag):
 
 
 class PhysicalExtent(NamedTuple):
-    """One contiguous piece of a file on its disk, in bytes."""
+    """A contiguous piece of a file: ``length`` bytes at ``logical`` in the file, at ``physical`` on its disk."""
 
     logical: int
     physical: int

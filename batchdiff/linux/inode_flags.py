@@ -2,8 +2,9 @@
 
 ::
 
-    folder (SYNC, COMPR, project 42) --inherited--> new file    undone, unless the original has it too
-    original (NOCOW, NODUMP)         --copied-----> new file    never IMMUTABLE or APPEND, which lock a file
+    folder (SYNC, COMPR)        --inherited--> new file    undone, unless the original has the flag too
+    folder (project 42)         --inherited--> new file    kept: the folder refuses files of other projects
+    original (NOCOW, NODUMP)    --copied-----> new file    never IMMUTABLE or APPEND, which lock a file
 
 Flags and projects: ioctl_iflags(2), ioctl_fsgetxattr(2), Linux ``include/uapi/linux/fs.h``.
 """
@@ -39,7 +40,7 @@ _LATE = {
 """Flags that are set once everything is written: SYNC and JOURNAL_DATA slow down every write."""
 
 _PLACES = 0x00000001 | 0x00002000 | 0x00004000
-"""REALTIME, NODEFRAG, FILESTREAM: where XFS allocates blocks."""
+"""REALTIME, NODEFRAG, FILESTREAM: where XFS allocates blocks, and whether xfs_fsr may move them."""
 
 _UNITS = 0x00000800 | 0x00010000
 """EXTSIZE, COWEXTSIZE: how many blocks XFS allocates at a time.
@@ -72,8 +73,8 @@ class _More(NamedTuple):
 def set_early_flags(source: int, target: int) -> list[str]:
     """Give an empty file the source's project, its hints on where to allocate, and its flags in ``_EARLY``.
 
-    Clear all other flags, and return what failed. A source that cannot have flags (a block device, a file on NFS)
-    counts as one that has none set.
+    Clear the flags in ``_LATE`` and the hints in ``_UNITS``, and return what failed. A source that cannot have
+    flags (a block device, a file on NFS) counts as one that has none set.
     """
     # Errors are ignored here: set_late_flags reports each flag that is still set only on the target.
     _set_flags(target, 0, _LATE)
@@ -86,7 +87,7 @@ def set_early_flags(source: int, target: int) -> list[str]:
 
 
 def set_late_flags(source: int, target: int) -> list[str]:
-    """Set or clear the remaining flags as the source has them, and return what failed."""
+    """Set or clear the flags in ``_LATE`` to match the source's, and return what failed."""
     return _set_flags(target, _flags(source), _LATE)
 
 
@@ -142,7 +143,7 @@ def _set_project(target: int, wanted: int) -> list[str]:
 
 
 def _folder_gives_project(fd: int) -> bool:
-    """Return whether new files in the folder get its project; true if that cannot be determined."""
+    """Return whether new files in a file's folder get the folder's project; true if that cannot be determined."""
     try:
         folder = os.open(os.path.dirname(os.readlink(f"/proc/self/fd/{fd}")), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

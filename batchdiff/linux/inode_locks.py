@@ -2,9 +2,9 @@
 
 ::
 
-    i  immutable     no write, rename, unlink, link, chmod; for a folder: no name in it can change
-    a  append-only   no rename, unlink; for a folder: names can be added, but not changed or removed
-    project          if it is inherited, its folder refuses files of other projects: rename and link fail (EXDEV)
+    i  immutable     no write, rename, unlink, link, chmod; in a folder, no name can be added, changed or removed
+    a  append-only   no rename, unlink, link, chmod; writes only at the end; in a folder, names can only be added
+    project          a folder whose new files inherit it refuses files of other projects (rename, link: EXDEV)
 
 Source: ioctl_iflags(2), chattr(1), ioctl_fsgetxattr(2), Linux ``include/uapi/linux/fs.h``.
 """
@@ -36,7 +36,7 @@ class InodeLock(NamedTuple):
 
 
 class Project(NamedTuple):
-    """A quota project; ``inherited``: whether it is a folder's, and everything in the folder must belong to it."""
+    """A quota project; ``inherited``: it is a folder's: new files get it, and files of others are refused."""
 
     number: int
     inherited: bool

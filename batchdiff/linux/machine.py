@@ -16,7 +16,10 @@ _GROUPS = "/sys/fs/cgroup"
 
 
 def usable_cpus() -> int:
-    """Return the number of CPUs that this process may run on, which taskset, cgroups and containers limit."""
+    """Return the number of CPUs that this process may run on.
+
+    taskset and the CPU sets of cgroups limit it, also in containers; quotas of CPU time do not.
+    """
     return len(os.sched_getaffinity(0))
 
 

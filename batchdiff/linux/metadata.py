@@ -1,11 +1,12 @@
 """Give a new file exactly the owner, mode, attributes and flags of the file whose place it takes.
 
-Access control lists (acl(5)) and SELinux labels are extended attributes. A new file inherits from its folder::
+Access control lists (acl(5)) and SELinux labels are extended attributes. A new file inherits attributes and flags
+from its folder, and gets those of the other file in these steps::
 
     open(0600)        for its owner only: the mode also limits an inherited ACL
     prepare           remove what was inherited, set what can only be set on an empty file
       ... the image is written and read back ...
-    copy_metadata     owner, attributes, flags, and last the mode, which opens the file to others
+    copy_metadata     flags, owner, attributes, and last the mode, which opens the file to others
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _OF_ONE_FILE = (
 """Attributes that apply to one file only, or appear by themselves: neither copied nor removed."""
 
 _STORAGE = "btrfs."
-"""The start of attributes that decide how data is stored, so they must be set before the first byte is written."""
+"""The prefix of attributes that decide how data is stored: they must be set before the first byte is written."""
 
 
 def prepare(source: int, target: int) -> list[str]:
@@ -65,9 +66,9 @@ def copy_metadata(source: int, target: int) -> list[str]:
 
 
 def limit_mode(target: int, others: Iterable[int]) -> None:
-    """Narrow the mode of a file that gets content from ``others``, so that no user gains access to that content.
+    """Narrow the mode of a file that gets content from ``others``: only its owner may gain access to that content.
 
-    Its owner keeps all rights. If one of the others has another owner, group or ACL, only the owner keeps access.
+    The file's owner keeps all rights. If one of the others has another owner, group or ACL, no other user has any.
     """
     info = os.fstat(target)
     mode = stat.S_IMODE(info.st_mode)
@@ -109,7 +110,7 @@ def _copy_mode(source: int, target: int, reasons: dict[str, str]) -> None:
 
 
 def _safe_mode(source: int, target: int) -> int:
-    """Return the source's mode without bits that would let in another group, or users that the ACL kept out."""
+    """Return the source's mode without bits that would add rights if owner, group or ACL was not kept."""
     old, new = os.fstat(source), os.fstat(target)
     mode = stat.S_IMODE(old.st_mode)
     if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
@@ -164,7 +165,9 @@ def _attempt(reasons: dict[str, str], what: str, call: Callable[..., None], *arg
 
 
 def _attributes(fd: int) -> dict[str, bytes | None]:
-    """Return the extended attributes with their values, None for one that cannot be read; empty if unsupported.
+    """Return the extended attributes, except ``_OF_ONE_FILE``, with their values; empty if unsupported.
+
+    The value is None for an attribute that cannot be read.
 
     :raises OSError: they cannot be listed, so it is unknown who may read the file.
     """

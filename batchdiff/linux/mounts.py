@@ -141,7 +141,7 @@ def mount_of(path: str) -> Mount | None:
 
 
 def is_mounted_read_only(path: str) -> bool:
-    """Return whether the mount of a file, or of its folder if there is no such file, is read-only.
+    """Return whether a file's mount, or its folder's if there is no such file, is read-only; True if unknown.
 
     Folders of a filesystem that is mounted read-write can still be read-only, such as snapshots on btrfs.
     """

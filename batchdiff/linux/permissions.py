@@ -2,9 +2,10 @@
 
 ::
 
-    EACCES   a folder on the path is closed -> the folder is not writable -> the file is not readable or writable
-             -> none of these: a security module, or a file server
-    EPERM    the sticky bit of a folder -> not the owner -> none of these: a missing capability
+    root     a missing capability, as in a container
+    EACCES   a folder on the path is closed -> the file's own folder is not writable, or the file is not accessible
+    EPERM    not the owner of a file whose mode changes -> the sticky bit of the file's folder
+    either   none of these: a security module, or a file server
 
 Source: path_resolution(7), capabilities(7), chmod(2), rename(2).
 """
@@ -89,7 +90,7 @@ def lacking_ownership(deed: Deed, path: str) -> str:
 
 
 def lacking_capability() -> str:
-    """Return the capabilities that this process lacks although it is root, as in a container; empty if none."""
+    """Return which of ``_NAMES`` this process lacks although it is root, as in a container; empty if none."""
     if os.geteuid() != 0:
         return ""
     return " and ".join(name for number, name in _NAMES.items() if not _has(number))

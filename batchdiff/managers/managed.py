@@ -21,9 +21,10 @@ _CONVERT_A_COPY = "copy the disk to a folder that only you manage, and convert t
 
 
 def why_managed(guest: Iterable[str], template: Iterable[str]) -> str:
-    """Return why a guest must not be converted if a VM manager keeps it or its template; empty if none does.
+    """Return why a guest must not be converted: a VM manager keeps a file of it or its template; empty if not.
 
-    ``guest`` and ``template``: the absolute paths of their images, of links to them, and of the overlay.
+    ``guest``: the absolute paths of its image, of a link to that, and of its overlay; ``template``: those of the
+    files of its chain.
     """
     return next(filter(None, map(_why_guest, guest)), "") or next(filter(None, map(_why_template, template)), "")
 
@@ -46,12 +47,13 @@ def _why_guest(path: str) -> str:
 def _why_template(path: str) -> str:
     if _OVIRT.fullmatch(path):
         return (
-            f"the template, {path}, is in a storage domain of oVirt, which would not know that overlays depend"
-            " on it, and could remove it, so use a copy in another folder as the template"
+            f"the template's file {path} is in a storage domain of oVirt, which would not know that overlays"
+            " depend on it, and could remove it, so use a copy of the template in another folder"
         )
     if _NOVA_CACHE.fullmatch(path) or _NOVA_DISK.fullmatch(path):
         return (
-            f"the template, {path}, is in a folder of OpenStack Nova, which deletes images that none of its own"
-            " instances uses, and would not count the overlays, so use a copy in another folder as the template"
+            f"the template's file {path} is in a folder of OpenStack Nova, which deletes images that none of its"
+            " own instances uses, and would not count the overlays, so use a copy of the template in another"
+            " folder"
         )
     return ""

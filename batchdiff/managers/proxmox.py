@@ -1,4 +1,4 @@
-"""The images in a storage of Proxmox VE that is a folder, and the names by which it knows them; pure.
+"""The images in a folder that is a storage of Proxmox VE, and the names by which Proxmox VE knows them; pure.
 
 ::
 
@@ -69,13 +69,13 @@ def is_of_proxmox(path: str) -> bool:
 
 
 def base_of(place: VolumePlace, backing_name: str) -> VolumePlace | None:
-    """Return the base of a linked clone, by the backing file name in its header; None if it is not one."""
+    """Return the base of a linked clone, by its header's backing file name; None if that is not ../VMID/FILE."""
     found = _BACKING.fullmatch(backing_name)
     return VolumePlace(place.images, int(found[1]), found[2]) if found else None
 
 
 def volume_name(place: VolumePlace, base: VolumePlace | None = None) -> str:
-    """Return the name of a volume, without that of its storage; ``base``: that of a linked clone."""
+    """Return a volume's name, without that of its storage; ``base``: the base, if the volume is a linked clone."""
     before = "" if base is None else f"{base.vmid}/{base.name}/"
     return f"{before}{place.vmid}/{place.name}"
 
@@ -84,11 +84,11 @@ class Unseen(enum.Enum):
     """Why Proxmox VE does not see that an overlay depends on its template."""
 
     TEMPLATE = enum.auto()
-    """The template's path does not end in /VMID/base-VMID-disk-N.FORMAT."""
+    """The template's path does not end in /VMID/base-NAME.FORMAT."""
     FOLDER = enum.auto()
     """The overlay is not in the folder of a VM in the template's storage."""
     NAME = enum.auto()
-    """The backing file name is not ../VMID/base-VMID-disk-N.FORMAT."""
+    """The backing file name is not the ../VMID/base-NAME.FORMAT of this template."""
 
 
 def why_unseen(overlay: str, template: str, backing_name: str) -> Unseen | None:

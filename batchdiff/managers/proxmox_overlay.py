@@ -11,6 +11,7 @@
 
 The images folder is that of the template, because Proxmox VE looks for linked clones of a base in the storage of
 the base.
+
 Source: pve-storage, ``clone_image`` and ``list_images`` in src/PVE/Storage/Plugin.pm, and BTRFSPlugin.pm.
 """
 
@@ -37,9 +38,9 @@ class ProxmoxDisk(NamedTuple):
 
 
 class PlacementError(ValueError):
-    """The error for a guest whose overlay has no place; ``key`` is the key of the manifest that must change.
+    """The error for a guest whose overlay has no place.
 
-    ``why``: the reason; ``write``: what to write there.
+    ``why``: the reason; ``key``: the key of ``overlay`` that it concerns; ``write``: what the manifest needs.
     """
 
     def __init__(self, key: str, why: str, write: str) -> None:
@@ -68,7 +69,8 @@ def template_problem(template: str) -> str:
 def overlay_in_storage(template: str, guest: str, chosen: ProxmoxDisk) -> str:
     """Return the absolute path of a guest's overlay. ``template`` and ``guest`` are absolute paths.
 
-    :raises PlacementError: the numbers of VM or disk are missing, or do not fit the guest's path.
+    :raises PlacementError: the number of VM or disk is missing or does not fit the guest's path, or the VM is the
+        template's own.
     :raises ValueError: the template has no place in a storage, which :func:`template_problem` reports.
     """
     base = place_of(template)

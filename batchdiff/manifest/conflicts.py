@@ -1,4 +1,4 @@
-"""Checks for files with two roles in one manifest. Files are compared by identity, not by name."""
+"""Checks for files with two roles in one manifest. Existing files are compared by identity, not by name."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def _one_overlay_each(one: AnyGuest, other: AnyGuest) -> str:
 
 
 def _parts(template: FoundImage | None, guests: Sequence[FoundGuest]) -> dict[Identity, str]:
-    """Return the role of each image that is not a guest."""
+    """Return the roles of the template and of all backing files, by identity."""
     parts = {
         place.identity: f"a backing file ({show_path(place.where)})"
         for image in (template, *(guest.image for guest in guests))

@@ -66,7 +66,7 @@ class ManifestReader:
     def manifest(self, *, allow_existing_overlays: bool, left: Collection[str] = ()) -> Manifest | None:
         """Return the manifest that the data describes; None if it has problems.
 
-        ``left``: overlays that a restore left behind. ``path`` and ``sha256`` are empty in the result.
+        ``left``: overlays left by a restore, no longer needed. ``path`` and ``sha256`` are empty in the result.
         """
         template = self._template()
         written = self._written_guests()
@@ -212,7 +212,7 @@ class ManifestReader:
         return found
 
     def _check_template_format(self, template: FoundImage | None, written: list[WrittenGuest]) -> None:
-        """Report overlays that cannot have this template because of its format or its path."""
+        """Report overlay formats that do not fit the template's, and a template path that fits no layout."""
         if template and any(guest.layout for guest in written) and (why := template_problem(template.source.path)):
             self._problems.add(("template", "path"), why)
         for guest in written:

@@ -86,9 +86,9 @@ class ConvertedGuests:
     def of(self, paths: Collection[str], overlays: Collection[str], former: Collection[str] = ()) -> Done | None:
         """Return the conversion of the guest with these paths; None if it was not converted.
 
-        ``overlays``: the paths that its overlay may have. If the sidecar does not record which guest the overlay
-        was made from, as in version 1.0, these paths alone decide. ``former``: overlays that count only if the
-        sidecar records that they were made from this guest.
+        ``overlays``: the paths that its overlay may have. They alone decide if the overlay is at one of ``paths``,
+        or if the sidecar does not record which guest the overlay was made from, as in version 1.0. ``former``:
+        overlays that count only if the sidecar records that they were made from this guest.
         """
         for overlay in overlays:
             for origin in self.origins_of(overlay):
@@ -137,8 +137,8 @@ class ConvertedGuests:
     def _originals(self, overlay: str, origin: OverlayOrigin) -> Iterator[str]:
         """Yield the path of the guest that an overlay was made from.
 
-        If the sidecar does not record it, yield the former paths of originals in quarantine whose default overlay
-        has the path of this one.
+        If the sidecar does not record it, yield the former paths of originals in quarantine whose default overlay,
+        in this version or an older one, has the path of this one.
         """
         if origin.original:
             yield origin.original

@@ -1,7 +1,8 @@
 """A manifest's entries as written: typed, with defaults applied, before any file is looked at.
 
-The schema has been checked already. A value that the schema rejects counts as missing, so that the rest of the
-entry is still checked. Whatever replaces that value has no effect, because a manifest with problems is never used.
+The entries have been checked against the schema already. A value that the schema rejects counts as missing, so
+that the rest of the entry is still checked. Whatever replaces that value has no effect, because a manifest with
+problems is never used.
 """
 
 from __future__ import annotations

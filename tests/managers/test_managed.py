@@ -25,7 +25,7 @@ def test_refused_with_the_reason(path, manager):
     assert path in why_managed([path], [FREE])
     why = why_managed([FREE], [path])
     assert manager in why
-    assert why.startswith(f"the template, {path}, ")
+    assert why.startswith(f"the template's file {path} is in ")
 
 
 @pytest.mark.parametrize(

@@ -319,4 +319,4 @@ def test_images_of_a_vm_manager_with_a_database(tmp_path):
     assert own.verdict is Verdict.REFUSE
     (below,) = planned(tmp_path, f"{cache}/template.img", ("web.img", "raw"))
     assert below.verdict is Verdict.REFUSE
-    assert f"the template, {cache}/template.img, is in a folder of OpenStack Nova" in below.reason
+    assert f"the template's file {cache}/template.img is in a folder of OpenStack Nova" in below.reason
