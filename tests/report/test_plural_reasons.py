@@ -95,6 +95,7 @@ WORDS_IN_REASONS = {
     "its filesystem",
     "next to nothing (X of its data)",
     "the guest X",
+    "the guest of that name",
     "leave this guest out",
 }
 """Texts that are put into reasons, all of which are tested below as a whole."""
