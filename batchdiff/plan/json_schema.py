@@ -37,7 +37,7 @@ def schema_of(kind: str) -> Schema:
 
 
 def first_problem(document: object, schema: Schema) -> str | None:
-    """Return the first problem of a document and its place there; None if the document is valid."""
+    """Return the first problem of a document, with its place in it; None if the document is valid."""
     return next(_Check(schema["$defs"]).problems(document, schema, ""), None)
 
 
@@ -134,7 +134,7 @@ def _of_number(value: int, schema: Schema, where: str) -> Iterator[str]:
 
 
 def _outside(value: int, least: int | None, most: int | None) -> str:
-    """Return that a number is outside its limits, if it is; a limit that is None does not exist."""
+    """Return how a number is outside its limits, empty if it is not; None stands for no limit."""
     if (least is None or value >= least) and (most is None or value <= most):
         return ""
     if least is None:

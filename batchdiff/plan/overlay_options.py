@@ -21,7 +21,7 @@ QED_CLUSTER_SIZES = tuple(1 << bits for bits in range(12, 23))
 """4 KiB to 4 MiB. QEMU's qed driver allows 64 MiB, but its limit on the disk's size overflows above 4 MiB."""
 
 QED_TABLE_SIZES = (2, 4, 8, 16)
-"""Clusters in a table of a QED file; QEMU creates tables of one cluster, but does not open them."""
+"""Clusters in a table of a QED file; QEMU can create a file with tables of one cluster, but not open it."""
 
 DEFAULT_TABLE_SIZE = 4
 """QEMU's default."""
@@ -90,7 +90,7 @@ class Encryption(NamedTuple):
 
 
 def luks_options(chosen: Encryption) -> dict[str, str | int]:
-    """Return the options of ``qemu-img create`` for an encryption: no prefix ``encrypt.``, and no secret."""
+    """Return an encryption as options of ``qemu-img create``, without the prefix ``encrypt.`` and the secret."""
     found: dict[str, str | int] = {
         name.replace("_", "-"): value for name, value in chosen._asdict().items() if name != "secret_file"
     }
@@ -125,7 +125,10 @@ class OverlayOptions:
 
 
 def geometry_of(options: OverlayOptions, cluster_size: int) -> Geometry:
-    """Return the geometry of an overlay with these options and this cluster size; ``extended_l2`` is not None."""
+    """Return the geometry of an overlay with these options and this cluster size.
+
+    An ``extended_l2`` of None counts as False.
+    """
     kind = CompressionType.ZSTD if options.compression is Compression.ZSTD else CompressionType.ZLIB
     return Geometry(
         cluster_size,

@@ -46,9 +46,9 @@ has no mark at its start, and no secret can be given for a backing file whose fo
 def contradictions(
     options: OverlayOptions, written: Mapping[str, Any] = MappingProxyType({})
 ) -> Iterator[tuple[str, str]]:
-    """Yield options that no overlay can have together: the key of one, and what to change.
+    """Yield each option that an overlay cannot have, or cannot have with the others: its key, and what is wrong.
 
-    ``written``: the keys as written in a manifest, each the guest's own or a default.
+    ``written``: the keys and values in a manifest, each the guest's own or a default; none for a plan's guest.
     """
     yield from _of_layout(options, written)
     sizes = QED_CLUSTER_SIZES if options.format is OverlayFormat.QED else CLUSTER_SIZES
@@ -79,7 +79,7 @@ def contradictions(
 
 
 def _of_layout(options: OverlayOptions, written: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the keys that a linked clone of Proxmox VE cannot have, and those that only such a clone can have."""
+    """Yield each key that does not fit a linked clone of Proxmox VE or that only such a clone has, and why."""
     if "layout" not in written:
         yield from (
             (key, f"needs `layout: proxmox`; add that, or leave {key} out") for key in _OF_LAYOUT if key in written
@@ -113,7 +113,7 @@ def _of_layout(options: OverlayOptions, written: Mapping[str, Any]) -> Iterator[
 
 
 def _of_qcow2(options: OverlayOptions) -> Iterator[tuple[str, str]]:
-    """Yield options that no qcow2 overlay can have together: the key of one, and what it needs."""
+    """Yield options that no qcow2 overlay can have together: the key of one, and what is wrong."""
     size, compression, level = options.cluster_size, options.compression, options.compression_level
     if options.extended_l2 and size is not None and size < SMALLEST_EXTENDED_L2:
         least = format_size(SMALLEST_EXTENDED_L2)
@@ -181,7 +181,10 @@ def _of_data_file(options: OverlayOptions) -> Iterator[tuple[str, str]]:
 
 
 def _of_encryption(chosen: Encryption, written: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the parts of an encryption that do not fit together. Source: QEMU ``crypto/block-luks.c``."""
+    """Yield the keys of an encryption that are out of range or do not fit together, and why.
+
+    Source: QEMU ``crypto/block-luks.c``.
+    """
     family, _, bits = chosen.cipher_alg.rpartition("-")
     given = written.get("encryption", {})
     if family == "cast5" and chosen.cipher_mode == "xts":

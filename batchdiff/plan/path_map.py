@@ -41,7 +41,7 @@ class Move:
 def move_in(text: str) -> Move:
     """Parse the text ``OLD=NEW`` of a command line; NEW may be relative to the working folder.
 
-    :raises ValueError: the text does not describe a move; the message gives the reason.
+    :raises ValueError: the text does not describe a move, or NEW cannot be found; the message gives the reason.
     """
     old, equals, new = text.partition("=")
     if not (old and equals and new):
@@ -67,7 +67,7 @@ class PathMap:
     moves: tuple[Move, ...] = ()
 
     def path(self, path: str) -> str:
-        """Return the present form of a recorded path; if several moves match, that with the longest OLD counts."""
+        """Return the present form of a recorded path; if several moves match, the longest OLD counts."""
         under = [move for move in self.moves if _lies_under(path, move.old)]
         if not under:
             return path

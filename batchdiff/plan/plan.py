@@ -16,9 +16,9 @@ from batchdiff.qcow2.geometry import Geometry
 
 FORMAT_VERSION = (1, 4)
 """1.1 added the filesystem's UUID to fingerprints; 1.2 added the exactness of savings, links to guests, and
-similarity; 1.3 added options of overlays, the space that they take with each kind of L2 entries, the secret files
-of images, the other files of images that consist of several files, and the losses of an original; 1.4 added guests
-that share blocks in place, and what sharing would save for the others."""
+similarity; 1.3 added options of overlays, the space that an overlay takes with each kind of L2 entries, the secret
+files of images, the other files of images that consist of several files, and the losses of an original; 1.4 added
+guests that share blocks in place, and what sharing would save for the others."""
 
 DEFAULT_UNIT = 4096
 """Bytes; plans before 1.2 counted all space in units of this size."""
@@ -39,7 +39,7 @@ class PlannedImage:
 
     @property
     def other_files(self) -> tuple[tuple[str, Fingerprint], ...]:
-        """The paths and fingerprints of the image's own extents or data file, without those of its chain."""
+        """The paths and fingerprints of the image's own extents or data file, without those of images below it."""
         return tuple(zip(self.source.other_files, self.fingerprints[1 + len(self.source.backing) :], strict=False))
 
     @property
@@ -104,7 +104,7 @@ _UNLIKE = 0.01
 
 
 def why_unlike(similarity: Similarity | None) -> str:
-    """Describe why a guest does not look like a copy of the template; return an empty string if it does."""
+    """Describe why a guest does not look like a copy of the template; empty if it does, or if that is unknown."""
     if similarity is None or similarity.share >= _UNLIKE:
         return ""
     much = f"next to nothing ({similarity.share:.2%} of its data)" if similarity.equal_bytes else "nothing"
@@ -154,8 +154,8 @@ class Sharing:
     ``allocated_bytes``: the space that it takes on disk now. ``shareable_bytes``: the bytes of its file that equal
     the template's and are in blocks of their own; ``left_out_bytes``: equal bytes that cannot be shared, such
     as those that the guest or the template stores in compressed clusters. ``saved_bytes``: the increase in free
-    space; ``exactness`` and ``note`` are those of that figure. ``runs``: the equal parts of its disk, in units of
-    ``unit`` bytes; none if the guest is not to share them.
+    space; ``exactness`` and ``note`` are those of that figure. ``runs``: the equal parts of its disk that apply
+    shares, in units of ``unit`` bytes; none if the guest is not to share blocks.
     """
 
     allocated_bytes: int
@@ -170,7 +170,7 @@ class Sharing:
 
 @frozen(kw_only=True)
 class _Guest:
-    """The part of a plan that every guest has, whatever its verdict.
+    """The fields that every guest in a plan has, whatever its verdict.
 
     ``alias``: the symbolic link by which the manifest names the guest, absolute; empty if it names the file.
     ``strategy``: the one that the manifest gives the guest.
@@ -230,8 +230,8 @@ class GuestToShare(_Guest):
 class UntouchedGuest(_Guest):
     """A guest that apply leaves as it is, because the plan skips or refuses it.
 
-    ``image`` is None if the guest was not opened. ``diff`` is None if the guest was not compared, or if it was to
-    share blocks and no overlay with these options can map its disk.
+    ``image`` is None if the guest was not opened. ``diff`` is None if the guest was refused or not compared,
+    or if it was to share blocks and no overlay with these options can map its disk.
     """
 
     verdict: Verdict
@@ -249,8 +249,8 @@ class Totals:
     """Sums over the guests to convert or to share, in bytes, and the number of guests with each verdict.
 
     ``template_copy_bytes``: the bytes that overlayfs needs to change the mode of a template in a lower layer;
-    ``saved_bytes`` and ``peak_extra_bytes`` include it. ``exactness`` is that of ``saved_bytes``; ``note``
-    explains why that figure is not exact, unless the guests' notes do.
+    ``saved_bytes`` is smaller by them, and ``peak_extra_bytes`` larger. ``exactness`` is that of ``saved_bytes``;
+    ``note`` explains why that figure is not exact, unless the guests' notes do.
     """
 
     guests: int

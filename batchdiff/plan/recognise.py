@@ -24,13 +24,15 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def check_is_plan(path: str) -> None:
-    """Refuse a file that cannot be a plan, and name what it may be instead. Only its first bytes are read.
+    """Refuse a file that cannot be a plan, and name what it may be instead.
 
-    :raises PlanError: it is missing, cannot be read, or starts like something else.
+    Only its first bytes are read and, to recognise a VHD, its last ones.
+
+    :raises PlanError: it is missing, empty or unreadable, starts like something else, or is named like a sidecar.
     """
     head = _head(path)
     if head is None:
-        return  # a folder or a FIFO: reading the plan will report it
+        return  # a FIFO or a device: reading the plan will report it
     if not head:
         raise PlanError(f"{path} is not a plan", why="it is empty", remedy=plan_again(path))
     document = own_document(head)
@@ -72,7 +74,10 @@ def _plan_of(path: str, document: Document | None) -> str:
 
 
 def _head(path: str) -> bytes | None:
-    """Return the first bytes of a regular file; None for anything else."""
+    """Return the first bytes of a regular file; None for a FIFO or a device.
+
+    :raises PlanError: it is missing, is a folder, or cannot be read.
+    """
     try:
         check_usable(path)
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)

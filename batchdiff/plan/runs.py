@@ -1,8 +1,8 @@
 """The runs of a guest in a plan, kept as text until their numbers are needed (:mod:`batchdiff.plan.extents`).
 
-A large fleet has ten million runs. As Python lists of integers they would take gigabytes, and the garbage
-collector would visit them again and again. As numpy arrays they would make every report of a plan import numpy,
-which takes longer than all the rest of a report.
+A large fleet has ten million runs. As Python lists of integers they would take more than a gigabyte, and the
+garbage collector would visit them again and again. As numpy arrays they would make every report of a plan import
+numpy, which takes longer than all the rest of a report.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import re
 from batchdiff.frozen import frozen
 
 MOST_DIGITS = 18
-"""The digits that a number may have: so many always fit into an int64, and no disk has that many units."""
+"""The most digits that a number may have: 18 always fit into an int64, and no disk has 10^18 units."""
 
-# In JSON, only 0 itself starts with a 0.
+# A whole number in JSON starts with a 0 only if it is 0.
 _NUMBER = rf"(?!0[0-9])[0-9]{{1,{MOST_DIGITS}}}"
 _SPACE = r"[ \t\n\r]*"
 _RUN = rf"\[{_SPACE}{_NUMBER}{_SPACE},{_SPACE}{_NUMBER}{_SPACE}\]{_SPACE}"
@@ -48,7 +48,7 @@ NO_RUNS = Runs("[]")
 
 
 def match(text: str, at: int) -> tuple[Runs, int] | None:
-    """Return the runs at an index of a JSON text and the index of their end; None if there are no runs there."""
+    """Return the runs at an index of a JSON text and the index of their end; None if no list of runs is there."""
     opening = _BEGIN.match(text, at)
     if opening is None:
         return None

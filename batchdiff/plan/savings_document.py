@@ -102,7 +102,7 @@ def _savings(record: dict[str, Any]) -> Savings:
 
 
 def fields_in(record: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """Return the fields with these names; those that version 1.0 did not have may be missing."""
+    """Return the fields with these names that a record has; plans of older versions lack some."""
     found = {name: record[name] for name in names if name in record}
     return found | ({"exactness": Exactness(found["exactness"])} if "exactness" in found else {})
 

@@ -32,10 +32,10 @@ from batchdiff.plan.plan import Plan
 
 SIDECAR_VERSION = "1.2"
 LARGEST = 64 << 20
-"""The maximum number of bytes that are read; an overlay takes about 700."""
+"""The bytes of the largest sidecar that is read; each overlay takes about 700."""
 
 _MOST_BEFORE = 16
-"""The maximum number of origins of replaced overlays that are kept for an overlay."""
+"""The maximum number of replaced overlays whose origins are read for an overlay; older ones are dropped."""
 
 Chain = tuple[Fingerprint, ...]
 """One fingerprint for each file of a template's chain, the template first."""
@@ -82,7 +82,7 @@ class Sidecar:
 
 
 def sidecar_path(template_path: str, overlay_path: str) -> str:
-    """Return the path of a template's sidecar: beside the template or, if that is a block device, the overlay.
+    """Return the path of a template's sidecar: beside a template file; for a block device, beside the overlay.
 
     A sidecar in /dev would be lost at the next reboot. A device's sidecar has the device's whole path in its name,
     so that two volumes with the same name do not share one: ``dev-vg-lv``; a hyphen in the path becomes ``%2D``.
@@ -97,7 +97,8 @@ def _is_device(path: str) -> bool:
     try:
         return stat.S_ISBLK(os.stat(path).st_mode)
     except OSError:
-        # An inactive volume can be recognised only by its name. Recorded paths of files contain no links.
+        # An inactive volume can be recognised only by its name. A link is a device's: those to files are resolved
+        # before a path is recorded.
         return is_among_devices(path) or os.path.islink(path)
 
 
@@ -119,7 +120,7 @@ def sidecar_paths(plan: Plan) -> list[str]:
 
 
 def sidecars_of(plan: Plan) -> Iterator[Sidecar]:
-    """Yield the template's sidecars that exist and can be read."""
+    """Yield those sidecars of a plan's template that exist and can be read."""
     for path in sidecar_paths(plan):
         found = read_sidecar(path)
         if found is not None:
@@ -207,7 +208,7 @@ def is_known_state(before: Chain, now: Chain, sidecar: Sidecar | None) -> bool:
 
 
 def first_state(now: Chain, sidecar: Sidecar | None) -> Chain:
-    """Return the earliest known fingerprints of a chain's present content, under which results are kept."""
+    """Return the earliest known fingerprints of a chain's present content; checkpoints are bound to these."""
     if sidecar is None or now != sidecar.fingerprints or not sidecar.earlier:
         return now
     return sidecar.earlier[0]

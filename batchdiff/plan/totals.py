@@ -58,7 +58,7 @@ def peak_extra_bytes(savings: Iterable[Savings], retire: Retire, *, at_once: int
 
     Overlays are written in the order of the guests, and up to ``at_once`` of them exist beside originals that are
     not yet retired. Space is freed before the end only if originals are deleted. One more original counts as
-    present: on ext4 and tmpfs, the kernel took up to 50 ms more to free the space of a deleted one (measured).
+    present, because the kernel frees the space of a deleted one later: up to 50 ms on ext4 and tmpfs (measured).
     """
     taken = peak = 0
     to_come_back: deque[int] = deque()

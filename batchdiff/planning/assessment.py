@@ -165,7 +165,7 @@ def _unless_changed(
 
 
 def _extents(image: Image, facts: FleetFacts) -> ExtentTable | None:
-    """Return a guest's extents on disk, for which the kernel is asked only once; None if they are not known."""
+    """Return a guest's extents on disk, from the scan if it kept them; None if they are not known."""
     return facts.located.get(image.path) or raw_extents(image)
 
 
@@ -183,7 +183,7 @@ def _plan_guest(  # noqa: PLR0913, PLR0917  # two callers
 ) -> GuestPlan:
     """Return the plan of a guest with this overlay. ``known``: the guest's extents on disk.
 
-    ``compressed``: the size of the overlay if it is compressed, or a function that measures this size.
+    ``compressed``: the overlay's size if it is compressed, or the function that compresses samples to estimate it.
     """
     geometry, extents = content.geometry, content.extents
     options = dataclasses.replace(
@@ -245,7 +245,7 @@ def _uncompressed_size(
 
 
 def _least(candidate: Candidate, image: Image, minimum: float) -> tuple[LeastSavings, Below]:
-    """Return the savings below which a guest is skipped, and the image that it depends on now."""
+    """Return the savings below which a guest is skipped, and what it depends on now."""
     if candidate.entry.rethin:
         # Another file with the same content may happen to need fewer blocks to list its extents, so savings of up
         # to the size of that list may be due to chance.

@@ -185,7 +185,7 @@ def _without_needed(parts: list[Part], manifest: Manifest) -> list[Part]:
             remedy = f"convert or remove {images} first"
             if (doubtful := first.removeprefix("perhaps ")) != first:
                 reason = f"it may be needed by {doubtful}, which would be lost without it"
-                remedy = "find out why that cannot be read"
+                remedy = f"find out why {'that' if len(others) == 1 else 'those'} cannot be read"
             reason += f"; {remedy}, then plan again"
             found.append(untouched_guest(part.entry, part.record, Verdict.REFUSE, reason))
         else:
@@ -220,14 +220,14 @@ def _check_not_replaced(entry: GuestEntry, template: ImageSource, observer: Read
             named = resolved_backing(overlay, layer.backing)
     except ImageError:
         if guest.format is form or secret is not None:
-            return  # it is the guest itself: only one of guest and overlay is encrypted
+            return  # it may be the guest itself, which is not encrypted as the overlay is
         raise
     if named is not None and is_one_image(template.path, named):
         raise OverlayError(f"cannot use {guest.path}", why=f"it is an overlay of {template.path}")
 
 
 def _objection(image: Image, entry: GuestEntry, fleet: _Fleet) -> str:
-    """Return why a guest may not be converted; empty if it may.
+    """Return why a guest must be refused; empty if it can be compared.
 
     :raises GuestError: it is in use.
     :raises ImageError: its tables are damaged.

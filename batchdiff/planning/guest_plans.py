@@ -24,7 +24,7 @@ class EntryFields(TypedDict):
 
 
 def entry_fields(entry: GuestEntry, image: PlannedImage | None, reason: str) -> EntryFields:
-    """Return the fields that do not depend on the verdict; ``image`` is None if the guest was not opened."""
+    """Return the fields that a guest has whatever its verdict; ``image`` is None if the guest was not opened."""
     return EntryFields(
         name=entry.name,
         source=entry.image if image is None else image.source,

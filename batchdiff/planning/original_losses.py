@@ -28,7 +28,7 @@ def original_losses(image: Image, known: ExtentTable | None) -> OriginalLosses:
 def forbidden_loss(losses: Losses, allowed: frozenset[Loss], *, only_below: bool = False) -> str:
     """Return a reason that names a loss that the manifest does not allow; empty if it allows them all.
 
-    ``only_below``: whether any encryption is not that of the guest's own file, but of an image in its chain.
+    ``only_below``: whether the guest's own file is not encrypted, so any encryption is that of an image below it.
     """
     if losses.encryption and Loss.ENCRYPTION not in allowed:
         encrypted = "partly encrypted (in an image below it)" if only_below else "encrypted"
@@ -48,7 +48,7 @@ def forbidden_loss(losses: Losses, allowed: frozenset[Loss], *, only_below: bool
 
 
 def forbidden_preallocation(losses: OriginalLosses, options: OverlayOptions, allowed: frozenset[Loss]) -> str:
-    """Return a reason that names the reserved space, if the manifest does not allow that loss; otherwise empty.
+    """Return a reason that names reserved space that would be lost; empty if none would, or if that is allowed.
 
     An overlay that reserves all its own blocks loses no reserved space.
     """

@@ -18,7 +18,7 @@ from batchdiff.units import ceil_div, format_size
 class OverlayContent:
     """The content of an overlay, in granules of its geometry, and its sizes with each geometry compared.
 
-    ``similarity``: that of the guest and the template; None if it comes from an older plan that does not have it.
+    ``similarity``: that of the guest and the template; None if the content comes from an older plan without it.
     """
 
     geometry: Geometry

@@ -1,5 +1,6 @@
 """Guests that must not be converted because something else would be lost with them."""
 
+import errno
 import os
 import subprocess
 
@@ -11,6 +12,7 @@ from sidecars import write_sidecar
 
 from batchdiff.choices import Verdict
 from batchdiff.errors import EXIT_SOME_GUESTS
+from batchdiff.image.backing.heads import Heads
 from batchdiff.manifest.file import read_manifest
 from batchdiff.planning.planner import make_plan
 
@@ -233,6 +235,24 @@ def test_a_guest_whose_sidecar_cannot_be_read(tmp_path, lower):
     assert guest.reason.startswith("it may be needed by an overlay listed in ")
     assert guest.reason.endswith(
         "(unreadable), which would be lost without it; find out why that cannot be read, then plan again"
+    )
+
+
+def test_a_guest_beside_two_images_that_cannot_be_read(tmp_path, lower, monkeypatch):
+    names = Heads.names
+
+    def of_a_failing_disk(self, path, status):
+        if path.endswith(".damaged"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return names(self, path, status)
+
+    monkeypatch.setattr(Heads, "names", of_a_failing_disk)
+    for name in ("a.damaged", "b.damaged"):
+        above(tmp_path / name, lower)
+    (guest,) = planned(tmp_path, "template.img", ("lower.img", "raw"))
+    assert guest.reason == (
+        f"it may be needed by {tmp_path}/a.damaged (unreadable: Input/output error) and 1 more, which would be"
+        " lost without it; find out why those cannot be read, then plan again"
     )
 
 

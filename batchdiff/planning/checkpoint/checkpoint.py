@@ -19,7 +19,7 @@ from batchdiff.planning.checkpoint.records import CHECKPOINT_MAGIC, Binding, Gue
 from batchdiff.planning.scan.results import RangeResult
 
 _BEGIN_AFTER = 2.0
-"""Seconds before a file is created: a shorter scan is cheap to repeat."""
+"""Seconds before the file is created: a shorter scan is cheap to repeat."""
 
 _SYNC_EVERY = 5.0
 """Seconds of work that a power cut may cost."""
@@ -59,8 +59,8 @@ class Checkpoint:
             return records[1:]
         self._file.end = 0
         self._warn(
-            f"the checkpoint {self.path} is not used: it is damaged, or the template or batchdiff's way of"
-            " scanning has changed since it was written"
+            f"the checkpoint {self.path} is not used: it is damaged, or was written for another state of the"
+            " template or by another version of batchdiff"
         )
         return []
 

@@ -7,7 +7,8 @@
     payload  B binding        text: the template, and the way it is scanned; once, first
              G guests         JSON list of texts: the guests that the following results refer to by number
              R result         of one range: number, digest, count of the template's nonzero units, guests left
-                              out; for each guest: in how many of these units it has other data, and its runs
+                              out; for each guest that differs: in how many of these units it has other data,
+                              and its runs
 
 All numbers are little-endian. A guest without runs equals the template in that range; one that is left out
 could not be read there.
@@ -34,7 +35,7 @@ _RESULT = struct.Struct("<Q?16sIII")
 _GUEST = struct.Struct("<III")
 _RUN = np.dtype([("first", "<i8"), ("count", "<i4"), ("kind", "u1")])
 _LAST_UNIT = 1 << 51
-"""No offset in a file is larger than 2^63 bytes."""
+"""The units of 4 KiB in 2^63 bytes, the limit on offsets in a file."""
 
 
 @frozen
@@ -53,7 +54,7 @@ class Guests:
 
 @frozen
 class RangeRecord:
-    """The result of one range; ``left_out``: guests that it has no result for."""
+    """The result of one range; ``left_out``: the numbers of the guests that it has no result for."""
 
     result: RangeResult
     left_out: frozenset[int]

@@ -41,7 +41,10 @@ def binding_of(template: PlannedImage, *, sharing: bool, generator: str) -> str:
 
 
 def take_over(findings: Findings, records: Iterable[Record], keys: Mapping[str, str]) -> None:
-    """Add the recorded results to the findings. ``keys``: the keys of the present candidates, by name."""
+    """Add the recorded results that are still valid to the findings.
+
+    ``keys``: the keys of the present candidates, by name.
+    """
     name_of = {key: name for name, key in keys.items() if key}
     # The latest list of guests, by their present names; None for those that changed or are gone.
     names: list[str | None] = []
