@@ -1,4 +1,4 @@
-"""Warnings about images whose first bytes do not match their declared format."""
+"""Warnings about images that look like another format than the declared one."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def warn_of_formats(
     observer: ReadObserver | None = None,
     recognised: Callable[[int], None] = ignore,
 ) -> None:
-    """Warn of images in a manifest whose first bytes do not match their format.
+    """Warn of a manifest's images that look like another format than the declared one.
 
-    ``observer`` is called at every read; ``recognised``, with the number of images whose first bytes have been
-    read so far, 0 before the first.
+    Guests that are converted already, or that cannot be converted (``objection``), are left out. ``observer`` is
+    called at every read; ``recognised``, with the number of images examined so far, 0 before the first.
     """
     pending = [guest for guest in manifest.guests if guest.converted is None and not guest.objection]
     _warn(console, manifest.template, [(guest.name, guest.image) for guest in pending], observer, recognised)
@@ -36,9 +36,10 @@ def warn_of_formats(
 def warn_of_planned_formats(
     console: Console, plan: Plan, history: History, names: Iterable[str] | None = None
 ) -> None:
-    """Warn of images whose first bytes do not match their format: the template, and all guests or those named.
+    """Warn of a plan's images that look like another format than the declared one.
 
-    A guest whose overlay has taken its place is left out, because the overlay is not the declared image.
+    These are the template and the guests to convert or share; with ``names``, only the guests named. A guest whose
+    overlay has taken its place is left out, because the overlay is not the declared image.
     """
     chosen = None if names is None else set(names)
     guests = [
@@ -68,21 +69,21 @@ def _warn(
 
 
 def _doubt(declared: ImageFormat, found: ImageFormat | None) -> str:
-    """Return the doubt about an image's format; empty if its first bytes match it."""
+    """Return the doubt about an image's format; empty if there is none."""
     if found is None or found is declared:
         return ""
     if declared is ImageFormat.RAW and found is ImageFormat.LUKS:
         return (
-            "is declared raw, but starts like a luks image. That is right if the VM's OS encrypts its whole"
+            "is declared raw, but looks like a luks image. That is right if the VM's OS encrypts its whole"
             " disk; if QEMU encrypts it, write `format: luks` and `secret_file: PATH` in the manifest"
         )
     if declared is ImageFormat.RAW:
         return (
-            f"is declared raw, but starts like a {found} image. A VM therefore sees the {found} file itself as its"
+            f"is declared raw, but looks like a {found} image. A VM therefore sees the {found} file itself as its"
             f" disk. If that is not what you want, write `format: {found}` in the manifest"
         )
     if found is ImageFormat.RAW:
-        starts = f"does not start with a {declared} header"
+        looks = f"does not start with a {declared} header"
     else:
-        starts = f"starts like a {found} image"
-    return f"is declared {declared}, but {starts}; did you mean `format: {found}`?"
+        looks = f"looks like a {found} image"
+    return f"is declared {declared}, but {looks}; did you mean `format: {found}`?"

@@ -1,4 +1,4 @@
-"""Warnings about the files of guests: read-only ones, and those for which open handles cannot be detected."""
+"""Warnings about the files of guests: read-only ones, and those that a VM could have open unnoticed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from batchdiff.report.figures import count_of
 
 
 def warn_of_files(console: Console, manifest: Manifest, pending: Sequence[GuestEntry]) -> None:
-    """Warn of problems with the files of guests to be converted, once per problem, with the number of files."""
+    """Warn once of read-only files, and once per filesystem of files that a VM could have open unnoticed.
+
+    ``pending``: the guests that will get overlays.
+    """
     found = {}
     for guest in pending:
         with contextlib.suppress(OSError):
@@ -48,7 +51,7 @@ def _warn_of_modes(console: Console, modes: dict[str, int]) -> None:
 
 
 def _warn_of_the_unseen(console: Console, devices: dict[str, int], retire: Retire) -> None:
-    """Report deletions that will need ``--unseen``, before overlays exist; as a warning if one is planned."""
+    """Report, before overlays exist, that deletions need ``--unseen``; if ``retire`` is delete, as a warning."""
     first: dict[int, str] = {}
     for path, device in devices.items():
         first.setdefault(device, path)

@@ -6,7 +6,7 @@ import argparse
 import os
 
 _WIDTH = 80
-"""Columns if there is no terminal."""
+"""Columns if there is no terminal, or it reports no width."""
 
 EXIT_CODES = """exit codes:
   0 done                              5 the plan is invalid, edited or stale
@@ -52,4 +52,4 @@ EXAMPLES = {
     "schema": "example: batchdiff schema events",
     "doctor": "example: batchdiff doctor /var/lib/libvirt/images",
 }
-"""The command that the help of each verb begins with."""
+"""The example in the help of each verb."""

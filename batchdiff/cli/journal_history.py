@@ -1,4 +1,4 @@
-"""The history of a plan, recovered if its journal was lost, for reports and questions."""
+"""The history of a plan, for reports and questions; what its journal lacks is recovered."""
 
 from __future__ import annotations
 

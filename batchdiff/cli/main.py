@@ -87,7 +87,7 @@ def _console(arguments: argparse.Namespace) -> Console:
 
 
 def _logged(console: Console, arguments: argparse.Namespace, argv: list[str]) -> Console:
-    """Return the console with the log that the command line names, if any, and write the log's first lines."""
+    """Return the console with the log that the command line names, if any, and write the first lines to it."""
     if arguments.log_file is None:
         return console
     from batchdiff.cli.logs import session_log  # noqa: PLC0415  # only if a log is asked for
@@ -178,7 +178,7 @@ def _verb(console: Console, arguments: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _advice_for(arguments: argparse.Namespace) -> Iterator[None]:
-    """Put the given plan into the commands that messages recommend, so that they work in any folder."""
+    """Put the plan's full path and ``--map`` into recommended commands, so that they work in any folder."""
     if "plan" not in arguments:
         yield
         return

@@ -16,7 +16,9 @@ from batchdiff.plan.plan import Plan
 def with_moved_paths(console: Console, plan: Plan, arguments: argparse.Namespace) -> tuple[Plan, PathMap]:
     """Return the plan with its paths as they are now, and the map for other documents that record paths.
 
-    :raises UsageError: the map is malformed, or does not match the plan.
+    Warn if the overlays' template cannot be found.
+
+    :raises UsageError: a map is malformed or does not match the plan, or its NEW cannot be found.
     """
     try:
         path_map = PathMap(tuple(move_in(text) for text in arguments.moves or ()))

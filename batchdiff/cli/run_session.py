@@ -84,7 +84,7 @@ class Announcer:
     def report_without_result(self, outcomes: list[GuestOutcome]) -> None:
         """Report failures and remarks that only the result would have had, because it will not be printed."""
         if not self.console.is_one_terminal:
-            return  # it has been reported
+            return  # they have been reported
         try:
             for each in outcomes:
                 if each.status is Status.FAILED:
@@ -108,6 +108,7 @@ def carry_out(
 
     :raises StopError: the command was interrupted; the message lists the completed guests.
     :raises GuestError: a system error prevents all further work.
+    :raises PlanError: another command is working on the plan, or its journal cannot be used.
     :raises ProgramError: libvirt cannot be queried.
     :raises UsageError: everything was done, but not everything could be reported.
     """
@@ -196,9 +197,9 @@ def explained() -> Iterator[None]:
 
 
 def in_domains(arguments: argparse.Namespace) -> dict[str, str]:
-    """Return how libvirt's domains are using each image, in words, by the image's resolved path.
+    """Return how active or saved domains use images, in words, by the image's resolved path.
 
-    libvirt is asked only if an option refers to it; otherwise a command neither needs it nor waits for it.
+    libvirt is asked only if an option refers to it; without one, a command neither needs it nor waits for it.
 
     :raises DefinitionError: libvirt returned something other than a definition.
     :raises ProgramError: libvirt cannot be queried.
@@ -226,7 +227,7 @@ def report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcome
 
 
 def _df(folder: str, grown: int, *, purged: bool) -> str:
-    """Return a sentence on the free space of a filesystem; ``purged``: this command wrote nothing to it."""
+    """Return a sentence on the free space of a filesystem; ``purged``: the command only deleted originals."""
     where = f"free space on the filesystem of {folder} than before this command"
     if purged and grown < 0:
         why = "other programs wrote meanwhile, or the filesystem has yet to free what was deleted"
@@ -237,7 +238,7 @@ def _df(folder: str, grown: int, *, purged: bool) -> str:
 
 
 def _say(console: Console, guest: GuestPlan, outcome: GuestOutcome, template: ImageSource, plan_path: str) -> None:
-    # If the result goes to the same terminal, it shows all of this. Only a failure cannot wait until then.
+    # If the result goes to the same terminal, it shows all of this. Only a failure cannot wait for it.
     if console.is_one_terminal:
         if outcome.status is Status.FAILED:
             console.warn(f"{outcome.name}: {outcome.status}")

@@ -25,7 +25,7 @@ def stopping() -> Iterator[Stop]:
 
     def handle(number: int, _frame: FrameType | None) -> None:
         if stop.is_asked and number == signal.SIGHUP:
-            return  # a terminal that is closed may send it twice: the kernel does, and so does the shell
+            return  # it may come twice when a terminal is closed: from the kernel and from the shell
         if stop.is_asked:
             kill_all()
             os._exit(EXIT_INTERRUPTED)

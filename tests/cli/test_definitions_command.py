@@ -250,6 +250,19 @@ def test_wrong_options_for_proxmox(planned, monkeypatch, options, why):
     assert why in run_here("definitions", planned.folder / "fleet.plan.json", *options, expect=2)
 
 
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        (["--define"], " To get changed copies of the definitions, use `--write FOLDER`."),
+        (["--undo"], ""),
+        (["--xml", "a.xml"], ""),
+    ],
+)
+def test_only_who_wants_changes_is_advised_to_write_copies(planned, options, advice):
+    said = run_here("definitions", planned.folder / "fleet.plan.json", "--proxmox", "pve", *options, expect=2)
+    assert said.endswith(f"Leave out one of the two.{advice}")
+
+
 def test_one_configuration_of_proxmox_that_cannot_be_read(planned):
     folder = planned.folder / "pve" / "vms"
     folder.mkdir(parents=True)

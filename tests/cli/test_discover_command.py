@@ -275,7 +275,7 @@ def test_bad_input_is_explained(tmp_path):
     assert text.startswith(f"No image was found to be a copy of another. left out {tmp_path}/bad.qcow2: ")
     assert f"left out {tmp_path}/only.img: there is no other image" in text
     assert " 1 read, 1 MiB in all" in run_here("discover", tmp_path / "only.img", "--sequential")
-    assert "no manifest was written, because no image is a copy of another" in text
+    assert "no manifest was written, because no copies were found" in text
 
 
 NAMED = "Name the images themselves if their names have no suffix such as .img or .qcow2."

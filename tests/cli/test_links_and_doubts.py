@@ -79,7 +79,7 @@ def test_show_and_apply_warn_of_formats_as_plan_does(folder):
     with (folder / "disks" / "lun7.img").open("r+b") as file:
         file.write((folder / "nested.qcow2").read_bytes()[:512])
     manifest(folder)
-    warning = f"batchdiff: warning: the guest web, {folder}/disks/lun7.img, is declared raw, but starts"
+    warning = f"batchdiff: warning: the guest web, {folder}/disks/lun7.img, is declared raw, but looks"
     warning += " like a qcow2 image."
     for argv in (["plan", "m.yaml"], ["show", "m.plan.json"], ["apply", "m.plan.json", "--retire", "quarantine"]):
         assert batchdiff(*argv, cwd=folder).stderr.count(warning) == 1
@@ -94,7 +94,7 @@ def test_apply_warns_before_it_asks_to_delete(folder):
     manifest(folder)
     batchdiff("plan", "m.yaml", "-q", cwd=folder)
     refused = batchdiff("apply", "m.plan.json", "--retire", "delete", cwd=folder, expect=2)
-    assert refused.stderr.index("starts like a qcow2 image") < refused.stderr.index("asks before it deletes")
+    assert refused.stderr.index("looks like a qcow2 image") < refused.stderr.index("asks before it deletes")
 
 
 def test_an_overlay_in_its_guests_place_is_no_doubt(folder):

@@ -103,11 +103,19 @@ def test_a_guest_that_is_declared_raw_and_is_qcow2(fleet):
     fleet.write_manifest(MANIFEST.replace("thick.qcow2, format: qcow2", "thick.qcow2"))
     done = batchdiff("validate", "fleet.yaml", cwd=fleet.folder)
     assert "the guest thick, " in done.stderr
-    assert "starts like a qcow2 image" in done.stderr
+    assert "looks like a qcow2 image" in done.stderr
+
+
+def test_a_guest_that_is_declared_raw_and_ends_like_a_vhd(fleet):
+    with (fleet.folder / "raw.img").open("r+b") as file:
+        file.seek(-512, 2)
+        file.write(b"conectix".ljust(512, b"\0"))
+    done = batchdiff("validate", "fleet.yaml", cwd=fleet.folder)
+    assert "is declared raw, but looks like a vpc image" in done.stderr
 
 
 def test_a_guest_that_is_declared_raw_and_looks_encrypted(fleet):
     (fleet.folder / "raw.img").write_bytes(b"LUKS\xba\xbe".ljust(1 << 20, b"\1"))
     done = batchdiff("validate", "fleet.yaml", cwd=fleet.folder)
-    assert "is declared raw, but starts like a luks image" in done.stderr
+    assert "is declared raw, but looks like a luks image" in done.stderr
     assert "write `format: luks` and `secret_file: PATH`" in done.stderr

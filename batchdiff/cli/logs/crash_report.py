@@ -75,9 +75,9 @@ def exception_line(error: BaseException) -> str:
 
 
 def folders_for(arguments: argparse.Namespace | None) -> list[str]:
-    """Return the folders for a crash report, the best first: that of the plan, output or manifest, then TMPDIR.
+    """Return the folders for a crash report: that of the plan, output or manifest, then TMPDIR or else /tmp.
 
-    A manifest from stdin or a pipe has no folder of its own, but the plan has one.
+    A manifest from stdin (``-``) or a pipe (in /dev or /proc) has no folder of its own.
     """
     given = [getattr(arguments, name, None) for name in ("plan", "output", "manifest")]
     paths = [os.path.dirname(os.path.abspath(path)) for path in given if path and path != "-"]

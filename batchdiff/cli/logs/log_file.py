@@ -1,4 +1,4 @@
-"""The file of ``--log-file``: what commands did, a line for each message, whether or not it is printed.
+"""The file of ``--log-file``: every message and result of commands, whether or not it is printed.
 
 ::
 
@@ -38,7 +38,7 @@ _REMEDY = "Name a file that does not exist yet, such as batchdiff.log, or an ear
 
 
 def time_now() -> str:
-    """Return the time as in plans and journals: ISO 8601 in UTC, to the second."""
+    """Return the time as in plans: ISO 8601 in UTC, to the second."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -87,13 +87,15 @@ def open_log(path: str, taken: Iterable[str]) -> LogFile:
     If it cannot be written, the command continues without it, and ``why`` is set. ``taken``: the command's other
     files, which may not exist yet.
 
-    :raises UsageError: the path is that of something other than a log: an image, a plan, a device, a link.
+    :raises UsageError: something other than a log is there (an image, a plan, a device, a link), or the name is
+        that of another file of the command, or ends like an image's.
     """
     real = os.path.realpath(path)
     if real in {os.path.realpath(other) for other in taken}:
         raise _refusal(path, "the command uses that name for another file")
     if real.endswith(own_files.ALL) or without_suffix(real) != real:
-        raise _refusal(path, "its name ends like that of an image or of another file of batchdiff")
+        name = os.path.basename(real)
+        raise _refusal(path, f"the name {name} ends like that of an image or of another file of batchdiff")
     try:
         before = os.lstat(path)
     except FileNotFoundError:

@@ -90,7 +90,7 @@ def status_metrics(
         ),
         Metric(
             "batchdiff_guest_failed",
-            "1 if the last command that worked on the guest failed.",
+            "1 if the guest failed in the last command that worked on it.",
             [MetricValue(int(bool(row.failure)), {"guest": row.name}) for row in rows],
         ),
         Metric(

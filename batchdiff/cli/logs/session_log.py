@@ -1,4 +1,4 @@
-"""Open the log of one command, unless its name is that of another file, and compose its first lines."""
+"""Open the log of a command, unless the command uses its name for another file, and compose the first lines."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def log_of(arguments: argparse.Namespace) -> LogFile:
 
 
 def first_lines(verb: str, argv: Sequence[str]) -> str:
-    """Return the text with which a log begins: the command line, its folder and user, and the versions."""
+    """Return what a command logs first: the command line, the current folder, the user, and the versions."""
     where = f"in {os.getcwd()}, by user {os.getuid()}; {', '.join(_versions(verb))}"
     return f"command: {shlex.join(['batchdiff', *argv])}\n{where}"
 

@@ -53,7 +53,7 @@ def check_textfile(path: str) -> None:
 
 
 def write_textfile(path: str, plan_path: str, verb: str, metrics: Sequence[Metric]) -> None:
-    """Replace the file with one that has these metrics and the current time.
+    """Create the file, or replace it, with these metrics and the current time.
 
     :raises UsageError: it cannot be written.
     """
@@ -66,7 +66,7 @@ def write_textfile(path: str, plan_path: str, verb: str, metrics: Sequence[Metri
 
 
 def _why_not_replaced(path: str) -> str:
-    """Return why a file may not be replaced: nothing shows that it contains metrics; empty if it does."""
+    """Return why a file may not be replaced: it is unreadable, or has no metrics of batchdiff; empty if it may."""
     try:
         with open(path, "rb") as file:
             start = file.read(len(_START))

@@ -73,7 +73,7 @@ def make_and_report(
     aside = None if replaced is None else os.path.abspath(replaced.path)
     if console.json:
         console.event("plan", path=os.path.abspath(path), kept=aside, report=plan_report(facts))
-    # Reasons why apply would refuse the plan come last, where the operator sees them.
+    # Reasons why apply would refuse the plan come after the report, where the operator sees them.
     warn_of_space(console, plan)
     warn_of_changed_template(console, plan)
     following = f" Next: batchdiff apply {shell_path(path)}" if plan.to_convert or plan.to_share else ""

@@ -14,11 +14,11 @@ class ScanProgress:
     images: int
 
     def recognised(self, done: int) -> None:
-        """Report the number of images whose first bytes have been compared with their declared formats."""
+        """Report how many images have been examined for signs of a format other than the declared one."""
         self.meter.open(done, 3 * self.images)
 
     def opened(self, done: int) -> None:
-        """Report further openings: each image is opened once to be examined, and again to find its data."""
+        """Report further openings: of each image, to examine it, then of each guest to scan, to find its data."""
         self.meter.open(self.images + done, 3 * self.images)
 
     def scanned(self, done: int, total: int) -> None:

@@ -23,7 +23,7 @@ def leftovers_at(path: str) -> Collection[str]:
 
 
 def name_to_keep_at(path: str, converted: NamesByPlan) -> str | None:
-    """Return the name under which the plan at a path will be kept, if it will be (``journal.kept_plan``)."""
+    """Return the name that the plan at a path will get; None if it need not be kept (``journal.kept_plan``)."""
     if not os.path.isfile(path):
         return None
     from batchdiff.applying.journal.kept_plan import name_to_keep  # noqa: PLC0415

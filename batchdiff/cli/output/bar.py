@@ -54,7 +54,7 @@ class _Screen:
         STDERR.put_event(text, may_drop=True)
 
     def flush(self) -> None:
-        """Every write is flushed."""
+        """Do nothing: no write waits for this."""
 
     def fileno(self) -> int:
         return STDERR.stream.fileno()

@@ -1,4 +1,4 @@
-"""The readings of a meter, shown as a bar that is drawn ten times a second, and as one event a second."""
+"""The readings of a meter, shown as a bar (up to ten a second), as events (up to one a second), or both."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""stdout and stderr, written so that no reader can hold up the work: text that is not read yet waits in memory.
+"""stdout and stderr, written so that no reader can hold up the work: text that is not taken yet waits in memory.
 
 ::
 
     put("line")    -> pending -> as much as the reader takes right now; lines from several threads never mix
     put_event("progress", may_drop=True)     left out if the reader is behind: the next one replaces it
-    flush()        at the end of the command: wait until all has been read, as any program does
+    flush()        at the end of the command: wait until all is written, as any program does
 
 A reader that has gone, as with ``| head``, gets nothing more, and no error is raised. If output cannot be written,
 as on a full disk, one error reports that, and later output is dropped.
@@ -73,7 +73,7 @@ class Outlet:
             self._failure = error
 
     def _drawn_beside(self) -> Drawn | None:
-        """Return what stderr has drawn on the terminal that this stream goes to, too.
+        """Return what is drawn at the end of stderr, if this stream goes to a terminal, too; None otherwise.
 
         Drawings are put on stderr as events, and need not make way for themselves.
         """
@@ -81,7 +81,7 @@ class Outlet:
         return drawn if drawn is not None and self.stream.isatty() and STDERR.stream.isatty() else None
 
     def flush(self) -> None:
-        """Wait until all text is read.
+        """Wait until all text is written.
 
         :raises UsageError: some of it could not be written.
         """
@@ -136,7 +136,7 @@ class Outlet:
             raise UsageError("cannot write the output", why=error.strerror or str(error)) from error
 
     def _silence(self) -> None:
-        """Send all later output to /dev/null."""
+        """Drop pending text, and send all later output to /dev/null."""
         self._pending.clear()
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.stream.fileno())

@@ -73,6 +73,7 @@ def define_guests(console: Console, arguments: argparse.Namespace, disks: Sequen
 
     ``arguments``: with the plan's path and the connection.
 
+    :raises DefinitionError: what libvirt prints is not a definition.
     :raises ProgramError: libvirt cannot be queried.
     """
     libvirt = Libvirt(arguments.connect or "")
@@ -82,7 +83,7 @@ def define_guests(console: Console, arguments: argparse.Namespace, disks: Sequen
 
 
 def _with_contradictions(change: DomainChange, libvirt: Libvirt) -> DomainChange:
-    """Return a change with what contradicts it, and the commands that remove that, unless nothing must change."""
+    """Return a change with what contradicts it in libvirt and commands to remove that, if anything must change."""
     if change.is_right:
         return change
     found = contradictions_of(libvirt, change.name)
@@ -115,12 +116,13 @@ def _of_proxmox(console: Console, arguments: argparse.Namespace, template: str, 
 
 
 def _check(arguments: argparse.Namespace) -> None:
+    copies = " To get changed copies of the definitions, use `--write FOLDER`."
     for option in ("xml", "connect", "define", "undo") if arguments.proxmox is not None else ():
         if getattr(arguments, option):
             raise UsageError(
                 f"cannot use --{option} with --proxmox",
                 why=f"--{option} is for the definitions of libvirt",
-                remedy="Leave out one of the two. To get changed copies of the definitions, use `--write FOLDER`.",
+                remedy=f"Leave out one of the two.{copies if option == 'define' else ''}",
             )
     if arguments.storage_cfg is not None and arguments.proxmox is None:
         raise UsageError(
@@ -129,11 +131,11 @@ def _check(arguments: argparse.Namespace) -> None:
         )
     if arguments.xml and (arguments.define or arguments.undo):
         option = "--define" if arguments.define else "--undo"
-        copies = ", or write changed copies with --write FOLDER" if arguments.define else ""
+        instead = ", or write changed copies with --write FOLDER" if arguments.define else ""
         raise UsageError(
             f"cannot use {option} with --xml",
             why=f"{option} changes definitions through libvirt",
-            remedy=f"Leave out --xml{copies}.",
+            remedy=f"Leave out --xml{instead}.",
         )
     if not arguments.xml and arguments.proxmox is None and not virsh_is_installed():
         is_for_libvirt = arguments.define or arguments.undo
@@ -163,7 +165,7 @@ def _from_files(paths: Sequence[str]) -> tuple[list[Domain], list[Pool]]:
 
 
 def _write(console: Console, folder: str, changes: Sequence[DomainChange] | Sequence[VmChange]) -> int:
-    """Write a changed copy of each definition that may change now, and return the exit code.
+    """Write a changed copy of each definition that must change and need not wait, and return the exit code.
 
     One that must wait is left out: its copy would be used together with the others, and its VM would find no disk.
 

@@ -138,7 +138,7 @@ def _print_events(console: Console, found: Discovery, *, can_share: bool) -> Non
 
 
 def _check_output(path: str) -> None:
-    """Check, before images are read, that manifests can be written to a path and would replace nothing.
+    """Check, before images are read, that a path names a folder, or may name a new manifest or folder.
 
     :raises UsageError: a file exists there, its suffix is wrong, or its folder is missing or closed to this user.
     """
@@ -269,7 +269,7 @@ def _say_next(console: Console, arguments: argparse.Namespace, found: Discovery,
         console.say(f"The manifest is in {path}. Next: batchdiff plan {shell_path(path)}")
     copies = any(group.copies for group in found.groups)
     if arguments.output is not None and not copies:
-        console.warn("warning: no manifest was written, because no image is a copy of another")
+        console.warn("warning: no manifest was written, because no copies were found")
     elif arguments.output is None and copies:
         console.say("Next: the same command with `-o FOLDER` writes a manifest for each template.")
 
