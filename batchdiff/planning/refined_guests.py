@@ -2,7 +2,7 @@
 
 ::
 
-    progress   | scan of all other guests ......... | what differs in the reused guests, in both images ... |
+    progress   | scan of all other guests ......... | differing parts of the reused guests and the template |
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from batchdiff.planning.scan_all import Progress
 class RefinedGuests:
     """A plan's reused guests, whose differences are read again in units of 4 KiB.
 
-    ``progress`` gets the bytes that are read again, added to those of the preceding scan.
+    ``progress`` is called with the bytes done and the total bytes, of the preceding scan and this second reading.
     """
 
     job: RefineJob
@@ -36,10 +36,10 @@ class RefinedGuests:
         self.progress(done, total + self._size)
 
     def run(self, findings: Findings, *, jobs: int) -> None:
-        """Read the differences again; add them, or why a guest cannot be read, to the findings.
+        """Read the differences again; add them to the findings, or the error for each guest where that fails.
 
         :raises ImageError: the template cannot be opened.
-        :raises WorkerError: a worker process died.
+        :raises WorkerError: a worker process could not be started, died, or ran out of memory.
         """
         tasks = self.job.tasks()
         if not tasks:

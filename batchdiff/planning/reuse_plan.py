@@ -1,8 +1,8 @@
 """Find the parts of an older plan that are still exact, so that their guests need not be scanned; pure.
 
 An older plan does not have the 4 KiB units of its scan, only extents folded to the granules of each overlay. So a
-part can be reused if the new overlay has the same granules, filled by the same rules. Anything that depends on
-more than content and granules is determined again (docs/scripting.md).
+part can be reused only if the new overlay has the same granules, filled by the same rules. Anything that depends
+on more than content and granules is determined again (docs/scripting.md).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def why_unusable(older: Plan, template: PlannedImage, *, unchanged: bool, sharin
     ``unchanged``: the template's fingerprints are those in the older plan, or are known to be of the same content.
     """
     if older.generator != generator:
-        return f"it was made by {older.generator}"
+        return f"it was made by {older.generator}, not by {generator}"
     if not template.vouches_for_content:
         return "the template is, or depends on, a block device, whose fingerprint does not cover its content"
     if older.template.source != template.source:
@@ -53,7 +53,10 @@ def reusable_overlays(older: Plan, candidates: list[Candidate]) -> dict[str, Reu
 
 
 def _same_disk_use(part: GuestPlan, entry: GuestEntry) -> bool:
-    """Return True if the older figures for disk use still apply: allocation units of another folder may differ."""
+    """Return whether the older figures for disk use still apply, or are not needed.
+
+    They may not apply in another folder, whose filesystem may have other allocation units.
+    """
     if entry.options.compression is Compression.NONE and entry.options.extended_l2 is False:
         return True  # the figures are determined again
     return part.overlay_path.rpartition("/")[0] == entry.overlay_path.rpartition("/")[0]
@@ -73,14 +76,17 @@ def reusable_overlay(part: GuestPlan, options: OverlayOptions) -> ReusedOverlay 
 
 
 def _fixed(options: OverlayOptions) -> OverlayOptions:
-    """Return only the options that determine an overlay's content and refcounts, whatever ``auto`` chooses."""
+    """Return the options to compare, with fixed values for all others.
+
+    The others affect neither content nor refcounts, or are compared as the geometry, which ``auto`` may choose.
+    """
     return dataclasses.replace(
         options, cluster_size=None, extended_l2=None, backing_path=BackingPath.ABSOLUTE, lazy_refcounts=False
     )
 
 
 def _sizes(diff: Diff, options: OverlayOptions) -> ComparedSizes | None:
-    """Return the sizes in an older plan that a new one would compare; None if a kind of L2 entries has none."""
+    """Return the sizes in an older plan that a new one would compare; None if a kind of L2 entries lacks them."""
     savings, wanted = diff.savings, geometries(options)
     lengths = dict(savings.overlay_bytes_by_cluster_size)
     file = {

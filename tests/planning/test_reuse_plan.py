@@ -18,7 +18,7 @@ from batchdiff.choices import Verdict
 from batchdiff.errors import ImageError
 from batchdiff.plan.overlay_options import BackingPath, Compat, Compression, OverlayOptions
 from batchdiff.plan.overlay_rules import contradictions
-from batchdiff.planning.planner import EarlierResults, make_plan
+from batchdiff.planning.planner import GENERATOR, EarlierResults, make_plan
 from batchdiff.planning.reuse_plan import reusable_overlay
 from batchdiff.planning.scan import one_range
 from batchdiff.units import MIB
@@ -160,6 +160,7 @@ def test_nothing_is_taken_over(folder, what):
             older = make_plan(dataclasses.replace(manifest(folder), template=source(folder / "copy.img")), jobs=1)
     plan, said = reusing(manifest(folder), older)
     assert said[0].startswith("Nothing")
+    assert (f"it was made by batchdiff 99.0, not by {GENERATOR}." in said[0]) is (what == "version")
     assert checksum(plan) == fresh(manifest(folder))
 
 

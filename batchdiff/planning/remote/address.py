@@ -4,7 +4,7 @@
 
     tls://HOST:8786      both sides prove with certificates who they are
     tcp://127.0.0.1:8786 the loopback, which only users of this host can reach
-    tcp://HOST:8786      anyone on the network can connect; only if the operator accepts that
+    tcp://HOST:8786      anyone on the network can connect: used only if the operator accepts that
 
 A scheduler has its workers run whatever code it receives. The planner in turn unpickles the objects that the
 scheduler passes on, and unpickling can run code, too.
@@ -30,7 +30,7 @@ def scheduler_address(text: str, *, trust_network: bool) -> str:
 
     ``trust_network``: the operator accepts an unencrypted connection to another host.
 
-    :raises UsageError: it is not an address, or is that of another host without encryption.
+    :raises UsageError: ``text`` is not such an address, or the connection would need ``trust_network``.
     """
     try:
         parts = urlsplit(text)
@@ -44,10 +44,10 @@ def scheduler_address(text: str, *, trust_network: bool) -> str:
     if parts.scheme == "tcp" and not trust_network and not _is_loopback(parts.hostname):
         raise UsageError(
             f"the connection to {show(text)}, which may be on another host, would not be encrypted",
-            why="a scheduler runs whatever code it receives, so anyone on that network could run programs as you"
-            " on this host and on all workers",
+            why="a scheduler passes on whatever code it receives, so anyone on that network could run programs as"
+            " you on this host and on all workers",
             remedy="Give the scheduler and the workers certificates, and use tls:// (docs/many-hosts.md). If no"
-            " other user can reach that network, --trust-network accepts the risk.",
+            " other user can reach that network, add --trust-network.",
         )
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}:{port}"
@@ -63,7 +63,7 @@ def _is_only_a_host(parts: SplitResult) -> bool:
 
 
 def _is_loopback(host: str) -> bool:
-    """Return whether a host is this one; names other than localhost could resolve to another host at any time."""
+    """Return True for loopback addresses and localhost; other names could resolve to another host at any time."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,11 +1,13 @@
 """Call functions on workers by name, so that batchdiff need not be installed where the scheduler runs.
 
-A scheduler unpickles every request. Here, requests contain only Python's own functions, names and bytes:
+A scheduler unpickles every request. Here, requests contain only Python's own functions, names, numbers and bytes:
 
 ::
 
-    planner    resolve_name("batchdiff...:answer_to") ----.      pickle.loads(bytes of a job) ----.
-    worker          a function, in its memory             '----> operator.call(function, job, ...) -> result
+    the planner requests                          the worker keeps
+    resolve_name("batchdiff...:answer_to")        a function
+    pickle.loads(bytes of a job)                  a job
+    operator.call(that function, that job, 7)     the result of task 7
 """
 
 from __future__ import annotations

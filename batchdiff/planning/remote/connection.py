@@ -1,4 +1,4 @@
-"""The connection to a Dask scheduler: its certificates, and its failures in our own words, not in Dask's."""
+"""The connection to a Dask scheduler: its certificates, and the errors to raise if it fails."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ try:
     from distributed.security import Security
 except ImportError as error:
     raise UsageError(
-        "--scheduler needs Dask, which is not installed",
+        "--scheduler needs Dask, which cannot be loaded",
         why=str(error),
         remedy="Install it on every host: `pip install 'batchdiff[dask]'`.",
     ) from error
@@ -32,7 +32,7 @@ _TIMEOUT = 10.0
 """Seconds to wait for the scheduler: it answers within milliseconds, or not at all."""
 
 _IN_DASK = re.compile(r"^(in <[^>]*>: (\w+: )?)?(\[Errno -?\d+\] )?")
-"""The prefix of Dask's and Python's messages: the Python object that failed, and the number of the error."""
+"""The prefix of Dask's and Python's messages: the Python object that failed, the kind of error, and its number."""
 
 _LOGGERS = ("distributed", "tornado", "asyncio")
 
@@ -54,7 +54,7 @@ def connect(
     """Return the workers of the scheduler at an address; the caller closes the connection.
 
     :raises UsageError: there are no certificates for TLS, or they cannot be used.
-    :raises WorkerError: the scheduler does not answer.
+    :raises WorkerError: the scheduler cannot be reached, or does not answer.
     """
     _be_quiet()
     security = _security(certificates) if is_encrypted(address) else None
@@ -76,7 +76,7 @@ def connect(
 async def _greet(address: str, security: Security | None) -> None:
     """Connect and hang up: a Dask client would wait forever for a peer that accepts but never answers.
 
-    :raises OSError: the peer does not answer in time, or is not a scheduler.
+    :raises OSError: the peer cannot be reached, does not answer in time, or does not use Dask's protocol.
     """
     arguments = security.get_connection_args("client") if security else {}
     comm = await asyncio.wait_for(open_connection(address, timeout=_TIMEOUT, **arguments), _TIMEOUT + 1)
@@ -129,7 +129,7 @@ _CERTIFICATES = (
 def _be_quiet() -> None:
     """Keep Dask from printing: whatever the operator must know is reported by this program.
 
-    Dask's configuration gives some loggers below these a level of their own, which would otherwise apply.
+    Dask's configuration gives some loggers below ``_LOGGERS`` a level of their own, which would otherwise apply.
     """
     for name in list(logging.root.manager.loggerDict):
         if name.partition(".")[0] in _LOGGERS:

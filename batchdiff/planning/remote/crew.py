@@ -29,7 +29,7 @@ LOOK_AGAIN = 2.0
 """Seconds between two checks for workers that have joined or left."""
 
 FETCHED_AFTER = 10.0
-"""Seconds after which a result (a few kilobytes) counts as lost, together with its worker."""
+"""Seconds to wait for a finished result (a few kilobytes): if it does not come by then, its worker is gone."""
 
 _SLOW = 30.0
 """Seconds after which the operator should know that a worker has not answered."""
@@ -42,13 +42,13 @@ CONTINUE = "No plan was written. Run the same command again, with --scheduler or
 
 
 _ITS_RANGES = "; its unfinished ranges are left to others"
-"""The end of a notice about a worker that had ranges, even if no other worker is there yet."""
+"""The end of a notice about the loss of an admitted worker, even if no other worker is there yet."""
 
 
 class _Question(enum.Enum):
     """The questions to a worker before it gets tasks, in this order.
 
-    The last one needs the job, which another version of Python or batchdiff could not unpickle.
+    The last one needs the job, which another version of Python or batchdiff may be unable to unpickle.
     """
 
     PYTHON = "its Python"
@@ -85,11 +85,11 @@ class Crew(Generic[Task, Result]):
 
     @property
     def is_hopeless(self) -> bool:
-        """True if there are workers, and all of them were refused from the start."""
+        """True if there are refused workers, and none was ever admitted."""
         return bool(self.refused) and not self._ever_admitted
 
     def look(self) -> None:
-        """Note the workers that are gone, and ask those that are new; do nothing if that was done just now."""
+        """Note workers that are gone or slow to answer, and ask new ones; do nothing if that was done just now."""
         if time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + LOOK_AGAIN

@@ -38,8 +38,8 @@ _MOST_DEATHS = 4
 class DaskWorkers:
     """The workers of a scheduler to which ``client`` is connected.
 
-    ``say`` is called with notices about workers that take part, ``warn`` with notices about those left out
-    or lost; ``patience``: seconds to wait for a worker if there are none.
+    ``say`` is called with notices about workers that take part or are awaited, ``warn`` with notices about those
+    that are slow to answer, left out or lost; ``patience``: seconds to wait for a worker if there is none.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class _Work(Generic[Task, Result]):
         return self._is_exhausted and not self.pending and not self._again
 
     def submit(self, workers: set[str]) -> None:
-        """Give tasks to workers, up to two at a time, first to those that have none."""
+        """Take back the tasks of all other workers; give each of these up to two, first those that have none."""
         self._take_back(workers)
         load = Counter(pending.worker for pending in self.pending.values())
         for ahead in range(_AHEAD):
@@ -229,5 +229,7 @@ class _Work(Generic[Task, Result]):
 
 def _lost(why: str) -> WorkerError:
     return WorkerError(
-        "the Dask scheduler is gone", why=why.rstrip("."), remedy=f"See its log, and start it again. {CONTINUE}"
+        "the Dask scheduler no longer answers",
+        why=why.rstrip("."),
+        remedy=f"See its log, and if the scheduler has ended, start it again. {CONTINUE}",
     )

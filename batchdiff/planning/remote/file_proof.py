@@ -7,9 +7,9 @@
 
 Device numbers differ from host to host, so they are not compared. Inodes are compared, because NFS, CephFS and
 cluster filesystems give a file the same inode on every host, that of their server; size, mtime and ctime also come
-from the server. A copy or an older snapshot of the storage may match in all of these; then the excerpts show the
-difference. The fingerprint of a block device has neither inode nor times: only its size and the excerpts show that
-it is the same device.
+from the server. A copy or an older snapshot of the storage may match in all of these; then only the excerpts can
+show a difference. The fingerprint of a block device has neither inode nor times: only its size and the excerpts
+show that it is the same device.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ _EXCERPT = 4 * KIB
 
 _MOST_OF_A_FILE = 16
 _MOST_IN_ALL = 4096
-"""Excerpts, or one of each file if there are more files: an array of disks reads 4,096 in a few seconds."""
+"""The maximum number of excerpts of one file, and of all files together; if there are more files than that, one
+excerpt of each is taken. An array of disks reads 4,096 in a few seconds."""
 
 
 class FileExcerpt(NamedTuple):
@@ -75,7 +76,10 @@ def _excerpts(path: str, numbers: random.Random, most: int) -> tuple[FileExcerpt
 
 
 def _offsets(file: ImageFile, numbers: random.Random, most: int) -> Iterator[int]:
-    """Yield ascending offsets of blocks: a random one in each of up to ``most`` parts, or the next with data."""
+    """Yield ascending offsets of blocks: a random one in each of up to ``most`` parts.
+
+    If it lies in a hole, the next block with data takes its place, but no block comes twice.
+    """
     blocks = -(-file.size // _EXCERPT)
     parts = min(most, blocks)
     last = -1
@@ -95,7 +99,7 @@ def _excerpt(file: ImageFile, offset: int) -> FileExcerpt:
 
 
 def objection_to(proofs: Iterable[FileProof]) -> str:
-    """Return how this host's files differ from the proofs, or why one cannot be read; empty if neither is so."""
+    """Return how a file on this host differs from its proof, or why it cannot be read; empty if all match."""
     for proof in proofs:
         try:
             with closing(ImageFile(proof.path)) as file:
@@ -108,13 +112,13 @@ def objection_to(proofs: Iterable[FileProof]) -> str:
 
 
 def _difference(file: ImageFile, proof: FileProof) -> str:
-    """Return the first difference of an open file; empty if there is none."""
+    """Return the first difference between an open file and its proof; empty if there is none."""
     here = file.fingerprint()
     if here != proof.fingerprint:
         return _other_view(proof.fingerprint, here)
     for excerpt in proof.excerpts:
         if _excerpt(file, excerpt.offset) != excerpt:
-            return f"its content at byte {excerpt.offset} is different on that host"
+            return f"its block at byte {excerpt.offset} is different on that host"
     return ""
 
 

@@ -4,7 +4,7 @@
 
     planner    RemoteScanJob: images as values, proofs, limits
                      |  pickled
-    worker     objection()  does this host see the same files, and does it have enough descriptors?
+    worker     objection()  enough descriptors? the same files? does it see shared blocks if the planner does?
                begin()      images opened here, by the same paths, with a rate limit of this worker's own
 """
 
@@ -46,7 +46,7 @@ class RemoteScanJob:
     limits: ScanLimits
 
     def objection(self) -> str:
-        """Return why this host cannot scan these images, or would get different results; empty if it can."""
+        """Return why this host cannot scan these images or would get different results; empty if neither is so."""
         raise_descriptor_limit()
         needed, free = len(self.proofs) + _SPARE_FILES, free_descriptors()
         if free < needed:
@@ -73,7 +73,7 @@ class RemoteScanJob:
 
     @contextmanager
     def begin(self, check: Callable[[], None] = lambda: None) -> Iterator[Callable[[int], RangeResult]]:
-        """Open all images here, and yield the function that scans a range; ``check`` may raise before each read.
+        """Open all images here, and yield the function that scans a range. ``check`` is called before each read.
 
         :raises ImageError: the template cannot be opened.
         """
@@ -101,7 +101,7 @@ class RemoteScans:
         fault of its own.
 
         :raises ImageError: an image cannot be read.
-        :raises WorkerError: no worker can scan these images.
+        :raises WorkerError: no worker can scan these images, workers failed, or the connection was lost.
         """
         now = PlannedImage(template.source, template.virtual_size, template.fingerprints())
         seed = int.from_bytes(os.urandom(8))

@@ -1,11 +1,11 @@
-"""The worker's half of a job that Dask runs: it begins at its first task, and ends when its planner is gone.
+"""The worker's half of a job that Dask runs: it begins with its first task, and ends when it is released.
 
 ::
 
     scheduler   keeps the job for its planner -- planner done, killed or cut off: released --.
     worker      ResidentJob  -- do(task), do(task), ...                                      '-> images closed
 
-Dask keeps the object in a worker's memory for as long as the planner's connection lasts, so nothing else has to
+Dask keeps the object in a worker's memory until the planner releases it or disconnects, so nothing else has to
 remember to close images. A task's outcome is a value, even if it failed: Dask would log errors as bugs.
 """
 
@@ -53,9 +53,9 @@ class ResidentJob(Generic[Task, Result]):
 
 
 def _check_wanted() -> None:
-    """Stop if the scheduler has taken back the task that this thread does: its planner was interrupted or died.
+    """Stop if the task that this thread does was taken back: its planner has ended, or counts this worker as lost.
 
-    :raises StopError: it has.
+    :raises StopError: it was.
     """
     task = get_worker().state.tasks.get(thread_state.key)
     if task is None or task.state == "cancelled":
@@ -79,6 +79,7 @@ def result_of(answer: Answer) -> object:
 
     :raises BatchdiffError: the task raised it.
     :raises MemoryError: the worker had too little memory.
+    :raises RuntimeError: the task has a bug.
     """
     succeeded, value = answer
     if isinstance(value, Exception) and not succeeded:

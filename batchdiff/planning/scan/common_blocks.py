@@ -2,12 +2,12 @@
 
 ::
 
-    template   mapped                         mapped again: has it moved meanwhile?
+    template   mapped                         mapped again: have its blocks moved?
     guest 1          mapped, matched
     guest 2                 mapped, matched
 
-The kernel maps files for one process at a time, so workers would wait for each other. Only blocks that the
-template has in both of its maps count: a guest that is mapped in between and has one of them has the same bytes
+The kernel maps files for one process at a time, so workers would wait for each other. Matches count only if both
+maps of the template are equal: then a guest that is mapped in between and has one of its blocks has the same bytes
 there, even if defragmentation or deduplication moves blocks meanwhile.
 
 Images of other formats are mapped piece by piece by the scanner, along their tables.
@@ -31,8 +31,8 @@ remaining guests are mapped again."""
 class CommonBlocks:
     """The block maps of guests.
 
-    ``located``: by path, the extents on disk; ``runs``: by guest, the bytes in blocks that the template
-    has at the same offset.
+    ``located``: by path, what :func:`raw_extents` returned, as far as it is kept; ``runs``: by guest, the bytes in
+    blocks that the template has at the same offset.
     """
 
     template: Image
@@ -49,7 +49,7 @@ class CommonBlocks:
         self._first = raw_extents(self.template)
 
     def add(self, name: str, guest: Image) -> None:
-        """Map a guest and match it with the template.
+        """Map a raw guest and match it with the template; leave out any other guest.
 
         :raises ImageError: its filesystem reports an error.
         """

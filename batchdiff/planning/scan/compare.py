@@ -153,7 +153,7 @@ def differing_units(left: WindowBuffer, right: WindowBuffer, first: int, last: i
 
 
 def _differing_within(left: WindowBuffer, right: WindowBuffer, first: int, last: int) -> Iterator[int]:
-    """Yield the units that differ between ``first`` and ``last``, found by halving; at least one must differ."""
+    """Yield the units from ``first`` to before ``last`` that differ, found by halving; there must be one."""
     if last - first == 1:
         yield first
         return

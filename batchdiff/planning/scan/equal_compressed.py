@@ -11,7 +11,7 @@ from batchdiff.image.layer import CompressedCluster, Segment, clip_segments
 from batchdiff.qcow2.entries import Origin
 
 CompressedClusters = dict[tuple[int, int], CompressedCluster]
-"""Compressed clusters of an image, or parts of them, keyed by the start and end of their guest bytes."""
+"""Whole compressed clusters of an image, keyed by the start and end of a segment that is all or part of it."""
 
 
 def compressed_clusters(image: Image, segments: list[Segment]) -> CompressedClusters:

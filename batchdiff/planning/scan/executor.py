@@ -7,9 +7,9 @@
                results    <--  in the order in which they are finished
 
 A job, its tasks and its results are values that can be pickled: no closures and no open files. So a worker needs
-nothing from the planner's process; it opens the images itself, by their paths. A rate limit and the progress of
-ranges are the two exceptions: they are shared through memory that only forked workers have. Other workers create
-their own.
+nothing from the planner's process; it opens the images itself, by their paths. The exceptions are a rate limit,
+the progress of ranges and QEMU's exports: forked workers share those of the planner. Other workers have a rate
+limit and a progress of their own, and do not scan images that QEMU exports.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Job(Protocol[Task_contra, Result_co]):
 
 
 class RemoteJob(Job[Task_contra, Result_co], Protocol):
-    """A job for hosts that may not see what the planner sees."""
+    """A job for hosts that perhaps do not see what the planner sees."""
 
     def begin(
         self, check: Callable[[], None] = lambda: None
@@ -52,7 +52,7 @@ class Executor(Protocol):
     def __call__(self, job: Job[Task, Result], tasks: Iterable[Task], *, workers: int) -> Iterator[Result]:
         """Yield the results of all tasks in the order in which they are finished.
 
-        ``workers``: the number of workers that do tasks at the same time.
+        ``workers``: the maximum number of workers that do tasks at the same time.
 
         :raises WorkerError: a worker could not be started, died, or ran out of memory.
         :raises BatchdiffError: a task raised it.
@@ -65,7 +65,7 @@ class RemoteExecutor(Protocol):
     def __call__(self, job: RemoteJob[Task, Result], tasks: Iterable[Task]) -> Iterator[Result]:
         """Run the tasks on all workers that can do them; yield results in the order in which they are finished.
 
-        :raises WorkerError: no worker can do them, none is left, or the connection was lost.
+        :raises WorkerError: no worker can do them, workers failed, or the connection was lost.
         :raises BatchdiffError: a task raised it.
         """
 

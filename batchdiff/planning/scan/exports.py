@@ -55,9 +55,9 @@ def files_to_open(guests: Mapping[str, PlannedImage], exported: Collection[str],
 
 @contextmanager
 def exports(template: Image, guests: Iterable[PlannedImage], observer: ReadObserver | None) -> Iterator[None]:
-    """Keep the exports of the template and of guests running until the block ends.
+    """Start the exports of the template and of guests; end those of the guests with the block.
 
-    A guest that cannot be opened is left to the workers, which then report the error.
+    A guest that cannot be opened or exported is left to the workers, which then report the error.
     """
     with ExitStack() as opened:
         _start(template)

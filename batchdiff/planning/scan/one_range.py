@@ -7,8 +7,8 @@
     guest 1            read and compared from the first to the last byte that is not settled
     guest 2            ...
 
-Settled without reading: zeros on both sides, bytes that an overlay of the template reads from the template's own
-files, and blocks that guest and template share on disk (reflink).
+Settled without reading the guest: zeros on both sides, windows that lie in its holes, bytes that an overlay of the
+template reads from the template's own files, and blocks that guest and template share on disk (reflink).
 If the template shares any blocks, it is read only where a guest needs it, and there is no digest.
 Ranges are aligned to the largest cluster, so folding to clusters never crosses the end of a range.
 """
@@ -64,7 +64,7 @@ RANGE = 64 * MIB
 class _Stretch(NamedTuple):
     """Windows that are scanned together: how many, and the maps of the bytes to read from template and guests.
 
-    ``holes``: by guest, the windows that are settled because the guest has a hole there.
+    ``holes``: by guest, a flag for each window: True if it is settled because it lies in a hole of the guest.
     """
 
     windows: int
@@ -178,7 +178,7 @@ class Scanner:
                     continue  # settled: the guest has nothing to read here
                 kinds = self._compare(guest_index, window, guest_map.segments.get(index), span)
                 if kinds is not None:
-                    if self._sharing:  # otherwise, everything outside the span is zeros or equals the template
+                    if self._sharing:  # otherwise, everything outside the span equals the template
                         kinds = replace_span(findings.equal[window_index], kinds, span)
                     findings.kinds.setdefault(guest_index, {})[window_index] = kinds
             if self._progress is not None:
@@ -287,7 +287,7 @@ def _is_on(guest: Image, template: Image) -> bool:
 
 
 def _load(room: memoryview, image: Image, start: int, segments: list[Segment]) -> None:
-    """Read an image from ``start`` on; ``segments`` cover these bytes, and may extend beyond them.
+    """Read an image from ``start`` on. ``segments`` may extend beyond these bytes, or end earlier: zeros follow.
 
     :raises ImageError: the image cannot be read.
     """

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 
 _CELLS = 512
-"""A process uses the cell that its id determines. Two rarely share one; if so, too little progress is shown."""
+"""A process uses the cell that its id determines. If two share one, which is rare, too little progress is seen."""
 
 _BETWEEN_REPORTS = 0.2
 """Seconds of scanning between two reports of a process."""

@@ -34,7 +34,7 @@ STRETCH = GIB
 """Bytes of a guest's disk in one task: few enough to show progress, and to occupy all workers with one guest."""
 
 _GAP = 64 * KIB
-"""No more equal bytes than these between two granules are read, too: that takes less time than another call."""
+"""Between two granules, up to so many equal bytes are read, too: that takes less time than another call."""
 
 
 class Granules(NamedTuple):
@@ -50,7 +50,7 @@ class Granules(NamedTuple):
 
 
 class StretchResult(NamedTuple):
-    """The extents of a stretch of a guest in units of 4 KiB, or why the guest cannot be read."""
+    """The extents of a stretch of a guest in units of 4 KiB, or why guest or template could not be read there."""
 
     name: str
     stretch: int

@@ -25,7 +25,7 @@ from batchdiff.image_source import ImageSource
 from batchdiff.plan.plan import PlannedImage
 
 _OURS = 12
-"""Files that are open for a moment in addition to those of images: /proc, folders, the checkpoint."""
+"""Files that may be open in addition to those of images: /proc, folders, the checkpoint."""
 
 _OF_A_WORKER = 3
 """The planner's descriptors for a worker: its pipe, and two that multiprocessing keeps."""
@@ -99,7 +99,7 @@ def on_any_device(files: Files) -> Files:
 
 
 def open_same_files(source: ImageSource, files: Files, observer: ReadObserver | None = None) -> Image:
-    """Open an image that this run already has open, and check that its path still names the same file.
+    """Open an image that this run already has open, and check that its paths still name the same files.
 
     :raises ImageError: other files have its names now, or it cannot be opened.
     """

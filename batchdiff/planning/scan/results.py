@@ -38,7 +38,7 @@ class Findings:
     those, over all ranges, in which it has other data.
 
     ``covered``: by range, the guests whose results are known; a range without an entry was not scanned at all.
-    ``located``: by a guest's path, its extents on disk, if it was mapped.
+    ``located``: by a guest's path, its extents that are shared or unwritten, if it was mapped and these were kept.
     """
 
     sharing: bool
@@ -81,8 +81,8 @@ class Findings:
     def compared(self, name: str) -> tuple[Extents, Similarity]:
         """Return the extents of a guest in 4 KiB units, and its similarity, counted in whole units.
 
-        Blocks that the template shares with other files and that no guest needed were not read; they count as
-        data.
+        If the template shares blocks with other files, whatever may be data in it counts as data: not all of it
+        was read.
         """
         units = self.units(name)
         cleared, data = units.units(Kind.ZERO), units.units(Kind.DATA)

@@ -25,8 +25,8 @@ class ScanJob:
 
     ``files``: the template's files at that time. ``sharing``: whether the template shares blocks with other files,
     possibly the guests. ``shared``: for each guest, the bytes whose blocks it shares with the template at the same
-    offset; None if they are not known yet. ``observer`` is called at every read. ``progress`` counts bytes within
-    ranges.
+    offset, or None if the workers have to find them; empty without ``sharing``. ``observer`` is called at every
+    read. ``progress`` counts bytes within ranges.
 
     A task is the number of a range (:class:`~batchdiff.planning.scan.executor.Job`).
     """

@@ -21,7 +21,7 @@ from batchdiff.planning.scan.spans import Spans, spans_by_window, subtract
 from batchdiff.qcow2.entries import Origin
 
 MOST_KEPT = 32768
-"""The maximum number of segments and windows kept at a time, for all guests: 400 bytes each, some 13 MiB."""
+"""The maximum number of segments and windows kept at a time, for all images: 400 bytes each, some 13 MiB."""
 
 
 @frozen
@@ -52,10 +52,10 @@ def spans_to_read(segments: list[Segment], begin: int, settled: list[tuple[int, 
 
 
 def leave_out_holes(wanted: Spans, own: list[Segment], begin: int, windows: int) -> tuple[Spans, Flags]:
-    """Return the wanted spans outside an image's holes, and a flag for each window: True if it lies in a hole.
+    """Return the wanted spans of windows that do not lie in a hole, and a flag for each window: True if it does.
 
-    Windows are numbered from offset ``begin``. Trimmed guests have many such windows: checking them one by one
-    took nine tenths of the time to plan such a fleet.
+    ``own``: the segments of the image with the holes. Windows are numbered from offset ``begin``. Trimmed guests
+    have many windows in holes: checking them one by one took nine tenths of the time to plan a fleet of them.
     """
     hollow = np.ones(windows, dtype=np.bool_)
     for start, end, origin, _, _ in own:

@@ -1,11 +1,11 @@
-"""The executor of a plan: forked workers each get one task at a time, and a worker's death is noticed immediately.
+"""The executor on this host: forked workers each get one task at a time, and a worker's death is noticed at once.
 
 ::
 
     planner   task -> pipe 1 -> worker 1 -> result      A worker's death closes its pipe: the planner knows
               task -> pipe 2 -> worker 2 -> result      its current task, and the signal that killed it.
 
-Only this module uses multiprocessing. With one job there are no worker processes.
+Only this module uses multiprocessing. If only one worker is asked for, the planner does the tasks itself.
 """
 
 from __future__ import annotations

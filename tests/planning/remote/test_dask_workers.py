@@ -269,7 +269,7 @@ def test_a_scheduler_without_workers_and_then_none(folder, tmp_path, expected, m
 
             with contextlib.closing(first), pytest.raises(WorkerError) as caught:
                 make_plan(fleet(folder), jobs=1, remote=remote, progress=progress, earlier=EarlierResults(first))
-        assert caught.value.what == "the Dask scheduler is gone"
+        assert caught.value.what == "the Dask scheduler no longer answers"
         assert "Run the same command again, with --scheduler" in caught.value.remedy
         monkeypatch.setattr(connection, "_TIMEOUT", 0.5)
         with pytest.raises(WorkerError, match=r"cannot connect to the scheduler at tcp://127.0.0.1"):
@@ -412,7 +412,7 @@ def test_the_last_worker_dies(tmp_path):
         scheduler(tmp_path) as found,
         worker(found, tmp_path / "w"),
         connected(found, patience=1) as remote,
-        pytest.raises(WorkerError, match="the scan ran out of workers: the last worker died, froze or left"),
+        pytest.raises(WorkerError, match="the scan ran out of workers: the last worker that took part died"),
     ):
         list(remote.executor(Deadly(), range(5)))
 

@@ -83,7 +83,7 @@ def test_other_content_behind_an_equal_fingerprint(path, seed):
     with path.open("r+b") as file:
         file.seek(MIB)
         file.write(b"!" * MIB)
-    assert "its content at byte" in objection_to([as_it_is_now(before)])
+    assert "its block at byte" in objection_to([as_it_is_now(before)])
 
 
 def test_probes_are_in_data_and_all_different(path):
@@ -123,4 +123,4 @@ def test_a_block_device_is_known_by_its_content(tmp_path):
         with open(device, "r+b") as disk:
             disk.write(b"!" * 128 * KIB)
             os.fsync(disk.fileno())
-        assert "its content at byte" in objection_to([before])
+        assert "its block at byte" in objection_to([before])
