@@ -140,7 +140,7 @@ def _end(ahead: deque[_InProgress], run: Run) -> SwapResult:
 
 
 def _await(guest: _InProgress, waiting: Iterable[_InProgress], run: Run) -> None:
-    """Wait for a guest's verification; meanwhile give up any waiting guest whose files a VM wants to open."""
+    """Wait for a guest's verification; meanwhile give up any waiting guest if a program wants to write to it."""
     while guest.verdict is not None and not _is_done(guest.verdict):
         run.session.meter.tick()
         for other in waiting:
@@ -187,7 +187,7 @@ def _finish(guest: _InProgress, run: Run) -> None:
 
 
 def _continue_if_different(guest: _InProgress, first: Swap, error: DifferenceError, run: Run) -> None:
-    """Switch to the task for two files that differ, and verify its file immediately, in this thread.
+    """Switch to the task for two files that differ; prepare and verify it immediately, in this thread.
 
     :raises DifferenceError: there is no such task.
     """

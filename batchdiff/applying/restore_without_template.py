@@ -45,7 +45,7 @@ DAMAGED = "it cannot be read"
 
 
 def split_by_reading(found: list[GuestWithState], plan: Plan) -> tuple[list[GuestWithState], list[GuestWithState]]:
-    """Return two lists: second, the guests whose overlays cannot be read; first, all others."""
+    """Return two lists: the second has the guests whose overlays cannot be read, the first has all others."""
     damaged = [each for each in found if _cannot_be_read(*each, plan)]
     return [each for each in found if each not in damaged], damaged
 
@@ -88,7 +88,7 @@ def restore_without_template(session: Session, found: list[GuestWithState], why:
 
 
 def try_without_template(found: list[GuestWithState], why: str) -> Iterator[GuestOutcome]:
-    """Yield what :func:`restore_without_template` would do, as far as the names of the files show it."""
+    """Yield what :func:`restore_without_template` would do, as far as that can be seen without opening images."""
     for guest, state in found:
         try:
             _, overlay = _files(guest, state)
@@ -119,7 +119,7 @@ def _go_back(guest: GuestToConvert, state: GuestState, session: Session, depende
     with open_image(replace(guest.source, path=original.path)) as image, hold(image, Purpose.GUEST) as held:
         _require_free(original.path, held.alone().objection, dependents)
         if original.path != own:
-            # Recorded before the first rename: if this process dies in between, the next restore continues here.
+            # Recorded before any rename: if this process dies after one, the next restore continues here.
             session.journal.record(guest.name, replace(state, step=Step.RETIRING, goal=Goal.RESTORE, moved=True))
             if overlay is not None and overlay.path == own:
                 overlay = _moved_aside(overlay, guest, dependents)
@@ -137,7 +137,7 @@ def _go_back(guest: GuestToConvert, state: GuestState, session: Session, depende
 
 
 def _files(guest: GuestToConvert, state: GuestState) -> tuple[Found, Found | None]:
-    """Return a guest's original and overlay.
+    """Return a guest's original, and its overlay or None if that is missing.
 
     :raises GuestError: there is no original, or either of two files could be one of them.
     """

@@ -4,7 +4,7 @@
 
     recorded      what happens
     nothing       hold the guest, record `sharing`, share, record `shared`
-    sharing       an earlier run was stopped: the same, for the blocks that are not shared yet
+    sharing       an earlier run did not finish: the same, for the blocks that are not shared yet
     shared        nothing; whatever the guest's VM has written since is the guest's own
 """
 
@@ -58,10 +58,10 @@ def unchanged_outcome(guest: GuestToShare) -> GuestOutcome:
 
 
 def shared_finding(guest: GuestToShare) -> Finding:
-    """Return the finding for a guest that shares blocks; its content does not depend on the template."""
+    """Return the finding for a guest that shares blocks; that does not make its content depend on the template."""
     path = guest.source.path
     if not os.path.lexists(path):
-        return Finding(guest.name, path, Health.UNKNOWN, "it is gone; add --map OLD=NEW if it was moved")
+        return Finding(guest.name, path, Health.UNKNOWN, "it is gone; if it was moved, add `--map OLD=NEW`")
     if who := users(path):
         return Finding(guest.name, path, Health.IN_USE, f"{who}, so it was not checked")
     try:
@@ -74,7 +74,7 @@ def shared_finding(guest: GuestToShare) -> Finding:
         planned = guest.image.virtual_size
         why = f"the size of its disk is {size} bytes, but was {planned} bytes when the plan was made"
         return Finding(guest.name, path, Health.DAMAGED, why)
-    why = "it is a standalone image that does not depend on the template, so its content was not compared"
+    why = "sharing blocks does not make it depend on the template, so its content was not compared"
     return Finding(guest.name, path, Health.SOUND, why)
 
 
@@ -154,7 +154,7 @@ def _gained(before: FreedSpace, left: FreedSpace) -> FreedSpace:
 
 
 def _came_back_earlier(guest: GuestToShare, state: GuestState | None, before: FreedSpace) -> FreedSpace:
-    """Return the space freed by earlier runs that were stopped or killed; ``before``: the space left to free.
+    """Return the space freed by earlier runs that did not finish; ``before``: the space left to free.
 
     What a killed run freed can only be estimated: if another guest has released the same blocks since, more may be
     left to free now than when that run began. For the same reason, the plan's prediction, which replaces the
@@ -199,7 +199,7 @@ def _record(guest: GuestToShare, run: Run, state: GuestState) -> None:
 
 
 def _record_fingerprints(guest: GuestToShare, image: Image, run: Run) -> None:
-    """Record the fingerprints of guest files with a new ctime, so that sharing does not make a plan stale."""
+    """Record the fingerprints of a guest's files if they have a new ctime: sharing must not make a plan stale."""
     for path, before in zip(guest.image.paths, guest.image.fingerprints, strict=True):
         now = next((layer.fingerprint() for layer in image.own_files if layer.path == path), before)
         if now != before and before.is_unwritten(now):

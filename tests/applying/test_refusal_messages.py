@@ -78,6 +78,19 @@ def apply_original_written(stage: Stage) -> Verb:
     return lambda: stage.apply(QUARANTINE)
 
 
+def apply_original_written_aside(stage: Stage) -> Verb:
+    """Restore would refuse to go back to it."""
+    stage.apply(QUARANTINE)
+    write_to_original(stage, ASIDE)
+    return lambda: stage.apply(DELETE)
+
+
+def discard_original_written_aside(stage: Stage) -> Verb:
+    stage.apply(QUARANTINE)
+    write_to_original(stage, ASIDE)
+    return lambda: stage.restore(discard_changes=True)
+
+
 def restore_original_written(stage: Stage) -> Verb:
     stage.apply(KEEP)
     write_to_original(stage)
@@ -288,6 +301,17 @@ MESSAGES = {
         "VM's disk, remove the original yourself. To go back to the original: `batchdiff restore PLAN"
         " --guest vm --discard-changes`."
     ),
+    apply_original_written_aside: (
+        "the original {0}/vm.img.batchdiff-original was left alone: since its overlay {0}/vm.qcow2 was published, "
+        "it has changed (it was written to (mtime)), so only you know which of the two to keep. No verb deletes "
+        "that original, not even `purge --used`: find out what it contains before you remove it yourself."
+    ),
+    discard_original_written_aside: (
+        "vm was not restored: {0}/vm.img.batchdiff-original is not its original, or was written to after the "
+        "conversion. Compare it with the overlay {0}/vm.qcow2. To keep the overlay's content, move "
+        "{0}/vm.img.batchdiff-original away and run `batchdiff restore PLAN --guest vm`. To go back to "
+        "{0}/vm.img.batchdiff-original, move the overlay away, then run the same command again."
+    ),
     restore_original_written: (
         "vm was not restored: {0}/vm.img is still there and differs from the overlay {0}/vm.qcow2, so only you "
         "know which of the two to keep. To go back to {0}/vm.img and delete the overlay: `batchdiff restore "
@@ -365,7 +389,7 @@ MESSAGES = {
         "file, move it away, then run the same command again."
     ),
     interrupted_restore: (
-        "a `batchdiff restore` of vm was interrupted. Finish that first: `batchdiff restore PLAN --guest vm`."
+        "a `batchdiff restore` of vm was not completed. Finish that first: `batchdiff restore PLAN --guest vm`."
     ),
     purge_original_written: (
         "{0}/vm.img.batchdiff-original was not deleted: it was not found identical to what the VM sees now, and "

@@ -22,7 +22,7 @@ def leftover(history: History, guest: str) -> str | None:
 
 
 def leftovers(plan_path: str) -> frozenset[str]:
-    """Return the paths of all overlays that restores of the plan at a path left behind; empty if there is no plan.
+    """Return the paths that :func:`leftover` finds for the guests of a plan; an empty set if there is no plan.
 
     :raises PlanError: the journal cannot be read.
     """

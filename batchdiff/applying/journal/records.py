@@ -5,7 +5,7 @@
     {"time": "...", "step": "begin", "plan": "sha256:..."}
     {"time": "...", "guest": "web01", "step": "checked", "goal": "apply", "temporary": "/images/..."}
     {"time": "...", "guest": "web01", "step": "written", ...}   "verified"   "published"   "retiring"   "retired"
-    {"time": "...", "guest": "web01", "step": "retired", "fate": "quarantined", "aside": "/images/..."}
+    {"time": "...", "guest": "web01", "step": "retired", ..., "fate": "quarantined", "aside": "/images/..."}
     {"time": "...", "guest": "db01", "step": "sharing", ...}   "shared"
     {"time": "...", "guest": "web01", "step": "failed", "reason": "..."}
     {"time": "...", "step": "protecting"}
@@ -61,11 +61,11 @@ class Fate(enum.StrEnum):
     QUARANTINED = "quarantined"
     DELETED = "deleted"
     GONE = "gone"
-    """Another program moved or deleted it, or batchdiff died before it could record the deletion."""
+    """It was moved or deleted; the files do not show by which program."""
     UNTOUCHED = "untouched"
     """Its guest was not converted."""
     BACK = "back"
-    """Restore gave it its name back."""
+    """Restore went back to it, so it has its own name."""
     REBUILT = "rebuilt"
     """Restore rebuilt an image from the overlay, and that image has the original's name now."""
     UNKNOWN = "unknown"
@@ -79,7 +79,7 @@ STALE_PLAN = "the plan is stale"
 """The start of a failure's reason if an image has changed since it was planned: only a new plan helps."""
 
 _SECONDS = len("2026-01-02T03:04:05")
-"""The length of a time without a fraction: a plan's time has none, but those in a journal have one."""
+"""The length of a time down to its seconds. Only this part is compared: a plan's time has no fraction."""
 
 
 @frozen
@@ -87,17 +87,19 @@ class GuestState:
     """The progress of a guest, and the files that the work on it has left behind.
 
     ``temporary``: the unfinished file. ``overlay``: the overlay when it was verified or published; ``published``:
-    whether it got its name. ``rebuilt``: an image that restore made, when it was verified. ``moved``: the
-    outgoing file may have been renamed, so its ctime may have changed. ``deleting``: that file is about to be
-    unlinked, so if it is gone, batchdiff deleted it. ``fate``: what became of the original; ``aside``: its path in
-    quarantine. A guest at RESTORED is finished, except for an older original that is still in quarantine.
-    ``left``: the path of an overlay that a restore could not read and left behind. ``data_file``: the
-    overlay's data file when it was written, before it got its name. ``parts``: the other files of an overlay that
-    is about to be unlinked, each with its path. At SHARED, ``shared_bytes``: the bytes that the last run shared;
-    ``came_back_bytes``: by how much free space has grown in all runs; at SHARING, in the earlier runs.
-    ``to_free_bytes``: the space still to be freed when the last run began, or 0 once that run has recorded what
-    it freed. ``exactness``: how exact these two numbers are. ``to_free_bytes`` and ``exactness`` are None in
-    older journals, which lack them.
+    whether it got its name. ``rebuilt``: the image that restore verified or published: one that it made, or the
+    original. ``moved``: the outgoing file may have been renamed, so its ctime may have changed. ``deleting``: that
+    file is about to be unlinked, so if it is gone, batchdiff deleted it. ``fate``: what became of the original;
+    ``aside``: its path in quarantine. A guest at RESTORED is finished, except for an older original that is still
+    in quarantine. ``left``: the path of an overlay that a restore could not read and left behind. ``data_file``:
+    the overlay's data file when it was written, before it got its name. ``parts``: the other files of an overlay
+    that is about to be unlinked, each with its path.
+
+    The others are for guests that share blocks in place. ``shared_bytes``: at SHARED, the bytes that the last run
+    shared. ``came_back_bytes``: by how much free space has grown in all runs; the last one counts once it has
+    recorded what it freed. ``to_free_bytes``: the space still to be freed when the last run began, or 0 once that
+    run has recorded what it freed. ``exactness``: how exact ``came_back_bytes`` and ``to_free_bytes`` are. It and
+    ``to_free_bytes`` are None in older journals, which lack them.
     """
 
     step: Step
@@ -119,7 +121,7 @@ class GuestState:
     exactness: Exactness | None = None
 
     def record(self) -> dict[str, Any]:
-        """Return the plain values of its line in a journal."""
+        """Return the plain values of its line in a journal, without those that are empty."""
         found = {key: value for key, value in asdict(self).items() if value}
         if self.to_free_bytes is not None:  # 0 is a number, too
             found["to_free_bytes"] = self.to_free_bytes
@@ -128,12 +130,14 @@ class GuestState:
 
 @frozen
 class History:
-    """Everything that a journal records; guests are keyed by name.
+    """Everything that a journal records; the keys are the guests' names.
 
-    ``times``: the time of each guest's last line, ISO 8601 in UTC. ``left``: overlays that restore left behind,
-    each with its fingerprint at that time. ``restored``: guests that have full images again, and when they were
-    restored; no apply has started on them since. ``is_damaged``: a line could not be read, so some of this may be
-    out of date.
+    ``times``: the time of each guest's last line, ISO 8601 in UTC; once its overlay is published, failures do not
+    change it. ``failures``: why guests failed that have taken no step since. ``changed``: files whose ctime
+    batchdiff changed. ``protecting``: empty until the template's write bits are about to be removed. ``left``:
+    overlays that restore left behind, each with its fingerprint at that time. ``restored``: guests that have full
+    images again, and when they were restored; no apply has started on them since. ``is_damaged``: a whole line
+    could not be read, so some of this may be out of date.
     """
 
     states: dict[str, GuestState] = field(default_factory=dict)
@@ -159,7 +163,7 @@ class History:
             guest = record["guest"]
             self.failures[guest] = str(record["reason"])
             known = self.states.get(guest)
-            if known is None or not known.published:  # otherwise the time is that of its conversion
+            if known is None or not known.published:  # otherwise the time stays that of the last step
                 self.times[guest] = str(record["time"])
         elif step != BEGIN:
             self._take_in_step(record["guest"], record)
@@ -202,14 +206,14 @@ class History:
 
     @property
     def published(self) -> list[str]:
-        """The guests whose overlays are in place."""
+        """The names of the guests whose overlays were published and that have not been restored since."""
         return [name for name, state in self.states.items() if state.published]
 
     def given_back(self, made: str) -> frozenset[str]:
         """Return the guests that were restored after their plan was made (``made``, from ``Plan.created``).
 
         Apply converts them again only on request, and planning again after a restore counts as one. If no image
-        has changed, the new plan has the checksum of the old one, and therefore its journal: only its time is new.
+        has changed, the new plan has the checksum of the old one, and therefore its journal, but a later time.
         """
         made = made[:_SECONDS]
         return frozenset(name for name, when in self.restored.items() if when[:_SECONDS] >= made)
@@ -221,7 +225,10 @@ class History:
 
 
 def _fate(record: dict[str, Any]) -> tuple[Fate | None, str | None]:
-    """Return what became of the original, and its path in quarantine. Older journals record both in words."""
+    """Return what became of the original, and its path in quarantine, each None if it is not recorded.
+
+    Older journals record both in words.
+    """
     if "fate" in record:
         return Fate(record["fate"]), _path(record.get("aside"))
     words = str(record.get("original", ""))

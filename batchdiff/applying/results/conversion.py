@@ -17,9 +17,10 @@ class Conversion(NamedTuple):
 
     ``fate``: what became of its original; ``aside``: the original's path in quarantine. ``overlay_bytes``: the
     length of the overlay and its data file at publication; ``overlay_disk_bytes``: what they take on disk now,
-    None if the overlay is missing, or if one of them cannot be opened. ``used``: the overlay has been written to
-    since. ``came_back_bytes``: how much less disk space the guest takes than before, once its original is gone; 0
-    while the original exists. ``dependents``: the images that depend on its kept original, in words.
+    None if the overlay is missing, or if one of them cannot be examined. ``used``: the overlay has been written to
+    since. ``came_back_bytes``: how much less disk space the guest takes than before, once its original is gone,
+    apart from what its VM has written since; otherwise 0. ``dependents``: the images that depend on its kept
+    original, in words.
     """
 
     fate: Fate
@@ -39,7 +40,7 @@ class Conversion(NamedTuple):
 class OlderOriginal(NamedTuple):
     """An original that is still in quarantine, although restore gave its guest a rebuilt image.
 
-    ``disk_bytes``: the space that it takes, None if it cannot be opened.
+    ``disk_bytes``: the space that it takes, None if it cannot be examined.
     """
 
     path: str
@@ -67,7 +68,10 @@ def freed_in_all(parts: Iterable[FreedSpace]) -> FreedSpace:
 
 
 def freed_by_sharing(guest: GuestToShare, state: GuestState) -> FreedSpace:
-    """Return the recorded space that a guest freed by sharing; older journals do not record how exact it is."""
+    """Return the recorded space that a guest freed by sharing.
+
+    Older journals do not record how exact it is: then it is as exact as the plan's prediction.
+    """
     exactness = guest.sharing.exactness if state.exactness is None else state.exactness
     return FreedSpace(state.came_back_bytes, so_far(exactness))
 

@@ -16,7 +16,7 @@ class Health(enum.StrEnum):
     IN_USE = "in-use"
     """A VM or another program is using it, so it was not checked."""
     STALE = "stale"
-    """It is not as planned, but no overlay depends on it yet: only the plan is useless."""
+    """It is missing or not as planned, but no overlay depends on it: only the plan cannot be applied."""
     DAMAGED = "damaged"
     UNKNOWN = "unknown"
 

@@ -20,7 +20,7 @@ class Status(enum.StrEnum):
     RETIRED = "retired"
     """Its overlay existed already; this run quarantined or deleted its original."""
     KEPT = "kept"
-    """Its original stays in quarantine, because it differs from the VM's disk."""
+    """Its original stays in quarantine, because it differs from the VM's disk, or that disk is in use."""
     WOULD_RESTORE = "would-restore"
     WOULD_PURGE = "would-purge"
     """With --dry-run: the result that a real run would have."""
@@ -46,10 +46,9 @@ UNTOUCHED = Original(Fate.UNTOUCHED)
 class GuestOutcome:
     """The result for one guest. Sizes are in bytes, None if there is no such file or number.
 
-    ``gained_bytes``: by how much this run has increased the free space, negative if an overlay was written and
-    nothing was deleted; None if it did neither, or the filesystem does not report how much space its files take.
-    ``exit_code`` is the code for a run of this guest alone; ``remarks`` are for the operator, even if all went
-    well.
+    ``gained_bytes``: by how much this run has increased the free space, negative if what it wrote takes more space
+    than was freed; None if it wrote, deleted and shared nothing, or if the number is not known. ``exit_code`` is
+    the code for a run of this guest alone; ``remarks`` are for the operator, even if all went well.
     """
 
     name: str

@@ -22,13 +22,16 @@ from batchdiff.image.image import Image
 
 @dataclass(slots=True)
 class ChangeDetector:
-    """The first fingerprint of each file, by a key for the file; later fingerprints must be equal to it."""
+    """The expected fingerprint of each file, by a key for the file.
+
+    It is the first one, or a later one that differs only in a ctime that batchdiff itself changed.
+    """
 
     journal: Journal | MemoryJournal
     seen: dict[str, Fingerprint] = field(default_factory=dict)
 
     def check(self, key: str, now: Fingerprint | None, path: str) -> None:
-        """Compare a file with its first fingerprint.
+        """Compare a file with its expected fingerprint; at the first call, only note the fingerprint.
 
         :raises PlanError: it is gone, or it changed in a way that batchdiff did not cause.
         """
@@ -54,7 +57,7 @@ class ChangeDetector:
             self.check(layer.path if number else "", layer.fingerprint(), layer.path)
 
     def check_at_paths(self, image: Image) -> None:
-        """Check that the open files of an image are still at their paths, unchanged.
+        """Check that the open files of the template are still at their paths, unchanged.
 
         :raises PlanError: one has changed, or another file was put in its place.
         """

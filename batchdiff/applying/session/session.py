@@ -42,8 +42,8 @@ class Session:
 
     ``plan_path``: the plan's path, which the sidecar records. ``unseen``: files may be deleted even if a program
     could have them open unnoticed. ``jobs``: how many guests may be in progress at once, if memory, open files and
-    space allow. ``meter`` counts the bytes that are processed. ``in_domains``: who uses an image according to
-    libvirt, such as ``the domain web is paused``, by the image's resolved path.
+    space allow. ``meter`` counts the bytes that are processed. ``in_domains``: how domains use an image, such
+    as ``the domain web is paused``, by the image's resolved path.
     """
 
     plan: Plan
@@ -57,9 +57,9 @@ class Session:
     in_domains: Mapping[str, str] = field(default_factory=dict)
 
     def require_no_domain(self, path: str) -> None:
-        """Refuse an image that, according to libvirt, a domain uses: on another host, or once the domain resumes.
+        """Refuse an image that a domain uses according to libvirt: perhaps on another host, or once it resumes.
 
-        :raises InUseError: a domain does.
+        :raises InUseError: a domain uses it.
         """
         if who := self.in_domains.get(os.path.realpath(path)):
             raise InUseError(f"{path} is in use", why=who, remedy=SHUT_DOWN_DOMAIN)
@@ -86,7 +86,7 @@ class Run:
         return self.session.stop
 
     def reporter(self, guest: str, phase: Phase) -> Callable[[int], None]:
-        """Return the function that reports how many bytes of a guest's work are done."""
+        """Return the function that reports how many bytes of a guest's work in this phase are done."""
         return partial(self.session.meter.reach, guest, phase)
 
     def check_template(self) -> None:

@@ -1,7 +1,7 @@
 """A request to stop a command, which is checked between steps and during long ones.
 
-A signal handler that raises an error could raise it between a rename and its record. So the handler just sets
-this flag.
+A signal handler that raises an error could raise it between a rename and its record. So the handler only makes
+this request.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Stop:
         return self._asked.is_set()
 
     def check(self) -> None:
-        """End a step that can be undone, if the request has been made.
+        """End the work at this point if the request has been made.
 
-        :raises StopError: it has.
+        :raises StopError: it has been made.
         """
         if self.is_asked:
             raise StopError("interrupted")

@@ -14,6 +14,7 @@ from batchdiff.applying.journal.records import Goal, GuestState, Step
 from batchdiff.applying.session.change_detection import ChangeDetector
 from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap.incoming import IncomingFile
+from batchdiff.applying.swap.refusals import CHANGED_ASIDE
 from batchdiff.applying.swap.task import Outgoing
 from batchdiff.applying.template.publication import Publication
 from batchdiff.applying.writer.overlay_writer import write_overlay
@@ -158,7 +159,7 @@ class ApplyTask:
     def _require_untouched(self, original: Image) -> None:
         """Refuse a changed original: a converted guest cannot be planned again, so the operator must choose.
 
-        :raises GuestError: the original has been written to since its overlay was published.
+        :raises GuestError: the original has been written to or replaced since its overlay was published.
         """
         planned = (self.original.fingerprints[0], *(known for _, known in self.original.other_files))
         for layer, before in zip(original.own_files, planned, strict=False):
@@ -168,9 +169,15 @@ class ApplyTask:
                 f"the original {layer.path} was left alone",
                 why=f"since its overlay {self._plan.overlay_path} was published, it has changed"
                 f" ({before.changes(now)}), so only you know which of the two to keep",
-                remedy="If the overlay is the VM's disk, remove the original yourself. To go back to the original:"
-                f" {command('restore', self.guest, '--discard-changes')}.",
+                remedy=CHANGED_ASIDE if original.source.path != self._plan.source.path else self._choice(),
             )
+
+    def _choice(self) -> str:
+        """Return advice on a changed original that still has its own name: restore can go back to it."""
+        back = command("restore", self.guest, "--discard-changes")
+        return (
+            f"If the overlay is the VM's disk, remove the original yourself. To go back to the original: {back}."
+        )
 
 
 def _overlay(planned: ImageSource, state: GuestState | None) -> IncomingFile:
@@ -185,7 +192,7 @@ def _overlay(planned: ImageSource, state: GuestState | None) -> IncomingFile:
 def _check_start(guest: GuestToConvert, state: GuestState | None, how: Retire) -> None:
     if state is not None and state.goal is not Goal.APPLY and state.step is not Step.PURGED:
         raise GuestError(
-            f"a `batchdiff {state.goal}` of {guest.name} was interrupted",
+            f"a `batchdiff {state.goal}` of {guest.name} was not completed",
             remedy=f"Finish that first: {command(state.goal, guest.name)}.",
         )
     if guest.overlay_path == guest.source.path and how is Retire.KEEP:

@@ -19,7 +19,7 @@ class GuestJournal:
         known = session.journal.state(task.guest)
         self.state = GuestState(Step.CHECKED, task.goal) if known is None else replace(known, goal=task.goal)
         if known is not None and known.goal is not task.goal:
-            # The other verb retired a different file, so what it did to that file's name does not count here.
+            # The other verb retired another file, or gave this one another name: that does not count here.
             self.state = replace(self.state, moved=False, deleting=False, parts=())
             if known.deleting and known.goal is not Goal.RESTORE:
                 # If the original is gone, batchdiff deleted it, so restore deletes its remaining parts.
@@ -37,7 +37,7 @@ class GuestJournal:
         self._record(replace(self.state, step=Step.WRITTEN, data_file=data_file))
 
     def record_verified(self, incoming: Fingerprint) -> None:
-        """Record the identity of the incoming file, which was compared with the outgoing one."""
+        """Record the identity of the incoming file, which was compared with the outgoing one if necessary."""
         self._record(replace(self._identified(incoming), step=Step.VERIFIED))
 
     def record_published(self, incoming: Fingerprint) -> None:

@@ -1,4 +1,4 @@
-"""The incoming file, which takes the place of the outgoing one: its path and identity until it is published."""
+"""The incoming file, which takes the place of the outgoing one: its path, its identity, and its publication."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ from batchdiff.linux.call_failures import AGAIN
 class IncomingFile:
     """The incoming file of one task.
 
-    ``source``: its image under its own name. ``was_published``: whether it had that name before this command.
-    ``known``: its identity, once it is written. ``ready``: its path while it is complete under another name, which
-    is that of an original in quarantine or of a temporary file. ``compared``: the identity that it had, under its
-    own name, when the comparison began. ``data_file``: the identity of the data file that was written for it.
+    ``source``: its image under its own name. ``was_published``: whether any file with that name counts as the
+    incoming one, even if a VM has changed it. ``known``: its identity, once it is written. ``ready``: its path
+    while it is complete under another name, which is that of an original in quarantine or of a temporary file.
+    ``compared``: the identity that it had, under its own name, when the comparison began. ``data_file``: the
+    identity of the data file that was written for it.
 
     A VM's disk can be held, so that no program writes to it unnoticed between its comparison with the outgoing
     file and the deletion of that file.

@@ -63,7 +63,7 @@ class OutgoingFile:
             self._held = self._opened.enter_context(hold(image, Purpose.GUEST))
             now = image.layers[0].fingerprint()
             if moved and self._task.outgoing.known.is_unwritten(now):
-                # A process died between a rename and its record, so batchdiff itself caused the new ctime.
+                # A process may have died between a rename and its record, so the new ctime counts as batchdiff's.
                 self._run.journal.record_changed(now)
             self._task.check(image)
             if path == self._task.outgoing.names.own:

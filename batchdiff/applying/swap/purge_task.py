@@ -4,7 +4,7 @@
 
     QEMU finds overlay and original identical     the original is deleted
     they differ, or the VM is running             kept: the VM has run on the overlay since
-    the same with --used                          the original, if unchanged, is deleted, if the overlay is sound
+    the same with --used                          deleted if it is unchanged and the overlay is sound
     the overlay is missing or damaged             failed: the original may be all that is left
 
 After a restore that rebuilt an image, that image plays the part of the overlay.
@@ -42,7 +42,7 @@ from batchdiff.progress import Phase
 
 @frozen
 class PurgeOptions:
-    """The options of purge. ``used``: delete originals even if their VMs have run since, and they differ."""
+    """The options of purge. ``used``: delete originals even if they differ from the VMs' disks."""
 
     guests: tuple[str, ...] | None = None
     used: bool = False
@@ -162,7 +162,7 @@ class PurgeTask:
 
 
 def _all_that_is_left(guest: str, disk: str, aside: FileNames, state: GuestState) -> GuestError:
-    """Return the error for an original whose guest has no disk: neither an overlay nor a rebuilt image."""
+    """Return the error for an original whose guest's disk is missing: its overlay, or the rebuilt image."""
     back = command("restore", guest, "--discard-changes")
     if _is_restored(state):
         back = rename_back(aside.own if os.path.lexists(aside.own) else aside.deleting, disk)

@@ -33,7 +33,8 @@ def expect_rebuild(meter: Meter, plan: GuestToConvert) -> None:
 class RebuildTask:
     """The task that writes the VM's disk to a file with the original's own name, and deletes the overlay.
 
-    ``original``: an older original, which differs from the overlay and stays in quarantine; None if there is none.
+    The argument ``original`` is an older original, which differs from the overlay and stays in quarantine; None if
+    there is none.
     """
 
     goal, final, retire, needs_comparison = Goal.RESTORE, Step.RESTORED, Retire.DELETE, True
@@ -62,7 +63,7 @@ class RebuildTask:
         size = planned if overlay.virtual_size == record.virtual_size else overlay.virtual_size
         meter = self._guest.run.session.meter
         expect_rebuild(meter, plan)  # no effect if that was done already
-        # A difference ended the comparison.
+        # The comparison is over: a difference has ended it, or there is no original to compare.
         meter.reach(self.guest, Phase.COMPARE, record.virtual_size, worked=False)
         report = self._guest.run.reporter(self.guest, Phase.REBUILD)
         write_standalone(fd, overlay, plan.source, size, check=self._guest.run.stop.check, report=report)
@@ -70,7 +71,7 @@ class RebuildTask:
         return [*(f"could not keep {what}" for what in lost), *self._guest.remark_on_older()]
 
     def verify(self, overlay: Image, rebuilt: ImageSource, ended: Callable[[], bool]) -> None:
-        """Compare every byte of the overlay with the image that was just written."""
+        """Check the overlay, and compare every byte of it with the image that was just written."""
         report = self._guest.run.reporter(self.guest, Phase.VERIFY)
         check_used(overlay.source, ended, report)
         verify(Comparison(overlay.source, rebuilt), VerifyMode.FULL, ended, report)

@@ -68,7 +68,7 @@ def another_file(task: SwapTask, quarantined: str, history: History) -> GuestErr
     if task.goal is not Goal.APPLY:
         return GuestError(
             f"another file is at {task.outgoing.names.own}",
-            why=f"the file that was verified is now {quarantined}",
+            why=f"the overlay that was there is now {quarantined}",
             remedy=f"Compare the two and move away the one that you do not need, {AGAIN}",
         )
     remedy = f"Plan again for the file that is there now; or, if no VM uses that file, move it away, {AGAIN}"
@@ -94,7 +94,7 @@ def rebuilt_only(guest: str, overlay: str, rebuilt: str) -> GuestError:
 
 
 def quarantined_by_another(path: str) -> GuestError:
-    """Return the error for an original that, according to the journal, another plan moved into quarantine."""
+    """Return the error for an original in quarantine that, as the journal shows, this plan did not move there."""
     return GuestError(
         f"{path} was left alone",
         why="it is an original that another plan has put into quarantine",
@@ -130,7 +130,7 @@ def data_file_exists(path: str) -> GuestError:
 def original_missing(guest: str, remedy: str = "") -> GuestError:
     """Return the error for an original that is lost: giving up the overlay would not bring it back.
 
-    ``remedy``: what to do if the overlay cannot be read.
+    ``remedy``: what to do if the overlay cannot be read; empty if it can.
     """
     return GuestError(
         f"{guest} cannot go back to its original",
@@ -173,18 +173,23 @@ def not_the_overlay(path: str) -> GuestError:
 
 
 def not_the_original(guest: str, path: str, overlay: str, planned: PlannedImage) -> GuestError:
-    """Return the error for a file under a name of the original that must not replace the overlay."""
+    """Return the error for a file that has a name of the original, but must not replace the overlay.
+
+    To keep the overlay's content, restore must run without `--discard-changes`.
+    """
+    rebuild = command("restore", guest)
     if parts := changed_parts(planned):
         return GuestError(
             f"{guest} was not restored",
             why=f"its original {path} is not as it was planned: {parts}",
-            remedy="Bring back what was planned; or, to keep the overlay's content, move the original away,"
-            f" {AGAIN}",
+            remedy=f"Bring back what was planned, {AGAIN} To keep the overlay's content instead, move the original"
+            f" away and run {rebuild}.",
         )
     return GuestError(
         f"{guest} was not restored",
         why=f"{path} is not its original, or was written to after the conversion",
-        remedy=f"Compare it with the overlay {overlay}; move away the one that you do not need, {AGAIN}",
+        remedy=f"Compare it with the overlay {overlay}. To keep the overlay's content, move {path} away and run"
+        f" {rebuild}. To go back to {path}, move the overlay away, {AGAIN}",
     )
 
 

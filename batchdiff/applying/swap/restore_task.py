@@ -84,7 +84,8 @@ def restore_task(
 class RestoreTask:
     """The task that gives a guest its original or its rebuilt image back, and deletes the overlay.
 
-    ``original``: the original, if that is restored. ``older``: an older original that stays in quarantine, if any.
+    The argument ``original`` is the original, if that is restored; None if a rebuilt image is. ``older``: an older
+    original that stays in quarantine, if any.
     """
 
     goal, final, retire = Goal.RESTORE, Step.RESTORED, Retire.DELETE
@@ -118,7 +119,7 @@ class RestoreTask:
             check_used(overlay.source, ended, report)
             comparison = Comparison(overlay.source, disk, check=Check.LEAKS_ALLOWED)
         else:
-            # batchdiff did not write the original, so any leaks that QEMU's check finds in it were there before.
+            # batchdiff did not write the original, so whatever a check by QEMU would find in it was there before.
             comparison = Comparison(overlay.source, disk, check=Check.NONE)
         verify(comparison, VerifyMode.FULL, ended, report)
 
@@ -171,7 +172,7 @@ def _without_overlay(guest: GuestToRestore, original: Found | None) -> RestoreTa
 def _require_the_overlay(guest: GuestToRestore, overlay: Found) -> None:
     """Refuse to delete, without a comparison, a file that neither journal nor header shows to be the overlay.
 
-    :raises GuestError: it is another image.
+    :raises GuestError: neither does.
     """
     known = guest.state.overlay
     if known is not None and known.is_same_file(overlay.now):

@@ -38,7 +38,7 @@ def test_what_another_verb_has_begun_is_carried_on_by_it(goal, step):
     if step in {Step.PURGED, Step.RESTORED}:
         assert task(state).goal is Goal.APPLY
         return
-    with pytest.raises(GuestError, match=f"a `batchdiff {goal}` of web01 was interrupted") as caught:
+    with pytest.raises(GuestError, match=f"a `batchdiff {goal}` of web01 was not completed") as caught:
         task(state)
     assert f"`batchdiff {goal} PLAN --guest web01`" in caught.value.remedy
 

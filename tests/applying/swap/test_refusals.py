@@ -6,10 +6,10 @@ import types
 
 import pytest
 
-from batchdiff.applying.guests.file_names import original_names
+from batchdiff.applying.guests.file_names import original_names, overlay_names
 from batchdiff.applying.guests.next_action import OutgoingAt
-from batchdiff.applying.journal.records import Goal
-from batchdiff.applying.swap.refusals import lost, not_the_original, two_disks
+from batchdiff.applying.journal.records import Goal, History
+from batchdiff.applying.swap.refusals import another_file, lost, not_the_original, two_disks
 from batchdiff.files.fingerprint import NO_FILE, Fingerprint
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.plan.plan import PlannedImage
@@ -45,8 +45,18 @@ def planned(tmp_path, *fingerprints):
 def test_an_original_without_one_of_its_parts_is_still_the_original(tmp_path):
     missing = str(not_the_original("vm", "/vm.img", "/vm.qcow2", planned(tmp_path, FILE, FILE)))
     assert f"its original /vm.img is not as it was planned: {tmp_path / 'part0'} is gone. Bring back" in missing
+    assert missing.endswith("move the original away and run `batchdiff restore PLAN --guest vm`.")
     other = str(not_the_original("vm", "/vm.img", "/vm.qcow2", planned(tmp_path, FILE)))
     assert "/vm.img is not its original, or was written to after the conversion" in other
+
+
+def test_another_file_in_the_place_of_an_overlay():
+    outgoing = types.SimpleNamespace(names=overlay_names("/vm.qcow2"))
+    task = types.SimpleNamespace(guest="vm", goal=Goal.RESTORE, outgoing=outgoing)
+    assert str(another_file(task, "/vm.qcow2.batchdiff-overlay", History())) == (
+        "another file is at /vm.qcow2: the overlay that was there is now /vm.qcow2.batchdiff-overlay. Compare the"
+        " two and move away the one that you do not need, then run the same command again."
+    )
 
 
 def test_a_block_device_is_not_moved_away(tmp_path):
