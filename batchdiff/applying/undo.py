@@ -82,8 +82,7 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
     """Bring back or rebuild originals, delete their overlays, and yield the outcomes.
 
     :raises UsageError: one of the names is not that of a guest in the plan.
-    :raises PlanError: the template's content has changed or cannot be proved, and ``options.discard_changes`` is
-        not set.
+    :raises PlanError: the template's content has changed, or may have, and ``options.discard_changes`` is not set.
     :raises ImageError: the template cannot be read, and ``options.discard_changes`` is not set.
     :raises ProgramError: qemu-img is missing.
     :raises StopError: a stop was requested.
@@ -97,7 +96,7 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
         yield from restore_without_template(session, found, WITHOUT_TEMPLATE)
         return
     if options.discard_changes:
-        # Overlays that cannot be read stay where they are; all others are restored in the usual way.
+        # Overlays that cannot be read stay where they are; all other guests are restored in the usual way.
         found, damaged = split_by_reading(found, session.plan)
         yield from restore_without_template(session, damaged, DAMAGED)
 
@@ -117,7 +116,7 @@ def purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
 
     With ``options.used``, those are deleted, too, if the VMs' disks are sound.
 
-    :raises BatchdiffError: as for :func:`restore`.
+    :raises BatchdiffError: as for :func:`restore` without ``discard_changes``.
     """
     found = purgeable(session.plan, session.journal.history.states, options.guests)
     yield from nothing_to_do(session.plan, found, options.guests, "purge")
@@ -151,7 +150,8 @@ def nothing_to_do(
 ) -> Iterator[GuestOutcome]:
     """Yield the outcome of each named guest that has nothing to restore or purge, which is not an error.
 
-    If there is nothing to do at all, also yield those of guests that share blocks in place, to explain why.
+    If no guest is named and there is nothing to do at all, yield those of guests that share blocks in place, to
+    explain why.
 
     :raises UsageError: one of the names is not that of a guest in the plan.
     """

@@ -40,7 +40,7 @@ _NO_SUCH_OPTION = dict.fromkeys(
     "; for a dry run of `apply`, use `batchdiff plan`, which changes no image and shows what `apply` would do;"
     " `restore` and `purge` have --dry-run",
 )
-"""Options that people try but that do not exist, each with the alternative to use."""
+"""Options that people try with verbs that do not have them, each with what to use instead."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -65,7 +65,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         # argparse treats the value of an unknown option as an argument, and then reports an extra argument, such
         # as the plan. Blame only the options, if there are any.
         wrong = [word for word in unknown if word.startswith("-")] or unknown
-        # Two hints after each other become one question.
+        # Two hints in a row become one question.
         meant = "".join(hints).replace("?; did you mean ", " and ")
         main.error(f"unrecognized arguments: {' '.join(wrong)}{meant}")
     return arguments

@@ -62,7 +62,7 @@ def deletion(
 
 
 def overlays_remain(plan: Plan, count: int, *, others: bool = False) -> str:
-    """Return what remains once that many originals are deleted; ``others``: besides what was named before."""
+    """Return what remains once that many originals are deleted; ``others``: other guests were named before."""
     one = count == 1
     whose = ("the other guest's" if one else "the other guests'") if others else ("its" if one else "their")
     what = "overlay, which needs" if one else "overlays, which need"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class ProgressMode(enum.StrEnum):
-    """The choice of when progress is shown."""
+    """The choice of when a progress bar is drawn."""
 
     AUTO = "auto"
     ALWAYS = "always"
@@ -98,7 +98,7 @@ class Console:
             self.event("version", **version_event(verb))
 
     def end(self, verb: str, code: int, seconds: float) -> int:
-        """Print the last event, wait until all output is read, and return the exit code."""
+        """Print the last event, wait until all output is written, and return the exit code."""
         # If messages could not be written, that changes the exit code, which the last event must have, too.
         code = self._flushed(STDERR, code)
         if self.json:
@@ -108,7 +108,7 @@ class Console:
         return self._flushed(STDOUT, code)
 
     def _flushed(self, outlet: Outlet, code: int) -> int:
-        """Wait until all text is read, and return the exit code: the error's if that fails and ``code`` is 0."""
+        """Wait until all text is written; return the exit code: the error's if that fails and ``code`` is 0."""
         try:
             outlet.flush()
         except UsageError as error:

@@ -24,7 +24,7 @@ from batchdiff.qemu.image_options import decryption, dotted
 from batchdiff.units import few
 
 _MOST_CHANGES = 3
-"""The maximum number of guests whose definitions are listed on a terminal, below the table of all guests."""
+"""The maximum number of guests whose definitions are listed on a terminal, below the table, without `-v`."""
 
 PROXMOX_FOLDER = ("--proxmox", "/etc/pve/qemu-server")
 """The option with the folder in which a host with Proxmox VE keeps the configurations of its VMs."""
@@ -70,7 +70,7 @@ def print_definitions_step(
 ) -> None:
     """Print the commands that show, or make, the changes in the definitions of some guests' VMs.
 
-    VMs of Proxmox VE and those of libvirt have a command each. ``arguments``: those of apply or restore.
+    All VMs of Proxmox VE have one command, all other VMs another. ``arguments``: those of apply or restore.
     ``image``: the kind of image that the definitions must name.
     """
     options = ["--connect", arguments.connect] if arguments.connect else []
@@ -94,8 +94,8 @@ def definitions_command(
 ) -> str:
     """Return the command that shows what must change in the definitions of these guests' VMs.
 
-    ``path``: the plan's. ``moves``: ``--map`` and its values. ``options``: those for libvirt, which does not know
-    the VMs of Proxmox VE.
+    ``path``: the plan's. ``moves``: ``--map`` and its values. ``options``: those for libvirt, left out
+    for VMs of Proxmox VE, which libvirt does not know.
     """
     manager = PROXMOX_FOLDER if is_on_proxmox(guests) else options
     return shell_line(["batchdiff", "definitions", as_argument(path), *manager, *moves])

@@ -112,7 +112,7 @@ def test_a_template_that_nothing_rests_on_yet(stage, change):
         stage.template.write_bytes(b"?" * stage.template.stat().st_size)
     (found,) = findings(stage)
     assert (found.name, found.health) == ("template", Health.STALE)
-    assert "of all overlays" not in found.why
+    assert "needed by" not in found.why
     assert "plan again" in found.why.lower()
 
 
@@ -122,7 +122,7 @@ def test_a_template_that_another_guest_rests_on(tmp_path, monkeypatch):
     stage.template.unlink()
     (found,) = findings(stage, ("web",))
     assert found.health is Health.DAMAGED
-    assert "of all overlays" in found.why
+    assert "needed by all overlays" in found.why
 
 
 def change_template(stage):
@@ -187,7 +187,7 @@ def test_a_template_without_a_digest(stage):
     os.utime(stage.template)
     found = template(stage)
     assert found.health is Health.UNKNOWN
-    assert "its digest was not taken" in found.why
+    assert "the plan has no digest of it" in found.why
 
 
 def test_overlays_on_a_template_without_a_digest(stage):

@@ -256,7 +256,7 @@ def test_a_template_that_changed_while_an_older_original_is_left(stage):
     stage.use()
     assert status(stage.restore()) is Status.RESTORED
     stage.swap_template()
-    with pytest.raises(PlanError, match="Bring it back from a backup, then run the same command again"):
+    with pytest.raises(PlanError, match="Bring the template back from a backup, then run the same command again"):
         stage.purge()
 
 

@@ -1,10 +1,9 @@
-"""Retire a file; no other module renames or unlinks an original.
+"""Retire a file, or give a new one its name; no other module renames or unlinks an original.
 
-A file is renamed or deleted only while it is held open. It was opened, and its fingerprint compared with the plan,
-before anything took its place::
+A file is renamed or deleted only while it is open, and only if its path still leads to the open file::
 
-    move      compare path and descriptor -> rename, never replacing -> compare again, else rename back
-    delete    is it the held file, and not in the template's chain? -> unlink
+    move      compare path and descriptor -> rename, never replacing -> compare again; if they differ, rename back
+    delete    compare path and descriptor -> refuse a file of the template's chain -> unlink
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ def objection(
         return Fault(
             f"{path} has {info.st_nlink} hard links, and deleting one name would free nothing",
             f"`find FOLDER -xdev -samefile {shell_word(path)}`, with the mount point of its filesystem as FOLDER,"
-            f" finds the others. Remove those, {AGAIN}",
+            f" finds all of them. Remove the others, {AGAIN}",
         )
     aside = names.quarantine if retire is Retire.QUARANTINE else names.deleting
     if len(os.fsencode(os.path.basename(aside))) > longest_name(os.path.dirname(path)):
@@ -76,7 +75,7 @@ def objection(
 def move(fd: int, source: str, target: str) -> None:
     """Rename an open file within its folder, durably.
 
-    :raises GuestError: another file is at ``source``; neither was touched.
+    :raises GuestError: ``source`` no longer leads to that file; every file has the name that it had.
     :raises OSError: it cannot be renamed.
     """
     _require_open_file(fd, source)
@@ -90,7 +89,7 @@ def move(fd: int, source: str, target: str) -> None:
 def delete(fd: int, path: str, template: Image) -> int | None:
     """Unlink an open file, durably, and return the bytes that this frees; None if unknown.
 
-    :raises GuestError: another file is at ``path``, or the file belongs to the template's chain.
+    :raises GuestError: ``path`` no longer leads to that file, or the file is in the template's chain.
     :raises OSError: it cannot be unlinked.
     """
     _require_open_file(fd, path)
@@ -116,7 +115,7 @@ def change_by_writing(fd: int, path: str) -> int | None:
 
 
 def _own_bytes(fd: int, path: str) -> int | None:
-    """Return the bytes on disk that only this file uses; None if its filesystem does not report them."""
+    """Return the bytes that deleting a file frees, or a lower bound; None if unknown."""
     try:
         use = disk_use(fd, path)
     except (BatchdiffError, OSError):  # the number is for a report only

@@ -4,11 +4,11 @@ Examine the files, get an action from :mod:`~batchdiff.applying.guests.next_acti
 
 ::
 
-    prepare()   put back, discard, write          until there is something to verify
-    verify()    compare the two                   may run in another thread, while the next guest is written
+    prepare()   put back, discard, write          until there is something to verify, or all is done
+    verify()    compare the two files             may run in another thread, while the next guest is written
     finish()    publish, retire
 
-After a failure at any point, whatever was not published is rolled back, and the outgoing file gets its name back.
+After a failure, unpublished work is rolled back: a new file is removed, and the outgoing one gets its name back.
 """
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ class Swap:
         """Compare the two files.
 
         :raises VerificationError: they differ, or one of them is damaged.
+        :raises StopError: the comparison was ended early.
         """
         self.task.verify(self._image(), self.task.incoming.to_compare(), self._outgoing.must_end)
         self._verified = True
@@ -87,7 +88,7 @@ class Swap:
     def finish(self) -> None:
         """Publish the incoming file and retire the outgoing one.
 
-        :raises PlanError: what was compared has changed since.
+        :raises BatchdiffError: what was compared has changed since, or something else prevents the work.
         """
         if Action.UNLINK not in self._done:
             self._outgoing.check_unchanged()
@@ -100,7 +101,7 @@ class Swap:
         self._end()
 
     def check_holds(self) -> None:
-        """If a verification ended because a program wants to write, raise the error that names the program.
+        """If a verification ended because a program wants to write, raise the error about that program.
 
         :raises BatchdiffError: there is such a program.
         """
@@ -108,7 +109,7 @@ class Swap:
         self.task.incoming.check_held()
 
     def abandon(self) -> None:
-        """Give the outgoing file its name back, and remove an incoming file that was not published."""
+        """Roll back what was not published: remove a new file, and give the outgoing file its name back."""
         self._verified = False
         while True:
             scene = observe(self.task, self._journal.state.temporary, verified=False)
@@ -120,7 +121,7 @@ class Swap:
             if action is Action.DISCARD and self._journal.state.temporary is None:
                 break  # what is ready is not a new file, but an original in quarantine
             self._perform(action)
-        # An apply may have died before it recorded a publication: restore must not forget that overlay.
+        # If an apply died before it recorded a publication, its overlay must stay known, so that restore finds it.
         if self.task.goal is Goal.APPLY and self._incoming_at() is IncomingAt.NONE:
             # If the outgoing file is back under its own name, its new ctime is in the journal.
             self._journal.record_rolled_back(moved=self._outgoing.where is not OutgoingAt.NAMED)
@@ -184,8 +185,7 @@ class Swap:
     def _put_back(self) -> None:
         """Undo a rename of the outgoing file, by this process or one that died."""
         names, state = self.task.outgoing.names, self._journal.state
-        # If another file has taken the outgoing file's own name, such as an overlay at the same path, the outgoing
-        # file returns to quarantine.
+        # Back to quarantine if another file, such as an overlay, has taken the outgoing file's own name.
         source, target = self._outgoing.path, names.quarantine if os.path.lexists(names.own) else names.own
         if source == target:
             raise refusals.another_file(self.task, source, self._run.journal.history)
@@ -249,7 +249,7 @@ class Swap:
         self._run.journal.record_changed(identify(fd))
 
     def _unlink_outgoing(self) -> None:
-        """Delete the outgoing file, once it has a private name that no other program uses."""
+        """Delete the outgoing file, which was set aside for that, if no program and no other image uses it."""
         fd, names = self._image().layers[0].fd, self.task.outgoing.names
         self._outgoing.require_no_dependents(names.own, names.quarantine)
         self._outgoing.check_unchanged()

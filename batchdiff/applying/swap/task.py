@@ -26,7 +26,7 @@ from batchdiff.plan.plan import PlannedImage
 
 @frozen
 class Outgoing:
-    """The outgoing file: its image under its own name, its other names, and its identity.
+    """The outgoing file: its image under its own name, all its names, and its identity.
 
     ``parts``: the paths of other files that are deleted with an overlay. The plan lists those of an original.
     """
@@ -109,7 +109,7 @@ class SwapTask(Protocol):
 
 @runtime_checkable
 class Writer(Protocol):
-    """A task whose incoming file does not exist yet."""
+    """A task that writes its incoming file, unless an earlier run has published it."""
 
     def write(self, fd: int, outgoing: Image, data_fd: int | None = None) -> list[str]:
         """Write the incoming image to an empty file, from the outgoing one; return remarks for the operator.

@@ -4,9 +4,10 @@
 
     fingerprints as planned, or as batchdiff itself left them   -> the planned content      no byte is read
     fingerprints that the sidecar records for that content      -> the planned content      no byte is read
-    anything else, and every block device                       -> its digest decides       every byte is read
+    anything else, and every block device                       -> its digest decides       all its data is read
 
-Only changed content is a reason to refuse: modes, owners, times, inodes and device numbers may change.
+Only changed content, or a lack of proof, is a reason to refuse: modes, owners, times, inodes and device numbers
+may change.
 """
 
 from __future__ import annotations
@@ -50,9 +51,10 @@ def accept_template(run: Run) -> None:
 
 
 def begin_with_template(meter: Meter, template: Image | None, times: int = 1) -> Callable[[int], None]:
-    """Begin the progress of a command that reads its template first, unless ``template`` is None.
+    """Begin the progress of a command. ``template``: the template, if the command reads it first, or None.
 
-    ``times``: how many times it will be read. Return a function that reports how much of it has been read.
+    ``times``: how many times it will be read. Return a function that takes the number of bytes of its disk that
+    have been read, and reports them.
     """
     if template is not None:
         meter.expect(None, Phase.TEMPLATE, template.virtual_size * times)
@@ -75,7 +77,7 @@ def doubt(template: Image, plan: Plan, history: History) -> str:
 
 
 def _is_known(sidecar: Sidecar, now: Chain, plan: Plan) -> bool:
-    """Return whether a sidecar records the planned and the present fingerprints for the same content."""
+    """Return whether a sidecar shows that a template with its present fingerprints has the planned content."""
     if sidecar.fingerprints != now:
         return False
     same_digest = bool(plan.template_digest) and sidecar.digest == plan.template_digest
@@ -97,13 +99,13 @@ def require_content(  # noqa: PLR0913  # options by keyword
     have been read, or skipped as holes.
 
     :raises TemplateChangedError: the digests differ.
-    :raises PlanError: the planned digest was never taken.
+    :raises PlanError: the planned digest is not known.
     """
     known, path = known_digest(plan), plan.template.source.path
     if not known:
         raise PlanError(
             f"cannot determine whether the template {path} is still as planned",
-            why=f"{reason}; its digest was not taken, because it shares blocks with its copies",
+            why=f"{reason}; the plan has no digest of it, because it shares blocks with its copies",
             remedy=_without_digest(plan, history),
         )
     if content_digest(template, check=check, report=report) == known:
@@ -118,7 +120,7 @@ def require_content(  # noqa: PLR0913  # options by keyword
     raise TemplateChangedError(
         f"the plan is stale, because the content of the template {path} changed",
         why=f"{reason}; its digest differs from the planned one",
-        remedy=PLAN_AGAIN if may_be_planned_again(history) else f"Bring it back from a backup, {AGAIN}",
+        remedy=PLAN_AGAIN if may_be_planned_again(history) else f"Bring the template back from a backup, {AGAIN}",
     )
 
 
@@ -147,7 +149,7 @@ def _without_digest(plan: Plan, history: History) -> str:
 
 
 def known_digest(plan: Plan) -> str:
-    """Return the digest of the planned template's content; empty if it was never taken."""
+    """Return the digest of the planned template's content; empty if neither the plan nor a sidecar has it."""
     if plan.template_digest:
         return plan.template_digest
     for sidecar in sidecars_of(plan):

@@ -1,4 +1,4 @@
-"""The work between a publication and the removal of any original: protect the template, write its sidecar."""
+"""The work on a template as its overlays are published: have QEMU open it, protect it, write its sidecar."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ from batchdiff.plan.sidecar import (
 from batchdiff.units import few
 
 _MOST_EARLIER = 16
-"""The number of earlier sets of fingerprints to keep: a plan made before a change of mode records older ones."""
+"""The maximum number of earlier sets of fingerprints to keep: a plan made before a change of mode has one."""
 
 
 def record_overlay(
@@ -74,7 +74,7 @@ def _after(last: OverlayOrigin | None, origin: OverlayOrigin, overlay_path: str)
 def check_other_overlays(template_path: str, digest: str, overlay_path: str) -> None:
     """Make sure that no overlay of an earlier plan needs the template with different content.
 
-    ``digest``: the digest of its present content; empty if it is not known yet.
+    ``digest``: the digest of the template's present content; empty if it is not known yet.
 
     :raises PlanError: some do, or it is unknown whether they do.
     """
@@ -105,14 +105,14 @@ def _other_content(template_path: str, overlays: list[str]) -> PlanError:
     need, which = ("needs", "that overlay") if len(overlays) == 1 else ("need", "those overlays")
     return PlanError(
         f"the content of {template_path} changed after overlays were created on it",
-        why=f"{few(sorted(overlays))} {need} its former content, as"
+        why=f"{few(sorted(overlays))} {need} the former content, as"
         f" {sidecar_path(template_path, overlays[0])} records",
         remedy=f"Bring the template back from a backup; do not start a VM on {which} until then.",
     )
 
 
 def forget_overlay(template_path: str, overlay_path: str, *, plan: str, guest: str) -> None:
-    """Record that an overlay is gone. The template itself need not exist.
+    """Record that an overlay is gone, in the template's sidecar if that can be read. The template need not exist.
 
     ``plan``, ``guest``: the checksum of the plan that is undone, and the guest for which it is undone. If the
     overlay had replaced another one (``rethin``), the replaced one is recorded again.
@@ -158,7 +158,7 @@ def _distinct(chains: tuple[Chain, ...], *, but: Chain) -> tuple[Chain, ...]:
 
 @contextmanager
 def _locked_folder(path: str) -> Iterator[None]:
-    """Keep other processes from changing the sidecars in the folder of ``path`` meanwhile."""
+    """Inside the block, keep other processes of batchdiff from changing the sidecars in the folder of ``path``."""
     folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)

@@ -2,7 +2,8 @@
 
 ::
 
-    proven by fingerprints, or by the digest                                       -> sound, or touched
+    proven by fingerprints, or on a block device by the digest                     -> sound
+    proven by the digest, although fingerprints have changed                       -> touched
     missing                      an overlay depends on it                          -> damaged
                                  none does                                         -> stale
     its content has changed      overlays that are recorded for this plan          -> damaged
@@ -50,7 +51,7 @@ def check_template(
 ) -> tuple[Finding, Health]:
     """Return the finding for the template, and the health of what a VM reads from it through an overlay.
 
-    ``converted``: the guests whose originals an error may name, to go back to.
+    ``converted``: the guests whose originals an error may name as a way back.
 
     :raises StopError: the user asked to stop.
     """
@@ -103,7 +104,7 @@ def _of_unused(error: BatchdiffError, history: History) -> tuple[Health, Batchdi
         return Health.STALE, error
     if not is_caused_by(error, FileNotFoundError, NotADirectoryError):
         return Health.UNKNOWN, error
-    remedy = "Bring it back before you apply the plan, or add `--map OLD=NEW` if it was moved."
+    remedy = "Bring it back before you apply the plan. If it was moved, add `--map OLD=NEW` to this command."
     # After an original has been renamed, a new plan would not find it.
     if may_be_planned_again(history):
         remedy = f"{remedy} If it is lost, plan again with another template."
@@ -114,7 +115,7 @@ def _of_unused(error: BatchdiffError, history: History) -> tuple[Health, Batchdi
 def _needed(error: BatchdiffError, overlays: str) -> ImageError:
     is_missing = is_caused_by(error, FileNotFoundError, NotADirectoryError)
     remedy = "Bring it back, or add `--map OLD=NEW` if it was moved." if is_missing else error.remedy
-    return ImageError(error.what, why=f"{error.why}; it is the backing file of {overlays}", remedy=remedy)
+    return ImageError(error.what, why=f"{error.why}; it is needed by {overlays}", remedy=remedy)
 
 
 def _of_unknown_plan(error: BatchdiffError, plan: Plan, overlays: list[str]) -> TemplateChangedError:

@@ -80,7 +80,7 @@ class Copier:
             self.advance(len(data))
 
     def _copy_all(self, segment: Segment, target: int) -> None:
-        """Copy a segment in the kernel, which shares blocks if it can, and copy the rest through memory."""
+        """Copy parts that may share blocks in the kernel, which shares them if it can; the rest through memory."""
         for part, may_share in self._split_by_sharing(segment):
             rest, offset = part, target + part.start - segment.start
             if may_share:

@@ -34,7 +34,7 @@ class DataStore(Protocol):
 
     @property
     def end(self) -> int:
-        """The file offset after the last data cluster."""
+        """The offset in the image's own file after the last data cluster in it."""
 
     def store(self, extents: Extents, clusters: npt.NDArray[np.int64]) -> Words:
         """Write the DATA of ``extents`` (granules), which is in ``clusters``; return the clusters' L2 entries."""
@@ -86,7 +86,7 @@ class OutsideStore:
 
 
 class UnwrittenStore:
-    """Places for data clusters that are not written here: in this file, or in another one at their own offsets."""
+    """Places for data clusters that are not written here: in this file, or as in :class:`OutsideStore`."""
 
     def __init__(self, geometry: Geometry, start: int, *, outside: bool) -> None:
         self._geometry, self._outside = geometry, outside

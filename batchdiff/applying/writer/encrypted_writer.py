@@ -41,7 +41,7 @@ def write_encrypted(  # noqa: PLR0913  # options by keyword
     ``advance`` is called with the number of further bytes of the guest that QEMU has encrypted.
 
     :raises OSError: the disk is full or has a fault.
-    :raises ImageError: the original, or the secret, cannot be read.
+    :raises ImageError: the original or a secret cannot be read, or a secret is wrong.
     :raises FormatError: the header does not fit.
     :raises ProgramError: QEMU is missing or fails.
     :raises InUseError: a VM is using the original.

@@ -31,7 +31,7 @@ def write_overlay(  # noqa: PLR0913  # options by keyword
     that have been written. ``data_fd``: the overlay's data file, also empty, if it is to have one.
 
     :raises OSError: the disk is full or has a fault.
-    :raises ImageError: the original cannot be read.
+    :raises ImageError: the original or a secret cannot be read, or a secret is wrong.
     :raises FormatError: the header does not fit.
     :raises ProgramError: QEMU, which encrypts the data, is missing or fails.
     :raises InUseError: a VM is using the original.

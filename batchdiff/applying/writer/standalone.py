@@ -38,8 +38,8 @@ def write_standalone(  # noqa: PLR0913  # options by keyword
     ``size``: the length of a raw file, in bytes; QEMU shows its guest that length rounded up to a sector.
     ``report`` is called with the number of bytes of the disk that have been written so far, or need not be.
 
-    :raises ImageError: the secret cannot be read.
-    :raises ProgramError: QEMU is needed for the format, and is missing or fails.
+    :raises ImageError: the image or a secret cannot be read, or a secret is wrong.
+    :raises ProgramError: QEMU is needed for the format or the encryption, and is missing or fails.
     :raises InUseError: a VM is using one of the images that QEMU reads.
     :raises StopError: ``check`` asked to stop.
     :raises OSError: the disk is full or has a fault.
@@ -66,7 +66,7 @@ def write_standalone(  # noqa: PLR0913  # options by keyword
     geometry = geometry_of(OverlayOptions(), DEFAULT_CLUSTER_SIZE)
     extents = fold(_content(image), geometry.cluster_size // SECTOR)
     advance = summing(report)
-    # Areas that read as zeros need no work, however large they are.
+    # Areas that metadata shows to be zeros need no work, however large they are.
     advance(max(image.virtual_size - extents.units(Kind.DATA) * geometry.cluster_size, 0))
     content = NewImage(virtual_size=image.virtual_size, geometry=geometry, extents=extents, backing=None)
     write_image(fd, image, content, check=check, advance=advance)

@@ -174,7 +174,7 @@ def test_of_four_overlays_two_are_named(template):
     folder = template.path.parent
     assert str(caught.value) == (
         f"the content of {template.path} changed after overlays were created on it: {folder}/a.qcow2,"
-        f" {folder}/b.qcow2 and 2 more need its former content, as"
+        f" {folder}/b.qcow2 and 2 more need the former content, as"
         f" {template.path}.batchdiff-template.json records."
         " Bring the template back from a backup; do not start a VM on those overlays until then."
     )

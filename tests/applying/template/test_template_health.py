@@ -43,7 +43,7 @@ def test_the_headers_of_overlays_show_that_they_rest_on_a_missing_template(tmp_p
     lose_records(stage)
     found = template(stage)
     assert found.health is Health.DAMAGED
-    assert f"it is the backing file of {stage.overlay()}" in found.why
+    assert f"it is needed by {stage.overlay()}" in found.why
     assert "plan again" not in found.why.lower()
 
 
@@ -104,7 +104,7 @@ def test_a_template_that_is_there_need_not_be_brought_back(stage, monkeypatch, r
     monkeypatch.setattr(template_health, "open_image", fail)
     found = template(stage)
     assert found.health is Health.DAMAGED
-    assert found.why.startswith("cannot read it: Input/output error; it is the backing file of ")
+    assert found.why.startswith("cannot read it: Input/output error; it is needed by ")
     assert found.why.endswith(" Replace the disk.")
 
 
