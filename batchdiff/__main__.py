@@ -31,7 +31,7 @@ def main() -> NoReturn:
 
         code = run(sys.argv[1:])
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # too late: everything is done, as the exit code must show
+            signal.signal(number, signal.SIG_IGN)  # too late to stop: the exit code must show that all is done
     except KeyboardInterrupt:
         code = _INTERRUPTED
     _end(code)
@@ -41,7 +41,7 @@ def _take_names_for_utf8() -> None:
     """Restart Python in UTF-8 mode if the locale would make it decode file names in another encoding.
 
     Manifests and plans are UTF-8, and the bytes of a file name do not depend on the locale. In ASCII or
-    Latin-1, Python would not find a name from the manifest, and would record a name from a folder wrongly.
+    Latin-1, Python would not find a file that the manifest names, and would record the names of files wrongly.
     Messages keep the locale's encoding: PYTHONIOENCODING passes it on, because UTF-8 mode would override it.
     """
     stream = sys.stdout or sys.stderr

@@ -41,7 +41,7 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
     :raises PlanError: the template's content has changed, or cannot be proved; or its only sidecar cannot be used.
     :raises ImageError: the template cannot be read, or a program writes to it.
     :raises ProgramError: qemu-img is needed and missing.
-    :raises GuestError: a filesystem does not have enough space.
+    :raises GuestError: a filesystem does not have enough space, or cannot be queried.
     :raises StopError: a stop was requested.
     """
     plan, history = session.plan, session.journal.history
@@ -65,7 +65,7 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
         yield from share_guests(run, to_share)
         pending = [guest for guest in to_convert if not _is_published(guest, session)]
         jobs = _jobs(run, to_convert, pending, options.retire)
-        # Up to this point, an error ends the whole command, before any image is written.
+        # An error in any of these checks ends the whole command, before any image is written.
         discard_unfinished(plan)
         publication = Publication(plan, run)
         _make_up(publication, to_convert, session)
@@ -112,7 +112,9 @@ def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
 
 
 def originals_to_delete(plan: Plan, options: ApplyOptions, history: History) -> list[tuple[str, int]]:
-    """Return path and bytes on disk of each original that `--retire delete` would delete, also from quarantine.
+    """Return the path of each original that `--retire delete` would delete, even from quarantine, and its size.
+
+    The size is the number of bytes that it took on disk when the plan was made.
 
     :raises UsageError: as for :func:`choose_guests`.
     """
@@ -125,7 +127,7 @@ def originals_to_delete(plan: Plan, options: ApplyOptions, history: History) -> 
             names = original_names(guest.source.path)
             size = guest.diff.savings.allocated_bytes
             aside = names.quarantine, names.deleting
-            # An overlay that replaced its original has the original's own name.
+            # With `overlay: {path: same}`, a published overlay has the original's own name.
             is_replaced = guest.overlay_path == names.own and state is not None and state.published
             places = (*aside, names.own) if is_replaced else (names.own, *aside)
             there = [path for path in places if os.path.lexists(path)]
@@ -149,7 +151,7 @@ def _given_back(plan: Plan, options: ApplyOptions, history: History) -> frozense
 def _jobs(run: Run, guests: list[GuestToConvert], pending: list[GuestToConvert], retire: Retire) -> int:
     """Return how many guests may be in progress at once, as far as memory, open files and space allow.
 
-    :raises GuestError: a filesystem does not have enough space, even for one at a time.
+    :raises GuestError: a filesystem does not have enough space, even for one at a time, or cannot be queried.
     """
     plan = run.session.plan
     jobs = at_once(run.session.jobs, guests, plan.template.source)
@@ -178,7 +180,7 @@ def _is_published(guest: GuestToConvert, session: Session) -> bool:
 
 
 def choose_guests(plan: Plan, names: tuple[str, ...] | None) -> list[GuestPlan]:
-    """Return the guests with these names, or all, in the plan's order.
+    """Return the guests with these names, in the plan's order; all guests if ``names`` is None.
 
     :raises UsageError: one of the names is not that of a guest in the plan.
     """

@@ -1,4 +1,4 @@
-"""Limit the number of guests in progress at once: one is written while the others are verified.
+"""Limit the number of guests in progress at once: at most one is written while the others are verified.
 
 ::
 

@@ -1,7 +1,8 @@
 """Try a restore or purge without changing anything, for `--dry-run`.
 
-All checks that need no new file are made, and QEMU compares the same existing images as in a real run. Nothing is
-written, renamed or deleted, and nothing is recorded in the journal.
+All checks that need no new file are made, except for guests whose overlays cannot be read, and QEMU compares the
+same existing images as in a real run. Nothing is written, renamed or deleted, and nothing is recorded in the
+journal.
 """
 
 from __future__ import annotations

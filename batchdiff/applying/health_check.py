@@ -3,10 +3,11 @@
 ::
 
     template   see template/template_health
-    overlay    its VM is running      -> in use     nothing is compared
-               missing, or QEMU finds an error in it                                      -> damaged
+    overlay    a VM or another program uses it                                            -> in use, not compared
+               missing, or an error is found in it                                        -> damaged
                names another template in its header, as after a move                      -> unknown
-               no permission to read it, or its secret is missing or wrong                -> unknown
+               no permission to read it, its secret is missing or wrong, or
+               its data file was moved                                                    -> unknown
                either of two files could be it, or its original                           -> unknown
                names the data file of another overlay                                     -> damaged
                differs from its original, though neither has been written to              -> damaged
@@ -256,7 +257,7 @@ def _back(guest: GuestToConvert) -> str:
 def _require_readable(overlay: ImageSource) -> None:
     """Refuse a damaged overlay; refuse one that names a different template, as after a move, with another error.
 
-    :raises VerificationError: the header is damaged.
+    :raises VerificationError: its header or its tables are damaged.
     :raises ImageError: the backing file is not the template of the plan or cannot be read, the data file was
         moved, the secret is missing or wrong, or this user is not allowed to read the overlay.
     """

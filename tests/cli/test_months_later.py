@@ -581,7 +581,7 @@ def test_a_purge_of_an_older_original_that_is_killed_goes_on(one, call):
     subprocess.run(argv, cwd=one.folder, check=False, capture_output=True, timeout=120)
     left = [name for name in one.names() if name.startswith("raw.img.batchdiff-")]
     assert len(left) == 1
-    assert "purge: finish the interrupted purge" in run(one, "status").stdout
+    assert "purge: finish the purge that was started" in run(one, "status").stdout
     assert "Nothing to restore" in run(one, "restore").stdout
     run(one, "purge", "--used", "--yes")
     assert not [name for name in one.names() if name.startswith("raw.img.batchdiff-")]

@@ -79,7 +79,7 @@ def test_rebuilt_images_are_planned_again(planned):
     planned.apply("--retire", "delete", "--yes")
     run(planned, "restore")
     done = planned.apply("--retire", "delete", "--yes", "--json")
-    assert "to convert an image that was rebuilt or replaced, make a new plan" in next(
+    assert "to convert an image that was rebuilt, replaced or written to, make a new plan" in next(
         e["reason"] for e in events(done) if e["event"] == "guest"
     )
     assert "another file is in its place" in " ".join(run(planned, "show").stdout.split())

@@ -94,6 +94,7 @@ WORDS_IN_REASONS = {
     "its",
     "its filesystem",
     "next to nothing (X of its data)",
+    "the guest of that name",
     "the guest X",
     "the guest of that name",
     "leave this guest out",

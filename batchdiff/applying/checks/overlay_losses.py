@@ -37,15 +37,15 @@ def _counted(losses: Losses) -> dict[Loss, str]:
 
 
 def check_losses(guest: str, overlay: ImageSource, allowed: LossesAllowed) -> None:
-    """Make sure that an overlay has no snapshots or bitmaps, unless the operator gives them up.
+    """Make sure that an overlay has no snapshots or bitmaps, except those whose loss is allowed.
 
     :raises GuestError: it has some that would be lost.
-    :raises ImageError: it is not a sound image of its format.
+    :raises ImageError: it is missing, or not a sound image of its format.
     """
-    path = overlay.path
-    lost = {loss: words for loss, words in counted_losses(overlay).items() if loss not in allowed}
+    path, there = overlay.path, counted_losses(overlay)
+    lost = {loss: words for loss, words in there.items() if loss not in allowed}
     if lost:
-        flags = [f"--allow-loss {loss}" for loss in lost]
+        flags = [f"--allow-loss {loss}" for loss in there]  # also those that were given
         raise GuestError(
             f"the overlay {path} was left unchanged",
             why=f"it has {' and '.join(lost.values())}, which would be lost with it",

@@ -5,7 +5,7 @@
     ranges to compare   |###########################################|
     data of the old     |######|      |###|             |####|
     data of the new     |######|                            |#####|
-    compared            |######|      |###|             |#########|       holes of both need no reading
+    compared            |######|      |###|             |#########|       holes in both are not read
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PIECE = 2 * MIB
 writes the next overlay: with 512 KiB, an apply took 1.15 times as long (AMD EPYC)."""
 
 _STRETCH = 32 * MIB
-"""The length of two images that is mapped at a time: up to 8,192 segments of each, one for every 4 KiB."""
+"""The length of two images that is mapped at a time: 8,192 segments of each if every 4 KiB is a segment."""
 
 _Range = tuple[int, int]
 
@@ -68,7 +68,7 @@ def _stretches(
 ) -> Iterator[list[_Range]]:
     """Yield ranges, grouped and cut by stretch; a stretch starts at the next data of either image.
 
-    ``left_out`` is called with the number of bytes before that, which are holes in both.
+    ``left_out`` is called with the number of bytes before that, which are zeros in both.
     """
     stretch: list[_Range] = []
     limit = 0
@@ -111,7 +111,7 @@ def _pieces_with_data(ranges: list[_Range], both: tuple[list[Segment], list[Segm
 
 
 def _data_of(both: tuple[list[Segment], list[Segment]]) -> list[_Range]:
-    """Return the ascending, disjoint ranges in which either of two lists of segments has something but zeros."""
+    """Return the ascending, disjoint ranges in which either list of segments has anything but zeros."""
     found: list[_Range] = []
     pieces = (segment[:2] for segments in both for segment in segments if segment.origin is not Origin.ZERO)
     for start, end in sorted(pieces):

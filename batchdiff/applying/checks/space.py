@@ -31,7 +31,7 @@ _METADATA = 1024 * KIB
 """Header, first tables, and rounding up to whole filesystem blocks."""
 
 _STRETCH = 64 * MIB
-"""The bytes of an image that are mapped at a time: at most 16,384 segments of 4 KiB, which is a short list."""
+"""The bytes of an image that are mapped at a time: 16,384 segments, a short list, if every 4 KiB is a segment."""
 
 _CLUSTERS = {
     ImageFormat.QED: 64 * KIB,
@@ -52,7 +52,7 @@ _FICLONERANGE, _TRIAL = 0x4020940D, 64 * KIB
 
 @frozen
 class Room:
-    """The number of guests for which there is space at once; ``scarce_in``: a folder without space for more."""
+    """The number of guests to convert at once; ``scarce_in``: a folder without space for more, empty if none."""
 
     jobs: int
     scarce_in: str = ""
@@ -66,13 +66,16 @@ def check_space(
     jobs: int = 1,
     unfinished: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> Room:
-    """Compare the maximum space that apply needs at any moment with the free space of each filesystem.
+    """Return how many guests can be in progress at once, given the free space of each filesystem.
+
+    What counts is the maximum space that apply needs at any moment.
 
     ``protected``: the template, if its write permission will be removed, which copies it on some filesystems.
-    ``jobs``: how many guests are to be in progress at once; fewer need less space if originals are deleted.
+    ``jobs``: how many may be in progress at most; fewer need less space if originals are deleted.
     ``unfinished``: by guest, the files that an interrupted apply left behind; their space can be reused.
 
-    :raises GuestError: a filesystem does not have enough space, even for one guest at a time.
+    :raises GuestError: a filesystem does not have enough space, even for one guest at a time, or cannot be
+        queried.
     """
     room = Room(jobs)
     by_device: dict[int, list[GuestToConvert]] = {}
@@ -117,14 +120,14 @@ def free_bytes(folder: str) -> int:
     free, available = status.f_bfree * status.f_frsize, status.f_bavail * status.f_frsize
     if os.geteuid() != 0:
         return available
-    # Root may also use the blocks reserved for root, but not those that ext4 keeps for its own tables.
+    # Root may also use the blocks reserved for root, but not those that ext4 keeps for itself.
     return max(available, free - _kept_by_ext4(folder))
 
 
 def _kept_by_ext4(folder: str) -> int:
-    """Return the bytes that ext4 holds back for delayed allocation; 0 on other filesystems.
+    """Return the bytes that ext4 holds back, so that writing out cached data cannot fail; 0 on other filesystems.
 
-    Source: Linux ``Documentation/ABI/testing/sysfs-fs-ext4`` (reserved_clusters).
+    Source: Linux ``Documentation/admin-guide/ext4.rst`` (reserved_clusters).
     """
     device = os.stat(folder).st_dev
     link = f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"

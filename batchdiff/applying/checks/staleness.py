@@ -4,7 +4,7 @@
 
     what has changed                      what follows
     nothing, except by batchdiff itself   -> accepted
-    only its ctime: mode, owner, name     -> accepted if QEMU compares every byte with the overlay anyway
+    only its ctime: mode, owner, name     -> accepted if every byte will be compared anyway
     anything else                         -> the plan is stale
 """
 
@@ -25,7 +25,7 @@ PLAN_AGAIN = "Shut down any VM or program that writes to it, then plan again."
 def with_accepted(record: PlannedImage, template: Image) -> PlannedImage:
     """Return a guest's record with the accepted fingerprints of the template's files, if they are in its chain.
 
-    The template may since have lost its write permission, or have been restored with another inode.
+    Since planning, the template may have lost its write permission, or been restored with another inode.
     """
     accepted = dict(zip((layer.path for layer in template.layers), template.fingerprints(), strict=True))
     below = zip(record.paths[1:], record.fingerprints[1:], strict=True)
@@ -34,14 +34,17 @@ def with_accepted(record: PlannedImage, template: Image) -> PlannedImage:
 
 
 def changes_since_planned(image: Image, record: PlannedImage, history: History) -> str:
-    """Describe what has changed in an open image's chain, except ctimes that batchdiff changed."""
+    """Describe the changes in an open image's chain, except ctimes that batchdiff changed; empty if none."""
     return record.changes(without_own_changes(record.fingerprints, image.fingerprints(), history))
 
 
 def without_own_changes(
     planned: tuple[Fingerprint, ...], now: tuple[Fingerprint, ...], history: History
 ) -> tuple[Fingerprint, ...]:
-    """Return a chain's present fingerprints, or the planned ones of files whose ctime alone batchdiff changed."""
+    """Return a chain's present fingerprints, in which a ctime that batchdiff changed does not show.
+
+    A file of which nothing but such a ctime has changed keeps its planned fingerprint.
+    """
     if len(planned) != len(now):
         return now
     return tuple(
@@ -51,7 +54,9 @@ def without_own_changes(
 
 
 def check_unchanged(image: Image, record: PlannedImage, history: History, mode: VerifyMode) -> None:
-    """Refuse an open guest whose content may differ from the plan, unless verification will compare every byte.
+    """Refuse an open guest that has changed since planning.
+
+    With full verification, which compares every byte, its ctimes may have changed.
 
     :raises PlanError: it has changed.
     """

@@ -1,7 +1,8 @@
 """Compare the content of two images, in one of three modes; only the first allows originals to be deleted.
 
 full      qemu-img check, and qemu-img compare of every byte: QEMU's reader, not ours
-changed   our reader, only the extents of an overlay that was just written
+changed   our reader, only the extents of an overlay that was just written; every byte of any other overlay, and
+          of images on a block device
 native    our reader, every byte
 """
 
@@ -35,7 +36,7 @@ class Check(enum.Enum):
 
     FLAWLESS = "it was just written: not even leaked clusters are allowed"
     LEAKS_ALLOWED = "a VM has run on it and may have been killed: leaked clusters are harmless"
-    NONE = "it is the original or was rebuilt earlier: it is only compared"
+    NONE = "it is the original or, for purge, a rebuilt image: it is only compared"
 
 
 @frozen
@@ -113,7 +114,7 @@ def check_used(image: ImageSource, ended: Callable[[], bool], report: Callable[[
 
     ``report`` is called with 0 while QEMU is at work: the check reads only metadata.
 
-    :raises VerificationError: it is damaged.
+    :raises VerificationError: it is damaged, or cannot be read.
     :raises SecretError: a secret cannot be read, or is wrong.
     :raises InUseError: it is in use, so QEMU cannot read it now.
     :raises ProgramError: qemu-img could not be run.

@@ -30,9 +30,9 @@ def commands_for(plan: str, maps: list[str]) -> Iterator[None]:
 
 
 def commands(verb: str, guests: list[str], *options: str) -> str:
-    """Return a command for several guests, in backquotes; if there are many, one for all guests of the plan.
+    """Return a command for these guests, in backquotes; for all guests of the plan if these are many or none.
 
-    A command that discards something names each of them, because it must not affect any other guest.
+    A command that discards something names each guest, because it must not affect any other guest.
     """
     discards = not _DISCARDING.isdisjoint(options)
     named = guests if discards or len(guests) <= _MOST_NAMED else []

@@ -1,4 +1,4 @@
-"""Find what became of the guests that a plan converted, shared or restored, from the journal and the files."""
+"""Find out what became of guests on which apply or restore has worked, from the journal and the files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refuse to use a plan to undo conversions that it did not make."""
+"""Refuse to restore or purge guests with a plan that did not convert them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from batchdiff.units import few
 
 
 def require_done_here(plan: Plan, names: Iterable[str] | None, verb: str) -> None:
-    """Refuse guests that an earlier plan converted: only that plan, with its journal, can undo the conversion.
+    """Refuse guests that an earlier plan converted: only that plan has the journal of the conversion.
+
+    ``names``: the guests that the operator named; None if all are meant, and then none is refused.
 
     :raises UsageError: there is such a guest; the message names its plan, and the command to run.
     """

@@ -87,7 +87,7 @@ def discard(path: str) -> None:
 
 
 def where_is(names: FileNames, known: Fingerprint) -> OutgoingAt:
-    """Return which of its names a file has now, by its identity and not by its content."""
+    """Return which of its names a file has now, or that it is gone. Its identity decides, not its content."""
     for where in (OutgoingAt.DELETING, OutgoingAt.ASIDE, OutgoingAt.NAMED):
         now = fingerprint_at(names.at(where))
         if now is not None and known.is_same_file(now):

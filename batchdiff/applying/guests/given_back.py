@@ -20,13 +20,13 @@ def why_not_again(guests: list[GuestToConvert]) -> dict[str, str]:
         way = (
             f"{again} converts {it} again"
             if guest.name in whole
-            else "to convert an image that was rebuilt or replaced, make a new plan"
+            else "to convert an image that was rebuilt, replaced or written to, make a new plan"
         )
         reasons[guest.name] = f"restored earlier; {way}"
     return reasons
 
 
 def _is_as_planned(guest: GuestToConvert) -> bool:
-    """Return whether a guest's file is the one that was planned: a rebuilt image is a different file."""
+    """Return whether a guest's file is the planned one, not a rebuilt image, and has not been written to."""
     now = fingerprint_at(guest.source.path)
     return now is not None and guest.image.fingerprints[0].is_unwritten(now)

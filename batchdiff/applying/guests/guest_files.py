@@ -1,8 +1,8 @@
 """Find where the files of a guest are now: its original, its overlay, and an image that restore rebuilt.
 
 Names alone prove nothing: an administrator may copy, move or replace files. So each file is first recognised by
-its lasting identity. A file that has lost its identity, because a pool was copied, is recognised by a name that
-only batchdiff gives; what may be done with it then depends on its content.
+its lasting identity. A file that has lost its identity, because a pool was copied, is recognised by its name; what
+may be done with it then depends on its content.
 """
 
 from __future__ import annotations
@@ -76,7 +76,10 @@ def _has_made_way(guest: GuestToConvert, state: GuestState | None) -> bool:
 
 
 def _data_was_written(guest: GuestToConvert, state: GuestState | None) -> bool:
-    """Return whether the data file of an overlay was written to: a write need not touch the overlay itself."""
+    """Return whether an overlay's data file was written to, which need not change the overlay's own file.
+
+    Also True if the data file is missing, or if the journal does not record it.
+    """
     path, known = guest.options.data_file, None if state is None else state.data_file
     return path is not None and (known is None or known.was_written_to(fingerprint_at(path) or NO_FILE))
 
@@ -85,8 +88,8 @@ def find_original(guest: GuestToConvert, state: GuestState | None) -> Found | No
     """Return the original of a guest, under its present name; None if it is gone.
 
     Only batchdiff gives files the name of an original in quarantine, so any regular file with that name counts,
-    unless the guest's own original was deleted. At the guest's own path, a file counts if it has not been written
-    to; if the overlay has a path of its own, a file that a VM may have used counts, too.
+    unless the guest's own original was deleted. At the guest's own path, the planned file counts if it has not
+    been written to; if the overlay has a path of its own, any file except a rebuilt image counts.
 
     :raises GuestError: either of two files could be it.
     """
@@ -176,7 +179,7 @@ def changes_aside(guest: GuestToConvert) -> str:
 
 
 def overlay_was_written(guest: GuestToConvert, state: GuestState) -> bool:
-    """Return whether a published overlay or its data file has been written to since."""
+    """Return whether an overlay or its data file has been written to since the overlay was published."""
     now = fingerprint_at(guest.overlay_path)
     known = state.overlay if state.published else None
     return known is not None and now is not None and (known.was_written_to(now) or _data_was_written(guest, state))
@@ -196,7 +199,10 @@ def _is_rebuilt(now: Fingerprint, state: GuestState | None) -> bool:
 
 
 def _is_the_guests_image(guest: GuestToConvert, now: Fingerprint, state: GuestState | None) -> bool:
-    """Return whether a file at the overlay's path is the original or a rebuilt image: they can share that path."""
+    """Return whether a file at the overlay's path is the original or a rebuilt image.
+
+    With `overlay: {path: same}`, each of these has that path at times.
+    """
     return _is_original(guest, now) or _is_rebuilt(now, state)
 
 
@@ -222,14 +228,17 @@ def _regular(path: str) -> Fingerprint | None:
 
 
 def on_disk(plan: Plan, history: History) -> dict[str, OnDisk]:
-    """Return, by guest name, the existing files of guests that apply has started to convert; change nothing."""
+    """Return, by guest name, the existing files of guests that apply has started to convert; change nothing.
+
+    A restored guest is left out unless restore left an overlay, or an older original that has been written to.
+    """
     found, template = {}, _template(plan)
     for guest in plan.to_convert:
         state = history.under_way(guest.name)
         if state is not None:
             found[guest.name] = replace(_on_disk(guest, state), template=template)
         elif guest.name in history.states and changes_aside(guest):
-            # A restore has rebuilt its image, and left the original in quarantine.
+            # A restore has rebuilt its image, and left an original in quarantine that has been written to.
             found[guest.name] = OnDisk(None, history.states[guest.name].aside, written=Written.ORIGINAL)
         elif (left := leftover(history, guest.name)) is not None:
             found[guest.name] = OnDisk(None, guest.source.path, left=left)

@@ -3,10 +3,10 @@
 ::
 
     base.img    the original of an earlier conversion, kept
-    clone.qcow2 an overlay on base.img: the operator has used it as a template since
+    clone.qcow2 an overlay on base.img, which the operator has used as a template since
 
-The search is the one that batchdiff makes right before it removes an original, except that it ignores files that
-this user is not allowed to read: a user with few permissions can run the reports, too.
+The search is the one that batchdiff makes right before it removes an original, but without files that this user is
+not allowed to read: a user with few permissions can run the reports, too.
 """
 
 from __future__ import annotations

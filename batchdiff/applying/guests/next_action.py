@@ -6,9 +6,10 @@ Apply, restore and purge are the same operation: an *incoming* file takes the pl
 
               incoming                    outgoing            the outgoing one ends up
     apply     the overlay                 the original        kept, in quarantine, or deleted
-    restore   original or rebuilt image   the overlay         deleted
-    purge     the overlay, published      the quarantined     deleted
-              before                      original
+    restore   the original, or a rebuilt  the overlay         deleted
+              image
+    purge     the overlay or a rebuilt    the original in     deleted
+              image, published before     quarantine
 
     PUT_BACK -> DISCARD -> WRITE -> VERIFY -> [QUARANTINE] -> PUBLISH -> [QUARANTINE | SET_ASIDE -> UNLINK] -> DONE
     ---- after a crash --

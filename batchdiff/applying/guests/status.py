@@ -27,7 +27,7 @@ class TemplateIs(enum.Enum):
 
 
 class Written(enum.Flag):
-    """The files of a guest that have changed in size or mtime, or lack a part, since planned or verified."""
+    """The files of a guest that have changed in size or mtime, or lost a part, since they were recorded."""
 
     NONE = 0
     OVERLAY = enum.auto()
@@ -94,13 +94,14 @@ def _row_of_sharing(guest: GuestToShare, known: GuestState | None, history: Hist
         back = freed_by_sharing(guest, known)
         step, what = known.step.value, f"nothing: sharing freed {back}, and the guest does not need the template"
     else:
-        step, what = known.step.value, "apply: share the rest of its blocks; the last run was interrupted"
+        step, what = known.step.value, "apply: share the rest of its blocks; the last run did not finish"
     since, failure = history.times.get(guest.name, ""), history.failures.get(guest.name, "")
     return StatusRow(guest.name, step, since, failure, _PLAN_AGAIN if failure.startswith(STALE_PLAN) else what)
 
 
 def _again(guest: str) -> str:
-    return f"nothing; to convert it again: apply {shell_option('--guest', guest)}, or a new plan if it was rebuilt"
+    by_name = f"apply {shell_option('--guest', guest)}"
+    return f"nothing; to convert it again: {by_name}, or a new plan if its image has changed"
 
 
 def _begin(there: OnDisk | None, begin: str) -> str:
@@ -123,7 +124,7 @@ def _next(known: GuestState, there: OnDisk | None, retire: Retire | None) -> str
             return f"find out what is in the older original {known.aside}: purge keeps it, because it has changed"
         return f"purge --used: delete the older original {known.aside}"
     if known.goal is not Goal.APPLY and known.step is not Step.PURGED:
-        return f"{known.goal}: finish the interrupted {known.goal}"
+        return f"{known.goal}: finish the {known.goal} that was started"
     if there is not None and there.doubt:
         return f"move one away: {there.doubt}"
     trouble = _trouble(there) if known.published and there is not None else ""

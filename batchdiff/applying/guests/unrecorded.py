@@ -11,7 +11,7 @@ from batchdiff.plan.plan import Plan
 
 
 def recover_unrecorded(plan: Plan, history: History, path_map: PathMap) -> dict[str, GuestState]:
-    """Return the states of guests that ``history`` lacks, by name, from sidecar and files; change nothing."""
+    """Return, by name, the states of guests that ``history`` lacks, from the sidecar and files; change nothing."""
     if not _may_lack(plan, history):
         return {}
     # Imported here, because `status` otherwise needs none of the modules that read image headers.
@@ -23,7 +23,7 @@ def recover_unrecorded(plan: Plan, history: History, path_map: PathMap) -> dict[
 def _may_lack(plan: Plan, history: History) -> bool:
     """Return True if an original is missing, or apply may have made or renamed a file without recording it.
 
-    The overlay may be missing, so only the original in quarantine is left; or both may be missing.
+    Each sign counts by itself: the overlay may be missing, or the original in quarantine, or both.
     """
     published = set(history.published)
     return any(

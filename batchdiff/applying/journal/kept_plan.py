@@ -12,7 +12,7 @@ journal beside the new plan, the checksum in the journal shows that, and the jou
 
 If the guests of a plan have only shared blocks, there is nothing to undo, so the new plan replaces the older one.
 If the two plans are the same, the older one's journal would belong to both, and apply would skip guests that no
-longer share blocks. So the journal is renamed::
+longer share blocks. To prevent that, the journal is renamed::
 
     fleet.plan.json          the same plan, made again: it takes the name of the older one, by a rename
     fleet.plan.json.journal  its journal  ->  fleet.plan.json.journal.1795977098000000000, its mtime in ns
@@ -215,14 +215,14 @@ def _is_free_or_same(new: str, old: str) -> bool:
 
 @contextmanager
 def _second_names(path: str, name: str, *, journal: bool) -> Iterator[None]:
-    """Give plan and journal their second names; remove these again if the block fails."""
+    """Give the plan and its journal their second names; remove these again if the block fails."""
     before = os.stat(path)
     made = _linked(path, name, journal=journal)
     try:
         sync_folder(os.path.dirname(os.path.abspath(name)))
         yield
     except BaseException:
-        # Only while the older plan still has its first name.
+        # They must stay if the older plan has lost its first name.
         if os.path.samestat(before, os.stat(path)):
             for target in made:
                 os.unlink(target)
@@ -230,7 +230,7 @@ def _second_names(path: str, name: str, *, journal: bool) -> Iterator[None]:
 
 
 def _linked(path: str, name: str, *, journal: bool) -> list[str]:
-    """Link the files that are kept to their second names, and return the names that are new.
+    """Give the files to keep their second names, by hard links, and return the names that are new.
 
     The journal comes first: a plan that seemed to have no journal would be misleading.
 

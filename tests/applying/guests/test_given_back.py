@@ -22,6 +22,12 @@ def test_a_rebuilt_image_needs_a_new_plan(stage):
     content = stage.original().read_bytes()
     stage.original().rename(stage.original().with_name("older"))
     stage.original().write_bytes(content)
-    assert why_not_again([guest]) == {
-        guest.name: "restored earlier; to convert an image that was rebuilt or replaced, make a new plan"
-    }
+    way = "to convert an image that was rebuilt, replaced or written to, make a new plan"
+    assert why_not_again([guest]) == {guest.name: f"restored earlier; {way}"}
+
+
+def test_an_original_that_its_vm_has_used_needs_a_new_plan(stage):
+    (guest,) = stage.plan.to_convert
+    with stage.original().open("r+b") as file:
+        file.write(b"written")
+    assert why_not_again([guest])[guest.name].endswith("rebuilt, replaced or written to, make a new plan")

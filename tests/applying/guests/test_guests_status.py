@@ -135,12 +135,12 @@ NEXT = {
     "purge": (
         GuestState(Step.RETIRING, Goal.PURGE, published=True),
         BOTH,
-        "purge: finish the interrupted purge",
+        "purge: finish the purge that was started",
     ),
     "restore": (
         GuestState(Step.CHECKED, Goal.RESTORE, published=True),
         BOTH,
-        "restore: finish the interrupted restore",
+        "restore: finish the restore that was started",
     ),
     "restored": (
         GuestState(Step.RESTORED, Goal.RESTORE, aside="/vm.img.batchdiff-original"),
