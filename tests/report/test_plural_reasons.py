@@ -96,7 +96,6 @@ WORDS_IN_REASONS = {
     "next to nothing (X of its data)",
     "the guest of that name",
     "the guest X",
-    "the guest of that name",
     "leave this guest out",
 }
 """Texts that are put into reasons, all of which are tested below as a whole."""
