@@ -129,7 +129,7 @@ def originals_to_delete(plan: Plan, options: ApplyOptions, history: History) -> 
             aside = names.quarantine, names.deleting
             # With `overlay: {path: same}`, a published overlay has the original's own name.
             is_replaced = guest.overlay_path == names.own and state is not None and state.published
-            places = (*aside, names.own) if is_replaced else (names.own, *aside)
+            places = aside if is_replaced else (names.own, *aside)
             there = [path for path in places if os.path.lexists(path)]
             found += [(path, size) for path in there[:1]]
     return found

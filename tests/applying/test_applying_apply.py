@@ -47,6 +47,8 @@ def test_an_overlay_in_its_originals_place_is_not_what_apply_would_delete(tmp_pa
     stage.original(suffix=ASIDE).rename(stage.original(suffix=suffix))
     found = originals_to_delete(stage.plan, ApplyOptions(Retire.DELETE), stage.history)
     assert [path for path, _ in found] == [str(stage.original(suffix=suffix))]
+    stage.original(suffix=suffix).unlink()  # by somebody else
+    assert originals_to_delete(stage.plan, ApplyOptions(Retire.DELETE), stage.history) == []
 
 
 @pytest.mark.parametrize("retire", Retire)
