@@ -2,7 +2,7 @@
 
 ``@dataclass(frozen=True, slots=True)`` compiles six methods for each class, which took a tenth of the time that
 ``plan`` needs to start (docs/performance.md). Here only ``__init__`` is compiled, at its first call; all classes
-share the others.
+share the code of the others.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _constructor(members: tuple[dataclasses.Field[Any], ...], *, is_completed: b
 
 
 def _comparison(names: list[str]) -> tuple[Callable[[Any, object], bool], Callable[[Any], int]]:
-    """Return ``__eq__`` and ``__hash__`` of a class with fields of these names."""
+    """Return ``__eq__`` and ``__hash__`` for a class that compares the fields with these names."""
     values = operator.attrgetter(*names) if names else _state
 
     def equals(self: Any, other: object) -> bool:  # noqa: ANN401  # of any class that is decorated

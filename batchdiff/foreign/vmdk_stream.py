@@ -35,9 +35,9 @@ _DEFLATE = 1
 _MARKER = struct.Struct("<QII")
 _FOOTER, _END_OF_STREAM = 3, 0
 _LARGEST_GRAIN = 1024 * KIB // SECTOR
-"""Programs write grains of 64 KiB. QEMU keeps two whole grains in memory during a read."""
+"""In sectors. Programs write grains of 64 KiB. QEMU keeps two whole grains in memory during a read."""
 _LEAST_STORED = 12
-"""Bytes of a grain's marker, which the grain's data follows."""
+"""The size of a grain's marker in bytes. The grain's data follows it, so each grain takes more bytes than that."""
 
 
 def is_stream_optimized(read: ReadAt) -> bool:

@@ -34,7 +34,9 @@ def largest_cylinder(virtual_size: int) -> int:
 
 
 def inspect_vpc(read: ReadAt, file_size: int) -> Outline:
-    """Inspect the footer of a VHD image, and the header of its block table; return the number of its clusters.
+    """Inspect the footer of a VHD image and, if it is dynamic, the header of its block table.
+
+    Return the number of its blocks as the number of clusters; 1 for a fixed image.
 
     :raises FormatError: it is not one, is damaged or unsupported, or has a parent image.
     """
@@ -64,7 +66,8 @@ def inspect_vpc(read: ReadAt, file_size: int) -> Outline:
         return Outline(_inspect_table(head, file_size))
     require(
         size <= file_size - _FOOTER_BYTES,
-        f"its disk of {size} B does not fit into the file ({file_size} B), which is truncated or damaged",
+        f"its disk of {size} B and its footer do not fit into the file ({file_size} B), which is truncated or"
+        " damaged",
     )
     return Outline(1)
 

@@ -43,7 +43,8 @@ def check_backing(
     ``backing``: what the image names. ``top``: the image whose backing chain it belongs to. ``observer`` is called
     at every read.
 
-    :raises ImageError: the named and the declared backing file differ, or QEMU would read it in another format.
+    :raises ImageError: the named and the declared backing file differ, QEMU would read the file in another format,
+        or :func:`resolved_backing` refuses the name.
     """
     # Four ways to disagree: declared but not named, named but not declared, another file, another format.
     named = resolved_backing(image, backing)
@@ -60,7 +61,7 @@ def check_backing(
         raise ImageError(
             f"cannot use {image.path}",
             why=f"it has the backing file {named}, which the manifest does not declare",
-            remedy=f"If that is right, add it to the `backing` list of {os.path.basename(top.path)}.",
+            remedy=f"If that is right, add the file to the `backing` list of {os.path.basename(top.path)}.",
         )
     elif not is_one_image(declared.path, named):
         raise ImageError(
@@ -106,7 +107,7 @@ def _contradicts(backing: Backing, declared: ImageSource, observer: ReadObserver
     """Return whether QEMU would read the backing file in a format other than the declared one."""
     named = backing.format
     if named is None:
-        # QEMU guesses from the first bytes. A file that is declared qcow2 is checked when it is opened.
+        # QEMU guesses from the first bytes. A file that is not declared raw is checked when it is opened.
         return declared.format is ImageFormat.RAW and begins_like(declared.path, observer) not in {
             None,
             ImageFormat.RAW,
@@ -141,7 +142,7 @@ def resolved_backing(image: ImageSource, backing: Backing | None) -> str | None:
         copy = shell_line(["qemu-img", "convert", "-f", image.format, "-O", "qcow2", path, f"{path}.whole"])
         raise ImageError(
             f"cannot use {path}",
-            why=f"its backing file name {name!r} is not a plain path, and batchdiff opens no other names",
+            why=f"its backing file name {name!r} is not a plain path, and batchdiff accepts no other names",
             remedy=f"If you trust the image, make a standalone copy and use that: `{copy}`.",
         )
     return os.path.realpath(os.path.join(os.path.dirname(path), plain))

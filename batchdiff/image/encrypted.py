@@ -157,7 +157,7 @@ class EncryptedQcow2Layer(WithOthers):
         return found
 
     def next_data(self, start: int) -> int | None:
-        """Return the start of the next cluster with bytes in the file; ``start`` if it is in such a cluster."""
+        """Return an offset, ``start`` or later, up to which there is no data; None if no data follows."""
         return self._plain.next_data(start)
 
     def read(self, segment: Segment, buffer: memoryview) -> None:

@@ -6,7 +6,7 @@
 
 An export is started once for a process and for the workers that it forks, each of which has its own connections.
 It ends when the last layer that uses it is closed, or earlier by :func:`end_exports`. The list of runs is kept
-after that, for as long as the file does not change.
+after that, up to a limit, and used again if the file has not changed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _Offsets = npt.NDArray[np.int64]
 
 
 class _DiskRuns(NamedTuple):
-    """The size of a disk, and its runs of data, ascending: starts and ends. All else reads as zeros."""
+    """The bytes of a disk, and the starts and ends of its runs of data, ascending. All else reads as zeros."""
 
     size: int
     starts: _Offsets
@@ -128,7 +128,7 @@ class ExportedLayer:
 
     @cached_property
     def _disk(self) -> _DiskRuns:
-        """The runs of data of the file in its present state."""
+        """The size of the disk and its runs of data; a list kept from the same state of the file is used again."""
         key = self._key()
         is_lasting = self.fingerprint().vouches_for_content
         found = _kept.get(key) if is_lasting else None

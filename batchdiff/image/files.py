@@ -152,7 +152,9 @@ def failed_read(path: str, offset: int, error: OSError) -> ImageError:
 
 
 def read_into(fd: int, buffer: memoryview, offset: int, path: str, observer: ReadObserver | None = None) -> int:
-    """Read into ``buffer`` from ``offset`` on; return how many bytes were read: fewer only at the file's end.
+    """Fill ``buffer`` with the bytes from ``offset`` on; return their number.
+
+    It is less than the size of ``buffer`` only at the end of the file.
 
     :raises ImageError: the disk fails.
     """

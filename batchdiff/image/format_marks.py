@@ -1,4 +1,4 @@
-"""The format that a file's magic number suggests: a hint for messages, never the format of a declared image.
+"""The format that a file's magic number suggests: only a hint, which never overrides a declared format.
 
 A raw guest can begin with any of these magic numbers, because the guest's OS writes the first sectors. Source:
 QEMU's block drivers (``*_probe`` in block/qcow2.c, qed.c, vmdk.c, vdi.c, vhdx.c, vpc.c, parallels.c) and the LUKS

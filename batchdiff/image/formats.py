@@ -57,11 +57,12 @@ class Unchecked(NamedTuple):
 
 
 class Format(NamedTuple):
-    """One format. ``safety``: phrases for the files it refers to, and for the checks before any byte is trusted.
+    """One format. ``opener`` opens one image of a chain in its declared format, whatever the file looks like.
 
-    ``opener`` opens one image of a chain in its declared format, whatever the file looks like. It opens only the
-    image's own file, and others only if they are beside it or in the source's ``allow_folders``. The observer is
-    called at every read. ``opener`` raises ImageError if a file is missing or invalid.
+    Besides the image's own file, it opens only files beside that one or in the source's ``allow_folders``. The
+    observer is called at every read. ``opener`` raises ImageError if a file is missing or invalid.
+
+    ``safety``: phrases for the files that an image refers to, and for the checks before any byte is trusted.
     """
 
     opener: Callable[[ImageSource, ReadObserver | None], Layer]

@@ -68,7 +68,8 @@ class Image:
                 yield part if number == part.layer else part._replace(layer=number)
                 continue
             if below is None:
-                # Look these up once for all gaps: a look-up for each gap would read the same tables repeatedly.
+                # Look up the layers below once for all gaps: doing so for each gap would read the same tables
+                # repeatedly.
                 below = self._below(layer + 1, part.start, end)
             yield from _within(below, part.start, part.end)
 
@@ -147,7 +148,7 @@ def _with_other_files(source: ImageSource, chain: list[Layer]) -> ImageSource:
 
 
 def _within(segments: list[Segment], start: int, end: int) -> list[Segment]:
-    """Cut sorted segments to a range; those before it are skipped by bisection."""
+    """Cut sorted segments to a range; bisection finds those in it."""
     first = bisect.bisect_right(segments, start, key=lambda segment: segment.end)
     last = bisect.bisect_left(segments, end, key=lambda segment: segment.start)
     return clip_segments(segments[first:last], start, end)

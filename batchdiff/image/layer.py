@@ -176,7 +176,7 @@ def _cut(segment: Segment, start: int, end: int) -> Segment:
 def split_into_windows(
     segments: list[Segment], start: int, step: int, numbers: Iterable[int]
 ) -> dict[int, list[Segment]]:
-    """Split segments into windows of ``step`` bytes from ``start`` on; ``numbers``: those to return, ascending."""
+    """Return windows of ``step`` bytes from ``start`` on, by number; ``numbers``: which to return, ascending."""
     windows = {}
     at = 0
     for number in numbers:

@@ -358,7 +358,7 @@ def test_a_chain_in_between_is_declared(folder):
     guest = folder.guest()
     assert (guest["verdict"], "would not be smaller" in guest["reason"]) == ("skip", True)
     folder.plan(manifest("path: top.qcow2, format: qcow2, rethin: true"), expect=1)
-    assert "add it to the `backing` list" in folder.guest()["reason"]
+    assert "add the file to the `backing` list" in folder.guest()["reason"]
 
 
 @pytest.mark.parametrize("options", ["cluster_size=4k,compat=0.10", *rarely("cluster_size=128k,extended_l2=on")])

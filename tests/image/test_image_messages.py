@@ -87,7 +87,7 @@ def test_a_backing_file_that_is_not_declared(chain):
     top, low = chain
     assert refusal(source(top, "qcow2")) == (
         f"cannot use {top}: it has the backing file {low}, which the manifest does not declare. If that is right,"
-        " add it to the `backing` list of top.qcow2."
+        " add the file to the `backing` list of top.qcow2."
     )
 
 
@@ -123,7 +123,7 @@ def test_a_backing_file_in_another_format(tmp_path):
 
 NAMES = {
     "nbd://host/x": (
-        "cannot use {0}: its backing file name 'nbd://host/x' is not a plain path, and batchdiff opens no other"
+        "cannot use {0}: its backing file name 'nbd://host/x' is not a plain path, and batchdiff accepts no other"
         " names. If you trust the image, make a standalone copy and use that:"
         " `qemu-img convert -f qcow2 -O qcow2 {0} {0}.whole`."
     ),

@@ -1,4 +1,4 @@
-"""Find the VMDK files that are only extents of others: a glob such as ``*.vmdk`` matches them, too."""
+"""Find the VMDK files that are only extents of other images: a glob such as ``*.vmdk`` matches them, too."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from batchdiff.units import SECTOR
 def extents_among(files: Iterable[str], images: Iterable[str]) -> frozenset[Identity]:
     """Return the identities of those files that are extents of these images, and not images themselves.
 
-    A file with a descriptor is an image, whatever other images claim. Files that cannot be read name nothing. Only
-    the files and images given are opened: an image can name any file, even a device with side effects.
+    A file with a descriptor is an image, whatever other images claim. Images that cannot be read are skipped, and
+    files that cannot be read are not among the extents. Only the files and images given are opened: an image can
+    name any file, even a device that has side effects when it is opened.
     """
     heads = Heads()
     found: set[Identity] = set()

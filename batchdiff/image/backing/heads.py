@@ -1,4 +1,4 @@
-"""A cache of the names in image headers: a file is read again only if it has changed.
+"""A cache of the names in image headers, so unchanged files need not be read again.
 
 Before each of a thousand originals is deleted, the thousand images beside it are examined again. A file whose size
 and times have not changed still has the same first bytes, so it is not opened again.

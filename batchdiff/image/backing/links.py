@@ -7,7 +7,7 @@
 
 Only headers are read: those of regular files, and of block devices that the caller names. A device that only a
 header names is not opened, because opening some devices has side effects. Files are distinguished by identity, not
-by name. A name that resolves to no file is kept as a path, with all symbolic links resolved.
+by name. The path that a name resolves to is kept as well: there may be no file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Target: TypeAlias = Identity | str
 
 
 _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
-"""Errors for a path that no program can open. After any other error, such as EMFILE, there may be a file."""
+"""Errors for a path that no program can open. After any other error, such as EACCES, there may be a file."""
 
 
 _NO_IMAGES = ("/proc/", "/sys/", "/etc/")

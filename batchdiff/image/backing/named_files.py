@@ -56,7 +56,8 @@ _NO_IDENTIFIER = bytes(16)
 class Named(NamedTuple):
     """A file that an image names: by a path, absolute or relative to the image's folder, or by an identifier.
 
-    ``ends_there``: the image declares this file raw, so the chain ends there, whatever its content looks like.
+    ``ends_there``: the chain is not followed past this file, whatever its content looks like, because the image
+    declares it raw, it is an extent or data file of the image, or only its identifier is known.
     """
 
     name: str
@@ -80,7 +81,10 @@ def bytes_needed(head: bytes) -> int:
 
 
 def names_in(head: bytes) -> tuple[Named, ...]:
-    """Return the files that an image names; none if its format, such as raw, cannot name any."""
+    """Return the files that an image names; none if its format, such as raw, cannot name any.
+
+    ``head``: its first bytes, as many as :func:`bytes_needed` returns. Names in a VHDX image are not found here.
+    """
     if head.startswith(MAGIC) and claimed_cluster_size(head):
         return tuple(_in_qcow2(head))
     if head.startswith(_QED):
@@ -98,7 +102,7 @@ def names_in(head: bytes) -> tuple[Named, ...]:
 def identifier_in(head: bytes, last: bytes) -> str | None:
     """Return the name by which :func:`names_in` refers to an image as a parent; None if it has none.
 
-    ``last``: the last sector of the file.
+    ``last``: the last sector of the file, or nothing if :func:`may_have_footer` returns False.
     """
     if head.startswith(_VDI, _VDI_AT):
         return identified(head[_VDI_OWN])
@@ -107,7 +111,7 @@ def identifier_in(head: bytes, last: bytes) -> str | None:
 
 
 def may_have_footer(head: bytes) -> bool:
-    """Return whether an image could be a VHD with only a footer, because its first bytes match no other format."""
+    """Return whether an image could be a VHD with only a footer: its first bytes match no format known here."""
     return not head.startswith((MAGIC, _QED, _VMDK, _VMDK_TEXT, _VPC)) and not head.startswith(_VDI, _VDI_AT)
 
 

@@ -5,7 +5,7 @@
     with hold(image, Purpose.GUEST) as held:     take locks and a read lease; raise if the image is in use
         ...                                      copy it, let qemu-img read it
         held.check()                             at each step: if a writer waits, let it in and raise
-        held.is_broken()                         the same test, in microseconds: whether to stop a running program
+        held.is_broken()                         test only the leases, in microseconds: must a program be stopped?
         held.alone()                             before the image is retired: is anything else even reading it?
 
 A program that opens a held file for writing waits in open() until :meth:`Held.check` lets it continue, for at
@@ -68,7 +68,10 @@ class Held:
         return [grip for grip in self._grips if grip.purpose is self._grips[0].purpose]
 
     def is_broken(self) -> bool:
-        """Return whether a program is waiting to write to one of the files, or can already do so."""
+        """Return whether a program is waiting to write to a leased file, or can already do so.
+
+        It is also true once :meth:`check` has raised an error.
+        """
         return self._given_up is not None or any(grip.leased and lease_is_broken(grip.fd) for grip in self._grips)
 
     def check(self) -> None:

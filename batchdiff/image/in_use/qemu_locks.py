@@ -8,7 +8,7 @@
 
 A read lock on byte 100 + i means "I may do this", one on 200 + i "no one else may". QEMU never takes write locks,
 so testing whether one could be taken (F_OFD_GETLK) shows the locks of others. Locks belong to open file
-descriptions (OFD), so our own never block us, and they end with the process, however it dies.
+descriptions (OFD), so those taken through a descriptor never block it, and a dead process leaves none behind.
 
 Source: QEMU ``block/file-posix.c`` (raw_apply_lock_bytes), ``include/block/block-common.h`` (BLK_PERM_...).
 """
@@ -53,7 +53,10 @@ _OURS = (
 
 
 class OthersLocks(NamedTuple):
-    """The permissions that others hold, and those that they deny; ``exclusive``: whether they hold write locks."""
+    """The permissions that others hold, and those that they deny.
+
+    ``exclusive``: whether they hold write locks outside QEMU's bytes, as other programs do.
+    """
 
     may: frozenset[Permission]
     forbid: frozenset[Permission]
