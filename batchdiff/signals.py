@@ -21,6 +21,6 @@ def held_signals() -> Iterator[None]:
 
 
 def signal_name(number: int) -> str:
-    """Return the name of a signal, or its number, because most real-time signals have no name."""
+    """Return the name of a signal, such as ``SIGTERM``; ``signal 40`` for one without a name."""
     names = {known.value: known.name for known in signal.Signals}
     return names.get(number, f"signal {number}")

@@ -1,4 +1,4 @@
-"""What became of originals, in words: in results, in events, and for a plan that is kept."""
+"""What became of originals, in words, and warnings not to delete those that other images depend on."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ def original_words(outcome: GuestOutcome) -> str:
         Fate.UNKNOWN: f"unknown: {doubt}",
     }
     if outcome.status is not Status.FAILED:
-        words[Fate.GONE] = "gone: an earlier run deleted it, or it was moved"
+        words[Fate.GONE] = "gone: an earlier run or another program deleted or moved it"
     return words.get(fate, fate.value)
 
 
 def kept_words(what: Fate | Goal | None) -> str:
-    """Return the state of a guest whose plan is kept: its original's fate, or the verb that has not finished."""
+    """Return the state of a guest whose plan is kept: its original's fate, or the verb that has not finished.
+
+    ``what`` is None for a converted guest about which nothing else is known.
+    """
     match what:
         case None:
             return "converted"

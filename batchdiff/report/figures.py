@@ -18,11 +18,11 @@ SAVINGS_COLUMNS = (
     Column("saved"),
     Column("share"),
 )
-"""The columns with which a table of savings begins, whether they are planned or estimated."""
+"""The first columns of a table of savings before an apply, whether these are planned or estimated."""
 
 
 def size(count: int | None) -> str:
-    """Return a size for people to read, or a dash."""
+    """Return a size for people to read; a dash for None."""
     return DASH if count is None else format_size(count)
 
 
@@ -35,13 +35,13 @@ def bounded_size(count: int, exactness: Exactness, error: int = 0) -> str:
     """Return ``at least 1.2 GiB``, ``unknown``, ``~1.2 GiB`` if ``error`` is not 0, or just ``1.2 GiB``."""
     if exactness is Exactness.UNKNOWN:
         return "unknown"
-    # "At most -3 GiB" would be hard to grasp, and such a guest is not converted.
+    # "At most -3 GiB" would be hard to grasp, so numbers that are not positive get no such words.
     words = BOUND_WORDS.get(exactness, "~" if error else "")
     return f"{words if count > 0 else ''}{format_size(count)}"
 
 
 def shortfall(count: int, exactness: Exactness) -> str:
-    """Return ``12 KiB less free space`` if space is lost instead of gained; otherwise an empty string."""
+    """Return ``12 KiB less free space`` if space is lost, not gained; an empty string if not, or if unknown."""
     is_lost = count < 0 and exactness is not Exactness.UNKNOWN
     return f"{format_size(-count)} less free space" if is_lost else ""
 
@@ -57,7 +57,7 @@ def bounded_estimate(count: float, exactness: Exactness) -> str:
 
 
 def percent(part: float | None) -> str:
-    """Return a share as a percentage, or a dash."""
+    """Return a share as a percentage; a dash for None."""
     if part is None:
         return DASH
     shown = f"{part:.1%}"
@@ -65,7 +65,7 @@ def percent(part: float | None) -> str:
 
 
 def rounded(count: int) -> float:
-    """Return the bytes that a size represents as it is shown, to one decimal place of its unit."""
+    """Return a size in bytes, rounded as :func:`format_size` shows it: to one decimal place of its unit."""
     number, unit = format_size(count).split()
     return float(number) * float(1024 ** SUFFIXES.index(unit))
 

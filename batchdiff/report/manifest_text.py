@@ -1,4 +1,4 @@
-"""The guests of a manifest, one per line, each with the glob that matched it and its overlay's path (``-v``)."""
+"""The guests of a manifest, one per line, each with its origin and what is to become of it (``-v``)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from batchdiff.units import format_size
 
 
 def guest_lines(manifest: Manifest) -> Iterator[str]:
-    """Yield a line for the template and each guest, printable, in the order of the manifest."""
+    """Yield a line for the template and each guest, printable; guests that were not chosen come last."""
     template = manifest.template
     yield printable(f"template: {template.path} ({template.format})")
     for guest in manifest.guests:

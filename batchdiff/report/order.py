@@ -12,7 +12,10 @@ from batchdiff.report.form import Order
 
 
 def in_order(guests: Iterable[GuestPlan], order: Order) -> list[GuestPlan]:
-    """Return the guests sorted. Those without the figure to sort by come last; equal ones keep their order."""
+    """Return the guests sorted; those without any figures come last, and equal ones keep their order.
+
+    A guest that shares blocks counts as one with an overlay of 0 bytes.
+    """
     if order is Order.NAME:
         return sorted(guests, key=lambda guest: _numbers_by_value(guest.name))
     return sorted(guests, key=lambda guest: _figure(guest, order), reverse=True)

@@ -2,9 +2,9 @@
 
 ::
 
-    table      one line for each guest, and the totals
-    remarks    reasons, each once
-    summary    numbers of guests, and the bytes that came back
+    table      one line for each guest, and the totals; if several were skipped for one reason, no skipped guests
+    remarks    reasons, what became of originals, and notes
+    summary    numbers of guests, and the bytes that came back or were taken
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def undone_text(outcomes: Sequence[GuestOutcome], *, width: int | None = None) -
     for each in outcomes:
         if alike and each.status is Status.SKIPPED:
             continue
-        # One line for each guest, with its notes right below.
+        # One paragraph for each guest, with its notes right below.
         texts = [
             (_word(each.status), each.reason or original_words(each)),
             *(("note", text) for text in each.remarks),

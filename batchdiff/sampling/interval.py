@@ -34,7 +34,9 @@ _FEW = 10
 """If fewer probes than this have a hit, or a miss, the variance between them is too uncertain to rely on."""
 
 _MOST_GAIN = 4
-"""The effective size is at most this many times the number of probes, however alike neighbours are."""
+"""The effective size is at most this many times the number of probes, however alike neighbours are.
+
+That is before the correction for a sample that is a large part of the population."""
 
 
 @frozen
@@ -84,8 +86,8 @@ def share_of(probes: Sequence[Probe], *, population: int | None = None) -> Inter
     """Return the share of hits among all units, from 0 to 1, as estimated from the probes of a sample.
 
     ``probes``: in the order of their offsets; they are drawn at random, or one from each of as many strata of
-    about the same size. If strata have different sizes, each probe's hits and units are weighted by the size of
-    its stratum.
+    about the same size. If strata have different sizes, each probe's hits and units must be weighted by the size
+    of its stratum.
     ``population``: the number of all probes; None if it is so large that the sample is a negligible part of it.
     Without any probe, nothing is known: the interval is 0 to 1, or exactly 0 if the population is empty.
     """
@@ -123,8 +125,8 @@ def _effective_size(drawn: Sequence[Probe], share: float, population: int | None
     hit = sum(1 for each in drawn if each.hits > 0)
     whole = sum(1 for each in drawn if each.hits >= each.of)
     if min(hit, count - whole) < _FEW:
-        # At most one unit for each probe. Only half of the sampled share is taken into account: without any hits,
-        # that gives the bound of a sample without replacement.
+        # At most one unit for each probe. Only half of the sampled part of the population is taken into account:
+        # without any hits, that gives the bound of a sample without replacement.
         return min(_by_variance(drawn, share), count) / (1 - sampled / 2)
     return min(_by_variance(drawn, share), _MOST_GAIN * count) / (1 - sampled)
 

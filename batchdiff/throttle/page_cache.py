@@ -3,7 +3,7 @@
 ::
 
     file     | block of 64 MiB: before its first read, record which pages are absent | next block ...
-    reads    |#####|#####|.....          each read requests bytes up to some MiB ahead, within the block
+    reads    |#####|#####|.....          if sequential, each requests bytes some MiB ahead, within the block
     dropped  |     |### |                absent pages that have been read; settle(): all other absent pages
 
 The kernel's own read-ahead is turned off. It would continue past the end of a block when a page that it has marked
@@ -30,7 +30,7 @@ _AHEAD = 8 * MIB
 kernel's read-ahead; with 2 MiB, 1.8 times."""
 
 _AHEAD_IN_ALL = 256 * MIB
-"""The read-ahead of all files together: with a thousand guests, each gets 256 KiB, half a scan window."""
+"""The read-ahead of all files of a process: with a thousand guests, each gets 256 KiB, half a scan window."""
 
 _STEP = 128 * KIB
 """The kernel's default read-ahead size, which is the most that it reads for one POSIX_FADV_WILLNEED."""
@@ -47,9 +47,9 @@ class _File(NamedTuple):
 class _Known:
     """The state of an open file until the next :meth:`DropBehind.settle`.
 
-    ``reliable``: mincore reports the truth. ``absent``: by block, the pages that were not cached. ``end``: the
-    end of the last read. ``asked``: the end of the bytes requested ahead. ``unread``: bytes that were requested
-    but never read.
+    ``reliable``: mincore reports the truth. ``absent``: by block, the runs of bytes that were not cached before
+    its first read; the whole block if that is unknown. ``end``: the end of the last read. ``asked``: the end of
+    the bytes requested ahead, 0 if there are none. ``unread``: bytes that were requested but never read.
     """
 
     fd: int
@@ -61,7 +61,7 @@ class _Known:
     unread: ByteRuns = field(default_factory=list)
 
     def leave(self) -> None:
-        """Give up the bytes requested ahead: the next read is elsewhere."""
+        """Record the bytes requested ahead as unread: the next read, if any, is elsewhere."""
         if self.asked > self.end:
             self.unread.append((self.end, self.asked))
         self.asked = 0
@@ -83,7 +83,7 @@ class DropBehind:
             if block not in known.absent:
                 known.absent[block] = _absent(known, block)
         end = offset + length
-        if offset == known.end != 0:  # after a header, the next bytes may never be read
+        if offset == known.end != 0:  # not the first read: what follows a header may never be read
             edge = min(align_up(end, BLOCK), known.size)
             first = max(known.asked, end)
             known.asked = min(end + min(_AHEAD, _AHEAD_IN_ALL // len(self._files)), edge)
@@ -107,7 +107,7 @@ class DropBehind:
     def settle(self) -> None:
         """Drop all pages that were absent, read or not, and forget the files: their next read starts afresh.
 
-        A file that has been closed since is remembered until it is opened again.
+        A file that is closed by then stays recorded until the first settling after it is opened again.
         """
         for file, known in list(self._files.items()):
             with suppress(OSError):  # it was closed

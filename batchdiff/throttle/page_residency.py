@@ -31,9 +31,10 @@ _FAILED = ctypes.c_void_p(-1).value
 
 
 def absent_runs(fd: int, start: int, end: int) -> list[tuple[int, int]]:
-    """Return the runs (start, end) of bytes that are not in the page cache, between two page boundaries.
+    """Return the runs (start, end) of bytes from ``start`` to ``end`` that are not in the page cache.
 
-    If the system cannot report that, return the whole range.
+    ``start`` and ``end`` must be page boundaries. If the system cannot report which pages are cached, return the
+    whole range.
     """
     length = end - start
     address = _libc.mmap(None, length, mmap.PROT_READ, mmap.MAP_SHARED, fd, start)

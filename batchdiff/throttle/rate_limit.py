@@ -19,7 +19,7 @@ import time
 
 _SECOND = 1_000_000_000
 _CREDIT = _SECOND // 10
-"""Unused time that may be made up for, so that a sleep that lasts too long does not lower the rate."""
+"""The most unused time, in ns, that reads may make up for: a sleep that lasts too long need not lower the rate."""
 
 _DUE = struct.Struct("=q")
 
@@ -48,7 +48,7 @@ class RateLimit:
         """Do nothing."""
 
     def _booked(self, length: int) -> int:
-        """Book the time that reading the bytes takes, and return when it starts, in nanoseconds."""
+        """Book the time that reading the bytes takes, and return its start on CLOCK_MONOTONIC, in nanoseconds."""
         fcntl.lockf(self._fd, fcntl.LOCK_EX)
         try:
             due: int = _DUE.unpack(os.pread(self._fd, _DUE.size, 0))[0]

@@ -19,9 +19,9 @@ def throttle(
 ) -> Iterator[ReadObserver | None]:
     """Yield an observer that keeps reads within the limits; None if there is nothing to observe.
 
-    It serves this process and workers that are forked from it, which share the rate. The priority is lowered
-    for good. ``tell`` is called with the resulting priority; ``check`` is called before each read, and
-    may raise an error to prevent it.
+    It serves this process and workers that are forked from it, which share the rate. If ``limits.idle`` is set,
+    the priority is lowered for good, and ``tell`` is called with the result. ``check`` is called before each
+    read, and may raise an error to prevent the read.
     """
     # Each module is loaded only for its limit, which few scans have.
     with ExitStack() as held:
@@ -59,7 +59,7 @@ class _Check(NamedTuple):
 
 
 class _Observers(NamedTuple):
-    """Several observers as one, in this order."""
+    """Several observers as one; they are called in their order."""
 
     each: tuple[ReadObserver, ...]
 

@@ -99,7 +99,7 @@ def test_an_overlay_whose_path_was_taken_since(tmp_path):
         (Fate.KEPT, "kept"),
         (Fate.DELETED, "deleted"),
         (Fate.QUARANTINED, "quarantined as /aside"),
-        (Fate.GONE, "gone: an earlier run deleted it, or it was moved"),
+        (Fate.GONE, "gone: an earlier run or another program deleted or moved it"),
     ],
 )
 def test_originals(tmp_path, fate, said):

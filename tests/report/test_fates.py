@@ -18,7 +18,7 @@ ASIDE = "/images/vm.img.batchdiff-original"
         (Status.CONVERTED, Original(Fate.KEPT), "kept"),
         (Status.CONVERTED, Original(Fate.QUARANTINED, ASIDE), f"quarantined as {ASIDE}"),
         (Status.CONVERTED, Original(Fate.DELETED), "deleted"),
-        (Status.UNCHANGED, Original(Fate.GONE), "gone: an earlier run deleted it, or it was moved"),
+        (Status.UNCHANGED, Original(Fate.GONE), "gone: an earlier run or another program deleted or moved it"),
         (Status.FAILED, Original(Fate.GONE), "gone"),
         (Status.FAILED, Original(Fate.UNKNOWN, doubt="both a and b"), "unknown: both a and b"),
         (Status.KEPT, Original(Fate.QUARANTINED), "kept in quarantine"),

@@ -122,7 +122,7 @@ def test_the_table_has_the_fate_in_one_word():
     gone = GuestOutcome("a", Status.UNCHANGED, original=Original(Fate.GONE))
     (_, _, row, *_, note, _, _) = results_text([gone], width=200).splitlines()
     assert row.endswith("  gone")
-    assert note == "unchanged  a: the original is gone: an earlier run deleted it, or it was moved"
+    assert note == "unchanged  a: the original is gone: an earlier run or another program deleted or moved it"
 
 
 def test_no_guests_at_all():

@@ -34,7 +34,7 @@ class ChangeMap(NamedTuple):
 def change_map(diff: Diff, scale: int) -> ChangeMap:
     """Return a guest's map. Its bins divide ``scale`` bytes, of which the guest's disk may be only a part.
 
-    :raises ValueError: the runs are not sorted, disjoint and merged.
+    :raises ValueError: a run is empty, or the runs are not sorted, disjoint and merged.
     """
     extents = extents_of(diff)
     return ChangeMap(*(_shares(extents.pairs(kind) * diff.unit, scale) for kind in (Kind.DATA, Kind.ZERO)))

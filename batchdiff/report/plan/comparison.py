@@ -29,7 +29,10 @@ class SizeChange(NamedTuple):
 
 
 class PlanComparison(NamedTuple):
-    """The differences between an older plan and a newer one; ``verdicts`` has name, old and new verdict."""
+    """The differences between an older plan and a newer one.
+
+    ``verdicts``: the name, the old and the new verdict of each guest whose verdict differs.
+    """
 
     older: Plan
     newer: Plan
@@ -68,7 +71,7 @@ def _by_name(plan: Plan) -> dict[str, GuestPlan]:
 def sentences(found: PlanComparison, conversions: Mapping[str, Conversion] = NOTHING_DONE) -> Iterator[str]:
     """Yield the comparison in words, printable, the savings first.
 
-    ``conversions``: what became of the guests that the older plan has converted.
+    ``conversions``: what became of the guests that were converted with the older plan, by name.
     """
     old, new = found.older.totals, found.newer.totals
     saved = [bounded_size(each.saved_bytes, each.exactness) for each in (old, new)]
@@ -91,14 +94,15 @@ def sentences(found: PlanComparison, conversions: Mapping[str, Conversion] = NOT
         sizes = f"from {format_size(each.before)} to {format_size(each.after)}"
         yield f"{printable(each.name)}: its overlay {grew} {sizes}."
     if not any((found.appeared, found.gone, found.verdicts, found.changes)):
-        yield "No guest has changed."
+        yield "Guests, verdicts and overlay sizes are the same."
 
 
 def _is_template_changed(found: PlanComparison) -> bool:
     """Return whether the template's content has changed.
 
     A plan has no digest if the template shares blocks with other files, as it does once guests share its blocks.
-    Then sizes and times of the last write decide; a copy that preserves times has the same ones.
+    If either plan has none, the sizes of the template's files and the times of their last writes decide; a copy
+    that preserves times counts as unchanged.
     """
     older, newer = found.older, found.newer
     if older.template_digest and newer.template_digest:

@@ -60,8 +60,8 @@ HEADER = (
 def plan_csv(facts: PlanFacts) -> str:
     """Return the savings report of a plan as CSV; a field without a value is empty.
 
-    If there is an older plan to compare with, guests that are only in that one come last, without a verdict; they
-    are left out if the report covers only some of the guests.
+    If there is an older plan to compare with, guests that only the older plan has come last, without a verdict;
+    they are left out if the report covers only some of the newer plan's guests.
     """
     text = io.StringIO()
     rows = csv.DictWriter(text, HEADER)

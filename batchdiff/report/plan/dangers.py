@@ -11,7 +11,7 @@ from batchdiff.units import few
 
 
 def dangers(plan: Plan) -> Iterator[str]:
-    """Yield the warnings about a plan, each a sentence without its full stop."""
+    """Yield the warnings about a plan, each one or more sentences without the last full stop."""
     yield from _unseen_by_proxmox(plan)
 
 
@@ -37,7 +37,7 @@ def _unseen_by_proxmox(plan: Plan) -> Iterator[str]:
 
 
 def _why(unseen: Unseen, *, one: bool) -> str:
-    """Return why Proxmox VE does not see on what an overlay depends, as a clause; ``one``: there is only one."""
+    """Return why Proxmox VE does not see what overlays depend on, as a clause; ``one``: for one overlay."""
     if unseen is Unseen.TEMPLATE:
         return "the template's path does not end in /VMID/base-VMID-disk-N.FORMAT"
     if unseen is Unseen.FOLDER:

@@ -1,4 +1,4 @@
-"""What apply, purge and the operator have done with a plan so far, in words: predictions beside results."""
+"""What apply, purge, restore and the operator have done so far, in words: predictions beside results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from batchdiff.units import few, format_size
 
 _ORIGINALS = {
     Fate.DELETED: "deleted",
-    Fate.GONE: "gone (not deleted by batchdiff)",
+    Fate.GONE: "gone (batchdiff recorded no deletion)",
     Fate.QUARANTINED: "in quarantine",
     Fate.KEPT: "kept",
     Fate.UNKNOWN: "uncertain (see `batchdiff status`)",
@@ -25,7 +25,7 @@ _ORIGINALS = {
 
 
 def done(facts: PlanFacts) -> Iterator[str]:
-    """Yield what is true after an apply: the overlays, the originals, and the space; nothing before one."""
+    """Yield sentences on overlays, originals, space and restored guests; nothing before an apply."""
     guests = _converted(facts)
     if not guests:
         yield from _restored(facts)
@@ -42,7 +42,7 @@ def done(facts: PlanFacts) -> Iterator[str]:
 
 
 def done_figures(facts: PlanFacts) -> Iterator[tuple[str, str, str]]:
-    """Yield what matters after an apply: a label, a figure, and a remark on it."""
+    """Yield what matters after an apply: a label, a figure, and a remark on it, which may be empty."""
     totals = facts.predicted
     yield _figure_of_freed(facts, totals)
     if facts.shared:
@@ -99,8 +99,8 @@ def _overlays(facts: PlanFacts, guests: list[GuestToConvert]) -> str:
     planned = sum(guest.diff.savings.overlay_disk_bytes for guest in there)
     text += f"; on disk now: {format_size(taken)} ({format_size(planned)} predicted)."
     if used := sum(each.used for each in found):
-        several = f"VMs have since written to {used} of them."
-        text += f" {'Its VM has since written to it.' if len(there) == 1 else several}"
+        which = "It" if len(there) == 1 else f"{used} of them"
+        text += f" {which} {_has(used)} been written to since."
     return f"{text} {lost}".rstrip()
 
 

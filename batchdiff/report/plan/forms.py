@@ -20,7 +20,9 @@ from batchdiff.report.plan.markdown_form import plan_markdown
 from batchdiff.report.plan.text import plan_text
 
 PlanForm = Callable[[PlanFacts, int | None], str]
-"""Turns the facts of a plan into a report, with a newline at the end; the number is the terminal's width."""
+"""Turns the facts of a plan into a report, with a newline at the end.
+
+The number is the terminal's width in cells; None if the report does not go to a terminal."""
 
 
 def _html(facts: PlanFacts, _width: int | None) -> str:

@@ -39,11 +39,13 @@ from batchdiff.units import format_size
 
 
 class GuestView(NamedTuple):
-    """What the page shows of a guest; the numbers are for sorting, and -1 stands for an unknown one.
+    """What the page shows of a guest.
 
-    ``saved``, which may be negative, is None if it is unknown.
+    The numbers from ``allocated`` to ``cluster`` are for sorting. One that is unknown or does not exist is -1, but
+    ``saved``, which may be negative, is then None.
 
-    ``cells`` has the columns of the table between the first and the last; ``now`` is the guest's present state.
+    ``cells`` has the columns of the table between the first and the last. ``now``, the last one, is the guest's
+    state after an apply, or its verdict before one.
     """
 
     number: int
@@ -90,7 +92,7 @@ def plan_html(facts: PlanFacts) -> str:
 
 
 def _content(facts: PlanFacts) -> dict[str, Any]:
-    """Return the values that the template names."""
+    """Return the values that ``page/plan.html`` uses, apart from the script and its digest."""
     plan = facts.plan
     scale = max((guest.image.virtual_size for guest in plan.guests if guest.image is not None), default=1)
     maps = {

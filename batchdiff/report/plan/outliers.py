@@ -1,4 +1,4 @@
-"""What an operator should look at first: guests of another template, and clusters of a poor size.
+"""What an operator should look at first: refused guests, those of another template, and poor cluster sizes.
 
 ::
 
@@ -30,7 +30,7 @@ def outliers_first(guests: Iterable[_Kind]) -> list[_Kind]:
 
 
 def similarity_if_unlike(guest: GuestPlan) -> float | None:
-    """Return the share of a guest's data that the template has if that is too small for a copy; otherwise None."""
+    """Return the share of a guest's data that the template has, if it is too small for a copy; otherwise None."""
     similarity = None if guest.diff is None else guest.diff.similarity
     return similarity.share if similarity is not None and why_unlike(similarity) else None
 

@@ -32,7 +32,10 @@ class MapPath(NamedTuple):
 
 
 class SizeBar(NamedTuple):
-    """An overlay's size with one cluster size, and its percentage of the largest; ``chosen``: it is the plan's."""
+    """An overlay's size with one cluster size, in bytes and as a percentage of the largest such size.
+
+    ``chosen``: the plan uses this cluster size.
+    """
 
     cluster_size: int
     size: int

@@ -5,9 +5,9 @@
     before apply   guest  allocated  overlay            saved  share  cluster  verdict
     after it       guest  allocated  predicted  actual  saved  share           now
 
-    rows           guests to convert or to share, outliers first
+    rows           guests that apply works on, outliers first
     total          the sums over them
-    other rows     guests that stay as they are: no total includes them
+    other rows     guests that stay as they are, or were restored: no total includes them
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _BEFORE = (*SAVINGS_COLUMNS, Column("cluster"), Column("verdict", Align.LEFT))
 _GUEST, _ALLOCATED, _, *_SAVED = SAVINGS_COLUMNS
 _AFTER = (_GUEST, _ALLOCATED, Column("predicted"), Column("actual"), *_SAVED, Column("now", Align.LEFT))
 _WAITING, _RESTORED = "planned", "restored"
-"""The words for a guest that apply has still to work on, or that restore gave back, as `status` has them."""
+"""The words for a guest that apply has still to work on, and for one that restore gave back, as in `status`."""
 
 
 def columns(facts: PlanFacts) -> Sequence[Column]:
@@ -117,7 +117,7 @@ def is_rounded(facts: PlanFacts) -> bool:
 
 
 def share_words(figures: Savings | Sharing | Totals) -> str:
-    """Return the share of the allocation that is saved, or a dash if that is unknown."""
+    """Return the share of the allocation that is saved; a dash if that is unknown, or nothing is allocated."""
     if figures.exactness is Exactness.UNKNOWN:
         return DASH
     return percent(share(figures.saved_bytes, figures.allocated_bytes))

@@ -210,7 +210,7 @@ def since(facts: PlanFacts) -> Iterator[str]:
 
 
 def _space(facts: PlanFacts, guests: int) -> str:
-    """Return the space that apply needs with the usual number of guests at a time, and with one."""
+    """Return a sentence on the space that apply needs with the usual number of guests at a time, and with one."""
     usual, least = facts.space_at_once(facts.jobs), facts.space_at_once(1)
     up_to = "about" if facts.plan.totals.exactness is Exactness.UNKNOWN else "up to"
     text = f"While apply runs, it needs {up_to} {format_size(usual)} of free disk space"

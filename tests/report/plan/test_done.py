@@ -90,7 +90,7 @@ def test_space_that_is_lost_does_not_come_back():
 
 def test_originals_that_the_operator_removed():
     assert end_of_report(*[Fate.GONE] * 3).endswith(
-        "Originals: 3 gone (not deleted by batchdiff).\n5.7 GiB came back, net of the overlays.\n"
+        "Originals: 3 gone (batchdiff recorded no deletion).\n5.7 GiB came back, net of the overlays.\n"
     )
 
 
@@ -169,10 +169,13 @@ def test_predictions_that_were_wrong_are_shown():
 
 
 def test_overlays_that_vms_have_used_or_that_are_gone():
-    assert "VMs have since written to 2 of them." in " ".join(
+    assert "2 of them have been written to since." in " ".join(
         end_of_report(Fate.KEPT, Fate.KEPT, used=True).split()
     )
-    assert "Its VM has since written to it." in " ".join(end_of_report(Fate.KEPT, used=True).split())
+    assert "It has been written to since." in " ".join(end_of_report(Fate.KEPT, used=True).split())
+    some = facts(Fate.KEPT, Fate.KEPT)
+    used = dict(some.conversions) | {"one": conversion(Fate.KEPT, used=True)}
+    assert "1 of them has been written to since." in " ".join(plan_text(some._replace(conversions=used)).split())
     lost = " ".join(end_of_report(Fate.KEPT, overlay_disk_bytes=None).split())
     assert lost.startswith("1 overlay cannot be found or read now. Originals: 1 kept.")
 
