@@ -118,7 +118,7 @@ class _Load:
 
 @dataclass(slots=True)
 class Meter:
-    """Counts the bytes of one command, whose threads may all report to it.
+    """A count of the bytes of one command, to which all its threads may report.
 
     ``show`` gets a reading at the start, then at most one every ``every`` seconds, and one at the end; if images
     are opened first, it gets one more when the number of bytes is known. ``show`` must not fail. Reports that are

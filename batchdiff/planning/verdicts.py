@@ -74,7 +74,7 @@ def _why_not_smaller(
 
 
 def _more_than_freed(savings: Savings, use: DiskUse) -> str:
-    """Return the comparison for a guest whose overlay is smaller than it, but not than the space it gives back."""
+    """Return the comparison if the overlay is smaller than the guest, but not than what the guest gives back."""
     would = "would" if use.exactness in {Exactness.EXACT, Exactness.AT_MOST} else "might"
     return (
         f"would take {format_size(savings.overlay_disk_bytes)}, and deleting the original {would} free only"

@@ -51,7 +51,7 @@ def named_data_file(head: bytes) -> str | None:
 
 
 def name_ends_at(head: bytes) -> int:
-    """Return the file offset at which the backing file's name ends; 0 if there is no name."""
+    """Return the file offset at which the backing file's name ends; 0 if there is none, or no full header."""
     if len(head) < _SHORTEST:
         return 0
     _, _, offset, size = _FIELDS.unpack_from(head)

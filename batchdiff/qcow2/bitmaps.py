@@ -26,16 +26,16 @@ _DIRTY_TRACKING = 1
 _GRANULARITIES = range(9, 32)
 _LONGEST_NAME = 1023
 _MAX_BITMAP = 512 * MIB
-"""QEMU's limit on a bitmap in a file. batchdiff has the same limit on a bitmap that is in use, in memory."""
+"""QEMU's limit on a bitmap in a file, and batchdiff's on the memory that a bitmap marked "in use" needs."""
 
 _MAX_TABLES = 64 * MIB
 """batchdiff's limit on all tables together. Those of a thousand bitmaps of a 16 TiB disk take 4 MiB."""
 
 _REMOVE = (
-    "Make a copy of it, remove each bitmap that `qemu-img info COPY` shows with `qemu-img bitmap --remove COPY"
-    " NAME`, and use the copy."
+    "Make a copy of it, use `qemu-img bitmap --remove COPY NAME` to remove each bitmap that `qemu-img info COPY`"
+    " shows, and use the copy."
 )
-"""The remedy for bitmaps that QEMU accepts."""
+"""The remedy for bitmaps that QEMU accepts, but batchdiff does not."""
 
 _RESERVED = np.uint64(0xFF000000000001FE)
 _ALL_ONES = np.uint64(1)
@@ -54,7 +54,7 @@ def bitmap_tables(directory: bytes, count: int, cluster_size: int, virtual_size:
         # QEMU skips one that is in use if it has loaded another of that name.
         _require(flags & _IN_USE or name not in names, "two bitmaps have the same name")
         names.add(name)
-        _require(kind == _DIRTY_TRACKING and not flags & ~_KNOWN_FLAGS, "a bitmap is of an unknown kind")
+        _require(kind == _DIRTY_TRACKING and not flags & ~_KNOWN_FLAGS, "a bitmap has an unknown type or flag")
         _require(bits in _GRANULARITIES, f"a bitmap has an invalid granularity of 2^{bits} bytes")
         _require(offset and offset % cluster_size == 0, "a table is at offset 0, or not aligned to a cluster")
         _require(0 < entries * cluster_size <= _MAX_BITMAP, f"a table has an invalid length ({entries} entries)")
@@ -92,7 +92,7 @@ def check_bitmap_table(words: Words, cluster_size: int) -> None:
     """
     hosts = words & OFFSET_MASK
     _require(not (words & _RESERVED).any(), "a table has reserved bits set")
-    _require(not (hosts % np.uint64(cluster_size)).any(), "an entry of a table is not aligned to a cluster")
+    _require(not (hosts % np.uint64(cluster_size)).any(), "a table has an offset not aligned to a cluster")
     _require(not ((hosts != 0) & (words & _ALL_ONES != 0)).any(), "a table has reserved bits set")
 
 

@@ -39,7 +39,8 @@ class Packer:
             return offset
         room_ends = align_up(self._cursor, self._cluster_size)
         if self._uses == self._most_uses or (room_ends != self.end and self._cursor + length > room_ends):
-            # The refcount of the cluster in progress is at its maximum, or the cluster after it is taken.
+            # The refcount of the cluster in progress is at its maximum, or the data does not fit into the rest of
+            # it, and the next cluster is taken.
             self._cursor, self._uses = self.end, 0
         offset, self._cursor = self._cursor, self._cursor + length
         self.end = max(self.end, align_up(self._cursor, self._cluster_size))

@@ -52,7 +52,7 @@ def extensions_of(cluster: bytes, length: int, name_offset: int) -> Iterator[tup
     while at < end:
         require_opened(
             at + _HEAD.size <= min(end, len(cluster)),
-            f"the space after its last header extension ({end - at} B) is too small for another one",
+            f"the space left for header extensions ({end - at} B) is too small for another one",
         )
         kind, size = _HEAD.unpack_from(cluster, at)
         at += _HEAD.size
@@ -111,7 +111,7 @@ def data_file_of(found: list[tuple[int, bytes]], *, has_one: bool) -> str | None
 
     ``has_one``: whether the header's incompatible features include an external data file.
 
-    :raises FormatError: features and extensions contradict each other.
+    :raises FormatError: features and extensions contradict each other, or more than one file is named.
     """
     names = [c_string(data).decode("utf-8", "surrogateescape") for kind, data in found if kind == DATA_FILE]
     if not has_one:

@@ -35,7 +35,7 @@ class CompressionType(enum.IntEnum):
 
 @frozen
 class Geometry:
-    """The numbers that determine the format of the tables.
+    """The properties of an image that determine the format of its tables.
 
     ``zero_flag`` is False for version 2, which has no zero clusters. ``refcount_bits``: the width of a refcount.
     ``external_data``: the data clusters are in another file, each at the offset that it has on the disk.

@@ -100,7 +100,7 @@ def claimed_cluster_size(head: bytes) -> int:
 
 
 def parse(head: bytes, file_size: int) -> Header:
-    """Parse and check the header in ``head``, which holds at least the first cluster of a file.
+    """Parse and check the header in ``head``: at least the first cluster of a file, or all of a shorter one.
 
     :raises FormatError: the image breaks the format's rules, is damaged, or needs an unsupported feature.
     """
@@ -222,13 +222,16 @@ def backing_name_in(cluster: bytes, offset: int, size: int, length: int) -> str 
 
     ``length``: bytes of the header's fields; the name must not begin among them.
 
-    :raises FormatError: it is too long, or outside the header.
+    :raises FormatError: it is too long, lies outside the header, or overlaps its fields.
     """
     require_opened(offset <= len(cluster), "its backing file name is outside the header")
     if offset == 0 or size == 0:
         return None
     require_opened(size <= MAX_NAME, f"its backing file name has {size} bytes, more than the limit of {MAX_NAME}")
-    require(offset >= length and offset + size <= len(cluster), "its backing file name is outside the header")
+    require(
+        offset >= length and offset + size <= len(cluster),
+        "its backing file name overlaps the header's fields, or ends outside the header",
+    )
     return c_string(cluster[offset : offset + size]).decode("utf-8", "surrogateescape") or None
 
 
@@ -242,7 +245,7 @@ def _check_data_file(header: Header) -> None:
 
 def _check_sizes(header: Header, size: int) -> None:
     """Check the sizes against QEMU's limits. ``size``: the virtual size as stored, not yet rounded to sectors."""
-    require(header.virtual_size > 0, "its virtual size is 0")
+    require(header.virtual_size > 0, f"its virtual size is less than a sector ({SECTOR} B)")
     require(size < 1 << 63, f"its virtual size {size} is invalid")
     needed = ceil_div(size, header.geometry.l2_coverage)
     require_opened(

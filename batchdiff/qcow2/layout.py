@@ -161,7 +161,7 @@ def header_for(
     lazy_refcounts: bool = False,
     data_file: str | None = None,
 ) -> bytes:
-    """Return the header of an image with that layout. ``backing``: name and format of the backing file, if any.
+    """Return the header of an image with that layout. ``backing``: its backing file's name and format, if any.
 
     ``data_file``: the name of the file with the data clusters, if they are in another file.
 

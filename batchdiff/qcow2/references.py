@@ -4,7 +4,7 @@
 
     L1 table, L2 tables, ...    numbers of their clusters     0 1 3         each is used once, and by nothing else
     entries of the L2 tables    numbers that they name        5 6 7 7 9     a few million at a time, sorted
-    refcounts                   of these clusters             1 1 1   0     7 is shared and 9 is free: refused
+    refcounts                   of these clusters             1 1 1   0     7 is used twice, 9 is free: refused
 
 The L2 tables and the data of snapshots, and the data of bitmaps, are not counted: QEMU does not follow them to
 read the disk, and the clusters that a snapshot shares with the disk have higher refcounts.
@@ -35,7 +35,7 @@ _IN_BATCH = 16 << 10
 SNAPSHOT_TABLE = "the snapshot table"
 
 _BUCKETS = 12
-"""The base-2 logarithm of the number of parts of the file; the references to each part are counted first."""
+"""The file is divided into at most 2 to this power parts, and the references to each part are counted first."""
 
 Entries = Callable[[], Iterator[Words]]
 """A function that yields the entries of all L2 tables, some tables at a time."""

@@ -75,8 +75,8 @@ FIELDS = {
         24,
         ">Q",
         {
-            0: "virtual size is 0",
-            511: "virtual size is 0",
+            0: "virtual size is less than a sector",
+            511: "virtual size is less than a sector",
             513: "smaller than the template's",
             (4 << 20) + 1: "L1 table has",
             16 << 20: "L1 table has",

@@ -1,7 +1,7 @@
 """An estimate of a compressed overlay's size, from a sample of clusters that grows until the error is small.
 
-If the sample includes every cluster, the size is exact. The sample is drawn with a fixed seed, so that a plan does
-not depend on the number of jobs.
+If the sample includes every cluster, the size is exact. The sample is drawn with a fixed seed, so the same guest
+always gets the same estimate.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from batchdiff.units import align_up
 
 _FIRST_SAMPLE = 512
 _WANTED_ERROR = 0.01
-"""The sampling error, as a share of the size, below which no more clusters are drawn (docs/plan-format.md)."""
+"""The sampling error, as a share of the size, at or below which sampling ends (docs/plan-format.md)."""
 _CONFIDENCE = 1.96
 _BATCH = 64
 
 
 @frozen
 class Sample:
-    """Clusters of a guest, to be compressed; ``level``: None for the default of the compression."""
+    """Clusters of a guest to compress, by number. ``level``: None for the default of the compression type."""
 
     source: ImageSource
     geometry: Geometry
@@ -47,8 +47,8 @@ class Sample:
 class StoredData(NamedTuple):
     """The size of an overlay's compressed data: bytes of the file, their error, bytes on disk.
 
-    The file's bytes are whole clusters. The bytes on disk are whole units of the filesystem, and may be fewer,
-    because clusters of the file need not be full.
+    The file's bytes are whole clusters. The bytes on disk are whole units of the filesystem, and may be fewer
+    than the file's, because clusters of the file need not be full.
     """
 
     file_bytes: int
@@ -57,7 +57,7 @@ class StoredData(NamedTuple):
 
 
 Measure = Callable[[list[Sample]], list[list[int]]]
-"""A function that compresses samples and returns the stored bytes of each cluster, in order; 0 if uncompressed."""
+"""A function that compresses samples and returns for each what :func:`stored_lengths` does, in the same order."""
 
 
 @frozen
@@ -110,7 +110,7 @@ def stored_data(  # noqa: PLR0913  # options by keyword
 ) -> StoredData:
     """Return the size of an overlay's compressed data on a filesystem with allocation units of ``unit`` bytes.
 
-    The error is 0 if, and only if, every cluster was compressed. ``level``: None for the default.
+    The error is 0 if, and only if, the sample includes every cluster. ``level``: None for the default.
     """
     clusters = numbers(fold(only(extents, Kind.DATA), geometry.granules))
     count = len(clusters)
@@ -131,7 +131,7 @@ def stored_data(  # noqa: PLR0913  # options by keyword
         total = end * count / done
         error = _error(np.where(drawn == 0, cluster_size, drawn), count)
         if done < count and error <= _WANTED_ERROR * total:
-            # One more cluster for the rounding; an error of 0 would claim that every cluster was compressed.
+            # One more cluster for the rounding; an error of 0 would claim that the sample includes every cluster.
             return StoredData(
                 align_up(round(total), cluster_size),
                 math.ceil(error) + cluster_size,
@@ -165,7 +165,7 @@ def _error(sizes: npt.NDArray[np.int64], count: int) -> float:
 
 
 def _packed(lengths: npt.NDArray[np.int64], geometry: Geometry, unit: int) -> tuple[int, int]:
-    """Return the bytes up to the end of the stored data, and the same without units that stay unwritten.
+    """Return the bytes up to the end of the stored data, and how many of them are not in unwritten units.
 
     Neither is rounded up, because a sample's rounding would be multiplied.
     """
@@ -178,7 +178,7 @@ def _packed(lengths: npt.NDArray[np.int64], geometry: Geometry, unit: int) -> tu
         if length:
             unused += _units_left(filled, cluster_size, unit) if offset != filled else 0
             filled = offset + length
-    # The rest after the last compressed cluster is part of the file only if something is stored after it.
+    # The units left after the last compressed cluster count only if something is stored after them.
     return end, end - unused - (_units_left(filled, cluster_size, unit) if end > filled else 0)
 
 

@@ -32,7 +32,8 @@ from batchdiff.qcow2.entries import Origin
 from batchdiff.units import MIB, ceil_div
 
 _STRETCH = 512 * MIB
-"""Bytes; a qcow2 with clusters of 64 KiB in random order has 8,192 segments here: a megabyte or two."""
+"""The bytes of a stretch. A qcow2 with clusters of 64 KiB in random order has 8,192 segments in each, which take a
+megabyte or two of memory."""
 
 
 @frozen
@@ -40,7 +41,7 @@ class SpaceTaken:
     """Bytes on disk of the data, in whole units, and the bytes in blocks that other files share.
 
     ``holes``: the bytes of whole units, between the first and the last byte of the data, to which nothing is
-    written; counted only if a unit holds several clusters.
+    written; 0 if :func:`space_taken` gets no ``file_start``.
     """
 
     data: int
@@ -67,8 +68,8 @@ def space_taken(  # noqa: PLR0913  # options by keyword
     ``data``: its place in the image, an array of shape (runs, 2): offset and length, sorted and disjoint.
 
     If a unit holds several clusters, data takes no units of its own (see ``disk_bytes`` in ``overlay_sizes``), but
-    may leave holes, because whole clusters can be zeros in version 2: ``file_start`` is the file offset at which
-    the runs begin, stored one after the other.
+    it may leave holes: in version 2, which has no zero clusters, some data clusters may be all zeros. To count the
+    holes, pass ``file_start``: the file offset from which the runs are stored, one after the other.
 
     Without ``sharing``, nothing counts as shared. ``known``: the extents of a raw image, if it was mapped before
     (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`). ``written`` is called with starts and ends of the
@@ -105,7 +106,7 @@ def space_taken(  # noqa: PLR0913  # options by keyword
 
 
 class _FileUnits:
-    """A count of the whole units of a file, between the ends of its data, to which nothing is written."""
+    """A count of the whole units of a file, between the start and the end of its data, that stay unwritten."""
 
     def __init__(self, starts: Offsets, ends: Offsets, file_start: int, unit: int) -> None:
         """Take runs of the guest, sorted, that are stored from ``file_start`` on."""
@@ -127,7 +128,7 @@ class _FileUnits:
 
 
 def _stored(segment: Segment, rule: WriteRule) -> Iterator[tuple[int, int]]:
-    """Yield start and end of the parts of a segment that the overlay stores."""
+    """Yield the start and end of each part of a segment that the overlay stores."""
     for part, to_write in rule.parts(segment):
         if to_write is ToWrite.ALL:
             yield part.start, part.end

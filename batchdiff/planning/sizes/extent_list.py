@@ -33,7 +33,7 @@ from batchdiff.units import ceil_div
 class ListFormat(NamedTuple):
     """The way in which a filesystem lists a file's extents.
 
-    ``longest``: the blocks of the longest extent. ``in_inode``: the entries for which the inode has room.
+    ``longest``: the maximum number of blocks in an extent. ``in_inode``: the entries for which the inode has room.
     ``entry``, ``header``: the bytes of an entry, and of a header, in a block.
     """
 
@@ -108,7 +108,8 @@ class OverlayLists:
     def __init__(self, layout: AnyLayout, extents: Extents, volume: Volume, preallocation: Preallocation) -> None:
         """Count for an overlay that holds these extents, in granules of its layout.
 
-        If ``preallocation`` is full, every part of the file is written, and nothing is counted.
+        If ``preallocation`` is full, every part of the file is written, and nothing is counted; nor is anything
+        on a filesystem without a list format.
         """
         cluster = layout.cluster_size if isinstance(layout, QedLayout) else layout.geometry.cluster_size
         granule = cluster if isinstance(layout, QedLayout) else layout.geometry.granule
@@ -129,7 +130,7 @@ class OverlayLists:
         self._data.add(starts + shifts, ends + shifts)
 
     def add_packed(self, length: int) -> None:
-        """Count compressed data, which has hardly any holes."""
+        """Count ``length`` bytes of compressed data, which has hardly any holes."""
         start = np.array([self._layout.data_offset])
         self._file.add(start, start + length)
 
@@ -148,7 +149,7 @@ class OverlayLists:
 
 
 def _shifts(runs: Offsets, cluster: int, layout: AnyLayout) -> Offsets:
-    """Return the distance of each run's place in the file from that in the guest: clusters are stored in order."""
+    """Return what must be added to each run's offset in the guest to get that in the file, in bytes."""
     if isinstance(layout, Layout) and (layout.options.outside or layout.options.preallocated):
         return np.full(len(runs), 0 if layout.options.outside else layout.data_offset, dtype=np.int64)
     first, last = runs[:, 0] // cluster, (runs[:, 0] + runs[:, 1] - 1) // cluster

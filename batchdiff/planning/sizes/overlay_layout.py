@@ -1,4 +1,4 @@
-"""The layout of an overlay of either format, and the space that it takes on disk."""
+"""The layout of an overlay, qcow2 or QED, and the space that the overlay takes on disk."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ AnyLayout: TypeAlias = Layout | QedLayout
 def overlay_layout(
     extents: Extents, virtual_size: int, options: OverlayOptions, backing: tuple[str, str]
 ) -> AnyLayout:
-    """Return the layout of an uncompressed overlay. ``backing``: the template's name and format in its header.
+    """Return the layout of an uncompressed overlay. ``backing``: the template's name and format.
 
     :raises FormatError: the layout, or the template's name, does not fit into a header.
     """
@@ -54,7 +54,8 @@ def overlay_disk_bytes(layout: AnyLayout, extents: Extents, options: OverlayOpti
 def _luks_disk_bytes(layout: Layout, options: OverlayOptions, unit: int) -> int:
     """Return the bytes of a LUKS header on disk: only its beginning is written, and the rest stays a hole.
 
-    If a unit holds several clusters, all of the file is counted already, so the hole is subtracted.
+    If a unit holds several clusters, all of the file is counted already, so the hole is returned as a negative
+    number.
     """
     secret = options.encryption
     if secret is None:

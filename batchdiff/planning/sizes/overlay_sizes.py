@@ -1,7 +1,7 @@
 """The content of an overlay, the size of its file, its space on disk, and its savings; pure.
 
-An uncompressed overlay's size depends only on the number of its data clusters and L2 tables, because
-:mod:`batchdiff.qcow2.layout` fixes all offsets before anything is written.
+With given options and a given disk size, an uncompressed overlay's size depends only on the number of its data
+clusters and L2 tables, because :mod:`batchdiff.qcow2.layout` fixes all offsets before anything is written.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def extents_to_write(units: Extents, virtual_size: int, options: OverlayOptions,
 def disk_bytes(layout: Layout, data: int, unit: int = UNIT) -> int:
     """Return an overlay's bytes on disk, in whole units of the filesystem; its data clusters take ``data`` bytes.
 
-    This can be less than the file's size: tables end before their last cluster does, and data clusters have holes.
+    This can be less than the file's size: tables can end before their last cluster does, and data clusters can
+    have holes.
     If a unit holds several clusters, something is written in each unit, so all units are taken.
     """
     cluster, entries_per_block = layout.geometry.cluster_size, layout.geometry.refcounts_in_block
@@ -62,8 +63,8 @@ class OverlaySize(NamedTuple):
 class ComparedSizes(NamedTuple):
     """The sizes of an uncompressed overlay with each geometry that was compared, in bytes.
 
-    ``file``: the length of its file, and of its data file. ``disk``: the space that it takes if the guest's data
-    has no holes; empty unless subclusters were considered, or there is a data file.
+    ``file``: the length of its file, plus that of its data file. ``disk``: the space that it takes if the guest's
+    data has no holes; empty unless subclusters were considered, or there is a data file.
     """
 
     file: dict[Geometry, int]
