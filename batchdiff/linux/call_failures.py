@@ -146,7 +146,7 @@ def _denied(case: _Case) -> Fault:
     limited = _without_capabilities(case)
     if limited is not None:
         return limited
-    lacking = lacking_access(case.deed, case.path) if case.path else ""
+    lacking = next(filter(None, (lacking_access(case.deed, at) for at in (case.path, case.target) if at)), "")
     if not lacking:
         return _unexplained(case)
     if os.geteuid() == 0:
@@ -166,12 +166,12 @@ def _without_capabilities(case: _Case) -> Fault | None:
 
 
 def _unexplained(case: _Case) -> Fault:
-    """Explain a refusal that owners and modes do not account for."""
+    """Explain a refusal that owners and modes do not account for, or whose file is not known."""
     label = confinement()
     confined = f" This process is confined as {label}." if label else ""
+    allowed = ", though owners and modes allow it:" if case.path else ": owners or modes,"
     return Fault(
-        f"{case.text}, though owners and modes allow it: a security module (AppArmor, SELinux) or the file server"
-        " forbids it",
+        f"{case.text}{allowed} a security module (AppArmor, SELinux) or the file server forbids it",
         f"See `dmesg` and the audit log for what was denied, and allow it, {AGAIN}{confined}",
     )
 

@@ -18,28 +18,34 @@ _NOVA_CACHE = re.compile(r".*/instances/_base/.*|.*/_base/[0-9a-f]{40}(?:_[0-9]+
 _NOVA_DISK = re.compile(rf".*/instances/{_UUID}/[^/]+")
 
 _CONVERT_A_COPY = "copy the disk to a folder that only you manage, and convert the copy"
+_CHOOSE_ANOTHER_PATH = "choose another path for the overlay (`overlay: {path: ...}`)"
 
 
-def why_managed(guest: Iterable[str], template: Iterable[str]) -> str:
+def why_managed(guest: Iterable[str], template: Iterable[str], overlay: str = "") -> str:
     """Return why a guest must not be converted: a VM manager keeps a file of it or its template; empty if not.
 
-    ``guest``: the absolute paths of its image, of a link to that, and of its overlay; ``template``: those of the
-    files of its chain.
+    ``guest``: the absolute paths of its image and of a link to that; ``template``: those of the files of its
+    chain; ``overlay``: that of the guest's overlay.
     """
-    return next(filter(None, map(_why_guest, guest)), "") or next(filter(None, map(_why_template, template)), "")
+    by_guest = (_why_guest(f"{path} is", path, _CONVERT_A_COPY) for path in guest)
+    return (
+        next(filter(None, by_guest), "")
+        or _why_guest(f"the overlay {overlay} would be", overlay, _CHOOSE_ANOTHER_PATH)
+        or next(filter(None, map(_why_template, template)), "")
+    )
 
 
-def _why_guest(path: str) -> str:
+def _why_guest(subject: str, path: str, remedy: str) -> str:
     if _OVIRT.fullmatch(path):
         return (
-            f"{path} is in a storage domain of oVirt, whose database records the format, size and chain of each"
-            f" disk; oVirt would not know of the overlay, so {_CONVERT_A_COPY}"
+            f"{subject} in a storage domain of oVirt, whose database records the format, size and chain of each"
+            f" disk; oVirt would not know of the overlay, so {remedy}"
         )
     if _NOVA_CACHE.fullmatch(path) or _NOVA_DISK.fullmatch(path):
         return (
-            f"{path} is in a folder of OpenStack Nova, which records the format of each disk and the image below"
+            f"{subject} in a folder of OpenStack Nova, which records the format of each disk and the image below"
             " it; Nova would not know of the overlay, and could start the VM as if the overlay were raw, so"
-            f" {_CONVERT_A_COPY}"
+            f" {remedy}"
         )
     return ""
 

@@ -26,7 +26,8 @@ from batchdiff.managers.proxmox import IMAGES, VolumePlace, disk_of, place_of
 LAYOUT = "proxmox"
 """The value of a manifest's ``overlay.layout``."""
 
-_ELSEWHERE = re.compile(rf"(.*/{IMAGES})/[1-9][0-9]{{2,8}}/")
+_VMID = "[1-9][0-9]{2,8}"
+_ELSEWHERE = re.compile(rf"(.*/{IMAGES})/{_VMID}/")
 _BTRFS_FILE = "disk.raw"
 
 
@@ -40,7 +41,8 @@ class ProxmoxDisk(NamedTuple):
 class PlacementError(ValueError):
     """The error for a guest whose overlay has no place.
 
-    ``why``: the reason; ``key``: the key of ``overlay`` that it concerns; ``write``: what the manifest needs.
+    ``why``: the reason; ``key``: the key of ``overlay`` that it concerns, or "path" for the guest's own;
+    ``write``: what the manifest needs.
     """
 
     def __init__(self, key: str, why: str, write: str) -> None:
@@ -78,10 +80,10 @@ def overlay_in_storage(template: str, guest: str, chosen: ProxmoxDisk) -> str:
         raise ValueError(f"{template} is not in a storage of Proxmox VE")
     owner, name = _own_place(base, guest)
     named = disk_of(name)
-    vmid = _vmid(base, guest, chosen, owner, named)
     if owner == base.vmid:
         why = f"it is in the folder of the template's own VM, {owner}"
-        raise PlacementError("vmid", why, "the path that it has once you have moved it out of that folder")
+        raise PlacementError("path", why, "the path that it has once you have moved it out of that folder")
+    vmid = _vmid(base, guest, chosen, owner, named)
     if vmid == base.vmid:
         raise PlacementError("vmid", f"VM {vmid} is the template's own", "the number of another VM as `vmid`")
     if chosen.disk is not None:
@@ -116,7 +118,11 @@ def _vmid(
             why = f"it is in the folder of VM {owner}, but its name is that of a disk of VM {named[0]}"
             raise PlacementError("vmid", why, f"`vmid: {owner}` and `disk: N`, or give the file the right name")
         return owner
+    below = re.match(rf"({re.escape(base.images)}/{_VMID})/", guest)
     elsewhere = _ELSEWHERE.match(guest)
+    if below is not None and None in chosen:
+        why = f"it is in a folder below {below[1]}, where Proxmox VE looks for no disks"
+        raise PlacementError("vmid", why, "both `vmid` and `disk` to make it one")
     if elsewhere is not None and None in chosen:
         why = f"it is in {elsewhere[1]}, not in the template's storage, but its overlay must be in {base.images}"
         raise PlacementError("vmid", why, "both `vmid` and `disk` to put the overlay there")

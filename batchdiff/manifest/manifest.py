@@ -48,9 +48,8 @@ class GuestEntry:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The paths of the image, of the link to it, and of the overlay, if the guest has or gets them."""
-        overlay = self.overlay_path if self.gets_overlay else ""
-        return tuple(path for path in (self.image.path, self.named, overlay) if path)
+        """The paths of the image and of the link to it, if there is one."""
+        return tuple(path for path in (self.image.path, self.named) if path)
 
     @property
     def gets_overlay(self) -> bool:

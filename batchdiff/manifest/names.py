@@ -198,7 +198,7 @@ class Naming:
         try:
             overlay_in_storage(template, guest.named, guest.written.layout)
         except PlacementError as error:
-            is_given = getattr(guest.written.layout, error.key) is not None
+            is_given = getattr(guest.written.layout, error.key, None) is not None
             where = (*guest.written.where, "overlay", error.key) if is_given else guest.written.image.path_where
             by_path = "`exclude` it, or list it by path and " if guest.written.image.is_glob else ""
             what = f"{show(guest.place.written)} cannot become a disk of Proxmox VE: {error.why}"

@@ -34,8 +34,8 @@ SIDECAR_VERSION = "1.2"
 LARGEST = 64 << 20
 """The bytes of the largest sidecar that is read; each overlay takes about 700."""
 
-_MOST_BEFORE = 16
-"""The maximum number of replaced overlays whose origins are read for an overlay; older ones are dropped."""
+MOST_BEFORE = 16
+"""The maximum number of replaced overlays whose origins an overlay keeps; older ones are dropped."""
 
 Chain = tuple[Fingerprint, ...]
 """One fingerprint for each file of a template's chain, the template first."""
@@ -188,7 +188,7 @@ def _origin(value: dict[str, Any]) -> OverlayOrigin:
         plan_path=str(value.get("plan_path", "")),
         original=str(value.get("original", "")),
         fingerprint=None if print_ is None else _fingerprint(print_),
-        before=tuple(_origin(each) for each in value.get("before", ())[:_MOST_BEFORE]),
+        before=tuple(_origin(each) for each in value.get("before", ())[:MOST_BEFORE]),
     )
 
 

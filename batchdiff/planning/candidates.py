@@ -94,7 +94,7 @@ def _decided_before(entry: GuestEntry, template: PlannedImage, plans: EarlierPla
     if entry.converted is not None:
         return untouched_guest(entry, None, Verdict.SKIP, plans.reason(entry.converted))
     # A VM manager need not know that blocks are shared: file, format and size stay as they are.
-    managed = why_managed(entry.paths, template.paths) if entry.gets_overlay else ""
+    managed = why_managed(entry.paths, template.paths, entry.overlay_path) if entry.gets_overlay else ""
     if reason := entry.objection or managed:
         return untouched_guest(entry, None, Verdict.REFUSE, reason)
     return None

@@ -250,6 +250,17 @@ def test_each_has_its_own_advice(code, said):
     assert not re.search(r"apply|restore|purge|verify", fault.remedy)
 
 
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM])
+def test_owners_and_modes_allow_it_only_if_they_were_looked_at(tmp_path, code):
+    said = "though owners and modes allow it"
+    (tmp_path / "vm.img").touch()
+    assert said in explain(OSError(code, os.strerror(code), str(tmp_path / "vm.img"))).why
+    fault = explain(OSError(code, os.strerror(code)))
+    assert said not in fault.why
+    assert fault.why.startswith(f"{os.strerror(code)}: owners or modes, a security module (AppArmor, SELinux) or")
+    assert fault.remedy.startswith("See `dmesg` and the audit log for what was denied, and allow it, ")
+
+
 @pytest.mark.parametrize("code", sorted(errno.errorcode))
 def test_every_error_is_explained_with_or_without_a_file(code):
     for error in (OSError(code, os.strerror(code)), OSError(code, os.strerror(code), b"/no/such", None, "/x")):

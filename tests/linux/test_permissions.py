@@ -55,6 +55,14 @@ def test_a_folder_that_may_not_be_written_to(folder):
     assert told(folder, lambda: os.unlink("/images/vm.img")) is None
 
 
+def test_a_new_folder_that_may_not_be_written_to(folder):
+    """The file may leave its folder, but not get into the other."""
+    (folder / "images").chmod(0o777)
+    (folder / "aside").mkdir(mode=0o755)
+    found = told(folder, lambda: os.rename("/images/vm.img", "/aside/vm.img"))
+    assert found.why == f"{ME} may not write to the folder /aside, {ROOTS} 755"
+
+
 def test_a_folder_that_may_not_be_entered(folder):
     (folder / "images").chmod(0o700)
     found = told(folder, lambda: os.open("/images/vm.img", os.O_RDONLY), Deed.READ)

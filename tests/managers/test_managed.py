@@ -23,9 +23,14 @@ FREE = "/images/web.raw"
 def test_refused_with_the_reason(path, manager):
     assert manager in why_managed([FREE, path], [FREE])
     assert path in why_managed([path], [FREE])
+    assert why_managed([path], [FREE], path).endswith("convert the copy")
     why = why_managed([FREE], [path])
     assert manager in why
     assert why.startswith(f"the template's file {path} is in ")
+    why = why_managed([FREE], [path], path)
+    assert manager in why
+    assert why.startswith(f"the overlay {path} would be in a ")
+    assert why.endswith(", so choose another path for the overlay (`overlay: {path: ...}`)")
 
 
 @pytest.mark.parametrize(

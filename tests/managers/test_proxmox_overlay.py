@@ -25,6 +25,7 @@ FREE = ProxmoxDisk()
         ("/dev/pve/vm-101-disk-0", FREE, "101/vm-101-disk-0.qcow2"),
         ("/imports/web.img", ProxmoxDisk(101, 0), "101/vm-101-disk-0.qcow2"),
         ("/t/images/101/vm-101-disk-0.raw", ProxmoxDisk(101, 0), "101/vm-101-disk-0.qcow2"),
+        ("/s/images/101/sub/x.img", ProxmoxDisk(101, 0), "101/vm-101-disk-0.qcow2"),
     ],
 )
 def test_places_of_overlays(guest, chosen, overlay):
@@ -36,7 +37,23 @@ def test_places_of_overlays(guest, chosen, overlay):
     [
         ("/s/images/101/vm-101-disk-0.raw", ProxmoxDisk(102), "vmid", "in the folder of VM 101", "`vmid: 101`"),
         ("/s/images/101/vm-102-disk-0.raw", FREE, "vmid", "a disk of VM 102", "`vmid: 101` and `disk: N`"),
-        ("/s/images/9000/vm-9000-disk-1.raw", FREE, "vmid", "folder of the template's own VM", "moved it out of"),
+        ("/s/images/9000/vm-9000-disk-1.raw", FREE, "path", "folder of the template's own VM", "moved it out of"),
+        (
+            "/s/images/9000/a.raw",
+            ProxmoxDisk(9000, 1),
+            "path",
+            "folder of the template's own VM",
+            "moved it out of",
+        ),
+        (
+            "/s/images/9000/a.raw",
+            ProxmoxDisk(101, 1),
+            "path",
+            "folder of the template's own VM",
+            "moved it out of",
+        ),
+        ("/s/images/9000/vm-101-disk-1.raw", FREE, "path", "folder of the template's own VM", "moved it out of"),
+        ("/s/images/101/sub/x.img", FREE, "vmid", "a folder below /s/images/101, where", "both `vmid` and `disk`"),
         ("/imports/vm-9000-disk-1.raw", FREE, "vmid", "the template's own", "another VM"),
         ("/s/images/101/web.raw", FREE, "disk", "not vm-101-disk-N", "`disk: N`"),
         ("/imports/web.raw", ProxmoxDisk(disk=0), "vmid", "neither its folder nor its name", "`vmid: VMID`"),
@@ -51,6 +68,12 @@ def test_what_has_no_place(guest, chosen, key, why, write):
     assert caught.value.key == key
     assert why in caught.value.why
     assert write in caught.value.write
+
+
+def test_a_folder_below_that_of_a_vm_in_a_storage_with_another_folder_of_images():
+    """As ``content-dirs`` can name it."""
+    with pytest.raises(PlacementError, match="a folder below /s/disks/101, where"):
+        overlay_in_storage("/s/disks/9000/base-9000-disk-0.raw", "/s/disks/101/old/vm-101-disk-0.raw", FREE)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def storage(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for vmid in ("9000", "101", "102"):
         os.makedirs(f"images/{vmid}")
-    make(BASE, "images/101/vm-101-disk-0.raw", "images/102/vm-102-disk-0.qcow2", "web.img")
+    make(BASE, "images/101/vm-101-disk-0.raw", "images/102/vm-102-disk-0.qcow2", "images/9000/web.img", "web.img")
     return str(tmp_path)
 
 
@@ -86,6 +86,8 @@ def test_a_path_of_its_own_replaces_the_default_layout(storage):
     [
         (own("images/101/vm-101-disk-0.raw", ", vmid: 102"), "guests[0].overlay.vmid", "write `vmid: 101`"),
         (own("web.img", ", vmid: 9000, disk: 1"), "guests[0].overlay.vmid", "VM 9000 is the template's own"),
+        (own("images/9000/web.img", ", vmid: 9000, disk: 1"), "guests[0].path", "moved it out of that folder"),
+        (own("images/9000/web.img", ", vmid: 101, disk: 1"), "guests[0].path", "moved it out of that folder"),
         (own("web.img", ", vmid: 99, disk: 1"), "guests[0].overlay.vmid", "99 is below 100"),
         (own("web.img", ", vmid: 101"), "guests[0].path", "write `disk: N`"),
         (own("web.img", ", vmid: 101, disk: 0, path: x.qcow2"), "guests[0].overlay.path", "leave out either"),

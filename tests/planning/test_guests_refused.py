@@ -337,6 +337,11 @@ def test_images_of_a_vm_manager_with_a_database(tmp_path):
     (tmp_path / "link.img").symlink_to(f"{nova}/disk")
     (own,) = planned(tmp_path, "template.img", ("link.img", "raw"))
     assert own.verdict is Verdict.REFUSE
+    manifest = manifest_of(tmp_path, "template.img", ("web.img", "raw"))
+    manifest.write_text(manifest.read_text().replace("0.thin", f"{nova}/web.qcow2"))
+    (beside,) = make_plan(read_manifest(str(manifest)), jobs=1).guests
+    assert beside.verdict is Verdict.REFUSE
+    assert f"the overlay {nova}/web.qcow2 would be in a folder of OpenStack Nova" in beside.reason
     (below,) = planned(tmp_path, f"{cache}/template.img", ("web.img", "raw"))
     assert below.verdict is Verdict.REFUSE
     assert f"the template's file {cache}/template.img is in a folder of OpenStack Nova" in below.reason

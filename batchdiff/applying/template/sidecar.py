@@ -20,6 +20,7 @@ from batchdiff.plan.file import read_regular
 from batchdiff.plan.plan import Plan
 from batchdiff.plan.sidecar import (
     LARGEST,
+    MOST_BEFORE,
     Chain,
     OverlayOrigin,
     Sidecar,
@@ -68,7 +69,7 @@ def _after(last: OverlayOrigin | None, origin: OverlayOrigin, overlay_path: str)
         return origin
     # A run that continues after a crash records its overlay again.
     known = last.before if last.made_by(origin.plan, origin.guest) else last.lineage
-    return replace(origin, before=tuple(replace(each, before=()) for each in known))
+    return replace(origin, before=tuple(replace(each, before=()) for each in known[:MOST_BEFORE]))
 
 
 def check_other_overlays(template_path: str, digest: str, overlay_path: str) -> None:

@@ -39,8 +39,8 @@ def _unseen_by_proxmox(plan: Plan) -> Iterator[str]:
 def _why(unseen: Unseen, *, one: bool) -> str:
     """Return why Proxmox VE does not see what overlays depend on, as a clause; ``one``: for one overlay."""
     if unseen is Unseen.TEMPLATE:
-        return "the template's path does not end in /VMID/base-VMID-disk-N.FORMAT"
+        return "the template's path does not end in /VMID/base-NAME.FORMAT"
     if unseen is Unseen.FOLDER:
         where = "is not in the folder of a VM" if one else "are not in folders of VMs"
         return f"the overlay{'' if one else 's'} {where} in the template's storage"
-    return f"the backing file {'name is' if one else 'names are'} not ../VMID/base-VMID-disk-N.FORMAT"
+    return f"the backing file {'name is' if one else 'names are'} not ../VMID/base-NAME.FORMAT"

@@ -230,6 +230,15 @@ def test_an_overlay_that_replaces_another_keeps_its_origin(template):
     assert found.before[-1] == ORIGIN
 
 
+def test_no_more_origins_are_written_than_are_read(template):
+    for number in range(20):
+        template.record("vm.qcow2", origin=thinner(template, str(number)))
+    (written,) = json.loads(template.file.read_text())["overlays"].values()
+    (found,) = template.known.overlays.values()
+    assert [each["plan"] for each in written["before"]] == [each.plan for each in found.before]
+    assert [each.plan for each in found.before] == [str(number) for number in range(18, 2, -1)]
+
+
 @pytest.mark.parametrize(("undone", "left"), [("3", ["2", "1"]), ("2", ["1"]), ("1", []), ("unknown", [])])
 def test_an_overlay_that_replaced_another_is_forgotten(template, undone, left):
     template.record("vm.qcow2", origin=OverlayOrigin("vm", "1", "/fleet.plan.json", "/vm.img"))

@@ -33,6 +33,8 @@ def guest(name="a", path=RAW, overlay="/s/images/101/vm-101-disk-0.qcow2", **cha
             "the template's path does",
         ),
         (plan(guest(options=RELATIVE)), None),
+        # Any name that begins with base- is that of a base.
+        (plan(guest(options=RELATIVE), template="/s/images/9000/base-web.qcow2"), None),
         (plan(guest(path="/i/a.img", overlay="/i/a.qcow2"), template="/i/t.qcow2"), None),
     ],
 )
@@ -48,7 +50,7 @@ def test_what_proxmox_would_not_see(found, why):
     ("folder", "options", "why"),
     [
         ("/s/thin", RELATIVE, "the overlays are not in folders of VMs in the template's storage"),
-        ("/s/images/101", OverlayOptions(), "the backing file names are not ../VMID/base-VMID-disk-N.FORMAT"),
+        ("/s/images/101", OverlayOptions(), "the backing file names are not ../VMID/base-NAME.FORMAT"),
     ],
 )
 def test_what_proxmox_would_not_see_of_several(folder, options, why):
