@@ -35,8 +35,9 @@ def is_caused_by(error: BaseException | None, *kinds: type[BaseException]) -> bo
 class BatchdiffError(Exception):
     """A failure: what went wrong and where, why, and what to do next. It is printed without a traceback.
 
-    ``what`` names the file or guest; ``why`` is the cause; ``remedy`` is advice in whole sentences. If the failure
-    was raised from a system error about a limit, such as that on open files, the advice is about that limit.
+    ``what`` is the failure, and names the file or guest; ``why`` is the cause; ``remedy`` is advice in whole
+    sentences. If the failure was raised from a system error about a limit, such as that on open files, the advice
+    is about that limit.
     """
 
     exit_code = 1
@@ -61,7 +62,7 @@ class BatchdiffError(Exception):
         return f"{self.what}: {self.why}" if self.why else self.what
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Workers pickle exceptions for the planner; pickle's default would lose the keyword-only arguments.
+        # Workers pickle exceptions. Pickle's default fails: it passes keyword-only arguments by position.
         return _rebuild, (type(self), self.what, self.why, self.remedy)
 
 
@@ -70,7 +71,7 @@ def _rebuild(kind: type[BatchdiffError], what: str, why: str, remedy: str) -> Ba
 
 
 class GuestError(BatchdiffError):
-    """A guest was refused or failed, and the others continue; or the system lets the command do no more."""
+    """A guest was refused or failed, and the others continue; or the system does not let the command continue."""
 
     exit_code = 1
 

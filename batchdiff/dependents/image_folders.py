@@ -12,9 +12,9 @@ from batchdiff.plan.sidecar import read_sidecar, sidecar_path
 
 
 def folders_of_manifest(manifest: Manifest) -> list[str]:
-    """Return the folders, sorted, of a manifest, and of its template, guests and overlays, chosen or not.
+    """Return the folders of a manifest, of its template, and of all guests, chosen or not, and overlays; sorted.
 
-    Those of backing files, and of the images that the template's sidecar lists, are among them.
+    Those of backing files, and of the overlays and originals that the template's sidecars list, are among them.
     """
     guests = (*manifest.guests, *manifest.left_out)
     sources = [manifest.template, *(guest.image for guest in guests)]

@@ -25,19 +25,22 @@ _HEADER = 16 * KIB
 """Bytes on disk of an overlay before its data: a block each for header, refcount table, refcounts and L1 table."""
 
 _TABLE, _PER_TABLE = 64 * KIB, 512 * MIB
-"""An L2 table of an overlay, and the bytes of the disk that it maps."""
+"""The bytes of an overlay's L2 table, and those of the disk that it maps."""
 
 
 _PER_REFCOUNTS = 2 << 30
 """Bytes of an overlay that one block of refcounts, of 16 bits each, covers."""
 
 _BLOCK, _EXTENT, _EXTENTS_IN_INODE, _EXTENTS_IN_BLOCK = 4 * KIB, 8 * KIB, 4, 340
-"""A block of ext4, the fewest bytes that an extent and the hole after it take, and the numbers of extents that
-an inode and a block list (Linux, ``fs/ext4/ext4_extents.h``)."""
+"""A block of ext4, the fewest bytes that an extent and the hole after it span, and how many extents an inode can
+list, and how many a block can (Linux, ``fs/ext4/ext4_extents.h``)."""
 
 
 class OtherTemplate(NamedTuple):
-    """A second template that fits an image as well: its similarity is at least the first one's lower bound."""
+    """A second template that fits an image as well.
+
+    The estimate of the similarity to it is at least the lower bound of that to the first template.
+    """
 
     path: str
     similarity: Interval
@@ -58,7 +61,10 @@ class Copy:
 
 @frozen
 class Group:
-    """A template and its copies, those that save most first. ``choice``: how it was chosen; None if given."""
+    """A template and its copies, those that save most first.
+
+    ``choice``: how the template was chosen; None if it was given.
+    """
 
     template: SampledImage
     choice: ChosenTemplate | None
@@ -77,7 +83,7 @@ class Group:
 
     @property
     def exactness(self) -> Exactness:
-        """The exactness of ``saved`` apart from the sampling: of the bytes that deleting the images would free."""
+        """The exactness of ``saved`` but for sampling: that of the bytes that deleting the images would free."""
         return of_sum(copy.image.exactness for copy in self._accepted)
 
     @property
@@ -160,7 +166,7 @@ class Placement:
         return Copy(image, similarity, self._saved(number, template), other)
 
     def _other(self, image: int, nearest: _Nearest, similarity: Interval) -> OtherTemplate | None:
-        """Return a template that fits an image as well; None if there is none."""
+        """Return a second template that fits an image as well as the nearest one; None if there is none."""
         second = int(nearest.second[image])
         if second < 0 or nearest.share_of_second[image] < similarity.low:
             second = self._grouping.either.get(image, -1)
@@ -183,7 +189,7 @@ class Placement:
         return saved.widened(below=most - tables + _other_metadata(changed.high + most), above=tables)
 
     def _unlike(self, number: int, nearest: _Nearest) -> Exclusion:
-        """Return why an image is in no group."""
+        """Return the exclusion of an image that is in no group."""
         image, larger = self._images[number], self._images[nearest.larger[number]]
         if nearest.share_of_larger[number] >= ALIKE:
             sizes = f"{format_size(image.virtual_size)} and {format_size(larger.virtual_size)}"
@@ -218,7 +224,7 @@ def _other_metadata(size: float) -> int:
 class _Nearest(NamedTuple):
     """The two templates that each image is most like, and the one most like it with a larger disk; -1 for none.
 
-    ``share``, ``share_of_second``, ``share_of_larger``: how much of its data each of them has.
+    ``share``, ``share_of_second``, ``share_of_larger``: the share of the image's data that each of them has.
     """
 
     first: SampleNumbers

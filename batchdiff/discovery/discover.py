@@ -37,10 +37,10 @@ _OUTCOME = "No image was changed, and no manifest was written."
 
 @frozen
 class Discovery:
-    """The result: groups, those that save most first, and the files that were left out, by path.
+    """The result: groups, those that save most first, and the files that were left out, sorted by path.
 
-    ``images``: the number of images whose samples were compared. ``reads``, ``read_bytes``: what was read for
-    samples, including those of images that were then left out.
+    ``images``: the number of images whose samples were compared. ``reads``, ``read_bytes``: the number of reads
+    that were made to take samples, and their bytes; those of images that were then left out are included.
     ``ignored``: how many files that were found in folders or by globs do not look like images.
     """
 
@@ -61,9 +61,9 @@ def discover(  # noqa: PLR0913  # options by keyword
     sampled: Callable[[str], None] = lambda _path: None,
     observer: ReadObserver | None = None,
 ) -> Discovery:
-    """Return the templates among files, and their copies.
+    """Return the templates among the files that were found, their copies, and the files that were left out.
 
-    ``templates``: the paths, without links, of the only images that may be templates; empty if any may be one.
+    ``templates``: the paths, without links, of the only images that may be templates; empty if any image may.
     ``sampled`` is called with the path of each file that is done; ``observer``, at every read.
 
     :raises ImageError: one of ``templates`` was not found, or was left out.
@@ -95,7 +95,7 @@ def discover(  # noqa: PLR0913  # options by keyword
 
 
 def _without_parts(examined: Sequence[Examined]) -> list[Examined]:
-    """Return what was examined, with the extents and data files of images left out."""
+    """Return what was examined, with an exclusion for each extent or data file of another image."""
     owners = {
         path: each.path for each in examined if isinstance(each, SampledImage) for path in each.source.other_files
     }
@@ -106,7 +106,7 @@ def _without_parts(examined: Sequence[Examined]) -> list[Examined]:
 
 
 def _without_shown_files(examined: Sequence[Examined]) -> list[Examined]:
-    """Return what was examined, without block devices that show the bytes of another image."""
+    """Return what was examined, with an exclusion for each block device that shows the bytes of another image."""
     images = [each for each in examined if isinstance(each, SampledImage)]
     if not any(each.is_device for each in images):
         return list(examined)
@@ -123,9 +123,10 @@ def _without_shown_files(examined: Sequence[Examined]) -> list[Examined]:
 
 
 def _converted(examined: Iterable[Examined]) -> dict[str, tuple[str, str]]:
-    """Return the overlay and the template of each guest that the sidecars of templates record as converted.
+    """Return, by the path of each original that a template's sidecar records, its overlay and the template.
 
-    ``_overlay_of`` also recognises an overlay without a sidecar, beside its original and with another suffix.
+    Overlays that do not exist are left out. ``_overlay_of`` also recognises an overlay that no sidecar records, if
+    it has the default path.
     """
     sidecars = {
         sidecar_path(each.backing, each.path): each.backing

@@ -15,16 +15,18 @@ class Cause(enum.StrEnum):
 
     IN_USE = "in use"
     UNREADABLE = "unreadable"
-    """It is missing, damaged, encrypted or not an image, or its path or the permissions rule it out."""
+    """It is missing, damaged, encrypted or not an image, or its path, the permissions or a missing program prevent
+    batchdiff from reading it."""
 
     DOUBTFUL = "doubtful format"
     """Its name and its first bytes disagree, or a guest could have written those bytes."""
 
     UNLIKE = "unlike"
-    """It has too little in common with every other image."""
+    """It has too little in common with every template, or there is no other image."""
 
     UNUSABLE = "unusable"
-    """It cannot be a guest: it is a backing file, a converted original, or smaller than its template."""
+    """It cannot be a guest: it is a backing file or a converted original, or its disk is smaller than that of the
+    template."""
 
     PART = "part"
     """It is one of the files of another image."""
@@ -44,9 +46,10 @@ class Cause(enum.StrEnum):
 
 @frozen
 class Exclusion:
-    """A file that was left out: ``reason`` is a sentence without a full stop, with ``it`` for the file.
+    """A file, or a folder that cannot be listed, that was left out.
 
-    ``template``: the path of the image to which the reason refers; empty if it concerns no template.
+    ``reason``: one or more sentences, in which ``it`` is the file; the last full stop may be missing.
+    ``template``: the path of the template that the reason concerns; empty if it concerns none.
     """
 
     path: str

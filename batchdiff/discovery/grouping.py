@@ -3,11 +3,11 @@
 ::
 
     hub          the image with the most samples in common with others   -> its group: all that are like it
-    template     the image of the group on which all others together take the least space
-    below it     changes to it that several images of the group share: these are copies of a second template
+    template     the image of the group with which, as the template, the whole group takes the least space
+    below it     images of the group that share changes to the template: the copies of a second template
 
 A hub is found by the sizes of the index's entries, so no two images are compared unless one of them is a hub or a
-candidate. Only images that are at least as large as a template can be guests of it.
+candidate. Only images whose disks are at least as large as a template's can be its guests.
 """
 
 from __future__ import annotations
@@ -35,15 +35,16 @@ _TRIED = 64
 """The most images of a group whose changes are looked up in the others, for each further template."""
 
 _TIE, _TIE_OF_DATA = 0.02, 0.001
-"""Sums count as equal if they differ by at most the first share of all overlays plus the second share of the
-template: a guest that has hardly changed is as good a template as the one that it was copied from."""
+"""Two templates are equally good if the space that their group takes differs by at most the first share of all
+overlays plus the second share of the template: a guest that has hardly changed is as good a template as the one
+that it was copied from."""
 
 _WHOLE = 0.8
 """The least share of a second template's changes that its copies must have, relative to their share of its other
 data. Guests that upgraded the same packages independently have 55% to 71% of each other's changes."""
 
 _HALF, _FEW_CHANGES = 0.5, 0.05
-"""``_WHOLE`` for an image with too few changes to be a second template, and the largest share of an image's
+"""``_WHOLE`` for an image with few changes that is not a second template, and the largest share of an image's
 samples that counts as few changes. The intervals then decide whether another template fits as well."""
 
 _FEWEST_CHANGES = 4
@@ -77,7 +78,7 @@ class Trait(NamedTuple):
 
     @property
     def preference(self) -> tuple[int | str, ...]:
-        """A sort key, in the order of ``Tie``: among equally good templates, the lowest is chosen."""
+        """A sort key, in the order of ``Tie``: of equally good templates, the lowest key wins."""
         return not self.is_backing, not self.read_only, self.modified_ns, self.allocated, self.path
 
 
@@ -94,7 +95,8 @@ class Tie(enum.Enum):
 class ChosenTemplate(NamedTuple):
     """A template, and the number of images that would do as well.
 
-    ``ties``: the rules that decided between them, in this order: each ruled out some that were equal until then.
+    ``ties``: the rules that decided between them, in the order in which they were applied: each ruled out some
+    images that were equal until then.
     ``all_tried``: False if the group has too many images to try all of them, so more may do as well.
     """
 
@@ -150,7 +152,7 @@ class Grouping:
         return int((self._left[self._index.keys[image]] - 1).sum())
 
     def _group_of(self, hub: int) -> list[ChosenTemplate]:
-        """Return the templates of a hub's group, and take the group."""
+        """Take the images of a hub's group; return its templates, or none if the best one has no copies."""
         group = [hub, *self._near(hub)]
         choice = self._best(group)
         members = self._near(choice.template) if len(group) > 1 else []
@@ -175,7 +177,7 @@ class Grouping:
                 self._left[self._index.keys[image]] -= 1
 
     def _best(self, group: Sequence[int]) -> ChosenTemplate:
-        """Return the image that, as the template of its group, makes the whole group take the least space."""
+        """Return the candidate with which, as the template, the group takes the least space, or wins the tie."""
         by_reach = sorted(group, key=lambda image: (-self._reach(image), self._traits[image].preference))
         marked = [each for each in by_reach if self._traits[each].marked]
         preferred = sorted(group, key=lambda image: self._traits[image].preference)
@@ -231,7 +233,7 @@ class Grouping:
         for image in self._by_spread(changes, many):
             tried.add(image)
             copies = self._copies(image, changes[image], nearest)
-            # Its copies have its changes, too: the template is the one with the fewest of its own.
+            # The copies have the image's changes, too: the one with the fewest others is the template.
             if len(copies) >= self._least_copies(image):
                 tried.update(copies)
                 return self._best([image, *copies])
@@ -251,7 +253,7 @@ class Grouping:
         return 1 if self._traits[image].marked else _LEAST_COPIES
 
     def _by_spread(self, changes: dict[int, npt.NDArray[np.bool_]], chosen: Sequence[int]) -> list[int]:
-        """Return those of the chosen members whose changes enough others have, the most widespread first."""
+        """Return at most ``_TRIED`` chosen members whose changes enough others have, the most widespread first."""
         keys = {each: self._index.keys[each][changed] for each, changed in changes.items()}
         counts = np.bincount(np.concatenate([_NONE, *keys.values()]), minlength=self._index.key_count)
         spread = {each: float((counts[keys[each]] - 1).mean()) for each in chosen}
@@ -273,7 +275,11 @@ class Grouping:
         fewest: int = _FEWEST_CHANGES,
         whole: float = _WHOLE,
     ) -> list[int]:
-        """Return the members that have nearly as large a share of an image's changes as of the rest of it."""
+        """Return the members that are like an image in its changes, too.
+
+        ``fewest``: the fewest changes that can be compared; ``whole``: the least share of the changes that they
+        have, relative to their share of the rest of the image.
+        """
         of_changes, count = self._shares_of(image, changed)
         of_rest, _ = self._shares_of(image, ~changed)
         fits = (count >= fewest) & (of_changes >= ALIKE) & (of_changes >= whole * of_rest)

@@ -1,4 +1,4 @@
-"""Find the files that can be images: files that are named, and files in folders if they look like images.
+"""Find the files that can be images: those that are named, and those in folders or of globs that look like images.
 
 ::
 
@@ -115,7 +115,10 @@ class FileSearch:
             yield from (os.path.join(place, name) for name in names if not name.endswith(own_files.ALL))
 
     def _is_wanted(self, path: str) -> bool:
-        """Return True if a glob's match or a file in a folder looks like an image, by its name or first bytes."""
+        """Return True if a glob's match or a file in a folder looks like an image, by its name or first bytes.
+
+        Other files are counted, except broken links.
+        """
         if without_suffix(path) != path:
             return True
         if os.path.islink(path) and not os.path.exists(path):
@@ -144,7 +147,7 @@ class FileSearch:
 
 
 def find_files(paths: Iterable[str], more: Iterable[FileToSample] = ()) -> FileSearch:
-    """Return the files at some paths, and ``more`` files that definitions name.
+    """Return the files at some paths, and ``more``: those that definitions name.
 
     :raises UsageError: there is no file at a path, or a glob has too many matches.
     """
@@ -163,7 +166,7 @@ def _absolute(path: str) -> str:
 
 
 def _why_not_found(path: str, error: OSError | ValueError) -> str:
-    """Return why there is no file at a path, as a clause that follows the path."""
+    """Return why no file can be found at a path, as a clause that follows the path."""
     if not isinstance(error, OSError):
         return str(error)
     is_link = os.path.islink(path)

@@ -60,8 +60,8 @@ def format_of(file: FileToSample, observer: ReadObserver | None = None) -> Image
         return Exclusion(
             file.path,
             Cause.DOUBTFUL,
-            f"it is named like a {named} image, but starts like a {found} image, and a guest could have written"
-            " the first bytes of its own disk; rename the file, or list it in a manifest with its format",
+            f"it is named like a {named} image, but has the magic number of a {found} image, which a guest could"
+            " have written to its own disk; rename the file, or list it in a manifest with its format",
         )
     return found
 

@@ -49,10 +49,10 @@ def manifest_text(  # noqa: PLR0913  # options by keyword
 ) -> str:
     """Return the manifest of a group.
 
-    ``why``: why its template was chosen; ``figures``: the figures in a copy's comment; ``exists``: whether a path
+    ``why``: why the template was chosen; ``figures``: the figures in a copy's comment; ``exists``: whether a path
     is taken, so that no overlay can be written there; ``longest``: the bytes that a name in a folder may have.
-    ``folder``: where overlays of guests in /dev go if the template is in /dev, too. ``left_out``: comments at the
-    end list those that concern this template, and count its overlays and the others.
+    ``folder``: where overlays of guests in /dev go if the template is in /dev, too. ``left_out``: of these files,
+    comments at the end list those that concern this template; they only count its overlays and all other files.
     """
     listed = [copy for copy in group.copies if is_listed(copy.image)]
     lines = [
@@ -183,7 +183,7 @@ def _with_folder(path: str) -> str:
 def _free(wanted: str, taken: Callable[[str], bool], most: int | None = None) -> str:
     """Return a name that is not taken: the wanted one, or one with a number before its suffix.
 
-    ``most``: the bytes that its last part may have; a longer one is cut off before its suffix.
+    ``most``: the bytes that its last part may have; a longer one loses the end of its stem.
     """
     folder, last = posixpath.split(wanted)
     stem, suffix = posixpath.splitext(last)

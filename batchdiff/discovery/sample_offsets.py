@@ -3,12 +3,12 @@
 ::
 
     probes   0 1 2 3 4 5 6 7 ...      level 0: all of them
-                0   3   5   6            level 1: one of every two
-                    3   5                level 2: one of every four, which is one of level 1's
+             0     3   5 6            level 1: one of every two
+                   3   5              level 2: one of every four, which is one of level 1's
 
-An image is sampled at the lowest level that gives few enough probes with data. Two images of different levels
-have all probes of the higher level in common, so they can be compared there. In every cell of 2**level probes,
-a hash chooses one: the samples are stratified, and no regular pattern of a disk can hide between them.
+An image is sampled at about the lowest level that gives few enough probes with data. Two images of different
+levels have all probes of the higher level in common, so they can be compared there. In every cell of 2**level
+probes, a hash chooses one: the samples are stratified, and no regular pattern of a disk can hide between them.
 
 Source: J. S. Vitter, "Random sampling with a reservoir" (1985), for the choice of one item among many. The levels
 are those of a tree in which each node passes on one of its two children.

@@ -97,9 +97,9 @@ def most_bytes(path: str, shape: SampleShape) -> int:
 
 
 def take_samples(image: Image, shape: SampleShape, count: ReadCount) -> Samples:
-    """Return the samples of an open image; it is read at most once per probe of ``shape``.
+    """Return the samples of an open image, from at most ``shape.probes`` probes.
 
-    ``count`` is raised at every read, so it is right even if a later one fails.
+    ``count`` is raised after every read, so it is right even if a later one fails.
 
     :raises ImageError: it cannot be read.
     """

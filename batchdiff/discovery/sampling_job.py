@@ -83,7 +83,7 @@ def _sampled(image: Image, file: FileToSample, shape: SampleShape, count: ReadCo
         image.source.format is not ImageFormat.RAW and file.format is None and not declared_by_name(file.path)
     )
     if by_content and image.source.other_files:
-        # Otherwise a guest could write first bytes that name the image of another guest.
+        # A guest could have written first bytes that name the image of another guest.
         named, form = image.source.other_files[0], image.source.format
         why = (
             f"it starts like a {form} image and refers to {named}, but its name does not show that format; list it"
@@ -119,7 +119,7 @@ def _sampled(image: Image, file: FileToSample, shape: SampleShape, count: ReadCo
 
 
 def _use(image: Image, purpose: Purpose, domain: str) -> str:
-    """Return how an image is used in a way that its purpose does not allow; empty if it is not."""
+    """Return the use of an image that keeps it from serving a purpose; empty if there is none."""
     try:
         require_unused(image, purpose, domain=domain)
     except (GuestError, ImageError) as error:

@@ -12,17 +12,17 @@ class Ability(enum.StrEnum):
 
     GOOD = "good"
     LIMITED = "limited"
-    """The main job can be done, but slower, with less space saved, with a check left to the operator, or not with
-    every image format."""
+    """The main job, ``plan`` and ``apply``, can be done, but slower, with less space saved, with a check left to
+    the operator, or not with every image format."""
     MISSING = "missing"
-    """The main job, ``plan`` and ``apply``, cannot be done."""
+    """At least a part of the main job cannot be done with the default options."""
 
 
 @frozen
 class Fact:
     """A fact about ``subject``: ``machine``, ``QEMU``, or the path of a folder.
 
-    ``effect``: its consequence, or how to fix it; empty if there is none.
+    ``effect``: its consequence, the remedy, or both; empty if there is neither.
     """
 
     subject: str

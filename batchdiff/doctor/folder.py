@@ -137,4 +137,4 @@ def _leases(path: str, fd: int) -> Fact:
         "A VM without image locks is not detected: make sure that the guests are shut down. Originals are deleted"
         " only with `--unseen`."
     )
-    return Fact(path, "leases", "unreliable: they do not show who has a file open", Ability.LIMITED, effect)
+    return Fact(path, "leases", "unreliable: they do not show whether a file is open", Ability.LIMITED, effect)

@@ -148,10 +148,10 @@ def _exports() -> Fact:
 
 
 def _formats(formats: list[str]) -> Fact:
-    """Return which formats of a manifest this QEMU was built with; it lists others too, such as protocols."""
+    """Return which formats this QEMU was built with, of those for a manifest: QEMU also lists protocols."""
     lacking = [name for name in ("qcow2", "raw") if name not in formats]
     value = ", ".join(name for name in ImageFormat if name in formats)
     if not lacking:
         return Fact(QEMU, "formats", value)
-    effect = f"This QEMU was built without {' and '.join(lacking)}, which batchdiff needs. Install another one."
+    effect = f"This QEMU was built without {' and '.join(lacking)}, which batchdiff needs. Install another QEMU."
     return Fact(QEMU, "formats", value, Ability.MISSING, effect)

@@ -53,7 +53,7 @@ class GuestEstimate:
         saved = self.saved
         if saved is None or saved.is_exact or self.is_complete:
             return False
-        # The verdict was reached before holes were accounted for, so near the threshold it may be the other one.
+        # The verdict was reached before holes were accounted for: near the threshold, ``saved`` may contradict it.
         converts = saved.estimate >= self.threshold
         return saved.low < self.threshold <= saved.high or converts is not self.is_worked_on
 
@@ -91,8 +91,8 @@ class Estimate:
     """The estimate of a fleet.
 
     ``wanted_error``, ``seed``: the options. ``whole_bytes``: the most that a plan would have to read.
-    ``seconds``: the time that the estimate took. ``template_bytes``: the bytes that were read from the template,
-    if it was read once for all guests, besides the samples.
+    ``seconds``: the time that the estimate took. ``template_bytes``: the bytes that were read from the template
+    once for all guests, besides the samples; 0 if the samples were enough.
     """
 
     generator: str

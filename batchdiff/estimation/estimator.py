@@ -210,7 +210,7 @@ class _Estimator:
     def _choose(self) -> bool:
         """Choose the geometries that are ``auto``, as a plan would; return True if any of them has changed.
 
-        If the choice has changed a few times, the geometries are equally good, and any of them will do.
+        Samples are read again for a new geometry. If it has changed a few times, any of the choices will do.
         """
         changed = False
         for name, sample in self._samples.items():

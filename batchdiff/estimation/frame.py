@@ -47,7 +47,7 @@ class ProbeClass(enum.IntEnum):
     ADDED = 3
     """Data in the guest where the template has zeros."""
     COMPARED = 4
-    """Data in both; also a probe of which only a part is shared."""
+    """Data in both; also a probe of which a part is shared and the rest is not zeros in both."""
 
 
 @frozen(eq=False)
@@ -84,7 +84,7 @@ def joined(probe_size: int, classes: npt.NDArray[np.uint8], open_bytes: int = 0)
 
 
 def frame_of(template: Image, guest: Image, probe_size: int, *, sharing: bool) -> Frame:
-    """Return the frame of a guest with probes of ``probe_size`` bytes: a power of two, and no more than a range.
+    """Return the frame of a guest with probes of ``probe_size`` bytes: a power of two, and at most ``RANGE``.
 
     ``sharing``: the template shares blocks with other files, perhaps with the guest.
 

@@ -19,11 +19,11 @@ from batchdiff.sampling.strata import Strata, doubled, first_strata
 Indices = npt.NDArray[np.int64]
 
 FIRST_PROBES = range(32, 128)
-"""The smallest and the largest number of probes that are first read from a guest. With 128, usually 8 MiB, the
-error is at most a tenth of the open bytes."""
+"""The least and the greatest number of probes to read first from a guest that has many. With 128, usually 8 MiB,
+the error is at most a tenth of the open bytes."""
 
 _FIRST_OF_FLEET = 8192
-"""The number of probes that are first read from a large fleet, whose total needs fewer of each guest."""
+"""The number of probes to read first from a fleet of 64 to 256 guests, whose total needs fewer of each guest."""
 
 _LEAST_OF_CLASS = 16
 
@@ -84,7 +84,8 @@ class GuestSample:
     ) -> None:
         """Draw the first probes of each open class: ``first`` in all, in proportion to its size, but at least 16.
 
-        If no more than twice ``first`` probes are open, all of them are read.
+        If no more than twice ``first`` probes are open, all of them are drawn; those where the guest has zeros are
+        drawn, too, if there are no more than that with them.
         """
         self.frame, self.pricing, self.allocated = frame, pricing, allocated
         self.classes: dict[ProbeClass, ClassSample] = {}
@@ -124,7 +125,7 @@ class GuestSample:
             sample.parts.clear()
 
     def double(self, kind: ProbeClass) -> None:
-        """Draw as many further probes of a class as have been drawn already."""
+        """Draw about as many further probes of a class as have been drawn already, or all that are left."""
         sample = self.classes[kind]
         sample.strata = doubled(sample.strata, self._random)
 
