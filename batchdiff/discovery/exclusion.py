@@ -18,7 +18,7 @@ class Cause(enum.StrEnum):
     """It is missing, damaged, encrypted or not an image, or its path or the permissions rule it out."""
 
     DOUBTFUL = "doubtful format"
-    """Its name and its first bytes disagree, or a guest could have written those bytes."""
+    """Its name and its content disagree, or a guest could have written that content."""
 
     UNLIKE = "unlike"
     """It has too little in common with every other image."""
