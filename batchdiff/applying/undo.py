@@ -106,7 +106,7 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
     for guest, result in _results(session, found, task_of):
         swap = result.swap
         if result.error is None and swap is not None and Action.WRITE in swap.done:
-            swap.remarks += _starts_like_another_format(guest)
+            swap.remarks += _looks_like_another_format(guest)
         history = session.journal.history
         yield undo_outcome(guest, with_way_back(result, guest, history), Status.RESTORED, history)
 
@@ -213,11 +213,11 @@ def require_decision(
     raise originals_first(lost, [guest for guest, _ in found], session.plan, session.journal.history)
 
 
-def _starts_like_another_format(guest: GuestToConvert) -> list[str]:
-    """Return a warning if a raw disk starts like another format, which is dangerous if formats are guessed."""
+def _looks_like_another_format(guest: GuestToConvert) -> list[str]:
+    """Return a warning if a raw disk looks like another format, which is dangerous if formats are guessed."""
     found = looks_like(guest.source.path)
     if guest.source.format is not ImageFormat.RAW or found in {None, ImageFormat.RAW}:
         return []
     return [
-        f"{guest.source.path} is raw, but starts like a {found} image: its VM's definition must declare it as raw"
+        f"{guest.source.path} is raw, but looks like a {found} image: its VM's definition must declare it as raw"
     ]

@@ -9,7 +9,7 @@ from batchdiff.choices import Strategy
 from batchdiff.cli.console import Console
 from batchdiff.errors import UsageError
 from batchdiff.files.filenames import shell_path
-from batchdiff.plan.path_map import PathMap, move_in
+from batchdiff.plan.path_map import NoSuchPlaceError, PathMap, move_in
 from batchdiff.plan.plan import Plan
 
 
@@ -24,10 +24,14 @@ def with_moved_paths(console: Console, plan: Plan, arguments: argparse.Namespace
         path_map = PathMap(tuple(move_in(text) for text in arguments.moves or ()))
         found = path_map.plan(plan)
     except ValueError as error:
+        remedy = f"`batchdiff show {shell_path(arguments.plan)} --format json` prints the plan's paths."
+        if isinstance(error, NoSuchPlaceError):
+            remedy = (
+                "NEW is where the files are now: correct it, mount its storage, or run the same command as a user"
+                " who can reach it."
+            )
         raise UsageError(
-            f"cannot use `--map` with the plan {arguments.plan}",
-            why=str(error),
-            remedy=f"`batchdiff show {shell_path(arguments.plan)} --format json` prints the plan's paths.",
+            f"cannot use `--map` with the plan {arguments.plan}", why=str(error), remedy=remedy
         ) from error
     template = found.template.source.path
     # Guests that share blocks in place are standalone images, which do not need the template.

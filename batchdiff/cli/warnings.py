@@ -25,8 +25,7 @@ def warn_of_manifest(
 ) -> None:
     """Warn of all oddities of a valid manifest: patterns, formats, overlays in place of raw guests, names, files.
 
-    ``observer`` is called at every read of an image; ``recognised``, with the number of images whose first bytes
-    have been read so far.
+    ``observer`` is called at every read of an image; ``recognised``, with the number of images examined so far.
     """
     for warning in manifest.warnings:
         console.warn(f"warning: {manifest.path}:{warning}")

@@ -19,7 +19,7 @@ class Cause(enum.StrEnum):
     batchdiff from reading it."""
 
     DOUBTFUL = "doubtful format"
-    """Its name and its first bytes disagree, or a guest could have written those bytes."""
+    """Its name and its content disagree, or a guest could have written that content."""
 
     UNLIKE = "unlike"
     """It has too little in common with every template, or there is no other image."""

@@ -1,4 +1,4 @@
-"""Decide the format in which a file is sampled: declared by a definition, or shown by its name and first bytes."""
+"""Decide the format in which a file is sampled: declared by a definition, or shown by its name and content."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def format_of(file: FileToSample, observer: ReadObserver | None = None) -> Image
         )
     if named not in {None, found} and found is ImageFormat.RAW:
         why = (
-            f"it is named like a {named} image, but does not start like one: it is damaged, or its name is wrong;"
+            f"it is named like a {named} image, but does not look like one: it is damaged, or its name is wrong;"
             " rename it, or list it in a manifest with its format"
         )
         return Exclusion(file.path, Cause.DOUBTFUL, why)
@@ -60,8 +60,8 @@ def format_of(file: FileToSample, observer: ReadObserver | None = None) -> Image
         return Exclusion(
             file.path,
             Cause.DOUBTFUL,
-            f"it is named like a {named} image, but has the magic number of a {found} image, which a guest could"
-            " have written to its own disk; rename the file, or list it in a manifest with its format",
+            f"it is named like a {named} image, but looks like a {found} image, and a guest could have written"
+            " what shows that to its own disk; rename the file, or list it in a manifest with its format",
         )
     return found
 

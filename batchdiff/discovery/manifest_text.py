@@ -79,7 +79,7 @@ def is_listed(image: SampledImage) -> bool:
     return fits_yaml(image.path)
 
 
-_BY_CONTENT = "# Only its first bytes show its format, and a guest could have written them: check the format."
+_BY_CONTENT = "# Only its content shows its format, and a guest could have written that: check the format."
 
 
 _IN_DEV = "# Its overlay cannot be in /dev, which is in memory. The folder below is only a suggestion."

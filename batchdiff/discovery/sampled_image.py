@@ -15,7 +15,7 @@ from batchdiff.image_source import ImageSource
 class SampledImage:
     """An image and its samples.
 
-    ``by_content``: its first bytes alone show its format. ``allocated``: the bytes that it takes on disk;
+    ``by_content``: its content alone shows its format. ``allocated``: the bytes that it takes on disk;
     ``reclaimable``: those that deleting it would free; ``exactness``: how exact that number is. ``not_a_guest``:
     why it can be a template, but not a guest; empty if it can be both. ``in_use``: the reason is that the image
     is in use. ``is_device``: it is a block device. ``snapshots``, ``bitmaps``: how many of them its conversion

@@ -30,6 +30,10 @@ from batchdiff.plan.plan import GuestPlan, Plan, PlannedImage
 from batchdiff.plan.sidecar import OverlayOrigin, Sidecar
 
 
+class NoSuchPlaceError(ValueError):
+    """NEW of a move cannot be found."""
+
+
 @frozen
 class Move:
     """A move of everything under ``old`` to ``new``; both are absolute, each a file or a folder."""
@@ -41,7 +45,8 @@ class Move:
 def move_in(text: str) -> Move:
     """Parse the text ``OLD=NEW`` of a command line; NEW may be relative to the working folder.
 
-    :raises ValueError: the text does not describe a move, or NEW cannot be found; the message gives the reason.
+    :raises NoSuchPlaceError: NEW cannot be found; the message gives the reason.
+    :raises ValueError: the text does not describe a move; the message gives the reason.
     """
     old, equals, new = text.partition("=")
     if not (old and equals and new):
@@ -55,7 +60,7 @@ def move_in(text: str) -> Move:
     except OSError as error:
         hint = "; OLD ends at the first =" if "=" in new else ""
         why = reason(error, Deed.READ, new) if isinstance(error, PermissionError) else error.strerror
-        raise ValueError(f"{new!r} cannot be found ({why}){hint}") from error
+        raise NoSuchPlaceError(f"{new!r} cannot be found ({why}){hint}") from error
     # No realpath for OLD: that path is gone, or is now another file or folder.
     return Move(f"/{os.path.normpath(old).strip('/')}", found)
 

@@ -115,5 +115,5 @@ def _is_manifest(path: str, head: bytes) -> bool:
 def _what(path: str, head: bytes) -> str:
     found = looks_like(path)
     if found not in {None, ImageFormat.RAW}:
-        return f"it starts like a {found} image"
+        return f"it looks like a {found} image"
     return "it starts like an image or another binary file" if b"\0" in head else "it does not start like JSON"

@@ -173,7 +173,11 @@ def _results(
         yield from settings.remote.results(job, template, part.numbers)
         return
     settings.close()
-    to_export = [guest for guest, name in zip(job.guests, part.names, strict=True) if name in part.exported]
+    to_export = [
+        guest
+        for guest, name in zip(job.guests, part.names, strict=True)
+        if name in part.exported and not isinstance(guest, ImageError)
+    ]
     with exports(template, to_export, settings.observer):
         workers = min(settings.budget.jobs, max(len(part.numbers), 1))
         yield from run_tasks(job, part.numbers, workers=workers, waiting=waiting)

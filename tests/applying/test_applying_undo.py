@@ -190,17 +190,20 @@ def test_the_digest_of_a_lost_template_can_be_interrupted(stage, monkeypatch):
         stage.restore()
 
 
-def test_a_rebuilt_raw_disk_that_begins_like_another_format(tmp_path, monkeypatch):
-    """A VM without a format in its definition would take it for one."""
+@pytest.mark.parametrize("form", ["qcow2", "vpc"])
+def test_a_rebuilt_raw_disk_that_looks_like_another_format(tmp_path, monkeypatch, form):
+    """A VM without a format in its definition would take it for one. A fixed-size VHD has only a footer."""
     stage = Stage(tmp_path, monkeypatch)
     stage.apply(Retire.DELETE)
     notation.qemu_io(stage.overlay(), "write -P 0 0 512")
     inner = notation.write_qcow2(tmp_path / "inner.qcow2", "64k:-").read_bytes()[:512]
-    (tmp_path / "head").write_bytes(inner)
-    notation.qemu_io(stage.overlay(), f"write -s {tmp_path}/head 0 512")
+    (tmp_path / "mark").write_bytes(inner if form == "qcow2" else b"conectix".ljust(512, b"\1"))
+    at = 0 if form == "qcow2" else stage.plan.guests[0].image.virtual_size - 512
+    notation.qemu_io(stage.overlay(), f"write -s {tmp_path}/mark {at} 512")
     (outcome,) = stage.restore()
     assert any(
-        "starts like a qcow2 image" in note and "must declare it as raw" in note for note in outcome.remarks
+        f"is raw, but looks like a {form} image: " in note and "must declare it as raw" in note
+        for note in outcome.remarks
     )
 
 

@@ -163,22 +163,25 @@ def test_folders_that_moved_to_different_places(tmp_path):
     pool.assert_restored()
 
 
+PRINTED = "batchdiff show fleet.plan.json --format json"
+
+
 @pytest.mark.parametrize("verb", ["status", "verify", "restore", "purge"])
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "said", "remedy"),
     [
-        ("/images", "'/images' does not have the form OLD=NEW"),
-        ("images=.", "'images' is not an absolute path"),
-        ("/images=nowhere", "'nowhere' cannot be found"),
-        ("/images=.", "no path in the plan is under /images; the template is {folder}/template.img"),
+        ("/images", "'/images' does not have the form OLD=NEW", PRINTED),
+        ("images=.", "'images' is not an absolute path", PRINTED),
+        ("/images=nowhere", "'nowhere' cannot be found", "NEW is where the files are now: correct it, mount"),
+        ("/images=.", "no path in the plan is under /images; the template is {folder}/template.img", PRINTED),
     ],
 )
-def test_a_map_that_does_not_fit(pool, verb, text, said):
+def test_a_map_that_does_not_fit(pool, verb, text, said, remedy):
     before = pool.state()
     done = batchdiff(verb, "fleet.plan.json", "--map", text, "--json", cwd=pool.folder, expect=2)
     (error,) = events(done)
     assert said.format(folder=pool.folder) in error["message"]
-    assert "batchdiff show fleet.plan.json --format json" in error["remedy"]
+    assert remedy in error["remedy"]
     assert pool.state() == before
 
 

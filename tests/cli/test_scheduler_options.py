@@ -11,9 +11,11 @@ import subprocess
 import sys
 
 import pytest
+from access import as_user
 from commands import COMMAND, Fleet, batchdiff, events, run_here
 from dask_hosts import scheduler, worker
 
+from batchdiff.errors import UsageError
 from batchdiff.planning.remote import connection
 
 
@@ -52,6 +54,20 @@ def test_certificates_that_cannot_be_used(fleet, options, said):
     words = [option.format(fleet.folder) for option in options]
     found = run_here("plan", fleet.folder / "fleet.yaml", "--scheduler", "tls://127.0.0.1:1", *words, expect=2)
     assert said in found
+
+
+def test_a_certificate_that_may_not_be_read(tmp_path):
+    """It is not said to be missing, and the remedy is about permissions."""
+    tmp_path.chmod(0o755)
+    (tmp_path / "closed").mkdir(mode=0o700)
+    for name in ("closed/a.pem", "b.pem"):
+        (tmp_path / name).write_text("")
+        (tmp_path / name).chmod(0o600)
+    for path, why in (("/closed/a.pem", "may not enter the folder /closed,"), ("/b.pem", "may not read /b.pem,")):
+        files = connection.Certificates(path, path)
+        with pytest.raises(UsageError, match=f"{path} cannot be used: .*{why}") as caught:
+            as_user(3001, tmp_path, lambda files=files: connection._security(files) and None)
+        assert caught.value.remedy.startswith("Run the same command as a user with that permission")
 
 
 def test_a_peer_that_never_answers(fleet, monkeypatch):

@@ -106,13 +106,13 @@ def test_a_name_that_is_not_utf_8_is_left_to_a_glob(tmp_path):
     assert ", whose path is not UTF-8; a glob can match it" in (tmp_path / "manifest.yaml").read_text()
 
 
-def test_a_format_that_only_first_bytes_show_is_marked(tmp_path):
+def test_a_format_that_only_content_shows_is_marked(tmp_path):
     make(tmp_path, "base.img", "a.img", "b.qcow2")
     os.rename(tmp_path / "b.qcow2", tmp_path / "b.img")
     (group,) = groups(tmp_path)
     assert {guest.image.format.value for guest in written(tmp_path, group).guests} == {"raw", "qcow2"}
     text = (tmp_path / "manifest.yaml").read_text()
-    assert text.count("a guest could have written them") == 1
+    assert text.count("a guest could have written that") == 1
 
 
 def test_losses_and_exclusions_are_comments(tmp_path):

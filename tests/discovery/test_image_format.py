@@ -8,6 +8,7 @@ from batchdiff.discovery.image_format import format_of
 from batchdiff.image_source import ImageFormat
 
 QCOW2, LUKS, RAW = b"QFI\xfb" + bytes(600), b"LUKS\xba\xbe" + bytes(600), b"\xeb" * 600
+VHD = bytes(600) + b"conectix" + bytes(504)
 
 
 def found(folder, name, head, declared=None):
@@ -24,7 +25,7 @@ def found(folder, name, head, declared=None):
         ("a.qcow2", QCOW2, ImageFormat.QCOW2),
         ("A.QCOW2", QCOW2, ImageFormat.QCOW2),
         ("a.raw", RAW, ImageFormat.RAW),
-        ("a.vhd", bytes(600) + b"conectix" + bytes(504), ImageFormat.VPC),
+        ("a.vhd", VHD, ImageFormat.VPC),
     ],
 )
 def test_name_and_first_bytes_agree(tmp_path, name, head, form):
@@ -40,6 +41,13 @@ def test_a_contradiction_is_left_out(tmp_path, name, head):
     assert isinstance(result, Exclusion)
     assert result.cause is Cause.DOUBTFUL
     assert "in a manifest with" in result.reason
+
+
+def test_a_footer_is_not_called_a_beginning(tmp_path):
+    result = found(tmp_path, "a.raw", VHD)
+    assert isinstance(result, Exclusion)
+    assert result.reason.startswith("it is named like a raw image, but looks like a vpc image, and a guest could")
+    assert "first bytes" not in result.reason
 
 
 def test_a_declared_format_counts(tmp_path):

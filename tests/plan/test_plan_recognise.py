@@ -21,7 +21,8 @@ def refusal(path):
     ("content", "words"),
     [
         (b"", "it is empty"),
-        (b"QFI\xfb" + bytes(600), "it starts like a qcow2 image"),
+        (b"QFI\xfb" + bytes(600), "it looks like a qcow2 image"),
+        (bytes(600) + b"conectix" + bytes(504), "it looks like a vpc image"),
         (bytes(600), "it starts like an image or another binary file"),
         (b"{\0\0\0", "it starts like an image or another binary file"),
         (b"\xeb\x63\x90" * 9, "it does not start like JSON"),

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from batchdiff.errors import UsageError
 from batchdiff.files import own_files
 from batchdiff.linux.call_failures import reason
-from batchdiff.linux.permissions import Deed
+from batchdiff.linux.permissions import Deed, lacking_access
 from batchdiff.manifest.names import without_suffix
 from batchdiff.plan.head import beginning
 from batchdiff.report.printable import printable
@@ -113,8 +113,13 @@ def _require_log(path: str, info: os.stat_result) -> None:
         raise _refusal(path, "it is a symbolic link")
     if not stat.S_ISREG(info.st_mode):
         raise _refusal(path, "it is not a regular file")
-    head = beginning(path) if info.st_size else b""
-    if head and not _START.match(head):
+    if not info.st_size:
+        return
+    head = beginning(path)
+    if not head:
+        why = lacking_access(Deed.READ, path) or "it cannot be read"
+        raise _refusal(path, f"{why}, so batchdiff cannot recognise it as a log")
+    if not _START.match(head):
         raise _refusal(path, "it exists and does not start like a log of batchdiff")
 
 

@@ -21,7 +21,7 @@ def remote_scans(
 ) -> Iterator[RemoteScans | None]:
     """Connect to the scheduler in the options, and yield a way to scan with its workers; None without a scheduler.
 
-    :raises UsageError: Dask is not installed, or the certificates cannot be used.
+    :raises UsageError: Dask cannot be loaded, or the certificates cannot be used.
     :raises WorkerError: the scheduler does not answer.
     """
     if arguments.scheduler is None:

@@ -13,6 +13,8 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from batchdiff.errors import UsageError, WorkerError
+from batchdiff.linux.call_failures import explain
+from batchdiff.linux.permissions import Deed
 from batchdiff.planning.remote.address import is_encrypted
 
 try:
@@ -109,9 +111,13 @@ def _security(certificates: Certificates) -> Security:
     if not all(found[:2]):  # the key may be in the certificate's file
         raise UsageError("tls:// needs certificates", remedy=_CERTIFICATES)
     for path in filter(None, found):
-        if not os.access(path, os.R_OK):
-            why = "it cannot be read" if os.path.exists(path) else "there is no such file"
-            raise UsageError(f"the certificate or key {path} cannot be used", why=why, remedy=_CERTIFICATES)
+        try:
+            os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+        except OSError as error:
+            why, remedy = explain(error, Deed.READ, path)
+            if isinstance(error, FileNotFoundError):
+                why, remedy = "there is no such file", _CERTIFICATES
+            raise UsageError(f"the certificate or key {path} cannot be used", why=why, remedy=remedy) from error
     try:
         security.get_connection_args("client")  # reads the files
     except (OSError, ValueError) as error:

@@ -25,6 +25,7 @@ from batchdiff.files.fingerprint import REPLACED, Fingerprint
 from batchdiff.frozen import frozen
 from batchdiff.image.files import ImageFile
 from batchdiff.plan.plan import PlannedImage
+from batchdiff.planning.scan.reopening import changed_meanwhile
 from batchdiff.units import KIB
 
 _EXCERPT = 4 * KIB
@@ -53,11 +54,15 @@ class FileProof:
     excerpts: tuple[FileExcerpt, ...]
 
 
-def proofs_of(images: Iterable[PlannedImage], *, seed: int) -> tuple[FileProof, ...]:
-    """Return the proofs for all files of these images; ``seed`` chooses the places of the excerpts.
+class Proofs(NamedTuple):
+    """The proofs for files; for those that cannot be read, or changed meanwhile, the errors by path instead."""
 
-    :raises ImageError: a file cannot be read.
-    """
+    files: tuple[FileProof, ...]
+    failures: dict[str, ImageError]
+
+
+def proofs_of(images: Iterable[PlannedImage], *, seed: int) -> Proofs:
+    """Return the proofs for all files of these images; ``seed`` chooses the places of the excerpts."""
     files = {
         path: fingerprint
         for image in images
@@ -65,14 +70,20 @@ def proofs_of(images: Iterable[PlannedImage], *, seed: int) -> tuple[FileProof, 
     }
     numbers = random.Random(seed)  # noqa: S311  # there is nothing to gain by guessing the places
     most = max(min(_MOST_OF_A_FILE, _MOST_IN_ALL // max(len(files), 1)), 1)
-    return tuple(
-        FileProof(path, fingerprint, _excerpts(path, numbers, most)) for path, fingerprint in files.items()
-    )
+    proofs, failures = [], {}
+    for path, fingerprint in files.items():
+        try:
+            proofs.append(_proof(path, fingerprint, numbers, most))
+        except ImageError as error:
+            failures[path] = error
+    return Proofs(tuple(proofs), failures)
 
 
-def _excerpts(path: str, numbers: random.Random, most: int) -> tuple[FileExcerpt, ...]:
+def _proof(path: str, fingerprint: Fingerprint, numbers: random.Random, most: int) -> FileProof:
     with closing(ImageFile(path)) as file:
-        return tuple(_excerpt(file, offset) for offset in _offsets(file, numbers, most))
+        if changes := fingerprint.changes(file.fingerprint()):
+            raise changed_meanwhile(f"{path}: {changes}")
+        return FileProof(path, fingerprint, tuple(_excerpt(file, at) for at in _offsets(file, numbers, most)))
 
 
 def _offsets(file: ImageFile, numbers: random.Random, most: int) -> Iterator[int]:

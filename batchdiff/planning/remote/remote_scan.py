@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
-from batchdiff.errors import BatchdiffError
+from batchdiff.errors import BatchdiffError, ImageError
 from batchdiff.files.descriptors import free_descriptors, raise_descriptor_limit
 from batchdiff.frozen import frozen
 from batchdiff.image.image import Image
@@ -98,18 +98,16 @@ class RemoteScans:
         """Yield the results of ranges in the order in which they are finished.
 
         A guest that a worker cannot read is read here before it counts as unreadable: another host may have a
-        fault of its own.
+        fault of its own. One that cannot be read here before the scan is not read by any worker.
 
-        :raises ImageError: an image cannot be read.
+        :raises ImageError: the template cannot be read.
         :raises WorkerError: no worker can scan these images, workers failed, or the connection was lost.
         """
-        now = PlannedImage(template.source, template.virtual_size, template.fingerprints())
-        seed = int.from_bytes(os.urandom(8))
-        proofs = proofs_of([now, *scan.guests], seed=seed)
+        scan, proofs = _proven(scan, template)
         job = RemoteScanJob(replace(scan, observer=None), proofs, self.limits)
         with ExitStack() as opened:
             here: Callable[[int], RangeResult] | None = None
-            unreadable: set[int] = set()
+            unreadable = {number for number, guest in enumerate(scan.guests) if isinstance(guest, ImageError)}
             for result in self.executor(job, numbers):
                 if result.failures.keys() <= unreadable:
                     yield result
@@ -122,3 +120,21 @@ class RemoteScans:
     def close(self) -> None:
         """Close the connection to the workers, if it is open."""
         self.executor.close()
+
+
+def _proven(scan: ScanJob, template: Image) -> tuple[ScanJob, tuple[FileProof, ...]]:
+    """Return the scan with errors in place of the guests that cannot be read here, and the proofs for the files.
+
+    :raises ImageError: the template cannot be read.
+    """
+    now = PlannedImage(template.source, template.virtual_size, template.fingerprints())
+    records = [guest for guest in scan.guests if isinstance(guest, PlannedImage)]
+    proofs, failures = proofs_of([now, *records], seed=int.from_bytes(os.urandom(8)))
+
+    def proven(image: PlannedImage | ImageError) -> PlannedImage | ImageError:
+        paths = () if isinstance(image, ImageError) else image.paths
+        return next((failures[path] for path in paths if path in failures), image)
+
+    if isinstance(error := proven(now), ImageError):
+        raise error
+    return replace(scan, guests=tuple(map(proven, scan.guests))), proofs

@@ -72,12 +72,12 @@ def reopen(record: PlannedImage, observer: ReadObserver | None = None) -> Image:
         # If it changed, that explains any error, so report the change.
         now = tuple(fingerprint_at(path) or NO_FILE for path in record.paths)
         if NO_FILE not in now and (changes := record.changes(now)):
-            raise _changed(changes) from error
+            raise changed_meanwhile(changes) from error
         raise
     changes = record.changes(image.fingerprints())
     if changes:
         image.close()
-        raise _changed(changes)
+        raise changed_meanwhile(changes)
     return image
 
 
@@ -116,6 +116,7 @@ def open_same_files(source: ImageSource, files: Files, observer: ReadObserver | 
     return image
 
 
-def _changed(changes: str) -> ImageError:
+def changed_meanwhile(changes: str) -> ImageError:
+    """Return the error for an image that changed since it was first opened; ``changes`` describes how."""
     why = f"it changed while this command was running ({changes})"
     return ImageError(f"{why}. Shut its VM down and run the same command again")

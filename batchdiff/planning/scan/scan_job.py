@@ -23,6 +23,8 @@ from batchdiff.units import format_size
 class ScanJob:
     """A template and the guests to compare with it, as they were when first opened.
 
+    A guest that is known to be unreadable is not opened: in its place is the error.
+
     ``files``: the template's files at that time. ``sharing``: whether the template shares blocks with other files,
     possibly the guests. ``shared``: for each guest, the bytes whose blocks it shares with the template at the same
     offset, or None if the workers have to find them; empty without ``sharing``. ``observer`` is called at every
@@ -33,7 +35,7 @@ class ScanJob:
 
     template: ImageSource
     files: Files
-    guests: tuple[PlannedImage, ...] = ()
+    guests: tuple[PlannedImage | ImageError, ...] = ()
     sharing: bool = False
     shared: tuple[BlockRuns | None, ...] = ()
     observer: ReadObserver | None = None
@@ -47,6 +49,9 @@ class ScanJob:
         template = _read_ahead(open_same_files(self.template, self.files, self.observer))
         guests: list[Image | ImageError] = []
         for record in self.guests:
+            if isinstance(record, ImageError):
+                guests.append(record)
+                continue
             try:
                 guests.append(_read_ahead(reopen(record, self.observer)))
             except ImageError as error:

@@ -129,7 +129,7 @@ def _paths(found: Discovery) -> Iterator[str]:
 def _heading(found: Discovery, names: _Names) -> str:
     copies = sum(len(group.copies) for group in found.groups)
     if not copies:
-        return "No image was found to be a copy of another."
+        return "No copies were found."
     where = f" in {printable(names.folder)}" if names.folder else ""
     noun = "copy" if copies == 1 else "copies"
     left = f", {len(found.exclusions)} left out" if found.exclusions else ""

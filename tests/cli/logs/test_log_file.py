@@ -9,6 +9,7 @@ import re
 import stat
 
 import pytest
+from access import as_user
 from commands import Fleet, run_here
 from filesystems import tmpfs
 from plans import guest_plan, small_plan
@@ -101,6 +102,23 @@ def test_another_file_is_refused_and_unchanged(plan, capsys, name, why):
     assert f"cannot use {name} as the log: " in text
     assert why in text
     assert {path: path.read_bytes() for path in plan.parent.iterdir() if path.is_file()} == before
+
+
+def test_a_file_that_may_be_written_but_not_read_is_refused(tmp_path):
+    """It could be any file."""
+    tmp_path.chmod(0o777)
+    other, new = tmp_path / "other", tmp_path / "new.log"
+    other.write_text("another file")
+    new.write_text("")
+    for path in (other, new):
+        path.chmod(0o202)
+    why = (
+        "may not read /other, which belongs to .* and has the mode 202, so batchdiff cannot recognise it as a log"
+    )
+    with pytest.raises(UsageError, match=why):
+        as_user(3001, tmp_path, lambda: open_log("/other", []).append("x"))
+    assert other.read_text() == "another file"
+    assert as_user(3001, tmp_path, lambda: open_log("/new.log", []).append("x")) == ""
 
 
 def test_a_plan_that_will_be_written_is_refused(tmp_path, monkeypatch):

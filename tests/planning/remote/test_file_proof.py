@@ -27,7 +27,7 @@ def recorded(path):
 
 
 def proof(path, seed=1):
-    (found,) = proofs_of([recorded(path)], seed=seed)
+    (found,) = proofs_of([recorded(path)], seed=seed).files
     return found
 
 
@@ -102,7 +102,7 @@ def test_another_seed_takes_excerpts_of_other_places(path):
 def test_few_places_are_read_of_a_large_fleet(tmp_path, monkeypatch):
     monkeypatch.setattr(file_proof, "_MOST_IN_ALL", 12)
     images = [recorded(notation.write_raw(tmp_path / f"{n}.img", "1M:A")) for n in range(6)]
-    assert [len(each.excerpts) for each in proofs_of(images, seed=1)] == [2] * 6
+    assert [len(each.excerpts) for each in proofs_of(images, seed=1).files] == [2] * 6
 
 
 def test_an_empty_and_a_tiny_file(tmp_path):

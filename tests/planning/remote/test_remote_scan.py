@@ -4,6 +4,7 @@ Guards planning/remote/remote_scan.py, planning/remote/crew.py.
 """
 
 import errno
+import os
 import pickle
 from dataclasses import replace
 from unittest.mock import Mock
@@ -15,10 +16,12 @@ from oracle import source
 from scan_jobs import scan_job
 from small_fleet import checksum, manifest, write_fleet
 
+from batchdiff.choices import Verdict
+from batchdiff.errors import ImageError
 from batchdiff.image.open import open_image
 from batchdiff.plan.plan import PlannedImage
 from batchdiff.planning.planner import make_plan
-from batchdiff.planning.remote import crew, remote_scan
+from batchdiff.planning.remote import crew, file_proof, remote_scan
 from batchdiff.planning.remote.file_proof import proofs_of
 from batchdiff.planning.remote.remote_scan import RemoteScanJob, RemoteScans
 from batchdiff.throttle.options import ScanLimits
@@ -49,7 +52,7 @@ def recorded(path):
 def job_of(*paths, **changes):
     records = [recorded(path) for path in paths]
     job = scan_job(paths[0], *records[1:])
-    return RemoteScanJob(replace(job, **changes), proofs_of(records, seed=1), ScanLimits())
+    return RemoteScanJob(replace(job, **changes), proofs_of(records, seed=1).files, ScanLimits())
 
 
 def test_too_few_descriptors(tmp_path, monkeypatch):
@@ -81,6 +84,60 @@ def test_the_same_plan_of_reflink_copies(tmp_path):
         assert checksum(found) == checksum(make_plan(of, jobs=1))
         assert [job.scan.sharing for job in elsewhere.jobs] == [True]
         assert None in elsewhere.jobs[0].scan.shared
+
+
+def broken_for_proofs(monkeypatch, name):
+    """The disk fails under the blocks that a proof takes of one file."""
+    real = file_proof._excerpt
+
+    def fail(file, offset):
+        if file.path.endswith(name):
+            raise ImageError(f"cannot read {file.path}: Input/output error")
+        return real(file, offset)
+
+    monkeypatch.setattr(file_proof, "_excerpt", fail)
+
+
+def test_only_a_guest_that_cannot_be_read_here_is_refused(tmp_path, monkeypatch):
+    write_fleet(tmp_path)
+    of = manifest(tmp_path)
+    expected = {guest.name: guest for guest in make_plan(of, jobs=1).guests}
+    broken_for_proofs(monkeypatch, "two.img")
+    elsewhere = Elsewhere()
+    found = {
+        guest.name: guest for guest in make_plan(of, jobs=1, remote=RemoteScans(elsewhere, ScanLimits())).guests
+    }
+    assert found["two.img"].verdict is Verdict.REFUSE
+    assert found["two.img"].reason == f"cannot read {tmp_path}/two.img: Input/output error"
+    for name in ("one.img", "three.qcow2"):
+        assert found[name] == expected[name]
+    (job,) = elsewhere.jobs
+    assert [proof.path for proof in job.proofs] == [
+        f"{tmp_path}/{name}" for name in ("template.img", "one.img", "three.qcow2")
+    ]
+
+
+def results(template, *guests):
+    """The results of the first range, scanned elsewhere; ``guests`` are records."""
+    with open_image(source(template)) as image:
+        return list(RemoteScans(Elsewhere(), ScanLimits()).results(scan_job(template, *guests), image, [0]))
+
+
+def test_only_a_guest_that_changed_before_its_batch_is_refused(tmp_path):
+    template, one, two = (notation.write_raw(tmp_path / f"{name}.img", f"1M:{name}") for name in "ABC")
+    records = [recorded(one), recorded(two)]
+    os.utime(two, (1, 1))
+    (result,) = results(template, *records)
+    assert result.differences.keys() == {0}
+    assert result.failures.keys() == {1}
+    assert result.failures[1].reason.startswith(f"it changed while this command was running ({two}: ")
+
+
+def test_a_template_that_cannot_be_read_here_ends_the_scan(tmp_path, monkeypatch):
+    template, guest = (notation.write_raw(tmp_path / f"{name}.img", f"1M:{name}") for name in "AB")
+    broken_for_proofs(monkeypatch, "A.img")
+    with pytest.raises(ImageError, match=r"A\.img: Input/output error"):
+        results(template, recorded(guest))
 
 
 def test_a_check_before_each_read(tmp_path):
