@@ -149,7 +149,10 @@ def kept_outcome(guest: GuestToConvert, error: DifferenceError, state: GuestStat
 
 
 def with_way_back(result: SwapResult, guest: GuestToConvert, history: History) -> SwapResult:
-    """Return the same result; if the guest's overlay is damaged, the error also names the original."""
+    """Return the same result; if the guest's overlay may be damaged, the error also names the original.
+
+    It names an original only if that is intact, and if the error is not about the original itself.
+    """
     error = result.error
     is_damage = isinstance(error, ImageError | VerificationError) and not isinstance(error, DifferenceError)
     if error is None or not is_damage:

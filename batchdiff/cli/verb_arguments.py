@@ -177,7 +177,8 @@ def _definitions(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
 def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     verb = _verb(verbs, common, "restore", "give the VMs full images again: their originals, or rebuilt images")
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
-    _add_jobs(verb, "number of guests in progress at the same time, most of them being compared")
+    what = "one image is being rebuilt while the others are compared"
+    _add_jobs(verb, f"number of guests in progress at the same time: {what}")
     _add_guest(verb)
     verb.add_argument(
         "--discard-changes",
@@ -205,7 +206,7 @@ def _purge(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
     what = "delete originals in quarantine that QEMU finds identical to the VMs' disks"
     verb = _verb(verbs, common, "purge", what)
     verb.add_argument("plan", metavar="PLAN", help=_THE_PLAN)
-    _add_jobs(verb, "number of guests in progress at the same time, most of them being compared")
+    _add_jobs(verb, "number of guests compared at the same time")
     _add_guest(verb)
     verb.add_argument(
         "--used",

@@ -42,8 +42,8 @@ def contradictions_of(libvirt: Libvirt, name: str) -> list[Contradiction]:
     if name in libvirt.saved():
         remove = libvirt.command("managedsave-remove", "--domain", name)
         advice = (
-            "To keep that memory, go back to those disks as they were, start the VM and shut it down. To discard"
-            f" the memory instead, first run `{remove}`"
+            "To keep that memory, first put the disks back as they were then, start the VM, and shut it down. To"
+            f" discard the memory instead, first run `{remove}`"
         )
         what = "the domain's saved memory belongs to its disks as they were when the memory was saved"
         found.append(Contradiction(what, (remove,), advice))

@@ -142,7 +142,7 @@ def resolved_backing(image: ImageSource, backing: Backing | None) -> str | None:
         copy = shell_line(["qemu-img", "convert", "-f", image.format, "-O", "qcow2", path, f"{path}.whole"])
         raise ImageError(
             f"cannot use {path}",
-            why=f"its backing file name {name!r} is not a plain path, and batchdiff accepts no other names",
+            why=f"its backing file name {name!r} is not a plain path, and batchdiff follows only plain paths",
             remedy=f"If you trust the image, make a standalone copy and use that: `{copy}`.",
         )
     return os.path.realpath(os.path.join(os.path.dirname(path), plain))

@@ -177,7 +177,8 @@ def _no_such_file(full: str, written: str, *, suggest: bool) -> str:
         return f"no such file: {show(full)}; its folder does not exist or cannot be listed"
     if name + own_files.QUARANTINE in names:
         remedy = "bring it back with `batchdiff restore` and the plan that put it there"
-        return f"no such file: {show(full)}; it is in quarantine, as NAME{own_files.QUARANTINE}; {remedy}"
+        aside = show_whole(full + own_files.QUARANTINE)
+        return f"no such file: {show(full)}; it is in quarantine, as {aside}; {remedy}"
     near = _near(name, names[:_MOST_NAMES]) if suggest else ""
     return f"no such file: {show(full)}{near}"
 

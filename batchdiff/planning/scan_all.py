@@ -35,7 +35,7 @@ Progress = Callable[[int, int], None]
 class ScanSettings:
     """The settings of a scan: limits on processes and files, receivers of progress and notices, checkpoint.
 
-    ``generator``: this version of batchdiff; only a checkpoint of the same version is used.
+    ``generator``: this version of batchdiff; only a checkpoint that the same version wrote is used.
     ``observer`` is called at every read of an image on this host; ``opened``, with the number of guests whose data
     was located. ``remote``: how ranges are scanned on other hosts; None if they are not.
     """
@@ -133,7 +133,7 @@ def _check_remote(template: Image, remote: RemoteScans | None) -> None:
         raise UsageError(
             f"--scheduler cannot be used with the template {template.path}",
             why="batchdiff reads it through QEMU, which other hosts may lack or have in another version",
-            remedy="Plan without --scheduler, or convert the template to raw or qcow2, without encryption, first.",
+            remedy="Plan without --scheduler, or first convert the template to unencrypted raw or qcow2.",
         )
 
 
@@ -236,7 +236,11 @@ class _Meter:
         self.of_ranges = RangeProgress(RANGE, self.show)
 
     def begin(self, ranges: list[int], groups: dict[tuple[str, ...], list[int]], parts: list[_Part]) -> None:
-        """Set ``done`` and ``total``. ``groups``: the ranges to scan, by guests; ``parts``: the same, in parts."""
+        """Set ``done`` and ``total``.
+
+        ``groups``: the ranges to scan, by the guests that need them; ``parts``: these ranges as they will be
+        scanned, for at most a batch of guests at a time.
+        """
         whole = self._bytes_in([(tuple(self._sizes), ranges)])
         self.done = max(whole - self._bytes_in(groups.items()), 0)
         self.total = self.done + self._bytes_in((part.names, part.numbers) for part in parts)

@@ -5,7 +5,11 @@
     units of a scan      |differs| equal ............... |differs| equal ..... |
     guest's data         | data .................| hole ....| data ............|
     equal data           |       |...............|                  |..........|
-    minus what is already shared with the template, a stretch of 64 MiB at a time -> the runs in the plan
+    minus what is already shared with the template -> the runs in the plan
+
+If both images are raw, exactly what is shared is usually subtracted
+(:mod:`~batchdiff.image.storage.raw_shareable`). Otherwise, a stretch of 64 MiB is dropped if nothing in it is left
+to share, and kept whole if anything is.
 """
 
 from __future__ import annotations
@@ -35,9 +39,10 @@ def survey_sharing(
 ) -> Sharing:
     """Return the space that a guest gives back if it shares the blocks that equal the template's.
 
-    ``units``: the extents of the guest in units of 4 KiB, as its scan found them. ``known``: the extents of
-    its file, if it was mapped before (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`).
-    ``allocated``: the bytes that it takes on disk now.
+    ``units``: the extents of the guest in units of 4 KiB, as its scan found them. ``known``: the shared
+    or unwritten extents of its file, if it was mapped before
+    (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`). ``allocated``: the bytes that it takes on disk
+    now.
 
     :raises ImageError, OSError: a table or the filesystem cannot be read.
     """
@@ -65,7 +70,10 @@ def survey_sharing(
 
 
 def equal_runs(units: Extents, size: int) -> BlockRuns:
-    """Return the bytes of a disk of ``size`` bytes in which no unit differs from the template: starts and ends."""
+    """Return the starts and ends, in bytes, of a disk's runs in which no unit differs from the template.
+
+    ``size``: the length of the disk.
+    """
     differ = (units.kind == Kind.DATA) | (units.kind == Kind.ZERO)
     starts = np.concatenate([[0], units.end[differ] * UNIT])
     ends = np.minimum(np.concatenate([units.first[differ] * UNIT, [size]]), size)

@@ -91,9 +91,12 @@ def check_bitmap_table(words: Words, cluster_size: int) -> None:
     :raises FormatError: it would refuse one of them.
     """
     hosts = words & OFFSET_MASK
-    _require(not (words & _RESERVED).any(), "a table has reserved bits set")
-    _require(not (hosts % np.uint64(cluster_size)).any(), "a table has an offset not aligned to a cluster")
-    _require(not ((hosts != 0) & (words & _ALL_ONES != 0)).any(), "a table has reserved bits set")
+    reserved = (words & _RESERVED).any() or ((hosts != 0) & (words & _ALL_ONES != 0)).any()
+    require_opened(not reserved, "the table of a bitmap is broken: it has reserved bits set")
+    require_opened(
+        not (hosts % np.uint64(cluster_size)).any(),
+        "the table of a bitmap is broken: one of its entries is not aligned to a cluster",
+    )
 
 
 def _require(condition: object, problem: str) -> None:

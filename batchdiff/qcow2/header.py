@@ -170,8 +170,8 @@ def _check_length(length: int, cluster: int, available: int) -> None:
     require(length % 8 == 0, f"the header length {length} is not a multiple of 8")
     require(
         available >= cluster,
-        f"its header (a cluster of {cluster} bytes) ends past the end of the file ({available}), which is"
-        " truncated or damaged",
+        f"its header (a cluster of {cluster} bytes) ends past the end of the file ({available} bytes),"
+        " which is truncated or damaged",
     )
 
 
@@ -277,8 +277,8 @@ def _check_tables(header: Header, file_size: int) -> None:
         require_opened(offset % cluster == 0, f"its {name} at {offset} is not aligned to a cluster")
         require(
             offset + length <= file_size,
-            f"its {name} (bytes {offset} to {offset + length}) ends past the end of the file ({file_size}),"
-            " which is truncated or damaged",
+            f"its {name} (bytes {offset} to {offset + length}) ends past the end of the file"
+            f" ({file_size} bytes), which is truncated or damaged",
         )
     for (offset, length, name), (next_offset, _, next_name) in itertools.pairwise(tables):
         require(offset + length <= next_offset, f"its {name} and its {next_name} overlap")

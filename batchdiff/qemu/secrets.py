@@ -83,7 +83,9 @@ def wrong_secret(output: str, secret_files: Mapping[str, str]) -> SecretError | 
         return None
     correct = "Correct the file, or put a symbolic link to the right one in its place."
     if all(map(is_descriptor, files)):
-        correct = "Pass the right secret by descriptor."
+        correct = "Pass the right secret through that descriptor."
+        if len(files) > 1:
+            correct = "Pass the right secrets through those descriptors."
     remedy = f"{correct} {advice}".strip()
     return SecretError(f"QEMU cannot decrypt {_one_of(secret_files)}", why=why, remedy=remedy)
 

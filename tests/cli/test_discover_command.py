@@ -266,7 +266,7 @@ def test_bad_input_is_explained(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     text = run_here("discover", tmp_path, expect=2)
     assert "no image was found in" in text
-    assert "(1 file that does not look like an image)" in text
+    assert "(ignored: 1 file that does not look like an image)" in text
     assert "there is no file" in run_here("discover", tmp_path / "gone.img", expect=2)
     (tmp_path / "bad.qcow2").write_bytes(b"QFI\xfb" + bytes(600))
     assert "no image can be read" in run_here("discover", tmp_path, expect=4)
@@ -285,12 +285,12 @@ DEFINED = "Name with `--connect` the connection of libvirt on which the VMs are 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((".",), f"no image was found in . (1 file that does not look like an image). {NAMED}"),
+        ((".",), f"no image was found in . (ignored: 1 file that does not look like an image). {NAMED}"),
         (("--libvirt",), f"no image was found in the definitions in libvirt. {DEFINED}"),
         (
             (".", "*.txt", "--libvirt"),
-            "no image was found in ., *.txt or the definitions in libvirt (2 files that do not look like images)."
-            f" {NAMED} {DEFINED}",
+            "no image was found in ., *.txt or the definitions in libvirt (ignored: 2 files that do not look like"
+            f" images). {NAMED} {DEFINED}",
         ),
     ],
 )

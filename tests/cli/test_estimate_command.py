@@ -111,7 +111,7 @@ def test_the_values_of_options():
     assert error_share("99.9%") == pytest.approx(0.999)
     with pytest.raises(argparse.ArgumentTypeError) as caught:
         error_share("100%")
-    assert str(caught.value) == "'100%' is not a percentage from 0% to below 100%, such as 2%"
+    assert str(caught.value) == "'100%' is not a percentage of at least 0% and less than 100%, such as 2%"
     for parse, text in (
         (error_share, "-1%"),
         (error_share, "nan"),

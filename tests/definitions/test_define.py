@@ -103,7 +103,8 @@ def test_it_is_saved_and_changed(tmp_path):
             FakeLibvirt(memories=["web"]),
             guest(),
             "the domain's saved memory",
-            "`virsh managedsave-remove --domain web`",
+            "To keep that memory, first put the disks back as they were then, start the VM, and shut it down. To"
+            " discard the memory instead, first run `virsh managedsave-remove --domain web`",
         ),
         (FakeLibvirt(), guest(planned=OVERLAY), "its overlay has not been written yet", "`batchdiff apply` first"),
         (FakeLibvirt(), guest(RESTORING), RESTORING, "`batchdiff restore` again first"),

@@ -134,7 +134,10 @@ def test_a_wrong_secret_from_a_descriptor():
     """No file has to be corrected, and no link can take its place."""
     error = wrong_secret("the data is not valid UTF-8", {"/a.luks": "/dev/fd/3"})
     assert error is not None
-    assert error.remedy == "Pass the right secret by descriptor."
+    assert error.remedy == "Pass the right secret through that descriptor."
+    error = wrong_secret("the data is not valid UTF-8", {"/a.luks": "/dev/fd/3", "/b.luks": "/dev/fd/4"})
+    assert error is not None
+    assert error.remedy == "Pass the right secrets through those descriptors."
 
 
 @pytest.mark.parametrize("left", [None, b""])

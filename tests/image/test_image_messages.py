@@ -123,8 +123,8 @@ def test_a_backing_file_in_another_format(tmp_path):
 
 NAMES = {
     "nbd://host/x": (
-        "cannot use {0}: its backing file name 'nbd://host/x' is not a plain path, and batchdiff accepts no other"
-        " names. If you trust the image, make a standalone copy and use that:"
+        "cannot use {0}: its backing file name 'nbd://host/x' is not a plain path, and batchdiff follows only"
+        " plain paths. If you trust the image, make a standalone copy and use that:"
         " `qemu-img convert -f qcow2 -O qcow2 {0} {0}.whole`."
     ),
     "file:low.img": (
@@ -151,8 +151,8 @@ def test_backing_names_that_are_not_followed(chain, name, message):
         ),
         (
             Purpose.TEMPLATE,
-            "/a.img, which must not change, is in use: by a VM. End this use: shut down the VM, end"
-            " the program, or unmount or detach the device. VMs running on its overlays can stay up.",
+            "/a.img, which must not change, is in use: by a VM. Stop what is using it: shut down the VM,"
+            " end the program, or unmount or detach the device. VMs running on its overlays can stay up.",
         ),
     ],
 )

@@ -25,6 +25,7 @@ from batchdiff.qcow2.faults import NOT_OPENED
 BACKING_FORMAT, BITMAPS, FEATURES, DATA_FILE = 0xE2792ACA, 0x23852875, 0x6803F857, 0x44415441
 TEXT = "64k:A 8k:- 56k:0 64k:b 320k:- 64k:C"
 SNAPSHOT_ENTRY, BITMAP_ENTRY = 40, 24
+BROKEN_TABLE = "the table of a bitmap is broken: "
 
 MADE = {
     "plain": "",
@@ -274,9 +275,9 @@ REFUSED_BY_QEMU = {
         lambda image: image.put(second_bitmap(image) + 18, struct.pack(">HI3s4x", 3, 0, b"one")),
         "the same name",
     ),
-    "bitmap-table-reserved": ("bitmaps", put(">Q", 1 << 63)(bitmap_table), "reserved bits"),
-    "bitmap-table-offset-and-ones": ("bitmaps", put(">Q", 4097)(bitmap_table), "reserved bits"),
-    "bitmap-cluster-misaligned": ("bitmaps", put(">Q", 512)(bitmap_table), "not aligned"),
+    "bitmap-table-reserved": ("bitmaps", put(">Q", 1 << 63)(bitmap_table), f"{BROKEN_TABLE}it has reserved"),
+    "bitmap-table-offset-and-ones": ("bitmaps", put(">Q", 4097)(bitmap_table), f"{BROKEN_TABLE}it has reserved"),
+    "bitmap-cluster-misaligned": ("bitmaps", put(">Q", 512)(bitmap_table), f"{BROKEN_TABLE}one of its entries"),
     "snapshot-extra-data": ("snapshots", put(">I", 1025)(snapshot_table, 36), "1025 bytes of extra data"),
     "snapshot-extra-data-huge": ("snapshots", put(">I", 0xFFFFFFFF)(snapshot_table, 36), "bytes of extra data"),
     "snapshot-on-the-bitmaps": (
@@ -389,7 +390,7 @@ REFUSED_BY_US = {
     "cut-inside-the-header": (
         "plain",
         lambda image: image.data.__delitem__(slice(300, None)),
-        "header .* past the end of the file .300., which is truncated",
+        "header .* past the end of the file .300 bytes., which is truncated",
     ),
     "bitmap-name-with-a-null-byte": (
         "bitmaps",

@@ -172,7 +172,7 @@ def test_an_entry_counts_only_while_the_overlay_rests_on_the_template(folder, co
     if what != "template":
         (problem,) = problems(guests(raw("clones/a.img")))
         assert problem.startswith("m.yaml:4: guests[0].path: no such file")
-        assert f"{QUARANTINE}" in problem
+        assert f'it is in quarantine, as "{folder}/clones/a.img{QUARANTINE}"; bring it back' in problem
 
 
 def test_a_snapshot_between_overlay_and_template(folder, converted):

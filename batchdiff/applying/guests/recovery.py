@@ -5,8 +5,8 @@
     overlay there, the sidecar names this plan for it          -> it was published
     the original in quarantine, as it was planned              -> it was published, even if the overlay is gone
     neither there, the sidecar names this plan                 -> it was published, and both are missing now
-    the original in quarantine, another image at its own name,
-    no overlay, and the sidecar names none                     -> it was restored; an older original is left
+    the original in quarantine, another image under the
+    original's own name, no overlay; the sidecar names none    -> it was restored; an older original is left
     where the original is now                                  -> kept, quarantined, about to be deleted, or gone
 """
 
@@ -48,17 +48,22 @@ def recover_states(plan: Plan, history: History, path_map: PathMap = NOTHING_MOV
 
 
 def _is_known(name: str, history: History) -> bool:
-    """Return whether a journal records that an overlay was published, or that restore has ended the conversion."""
+    """Return whether a journal records enough about a guest.
+
+    It does if the guest's overlay was published, if restore or purge has begun, or if restore has undone the
+    conversion. An apply that failed early proves nothing: it may not have found the files of a converted guest.
+    """
     state = history.states.get(name)
     if state is None:
-        return name in history.times
+        return name in history.restored or (name in history.times and name not in history.failures)
     return state.published or state.goal is not Goal.APPLY or state.step is Step.RESTORED
 
 
 def _of_plan(origin: OverlayOrigin | None, guest: GuestToConvert, plan: Plan) -> OverlayOrigin | None:
-    """Return an overlay's origin, or that of the overlay that a later plan replaced by this thinner one.
+    """Return an overlay's origin.
 
-    In the second case, the fingerprint is left out, because another file is at the overlay's path.
+    If a later plan has put this thinner overlay in the place of this plan's, return the origin of the replaced
+    one, without its fingerprint, because another file is at its path.
     """
     for each in () if origin is None else origin.before:
         if _is_recorded(guest, each, plan):
@@ -97,8 +102,8 @@ def _state(guest: GuestToConvert, origin: OverlayOrigin | None, plan: Plan) -> G
 def _is_replaced(guest: GuestToConvert, original: Found) -> bool:
     """Return whether a rebuilt image may have taken the name of an original in quarantine.
 
-    Call this only if the sidecar does not name the overlay: restore removes that entry first. Otherwise the
-    overlay was moved or is damaged, and the original may be all that is left.
+    Call this only if the sidecar does not name the overlay: a restore removes the overlay's entry before it ends.
+    If the entry is still there, the overlay was moved or is damaged, and the original may be all that is left.
     """
     names = original_names(guest.source.path)
     return original.path == names.quarantine and fingerprint_at(names.own) is not None

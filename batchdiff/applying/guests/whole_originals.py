@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from batchdiff.applying.guests.commands import commands
+from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.guests.guest_files import Found, changed_parts, find_original
 from batchdiff.applying.journal.records import History
-from batchdiff.errors import BatchdiffError, ImageError, PlanError
+from batchdiff.errors import BatchdiffError, ImageError, PlanError, VerificationError
 from batchdiff.plan.plan import GuestToConvert, Plan
 from batchdiff.units import few
 
@@ -89,10 +91,25 @@ def originals_first(
 def original_too(error: BatchdiffError, guest: GuestToConvert, history: History) -> BatchdiffError:
     """Return the same error about an overlay, with a remedy that ends with the original to go back to, if any.
 
-    The error's own remedy comes first: it may bring back the overlay, which contains what its VM has written.
+    The error's own remedy comes first: it may bring back the overlay, which contains what its VM has written. An
+    error about the original itself stays as it is: a disk's fault shows in no fingerprint.
     """
+    if _is_about_original(error, guest):
+        return error
     whole = whole_originals([guest], history)
     return type(error)(error.what, why=error.why, remedy=f"{error.remedy} {whole}".strip())
+
+
+def _is_about_original(error: BatchdiffError, guest: GuestToConvert) -> bool:
+    """Return whether an error, or the one that caused it, is about a file of the original's chain.
+
+    What a failed verification names is the file that was verified, whichever file has the fault.
+    """
+    fault = error.__cause__ if isinstance(error, VerificationError) else error
+    if not isinstance(fault, ImageError):
+        return False
+    names = [name for path in guest.image.paths for name in original_names(path).all]
+    return any(re.search(rf"(?<!\S){re.escape(name)}(?=[:;,.]*(\s|$))", fault.reason) for name in names)
 
 
 @contextmanager

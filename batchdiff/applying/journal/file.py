@@ -11,6 +11,7 @@ import datetime as dt
 import fcntl
 import json
 import os
+import stat
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -23,9 +24,14 @@ from batchdiff.files.read_write import write_all
 from batchdiff.linux.call_failures import AGAIN, explain, naming
 from batchdiff.linux.permissions import Deed
 from batchdiff.plan.file import read_regular
+from batchdiff.units import format_size
 
 _BEGINNING = b'{"time": "'
 """The start of the first line of every journal."""
+
+
+_MOVE_AWAY = f"Move it away, {AGAIN} The state of the guests will then be recovered from the files."
+"""The advice on a journal that cannot be used as it is."""
 
 
 class Journal:
@@ -50,7 +56,7 @@ class Journal:
 
     def _resume(self, checksum: str) -> bool:
         """Read the records of what was done with this plan; return False if there are none."""
-        data = os.pread(self._fd, min(os.fstat(self._fd).st_size, LARGEST_DOCUMENT), 0)
+        data = _content(self._fd, self.path)
         whole = data[: data.rfind(b"\n") + 1]
         if data and not data.startswith(_BEGINNING[: len(data)]):
             raise PlanError(
@@ -66,14 +72,14 @@ class Journal:
                     self._start_again()
                     return False
                 self.history.take_in(record)
-            # Remove a line that a crash cut short, so that the next line does not start in its middle.
+            # Remove a line that a crash cut short; otherwise, the next record would be appended to it.
             if len(whole) < len(data):
                 os.ftruncate(self._fd, len(whole))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise PlanError(
                 f"{self.path} is damaged",
                 why=f"line {number} is not a batchdiff record",
-                remedy=f"Move it away, {AGAIN} The state of the guests will then be recovered from the files.",
+                remedy=_MOVE_AWAY,
             ) from error
         return number > 0
 
@@ -163,15 +169,16 @@ class MemoryJournal:
 def read_history(plan_path: str, checksum: str) -> History:
     """Read a plan's journal without its lock; return an empty history if it is missing or another plan's.
 
-    A file that is not regular, or too large, counts as missing.
-
-    :raises PlanError: it cannot be read. An empty history would then hide what was converted.
+    :raises PlanError: it cannot be read, is not a regular file or is too large. An empty history would then hide
+        what was converted.
     """
     history, path, is_damaged = History(), f"{plan_path}.journal", False
     try:
         lines = read_regular(path, LARGEST_DOCUMENT).splitlines(keepends=True)
-    except (FileNotFoundError, ValueError):
+    except FileNotFoundError:
         return history
+    except ValueError as error:
+        raise _unusable(path, str(error)) from error
     except OSError as error:
         fault = explain(error, Deed.READ, path)
         raise PlanError(f"cannot read the journal {path}", why=fault.why, remedy=fault.remedy) from error
@@ -185,6 +192,26 @@ def read_history(plan_path: str, checksum: str) -> History:
             # A crash may have cut the last line short: its step does not count.
             is_damaged |= line.endswith(b"\n")
     return replace(history, is_damaged=is_damaged)
+
+
+def _content(fd: int, path: str) -> bytes:
+    """Return the whole content of an open journal: what is not read would count as a line cut short by a crash.
+
+    :raises PlanError: it is not a regular file, or is too large.
+    """
+    info = os.fstat(fd)
+    if not stat.S_ISREG(info.st_mode):
+        raise _unusable(path, "it is not a regular file")
+    if info.st_size > LARGEST_DOCUMENT:
+        raise _unusable(path, f"it is larger than {format_size(LARGEST_DOCUMENT)}")
+    found = bytearray()
+    while piece := os.pread(fd, info.st_size - len(found), len(found)):
+        found += piece
+    return bytes(found)
+
+
+def _unusable(path: str, why: str) -> PlanError:
+    return PlanError(f"cannot use the journal {path}", why=why, remedy=_MOVE_AWAY)
 
 
 def set_aside(path: str) -> None:

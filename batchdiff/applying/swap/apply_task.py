@@ -143,7 +143,7 @@ class ApplyTask:
     def _explained(self, original: Image, error: DifferenceError) -> BatchdiffError:
         """Return the error for an overlay that differs from its original, with the most likely cause."""
         if self.incoming.was_published:
-            return _used(self._plan, original.source.path, error)
+            return _used(self._plan, original.source.path, self._run.journal.state(self.guest), error)
         planned = with_accepted(self._plan.image, self._run.template)
         changes = changes_since_planned(original, planned, self._run.journal.history)
         if changes:
@@ -202,9 +202,12 @@ def _check_start(guest: GuestToConvert, state: GuestState | None, how: Retire) -
         )
 
 
-def _used(guest: GuestToConvert, original: str, error: DifferenceError) -> GuestError:
-    quarantined = original != guest.source.path
-    how = f"run {command('purge', guest.name, '--used')}" if quarantined else f"remove {original} yourself"
+def _used(guest: GuestToConvert, original: str, state: GuestState | None, error: DifferenceError) -> GuestError:
+    how = f"remove {original} yourself"
+    if original != guest.source.path:
+        how = purge = f"run {command('purge', guest.name, '--used')}"
+        if state is None or state.step is not Step.RETIRED:  # purge does nothing until the quarantine is recorded
+            how = f"first run {command('apply', guest.name, '--retire', 'quarantine')}; then {purge}"
     return GuestError(
         f"the original of {guest.name} was not retired",
         why=f"its VM has run on the overlay since the conversion ({error.what})",

@@ -16,7 +16,9 @@ def error_share(text: str) -> float:
     except ValueError:
         share = -1.0
     if not 0 <= share < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a percentage from 0% to below 100%, such as 2%")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a percentage of at least 0% and less than 100%, such as 2%"
+        )
     return share
 
 

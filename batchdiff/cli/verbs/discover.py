@@ -88,7 +88,7 @@ def _no_image(arguments: argparse.Namespace, ignored: int) -> UsageError:
         remedies.append(
             "Name with `--connect` the connection of libvirt on which the VMs are defined, such as qemu:///system."
         )
-    others = f" ({ignored_words(ignored)})" if ignored else ""
+    others = f" (ignored: {ignored_words(ignored)})" if ignored else ""
     return UsageError(f"no image was found in {' or '.join(places)}{others}", remedy=" ".join(remedies))
 
 

@@ -5,7 +5,8 @@
     check                        finds
     QEMU's locks                 VMs, qemu-nbd and qemu-img on any filesystem with locks
     a read lease                 every writer: VMs without locks, loop devices, plain programs
-    a write lease, then /proc    VMs that neither lock it nor write to it yet, waiting for an incoming migration
+    a write lease, then /proc    VMs that have not yet locked the file or opened it for writing, because they wait
+                                 for an incoming migration
     an exclusive open, /proc     users of a block device, which has no leases
 
 Readers are allowed, except QEMU if it reads a guest: then the guest may be a VM's disk or an overlay's backing
@@ -57,7 +58,7 @@ class Usage(NamedTuple):
 
 
 def purposes(image: Image, purpose: Purpose) -> list[tuple[str, int, Purpose]]:
-    """Return path, descriptor and purpose of each file of a chain; a guest's backing files count as templates."""
+    """Return the path, the descriptor and the purpose of each file; a guest's backing files count as templates."""
     own = image.own_files
     return [(layer.path, layer.fd, purpose if layer in own else Purpose.TEMPLATE) for layer in image.layers]
 
@@ -93,8 +94,8 @@ def in_use(path: str, purpose: Purpose, objection: str) -> BatchdiffError:
     return ImageError(
         f"{path}, which must not change, is in use",
         why=objection,
-        remedy="End this use: shut down the VM, end the program, or unmount or detach the device. VMs running on"
-        " its overlays can stay up.",
+        remedy="Stop what is using it: shut down the VM, end the program, or unmount or detach the device. VMs"
+        " running on its overlays can stay up.",
     )
 
 
@@ -132,9 +133,10 @@ def users(path: str) -> str:
 
 
 def other_writer(fd: int) -> str:
-    """Return which program other than QEMU is writing to a file or has locked it, as a clause; empty if none.
+    """Return which program other than QEMU has a file open for writing or has locked it, as a clause.
 
-    QEMU is recognised by its locks, and a VM without locks by its program's name. No lease is left on the file.
+    Return an empty string if none does. QEMU is recognised by its locks, and a VM without locks by its program's
+    name. No lease is left on the file.
     """
     try:
         usage = check_usage(fd, Purpose.TEMPLATE)

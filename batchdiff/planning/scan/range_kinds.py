@@ -30,8 +30,8 @@ class RangeFindings:
     """The findings of a range, collected while it is scanned.
 
     ``equal``: by window, the kinds of a guest that equals the template there; ``kinds``: by guest and window, the
-    kinds of a window that differs. ``holes``: by guest, the windows in which it has a hole, whatever the template
-    has there.
+    kinds of a window that differs. ``holes``: by guest, a flag for each window: whether all of it lies in a hole
+    of the guest, whatever the template has there.
     """
 
     equal: Kinds
@@ -40,7 +40,7 @@ class RangeFindings:
     digest: RangeDigest = field(default_factory=RangeDigest)
 
     def note_holes(self, first: int, holes: dict[int, Flags]) -> None:
-        """Record the windows that are holes, by guest; the flags start at window ``first``."""
+        """Set the flags of windows that lie in holes, by guest; these flags start at window ``first``."""
         for guest, hollow in holes.items():
             known = self.holes.setdefault(guest, np.zeros(len(self.equal), dtype=np.bool_))
             known[first : first + len(hollow)] = hollow

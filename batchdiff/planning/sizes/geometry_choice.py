@@ -36,7 +36,8 @@ from batchdiff.qcow2.layout_options import LayoutOptions
 from batchdiff.units import format_size
 
 _AUTO_TOLERANCE = 0.01
-"""The share by which overlays with clusters nearer to QEMU's default size can be larger than the smallest one."""
+"""The share by which an overlay may be larger than the smallest one and still be preferred, for its standard L2
+entries or for clusters nearer to QEMU's default size."""
 
 
 def compared_sizes(units: Extents, virtual_size: int, options: OverlayOptions, unit: int = UNIT) -> ComparedSizes:
@@ -153,10 +154,10 @@ def _counted(parts: _Parts, virtual_size: int, geometry: Geometry, options: Layo
 
 
 def chosen_geometry(sizes: ComparedSizes, cluster_size: int | None) -> Geometry | None:
-    """Choose a geometry with that cluster size, or any if None; return None if none of them can map the disk.
+    """Choose a geometry with this cluster size, or with any if ``cluster_size`` is None.
 
-    Of those within 1% of the smallest overlay, choose the one nearest to 64 KiB, if possible with standard L2
-    entries, which every QEMU reads.
+    Return None if no such geometry can map the disk. Among the geometries whose overlay is at most 1% larger than
+    the smallest, prefer standard L2 entries, which every QEMU reads, and then the cluster size nearest to 64 KiB.
     """
     allowed = {
         geometry: size

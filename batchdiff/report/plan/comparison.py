@@ -74,7 +74,7 @@ def sentences(found: PlanComparison, conversions: Mapping[str, Conversion] = NOT
     ``conversions``: what became of the guests that were converted with the older plan, by name.
     """
     old, new = found.older.totals, found.newer.totals
-    saved = [bounded_size(each.saved_bytes, each.exactness) for each in (old, new)]
+    saved = [_amount(each.saved_bytes, each.exactness) for each in (old, new)]
     yield f"Saved: {saved[0]} in the plan of {printable(found.older.created)}, {saved[1]} now."
     done = _done(found)
     yield from _what_came_of(done, conversions)
@@ -127,7 +127,7 @@ def _what_came_of(done: list[GuestToConvert], conversions: Mapping[str, Conversi
         return
     savings = [guest.diff.savings for guest in done]
     exactness = of_sum(each.exactness for each in savings)
-    planned = bounded_size(sum(each.saved_bytes for each in savings), exactness)
+    planned = _amount(sum(each.saved_bytes for each in savings), exactness)
     text = f"{few([printable(guest.name) for guest in done])}: convert then, done now"
     known = [conversions[guest.name] for guest in done if guest.name in conversions]
     if known:
@@ -145,6 +145,11 @@ def _what_came_of(done: list[GuestToConvert], conversions: Mapping[str, Conversi
     else:
         them = "it" if len(done) == 1 else "them"
         yield f"{text}; the new plan's savings do not include those planned for {them} ({planned})."
+
+
+def _amount(size: int, exactness: Exactness) -> str:
+    """Return savings in the words of a sentence."""
+    return "an unknown amount" if exactness is Exactness.UNKNOWN else bounded_size(size, exactness)
 
 
 def comparison_report(found: PlanComparison) -> dict[str, object]:

@@ -66,6 +66,8 @@ def _figure_of_freed(facts: PlanFacts, totals: Totals) -> tuple[str, str, str]:
     freed = freed_in_all(facts.freed.values())
     saved = bounded_size(totals.saved_bytes, totals.exactness, facts.error_bytes)
     planned = shortfall(totals.saved_bytes, totals.exactness)
+    if totals.exactness is Exactness.UNKNOWN:
+        planned = "an unknown amount"
     if lost := shortfall(freed.size, freed.exactness):
         return "came back", "nothing", f"{lost} than before; {planned or saved} planned"
     remark = f"{planned} planned" if planned else f"of {saved} planned"

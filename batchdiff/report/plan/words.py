@@ -12,7 +12,7 @@ from batchdiff.image.storage.exactness import UNKNOWN_AMOUNT, Exactness
 from batchdiff.plan.plan import GuestPlan, GuestToConvert, Totals
 from batchdiff.plan.totals import totals_of
 from batchdiff.report.facts import PlanFacts, guests_not_converted, inexact
-from batchdiff.report.figures import bounded_size, count_of, of_several, shortfall
+from batchdiff.report.figures import DASH, bounded_size, count_of, of_several, shortfall
 from batchdiff.report.plan.comparison import compared, sentences
 from batchdiff.report.plan.dangers import dangers
 from batchdiff.report.plan.done import done, done_figures, space_figure
@@ -155,7 +155,8 @@ def main_figures(facts: PlanFacts) -> Iterator[tuple[str, str, str]]:
     if lost := shortfall(totals.saved_bytes, totals.exactness):
         yield "comes back", "nothing", f"there will be {lost} than now"
     else:
-        yield "comes back", saved, f"{share_words(totals)} of {format_size(totals.allocated_bytes)}"
+        part = f"{share_words(totals)} ".removeprefix(f"{DASH} ")
+        yield "comes back", saved, f"{part}of {format_size(totals.allocated_bytes)}"
     yield space_figure(facts)
     counts = {"skipped": totals.skip, "refused": totals.refuse}
     others = [f"{count} {verdict}" for verdict, count in counts.items() if count]
@@ -246,7 +247,7 @@ def _fate(facts: PlanFacts, chosen: Sequence[GuestToConvert]) -> str:
     files = [guest for guest in chosen if not guest.is_on_device]
     is_mixed = retire is not Retire.KEEP and 0 < len(files) < len(chosen)  # a remark has what becomes of the rest
     if is_mixed:
-        chosen, originals, them = files, "the originals that are files", "them"
+        chosen, originals, them = files, "those originals that are files", "them"
     elif not files:
         retire = Retire.KEEP
     if facts.is_applied or facts.plan.to_share or is_mixed:
@@ -257,7 +258,8 @@ def _fate(facts: PlanFacts, chosen: Sequence[GuestToConvert]) -> str:
             return f"and keep {originals}: {_later(totals, f'only once you {delete} {them}', f'{delete} {them}')}"
         case Retire.QUARANTINE:
             later = _later(totals, "only with `batchdiff purge`", f"delete {them}")
-            return f"and then quarantine {originals} as NAME.batchdiff-original: {later}"
+            under = ", under the name" if is_mixed else " as"
+            return f"and then quarantine {originals}{under} NAME.batchdiff-original: {later}"
         case Retire.DELETE if lost := shortfall(totals.saved_bytes, totals.exactness):
             return f"and then delete {originals}: there will be {lost} than now"
         case Retire.DELETE:

@@ -205,6 +205,22 @@ def test_two_files_and_no_overlay(stage, proven):
     assert (found(stage) is not None) is proven
 
 
+def test_an_apply_that_failed_early_proves_nothing(stage):
+    """The files of a converted guest may have been away, on a pool that was not mounted."""
+    stage.apply(Retire.QUARANTINE)
+    history = History()
+    history.take_in({"time": "1", "guest": NAME, "step": "failed", "reason": "it is gone"})
+    assert recover_states(stage.plan, history)[NAME].published
+
+
+def test_a_failure_after_a_restore_changes_nothing(stage):
+    stage.apply(Retire.QUARANTINE)
+    history = stage.history
+    history.take_in({"time": "2", "guest": NAME, "step": "restored", "goal": "restore"})
+    history.take_in({"time": "3", "guest": NAME, "step": "failed", "reason": "it is in use"})
+    assert recover_states(stage.plan, history) == {}
+
+
 def test_guests_that_the_plan_does_not_convert(stage):
     stage.apply(Retire.QUARANTINE)
     guest = untouched(stage.guest(), Verdict.SKIP)

@@ -14,7 +14,7 @@ from batchdiff.applying.guests.whole_originals import (
     whole_originals,
 )
 from batchdiff.choices import Retire
-from batchdiff.errors import ImageError
+from batchdiff.errors import ImageError, VerificationError
 from batchdiff.files.fingerprint import Fingerprint, fingerprint_at
 from batchdiff.qcow2.faults import NOT_OPENED, RESTORE_IT, SHUT_DOWN_OR_REPAIR
 
@@ -88,3 +88,25 @@ def test_nothing_shows_whether_a_block_device_is_intact(tmp_path, monkeypatch, d
 
 
 SEVERAL = ("these originals are block devices", "they have")
+
+
+@pytest.mark.parametrize("is_verified", [False, True])
+@pytest.mark.parametrize("where", ["at byte 4096", ""])
+def test_a_fault_in_the_original_itself_shows_in_no_fingerprint(stage, is_verified, where):
+    """A bad sector does not change its times, so nothing proves that it is intact."""
+    what = f"cannot read {stage.original()} {where}".strip()
+    fault = ImageError(what, why="Input/output error", remedy="See it.")
+    error = fault
+    if is_verified:
+        error = VerificationError(f"{stage.overlay()} cannot be verified", why=fault.reason, remedy="See it.")
+        error.__cause__ = fault
+    assert original_too(error, stage.guest(), stage.history).remedy == "See it."
+
+
+def test_a_fault_in_the_overlay_is_none_in_the_original(stage):
+    """Restore verifies the original; and the name of the overlay may begin with that of the original."""
+    fault = ImageError(f"cannot read {stage.original()}.qcow2 at byte 0", why="Input/output error")
+    error = VerificationError(f"{stage.original()} cannot be verified", why=fault.reason)
+    error.__cause__ = fault
+    for each in (fault, error, VerificationError(f"{stage.original()} and {stage.overlay()} differ")):
+        assert original_too(each, stage.guest(), stage.history).remedy == WHOLE.format(stage.original())

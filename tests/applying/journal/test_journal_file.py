@@ -14,6 +14,7 @@ from pathlib import Path
 import plans
 import pytest
 
+from batchdiff.applying.journal import file as journal_file
 from batchdiff.applying.journal.file import Journal, read_history
 from batchdiff.applying.journal.records import Fate, Goal, GuestState, History, Step
 from batchdiff.errors import PlanError
@@ -408,3 +409,47 @@ def test_who_was_given_back():
     assert not back("2026-01-01T00:00:05Z")
     line(7, "checked", "apply")
     assert not back()
+
+
+AWAY = (
+    " Move it away, then run the same command again. The state of the guests will then be recovered from the"
+    " files."
+)
+
+
+def refusals(plan_path):
+    """What both say that open a journal: the one that writes, and the one that only reads."""
+    for verb in (Journal, read_history):
+        with pytest.raises(PlanError) as caught:
+            verb(plan_path, CHECKSUM)
+        yield str(caught.value)
+
+
+def test_a_fifo_or_a_device_is_no_empty_history(plan_path):
+    """It would hide what was converted."""
+    os.mkfifo(f"{plan_path}.journal")
+    said = f"cannot use the journal {plan_path}.journal: it is not a regular file.{AWAY}"
+    assert list(refusals(plan_path)) == [said, said]
+
+
+@pytest.mark.parametrize("cut", [0, 5])
+def test_a_journal_that_is_too_large_is_left_as_it_is(plan_path, monkeypatch, cut):
+    """Nothing after the limit is taken for a line that a crash cut short."""
+    written(plan_path)
+    whole = read(plan_path)
+    monkeypatch.setattr(journal_file, "LARGEST_DOCUMENT", len(whole) - 1 - cut)
+    for said in refusals(plan_path):
+        assert said.startswith(f"cannot use the journal {plan_path}.journal: it is larger than ")
+        assert said.endswith(AWAY)
+    assert read(plan_path) == whole
+    monkeypatch.setattr(journal_file, "LARGEST_DOCUMENT", len(whole))
+    assert reopened(plan_path)[0] == read_history(plan_path, CHECKSUM).states
+
+
+def test_a_read_that_returns_less_cuts_nothing_off(plan_path, monkeypatch):
+    states = written(plan_path)
+    whole = read(plan_path)
+    real = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, length, at: real(fd, min(length, 100), at))
+    assert reopened(plan_path)[0] == states[-1]
+    assert read(plan_path) == whole

@@ -6,10 +6,12 @@ import types
 
 import plans
 import pytest
+from stage import Stage, failed, status
 
 from batchdiff.applying.checks.verify import Check
 from batchdiff.applying.journal.file import MemoryJournal
 from batchdiff.applying.journal.records import Goal, GuestState, History, Step
+from batchdiff.applying.results.outcome import Status
 from batchdiff.applying.swap import apply_task
 from batchdiff.applying.swap.apply_task import ApplyOptions, ApplyTask
 from batchdiff.applying.swap.task import is_in_place
@@ -104,3 +106,22 @@ def test_an_overlay_that_does_not_fit(monkeypatch):
     with pytest.raises(GuestError, match="cannot write the overlay of web01: too many clusters") as caught:
         task(publication=publication).write(-1, original)
     assert "`overlay.cluster_size`" in caught.value.remedy
+
+
+def test_an_original_whose_quarantine_was_not_recorded(tmp_path, monkeypatch):
+    """An apply died just before its last line, and purge leaves its guest alone: so apply must come first."""
+    stage = Stage(tmp_path, monkeypatch, place="same")
+    stage.apply(Retire.QUARANTINE)
+    lines = stage.journal_file.read_bytes().splitlines(keepends=True)
+    last = max(number for number, line in enumerate(lines) if b'"step": "retired"' in line)
+    stage.journal_file.write_bytes(b"".join(lines[:last]))
+    stage.use()
+    assert stage.purge(used=True) == []
+    assert failed(stage.apply(Retire.DELETE)).endswith(
+        "If you trust the overlay, first run `batchdiff apply PLAN --guest vm --retire quarantine`; then run"
+        " `batchdiff purge PLAN --guest vm --used`."
+    )
+    assert status(stage.apply(Retire.QUARANTINE, guests=("vm",))) is Status.UNCHANGED
+    said = failed(stage.apply(Retire.DELETE))
+    assert said.endswith("If you trust the overlay, run `batchdiff purge PLAN --guest vm --used`.")
+    assert status(stage.purge(used=True)) is Status.PURGED

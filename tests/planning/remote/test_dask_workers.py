@@ -311,7 +311,7 @@ def test_the_error_if_no_worker_can_scan(state, what):
 def test_a_template_that_qemu_reads(folder, hosts):
     of = fleet(folder)
     of = replace(of, template=of.guests[-1].image, guests=of.guests[:1])
-    with connected(hosts) as remote, pytest.raises(UsageError, match="convert the template to raw or qcow2"):
+    with connected(hosts) as remote, pytest.raises(UsageError, match="first convert the template to unencrypted"):
         make_plan(of, jobs=1, remote=remote)
 
 

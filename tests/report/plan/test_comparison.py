@@ -7,6 +7,7 @@ from plans import guest_plan, refused_guest, savings, small_plan
 from batchdiff.applying.journal.records import Fate
 from batchdiff.applying.results.conversion import Conversion
 from batchdiff.choices import Verdict
+from batchdiff.image.storage.exactness import Exactness
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.plan.comparison import SizeChange, compared, comparison_report, sentences
 from batchdiff.report.plan.json_form import plan_report
@@ -107,3 +108,13 @@ def test_as_json():
     against = plan_report(PlanFacts(NEW, older=OLD))["against"]
     assert against["overlay_bytes"] == [{"name": "db01", "older": 256 * MIB, "newer": 300 * MIB}]
     assert "against" not in plan_report(PlanFacts(NEW))
+
+
+def test_savings_that_are_not_known():
+    unknown = guest_plan("web01", savings=savings(exactness=Exactness.UNKNOWN, note="x"))
+    old = small_plan(unknown)
+    skipped = guest_plan("web01", verdict=Verdict.SKIP, reason="done by /srv/old.plan.json")
+    assert next(sentences(compared(old, old))) == (
+        "Saved: an unknown amount in the plan of 2026-01-02T03:04:05Z, an unknown amount now."
+    )
+    assert list(sentences(compared(old, small_plan(skipped))))[1].endswith("planned for it (an unknown amount).")

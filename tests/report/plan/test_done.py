@@ -10,8 +10,10 @@ from plans import guest_plan, refused_guest, savings, shared_guest, small_plan, 
 from batchdiff.applying.journal.records import Fate
 from batchdiff.applying.results.conversion import Conversion, OlderOriginal
 from batchdiff.choices import Retire, Verdict
+from batchdiff.image.storage.exactness import Exactness
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.plan.csv_form import plan_csv
+from batchdiff.report.plan.done import done_figures
 from batchdiff.report.plan.html_form import plan_html
 from batchdiff.report.plan.json_form import plan_json
 from batchdiff.report.plan.markdown_form import plan_markdown
@@ -299,3 +301,20 @@ def test_a_plan_with_both_strategies_speaks_of_both():
         (skipped[1:], "share"),
     ):
         assert plan_text(PlanFacts(small_plan(*guests))).endswith(f"There is nothing to {work}.\n")
+
+
+@pytest.mark.parametrize("back", [100, -100])
+def test_savings_that_are_not_known_are_an_amount(back):
+    unknown = guest_plan("one", savings=savings(4 * MIB, MIB, exactness=Exactness.UNKNOWN, note="x"))
+    known = guest_plan("two", savings=savings(4 * MIB, MIB))
+    for done in ((unknown,), (known,)):
+        conversions = {guest.name: conversion(Fate.DELETED, came_back_bytes=back) for guest in done}
+        figures = done_figures(PlanFacts(small_plan(unknown, known), conversions=conversions))
+        remarks = {label: remark for label, _, remark in figures}
+        lost = "100 B less free space than before; " if back < 0 and done == (known,) else ""
+        assert remarks["came back"] == f"{lost}an unknown amount planned"
+
+
+def test_a_share_that_is_not_known_is_left_out():
+    unknown = guest_plan("one", savings=savings(4 * MIB, MIB, exactness=Exactness.UNKNOWN, note="x"))
+    assert "- comes back: **unknown** (of 4 MiB)" in plan_markdown(PlanFacts(small_plan(unknown)))
