@@ -93,7 +93,7 @@ class DefinitionError(BatchdiffError):
 
 
 class ManifestError(BatchdiffError):
-    """The manifest is wrong; ``what`` lists every problem, one per line."""
+    """The manifest cannot be read, or is wrong: then ``what`` lists every problem, one per line."""
 
     exit_code = 3
 

@@ -102,7 +102,7 @@ def try_without_template(found: list[GuestWithState], why: str) -> Iterator[Gues
 
 def _left(path: str, why: str) -> str:
     return (
-        f"its overlay {path} was not deleted: {why}. It is needed only to recover what the VM wrote;"
+        f"its overlay {path} was not deleted: {why}. The overlay is needed only to recover what the VM wrote;"
         f" {how_to_remove(path)} before you plan or convert this guest again"
     )
 
@@ -139,7 +139,7 @@ def _go_back(guest: GuestToConvert, state: GuestState, session: Session, depende
 def _files(guest: GuestToConvert, state: GuestState) -> tuple[Found, Found | None]:
     """Return a guest's original, and its overlay or None if that is missing.
 
-    :raises GuestError: there is no original, or either of two files could be one of them.
+    :raises GuestError: there is no original, or either of two files could be the original, or the overlay.
     """
     original, overlay = find_original(guest, state), find_overlay(guest, state)
     if original is not None:
@@ -149,7 +149,7 @@ def _files(guest: GuestToConvert, state: GuestState) -> tuple[Found, Found | Non
     raise original_missing(
         guest.name,
         remedy="Make the overlay readable again: bring the template back if it is missing, or repair a copy of the"
-        " overlay.",
+        " overlay and put the copy in its place.",
     )
 
 

@@ -61,7 +61,8 @@ def format_of(file: FileToSample, observer: ReadObserver | None = None) -> Image
             file.path,
             Cause.DOUBTFUL,
             f"it is named like a {named} image, but looks like a {found} image, and a guest could have written"
-            " what shows that to its own disk; rename the file, or list it in a manifest with its format",
+            " the bytes that make it look like one to its own disk; rename the file, or list it in a manifest with"
+            " its format",
         )
     return found
 

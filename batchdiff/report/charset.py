@@ -1,4 +1,4 @@
-r"""Replacement of characters that the reader's encoding lacks, as in C and Latin-1 locales.
+r"""Replacement of characters that the reader's encoding lacks, such as ASCII or Latin-1.
 
 ::
 

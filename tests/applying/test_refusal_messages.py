@@ -401,7 +401,7 @@ MESSAGES = {
     ),
     template_lost_discard: (
         "vm cannot go back to its original: the original was deleted or moved. Make the overlay readable again: "
-        "bring the template back if it is missing, or repair a copy of the overlay."
+        "bring the template back if it is missing, or repair a copy of the overlay and put the copy in its place."
     ),
     no_qemu: (
         "cannot verify with QEMU: qemu-img is not installed. Install it (Debian: qemu-utils). Or use "

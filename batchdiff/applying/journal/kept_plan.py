@@ -10,7 +10,7 @@ loses its first name. So at every moment both can be found under matching names.
 journal beside the new plan, the checksum in the journal shows that, and the journal is renamed
 (``journal.file.Journal``).
 
-If the guests of a plan have only shared blocks, there is nothing to undo, so the new plan replaces the older one.
+If apply has only let guests share blocks, there is nothing to undo, so the new plan replaces the older one.
 If the two plans are the same, the older one's journal would belong to both, and apply would skip guests that no
 longer share blocks. To prevent that, the journal is renamed::
 
@@ -79,7 +79,7 @@ def name_to_keep(path: str, converted: NamesByPlan) -> str | None:
     the journal is lost.
 
     :raises UsageError: it cannot be kept.
-    :raises PlanError: another command for it is running, or its journal cannot be opened.
+    :raises PlanError: another command for it is running, or its journal cannot be used.
     """
     if not os.path.isfile(path):
         return None
@@ -94,9 +94,9 @@ def name_to_keep(path: str, converted: NamesByPlan) -> str | None:
 
 
 def replace_plan(plan: Plan, path: str, converted: NamesByPlan) -> KeptPlan | None:
-    """Write a plan; rename and return another, older one that can still be undone; None if there is none.
+    """Write a plan. Rename a different, older plan at its path that can still be undone, and return it; or None.
 
-    :raises BatchdiffError: as :func:`name_to_keep` and ``write_plan``.
+    :raises BatchdiffError: as for :func:`name_to_keep` and ``write_plan``.
     """
     if not os.path.isfile(path):
         write_plan(plan, path)
@@ -120,7 +120,7 @@ def replace_plan(plan: Plan, path: str, converted: NamesByPlan) -> KeptPlan | No
 
 
 def _has_only_shared(history: History) -> bool:
-    """Return whether all guests on which apply has worked have only shared blocks.
+    """Return whether apply has done nothing to guests except let them share blocks.
 
     Such guests may have stopped sharing blocks since: btrfs may have been defragmented, or a snapshot of the disk
     may have been restored. A damaged journal is not proof: lines that cannot be read may record more.
@@ -162,7 +162,7 @@ def _older(path: str, converted: NamesByPlan) -> _Older | None:
         guests = {None: converted[checksum]}
     if not guests:
         return None
-    # A damaged journal counts as the plan's own, because no other plan's journal would have that name.
+    # If its first line cannot be read, it counts as the plan's own: another's has that name only after a crash.
     journal = noted in {checksum, ""} and bool(beginning(f"{path}{_JOURNAL}"))
     return _Older(checksum, "" if head is None else head.created, journal, guests)
 
@@ -230,7 +230,7 @@ def _second_names(path: str, name: str, *, journal: bool) -> Iterator[None]:
 
 
 def _linked(path: str, name: str, *, journal: bool) -> list[str]:
-    """Give the files to keep their second names, by hard links, and return the names that are new.
+    """Give the files that are kept their second names, by hard links, and return the names that are new.
 
     The journal comes first: a plan that seemed to have no journal would be misleading.
 

@@ -27,7 +27,7 @@ Answer: TypeAlias = tuple[bool, object]
 """True and the result of a task, or False and the error that ended it."""
 
 _one_at_a_time = threading.Lock()
-"""A scan keeps one CPU busy, and its limits on rate and page cache apply to a process: see docs/many-hosts.md."""
+"""A scan keeps one CPU busy, and its limits on rate and page cache apply per process: see docs/many-hosts.md."""
 
 
 class ResidentJob(Generic[Task, Result]):
@@ -42,7 +42,7 @@ class ResidentJob(Generic[Task, Result]):
         return ResidentJob, (self._job,)
 
     def do(self, task: Task) -> Result:
-        """Do a task, as soon as no other one is in progress in this process."""
+        """Do a task as soon as no other is in progress in this process."""
         with _one_at_a_time:
             _check_wanted()
             self._do = self._do or self._begun.enter_context(self._job.begin(_check_wanted))
@@ -53,7 +53,7 @@ class ResidentJob(Generic[Task, Result]):
 
 
 def _check_wanted() -> None:
-    """Stop if the task that this thread does was taken back: its planner has ended, or counts this worker as lost.
+    """Stop if this thread's task has been taken back: its planner has ended, or counts this worker as lost.
 
     :raises StopError: it was.
     """

@@ -4,7 +4,7 @@
 
     range of 64 MiB  | window | window | window | ...
     template           read once for all guests, hashed
-    guest 1            read and compared from the first to the last byte that is not settled
+    guest 1            in each window, read and compared from the first to the last byte that is not settled
     guest 2            ...
 
 Settled without reading the guest: zeros on both sides, windows that lie in its holes, bytes that an overlay of the
@@ -222,7 +222,7 @@ class Scanner:
             kept += guest_map.kept
             if not self._stride.fits(kept, windows):
                 return None
-            # Even a single window may have too many segments: then they are looked up again when compared.
+            # Even a single window may have too many segments: they are looked up again when it is compared.
             if needed:
                 guest_maps[guest_index] = guest_map if kept <= MOST_KEPT else WindowMap(needed, {})
         self._stride.lengthen_after(kept)
@@ -246,7 +246,7 @@ class Scanner:
     def _compare(
         self, guest_index: int, window: _TemplateWindow, segments: list[Segment] | None, span: Span
     ) -> Kinds | None:
-        """Return the kinds of a guest's window in a span; None if it equals the template's or cannot be read.
+        """Return the kinds of a guest's window, compared within a span; None if it is equal, or cannot be read.
 
         ``segments``: those of the guest in this window; None if they are to be looked up again.
         """
@@ -287,7 +287,9 @@ def _is_on(guest: Image, template: Image) -> bool:
 
 
 def _load(room: memoryview, image: Image, start: int, segments: list[Segment]) -> None:
-    """Read an image from ``start`` on. ``segments`` may extend beyond these bytes, or end earlier: zeros follow.
+    """Fill ``room`` with an image's bytes from ``start`` on, and with zeros past the end of ``segments``.
+
+    ``segments`` start at ``start`` or before it, and may extend beyond ``room``.
 
     :raises ImageError: the image cannot be read.
     """
