@@ -108,7 +108,7 @@ class OverlayLists:
     def __init__(self, layout: AnyLayout, extents: Extents, volume: Volume, preallocation: Preallocation) -> None:
         """Count for an overlay that holds these extents, in granules of its layout.
 
-        If ``preallocation`` is full, every part of the file is written, and nothing is counted; nor is anything
+        If ``preallocation`` is full, all of the file with the data is written: it is one run. Nothing is counted
         on a filesystem without a list format.
         """
         cluster = layout.cluster_size if isinstance(layout, QedLayout) else layout.geometry.cluster_size
@@ -116,16 +116,19 @@ class OverlayLists:
         runs = extents.pairs(Kind.DATA) * granule
         self._starts, self._shifts = runs[:, 0], _shifts(runs, cluster, layout)
         lists, reserved = LIST_FORMATS.get(volume.filesystem), preallocation is Preallocation.FALLOC
-        self._counts = lists is not None and preallocation is not Preallocation.FULL
+        self._counts, self._is_full = lists is not None, preallocation is Preallocation.FULL
         outside = not isinstance(layout, QedLayout) and layout.options.outside
         # Only the file with the data is preallocated.
         self._file = WrittenRuns(lists or _NO_LIST, volume, reserved=reserved and not outside)
-        self._file.add(*metadata_parts(layout, extents, volume.block))
+        if outside or not self._is_full:
+            self._file.add(*metadata_parts(layout, extents, volume.block))
         self._data = WrittenRuns(lists or _NO_LIST, volume, reserved=reserved) if outside else self._file
         self._layout, self._block = layout, volume.block
 
     def add_data(self, starts: Offsets, ends: Offsets) -> None:
         """Count parts of the guest that are written, each within a run of the extents."""
+        if self._is_full:
+            return
         shifts = self._shifts[np.searchsorted(self._starts, starts, side="right") - 1]
         self._data.add(starts + shifts, ends + shifts)
 
@@ -141,11 +144,15 @@ class OverlayLists:
         """
         if not self._counts:
             return 0
-        if self._data is not self._file:
+        outside = self._data is not self._file
+        if self._is_full:
+            length = np.array([virtual_size if outside else self._layout.file_size])
+            self._data.add(length - length, length)
+        if outside:
             self._data.reach(virtual_size)
         if isinstance(self._layout, Layout):
             self._file.add(*refcount_parts(self._layout, self._block))
-        return self._file.list_bytes + (0 if self._data is self._file else self._data.list_bytes)
+        return self._file.list_bytes + (self._data.list_bytes if outside else 0)
 
 
 def _shifts(runs: Offsets, cluster: int, layout: AnyLayout) -> Offsets:

@@ -6,6 +6,7 @@ Guards planning/sizes/extent_list.py.
 import json
 import os
 import random
+import shutil
 
 import notation
 import numpy as np
@@ -94,14 +95,29 @@ def test_on_other_filesystems(tmp_path, make, overlay):
     assert taken == planned
 
 
-def planned_and_taken(folder, overlay):
+@pytest.mark.parametrize("outside", [False, *rarely(True)])
+def test_a_file_that_is_written_in_full_has_a_list_if_it_is_long(ext4, outside):
+    """Of 128 MiB each, more than four extents do not fit in the inode."""
+    folder = ext4 / "full"
+    folder.mkdir()
+    overlay = f"{{preallocation: full, extended_l2: true{', data_file: true' if outside else ''}}}"
+    planned, taken = planned_and_taken(folder, overlay, unused=640 * MIB)
+    assert taken == planned
+    assert planned > 640 * MIB
+    shutil.rmtree(folder)
+
+
+def planned_and_taken(folder, overlay, *, unused=0):
     """The bytes that an overlay of a guest was to take, and takes.
 
-    The changed clusters of the guest have holes, as in one that was made sparse with fallocate -d.
+    The changed clusters of the guest have holes, as in one that was made sparse with fallocate -d. ``unused``: by
+    how many bytes the disks are longer.
     """
     guest = " ".join(["4k:B 4k:- 4k:C 52k:A"] * 100 + ["64k:B 192k:A"] * 10)
     notation.write_raw(folder / "template.img", f"{100 * 64 + 10 * 256}k:A")
     notation.write_raw(folder / "guest.img", guest)
+    for disk in ("template.img", "guest.img"):
+        os.truncate(folder / disk, (100 * 64 + 10 * 256) * KIB + unused)
     (folder / "fleet.yaml").write_text(
         f"version: 1\ntemplate: {{path: template.img, format: raw}}\n"
         f"defaults: {{format: raw, overlay: {overlay}}}\nguests: [{{path: guest.img}}]\nminimum_savings: none\n"
