@@ -77,6 +77,21 @@ def test_a_run_of_more_blocks_than_an_extent_has():
     assert counted([(0, 128 * MIB), (256 * MIB, 512 * MIB + 1)], at_once=1).extents == 1 + 3
 
 
+def test_an_extent_that_is_only_reserved_has_one_block_less(ext4):
+    path = ext4 / "reserved.img"
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 512 * MIB)
+        os.fsync(file.fileno())
+    reserved = WrittenRuns(LIST_FORMATS["ext4"], Volume("ext4", 4 * KIB), reserved=True)
+    reserved.reach(512 * MIB)
+    assert reserved.extents == 5
+    assert path.stat().st_blocks * 512 == 512 * MIB + reserved.list_bytes
+    path.unlink()
+    apart = WrittenRuns(LIST_FORMATS["ext4"], Volume("ext4", 4 * KIB), reserved=True)
+    apart.add(np.array([0, 129 * MIB]), np.array([MIB, 130 * MIB]))
+    assert apart.extents == 4
+
+
 @pytest.mark.parametrize("overlay", OPTIONS)
 def test_overlays_take_what_was_predicted(ext4, overlay):
     folder = ext4 / str(OPTIONS.index(overlay))
