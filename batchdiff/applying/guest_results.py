@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 
 from batchdiff.applying.guests.commands import command
+from batchdiff.applying.guests.conversions import fate_of_missing
 from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.guests.guest_files import changes_aside, find_original, overlay_was_written
 from batchdiff.applying.guests.next_action import Action
@@ -70,13 +71,13 @@ def _not_continued(guest: GuestToConvert, result: SwapResult, history: History) 
 
 
 def _original_now(guest: GuestToConvert, state: GuestState) -> Original:
-    """Return what has become of the original of a converted guest, judging by the files."""
+    """Return what has become of the original of a converted guest, judging by the files and its journal."""
     try:
         original = find_original(guest, state)
     except GuestError as error:
         return Original(Fate.UNKNOWN, doubt=error.why)
     if original is None:
-        return Original(Fate.GONE)
+        return Original(fate_of_missing(state))
     if original.path == guest.source.path:
         return Original(Fate.KEPT)
     return Original(Fate.QUARANTINED, original.path)

@@ -43,11 +43,14 @@ def report_changes(console: Console, path: str, plan: Plan, outcomes: list[Guest
         for each in outcomes
     ]
     found = [(name, lines) for name, lines in changes if lines]
-    for name, lines in found if console.verbosity > 0 else found[:_MOST_CHANGES]:
+    to_change = {name for name, _ in found if must_change(guests[name], plan.template.source)}
+    if console.verbosity <= 0:  # the few that are listed are examples for those that are not
+        found = sorted(found, key=lambda each: each[0] not in to_change)[:_MOST_CHANGES]
+    for name, lines in found:
         for line in lines:
             console.say(f"{name}: {line}")
-    left = sum(must_change(guests[name], plan.template.source) for name, _ in found[_MOST_CHANGES:])
-    if left and console.verbosity <= 0:
+    left = len(to_change - {name for name, _ in found})
+    if left:
         console.say(f"{left} more {'definition' if left == 1 else 'definitions'} must change in the same way.")
 
 

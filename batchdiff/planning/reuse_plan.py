@@ -94,7 +94,7 @@ def _sizes(diff: Diff, options: OverlayOptions) -> ComparedSizes | None:
         for geometry in wanted
         if geometry.extended_l2 is diff.geometry.extended_l2 and geometry.cluster_size in lengths
     }
-    if not any(geometry.extended_l2 for geometry in wanted):
+    if options.data_file is None and not any(geometry.extended_l2 for geometry in wanted):
         return ComparedSizes(file, {}) if file else None
     on_disk = {False: dict(savings.standard_l2_disk_bytes), True: dict(savings.extended_l2_disk_bytes)}
     if not all(on_disk[geometry.extended_l2] for geometry in wanted):

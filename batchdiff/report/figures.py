@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from batchdiff.image.storage.exactness import BOUND_WORDS, Exactness
+from batchdiff.image.storage.exactness import BOUND_WORDS, Exactness, of_difference
 from batchdiff.report.table import Align, Column
 from batchdiff.units import SUFFIXES, format_size
 
@@ -35,15 +35,29 @@ def bounded_size(count: int, exactness: Exactness, error: int = 0) -> str:
     """Return ``at least 1.2 GiB``, ``unknown``, ``~1.2 GiB`` if ``error`` is not 0, or just ``1.2 GiB``."""
     if exactness is Exactness.UNKNOWN:
         return "unknown"
-    # "At most -3 GiB" would be hard to grasp, so numbers that are not positive get no such words.
-    words = BOUND_WORDS.get(exactness, "~" if error else "")
-    return f"{words if count > 0 else ''}{format_size(count)}"
+    # "At most -3 GiB" would be hard to grasp, so negative numbers get no such words.
+    words = BOUND_WORDS.get(exactness, "~" if error and count else "")
+    return f"{words if count >= 0 else ''}{format_size(count)}"
+
+
+def bound_of(count: int, exactness: Exactness, guests: int = 1) -> str:
+    """Return a size that is not exact as part of a sentence, in which even a negative one is called a bound.
+
+    ``guests``: of how many guests it is the sum.
+    """
+    kind = {Exactness.AT_LEAST: ", a lower bound", Exactness.AT_MOST: ", an upper bound"}.get(exactness, "")
+    in_all = " in all" if guests > 1 and exactness is not Exactness.UNKNOWN else ""
+    return f"{bounded_size(count, exactness)}{in_all}{kind if count < 0 else ''}"
 
 
 def shortfall(count: int, exactness: Exactness) -> str:
-    """Return ``12 KiB less free space`` if space is lost, not gained; an empty string if not, or if unknown."""
+    """Return ``12 KiB less free space`` if space is lost, not gained; an empty string if not, or if unknown.
+
+    If at least -12 KiB are gained, at most 12 KiB are lost.
+    """
     is_lost = count < 0 and exactness is not Exactness.UNKNOWN
-    return f"{format_size(-count)} less free space" if is_lost else ""
+    words = BOUND_WORDS.get(of_difference(Exactness.EXACT, exactness), "")
+    return f"{words}{format_size(-count)} less free space" if is_lost else ""
 
 
 def bounded_estimate(count: float, exactness: Exactness) -> str:

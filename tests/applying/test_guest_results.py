@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import types
 from unittest.mock import Mock
 
@@ -17,10 +18,11 @@ from batchdiff.applying.guest_results import (
     skipped_outcome,
     undo_outcome,
 )
+from batchdiff.applying.guests.conversions import conversions
 from batchdiff.applying.guests.guest_files import on_disk
 from batchdiff.applying.guests.next_action import Action
 from batchdiff.applying.guests.status import status_rows
-from batchdiff.applying.journal.records import Fate, GuestState, History, Step
+from batchdiff.applying.journal.records import Fate, Goal, GuestState, History, Step
 from batchdiff.applying.pipeline import SwapResult
 from batchdiff.applying.results.outcome import Original, Status
 from batchdiff.applying.swap.purge_task import PurgeOptions
@@ -184,8 +186,28 @@ def test_one_that_comes_no_further_is_where_an_earlier_run_has_left_it(tmp_path,
     else:
         outcome = undo_outcome(stage.guest(), error, Status.PURGED, stage.history)
     quarantined = f"quarantined as {stage.original(suffix=ASIDE)}"
-    where = {Retire.KEEP: "kept", Retire.QUARANTINE: quarantined, Retire.DELETE: "gone"}
+    where = {Retire.KEEP: "kept", Retire.QUARANTINE: quarantined, Retire.DELETE: "deleted"}
     assert (outcome.status, original_words(outcome)) == (Status.FAILED, where[retire])
+
+
+@pytest.mark.parametrize(
+    ("change", "fate"),
+    [
+        ({}, Fate.GONE),
+        ({"deleting": True}, Fate.DELETED),
+        ({"deleting": True, "goal": Goal.RESTORE}, Fate.GONE),  # it is the overlay that was about to be deleted
+        ({"step": Step.PURGED}, Fate.DELETED),
+    ],
+)
+def test_a_missing_original_was_deleted_if_the_journal_says_so(tmp_path, monkeypatch, change, fate):
+    stage = Stage(tmp_path, monkeypatch)
+    stage.apply(Retire.KEEP)
+    stage.original().unlink()
+    state = dataclasses.replace(stage.history.states["vm"], **change)
+    outcome = apply_outcome(stage.guest(), SwapResult("vm", None, GuestError("no")), History(states={"vm": state}))
+    assert original_words(outcome) == fate.value
+    history = dataclasses.replace(stage.history, states={"vm": state})
+    assert conversions(stage.plan, history)["vm"].fate is fate
 
 
 def test_one_whose_overlay_is_missing_and_whose_original_is_in_doubt(tmp_path, monkeypatch):

@@ -166,6 +166,18 @@ def test_a_definition_that_stays_the_same_need_not_change(terminal, capsys):
     assert "must name the overlay" in capsys.readouterr().err
 
 
+def test_definitions_that_must_change_are_listed_before_those_that_stay_the_same(terminal, capsys):
+    plan = small_plan(*map(in_place, GUESTS[:3]), *GUESTS[3:])
+    definition_changes.report_changes(Console(), "my fleet.json", plan, OUTCOMES)
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(": change the")[0] for line in said] == ["web3", "web4", "web5"]
+    plan = small_plan(*map(in_place, GUESTS[:2]), *GUESTS[2:])
+    definition_changes.report_changes(Console(), "my fleet.json", plan, OUTCOMES)
+    said = capsys.readouterr().err.splitlines()
+    assert said[3:] == ["1 more definition must change in the same way."]
+    assert said[0].startswith("web2: change the")
+
+
 def test_proxmox_has_a_configuration_that_only_its_own_command_shows(capsys):
     """The overlay takes the guest's path, and the VM must still name the base."""
     source = replace(GUESTS[0].source, path=PROXMOX, format=ImageFormat.QCOW2)

@@ -144,6 +144,23 @@ def test_options_that_change_what_is_written_or_counted(images, before, after, r
     assert taken(said) == (sum(same) if reused is None else 3 * reused)
 
 
+@pytest.mark.parametrize("cluster_size", [None, 65536])
+def test_overlays_with_data_files_are_compared_by_disk_space(images, cluster_size):
+    of = manifest(images, cluster_size=cluster_size)
+    guests = [
+        dataclasses.replace(
+            guest, options=dataclasses.replace(guest.options, data_file=f"{guest.overlay_path}.data")
+        )
+        for guest in of.guests
+    ]
+    of = dataclasses.replace(of, guests=tuple(guests))
+    older = make_plan(of, jobs=1)
+    plan, said = reusing(of, older)
+    assert taken(said) == 3
+    assert checksum(plan) == checksum(older)
+    assert all(guest.diff.savings.standard_l2_disk_bytes for guest in plan.guests)
+
+
 @pytest.mark.parametrize("what", ["template", "touched", "version", "other"])
 def test_nothing_is_taken_over(folder, what):
     older = make_plan(manifest(folder), jobs=1)

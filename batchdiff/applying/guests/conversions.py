@@ -8,7 +8,7 @@ from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.guests.guest_files import on_disk
 from batchdiff.applying.guests.kept_originals import with_dependents
 from batchdiff.applying.guests.status import OnDisk, Written
-from batchdiff.applying.journal.records import Fate, GuestState, History, Step
+from batchdiff.applying.journal.records import Fate, Goal, GuestState, History, Step
 from batchdiff.applying.results.conversion import Conversion, FreedSpace, OlderOriginal, freed_by_sharing
 from batchdiff.errors import BatchdiffError
 from batchdiff.image.files import open_image_file
@@ -74,10 +74,17 @@ def _fate(guest: GuestToConvert, state: GuestState, there: OnDisk) -> Fate:
     if there.doubt:
         return Fate.UNKNOWN
     if there.original is None:
-        deleted = state.fate is Fate.DELETED or state.step is Step.PURGED or state.deleting
-        return Fate.DELETED if deleted else Fate.GONE
+        return fate_of_missing(state)
     names = original_names(guest.source.path)
     return Fate.QUARANTINED if there.original in {names.quarantine, names.deleting} else Fate.KEPT
+
+
+def fate_of_missing(state: GuestState) -> Fate:
+    """Return whether batchdiff itself deleted an original that none of its names leads to."""
+    # While restore runs, `deleting` is about the overlay.
+    deleted = state.deleting and state.goal is not Goal.RESTORE
+    deleted |= state.fate is Fate.DELETED or state.step is Step.PURGED
+    return Fate.DELETED if deleted else Fate.GONE
 
 
 def _taken(path: str) -> int | None:

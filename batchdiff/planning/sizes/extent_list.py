@@ -10,8 +10,9 @@
 An allocator that finds no contiguous space makes more extents, and XFS fills some leaves only half. No plan can
 foresee either, so the count is a minimum.
 
-Source: Linux ``Documentation/filesystems/ext4/ifork.rst``; ``EXT_INIT_MAX_LEN`` in ``fs/ext4/ext4_extents.h``;
-``fs/xfs/libxfs/xfs_format.h`` (``xfs_bmbt_rec``, ``XFS_BTREE_LBLOCK_CRC_LEN``, ``XFS_MAX_BMBT_EXTLEN``).
+Source: Linux ``Documentation/filesystems/ext4/ifork.rst``; ``EXT_INIT_MAX_LEN`` and ``EXT_UNWRITTEN_MAX_LEN`` in
+``fs/ext4/ext4_extents.h``; ``fs/xfs/libxfs/xfs_format.h`` (``xfs_bmbt_rec``,
+``XFS_BTREE_LBLOCK_CRC_LEN``, ``XFS_MAX_BMBT_EXTLEN``).
 """
 
 from __future__ import annotations
@@ -33,20 +34,22 @@ from batchdiff.units import ceil_div
 class ListFormat(NamedTuple):
     """The way in which a filesystem lists a file's extents.
 
-    ``longest``: the maximum number of blocks in an extent. ``in_inode``: the entries for which the inode has room.
-    ``entry``, ``header``: the bytes of an entry, and of a header, in a block.
+    ``longest``, ``longest_unwritten``: the maximum number of blocks in an extent, and in a reserved one.
+    ``in_inode``: the entries for which the inode has room. ``entry``, ``header``: the bytes of an entry, and of a
+    header, in a block.
     """
 
     longest: int
+    longest_unwritten: int
     in_inode: int
     entry: int
     header: int
 
 
 LIST_FORMATS = {
-    "ext4": ListFormat(32768, in_inode=4, entry=12, header=12),
+    "ext4": ListFormat(32768, 32767, in_inode=4, entry=12, header=12),
     # An inode of 512 bytes has room for 20 entries, or fewer if it holds extended attributes.
-    "xfs": ListFormat((1 << 21) - 1, in_inode=20, entry=16, header=72),
+    "xfs": ListFormat((1 << 21) - 1, (1 << 21) - 1, in_inode=20, entry=16, header=72),
 }
 """The filesystems on which the blocks of an extent list count as the file's."""
 
@@ -77,14 +80,15 @@ class WrittenRuns:
         last = np.concatenate([first[1:] - 1, [len(begins) - 1]])
         self._closed += int((-(-(stops[last[:-1]] - begins[first[:-1]]) // longest)).sum())
         if self._reserved:
-            self._closed += int((-(-(begins[first[1:]] - stops[last[:-1]]) // longest)).sum())
+            gaps = begins[first[1:]] - stops[last[:-1]]
+            self._closed += int((-(-gaps // self._lists.longest_unwritten)).sum())
         self._begin, self._stop = int(begins[first[-1]]), int(stops[-1])
 
     def reach(self, size: int) -> None:
         """Count what is reserved after the last part, up to the end of a file of ``size`` bytes."""
         if self._reserved:
             left = ceil_div(size, self._volume.block) - self._stop
-            self._closed += ceil_div(max(left, 0), self._lists.longest)
+            self._closed += ceil_div(max(left, 0), self._lists.longest_unwritten)
 
     @property
     def extents(self) -> int:
@@ -108,7 +112,7 @@ class OverlayLists:
     def __init__(self, layout: AnyLayout, extents: Extents, volume: Volume, preallocation: Preallocation) -> None:
         """Count for an overlay that holds these extents, in granules of its layout.
 
-        If ``preallocation`` is full, every part of the file is written, and nothing is counted; nor is anything
+        If ``preallocation`` is full, all of the file with the data is written: it is one run. Nothing is counted
         on a filesystem without a list format.
         """
         cluster = layout.cluster_size if isinstance(layout, QedLayout) else layout.geometry.cluster_size
@@ -116,16 +120,19 @@ class OverlayLists:
         runs = extents.pairs(Kind.DATA) * granule
         self._starts, self._shifts = runs[:, 0], _shifts(runs, cluster, layout)
         lists, reserved = LIST_FORMATS.get(volume.filesystem), preallocation is Preallocation.FALLOC
-        self._counts = lists is not None and preallocation is not Preallocation.FULL
+        self._counts, self._is_full = lists is not None, preallocation is Preallocation.FULL
         outside = not isinstance(layout, QedLayout) and layout.options.outside
         # Only the file with the data is preallocated.
         self._file = WrittenRuns(lists or _NO_LIST, volume, reserved=reserved and not outside)
-        self._file.add(*metadata_parts(layout, extents, volume.block))
+        if outside or not self._is_full:
+            self._file.add(*metadata_parts(layout, extents, volume.block))
         self._data = WrittenRuns(lists or _NO_LIST, volume, reserved=reserved) if outside else self._file
         self._layout, self._block = layout, volume.block
 
     def add_data(self, starts: Offsets, ends: Offsets) -> None:
         """Count parts of the guest that are written, each within a run of the extents."""
+        if self._is_full:
+            return
         shifts = self._shifts[np.searchsorted(self._starts, starts, side="right") - 1]
         self._data.add(starts + shifts, ends + shifts)
 
@@ -141,11 +148,15 @@ class OverlayLists:
         """
         if not self._counts:
             return 0
-        if self._data is not self._file:
+        outside = self._data is not self._file
+        if self._is_full:
+            length = np.array([virtual_size if outside else self._layout.file_size])
+            self._data.add(length - length, length)
+        if outside:
             self._data.reach(virtual_size)
         if isinstance(self._layout, Layout):
             self._file.add(*refcount_parts(self._layout, self._block))
-        return self._file.list_bytes + (0 if self._data is self._file else self._data.list_bytes)
+        return self._file.list_bytes + (self._data.list_bytes if outside else 0)
 
 
 def _shifts(runs: Offsets, cluster: int, layout: AnyLayout) -> Offsets:

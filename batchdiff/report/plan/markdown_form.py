@@ -38,14 +38,22 @@ def plan_markdown(facts: PlanFacts) -> str:
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def escaped(text: str) -> str:
-    """Return text that Markdown shows as it is, except for commands between backticks, which stay code."""
+def escaped(text: str, bar_in_code: str = "|") -> str:
+    """Return text that Markdown shows as it is, except for commands between backticks, which stay code.
+
+    ``bar_in_code``: what stands for a bar in code, which shows every character as it is, except in a table.
+    """
     parts = _CODE.split(text)
     # Every second part is code. Any other backtick is literal, so it is escaped.
     return "".join(
-        part.replace("|", "\\|") if number % 2 else _SPECIAL.sub(r"\\\g<0>", part).replace("`", "\\`")
+        part.replace("|", bar_in_code) if number % 2 else _SPECIAL.sub(r"\\\g<0>", part).replace("`", "\\`")
         for number, part in enumerate(parts)
     )
+
+
+def _cell(text: str) -> str:
+    """Return text for a cell of a table, which a bar would end, even in code; Markdown removes the backslash."""
+    return escaped(text, bar_in_code="\\|")
 
 
 def _figures(facts: PlanFacts) -> Iterator[str]:
@@ -66,7 +74,7 @@ def _table(facts: PlanFacts) -> Iterator[str]:
     yield f"| {' | '.join(_RULES[column.align] for column in columns(facts))} |"
     yield from (_row(guest_cells(facts, guest)) for guest in chosen)
     if chosen and len(facts.guests) != 1:
-        yield f"| {' | '.join(f'**{escaped(cell)}**' if cell else '' for cell in total_cells(facts))} |"
+        yield f"| {' | '.join(f'**{_cell(cell)}**' if cell else '' for cell in total_cells(facts))} |"
     yield from (_row(guest_cells(facts, guest)) for guest in others)
 
 
@@ -79,4 +87,4 @@ def _strategies(facts: PlanFacts) -> Iterator[str]:
 
 
 def _row(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(map(escaped, cells))} |"
+    return f"| {' | '.join(map(_cell, cells))} |"

@@ -92,8 +92,8 @@ def _sum(figures: Sequence[Savings] | Sequence[Sharing], error: int = 0) -> str:
 
 
 def _saved(size: int, exactness: Exactness, error: int = 0) -> str:
-    """Return what a strategy saves, even "at least 0 B": such a figure makes the total a lower bound, too."""
-    least = "at least " if size <= 0 and exactness is Exactness.AT_LEAST else ""
+    """Return what a strategy saves, even "at least -4 KiB": such a figure makes the total a lower bound, too."""
+    least = "at least " if size < 0 and exactness is Exactness.AT_LEAST else ""
     return least + bounded_size(size, exactness, error)
 
 

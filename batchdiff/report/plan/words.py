@@ -12,7 +12,7 @@ from batchdiff.image.storage.exactness import UNKNOWN_AMOUNT, Exactness
 from batchdiff.plan.plan import GuestPlan, GuestToConvert, Totals
 from batchdiff.plan.totals import totals_of
 from batchdiff.report.facts import PlanFacts, guests_not_converted, inexact
-from batchdiff.report.figures import DASH, bounded_size, count_of, of_several, shortfall
+from batchdiff.report.figures import DASH, bound_of, bounded_size, count_of, of_several, shortfall
 from batchdiff.report.plan.comparison import compared, sentences
 from batchdiff.report.plan.dangers import dangers
 from batchdiff.report.plan.done import done, done_figures, space_figure
@@ -100,13 +100,12 @@ def not_exact(facts: PlanFacts) -> Iterator[str]:
         return
     overlays = facts.to_convert if facts.has_overlays_in_view else ()
     for each in inexact([*overlays, *facts.plan.to_share]):
-        saved, why = bounded_size(each.saved_bytes, each.exactness), each.note
-        if len(each.names) > 1:
-            saved, why = f"{saved} in all" if each.exactness is not Exactness.UNKNOWN else saved, of_several(why)
+        saved = bound_of(each.saved_bytes, each.exactness, len(each.names))
+        why = of_several(each.note) if len(each.names) > 1 else each.note
         yield f'{few(list(map(printable, each.names)))}: "saved" is {saved}, because {printable(why)}.'
     totals = facts.predicted
     if totals.note:
-        saved = bounded_size(totals.saved_bytes, totals.exactness)
+        saved = bound_of(totals.saved_bytes, totals.exactness)
         yield f'total: "saved" is {saved}, because {printable(totals.note)}.'
 
 

@@ -6,6 +6,7 @@ Guards planning/sizes/extent_list.py.
 import json
 import os
 import random
+import shutil
 
 import notation
 import numpy as np
@@ -76,6 +77,21 @@ def test_a_run_of_more_blocks_than_an_extent_has():
     assert counted([(0, 128 * MIB), (256 * MIB, 512 * MIB + 1)], at_once=1).extents == 1 + 3
 
 
+def test_an_extent_that_is_only_reserved_has_one_block_less(ext4):
+    path = ext4 / "reserved.img"
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, 512 * MIB)
+        os.fsync(file.fileno())
+    reserved = WrittenRuns(LIST_FORMATS["ext4"], Volume("ext4", 4 * KIB), reserved=True)
+    reserved.reach(512 * MIB)
+    assert reserved.extents == 5
+    assert path.stat().st_blocks * 512 == 512 * MIB + reserved.list_bytes
+    path.unlink()
+    apart = WrittenRuns(LIST_FORMATS["ext4"], Volume("ext4", 4 * KIB), reserved=True)
+    apart.add(np.array([0, 129 * MIB]), np.array([MIB, 130 * MIB]))
+    assert apart.extents == 4
+
+
 @pytest.mark.parametrize("overlay", OPTIONS)
 def test_overlays_take_what_was_predicted(ext4, overlay):
     folder = ext4 / str(OPTIONS.index(overlay))
@@ -94,14 +110,29 @@ def test_on_other_filesystems(tmp_path, make, overlay):
     assert taken == planned
 
 
-def planned_and_taken(folder, overlay):
+@pytest.mark.parametrize("outside", [False, *rarely(True)])
+def test_a_file_that_is_written_in_full_has_a_list_if_it_is_long(ext4, outside):
+    """Of 128 MiB each, more than four extents do not fit in the inode."""
+    folder = ext4 / "full"
+    folder.mkdir()
+    overlay = f"{{preallocation: full, extended_l2: true{', data_file: true' if outside else ''}}}"
+    planned, taken = planned_and_taken(folder, overlay, unused=640 * MIB)
+    assert taken == planned
+    assert planned > 640 * MIB
+    shutil.rmtree(folder)
+
+
+def planned_and_taken(folder, overlay, *, unused=0):
     """The bytes that an overlay of a guest was to take, and takes.
 
-    The changed clusters of the guest have holes, as in one that was made sparse with fallocate -d.
+    The changed clusters of the guest have holes, as in one that was made sparse with fallocate -d. ``unused``: by
+    how many bytes the disks are longer.
     """
     guest = " ".join(["4k:B 4k:- 4k:C 52k:A"] * 100 + ["64k:B 192k:A"] * 10)
     notation.write_raw(folder / "template.img", f"{100 * 64 + 10 * 256}k:A")
     notation.write_raw(folder / "guest.img", guest)
+    for disk in ("template.img", "guest.img"):
+        os.truncate(folder / disk, (100 * 64 + 10 * 256) * KIB + unused)
     (folder / "fleet.yaml").write_text(
         f"version: 1\ntemplate: {{path: template.img, format: raw}}\n"
         f"defaults: {{format: raw, overlay: {overlay}}}\nguests: [{{path: guest.img}}]\nminimum_savings: none\n"

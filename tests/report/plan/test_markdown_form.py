@@ -49,6 +49,14 @@ def test_names_are_text():
     assert escaped("one ` alone") == "one \\` alone"
 
 
+def test_a_bar_in_a_command_has_a_backslash_only_in_a_table():
+    """Outside a table, GitHub would show the backslash."""
+    plan = small_plan(guest_plan("`a|b`"), refused_guest("old", "run `one | two`"))
+    report = plan_markdown(PlanFacts(plan, path="fleet.plan.json"))
+    assert "- refuse: old: run `one | two`\n" in report
+    assert "| `a\\|b` | 2 GiB |" in report
+
+
 def test_a_hostile_name_stays_in_its_cell():
     row = next(
         line

@@ -422,6 +422,31 @@ def test_on_which_side_a_number_may_be_off_is_said_in_words():
     assert "original: at most 9 GiB comes back only" in flat(plan_text(small_plan(most)))
 
 
+@pytest.mark.parametrize(
+    ("exactness", "saved", "said", "lost"),
+    [
+        (Exactness.AT_MOST, 0, "at most 0 B", "at most 0 B comes back only"),
+        (Exactness.AT_LEAST, 0, "at least 0 B", "at least 0 B comes back only"),
+        (
+            Exactness.AT_LEAST,
+            -MIB,
+            "-1 MiB, a lower bound",
+            "there will be at most 1 MiB less free space than now",
+        ),
+        (Exactness.AT_MOST, -MIB, "-1 MiB, an upper bound", "there will be at least 1 MiB less free space than"),
+    ],
+)
+def test_a_bound_is_called_one_even_if_nothing_is_saved(exactness, saved, said, lost):
+    report = flat(plan_text(small_plan(bounded("a", exactness, "nobody knows", saved))))
+    assert f'a: "saved" is {said}, because nobody knows.' in report
+    assert lost in report
+    two = [bounded(name, Exactness.AT_LEAST, "nobody knows", -MIB) for name in "ab"]
+    assert '"saved" is -2 MiB in all, a lower bound, because' in flat(plan_text(small_plan(*two)))
+    totals = totals_of([bounded("a", Exactness.EXACT, "", saved)], Retire.KEEP)
+    totals = dataclasses.replace(totals, exactness=exactness, note="so it is")
+    assert f'total: "saved" is {said}, because so it is.' in flat(plan_text(small_plan(WEB, totals=totals)))
+
+
 def test_what_is_not_known_has_no_number():
     report = plan_text(
         small_plan(WEB, bounded("z", Exactness.UNKNOWN, "nobody measured zfs"), retire=Retire.DELETE)
