@@ -76,7 +76,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentP
     main = argparse.ArgumentParser(
         prog="batchdiff",
         description="Turn full clones of a virtual machine template into thin qcow2 overlays.\n\n"
-        "  batchdiff discover images -o m.yaml  find out which images are copies\n"
+        "  batchdiff discover images            find out which images are copies\n"
         "  batchdiff plan manifest.yaml         compare the images, without changing any\n"
         "  batchdiff apply manifest.plan.json   write the overlays, after your review",
         epilog=EXIT_CODES,

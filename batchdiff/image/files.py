@@ -15,7 +15,7 @@ from batchdiff.files.memory import scratch
 from batchdiff.linux.call_failures import explain
 from batchdiff.linux.permissions import Deed
 
-LOOP = "symbolic links on the way there lead back to themselves, or are too many"
+LOOP = "symbolic links in its path lead back to themselves, or there are too many of them"
 """Why a file cannot be reached (ELOOP) although its own name is not a symbolic link."""
 
 _MISSING = {errno.ENOENT, errno.ENOTDIR}

@@ -121,8 +121,8 @@ def _vmid(
     below = re.match(rf"({re.escape(base.images)}/{_VMID})/", guest)
     elsewhere = _ELSEWHERE.match(guest)
     if below is not None and None in chosen:
-        why = f"it is in a folder below {below[1]}, where Proxmox VE looks for no disks"
-        raise PlacementError("vmid", why, "both `vmid` and `disk` to make it one")
+        why = f"it is in a folder below {below[1]}, where Proxmox VE does not look for disks"
+        raise PlacementError("vmid", why, "both `vmid` and `disk` to place its overlay")
     if elsewhere is not None and None in chosen:
         why = f"it is in {elsewhere[1]}, not in the template's storage, but its overlay must be in {base.images}"
         raise PlacementError("vmid", why, "both `vmid` and `disk` to put the overlay there")

@@ -161,7 +161,7 @@ def _place_of(key: str) -> str:
         is_default = key in top["defaults"]["properties"]["overlay"]["properties"]
         return f"in `overlay: {{{key}: ...}}` of a guest{' or of `defaults`' if is_default else ''}"
     if key in top:
-        return "at the top of the manifest, beside `version` and `guests`"
+        return "at the top level of the manifest, beside `version` and `guests`"
     if key == "format":
         return "in `template`, a guest, or `defaults`"
     return "in an item of `guests`" if key in guest else ""

@@ -29,7 +29,7 @@ def doctor_text(facts: Sequence[Fact], *, width: int | None = None) -> str:
 def _verdict(facts: Sequence[Fact]) -> str:
     abilities = {fact.ability for fact in facts}
     if Ability.MISSING in abilities:
-        return "batchdiff cannot do its work here: see the lines that start with !"
+        return "batchdiff cannot do all of its work here: see the lines that start with !"
     if Ability.LIMITED in abilities:
         return "batchdiff can do its work here, within the limits given in the lines that start with *"
     return "batchdiff can do its work here."

@@ -26,4 +26,6 @@ def test_events_and_several_folders(tmp_path):
 def test_without_qemu(tmp_path):
     done = batchdiff("doctor", cwd=tmp_path, path=str(tmp_path), expect=7)
     assert "\n! qemu-img" in done.stdout
-    assert done.stdout.splitlines()[-1] == "batchdiff cannot do its work here: see the lines that start with !"
+    assert done.stdout.splitlines()[-1] == (
+        "batchdiff cannot do all of its work here: see the lines that start with !"
+    )

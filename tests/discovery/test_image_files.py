@@ -102,7 +102,7 @@ def test_links_that_lead_nowhere_are_explained_with_absolute_paths(folder, monke
 def test_a_file_below_links_that_lead_nowhere_is_no_link(folder):
     (folder / "loop").symlink_to("loop")
     (left_out,) = find_files([], [FileToSample(str(folder / "loop" / "vm.img"), ImageFormat.RAW)]).exclusions
-    assert left_out.reason == "symbolic links on the way there lead back to themselves, or are too many"
+    assert left_out.reason == "symbolic links in its path lead back to themselves, or there are too many of them"
 
 
 def test_a_disk_that_is_gone_is_named_once(folder):

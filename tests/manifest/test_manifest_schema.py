@@ -289,7 +289,7 @@ def test_a_version_that_is_missing_or_odd_hides_nothing(folder, first, problem):
         (
             "{glob: clones/*.img, format: raw, exclude: [x]}",
             "",
-            "guests[0].exclude: unknown key; it belongs at the top of the manifest",
+            "guests[0].exclude: unknown key; it belongs at the top level of the manifest",
         ),
         (
             raw("clones/a.img"),

@@ -171,5 +171,5 @@ class _Sharing:
             except OSError as error:
                 fault = explain_refusal(error, layer.fd, layer.path)
                 raise GuestError(
-                    f"cannot write {layer.path} to disk", why=fault.why, remedy=fault.remedy
+                    f"cannot sync {layer.path} to disk", why=fault.why, remedy=fault.remedy
                 ) from error

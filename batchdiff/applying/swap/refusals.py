@@ -181,9 +181,9 @@ def not_the_original(guest: str, path: str, overlay: str, planned: PlannedImage)
     if parts := changed_parts(planned):
         return GuestError(
             f"{guest} was not restored",
-            why=f"its original {path} is not as it was planned: {parts}",
-            remedy=f"Bring back what was planned, {AGAIN} To keep the overlay's content instead, move the original"
-            f" away and run {rebuild}.",
+            why=f"its original {path} has changed since it was planned: {parts}",
+            remedy=f"Bring the planned files back, {AGAIN} To keep the overlay's content instead, move the"
+            f" original away and run {rebuild}.",
         )
     return GuestError(
         f"{guest} was not restored",

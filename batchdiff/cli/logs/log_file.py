@@ -95,7 +95,7 @@ def open_log(path: str, taken: Iterable[str]) -> LogFile:
         raise _refusal(path, "the command uses that name for another file")
     if real.endswith(own_files.ALL) or without_suffix(real) != real:
         name = os.path.basename(real)
-        raise _refusal(path, f"the name {name} ends like that of an image or of another file of batchdiff")
+        raise _refusal(path, f"the name {name} has the suffix of an image or of another batchdiff file")
     try:
         before = os.lstat(path)
     except FileNotFoundError:

@@ -59,7 +59,7 @@ class DaskWorkers:
         try:
             crew.look()
             if not crew.asked:
-                self._say(f"The scheduler has no workers yet; waiting {self._patience:.0f} seconds for one.")
+                self._say(f"The scheduler has no workers yet; waiting up to {self._patience:.0f} seconds for one.")
             while not work.is_done:
                 crew.look()
                 if crew.admitted:

@@ -167,12 +167,14 @@ def main_figures(facts: PlanFacts) -> Iterator[tuple[str, str, str]]:
         ways = {guest.retired(facts.plan.retire) for guest in facts.plan.to_convert}
         what, when = _RETIRED[ways.pop() if len(ways) == 1 else facts.plan.retire]
         if all(guest.is_on_device for guest in facts.plan.to_convert):
-            when = f"the space comes back once you {_DELETE_DEVICES} them"
+            when = f"the space comes back once you {_delete_devices('them')}"
         yield "originals", what, f"{when}; block devices are kept" if ways else when
 
 
-_DELETE_DEVICES = "discard or remove"
-"""The words instead of ``delete`` if all originals are block devices."""
+def _delete_devices(them: str) -> str:
+    """Return the words instead of ``delete them`` if all originals are block devices."""
+    return f"remove {them}, or discard what is on {them}"
+
 
 _RETIRED = {
     Retire.KEEP: ("kept", "the space comes back once you delete them"),
@@ -251,10 +253,10 @@ def _fate(facts: PlanFacts, chosen: Sequence[GuestToConvert]) -> str:
         retire = Retire.KEEP
     if facts.is_applied or facts.plan.to_share or is_mixed:
         totals = totals_of(chosen, retire)
-    delete = "delete" if files else _DELETE_DEVICES
+    delete = f"delete {them}" if files else _delete_devices(them)
     match retire:
         case Retire.KEEP:
-            return f"and keep {originals}: {_later(totals, f'only once you {delete} {them}', f'{delete} {them}')}"
+            return f"and keep {originals}: {_later(totals, f'only once you {delete}', delete)}"
         case Retire.QUARANTINE:
             later = _later(totals, "only with `batchdiff purge`", f"delete {them}")
             under = ", under the name" if is_mixed else " as"

@@ -165,10 +165,10 @@ def on_device(name, **changes):
 @pytest.mark.parametrize(
     ("guests", "said"),
     [
-        ([on_device("a")], "the 1.8 GiB comes back only once you discard or remove it."),
+        ([on_device("a")], "the 1.8 GiB comes back only once you remove it, or discard what is on it."),
         (
             [on_device("a", savings=savings(overlay=3 * GIB)), on_device("b", savings=savings(overlay=2 * GIB))],
-            "even after you discard or remove them, there will be 1 GiB less free space than now.",
+            "even after you remove them, or discard what is on them, there will be 1 GiB less free space",
         ),
     ],
 )
@@ -176,7 +176,7 @@ def test_no_block_device_can_be_deleted(retire, guests, said):
     plan = small_plan(*guests, retire=retire)
     assert said in flat(plan_text(plan))
     figures = {label: f"{figure}, {remark}" for label, figure, remark in main_figures(PlanFacts(plan))}
-    assert figures["originals"] == "kept, the space comes back once you discard or remove them"
+    assert figures["originals"] == "kept, the space comes back once you remove them, or discard what is on them"
 
 
 def test_files_can_be_deleted():
