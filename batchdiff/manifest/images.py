@@ -10,7 +10,6 @@ from batchdiff.files.identity import Identity
 from batchdiff.image_source import MAX_CHAIN, ImageFormat, ImageSource
 from batchdiff.manifest.paths import Place, locate_folders, locate_image, missing_format, resolve_folder
 from batchdiff.manifest.text.problems import Problems, YamlPath, show_path
-from batchdiff.qemu.secret_files import is_descriptor, mode_for_others, why_unusable_as_secret
 from batchdiff.quoting import show
 
 if TYPE_CHECKING:
@@ -106,6 +105,12 @@ def secret_path(written: str, where: YamlPath, folder: str, problems: Problems) 
     if unfit(written):
         problems.add(where, f"{show(written)} has {why_unfit(written)}; rename it")
         return written
+    from batchdiff.qemu.secret_files import (  # noqa: PLC0415  # few manifests have secrets
+        is_descriptor,
+        mode_for_others,
+        why_unusable_as_secret,
+    )
+
     path = written if is_descriptor(written) else resolve_folder(folder, written)
     if why := why_unusable_as_secret(path):
         problems.add(where, f"{show(path)} cannot be used as a secret file: {why}")

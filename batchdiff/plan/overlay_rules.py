@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from batchdiff.files import own_files
-from batchdiff.foreign.luks import LONGEST_ITER_TIME
 from batchdiff.foreign.qed import largest_disk
 from batchdiff.image_source import ImageFormat
 from batchdiff.plan.overlay_options import (
@@ -205,6 +204,8 @@ def _of_encryption(chosen: Encryption, written: Mapping[str, Any]) -> Iterator[t
             )
     elif "ivgen_hash_alg" in given:
         yield "ivgen_hash_alg", "only `ivgen_alg: essiv` uses it; leave it out"
+    from batchdiff.foreign.luks import LONGEST_ITER_TIME  # noqa: PLC0415  # few overlays are encrypted
+
     if not 1 <= chosen.iter_time <= LONGEST_ITER_TIME:
         yield "iter_time", f"{chosen.iter_time} ms is out of range; choose 1 to {LONGEST_ITER_TIME}"
 

@@ -117,7 +117,7 @@ def test_an_original_that_was_removed_from_quarantine(one):
     one.apply("--retire", "quarantine")
     (one.folder / ORIGINAL).unlink()
     done = run(one, "purge", "--yes")
-    assert "it was moved" in done.stdout
+    assert "moved it" in done.stdout
     assert "Nothing to purge" in run(one, "purge", "--yes").stdout
     assert "gone" in one.apply("--retire", "quarantine").stdout
     run(one, "restore")

@@ -32,7 +32,7 @@ def test_share(page):
     assert "df: 11.0 MiB more free space" in page.messages or "df: 11 MiB more free space" in page.messages
     for verb, promise in {
         "status": "the guest does not need the template",
-        "verify": "does not depend on the template",
+        "verify": "does not make it depend on the template",
         "restore": "there is nothing to undo",
         "purge": "there is no original to delete",
     }.items():
