@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -136,7 +137,10 @@ def _with_right_image(
 def _with_image(domain: Domain, disk: DomainDisk, image: VmImage, pools: Sequence[Pool]) -> bytes:
     """Return the definition with this image for a disk; the image's own chain stays if it is written out."""
     keeps_chain = _has_chain_of(image, disk, pools)
-    return with_image(domain, disk, image.path, image.format, pools, keeps_chain=keeps_chain)
+    is_device = os.path.exists(image.path) and stat.S_ISBLK(os.stat(image.path).st_mode)
+    return with_image(
+        domain, disk, image.path, image.format, pools, keeps_chain=keeps_chain, is_device=is_device
+    )
 
 
 def _has_chain_of(image: VmImage, disk: DomainDisk, pools: Sequence[Pool]) -> bool:

@@ -124,12 +124,14 @@ def with_image(  # noqa: PLR0913  # options by keyword
     pools: Sequence[Pool] = (),
     *,
     keeps_chain: bool = False,
+    is_device: bool = False,
 ) -> bytes:
     """Return the domain's XML with ``disk`` changed to use the image at ``path``; all else stays as it is.
 
     An explicit backing chain is removed unless ``keeps_chain``: it describes the former image, and libvirt does
     not probe a disk that has one. An empty one stays if the image is raw: a raw image has no backing file. A disk
-    that is a volume of a pool remains one if the image is in that pool, and becomes a file otherwise.
+    that is a volume of a pool remains one if the image is in that pool, and becomes a file otherwise; a block device
+    with ``is_device``, because QEMU 6.0 and later refuse to open a device as a file.
     """
     edits: list[tuple[int, int, bytes]] = []
     element = disk.element
@@ -143,8 +145,9 @@ def with_image(  # noqa: PLR0913  # options by keyword
         if volume != disk.volume:
             edits.append(_with_attributes(document, source, {"volume": volume}, ()))
     elif disk.path != path:
-        edits.append(_with_attributes(document, element, {"type": "file"}, ()))
-        edits.append(_with_attributes(document, source, {"file": path}, ("dev", "pool", "volume", "mode")))
+        kind, name, other = ("block", "dev", "file") if is_device else ("file", "file", "dev")
+        edits.append(_with_attributes(document, element, {"type": kind}, ()))
+        edits.append(_with_attributes(document, source, {name: path}, (other, "pool", "volume", "mode")))
     if driver is None:
         text = f"<driver name='qemu' type={_quoted(image_format)}/>".encode()
         edits.append((source.start, source.start, text + _indentation(document, source.start)))

@@ -65,6 +65,14 @@ def test_a_block_device_becomes_a_file():
     )
 
 
+def test_a_file_becomes_a_block_device_again():
+    """QEMU 6.0 and later refuse a device that is named as a file."""
+    file = "    <disk type='file'>\n  <driver type='qcow2'/>\n  <source file='/i/w.qcow2'/>\n    </disk>\n"
+    (disk,) = (whole := domain(file)).disks
+    text = with_image(whole, disk, "/dev/vg/w", "raw", is_device=True).decode()
+    assert "    <disk type='block'>\n  <driver type='raw'/>\n  <source dev='/dev/vg/w'/>\n    </disk>\n" in text
+
+
 def test_a_missing_driver_is_added_because_libvirt_would_take_raw():
     bare = "    <disk>\n      <source file='/i/web01.img'/>\n    </disk>\n"
     assert changed(bare) == (
