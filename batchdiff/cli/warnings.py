@@ -23,7 +23,10 @@ def warn_of_manifest(
     observer: ReadObserver | None = None,
     recognised: Callable[[int], None] = ignore,
 ) -> None:
-    """Warn of all oddities of a valid manifest: patterns, formats, overlays in place of raw guests, names, files.
+    """Warn of all oddities of a valid manifest.
+
+    They are those found on reading it, doubtful formats, overlays in place of raw guests, names of block devices
+    that may not last, and files that are read-only or that a VM could have open unnoticed.
 
     ``observer`` is called at every read of an image; ``recognised``, with the number of images examined so far.
     """
@@ -39,7 +42,7 @@ def warn_of_manifest(
 
 
 def _warn_of_names(console: Console, manifest: Manifest) -> None:
-    """Warn of block devices whose names may refer to another disk some day, and suggest better names."""
+    """Warn of block devices whose names may refer to other disks some day, and suggest better names."""
     doubts = []
     for path, what in _roles(manifest).items():
         number = device_number(path)

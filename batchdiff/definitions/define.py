@@ -26,7 +26,7 @@ _TO_SHUT_DOWN = {
     "pmsuspended": ("dompmwakeup", "shutdown"),
     "crashed": ("destroy",),
 }
-"""The commands of virsh that shut a VM down, by its state: one that does not run cannot react to a shutdown."""
+"""The virsh commands, by state, that shut down a VM that is not running: it cannot react to ``shutdown`` alone."""
 
 
 @frozen
@@ -42,12 +42,12 @@ class Definer:
     folder: str
 
     def define(self, change: DomainChange) -> None:
-        """Save a domain's definition, then define the domain as a change requires.
+        """Save a domain's definition, define the domain as a change requires, and save the result.
 
         :raises DefinitionError: its VM is on, libvirt keeps a snapshot, a checkpoint or saved memory of it, an
             image is not in place, only the operator can make the change, the domain no longer uses a guest, or its
-            definition cannot be saved.
-        :raises ProgramError: libvirt refuses the change.
+            former or new definition cannot be saved.
+        :raises ProgramError: libvirt cannot be queried, or refuses the change.
         """
         name = change.domain.name
         self._require_may_change(change)
@@ -62,11 +62,12 @@ class Definer:
         saved.save_after(before, self.libvirt.domain(name, with_passwords=True).document)
 
     def undo(self, name: str) -> bool:
-        """Define a domain as it was before the last change; return whether there was anything to do.
+        """Define a domain as it was before batchdiff last changed it; return whether there was anything to do.
 
         :raises DefinitionError: its VM is on, libvirt keeps a snapshot, a checkpoint or saved memory of it, its
-            definition has changed since, or may have, or one of its images is missing or has another format.
-        :raises ProgramError: libvirt refuses the change.
+            definition has been modified since, or may have been, one of its images is missing or has another
+            format, or a saved definition cannot be read.
+        :raises ProgramError: libvirt cannot be queried, or refuses the change.
         """
         last = saved.latest(self.folder, name)
         now = self.libvirt.domain(name, with_passwords=True)

@@ -25,7 +25,7 @@ OFF = "shut off"
 class Contradiction:
     """Something that libvirt keeps for a domain, and that contradicts a changed definition.
 
-    ``commands``: the commands that remove it, in order. ``advice``: when to run them, without a full stop.
+    ``commands``: the commands that remove it, in order. ``advice``: when to run them, without the final full stop.
     """
 
     what: str

@@ -24,7 +24,7 @@ class BackingImage(NamedTuple):
 
 
 class VmImage(NamedTuple):
-    """An image as a VM's definition names it. ``backing_name``: the name of a backing file in the image's header.
+    """An image as a VM's definition names it. ``backing_name``: its backing file's name in its header.
 
     ``chain``: all images below it, the topmost first; None if they are not known for certain.
     """

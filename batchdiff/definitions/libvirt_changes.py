@@ -49,7 +49,7 @@ class DomainChange:
 
     @property
     def is_right(self) -> bool:
-        """True if nothing must change."""
+        """True if nothing has to change."""
         return self.changed == self.domain.document
 
     @property
@@ -144,7 +144,7 @@ def _with_image(domain: Domain, disk: DomainDisk, image: VmImage, pools: Sequenc
 
 
 def _has_chain_of(image: VmImage, disk: DomainDisk, pools: Sequence[Pool]) -> bool:
-    """Return whether a disk's definition spells out the images below an image, all or only the topmost."""
+    """Return whether a disk's definition spells out the images below an image: all, or only the topmost ones."""
     written = written_chain(disk)
     if written is None or image.chain is None:
         return False

@@ -62,7 +62,7 @@ class Domain:
 
 
 class WrittenChain(NamedTuple):
-    """The images below a disk that its definition names, the topmost first; ``is_ended``: it names all of them."""
+    """The images that a definition names below a disk, the topmost first; ``is_ended``: it names all of them."""
 
     images: tuple[DomainDisk, ...]
     is_ended: bool
@@ -186,7 +186,10 @@ def _quoted(value: str) -> str:
 
 
 def _indentation(document: bytes, at: int) -> bytes:
-    """Return a line break and the white space before an offset; empty if anything else precedes it on its line."""
+    """Return a line break and the white space before an offset.
+
+    The result is empty if anything else precedes the offset on its line, or if that is the first line.
+    """
     line = document.rfind(b"\n", 0, at) + 1
     before = document[line:at]
     return b"\n" + before if not before.strip() and line else b""

@@ -58,7 +58,7 @@ class VmChange:
 
     @property
     def is_right(self) -> bool:
-        """True if nothing must change."""
+        """True if nothing has to change."""
         return self.changed == self.config.document
 
     @property
@@ -105,7 +105,7 @@ def vm_changes(
 def _guests(
     config: VmConfig, by_path: Mapping[str, GuestDisk], storages: Sequence[Storage]
 ) -> Iterator[tuple[ConfigDrive, GuestDisk]]:
-    """Yield each drive of a VM that is a guest of the plan, with that guest."""
+    """Yield each of a VM's drives that is a guest of the plan, with that guest."""
     for drive in config.drives_in(MAIN):
         guest = by_path.get(path_of_volume(drive.volume, storages))
         if guest is not None:

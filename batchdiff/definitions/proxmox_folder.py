@@ -38,10 +38,11 @@ class ProxmoxHost(NamedTuple):
 def read_host(folder: str, storage_cfg: str | None) -> ProxmoxHost:
     """Return the host whose VM configurations are in a folder.
 
-    ``storage_cfg``: the path of ``storage.cfg``; None to look for it beside the folder, and in the folder.
+    ``storage_cfg``: the path of ``storage.cfg``; None to look for it beside the folder, then in the folder.
 
-    :raises UsageError: the folder has no configuration, none can be read, or ``storage.cfg`` cannot be.
-    :raises DefinitionError: no file is a VM configuration, or ``storage.cfg`` is not valid.
+    :raises UsageError: the folder or ``storage.cfg`` cannot be read, or the folder contains no configuration.
+    :raises DefinitionError: ``storage.cfg`` is not valid.
+    :raises BatchdiffError: no configuration can be used; this is the error of the first.
     """
     try:
         names = [name for name in os.listdir(folder) if _CONFIG.fullmatch(name)]
@@ -81,7 +82,7 @@ _OTHER_FOLDER = "Name a folder of VM configurations that you can read, such as /
 
 
 def _storages_near(folder: str) -> str:
-    """Return the file of storages beside a folder of configurations, or in it.
+    """Return the path of the ``storage.cfg`` beside a folder of configurations, or else of the one in it.
 
     :raises UsageError: there is none.
     """

@@ -1,4 +1,4 @@
-"""The state of a Proxmox VE host: whether a VM runs on it, by its pid file, and what may be wrong besides the VMs.
+"""The state of a Proxmox VE host: whether a VM runs on it, and what may be wrong besides the guests' VMs.
 
 Source: qemu-server, ``vm_running_locally`` in src/PVE/QemuServer/Helpers.pm.
 """

@@ -52,7 +52,7 @@ class Storage(NamedTuple):
 def parse_storages(document: bytes, where: str) -> list[Storage]:
     """Return the storages in ``storage.cfg`` that are folders.
 
-    :raises DefinitionError: it is not such a file.
+    :raises DefinitionError: a line is not valid in such a file.
     """
     sections: list[tuple[str, str, dict[str, str]]] = []
     for line in document.decode("utf-8", "surrogateescape").split("\n"):

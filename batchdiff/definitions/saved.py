@@ -1,4 +1,4 @@
-"""Definitions as they were before batchdiff changed them, saved beside the plan for ``definitions --undo``.
+"""Definitions from before and after each change by batchdiff, saved beside the plan for ``definitions --undo``.
 
 ::
 
@@ -44,7 +44,7 @@ def folder_of(plan: str) -> str:
 
 
 def save_before(folder: str, domain: str, document: bytes, now: datetime) -> str:
-    """Save a definition durably before it is changed, and return its path.
+    """Save a definition durably before it is changed, and return the path of the file.
 
     :raises DefinitionError: it cannot be written.
     """
@@ -95,7 +95,7 @@ def latest(folder: str, domain: str) -> SavedDefinition | None:
 
 
 def _file_name(domain: str) -> str:
-    """Return a domain's name as the first part of a file name: without slashes, and without dots, which end it."""
+    """Return a domain's name as the first part of a file name, which a dot ends: slashes and dots are escaped."""
     return domain.replace("%", "%25").replace("/", "%2F").replace(".", "%2E")
 
 

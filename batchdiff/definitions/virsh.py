@@ -169,7 +169,7 @@ class Libvirt:
         """Run virsh, and return what it prints; ``what`` and ``remedy`` are for a request that libvirt refuses."""
         unreachable = f"Make sure that libvirt can be reached: `{self.command('uri')}` must print its URI."
         try:
-            # Unconfined: it must reach libvirt's socket, or ssh, and reads no image.
+            # Unconfined: it must reach libvirt's socket or run ssh, and reads no image.
             done = programs.run(
                 [_NAME, "--quiet", *self._connect(), *arguments],
                 reads=None,

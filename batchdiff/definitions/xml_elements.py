@@ -18,7 +18,7 @@ from batchdiff.errors import DefinitionError
 
 @dataclass(slots=True)
 class Element:
-    """An element, with byte offsets into the document; for a tag like ``<a/>``, all but ``start`` are equal.
+    """An element, with byte offsets into the document; for a tag like ``<a/>``, all except ``start`` are equal.
 
     ``text``: its own text, without that of its children, and with all entities resolved.
     """

@@ -2,13 +2,13 @@
 
 It runs during planning, again just before an original or an overlay is removed, and for reports::
 
-    folders     those of the file, of the plan or manifest, and of the overlays in the file's own sidecar
+    folders     those of the file, of the plan or manifest, and of the overlays that the file's sidecar names
     images      every regular file there whose header names a backing file, whatever the image is called, and
                 all guests that are not raw, even on block devices; each with its whole chain
-    matching    by identity, even through links; by path for a name that the file had a moment ago; by the
+    matching    by identity, even through links; by path, also for names that the file had a moment ago; by the
                 identifier in the file, if images of other programs record one
 
-Each search reads the disk again, so it finds an image that was created a second ago.
+Each search lists the folders again, so it finds an image that was created a second ago.
 """
 
 from __future__ import annotations
@@ -39,19 +39,20 @@ _ASIDE = (own_files.QUARANTINE, own_files.OVERLAY_ASIDE, own_files.DELETING)
 
 
 class Forbidden(enum.Enum):
-    """The treatment of an image that this user may not read, and that might therefore depend on any file."""
+    """The treatment of an image or folder that this user may not read: it may be or contain a dependent image."""
 
     COUNTS = "counts"
     """Report it: right before a file is removed."""
 
     IGNORED = "ignored"
-    """Ignore it: while planning, because few users may read every file of a shared folder."""
+    """Ignore it: while planning and for reports, because few users may read every file of a shared folder."""
 
 
 class DependentImages(NamedTuple):
     """The images that depend on a file: their paths, and phrases for images that may depend on it.
 
-    A phrase, such as ``/images/x.qcow2 (unreadable: Permission denied)``, is for an image that cannot be read.
+    A phrase, such as ``/images/x.qcow2 (unreadable: Permission denied)``, is for an image, a folder or a sidecar
+    that cannot be read.
     """
 
     paths: list[str]
@@ -107,7 +108,7 @@ class Dependents:
         look.add_all(self._folders, self._images)
         for path in paths:
             look.add(path, ())
-        # A raw image has no identifier, so the file need not be read to find one.
+        # A raw image has no identifier, so it need not be read for one.
         identifiers = {path: _identifier_at(path) for path in set(paths) & set(self._images)}
         return {path: look.answer(path, (), (), forbidden, identifiers.get(path)).words for path in paths}
 

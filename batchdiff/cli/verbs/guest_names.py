@@ -1,7 +1,7 @@
 """The names of a plan's guests for the completion of ``--guest`` in a shell, which runs this at each press of Tab.
 
 This verb, which the help does not list, gets the words of the command line as typed, one by one or all in one
-argument. The first word that names a plan counts. The shell's script quotes the names.
+argument. The first word that names a plan with guests counts. The shell's completion script quotes the names.
 """
 
 from __future__ import annotations

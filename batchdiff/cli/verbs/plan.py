@@ -57,7 +57,10 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def _earlier_plans(manifest: Manifest, path: str, kept: str | None) -> EarlierPlans:
-    """Return the search for plans that converted guests; ``kept``: the future name of the one at ``path``."""
+    """Return the search for plans that converted guests.
+
+    ``kept``: the future name of the plan at ``path``; None if it need not be kept.
+    """
     output = os.path.abspath(path)
     folders = (os.path.dirname(output), os.path.dirname(manifest.path))
     return EarlierPlans(folders, renamed={} if kept is None else {output: os.path.abspath(kept)})
@@ -71,7 +74,8 @@ def default_plan_path(manifest_path: str) -> str:
 def _check_output(path: str) -> None:
     """Check, before the scan, that the plan can be written and will not replace a file of another kind.
 
-    :raises UsageError: no file can be created in the folder, or what exists there is unreadable or not a plan.
+    :raises UsageError: no file can be created in the folder, or what exists at the path cannot be read, or is
+        neither a plan nor an empty file.
     """
     _check_folder(os.path.dirname(os.path.abspath(path)))
     if not os.path.lexists(path):

@@ -66,8 +66,8 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         return code
     report_space(console, space, outcomes)
     if arguments.define:
-        # All guests that are not converted now: an earlier restore may have left the definition of a running
-        # domain unchanged.
+        # All chosen guests that are not converted now: an earlier restore may have left the definition of a
+        # running domain unchanged.
         now = history_of(console, arguments, plan, path_map)
         defined = define_guests(console, arguments, _with_full_images(plan, now, options.guests))
         return code or defined
@@ -80,7 +80,10 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def _with_full_images(plan: Plan, history: History, chosen: tuple[str, ...] | None) -> list[GuestDisk]:
-    """Return the disks of those chosen guests (None: all) that have full images now, with no change planned."""
+    """Return the disks of guests that have full images now, with no overlay planned.
+
+    ``chosen``: the names of the guests to consider; None for all.
+    """
     published = {name for name, state in history.states.items() if state.published}
     disks = [disk for disk in guest_disks(plan, history) if chosen is None or disk.guest in chosen]
     whole = [disk for disk in disks if disk.guest not in published and os.path.exists(disk.now.path)]
@@ -90,9 +93,11 @@ def _with_full_images(plan: Plan, history: History, chosen: tuple[str, ...] | No
 def _ask(
     console: Console, arguments: argparse.Namespace, plan: Plan, options: RestoreOptions, history: History
 ) -> None:
-    """Ask before anything is discarded, and before a command that names no guest restores a whole fleet.
+    """Ask before changes are discarded and, on a terminal, before a command that names no guest restores several.
 
-    Even with ``--yes``, print what is discarded.
+    With ``--yes``, do not ask, but still print what is discarded.
+
+    :raises UsageError: as for :func:`confirm` and :func:`_ask_to_discard`.
     """
     found = restorable(plan, history.states, options.guests)
     if not found:
@@ -119,7 +124,8 @@ def _ask_to_discard(
 
     ``there``: the files of each guest. Restore leaves guests without an original as they are.
 
-    :raises UsageError: the answer was not yes, there is no terminal to ask on, or no guest has its original.
+    :raises UsageError: without ``yes``, the answer was not yes, there is no terminal to ask on, or no guest can go
+        back to its original.
     """
     lost = _without_original(there, found)
     back = [each for each in found if each[0].name not in lost]
@@ -155,7 +161,7 @@ def _ask_to_discard(
 
 
 def _what_remains(back: list[GuestWithState], there: Mapping[str, OnDisk]) -> str:
-    """Return what remains of guests whose changes are discarded; more than "full image" only if files show it."""
+    """Describe what remains once the changes are discarded: full images, or the originals if all are unchanged."""
     one = len(back) == 1
     if all(_is_as_planned(guest, known, there.get(guest.name)) for guest, known in back):
         return f"the {'original, as it was' if one else 'originals, as they were'} before the conversion"
@@ -163,7 +169,7 @@ def _what_remains(back: list[GuestWithState], there: Mapping[str, OnDisk]) -> st
 
 
 def _is_as_planned(guest: GuestToConvert, known: GuestState, files: OnDisk | None) -> bool:
-    """Return whether a guest goes back to its original, and the files show that this has not changed."""
+    """Return whether a guest goes back to its original, and the files show that the original has not changed."""
     if files is None or files.original is None or guest.is_on_device or rebuilt_is_in_place(guest, known):
         return False
     return Written.ORIGINAL not in files.written

@@ -58,7 +58,10 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def _path_for_commands(arguments: argparse.Namespace) -> str:
-    """Return the plan's path for the commands in the report, which may be read and copied in other folders."""
+    """Return the plan's path for the commands in the report: as given if the report is text printed here.
+
+    In any other report it is absolute, because the commands may be copied to a shell in another folder.
+    """
     plan: str = arguments.plan
     stays_here = arguments.output is None and arguments.format is Form.TEXT
     return plan if stays_here else os.path.abspath(plan)
