@@ -4,7 +4,7 @@
 
     strata    |      a       |      b       |      c       |
     read         x               x                x
-    imputed   |a a a a a a a |b b b b b b b |c c c c c c c |      and metadata settles the probes in between
+    imputed   |a a a a a a a |b b b b b b b |c c c c c c c |      and metadata settles all other probes
 
 An overlay with this content has the expected number of data clusters, and about the expected number of tables. So
 a plan's own code can predict its size, whatever its format and options.

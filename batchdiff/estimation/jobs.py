@@ -1,4 +1,4 @@
-"""The jobs of an estimate: each worker opens the template once, and each guest when a task needs it.
+"""The jobs of an estimate: a worker opens the template once, if at all, and each guest when a task needs it.
 
 ::
 
@@ -130,7 +130,7 @@ class ProbeTask(NamedTuple):
 
 
 class ProbeResult(NamedTuple):
-    """The result of a task of probes, or why there is none."""
+    """A task, and the contents of its probes, or why the guest cannot be read."""
 
     task: ProbeTask
     reading: ProbeContents | ImageError
@@ -144,7 +144,10 @@ class ProbeJob:
 
     @contextmanager
     def begin(self) -> Iterator[Callable[[ProbeTask], ProbeResult]]:
-        """Open the template, and yield the function that reads probes; the last guest stays open."""
+        """Open the template, and yield the function that reads probes.
+
+        A guest stays open until a task needs another one.
+        """
         fleet = self.fleet
         opened: dict[tuple[str, Pricing], tuple[Image, ProbeReader]] = {}
 
@@ -187,8 +190,8 @@ class ProbeJob:
 class SizeResult(NamedTuple):
     """What a plan would predict for a guest with its imputed content.
 
-    ``taken``: the bytes on disk of the overlay's data that the prediction includes, with the rule WRITTEN.
-    ``tables``: the number of the overlay's L2 tables.
+    ``taken``: with the rule WRITTEN, the bytes on disk of the overlay's data that the prediction includes; 0 with
+    the others. ``tables``: the number of the overlay's L2 tables.
     """
 
     plan: GuestPlan
@@ -206,7 +209,7 @@ class SizeJob:
 
     @contextmanager
     def begin(self) -> Iterator[Callable[[str], SizeResult]]:
-        """Yield the function that makes the prediction; open the template if any guest is to share blocks."""
+        """Yield the function that makes the prediction; open the template if other files can share its blocks."""
         if not self.facts.can_share:
             yield self._size
             return
@@ -244,7 +247,7 @@ class SizeJob:
 
 
 def with_geometry(candidate: Candidate, sample: GuestSample) -> Candidate:
-    """Return a candidate whose overlay has the geometry of its sample, if the manifest does not set it."""
+    """Return a candidate with the cluster size and L2 entries of its sample, if the manifest leaves a choice."""
     options, geometry = candidate.entry.options, sample.pricing.geometry
     if geometry is None or not is_to_be_chosen(candidate.entry):
         return candidate

@@ -1,4 +1,4 @@
-"""The price of a probe: the bytes on disk that an overlay takes for its data, or those to share in place.
+"""The price of a probe: the bytes on disk that an overlay takes for its data, or that can be shared in place.
 
 ::
 
@@ -36,7 +36,7 @@ _LEAST_PROBE = 64 * KIB
 """The fewest bytes of a probe: a disk takes nearly as long to read 4 KiB, which would show less."""
 
 _PROBE_OF_ANY_GEOMETRY = 256 * KIB
-"""Bytes of a probe if the cluster size is still to be chosen."""
+"""The fewest bytes of a probe if the cluster size is still to be chosen."""
 
 _MOST_PROBES = 1 << 21
 """The maximum number of probes into which a disk is divided; a few arrays have an entry for each."""
@@ -60,7 +60,7 @@ class OverlayPlace(NamedTuple):
 
 @frozen
 class Pricing:
-    """The rule for one guest, and what it depends on.
+    """The rule for the prices of one guest's probes, and what these prices depend on.
 
     ``geometry``: that of the overlay; None until it is chosen, and if the guest gets no overlay. ``unit``: the
     overlay's filesystem allocates space in units of that many bytes. ``shares``: apply will share with the overlay

@@ -1,4 +1,4 @@
-"""Read probes of one guest and of the template, compare them, and find what an overlay would store of them."""
+"""Read probes of one guest and of the template, compare them, and find the price of each."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ class ProbeContents:
 
     ``kinds``: those of their units. ``read``: the bytes that were read for each, from both images. ``prices``: the
     price of each, by the rule of the guest; ``shared``: how many bytes of each price are in blocks that other
-    files use, too. ``lengths``: with the rule COMPRESSED, an array of shape (probes, clusters): the stored bytes
-    of each cluster, 0 if it is not compressed. With the other rules it has no columns.
+    files use, too; 0 unless the overlay will share them. ``lengths``: with the rule COMPRESSED, an array of shape
+    (probes, clusters): the stored bytes of each cluster, 0 if it is not compressed. With the other rules it has no
+    columns.
     """
 
     kinds: KindsOfProbes
@@ -120,7 +121,7 @@ class ProbeReader:
         return total, lengths
 
     def _shareable(self, ours: list[Segment], theirs: list[Segment], kinds: npt.NDArray[np.uint8]) -> int:
-        """Return the equal bytes of a probe that both images store as they are, in blocks of their own."""
+        """Return the equal bytes of a probe that both images store as they are, and not yet in the same blocks."""
         if not ours or not theirs:
             return 0
         equal = from_kinds(np.where(kinds & Kind.ZERO, Kind.SAME_ZERO, Kind.SAME).astype(np.uint8))
@@ -132,7 +133,7 @@ class ProbeReader:
         return int((runs[1] - runs[0]).sum() - (shared[1] - shared[0]).sum())
 
     def _written(self, segments: list[Segment], kinds: npt.NDArray[np.uint8], rule: WriteRule) -> tuple[int, int]:
-        """Return the bytes that a probe takes in an overlay, in whole units, and those that other files share."""
+        """Return the price of a probe with the rule WRITTEN, and its shared bytes: see :class:`ProbeContents`."""
         parts = self._data_parts(kinds)
         if not len(parts):
             return 0, 0

@@ -1,4 +1,4 @@
-"""Run the jobs of an estimate: in worker processes, with the exports that images of some formats need."""
+"""Run the jobs of an estimate with the scan's executor, and with the exports that images of some formats need."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ NO_ESTIMATE = "No estimate was made."
 
 _PROBES_OF_A_TASK = 64
 _EXPORTS = 32
-"""Guests whose exports run at the same time, as in a scan."""
+"""The most guests whose exports run at the same time, as in a scan."""
 
 
 class Sampler:
-    """The executor of an estimate's jobs. ``progress`` is called with the bytes read so far, and those to read."""
+    """The executor of an estimate's jobs. ``progress`` is called with the bytes read so far and in all."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Sampler:
         jobs: int,
         progress: Callable[[int, int], None],
     ) -> None:
-        """Take the open template, and the guests that QEMU must export."""
+        """Take the open template, and the names of guests that QEMU must export. ``jobs``: the most workers."""
         self._template, self._fleet, self._jobs, self._progress = template, fleet, jobs, progress
         self._exported = exported
         self.done = 0

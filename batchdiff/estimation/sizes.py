@@ -36,7 +36,8 @@ _CHOICE = 0.01
 """The share by which the overlay that ``auto`` chooses may be larger than the smallest one."""
 
 _SLACK_UNITS = 2
-"""Units of the filesystem by which the size of tables and lists of extents may differ, besides whole L2 tables."""
+"""Units of the filesystem by which the predicted size of tables and lists of extents may be wrong, besides whole
+L2 tables."""
 
 
 @frozen
@@ -91,7 +92,7 @@ class Sizes:
             # Data counts where it was found to be equal, not where it is imputed to be.
             more = equal.estimate - sharing.shareable_bytes
             slack = _SLACK_UNITS * sharing.unit
-            # Sharing never takes space, whatever a sample of few blocks may seem to show.
+            # Sharing never takes space, whatever a sample of few probes may seem to show.
             saved = Interval(
                 max(saved.estimate + more, 0.0),
                 max(saved.low + more - (equal.estimate - equal.low) - slack, 0.0),
@@ -110,8 +111,8 @@ class Sizes:
 class _Doubt:
     """What is uncertain about an overlay's size besides its data: how many bytes smaller or larger it may be.
 
-    ``per_byte``: the bytes of tables for each byte of data. ``is_of_plan``: a plan has the same doubt, which is
-    only about compression.
+    ``per_byte``: the bytes that each byte of data adds to the overlay: itself, and its part of the refcounts.
+    ``is_of_plan``: a plan has the same doubt, which is only about compression.
     """
 
     below: float
@@ -121,7 +122,7 @@ class _Doubt:
 
     @classmethod
     def of(cls, candidate: Candidate, diff: Diff, sample: GuestSample, tables: int) -> _Doubt:
-        """Return the doubt about an overlay for which a number of L2 tables is imputed."""
+        """Return the doubt about an overlay. ``tables``: the number of its L2 tables with the imputed content."""
         geometry, savings = diff.geometry, diff.savings
         coverage, size = geometry.l2_coverage, geometry.cluster_size
         if candidate.entry.options.format is OverlayFormat.QED:  # most of its tables are holes

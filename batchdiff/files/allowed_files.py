@@ -7,7 +7,8 @@
     /pool/web01-f001.vmdk         itself                      with `allow_folders: [/pool]`
     link.vmdk -> /etc/passwd      /etc/passwd                 no: only the link's target counts
 
-This module only resolves names: the code that opens the file requires a regular file, and follows no link.
+This module resolves and checks names only: the code that opens the file requires a regular file, and follows no
+link.
 """
 
 from __future__ import annotations

@@ -50,7 +50,10 @@ def _keep_readers(fd: int, path: str) -> None:
 def discard_leftovers(path: str) -> None:
     """Remove the temporary files of ``path`` that :func:`write_whole` left behind when its process was killed.
 
-    The caller must ensure that no process is writing ``path`` now.
+    Those of a path whose name is too long stay: see :func:`own_files.is_temporary_of`. The caller must ensure
+    that no process is writing ``path`` now.
+
+    :raises OSError: the folder cannot be listed, or a file cannot be removed.
     """
     folder = os.path.dirname(path)
     for name in os.listdir(folder):

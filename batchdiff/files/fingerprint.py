@@ -59,7 +59,7 @@ class Fingerprint:
     def is_unwritten(self, now: Fingerprint) -> bool:
         """Return whether both fingerprints are of the same file, with no write in between.
 
-        Its name or mode may have changed.
+        Its name or mode may have changed. For block devices, compare only the sizes.
         """
         return self.is_same_file(now) and (self.size, self.mtime_ns) == (now.size, now.mtime_ns)
 

@@ -1,8 +1,8 @@
-"""Page-aligned, reusable buffers for image bytes.
+"""Page-aligned, reusable buffers for image bytes, and their comparison.
 
 Measured on an AMD EPYC: the kernel copied 512 KiB from its page cache at 16 GiB/s into memory aligned to 32 bytes,
-and at 9 GiB/s into unaligned memory, such as malloc() returns; on an older model, at 12.5 and 2.4 GiB/s. Touching
-memory for the first time costs another 3 to 6 us per page.
+and at 9 GiB/s into memory that is not, such as malloc() returns; on an older model, at 12.5 and 2.4 GiB/s.
+Touching memory for the first time costs another 3 to 6 us per page.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import threading
 from batchdiff.units import MIB
 
 _KEPT = 2 * MIB
-"""The largest scratch buffer that a thread keeps: the largest cluster."""
+"""The most bytes of a scratch buffer that a thread keeps: those of the largest cluster."""
 
 _memcmp = ctypes.CDLL(None).memcmp
 _memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)

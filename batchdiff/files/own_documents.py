@@ -2,8 +2,8 @@
 
 ::
 
-    {"format_version": "1.1", "generator": ...       a plan
-    {"format_version": "1.1", "template": ...        a template's sidecar
+    {"format_version": ..., "generator": ...         a plan
+    {"format_version": ..., "template": ...          a template's sidecar
     {"report_version": ...                           output of show --format json
     {"time": ..., "step": ...                        a journal
     {"event": ...                                    output of a command with --json
@@ -47,7 +47,7 @@ _VERSIONED = b"format_version"
 
 
 def own_document(head: bytes) -> Document | None:
-    """Return the kind of document that begins with these bytes; None if batchdiff did not write it."""
+    """Return the kind of document that begins with these bytes; None for any other file."""
     if head.startswith(ESTIMATE_HEADING):
         return Document.ESTIMATE
     found = _FIRST_KEY.match(head)

@@ -1,4 +1,4 @@
-"""The checksum CRC-32C, computed quickly for structures that are mostly zeros.
+"""The checksum CRC-32C, computed quickly for structures that end in many zeros.
 
 Source: Castagnoli; RFC 3720, 12.1 and B.4 (examples).
 """

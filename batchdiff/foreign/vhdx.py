@@ -53,7 +53,7 @@ _CHUNK = (1 << 23) * SECTOR
 _REQUIRED_REGION, _REQUIRED_ITEM, _HAS_PARENT = 1, 4, 2
 
 _NOT_PRESENT = (0, 1, 2, 3, 5)
-"""States of blocks that QEMU reads as zeros: not present, undefined, zero, unmapped (3; 5 in older versions)."""
+"""States of blocks that QEMU reads as zeros: not present, undefined, zero, unmapped (3; 5 in version 0.95)."""
 _PRESENT, _PARTIAL = 6, 7
 _ENTRY_BYTES = 8
 _MOST_SPARE = 64 * MIB
@@ -111,7 +111,7 @@ class _Disk(NamedTuple):
 
 
 def inspect_vhdx(read: ReadAt, file_size: int) -> Outline:
-    """Inspect the metadata of a VHDX image except its table of blocks; return the number of the table's entries.
+    """Inspect the headers and tables of a VHDX image, but not its block table; return how many entries that has.
 
     :raises FormatError: it is not one, is damaged or unsupported, has a parent image, is in use, or was not
         closed cleanly.
@@ -124,7 +124,7 @@ def map_vhdx(read: ReadAt, file_size: int) -> DiskMap:
     """Return where the blocks of an image are in its file.
 
     :raises FormatError: see :func:`inspect_vhdx`; or a block has an unknown state, is outside the file or overlaps
-        another part of it, or the blocks are in too many places.
+        the header, the log or a region, or the blocks are in too many places.
     """
     disk = _inspected(read, file_size)
     found: list[npt.NDArray[np.int64]] = []

@@ -20,7 +20,7 @@ from batchdiff.units import SECTOR, TIB, ceil_div
 
 SPARSE_HEADER = struct.Struct("<4sIIQQQQIQQQB4sH")
 TEXT_AT, TEXT_BYTES = SECTOR, 20 * SECTOR
-"""The place where QEMU looks for a parent, whatever the header says about the descriptor's place and size."""
+"""Where QEMU looks for a parent, whatever the header says about the descriptor's place and size."""
 NO_SIGNATURE = "it is not a VMDK image: its signature is missing"
 NO_DESCRIPTOR = "its descriptor is missing, too large, or not directly after the header"
 _EXTENTS = {b"COWD": "vmfsSparse", b"\xbe\xba\xfe\xca": "seSparse"}
@@ -68,9 +68,10 @@ def inspect_vmdk(read: ReadAt, file_size: int) -> Outline:
 def inspect_extent(read: ReadAt, file_size: int, length: int, *, is_last: bool) -> int:
     """Inspect the header of a sparse extent; return the number of its grains.
 
-    The extent must hold ``length`` bytes of a disk, and no descriptor. ``is_last``: whether it is the last one.
+    The extent must hold ``length`` bytes of a disk, and no descriptor. ``is_last``: whether it is the last
+    one of its image; any other must consist of whole grains.
 
-    :raises FormatError: it is not one, is damaged, compressed or unsupported, or holds anything else.
+    :raises FormatError: it is not one, is damaged, compressed or unsupported, or does not hold what it must.
     """
     header = _inspect_header(read, file_size)
     # QEMU leaves room for a descriptor, but writes none.

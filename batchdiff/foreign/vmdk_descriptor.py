@@ -59,7 +59,7 @@ _ONE_EXTENT = {"monolithicFlat", "vmfs"}
 
 
 class VmdkExtent(NamedTuple):
-    """An extent: the name of its file as written, its part of the disk and its place in the file, in bytes."""
+    """An extent: the name of its file as written, its length, and its offset in that file, in bytes."""
 
     name: str
     length: int
