@@ -7,7 +7,7 @@ import enum
 from batchdiff.frozen import frozen
 
 MAX_CHAIN = 200
-"""The most images of a chain, the top one included (docs/deep-chains.md).
+"""The maximum number of images in a chain, the top one included (docs/deep-chains.md).
 
 libvirt has the same limit, and QEMU needs a minute to open a chain of 1,000 images.
 """

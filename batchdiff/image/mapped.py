@@ -33,7 +33,7 @@ from batchdiff.qemu.image_map import ImageMap, in_one_file, parsed_map
 from batchdiff.units import MIB
 
 _MOST_KEPT = 2_000_000
-"""The maximum number of runs, of 26 bytes each, in all the maps that are kept."""
+"""The maximum number of runs, of 26 bytes each, in all the maps that are kept; a map kept alone may have more."""
 
 _MAP_OF_NOTHING, _BYTES_IN_MAP = 32 * MIB, 16
 """The bytes that QEMU may print as the map of even an empty file (250,000 runs), and the number of bytes
@@ -42,7 +42,7 @@ on disk that allow it one more byte.
 A run of a real image takes 4 KiB or more on disk, and 120 bytes in the map."""
 
 _MOST_LOOKED_AT = 1000
-"""The maximum number of runs searched for data in the file; after that many holes, the next run counts as data."""
+"""The maximum number of runs searched for data in the file; after as many without any, the next counts as data."""
 
 _Key = tuple[str | int, ...]
 
@@ -53,9 +53,9 @@ class MappedLayer(WithOthers):
     """An image whose disk QEMU maps to offsets in the file.
 
     ``inspect`` checks its header before QEMU sees the file, and returns the number of its clusters and its backing
-    file. ``own_map`` maps an image whose blocks QEMU does not report; QEMU must agree about its size. ``extents``:
-    the files that hold the data if the image's own file does not, each a part of the disk, with headers that have
-    been checked. They stay open if the layer cannot be created.
+    file. ``own_map`` maps an image whose blocks QEMU does not report; QEMU must agree about the size of the disk.
+    ``extents``: the files that hold the data if the image's own file does not, each a part of the disk, with
+    checked headers. These files stay open if the layer cannot be created.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class MappedLayer(WithOthers):
         return Losses()
 
     def read_tables(self) -> None:
-        """Have QEMU map the image now."""
+        """Have QEMU map the image now, unless its map is kept."""
         _ = self._map
 
     def inspect(self, *, refcounts: bool = False) -> None:  # noqa: ARG002  # these formats have none
@@ -251,7 +251,7 @@ def _state(now: Fingerprint) -> tuple[int, ...]:
 
 def _stored(file: ImageFile, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Yield the parts of a range of a file that are not holes: a small file can map more data than it stores."""
-    # A range past the end of the file is not cut, so that reading it raises the error.
+    # A range past the end of the file is not cut, so that reading it raises an error.
     if file.is_block_device or end > file.size:
         yield start, end
         return

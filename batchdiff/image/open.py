@@ -66,7 +66,7 @@ def open_layer(source: ImageSource, observer: ReadObserver | None = None) -> Lay
         layer = Qcow2Layer(source, observer)
         if layer.header.luks_header is None:
             return layer
-        layer.close()  # it is encrypted but not declared as such; the table's opener refuses it
+        layer.close()  # it is encrypted but not declared as such; the opener in FORMATS refuses it
     # Loaded only now: it imports 30 other modules, which raw and plain qcow2 images do not need.
     from batchdiff.image.formats import FORMATS  # noqa: PLC0415
 

@@ -99,8 +99,8 @@ class Qcow2Layer(WithOthers):
 
         ``refcounts``: also check that no cluster has conflicting uses, or more uses than its refcount.
 
-        :raises ImageError: an entry is invalid, tables overlap or map more bytes than the file has, QEMU would
-            refuse the image because of its snapshots or bitmaps, or a refcount is wrong.
+        :raises ImageError: an entry is invalid, tables overlap or map more bytes than the file has, a cluster has
+            conflicting uses or too low a refcount, or QEMU would refuse the image for its snapshots or bitmaps.
         """
         try:
             self._check_tables(refcounts)
@@ -229,7 +229,7 @@ class Qcow2Layer(WithOthers):
         return None
 
     def _entry_with_data(self, table: int, first: int) -> int | None:
-        """Return the first entry, from ``first`` on in the L2 table at an offset, that has bytes in the file."""
+        """Return the first entry with data, from ``first`` on in the L2 table at an offset; None if none has."""
         geometry, count = self.header.geometry, _ENTRIES_AT_FIRST
         while first < geometry.l2_entries:
             first = max(first, self._after_hole(table, first))

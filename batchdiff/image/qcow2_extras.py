@@ -33,7 +33,8 @@ def open_data_file(source: ImageSource, name: str, observer: ReadObserver | None
 
     QEMU resolves a relative name against its own working folder, not against the image's folder.
 
-    :raises ImageError: the name is relative or not allowed, or the file is missing.
+    :raises ImageError: the name is relative or not allowed, or the file is missing, is not a regular file, or
+        cannot be read.
     """
     try:
         path = allowed_file(name, source.path, source.allow_folders)

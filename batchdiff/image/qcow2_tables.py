@@ -51,7 +51,7 @@ class L2Tables:
         return int(self.offsets[place]) if found else 0
 
     def since(self, index: int) -> Iterator[tuple[int, int]]:
-        """Yield index and offset of every table from that index on."""
+        """Yield the index and the offset of every table from that index on."""
         for place in range(int(np.searchsorted(self.indices, index)), len(self.indices)):
             yield int(self.indices[place]), int(self.offsets[place])
 
@@ -73,7 +73,7 @@ def read_header(file: ImageFile) -> Header:
 def read_l2_tables(file: ImageFile, header: Header, *, beyond: bool = False) -> L2Tables:
     """Read the L1 table of an open qcow2 file, as far as the disk reaches.
 
-    ``beyond``: read the rest of the table instead. In that part QEMU stores the memory of a VM in a snapshot.
+    ``beyond``: read the rest of the table instead, in which QEMU maps the memory of a VM that a snapshot stores.
 
     :raises ImageError: an entry is invalid, or cannot be read.
     """
@@ -98,8 +98,8 @@ def entries_in(
 ) -> Iterator[tuple[int, entries.Words]]:
     """Yield the entries of L2 tables in the order of the file, adjacent tables together.
 
-    Each batch comes with the number of tables before it. ``tables``: the tables' offsets. Tables in holes are
-    omitted: a small file can have millions of them.
+    Each batch comes with the number of tables before it, including those omitted: tables in holes, of which a
+    small file can have millions. ``tables``: the offsets of the tables.
 
     :raises ImageError: they cannot be read.
     """

@@ -17,20 +17,22 @@ from batchdiff.files.identity import Identity, identity_of
 
 _BLOCK = "/sys/dev/block"
 _VIRTUAL = ("/sys/devices/virtual/", "/sys/devices/tcm_loop", "/sys/devices/rbd")
-"""Folders of virtual devices, whose content can come from anywhere, even from a file on this machine."""
+"""The beginnings of the folders of virtual devices, whose content can come from anywhere, even from a file on this
+machine."""
 
 
 class Underlying(NamedTuple):
-    """The files that store an image's bytes. ``traced``: whether the set is complete, not just a part."""
+    """The files and devices that store the bytes of an image. ``traced``: whether all of them are known."""
 
     files: frozenset[Identity]
     traced: bool = True
 
 
 def underlying(path: str) -> Underlying:
-    """Return the files that store an image: itself and, if it is a block device, everything below the device.
+    """Return what stores an image: its own file or block device, and everything below that device.
 
-    A device with an unknown source, such as a network disk or a ZFS volume, cannot be traced.
+    ``traced`` is False if there is no such file, or if a device has an unknown source, such as a network disk or a
+    ZFS volume.
     """
     files: set[Identity] = set()
     traced = True
@@ -48,14 +50,14 @@ def underlying(path: str) -> Underlying:
 
 
 def all_underlying(paths: tuple[str, ...]) -> Underlying:
-    """Return the files that store the images of a chain."""
+    """Return what stores the images of a chain."""
     found = [underlying(path) for path in paths]
     files = frozenset(identity for each in found for identity in each.files)
     return Underlying(files, all(each.traced for each in found))
 
 
 def _below(device: int) -> list[Identity | None] | None:
-    """Return the files and devices directly below a block device; None if they cannot be determined."""
+    """Return the files and devices directly below a block device, none below a real disk; None if unknown."""
     folder = os.path.realpath(f"{_BLOCK}/{os.major(device)}:{os.minor(device)}")
     if os.path.exists(f"{folder}/partition"):
         return [_numbered(os.path.dirname(folder))]

@@ -1,5 +1,7 @@
 """The space that a file takes on its disk, and the space that deleting it would free.
 
+What deleting a file frees, if it has no other hard link:
+
 ===========  ========================================================================================
 ext, XFS     its blocks, less those that FIEMAP reports as shared
 btrfs        its tree's extents, each once and in full, less the shared ones; see :mod:`batchdiff.linux.btrfs`
@@ -95,8 +97,9 @@ def disk_use(fd: int, path: str, *, kept: Blocks = NO_BLOCKS, known: ExtentTable
     """Return the bytes that an open file takes, and those that deleting it would free.
 
     Blocks that another file shares (reflink) are not freed; if the file has another hard link, nothing is freed.
-    ``kept``: the template's blocks, which always stay. Any other file that shares blocks may be deleted later,
-    so the result is then a lower bound. ``known``: the file's extents as found earlier, at least all shared ones.
+    ``kept``: the template's blocks, which always stay. If any other block is shared, the result is a lower bound,
+    because the files that share it may be deleted later. ``known``: the file's extents as found earlier, at least
+    all shared ones.
 
     :raises ImageError: the filesystem reports an error.
     """
@@ -121,7 +124,7 @@ def disk_use(fd: int, path: str, *, kept: Blocks = NO_BLOCKS, known: ExtentTable
 def list_bytes(fd: int, path: str) -> int:
     """Return the maximum number of bytes that the list of an open file's extents may take in the file's blocks.
 
-    ext4 and XFS list at least 100 extents in a block; other filesystems do not count such blocks as the file's.
+    ext4 and XFS list at least 100 extents in a block; btrfs and tmpfs do not count such blocks as the file's.
 
     :raises ImageError: the filesystem reports an error.
     """
@@ -164,7 +167,7 @@ def _on_btrfs(fd: int, path: str, shared: ExtentTable, kept: Blocks) -> DiskUse:
 
 
 def _without_tree(fd: int, path: str, shared: ExtentTable) -> DiskUse:
-    """Return the disk use that FIEMAP and st_blocks show for a file on btrfs whose tree may not be searched."""
+    """Return the disk use by FIEMAP and st_blocks of a file on btrfs, whose tree this process cannot search."""
     allocated = os.fstat(fd).st_blocks * 512
     free = max(allocated - int(shared.length.sum()), 0)
     packed = any(True for _ in physical_extents(fd, path, having=ExtentFlag.ENCODED) or ())

@@ -28,7 +28,7 @@ from batchdiff.linux.inode_locks import GET_FLAGS
 from batchdiff.linux.mounts import Mount, filesystem_of, mount_under
 
 _USUAL_BLOCK = 4096
-"""The block size assumed if statvfs reports something else: NFS reports its request size, FUSE any value."""
+"""The block size assumed where statvfs may report something else: NFS reports its request size, FUSE any value."""
 
 _LARGEST_UNIT = 1 << 30
 """Twice the size of the largest cluster that mke2fs makes (512 MiB)."""
@@ -119,7 +119,7 @@ def _of_upper_layer(fd: int, folder: str, guest: int, block: int) -> Volume:
         why = "the filesystem below overlayfs, on which the overlay will be written, cannot be seen from here"
         return Volume(OVERLAYFS, block, Exactness.UNKNOWN, why)
     while not os.path.isdir(upper):
-        upper = os.path.dirname(upper)  # the first write creates folders that are only in a lower layer
+        upper = os.path.dirname(upper)  # the first write creates the folders that are missing in the upper layer
     return volume_of(upper, guest)
 
 
@@ -132,7 +132,7 @@ def _cluster(folder: str, guest: int, block: int) -> int:
     common, device = 0, os.stat(folder).st_dev
     for info in itertools.chain([os.fstat(guest)], map(os.stat, _upwards(folder)), _files_in(folder)):
         taken = info.st_blocks * 512
-        if info.st_dev == device and taken >= block:  # a file of less than a block is stored in its inode
+        if info.st_dev == device and taken >= block:  # if it takes less, it is stored in its inode
             common = math.gcd(common, taken)
         if common & -common == block:
             return block
@@ -173,7 +173,7 @@ def _is_realtime(fd: int) -> bool:
 
 
 def _flags(fd: int) -> int:
-    """Return the inode flags of a file, which apply copies to its overlay (ioctl_iflags(2))."""
+    """Return the inode flags of a file, which `batchdiff apply` copies to its overlay (ioctl_iflags(2))."""
     try:
         return int(struct.unpack("=I", fcntl.ioctl(fd, GET_FLAGS, bytes(4)))[0])
     except OSError:

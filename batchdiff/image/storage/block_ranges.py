@@ -1,4 +1,4 @@
-"""Sets of block ranges on a disk, and a test of whether one lies within another."""
+"""Sets of block ranges on a disk: whether one set lies within another, and where ranges overlap."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def is_writable(layer: Layer) -> bool:
 
 
 def protecting(template: Image) -> CopyUp:
-    """Return the disk space that removing the write bits of all files of a template's chain takes."""
+    """Return the disk space that it takes to remove the write bits of all files of a template's chain."""
     found = [copy_up(layer.fd, layer.path) for layer in template.layers if is_writable(layer)]
     return CopyUp(
         sum(each.size for each in found),

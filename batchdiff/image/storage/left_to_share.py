@@ -14,7 +14,8 @@ from batchdiff.image.storage.sharing_gain import SharingGain, raw_sharing_gain, 
 def shareable_left(template: Image, guest: Image, equal: BlockRuns) -> Iterator[ShareableRange]:
     """Yield the ranges of a guest's equal bytes that it could share with the open template, but does not yet.
 
-    ``equal``: sorted and disjoint, in units of 4 KiB except for the end of the disk.
+    ``equal``: the bytes that equal the template's, sorted and disjoint, in units of 4 KiB except for the end of
+    the disk.
 
     :raises ImageError: a table or the filesystem cannot be read.
     """

@@ -50,9 +50,9 @@ def upper_place(fd: int, path: str) -> str | None:
 
 
 def copy_up(fd: int, path: str) -> CopyUp:
-    """Return the space that changing an open file's mode takes: a file in a lower layer is copied, data included.
+    """Return the space that changing an open file's mode takes: overlayfs copies a file that is in a lower layer.
 
-    On other filesystems that takes no space.
+    A copy without the data (``metacopy``) counts as 0, as does a file on any other filesystem.
     """
     if filesystem_of(fd) != OVERLAYFS:
         return NOTHING
@@ -69,7 +69,7 @@ def copy_up(fd: int, path: str) -> CopyUp:
 
 
 def _filesystem_at(path: str) -> str:
-    """Return the filesystem of a folder, or of the nearest existing folder above it."""
+    """Return the filesystem of a path, which need not exist: that of the nearest folder at or above it."""
     while not os.path.isdir(path):
         path = os.path.dirname(path)
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -80,7 +80,7 @@ def _filesystem_at(path: str) -> str:
 
 
 def _copies_attributes_only(fd: int) -> bool:
-    """Return whether changing a mode copies no data, by the mount option ``metacopy`` or the kernel's default."""
+    """Return whether changing a mode copies no data (mount option ``metacopy``, or else the kernel's default)."""
     mount = mount_under(fd)
     chosen = None if mount is None else mount.option("metacopy")
     if chosen is not None:
@@ -95,8 +95,8 @@ def _copies_attributes_only(fd: int) -> bool:
 def _are_one(upper: str, point: str) -> bool:
     """Return whether ``upper`` is probably the upper layer of the overlayfs mounted at ``point``.
 
-    In another mount namespace its path may name another folder. statvfs on an overlayfs reports the numbers of the
-    filesystem of its upper layer.
+    The path is from the mount namespace in which overlayfs was mounted; here it may name another folder. But
+    statvfs on an overlayfs reports the numbers of the filesystem of its upper layer.
     """
     try:
         ours, theirs = os.statvfs(upper), os.statvfs(point)

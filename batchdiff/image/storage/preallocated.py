@@ -37,7 +37,8 @@ _LEAST_SHARE = 0.1
 """The least share of the disk that counts: a VM that makes a filesystem zeroes less than 2% of the disk."""
 
 _WHOLE = 0.99
-"""The share of a file's length that must be allocated on filesystems that leave unwritten blocks in holes."""
+"""The share of the length of the file (or of the disk, if that is longer) that must be allocated on filesystems
+that leave unwritten blocks in holes."""
 
 _ONLY_RESERVED = {"ext4", "btrfs"}
 """The filesystems on which only programs make unwritten blocks within a file's length."""

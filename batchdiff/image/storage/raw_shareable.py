@@ -5,7 +5,7 @@
     equal                        |........| |...........|         from a scan
     data of the template's file  |.............| |......|         extents that were written
     in the same blocks already        |..|
-    data of the guest's file     |.................|  |.|         only if anything is left by now
+    data of the guest's file     |.................|  |.|         listed only if anything is left
     shareable                    |....|  || |..| |.|  |.|
 
 For raw images the guest's offsets are the file's. A fleet has millions of such ranges, of which a plan needs only
@@ -57,7 +57,7 @@ class TemplateBlocks:
 class RawShareable(NamedTuple):
     """Starts and ends of a raw guest's bytes that can be shared with the template; sorted and disjoint.
 
-    ``shared``: the extents of its file that other files share.
+    ``shared``: the extents of the guest's file that other files share.
     """
 
     starts: Offsets
@@ -68,7 +68,7 @@ class RawShareable(NamedTuple):
 def raw_shareable(
     template: TemplateBlocks, guest: Image, equal: BlockRuns, known: ExtentTable | None = None
 ) -> RawShareable | None:
-    """Return which of two raw images' equal bytes can be shared; None if that must be found range by range.
+    """Return which of two raw images' equal bytes can still be shared; None if that must be found range by range.
 
     ``equal``: sorted and disjoint, in units of 4 KiB except for the end of the disk. ``known``: the guest's
     extents that are shared or unwritten, if found earlier

@@ -89,7 +89,7 @@ def shareable_stretches(
 
 
 def _by_stretch(equal: Iterable[tuple[int, int]]) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-    """Yield the start of each stretch with equal bytes, and the runs of these, cut at its edges."""
+    """Yield each stretch that has equal bytes: its start, and the runs of equal bytes, cut at its edges."""
     current, runs = 0, list[tuple[int, int]]()
     for first, last in equal:
         for edge in range(first - first % _LOOKED_UP, last, _LOOKED_UP):
@@ -139,7 +139,7 @@ class _Finder:
         )
 
     def _sort(self, pair: tuple[Segment, Segment], pieces: list[_Piece]) -> int:
-        """Add a pair of segments of the same bytes to the pieces; return the number of bytes that are unfit."""
+        """Add a pair of segments to the pieces if they can share blocks; return the number of unfit bytes."""
         one, other = pair
         if other.layer not in self._own or Origin.ZERO in {one.origin, other.origin}:
             return 0
@@ -150,7 +150,7 @@ class _Finder:
         return 0
 
     def _common(self, pieces: list[_Piece]) -> list[tuple[int, int]]:
-        """Return the guest bytes of some pieces that are in the same blocks of both images already.
+        """Return which guest bytes of some pieces are in the same blocks in both images already.
 
         The bytes are known to be equal, so compressed blocks count as well: sharing them again frees nothing.
         """
@@ -164,7 +164,7 @@ class _Finder:
     def _in_blocks(self, piece: _Piece) -> ShareableRange | None:
         """Cut a piece to the blocks that it fills in both files.
 
-        None if there are none, or if the piece has different offsets within a block of the two files.
+        Return None if there are none, or if the piece begins at different offsets within a block in the two files.
         """
         block = self._blocks[piece.guest_layer]
         one, other = piece.template_address, piece.guest_address

@@ -134,7 +134,7 @@ def _fit(table: ExtentTable) -> ExtentTable:
 
 
 def shared_extents(image: Image, segments: list[Segment], *, packed: bool = False) -> list[SharedExtent]:
-    """Return the places of an image's FILE segments on disk, as far as their blocks are reported as shared.
+    """Return the places of FILE segments of an image on disk, sorted, as far as their blocks are marked as shared.
 
     ``packed``: include blocks that btrfs has compressed. Their places prove nothing about their bytes, because
     btrfs reports the same place for every part of such an extent.

@@ -128,7 +128,7 @@ def _file(layer: Layer, shared: ExtentTable | None = None) -> _File:
 
 @dataclass(slots=True)
 class _ByBlocks:
-    """A file on a filesystem that frees block by block."""
+    """A file on a filesystem that frees block by block; on btrfs without its tree, the gain is an upper bound."""
 
     layer: Layer
     shared: ExtentTable
@@ -156,7 +156,7 @@ class _ByBlocks:
         return SharingGain(freed, self.exactness, self.note) if freed else SharingGain(0)
 
     def _lists(self) -> int:
-        """Return the bytes by which XFS's list of the file's extents grows."""
+        """Return the bytes by which XFS's list of the file's extents grows; 0 on other filesystems."""
         if filesystem_of(self.layer.fd) != "xfs":
             return 0
         block = os.fstatvfs(self.layer.fd).f_bsize

@@ -26,8 +26,8 @@ class TemplateRisk(enum.Enum):
 def template_risk(under_template: Underlying, guest: Identity | None, retire: Retire) -> TemplateRisk:
     """Return the risk of retiring a guest in this way.
 
-    ``under_template``: the files that store the template's chain. ``guest``: the identity of the guest's file, or
-    None if there is none.
+    ``under_template``: what stores the template's chain. ``guest``: the identity of the guest's file, or None if
+    there is none.
     """
     if guest in under_template.files:
         return TemplateRisk.STORED_IN_GUEST
