@@ -29,7 +29,10 @@ KEY = "exclude"
 
 
 class Excluded(NamedTuple):
-    """Names that globs leave out: existing paths, and patterns for names that do not exist."""
+    """Names that globs leave out.
+
+    ``paths``: those that exist. ``likes``: folders, each with a test for names that do not exist there.
+    """
 
     paths: frozenset[str]
     likes: tuple[tuple[str, Callable[[str], bool]], ...]
@@ -49,7 +52,7 @@ def find_excluded(
 ) -> Excluded:
     """Return the names that a manifest's ``exclude`` list excludes; an entry with a problem excludes none.
 
-    A pattern that excludes no existing image gets a warning.
+    A pattern gets a warning if it matches nothing, or only folders and images that are listed by path.
     """
     written = data.get(KEY)
     patterns = written if isinstance(written, list) else []
@@ -76,7 +79,7 @@ def _listed(guests: Sequence[WrittenGuest], folder: str) -> frozenset[str]:
 
 
 def _why_unused(pattern: str, found: Sequence[str], listed: frozenset[str], folder: str) -> str:
-    """Return why a pattern excludes no existing image (it often has a typo); empty if it does exclude one."""
+    """Return why a pattern excludes no existing image, often because of a typo; empty if it may exclude one."""
     # A converted guest may be gone and still be listed, so fall back to the pattern itself.
     named = [resolve_folder(folder, path) for path in found or [pattern]]
     images = [name for name in named if not os.path.isdir(name)]

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def read_manifest(path: str, *, allow_existing_overlays: bool = False, left: Collection[str] = ()) -> Manifest:
     """Return the manifest in a file after all checks.
 
-    ``path`` may be ``-`` for stdin. ``allow_existing_overlays`` is for reading a manifest again after its
-    overlays have been written. ``left``: overlays that a restore left behind and that are no longer needed.
+    ``path`` may be ``-`` for stdin. ``allow_existing_overlays``: do not report overlays and data files that exist
+    already. ``left``: overlays that a restore left behind and that are no longer needed.
 
     :raises ManifestError: the file cannot be read as a manifest, or the manifest has problems: then ``what`` lists
         all of them, one per line, as ``FILE:LINE: YAML.PATH: message``.

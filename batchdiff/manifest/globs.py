@@ -25,8 +25,8 @@ MAX_MATCHES = 100_000
 def is_own_file(path: str) -> bool:
     """Return True if a file, or the target of a link, has a name that only batchdiff gives.
 
-    Such files are originals in quarantine or being deleted, overlays set aside or being written, sidecars, and
-    crash reports. A glob never takes them for guests.
+    Such files are originals in quarantine, overlays set aside, files that are being written or deleted, sidecars,
+    and crash reports. A glob never takes them for guests.
     """
     return path.endswith(own_files.ALL) or os.path.realpath(path).endswith(own_files.ALL)
 
@@ -47,12 +47,12 @@ def glob_matches(pattern: str, where: YamlPath, folder: str, problems: Problems)
 
 
 def searched(pattern: str, folder: str) -> str:
-    """Return where a glob looks for files, as words that follow it; empty if the glob itself says so."""
+    """Return where a glob looks for files, as words to put after it; empty if it is absolute."""
     return "" if os.path.isabs(pattern) else f" in {show(folder)}"
 
 
 def would_match(pattern: str, folder: str) -> Iterator[tuple[str, Callable[[str], bool]]]:
-    """Yield the path, without links, of each folder in which a glob matches files, and a test for matching names.
+    """Yield the path, without links, of each folder in which a glob could match files, and a test for their names.
 
     The test is meant for the names of files that do not exist.
     """

@@ -31,7 +31,7 @@ AnyGuest: TypeAlias = FoundGuest | GoneGuest
 
 
 class _Taken(NamedTuple):
-    """Names and files that have another role, so that no glob may match them; batchdiff's own files count too."""
+    """Names and files that globs leave out, because they have another role; ``has`` adds batchdiff's own."""
 
     paths: frozenset[str]
     files: frozenset[Identity]
@@ -74,7 +74,7 @@ class GuestFinder:
         }
         images = {where: [path for path in paths if self._is_image(path)] for where, paths in matches.items()}
         matched = {where: len(paths) for where, paths in images.items()}
-        # Drop excluded images first, because the default overlay of one of them could have a guest's path.
+        # Drop excluded images first: their default overlays must not hide guests that have the same paths.
         for where, paths in images.items():
             images[where] = [path for path in paths if not excluded.has(self._resolved(path))]
         taken = self._taken(written, [each for some in found.values() for each in some], images)
@@ -175,7 +175,7 @@ class GuestFinder:
         return [each for each in gone.values() if each.named not in taken.paths]
 
     def _is_overlay(self, guest: WrittenGuest, named: str) -> bool:
-        """Return True if a glob's match is another guest's overlay; never with ``rethin``. ``named``: its path."""
+        """Return True if a glob's match, at ``named``, is another guest's overlay; never with ``rethin``."""
         if guest.rethin:
             return False
         origins = self._converted.origins_of(named)

@@ -58,7 +58,7 @@ class FoundGuest(NamedTuple):
 
 
 def find_image(written: WrittenImage, folder: str, problems: Problems) -> FoundImage | None:
-    """Return the image of an entry; report problems and return None if it or its chain is not as declared."""
+    """Return the image of an entry; report problems and return None if it or its declared chain cannot be used."""
     sources, places = [], []
     # Look at the whole chain before giving up, to report all its problems.
     for image in [written, *written.backing]:
@@ -86,7 +86,7 @@ def find_image(written: WrittenImage, folder: str, problems: Problems) -> FoundI
 
 
 def check_depth(template: FoundImage | None, pending: Sequence[object], problems: Problems) -> None:
-    """Report a template whose chain has no room for an overlay. ``pending``: the guests that are to get one."""
+    """Report a template whose chain has no room for an overlay. ``pending``: the guests that will get one."""
     depth = 0 if template is None else 1 + len(template.chain) + 1
     if pending and depth > MAX_CHAIN:
         problems.add(

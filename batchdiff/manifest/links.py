@@ -69,13 +69,13 @@ def _check_overlay(guest: FoundGuest, overlay: str, template: FoundImage, proble
 
 
 def _check_chain(image: FoundImage, opened: str, problems: Problems) -> None:
-    """Follow a declared chain by the names that QEMU uses, starting with ``opened``; report a wrong one."""
+    """Follow a declared chain by the names that QEMU uses, from ``opened`` on; report the first that is wrong."""
     user = "the VM's definition"
     sources = (image.source, *image.source.backing)
     for source, (above, below) in zip(sources, pairwise((image.place, *image.chain)), strict=False):
         name = _backing_name(source)
         if name is None or not is_one_image(below.path, _resolved(name, above.path)):
-            return  # the chain is not as declared, which `batchdiff plan` reports
+            return  # no usable name, or not that of the declared image: `batchdiff plan` checks both
         found = _resolved(name, opened)
         if not is_one_image(below.path, found):
             link, file = show(opened), show_whole(above.path)
@@ -95,7 +95,7 @@ def _resolved(name: str, opened: str) -> str:
 
 
 def _backing_name(source: ImageSource) -> str | None:
-    """Return the backing file name in an image's header; None if it has none, is unreadable, or names no path."""
+    """Return the backing file name in an image's header; None if that is missing, unreadable or not a path."""
     # Imported only for declared chains, because this loads numpy. If Ctrl-C interrupts that, numpy reports a
     # broken installation.
     with held_signals():

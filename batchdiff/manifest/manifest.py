@@ -43,7 +43,7 @@ class GuestEntry:
 
     @property
     def alias(self) -> str:
-        """The symbolic link by which the manifest names the image; empty if it names the image itself."""
+        """The symbolic link by which the manifest names the image; empty without one, or if the image is gone."""
         return "" if self.named == self.image.path else self.named
 
     @property
@@ -67,9 +67,9 @@ class Manifest:
     """A valid manifest, with every path absolute and every glob expanded.
 
     ``sha256`` is the hex digest of the manifest file's bytes; ``minimum_savings`` is a share from 0 to 1 of
-    a guest's allocation, or minus infinity if guests may even take more space. ``left_out`` has the guests that
-    the operator did not choose: nothing is planned for them, but other guests may be in their chains.
-    ``warnings``: oddities, each as ``LINE: YAML.PATH: message``.
+    a guest's allocation, or minus infinity to convert even guests whose overlays take more space. ``left_out`` has
+    the guests that the operator did not choose: nothing is planned for them, but other guests may be in their
+    chains. ``warnings``: oddities, each as ``LINE: YAML.PATH: message``.
     """
 
     path: str

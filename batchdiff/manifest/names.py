@@ -156,7 +156,7 @@ class Naming:
         """Return the name of each guest; report names that two guests share, and strings that cannot be names."""
         stems = [guest.written.name or _stem(guest) for guest in guests]
         count = Counter(stems)
-        # A guest without a name of its own is named after its file, or by path if several files share that name.
+        # A guest without a name of its own is named after its file, or by path if another guest has that name.
         names = [
             self._relative(guest) if guest.written.name is None and count[stem] > 1 else stem
             for guest, stem in zip(guests, stems, strict=True)
@@ -205,7 +205,10 @@ class Naming:
             self._problems.add(where, f"{what}; {by_path}write {error.write}")
 
     def _is_in_linked_folder(self, guest: FoundGuest) -> bool:
-        """Return True, and report it, if a VM's folder is a link: backing file names would start at its target."""
+        """Return True, and report it, if a VM's folder is a link.
+
+        Relative backing file names would be resolved from the folder that it points to.
+        """
         folder = os.path.dirname(guest.written.overlay_path or "")
         real = os.path.realpath(folder) if folder else folder
         if guest.written.layout is None or real == folder or not os.path.islink(folder):
@@ -220,7 +223,7 @@ class Naming:
         return True
 
     def _own_path(self, guest: FoundGuest) -> str | None:
-        """Return the path of the guest's file behind all links; None, with a problem, if no overlay can get it."""
+        """Return the path of a guest's file without links; None, with a problem, if no overlay can replace it."""
         if guest.place.identity[0] == "device":
             why = f"{guest} is a block device, which no file can replace; {_set_path(guest)}"
             self._problems.add(guest.written.overlay_where, why)

@@ -19,7 +19,7 @@ from batchdiff.linux.permissions import Deed
 from batchdiff.manifest.text.problems import Problems, YamlPath
 from batchdiff.quoting import show, show_whole, yaml_text
 
-# Comparing a name with thousands takes tens of milliseconds, and a mistyped folder makes every image fail.
+# Comparing a name with thousands takes tens of milliseconds, and every image is missing if the folder is wrong.
 _MOST_SUGGESTIONS = 20
 _MOST_NAMES = 2000
 
@@ -139,7 +139,7 @@ def _unfit(written: str) -> str:
 
 
 def missing_format(folder: str, written: object, *, file: str = "the file") -> str:
-    """Return the message for an image without a format, with the format that its first bytes suggest.
+    """Return the message for an image without a format, with the format that its content suggests.
 
     ``file``: how the message refers to the image, because a manifest does not name the matches of a glob.
     """
@@ -184,11 +184,12 @@ def _no_such_file(full: str, written: str, *, suggest: bool) -> str:
 
 
 def _near(name: str, names: list[str]) -> str:
-    """Return a suggestion; only stems are compared, because a common suffix makes any two names look similar."""
+    """Return a suggestion: a name that differs only in case, or one with the same suffix and a similar stem."""
     alike = next((each for each in names if each.casefold() == name.casefold()), None)
     if alike is not None:
         return f"; did you mean {show_whole(alike)}?"
     stem, suffix = os.path.splitext(name)
+    # Only stems are compared, because a common suffix makes any two names look similar.
     stems = {os.path.splitext(each)[0]: each for each in names if each.endswith(suffix)}
     from difflib import get_close_matches  # noqa: PLC0415  # only if something is wrong
 

@@ -52,7 +52,7 @@ VERSION = 1
 
 
 def version_problem(data: dict[str, PlainData]) -> tuple[YamlPath, str] | None:
-    """Return the problem with a manifest's version, and its place; None if the version is right."""
+    """Return the place and description of a problem with a manifest's version; None if the version is right."""
     if "version" not in data:
         return (), "version is missing; begin the manifest with `version: 1`"
     found = data["version"]
@@ -62,7 +62,7 @@ def version_problem(data: dict[str, PlainData]) -> tuple[YamlPath, str] | None:
 
 
 def is_readable(data: dict[str, PlainData]) -> bool:
-    """Return True if a manifest without a version number has at least one key that version 1 requires.
+    """Return True if a manifest has no version number, but at least one other key that version 1 requires.
 
     A manifest of another version cannot be checked further, and a file without these keys is not a manifest.
     """

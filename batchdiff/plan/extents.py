@@ -35,7 +35,7 @@ def _text(table: npt.NDArray[np.int64]) -> Runs:
 def extents_of(diff: Diff) -> Extents:
     """Return the extents of a guest's overlay, in its granules.
 
-    :raises ValueError: the runs are not sorted, disjoint and merged.
+    :raises ValueError: a run is empty, or the runs are not sorted, disjoint and merged.
     """
     data, zero = _table(diff.data, "extents.data"), _table(diff.zero, "extents.zero")
     found = from_pairs(data, zero)
@@ -65,9 +65,9 @@ def check_extents(guest: GuestPlan) -> None:
 
 
 def ranges_to_share(guest: GuestToShare) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the parts of a guest's disk to share with the template: offsets of their first bytes, and their ends.
+    """Return the starts and ends, in bytes, of the parts of a guest's disk to share with the template.
 
-    :raises ValueError: the runs are not sorted and disjoint.
+    :raises ValueError: a run is empty, or the runs are not sorted and disjoint.
     """
     table, size = _table(guest.sharing.runs, "sharing.runs") * guest.sharing.unit, guest.image.virtual_size
     return table[:, 0], np.minimum(table[:, 0] + table[:, 1], size)

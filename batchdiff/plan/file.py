@@ -108,7 +108,7 @@ def read_plan(path: str) -> Plan:
 
 
 def read_for_report(path: str) -> Plan:
-    """Read a plan only to report on it: like ``read_plan``, but without checking the runs of its extents.
+    """Read a plan only to report on it: like ``read_plan``, but without checking its runs.
 
     :raises PlanError: as for ``read_plan``.
     """
@@ -158,10 +158,10 @@ def _parsed(path: str) -> dict[str, Any]:
 
 
 def read_regular(path: str, largest: int) -> bytes:
-    """Return the content of a regular file; a FIFO or a device is never read, because it may never end.
+    """Return the content of a regular file; a FIFO or a device is not read, because it might never end.
 
-    :raises OSError: it cannot be read.
-    :raises ValueError: it is not a regular file, or has more than ``largest`` bytes.
+    :raises OSError: it cannot be read, or is a folder.
+    :raises ValueError: it is another kind of file, or has more than ``largest`` bytes.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     with open(fd, "rb") as file:

@@ -4,8 +4,9 @@
 
     {"guests": [{"extents": {"data": RUNS, "zero": RUNS, ...}, ...}, ...], ...}
 
-Python's json module reads and writes everything except the runs and the values around them. A document equals
-the result of ``json.loads`` except for valid runs; malformed runs become lists in both.
+Python's json module reads and writes everything except the runs and the objects and lists around them. A document
+equals the result of ``json.loads`` except that valid runs are :class:`Runs`; whatever else is in their place is as
+``json.loads`` reads it.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ def why_not_json(error: ValueError | RecursionError) -> str:
 def parse_json(text: str) -> object:
     """Return the document in a JSON text.
 
-    :raises ValueError: it is not JSON, has a name twice in an object, or has NaN or infinity as a number.
+    :raises ValueError: it is not JSON, has a name twice in an object, or has NaN, infinity, or a number with too
+        many digits.
     :raises RecursionError: it is nested too deeply.
     """
     document, end = _DOCUMENT(text, _after_space(text, 0))
@@ -102,7 +104,7 @@ def _after(text: str, at: int, sign: str) -> int:
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse two members with one name, because readers do not agree on which of them counts."""
+    """Return an object; refuse two members with one name, because readers do not agree on which of them counts."""
     found = dict(pairs)
     if len(found) != len(pairs):
         twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)

@@ -37,9 +37,9 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 class ManifestFile(NamedTuple):
-    """A manifest as it was read: its absolute path, its name as given, its content.
+    """A manifest as it was read: its absolute path, its name for messages, its content.
 
-    For a pipe, the path is ``<stdin>`` or ``<pipe>`` in the current folder.
+    For stdin or a pipe, the path is ``<stdin>`` or ``<pipe>`` in the current folder.
     """
 
     path: str
@@ -92,7 +92,7 @@ def _content(path: str) -> bytes:
     """Return the content of a file or pipe, cut off one byte after the limit.
 
     :raises OSError: it cannot be read.
-    :raises ValueError: it is a folder or a device.
+    :raises ValueError: it is a folder or a device other than a terminal on stdin.
     """
     # Check before opening, because opening alone can move a tape.
     mode = os.fstat(0).st_mode if path == STDIN else os.stat(path).st_mode
@@ -109,7 +109,7 @@ def _content(path: str) -> bytes:
 def _require_manifest(path: str, shown: str, content: bytes) -> None:
     """Refuse a file whose first bytes or length show that it is not a manifest.
 
-    :raises ManifestError: it is something else, which the message names.
+    :raises ManifestError: it is something else, or too large.
     """
     head = content[:_HEAD]
     document = own_document(head)

@@ -19,7 +19,7 @@ class Problem(NamedTuple):
 
 
 class Problems:
-    """The problems found so far, and the line of every value of the document."""
+    """The problems and warnings so far, and the line of every value of the document."""
 
     def __init__(self) -> None:
         self._found: dict[Problem, None] = {}

@@ -46,9 +46,9 @@ class WrittenGuest(NamedTuple):
     ``overlay_where`` is the place in the manifest that decides the overlay's path: ``overlay.path`` in the entry
     or in the defaults, otherwise the image's path. ``rethin``: an overlay of the template may be replaced by a
     thinner one; ``rethin_where``: the place that decides that. ``layout``: the disk of Proxmox VE that the overlay
-    will be; None if the manifest does not ask for that layout. ``data_file_where``: the place of the data file,
-    whose path in ``options`` is as written, or empty for the default path. ``strategy``: the guest's own, or the
-    manifest's.
+    will be; None if the manifest does not ask for that layout. ``data_file_where``: the place of the data file;
+    its path in ``options`` is as written, and empty for the default path. ``secret_where``: the place of the
+    overlay's secret file. ``strategy``: the guest's own, or the manifest's.
     """
 
     image: WrittenImage
