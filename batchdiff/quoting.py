@@ -20,7 +20,7 @@ def show(text: str) -> str:
 
 
 def show_whole(text: str) -> str:
-    """Return the same for text that the reader is to use, such as a path: however long it is, it is not cut."""
+    """Return text as :func:`show` does, but never cut: for text that the reader needs whole, such as a path."""
     return f'"{_printable(text)}"'
 
 

@@ -49,7 +49,7 @@ class BackgroundProgram:
 
         ``reads``: the files that it may read besides installed ones; it may write none. ``passed``: descriptors,
         none below :data:`LOWEST_DESCRIPTOR`, that it inherits. ``package``: the Debian package to install if the
-        program is missing. The first 64 KiB of its output are kept.
+        program is missing.
 
         Source: systemd, ``sd_listen_fds(3)``.
 
@@ -83,7 +83,10 @@ class BackgroundProgram:
             self._opened = opened.pop_all()
 
     def described(self, *, ended: bool) -> str:
-        """Return the command, quoted for a shell, with its output, and with its exit code if it has ``ended``."""
+        """Return the command, quoted for a shell, and the first 64 KiB of its output, as a clause.
+
+        ``ended``: whether to add the exit code or the signal, if the program has indeed ended.
+        """
         output = os.pread(self._output, programs.KEPT, 0).decode("utf-8", "replace")
         code = self._process.poll() if ended else None
         if code is None:
@@ -104,7 +107,7 @@ class BackgroundProgram:
 
 @contextlib.contextmanager
 def _watcher() -> Iterator[subprocess.Popen[bytes]]:
-    """Yield a process that leads a group, which is killed at the end of the block, or of this process.
+    """Yield the leader of a process group; the group is killed when the block or this process ends.
 
     Ctrl-C does not reach that group. The group is in our session: otherwise the program could not join it.
     """

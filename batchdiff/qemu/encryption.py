@@ -19,7 +19,7 @@ from batchdiff.qemu.secrets import secrets_of
 from batchdiff.units import MIB
 
 _SECONDS_FOR_A_HEADER = 600
-"""Seconds added to the usual time limit: a manifest can demand that creating a key slot takes ten minutes."""
+"""Seconds added to the usual time limit: a manifest can demand that each guess at the secret takes 30 seconds."""
 
 
 def new_luks_header(
@@ -74,7 +74,8 @@ def encrypt(  # noqa: PLR0913  # options by keyword
 
     ``guest_fd``: the descriptor of the guest's own file. ``selection``: that of a qcow2 file in memory, for
     which the guest's disk serves as the external data file. ``target``: that of an encrypted qcow2 file that has a
-    place for each of these clusters. ``virtual_size``: bytes of the disk.
+    place for each of these clusters; ``secret_file``: the file with its secret. ``virtual_size``: bytes of the
+    disk.
 
     :raises ImageError: a secret cannot be read, or is wrong.
     :raises InUseError: a VM is using the guest.

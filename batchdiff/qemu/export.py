@@ -41,7 +41,10 @@ _WAIT = 120.0
 """The longest wait in seconds for an answer, for example to one read of at most 256 KiB from a busy disk."""
 
 _WAIT_FOR_KEYS = 600.0
-"""The longest wait if a key slot must be opened first; for the most rounds, an idle CPU takes a few minutes."""
+"""The longest wait in seconds if QEMU must open a key slot first.
+
+For the most rounds that an image may need, an idle CPU takes a few minutes.
+"""
 
 _GOODBYE = 5.0
 """Seconds to wait for the last words of a server that has closed the connection."""
@@ -50,7 +53,7 @@ _QUEUE = 128
 """Connections that may wait until the server accepts them: each worker has one."""
 
 _OF_THE_FOLDER = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.EOPNOTSUPP})
-"""The errors of a folder that another folder may not have: it is missing or not writable, or takes no sockets."""
+"""The errors that may not occur in another folder: this one is missing or not writable, or takes no sockets."""
 
 
 class BlockDevice(NamedTuple):
@@ -81,7 +84,7 @@ class Export:
 
         :raises ImageError: QEMU refuses the image, or does not open it in time.
         :raises OSError: no further file can be opened.
-        :raises ProgramError: qemu-nbd is missing, or could not be started.
+        :raises ProgramError: qemu-nbd is missing or could not be started, or no socket could be created for it.
         """
         self._path, self._owner, self._secret_file = path, os.getpid(), device.secret_file
         with ExitStack() as opened:
@@ -171,7 +174,7 @@ def _unbound(error: OSError) -> ProgramError:
 
 def _bound(listener: socket.socket) -> int:
     """Give a socket a path for a moment, and return a descriptor of that place."""
-    # The folder is private: no one else could connect meanwhile. Through /proc the path is never too long.
+    # The folder is private: no one else can connect meanwhile. Through /proc the path is never too long.
     with tempfile.TemporaryDirectory(prefix="batchdiff-") as folder:
         fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

@@ -25,8 +25,8 @@ _NOWHERE = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
 class ImageMap(NamedTuple):
     """Runs of the disk that are data, ascending: start, end, offset in the file, and the file's number.
 
-    ``size``: bytes of the disk. ``absent``: the start and end of each run in which a backing file shows through.
-    All other bytes are zeros.
+    ``size``: bytes of the disk. ``absent``: the starts and the ends of the runs in which a backing file shows
+    through. All other bytes are zeros.
     """
 
     size: int

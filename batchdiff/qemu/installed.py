@@ -21,7 +21,7 @@ _SECONDS_TO_ANSWER = 60
 
 
 def installed_version() -> str:
-    """Return the version of qemu-img, such as 7.2.22; if its output has another form, the whole output.
+    """Return the version of qemu-img, such as 7.2.22; if its output has an unknown form, the whole output.
 
     :raises ProgramError: it could not be run, or failed.
     """
@@ -32,7 +32,7 @@ def installed_version() -> str:
 
 
 def known_formats() -> list[str]:
-    """Return the formats that qemu-img knows, sorted; some of them it can only read.
+    """Return the formats that qemu-img lists, sorted; some of them it can only read. Empty if it lists none.
 
     :raises ProgramError: it could not be run, or failed.
     """
@@ -41,7 +41,7 @@ def known_formats() -> list[str]:
 
 
 def create_options(kind: str) -> list[str]:
-    """Return the names of the options with which qemu-img creates an image of a format, sorted.
+    """Return the names of the options that qemu-img has for creating an image of a format, sorted.
 
     :raises ProgramError: it could not be run, failed, or cannot create images of that format.
     """

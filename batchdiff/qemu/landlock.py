@@ -7,7 +7,7 @@
                                                     `-- the program, confined for good
 
 Landlock needs no privileges. A Landlock domain applies to a thread and to the processes that it starts, so no code
-runs between fork and exec. The program can use the files that it is given, run installed programs, and use
+needs to run between fork and exec. The program can use the files that it is given, run installed programs, and use
 /dev/null (without /dev/null, QEMU gives up locking).
 
 Source: Linux ``Documentation/userspace-api/landlock.rst`` and ``include/uapi/linux/landlock.h``.
@@ -52,7 +52,8 @@ def start_confined(
     The program can read installed files and ``reads``, and read and write the existing files ``writes``. If the
     kernel has no Landlock (before 5.13, or disabled), the program runs unconfined.
 
-    :raises OSError: one of these files cannot be opened, no thread can be started, or ``start`` raises it.
+    :raises OSError: one of these files cannot be opened, no thread can be started and confined, or ``start``
+        raises it.
     """
     results: list[Process] = []
     errors: list[BaseException] = []
@@ -106,7 +107,7 @@ def _confine(program: str, reads: Iterable[str], writes: Iterable[str]) -> None:
 
 
 def _folders_of(program: str) -> list[str]:
-    """Return the folder of a program, wherever it is installed, and the folders of its libraries."""
+    """Return the folder of a program, wherever it is, and those where its libraries and other files may be."""
     own = os.path.dirname(os.path.realpath(shutil.which(program) or program))
     libraries = [os.path.join(os.path.dirname(own), name) for name in ("lib", "lib64", "libexec", "share")]
     return [own, *libraries, *filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":"))]

@@ -38,11 +38,11 @@ _ALLOCATION = b"base:allocation"
 _ZERO = 2
 
 _AT_ONCE = 256 * KIB
-"""The bytes of one request. While they are being copied, the server prepares the next ones."""
+"""The most bytes of one read request. While they are being copied, the server prepares the next ones."""
 _AHEAD = 4
-"""Requests that wait for an answer at the same time."""
+"""The maximum number of read requests that wait for an answer at the same time."""
 _MOST_ASKED = 1 << 31
-"""Bytes of the disk in one request for block status."""
+"""The most bytes of the disk that one request for block status covers."""
 _LARGEST_REPLY = 16 * MIB
 
 

@@ -64,7 +64,7 @@ class CompletedProgram:
     output: str
 
     def described(self) -> str:
-        """Return the command, quoted for a shell, its exit code and its output, as a clause of a sentence."""
+        """Return the command, quoted for a shell, its exit code or signal, and its output, as a clause."""
         how = f"killed by {signal_name(-self.code)}" if self.code < 0 else f"exit code {self.code}"
         output = as_clause(self.output)
         return f"`{shell_line(self.argv)}` ({how}){': ' + output if output else ''}"
@@ -111,7 +111,7 @@ def run(  # noqa: PLR0913  # options by keyword
     descriptors of files in memory, which it may read and write, or of files in ``reads``. ``timeout``: seconds of
     run time, and of CPU time. ``package``: the Debian package to install if the program is missing.
     ``most_output``: the number of bytes at which output is too long; None: only its first 64 KiB are kept.
-    ``percent``: called about ten times a second with the latest percentage that the program has printed;
+    ``percent``: called at least about ten times a second with the latest percentage that the program has printed;
     percentages are then removed from the output.
 
     :raises OutputError: the output was too long; the program was killed.
@@ -234,7 +234,7 @@ def _read_output(
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process with its group."""
+    """Kill a process with its group, unless it has ended and has been waited for."""
     if process.returncode is None:  # not waited for yet, so its PID cannot have been reused
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

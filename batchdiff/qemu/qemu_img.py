@@ -1,4 +1,4 @@
-"""qemu-img, one function for each verb: an independent check that shares no code with batchdiff."""
+"""The verbs of qemu-img, as functions. It shares no code with batchdiff, so its checks are independent."""
 
 from __future__ import annotations
 
@@ -195,7 +195,8 @@ def convert(  # noqa: PLR0913  # options by keyword
 ) -> None:
     """Write the whole disk of an image with its backing chain to the open file ``target``, which is emptied first.
 
-    ``new``: the format of ``target``, and the file with its secret if it is encrypted. ``percent``: see `compare`.
+    ``new``: the format of ``target``, and the file with its secret if it is encrypted. ``percent``: as for
+    :func:`compare`.
 
     :raises ImageError: a secret cannot be read, or is wrong.
     :raises InUseError: a VM is using one of the images.

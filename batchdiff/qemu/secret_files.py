@@ -76,7 +76,7 @@ def _why_unreadable(error: OSError, path: str) -> str:
 
 
 def mode_for_others(path: str) -> str:
-    """Return the mode of a file that other users can read, such as 0644; empty if no other user can."""
+    """Return the mode, such as 0644, of a regular file that its group or others may read; otherwise ``""``."""
     try:
         status = os.stat(path)
     except OSError:

@@ -96,7 +96,7 @@ def _one_of(paths: Collection[str]) -> str:
 
 def _advice_on_line_breaks(files: list[str]) -> str:
     for path in files:
-        with contextlib.suppress(OSError, SecretError):  # QEMU could read the secret, but it may be gone by now
+        with contextlib.suppress(OSError, SecretError):  # QEMU could read the file, but it may be gone by now
             if ends_with_line_break(path) and not is_descriptor(path):
                 return (
                     "For QEMU, the line break at the end of the file is part of the secret;"

@@ -80,7 +80,10 @@ class SharedExport:
         return os.path.sameopenfile(self._fd, fd)
 
     def end(self) -> None:
-        """End the export if this process has started it; the next read starts it again."""
+        """Close this process's connections, and end the export if this process has started it.
+
+        The next read starts an export again.
+        """
         with self._lock:
             export, self._export = self._export, None
             free, self._free = self._free, []

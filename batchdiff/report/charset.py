@@ -1,4 +1,4 @@
-r"""Replacement of characters that the reader's encoding lacks, such as ASCII or Latin-1.
+r"""Replacement of the characters that the reader's encoding, such as ASCII or Latin-1, lacks.
 
 ::
 
@@ -15,7 +15,7 @@ from contextvars import ContextVar
 _encoding: ContextVar[str] = ContextVar("encoding", default="utf-8")
 
 _INSTEAD = {"…": "...", "±": "+/-"}
-"""Replacements for the characters that reports themselves use."""
+"""Replacements for the characters outside ASCII that reports themselves use."""
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def written_in(encoding: str) -> Iterator[None]:
 
 
 def writable(text: str) -> str:
-    r"""Return the text, with characters that its reader's encoding lacks written as ``\xfc`` or ``\u6771``."""
+    r"""Return the text with characters that its reader's encoding lacks replaced, for example by ``\u6771``."""
     if text.isascii() or _has(text):
         return text
     return "".join(letter if _has(letter) else _INSTEAD.get(letter, ascii(letter)[1:-1]) for letter in text)

@@ -1,4 +1,4 @@
-"""What must change in VM definitions, as text with a unified diff for each, and the commands for Proxmox VE."""
+"""What must change in VM definitions, as text: for each, a unified diff, and the commands to run, if any."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def definitions_text(  # noqa: PLR0913  # options by keyword
 
     ``doubts``: what is wrong apart from the definitions; ``manages``: the manager of the VMs, ``libvirt`` or
     ``Proxmox``, or ``files`` if the definitions of libvirt were read from files. ``others``: how many
-    definitions use no guest. ``is_complete``: False if a use of a guest may have been missed; then no change by
-    hand is proposed.
+    definitions use no guest. ``is_complete``: False if a use of a guest may have been missed; then nothing is
+    proposed for guests that no definition uses.
     """
     blocks = ["\n".join(_block(change, width)) for change in changes]
     used = {use.guest for change in changes for use in change.uses}
@@ -63,7 +63,7 @@ def _block(change: DefinitionChange, width: int | None) -> list[str]:
         # Operators run the commands that they see, and this one would break the VM now.
         again = "Run `batchdiff definitions` again after that: it then prints the `qm set` command."
         return [*lines, paragraph(again, width=width, first="  ", rest="    ")]
-    # Not broken into lines, so that they can be copied.
+    # Commands are not broken into lines, so they can be copied.
     lines += [f"  $ {printable(command)}" for command in change.commands]
     notes = [printable(f"note: {text}.") for text in change.notes]
     return [*lines, *(paragraph(text, width=width, first="  ", rest="    ") for text in notes)]
@@ -81,7 +81,10 @@ _DONE = {"`batchdiff apply`": "has written the overlay", "`batchdiff restore`": 
 
 
 def _virt_xml(disks: Sequence[GuestDisk]) -> str:
-    """Return how to change a definition by hand, or when, if all guests still wait for apply or restore."""
+    """Return how to change the definition of another VM.
+
+    If all guests still wait for apply or restore, return only when to change it.
+    """
     them = _one_of(disks)
     ready = [disk.now for disk in disks if disk.planned is None and not disk.unfinished]
     waits = any(disk.planned is not None for disk in disks), any(disk.unfinished for disk in disks)

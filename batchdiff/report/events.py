@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def guest_event(guest: GuestPlan, outcome: GuestOutcome) -> dict[str, Any]:
-    """Return the result for a guest, with its path and its overlay's."""
+    """Return the result for a guest, with the paths of its image and, if its strategy makes one, its overlay."""
     fields = asdict(outcome) | {"original": original_words(outcome)}
     notes = fields.pop("remarks")
     overlay = guest.overlay_path if guest.strategy is Strategy.OVERLAY else None

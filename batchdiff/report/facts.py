@@ -212,7 +212,10 @@ _CHANGES_DISKS = {Status.CONVERTED, Status.SHARED, Status.RETIRED, Status.RESTOR
 
 
 def gained_bytes(outcomes: Iterable[GuestOutcome]) -> int | None:
-    """Return the bytes that a run has freed, negative if it took some; None if no disk changed, or if unknown."""
+    """Return the bytes that a run has freed, negative if it took some.
+
+    None if no guest's disk changed, or if the figure of one whose disk changed is unknown.
+    """
     changes = [outcome.gained_bytes for outcome in outcomes if outcome.status in _CHANGES_DISKS]
     known = [each for each in changes if each is not None]
     return sum(known) if known and len(known) == len(changes) else None
@@ -225,7 +228,7 @@ def by_status(outcomes: Iterable[GuestOutcome]) -> dict[Status, int]:
 
 
 def skipped_alike(outcomes: Iterable[GuestOutcome]) -> dict[str, list[str]]:
-    """Return the names of the guests that were skipped, by reason, if several share one; otherwise nothing."""
+    """Return the names of all skipped guests, by reason; an empty result if no two of them share a reason."""
     found: dict[str, list[str]] = {}
     for outcome in outcomes:
         if outcome.status is Status.SKIPPED:

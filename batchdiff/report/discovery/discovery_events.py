@@ -26,7 +26,7 @@ def template_event(group: Group, why: str) -> dict[str, Any]:
 
 
 def copy_event(group: Group, copy: Copy) -> dict[str, Any]:
-    """Return an image with its template, the similarity, and the bytes that an overlay would save."""
+    """Return a copy, how similar it is to its template, and the bytes that an overlay would save."""
     other = copy.other
     return {
         "path": copy.image.path,
@@ -55,7 +55,7 @@ def exclusion_event(exclusion: Exclusion) -> dict[str, Any]:
 
 
 def discovery_event(found: Discovery, *, can_share: bool) -> dict[str, Any]:
-    """Return what was examined and read, and whether some copy could share blocks with its template in place."""
+    """Return how much was examined and read, and whether a copy could share blocks with its template in place."""
     return {
         "images": found.images,
         "ignored": found.ignored,

@@ -36,7 +36,7 @@ _COLUMNS = (
     Column("saves"),
 )
 _TEMPLATE_CELLS = 22
-"""Cells of a template's name on a terminal of 80 columns; it is whole below the table."""
+"""The most cells of a template's name in the table on a terminal of 80 columns; a note has the whole name."""
 
 _MOST_NAMES = 20
 """The maximum number of names listed for one reason; the events of --json have all of them."""
@@ -70,7 +70,7 @@ def discovery_text(
 
 
 def reading(found: Discovery, shape: SampleShape) -> str:
-    """Return what was read, and the bound on it."""
+    """Return how much was read, and the most that may be read from each image."""
     samples = f"{shape.probes} samples of {format_size(SAMPLE)}"
     if shape.probe_bits:
         samples = f"{shape.probes} stretches of {format_size(shape.probe)}"
@@ -158,7 +158,7 @@ def in_order_of_savings(groups: Iterable[Group]) -> list[tuple[Group, Copy]]:
 
 
 def figures_of_copy(copy: Copy) -> tuple[str, str, str]:
-    """Return the similarity of a copy, its interval, and the savings (in brackets if no sum has them), as text."""
+    """Return a copy's similarity, its interval, and the savings (in brackets if left out of the sums), as text."""
     saves = bounded_estimate(copy.saved.estimate, copy.image.exactness)
     return (
         f"{copy.similarity.estimate:.1%}",
@@ -204,7 +204,7 @@ def _notes(found: Discovery, names: _Names, width: int | None) -> Iterator[str]:
 
 
 def _some(words: Sequence[str]) -> str:
-    """Return the first of the words, and the number of the others."""
+    """Return the first words, and the number of the others, if there are any."""
     more = f" and {len(words) - _MOST_NAMES} more" if len(words) > _MOST_NAMES else ""
     return ", ".join(words[:_MOST_NAMES]) + more
 

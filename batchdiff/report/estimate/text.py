@@ -47,7 +47,7 @@ def _heading(estimate: Estimate) -> str:
 
 
 def _attention(estimate: Estimate) -> Iterator[tuple[str, str]]:
-    # An undecided guest has a line of its own below, which "skipped" would contradict.
+    # Undecided guests have a line of their own below, which "skipped" would contradict.
     decided = [
         guest.plan for guest in estimate.guests if not (guest.is_undecided and guest.plan.verdict is Verdict.SKIP)
     ]
@@ -102,7 +102,7 @@ def _row(guest: GuestEstimate) -> tuple[str, ...]:
 
 
 def _savings(saved: Interval, exactness: Exactness, allocated: int) -> tuple[str, str, str]:
-    """Return the savings, their share of the allocation, and their bounds, in words."""
+    """Return the savings, their share of the allocation, and their bounds, as text."""
     part = percent(share(round(saved.estimate), allocated))
     if exactness is Exactness.EXACT:
         return _about(saved), part, _bounds(saved)
