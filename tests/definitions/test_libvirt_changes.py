@@ -3,6 +3,8 @@
 Guards definitions/libvirt_changes.py, definitions/libvirt_pool.py.
 """
 
+import os
+import stat
 from dataclasses import replace
 
 import pytest
@@ -69,6 +71,15 @@ def test_an_overlay_that_is_declared_raw_is_found():
     """The VM would write over its header."""
     (change,) = domain_changes([domain("a", "file='/i/web.qcow2'")], [guest("web")])
     assert not change.is_right
+
+
+def test_a_restored_block_device_is_named_as_one(tmp_path):
+    device = tmp_path / "volume"
+    os.mknod(device, 0o600 | stat.S_IFBLK, os.makedev(250, 250))
+    restored = GuestDisk("web", VmImage(str(device), "raw"), None, frozenset({"/i/web.qcow2"}), "")
+    (change,) = domain_changes([domain("a", "file='/i/web.qcow2'")], [restored])
+    assert b"<disk type='block'><driver type='raw'/>" in change.changed
+    assert f"<source dev='{device}'/>".encode() in change.changed
 
 
 def test_links_lead_to_their_files(tmp_path):
