@@ -1,4 +1,4 @@
-"""qemu-img, one function for each verb: an independent check that shares no code with batchdiff."""
+"""qemu-img, one function for each verb; its checks are independent, because they share no code with batchdiff."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LARGEST_MAP = 256 * MIB
 """The maximum number of bytes that `qemu-img map` may print: about two million ranges."""
 
 _SECONDS_TO_MAP = 2 * _SECONDS
-"""The time limit of `qemu-img map`, which reads only tables."""
+"""The time limit of :func:`file_map`, which reads only tables."""
 
 
 def is_installed() -> bool:

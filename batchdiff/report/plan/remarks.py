@@ -19,7 +19,7 @@ _MOST_LINKS = 3
 
 
 def of_another_template(facts: PlanFacts) -> Iterator[str]:
-    """Yield warnings about guests that are probably in the wrong manifest, printable, each on one line.
+    """Yield a warning about the guests that are probably in the wrong manifest, if any; printable, on one line.
 
     Guests that save too little to be converted are covered, too.
     """
@@ -99,7 +99,7 @@ def _of_clusters(better: BetterClusters, facts: PlanFacts) -> str:
 
 
 def _unusual(guest: GuestToConvert) -> Iterator[str]:
-    """Yield the options of an overlay that determine which programs can read it, or how large and fast it is."""
+    """Yield the unusual options of an overlay: they affect which programs can read it, or its size or speed."""
     options, geometry = guest.options, guest.diff.geometry
     if options.compat is Compat.V2:
         yield f"qcow2 version 2 (compat {options.compat})"
@@ -117,7 +117,7 @@ def _unusual(guest: GuestToConvert) -> Iterator[str]:
 
 
 def _overlays(guests: Iterable[GuestToConvert]) -> dict[str, list[GuestToConvert]]:
-    """Return the guests that are overlays already, by the image that they depend on."""
+    """Return the guests that are overlays already, by the path of their backing file."""
     found: dict[str, list[GuestToConvert]] = {}
     for guest in guests:
         if guest.source.backing:
