@@ -53,7 +53,7 @@ def apply_outcome(guest: GuestToConvert, result: SwapResult, history: History) -
     )
     try:
         return _measured(done, guest)
-    except (BatchdiffError, OSError) as error:  # something else has taken the overlay's path
+    except (BatchdiffError, OSError) as error:  # the overlay is gone, or another file has its path
         reported = error_to_report(guest.name, error)
         return replace(done, status=Status.FAILED, reason=str(reported), exit_code=reported.exit_code)
 
@@ -66,12 +66,12 @@ def _not_continued(guest: GuestToConvert, result: SwapResult, history: History) 
     outcome = replace(outcome, original=_original_now(guest, state))
     try:
         return _measured(outcome, guest)
-    except (BatchdiffError, OSError):  # its overlay is missing, which the error reports
+    except (BatchdiffError, OSError):  # without a readable overlay, its sizes stay unknown
         return outcome
 
 
 def _original_now(guest: GuestToConvert, state: GuestState) -> Original:
-    """Return what has become of the original of a converted guest, judging by the files and its journal."""
+    """Return what has become of the original of a converted guest, judging by the files and the journal."""
     try:
         original = find_original(guest, state)
     except GuestError as error:
@@ -85,7 +85,7 @@ def _original_now(guest: GuestToConvert, state: GuestState) -> Original:
 
 def _measured(outcome: GuestOutcome, guest: GuestToConvert) -> GuestOutcome:
     """Return the same outcome with the predicted and actual sizes of the overlay."""
-    # Its data file may be gone: a VM's owner may have compacted the overlay into one file.
+    # The overlay's data file may be gone: the VM's owner may have copied both into a single file.
     data_file = guest.options.data_file
     paths = [guest.overlay_path, *([data_file] if data_file and os.path.exists(data_file) else [])]
     taken = [_taken(path) for path in paths]
@@ -152,7 +152,8 @@ def kept_outcome(guest: GuestToConvert, error: DifferenceError, state: GuestStat
 def with_way_back(result: SwapResult, guest: GuestToConvert, history: History) -> SwapResult:
     """Return the same result; if the guest's overlay may be damaged, the error also names the original.
 
-    It names an original only if that is intact, and if the error is not about the original itself.
+    It names an original only if that is intact or a block device of the planned size, and only if the error is not
+    about the original itself.
     """
     error = result.error
     is_damage = isinstance(error, ImageError | VerificationError) and not isinstance(error, DifferenceError)

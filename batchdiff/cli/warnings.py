@@ -56,7 +56,7 @@ def _warn_of_names(console: Console, manifest: Manifest) -> None:
 
 
 def _roles(manifest: Manifest) -> dict[str, str]:
-    """Return the role of each file in the manifest, by its path."""
+    """Return the role of each image and of each backing file, by its path."""
     images = [("the template", manifest.template)]
     images += [(f"the guest {guest.name}", guest.image) for guest in manifest.guests]
     roles: dict[str, str] = {}

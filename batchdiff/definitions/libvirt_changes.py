@@ -138,9 +138,7 @@ def _with_image(domain: Domain, disk: DomainDisk, image: VmImage, pools: Sequenc
     """Return the definition with this image for a disk; the image's own chain stays if it is written out."""
     keeps_chain = _has_chain_of(image, disk, pools)
     is_device = os.path.exists(image.path) and stat.S_ISBLK(os.stat(image.path).st_mode)
-    return with_image(
-        domain, disk, image.path, image.format, pools, keeps_chain=keeps_chain, is_device=is_device
-    )
+    return with_image(domain, disk, image.path, image.format, pools, keeps_chain=keeps_chain, is_device=is_device)
 
 
 def _has_chain_of(image: VmImage, disk: DomainDisk, pools: Sequence[Pool]) -> bool:

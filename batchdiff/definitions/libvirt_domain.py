@@ -130,8 +130,8 @@ def with_image(  # noqa: PLR0913  # options by keyword
 
     An explicit backing chain is removed unless ``keeps_chain``: it describes the former image, and libvirt does
     not probe a disk that has one. An empty one stays if the image is raw: a raw image has no backing file. A disk
-    that is a volume of a pool remains one if the image is in that pool, and becomes a file otherwise; a block device
-    with ``is_device``, because QEMU 6.0 and later refuse to open a device as a file.
+    that is a volume of a pool remains one if the image is in that pool, and becomes a file otherwise, or
+    a block device with ``is_device``: QEMU 6.0 and later refuse to open a device as a file.
     """
     edits: list[tuple[int, int, bytes]] = []
     element = disk.element

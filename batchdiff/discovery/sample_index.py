@@ -29,8 +29,8 @@ _NORMAL = 1.96
 class SampleIndex:
     """An inverted index of the images' samples. Each image is known by its index in the sequence ``images``.
 
-    ``levels``: the level of each image; ``keys``: the numbers of its samples here, less than ``key_count``;
-    ``heights``: the highest level at which each of its samples is taken.
+    ``levels``: the level of each image; ``keys``: by image, the keys of its samples, numbers below ``key_count``;
+    ``heights``: by image, the highest level at which each of its samples is taken.
     """
 
     def __init__(self, images: Sequence[Samples], probe_bits: int) -> None:
@@ -68,7 +68,10 @@ class SampleIndex:
         return np.bincount(self._owners[skipped + np.arange(len(skipped))], minlength=len(self))
 
     def shares(self, template: int) -> npt.NDArray[np.float64]:
-        """Return the share of each image's samples that a template has too; 0 for an image without samples."""
+        """Return the share of each image's samples that a template has too, at the higher of their two levels.
+
+        It is 0 for an image without samples at that level.
+        """
         of = self._counts[np.arange(len(self)), np.maximum(self.levels, self.levels[template])]
         shares: npt.NDArray[np.float64] = self.common(self.keys[template]) / np.maximum(of, 1)
         return shares
@@ -81,7 +84,7 @@ class SampleIndex:
         return self._share_of_hits(image, template, np.ones(len(self.keys[image]), dtype=np.int64))
 
     def changed_bytes(self, image: int, template: int) -> Interval:
-        """Return the bytes that an overlay stores of an image: those of all samples that a template lacks."""
+        """Return the bytes of an image that an overlay stores: those of all samples that a template lacks."""
         share = self._share_of_hits(image, template, self._stored[image]).subtracted_from(1)
         return _product(share, self._stored_bytes(image))
 

@@ -117,7 +117,7 @@ def _check_iterations(of_slots: list[int], of_master_key: int) -> None:
 
 
 def _is_text(field: bytes) -> bool:
-    """Return whether a field is ASCII text that ends with a null byte, as QEMU requires."""
+    """Return whether a field is printable ASCII text followed by a null byte; QEMU rejects any other."""
     text, null, _ = field.partition(b"\0")
     return bool(null) and text.isascii() and text.decode("ascii").isprintable()
 

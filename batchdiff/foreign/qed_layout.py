@@ -90,7 +90,7 @@ def qed_layout(extents: Extents, virtual_size: int, cluster_size: int, table_siz
 
 
 def qed_header(layout: QedLayout, backing: tuple[str, str]) -> bytes:
-    """Return the header of an overlay. ``backing``: name and format of the backing file.
+    """Return the header of an overlay. ``backing``: the name and the format of its backing file.
 
     :raises FormatError: the name does not fit.
     """

@@ -3,7 +3,7 @@
 A plan that a newer one replaced is kept under another name, not the one that the sidecar records. So folders are
 searched for a plan with the recorded checksum or, for an original in quarantine, for a journal that names it::
 
-    {"time": "...", "guest": "web01", "step": "retired", "aside": "/images/web01.img.batchdiff-original", ...}
+    {"time": "...", "guest": "web01", "step": "retired", ..., "aside": "/images/web01.img.batchdiff-original", ...}
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ _JOURNAL = ".journal"
 
 
 class _Quarantined(NamedTuple):
-    """An original in quarantine: the time of its last record (ISO 8601 in UTC), the plan's path, and the guest."""
+    """An original in quarantine, as a journal records it.
+
+    ``time``: that of its guest's last step (ISO 8601 in UTC); ``plan``: the path of the journal's plan.
+    """
 
     time: str
     plan: str
@@ -45,7 +48,7 @@ def is_done(reason: str) -> bool:
 
 
 class EarlierPlans:
-    """A search for plans by checksum: at the path in the sidecar, in the folder of that path, and in others.
+    """A search for plans by checksum: at the path in the sidecar, in the folder of that path, and in ``folders``.
 
     ``renamed``: the paths that plans are about to get, by their present paths; all are absolute.
     """
@@ -78,7 +81,7 @@ class EarlierPlans:
         return ""
 
     def way_out_of_quarantine(self, aside: str) -> str:
-        """Return, as a clause, how to delete the original in quarantine at a path, or how to find its plan."""
+        """Return advice, as a clause: delete the original in quarantine at ``aside``, or find out its plan."""
         if self._quarantined is None:
             self._quarantined = {}
             for folder in dict.fromkeys(self._folders):
@@ -94,7 +97,7 @@ class EarlierPlans:
         return f"delete it with `batchdiff purge {shell_word(plan)} {guest} --used`"
 
     def _plans(self, folder: str) -> dict[str, str]:
-        """Return the plans in a folder by their checksums; a copy that has a journal takes precedence."""
+        """Return the paths of the plans in a folder, by checksum; a copy with a journal takes precedence."""
         if folder not in self._by_folder:
             names: list[str] = []
             with contextlib.suppress(OSError, ValueError):
@@ -110,7 +113,7 @@ class EarlierPlans:
 
 
 def _quarantined_by_plans_in(folder: str) -> Iterator[tuple[str, _Quarantined]]:
-    """Yield the path of each original in quarantine that a journal in a folder names, and its plan."""
+    """Yield the path of each original that is in quarantine according to a journal in a folder, and its record."""
     names: list[str] = []
     with contextlib.suppress(OSError, ValueError):
         names = [name for name in os.listdir(folder) if name.endswith(_JOURNAL)]

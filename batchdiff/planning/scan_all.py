@@ -33,7 +33,7 @@ Progress = Callable[[int, int], None]
 
 @frozen
 class ScanSettings:
-    """The settings of a scan: limits on processes and files, receivers of progress and notices, checkpoint.
+    """The settings of a scan: limits on processes and files, receivers of progress and notices, and a checkpoint.
 
     ``generator``: this version of batchdiff; only a checkpoint that the same version wrote is used.
     ``observer`` is called at every read of an image on this host; ``opened``, with the number of guests whose data
@@ -118,7 +118,8 @@ class _Kinds:
 class _Part(NamedTuple):
     """Guests that are scanned together, and the ranges to scan for them.
 
-    ``exported``: all guests that QEMU exports; ``is_remote``: whether other hosts scan this part.
+    ``exported``: for a part that is scanned here, all guests that QEMU exports, in this part or not; otherwise
+    empty. ``is_remote``: whether other hosts scan this part.
     """
 
     names: tuple[str, ...]

@@ -7,9 +7,9 @@
     equal data           |       |...............|                  |..........|
     minus what is already shared with the template -> the runs in the plan
 
-If both images are raw, exactly what is shared is usually subtracted
-(:mod:`~batchdiff.image.storage.raw_shareable`). Otherwise, a stretch of 64 MiB is dropped if nothing in it is left
-to share, and kept whole if anything is.
+If both images are raw, what is shared is usually subtracted exactly
+(:mod:`~batchdiff.image.storage.raw_shareable`). In all other cases, a stretch of 64 MiB is dropped if nothing in
+it is left to share, and kept whole if anything is.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def survey_sharing(
 
     ``units``: the extents of the guest in units of 4 KiB, as its scan found them. ``known``: the shared
     or unwritten extents of its file, if it was mapped before
-    (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`). ``allocated``: the bytes that it takes on disk
-    now.
+    (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`). ``allocated``: the bytes that the guest takes on
+    disk now.
 
     :raises ImageError, OSError: a table or the filesystem cannot be read.
     """
@@ -106,14 +106,14 @@ def stretches_with_data(guest: Image, ranges: Iterator[tuple[int, int]]) -> Iter
 
 @dataclass(slots=True)
 class _Survey:
-    """Sums over the stretches of a guest, and the units of those that have anything to share."""
+    """Sums over the stretches of a guest, and the equal units of those that have anything to share."""
 
     shareable: int = 0
     unfit: int = 0
     _found: list[tuple[int, int, int]] = field(default_factory=list)
 
     def ranges(self, stretches: Iterator[SharedStretch]) -> Iterator[ShareableRange]:
-        """Yield the ranges of stretches, and add up their sizes."""
+        """Yield the shareable ranges of stretches, and include each stretch in the sums."""
         for stretch in stretches:
             self.unfit += stretch.unfit
             self.shareable += sum(each.length for each in stretch.ranges)
@@ -125,5 +125,5 @@ class _Survey:
 
     @property
     def runs(self) -> Runs:
-        """The runs of the stretches with anything to share, merged."""
+        """The equal runs of the stretches with anything to share, merged."""
         return runs_of(from_runs(self._found))[0]

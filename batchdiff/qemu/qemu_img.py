@@ -27,7 +27,7 @@ _LARGEST_MAP = 256 * MIB
 """The maximum number of bytes that `qemu-img map` may print: about two million ranges."""
 
 _SECONDS_TO_MAP = 2 * _SECONDS
-"""The time limit of `qemu-img map`, which reads only tables."""
+"""The time limit of :func:`file_map`, which reads only tables."""
 
 
 def is_installed() -> bool:

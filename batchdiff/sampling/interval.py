@@ -36,7 +36,8 @@ _FEW = 10
 _MOST_GAIN = 4
 """The effective size is at most this many times the number of probes, however alike neighbours are.
 
-That is before the correction for a sample that is a large part of the population."""
+That is before the correction for a sample that is a large part of the population.
+"""
 
 
 @frozen
@@ -62,7 +63,7 @@ class Interval:
         return Interval(self.estimate * factor, self.low * factor, self.high * factor)
 
     def subtracted_from(self, total: float) -> Interval:
-        """Return the interval of what is left of ``total``."""
+        """Return the interval of ``total`` minus this value."""
         return Interval(total - self.estimate, total - self.high, total - self.low)
 
     def widened(self, *, below: float, above: float) -> Interval:
@@ -88,8 +89,9 @@ def share_of(probes: Sequence[Probe], *, population: int | None = None) -> Inter
     ``probes``: in the order of their offsets; they are drawn at random, or one from each of as many strata of
     about the same size. If strata have different sizes, each probe's hits and units must be weighted by the size
     of its stratum.
-    ``population``: the number of all probes; None if it is so large that the sample is a negligible part of it.
-    Without any probe, nothing is known: the interval is 0 to 1, or exactly 0 if the population is empty.
+    ``population``: the number of all probes, drawn or not; None if it is so large that the sample is a negligible
+    part of it. Without any probe, nothing is known: the interval is 0 to 1, or exactly 0 if the population is
+    empty.
     """
     drawn = [probe for probe in probes if probe.of > 0]
     if not drawn:

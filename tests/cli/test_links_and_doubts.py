@@ -69,7 +69,7 @@ def test_many_links_are_summed_up(folder):
     (folder / "m.yaml").write_text((folder / "m.yaml").read_text().replace("path: web.img", 'glob: "link*.img"'))
     planned = batchdiff("plan", "m.yaml", cwd=folder)
     assert plain(planned.stdout).count("is a symbolic link to") == 3
-    more = "note The same applies to 2 more guests that the manifest names by symbolic link."
+    more = "note 2 more guests are named by symbolic links in the manifest: check where those links will point."
     assert more in plain(planned.stdout)
 
 

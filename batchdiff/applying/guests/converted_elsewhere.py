@@ -12,7 +12,7 @@ from batchdiff.units import few
 
 
 def require_done_here(plan: Plan, names: Iterable[str] | None, verb: str) -> None:
-    """Refuse guests that an earlier plan converted: only that plan has the journal of the conversion.
+    """Refuse guests that a known earlier plan converted: only that plan has the journal of the conversion.
 
     ``names``: the guests that the operator named; None if all are meant, and then none is refused.
 

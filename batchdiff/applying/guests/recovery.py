@@ -62,8 +62,8 @@ def _is_known(name: str, history: History) -> bool:
 def _of_plan(origin: OverlayOrigin | None, guest: GuestToConvert, plan: Plan) -> OverlayOrigin | None:
     """Return an overlay's origin.
 
-    If a later plan has put this thinner overlay in the place of this plan's, return the origin of the replaced
-    one, without its fingerprint, because another file is at its path.
+    If a later plan has replaced this plan's overlay by a thinner one, return the origin of the replaced overlay,
+    without its fingerprint, because another file is at its path.
     """
     for each in () if origin is None else origin.before:
         if _is_recorded(guest, each, plan):
@@ -86,12 +86,12 @@ def _state(guest: GuestToConvert, origin: OverlayOrigin | None, plan: Plan) -> G
         return GuestState(Step.RESTORED, Goal.RESTORE, fate=Fate.QUARANTINED, aside=proven.path)
     try:
         original = find_original(guest, None)
-    except GuestError:  # another file has its name; restore reports that, and leaves the guest alone
+    except GuestError:  # two files could be the original; restore reports that, and leaves the guest alone
         if not recorded:
             return None
         original = aside
     # Without an overlay, a guest whose original is at its own path may never have been converted. If the original
-    # is gone too, the sidecar's record is enough; but another program's image at the overlay's path is not ours.
+    # is gone too, the sidecar's record is enough, unless another program's image is at the overlay's path.
     both_are_gone = original is None and not os.path.lexists(guest.overlay_path)
     if not overlay_is_there and not both_are_gone and (proven is None or original != proven):
         return None

@@ -75,14 +75,14 @@ def originals_first(
 ) -> BatchdiffError:
     """Return the same error about the template, with a remedy that starts with the originals to go back to.
 
-    An original that is itself an overlay of the template cannot be read without it.
+    Originals that are themselves overlays of the template are left out: they cannot be read without it.
     """
     template = plan.template.source.path
     needing = [guest for guest in guests if template in (below.path for below in guest.source.backing)]
     whole = whole_originals((guest for guest in guests if guest not in needing), history)
     remedy = error.remedy
     if whole and whole not in remedy:
-        # What an error about the template calls "it" is the template.
+        # The error's own remedy calls the template "it", so a sentence that names the template comes first.
         otherwise = f"To keep that, the template is needed. {remedy}" if remedy else ""
         remedy = f"{whole} {otherwise}".strip()
     return type(error)(error.what, why=error.why, remedy=remedy)
@@ -92,7 +92,7 @@ def original_too(error: BatchdiffError, guest: GuestToConvert, history: History)
     """Return the same error about an overlay, with a remedy that ends with the original to go back to, if any.
 
     The error's own remedy comes first: it may bring back the overlay, which contains what its VM has written. An
-    error about the original itself stays as it is: a disk's fault shows in no fingerprint.
+    error about the original itself is returned unchanged: a fingerprint does not show whether a file can be read.
     """
     if _is_about_original(error, guest):
         return error
@@ -101,9 +101,10 @@ def original_too(error: BatchdiffError, guest: GuestToConvert, history: History)
 
 
 def _is_about_original(error: BatchdiffError, guest: GuestToConvert) -> bool:
-    """Return whether an error, or the one that caused it, is about a file of the original's chain.
+    """Return whether an error is about a file of the original's chain.
 
-    What a failed verification names is the file that was verified, whichever file has the fault.
+    Of a failed verification, the cause is examined: the error itself names the file that was verified, whichever
+    file has the fault.
     """
     fault = error.__cause__ if isinstance(error, VerificationError) else error
     if not isinstance(fault, ImageError):

@@ -1,7 +1,8 @@
 """PLAN.journal, the record of what was done with a plan: JSON, one object per line, on disk before the next step.
 
 ``journal.records`` defines the lines. A lock on the file keeps a second process away from the plan; it is released
-when the process that holds it ends. A last line that a crash cut short is dropped: its step does not count.
+at the latest when the process that holds it ends. A last line that a crash cut short is dropped: its step does not
+count.
 """
 
 from __future__ import annotations
@@ -55,7 +56,10 @@ class Journal:
             raise
 
     def _resume(self, checksum: str) -> bool:
-        """Read the records of what was done with this plan; return False if there are none."""
+        """Read the records of what was done with this plan; return False if there are none.
+
+        A journal of another plan is set aside.
+        """
         data = _content(self._fd, self.path)
         whole = data[: data.rfind(b"\n") + 1]
         if data and not data.startswith(_BEGINNING[: len(data)]):

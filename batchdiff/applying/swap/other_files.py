@@ -34,7 +34,7 @@ from batchdiff.linux.call_failures import AGAIN
 def delete_other_files(
     parts: Iterable[KnownPart], run: Run, *, of: str, freed: list[int | None], but: tuple[str, ...] = ()
 ) -> list[str]:
-    """Delete the other files of a deleted image that have not changed; return a remark about each that has.
+    """Delete the other files of a deleted image, except those written to; return a remark about each of these.
 
     ``parts``: their own paths, and their fingerprints. ``of``: the image that named them, in words; ``but``: the
     names that it had. ``freed`` gets the bytes that each deletion frees, None if unknown.
@@ -70,7 +70,10 @@ def _delete(path: str, but: tuple[str, ...], run: Run) -> int | None:
 
 
 def _require_free(held: Held, path: str, but: tuple[str, ...], run: Run, *former: str) -> None:
-    """Make sure that nothing else has the file open, and that no image but the deleted one needs it."""
+    """Make sure that nothing else has the file open, and that no image but the deleted one needs it.
+
+    ``former``: the name that the file had until it was renamed.
+    """
     held.check()
     usage = held.alone()
     if usage.objection:

@@ -55,7 +55,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def _ask(console: Console, plan: Plan, options: PurgeOptions, history: History, *, yes: bool) -> None:
-    """Ask before originals are deleted, unless there are none, or ``yes`` has answered already."""
+    """Ask before deleting originals, unless there are none, or ``yes`` has answered already."""
     states = purgeable(plan, history.states, options.guests)
     if yes or not states:
         return
@@ -83,7 +83,7 @@ def _path(guest: GuestToConvert, state: GuestState) -> str:
 
 
 def _remains(plan: Plan, count: int, rebuilt: Sequence[str]) -> str:
-    """Return what remains of that many guests; ``rebuilt``: the images of those that restore has rebuilt."""
+    """Return what remains of ``count`` guests; ``rebuilt``: the images that restore rebuilt for some of them."""
     others = count - len(rebuilt)
     if not rebuilt:
         return overlays_remain(plan, others)

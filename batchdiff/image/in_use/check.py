@@ -100,7 +100,7 @@ def in_use(path: str, purpose: Purpose, objection: str) -> BatchdiffError:
 
 
 def check_usage(fd: int, purpose: Purpose) -> Usage:
-    """Return how others use a file. Without an objection, a read lease stays on it if the kernel grants one."""
+    """Return how others use a file. If the result is ``leased``, a read lease stays on the file."""
     # The surest check comes first: QEMU's locks show the kind of use, a lease any writer, and /proc only the
     # processes that this user may see.
     unknown = ""

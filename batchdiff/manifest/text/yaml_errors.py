@@ -34,7 +34,7 @@ _AT_THE_BEGINNING = ("could not find expected ':'", "found unexpected end of str
 
 
 def where_and_why(error: yaml.MarkedYAMLError, text: str) -> tuple[int | None, str]:
-    """Return the line to correct, counted from 1 (None if unknown), and a reason."""
+    """Return the line to correct, counted from 1 (None if unknown), and the reason."""
     problem = error.problem or ""
     mark = error.problem_mark or error.context_mark
     if mark is None:

@@ -40,7 +40,7 @@ class RangeFindings:
     digest: RangeDigest = field(default_factory=RangeDigest)
 
     def note_holes(self, first: int, holes: dict[int, Flags]) -> None:
-        """Set the flags of windows that lie in holes, by guest; these flags start at window ``first``."""
+        """Set the flags of windows from ``first`` on, by guest: whether all of a window lies in a hole."""
         for guest, hollow in holes.items():
             known = self.holes.setdefault(guest, np.zeros(len(self.equal), dtype=np.bool_))
             known[first : first + len(hollow)] = hollow
@@ -82,8 +82,8 @@ def replaced_units(kinds: dict[int, Kinds], equal: Kinds) -> int:
 def join_windows(kinds: dict[int, Kinds], trimmed: Flags, equal: Kinds, first_unit: int) -> Extents:
     """Return the extents of a range from its windows that differ, and from holes over the template's data.
 
-    A window without differences is included if another window of the same largest cluster has some: folding to
-    clusters needs the kinds of all units of a cluster.
+    A window without differences is included if another one in the same 2 MiB, the largest cluster, has some:
+    folding to clusters needs the kinds of all units of a cluster.
     """
     differs = trimmed.copy()
     differs[list(kinds)] = True

@@ -1,12 +1,12 @@
-"""The choice of an overlay's cluster size and kind of L2 entries, by the size of its file with each; pure.
+"""The choice of an overlay's cluster size and kind of L2 entries, by the size of the overlay with each; pure.
 
 ::
 
     128 KiB, standard L2 entries     | data, all of it      |     length 128 KiB, on disk 128 KiB
     128 KiB, extended L2 entries     | hole |data| hole     |     length 128 KiB, on disk   4 KiB
 
-Geometries without subclusters are compared by the file's length. Unwritten subclusters stay holes, so if any
-geometry has subclusters, all are compared by space on disk; so are all geometries of an overlay with a data file.
+Geometries are compared by the length of the file. But unwritten subclusters stay holes, so if any geometry has
+subclusters, all are compared by space on disk; so are those of an overlay with a data file.
 """
 
 from __future__ import annotations

@@ -124,7 +124,8 @@ def _restored(facts: PlanFacts) -> Iterator[str]:
         apply = f"batchdiff apply{plan} {shell_option('--guest', named)}"
         yield (
             f"{few([printable(name) for name in back])} {were} restored, and no total includes {them}."
-            f" `{apply}` converts {it} again. For an image that was rebuilt, make a new plan."
+            f" `{apply}` converts {it} again. For an image that was rebuilt or has changed since, make a new"
+            " plan."
         )
     older = facts.older_originals
     if older:

@@ -19,7 +19,7 @@ _MOST_LINKS = 3
 
 
 def of_another_template(facts: PlanFacts) -> Iterator[str]:
-    """Yield warnings about guests that are probably in the wrong manifest, printable, each on one line.
+    """Yield a warning about the guests that are probably in the wrong manifest, if any; printable, on one line.
 
     Guests that save too little to be converted are covered, too.
     """
@@ -65,8 +65,10 @@ def remarks(facts: PlanFacts) -> Iterator[str]:
     for guest in links[:_MOST_LINKS]:
         yield f"{printable(guest.name)}: {printable(_of_link(guest, guest.retired(facts.plan.retire)))}"
     if len(links) > _MOST_LINKS:
-        more = count_of(len(links) - _MOST_LINKS, "more guest")
-        yield f"The same applies to {more} that the manifest names by symbolic link."
+        more = len(links) - _MOST_LINKS
+        named = "is named by a symbolic link" if more == 1 else "are named by symbolic links"
+        will = "that link will point" if more == 1 else "those links will point"
+        yield f"{count_of(more, 'more guest')} {named} in the manifest: check where {will}."
     alike: dict[str, list[str]] = {}
     for guest in chosen:
         alike.setdefault(", ".join(_unusual(guest)), []).append(printable(guest.name))
@@ -99,7 +101,7 @@ def _of_clusters(better: BetterClusters, facts: PlanFacts) -> str:
 
 
 def _unusual(guest: GuestToConvert) -> Iterator[str]:
-    """Yield the options of an overlay that determine which programs can read it, or how large and fast it is."""
+    """Yield the unusual options of an overlay: they affect which programs can read it, or its size or speed."""
     options, geometry = guest.options, guest.diff.geometry
     if options.compat is Compat.V2:
         yield f"qcow2 version 2 (compat {options.compat})"
@@ -117,7 +119,7 @@ def _unusual(guest: GuestToConvert) -> Iterator[str]:
 
 
 def _overlays(guests: Iterable[GuestToConvert]) -> dict[str, list[GuestToConvert]]:
-    """Return the guests that are overlays already, by the image that they depend on."""
+    """Return the guests that are overlays already, by the path of their backing file."""
     found: dict[str, list[GuestToConvert]] = {}
     for guest in guests:
         if guest.source.backing:

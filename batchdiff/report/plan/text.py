@@ -3,9 +3,9 @@
 ::
 
     heading        the template, and the number of guests
-    warnings       images that have changed since planning
+    stale          images that have changed since planning
     since          the changes since an older plan, if there is one to compare with
-    attention      refused guests, outliers, skipped ones, notes: above the table, which may be long
+    attention      refused guests, warnings, skipped guests, notes: above the table, which may be long
     table          guests to work on and their totals, then the others that were compared or refused
     figures        how the savings are calculated, and which figures are not exact
     strategies     what an overlay and sharing in place would save, for guests for which both are possible
@@ -25,7 +25,7 @@ from batchdiff.report.table import paragraph, table
 
 
 def plan_text(facts: PlanFacts, width: int | None = None) -> str:
-    """Return the savings report of a plan in ``width`` cells, with a newline at the end."""
+    """Return the savings report of a plan, in ``width`` cells if that is given, with a newline at the end."""
     nothing = words.nothing_chosen(facts)
     blocks = [
         [paragraph(line, width=width, rest="  ") for line in words.heading(facts)],

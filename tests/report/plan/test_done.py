@@ -145,7 +145,10 @@ def test_no_prediction_includes_a_restored_guest():
     assert "three 2 GiB 100 MiB - 1.9 GiB 95.1% restored" in said
     assert "Originals: 1 deleted, 1 in quarantine, 1 older original in quarantine." in said
     assert "three was restored, and no total includes it. `batchdiff apply fleet.plan.json --guest three`" in said
-    assert "--guest three` converts it again. For an image that was rebuilt, make a new plan." in said
+    assert (
+        "--guest three` converts it again. For an image that was rebuilt or has changed since, make a new plan."
+        in said
+    )
     assert "The older original of three, still in quarantine, takes 3 GiB on disk" in said
     assert "will write" not in said
     assert "- came back: **1.9 GiB** (of 3.8 GiB planned)" in plan_markdown(found)
