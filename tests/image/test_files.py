@@ -54,7 +54,7 @@ THINGS = {
     "link-to-a-folder": (lambda path: link_to(path, os.mkdir), "symbolic link"),
     "link-to-a-character-device": (lambda path: path.symlink_to("/dev/zero"), "symbolic link"),
     "link-to-itself": (lambda path: path.symlink_to(path), "symbolic link"),
-    "below-a-loop": (a_file_below_a_loop, r"a/a: symbolic links on the way there .*\. Correct the links"),
+    "below-a-loop": (a_file_below_a_loop, r"a/a: symbolic links in its path .*\. Correct the links"),
     "below-a-file": (a_folder_in_a_file, "Not a directory"),
     "empty": (lambda path: path.touch(), "is empty|not a qcow2 image"),
     "nul-in-the-name": (lambda path: path.parent / "a\0b", "it contains a null byte"),
