@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from notation import run
+from real_holders import wait_for
 
 from batchdiff.image.storage.allocation import DiskUse, disk_use
 from batchdiff.image.storage.block_ranges import Blocks
@@ -39,6 +40,22 @@ def mounted(
     finally:
         subprocess.run(["umount", str(point)], check=True, timeout=60)
         image.unlink()
+
+
+def wait_until_unmounted(device: str) -> None:
+    """Waits until no mount namespace has a device mounted any longer: until then, not all of it is on the device.
+
+    Namespaces of other tests' processes may keep a mount for a moment after umount.
+    """
+    wait_for(lambda: _is_free(device))
+
+
+def _is_free(device: str) -> bool:
+    try:
+        os.close(os.open(device, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 def among_own_mounts(point: Path, script: str, *arguments: str) -> list[str]:

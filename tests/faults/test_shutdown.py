@@ -8,7 +8,7 @@ import time
 
 import pytest
 from commands import COMMAND, batchdiff
-from filesystems import MAKE
+from filesystems import MAKE, wait_until_unmounted
 from notation import run
 from scenes import SCENES, arguments, assert_ended, assert_nothing_is_lost, prepare, seconds_of
 from seeds import seeded
@@ -46,6 +46,7 @@ def test_shut_down_at_any_time(tmp_path, kind, size, rounds):
             disturbed += process.returncode != 0
             assert b"Traceback" not in said, said
             run("umount", str(point))
+            wait_until_unmounted(device)
             run("mount", device, str(point))
             assert_nothing_is_lost(folder)
             batchdiff(*arguments(scene), cwd=folder)

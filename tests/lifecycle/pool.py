@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from filesystems import wait_until_unmounted
 from notation import run
 
 _SIZE = 96 << 20
@@ -69,6 +70,7 @@ class Pool:
         """Mounts it through another loop device, as a reboot may do."""
         before = self._loop
         self._unmount()
+        wait_until_unmounted(before)
         self._mount()  # the device of before is still taken, so this one has another number
         run("losetup", "--detach", before)
 
