@@ -28,9 +28,10 @@ def main() -> NoReturn:
     try:
         # Imported here, so that Ctrl-C during the import causes no traceback.
         from batchdiff.cli.main import run  # noqa: PLC0415
+        from batchdiff.signals import HELD  # noqa: PLC0415
 
         code = run(sys.argv[1:])
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in HELD:
             signal.signal(number, signal.SIG_IGN)  # too late to stop: the exit code must show that all is done
     except KeyboardInterrupt:
         code = _INTERRUPTED
