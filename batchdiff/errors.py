@@ -70,6 +70,10 @@ def _rebuild(kind: type[BatchdiffError], what: str, why: str, remedy: str) -> Ba
     return kind(what, why=why, remedy=remedy)
 
 
+def _rebuild_image_error(kind: type[ImageError], what: str, why: str, remedy: str, path: str) -> ImageError:
+    return kind(what, why=why, remedy=remedy, path=path)
+
+
 class GuestError(BatchdiffError):
     """A guest was refused or failed, and the others continue; or the system does not let the command continue."""
 
@@ -99,9 +103,19 @@ class ManifestError(BatchdiffError):
 
 
 class ImageError(BatchdiffError):
-    """An image cannot be read, or is not what the manifest declares."""
+    """An image cannot be read, or is not what the manifest declares.
+
+    ``path``: the file that has the fault, or the image that it belongs to; empty if that is unknown.
+    """
 
     exit_code = 4
+
+    def __init__(self, what: str, *, why: str = "", remedy: str = "", path: str = "") -> None:
+        super().__init__(what, why=why, remedy=remedy)
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild_image_error, (type(self), self.what, self.why, self.remedy, self.path)
 
 
 class SecretError(ImageError):

@@ -98,8 +98,10 @@ class Dependents:
         look.add(path, former)
         return look.answer(path, former, but, forbidden, identifier)
 
-    def on_each(self, paths: Iterable[str], *, forbidden: Forbidden = Forbidden.COUNTS) -> dict[str, list[str]]:
-        """Return the images that depend on each file, in words, by the file's path.
+    def on_each(
+        self, paths: Iterable[str], *, forbidden: Forbidden = Forbidden.COUNTS
+    ) -> dict[str, DependentImages]:
+        """Return the images that depend on each file, by the file's path.
 
         The search may open the files, so hold none of them.
         """
@@ -110,7 +112,7 @@ class Dependents:
             look.add(path, ())
         # A raw image has no identifier, so it need not be read for one.
         identifiers = {path: _identifier_at(path) for path in set(paths) & set(self._images)}
-        return {path: look.answer(path, (), (), forbidden, identifiers.get(path)).words for path in paths}
+        return {path: look.answer(path, (), (), forbidden, identifiers.get(path)) for path in paths}
 
 
 def dependents_in_manifest(manifest: Manifest) -> Dependents:

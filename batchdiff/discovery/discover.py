@@ -202,7 +202,9 @@ def _check_given(
             resolved = {image_path(each.path): each for each in exclusions}
             found = (resolved | {each.path: each for each in exclusions}).get(path)
             name, why = (path, "it was not found") if found is None else (found.path, found.reason.rstrip("."))
-            raise ImageError(f"cannot use {name} as the template", why=why, remedy="Name another template.")
+            raise ImageError(
+                f"cannot use {name} as the template", path=name, why=why, remedy="Name another template."
+            )
 
 
 def _groups(

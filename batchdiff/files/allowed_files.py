@@ -45,6 +45,7 @@ def allowed_file(name: str, image: str, folders: tuple[str, ...]) -> str:
     behind = "" if path == os.path.normpath(os.path.join(own, name)) else f"resolves to {show(path)} and "
     raise ImageError(
         f"cannot use {image}",
+        path=image,
         why=f"it names the file {show(name)}, which {behind}is neither beside the image nor in a folder that the"
         " manifest allows",
         remedy=_allowing(os.path.dirname(path)),
@@ -68,6 +69,7 @@ def _is_under(path: str, folder: str) -> bool:
 def _not_plain(name: str, image: str, why: str) -> ImageError:
     return ImageError(
         f"cannot use {image}",
+        path=image,
         why=f"it names the file {show(name)}, which is not a plain path; {why}",
         remedy=_COPY,
     )

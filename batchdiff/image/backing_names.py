@@ -46,37 +46,33 @@ def check_backing(
     :raises ImageError: the named and the declared backing file differ, QEMU would read the file in another format,
         or :func:`resolved_backing` refuses the name.
     """
-    # Four ways to disagree: declared but not named, named but not declared, another file, another format.
     named = resolved_backing(image, backing)
+    why = remedy = ""
+    # Four ways to disagree: declared but not named, named but not declared, another file, another format.
     if backing is None or named is None:
         if declared is not None:
-            raise ImageError(
-                f"cannot use {image.path}",
-                why=f"the manifest or plan declares {declared.path} as its backing file, but its header names"
-                " none",
-                remedy="Correct the `backing` list in the manifest or, if the list is right, restore the image"
-                " from a backup.",
+            why = f"the manifest or plan declares {declared.path} as its backing file, but its header names none"
+            remedy = (
+                "Correct the `backing` list in the manifest or, if the list is right, restore the image from a"
+                " backup."
             )
     elif declared is None:
-        raise ImageError(
-            f"cannot use {image.path}",
-            why=f"it has the backing file {named}, which the manifest does not declare",
-            remedy=f"If that is right, add the file to the `backing` list of {os.path.basename(top.path)}.",
-        )
+        why = f"it has the backing file {named}, which the manifest does not declare"
+        remedy = f"If that is right, add the file to the `backing` list of {os.path.basename(top.path)}."
     elif not is_one_image(declared.path, named):
-        raise ImageError(
-            f"cannot use {image.path}",
-            why=f"its header names the backing file {named}, but the manifest or plan declares {declared.path}",
-            remedy=_correction(image, backing, declared, named),
-        )
+        why = f"its header names the backing file {named}, but the manifest or plan declares {declared.path}"
+        remedy = _correction(image, backing, declared, named)
     elif _contradicts(backing, declared, observer):
-        raise ImageError(
-            f"cannot use {image.path}",
-            why=f"QEMU would not read its backing file {named} as {declared.format}, the format that the manifest"
-            " or plan declares",
-            remedy="Correct the `backing` list in the manifest or, if the list is right, the header:"
-            f" {_rebase(image, declared.format, backing.name)}.",
+        why = (
+            f"QEMU would not read its backing file {named} as {declared.format}, the format that the manifest or"
+            " plan declares"
         )
+        remedy = (
+            "Correct the `backing` list in the manifest or, if the list is right, the header:"
+            f" {_rebase(image, declared.format, backing.name)}."
+        )
+    if why:
+        raise ImageError(f"cannot use {image.path}", path=image.path, why=why, remedy=remedy)
 
 
 def _correction(image: ImageSource, backing: Backing, declared: ImageSource, named: str) -> str:
@@ -142,6 +138,7 @@ def resolved_backing(image: ImageSource, backing: Backing | None) -> str | None:
         copy = shell_line(["qemu-img", "convert", "-f", image.format, "-O", "qcow2", path, f"{path}.whole"])
         raise ImageError(
             f"cannot use {path}",
+            path=path,
             why=f"its backing file name {name!r} is not a plain path, and batchdiff follows only plain paths",
             remedy=f"If you trust the image, make a standalone copy and use that: `{copy}`.",
         )
@@ -154,6 +151,7 @@ def _depends_on_who_opens_it(image: ImageSource, backing: Backing, plain: str) -
     form = backing.format or looks_like(there) or ImageFormat.RAW
     return ImageError(
         f"cannot use {image.path}",
+        path=image.path,
         why=f"its backing file name {backing.name!r} is relative to the folder in which QEMU is started",
         remedy=f"If {there} is meant, correct the header: {_rebase(image, form, there)}.",
     )

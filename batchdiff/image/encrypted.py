@@ -58,12 +58,13 @@ def open_qcow2(source: ImageSource, observer: ReadObserver | None) -> Layer:
     if header is not None:
         raise _without_secret(source)
     remedy = "Leave `secret_file` out: it is only for encrypted images."
-    raise ImageError(f"cannot use {source.path}", why="it is not encrypted", remedy=remedy)
+    raise ImageError(f"cannot use {source.path}", path=source.path, why="it is not encrypted", remedy=remedy)
 
 
 def _without_secret(source: ImageSource) -> EncryptedError:
     return EncryptedError(
         f"cannot use {source.path}",
+        path=source.path,
         why="it is encrypted",
         # An overlay's secret file is in the plan: no change of the manifest makes one known after apply.
         remedy="Write `secret_file: PATH` beside its format in the manifest; PATH is the file with its secret. If"

@@ -93,7 +93,7 @@ class ExportedLayer:
         except FormatError as error:
             self.close()
             why = f"cannot use {self.path} as {source.format}"
-            raise ImageError(why, why=str(error), remedy=error.remedy) from error
+            raise ImageError(why, path=self.path, why=str(error), remedy=error.remedy) from error
         except BaseException:
             self.close()
             raise

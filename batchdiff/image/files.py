@@ -69,12 +69,13 @@ def open_image_file(path: str) -> int:
     except OSError as error:
         raise _unreadable(path, error) from error
     except ValueError as error:
-        raise ImageError(f"cannot open {path!r}", why=str(error), remedy="Correct the path.") from error
+        raise ImageError(f"cannot open {path!r}", path=path, why=str(error), remedy="Correct the path.") from error
     mode = os.fstat(fd).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
         os.close(fd)
         raise ImageError(
             f"cannot use {path}",
+            path=path,
             why="it is neither a regular file nor a block device",
             remedy="Put the image itself there, or give the path of the image.",
         )
@@ -108,22 +109,24 @@ def _unreadable(path: str, error: OSError) -> ImageError:
     if error.errno in _MISSING and os.path.islink(path):
         return ImageError(
             f"cannot open {path}",
+            path=path,
             why="it is a symbolic link whose target does not exist",
             remedy="If it names a volume, activate the volume; otherwise correct the path.",
         )
     if error.errno in _MISSING:
         remedy = "Bring it back. If it was moved, see docs/moving.md."
-        return ImageError(f"cannot open {path}", why=error.strerror or str(error), remedy=remedy)
+        return ImageError(f"cannot open {path}", path=path, why=error.strerror or str(error), remedy=remedy)
     if error.errno == errno.ELOOP and not os.path.islink(path):
-        return ImageError(f"cannot open {path}", why=LOOP, remedy="Correct the links, or the path.")
+        return ImageError(f"cannot open {path}", path=path, why=LOOP, remedy="Correct the links, or the path.")
     if error.errno == errno.ELOOP:
         return ImageError(
             f"cannot open {path}",
+            path=path,
             why="it is a symbolic link; batchdiff follows links only to block devices",
             remedy="Put the file itself there, or give its own path.",
         )
     fault = explain(error, Deed.READ, path)
-    return ImageError(f"cannot open {path}", why=fault.why, remedy=fault.remedy)
+    return ImageError(f"cannot open {path}", path=path, why=fault.why, remedy=fault.remedy)
 
 
 def content_size(fd: int) -> int:
@@ -146,6 +149,7 @@ def failed_read(path: str, offset: int, error: OSError) -> ImageError:
     """Return the error to raise if the disk below an open image fails."""
     return ImageError(
         f"cannot read {path} at byte {offset}",
+        path=path,
         why=error.strerror or str(error),
         remedy="The disk that stores it, or the filesystem, has a fault: see the kernel log (`dmesg`).",
     )
@@ -212,6 +216,7 @@ class ImageFile:
         if read_into(self.fd, buffer, offset, self.path, self._observer) != len(buffer):
             raise ImageError(
                 f"cannot read {self.path} at byte {offset}",
+                path=self.path,
                 why=f"it ends before byte {offset + len(buffer)}, so either it is truncated, or it changed while"
                 " it was being read",
                 remedy="If nothing is writing to it, restore it from a backup.",

@@ -152,7 +152,9 @@ def _inspect_extent(extent: FlatExtent, kind: ExtentKind, *, is_last: bool) -> i
 
 
 def _refused(source: ImageSource, error: FormatError) -> ImageError:
-    return ImageError(f"cannot use {source.path} as {source.format}", why=str(error), remedy=error.remedy)
+    return ImageError(
+        f"cannot use {source.path} as {source.format}", path=source.path, why=str(error), remedy=error.remedy
+    )
 
 
 _OF_THE_MAP = (

@@ -85,7 +85,9 @@ class MappedLayer(WithOthers):
         self.backing = None if outline.backing is None else Backing(*outline.backing)
 
     def _refused(self, error: FormatError) -> ImageError:
-        return ImageError(f"cannot use {self.path} as {self._source.format}", why=str(error), remedy=error.remedy)
+        return ImageError(
+            f"cannot use {self.path} as {self._source.format}", path=self.path, why=str(error), remedy=error.remedy
+        )
 
     @cached_property
     def _map(self) -> ImageMap:
@@ -113,7 +115,9 @@ class MappedLayer(WithOthers):
             raise self._refused(error) from error
         except (ProgramError, InUseError) as error:
             # Without qemu-img, only images that it must map are refused; the others can still be planned.
-            raise ImageError(f"cannot read {self.path}", why=error.reason, remedy=error.remedy) from error
+            raise ImageError(
+                f"cannot read {self.path}", path=self.path, why=error.reason, remedy=error.remedy
+            ) from error
         for file, before in zip(self._all_files(), now, strict=True):
             self._check_same_file(file.path, before)
         found = parsed_map(text, self.path, self._edges, is_located=own is None)
@@ -139,6 +143,7 @@ class MappedLayer(WithOthers):
         if changes:
             raise ImageError(
                 f"{path} changed while it was being read",
+                path=path,
                 why=changes,
                 remedy=f"Stop what is changing it, such as its VM, {AGAIN}",
             )

@@ -100,6 +100,7 @@ def _declared(source: ImageSource) -> list[tuple[ImageSource, ImageSource | None
     if len(chain) > MAX_CHAIN:
         raise ImageError(
             f"cannot use {source.path}",
+            path=source.path,
             why=f"its backing chain is more than {MAX_CHAIN} images deep",
             remedy="Merge the chain into one image with `qemu-img convert`.",
         )
@@ -111,6 +112,7 @@ def _check_others(source: ImageSource, layer: Layer) -> None:
     if source.other_files and source.other_files != layer.other_files:
         raise ImageError(
             f"cannot use {source.path}",
+            path=source.path,
             why=f"its other files are not those in the plan: {_listed(layer.other_files)} instead of"
             f" {_listed(source.other_files)}",
             remedy="Bring back the files that the plan lists, and make sure that the image names them.",
@@ -120,12 +122,14 @@ def _check_others(source: ImageSource, layer: Layer) -> None:
         if is_block_device(other.fd):  # it was put there after its name was checked
             raise ImageError(
                 f"cannot use {source.path}",
+                path=source.path,
                 why=f"{other.path}, a part of it, is a block device",
                 remedy="Put the regular file back.",
             )
         if _identity(other) in seen:
             raise ImageError(
                 f"cannot use {source.path}",
+                path=source.path,
                 why=f"it names {other.path} twice, or as a part of itself",
                 remedy=RESTORE_IT,
             )
@@ -151,6 +155,7 @@ def _check_not_empty(layer: Layer) -> None:
     if layer.virtual_size == 0:
         raise ImageError(
             f"cannot use {layer.path}",
+            path=layer.path,
             why="it is empty (virtual size 0)",
             remedy=RESTORE_IT,
         )

@@ -51,6 +51,7 @@ def open_data_file(source: ImageSource, name: str, observer: ReadObserver | None
         folder, own = map(shell_path, os.path.split(source.path))
         raise ImageError(
             f"cannot use {source.path}",
+            path=source.path,
             why=f"the name of its data file, {name!r}, is relative to the folder in which QEMU is started",
             remedy=f"If {path} is meant, correct the header: `cd {folder} && {amend} {own}`.",
         )
@@ -64,6 +65,7 @@ def _data_file_moved(image: str, name: str, beside: str) -> MovedError:
     amend = shell_line(["qemu-img", "amend", "-o", f"data_file={beside.replace(',', ',,')}", f"json:{opened}"])
     return MovedError(
         f"cannot use {image}",
+        path=image,
         why=f"its header names the data file {show(name)}, but a file of the same name is beside the image",
         remedy=f"If {beside} is meant, as after a move, correct the header: `{amend}`.",
     )

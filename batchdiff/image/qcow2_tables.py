@@ -140,4 +140,4 @@ def read_words(file: ImageFile, offset: int, count: int) -> entries.Words:
 
 def error_refused(path: str, error: FormatError) -> ImageError:
     """Return the error for a file that breaks the format's rules."""
-    return ImageError(f"cannot use {path} as qcow2", why=str(error), remedy=error.remedy)
+    return ImageError(f"cannot use {path} as qcow2", path=path, why=str(error), remedy=error.remedy)

@@ -111,6 +111,7 @@ def open_part(path: str, what: str, image: str, observer: ReadObserver | None) -
     except FileNotFoundError as error:
         raise ImageError(
             f"cannot use {image}",
+            path=image,
             why=f"its {what} {path} is missing",
             remedy="Bring the file back. If it was moved or renamed, correct its name in the image.",
         ) from error
@@ -119,12 +120,16 @@ def open_part(path: str, what: str, image: str, observer: ReadObserver | None) -
         if isinstance(error, PermissionError):
             why, remedy = explain(error, Deed.READ, path)
         raise ImageError(
-            f"cannot use {image}", why=f"its {what} {show(path)} cannot be opened: {why}", remedy=remedy
+            f"cannot use {image}",
+            path=image,
+            why=f"its {what} {show(path)} cannot be opened: {why}",
+            remedy=remedy,
         ) from error
     # A device is not even opened, because that can have side effects.
     if not stat.S_ISREG(mode):
         raise ImageError(
             f"cannot use {image}",
+            path=image,
             why=f"its {what} {path} is not a regular file",
             remedy="Put a regular file there. If a block device is there, and you trust the image, you can convert"
             " the image to a single file with `qemu-img convert` instead.",

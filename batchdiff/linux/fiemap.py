@@ -134,6 +134,7 @@ def _each(batches: Iterator[_Records], having: int) -> Iterator[PhysicalExtent]:
 def _failed_map(path: str, error: OSError) -> ImageError:
     return ImageError(
         f"cannot determine where {path} is on its disk",
+        path=path,
         why=error.strerror or str(error),
         remedy="Its disk or filesystem has a fault, or is full; see the kernel log (`dmesg`).",
     )

@@ -177,20 +177,24 @@ def _without_needed(parts: list[Part], manifest: Manifest) -> list[Part]:
     for part in parts:
         own = files.get(part.entry.name if isinstance(part, Candidate) else "", ())
         itself = {os.path.realpath(path) for path in own[:1]}
-        others = [other for path in own for other in resting[path] if other not in itself]
-        if isinstance(part, Candidate) and others:
-            images = "that image" if len(others) == 1 else "those images"
-            first = _first_of(others, guests)
-            reason = f"it is needed by {first}, which would be lost without it"
-            remedy = f"convert or remove {images} first"
-            if (doubtful := first.removeprefix("perhaps ")) != first:
-                reason = f"it may be needed by {doubtful}, which would be lost without it"
-                remedy = f"find out why {'that' if len(others) == 1 else 'those'} cannot be read"
-            reason += f"; {remedy}, then plan again"
+        others = [other for path in own for other in resting[path].paths if other not in itself]
+        doubtful = [other for path in own for other in resting[path].doubtful]
+        if isinstance(part, Candidate) and (others or doubtful):
+            reason = f"{_why_needed(others, doubtful, guests)}, then plan again"
             found.append(untouched_guest(part.entry, part.record, Verdict.REFUSE, reason))
         else:
             found.append(part)
     return found
+
+
+def _why_needed(others: list[str], doubtful: list[str], guests: dict[str, str]) -> str:
+    """Return which images need a guest, or may need it, and what to do about them."""
+    named = _first_of(others or doubtful, guests)
+    if others:
+        images = "that image" if len(others) == 1 else "those images"
+        return f"it is needed by {named}, which would be lost without it; convert or remove {images} first"
+    unread = "that" if len(doubtful) == 1 else "those"
+    return f"it may be needed by {named}, which would be lost without it; find out why {unread} cannot be read"
 
 
 def _first_of(images: list[str], guests: dict[str, str]) -> str:

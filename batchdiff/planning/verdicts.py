@@ -7,7 +7,7 @@ import math
 from typing import NamedTuple
 
 from batchdiff.choices import Verdict
-from batchdiff.image.storage.allocation import ALL_SHARED, DiskUse
+from batchdiff.image.storage.allocation import DiskUse
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.plan.plan import Savings, Sharing, Similarity, why_unlike
 from batchdiff.planning.overlay_content import OverlayContent, better_clusters
@@ -55,7 +55,7 @@ def _why_not_smaller(
     savings: Savings, use: DiskUse, content: OverlayContent, least: LeastSavings, below: Below
 ) -> str:
     if use.reclaimable == 0 < use.allocated:
-        is_lower_bound = use.exactness is Exactness.AT_LEAST and not use.note.startswith(ALL_SHARED)
+        is_lower_bound = use.exactness is Exactness.AT_LEAST and not use.frees_nothing
         if use.exactness is Exactness.UNKNOWN or is_lower_bound:
             return f"whether deleting it would free anything is unknown: {use.note}"
         return f"deleting it would free nothing: {use.note}"

@@ -119,7 +119,7 @@ class Export:
             return self.failure(error)
         words = self._last_words()
         secret_files = {} if self._secret_file is None else {self._path: self._secret_file}
-        unopened = ImageError(f"QEMU cannot open {self._path}", why=words, remedy=RESTORE_IT)
+        unopened = ImageError(f"QEMU cannot open {self._path}", path=self._path, why=words, remedy=RESTORE_IT)
         return wrong_secret(words, secret_files) or unopened
 
     def failure(self, error: OSError) -> ImageError:
@@ -135,7 +135,7 @@ class Export:
             remedy = "The image is probably damaged. If `qemu-img convert` can read it, report this as a bug."
         elif error.errno == errno.EIO:
             remedy = "The image is damaged, or the disk below it has a fault: see the kernel log (`dmesg`)."
-        return ImageError(f"cannot read {self._path}", why=why, remedy=remedy)
+        return ImageError(f"cannot read {self._path}", path=self._path, why=why, remedy=remedy)
 
     def _last_words(self) -> str:
         if os.getpid() == self._owner:

@@ -58,6 +58,7 @@ def parsed_map(text: str, path: str, edges: _Offsets, *, is_located: bool) -> Im
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ImageError(
             f"cannot use {path}",
+            path=path,
             why=f"QEMU does not map its data to offsets in the file ({_fault(error)})",
             remedy=COPY,
         ) from error
@@ -65,7 +66,10 @@ def parsed_map(text: str, path: str, edges: _Offsets, *, is_located: bool) -> Im
     files = np.searchsorted(edges, starts, side="right").astype(np.uint16) if len(edges) else in_one_file(starts)
     if len(edges) and ((edges[-1] != size) | (np.searchsorted(edges, ends, side="left") != files).any()):
         raise ImageError(
-            f"cannot use {path}", why="QEMU does not map its data to the extents that the image names", remedy=COPY
+            f"cannot use {path}",
+            path=path,
+            why="QEMU does not map its data to the extents that the image names",
+            remedy=COPY,
         )
     joins = (starts[1:] == ends[:-1]) & (offsets[1:] - offsets[:-1] == starts[1:] - starts[:-1])
     joins &= files[1:] == files[:-1]

@@ -122,13 +122,16 @@ def file_map(image: ImageSource, *, most_output: int = _LARGEST_MAP) -> str:
     except OutputError as error:
         raise ImageError(
             f"cannot use {image.path}",
+            path=image.path,
             why=f"the list of its ranges exceeds {format_size(most_output)}",
             remedy="Make a less fragmented copy with `qemu-img convert`, and use that.",
         ) from error
     if done.code == 1 and not is_locked(done):
-        raise ImageError(f"QEMU cannot open or map {image.path}", why=without_ranges(done), remedy=RESTORE_IT)
+        raise ImageError(
+            f"QEMU cannot open or map {image.path}", path=image.path, why=without_ranges(done), remedy=RESTORE_IT
+        )
     if done.code < 0:
-        raise ImageError(f"QEMU crashes on {image.path}", why=done.described(), remedy=_CRASHES)
+        raise ImageError(f"QEMU crashes on {image.path}", path=image.path, why=done.described(), remedy=_CRASHES)
     require_success(done)
     return done.output[max(done.output.find("["), 0) :]  # without the warnings before it
 

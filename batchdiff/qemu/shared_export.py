@@ -71,7 +71,9 @@ class SharedExport:
             return Export(self._path, self._fd, self._device)
         except ProgramError as error:
             # Without qemu-nbd, only images that must be exported are refused; the others can still be planned.
-            raise ImageError(f"cannot read {self._path}", why=error.reason, remedy=error.remedy) from error
+            raise ImageError(
+                f"cannot read {self._path}", path=self._path, why=error.reason, remedy=error.remedy
+            ) from error
         except OSError as error:
             raise _unreadable(self._path, error) from error
 
@@ -100,4 +102,4 @@ class SharedExport:
 
 
 def _unreadable(path: str, error: OSError) -> ImageError:
-    return ImageError(f"cannot read {path}", why=error.strerror or str(error))
+    return ImageError(f"cannot read {path}", path=path, why=error.strerror or str(error))

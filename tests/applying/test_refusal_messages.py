@@ -471,7 +471,7 @@ def test_too_little_space(tmp_path, monkeypatch):
     monkeypatch.setattr(space, "free_bytes", lambda _: 1024)
     assert re.fullmatch(
         f"there is not enough space on the filesystem of {tmp_path}: up to [0-9.]+ KiB is needed at any one time,"
-        r" but only 1 KiB is free\. Make room, then run the same command again\.",
+        r" but only 1 KiB is free\. Make room first\.",
         message(stage.apply),
     )
 

@@ -308,18 +308,8 @@ def test_raw_guests_in_place():
     )
 
 
-@pytest.mark.parametrize(
-    ("remedy", "advice"),
-    [
-        ("Make room, then run the same command again.", "Make room before you apply it."),
-        ("Make room, or choose fewer guests with `--guest`.", "Make room, or choose fewer guests with `--guest`."),
-        ("Correct the path, then run the same command again.", "Correct the path before you apply it."),
-        ("", ""),
-    ],
-)
-def test_too_little_space(capsys, monkeypatch, remedy, advice):
-    """The same command would be `plan`, which is done."""
-
+@pytest.mark.parametrize("remedy", ["Make room first.", "Make room first, or choose fewer guests with `--guest`."])
+def test_too_little_space(capsys, monkeypatch, remedy):
     def refuse(*_args: object) -> None:
         raise GuestError("/images has too little space", why="it is full", remedy=remedy)
 
@@ -327,8 +317,7 @@ def test_too_little_space(capsys, monkeypatch, remedy, advice):
     plan_warnings.warn_of_space(Console(), small_plan(guest_plan()))
     assert capsys.readouterr().err == (
         "batchdiff: warning: `batchdiff apply` would refuse this plan: /images has too little space: it is full."
-        f" {advice}".rstrip()
-        + "\n"
+        f" {remedy}\n"
     )
 
 

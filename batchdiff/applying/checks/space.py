@@ -19,7 +19,7 @@ from batchdiff.image.storage.copy_up import protecting
 from batchdiff.image.storage.shared_blocks import shared_extents
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.linux.btrfs import is_btrfs
-from batchdiff.linux.call_failures import AGAIN, explain
+from batchdiff.linux.call_failures import explain
 from batchdiff.linux.permissions import Deed
 from batchdiff.plan.overlay_options import DEFAULT_CLUSTER_SIZE
 from batchdiff.plan.plan import GuestToConvert, Savings
@@ -99,7 +99,7 @@ def check_space(
                     f"there is not enough space on the filesystem of {folder}",
                     why=f"up to {format_size(needed)} is needed at any one time, but only {format_size(free)} is"
                     " free",
-                    remedy=f"Make room, {'or choose fewer guests with `--guest`.' if several else AGAIN}",
+                    remedy=f"Make room first{', or choose fewer guests with `--guest`' if several else ''}.",
                 )
             room = Room(fewer, folder)
     return room

@@ -31,7 +31,7 @@ def dependents_of_kept(plan: Plan, names: Iterable[str]) -> dict[str, tuple[str,
     if not paths:
         return {}
     found = dependents_in_plan(plan).on_each(paths.values(), forbidden=Forbidden.IGNORED)
-    words = {name: tuple(found[path] or _listed(path)) for name, path in paths.items()}
+    words = {name: tuple(found[path].words or _listed(path)) for name, path in paths.items()}
     return {name: each for name, each in words.items() if each}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -103,14 +102,12 @@ def original_too(error: BatchdiffError, guest: GuestToConvert, history: History)
 def _is_about_original(error: BatchdiffError, guest: GuestToConvert) -> bool:
     """Return whether an error is about a file of the original's chain.
 
-    Of a failed verification, the cause is examined: the error itself names the file that was verified, whichever
-    file has the fault.
+    Of a failed verification, the cause is examined, because that names the file that has the fault.
     """
     fault = error.__cause__ if isinstance(error, VerificationError) else error
     if not isinstance(fault, ImageError):
         return False
-    names = [name for path in guest.image.paths for name in original_names(path).all]
-    return any(re.search(rf"(?<!\S){re.escape(name)}(?=[:;,.]*(\s|$))", fault.reason) for name in names)
+    return fault.path in {name for path in guest.image.paths for name in original_names(path).all}
 
 
 @contextmanager

@@ -169,4 +169,6 @@ def sync(template: Image) -> None:
             os.fsync(layer.fd)
         except OSError as error:
             fault = explain(error, Deed.WRITE, layer.path)
-            raise ImageError(f"cannot sync {layer.path} to disk", why=fault.why, remedy=fault.remedy) from error
+            raise ImageError(
+                f"cannot sync {layer.path} to disk", path=layer.path, why=fault.why, remedy=fault.remedy
+            ) from error

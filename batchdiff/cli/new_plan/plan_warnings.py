@@ -7,7 +7,6 @@ import os
 from batchdiff.applying.checks.space import check_space
 from batchdiff.cli.console import Console
 from batchdiff.errors import GuestError
-from batchdiff.linux.call_failures import AGAIN
 from batchdiff.plan.plan import Plan
 from batchdiff.plan.sidecar import sidecars_of
 from batchdiff.units import few
@@ -34,6 +33,4 @@ def warn_of_space(console: Console, plan: Plan) -> None:
     try:
         check_space(plan.to_convert, plan.retire)
     except GuestError as error:
-        # The same command would be `plan`, whose plan is written already.
-        remedy = error.remedy.replace(f", {AGAIN}", " before you apply it.")
-        console.warn(f"warning: `batchdiff apply` would refuse this plan: {error.reason}. {remedy}".rstrip())
+        console.warn(f"warning: `batchdiff apply` would refuse this plan: {error}")

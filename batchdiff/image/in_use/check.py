@@ -93,6 +93,7 @@ def in_use(path: str, purpose: Purpose, objection: str) -> BatchdiffError:
         )
     return ImageError(
         f"{path}, which must not change, is in use",
+        path=path,
         why=objection,
         remedy="Stop what is using it: shut down the VM, end the program, or unmount or detach the device. VMs"
         " running on its overlays can stay up.",

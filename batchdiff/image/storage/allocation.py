@@ -38,8 +38,7 @@ _OF_OTHERS = (
     "blocks shared with files other than the template are freed too, once the last of those files is deleted"
 )
 
-ALL_SHARED = "it shares all its blocks with other files"
-"""The beginning of the note if deleting a file frees nothing as long as those other files exist."""
+_ALL_SHARED = "it shares all its blocks with other files"
 _PERHAPS_GUESTS = (
     "; if those are guests too, converting all of them would free the blocks, but each guest is judged on its"
     " own, because planning for several together is not supported yet"
@@ -55,13 +54,15 @@ _OF_DEVICES = (
 class DiskUse:
     """Bytes that a file takes, and bytes that deleting it would free.
 
-    ``exactness`` is that of ``reclaimable``. ``note``: why that is not exact, or why it is 0.
+    ``exactness`` is that of ``reclaimable``. ``note``: why that is not exact, or why it is 0. ``frees_nothing``:
+    whether deleting it is known to free nothing as long as the other files that have its blocks exist.
     """
 
     allocated: int
     reclaimable: int
     exactness: Exactness = Exactness.EXACT
     note: str = ""
+    frees_nothing: bool = False
 
 
 def allocated_bytes(fd: int, path: str) -> int:
@@ -90,6 +91,7 @@ def disk_use_of(
         sum(use.reclaimable for use in uses),
         of_sum(use.exactness for use in uses),
         next((use.note for use in uses if use.note), ""),
+        all(use.frees_nothing for use in uses),
     )
 
 
@@ -108,7 +110,7 @@ def disk_use(fd: int, path: str, *, kept: Blocks = NO_BLOCKS, known: ExtentTable
         size = allocated_bytes(fd, path)
         return DiskUse(size, size, Exactness.AT_MOST, _OF_DEVICES)
     if names := other_names(fd, path):
-        return DiskUse(allocated_bytes(fd, path), 0, note=names)
+        return DiskUse(allocated_bytes(fd, path), 0, note=names, frees_nothing=True)
     filesystem = filesystem_of(fd)
     if filesystem == OVERLAYFS:
         return _in_layers(fd, path, kept)
@@ -142,7 +144,9 @@ def _in_layers(fd: int, path: str, kept: Blocks) -> DiskUse:
     try:
         real = os.open(upper, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
-        return DiskUse(allocated_bytes(fd, path), 0, note="it is in a lower layer of its overlayfs")
+        return DiskUse(
+            allocated_bytes(fd, path), 0, note="it is in a lower layer of its overlayfs", frees_nothing=True
+        )
     except OSError as error:
         found = _by_blocks(fd, _shared(fd, path), kept)
         return replace(found, exactness=Exactness.AT_MOST, note=f"{upper} cannot be opened ({error.strerror})")
@@ -185,9 +189,9 @@ def _less(allocated: int, shared_bytes: int, shared: ExtentTable, kept: Blocks) 
     free = max(allocated - shared_bytes, 0)
     nothing = len(shared.length) > 0 and not free
     if blocks_of(shared).are_within(kept):
-        return DiskUse(allocated, free, note=ALL_SHARED if nothing else "")
-    note = f"{ALL_SHARED}{_PERHAPS_GUESTS}" if nothing else _OF_OTHERS
-    return DiskUse(allocated, free, Exactness.AT_LEAST, note)
+        return DiskUse(allocated, free, note=_ALL_SHARED if nothing else "", frees_nothing=nothing)
+    note = f"{_ALL_SHARED}{_PERHAPS_GUESTS}" if nothing else _OF_OTHERS
+    return DiskUse(allocated, free, Exactness.AT_LEAST, note, frees_nothing=nothing)
 
 
 def _shared(fd: int, path: str) -> ExtentTable:

@@ -109,8 +109,10 @@ def open_same_files(source: ImageSource, files: Files, observer: ReadObserver | 
         image.close()
         each = zip(image.source.files, found, files, strict=False)
         moved = (path for path, now, then in each if then not in {now, (_ANY_DEVICE, now[1])})
+        path = next(moved, source.path)
         raise ImageError(
-            f"another file took the place of {next(moved, source.path)} while this command was running",
+            f"another file took the place of {path} while this command was running",
+            path=path,
             remedy="Find out what moved the file or mounted something over it, and run the same command again.",
         )
     return image

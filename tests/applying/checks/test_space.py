@@ -46,7 +46,7 @@ def test_there_is_none(tmp_path, free):
     with pytest.raises(GuestError, match="not enough space") as caught:
         check_space([guest(tmp_path, overlay=free + GIB)], Retire.KEEP)
     assert str(tmp_path) in str(caught.value)
-    assert caught.value.remedy == "Make room, then run the same command again."
+    assert caught.value.remedy == "Make room first."
 
 
 def test_all_overlays_together_count(tmp_path, free):

@@ -95,7 +95,7 @@ SEVERAL = ("these originals are block devices", "they have")
 def test_a_fault_in_the_original_itself_shows_in_no_fingerprint(stage, is_verified, where):
     """A bad sector does not change its times, so nothing proves that it is intact."""
     what = f"cannot read {stage.original()} {where}".strip()
-    fault = ImageError(what, why="Input/output error", remedy="See it.")
+    fault = ImageError(what, path=str(stage.original()), why="Input/output error", remedy="See it.")
     error = fault
     if is_verified:
         error = VerificationError(f"{stage.overlay()} cannot be verified", why=fault.reason, remedy="See it.")
@@ -105,7 +105,8 @@ def test_a_fault_in_the_original_itself_shows_in_no_fingerprint(stage, is_verifi
 
 def test_a_fault_in_the_overlay_is_none_in_the_original(stage):
     """Restore verifies the original; and the name of the overlay may begin with that of the original."""
-    fault = ImageError(f"cannot read {stage.original()}.qcow2 at byte 0", why="Input/output error")
+    overlay = f"{stage.original()}.qcow2"
+    fault = ImageError(f"cannot read {overlay} at byte 0", path=overlay, why="Input/output error")
     error = VerificationError(f"{stage.original()} cannot be verified", why=fault.reason)
     error.__cause__ = fault
     for each in (fault, error, VerificationError(f"{stage.original()} and {stage.overlay()} differ")):

@@ -3,6 +3,7 @@
 Guards linux/fiemap.py.
 """
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -15,7 +16,7 @@ from notation import run
 
 from batchdiff.errors import ImageError
 from batchdiff.image.storage import allocation
-from batchdiff.image.storage.allocation import allocated_bytes, disk_use
+from batchdiff.image.storage.allocation import allocated_bytes, disk_use, disk_use_of
 from batchdiff.linux.fiemap import ExtentFlag, PhysicalExtent, extent_table, physical_extents
 from batchdiff.units import KIB, MIB
 
@@ -89,6 +90,27 @@ def test_what_is_shared_does_not_come_back(xfs):
     rewrite(copy, MIB, 256 * KIB)
     assert measured(copy) == (4 * MIB, 256 * KIB)
     assert measured(source) == (4 * MIB, 256 * KIB)
+
+
+def test_that_an_image_frees_nothing_is_known_only_if_all_its_files_free_nothing(xfs):
+    shared = [made(xfs / name, seed=30 + number) for number, name in enumerate(("first", "second"))]
+    for path in shared:
+        reflink(path, path.with_name(f"{path.name} copy"))
+    linked = made(xfs / "has two names", seed=32)
+    os.link(linked, xfs / "its second name")
+    own = made(xfs / "alone", seed=33)
+    for paths, expected in (
+        (shared[:1], True),
+        ([linked], True),
+        ([*shared, linked], True),
+        ([own], False),
+        ([*shared, own], False),
+    ):
+        with contextlib.ExitStack() as stack:
+            files = [(stack.enter_context(path.open("rb")).fileno(), str(path)) for path in paths]
+            use = disk_use_of(files, kept={})
+        assert use.frees_nothing is expected
+        assert (use.reclaimable == 0) is expected
 
 
 def test_it_is_what_the_filesystem_gets_back(xfs):
