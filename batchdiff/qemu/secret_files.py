@@ -54,7 +54,7 @@ def why_unusable_as_secret(path: str) -> str:
     try:
         status = os.stat(path)
         if stat.S_ISREG(status.st_mode):
-            os.close(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            return _why_unfit(_read(path))
     except OSError as error:
         if is_descriptor(path) and isinstance(error, FileNotFoundError):
             number = path.rpartition("/")[2]
@@ -64,11 +64,26 @@ def why_unusable_as_secret(path: str) -> str:
         # A process that also has the writing end of a pipe open would wait forever for the pipe to end.
         mode = fcntl.fcntl(int(path.rpartition("/")[2]), fcntl.F_GETFL) & os.O_ACCMODE
         return "" if mode == os.O_RDONLY else "that descriptor was not opened read-only"
-    if not stat.S_ISREG(status.st_mode):
-        return "it is neither a regular file nor a pipe that is open as a descriptor, such as /dev/fd/3"
-    if status.st_size == 0:
+    return "it is neither a regular file nor a pipe that is open as a descriptor, such as /dev/fd/3"
+
+
+def _read(path: str) -> bytes:
+    """Return the bytes of a secret, or a few more than a secret can have."""
+    with open(path, "rb") as file:
+        return file.read(_LARGEST + 1)
+
+
+def _why_unfit(secret: bytes) -> str:
+    """Return why QEMU cannot use these bytes as a secret; empty if it can."""
+    if not secret:
         return "it is empty"
-    return "" if status.st_size <= _LARGEST else f"it is larger than {format_size(_LARGEST)}"
+    if len(secret) > _LARGEST:
+        return f"it is larger than {format_size(_LARGEST)}"
+    try:
+        is_text = "\0" not in secret.decode()
+    except UnicodeDecodeError:
+        is_text = False
+    return "" if is_text else "it is not UTF-8, or contains a null byte"
 
 
 def _why_unreadable(error: OSError, path: str) -> str:
@@ -87,24 +102,23 @@ def mode_for_others(path: str) -> str:
 
 def ends_with_line_break(path: str) -> bool:
     """Return whether the last byte of a secret is a line break, which QEMU treats as part of the secret."""
-    with open(readable_secret(path).path, "rb") as file:
-        return file.read(_LARGEST + 1).endswith(b"\n")
+    return _read(readable_secret(path).path).endswith(b"\n")
 
 
 def readable_secret(path: str) -> ReadableSecret:
     """Return how a program can read the secret in a file.
 
-    :raises SecretError: the file is missing, unreadable, empty, too large, or neither a regular file nor a pipe
-        that is open as a descriptor.
+    :raises SecretError: the file is missing, unreadable, empty, too large, not text, or neither a regular file nor
+        a pipe that is open as a descriptor.
     """
     with _keeping:
         if path in _kept:
             return _by_descriptor(_kept[path])
         if why := why_unusable_as_secret(path):
             raise SecretError(
-                f"cannot read the secret file {path}",
+                f"cannot use the secret file {path}",
                 why=why,
-                remedy="Make the secret readable at that path; a symbolic link will do. Before the first apply,"
+                remedy="Put the secret at that path; a symbolic link will do. Before the first apply,"
                 " you can also name another file as `secret_file` in the manifest, and make a new plan.",
             )
         if not is_descriptor(path):
@@ -120,14 +134,12 @@ def _by_descriptor(fd: int) -> ReadableSecret:
 def _in_memory(path: str) -> int:
     """Copy a secret into memory, and return the descriptor of the copy, which is never closed."""
     try:
-        with open(path, "rb") as file:
-            secret = file.read(_LARGEST + 1)
+        secret = _read(path)
     except OSError as error:
         raise SecretError(f"cannot read the secret from {path}", why=_why_unreadable(error, path)) from error
-    if not 0 < len(secret) <= _LARGEST:
-        too_large = f"it is larger than {format_size(_LARGEST)}"
-        why = too_large if secret else "it is empty; only one command can read a pipe"
-        raise SecretError(f"cannot read the secret from {path}", why=why)
+    if why := _why_unfit(secret):
+        hint = "" if secret else "; only one command can read a pipe"
+        raise SecretError(f"cannot use the secret from {path}", why=f"{why}{hint}")
     copy = os.memfd_create("secret")
     try:
         write_all(copy, secret, 0)

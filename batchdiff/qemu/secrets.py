@@ -16,8 +16,8 @@ from batchdiff.qemu.programs import CompletedProgram
 from batchdiff.qemu.secret_files import ends_with_line_break, is_descriptor, readable_secret
 from batchdiff.units import few
 
-_NO_KEY_FITS, _NO_TEXT = "Invalid password", "is not valid UTF-8"
-"""Printed by QEMU if the secret opens no key slot of an image, or if it is not text."""
+_NO_KEY_FITS = "Invalid password"
+"""Printed by QEMU if the secret opens no key slot of an image."""
 
 
 class Secrets(NamedTuple):
@@ -36,7 +36,7 @@ class Secrets(NamedTuple):
 def secrets_of(images: Iterable[ImageSource]) -> Secrets:
     """Return the secrets that images and their chains need.
 
-    :raises SecretError: one of them cannot be read, is empty, or is too large.
+    :raises SecretError: one of them cannot be read, or cannot be a secret: see :func:`readable_secret`.
     """
     files = dict.fromkeys(each.secret_file for each in _files(images) if each.secret_file is not None)
     ids = {path: f"sec{number}" for number, path in enumerate(files)}
@@ -75,12 +75,9 @@ def wrong_secret(output: str, secret_files: Mapping[str, str]) -> SecretError | 
     ``output``: what it printed; ``secret_files``: the file with each encrypted image's secret, by image path.
     """
     files = sorted(set(secret_files.values()))
-    if files and _NO_TEXT in output:
-        why, advice = f"the secret in {_one_of(files)} is not UTF-8, or contains a null byte", ""
-    elif files and _NO_KEY_FITS in output:
-        why, advice = f"no key slot opens with the secret in {_one_of(files)}", _advice_on_line_breaks(files)
-    else:
+    if not files or _NO_KEY_FITS not in output:
         return None
+    why, advice = f"no key slot opens with the secret in {_one_of(files)}", _advice_on_line_breaks(files)
     correct = "Correct the file, or put a symbolic link to the right one in its place."
     if all(map(is_descriptor, files)):
         correct = "Pass the right secret through that descriptor."
@@ -97,7 +94,7 @@ def _one_of(paths: Collection[str]) -> str:
 def _advice_on_line_breaks(files: list[str]) -> str:
     for path in files:
         with contextlib.suppress(OSError, SecretError):  # QEMU could read the file, but it may be gone by now
-            if ends_with_line_break(path) and not is_descriptor(path):
+            if not is_descriptor(path) and ends_with_line_break(path):
                 return (
                     "For QEMU, the line break at the end of the file is part of the secret;"
                     f" `truncate -s -1 {shell_word(path)}` removes it."

@@ -214,7 +214,7 @@ def test_a_secret_file_that_is_gone_when_an_image_must_be_rebuilt(tmp_path):
     fleet.secret.unlink()
     for argv in (["--dry-run"], []):
         said = " ".join(fleet.run("restore", PLAN, *argv, expect=4).stdout.split())
-        assert said.count(f"cannot read the secret file {fleet.secret}: No such file") == 2
+        assert said.count(f"cannot use the secret file {fleet.secret}: No such file") == 2
     assert {kind: (tmp_path / f"{kind}.qcow2").read_bytes() for kind in KINDS} == overlays
     assert not list(tmp_path.glob(".*tmp")) + list(tmp_path.glob("luks.img*"))
 

@@ -152,7 +152,7 @@ def test_a_lost_secret_is_no_damage_to_the_overlay(tmp_path):
     batchdiff("apply", "fleet.plan.json", cwd=tmp_path)
     (tmp_path / "secret").unlink()
     said = batchdiff("verify", "fleet.plan.json", cwd=tmp_path, expect=None).stdout
-    assert "unknown  luks: cannot read the secret file" in said
+    assert "unknown  luks: cannot use the secret file" in said
     assert "damaged" not in said
 
 

@@ -1,4 +1,4 @@
-"""Secret files are checked without being read; a pipe's secret is read once, and kept in memory for programs."""
+"""Secret files are checked, and read by QEMU; a pipe's secret is read once, and kept in memory for programs."""
 
 import os
 import subprocess
@@ -7,7 +7,12 @@ import pytest
 from access import as_user
 
 from batchdiff.errors import ImageError
-from batchdiff.qemu.secret_files import ends_with_line_break, is_descriptor, readable_secret
+from batchdiff.qemu.secret_files import (
+    ends_with_line_break,
+    is_descriptor,
+    readable_secret,
+    why_unusable_as_secret,
+)
 
 SECRET = b"hush, hush"
 
@@ -96,10 +101,22 @@ def test_a_secret_of_another_user(tmp_path):
     (tmp_path / "secret").chmod(0o600)
     tmp_path.chmod(0o755)
     why = r"may not read /secret, which belongs to .* and has the mode 600"
-    with pytest.raises(ImageError, match=rf"cannot read the secret file /secret: .*{why}"):
+    with pytest.raises(ImageError, match=rf"cannot use the secret file /secret: .*{why}"):
         as_user(3001, tmp_path, lambda: readable_secret("/secret"))
 
 
 def test_which_paths_are_descriptors():
     assert [is_descriptor(path) for path in ("/dev/fd/3", "/proc/self/fd/12")] == [True, True]
     assert [is_descriptor(path) for path in ("/dev/fd/", "/dev/fd/3x", "fd/3", "/dev/fd/3/x")] == [False] * 4
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"a\0b", b"\xc3"])
+def test_what_is_not_text_is_no_secret_of_qemu(tmp_path, content):
+    """Neither in a file, when the manifest is read, nor from a pipe."""
+    path = tmp_path / "secret"
+    path.write_bytes(content)
+    assert why_unusable_as_secret(str(path)) == "it is not UTF-8, or contains a null byte"
+    reading = piped(content)
+    with pytest.raises(ImageError, match="from /dev/fd/[0-9]+: it is not UTF-8"):
+        readable_secret(f"/dev/fd/{reading}")
+    os.close(reading)
