@@ -1,3 +1,3 @@
-"""batchdiff: turn full clones of a virtual machine template back into thin qcow2 overlays."""
+"""batchdiff: turn full copies of a virtual machine template back into thin overlays."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""``python -m batchdiff``."""
+"""The entry point of batchdiff."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import sys
 from typing import NoReturn
 
 _INTERRUPTED = 130
-"""``errors.EXIT_INTERRUPTED``, here without an import that Ctrl-C could interrupt."""
+"""``errors.EXIT_INTERRUPTED``, repeated here because Ctrl-C could interrupt its import."""
 
 _OBJECTS_BETWEEN_COLLECTIONS = 100_000
-"""Startup creates about half this number of objects, and keeps them all. By default, Python 3.11 collects garbage
-after every 700 of them, which took 4% of the time that ``plan`` needs to start. Later objects form few cycles."""
+"""Python 3.11's default, 700, cost 4% of the start-up time of ``plan``, which creates about 50,000 lasting
+objects. Later objects form few cycles."""
 
 
 def main() -> NoReturn:
-    """Run a verb and exit with its code, as the installed command does."""
+    """Run the command line and exit with its code."""
     _take_names_for_utf8()
     _occupy_standard_descriptors()
-    # numpy's linear algebra, never used here, would start a thread per CPU. That takes a seventh of the time that
-    # numpy needs to load, and forking a process that has threads is not safe.
+    # numpy's OpenBLAS, which batchdiff does not use, would start a thread per CPU. That takes a seventh of numpy's
+    # loading time, and forking a process that has threads is not safe.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     try:
@@ -32,18 +32,17 @@ def main() -> NoReturn:
 
         code = run(sys.argv[1:])
         for number in HELD:
-            signal.signal(number, signal.SIG_IGN)  # too late to stop: the exit code must show that all is done
+            signal.signal(number, signal.SIG_IGN)  # too late to stop: the exit code is settled
     except KeyboardInterrupt:
         code = _INTERRUPTED
     _end(code)
 
 
 def _take_names_for_utf8() -> None:
-    """Restart Python in UTF-8 mode if the locale would make it decode file names in another encoding.
+    """Try to restart Python in UTF-8 mode if the locale makes it decode file names in another encoding.
 
-    Manifests and plans are UTF-8, and the bytes of a file name do not depend on the locale. In ASCII or
-    Latin-1, Python would not find a file that the manifest names, and would record the names of files wrongly.
-    Messages keep the locale's encoding: PYTHONIOENCODING passes it on, because UTF-8 mode would override it.
+    Manifests and plans are UTF-8, and the bytes of a file name do not depend on the locale. Messages keep their
+    encoding, because PYTHONIOENCODING overrides UTF-8 mode.
     """
     stream = sys.stdout or sys.stderr
     if sys.getfilesystemencoding() == "utf-8" or "utf8" in sys._xoptions or not sys.executable:
@@ -57,8 +56,7 @@ def _take_names_for_utf8() -> None:
 def _occupy_standard_descriptors() -> None:
     """Open /dev/null in place of each descriptor from 0 to 2 that the caller has closed, as with ``2>&-``.
 
-    Otherwise the next file to be opened, such as an overlay, would get that number, and receive whatever a library
-    prints.
+    Otherwise a file that is opened later, such as an overlay, could get a library's output.
     """
     for number in range(3):
         try:
@@ -68,9 +66,9 @@ def _occupy_standard_descriptors() -> None:
 
 
 def _end(code: int) -> NoReturn:
-    """Exit immediately: all files are closed, and interpreter shutdown would slow short commands by a tenth."""
+    """Flush standard streams and exit without Python's shutdown, which would slow short commands by a tenth."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # the reader is gone; the failed write was reported
+        with contextlib.suppress(OSError, ValueError):  # too late to report it
             stream.flush()
     os._exit(code)
 

@@ -1,4 +1,4 @@
-"""Apply a plan: check the template, then have guests share blocks, and convert the others."""
+"""Apply a plan: have some guests share blocks with the template, then convert others."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ _NOT_THERE = {Fate.DELETED, Fate.GONE}
 
 
 def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome]:
-    """Let guests share blocks, convert the others, and yield the outcomes; a failure does not stop the rest.
+    """Apply the plan to the chosen guests, and yield their outcomes; one that fails does not stop the others.
 
     :raises UsageError: the options contradict each other or the plan.
-    :raises PlanError: the template's content has changed, or cannot be proved; or its only sidecar cannot be used.
-    :raises ImageError: the template cannot be read, or a program writes to it.
+    :raises PlanError: the template's content has changed, or may have; or its only sidecar cannot be used.
+    :raises ImageError: the template cannot be read or synced, or a program writes to it.
     :raises ProgramError: qemu-img is needed and missing.
     :raises GuestError: a filesystem does not have enough space, or cannot be queried.
     :raises StopError: a stop was requested.
@@ -57,15 +57,15 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
         expect_apply(session, to_convert, options)
         expect_sharing(session.meter, to_share)
         template = run.template
-        # This comes first: what an interrupted apply changed in the template must not make the plan stale.
+        # This comes first: a ctime that an interrupted apply changed must not make the plan stale.
         record_interrupted_protection(template, plan.template.fingerprints, session.journal)
         accept_template(run)
         sync(template)
         # Sharing frees space that the overlays may need.
         yield from share_guests(run, to_share)
+        # An error from here to run_swaps ends the whole command, before any overlay is written.
         pending = [guest for guest in to_convert if not _is_published(guest, session)]
         jobs = _jobs(run, to_convert, pending, options.retire)
-        # An error in any of these checks ends the whole command, before any image is written.
         discard_unfinished(plan)
         publication = Publication(plan, run)
         _make_up(publication, to_convert, session)
@@ -95,7 +95,7 @@ def _outcome_without_work(guest: GuestPlan) -> GuestOutcome:
 
 
 def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
-    """Return the chosen guests; refuse options that contradict each other or the plan.
+    """Return the chosen guests after checking the options.
 
     :raises UsageError: two options contradict each other, or a chosen guest is not in the plan.
     :raises ProgramError: qemu-img is needed and missing.
@@ -112,9 +112,7 @@ def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
 
 
 def originals_to_delete(plan: Plan, options: ApplyOptions, history: History) -> list[tuple[str, int]]:
-    """Return the path of each original that `--retire delete` would delete, even from quarantine, and its size.
-
-    The size is the number of bytes that it took on disk when the plan was made.
+    """Return the path of each original that `--retire delete` would delete, and its bytes on disk when planned.
 
     :raises UsageError: as for :func:`choose_guests`.
     """
@@ -138,7 +136,7 @@ def originals_to_delete(plan: Plan, options: ApplyOptions, history: History) -> 
 def _left_alone(
     guests: list[GuestToConvert], plan: Plan, options: ApplyOptions, history: History
 ) -> dict[str, str]:
-    """Return, by name, why apply does not convert the guests that were restored."""
+    """Return, by name, why apply leaves restored guests alone."""
     back = _given_back(plan, options, history)
     return why_not_again([guest for guest in guests if guest.name in back])
 
@@ -149,10 +147,7 @@ def _given_back(plan: Plan, options: ApplyOptions, history: History) -> frozense
 
 
 def _jobs(run: Run, guests: list[GuestToConvert], pending: list[GuestToConvert], retire: Retire) -> int:
-    """Return how many guests may be in progress at once, as far as memory, open files and space allow.
-
-    :raises GuestError: a filesystem does not have enough space, even for one at a time, or cannot be queried.
-    """
+    """Return how many guests may be in progress at once; report it if space limits the number."""
     plan = run.session.plan
     jobs = at_once(run.session.jobs, guests, plan.template.source)
     protected = run.template if plan.protect_template else None
@@ -168,7 +163,7 @@ def _jobs(run: Run, guests: list[GuestToConvert], pending: list[GuestToConvert],
 
 
 def _make_up(publication: Publication, guests: list[GuestToConvert], session: Session) -> None:
-    """Protect the template, and record published overlays, in case an apply died right after publishing one."""
+    """Complete the publication of overlays, in case an apply died right after publishing one."""
     for guest in guests:
         if _is_published(guest, session) and os.path.lexists(guest.overlay_path):
             publication.make_up(guest)
@@ -197,13 +192,7 @@ def choose_guests(plan: Plan, names: tuple[str, ...] | None) -> list[GuestPlan]:
 
 
 def _check_not_the_template(guest: GuestToConvert, template: Image, under: Underlying, retire: Retire) -> None:
-    """Refuse a guest that is the template or stores its bytes: a plan is input, which may be wrong.
-
-    ``under``: the files and partitions that store the template.
-
-    :raises PlanError: the guest is the template, or stores it.
-    :raises UsageError: the guest may store the template, and its original would be deleted.
-    """
+    """Refuse a guest that is or stores the template, or may store it and would be deleted: a plan may be wrong."""
     risk = template_risk(under, identity_of(guest.source.path), retire)
     if risk is TemplateRisk.STORED_IN_GUEST:
         raise PlanError(f"guest {guest.name} is the template, or stores it", remedy="Plan again.")

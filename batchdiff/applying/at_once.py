@@ -21,7 +21,7 @@ from batchdiff.plan.plan import GuestToConvert
 from batchdiff.units import MIB
 
 _MEMORY = 128 * MIB
-"""The memory of one `qemu-img compare`: up to 32 MiB of tables for each of three qcow2 files, and 32 MiB more.
+"""The memory assumed for a `qemu-img compare`: 32 MiB of tables for each of three qcow2 files, and 32 MiB more.
 
 Measured with QEMU 7.2: 11 MiB for raw images; 23 MiB for two qcow2 images, each with 4 KiB clusters and 4 MiB of
 tables.
@@ -29,14 +29,14 @@ Source: QEMU ``docs/qcow2-cache.txt``.
 """
 
 _OURS = 8
-"""Files that are briefly open besides those of guests: a folder, its lock, the sidecar, a file in /proc."""
+"""Files that may be open besides those of guests, such as a folder or the sidecar."""
 
 _OF_A_PROGRAM = 4
-"""Both ends of the pipe from qemu-img, the rules that confine it, and a file that they name."""
+"""Two files for the pipe from a qemu-img, and two to confine it."""
 
 
 def at_once(jobs: int, guests: Iterable[GuestToConvert], template: ImageSource) -> int:
-    """Return how many of these guests may be in progress at once; at most ``jobs``, at least one."""
+    """Return how many of these guests may be in progress at once, from one to ``jobs``."""
     files = max((_files(guest, template) for guest in guests), default=1)
     memory = available_memory()
     by_memory = jobs if memory is None else memory // _MEMORY
@@ -44,6 +44,6 @@ def at_once(jobs: int, guests: Iterable[GuestToConvert], template: ImageSource) 
 
 
 def _files(guest: GuestToConvert, template: ImageSource) -> int:
-    """Return how many files a guest needs open: its chain, twice; its overlay's chain; and those of a program."""
+    """Return the number of files to allow for one guest."""
     chain, below = (len(source.files) for source in (guest.source, template))
     return 2 * chain + 1 + below + _OF_A_PROGRAM

@@ -1,8 +1,7 @@
 """Try a restore or purge without changing anything, for `--dry-run`.
 
-All checks that need no new file are made, except for guests whose overlays cannot be read, and QEMU compares the
-same existing images as in a real run. Nothing is written, renamed or deleted, and nothing is recorded in the
-journal.
+Existing images are held, inspected and compared as in a real run. With `--discard-changes`, a guest whose overlay
+or template cannot be read is judged only by the names and fingerprints of its files.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ from batchdiff.qemu.secrets import secrets_of
 def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]:
     """Yield what restore would do, guest by guest.
 
-    :raises BatchdiffError: as for restore.
+    :raises BatchdiffError: as for :func:`batchdiff.applying.undo.restore`.
     """
     found = restorable(session.plan, session.journal.history.states, options.guests)
     yield from nothing_to_do(session.plan, found, options.guests, "restore")
@@ -73,7 +72,7 @@ def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[Guest
 
 
 def _how_restored(guest: GuestToConvert, task: SwapTask, *, discarding: bool) -> str:
-    """Describe what a restore would do with a guest's disk, its overlay, and an older original."""
+    """Describe what restore would do with a guest's original, its overlay, and an older original."""
     path, then = guest.source.path, ", and the overlay would be deleted"
     if task.incoming.present is None:
         how = f"{path} would be rebuilt from the overlay"
@@ -91,7 +90,7 @@ def _how_restored(guest: GuestToConvert, task: SwapTask, *, discarding: bool) ->
 def dry_run_purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
     """Yield what purge would do, guest by guest.
 
-    :raises BatchdiffError: as for purge.
+    :raises BatchdiffError: as for :func:`batchdiff.applying.undo.purge`.
     """
     found = purgeable(session.plan, session.journal.history.states, options.guests)
     yield from nothing_to_do(session.plan, found, options.guests, "purge")
@@ -139,14 +138,11 @@ def _dry_run(
 
 
 def _tried(task: SwapTask, run: Run) -> SwapTask:
-    """Return the task that a real run would carry out in the end.
-
-    :raises BatchdiffError: it would be refused.
-    """
+    """Return the task that a real run would carry out: ``task``, or the one for files that differ."""
     outgoing = OutgoingFile(task, run)
     try:
         if task.incoming.ready is not None:
-            require_no_dependents(run.dependents, task.incoming.ready)  # it would get another name
+            require_no_dependents(run.dependents, task.incoming.ready)  # the file would lose that name
         _try(task, outgoing)
     except DifferenceError:
         other = task.if_different()

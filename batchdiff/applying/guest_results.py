@@ -1,4 +1,4 @@
-"""Turn the result of a swap into the outcome of its guest, for the report."""
+"""Turn results of swaps into outcomes of guests, for reports."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from batchdiff.plan.plan import GuestToConvert, UntouchedGuest
 
 
 def skipped_outcome(guest: UntouchedGuest) -> GuestOutcome:
-    """Return the outcome of a guest that the plan does not convert."""
+    """Return the outcome of a guest that the plan skips or refuses."""
     skipped = guest.verdict is Verdict.SKIP
     status = Status.SKIPPED if skipped else Status.REFUSED
     return GuestOutcome(guest.name, status, guest.reason, exit_code=0 if skipped else 1)
@@ -40,7 +40,7 @@ def failure_outcome(result: SwapResult) -> GuestOutcome:
 
 
 def apply_outcome(guest: GuestToConvert, result: SwapResult, history: History) -> GuestOutcome:
-    """Return the apply outcome of a guest; after a failure, it includes what an earlier run did."""
+    """Return the outcome of apply for a guest; even after a failure, it describes a published overlay."""
     if result.error is not None or result.swap is None:
         return _not_continued(guest, result, history)
     swap = result.swap
@@ -53,13 +53,13 @@ def apply_outcome(guest: GuestToConvert, result: SwapResult, history: History) -
     )
     try:
         return _measured(done, guest)
-    except (BatchdiffError, OSError) as error:  # the overlay is gone, or another file has its path
+    except (BatchdiffError, OSError) as error:  # for example, the overlay is gone
         reported = error_to_report(guest.name, error)
         return replace(done, status=Status.FAILED, reason=str(reported), exit_code=reported.exit_code)
 
 
 def _not_continued(guest: GuestToConvert, result: SwapResult, history: History) -> GuestOutcome:
-    """Return the outcome of a guest that failed; an earlier run may have published its overlay."""
+    """Return the outcome of a guest that failed; its overlay may have been published."""
     outcome, state = failure_outcome(result), history.under_way(guest.name)
     if state is None or not state.published:
         return outcome
@@ -71,7 +71,7 @@ def _not_continued(guest: GuestToConvert, result: SwapResult, history: History) 
 
 
 def _original_now(guest: GuestToConvert, state: GuestState) -> Original:
-    """Return what has become of the original of a converted guest, judging by the files and the journal."""
+    """Return what has become of a guest's original, as the files and the journal show."""
     try:
         original = find_original(guest, state)
     except GuestError as error:
@@ -84,7 +84,7 @@ def _original_now(guest: GuestToConvert, state: GuestState) -> Original:
 
 
 def _measured(outcome: GuestOutcome, guest: GuestToConvert) -> GuestOutcome:
-    """Return the same outcome with the predicted and actual sizes of the overlay."""
+    """Return an outcome with the predicted and actual sizes of the guest's overlay."""
     # The overlay's data file may be gone: the VM's owner may have copied both into a single file.
     data_file = guest.options.data_file
     paths = [guest.overlay_path, *([data_file] if data_file and os.path.exists(data_file) else [])]
@@ -100,7 +100,7 @@ def _measured(outcome: GuestOutcome, guest: GuestToConvert) -> GuestOutcome:
 
 
 def _taken(path: str) -> tuple[int, int]:
-    """Return the length of a file, and its allocated size on disk, in bytes."""
+    """Return the length and the allocation of a file, in bytes."""
     fd = open_image_file(path)
     try:
         return os.fstat(fd).st_size, allocated_bytes(fd, path)
@@ -120,7 +120,7 @@ def _status(done: frozenset[Action]) -> Status:
 
 
 def undo_outcome(guest: GuestToConvert, result: SwapResult, status: Status, history: History) -> GuestOutcome:
-    """Return the outcome of a guest that was restored or purged, or that failed."""
+    """Return the outcome of restore or purge for a guest; ``status``: the guest's status if it did not fail."""
     if result.error is not None or result.swap is None:
         state = history.under_way(guest.name)
         outcome = failure_outcome(result)
@@ -135,7 +135,7 @@ def undo_outcome(guest: GuestToConvert, result: SwapResult, status: Status, hist
 
 
 def kept_outcome(guest: GuestToConvert, error: DifferenceError, state: GuestState) -> GuestOutcome:
-    """Return the outcome of a guest whose original stays in quarantine, because it differs from the VM's disk."""
+    """Return the outcome of a guest whose quarantined original was not found identical to the VM's disk."""
     why = "its VM has run on the overlay since the conversion"
     if not state.published:
         why = "restore rebuilt its image, including what its VM had written"
@@ -150,11 +150,7 @@ def kept_outcome(guest: GuestToConvert, error: DifferenceError, state: GuestStat
 
 
 def with_way_back(result: SwapResult, guest: GuestToConvert, history: History) -> SwapResult:
-    """Return the same result; if the guest's overlay may be damaged, the error also names the original.
-
-    It names an original only if that is intact or a block device of the planned size, and only if the error is not
-    about the original itself.
-    """
+    """Return the result; if its error may be about a damaged overlay, add an original to go back to, if any."""
     error = result.error
     is_damage = isinstance(error, ImageError | VerificationError) and not isinstance(error, DifferenceError)
     if error is None or not is_damage:

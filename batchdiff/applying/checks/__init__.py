@@ -1,1 +1,1 @@
-"""Checks before a file is written, published or retired."""
+"""Checks of images and disk space."""

@@ -1,7 +1,6 @@
 """Refuse to move or delete a file that another image depends on.
 
-A linked clone or an external snapshot takes no lock while its VM is off. So the search runs when it matters: right
-before a file is renamed, and again before it is unlinked.
+Locks do not show that: the VM of a linked clone or of an external snapshot holds them only while it runs.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from batchdiff.linux.call_failures import AGAIN
 from batchdiff.units import few
 
 _SEVERAL = ("those images", "standalone ones", "them")
-"""The words of a remedy for several dependents."""
+"""Words for several dependents."""
 
 
 def require_no_dependents(
@@ -22,11 +21,10 @@ def require_no_dependents(
 ) -> None:
     """Make sure that no other image has the file at ``path`` in its backing chain or among its parts.
 
-    ``former``: names that the file had until a moment ago, by which another image may still name it. ``but``: the
-    names of the image of which the file is known to be a part. ``identifier``: the identifier inside the file, by
-    which images that other programs made may name it as their parent.
+    ``former``: names that the file had until a moment ago. ``but``: the paths of images that may depend on it.
+    ``identifier``: an identifier in the file, by which images that other programs made may name it.
 
-    :raises GuestError: one has, or may have.
+    :raises GuestError: an image depends on the file; or one may, because a file or folder cannot be read.
     """
     found = dependents.on(path, former=former, identifier=identifier, but=but)
     if found.doubtful and not found.paths:

@@ -1,4 +1,4 @@
-"""What is lost with an overlay or with an original, and how a rebuilt image differs from its original."""
+"""Losses with a deleted overlay or original, and differences between a rebuilt image and its original."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ LossesAllowed: TypeAlias = frozenset[Loss]
 
 
 def counted_losses(overlay: ImageSource) -> dict[Loss, str]:
-    """Return the internal snapshots and persistent bitmaps of an overlay, each kind as a phrase with its number.
+    """Return an overlay's internal snapshots and persistent bitmaps in words, such as ``2 internal snapshots``.
 
-    :raises ImageError: it is missing, or not a sound image of its format.
+    :raises ImageError: the overlay is missing, or cannot be opened as an image of its format.
     """
     with closing(open_layer(overlay)) as layer:
         return _counted(layer.losses)
@@ -39,13 +39,13 @@ def _counted(losses: Losses) -> dict[Loss, str]:
 def check_losses(guest: str, overlay: ImageSource, allowed: LossesAllowed) -> None:
     """Make sure that an overlay has no snapshots or bitmaps, except those whose loss is allowed.
 
-    :raises GuestError: it has some that would be lost.
-    :raises ImageError: it is missing, or not a sound image of its format.
+    :raises GuestError: the overlay has others.
+    :raises ImageError: as for :func:`counted_losses`.
     """
     path, there = overlay.path, counted_losses(overlay)
     lost = {loss: words for loss, words in there.items() if loss not in allowed}
     if lost:
-        flags = [f"--allow-loss {loss}" for loss in there]  # also those that were given
+        flags = [f"--allow-loss {loss}" for loss in there]  # including those that were given
         raise GuestError(
             f"the overlay {path} was left unchanged",
             why=f"it has {' and '.join(lost.values())}, which would be lost with it",
@@ -55,7 +55,7 @@ def check_losses(guest: str, overlay: ImageSource, allowed: LossesAllowed) -> No
 
 
 def lost_with_originals(guests: Iterable[GuestToConvert]) -> dict[str, list[str]]:
-    """Return, in words, what would be lost with originals, each with the names of the guests concerned."""
+    """Return the losses if originals are deleted, in words, each with the names of its guests."""
     found: dict[str, list[str]] = {}
     for guest in guests:
         losses = guest.losses
@@ -73,7 +73,7 @@ def decrypted_by_rebuilding(guests: Iterable[GuestToConvert]) -> list[str]:
 
 
 def not_given_back(original: ImageSource) -> list[str]:
-    """Return, in words, how the format of a rebuilt image may differ from that of its original."""
+    """Return phrases for the properties that a rebuilt image does not take from its original."""
     words = list(filter(None, [_REBUILT.get(original.format)]))
     if original.secret_file is not None:
         words.append(
@@ -83,7 +83,7 @@ def not_given_back(original: ImageSource) -> list[str]:
 
 
 _CIPHER = "aes-256 in xts mode"
-"""QEMU's default cipher and mode."""
+"""QEMU's default."""
 
 
 _REBUILT = {
@@ -97,4 +97,4 @@ _REBUILT = {
     ImageFormat.VHDX: "it will be dynamic with blocks of 1 MiB, sectors of 512 bytes, and new GUIDs",
     ImageFormat.PARALLELS: "it will have clusters of 1 MiB",
 }
-"""The possible differences between a rebuilt image and its original, by format; a raw image has none."""
+"""The properties that a rebuilt image does not take from its original, apart from encryption."""

@@ -5,7 +5,9 @@
     ranges to compare   |###########################################|
     data of the old     |######|      |###|             |####|
     data of the new     |######|                            |#####|
-    compared            |######|      |###|             |#########|       holes in both are not read
+    compared            |######|      |###|             |#########|
+
+Ranges that metadata shows to be zeros in both images are not read.
 """
 
 from __future__ import annotations
@@ -20,11 +22,11 @@ from batchdiff.qcow2.entries import Origin
 from batchdiff.units import MIB
 
 _PIECE = 2 * MIB
-"""The most bytes compared at a time. Smaller pieces mean more calls, and each may have to wait for the thread that
-writes the next overlay: with 512 KiB, an apply took 1.15 times as long (AMD EPYC)."""
+"""The maximum number of bytes to compare at a time. With smaller pieces, more calls may have to wait for the
+thread that writes the next overlay: with 512 KiB, an apply took 1.15 times as long (AMD EPYC)."""
 
 _STRETCH = 32 * MIB
-"""The length of two images that is mapped at a time: 8,192 segments of each if every 4 KiB is a segment."""
+"""Bytes mapped at a time: in each image, up to 8,192 segments of 4 KiB."""
 
 _Range = tuple[int, int]
 
@@ -36,11 +38,11 @@ def check_same_content(
     ended: Callable[[], bool],
     compared: Callable[[int], None],
 ) -> None:
-    """Compare ascending ranges (start, end) of two images, in bytes, at most up to their virtual size.
+    """Compare ascending ranges of bytes (start, end) of two images of the same size.
 
-    ``compared`` is called with the number of bytes that are done; the numbers add up to the length of all ranges.
+    ``compared`` is called with the number of further bytes that were compared, or are known to be equal.
 
-    :raises DifferenceError: they differ.
+    :raises DifferenceError: the images differ.
     :raises ImageError: one of them cannot be read, or is damaged.
     :raises StopError: ``ended`` returned true.
     """
@@ -66,10 +68,7 @@ def check_same_content(
 def _stretches(
     old: Image, new: Image, ranges: Iterator[_Range], left_out: Callable[[int], None]
 ) -> Iterator[list[_Range]]:
-    """Yield ranges, grouped and cut by stretch; a stretch starts at the next data of either image.
-
-    ``left_out`` is called with the number of bytes before that, which are zeros in both.
-    """
+    """Yield the ranges in a list for each stretch; ``left_out`` gets the number of zero bytes before it."""
     stretch: list[_Range] = []
     limit = 0
     for start, end in ranges:
@@ -111,7 +110,7 @@ def _pieces_with_data(ranges: list[_Range], both: tuple[list[Segment], list[Segm
 
 
 def _data_of(both: tuple[list[Segment], list[Segment]]) -> list[_Range]:
-    """Return the ascending, disjoint ranges in which either list of segments has anything but zeros."""
+    """Return the ascending, disjoint ranges of all segments, of either image, that are not ZERO."""
     found: list[_Range] = []
     pieces = (segment[:2] for segments in both for segment in segments if segment.origin is not Origin.ZERO)
     for start, end in sorted(pieces):

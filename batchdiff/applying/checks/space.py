@@ -28,10 +28,10 @@ from batchdiff.qcow2.entries import Origin
 from batchdiff.units import KIB, MIB, format_size
 
 _METADATA = 1024 * KIB
-"""Header, first tables, and rounding up to whole filesystem blocks."""
+"""Bytes for the header, the first tables, and rounding up to filesystem blocks."""
 
 _STRETCH = 64 * MIB
-"""The bytes of an image that are mapped at a time: 16,384 segments, a short list, if every 4 KiB is a segment."""
+"""Bytes mapped at a time: up to 16,384 segments of 4 KiB."""
 
 _CLUSTERS = {
     ImageFormat.QED: 64 * KIB,
@@ -41,18 +41,18 @@ _CLUSTERS = {
     ImageFormat.VHDX: MIB,
     ImageFormat.PARALLELS: MIB,
 }
-"""The maximum space that one byte of data takes in an image written by QEMU. XFS fills holes in a VHD's blocks."""
+"""The most bytes that one byte of data takes in an image written by QEMU. XFS fills holes in a VHD's blocks."""
 
 _LUKS_HEADER = 2 * MIB
-"""QEMU's header, with eight key slots for a key of 64 bytes."""
+"""An upper bound for QEMU's header, with eight key slots for a key of 64 bytes."""
 
 _FICLONERANGE, _TRIAL = 0x4020940D, 64 * KIB
-"""ioctl_ficlonerange(2), and a length that is a whole number of blocks on any filesystem."""
+"""ioctl_ficlonerange(2), and a length of whole blocks, which have at most 64 KiB."""
 
 
 @frozen
 class Room:
-    """The number of guests to convert at once; ``scarce_in``: a folder without space for more, empty if none."""
+    """The number of guests with space at once; ``scarce_in``: a folder whose filesystem limits it, or empty."""
 
     jobs: int
     scarce_in: str = ""
@@ -66,22 +66,18 @@ def check_space(
     jobs: int = 1,
     unfinished: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> Room:
-    """Return how many guests can be in progress at once, given the free space of each filesystem.
-
-    What counts is the maximum space that apply needs at any moment.
+    """Return how many guests can be in progress at once, given the free space of their overlays' filesystems.
 
     ``protected``: the template, if its write permission will be removed, which copies it on some filesystems.
-    ``jobs``: how many may be in progress at most; fewer need less space if originals are deleted.
     ``unfinished``: by guest, the files that an interrupted apply left behind; their space can be reused.
 
-    :raises GuestError: a filesystem does not have enough space, even for one guest at a time, or cannot be
-        queried.
+    :raises GuestError: a filesystem does not have enough space for one guest at a time, or cannot be queried.
     """
     room = Room(jobs)
     by_device: dict[int, list[GuestToConvert]] = {}
     for guest in guests:
         device = _device(os.path.dirname(guest.overlay_path))
-        if device is not None:  # if its folder is missing, this guest fails later, without stopping the others
+        if device is not None:  # without that folder, the guest fails later, and does not stop the others
             by_device.setdefault(device, []).append(guest)
     for device, chosen in by_device.items():
         folder = os.path.dirname(chosen[0].overlay_path)
@@ -106,7 +102,7 @@ def check_space(
 
 
 def free_bytes(folder: str) -> int:
-    """Return the bytes that this process may still use on a folder's filesystem.
+    """Return the bytes that are available to this process on a folder's filesystem.
 
     :raises GuestError: the filesystem cannot be queried.
     """
@@ -125,7 +121,7 @@ def free_bytes(folder: str) -> int:
 
 
 def _kept_by_ext4(folder: str) -> int:
-    """Return the bytes that ext4 holds back, so that writing out cached data cannot fail; 0 on other filesystems.
+    """Return the bytes that ext4 holds back for writes that must not fail; 0 on other filesystems, or if unknown.
 
     Source: Linux ``Documentation/admin-guide/ext4.rst`` (reserved_clusters).
     """
@@ -145,12 +141,13 @@ def _kept_by_ext4(folder: str) -> int:
 
 
 def check_space_for_image(image: Image, folder: str, guest: str, new: ImageSource) -> None:
-    """Compare the space needed for a standalone copy of an image with a folder's free space.
+    """Make sure that a folder's filesystem has enough space for a standalone copy of an image.
 
     ``new``: the format of the copy, and whether it is encrypted.
 
     :raises SpaceError: there is not enough.
     :raises GuestError: the folder cannot be examined.
+    :raises ImageError: the image cannot be read.
     """
     needed, free = standalone_bytes(image, folder, new), free_bytes(folder)
     if needed > free:
@@ -162,12 +159,12 @@ def check_space_for_image(image: Image, folder: str, guest: str, new: ImageSourc
 
 
 def standalone_bytes(image: Image, folder: str, new: ImageSource) -> int:
-    """Return the maximum size on disk of a standalone copy of an image in a folder, in the format of ``new``.
+    """Return the maximum size on disk of a standalone copy of an image in a folder, in bytes.
 
-    Blocks that will be shared with the image's own files (``writer.data_copy``) take no space. QEMU, which writes
-    some formats, shares none, and allocates whole clusters; into a LUKS image it writes even zeros.
+    Blocks that will be shared with the image's chain take no space. QEMU, which writes encrypted images and all
+    formats but raw and qcow2, shares none, and allocates whole clusters; into a LUKS image it writes even zeros.
 
-    :raises GuestError: the folder cannot be examined.
+    :raises BatchdiffError: as for :func:`check_space_for_image`, except SpaceError.
     """
     if new.format is ImageFormat.LUKS:
         return image.virtual_size + _LUKS_HEADER + _METADATA
@@ -195,7 +192,7 @@ def _allocation_unit(folder: str, image: Image) -> int:
 
 
 def _taken(segments: list[Segment], unit: int) -> int:
-    """Return the bytes of all units that ascending segments touch, counting each unit once."""
+    """Return the total length of the units that ascending segments touch, each counted once."""
     units, counted = 0, -1
     for each in segments:
         last = (each.end - 1) // unit
@@ -216,7 +213,7 @@ def _length(segments: list[Segment]) -> int:
 
 
 def _can_share(fd: int, folder: str) -> bool:
-    """Return whether a new file in a folder can share blocks with an open one: only a trial shows that."""
+    """Return whether, in a trial, a new file in a folder can share blocks with an open one."""
     try:
         trial = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError:
@@ -231,7 +228,7 @@ def _can_share(fd: int, folder: str) -> bool:
 
 
 def _here(guest: GuestToConvert, device: int, unfinished: tuple[str, ...]) -> Savings:
-    """Return a guest's savings on this filesystem; its unfinished files are deducted from its overlay's size."""
+    """Return a guest's savings on one filesystem, with its unfinished files deducted from its overlay's size."""
     savings = guest.diff.savings
     if guest.is_on_device or _device(guest.source.path) != device:
         savings = dataclasses.replace(savings, reclaimable_bytes=0)

@@ -1,4 +1,4 @@
-"""Decide, when apply opens a guest, whether it is still as planned.
+"""Decide whether a guest that apply opens is still as planned.
 
 ::
 
@@ -25,7 +25,7 @@ PLAN_AGAIN = "Shut down any VM or program that writes to it, then plan again."
 def with_accepted(record: PlannedImage, template: Image) -> PlannedImage:
     """Return a guest's record with the accepted fingerprints of the template's files, if they are in its chain.
 
-    Since planning, the template may have lost its write permission, or been restored with another inode.
+    Since planning, the template may have lost its write permission, or come back from a backup.
     """
     accepted = dict(zip((layer.path for layer in template.layers), template.fingerprints(), strict=True))
     below = zip(record.paths[1:], record.fingerprints[1:], strict=True)
@@ -41,9 +41,9 @@ def changes_since_planned(image: Image, record: PlannedImage, history: History) 
 def without_own_changes(
     planned: tuple[Fingerprint, ...], now: tuple[Fingerprint, ...], history: History
 ) -> tuple[Fingerprint, ...]:
-    """Return a chain's present fingerprints, in which a ctime that batchdiff changed does not show.
+    """Return a chain's present fingerprints, but the planned one of each file that only batchdiff has changed.
 
-    A file of which nothing but such a ctime has changed keeps its planned fingerprint.
+    If the number of files has changed, return all present ones.
     """
     if len(planned) != len(now):
         return now
@@ -56,9 +56,9 @@ def without_own_changes(
 def check_unchanged(image: Image, record: PlannedImage, history: History, mode: VerifyMode) -> None:
     """Refuse an open guest that has changed since planning.
 
-    With full verification, which compares every byte, its ctimes may have changed.
+    With full verification, which compares every byte, ctimes may have changed.
 
-    :raises PlanError: it has changed.
+    :raises PlanError: the guest has changed.
     """
     if image.virtual_size != record.virtual_size:
         raise PlanError(

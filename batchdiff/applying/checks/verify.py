@@ -1,9 +1,11 @@
-"""Compare the content of two images, in one of three modes; only the first allows originals to be deleted.
+"""Compare the content of two images, in one of three modes; apply deletes originals only after the first.
 
-full      qemu-img check, and qemu-img compare of every byte: QEMU's reader, not ours
-changed   our reader, only the extents of an overlay that was just written; every byte of any other overlay, and
-          of images on a block device
-native    our reader, every byte
+::
+
+    full      QEMU's reader: qemu-img check, if required, and qemu-img compare of every byte
+    changed   our reader: the extents of an overlay that was just written; every byte of any other overlay, and if
+              a file of either chain is a block device
+    native    our reader: every byte
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ class Check(enum.Enum):
 class Comparison:
     """The two images to compare: ``incoming`` takes the place of ``outgoing``.
 
-    ``written``: the extents of an overlay that was just written, and their unit; None if everything must be read.
+    ``written``: the extents of an overlay that was just written, and their unit in bytes; None if the incoming
+    image is anything else.
     """
 
     outgoing: ImageSource
@@ -53,10 +56,7 @@ class Comparison:
 
 
 def require_judges(instead: str = "") -> None:
-    """Fail early if qemu-img is missing. ``instead``: a sentence on what this verb can do without it.
-
-    :raises ProgramError: qemu-img is not installed.
-    """
+    """Raise ProgramError if qemu-img is not installed; ``instead``: advice on how to do without it."""
     if not qemu_img.is_installed():
         raise ProgramError(
             "cannot verify with QEMU",
@@ -73,13 +73,13 @@ def verify(
 ) -> None:
     """Compare two images, each with its chain as declared; end early once ``ended`` returns true.
 
-    ``report`` is called with the number of bytes compared so far, of the whole disks or of the ranges to read.
+    ``report`` is called with the number of bytes compared so far.
 
     :raises DifferenceError: they differ.
     :raises VerificationError: one of them is damaged, or cannot be read.
     :raises SecretError: the secret of one cannot be read, or is wrong.
     :raises InUseError: one of them is in use, so QEMU cannot read it now.
-    :raises ProgramError: qemu-img could not be run.
+    :raises ProgramError: qemu-img could not be run, or failed.
     :raises StopError: the comparison was ended early.
     """
     outgoing, incoming = comparison.outgoing, comparison.incoming
@@ -110,15 +110,12 @@ def verify(
 
 
 def check_used(image: ImageSource, ended: Callable[[], bool], report: Callable[[int], None] = ignore) -> None:
-    """Make sure, by our inspection and `qemu-img check`, that an image on which a VM has run is sound.
+    """Make sure, by our inspection, that an image on which a VM may have run is sound.
 
-    ``report`` is called with 0 while QEMU is at work: the check reads only metadata.
+    For qcow2 and QED, `qemu-img check` must find nothing worse than leaked clusters. ``report`` is called with 0
+    meanwhile, because only metadata is read.
 
-    :raises VerificationError: it is damaged, or cannot be read.
-    :raises SecretError: a secret cannot be read, or is wrong.
-    :raises InUseError: it is in use, so QEMU cannot read it now.
-    :raises ProgramError: qemu-img could not be run.
-    :raises StopError: the check was ended early.
+    :raises BatchdiffError: as for :func:`verify`, except DifferenceError.
     """
     try:
         with open_image(image) as opened:
@@ -148,7 +145,7 @@ def _check(
 def _to_read(comparison: Comparison, mode: VerifyMode, *images: Image) -> Iterator[tuple[int, int]]:
     """Yield the ranges to compare, in bytes."""
     size = images[0].virtual_size
-    # No fingerprint proves the content of a block device, so parts that were not written must be compared, too.
+    # No fingerprint proves the content of a block device, so parts that the overlay lacks must be compared, too.
     on_devices = any(is_block_device(layer.fd) for image in images for layer in image.layers)
     if mode is VerifyMode.NATIVE or comparison.written is None or on_devices:
         yield 0, size

@@ -1,4 +1,4 @@
-"""Find the images of a plan that have changed since it was made, by their fingerprints alone."""
+"""Find the images of a plan that have changed since planning, by their fingerprints alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from batchdiff.plan.sidecar import is_known_state, read_sidecar, sidecar_path
 
 
 def changed_images(plan: Plan, history: History) -> list[str]:
-    """Return a notice for each file that has changed since planning; guests that are done do not matter."""
+    """Return a notice for each changed file of the template, and of guests that are not converted or shared."""
     pending = [guest.image for guest in plan.to_convert if guest.name not in history.published]
     pending += [guest.image for guest in plan.to_share if not _is_shared(guest.name, history)]
     if plan.to_share and not plan.to_convert and not pending:
@@ -20,7 +20,7 @@ def changed_images(plan: Plan, history: History) -> list[str]:
     for image in images:
         for path, planned in zip(image.paths, image.fingerprints, strict=True):
             now = fingerprint_at(path)
-            # history.changed also has images that restore rebuilt and renamed: those are different files.
+            # history.changed also has images that restore rebuilt, which are not the planned files.
             if now is not None and now in history.changed and planned.is_unwritten(now):
                 continue
             changes = planned.changes(now)
@@ -35,7 +35,7 @@ def _is_shared(guest: str, history: History) -> bool:
 
 
 def _is_template_unchanged(plan: Plan) -> bool:
-    """Return True if the template is unchanged, except that apply, of any plan, made it read-only."""
+    """Return True if the template is as planned, or the sidecar records its present state for the same content."""
     now = tuple(fingerprint_at(path) or NO_FILE for path in plan.template.paths)
     path = plan.template.source.path
     return is_known_state(plan.template.fingerprints, now, read_sidecar(sidecar_path(path, path)))

@@ -1,4 +1,4 @@
-"""The commands that messages recommend, quoted for a shell: for the plan at hand and one guest or several."""
+"""The commands that messages recommend for the plan at hand, quoted for a shell."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def commands_for(plan: str, maps: list[str]) -> Iterator[None]:
 
 
 def commands(verb: str, guests: list[str], *options: str) -> str:
-    """Return a command for these guests, in backquotes; for all guests of the plan if these are many or none.
+    """Return a command for these guests, in backquotes; for the whole plan if there are none, or too many to name.
 
-    A command that discards something names each guest, because it must not affect any other guest.
+    A command that discards something names all of them, because it must not affect any other guest.
     """
     discards = not _DISCARDING.isdisjoint(options)
     named = guests if discards or len(guests) <= _MOST_NAMED else []
@@ -42,9 +42,5 @@ def commands(verb: str, guests: list[str], *options: str) -> str:
 
 
 def command(verb: str, guest: str, *options: str) -> str:
-    """Return a command for one guest, in backquotes.
-
-    It names the guest, because without ``--guest`` a verb works on all guests, and a command recommended for one
-    guest must not discard the content of the others.
-    """
+    """Return a command that names one guest, in backquotes."""
     return commands(verb, [guest], *options)
