@@ -1,22 +1,21 @@
-"""Check whether the template and the overlays are still sound, for `batchdiff verify`; change nothing.
+"""Check the template, the overlays, and the guests that share blocks, for `batchdiff verify`; change nothing.
 
 ::
 
     template   see template/template_health
-    overlay    a VM or another program uses it                                            -> in use, not compared
-               missing, or an error is found in it                                        -> damaged
-               names another template in its header, as after a move                      -> unknown
-               no permission to read it, its secret is missing or wrong, or
-               its data file was moved                                                    -> unknown
-               either of two files could be it, or its original                           -> unknown
-               names the data file of another overlay                                     -> damaged
-               differs from its original, though neither has been written to              -> damaged
-               identical to its original                                                  -> sound
-               differs from its kept original, which has, or may have, been written to,
-                                                                 with a sound template    -> unknown
-               otherwise, or without an original:                     a sound template    -> sound
-                                                      a template whose content changed    -> damaged
-                                                      any other fault of the template     -> unknown
+    overlay    it or its original is in use                                              -> in use, not compared
+               missing, or an error is found in it or in its original                    -> damaged
+               names the data file of another overlay                                    -> damaged
+               cannot be checked: after a move, without permission or the right secret,
+               or because two files could be it or its original                          -> unknown
+               identical to its original                                                 -> sound
+               differs from its original, though neither was written to                  -> damaged
+               differs from its kept original, which was written to, or must have been,
+               because the overlay was not; the template is sound or not needed          -> unknown
+               otherwise, if the template is sound or not needed                         -> sound
+                          if the template's content has changed                          -> damaged
+                          if the template has any other fault                            -> unknown
+    sharing    see share_guests
 """
 
 from __future__ import annotations
@@ -79,11 +78,12 @@ def check_health(  # noqa: PLR0913  # options by keyword
     jobs: int = 1,
     meter: Meter | None = None,
 ) -> Iterator[Finding]:
-    """Yield the finding for the template, then one for each guest that was converted, or that shares blocks.
+    """Yield the finding for the template, then one for each chosen guest that is converted or shares blocks.
 
-    If the chosen guests only share blocks, none of them depends on the template, so it is not checked, and has a
-    finding only if no guest has one. ``jobs``: the maximum number of overlays to check at once, if memory and open
-    files allow. ``meter`` counts the bytes that are compared.
+    The template is not checked if all chosen guests have the strategy `share`, or if some share blocks and none is
+    to be converted. Then it has a finding only if no guest has one. ``names``: of the chosen guests; None for all.
+    ``jobs``: the maximum number of overlays to check at once, if memory and open files allow. ``meter`` counts the
+    bytes that are compared.
 
     :raises UsageError: one of the names is not that of a guest in the plan.
     :raises ProgramError: qemu-img is missing.
@@ -128,7 +128,7 @@ def _template_not_needed(plan: Plan) -> Finding:
 
 
 def _converted(guests: list[GuestPlan], history: History) -> list[tuple[GuestToConvert, GuestState]]:
-    """Return the guests whose overlays were published, each with its state."""
+    """Return the guests that are converted now, each with its state."""
     chosen = [guest for guest in guests if isinstance(guest, GuestToConvert)]
     states = [(guest, history.under_way(guest.name)) for guest in chosen]
     return [(guest, state) for guest, state in states if state is not None and state.published]
@@ -165,7 +165,7 @@ def _guest(  # noqa: PLR0913, PLR0917  # what one thread is given
 
 
 def _failed(error: VerificationError, guest: GuestToConvert, history: History) -> Finding:
-    """Return the finding for an overlay in which an error was found."""
+    """Return the finding for an overlay whose verification failed."""
     path = guest.overlay_path
     if who := users(path):  # the tables of an overlay that a VM is writing to may be inconsistent for a moment
         return Finding(guest.name, path, Health.IN_USE, f"{who}, so it was not checked")
@@ -218,11 +218,11 @@ def _differing(
     error: DifferenceError,
     unproven: Callable[[str], Finding],
 ) -> Finding:
-    """Return the finding for an overlay and an original that differ; it depends on which of them was written to.
+    """Return the finding for an overlay and an original that differ, judged by which of them was written to.
 
     ``unproven`` returns the finding for an overlay that no original proves right.
 
-    :raises VerificationError: neither was.
+    :raises VerificationError: their fingerprints show that neither was written to.
     """
     known = guest.image
     # A block device has no timestamp that would show whether the original was written to.
@@ -255,9 +255,9 @@ def _back(guest: GuestToConvert) -> str:
 
 
 def _require_readable(overlay: ImageSource) -> None:
-    """Refuse a damaged overlay; refuse one that names a different template, as after a move, with another error.
+    """Refuse an overlay that cannot be read, with a different error if it may be sound.
 
-    :raises VerificationError: its header or its tables are damaged.
+    :raises VerificationError: its header or tables are damaged, or one of its own files cannot be used.
     :raises ImageError: the backing file is not the template of the plan or cannot be read, the data file was
         moved, the secret is missing or wrong, or this user is not allowed to read the overlay.
     """
@@ -272,9 +272,9 @@ def _require_readable(overlay: ImageSource) -> None:
 
 
 def _unproven(guest: GuestToConvert, template: str, content: Health, why: str) -> Finding:
-    """Return the finding for an overlay that has no error of its own, but whose template may have one.
+    """Return the finding for an overlay without an error of its own.
 
-    ``content``: the health of the template's content.
+    ``content``: the health of the template's content; SOUND if the overlay does not need the template.
     """
     if content is Health.SOUND:
         return _sound(guest, why)

@@ -1,4 +1,4 @@
-"""Find out what became of guests on which apply or restore has worked, from the journal and the files."""
+"""Find out from the journal and the files what apply and restore have done to guests."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from batchdiff.linux.mounts import filesystem_of
 from batchdiff.plan.plan import GuestToConvert, Plan
 
 _BLOCK = 512
-"""The unit of st_blocks."""
+"""The unit of st_blocks, in bytes."""
 
 
 def conversions(plan: Plan, history: History) -> dict[str, Conversion]:
-    """Return what became of each guest whose overlay was published, by name."""
+    """Return the conversions that are fully recorded, and that restore has not undone, by guest name."""
     if not history.published:
         return {}
     there = with_dependents(plan, on_disk(plan, history))
@@ -33,7 +33,7 @@ def conversions(plan: Plan, history: History) -> dict[str, Conversion]:
 
 
 def came_back_by_sharing(plan: Plan, history: History) -> dict[str, FreedSpace]:
-    """Return the space that each guest has freed by sharing blocks in place, by name."""
+    """Return the space that completed sharing has freed, by guest name."""
     found = {}
     for guest in plan.to_share:
         state = history.states.get(guest.name)
@@ -43,7 +43,7 @@ def came_back_by_sharing(plan: Plan, history: History) -> dict[str, FreedSpace]:
 
 
 def older_originals(plan: Plan, history: History) -> dict[str, OlderOriginal]:
-    """Return the originals that are still in quarantine although their guests were restored, by guest name."""
+    """Return older originals that are still in quarantine, by guest name."""
     found = {}
     for guest in plan.to_convert:
         state = history.states.get(guest.name)
@@ -56,14 +56,14 @@ def _conversion(guest: GuestToConvert, state: GuestState, there: OnDisk) -> Conv
     length = sum(each.size for each in (state.overlay, state.data_file) if each is not None)
     taken = None if there.overlay is None else _taken(there.overlay)
     data_file = guest.options.data_file
-    # It may be gone: a VM's owner may have compacted the overlay into one file.
+    # The data file may be gone: the VM's owner may have merged it into the overlay.
     if taken is not None and data_file is not None and os.path.exists(data_file):
         of_data = _taken(data_file)
         taken = None if of_data is None else taken + of_data
     fate, used, planned = _fate(guest, state, there), Written.OVERLAY in there.written, guest.diff.savings
     came_back = 0
     if fate in {Fate.DELETED, Fate.GONE}:
-        # What its VM has written since is not part of the conversion.
+        # What the VM has written since does not count.
         more = 0 if used or taken is None else taken - planned.overlay_disk_bytes
         came_back = planned.saved_bytes - more
     aside = there.original if fate is Fate.QUARANTINED else None
@@ -80,8 +80,8 @@ def _fate(guest: GuestToConvert, state: GuestState, there: OnDisk) -> Fate:
 
 
 def fate_of_missing(state: GuestState) -> Fate:
-    """Return whether batchdiff itself deleted an original that none of its names leads to."""
-    # While restore runs, `deleting` is about the overlay.
+    """Return DELETED if the journal shows that batchdiff deleted a missing original, otherwise GONE."""
+    # If the goal is RESTORE, `deleting` is about the overlay.
     deleted = state.deleting and state.goal is not Goal.RESTORE
     deleted |= state.fate is Fate.DELETED or state.step is Step.PURGED
     return Fate.DELETED if deleted else Fate.GONE
@@ -95,11 +95,11 @@ def _taken(path: str) -> int | None:
     try:
         if filesystem_of(fd) != "btrfs":
             return os.fstat(fd).st_blocks * _BLOCK
-        # Only btrfs needs numpy for this, which would double the start-up time of `show`.
+        # Imported here: it loads numpy, which doubles the start-up time of `show`.
         from batchdiff.image.storage.allocation import allocated_bytes  # noqa: PLC0415
 
         return allocated_bytes(fd, path)
-    except (BatchdiffError, OSError):  # a disk error, which must not hide what became of the other guests
+    except (BatchdiffError, OSError):  # a failure here must not hide the other guests
         return None
     finally:
         os.close(fd)

@@ -1,4 +1,4 @@
-"""Refuse to restore or purge guests with a plan that did not convert them."""
+"""Refer restore and purge to the earlier plans that converted guests."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from batchdiff.units import few
 
 
 def require_done_here(plan: Plan, names: Iterable[str] | None, verb: str) -> None:
-    """Refuse guests that a known earlier plan converted: only that plan has the journal of the conversion.
+    """Refuse named guests that a known earlier plan converted: only that plan's journal records the conversion.
 
-    ``names``: the guests that the operator named; None if all are meant, and then none is refused.
-
-    :raises UsageError: there is such a guest; the message names its plan, and the command to run.
+    :raises UsageError: there is such a guest; the message names that plan and the command to run.
     """
     asked = set(names or ())
     elsewhere = [(guest, plan_in(guest.reason)) for guest in plan.guests if guest.name in asked]
@@ -31,7 +29,7 @@ def require_done_here(plan: Plan, names: Iterable[str] | None, verb: str) -> Non
 
 
 def done_elsewhere(plan: Plan, verb: str) -> str:
-    """Return sentences about guests that earlier plans converted, with a command for each plan; empty if none."""
+    """Return sentences about guests that known earlier plans converted; empty if there are none."""
     found = [path for guest in plan.guests if (path := plan_in(guest.reason))]
     if not found:
         return ""

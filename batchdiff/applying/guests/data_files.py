@@ -1,10 +1,10 @@
-"""Check whether each overlay still names its own data file, and whether apply wrote that file.
+"""Check whether an overlay names its own data file, and whether apply wrote that file.
 
 ::
 
     web01.qcow2 -> web01.data.raw     its own
     web02.qcow2 -> web01.data.raw     another guest's: the VM of web02 would write to the disk of web01
-    web03.qcow2 -> moved.raw          another file, which the operator has set since
+    web03.qcow2 -> moved.raw          a file that the operator has chosen since
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class DataFiles:
                 self._owners[identity] = guest.name
 
     def require_own(self, guest: GuestToConvert, overlay: ImageSource) -> None:
-        """Make sure that an overlay, as its header is now, does not name another guest's data file.
+        """Refuse an overlay that names another guest's data file. ``overlay``: in its present state.
 
-        :raises VerificationError: it does.
+        :raises VerificationError: it names one.
         """
         for path in overlay.other_files:
             identity = identity_of(path)
@@ -49,9 +49,10 @@ class DataFiles:
 
 
 def remark_on_data_file(guest: GuestToConvert, state: GuestState, overlay: ImageSource) -> str:
-    """Describe, in a clause, how an overlay's data file differs from the one that apply wrote, if it does.
+    """Return a clause if an overlay's data is not at the planned path, or not in the file that apply wrote.
 
-    A file that only the VM has changed counts as the same, and so does a copy with the same size and mtime.
+    The file may have been written to, or be a copy with the recorded size and mtime. Nothing is returned about a
+    missing or unrecorded file. ``overlay``: in its present state.
     """
     path, known = guest.options.data_file, state.data_file
     if path is None or not overlay.other_files:

@@ -1,13 +1,13 @@
-"""The names that a guest's files have during a conversion, and the one that a file has now.
+"""Names that a guest's files can have.
 
 ::
 
-    vm.img                       the original; with `overlay: {path: same}` later the overlay
-    vm.img.batchdiff-original    in quarantine
-    vm.img.batchdiff-deleting    about to be deleted
+    vm.img                       the original; with `overlay: {path: same}`, later the overlay
+    vm.img.batchdiff-original    the original in quarantine
+    vm.img.batchdiff-deleting    the original, about to be deleted
     .vm.qcow2.XXXXXXXX.batchdiff-tmp    the overlay until it is published
     vm.qcow2                     the overlay
-    vm.qcow2.batchdiff-overlay   the overlay, set aside by restore
+    vm.qcow2.batchdiff-overlay   the overlay, moved out of the way of another file
     vm.qcow2.batchdiff-deleting  the overlay, about to be deleted
 """
 
@@ -41,7 +41,7 @@ class FileNames:
     def at(self, where: OutgoingAt) -> str:
         """Return the path that the file has at the given place.
 
-        :raises KeyError: it is gone.
+        :raises KeyError: ``where`` is GONE.
         """
         places = {
             OutgoingAt.NAMED: self.own,
@@ -57,14 +57,14 @@ def original_names(path: str) -> FileNames:
 
 
 def overlay_names(path: str) -> FileNames:
-    """Return the names of an overlay that is to be retired."""
+    """Return the names of an overlay."""
     return FileNames(path, path + own_files.OVERLAY_ASIDE, path + own_files.DELETING)
 
 
 def require_lasting(path: str) -> None:
-    """Refuse to write an image into /dev, which is in memory.
+    """Refuse to write an image among the devices in /dev: it would be lost at a reboot.
 
-    :raises GuestError: the path is in /dev.
+    :raises GuestError: the path is in /dev, outside /dev/shm.
     """
     if is_among_devices(path):
         raise GuestError(
@@ -76,9 +76,9 @@ def require_lasting(path: str) -> None:
 
 
 def discard(path: str) -> None:
-    """Remove a temporary file of batchdiff, and nothing else.
+    """Remove a regular file that has a temporary name, and no other file.
 
-    :raises OSError: it cannot be removed.
+    :raises OSError: the file cannot be removed.
     """
     if path.endswith(own_files.TEMPORARY):
         with contextlib.suppress(FileNotFoundError):
@@ -87,7 +87,7 @@ def discard(path: str) -> None:
 
 
 def where_is(names: FileNames, known: Fingerprint) -> OutgoingAt:
-    """Return which of its names a file has now, or that it is gone. Its identity decides, not its content."""
+    """Return the present place of the file that ``known`` identifies, even if its content has changed."""
     for where in (OutgoingAt.DELETING, OutgoingAt.ASIDE, OutgoingAt.NAMED):
         now = fingerprint_at(names.at(where))
         if now is not None and known.is_same_file(now):

@@ -8,7 +8,7 @@ from batchdiff.plan.plan import GuestToConvert
 
 
 def why_not_again(guests: list[GuestToConvert]) -> dict[str, str]:
-    """Return why apply leaves restored guests alone, and the command that converts each again, by name.
+    """Return, by name, why apply leaves restored guests alone, and how to convert them again.
 
     Guests that are converted again in the same way have the same reason, so that a report can list them together.
     """
@@ -27,6 +27,6 @@ def why_not_again(guests: list[GuestToConvert]) -> dict[str, str]:
 
 
 def _is_as_planned(guest: GuestToConvert) -> bool:
-    """Return whether a guest's file is the planned one, not a rebuilt image, and has not been written to."""
+    """Return whether a guest's own file has the planned fingerprint, apart from its ctime."""
     now = fingerprint_at(guest.source.path)
     return now is not None and guest.image.fingerprints[0].is_unwritten(now)

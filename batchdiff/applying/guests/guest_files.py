@@ -1,8 +1,7 @@
 """Find where the files of a guest are now: its original, its overlay, and an image that restore rebuilt.
 
-Names alone prove nothing: an administrator may copy, move or replace files. So each file is first recognised by
-its lasting identity. A file that has lost its identity, because a pool was copied, is recognised by its name; what
-may be done with it then depends on its content.
+Names alone prove nothing: an administrator may copy, move or replace files. Only a fingerprint proves that a file
+is the recorded one; other files may count by their names.
 """
 
 from __future__ import annotations
@@ -23,15 +22,14 @@ from batchdiff.frozen import frozen
 from batchdiff.plan.plan import GuestToConvert, Plan, PlannedImage
 
 KnownPart: TypeAlias = tuple[str, Fingerprint]
-"""An extent or a data file: its own path, and its recorded fingerprint."""
+"""The path and the recorded fingerprint of an extent or a data file."""
 
 
 @frozen
 class Found:
     """A file that was found.
 
-    ``proven``: it is the file that the plan or the journal records, and it has not been written to since.
-    Otherwise it has been written to, or only its name identifies it.
+    ``proven``: as far as fingerprints show, it is the recorded file, and its image was not written to since.
     """
 
     path: str
@@ -40,9 +38,9 @@ class Found:
 
 
 def find_overlay(guest: GuestToConvert, state: GuestState | None) -> Found | None:
-    """Return the overlay of a guest, under its present name; None if it is missing.
+    """Return a guest's overlay, under its present name; None if it is missing.
 
-    :raises GuestError: either of two files could be it.
+    :raises GuestError: more than one file could be the overlay.
     """
     published = state is not None and state.published
     known = None if state is None else state.overlay
@@ -55,8 +53,8 @@ def find_overlay(guest: GuestToConvert, state: GuestState | None) -> Found | Non
         if path == names.own and _has_made_way(guest, state):
             continue
         proven = known is not None and known.is_unwritten(now) and not _data_was_written(guest, state)
-        # Before a publication is recorded, only the file that was verified can be the overlay: any other belongs
-        # to the operator. If apply died before recording it, a VM may have run on that file since.
+        # Until a publication is recorded, only the verified file can be the overlay: any other file belongs to the
+        # operator. If apply died before it recorded the publication, a VM may have written to that file since.
         if proven or published or (known is not None and known.is_same_file(now)):
             found.append(Found(path, now, proven))
     if len(found) > 1:
@@ -70,28 +68,25 @@ def find_overlay(guest: GuestToConvert, state: GuestState | None) -> Found | Non
 
 
 def _has_made_way(guest: GuestToConvert, state: GuestState | None) -> bool:
-    """Return whether restore was deleting an overlay with the original's name, which the original has again."""
+    """Return whether restore has given the overlay's name to a full image, and has begun to delete the overlay."""
     one_name = guest.overlay_path == guest.source.path
     return one_name and state is not None and state.goal is Goal.RESTORE and state.deleting
 
 
 def _data_was_written(guest: GuestToConvert, state: GuestState | None) -> bool:
-    """Return whether an overlay's data file was written to, which need not change the overlay's own file.
-
-    Also True if the data file is missing, or if the journal does not record it.
-    """
+    """Return whether a data file is missing, unrecorded or written to; the overlay itself need not show it."""
     path, known = guest.options.data_file, None if state is None else state.data_file
     return path is not None and (known is None or known.was_written_to(fingerprint_at(path) or NO_FILE))
 
 
 def find_original(guest: GuestToConvert, state: GuestState | None) -> Found | None:
-    """Return the original of a guest, under its present name; None if it is gone.
+    """Return a guest's original, under its present name; None if it is gone.
 
-    Only batchdiff gives files the name of an original in quarantine, so any regular file with that name counts,
-    unless the guest's own original was deleted. At the guest's own path, the planned file counts if it has not
-    been written to; if the overlay has a path of its own, any file except a rebuilt image counts.
+    A proven file counts under any name of the original. Only batchdiff uses the name in quarantine, so any regular
+    file there counts, unless the original was deleted. At the guest's own path, a file counts if it cannot be the
+    overlay, unless it is an unwritten rebuilt image beside an overlay of another name.
 
-    :raises GuestError: either of two files could be it.
+    :raises GuestError: either of two files could be the original.
     """
     names = original_names(guest.source.path)
     own = _found(names.own, fingerprint_at(names.own), guest)
@@ -99,7 +94,7 @@ def find_original(guest: GuestToConvert, state: GuestState | None) -> Found | No
         return own
     aside = find_original_aside(guest)
     if aside is not None and not aside.proven and state is not None and state.fate is Fate.DELETED:
-        aside = None  # a later plan has put its own original there: an overlay that it replaced by a thinner one
+        aside = None  # a later plan has put its own original there: an overlay that it replaced with a thinner one
     if own is None or _is_rebuilt(own.now, state) or guest.overlay_path == guest.source.path:
         return aside
     if aside is not None:
@@ -113,7 +108,7 @@ def find_original(guest: GuestToConvert, state: GuestState | None) -> Found | No
 
 
 def find_original_aside(guest: GuestToConvert) -> Found | None:
-    """Return a guest's original if it is in quarantine or about to be deleted; None if it is not."""
+    """Return an original that is proven and about to be deleted, or any regular file in quarantine; or None."""
     names = original_names(guest.source.path)
     found = [_found(path, _regular(path), guest) for path in (names.deleting, names.quarantine)]
     there = [each for each in found if each is not None and (each.proven or each.path == names.quarantine)]
@@ -129,7 +124,7 @@ def _found(path: str, now: Fingerprint | None, guest: GuestToConvert) -> Found |
 
 
 def parts_left(parts: Iterable[KnownPart]) -> list[KnownPart]:
-    """Return the extents or data file of an image that still exist, at their present paths."""
+    """Return the parts that still exist, with their present paths."""
     found = []
     for path, known in parts:
         for place in (path, original_names(path).deleting):
@@ -140,12 +135,12 @@ def parts_left(parts: Iterable[KnownPart]) -> list[KnownPart]:
 
 
 def lacks_parts(original: PlannedImage) -> bool:
-    """Return whether an extent or the data file of an original is gone, and a part of its disk with it."""
+    """Return whether an extent or the data file of an original is gone."""
     return any(fingerprint_at(path) is None for path, _ in original.other_files)
 
 
 def changed_parts(original: PlannedImage) -> str:
-    """Describe which extents or data file of an original were written to, replaced or removed; empty if none."""
+    """Describe each extent or data file of an original that is gone or has changed in size or mtime."""
     found = []
     for path, known in original.other_files:
         now = fingerprint_at(path)
@@ -157,10 +152,7 @@ def changed_parts(original: PlannedImage) -> str:
 
 
 def original_is(path: str, planned: PlannedImage) -> str:
-    """Return what follows "the original" in a sentence that names it: where it is, and whether it has changed.
-
-    No fingerprint shows whether a block device has been written to.
-    """
+    """Return the words after "the original" in a sentence: its path and, if known, whether it has changed."""
     known, now = planned.fingerprints[0], fingerprint_at(path)
     if now is None or not now.vouches_for_content:
         return f" is {path}"
@@ -170,7 +162,7 @@ def original_is(path: str, planned: PlannedImage) -> str:
 
 
 def changes_aside(guest: GuestToConvert) -> str:
-    """Describe how an original in quarantine has been written to since it was planned; empty if it has not."""
+    """Describe how an original in quarantine has changed since it was planned."""
     found, known = find_original_aside(guest), guest.image.fingerprints[0]
     if found is None:
         return ""
@@ -179,16 +171,16 @@ def changes_aside(guest: GuestToConvert) -> str:
 
 
 def overlay_was_written(guest: GuestToConvert, state: GuestState) -> bool:
-    """Return whether an overlay or its data file has been written to since the overlay was published."""
+    """Return whether a published overlay exists, and it or its data file is no longer as recorded."""
     now = fingerprint_at(guest.overlay_path)
     known = state.overlay if state.published else None
     return known is not None and now is not None and (known.was_written_to(now) or _data_was_written(guest, state))
 
 
 def rebuilt_is_in_place(guest: GuestToConvert, state: GuestState | None) -> bool:
-    """Return whether restore has already put a rebuilt image at the original's path.
+    """Return whether an unwritten image that restore rebuilt is at the original's path.
 
-    An original that got its name back is recorded as rebuilt as well, so that a copy of it is recognised.
+    An unproven original that restore has given back counts, too.
     """
     now = fingerprint_at(guest.source.path)
     return now is not None and _is_rebuilt(now, state) and not _is_original(guest, now)
@@ -199,10 +191,7 @@ def _is_rebuilt(now: Fingerprint, state: GuestState | None) -> bool:
 
 
 def _is_the_guests_image(guest: GuestToConvert, now: Fingerprint, state: GuestState | None) -> bool:
-    """Return whether a file at the overlay's path is the original or a rebuilt image.
-
-    With `overlay: {path: same}`, each of these has that path at times.
-    """
+    """Return whether a file with a name of the overlay is the original or a rebuilt image."""
     return _is_original(guest, now) or _is_rebuilt(now, state)
 
 
@@ -211,7 +200,7 @@ def _is_original(guest: GuestToConvert, now: Fingerprint) -> bool:
 
 
 def missing(path: str) -> str:
-    """Return a predicate for a path without a regular file; a link there may point to where the file was moved."""
+    """Return the words after a path that has no regular file; a link there may show where the file was moved."""
     try:
         return f"is missing (a symbolic link to {os.readlink(path)} is in its place; links are not followed)"
     except OSError:
@@ -228,9 +217,10 @@ def _regular(path: str) -> Fingerprint | None:
 
 
 def on_disk(plan: Plan, history: History) -> dict[str, OnDisk]:
-    """Return, by guest name, the existing files of guests that apply has started to convert; change nothing.
+    """Return, by guest name, the existing files of guests that apply has started to convert.
 
-    A restored guest is left out unless restore left an overlay, or an older original that has been written to.
+    A restored guest is left out, unless its older original has changed, or restore left an overlay behind that was
+    not written to since.
     """
     found, template = {}, _template(plan)
     for guest in plan.to_convert:
@@ -238,7 +228,6 @@ def on_disk(plan: Plan, history: History) -> dict[str, OnDisk]:
         if state is not None:
             found[guest.name] = replace(_on_disk(guest, state), template=template)
         elif guest.name in history.states and changes_aside(guest):
-            # A restore has rebuilt its image, and left an original in quarantine that has been written to.
             found[guest.name] = OnDisk(None, history.states[guest.name].aside, written=Written.ORIGINAL)
         elif (left := leftover(history, guest.name)) is not None:
             found[guest.name] = OnDisk(None, guest.source.path, left=left)
@@ -246,7 +235,7 @@ def on_disk(plan: Plan, history: History) -> dict[str, OnDisk]:
 
 
 def _template(plan: Plan) -> TemplateIs:
-    """Examine the template's files; a changed mode or owner does not matter, nor does a new inode after a move."""
+    """Return the state of the template's files, by size and mtime: a move may change the inode."""
     for path, planned in zip(plan.template.paths, plan.template.fingerprints, strict=True):
         now = fingerprint_at(path)
         if now is None:
@@ -274,5 +263,5 @@ def _on_disk(guest: GuestToConvert, state: GuestState) -> OnDisk:
 
 
 def _written(found: Found | None, known: Fingerprint | None, kind: Written) -> Written:
-    """Return ``kind`` if a file has been written to since its fingerprint was taken."""
+    """Return ``kind`` if the file exists and was written to after ``known`` was taken."""
     return kind if found and known and known.was_written_to(found.now) else Written.NONE

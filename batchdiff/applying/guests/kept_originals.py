@@ -1,12 +1,6 @@
 """Find the kept originals that the operator must not delete, because other images now depend on them.
 
-::
-
-    base.img    the original of an earlier conversion, kept
-    clone.qcow2 an overlay on base.img, which the operator has used as a template since
-
-The search is the one that batchdiff makes right before it removes an original, but without files that this user is
-not allowed to read: a user with few permissions can run the reports, too.
+Files and folders that this user is not allowed to read are ignored: reports must work with few permissions.
 """
 
 from __future__ import annotations
@@ -22,9 +16,9 @@ from batchdiff.plan.sidecar import read_sidecar
 
 
 def dependents_of_kept(plan: Plan, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Return the images that depend on the kept originals of these guests, in words, by the guest's name.
+    """Return the images that depend on the kept originals of these guests, in words, by guest name.
 
-    Guests on whose originals nothing depends are left out.
+    Guests without such images are left out.
     """
     wanted = set(names)
     paths = {guest.name: guest.source.path for guest in plan.to_convert if guest.name in wanted}
@@ -36,7 +30,7 @@ def dependents_of_kept(plan: Plan, names: Iterable[str]) -> dict[str, tuple[str,
 
 
 def with_dependents(plan: Plan, there: Mapping[str, OnDisk]) -> dict[str, OnDisk]:
-    """Return the files of guests, each with the images that depend on its kept original."""
+    """Return the files of guests, with the images that depend on each kept original."""
     paths = {guest.name: guest.source.path for guest in plan.to_convert}
     kept = [name for name, each in there.items() if each.overlay is not None and each.original == paths[name]]
     found = dependents_of_kept(plan, kept)
@@ -44,6 +38,6 @@ def with_dependents(plan: Plan, there: Mapping[str, OnDisk]) -> dict[str, OnDisk
 
 
 def _listed(path: str) -> list[str]:
-    """Return a phrase about the overlays in a file's sidecar: none was found, but they may have been moved."""
+    """Return a phrase if a file's sidecar lists overlays: none was found, but one may have been moved."""
     sidecar = read_sidecar(path + own_files.SIDECAR)
     return [f"perhaps an overlay listed in {path}{own_files.SIDECAR}"] if sidecar and sidecar.overlays else []

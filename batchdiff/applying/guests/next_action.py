@@ -1,4 +1,4 @@
-"""Decide what to do next with one guest; pure: the state of its files goes in, the next action comes out.
+"""Choose the next action for one guest, from the state of its files. Pure.
 
 Apply, restore and purge are the same operation: an *incoming* file takes the place of an *outgoing* one.
 
@@ -12,11 +12,10 @@ Apply, restore and purge are the same operation: an *incoming* file takes the pl
               image, published before     quarantine
 
     PUT_BACK -> DISCARD -> WRITE -> VERIFY -> [QUARANTINE] -> PUBLISH -> [QUARANTINE | SET_ASIDE -> UNLINK] -> DONE
-    ---- after a crash --
+    --- cleaning up ---
 
-No state is kept here. After a crash the files are examined again: unpublished work is undone, and a published file
-is verified again before its outgoing file is retired. ``verified`` is true only if this process itself compared
-the two files, or need not compare them.
+After a crash or a failure, unpublished work is undone. After a crash, any comparison is made again before the
+outgoing file is retired.
 """
 
 from __future__ import annotations
@@ -63,7 +62,10 @@ class Action(enum.StrEnum):
 
 @frozen
 class Scene:
-    """The state of the two files. ``one_name``: the incoming file takes the outgoing one's own name."""
+    """The state of the two files.
+
+    ``verified``: this process has compared them, or need not. ``one_name``: they have the same own name.
+    """
 
     outgoing: OutgoingAt
     incoming: IncomingAt
@@ -73,8 +75,8 @@ class Scene:
 
 
 def next_action(scene: Scene) -> Action:
-    """Return the next action. The process may safely die after any action: the next run starts from the files."""
-    # A file that a dead process was about to delete must be verified again, so it first gets its name back.
+    """Return the next action. The process may safely die after any action: the next run examines the files."""
+    # A file that was about to be deleted must be compared first, so it gets its name back.
     if scene.outgoing is OutgoingAt.DELETING and not scene.verified:
         return Action.PUT_BACK
     match scene.incoming:
@@ -89,7 +91,7 @@ def next_action(scene: Scene) -> Action:
 
 
 def _beginning(scene: Scene) -> Action:
-    """Clean up what an earlier process left behind, then write the incoming file."""
+    """Return an action that cleans up; if none is needed, WRITE, or LOST without an outgoing file."""
     if scene.outgoing in {OutgoingAt.ASIDE, OutgoingAt.DELETING}:
         return Action.PUT_BACK
     if scene.incoming is IncomingAt.UNFINISHED:
@@ -98,7 +100,7 @@ def _beginning(scene: Scene) -> Action:
 
 
 def _publishing(scene: Scene) -> Action:
-    """Compare the files, then publish the incoming one; if they share a name, rename the outgoing one first."""
+    """Return VERIFY, or LOST without an outgoing file; then QUARANTINE if the two share a name; then PUBLISH."""
     if not scene.verified:
         return Action.LOST if scene.outgoing is OutgoingAt.GONE else Action.VERIFY
     if scene.one_name and scene.outgoing is OutgoingAt.NAMED:
@@ -107,7 +109,7 @@ def _publishing(scene: Scene) -> Action:
 
 
 def _retiring(scene: Scene) -> Action:
-    """Retire the outgoing file; before it is unlinked, it is renamed, and checked under its new name."""
+    """Return the next action to retire the outgoing file, which is renamed and checked before it is unlinked."""
     settled = {
         Retire.KEEP: set(OutgoingAt),
         Retire.QUARANTINE: {OutgoingAt.ASIDE, OutgoingAt.GONE},

@@ -1,4 +1,4 @@
-"""The overlay of a guest as it is now, perhaps weeks after apply: compacted, copied, resized or flattened.
+"""The overlay of a guest, as planned, and as it is now.
 
 ::
 
@@ -20,7 +20,7 @@ from batchdiff.plan.plan import GuestToConvert
 
 
 def planned_overlay(guest: GuestToConvert, template: ImageSource) -> ImageSource:
-    """Return a guest's overlay as apply wrote it, with its backing chain, its secret file and its data file."""
+    """Return a guest's overlay as planned."""
     chosen = guest.options.encryption
     secret = None if chosen is None else chosen.secret_file
     form, data_file = ImageFormat(guest.options.format), guest.options.data_file
@@ -30,8 +30,10 @@ def planned_overlay(guest: GuestToConvert, template: ImageSource) -> ImageSource
 
 
 def current_overlay(source: ImageSource) -> ImageSource:
-    """Return the overlay as it is now: perhaps flattened, decrypted, or with another data file."""
-    # Its owner may have decrypted it.
+    """Return the overlay as it is now: perhaps flattened, decrypted, or with another data file.
+
+    ``source``: as planned, at the present path.
+    """
     for secret in dict.fromkeys((source.secret_file, None)):
         found = replace(source, secret_file=secret)
         with suppress(ImageError), closing(open_layer(found)) as layer:

@@ -3,11 +3,13 @@
 ::
 
     overlay there, the sidecar names this plan for it          -> it was published
-    the original in quarantine, as it was planned              -> it was published, even if the overlay is gone
-    neither there, the sidecar names this plan                 -> it was published, and both are missing now
-    the original in quarantine, another image under the
-    original's own name, no overlay; the sidecar names none    -> it was restored; an older original is left
-    where the original is now                                  -> kept, quarantined, about to be deleted, or gone
+    the original, as planned, in quarantine or set aside       -> it was published, even if the overlay is gone
+    neither there, the sidecar names this plan for the overlay -> it was published, and both are missing now
+    the original, as planned, in quarantine, another file
+    under its own name; no overlay, and no record of it in
+    the sidecar                                                -> it was restored; an older original is left
+
+The present place of the original shows whether it was kept or quarantined, is about to be deleted, or is gone.
 """
 
 from __future__ import annotations
@@ -28,9 +30,9 @@ from batchdiff.plan.sidecar import OverlayOrigin, sidecars_of
 
 
 def recover_states(plan: Plan, history: History, path_map: PathMap = NOTHING_MOVED) -> dict[str, GuestState]:
-    """Return the states of guests that apply must have converted, although ``history`` lacks them; change nothing.
+    """Return, by name, the states of guests whose conversion the sidecar or files show, but ``history`` lacks.
 
-    ``path_map``: how the paths in the sidecar have changed since they were recorded.
+    ``path_map``: the moves since paths were recorded in the sidecar.
     """
     sidecars = [path_map.sidecar(sidecar) for sidecar in sidecars_of(plan)]
     origins = {path: origin for sidecar in sidecars for path, origin in sidecar.overlays.items()}
@@ -40,7 +42,7 @@ def recover_states(plan: Plan, history: History, path_map: PathMap = NOTHING_MOV
             continue
         origin = _of_plan(origins.get(guest.overlay_path), guest, plan)
         if guest.name in history.states and not _is_recorded(guest, origin, plan):
-            continue  # an apply that died before it had published the overlay
+            continue  # an apply that ended before it recorded a publication
         state = _state(guest, origin, plan)
         if state is not None:
             found[guest.name] = state
@@ -48,10 +50,9 @@ def recover_states(plan: Plan, history: History, path_map: PathMap = NOTHING_MOV
 
 
 def _is_known(name: str, history: History) -> bool:
-    """Return whether a journal records enough about a guest.
+    """Return whether a journal records the publication of a guest's overlay, or a restore or purge of the guest.
 
-    It does if the guest's overlay was published, if restore or purge has begun, or if restore has undone the
-    conversion. An apply that failed early proves nothing: it may not have found the files of a converted guest.
+    An apply that failed early proves nothing: it may not have found a converted guest's files.
     """
     state = history.states.get(name)
     if state is None:
@@ -60,10 +61,9 @@ def _is_known(name: str, history: History) -> bool:
 
 
 def _of_plan(origin: OverlayOrigin | None, guest: GuestToConvert, plan: Plan) -> OverlayOrigin | None:
-    """Return an overlay's origin.
+    """Return an origin unchanged, unless a later plan has replaced this plan's overlay with a thinner one.
 
-    If a later plan has replaced this plan's overlay by a thinner one, return the origin of the replaced overlay,
-    without its fingerprint, because another file is at its path.
+    Then return the replaced overlay's origin, without the fingerprint: another file is at the path.
     """
     for each in () if origin is None else origin.before:
         if _is_recorded(guest, each, plan):
@@ -91,7 +91,7 @@ def _state(guest: GuestToConvert, origin: OverlayOrigin | None, plan: Plan) -> G
             return None
         original = aside
     # Without an overlay, a guest whose original is at its own path may never have been converted. If the original
-    # is gone too, the sidecar's record is enough, unless another program's image is at the overlay's path.
+    # is gone, too, the sidecar's record is enough, unless some other file is at the overlay's path.
     both_are_gone = original is None and not os.path.lexists(guest.overlay_path)
     if not overlay_is_there and not both_are_gone and (proven is None or original != proven):
         return None
@@ -102,8 +102,8 @@ def _state(guest: GuestToConvert, origin: OverlayOrigin | None, plan: Plan) -> G
 def _is_replaced(guest: GuestToConvert, original: Found) -> bool:
     """Return whether a rebuilt image may have taken the name of an original in quarantine.
 
-    Call this only if the sidecar does not name the overlay: a restore removes the overlay's entry before it ends.
-    If the entry is still there, the overlay was moved or is damaged, and the original may be all that is left.
+    Call this only if the sidecar does not name the overlay, because restore removes that entry before it ends.
+    Otherwise, the overlay was moved or is damaged, and the original may be all that is left.
     """
     names = original_names(guest.source.path)
     return original.path == names.quarantine and fingerprint_at(names.own) is not None
@@ -121,8 +121,8 @@ def _from_original(original: Found | None, guest: GuestToConvert, state: GuestSt
 
 
 def has_template_as_backing_file(guest: GuestToConvert, plan: Plan) -> bool:
-    """Return whether the file at the overlay's path has the template as its backing file; read only headers."""
-    # Imported here: these modules load numpy, but usually there is nothing to recover, and `status` must be quick.
+    """Return whether a file at the overlay's path has the template as its backing file."""
+    # Imported here: these modules load numpy, but recovery is rarely needed, and `status` must be quick.
     from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay  # noqa: PLC0415
     from batchdiff.image.backing_names import resolved_backing  # noqa: PLC0415
     from batchdiff.image.open import open_layer  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""Determine the state of each guest and what to do next, from the journal and the files on disk; pure."""
+"""Determine the state of each guest and what to do next. Pure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TemplateIs(enum.Enum):
 
 
 class Written(enum.Flag):
-    """The files of a guest that have changed in size or mtime, or lost a part, since they were recorded."""
+    """The images of a guest that are not as recorded, in the size or mtime of any of their files."""
 
     NONE = 0
     OVERLAY = enum.auto()
@@ -38,9 +38,9 @@ class Written(enum.Flag):
 class OnDisk:
     """The paths of a guest's files, None for a missing one. ``doubt``: why they are uncertain.
 
-    ``left``: the overlay that a restore left behind, which nothing needs. ``parts``: the extents or data file of
-    an original that batchdiff had not finished deleting. ``dependents``: the images that depend on a kept
-    original, in words.
+    ``left``: the overlay that a restore left behind; then ``original`` is the guest's own path, even if no file is
+    there. ``parts``: the remaining extents or data file of an original that batchdiff has begun to delete.
+    ``dependents``: the images that depend on a kept original, in words.
     """
 
     overlay: str | None
@@ -54,7 +54,7 @@ class OnDisk:
 
 
 def status_rows(plan: Plan, history: History, on_disk: dict[str, OnDisk]) -> list[StatusRow]:
-    """Return a row for each guest, in the plan's order; ``on_disk``: a guest's files, once apply has started."""
+    """Return a row for each guest, in the plan's order. ``on_disk``: the files of guests, by name."""
     back = history.given_back(plan.created)
     return [
         _row(guest, history, on_disk.get(guest.name), plan.retire, is_back=guest.name in back)
@@ -105,20 +105,20 @@ def _again(guest: str) -> str:
 
 
 def _begin(there: OnDisk | None, begin: str) -> str:
-    """Return what comes next for a guest without an overlay: ``begin``, if nothing is in the way."""
+    """Return what comes next for an unconverted guest: ``begin``, unless a leftover overlay is in the way."""
     if there is None or there.left is None:
         return begin
     return f"rm {shell_word(there.left)}, or rename it: restore left it behind, and nothing needs it"
 
 
 def _is_rolled_back(known: GuestState) -> bool:
-    """Return whether an apply that failed or was interrupted has undone everything that it had started."""
+    """Return whether an apply that failed or was interrupted has left nothing behind."""
     is_begun = known.step is not Step.CHECKED or known.temporary is not None or known.moved or known.published
     return known.goal is Goal.APPLY and not is_begun
 
 
 def _next(known: GuestState, there: OnDisk | None, retire: Retire | None) -> str:
-    """Return what comes next for a guest that apply has started; ``retire``: None if its original must be kept."""
+    """Return what comes next once apply has started. ``retire``: None if the original is a block device."""
     if known.step is Step.RESTORED:
         if there is not None and Written.ORIGINAL in there.written:
             return f"find out what is in the older original {known.aside}: purge keeps it, because it has changed"
@@ -132,7 +132,7 @@ def _next(known: GuestState, there: OnDisk | None, retire: Retire | None) -> str
 
 
 def _trouble(there: OnDisk) -> str:
-    """Return what to do about a published overlay that is in danger; empty if it is not. The worst comes first."""
+    """Return what to do if a published overlay is missing or in danger. The worst comes first."""
     if there.template is TemplateIs.MISSING:
         return _template_lost(there)
     if there.overlay is None:
@@ -163,7 +163,7 @@ def _removed(there: OnDisk) -> str:
 
 
 def _kept(there: OnDisk | None, retire: Retire | None) -> str:
-    """Return what to do about a kept original: once it or the overlay is written to, the operator must decide."""
+    """Return what to do about a kept original. Once it or the overlay is written to, the operator must decide."""
     if there is not None and there.dependents and not there.written:
         return f"{_must_stay(there)}; or restore"
     if retire is None and (there is None or not there.written):

@@ -1,4 +1,4 @@
-"""Find the guests that a journal lacks; load the recovery modules only if such guests may exist, which is rare."""
+"""Find guests whose conversion a journal lacks; load the recovery module only if there may be any."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from batchdiff.plan.plan import Plan
 
 
 def recover_unrecorded(plan: Plan, history: History, path_map: PathMap) -> dict[str, GuestState]:
-    """Return, by name, the states of guests that ``history`` lacks, from the sidecar and files; change nothing."""
+    """Return, by name, the states of guests whose conversion ``history`` lacks.
+
+    ``path_map``: the moves since paths were recorded in the sidecar.
+    """
     if not _may_lack(plan, history):
         return {}
-    # Imported here, because `status` otherwise needs none of the modules that read image headers.
+    # Imported here: recovery is rarely needed, and `status` must be quick.
     from batchdiff.applying.guests.recovery import recover_states  # noqa: PLC0415
 
     return recover_states(plan, history, path_map)
 
 
 def _may_lack(plan: Plan, history: History) -> bool:
-    """Return True if an original is missing, or apply may have made or renamed a file without recording it.
+    """Return whether an unpublished guest's own file is missing, or a file exists under a name that apply uses.
 
-    Each sign counts by itself: the overlay may be missing, or the original in quarantine, or both.
+    One sign is enough, because a converted guest may have lost its overlay, its original, or both.
     """
     published = set(history.published)
     return any(

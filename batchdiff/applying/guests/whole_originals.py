@@ -15,10 +15,9 @@ from batchdiff.units import few
 
 
 def whole_originals(guests: Iterable[GuestToConvert], history: History) -> str:
-    """Return sentences that name the originals of converted guests and the way back; empty if there are none.
+    """Return sentences that name intact originals of converted guests and the way back; empty if there are none.
 
-    They name intact originals, and block devices of the planned size, of which nothing shows whether they are
-    intact.
+    Block devices of the planned size are named, too, although nothing shows whether they are intact.
     """
     found: dict[str, str] = {}
     devices: list[str] = []
@@ -59,9 +58,9 @@ def _unknown(devices: list[str]) -> str:
 
 
 def _is_whole(original: Found, guest: GuestToConvert) -> bool:
-    """Return whether an original is the planned file, or a copy of it with the same times, as `cp -a` makes.
+    """Return whether the files of an original have the planned sizes and mtimes, as copies by `cp -a` have.
 
-    For a block device, return whether it has the planned size.
+    Of a block device, only the size is compared.
     """
     if original.proven:
         return True
@@ -72,9 +71,9 @@ def _is_whole(original: Found, guest: GuestToConvert) -> bool:
 def originals_first(
     error: BatchdiffError, guests: Sequence[GuestToConvert], plan: Plan, history: History
 ) -> BatchdiffError:
-    """Return the same error about the template, with a remedy that starts with the originals to go back to.
+    """Return an error like this one about the template; its remedy starts with any originals to go back to.
 
-    Originals that are themselves overlays of the template are left out: they cannot be read without it.
+    Originals with the template in their own chains are left out: they cannot be read without it.
     """
     template = plan.template.source.path
     needing = [guest for guest in guests if template in (below.path for below in guest.source.backing)]
@@ -88,7 +87,7 @@ def originals_first(
 
 
 def original_too(error: BatchdiffError, guest: GuestToConvert, history: History) -> BatchdiffError:
-    """Return the same error about an overlay, with a remedy that ends with the original to go back to, if any.
+    """Return an error like this one about an overlay; its remedy ends with any original to go back to.
 
     The error's own remedy comes first: it may bring back the overlay, which contains what its VM has written. An
     error about the original itself is returned unchanged: a fingerprint does not show whether a file can be read.
@@ -102,7 +101,7 @@ def original_too(error: BatchdiffError, guest: GuestToConvert, history: History)
 def _is_about_original(error: BatchdiffError, guest: GuestToConvert) -> bool:
     """Return whether an error is about a file of the original's chain.
 
-    Of a failed verification, the cause is examined, because that names the file that has the fault.
+    If a verification failed, its cause is examined, because only the cause names the file that has the fault.
     """
     fault = error.__cause__ if isinstance(error, VerificationError) else error
     if not isinstance(fault, ImageError):
@@ -112,7 +111,9 @@ def _is_about_original(error: BatchdiffError, guest: GuestToConvert) -> bool:
 
 @contextmanager
 def template_needed(plan: Plan, history: History) -> Iterator[None]:
-    """Name the originals to go back to in any error about the template that the block inside raises.
+    """Name any originals to go back to in an ImageError or PlanError that the block raises.
+
+    The block must work only on the template.
 
     :raises BatchdiffError: the block raises it.
     """
