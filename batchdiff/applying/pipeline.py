@@ -6,8 +6,8 @@
     guest 2             prepare | verify ....................... | finish
     guest 3                                        prepare | verify ...         (here at_once is 2)
 
-Everything that changes a disk happens in the caller's thread, in the guests' order. With ``at_once`` 1, a guest is
-finished before the next one starts.
+Only the caller's thread changes disks; it prepares and finishes guests in their order. With ``at_once`` 1, a guest
+is finished before the next one starts.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from batchdiff.plan.plan import GuestToConvert
 from batchdiff.qcow2.faults import FormatError
 
 _BETWEEN_LOOKS = 1.0
-"""Seconds between two checks of the waiting guests. A VM that opens one of their files waits for up to 45 s."""
+"""Seconds between two checks of the waiting guests. A VM that opens one for writing waits for up to 45 s."""
 
 EXPECTED = (BatchdiffError, OSError, FormatError)
 """The errors that a user, a disk or an image can cause; any other is a bug."""
 
 
 TaskOf = Callable[[GuestToConvert], SwapTask]
-"""The function that makes a guest's task; it may fail."""
+"""A function that makes a guest's task, or raises an error."""
 
 
 @frozen
 class SwapResult:
-    """A guest that is done: its swap, if its task could be made, and the error that stopped it, if any."""
+    """A guest that is done: its swap, if there is one, and the error that ended the work, if any."""
 
     guest: str
     swap: Swap | None
@@ -60,7 +60,7 @@ class _InProgress:
 def run_swaps(
     guests: Iterable[GuestToConvert], task_of: TaskOf, run: Run, *, at_once: int
 ) -> Iterator[SwapResult]:
-    """Process guests, and yield each when it is done, in order; one that fails does not stop the others.
+    """Process guests, and yield their results in order; a guest that fails does not stop the others.
 
     ``at_once``: how many guests may be in progress; one is written while the others are verified.
 
@@ -77,7 +77,7 @@ def run_swaps(
                     yield _end(ahead, run)
                     started = _begin(guest, task_of, run, pool)
                 ahead.append(started)
-                # Finish the oldest guest if no more may be in progress, or if it has nothing to verify.
+                # Finish the oldest guest if no more may be in progress, or if no verification of it is running.
                 while len(ahead) >= at_once or (ahead and ahead[0].verdict is None):
                     yield _end(ahead, run)
             while ahead:
@@ -92,7 +92,7 @@ def run_swaps(
 
 
 def _begin(plan: GuestToConvert, task_of: TaskOf, run: Run, pool: ThreadPoolExecutor) -> _InProgress:
-    """Write a guest's file, and start its verification; an error is kept until earlier guests are done."""
+    """Prepare a guest, and start its verification if needed; keep an expected error for later."""
     guest = _InProgress(plan.name)
     try:
         guest.swap = Swap(task_of(plan), run)
@@ -115,7 +115,7 @@ def _lacks_space(error: Exception | None) -> bool:
 
 
 def _end(ahead: deque[_InProgress], run: Run) -> SwapResult:
-    """Finish the oldest guest; if that fails, roll it back and record why.
+    """Finish the oldest guest; if it fails, roll it back.
 
     :raises StopError: a stop was requested.
     """
@@ -140,7 +140,7 @@ def _end(ahead: deque[_InProgress], run: Run) -> SwapResult:
 
 
 def _await(guest: _InProgress, waiting: Iterable[_InProgress], run: Run) -> None:
-    """Wait for a guest's verification; meanwhile give up any waiting guest if a program wants to write to it."""
+    """Wait for a guest's verification; meanwhile, roll back any waiting guest that a program wants to write to."""
     while guest.verdict is not None and not _is_done(guest.verdict):
         run.session.meter.tick()
         for other in waiting:
@@ -162,7 +162,7 @@ def _is_done(verdict: Future[None]) -> bool:
 
 
 def _is_kept(guest: _InProgress, error: Exception) -> bool:
-    """Return whether purge leaves an original alone because the VM's disk differs, which is not a failure."""
+    """Return whether an error only makes purge keep the original, which is not a failure."""
     if not isinstance(error, DifferenceError) or guest.swap is None:
         return False
     return guest.swap.task.goal is Goal.PURGE
@@ -187,7 +187,7 @@ def _finish(guest: _InProgress, run: Run) -> None:
 
 
 def _continue_if_different(guest: _InProgress, first: Swap, error: DifferenceError, run: Run) -> None:
-    """Switch to the task for two files that differ; prepare and verify it immediately, in this thread.
+    """Prepare and verify the task for two files that differ.
 
     :raises DifferenceError: there is no such task.
     """
@@ -203,7 +203,7 @@ def _continue_if_different(guest: _InProgress, first: Swap, error: DifferenceErr
 
 
 def _undo(guest: _InProgress) -> None:
-    """Roll back what was not published. If even that fails, the next run does it."""
+    """Roll back what was not published; if that fails, leave it to the next run."""
     if guest.verdict is not None:
         guest.verdict.exception()  # wait first, so that no file is removed while it is being read
     if guest.swap is not None:
@@ -213,7 +213,7 @@ def _undo(guest: _InProgress) -> None:
 
 
 def error_to_report(guest: str, error: Exception) -> BatchdiffError:
-    """Return an expected error with cause and remedy; raise any other error again."""
+    """Return the error to report for an expected one; raise any other error again."""
     if isinstance(error, BatchdiffError):
         return error
     if isinstance(error, FormatError):

@@ -1,7 +1,7 @@
 """Go back to originals if overlays cannot be read, because the template is lost or the overlays are damaged.
 
-The overlays are not deleted, because the template may be restored from a backup, or the overlays may be repaired.
-An overlay that has the original's own name is renamed first::
+The overlays are not deleted: the template may come back from a backup, or the overlays may be repaired. An overlay
+that has the original's own name is renamed first::
 
     vm.img -> vm.img.batchdiff-overlay          then          vm.img.batchdiff-original -> vm.img
 """
@@ -65,7 +65,7 @@ def _cannot_be_read(guest: GuestToConvert, state: GuestState, plan: Plan) -> boo
 
 
 def restore_without_template(session: Session, found: list[GuestWithState], why: str) -> Iterator[GuestOutcome]:
-    """Go back to each original, and yield the outcomes; one guest that fails does not stop the others.
+    """Go back to each guest's original, and yield the outcomes; a guest that fails does not stop the others.
 
     ``why``: the reason to report for overlays that stay.
 
@@ -88,7 +88,7 @@ def restore_without_template(session: Session, found: list[GuestWithState], why:
 
 
 def try_without_template(found: list[GuestWithState], why: str) -> Iterator[GuestOutcome]:
-    """Yield what :func:`restore_without_template` would do, as far as that can be seen without opening images."""
+    """Yield what :func:`restore_without_template` would do, as far as names and fingerprints show that."""
     for guest, state in found:
         try:
             _, overlay = _files(guest, state)
@@ -108,7 +108,7 @@ def _left(path: str, why: str) -> str:
 
 
 def _go_back(guest: GuestToConvert, state: GuestState, session: Session, dependents: Dependents) -> str | None:
-    """Give a guest its original back, and return the path of the overlay that stays; None if there is none."""
+    """Give a guest its original back, and return the path of the overlay that stays, if any."""
     original, overlay = _files(guest, state)
     own = guest.source.path
     if overlay is not None:
@@ -119,7 +119,7 @@ def _go_back(guest: GuestToConvert, state: GuestState, session: Session, depende
     with open_image(replace(guest.source, path=original.path)) as image, hold(image, Purpose.GUEST) as held:
         _require_free(original.path, held.alone().objection, dependents)
         if original.path != own:
-            # Recorded before any rename: if this process dies after one, the next restore continues here.
+            # This is recorded before any rename, so that the next restore can continue after a crash.
             session.journal.record(guest.name, replace(state, step=Step.RETIRING, goal=Goal.RESTORE, moved=True))
             if overlay is not None and overlay.path == own:
                 overlay = _moved_aside(overlay, guest, dependents)
@@ -139,7 +139,7 @@ def _go_back(guest: GuestToConvert, state: GuestState, session: Session, depende
 def _files(guest: GuestToConvert, state: GuestState) -> tuple[Found, Found | None]:
     """Return a guest's original, and its overlay or None if that is missing.
 
-    :raises GuestError: there is no original, or either of two files could be the original, or the overlay.
+    :raises GuestError: there is no original, or either of two files could be the original or the overlay.
     """
     original, overlay = find_original(guest, state), find_overlay(guest, state)
     if original is not None:
@@ -154,7 +154,7 @@ def _files(guest: GuestToConvert, state: GuestState) -> tuple[Found, Found | Non
 
 
 def _require_unused(path: str) -> None:
-    """Refuse an overlay that a VM has open: an incomplete write by the VM may merely look like damage."""
+    """Refuse an overlay that is in use: a write that a VM has not completed may merely look like damage."""
     fd = open_image_file(path)
     try:
         usage = check_usage(fd, Purpose.GUEST)
@@ -166,7 +166,7 @@ def _require_unused(path: str) -> None:
 
 
 def _moved_aside(overlay: Found, guest: GuestToConvert, dependents: Dependents) -> Found:
-    """Rename the overlay that has the original's name, and return it under its new one."""
+    """Rename the overlay that has the original's name, and return it with its new path."""
     fd = open_image_file(overlay.path)
     try:
         _require_free(overlay.path, "", dependents)

@@ -1,8 +1,7 @@
-"""PLAN.journal, the record of what was done with a plan: JSON, one object per line, on disk before the next step.
+"""PLAN.journal, the record of what was done with a plan: one JSON object per line, on disk before the next step.
 
-``journal.records`` defines the lines. A lock on the file keeps a second process away from the plan; it is released
-at the latest when the process that holds it ends. A last line that a crash cut short is dropped: its step does not
-count.
+``journal.records`` defines the lines. A writer locks the file; the kernel drops the lock at the
+latest when the writer's process ends. Readers take no lock.
 """
 
 from __future__ import annotations
@@ -32,11 +31,15 @@ _BEGINNING = b'{"time": "'
 
 
 _MOVE_AWAY = f"Move it away, {AGAIN} The state of the guests will then be recovered from the files."
-"""The advice on a journal that cannot be used as it is."""
 
 
 class Journal:
-    """The journal of one plan, locked and open for appending."""
+    """The journal of one plan, locked and open for appending.
+
+    Each ``record`` method returns once its line is on disk, and raises OSError if it cannot be written.
+
+    :raises PlanError: another process has locked the journal, or it cannot be used.
+    """
 
     def __init__(self, plan_path: str, checksum: str) -> None:
         self.path = f"{plan_path}.journal"
@@ -56,10 +59,7 @@ class Journal:
             raise
 
     def _resume(self, checksum: str) -> bool:
-        """Read the records of what was done with this plan; return False if there are none.
-
-        A journal of another plan is set aside.
-        """
+        """Read the lines of this plan; return False if there are none. Set aside a journal of another plan."""
         data = _content(self._fd, self.path)
         whole = data[: data.rfind(b"\n") + 1]
         if data and not data.startswith(_BEGINNING[: len(data)]):
@@ -88,25 +88,25 @@ class Journal:
         return number > 0
 
     def _start_again(self) -> None:
-        """Rename the journal, which belongs to an older plan of the same name, and open a new one."""
+        """Rename the journal, which belongs to another plan, and open a new one."""
         set_aside(self.path)
         older, self._fd = self._fd, lock_journal(self.path)
         os.close(older)
 
     def state(self, guest: str) -> GuestState | None:
-        """Return a guest's state; None if its conversion has not started, or a restore has undone it."""
+        """Return a guest's state; None if it has taken no step, or its last step is RESTORED."""
         return self.history.under_way(guest)
 
     def record(self, guest: str, state: GuestState) -> None:
-        """Record a step of a guest; it is on disk when this returns."""
+        """Record a step of a guest."""
         self._append({"guest": guest} | state.record())
 
     def record_failure(self, guest: str, reason: str) -> None:
-        """Record why a guest failed; that does not change its state."""
+        """Record why a guest failed."""
         self._append({"guest": guest, "step": FAILED, "reason": reason})
 
     def record_protecting(self) -> None:
-        """Record that the template's write bits will be removed, in case its new ctime never gets recorded."""
+        """Record that the template's write bits will be removed, in case the new ctime is never recorded."""
         self._append({"step": PROTECTING})
 
     def record_changed(self, file: Fingerprint) -> None:
@@ -125,7 +125,7 @@ class Journal:
                 write_all(self._fd, line.encode("ascii"), end)
                 self._sync()
         except BaseException:
-            # Half a line in the middle would make the whole journal unreadable.
+            # With half a line in the middle, the journal would count as damaged.
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, end)
             raise
@@ -135,7 +135,7 @@ class Journal:
         try:
             os.fsync(self._fd)
         except OSError as error:
-            # A second fsync may succeed although the failed pages were dropped, so record nothing further.
+            # A second fsync may succeed although some pages never reached the disk, so record nothing further.
             self._fault = error
             raise
 
@@ -145,7 +145,7 @@ class Journal:
 
 
 class MemoryJournal:
-    """The journal of a command that changes nothing; what it records stays in memory."""
+    """The journal, in memory only, of a command that changes nothing."""
 
     def __init__(self, history: History) -> None:
         self.history = history
@@ -155,23 +155,23 @@ class MemoryJournal:
         return self.history.under_way(guest)
 
     def record(self, guest: str, state: GuestState) -> None:
-        """Fail: a command that changes nothing takes no steps."""
+        """Fail."""
         raise AssertionError(f"{guest} was taken to {state.step} by a read-only command")
 
     def record_failure(self, guest: str, reason: str) -> None:
-        """Do nothing: a dry run records no failures."""
+        """Do nothing."""
 
     def record_protecting(self) -> None:
-        """Fail: a command that changes nothing does not protect the template."""
+        """Fail."""
         raise AssertionError("a read-only command changed the template's mode")
 
     def record_changed(self, file: Fingerprint) -> None:
-        """Keep the fingerprint for this command only."""
+        """Keep the fingerprint for this command."""
         self.history.changed.add(file)
 
 
 def read_history(plan_path: str, checksum: str) -> History:
-    """Read a plan's journal without its lock; return an empty history if it is missing or another plan's.
+    """Read a plan's journal without locking it; return an empty history if it is missing or another plan's.
 
     :raises PlanError: it cannot be read, is not a regular file or is too large. An empty history would then hide
         what was converted.
@@ -193,13 +193,13 @@ def read_history(plan_path: str, checksum: str) -> History:
                 return history
             history.take_in(record)
         except (ValueError, KeyError, TypeError, RecursionError):
-            # A crash may have cut the last line short: its step does not count.
+            # A last line that a crash cut short does not count, and is not damage.
             is_damaged |= line.endswith(b"\n")
     return replace(history, is_damaged=is_damaged)
 
 
 def _content(fd: int, path: str) -> bytes:
-    """Return the whole content of an open journal: what is not read would count as a line cut short by a crash.
+    """Return the whole content of an open journal: a rest that was not read would be removed like half a line.
 
     :raises PlanError: it is not a regular file, or is too large.
     """
@@ -219,7 +219,7 @@ def _unusable(path: str, why: str) -> PlanError:
 
 
 def set_aside(path: str) -> None:
-    """Append the mtime of a locked journal to its name, so that a new one can take its place.
+    """Append the mtime of a locked journal, in nanoseconds, to its name.
 
     :raises OSError: it cannot be renamed.
     """
@@ -227,9 +227,9 @@ def set_aside(path: str) -> None:
 
 
 def lock_journal(path: str) -> int:
-    """Open a journal, or create it, and lock it against other processes; return its descriptor.
+    """Open or create a journal, and lock it; return its descriptor.
 
-    :raises PlanError: another process is working on its plan, or it cannot be opened or locked.
+    :raises PlanError: another process has locked it, or it cannot be opened or locked.
     """
     while True:
         fd = _opened(path)
@@ -246,7 +246,7 @@ def lock_journal(path: str) -> int:
             os.close(fd)
             fault = explain(error, Deed.WRITE, path)
             raise PlanError(f"cannot lock the journal {path}", why=fault.why, remedy=fault.remedy) from error
-        # `batchdiff plan` may have renamed it meanwhile, together with its plan.
+        # The last holder of the lock may have renamed or removed the journal.
         if _is_at(path, fd):
             return fd
         os.close(fd)
@@ -259,7 +259,7 @@ def _opened(path: str) -> int:
             # In a folder such as /tmp, not even root may open another user's file with O_CREAT
             # (protected_regular).
             return os.open(path, flags)
-        # The umask decides who may read it, as for the plan beside it: `status` needs both.
+        # The umask decides who may read it, as with a new plan: `status` needs both files.
         return os.open(path, flags | os.O_CREAT, 0o666)
     except OSError as error:
         fault = explain(error, Deed.WRITE if os.path.lexists(path) else Deed.CREATE, path)

@@ -6,19 +6,18 @@
     fleet.plan.json.journal  its journal     ->  fleet.2026-11-28T183138Z.plan.json.journal
 
 1. Both get their second names, by hard links. 2. The new plan takes the first name, by a rename. 3. The journal
-loses its first name. So at every moment both can be found under matching names. If a crash after 2 leaves the
-journal beside the new plan, the checksum in the journal shows that, and the journal is renamed
-(``journal.file.Journal``).
+loses its first name. So at every moment both can be found under matching names. If a crash after step 2 leaves the
+journal beside the new plan, the journal's checksum shows that, and the next apply, restore or purge renames the
+journal.
 
-If apply has only let guests share blocks, there is nothing to undo, so the new plan replaces the older one.
-If the two plans are the same, the older one's journal would belong to both, and apply would skip guests that no
-longer share blocks. To prevent that, the journal is renamed::
+If apply has only let guests share blocks, there is nothing to undo, so the new plan replaces the older one. If the
+two are the same, the journal would make apply skip guests that no longer share blocks, so it is renamed::
 
     fleet.plan.json          the same plan, made again: it takes the name of the older one, by a rename
     fleet.plan.json.journal  its journal  ->  fleet.plan.json.journal.1795977098000000000, its mtime in ns
 
-If a crash in between leaves the journal in place, the next `batchdiff plan` renames it.
-The journal's lock is held until the new plan is in place, so that no apply of the older plan can start.
+If a crash in between leaves the journal in place, the next `batchdiff plan` that makes the same plan renames it.
+Until the new plan is in place, the journal's lock keeps apply, restore and purge of the older one from starting.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ None stands for converted guests about which nothing else is known."""
 
 @frozen
 class KeptPlan:
-    """A plan that is kept under another name, and its guests."""
+    """A plan that is kept under another name, and the guests for which it is kept."""
 
     path: str
     guests: GuestsByFate
@@ -73,13 +72,13 @@ class _Older:
 
 
 def name_to_keep(path: str, converted: NamesByPlan) -> str | None:
-    """Return the name that the plan at ``path`` will get when it is replaced; None if it need not be kept.
+    """Return the name that the plan at ``path`` gets if a different one replaces it; None if it need not be kept.
 
-    Call it before a long scan, which a later failure would waste. ``converted``: the converted guests, in case
+    Call this before a long scan, which a later failure would waste. ``converted``: the converted guests, in case
     the journal is lost.
 
-    :raises UsageError: it cannot be kept.
-    :raises PlanError: another command for it is running, or its journal cannot be used.
+    :raises UsageError: the plan or its journal cannot be given that name.
+    :raises PlanError: another command for the plan is running, or its journal cannot be used.
     """
     if not os.path.isfile(path):
         return None
@@ -94,7 +93,7 @@ def name_to_keep(path: str, converted: NamesByPlan) -> str | None:
 
 
 def replace_plan(plan: Plan, path: str, converted: NamesByPlan) -> KeptPlan | None:
-    """Write a plan. Rename a different, older plan at its path that can still be undone, and return it; or None.
+    """Write a plan. If a different one at its path can still be undone, rename that one, and return it.
 
     :raises BatchdiffError: as for :func:`name_to_keep` and ``write_plan``.
     """
@@ -120,10 +119,10 @@ def replace_plan(plan: Plan, path: str, converted: NamesByPlan) -> KeptPlan | No
 
 
 def _has_only_shared(history: History) -> bool:
-    """Return whether apply has done nothing to guests except let them share blocks.
+    """Return whether shared blocks are all that remains of what apply has done.
 
-    Such guests may have stopped sharing blocks since: btrfs may have been defragmented, or a snapshot of the disk
-    may have been restored. A damaged journal is not proof: lines that cannot be read may record more.
+    A defragmentation or a restored snapshot of the disk may have unshared them since. A damaged journal proves
+    nothing: lines that cannot be read may record more.
     """
     is_whole = not history.is_damaged and not history.left
     return is_whole and bool(history.states) and not _by_fate(history)
@@ -131,10 +130,9 @@ def _has_only_shared(history: History) -> bool:
 
 @contextmanager
 def _held(path: str, *, create: bool) -> Iterator[None]:
-    """Keep apply, restore and purge of the plan at ``path`` from starting while the block runs.
+    """Hold the lock of a plan's journal inside the block.
 
-    They need the journal's lock, which this takes. ``create``: create a missing journal to lock it, and remove it
-    afterwards.
+    ``create``: create a missing journal, and remove it afterwards; if false, a missing journal is not locked.
     """
     journal = f"{path}{_JOURNAL}"
     is_new = not os.path.lexists(journal)
@@ -152,7 +150,7 @@ def _held(path: str, *, create: bool) -> Iterator[None]:
 
 
 def _older(path: str, converted: NamesByPlan) -> _Older | None:
-    """Return the plan at a path if it can still be undone; None otherwise."""
+    """Return the plan at a path if it can still be undone."""
     head = plan_head(path)
     noted = _plan_of_journal(path)
     checksum = noted if head is None else head.checksum
@@ -162,13 +160,13 @@ def _older(path: str, converted: NamesByPlan) -> _Older | None:
         guests = {None: converted[checksum]}
     if not guests:
         return None
-    # If its first line cannot be read, it counts as the plan's own: another's has that name only after a crash.
+    # A journal whose first line cannot be read counts as the plan's own; it is another plan's only after a crash.
     journal = noted in {checksum, ""} and bool(beginning(f"{path}{_JOURNAL}"))
     return _Older(checksum, "" if head is None else head.created, journal, guests)
 
 
 def _plan_of_journal(path: str) -> str:
-    """Return the checksum of the plan that the journal beside a plan belongs to; empty if it is unknown."""
+    """Return the checksum that the journal beside a plan names; empty if it is unknown."""
     line = beginning(f"{path}{_JOURNAL}").partition(b"\n")[0]
     with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
         return str(json.loads(line)["plan"])
@@ -195,7 +193,7 @@ def _fate_or_verb(state: GuestState) -> Fate | Goal:
 
 
 def _free_name(path: str, older: _Older) -> str:
-    """Return a name that no other file has; a name that an interrupted run has linked is reused."""
+    """Return a name that no other file has; a link that an interrupted run made is reused."""
     folder, full = os.path.split(path)
     stem, suffix = (full[: -len(_SUFFIX)], _SUFFIX) if full.endswith(_SUFFIX) else os.path.splitext(full)
     when = re.sub(r"[^0-9A-Za-z.+-]", "", older.created) or "older"
@@ -215,14 +213,14 @@ def _is_free_or_same(new: str, old: str) -> bool:
 
 @contextmanager
 def _second_names(path: str, name: str, *, journal: bool) -> Iterator[None]:
-    """Give the plan and its journal their second names; remove these again if the block fails."""
+    """Give the plan and its journal their second names; remove new ones if the block fails to replace the plan."""
     before = os.stat(path)
     made = _linked(path, name, journal=journal)
     try:
         sync_folder(os.path.dirname(os.path.abspath(name)))
         yield
     except BaseException:
-        # They must stay if the older plan has lost its first name.
+        # Once the older plan has lost its first name, it has no names except these.
         if os.path.samestat(before, os.stat(path)):
             for target in made:
                 os.unlink(target)
@@ -230,11 +228,11 @@ def _second_names(path: str, name: str, *, journal: bool) -> Iterator[None]:
 
 
 def _linked(path: str, name: str, *, journal: bool) -> list[str]:
-    """Give the files that are kept their second names, by hard links, and return the names that are new.
+    """Link the kept files to their second names, and return the names that are new.
 
-    The journal comes first: a plan that seemed to have no journal would be misleading.
+    The journal comes first: after a crash in between, a plan without its journal would be misleading.
 
-    :raises UsageError: one of them cannot be linked; then neither is.
+    :raises UsageError: a file cannot be linked; no new name remains.
     """
     made: list[str] = []
     for suffix in (_JOURNAL, "") if journal else ("",):

@@ -1,4 +1,4 @@
-"""Find the overlays that a restore left behind because it could not read them: no original needs them."""
+"""Find the overlays that restores left behind because they or the template could not be read."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from batchdiff.plan.head import plan_head
 
 
 def leftover(history: History, guest: str) -> str | None:
-    """Return the path of the overlay that a restore of a guest left behind; None if there is no such overlay.
+    """Return the path of the overlay that a restore of a guest left behind; None if there is none.
 
-    None, too, if it has been removed, replaced or written to since: a file that was written to may be in use.
+    An overlay that was removed, replaced or written to since does not count: after a write, it may be in use.
     """
     left = history.left.get(guest)
     if left is None:
@@ -22,7 +22,7 @@ def leftover(history: History, guest: str) -> str | None:
 
 
 def leftovers(plan_path: str) -> frozenset[str]:
-    """Return the paths that :func:`leftover` finds for the guests of a plan; an empty set if there is no plan.
+    """Return the paths of all leftover overlays of a plan; an empty set if there is no plan.
 
     :raises PlanError: the journal cannot be read.
     """

@@ -1,4 +1,4 @@
-"""The content of a journal: the state of each guest, and which files batchdiff itself has changed. Pure.
+"""The lines of a journal, and the history that they form; pure.
 
 ::
 
@@ -25,10 +25,7 @@ from batchdiff.plan.path_map import PathMap
 
 
 class Step(enum.StrEnum):
-    """The steps of a guest, in their order; RETIRED, PURGED and RESTORED each end a verb.
-
-    A guest that shares blocks in place has two steps of its own: SHARING, and SHARED, which ends its apply.
-    """
+    """The steps of a guest. RETIRED, PURGED, RESTORED and SHARED each end a verb."""
 
     CHECKED = "checked"
     WRITTEN = "written"
@@ -43,7 +40,7 @@ class Step(enum.StrEnum):
 
 
 OF_SHARING = frozenset({Step.SHARING, Step.SHARED})
-"""The steps of a guest that shares blocks in place, which leave nothing to undo."""
+"""The steps of a guest that shares blocks in place; they leave nothing to undo."""
 
 
 class Goal(enum.StrEnum):
@@ -55,51 +52,50 @@ class Goal(enum.StrEnum):
 
 
 class Fate(enum.StrEnum):
-    """What became of an original. Journals record the first four; the others are for reports only."""
+    """The fate of an original. Journals record only the first four values."""
 
     KEPT = "kept"
     QUARANTINED = "quarantined"
     DELETED = "deleted"
     GONE = "gone"
-    """It was moved or deleted; the files do not show by which program."""
+    """As far as is known, another program moved or deleted it."""
     UNTOUCHED = "untouched"
-    """Its guest was not converted."""
+    """Its fate is not reported, for example because its guest was not converted."""
     BACK = "back"
-    """Restore went back to it, so it has its own name."""
+    """Restore went back to it."""
     REBUILT = "rebuilt"
-    """Restore rebuilt an image from the overlay, and that image has the original's name now."""
+    """Restore rebuilt an image from the overlay, under the original's name."""
     UNKNOWN = "unknown"
-    """Either of two files could be it."""
+    """Either of two files could be it, or could be its overlay."""
 
 
 BEGIN, PROTECTING, CHANGED, FAILED = "begin", "protecting", "changed", "failed"
-"""The journal's lines that are not steps of a guest."""
+"""The kinds of lines that record no step."""
 
 STALE_PLAN = "the plan is stale"
-"""The start of a failure's reason if an image has changed since it was planned: only a new plan helps."""
+"""The start of a failure's reason if the guest has changed since it was planned."""
 
 _SECONDS = len("2026-01-02T03:04:05")
-"""The length of a time down to its seconds. Only this part is compared: a plan's time has no fraction."""
+"""The length of a time down to its seconds: a plan's time has no fraction."""
 
 
 @frozen
 class GuestState:
-    """The progress of a guest, and the files that the work on it has left behind.
+    """The progress of a guest.
 
-    ``temporary``: the unfinished file. ``overlay``: the overlay when it was verified or published; ``published``:
-    whether it got its name. ``rebuilt``: the image that restore verified or published: one that it made, or the
-    original. ``moved``: the outgoing file may have been renamed, so its ctime may have changed. ``deleting``: that
-    file is about to be unlinked, so if it is gone, batchdiff deleted it. ``fate``: what became of the original;
-    ``aside``: its path in quarantine. A guest at RESTORED is finished, except for an older original that is still
-    in quarantine. ``left``: the path of an overlay that a restore could not read and left behind. ``data_file``:
-    the overlay's data file when it was written, before it got its name. ``parts``: the other files of an overlay
-    that is about to be unlinked, each with its path.
+    ``temporary``: the path of a new file until it is published. ``overlay``: the overlay when it was verified,
+    published or left behind; in a purge after a restore, the rebuilt image. ``published``: whether the overlay got
+    its own name. ``rebuilt``: the image that restore verified or published, which may be the original. ``moved``:
+    whether the outgoing file may have been renamed, which changes its ctime. ``deleting``: whether that file was
+    about to be unlinked; if so, and it is gone, batchdiff deleted it. ``fate``: the original's. ``aside``: the
+    original's path in quarantine; at RESTORED, an older original's. ``left``: the path of an overlay that restore
+    left behind. ``data_file``: the overlay's data file before it got its own name. ``parts``: the other files that
+    are deleted with an overlay, each with its path.
 
-    The others are for guests that share blocks in place. ``shared_bytes``: at SHARED, the bytes that the last run
-    shared. ``came_back_bytes``: by how much free space has grown in all runs; the last one counts once it has
-    recorded what it freed. ``to_free_bytes``: the space still to be freed when the last run began, or 0 once that
-    run has recorded what it freed. ``exactness``: how exact ``came_back_bytes`` and ``to_free_bytes`` are. It and
-    ``to_free_bytes`` are None in older journals, which lack them.
+    The others are for guests that share blocks in place. ``shared_bytes``: what the last run shared, at SHARED.
+    ``came_back_bytes``: what all runs freed; the last one counts once it has recorded that. ``to_free_bytes``:
+    what was left to free when the last run began; 0 once it has recorded what it freed. ``exactness``: how exact
+    the last two numbers are. ``to_free_bytes`` and ``exactness`` are None in older journals.
     """
 
     step: Step
@@ -121,23 +117,23 @@ class GuestState:
     exactness: Exactness | None = None
 
     def record(self) -> dict[str, Any]:
-        """Return the plain values of its line in a journal, without those that are empty."""
+        """Return the values for a line of a journal, without empty ones."""
         found = {key: value for key, value in asdict(self).items() if value}
-        if self.to_free_bytes is not None:  # 0 is a number, too
+        if self.to_free_bytes is not None:  # None stands for an older journal, 0 does not
             found["to_free_bytes"] = self.to_free_bytes
         return found
 
 
 @frozen
 class History:
-    """Everything that a journal records; the keys are the guests' names.
+    """The content of a journal; the keys are guests' names.
 
-    ``times``: the time of each guest's last line, ISO 8601 in UTC; once its overlay is published, failures do not
-    change it. ``failures``: why guests failed that have taken no step since. ``changed``: files whose ctime
-    batchdiff changed. ``protecting``: empty until the template's write bits are about to be removed. ``left``:
-    overlays that restore left behind, each with its fingerprint at that time. ``restored``: guests that have full
-    images again, and when they were restored; no apply has started on them since. ``is_damaged``: a whole line
-    could not be read, so some of this may be out of date.
+    ``times``: the time of a guest's last line or, if its overlay is published, of its last step; ISO 8601 in UTC.
+    ``failures``: why a guest last failed, if it has taken no step since. ``changed``: files whose ctime batchdiff
+    changed. ``protecting``: empty until the template's write bits are about to be removed. ``left``: overlays that
+    restore left behind, each with its fingerprint at that time. ``restored``: when a guest was restored, unless
+    apply has started on it since. ``is_damaged``: whether a whole line could not be read, so that some of this may
+    be out of date.
     """
 
     states: dict[str, GuestState] = field(default_factory=dict)
@@ -150,7 +146,7 @@ class History:
     is_damaged: bool = False
 
     def take_in(self, record: dict[str, Any]) -> None:
-        """Add one line.
+        """Add one parsed line.
 
         :raises KeyError, TypeError, ValueError: it is not valid.
         """
@@ -176,7 +172,7 @@ class History:
         if left is not None and overlay is not None:
             self.left[guest] = left, overlay
         goal = record.get("goal")
-        # A guest's first line may be what recovery found in the files, which does not prove a restore.
+        # If this is the guest's first line, recovery may have written it, so it does not prove a restore.
         if record["step"] == Step.RESTORED and goal == Goal.RESTORE and guest in self.states:
             self.restored[guest] = str(record["time"])
         elif goal == Goal.APPLY:
@@ -206,26 +202,26 @@ class History:
 
     @property
     def published(self) -> list[str]:
-        """The names of the guests whose overlays were published and that have not been restored since."""
+        """The names of the guests whose overlays were published, unless they have been restored since."""
         return [name for name, state in self.states.items() if state.published]
 
     def given_back(self, made: str) -> frozenset[str]:
-        """Return the guests that were restored after their plan was made (``made``, from ``Plan.created``).
+        """Return the names of the guests restored since their plan was made (``made``, from ``Plan.created``).
 
-        Apply converts them again only on request, and planning again after a restore counts as one. If no image
-        has changed, the new plan has the checksum of the old one, and therefore its journal, but a later time.
+        Apply converts them again only on request, and a new plan counts as a request. If no image has changed, the
+        new plan has the checksum of the old one, and therefore its journal, but a later time.
         """
         made = made[:_SECONDS]
         return frozenset(name for name, when in self.restored.items() if when[:_SECONDS] >= made)
 
     def under_way(self, guest: str) -> GuestState | None:
-        """Return a guest's state; None if its conversion has not started, or a restore has undone it."""
+        """Return a guest's state; None if it has taken no step, or its last step is RESTORED."""
         state = self.states.get(guest)
         return None if state is None or state.step is Step.RESTORED else state
 
 
 def _fate(record: dict[str, Any]) -> tuple[Fate | None, str | None]:
-    """Return what became of the original, and its path in quarantine, each None if it is not recorded.
+    """Return the fate of the original, and its path in quarantine, each None if it is not recorded.
 
     Older journals record both in words.
     """
@@ -239,7 +235,7 @@ def _fate(record: dict[str, Any]) -> tuple[Fate | None, str | None]:
 
 
 def mapped_history(history: History, path_map: PathMap) -> History:
-    """Return a history with the present path of each image that has moved; paths recorded since the move stay."""
+    """Return a history with the present form of its paths; those recorded since a move stay."""
     states = {guest: _mapped(state, path_map) for guest, state in history.states.items()}
     left = {guest: (path_map.path(path), overlay) for guest, (path, overlay) in history.left.items()}
     return replace(history, states=states, left=left)

@@ -1,4 +1,4 @@
-"""Describe, for a plan's report, what apply and restore have done to a guest, and how much space that freed."""
+"""Values for reports: the results of a guest's conversion, and the space that sharing blocks has freed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from batchdiff.units import format_size
 
 
 class Conversion(NamedTuple):
-    """What became of a converted guest; sizes in bytes.
+    """The results of a guest's conversion; sizes are in bytes.
 
-    ``fate``: what became of its original; ``aside``: the original's path in quarantine. ``overlay_bytes``: the
-    length of the overlay and its data file at publication; ``overlay_disk_bytes``: what they take on disk now,
-    None if the overlay is missing, or if one of them cannot be examined. ``used``: the overlay has been written to
-    since. ``came_back_bytes``: how much less disk space the guest takes than before, once its original is gone,
-    apart from what its VM has written since; otherwise 0. ``dependents``: the images that depend on its kept
+    ``fate``: the original's. ``aside``: the original's path in quarantine. ``overlay_bytes``: the length of the
+    overlay and its data file at publication. ``overlay_disk_bytes``: what they take on disk now; None if the
+    overlay is missing or in doubt, or one of them cannot be examined. ``used``: whether the overlay has been
+    written to since. ``came_back_bytes``: if the original is gone, how much less disk space the guest takes than
+    before, apart from what its VM has written since; otherwise 0. ``dependents``: images that depend on the kept
     original, in words.
     """
 
@@ -38,9 +38,9 @@ class Conversion(NamedTuple):
 
 
 class OlderOriginal(NamedTuple):
-    """An original that is still in quarantine, although restore gave its guest a rebuilt image.
+    """An original that is still in quarantine although its guest was restored.
 
-    ``disk_bytes``: the space that it takes, None if it cannot be examined.
+    ``disk_bytes``: the space that it takes on disk, None if it cannot be examined.
     """
 
     path: str
@@ -49,13 +49,13 @@ class OlderOriginal(NamedTuple):
 
 @frozen
 class FreedSpace:
-    """The bytes by which free space has grown, and how exact that is."""
+    """A number of bytes that were or will be freed, and how exact it is."""
 
     size: int = 0
     exactness: Exactness = Exactness.EXACT
 
     def __str__(self) -> str:
-        """Return the words for a sentence: ``1.2 GiB``, ``at most 1.2 GiB`` or ``an unknown amount of space``."""
+        """Return words such as ``1.2 GiB``, ``at most 1.2 GiB`` or ``an unknown amount of space``."""
         if self.exactness is Exactness.UNKNOWN:
             return UNKNOWN_AMOUNT
         return f"{BOUND_WORDS.get(self.exactness, '') if self.size > 0 else ''}{format_size(self.size)}"
@@ -68,9 +68,9 @@ def freed_in_all(parts: Iterable[FreedSpace]) -> FreedSpace:
 
 
 def freed_by_sharing(guest: GuestToShare, state: GuestState) -> FreedSpace:
-    """Return the recorded space that a guest freed by sharing.
+    """Return the space that a guest freed by sharing, as recorded.
 
-    Older journals do not record how exact it is: then it is as exact as the plan's prediction.
+    The exactness is that of the plan's prediction if an older journal does not record it.
     """
     exactness = guest.sharing.exactness if state.exactness is None else state.exactness
     return FreedSpace(state.came_back_bytes, so_far(exactness))
@@ -79,7 +79,6 @@ def freed_by_sharing(guest: GuestToShare, state: GuestState) -> FreedSpace:
 def so_far(exactness: Exactness) -> Exactness:
     """Return how exact a number is if it counts only the space that has been freed so far.
 
-    "At least" means that more is freed once other files, too, no longer use the same blocks. That happens later,
-    and is counted for those files.
+    "At least" means that more is freed once other files stop using the blocks; that is counted for those files.
     """
     return Exactness.EXACT if exactness is Exactness.AT_LEAST else exactness

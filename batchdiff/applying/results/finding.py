@@ -8,7 +8,7 @@ from batchdiff.frozen import frozen
 
 
 class Health(enum.StrEnum):
-    """The condition of a file, compared with its recorded state."""
+    """The condition of a file."""
 
     SOUND = "sound"
     TOUCHED = "touched"
@@ -16,14 +16,14 @@ class Health(enum.StrEnum):
     IN_USE = "in-use"
     """A VM or another program is using it, so it was not checked."""
     STALE = "stale"
-    """It is missing or not as planned, but no overlay depends on it: only the plan cannot be applied."""
+    """It is missing or not as planned, so the plan cannot be applied; no overlay of the plan depends on it."""
     DAMAGED = "damaged"
     UNKNOWN = "unknown"
 
 
 @frozen
 class Finding:
-    """One file: ``name`` is the guest's name, or ``template``; ``why`` is the evidence, in words."""
+    """The condition of one file. ``name``: the guest's name, or ``template``. ``why``: the evidence, in words."""
 
     name: str
     path: str

@@ -14,16 +14,16 @@ class Status(enum.StrEnum):
 
     CONVERTED = "converted"
     SHARED = "shared"
-    """It shares blocks with the template now; nothing else about it has changed."""
+    """Apply let it share blocks with the template; its content has not changed."""
     UNCHANGED = "unchanged"
-    """Nothing was left to do."""
+    """Earlier runs had converted it, or shared its blocks."""
     RETIRED = "retired"
     """Its overlay existed already; this run quarantined or deleted its original."""
     KEPT = "kept"
     """Its original stays in quarantine, because it differs from the VM's disk, or that disk is in use."""
     WOULD_RESTORE = "would-restore"
     WOULD_PURGE = "would-purge"
-    """With --dry-run: the result that a real run would have."""
+    """With ``--dry-run``, in place of PURGED, as WOULD_RESTORE is in place of RESTORED."""
     RESTORED = "restored"
     PURGED = "purged"
     SKIPPED = "skipped"
@@ -32,7 +32,7 @@ class Status(enum.StrEnum):
 
 
 class Original(NamedTuple):
-    """What became of an original: ``aside`` is its path in quarantine, ``doubt`` why its fate is unknown."""
+    """The fate of an original. ``aside``: its path in quarantine. ``doubt``: why its fate is unknown."""
 
     fate: Fate
     aside: str | None = None
@@ -46,9 +46,9 @@ UNTOUCHED = Original(Fate.UNTOUCHED)
 class GuestOutcome:
     """The result for one guest. Sizes are in bytes, None if there is no such file or number.
 
-    ``gained_bytes``: by how much this run has increased the free space, negative if what it wrote takes more space
-    than was freed; None if it wrote, deleted and shared nothing, or if the number is not known. ``exit_code`` is
-    the code for a run of this guest alone; ``remarks`` are for the operator, even if all went well.
+    ``gained_bytes``: by how much this run has increased the free space, or a bound on that; negative if it has
+    decreased it; None if it wrote, deleted and shared nothing, or if the number is not known. ``exit_code``: the
+    code for a run of this guest alone. ``remarks``: for the operator, even if all went well.
     """
 
     name: str

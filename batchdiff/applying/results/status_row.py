@@ -7,10 +7,11 @@ from batchdiff.frozen import frozen
 
 @frozen
 class StatusRow:
-    """The state of one guest of a plan. ``since``: ISO 8601 in UTC, empty if nothing has been done yet.
+    """The state of one guest of a plan.
 
-    ``step``: its last step, or ``planned``, ``skipped``, ``refused``. ``failure``: why the last run stopped there.
-    ``next``: what to do next, or ``nothing``, with an explanation.
+    ``step``: its last step, or ``planned``, ``skipped``, ``refused``. ``since``: the recorded time of the step or
+    of a later failure, ISO 8601 in UTC; empty if there is none. ``failure``: why the last run failed; empty if it
+    did not. ``next``: what to do next, or ``nothing``, with an explanation.
     """
 
     name: str
