@@ -1,11 +1,11 @@
-"""Let guests share blocks in place with the template, one after the other; no byte of a guest is written.
+"""Let guests share blocks in place with the template, one after the other; no byte of a guest changes.
 
 ::
 
     recorded      what happens
     nothing       hold the guest, record `sharing`, share, record `shared`
-    sharing       an earlier run did not finish: the same, for the blocks that are not shared yet
-    shared        nothing; whatever the guest's VM has written since is the guest's own
+    sharing       the same, for the blocks that are not shared yet
+    shared        nothing, even if the guest's VM has written since
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ def is_shared(guest: str, history: History) -> bool:
 
 
 def expect_sharing(meter: Meter, guests: Iterable[GuestToShare]) -> None:
-    """Expect the kernel's comparison of all bytes that guests are to share."""
+    """Expect the work of sharing blocks of these guests."""
     for guest in guests:
         meter.expect(guest.name, Phase.SHARE, guest.sharing.shareable_bytes)
 
 
 def unchanged_outcome(guest: GuestToShare) -> GuestOutcome:
-    """Return the outcome of a guest that an earlier run has dealt with."""
+    """Return the outcome of a guest whose blocks an earlier apply has shared."""
     return GuestOutcome(guest.name, Status.UNCHANGED, "its blocks were shared by an earlier apply")
 
 
 def shared_finding(guest: GuestToShare) -> Finding:
-    """Return the finding for a guest that shares blocks; that does not make its content depend on the template."""
+    """Return the finding for a guest that shares blocks; its content is not compared with the template's."""
     path = guest.source.path
     if not os.path.lexists(path):
         return Finding(guest.name, path, Health.UNKNOWN, "it is gone; if it was moved, add `--map OLD=NEW`")
@@ -105,7 +105,7 @@ def _share(guest: GuestToShare, run: Run) -> GuestOutcome:
         image = opened.enter_context(open_image(guest.source))
         _check_not_the_template(guest, image, run.template)
         held = opened.enter_context(hold(image, Purpose.GUEST))
-        # The kernel compares every byte, so a changed ctime does not matter, as with full verification.
+        # The kernel compares every byte, so a changed ctime does not matter.
         planned = with_accepted(guest.image, run.template)
         check_unchanged(image, planned, run.journal.history, VerifyMode.FULL)
         inspect(image)
@@ -126,7 +126,7 @@ def _share(guest: GuestToShare, run: Run) -> GuestOutcome:
                 advance=summing(run.reporter(guest.name, Phase.SHARE)),
             )
         except EXPECTED:
-            # The amount freed is only for reports, so failing to determine it must not hide the error.
+            # The amount is only for reports: failing to determine it must not hide the error.
             with contextlib.suppress(*EXPECTED):
                 freed = freed_in_all([earlier, _gained(before, _to_free(run, image, equal))])
                 run.journal.record(guest.name, _with_freed(begun, freed))
@@ -139,26 +139,21 @@ def _share(guest: GuestToShare, run: Run) -> GuestOutcome:
 
 
 def _to_free(run: Run, image: Image, equal: BlockRuns) -> FreedSpace:
-    """Return the space that is freed immediately when the rest of a guest's equal blocks are shared."""
+    """Return the space that is freed immediately when the rest of the equal blocks are shared."""
     gain = gain_left(run.template, image, equal)
     return FreedSpace(gain.freed, so_far(gain.exactness))
 
 
 def _gained(before: FreedSpace, left: FreedSpace) -> FreedSpace:
-    """Return how much of the space that was to be freed has been freed.
-
-    If both amounts are upper bounds, so is their difference: they count the same blocks, except for those shared
-    since.
-    """
+    """Return the space that has been freed: in the difference, blocks that are not shared yet cancel out."""
     return FreedSpace(before.size - left.size, of_sum([before.exactness, left.exactness]))
 
 
 def _came_back_earlier(guest: GuestToShare, state: GuestState | None, before: FreedSpace) -> FreedSpace:
-    """Return the space freed by earlier runs that did not finish; ``before``: the space left to free.
+    """Return the space that unfinished earlier runs have freed; ``before``: the space that is left to free.
 
-    What a killed run freed can only be estimated: if another guest has released the same blocks since, more may be
-    left to free now than when that run began. For the same reason, the plan's prediction, which replaces the
-    number that older journals lack, may differ from what was left to free when that run began.
+    After a killed run, this is an estimate: if another guest has released the same blocks since, more may be left
+    to free now than that run left. Older journals lack ``to_free_bytes``; the plan's prediction replaces it.
     """
     if state is None or state.step is not Step.SHARING:
         return FreedSpace()
@@ -168,25 +163,19 @@ def _came_back_earlier(guest: GuestToShare, state: GuestState | None, before: Fr
 
 
 def _with_freed(state: GuestState, freed: FreedSpace) -> GuestState:
-    """Return the state with the space that all runs have freed; none of it is left to estimate."""
+    """Return the state with the space that all runs have freed, so that no run estimates it again."""
     return replace(state, came_back_bytes=freed.size, to_free_bytes=0, exactness=freed.exactness)
 
 
 def _check_not_the_template(guest: GuestToShare, image: Image, template: Image) -> None:
-    """Refuse a guest that is the template: a plan is input, which may be wrong.
-
-    :raises PlanError: the guest is the template, or a part of it.
-    """
+    """Raise PlanError if a file of the guest is in the template's chain: a plan is input, which may be wrong."""
     files = [os.fstat(layer.fd) for layer in template.layers]
     if any(os.path.samestat(os.fstat(layer.fd), file) for layer in image.own_files for file in files):
         raise PlanError(f"guest {guest.name} is the template, or a part of it", remedy="Plan again.")
 
 
 def _check(run: Run, held: Held) -> None:
-    """End the work if a stop was requested, or if a program wants to write to the guest or to the template.
-
-    :raises BatchdiffError: it must end.
-    """
+    """Raise an error if a stop was requested, or if leases show that a program wants to write to either image."""
     run.stop.check()
     if held.is_broken() or run.held.is_broken():
         held.check()
@@ -199,7 +188,7 @@ def _record(guest: GuestToShare, run: Run, state: GuestState) -> None:
 
 
 def _record_fingerprints(guest: GuestToShare, image: Image, run: Run) -> None:
-    """Record the fingerprints of a guest's files if they have a new ctime: sharing must not make a plan stale."""
+    """Record new ctimes of a guest's own files as batchdiff's: sharing must not make a plan stale."""
     for path, before in zip(guest.image.paths, guest.image.fingerprints, strict=True):
         now = next((layer.fingerprint() for layer in image.own_files if layer.path == path), before)
         if now != before and before.is_unwritten(now):

@@ -1,11 +1,6 @@
 """Refuse files that change while a command works on them.
 
-::
-
-    accepted    by plan, sidecar or digest, when the command began      (applying/template/check.py)
-    expected    the same fingerprints until it ends; a ctime may change when batchdiff changes a name or mode
-
-A descriptor does not show that another file was renamed to its path, so descriptor and path are both checked.
+A descriptor does not show that another file has the path now, so the template's paths are checked, too.
 """
 
 from __future__ import annotations
@@ -22,18 +17,15 @@ from batchdiff.image.image import Image
 
 @dataclass(slots=True)
 class ChangeDetector:
-    """The expected fingerprint of each file, by a key for the file.
-
-    It is the first one, or a later one that differs only in a ctime that batchdiff itself changed.
-    """
+    """The expected fingerprint of each file: the first, or a later one with a ctime that batchdiff changed."""
 
     journal: Journal | MemoryJournal
     seen: dict[str, Fingerprint] = field(default_factory=dict)
 
     def check(self, key: str, now: Fingerprint | None, path: str) -> None:
-        """Compare a file with its expected fingerprint; at the first call, only note the fingerprint.
+        """Compare a file with its expected fingerprint; at the first call for ``key``, only note the fingerprint.
 
-        :raises PlanError: it is gone, or it changed in a way that batchdiff did not cause.
+        :raises PlanError: ``now`` is None, or the file changed in a way that batchdiff did not cause.
         """
         if now is None:
             raise PlanError(f"{path} is gone", remedy="Bring it back, then run the same command again.")
@@ -49,17 +41,17 @@ class ChangeDetector:
             )
 
     def check_chain(self, image: Image) -> None:
-        """Compare the files of an open image; the image itself may be renamed meanwhile.
+        """Compare the open files of an image's chain; the image's own file may have another path at each call.
 
-        :raises PlanError: one has changed.
+        :raises PlanError: one of the files has changed.
         """
         for number, layer in enumerate(image.layers):
             self.check(layer.path if number else "", layer.fingerprint(), layer.path)
 
     def check_at_paths(self, image: Image) -> None:
-        """Check that the open files of the template are still at their paths, unchanged.
+        """Check that the open files of the template are still at their paths, unchanged since the first call.
 
-        :raises PlanError: one has changed, or another file was put in its place.
+        :raises PlanError: one has changed or is gone, or another file is in its place.
         """
         for layer in image.layers:
             self.check(layer.path, fingerprint_at(layer.path), layer.path)

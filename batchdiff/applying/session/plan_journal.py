@@ -1,4 +1,4 @@
-"""Lock a plan's journal for a command that changes files, and add the conversions that the journal lacks."""
+"""Open a plan's journal for a command that changes files."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from batchdiff.plan.plan import Plan
 
 @contextmanager
 def plan_journal(path: str, plan: Plan, path_map: PathMap) -> Iterator[Journal]:
-    """Open the journal of the plan at ``path``, with present paths, and add every conversion that it lacks.
+    """Open the journal of the plan at ``path``, and add conversions that it lacks, as far as files prove them.
 
-    ``path_map`` maps the paths in journal and sidecar to the present ones. Inside the block no other command
-    of batchdiff can change the journal or replace the plan.
+    ``path_map`` maps the paths in the journal and in sidecars to the present ones. Inside the block, no other
+    batchdiff command can change the journal or replace the plan.
 
     :raises PlanError: another command is working on the plan, another plan has replaced it, or the journal cannot
         be used.
+    :raises OSError: a conversion cannot be recorded.
     """
     with closing(Journal(path, plan.checksum)) as journal:
         _require_still_there(path, plan)
@@ -34,10 +35,7 @@ def plan_journal(path: str, plan: Plan, path_map: PathMap) -> Iterator[Journal]:
 
 
 def _require_still_there(path: str, plan: Plan) -> None:
-    """Check, with the journal locked, that `batchdiff plan` has not replaced the plan since it was read.
-
-    :raises PlanError: another plan is there now.
-    """
+    """Raise PlanError if another plan is at ``path``; while the journal is locked, none can replace this one."""
     head = plan_head(path)
     if head is not None and head.checksum != plan.checksum:
         raise PlanError(

@@ -27,7 +27,7 @@ from batchdiff.progress import Meter, Phase
 
 
 class Watch(Protocol):
-    """A receiver of progress reports; it must not fail."""
+    """A receiver of a session's reports; its methods must not fail."""
 
     def step(self, guest: str, step: Step) -> None:
         """Report that a guest has reached a step."""
@@ -38,12 +38,12 @@ class Watch(Protocol):
 
 @frozen
 class Session:
-    """One command working on a plan, with the receiver of its reports and the request to stop it.
+    """One command working on a plan.
 
-    ``plan_path``: the plan's path, which the sidecar records. ``unseen``: files may be deleted even if a program
-    could have them open unnoticed. ``jobs``: how many guests may be in progress at once, if memory, open files and
-    space allow. ``meter`` counts the bytes that are processed. ``in_domains``: how domains use an image, such
-    as ``the domain web is paused``, by the image's resolved path.
+    ``plan_path``: the plan's absolute path; empty in a dry run. ``unseen``: files may be deleted even if a program
+    could have them open unnoticed. ``jobs``: the maximum number of guests in progress at once. ``in_domains``: by
+    an image's resolved path, how a domain uses the image, perhaps on another host, such as ``the domain web is
+    paused``; empty if libvirt was not asked.
     """
 
     plan: Plan
@@ -57,17 +57,14 @@ class Session:
     in_domains: Mapping[str, str] = field(default_factory=dict)
 
     def require_no_domain(self, path: str) -> None:
-        """Refuse an image that a domain uses according to libvirt: perhaps on another host, or once it resumes.
-
-        :raises InUseError: a domain uses it.
-        """
+        """Raise InUseError if ``in_domains`` lists the image."""
         if who := self.in_domains.get(os.path.realpath(path)):
             raise InUseError(f"{path} is in use", why=who, remedy=SHUT_DOWN_DOMAIN)
 
 
 @frozen
 class Run:
-    """The state that all guests of one command share; the template is open and held until the command ends."""
+    """The state that guests share while the template is open and held."""
 
     template: Image
     held: Held
@@ -86,22 +83,22 @@ class Run:
         return self.session.stop
 
     def reporter(self, guest: str, phase: Phase) -> Callable[[int], None]:
-        """Return the function that reports how many bytes of a guest's work in this phase are done."""
+        """Return a function that reports the bytes done so far of a guest's work in a phase."""
         return partial(self.session.meter.reach, guest, phase)
 
     def check_template(self) -> None:
-        """Make sure that the template at its path is still the one that was accepted when the command began.
+        """Check that the template's files are at their paths, and unchanged since the first call.
 
-        :raises PlanError: it has changed, or another file was put in its place.
+        :raises PlanError: one has changed or is gone, or another file is in its place.
         """
         self.detector.check_at_paths(self.template)
 
 
 @contextmanager
 def template_held(session: Session) -> Iterator[Run]:
-    """Open the template of a session's plan, and hold it against writers.
+    """Open the template of a session's plan, and hold it against writers until the block ends.
 
-    :raises ImageError: it cannot be opened, or a program writes to it.
+    :raises ImageError: it cannot be opened, or a program is writing to it or has locked it.
     """
     with template_needed(session.plan, session.journal.history):
         opened = open_image(session.plan.template.source)

@@ -1,7 +1,7 @@
-"""A request to stop a command, which is checked between steps and during long ones.
+"""A request to stop a command.
 
-A signal handler that raises an error could raise it between a rename and its record. So the handler only makes
-this request.
+If a signal handler raised an error, it might do so between a rename and its record. So the handler only makes this
+request.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from batchdiff.errors import StopError
 
 
 class Stop:
-    """A request to stop, which any thread may check."""
+    """A request to stop, which any thread may make or check."""
 
     def __init__(self) -> None:
         self._asked = threading.Event()
@@ -27,9 +27,6 @@ class Stop:
         return self._asked.is_set()
 
     def check(self) -> None:
-        """End the work at this point if the request has been made.
-
-        :raises StopError: it has been made.
-        """
+        """Raise StopError if the request has been made."""
         if self.is_asked:
             raise StopError("interrupted")

@@ -6,8 +6,7 @@
                                                             |
                                                             +-> they differ: halves, down to 64 KiB -> differing
 
-Each call is complete in itself, so a guest is whole at every moment. If a run is stopped or killed, the
-next one continues the work: it finds the ranges that do not share blocks yet.
+No call changes the content of a file, so a guest is whole at every moment.
 """
 
 from __future__ import annotations
@@ -28,18 +27,18 @@ from batchdiff.units import KIB, MIB, align_up
 _READ_AHEAD = 32 * MIB
 """Bytes of each image that are requested from the disk ahead of time.
 
-The kernel compares page by page, and reads a page that is not in memory only when it reaches it. Without this, a
-run with a cold cache on two guests of 512 MiB took 3 to 5 times as long.
+The kernel reads each page only when it must be compared. Without reading ahead, a run with a cold cache on two
+guests of 512 MiB took 3 to 5 times as long.
 """
 
 _ADVISED = MIB
-"""Bytes per call of posix_fadvise: for each, the kernel reads no more than one disk request, often 1.25 MiB."""
+"""Bytes per call of posix_fadvise: in one call, the kernel reads at most one disk request, often 1.25 MiB."""
 
 _MOST_AHEAD = 512
-"""The maximum number of requests that are read ahead; only small requests reach this limit."""
+"""The maximum number of requests that are read ahead; only small requests reach it."""
 
 _SMALLEST = 64 * KIB
-"""A differing range of at most this size is not halved again. The size is a multiple of any filesystem's block."""
+"""The size up to which a differing range is not halved: a multiple of every block size of XFS and btrfs."""
 
 
 @frozen
@@ -60,25 +59,25 @@ def share_blocks(
 ) -> Shared:
     """Share ranges of a guest with the template, durably, and return the result.
 
-    Both images stay open for reading only. It is not an error if a range has come to differ: it is left alone.
-    ``check`` is called before each call of FIDEDUPERANGE, and may raise an error to end the work; ``advance`` is
-    called with the number of further bytes that are shared, or found to differ.
+    Parts that differ are left alone. ``check`` is called before each call of FIDEDUPERANGE, and may raise an error
+    to end the work; ``advance`` is called with the number of further bytes that were shared, or found to differ.
+    After an error, blocks that are already shared stay shared.
 
-    :raises GuestError: the kernel refuses, or the disk fails. Blocks that are already shared stay shared.
-    :raises ImageError: the ranges cannot be found.
+    :raises GuestError: the kernel refuses, or the disk fails.
+    :raises ImageError: the ranges cannot be determined.
     """
     sharing = _Sharing(template, guest, check, advance)
     try:
         for request in _read_ahead(template, guest, _requests(ranges)):
             sharing.share(request)
     finally:
-        # The caller records what was shared, even after a failure, so that must be on disk first.
+        # Even after an error, the caller may record what was shared, so sync that first.
         sharing.sync()
     return Shared(sharing.shared, tuple(sharing.differing))
 
 
 def _requests(ranges: Iterable[ShareableRange]) -> Iterator[ShareableRange]:
-    """Yield the ranges in pieces that the kernel accepts in one call."""
+    """Yield the ranges in pieces that one call can compare."""
     for each in ranges:
         for at in range(0, each.length, AT_ONCE):
             yield _part(each, at, min(AT_ONCE, each.length - at))
@@ -95,7 +94,7 @@ def _part(request: ShareableRange, shift: int, length: int) -> ShareableRange:
 
 
 def _read_ahead(template: Image, guest: Image, requests: Iterator[ShareableRange]) -> Iterator[ShareableRange]:
-    """Yield requests after asking the kernel to read them and those that follow."""
+    """Yield the requests, each once the kernel has been asked to read it and the next ones."""
     waiting, total = deque[ShareableRange](), 0
     for request in requests:
         for image, number, offset in (

@@ -42,9 +42,10 @@ class ApplyOptions:
 
 
 class ApplyTask:
-    """The task that replaces a guest's original with its overlay, whatever an earlier run has done.
+    """The task that puts a guest's overlay in the place of its original.
 
-    :raises GuestError: apply must not continue with the guest.
+    :raises GuestError: a restore or purge of the guest is not finished, or the original is to be kept although the
+        overlay takes its name.
     """
 
     goal, final = Goal.APPLY, Step.RETIRED
@@ -69,7 +70,7 @@ class ApplyTask:
         self._detector: ChangeDetector | None = None
 
     def check(self, original: Image) -> None:
-        """Check that original and template are unchanged; the first call compares the original with the plan."""
+        """Refuse a changed original or template; the first call compares the original with the plan."""
         if self._detector is None:
             if self.incoming.was_published:
                 self._require_untouched(original)
@@ -80,7 +81,10 @@ class ApplyTask:
         self._run.check_template()
 
     def write(self, fd: int, original: Image, data_fd: int | None = None) -> list[str]:
-        """Write the overlay, with the original's owner, mode and attributes; return remarks for the operator."""
+        """Write the overlay, with the original's owner, mode and attributes as far as possible.
+
+        Return remarks about what could not be kept.
+        """
         self._publication.check(self._plan)
         source = original.layers[0].fd
         files = [fd] if data_fd is None else [fd, data_fd]
@@ -104,22 +108,22 @@ class ApplyTask:
 
     @cached_property
     def _extents(self) -> Extents:
-        """The extents to write, parsed once; those of other guests stay unparsed text, which takes less memory."""
+        """The extents to write, parsed when they are first used: their text takes less memory."""
         return extents_of(self._plan.diff)
 
     @property
     def _backing(self) -> tuple[str, str]:
-        """The template's name and format, as they appear in the overlay's header."""
+        """The template's name and format for the overlay's header."""
         plan, template = self._plan, self._template.source
         return backing_name(plan.overlay_path, template.path, plan.options.backing_path), template.format.value
 
     def verify(self, original: Image, overlay: ImageSource, ended: Callable[[], bool]) -> None:
-        """Verify in the chosen mode; if a VM may have used the overlay, compare every byte."""
+        """Verify the overlay in the chosen mode; compare every byte if a VM may have written to it."""
         if self.incoming.was_published:
-            # The overlay's content is unknown. A VM that was killed may have leaked clusters, which is harmless.
+            # A VM may have written to the overlay and, if it was killed, have leaked clusters, which is harmless.
             comparison = Comparison(original.source, overlay, check=Check.LEAKS_ALLOWED)
         else:
-            # Only batchdiff has written to the overlay, so it contains only the planned extents.
+            # Only batchdiff has written to the overlay: it contains only the planned extents.
             comparison = Comparison(original.source, overlay, (self._extents, self._plan.diff.unit))
         try:
             verify(comparison, self._mode, ended, self._run.reporter(self.guest, Phase.VERIFY))
@@ -132,7 +136,7 @@ class ApplyTask:
         """Return None: a difference is a failure."""
 
     def after_publish(self) -> list[str]:
-        """Protect the template and record the overlay in its sidecar, before the original may be retired."""
+        """Protect the template if the plan requires that, and record the overlay in the template's sidecar."""
         self._publication.protect_and_record(self._plan)
         return []
 
@@ -148,7 +152,7 @@ class ApplyTask:
         changes = changes_since_planned(original, planned, self._run.journal.history)
         if changes:
             return stale(changes)
-        # No write to the original is known, so this machine itself may be faulty.
+        # No write to the original is known: the machine may be faulty.
         return DifferenceError(
             error.what,
             why=error.why,
@@ -157,10 +161,7 @@ class ApplyTask:
         )
 
     def _require_untouched(self, original: Image) -> None:
-        """Refuse a changed original: a converted guest cannot be planned again, so the operator must choose.
-
-        :raises GuestError: the original has been written to or replaced since its overlay was published.
-        """
+        """Raise GuestError if the original has been written to or replaced: the operator must choose a disk."""
         planned = (self.original.fingerprints[0], *(known for _, known in self.original.other_files))
         for layer, before in zip(original.own_files, planned, strict=False):
             if before.is_unwritten(now := layer.fingerprint()):
@@ -173,7 +174,7 @@ class ApplyTask:
             )
 
     def _choice(self) -> str:
-        """Return advice on a changed original that still has its own name: restore can go back to it."""
+        """Return advice on a changed original that still has its own name."""
         back = command("restore", self.guest, "--discard-changes")
         return (
             f"If the overlay is the VM's disk, remove the original yourself. To go back to the original: {back}."
@@ -181,7 +182,7 @@ class ApplyTask:
 
 
 def _overlay(planned: ImageSource, state: GuestState | None) -> IncomingFile:
-    """Return a guest's overlay; if an earlier run has published it, it may have been used or flattened since."""
+    """Return a guest's overlay; one that an earlier run has published may have been used or flattened since."""
     if state is None:
         return IncomingFile(planned)
     if state.published:

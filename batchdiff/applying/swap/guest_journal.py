@@ -1,4 +1,4 @@
-"""Record each change of a guest in the journal, on disk, before anything depends on it."""
+"""Record the steps of one guest in the journal, on disk, before anything depends on them."""
 
 from __future__ import annotations
 
@@ -12,23 +12,26 @@ from batchdiff.files.fingerprint import Fingerprint
 
 
 class GuestJournal:
-    """The journal of one guest while its task is carried out. ``state``: the guest's present state."""
+    """The journal of one guest during its task.
+
+    ``state``: the guest's present state, which may not be recorded yet.
+    """
 
     def __init__(self, task: SwapTask, session: Session) -> None:
         self._task, self._session = task, session
         known = session.journal.state(task.guest)
         self.state = GuestState(Step.CHECKED, task.goal) if known is None else replace(known, goal=task.goal)
         if known is not None and known.goal is not task.goal:
-            # The other verb retired another file, or gave this one another name: that does not count here.
+            # Another verb recorded these values about its own outgoing file, or about other names of this one.
             self.state = replace(self.state, moved=False, deleting=False, parts=())
             if known.deleting and known.goal is not Goal.RESTORE:
-                # If the original is gone, batchdiff deleted it, so restore deletes its remaining parts.
+                # If the original is gone, batchdiff deleted it, and its remaining parts are to be deleted.
                 self.state = replace(self.state, fate=Fate.DELETED, aside=None)
 
     def record_temporary(self, path: str) -> None:
         """Record a temporary file before it is created, so that the next run can remove it after a crash.
 
-        A data file recorded earlier belongs to another image, and must not be removed with this file.
+        An earlier record of a data file is dropped, because that file belongs to another image.
         """
         self._record(replace(self.state, step=Step.CHECKED, temporary=path, data_file=None))
 
@@ -37,24 +40,24 @@ class GuestJournal:
         self._record(replace(self.state, step=Step.WRITTEN, data_file=data_file))
 
     def record_verified(self, incoming: Fingerprint) -> None:
-        """Record the identity of the incoming file, which was compared with the outgoing one if necessary."""
+        """Record that the incoming file was compared with the outgoing one, or need not be."""
         self._record(replace(self._identified(incoming), step=Step.VERIFIED))
 
     def record_published(self, incoming: Fingerprint) -> None:
         """Record that the incoming file has its own name."""
         state = replace(self._identified(incoming), step=Step.PUBLISHED, temporary=None)
-        # `published` stays recorded: a later run verifies the overlay again before it retires the original.
+        # `published` is about the overlay, and a restore publishes another file.
         self._record(state if self._task.goal is Goal.RESTORE else replace(state, published=True))
 
     def record_moving(self) -> None:
-        """Record that the outgoing file is about to be renamed; the next run then knows that batchdiff did it."""
+        """Record that the outgoing file is about to be renamed, so that the next run knows what renamed it."""
         if not self.state.moved or self.state.deleting:
             self._record(replace(self.state, step=Step.RETIRING, moved=True, deleting=False))
 
     def record_deleting(self, parts: tuple[tuple[str, Fingerprint], ...] = ()) -> None:
         """Record that the outgoing file is about to be deleted: if it is gone after a crash, batchdiff deleted it.
 
-        ``parts``: the other files of an overlay, which are deleted after it.
+        ``parts``: the other files of an overlay, which are deleted later.
         """
         if not self.state.deleting:
             self._record(replace(self.state, step=Step.RETIRING, deleting=True, parts=parts))
@@ -68,13 +71,13 @@ class GuestJournal:
         self._record(replace(before, step=self._task.final, temporary=None, fate=fate, aside=aside))
 
     def forget_temporary(self) -> None:
-        """Forget the unfinished file, which has been removed, so that the next record does not name it."""
+        """Leave the unfinished file, which has been removed, out of the next record."""
         self.state = replace(self.state, temporary=None)
 
     def record_rolled_back(self, *, moved: bool) -> None:
-        """Withdraw an apply's record of an unfinished file, because the file is gone and needs no removal.
+        """Withdraw an apply's record of an unfinished file that has been removed, unless the overlay is published.
 
-        ``moved``: whether the outgoing file is still under a name other than its own.
+        ``moved``: False if the outgoing file has its own name.
         """
         recorded = self._session.journal.state(self._task.guest)
         if recorded is None or recorded.published or recorded.goal is not Goal.APPLY:
@@ -87,7 +90,7 @@ class GuestJournal:
         if self._task.goal is Goal.RESTORE:
             return replace(self.state, rebuilt=incoming)
         if self._task.goal is Goal.PURGE and self.state.overlay is not None:
-            return self.state  # what its VM has written since belongs to neither the conversion nor its report
+            return self.state  # the overlay as it was after the conversion, whatever its VM has written since
         return replace(self.state, overlay=incoming)
 
     def _record(self, state: GuestState) -> None:

@@ -25,9 +25,10 @@ from batchdiff.plan.plan import GuestToConvert, PlannedImage
 
 @frozen
 class RestoreOptions:
-    """The options of restore. ``discard_changes``: go back to the originals, whatever VMs have written since.
+    """The options of restore. ``guests``: names; None for all.
 
-    ``losses``: what may be lost with the overlays.
+    ``discard_changes``: go back to the originals, whatever VMs have written since. ``losses``: without
+    ``discard_changes``, the kinds of loss that are accepted.
     """
 
     guests: tuple[str, ...] | None = None
@@ -37,7 +38,7 @@ class RestoreOptions:
 
 @frozen
 class GuestToRestore:
-    """A guest, the template of its overlay, its state in the journal, and the options of restore."""
+    """A guest to restore. ``state``: its state in the journal."""
 
     plan: GuestToConvert
     template: PlannedImage
@@ -46,7 +47,7 @@ class GuestToRestore:
     options: RestoreOptions
 
     def outgoing(self, overlay: Found | None) -> Outgoing:
-        """Return the overlay in its present state as the outgoing file; ``overlay``: None if it is gone."""
+        """Return the overlay as the outgoing file, in its present state; ``overlay``: None if it is gone."""
         source = planned_overlay(self.plan, self.template.source)
         names = overlay_names(self.plan.overlay_path)
         if overlay is None:
@@ -57,12 +58,12 @@ class GuestToRestore:
         return Outgoing(replace(as_it_is, path=self.plan.overlay_path), names, overlay.now, parts)
 
     def original(self, found: Found) -> IncomingFile:
-        """Return the original, which gets its own name back if it is under another one."""
+        """Return the original as the incoming file; if it has another name, it gets its own name back."""
         source = self.plan.source
         return IncomingFile(source, found.now, None if found.path == source.path else found.path)
 
     def rebuilt(self) -> IncomingFile:
-        """Return the image that an earlier restore has rebuilt."""
+        """Return the image that an earlier restore has rebuilt, as the incoming file."""
         return IncomingFile(self.rebuilt_source, self.state.rebuilt)
 
     @property
@@ -71,12 +72,12 @@ class GuestToRestore:
         return replace(self.plan.source, backing=(), other_files=())
 
     def older(self) -> str | None:
-        """Return the path of an original that stays in quarantine beside a rebuilt image; None if none does."""
+        """Return the path of the original in quarantine; None if no file has that name."""
         quarantined = original_names(self.plan.source.path).quarantine
         return quarantined if os.path.lexists(quarantined) else None
 
     def remark_on_older(self) -> list[str]:
-        """Return a remark about an original that stays beside a rebuilt image; an empty list if none does."""
+        """Return a list with a remark about an older original; empty if there is none."""
         left = self.older()
         if left is None:
             return []
@@ -89,7 +90,7 @@ class GuestToRestore:
         ]
 
     def forget_overlay(self) -> list[str]:
-        """Remove the overlay from the template's sidecar; return a remark if that fails."""
+        """Remove the overlay from the template's sidecar; return a remark if that cannot be written."""
         template = self.template.source.path
         try:
             plan = self.run.session.plan.checksum

@@ -1,4 +1,4 @@
-"""The incoming file, which takes the place of the outgoing one: its path, its identity, and its publication."""
+"""The incoming file, which takes the place of the outgoing one."""
 
 from __future__ import annotations
 
@@ -27,14 +27,10 @@ from batchdiff.linux.call_failures import AGAIN
 class IncomingFile:
     """The incoming file of one task.
 
-    ``source``: its image under its own name. ``was_published``: whether any file with that name counts as the
-    incoming one, even if a VM has changed it. ``known``: its identity, once it is written. ``ready``: its path
-    while it is complete under another name, which is that of an original in quarantine or of a temporary file.
-    ``compared``: the identity that it had, under its own name, when the comparison began. ``data_file``: the
-    identity of the data file that was written for it.
-
-    A VM's disk can be held, so that no program writes to it unnoticed between its comparison with the outgoing
-    file and the deletion of that file.
+    ``source``: its image under its own name. ``was_published``: whether it had that name before this command, so
+    that a VM may have changed it. ``known``: its identity, if that is known. ``ready``: its path while it is
+    complete under another name, as a temporary file or an original that was set aside. ``compared``: its identity
+    when it was compared under its own name. ``data_file``: the identity of a data file that was written for it.
     """
 
     def __init__(
@@ -55,12 +51,12 @@ class IncomingFile:
 
     @property
     def path(self) -> str:
-        """The path that it has once it is published."""
+        """The path that the file has once it is published."""
         return self.source.path
 
     @property
     def is_quarantined(self) -> bool:
-        """True while it is an original in quarantine, which is not a new file and only gets its name back."""
+        """True while it is an original that was set aside, and so not a new file."""
         return self.ready is not None and self.ready == self._quarantined
 
     @property
@@ -71,7 +67,7 @@ class IncomingFile:
         return self.source if self.known is not None or self.was_published else None
 
     def to_compare(self) -> ImageSource:
-        """Return the image at its present path for a comparison, and remember the identity of a published one."""
+        """Return the image at its present path for a comparison; if that is its own path, note its identity."""
         if self.ready is not None:
             return replace(self.source, path=self.ready)
         self.compared = fingerprint_at(self.path)
@@ -80,9 +76,11 @@ class IncomingFile:
     def hold(self) -> None:
         """Hold the image's own files against writers until :meth:`close`.
 
-        :raises DifferenceError: a program writes to one of them.
+        So a write to a VM's disk after its comparison is noticed before the outgoing file is deleted.
+
+        :raises DifferenceError: a program is writing to one of them, or has locked it.
         :raises VerificationError: the image cannot be opened.
-        :raises SecretError: its secret cannot be read.
+        :raises SecretError: a secret of its chain cannot be read.
         """
         try:
             image = self._opened.enter_context(open_image(self.source))
@@ -99,12 +97,12 @@ class IncomingFile:
                 held.take(layer.path, layer.fd, Purpose.TEMPLATE)
         except ImageError as error:
             raise _not_comparable(self.path, error) from error
-        self._held = held  # only now: another thread may check it at any time
+        self._held = held  # last, because another thread may check it at any time
 
     def check_held(self) -> None:
-        """Raise an error if a program wants to write to the held files, and give that program access.
+        """Release all held files and raise an error if a program is writing to one of them, or waiting to do so.
 
-        :raises DifferenceError: a program wants to write to one of them.
+        :raises DifferenceError: there is such a program.
         """
         try:
             if self._held is not None:
@@ -113,16 +111,16 @@ class IncomingFile:
             raise _not_comparable(self.path, error) from error
 
     def is_wanted(self) -> bool:
-        """Return whether a program wants to write to the held files."""
+        """Return whether leases show that a program wants to write to a held file."""
         return self._held is not None and self._held.is_broken()
 
     def close(self) -> None:
-        """Close the image and release its files."""
+        """Release and close the held files."""
         self._held = None
         self._opened.close()
 
     def discarded(self) -> None:
-        """Forget the file that was written, if any; an original in quarantine stays ready."""
+        """Forget the path of a file that was written; an original that was set aside stays ready."""
         self.ready = self._quarantined
 
     def _data_has_changed(self) -> bool:
@@ -135,6 +133,7 @@ class IncomingFile:
         """Give the file its own name, durably and without replacing another one; return its new fingerprint.
 
         :raises GuestError: it is not the file that was verified, or it or its data file has changed since.
+        :raises ImageError: it is missing or cannot be opened.
         :raises OSError: it cannot be renamed; another file may have the name already.
         """
         source = str(self.ready)
@@ -155,5 +154,5 @@ class IncomingFile:
 
 
 def _not_comparable(path: str, error: BatchdiffError) -> DifferenceError:
-    """Return the error for an image that a program writes to, or wants to write to: it counts as different."""
+    """Return the error for an image that another program uses: such an image counts as different."""
     return DifferenceError(f"{path} is in use, so it cannot be compared with the original", why=error.why)

@@ -1,4 +1,4 @@
-"""The temporary files of a new image: an overlay may have a data file, which gets its final name first.
+"""The temporary files of a new image; if an overlay has a data file, that gets its final name first.
 
 ::
 
@@ -6,10 +6,9 @@
     .web01.qcow2.XX.data.batchdiff-tmp    its data file    written, synced, recorded -> web01.data.raw
 
 The overlay's header contains the final name of the data file, so the data file is renamed before the two are
-verified, and a published overlay never lacks its data file. If a process dies before it publishes the overlay, the
-next one removes the data file first. Two facts prove that this is the right file: its fingerprint is the
-recorded one, and the overlay, which alone names it, still has its temporary name. The record and the overlay are
-on disk before the data file is renamed.
+verified. If they are discarded, the data file is removed first: a file with its name is the right one if it has
+the recorded fingerprint and the overlay still has its temporary name. So the record and the overlay must be on
+disk before the data file is renamed.
 """
 
 from __future__ import annotations
@@ -37,12 +36,13 @@ def write_new_files(
 ) -> tuple[Fingerprint, Fingerprint | None]:
     """Create the file of an image, and its data file if it is to have one; return their fingerprints.
 
-    ``data_file``: the path that the data file is to have. ``fill`` gets both files, open and empty, and writes
-    them. ``record`` gets the fingerprint of the data file, once both files are on disk, before the data file is
-    renamed. ``changes`` gets the bytes by which each file changes the free space, None if unknown.
+    ``data_file``: the final path of the data file, or None. ``fill`` gets the descriptors of the empty files, and
+    writes them. ``record`` gets the data file's fingerprint, or None, once both files are on disk, before the data
+    file is renamed. ``changes`` gets the bytes by which each file changes the free space, None if unknown.
 
-    :raises OSError: the files might not have reached the disk and must be discarded, because the kernel may have
-        marked pages clean that it did not write; or another file has the name of the data file.
+    :raises OSError: a file cannot be created, written or renamed. The files must then be discarded: after a
+        failed fsync, the kernel may have marked pages clean that it did not write.
+    :raises BatchdiffError: the data file has been removed or replaced.
     """
     beside = own_files.temporary_data_file(temporary)
     with naming(temporary), _new(temporary) as fd, _new(beside) if data_file else nullcontext() as data_fd:
@@ -54,7 +54,7 @@ def write_new_files(
             os.fsync(data_fd)
             of_data = identify(data_fd)
             changes.append(retire.change_by_writing(data_fd, beside))
-            sync_folder(os.path.dirname(temporary))  # a named data file must never lack its overlay
+            sync_folder(os.path.dirname(temporary))  # a data file with its final name must never lack its overlay
     record(of_data)
     if data_file is not None:
         _rename(beside, data_file)
@@ -82,7 +82,7 @@ def _rename(source: str, target: str) -> None:
 def unfinished_files(state: GuestState, data_file: str | None) -> tuple[str, ...]:
     """Return the paths of files that a process may have left behind when it died before publishing its image.
 
-    ``data_file``: the planned path of the overlay's data file, if it is to have one.
+    ``data_file``: the planned path of the overlay's data file, if any.
     """
     if state.temporary is None:
         return ()
@@ -93,9 +93,9 @@ def unfinished_files(state: GuestState, data_file: str | None) -> tuple[str, ...
 
 
 def discard_new_files(state: GuestState, data_file: str | None) -> None:
-    """Remove the files that a process left behind when it died before publishing its image.
+    """Remove the files that :func:`unfinished_files` returns, if they exist.
 
-    :raises OSError: they cannot be removed.
+    :raises BatchdiffError, OSError: one of them cannot be removed.
     """
     if state.temporary is None:
         return
@@ -107,7 +107,7 @@ def discard_new_files(state: GuestState, data_file: str | None) -> None:
 
 
 def _is_unpublished(state: GuestState, data_file: str) -> bool:
-    """Return whether a data file under its own name belongs to an overlay that still has its temporary name."""
+    """Return whether the file at ``data_file`` belongs to an overlay that still has its temporary name."""
     now = fingerprint_at(data_file) or NO_FILE
     known = state.data_file
     return (

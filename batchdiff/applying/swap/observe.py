@@ -1,10 +1,4 @@
-"""Find where the two files of a task are now, whatever an earlier process has left behind.
-
-::
-
-    the incoming file   NONE -> temporary file written -> READY -> published -> PUBLISHED
-                        UNFINISHED: left behind by a process that died   LOST: published earlier, now missing
-"""
+"""Find where the two files of a task are now."""
 
 from __future__ import annotations
 
@@ -22,21 +16,21 @@ from batchdiff.image_source import ImageSource
 
 
 def observe(task: SwapTask, temporary: str | None, *, verified: bool) -> Scene:
-    """Return the state of a task's two files; ``temporary``: the unfinished file that the journal records."""
+    """Return the state of a task's two files; ``temporary``: the unfinished file in the journal, or None."""
     return Scene(outgoing_at(task), incoming_at(task, temporary), verified, task.retire, is_in_place(task))
 
 
 def outgoing_at(task: SwapTask) -> OutgoingAt:
-    """Return where the outgoing file is now: which of its names it has, or that it is gone."""
+    """Return which of its names the outgoing file has now, or that it is gone."""
     return where_is(task.outgoing.names, task.outgoing.known)
 
 
 def incoming_at(task: SwapTask, temporary: str | None) -> IncomingAt:
-    """Return the state of the incoming file; ``temporary``: the unfinished file that the journal records."""
+    """Return the state of the incoming file; ``temporary``: as for :func:`observe`."""
     incoming = task.incoming
     now = fingerprint_at(incoming.path)
     if incoming.was_published:
-        # Any file at that path is what the VM sees; but once it has been compared, no other may take its place.
+        # The VM uses whatever file is at that path; but once one has been compared, no other may take its place.
         is_outgoing = is_in_place(task) and task.outgoing.known.is_unwritten(now or NO_FILE)
         if now is None or is_outgoing:
             return IncomingAt.LOST  # no file has this name, or the outgoing file has it
@@ -51,7 +45,7 @@ def incoming_at(task: SwapTask, temporary: str | None) -> IncomingAt:
 
 
 def fate_of_original(names: FileNames, where: OutgoingAt) -> Original:
-    """Return the fate of an original that this process has not deleted."""
+    """Return the fate of an original that batchdiff has not deleted."""
     match where:
         case OutgoingAt.GONE:
             return Original(Fate.GONE)
@@ -62,7 +56,7 @@ def fate_of_original(names: FileNames, where: OutgoingAt) -> Original:
 
 
 def can_be_opened(overlay: ImageSource) -> bool:
-    """Return whether an overlay whose original was removed can at least be opened."""
+    """Return whether an image can be opened with its declared chain."""
     try:
         open_image(overlay).close()
     except ImageError:

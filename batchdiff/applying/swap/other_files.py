@@ -5,10 +5,9 @@
     web01.vmdk                   renamed, checked, unlinked: from then on the image counts as deleted
     web01-f001.vmdk, ...         each by itself: renamed, checked again, unlinked
 
-If a process dies in between, the next run of the same command, or of restore, finds the remaining files by their
-fingerprints, under either name, and deletes them. The plan contains the fingerprints of an original's files;
-restore records the fingerprint of an overlay's data file before it deletes the overlay. Once the file that names
-them is gone, nothing needs these files.
+If a process dies in between, the next run finds the remaining files by their fingerprints, under either name. The
+plan contains those of an original's files; restore records that of an overlay's data file before it deletes the
+overlay.
 """
 
 from __future__ import annotations
@@ -36,10 +35,11 @@ def delete_other_files(
 ) -> list[str]:
     """Delete the other files of a deleted image, except those written to; return a remark about each of these.
 
-    ``parts``: their own paths, and their fingerprints. ``of``: the image that named them, in words; ``but``: the
-    names that it had. ``freed`` gets the bytes that each deletion frees, None if unknown.
+    ``parts``: the own paths and the fingerprints of these files. ``of``: the image that named them, in words;
+    ``but``: the names that it had. ``freed`` gets the bytes that each deletion frees, None if unknown.
 
-    :raises BatchdiffError: one is in use, is part of another image or of the template, or cannot be deleted.
+    :raises BatchdiffError: one is or may be in use or needed by another image, or the template has changed.
+    :raises OSError: one cannot be renamed or deleted.
     """
     remarks = []
     for path, known in parts_left(parts):
@@ -70,7 +70,7 @@ def _delete(path: str, but: tuple[str, ...], run: Run) -> int | None:
 
 
 def _require_free(held: Held, path: str, but: tuple[str, ...], run: Run, *former: str) -> None:
-    """Make sure that nothing else has the file open, and that no image but the deleted one needs it.
+    """Refuse a file that another program has open, or that an image other than the deleted one needs.
 
     ``former``: the name that the file had until it was renamed.
     """
