@@ -1,4 +1,4 @@
-"""The outgoing file: found by its identity, opened at its present path, and held against every writer."""
+"""The outgoing file: found by its identity, opened at its present path, and held against writers."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ class OutgoingFile:
 
     @property
     def where(self) -> OutgoingAt:
-        """Its present place: which of its names it has, or that it is gone."""
+        """The present place of the file."""
         return outgoing_at(self._task)
 
     @property
     def path(self) -> str:
-        """Its present path; if it is gone, its own path."""
+        """The present path of the file; its own path if it is gone."""
         outgoing, where = self._task.outgoing, self.where
         return outgoing.source.path if where is OutgoingAt.GONE else outgoing.names.at(where)
 
     def image(self, *, moved: bool) -> Image:
-        """Return its image, opened, held, and checked against what is known about it; it stays open.
+        """Return the image of the file, opened, held and checked; it stays open until :meth:`close`.
 
-        ``moved``: a process may have died right after renaming the file, before recording its new ctime.
+        ``moved``: whether batchdiff may have renamed the file, so that its ctime may have changed.
 
-        :raises BatchdiffError: it is in use, changed or damaged, or it cannot be retired.
+        :raises BatchdiffError: it cannot be opened, is in use, has changed, is damaged, or cannot be retired.
         """
         if self._image is None:
             path = self.path
@@ -63,13 +63,13 @@ class OutgoingFile:
             self._held = self._opened.enter_context(hold(image, Purpose.GUEST))
             now = image.layers[0].fingerprint()
             if moved and self._task.outgoing.known.is_unwritten(now):
-                # A process may have died between a rename and its record, so the new ctime counts as batchdiff's.
+                # A process may have died after a rename, before it recorded the new ctime.
                 self._run.journal.record_changed(now)
             self._task.check(image)
             if path == self._task.outgoing.names.own:
                 self._require_retirable(image)
             if self._task.retire is not Retire.KEEP:
-                # Check for users and dependents early, to save work; both checks are repeated at the end.
+                # Both checks come early to save work, and are repeated before the file is retired.
                 self._require_unseen_allowed(self._held.unknown)
                 self._identifier = identifier_of(image.layers[0].fd)
                 self.require_no_dependents()
@@ -78,7 +78,7 @@ class OutgoingFile:
         return self._image
 
     def _require_retirable(self, image: Image) -> None:
-        """Refuse a file that cannot be renamed or deleted, before a file is written to take its place."""
+        """Raise an error if the file or, for a deletion, any of its other files cannot be renamed or deleted."""
         if self._task.retire is Retire.KEEP:
             return
         own, *others = image.own_files
@@ -92,18 +92,18 @@ class OutgoingFile:
                 raise GuestError(f"{self._task.guest} was left unchanged", why=against.why, remedy=against.remedy)
 
     def check_holds(self) -> None:
-        """Raise an error if a program wants to write to it or to the template, and give that program access.
+        """Make sure that no program wants to write to a held file; let such a program continue.
 
-        :raises BatchdiffError: a program wants to write to one of them.
+        :raises BatchdiffError: there is such a program.
         """
         self._run.held.check()
         if self._held is not None:
             self._held.check()
 
     def check_unchanged(self) -> None:
-        """Make sure that no program wants to write to it or the template, and that neither has changed.
+        """Call :meth:`check_holds`; if the image is open, make sure that neither it nor the template has changed.
 
-        :raises BatchdiffError: a program wants to write, or one of the two has changed.
+        :raises BatchdiffError: a program wants to write to a held file, or a file has changed.
         """
         self.check_holds()
         if self._image is not None:
@@ -115,9 +115,9 @@ class OutgoingFile:
         return broken or self._run.stop.is_asked
 
     def require_alone(self) -> None:
-        """Make sure that no other program has it open or, before a deletion, could have it open unnoticed.
+        """Make sure that no other program has the image itself open.
 
-        :raises GuestError: one has it open, or could have it open.
+        :raises GuestError: one has it open or, before a deletion without `--unseen`, could have it open unnoticed.
         """
         if self._held is None:
             return
@@ -132,11 +132,12 @@ class OutgoingFile:
             raise open_unseen(self._task.outgoing.names.own, unknown)
 
     def require_no_dependents(self, *former: str) -> None:
-        """Refuse the file if a search finds an image that depends on it, or may: a linked clone takes no lock.
+        """Make sure that no other image depends on the file or, right before a deletion, on its other files.
 
-        ``former``: names that it had until a moment ago, to which such an image may still refer.
+        ``former``: names that the file had until a moment ago, by which another image may still name it.
 
-        :raises GuestError: there is such an image, or the incoming file is the same file, as with a bind mount.
+        :raises GuestError: an image depends, or may depend, on one of them; or the incoming file is the same file,
+            as with a bind mount.
         """
         incoming = self._task.incoming.source.path
         if incoming != self.path and identity_of(incoming) == identity_of(self.path) is not None:
@@ -157,6 +158,6 @@ class OutgoingFile:
         return tuple((each.path, each.fingerprint()) for each in layers if each.path in self._task.outgoing.parts)
 
     def close(self) -> None:
-        """Close and release it."""
+        """Close the image and release its files."""
         self._image = self._held = None
         self._opened.close()

@@ -2,12 +2,12 @@
 
 ::
 
-    QEMU finds overlay and original identical     the original is deleted
-    they differ, or the VM is running             kept: the VM has run on the overlay since
-    the same with --used                          deleted if it is unchanged and the overlay is sound
-    the overlay is missing or damaged             failed: the original may be all that is left
+    QEMU finds overlay and original identical    the original is deleted
+    they differ, or the overlay is in use        the original is kept: the overlay may have newer content
+    the same, with --used                        the original is deleted if it is unchanged and the overlay sound
+    the overlay is missing or damaged            failure: the original may be all that is left
 
-After a restore that rebuilt an image, that image plays the part of the overlay.
+For an older original, the rebuilt image takes the overlay's place.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ from batchdiff.progress import Phase
 
 @frozen
 class PurgeOptions:
-    """The options of purge. ``used``: delete originals even if they differ from the VMs' disks."""
+    """The options of purge. ``guests``: names; None for all.
+
+    ``used``: whether to delete originals even if they differ from the VMs' disks.
+    """
 
     guests: tuple[str, ...] | None = None
     used: bool = False
@@ -51,9 +54,9 @@ class PurgeOptions:
 def purge_task(
     guest: GuestToConvert, template: PlannedImage, run: Run, state: GuestState, options: PurgeOptions
 ) -> PurgeTask:
-    """Return the purge task for a guest whose original is in quarantine.
+    """Return the purge task for a guest whose original is in quarantine or partly purged.
 
-    :raises GuestError: its original must not be deleted.
+    :raises GuestError: the guest's overlay, or the image that restore rebuilt, is missing.
     """
     names = original_names(guest.source.path)
     aside = replace(names, own=names.quarantine)
@@ -62,7 +65,7 @@ def purge_task(
     incoming = _what_the_vm_sees(guest, template, state)
     if fingerprint_at(incoming.path) is None:
         raise _all_that_is_left(guest.name, incoming.path, aside, state)
-    # A VM that is killed while it writes may leak clusters. A rebuilt image, which is often raw, is only compared.
+    # A VM that is killed while it writes may leak clusters. A rebuilt image is only compared.
     soundness = Check.NONE if _is_restored(state) else Check.LEAKS_ALLOWED
     return PurgeTask(
         guest=guest.name,
@@ -80,11 +83,11 @@ def purge_task(
 
 @frozen
 class PurgeTask:
-    """The task that deletes an original in quarantine, while its overlay or a rebuilt image is the VM's disk.
+    """The task that deletes an original in quarantine. The VM's disk is the overlay or a rebuilt image.
 
-    ``original``: the original as planned. ``data_file``: the planned data file of its overlay. ``soundness``: the
-    check that the VM's disk must pass. ``used``: whether an original that differs may be deleted too.
-    ``is_compared``: False once the original is found to differ; then only the soundness of the VM's disk counts.
+    ``soundness``: the check that the VM's disk must pass before it is compared. ``used``: whether an original that
+    differs may be deleted, too. ``is_compared``: False once the two count as different; then only the VM's disk is
+    checked.
     """
 
     goal, retire, needs_comparison, older = Goal.PURGE, Retire.DELETE, True, None
@@ -102,23 +105,24 @@ class PurgeTask:
     is_compared: bool = True
 
     def check(self, original: Image) -> None:
-        """Check that neither the original nor the template has changed since the task began.
+        """Check that neither the original nor the template has changed since it was first seen.
 
-        :raises DifferenceError: a program writes, or wants to write, to the VM's disk, which was compared.
+        :raises PlanError: one of them has changed.
+        :raises DifferenceError: a program wants to write to the VM's disk, which the comparison holds.
         """
         self.incoming.check_held()
         self.detector.check_chain(original)
         self.run.check_template()
 
     def verify(self, original: Image, disk: ImageSource, ended: Callable[[], bool]) -> None:
-        """Compare the original with the VM's disk; if they are known to differ, only check the disk."""
+        """Compare the original with the VM's disk; if the two count as different, only check the disk."""
         if self.is_compared:
             self._compare(original, disk, ended)
         else:
             _require_sound(disk, ended, self._report)
 
     def if_different(self) -> PurgeTask | None:
-        """Return the task without its comparison; None if this task has none, or `--used` is missing.
+        """Return this task without the comparison; None without `--used`, or if this task does not compare.
 
         :raises GuestError: the original has been written to or replaced since it was planned.
         """
@@ -136,7 +140,7 @@ class PurgeTask:
         return replace(self, incoming=disk, is_compared=False)
 
     def after_publish(self) -> list[str]:
-        """Do nothing: purge publishes nothing."""
+        """Do nothing."""
         return []
 
     def before_end(self) -> list[str]:
@@ -147,7 +151,7 @@ class PurgeTask:
         self.run.session.meter.reach(self.guest, Phase.VERIFY, done)
 
     def _compare(self, original: Image, disk: ImageSource, ended: Callable[[], bool]) -> None:
-        """Compare the two, and hold the disk from now on: a later write to it would make them differ."""
+        """Compare the original with the VM's disk, and hold the disk: a later write would make the two differ."""
         comparison = Comparison(original.source, disk, check=self.soundness)
         try:
             self.incoming.hold()
@@ -155,14 +159,14 @@ class PurgeTask:
         except StopError:
             self.incoming.check_held()
             raise
-        except InUseError as error:  # the VM is running: the two count as different
+        except InUseError as error:  # QEMU uses the disk, probably for its VM: the two count as different
             raise DifferenceError(
                 f"{disk.path} is in use, so it cannot be compared with the original", why=error.why
             ) from error
 
 
 def _all_that_is_left(guest: str, disk: str, aside: FileNames, state: GuestState) -> GuestError:
-    """Return the error for an original whose guest's disk is missing: its overlay, or the rebuilt image."""
+    """Return the error for an original that must stay, because ``disk``, the VM's present disk, is missing."""
     back = command("restore", guest, "--discard-changes")
     if _is_restored(state):
         back = rename_back(aside.own if os.path.lexists(aside.own) else aside.deleting, disk)
@@ -189,7 +193,7 @@ def _require_sound(disk: ImageSource, ended: Callable[[], bool], report: Callabl
     try:
         check_used(disk, ended, report)
     except InUseError:
-        # A VM is running on this disk right now, which is the best proof that disk and template are sound.
+        # QEMU has this disk open, probably for a running VM: good proof that disk and template are sound.
         open_layer(disk).close()
         return
     with open_image(disk) as image:

@@ -1,4 +1,4 @@
-"""The restore task of a guest whose image must be rebuilt: from the overlay, in the original's format."""
+"""The restore task of a guest whose image is rebuilt from the overlay, in the original's format."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from batchdiff.progress import Meter, Phase
 
 
 def expect_rebuild(meter: Meter, plan: GuestToConvert) -> None:
-    """Add the work of rebuilding an image to the expected work of a restore."""
+    """Expect the work of rebuilding and verifying a guest's image, unless it is expected already."""
     meter.expect(plan.name, Phase.REBUILD, plan.image.virtual_size)
     meter.expect(plan.name, Phase.VERIFY, plan.image.virtual_size)
 
@@ -33,8 +33,7 @@ def expect_rebuild(meter: Meter, plan: GuestToConvert) -> None:
 class RebuildTask:
     """The task that writes the VM's disk to a file with the original's own name, and deletes the overlay.
 
-    The argument ``original`` is an older original, which differs from the overlay and stays in quarantine; None if
-    there is none.
+    The argument ``original`` is an older original, which stays in quarantine; None if none was found.
     """
 
     goal, final, retire, needs_comparison = Goal.RESTORE, Step.RESTORED, Retire.DELETE, True
@@ -48,8 +47,8 @@ class RebuildTask:
         self._detector = ChangeDetector(guest.run.journal)
 
     def check(self, overlay: Image) -> None:
-        """Check that neither the overlay nor the template has changed since the task began."""
-        self._guest.run.check_template()  # first: it notices another file in the template's place
+        """Check that neither the overlay nor the template has changed since it was first seen."""
+        self._guest.run.check_template()  # first: only this check notices another file in the template's place
         self._detector.check_chain(overlay)
 
     def write(self, fd: int, overlay: Image, data_fd: int | None = None) -> list[str]:  # noqa: ARG002  # one file
@@ -62,7 +61,7 @@ class RebuildTask:
         planned = record.fingerprints[0].size
         size = planned if overlay.virtual_size == record.virtual_size else overlay.virtual_size
         meter = self._guest.run.session.meter
-        expect_rebuild(meter, plan)  # no effect if that was done already
+        expect_rebuild(meter, plan)
         # The comparison is over: a difference has ended it, or there is no original to compare.
         meter.reach(self.guest, Phase.COMPARE, record.virtual_size, worked=False)
         report = self._guest.run.reporter(self.guest, Phase.REBUILD)
@@ -71,7 +70,7 @@ class RebuildTask:
         return [*(f"could not keep {what}" for what in lost), *self._guest.remark_on_older()]
 
     def verify(self, overlay: Image, rebuilt: ImageSource, ended: Callable[[], bool]) -> None:
-        """Check the overlay, and compare every byte of it with the image that was just written."""
+        """Check the overlay, and compare it byte by byte with the image that was just written."""
         report = self._guest.run.reporter(self.guest, Phase.VERIFY)
         check_used(overlay.source, ended, report)
         verify(Comparison(overlay.source, rebuilt), VerifyMode.FULL, ended, report)

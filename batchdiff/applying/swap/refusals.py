@@ -16,11 +16,11 @@ CHANGED_ASIDE = (
     "No verb deletes that original, not even `purge --used`: find out what it contains before you remove it"
     " yourself."
 )
-"""What to do about an original that has been written to in quarantine."""
+"""The remedy for an original in quarantine that has been written to."""
 
 
 def lost(task: SwapTask, where: OutgoingAt) -> GuestError:
-    """Return the error for a missing incoming image, without which nothing can be done."""
+    """Return the error for an incoming image that is missing, replaced or unreadable."""
     names, incoming = task.outgoing.names, task.incoming.source.path
     if where is OutgoingAt.GONE:
         return GuestError(
@@ -61,10 +61,7 @@ def rename_back(original: str, disk: str) -> str:
 
 
 def another_file(task: SwapTask, quarantined: str, history: History) -> GuestError:
-    """Return the error for a file that cannot get its name back, because another file has taken it.
-
-    The other file may be an image that a restore rebuilt, an overlay that another plan made, or anything else.
-    """
+    """Return the error for an outgoing file that cannot get its name back, because another file has that name."""
     if task.goal is not Goal.APPLY:
         return GuestError(
             f"another file is at {task.outgoing.names.own}",
@@ -104,7 +101,10 @@ def quarantined_by_another(path: str) -> GuestError:
 
 
 def exists_already(task: SwapTask, left: str | None) -> GuestError:
-    """Return the error for a new file whose name is taken. ``left``: an overlay left by a restore, or None."""
+    """Return the error for a new file whose name is taken.
+
+    ``left``: the path of the overlay that a restore of the guest left behind; None if there is none.
+    """
     if task.goal is Goal.APPLY and left == task.incoming.source.path:
         return GuestError(
             f"{left} already exists",
@@ -128,7 +128,7 @@ def data_file_exists(path: str) -> GuestError:
 
 
 def original_missing(guest: str, remedy: str = "") -> GuestError:
-    """Return the error for an original that is lost: giving up the overlay would not bring it back.
+    """Return the error for a guest that cannot go back to its original, because the original is missing.
 
     ``remedy``: what to do if the overlay cannot be read; empty if it can.
     """
@@ -140,7 +140,7 @@ def original_missing(guest: str, remedy: str = "") -> GuestError:
 
 
 def both_missing(guest: str, original: str, overlay: str) -> GuestError:
-    """Return the error for a guest without any disk."""
+    """Return the error for a guest whose original and overlay are both missing."""
     return GuestError(
         f"{guest} cannot be restored",
         why=f"both its original {original} and its overlay {overlay} are gone",
@@ -151,7 +151,7 @@ def both_missing(guest: str, original: str, overlay: str) -> GuestError:
 def overlay_missing(guest: str, overlay: str, original: str | None, planned: PlannedImage) -> GuestError:
     """Return the error for a missing overlay.
 
-    ``original``: the path of the original, if it exists; ``planned``: the original as it was planned.
+    ``original``: the path of the original; None if it is missing, too. ``planned``: the original as planned.
     """
     whole = "" if original is None else f" The original{original_is(original, planned)}."
     discard = command("restore", guest, "--discard-changes")
@@ -164,7 +164,7 @@ def overlay_missing(guest: str, overlay: str, original: str | None, planned: Pla
 
 
 def not_the_overlay(path: str) -> GuestError:
-    """Return the error for a file under the overlay's name that would be deleted without a comparison."""
+    """Return the error for a file that has the overlay's name, but is not known to be the overlay."""
     return GuestError(
         f"{path} was not deleted",
         why="it is not the file that apply published, and the template is not its backing file",
@@ -173,10 +173,7 @@ def not_the_overlay(path: str) -> GuestError:
 
 
 def not_the_original(guest: str, path: str, overlay: str, planned: PlannedImage) -> GuestError:
-    """Return the error for a file that has a name of the original, but must not replace the overlay.
-
-    To keep the overlay's content, restore must run without `--discard-changes`.
-    """
+    """Return the error for a file that has a name of the original, but must not replace the overlay."""
     rebuild = command("restore", guest)
     if parts := changed_parts(planned):
         return GuestError(

@@ -1,13 +1,13 @@
-"""The restore task of a guest. Unless changes are discarded, the content that QEMU reads now is kept.
+"""The restore task of a guest. Unless changes are discarded, the content that the VM sees now is kept.
 
 ::
 
-    overlay and original identical     the original gets its name back; the overlay is deleted
-    they differ, original quarantined  an image is rebuilt from the overlay; the older original stays in quarantine
-    they differ, original kept         two disks: nothing is done; only the operator knows which to keep
-    no original                        an image is rebuilt from the overlay
-    published overlay missing          nothing is done: what the VM wrote is unknown
-    --discard-changes                  the original gets its name back without a comparison; the overlay is deleted
+    overlay and original identical        the original gets its name back; the overlay is deleted
+    they differ, original in quarantine   an image is rebuilt from the overlay; the original stays in quarantine
+    they differ, original kept            two disks: nothing is done; only the operator knows which to keep
+    no original                           an image is rebuilt from the overlay
+    published overlay missing             nothing is done: what the VM wrote is unknown
+    --discard-changes                     as if they were identical; nothing is compared
 """
 
 from __future__ import annotations
@@ -54,20 +54,20 @@ def restore_task(
 ) -> RestoreTask | RebuildTask:
     """Return the restore task for a guest that apply has started to convert.
 
-    :raises GuestError: the guest cannot be restored, or not without a loss.
+    :raises GuestError: the guest cannot be restored, or only with a loss that ``options`` does not allow.
+    :raises ImageError: the overlay cannot be read.
     """
     guest = GuestToRestore(plan, template, run, state, options)
     overlay = find_overlay(plan, state)
     if overlay is not None and not options.discard_changes:
         planned = replace(planned_overlay(plan, template.source), path=overlay.path)
         check_losses(plan.name, current_overlay(planned), options.losses)
-    # An earlier restore has rebuilt the image and published it: only the overlay remains to be deleted.
+    # An earlier restore has rebuilt the image and published it: at most the overlay remains to be deleted.
     if rebuilt_is_in_place(plan, state):
         if overlay is None and not (state.deleting or options.discard_changes):
             raise rebuilt_only(plan.name, plan.overlay_path, plan.source.path)
         return RestoreTask(guest, overlay, guest.rebuilt(), older=guest.older())
     original = find_original(plan, state)
-    # Without an overlay there is nothing to compare; without an original, the image must be rebuilt.
     if overlay is None:
         return _without_overlay(guest, original)
     if original is None and options.discard_changes:
@@ -82,10 +82,9 @@ def restore_task(
 
 
 class RestoreTask:
-    """The task that gives a guest its original or its rebuilt image back, and deletes the overlay.
+    """The task that gives a guest its original or a rebuilt image back, and deletes the overlay.
 
-    The argument ``original`` is the original, if that is restored; None if a rebuilt image is. ``older``: an older
-    original that stays in quarantine, if any.
+    The argument ``overlay`` is None if the overlay is gone; ``original`` is None if a rebuilt image is restored.
     """
 
     goal, final, retire = Goal.RESTORE, Step.RESTORED, Retire.DELETE
@@ -107,12 +106,12 @@ class RestoreTask:
         self._detector = ChangeDetector(guest.run.journal)
 
     def check(self, overlay: Image) -> None:
-        """Check that neither the overlay nor the template has changed since the task began."""
-        self._guest.run.check_template()  # first: it notices another file in the template's place
+        """Check that neither the overlay nor the template has changed since it was first seen."""
+        self._guest.run.check_template()  # first: only this check notices another file in the template's place
         self._detector.check_chain(overlay)
 
     def verify(self, overlay: Image, disk: ImageSource, ended: Callable[[], bool]) -> None:
-        """Compare every byte of the overlay with the image to be restored."""
+        """Compare the overlay byte by byte with the image to be restored."""
         report = self._guest.run.reporter(self.guest, Phase.COMPARE)
         if self._original is None:
             # A VM may have run on the rebuilt image since.
@@ -124,7 +123,7 @@ class RestoreTask:
         verify(comparison, VerifyMode.FULL, ended, report)
 
     def if_different(self) -> RebuildTask | None:
-        """Return the task that rebuilds an image while the original stays in quarantine; None without an overlay.
+        """Return the task that rebuilds an image and keeps the older original; None if the overlay is gone.
 
         :raises GuestError: the operator must choose between the overlay and the file at the original's path.
         """
@@ -143,7 +142,7 @@ class RestoreTask:
 
     @property
     def is_rebuilt(self) -> bool:
-        """True if the image to be restored was rebuilt by an interrupted restore."""
+        """True if an interrupted restore rebuilt the image to be restored."""
         return self._original is None
 
     def before_end(self) -> list[str]:
@@ -152,9 +151,10 @@ class RestoreTask:
 
 
 def _without_overlay(guest: GuestToRestore, original: Found | None) -> RestoreTask:
-    """Return the task that goes back to the original.
+    """Return the task that goes back to the original of a guest without an overlay.
 
-    :raises GuestError: that would lose something, and the operator has not accepted the loss; or it is impossible.
+    :raises GuestError: a published overlay is missing, which only ``discard_changes`` accepts; the original is
+        gone, too; or another plan has put the original into quarantine.
     """
     plan, state = guest.plan, guest.state
     deleted_by_us = state.goal is Goal.RESTORE and state.deleting
@@ -170,10 +170,7 @@ def _without_overlay(guest: GuestToRestore, original: Found | None) -> RestoreTa
 
 
 def _require_the_overlay(guest: GuestToRestore, overlay: Found) -> None:
-    """Refuse to delete, without a comparison, a file that neither journal nor header shows to be the overlay.
-
-    :raises GuestError: neither does.
-    """
+    """Raise GuestError if a file is neither the overlay in the journal nor an image that names a backing file."""
     known = guest.state.overlay
     if known is not None and known.is_same_file(overlay.now):
         return
@@ -183,7 +180,7 @@ def _require_the_overlay(guest: GuestToRestore, overlay: Found) -> None:
 
 
 def _can_be_original(guest: GuestToRestore, found: Found) -> bool:
-    """Return whether a file may count as the guest's original, without a comparison to prove it."""
+    """Return whether a file may count as the guest's original although no comparison proves it."""
     planned, now = guest.plan.image.fingerprints[0], found.now
     kept = found.path == guest.plan.source.path and guest.state.fate in {None, Fate.KEPT}
     if found.proven or kept:

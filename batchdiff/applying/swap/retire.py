@@ -41,7 +41,7 @@ def objection(
 ) -> Fault | None:
     """Return why a file under its own name cannot be retired as requested, and what to do; None if it can.
 
-    ``plans`` finds the plan that has put another file into quarantine.
+    ``plans``: a search for the plan that put another file under the quarantine name.
     """
     info, path = os.fstat(fd), names.own
     if retire is Retire.KEEP:
@@ -73,10 +73,10 @@ def objection(
 
 
 def move(fd: int, source: str, target: str) -> None:
-    """Rename an open file within its folder, durably.
+    """Rename an open file within its filesystem, durably.
 
     :raises GuestError: ``source`` no longer leads to that file; every file has the name that it had.
-    :raises OSError: it cannot be renamed.
+    :raises OSError: the file cannot be renamed, for example because ``target`` exists.
     """
     _require_open_file(fd, source)
     rename_without_replacing(source, target)
@@ -87,10 +87,10 @@ def move(fd: int, source: str, target: str) -> None:
 
 
 def delete(fd: int, path: str, template: Image) -> int | None:
-    """Unlink an open file, durably, and return the bytes that this frees; None if unknown.
+    """Unlink an open file, durably; return the bytes that its deletion frees, or a lower bound; None if unknown.
 
     :raises GuestError: ``path`` no longer leads to that file, or the file is in the template's chain.
-    :raises OSError: it cannot be unlinked.
+    :raises OSError: the file cannot be unlinked.
     """
     _require_open_file(fd, path)
     info = os.fstat(fd)
@@ -109,7 +109,7 @@ def delete(fd: int, path: str, template: Image) -> int | None:
 
 
 def change_by_writing(fd: int, path: str) -> int | None:
-    """Return the bytes by which a new, open file has changed the free space; None if unknown."""
+    """Return the bytes, 0 or negative, by which a new, open file has changed the free space; None if unknown."""
     taken = _own_bytes(fd, path)
     return None if taken is None else -taken
 

@@ -1,14 +1,14 @@
 """Take one guest from its present state to the end of its task.
 
-Examine the files, get an action from :mod:`~batchdiff.applying.guests.next_action`, record and do it, and repeat.
+Examine the files, get an action from :mod:`~batchdiff.applying.guests.next_action`, take it, and repeat.
 
 ::
 
-    prepare()   put back, discard, write          until there is something to verify, or all is done
-    verify()    compare the two files             may run in another thread, while the next guest is written
-    finish()    publish, retire
+    prepare()   put back, discard, write     until the two files must be compared; without a comparison, to the end
+    verify()    compare the two files        may run in another thread, while the next guest is written
+    finish()    publish, retire, record
 
-After a failure, unpublished work is rolled back: a new file is removed, and the outgoing one gets its name back.
+After a failure, abandon() rolls back what was not published; if that fails, too, the next run does it.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class Swap:
     """One guest in progress. ``remarks``: for the operator. ``original``: the original's fate, known at the end.
 
     ``changes``: the bytes by which each file written or deleted here has changed the free space; None if unknown.
+    Methods that fail raise BatchdiffError, FormatError or OSError.
     """
 
     def __init__(self, task: SwapTask, run: Run) -> None:
@@ -60,17 +61,17 @@ class Swap:
 
     @property
     def done(self) -> frozenset[Action]:
-        """The actions that this process has taken."""
+        """The actions taken so far, without those of a rollback."""
         return frozenset(self._done)
 
     def prepare(self) -> bool:
-        """Continue until the two files must be compared; return False if that is not necessary."""
+        """Take actions until the two files must be compared; return False if nothing is left to do instead."""
         if self.task.goal is Goal.APPLY and not self._journal.state.published:
             self._record_missed_publication()
         if self._journal.state.temporary is not None:
-            self._discard()  # even if another verb wrote it: the image that it was made from still exists
+            self._discard()  # even if another verb wrote the file: the image that it was made from still exists
         if not self.task.needs_comparison and self._outgoing.where is not OutgoingAt.GONE:
-            self._image()  # nothing is compared, but check what uses the outgoing file before any rename
+            self._image()  # without a comparison, too, find users of the outgoing file before any rename
         if self._continue_until({Action.VERIFY, Action.DONE}) is Action.DONE:
             return False
         self._image()  # open it now: verify() may run in another thread, which must not record anything
@@ -79,16 +80,15 @@ class Swap:
     def verify(self) -> None:
         """Compare the two files.
 
-        :raises VerificationError: they differ, or one of them is damaged.
-        :raises StopError: the comparison was ended early.
+        :raises BatchdiffError: as for :meth:`~batchdiff.applying.swap.task.SwapTask.verify`.
         """
         self.task.verify(self._image(), self.task.incoming.to_compare(), self._outgoing.must_end)
         self._verified = True
 
     def finish(self) -> None:
-        """Publish the incoming file and retire the outgoing one.
+        """Publish the incoming file, retire the outgoing one, and record the end.
 
-        :raises BatchdiffError: what was compared has changed since, or something else prevents the work.
+        :raises BatchdiffError, OSError: a file has changed, the work is impossible, or a stop was requested.
         """
         if Action.UNLINK not in self._done:
             self._outgoing.check_unchanged()
@@ -101,7 +101,7 @@ class Swap:
         self._end()
 
     def check_holds(self) -> None:
-        """If a verification ended because a program wants to write, raise the error about that program.
+        """Make sure that no program wants to write to a held file; let such a program continue.
 
         :raises BatchdiffError: there is such a program.
         """
@@ -121,18 +121,18 @@ class Swap:
             if action is Action.DISCARD and self._journal.state.temporary is None:
                 break  # what is ready is not a new file, but an original in quarantine
             self._perform(action)
-        # If an apply died before it recorded a publication, its overlay must stay known, so that restore finds it.
+        # An overlay that was published without a record must stay known, so that restore finds it.
         if self.task.goal is Goal.APPLY and self._incoming_at() is IncomingAt.NONE:
-            # If the outgoing file is back under its own name, its new ctime is in the journal.
+            # Back under its own name, the file does not count as moved: the journal has its new ctime.
             self._journal.record_rolled_back(moved=self._outgoing.where is not OutgoingAt.NAMED)
 
     def close(self) -> None:
-        """Release both images."""
+        """Close both images and release their files."""
         self.task.incoming.close()
         self._outgoing.close()
 
     def _record_missed_publication(self) -> None:
-        """Sync and record the overlay if a process died right after publishing it."""
+        """Make a publication durable, and record it, if a process died before it could do so."""
         incoming = self.task.incoming
         if self._incoming_at() is IncomingAt.PUBLISHED:
             sync_folder(os.path.dirname(incoming.path))
@@ -205,7 +205,7 @@ class Swap:
 
     def _write(self) -> None:
         incoming, task = self.task.incoming, self.task
-        if not isinstance(task, Writer):  # an image that was there when this command began
+        if not isinstance(task, Writer):  # its incoming image existed when this command began
             raise refusals.error_vanished(incoming.path)
         if os.path.lexists(incoming.path) and not is_in_place(self.task):
             raise refusals.exists_already(self.task, leftover(self._run.journal.history, self.task.guest))
@@ -229,7 +229,7 @@ class Swap:
     def _publish(self) -> None:
         incoming = self.task.incoming
         if incoming.is_quarantined:
-            # The original loses its quarantine name, which must not be any image's backing file name.
+            # The original loses its quarantine name, by which no image may name it as a backing file.
             require_no_dependents(self._run.dependents, str(incoming.ready))
         published = incoming.publish()
         self._run.journal.record_changed(published)
@@ -249,7 +249,7 @@ class Swap:
         self._run.journal.record_changed(identify(fd))
 
     def _unlink_outgoing(self) -> None:
-        """Delete the outgoing file, which was set aside for that, if no program and no other image uses it."""
+        """Delete the outgoing file, which was set aside for that, unless a program or another image uses it."""
         fd, names = self._image().layers[0].fd, self.task.outgoing.names
         self._outgoing.require_no_dependents(names.own, names.quarantine)
         self._outgoing.check_unchanged()
@@ -258,7 +258,7 @@ class Swap:
         self.changes.append(retire.delete(fd, names.deleting, self._run.template))
 
     def _delete_other_files(self) -> None:
-        """Delete the other files of an image that is gone because this or an earlier run deleted it."""
+        """Delete the other files of an image whose own file this or an earlier run has deleted."""
         original, state = self.task.original, self._journal.state
         if self.task.goal is Goal.RESTORE and state.deleting and self._outgoing.where is OutgoingAt.GONE:
             self.close()
@@ -278,7 +278,7 @@ class Swap:
             )
 
     def _end(self) -> None:
-        """Record the end, unless apply keeps the original, or an earlier purge has recorded its own end."""
+        """Record the end, unless it is recorded, apply keeps the original, or a purge has recorded its own end."""
         self.original = self._original()
         recorded = self._journal.state.step
         stays = self.task.goal is Goal.APPLY and (self.task.retire is Retire.KEEP or recorded is Step.PURGED)

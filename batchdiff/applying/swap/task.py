@@ -4,7 +4,7 @@
 
     ApplyTask      apply_task      writes the overlay, which takes the place of the original
     RestoreTask    restore_task    gives back the original, or an image that an earlier restore has rebuilt
-    RebuildTask    rebuild_task    writes an image of what the VM sees, which takes the place of the overlay
+    RebuildTask    rebuild_task    writes a rebuilt image, which takes the place of the overlay
     PurgeTask      purge_task      deletes the original in quarantine
 """
 
@@ -26,9 +26,10 @@ from batchdiff.plan.plan import PlannedImage
 
 @frozen
 class Outgoing:
-    """The outgoing file: its image under its own name, all its names, and its identity.
+    """The outgoing file. ``source``: its image under its own name. ``names``: all its names.
 
-    ``parts``: the paths of other files that are deleted with an overlay. The plan lists those of an original.
+    ``known``: its fingerprint as planned or found; NO_FILE if it was not found. ``parts``: the paths of the other
+    files that are deleted with an overlay; the plan lists those of an original.
     """
 
     source: ImageSource
@@ -38,7 +39,7 @@ class Outgoing:
 
 
 class SwapTask(Protocol):
-    """The work on one guest, which ``swap.Swap`` drives."""
+    """The work of apply, restore or purge on one guest."""
 
     @property
     def guest(self) -> str:
@@ -58,7 +59,7 @@ class SwapTask(Protocol):
 
     @property
     def incoming(self) -> IncomingFile:
-        """The file that takes its place."""
+        """The file that takes the outgoing one's place."""
 
     @property
     def retire(self) -> Retire:
@@ -66,7 +67,7 @@ class SwapTask(Protocol):
 
     @property
     def original(self) -> PlannedImage:
-        """The guest's original as it was planned; its other files are deleted after its own file."""
+        """The guest's original as it was planned."""
 
     @property
     def data_file(self) -> str | None:
@@ -74,30 +75,30 @@ class SwapTask(Protocol):
 
     @property
     def needs_comparison(self) -> bool:
-        """False if there is nothing to compare, or if the operator gives up what differs."""
+        """False if a file to compare is missing, or if the operator discards changes."""
 
     @property
     def older(self) -> str | None:
-        """The path at which an older original stays in quarantine after a restore; None if there is none."""
+        """The path of the older original that a restore leaves in quarantine; None if it leaves none."""
 
     def check(self, outgoing: Image) -> None:
-        """Check that the open outgoing image is as it should be, and that the template has not changed.
+        """Check that neither the open outgoing image nor the template has changed.
 
-        :raises BatchdiffError: one of them has changed.
+        :raises BatchdiffError: one of them has changed, or a program wants to write to the held incoming image.
         """
 
     def verify(self, outgoing: Image, incoming: ImageSource, ended: Callable[[], bool]) -> None:
         """Compare the open outgoing image with the incoming one; end early once ``ended`` returns true.
 
-        :raises DifferenceError: they differ.
-        :raises VerificationError: one of them is damaged.
-        :raises StopError: it was ended early.
+        :raises DifferenceError: they differ, or count as different because the incoming one is in use.
+        :raises StopError: the comparison was ended early.
+        :raises BatchdiffError: one of them is damaged, in use or stale, or cannot be compared.
         """
 
     def if_different(self) -> SwapTask | None:
-        """Return the task for two files that differ; None if the difference must be reported as a failure.
+        """Return the task to continue with if the two files differ; None if there is none.
 
-        :raises GuestError: the operator must decide.
+        :raises GuestError: the operator must decide what to do.
         """
 
     def after_publish(self) -> list[str]:
@@ -114,7 +115,9 @@ class Writer(Protocol):
     def write(self, fd: int, outgoing: Image, data_fd: int | None = None) -> list[str]:
         """Write the incoming image to an empty file, from the outgoing one; return remarks for the operator.
 
-        ``data_fd``: another empty file, for the data of an overlay that is to have a data file.
+        ``data_fd``: another empty file, for the data of an overlay with a data file; otherwise None.
+
+        :raises BatchdiffError, FormatError, OSError: it cannot be written.
         """
 
 

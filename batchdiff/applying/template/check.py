@@ -2,12 +2,11 @@
 
 ::
 
-    fingerprints as planned, or as batchdiff itself left them   -> the planned content      no byte is read
-    fingerprints that the sidecar records for that content      -> the planned content      no byte is read
-    anything else, and every block device                       -> its digest decides       all its data is read
+    fingerprints as planned, or as batchdiff itself left them   -> the planned content      no data is read
+    fingerprints that a sidecar records for that content        -> the planned content      no data is read
+    anything else, and any block device                         -> its digest decides       all its data is read
 
-Only changed content, or a lack of proof, is a reason to refuse: modes, owners, times, inodes and device numbers
-may change.
+Modes, owners, times, inodes and device numbers may change, as long as the content can be proved.
 """
 
 from __future__ import annotations
@@ -32,12 +31,13 @@ from batchdiff.units import few
 
 
 def accept_template(run: Run) -> None:
-    """Accept the template of a run as it is now; from then on it must not change.
+    """Accept the template of a run as it is now; from then on, it must not change.
 
     This also begins the run's progress, so the meter must expect all other work already.
 
-    :raises PlanError: it does not have the planned content, or nothing can prove that it does.
+    :raises PlanError: it does not have the planned content, nothing can prove that, or it changes meanwhile.
     :raises ImageError: its tables are damaged, or it cannot be read.
+    :raises StopError: a stop was requested.
     """
     plan, template, history = run.session.plan, run.template, run.journal.history
     run.check_template()  # from here on a change is noticed, even while the digest is taken
@@ -51,10 +51,10 @@ def accept_template(run: Run) -> None:
 
 
 def begin_with_template(meter: Meter, template: Image | None, times: int = 1) -> Callable[[int], None]:
-    """Begin the progress of a command. ``template``: the template, if the command reads it first, or None.
+    """Begin the progress of a command; return a function that reports the bytes of the template read so far.
 
-    ``times``: how many times it will be read. Return a function that takes the number of bytes of its disk that
-    have been read, and reports them.
+    ``template``: None if the command does not read it first. ``times``: how many times it will be read; call
+    this function before each.
     """
     if template is not None:
         meter.expect(None, Phase.TEMPLATE, template.virtual_size * times)
@@ -64,7 +64,7 @@ def begin_with_template(meter: Meter, template: Image | None, times: int = 1) ->
 
 
 def doubt(template: Image, plan: Plan, history: History) -> str:
-    """Return why fingerprints alone do not prove that a template has its planned content; empty if they do."""
+    """Return why fingerprints do not prove that a template has the planned content; empty if they do."""
     now, planned = template.fingerprints(), plan.template.fingerprints
     if template.virtual_size != plan.template.virtual_size:
         return f"its virtual size changed from {plan.template.virtual_size} to {template.virtual_size} bytes"
@@ -77,7 +77,7 @@ def doubt(template: Image, plan: Plan, history: History) -> str:
 
 
 def _is_known(sidecar: Sidecar, now: Chain, plan: Plan) -> bool:
-    """Return whether a sidecar shows that a template with its present fingerprints has the planned content."""
+    """Return whether a sidecar shows that a template with the fingerprints ``now`` has the planned content."""
     if sidecar.fingerprints != now:
         return False
     same_digest = bool(plan.template_digest) and sidecar.digest == plan.template_digest
@@ -95,11 +95,12 @@ def require_content(  # noqa: PLR0913  # options by keyword
 ) -> None:
     """Read a template and compare its digest with the planned one.
 
-    ``reason``: why that is necessary. ``report`` is called with the number of bytes of the template's disk that
-    have been read, or skipped as holes.
+    ``reason``: why that is necessary, as a clause. ``check`` is called every few MiB; it may raise an error.
+    ``report`` is called with the number of bytes of the template's disk that have been read, or skipped as holes.
 
     :raises TemplateChangedError: the digests differ.
     :raises PlanError: the planned digest is not known.
+    :raises ImageError: the template cannot be read.
     """
     known, path = known_digest(plan), plan.template.source.path
     if not known:
@@ -125,7 +126,7 @@ def require_content(  # noqa: PLR0913  # options by keyword
 
 
 def _damaged(history: History) -> str:
-    """Describe, in a clause, the overlays that a changed template has damaged."""
+    """Describe, in clauses, the overlays that a changed template has damaged."""
     guests = few(sorted(history.published))
     if len(history.published) == 1:
         return f"the overlay of {guests} is damaged; do not start a VM on it"
@@ -133,12 +134,12 @@ def _damaged(history: History) -> str:
 
 
 def may_be_planned_again(history: History) -> bool:
-    """Return whether a new plan would lose nothing, because no image has been renamed or published yet."""
+    """Return whether a new plan loses nothing: no image is published or renamed, and at most apply has begun."""
     return not any(each.published or each.moved or each.goal is not Goal.APPLY for each in history.states.values())
 
 
 def _without_digest(plan: Plan, history: History) -> str:
-    """Return what to do about a template that only a digest could prove unchanged, if that digest is unknown."""
+    """Return the remedy if only a digest could prove the template unchanged, and the digest is unknown."""
     if may_be_planned_again(history):
         return "Plan again; that is fast for copies that share blocks with the template."
     sidecars = few(sidecar_paths(plan))
@@ -160,9 +161,9 @@ def known_digest(plan: Plan) -> str:
 
 
 def sync(template: Image) -> None:
-    """Sync a template, which may just have been copied, before overlays depend on it.
+    """Sync a template to disk: it may just have been copied.
 
-    :raises ImageError: the disk has a fault.
+    :raises ImageError: the template cannot be synced.
     """
     for layer in template.layers:
         try:
