@@ -40,20 +40,20 @@ NOTHING_TO_UNDO = (
     "there is nothing to undo: with `strategy: share`, a guest remains a standalone image, and it shares a block"
     " with the template only until one of the two images is written to at that place"
 )
-"""Why restore does nothing for a guest whose strategy is to share blocks in place."""
+"""The reason why restore skips a guest to share."""
 
 NOTHING_TO_PURGE = "there is no original to delete: with `strategy: share`, the guest itself is kept"
-"""Why purge does nothing for a guest whose strategy is to share blocks in place."""
+"""The reason why purge skips a guest to share."""
 
 
 def restorable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...] | None) -> list[GuestWithState]:
     """Return the guests for which there is something to restore. ``names``: consider only these; None for all.
 
-    :raises UsageError: one of the names is not that of a guest in the plan.
+    :raises UsageError: the plan has no guest with one of the names.
     """
 
     def is_started(state: GuestState) -> bool:
-        # An apply that failed before it had verified an overlay has left at most a temporary file.
+        # An apply that failed before it verified an overlay may have left unfinished files.
         left = state.temporary is not None and os.path.lexists(state.temporary)
         left = left or state.overlay is not None  # verified, and perhaps published without a record
         in_place = state.published or state.moved or left
@@ -65,9 +65,11 @@ def restorable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...]
 
 
 def purgeable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...] | None) -> list[GuestWithState]:
-    """Return the guests whose originals are in quarantine or partly purged. ``names``: only these; None for all.
+    """Return the guests whose originals are in quarantine, or whose purge was interrupted.
 
-    :raises UsageError: one of the names is not that of a guest in the plan.
+    ``names``: consider only these; None for all.
+
+    :raises UsageError: the plan has no guest with one of the names.
     """
 
     def in_quarantine(state: GuestState) -> bool:
@@ -81,10 +83,13 @@ def purgeable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...] 
 def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]:
     """Bring back or rebuild originals, delete their overlays, and yield the outcomes.
 
-    :raises UsageError: one of the names is not that of a guest in the plan.
-    :raises PlanError: the template's content has changed, or may have, and ``options.discard_changes`` is not set.
-    :raises ImageError: the template cannot be read, and ``options.discard_changes`` is not set.
-    :raises ProgramError: qemu-img is missing.
+    With ``options.discard_changes``, overlays that cannot be read are kept; if the template is lost when the
+    command begins, all overlays are kept, and no error is raised about it.
+
+    :raises UsageError: the plan has no guest with one of the names.
+    :raises PlanError: the template's content has changed, or may have changed.
+    :raises ImageError: the template cannot be read, or a program writes to it.
+    :raises ProgramError: qemu-img is needed and missing.
     :raises StopError: a stop was requested.
     """
     found = restorable(session.plan, session.journal.history.states, options.guests)
@@ -96,7 +101,7 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
         yield from restore_without_template(session, found, WITHOUT_TEMPLATE)
         return
     if options.discard_changes:
-        # Overlays that cannot be read stay where they are; all other guests are restored in the usual way.
+        # Overlays that cannot be read are kept; guests with other overlays are restored in the usual way.
         found, damaged = split_by_reading(found, session.plan)
         yield from restore_without_template(session, damaged, DAMAGED)
 
@@ -112,9 +117,10 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
 
 
 def purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
-    """Delete quarantined originals, and yield the outcomes; keep those from which the VMs' disks now differ.
+    """Delete quarantined originals, except those that differ from the VMs' disks, and yield the outcomes.
 
-    With ``options.used``, those are deleted, too, if the VMs' disks are sound.
+    With ``options.used``, those are deleted, too, if they are unchanged since they were planned, and if the VMs'
+    disks are sound.
 
     :raises BatchdiffError: as for :func:`restore` without ``discard_changes``.
     """
@@ -148,12 +154,12 @@ def _chosen(
 def nothing_to_do(
     plan: Plan, found: list[GuestWithState], names: tuple[str, ...] | None, verb: str
 ) -> Iterator[GuestOutcome]:
-    """Yield the outcome of each named guest that has nothing to restore or purge, which is not an error.
+    """Yield a skipped outcome for each named guest that has nothing to restore or purge.
 
-    If no guest is named and there is nothing to do at all, yield those of guests that share blocks in place, to
-    explain why.
+    If no guest is named and there is nothing to do at all, yield such outcomes for the guests that share blocks in
+    place, to explain why.
 
-    :raises UsageError: one of the names is not that of a guest in the plan.
+    :raises UsageError: the plan has no guest with one of the names.
     """
     having = {guest.name for guest, _ in found}
     if names is None and not found:
@@ -184,13 +190,16 @@ def _results(
 
 
 def why_template_is_lost(session: Session) -> BatchdiffError | None:
-    """Return why the template cannot be read as planned; None if it can."""
+    """Return why the template cannot be read as planned; None if it can.
+
+    :raises StopError: a stop was requested.
+    """
     try:
         with open_image(session.plan.template.source) as template:
             inspect(template)
             reason = doubt(template, session.plan, session.journal.history)
             if reason:
-                # A template that proves to be the planned one is read again, once it is held against writers.
+                # If it proves to be the planned one, it is read again once it is held against writers.
                 report = begin_with_template(session.meter, template, times=2)
                 plan, history = session.plan, session.journal.history
                 require_content(template, plan, history, reason, check=session.stop.check, report=report)
@@ -204,9 +213,9 @@ def why_template_is_lost(session: Session) -> BatchdiffError | None:
 def require_decision(
     session: Session, found: list[GuestWithState], options: RestoreOptions, lost: BatchdiffError
 ) -> None:
-    """Require `--discard-changes` if the template is lost: overlays that need it cannot be read.
+    """Require `--discard-changes`, because overlays that need the lost template cannot be read.
 
-    :raises BatchdiffError: the option is missing.
+    :raises BatchdiffError: the option is missing; ``lost`` is raised, with the originals to go back to.
     """
     if options.discard_changes:
         return

@@ -1,15 +1,16 @@
-"""Predict, as far as possible, how many bytes a verb will write and compare, to show its progress.
+"""Predict how many bytes a verb will write and compare, to show its progress.
 
 ::
 
-    apply      a new overlay        write its data     verify the whole disk, or what differs (`--verify changed`)
+    apply      a new overlay        write its data; verify the whole disk, or with `--verify changed`, only what
+                                    the overlay stores, unless an image is on a block device
                a published one      verify the whole disk, if its original is still to be retired
-    restore    compare the whole disk, unless changes are discarded; without an original, write and verify it
+    restore    compare the whole disk, or write and verify it if there is nothing to compare with the overlay;
+               nothing if changes are discarded
     purge      verify the whole disk
-    verify     verify the whole disk, if there is an original to compare it with
+    verify     verify the whole disk, if there is an original to compare with the overlay
 
-If a VM has run on the overlay, restore finds a difference, which cannot be predicted: then writing and verifying
-the disk are added.
+Whether restore will find a difference cannot be predicted; if it does, writing and verifying the disk are added.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def expect_apply(session: Session, guests: Iterable[GuestToConvert], options: Ap
 
 
 def expect_restore(session: Session, found: Sequence[GuestWithState], *, discarding: bool) -> None:
-    """Expect the work of a restore. ``discarding``: changes are discarded, so nothing is compared."""
+    """Expect the work of a restore. ``discarding``: changes are discarded, so nothing is compared or rebuilt."""
     expect_dry_restore(session, found, discarding=discarding)
     for guest, state in found:
         if not discarding and not _is_compared(guest, state):
@@ -72,7 +73,7 @@ def _has_original(guest: GuestToConvert, state: GuestState) -> bool:
     try:
         return find_original(guest, state) is not None
     except GuestError:
-        return False  # either of two files could be it: this guest fails later, without stopping the others
+        return False  # either of two files could be it, which is reported later
 
 
 def expect_health_check(meter: Meter, found: Iterable[GuestWithState]) -> None:
@@ -87,14 +88,14 @@ def expect_comparisons(meter: Meter, guests: Iterable[GuestToConvert]) -> None:
 
 
 def _is_to_be_retired(guest: GuestToConvert, how: Retire) -> bool:
-    """Return whether the original of a published overlay is still to be retired, after a comparison."""
+    """Return whether the next action on a published overlay is to compare it, before its original is retired."""
     where = where_is(original_names(guest.source.path), guest.image.fingerprints[0])
     scene = Scene(where, IncomingAt.PUBLISHED, verified=False, retire=how, one_name=False)
     return next_action(scene) is Action.VERIFY
 
 
 def _is_on_device(*images: ImageSource) -> bool:
-    """Return whether any file of the images is a block device: then even unchanged parts are compared."""
+    """Return whether any file of the images' chains is a block device: then the whole disk is compared."""
     for path in (path for image in images for path in image.files):
         try:
             if stat.S_ISBLK(os.stat(path).st_mode):

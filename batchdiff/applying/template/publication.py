@@ -1,4 +1,4 @@
-"""The work on a template as its overlays are published: have QEMU open it, protect it, write its sidecar."""
+"""Work on a template when its overlays are published: have QEMU open it, protect it, and write its sidecar."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NEVER_OPENED = (
 
 @dataclass(slots=True)
 class Publication:
-    """The template of a plan, as its overlays are published one by one."""
+    """The work on one plan's template while the plan's overlays are published."""
 
     plan: Plan
     run: Run
@@ -41,22 +41,21 @@ class Publication:
         self._accepted = self.run.template.fingerprints()
 
     def check(self, guest: GuestToConvert) -> None:
-        """Make sure, before an overlay is written, that all overlays need the template with the same content.
+        """Make sure that no existing overlay in the sidecar is known to need the template with different content.
 
-        :raises PlanError: overlays of an earlier plan need, or may need, different content.
+        :raises PlanError: one is, or the sidecar exists but cannot be read.
         """
         check_other_overlays(self.run.template.path, known_digest(self.plan), guest.overlay_path)
 
     def ask_qemu(self, overlay: ImageSource, ended: Callable[[], bool]) -> None:
-        """Have QEMU open the first overlay with its template, if QEMU does not compare all bytes.
+        """Have QEMU open an overlay with its template; do nothing once it has opened one.
 
-        QEMU might refuse files that only batchdiff has read, and then no VM could run on the overlays. So QEMU
-        opens them before the first overlay gets its name and before the template is protected. If qemu-img is not
-        installed, a notice reports that after the publication.
+        QEMU might refuse files that only batchdiff has read, and then no VM could run on the overlays. If qemu-img
+        is not installed, :meth:`protect_and_record` reports that.
 
-        :raises VerificationError: QEMU refuses the overlay or the template.
-        :raises InUseError: a VM is using one of them.
-        :raises ProgramError: qemu-img could not be run.
+        :raises VerificationError: QEMU refuses one of the files.
+        :raises InUseError: a VM or another program is using one of the files.
+        :raises ProgramError: qemu-img could not be run, or crashed.
         :raises SecretError: a secret cannot be read, or is wrong.
         :raises StopError: ``ended`` became true.
         """
@@ -69,12 +68,13 @@ class Publication:
         self._opened = True
 
     def make_up(self, guest: GuestToConvert) -> None:
-        """Protect the template and record a guest's overlay, in case an apply died right after publishing it.
+        """Do the work of :meth:`protect_and_record`, in case an apply died after it published the overlay.
 
-        If a block device is the template, each folder of overlays has a sidecar of its own. If one of several
-        cannot be used, only the guests with that sidecar fail, in :meth:`require_made_up`.
+        If one of several sidecars cannot be used, only the guests with that sidecar fail, in
+        :meth:`require_made_up`.
 
         :raises PlanError: the only sidecar cannot be used.
+        :raises ImageError: the template cannot be read.
         """
         try:
             self.protect_and_record(guest)
@@ -84,15 +84,19 @@ class Publication:
             self._not_made_up[guest.name] = error
 
     def require_made_up(self, guest: GuestToConvert) -> None:
-        """Refuse a guest whose overlay :meth:`make_up` could not record.
+        """Raise the error that :meth:`make_up` has kept for a guest, if any.
 
-        :raises PlanError: it could not.
+        :raises PlanError: there is one.
         """
         if guest.name in self._not_made_up:
             raise self._not_made_up[guest.name]
 
     def protect_and_record(self, guest: GuestToConvert) -> None:
-        """Protect the template and record a guest's overlay; report each notice once, not for each guest."""
+        """Protect the template if the plan requires that, and record a guest's overlay; report each notice once.
+
+        :raises PlanError: other overlays need different content of the template, or the sidecar cannot be read.
+        :raises ImageError: the template cannot be read.
+        """
         for notice in (
             *self._protected(),
             *self._recorded(guest),

@@ -1,7 +1,4 @@
-"""Write the sidecar of a template without losing the entries of other processes.
-
-:mod:`batchdiff.plan.sidecar` defines its content and its path.
-"""
+"""Write the sidecar of a template without losing the entries that other processes write."""
 
 from __future__ import annotations
 
@@ -34,7 +31,7 @@ from batchdiff.plan.sidecar import (
 from batchdiff.units import few
 
 _MOST_EARLIER = 16
-"""The maximum number of earlier sets of fingerprints to keep: a plan made before a change of mode has one."""
+"""The maximum number of earlier fingerprint chains to keep, for plans made before the template's mode changed."""
 
 
 def record_overlay(
@@ -42,8 +39,8 @@ def record_overlay(
 ) -> None:
     """Record an overlay of the template, and the digest of the template's content.
 
-    If the overlay was made from another overlay of the template at the same path (``rethin``), the origin of the
-    former overlay is kept, too. ``earlier``: fingerprints that the template had before, with the same content.
+    If the overlay was made from another overlay of the template at the same path (``rethin``), the origin of that
+    other overlay is kept. ``earlier``: fingerprints that the template had before, with the same content.
 
     :raises PlanError: other overlays need the template with different content, or the sidecar cannot be read.
     :raises OSError: the sidecar cannot be written.
@@ -64,20 +61,20 @@ def record_overlay(
 
 
 def _after(last: OverlayOrigin | None, origin: OverlayOrigin, overlay_path: str) -> OverlayOrigin:
-    """Return the origin of a new overlay, with those of the overlays that had its path before."""
+    """Return the origin of an overlay; after ``rethin``, with the origins of the overlays that it replaced."""
     if last is None or origin.original != overlay_path:
         return origin
-    # A run that continues after a crash records its overlay again.
+    # A later run of the same plan may record the same overlay again.
     known = last.before if last.made_by(origin.plan, origin.guest) else last.lineage
     return replace(origin, before=tuple(replace(each, before=()) for each in known[:MOST_BEFORE]))
 
 
 def check_other_overlays(template_path: str, digest: str, overlay_path: str) -> None:
-    """Make sure that no overlay of an earlier plan needs the template with different content.
+    """Make sure that no existing overlay in the sidecar needs the template with different content.
 
-    ``digest``: the digest of the template's present content; empty if it is not known yet.
+    ``digest``: that of the template's content; if it is empty, only make sure that the sidecar can be read.
 
-    :raises PlanError: some do, or it is unknown whether they do.
+    :raises PlanError: an overlay does, or the sidecar exists but cannot be read.
     """
     before = _known(sidecar_path(template_path, overlay_path))
     if before is not None and digest not in {before.digest, ""}:
@@ -113,10 +110,10 @@ def _other_content(template_path: str, overlays: list[str]) -> PlanError:
 
 
 def forget_overlay(template_path: str, overlay_path: str, *, plan: str, guest: str) -> None:
-    """Record that an overlay is gone, in the template's sidecar if that can be read. The template need not exist.
+    """Remove an overlay from the template's sidecar, if that can be read. The template need not exist.
 
-    ``plan``, ``guest``: the checksum of the plan that is undone, and the guest for which it is undone. If the
-    overlay had replaced another one (``rethin``), the replaced one is recorded again.
+    ``plan``: the checksum of the plan that is undone; ``guest``: the name of its guest. If the plan's overlay
+    replaced another one (``rethin``), the other one is recorded instead.
 
     :raises OSError: the sidecar cannot be written.
     """
@@ -135,7 +132,7 @@ def forget_overlay(template_path: str, overlay_path: str, *, plan: str, guest: s
 
 
 def _without(origin: OverlayOrigin, plan: str, guest: str) -> OverlayOrigin | None:
-    """Return the last origin before the one that a plan recorded; None if there is none."""
+    """Return the origin, with its lineage, that precedes the one recorded by a plan; None if there is none."""
     lineage = origin.lineage
     at = next((number for number, each in enumerate(lineage) if each.made_by(plan, guest)), len(lineage))
     left = lineage[at + 1 :]
@@ -143,9 +140,9 @@ def _without(origin: OverlayOrigin, plan: str, guest: str) -> OverlayOrigin | No
 
 
 def discard_unfinished(plan: Plan) -> None:
-    """Remove unfinished sidecar files of dead processes; if that fails, the next command tries again.
+    """Remove the unfinished sidecar files of dead processes; ignore failures.
 
-    Call this once per command: it reads the whole folder, which may contain thousands of files.
+    Call this only once per command: it lists each sidecar's folder, which may contain thousands of files.
     """
     for path in sidecar_paths(plan):
         with contextlib.suppress(OSError), _locked_folder(path):
@@ -159,7 +156,7 @@ def _distinct(chains: tuple[Chain, ...], *, but: Chain) -> tuple[Chain, ...]:
 
 @contextmanager
 def _locked_folder(path: str) -> Iterator[None]:
-    """Inside the block, keep other processes of batchdiff from changing the sidecars in the folder of ``path``."""
+    """Keep other processes of batchdiff from changing sidecars in the folder of ``path`` while the block runs."""
     folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)

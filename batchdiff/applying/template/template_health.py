@@ -9,13 +9,12 @@
     its content has changed      overlays that are recorded for this plan          -> damaged
                                  overlays that name it, but that are not recorded  -> unknown
                                  no overlay depends on it                          -> stale
-    no permission to read it, no secret that opens it, a data file that was moved,
-    or nothing that proves its content                                             -> unknown
+    no permission to read it, a secret that is missing or wrong, a data file that
+    was moved, or nothing that proves its content                                  -> unknown
     any other error              an overlay depends on it                          -> damaged
                                  none does                                         -> unknown
 
-If the template is missing, its sidecar may be missing, too, and a copy of the plan may have no journal. Then only
-the headers of the overlays show that they depend on the template.
+If both the sidecar and the journal are missing, only the overlays' headers show that they depend on the template.
 """
 
 from __future__ import annotations
@@ -83,7 +82,7 @@ def _opened(plan: Plan, history: History, template: Image, stop: Stop, meter: Me
 
 
 def _judged(error: BatchdiffError, plan: Plan, history: History) -> tuple[Health, BatchdiffError]:
-    """Return what an error about the template means for the overlays, and the error to report."""
+    """Return the health of a template about which an error was raised, and the error to report."""
     is_changed = isinstance(error, TemplateChangedError)
     is_lacking_proof = isinstance(error, PlanError) and not is_changed
     if is_lacking_proof or isinstance(error, MovedError | SecretError) or is_caused_by(error, PermissionError):

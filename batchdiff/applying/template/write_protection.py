@@ -1,7 +1,7 @@
-"""Remove the write bits of a template's files, so that no accidental write damages all its overlays.
+"""Remove the write bits of a template's files: an accidental write could damage all its overlays.
 
-That changes their ctime, which is part of the plan's fingerprints. So the journal records, before the change, that
-it is about to happen, and afterwards each new ctime.
+This changes the ctime of the files, which is part of the plan's fingerprints. So the journal announces the change
+beforehand, and records the new fingerprint of each file afterwards.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from batchdiff.linux.permissions import WRITE_BITS, Deed, lacking_ownership
 
 
 def protect(template: Image, journal: Journal | MemoryJournal) -> tuple[str, ...]:
-    """Remove the write bits of every file of the template's chain; return notices about files that keep theirs."""
+    """Remove the write bits of all regular files of a template's chain; return notices about those that keep them.
+
+    :raises OSError: the journal cannot be written, or the disk has a fault.
+    """
     notices = []
     for layer in template.layers:
         if not is_writable(layer):
@@ -48,14 +51,14 @@ def protect(template: Image, journal: Journal | MemoryJournal) -> tuple[str, ...
 
 
 def _who_may(path: str) -> str:
-    """Return the words that introduce a command: they name root if this user cannot run it."""
+    """Return the words before a `chmod` command; they name root if this user may not run it."""
     return "Have root run" if lacking_ownership(Deed.CHANGE_MODE, path) else "Remove the permission yourself:"
 
 
 def record_interrupted_protection(
     template: Image, planned: tuple[Fingerprint, ...], journal: Journal | MemoryJournal
 ) -> None:
-    """Record the new ctime for an apply that died right after removing a file's write bits."""
+    """Record the new fingerprints of files whose write bits an apply removed just before it died."""
     for layer, before in zip(template.layers, planned, strict=False):
         now = layer.fingerprint()
         if not journal.history.protecting or now == before or now in journal.history.changed or is_writable(layer):

@@ -1,4 +1,4 @@
-"""Copy a guest's data into a new image, sharing blocks if the filesystem can."""
+"""Copy a guest's data to a new image; share blocks with the guest if the filesystem can."""
 
 from __future__ import annotations
 
@@ -20,22 +20,21 @@ from batchdiff.qcow2.entries import Origin
 from batchdiff.units import KIB, MIB
 
 _NO_COPY = {errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EBADF}
-"""The errors with which copy_file_range refuses: between filesystems, from block devices, or on old kernels."""
+"""The errors with which copy_file_range refuses, such as between filesystems, or from a block device."""
 
 _AT_ONCE = 64 * MIB
-"""The most bytes that one call copies, in about 0.1 s if it shares no blocks; stops are noticed between calls."""
+"""The maximum number of bytes that one call copies: stops are noticed only between calls."""
 
 _BLOCK = 4 * KIB
-"""The unit in which a plan counts the space that an overlay takes on its disk."""
+"""The unit in which zeros of preallocated parts are left out: the usual block of a filesystem."""
 
 
 @frozen
 class Copier:
-    """A copier from an image to a file.
+    """A copier from an image to the open file ``fd``.
 
-    ``check`` is called for each 64 MiB or less, and may raise an error to end a copy. ``may_share``:
-    whether the two files may share blocks. ``advance`` is called with the number of further bytes that have been
-    copied, or need not be.
+    ``check`` is called at least once for each 64 MiB copied, and may raise an error. ``may_share``: whether the
+    file may share blocks with the image. ``advance`` gets the number of further bytes that are done.
     """
 
     fd: int
@@ -51,9 +50,9 @@ class Copier:
         object.__setattr__(self, "buffer", ReadBuffer(MIB))
 
     def copy(self, start: int, end: int, target: int) -> None:
-        """Copy bytes ``start`` to ``end`` of the guest to a file offset.
+        """Copy bytes ``start`` to ``end`` (exclusive) of the guest to the file offset ``target``.
 
-        :mod:`batchdiff.image.storage.to_write` decides what is written; the rest stays a hole.
+        :mod:`batchdiff.image.storage.to_write` decides what is written; the rest of the target is left as it is.
         """
         holes = end - start
         for segment in self.guest.segments(start, end):
@@ -66,7 +65,7 @@ class Copier:
         self.advance(holes)
 
     def _copy_nonzero(self, segment: Segment, target: int) -> None:
-        """Copy a segment, except blocks that would be all zeros in the target."""
+        """Copy a segment, except for blocks of the target that would be all zeros."""
         for at in range(segment.start, segment.end, MIB):
             self.check()
             data = self.buffer.load(self.guest, at, min(MIB, segment.end - at))
@@ -74,13 +73,13 @@ class Copier:
             while first < len(data):
                 last = min(first + _BLOCK - (offset + first) % _BLOCK, len(data))
                 block = data[first:last]
-                if block != bytes(len(block)):  # any() looks at each byte, which takes a hundred times as long
+                if block != bytes(len(block)):  # for zeros, any() takes a hundred times as long
                     write_all(self.fd, block, offset + first)
                 first = last
             self.advance(len(data))
 
     def _copy_all(self, segment: Segment, target: int) -> None:
-        """Copy parts that may share blocks in the kernel, which shares them if it can; the rest through memory."""
+        """Have the kernel copy parts whose blocks may be shared, if it can; copy the rest through memory."""
         for part, may_share in self._split_by_sharing(segment):
             rest, offset = part, target + part.start - segment.start
             if may_share:
@@ -90,9 +89,9 @@ class Copier:
             self._copy_through_memory(rest, offset)
 
     def _split_by_sharing(self, segment: Segment) -> Iterator[tuple[Segment, bool]]:
-        """Yield the parts in which a segment is copied, each with a flag: whether its blocks may be shared.
+        """Yield the parts of a segment, some perhaps empty, each with a flag: whether its blocks may be shared.
 
-        btrfs keeps an extent whole while any block of it is used. So share only extents that another file shares
+        btrfs keeps an extent whole while any block of it is used. So on btrfs, share only extents that are shared
         already: sharing a block of any other extent would keep all of that extent after the guest is deleted.
         """
         if not self.may_share or segment.origin is not Origin.FILE:

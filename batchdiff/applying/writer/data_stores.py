@@ -1,10 +1,4 @@
-"""Places for the data clusters of a new image: in its file, in another one, packed and compressed, or unwritten.
-
-::
-
-    plain        guest file  ==copy_file_range==>  data clusters, one after the other
-    compressed   read -> threads compress -> packed in the guest's order
-"""
+"""Places for a new image's data clusters: in its file, in another one, packed and compressed, or unwritten."""
 
 from __future__ import annotations
 
@@ -30,17 +24,20 @@ from batchdiff.units import SECTOR, align_up
 
 
 class DataStore(Protocol):
-    """A place for data clusters in a file."""
+    """A place for the data clusters of a new image."""
 
     @property
     def end(self) -> int:
-        """The offset in the image's own file after the last data cluster in it."""
+        """The offset at which the data clusters in the image's own file end."""
 
     def store(self, extents: Extents, clusters: npt.NDArray[np.int64]) -> Words:
-        """Write the DATA of ``extents`` (granules), which is in ``clusters``; return the clusters' L2 entries."""
+        """Write the DATA extents, and return the L2 entry of each of ``clusters``.
+
+        ``extents``: in granules. ``clusters``: the numbers of the guest clusters that get a place, ascending.
+        """
 
     def refcounts(self) -> npt.NDArray[np.uint16] | None:
-        """Return the refcount of each cluster, from the first data cluster on; None if each is used once."""
+        """Return the refcount of each data cluster in the image's own file; None if each is 1."""
 
 
 class PlainStore:
@@ -86,7 +83,7 @@ class OutsideStore:
 
 
 class UnwrittenStore:
-    """Places for data clusters that are not written here: in this file, or as in :class:`OutsideStore`."""
+    """Places for data clusters that are not written here: in the image's file, or as in :class:`OutsideStore`."""
 
     def __init__(self, geometry: Geometry, start: int, *, outside: bool) -> None:
         self._geometry, self._outside = geometry, outside
@@ -107,9 +104,9 @@ class UnwrittenStore:
 
 
 class CompressedStore:
-    """Compressed clusters, packed; threads compress some while others are read.
+    """Clusters that are packed in compressed form, or stored whole if compression does not make them smaller.
 
-    ``level``: the compression level; None for the default.
+    Threads compress some while others are read. ``level``: the compression level; None for the default.
     """
 
     def __init__(self, copier: Copier, geometry: Geometry, start: int, *, level: int | None = None) -> None:
@@ -118,7 +115,7 @@ class CompressedStore:
         self._packer = Packer(start, geometry.cluster_size, geometry.most_uses)
         self._used = np.zeros(1024, dtype=np.uint16)
         self._threads = usable_cpus()
-        # Each cluster in progress uses one buffer, which is free again once the cluster is written.
+        # Each cluster in progress needs a buffer until it is written.
         self._buffers = itertools.cycle([ReadBuffer(geometry.cluster_size) for _ in range(4 * self._threads + 2)])
 
     @property
@@ -127,7 +124,7 @@ class CompressedStore:
         return self._packer.end
 
     def store(self, extents: Extents, clusters: npt.NDArray[np.int64]) -> Words:  # noqa: ARG002
-        """See :class:`DataStore`; a compressed cluster is always written whole."""
+        """See :class:`DataStore`; each cluster is written whole, even if only a part of it is DATA."""
         hosts = []
         for data, packed in self._compressed(clusters.tolist()):
             hosts.append(self._write(data, packed))
@@ -135,7 +132,7 @@ class CompressedStore:
         return np.array(hosts, dtype=np.uint64)
 
     def _compressed(self, clusters: list[int]) -> Iterator[tuple[memoryview, bytes | None]]:
-        """Yield each cluster and its compressed form, None if that is not smaller; few are in progress at once."""
+        """Yield each cluster and its compressed form, None if that is not smaller; limit those in progress."""
         size, kind = self._geometry.cluster_size, self._geometry.compression_type
         ahead: deque[tuple[memoryview, Future[bytes | None]]] = deque()
         with ThreadPoolExecutor(self._threads) as pool:

@@ -1,14 +1,15 @@
-"""Write an encrypted overlay: batchdiff lays it out, and QEMU encrypts the data into the places laid out for it.
+"""Write an encrypted overlay: batchdiff lays it out, and QEMU writes the encrypted data to the places for it.
 
 ::
 
-    selection, in memory    tables: which clusters are data     its data file is the guest's own disk
+    selection, in memory    tables: which clusters are data     its data file is the guest's disk
           |
           | qemu-img convert -n: reads these clusters, encrypts them
           v
-    overlay     | header | LUKS header | tables | clusters, empty at first | refcounts |
+    overlay     | header | LUKS header | tables | places for clusters | refcounts |
 
-So no plaintext is written to a disk, the file has the planned size, and QEMU does not open the template.
+So no plaintext is written to a disk, the file has the planned size, and QEMU opens the overlay without its
+template.
 """
 
 from __future__ import annotations
@@ -36,15 +37,15 @@ def write_encrypted(  # noqa: PLR0913  # options by keyword
     check: Callable[[], None],
     advance: Callable[[int], None] = ignore,
 ) -> None:
-    """Write the overlay into an empty file. The caller makes it durable.
+    """Write the overlay to an empty file, which the caller must make durable.
 
-    ``advance`` is called with the number of further bytes of the guest that QEMU has encrypted.
+    ``advance`` gets the number of further bytes of the guest that QEMU has encrypted.
 
     :raises OSError: the disk is full or has a fault.
     :raises ImageError: the original or a secret cannot be read, or a secret is wrong.
     :raises FormatError: the header does not fit.
     :raises ProgramError: QEMU is missing or fails.
-    :raises InUseError: a VM is using the original.
+    :raises InUseError: a VM or another program is using an image that QEMU reads.
     :raises StopError: ``check`` asked to stop.
     """
     stopped = stops(check)

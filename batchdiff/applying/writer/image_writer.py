@@ -1,7 +1,7 @@
 """Write a qcow2 image: an overlay on a template, or a standalone image.
 
-The file is laid out ahead of time (:mod:`batchdiff.qcow2.layout`): tables and data go straight to their
-places, and the header is written last, so that an unfinished file is not a qcow2 image at all.
+The file is laid out ahead of time, so tables and data go straight to their places. The header is written last:
+until then, the file is not a qcow2 image.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _PAGE = 4 * KIB
 
 
 class DataPlace(enum.Enum):
-    """The place of a new image's data clusters, and who writes them."""
+    """The place of a new image's data clusters."""
 
     INSIDE = "in the file"
     RESERVED = "in the file, but another program writes them later"
@@ -46,8 +46,8 @@ class DataPlace(enum.Enum):
 class NewImage:
     """The image to write. ``extents`` in granules; ``backing``: name and format of the backing file, or None.
 
-    ``luks_header``: empty if the image is not encrypted. ``compression_level``: None for the
-    compression's default. ``data_file``: the name of the file with the data clusters, if that is another one.
+    ``luks_header``: empty if the image is not encrypted. ``compression_level``: None for the default.
+    ``data_file``: the name of the data file in the header; None if the header names none.
     """
 
     virtual_size: int
@@ -85,11 +85,11 @@ def write_image(  # noqa: PLR0913  # options by keyword
     advance: Callable[[int], None] = ignore,
     data_fd: int | None = None,
 ) -> int:
-    """Write the image into an empty file, with data from ``guest``; return the size of the file in bytes.
+    """Write the image to an empty file, with data from ``guest``; return the size of the file in bytes.
 
-    The caller makes it durable. ``check`` is called for each 64 MiB or less, and may raise an error to end the
-    write. ``advance`` is called with the number of further bytes of the guest that have been written. ``data_fd``:
-    another empty file, for data clusters whose place is outside; None if they are inside, or not written here.
+    The caller must make the file durable. ``check`` is called at least once for each 64 MiB written, and may raise
+    an error. ``advance`` gets the number of further bytes of the guest that are done. ``data_fd``: another empty
+    file, for data clusters whose place is outside; None if they are inside, or not written here.
 
     :raises OSError: the disk is full or has a fault.
     :raises ImageError: the guest cannot be read.
@@ -105,7 +105,7 @@ def write_image(  # noqa: PLR0913  # options by keyword
     if data_fd is None:
         store = _store(Copier(fd, guest, check, _may_share(new), advance), new, layout.data_offset)
     else:
-        # Make the data file as long as the disk, as QEMU does: a shorter one counts as damaged.
+        # Make the data file as long as the disk, as QEMU does: a shorter one may count as truncated.
         preallocate(data_fd, new.virtual_size, new.preallocation, check)
         copier = Copier(data_fd, guest, check, _may_share(new), advance)
         store = OutsideStore(copier, new.geometry, layout.data_offset)

@@ -24,17 +24,17 @@ def write_overlay(  # noqa: PLR0913  # options by keyword
     advance: Callable[[int], None] = ignore,
     data_fd: int | None = None,
 ) -> None:
-    """Write the overlay into an empty file, with data from the original. The caller makes it durable.
+    """Write the overlay to an empty file, with data from the original. The caller must make the files durable.
 
     ``content``: the extents in granules, and the template's name and format for the header. ``check`` is called
-    regularly, and may raise an error to end the write. ``advance`` is called with the number of further bytes
-    that have been written. ``data_fd``: the overlay's data file, also empty, if it is to have one.
+    regularly, and may raise an error. ``advance`` gets the number of further bytes of the guest that are done.
+    ``data_fd``: another empty file, if the overlay is to have a data file.
 
     :raises OSError: the disk is full or has a fault.
     :raises ImageError: the original or a secret cannot be read, or a secret is wrong.
     :raises FormatError: the header does not fit.
     :raises ProgramError: QEMU, which encrypts the data, is missing or fails.
-    :raises InUseError: a VM is using the original.
+    :raises InUseError: a VM or another program is using an image that QEMU reads.
     :raises StopError: ``check`` asked to stop.
     """
     extents, backing = content

@@ -16,7 +16,10 @@ from batchdiff.progress import ignore
 
 @frozen
 class NewQed:
-    """The overlay to write. ``extents`` in clusters; ``backing``: name and format of the backing file."""
+    """The overlay to write. ``backing``: name and format of the backing file.
+
+    ``extents``, ``table_size``: in clusters.
+    """
 
     virtual_size: int
     cluster_size: int
@@ -33,10 +36,10 @@ def write_qed(
     check: Callable[[], None],
     advance: Callable[[int], None] = ignore,
 ) -> None:
-    """Write the overlay into an empty file, with data from ``guest``. The caller makes it durable.
+    """Write the overlay to an empty file, with data from ``guest``. The caller must make the file durable.
 
-    ``check`` is called for each 64 MiB or less, and may raise an error to end the write. ``advance`` is called
-    with the number of further bytes of the guest that have been written.
+    ``check`` is called at least once for each 64 MiB written, and may raise an error. ``advance`` gets the number
+    of further bytes of the guest that are done.
 
     :raises OSError: the disk is full or has a fault.
     :raises ImageError: the guest cannot be read.

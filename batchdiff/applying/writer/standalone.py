@@ -1,4 +1,4 @@
-"""Write a standalone image, in any format, with the content that a guest sees through a chain."""
+"""Write a standalone image, in any format, with the content that a VM sees through a chain."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from batchdiff.qemu import qemu_img
 from batchdiff.units import MIB, SECTOR, ceil_div
 
 _STRETCH = 1024 * MIB
-"""The number of bytes of the image that are mapped at a time."""
+"""The maximum number of bytes of the image that are mapped at a time."""
 
 
 def write_standalone(  # noqa: PLR0913  # options by keyword
@@ -32,15 +32,15 @@ def write_standalone(  # noqa: PLR0913  # options by keyword
     check: Callable[[], None],
     report: Callable[[int], None] = ignore,
 ) -> None:
-    """Write an image's whole content into an empty file.
+    """Write an image's whole content to an empty file. The caller must make the file durable.
 
-    ``new``: the format, the path that the file is to have, and the file with its secret if it is to be encrypted.
-    ``size``: the length of a raw file, in bytes; QEMU shows its guest that length rounded up to a sector.
-    ``report`` is called with the number of bytes of the disk that have been written so far, or need not be.
+    ``new``: the new image's format and later path and, if it is to be encrypted, the file with its secret.
+    ``size``: the length of the file in bytes if it is raw; a VM sees that length rounded up to a whole sector.
+    ``report`` gets the number of bytes of the disk that are done so far.
 
     :raises ImageError: the image or a secret cannot be read, or a secret is wrong.
     :raises ProgramError: QEMU is needed for the format or the encryption, and is missing or fails.
-    :raises InUseError: a VM is using one of the images that QEMU reads.
+    :raises InUseError: a VM or another program is using an image that QEMU reads.
     :raises StopError: ``check`` asked to stop.
     :raises OSError: the disk is full or has a fault.
     """
@@ -73,7 +73,7 @@ def write_standalone(  # noqa: PLR0913  # options by keyword
 
 
 def _content(image: Image) -> Extents:
-    """Return everything except what metadata shows to be zeros, in sectors."""
+    """Return, as DATA in sectors, all parts of an image except those that metadata shows to be zeros."""
     runs: list[tuple[int, int, int]] = []
     at = image.next_data(0)
     while at is not None:
