@@ -6,7 +6,7 @@ import enum
 
 
 class Retire(enum.StrEnum):
-    """The way in which an original is retired after its overlay is verified."""
+    """The way in which an original is retired."""
 
     KEEP = "keep"
     QUARANTINE = "quarantine"
@@ -14,16 +14,16 @@ class Retire(enum.StrEnum):
 
 
 class Strategy(enum.StrEnum):
-    """The way in which a guest gives back the space taken by data that it has in common with the template."""
+    """The way in which a guest gives back space."""
 
     OVERLAY = "overlay"
-    """An overlay takes the guest's place, and depends on the template."""
+    """An overlay, which depends on the template, replaces the guest."""
     SHARE = "share"
-    """The guest stays as it is, and shares blocks on disk with the template, but does not depend on it."""
+    """The guest shares blocks on disk with the template, but does not depend on it."""
 
 
 class Loss(enum.StrEnum):
-    """A property that a guest's image may lose in the conversion if the manifest allows it."""
+    """A feature of an image that a conversion or a restore may lose, if the operator allows that."""
 
     SNAPSHOTS = "snapshots"
     BITMAPS = "bitmaps"
@@ -32,11 +32,11 @@ class Loss(enum.StrEnum):
 
 
 OF_OVERLAYS = (Loss.SNAPSHOTS, Loss.BITMAPS)
-"""What may be lost with an overlay when its guest is restored, if `restore --allow-loss` allows it."""
+"""The losses that `restore --allow-loss` can allow."""
 
 
 class VerifyMode(enum.StrEnum):
-    """The mode in which an overlay is verified; apply deletes an original only after FULL verification."""
+    """A mode of verification. Apply deletes an original only after FULL verification."""
 
     FULL = "full"
     CHANGED = "changed"

@@ -33,23 +33,26 @@ _SYNONYMS = {
     "search": "discover",
     "undo": "restore",
 }
-"""Words that people try, each with the verb that they mean."""
+"""Words that a user may try, each with the verb to suggest."""
 
 _NO_SUCH_OPTION = dict.fromkeys(
     ("--dry-run", "--dryrun", "-n"),
     "; for a dry run of `apply`, use `batchdiff plan`, which changes no image and shows what `apply` would do;"
     " `restore` and `purge` have --dry-run",
 )
-"""Options that people try with verbs that do not have them, each with what to use instead."""
+"""Options that a user may try with verbs that lack them, each with a hint."""
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of all verbs; its namespace has ``verb`` and the verb's options."""
+    """Return the parser of the command line; it stores the verb's name as ``verb``."""
     return _parsers()[0]
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
-    """Return the arguments of a command line; exit with code 2 if it is wrong."""
+    """Return the arguments of a command line.
+
+    :raises SystemExit: help or the version was printed (code 0), or the command line is wrong (code 2).
+    """
     main, verbs = _parsers()
     if argv[:1] == ["help"]:
         argv = [*argv[1:2], "--help"]
@@ -62,8 +65,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     if unknown:
         options = [option for option in _options_of(verbs[arguments.verb]) if option.startswith("--")]
         hints = {_NO_SUCH_OPTION.get(word) or _option_meant(word, options): None for word in unknown}
-        # argparse treats the value of an unknown option as an argument, and then reports an extra argument, such
-        # as the plan. Blame only the options, if there are any.
+        # argparse takes the value of an unknown option for an argument, and then reports an extra argument.
         wrong = [word for word in unknown if word.startswith("-")] or unknown
         # Two hints in a row become one question.
         meant = "".join(hints).replace("?; did you mean ", " and ")
@@ -72,7 +74,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def _parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
-    """Return the parser of the command line, and those of the verbs by their names."""
+    """Return the parser of the command line, and those of the verbs by name."""
     main = argparse.ArgumentParser(
         prog="batchdiff",
         description="Turn full clones of a virtual machine template into thin qcow2 overlays.\n\n"

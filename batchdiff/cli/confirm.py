@@ -1,4 +1,4 @@
-"""The operator's confirmation before anything is deleted or discarded."""
+"""Questions to the operator before something is deleted or discarded."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from batchdiff.units import format_size
 
 @frozen
 class Question:
-    """A question: what will be done, to what (one line each), what remains afterwards, and the alternative.
+    """A question: what will be done, to what (``lines``), and what remains.
 
-    ``last`` is the line on which the answer is typed; below a long list, ``what`` has scrolled out of sight.
+    ``otherwise``: a sentence for an operator who does not confirm. ``last``: the prompt, which should repeat
+    ``what`` if many lines can scroll that out of sight.
     """
 
     what: str
@@ -28,7 +29,7 @@ class Question:
 
 
 _NO_DOUBTS: Mapping[str, str] = MappingProxyType({})
-"""All originals will be deleted, unless a comparison fails."""
+"""No reason is known to keep an original."""
 
 
 def deletion(
@@ -41,9 +42,8 @@ def deletion(
 ) -> Question:
     """Return the question to ask before originals are deleted.
 
-    ``originals``: their paths, and bytes on disk. ``condition``: what follows "will be deleted", with the
-    blank or comma before it. ``remains``: what remains afterwards, as the end of a sentence. ``otherwise``: the
-    alternative, in a sentence. ``doubts``: why some of the originals may be kept, by path.
+    ``originals``: paths, and bytes on disk. ``condition``: what follows "will be deleted", with the blank or comma
+    before it. ``remains``: what follows "What remains: ". ``doubts``: why an original may be kept, by path.
     """
     count = count_of(len(originals), "original")
     much = format_size(sum(size for _, size in originals))
@@ -62,7 +62,7 @@ def deletion(
 
 
 def overlays_remain(plan: Plan, count: int, *, others: bool = False) -> str:
-    """Return what remains once that many originals are deleted; ``others``: other guests were named before."""
+    """Return words for ``count`` overlays that remain; ``others``: whether other guests were mentioned before."""
     one = count == 1
     whose = ("the other guest's" if one else "the other guests'") if others else ("its" if one else "their")
     what = "overlay, which needs" if one else "overlays, which need"
@@ -81,7 +81,7 @@ def state(console: Console, question: Question) -> None:
 def confirm(console: Console, verb: str, question: Question) -> None:
     """Ask the operator to confirm.
 
-    :raises UsageError: the answer was not yes, or there is no terminal to ask on.
+    :raises UsageError: the answer was not yes, there is no terminal to ask on, or stderr cannot be written.
     """
     if not console.can_ask:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""The output of a command: messages for people on stderr, results on stdout, events for programs with --json."""
+"""The output of a command: messages on stderr; on stdout, results or, with --json, events."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _RESULT = {"guest": "status", "finding": "health", "status": "step"}
 class Console:
     """The output of one command. ``verbosity``: -1 if quiet, 0 by default, 1 for more details.
 
-    ``log_file`` gets every message and result, even those that are not printed.
+    ``log_file`` also gets the messages and results that are not printed.
     """
 
     verbosity: int = 0
@@ -51,13 +51,13 @@ class Console:
     _results: dict[str, int] = field(default_factory=dict, init=False)
 
     def say(self, text: str) -> None:
-        """Print a message for people, unless the console is quiet."""
+        """Print a message, unless the console is quiet."""
         self.log(text)
         if self.verbosity >= 0:
             self._to_stderr(text)
 
     def detail(self, text: str) -> None:
-        """Print a message for people who asked for more details."""
+        """Print a message only if more details were asked for."""
         self.log(text)
         if self.verbosity > 0:
             self._to_stderr(text)
@@ -71,12 +71,12 @@ class Console:
         self.event("error", message=error.reason, remedy=error.remedy, exit_code=error.exit_code)
 
     def warn(self, text: str) -> None:
-        """Print a message that the operator must not miss, even if the console is quiet."""
+        """Print a message, even if the console is quiet."""
         self.log(text)
         self._to_stderr(f"batchdiff: {text}")
 
     def result(self, text: str) -> None:
-        """Print the result of a command. With --json, events take its place."""
+        """Print the result of a command, but not with --json."""
         self.log(text)
         if not self.json:
             STDOUT.put(text if text.endswith("\n") else text + "\n")
@@ -84,22 +84,25 @@ class Console:
     def event(self, name: str, /, **fields: object) -> None:
         """Print one JSON object as a line on stdout, with --json only.
 
-        This never fails: if the line cannot be written, the command continues, and :meth:`end` reports the error.
+        If that fails, the command continues, and :meth:`end` reports the error, unless the reader has gone.
         """
         if self.json:
             self._count(name, fields)
             STDOUT.put_event(_line(name, fields))
 
     def begin(self, verb: str) -> None:
-        """Print the first event."""
+        """Print the first event, with --json only."""
         if self.json:
             from batchdiff.cli.output.command_events import version_event  # noqa: PLC0415  # only with --json
 
             self.event("version", **version_event(verb))
 
     def end(self, verb: str, code: int, seconds: float) -> int:
-        """Print the last event, wait until all output is written, and return the exit code."""
-        # If messages could not be written, that changes the exit code, which the last event must have, too.
+        """Print the last event, wait until all output is written, and return the exit code.
+
+        The exit code is ``code``, or that of a failed write if ``code`` is 0.
+        """
+        # This may change the exit code, which the last event must contain.
         code = self._flushed(STDERR, code)
         if self.json:
             from batchdiff.cli.output.command_events import summary_event  # noqa: PLC0415
@@ -108,12 +111,12 @@ class Console:
         return self._flushed(STDOUT, code)
 
     def _flushed(self, outlet: Outlet, code: int) -> int:
-        """Wait until all text is written; return the exit code: the error's if that fails and ``code`` is 0."""
+        """Wait until all text is written; return ``code``, or the code of a failed write if ``code`` is 0."""
         try:
             outlet.flush()
         except UsageError as error:
             self.error(error)
-            with contextlib.suppress(UsageError):  # the first error has been reported
+            with contextlib.suppress(UsageError):  # only the first error is reported
                 STDERR.flush()
             return code or error.exit_code
         return code
@@ -130,7 +133,7 @@ class Console:
     def metering(self) -> Iterator[Meter]:
         """Yield a meter whose readings become a bar on stderr, events on stdout, both or neither.
 
-        The last reading is shown when the block ends; if an error ends it, that reading may be below 100%.
+        The meter ends with the block.
         """
         from batchdiff.cli.output.display import Display  # noqa: PLC0415  # only long work needs it
 
@@ -159,14 +162,14 @@ class Console:
         try:
             typed = sys.stdin.readline()
         finally:
-            if not typed.endswith("\n"):  # Ctrl-C or Ctrl-D: what follows begins on a new line
+            if not typed.endswith("\n"):  # after Ctrl-C or Ctrl-D, begin a new line
                 STDERR.put("\n")
         answer = typed.strip()
         self.log(f"{question}{answer}")
         return answer
 
     def log(self, text: str) -> None:
-        """Write to the log file, if there is one. If it cannot be written, the command warns and continues."""
+        """Write to the log file, if there is one. If that fails, warn once, and continue without the log."""
         if self.log_file is not None and (why := self.log_file.append(text)):
             with contextlib.suppress(UsageError):  # a log is not worth ending the command for
                 self._to_stderr(
@@ -176,12 +179,12 @@ class Console:
 
     @property
     def can_ask(self) -> bool:
-        """True if a person can read a question on stderr and answer it on stdin, because both are terminals."""
+        """True if stdin and stderr are terminals, so that a person can be asked."""
         return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
 
     @property
     def width(self) -> int | None:
-        """The columns of the terminal; None if stdout is not a terminal."""
+        """The width for results, in columns; None if stdout is not a terminal."""
         if not sys.stdout.isatty():
             return None
         import shutil  # noqa: PLC0415  # loads all of Python's compression modules: 2 ms, not needed for a pipe
@@ -190,7 +193,7 @@ class Console:
 
     @property
     def is_one_terminal(self) -> bool:
-        """True if messages and the result both go to a terminal, where a person reads one after the other."""
+        """True if messages and the result both go to a terminal, presumably the same one."""
         return not self.json and sys.stdout.isatty() and sys.stderr.isatty()
 
     @property
@@ -207,7 +210,7 @@ class Console:
 
 
 def _line(event: str, fields: dict[str, Any]) -> str:
-    """Return an event as a line of JSON, with the time: ISO 8601, in UTC, to the microsecond."""
+    """Return an event as a line of JSON, with the time in UTC: ISO 8601, to the microsecond."""
     seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
     moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
     return json.dumps({"event": event, "time": f"{moment}.{nanoseconds // 1000:06}Z"} | fields) + "\n"

@@ -1,10 +1,4 @@
-"""What must change in the definitions of VMs after an apply or a restore, and the command that shows all of it.
-
-::
-
-    as each guest is done   the change for its VM (on a terminal, below the table and only for a few guests)
-    at the end              the command that shows, or makes, all changes
-"""
+"""What must change in the definitions of VMs after an apply or a restore, and the command that shows it."""
 
 from __future__ import annotations
 
@@ -24,16 +18,16 @@ from batchdiff.qemu.image_options import decryption, dotted
 from batchdiff.units import few
 
 _MOST_CHANGES = 3
-"""The maximum number of guests whose definitions are listed on a terminal, below the table, without `-v`."""
+"""The maximum number of guests whose changes are listed on a terminal without `-v`."""
 
 PROXMOX_FOLDER = ("--proxmox", "/etc/pve/qemu-server")
-"""The option with the folder in which a host with Proxmox VE keeps the configurations of its VMs."""
+"""The option with the folder in which Proxmox VE keeps the configurations of a host's VMs."""
 
 
 def report_changes(console: Console, path: str, plan: Plan, outcomes: list[GuestOutcome]) -> None:
-    """Print, below the results on a terminal, what must change in definitions.
+    """Print what to change in definitions, if messages and results go to a terminal.
 
-    Elsewhere, the lines of each guest include that. ``path``: the plan's.
+    Otherwise, each change is reported when its guest is done. ``path``: the plan's path.
     """
     if not console.is_one_terminal:
         return
@@ -44,7 +38,7 @@ def report_changes(console: Console, path: str, plan: Plan, outcomes: list[Guest
     ]
     found = [(name, lines) for name, lines in changes if lines]
     to_change = {name for name, _ in found if must_change(guests[name], plan.template.source)}
-    if console.verbosity <= 0:  # the few that are listed are examples for those that are not
+    if console.verbosity <= 0:  # list a few examples, first of what must change
         found = sorted(found, key=lambda each: each[0] not in to_change)[:_MOST_CHANGES]
     for name, lines in found:
         for line in lines:
@@ -57,9 +51,9 @@ def report_changes(console: Console, path: str, plan: Plan, outcomes: list[Guest
 def print_step_to_overlays(
     console: Console, arguments: argparse.Namespace, plan: Plan, outcomes: list[GuestOutcome]
 ) -> None:
-    """Print, once for all VMs that have overlays now and must be defined anew, the command for their definitions.
+    """Print the command for the definitions that must change, if any, now that VMs have overlays.
 
-    ``arguments``: those of apply. For guests of Proxmox VE, each guest's own line has the command.
+    ``arguments``: those of apply. VMs of Proxmox VE are left out: their reported changes include the command.
     """
     guests = {guest.name: guest for guest in plan.guests}
     converted = [guests[each.name] for each in outcomes if _has_overlay(guests[each.name], each)]
@@ -71,10 +65,10 @@ def print_step_to_overlays(
 def print_definitions_step(
     console: Console, arguments: argparse.Namespace, guests: Iterable[GuestPlan], image: str
 ) -> None:
-    """Print the commands that show, or make, the changes in the definitions of some guests' VMs.
+    """Print the command that shows what must change in the definitions of these guests' VMs.
 
-    All VMs of Proxmox VE have one command, all other VMs another. ``arguments``: those of apply or restore.
-    ``image``: the kind of image that the definitions must name.
+    VMs of Proxmox VE have a command of their own. ``arguments``: those of apply or restore. ``image``: a noun for
+    what the definitions must name, such as ``overlay``.
     """
     options = ["--connect", arguments.connect] if arguments.connect else []
     moves = [word for move in getattr(arguments, "moves", None) or () for word in ("--map", move)]
@@ -97,8 +91,8 @@ def definitions_command(
 ) -> str:
     """Return the command that shows what must change in the definitions of these guests' VMs.
 
-    ``path``: the plan's. ``moves``: ``--map`` and its values. ``options``: those for libvirt, left out
-    for VMs of Proxmox VE, which libvirt does not know.
+    ``path``: the plan's path. ``moves``: each ``--map`` and its value. ``options``: those for libvirt, which are
+    left out if a guest is on Proxmox VE.
     """
     manager = PROXMOX_FOLDER if is_on_proxmox(guests) else options
     return shell_line(["batchdiff", "definitions", as_argument(path), *manager, *moves])
@@ -112,14 +106,14 @@ def is_on_proxmox(guests: Iterable[GuestPlan]) -> bool:
 def changes_in_definition(
     guest: GuestPlan, outcome: GuestOutcome, template: ImageSource, plan_path: str
 ) -> Iterator[str]:
-    """Yield what to change in the definition of a guest's VM, if its overlay exists."""
+    """Yield lines about the definition of a guest's VM, if the guest has an overlay now."""
     if _has_overlay(guest, outcome):
         yield from _definition(guest, plan_path)
         yield from _secrets(guest, template)
 
 
 def must_change(guest: GuestPlan, template: ImageSource) -> bool:
-    """Return True if the definition of a guest's VM cannot be the same for the original and the overlay."""
+    """Return True if a VM may need one definition for a guest's original and another for its overlay."""
     is_other = guest.overlay_path != guest.source.path or guest.options.format != guest.source.format.value
     is_other |= is_on_proxmox([guest]) or guest.options.data_file is not None
     return is_other or any(_secrets(guest, template))
@@ -131,13 +125,13 @@ def _has_overlay(guest: GuestPlan, outcome: GuestOutcome) -> bool:
 
 
 def _definition(guest: GuestPlan, plan_path: str) -> Iterator[str]:
-    """Yield what to change in the definition of a guest's VM, which names a symbolic link if the manifest does."""
+    """Yield all lines but those about secrets. A definition is assumed to name the guest as the manifest does."""
     file, kind = guest.source.path, guest.source.format.value
     named = guest.alias or file
     before = f"{guest.alias} (a link to {file}, {kind})" if guest.alias else f"{file} ({kind})"
     form = guest.options.format
     if is_on_proxmox([guest]):
-        # A linked clone is named after its base, even if it has taken the guest's own path.
+        # The name of a linked clone's volume contains its base, so it changes even if the path does not.
         command = definitions_command(plan_path, [guest])
         yield f"change the VM's configuration: `{command}` prints the command to run"
     elif guest.overlay_path != file:

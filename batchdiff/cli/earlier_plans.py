@@ -23,7 +23,7 @@ def converted_guests(manifest: Manifest) -> dict[str, list[str]]:
 
 
 def say_kept(console: Console, path: str, kept: KeptPlan) -> None:
-    """Print the new name of the plan that was at ``path``, and the states of its guests."""
+    """Print the new name of the plan that was at ``path``, and the states of that plan's guests."""
     from batchdiff.report.fates import kept_words  # noqa: PLC0415
 
     guests = "; ".join(f"{few(names)}: {kept_words(what)}" for what, names in kept.guests.items())

@@ -1,4 +1,4 @@
-"""Warnings about images that look like another format than the declared one."""
+"""Warnings about images that seem to have another format than the declared one."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def warn_of_formats(
     observer: ReadObserver | None = None,
     recognised: Callable[[int], None] = ignore,
 ) -> None:
-    """Warn of a manifest's images that look like another format than the declared one.
+    """Warn if the template or a guest seems to have another format than the manifest declares.
 
-    Guests that are converted already, or that cannot be converted (``objection``), are left out. ``observer`` is
-    called at every read; ``recognised``, with the number of images examined so far, 0 before the first.
+    Guests that are converted already, or have an ``objection``, are left out. ``observer`` is called at every
+    read; ``recognised``, first with 0, then with the number of images examined so far.
     """
     pending = [guest for guest in manifest.guests if guest.converted is None and not guest.objection]
     _warn(console, manifest.template, [(guest.name, guest.image) for guest in pending], observer, recognised)
@@ -36,10 +36,10 @@ def warn_of_formats(
 def warn_of_planned_formats(
     console: Console, plan: Plan, history: History, names: Iterable[str] | None = None
 ) -> None:
-    """Warn of a plan's images that look like another format than the declared one.
+    """Warn if the template, or a guest to convert or share, seems to have another format than declared.
 
-    These are the template and the guests to convert or share; with ``names``, only the guests named. A guest whose
-    overlay has taken its place is left out, because the overlay is not the declared image.
+    ``names``: the guests to examine; None for all. A guest whose overlay has taken its path is left out, because
+    the overlay is not the declared image.
     """
     chosen = None if names is None else set(names)
     guests = [

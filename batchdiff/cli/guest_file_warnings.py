@@ -17,9 +17,9 @@ from batchdiff.report.figures import count_of
 
 
 def warn_of_files(console: Console, manifest: Manifest, pending: Sequence[GuestEntry]) -> None:
-    """Warn once of read-only files, and once per filesystem of files that a VM could have open unnoticed.
+    """Warn once of read-only files, and report, once per filesystem, files that a VM could have open unnoticed.
 
-    ``pending``: the guests that will get overlays.
+    ``pending``: the guests that are to get overlays.
     """
     found = {}
     for guest in pending:
@@ -32,7 +32,7 @@ def warn_of_files(console: Console, manifest: Manifest, pending: Sequence[GuestE
 
 
 def _warn_of_modes(console: Console, modes: dict[str, int]) -> None:
-    """Warn of read-only guests: an overlay gets its guest's mode. Copies of a protected template are read-only."""
+    """Warn of read-only guests, such as copies of a protected template: an overlay gets its guest's mode."""
     closed = [path for path, mode in modes.items() if not mode & WRITE_BITS]
     if not closed:
         return
@@ -51,7 +51,7 @@ def _warn_of_modes(console: Console, modes: dict[str, int]) -> None:
 
 
 def _warn_of_the_unseen(console: Console, devices: dict[str, int], retire: Retire) -> None:
-    """Report, before overlays exist, that deletions need ``--unseen``; if ``retire`` is delete, as a warning."""
+    """Report that deletions need ``--unseen``: as a warning if ``retire`` is delete, otherwise as a note."""
     first: dict[int, str] = {}
     for path, device in devices.items():
         first.setdefault(device, path)

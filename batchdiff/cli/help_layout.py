@@ -1,4 +1,4 @@
-"""The layout of help, which is argparse's except that the width is found faster; the exit codes and examples."""
+"""The layout of help, the exit codes, and the examples."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import os
 
 _WIDTH = 80
-"""Columns if there is no terminal, or it reports no width."""
+"""The width, in columns, if no terminal reports one."""
 
 EXIT_CODES = """exit codes:
   0 done                              5 the plan is invalid, edited or stale
@@ -18,16 +18,15 @@ EXIT_CODES = """exit codes:
 
 
 def help_layout(prog: str) -> argparse.HelpFormatter:
-    """Return the formatter of a parser's help; argparse makes one for every option, to check the option.
+    """Return the formatter of a parser's help; argparse makes one for every argument, to check the argument.
 
-    By default, the formatter gets the width from shutil, whose import loads all of Python's compression modules:
-    2 ms of each start.
+    Without ``width``, the formatter imports shutil, which takes 2 ms of each start.
     """
     return argparse.RawDescriptionHelpFormatter(prog, width=_columns() - 2)
 
 
 def _columns() -> int:
-    """Return the width that ``shutil.get_terminal_size`` would find."""
+    """Return COLUMNS if it is a positive number, or else the width of stdout's terminal, or else ``_WIDTH``."""
     given = os.environ.get("COLUMNS", "")
     if given.isdecimal() and int(given) > 0:
         return int(given)

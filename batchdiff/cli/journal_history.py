@@ -1,4 +1,4 @@
-"""The history of a plan, for reports and questions; what its journal lacks is recovered."""
+"""The history of a plan, from its journal and, if that lacks guests, from the sidecar and the files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ _RECOVERED = (
 def history_of(
     console: Console, arguments: argparse.Namespace, plan: Plan, path_map: PathMap = NOTHING_MOVED
 ) -> History:
-    """Return what a plan's journal records; records that it lacks are recovered from the sidecar and the files."""
+    """Return the history of a plan, with the states that its journal lacks, but the sidecar and the files prove.
+
+    Warn if there are such states.
+    """
     history = mapped_history(read_history(arguments.plan, plan.checksum), path_map)
     found = recover_unrecorded(plan, history, path_map)
     if found:

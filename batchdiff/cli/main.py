@@ -1,4 +1,4 @@
-"""The entry point of all verbs, and the one funnel for errors, signals and exit codes."""
+"""The entry point of all verbs, which turns errors and signals into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -31,24 +31,27 @@ _REPORT_BUG = (
 _REPORT_PRINTED_BUG = "Please report the bug and include the lines above, which could not be written to a file."
 
 _NEED_FEW_DESCRIPTORS = {"validate", "show", "schema"}
-"""Verbs that start no process, and open at most one image at a time."""
+"""Verbs that open at most one image at a time, and need no other program."""
 
 GUEST_NAMES = "_guest-names"
 """The word with which a shell's completion asks for the names of a plan's guests."""
 
 
 def run(argv: list[str]) -> int:
-    """Run a command line and return its exit code."""
-    # A stream is None if the caller has closed it.
-    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # for good
+    """Run a command line and return its exit code.
+
+    :raises SystemExit: as for :func:`~batchdiff.cli.arguments.parse_arguments`.
+    """
+    # A stream is None if its descriptor was closed when Python started.
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # stays open
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     console, verb, started = Console(), "", time.monotonic()
     for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves SIGHUP
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as SIGHUP is under nohup
             signal.signal(number, _interrupt)
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # if the terminal lacks ±, print \xb1
+            stream.reconfigure(errors="backslashreplace")  # if the encoding lacks ±, print \xb1
     if argv[:1] == [GUEST_NAMES]:
         return _complete(argv[1:])
     arguments = None
@@ -56,7 +59,7 @@ def run(argv: list[str]) -> int:
         arguments = _arguments(argv, console)
         verb = arguments.verb
         console = _console(arguments)
-        with held_signals():  # so that the first event comes first, even if a signal ends the command right now
+        with held_signals():  # so that the first event is printed even if a signal ends the command
             console.begin(verb)
         console = _logged(console, arguments, argv)
         with written_in(sys.stdout.encoding or "utf-8"):
@@ -72,7 +75,7 @@ def run(argv: list[str]) -> int:
     console.log(f"exit code {code} after {time.monotonic() - started:.1f} s")
     try:
         return console.end(verb, code, time.monotonic() - started)
-    except KeyboardInterrupt:  # while it waited for a reader
+    except KeyboardInterrupt:  # while the output waited for a reader
         return EXIT_INTERRUPTED
 
 
@@ -87,7 +90,7 @@ def _console(arguments: argparse.Namespace) -> Console:
 
 
 def _logged(console: Console, arguments: argparse.Namespace, argv: list[str]) -> Console:
-    """Return the console with the log that the command line names, if any, and write the first lines to it."""
+    """Return the console with the log that the command line names, if any, and log the first lines."""
     if arguments.log_file is None:
         return console
     from batchdiff.cli.logs import session_log  # noqa: PLC0415  # only if a log is asked for
@@ -98,7 +101,7 @@ def _logged(console: Console, arguments: argparse.Namespace, argv: list[str]) ->
 
 
 def _complete(words: list[str]) -> int:
-    """Print what a shell's completion asks for: the names of a plan's guests."""
+    """Print the names of a plan's guests for a shell's completion."""
     module = importlib.import_module("batchdiff.cli.verbs.guest_names")
     code: int = module.run(words)
     return code
@@ -107,7 +110,7 @@ def _complete(words: list[str]) -> int:
 def _unexpected(
     console: Console, error: Exception, argv: Sequence[str] = (), arguments: argparse.Namespace | None = None
 ) -> int:
-    """Report an error that no verb handles: a limit, a deleted folder, or else a bug. Return the exit code."""
+    """Report an error that no verb handles, and return the exit code."""
     if isinstance(error, MemoryError):
         remedy = "Free some memory, then run the same command again."
         ending: BatchdiffError = BatchdiffError("out of memory", remedy=remedy)
@@ -129,7 +132,7 @@ def _unexpected(
 def _report_bug(
     console: Console, error: Exception, argv: Sequence[str], arguments: argparse.Namespace | None
 ) -> None:
-    """Write the traceback to a file and print the file's name; if no folder is writable, print the traceback."""
+    """Write the traceback to a file and print the file's name; if no file can be written, print the traceback."""
     from batchdiff.cli.logs import crash_report  # noqa: PLC0415  # takes 3 ms, and is needed only here
 
     command = shlex.join(["batchdiff", *argv])
@@ -152,7 +155,7 @@ def _is_folder_deleted() -> bool:
 
 
 def _arguments(argv: list[str], console: Console) -> argparse.Namespace:
-    """Return the parsed command line; help and version go through the console, which reports failed writes."""
+    """Return the parsed command line. Text for stdout goes through the console, which reports a failed write."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said):
@@ -178,7 +181,7 @@ def _verb(console: Console, arguments: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _advice_for(arguments: argparse.Namespace) -> Iterator[None]:
-    """Put the plan's full path and ``--map`` into recommended commands, so that they work in any folder."""
+    """Put the full path of the verb's plan, if any, and ``--map`` as it was given into recommended commands."""
     if "plan" not in arguments:
         yield
         return

@@ -1,4 +1,4 @@
-"""A request to stop as a condition rather than an error, for code that runs external programs."""
+"""A request to stop, returned as a truth value instead of raised as an error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from batchdiff.errors import StopError
 
 
 def stops(check: Callable[[], None]) -> Callable[[], bool]:
-    """Return a function that returns whether a stop was requested, in which case ``check`` raises an error."""
+    """Return a function that returns True if ``check`` raises StopError, and False if it returns."""
 
     def stopped() -> bool:
         try:

@@ -1,7 +1,7 @@
-"""The report of a crash: the traceback of a bug, in a new file that is fit to be sent to strangers.
+"""The report of a crash: the traceback of a bug, in a new file that a user can attach to a public bug report.
 
-It has lines of code, but no values of variables. Messages of exceptions may quote data, so bytes in them are left
-out.
+The traceback has lines of code, but no values of variables. Messages of exceptions may quote data, so bytes,
+arrays and long lists of numbers in them are left out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from batchdiff.cli.logs.log_file import time_now, without_passwords
 from batchdiff.files import own_files
 
 _LONGEST = 20_000
-"""The maximum length of an exception's message, in characters; one from a worker has the worker's traceback."""
+"""The maximum length of an exception's message, in characters. A message from a worker contains a traceback."""
 
 _DATA = re.compile(
     r"""\bb'(?:[^'\\]|\\.)*'|\bb"(?:[^"\\]|\\.)*"|\barray\((?:[^()]|\([^()]*\))*\)|\[[-\d\s,.]{40,}\]""", re.DOTALL
@@ -35,7 +35,7 @@ _LIBRARIES = {"yaml": "pyyaml"} | {
 
 
 def crash_text(error: BaseException, command: str) -> str:
-    """Return the report of an exception that no code expects; ``command`` is the command line."""
+    """Return the report of an unexpected exception. ``command``: the command line, whose passwords are hidden."""
     uname = platform.uname()
     loaded = [_with_version(name) for module, name in _LIBRARIES.items() if module in sys.modules]
     head = (
@@ -66,7 +66,7 @@ def _parts(error: BaseException) -> Iterator[str]:
 
 
 def exception_line(error: BaseException) -> str:
-    """Return an exception's class and message, without any bytes that the message quotes."""
+    """Return an exception's class and message. Data in the message is left out, and a long message is cut."""
     try:
         message = str(error)
     except Exception:  # the exception's own code has a bug, too
@@ -75,20 +75,21 @@ def exception_line(error: BaseException) -> str:
 
 
 def folders_for(arguments: argparse.Namespace | None) -> list[str]:
-    """Return the folders for a crash report: that of the plan, output or manifest, then TMPDIR or else /tmp.
+    """Return the folders to try for a crash report: that of a file of the command, then TMPDIR or else /tmp.
 
-    A manifest from stdin (``-``) or a pipe (in /dev or /proc) has no folder of its own.
+    The file is the plan, the output or the manifest: the first that was given and is neither stdin (``-``) nor in
+    /dev or /proc.
     """
     given = [getattr(arguments, name, None) for name in ("plan", "output", "manifest")]
     paths = [os.path.dirname(os.path.abspath(path)) for path in given if path and path != "-"]
     beside = [path for path in paths if not path.startswith(("/dev", "/proc"))][:1]
-    return [*beside, os.environ.get("TMPDIR") or "/tmp"]  # noqa: S108  # with a random name that must be new
+    return [*beside, os.environ.get("TMPDIR") or "/tmp"]  # noqa: S108  # the name is random, and must be new
 
 
 def write_crash_report(text: str, folders: Sequence[str]) -> str | None:
-    """Write a report to a new file, readable only by its owner, in the first writable folder.
+    """Write a report to a new file, readable only by its owner, in the first folder that allows it.
 
-    Return its path, or None if no folder is writable.
+    Return the file's path, or None if no folder allows it.
     """
     name = f"{re.sub('[-:]', '', time_now())}-{os.urandom(4).hex()}{own_files.CRASH}"
     for folder in folders:

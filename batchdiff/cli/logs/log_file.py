@@ -1,4 +1,4 @@
-"""The file of ``--log-file``: every message and result of commands, whether or not it is printed.
+"""The file of ``--log-file``: messages and results of commands, whether or not they are printed.
 
 ::
 
@@ -6,8 +6,7 @@
     2026-11-29T10:57:52Z 4242 web01: converted
     UTC                  process, because several commands may use one log
 
-Every line starts like this, so batchdiff recognises a log even after its first lines have been removed, and never
-appends to a file of another kind.
+Every line starts like this, so batchdiff recognises a log even after its first lines have been removed.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ from batchdiff.report.printable import printable
 
 _START = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \d+ ")
 _LONGEST = 1 << 20
-"""The maximum length of a message, in characters. A report of thousands of guests fits; an HTML page does not."""
+"""The maximum length of a message, in characters: a text report of thousands of guests fits."""
 
 _PASSWORD = re.compile(r"""(://[^/\s:@]*:)[^@/\s]+(?=@)|(\bpasswd=)(?:'[^']*'|"[^"]*")""")
-"""A password in the URI of a libvirt connection, or in a domain's definition."""
+"""A password in a URI or in a domain's definition."""
 
 _REMEDY = "Name a file that does not exist yet, such as batchdiff.log, or an earlier log of batchdiff."
 
@@ -44,7 +43,7 @@ def time_now() -> str:
 
 @dataclass(slots=True)
 class LogFile:
-    """An open log. ``fd`` is None once the log cannot be written; ``why`` is the cause, until that is reported."""
+    """A log. ``fd``: None once the log cannot be written; ``why``: the cause, until ``append`` has returned it."""
 
     path: str
     fd: int | None
@@ -82,13 +81,14 @@ def without_passwords(text: str) -> str:
 
 
 def open_log(path: str, taken: Iterable[str]) -> LogFile:
-    """Open a log, or create it with the mode that the umask gives, as for a plan.
+    """Open a log, or create it with a mode that depends on the umask.
 
-    If it cannot be written, the command continues without it, and ``why`` is set. ``taken``: the command's other
+    If the file cannot be opened for writing, ``fd`` is None and ``why`` is set. ``taken``: the command's other
     files, which may not exist yet.
 
-    :raises UsageError: something other than a log is there (an image, a plan, a device, a link), or the name is
-        that of another file of the command, or ends like an image's.
+    :raises UsageError: the path is that of a link, a device, a folder, another file of the command, or a file that
+        is neither empty nor recognisable as a log; or its suffix is that of an image or of another file of
+        batchdiff; or the file has just been replaced.
     """
     real = os.path.realpath(path)
     if real in {os.path.realpath(other) for other in taken}:
@@ -108,7 +108,7 @@ def open_log(path: str, taken: Iterable[str]) -> LogFile:
 
 
 def _require_log(path: str, info: os.stat_result) -> None:
-    """Refuse a file that is not a log. It is opened for reading only, which disturbs no VM that is using it."""
+    """Refuse a file that is neither a log nor empty. Reading a file disturbs no VM that is using it."""
     if stat.S_ISLNK(info.st_mode):
         raise _refusal(path, "it is a symbolic link")
     if not stat.S_ISREG(info.st_mode):

@@ -1,4 +1,4 @@
-r"""The findings of `status` and `verify`, in Prometheus' text format (version 0.0.4).
+r"""The results of `status` and `verify`, in Prometheus' text format (version 0.0.4).
 
 ::
 
@@ -23,7 +23,7 @@ from batchdiff.plan.plan import Plan
 from batchdiff.report.printable import printable
 
 STATES = ("planned", "skipped", "refused", *Step)
-"""The values of ``state``: all that a row of `batchdiff status` can have as its step."""
+"""The values of ``state``: the steps that `batchdiff status` can show."""
 
 _WORST_FIRST = (Health.DAMAGED, Health.STALE, Health.UNKNOWN, Health.IN_USE, Health.TOUCHED, Health.SOUND)
 
@@ -44,7 +44,7 @@ class Metric(NamedTuple):
 
 
 def metrics_text(plan_path: str, verb: str, when: int, metrics: Sequence[Metric]) -> Iterator[str]:
-    """Yield the lines of a file; ``when``: the end of the command, in seconds since 1970."""
+    """Yield the text of a file in parts. ``when``: the end of the command, in seconds since 1970."""
     last = Metric(
         "batchdiff_last_run_timestamp_seconds",
         "Time at which the verb last completed, in seconds since 1970.",
@@ -67,7 +67,7 @@ def _label_value(text: str) -> str:
 def status_metrics(
     plan: Plan, rows: Sequence[StatusRow], on_disk: Mapping[str, OnDisk], overlay_bytes: Mapping[str, int]
 ) -> list[Metric]:
-    """Return the metrics of `batchdiff status`; ``overlay_bytes``: disk space of existing overlays, by guest."""
+    """Return the metrics of `batchdiff status`. ``overlay_bytes``: disk space of existing overlays, by guest."""
     states = Counter(row.step for row in rows)
     freed = [
         MetricValue(
@@ -113,7 +113,7 @@ def status_metrics(
 
 
 def verify_metrics(findings: Sequence[Finding], *, success: bool) -> list[Metric]:
-    """Return the metrics of `batchdiff verify`; if a file has several findings, only the worst is counted."""
+    """Return the metrics of `batchdiff verify`. If a file has several findings, only the worst counts."""
     worst: dict[tuple[str, str], Health] = {}
     for health in _WORST_FIRST:
         for each in findings:

@@ -6,7 +6,10 @@ import argparse
 
 
 def metrics_file(text: str) -> str:
-    """Parse the name of a file for metrics, which ends with .prom: node_exporter's collector reads no others."""
+    """Return the name of a file for metrics.
+
+    :raises ArgumentTypeError: it does not end with .prom; node_exporter's collector ignores other files.
+    """
     if not text.endswith(".prom"):
         raise argparse.ArgumentTypeError(f"{text!r} does not end with .prom, so node_exporter would not read it")
     return text

@@ -1,4 +1,4 @@
-"""Open the log of a command, unless the command uses its name for another file, and compose the first lines."""
+"""The log of one command, kept apart from the command's other files, and the first lines of the log."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _READS_NO_IMAGE = {"show", "status", "validate"}
 def log_of(arguments: argparse.Namespace) -> LogFile:
     """Return the log that the command line names.
 
-    :raises UsageError: that file may not be used as a log.
+    :raises UsageError: the file must not be used as a log.
     """
     return open_log(arguments.log_file, _other_files(arguments))
 
 
 def first_lines(verb: str, argv: Sequence[str]) -> str:
-    """Return what a command logs first: the command line, the current folder, the user, and the versions."""
+    """Return what a command logs first."""
     where = f"in {os.getcwd()}, by user {os.getuid()}; {', '.join(_versions(verb))}"
     return f"command: {shlex.join(['batchdiff', *argv])}\n{where}"
 
 
 def _other_files(arguments: argparse.Namespace) -> Iterator[str]:
-    """Yield the paths of a command's files besides its log, even of those that do not exist yet."""
+    """Yield the paths of a command's manifest, plans, output and metrics, and of files beside them."""
     given = vars(arguments)
     names = ("plan", "manifest", "output", "against", "reuse", "textfile")
     paths = [given[name] for name in names if given.get(name)]

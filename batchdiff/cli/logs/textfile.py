@@ -1,6 +1,6 @@
 """The file of ``--textfile``, for node_exporter's textfile collector, which may read it at any time.
 
-It is replaced as a whole, through a temporary file whose name the collector ignores.
+The file is replaced as a whole, through a temporary file whose name the collector ignores.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from batchdiff.linux.permissions import Deed
 from batchdiff.plan.file import try_folder
 
 _MODE = 0o644
-"""The collector runs as another user."""
+"""The collector may run as another user."""
 
 _START = b"# HELP batchdiff_"
 _REMEDY = "Name a file in the folder of `--collector.textfile.directory`, such as batchdiff.prom."
 
 
 def check_textfile(path: str) -> None:
-    """Check, before hours of work, that a file for metrics can be written and replaces no file of another kind.
+    """Check that a file for metrics can be written.
 
-    :raises UsageError: it cannot be written, or would replace such a file.
+    :raises UsageError: it cannot be written, or would replace something other than an empty file or metrics.
     """
     folder = os.path.dirname(os.path.abspath(path))
     try:
         try_folder(folder)
         info = os.lstat(path) if os.path.lexists(path) else None
     except FileNotFoundError as error:
-        is_there = os.path.isdir(folder)  # as /proc is
+        is_there = os.path.isdir(folder)  # in /proc, for example
         why = (
             f"no file can be created in its folder ({error.strerror})" if is_there else "its folder does not exist"
         )
@@ -53,9 +53,9 @@ def check_textfile(path: str) -> None:
 
 
 def write_textfile(path: str, plan_path: str, verb: str, metrics: Sequence[Metric]) -> None:
-    """Create the file, or replace it, with these metrics and the current time.
+    """Create or replace a file with these metrics and the current time.
 
-    :raises UsageError: it cannot be written.
+    :raises UsageError: as for :func:`check_textfile`.
     """
     check_textfile(path)
     lines = metrics_text(os.path.abspath(plan_path), verb, int(time.time()), metrics)
@@ -66,7 +66,7 @@ def write_textfile(path: str, plan_path: str, verb: str, metrics: Sequence[Metri
 
 
 def _why_not_replaced(path: str) -> str:
-    """Return why a file may not be replaced: it is unreadable, or has no metrics of batchdiff; empty if it may."""
+    """Return why a file must not be replaced; empty if it starts with metrics of batchdiff."""
     try:
         with open(path, "rb") as file:
             start = file.read(len(_START))

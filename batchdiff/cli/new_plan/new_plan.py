@@ -1,4 +1,4 @@
-"""The second half of ``batchdiff plan``: scan the guests, write the plan, and show the savings."""
+"""The second half of ``batchdiff plan``: scan the guests, write the plan, and report the savings."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from batchdiff.throttle.throttle import throttle
 def make_and_report(
     console: Console, arguments: argparse.Namespace, manifest: Manifest, path: str, plans: EarlierPlans
 ) -> int:
-    """Make the plan of a manifest, write it to ``path``, report its content, and return the exit code.
+    """Make the plan of a manifest, write it to ``path``, report the savings, and return the exit code.
 
     ``plans``: the search for earlier plans, which may have converted guests.
     """
@@ -49,7 +49,7 @@ def make_and_report(
         _checkpoint(console, path) as checkpoint,
     ):
         earlier = EarlierResults(checkpoint, older, console.say, plans)
-        # The display is loaded before any image is opened, because batchdiff may be updated during a long scan.
+        # The display is loaded before the scan, because batchdiff may be updated during a long one.
         with console.metering() as meter, throttle(limits, tell=console.detail) as observer:
             progress = ScanProgress(meter, 1 + len(manifest.guests))
             warn_of_manifest(console, manifest, observer, progress.recognised)
@@ -83,9 +83,9 @@ def make_and_report(
 
 @contextmanager
 def _checkpoint(console: Console, path: str) -> Iterator[Checkpoint]:
-    """Yield the checkpoint of the plan at a path; after Ctrl-C, SIGTERM or SIGHUP, report that it remains.
+    """Yield the checkpoint of the plan at a path.
 
-    :raises StopError: there was such a signal, and the checkpoint remains.
+    :raises StopError: Ctrl-C, SIGTERM or SIGHUP ended the block, and the checkpoint remains.
     """
     with closing(Checkpoint(path, warn=console.warn)) as checkpoint:
         try:
@@ -100,7 +100,7 @@ def _checkpoint(console: Console, path: str) -> Iterator[Checkpoint]:
 
 
 def _with_domains(manifest: Manifest, uri: str) -> Manifest:
-    """Return the manifest with, for each guest, what libvirt reports about a domain that is using its image."""
+    """Return the manifest with, for each guest, how an active or saved domain uses its image, if one does."""
     # Loaded only now: without `--connect`, a plan neither needs libvirt nor waits for it.
     from batchdiff.definitions.domain_state import images_of_active_domains  # noqa: PLC0415
     from batchdiff.definitions.virsh import Libvirt  # noqa: PLC0415

@@ -13,7 +13,7 @@ from batchdiff.units import few
 
 
 def warn_of_changed_template(console: Console, plan: Plan) -> None:
-    """Warn if the template changed after earlier plans put overlays on it."""
+    """Warn if the template changed after overlays that still exist were created on it."""
     for sidecar in sidecars_of(plan):
         there = [path for path in sidecar.overlays if os.path.lexists(path)]
         if there and plan.template_digest not in {"", sidecar.digest}:
@@ -29,7 +29,7 @@ def warn_of_changed_template(console: Console, plan: Plan) -> None:
 
 
 def warn_of_space(console: Console, plan: Plan) -> None:
-    """Warn if a filesystem does not have enough space for apply."""
+    """Warn if apply would refuse the plan because a filesystem lacks space or cannot be queried."""
     try:
         check_space(plan.to_convert, plan.retire)
     except GuestError as error:
