@@ -16,9 +16,9 @@ from batchdiff.plan.plan import Plan
 def with_moved_paths(console: Console, plan: Plan, arguments: argparse.Namespace) -> tuple[Plan, PathMap]:
     """Return the plan with its paths as they are now, and the map for other documents that record paths.
 
-    Warn if the overlays' template cannot be found.
+    Warn if a guest has the strategy ``overlay`` and the template cannot be found.
 
-    :raises UsageError: a map is malformed or does not match the plan, or its NEW cannot be found.
+    :raises UsageError: a map is malformed, its NEW cannot be found, or maps contradict the plan or one another.
     """
     try:
         path_map = PathMap(tuple(move_in(text) for text in arguments.moves or ()))
@@ -34,7 +34,7 @@ def with_moved_paths(console: Console, plan: Plan, arguments: argparse.Namespace
             f"cannot use `--map` with the plan {arguments.plan}", why=str(error), remedy=remedy
         ) from error
     template = found.template.source.path
-    # Guests that share blocks in place are standalone images, which do not need the template.
+    # A guest that shares blocks in place does not depend on the template.
     has_overlays = any(guest.strategy is Strategy.OVERLAY for guest in found.guests)
     if has_overlays and not os.path.lexists(template):
         hint = "If the images were moved, add `--map OLD=NEW`; see docs/moving.md"

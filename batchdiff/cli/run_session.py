@@ -32,25 +32,25 @@ from batchdiff.report.events import guest_event
 from batchdiff.units import format_size
 
 _WORST_FIRST = (6, 5, 7, 4, 1)
-"""If guests failed in different ways, the exit code is the first of these that occurred: the most urgent."""
+"""Exit codes of guests, the most urgent first: a command has the first that any of its guests has."""
 
 _CHANGES_DISKS = {Status.CONVERTED, Status.SHARED, Status.RETIRED, Status.RESTORED, Status.PURGED}
 
 _ALWAYS_FREES = {Status.SHARED, Status.RESTORED, Status.PURGED}
-"""Results that free space, whatever became of the original: a file was deleted, or blocks were shared."""
+"""Results that can free space whatever became of the original, by deleting a file or sharing blocks."""
 
 _COMPLETE = _CHANGES_DISKS | {Status.UNCHANGED}
-"""Results after which nothing is left to do for the guest."""
+"""Results of the guests that count as completed if the command is interrupted."""
 
 _REASON_WAITS = {Status.SHARED, Status.UNCHANGED}
-"""Results whose reasons are printed once, with the command's result, because none is urgent."""
+"""Results whose reasons are left to the command's result, because none is urgent."""
 
 Work = Callable[[Session], Iterator[GuestOutcome]]
 
 
 @frozen
 class Announcer:
-    """A reporter of events. If a report cannot be written, the work continues; ``unheard`` keeps the errors."""
+    """The printer of a session's reports. ``unheard``: why reports could not be printed; the work continues."""
 
     console: Console
     template: ImageSource
@@ -74,7 +74,7 @@ class Announcer:
             self.unheard.append(error)
 
     def report_guest(self, guest: GuestPlan, outcome: GuestOutcome) -> None:
-        """Report that a guest is finished."""
+        """Report the outcome of a guest."""
         try:
             self.console.event("guest", **guest_event(guest, outcome))
             _say(self.console, guest, outcome, self.template, self.plan_path)
@@ -82,7 +82,7 @@ class Announcer:
             self.unheard.append(error)
 
     def report_without_result(self, outcomes: list[GuestOutcome]) -> None:
-        """Report failures and remarks that only the result would have had, because it will not be printed."""
+        """Report failures and remarks that were left to the command's result, which will not be printed."""
         if not self.console.is_one_terminal:
             return  # they have been reported
         try:
@@ -108,9 +108,11 @@ def carry_out(
 
     :raises StopError: the command was interrupted; the message lists the completed guests.
     :raises GuestError: a system error prevents all further work.
-    :raises PlanError: another command is working on the plan, or its journal cannot be used.
-    :raises ProgramError: libvirt cannot be queried.
-    :raises UsageError: everything was done, but not everything could be reported.
+    :raises PlanError: another command is working on the plan, another plan has replaced it, or its journal cannot
+        be used.
+    :raises DefinitionError, ProgramError: as for :func:`in_domains`.
+    :raises UsageError: the work is done, but not every report could be written.
+    :raises BatchdiffError: as for ``work``.
     """
     outcomes: list[GuestOutcome] = []
     announcer = Announcer(console, plan.template.source, arguments.plan)
@@ -124,10 +126,10 @@ def carry_out(
             names = ", ".join(outcome.name for outcome in outcomes if outcome.status in _COMPLETE) or "none"
             raise StopError(
                 f"interrupted; completed guests: {names}",
-                # Work in progress was rolled back; but a guest that shares blocks keeps those that it shares.
+                # Work in progress was rolled back, but blocks that were shared stay shared.
                 remedy="No disk was left incomplete. Run the same command again to continue.",
             ) from error
-    # Output that could not be written does not stop the work, but the exit code must not claim success.
+    # Lost reports do not stop the work, but the exit code must not claim success.
     if announcer.unheard:
         raise announcer.unheard[0]
     return outcomes
@@ -136,12 +138,15 @@ def carry_out(
 def dry_run(
     console: Console, arguments: argparse.Namespace, plan: Plan, work: Work, history: History
 ) -> list[GuestOutcome]:
-    """Return the outcomes that a command would have, each reported as it comes; nothing is changed.
+    """Return the outcomes that a command would have, each reported as it comes.
+
+    ``work`` must change nothing. ``history``: what the plan's journal records.
 
     :raises StopError: the command was interrupted.
     :raises GuestError: a system error prevents all further work.
-    :raises ProgramError: libvirt cannot be queried.
-    :raises UsageError: not everything could be reported.
+    :raises DefinitionError, ProgramError: as for :func:`in_domains`.
+    :raises UsageError: not every report could be written.
+    :raises BatchdiffError: as for ``work``.
     """
     outcomes: list[GuestOutcome] = []
     announcer = Announcer(console, plan.template.source, arguments.plan)
@@ -157,7 +162,7 @@ def dry_run(
 
 
 def _do(work: Work, session: Session, announcer: Announcer, outcomes: list[GuestOutcome]) -> None:
-    """Do the work of a command; report each outcome as it comes, and add it to the list."""
+    """Do the work of a command, report each outcome as it comes, and append it to ``outcomes``."""
     guests = {guest.name: guest for guest in session.plan.guests}
     try:
         with explained():
@@ -172,9 +177,9 @@ def _do(work: Work, session: Session, announcer: Announcer, outcomes: list[Guest
 
 @contextmanager
 def advising_to_start_over() -> Iterator[None]:
-    """Add advice to the interruption of a command that changes nothing.
+    """Replace the error of an interruption with one that gives advice; the block must change nothing.
 
-    :raises StopError: it was interrupted.
+    :raises StopError: the block was interrupted.
     """
     try:
         yield
@@ -185,7 +190,7 @@ def advising_to_start_over() -> Iterator[None]:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Explain a system error that concerns no single guest, and so ends the command.
+    """Replace a system error that concerns no single guest with one that explains it.
 
     :raises GuestError: there was one.
     """
@@ -199,7 +204,7 @@ def explained() -> Iterator[None]:
 def in_domains(arguments: argparse.Namespace) -> dict[str, str]:
     """Return how active or saved domains use images, in words, by the image's resolved path.
 
-    libvirt is asked only if an option refers to it; without one, a command neither needs it nor waits for it.
+    Empty if neither ``--connect`` nor ``--define`` is given: then the command must not depend on libvirt.
 
     :raises DefinitionError: libvirt returned something other than a definition.
     :raises ProgramError: libvirt cannot be queried.
@@ -210,7 +215,7 @@ def in_domains(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 def report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcome]) -> None:
-    """Report how free space, as df shows it, has changed, if the command has changed any image."""
+    """Report the change in the free space that df shows, if the command has changed any image."""
     changed = [outcome for outcome in outcomes if outcome.status in _CHANGES_DISKS]
     if not changed:
         return
@@ -238,7 +243,7 @@ def _df(folder: str, grown: int, *, purged: bool) -> str:
 
 
 def _say(console: Console, guest: GuestPlan, outcome: GuestOutcome, template: ImageSource, plan_path: str) -> None:
-    # If the result goes to the same terminal, it shows all of this. Only a failure cannot wait for it.
+    # The result on the same terminal will show all of this; only a failure cannot wait.
     if console.is_one_terminal:
         if outcome.status is Status.FAILED:
             console.warn(f"{outcome.name}: {outcome.status}")
@@ -246,7 +251,7 @@ def _say(console: Console, guest: GuestPlan, outcome: GuestOutcome, template: Im
     if outcome.status in {Status.FAILED, Status.REFUSED}:
         console.warn(f"{outcome.name}: {outcome.status}: {outcome.reason}")
         return
-    # Hundreds of guests may be done already, in every run; the result has one line for all of them.
+    # Hundreds of guests may have been done before; the result has one line for all of them.
     is_of_many = is_done(outcome.reason) or outcome.reason in {NOTHING_TO_UNDO, NOTHING_TO_PURGE}
     say = console.detail if outcome.status is Status.SKIPPED and is_of_many else console.say
     has_reason = outcome.reason and outcome.status not in _REASON_WAITS

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP while a command works on images: one asks it to stop, the next kills it."""
+"""The response to Ctrl-C, SIGTERM and SIGHUP while a command works on images."""
 
 from __future__ import annotations
 
@@ -16,22 +16,21 @@ from batchdiff.signals import HELD
 
 @contextmanager
 def stopping() -> Iterator[Stop]:
-    """Yield a :class:`Stop`, through which the first signal inside the block asks the command to stop.
+    """Yield the request to stop, which the first of these signals inside the block makes.
 
-    Another signal, unless it is SIGHUP, ends the process at once, as a power cut would; the next run cleans up
-    after it.
+    A later SIGINT or SIGTERM kills external programs and ends the process at once; the next run cleans up.
     """
     stop = Stop()
 
     def handle(number: int, _frame: FrameType | None) -> None:
         if stop.is_asked and number == signal.SIGHUP:
-            return  # it may come twice when a terminal is closed: from the kernel and from the shell
+            return  # when a terminal is closed, it may come twice: from the kernel and from the shell
         if stop.is_asked:
             kill_all()
             os._exit(EXIT_INTERRUPTED)
         stop.ask()
 
-    # A shell starts background jobs with SIGINT ignored, and nohup ignores SIGHUP: both must remain ignored.
+    # Shell scripts start background jobs with SIGINT ignored, and nohup ignores SIGHUP: both must stay ignored.
     heard = [number for number in HELD if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, handle) for number in heard}
     try:

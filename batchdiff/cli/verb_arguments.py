@@ -1,4 +1,4 @@
-"""The verbs of the command line and their options, with their help."""
+"""The verbs of the command line and their options."""
 
 from __future__ import annotations
 

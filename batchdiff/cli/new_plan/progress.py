@@ -1,4 +1,4 @@
-"""The progress of a plan, which opens all images, reads them together, and then assesses guest after guest."""
+"""The progress of a scan."""
 
 from __future__ import annotations
 
@@ -8,24 +8,23 @@ from batchdiff.progress import Meter, Phase
 
 @frozen
 class ScanProgress:
-    """Passes the progress of a scan on to a meter. ``images``: the number of images, the template among them."""
+    """The progress of a scan, as a meter shows it. ``images``: the number of images, including the template."""
 
     meter: Meter
     images: int
 
     def recognised(self, done: int) -> None:
-        """Report how many images have been examined for signs of a format other than the declared one."""
+        """Report how many images have been examined for doubtful formats."""
         self.meter.open(done, 3 * self.images)
 
     def opened(self, done: int) -> None:
-        """Report further openings: of each image, to examine it, then of each guest to scan, to find its data."""
+        """Report how many further openings are done, at most two for each image."""
         self.meter.open(self.images + done, 3 * self.images)
 
     def scanned(self, done: int, total: int) -> None:
-        """Report how many bytes of the template and all guests have been scanned.
+        """Report the bytes done and the total.
 
-        The first report counts the bytes whose results are in a checkpoint. Bytes that are read again for guests
-        from an older plan come last.
+        In the first report, ``done`` is what an earlier run scanned, which must not raise the rate.
         """
         is_first = not self.meter.has_begun
         if is_first:
@@ -34,6 +33,6 @@ class ScanProgress:
         self.meter.begin()
 
     def assessed(self, guest: str) -> None:
-        """Report a guest whose savings are known; assessing reads next to nothing, so it counts no bytes."""
+        """Report that a guest has been assessed, which reads too little to be counted."""
         self.meter.begin()
         self.meter.reach(guest, Phase.ASSESS, 0)

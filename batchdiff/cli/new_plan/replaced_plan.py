@@ -1,4 +1,4 @@
-"""The plan that a new one replaces. Usually there is none, so the modules that handle one are not loaded."""
+"""The plan that a new one replaces. The modules for it are loaded only if there is a file at its path."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 def leftovers_at(path: str) -> Collection[str]:
-    """Return the paths of all overlays that restores of the plan at a path left behind (``journal.leftovers``)."""
+    """Return the paths of unmodified overlays that restores of the plan at ``path`` left behind.
+
+    :raises PlanError: the plan's journal cannot be read.
+    """
     if not os.path.isfile(path):
         return ()
     from batchdiff.applying.journal.leftovers import leftovers  # noqa: PLC0415
@@ -23,7 +26,11 @@ def leftovers_at(path: str) -> Collection[str]:
 
 
 def name_to_keep_at(path: str, converted: NamesByPlan) -> str | None:
-    """Return the name that the plan at a path will get; None if it need not be kept (``journal.kept_plan``)."""
+    """Return the name that the plan at ``path`` will get when it is replaced; None if it need not be kept.
+
+    :raises UsageError: it cannot be kept.
+    :raises PlanError: another command for it is running, or its journal cannot be used.
+    """
     if not os.path.isfile(path):
         return None
     from batchdiff.applying.journal.kept_plan import name_to_keep  # noqa: PLC0415
@@ -32,7 +39,11 @@ def name_to_keep_at(path: str, converted: NamesByPlan) -> str | None:
 
 
 def replace_plan_at(path: str, plan: Plan, converted: NamesByPlan) -> KeptPlan | None:
-    """Write a plan; return the one that was at its path, if it is kept (``journal.kept_plan``)."""
+    """Write a plan, and return the plan that it replaces if that plan is kept; otherwise None.
+
+    :raises UsageError, PlanError: as for :func:`name_to_keep_at`.
+    :raises PlanError: the new plan cannot be written.
+    """
     if not os.path.isfile(path):
         write_plan(plan, path)
         return None

@@ -1,4 +1,4 @@
-"""Connect to the scheduler that the options of ``plan`` name."""
+"""The connection to the scheduler of ``plan --scheduler``."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ if TYPE_CHECKING:
 def remote_scans(
     console: Console, arguments: argparse.Namespace, limits: ScanLimits
 ) -> Iterator[RemoteScans | None]:
-    """Connect to the scheduler in the options, and yield a way to scan with its workers; None without a scheduler.
+    """Yield the means to scan with the scheduler's workers; None without a scheduler. Disconnect after the block.
 
-    :raises UsageError: Dask cannot be loaded, or the certificates cannot be used.
-    :raises WorkerError: the scheduler does not answer.
+    :raises UsageError: Dask cannot be loaded, the certificates cannot be used, or as for
+        :func:`~batchdiff.cli.options.scheduler_options.scheduler_address_of`.
+    :raises WorkerError: the scheduler cannot be reached, or does not answer.
     """
     if arguments.scheduler is None:
         yield None
         return
-    # Loaded only now: Dask takes half a second to load, and is an optional dependency.
+    # Dask takes half a second to load, and is an optional dependency.
     from batchdiff.planning.remote.connection import Certificates, connect  # noqa: PLC0415
     from batchdiff.planning.remote.remote_scan import RemoteScans  # noqa: PLC0415
 

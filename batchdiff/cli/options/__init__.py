@@ -1,1 +1,1 @@
-"""Options that only one verb has, and the values of options; they need no other module of cli."""
+"""Options that only one verb has, and parsers of option values."""

@@ -1,4 +1,4 @@
-"""The options of the verb definitions: where definitions are, and what to do with them."""
+"""Options of ``definitions``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 
 def add_places(verb: argparse.ArgumentParser) -> None:
-    """Add the options that name definitions outside libvirt."""
+    """Add the options for definitions in files."""
     verb.add_argument(
         "--xml",
         metavar="FILE",
@@ -27,7 +27,7 @@ def add_places(verb: argparse.ArgumentParser) -> None:
 
 
 def add_changes(verb: argparse.ArgumentParser) -> None:
-    """Add the options that change definitions, or write changed copies; only one of these options can be given."""
+    """Add the options for changing definitions or writing changed copies."""
     what = verb.add_mutually_exclusive_group()
     what.add_argument(
         "--write", metavar="FOLDER", help="write to this folder a changed copy of each definition that must change"

@@ -1,15 +1,15 @@
-"""The options of the verb discover."""
+"""Options of ``discover``."""
 
 from __future__ import annotations
 
 import argparse
 
 OUTPUT = "write a manifest for each template to this folder, or a single manifest to this file (.yaml)"
-"""The help of the option that names the place of the manifests."""
+"""The help of ``--output``."""
 
 
 def add_search(verb: argparse.ArgumentParser) -> None:
-    """Add the options that decide which images are sampled, and how."""
+    """Add the arguments that decide which images are sampled, and how."""
     verb.add_argument(
         "paths", metavar="PATH", nargs="*", help="an image, a folder to search for images, or a quoted glob"
     )

@@ -1,4 +1,4 @@
-"""The options of the verb estimate."""
+"""Options of ``estimate``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ _MOST_SEED = 2**63
 
 
 def error_share(text: str) -> float:
-    """Parse a share of what the guests take on disk: ``2%`` or ``0.02``."""
+    """Parse a share such as ``2%`` or ``0.02``.
+
+    :raises ArgumentTypeError: it is not a number of at least 0 and less than 1.
+    """
     number, is_percent = text.removesuffix("%"), text.endswith("%")
     try:
         share = float(number) / (100 if is_percent else 1)
@@ -23,7 +26,10 @@ def error_share(text: str) -> float:
 
 
 def seed(text: str) -> int:
-    """Parse the number from which the offsets of samples are drawn."""
+    """Parse the seed for the choice of samples.
+
+    :raises ArgumentTypeError: it is not a whole number from 0 to 2^63 - 1.
+    """
     if not text.isdecimal() or int(text) >= _MOST_SEED:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^63 - 1")
     return int(text)

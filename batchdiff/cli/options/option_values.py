@@ -1,4 +1,4 @@
-"""The values that options take, and error messages that list the choices."""
+"""Parsers of option values. They raise ArgumentTypeError if they refuse a value."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _ALIKE = {
     "md": "markdown",
     "htm": "html",
 }
-"""Words that people try, each with the value that they mean."""
+"""Words that people try, each with the value that is probably meant."""
 
 
 class SchemaName(enum.StrEnum):
-    """The JSON Schemas that ship with batchdiff."""
+    """The name of a JSON Schema that ships with batchdiff."""
 
     MANIFEST = "manifest"
     PLAN = "plan"
@@ -37,9 +37,9 @@ Choice = TypeVar("Choice", bound=enum.StrEnum)
 
 
 def one_of(choices: type[Choice]) -> Callable[[str], Choice]:
-    """Return the parser of an option that takes one of several words.
+    """Return a parser that accepts only the words of an enumeration.
 
-    argparse's own message for a word that is not among them names the Python class.
+    If the enumeration itself were the parser, argparse's message about another word would name the class.
     """
 
     def chosen(text: str) -> Choice:
@@ -55,13 +55,13 @@ def one_of(choices: type[Choice]) -> Callable[[str], Choice]:
 
 
 def guest_name(text: str) -> str:
-    """Parse a guest's name: as it is printed, or with the non-UTF-8 bytes of its file's name."""
-    # Arguments have these bytes as surrogates. Plans have the readable form of such a name.
+    """Parse a guest's name, in which bytes that are not UTF-8 may be given as they are or as escapes."""
+    # Python represents such bytes in arguments as surrogates; plans have escapes instead.
     return readable(text) if any("\udc80" <= letter <= "\udcff" for letter in text) else text
 
 
 def file_to_write(text: str) -> str:
-    """Parse the name of a file to write."""
+    """Parse a path to write to, which must be neither empty nor ``-``."""
     if text == "-":
         raise argparse.ArgumentTypeError("- does not mean stdout here; for a file of that name, write ./-")
     if not text:
@@ -70,14 +70,14 @@ def file_to_write(text: str) -> str:
 
 
 def file_to_read(text: str) -> str:
-    """Parse the name of a file to read."""
+    """Parse the path of a file to read, which must not be empty."""
     if not text:
         raise argparse.ArgumentTypeError("the file name is empty")
     return text
 
 
 def rate(text: str) -> int:
-    """Parse bytes a second: ``200MiB``, ``200M/s``."""
+    """Parse bytes a second, such as ``200MiB`` or ``200M/s``, from 1 MiB to 1 TiB."""
     try:
         found = parse_size(text.removesuffix("/s"))
     except ValueError:
@@ -89,7 +89,7 @@ def rate(text: str) -> int:
 
 
 def jobs(text: str) -> int:
-    """Parse the number of worker processes, or of guests to work on at the same time."""
+    """Parse a number of jobs, from 1 to 1024."""
     if not text.isdecimal() or not 1 <= int(text) <= _MOST_JOBS:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of jobs from 1 to {_MOST_JOBS}")
     return int(text)

@@ -1,4 +1,4 @@
-"""The options of ``plan`` for a scan on several hosts, checked before anything is read."""
+"""Options of ``plan`` for a scan on several hosts."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def add_scheduler(verb: argparse.ArgumentParser) -> None:
 
 
 def check_scheduler_options(arguments: argparse.Namespace) -> None:
-    """Check the options before anything is read.
+    """Check the options without connecting to the scheduler.
 
-    :raises UsageError: they contradict each other, or the scheduler's address is wrong or must not be used.
+    :raises UsageError: options do not fit together, or as for :func:`scheduler_address_of`.
     """
     given = [
         option
@@ -64,10 +64,10 @@ def check_scheduler_options(arguments: argparse.Namespace) -> None:
 
 
 def scheduler_address_of(arguments: argparse.Namespace) -> str:
-    """Return the whole address of the scheduler that the options name.
+    """Return the scheduler's address with its port; ``--scheduler`` must be given.
 
-    :raises UsageError: it is wrong, or the scheduler must not be used.
+    :raises UsageError: it is malformed, or ``--trust-network`` is needed and missing.
     """
-    from batchdiff.planning.remote.address import scheduler_address  # noqa: PLC0415  # other plans start without it
+    from batchdiff.planning.remote.address import scheduler_address  # noqa: PLC0415  # only for a scheduler
 
     return scheduler_address(arguments.scheduler, trust_network=arguments.trust_network)

@@ -1,1 +1,1 @@
-"""Streams that never make the work wait, and the progress bar."""
+"""stdout and stderr, the progress bar, and the fields of events."""

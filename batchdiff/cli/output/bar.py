@@ -1,4 +1,4 @@
-"""A progress bar on stderr: a line for the whole run, and one for the current guest if the cursor can move up.
+"""A progress bar on stderr: a line for the whole run and, if the cursor can move up, one for the current guest.
 
 ::
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 EVERY = 0.1
-"""Seconds between two redraws."""
+"""Seconds from one reading until the next is due."""
 
 _WORDS = {
     None: "working",
@@ -40,21 +40,21 @@ _WORDS = {
 }
 
 _COLUMNS, _ROWS = 80, 24
-"""The size that is assumed for a terminal that reports none, as in Python's shutil.get_terminal_size."""
+"""The size assumed for a terminal that reports 0, as in Python's shutil.get_terminal_size."""
 
 _NAME = 24
-"""The maximum length of a guest's name. Longer ones are cut in the middle: names of a fleet often begin alike."""
+"""The most characters drawn of a guest's name. Longer names are cut in the middle: many begin alike."""
 
 
 @frozen
 class _Screen:
-    """The file that tqdm writes to: stderr, except that a slow or missing reader does not hold up the work."""
+    """stderr as a file for tqdm. Text is left out if the reader is behind."""
 
     def write(self, text: str) -> None:
         STDERR.put_event(text, may_drop=True)
 
     def flush(self) -> None:
-        """Do nothing: no write waits for this."""
+        """Do nothing: :meth:`write` does not need it."""
 
     def fileno(self) -> int:
         return STDERR.stream.fileno()
@@ -65,10 +65,10 @@ class _Screen:
 
 
 def _screen_shape(screen: _Screen) -> tuple[int | None, int | None]:
-    """Return the columns and rows to draw in, each one fewer than a terminal has, as in tqdm; None for a file.
+    """Return the columns and rows to draw in, one fewer of each than the terminal has, as in tqdm.
 
-    A serial console, or a container that was started with a terminal of its own, reports a size of 0, for which
-    tqdm would draw nothing. With 0 columns to draw in, tqdm would ignore the format, so there is at least 1.
+    Both are None if stderr is not a terminal. A serial console or a container's terminal may report a size of 0,
+    for which tqdm would draw nothing. There is at least 1 column: with 0, tqdm would ignore the format.
     """
     try:
         columns, rows = os.get_terminal_size(screen.fileno())
@@ -83,10 +83,10 @@ def can_move_up() -> bool:
 
 
 class ProgressBar:
-    """The bar, drawn until it is closed; text that is written meanwhile goes above it."""
+    """The bar. Until it is closed, text that is put on stderr goes above it."""
 
     def __init__(self) -> None:
-        # Imported here: it takes a tenth of the start-up time, and only a bar needs it.
+        # Importing tqdm takes a tenth of the start-up time.
         from tqdm import tqdm  # noqa: PLC0415
 
         # tqdm's monitor is a thread, and the planner, which forks, must not have threads.
@@ -144,7 +144,7 @@ class ProgressBar:
         if reading.openings is not None:
             _draw_line(run, _WORDS[reading.phase], reading.openings, openings_text(reading.openings))
             return
-        if not reading.run.total:  # there is nothing to do
+        if not reading.run.total:  # the command has no work
             for line in self._lines:
                 line.clear()
             return
@@ -166,13 +166,13 @@ def _draw_line(line: tqdm[Any], what: str, pace: Pace, text: str) -> None:
 
 
 def pace_text(pace: Pace) -> str:
-    """Return bytes, rate and time left, with the units that reports use."""
+    """Return the bytes done and the total, with the rate and the time left if they are known."""
     rate = f", {format_size(int(pace.per_second))}/s" if pace.per_second else ""
     return f"{format_size(pace.done)} of {format_size(pace.total)}{rate}{_left(pace)}"
 
 
 def openings_text(pace: Pace) -> str:
-    """Return how many of all openings are done, and the time left; each image is opened more than once."""
+    """Return the openings done and their total, with the time left if it is known."""
     return f"{pace.done:,} of {pace.total:,}{_left(pace)}"
 
 

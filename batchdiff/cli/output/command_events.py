@@ -15,7 +15,7 @@ EVENTS_VERSION = "1.0"
 
 
 def version_event(verb: str) -> dict[str, Any]:
-    """Return the program's version, the verb, and the versions of the formats of events, reports and plans."""
+    """Return the fields of the first event."""
     return {
         "version": __version__,
         "verb": verb,
@@ -26,10 +26,7 @@ def version_event(verb: str) -> dict[str, Any]:
 
 
 def progress_event(reading: Reading) -> dict[str, Any]:
-    """Return a reading's fields, with restic's names where it has any (its manual, "Scripting").
-
-    None: unknown, or not applicable.
-    """
+    """Return the fields of a reading. None: unknown, or not applicable."""
     run, guest, openings = reading.run, reading.of_guest, reading.openings
     return {
         "bytes_done": run.done,
@@ -49,7 +46,7 @@ def progress_event(reading: Reading) -> dict[str, Any]:
 
 
 def summary_event(verb: str, exit_code: int, seconds: float, guests: Mapping[str, int]) -> dict[str, Any]:
-    """Return how a command ended. ``guests``: the number of guests, or files, by their result."""
+    """Return the fields of the last event. ``guests``: the number of guests, or files, by result."""
     return {"verb": verb, "exit_code": exit_code, "seconds_elapsed": round(seconds, 3), "guests": dict(guests)}
 
 

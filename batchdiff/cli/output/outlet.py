@@ -1,13 +1,13 @@
-"""stdout and stderr, written so that no reader can hold up the work: text that is not taken yet waits in memory.
+"""stdout and stderr, written so that a pipe's reader cannot hold up the work: unread text waits in memory.
 
 ::
 
-    put("line")    -> pending -> as much as the reader takes right now; lines from several threads never mix
+    put("line")    -> pending -> as much as the reader takes right now; texts from several threads never mix
     put_event("progress", may_drop=True)     left out if the reader is behind: the next one replaces it
-    flush()        at the end of the command: wait until all is written, as any program does
+    flush()        wait until all is written
 
-A reader that has gone, as with ``| head``, gets nothing more, and no error is raised. If output cannot be written,
-as on a full disk, one error reports that, and later output is dropped.
+If the reader has gone, as with ``| head``, output is dropped without an error. If output cannot be written, as on
+a full disk, one error reports that, and later output is dropped.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _PIECE = select.PIPE_BUF
 
 
 class Drawn(Protocol):
-    """Something drawn at the end of a stream, such as a bar, which makes way for text."""
+    """Something drawn at the end of a stream, such as a bar."""
 
     def lifted(self) -> contextlib.AbstractContextManager[None]:
         """Remove the drawing, and draw it again after the block."""
 
 
 class Outlet:
-    """One of the two streams, by its name in :mod:`sys`; ``drawn``: what is drawn at its end."""
+    """stdout or stderr, by its name in :mod:`sys`. ``drawn``: what is drawn at its end; None if nothing is."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -52,18 +52,18 @@ class Outlet:
         return found
 
     def put(self, text: str) -> None:
-        """Write text, now or as soon as the reader takes it.
+        """Write as much of a text as the reader takes now; later calls write the rest.
 
-        :raises UsageError: it cannot be written; all later output is dropped.
+        :raises UsageError: output cannot be written.
         """
         drawn = self.drawn
         with contextlib.nullcontext() if drawn is None else drawn.lifted():
             self._put(text, may_drop=False)
 
     def put_event(self, text: str, *, may_drop: bool = False) -> None:
-        """Write text; if that fails, :meth:`flush` raises the error.
+        """Write a text like :meth:`put`, but leave an error to :meth:`flush`.
 
-        ``may_drop``: later text replaces it, so it is left out if the reader is behind.
+        ``may_drop``: leave the text out if the reader is behind, because later text will replace it.
         """
         drawn = self._drawn_beside()
         try:
@@ -73,9 +73,9 @@ class Outlet:
             self._failure = error
 
     def _drawn_beside(self) -> Drawn | None:
-        """Return what is drawn at the end of stderr, if this stream goes to a terminal, too; None otherwise.
+        """Return what is drawn on stderr, if this is stdout and both streams are terminals; None otherwise.
 
-        Drawings are put on stderr as events, and need not make way for themselves.
+        Events on stderr are the drawing itself.
         """
         drawn = None if self is STDERR else STDERR.drawn
         return drawn if drawn is not None and self.stream.isatty() and STDERR.stream.isatty() else None
@@ -83,7 +83,7 @@ class Outlet:
     def flush(self) -> None:
         """Wait until all text is written.
 
-        :raises UsageError: some of it could not be written.
+        :raises UsageError: pending text or an earlier event could not be written.
         """
         with self._lock, self._guarded():
             fd = _descriptor(self.stream)
@@ -98,7 +98,7 @@ class Outlet:
         with self._lock, self._guarded():
             stream = self.stream
             fd = _descriptor(stream)
-            if fd is None:  # in a test
+            if fd is None:  # a stream in memory
                 stream.write(text)
                 stream.flush()
                 return
@@ -151,7 +151,7 @@ def _descriptor(stream: TextIO) -> int | None:
 
 
 def _wait(fd: int, *, forever: bool = False) -> bool:
-    """Return whether a descriptor can be written to without waiting; ``forever``: wait until it can."""
+    """Return whether a descriptor takes output now, or fails at once; ``forever``: wait until it does."""
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
     return bool(poll.poll(None if forever else 0))

@@ -1,4 +1,4 @@
-"""``batchdiff apply``: write the overlays of a plan, verify them, and retire the originals."""
+"""``batchdiff apply``: carry out a plan."""
 
 from __future__ import annotations
 
@@ -71,14 +71,14 @@ def _question(originals: list[tuple[str, int]], plan: Plan) -> Question:
 
 
 def _condition(count: int) -> str:
-    """Return the condition on which that many originals are deleted, as :func:`deletion` needs it."""
+    """Return the ``condition`` of :func:`deletion` for that many originals."""
     if count == 1:
         return " once QEMU finds its overlay identical (its VM must be shut down)"
     return ", each once QEMU finds its overlay identical (their VMs must be shut down)"
 
 
 def _print_next_steps(console: Console, path: str, plan: Plan, outcomes: list[GuestOutcome]) -> None:
-    """Print how the space can be freed, as long as originals exist; ``path``: the plan's, for commands."""
+    """Print how to free the space of originals that still exist. ``path``: the plan's, quoted for a shell."""
     done = [outcome for outcome in outcomes if outcome.status is not Status.FAILED]
     fates = [outcome.original.fate for outcome in done]
     bound = dependents_of_kept(plan, [each.name for each in outcomes if each.original.fate is Fate.KEPT])

@@ -1,4 +1,4 @@
-"""``batchdiff definitions``: show, write or make the changes that VM definitions need for a plan's images."""
+"""``batchdiff definitions``: show, write, make or undo changes in VM definitions."""
 
 from __future__ import annotations
 
@@ -71,9 +71,10 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 def define_guests(console: Console, arguments: argparse.Namespace, disks: Sequence[GuestDisk]) -> int:
     """Change the definitions in libvirt that must change for the given disks, and return the exit code.
 
-    ``arguments``: with the plan's path and the connection.
+    ``arguments``: with the plan's path and the connection. A definition that cannot be changed is reported, and
+    does not stop the others.
 
-    :raises DefinitionError: what libvirt prints is not a definition.
+    :raises DefinitionError: libvirt printed something other than a definition.
     :raises ProgramError: libvirt cannot be queried.
     """
     libvirt = Libvirt(arguments.connect or "")
@@ -83,7 +84,7 @@ def define_guests(console: Console, arguments: argparse.Namespace, disks: Sequen
 
 
 def _with_contradictions(change: DomainChange, libvirt: Libvirt) -> DomainChange:
-    """Return a change with what contradicts it in libvirt and commands to remove that, if anything must change."""
+    """Return a change with what contradicts it in libvirt; a change that is not needed is returned as it is."""
     if change.is_right:
         return change
     found = contradictions_of(libvirt, change.name)
@@ -92,7 +93,7 @@ def _with_contradictions(change: DomainChange, libvirt: Libvirt) -> DomainChange
 
 
 def _of_proxmox(console: Console, arguments: argparse.Namespace, template: str, disks: Sequence[GuestDisk]) -> int:
-    """Show what must change in configurations of Proxmox VE, and write changed copies if asked to."""
+    """Show what must change in configurations of Proxmox VE and, with ``--write``, write changed copies."""
     host = read_host(arguments.proxmox, arguments.storage_cfg)
     changes = list(vm_changes(host.configs, disks, host.storages))
     wrong = list(doubts(template, disks, host))
@@ -167,7 +168,7 @@ def _from_files(paths: Sequence[str]) -> tuple[list[Domain], list[Pool]]:
 def _write(console: Console, folder: str, changes: Sequence[DomainChange] | Sequence[VmChange]) -> int:
     """Write a changed copy of each definition that must change and need not wait, and return the exit code.
 
-    One that must wait is left out: its copy would be used together with the others, and its VM would find no disk.
+    A definition that must wait is left out: its copy could be used with the others, and its VM would find no disk.
 
     :raises UsageError: a copy cannot be written.
     """
@@ -193,12 +194,12 @@ def _write(console: Console, folder: str, changes: Sequence[DomainChange] | Sequ
 
 
 def _only_for_its_owner(path: str, flags: int) -> int:
-    """Open a file that only its owner can read: a definition may contain passwords."""
+    """Create a file that only its owner can read: a definition may contain passwords."""
     return os.open(path, flags, 0o600)
 
 
 def _define(console: Console, definer: Definer, changes: Sequence[DomainChange]) -> int:
-    """Change each definition that must change; one that cannot be changed does not stop the others."""
+    """Change each definition that must change, and return the exit code; a failure does not stop the others."""
     failed = False
     for change in changes:
         name = printable(change.domain.name)

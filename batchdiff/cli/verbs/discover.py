@@ -1,4 +1,4 @@
-"""``batchdiff discover``: find which images are copies of which, and write a manifest for each template."""
+"""``batchdiff discover``: find which images are copies of which, and write manifests."""
 
 from __future__ import annotations
 
@@ -46,7 +46,10 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     """Run the verb.
 
     :raises UsageError: the arguments are wrong, no image is found, or the manifests cannot be written.
-    :raises ImageError: an image that `--template` names cannot be sampled, or no image can be read.
+    :raises ImageError: an image that `--template` names cannot be the template, or no image can be read.
+    :raises ManifestError: a manifest that was written has a problem.
+    :raises DefinitionError, ProgramError: the disks in libvirt cannot be listed.
+    :raises WorkerError: a worker process died.
     """
     if not arguments.paths and not arguments.libvirt:
         raise UsageError("no images are given", remedy="Name folders or images, or add `--libvirt`.")
@@ -78,7 +81,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def _no_image(arguments: argparse.Namespace, ignored: int) -> UsageError:
-    """Return the error to raise if there is nothing to sample; ``ignored``: how many files are left out."""
+    """Return the error to raise if no image is found; ``ignored``: how many files do not look like images."""
     places, remedies = [], []
     if arguments.paths:
         places.append(", ".join(arguments.paths))
@@ -112,10 +115,10 @@ def _discovered(
 
 
 def _of_libvirt(console: Console, arguments: argparse.Namespace) -> list[FileToSample]:
-    """Return the disks of all domains that libvirt knows, if they are asked for."""
+    """Return the usable disks of all defined domains if ``--libvirt`` is given, and warn of the others."""
     if not arguments.libvirt:
         return []
-    # Loaded only now: without `--libvirt`, the search neither needs libvirt nor waits for it.
+    # Only `--libvirt` needs these modules.
     from batchdiff.definitions.defined_disks import defined_disks  # noqa: PLC0415
     from batchdiff.definitions.virsh import Libvirt  # noqa: PLC0415
 
@@ -138,9 +141,10 @@ def _print_events(console: Console, found: Discovery, *, can_share: bool) -> Non
 
 
 def _check_output(path: str) -> None:
-    """Check, before images are read, that a path names a folder, or may name a new manifest or folder.
+    """Check that a path names a folder, or can name a new manifest or folder.
 
-    :raises UsageError: a file exists there, its suffix is wrong, or its folder is missing or closed to this user.
+    :raises UsageError: a file exists there, the path's suffix is not a manifest's, or the folder above it is
+        missing, not a folder or closed to this user.
     """
     if os.path.isdir(path):
         return
@@ -167,7 +171,10 @@ def _check_output(path: str) -> None:
 def _write(console: Console, output: str, found: Discovery) -> list[str]:
     """Write a manifest for each template with copies, and return the paths of the manifests.
 
-    :raises UsageError: several templates were found for one manifest, or a file cannot be written.
+    Warn of templates for which no manifest can be written.
+
+    :raises UsageError: several templates were found for one manifest, or a file exists or cannot be written.
+    :raises ManifestError: a manifest that was written has a problem.
     """
     groups = []
     for group in found.groups:
@@ -204,7 +211,7 @@ def _write(console: Console, output: str, found: Discovery) -> list[str]:
                 file.write(text)
         except OSError as error:
             raise _unwritable(path, error) from error
-        # Read it now, so that a problem is reported before the manifest is needed.
+        # Read now, so that a problem is reported before the manifest is needed.
         manifest = read_manifest(path)
         console.event("manifest", path=os.path.abspath(path), template=manifest.template.path,
                       guests=[guest.name for guest in manifest.guests])  # fmt: skip
@@ -212,7 +219,7 @@ def _write(console: Console, output: str, found: Discovery) -> list[str]:
 
 
 def _why_no_manifest(group: Group) -> str:
-    """Return why no manifest can have a group's template; empty if one can."""
+    """Return why no manifest can be written for a group with copies; empty if one can."""
     template = group.template.path
     if not is_listed(group.template):
         return "its path is not valid UTF-8, which YAML requires; rename the file or the folder"
@@ -239,12 +246,12 @@ def _unwritable(path: str, error: OSError) -> UsageError:
 
 
 def _can_share(found: Discovery) -> bool:
-    """Return True if the filesystem of some copy lets that copy share blocks with its template."""
+    """Return True if a copy can share blocks with its template; one copy from each folder is tried."""
     return any(_have_reflinks(group.template, copy) for group in found.groups for copy in _shareable(group))
 
 
 def _shareable(group: Group) -> list[SampledImage]:
-    """Return, from each folder, a copy that can share blocks, judging by its format and its template's."""
+    """Return, from each folder, one copy whose format allows sharing blocks; none if the template's does not."""
     images = [copy.image for copy in group.copies if copy.image.source.format in _SHAREABLE]
     by_folder = {os.path.dirname(image.path): image for image in images}
     return [*by_folder.values()] if group.template.source.format in _SHAREABLE else []
@@ -277,7 +284,7 @@ def _say_next(console: Console, arguments: argparse.Namespace, found: Discovery,
 def _exit_code(found: Discovery) -> int:
     """Return the exit code.
 
-    :raises ImageError: no image could be read.
+    :raises ImageError: images were found, but none could be read.
     """
     faults = [each for each in found.exclusions if each.cause.is_fault]
     unread = [each for each in faults if each.cause is Cause.UNREADABLE]
