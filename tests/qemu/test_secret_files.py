@@ -117,6 +117,6 @@ def test_what_is_not_text_is_no_secret_of_qemu(tmp_path, content):
     path.write_bytes(content)
     assert why_unusable_as_secret(str(path)) == "it is not UTF-8, or contains a null byte"
     reading = piped(content)
-    with pytest.raises(ImageError, match="from /dev/fd/[0-9]+: it is not UTF-8"):
+    with pytest.raises(ImageError, match=r"from /dev/fd/[0-9]+: it is not UTF-8"):
         readable_secret(f"/dev/fd/{reading}")
     os.close(reading)
