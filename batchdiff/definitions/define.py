@@ -84,10 +84,10 @@ class Definer:
         self._require_consistent(name, what)
         disks = parse_domain(last.before, last.path).disks
         self._require_right_formats(disks, what)
-        for disk in disks:
-            if disk.path and not os.path.exists(disk.path):
-                why = f"the image that its VM would use, {disk.path}, is missing"
-                raise DefinitionError(what, why=why, remedy="Run `batchdiff restore` first.")
+        for path in (path_of(disk, self.pools) for disk in disks):
+            if path and not os.path.exists(path):
+                why = f"the image that its VM would use, {path}, is missing"
+                raise DefinitionError(what, why=why, remedy=self._to_bring_back(path))
         self.libvirt.define(name, last.before)
         return True
 
@@ -108,13 +108,21 @@ class Definer:
 
         An overlay that has replaced a raw original is destroyed if its VM uses the overlay as a raw disk.
         """
-        formats = {os.path.realpath(guest.now.path): guest.now.format for guest in self.disks}
+        guests = {os.path.realpath(guest.now.path): guest for guest in self.disks}
         for disk in disks:
             path, given = path_of(disk, self.pools), disk.format or "raw"
-            now = formats.get(path, given)
-            if now != given:
+            guest = guests.get(path)
+            if guest is not None and guest.now.format != given:
+                now = guest.now.format
                 why = f"its VM would use {path} as {given}, but that image is now {now}, and could be destroyed"
-                raise DefinitionError(what, why=why, remedy="Run `batchdiff restore` first.")
+                raise DefinitionError(what, why=why, remedy=_to_exchange(guest))
+
+    def _to_bring_back(self, path: str) -> str:
+        """Return what to do about a missing image: run the verb that makes it from the guest's present image."""
+        guest = next((each for each in self.disks if path in each.known_as), None)
+        if guest is None or path == os.path.realpath(guest.now.path):
+            return f"Bring it back, {AGAIN}"
+        return _to_exchange(guest)
 
     def _require_may_change(self, change: DomainChange) -> None:
         name = change.domain.name
@@ -141,3 +149,8 @@ class Definer:
             commands = " && ".join(self.libvirt.command(verb, "--domain", name) for verb in verbs)
             remedy = f"Shut it down: `{commands}`."
             raise DefinitionError(what, why=f"its VM is {state}", remedy=remedy)
+
+
+def _to_exchange(guest: GuestDisk) -> str:
+    """Return which verb puts the guest's other image, overlay or original, in the place of the present one."""
+    return f"Run `batchdiff {'restore' if guest.is_overlay else 'apply'}` first."

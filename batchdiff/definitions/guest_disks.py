@@ -42,6 +42,7 @@ class GuestDisk:
     ``planned`` is the overlay that apply will write; None if the overlay is published, or a restore removed it.
     ``known_as``: the resolved paths of the guest's images, by which a definition may name it. ``unfinished``: why
     the VM's definition must not change now. ``by_hand``: why only the operator can change the definition.
+    ``is_overlay``: whether ``now`` is the overlay that the plan made.
     """
 
     guest: str
@@ -50,6 +51,7 @@ class GuestDisk:
     known_as: frozenset[str]
     unfinished: str = ""
     by_hand: str = ""
+    is_overlay: bool = False
 
 
 def guest_disks(plan: Plan, history: History) -> list[GuestDisk]:
@@ -121,4 +123,5 @@ def _disk(guest: GuestToConvert, plan: Plan, state: GuestState | None, *, is_bac
         planned, by_hand = None if is_back else overlay, _secrets(guest, plan, is_back=is_back)
         return GuestDisk(guest.name, original, planned, known_as, by_hand=by_hand)
     unfinished = RESTORING if state.goal is Goal.RESTORE else ""
-    return GuestDisk(guest.name, overlay, None, known_as, unfinished, _secrets(guest, plan, is_back=False))
+    by_hand = _secrets(guest, plan, is_back=False)
+    return GuestDisk(guest.name, overlay, None, known_as, unfinished, by_hand, is_overlay=True)

@@ -2,9 +2,11 @@
 
 import shlex
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import pytest
 
+from batchdiff.definitions import saved
 from batchdiff.definitions.define import Definer
 from batchdiff.definitions.guest_disks import RESTORING, GuestDisk, VmImage
 from batchdiff.definitions.libvirt_changes import domain_changes
@@ -167,3 +169,47 @@ def test_pools_with_images_of_the_plan_are_refreshed():
     failed = Definer(libvirt, [guest()], pools, "/none").refresh_pools()
     assert libvirt.refreshed == ["images"]
     assert [(name, error.why) for name, error in failed] == [("stopped", "the pool is not active")]
+
+
+@pytest.mark.parametrize("by_volume", [False, True])
+@pytest.mark.parametrize(
+    ("is_overlay", "former", "remedy"),
+    [
+        (True, "web.img", "Run `batchdiff restore` first."),
+        (False, "web.qcow2", "Run `batchdiff apply` first."),
+        (True, "web.qcow2", "Bring it back, then run the same command again."),
+        (False, "of another VM.img", "Bring it back, then run the same command again."),
+    ],
+)
+def test_what_brings_back_the_image_of_the_former_definition(tmp_path, is_overlay, former, remedy, by_volume):
+    images = [VmImage(str(tmp_path / name), form) for name, form in (("web.img", "raw"), ("web.qcow2", "qcow2"))]
+    known = frozenset(each.path for each in images)
+    disk = GuestDisk("web", images[int(is_overlay)], None, known, is_overlay=is_overlay)
+    form = "raw" if former.endswith("img") else "qcow2"
+    place = f"pool='images' volume='{former}'" if by_volume else f"file='{tmp_path}/{former}'"
+    source = f"<driver type='{form}'/><source {place}/>"
+    before = b"<driver type='raw'/><source file='/i/web.img'/>"
+    libvirt = FakeLibvirt(document=DOCUMENT.replace(before, source.encode()))
+    saved.save_after(
+        saved.save_before(str(tmp_path / "saved"), "web", libvirt.document, datetime.now(UTC)), DOCUMENT
+    )
+    libvirt.document = DOCUMENT
+    with pytest.raises(DefinitionError) as caught:
+        Definer(libvirt, [disk], [Pool("images", str(tmp_path))], str(tmp_path / "saved")).undo("web")
+    assert caught.value.why == f"the image that its VM would use, {tmp_path}/{former}, is missing"
+    assert caught.value.remedy == remedy
+
+
+@pytest.mark.parametrize(("is_overlay", "verb"), [(True, "restore"), (False, "apply")])
+def test_what_brings_back_the_format_of_the_former_definition(tmp_path, is_overlay, verb):
+    """The overlay is in the original's place."""
+    path = tmp_path / "web.img"
+    path.touch()
+    now, then = ("qcow2", "raw") if is_overlay else ("raw", "qcow2")
+    disk = GuestDisk("web", VmImage(str(path), now), None, frozenset({str(path)}), is_overlay=is_overlay)
+    source = f"<driver type='{then}'/><source file='{path}'/>".encode()
+    former = DOCUMENT.replace(b"<driver type='raw'/><source file='/i/web.img'/>", source)
+    saved.save_after(saved.save_before(str(tmp_path / "saved"), "web", former, datetime.now(UTC)), DOCUMENT)
+    with pytest.raises(DefinitionError, match=f"as {then}, but that image is now {now}") as caught:
+        Definer(FakeLibvirt(), [disk], (), str(tmp_path / "saved")).undo("web")
+    assert caught.value.remedy == f"Run `batchdiff {verb}` first."
