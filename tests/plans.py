@@ -270,6 +270,7 @@ def plans() -> st.SearchStrategy[Plan]:
         protect_template=st.booleans(),
         guests=guests,
         totals=guests.map(lambda chosen: totals_of(chosen, Retire.KEEP)),
+        left_out=st.lists(planned_images().map(lambda image: image.source), max_size=2).map(tuple),
     )
 
 

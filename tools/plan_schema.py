@@ -107,12 +107,14 @@ FILE_OF_CHAIN: dict[str, Schema] = {"path": PATH, "format": of_type(ImageFormat)
 MORE_FILES = {"allow_folders": PATHS, "other_files": PATHS}
 ALWAYS = ["path", "format"]
 BACKING_FILE = of(ALWAYS, **FILE_OF_CHAIN, **MORE_FILES)
+BACKING: dict[str, Schema] = {"backing": {"type": "array", "items": BACKING_FILE, "maxItems": MAX_CHAIN}}
+SOURCE = of(ALWAYS, **FILE_OF_CHAIN, **MORE_FILES, **BACKING)
 IMAGE = of(
     ALWAYS,
     **FILE_OF_CHAIN,
     **MORE_FILES,
     virtual_size=SIZE,
-    backing={"type": "array", "items": BACKING_FILE, "maxItems": MAX_CHAIN},
+    **BACKING,
     fingerprint=refer_to("fingerprint"),
     backing_fingerprints={"type": "array", "items": refer_to("fingerprint")},
     other_fingerprints={"type": "array", "items": refer_to("fingerprint")},
@@ -142,7 +144,12 @@ PLAN: Schema = {
     generator=TEXT,
     created=TEXT,
     checksum=TEXT | {"pattern": f"^sha256:{SHA256}"},
-    manifest=of(path=TEXT, sha256=TEXT | {"pattern": f"^{SHA256}"}),
+    manifest=of(
+        ["path", "sha256"],
+        path=TEXT,
+        sha256=TEXT | {"pattern": f"^{SHA256}"},
+        left_out={"type": "array", "items": SOURCE},
+    ),
     template={"allOf": [refer_to("image"), TEMPLATE]},
     retire=of_type(Retire),
     protect_template={"type": "boolean"},

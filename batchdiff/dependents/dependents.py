@@ -123,7 +123,7 @@ def dependents_in_manifest(manifest: Manifest) -> Dependents:
 
 def dependents_in_plan(plan: Plan) -> Dependents:
     """Return a search in the folders and guests of a plan."""
-    return _dependents(folders_of_plan(plan), [guest.source for guest in plan.guests])
+    return _dependents(folders_of_plan(plan), [*(guest.source for guest in plan.guests), *plan.left_out])
 
 
 def _dependents(folders: list[str], guests: list[ImageSource]) -> Dependents:

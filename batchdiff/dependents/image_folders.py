@@ -23,7 +23,7 @@ def folders_of_manifest(manifest: Manifest) -> list[str]:
 
 def folders_of_plan(plan: Plan) -> list[str]:
     """Return the folders of a plan's manifest and images, as for :func:`folders_of_manifest`."""
-    sources = [plan.template.source, *(guest.source for guest in plan.guests)]
+    sources = [plan.template.source, *(guest.source for guest in plan.guests), *plan.left_out]
     overlays = [guest.overlay_path for guest in plan.guests]
     return _folders(plan.manifest_path, plan.template.source.path, sources, overlays)
 

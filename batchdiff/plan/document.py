@@ -50,7 +50,7 @@ def to_dict(plan: Plan) -> dict[str, Any]:
         "format_version": ".".join(map(str, FORMAT_VERSION)),
         "generator": plan.generator,
         "created": plan.created,
-        "manifest": {"path": plan.manifest_path, "sha256": plan.manifest_sha256},
+        "manifest": _manifest(plan),
         "template": _source(plan.template.source) | _state(plan.template) | {"digest": plan.template_digest},
         "retire": plan.retire.value,
         "protect_template": plan.protect_template,
@@ -82,6 +82,7 @@ def from_dict(document: dict[str, Any]) -> Plan:
         protect_template=document["protect_template"],
         guests=guests,
         totals=Totals(**fields_in(document["totals"], field_names(Totals))),
+        left_out=tuple(map(_image_source, document["manifest"].get("left_out", ()))),
     )
 
 
@@ -89,6 +90,11 @@ def _check_distinct(what: str, values: list[str]) -> None:
     twice = next((value for value, count in Counter(values).items() if count > 1), None)
     if twice is not None:
         raise ValueError(f"two guests have the {what} {twice!r}")
+
+
+def _manifest(plan: Plan) -> dict[str, Any]:
+    found: dict[str, Any] = {"path": plan.manifest_path, "sha256": plan.manifest_sha256}
+    return found | ({"left_out": list(map(_source, plan.left_out))} if plan.left_out else {})
 
 
 def _source(source: ImageSource) -> dict[str, Any]:

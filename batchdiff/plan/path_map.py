@@ -95,6 +95,7 @@ class PathMap:
             manifest_path=self.path(plan.manifest_path),
             template=self._planned(plan.template),
             guests=tuple(self._guest(guest) for guest in plan.guests),
+            left_out=tuple(map(self.source, plan.left_out)),
         )
 
     def sidecar(self, sidecar: Sidecar) -> Sidecar:
@@ -174,6 +175,8 @@ def _paths_of(plan: Plan) -> Iterator[str]:
         yield guest.overlay_path
         if guest.options.data_file is not None:
             yield guest.options.data_file
+    for source in plan.left_out:
+        yield from _chain(source)
 
 
 def _chain(source: ImageSource) -> Iterable[str]:

@@ -145,6 +145,7 @@ def _plan(
         protect_template=manifest.protect_template,
         guests=guests,
         totals=totals_of(guests, manifest.retire, protecting=copied),
+        left_out=tuple(guest.image for guest in manifest.left_out),
     )
 
 

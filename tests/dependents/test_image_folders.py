@@ -16,8 +16,9 @@ def test_folders_of_a_plan():
     guest = guest_plan(path="/srv/clones/web01.img", overlay_path="/srv/thin/web01.qcow2")
     low = ImageSource("/srv/low/a.qcow2", ImageFormat.QCOW2)
     guest = dataclasses.replace(guest, source=dataclasses.replace(guest.source, backing=(low,)))
-    plan = small_plan(guest, manifest_path="/etc/batchdiff/m.yaml")
-    expected = ["/etc/batchdiff", "/srv/clones", "/srv/images", "/srv/low", "/srv/thin"]
+    left_out = (ImageSource("/srv/left-out/db.img", ImageFormat.RAW),)
+    plan = small_plan(guest, manifest_path="/etc/batchdiff/m.yaml", left_out=left_out)
+    expected = ["/etc/batchdiff", "/srv/clones", "/srv/images", "/srv/left-out", "/srv/low", "/srv/thin"]
     assert folders_of_plan(plan) == expected
 
 

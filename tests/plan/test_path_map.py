@@ -83,14 +83,17 @@ def the_plan():
         refused_guest("b", path="/other/b.img", overlay_path="/images/b.qcow2"),
         refused_guest("c", path="/other/c.img", overlay_path="/thin/b.qcow2"),
     )
-    return small_plan(*guests, template=template, manifest_path="/images/m.yaml", checksum="sha256:1")
+    left_out = (ImageSource("/images/d.img", ImageFormat.RAW),)
+    return small_plan(
+        *guests, template=template, manifest_path="/images/m.yaml", checksum="sha256:1", left_out=left_out
+    )
 
 
 def test_every_path_of_a_plan_and_nothing_else():
     plan = the_plan()
     found = PathMap((Move("/images", "/fast/x"),)).plan(plan)
     expected = json.dumps(to_dict(plan), default=str).replace('"/images/', '"/fast/x/')
-    assert expected.count("/fast/x/") == 5
+    assert expected.count("/fast/x/") == 6
     assert json.dumps(to_dict(found), default=str) == expected
     assert [found.guests[0].image.source, found.guests[1].image] == [found.guests[0].source, None]
     assert found.checksum == plan.checksum == "sha256:1"

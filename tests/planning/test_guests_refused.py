@@ -345,3 +345,15 @@ def test_images_of_a_vm_manager_with_a_database(tmp_path):
     (below,) = planned(tmp_path, f"{cache}/template.img", ("web.img", "raw"))
     assert below.verdict is Verdict.REFUSE
     assert f"the template's file {cache}/template.img is in a folder of OpenStack Nova" in below.reason
+
+
+def test_an_image_beside_a_guest_that_is_left_out(tmp_path, lower):
+    """Made after planning: apply searches the folder as well, although its plan has only the chosen guest."""
+    (tmp_path / "elsewhere").mkdir()
+    other = notation.write_raw(tmp_path / "elsewhere" / "other.img", "2M:A")
+    manifest = manifest_of(tmp_path, tmp_path / "template.img", (lower, "raw"), (other, "raw"), retire="delete")
+    batchdiff("plan", manifest, "--guest", "lower", "-o", tmp_path / "plan.json", cwd=tmp_path)
+    snapshot = above(tmp_path / "elsewhere" / "snapshot.qcow2", lower)
+    done = batchdiff("apply", tmp_path / "plan.json", "--yes", cwd=tmp_path, expect=EXIT_SOME_GUESTS)
+    assert f"{snapshot} cannot be read without it" in " ".join(done.stderr.split())
+    assert lower.exists()
