@@ -70,12 +70,12 @@ ROOMS = {
     "report/estimate": "An estimate of savings as text or JSON.",
     "report/discovery": "What `batchdiff discover` has found, as text and as events.",
     "cli/logs": "The files that a command leaves for later readers: its log, a crash report, metrics.",
-    "cli/options": "Options that only one verb has, and the values of options; they need no other module of cli.",
+    "cli/options": "Options that only one verb has, and parsers of option values.",
     "cli/output": "Streams that never make the work wait, and the progress bar.",
     "cli": "The command line: arguments, console, exit codes; no other package prints or exits.",
     "cli/new_plan": "The slow half of the verb plan, loaded once the manifest is known to be valid.",
     "cli/verbs": "One module for each verb of the command line.",
-    "__main__": "``python -m batchdiff``.",
+    "__main__": "The entry point of batchdiff.",
 }
 """Each room and its purpose, from the ground up. Imports point to a room above in this list, or stay in theirs."""
 

@@ -82,8 +82,7 @@ def check_health(  # noqa: PLR0913  # options by keyword
 
     The template is not checked if all chosen guests have the strategy `share`, or if some share blocks and none is
     to be converted. Then it has a finding only if no guest has one. ``names``: of the chosen guests; None for all.
-    ``jobs``: the maximum number of overlays to check at once, if memory and open files allow. ``meter`` counts the
-    bytes that are compared.
+    ``jobs``: the most overlays to check at once. ``meter`` counts the bytes that are compared.
 
     :raises UsageError: one of the names is not that of a guest in the plan.
     :raises ProgramError: qemu-img is missing.
