@@ -59,7 +59,7 @@ ROOMS = {
     "applying/writer": "Write new images: overlays, and standalone images in any format.",
     "applying/sharing": "Share equal blocks of a guest with the template, in place.",
     "applying/session": "The context of one command: held images, the journal, a request to stop.",
-    "applying/checks": "Checks before a file is written, published or retired.",
+    "applying/checks": "Checks of images and disk space.",
     "applying/template": "The template under new overlays: its content, write protection, sidecar.",
     "applying/swap": "Put one file in the place of another, and retire the other.",
     "applying": "Carry out a plan: apply, restore, purge and verify, guest by guest.",
@@ -71,10 +71,10 @@ ROOMS = {
     "report/discovery": "What `batchdiff discover` has found, as text and as events.",
     "cli/logs": "The files that a command leaves for later readers: its log, a crash report, metrics.",
     "cli/options": "Options that only one verb has, and parsers of option values.",
-    "cli/output": "Streams that never make the work wait, and the progress bar.",
+    "cli/output": "stdout and stderr, the progress bar, and the fields of events.",
     "cli": "The command line: arguments, console, exit codes; no other package prints or exits.",
     "cli/new_plan": "The slow half of the verb plan, loaded once the manifest is known to be valid.",
-    "cli/verbs": "One module for each verb of the command line.",
+    "cli/verbs": "One module for each verb of the command line, and one for a shell's completion.",
     "__main__": "The entry point of batchdiff.",
 }
 """Each room and its purpose, from the ground up. Imports point to a room above in this list, or stay in theirs."""

@@ -18,8 +18,7 @@ FORMAT_VERSION = (1, 5)
 """1.1 added the filesystem's UUID to fingerprints; 1.2 added the exactness of savings, links to guests, and
 similarity; 1.3 added options of overlays, the space that an overlay takes with each kind of L2 entries, the secret
 files of images, the other files of images that consist of several files, and the losses of an original; 1.4 added
-guests that share blocks in place, and what sharing would save for the others; 1.5 added the images of guests that
-`--guest` left out."""
+sharing in place; 1.5 added the images of guests that `--guest` left out."""
 
 DEFAULT_UNIT = 4096
 """Bytes; plans before 1.2 counted all space in units of this size."""
@@ -272,11 +271,9 @@ class Totals:
 class Plan:
     """A whole plan. ``created`` is an ISO 8601 time in UTC.
 
-    ``left_out``: the images of the manifest's guests that `--guest` left out, as the manifest declares them. Their
-    folders are also searched for images that depend on a guest.
-
-    ``checksum``: the checksum in the plan's file, by which the journal identifies the plan. It covers everything
-    except itself and ``created``, even fields of a newer minor version that this version does not know.
+    ``left_out``: the images of guests that `--guest` left out. ``checksum``: the checksum in the plan's file, by
+    which the journal identifies the plan. It covers everything except itself and ``created``, even fields of a
+    newer minor version that this version does not know.
     """
 
     generator: str
