@@ -10,9 +10,8 @@ A diff gives every unit two bits, so that folding to a larger unit is a plain OR
     units of 4 KiB     | 0 0 1 0 | 2 2 1 0 | 2 2 2 2 | 2 3 2 0 |
     folded to 16 KiB   |  ZERO   |  DATA   |  SAME   |  DATA   |
 
-A cluster that differs only where the guest has zeros can be a zero cluster if all of it reads as zeros. If it also
-has nonzero bytes that equal the template's, they must be written, too, so it counts as DATA. OR computes exactly
-that.
+A cluster that differs only where the guest has zeros can be a zero cluster if all of it reads as zeros. Otherwise,
+its bytes that equal the template's must be written, too, so it counts as DATA.
 """
 
 from __future__ import annotations
@@ -37,9 +36,9 @@ class Kind(enum.IntEnum):
 
 @frozen(eq=False)
 class Extents:
-    """Runs of units: sorted, disjoint, merged. Units outside all runs are ``SAME_ZERO``, or were not scanned.
+    """Runs of units: sorted, disjoint, merged. ``first``, ``count``: in units; ``kind``: values of :class:`Kind`.
 
-    ``first`` and ``count`` are int64 arrays, in units; ``kind`` is a uint8 array of :class:`Kind`.
+    A unit outside all runs is ``SAME_ZERO``, was not scanned, or is of a kind that was left out.
     """
 
     first: npt.NDArray[np.int64]
@@ -55,7 +54,7 @@ class Extents:
     __hash__ = None  # type: ignore[assignment]  # arrays can't be hashed
 
     def runs(self) -> list[tuple[int, int, int]]:
-        """Return the runs as ``(first, count, kind)``, for people and tests."""
+        """Return the runs as ``(first, count, kind)``."""
         return list(zip(self.first.tolist(), self.count.tolist(), self.kind.tolist(), strict=True))
 
     @property
@@ -64,7 +63,7 @@ class Extents:
         return self.first + self.count
 
     def units(self, kind: Kind) -> int:
-        """Return the number of units of one kind."""
+        """Return the number of units in runs of one kind."""
         return int(self.count[self.kind == kind].sum())
 
     def pairs(self, kind: Kind) -> npt.NDArray[np.int64]:
@@ -79,7 +78,7 @@ def empty() -> Extents:
 
 
 def from_runs(runs: Iterable[tuple[int, int, int]]) -> Extents:
-    """Return the extents of sorted, disjoint runs ``(first, count, kind)``; neighbours of one kind are merged."""
+    """Return the extents of sorted, disjoint runs ``(first, count, kind)``; merge adjacent runs of one kind."""
     table = np.array(list(runs), dtype=np.int64).reshape(-1, 3)
     return _merged(table[:, 0], table[:, 0] + table[:, 1], table[:, 2].astype(np.uint8))
 
@@ -94,7 +93,7 @@ def from_pairs(data: npt.NDArray[np.int64], zero: npt.NDArray[np.int64]) -> Exte
 
 
 def from_kinds(kinds: npt.NDArray[np.uint8], first: int = 0) -> Extents:
-    """Return the extents of an array with one :class:`Kind` per unit, the first unit having number ``first``."""
+    """Return the extents of units with these kinds. ``first``: the number of the first unit."""
     if len(kinds) == 0:
         return empty()
     starts = np.flatnonzero(np.concatenate([[True], kinds[1:] != kinds[:-1]]))
@@ -105,7 +104,7 @@ def from_kinds(kinds: npt.NDArray[np.uint8], first: int = 0) -> Extents:
 
 
 def concatenate(parts: list[Extents]) -> Extents:
-    """Join extents that follow one another; adjacent runs of one kind are merged."""
+    """Join extents that follow one another, and merge adjacent runs of one kind."""
     if not parts:
         return empty()
     first = np.concatenate([part.first for part in parts])
@@ -116,14 +115,14 @@ def concatenate(parts: list[Extents]) -> Extents:
 def fold(extents: Extents, factor: int) -> Extents:
     """Return these extents in units ``factor`` (a power of two) times larger: each has the OR of its parts' kinds.
 
-    A run covers some large units completely, and may cover one at either end only in part. Several runs can share
-    such a unit, so their kinds are ORed. Runs are disjoint, so a completely covered unit belongs to one run alone.
+    Several runs can share a large unit that each covers only in part, so their kinds are ORed. A completely
+    covered unit belongs to one run alone.
     """
     if factor == 1 or len(extents) == 0:
         return extents
     first, end, kind = extents.first, extents.end, extents.kind
     bits = _bits(factor)
-    # Completely covered units: from inner_first up to, but not including, inner_end.
+    # Completely covered units: from inner_first to before inner_end.
     inner_first, inner_end = -(-first >> bits), end >> bits
     # Partly covered units, at either end of a run.
     head, tail = first >> bits, (end - 1) >> bits
@@ -140,12 +139,12 @@ def fold(extents: Extents, factor: int) -> Extents:
 
 
 def _bits(factor: int) -> int:
-    """Return the number of bits to shift by: a shift takes a seventh of the time that a division takes."""
+    """Return the number of bits to shift by: a shift takes a seventh of the time of a division."""
     return factor.bit_length() - 1
 
 
 def count_touched(extents: Extents, factor: int) -> int:
-    """Return how many units, ``factor`` times larger (a power of two), the runs touch."""
+    """Return the number of units ``factor`` (a power of two) times larger that the runs touch."""
     bits = _bits(factor)
     first, last = extents.first >> bits, (extents.end - 1) >> bits
     # Runs are sorted and disjoint, so a run shares at most its first large unit with the run before it.
@@ -168,12 +167,12 @@ def only(extents: Extents, *kinds: Kind) -> Extents:
 
 
 def of_one_kind(extents: Extents, kind: Kind) -> Extents:
-    """Return these extents with ``kind`` for every run; runs that touch are merged."""
+    """Return these extents with ``kind`` for every run, and merge adjacent runs."""
     return _merged(extents.first, extents.end, np.full_like(extents.kind, kind))
 
 
 def numbers(extents: Extents, factor: int = 1) -> npt.NDArray[np.int64]:
-    """Return the number of each unit that a run touches, in units ``factor`` times larger, sorted and distinct."""
+    """Return the numbers of the units ``factor`` times larger that the runs touch, sorted and distinct."""
     first, last = extents.first // factor, (extents.end - 1) // factor
     count = last - first + 1
     begin = np.repeat(first - np.concatenate([[0], np.cumsum(count)[:-1]]), count)
@@ -182,7 +181,7 @@ def numbers(extents: Extents, factor: int = 1) -> npt.NDArray[np.int64]:
 
 def distinct(ascending: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return the values of a sorted array, each once."""
-    # Not numpy.unique: its imports take longer to load than a small plan takes to make.
+    # Not numpy.unique: what it imports takes longer to load than a small plan takes to make.
     return ascending[np.concatenate([[True], ascending[1:] != ascending[:-1]])] if len(ascending) else ascending
 
 
@@ -207,7 +206,7 @@ def _merged(first: npt.NDArray[np.int64], end: npt.NDArray[np.int64], kind: npt.
 
 
 def extents_between(extents: Extents, first: int, end: int) -> Extents:
-    """Return the part of the runs from unit ``first`` up to, but not including, unit ``end``."""
+    """Return the parts of the runs from unit ``first`` to before unit ``end``."""
     begin, stop = np.maximum(extents.first, first), np.minimum(extents.end, end)
     kept = begin < stop
     return Extents(begin[kept], (stop - begin)[kept], extents.kind[kept])

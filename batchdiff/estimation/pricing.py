@@ -2,12 +2,12 @@
 
 ::
 
-    units of the probe, by kind   | same | data | zero | same | data |  hole  |
+    units of the probe            | same | data | zero | same | data |  hole  |
     granules of the overlay       |    DATA     |    DATA     |    DATA       |
     WRITTEN                       what the filesystem stores of these granules: not the guest's holes
     WHOLE                         all of these granules
     COMPRESSED                    their compressed size
-    EQUAL, without an overlay     what equals the template's data and can be shared in place
+    EQUAL, without an overlay     what equals the template's data and can still be shared in place
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from batchdiff.qcow2.geometry import CompressionType, Geometry
 from batchdiff.units import KIB
 
 KindsOfProbes = npt.NDArray[np.uint8]
-"""An array of shape (probes, units): the kind of each unit of 4 KiB."""
+"""The :class:`Kind` of each unit of 4 KiB, in an array of shape (probes, units)."""
 
 _LEAST_PROBE = 64 * KIB
-"""The fewest bytes of a probe: a disk takes nearly as long to read 4 KiB, which would show less."""
+"""The smallest probe: a disk takes nearly as long to read 4 KiB, which would show less."""
 
 _PROBE_OF_ANY_GEOMETRY = 256 * KIB
-"""The fewest bytes of a probe if the cluster size is still to be chosen."""
+"""The smallest probe if the cluster size is still to be chosen."""
 
 _MOST_PROBES = 1 << 21
-"""The maximum number of probes into which a disk is divided; a few arrays have an entry for each."""
+"""The number of probes above which larger ones are used, if possible: a few arrays have an entry for each."""
 
 
 class PriceRule(enum.Enum):
@@ -52,7 +52,7 @@ class PriceRule(enum.Enum):
 
 
 class OverlayPlace(NamedTuple):
-    """The filesystem of an overlay: its allocation unit, and whether the guest is on the same one."""
+    """The filesystem of an overlay: its allocation unit in bytes, and whether the guest is on it, too."""
 
     unit: int
     is_same: bool
@@ -62,10 +62,9 @@ class OverlayPlace(NamedTuple):
 class Pricing:
     """The rule for the prices of one guest's probes, and what these prices depend on.
 
-    ``geometry``: that of the overlay; None until it is chosen, and if the guest gets no overlay. ``unit``: the
-    overlay's filesystem allocates space in units of that many bytes. ``shares``: apply will share with the overlay
-    those blocks of the guest that other files already share. ``level``: the compression level; None for the
-    default.
+    ``geometry``: the overlay's; None until it is chosen, and if the guest gets no overlay. ``unit``: the
+    allocation unit of the overlay's filesystem, in bytes. ``shares``: the overlay will share those blocks of the
+    guest that other files already share. ``level``: the compression level; None for the default.
     """
 
     rule: PriceRule
@@ -76,26 +75,26 @@ class Pricing:
 
     @property
     def resolution(self) -> int:
-        """The bytes of a part that an overlay stores either as a whole or not at all; at least 4 KiB."""
+        """The bytes of each part that is priced as a whole: a compressed cluster or a granule, at least 4 KiB."""
         if self.geometry is None:
             return UNIT
         return max(self.geometry.cluster_size if self.compresses else self.geometry.granule, UNIT)
 
     @property
     def compression(self) -> CompressionType:
-        """The compression of the clusters, if they are compressed."""
+        """The compression type of the clusters, if they are compressed."""
         return CompressionType.ZLIB if self.geometry is None else self.geometry.compression_type
 
     @property
     def compresses(self) -> bool:
-        """True if the overlay's clusters are compressed."""
+        """True if the prices are the compressed sizes of clusters."""
         return self.rule is PriceRule.COMPRESSED
 
 
 def overlay_place(entry: GuestEntry, image: Image) -> OverlayPlace:
-    """Return the place of a guest's overlay, or an assumption if it is unknown. ``image``: the open guest.
+    """Return the place of a guest's overlay. ``image``: the guest.
 
-    If the folder cannot be accessed, the reason is reported later, when the guest's sizes are determined.
+    If the folder cannot be accessed, return an assumption: the guest's assessment will report the error.
     """
     folder, fd = os.path.dirname(entry.overlay_path), image.layers[0].fd
     try:
@@ -110,7 +109,7 @@ def is_to_be_chosen(entry: GuestEntry) -> bool:
 
 
 def pricing_of(entry: GuestEntry, geometry: Geometry | None, place: OverlayPlace) -> Pricing:
-    """Return the pricing of a guest. ``geometry``: that of its overlay; None until it is chosen."""
+    """Return the pricing of a guest. ``geometry``: see :class:`Pricing`."""
     options = entry.options
     if not entry.gets_overlay:
         return Pricing(PriceRule.EQUAL, None, place.unit)
@@ -126,14 +125,17 @@ def pricing_of(entry: GuestEntry, geometry: Geometry | None, place: OverlayPlace
 
 
 def probe_size(options: OverlayOptions, unit: int, virtual_size: int, most: int) -> int:
-    """Return the bytes of a probe: a power of two, at most ``most``, that contains whole clusters and units."""
+    """Return the bytes of a probe: a power of two, enough for a cluster of known size and for ``unit``.
+
+    ``unit``: the overlay's allocation unit. ``most``: the upper limit, also a power of two.
+    """
     least = _PROBE_OF_ANY_GEOMETRY if options.cluster_size is None else max(_LEAST_PROBE, options.cluster_size)
     size = 1 << (max(least, unit, virtual_size // _MOST_PROBES) - 1).bit_length()
     return min(size, most)
 
 
 def folded(kinds: KindsOfProbes, resolution: int) -> KindsOfProbes:
-    """Return the kinds of larger parts, of ``resolution`` bytes: each is the OR of the kinds of its units."""
+    """Return the kinds of the parts of ``resolution`` bytes: each is the OR of the kinds of its units."""
     factor = resolution // UNIT
     if factor == 1:
         return kinds
@@ -142,7 +144,7 @@ def folded(kinds: KindsOfProbes, resolution: int) -> KindsOfProbes:
 
 
 def data_parts(kinds: KindsOfProbes, resolution: int, geometry: Geometry | None) -> npt.NDArray[np.bool_]:
-    """Return a flag for each part of each probe: True if an overlay stores it as data."""
+    """Return a flag for each part of ``resolution`` bytes of each probe: True if an overlay stores it as data."""
     parts = folded(kinds, resolution)
     found: npt.NDArray[np.bool_] = parts == Kind.DATA
     if geometry is not None and not geometry.zero_flag:  # version 2 has no zero clusters

@@ -29,11 +29,10 @@ _WORDS_OF_UNIT = UNIT // np.dtype(np.uint64).itemsize
 class ProbeContents:
     """The result of reading some probes.
 
-    ``kinds``: those of their units. ``read``: the bytes that were read for each, from both images. ``prices``: the
-    price of each, by the rule of the guest; ``shared``: how many bytes of each price are in blocks that other
-    files use, too; 0 unless the overlay will share them. ``lengths``: with the rule COMPRESSED, an array of shape
-    (probes, clusters): the stored bytes of each cluster, 0 if it is not compressed. With the other rules it has no
-    columns.
+    ``kinds``: those of their units. ``read``: the bytes read for each probe, from both images. ``prices``: the
+    price of each probe. ``shared``: how many bytes of each price are in blocks that other files share; 0 unless
+    the overlay will share them. ``lengths``, of shape (probes, clusters): the compressed size of each cluster, 0
+    if it is stored uncompressed or not at all; without columns unless the rule is COMPRESSED.
     """
 
     kinds: KindsOfProbes
@@ -47,9 +46,9 @@ class ProbeReader:
     """The open images of template and guest, and buffers for a probe of each."""
 
     def __init__(self, template: Image, guest: Image, pricing: Pricing, size: int) -> None:
-        """Take the images. ``size``: bytes of a probe.
+        """Take the images, which the caller closes. ``size``: the bytes of a probe.
 
-        :raises ImageError: a filesystem reports an error.
+        :raises ImageError: a filesystem that stores the guest reports an error.
         """
         self._template, self._guest, self._pricing, self._size = template, guest, pricing, size
         self._buffers = ReadBuffer(size), ReadBuffer(size)
@@ -60,7 +59,9 @@ class ProbeReader:
             self._rule = WriteRule(guest, known=raw_extents(guest))
 
     def read(self, numbers: npt.NDArray[np.int64], kind: ProbeClass) -> ProbeContents | ImageError:
-        """Read the probes with these numbers, all of one class; return the error if the guest cannot be read.
+        """Read the probes with these numbers, all of one class.
+
+        Return the error if the guest cannot be read, or the blocks of an image cannot be found.
 
         :raises ImageError: the template cannot be read.
         """
@@ -90,13 +91,13 @@ class ProbeReader:
         return ProbeContents(kinds, read, prices, shared, lengths)
 
     def _load_template(self, start: int, segments: list[Segment]) -> memoryview:
-        """Return the template's bytes of a probe: zeros if there are no segments."""
+        """Return the template's bytes of a probe: all zeros if there are no segments."""
         if not segments:
             return self._zeros
         return self._buffers[0].load_segments(self._template, start, self._size, segments)
 
     def _compare(self, below: memoryview, data: memoryview, start: int) -> npt.NDArray[np.uint8]:
-        """Return the kinds of the units of a probe that starts at offset ``start`` of the guest."""
+        """Return the kinds of the units of a probe that begins at offset ``start``."""
         words = np.frombuffer(data, dtype=np.uint64).reshape(-1, _WORDS_OF_UNIT)
         nonzero = words.any(axis=1)
         differs = (words != np.frombuffer(below, dtype=np.uint64).reshape(-1, _WORDS_OF_UNIT)).any(axis=1)
@@ -111,7 +112,7 @@ class ProbeReader:
         return np.flatnonzero(data_parts(kinds[np.newaxis], self._part, self._pricing.geometry))
 
     def _compressed(self, data: memoryview, kinds: npt.NDArray[np.uint8]) -> tuple[int, npt.NDArray[np.int32]]:
-        """Return the bytes that a probe takes in a compressed overlay, and those of each of its clusters."""
+        """Return the price of a probe with the rule COMPRESSED, and its lengths: see :class:`ProbeContents`."""
         size, pricing = self._part, self._pricing
         lengths, total = np.zeros(self._size // size, dtype=np.int32), 0
         for number in self._data_parts(kinds).tolist():
@@ -121,7 +122,7 @@ class ProbeReader:
         return total, lengths
 
     def _shareable(self, ours: list[Segment], theirs: list[Segment], kinds: npt.NDArray[np.uint8]) -> int:
-        """Return the equal bytes of a probe that both images store as they are, and not yet in the same blocks."""
+        """Return the number of equal bytes that both images store as they are, but not in the same blocks."""
         if not ours or not theirs:
             return 0
         equal = from_kinds(np.where(kinds & Kind.ZERO, Kind.SAME_ZERO, Kind.SAME).astype(np.uint8))
@@ -161,7 +162,7 @@ def _in_file(segments: list[Segment]) -> list[tuple[int, int]]:
 
 
 def _data_bytes(segments: list[Segment]) -> int:
-    """Return the bytes of segments that are not known to be zeros."""
+    """Return the number of bytes in segments that are not known to be zeros."""
     return sum(segment.end - segment.start for segment in segments if segment.origin is not Origin.ZERO)
 
 

@@ -15,10 +15,10 @@ from batchdiff.estimation.guest_sample import GuestSample
 
 
 def refine(samples: Mapping[str, GuestSample], target: float) -> bool:
-    """Double the samples that make the sum of all data least certain; return False if none needs doubling.
+    """Double class samples, the least certain first, until the sum of all prices should be certain enough.
 
-    ``target``: the largest half width that the interval of the sum may have, in bytes. Doubling a sample halves
-    its variance, so no more samples are doubled than should be needed to make the sum certain enough.
+    Return False if it already is. ``target``: the largest half width that the interval of the sum may have, in
+    bytes. Each class sample is doubled at most once, which halves the variance of its estimate.
     """
     squares = [
         (interval.half_width**2, name, kind)

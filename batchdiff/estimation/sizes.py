@@ -30,26 +30,29 @@ from batchdiff.qcow2.geometry import Geometry
 from batchdiff.sampling.interval import Interval, exactly, sum_of
 
 _SIZES_OF_A_WORKER = 6
-"""Guests for which one more worker pays off: starting it takes as long as calculating the sizes of a few."""
+"""The number of guests that justifies another worker: starting one takes as long as computing a few sizes."""
 
 _CHOICE = 0.01
 """The share by which the overlay that ``auto`` chooses may be larger than the smallest one."""
 
 _SLACK_UNITS = 2
-"""Units of the filesystem by which the predicted size of tables and lists of extents may be wrong, besides whole
-L2 tables."""
+"""The allocation units by which an estimate may be wrong, apart from its data and from whole L2 tables."""
 
 
 @frozen
 class Sizes:
-    """All that the estimates of guests depend on besides their samples. ``jobs``: the number of workers."""
+    """All that the estimates of guests depend on besides samples. ``jobs``: the maximum number of workers."""
 
     candidates: Mapping[str, Candidate]
     facts: FleetFacts
     jobs: int
 
     def estimates(self, samples: Mapping[str, GuestSample]) -> dict[str, GuestEstimate]:
-        """Return the estimate for each guest that is sampled, by name."""
+        """Return the estimate for each sampled guest, by name.
+
+        :raises ImageError: the template cannot be opened.
+        :raises WorkerError: a worker failed.
+        """
         job = SizeJob(self.candidates, samples, self.facts)
         workers = min(self.jobs, len(samples) // _SIZES_OF_A_WORKER + 1)
         return {
@@ -64,8 +67,8 @@ class Sizes:
         if plan.diff is None:
             return GuestEstimate(plan, probes=sample.probes, read_bytes=sample.read_bytes)
         savings, doubt = plan.diff.savings, _Doubt.of(self.candidates[plan.name], plan.diff, sample, result.tables)
-        # For imputed data, the plan's code leaves out the holes that the guest has there. So use what was found
-        # in the probes.
+        # The guest may have holes where data is imputed, and the plan's code leaves them out. So count the data
+        # that was found in the probes.
         is_counted = sample.pricing.rule is PriceRule.WRITTEN
         data = sum_of(sample.data_bytes().values())
         shared = savings.saved_bytes - savings.reclaimable_bytes + savings.overlay_disk_bytes
@@ -86,13 +89,13 @@ class Sizes:
         )
 
     def _sharing(self, plan: GuestPlan, sharing: Sharing, sample: GuestSample) -> GuestEstimate:
-        """Return the estimate for a guest that shares blocks in place: those that equal the template's."""
+        """Return the estimate for a guest that shares blocks in place."""
         equal, saved = sum_of(sample.data_bytes().values()), exactly(float(sharing.saved_bytes))
         if not sample.is_complete:
-            # Data counts where it was found to be equal, not where it is imputed to be.
+            # Count the equal data that was found in the probes, not the imputed data.
             more = equal.estimate - sharing.shareable_bytes
             slack = _SLACK_UNITS * sharing.unit
-            # Sharing never takes space, whatever a sample of few probes may seem to show.
+            # Sharing never takes space, even if a sample of few probes suggests that it does.
             saved = Interval(
                 max(saved.estimate + more, 0.0),
                 max(saved.low + more - (equal.estimate - equal.low) - slack, 0.0),
@@ -102,14 +105,14 @@ class Sizes:
         return GuestEstimate(plan, None, saved, threshold, sample.probes, sample.read_bytes, sample.is_complete)
 
     def _threshold(self, allocated: int) -> float:
-        """Return the least savings at which a plan converts a guest of this allocation, or has it share blocks."""
+        """Return the least savings at which a plan works on a guest, unless it is to rethin the guest."""
         minimum = self.facts.manifest.minimum_savings
         return -math.inf if minimum == -math.inf else max(minimum * allocated, 1)
 
 
 @frozen
 class _Doubt:
-    """What is uncertain about an overlay's size besides its data: how many bytes smaller or larger it may be.
+    """The doubt about an overlay's size apart from its data: the bytes by which it may be smaller or larger.
 
     ``per_byte``: the bytes that each byte of data adds to the overlay: itself, and its part of the refcounts.
     ``is_of_plan``: a plan has the same doubt, which is only about compression.
@@ -138,7 +141,7 @@ class _Doubt:
         return cls(below + more + chosen, above + more + chosen, per_byte)
 
     def around(self, size: float, data: Interval) -> Interval:
-        """Return the interval of an overlay's size. ``data``: that of its data."""
+        """Return the interval of an overlay's size. ``size``: the estimate; ``data``: the interval of its data."""
         below, above = data.estimate - data.low, data.high - data.estimate
         low = size - below * self.per_byte - self.below
         return Interval(size, max(low, min(size, 0.0)), size + above * self.per_byte + self.above)

@@ -2,13 +2,12 @@
 
 ::
 
-    /images/web01.vmdk names      is resolved to              and is allowed
-    web01-f001.vmdk               /images/web01-f001.vmdk     always
+    /images/web01.vmdk names      is resolved to              is allowed
+    web01-f001.vmdk               /images/web01-f001.vmdk     yes: beside the image
     /pool/web01-f001.vmdk         itself                      with `allow_folders: [/pool]`
     link.vmdk -> /etc/passwd      /etc/passwd                 no: only the link's target counts
 
-This module resolves and checks names only: the code that opens the file requires a regular file, and follows no
-link.
+Only names are checked here. The code that opens the file must follow no link, and require a regular file.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ _COPY = "If you trust the image, copy it into a single file with `qemu-img conve
 
 
 def allowed_file(name: str, image: str, folders: tuple[str, ...]) -> str:
-    """Return the path of a file that the image at the path ``image`` names, with all links resolved.
+    """Return the path, with all links resolved, of a file that the image at ``image`` names.
 
     A relative name is resolved in the image's folder. Files directly in that folder are allowed, and files at any
-    depth in ``folders``.
+    depth in ``folders``: absolute paths without symbolic links.
 
     :raises ImageError: the name is not a plain path, or resolves to a file elsewhere.
     """

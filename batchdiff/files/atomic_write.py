@@ -11,13 +11,14 @@ from batchdiff.files import own_files
 
 
 def write_whole(path: str, pieces: Iterable[str], *, encoding: str = "ascii", mode: int | None = None) -> None:
-    """Write a file under a temporary name, make it durable, and rename it.
+    """Write a file under a temporary name, make it durable, and rename it to ``path``.
 
-    A symbolic link at ``path`` is replaced, not followed. Without ``mode``, a file that replaces a regular file
-    gets that file's mode and, as far as this user may set it, its owner; any other file gets its mode from the
-    umask.
+    ``path`` must include a folder. A symbolic link there is replaced, not followed. Without ``mode``, a file that
+    replaces a regular file gets, as far as possible, that file's owner and mode; any other file gets its mode from
+    the umask.
 
-    :raises OSError: it cannot be written.
+    :raises OSError: the file cannot be written, or its name cannot be made durable.
+    :raises UnicodeEncodeError: a piece cannot be encoded.
     """
     temporary = own_files.temporary(path)
     with open(temporary, "x", encoding=encoding) as file:
@@ -38,7 +39,7 @@ def write_whole(path: str, pieces: Iterable[str], *, encoding: str = "ascii", mo
 
 
 def _keep_readers(fd: int, path: str) -> None:
-    """Give a file the owner and mode of the regular file that it will replace, if any, as far as this user can."""
+    """Give a file the owner and mode of the regular file that it will replace, if any, as far as possible."""
     with contextlib.suppress(OSError):
         info = os.lstat(path)
         if stat.S_ISREG(info.st_mode):
@@ -48,10 +49,10 @@ def _keep_readers(fd: int, path: str) -> None:
 
 
 def discard_leftovers(path: str) -> None:
-    """Remove the temporary files of ``path`` that :func:`write_whole` left behind when its process was killed.
+    """Remove the temporary files of ``path`` that :func:`write_whole` left behind in a crash.
 
-    Those of a path whose name is too long stay: see :func:`own_files.is_temporary_of`. The caller must ensure
-    that no process is writing ``path`` now.
+    If the name of ``path`` is too long, they stay: see :func:`own_files.is_temporary_of`. The caller must ensure
+    that no process is writing ``path``.
 
     :raises OSError: the folder cannot be listed, or a file cannot be removed.
     """
@@ -62,7 +63,10 @@ def discard_leftovers(path: str) -> None:
 
 
 def sync_folder(path: str) -> None:
-    """Make the names in a folder durable."""
+    """Make the names in a folder durable.
+
+    :raises OSError: the folder cannot be opened, or the disk fails.
+    """
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

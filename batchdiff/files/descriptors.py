@@ -17,17 +17,17 @@ _MOST = 1 << 20
 """The limit that "unlimited" amounts to: by default, Linux allows no more (fs.nr_open)."""
 
 _LEAST = 32
-"""The least number of files that it must still be possible to open.
+"""The number of further files that the limit must allow.
 
-Converting a guest with two backing files opens 22 files besides those that are open from the start: mostly the
-chains of the guests that are being verified, and pipes to qemu-img.
+Converting a guest with two backing files takes 22 of them: mostly for the chains that are being verified, and for
+pipes to qemu-img.
 """
 
 
 def require_descriptors() -> None:
     """Raise the limit on open files, and require that it is enough for a fleet of any size.
 
-    :raises BatchdiffError: the limit is too low; or /proc, which shows the users of an image, is not mounted.
+    :raises BatchdiffError: the limit is too low, or /proc is not mounted.
     """
     if not os.path.isdir(_FILES):
         raise BatchdiffError(
@@ -46,7 +46,7 @@ def require_descriptors() -> None:
 
 
 def raise_descriptor_limit() -> None:
-    """Raise the limit on open files as far as the system allows this process."""
+    """Raise the soft limit on open files to the hard limit, if the system permits it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(OSError, ValueError):  # then keep the lower limit
@@ -54,11 +54,11 @@ def raise_descriptor_limit() -> None:
 
 
 def free_descriptors() -> int:
-    """Return how many more files this process can open now."""
+    """Return how many more files the limit lets this process open now; 0 if that is unknown."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _MOST if soft == resource.RLIM_INFINITY else soft
     try:
         used = len(os.listdir(_FILES)) - 1  # less the one that lists them
-    except OSError:  # no descriptor is left to list them with
+    except OSError:  # no descriptor is left to list them with, or /proc is not mounted
         return 0
     return max(most - used, 0)

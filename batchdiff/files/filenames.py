@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterable
 
 _LONGEST = 255
-"""The limit in bytes for filesystems that do not report theirs (Linux ``NAME_MAX``)."""
+"""The limit in bytes if a filesystem does not report its own (Linux ``NAME_MAX``)."""
 
 # Control characters, line and paragraph separators: they can forge lines in reports and logs.
 _UNFIT = frozenset({"Cc", "Zl", "Zp"})
@@ -21,7 +21,7 @@ def unfit(text: str) -> bool:
     """Return whether a name has characters that are not accepted in an image's name.
 
     Bytes that are not UTF-8 are accepted: Python represents each as one of the code points U+DC80 to U+DCFF
-    (PEP 383). Other surrogates do not stand for bytes, and are not accepted.
+    (PEP 383).
     """
     return any(_is_unfit(letter) for letter in text)
 
@@ -47,10 +47,7 @@ def _is_unfit(letter: str) -> bool:
 
 
 def readable(name: str) -> str:
-    r"""Return a name in a form that can be shown, copied and typed.
-
-    Bytes that are not UTF-8, and unprintable characters, become escapes such as ``\udce9`` and ``\n``.
-    """
+    r"""Return a name with escapes for bytes that are not UTF-8 and for unprintable characters: ``\udce9``."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)
 
 
@@ -58,7 +55,7 @@ def shell_word(text: str) -> str:
     r"""Quote a word for a shell.
 
     If it has unprintable characters, or bytes that are not UTF-8, it is written as in ``$'caf\351.img'``. Bash,
-    zsh and ksh understand that notation; dash does not.
+    zsh and ksh understand that notation; dash 0.5.12 does not.
     """
     if text.isprintable():
         return shlex.quote(text)
@@ -66,7 +63,7 @@ def shell_word(text: str) -> str:
 
 
 def shell_option(option: str, value: str) -> str:
-    """Quote an option and its value for a shell; a value that begins with a hyphen is joined to the option."""
+    """Return an option and its quoted value for a shell; ``=`` joins them if the value begins with a hyphen."""
     return f"{option}{'=' if value.startswith('-') else ' '}{shell_word(value)}"
 
 
@@ -90,7 +87,7 @@ def _typed(letter: str) -> str:
 
 
 def shell_line(words: Iterable[str]) -> str:
-    """Join words into a shell command."""
+    """Quote words, and join them into a shell command."""
     return " ".join(map(shell_word, words))
 
 
@@ -108,7 +105,7 @@ def check_usable(path: str) -> None:
 
 
 def longest_name(folder: str) -> int:
-    """Return how many bytes a file name in a folder may have."""
+    """Return how many bytes a file name in a folder may have; 255 if that is unknown."""
     try:
         return max(os.pathconf(folder, "PC_NAME_MAX"), 0) or _LONGEST
     except (OSError, ValueError):

@@ -2,9 +2,10 @@
 
 ::
 
-    ext4, XFS, tmpfs   FS_IOC_GETFSUUID (Linux 6.9); before that, /dev/disk/by-uuid, which udev maintains
-    btrfs              the UUID of the subvolume, because each subvolume has its own inode numbers
-    NFS, FUSE, overlayfs, a UUID of zeros   none (""): see :mod:`.fingerprint`
+    ext4, XFS, tmpfs, overlayfs   FS_IOC_GETFSUUID (Linux 6.9), unless that UUID is all zeros
+    btrfs                         the UUID of the subvolume, because each subvolume has its own inode numbers
+    otherwise, on a block device  /dev/disk/by-uuid, which udev maintains
+    others, such as NFS           none (""): see :mod:`.fingerprint`
 
 Source: Linux ``include/uapi/linux/fs.h`` (struct fsuuid2) and ``include/uapi/linux/btrfs.h`` (struct
 btrfs_ioctl_get_subvol_info_args).
@@ -23,15 +24,15 @@ _BY_UUID = "/dev/disk/by-uuid"
 
 
 def filesystem_id(fd: int) -> str:
-    """Return the lasting identifier of the filesystem of an open file; empty if it has none."""
+    """Return the lasting identifier of the filesystem of an open file; empty if none is known."""
     return _filesystem_uuid(fd) or _subvolume_uuid(fd) or _udev_uuid(os.fstat(fd).st_dev)
 
 
 def filesystem_id_at(folder: str, device: int) -> str:
     """Return the lasting identifier of a file's filesystem without opening the file, which could break a lease.
 
-    ``folder``, ``device``: the file's folder and device number. Empty if the file is itself a mount point, the
-    folder cannot be opened, or the filesystem has no identifier.
+    ``folder``, ``device``: the file's folder and device number. Return an empty string if no identifier is known,
+    or if the folder cannot be opened or has another device number (the file can be a mount point).
     """
     try:
         fd = os.open(folder or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -65,7 +66,7 @@ def _subvolume_uuid(fd: int) -> str:
 
 @lru_cache(maxsize=64)
 def _udev_uuid(device: int) -> str:
-    """Return the UUID by which udev lists the block device of a filesystem; empty if there is none."""
+    """Return the UUID by which udev lists a block device, as an identifier; empty if none is known."""
     try:
         for name in sorted(os.listdir(_BY_UUID)):
             if os.stat(os.path.join(_BY_UUID, name)).st_rdev == device:

@@ -1,9 +1,9 @@
-"""Fingerprints, which show, even weeks and reboots later, whether a file is still the one that a plan describes.
+"""Fingerprints, which show whether a file is still the one that a plan describes, even weeks and reboots later.
 
 ::
 
-    same file     inode and filesystem; if the filesystem has no lasting identifier: inode and device number, or
-                  inode, size and mtime, because device numbers change with a reboot
+    same file     inode and filesystem; without a lasting identifier of the filesystem: inode and device number,
+                  or inode, size and mtime, because device numbers can change with a reboot
     unchanged     the same file with the same size, mtime and ctime
     block device  its size only: neither its number nor its times depend on its content
 """
@@ -27,7 +27,7 @@ class Fingerprint:
     """Identity and last change of a file. Two fingerprints of the same, unchanged file are equal.
 
     ``device``: the number that the filesystem (or the block device) had when the fingerprint was taken.
-    ``filesystem``: the filesystem's lasting identifier, empty if it has none. A block device has inode 0 and no
+    ``filesystem``: the filesystem's lasting identifier, empty if none is known. A block device has inode 0 and no
     times.
     """
 
@@ -40,13 +40,13 @@ class Fingerprint:
 
     @property
     def vouches_for_content(self) -> bool:
-        """True if an equal fingerprint means equal content, which it never does for a block device."""
+        """True if an equal fingerprint means equal content; False for a block device."""
         return self.inode != 0
 
     def is_same_file(self, now: Fingerprint) -> bool:
-        """Return whether both fingerprints are of the same file, even if its content has changed.
+        """Return whether both fingerprints are of the same file, as far as they show.
 
-        For block devices, compare only the sizes.
+        The file's content may have changed. For block devices, compare only the sizes.
         """
         if self.inode != now.inode:
             return False
@@ -59,7 +59,7 @@ class Fingerprint:
     def is_unwritten(self, now: Fingerprint) -> bool:
         """Return whether both fingerprints are of the same file, with no write in between.
 
-        Its name or mode may have changed. For block devices, compare only the sizes.
+        The file's name or mode may have changed. For block devices, compare only the sizes.
         """
         return self.is_same_file(now) and (self.size, self.mtime_ns) == (now.size, now.mtime_ns)
 
@@ -114,11 +114,12 @@ def fingerprint_of(fd: int, size: int) -> Fingerprint:
 
 
 def fingerprint_at(path: str) -> Fingerprint | None:
-    """Return the fingerprint of the file at a path, without keeping it open; None if it cannot be examined.
+    """Return the fingerprint of the file at a path, which is opened only if it is a block device.
 
-    Symbolic links are followed only to block devices: /dev/vg/lv lasts, but its target, /dev/dm-3, does not.
+    Return None if the file cannot be examined. Symbolic links are followed only to block devices: /dev/vg/lv
+    lasts, but its target, /dev/dm-3, does not.
 
-    :raises OSError: a limit on open files or memory was reached, so it is unknown whether the file exists.
+    :raises OSError: a limit on open files or memory was reached, so the file may exist.
     """
     try:
         info = os.lstat(path)

@@ -8,7 +8,10 @@ from batchdiff.files.filenames import shell_word
 
 
 def other_names(fd: int, path: str) -> str:
-    """Return how many hard links an open file has and how to list them, as clauses; empty if it has only one."""
+    """Return how many hard links an open file has, and how to list them, as clauses; empty unless it has several.
+
+    ``path``: the file's absolute path.
+    """
     count = os.fstat(fd).st_nlink
     if count <= 1:
         return ""
@@ -17,7 +20,7 @@ def other_names(fd: int, path: str) -> str:
 
 
 def _mount_point(path: str) -> str:
-    """Return the mount point of a file's filesystem, below which all its hard links are."""
+    """Return the nearest mount point above a file."""
     folder = os.path.dirname(path)
     while not os.path.ismount(folder):
         folder = os.path.dirname(folder)
