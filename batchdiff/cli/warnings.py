@@ -23,10 +23,7 @@ def warn_of_manifest(
     observer: ReadObserver | None = None,
     recognised: Callable[[int], None] = ignore,
 ) -> None:
-    """Warn of all oddities of a valid manifest.
-
-    They are those found on reading it, doubtful formats, overlays in place of raw guests, names of block devices
-    that may not last, and files that are read-only or that a VM could have open unnoticed.
+    """Warn of oddities of a valid manifest and of the images that it names.
 
     ``observer`` is called at every read of an image; ``recognised``, with the number of images examined so far.
     """
@@ -42,7 +39,7 @@ def warn_of_manifest(
 
 
 def _warn_of_names(console: Console, manifest: Manifest) -> None:
-    """Warn of block devices whose names may refer to other disks some day, and suggest better names."""
+    """Warn of block devices whose names may refer to other disks some day."""
     doubts = []
     for path, what in _roles(manifest).items():
         number = device_number(path)
@@ -56,7 +53,7 @@ def _warn_of_names(console: Console, manifest: Manifest) -> None:
 
 
 def _roles(manifest: Manifest) -> dict[str, str]:
-    """Return the role of each image and of each backing file, by its path."""
+    """Return the role of each image and each backing file, in words, by path."""
     images = [("the template", manifest.template)]
     images += [(f"the guest {guest.name}", guest.image) for guest in manifest.guests]
     roles: dict[str, str] = {}

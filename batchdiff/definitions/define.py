@@ -1,4 +1,4 @@
-"""Change definitions in libvirt, each only if its VM is off and its images are in place, and undo the changes."""
+"""Change definitions in libvirt while their VMs are off, and undo the changes."""
 
 from __future__ import annotations
 
@@ -19,22 +19,19 @@ from batchdiff.frozen import frozen
 from batchdiff.linux.call_failures import AGAIN
 
 _REMEDIES = {RESTORING: "`batchdiff restore` again", NOT_WRITTEN: "`batchdiff apply`"}
-"""What must be run first, by the reason to wait."""
+"""The command to run first, by the reason why a change must wait."""
 
 _TO_SHUT_DOWN = {
     "paused": ("resume", "shutdown"),
     "pmsuspended": ("dompmwakeup", "shutdown"),
     "crashed": ("destroy",),
 }
-"""The virsh commands, by state, that shut down a VM that is not running: it cannot react to ``shutdown`` alone."""
+"""The virsh commands, by state, that shut down a VM which cannot react to ``shutdown`` alone."""
 
 
 @frozen
 class Definer:
-    """The means to change VM definitions for one plan, and to undo the changes.
-
-    ``folder``: where the former definitions are saved.
-    """
+    """The means to change VM definitions for one plan. ``folder``: the folder of saved definitions."""
 
     libvirt: Libvirt
     disks: Sequence[GuestDisk]
@@ -44,9 +41,11 @@ class Definer:
     def define(self, change: DomainChange) -> None:
         """Save a domain's definition, define the domain as a change requires, and save the result.
 
-        :raises DefinitionError: its VM is on, libvirt keeps a snapshot, a checkpoint or saved memory of it, an
-            image is not in place, only the operator can make the change, the domain no longer uses a guest, or its
-            former or new definition cannot be saved.
+        If only the result cannot be read or saved, an error is raised, but the change stays.
+
+        :raises DefinitionError: the VM is not off; the domain has contradictions (:func:`contradictions_of`); the
+            change must wait, or be made by hand; the domain no longer uses a guest; or a definition cannot be
+            parsed or saved.
         :raises ProgramError: libvirt cannot be queried, or refuses the change.
         """
         name = change.domain.name
@@ -64,9 +63,10 @@ class Definer:
     def undo(self, name: str) -> bool:
         """Define a domain as it was before batchdiff last changed it; return whether there was anything to do.
 
-        :raises DefinitionError: its VM is on, libvirt keeps a snapshot, a checkpoint or saved memory of it, its
-            definition has been modified since, or may have been, one of its images is missing or has another
-            format, or a saved definition cannot be read.
+        :raises DefinitionError: the VM is not off; the domain has contradictions (:func:`contradictions_of`); the
+            definition may have been modified since the change; an image that the former definition names by path
+            is missing; a guest's image has another format than that definition declares; or a definition cannot
+            be read or parsed.
         :raises ProgramError: libvirt cannot be queried, or refuses the change.
         """
         last = saved.latest(self.folder, name)
@@ -92,7 +92,7 @@ class Definer:
         return True
 
     def refresh_pools(self) -> list[tuple[str, ProgramError]]:
-        """Have libvirt refresh the pools with images of the plan; return those that it cannot refresh, and why."""
+        """Have libvirt refresh the pools with image files of the plan; return those that fail, and why."""
         failed = []
         folders = {os.path.dirname(path) for disk in self.disks for path in disk.known_as}
         for pool in self.pools:
@@ -104,9 +104,9 @@ class Definer:
         return failed
 
     def _require_right_formats(self, disks: Sequence[DomainDisk], what: str) -> None:
-        """Refuse disks whose format is not, or is no longer, that of their image.
+        """Refuse disks that declare another format than their guest's image has now.
 
-        An overlay that has replaced a raw original is destroyed if its VM uses the overlay as a raw disk.
+        A VM that uses an overlay as a raw disk destroys the overlay.
         """
         guests = {os.path.realpath(guest.now.path): guest for guest in self.disks}
         for disk in disks:
@@ -138,7 +138,7 @@ class Definer:
         self._require_consistent(name, what)
 
     def _require_consistent(self, name: str, what: str) -> None:
-        """Refuse a domain if libvirt keeps a snapshot, a checkpoint or saved memory of it."""
+        """Refuse a domain that has contradictions."""
         if found := contradictions_of(self.libvirt, name):
             remedy = " ".join(f"{each.advice}." for each in found)
             raise DefinitionError(what, why="; ".join(each.what for each in found), remedy=remedy)

@@ -1,4 +1,4 @@
-"""The disk images of all domains of a libvirt connection, with the formats that the domains declare."""
+"""The disk images of a libvirt connection's persistent domains, with the formats that the domains declare."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from batchdiff.image_source import ImageFormat
 
 @frozen
 class DefinedDisk:
-    """A disk's image. ``user``: the domain that is using it, and how; empty if none is."""
+    """The image of a disk. ``user``: how an active or saved domain uses the image; empty if none does."""
 
     path: str
     format: ImageFormat
@@ -23,16 +23,16 @@ class DefinedDisk:
 
 @frozen
 class DefinedDisks:
-    """All disks, each image once. ``unusable``: a sentence about each disk that is left out."""
+    """The disks of persistent domains, each path once. ``unusable``: a sentence about each disk left out."""
 
     disks: tuple[DefinedDisk, ...]
     unusable: tuple[str, ...]
 
 
 def defined_disks(libvirt: Libvirt) -> DefinedDisks:
-    """Return the disks of all defined domains.
+    """Return the disks of all persistent domains.
 
-    :raises DefinitionError: libvirt returned something other than a definition.
+    :raises DefinitionError: libvirt's output cannot be parsed.
     :raises ProgramError: libvirt cannot be queried.
     """
     pools = libvirt.pools()

@@ -1,4 +1,4 @@
-"""What refers to a domain's disks in libvirt, besides its definition.
+"""The state of a domain, and libvirt's records, besides the definition, that refer to the domain's disks.
 
 ::
 
@@ -23,9 +23,9 @@ OFF = "shut off"
 
 @frozen
 class Contradiction:
-    """Something that libvirt keeps for a domain, and that contradicts a changed definition.
+    """Something that libvirt keeps for a domain and that would contradict a changed definition.
 
-    ``commands``: the commands that remove it, in order. ``advice``: when to run them, without the final full stop.
+    ``commands`` remove it, in this order. ``advice``: when to run them, without the final full stop.
     """
 
     what: str
@@ -34,7 +34,7 @@ class Contradiction:
 
 
 def contradictions_of(libvirt: Libvirt, name: str) -> list[Contradiction]:
-    """Return what libvirt keeps for a domain that would contradict a change of its disks.
+    """Return what would contradict a change of a domain's disks: its saved memory, snapshots and checkpoints.
 
     :raises ProgramError: libvirt cannot be queried.
     """
@@ -62,12 +62,12 @@ def contradictions_of(libvirt: Libvirt, name: str) -> list[Contradiction]:
 
 
 def images_of_active_domains(libvirt: Libvirt) -> dict[str, str]:
-    """Return how each image is used, such as ``the domain web is paused``, by the image's resolved path.
+    """Return how domains use images, such as ``the domain web is paused``, by the image's resolved path.
 
-    An image counts if a domain that is not shut off has it anywhere in a disk's chain, or if a domain whose memory
-    is saved will have it when the domain continues.
+    An image is included if a domain that is not shut off has it anywhere in a disk's chain, or if a domain whose
+    memory is saved will have it there when the domain continues.
 
-    :raises DefinitionError: libvirt returned something other than a definition.
+    :raises DefinitionError: libvirt's output cannot be parsed.
     :raises ProgramError: libvirt cannot be queried.
     """
     active, saved = libvirt.active(), libvirt.saved()
@@ -83,7 +83,7 @@ def images_of_active_domains(libvirt: Libvirt) -> dict[str, str]:
 
 
 def _paths(document: bytes, where: str, pools: Sequence[Pool]) -> Iterator[str]:
-    """Yield the resolved path of each image of a domain: of its disks, their chains, and copies being made."""
+    """Yield the resolved paths of the images of a domain's disks, of their chains, and of copies being made."""
     devices = parse_elements(document, where).first("devices")
     for disk in devices.all("disk") if devices else ():
         for source in _sources(disk):

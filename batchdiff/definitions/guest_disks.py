@@ -1,4 +1,4 @@
-"""The image that each guest's VM must use now, according to the plan's journal, and the one to use after apply."""
+"""The image that each guest's VM must use now, and the one that it must use after apply."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ RESTORING = "its restore has not finished"
 
 
 class BackingImage(NamedTuple):
-    """An image below a VM's disk, as libvirt names it."""
+    """An image below a VM's disk: its path, and libvirt's name for its format."""
 
     path: str
     format: str
 
 
 class VmImage(NamedTuple):
-    """An image as a VM's definition names it. ``backing_name``: its backing file's name in its header.
+    """An image as a VM's definition names it.
 
-    ``chain``: all images below it, the topmost first; None if they are not known for certain.
+    ``backing_name``: the name of the backing file in the image's header, presumed for an original; empty without
+    a backing file. ``chain``: all images below, the topmost first; None if they are not known for certain.
     """
 
     path: str
@@ -37,11 +38,11 @@ class VmImage(NamedTuple):
 
 @frozen
 class GuestDisk:
-    """The disk of a guest: ``now`` is the image that its VM must use.
+    """The disk of a guest. ``now``: the image that the guest's VM must use.
 
-    ``planned`` is the overlay that apply will write; None if the overlay is published, or a restore removed it.
-    ``known_as``: the resolved paths of the guest's images, by which a definition may name it. ``unfinished``: why
-    the VM's definition must not change now. ``by_hand``: why only the operator can change the definition.
+    ``planned``: the overlay that apply will write; None once the overlay is published or a restore has started.
+    ``known_as``: the resolved paths by which a definition may name the disk. ``unfinished``: why the VM's
+    definition must not change now. ``by_hand``: why only the operator can change the definition.
     ``is_overlay``: whether ``now`` is the overlay that the plan made.
     """
 
@@ -55,7 +56,7 @@ class GuestDisk:
 
 
 def guest_disks(plan: Plan, history: History) -> list[GuestDisk]:
-    """Return the disk of each guest that the plan converts, or has converted."""
+    """Return the disk of each guest to convert, including those already converted or restored."""
     back = history.given_back(plan.created)
     return [
         _disk(guest, plan, history.states.get(guest.name), is_back=guest.name in back) for guest in plan.to_convert
@@ -63,7 +64,7 @@ def guest_disks(plan: Plan, history: History) -> list[GuestDisk]:
 
 
 def _secrets(guest: GuestToConvert, plan: Plan, *, is_back: bool) -> str:
-    """Return why a VM's definition must be changed by hand: it needs a secret, or must lose one; empty if neither.
+    """Return why the operator must add secrets to a VM's definition, or remove some; empty without a reason.
 
     ``is_back``: whether the VM goes back from the overlay to the original.
     """
@@ -88,15 +89,15 @@ def encrypted_images(source: ImageSource, what: str) -> list[str]:
 
 
 def _driver_type(image_format: ImageFormat) -> str:
-    """Return libvirt's name for a format: it treats LUKS as raw, with an ``<encryption>``."""
+    """Return libvirt's name for a format. For libvirt, LUKS is raw with an ``<encryption>``."""
     return ImageFormat.RAW.value if image_format is ImageFormat.LUKS else image_format.value
 
 
 def _backing_name(source: ImageSource) -> str:
-    """Return the name by which an original refers to its backing file; empty if it has none."""
+    """Return a name for an original's backing file; empty if the original has none."""
     below = source.backing[0].path if source.backing else ""
     own, base = place_of(source.path), place_of(below)
-    # Proxmox VE writes relative names, and needs them; for other managers, the name does not matter here.
+    # Proxmox VE writes relative names, and recognises linked clones by them; elsewhere, the name does not matter.
     return f"../{base.vmid}/{base.name}" if own and base and own.images == base.images else below
 
 
@@ -118,7 +119,7 @@ def _disk(guest: GuestToConvert, plan: Plan, state: GuestState | None, *, is_bac
     overlay_name = own_name if in_place else guest.overlay_path
     overlay = VmImage(overlay_name, guest.options.format.value, named, _chain_on(plan.template.source))
     if state is None or not state.published:
-        # After a restore, the overlay is gone, so no definition may be changed to use it.
+        # No definition may be changed to use an overlay that a restore has deleted or left behind.
         is_back = is_back or (state is not None and state.goal is Goal.RESTORE)
         planned, by_hand = None if is_back else overlay, _secrets(guest, plan, is_back=is_back)
         return GuestDisk(guest.name, original, planned, known_as, by_hand=by_hand)

@@ -23,7 +23,7 @@ _DEFAULT_FORMAT = "raw"
 class DomainChange:
     """A domain with guests of the plan: its definition as it is, and as it must be.
 
-    ``commands``: the commands that remove what contradicts the change; ``notes``: the reasons for them.
+    ``commands`` remove what contradicts the change; ``notes`` explain why and when to run them.
     """
 
     domain: Domain
@@ -72,7 +72,7 @@ class DomainChange:
 def domain_changes(
     domains: Sequence[Domain], disks: Sequence[GuestDisk], pools: Sequence[Pool] = ()
 ) -> Iterator[DomainChange]:
-    """Yield the change for each domain that uses a guest of the plan.
+    """Yield the change for each domain that uses a guest of the plan, even if nothing has to change.
 
     :raises DefinitionError: a changed definition is not valid, which is a bug.
     """
@@ -92,9 +92,9 @@ def domain_changes(
 def without_guests(
     domains: Sequence[Domain], changes: Sequence[DomainChange], pools: Sequence[Pool] = ()
 ) -> Iterator[str]:
-    """Yield a sentence for each domain that uses no guest of the plan, or in which a guest may have been missed.
+    """Yield a sentence about each domain that certainly uses no guest of the plan.
 
-    A disk that is a volume of a pool whose definition is not among ``pools`` may be a guest.
+    Also yield one about each pool that a domain uses and ``pools`` lacks: its volumes may be guests.
     """
     found = [change.domain for change in changes]
     for domain in domains:
@@ -115,13 +115,13 @@ def without_guests(
 def _with_right_image(
     domain: Domain, number: int, guest: GuestDisk, pools: Sequence[Pool]
 ) -> tuple[bytes, GuestUse]:
-    """Return the definition with the right image for one of its disks, and what was decided."""
+    """Return the domain's definition with the right image for the disk ``number``, and the use of the guest."""
     # Each change shifts the offsets of the disks after it.
     domain = parse_domain(domain.document, domain.where)
     disk = domain.disks[number]
     image, waiting = guest.now, guest.unfinished
     changed = _with_image(domain, disk, image, pools)
-    # Compare the image rather than the text, which may name it by a link, or spell out that nothing is below it.
+    # Compare images rather than texts: a text may name the image by a link, or spell out that nothing is below it.
     same_path = path_of(disk, pools) == os.path.realpath(image.path)
     is_now = same_path and (disk.format or _DEFAULT_FORMAT) == image.format
     if is_now and guest.planned is not None:
@@ -135,14 +135,14 @@ def _with_right_image(
 
 
 def _with_image(domain: Domain, disk: DomainDisk, image: VmImage, pools: Sequence[Pool]) -> bytes:
-    """Return the definition with this image for a disk; the image's own chain stays if it is written out."""
+    """Return the definition with this image for a disk; a written chain stays if it is the image's own."""
     keeps_chain = _has_chain_of(image, disk, pools)
     is_device = os.path.exists(image.path) and stat.S_ISBLK(os.stat(image.path).st_mode)
     return with_image(domain, disk, image.path, image.format, pools, keeps_chain=keeps_chain, is_device=is_device)
 
 
 def _has_chain_of(image: VmImage, disk: DomainDisk, pools: Sequence[Pool]) -> bool:
-    """Return whether a disk's definition spells out the images below an image: all, or only the topmost ones."""
+    """Return whether a disk's written chain is the chain of an image or, if no end is written, its beginning."""
     written = written_chain(disk)
     if written is None or image.chain is None:
         return False
@@ -152,7 +152,7 @@ def _has_chain_of(image: VmImage, disk: DomainDisk, pools: Sequence[Pool]) -> bo
 
 
 def path_of(disk: DomainDisk, pools: Sequence[Pool]) -> str:
-    """Return the resolved path of a disk's image; empty if it has no path, and is not a volume of a known pool."""
+    """Return the resolved path of a disk's image; empty if the path is not known."""
     if disk.path:
         return os.path.realpath(disk.path)
     return next((pool.path_of(disk.volume) for pool in pools if pool.name == disk.pool and disk.volume), "")

@@ -1,4 +1,4 @@
-"""A libvirt domain: its disks, and the edits that make a disk use another image; pure.
+"""A libvirt domain: its disks, and the edits that make a disk use another image.
 
 ::
 
@@ -34,11 +34,7 @@ _DEVICES = {"disk", "lun"}
 
 @frozen
 class DomainDisk:
-    """A disk of a domain, or an image below one.
-
-    ``path`` is empty unless the definition gives the path of a file or device; ``pool`` and ``volume`` are empty
-    unless it names a volume of a pool. ``format`` is empty if none is given.
-    """
+    """A disk of a domain, or an image below one. Whatever the definition does not give is empty."""
 
     target: str
     path: str
@@ -50,9 +46,10 @@ class DomainDisk:
 
 @frozen
 class Domain:
-    """A domain as its XML describes it. ``where``: the source of the XML.
+    """A domain as its XML describes it.
 
-    That is a file, the URI of a connection to libvirt, or ``the domain NAME``.
+    ``where``: the source of the XML: a file, the URI of a connection to libvirt, or ``the domain NAME``.
+    ``disks``: all except CD-ROMs, floppy disks, and disks without a source.
     """
 
     name: str
@@ -62,16 +59,16 @@ class Domain:
 
 
 class WrittenChain(NamedTuple):
-    """The images that a definition names below a disk, the topmost first; ``is_ended``: it names all of them."""
+    """The images that a definition names below a disk, the topmost first. ``is_ended``: these are all."""
 
     images: tuple[DomainDisk, ...]
     is_ended: bool
 
 
 def parse_domain(document: bytes, where: str) -> Domain:
-    """Parse a domain, as ``virsh dumpxml --inactive`` prints it.
+    """Parse a domain's XML, as ``virsh dumpxml`` prints it.
 
-    :raises DefinitionError: it is not one.
+    :raises DefinitionError: the document cannot be parsed, is not a domain, or has no name.
     """
     root = parse_elements(document, where)
     if root.name != "domain":
@@ -91,7 +88,7 @@ def _disk(element: Element) -> DomainDisk | None:
 
 
 def _with_source(element: Element, format_in: str) -> DomainDisk:
-    """Return the image that an element names. ``format_in``: the name of its child with the format."""
+    """Return the image that an element names. ``format_in``: the name of the child element with the format."""
     source, driver, target = element.first("source"), element.first(format_in), element.first("target")
     given = source.attributes if source else {}
     return DomainDisk(
@@ -105,7 +102,7 @@ def _with_source(element: Element, format_in: str) -> DomainDisk:
 
 
 def written_chain(disk: DomainDisk) -> WrittenChain | None:
-    """Return the chain below a disk if its definition spells it out; None if libvirt probes it."""
+    """Return the written chain of a disk; None if libvirt probes the whole chain."""
     images: list[DomainDisk] = []
     store = disk.element.first("backingStore")
     if store is None:
@@ -128,10 +125,10 @@ def with_image(  # noqa: PLR0913  # options by keyword
 ) -> bytes:
     """Return the domain's XML with ``disk`` changed to use the image at ``path``; all else stays as it is.
 
-    An explicit backing chain is removed unless ``keeps_chain``: it describes the former image, and libvirt does
-    not probe a disk that has one. An empty one stays if the image is raw: a raw image has no backing file. A disk
-    that is a volume of a pool remains one if the image is in that pool, and becomes a file otherwise, or
-    a block device with ``is_device``: QEMU 6.0 and later refuse to open a device as a file.
+    A written chain is removed unless ``keeps_chain``: it describes the former image, and libvirt would not probe
+    the new one. An empty chain stays if the image is raw, because a raw image has no backing file. A volume of
+    a pool remains one if ``pools`` has that pool, and the image is in it. Any other disk whose path changes
+    becomes a file or, with ``is_device``, a block device: QEMU 6.0 and later refuse to open a device as a file.
     """
     edits: list[tuple[int, int, bytes]] = []
     element = disk.element
@@ -162,7 +159,7 @@ def with_image(  # noqa: PLR0913  # options by keyword
 def _with_attributes(
     document: bytes, element: Element, new: dict[str, str], without: tuple[str, ...]
 ) -> tuple[int, int, bytes]:
-    """Return the edit that changes, adds and removes attributes of a tag; the others stay as they are."""
+    """Return the edit that sets the ``new`` attributes of an element, and removes those in ``without``."""
     tag = document[element.start : element.inside]
     for name in without:
         tag = _attribute(name).sub(b"", tag)
@@ -186,17 +183,14 @@ def _quoted(value: str) -> str:
 
 
 def _indentation(document: bytes, at: int) -> bytes:
-    """Return a line break and the white space before an offset.
-
-    The result is empty if anything else precedes the offset on its line, or if that is the first line.
-    """
+    """Return a line break and the indentation before an offset; empty after other text, or on the first line."""
     line = document.rfind(b"\n", 0, at) + 1
     before = document[line:at]
     return b"\n" + before if not before.strip() and line else b""
 
 
 def _line_of(document: bytes, element: Element) -> tuple[int, int]:
-    """Return the range of an element, with the line break and indentation before it if nothing else is there."""
+    """Return the range of an element, with the line break and indentation before it if it begins its line."""
     line = document.rfind(b"\n", 0, element.start)
     alone = line >= 0 and not document[line : element.start].strip()
     return (line if alone else element.start), element.end

@@ -11,25 +11,25 @@ from batchdiff.frozen import frozen
 
 @frozen
 class Pool:
-    """A pool: its name, and the folder of its volumes (empty if it is not a folder)."""
+    """A storage pool. ``folder``: the folder of its volumes; empty if there is none."""
 
     name: str
     folder: str
 
     def path_of(self, volume: str) -> str:
-        """Return the resolved path of a volume; empty if the pool is not a folder."""
+        """Return the resolved path of a volume; empty if the pool has no folder."""
         return os.path.realpath(os.path.join(self.folder, volume)) if self.folder else ""
 
     def volume_at(self, path: str) -> str:
-        """Return the name of the volume at a path; empty if it is not directly in this pool."""
+        """Return the name of the volume at a path; empty if the path is not directly in the pool's folder."""
         folder, name = os.path.split(path)
         return name if self.folder and os.path.realpath(folder) == os.path.realpath(self.folder) else ""
 
 
 def parse_pool(document: bytes, where: str) -> Pool:
-    """Parse a pool, as ``virsh pool-dumpxml`` prints it.
+    """Parse a pool's XML, as ``virsh pool-dumpxml`` prints it. ``where`` names the document in errors.
 
-    :raises DefinitionError: it is not one.
+    :raises DefinitionError: the document cannot be parsed, is not a pool, or has no name.
     """
     root = parse_elements(document, where)
     name = root.first("name")

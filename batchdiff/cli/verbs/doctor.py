@@ -1,4 +1,4 @@
-"""``batchdiff doctor``: show what this machine and these folders can do."""
+"""``batchdiff doctor``: show what this machine and the filesystems of folders can do."""
 
 from __future__ import annotations
 

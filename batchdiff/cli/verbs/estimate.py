@@ -1,4 +1,4 @@
-"""``batchdiff estimate``: estimate, from samples of the guests, what a plan would save; nothing is written."""
+"""``batchdiff estimate``: estimate from samples what a plan would save."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def _sampled(meter: Meter, done: int, total: int) -> None:
-    """Report how many bytes have been read, and the total to read, which a later round may increase."""
+    """Report the bytes that have been read, and the total to read, which may grow."""
     meter.lengthen(None, Phase.SCAN, total)
     meter.begin()
     meter.reach(None, Phase.SCAN, done)

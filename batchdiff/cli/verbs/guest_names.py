@@ -1,7 +1,8 @@
-"""The names of a plan's guests for the completion of ``--guest`` in a shell, which runs this at each press of Tab.
+"""Print the names of a plan's guests for a shell's completion of ``--guest``; the help does not list this verb.
 
-This verb, which the help does not list, gets the words of the command line as typed, one by one or all in one
-argument. The first word that names a plan with guests counts. The shell's completion script quotes the names.
+The arguments are the words of the command line, with or without their quotes, or the whole line in one argument.
+The first word that names a plan with guests counts. Names are printed unquoted, for the shell to quote.
+This runs at each press of Tab, so it loads little.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from batchdiff.plan.head import guests_named_in
 
 
 def run(words: Sequence[str]) -> int:
-    """Print the names, one per line. A name with a line break or an unprintable character is left out."""
+    """Print the names, one per line, except those with an unprintable character, such as a line break."""
     for word in words:
         for path in _meanings(word):
             names = guests_named_in(path)
@@ -27,7 +28,7 @@ def run(words: Sequence[str]) -> int:
 
 
 def _meanings(word: str) -> Iterator[str]:
-    """Yield the paths that typed words can mean: as they are, and without quotes. Only ~ is expanded."""
+    """Yield the paths that an argument can mean: the whole, then each word in it, unquoted. Only ~ is expanded."""
     yield os.path.expanduser(word)
     for end in ("", "'", '"'):  # a quote may still be open
         with contextlib.suppress(ValueError):

@@ -1,4 +1,4 @@
-"""``batchdiff plan``: check the manifest and the plan's path, then load the modules for the rest: ``new_plan``."""
+"""``batchdiff plan``: check the manifest and the plan's path, and leave the rest to ``new_plan``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
             remedy="Add `-o PLAN`, such as `-o fleet.plan.json`.",
         )
     check_scheduler_options(arguments)
-    # Whatever can be refused without the scan, which may take hours, is refused before it.
+    # The manifest and the path are checked before the scan, which may take hours.
     left = leftovers_at(arguments.output or default_plan_path(arguments.manifest))
     if arguments.guests is None:
         manifest = read_manifest(arguments.manifest, left=left)
@@ -44,10 +44,10 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     _check_apart(path, manifest)
     for line in guest_lines(manifest):
         console.detail(line)
-    # The plan that converted some guests may be the one at this path. It is then kept under another name, and the
-    # new plan must refer to it by that name.
+    # A plan at this path that has converted guests will get another name, by which the new plan must refer to it.
     plans = _earlier_plans(manifest, path, name_to_keep_at(path, converted_guests(manifest)))
-    # Loaded only now, so that problems of a manifest are reported in half the time. Signals are held, as in main.
+    # These imports come late so that a manifest's problems are reported in half the time. Signals are held because
+    # numpy reports Ctrl-C during its import as a broken installation.
     with held_signals():
         from batchdiff.cli.new_plan.new_plan import make_and_report  # noqa: PLC0415
         from batchdiff.image.open import load_formats  # noqa: PLC0415
@@ -57,10 +57,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def _earlier_plans(manifest: Manifest, path: str, kept: str | None) -> EarlierPlans:
-    """Return the search for plans that converted guests.
-
-    ``kept``: the future name of the plan at ``path``; None if it need not be kept.
-    """
+    """Return a search for plans that converted guests. ``kept``: the new name of the plan at ``path``, if any."""
     output = os.path.abspath(path)
     folders = (os.path.dirname(output), os.path.dirname(manifest.path))
     return EarlierPlans(folders, renamed={} if kept is None else {output: os.path.abspath(kept)})
@@ -72,10 +69,10 @@ def default_plan_path(manifest_path: str) -> str:
 
 
 def _check_output(path: str) -> None:
-    """Check, before the scan, that the plan can be written and will not replace a file of another kind.
+    """Check the plan's folder, and what the plan would replace.
 
-    :raises UsageError: no file can be created in the folder, or what exists at the path cannot be read, or is
-        neither a plan nor an empty file.
+    :raises UsageError: the folder takes no files, or ``path`` exists and is neither a readable plan nor an empty
+        file; a symbolic link is refused, too.
     """
     _check_folder(os.path.dirname(os.path.abspath(path)))
     if not os.path.lexists(path):
@@ -95,10 +92,7 @@ def _check_output(path: str) -> None:
 
 
 def _check_apart(path: str, manifest: Manifest) -> None:
-    """Check that neither the plan nor a file beside it will have the name of a file that apply writes.
-
-    :raises UsageError: one of them will.
-    """
+    """Raise UsageError if the plan or a file beside it would have the path of an overlay or a data file."""
     own = {os.path.realpath(path + suffix) for suffix in ("", *own_files.BESIDE_PLAN)}
     for guest in manifest.guests:
         for name in filter(None, (guest.overlay_path, guest.options.data_file)):

@@ -1,4 +1,4 @@
-"""``batchdiff purge``: delete originals in quarantine, each after another comparison with its VM's disk."""
+"""``batchdiff purge``: delete originals in quarantine."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def _ask(console: Console, plan: Plan, options: PurgeOptions, history: History, *, yes: bool) -> None:
-    """Ask before deleting originals, unless there are none, or ``yes`` has answered already."""
+    """Ask before originals are deleted, unless there are none or ``yes`` is given."""
     states = purgeable(plan, history.states, options.guests)
     if yes or not states:
         return
@@ -83,7 +83,7 @@ def _path(guest: GuestToConvert, state: GuestState) -> str:
 
 
 def _remains(plan: Plan, count: int, rebuilt: Sequence[str]) -> str:
-    """Return what remains of ``count`` guests; ``rebuilt``: the images that restore rebuilt for some of them."""
+    """Return words for what remains of ``count`` guests. ``rebuilt``: their images that restore rebuilt."""
     others = count - len(rebuilt)
     if not rebuilt:
         return overlays_remain(plan, others)

@@ -1,4 +1,4 @@
-"""``batchdiff restore``: give the VMs full images again, their originals or images rebuilt from overlays."""
+"""``batchdiff restore``: give VMs their originals back, or images rebuilt from their overlays."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         return code
     report_space(console, space, outcomes)
     if arguments.define:
-        # All chosen guests that are not converted now: an earlier restore may have left the definition of a
-        # running domain unchanged.
+        # Not only the guests restored just now are considered: an earlier restore may have left the definition of
+        # a running domain unchanged.
         now = history_of(console, arguments, plan, path_map)
         defined = define_guests(console, arguments, _with_full_images(plan, now, options.guests))
         return code or defined
@@ -80,10 +80,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def _with_full_images(plan: Plan, history: History, chosen: tuple[str, ...] | None) -> list[GuestDisk]:
-    """Return the disks of guests that have full images now, with no overlay planned.
-
-    ``chosen``: the names of the guests to consider; None for all.
-    """
+    """Return the disks of guests with full images, without planned overlays. ``chosen``: names; None for all."""
     published = {name for name, state in history.states.items() if state.published}
     disks = [disk for disk in guest_disks(plan, history) if chosen is None or disk.guest in chosen]
     whole = [disk for disk in disks if disk.guest not in published and os.path.exists(disk.now.path)]
@@ -120,17 +117,14 @@ def _ask(
 def _ask_to_discard(
     console: Console, found: list[GuestWithState], there: Mapping[str, OnDisk], *, yes: bool
 ) -> None:
-    """List all that is lost, and ask unless ``yes`` answers already: discarding cannot be undone.
+    """Print what is to be discarded and, unless ``yes`` is given, ask: discarding cannot be undone.
 
-    ``there``: the files of each guest. Restore leaves guests without an original as they are.
-
-    :raises UsageError: without ``yes``, the answer was not yes, there is no terminal to ask on, or no guest can go
-        back to its original.
+    :raises UsageError: as for :func:`confirm`; or, without ``yes``, no guest can go back to its original.
     """
     lost = _without_original(there, found)
     back = [each for each in found if each[0].name not in lost]
     if not back and yes:
-        return  # each guest fails with the reason
+        return  # restore fails for each guest, and reports why
     if not back:
         raise UsageError(
             f"{few(lost)} cannot go back to {'its original' if len(lost) == 1 else 'their originals'}",
@@ -161,7 +155,7 @@ def _ask_to_discard(
 
 
 def _what_remains(back: list[GuestWithState], there: Mapping[str, OnDisk]) -> str:
-    """Describe what remains once the changes are discarded: full images, or the originals if all are unchanged."""
+    """Describe what remains once the changes are discarded."""
     one = len(back) == 1
     if all(_is_as_planned(guest, known, there.get(guest.name)) for guest, known in back):
         return f"the {'original, as it was' if one else 'originals, as they were'} before the conversion"
@@ -169,7 +163,7 @@ def _what_remains(back: list[GuestWithState], there: Mapping[str, OnDisk]) -> st
 
 
 def _is_as_planned(guest: GuestToConvert, known: GuestState, files: OnDisk | None) -> bool:
-    """Return whether a guest goes back to its original, and the files show that the original has not changed."""
+    """Return whether a guest goes back to its original, whose files' sizes and mtimes show no change."""
     if files is None or files.original is None or guest.is_on_device or rebuilt_is_in_place(guest, known):
         return False
     return Written.ORIGINAL not in files.written
@@ -182,20 +176,20 @@ def _without_original(there: Mapping[str, OnDisk], found: list[GuestWithState]) 
 
 
 def _warn_of_losses(console: Console, plan: Plan, options: RestoreOptions, history: History) -> None:
-    """Warn of the features that rebuilt images lack; an original that only gets its name back lacks none."""
+    """Print how images that may have to be rebuilt would differ from their originals."""
     there = on_disk(plan, history)
     found = [each for each in restorable(plan, history.states, options.guests) if _is_rebuilt(there, each[0].name)]
     warn_of_rebuilding(console, [guest for guest, _ in found])
 
 
 def _is_rebuilt(there: Mapping[str, OnDisk], guest: str) -> bool:
-    """Return whether a guest's image may have to be rebuilt: its original is missing, or a file has changed."""
+    """Return whether a guest's image may have to be rebuilt."""
     files = there.get(guest)
     return files is None or files.original is None or bool(files.written)
 
 
 def _way_back(overlay: str, original: str) -> str:
-    """Return the path that a VM's disk has and the one that it will have; only one if they are the same."""
+    """Return the path of a VM's disk now and after the restore; only one path if they are the same."""
     return original if overlay == original else f"{overlay} -> {original}"
 
 

@@ -1,4 +1,4 @@
-"""``batchdiff show``: print the savings report of a saved plan."""
+"""``batchdiff show``: print the savings report of a plan, or write it to a file."""
 
 from __future__ import annotations
 
@@ -52,15 +52,15 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     elif not console.json:
         console.result(form(facts, console.width))
     warn_of_planned_formats(console, plan, history)
-    if console.json:  # only then: the report of a large plan sums up millions of extents
+    if console.json:  # not otherwise: for a large plan, the report sums up millions of extents
         console.event("report", report=plan_report(facts))
     return EXIT_DONE
 
 
 def _path_for_commands(arguments: argparse.Namespace) -> str:
-    """Return the plan's path for the commands in the report: as given if the report is text printed here.
+    """Return the plan's path for the commands in the report: as given for text on stdout, otherwise absolute.
 
-    In any other report it is absolute, because the commands may be copied to a shell in another folder.
+    The commands in other reports may be copied to a shell in another folder.
     """
     plan: str = arguments.plan
     stays_here = arguments.output is None and arguments.format is Form.TEXT

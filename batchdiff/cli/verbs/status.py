@@ -1,4 +1,4 @@
-"""``batchdiff status``: show the state of each guest of a plan, from the journal and the files."""
+"""``batchdiff status``: show the state of each guest of a plan, and what to do next."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def _overlay_bytes(plan: Plan, files: Mapping[str, OnDisk]) -> dict[str, int]:
-    """Return the disk space that the existing overlays take with their data files, by guest."""
+    """Return the bytes that each existing overlay and its data file take on disk, by guest."""
     sizes: dict[str, int] = {}
     for guest in plan.to_convert:
         found = files.get(guest.name)
         if found is None or found.overlay is None:
             continue
         for path in filter(None, (found.overlay, guest.options.data_file)):
-            with contextlib.suppress(OSError):  # gone since
+            with contextlib.suppress(OSError):  # the file may be gone
                 sizes[guest.name] = sizes.get(guest.name, 0) + os.stat(path).st_blocks * 512
     return sizes

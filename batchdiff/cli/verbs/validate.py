@@ -1,4 +1,4 @@
-"""``batchdiff validate``: check a manifest, and nothing else."""
+"""``batchdiff validate``: check a manifest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from batchdiff.report.printable import printable
 def run(console: Console, arguments: argparse.Namespace) -> int:
     """Run the verb.
 
-    :raises ManifestError: the manifest has problems; the message lists all of them.
+    :raises ManifestError: the manifest cannot be read, or has problems.
     """
     manifest = read_manifest(arguments.manifest)
     warn_of_manifest(console, manifest)
