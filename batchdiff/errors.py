@@ -1,7 +1,4 @@
-"""The failures that a user, a disk or an image can cause, each with its exit code.
-
-If guests fail in different ways, :mod:`batchdiff.cli.run_session` chooses one of their codes.
-"""
+"""The failures that a user, a disk or an image can cause, each with its exit code."""
 
 from __future__ import annotations
 
@@ -17,27 +14,26 @@ _OF_LIMITS = {
     errno.EFBIG: "Raise the limit on file sizes (`ulimit -f`, `LimitFSIZE=` of a service). If none is set, the"
     " filesystem does not allow files that large.",
 }
-"""Advice for each limit of the process or the system, whatever operation reached it."""
+"""Advice, by error number, on limits of the process or the system, whatever operation reached them."""
 
 
 def advice_on_limit(error: BaseException | None) -> str:
-    """Return what to do about the limit that a system error reports; empty if it is not about a limit."""
+    """Return advice if an error is about a limit on open files, memory or file sizes; empty if it is not."""
     return _OF_LIMITS.get(error.errno or 0, "") if isinstance(error, OSError) else ""
 
 
 def is_caused_by(error: BaseException | None, *kinds: type[BaseException]) -> bool:
-    """Return whether an error, or one that it was raised from, is of one of these kinds."""
+    """Return whether an error, or one in its chain of causes (``raise ... from``), is of one of these kinds."""
     while error is not None and not isinstance(error, kinds):
         error = error.__cause__
     return error is not None
 
 
 class BatchdiffError(Exception):
-    """A failure: what went wrong and where, why, and what to do next. It is printed without a traceback.
+    """A failure that is not a bug.
 
-    ``what`` is the failure, and names the file or guest; ``why`` is the cause; ``remedy`` is advice in whole
-    sentences. If the failure was raised from a system error about a limit, such as that on open files, the advice
-    is about that limit.
+    ``what``: the failure, with the name of the file or guest, if any; ``why``: the cause; ``remedy``: advice in
+    whole sentences.
     """
 
     exit_code = 1
@@ -50,7 +46,7 @@ class BatchdiffError(Exception):
 
     @property
     def remedy(self) -> str:
-        """The advice on what to do next."""
+        """The advice, if any. If the direct cause is a system error about a limit, the advice is about that."""
         return advice_on_limit(self.__cause__) or self._remedy
 
     def __str__(self) -> str:
@@ -62,7 +58,7 @@ class BatchdiffError(Exception):
         return f"{self.what}: {self.why}" if self.why else self.what
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Workers pickle exceptions. Pickle's default fails: it passes keyword-only arguments by position.
+        # Workers pickle exceptions. Pickle's default fails: it passes all arguments by position.
         return _rebuild, (type(self), self.what, self.why, self.remedy)
 
 
@@ -75,7 +71,7 @@ def _rebuild_image_error(kind: type[ImageError], what: str, why: str, remedy: st
 
 
 class GuestError(BatchdiffError):
-    """A guest was refused or failed, and the others continue; or the system does not let the command continue."""
+    """The work on a guest is refused or fails, or the whole command cannot continue."""
 
     exit_code = 1
 
@@ -85,27 +81,27 @@ class SpaceError(GuestError):
 
 
 class UsageError(BatchdiffError):
-    """The command line is wrong."""
+    """The command is wrong, cannot be carried out as given, or was declined, or output cannot be written."""
 
     exit_code = 2
 
 
 class DefinitionError(BatchdiffError):
-    """A definition of a VM, pool or storage cannot be used or saved, or a VM's must not be changed now."""
+    """A definition of a VM, pool or storage cannot be used or saved, or a VM's definition cannot be changed."""
 
     exit_code = 2
 
 
 class ManifestError(BatchdiffError):
-    """The manifest cannot be read, or is wrong: then ``what`` lists every problem, one per line."""
+    """The manifest cannot be read or is wrong; ``what`` may list several problems, one per line."""
 
     exit_code = 3
 
 
 class ImageError(BatchdiffError):
-    """An image cannot be read, or is not what the manifest declares.
+    """An image, or a file that it needs, cannot be used, or is not as declared.
 
-    ``path``: the file that has the fault, or the image that it belongs to; empty if that is unknown.
+    ``path``: the file with the fault, or the image to which that file belongs; may be empty.
     """
 
     exit_code = 4
@@ -119,7 +115,7 @@ class ImageError(BatchdiffError):
 
 
 class SecretError(ImageError):
-    """The secret of an encrypted image cannot be read, or opens no key slot; the image itself may be sound."""
+    """The secret of an encrypted image cannot be used, or opens no key slot; the image itself may be sound."""
 
 
 class EncryptedError(ImageError):
@@ -127,47 +123,50 @@ class EncryptedError(ImageError):
 
 
 class MovedError(ImageError):
-    """An image was moved, and its header still has the former name of its data file; the image is sound."""
+    """The data file that a header names cannot be used, but one of the same name is beside the image.
+
+    The image was probably moved, and may be sound.
+    """
 
 
 class PlanError(BatchdiffError):
-    """The plan is invalid, edited, or stale."""
+    """The plan, its journal or the template's sidecar cannot be used or written, or images are not as planned."""
 
     exit_code = 5
 
 
 class TemplateChangedError(PlanError):
-    """The template was read, and its content is not what the plan recorded."""
+    """The template was read, and its digest is not the planned one."""
 
 
 class VerificationError(BatchdiffError):
-    """An overlay does not have the guest's content, or it cannot be proved that it does."""
+    """An image is damaged, has the wrong content, or cannot be verified."""
 
     exit_code = 6
 
 
 class DifferenceError(VerificationError):
-    """Two images were read without an error, and a guest would see different bytes in them."""
+    """The disks of two images differ, or count as different because one of the images is in use."""
 
 
 class InUseError(GuestError):
-    """A VM or another program is using an image, so the image could not be read or must not be changed."""
+    """An image is in use by a VM or another program."""
 
 
 class ProgramError(BatchdiffError):
-    """An external program is missing or failed."""
+    """An external program is missing, could not be started, or failed."""
 
     exit_code = 7
 
 
 class StopError(BatchdiffError):
-    """The command was asked to stop; no image was left incomplete."""
+    """The work was stopped on request."""
 
     exit_code = 130
 
 
 class WorkerError(BatchdiffError):
-    """A worker process died or cannot scan, or the scheduler of workers on other hosts cannot be used."""
+    """A worker died or cannot do its work, or the scheduler of workers on other hosts cannot be used."""
 
     exit_code = 4
 

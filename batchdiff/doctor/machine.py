@@ -1,4 +1,4 @@
-"""Facts about the machine and its QEMU: versions, resources, abilities, and how QEMU's programs are confined."""
+"""Facts about the machine and its QEMU."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from batchdiff.units import format_size
 MACHINE, QEMU = "machine", "QEMU"
 
 _TRIAL = bytes(range(256)) * 16
-"""The content of an image for a trial; a whole number of sectors."""
+"""The content of a trial image; its length is a whole number of sectors."""
 
 _NO_VERSION = "0.0.0"
-"""The version in the metadata of Debian's isal, whose build finds no other."""
+"""The version in the metadata of Debian's isal, whose build does not find the real one."""
 
 _FULL_LANDLOCK = 4
-"""The first version of Landlock that can deny network connections too."""
+"""The first version of Landlock that can also deny TCP connections."""
 
 
 def machine_facts() -> list[Fact]:
-    """Return facts about batchdiff, Python, the kernel, CPUs, memory, ISA-L, Landlock and limits."""
+    """Return facts about batchdiff, Python, the kernel, CPUs, memory, ISA-L, Landlock and limits on QEMU."""
     memory = available_memory()
     return [
         Fact(MACHINE, "batchdiff", __version__),
@@ -67,7 +67,7 @@ def _how_to_install_isal() -> str:
 
 
 def _limits() -> Fact:
-    """Return the limits that batchdiff sets on QEMU's programs; every kernel supports such limits."""
+    """Return the limits on QEMU's programs."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     if hard != resource.RLIM_INFINITY and hard < MEMORY:
         effect = f"QEMU may need up to {format_size(MEMORY)} of memory for a large image. Raise `ulimit -v`."
@@ -94,7 +94,7 @@ def _landlock() -> Fact:
 
 
 def qemu_facts() -> list[Fact]:
-    """Return facts about QEMU: its version, formats, exports, kinds of overlays, and options for qcow2."""
+    """Return facts about QEMU; only one, about qemu-img, if it is missing or fails."""
     path = shutil.which("qemu-img")
     if path is None:
         effect = (
@@ -113,7 +113,7 @@ def qemu_facts() -> list[Fact]:
 
 
 def _overlays(formats: list[str], options: list[str]) -> Fact:
-    """Return which kinds of overlays this QEMU can verify or encrypt."""
+    """Return which kinds of overlays this QEMU supports."""
     there = {"qcow2": True, "qed": "qed" in formats, "encrypted with LUKS": "encrypt.format" in options}
     lacking = [kind for kind, is_there in there.items() if not is_there]
     value = ", ".join(kind for kind in there if kind not in lacking)
@@ -124,7 +124,7 @@ def _overlays(formats: list[str], options: list[str]) -> Fact:
 
 
 def _exports() -> Fact:
-    """Return whether an image can be exported here, by exporting one and reading it."""
+    """Return whether an image can be exported and read."""
     name = "exports (qemu-nbd)"
     try:
         with ExitStack() as opened:
@@ -148,7 +148,7 @@ def _exports() -> Fact:
 
 
 def _formats(formats: list[str]) -> Fact:
-    """Return which formats this QEMU was built with, of those for a manifest: QEMU also lists protocols."""
+    """Return the formats that a manifest may name and QEMU supports; QEMU's list also includes protocols."""
     lacking = [name for name in ("qcow2", "raw") if name not in formats]
     value = ", ".join(name for name in ImageFormat if name in formats)
     if not lacking:

@@ -1,9 +1,9 @@
-"""The figures of a plan that is not written, for a fleet that takes less work to plan than to sample.
+"""The figures of a plan that is not written, for a fleet that is better read whole than sampled.
 
 ::
 
     samples    guest 1 + template, guest 2 + template, ...    each guest is read with the template beside it
-    plan       template, guest 1, guest 2, ...                the template is read once for all guests
+    plan       template, guest 1, guest 2, ...                the template is read once for many guests
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def planned_guests(  # noqa: PLR0913  # options by keyword
     progress: Callable[[int, int], None],
     observer: ReadObserver | None,
 ) -> tuple[GuestEstimate, ...]:
-    """Return the figures of a plan for all guests. ``samples``: the samples that were taken, by guest.
+    """Make a plan, and return its figures for all guests. ``samples``: those that were taken, by guest.
 
-    ``progress`` is called with the bytes read so far, and those to read; ``observer``, at every read.
+    ``progress`` is called with the bytes done and the total; ``observer``, at every read of an image.
 
-    :raises ImageError: the template cannot be read, or changed meanwhile.
-    :raises WorkerError: a worker process died.
+    :raises ImageError: the template cannot be read, is in use, or changed meanwhile.
+    :raises WorkerError: a worker process could not be started, died, or ran out of memory.
     """
     plan = make_plan(
         manifest, jobs=jobs, progress=progress, earlier=EarlierResults(plans=plans), observer=observer
@@ -44,7 +44,7 @@ def planned_guests(  # noqa: PLR0913  # options by keyword
 
 
 def _as_estimate(guest: GuestPlan, sample: GuestSample | None) -> GuestEstimate:
-    """Return the figures of a plan for a guest as an estimate: as certain as a plan is."""
+    """Return a plan's figures for a guest as an estimate."""
     overlay = saved = None
     if guest.strategy is Strategy.SHARE:
         saved = None if guest.sharing is None else exactly(float(guest.sharing.saved_bytes))
@@ -54,6 +54,6 @@ def _as_estimate(guest: GuestPlan, sample: GuestSample | None) -> GuestEstimate:
         less = min(more, savings.overlay_disk_bytes)
         overlay = exactly(float(savings.overlay_disk_bytes)).widened(below=less, above=more)
         saved = exactly(float(savings.saved_bytes)).widened(below=more, above=less)
-    # A plan reads again what was sampled before.
+    # The plan has read the sampled bytes again.
     probes, read = (0, 0) if sample is None else (sample.probes, sample.read_bytes + sample.frame.open_bytes)
     return GuestEstimate(guest, overlay, saved, probes=probes, read_bytes=read, is_complete=True)

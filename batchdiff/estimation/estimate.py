@@ -1,4 +1,4 @@
-"""An estimate as data: for each guest, and for all, the space that overlays take and save, as intervals."""
+"""An estimate as data: the space taken and saved, for each guest and in total, as intervals."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from batchdiff.sampling.interval import Interval, exactly, sum_of
 class GuestEstimate:
     """The estimate for one guest.
 
-    ``plan``: the guest's entry in a plan, provided that the rest of the guest is like its sample. ``overlay``: the
-    bytes that its overlay takes on disk; None if the guest gets no overlay, or was not sampled. ``saved``: the
-    bytes that are freed; None if they were not estimated. ``threshold``: the least savings at which a plan
-    converts the guest, or has it share blocks. ``probes``: how many of its probes were read; ``read_bytes``: the
-    bytes that were read from the guest, and for its probes from the template. ``is_complete``: everything that
-    metadata does not settle was read, so the verdict and the figures are those of a plan, with the error that
-    they have in a plan.
+    ``plan``: the guest's part of a plan, provided that the rest of the guest is like its sample. ``overlay``: the
+    bytes that its overlay would take on disk; ``saved``: the bytes that would be freed; each is None if it was not
+    estimated, and ``overlay`` also if the guest would get none. ``threshold``: the least savings, in bytes, at
+    which a plan works on the guest; irrelevant if ``is_complete``. ``probes``: how many of its probes were read;
+    ``read_bytes``: the bytes read from the guest and, for its probes, from the template; both are 0 if reading a
+    probe failed. ``is_complete``: the verdict and the figures are those of a plan, with the plan's error.
     """
 
     plan: GuestPlan
@@ -35,7 +34,7 @@ class GuestEstimate:
 
     @property
     def savings(self) -> Savings | Sharing | None:
-        """The savings that a plan would predict; None if they were not estimated."""
+        """The plan's savings or, if the guest would get no overlay, its sharing; None if neither was estimated."""
         if self.saved is None:
             return None
         if self.overlay is None:
@@ -44,7 +43,7 @@ class GuestEstimate:
 
     @property
     def is_worked_on(self) -> bool:
-        """True if a plan would probably convert the guest, or have it share blocks in place."""
+        """True if a plan would probably convert the guest or have it share blocks in place."""
         return self.plan.verdict in {Verdict.CONVERT, Verdict.SHARE}
 
     @property
@@ -53,24 +52,23 @@ class GuestEstimate:
         saved = self.saved
         if saved is None or saved.is_exact or self.is_complete:
             return False
-        # The verdict was reached before holes were accounted for: near the threshold, ``saved`` may contradict it.
+        # ``saved`` may have been corrected after the verdict was reached, and contradict it near the threshold.
         converts = saved.estimate >= self.threshold
         return saved.low < self.threshold <= saved.high or converts is not self.is_worked_on
 
     @property
     def is_exact(self) -> bool:
-        """True if sampling adds no uncertainty to the savings; they may still be only a bound (``exactness``)."""
+        """True if ``saved`` is a single value, which may still be only a bound (``exactness``)."""
         return self.saved is not None and self.saved.is_exact
 
 
 @frozen
 class EstimateTotals:
-    """Sums in bytes over the guests that a plan would work on, and the number of guests with each verdict.
+    """The number of guests with each verdict, and sums in bytes over the guests that a plan would work on.
 
-    A plan works on a guest if it converts the guest, or has it share blocks. A verdict that no guest has may be
-    left out of ``verdicts``. ``allocated_bytes``: what the guests to work on take on disk; ``sampled_bytes``: what
-    all sampled guests take, of which the wanted error is a share. ``undecided``: how many guests a plan may work
-    on or skip; what each of them adds to the interval of a sum ranges from nothing to the bounds of its figure.
+    ``verdicts`` may lack a verdict that no guest has. ``undecided``: how many guests a plan may work on or skip;
+    each of them may widen the intervals. ``allocated_bytes``: the allocation of the guests that a plan would work
+    on; ``sampled_bytes``: that of all guests whose savings were estimated.
     """
 
     verdicts: Mapping[Verdict, int]
@@ -82,7 +80,7 @@ class EstimateTotals:
 
     @property
     def error(self) -> float:
-        """Half the width of the interval of the savings, as a share of the allocation of the guests sampled."""
+        """Half the width of the interval ``saved``, as a share of ``sampled_bytes``; 0 if that is 0."""
         return self.saved.half_width / self.sampled_bytes if self.sampled_bytes else 0.0
 
 
@@ -90,9 +88,9 @@ class EstimateTotals:
 class Estimate:
     """The estimate of a fleet.
 
-    ``wanted_error``, ``seed``: the options. ``whole_bytes``: the most that a plan would have to read.
-    ``seconds``: the time that the estimate took. ``template_bytes``: the bytes that were read from the template
-    once for all guests, besides the samples; 0 if the samples were enough.
+    ``wanted_error``, ``seed``: as in the options. ``whole_bytes``: the most that a plan would read if it read
+    nothing twice. ``seconds``: the time that the estimate took. ``template_bytes``: the template's part of
+    ``whole_bytes`` if a plan was made for its figures; otherwise 0.
     """
 
     generator: str
@@ -111,17 +109,17 @@ class Estimate:
 
     @property
     def probes(self) -> int:
-        """The number of probes that were read."""
+        """The sum of the guests' ``probes``."""
         return sum(each.probes for each in self.guests)
 
     @property
     def read_bytes(self) -> int:
-        """The bytes that were read from all images."""
+        """The sum of the guests' ``read_bytes``, plus ``template_bytes``."""
         return self.template_bytes + sum(each.read_bytes for each in self.guests)
 
 
 def totals_of_estimates(guests: Iterable[GuestEstimate]) -> EstimateTotals:
-    """Return the totals of some guests."""
+    """Return the totals of these guests."""
     each = list(guests)
     converted = [guest for guest in each if guest.is_worked_on]
     return EstimateTotals(
@@ -135,7 +133,7 @@ def totals_of_estimates(guests: Iterable[GuestEstimate]) -> EstimateTotals:
 
 
 def _if_converted(guest: GuestEstimate, figure: Interval | None) -> Interval:
-    """Return what a guest adds to a sum: nothing if a plan would skip it, a wider interval if it is undecided."""
+    """Return a guest's part of a sum; if the guest is undecided, the interval includes 0."""
     if figure is None:
         return exactly(0.0)
     converts = guest.is_worked_on

@@ -1,10 +1,13 @@
-"""Estimate a fleet: find what metadata settles, and sample the rest until the total is certain enough.
+"""Estimate a fleet: use metadata as far as it suffices, and sample the rest until the total is certain enough.
 
 ::
 
-    examine_guests -> candidates -> frames -> first probes -> is the total certain enough? -> sizes -> estimate
-                                                  ^                    | no
-                                                  +-- double samples --+   those that make it least certain
+    candidates -> frames -> first probes -> data certain enough? -> sizes -> total certain enough? -> estimate
+                                 ^                  | no                             | no
+                                 +---- double ------+------ halve the target --------+
+                           the least certain samples
+
+If a plan is better than further samples (:func:`plan_reads_less`), the figures of a plan are the estimate.
 
 Each guest is sampled at offsets of its own, drawn from the seed and its name. So the errors of different guests
 are independent, and the estimate does not depend on the number of jobs.
@@ -32,7 +35,7 @@ from batchdiff.estimation.sampler import Sampler
 from batchdiff.estimation.sizes import Sizes, best_geometry
 from batchdiff.files.descriptors import raise_descriptor_limit
 from batchdiff.frozen import frozen
-from batchdiff.image import formats  # noqa: F401  # now: batchdiff may be updated during a long estimate
+from batchdiff.image import formats  # noqa: F401  # loaded early: batchdiff may be updated meanwhile
 from batchdiff.image.files import ReadObserver
 from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose, require_unused
@@ -54,17 +57,17 @@ from batchdiff.progress import ignore
 from batchdiff.qcow2.entries import Origin
 
 _GEOMETRY_CHANGES = 3
-"""How many times the geometry of an overlay may be chosen anew while its sample grows."""
+"""The number of times that the geometry of an overlay may be chosen anew while its guest's sample grows."""
 
 
 @frozen
 class EstimateOptions:
     """The options of an estimate.
 
-    ``error``: the wanted half width of the interval of the total savings, as a share of what the guests take on
-    disk. ``seed``: any number; the same one gives the same estimate. ``opened`` is called with the number of
-    images opened so far: the template, each guest to be examined, and each candidate again to find its data;
-    ``progress``, with the bytes read so far and those to read; ``observer``, at every read of an image.
+    ``error``: the wanted half width of the interval of the total savings, as a share of the allocation of the
+    sampled guests. ``seed``: at least 0; the same one gives the same estimate of unchanged images. ``opened`` is
+    called with the number of images examined so far, including the template, plus that of candidates opened again;
+    ``progress``, with the bytes read so far and the total, which may grow; ``observer``, at every read.
     """
 
     error: float
@@ -78,10 +81,8 @@ class EstimateOptions:
 def make_estimate(manifest: Manifest, options: EstimateOptions, plans: EarlierPlans) -> Estimate:
     """Return the estimate for all guests of a manifest, with the reason for each that a plan would leave alone.
 
-    ``plans``: the earlier plans, which may have converted guests.
-
     :raises ImageError: the template cannot be read, is in use, or changed meanwhile.
-    :raises WorkerError: a worker process died.
+    :raises WorkerError: a worker process could not be started, died, or ran out of memory.
     """
     begun = time.monotonic()
     raise_descriptor_limit()
@@ -130,23 +131,22 @@ def make_estimate(manifest: Manifest, options: EstimateOptions, plans: EarlierPl
 def plan_reads_less(sampled: int, left: int, whole: int, *, exact: bool = False) -> bool:
     """Return True if it is better to read the ``whole`` bytes of a plan than further samples.
 
-    ``sampled``: the bytes of all samples after the next round; ``left``: the bytes that are still to be read until
-    the samples are complete. A plan reads the sampled bytes again, so sampling ends at two thirds of ``whole``,
-    unless ``left`` is at most ``whole``. Up to two thirds, one more round is usually enough.
-    ``exact``: no error is accepted, so everything has to be read in any case.
+    ``sampled``: the bytes of all samples after the next round; ``left``: the bytes still to be read to complete
+    all samples. ``exact``: no error is accepted, so all of ``left`` would be read. Otherwise, sampling continues
+    up to two thirds of ``whole``: one more round is usually enough, and a plan reads the sampled bytes again.
     """
     return left > whole and (exact or 3 * sampled > 2 * whole)
 
 
 class _PlanReadsLessError(Exception):
-    """A plan would read fewer bytes than further samples."""
+    """A plan is better than further samples (:func:`plan_reads_less`)."""
 
 
 class _Estimator:
     """The work on one fleet.
 
-    ``_decided``: estimates of guests that are not, or no longer, sampled; ``_changes``: how often the geometry of
-    each guest has changed, by name.
+    ``_decided``: estimates of guests that are not sampled, or no longer; ``_changes``: how often the geometry of
+    a guest's overlay has changed.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class _Estimator:
         return sum(sample.frame.open_bytes for sample in self._samples.values())
 
     def planned(self, plans: EarlierPlans) -> tuple[GuestEstimate, ...]:
-        """Return the figures of a plan: read everything, the template once for all guests."""
+        """Make a plan, and return its figures."""
         before = self._sampler.done
         return planned_guests(
             self._facts.manifest,
@@ -191,7 +191,7 @@ class _Estimator:
             return None
 
     def _sampled(self) -> tuple[GuestEstimate, ...]:
-        """Sample until the total is certain enough, or until everything is read."""
+        """Sample until the total is certain enough or everything is read, or raise _PlanReadsLessError."""
         target = self._options.error * sum(sample.allocated for sample in self._samples.values())
         self._read()
         while True:
@@ -210,7 +210,7 @@ class _Estimator:
     def _choose(self) -> bool:
         """Choose the geometries that are ``auto``, as a plan would; return True if any of them has changed.
 
-        Samples are read again for a new geometry. If it has changed a few times, any of the choices will do.
+        After a few changes, a geometry is kept: the alternatives are about as good.
         """
         changed = False
         for name, sample in self._samples.items():
@@ -227,7 +227,7 @@ class _Estimator:
         return changed
 
     def _read_further(self) -> bool:
-        """Return True if the estimate can improve. If only tables are uncertain, read what settles them."""
+        """Return True if the estimate can improve; if only tables are uncertain, first read what settles them."""
         if not all(sample.is_complete for sample in self._samples.values()):
             return True
         uncertain = [sample for sample in self._samples.values() if sample.leaves_cleared]
@@ -251,7 +251,7 @@ class _Estimator:
         self._samples.pop(name, None)
 
     def _opened(self) -> tuple[dict[str, SampledGuest], list[str]]:
-        """Open each candidate for a moment; return how each is sampled, and which ones QEMU must export."""
+        """Open each candidate briefly; return those to sample, and the names of those that QEMU must export."""
         guests, exported = {}, []
         for number, (name, candidate) in enumerate(self._candidates.items()):
             self._options.opened(1 + len(self._parts) + number)

@@ -1,13 +1,13 @@
-"""The probes of a guest, classified by metadata, so that only those that it leaves open are sampled.
+"""The probes of a guest, classified by metadata, so that only those whose content it leaves open are sampled.
 
 ::
 
     template    | data  |  hole  | data  | data  | hole  |
     guest       | data  |  data  | hole  | shared| hole  |
-    class       |COMPARED| ADDED |CLEARED|SHARED | ZEROS |      only the first two are sampled
+    class       |COMPARED| ADDED |CLEARED|SHARED | ZEROS |      only the first two must be sampled
 
-A probe is one of the equal parts into which the guest's disk is divided. Probes of one class resemble each other:
-nearly all ADDED ones must be written, and few of the COMPARED ones. So each class is sampled by itself.
+Each class is sampled by itself, because its probes resemble each other: usually, nearly all ADDED ones must be
+written, and few COMPARED ones.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ class ProbeClass(enum.IntEnum):
     ZEROS = 0
     """Zeros in both."""
     SHARED = 1
-    """The template's own bytes: in its files, or in blocks on disk that both share."""
+    """The template's own bytes, in its files or in blocks that both share; any other bytes are zeros in both."""
     CLEARED = 2
     """Zeros in the guest where the template may have data."""
     ADDED = 3
     """Data in the guest where the template has zeros."""
     COMPARED = 4
-    """Data in both; also a probe of which a part is shared and the rest is not zeros in both."""
+    """Data in both; or a part that is the template's own, and a rest that is not zeros in both."""
 
 
 @frozen(eq=False)
 class Frame:
-    """The probes of a guest, as runs of probes of one class: there may be a million probes, but usually few runs.
+    """The probes of a guest, as runs of one class: there may be a million probes, but usually few runs.
 
-    ``probe_size`` in bytes; ``lengths``: the number of probes in each run; ``kinds``: the class of each run.
-    ``open_bytes``: the bytes of the guest's data that metadata does not settle.
+    ``probe_size`` in bytes; ``lengths``: the number of probes in each run; ``kinds``: its class. ``open_bytes``:
+    the bytes of the guest's data that metadata does not settle.
     """
 
     probe_size: int
@@ -78,7 +78,7 @@ class Frame:
 
 
 def joined(probe_size: int, classes: npt.NDArray[np.uint8], open_bytes: int = 0) -> Frame:
-    """Return the frame with these classes of probes."""
+    """Return the frame of probes with these classes; ``classes`` must not be empty."""
     starts = np.flatnonzero(np.concatenate([[True], classes[1:] != classes[:-1]]))
     return Frame(probe_size, np.diff(np.append(starts, len(classes))), classes[starts], open_bytes)
 
@@ -88,7 +88,7 @@ def frame_of(template: Image, guest: Image, probe_size: int, *, sharing: bool) -
 
     ``sharing``: the template shares blocks with other files, perhaps with the guest.
 
-    :raises ImageError: the tables of an image are damaged, or a filesystem reports an error.
+    :raises ImageError: an image cannot be read, its tables are damaged, or a filesystem reports an error.
     """
     settled = _Settled(template, guest, sharing=sharing)
     classes, open_bytes = np.zeros(ceil_div(guest.virtual_size, probe_size), dtype=np.uint8), 0
@@ -109,7 +109,7 @@ def _data_of(segments: list[Segment]) -> Pieces:
 
 
 class _Settled:
-    """The guest's bytes that are the template's own, found as the scanner of a plan finds them."""
+    """The guest's bytes that metadata shows to be the template's own."""
 
     def __init__(self, template: Image, guest: Image, *, sharing: bool) -> None:
         self._template, self._guest, self._sharing = template, guest, sharing
@@ -122,7 +122,7 @@ class _Settled:
             self._runs = common.runs.get("")
 
     def bytes_in(self, ours: list[Segment], theirs: list[Segment]) -> Pieces:
-        """Return the start and end of each settled piece in the segments of template and guest."""
+        """Return the settled pieces that overlap a range, given the segments of template and guest in it."""
         if not theirs:
             return []
         if self._is_thin:
@@ -135,16 +135,15 @@ class _Settled:
 
 
 def _rests_on(guest: Image, template: Image) -> bool:
-    """Return True if the chain below a guest consists of the template's files, in the same state."""
+    """Return True if the chain below a guest is the template's chain, with the same fingerprints."""
     below = (replace(template.source, backing=()), *template.source.backing)
     return guest.source.backing == below and guest.fingerprints()[1:] == template.fingerprints()
 
 
 def _classes(below: Pieces, there: Pieces, settled: Pieces, place: tuple[int, int, int]) -> npt.NDArray[np.uint8]:
-    """Return the classes of the probes in a range.
+    """Return the classes of the probes in a range. ``place``: its start and end, and the size of a probe.
 
-    ``below``: the template's data; ``there``: the guest's, without the settled bytes. ``place``: start and end of
-    the range, and the size of a probe.
+    ``below``: the template's data; ``there``: the guest's, without the settled bytes.
     """
     is_settled = _touched(settled, place)
     is_open = _touched(there, place)
@@ -160,7 +159,7 @@ def _classes(below: Pieces, there: Pieces, settled: Pieces, place: tuple[int, in
 
 
 def _touched(pieces: Iterable[tuple[int, int]], place: tuple[int, int, int]) -> Flags:
-    """Return a flag for each probe of a range: True if one of the pieces (start, end) reaches into it."""
+    """Return a flag for each probe of a range: True if a piece (start, end) overlaps the probe."""
     start, end, probe_size = place
     count = ceil_div(end - start, probe_size)
     table = np.array(list(pieces), dtype=np.int64).reshape(-1, 2).clip(start, end)

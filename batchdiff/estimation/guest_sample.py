@@ -1,4 +1,4 @@
-"""The sample of one guest: what has been read, what is to be read next, and what it shows of the whole guest."""
+"""The sample of one guest, and estimates from it for the whole guest."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Indices = npt.NDArray[np.int64]
 
 FIRST_PROBES = range(32, 128)
 """The least and the greatest number of probes to read first from a guest that has many. With 128, usually 8 MiB,
-the error is at most a tenth of the open bytes."""
+the error hardly ever exceeds a tenth of the open bytes."""
 
 _FIRST_OF_FLEET = 8192
-"""The number of probes to read first from a fleet of 64 to 256 guests, whose total needs fewer of each guest."""
+"""The number of probes to read first from a fleet of 64 to 256 guests: their total needs fewer probes of each."""
 
 _LEAST_OF_CLASS = 16
 
 
 @dataclass(slots=True)
 class ClassSample:
-    """The sample of one class of probes, which are known by their index in the class.
+    """The sample of one class. A probe is identified by its index among all probes of the class.
 
     ``parts``: the contents that were read, each with the indices of its probes.
     """
@@ -57,7 +57,7 @@ class ClassSample:
 
     @property
     def contents(self) -> ProbeContents:
-        """The contents of all probes that were read, in the order of their offsets."""
+        """The contents of all probes that were read, in the order of their offsets; at least one must be read."""
         if len(self.parts) > 1:
             indices = np.concatenate([indices for indices, _ in self.parts])
             order = np.argsort(indices)
@@ -72,20 +72,20 @@ class ClassSample:
 
 
 def first_probes(guests: int) -> int:
-    """Return the number of probes that are first read from each guest of a fleet."""
+    """Return the number of probes to read first from each guest of a fleet, if the guest has many."""
     return min(max(_FIRST_OF_FLEET // max(guests, 1), FIRST_PROBES.start), FIRST_PROBES.stop)
 
 
 class GuestSample:
-    """The sample of one guest. ``allocated``: the bytes that its files take on disk."""
+    """The sample of one guest. ``allocated``: the bytes that its own files take on disk."""
 
     def __init__(
         self, frame: Frame, pricing: Pricing, allocated: int, random: np.random.Generator, first: int
     ) -> None:
-        """Draw the first probes of each open class: ``first`` in all, in proportion to its size, but at least 16.
+        """Draw about ``first`` probes of the classes ADDED and COMPARED, divided in proportion to their sizes.
 
-        If no more than twice ``first`` probes are open, all of them are drawn; those where the guest has zeros are
-        drawn, too, if there are no more than that with them.
+        The share of a class is at least 16, and a class with at most twice its share is drawn whole. Both classes
+        are drawn whole if together they have at most twice ``first`` probes; so is CLEARED if all three have.
         """
         self.frame, self.pricing, self.allocated = frame, pricing, allocated
         self.classes: dict[ProbeClass, ClassSample] = {}
@@ -100,26 +100,26 @@ class GuestSample:
 
     @property
     def is_complete(self) -> bool:
-        """True if everything that can take space in the overlay, other than tables, was read."""
+        """True if all ADDED and COMPARED probes are drawn."""
         return all(each.strata.is_complete for each in self.classes.values())
 
     @property
     def leaves_cleared(self) -> bool:
-        """True if the template was not read where the guest has zeros."""
+        """True if there are CLEARED probes, and they are not drawn."""
         return ProbeClass.CLEARED not in self.classes and self.frame.count(ProbeClass.CLEARED) > 0
 
     def read_cleared(self) -> None:
-        """Have the template read where the guest has zeros: if both have zeros, the overlay needs no table."""
+        """Draw all CLEARED probes: if the template has zeros there, too, the overlay needs no tables for them."""
         self._draw(ProbeClass.CLEARED, self.frame.count(ProbeClass.CLEARED))
 
     def pending(self) -> Iterator[tuple[ProbeClass, list[int]]]:
-        """Yield the classes with probes that are still to be read, and their indices."""
+        """Yield each class with drawn probes still to be read, and the indices of these probes."""
         for kind, sample in self.classes.items():
             if indices := sample.pending():
                 yield kind, indices
 
     def price_by(self, pricing: Pricing) -> None:
-        """Switch to another pricing; what was read must be read again."""
+        """Switch to another pricing; all drawn probes must then be read again."""
         self.pricing, self._read_before = pricing, self.read_bytes
         for sample in self.classes.values():
             sample.parts.clear()
@@ -130,16 +130,16 @@ class GuestSample:
         sample.strata = doubled(sample.strata, self._random)
 
     def data_bytes(self) -> dict[ProbeClass, Interval]:
-        """Return the bytes that an overlay takes for the data of each class."""
+        """Return, by class, the bytes that an overlay's data takes; without an overlay, those to be shared."""
         return {kind: self._sum(sample, sample.contents.prices) for kind, sample in self.classes.items()}
 
     def unshared_bytes(self) -> Interval:
-        """Return the sum of ``data_bytes`` over all classes, without bytes in blocks that other files use, too."""
+        """Return the sum of ``data_bytes``, less the bytes in blocks that the overlay will share."""
         found = {kind: sample.contents for kind, sample in self.classes.items()}
         return sum_of(self._sum(self.classes[kind], each.prices - each.shared) for kind, each in found.items())
 
     def tables(self, coverage: int) -> tuple[int, int]:
-        """Return the least and the greatest number of L2 tables to expect; each maps ``coverage`` bytes."""
+        """Return the least and the greatest number of L2 tables to expect, each for ``coverage`` bytes."""
         least, most = set[int](), set[int]()
         for kind in (ProbeClass.ADDED, ProbeClass.COMPARED, ProbeClass.CLEARED):
             numbers, sample = self.frame.numbers(kind), self.classes.get(kind)
@@ -151,7 +151,7 @@ class GuestSample:
         return len(least), len(least | most)
 
     def imputed(self) -> Imputed:
-        """Return the whole content of the guest, as the sample suggests."""
+        """Return the content of the whole guest that its sample suggests."""
         sampled = []
         for kind, sample in self.classes.items():
             found = sample.contents
@@ -161,7 +161,7 @@ class GuestSample:
 
     @property
     def probes(self) -> int:
-        """The number of probes that were read."""
+        """The number of probes that were read with the present pricing."""
         return sum(each.count for each in self.classes.values())
 
     @property
@@ -172,7 +172,7 @@ class GuestSample:
 
     @property
     def bytes_left(self) -> int:
-        """The bytes that are still to be read until the sample is complete."""
+        """The bytes of all probes of the sampled classes that have not been read."""
         left = {kind: each.strata.population - each.count for kind, each in self.classes.items()}
         return sum(bytes_to_read(kind, count, self.frame) for kind, count in left.items())
 
@@ -191,11 +191,11 @@ class GuestSample:
 
 
 def bytes_to_read(kind: ProbeClass, count: int, frame: Frame) -> int:
-    """Return the bytes that must be read for probes of a class: those of both images only if both have data."""
+    """Return the most bytes to read for ``count`` probes of a class; only COMPARED ones need both images."""
     return count * frame.probe_size * (2 if kind is ProbeClass.COMPARED else 1)
 
 
 def _tables(offsets: npt.NDArray[np.int64], coverage: int) -> set[int]:
-    """Return the numbers of the L2 tables, each for ``coverage`` bytes, that probes at these offsets belong to."""
+    """Return the numbers of the L2 tables, each for ``coverage`` bytes, that map these ascending offsets."""
     numbers = offsets // coverage
     return set(numbers[np.concatenate([[True], numbers[1:] != numbers[:-1]])].tolist()) if len(numbers) else set()

@@ -1,4 +1,4 @@
-"""The imputed differences of a whole guest: each probe is assumed to be like the one read in its stratum.
+"""The imputed differences of a whole guest: each probe is assumed to be like the one that was read in its stratum.
 
 ::
 
@@ -6,8 +6,8 @@
     read         x               x                x
     imputed   |a a a a a a a |b b b b b b b |c c c c c c c |      and metadata settles all other probes
 
-An overlay with this content has the expected number of data clusters, and about the expected number of tables. So
-a plan's own code can predict its size, whatever its format and options.
+An overlay with this content has the expected number of data clusters, and about that of tables. So a plan's own
+code can predict the overlay's size, whatever its format and options.
 """
 
 from __future__ import annotations
@@ -27,15 +27,14 @@ from batchdiff.planning.scan.compare import UNIT
 from batchdiff.planning.sizes.compressed_estimate import Sample
 
 _AT_ONCE = 1 << 24
-"""Units that are expanded at a time: 16 MiB of memory."""
+"""Units that are expanded at a time; their kinds take 16 MiB of memory."""
 
 
 class SampledClass(NamedTuple):
     """The sample of one class of probes.
 
-    ``numbers``: those of all its probes, ascending; ``sizes``: how many of them each probe that was read stands
-    for; ``kinds``: those of the units of the probes that were read; ``lengths``: the stored bytes of the clusters
-    of these probes, if they are compressed.
+    ``numbers``: those of all probes of the class, ascending; ``sizes``: how many probes each one that was read
+    stands for; ``kinds``, ``lengths``: as in :class:`~batchdiff.estimation.probe_reader.ProbeContents`.
     """
 
     numbers: npt.NDArray[np.int64]
@@ -48,9 +47,8 @@ class SampledClass(NamedTuple):
 class Imputed:
     """The imputed content of a guest.
 
-    ``table``: the kinds of units: a row for each class that metadata settles, then one for each probe that was
-    read, in order; ``lengths``: the stored bytes of clusters, with the same rows. ``rows``: for each probe of the
-    guest, its row in these tables.
+    ``table``: the kinds of units, with the rows of ``SETTLED_ROWS``, then one for each probe that was read;
+    ``lengths``: the stored bytes of clusters, with the same rows. ``rows``: for each probe, its row in both.
     """
 
     table: KindsOfProbes
@@ -78,7 +76,7 @@ class Imputed:
         return Extents(found.first * factor, found.count * factor, found.kind)
 
     def compressed_lengths(self, samples: list[Sample]) -> list[list[int]]:
-        """Return the stored bytes of each cluster of samples: a ``Measure`` that compresses nothing."""
+        """Return the imputed stored bytes of each cluster of samples: a ``Measure`` that compresses nothing."""
         of_probe = self.lengths.shape[1]
         return [
             [int(self.lengths[self.rows[cluster // of_probe], cluster % of_probe]) for cluster in sample.clusters]
@@ -87,7 +85,7 @@ class Imputed:
 
 
 SETTLED_ROWS = {ProbeClass.ZEROS: Kind.SAME_ZERO, ProbeClass.SHARED: Kind.SAME, ProbeClass.CLEARED: Kind.ZERO}
-"""The first rows of each table: what is imputed to the probes of classes that are not sampled."""
+"""The first rows of each table: the kind that is imputed to all units of a class that is not sampled."""
 
 
 def impute(frame: Frame, sampled: Iterable[SampledClass]) -> Imputed:

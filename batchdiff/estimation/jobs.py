@@ -4,7 +4,7 @@
 
     FrameJob    guest -> the classes of its probes, from metadata
     ProbeJob    some probes of a guest -> their contents
-    SizeJob     guest, with its imputed content -> what a plan would predict for it
+    SizeJob     guest, with its imputed content -> the prediction of a plan for it
 """
 
 from __future__ import annotations
@@ -45,10 +45,7 @@ from batchdiff.qcow2.layout import granules_to_write
 
 @frozen
 class SampledGuest:
-    """A guest to be sampled: its image, the size of its probes, and the place of its overlay.
-
-    ``allocated``: the bytes that its own files take on disk.
-    """
+    """A guest to be sampled. ``probe_size`` in bytes; ``allocated``: the bytes that its own files take on disk."""
 
     record: PlannedImage
     probe_size: int
@@ -58,10 +55,10 @@ class SampledGuest:
 
 @frozen
 class Fleet:
-    """The template, as it was when first opened, and the guests by name.
+    """The template, and the guests by name.
 
-    ``files``: those of the template. ``sharing``: the template shares blocks with other files. ``observer`` is
-    called at each read.
+    ``files``: those of the template when it was first opened. ``sharing``: the template shares blocks with
+    other files. ``observer`` is called at every read of an image.
     """
 
     template: ImageSource
@@ -73,14 +70,14 @@ class Fleet:
     def open_template(self) -> Image:
         """Open the template.
 
-        :raises ImageError: another file has taken its place, or it cannot be opened.
+        :raises ImageError: it cannot be opened, or another file has taken the place of one of its files.
         """
         return open_same_files(self.template, self.files, self.observer)
 
     def open_guest(self, name: str) -> Image:
         """Open a guest.
 
-        :raises ImageError: it has changed, or cannot be opened.
+        :raises ImageError: it has changed since it was first opened, or cannot be opened.
         """
         return reopen(self.guests[name].record, self.observer)
 
@@ -146,7 +143,7 @@ class ProbeJob:
     def begin(self) -> Iterator[Callable[[ProbeTask], ProbeResult]]:
         """Open the template, and yield the function that reads probes.
 
-        A guest stays open until a task needs another one.
+        A guest stays open until a task has another guest or pricing, or the block ends.
         """
         fleet = self.fleet
         opened: dict[tuple[str, Pricing], tuple[Image, ProbeReader]] = {}
@@ -188,10 +185,10 @@ class ProbeJob:
 
 
 class SizeResult(NamedTuple):
-    """What a plan would predict for a guest with its imputed content.
+    """The prediction of a plan for a guest with its imputed content.
 
-    ``taken``: with the rule WRITTEN, the bytes on disk of the overlay's data that the prediction includes; 0 with
-    the others. ``tables``: the number of the overlay's L2 tables.
+    ``taken``: with the rule WRITTEN, the bytes on disk that the prediction includes for the overlay's data;
+    otherwise 0. ``tables``: the number of the overlay's L2 tables. Both are 0 without a diff or an overlay.
     """
 
     plan: GuestPlan
@@ -209,7 +206,7 @@ class SizeJob:
 
     @contextmanager
     def begin(self) -> Iterator[Callable[[str], SizeResult]]:
-        """Yield the function that makes the prediction; open the template if other files can share its blocks."""
+        """Open the template if ``facts.can_share``, and yield the function that makes a prediction."""
         if not self.facts.can_share:
             yield self._size
             return
@@ -247,7 +244,7 @@ class SizeJob:
 
 
 def with_geometry(candidate: Candidate, sample: GuestSample) -> Candidate:
-    """Return a candidate with the cluster size and L2 entries of its sample, if the manifest leaves a choice."""
+    """Return a candidate with the cluster size and kind of L2 entries that ``auto`` has chosen, if it has."""
     options, geometry = candidate.entry.options, sample.pricing.geometry
     if geometry is None or not is_to_be_chosen(candidate.entry):
         return candidate
@@ -256,5 +253,5 @@ def with_geometry(candidate: Candidate, sample: GuestSample) -> Candidate:
 
 
 def _measured(samples: list[Sample]) -> list[list[int]]:
-    """Measure the clusters of samples by compressing them."""
+    """Compress samples in this process, as a ``Measure``."""
     return [stored_lengths(sample) for sample in samples]
