@@ -49,13 +49,14 @@ class Definer:
         :raises ProgramError: libvirt cannot be queried, or refuses the change.
         """
         name = change.domain.name
-        self._require_may_change(change)
+        # Read again, with the passwords: what was true when the change was found may no longer be.
         domain = self.libvirt.domain(name, with_passwords=True)
         now = next(domain_changes([domain], self.disks, self.pools), None)
         if now is None:
             what = f"the definition of {name} was not changed"
             why = "since this command read it, it has been modified, and no longer uses a guest of the plan"
             raise DefinitionError(what, why=why, remedy=f"Check it, {AGAIN}")
+        self._require_may_change(now)
         before = saved.save_before(self.folder, name, domain.document, datetime.now(UTC))
         self.libvirt.define(name, now.changed)
         saved.save_after(before, self.libvirt.domain(name, with_passwords=True).document)

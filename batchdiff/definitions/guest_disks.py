@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from typing import NamedTuple
 
 from batchdiff.applying.journal.records import Goal, GuestState, History
+from batchdiff.errors import ImageError
 from batchdiff.frozen import frozen
+from batchdiff.image.open import open_layer
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.managers.proxmox import place_of
 from batchdiff.plan.overlay_options import backing_name
@@ -101,6 +104,15 @@ def _backing_name(source: ImageSource) -> str:
     return f"../{base.vmid}/{base.name}" if own and base and own.images == base.images else below
 
 
+def _is_standalone(source: ImageSource) -> bool:
+    """Return whether an image names no backing file: restore rebuilds one without. False if it cannot be read."""
+    try:
+        with closing(open_layer(source)) as layer:
+            return layer.backing is None
+    except (ImageError, OSError):
+        return False
+
+
 def _chain_on(template: ImageSource) -> tuple[BackingImage, ...]:
     """Return the images below an overlay of a template."""
     return tuple(BackingImage(each.path, _driver_type(each.format)) for each in (template, *template.backing))
@@ -110,9 +122,12 @@ def _disk(guest: GuestToConvert, plan: Plan, state: GuestState | None, *, is_bac
     names = {guest.source.path, guest.overlay_path, guest.alias} - {""}
     known_as = frozenset(os.path.realpath(name) for name in names)
     own_name = guest.alias or guest.source.path
-    # A restore may have rebuilt the original as a standalone image, even if it had backing files.
-    chain = None if guest.source.backing else ()
-    original = VmImage(own_name, _driver_type(guest.source.format), _backing_name(guest.source), chain)
+    is_published = state is not None and state.published
+    is_back = not is_published and (is_back or (state is not None and state.goal is Goal.RESTORE))
+    named, chain = _backing_name(guest.source), None if guest.source.backing else ()
+    if is_back and named and _is_standalone(guest.source):
+        named, chain = "", ()
+    original = VmImage(own_name, _driver_type(guest.source.format), named, chain)
     # A link to the guest also resolves to an overlay that has taken the guest's own path.
     in_place = guest.overlay_path == guest.source.path
     named = backing_name(guest.overlay_path, plan.template.source.path, guest.options.backing_path)
@@ -120,7 +135,6 @@ def _disk(guest: GuestToConvert, plan: Plan, state: GuestState | None, *, is_bac
     overlay = VmImage(overlay_name, guest.options.format.value, named, _chain_on(plan.template.source))
     if state is None or not state.published:
         # No definition may be changed to use an overlay that a restore has deleted or left behind.
-        is_back = is_back or (state is not None and state.goal is Goal.RESTORE)
         planned, by_hand = None if is_back else overlay, _secrets(guest, plan, is_back=is_back)
         return GuestDisk(guest.name, original, planned, known_as, by_hand=by_hand)
     unfinished = RESTORING if state.goal is Goal.RESTORE else ""

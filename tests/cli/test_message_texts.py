@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 from plans import guest_plan, savings, small_plan
 
-from batchdiff.applying.guests.status import OnDisk, Written
+from batchdiff.applying.guests.status import OnDisk, TemplateIs, Written
 from batchdiff.applying.journal.kept_plan import KeptPlan
 from batchdiff.applying.journal.records import Fate, Goal, GuestState, History, Step
 from batchdiff.applying.results.outcome import GuestOutcome, Original, Status
@@ -21,7 +21,7 @@ from batchdiff.cli import earlier_plans, journal_history, main, run_session, war
 from batchdiff.cli.console import Console
 from batchdiff.cli.new_plan import plan_warnings
 from batchdiff.cli.verbs import apply, purge, restore
-from batchdiff.errors import GuestError
+from batchdiff.errors import GuestError, UsageError
 
 
 def outcome(fate: Fate, status: Status = Status.CONVERTED) -> GuestOutcome:
@@ -152,7 +152,9 @@ def test_the_question_of_purge_promises_no_more_than_is_certain(monkeypatch, use
         " needs the template /srv/images/template.qcow2."
     )
     may_stay = (
-        "" if used else " (its VM has written to the overlay, so the original is kept if QEMU finds a difference)"
+        ""
+        if used
+        else " (its overlay has changed since the conversion, so the original is kept if QEMU finds a difference)"
     )
     assert question.lines == [
         "3 MiB  /srv/clones/a.img.batchdiff-original",
@@ -207,7 +209,7 @@ def test_the_question_before_changes_are_discarded(monkeypatch, capsys, names, l
     restore._ask_to_discard(Console(), found, there, yes=False)
     (question,) = asked
     assert f"{question.what}|{question.remains}" == said
-    note = " (its original, too, has been written to or replaced since it was planned)"
+    note = " (its original, too, has changed since it was planned)"
     assert question.lines == [
         f"{name}: everything written to /srv/clones/{name}.qcow2{note if name in written else ''}"
         for name in names
@@ -216,6 +218,58 @@ def test_the_question_before_changes_are_discarded(monkeypatch, capsys, names, l
     assert capsys.readouterr().err == (
         "batchdiff: c will not be restored: the original of this guest was deleted or moved\n" if lost else ""
     )
+
+
+@pytest.mark.parametrize("names", ["a", "ab"])
+def test_without_the_template_overlays_are_kept(monkeypatch, names):
+    """So no changes are discarded, and what remains includes the overlays."""
+    asked = []
+    monkeypatch.setattr(restore, "confirm", lambda _console, _verb, question: asked.append(question))
+    found = [(guest_plan(name), None) for name in names]
+    there = {name: OnDisk(f"/{name}.qcow2", f"/{name}", template=TemplateIs.MISSING) for name in names}
+    restore._ask_to_discard(Console(), found, there, yes=False)
+    (question,) = asked
+    guests, its, vm, what = ("1 guest", "its original", "VM has", "original, as it was")
+    if len(names) > 1:
+        guests, its, vm, what = ("2 guests", "their originals", "VMs have", "originals, as they were")
+    assert question.what == (
+        f"the template is missing, so {guests} will go back to {its} without what was written since the"
+        f" conversion; {its.replace('original', 'overlay')} will be kept:"
+    )
+    assert question.otherwise == f"Bring the template back to keep what the {vm} written."
+    overlays = "overlay" if len(names) == 1 else "overlays"
+    assert question.remains == f"What remains: the {what} before the conversion, and the {overlays}."
+
+
+REBUILD_ONE = "Run the same command without `--discard-changes` to rebuild a full image from the overlay."
+
+
+@pytest.mark.parametrize(
+    ("files", "remedy"),
+    [
+        ([OnDisk("/a.qcow2", None)], REBUILD_ONE),
+        (
+            [OnDisk("/a.qcow2", None)] * 2,
+            REBUILD_ONE.replace("a full image from the overlay", "full images from the overlays"),
+        ),
+        ([OnDisk(None, None)], "Bring the original back; if it was moved, add `--map OLD=NEW`."),
+        (
+            [OnDisk("/a.qcow2", None, template=TemplateIs.MISSING)],
+            "Bring the original back; if it was moved, add `--map OLD=NEW`.",
+        ),
+        (
+            [OnDisk("/a.qcow2", None), OnDisk(None, None)],
+            "Bring the originals back; if they were moved, add `--map OLD=NEW`.",
+        ),
+    ],
+)
+def test_what_else_to_do_without_an_original(files, remedy):
+    """Nothing can be rebuilt without an overlay and its template."""
+    found = [(guest_plan(name), GuestState(Step.RETIRED, published=True)) for name in "ab"[: len(files)]]
+    there = dict(zip("ab", files, strict=False))
+    with pytest.raises(UsageError) as caught:
+        restore._ask_to_discard(Console(), found, there, yes=False)
+    assert caught.value.remedy == remedy
 
 
 def test_an_image_that_an_interrupted_restore_rebuilt_is_no_original(monkeypatch):

@@ -429,6 +429,27 @@ def test_a_plan_does_not_take_the_name_of_an_overlay(fleet):
     assert f"apply will write {fleet.folder / OVERLAYS['raw.img']} for the guest raw" in done.stderr
 
 
+def test_a_guest_that_shares_blocks_has_no_overlay_whose_name_could_be_taken(fleet):
+    fleet.write_manifest(f"{MANIFEST.partition('guests:')[0]}strategy: share\nguests: [{{path: raw.img}}]\n")
+    done = fleet.plan("-o", OVERLAYS["raw.img"], expect=None)
+    assert "apply will write" not in done.stderr
+    assert json.loads((fleet.folder / OVERLAYS["raw.img"]).read_bytes())["guests"]
+
+
+def test_a_plan_that_cannot_be_replaced_is_noticed_before_the_scan(fleet):
+    """New files can be made in its folder, and the reason is the true one."""
+    fleet.plan("-o", "p.json")
+    plan = fleet.folder / "p.json"
+    notation.run("chattr", "+i", str(plan))
+    try:
+        done = fleet.plan("-o", "p.json", "--progress", "always", expect=2)
+    finally:
+        notation.run("chattr", "-i", str(plan))
+    assert "cannot replace p.json: " in done.stderr
+    assert "chattr -i " in done.stderr
+    assert "scanning" not in done.stderr
+
+
 def test_the_true_reason_on_a_filesystem_that_is_read_only(fleet, tmp_path):
     with mounted(tmp_path, "ext4", 8 << 20) as point:
         notation.run("mount", "-o", "remount,ro", str(point))

@@ -163,6 +163,20 @@ def test_one_that_was_modified_meanwhile(tmp_path):
     assert not (tmp_path / "saved").exists()
 
 
+def test_one_that_uses_another_guest_by_now(tmp_path):
+    """Its overlay has not been written: the present definition counts, not the one that was read first."""
+    libvirt = FakeLibvirt()
+    db = VmImage("/i/db.img", "raw"), VmImage("/i/db.qcow2", "qcow2")
+    disks = [guest(), GuestDisk("db", *db, frozenset(each.path for each in db))]
+    (change,) = domain_changes([libvirt.domain("web")], disks)
+    two = b"<disk><driver type='raw'/><source file='/i/db.img'/></disk></devices>"
+    libvirt.document = other = DOCUMENT.replace(b"</devices>", two)
+    with pytest.raises(DefinitionError, match="its overlay has not been written yet"):
+        Definer(libvirt, disks, [], str(tmp_path / "saved")).define(change)
+    assert libvirt.document == other
+    assert not (tmp_path / "saved").exists()
+
+
 def test_pools_with_images_of_the_plan_are_refreshed():
     pools = [Pool("images", "/i"), Pool("other", "/j"), Pool("ceph", ""), Pool("stopped", "/i")]
     libvirt = FakeLibvirt()

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import notation
 import pytest
 from plans import guest_plan, refused_guest, small_plan
 
@@ -64,6 +65,20 @@ def test_what_is_below_a_restored_image_is_not_known():
         guest_plan().source, format=ImageFormat.QCOW2, backing=(ImageSource("/b.img", ImageFormat.RAW),)
     )
     assert disk(BACK, guest=guest_plan("web01", source=source)).now.chain is None
+
+
+@pytest.mark.parametrize("is_rebuilt", [False, True])
+def test_an_image_that_restore_rebuilt_is_no_linked_clone(tmp_path, is_rebuilt):
+    """Proxmox VE reads the header; a plan has the backing file of the original."""
+    (tmp_path / "images" / "101").mkdir(parents=True)
+    (tmp_path / "images" / "9000").mkdir()
+    base = notation.write_raw(tmp_path / "images" / "9000" / "base-9000-disk-0.raw", "64k:A")
+    path = tmp_path / "images" / "101" / "vm-101-disk-0.qcow2"
+    notation.write_qcow2(path, "64k:B", **({} if is_rebuilt else {"backing": base, "backing_format": "raw"}))
+    below = (ImageSource(str(base), ImageFormat.RAW),)
+    now = disk(BACK, guest=guest_plan("web01", source=ImageSource(str(path), ImageFormat.QCOW2, below))).now
+    expected = ("", ()) if is_rebuilt else ("../9000/base-9000-disk-0.raw", None)
+    assert (now.backing_name, now.chain) == expected
 
 
 def test_the_definition_of_an_encrypted_guest_is_left_to_the_operator():

@@ -11,7 +11,7 @@ from batchdiff.cli.new_plan.replaced_plan import leftovers_at, name_to_keep_at
 from batchdiff.cli.options.scheduler_options import check_scheduler_options
 from batchdiff.errors import UsageError
 from batchdiff.files import own_files
-from batchdiff.linux.call_failures import reason
+from batchdiff.linux.call_failures import obstacle, reason
 from batchdiff.linux.permissions import Deed
 from batchdiff.manifest.file import read_manifest
 from batchdiff.manifest.manifest import Manifest
@@ -71,8 +71,8 @@ def default_plan_path(manifest_path: str) -> str:
 def _check_output(path: str) -> None:
     """Check the plan's folder, and what the plan would replace.
 
-    :raises UsageError: the folder takes no files, or ``path`` exists and is neither a readable plan nor an empty
-        file; a symbolic link is refused, too.
+    :raises UsageError: the folder takes no files; or ``path`` exists, and is neither a readable plan nor an empty
+        file, or is a symbolic link, or cannot be replaced.
     """
     _check_folder(os.path.dirname(os.path.abspath(path)))
     if not os.path.lexists(path):
@@ -89,13 +89,17 @@ def _check_output(path: str) -> None:
         raise UsageError(f"{path} exists and is not a plan", remedy=ELSEWHERE)
     if not head and not (os.path.isfile(path) and not os.path.islink(path)):
         raise UsageError(f"{path} is not a regular file", remedy=ELSEWHERE)
+    # In a folder with the sticky bit, a new file can be created even though this one cannot be replaced.
+    if (against := obstacle(Deed.DELETE, path)) is not None:
+        raise UsageError(f"cannot replace {path}", why=against.why, remedy=f"{against.remedy} {ELSEWHERE}".strip())
 
 
 def _check_apart(path: str, manifest: Manifest) -> None:
     """Raise UsageError if the plan or a file beside it would have the path of an overlay or a data file."""
     own = {os.path.realpath(path + suffix) for suffix in ("", *own_files.BESIDE_PLAN)}
     for guest in manifest.guests:
-        for name in filter(None, (guest.overlay_path, guest.options.data_file)):
+        written = (guest.overlay_path, guest.options.data_file) if guest.gets_overlay else ()
+        for name in filter(None, written):
             if os.path.realpath(name) in own:
                 why = f"apply will write {name} for the guest {guest.name}"
                 raise UsageError(f"cannot write the plan to {path}", why=why, remedy=ELSEWHERE)

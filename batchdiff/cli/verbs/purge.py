@@ -28,8 +28,8 @@ from batchdiff.report.results_text import undone_text
 from batchdiff.units import few
 
 _NOTHING = "Nothing to purge: no original of this plan is known to be in quarantine."
-_MAY_DIFFER = "its VM has written to the overlay, so the original is kept if QEMU finds a difference"
-_CHANGED = "it has been written to since it was planned, so it is kept if QEMU finds a difference"
+_MAY_DIFFER = "its overlay has changed since the conversion, so the original is kept if QEMU finds a difference"
+_CHANGED = "it has changed since it was planned, so it is kept if QEMU finds a difference"
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from batchdiff.applying.checks.free_space import FreeSpace
 from batchdiff.applying.dry_run import dry_run_restore
 from batchdiff.applying.guests.converted_elsewhere import done_elsewhere, require_done_here
 from batchdiff.applying.guests.guest_files import on_disk, rebuilt_is_in_place
-from batchdiff.applying.guests.status import OnDisk, Written
+from batchdiff.applying.guests.status import OnDisk, TemplateIs, Written
 from batchdiff.applying.journal.records import GuestState, History
 from batchdiff.applying.restore_without_template import GuestWithState
 from batchdiff.applying.results.outcome import Status
@@ -35,7 +35,7 @@ from batchdiff.report.results_text import undone_text
 from batchdiff.units import few, format_size
 
 _NOTHING = "Nothing to restore: no guest of this plan is known to be converted."
-_NOT_AS_PLANNED = " (its original, too, has been written to or replaced since it was planned)"
+_NOT_AS_PLANNED = " (its original, too, has changed since it was planned)"
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
@@ -129,8 +129,7 @@ def _ask_to_discard(
         raise UsageError(
             f"{few(lost)} cannot go back to {'its original' if len(lost) == 1 else 'their originals'}",
             why=f"the {'original was' if len(lost) == 1 else 'originals were'} deleted or moved",
-            remedy="Run the same command without `--discard-changes` to rebuild"
-            f" {'a full image from the overlay' if len(lost) == 1 else 'full images from the overlays'}.",
+            remedy=_other_way([there.get(name) for name in lost]),
         )
     if lost:
         whose = "original of this guest was" if len(lost) == 1 else "originals of these guests were"
@@ -139,8 +138,16 @@ def _ask_to_discard(
     lines = [
         f"{guest.name}: everything written to {guest.overlay_path}{notes.get(guest.name, '')}" for guest, _ in back
     ]
+    question = _about_overlays_that_stay(back, there, lines) or _about_discarding(back, there, lines)
+    if yes:
+        state(console, question)
+    else:
+        confirm(console, "restore", question)
+
+
+def _about_discarding(back: list[GuestWithState], there: Mapping[str, OnDisk], lines: list[str]) -> Question:
     one = len(back) == 1
-    question = Question(
+    return Question(
         f"all changes in {count_of(len(back), 'guest')} since the conversion will be discarded, including all"
         f" snapshots in {'its overlay, which takes' if one else 'their overlays, which take'}"
         f" {_size_of_overlays(back)} on disk:",
@@ -148,10 +155,37 @@ def _ask_to_discard(
         f"Leave out `--discard-changes` to keep what the {'VM has' if one else 'VMs have'} written.",
         f"What remains: {_what_remains(back, there)}.",
     )
-    if yes:
-        state(console, question)
-    else:
-        confirm(console, "restore", question)
+
+
+def _about_overlays_that_stay(
+    back: list[GuestWithState], there: Mapping[str, OnDisk], lines: list[str]
+) -> Question | None:
+    """Return the question if the template is missing: then no overlay is deleted. None if the template exists."""
+    if not any(_lacks_template(there.get(guest.name)) for guest, _ in back):
+        return None
+    one = len(back) == 1
+    originals, overlays = ("its original", "its overlay") if one else ("their originals", "their overlays")
+    return Question(
+        f"the template is missing, so {count_of(len(back), 'guest')} will go back to {originals} without what was"
+        f" written since the conversion; {overlays} will be kept:",
+        lines,
+        f"Bring the template back to keep what the {'VM has' if one else 'VMs have'} written.",
+        f"What remains: {_what_remains(back, there)}, and the overlay{'' if one else 's'}.",
+    )
+
+
+def _lacks_template(files: OnDisk | None) -> bool:
+    return files is not None and files.template is TemplateIs.MISSING
+
+
+def _other_way(lost: list[OnDisk | None]) -> str:
+    """Return what to do for guests without originals. ``lost``: their files, None for those without any."""
+    if all(files is not None and files.overlay and not _lacks_template(files) for files in lost):
+        what = "a full image from the overlay" if len(lost) == 1 else "full images from the overlays"
+        return f"Run the same command without `--discard-changes` to rebuild {what}."
+    if len(lost) == 1:
+        return "Bring the original back; if it was moved, add `--map OLD=NEW`."
+    return "Bring the originals back; if they were moved, add `--map OLD=NEW`."
 
 
 def _what_remains(back: list[GuestWithState], there: Mapping[str, OnDisk]) -> str:
