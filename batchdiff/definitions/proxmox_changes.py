@@ -1,4 +1,4 @@
-"""What must change in configurations of Proxmox VE so that their VMs use the images of a plan."""
+"""The changes that VM configurations of Proxmox VE need."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _RUN_FOLDER = "/var/run/qemu-server"
 
 @frozen
 class VmChange:
-    """A VM with guests of the plan: its configuration as it is, and as it must be.
+    """The configuration of a VM with guests of the plan: as it is, and with the changes that the guests require.
 
-    ``commands``: the commands for Proxmox VE that make the change. ``obstacles``: why the configuration must not
-    change now, apart from what the guests wait for. ``notes``: what the operator must know about the change.
+    ``commands``: those that change the drives, except unused ones. ``obstacles``: why the configuration must not
+    change now, besides the ``waiting`` of ``uses``. ``notes``: about the commands.
     """
 
     config: VmConfig
@@ -48,12 +48,12 @@ class VmChange:
 
     @property
     def where(self) -> str:
-        """The file of the configuration."""
+        """The path of the configuration file."""
         return self.config.where
 
     @property
     def file_name(self) -> str:
-        """The file name of a changed copy of the configuration."""
+        """The name of a changed copy of the file."""
         return f"{self.config.vmid}.conf"
 
     @property
@@ -63,12 +63,12 @@ class VmChange:
 
     @property
     def waiting(self) -> list[str]:
-        """The reasons why the configuration must not change now."""
+        """The reasons not to change the configuration now."""
         return [*(f"{use.guest}: {use.waiting}" for use in self.uses if use.waiting), *self.obstacles]
 
     @property
     def by_hand(self) -> list[str]:
-        """The reasons why the operator must change the configuration, each with its guest."""
+        """The reasons to edit the configuration by hand, each with its guest."""
         return [f"{use.guest}: {use.by_hand}" for use in self.uses if use.by_hand]
 
     def diff(self) -> str:
@@ -87,13 +87,16 @@ def vm_changes(
     *,
     run_folder: str = _RUN_FOLDER,
 ) -> Iterator[VmChange]:
-    """Yield the change of each VM that uses a guest of the plan. ``run_folder``: where the pid files are."""
+    """Yield the change of each VM with a guest of the plan as a drive, even if nothing has to change.
+
+    Unused drives count only for guests that are attached to no VM. ``run_folder``: that of the pid files.
+    """
     by_path = {path: disk for disk in disks for path in disk.known_as}
     found = [(config, list(_guests(config, by_path, storages))) for config in configs]
     attached = {guest.guest for _, guests in found for drive, guest in guests if not drive.is_unused}
     users: dict[str, list[str]] = {}
     for config, guests in found:
-        # `qm set` leaves an entry for an unused disk behind, which does not matter if a VM uses the guest.
+        # `qm set` lists the former volume as unused, which does not matter if a VM uses the guest.
         guests[:] = [each for each in guests if not (each[0].is_unused and each[1].guest in attached)]
         for drive, guest in guests:
             users.setdefault(guest.guest, []).append(f"{drive.key} of VM {config.vmid}")
@@ -105,7 +108,7 @@ def vm_changes(
 def _guests(
     config: VmConfig, by_path: Mapping[str, GuestDisk], storages: Sequence[Storage]
 ) -> Iterator[tuple[ConfigDrive, GuestDisk]]:
-    """Yield each of a VM's drives that is a guest of the plan, with that guest."""
+    """Yield the present drives that are guests of the plan, each with its guest."""
     for drive in config.drives_in(MAIN):
         guest = by_path.get(path_of_volume(drive.volume, storages))
         if guest is not None:
@@ -158,7 +161,7 @@ def _notes(drive: ConfigDrive, value: str, storages: Sequence[Storage]) -> Itera
 
 
 def _of_vm(config: VmConfig, run_folder: str) -> Iterator[str]:
-    """Yield why the configuration of a VM must not change now, whatever its disks, and what to do about it."""
+    """Yield the obstacles to any change of a configuration."""
     vmid = config.vmid
     if (process := process_of(vmid, run_folder)) is not None:
         yield f"VM {vmid} is running (process {process}): shut it down with `qm shutdown {vmid}`"
@@ -170,7 +173,7 @@ def _of_vm(config: VmConfig, run_folder: str) -> Iterator[str]:
 
 
 def _of_users(config: VmConfig, drive: ConfigDrive, users: Sequence[str], use: GuestUse) -> Iterator[str]:
-    """Yield why an image must not be used as this drive. ``users``: all drives that use its guest."""
+    """Yield the obstacles to a drive's use of its guest's image. ``users``: all drives that are this guest."""
     if len(users) > 1:
         others = ", ".join(user for user in users if user != f"{drive.key} of VM {config.vmid}")
         yield f"{use.guest} is also {others}: keep it in only one of these places"
@@ -184,7 +187,7 @@ def _of_users(config: VmConfig, drive: ConfigDrive, users: Sequence[str], use: G
 def _of_sections(
     config: VmConfig, drive: ConfigDrive, guest: GuestDisk, volume: str, storages: Sequence[Storage]
 ) -> Iterator[str]:
-    """Yield how snapshots and pending changes contradict a drive that will use ``volume``."""
+    """Yield the obstacles, in snapshots and pending changes, to a drive's use of ``volume``."""
     named = [
         each
         for each in config.drives

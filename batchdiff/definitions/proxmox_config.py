@@ -1,4 +1,4 @@
-"""A VM's configuration in Proxmox VE: its drives, and the edits that make a drive use another image; pure.
+"""A VM's configuration in Proxmox VE, and edits of its drives; pure.
 
 ::
 
@@ -6,11 +6,11 @@
     scsi0: local:101/vm-101-disk-0.raw,discard=on,size=32G    a drive: its volume, and options
     template: 1
     unused0: local:101/vm-101-disk-1.raw
-    [PENDING]                                                 changes that wait until the VM stops
+    [PENDING]                                                 changes that have yet to take effect
     [before-update]                                           a snapshot: the configuration as it was
 
-Sources: qemu-server, ``parse_vm_config`` in src/PVE/QemuServer.pm and ``parse_drive`` in QemuServer/Drive.pm;
-pve-common, ``parse_property_string`` in src/PVE/JSONSchema.pm.
+Sources: qemu-server, ``parse_vm_config`` in src/PVE/QemuServer.pm, and ``parse_drive`` in
+src/PVE/QemuServer/Drive.pm; pve-common, ``parse_property_string`` in src/PVE/JSONSchema.pm.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ MAIN, PENDING = "", "PENDING"
 
 
 class ConfigDrive(NamedTuple):
-    """A drive of a VM. ``key``: for example scsi0; ``value``: the rest of its line.
+    """A drive of a VM.
 
-    ``volume``: its volume or path, in ``value``; ``section``: that of the line; ``line``: its number, from 0.
+    ``section``: MAIN, PENDING or the name of a snapshot; ``key``: for example scsi0; ``value``: the text after the
+    colon; ``volume``: the volume or path in ``value``; ``line``: counted from 0.
     """
 
     section: str
@@ -52,9 +53,9 @@ class ConfigDrive(NamedTuple):
 
 @frozen
 class VmConfig:
-    """The configuration of a VM. ``where``: its file; ``lock``: the task that has locked it, empty if none has.
+    """The configuration of a VM. ``where``: its file; ``lock``: why the VM is locked, empty if it is not.
 
-    ``to_delete``: the settings that a pending change removes.
+    ``to_delete``: the entries of the pending ``delete`` setting.
     """
 
     vmid: int
@@ -66,14 +67,14 @@ class VmConfig:
     to_delete: frozenset[str]
 
     def drives_in(self, section: str) -> list[ConfigDrive]:
-        """Return the drives that a section names."""
+        """Return the drives in a section."""
         return [drive for drive in self.drives if drive.section == section]
 
 
 def parse_config(document: bytes, where: str) -> VmConfig:
-    """Parse a configuration, as Proxmox VE keeps it in ``VMID.conf``.
+    """Parse a configuration. ``where``: the path of its file, ``VMID.conf``.
 
-    :raises DefinitionError: it is not one.
+    :raises DefinitionError: the file has another name, or ``document`` is not a configuration.
     """
     named = _FILE_NAME.fullmatch(where)
     if named is None:
@@ -82,7 +83,7 @@ def parse_config(document: bytes, where: str) -> VmConfig:
     lines = _lines(document)
     for number, line in enumerate(lines):
         if found := _SECTION.fullmatch(line):
-            # Proxmox VE accepts PENDING in upper or lower case.
+            # Proxmox VE ignores the case of PENDING.
             section = PENDING if found[1].upper() == PENDING else found[1]
         elif found := _SETTING.fullmatch(line):
             settings[section, found[1]] = found[2]
@@ -111,23 +112,23 @@ def _drives(section: str, key: str, value: str, number: int) -> list[ConfigDrive
 
 
 def volume_in(value: str) -> str:
-    """Return the volume or the path that a drive's value names; empty if there is none."""
+    """Return the volume or path in a drive's value, or the word ``none``; empty if the value has only options."""
     return next(filter(None, map(_volume_in, value.split(","))), "")
 
 
 def _volume_in(part: str) -> str:
-    """Return the volume that a part of a drive's value names; empty if the part is an option."""
+    """Return the volume or path in one item of a drive's value; empty if the item is an option."""
     given = next((part.removeprefix(key) for key in _OF_VOLUME if part.startswith(key)), part)
     return "" if given is part and "=" in part else given.strip()
 
 
 def with_volume(drive: ConfigDrive, volume: str, image_format: str) -> str:
-    """Return a drive's value with another volume, or the path of an image; all options but ``format`` stay.
+    """Return a drive's value with another volume or path; of the options, only ``format`` is adapted or added.
 
-    ``format`` must match the volume: otherwise, Proxmox VE does not start the VM.
+    Proxmox VE does not start a VM if ``format`` is not that of the volume.
     """
     parts = [_changed(part, volume, image_format) for part in drive.value.split(",")]
-    # Without ``format``, Proxmox VE treats an image outside its storages as raw.
+    # Proxmox VE treats an image that is given by path, without ``format``, as raw.
     is_open = volume.startswith("/") and not any(part.startswith(_FORMAT) for part in parts)
     return ",".join([*parts, f"{_FORMAT}{image_format}"] if is_open and not drive.is_unused else parts)
 
@@ -140,7 +141,7 @@ def _changed(part: str, volume: str, image_format: str) -> str:
 
 
 def with_value(document: bytes, drive: ConfigDrive, value: str) -> bytes:
-    """Return a VM's configuration with another value for a drive; all else stays as it is."""
+    """Return a configuration with another value for one of its drives."""
     lines = _lines(document)
     key, colon, rest = lines[drive.line].partition(":")
     lines[drive.line] = f"{key}{colon}{rest.replace(drive.value, value)}"

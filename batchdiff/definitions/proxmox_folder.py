@@ -1,10 +1,10 @@
-"""The VM configurations and storages of a Proxmox VE host, or of a copy of its folders.
+"""Read the VM configurations and storages of a Proxmox VE host, from its folders or copies of them.
 
 ::
 
     /etc/pve/storage.cfg
-    /etc/pve/qemu-server/101.conf     the folder that the operator names; 101 is the number of the VM
-    /etc/pve/lxc/105.conf             a container; VMs and containers share the numbers
+    /etc/pve/qemu-server/101.conf     in the folder that the operator names; 101 is the number of the VM
+    /etc/pve/lxc/105.conf             a container; no VM has its number
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _STORAGES = "storage.cfg"
 
 
 class ProxmoxHost(NamedTuple):
-    """The VMs of a host, in numerical order, its storages that are folders, and the numbers of its containers.
+    """The VMs of a host, in numerical order, its storages that are folders, and the known numbers of containers.
 
-    ``unread``: a sentence about each configuration that is left out, because it cannot be read.
+    ``unread``: a warning for each configuration that cannot be used and is left out.
     """
 
     configs: list[VmConfig]
@@ -40,9 +40,9 @@ def read_host(folder: str, storage_cfg: str | None) -> ProxmoxHost:
 
     ``storage_cfg``: the path of ``storage.cfg``; None to look for it beside the folder, then in the folder.
 
-    :raises UsageError: the folder or ``storage.cfg`` cannot be read, or the folder contains no configuration.
+    :raises UsageError: the folder or ``storage.cfg`` cannot be found or read, or the folder has no configuration.
     :raises DefinitionError: ``storage.cfg`` is not valid.
-    :raises BatchdiffError: no configuration can be used; this is the error of the first.
+    :raises BatchdiffError: no configuration can be used; the error is that of the first one.
     """
     try:
         names = [name for name in os.listdir(folder) if _CONFIG.fullmatch(name)]
@@ -67,10 +67,7 @@ def read_host(folder: str, storage_cfg: str | None) -> ProxmoxHost:
 
 
 def _containers_near(folder: str) -> frozenset[int]:
-    """Return the numbers of the containers in the folder ``lxc`` beside a folder of VMs.
-
-    The result is empty if that folder is missing or cannot be read.
-    """
+    """Return the numbers of the containers in ``lxc`` beside a folder; empty if ``lxc`` cannot be listed."""
     try:
         names = os.listdir(os.path.join(os.path.dirname(os.path.abspath(folder)), "lxc"))
     except OSError:
@@ -82,11 +79,11 @@ _OTHER_FOLDER = "Name a folder of VM configurations that you can read, such as /
 
 
 def _storages_near(folder: str) -> str:
-    """Return the path of the ``storage.cfg`` beside a folder of configurations, or else of the one in it.
+    """Return the path of ``storage.cfg``, beside a folder or, if it is not there, in the folder.
 
-    :raises UsageError: there is none.
+    :raises UsageError: it is in neither place.
     """
-    # /etc/pve/qemu-server is a link into nodes/, and the file is beside the link.
+    # /etc/pve/qemu-server is a link into nodes/, and storage.cfg is beside the link.
     found = [os.path.join(place, _STORAGES) for place in (os.path.dirname(os.path.abspath(folder)), folder)]
     for path in found:
         if os.path.exists(path):

@@ -1,4 +1,4 @@
-"""The state of a Proxmox VE host: whether a VM runs on it, and what may be wrong besides the guests' VMs.
+"""The state of a Proxmox VE host: running VMs, and warnings.
 
 Source: qemu-server, ``vm_running_locally`` in src/PVE/QemuServer/Helpers.pm.
 """
@@ -19,13 +19,13 @@ _PID = re.compile(rb"\s*([1-9][0-9]{0,9})\s*")
 
 
 def process_of(vmid: int, run_folder: str) -> int | None:
-    """Return the PID of a VM; None if it does not run on this host. ``run_folder``: that of the pid files."""
+    """Return the PID of a VM; None if no process is found on this host. ``run_folder``: that of the pid files."""
     path = os.path.join(run_folder, f"{vmid}.pid")
     try:
         found = _PID.fullmatch(_content(path))
         if found is None:
             return None
-        # The PID may have been reused since. The command line of a VM's process contains the path of its pid file.
+        # The PID may have been reused. The command line of a VM's process contains the path of its pid file.
         arguments = _content(f"/proc/{int(found[1])}/cmdline").split(b"\0")
     except OSError:
         return None
@@ -38,9 +38,9 @@ def _content(path: str) -> bytes:
 
 
 def doubts(template: str, disks: Sequence[GuestDisk], host: ProxmoxHost) -> Iterator[str]:
-    """Yield what may be wrong besides the guests' VMs: unread configurations, the template, containers, storages.
+    """Yield warnings about unread configurations, the template, containers and storages.
 
-    ``template``: its path.
+    ``template``: the path of the template.
     """
     configs, storages, containers, unread = host
     yield from unread

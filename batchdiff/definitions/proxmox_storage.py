@@ -34,7 +34,7 @@ _MOUNTED = {"nfs", "cifs", "cephfs", "glusterfs"}
 class Storage(NamedTuple):
     """A storage that is a folder.
 
-    ``images``: the folder of images; ``allows_images``: whether the storage's content types include images.
+    ``images``: the folder of images; ``allows_images``: whether the content types include images.
     """
 
     name: str
@@ -43,16 +43,16 @@ class Storage(NamedTuple):
     allows_images: bool
 
     def path_of(self, vmid: str, name: str) -> str:
-        """Return the path of a volume."""
+        """Return the path of a volume; on btrfs, a raw one has a folder of its own."""
         if self.kind == "btrfs" and name.endswith(".raw"):
             name = f"{name.removesuffix('.raw')}/disk.raw"
         return os.path.join(self.images, vmid, name)
 
 
 def parse_storages(document: bytes, where: str) -> list[Storage]:
-    """Return the storages in ``storage.cfg`` that are folders.
+    """Return the storages in ``storage.cfg`` that are folders, and ``local`` even if it is not listed.
 
-    :raises DefinitionError: a line is not valid in such a file.
+    :raises DefinitionError: a line is not valid.
     """
     sections: list[tuple[str, str, dict[str, str]]] = []
     for line in document.decode("utf-8", "surrogateescape").split("\n"):
@@ -67,7 +67,7 @@ def parse_storages(document: bytes, where: str) -> list[Storage]:
                 f"cannot use {where}", why=f"{line.strip()[:60]!r} is not a valid line of storage.cfg"
             )
     if not any(name == _LOCAL[0] for _, name, _ in sections):
-        sections.append(("dir", _LOCAL[0], {}))  # Proxmox VE always has it
+        sections.append(("dir", _LOCAL[0], {}))  # Proxmox VE adds it as well
     storages = (_storage(kind, name, given) for kind, name, given in sections)
     return [storage for storage in storages if storage is not None]
 
@@ -85,7 +85,7 @@ def _storage(kind: str, name: str, given: dict[str, str]) -> Storage | None:
 
 
 def path_of_volume(volume: str, storages: Iterable[Storage]) -> str:
-    """Return the resolved path of what a drive names: a volume or a path; empty if its storage is unknown."""
+    """Return the resolved path of a volume or an absolute path; empty if the volume is in none of the storages."""
     if volume.startswith("/"):
         return os.path.realpath(volume)
     found = _VOLUME.fullmatch(volume)
@@ -94,7 +94,7 @@ def path_of_volume(volume: str, storages: Iterable[Storage]) -> str:
 
 
 def storage_of(path: str, storages: Sequence[Storage], *, now: str = "") -> Storage | None:
-    """Return the storage that contains the image at a path; None if none does.
+    """Return the storage in whose folder of images a path is VMID/NAME; None if there is none.
 
     ``now``: the volume that the image replaces; its storage is preferred if several have the same folder.
     """
@@ -107,7 +107,7 @@ def storage_of(path: str, storages: Sequence[Storage], *, now: str = "") -> Stor
 
 
 def volume_for(image: VmImage, storages: Sequence[Storage], *, now: str = "") -> str:
-    """Return an image as a drive names it: its volume, or its path if it is in no storage.
+    """Return the name of an image for a drive: its volume, or its path if no storage is found for it.
 
     ``now``: as for :func:`storage_of`.
     """

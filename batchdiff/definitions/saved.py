@@ -1,4 +1,4 @@
-"""Definitions from before and after each change by batchdiff, saved beside the plan for ``definitions --undo``.
+"""Definitions of domains from before and after ``--define`` changed them, saved beside the plan for ``--undo``.
 
 ::
 
@@ -28,9 +28,9 @@ _BEFORE, _AFTER = ".before.xml", ".after.xml"
 
 @frozen
 class SavedDefinition:
-    """One change of a domain: its definition before and after; ``after`` is None if none was saved.
+    """The definition of a domain before and after a change. ``path``: the file with ``before``.
 
-    ``path``: the file with the definition before the change.
+    ``after``: None if it was not saved.
     """
 
     path: str
@@ -44,9 +44,9 @@ def folder_of(plan: str) -> str:
 
 
 def save_before(folder: str, domain: str, document: bytes, now: datetime) -> str:
-    """Save a definition durably before it is changed, and return the path of the file.
+    """Save a definition durably before it is changed, and return the path of the file. ``now``: in UTC.
 
-    :raises DefinitionError: it cannot be written.
+    :raises DefinitionError: the file cannot be written.
     """
     path = os.path.join(folder, f"{_file_name(domain)}.{now:%Y%m%dT%H%M%S.%fZ}{_BEFORE}")
     try:
@@ -61,9 +61,9 @@ def save_before(folder: str, domain: str, document: bytes, now: datetime) -> str
 
 
 def save_after(before: str, document: bytes) -> None:
-    """Save the definition that libvirt has after a change, beside the one from before it.
+    """Save the definition after a change. ``before``: the path that :func:`save_before` returned.
 
-    :raises DefinitionError: it cannot be written.
+    :raises DefinitionError: the file cannot be written.
     """
     path = before.removesuffix(_BEFORE) + _AFTER
     try:
@@ -74,9 +74,9 @@ def save_after(before: str, document: bytes) -> None:
 
 
 def latest(folder: str, domain: str) -> SavedDefinition | None:
-    """Return the last change of a domain; None if there is none.
+    """Return the last saved change of a domain; None if there is none.
 
-    :raises DefinitionError: it cannot be read.
+    :raises DefinitionError: the folder or a definition cannot be read.
     """
     begin = f"{_file_name(domain)}."
     try:
@@ -95,7 +95,7 @@ def latest(folder: str, domain: str) -> SavedDefinition | None:
 
 
 def _file_name(domain: str) -> str:
-    """Return a domain's name as the first part of a file name, which a dot ends: slashes and dots are escaped."""
+    """Return a domain's name with percent signs, slashes and dots escaped; in file names, a dot ends it."""
     return domain.replace("%", "%25").replace("/", "%2F").replace(".", "%2E")
 
 

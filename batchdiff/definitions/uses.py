@@ -1,4 +1,4 @@
-"""The use of a guest by a VM, whatever manages the VM."""
+"""The use of a guest by a VM."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ NOT_WRITTEN = "its overlay has not been written yet"
 
 @frozen
 class GuestUse:
-    """A VM's disk that is a guest of the plan, and the image that it must use.
+    """A VM's disk that is a guest of the plan, and the image that the VM must use.
 
-    ``is_right``: it already uses that image. ``waiting``: why the VM's definition must not change yet; empty if it
-    may. ``by_hand``: why only the operator can change the definition; empty if batchdiff can.
+    ``is_right``: the VM already uses that image. ``waiting``: why its definition must not change yet; empty if it
+    may. ``by_hand``: why the operator must edit the definition; empty if that is not necessary.
     """
 
     guest: str

@@ -1,4 +1,4 @@
-"""Use libvirt through its command virsh: read domains and pools, and redefine domains."""
+"""Use libvirt through its command virsh."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from batchdiff.units import MIB
 
 _NAME, _PACKAGE = "virsh", "libvirt-clients"
 _SECONDS = 60
-"""A libvirtd that hangs must not keep a command waiting for ever; a slow one with 1,000 VMs needs only seconds."""
+"""The timeout of a virsh command: libvirtd may hang, but even a slow one with 1,000 VMs needs only seconds."""
 
 _MOST_OUTPUT = 16 * MIB
 _NOT_SUPPORTED = "not supported by the connection driver"
 _UNREACHABLE = ("failed to connect to the hypervisor", "had not finished after")
-"""Words that distinguish failures of the connection from those of a request."""
+"""Words in errors that are not about the request: virsh could not connect, or did not end in time."""
 
 
 def virsh_is_installed() -> bool:
@@ -31,14 +31,14 @@ def virsh_is_installed() -> bool:
 
 @frozen
 class Libvirt:
-    """A connection to libvirt. ``uri``: its URI; empty for libvirt's default."""
+    """A connection to libvirt. ``uri``: empty for libvirt's default."""
 
     uri: str = ""
 
     def domains(self) -> list[Domain]:
-        """Return the persistent definitions of all domains, without passwords, each with the connection's URI.
+        """Return the definitions of all persistent domains, without passwords, each with the connection's URI.
 
-        :raises DefinitionError: what libvirt prints is not a domain.
+        :raises DefinitionError: libvirt's answer is not a domain.
         :raises ProgramError: libvirt cannot be queried.
         """
         names = self._lines("list", "--all", "--name", "--persistent")
@@ -46,13 +46,13 @@ class Libvirt:
         return [replace(self.domain(name), where=uri) for name in names]
 
     def command(self, *arguments: str) -> str:
-        """Return a virsh command for this connection, as the operator can run it."""
+        """Return a virsh command for this connection, quoted for a shell."""
         return shell_line([_NAME, *self._connect(), *arguments])
 
     def domain(self, name: str, *, with_passwords: bool = False) -> Domain:
-        """Return a domain; if it is read without its passwords and then redefined, it loses them.
+        """Return a domain's persistent definition; a domain that is redefined without its passwords loses them.
 
-        :raises DefinitionError: what libvirt prints is not a domain.
+        :raises DefinitionError: libvirt's answer is not a domain.
         :raises ProgramError: libvirt cannot be queried.
         """
         options = ["--security-info"] if with_passwords else []
@@ -62,7 +62,7 @@ class Libvirt:
     def pools(self) -> list[Pool]:
         """Return all storage pools; none if the driver of this connection has no pools.
 
-        :raises DefinitionError: what libvirt prints is not a pool.
+        :raises DefinitionError: libvirt's answer is not a pool.
         :raises ProgramError: libvirt cannot be queried.
         """
         names = self._lines_if_supported("pool-list", "--all", "--name")
@@ -77,14 +77,14 @@ class Libvirt:
         return " ".join(self._lines("domstate", "--domain", domain))
 
     def active(self) -> list[str]:
-        """Return the names of all domains that are not shut off: they run, are paused, or are being migrated.
+        """Return the names of all domains that are not shut off, such as running and paused ones.
 
         :raises ProgramError: libvirt cannot be queried.
         """
         return self._lines("list", "--name")
 
     def saved(self) -> list[str]:
-        """Return the names of the domains whose memory libvirt has saved (managed save); they are shut off.
+        """Return the names of the domains whose memory libvirt has saved (managed save).
 
         :raises ProgramError: libvirt cannot be queried.
         """
@@ -105,25 +105,25 @@ class Libvirt:
         return self._run("managedsave-dumpxml", "--domain", domain).encode()
 
     def snapshots(self, domain: str) -> list[str]:
-        """Return the names of a domain's snapshots, whose metadata also refers to its disks.
+        """Return the names of a domain's snapshots.
 
         :raises ProgramError: libvirt cannot be queried.
         """
         return self._lines("snapshot-list", "--name", "--domain", domain)
 
     def checkpoints(self, domain: str) -> list[str]:
-        """Return the names of a domain's checkpoints, which are bitmaps in its disks; none if unsupported.
+        """Return the names of a domain's checkpoints; none if the driver of this connection does not support them.
 
         :raises ProgramError: libvirt cannot be queried.
         """
         return self._lines_if_supported("checkpoint-list", "--name", "--domain", domain)
 
     def define(self, name: str, document: bytes) -> None:
-        """Define a domain in place of the one with that name.
+        """Replace the persistent definition of a domain. ``name``: for messages.
 
-        :raises ProgramError: libvirt refuses it.
+        :raises ProgramError: libvirt refuses the definition, or cannot be used.
         """
-        # In memory, because a definition may contain passwords.
+        # The file is in memory, because a definition may contain passwords.
         fd = os.memfd_create("domain.xml")
         try:
             os.pwrite(fd, document, 0)
@@ -139,7 +139,7 @@ class Libvirt:
     def refresh(self, pool: str) -> None:
         """Have libvirt list the files of a pool again.
 
-        :raises ProgramError: libvirt refuses, for example because the pool is not active.
+        :raises ProgramError: libvirt refuses, for example because the pool is not active, or cannot be used.
         """
         start = self.command("pool-start", "--pool", pool)
         remedy = f"If the pool is not active, start it with `{start}`, which also refreshes it."
@@ -166,10 +166,10 @@ class Libvirt:
         what: str = "libvirt refused a request",
         remedy: str = "A VM or pool may have been removed meanwhile; run the same command again.",
     ) -> str:
-        """Run virsh, and return what it prints; ``what`` and ``remedy`` are for a request that libvirt refuses."""
+        """Return the output of virsh; ``what`` and ``remedy`` are for a request that libvirt refuses."""
         unreachable = f"Make sure that libvirt can be reached: `{self.command('uri')}` must print its URI."
         try:
-            # Unconfined: it must reach libvirt's socket or run ssh, and reads no image.
+            # virsh is not confined: it must reach libvirt's socket or run ssh. It reads no image.
             done = programs.run(
                 [_NAME, "--quiet", *self._connect(), *arguments],
                 reads=None,

@@ -1,4 +1,4 @@
-"""XML as elements with their places in the text, so that a change leaves every other byte as it is; pure.
+"""XML as elements with byte offsets, so that an edit can leave all other bytes as they are; pure.
 
 ::
 
@@ -18,9 +18,9 @@ from batchdiff.errors import DefinitionError
 
 @dataclass(slots=True)
 class Element:
-    """An element, with byte offsets into the document; for a tag like ``<a/>``, all except ``start`` are equal.
+    """An element, with offsets into the document; for a tag like ``<a/>``, all except ``start`` are equal.
 
-    ``text``: its own text, without that of its children, and with all entities resolved.
+    ``text``: without that of the children, and with entities resolved.
     """
 
     name: str
@@ -42,9 +42,10 @@ class Element:
 
 
 def parse_elements(document: bytes, where: str) -> Element:
-    """Parse an XML document; ``where`` names it in errors.
+    """Parse an XML document, and return its root; ``where`` names the document in errors.
 
-    :raises DefinitionError: it is not valid UTF-8 or XML, or declares a document type, which libvirt never does.
+    :raises DefinitionError: the document is not valid UTF-8 or XML, or declares a document type, which
+        libvirt never does.
     """
     root = Element("", {}, 0, 0)
     stack = [root]
@@ -64,7 +65,7 @@ def parse_elements(document: bytes, where: str) -> Element:
         element.end = element.inside if is_empty else _end_of_tag(document, element.inner_end)
 
     def refuse_type(*_details: object) -> None:
-        # A document type can define entities that expand without limit, or refer to other files.
+        # A document type can define entities that expand without limit or refer to other files.
         raise DefinitionError(f"cannot use {where}", why="it declares a document type (<!DOCTYPE>)")
 
     def read(text: str) -> None:

@@ -1,1 +1,1 @@
-"""Find the images that depend on a file, before the file is removed."""
+"""Find the images that depend on a file."""

@@ -1,14 +1,15 @@
-"""The search for images that have a given file in their backing chain.
+"""The search for images that depend on a file.
 
-It runs during planning, again just before an original or an overlay is removed, and for reports::
+::
 
-    folders     those of the file, of the plan or manifest, and of the overlays that the file's sidecar names
-    images      every regular file there whose header names a backing file, whatever the image is called, and
-                all guests that are not raw, even on block devices; each with its whole chain
+    folders     that of the file, and Snapshots in it; those of the plan or manifest and its images; those of the
+                overlays in the file's sidecar
+    images      regular files there whose headers name other files; guests that are not raw, even on block devices;
+                and images below these
     matching    by identity, even through links; by path, also for names that the file had a moment ago; by the
                 identifier in the file, if images of other programs record one
 
-Each search lists the folders again, so it finds an image that was created a second ago.
+Each search lists the folders again, so it finds images that are new since the previous search.
 """
 
 from __future__ import annotations
@@ -33,26 +34,28 @@ _SNAPSHOTS = "Snapshots"
 """The folder beside a disk in which VirtualBox keeps its differencing images."""
 
 _NO_FOLDER = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
-"""The errors for a path that leads to no folder, such as a loop of links: no image can be opened there."""
+"""The errors for a path that leads to no folder, so that no image can be opened there."""
 
 _ASIDE = (own_files.QUARANTINE, own_files.OVERLAY_ASIDE, own_files.DELETING)
 
 
 class Forbidden(enum.Enum):
-    """The treatment of an image or folder that this user may not read: it may be or contain a dependent image."""
+    """The treatment of an image or folder that this user is not allowed to read.
+
+    It may be, or contain, a dependent image. Sidecars, and the overlays that they name, are reported in any case.
+    """
 
     COUNTS = "counts"
-    """Report it: right before a file is removed."""
+    """Report it."""
 
     IGNORED = "ignored"
-    """Ignore it: while planning and for reports, because few users may read every file of a shared folder."""
+    """Ignore it: few users are allowed to read every file in a shared folder."""
 
 
 class DependentImages(NamedTuple):
-    """The images that depend on a file: their paths, and phrases for images that may depend on it.
+    """The paths of images that depend on a file, and phrases about images that may depend on it.
 
-    A phrase, such as ``/images/x.qcow2 (unreadable: Permission denied)``, is for an image, a folder or a sidecar
-    that cannot be read.
+    A phrase names what cannot be read: ``/images/x.qcow2 (unreadable: Permission denied)``.
     """
 
     paths: list[str]
@@ -60,15 +63,15 @@ class DependentImages(NamedTuple):
 
     @property
     def words(self) -> list[str]:
-        """Paths and phrases in one list, for a message; a phrase follows ``perhaps``."""
+        """Paths and phrases for a message, with ``perhaps`` before each phrase."""
         return [*self.paths, *(f"perhaps {each}" for each in self.doubtful)]
 
 
 class Dependents:
     """A search for images that depend on files, in the given folders and in those of each file and its overlays.
 
-    ``images`` are always searched, wherever they are, even on block devices. ``raw`` images are declared raw
-    and have no backing file, so one whose header cannot be read does not affect other guests.
+    ``images`` are searched wherever they are, even on block devices. ``raw`` images are declared raw: they have no
+    backing file, so it does not matter if their headers cannot be read.
     """
 
     def __init__(self, folders: Iterable[str], *, images: Iterable[str] = (), raw: Iterable[str] = ()) -> None:
@@ -88,9 +91,10 @@ class Dependents:
     ) -> DependentImages:
         """Return the images that have a file anywhere in their chain, sorted.
 
-        ``former``: names that the file had a moment ago; images that name these depend on it, too. ``but``: images
-        that are allowed to depend on it; images on top of these are still reported. ``identifier``: the identifier
-        in the file, which differencing images of other programs record. The file itself is never opened.
+        ``former``: names that the file had a moment ago; images that name these depend on the file, too. ``but``:
+        images that are allowed to depend on the file; images on top of these are still reported. ``identifier``:
+        the identifier in the file, which differencing images of other programs record. The file itself is never
+        opened.
         """
         own = identity_of(path)
         look = _Look(self._heads, frozenset() if own is None else frozenset({own}), self._raw)
@@ -110,19 +114,19 @@ class Dependents:
         look.add_all(self._folders, self._images)
         for path in paths:
             look.add(path, ())
-        # A raw image has no identifier, so it need not be read for one.
+        # Raw images have no identifier, so they need not be read.
         identifiers = {path: _identifier_at(path) for path in set(paths) & set(self._images)}
         return {path: look.answer(path, (), (), forbidden, identifiers.get(path)) for path in paths}
 
 
 def dependents_in_manifest(manifest: Manifest) -> Dependents:
-    """Return a search in the folders and guests of a manifest."""
+    """Return a search in the folders of a manifest, and among its guests."""
     guests = [guest.image for guest in (*manifest.guests, *manifest.left_out)]
     return _dependents(folders_of_manifest(manifest), guests)
 
 
 def dependents_in_plan(plan: Plan) -> Dependents:
-    """Return a search in the folders and guests of a plan."""
+    """Return a search in the folders of a plan, and among its guests and those that `--guest` left out."""
     return _dependents(folders_of_plan(plan), [*(guest.source for guest in plan.guests), *plan.left_out])
 
 
@@ -132,7 +136,7 @@ def _dependents(folders: list[str], guests: list[ImageSource]) -> Dependents:
 
 
 class _Look:
-    """One search: the folders that were read, and the images found there."""
+    """One search, with the folders that were read and the images that were found."""
 
     def __init__(self, heads: Heads, untouched: frozenset[Identity], raw: Iterable[str]) -> None:
         self._raw = set(map(identity_of, raw))
@@ -148,7 +152,7 @@ class _Look:
             self._graph.add(image)
 
     def add(self, path: str, former: Iterable[str]) -> None:
-        """Search the folder and the sidecars of one file."""
+        """Search the folder of a file, and the overlays in its sidecars."""
         self._doubtful[path] = []
         folder = os.path.realpath(os.path.dirname(path))
         differences = os.path.join(folder, _SNAPSHOTS)
@@ -215,7 +219,7 @@ def _identifier_at(path: str) -> str | None:
             return identifier_of(fd)
         finally:
             os.close(fd)
-    except OSError:  # other steps report a file that cannot be opened
+    except OSError:  # then only its path and identity can match
         return None
 
 

@@ -1,4 +1,4 @@
-"""The folders that may contain images on top of guests: those of a manifest or plan, and those of a sidecar."""
+"""The folders in which images may depend on the guests of a manifest or plan."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from batchdiff.plan.sidecar import read_sidecar, sidecar_path
 
 
 def folders_of_manifest(manifest: Manifest) -> list[str]:
-    """Return the folders of a manifest, of its template, and of all guests, chosen or not, and overlays; sorted.
+    """Return the folders of a manifest and its images, sorted.
 
-    Those of backing files, and of the overlays and originals that the template's sidecars list, are among them.
+    Its images are the template and all guests, chosen or not, with their backing files and overlays, and the
+    overlays and originals in the template's sidecars.
     """
     guests = (*manifest.guests, *manifest.left_out)
     sources = [manifest.template, *(guest.image for guest in guests)]
@@ -22,7 +23,10 @@ def folders_of_manifest(manifest: Manifest) -> list[str]:
 
 
 def folders_of_plan(plan: Plan) -> list[str]:
-    """Return the folders of a plan's manifest and images, as for :func:`folders_of_manifest`."""
+    """Return the folders of a plan's manifest and of its images, as in :func:`folders_of_manifest`.
+
+    Those of images that `--guest` left out are among them, but not those of their overlays.
+    """
     sources = [plan.template.source, *(guest.source for guest in plan.guests), *plan.left_out]
     overlays = [guest.overlay_path for guest in plan.guests]
     return _folders(plan.manifest_path, plan.template.source.path, sources, overlays)

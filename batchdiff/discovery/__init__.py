@@ -1,1 +1,1 @@
-"""Find which images are copies of which, by samples that are equal at the same offsets."""
+"""Find templates and their copies, by samples that are equal at the same offsets."""

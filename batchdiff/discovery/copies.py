@@ -1,4 +1,4 @@
-"""The template of each image, how similar the two are, and what an overlay would save; pure."""
+"""Assign images to templates, and estimate similarities and savings; pure."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ _SURELY_ALIKE = 0.1
 """The lower bound of the similarity must reach this, so that a few samples are not enough to place an image."""
 
 _HEADER = 16 * KIB
-"""Bytes on disk of an overlay before its data: a block each for header, refcount table, refcounts and L1 table."""
+"""The bytes assumed on disk for an overlay's header, refcount table, refcounts and L1 table: a block each."""
 
 _TABLE, _PER_TABLE = 64 * KIB, 512 * MIB
-"""The bytes of an overlay's L2 table, and those of the disk that it maps."""
+"""The bytes of an L2 table, and of the part of the disk that it maps, with clusters of 64 KiB."""
 
 
 _PER_REFCOUNTS = 2 << 30
-"""Bytes of an overlay that one block of refcounts, of 16 bits each, covers."""
+"""The bytes of an overlay that one cluster of refcounts, of 16 bits each, covers."""
 
 _BLOCK, _EXTENT, _EXTENTS_IN_INODE, _EXTENTS_IN_BLOCK = 4 * KIB, 8 * KIB, 4, 340
-"""A block of ext4, the fewest bytes that an extent and the hole after it span, and how many extents an inode can
-list, and how many a block can (Linux, ``fs/ext4/ext4_extents.h``)."""
+"""In ext4: the bytes of a block, the fewest bytes of an extent with the hole after it, and the most extents that
+an inode and a block can list (Linux, ``fs/ext4/ext4_extents.h``)."""
 
 
 class OtherTemplate(NamedTuple):
     """A second template that fits an image as well.
 
-    The estimate of the similarity to it is at least the lower bound of that to the first template.
+    The estimate of its similarity is not below the lower bound of the first template's.
     """
 
     path: str
@@ -48,7 +48,7 @@ class OtherTemplate(NamedTuple):
 
 @frozen
 class Copy:
-    """An image, and how similar it is to its template. ``saved``: the bytes that an overlay would save.
+    """An image, with its similarity to its template. ``saved``: the bytes that an overlay would save.
 
     ``other``: a template that fits as well; None if there is none.
     """
@@ -72,9 +72,9 @@ class Group:
 
     @property
     def saved(self) -> Interval:
-        """The bytes that all overlays together would save, without those of guests that a plan refuses.
+        """The bytes that the overlays of all copies without losses would save together.
 
-        All bounds are added up: images are sampled at the same offsets, so their errors are not independent.
+        The bounds are added up: images are sampled at the same offsets, so their errors are not independent.
         """
         saved = [copy.saved for copy in self._accepted]
         return Interval(
@@ -83,27 +83,27 @@ class Group:
 
     @property
     def exactness(self) -> Exactness:
-        """The exactness of ``saved`` but for sampling: that of the bytes that deleting the images would free."""
+        """The exactness of ``saved``, sampling aside: that of the bytes that deleting the images would free."""
         return of_sum(copy.image.exactness for copy in self._accepted)
 
     @property
     def _accepted(self) -> list[Copy]:
-        """The copies that a plan does not refuse."""
+        """The copies without losses: a plan refuses the others unless its manifest allows their losses."""
         return [copy for copy in self.copies if not copy.image.losses]
 
 
 class Placement:
-    """The assignment of sampled images to templates. Images are known by their places in the index."""
+    """The assignment of sampled images to templates. Images are known by their numbers in ``images``."""
 
     def __init__(self, images: Sequence[SampledImage], index: SampleIndex, grouping: Grouping) -> None:
         self._images, self._index, self._grouping = images, index, grouping
         self._is_given = False
 
     def groups(self, templates: dict[int, ChosenTemplate | None]) -> tuple[list[Group], list[Exclusion]]:
-        """Return the groups of some templates, and all images that are in none, each with its reason.
+        """Return the groups, those that save most first, and an exclusion for each image that is in none.
 
-        A template that was found, but turns out to have no copies, is placed like any other image; one that was
-        given, whose choice is None, stays a template.
+        ``templates``: by number, how each template was chosen; None if it was given. A chosen one that has no
+        copies is placed like any other image; a given one remains a template.
         """
         self._is_given = None in templates.values()
         while True:
@@ -215,16 +215,17 @@ class Placement:
 
 
 def _other_metadata(size: float) -> int:
-    """Return the most bytes that further refcount blocks and the filesystem's lists of extents can take."""
+    """Return about the most bytes that more refcounts and ext4's lists of extents add to ``size`` bytes."""
     extents = int(size) // _EXTENT
     lists = ceil_div(extents, _EXTENTS_IN_BLOCK) * _BLOCK if extents > _EXTENTS_IN_INODE else 0
     return int(size) // _PER_REFCOUNTS * _TABLE + lists
 
 
 class _Nearest(NamedTuple):
-    """The two templates that each image is most like, and the one most like it with a larger disk; -1 for none.
+    """The templates that have the largest shares of each image's data; -1 for none.
 
-    ``share``, ``share_of_second``, ``share_of_larger``: the share of the image's data that each of them has.
+    ``first`` and ``second`` are among those whose disks are not larger than the image's, ``larger`` is among the
+    others. ``share``, ``share_of_second`` and ``share_of_larger`` are their shares.
     """
 
     first: SampleNumbers

@@ -1,10 +1,10 @@
-"""Find which images are copies of which: sample all files, find templates, place the others.
+"""Find templates and their copies: sample all files, choose templates, and place the other images.
 
 ::
 
-    files -> sampling_job, in workers -> SampledImages -> SampleIndex -> Grouping: templates -> Placement: copies
-               |                                                                                        |
-               `-> overlays, damaged, in use: left out, with the reason        like no template: left out, too
+    files -> sampling_job -> SampledImages -> SampleIndex -> Grouping: templates -> Placement: copies
+               |                                                                     |
+               `-> overlays, damaged images and others: left out                     `-> unlike: left out, too
 """
 
 from __future__ import annotations
@@ -37,11 +37,10 @@ _OUTCOME = "No image was changed, and no manifest was written."
 
 @frozen
 class Discovery:
-    """The result: groups, those that save most first, and the files that were left out, sorted by path.
+    """The groups, those that save most first, and the files and folders that were left out, sorted by path.
 
-    ``images``: the number of images whose samples were compared. ``reads``, ``read_bytes``: the number of reads
-    that were made to take samples, and their bytes; those of images that were then left out are included.
-    ``ignored``: how many files that were found in folders or by globs do not look like images.
+    ``images``: how many images were compared. ``reads``, ``read_bytes``: the number and bytes of all reads for
+    samples. ``ignored``: how many files that were found in folders or by globs do not look like images.
     """
 
     groups: tuple[Group, ...]
@@ -61,13 +60,13 @@ def discover(  # noqa: PLR0913  # options by keyword
     sampled: Callable[[str], None] = lambda _path: None,
     observer: ReadObserver | None = None,
 ) -> Discovery:
-    """Return the templates among the files that were found, their copies, and the files that were left out.
+    """Find the templates among the files of a search, and their copies.
 
-    ``templates``: the paths, without links, of the only images that may be templates; empty if any image may.
-    ``sampled`` is called with the path of each file that is done; ``observer``, at every read.
+    ``templates``: the only images that may be templates, by path as :func:`image_path` returns it; empty if any
+    image may. ``sampled`` is called with the path of each file that is done; ``observer``, at every read.
 
     :raises ImageError: one of ``templates`` was not found, or was left out.
-    :raises WorkerError: a worker process died.
+    :raises WorkerError: a worker process could not be started or died, or memory ran out.
     """
     raise_descriptor_limit()
     files = tuple(search.files)
@@ -95,7 +94,7 @@ def discover(  # noqa: PLR0913  # options by keyword
 
 
 def _without_parts(examined: Sequence[Examined]) -> list[Examined]:
-    """Return what was examined, with an exclusion for each extent or data file of another image."""
+    """Replace the extents and data files of sampled images by exclusions."""
     owners = {
         path: each.path for each in examined if isinstance(each, SampledImage) for path in each.source.other_files
     }
@@ -106,7 +105,7 @@ def _without_parts(examined: Sequence[Examined]) -> list[Examined]:
 
 
 def _without_shown_files(examined: Sequence[Examined]) -> list[Examined]:
-    """Return what was examined, with an exclusion for each block device that shows the bytes of another image."""
+    """Replace block devices that show the bytes of another sampled image by exclusions."""
     images = [each for each in examined if isinstance(each, SampledImage)]
     if not any(each.is_device for each in images):
         return list(examined)
@@ -123,11 +122,7 @@ def _without_shown_files(examined: Sequence[Examined]) -> list[Examined]:
 
 
 def _converted(examined: Iterable[Examined]) -> dict[str, tuple[str, str]]:
-    """Return, by the path of each original that a template's sidecar records, its overlay and the template.
-
-    Overlays that do not exist are left out. ``_overlay_of`` also recognises an overlay that no sidecar records, if
-    it has the default path.
-    """
+    """Return the existing overlays of originals in sidecars, each with its template, by the original's path."""
     sidecars = {
         sidecar_path(each.backing, each.path): each.backing
         for each in examined
@@ -137,7 +132,7 @@ def _converted(examined: Iterable[Examined]) -> dict[str, tuple[str, str]]:
     for path, template in sidecars.items():
         sidecar = read_sidecar(path)
         for overlay, origin in sidecar.overlays.items() if sidecar is not None else ():
-            # If an overlay has taken its original's place, there is no original to recognise.
+            # If an overlay has taken its original's path, there is no original there.
             if origin.original and origin.original != overlay and os.path.lexists(overlay):
                 found[origin.original] = overlay, template
     return found
@@ -146,7 +141,7 @@ def _converted(examined: Iterable[Examined]) -> dict[str, tuple[str, str]]:
 def _with_roles(
     examined: Sequence[Examined], backing: Mapping[str, str], converted: Mapping[str, tuple[str, str]]
 ) -> tuple[list[SampledImage], list[Exclusion]]:
-    """Return the images that may be placed, and the exclusions.
+    """Return the images that can be templates or copies, and the exclusions.
 
     ``backing``: backing files, each with an overlay; ``converted``: originals, each with its overlay and template.
     """
@@ -167,7 +162,7 @@ def _with_roles(
             images.append(replace(each, not_a_guest=why))
         elif each.path not in backing and (made := _overlay_of(each.path, below, converted)) is not None:
             overlay, template = made
-            # All originals beside their overlays get the same words, so that a report can list them together.
+            # Originals beside their overlays get the same words, so that a report can list them together.
             which = "the overlay beside it" if overlay == default_overlay(each.path, ()) else overlay
             why = f"it seems to be the original of {which}, which a VM may already be using"
             exclusions.append(Exclusion(each.path, Cause.UNUSABLE, why, template=template))
@@ -179,13 +174,13 @@ def _with_roles(
 def _overlay_of(
     path: str, below: Mapping[str, str], converted: Mapping[str, tuple[str, str]]
 ) -> tuple[str, str] | None:
-    """Return the overlay that an image was converted to, and its template; None if none is known."""
+    """Return the overlay that an image was probably converted to, and its template; None if none is known."""
     overlay = default_overlay(path, ())
     return (overlay, below[overlay]) if overlay in below else converted.get(path)
 
 
 def _chain(path: str, below: Mapping[str, str]) -> list[str]:
-    """Return the backing chain below an overlay, as far as it was examined."""
+    """Return the backing chain below an overlay, as far as it is known."""
     chain = [below[path]]
     while (backing := below.get(chain[-1])) is not None and backing not in {path, *chain}:
         chain.append(backing)
@@ -198,7 +193,7 @@ def _check_given(
     known = {each.path for each in images}
     for path in templates:
         if path not in known:
-            # A symbolic link that leads to no image is left out under its own name.
+            # An exclusion can have the path of a symbolic link.
             resolved = {image_path(each.path): each for each in exclusions}
             found = (resolved | {each.path: each for each in exclusions}).get(path)
             name, why = (path, "it was not found") if found is None else (found.path, found.reason.rstrip("."))
