@@ -1,4 +1,4 @@
-"""The identity of a file, which shows whether two paths resolve to the same file, through whatever links."""
+"""The identity of a file: paths that resolve to the same file have the same identity."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import stat
 from typing import TypeAlias
 
 Identity: TypeAlias = tuple[str, int, int]
-"""``("file", device, inode)``; or ``("device", number, 0)`` for a block device, whichever node names it."""
+"""``("file", device, inode)``; for a block device, ``("device", number, 0)``, whichever node names it."""
 
 
 def identity_of(path: str) -> Identity | None:
-    """Return the identity of the file that a path resolves to; None if there is none, or it cannot be examined."""
+    """Return the identity of the file that a path resolves to; None if it is missing or cannot be examined."""
     try:
         return identity_in(os.stat(path))
     except (OSError, ValueError):
@@ -19,7 +19,7 @@ def identity_of(path: str) -> Identity | None:
 
 
 def is_one_image(one: str, other: str) -> bool:
-    """Return whether two paths resolve to the same path, or to the same block device, even under different names.
+    """Return whether two paths resolve to the same path, or to the same block device under different names.
 
     Two hard links of a file are two images: replacing one leaves the other unchanged.
     """
@@ -30,7 +30,7 @@ def is_one_image(one: str, other: str) -> bool:
 
 
 def identity_in(status: os.stat_result) -> Identity:
-    """Return the identity of the file that a status describes."""
+    """Return the identity of the file that an ``os.stat`` result describes."""
     if stat.S_ISBLK(status.st_mode):
         return ("device", status.st_rdev, 0)
     return ("file", status.st_dev, status.st_ino)

@@ -1,4 +1,4 @@
-"""Recognition of batchdiff's own documents by their first bytes, so that messages can name one given in error.
+"""Recognition of batchdiff's own documents by their first bytes.
 
 ::
 
@@ -30,8 +30,8 @@ class Document(enum.StrEnum):
 
 
 LARGEST_DOCUMENT = 1 << 30
-"""Bytes of the largest plan or journal that is read: a plan of 1,000 guests with 10,000 extents each takes 130
-MiB, and a journal about two kilobytes per guest."""
+"""The size in bytes of the largest plan or journal that is read. A plan of 1,000 guests with 10,000 extents each
+takes 130 MiB; a journal takes about two kilobytes per guest."""
 
 _FIRST_KEY = re.compile(rb'(?:\xef\xbb\xbf)?\s*\{\s*"(\w+)"\s*:')
 _BY_FIRST_KEY = {

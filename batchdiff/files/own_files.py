@@ -1,4 +1,4 @@
-"""The suffixes of the files that batchdiff makes beside images and plans, and never takes for images."""
+"""The suffixes that batchdiff reserves for its own files, and the names of temporary files."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ QUARANTINE = ".batchdiff-original"
 """A complete original that was moved out of the way."""
 
 OVERLAY_ASIDE = ".batchdiff-overlay"
-"""An overlay that was moved out of the way of a restored original."""
+"""An overlay that was moved out of the way."""
 
 DELETING = ".batchdiff-deleting"
 """A file that is about to be deleted."""
 
 TEMPORARY = ".batchdiff-tmp"
-"""A file that is not complete yet."""
+"""A file that does not have its final name yet."""
 
 SIDECAR = ".batchdiff-template.json"
-"""The record of a template and its overlays, beside the template."""
+"""The record of a template and its overlays."""
 
 CRASH = ".batchdiff-crash"
-"""The traceback of a bug: beside a plan or a manifest, or in the folder for temporary files."""
+"""A crash report."""
 
 _KEPT = 200
 """The most bytes of a file's name that its temporary name keeps."""
@@ -29,29 +29,29 @@ _KEPT = 200
 ALL = (QUARANTINE, OVERLAY_ASIDE, DELETING, TEMPORARY, SIDECAR, CRASH)
 
 BESIDE_PLAN = (".journal", ".partial", ".definitions")
-"""The suffixes of files beside a plan: its journal, an unfinished scan, and earlier definitions of VMs."""
+"""The suffixes of a plan's journal, its checkpoint, and its folder of saved definitions."""
 
 RESERVED = (*ALL, ".plan.json", *BESIDE_PLAN)
-"""The suffixes that no file that batchdiff writes for a VM may have."""
+"""The suffixes that the name of an overlay or a data file must not have."""
 
 
 def temporary(path: str) -> str:
-    """Return a unique name for a file that is being written, in the folder of its final path.
+    """Return a path for a file that is being written, in the folder of its final path.
 
-    It contains random digits instead of the process ID, which can be the same in every run of a container.
+    Random digits make the name unique; a process ID can be the same in every run of a container.
     """
     folder, name = os.path.split(path)
-    # Filesystems limit a name to 255 bytes; the random part keeps shortened names apart.
+    # Most filesystems limit a name to 255 bytes; the random part keeps shortened names apart.
     return os.path.join(folder, f".{_cut(name)}.{os.urandom(4).hex()}{TEMPORARY}")
 
 
 def temporary_data_file(overlay: str) -> str:
-    """Return the temporary name of an overlay's data file; ``overlay``: the overlay's own temporary name."""
+    """Return the temporary path of an overlay's data file. ``overlay``: the temporary path of the overlay."""
     return f"{overlay.removesuffix(TEMPORARY)}.data{TEMPORARY}"
 
 
 def _cut(name: str) -> str:
-    """Return at most ``_KEPT`` bytes of a name, without cutting a character in two: qemu-img needs valid UTF-8."""
+    """Cut a name to at most ``_KEPT`` bytes, at the end of a character: qemu-img needs valid UTF-8."""
     data, end = os.fsencode(name), _KEPT
     while _KEPT - 3 < end < len(data) and data[end] & 0xC0 == 0x80:
         end -= 1
@@ -59,10 +59,9 @@ def _cut(name: str) -> str:
 
 
 def is_temporary_of(name: str, path: str) -> bool:
-    """Return whether ``name``, in the folder of ``path``, must be a name that :func:`temporary` made for ``path``.
+    """Return whether :func:`temporary` can make ``name`` for ``path``, and for no other path in the same folder.
 
-    False if ``path`` has a name so long that :func:`temporary` shortens it: several files can have the same
-    shortened name.
+    False if :func:`temporary` shortens the name of ``path``: several names can have the same shortened form.
     """
     own = os.path.basename(path)
     found = re.fullmatch(rf"\.(.+)\.[0-9a-f]{{8}}{re.escape(TEMPORARY)}", name, re.DOTALL)

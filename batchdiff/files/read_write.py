@@ -1,4 +1,4 @@
-"""Complete writes to file descriptors: all bytes are written, or an error names the cause."""
+"""Complete writes to file descriptors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
     """Write all of ``data`` at a file offset.
 
-    :raises OSError: the disk is full or has a fault.
+    :raises OSError: a write fails, as on a full disk.
     """
     view = memoryview(data)
     while view:

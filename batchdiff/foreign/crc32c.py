@@ -9,7 +9,7 @@ from functools import cache
 
 
 def crc32c(data: bytes) -> int:
-    """Return the checksum. Trailing zeros take only one step for each bit of their count."""
+    """Return the checksum. Trailing zero bytes take at most one step for each bit of their number."""
     table, value = _table(), 0xFFFFFFFF
     used = data.rstrip(b"\0")
     for byte in used:
@@ -22,13 +22,13 @@ def crc32c(data: bytes) -> int:
 
 
 def vhdx_checksum(data: bytes) -> int:
-    """Return the checksum of a VHDX structure; its bytes 4 to 7, where it is stored, count as zeros."""
+    """Return the checksum of a VHDX structure. Bytes 4 to 7, which store the checksum, count as zeros."""
     return crc32c(data[:4] + bytes(4) + data[8:])
 
 
 @cache
 def _table() -> tuple[int, ...]:
-    """Return the table of CRC-32C, which has an entry for each value of a byte."""
+    """Return the table of CRC-32C, with an entry for each byte value."""
     table = []
     for number in range(256):
         value = number

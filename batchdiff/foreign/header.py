@@ -9,21 +9,28 @@ from batchdiff.qcow2.faults import FormatError, require
 from batchdiff.units import ceil_div, format_size
 
 ReadAt = Callable[[int, int], bytes]
-"""A function that reads bytes of the file, by offset and length, and returns fewer at the end of the file."""
+"""A function that reads bytes of the file, by offset and length, and returns fewer at the end of the file.
+
+The functions that call it pass on its errors.
+"""
 
 NamedFile = tuple[str, str | None] | None
-"""The name of a backing file as written, and its format if the header gives it; None without a backing file."""
+"""The name of a backing file as written, and its format, which is None if the header gives none.
+
+None if there is no backing file.
+"""
 
 
 _CLUSTERS_OF_NOTHING, _BYTES_OF_A_CLUSTER = 1 << 24, 64
-"""The clusters that even an empty file may describe (a TiB in grains of 64 KiB, which QEMU maps in four seconds),
-and the bytes on disk required for each further one."""
+"""The number of clusters that even an empty file may describe (a TiB in grains of 64 KiB, which QEMU maps in four
+seconds), and the bytes on disk required for each further cluster."""
 
 
 class Outline(NamedTuple):
-    """The number of an image's clusters and its backing file, as its header gives them.
+    """The number of an image's clusters, and its backing file.
 
-    ``bytes_each``: the bytes on disk required for each cluster beyond those that even an empty file may describe.
+    ``clusters``: for VHDX, the entries of the block table. ``bytes_each``: the bytes on disk required for each
+    cluster beyond those that even an empty file may describe.
     """
 
     clusters: int
@@ -32,10 +39,10 @@ class Outline(NamedTuple):
 
 
 COPY = "Make a qcow2 copy with `qemu-img convert`, and use that in the manifest."
-"""The remedy for a sound image that cannot be mapped."""
+"""A remedy for a sound image that QEMU can read, but batchdiff refuses."""
 
 _MOST_CLUSTERS = 1 << 27
-"""QEMU looks at every cluster, even of an empty disk, which takes half a minute for this many."""
+"""To map a disk, QEMU examines every cluster, even of an empty disk; that takes half a minute for this many."""
 
 
 def is_mappable(size: int, cluster: int) -> bool:
@@ -48,7 +55,7 @@ def require_mappable(size: int, cluster: int) -> int:
 
     ``size`` and ``cluster`` are in the same unit, such as sectors.
 
-    :raises FormatError: it has too many clusters.
+    :raises FormatError: the disk has too many clusters.
     """
     count = ceil_div(size, cluster)
     require(
@@ -60,9 +67,9 @@ def require_mappable(size: int, cluster: int) -> int:
 
 
 def require_stored(outline: Outline, stored: int) -> None:
-    """Require that a file stores enough for the number of clusters that it describes. ``stored``: bytes on disk.
+    """Require that an image takes enough bytes on disk (``stored``) for the number of clusters that it describes.
 
-    :raises FormatError: it stores too little: QEMU would need much time or memory for a file that is nearly empty.
+    :raises FormatError: it takes too few: QEMU would need much time or memory for a nearly empty image.
     """
     count, most = outline.clusters, _CLUSTERS_OF_NOTHING + stored // outline.bytes_each
     require(
@@ -73,7 +80,7 @@ def require_stored(outline: Outline, stored: int) -> None:
 
 
 def exactly(read: ReadAt, offset: int, length: int, what: str) -> bytes:
-    """Read all bytes of a part of the file; ``what``: the name of the part.
+    """Read all bytes of a part of the file; ``what`` names the part in the error.
 
     :raises FormatError: the file ends before the part does.
     """

@@ -4,8 +4,8 @@
 
     | 592 bytes | key slot 0, in 4,000 stripes | ... | key slot 7 | payload: the disk, in sectors of 512 bytes |
 
-QEMU reads only version 1, in a file of its own or in those clusters of a qcow2 image that a header extension
-names.
+QEMU reads only version 1. The header is at the start of the file or, in a qcow2 image, in the clusters to which a
+header extension points.
 
 Source: "LUKS On-Disk Format Specification", version 1.2.3; QEMU ``crypto/block-luks.c``.
 """
@@ -24,21 +24,22 @@ _SLOT = struct.Struct(">II32sII")
 _SLOTS, _STRIPES, _FIRST_SLOT_AT = 8, 4000, 4096
 _ACTIVE, _INACTIVE = 0x00AC71F3, 0x0000DEAD
 _LONGEST_KEY = 64
-"""Bytes: two keys of AES-256, as XTS needs them. No cipher in QEMU has a longer key."""
+"""In bytes: two keys of AES-256, as XTS needs them. No cipher in QEMU has a longer key."""
 
 _MOST_ITERATIONS = 1 << 30
 """The most rounds of PBKDF2 that opening an image may take: four minutes at five million rounds a second.
 
-By default, cryptsetup and QEMU choose so many that one guess takes two seconds: ten to twenty million on a fast
-CPU. A header can demand 2^32 in each slot, and QEMU tries every slot before it rejects a passphrase.
+By default, cryptsetup and QEMU choose so many rounds that one guess takes two seconds: ten to twenty million on a
+fast CPU. A header can demand almost 2^32 in each slot, and QEMU tries every active slot before it rejects a
+passphrase.
 """
 
 LONGEST_ITER_TIME = 30_000
 """The most milliseconds that one guess at the secret of a new image may take.
 
-QEMU gives the slot as many rounds as the CPU does in that time, and the master key as many as in an eighth of it.
-So a new image is below the limit if the CPU does at most 30 million rounds a second. An AMD EPYC does ten million
-with SHA-256 and a short key.
+QEMU gives the slot as many rounds as the CPU does in that time, and the master key as many as it does in an eighth
+of that time. So a new image is below the limit if the CPU does at most 30 million rounds a second. An AMD EPYC
+does ten million with SHA-256 and a short key.
 """
 
 _LUKS2 = (
@@ -67,9 +68,9 @@ class KeySlot(NamedTuple):
 def inspect_luks(read: ReadAt, size: int) -> int:
     """Inspect a LUKS header, and return the offset of the payload in bytes.
 
-    ``size``: the bytes of the image or, in qcow2, of the clusters that are reserved for the header.
+    ``size``: the bytes of the file or, in qcow2, the length that the header extension gives.
 
-    :raises FormatError: it is not one, is not of version 1, is damaged, or takes too long to open.
+    :raises FormatError: it is not a LUKS header of version 1, or is damaged, or the image takes too long to open.
     """
     fields = _HEADER.unpack(exactly(read, 0, _HEADER.size, "header"))
     magic, version, *names, payload, key_bytes, _, _, iterations, _ = fields
@@ -105,7 +106,7 @@ def _check_places(slots: list[KeySlot], payload: int) -> None:
 
 
 def _check_iterations(of_slots: list[int], of_master_key: int) -> None:
-    """Check that the image can be opened in reasonable time. ``of_slots``: the rounds of each active slot."""
+    """Check that the image can be opened, and in reasonable time. ``of_slots``: the rounds of each active slot."""
     require_opened(of_slots, "it has no active key slot, so no passphrase can open it")
     require_opened(of_master_key > 0 and all(of_slots), "a key slot or the master key has 0 rounds of PBKDF2")
     rounds = sum(of_slots) + len(of_slots) * of_master_key
@@ -123,9 +124,9 @@ def _is_text(field: bytes) -> bool:
 
 
 def inspect_luks_image(read: ReadAt, file_size: int) -> None:
-    """Inspect an image that is LUKS from its first byte to its last.
+    """Inspect an image in LUKS format.
 
-    :raises FormatError: as for :func:`inspect_luks`; or the last sector of the image is incomplete.
+    :raises FormatError: as for :func:`inspect_luks`, or the last sector of the file is incomplete.
     """
     require(file_size % SECTOR == 0, "it is truncated: its last sector is incomplete")
     inspect_luks(read, file_size)

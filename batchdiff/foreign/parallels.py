@@ -19,7 +19,7 @@ _EXTENSION = "If you do not need the extension, copy the image with `qemu-img co
 
 
 def inspect_parallels(read: ReadAt, file_size: int) -> Outline:
-    """Inspect the header of a Parallels image, which names no other file; return the number of its clusters.
+    """Inspect the header of a Parallels image, which names no other file; return the number of clusters.
 
     :raises FormatError: it is not one, is damaged, unsupported or in use, or was not closed cleanly.
     """

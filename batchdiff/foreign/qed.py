@@ -16,7 +16,10 @@ _LARGEST_CLUSTER, _LARGEST_TABLE, LONGEST_NAME = 64 << 20, 16, 1023
 
 
 def largest_disk(cluster_size: int, table_size: int) -> int:
-    """Return the number of bytes that two levels of tables can map, modulo 2^64 as in QEMU, so it may be 0."""
+    """Return the number of bytes that two levels of tables can map, modulo 2^64 as in QEMU, so it may be 0.
+
+    ``table_size``: in clusters.
+    """
     entries = cluster_size * table_size // 8
     return entries * entries * cluster_size % (1 << 64)
 

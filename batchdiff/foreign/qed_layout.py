@@ -1,12 +1,12 @@
-"""The layout and the metadata of a new QED file, computed without I/O before its first byte is written.
+"""The layout and the metadata of a new QED file, known before its first byte is written.
 
 ::
 
     | header | L1 table | L2 tables ...  | data clusters ...
       1 cluster  each table: table_size clusters
 
-Only entries that are not 0 are written: a whole table of 16 clusters, of 64 MiB each, would take 1 GiB. QED has
-no refcounts. It does not record the backing file's format, except raw: QEMU detects any other.
+Only entries that are not 0 are written: a whole table of 16 clusters, of 4 MiB each, would take 64 MiB. QED has no
+refcounts. It does not record the backing file's format, except raw: QEMU detects any other.
 
 Source: QEMU ``docs/interop/qed_spec.txt`` and ``block/qed.c``.
 """
@@ -34,7 +34,7 @@ _Offsets = npt.NDArray[np.int64]
 
 @frozen
 class QedLayout:
-    """The sizes of a file's parts.
+    """The sizes that determine the place of each part of a file.
 
     ``table_size`` is in clusters, ``virtual_size`` and ``cluster_size`` are in bytes, and the others are counts.
     """
@@ -77,13 +77,16 @@ class QedLayout:
 
 
 def fits_qed(virtual_size: int, cluster_size: int, table_size: int) -> bool:
-    """Return whether a QED file can map a disk, and QEMU can map it in reasonable time."""
+    """Return whether a QED file can hold the disk, and QEMU can map the disk in reasonable time.
+
+    The units are those of :class:`QedLayout`.
+    """
     largest = largest_disk(cluster_size, table_size)
     return virtual_size <= largest and is_mappable(virtual_size, cluster_size)
 
 
 def qed_layout(extents: Extents, virtual_size: int, cluster_size: int, table_size: int) -> QedLayout:
-    """Return the layout of an image that holds these extents (in clusters)."""
+    """Return the layout of an image that holds these extents: DATA and ZERO, in clusters."""
     tables = count_touched(extents, cluster_size * table_size // _ENTRY)
     data = count_touched(only(extents, Kind.DATA), 1)
     return QedLayout(virtual_size, cluster_size, table_size, tables, data)
@@ -117,7 +120,7 @@ def qed_header(layout: QedLayout, backing: tuple[str, str]) -> bytes:
 
 
 def qed_entries(extents: Extents, layout: QedLayout) -> Iterator[tuple[int, bytes]]:
-    """Yield the nonzero entries of both levels, run by run: their offset in the file, and their bytes."""
+    """Yield the nonzero entries of the L1 and L2 tables, run by run: their offset in the file, and their bytes."""
     used = numbers(fold(extents, layout.entries))
     offsets = layout.l2_offset + np.arange(len(used), dtype=np.int64) * layout.table_bytes
     for index, offset in zip(used.tolist(), offsets.tolist(), strict=True):
@@ -133,7 +136,7 @@ def qed_entries(extents: Extents, layout: QedLayout) -> Iterator[tuple[int, byte
 
 
 def entry_ranges(extents: Extents, layout: QedLayout) -> tuple[_Offsets, _Offsets]:
-    """Return the starts and ends of the file's ranges that nonzero entries of either level take, ascending."""
+    """Return the starts and ends of the ranges of the file that the nonzero entries take, ascending."""
     used = numbers(fold(extents, layout.entries))
     firsts = layout.l1_offset + used.astype(np.int64) * _ENTRY
     runs = [(at, at + count * _ENTRY) for at, count, _ in _runs_in_tables(extents, layout)]

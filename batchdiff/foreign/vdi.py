@@ -22,7 +22,7 @@ MERGE = "First merge the two images, with the program that created them."
 
 
 def inspect_vdi(read: ReadAt, file_size: int) -> Outline:
-    """Inspect the header of a VDI image; return the number of its clusters.
+    """Inspect the header of a VDI image; return the number of clusters, each a block of 1 MiB.
 
     :raises FormatError: it is not one, is damaged or unsupported, or has a parent image.
     """

@@ -5,9 +5,9 @@
     0        64K        128K       192K, 256K        1M
     | mark   | header 1 | header 2 | region tables   | log, BAT, metadata and blocks, each in whole MiB ...
 
-Each BAT entry has the state of a block and its place in the file; after each "chunk" of blocks there is an entry
-for a bitmap of sectors, which only differencing images use. QEMU does not support block status for this format: it
-reports neither holes nor offsets. It reads the blocks as this module maps them.
+A BAT entry gives the state of a block and the block's place in the file. After each "chunk" of blocks, there is an
+entry for a bitmap of sectors, which only differencing images use. QEMU does not support block status for this
+format: it reports neither holes nor offsets. But it reads the blocks as this module maps them.
 
 Source: Microsoft, [MS-VHDX]; QEMU ``block/vhdx.c`` (``vhdx_parse_header``, ``vhdx_open_region_tables``,
 ``vhdx_parse_metadata``, ``vhdx_co_readv``).
@@ -53,11 +53,11 @@ _CHUNK = (1 << 23) * SECTOR
 _REQUIRED_REGION, _REQUIRED_ITEM, _HAS_PARENT = 1, 4, 2
 
 _NOT_PRESENT = (0, 1, 2, 3, 5)
-"""States of blocks that QEMU reads as zeros: not present, undefined, zero, unmapped (3; 5 in version 0.95)."""
+"""States of blocks that QEMU reads as zeros: not present, undefined, zero, unmapped (3, or 5 in version 0.95)."""
 _PRESENT, _PARTIAL = 6, 7
 _ENTRY_BYTES = 8
 _MOST_SPARE = 64 * MIB
-"""The most bytes that a BAT may have beyond what the disk needs. Programs merely round it up to whole MiB."""
+"""The most bytes that a BAT may have beyond what the disk needs. Programs merely round a BAT up to whole MiB."""
 _AT_ONCE = 1 << 20
 """Entries of the BAT that are examined at a time."""
 _MOST_RUNS = 2_000_000
@@ -72,7 +72,7 @@ _Offsets = npt.NDArray[np.int64]
 
 
 class DiskMap(NamedTuple):
-    """The size of a disk, and its runs of data, ascending: start, end, and offset in the file."""
+    """The size of a disk, and its runs of data, ascending: start, end, and offset in the file, all in bytes."""
 
     size: int
     starts: _Offsets
@@ -99,7 +99,7 @@ class _Disk(NamedTuple):
     """The number of blocks after which the BAT has an entry for a bitmap."""
     table_at: int
     others: tuple[_Place, ...]
-    """All parts of the file that are not blocks."""
+    """The parts of the file that no block may overlap: header, log and regions."""
 
     @property
     def blocks(self) -> int:
@@ -111,20 +111,22 @@ class _Disk(NamedTuple):
 
 
 def inspect_vhdx(read: ReadAt, file_size: int) -> Outline:
-    """Inspect the headers and tables of a VHDX image, but not its block table; return how many entries that has.
+    """Inspect the headers and tables of a VHDX image; return the number of entries that the disk needs in the BAT.
+
+    The entries themselves are not inspected.
 
     :raises FormatError: it is not one, is damaged or unsupported, has a parent image, is in use, or was not
         closed cleanly.
     """
-    # QEMU does not examine blocks, but keeps the whole table in memory, so its entries must be on disk.
+    # QEMU does not map block by block, but keeps the whole BAT in memory, so a large BAT must be stored on disk.
     return Outline(_inspected(read, file_size).entries, bytes_each=_ENTRY_BYTES)
 
 
 def map_vhdx(read: ReadAt, file_size: int) -> DiskMap:
-    """Return where the blocks of an image are in its file.
+    """Return the disk's size, and the places in the file of the blocks that are present.
 
-    :raises FormatError: see :func:`inspect_vhdx`; or a block has an unknown state, is outside the file or overlaps
-        the header, the log or a region, or the blocks are in too many places.
+    :raises FormatError: as for :func:`inspect_vhdx`; or a block has an unknown state, is outside the file or
+        overlaps the header, the log or a region; or the blocks are in too many places.
     """
     disk = _inspected(read, file_size)
     found: list[npt.NDArray[np.int64]] = []
@@ -153,7 +155,7 @@ def _inspected(read: ReadAt, file_size: int) -> _Disk:
     require_mappable(size, block)
     needed = disk.entries * _ENTRY_BYTES
     require(needed <= table.length, f"its block table of {table.length} bytes is too short for all blocks")
-    # QEMU reads all of the table into memory, however few blocks the disk has.
+    # QEMU reads the whole table, however few blocks the disk has.
     is_usual = table.length - needed <= _MOST_SPARE
     too_long = f"its block table of {table.length} bytes is too long for its disk, which needs {needed}"
     require(is_usual, too_long, remedy=COPY)
@@ -209,7 +211,7 @@ def _regions(read: ReadAt, file_size: int) -> dict[bytes, _Place]:
 
 
 def _parameters(read: ReadAt, region: _Place) -> tuple[int, int]:
-    """Return the sizes of the disk and of a block."""
+    """Return the sizes of the disk and of a block, in bytes."""
     table = exactly(read, region.start, _TABLE_BYTES, "metadata")
     signature, count = _METADATA.unpack_from(table)
     require(signature == b"metadata" and count <= MOST_ENTRIES, "it is damaged: its metadata is not valid")
@@ -236,10 +238,7 @@ def _parameters(read: ReadAt, region: _Place) -> tuple[int, int]:
 
 
 def _runs(disk: _Disk, first: int, entries: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """Return the runs of data in some BAT entries, as rows of starts, ends and offsets in the file.
-
-    ``first``: the number of the first entry.
-    """
+    """Return the runs of data that BAT entries from number ``first`` on give: rows of starts, ends and offsets."""
     number = first + np.arange(len(entries), dtype=np.int64)
     is_block = number % (disk.chunk + 1) != disk.chunk
     entries, number = entries[is_block], number[is_block]

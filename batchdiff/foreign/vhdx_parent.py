@@ -1,11 +1,11 @@
-"""The identity of a VHDX image, and that of the image that it names as its parent.
+"""The GUID of a VHDX image, and the GUIDs of the image that it names as its parent.
 
 ::
 
     header      its own: the GUID that changes when its data does
     metadata    parent locator: keys and values, among them parent_linkage = {GUID of the parent's header}
 
-Nothing else is parsed, so that even damaged images, which cannot be converted, yield these identities.
+Nothing else is parsed, so that even a damaged image, which cannot be converted, can yield these GUIDs.
 
 Source: Microsoft, [MS-VHDX], 2.2.2 and 2.6.2.6.
 """
@@ -26,7 +26,7 @@ _REGIONS_AT, _TABLE_BYTES = (192 * KIB, 256 * KIB), 64 * KIB
 _REGION, _ITEM, _KEY = struct.Struct("<16sQII"), struct.Struct("<16sII"), struct.Struct("<IIHH")
 METADATA = bytes.fromhex("06a27c8b90479a4bb8fe575f050f886e")
 PARENT_LOCATOR = bytes.fromhex("2d5fd3a80bb34d45abf7d3d84834ab0c")
-"""GUIDs, as stored, of the region with the metadata, and of the item in it that names a parent."""
+"""GUIDs, as stored, of the region with the metadata, and of the item of metadata that names a parent."""
 MOST_ENTRIES = 2047
 """The most entries that a region table or a metadata table may have."""
 _LINKS = ("parent_linkage", "parent_linkage2")
@@ -40,7 +40,7 @@ def own_guid(read: ReadAt) -> bytes:
 
 
 def parent_guids(read: ReadAt) -> list[bytes]:
-    """Return the GUIDs of the parent, as :func:`own_guid` returns them for it; empty if there is no parent."""
+    """Return the GUIDs by which an image names its parent, in the form of :func:`own_guid`; perhaps none."""
     found = {guid: None for at in _REGIONS_AT for place in _metadata_at(read, at) for guid in _linked(read, place)}
     return list(found)
 
@@ -81,9 +81,9 @@ def _in_locator(data: bytes) -> Iterator[bytes]:
 
 
 def _stored(match: re.Match[str]) -> Iterator[bytes]:
-    """Yield a GUID as images store it, the first three numbers little-endian; nothing if it is not hexadecimal."""
+    """Yield a GUID as images store it, the first three numbers little-endian; nothing unless it is hexadecimal."""
     try:
         groups = [bytes.fromhex(group) for group in match.groups()]
-    except ValueError:  # not hexadecimal
+    except ValueError:
         return
     yield b"".join([*(group[::-1] for group in groups[:3]), *groups[3:]])

@@ -20,11 +20,11 @@ from batchdiff.units import SECTOR, TIB, ceil_div
 
 SPARSE_HEADER = struct.Struct("<4sIIQQQQIQQQB4sH")
 TEXT_AT, TEXT_BYTES = SECTOR, 20 * SECTOR
-"""Where QEMU looks for a parent, whatever the header says about the descriptor's place and size."""
+"""The place and size of the text in which QEMU looks for a parent, whatever place and size the header gives."""
 NO_SIGNATURE = "it is not a VMDK image: its signature is missing"
 NO_DESCRIPTOR = "its descriptor is missing, too large, or not directly after the header"
 _EXTENTS = {b"COWD": "vmfsSparse", b"\xbe\xba\xfe\xca": "seSparse"}
-"""Types of sparse extents on ESXi, by their signatures; :mod:`.vmdk_descriptor` refuses images of these types."""
+"""Types of images with sparse extents on ESXi, by the signatures of these extents."""
 _COPY_DESCRIPTOR = (
     "Make a qcow2 copy of the whole image from its descriptor, a small text file:"
     " `qemu-img convert -f vmdk -O qcow2 DESCRIPTOR COPY`. Use the copy in the manifest."
@@ -54,7 +54,7 @@ class _SparseHeader(NamedTuple):
 
 
 def inspect_vmdk(read: ReadAt, file_size: int) -> Outline:
-    """Inspect the header and the descriptor of a VMDK image; return the number of its grains.
+    """Inspect the header and the descriptor of a VMDK image in one sparse file; return the number of its grains.
 
     :raises FormatError: it is not one, is damaged, compressed or unsupported, or has a parent.
     """
@@ -68,18 +68,18 @@ def inspect_vmdk(read: ReadAt, file_size: int) -> Outline:
 def inspect_extent(read: ReadAt, file_size: int, length: int, *, is_last: bool) -> int:
     """Inspect the header of a sparse extent; return the number of its grains.
 
-    The extent must hold ``length`` bytes of a disk, and no descriptor. ``is_last``: whether it is the last
-    one of its image; any other must consist of whole grains.
+    The extent must hold ``length`` bytes of a disk, and no descriptor. Unless it is the last extent of its image
+    (``is_last``), it must consist of whole grains.
 
-    :raises FormatError: it is not one, is damaged, compressed or unsupported, or does not hold what it must.
+    :raises FormatError: it is not one, is damaged, compressed or unsupported, or breaks one of these rules.
     """
     header = _inspect_header(read, file_size)
-    # QEMU leaves room for a descriptor, but writes none.
+    # In an extent, QEMU leaves room for a descriptor, but writes none.
     text = read(header.text_at, 1) if header.text_at and header.text_size else b""
     require(text in {b"", b"\0"}, "it is an image of its own, with a descriptor")
     size, grain = header.capacity, header.grain
     require(size == length, f"it holds {size} bytes of the disk, but {length} according to the descriptor")
-    # QEMU would read past the end of the extent, to the end of its last grain.
+    # Otherwise QEMU would read past the end of the extent, to the end of its last grain.
     require(is_last or size % grain == 0, f"its {size} bytes are not a whole number of grains of {grain} bytes")
     return header.grains
 
@@ -98,7 +98,6 @@ def _inspect_header(read: ReadAt, file_size: int) -> _SparseHeader:
     require(capacity > 0, "its size is 0")
     is_power = grain & (grain - 1) == 0
     require(8 <= grain <= _MOST_GRAIN and is_power and 0 < entries <= 512, INVALID_SIZES)
-    # Each entry of the directory points to one table.
     tables = ceil_div(capacity, grain * entries)
     require(capacity <= MOST_SECTORS, f"its size of {capacity} sectors exceeds 64 TiB")
     count = require_mappable(capacity * SECTOR, grain * SECTOR)
@@ -114,9 +113,9 @@ def _inspect_header(read: ReadAt, file_size: int) -> _SparseHeader:
 
 
 def with_extent_name(descriptor: bytes, name: str) -> bytes:
-    """Return a descriptor with another name for its extent, for VMware.
+    """Return a descriptor with another name for its extent; unchanged if it cannot hold that name.
 
-    Return it unchanged if it has no room for the name, or if the name cannot be written in it.
+    The length stays the same.
     """
     if not name.isascii() or not name.isprintable() or '"' in name:
         return descriptor
@@ -125,9 +124,9 @@ def with_extent_name(descriptor: bytes, name: str) -> bytes:
 
 
 def inspect_descriptor(text: bytes, expected: str) -> None:
-    """Inspect the descriptor of an image in one sparse file, whose type must be ``expected``.
+    """Inspect the descriptor of an image in one sparse file; its type, in lower case, must be ``expected``.
 
-    :raises FormatError: it has another type or a parent, does not name exactly one extent, or is ambiguous.
+    :raises FormatError: it has another type or a parent, does not name exactly one sparse extent, or is ambiguous.
     """
     text = text.split(b"\0", 1)[0].lower()
     # QEMU uses the first occurrence of a word, so there must be only one.

@@ -1,4 +1,4 @@
-"""The descriptor of a VMDK whose data is in other files: text that names these files, its extents.
+"""The descriptor of a VMDK image whose data is in other files: text that names these files, the extents.
 
 ::
 
@@ -8,8 +8,9 @@
     RW 2097152 FLAT "web01-f002.vmdk" 0
 
 A descriptor is accepted only if it is unambiguous: QEMU uses the first occurrence of a word, skips lines that it
-does not understand, and reads past the end of a line. Source: QEMU ``block/vmdk.c`` (``vmdk_parse_extents``);
-VMware, "Virtual Disk Format 5.0".
+does not understand, and reads past the end of a line.
+
+Source: QEMU ``block/vmdk.c`` (``vmdk_parse_extents``); VMware, "Virtual Disk Format 5.0".
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from batchdiff.units import KIB, SECTOR
 
 TEXT_BEGINNING = b"# Disk DescriptorFile"
 _MOST_TEXT = 64 * KIB
-"""The most bytes of a descriptor, enough for a thousand extents; QEMU reads the first MiB."""
+"""The most bytes of a descriptor, enough for about a thousand extents; QEMU reads up to a MiB."""
 
 _LONGEST_NAME = 511
 
@@ -50,10 +51,10 @@ _TYPES = {
     "vmfs": (ExtentKind.FLAT, "VMFS"),
     "twoGbMaxExtentSparse": (ExtentKind.SPARSE, "SPARSE"),
 }
-"""The types of image that are read; for each, how its extents store data, and the word for them."""
+"""The supported types of images, each with the kind of its extents, and the word for it in the descriptor."""
 
 _READ_BY_QEMU = {"vmfsSparse", "seSparse"}
-"""Types of snapshots and thin disks on ESXi, whose extents only QEMU reads."""
+"""Types of snapshots and thin disks on ESXi, which QEMU reads, but batchdiff does not."""
 
 _ONE_EXTENT = {"monolithicFlat", "vmfs"}
 
@@ -105,11 +106,9 @@ def read_descriptor(read: ReadAt, file_size: int) -> Descriptor:
 
 
 def _require_content_ids(descriptor: bytes) -> None:
-    """Require that both content IDs are numbers where QEMU reads them: after the first occurrence of their names.
+    """Require a hexadecimal digit after the first ``CID=`` and after the first ``parentCID=``.
 
-    Source: QEMU ``block/vmdk.c``, vmdk_read_cid().
-
-    :raises FormatError: QEMU would refuse the image.
+    QEMU does not open an image without these content IDs. Source: QEMU ``block/vmdk.c`` (``vmdk_read_cid``).
     """
     for name in (b"CID", b"parentCID"):
         found = re.search(name + rb"=(.?)", descriptor)
@@ -118,7 +117,7 @@ def _require_content_ids(descriptor: bytes) -> None:
 
 
 def _settings(lines: list[bytes]) -> dict[bytes, bytes]:
-    """Return the settings by name in lower case; refuse lines that are not settings, extents or comments."""
+    """Return the settings by name in lower case; refuse text that is not a setting, an extent or a comment."""
     found = {}
     for number, line in enumerate(lines, 1):
         if not line or line.startswith(b"#") or _ACCESS.match(line):
@@ -137,7 +136,7 @@ def _extents(lines: list[bytes], kind: str) -> Descriptor:
     for number, line in enumerate(lines, 1):
         if not _ACCESS.match(line):
             continue
-        # QEMU skips extents with another access mode or kind, so its disk would be shorter than VMware's.
+        # QEMU skips extents with another access mode or an unknown kind: its disk would be shorter than VMware's.
         extent = _EXTENT.fullmatch(line)
         if extent is None or extent[2] != word.encode():
             form = f'RW 8192 {word} "NAME"{" 0" if word == "FLAT" else ""}'

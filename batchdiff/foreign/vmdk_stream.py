@@ -1,4 +1,4 @@
-"""VMware's VMDK in one compressed file (streamOptimized), which only QEMU decompresses.
+"""VMware's VMDK in one compressed file (streamOptimized), inspected before QEMU decompresses it.
 
 ::
 
@@ -35,9 +35,9 @@ _DEFLATE = 1
 _MARKER = struct.Struct("<QII")
 _FOOTER, _END_OF_STREAM = 3, 0
 _LARGEST_GRAIN = 1024 * KIB // SECTOR
-"""In sectors. Programs write grains of 64 KiB. QEMU keeps two whole grains in memory during a read."""
+"""In sectors. Programs write grains of 64 KiB. During a read, QEMU allocates memory for three grains."""
 _LEAST_STORED = 12
-"""The size of a grain's marker in bytes. The grain's data follows it, so each grain takes more bytes than that."""
+"""The bytes of a grain's marker. The grain's data follows the marker, so each grain takes more bytes."""
 
 
 def is_stream_optimized(read: ReadAt) -> bool:
@@ -71,10 +71,8 @@ def inspect_vmdk_stream(read: ReadAt, file_size: int) -> None:
 
 
 def _footer(read: ReadAt, file_size: int) -> tuple[int, ...]:
-    """Return the fields of the footer, which takes precedence over the header.
-
-    QEMU rounds the size of the file up to whole sectors.
-    """
+    """Return the fields of the footer, which takes precedence over the header."""
+    # The footer precedes the last sector of the file, whose size QEMU rounds up to whole sectors.
     tail = exactly(read, max(align_up(file_size, SECTOR) - 3 * SECTOR, 0), 2 * SECTOR, "footer")
     end = read(align_up(file_size, SECTOR) - SECTOR, SECTOR).ljust(SECTOR, b"\0")
     marks = [_MARKER.unpack_from(tail)[1:], _MARKER.unpack_from(end)]
