@@ -74,7 +74,8 @@ def require_stored(outline: Outline, stored: int) -> None:
     count, most = outline.clusters, _CLUSTERS_OF_NOTHING + stored // outline.bytes_each
     require(
         count <= most,
-        f"its {count} clusters are too many to map in a file with {format_size(stored)} on disk (at most {most})",
+        f"its {count} clusters or table entries are too many to map for an image that takes"
+        f" {format_size(stored)} on disk (at most {most})",
         remedy=COPY,
     )
 

@@ -59,6 +59,7 @@ def inspect_vmdk(read: ReadAt, file_size: int) -> Outline:
     :raises FormatError: it is not one, is damaged, compressed or unsupported, or has a parent.
     """
     header = _inspect_header(read, file_size)
+    require(header.text_at != 0, "it has no descriptor", remedy=_EXTENT_ALONE)
     require(header.text_at == TEXT_AT and 0 < header.text_size <= TEXT_BYTES, NO_DESCRIPTOR)
     exactly(read, TEXT_AT, header.text_size, "descriptor")
     inspect_descriptor(read(TEXT_AT, TEXT_BYTES), _SPARSE)
@@ -128,7 +129,8 @@ def inspect_descriptor(text: bytes, expected: str) -> None:
 
     :raises FormatError: it has another type or a parent, does not name exactly one sparse extent, or is ambiguous.
     """
-    text = text.split(b"\0", 1)[0].lower()
+    written = text.split(b"\0", 1)[0]
+    text = written.lower()
     # QEMU uses the first occurrence of a word, so there must be only one.
     for word in (b"createtype", b"parentcid"):
         require(text.count(word) <= 1, f"its descriptor contains {word.decode()} more than once")
@@ -137,9 +139,10 @@ def inspect_descriptor(text: bytes, expected: str) -> None:
     require(values.get(b"parentcid", _NO_PARENT) == _NO_PARENT, DIFFERENCE, remedy=MERGE)
     kind = values.get(b"createtype", b"").decode("ascii", "backslashreplace")
     require(bool(kind), "its descriptor has no type", remedy=_EXTENT_ALONE)
+    named = written[text.index(kind.encode()) :][: len(kind)].decode() if kind.isascii() else kind
     require(
         kind in _SPARSE_TYPES,
-        f"its type {kind} is not supported in a file with a header ({' and '.join(_SPARSE_TYPES.values())} are)",
+        f"its type {named} is not supported in a file with a header ({' and '.join(_SPARSE_TYPES.values())} are)",
     )
     require(kind == expected, f"its descriptor has the type {_SPARSE_TYPES[kind]}, which contradicts its header")
     require(_EXTENT.findall(text) == [b"sparse"], "its descriptor does not name exactly one sparse extent")

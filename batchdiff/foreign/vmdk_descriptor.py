@@ -33,6 +33,9 @@ _LONGEST_NAME = 511
 
 _EXTENT = re.compile(rb'RW[ \t]+(\d{1,15})[ \t]+([A-Z]+)[ \t]+"([^"]+)"(?:[ \t]+(\d{1,15}))?')
 _ACCESS = re.compile(rb"(?i:rw|rdonly|noaccess)\b")
+_CONTENT_IDS_WITHIN = 20 * SECTOR
+_NUMBER_AFTER_ONE = re.compile(rb".\s*[-+]?[0-9A-Fa-f]", re.DOTALL)
+"""As ``sscanf("%x")`` reads after one byte, which is an equals sign in any sane descriptor."""
 _SETTING = re.compile(rb'([A-Za-z][\w.-]*)[ \t]*=[ \t]*(?:"([^"]*)"|([^"]*))')
 _CONTROL = re.compile(rb"[^\t\r\n -~\x80-\xff]|\r(?!\n)")
 _NO_PARENT = b"ffffffff"
@@ -106,14 +109,18 @@ def read_descriptor(read: ReadAt, file_size: int) -> Descriptor:
 
 
 def _require_content_ids(descriptor: bytes) -> None:
-    """Require a hexadecimal digit after the first ``CID=`` and after the first ``parentCID=``.
+    """Require a hexadecimal number one byte after the first ``CID``, and after the first ``parentCID``.
 
-    QEMU does not open an image without these content IDs. Source: QEMU ``block/vmdk.c`` (``vmdk_read_cid``).
+    QEMU looks for them in the first 20 sectors, even in comments, and does not open an image without them. Source:
+    QEMU ``block/vmdk.c`` (``vmdk_read_cid``).
     """
+    head = descriptor[: _CONTENT_IDS_WITHIN - 1]
     for name in (b"CID", b"parentCID"):
-        found = re.search(name + rb"=(.?)", descriptor)
-        is_number = found is not None and re.match(rb"[0-9A-Fa-f]", found[1])
-        require(is_number, f"its content ID {name.decode()} is missing, or is not a number")
+        at = head.find(name)
+        is_number = at >= 0 and _NUMBER_AFTER_ONE.match(head, at + len(name)) is not None
+        require(
+            is_number, f"its content ID {name.decode()} is missing, or is not a number, where QEMU looks for it"
+        )
 
 
 def _settings(lines: list[bytes]) -> dict[bytes, bytes]:

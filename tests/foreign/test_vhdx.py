@@ -374,7 +374,7 @@ def test_a_stored_table_allows_a_block_for_each_entry(tmp_path):
     outline = inspect_vhdx(lambda offset, count: image[offset : offset + count], len(image))
     large = outline._replace(clusters=64 << 20)
     require_stored(large, 512 << 20)
-    with pytest.raises(FormatError, match="too many to map in a file with 64 MiB on disk"):
+    with pytest.raises(FormatError, match="too many to map for an image that takes 64 MiB on disk"):
         require_stored(large, 64 << 20)
 
 

@@ -37,6 +37,8 @@ def test_extents_in_order():
         (LINE, 'RW 2048 FLAT "../x y/a;b.vmdk" 0', VmdkExtent("../x y/a;b.vmdk", 1 << 20, 0)),
         ("CID=12345678\n", 'encoding="windows-1252"\nisNativeSnapshot="no"\nddb.longContentID = "1"\n', None),
         ("parentCID=ffffffff", "parentCID=FFFFFFFF", None),
+        ("CID=12345678", "CID= 12345678", None),
+        ("CID=12345678", "CID=-5", None),
     ],
 )
 def test_harmless_variations(old, new, extent):
@@ -101,6 +103,14 @@ REFUSED = [
     (LINE, f'{LINE}\vRW 16 FLAT "x" 0', "control"),
     (LINE, f'{LINE}\0RW 16 FLAT "x" 0', "control"),
     (LINE, f"{LINE}\x1b[2J", "control"),
+    (
+        "CID=12345678",
+        "# CID of it\nCID=12345678",
+        "content ID CID is missing, or is not a number, where QEMU looks",
+    ),
+    ("CID=12345678", f"#{'x' * 11_000}\nCID=12345678", "content ID CID is missing"),
+    ("CID=12345678", "CID=xyz", "content ID CID is missing"),
+    ("parentCID=ffffffff", "", "content ID parentCID is missing"),
 ]
 
 
@@ -146,6 +156,15 @@ def inspect(data, length=1 << 20, *, is_last=True):
 
 def test_an_extent_of_qemu_is_accepted(extent):
     inspect(extent)
+
+
+def test_an_extent_without_room_for_a_descriptor_is_not_an_image(extent):
+    """The advice is that for extents; nothing has to be restored."""
+    extent[28:44] = bytes(16)
+    inspect(extent)
+    with pytest.raises(FormatError, match="it has no descriptor") as caught:
+        inspect_vmdk(lambda offset, size: bytes(extent[offset : offset + size]), len(extent))
+    assert caught.value.remedy.startswith("If it is an extent of another image, name the descriptor")
 
 
 def test_an_extent_of_another_size_is_refused(extent):
