@@ -66,7 +66,7 @@ FIELDS = {
         28,
         "<Q",
         {
-            0: "descriptor is missing",
+            0: "it has no descriptor",
             2: "descriptor is missing",
             1 << 30: "descriptor is missing",
             1 << 55: "descriptor is missing",
