@@ -16,7 +16,7 @@ import struct
 from typing import NamedTuple
 
 from batchdiff.foreign.header import ReadAt, exactly
-from batchdiff.qcow2.faults import require, require_opened
+from batchdiff.qcow2.faults import CONVERT_ELSEWHERE, WRONG_FORMAT, require, require_opened
 from batchdiff.units import SECTOR, align_up
 
 _HEADER = struct.Struct(">6sH32s32s32sII20s32sI40s")
@@ -75,9 +75,9 @@ def inspect_luks(read: ReadAt, size: int) -> int:
     fields = _HEADER.unpack(exactly(read, 0, _HEADER.size, "header"))
     magic, version, *names, payload, key_bytes, _, _, iterations, _ = fields
     start = int(payload) * SECTOR
-    require(magic == b"LUKS\xba\xbe", "it is not a LUKS image: its magic number is missing")
+    require(magic == b"LUKS\xba\xbe", "it is not a LUKS image: its magic number is missing", remedy=WRONG_FORMAT)
     require(version != 2, "it uses LUKS version 2, but QEMU reads version 1 only", remedy=_LUKS2)
-    require_opened(version == 1, f"LUKS version {version} is unknown (1 is known)")
+    require(version == 1, f"LUKS version {version} is unknown (1 is known)", remedy=CONVERT_ELSEWHERE)
     require_opened(all(map(_is_text, names)), "the name of its cipher or hash is not text")
     require_opened(0 < key_bytes <= _LONGEST_KEY, f"a key of {key_bytes} bytes is invalid")
     require(start <= size, f"its LUKS header is truncated: it takes {start} bytes, but only {size} are there")

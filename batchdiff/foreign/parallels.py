@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 
 from batchdiff.foreign.header import Outline, ReadAt, exactly, require_mappable
-from batchdiff.qcow2.faults import SHUT_DOWN_OR_REPAIR, require
+from batchdiff.qcow2.faults import CONVERT_ELSEWHERE, SHUT_DOWN_OR_REPAIR, WRONG_FORMAT, require
 from batchdiff.units import SECTOR
 
 _HEADER = struct.Struct("<16sI8xIIQI8xQ")
@@ -25,8 +25,8 @@ def inspect_parallels(read: ReadAt, file_size: int) -> Outline:
     """
     fields = _HEADER.unpack(exactly(read, 0, _HEADER.size, "header"))
     mark, version, tracks, entries, sectors, in_use, extension = fields
-    require(mark in {_OLD, _NEW}, "it is not a Parallels image: its signature is missing")
-    require(version == _VERSION, f"Parallels version {version} is unknown (2 is known)")
+    require(mark in {_OLD, _NEW}, "it is not a Parallels image: its signature is missing", remedy=WRONG_FORMAT)
+    require(version == _VERSION, f"Parallels version {version} is unknown (2 is known)", remedy=CONVERT_ELSEWHERE)
     require(0 < tracks <= _MOST_TRACKS, f"a cluster size of {tracks} sectors is invalid")
     require(
         in_use != _IN_USE,

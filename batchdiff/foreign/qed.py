@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 
 from batchdiff.foreign.header import NamedFile, Outline, ReadAt, exactly, require_mappable
-from batchdiff.qcow2.faults import SHUT_DOWN_OR_REPAIR, require
+from batchdiff.qcow2.faults import CONVERT_ELSEWHERE, SHUT_DOWN_OR_REPAIR, WRONG_FORMAT, require
 
 QED_HEADER = struct.Struct("<4sIIIQQQQQII")
 BACKING_FILE, _NEED_CHECK, BACKING_RAW = 1, 2, 4
@@ -31,9 +31,11 @@ def inspect_qed(read: ReadAt, file_size: int) -> Outline:
     """
     fields = QED_HEADER.unpack(exactly(read, 0, QED_HEADER.size, "header"))
     mark, cluster, table, _, features, _, _, tables_at, size, _, _ = fields
-    require(mark == b"QED\0", "it is not a QED image: its signature is missing")
+    require(mark == b"QED\0", "it is not a QED image: its signature is missing", remedy=WRONG_FORMAT)
     known = BACKING_FILE | _NEED_CHECK | BACKING_RAW
-    require(not features & ~known, f"it needs unknown features (bits {features & ~known:#x})")
+    require(
+        not features & ~known, f"it needs unknown features (bits {features & ~known:#x})", remedy=CONVERT_ELSEWHERE
+    )
     require(
         not features & _NEED_CHECK,
         "it is marked for a check: it is in use, or was not closed cleanly",

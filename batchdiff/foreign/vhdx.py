@@ -27,7 +27,7 @@ from batchdiff.foreign.header import COPY, Outline, ReadAt, exactly, require_map
 from batchdiff.foreign.vdi import DIFFERENCE, MERGE
 from batchdiff.foreign.vhdx_log import has_valid_entry
 from batchdiff.foreign.vhdx_parent import MARK, METADATA, MOST_ENTRIES, PARENT_LOCATOR
-from batchdiff.qcow2.faults import FormatError, require
+from batchdiff.qcow2.faults import CONVERT_ELSEWHERE, WRONG_FORMAT, FormatError, require
 from batchdiff.units import KIB, MIB, SECTOR, TIB, ceil_div, format_size
 
 _HEADERS_AT, _HEADER_BYTES = (64 * KIB, 128 * KIB), 4 * KIB
@@ -143,7 +143,7 @@ def map_vhdx(read: ReadAt, file_size: int) -> DiskMap:
 
 
 def _inspected(read: ReadAt, file_size: int) -> _Disk:
-    require(read(0, 8) == MARK, "it is not a VHDX image: its signature is missing")
+    require(read(0, 8) == MARK, "it is not a VHDX image: its signature is missing", remedy=WRONG_FORMAT)
     log = _log(read, file_size)
     regions = _regions(read, file_size)
     table = regions[_BAT]
@@ -173,7 +173,9 @@ def _log(read: ReadAt, file_size: int) -> _Place:
     require(is_clear, "it is damaged: its headers differ, and neither is the newer one")
     current = max(fields, key=lambda each: each[2])
     *_, guid, log_version, _, length, offset = current
-    require(log_version == 0, f"version {log_version} of its log is unknown (0 is known)")
+    require(
+        log_version == 0, f"version {log_version} of its log is unknown (0 is known)", remedy=CONVERT_ELSEWHERE
+    )
     require(offset % MIB == 0 and length % MIB == 0, "its log is not aligned to 1 MiB")
     require(offset > 0, "its log and its header overlap")  # QEMU refuses this even if the log is empty
     require(offset + length <= file_size, "its log ends past the end of the file")
@@ -198,7 +200,7 @@ def _regions(read: ReadAt, file_size: int) -> dict[bytes, _Place]:
         kind, offset, length, flags = _REGION.unpack_from(table, _REGIONS.size + number * _REGION.size)
         name = _REGION_NAMES.get(kind, f"region {kind.hex()}")
         is_known = kind in _REGION_NAMES or not flags & _REQUIRED_REGION
-        require(is_known, f"it needs an unknown region ({kind.hex()})")
+        require(is_known, f"it needs an unknown region ({kind.hex()})", remedy=CONVERT_ELSEWHERE)
         require(kind not in found, f"its {name} occurs twice")
         require(
             offset % MIB == 0 and length % MIB == 0 and length > 0,
@@ -220,7 +222,9 @@ def _parameters(read: ReadAt, region: _Place) -> tuple[int, int]:
         kind, offset, length, flags = _ITEM.unpack_from(table, _METADATA.size + number * _ITEM.size)
         require(kind != PARENT_LOCATOR, DIFFERENCE, remedy=MERGE)
         if kind not in _KNOWN:
-            require(not flags & _REQUIRED_ITEM, f"it needs unknown metadata ({kind.hex()})")
+            require(
+                not flags & _REQUIRED_ITEM, f"it needs unknown metadata ({kind.hex()})", remedy=CONVERT_ELSEWHERE
+            )
             continue
         is_valid = offset >= _TABLE_BYTES and offset + length <= region.length and length == _KNOWN[kind]
         require(is_valid and kind not in found, "it is damaged: an item of its metadata is not valid")
@@ -230,7 +234,11 @@ def _parameters(read: ReadAt, region: _Place) -> tuple[int, int]:
     require(not flags & _HAS_PARENT, DIFFERENCE, remedy=MERGE)
     (size,), (sector,) = struct.unpack("<Q", found[_SIZE]), struct.unpack("<I", found[_SECTOR_SIZE])
     require(MIB <= block <= 256 * MIB and block & (block - 1) == 0, f"a block size of {block} B is invalid")
-    require(sector == SECTOR, f"its logical sector size is {sector} B; QEMU supports only {SECTOR} B")
+    require(
+        sector == SECTOR,
+        f"its logical sector size is {sector} B; QEMU supports only {SECTOR} B",
+        remedy=CONVERT_ELSEWHERE,
+    )
     require(size > 0, "its size is 0")
     require(size <= 64 * TIB, f"its size of {size} bytes exceeds 64 TiB")
     require(size % SECTOR == 0, f"its size of {size} B is not a whole number of sectors")

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from batchdiff.foreign.header import Outline, ReadAt, exactly, require_mappable
 from batchdiff.foreign.vdi import DIFFERENCE, MERGE
-from batchdiff.qcow2.faults import require
+from batchdiff.qcow2.faults import CONVERT_ELSEWHERE, WRONG_FORMAT, require
 from batchdiff.units import SECTOR, TIB, ceil_div
 
 SPARSE_HEADER = struct.Struct("<4sIIQQQQIQQQB4sH")
@@ -91,9 +91,13 @@ def _inspect_header(read: ReadAt, file_size: int) -> _SparseHeader:
     mark, version, _, capacity, grain, text_at, text_size, entries, _, directory, _, _, _, compression = fields
     kind = _EXTENTS.get(mark, "")
     require(not kind, f"it is only an extent of an image of type {kind}", remedy=_COPY_DESCRIPTOR)
-    require(mark == b"KDMV", NO_SIGNATURE)
-    require(version <= 3, f"VMDK version {version} is unknown (1 to 3 are known)")
-    require(compression == 0, f"its compression method {compression} is not supported in a file of this type")
+    require(mark == b"KDMV", NO_SIGNATURE, remedy=WRONG_FORMAT)
+    require(version <= 3, f"VMDK version {version} is unknown (1 to 3 are known)", remedy=CONVERT_ELSEWHERE)
+    require(
+        compression == 0,
+        f"its compression method {compression} is not supported in a file of this type",
+        remedy=CONVERT_ELSEWHERE,
+    )
     require(directory != AT_END, "it has a footer, but is not compressed")
     # Without a capacity, QEMU would treat the file as a text descriptor, and open the extents that it names.
     require(capacity > 0, "its size is 0")
@@ -143,6 +147,7 @@ def inspect_descriptor(text: bytes, expected: str) -> None:
     require(
         kind in _SPARSE_TYPES,
         f"its type {named} is not supported in a file with a header ({' and '.join(_SPARSE_TYPES.values())} are)",
+        remedy=CONVERT_ELSEWHERE,
     )
     require(kind == expected, f"its descriptor has the type {_SPARSE_TYPES[kind]}, which contradicts its header")
     require(_EXTENT.findall(text) == [b"sparse"], "its descriptor does not name exactly one sparse extent")

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from batchdiff.foreign.header import COPY, ReadAt
 from batchdiff.foreign.vdi import DIFFERENCE, MERGE
 from batchdiff.foreign.vmdk import MOST_SECTORS
-from batchdiff.qcow2.faults import FormatError, require
+from batchdiff.qcow2.faults import CONVERT_ELSEWHERE, FormatError, require
 from batchdiff.units import KIB, SECTOR
 
 TEXT_BEGINNING = b"# Disk DescriptorFile"
@@ -82,7 +82,8 @@ def read_descriptor(read: ReadAt, file_size: int) -> Descriptor:
 
     :raises FormatError: it is ambiguous, damaged or too long, has a parent, or is of a type that is not supported.
     """
-    require(file_size <= _MOST_TEXT, f"its descriptor of {file_size} bytes is too long (at most {_MOST_TEXT})")
+    too_long = f"its descriptor of {file_size} bytes is too long (at most {_MOST_TEXT})"
+    require(file_size <= _MOST_TEXT, too_long, remedy=COPY)
     text = read(0, file_size).rstrip(b"\0")
     require(not _CONTROL.search(text), "its descriptor contains control characters")
     lines = [line.strip(b" \t\r") for line in text.split(b"\n")]
@@ -147,10 +148,12 @@ def _extents(lines: list[bytes], kind: str) -> Descriptor:
         extent = _EXTENT.fullmatch(line)
         if extent is None or extent[2] != word.encode():
             form = f'RW 8192 {word} "NAME"{" 0" if word == "FLAT" else ""}'
-            raise FormatError(f"line {number} of its descriptor does not have the form `{form}`")
+            problem = f"line {number} of its descriptor does not have the form `{form}`"
+            raise FormatError(problem, remedy=CONVERT_ELSEWHERE)
         # QEMU reads past an empty line into the next one, and would count that line's extent twice.
         is_clear = number == 1 or lines[number - 2]
-        require(is_clear, f"line {number - 1} of its descriptor is empty, and the next line is an extent")
+        empty = f"line {number - 1} of its descriptor is empty, and the next line is an extent"
+        require(is_clear, empty, remedy="Remove the empty line, or restore the descriptor from a backup.")
         sectors, _, name, first = extent.groups()
         fault = "lacks an offset" if word == "FLAT" else "must not have an offset"
         is_complete = (first is not None) is (word == "FLAT")

@@ -28,7 +28,7 @@ from batchdiff.foreign.vmdk import (
     TEXT_BYTES,
     inspect_descriptor,
 )
-from batchdiff.qcow2.faults import require
+from batchdiff.qcow2.faults import CONVERT_ELSEWHERE, WRONG_FORMAT, require
 from batchdiff.units import KIB, SECTOR, align_up, ceil_div
 
 _DEFLATE = 1
@@ -55,8 +55,12 @@ def inspect_vmdk_stream(read: ReadAt, file_size: int) -> None:
     """
     first = SPARSE_HEADER.unpack(exactly(read, 0, SPARSE_HEADER.size, "header"))
     mark, _, _, capacity, _, text_at, text_size, *_, compression = first
-    require(mark == b"KDMV", NO_SIGNATURE)
-    require(compression == _DEFLATE, f"its compression method {compression} is unknown (1 is known)")
+    require(mark == b"KDMV", NO_SIGNATURE, remedy=WRONG_FORMAT)
+    require(
+        compression == _DEFLATE,
+        f"its compression method {compression} is unknown (1 is known)",
+        remedy=CONVERT_ELSEWHERE,
+    )
     # Without a capacity, QEMU would treat the file as a text descriptor, and open the extents that it names.
     require(capacity > 0, "its size is 0")
     require(
@@ -85,7 +89,7 @@ def _footer(read: ReadAt, file_size: int) -> tuple[int, ...]:
 
 def _inspect_tables(read: ReadAt, file_size: int, fields: tuple[int, ...]) -> None:
     _, version, _, capacity, grain, _, _, entries, _, directory, data_at, *_ = fields
-    require(version <= 3, f"VMDK version {version} is unknown (1 to 3 are known)")
+    require(version <= 3, f"VMDK version {version} is unknown (1 to 3 are known)", remedy=CONVERT_ELSEWHERE)
     require(
         8 <= grain <= _LARGEST_GRAIN and grain & (grain - 1) == 0 and 0 < entries <= 512,
         INVALID_SIZES,

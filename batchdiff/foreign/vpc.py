@@ -9,7 +9,7 @@ import struct
 
 from batchdiff.foreign.header import Outline, ReadAt, exactly, require_mappable
 from batchdiff.foreign.vdi import DIFFERENCE, MERGE
-from batchdiff.qcow2.faults import require
+from batchdiff.qcow2.faults import WRONG_FORMAT, require
 
 _FOOTER, _FOOTER_BYTES = struct.Struct(">8s8xQ24xQ4xI"), 512
 _TABLE = struct.Struct(">8s8xQ4xII")
@@ -20,6 +20,12 @@ _FIXED, _DYNAMIC, _DIFFERENCING = 2, 3, 4
 
 _SMALL, _LARGE = 16 * 63 * 512, 16 * 255 * 512
 """The most bytes in a cylinder: of a disk smaller than 65,535 small cylinders, and of any other."""
+
+
+_FORGED = (
+    "Copy all but its last 512 bytes into a raw image (`head -c -512 IMAGE > COPY`), and use that in the manifest"
+    " with `format: raw`."
+)
 
 
 def largest_cylinder(virtual_size: int) -> int:
@@ -44,13 +50,21 @@ def inspect_vpc(read: ReadAt, file_size: int) -> Outline:
     # QEMU uses the copy at the start if there is one. Only a fixed image has none.
     is_copied = first.startswith(_MARK)
     footer = first if is_copied else last
-    require(len(footer) == _FOOTER_BYTES and footer.startswith(_MARK), "it is not a VHD image: it has no footer")
+    require(
+        len(footer) == _FOOTER_BYTES and footer.startswith(_MARK),
+        "it is not a VHD image: it has no footer",
+        remedy=WRONG_FORMAT,
+    )
     _require_checksum(footer)
     _, table_header_at, size, kind = _FOOTER.unpack_from(footer)
     # The guest of a fixed image can write the first sector; programs other than QEMU use the footer at the end.
     last_kind = _FOOTER.unpack_from(last)[-1] if last.startswith(_MARK) else kind
     is_forged = is_copied and last_kind == _FIXED
-    require(not is_forged, "it is a fixed image whose guest may have forged the header of a dynamic one")
+    require(
+        not is_forged,
+        "it is a fixed image whose guest may have forged the header of a dynamic one",
+        remedy=_FORGED,
+    )
     # QEMU ignores the parent of a differencing image, and shows zeros where the parent's data would be.
     require(kind != _DIFFERENCING, DIFFERENCE, remedy=MERGE)
     require(

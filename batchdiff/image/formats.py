@@ -28,6 +28,7 @@ from batchdiff.image.layer import Layer
 from batchdiff.image.mapped import MappedLayer
 from batchdiff.image.raw import FlatExtent, FlatLayer, RawLayer, open_part
 from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.linux.call_failures import AGAIN
 from batchdiff.qcow2.faults import FormatError, require
 
 
@@ -119,7 +120,10 @@ def _described(source: ImageSource, file: ImageFile, observer: ReadObserver | No
             return FlatLayer(file, extents)
 
         def inspect(read: ReadAt, size: int) -> Outline:
-            require(_same(descriptor, read, size), "its descriptor changed while it was being read")
+            changed = "its descriptor changed while it was being read"
+            require(
+                _same(descriptor, read, size), changed, remedy=f"Stop what is changing it, such as its VM, {AGAIN}"
+            )
             return Outline(grains)
 
         layer = MappedLayer(source, observer, inspect, extents=extents)

@@ -8,6 +8,14 @@ NOT_OPENED = "QEMU cannot open it either: restore it from a backup."
 RESTORE_IT = "Restore it from a backup."
 """The remedy for most damage."""
 
+WRONG_FORMAT = "If its `format` in the manifest is wrong, correct that; otherwise, restore it from a backup."
+"""The remedy for a file that does not begin as its format does."""
+
+CONVERT_ELSEWHERE = (
+    "If it is sound, convert it with the program that created it, and use the result in the manifest."
+)
+"""The remedy for an image of an unsupported kind or version: a backup of it is of the same kind."""
+
 REPAIR_A_COPY = "Run `qemu-img check -r all` on a copy of it, and use the copy."
 """The remedy for an image that is marked corrupt."""
 

@@ -26,6 +26,7 @@ from batchdiff.qcow2.faults import (
     ONE_FILE,
     REPAIR_A_COPY,
     SHUT_DOWN_OR_REPAIR,
+    WRONG_FORMAT,
     FormatError,
     require,
     require_opened,
@@ -107,7 +108,9 @@ def parse(head: bytes, file_size: int) -> Header:
     if head[:4] == MAGIC and len(head) < V2_LENGTH:
         raise FormatError(f"it is truncated: it has {len(head)} bytes, but a header takes at least {V2_LENGTH}")
     if head[:4] != MAGIC:
-        raise FormatError("it is not a qcow2 image: the magic number QFI\\xfb is not at its start")
+        raise FormatError(
+            "it is not a qcow2 image: the magic number QFI\\xfb is not at its start", remedy=WRONG_FORMAT
+        )
     fields = FIXED.unpack_from(head)
     _, version, name_offset, name_size, bits, size, crypt, l1_entries, l1_offset = fields[:9]
     refcount_offset, refcount_clusters, snapshots, snapshots_offset = fields[9:]
