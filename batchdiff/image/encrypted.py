@@ -1,12 +1,7 @@
-"""Encrypted images: LUKS, and qcow2 whose data clusters are encrypted with LUKS.
+"""Encrypted images: LUKS, and qcow2 with data clusters that are encrypted with LUKS.
 
-::
-
-    luks    | LUKS header | the disk, encrypted |                QEMU exports the disk, decrypted
-    qcow2   | header | LUKS header | tables | data clusters |    QEMU exports the data, decrypted
-              read as in any qcow2 file
-
-The tables of a qcow2 image are not encrypted, so they can be checked before QEMU opens the image.
+QEMU decrypts and exports the data. The tables of a qcow2 file are not encrypted: they are read here, and can be
+checked before QEMU opens the file.
 """
 
 from __future__ import annotations

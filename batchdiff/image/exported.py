@@ -1,9 +1,5 @@
 """Images whose data only QEMU can read: QEMU exports the disk, and batchdiff reads the export.
 
-::
-
-    header, inspected first -> qemu-nbd, confined -> the runs of data (kept) and their bytes
-
 Lists of runs are kept, up to a limit, after their exports have ended, and used again for regular files that have
 not changed.
 """

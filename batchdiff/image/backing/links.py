@@ -1,10 +1,5 @@
 """The graph of images and the files that they name.
 
-::
-
-    c.qcow2  ->  mid.qcow2  ->  a.img         add("/d/c.qcow2") follows the chain down to a.img;
-                                              dependents_of(["/d/a.img"]) gives mid.qcow2 and c.qcow2
-
 Only regular files are read, and block devices that are added. A device that only an image names is not opened,
 because opening some devices has side effects.
 """
@@ -157,8 +152,8 @@ class BackingGraph:
 class _Place(NamedTuple):
     """A resolved path, and the file at it, if any. ``error``: why it is unknown whether there is a file.
 
-    ``folders``: those against which relative names in the file may be resolved. QEMU uses the folder of the path
-    by which it opens an image: that of a symbolic link, or that of the file itself.
+    ``folders``: those of the paths by which QEMU may open the file. QEMU resolves relative names against one of
+    these.
     """
 
     path: str
