@@ -1,8 +1,8 @@
-"""The decorator for value classes: frozen dataclasses with slots that are quick to define.
+"""A decorator for value classes: frozen dataclasses with slots, defined quickly.
 
-``@dataclass(frozen=True, slots=True)`` compiles six methods for each class, which took a tenth of the time that
-``plan`` needs to start (docs/performance.md). Here only ``__init__`` is compiled, at its first call; all classes
-share the code of the others.
+``@dataclass(frozen=True, slots=True)`` compiles six methods for each class, which slows the start of a verb
+(docs/performance.md). Here only ``__init__`` is compiled, at its first call; all classes share the code of the
+other methods.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def frozen(*, eq: bool = True, kw_only: bool = False) -> Callable[[_Class], _Cla
 def frozen(
     cls: _Class | None = None, /, *, eq: bool = True, kw_only: bool = False
 ) -> _Class | Callable[[_Class], _Class]:
-    """Make a class a frozen dataclass with slots, which ``replace``, ``fields`` and ``pickle`` accept as such.
+    """Make a class a frozen dataclass with slots, for which ``replace``, ``fields`` and ``pickle`` work as usual.
 
-    :param eq: compare and hash by the fields; otherwise by identity.
-    :param kw_only: the class's constructor takes keyword arguments only.
+    :param eq: define ``__eq__`` and ``__hash__`` by the fields, except those with ``compare=False``.
+    :param kw_only: make the fields that the class itself defines keyword-only in the constructor.
     """
 
     def decorate(cls: _Class) -> _Class:
@@ -47,9 +47,9 @@ def frozen(
     return decorate if cls is None else decorate(cls)
 
 
-def field_names(value: Any) -> tuple[str, ...]:  # noqa: ANN401  # any class that is decorated, or an instance
-    """Return the names of the fields of a frozen class, or of an instance, in their order."""
-    return tuple(each.name for each in dataclasses.fields(value))  # __slots__ lacks those of its base class
+def field_names(value: Any) -> tuple[str, ...]:  # noqa: ANN401  # any decorated class, or an instance
+    """Return the names of the fields of a frozen class or its instance, in order."""
+    return tuple(each.name for each in dataclasses.fields(value))  # __slots__ lacks inherited ones
 
 
 def _first_constructor(made: Any, members: tuple[dataclasses.Field[Any], ...]) -> Callable[..., None]:  # noqa: ANN401
@@ -66,10 +66,7 @@ def _first_constructor(made: Any, members: tuple[dataclasses.Field[Any], ...]) -
 
 
 def _constructor(members: tuple[dataclasses.Field[Any], ...], *, is_completed: bool) -> Callable[..., None]:
-    """Compile an ``__init__`` that is as fast as a dataclass's.
-
-    ``is_completed``: it ends by calling ``__post_init__``.
-    """
+    """Compile an ``__init__``. ``is_completed``: it ends by calling ``__post_init__``."""
     known: dict[str, Any] = {"_set": object.__setattr__, "_MISSING": MISSING}
     positional: list[str] = []
     keywords: list[str] = []
@@ -100,7 +97,7 @@ def _comparison(names: list[str]) -> tuple[Callable[[Any, object], bool], Callab
     """Return ``__eq__`` and ``__hash__`` for a class that compares the fields with these names."""
     values = operator.attrgetter(*names) if names else _state
 
-    def equals(self: Any, other: object) -> bool:  # noqa: ANN401  # of any class that is decorated
+    def equals(self: Any, other: object) -> bool:  # noqa: ANN401  # of any decorated class
         return values(self) == values(other) if type(other) is type(self) else NotImplemented
 
     def hashed(self: Any) -> int:  # noqa: ANN401

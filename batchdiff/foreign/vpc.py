@@ -1,4 +1,4 @@
-"""Microsoft's VHD (QEMU calls it vpc): a footer of 512 bytes, which a dynamic image has at its start as well.
+"""Microsoft's VHD (vpc in QEMU): a footer of 512 bytes at the end; a dynamic image has a copy of it at its start.
 
 Source: QEMU ``block/vpc.c``; Microsoft, "Virtual Hard Disk Image Format Specification", 1.0.
 """
@@ -29,10 +29,10 @@ _FORGED = (
 
 
 def largest_cylinder(virtual_size: int) -> int:
-    """Return the most bytes that a cylinder of a VHD of that size has, whichever program created it.
+    """Return the most bytes that a cylinder can have in a VHD with a disk of ``virtual_size`` bytes.
 
-    A conversion to or from VHD can make a disk longer or shorter by less than that: QEMU rounds up to whole
-    cylinders when it creates a VHD, and shows only the whole cylinders of a VHD that VirtualBox created.
+    A conversion to or from VHD can change a disk's size by less than a cylinder: by default, QEMU rounds a new VHD
+    up to whole cylinders, and it shows only whole cylinders of a VHD that VirtualBox created.
 
     Source: the specification, appendix "CHS Calculation"; QEMU ``calculate_geometry()``.
     """
@@ -40,11 +40,12 @@ def largest_cylinder(virtual_size: int) -> int:
 
 
 def inspect_vpc(read: ReadAt, file_size: int) -> Outline:
-    """Inspect the footer of a VHD image and, if it is dynamic, the header of its block table.
+    """Inspect the footers of a VHD image and, if it is dynamic, the header of its block table.
 
-    Return the number of its blocks as the number of clusters; 1 for a fixed image.
+    Return the number of a dynamic image's blocks as the number of clusters; 1 for a fixed image.
 
-    :raises FormatError: it is not one, is damaged or unsupported, or has a parent image.
+    :raises FormatError: the file is not a VHD image, is damaged or unsupported, may be forged, or has a parent
+        image.
     """
     first, last = read(0, _FOOTER_BYTES), read(max(file_size - _FOOTER_BYTES, 0), _FOOTER_BYTES)
     # QEMU uses the copy at the start if there is one. Only a fixed image has none.
@@ -57,7 +58,7 @@ def inspect_vpc(read: ReadAt, file_size: int) -> Outline:
     )
     _require_checksum(footer)
     _, table_header_at, size, kind = _FOOTER.unpack_from(footer)
-    # The guest of a fixed image can write the first sector; programs other than QEMU use the footer at the end.
+    # The guest of a fixed image can forge a footer in the first sector; other programs may use the one at the end.
     last_kind = _FOOTER.unpack_from(last)[-1] if last.startswith(_MARK) else kind
     is_forged = is_copied and last_kind == _FIXED
     require(
@@ -87,7 +88,7 @@ def inspect_vpc(read: ReadAt, file_size: int) -> Outline:
 
 
 def _require_checksum(footer: bytes) -> None:
-    """Require a correct checksum: the sum of all other bytes, inverted. QEMU only warns of a wrong one."""
+    """Require a correct checksum: the sum of all other bytes, inverted."""
     found = int.from_bytes(footer[_CHECKSUM_AT : _CHECKSUM_AT + 4], "big")
     right = ~(sum(footer) - sum(footer[_CHECKSUM_AT : _CHECKSUM_AT + 4])) & 0xFFFFFFFF
     require(found == right, "it is damaged: the checksum of its footer is wrong")

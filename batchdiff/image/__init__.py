@@ -1,1 +1,1 @@
-"""Read one image with its backing chain, whatever its format; nothing here writes."""
+"""Images with their backing chains, in every supported format; nothing here writes to them."""

@@ -2,8 +2,8 @@
 
 ::
 
-    low.raw          relative to the image's folder        file:/images/low.raw  the same as without file:
-    /images/low.raw  the file                              file:low.raw          in QEMU's working folder: refused
+    low.raw          relative to the image's folder        file:/images/low.raw  as without file:
+    /images/low.raw  absolute                              file:low.raw          in QEMU's working folder: refused
                                                            nbd://..., json:...   refused
 
 Source: QEMU ``block.c``, ``bdrv_get_full_backing_filename()``; ``raw_parse_filename()`` in ``block/file-posix.c``.
@@ -24,10 +24,10 @@ from batchdiff.image.layer import Backing
 from batchdiff.image_source import ImageFormat, ImageSource
 
 _FILE = "file:"
-"""QEMU's protocol prefix for plain files, which it strips."""
+"""The prefix for plain files, which QEMU strips from their names."""
 
 _PLAIN_DRIVERS = {"file": stat.S_ISREG, "host_device": stat.S_ISBLK}
-"""QEMU's drivers below every format. If a header names one of them as the format, the backing file is raw."""
+"""QEMU's drivers for files and block devices. If a header names one as the format, the backing file is raw."""
 
 
 def check_backing(
@@ -40,7 +40,7 @@ def check_backing(
 ) -> None:
     """Check that an image names the declared backing file, or none if none is declared.
 
-    ``backing``: what the image names. ``top``: the image whose backing chain it belongs to. ``observer`` is called
+    ``backing``: the backing file that the image names. ``top``: the top image of the chain. ``observer`` is called
     at every read.
 
     :raises ImageError: the named and the declared backing file differ, QEMU would read the file in another format,
@@ -48,7 +48,6 @@ def check_backing(
     """
     named = resolved_backing(image, backing)
     why = remedy = ""
-    # Four ways to disagree: declared but not named, named but not declared, another file, another format.
     if backing is None or named is None:
         if declared is not None:
             why = f"the manifest or plan declares {declared.path} as its backing file, but its header names none"
@@ -76,10 +75,10 @@ def check_backing(
 
 
 def _correction(image: ImageSource, backing: Backing, declared: ImageSource, named: str) -> str:
-    """Return the remedy for a header that does not name the declared file.
+    """Return the remedy for a header that names a file other than the declared one.
 
-    Usually the images have moved, and the header has the old name: then only the header must change. If a file
-    with that name still exists, it may be a snapshot with content of its own, which must be kept.
+    Usually the images were moved, and only the header must change. But a file that still has the old name may be a
+    snapshot with content of its own, which must be kept.
     """
     name = declared.path
     if not os.path.isabs(backing.name):
@@ -103,13 +102,13 @@ def _contradicts(backing: Backing, declared: ImageSource, observer: ReadObserver
     """Return whether QEMU would read the backing file in a format other than the declared one."""
     named = backing.format
     if named is None:
-        # QEMU guesses from the first bytes. A file that is not declared raw is checked when it is opened.
+        # QEMU guesses from the first bytes. Opening a file that is not declared raw checks its format.
         return declared.format is ImageFormat.RAW and begins_like(declared.path, observer) not in {
             None,
             ImageFormat.RAW,
         }
     if named in _PLAIN_DRIVERS and declared.format is ImageFormat.RAW:
-        with contextlib.suppress(OSError):  # opening it reports the error
+        with contextlib.suppress(OSError):  # opening the file reports the error
             return not _PLAIN_DRIVERS[named](os.stat(declared.path).st_mode)
         return False
     return named != declared.format.value
@@ -122,7 +121,7 @@ def _rebase(image: ImageSource, backing_format: str, name: str) -> str:
 
 
 def resolved_backing(image: ImageSource, backing: Backing | None) -> str | None:
-    """Return the absolute path of the backing file that an image names; None if it names none.
+    """Return the real path of the backing file that an image names; None if it names none.
 
     A relative name is resolved against the image's folder.
 
@@ -146,7 +145,7 @@ def resolved_backing(image: ImageSource, backing: Backing | None) -> str | None:
 
 
 def _depends_on_who_opens_it(image: ImageSource, backing: Backing, plain: str) -> ImageError:
-    """Return the error for a relative name with a protocol, which QEMU resolves against its working folder."""
+    """Return the error for a relative name after ``file:``, which QEMU resolves against its working folder."""
     there = os.path.join(os.path.dirname(image.path), plain)
     form = backing.format or looks_like(there) or ImageFormat.RAW
     return ImageError(

@@ -2,13 +2,12 @@
 
 ::
 
-    window of 512 KiB xxh3-128 of its bytes (the last one may be short); windows of zeros are left out
-    range of 64 MiB   xxh3-128 of (window number in the range, 8 bytes LE; window digest) for each window
-    template          xxh3-128 of (virtual size, 8 bytes LE), then (range number, range digest) for each range
+    window of 512 KiB   xxh3-128 of its bytes (the last one may be short)
+    range of 64 MiB     xxh3-128 of (window number in the range, 8 bytes LE; window digest) for each window
+    template            xxh3-128 of (virtual size, 8 bytes LE), then (range number, range digest) for each range
 
-Windows and ranges of zeros are left out whether they are holes or data, so a copy of the template in another
-format, or with other holes, has the same digest. The digest detects changes, not forgeries. Its label contains the
-sizes of a range and of a window.
+Windows and ranges of zeros are left out, whether they are holes or data, so a copy of the template in another
+format, or with other holes, has the same digest. The digest detects changes, not forgeries.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from batchdiff.units import KIB, MIB, ceil_div
 _PREFIX = "xxh3-128-64m-512k:"
 _RANGE, _WINDOW = 64 * MIB, 512 * KIB
 _STRETCH = 4 * MIB
-"""Bytes mapped at a time: up to 8,192 segments of each layer, if its clusters are tiny and in random order."""
+"""Bytes whose segments are looked up at once: up to 8,192 segments in each layer, if they have 512 bytes each."""
 
 _NUMBER = struct.Struct("<Q")
 
@@ -42,7 +41,7 @@ class RangeDigest:
         self._empty = True
 
     def add(self, window: int, data: memoryview) -> None:
-        """Add a window that is not all zeros."""
+        """Add a window that is not all zeros. ``window``: its number in the range."""
         self._hash.update(_NUMBER.pack(window))
         self._hash.update(xxhash.xxh3_128_digest(data))
         self._empty = False
@@ -53,7 +52,7 @@ class RangeDigest:
 
 
 def combine_digests(virtual_size: int, ranges: dict[int, bytes]) -> str:
-    """Return the labelled digest of a template from its range digests by range number."""
+    """Return the labelled digest of a template. ``ranges``: digests by range number, none for ranges of zeros."""
     whole = xxhash.xxh3_128(_NUMBER.pack(virtual_size))
     for number in sorted(ranges):
         whole.update(_NUMBER.pack(number))
@@ -62,11 +61,11 @@ def combine_digests(virtual_size: int, ranges: dict[int, bytes]) -> str:
 
 
 def content_digest(image: Image, *, check: Callable[[], None], report: Callable[[int], None] = ignore) -> str:
-    """Read a whole image and return its labelled digest. ``check`` is called every few MiB; it may raise an error.
+    """Read an image, and return its labelled digest. ``check`` is called every few MiB; it may raise an error.
 
-    ``report`` is called with the number of bytes of the disk that are done, whether read or skipped as holes.
+    ``report`` is called with the number of bytes of the disk that are done, read or not.
 
-    :raises ImageError: it cannot be read.
+    :raises ImageError: the image cannot be read, or is damaged.
     """
     ranges: dict[int, bytes] = {}
     buffer = page_aligned(_WINDOW)

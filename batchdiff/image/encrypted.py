@@ -1,12 +1,7 @@
-"""Encrypted images: LUKS, and qcow2 whose data clusters are encrypted with LUKS.
+"""Encrypted images: LUKS, and qcow2 with data clusters that are encrypted with LUKS.
 
-::
-
-    luks    | LUKS header | the disk, encrypted            |     QEMU exports all of it
-    qcow2   | header | LUKS header | tables | data clusters |    QEMU exports the content of the data clusters
-              read here, as in any qcow2 file
-
-Only the data of a qcow2 image is encrypted. Its tables show what is data, and are checked before QEMU sees them.
+QEMU decrypts and exports the data. The tables of a qcow2 file are not encrypted: they are read here, and can be
+checked before QEMU opens the file.
 """
 
 from __future__ import annotations
@@ -34,7 +29,7 @@ _IN_THE_FILE = {Origin.FILE, Origin.COMPRESSED}
 def open_luks(source: ImageSource, observer: ReadObserver | None) -> Layer:
     """Open a LUKS image.
 
-    :raises ImageError: it is not a valid LUKS image, or no readable file with its secret is named.
+    :raises ImageError: the image cannot be read or is invalid, or no usable secret file is given.
     """
     if source.secret_file is None:
         raise _without_secret(source)
@@ -44,8 +39,8 @@ def open_luks(source: ImageSource, observer: ReadObserver | None) -> Layer:
 def open_qcow2(source: ImageSource, observer: ReadObserver | None) -> Layer:
     """Open a qcow2 image, encrypted or not.
 
-    :raises ImageError: it is not a valid qcow2 image; or it is encrypted, and no readable file with its secret is
-        named; or such a file is named, but the image is not encrypted.
+    :raises ImageError: the image cannot be read or is invalid; it is encrypted, but no usable secret file is
+        given; or it is not encrypted, but a secret file is given.
     """
     file = ImageFile(source.path, observer)
     plain = Qcow2Layer(source, observer, file)
@@ -66,16 +61,16 @@ def _without_secret(source: ImageSource) -> EncryptedError:
         f"cannot use {source.path}",
         path=source.path,
         why="it is encrypted",
-        # An overlay's secret file is in the plan: no change of the manifest makes one known after apply.
+        # An overlay's secret file comes from the plan: after apply, changing the manifest does not help.
         remedy="Write `secret_file: PATH` beside its format in the manifest; PATH is the file with its secret. If"
         " it is an overlay that was encrypted after apply, put a decrypted copy of it in its place.",
     )
 
 
 def _decrypted(source: ImageSource) -> BlockDevice:
-    """Return what QEMU needs to decrypt an image, without its backing file.
+    """Return everything that QEMU needs to decrypt an image by itself, without its backing file.
 
-    :raises ImageError: the file with the secret cannot be read.
+    :raises SecretError: the secret file cannot be used.
     """
     alone = replace(source, backing=())
     secrets = secrets_of([alone])
@@ -96,8 +91,8 @@ def _decrypted(source: ImageSource) -> BlockDevice:
 class EncryptedQcow2Layer(WithOthers):
     """One encrypted qcow2 file without its backing file.
 
-    ``file``: the open file, which is closed with this layer; ``plain``: the same file, as it would be read if it
-    were not encrypted; ``header``: offset and length of its LUKS header.
+    ``file``: the open file, which is closed with this layer, or if an error is raised; ``plain``: the layer of the
+    same file, as if it were not encrypted; ``header``: offset and length of the LUKS header.
     """
 
     def __init__(
@@ -119,12 +114,12 @@ class EncryptedQcow2Layer(WithOthers):
 
     @property
     def backing(self) -> Backing | None:
-        """The backing file that the header names."""
+        """The backing file that the header names; None if it names none."""
         return self._plain.backing
 
     @property
     def losses(self) -> Losses:
-        """The snapshots and bitmaps that the header counts, and encryption."""
+        """The internal snapshots and persistent bitmaps that the header counts, and encryption."""
         return self._plain.losses
 
     def read_tables(self) -> None:
@@ -132,11 +127,10 @@ class EncryptedQcow2Layer(WithOthers):
         self._plain.read_tables()
 
     def inspect(self, *, refcounts: bool = False) -> None:
-        """Check every table; then have QEMU open the image, which shows whether the secret is right.
+        """Check the tables; then have QEMU open the image, which shows whether the secret is right.
 
-        ``refcounts``: as in :meth:`~batchdiff.image.qcow2.Qcow2Layer.inspect`.
-
-        :raises ImageError: a table or a refcount is invalid, or the secret opens no key slot.
+        :raises ImageError: the metadata is invalid or cannot be read, QEMU cannot open the image, or the secret
+            opens no key slot.
         """
         self._plain.inspect(refcounts=refcounts)
         self._export.start()
@@ -166,7 +160,7 @@ class EncryptedQcow2Layer(WithOthers):
         self._export.read(segment, buffer)
 
     def compressed_cluster(self, segment: Segment) -> CompressedCluster:
-        """Raise an error: QEMU decompresses what it exports."""
+        """Raise a ValueError: QEMU exports decompressed data."""
         return self._export.compressed_cluster(segment)
 
     def fingerprint(self) -> Fingerprint:
@@ -174,7 +168,7 @@ class EncryptedQcow2Layer(WithOthers):
         return self._plain.fingerprint()
 
     def close(self) -> None:
-        """Close the file, and end the export if no other layer uses it."""
+        """Close the file, and end the export if this process started it and no other layer uses it."""
         self._export.close()
 
 

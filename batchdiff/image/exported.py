@@ -1,12 +1,7 @@
-"""Images that only QEMU can read: it parses the format and exports the disk, and batchdiff reads the export.
+"""Images whose data only QEMU can read: QEMU exports the disk, and batchdiff reads the export.
 
-::
-
-    header, inspected here -> qemu-nbd, confined -> the runs of data (kept) and their bytes
-
-An export is started once for a process and for the workers that it forks, each of which has its own connections.
-It ends when the last layer that uses it is closed, or earlier by :func:`end_exports`. The list of runs is kept
-after that, up to a limit, and used again if the file has not changed.
+Lists of runs are kept, up to a limit, after their exports have ended, and used again for regular files that have
+not changed.
 """
 
 from __future__ import annotations
@@ -40,7 +35,7 @@ _Offsets = npt.NDArray[np.int64]
 
 
 class _DiskRuns(NamedTuple):
-    """The bytes of a disk, and the starts and ends of its runs of data, ascending. All else reads as zeros."""
+    """The size of a disk, and the starts and ends of its runs of data, ascending. All else reads as zeros."""
 
     size: int
     starts: _Offsets
@@ -57,7 +52,7 @@ _lock = threading.Lock()
 
 
 def end_exports(fd: int) -> None:
-    """End this process's exports of the open file ``fd``, which keep it open; the next read starts a new one."""
+    """End this process's exports of the file open as ``fd``; the next read starts a new one."""
     with _lock:
         found = [each for each in _shared.values() if each.is_of(fd)]
     for each in found:
@@ -65,14 +60,15 @@ def end_exports(fd: int) -> None:
 
 
 def plain_device(source: ImageSource) -> BlockDevice:
-    """Return what QEMU needs to open an image in a format without options."""
+    """Return everything that QEMU needs to open an image in a format without options."""
     return BlockDevice(source.format.value)
 
 
 class ExportedLayer:
-    """An image in a format that QEMU exports; ``inspect`` checks its header before QEMU sees the file.
+    """An image that QEMU exports; ``inspect`` checks its header before QEMU sees the file.
 
-    ``device`` returns what QEMU needs to open it. ``file``: the file, if it is already open.
+    ``device`` returns everything that QEMU needs to open the image. ``file``: the image's file, if it is open
+    already; it is closed with this layer, or if an error is raised.
     """
 
     def __init__(
@@ -118,7 +114,7 @@ class ExportedLayer:
         return self._export
 
     def read_tables(self) -> None:
-        """List the runs of data now."""
+        """List the runs of data now, unless their list is kept."""
         _ = self._disk
 
     def start(self) -> None:
@@ -128,7 +124,7 @@ class ExportedLayer:
 
     @cached_property
     def _disk(self) -> _DiskRuns:
-        """The size of the disk and its runs of data; a list kept from the same state of the file is used again."""
+        """The size of the disk and its runs of data, as kept for this state of the file, or listed now."""
         key = self._key()
         is_lasting = self.fingerprint().vouches_for_content
         found = _kept.get(key) if is_lasting else None
@@ -141,12 +137,12 @@ class ExportedLayer:
 
     @property
     def virtual_size(self) -> int:
-        """Bytes of the disk, as QEMU computes them."""
+        """Bytes of the disk, as QEMU reports them."""
         return self._disk.size
 
     @property
     def backing(self) -> None:
-        """No backing file: an image with one is refused."""
+        """No backing file: an export shows only the image's own data."""
         return None
 
     @property
@@ -156,7 +152,7 @@ class ExportedLayer:
 
     @property
     def losses(self) -> Losses:
-        """Only encryption: these formats have no snapshots and no bitmaps that QEMU knows of."""
+        """Encryption, if any: these formats have no snapshots and no bitmaps that QEMU knows of."""
         return Losses(encryption=self._source.secret_file is not None)
 
     def inspect(self, *, refcounts: bool = False) -> None:
@@ -178,7 +174,7 @@ class ExportedLayer:
         return found
 
     def next_data(self, start: int) -> int | None:
-        """Return the first offset, ``start`` or later, at which there is data; None if no data follows."""
+        """Return the first offset, ``start`` or later, in a run of data; None if there is none."""
         _, starts, ends = self._disk
         index = int(np.searchsorted(ends, start, side="right"))
         return max(int(starts[index]), start) if index < len(starts) else None
@@ -186,7 +182,7 @@ class ExportedLayer:
     def read(self, segment: Segment, buffer: memoryview) -> None:
         """Read an EXPORTED segment.
 
-        :raises ImageError: QEMU cannot read it, has ended, or does not answer in time.
+        :raises ImageError: QEMU cannot be started, cannot read the segment, has ended, or does not answer in time.
         """
         if self._observer is not None:
             self._observer.before(READ_FOR_US, segment.start, len(buffer))
@@ -198,7 +194,7 @@ class ExportedLayer:
                 self._observer.after(READ_FOR_US, segment.start, len(buffer))
 
     def compressed_cluster(self, segment: Segment) -> CompressedCluster:
-        """Raise an error: QEMU decompresses what it exports."""
+        """Raise a ValueError: QEMU exports decompressed data."""
         raise ValueError(f"nothing is compressed in an export: {segment}")
 
     def fingerprint(self) -> Fingerprint:
@@ -206,7 +202,7 @@ class ExportedLayer:
         return self._file.fingerprint()
 
     def close(self) -> None:
-        """Close the file, and end the export if no other layer uses it."""
+        """Close the file, and end the export if this process started it and no other layer uses it."""
         export, self._export = self._export, None
         if export is not None:
             with _lock:
@@ -221,7 +217,7 @@ class ExportedLayer:
 
 
 def _joined(size: int, runs: Iterator[tuple[int, int]]) -> _DiskRuns:
-    """Collect runs of data, and join adjacent ones; after ``_MOST_LISTED`` runs, the last one includes holes."""
+    """Collect runs of data, and join adjacent ones; the last of ``_MOST_LISTED`` runs may include holes."""
     table = array("q")
     for start, end in runs:
         if table and (table[-1] == start or len(table) >= 2 * _MOST_LISTED):

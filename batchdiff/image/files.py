@@ -1,4 +1,4 @@
-"""Image files as descriptors: opened safely, read in full, identified."""
+"""The files of images: opened safely, read in full, identified."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from batchdiff.linux.call_failures import explain
 from batchdiff.linux.permissions import Deed
 
 LOOP = "symbolic links in its path lead back to themselves, or there are too many of them"
-"""Why a file cannot be reached (ELOOP) although its own name is not a symbolic link."""
+"""The reason why a file cannot be reached (ELOOP) although its own name is not a symbolic link."""
 
 _MISSING = {errno.ENOENT, errno.ENOTDIR}
 
@@ -25,11 +25,11 @@ _READ_ONLY = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 READ_FOR_US = -1
-"""Given as the descriptor of a read that another program does for this process; offsets are those on the disk."""
+"""The ``fd`` of reads that another program does for this process; their offsets are those on the image's disk."""
 
 
 class ReadObserver(Protocol):
-    """An observer of every read of the images that are opened with it; ``fd`` may be :data:`READ_FOR_US`."""
+    """An observer of the reads of images that are opened with it; ``fd`` may be :data:`READ_FOR_US`."""
 
     def before(self, fd: int, offset: int, length: int) -> None:
         """Prepare for a read of bytes ``offset`` to ``offset + length`` of a file; may wait."""
@@ -50,8 +50,8 @@ def settle(observer: ReadObserver | None) -> None:
 def read_sequentially(fd: int) -> None:
     """Ask the kernel to read further ahead.
 
-    Measured with a cold cache: four images of 1 GiB on a disk of 250 MB/s were scanned in 0.79 to 0.82 of the
-    time that they take without it; images of 256 MiB on a disk of 1 GB/s were not scanned faster.
+    Measured with a cold cache: a scan of four images of 1 GiB on a disk of 250 MB/s took 0.79 to 0.82 of the time
+    without this; a scan of images of 256 MiB on a disk of 1 GB/s was no faster.
     """
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
@@ -59,9 +59,10 @@ def read_sequentially(fd: int) -> None:
 def open_image_file(path: str) -> int:
     """Return a read-only descriptor of a regular file or block device.
 
-    A symbolic link is followed only to a block device: /dev/vg/lv is stable, but the /dev/dm-3 behind it is not.
+    If the path itself is a symbolic link, it must lead to a block device: /dev/vg/lv lasts, but its target,
+    /dev/dm-3, does not.
 
-    :raises ImageError: it is missing, is something else, or cannot be read.
+    :raises ImageError: the file is missing, of another kind, or cannot be opened.
     """
     try:
         check_usable(path)
@@ -94,10 +95,10 @@ def _opened(path: str) -> int:
 def _device_behind(link: str) -> int | None:
     """Return a descriptor of the block device that a symbolic link points to; None if it points to something else.
 
-    :raises OSError: the link is dangling, or the device cannot be read.
+    :raises OSError: the link's target cannot be reached, or the device cannot be opened.
     """
-    # O_PATH examines the device without opening it, because opening some devices has side effects. Opening it
-    # through /proc then opens the very file that was checked, even if the link changes meanwhile.
+    # Opening some devices has side effects; O_PATH only finds the device. Opening it through /proc then opens the
+    # very file that was checked, even if the link changes meanwhile.
     found = os.open(link, os.O_PATH | os.O_CLOEXEC)
     try:
         return os.open(f"/proc/self/fd/{found}", _READ_ONLY) if is_block_device(found) else None
@@ -130,7 +131,7 @@ def _unreadable(path: str, error: OSError) -> ImageError:
 
 
 def content_size(fd: int) -> int:
-    """Return the size in bytes of a file or block device."""
+    """Return the size in bytes of an open file or block device."""
     info = os.fstat(fd)
     return os.lseek(fd, 0, os.SEEK_END) if stat.S_ISBLK(info.st_mode) else info.st_size
 
@@ -146,7 +147,7 @@ def identify(fd: int) -> Fingerprint:
 
 
 def failed_read(path: str, offset: int, error: OSError) -> ImageError:
-    """Return the error to raise if the disk below an open image fails."""
+    """Return the error to raise if an open image cannot be read at an offset."""
     return ImageError(
         f"cannot read {path} at byte {offset}",
         path=path,
@@ -156,9 +157,9 @@ def failed_read(path: str, offset: int, error: OSError) -> ImageError:
 
 
 def read_into(fd: int, buffer: memoryview, offset: int, path: str, observer: ReadObserver | None = None) -> int:
-    """Fill ``buffer`` with the bytes from ``offset`` on; return their number.
+    """Fill ``buffer`` with the bytes from ``offset`` on, and return their number.
 
-    It is less than the size of ``buffer`` only at the end of the file.
+    That number is less than the size of ``buffer`` only at the end of the file.
 
     :raises ImageError: the disk fails.
     """
@@ -180,7 +181,10 @@ def read_into(fd: int, buffer: memoryview, offset: int, path: str, observer: Rea
 
 
 class ImageFile:
-    """An open image file or block device, read-only; ``observer`` is called at every read of it."""
+    """An open image file or block device, read-only; ``observer`` is called at every read of it.
+
+    :meth:`data_runs` and :meth:`next_data` are for regular files only.
+    """
 
     __slots__ = ("_last_run", "_observer", "fd", "is_block_device", "path", "size")
 
@@ -204,7 +208,7 @@ class ImageFile:
     def read_at_most(self, offset: int, length: int) -> bytes:
         """Return ``length`` bytes from ``offset`` on, or fewer at the end of the file.
 
-        :raises ImageError: the disk fails.
+        :raises ImageError: the file has become shorter since it was opened, or the disk fails.
         """
         return self.read_exactly(min(length, max(self.size - offset, 0)), offset)
 
@@ -227,7 +231,7 @@ class ImageFile:
         return self.size if self.is_block_device else os.fstat(self.fd).st_blocks * 512
 
     def data_runs(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """Yield start and end of each run of data from ``start`` on; the last one may reach past ``end``.
+        """Yield the start and end of each run of data from ``start`` on; the last one may reach past ``end``.
 
         :raises ImageError: the filesystem fails to find them.
         """
@@ -243,8 +247,8 @@ class ImageFile:
     def _end_of_data(self, start: int) -> int:
         """Return the end of the data that contains ``start``.
 
-        In preallocated blocks, the kernel looks for that end page by page. If the kernel were asked for each piece
-        of a long run, the time would grow with the square of the run's length.
+        In preallocated blocks, the kernel looks for that end page by page. If the kernel were asked again for each
+        piece of a long run, the time would grow with the square of the run's length.
         """
         begin, end = self._last_run
         if not begin <= start < end:
@@ -253,7 +257,7 @@ class ImageFile:
         return end
 
     def next_data(self, start: int) -> int | None:
-        """Return the offset of the next byte that is not in a hole; None if there is none.
+        """Return the first offset, ``start`` or later, that is not in a hole; None if there is none.
 
         :raises ImageError: the filesystem fails to find it.
         """

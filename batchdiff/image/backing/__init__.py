@@ -1,1 +1,1 @@
-"""The backing files that images name, found in their headers alone."""
+"""The files that images name: backing files, extents and data files."""

@@ -1,4 +1,4 @@
-"""Find the VMDK files that are only extents of other images: a glob such as ``*.vmdk`` matches them, too."""
+"""Files that are only extents of VMDK images: a glob such as ``*.vmdk`` matches them, too."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from batchdiff.units import SECTOR
 
 
 def extents_among(files: Iterable[str], images: Iterable[str]) -> frozenset[Identity]:
-    """Return the identities of those files that are extents of these images, and not images themselves.
+    """Return the identities of those files that are extents of these VMDK images, and not images themselves.
 
     A file with a descriptor is an image, whatever other images claim. Images that cannot be read are skipped, and
-    files that cannot be read are not among the extents. Only the files and images given are opened: an image can
-    name any file, even a device that has side effects when it is opened.
+    so are files that cannot be read. Only the files and images given are opened: an image can name any file, even
+    a device whose opening has side effects.
     """
     heads = Heads()
     found: set[Identity] = set()

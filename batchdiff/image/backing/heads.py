@@ -1,7 +1,6 @@
-"""A cache of the names in image headers, so unchanged files need not be read again.
+"""A cache of the names in image headers, so that unchanged files need not be read again.
 
-Before each of a thousand originals is deleted, the thousand images beside it are examined again. A file whose size
-and times have not changed still has the same first bytes, so it is not opened again.
+Before each of a thousand originals is deleted, the thousand images beside it are examined again.
 """
 
 from __future__ import annotations
@@ -29,27 +28,27 @@ _State: TypeAlias = tuple[int, int, int]
 
 _SETTLED_NS = 2_000_000_000
 """Only files that have not changed for this long are cached: a second change within one tick of a filesystem's
-clock (4 ms on many kernels) leaves a file's times as they are."""
+clock (4 ms on many kernels) leaves the file's times as they are."""
 
 
 class Heads:
-    """The files that images name, cached by the image's identity, size, mtime and ctime."""
+    """A cache of the files that images name, by each image's identity, size, mtime and ctime."""
 
     def __init__(self) -> None:
         self._known: dict[Identity, tuple[_State, tuple[Named, ...]]] = {}
 
     def names_nothing(self, status: os.stat_result) -> bool:
-        """Return whether a file with that status is cached and names no other file, as is true of raw images."""
+        """Return whether the file with that status is cached, and names no other file."""
         known = self._known.get(identity_in(status))
         return known is not None and not known[1] and known[0] == _state(status)
 
     def names(self, path: str, status: os.stat_result) -> tuple[Named, ...]:
-        """Return the files that a file with that status names; none if it is gone or is not an image.
+        """Return the files that the file with that status names.
 
-        Unless cached, the file is opened for reading, without blocking and without following a symbolic link.
-        A block device is read every time, because its times do not change with its content.
+        Unless its names are cached, the file is opened, without blocking; a missing file names none. A block
+        device is read every time, because its times do not change with its content.
 
-        :raises OSError: it cannot be read, so it could name anything.
+        :raises OSError: ``path`` is a symbolic link; or the file cannot be read, so it could name anything.
         """
         known = self._known.get(identity_in(status))
         if known is not None and known[0] == _state(status):
@@ -70,7 +69,10 @@ class Heads:
 
 
 def identifier_of(fd: int) -> str | None:
-    """Return the identifier by which other images can name an open file as their parent; None if it has none."""
+    """Return the identifier by which other images can name an open file as their parent; None if it has none.
+
+    :raises OSError: the file cannot be read.
+    """
     head, size = os.pread(fd, FIRST, 0), os.lseek(fd, 0, os.SEEK_END)
     if head.startswith(vhdx_parent.MARK):
         guid = vhdx_parent.own_guid(_reader(fd))

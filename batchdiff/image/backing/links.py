@@ -1,13 +1,7 @@
-"""The graph of images and their backing files, as their headers name them.
+"""The graph of images and the files that they name.
 
-::
-
-    c.qcow2  ->  mid.qcow2  ->  a.img         add("c.qcow2") follows the chain down to a.img;
-                                              dependents_of(["a.img"]) gives mid.qcow2 and c.qcow2
-
-Only headers are read: those of regular files, and of block devices that the caller names. A device that only a
-header names is not opened, because opening some devices has side effects. Files are distinguished by identity, not
-by name. The path that a name resolves to is kept as well: there may be no file.
+Only regular files are read, and block devices that are added. A device that only an image names is not opened,
+because opening some devices has side effects.
 """
 
 from __future__ import annotations
@@ -46,7 +40,7 @@ class BackingGraph:
     """The images of one search, and the files that they depend on.
 
     ``untouched``: files that are never opened, even if an image names them. ``raw``: images that are declared raw.
-    The guest that writes to one could forge a header, so no file that only such a header names is opened.
+    A guest could forge a header in one of these, so no file is opened if only such a header names it.
     """
 
     def __init__(
@@ -70,9 +64,9 @@ class BackingGraph:
         return self._unread
 
     def add(self, path: str) -> Unread | None:
-        """Add an image, in a file or on a block device, with its whole backing chain.
+        """Add an image, in a file or on a block device, with its backing chain.
 
-        Return the reason if the image itself cannot be read.
+        Return why the image itself could not be read; None if it was read, is missing, or need not be read.
         """
         place = self._place(path)
         if place.identity is not None and place.is_device:
@@ -83,11 +77,11 @@ class BackingGraph:
         return self._unread.get(place.path if place.identity is None else place.identity)
 
     def add_folder(self, folder: str, *, but: str) -> None:
-        """Add every regular file in a folder, and those that symbolic links in it resolve to.
+        """Add the regular files in a folder, and those to which symbolic links in it resolve.
 
         ``folder`` is a path without symbolic links. ``but``: the suffix of names that are skipped.
 
-        :raises OSError: the folder cannot be listed.
+        :raises OSError: the folder cannot be listed, or a file in it cannot be examined.
         """
         with os.scandir(folder) as entries:
             listed = [entry for entry in entries if not entry.name.endswith(but)]
@@ -156,10 +150,10 @@ class BackingGraph:
 
 
 class _Place(NamedTuple):
-    """The file that a path resolves to. ``error``: why it could not be examined.
+    """A resolved path, and the file at it, if any. ``error``: why it is unknown whether there is a file.
 
-    ``folders``: those against which the relative names in the file may be resolved. QEMU uses the folder of the
-    path by which it opens an image: that of a link, or that of the file itself.
+    ``folders``: those of the paths by which QEMU may open the file. QEMU resolves relative names against one of
+    these.
     """
 
     path: str

@@ -1,12 +1,12 @@
-"""The other files that the first bytes of an image name, by its format; pure.
+"""The files that an image names in its first bytes, and the identifier by which other images name it.
 
 ::
 
-    qcow2   the backing file, an external data file       qed    the backing file
+    qcow2   its backing file and its data file            qed    its backing file
     vmdk    its backing file and its extents, as text in a descriptor
-    vdi     its parent's identifier                       vpc    the same; vhdx: see foreign/vhdx_parent.py
+    vdi     its parent's identifier                       vpc    its parent's identifier
 
-Only the names are parsed, so they are found even in an image that cannot be converted, such as a damaged one.
+Only the names are parsed, so they are found even in a damaged image.
 
 Source: QEMU ``docs/interop/qcow2.txt`` and ``docs/interop/qed_spec.txt``; VMware, "Virtual Disk Format 5.0".
 """
@@ -25,10 +25,10 @@ from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.header import MAGIC, claimed_cluster_size
 
 FIRST = 4096
-"""Bytes of the first read, which contains all the names in most images."""
+"""Bytes of the first read, which contains all the names of most images."""
 
 _MOST = 2 << 20
-"""The search limit in bytes: the size of the largest qcow2 cluster, because the first cluster has all names."""
+"""The most bytes to search: the size of the largest qcow2 cluster, because a header and its names fit into one."""
 
 _SECTOR = 512
 
@@ -41,7 +41,7 @@ _VMDK, _VMDK_TEXT = b"KDMV", b"# Disk DescriptorFile"
 _VMDK_CAPACITY_AT = 12
 _VMDK_FIELDS = struct.Struct("<QQQQ")
 _VMDK_TEXT_AT, _VMDK_TEXT_BYTES = _SECTOR, 20 * _SECTOR
-"""The place where QEMU looks for a parent, whatever place the header gives for the descriptor."""
+"""The place where QEMU looks for the parent's name, whatever place the header gives for the descriptor."""
 _VMDK_BELOW = re.compile(rb'parentFileNameHint[ \t]*=[ \t]*"([^"\n]*)"')
 _VMDK_EXTENT = re.compile(rb'^[ \t]*(?:RW|RDONLY|NOACCESS)[ \t]+\d+[ \t]+\w+[ \t]+"([^"\n]*)"', re.MULTILINE)
 
@@ -56,8 +56,8 @@ _NO_IDENTIFIER = bytes(16)
 class Named(NamedTuple):
     """A file that an image names: by a path, absolute or relative to the image's folder, or by an identifier.
 
-    ``ends_there``: the chain is not followed past this file, whatever its content looks like, because the image
-    declares it raw, it is an extent or data file of the image, or only its identifier is known.
+    ``ends_there``: the chain is not followed past this file, whatever its content looks like: the image declares
+    that file raw, has it as an extent or data file, or names it only by its identifier.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Named(NamedTuple):
 
 
 def bytes_needed(head: bytes) -> int:
-    """Return how many bytes of the file :func:`names_in` needs, judging by the first ones; at least ``FIRST``."""
+    """Return how many bytes :func:`names_in` needs, judging by a file's first bytes; at least ``FIRST``."""
     end = 0
     if head.startswith(MAGIC):
         end = min(name_ends_at(head), claimed_cluster_size(head))
@@ -81,9 +81,9 @@ def bytes_needed(head: bytes) -> int:
 
 
 def names_in(head: bytes) -> tuple[Named, ...]:
-    """Return the files that an image names; none if its format, such as raw, cannot name any.
+    """Return the files that an image names, except the parent of a VHDX image.
 
-    ``head``: its first bytes, as many as :func:`bytes_needed` returns. Names in a VHDX image are not found here.
+    ``head``: the first bytes of the image, as many as :func:`bytes_needed` returns, or all of a shorter file.
     """
     if head.startswith(MAGIC) and claimed_cluster_size(head):
         return tuple(_in_qcow2(head))
@@ -100,7 +100,7 @@ def names_in(head: bytes) -> tuple[Named, ...]:
 
 
 def identifier_in(head: bytes, last: bytes) -> str | None:
-    """Return the name by which :func:`names_in` refers to an image as a parent; None if it has none.
+    """Return the name by which :func:`names_in` refers to a VDI or VHD image as a parent; None for other formats.
 
     ``last``: the last sector of the file, or nothing if :func:`may_have_footer` returns False.
     """
@@ -111,12 +111,12 @@ def identifier_in(head: bytes, last: bytes) -> str | None:
 
 
 def may_have_footer(head: bytes) -> bool:
-    """Return whether an image could be a VHD with only a footer: its first bytes match no format known here."""
+    """Return whether an image could be a fixed VHD: its first bytes match no format known here."""
     return not head.startswith((MAGIC, _QED, _VMDK, _VMDK_TEXT, _VPC)) and not head.startswith(_VDI, _VDI_AT)
 
 
 def identified(identifier: bytes) -> str:
-    """Return the name of an image that is known by its identifier only."""
+    """Return the name of an image that is known only by its identifier."""
     return f"\0{identifier.hex()}"  # no file can have that name
 
 
@@ -172,7 +172,7 @@ def _plain_names(name: str) -> list[str]:
 
 
 def _file_names(value: object) -> Iterator[str]:
-    """Yield the values of ``filename`` in the options of a block device, nested or with dotted keys."""
+    """Yield the values of ``filename`` in QEMU's options for an image, nested or with dotted keys."""
     if isinstance(value, list):
         value = {str(at): inner for at, inner in enumerate(value)}
     if isinstance(value, dict):
