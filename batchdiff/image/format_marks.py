@@ -1,8 +1,7 @@
-"""The format that a file's magic number suggests: only a hint, which never overrides a declared format.
+"""The format that a file's magic number suggests: a hint, because a guest can write such a number to a raw disk.
 
-A raw guest can begin with any of these magic numbers, because the guest's OS writes the first sectors. Source:
-QEMU's block drivers (``*_probe`` in block/qcow2.c, qed.c, vmdk.c, vdi.c, vhdx.c, vpc.c, parallels.c) and the LUKS
-on-disk format specification.
+Source: QEMU's block drivers (block/qcow2.c, qed.c, vmdk.c, vdi.c, vhdx.c, vpc.c, parallels.c) and the LUKS on-disk
+format specification.
 """
 
 from __future__ import annotations
@@ -34,22 +33,21 @@ _MARKS = (
 
 
 def looks_like(path: str, observer: ReadObserver | None = None) -> ImageFormat | None:
-    """Return the format whose magic number a file has; raw if it has none.
+    """Return the format whose magic number a file has; raw if none is found.
 
-    None if that is unknown: the file is missing, unreadable, or neither a regular file nor a block device.
-    ``observer`` is called at every read.
+    Return None if the file is missing, cannot be read, or is neither a regular file nor a block device.
     """
     return _marked(path, lambda descriptor: _by_head(descriptor, observer) or _by_footer(descriptor, observer))
 
 
 def begins_like(path: str, observer: ReadObserver | None = None) -> ImageFormat | None:
-    """Return the format that QEMU would guess from the first bytes alone; None as for :func:`looks_like`."""
+    """Return the same as :func:`looks_like`, but ignore a footer, as QEMU does when it guesses a format."""
     return _marked(path, lambda descriptor: _by_head(descriptor, observer) or ImageFormat.RAW)
 
 
 def _marked(path: str, found: Callable[[int], ImageFormat]) -> ImageFormat | None:
     try:
-        # Merely opening a tape moves it. O_NONBLOCK: a FIFO put in the file's place must not block us.
+        # Opening a device can move a tape. O_NONBLOCK: a FIFO that has taken the file's place must not block us.
         if not _can_hold_an_image(os.stat(path)):
             return None
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

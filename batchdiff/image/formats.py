@@ -1,7 +1,6 @@
-"""The table of image formats: how each is opened, and the checks before any of its bytes are trusted.
+"""The table of image formats: how an image of each is opened, and what is checked before its bytes are trusted.
 
-A new format needs a module with its :class:`~batchdiff.image.layer.Layer` (as in :mod:`batchdiff.image.raw`), a
-row in this table, a name that a manifest can use, and a magic number (CONTRIBUTING.md, "Adding a format").
+CONTRIBUTING.md, "Adding a format", describes what a new format needs.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from batchdiff.qcow2.faults import FormatError, require
 
 
 class Outside(enum.StrEnum):
-    """The other files that an image can make a program read: the first phrase of each format's safety."""
+    """A statement about the other files to which an image of a format can refer."""
 
     NOT_POSSIBLE = (
         "no outside references are possible: neither batchdiff nor QEMU opens another file for this format"
@@ -58,12 +57,12 @@ class Unchecked(NamedTuple):
 
 
 class Format(NamedTuple):
-    """One format. ``opener`` opens one image of a chain in its declared format, whatever the file looks like.
+    """A row of the table. ``opener`` opens one image of a chain in its declared format.
 
-    Besides the image's own file, it opens only files beside that one or in the source's ``allow_folders``. The
-    observer is called at every read. ``opener`` raises ImageError if a file is missing or invalid.
+    Besides the image's own file, it opens only the source's secret file, and extents or a data file beside the
+    image or in ``allow_folders``. It raises ImageError if a file is missing or invalid, or cannot be read.
 
-    ``safety``: phrases for the files that an image refers to, and for the checks before any byte is trusted.
+    ``safety``: a statement about the other files, then phrases for the checks before any byte is trusted.
     """
 
     opener: Callable[[ImageSource, ReadObserver | None], Layer]
@@ -71,7 +70,7 @@ class Format(NamedTuple):
 
 
 def _mapped(inspect: Callable[[ReadAt, int], Outline], outside: Outside, *checks: str) -> Format:
-    """Return the row of a format whose images QEMU maps to their files, once ``inspect`` accepts the header."""
+    """Return the row of a format whose images :class:`MappedLayer` reads."""
 
     def opener(source: ImageSource, observer: ReadObserver | None) -> Layer:
         return MappedLayer(source, observer, inspect)
@@ -84,7 +83,7 @@ def _vhdx(source: ImageSource, observer: ReadObserver | None) -> Layer:
 
 
 def _vmdk(source: ImageSource, observer: ReadObserver | None) -> Layer:
-    """Open a VMDK image of one file or several, as its first bytes show; the layer inspects the whole header."""
+    """Open a VMDK image with the layer for its type, which its first bytes show."""
     file = ImageFile(source.path, observer)
     try:
         if file.read_at_most(0, len(TEXT_BEGINNING)) == TEXT_BEGINNING:
@@ -103,9 +102,10 @@ def _vmdk(source: ImageSource, observer: ReadObserver | None) -> Layer:
 
 
 def _described(source: ImageSource, file: ImageFile, observer: ReadObserver | None) -> Layer:
-    """Open an image whose own file is a descriptor of its extents.
+    """Open an image whose own file is a descriptor of its extents. If an error is raised, ``file`` stays open.
 
     :raises FormatError: the descriptor or an extent is invalid.
+    :raises ImageError: a file cannot be used, or the descriptor changes meanwhile.
     """
     descriptor = read_descriptor(file.read_at_most, file.size)
     extents: list[FlatExtent] = []
@@ -140,9 +140,9 @@ def _same(descriptor: Descriptor, read: ReadAt, size: int) -> bool:
 
 
 def _inspect_extent(extent: FlatExtent, kind: ExtentKind, *, is_last: bool) -> int:
-    """Inspect an extent; return the number of grains that QEMU examines to map it, 0 for a flat extent.
+    """Inspect an extent; return the number of its grains, 0 if it is flat.
 
-    :raises FormatError: it is invalid, or shorter than the descriptor needs.
+    :raises FormatError: it is invalid, or does not hold the part of the disk that the descriptor requires.
     """
     file = extent.file.file
     try:

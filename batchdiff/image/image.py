@@ -1,4 +1,4 @@
-"""An image as its VM sees it: a chain of layers, read from the top down."""
+"""An image as a VM sees it: a chain of layers, read from the top down."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from batchdiff.qcow2.entries import Origin
 
 
 class Image:
-    """One image with its backing chain, read-only. ``layers[0]`` is the image itself.
+    """One image with its backing chain, read-only.
 
-    ``layers`` has a layer for each file: first the chain, then the extents and data files of the chain, each as a
-    raw layer. ``source`` has the paths of all of them.
+    ``layers`` has a layer for each file: the image itself, its backing chain, then the extents and data files of
+    them all, each as a raw layer. ``source`` has the paths of all these files.
     """
 
     def __init__(self, source: ImageSource, chain: list[Layer]) -> None:
         self.source = _with_other_files(source, chain)
         self._chain = chain
         self.layers = chain[:]
-        # The difference between a file's number in ``layers`` and its number among the other files of its layer.
+        # The index in ``layers`` of each layer's first other file, less 1: its segments count these files from 1.
         self._shifts: list[int] = []
         for layer in chain:
             self._shifts.append(len(self.layers) - 1)
@@ -33,7 +33,7 @@ class Image:
 
     @property
     def own_files(self) -> list[Layer]:
-        """The layers of the image itself, without its backing chain: its file, then its other files."""
+        """The layers of the image itself: its file, then its other files."""
         return [self._chain[0], *others_of(self._chain[0])]
 
     @property
@@ -47,7 +47,7 @@ class Image:
         return self.layers[0].virtual_size
 
     def segments(self, start: int, end: int) -> list[Segment]:
-        """Return gapless, sorted segments of bytes ``start`` to ``end``, never ABSENT, up to the virtual size."""
+        """Return gapless, sorted segments, none ABSENT, of bytes ``start`` to ``end``, up to the virtual size."""
         found: list[Segment] = []
         for segment in self._resolved(0, start, min(end, self.virtual_size)):
             if found and segment.origin is Origin.ZERO is found[-1].origin:
@@ -68,13 +68,12 @@ class Image:
                 yield part if number == part.layer else part._replace(layer=number)
                 continue
             if below is None:
-                # Look up the layers below once for all gaps: doing so for each gap would read the same tables
-                # repeatedly.
+                # Once for all gaps: a lookup for each gap would read the same tables repeatedly.
                 below = self._below(layer + 1, part.start, end)
             yield from _within(below, part.start, part.end)
 
     def _below(self, layer: int, start: int, end: int) -> list[Segment]:
-        """Return the segments that show through from a layer, and zeros past its end and below the last layer."""
+        """Return the segments of :meth:`_resolved`, and zeros past a layer's end or if there is no such layer."""
         size = self._chain[layer].virtual_size if layer < len(self._chain) else 0
         found = list(self._resolved(layer, start, min(end, size)))
         if end > max(size, start):
@@ -82,9 +81,9 @@ class Image:
         return found
 
     def next_data(self, start: int) -> int | None:
-        """Return an offset, ``start`` or later, up to which all bytes are zeros; None if the rest are zeros.
+        """Return an offset, ``start`` or later, up to which all bytes are zeros.
 
-        It may be lower than necessary, but never skips data.
+        The offset may be lower than necessary. None means that only zeros follow.
         """
         found, end = [], self.virtual_size
         for layer in self._chain:
@@ -95,14 +94,12 @@ class Image:
         return min(found, default=None)
 
     def fill(self, buffer: memoryview, start: int, segments: list[Segment]) -> None:
-        """Read gapless segments, the first of which begins at guest offset ``start``, into ``buffer``.
-
-        The rest of ``buffer``, after the last segment, is filled with zeros.
+        """Read gapless segments, which begin at ``start``, into ``buffer``; fill the rest of it with zeros.
 
         :raises ImageError: the bytes cannot be read, or are damaged.
         """
         if len(segments) == 1 and segments[0].end - start == len(buffer):
-            # By far the most common case: this takes a third of the time of the code below, which slices.
+            # By far the most common case: this takes a third of the time of the code below.
             self._read(segments[0], buffer)
             return
         done = 0
@@ -118,7 +115,7 @@ class Image:
             self.layers[segment.layer].read(segment, view)
 
     def fingerprints(self) -> tuple[Fingerprint, ...]:
-        """Return the current fingerprint of each file, in the order of ``layers``, the image itself first."""
+        """Return the current fingerprint of each file, in the order of ``layers``."""
         return tuple(layer.fingerprint() for layer in self.layers)
 
     def close(self) -> None:
@@ -134,12 +131,12 @@ class Image:
 
 
 def others_of(layer: Layer) -> tuple[Layer, ...]:
-    """Return the other files of a layer, each as a raw layer; none if all data is in its own file."""
+    """Return the other files of a layer, each as a raw layer."""
     return layer.others if isinstance(layer, WithOthers) else ()
 
 
 def _with_other_files(source: ImageSource, chain: list[Layer]) -> ImageSource:
-    """Return a source with the paths of all other files that its chain turned out to have."""
+    """Return a source that lists the other files of all layers of its chain."""
     own, *below = (
         replace(each, other_files=layer.other_files)
         for each, layer in zip((source, *source.backing), chain, strict=True)
@@ -148,13 +145,13 @@ def _with_other_files(source: ImageSource, chain: list[Layer]) -> ImageSource:
 
 
 def _within(segments: list[Segment], start: int, end: int) -> list[Segment]:
-    """Cut sorted segments to a range; bisection finds those in it."""
+    """Return the parts of gapless, sorted segments that are within a range."""
     first = bisect.bisect_right(segments, start, key=lambda segment: segment.end)
     last = bisect.bisect_left(segments, end, key=lambda segment: segment.start)
     return clip_segments(segments[first:last], start, end)
 
 
 def _clear(view: memoryview) -> None:
-    """Fill a buffer with zeros in place, without a second buffer of zeros to copy from."""
+    """Fill a buffer with zeros, without a second buffer to copy from."""
     if view:
         np.frombuffer(view, dtype=np.uint8).fill(0)

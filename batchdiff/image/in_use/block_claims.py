@@ -1,8 +1,8 @@
-"""Exclusive claims on block devices: detect that the kernel is using one, or keep it from doing so.
+"""Exclusive claims on block devices: detect that the kernel uses a device, or keep the kernel from using it.
 
 Mounted filesystems, LVM, RAID and the like open their devices exclusively. So an exclusive open fails while one of
-them uses the device or a partition of it; if it succeeds, it keeps them out until it is closed. Plain opens, such
-as QEMU's, still work. Source: open(2), O_EXCL.
+them uses the device or a partition of it; the descriptor of a successful one keeps them out until it is closed.
+Plain opens, such as QEMU's, still work. Source: open(2), O_EXCL.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ from batchdiff.linux.mounts import mounts_of
 
 
 def claim(fd: int) -> int | None:
-    """Claim an open block device: return a second descriptor, which keeps mounts out until it is closed.
-
-    Return None if the device is claimed already.
+    """Claim an open block device; return the descriptor of the claim, or None if the device is claimed already.
 
     :raises OSError: the device cannot be opened again.
     """
     try:
-        # Open it through the descriptor: by now, the path may name another device.
+        # Not by path: by now, the path may name another device.
         return os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)
     except OSError as error:
         if error.errno == errno.EBUSY:
@@ -30,7 +28,7 @@ def claim(fd: int) -> int | None:
 
 
 def claimant(fd: int) -> str:
-    """Return who has claimed a block device, as a clause for a message."""
+    """Return what has claimed a block device, as a clause for a message."""
     found = mounts_of(os.fstat(fd).st_rdev)
     if found:
         return f"it is mounted at {found[0].point}"
@@ -41,6 +39,6 @@ def claimant(fd: int) -> str:
 
 
 def is_only_mounted_read_only(fd: int) -> bool:
-    """Return whether a block device is mounted, and every filesystem mounted from it is read-only as a whole."""
+    """Return whether a block device is mounted, and its filesystem is read-only, not just the mount."""
     found = mounts_of(os.fstat(fd).st_rdev)
     return bool(found) and all(mount.read_only for mount in found)

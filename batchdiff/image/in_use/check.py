@@ -1,16 +1,16 @@
-"""Checks for other processes that use an image in a way that rules out converting it.
+"""Checks for other processes that use an image in a way that its purpose does not allow.
 
 ::
 
     check                        finds
     QEMU's locks                 VMs, qemu-nbd and qemu-img on any filesystem with locks
-    a read lease                 every writer: VMs without locks, loop devices, plain programs
+    a read lease                 writers: VMs without locks, loop devices, other programs
     a write lease, then /proc    VMs that have not yet locked the file or opened it for writing, because they wait
                                  for an incoming migration
-    an exclusive open, /proc     users of a block device, which has no leases
+    an exclusive open, /proc     other uses of a block device, which has no leases
 
 Readers are allowed, except QEMU if it reads a guest: then the guest may be a VM's disk or an overlay's backing
-file. Processes on other hosts are not seen.
+file. Processes on other hosts may go unnoticed.
 """
 
 from __future__ import annotations
@@ -47,9 +47,8 @@ class Purpose(enum.Enum):
 class Usage(NamedTuple):
     """The use of a file by other processes.
 
-    ``objection``: a use that its purpose does not allow (who, and how); empty if there is none.
-    ``unknown``: why ``objection`` may miss a use; empty if it cannot. ``leased``: whether a read lease is left on
-    the file.
+    ``objection``: a clause about a use that is not allowed; empty if none is found. ``unknown``: why an empty
+    ``objection`` may be wrong; empty if it is reliable. ``leased``: whether :func:`check_usage` left a read lease.
     """
 
     objection: str = ""
@@ -58,18 +57,17 @@ class Usage(NamedTuple):
 
 
 def purposes(image: Image, purpose: Purpose) -> list[tuple[str, int, Purpose]]:
-    """Return the path, the descriptor and the purpose of each file; a guest's backing files count as templates."""
+    """Return the path, descriptor and purpose of each file of an image; backing files count as templates."""
     own = image.own_files
     return [(layer.path, layer.fd, purpose if layer in own else Purpose.TEMPLATE) for layer in image.layers]
 
 
 def require_unused(image: Image, purpose: Purpose, *, domain: str = "") -> None:
-    """Refuse an image if any file of its chain is in use; no lock or lease is left on the files.
+    """Refuse an image if a file of its chain is in use in a way that is not allowed.
 
-    ``domain``: the domain that uses it according to libvirt, and how, even if no process here has it open; empty
-    if no domain uses it.
+    ``domain``: a clause about the domain that uses the image according to libvirt; empty if none is known.
 
-    :raises GuestError: a guest is in use.
+    :raises GuestError: a guest is in use, or a domain uses the image.
     :raises ImageError: a template, or a guest's backing file, is in use.
     """
     if domain:
@@ -101,9 +99,12 @@ def in_use(path: str, purpose: Purpose, objection: str) -> BatchdiffError:
 
 
 def check_usage(fd: int, purpose: Purpose) -> Usage:
-    """Return how others use a file. If the result is ``leased``, a read lease stays on the file."""
-    # The surest check comes first: QEMU's locks show the kind of use, a lease any writer, and /proc only the
-    # processes that this user may see.
+    """Return how others use a file. If the result is ``leased``, a read lease stays on the file.
+
+    :raises OSError: a limit on open files or memory is reached, or a block device cannot be opened again.
+    """
+    # QEMU's locks come first: they show the kind of use. A lease shows only that there is a writer, and /proc
+    # shows only the processes that this user may see.
     unknown = ""
     try:
         objection = _by_locks(others_locks(fd), fd, purpose)
@@ -117,33 +118,30 @@ def check_usage(fd: int, purpose: Purpose) -> Usage:
 
 
 def users(path: str) -> str:
-    """Return who is using an image, as a clause; empty if no user is found. No lock or lease is left on it.
-
-    Only locks are examined, so a program that takes none is not found.
-    """
+    """Return a clause about what uses an image, as shown by locks alone; empty if nothing is found."""
     try:
         fd = open_image_file(path)
     except ImageError:
         return ""
     try:
         return _by_locks(others_locks(fd), fd, Purpose.GUEST)
-    except OSError:  # no locks here
+    except OSError:  # such as: the filesystem has no locks
         return ""
     finally:
         os.close(fd)
 
 
 def other_writer(fd: int) -> str:
-    """Return which program other than QEMU has a file open for writing or has locked it, as a clause.
+    """Return a clause about a program other than QEMU that can write to a file, or has locked or claimed it.
 
-    Return an empty string if none does. QEMU is recognised by its locks, and a VM without locks by its program's
-    name. No lease is left on the file.
+    Return an empty string if none is found, or if the check fails, as on a filesystem without locks. QEMU is
+    recognised by locks that permit changes, and VMs without locks by their programs' names. No lease is left.
     """
     try:
         usage = check_usage(fd, Purpose.TEMPLATE)
         if not usage.objection or others_locks(fd).may & CHANGES:
             return ""
-    except OSError:  # no locks here
+    except OSError:  # such as: the filesystem has no locks
         return ""
     finally:
         release_lease(fd)
@@ -152,7 +150,7 @@ def other_writer(fd: int) -> str:
 
 
 def writers(fd: int) -> str:
-    """Return who has a file open for writing, as a clause; empty if no writer is found."""
+    """Return a clause about the programs that have a file open for writing; empty if none is found."""
     holders = holders_of(fd)
     return _writing(holders) if holders.writers() else ""
 

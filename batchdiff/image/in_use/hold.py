@@ -1,14 +1,14 @@
-"""Holding an image while it is processed: QEMU cannot write to it, and any other writer is noticed in time.
+"""Holding an image while it is processed, to keep QEMU from writing to it and to notice other writers.
 
 ::
 
-    with hold(image, Purpose.GUEST) as held:     take locks and a read lease; raise if the image is in use
+    with hold(image, Purpose.GUEST) as held:     take locks and, if possible, a read lease; raise if in use
         ...                                      copy it, let qemu-img read it
-        held.check()                             at each step: if a writer waits, let it in and raise
-        held.is_broken()                         test only the leases, in microseconds: must a program be stopped?
-        held.alone()                             before the image is retired: is anything else even reading it?
+        held.check()                             at each step: if there is a writer, let it in and raise
+        held.is_broken()                         test only the leases, in microseconds
+        held.alone()                             before the image is retired: look for readers, too
 
-A program that opens a held file for writing waits in open() until :meth:`Held.check` lets it continue, for at
+A program that opens a leased file for writing waits in open() until :meth:`Held.check` releases the lease, for at
 most 45 seconds. QEMU waits there before it looks at our locks. So a VM that is started meanwhile gets its disk,
 intact, within the time between two checks.
 """
@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from batchdiff.image import formats  # noqa: F401  # now: batchdiff may be updated during a long apply
+from batchdiff.image import formats  # noqa: F401  # loaded now: batchdiff may be updated during a long apply
 from batchdiff.image.exported import end_exports
 from batchdiff.image.files import is_block_device
 from batchdiff.image.image import Image
@@ -32,8 +32,8 @@ from batchdiff.image.in_use.open_files import have_open, holders_of
 from batchdiff.image.in_use.qemu_locks import CHANGES, others_locks, release_locks, take_locks
 
 _CLOSING_SECONDS = 2.0
-"""Seconds to wait while the kernel reports a file as open, but no process has it open: if a program has used
-io_uring, as QEMU's comparison does, the kernel closes its files only after the program has ended."""
+"""Seconds to wait while the kernel reports a file as open, but no process is found that has it open: if a program
+has used io_uring, as `qemu-img compare` does, the kernel closes its files only after the program has ended."""
 
 _NAMING_SECONDS = 0.5
 """Seconds to look for the name of a writer that was let in: the writer needs a moment to return from open()."""
@@ -41,7 +41,7 @@ _NAMING_SECONDS = 0.5
 
 @dataclass(slots=True)
 class _Grip:
-    """The locks, lease and claim on one file. ``claim``: a descriptor that keeps a block device unmounted."""
+    """The locks, lease and claim on one file. ``claim``: the descriptor of the claim on a guest's block device."""
 
     path: str
     fd: int
@@ -52,7 +52,7 @@ class _Grip:
 
 
 class Held:
-    """An image that is held; see :func:`hold`."""
+    """An image that is held."""
 
     def __init__(self) -> None:
         self._grips: list[_Grip] = []
@@ -60,24 +60,27 @@ class Held:
 
     @property
     def unknown(self) -> str:
-        """The reason why a program could have a file of the image itself open unnoticed; empty if none can."""
+        """The reason why a use that is not allowed may have gone unnoticed; empty if none can have.
+
+        A guest's backing files do not count.
+        """
         return next(filter(None, (grip.unknown for grip in self._own())), "")
 
     def _own(self) -> list[_Grip]:
-        """Return the grips on a guest's own files, not its backing files; for a template, on its whole chain."""
+        """Return the grips on a guest's own files, without its backing files, or on a template's whole chain."""
         return [grip for grip in self._grips if grip.purpose is self._grips[0].purpose]
 
     def is_broken(self) -> bool:
-        """Return whether a program is waiting to write to a leased file, or can already do so.
+        """Return whether a program is waiting to write to a leased file, or was let in.
 
-        It is also true once :meth:`check` has raised an error.
+        Also return True once :meth:`check` has raised an error.
         """
         return self._given_up is not None or any(grip.leased and lease_is_broken(grip.fd) for grip in self._grips)
 
     def check(self) -> None:
-        """If a program is writing to one of the files, or waiting to do so, release everything and raise an error.
+        """Release everything and raise an error if a program is writing to a file, or waiting to do so.
 
-        It does not matter whether our own qemu-img is reading the files.
+        Our own qemu-img may be reading the files.
 
         :raises GuestError: a guest is in use.
         :raises ImageError: a template, or a backing file of a guest, is in use.
@@ -92,9 +95,10 @@ class Held:
             raise in_use(grip.path, grip.purpose, objection)
 
     def alone(self) -> Usage:
-        """Report whether another program has the image itself open, even for reading. Backing files do not count.
+        """End exports of the image, and return its use by other programs, even for reading.
 
-        This process must have it open only once, and its children not at all; exports of it are ended first.
+        A guest's backing files do not count. This process must have opened each file only once, and its children
+        must not have it open.
         """
         own = self._own()
         for grip in own:
@@ -111,10 +115,10 @@ class Held:
         grip = _Grip(path, fd, purpose)
         self._grips.append(grip)
         try:
-            # Take our locks before looking at the others', as QEMU does: of two programs that start at the same
-            # time, at least one then sees the other.
+            # Take our locks before looking at those of others, as QEMU does: of two programs that start at the
+            # same time, at least one then sees the other.
             locked = take_locks(fd)
-        except OSError:  # this filesystem has no locks, which `check_usage` reports
+        except OSError:  # the filesystem has no locks, which `check_usage` reports
             locked = True
         usage = check_usage(fd, purpose)
         objection = usage.objection or ("" if locked else "something has locked it")
@@ -138,11 +142,11 @@ class Held:
                 grip.claim = None
 
     def _objection(self, grip: _Grip) -> str:
-        """Return why a file can no longer be held, and release everything; empty if it can still be held."""
+        """Return why a file can no longer be held, and then release everything; empty if it can be held."""
         if grip.leased and lease_is_broken(grip.fd):
             self.release()
             return _named_soon(grip.fd)
-        with contextlib.suppress(OSError):  # this filesystem has no locks
+        with contextlib.suppress(OSError):  # the filesystem may have no locks
             if others_locks(grip.fd).may & CHANGES:
                 self.release()
                 return writers(grip.fd) or "something has it open for writing"

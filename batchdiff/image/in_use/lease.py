@@ -1,4 +1,4 @@
-"""File leases: detect that a file is open, with or without locks, and hold off the next writer for a moment.
+"""File leases: detect that a file is open, even if it is not locked, and make the next writer wait.
 
 ::
 
@@ -26,12 +26,12 @@ _SIGNAL = signal.SIGURG
 """The signal that the kernel sends when a lease breaks. The default, SIGIO, would kill us; SIGURG is ignored."""
 
 _RELIABLE = {"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs"}
-"""Filesystems on which leases cover every program on this machine (tested). FUSE and overlayfs grant leases too,
-but miss programs that open the file in the layer below (tested); network filesystems miss other hosts."""
+"""Filesystems on which leases cover every program on this machine (tested). Leases on FUSE and overlayfs miss
+programs that open the file in the layer below (tested); leases on network filesystems miss other hosts."""
 
 
 class Lease(enum.Enum):
-    """The outcome of asking for a lease."""
+    """The result of a request for a lease."""
 
     GRANTED = "granted"
     IN_USE = "another program has it open"
@@ -43,7 +43,7 @@ _ANSWERS = {errno.EAGAIN: Lease.IN_USE, errno.EACCES: Lease.NOT_OURS}
 
 
 def why_unknown(fd: int) -> str:
-    """Return why a lease would not show that a file is open elsewhere; empty if it would. No lease is taken."""
+    """Return why leases on a file's filesystem may miss programs that have the file open; empty if they do not."""
     filesystem = filesystem_of(fd)
     if filesystem in _RELIABLE:
         return ""
@@ -59,9 +59,11 @@ def take_read_lease(fd: int) -> Lease:
 
 
 def is_ours_alone(fd: int) -> Lease:
-    """Return GRANTED if nothing else has the file open; other descriptors of this process and its children count.
+    """Return GRANTED if the file is open nowhere else.
 
-    Afterwards there is a read lease if there was one before, or if no one else has the file open.
+    A second open() by this process counts; inherited copies of ``fd`` do not.
+
+    Afterwards there is a read lease if there was one before, or if the result is GRANTED.
     """
     found = _take(fd, fcntl.F_WRLCK)
     if found is Lease.GRANTED:
@@ -71,7 +73,7 @@ def is_ours_alone(fd: int) -> Lease:
 
 
 def lease_is_broken(fd: int) -> bool:
-    """Return whether a program is waiting to write to a leased file, or has waited so long that it was let in."""
+    """Return whether a program is waiting to open a leased file for writing, or was let in after a long wait."""
     return fcntl.fcntl(fd, fcntl.F_GETLEASE) != fcntl.F_RDLCK
 
 
@@ -83,7 +85,7 @@ def release_lease(fd: int) -> None:
 
 def _take(fd: int, kind: int) -> Lease:
     try:
-        # Set it every time, because the kernel forgets the signal when a lease is released.
+        # Set the signal every time, because the kernel forgets it when a lease is released.
         fcntl.fcntl(fd, fcntl.F_SETSIG, _SIGNAL)
         fcntl.fcntl(fd, fcntl.F_SETLEASE, kind)
     except OSError as error:

@@ -1,6 +1,6 @@
 """The processes and loop devices that have a file open, as far as this user may see them.
 
-Used for messages, and where leases are missing or unreliable. Locks and leases do not show who holds them.
+Locks and leases show that a file is open, but not which program has it open.
 
 Source: Linux ``Documentation/filesystems/proc.rst``, 3.8 (fdinfo); ``Documentation/ABI/testing/sysfs-block-loop``.
 """
@@ -18,7 +18,7 @@ from typing import NamedTuple
 from batchdiff.errors import advice_on_limit
 
 _VM = ("qemu-system", "qemu-kvm", "qemu-storage-daemon", "kvm")
-"""Prefixes of the names of programs that run VMs."""
+"""Prefixes of the names of QEMU's programs that open disks for VMs."""
 
 
 class Access(enum.IntEnum):
@@ -29,7 +29,7 @@ class Access(enum.IntEnum):
 
 
 class Holder(NamedTuple):
-    """A process or loop device that has a file open; ``name``: such as ``kvm (pid 123, VM web01)``."""
+    """A process or loop device that has a file open. ``name``: for example, ``kvm (pid 123, VM web01)``."""
 
     name: str
     access: Access
@@ -37,13 +37,13 @@ class Holder(NamedTuple):
 
 
 class Holders(NamedTuple):
-    """All holders that were found; ``complete``: whether every process could be examined."""
+    """The holders that were found. ``complete``: whether every process in /proc was examined, as only root can."""
 
     found: tuple[Holder, ...]
     complete: bool
 
     def writers(self) -> tuple[Holder, ...]:
-        """Return those that have it open for writing."""
+        """Return those that have the file open for writing."""
         return tuple(holder for holder in self.found if holder.access is Access.WRITE)
 
     def vms(self) -> tuple[Holder, ...]:
@@ -52,7 +52,10 @@ class Holders(NamedTuple):
 
 
 def holders_of(fd: int) -> Holders:
-    """Return all holders of a file or block device; this process does not count, nor do its forks."""
+    """Return the visible holders of a file or block device, except this process and its forks.
+
+    :raises OSError: a limit on open files or memory is reached.
+    """
     wanted = _identity(os.fstat(fd))
     found: list[Holder] = list(_loop_devices(wanted))
     own = _own_number()
@@ -78,7 +81,7 @@ def holders_of(fd: int) -> Holders:
 
 
 def _own_number() -> int | None:
-    """Return this process's number in /proc, which may belong to another PID namespace; None without /proc."""
+    """Return this process's number in /proc, even if that shows another PID namespace; None if there is none."""
     try:
         return int(os.readlink("/proc/self"))
     except OSError:
@@ -86,9 +89,9 @@ def _own_number() -> int | None:
 
 
 def _is_our_fork(pid: int, own: int) -> bool:
-    """Return whether a process is a child of this one that has not yet called exec (exec closes inherited files).
+    """Return whether a process is a child of this one that has not called exec, which closes inherited files.
 
-    Each program that another thread starts is such a child for a moment. Workers are such children, too.
+    Workers are such children, and so is, for a moment, each program that another thread starts.
     """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
@@ -107,12 +110,12 @@ def name_holders(holders: tuple[Holder, ...], *, complete: bool) -> str:
 
 
 def have_open(holders: tuple[Holder, ...], *, complete: bool) -> str:
-    """Return a clause: the holders have it open."""
+    """Return a clause such as ``kvm (pid 123) has it open``."""
     return f"{name_holders(holders, complete=complete)} {'have' if len(holders) > 1 else 'has'} it open"
 
 
 def _identity(info: os.stat_result) -> tuple[str, int, int]:
-    """Return a key that is the same for all descriptors of a file, or of a block device through any node."""
+    """Return a key that is the same for all descriptors of a file, and for all nodes of a block device."""
     if stat.S_ISBLK(info.st_mode):
         return ("device", info.st_rdev, 0)
     return ("file", info.st_dev, info.st_ino)
@@ -122,9 +125,9 @@ def _access(pid: int, wanted: tuple[str, int, int], inode: str) -> Access | None
     """Return how a process has the file open; None if it does not.
 
     Descriptors with another inode number are skipped, because stat() hangs for a file on a filesystem that hangs.
-    Block devices cannot be skipped like this: each of their nodes has an inode number of its own.
+    If a block device is wanted, none are skipped: each of its nodes has an inode number of its own.
 
-    :raises OSError: the process may not be examined, or has ended.
+    :raises OSError: the process may not be examined, or has ended; or a limit on open files or memory is reached.
     """
     found: Access | None = None
     for number in os.listdir(f"/proc/{pid}/fd"):
@@ -142,7 +145,7 @@ def _access(pid: int, wanted: tuple[str, int, int], inode: str) -> Access | None
 
 
 def _facts(pid: int, number: str) -> dict[str, str]:
-    """Return the fields of a descriptor's fdinfo, such as its flags (octal) and, since Linux 5.14, its inode."""
+    """Return the fields of a descriptor's fdinfo, such as flags (octal) and, since Linux 5.14, inode number."""
     with open(f"/proc/{pid}/fdinfo/{number}", encoding="utf-8", errors="replace") as file:
         pairs = (line.partition(":") for line in file)
         return {name: value.strip() for name, _, value in pairs}
@@ -157,14 +160,14 @@ def _described(pid: int, access: Access) -> Holder:
 
 
 def _command_line(pid: int) -> list[str]:
-    """Return the arguments of a process; none if it has ended."""
+    """Return the arguments of a process; none if they cannot be read."""
     with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
         return os.fsdecode(file.read()).split("\0")
     return []
 
 
 def _vm_name(arguments: list[str]) -> str:
-    """Return the VM's name from ``-name guest=web01,debug-threads=on``, as libvirt writes it; empty if none."""
+    """Return the VM's name, as in ``-name guest=web01,debug-threads=on``; empty if it has none."""
     if "-name" not in arguments[:-1]:
         return ""
     return arguments[arguments.index("-name") + 1].split(",")[0].removeprefix("guest=")

@@ -1,4 +1,4 @@
-"""QEMU's image locks: the permissions that others hold on an image, and those that they deny us.
+"""QEMU's image locks: the permissions that others hold on an image, and those that they deny.
 
 ::
 
@@ -6,9 +6,9 @@
               200   201    202              203
               read  write  write unchanged  resize
 
-A read lock on byte 100 + i means "I may do this", one on 200 + i "no one else may". QEMU never takes write locks,
-so testing whether one could be taken (F_OFD_GETLK) shows the locks of others. Locks belong to open file
-descriptions (OFD), so those taken through a descriptor never block it, and a dead process leaves none behind.
+A read lock on byte 100 + i means "I may do this", and one on byte 200 + i means "no one else may". As a write lock
+conflicts with any other lock, testing whether one could be taken (F_OFD_GETLK) shows the locks of others. Locks
+of one open file description (OFD) never conflict with each other, and end when its last descriptor is closed.
 
 Source: QEMU ``block/file-posix.c`` (raw_apply_lock_bytes), ``include/block/block-common.h`` (BLK_PERM_...).
 """
@@ -27,14 +27,14 @@ _FLOCK = struct.Struct("@hhqqi4x")
 
 _MAY, _OTHERS_MAY_NOT = 100, 200
 _ALL_PERMISSIONS = 64
-"""Bytes that QEMU reserves for permissions; it uses four of them."""
+"""The maximum number of permissions: QEMU keeps them as the bits of a 64-bit number."""
 
 _ELSEWHERE = ((0, _MAY), (_OTHERS_MAY_NOT + _ALL_PERMISSIONS, 0))
-"""Start and length of the ranges below and above all bytes that QEMU may lock."""
+"""Start and length of the ranges below and above all bytes that QEMU can lock."""
 
 
 class Permission(enum.IntEnum):
-    """The permissions that QEMU's locks represent; the value is added to 100 or 200."""
+    """A permission that QEMU's locks represent; its value is added to 100 or 200."""
 
     READ = 0
     WRITE = 1
@@ -55,7 +55,7 @@ _OURS = (
 class OthersLocks(NamedTuple):
     """The permissions that others hold, and those that they deny.
 
-    ``exclusive``: whether they hold write locks outside QEMU's bytes, as other programs do.
+    ``exclusive``: whether others hold write locks outside QEMU's bytes.
     """
 
     may: frozenset[Permission]
@@ -64,7 +64,7 @@ class OthersLocks(NamedTuple):
 
 
 def others_locks(fd: int) -> OthersLocks:
-    """Return the locks of others on a file that is open for reading, without taking any.
+    """Return the locks of others on an open file.
 
     :raises OSError: the filesystem does not support locks.
     """
@@ -78,7 +78,7 @@ def others_locks(fd: int) -> OthersLocks:
 def take_locks(fd: int) -> bool:
     """Take locks that keep QEMU from writing to a file and from resizing it, but not from reading it.
 
-    Return False if the locks of another program forbid that.
+    Return False, and hold none of them, if the locks of another program prevent that.
 
     :raises OSError: the filesystem does not support locks.
     """
@@ -105,7 +105,7 @@ def _set(fd: int, kind: int, byte: int) -> None:
 
 
 def _is_locked(fd: int, start: int, length: int = 1, *, against: int = fcntl.F_WRLCK) -> bool:
-    """Return whether a lock of another program conflicts with one of the kind ``against``."""
+    """Return whether a lock of others on these bytes conflicts with one of the kind ``against``."""
     answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(against, 0, start, length, 0))
     kind: int = _FLOCK.unpack(answer)[0]
     return kind != fcntl.F_UNLCK
