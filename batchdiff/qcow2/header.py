@@ -41,6 +41,7 @@ from batchdiff.qcow2.geometry import (
 from batchdiff.units import SECTOR, ceil_div, format_size
 
 MAGIC = b"QFI\xfb"
+_NO_MAGIC = "it is not a qcow2 image: the magic number QFI\\xfb is not at its start"
 FIXED = struct.Struct(">4sIQIIQIIQQIIQ")
 V3 = struct.Struct(">QQQIIB7x")
 V2_LENGTH, V3_LENGTH, _V3_SHORTEST = 72, 112, 104
@@ -108,9 +109,7 @@ def parse(head: bytes, file_size: int) -> Header:
     if head[:4] == MAGIC and len(head) < V2_LENGTH:
         raise FormatError(f"it is truncated: it has {len(head)} bytes, but a header takes at least {V2_LENGTH}")
     if head[:4] != MAGIC:
-        raise FormatError(
-            "it is not a qcow2 image: the magic number QFI\\xfb is not at its start", remedy=WRONG_FORMAT
-        )
+        raise FormatError(_NO_MAGIC, remedy=WRONG_FORMAT)
     fields = FIXED.unpack_from(head)
     _, version, name_offset, name_size, bits, size, crypt, l1_entries, l1_offset = fields[:9]
     refcount_offset, refcount_clusters, snapshots, snapshots_offset = fields[9:]
