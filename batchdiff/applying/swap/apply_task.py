@@ -21,6 +21,7 @@ from batchdiff.applying.writer.overlay_writer import write_overlay
 from batchdiff.choices import Retire, VerifyMode
 from batchdiff.errors import BatchdiffError, DifferenceError, GuestError
 from batchdiff.extents import Extents
+from batchdiff.files.fingerprint import NO_FILE, fingerprint_at
 from batchdiff.frozen import frozen
 from batchdiff.image.image import Image
 from batchdiff.image_source import ImageSource
@@ -182,12 +183,15 @@ class ApplyTask:
 
 
 def _overlay(planned: ImageSource, state: GuestState | None) -> IncomingFile:
-    """Return a guest's overlay; one that an earlier run has published may have been used or flattened since."""
-    if state is None:
-        return IncomingFile(planned)
-    if state.published:
-        return IncomingFile(current_overlay(planned), state.overlay, was_published=True)
-    return IncomingFile(planned, state.overlay)
+    """Return a guest's overlay; one that an earlier run has published may have been used or flattened since.
+
+    That run may have died before it recorded the publication: then the file with the overlay's name shows it.
+    """
+    known = None if state is None else state.overlay
+    is_there = known is not None and known.is_same_file(fingerprint_at(planned.path) or NO_FILE)
+    if is_there or (state is not None and state.published):
+        return IncomingFile(current_overlay(planned), known, was_published=True)
+    return IncomingFile(planned)
 
 
 def _check_start(guest: GuestToConvert, state: GuestState | None, how: Retire) -> None:
