@@ -203,7 +203,8 @@ def not_the_original(guest: str, path: str, overlay: str, planned: PlannedImage)
         f"{guest} was not restored",
         why=f"{path} is not its original, or was written to after the conversion",
         remedy=f"Compare it with the overlay {overlay}. To keep the overlay's content, move {path} away and run"
-        f" {rebuild}. To go back to {path}, move the overlay away, {AGAIN}",
+        f" {rebuild}. To go back to {path}, move the overlay away and run"
+        f" {command('restore', guest, '--discard-changes')}.",
     )
 
 
