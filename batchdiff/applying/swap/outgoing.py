@@ -10,6 +10,7 @@ from batchdiff.applying.checks.no_dependents import require_no_dependents
 from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.guests.guest_files import KnownPart
 from batchdiff.applying.guests.next_action import OutgoingAt
+from batchdiff.applying.journal.records import Goal
 from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap import retire
 from batchdiff.applying.swap.observe import outgoing_at
@@ -22,6 +23,7 @@ from batchdiff.image.backing.heads import identifier_of
 from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose
 from batchdiff.image.in_use.hold import Held, hold
+from batchdiff.image.layer import Layer
 from batchdiff.image.open import inspect, open_image
 from batchdiff.linux.call_failures import AGAIN, UNDO_SECOND_NAME, obstacle
 from batchdiff.linux.permissions import Deed
@@ -78,11 +80,11 @@ class OutgoingFile:
         return self._image
 
     def _require_retirable(self, image: Image) -> None:
-        """Raise an error if the file or, for a deletion, any of its other files cannot be renamed or deleted."""
+        """Raise an error if the file, or another file that is deleted with it, cannot be renamed or deleted."""
         if self._task.retire is Retire.KEEP:
             return
-        own, *others = image.own_files
-        for layer in (own, *(others if self._task.retire is Retire.DELETE else ())):
+        own = image.layers[0]
+        for layer in (own, *self._deleted_with(image)):
             names = self._task.outgoing.names if layer is own else original_names(layer.path)
             folders = (os.path.dirname(self._run.session.plan_path), os.path.dirname(layer.path))
             plans = EarlierPlans(filter(None, folders))
@@ -90,6 +92,16 @@ class OutgoingFile:
             against = against or obstacle(Deed.RENAME, layer.path)
             if against is not None:
                 raise GuestError(f"{self._task.guest} was left unchanged", why=against.why, remedy=against.remedy)
+
+    def _deleted_with(self, image: Image) -> list[Layer]:
+        """Return the other files of the image that are deleted with its own file."""
+        if self._task.retire is not Retire.DELETE:
+            return []
+        others = image.own_files[1:]
+        if self._task.goal is not Goal.RESTORE:
+            return others
+        # The operator may have given the overlay another data file, which is left alone.
+        return [layer for layer in others if layer.path in self._task.outgoing.parts]
 
     def check_holds(self) -> None:
         """Make sure that no program wants to write to a held file; let such a program continue.
@@ -147,10 +159,10 @@ class OutgoingFile:
                 remedy=UNDO_SECOND_NAME,
             )
         require_no_dependents(self._run.dependents, self.path, *former, identifier=self._identifier)
-        if self._task.retire is Retire.DELETE and self._image is not None:
-            own, *others = self._image.own_files
-            for layer in others:
-                require_no_dependents(self._run.dependents, layer.path, but=(own.path, self.path, *former))
+        if self._image is not None:
+            own = self._image.layers[0].path
+            for layer in self._deleted_with(self._image):
+                require_no_dependents(self._run.dependents, layer.path, but=(own, self.path, *former))
 
     def parts(self) -> tuple[KnownPart, ...]:
         """Return the other files of an overlay that are deleted with it, each with its present fingerprint."""
