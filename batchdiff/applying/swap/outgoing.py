@@ -51,6 +51,17 @@ class OutgoingFile:
         outgoing, where = self._task.outgoing, self.where
         return outgoing.source.path if where is OutgoingAt.GONE else outgoing.names.at(where)
 
+    @property
+    def former_path(self) -> str:
+        """The path that the file gets back: in quarantine if another file, such as an overlay, has its name."""
+        names = self._task.outgoing.names
+        return names.quarantine if os.path.lexists(names.own) else names.own
+
+    @property
+    def lasting_path(self) -> str:
+        """The path that the file has after an error: one that was set aside to be deleted is put back."""
+        return self.former_path if self.where is OutgoingAt.DELETING else self.path
+
     def image(self, *, moved: bool) -> Image:
         """Return the image of the file, opened, held and checked; it stays open until :meth:`close`.
 
@@ -133,15 +144,15 @@ class OutgoingFile:
         """
         if self._held is None:
             return
-        path, usage = self._task.outgoing.names.own, self._held.alone()
+        usage = self._held.alone()
         if usage.objection:
             remedy = f"Stop whatever is using it, {AGAIN}"
-            raise InUseError(f"{path} was left unchanged", why=usage.objection, remedy=remedy)
+            raise InUseError(f"{self.lasting_path} was left unchanged", why=usage.objection, remedy=remedy)
         self._require_unseen_allowed(usage.unknown)
 
     def _require_unseen_allowed(self, unknown: str) -> None:
         if unknown and self._task.retire is Retire.DELETE and not self._run.session.unseen:
-            raise open_unseen(self._task.outgoing.names.own, unknown)
+            raise open_unseen(self.lasting_path, unknown)
 
     def require_no_dependents(self, *former: str) -> None:
         """Make sure that no other image depends on the file or, right before a deletion, on its other files.
@@ -154,11 +165,13 @@ class OutgoingFile:
         incoming = self._task.incoming.source.path
         if incoming != self.path and identity_of(incoming) == identity_of(self.path) is not None:
             raise GuestError(
-                f"{self.path} was left alone",
+                f"{self.lasting_path} was left alone",
                 why=f"{incoming} is the same file by another name",
                 remedy=UNDO_SECOND_NAME,
             )
-        require_no_dependents(self._run.dependents, self.path, *former, identifier=self._identifier)
+        require_no_dependents(
+            self._run.dependents, self.path, *former, identifier=self._identifier, lasting=self.lasting_path
+        )
         if self._image is not None:
             own = self._image.layers[0].path
             for layer in self._deleted_with(self._image):

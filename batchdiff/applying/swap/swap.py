@@ -185,9 +185,7 @@ class Swap:
 
     def _put_back(self) -> None:
         """Undo a rename of the outgoing file, by this process or one that died."""
-        names, state = self.task.outgoing.names, self._journal.state
-        # Back to quarantine if another file, such as an overlay, has taken the outgoing file's own name.
-        source, target = self._outgoing.path, names.quarantine if os.path.lexists(names.own) else names.own
+        source, target, state = self._outgoing.path, self._outgoing.former_path, self._journal.state
         if source == target:
             raise refusals.another_file(self.task, source, self._run.journal.history)
         if self.task.goal is Goal.APPLY and not (state.published or state.moved):
