@@ -92,9 +92,7 @@ def find_original(guest: GuestToConvert, state: GuestState | None) -> Found | No
     own = _found(names.own, fingerprint_at(names.own), guest)
     if own is not None and (own.proven or _has_made_way(guest, state)):
         return own
-    aside = find_original_aside(guest)
-    if aside is not None and not aside.proven and state is not None and state.fate is Fate.DELETED:
-        aside = None  # a later plan has put its own original there: an overlay that it replaced with a thinner one
+    aside = None if is_of_later_plan(guest, state) else find_original_aside(guest)
     if own is None or _is_rebuilt(own.now, state) or guest.overlay_path == guest.source.path:
         return aside
     if aside is not None:
@@ -105,6 +103,15 @@ def find_original(guest: GuestToConvert, state: GuestState | None) -> Found | No
             " again.",
         )
     return own
+
+
+def is_of_later_plan(guest: GuestToConvert, state: GuestState | None) -> bool:
+    """Return whether a file in quarantine is not the guest's original, because that was deleted.
+
+    A later plan puts its own original there: an overlay that it has replaced with a thinner one.
+    """
+    aside = find_original_aside(guest)
+    return state is not None and state.fate is Fate.DELETED and not (aside is not None and aside.proven)
 
 
 def find_original_aside(guest: GuestToConvert) -> Found | None:
