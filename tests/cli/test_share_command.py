@@ -22,11 +22,15 @@ from pathlib import Path
 import encrypted
 import notation
 import pytest
+from access import as_user
 from commands import Done, batchdiff, run_here
 from filesystems import mounted, settle
 from notation import run
-from plans import save
+from oracle import source
+from plans import save, shared_guest
 
+from batchdiff.applying.results.finding import Health
+from batchdiff.applying.share_guests import shared_finding
 from batchdiff.applying.sharing import share
 from batchdiff.image.storage import sharing_gain
 from batchdiff.units import GIB, MIB
@@ -393,8 +397,19 @@ def test_verify_opens_the_guests(on_xfs):
         file.truncate(MIB)
     assert "damaged" in run_here("verify", plan_of(on_xfs), expect=6)
     guest.unlink()
+    assert "unknown web: it is gone; if it was moved, add" in run_here("verify", plan_of(on_xfs), expect=1)
     guest.symlink_to("/nowhere")
     assert "unknown" in run_here("verify", plan_of(on_xfs), expect=1)
+
+
+def test_a_guest_in_a_folder_that_may_not_be_entered_is_not_called_gone(tmp_path):
+    """It would be of no use to say where it was moved."""
+    path = notation.write_raw(tmp_path / "web.img", TEMPLATE)
+    tmp_path.chmod(0o700)
+    guest = shared_guest("web", source=source(path))
+    found = as_user(3001, "/", lambda: shared_finding(guest))
+    assert found.health is Health.UNKNOWN
+    assert found.why.startswith(f"cannot examine {path}: the user with uid 3001 may not enter the folder ")
 
 
 def test_a_guest_that_changed_since_is_refused_and_the_others_go_on(on_xfs):

@@ -26,6 +26,7 @@ def plan_journal(path: str, plan: Plan, path_map: PathMap) -> Iterator[Journal]:
 
     :raises PlanError: another command is working on the plan, another plan has replaced it, or the journal cannot
         be used.
+    :raises ImageError: what the journal lacks cannot be determined, because files cannot be examined.
     """
     with closing(Journal(path, plan.checksum)) as journal:
         _require_still_there(path, plan)

@@ -8,7 +8,7 @@ from functools import cached_property
 from batchdiff.applying.checks.staleness import changes_since_planned, check_unchanged, stale, with_accepted
 from batchdiff.applying.checks.verify import Check, Comparison, verify
 from batchdiff.applying.guests.commands import command
-from batchdiff.applying.guests.file_names import original_names
+from batchdiff.applying.guests.file_names import original_names, require_examinable
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.journal.records import Goal, GuestState, Step
 from batchdiff.applying.session.change_detection import ChangeDetector
@@ -47,6 +47,7 @@ class ApplyTask:
 
     :raises GuestError: a restore or purge of the guest is not finished, or the original is to be kept although the
         overlay takes its name.
+    :raises ImageError: one of the guest's files cannot be examined.
     """
 
     goal, final = Goal.APPLY, Step.RETIRED
@@ -62,6 +63,8 @@ class ApplyTask:
     ) -> None:
         state = run.journal.state(plan.name)
         _check_start(plan, state, options.retire)
+        for path in (plan.source.path, plan.overlay_path):
+            require_examinable(path)
         self.guest, self.retire, self.original = plan.name, plan.retired(options.retire), plan.image
         self.data_file = plan.options.data_file
         self.outgoing = Outgoing(plan.source, original_names(plan.source.path), plan.image.fingerprints[0])
