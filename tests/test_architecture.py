@@ -60,7 +60,7 @@ ROOMS = {
     "applying/sharing": "Share equal blocks of a guest with the template, in place.",
     "applying/session": "The context of one command: held images, the journal, a request to stop.",
     "applying/checks": "Checks of images and disk space.",
-    "applying/template": "The template under new overlays: its content, write protection, sidecar.",
+    "applying/template": "The template of overlays: its content, write protection and sidecar.",
     "applying/swap": "Put one file in the place of another, and retire the other.",
     "applying": "Carry out a plan: apply, restore, purge and verify, guest by guest.",
     "definitions": "VM definitions of libvirt and Proxmox VE, and what must change for a plan's guests.",

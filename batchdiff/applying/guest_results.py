@@ -18,7 +18,14 @@ from batchdiff.applying.swap.refusals import CHANGED_ASIDE
 from batchdiff.applying.swap.restore_task import RestoreTask
 from batchdiff.applying.swap.swap import Swap
 from batchdiff.choices import Verdict
-from batchdiff.errors import BatchdiffError, DifferenceError, GuestError, ImageError, VerificationError
+from batchdiff.errors import (
+    BatchdiffError,
+    DifferenceError,
+    GuestError,
+    ImageError,
+    VerificationError,
+    is_caused_by,
+)
 from batchdiff.image.files import open_image_file
 from batchdiff.image.storage.allocation import allocated_bytes
 from batchdiff.plan.plan import GuestToConvert, UntouchedGuest
@@ -74,7 +81,7 @@ def _original_now(guest: GuestToConvert, state: GuestState) -> Original:
     """Return what has become of a guest's original, as the files and the journal show."""
     try:
         original = find_original(guest, state)
-    except GuestError as error:
+    except (GuestError, ImageError) as error:
         return Original(Fate.UNKNOWN, doubt=error.why)
     if original is None:
         return Original(fate_of_missing(state))
@@ -153,6 +160,6 @@ def with_way_back(result: SwapResult, guest: GuestToConvert, history: History) -
     """Return the result; if its error may be about a damaged overlay, add an original to go back to, if any."""
     error = result.error
     is_damage = isinstance(error, ImageError | VerificationError) and not isinstance(error, DifferenceError)
-    if error is None or not is_damage:
+    if error is None or not is_damage or is_caused_by(error, PermissionError):
         return result
     return replace(result, error=original_too(error, guest, history))

@@ -177,7 +177,7 @@ def _missing(guest: GuestToConvert, state: GuestState) -> Finding:
     try:
         original = find_original(guest, state)
         whole = "" if original is None else f"; its original{original_is(original.path, guest.image)}"
-    except GuestError as error:
+    except (GuestError, ImageError) as error:
         whole = f"; {error.why}"
     return Finding(guest.name, guest.overlay_path, Health.DAMAGED, f"it {missing(guest.overlay_path)}{whole}")
 

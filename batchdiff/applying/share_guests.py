@@ -18,6 +18,7 @@ from dataclasses import replace
 from functools import partial
 
 from batchdiff.applying.checks.staleness import check_unchanged, with_accepted
+from batchdiff.applying.guests.file_names import require_examinable
 from batchdiff.applying.journal.records import GuestState, History, Step
 from batchdiff.applying.pipeline import EXPECTED, error_to_report
 from batchdiff.applying.results.conversion import FreedSpace, freed_by_sharing, freed_in_all, so_far
@@ -60,11 +61,12 @@ def unchanged_outcome(guest: GuestToShare) -> GuestOutcome:
 def shared_finding(guest: GuestToShare) -> Finding:
     """Return the finding for a guest that shares blocks; its content is not compared with the template's."""
     path = guest.source.path
-    if not os.path.lexists(path):
-        return Finding(guest.name, path, Health.UNKNOWN, "it is gone; if it was moved, add `--map OLD=NEW`")
     if who := users(path):
         return Finding(guest.name, path, Health.IN_USE, f"{who}, so it was not checked")
     try:
+        require_examinable(path)
+        if not os.path.lexists(path):
+            return Finding(guest.name, path, Health.UNKNOWN, "it is gone; if it was moved, add `--map OLD=NEW`")
         with open_image(guest.source) as image:
             inspect(image)
             size = image.virtual_size

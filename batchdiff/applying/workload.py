@@ -28,7 +28,7 @@ from batchdiff.applying.session.session import Session
 from batchdiff.applying.swap.apply_task import ApplyOptions
 from batchdiff.applying.swap.rebuild_task import expect_rebuild
 from batchdiff.choices import Retire, VerifyMode
-from batchdiff.errors import GuestError
+from batchdiff.errors import GuestError, ImageError
 from batchdiff.image_source import ImageSource
 from batchdiff.plan.plan import GuestToConvert
 from batchdiff.progress import Meter, Phase
@@ -72,8 +72,8 @@ def _is_compared(guest: GuestToConvert, state: GuestState) -> bool:
 def _has_original(guest: GuestToConvert, state: GuestState) -> bool:
     try:
         return find_original(guest, state) is not None
-    except GuestError:
-        return False  # either of two files could be it, which is reported later
+    except (GuestError, ImageError):
+        return False  # either of two files could be it, or it cannot be examined: that is reported later
 
 
 def expect_health_check(meter: Meter, found: Iterable[GuestWithState]) -> None:

@@ -310,7 +310,8 @@ MESSAGES = {
         "vm was not restored: {0}/vm.img.batchdiff-original is not its original, or was written to after the "
         "conversion. Compare it with the overlay {0}/vm.qcow2. To keep the overlay's content, move "
         "{0}/vm.img.batchdiff-original away and run `batchdiff restore PLAN --guest vm`. To go back to "
-        "{0}/vm.img.batchdiff-original, move the overlay away, then run the same command again."
+        "{0}/vm.img.batchdiff-original, move the overlay away and run `batchdiff restore PLAN --guest vm "
+        "--discard-changes`."
     ),
     restore_original_written: (
         "vm was not restored: {0}/vm.img is still there and differs from the overlay {0}/vm.qcow2, so only you "

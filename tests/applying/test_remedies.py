@@ -244,6 +244,23 @@ def test_an_original_that_was_written_to_after_the_conversion(stage):
     assert stage.original().read_bytes().startswith(b"written")
 
 
+@pytest.mark.parametrize("discard", [False, True])
+def test_another_image_in_the_place_of_the_original(stage, discard):
+    """Whether it was asked for or not, only `--discard-changes` goes back to an image that nothing proves."""
+    stage.apply(Retire.QUARANTINE)
+    stage.original(suffix=ASIDE).unlink()
+    stage.write_guest("other")
+    (stage.folder / "other.img").rename(stage.original())
+    before = stage.original().read_bytes()
+    reason = failed(stage.restore(discard_changes=discard))
+    assert f"{stage.original()} is not its original" in reason
+    again = f"`batchdiff restore PLAN --guest {NAME} --discard-changes`"
+    assert reason.endswith(f"To go back to {stage.original()}, move the overlay away and run {again}.")
+    stage.overlay().rename(stage.folder / "fleet.moved")
+    assert status(stage.restore(guests=(NAME,), discard_changes=True)) is Status.RESTORED
+    assert stage.original().read_bytes() == before
+
+
 def test_a_template_that_changed_before_anything_was_converted(stage):
     stage.swap_template()
     with pytest.raises(PlanError, match="then plan again"):

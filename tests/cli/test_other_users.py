@@ -21,7 +21,9 @@ import notation
 import pytest
 
 import batchdiff
+from batchdiff.applying.journal.file import read_history
 from batchdiff.cli import main
+from batchdiff.plan.head import plan_head
 
 for _module in pkgutil.walk_packages(batchdiff.__path__, "batchdiff."):
     if not _module.name.endswith("__main__"):
@@ -159,6 +161,62 @@ def test_a_folder_in_a_closed_folder_is_not_called_missing(folder, command):
     (folder / "closed").chmod(0o700)
     said = ran(SOMEBODY, folder, *command.format(AT).split())[1]
     assert f"{ME} may not enter the folder {AT}/closed, which belongs to root and has the mode 700" in said
+
+
+@pytest.fixture(params=["originals", "overlays"])
+def closed(folder, request):
+    """A file of a converted guest, in a folder that only root may enter."""
+    for name in ("originals", "overlays"):
+        (folder / name).mkdir()
+    (folder / "web01.img").rename(folder / "originals" / "web01.img")
+    text = MANIFEST.replace("path: web01.img, format: raw", PLACES)
+    (folder / "fleet.yaml").write_text(text)
+    applied(folder)
+    folder.chmod(0o777)
+    (folder / "fleet.plan.json.journal").chmod(0o666)
+    (folder / request.param).chmod(0o700)
+    return f"{AT}/{request.param}/{'web01.img' if request.param == 'originals' else 'web01.qcow2'}"
+
+
+PLACES = "path: originals/web01.img, format: raw, overlay: {path: overlays/web01.qcow2}"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "status",
+        "verify",
+        "apply --retire delete --yes",
+        "restore --unseen",
+        "restore --discard-changes --yes",
+        "restore --dry-run",
+        "purge --yes --unseen",
+        "purge --dry-run",
+    ],
+)
+def test_a_file_in_a_closed_folder_is_not_called_missing(folder, closed, command):
+    """Nor is it recorded as gone, and nobody is advised to go back to the original."""
+    before = recorded(folder)
+    verb, *options = command.split()
+    code, said = ran(SOMEBODY, folder, verb, f"{AT}/fleet.plan.json", *options)
+    assert code == {"status": 0, "verify": 1}.get(command, 4)
+    assert f"cannot examine {closed}" in said
+    assert f"{ME} may not enter the folder {os.path.dirname(closed)}, which belongs to root" in said
+    for untrue in ("missing", "gone", "damaged", "goes back"):
+        assert untrue not in said
+    assert recorded(folder) == before
+
+
+def recorded(folder):
+    plan = str(folder / "fleet.plan.json")
+    return read_history(plan, plan_head(plan).checksum).states
+
+
+@pytest.mark.parametrize("command", ["status", "restore"])
+def test_a_lost_journal_is_not_recovered_from_what_cannot_be_examined(folder, closed, command):
+    (folder / "fleet.plan.json.journal").unlink()
+    code, said = ran(SOMEBODY, folder, command, f"{AT}/fleet.plan.json")
+    assert (code, f"cannot examine {closed}" in said) == (4, True), said
 
 
 @pytest.mark.parametrize("verb", ["apply", "restore", "purge"])

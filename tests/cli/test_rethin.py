@@ -243,7 +243,10 @@ def test_an_earlier_plan_in_place(folder, retire, image_format):
     # The original in quarantine is the newer plan's: the older one must not take it for its own.
     status = folder.run("status", "old.json")
     assert "nothing; or restore: rebuild the original from the overlay" in status
-    folder.run("restore", "old.json", "--guest", "vm")
+    said = folder.run("restore", "old.json", "--guest", "vm", "--dry-run")
+    said += folder.run("restore", "old.json", "--guest", "vm")
+    assert ASIDE not in said + folder.run("status", "old.json")
+    assert "purge" not in said
     folder.assert_sees(name, image_format)
     assert folder.is_overlay(f"vm.img{ASIDE}")
     for verb, options in (("restore", ("--guest", "vm")), ("purge", ("--used", "--yes"))):

@@ -22,11 +22,15 @@ from pathlib import Path
 import encrypted
 import notation
 import pytest
+from access import as_user
 from commands import Done, batchdiff, run_here
 from filesystems import mounted, settle
 from notation import run
-from plans import save
+from oracle import source
+from plans import save, shared_guest
 
+from batchdiff.applying.results.finding import Health
+from batchdiff.applying.share_guests import shared_finding
 from batchdiff.applying.sharing import share
 from batchdiff.image.storage import sharing_gain
 from batchdiff.units import GIB, MIB
@@ -288,14 +292,14 @@ def test_what_a_stopped_run_gave_back_is_counted_although_more_is_left_afterward
     assert abs(report["totals"]["came_back_bytes"] - given_back) <= TREES + given_back // 50
 
 
-def test_who_cannot_see_the_extents_of_btrfs_gets_a_bound(disk, fleet, monkeypatch):
+def test_who_cannot_see_the_extents_of_btrfs_gets_no_number(disk, fleet, monkeypatch):
     """Only root may search its tree; what XFS frees, anyone can see."""
 
     def refused(fd: int, path: str) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted", path)
 
     monkeypatch.setattr(sharing_gain, "stored_extents", refused)
-    plan, exactness = plan_of(fleet), {"btrfs": "at_most", "xfs": "exact"}[disk.name]
+    plan, exactness = plan_of(fleet), {"btrfs": "unknown", "xfs": "exact"}[disk.name]
     predicted = guests_after_planning(fleet)["web"]["sharing"]
     assert predicted["exactness"] == exactness
     said = run_here("apply", plan)
@@ -303,8 +307,8 @@ def test_who_cannot_see_the_extents_of_btrfs_gets_a_bound(disk, fleet, monkeypat
     assert {guest["sharing"]["came_back_exactness"] for guest in report["guests"]} == {exactness}
     assert report["totals"]["came_back_exactness"] == exactness
     assert ("came back" in said) == (exactness == "exact"), "a number that is not known is left out"
-    assert ("freed at most" in run_here("status", plan)) == (exactness == "at_most")
-    assert ("in place with the template: at most" in run_here("show", plan)) == (exactness == "at_most")
+    assert ("freed an unknown amount of space" in run_here("status", plan)) == (exactness == "unknown")
+    assert ("in place with the template: an unknown amount" in run_here("show", plan)) == (exactness == "unknown")
 
 
 def test_a_program_that_wants_to_write_is_let_in(on_xfs, monkeypatch):
@@ -393,8 +397,19 @@ def test_verify_opens_the_guests(on_xfs):
         file.truncate(MIB)
     assert "damaged" in run_here("verify", plan_of(on_xfs), expect=6)
     guest.unlink()
+    assert "unknown web: it is gone; if it was moved, add" in run_here("verify", plan_of(on_xfs), expect=1)
     guest.symlink_to("/nowhere")
     assert "unknown" in run_here("verify", plan_of(on_xfs), expect=1)
+
+
+def test_a_guest_in_a_folder_that_may_not_be_entered_is_not_called_gone(tmp_path):
+    """It would be of no use to say where it was moved."""
+    path = notation.write_raw(tmp_path / "web.img", TEMPLATE)
+    tmp_path.chmod(0o700)
+    guest = shared_guest("web", source=source(path))
+    found = as_user(3001, "/", lambda: shared_finding(guest))
+    assert found.health is Health.UNKNOWN
+    assert found.why.startswith(f"cannot examine {path}: the user with uid 3001 may not enter the folder ")
 
 
 def test_a_guest_that_changed_since_is_refused_and_the_others_go_on(on_xfs):

@@ -17,12 +17,18 @@ _SEVERAL = ("those images", "standalone ones", "them")
 
 
 def require_no_dependents(
-    dependents: Dependents, path: str, *former: str, identifier: str | None = None, but: Iterable[str] = ()
+    dependents: Dependents,
+    path: str,
+    *former: str,
+    identifier: str | None = None,
+    but: Iterable[str] = (),
+    lasting: str = "",
 ) -> None:
     """Make sure that no other image has the file at ``path`` in its backing chain or among its parts.
 
     ``former``: names that the file had until a moment ago. ``but``: the paths of images that may depend on it.
     ``identifier``: an identifier in the file, by which images that other programs made may name it.
+    ``lasting``: the path that the file will have after the error, if that is another one.
 
     :raises GuestError: an image depends on the file; or one may, because a file or folder cannot be read.
     """
@@ -31,7 +37,7 @@ def require_no_dependents(
         one = len(found.doubtful) == 1
         places, them = ("that file or folder", "it") if one else ("those files or folders", "them")
         raise GuestError(
-            f"{path} was left alone",
+            f"{lasting or path} was left alone",
             why=f"it may be needed by {few(found.doubtful)}",
             remedy=f"If you are not allowed to read {places}, run the same command as root. Otherwise, repair"
             f" {them} or move {them} away, {AGAIN}",
@@ -40,7 +46,7 @@ def require_no_dependents(
         one = len(found.words) == 1
         images, ones, them = ("that image", "a standalone one", "it") if one else _SEVERAL
         raise GuestError(
-            f"{path} was left alone",
+            f"{lasting or path} was left alone",
             why=f"{few(found.words)} cannot be read without it",
             remedy=f"Convert {images} to {ones} (`qemu-img convert`) or remove {them}, {AGAIN}",
         )

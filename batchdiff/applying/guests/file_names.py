@@ -18,11 +18,13 @@ import os
 import stat
 
 from batchdiff.applying.guests.next_action import OutgoingAt
-from batchdiff.errors import GuestError
+from batchdiff.errors import GuestError, ImageError
 from batchdiff.files import own_files
 from batchdiff.files.fingerprint import Fingerprint, fingerprint_at
 from batchdiff.frozen import frozen
+from batchdiff.linux.call_failures import explain
 from batchdiff.linux.device_names import is_among_devices
+from batchdiff.linux.permissions import Deed
 
 
 @frozen
@@ -73,6 +75,20 @@ def require_lasting(path: str) -> None:
             remedy="Bring the device back; or create a block device with that name, and copy the disk to it with"
             f" `qemu-img convert -n -O FORMAT OVERLAY {path}`.",
         )
+
+
+def require_examinable(path: str) -> None:
+    """Refuse to take a file for a missing one that this process cannot examine.
+
+    :raises ImageError: the file may exist, but a folder may not be entered, or the filesystem has a fault.
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        fault = explain(error, Deed.READ, path)
+        raise ImageError(f"cannot examine {path}", why=fault.why, remedy=fault.remedy, path=path) from error
 
 
 def discard(path: str) -> None:

@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TypeAlias
 
-from batchdiff.applying.guests.file_names import original_names, overlay_names
+from batchdiff.applying.guests.file_names import original_names, overlay_names, require_examinable
 from batchdiff.applying.guests.status import OnDisk, TemplateIs, Written
 from batchdiff.applying.journal.leftovers import leftover
 from batchdiff.applying.journal.records import Fate, Goal, GuestState, History
-from batchdiff.errors import GuestError
+from batchdiff.errors import GuestError, ImageError
 from batchdiff.files.fingerprint import NO_FILE, Fingerprint, fingerprint_at
 from batchdiff.frozen import frozen
 from batchdiff.plan.plan import GuestToConvert, Plan, PlannedImage
@@ -41,7 +41,9 @@ def find_overlay(guest: GuestToConvert, state: GuestState | None) -> Found | Non
     """Return a guest's overlay, under its present name; None if it is missing.
 
     :raises GuestError: more than one file could be the overlay.
+    :raises ImageError: it may exist, but cannot be examined.
     """
+    require_examinable(guest.overlay_path)
     published = state is not None and state.published
     known = None if state is None else state.overlay
     names = overlay_names(guest.overlay_path)
@@ -87,14 +89,15 @@ def find_original(guest: GuestToConvert, state: GuestState | None) -> Found | No
     overlay, unless it is an unwritten rebuilt image beside an overlay of another name.
 
     :raises GuestError: either of two files could be the original.
+    :raises ImageError: it was not deleted, but cannot be examined.
     """
+    if state is None or state.fate is not Fate.DELETED:
+        require_examinable(guest.source.path)
     names = original_names(guest.source.path)
     own = _found(names.own, fingerprint_at(names.own), guest)
     if own is not None and (own.proven or _has_made_way(guest, state)):
         return own
-    aside = find_original_aside(guest)
-    if aside is not None and not aside.proven and state is not None and state.fate is Fate.DELETED:
-        aside = None  # a later plan has put its own original there: an overlay that it replaced with a thinner one
+    aside = None if is_of_later_plan(guest, state) else find_original_aside(guest)
     if own is None or _is_rebuilt(own.now, state) or guest.overlay_path == guest.source.path:
         return aside
     if aside is not None:
@@ -105,6 +108,15 @@ def find_original(guest: GuestToConvert, state: GuestState | None) -> Found | No
             " again.",
         )
     return own
+
+
+def is_of_later_plan(guest: GuestToConvert, state: GuestState | None) -> bool:
+    """Return whether a file in quarantine is not the guest's original, because that was deleted.
+
+    A later plan puts its own original there: an overlay that it has replaced with a thinner one.
+    """
+    aside = find_original_aside(guest)
+    return state is not None and state.fate is Fate.DELETED and not (aside is not None and aside.proven)
 
 
 def find_original_aside(guest: GuestToConvert) -> Found | None:
@@ -140,13 +152,11 @@ def lacks_parts(original: PlannedImage) -> bool:
 
 
 def changed_parts(original: PlannedImage) -> str:
-    """Describe each extent or data file of an original that is gone or has changed in size or mtime."""
+    """Describe each extent or data file of an original that is missing or has changed in size or mtime."""
     found = []
     for path, known in original.other_files:
         now = fingerprint_at(path)
-        if now is None:
-            found.append(f"{path} is gone")
-        elif known.was_written_to(now):
+        if now is None or known.was_written_to(now):
             found.append(f"{path}: {known.changes(now)}")
     return "; ".join(found)
 
@@ -249,7 +259,9 @@ def _on_disk(guest: GuestToConvert, state: GuestState) -> OnDisk:
     try:
         overlay, original = find_overlay(guest, state), find_original(guest, state)
     except GuestError as error:
-        return OnDisk(None, None, error.why)
+        return OnDisk(None, None, f"move one away: {error.why}")
+    except ImageError as error:
+        return OnDisk(None, None, f"fix this first: {error.reason}")
     is_half_deleted = original is None and state.deleting and state.goal is not Goal.RESTORE
     return OnDisk(
         overlay.path if overlay else None,

@@ -42,7 +42,7 @@ class IncomingAt(enum.StrEnum):
     UNFINISHED = "left behind by a process that died"
     READY = "complete, under its temporary name"
     PUBLISHED = "under its own name"
-    LOST = "published before, and missing now"
+    LOST = "published before, and missing or changed now"
 
 
 class Action(enum.StrEnum):
@@ -76,8 +76,8 @@ class Scene:
 
 def next_action(scene: Scene) -> Action:
     """Return the next action. The process may safely die after any action: the next run examines the files."""
-    # A file that was about to be deleted must be compared first, so it gets its name back.
-    if scene.outgoing is OutgoingAt.DELETING and not scene.verified:
+    # A file that was about to be deleted gets its name back: it must be compared first, or be kept.
+    if scene.outgoing is OutgoingAt.DELETING and (not scene.verified or scene.incoming is IncomingAt.LOST):
         return Action.PUT_BACK
     match scene.incoming:
         case IncomingAt.LOST:
@@ -91,12 +91,15 @@ def next_action(scene: Scene) -> Action:
 
 
 def _beginning(scene: Scene) -> Action:
-    """Return an action that cleans up; if none is needed, WRITE, or LOST without an outgoing file."""
+    """Return an action that cleans up; if none is needed, WRITE, or LOST without an outgoing file.
+
+    Once the two files have been compared, nothing is written, because nothing would compare the new file.
+    """
     if scene.outgoing in {OutgoingAt.ASIDE, OutgoingAt.DELETING}:
         return Action.PUT_BACK
     if scene.incoming is IncomingAt.UNFINISHED:
         return Action.DISCARD
-    return Action.LOST if scene.outgoing is OutgoingAt.GONE else Action.WRITE
+    return Action.LOST if scene.outgoing is OutgoingAt.GONE or scene.verified else Action.WRITE
 
 
 def _publishing(scene: Scene) -> Action:

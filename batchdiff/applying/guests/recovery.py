@@ -18,7 +18,7 @@ import os
 from contextlib import closing
 from dataclasses import replace
 
-from batchdiff.applying.guests.file_names import original_names
+from batchdiff.applying.guests.file_names import original_names, require_examinable
 from batchdiff.applying.guests.guest_files import Found, find_original, find_original_aside
 from batchdiff.applying.journal.records import Fate, Goal, GuestState, History, Step
 from batchdiff.errors import BatchdiffError, GuestError
@@ -33,6 +33,8 @@ def recover_states(plan: Plan, history: History, path_map: PathMap = NOTHING_MOV
     """Return, by name, the states of guests whose conversion the sidecar or files show, but ``history`` lacks.
 
     ``path_map``: the moves since paths were recorded in the sidecar.
+
+    :raises ImageError: a guest was or may have been converted, but its files cannot be examined.
     """
     sidecars = [path_map.sidecar(sidecar) for sidecar in sidecars_of(plan)]
     origins = {path: origin for sidecar in sidecars for path, origin in sidecar.overlays.items()}
@@ -81,6 +83,8 @@ def _state(guest: GuestToConvert, origin: OverlayOrigin | None, plan: Plan) -> G
     proven = aside if aside is not None and aside.proven else None
     if not recorded and proven is None:
         return None  # before any header is read: usually there is nothing to recover
+    for path in (guest.source.path, guest.overlay_path):
+        require_examinable(path)  # a file that only seems to be missing would prove something untrue
     overlay_is_there = has_template_as_backing_file(guest, plan)
     if proven is not None and not recorded and not overlay_is_there and _is_replaced(guest, proven):
         return GuestState(Step.RESTORED, Goal.RESTORE, fate=Fate.QUARANTINED, aside=proven.path)

@@ -36,7 +36,7 @@ class Written(enum.Flag):
 
 @frozen
 class OnDisk:
-    """The paths of a guest's files, None for a missing one. ``doubt``: why they are uncertain.
+    """The paths of a guest's files, None for a missing one. ``doubt``: what to do if they are uncertain, and why.
 
     ``left``: the overlay that a restore left behind; then ``original`` is the guest's own path, even if no file is
     there. ``parts``: the remaining extents or data file of an original that batchdiff has begun to delete.
@@ -126,7 +126,7 @@ def _next(known: GuestState, there: OnDisk | None, retire: Retire | None) -> str
     if known.goal is not Goal.APPLY and known.step is not Step.PURGED:
         return f"{known.goal}: finish the {known.goal} that was started"
     if there is not None and there.doubt:
-        return f"move one away: {there.doubt}"
+        return there.doubt
     trouble = _trouble(there) if known.published and there is not None else ""
     return trouble or _by_step(known, there, retire)
 

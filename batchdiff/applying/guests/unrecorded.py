@@ -14,6 +14,8 @@ def recover_unrecorded(plan: Plan, history: History, path_map: PathMap) -> dict[
     """Return, by name, the states of guests whose conversion ``history`` lacks.
 
     ``path_map``: the moves since paths were recorded in the sidecar.
+
+    :raises ImageError: a guest was or may have been converted, but its files cannot be examined.
     """
     if not _may_lack(plan, history):
         return {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
+from batchdiff.applying.guests.file_names import require_examinable
 from batchdiff.applying.journal.file import Journal, MemoryJournal
 from batchdiff.errors import PlanError
 from batchdiff.files.fingerprint import REPLACED, Fingerprint, fingerprint_at
@@ -26,8 +27,10 @@ class ChangeDetector:
         """Compare a file with its expected fingerprint; at the first call for ``key``, only note the fingerprint.
 
         :raises PlanError: ``now`` is None, or the file changed in a way that batchdiff did not cause.
+        :raises ImageError: ``now`` is None, and the file cannot be examined.
         """
         if now is None:
+            require_examinable(path)
             raise PlanError(f"{path} is gone", remedy="Bring it back, then run the same command again.")
         before = self.seen.setdefault(key, now)
         if now in self.journal.history.changed and before.is_unwritten(now):
@@ -52,6 +55,7 @@ class ChangeDetector:
         """Check that the open files of the template are still at their paths, unchanged since the first call.
 
         :raises PlanError: one has changed or is gone, or another file is in its place.
+        :raises ImageError: one cannot be examined.
         """
         for layer in image.layers:
             self.check(layer.path, fingerprint_at(layer.path), layer.path)

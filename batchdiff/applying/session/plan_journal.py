@@ -7,9 +7,11 @@ from contextlib import closing, contextmanager
 
 from batchdiff.applying.guests.recovery import recover_states
 from batchdiff.applying.journal.file import Journal
-from batchdiff.applying.journal.records import mapped_history
+from batchdiff.applying.journal.records import GuestState, mapped_history
 from batchdiff.errors import PlanError
 from batchdiff.files.filenames import shell_path
+from batchdiff.linux.call_failures import explain
+from batchdiff.linux.permissions import Deed
 from batchdiff.plan.head import plan_head
 from batchdiff.plan.path_map import PathMap
 from batchdiff.plan.plan import Plan
@@ -24,14 +26,22 @@ def plan_journal(path: str, plan: Plan, path_map: PathMap) -> Iterator[Journal]:
 
     :raises PlanError: another command is working on the plan, another plan has replaced it, or the journal cannot
         be used.
-    :raises OSError: a conversion cannot be recorded.
+    :raises ImageError: what the journal lacks cannot be determined, because files cannot be examined.
     """
     with closing(Journal(path, plan.checksum)) as journal:
         _require_still_there(path, plan)
         journal.history = mapped_history(journal.history, path_map)
-        for name, state in recover_states(plan, journal.history, path_map).items():
-            journal.record(name, state)
+        _record_recovered(journal, recover_states(plan, journal.history, path_map))
         yield journal
+
+
+def _record_recovered(journal: Journal, states: dict[str, GuestState]) -> None:
+    try:
+        for name, state in states.items():
+            journal.record(name, state)
+    except OSError as error:
+        fault = explain(error, Deed.WRITE, journal.path)
+        raise PlanError(f"cannot use the journal {journal.path}", why=fault.why, remedy=fault.remedy) from error
 
 
 def _require_still_there(path: str, plan: Plan) -> None:

@@ -90,6 +90,7 @@ class Run:
         """Check that the template's files are at their paths, and unchanged since the first call.
 
         :raises PlanError: one has changed or is gone, or another file is in its place.
+        :raises ImageError: one cannot be examined.
         """
         self.detector.check_at_paths(self.template)
 

@@ -1,12 +1,10 @@
 """A request to stop a command.
 
 If a signal handler raised an error, it might do so between a rename and its record. So the handler only makes this
-request.
+request. It may interrupt a request of its own thread, for whose lock it would wait for ever, so there is none.
 """
 
 from __future__ import annotations
-
-import threading
 
 from batchdiff.errors import StopError
 
@@ -15,16 +13,16 @@ class Stop:
     """A request to stop, which any thread may make or check."""
 
     def __init__(self) -> None:
-        self._asked = threading.Event()
+        self._asked = False
 
     def ask(self) -> None:
         """Make the request; a signal handler may call this."""
-        self._asked.set()
+        self._asked = True
 
     @property
     def is_asked(self) -> bool:
         """True once the request has been made."""
-        return self._asked.is_set()
+        return self._asked
 
     def check(self) -> None:
         """Raise StopError if the request has been made."""

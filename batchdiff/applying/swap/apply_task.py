@@ -8,7 +8,7 @@ from functools import cached_property
 from batchdiff.applying.checks.staleness import changes_since_planned, check_unchanged, stale, with_accepted
 from batchdiff.applying.checks.verify import Check, Comparison, verify
 from batchdiff.applying.guests.commands import command
-from batchdiff.applying.guests.file_names import original_names
+from batchdiff.applying.guests.file_names import original_names, require_examinable
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.journal.records import Goal, GuestState, Step
 from batchdiff.applying.session.change_detection import ChangeDetector
@@ -21,6 +21,7 @@ from batchdiff.applying.writer.overlay_writer import write_overlay
 from batchdiff.choices import Retire, VerifyMode
 from batchdiff.errors import BatchdiffError, DifferenceError, GuestError
 from batchdiff.extents import Extents
+from batchdiff.files.fingerprint import NO_FILE, fingerprint_at
 from batchdiff.frozen import frozen
 from batchdiff.image.image import Image
 from batchdiff.image_source import ImageSource
@@ -46,6 +47,7 @@ class ApplyTask:
 
     :raises GuestError: a restore or purge of the guest is not finished, or the original is to be kept although the
         overlay takes its name.
+    :raises ImageError: one of the guest's files cannot be examined.
     """
 
     goal, final = Goal.APPLY, Step.RETIRED
@@ -61,6 +63,8 @@ class ApplyTask:
     ) -> None:
         state = run.journal.state(plan.name)
         _check_start(plan, state, options.retire)
+        for path in (plan.source.path, plan.overlay_path):
+            require_examinable(path)
         self.guest, self.retire, self.original = plan.name, plan.retired(options.retire), plan.image
         self.data_file = plan.options.data_file
         self.outgoing = Outgoing(plan.source, original_names(plan.source.path), plan.image.fingerprints[0])
@@ -182,12 +186,15 @@ class ApplyTask:
 
 
 def _overlay(planned: ImageSource, state: GuestState | None) -> IncomingFile:
-    """Return a guest's overlay; one that an earlier run has published may have been used or flattened since."""
-    if state is None:
-        return IncomingFile(planned)
-    if state.published:
-        return IncomingFile(current_overlay(planned), state.overlay, was_published=True)
-    return IncomingFile(planned, state.overlay)
+    """Return a guest's overlay; one that an earlier run has published may have been used or flattened since.
+
+    That run may have died before it recorded the publication: then the file with the overlay's name shows it.
+    """
+    known = None if state is None else state.overlay
+    is_there = known is not None and known.is_same_file(fingerprint_at(planned.path) or NO_FILE)
+    if is_there or (state is not None and state.published):
+        return IncomingFile(current_overlay(planned), known, was_published=True)
+    return IncomingFile(planned)
 
 
 def _check_start(guest: GuestToConvert, state: GuestState | None, how: Retire) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from batchdiff.applying.checks.overlay_losses import LossesAllowed
 from batchdiff.applying.guests.commands import command
 from batchdiff.applying.guests.file_names import original_names, overlay_names
-from batchdiff.applying.guests.guest_files import Found, changes_aside
+from batchdiff.applying.guests.guest_files import Found, changes_aside, is_of_later_plan
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.journal.records import GuestState
 from batchdiff.applying.session.session import Run
@@ -72,9 +72,10 @@ class GuestToRestore:
         return replace(self.plan.source, backing=(), other_files=())
 
     def older(self) -> str | None:
-        """Return the path of the original in quarantine; None if no file has that name."""
+        """Return the path of the original in quarantine; None if no file has that name, or only a later plan's."""
         quarantined = original_names(self.plan.source.path).quarantine
-        return quarantined if os.path.lexists(quarantined) else None
+        is_ours = os.path.lexists(quarantined) and not is_of_later_plan(self.plan, self.state)
+        return quarantined if is_ours else None
 
     def remark_on_older(self) -> list[str]:
         """Return a list with a remark about an older original; empty if there is none."""

@@ -28,9 +28,10 @@ class IncomingFile:
     """The incoming file of one task.
 
     ``source``: its image under its own name. ``was_published``: whether it had that name before this command, so
-    that a VM may have changed it. ``known``: its identity, if that is known. ``ready``: its path while it is
-    complete under another name, as a temporary file or an original that was set aside. ``compared``: its identity
-    when it was compared under its own name. ``data_file``: the identity of a data file that was written for it.
+    that a VM may have changed it. ``ready``: its path while it is complete under another name, as a temporary file
+    or an original that was set aside. ``known``: its identity once it is complete; unless it is ready, it must be
+    under its own name. ``compared``: its identity when it was compared under its own name. ``data_file``: the
+    identity of a data file that was written for it.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class IncomingFile:
         self.compared: Fingerprint | None = None
         self.data_file: Fingerprint | None = None
         self._quarantined = quarantined
+        self._parts: dict[str, Fingerprint] = {}
         self._opened = ExitStack()
         self._held: Held | None = None
 
@@ -67,11 +69,26 @@ class IncomingFile:
         return self.source if self.known is not None or self.was_published else None
 
     def to_compare(self) -> ImageSource:
-        """Return the image at its present path for a comparison; if that is its own path, note its identity."""
+        """Return the image at its present path for a comparison, and note the identity of its other files.
+
+        If that path is its own, note the identity of the image's own file, too.
+        """
+        self._parts = {path: fingerprint_at(path) or NO_FILE for path in self.source.other_files}
         if self.ready is not None:
             return replace(self.source, path=self.ready)
         self.compared = fingerprint_at(self.path)
         return self.source
+
+    def changed_part(self) -> str | None:
+        """Return the path of an extent or data file that is no longer as it was compared; None if all are.
+
+        The VM of an image that was published before may write to its files.
+        """
+        for path, known in self._parts.items():
+            now = fingerprint_at(path) or NO_FILE
+            if not (known.is_same_file(now) if self.was_published else known.is_unwritten(now)):
+                return path
+        return None
 
     def hold(self) -> None:
         """Hold the image's own files against writers until :meth:`close`.
@@ -120,8 +137,9 @@ class IncomingFile:
         self._opened.close()
 
     def discarded(self) -> None:
-        """Forget the path of a file that was written; an original that was set aside stays ready."""
-        self.ready = self._quarantined
+        """Forget a file that was written; an original that was set aside stays ready."""
+        if self.ready is not None and not self.is_quarantined:
+            self.ready, self.known = None, None
 
     def _data_has_changed(self) -> bool:
         known = self.data_file

@@ -10,7 +10,7 @@ from batchdiff.applying.journal.records import Fate
 from batchdiff.applying.results.outcome import Original
 from batchdiff.applying.swap.task import SwapTask, is_in_place
 from batchdiff.errors import ImageError
-from batchdiff.files.fingerprint import NO_FILE, fingerprint_at
+from batchdiff.files.fingerprint import fingerprint_at
 from batchdiff.image.open import open_image
 from batchdiff.image_source import ImageSource
 
@@ -28,20 +28,23 @@ def outgoing_at(task: SwapTask) -> OutgoingAt:
 def incoming_at(task: SwapTask, temporary: str | None) -> IncomingAt:
     """Return the state of the incoming file; ``temporary``: as for :func:`observe`."""
     incoming = task.incoming
-    now = fingerprint_at(incoming.path)
-    if incoming.was_published:
-        # The VM uses whatever file is at that path; but once one has been compared, no other may take its place.
-        is_outgoing = is_in_place(task) and task.outgoing.known.is_unwritten(now or NO_FILE)
-        if now is None or is_outgoing:
-            return IncomingAt.LOST  # no file has this name, or the outgoing file has it
-        if incoming.compared is not None and not incoming.compared.is_same_file(now):
-            return IncomingAt.LOST
-        return IncomingAt.PUBLISHED
-    if incoming.known is not None and now is not None and incoming.known.is_unwritten(now):
-        return IncomingAt.PUBLISHED
     if incoming.ready is not None:
         return IncomingAt.READY
+    if incoming.was_published or incoming.known is not None:
+        return IncomingAt.PUBLISHED if _is_in_its_place(task) else IncomingAt.LOST
     return IncomingAt.UNFINISHED if temporary is not None and os.path.lexists(temporary) else IncomingAt.NONE
+
+
+def _is_in_its_place(task: SwapTask) -> bool:
+    """Return whether the incoming file has its own name; each of its files that was compared must be there."""
+    incoming, now = task.incoming, fingerprint_at(task.incoming.path)
+    if now is None or incoming.changed_part() is not None:
+        return False
+    if not incoming.was_published:
+        return incoming.known is not None and incoming.known.is_unwritten(now)
+    # The VM uses whatever file is at that path; but once one has been compared, no other may take its place.
+    is_outgoing = is_in_place(task) and task.outgoing.known.is_unwritten(now)
+    return not is_outgoing and (incoming.compared is None or incoming.compared.is_same_file(now))
 
 
 def fate_of_original(names: FileNames, where: OutgoingAt) -> Original:

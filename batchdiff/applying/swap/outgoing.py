@@ -10,6 +10,7 @@ from batchdiff.applying.checks.no_dependents import require_no_dependents
 from batchdiff.applying.guests.file_names import original_names
 from batchdiff.applying.guests.guest_files import KnownPart
 from batchdiff.applying.guests.next_action import OutgoingAt
+from batchdiff.applying.journal.records import Goal
 from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap import retire
 from batchdiff.applying.swap.observe import outgoing_at
@@ -22,6 +23,7 @@ from batchdiff.image.backing.heads import identifier_of
 from batchdiff.image.image import Image
 from batchdiff.image.in_use.check import Purpose
 from batchdiff.image.in_use.hold import Held, hold
+from batchdiff.image.layer import Layer
 from batchdiff.image.open import inspect, open_image
 from batchdiff.linux.call_failures import AGAIN, UNDO_SECOND_NAME, obstacle
 from batchdiff.linux.permissions import Deed
@@ -48,6 +50,17 @@ class OutgoingFile:
         """The present path of the file; its own path if it is gone."""
         outgoing, where = self._task.outgoing, self.where
         return outgoing.source.path if where is OutgoingAt.GONE else outgoing.names.at(where)
+
+    @property
+    def former_path(self) -> str:
+        """The path that the file gets back: in quarantine if another file, such as an overlay, has its name."""
+        names = self._task.outgoing.names
+        return names.quarantine if os.path.lexists(names.own) else names.own
+
+    @property
+    def lasting_path(self) -> str:
+        """The path that the file has after an error: one that was set aside to be deleted is put back."""
+        return self.former_path if self.where is OutgoingAt.DELETING else self.path
 
     def image(self, *, moved: bool) -> Image:
         """Return the image of the file, opened, held and checked; it stays open until :meth:`close`.
@@ -78,11 +91,11 @@ class OutgoingFile:
         return self._image
 
     def _require_retirable(self, image: Image) -> None:
-        """Raise an error if the file or, for a deletion, any of its other files cannot be renamed or deleted."""
+        """Raise an error if the file, or another file that is deleted with it, cannot be renamed or deleted."""
         if self._task.retire is Retire.KEEP:
             return
-        own, *others = image.own_files
-        for layer in (own, *(others if self._task.retire is Retire.DELETE else ())):
+        own = image.layers[0]
+        for layer in (own, *self._deleted_with(image)):
             names = self._task.outgoing.names if layer is own else original_names(layer.path)
             folders = (os.path.dirname(self._run.session.plan_path), os.path.dirname(layer.path))
             plans = EarlierPlans(filter(None, folders))
@@ -90,6 +103,16 @@ class OutgoingFile:
             against = against or obstacle(Deed.RENAME, layer.path)
             if against is not None:
                 raise GuestError(f"{self._task.guest} was left unchanged", why=against.why, remedy=against.remedy)
+
+    def _deleted_with(self, image: Image) -> list[Layer]:
+        """Return the other files of the image that are deleted with its own file."""
+        if self._task.retire is not Retire.DELETE:
+            return []
+        others = image.own_files[1:]
+        if self._task.goal is not Goal.RESTORE:
+            return others
+        # The operator may have given the overlay another data file, which is left alone.
+        return [layer for layer in others if layer.path in self._task.outgoing.parts]
 
     def check_holds(self) -> None:
         """Make sure that no program wants to write to a held file; let such a program continue.
@@ -121,15 +144,15 @@ class OutgoingFile:
         """
         if self._held is None:
             return
-        path, usage = self._task.outgoing.names.own, self._held.alone()
+        usage = self._held.alone()
         if usage.objection:
             remedy = f"Stop whatever is using it, {AGAIN}"
-            raise InUseError(f"{path} was left unchanged", why=usage.objection, remedy=remedy)
+            raise InUseError(f"{self.lasting_path} was left unchanged", why=usage.objection, remedy=remedy)
         self._require_unseen_allowed(usage.unknown)
 
     def _require_unseen_allowed(self, unknown: str) -> None:
         if unknown and self._task.retire is Retire.DELETE and not self._run.session.unseen:
-            raise open_unseen(self._task.outgoing.names.own, unknown)
+            raise open_unseen(self.lasting_path, unknown)
 
     def require_no_dependents(self, *former: str) -> None:
         """Make sure that no other image depends on the file or, right before a deletion, on its other files.
@@ -142,15 +165,17 @@ class OutgoingFile:
         incoming = self._task.incoming.source.path
         if incoming != self.path and identity_of(incoming) == identity_of(self.path) is not None:
             raise GuestError(
-                f"{self.path} was left alone",
+                f"{self.lasting_path} was left alone",
                 why=f"{incoming} is the same file by another name",
                 remedy=UNDO_SECOND_NAME,
             )
-        require_no_dependents(self._run.dependents, self.path, *former, identifier=self._identifier)
-        if self._task.retire is Retire.DELETE and self._image is not None:
-            own, *others = self._image.own_files
-            for layer in others:
-                require_no_dependents(self._run.dependents, layer.path, but=(own.path, self.path, *former))
+        require_no_dependents(
+            self._run.dependents, self.path, *former, identifier=self._identifier, lasting=self.lasting_path
+        )
+        if self._image is not None:
+            own = self._image.layers[0].path
+            for layer in self._deleted_with(self._image):
+                require_no_dependents(self._run.dependents, layer.path, but=(own, self.path, *former))
 
     def parts(self) -> tuple[KnownPart, ...]:
         """Return the other files of an overlay that are deleted with it, each with its present fingerprint."""

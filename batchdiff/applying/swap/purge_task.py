@@ -18,7 +18,7 @@ from dataclasses import replace
 
 from batchdiff.applying.checks.verify import Check, Comparison, check_used, verify
 from batchdiff.applying.guests.commands import command
-from batchdiff.applying.guests.file_names import FileNames, original_names
+from batchdiff.applying.guests.file_names import FileNames, original_names, require_examinable
 from batchdiff.applying.guests.guest_files import changed_parts
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.journal.records import Goal, GuestState, Step
@@ -57,12 +57,15 @@ def purge_task(
     """Return the purge task for a guest whose original is in quarantine or partly purged.
 
     :raises GuestError: the guest's overlay, or the image that restore rebuilt, is missing.
+    :raises ImageError: one of the guest's files cannot be examined.
     """
     names = original_names(guest.source.path)
     aside = replace(names, own=names.quarantine)
     now = fingerprint_at(aside.deleting) if state.goal is Goal.PURGE else None
     now = now or fingerprint_at(aside.own)
     incoming = _what_the_vm_sees(guest, template, state)
+    for path in (aside.own, incoming.path):
+        require_examinable(path)
     if fingerprint_at(incoming.path) is None:
         raise _all_that_is_left(guest.name, incoming.path, aside, state)
     # A VM that is killed while it writes may leak clusters. A rebuilt image is only compared.

@@ -6,9 +6,10 @@ from batchdiff.applying.guests.commands import command
 from batchdiff.applying.guests.guest_files import changed_parts, missing, original_is
 from batchdiff.applying.guests.next_action import OutgoingAt
 from batchdiff.applying.journal.records import Goal, History, Step
-from batchdiff.applying.swap.task import SwapTask
+from batchdiff.applying.swap.task import SwapTask, is_in_place
 from batchdiff.errors import GuestError
 from batchdiff.files.filenames import shell_word
+from batchdiff.files.fingerprint import fingerprint_at
 from batchdiff.linux.call_failures import AGAIN, how_to_remove
 from batchdiff.plan.plan import PlannedImage
 
@@ -38,6 +39,22 @@ def lost(task: SwapTask, where: OutgoingAt) -> GuestError:
         remedy=f"Bring it back. Its original{original_is(original, task.original)}. To go back to the original:"
         f" {back}.",
     )
+
+
+def lost_meanwhile(task: SwapTask, where: OutgoingAt) -> GuestError:
+    """Return the error for an incoming image that had its own name, but is gone, or was written to or replaced."""
+    own = task.incoming.path
+    path = task.incoming.changed_part() or own
+    has_made_way = is_in_place(task) and where is OutgoingAt.NAMED  # the outgoing file has the name again
+    restores = task.goal is Goal.RESTORE
+    if fingerprint_at(path) is not None and not has_made_way:
+        return GuestError(
+            f"{path} has changed",
+            why="it was written to or replaced while this command ran",
+            # The next apply or purge compares whatever is there.
+            remedy=f"Stop whatever is using it, {AGAIN}" if restores else "Run the same command again.",
+        )
+    return error_vanished(path) if restores or path != own else lost(task, where)
 
 
 def open_unseen(path: str, unknown: str) -> GuestError:
@@ -186,7 +203,8 @@ def not_the_original(guest: str, path: str, overlay: str, planned: PlannedImage)
         f"{guest} was not restored",
         why=f"{path} is not its original, or was written to after the conversion",
         remedy=f"Compare it with the overlay {overlay}. To keep the overlay's content, move {path} away and run"
-        f" {rebuild}. To go back to {path}, move the overlay away, {AGAIN}",
+        f" {rebuild}. To go back to {path}, move the overlay away and run"
+        f" {command('restore', guest, '--discard-changes')}.",
     )
 
 

@@ -167,8 +167,8 @@ class Swap:
                 self._put_back()
             case Action.DISCARD:
                 self._discard()
-            case Action.WRITE:
-                self._write()
+            case Action.WRITE if isinstance(self.task, Writer):
+                self._write(self.task)
             case Action.PUBLISH:
                 self._publish()
             case Action.QUARANTINE:
@@ -178,15 +178,14 @@ class Swap:
             case Action.UNLINK:
                 self._unlink_outgoing()
             case _:
-                if self._incoming_at() is not IncomingAt.LOST:
-                    self._image()  # raises an error if something is wrong with the outgoing file
+                if self._incoming_at() is IncomingAt.LOST:
+                    raise refusals.lost_meanwhile(self.task, self._outgoing.where)
+                self._image()  # raises an error if something is wrong with the outgoing file
                 raise refusals.lost(self.task, self._outgoing.where)
 
     def _put_back(self) -> None:
         """Undo a rename of the outgoing file, by this process or one that died."""
-        names, state = self.task.outgoing.names, self._journal.state
-        # Back to quarantine if another file, such as an overlay, has taken the outgoing file's own name.
-        source, target = self._outgoing.path, names.quarantine if os.path.lexists(names.own) else names.own
+        source, target, state = self._outgoing.path, self._outgoing.former_path, self._journal.state
         if source == target:
             raise refusals.another_file(self.task, source, self._run.journal.history)
         if self.task.goal is Goal.APPLY and not (state.published or state.moved):
@@ -203,12 +202,10 @@ class Swap:
         discard_new_files(self._journal.state, self.task.data_file)
         self._journal.forget_temporary()
 
-    def _write(self) -> None:
+    def _write(self, writer: Writer) -> None:
         incoming, task = self.task.incoming, self.task
-        if not isinstance(task, Writer):  # its incoming image existed when this command began
-            raise refusals.error_vanished(incoming.path)
-        if os.path.lexists(incoming.path) and not is_in_place(self.task):
-            raise refusals.exists_already(self.task, leftover(self._run.journal.history, self.task.guest))
+        if os.path.lexists(incoming.path) and not is_in_place(task):
+            raise refusals.exists_already(task, leftover(self._run.journal.history, task.guest))
         data_file = task.data_file if task.goal is Goal.APPLY else None
         if data_file is not None and os.path.lexists(data_file):
             raise refusals.data_file_exists(data_file)
@@ -220,7 +217,7 @@ class Swap:
         self._journal.record_temporary(temporary)
 
         def fill(fd: int, data_fd: int | None) -> None:
-            self.remarks += task.write(fd, image, data_fd)
+            self.remarks += writer.write(fd, image, data_fd)
 
         written = write_new_files(temporary, data_file, fill, self._journal.record_written, self.changes)
         incoming.known, incoming.data_file = written

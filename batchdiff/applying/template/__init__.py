@@ -1,1 +1,1 @@
-"""The template under new overlays: its content, write protection, sidecar."""
+"""The template of overlays: its content, write protection and sidecar."""

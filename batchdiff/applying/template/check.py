@@ -106,7 +106,8 @@ def require_content(  # noqa: PLR0913  # options by keyword
     if not known:
         raise PlanError(
             f"cannot determine whether the template {path} is still as planned",
-            why=f"{reason}; the plan has no digest of it, because it shares blocks with its copies",
+            why=f"{reason}; the plan has no digest of it, because it shared blocks with other files when the plan"
+            " was made",
             remedy=_without_digest(plan, history),
         )
     if content_digest(template, check=check, report=report) == known:

@@ -123,12 +123,16 @@ def _file(layer: Layer, shared: ExtentTable | None = None) -> _File:
     except OSError as error:
         if error.errno not in {errno.EPERM, errno.EACCES}:
             raise
-        return _ByBlocks(layer, shared, Exactness.AT_MOST, _WITHOUT_TREE)
+        return _ByBlocks(layer, shared, Exactness.UNKNOWN, _WITHOUT_TREE)
 
 
 @dataclass(slots=True)
 class _ByBlocks:
-    """A file on a filesystem that frees block by block; on btrfs without its tree, the gain is an upper bound."""
+    """A file on a filesystem that frees block by block.
+
+    On btrfs, without its tree, the gain is unknown: an extent may stay because other parts of it are used, or
+    overwritten parts of it, which FIEMAP does not show, may be freed with it.
+    """
 
     layer: Layer
     shared: ExtentTable

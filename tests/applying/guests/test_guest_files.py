@@ -6,9 +6,15 @@ import os
 import plans
 import pytest
 
-from batchdiff.applying.guests.guest_files import find_original, find_overlay, original_is, rebuilt_is_in_place
-from batchdiff.applying.journal.records import Goal, GuestState, Step
-from batchdiff.errors import GuestError
+from batchdiff.applying.guests.guest_files import (
+    find_original,
+    find_overlay,
+    on_disk,
+    original_is,
+    rebuilt_is_in_place,
+)
+from batchdiff.applying.journal.records import Fate, Goal, GuestState, History, Step
+from batchdiff.errors import GuestError, ImageError
 from batchdiff.files.fingerprint import Fingerprint, fingerprint_at
 
 PUBLISHED = GuestState(Step.RETIRED, published=True)
@@ -161,3 +167,23 @@ def test_nothing_shows_whether_a_block_device_is_as_it_was(tmp_path, monkeypatch
     device = Fingerprint(1, 0, 4096, 0, 0)
     monkeypatch.setattr("batchdiff.applying.guests.guest_files.fingerprint_at", lambda _path: device)
     assert original_is("/dev/vg/vm", guest_of(tmp_path, device).image) == " is /dev/vg/vm"
+
+
+def test_what_to_do_if_two_files_could_be_the_original(tmp_path):
+    guest = guest_of(tmp_path, write(tmp_path / "vm.img.batchdiff-original"))
+    write(tmp_path / "vm.img")
+    there = on_disk(plans.small_plan(guest), History({guest.name: PUBLISHED}))[guest.name]
+    assert there.doubt.startswith(f"move one away: both {tmp_path}/vm.img and ")
+    assert (there.overlay, there.original) == (None, None)
+
+
+def test_a_file_that_cannot_be_examined_is_not_missing(tmp_path):
+    """No filesystem has names that long, so nothing can be said of the file."""
+    folder = tmp_path / ("x" * 300)
+    guest = guest_of(folder, Fingerprint(1, 2, 3, 4, 5))
+    for find in (find_original, find_overlay):
+        with pytest.raises(ImageError, match=f"cannot examine {folder}/vm"):
+            find(guest, PUBLISHED)
+    assert find_original(guest, dataclasses.replace(PUBLISHED, fate=Fate.DELETED)) is None, "it was deleted"
+    there = on_disk(plans.small_plan(guest), History({guest.name: PUBLISHED}))[guest.name]
+    assert there.doubt.startswith(f"fix this first: cannot examine {folder}/vm.qcow2: ")

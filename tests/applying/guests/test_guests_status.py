@@ -147,7 +147,7 @@ NEXT = {
         BOTH,
         "purge --used: delete the older original /vm.img.batchdiff-original",
     ),
-    "doubt": (QUARANTINED, OnDisk(None, None, "both a and b exist"), "move one away: both a and b exist"),
+    "doubt": (QUARANTINED, OnDisk(None, None, "move one away: a and b"), "move one away: a and b"),
     "overlay missing": (
         QUARANTINED,
         OnDisk(None, "/vm.img.aside"),

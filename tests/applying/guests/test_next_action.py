@@ -181,12 +181,14 @@ def test_nothing_is_retired_or_published_unverified(scene):
     if action is Action.WRITE:
         assert scene.incoming is IncomingAt.NONE
         assert scene.outgoing is OutgoingAt.NAMED
+        assert not scene.verified, "nothing would compare it"
 
 
 @pytest.mark.parametrize("retire", Retire)
-def test_an_overlay_that_is_lost_is_never_written_again(retire):
+@pytest.mark.parametrize("verified", [False, True])
+def test_an_overlay_that_is_lost_is_never_written_again(retire, verified):
     """It may have held what no original has."""
     for outgoing in OutgoingAt:
-        scene = Scene(outgoing, IncomingAt.LOST, False, retire, False)
+        scene = Scene(outgoing, IncomingAt.LOST, verified, retire, False)
         expected = Action.PUT_BACK if outgoing is OutgoingAt.DELETING else Action.LOST
         assert next_action(scene) is expected

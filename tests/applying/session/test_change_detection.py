@@ -9,12 +9,13 @@ from contextlib import closing
 import notation
 import plans
 import pytest
+from access import as_user
 from oracle import source
 
 from batchdiff.applying.journal.file import MemoryJournal
 from batchdiff.applying.journal.records import History
 from batchdiff.applying.session.change_detection import ChangeDetector
-from batchdiff.errors import PlanError
+from batchdiff.errors import ImageError, PlanError
 from batchdiff.image.open import open_image
 
 FIRST = plans.fingerprint(1)
@@ -124,6 +125,14 @@ def test_a_path_without_a_file(constancy, chain):
         chain[1].unlink()
         with pytest.raises(PlanError, match=f"{chain[1]} is gone"):
             constancy.check_at_paths(image)
+
+
+def test_a_path_in_a_folder_that_may_not_be_entered(constancy, chain, tmp_path):
+    """Its file is there, so it need not be brought back."""
+    with closing(open_image(source(*chain))) as image:
+        tmp_path.chmod(0o700)
+        with pytest.raises(ImageError, match=f"^cannot examine {chain[0]}: the user with uid 3001 may not enter"):
+            as_user(3001, "/", lambda: constancy.check_at_paths(image))
 
 
 def test_the_image_itself_may_be_renamed(constancy, chain):

@@ -189,6 +189,28 @@ def test_a_clone_that_is_there_before(placed, retire):
     assert_untouched(placed)
 
 
+@pytest.mark.parametrize("hindrance", ["clone", "reader"])
+@pytest.mark.parametrize("verb", ["apply", "purge", "restore"])
+def test_the_name_in_a_message_is_the_one_that_the_file_has_afterwards(placed, verb, hindrance):
+    """It is found while the file is set aside for its deletion; then the file gets another name back."""
+    in_place = placed.overlay() == placed.original()
+    if verb != "apply":
+        placed.apply(Retire.QUARANTINE)
+    goes = placed.overlay() if verb == "restore" else placed.original()
+    suffix = OVERLAY_ASIDE if verb == "restore" else ASIDE
+    aside = goes.with_name(goes.name + DELETING)
+    later = goes.with_name(goes.name + suffix) if in_place or verb == "purge" else goes
+    with contextlib.ExitStack() as others:
+        if hindrance == "clone":
+            placed.after_move(DELETING, lambda: placed.linked_clone(aside))
+        else:
+            placed.after_move(DELETING, lambda: others.enter_context(aside.open("rb")))
+        reason = failed(placed.apply(Retire.DELETE) if verb == "apply" else getattr(placed, verb)())
+    assert later.exists()
+    assert not aside.exists()
+    assert reason.startswith(f"{later} was left ")
+
+
 @pytest.mark.parametrize("retire", REMOVING)
 @pytest.mark.parametrize("moment", ["compared", "published", "deleting"])
 def test_a_clone_that_is_made_meanwhile(stage, retire, moment):

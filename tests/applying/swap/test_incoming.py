@@ -32,10 +32,11 @@ def test_one_that_is_still_to_be_written(path):
     incoming = IncomingFile(image(path))
     assert incoming.present is None
     incoming.ready = f"{path}.batchdiff-tmp"
+    incoming.known = made(incoming.ready)
     assert incoming.present == image(f"{path}.batchdiff-tmp")
     assert not incoming.is_quarantined
     incoming.discarded()
-    assert incoming.present is None
+    assert incoming.present is incoming.known is None
 
 
 def test_an_original_in_quarantine_stays_there_whatever_is_discarded(path):
@@ -43,6 +44,7 @@ def test_an_original_in_quarantine_stays_there_whatever_is_discarded(path):
     incoming = IncomingFile(image(path), made(aside), aside)
     incoming.discarded()
     assert incoming.is_quarantined
+    assert incoming.known == fingerprint_at(aside)
     assert incoming.present == incoming.to_compare() == image(aside)
     assert incoming.compared is None
     incoming.publish()
@@ -54,6 +56,31 @@ def test_one_that_was_published_is_remembered_as_it_is_compared(path):
     incoming = IncomingFile(image(path), was_published=True)
     assert incoming.present == incoming.to_compare() == image(path)
     assert incoming.compared == now
+
+
+def test_an_original_under_its_own_name_stays_whatever_is_discarded(path):
+    incoming = IncomingFile(image(path), made(path))
+    incoming.discarded()
+    assert incoming.present == image(path)
+    assert incoming.known == fingerprint_at(path)
+
+
+@pytest.mark.parametrize("was_published", [False, True])
+@pytest.mark.parametrize("how", ["gone", "another file", "written to"])
+def test_its_other_files_must_be_those_that_were_compared(path, how, was_published):
+    data = f"{path}.data"
+    made(data)
+    incoming = IncomingFile(
+        dataclasses.replace(image(path), other_files=(data,)), made(path), was_published=was_published
+    )
+    assert incoming.changed_part() is None
+    incoming.to_compare()
+    assert incoming.changed_part() is None
+    if how != "written to":
+        os.rename(data, f"{path}.elsewhere")
+    if how != "gone":
+        made(data, b"other content")
+    assert incoming.changed_part() == (None if was_published and how == "written to" else data)
 
 
 def test_it_gets_its_own_name_and_its_identity_afterwards_is_known(path):

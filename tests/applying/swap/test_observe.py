@@ -70,10 +70,17 @@ def test_complete_under_another_name(files):
     )
 
 
-def test_published_by_this_command_or_by_one_that_died(files):
+def test_published_by_this_command(files):
+    """Then only the very file counts: another one was compared with nothing."""
     files.made("vm.qcow2")
-    assert files.scene(known=files.known("vm.qcow2")).incoming is IncomingAt.PUBLISHED
-    assert files.scene(known=files.known("vm.img")).incoming is IncomingAt.NONE, "it is another file"
+    files.made(".vm.qcow2.x.batchdiff-tmp")
+    known = files.known("vm.qcow2")
+    assert files.scene(known=known).incoming is IncomingAt.PUBLISHED
+    assert files.scene(known=files.known("vm.img")).incoming is IncomingAt.LOST, "it is another file"
+    (files.folder / "vm.qcow2").write_bytes(b"other content")
+    assert files.scene(known=known).incoming is IncomingAt.LOST
+    (files.folder / "vm.qcow2").unlink()
+    assert files.scene(known=known).incoming is IncomingAt.LOST
 
 
 @pytest.mark.parametrize("there", [False, True])

@@ -419,6 +419,31 @@ def test_a_rebuilt_image_that_differs_is_not_published(stage):
     assert stage.images() == {stage.overlay().name}
 
 
+@pytest.mark.parametrize("hindrance", ["second name", "clone"])
+@pytest.mark.parametrize("given", [False, True])
+def test_a_data_file_that_the_operator_has_given_the_overlay(tmp_path, monkeypatch, given, hindrance):
+    """It stays, so it may have other names, and other images may need it."""
+    stage = Stage(tmp_path, monkeypatch, place="data")
+    stage.apply(Retire.DELETE)
+    data = stage.data_file()
+    if given:
+        data = data.rename(stage.folder / "vm.mine.raw")
+        header = stage.overlay().read_bytes()
+        old, new = (str(path).encode() for path in (stage.data_file(), data))
+        stage.overlay().write_bytes(header.replace(old, new))
+    before = data.read_bytes()
+    if hindrance == "clone":
+        stage.linked_clone(data)
+    else:
+        data.with_name("fleet.link").hardlink_to(data)
+    if not given:
+        assert str(data) in failed(stage.restore())
+        return
+    assert status(stage.restore()) is Status.RESTORED
+    assert_same(stage.original().read_bytes(), notation.content(GUEST))
+    assert_same(data.read_bytes(), before)
+
+
 def test_the_sidecar_forgets_the_overlay(stage, monkeypatch):
     stage.apply(Retire.QUARANTINE)
     stage.restore()
