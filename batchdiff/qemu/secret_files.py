@@ -51,20 +51,34 @@ def is_descriptor(path: str) -> bool:
 
 def why_unusable_as_secret(path: str) -> str:
     """Return why a file cannot be the source of a secret; empty if it can. This never reads a pipe."""
+    if is_descriptor(path) and not _is_inherited(_number(path)):
+        return f"that descriptor is not open; open it in the shell, as in `batchdiff ... {_number(path)}< FILE`"
     try:
         status = os.stat(path)
         if stat.S_ISREG(status.st_mode):
             return _why_unfit(_read(path))
     except OSError as error:
-        if is_descriptor(path) and isinstance(error, FileNotFoundError):
-            number = path.rpartition("/")[2]
-            return f"that descriptor is not open; open it in the shell, as in `batchdiff ... {number}< FILE`"
         return _why_unreadable(error, path)
     if stat.S_ISFIFO(status.st_mode) and is_descriptor(path):
         # A process that also has the writing end of a pipe open would wait forever for the pipe to end.
-        mode = fcntl.fcntl(int(path.rpartition("/")[2]), fcntl.F_GETFL) & os.O_ACCMODE
+        mode = fcntl.fcntl(_number(path), fcntl.F_GETFL) & os.O_ACCMODE
         return "" if mode == os.O_RDONLY else "that descriptor was not opened read-only"
     return "it is neither a regular file nor a pipe that is open as a descriptor, such as /dev/fd/3"
+
+
+def _number(path: str) -> int:
+    return int(path.rpartition("/")[2])
+
+
+def _is_inherited(descriptor: int) -> bool:
+    """Return whether a descriptor was open when this process started; then it cannot be close-on-exec.
+
+    A file that this process opened, such as its journal, can get the number of a descriptor that was not passed.
+    """
+    try:
+        return not fcntl.fcntl(descriptor, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+    except (OSError, OverflowError):
+        return False
 
 
 def _read(path: str) -> bytes:
@@ -118,13 +132,25 @@ def readable_secret(path: str) -> ReadableSecret:
             raise SecretError(
                 f"cannot use the secret file {path}",
                 why=why,
-                remedy="Put the secret at that path; a symbolic link will do. Before the first apply,"
-                " you can also name another file as `secret_file` in the manifest, and make a new plan.",
+                remedy=_how_to_pass(path),
             )
         if not is_descriptor(path):
             return ReadableSecret(path)
         _kept[path] = _in_memory(path)
         return _by_descriptor(_kept[path])
+
+
+def _how_to_pass(path: str) -> str:
+    """Return what to do about a secret that cannot be used."""
+    if is_descriptor(path):
+        return "Pass the secret through that descriptor."
+    again = (
+        "Before the first apply, you can also name another file as `secret_file` in the manifest, and make a new"
+        " plan."
+    )
+    if os.path.exists(path):
+        return f"Let this user read it, or correct it. {again}"
+    return f"Put the secret at that path; a symbolic link will do. {again}"
 
 
 def _by_descriptor(fd: int) -> ReadableSecret:

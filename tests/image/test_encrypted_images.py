@@ -178,6 +178,7 @@ def test_a_secret_from_a_pipe(tmp_path, raw, secret, kind):
     reading, writing = os.pipe()
     os.write(writing, encrypted.SECRET.encode())
     os.close(writing)
+    os.set_inheritable(reading, True)
     source = declared(path, kind, f"/dev/fd/{reading}")
     assert read_all(source) == read_all(source) == raw.read_bytes()
     os.close(reading)

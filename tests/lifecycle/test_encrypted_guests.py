@@ -5,12 +5,13 @@ Rebuilding an encrypted image takes QEMU seconds of CPU time, so most tests with
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import encrypted
 import notation
 import pytest
-from commands import batchdiff, rarely
+from commands import COMMAND, batchdiff, rarely
 
 KINDS = ["luks", "qcow2"]
 TEMPLATE = "2M:A 1M:- 2M:B 3M:-"
@@ -272,6 +273,32 @@ def test_secrets_from_descriptors(tmp_path):
         fleet.assert_overlay(kind)
     for each in (*descriptors, *again):
         os.close(each)
+
+
+def test_a_secret_that_was_passed_to_plan_but_not_to_apply(tmp_path):
+    """The journal is the first file that apply opens, so it gets the number: it must not become the secret."""
+    notation.write_raw(tmp_path / "template.img", "1M:A")
+    original = notation.write_raw(tmp_path / "web.img", "960k:A 64k:B")
+    secret = encrypted.secret_file(tmp_path / "secret")
+    (tmp_path / "m.yaml").write_text(
+        "version: 1\ntemplate: {path: template.img, format: raw}\nguests:\n  - path: web.img\n    format: raw\n"
+        "    overlay: {encryption: {format: luks, iter_time: 10, secret_file: /dev/fd/3}}\n"
+    )
+
+    def run_with(redirection, *arguments):
+        command = f'"$@" {redirection}'
+        argv = ["sh", "-c", command, "sh", *COMMAND, *arguments]
+        return subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+
+    planned = run_with(f"3< {secret}", "plan", "m.yaml")
+    assert planned.returncode == 0, planned.stderr
+    done = run_with("", "apply", "m.plan.json", "--retire", "delete", "--yes")
+    assert done.returncode != 0, done.stdout
+    assert "that descriptor is not open" in " ".join((done.stdout + done.stderr).split())
+    assert original.exists()
+    assert not (tmp_path / "web.qcow2").exists()
+    done = run_with(f"3< {secret}", "apply", "m.plan.json", "--retire", "delete", "--yes")
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_plan_names_secret_files(tmp_path):

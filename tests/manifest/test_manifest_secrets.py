@@ -105,6 +105,7 @@ def test_a_file_that_others_can_read(secret, mode):
 
 def test_a_descriptor_is_kept_as_it_is(folder):
     reading, writing = os.pipe()
+    os.set_inheritable(reading, True)
     try:
         item = f"{{path: clones/a.img, format: luks, secret_file: /dev/fd/{reading}}}"
         (guest,) = read(guests(item)).guests

@@ -34,6 +34,7 @@ def piped(*parts):
     for part in parts:
         os.write(writing, part)
     os.close(writing)
+    os.set_inheritable(reading, True)  # as a shell passes it
     return reading
 
 
@@ -55,6 +56,7 @@ def test_a_pipe_that_nothing_was_written_to():
 
 def test_the_end_of_a_pipe_that_is_for_writing():
     reading, writing = os.pipe()
+    os.set_inheritable(writing, True)
     with pytest.raises(ImageError, match="not opened read-only"):
         readable_secret(f"/dev/fd/{writing}")
     for each in (reading, writing):
@@ -69,8 +71,21 @@ def test_a_descriptor_that_is_not_open_has_its_own_number_in_the_advice():
 
 
 def test_a_descriptor_of_something_else_is_not_called_closed():
-    with open("/dev/null") as file, pytest.raises(ImageError, match="nor a pipe that is open as a descriptor"):
-        readable_secret(f"/dev/fd/{file.fileno()}")
+    with open("/dev/null") as file:
+        os.set_inheritable(file.fileno(), True)
+        with pytest.raises(ImageError, match="nor a pipe that is open as a descriptor"):
+            readable_secret(f"/dev/fd/{file.fileno()}")
+
+
+def test_a_file_that_this_process_opened_is_no_secret_that_was_passed(tmp_path):
+    """Its journal, for example, may have the number of a descriptor that was not passed this time."""
+    (tmp_path / "journal").write_text("something that changes\n")
+    with (tmp_path / "journal").open("rb") as file:
+        with pytest.raises(ImageError, match=rf"not open; .* as in `batchdiff \.\.\. {file.fileno()}< FILE`"):
+            readable_secret(f"/dev/fd/{file.fileno()}")
+        os.set_inheritable(file.fileno(), True)
+        path, fd = readable_secret(f"/dev/fd/{file.fileno()}")
+        assert os.pread(fd, 100, 0) == b"something that changes\n", path
 
 
 def test_a_pipe_with_more_than_a_secret(monkeypatch):
@@ -107,6 +122,7 @@ def test_a_secret_of_another_user(tmp_path):
 
 def test_which_paths_are_descriptors():
     assert [is_descriptor(path) for path in ("/dev/fd/3", "/proc/self/fd/12")] == [True, True]
+    assert "not open" in why_unusable_as_secret(f"/dev/fd/{10**20}")
     assert [is_descriptor(path) for path in ("/dev/fd/", "/dev/fd/3x", "fd/3", "/dev/fd/3/x")] == [False] * 4
 
 
