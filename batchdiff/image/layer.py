@@ -5,7 +5,7 @@
     guest bytes   0        64k       128k      192k
                   |  FILE   |  ZERO   |  FILE   |     segments of the image, gapless and sorted
                        |                   |
-    layers        top.qcow2            backing file       each segment names its layer and the address there
+    layers        top.qcow2            backing file       a FILE segment has its layer and the address there
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ from batchdiff.qcow2.entries import Origin
 
 
 class Segment(NamedTuple):
-    """Guest bytes ``start`` to ``end`` of one origin.
+    """Guest bytes ``start`` to ``end`` (exclusive), all of one origin.
 
-    ``address``: the offset of ``start`` in the layer's file if the origin is FILE; the cluster's descriptor if it
-    is COMPRESSED; otherwise 0.
+    ``address``: for FILE, the offset of ``start`` in the layer's file; for COMPRESSED, the descriptor in the
+    cluster's L2 entry; otherwise 0.
 
-    ``layer`` counts from 0: first the image itself, then its backing chain, then the extents and data files of
-    the chain. In the segments that a layer returns, 0 is the layer itself, and its other files count from 1.
-    An image never returns ABSENT segments: below the last layer everything reads as zeros.
+    ``layer``, meaningless for ZERO, counts from 0: the image itself, its backing chain, then the extents and data
+    files of the chain. In segments that a layer returns, 0 is the layer itself; its other files count from 1.
     """
 
     start: int
@@ -36,9 +35,9 @@ class Segment(NamedTuple):
 
 
 class CompressedCluster(NamedTuple):
-    """A compressed cluster as stored in its file. Two that are equal unpack to the same bytes.
+    """A compressed cluster as stored in its file. Equal ones unpack to the same bytes.
 
-    ``data`` may include bytes after the end of the cluster, because its L2 entry counts sectors.
+    ``data`` may continue past the end of the compressed bytes, because an L2 entry counts sectors.
     """
 
     compression: int
@@ -62,85 +61,82 @@ class Backing(NamedTuple):
 
 
 class Layer(Protocol):
-    """One image of a backing chain, on its own: its file, and its other files if it consists of several.
-
-    Creating a layer reads the headers of these files, and of no others.
-    """
+    """One image of a chain, by itself. Creating a layer opens no backing file."""
 
     @property
     def path(self) -> str:
-        """Absolute path of the file."""
+        """The absolute path of the image's own file."""
 
     @property
     def fd(self) -> int:
-        """Read-only descriptor of the file."""
+        """A read-only descriptor of the image's own file."""
 
     @property
     def virtual_size(self) -> int:
-        """Bytes of the disk that a VM would see; a multiple of 512."""
+        """The bytes of the disk that a VM would see; a multiple of 512."""
 
     @property
     def backing(self) -> Backing | None:
-        """The backing file that this file names; None if it names none."""
+        """The backing file that the image names; None if it names none."""
 
     @property
     def other_files(self) -> tuple[str, ...]:
-        """Absolute paths, without symbolic links, of the image's extents or data file; none if it has neither."""
+        """The absolute paths, without symbolic links, of the image's extents or data file; may be empty."""
 
     @property
     def losses(self) -> Losses:
-        """The snapshots, bitmaps and encryption of this file, which a conversion would lose."""
+        """The snapshots, bitmaps and encryption of this layer alone."""
 
     def read_tables(self) -> None:
-        """Read the tables that are kept in memory; other methods below may need them.
+        """Read the tables that stay in memory, which other members otherwise read when they need them.
 
         :raises ImageError: they are invalid, or cannot be read.
         """
 
     def inspect(self, *, refcounts: bool = False) -> None:
-        """Check all of the file's tables, so that it can be trusted as far as its format allows.
+        """Make all checks of the format that creating the layer has not made.
 
-        ``refcounts``: also check the refcounts, which matter only when the file is written to. Only qcow2 has any.
+        ``refcounts``: also check refcounts, which matter only when the image is written to; only qcow2 has them.
 
-        :raises ImageError: it is damaged or hostile, or QEMU would refuse it.
+        :raises ImageError: the image is damaged or hostile, QEMU would refuse it, or it cannot be read.
         """
 
     def parts(self, start: int, end: int) -> list[Segment]:
-        """Return gapless segments of bytes ``start`` to ``end``, within the virtual size; some may be ABSENT."""
+        """Return gapless, sorted segments of bytes ``start`` to ``end`` of the disk; some may be ABSENT."""
 
     def next_data(self, start: int) -> int | None:
-        """Return an offset, ``start`` or later, up to which all bytes are ABSENT or ZERO; None if the rest are.
+        """Return an offset, ``start`` or later, up to which all bytes are ABSENT or ZERO.
 
-        It may be lower than necessary, but never skips data.
+        The offset may be lower than necessary. None means that the rest of the disk is ABSENT or ZERO.
         """
 
     def read(self, segment: Segment, buffer: memoryview) -> None:
-        """Fill ``buffer`` with the bytes of a FILE, COMPRESSED or EXPORTED segment of this layer.
+        """Fill ``buffer`` with a FILE, COMPRESSED or EXPORTED segment whose bytes are in the image's own file.
 
-        :raises ImageError: they cannot be read, or are damaged.
+        :raises ImageError: the bytes cannot be read, or are damaged.
         """
 
     def compressed_cluster(self, segment: Segment) -> CompressedCluster:
         """Return the compressed cluster that a COMPRESSED segment of this layer is part of.
 
-        :raises ImageError: it cannot be read.
+        :raises ImageError: the cluster cannot be read.
         """
 
     def fingerprint(self) -> Fingerprint:
-        """Return the file's current fingerprint."""
+        """Return the current fingerprint of the image's own file."""
 
     def close(self) -> None:
-        """Close the file, and its other files."""
+        """Close the image's own file and its other files."""
 
 
 @runtime_checkable
 class ExportedImage(Protocol):
-    """The layer of an image whose data only QEMU can read: QEMU exports it."""
+    """A layer whose data only QEMU can read: QEMU exports the disk."""
 
     def start(self) -> None:
         """Start the export now, so that processes forked later share it.
 
-        :raises ImageError: QEMU cannot read the image.
+        :raises ImageError: QEMU cannot be started, or cannot read the image.
         """
 
 
@@ -156,7 +152,7 @@ class WithOthers:
 
 
 def clip_segments(segments: list[Segment], start: int, end: int) -> list[Segment]:
-    """Return the parts of gapless segments that are within a range."""
+    """Return the parts of segments that lie within a range."""
     return [
         segment if start <= segment.start and segment.end <= end else _cut(segment, start, end)
         for segment in segments
@@ -167,7 +163,7 @@ def clip_segments(segments: list[Segment], start: int, end: int) -> list[Segment
 def _cut(segment: Segment, start: int, end: int) -> Segment:
     begin, stop, origin, layer, address = segment
     if begin < start:
-        # A compressed cluster keeps its descriptor, even if the segment starts in the middle of it.
+        # A COMPRESSED segment keeps the descriptor, even if it starts in the middle of the cluster.
         address += start - begin if origin is Origin.FILE else 0
         begin = start
     return Segment(begin, stop if stop < end else end, origin, layer, address)
@@ -176,7 +172,10 @@ def _cut(segment: Segment, start: int, end: int) -> Segment:
 def split_into_windows(
     segments: list[Segment], start: int, step: int, numbers: Iterable[int]
 ) -> dict[int, list[Segment]]:
-    """Return windows of ``step`` bytes from ``start`` on, by number; ``numbers``: which to return, ascending."""
+    """Return the segments in some windows of ``step`` bytes, by number; window 0 begins at ``start``.
+
+    ``segments`` and ``numbers`` are ascending.
+    """
     windows = {}
     at = 0
     for number in numbers:
@@ -188,14 +187,14 @@ def split_into_windows(
         while at < len(segments) and (segment := segments[at]).start < end:
             window.append(segment if edge <= segment.start and segment.end <= end else _cut(segment, edge, end))
             if segment.end > end:
-                break  # the next window needs the rest of it
+                break  # a later window may need the rest of the segment
             at += 1
         windows[number] = window
     return windows
 
 
 def select_ranges(segments: list[Segment], ranges: Iterable[tuple[int, int]]) -> Iterator[list[Segment]]:
-    """Yield the segments in each range, cut at its edges; the ranges are ascending and disjoint."""
+    """Yield the segments in each range, cut at its edges; segments and ranges are ascending and disjoint."""
     first = 0
     for start, end in ranges:
         while first < len(segments) and segments[first].end <= start:

@@ -1,11 +1,11 @@
-"""Images that are mapped to their file once, mostly by QEMU; the data is then read as from a raw image.
+"""Images whose disk is mapped to offsets in the file, mostly by QEMU, and then read like a raw image.
 
 ::
 
-    header, inspected here -> `qemu-img map`, confined -> runs of the disk and their offsets in the file (kept)
+    header, inspected -> `qemu-img map` -> runs of the disk, and their offsets in the file
 
-The map of an unchanged file is kept for this process, and for the workers that it forks. If an image has extents,
-each offset in its map is an offset in one of them: the one that holds that part of the disk.
+Maps of regular files are kept, up to a limit, and used again as long as the files do not change. If an image has
+extents, each offset in its map is in the extent that holds that part of the disk.
 """
 
 from __future__ import annotations
@@ -33,16 +33,14 @@ from batchdiff.qemu.image_map import ImageMap, in_one_file, parsed_map
 from batchdiff.units import MIB
 
 _MOST_KEPT = 2_000_000
-"""The maximum number of runs, of 26 bytes each, in all the maps that are kept; a map kept alone may have more."""
+"""The maximum number of runs, of 26 bytes each, in all kept maps together; a single map may have more."""
 
 _MAP_OF_NOTHING, _BYTES_IN_MAP = 32 * MIB, 16
-"""The bytes that QEMU may print as the map of even an empty file (250,000 runs), and the number of bytes
-on disk that allow it one more byte.
-
-A run of a real image takes 4 KiB or more on disk, and 120 bytes in the map."""
+"""The bytes that QEMU may print as the map of an image that takes nothing on disk, and the bytes on disk that
+allow one further byte. A run of a real image takes 4 KiB or more on disk, and 100 to 150 bytes in the map."""
 
 _MOST_LOOKED_AT = 1000
-"""The maximum number of runs searched for data in the file; after as many without any, the next counts as data."""
+"""The maximum number of runs to search for data in the file; if none has any, the next run counts as data."""
 
 _Key = tuple[str | int, ...]
 
@@ -50,12 +48,11 @@ _kept: dict[_Key, ImageMap] = {}
 
 
 class MappedLayer(WithOthers):
-    """An image whose disk QEMU maps to offsets in the file.
+    """An image whose disk is mapped to offsets in its own file, or in its extents.
 
-    ``inspect`` checks its header before QEMU sees the file, and returns the number of its clusters and its backing
-    file. ``own_map`` maps an image whose blocks QEMU does not report; QEMU must agree about the size of the disk.
-    ``extents``: the files that hold the data if the image's own file does not, each a part of the disk, with
-    checked headers. These files stay open if the layer cannot be created.
+    ``inspect`` checks the header before QEMU opens the image. ``own_map`` makes the map if QEMU cannot, but QEMU
+    must find the same disk size. ``extents``: the inspected files with the data, in the order of the disk; none if
+    the data is in the image's own file. The extents stay open if the layer cannot be created.
     """
 
     def __init__(
@@ -91,7 +88,7 @@ class MappedLayer(WithOthers):
 
     @cached_property
     def _map(self) -> ImageMap:
-        """The map of the image in its present state."""
+        """The map of the image, made or found at the first use."""
         now = [file.fingerprint() for file in self._all_files()]
         key: _Key = (self._source.format, *itertools.chain.from_iterable(map(_state, now)))
         is_lasting = all(each.vouches_for_content for each in now)
@@ -114,7 +111,7 @@ class MappedLayer(WithOthers):
         except FormatError as error:
             raise self._refused(error) from error
         except (ProgramError, InUseError) as error:
-            # Without qemu-img, only images that it must map are refused; the others can still be planned.
+            # An ImageError concerns this image alone: other images may not need qemu-img.
             raise ImageError(
                 f"cannot read {self.path}", path=self.path, why=error.reason, remedy=error.remedy
             ) from error
@@ -134,7 +131,7 @@ class MappedLayer(WithOthers):
             raise self._refused(error) from error
 
     def _check_same_file(self, path: str, before: Fingerprint) -> None:
-        """Check that QEMU read the file that is open here, in its present state."""
+        """Raise ImageError if the file at ``path``, which QEMU has read by name, no longer matches ``before``."""
         by_name = ImageFile(path, None)
         try:
             changes = before.changes(by_name.fingerprint())
@@ -150,20 +147,20 @@ class MappedLayer(WithOthers):
 
     @property
     def virtual_size(self) -> int:
-        """Bytes of the disk, as QEMU computes them."""
+        """See :class:`~batchdiff.image.layer.Layer`."""
         return self._map.size
 
     @property
     def losses(self) -> Losses:
-        """No losses: these formats have no snapshots and no bitmaps that QEMU knows of."""
+        """No losses: QEMU knows of no snapshots, bitmaps or encryption in the images that are accepted."""
         return Losses()
 
     def read_tables(self) -> None:
-        """Have QEMU map the image now, unless its map is kept."""
+        """Map the image now, unless its map is kept."""
         _ = self._map
 
     def inspect(self, *, refcounts: bool = False) -> None:  # noqa: ARG002  # these formats have none
-        """Check that the map stays within the image's files, and uses no byte of them twice."""
+        """Raise ImageError if the map reaches past the end of a file, or uses a byte of it twice."""
         _, starts, ends, offsets, numbers, _ = self._map
         for number, file in enumerate(self._files):
             chosen = numbers == number
@@ -175,17 +172,17 @@ class MappedLayer(WithOthers):
                     f"its data ends past the end of {which} ({file.size} bytes), which is truncated or damaged"
                 )
                 raise self._refused(FormatError(problem))
-            # Otherwise a small file could unpack to any size.
+            # If this were allowed, a small file could unpack to any size.
             if (firsts[1:] < lasts[:-1]).any():
                 raise self._refused(FormatError(f"one part of {which} is used for several parts of the disk"))
 
     def parts(self, start: int, end: int) -> list[Segment]:
-        """Return segments as :class:`~batchdiff.image.layer.Layer` describes them."""
+        """See :class:`~batchdiff.image.layer.Layer`."""
         found = self._data_and_zeros(start, end)
         return found if self.backing is None else list(self._with_absent(found))
 
     def _with_absent(self, segments: list[Segment]) -> Iterator[Segment]:
-        """Yield segments, with zeros as ABSENT wherever the backing file shows through."""
+        """Yield the segments, with ABSENT instead of ZERO wherever the backing file shows through."""
         starts, ends = self._map.absent
         for segment in segments:
             at = segment.start
@@ -220,7 +217,7 @@ class MappedLayer(WithOthers):
         return found
 
     def next_data(self, start: int) -> int | None:
-        """Return an offset, ``start`` or later, up to which there is no data; None if no data follows."""
+        """See :class:`~batchdiff.image.layer.Layer`."""
         _, starts, ends, offsets, numbers, _ = self._map
         index = int(np.searchsorted(ends, start, side="right"))
         for number in range(index, min(index + _MOST_LOOKED_AT, len(starts))):
@@ -237,15 +234,15 @@ class MappedLayer(WithOthers):
         self._file.fill(buffer, segment.address)
 
     def compressed_cluster(self, segment: Segment) -> CompressedCluster:
-        """Raise an error: QEMU's map has no offsets of compressed data."""
+        """Raise a ValueError: no segment of a mapped image is COMPRESSED."""
         raise ValueError(f"nothing is compressed in a mapped image: {segment}")
 
     def fingerprint(self) -> Fingerprint:
-        """Return the file's current fingerprint."""
+        """See :class:`~batchdiff.image.layer.Layer`."""
         return self._file.fingerprint()
 
     def close(self) -> None:
-        """Close the file, and its extents."""
+        """See :class:`~batchdiff.image.layer.Layer`."""
         for file in self._all_files():
             file.close()
 
@@ -255,8 +252,8 @@ def _state(now: Fingerprint) -> tuple[int, ...]:
 
 
 def _stored(file: ImageFile, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield the parts of a range of a file that are not holes: a small file can map more data than it stores."""
-    # A range past the end of the file is not cut, so that reading it raises an error.
+    """Yield a range of a file without the file's holes: a sparse file can map more than it stores."""
+    # A range that ends past the end of the file stays whole, so that reading it raises an error.
     if file.is_block_device or end > file.size:
         yield start, end
         return

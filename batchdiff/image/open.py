@@ -1,4 +1,4 @@
-"""Open images, with exactly the backing chain that is declared for them."""
+"""Images, opened with exactly the backing chain that is declared for them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,13 @@ class OverlayError(ImageError):
 def open_image(
     source: ImageSource, *, no_overlay_of: str | None = None, observer: ReadObserver | None = None
 ) -> Image:
-    """Open an image with its declared backing chain, and check every header.
+    """Open an image with its declared backing chain, and check the headers.
 
-    A backing file that a header names is opened only if it is the next image declared. ``no_overlay_of``: the path
+    A backing file that a header names is used only if it is the next image declared. ``no_overlay_of``: the path
     of a file that must not be the backing file of the image. ``observer`` is called at every read of the image.
 
-    :raises OverlayError: that file is the backing file of the image, declared or not.
-    :raises ImageError: a file is missing, damaged, empty or of another format, or the chain is too deep or not as
-        declared.
+    :raises OverlayError: ``no_overlay_of`` is the backing file of the image, declared or not.
+    :raises ImageError: an image of the chain cannot be used, or the chain is too deep or not as declared.
     """
     layers: list[Layer] = []
     try:
@@ -44,7 +43,7 @@ def open_image(
             if no_overlay_of is not None and len(layers) == 1:
                 _check_not_above(declared, layer, no_overlay_of)
             check_backing(declared, layer.backing, following, top=source, observer=observer)
-            # Read the tables last: those of an overlay that a VM is writing to may be inconsistent for a moment.
+            # Read qcow2's tables last: those of an overlay to which a VM is writing may be inconsistent.
             layer.read_tables()
     except BaseException:
         for layer in layers:
@@ -54,11 +53,10 @@ def open_image(
 
 
 def open_layer(source: ImageSource, observer: ReadObserver | None = None) -> Layer:
-    """Open one image by itself: its file, and its extents or its data file. The caller closes it.
+    """Open one image of a chain, with its extents or data file, but no backing file. The caller closes it.
 
-    Only the headers of these files are read, and no backing file is opened.
-
-    :raises ImageError: a file is missing, or cannot be read as part of a valid image of the declared format.
+    :raises ImageError: one of these files or the secret file cannot be used, or the image is not valid in its
+        declared format.
     """
     if source.format is ImageFormat.RAW:
         return RawLayer(source, observer)
@@ -66,15 +64,15 @@ def open_layer(source: ImageSource, observer: ReadObserver | None = None) -> Lay
         layer = Qcow2Layer(source, observer)
         if layer.header.luks_header is None:
             return layer
-        layer.close()  # it is encrypted but not declared as such; the opener in FORMATS refuses it
-    # Loaded only now: it imports 30 other modules, which raw and plain qcow2 images do not need.
+        layer.close()  # encrypted, but no secret file is declared: the opener in FORMATS refuses it
+    # Loaded only now: it imports dozens of modules that raw and plain qcow2 images do not need.
     from batchdiff.image.formats import FORMATS  # noqa: PLC0415
 
     return FORMATS[source.format].opener(source, observer)
 
 
 def load_formats(sources: Iterable[ImageSource]) -> None:
-    """Load now whatever opening these images will need: batchdiff may be updated during a long scan."""
+    """Load now what opening these images will need, because batchdiff may be updated during a long scan."""
     if any(_needs_table(each) for source in sources for each in (source, *source.backing)):
         from batchdiff.image import formats  # noqa: F401, PLC0415
 
@@ -84,12 +82,12 @@ def _needs_table(source: ImageSource) -> bool:
 
 
 def inspect(image: Image, *, refcounts: bool = False) -> None:
-    """Check all tables of every file in a chain.
+    """Inspect every layer of an image.
 
-    ``refcounts``: also refuse an image that is dangerous only to write to, as `qemu-img check` would. Only
-    planning does that: an overlay of an image with wrong refcounts can still be read, verified and restored.
+    ``refcounts``: also refuse an image that is dangerous only to write to. Its overlays can still be verified and
+    restored.
 
-    :raises ImageError: a file is damaged or hostile.
+    :raises ImageError: a layer is damaged or hostile, QEMU would refuse it, or it cannot be read.
     """
     for layer in image.layers:
         layer.inspect(refcounts=refcounts)
@@ -108,7 +106,7 @@ def _declared(source: ImageSource) -> list[tuple[ImageSource, ImageSource | None
 
 
 def _check_others(source: ImageSource, layer: Layer) -> None:
-    """Check that an image's other files are distinct regular files, and those that the source lists, if any."""
+    """Raise ImageError unless other files are distinct and regular, and as the source lists them if it does."""
     if source.other_files and source.other_files != layer.other_files:
         raise ImageError(
             f"cannot use {source.path}",

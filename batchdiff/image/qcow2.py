@@ -46,7 +46,10 @@ _ADDRESS = operator.attrgetter("address")
 
 
 class Qcow2Layer(WithOthers):
-    """One qcow2 file without its backing file; ``others`` has its external data file, if it has one."""
+    """One qcow2 image without its backing file; ``others`` has its external data file, if there is one.
+
+    ``file``: the image's file if it is open already; it is closed with this layer, or if an error is raised.
+    """
 
     others: tuple[RawLayer, ...] = ()
 
@@ -68,12 +71,12 @@ class Qcow2Layer(WithOthers):
 
     @property
     def virtual_size(self) -> int:
-        """Bytes of the disk that the VM sees, from the header."""
+        """See :class:`~batchdiff.image.layer.Layer`."""
         return self.header.virtual_size
 
     @property
     def backing(self) -> Backing | None:
-        """The backing file that the header names."""
+        """See :class:`~batchdiff.image.layer.Layer`."""
         name = self.header.backing_name
         return None if name is None else Backing(name, self.header.backing_format)
 
@@ -84,23 +87,23 @@ class Qcow2Layer(WithOthers):
 
     @cached_property
     def _l2(self) -> L2Tables:
-        """The L2 tables, for all methods but those that need only the header."""
+        """The indices and offsets of the L2 tables, read at the first use."""
         return read_l2_tables(self._file, self.header)
 
     def read_tables(self) -> None:
-        """Read the L1 table now.
+        """Read the L1 table now, unless it was read before.
 
         :raises ImageError: an entry is invalid, or cannot be read.
         """
         _ = self._l2
 
     def inspect(self, *, refcounts: bool = False) -> None:
-        """Check every entry of every L2 table, the refcount table, snapshots and bitmaps.
+        """Check every L2 entry of the disk, the refcount table, snapshots and bitmaps.
 
         ``refcounts``: also check that no cluster has conflicting uses, or more uses than its refcount.
 
-        :raises ImageError: an entry is invalid, tables overlap or map more bytes than the file has, a cluster has
-            conflicting uses or too low a refcount, or QEMU would refuse the image for its snapshots or bitmaps.
+        :raises ImageError: any of this is invalid or cannot be read, tables overlap, or a file is too small for
+            what the tables map.
         """
         try:
             self._check_tables(refcounts)
@@ -131,7 +134,7 @@ class Qcow2Layer(WithOthers):
             check_entries(references, geometry, self._size)
 
     def _l2_slice(self, table: int, first: int, count: int) -> entries.Words:
-        """Read ``count`` entries of the L2 table at an offset, for :func:`batchdiff.qcow2.entries.granules`."""
+        """Read ``count`` entries of the L2 table at file offset ``table``, starting with entry ``first``."""
         geometry = self.header.geometry
         return read_entries(self._file, geometry, table + first * geometry.entry_size, count)
 
@@ -148,7 +151,7 @@ class Qcow2Layer(WithOthers):
         return found
 
     def _tables(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-        """Yield for each L2 table in a range: first cluster's guest offset, index, first entry, entry count."""
+        """Yield for each L1 entry in a range: first cluster's offset, index, first L2 entry, their number."""
         geometry = self.header.geometry
         cluster, last = start // geometry.cluster_size, ceil_div(end, geometry.cluster_size)
         while cluster < last:
@@ -158,7 +161,7 @@ class Qcow2Layer(WithOthers):
             cluster += count
 
     def _segments(self, words: npt.NDArray[np.uint64], first: int, start: int, end: int) -> list[Segment]:
-        """Join L2 entries into segments, cut to a range. ``first``: guest offset of the first entry."""
+        """Join L2 entries into segments, cut to a range. ``first``: the guest offset of the first entry."""
         geometry = self.header.geometry
         origin, address = entries.granules(words, geometry)
         if self.header.backing_name is None:
@@ -186,11 +189,10 @@ class Qcow2Layer(WithOthers):
         return sorted(self._with_holes(cut)) if self._has_holes and not self.header.luks_header else cut
 
     def _with_holes(self, segments: list[Segment]) -> Iterator[Segment]:
-        """Yield the segments in the order of their addresses, with the file's own holes as ZERO.
+        """Yield the segments in any order; holes of the file, such as clusters never written, become ZERO.
 
-        Such holes are clusters that were allocated but never written. Each run of data is looked up once for all
-        segments in it, because finding its end takes the filesystem a while: a plan of four images of 2 GiB took
-        1.2 times as long with a look-up for each segment.
+        Each run of data is looked up once for all segments in it, because finding its end takes the filesystem a
+        while: a plan of four images of 2 GiB took 1.2 times as long with a look-up for each segment.
         """
         known = (0, 0)
         for segment in sorted(segments, key=_ADDRESS):
@@ -217,7 +219,7 @@ class Qcow2Layer(WithOthers):
         return inside
 
     def next_data(self, start: int) -> int | None:
-        """Return an offset, ``start`` or later, up to which there is no data; None if no data follows."""
+        """See :class:`~batchdiff.image.layer.Layer`."""
         geometry = self.header.geometry
         index, entry = divmod(start // geometry.cluster_size, geometry.l2_entries)
         for used, table in self._l2.since(index):
@@ -229,7 +231,7 @@ class Qcow2Layer(WithOthers):
         return None
 
     def _entry_with_data(self, table: int, first: int) -> int | None:
-        """Return the first entry with data, from ``first`` on in the L2 table at an offset; None if none has."""
+        """Return the first entry from ``first`` on that has data, in the table at an offset; None if none has."""
         geometry, count = self.header.geometry, _ENTRIES_AT_FIRST
         while first < geometry.l2_entries:
             first = max(first, self._after_hole(table, first))
@@ -243,10 +245,7 @@ class Qcow2Layer(WithOthers):
         return None
 
     def _after_hole(self, table: int, first: int) -> int:
-        """Return the entry at which the hole around ``first`` ends, in the L2 table at an offset.
-
-        That is ``first`` itself if it is not in a hole, and at most the end of the table.
-        """
+        """Return the entry at which the hole around ``first`` ends; ``first`` itself if it is not in a hole."""
         geometry = self.header.geometry
         if not self._has_holes:
             return first
@@ -255,15 +254,15 @@ class Qcow2Layer(WithOthers):
         return (min(data, end) - table) // geometry.entry_size if data is not None else geometry.l2_entries
 
     def read(self, segment: Segment, buffer: memoryview) -> None:
-        """Read a FILE segment, or unpack the cluster that a COMPRESSED one is part of."""
+        """See :class:`~batchdiff.image.layer.Layer`."""
         if segment.origin is Origin.COMPRESSED:
             within = segment.start % self.header.geometry.cluster_size
             buffer[:] = self._unpack(segment.address)[within : within + len(buffer)]
             if within + len(buffer) == self.header.geometry.cluster_size:
-                self._unpacked = (-1, b"")  # free it, because no caller reads backwards
+                self._unpacked = (-1, b"")  # free it, because callers usually read forward
             return
-        # Callers ask for nothing past the virtual size, and QEMU writes everything before it in full. So a short
-        # read means a truncated file, whose missing bytes QEMU would silently show as zeros.
+        # No segment reaches past the virtual size, and QEMU writes everything before it in full. So a short read
+        # means that the file is truncated; QEMU would silently show the missing bytes as zeros.
         self._file.fill(buffer, segment.address)
 
     def compressed_cluster(self, segment: Segment) -> CompressedCluster:
@@ -289,11 +288,11 @@ class Qcow2Layer(WithOthers):
         return self._unpacked[1]
 
     def fingerprint(self) -> Fingerprint:
-        """Return the file's current fingerprint."""
+        """See :class:`~batchdiff.image.layer.Layer`."""
         return self._file.fingerprint()
 
     def close(self) -> None:
-        """Close the file, and its data file."""
+        """See :class:`~batchdiff.image.layer.Layer`."""
         self._file.close()
         for other in self.others:
             other.close()

@@ -1,7 +1,6 @@
 """The external data file of a qcow2 image, and checks of its snapshots and bitmaps.
 
-The content of snapshots and bitmaps is never needed, but no VM and no overlay can use a file that QEMU refuses
-because of them; so they are checked as far as QEMU reads them when it opens the file.
+The content of snapshots and bitmaps is never needed, but QEMU refuses a file in which they are invalid.
 """
 
 from __future__ import annotations
@@ -29,12 +28,13 @@ from batchdiff.quoting import show
 
 
 def open_data_file(source: ImageSource, name: str, observer: ReadObserver | None) -> RawLayer:
-    """Open the external data file that a qcow2 image names.
+    """Open the external data file ``name`` of a qcow2 image.
 
-    QEMU resolves a relative name against its own working folder, not against the image's folder.
+    A relative name is refused, because QEMU resolves it in its own working folder, not in the image's.
 
-    :raises ImageError: the name is relative or not allowed, or the file is missing, is not a regular file, or
-        cannot be read.
+    :raises MovedError: the absolute name is not allowed, but a file of the same name is beside the image.
+    :raises ImageError: the name is relative or not allowed, or the file is missing, not regular, or cannot be
+        opened.
     """
     try:
         path = allowed_file(name, source.path, source.allow_folders)
@@ -59,7 +59,7 @@ def open_data_file(source: ImageSource, name: str, observer: ReadObserver | None
 
 
 def _data_file_moved(image: str, name: str, beside: str) -> MovedError:
-    """Return the error for an image that was moved with its data file, but names it by its former path."""
+    """Return the error for an image whose data file was probably moved with it, but not renamed in its header."""
     files = {key: {"driver": "file", "filename": path} for key, path in (("file", image), ("data-file", beside))}
     opened = json.dumps({"driver": "qcow2", "backing": None} | files)
     amend = shell_line(["qemu-img", "amend", "-o", f"data_file={beside.replace(',', ',,')}", f"json:{opened}"])
@@ -72,7 +72,7 @@ def _data_file_moved(image: str, name: str, beside: str) -> MovedError:
 
 
 def in_data_file(file: RawLayer, segments: list[Segment]) -> list[Segment]:
-    """Return segments with their data in a data file, at the same offsets as on the disk; holes become ZERO."""
+    """Return segments with FILE ones replaced by those of a data file, which has data at the disk's offsets."""
     return [
         part
         for segment in segments
@@ -85,10 +85,10 @@ def in_data_file(file: RawLayer, segments: list[Segment]) -> list[Segment]:
 
 
 def check_in_data_file(file: ImageFile, header: Header, tables: L2Tables, data_size: int) -> None:
-    """Check every entry of every L2 table of an image with a data file of ``data_size`` bytes.
+    """Check every entry of the L2 tables of an image with a data file of ``data_size`` bytes.
 
     :raises FormatError: an entry is invalid, or the data file is too short.
-    :raises ImageError: the tables cannot be read.
+    :raises ImageError: the entries cannot be read.
     """
     geometry, order = header.geometry, np.argsort(tables.offsets, kind="stable")
     starts = tables.indices[order].astype(np.int64) * geometry.l2_coverage
@@ -100,10 +100,11 @@ def check_in_data_file(file: ImageFile, header: Header, tables: L2Tables, data_s
 
 
 def check_extras(file: ImageFile, header: Header, metadata: list[Table]) -> list[Table]:
-    """Check the snapshot table and the bitmaps of an open qcow2 file; return all metadata, including their tables.
+    """Check the snapshot table and the bitmaps of an open qcow2 file; return ``metadata`` with their tables.
 
-    :raises FormatError: QEMU would refuse one of them, or a table is outside the file or overlaps another.
-    :raises ImageError: they cannot be read.
+    :raises FormatError: a snapshot or bitmap is invalid, exceeds a limit, or has a table that is outside the file
+        or overlaps another.
+    :raises ImageError: the file cannot be read.
     """
     found = list(metadata)
     if header.snapshots:
@@ -116,7 +117,7 @@ def check_extras(file: ImageFile, header: Header, metadata: list[Table]) -> list
             _require_inside(table + count * 8, file.size, "a bitmap's table")
             check_bitmap_table(read_words(file, table, count), cluster)
             found.append(table_at(table, count * 8, "a bitmap's table"))
-    # QEMU detects an overlap when it writes to the image, and opening an image with bitmaps writes to it.
+    # QEMU detects an overlap only when it writes to the image, as a VM does that starts on one with bitmaps.
     require_apart(found, header.geometry.cluster_size)
     return found
 

@@ -1,12 +1,12 @@
-"""The header and the L1 table of a qcow2 file, read when it is opened; only entries that are not empty are kept.
+"""The header, L1 table and L2 entries of a qcow2 file; of the L1 table, only entries that are not empty are kept.
 
 ::
 
     L1 table    | 0 | 0 | A | 0 | 0 | 0 | B | 0 | ...         245,760 entries for 15 TiB, nearly all of them empty
     kept          indices 2, 6       offsets A, B
 
-With clusters of 32 KiB and extended L2, whole tables of such disks would take 2 MiB for each image: 2 GiB in every
-process for a fleet of 1,000.
+With clusters of 32 KiB and extended L2, the whole table of such a disk would take almost 2 MiB: almost 2 GiB in
+every process for a fleet of 1,000 images.
 
 Source: QEMU ``docs/interop/qcow2.txt``.
 """
@@ -28,13 +28,13 @@ from batchdiff.qcow2.header import Header, claimed_cluster_size, parse
 from batchdiff.units import KIB, MIB, ceil_div
 
 _HEAD = 64 * KIB
-"""Bytes of the first read: the first cluster of most files."""
+"""Bytes of the first read; most files have clusters of that size."""
 
 _L1_AT_ONCE = 64 * KIB
 """Entries of an L1 table that are read at a time."""
 
 _TABLES_AT_ONCE = MIB
-"""Bytes of L2 tables that an inspection reads at a time."""
+"""Bytes of L2 tables that are read at a time, unless a single table takes more."""
 
 
 @frozen
@@ -59,7 +59,7 @@ class L2Tables:
 def read_header(file: ImageFile) -> Header:
     """Read and check the header of an open qcow2 file.
 
-    :raises ImageError: it is invalid, or cannot be read.
+    :raises ImageError: the header is invalid, or cannot be read.
     """
     head = file.read_exactly(min(_HEAD, file.size), 0)
     if (cluster_size := claimed_cluster_size(head)) > _HEAD:
@@ -73,7 +73,7 @@ def read_header(file: ImageFile) -> Header:
 def read_l2_tables(file: ImageFile, header: Header, *, beyond: bool = False) -> L2Tables:
     """Read the L1 table of an open qcow2 file, as far as the disk reaches.
 
-    ``beyond``: read the rest of the table instead, in which QEMU maps the memory of a VM that a snapshot stores.
+    ``beyond``: read the rest instead, in which QEMU maps the memory of a VM that it saves in a snapshot.
 
     :raises ImageError: an entry is invalid, or cannot be read.
     """
@@ -96,12 +96,12 @@ def read_l2_tables(file: ImageFile, header: Header, *, beyond: bool = False) -> 
 def entries_in(
     file: ImageFile, header: Header, tables: npt.NDArray[np.int64]
 ) -> Iterator[tuple[int, entries.Words]]:
-    """Yield the entries of L2 tables in the order of the file, adjacent tables together.
+    """Yield the entries of some adjacent L2 tables at a time, with the number of tables before them in the file.
 
-    Each batch comes with the number of tables before it, including those omitted: tables in holes, of which a
-    small file can have millions. ``tables``: the offsets of the tables.
+    Tables in holes, of which a small file can have millions, count but are left out. ``tables``: the offsets of
+    all tables.
 
-    :raises ImageError: they cannot be read.
+    :raises ImageError: the file cannot be read.
     """
     geometry, at = header.geometry, 0
     cluster, tables = geometry.cluster_size, np.sort(tables)
@@ -121,9 +121,9 @@ def entries_in(
 
 
 def read_entries(file: ImageFile, geometry: Geometry, offset: int, count: int) -> entries.Words:
-    """Read ``count`` L2 entries at an offset of the file, for :func:`batchdiff.qcow2.entries.granules`.
+    """Read ``count`` L2 entries at an offset of the file; shape (count,), or (count, 2) with extended L2.
 
-    :raises ImageError: they cannot be read.
+    :raises ImageError: the file ends too early, or cannot be read.
     """
     found = read_words(file, offset, count * (geometry.entry_size // 8))
     return found.reshape(-1, 2) if geometry.extended_l2 else found
@@ -132,12 +132,12 @@ def read_entries(file: ImageFile, geometry: Geometry, offset: int, count: int) -
 def read_words(file: ImageFile, offset: int, count: int) -> entries.Words:
     """Read ``count`` big-endian words of 8 bytes at an offset of the file.
 
-    :raises ImageError: the file ends too early, or the words cannot be read.
+    :raises ImageError: the file ends too early, or cannot be read.
     """
     data = file.read_exactly(count * 8, offset)
     return np.frombuffer(data, dtype=">u8").astype(np.uint64)
 
 
 def error_refused(path: str, error: FormatError) -> ImageError:
-    """Return the error for a file that breaks the format's rules."""
+    """Return the error for a file that cannot be used as qcow2."""
     return ImageError(f"cannot use {path} as qcow2", path=path, why=str(error), remedy=error.remedy)

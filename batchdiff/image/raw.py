@@ -1,6 +1,6 @@
-"""Raw files and block devices, whose bytes are the guest's; SEEK_DATA and SEEK_HOLE find the holes.
+"""Raw files and block devices, whose bytes are those of the disk, and flat images, whose extents are raw files.
 
-A flat image is made of several raw files, its extents::
+::
 
     disk       0              2G             4G       5G
                | f001, from 0 | f002, from 0 | f003   |
@@ -25,7 +25,7 @@ from batchdiff.units import SECTOR, align_up
 
 
 class RawLayer:
-    """A raw image. As in QEMU, its virtual size is the file's size, rounded up to 512 bytes with zeros."""
+    """A raw image. As in QEMU, its size is rounded up to a multiple of 512 bytes; the added bytes are zeros."""
 
     def __init__(self, source: ImageSource, observer: ReadObserver | None = None) -> None:
         self.file = ImageFile(source.path, observer)
@@ -54,10 +54,10 @@ class RawLayer:
         """Do nothing: a raw image has no tables."""
 
     def inspect(self, *, refcounts: bool = False) -> None:
-        """Do nothing: every file is a valid raw image."""
+        """Do nothing: any content is valid."""
 
     def parts(self, start: int, end: int) -> list[Segment]:
-        """Return segments as :class:`~batchdiff.image.layer.Layer` describes them; none is ever ABSENT."""
+        """See :class:`~batchdiff.image.layer.Layer`; no segment is ABSENT."""
         found = []
         at = start
         whole = [(start, self._size)] if start < self._size else []
@@ -79,7 +79,7 @@ class RawLayer:
         return self.file.next_data(start)
 
     def read(self, segment: Segment, buffer: memoryview) -> None:
-        """Read a segment; bytes past the end of the file become zeros."""
+        """Read a FILE segment; bytes that complete the last sector become zeros."""
         if segment.address + len(buffer) > self._size:
             there = max(self._size - segment.address, 0)
             buffer[there:] = bytes(len(buffer) - there)
@@ -87,7 +87,7 @@ class RawLayer:
         self.file.fill(buffer, segment.address)
 
     def compressed_cluster(self, segment: Segment) -> CompressedCluster:
-        """Raise an error: no segment of a raw image is COMPRESSED."""
+        """Raise a ValueError: no segment of a raw image is COMPRESSED."""
         raise ValueError(f"nothing is compressed in a raw image: {segment}")
 
     def fingerprint(self) -> Fingerprint:
@@ -100,11 +100,9 @@ class RawLayer:
 
 
 def open_part(path: str, what: str, image: str, observer: ReadObserver | None) -> RawLayer:
-    """Open a file that is part of an image, such as an extent.
+    """Open a file that is part of the image at ``image``, such as an extent; ``what``: the word for such a file.
 
-    ``what``: the word for such a file; ``image``: the path of the image.
-
-    :raises ImageError: it is missing, is not a regular file, or cannot be read.
+    :raises ImageError: the file is missing, is not a regular file, or cannot be opened.
     """
     try:
         mode = os.lstat(path).st_mode
@@ -138,7 +136,7 @@ def open_part(path: str, what: str, image: str, observer: ReadObserver | None) -
 
 
 class FlatExtent(NamedTuple):
-    """A raw file, of which ``length`` bytes from ``offset`` on are the next part of a disk."""
+    """An extent: the next ``length`` bytes of a disk, which a flat one has in its file from ``offset`` on."""
 
     file: RawLayer
     offset: int
@@ -171,7 +169,7 @@ class FlatLayer(WithOthers):
         """Do nothing: the extents are raw, and their lengths were checked when the image was opened."""
 
     def parts(self, start: int, end: int) -> list[Segment]:
-        """Return segments as :class:`~batchdiff.image.layer.Layer` describes them; none is ever ABSENT."""
+        """See :class:`~batchdiff.image.layer.Layer`; no segment is ABSENT."""
         found: list[Segment] = []
         first = 0
         for number, (file, offset, length) in enumerate(self._extents, 1):
@@ -196,19 +194,19 @@ class FlatLayer(WithOthers):
         return None
 
     def read(self, segment: Segment, buffer: memoryview) -> None:
-        """Raise an error: all data is in the extents."""
+        """Raise a ValueError: all data is in the extents."""
         raise ValueError(f"none of the {len(buffer)} bytes are stored in a descriptor: {segment}")
 
     def compressed_cluster(self, segment: Segment) -> CompressedCluster:
-        """Raise an error: no segment of a raw file is COMPRESSED."""
+        """Raise a ValueError: no segment of a raw file is COMPRESSED."""
         raise ValueError(f"nothing is compressed in a raw file: {segment}")
 
     def fingerprint(self) -> Fingerprint:
-        """Return the current fingerprint of the image's own file."""
+        """See :class:`~batchdiff.image.layer.Layer`."""
         return self._file.fingerprint()
 
     def close(self) -> None:
-        """Close all its files."""
+        """See :class:`~batchdiff.image.layer.Layer`."""
         self._file.close()
         for other in self.others:
             other.close()

@@ -8,23 +8,23 @@ from batchdiff.image.layer import Segment
 
 
 class ReadBuffer:
-    """Memory for pieces of up to ``size`` bytes of any image."""
+    """Memory for up to ``size`` bytes of an image at a time."""
 
     def __init__(self, size: int) -> None:
         self._view = page_aligned(size)
         self._address = address_of(self._view)
 
     def load(self, image: Image, start: int, length: int) -> memoryview:
-        """Return ``length`` guest bytes at ``start``, zeros past the virtual size; valid until the next call.
+        """Return ``length`` bytes of the disk, zeros past its end; valid until the buffer is filled again.
 
-        :raises ImageError: the image cannot be read.
+        :raises ImageError: the image cannot be read, or is damaged.
         """
         return self.load_segments(image, start, length, image.segments(start, start + length))
 
     def load_segments(self, image: Image, start: int, length: int, segments: list[Segment]) -> memoryview:
-        """Return the same bytes as :meth:`load`, for a caller that already has the image's segments for them.
+        """Return the same bytes as :meth:`load`, given the image's segments for them.
 
-        :raises ImageError: the image cannot be read.
+        :raises ImageError: the image cannot be read, or is damaged.
         """
         view = self._view[:length]
         image.fill(view, start, segments)

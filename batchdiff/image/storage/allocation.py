@@ -1,12 +1,12 @@
 """The space that a file takes on its disk, and the space that deleting it would free.
 
-What deleting a file frees, if it has no other hard link:
+What deleting a regular file frees, if it has no other hard link:
 
 ===========  ========================================================================================
 ext, XFS     its blocks, less those that FIEMAP reports as shared
-btrfs        its tree's extents, each once and in full, less the shared ones; see :mod:`batchdiff.linux.btrfs`
+btrfs        the extents that the tree lists for it, each once and in full, less those with shared parts
 tmpfs        its pages
-overlayfs    as for its file in the upper layer; nothing if it is only in a lower one
+overlayfs    the same for its file in the upper layer; nothing if there is none
 ===========  ========================================================================================
 """
 
@@ -31,8 +31,8 @@ from batchdiff.linux.mounts import filesystem_of
 from batchdiff.units import ceil_div
 
 _LISTED_IN_A_BLOCK = 100
-"""The fewest extents in a block that lists them: each takes 12 (ext4) or 16 bytes (XFS), and blocks of 4 KiB may
-be half empty. That leaves a little for blocks that list such blocks."""
+"""The number of extents assumed for a block that lists them. Half a block of 4 KiB has room for 170 on ext4, and
+125 on XFS; the rest allows for blocks that list such blocks."""
 
 _OF_OTHERS = (
     "blocks shared with files other than the template are freed too, once the last of those files is deleted"
@@ -52,10 +52,11 @@ _OF_DEVICES = (
 
 @frozen
 class DiskUse:
-    """Bytes that a file takes, and bytes that deleting it would free.
+    """The bytes that a file, or all files of an image, take, and those that deleting them would free.
 
-    ``exactness`` is that of ``reclaimable``. ``note``: why that is not exact, or why it is 0. ``frees_nothing``:
-    whether deleting it is known to free nothing as long as the other files that have its blocks exist.
+    ``exactness`` is that of ``reclaimable``. ``note``: why ``reclaimable``, or one file's part of it, is not exact
+    or is 0; may be empty. ``frees_nothing``: whether deletion is known to free nothing, at least while other files
+    have the same blocks.
     """
 
     allocated: int
@@ -66,7 +67,12 @@ class DiskUse:
 
 
 def allocated_bytes(fd: int, path: str) -> int:
-    """Return the bytes that an open file takes on its disk; for a block device, its size."""
+    """Return the bytes that an open file takes on its disk; for a block device, its size.
+
+    On btrfs, this is exact only for a process that may search the tree.
+
+    :raises ImageError, OSError: btrfs reports an error.
+    """
     info = os.fstat(fd)
     if stat.S_ISBLK(info.st_mode):
         return os.lseek(fd, 0, os.SEEK_END)
@@ -79,9 +85,8 @@ def disk_use_of(
 ) -> DiskUse:
     """Return the disk use of all files of an image, each given by its descriptor and path.
 
-    ``kept``: the template's blocks by device. For the rest see :func:`disk_use`.
-
-    :raises ImageError: the filesystem reports an error.
+    ``kept``: the template's blocks, by device number. ``known``: only for an image of one file. For errors, see
+    :func:`disk_use`.
     """
     uses = [disk_use(fd, path, kept=kept.get(os.fstat(fd).st_dev, NO_BLOCKS), known=known) for fd, path in files]
     if len(uses) == 1:
@@ -98,12 +103,12 @@ def disk_use_of(
 def disk_use(fd: int, path: str, *, kept: Blocks = NO_BLOCKS, known: ExtentTable | None = None) -> DiskUse:
     """Return the bytes that an open file takes, and those that deleting it would free.
 
-    Blocks that another file shares (reflink) are not freed; if the file has another hard link, nothing is freed.
-    ``kept``: the template's blocks, which always stay. If any other block is shared, the result is a lower bound,
-    because the files that share it may be deleted later. ``known``: the file's extents as found earlier, at least
-    all shared ones.
+    ``kept``: the template's blocks, which stay in use. If any other block is shared, ``reclaimable`` is at best a
+    lower bound, because the files that share it may be deleted later. ``known``: the file's extents if they were
+    found before, at least all shared ones.
 
     :raises ImageError: the filesystem reports an error.
+    :raises OSError: btrfs reports an error while its tree is searched.
     """
     info = os.fstat(fd)
     if not stat.S_ISREG(info.st_mode):
@@ -124,9 +129,9 @@ def disk_use(fd: int, path: str, *, kept: Blocks = NO_BLOCKS, known: ExtentTable
 
 
 def list_bytes(fd: int, path: str) -> int:
-    """Return the maximum number of bytes that the list of an open file's extents may take in the file's blocks.
+    """Return a generous estimate of the bytes in the blocks that list an open file's extents.
 
-    ext4 and XFS list at least 100 extents in a block; btrfs and tmpfs do not count such blocks as the file's.
+    This assumes blocks of 4 KiB or more that count as the file's, as on ext4 and XFS.
 
     :raises ImageError: the filesystem reports an error.
     """
@@ -157,7 +162,7 @@ def _in_layers(fd: int, path: str, kept: Blocks) -> DiskUse:
 
 
 def _by_blocks(fd: int, shared: ExtentTable, kept: Blocks) -> DiskUse:
-    # Mapping the extents has flushed the file to disk. Before that, st_blocks is only a reservation.
+    # Listing the extents has flushed the file to disk. Before that, st_blocks may include mere reservations.
     allocated = os.fstat(fd).st_blocks * 512
     return _less(allocated, int(shared.length.sum()), shared, kept)
 
@@ -171,7 +176,7 @@ def _on_btrfs(fd: int, path: str, shared: ExtentTable, kept: Blocks) -> DiskUse:
 
 
 def _without_tree(fd: int, path: str, shared: ExtentTable) -> DiskUse:
-    """Return the disk use by FIEMAP and st_blocks of a file on btrfs, whose tree this process cannot search."""
+    """Return the disk use of a file on btrfs by FIEMAP and st_blocks, without a search of the tree."""
     allocated = os.fstat(fd).st_blocks * 512
     free = max(allocated - int(shared.length.sum()), 0)
     packed = any(True for _ in physical_extents(fd, path, having=ExtentFlag.ENCODED) or ())
@@ -212,7 +217,7 @@ def _disk_bytes(extents: list[StoredExtent]) -> int:
 
 
 def _in_any(stored: list[StoredExtent], shared: ExtentTable) -> list[StoredExtent]:
-    """Return the stored extents of which a part begins in a shared one; both lists are in the file's order."""
+    """Return the parts whose stored extent has a part that begins in a shared one; both in file order."""
     starts, ends = shared.logical.tolist(), (shared.logical + shared.length).tolist()
     found = set()
     for extent in stored:
