@@ -19,7 +19,7 @@ from batchdiff.errors import ImageError
 from batchdiff.files.filenames import shell_line, unfit
 from batchdiff.files.identity import is_one_image
 from batchdiff.image.files import ReadObserver
-from batchdiff.image.format_marks import begins_like, looks_like
+from batchdiff.image.format_marks import begins_like
 from batchdiff.image.layer import Backing
 from batchdiff.image_source import ImageFormat, ImageSource
 
@@ -147,10 +147,12 @@ def resolved_backing(image: ImageSource, backing: Backing | None) -> str | None:
 def _depends_on_who_opens_it(image: ImageSource, backing: Backing, plain: str) -> ImageError:
     """Return the error for a relative name after ``file:``, which QEMU resolves against its working folder."""
     there = os.path.join(os.path.dirname(image.path), plain)
-    form = backing.format or looks_like(there) or ImageFormat.RAW
+    # An untrusted header's file is not opened, not even to find out its format.
+    unknown = "" if backing.format else ", with its format in place of FORMAT"
+    command = _rebase(image, backing.format or "FORMAT", there)
     return ImageError(
         f"cannot use {image.path}",
         path=image.path,
         why=f"its backing file name {backing.name!r} is relative to the folder in which QEMU is started",
-        remedy=f"If {there} is meant, correct the header: {_rebase(image, form, there)}.",
+        remedy=f"If {there} is meant, correct the header{unknown}: {command}.",
     )

@@ -118,7 +118,7 @@ def _first(fd: int, path: str, start: int, end: int) -> _Records | None:
     except OSError as error:
         if error.errno in _UNSUPPORTED:
             return None
-        raise _failed_map(path, error) from error
+        raise failed_map(path, error) from error
 
 
 def _chosen(records: _Records, having: int) -> _Records:
@@ -131,7 +131,8 @@ def _each(batches: Iterator[_Records], having: int) -> Iterator[PhysicalExtent]:
         yield from map(PhysicalExtent, *(chosen[name].tolist() for name in PhysicalExtent._fields))
 
 
-def _failed_map(path: str, error: OSError) -> ImageError:
+def failed_map(path: str, error: OSError) -> ImageError:
+    """Return the error for a file whose extents the filesystem cannot list."""
     return ImageError(
         f"cannot determine where {path} is on its disk",
         path=path,
@@ -150,7 +151,7 @@ def _all(fd: int, path: str, found: _Records, end: int) -> Iterator[_Records]:
         try:
             found = _request(fd, following, end)
         except OSError as error:
-            raise _failed_map(path, error) from error
+            raise failed_map(path, error) from error
 
 
 def _request(fd: int, start: int, end: int) -> _Records:

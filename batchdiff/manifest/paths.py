@@ -67,7 +67,7 @@ def locate_image(
         return None
     if kind := _not_an_image(status.st_mode):
         remedy = "an image is a regular file or a block device"
-        if stat.S_ISDIR(status.st_mode) and where[:1] == ("guests",):
+        if stat.S_ISDIR(status.st_mode) and (*where[:1], *where[2:]) == ("guests", "path"):
             pattern = f"{glob.escape(written.rstrip('/'))}/*"
             remedy = f"for all images in it, write `glob: {yaml_text(pattern)}`"
         problems.add(where, f"{show(full)} is {kind}; {remedy}")
@@ -179,6 +179,8 @@ def _no_such_file(full: str, written: str, *, suggest: bool) -> str:
         remedy = "bring it back with `batchdiff restore` and the plan that put it there"
         aside = show_whole(full + own_files.QUARANTINE)
         return f"no such file: {show(full)}; it is in quarantine, as {aside}; {remedy}"
+    if os.path.islink(full):
+        return f"{show(full)} is a symbolic link to {show(os.readlink(full))}, which does not exist"
     near = _near(name, names[:_MOST_NAMES]) if suggest else ""
     return f"no such file: {show(full)}{near}"
 

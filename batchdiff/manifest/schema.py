@@ -162,9 +162,12 @@ def _place_of(key: str) -> str:
         return f"in `overlay: {{{key}: ...}}` of a guest{' or of `defaults`' if is_default else ''}"
     if key in top:
         return "at the top level of the manifest, beside `version` and `guests`"
-    if key == "format":
-        return "in `template`, a guest, or `defaults`"
-    return "in an item of `guests`" if key in guest else ""
+    template, defaults = top["template"]["properties"], top["defaults"]["properties"]
+    owners = {"`template`": template, "an item of `guests`": guest, "`defaults`": defaults}
+    places = [name for name, keys in owners.items() if key in keys]
+    if len(places) > 2:
+        return f"in {', '.join(places[:-1])}, or {places[-1]}"
+    return f"in {' or '.join(places)}" if places else ""
 
 
 def _missing(key: str, value: dict[str, object], folder: str) -> str:

@@ -30,7 +30,7 @@ def read_selected(path: str, names: Collection[str], *, left: Collection[str] = 
     if unknown:
         raise UsageError(
             f"no guest of the manifest is called {' or '.join(map(repr, unknown))}",
-            remedy=f"{'Its only guest is' if len(known) == 1 else 'Its guests are:'} {', '.join(sorted(known))}.",
+            remedy=_the_guests(known),
         )
     # An overlay that exists is a problem only for a guest that is planned now, and not yet converted.
     chosen = tuple(guest for guest in manifest.guests if guest.name in names)
@@ -57,3 +57,9 @@ def read_selected(path: str, names: Collection[str], *, left: Collection[str] = 
     # The others are kept: their files are still searched for images that depend on a guest.
     left_out = tuple(guest for guest in manifest.guests if guest.name not in names)
     return replace(manifest, guests=chosen, left_out=left_out)
+
+
+def _the_guests(names: Collection[str]) -> str:
+    if not names:
+        return "The manifest has no guests now: its globs match only overlays of earlier plans."
+    return f"{'Its only guest is' if len(names) == 1 else 'Its guests are:'} {', '.join(sorted(names))}."

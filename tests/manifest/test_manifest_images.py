@@ -162,6 +162,17 @@ def test_missing_images_are_problems_with_a_near_name(folder):
     ]
 
 
+def test_a_folder_is_no_backing_file_and_no_glob_would_help(folder):
+    (problem,) = problems(guests("{path: clones/a.img, format: raw, backing: [{path: clones, format: raw}]}"))
+    assert problem.endswith("is a folder; an image is a regular file or a block device")
+
+
+def test_a_link_that_leads_nowhere(folder):
+    os.symlink("nowhere.img", "link.img")
+    (problem,) = problems(guests("{path: link.img, format: raw}"))
+    assert problem.endswith(f'"{folder}/link.img" is a symbolic link to "nowhere.img", which does not exist')
+
+
 def test_what_is_no_image(folder):
     os.mkfifo("fifo")
     os.symlink("loop", "loop")

@@ -294,7 +294,7 @@ def test_a_version_that_is_missing_or_odd_hides_nothing(folder, first, problem):
         (
             raw("clones/a.img"),
             "format: raw\n",
-            "format: unknown key; it belongs in `template`, a guest, or `defaults`",
+            "format: unknown key; it belongs in `template`, an item of `guests`, or `defaults`",
         ),
         (raw("clones/a.img"), "name: x\n", "name: unknown key; it belongs in an item of `guests`"),
         ("{path: clones/a.img, format:raw}", "", "write a space after the colon: `format: raw`"),

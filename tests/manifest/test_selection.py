@@ -8,6 +8,7 @@ import pytest
 from manifest_texts import guests, make, raw, write
 
 from batchdiff.errors import ManifestError, UsageError
+from batchdiff.manifest import selection
 from batchdiff.manifest.selection import read_selected
 
 TEXT = guests(raw("clones/a.img"), raw("clones/b.img"))
@@ -53,3 +54,7 @@ def test_a_guest_that_the_manifest_lacks(path):
     with pytest.raises(UsageError, match="no guest of the manifest is called 'c' or 'd'") as caught:
         read_selected(path, ["c", "a", "d"])
     assert caught.value.remedy == "Its guests are: a, b."
+
+
+def test_a_manifest_that_has_no_guests_left():
+    assert selection._the_guests([]).startswith("The manifest has no guests now: its globs match only overlays")

@@ -26,13 +26,13 @@ from batchdiff.image.storage.block_ranges import NO_BLOCKS, Blocks, blocks_of
 from batchdiff.image.storage.exactness import Exactness, of_sum
 from batchdiff.image.storage.overlayfs import OVERLAYFS, upper_place
 from batchdiff.linux.btrfs import StoredExtent, is_btrfs, stored_extents
-from batchdiff.linux.fiemap import NO_EXTENTS, ExtentFlag, ExtentTable, extent_table, physical_extents
+from batchdiff.linux.fiemap import NO_EXTENTS, ExtentFlag, ExtentTable, extent_table, failed_map, physical_extents
 from batchdiff.linux.mounts import filesystem_of
-from batchdiff.units import ceil_div
+from batchdiff.units import align_up
 
-_LISTED_IN_A_BLOCK = 100
-"""The number of extents assumed for a block that lists them. Half a block of 4 KiB has room for 170 on ext4, and
-125 on XFS; the rest allows for blocks that list such blocks."""
+_LISTED_BYTES = 41
+"""The most bytes that list an extent: ext4 takes 12, and XFS 16, but blocks may be half empty. That leaves a little
+for headers, and for blocks that list such blocks."""
 
 _OF_OTHERS = (
     "blocks shared with files other than the template are freed too, once the last of those files is deleted"
@@ -71,7 +71,7 @@ def allocated_bytes(fd: int, path: str) -> int:
 
     On btrfs, this is exact only for a process that may search the tree.
 
-    :raises ImageError, OSError: btrfs reports an error.
+    :raises ImageError: btrfs reports an error.
     """
     info = os.fstat(fd)
     if stat.S_ISBLK(info.st_mode):
@@ -108,7 +108,6 @@ def disk_use(fd: int, path: str, *, kept: Blocks = NO_BLOCKS, known: ExtentTable
     found before, at least all shared ones.
 
     :raises ImageError: the filesystem reports an error.
-    :raises OSError: btrfs reports an error while its tree is searched.
     """
     info = os.fstat(fd)
     if not stat.S_ISREG(info.st_mode):
@@ -131,13 +130,13 @@ def disk_use(fd: int, path: str, *, kept: Blocks = NO_BLOCKS, known: ExtentTable
 def list_bytes(fd: int, path: str) -> int:
     """Return a generous estimate of the bytes in the blocks that list an open file's extents.
 
-    This assumes blocks of 4 KiB or more that count as the file's, as on ext4 and XFS.
+    These blocks count as the file's, as on ext4 and XFS.
 
     :raises ImageError: the filesystem reports an error.
     """
     table = extent_table(fd, path, having=0)
     extents = 0 if table is None else len(table.length)
-    return ceil_div(extents, _LISTED_IN_A_BLOCK) * os.fstat(fd).st_blksize
+    return align_up(extents * _LISTED_BYTES, os.fstat(fd).st_blksize)
 
 
 def _in_layers(fd: int, path: str, kept: Blocks) -> DiskUse:
@@ -145,7 +144,7 @@ def _in_layers(fd: int, path: str, kept: Blocks) -> DiskUse:
     if upper is None:
         found = _by_blocks(fd, _shared(fd, path), kept)
         why = "it may be in a lower layer of overlayfs (not visible from here), where deleting it frees nothing"
-        return replace(found, exactness=Exactness.AT_MOST, note=why)
+        return _at_most(found, why)
     try:
         real = os.open(upper, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -154,11 +153,17 @@ def _in_layers(fd: int, path: str, kept: Blocks) -> DiskUse:
         )
     except OSError as error:
         found = _by_blocks(fd, _shared(fd, path), kept)
-        return replace(found, exactness=Exactness.AT_MOST, note=f"{upper} cannot be opened ({error.strerror})")
+        return _at_most(found, f"{upper} cannot be opened ({error.strerror})")
     try:
         return disk_use(real, upper, kept=kept)
     finally:
         os.close(real)
+
+
+def _at_most(found: DiskUse, why: str) -> DiskUse:
+    """Return a disk use whose ``reclaimable`` may also be too large; that of a lower bound is then unknown."""
+    exactness = of_sum([found.exactness, Exactness.AT_MOST])
+    return replace(found, exactness=exactness, note=f"{found.note}; {why}" if found.note else why)
 
 
 def _by_blocks(fd: int, shared: ExtentTable, kept: Blocks) -> DiskUse:
@@ -209,7 +214,7 @@ def _stored(fd: int, path: str) -> list[StoredExtent] | None:
     except OSError as error:
         if error.errno in {errno.EPERM, errno.EACCES}:
             return None
-        raise
+        raise failed_map(path, error) from error
 
 
 def _disk_bytes(extents: list[StoredExtent]) -> int:

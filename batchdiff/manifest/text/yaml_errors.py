@@ -6,7 +6,17 @@ import yaml
 
 from batchdiff.quoting import show
 
-_INDENTED = "this line is not aligned with those above; entries of one list or mapping start in the same column"
+_INDENTED = (
+    "this line is not aligned with those above (entries of one list or mapping start in the same column), or"
+    " something follows a closing quote or bracket"
+)
+_OPEN_MAPPING = (
+    'a { is not closed, a comma is missing, or text with a bracket in it needs quotes, as in {glob: "web[12].img"}'
+)
+_OPEN_LIST = (
+    'a [ is not closed, a comma is missing, or text with a bracket in it needs quotes, as in ["web[12].img"]'
+)
+_ONE_DOCUMENT = "a second document begins here; a manifest is one document"
 
 _REASONS = (
     # The parser's message and its meaning; PyYAML has two parsers with different messages.
@@ -18,16 +28,16 @@ _REASONS = (
     ("expected <block end>", _INDENTED),
     ("did not find expected key", _INDENTED),
     ("could not find expected ':'", "a key needs a colon and a space after it, as in `format: raw`"),
-    ("did not find expected ',' or '}'", "a { is not closed, or a comma is missing"),
-    ("expected ',' or '}'", "a { is not closed, or a comma is missing"),
-    ("did not find expected ',' or ']'", "a [ is not closed, or a comma is missing"),
-    ("expected ',' or ']'", "a [ is not closed, or a comma is missing"),
+    ("expected ',' or '}'", _OPEN_MAPPING),
+    ("expected ',' or ']'", _OPEN_LIST),
+    ("block scalar", "a value that begins with | or > is a block of text; put the value in quotes"),
+    ("unknown escape character", "a backslash begins an escape in double quotes; use single quotes"),
     ("found unexpected end of stream", "a quote is not closed"),
     ("found undefined alias", "* begins the name of an alias, and no anchor has that name; put a glob in quotes"),
-    ("did not find expected alphabetic or numeric", "* begins the name of an alias; put a glob in quotes"),
-    ("expected alphabetic or numeric character", "* begins the name of an alias; put a glob in quotes"),
-    ("expected a single document", "a second document begins here; a manifest is one document"),
-    ("did not find expected <document start>", "a second document begins here; a manifest is one document"),
+    ("while scanning an anchor", "& begins the name of an anchor; put the text in quotes"),
+    ("expected alphabetic or numeric", "* begins the name of an alias; put a glob in quotes"),
+    ("expected a single document", _ONE_DOCUMENT),
+    ("did not find expected <document start>", _ONE_DOCUMENT),
 )
 _AT_THE_BEGINNING = ("could not find expected ':'", "found unexpected end of stream", "expected ',' or")
 """The parser reports these at the line where it gave up; the line to correct is where the construct starts."""
@@ -40,7 +50,7 @@ def where_and_why(error: yaml.MarkedYAMLError, text: str) -> tuple[int | None, s
     if mark is None:
         return None, _joined(error)
     line = text.split("\n")[mark.line] if mark.line < text.count("\n") + 1 else ""
-    if "\t" in line[: len(line) - len(line.lstrip())]:
+    if "\t" in line[: len(line) - len(line.lstrip())] and not _is_in_brackets(error):
         return mark.line + 1, "YAML does not allow tabs for indentation; use spaces"
     if any(each in problem for each in _AT_THE_BEGINNING) and error.context_mark is not None:
         mark = error.context_mark
@@ -51,6 +61,11 @@ def where_and_why(error: yaml.MarkedYAMLError, text: str) -> tuple[int | None, s
         return mark.line + 1, f"a value cannot begin with {show(found)}; put it in quotes"
     said = _joined(error)
     return mark.line + 1, next((words for known, words in _REASONS if known in said), said)
+
+
+def _is_in_brackets(error: yaml.MarkedYAMLError) -> bool:
+    """Return whether the parser was inside [ ] or { }, where lines may begin with tabs."""
+    return "flow" in (error.context or "")
 
 
 def _joined(error: yaml.MarkedYAMLError) -> str:

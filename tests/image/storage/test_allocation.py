@@ -124,6 +124,23 @@ def test_it_is_what_the_filesystem_gets_back(xfs):
     assert (os.statvfs(xfs).f_bfree - before) * 4096 == expected == MIB
 
 
+def test_a_failed_search_of_btrfs_is_the_fault_of_one_image(tmp_path, monkeypatch):
+    """It is an error about this image, so that other guests continue."""
+
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with mounted(tmp_path, "btrfs") as point:
+        path = made(point / "web.img")
+        monkeypatch.setattr(allocation, "stored_extents", fail)
+        with (
+            path.open("rb") as file,
+            pytest.raises(ImageError, match=f"where {path} is on its disk: Input") as caught,
+        ):
+            disk_use(file.fileno(), str(path))
+    assert caught.value.path == str(path)
+
+
 def test_hard_links(xfs):
     path = made(xfs / "linked", seed=4)
     os.link(path, xfs / "second name")
