@@ -195,10 +195,13 @@ def _of_sections(
         and each.volume != volume
         and path_of_volume(each.volume, storages) in guest.known_as
     ]
-    if drive.key in config.to_delete or any(each.section == PENDING for each in named):
+    right = {each.key for each in config.drives_in(PENDING) if each.volume == volume}
+    keys = {each.key for each in named if each.section == PENDING} | ({drive.key} & (config.pending - right))
+    if keys:
         yield (
-            f"a pending change ([PENDING]) affects {guest.guest} or {drive.key}: start the VM and shut it down"
-            f" again, or revert the change with `qm set {config.vmid} --revert {drive.key}`"
+            f"a pending change ([PENDING]) affects {guest.guest} or {drive.key}: revert it with `qm set"
+            f" {config.vmid} --revert {','.join(sorted(keys))}` or, if Proxmox VE refuses that because the former"
+            f" image is gone, remove {few(sorted(keys))} from the section [PENDING] of {config.where} by hand"
         )
     if snapshots := list(dict.fromkeys(each.section for each in named if each.section != PENDING)):
         is_one = len(snapshots) == 1

@@ -10,12 +10,14 @@
     [before-update]                                           a snapshot: the configuration as it was
 
 Sources: qemu-server, ``parse_vm_config`` in src/PVE/QemuServer.pm, and ``parse_drive`` in
-src/PVE/QemuServer/Drive.pm; pve-common, ``parse_property_string`` in src/PVE/JSONSchema.pm.
+src/PVE/QemuServer/Drive.pm; pve-common, ``parse_property_string`` in src/PVE/JSONSchema.pm; pve-guest-common,
+``parse_pending_delete`` in src/PVE/AbstractConfig.pm.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from batchdiff.errors import DefinitionError
@@ -27,6 +29,7 @@ _DRIVE = re.compile(r"(?:ide|sata|scsi|virtio|efidisk|tpmstate|unused)[0-9]+")
 _FILE_NAME = re.compile(r"(?:.*/)?([1-9][0-9]{2,8})\.conf", re.DOTALL)
 _OF_VOLUME = ("file=", "volume=")
 _FORMAT = "format="
+_DELETE = "delete"
 
 MAIN, PENDING = "", "PENDING"
 """Names of sections; any other name is that of a snapshot, or begins with ``special:`` and has no drives."""
@@ -55,7 +58,7 @@ class ConfigDrive(NamedTuple):
 class VmConfig:
     """The configuration of a VM. ``where``: its file; ``lock``: why the VM is locked, empty if it is not.
 
-    ``to_delete``: the entries of the pending ``delete`` setting.
+    ``pending``: the keys of the settings that pending changes replace, add or delete.
     """
 
     vmid: int
@@ -64,7 +67,7 @@ class VmConfig:
     drives: tuple[ConfigDrive, ...]
     is_template: bool
     lock: str
-    to_delete: frozenset[str]
+    pending: frozenset[str]
 
     def drives_in(self, section: str) -> list[ConfigDrive]:
         """Return the drives in a section."""
@@ -79,7 +82,8 @@ def parse_config(document: bytes, where: str) -> VmConfig:
     named = _FILE_NAME.fullmatch(where)
     if named is None:
         raise DefinitionError(f"cannot use {where}", why="its name must have the form VMID.conf, such as 101.conf")
-    section, settings, drives = MAIN, {}, []
+    section, drives = MAIN, []
+    settings: dict[tuple[str, str], str] = {}
     lines = _lines(document)
     for number, line in enumerate(lines):
         if found := _SECTION.fullmatch(line):
@@ -100,8 +104,16 @@ def parse_config(document: bytes, where: str) -> VmConfig:
         drives=tuple(drives),
         is_template=settings.get((MAIN, "template")) == "1",
         lock=settings.get((MAIN, "lock"), ""),
-        to_delete=frozenset(re.split(r"[,;\s]+", settings.get((PENDING, "delete"), ""))) - {""},
+        pending=frozenset(_pending(settings)),
     )
+
+
+def _pending(settings: Mapping[tuple[str, str], str]) -> Iterator[str]:
+    """Yield the keys of the settings that pending changes replace, add or delete."""
+    yield from (key for section, key in settings if section == PENDING and key != _DELETE)
+    for each in re.split(r"[,;\s]+", settings.get((PENDING, _DELETE), "")):
+        if each:
+            yield each.removeprefix("!")  # a drive with "!" is not only detached: its image is deleted
 
 
 def _drives(section: str, key: str, value: str, number: int) -> list[ConfigDrive]:

@@ -103,7 +103,15 @@ def test_in_its_guests_place():
         (f"{LINE}[one]\n{LINE}", CONVERTED, "the snapshot one refers to the former image of web, and"),
         (f"{LINE}[one]\n{LINE}", CONVERTED, "Delete the snapshot with `qm delsnapshot 101 one`"),
         (f"{LINE}[PENDING]\n{LINE}", CONVERTED, "`qm set 101 --revert scsi0`"),
+        (f"{LINE}[PENDING]\nscsi1: {RAW.path}\n", CONVERTED, "`qm set 101 --revert scsi1`"),
+        (f"{LINE}[PENDING]\nscsi0: none\nscsi1: {RAW.path}\n", CONVERTED, "`qm set 101 --revert scsi0,scsi1`"),
+        (
+            f"{LINE}[PENDING]\nscsi0: local:101/other.raw\n",
+            CONVERTED,
+            "remove scsi0 from the section [PENDING] of",
+        ),
         (f"{LINE}[PENDING]\ndelete: scsi0\n", CONVERTED, "a pending change ([PENDING]) affects web"),
+        (f"{LINE}[PENDING]\ndelete: cores,!scsi0\n", CONVERTED, "`qm set 101 --revert scsi0`"),
         (f"{LINE}scsi1: {RAW.path}\n", CONVERTED, "web is also scsi1 of VM 101"),
         (LINE.replace("scsi0", "tpmstate0"), CONVERTED, "which must be raw"),
         (LINE, GuestDisk("web", THIN, None, BOTH, RESTORING), RESTORING),
@@ -112,6 +120,11 @@ def test_in_its_guests_place():
 def test_why_it_must_not_change_yet(text, disk, why):
     change = changes(config(text), disk=disk)[0]
     assert any(why in reason for reason in change.waiting)
+
+
+def test_a_pending_change_to_the_right_image_or_of_another_drive_prevents_nothing():
+    pending = f"{NEW_LINE}scsi1: local:101/vm-101-disk-5.raw\ndelete: !scsi2"
+    assert changes(config(f"{LINE}[PENDING]\n{pending}\n"))[0].waiting == []
 
 
 def test_a_disk_of_two_vms():

@@ -41,7 +41,7 @@ def first(text):
 def test_what_it_has():
     found = config()
     assert (found.vmid, found.is_template, found.lock) == (101, False, "backup")
-    assert found.to_delete == {"scsi1", "net0"}
+    assert found.pending == {"scsi0", "scsi1", "net0"}
     assert {drive.key: drive.volume for drive in found.drives_in(MAIN)} == {
         "scsi0": "local:101/vm-101-disk-0.raw",
         "scsi1": "/dev/disk/by-id/one",
@@ -52,6 +52,13 @@ def test_what_it_has():
     assert [drive.key for drive in found.drives_in("before-update")] == ["scsi0"]
     assert config(b"template: 1\n").is_template
     assert not config(b"cores: 1\n[one]\ntemplate: 1\n").is_template
+
+
+@pytest.mark.parametrize("text", [b"delete: cores;!scsi0, net0", b"delete: cores\nnet0: virtio\nscsi0: none"])
+def test_the_settings_that_pending_changes_concern(text):
+    """With an exclamation mark, an image is deleted when its drive is removed."""
+    assert config(b"scsi0: s:1/a.raw\n[PENDING]\n" + text).pending == {"cores", "scsi0", "net0"}
+    assert config(b"scsi0: s:1/a.raw\n[one]\n" + text).pending == frozenset()
 
 
 @pytest.mark.parametrize(
