@@ -49,6 +49,19 @@ class ConfigDrive(NamedTuple):
     line: int
 
     @property
+    def format(self) -> str:
+        """The format in which Proxmox VE uses the image; empty if it would not start the VM.
+
+        For a volume, that is the format at the end of its name, and an option ``format`` must not contradict it.
+        """
+        options = self.value.split(",")
+        given = next((each.removeprefix(_FORMAT) for each in options if each.startswith(_FORMAT)), "")
+        if self.volume.startswith("/"):
+            return given or "raw"
+        named = self.volume.rpartition(".")[2]
+        return named if given in {"", named} else ""
+
+    @property
     def is_unused(self) -> bool:
         """True if the image belongs to the VM, but is not attached."""
         return self.key.startswith("unused")
@@ -121,6 +134,11 @@ def _drives(section: str, key: str, value: str, number: int) -> list[ConfigDrive
     if not _DRIVE.fullmatch(key) or "media=cdrom" in parts or volume in {"", "none"}:
         return []
     return [ConfigDrive(section, key, value, volume, number)]
+
+
+def can_be_in_value(volume: str) -> bool:
+    """Return whether a drive's value, a list of items such as KEY=VALUE, can contain a volume or path."""
+    return not re.search(r"[,=\n]", volume) and volume == volume.strip()
 
 
 def volume_in(value: str) -> str:

@@ -12,8 +12,7 @@ from collections.abc import Iterator, Sequence
 from batchdiff.definitions.guest_disks import GuestDisk
 from batchdiff.definitions.proxmox_config import MAIN, VmConfig
 from batchdiff.definitions.proxmox_folder import ProxmoxHost
-from batchdiff.definitions.proxmox_storage import Storage, path_of_volume, storage_of
-from batchdiff.managers.proxmox import place_of
+from batchdiff.definitions.proxmox_storage import Storage, path_of_volume, place_in
 
 _PID = re.compile(rb"\s*([1-9][0-9]{0,9})\s*")
 
@@ -44,18 +43,18 @@ def doubts(template: str, disks: Sequence[GuestDisk], host: ProxmoxHost) -> Iter
     """
     configs, storages, containers, unread = host
     yield from unread
-    place, storage = place_of(template), storage_of(template, storages)
-    if place is not None and storage is not None:
-        yield from _of_template(os.path.realpath(template), place.vmid, configs, storages)
+    found = place_in(template, storages)
+    if found is not None:
+        yield from _of_template(os.path.realpath(template), found[1].vmid, configs, storages)
     for disk in disks:
-        own = place_of(disk.now.path)
-        if own is not None and own.vmid in containers and storage_of(disk.now.path, storages):
+        own = place_in(disk.now.path, storages)
+        if own is not None and own[1].vmid in containers:
             yield (
-                f"{disk.guest} is a volume of container {own.vmid}, and containers cannot use qcow2: leave it out"
-                " of the manifest, or restore it if it has been converted"
+                f"{disk.guest} is a volume of container {own[1].vmid}, and containers cannot use qcow2: leave it"
+                " out of the manifest, or restore it if it has been converted"
             )
     images = [disk.planned or disk.now for disk in disks]
-    used = {found for image in images if (found := storage_of(image.path, storages))}
+    used = {found[0] for image in images if (found := place_in(image.path, storages))}
     for each in sorted(used):
         if not each.allows_images:
             yield (
