@@ -255,6 +255,9 @@ def test_a_vm_that_runs(tmp_path):
         ([config("template: 1\nscsi0: local:9000/base-9000-disk-0.qcow2\n", 9000)], None),
         ([config("scsi0: local:9000/base-9000-disk-0.qcow2\n", 9000)], "`qm set 9000 --template 1`"),
         ([config(LINE)], "unless VM 9000 is on another host"),
+        # A disk that is not attached is written to by no VM.
+        ([config("unused0: local:9000/base-9000-disk-0.qcow2\n", 9000)], None),
+        ([config("cores: 1\n", 9000)], None),
     ],
 )
 def test_doubts_about_the_template(configs, why):
@@ -265,10 +268,21 @@ def test_doubts_about_the_template(configs, why):
     assert list(doubts("/images/template.img", [CONVERTED], host)) == []
 
 
+def test_a_number_that_is_taken_is_given_to_no_new_vm():
+    template = "/s/images/9000/base-9000-disk-0.qcow2"
+    unread = ProxmoxHost([config(LINE)], STORAGES, frozenset(), {9000: "cannot read 9000.conf"})
+    assert list(doubts(template, [], unread)) == ["cannot read 9000.conf"]
+    assert list(doubts(template, [], ProxmoxHost([config(LINE)], STORAGES, frozenset({9000})))) == []
+
+
 def test_doubts_about_the_storage():
     storages = [Storage("local", "dir", "/s/images", allows_images=False)]
     host = ProxmoxHost([], storages, frozenset())
-    assert "the storage local does not allow disk images" in next(doubts("/t.img", [CONVERTED], host))
+    for disk in (CONVERTED, GuestDisk("web", RAW, None, BOTH)):
+        assert list(doubts("/t.img", [disk], host)) == [
+            "the storage local does not allow disk images, so Proxmox VE does not list the guests' images: add"
+            " `images` to its content types"
+        ]
 
 
 @pytest.mark.parametrize(("number", "is_one"), [(101, True), (102, False)])
