@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 
 from batchdiff.definitions.guest_disks import GuestDisk, VmImage
@@ -11,12 +12,12 @@ from batchdiff.definitions.proxmox_config import (
     PENDING,
     ConfigDrive,
     VmConfig,
-    volume_in,
+    can_be_in_value,
     with_value,
     with_volume,
 )
 from batchdiff.definitions.proxmox_state import process_of
-from batchdiff.definitions.proxmox_storage import Storage, path_of_volume, volume_for
+from batchdiff.definitions.proxmox_storage import Storage, is_volume_of, path_of_volume, volume_for
 from batchdiff.definitions.uses import NOT_WRITTEN, GuestUse
 from batchdiff.files.filenames import shell_line
 from batchdiff.frozen import frozen
@@ -122,38 +123,49 @@ def _change(
     users: dict[str, list[str]],
     run_folder: str,
 ) -> VmChange:
-    document, uses, commands = config.document, [], []
+    document, uses = config.document, []
+    commands: list[str] = []
+    obstacles: list[str] = []
     notes: list[str] = []
     for drive, guest in guests:
-        image, value = guest.now, _value(drive, guest.now, storages)
-        is_preview = value == drive.value and guest.planned is not None
-        if is_preview and guest.planned is not None:
-            image, value = guest.planned, _value(drive, guest.planned, storages)
-        is_right = value == drive.value
-        waiting = "" if is_right else NOT_WRITTEN if is_preview else guest.unfinished
-        uses.append(GuestUse(guest.guest, drive.key, image, is_right, waiting, "" if is_right else guest.by_hand))
+        use = _use(drive, guest, storages)
+        uses.append(use)
+        if use.is_right:
+            continue
+        volume = volume_for(use.image, storages, now=drive.volume)
+        value = with_volume(drive, volume, use.image.format)
         document = with_value(document, drive, value)
-        if not is_right and not drive.is_unused:
+        if not drive.is_unused:
             commands.append(shell_line(["qm", "set", str(config.vmid), f"--{drive.key}", value]))
-            notes += _notes(drive, value, storages)
-    obstacles: list[str] = []
+            notes += _notes(drive, use.image, storages)
+        obstacles += _of_users(config, drive, users[guest.guest], use)
+        obstacles += _of_name(config, drive, use, volume)
+        obstacles += _of_sections(config, drive, guest, use.image, storages)
     if document != config.document:
-        obstacles += _of_vm(config, run_folder)
-        for (drive, guest), use in zip(guests, uses, strict=True):
-            if use.is_right:
-                continue
-            obstacles += _of_users(config, drive, users[guest.guest], use)
-            volume = volume_for(use.image, storages, now=drive.volume)
-            obstacles += _of_sections(config, drive, guest, volume, storages)
+        obstacles[:0] = _of_vm(config, run_folder)
     return VmChange(config, document, tuple(uses), tuple(commands), tuple(obstacles), tuple(notes))
 
 
-def _value(drive: ConfigDrive, image: VmImage, storages: Sequence[Storage]) -> str:
-    return with_volume(drive, volume_for(image, storages, now=drive.volume), image.format)
+def _use(drive: ConfigDrive, guest: GuestDisk, storages: Sequence[Storage]) -> GuestUse:
+    """Return a drive's use of a guest: of the planned overlay, if the drive has the present image already."""
+    image, waiting = guest.now, guest.unfinished
+    # Compare images rather than texts: a drive may name its image by a path or by a link.
+    has_path = path_of_volume(drive.volume, storages) == os.path.realpath(image.path)
+    if has_path and drive.format == image.format and guest.planned is not None:
+        image, waiting = guest.planned, NOT_WRITTEN
+    if _has_image(drive, image, storages):
+        return GuestUse(guest.guest, drive.key, image, is_right=True)
+    return GuestUse(guest.guest, drive.key, image, is_right=False, waiting=waiting, by_hand=guest.by_hand)
 
 
-def _notes(drive: ConfigDrive, value: str, storages: Sequence[Storage]) -> Iterator[str]:
-    if path_of_volume(volume_in(value), storages) == path_of_volume(drive.volume, storages):
+def _has_image(drive: ConfigDrive, image: VmImage, storages: Sequence[Storage]) -> bool:
+    """Return whether a drive uses an image, under any of its names and in its format."""
+    return drive.format == image.format and is_volume_of(drive.volume, image, storages)
+
+
+def _notes(drive: ConfigDrive, image: VmImage, storages: Sequence[Storage]) -> Iterator[str]:
+    is_volume = not drive.volume.startswith("/")  # Proxmox VE lists nothing else as unused
+    if is_volume and path_of_volume(drive.volume, storages) == os.path.realpath(image.path):
         yield (
             f"`qm set` will list {drive.volume}, the former name of the same file, as unused: leave that entry"
             " alone. To avoid that entry, edit the line in the configuration file instead"
@@ -175,8 +187,11 @@ def _of_vm(config: VmConfig, run_folder: str) -> Iterator[str]:
 def _of_users(config: VmConfig, drive: ConfigDrive, users: Sequence[str], use: GuestUse) -> Iterator[str]:
     """Yield the obstacles to a drive's use of its guest's image. ``users``: all drives that are this guest."""
     if len(users) > 1:
-        others = ", ".join(user for user in users if user != f"{drive.key} of VM {config.vmid}")
-        yield f"{use.guest} is also {others}: keep it in only one of these places"
+        others = dict.fromkeys(user for user in users if user != f"{drive.key} of VM {config.vmid}")
+        if others:
+            yield f"{use.guest} is also {', '.join(others)}: keep it in only one of these places"
+        else:
+            yield f"several lines of {config.where} set {drive.key} to {use.guest}: keep only one of them"
     if drive.key.startswith("tpmstate") and use.image.format != ImageFormat.RAW:
         yield (
             f"{use.guest} is a TPM state disk, which must be raw: leave it out of the manifest, or restore it if"
@@ -184,21 +199,40 @@ def _of_users(config: VmConfig, drive: ConfigDrive, users: Sequence[str], use: G
         )
 
 
+def _of_name(config: VmConfig, drive: ConfigDrive, use: GuestUse, volume: str) -> Iterator[str]:
+    """Yield the obstacles to the name of the image: ``volume``, which may be a path."""
+    if not can_be_in_value(volume):
+        yield (
+            f"{use.guest} would use {volume}, but Proxmox VE cannot store a name that contains a comma, an equals"
+            " sign or a line break, or ends in a space: plan again with another path for the overlay, for example"
+            " with `overlay: {layout: proxmox}`; if the guest has been converted, restore it before that"
+        )
+    elif drive.is_unused and volume.startswith("/"):
+        yield (
+            f"{drive.key} can only name a volume of a storage, whose name ends in its format, and {volume}"
+            f" ({use.image.format}) is none: remove the line of {drive.key} from {config.where} by hand"
+            " (`qm set --delete` would also delete the image)"
+        )
+
+
 def _of_sections(
-    config: VmConfig, drive: ConfigDrive, guest: GuestDisk, volume: str, storages: Sequence[Storage]
+    config: VmConfig, drive: ConfigDrive, guest: GuestDisk, image: VmImage, storages: Sequence[Storage]
 ) -> Iterator[str]:
-    """Yield the obstacles, in snapshots and pending changes, to a drive's use of ``volume``."""
+    """Yield the obstacles, in snapshots and pending changes, to a drive's use of ``image``."""
+    right = {each.key for each in config.drives_in(PENDING) if _has_image(each, image, storages)}
     named = [
         each
         for each in config.drives
         if each.section != MAIN
-        and each.volume != volume
         and path_of_volume(each.volume, storages) in guest.known_as
+        and not _has_image(each, image, storages)
     ]
-    if drive.key in config.to_delete or any(each.section == PENDING for each in named):
+    keys = {each.key for each in named if each.section == PENDING} | ({drive.key} & (config.pending - right))
+    if keys:
         yield (
-            f"a pending change ([PENDING]) affects {guest.guest} or {drive.key}: start the VM and shut it down"
-            f" again, or revert the change with `qm set {config.vmid} --revert {drive.key}`"
+            f"a pending change ([PENDING]) affects {guest.guest} or {drive.key}: revert it with `qm set"
+            f" {config.vmid} --revert {','.join(sorted(keys))}` or, if Proxmox VE refuses that because the former"
+            f" image is gone, remove {few(sorted(keys))} from the section [PENDING] of {config.where} by hand"
         )
     if snapshots := list(dict.fromkeys(each.section for each in named if each.section != PENDING)):
         is_one = len(snapshots) == 1

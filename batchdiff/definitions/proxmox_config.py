@@ -10,12 +10,14 @@
     [before-update]                                           a snapshot: the configuration as it was
 
 Sources: qemu-server, ``parse_vm_config`` in src/PVE/QemuServer.pm, and ``parse_drive`` in
-src/PVE/QemuServer/Drive.pm; pve-common, ``parse_property_string`` in src/PVE/JSONSchema.pm.
+src/PVE/QemuServer/Drive.pm; pve-common, ``parse_property_string`` in src/PVE/JSONSchema.pm; pve-guest-common,
+``parse_pending_delete`` in src/PVE/AbstractConfig.pm.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from batchdiff.errors import DefinitionError
@@ -27,6 +29,7 @@ _DRIVE = re.compile(r"(?:ide|sata|scsi|virtio|efidisk|tpmstate|unused)[0-9]+")
 _FILE_NAME = re.compile(r"(?:.*/)?([1-9][0-9]{2,8})\.conf", re.DOTALL)
 _OF_VOLUME = ("file=", "volume=")
 _FORMAT = "format="
+_DELETE = "delete"
 
 MAIN, PENDING = "", "PENDING"
 """Names of sections; any other name is that of a snapshot, or begins with ``special:`` and has no drives."""
@@ -46,6 +49,19 @@ class ConfigDrive(NamedTuple):
     line: int
 
     @property
+    def format(self) -> str:
+        """The format in which Proxmox VE uses the image; empty if it would not start the VM.
+
+        For a volume, that is the format at the end of its name, and an option ``format`` must not contradict it.
+        """
+        options = self.value.split(",")
+        given = next((each.removeprefix(_FORMAT) for each in options if each.startswith(_FORMAT)), "")
+        if self.volume.startswith("/"):
+            return given or "raw"
+        named = self.volume.rpartition(".")[2]
+        return named if given in {"", named} else ""
+
+    @property
     def is_unused(self) -> bool:
         """True if the image belongs to the VM, but is not attached."""
         return self.key.startswith("unused")
@@ -55,7 +71,7 @@ class ConfigDrive(NamedTuple):
 class VmConfig:
     """The configuration of a VM. ``where``: its file; ``lock``: why the VM is locked, empty if it is not.
 
-    ``to_delete``: the entries of the pending ``delete`` setting.
+    ``pending``: the keys of the settings that pending changes replace, add or delete.
     """
 
     vmid: int
@@ -64,7 +80,7 @@ class VmConfig:
     drives: tuple[ConfigDrive, ...]
     is_template: bool
     lock: str
-    to_delete: frozenset[str]
+    pending: frozenset[str]
 
     def drives_in(self, section: str) -> list[ConfigDrive]:
         """Return the drives in a section."""
@@ -79,7 +95,8 @@ def parse_config(document: bytes, where: str) -> VmConfig:
     named = _FILE_NAME.fullmatch(where)
     if named is None:
         raise DefinitionError(f"cannot use {where}", why="its name must have the form VMID.conf, such as 101.conf")
-    section, settings, drives = MAIN, {}, []
+    section, drives = MAIN, []
+    settings: dict[tuple[str, str], str] = {}
     lines = _lines(document)
     for number, line in enumerate(lines):
         if found := _SECTION.fullmatch(line):
@@ -100,8 +117,16 @@ def parse_config(document: bytes, where: str) -> VmConfig:
         drives=tuple(drives),
         is_template=settings.get((MAIN, "template")) == "1",
         lock=settings.get((MAIN, "lock"), ""),
-        to_delete=frozenset(re.split(r"[,;\s]+", settings.get((PENDING, "delete"), ""))) - {""},
+        pending=frozenset(_pending(settings)),
     )
+
+
+def _pending(settings: Mapping[tuple[str, str], str]) -> Iterator[str]:
+    """Yield the keys of the settings that pending changes replace, add or delete."""
+    yield from (key for section, key in settings if section == PENDING and key != _DELETE)
+    for each in re.split(r"[,;\s]+", settings.get((PENDING, _DELETE), "")):
+        if each:
+            yield each.removeprefix("!")  # a drive with "!" is not only detached: its image is deleted
 
 
 def _drives(section: str, key: str, value: str, number: int) -> list[ConfigDrive]:
@@ -109,6 +134,11 @@ def _drives(section: str, key: str, value: str, number: int) -> list[ConfigDrive
     if not _DRIVE.fullmatch(key) or "media=cdrom" in parts or volume in {"", "none"}:
         return []
     return [ConfigDrive(section, key, value, volume, number)]
+
+
+def can_be_in_value(volume: str) -> bool:
+    """Return whether a drive's value, a list of items such as KEY=VALUE, can contain a volume or path."""
+    return not re.search(r"[,=\n]", volume) and volume == volume.strip()
 
 
 def volume_in(value: str) -> str:

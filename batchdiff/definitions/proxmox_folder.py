@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from batchdiff.definitions.proxmox_config import VmConfig, parse_config
@@ -26,13 +28,18 @@ _STORAGES = "storage.cfg"
 class ProxmoxHost(NamedTuple):
     """The VMs of a host, in numerical order, its storages that are folders, and the known numbers of containers.
 
-    ``unread``: a warning for each configuration that cannot be used and is left out.
+    ``unread``: a warning for each configuration that cannot be used and is left out, by the number of its VM.
     """
 
     configs: list[VmConfig]
     storages: list[Storage]
     containers: frozenset[int]
-    unread: tuple[str, ...] = ()
+    unread: Mapping[int, str] = MappingProxyType({})
+
+    @property
+    def taken(self) -> frozenset[int]:
+        """The numbers that no new VM can be given, as far as they are known."""
+        return self.containers.union((config.vmid for config in self.configs), self.unread)
 
 
 def read_host(folder: str, storage_cfg: str | None) -> ProxmoxHost:
@@ -51,18 +58,18 @@ def read_host(folder: str, storage_cfg: str | None) -> ProxmoxHost:
     if not names:
         why = "it contains no VM configuration, such as 101.conf"
         raise UsageError(f"cannot use {folder}", why=why, remedy=_OTHER_FOLDER)
-    paths = [os.path.join(folder, name) for name in sorted(names, key=lambda name: int(name.partition(".")[0]))]
+    paths = {_number(name): os.path.join(folder, name) for name in sorted(names, key=_number)}
     path = storage_cfg or _storages_near(folder)
-    configs, faults = [], []
-    for each in paths:
+    configs, faults = [], {}
+    for vmid, each in paths.items():
         try:
             configs.append(parse_config(_content(each), each))
         except BatchdiffError as error:
-            faults.append(error)
+            faults[vmid] = error
     if not configs:
-        raise faults[0]
+        raise next(iter(faults.values()))
     whether = "Whether that VM uses a guest is not known"
-    unread = tuple(f"{fault.what}: {fault.why}. {whether}" for fault in faults)
+    unread = {vmid: f"{fault.what}: {fault.why}. {whether}" for vmid, fault in faults.items()}
     return ProxmoxHost(configs, parse_storages(_content(path), path), _containers_near(folder), unread)
 
 
@@ -72,7 +79,12 @@ def _containers_near(folder: str) -> frozenset[int]:
         names = os.listdir(os.path.join(os.path.dirname(os.path.abspath(folder)), "lxc"))
     except OSError:
         return frozenset()
-    return frozenset(int(name.partition(".")[0]) for name in names if _CONFIG.fullmatch(name))
+    return frozenset(_number(name) for name in names if _CONFIG.fullmatch(name))
+
+
+def _number(name: str) -> int:
+    """Return the number in the name of a configuration file."""
+    return int(name.partition(".")[0])
 
 
 _OTHER_FOLDER = "Name a folder of VM configurations that you can read, such as /etc/pve/qemu-server."

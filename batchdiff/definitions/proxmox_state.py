@@ -10,10 +10,9 @@ import re
 from collections.abc import Iterator, Sequence
 
 from batchdiff.definitions.guest_disks import GuestDisk
-from batchdiff.definitions.proxmox_config import MAIN, VmConfig
+from batchdiff.definitions.proxmox_config import MAIN
 from batchdiff.definitions.proxmox_folder import ProxmoxHost
-from batchdiff.definitions.proxmox_storage import Storage, path_of_volume, storage_of
-from batchdiff.managers.proxmox import place_of
+from batchdiff.definitions.proxmox_storage import path_of_volume, place_in
 
 _PID = re.compile(rb"\s*([1-9][0-9]{0,9})\s*")
 
@@ -42,44 +41,46 @@ def doubts(template: str, disks: Sequence[GuestDisk], host: ProxmoxHost) -> Iter
 
     ``template``: the path of the template.
     """
-    configs, storages, containers, unread = host
-    yield from unread
-    place, storage = place_of(template), storage_of(template, storages)
-    if place is not None and storage is not None:
-        yield from _of_template(os.path.realpath(template), place.vmid, configs, storages)
+    yield from host.unread.values()
+    found = place_in(template, host.storages)
+    if found is not None:
+        yield from _of_template(os.path.realpath(template), found[1].vmid, host)
     for disk in disks:
-        own = place_of(disk.now.path)
-        if own is not None and own.vmid in containers and storage_of(disk.now.path, storages):
+        own = place_in(disk.now.path, host.storages)
+        if own is not None and own[1].vmid in host.containers:
             yield (
-                f"{disk.guest} is a volume of container {own.vmid}, and containers cannot use qcow2: leave it out"
-                " of the manifest, or restore it if it has been converted"
+                f"{disk.guest} is a volume of container {own[1].vmid}, and containers cannot use qcow2: leave it"
+                " out of the manifest, or restore it if it has been converted"
             )
     images = [disk.planned or disk.now for disk in disks]
-    used = {found for image in images if (found := storage_of(image.path, storages))}
+    used = {found[0] for image in images if (found := place_in(image.path, host.storages))}
     for each in sorted(used):
         if not each.allows_images:
             yield (
-                f"the storage {each.name} does not allow disk images, so Proxmox VE does not list the overlays:"
-                " add `images` to its content types"
+                f"the storage {each.name} does not allow disk images, so Proxmox VE does not list the guests'"
+                " images: add `images` to its content types"
             )
 
 
-def _of_template(
-    template: str, vmid: int, configs: Sequence[VmConfig], storages: Sequence[Storage]
-) -> Iterator[str]:
+def _of_template(template: str, vmid: int, host: ProxmoxHost) -> Iterator[str]:
+    """Yield warnings about a template in a storage.
+
+    ``template``: its resolved path; ``vmid``: the VM in whose folder it is.
+    """
     users = [
-        config
-        for config in configs
-        if any(path_of_volume(drive.volume, storages) == template for drive in config.drives_in(MAIN))
+        (config, drive)
+        for config in host.configs
+        for drive in config.drives_in(MAIN)
+        if path_of_volume(drive.volume, host.storages) == template
     ]
-    for config in users:
+    for config in dict.fromkeys(config for config, drive in users if not drive.is_unused):
         if not config.is_template:
             yield (
                 f"VM {config.vmid} ({config.where}) has the template as a disk, but is not itself a template"
                 " (it lacks `template: 1`): if it starts, it writes to the template, and every overlay is"
                 f" damaged. `qm set {config.vmid} --template 1` prevents that"
             )
-    if not users:
+    if not users and vmid not in host.taken:
         yield (
             f"no configuration here refers to the template: unless VM {vmid} is on another host of the cluster, a"
             " new VM can be given that number, and with it the template's folder"

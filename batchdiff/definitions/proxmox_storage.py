@@ -7,6 +7,7 @@
             content images,iso
 
     local:9000/base-9000-disk-0.qcow2/101/vm-101-disk-0.qcow2  ->  /var/lib/vz/images/101/vm-101-disk-0.qcow2
+    tree:101/vm-101-disk-0.raw  ->  /srv/tree/images/101/vm-101-disk-0/disk.raw, if tree is on btrfs
 
 Sources: pve-common, ``parse_config`` in src/PVE/SectionConfig.pm; pve-storage, ``parse_config``, ``parse_volname``
 and ``filesystem_path`` in src/PVE/Storage/Plugin.pm and BTRFSPlugin.pm.
@@ -16,17 +17,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from batchdiff.definitions.guest_disks import VmImage
 from batchdiff.errors import DefinitionError
-from batchdiff.managers.proxmox import IMAGES, base_of, place_of, volume_name
+from batchdiff.managers.proxmox import BTRFS_FILE, IMAGES, VolumePlace, base_of, place_of, volume_name
 
 _HEADER = re.compile(r"([A-Za-z][\w-]*):\s*(\S+)\s*")
 _PROPERTY = re.compile(r"\s+(\S+)(?:\s+(.*\S))?\s*")
 _VOLUME = re.compile(r"([A-Za-z][\w.-]*[A-Za-z0-9]):(?:[0-9]+/[^\s/]+/)?([0-9]+)/([^\s/]+)")
 _LOCAL = ("local", "/var/lib/vz")
+_OWN_FOLDER = f"/{BTRFS_FILE}"
+_RAW = ".raw"
 _MOUNTED = {"nfs", "cifs", "cephfs", "glusterfs"}
 """The types of storages that are mounted at /mnt/pve/NAME unless they have a path."""
 
@@ -43,10 +46,20 @@ class Storage(NamedTuple):
     allows_images: bool
 
     def path_of(self, vmid: str, name: str) -> str:
-        """Return the path of a volume; on btrfs, a raw one has a folder of its own."""
-        if self.kind == "btrfs" and name.endswith(".raw"):
-            name = f"{name.removesuffix('.raw')}/disk.raw"
+        """Return the path of a volume."""
+        if self.kind == "btrfs" and name.endswith(_RAW):
+            name = name.removesuffix(_RAW) + _OWN_FOLDER
         return os.path.join(self.images, vmid, name)
+
+    def place_of(self, path: str) -> VolumePlace | None:
+        """Return an image's place as a volume of this storage, by its absolute path; None if it has none."""
+        if self.kind == "btrfs" and path.endswith(_RAW):
+            if not path.endswith(_OWN_FOLDER):
+                return None
+            path = path.removesuffix(_OWN_FOLDER) + _RAW
+        place = place_of(path)
+        is_here = place is not None and os.path.realpath(place.images) == os.path.realpath(self.images)
+        return place if is_here else None
 
 
 def parse_storages(document: bytes, where: str) -> list[Storage]:
@@ -86,32 +99,51 @@ def _storage(kind: str, name: str, given: dict[str, str]) -> Storage | None:
 
 def path_of_volume(volume: str, storages: Iterable[Storage]) -> str:
     """Return the resolved path of a volume or an absolute path; empty if the volume is in none of the storages."""
+    path = _path_of(volume, storages)
+    return os.path.realpath(path) if path else ""
+
+
+def _path_of(volume: str, storages: Iterable[Storage]) -> str:
+    """Return the path of a volume, with links, or an absolute path as it is; empty if it is not known."""
     if volume.startswith("/"):
-        return os.path.realpath(volume)
+        return volume
     found = _VOLUME.fullmatch(volume)
     storage = next((each for each in storages if found and each.name == found[1]), None)
-    return os.path.realpath(storage.path_of(found[2], found[3])) if storage and found else ""
+    return storage.path_of(found[2], found[3]) if storage and found else ""
 
 
-def storage_of(path: str, storages: Sequence[Storage], *, now: str = "") -> Storage | None:
-    """Return the storage in whose folder of images a path is VMID/NAME; None if there is none.
+def place_in(path: str, storages: Iterable[Storage], *, now: str = "") -> tuple[Storage, VolumePlace] | None:
+    """Return the storage that an image is in, and its place there; None if it is in none of the storages.
 
     ``now``: the volume that the image replaces; its storage is preferred if several have the same folder.
     """
-    place = place_of(path)
-    if place is None:
-        return None
-    folder = os.path.realpath(place.images)
-    found = [storage for storage in storages if os.path.realpath(storage.images) == folder]
-    return min(found, key=lambda storage: not now.startswith(f"{storage.name}:"), default=None)
+    found = [
+        (storage, place)
+        for name in (path, os.path.realpath(path))
+        for storage in storages
+        if (place := storage.place_of(name)) is not None
+    ]
+    return min(found, key=lambda each: not now.startswith(f"{each[0].name}:"), default=None)
 
 
-def volume_for(image: VmImage, storages: Sequence[Storage], *, now: str = "") -> str:
-    """Return the name of an image for a drive: its volume, or its path if no storage is found for it.
+def volume_for(image: VmImage, storages: Iterable[Storage], *, now: str = "") -> str:
+    """Return the name of an image for a drive: its volume, or its path if it is in no storage.
 
-    ``now``: as for :func:`storage_of`.
+    Return the path, too, if the name of the file does not end in the image's format: Proxmox VE uses a volume in
+    the format at the end of its name. ``now``: as for :func:`place_in`.
     """
-    place, storage = place_of(image.path), storage_of(image.path, storages, now=now)
-    if place is None or storage is None:
+    found = place_in(image.path, storages, now=now)
+    if found is None:
         return image.path
+    storage, place = found
+    if not place.name.endswith(f".{image.format}"):
+        return storage.path_of(str(place.vmid), place.name)
     return f"{storage.name}:{volume_name(place, base_of(place, image.backing_name))}"
+
+
+def is_volume_of(volume: str, image: VmImage, storages: Iterable[Storage]) -> bool:
+    """Return whether a volume or an absolute path is a name of an image; that of a linked clone names its base."""
+    path = _path_of(volume, storages)
+    if not path or os.path.realpath(path) != os.path.realpath(image.path):
+        return False
+    return volume.startswith("/") or volume_for(image._replace(path=path), storages, now=volume) == volume

@@ -44,12 +44,12 @@ class Element:
 def parse_elements(document: bytes, where: str) -> Element:
     """Parse an XML document, and return its root; ``where`` names the document in errors.
 
-    :raises DefinitionError: the document is not valid UTF-8 or XML, or declares a document type, which
-        libvirt never does.
+    :raises DefinitionError: the document is not valid UTF-8 or XML, or declares another encoding or a document
+        type, which libvirt never does.
     """
     root = Element("", {}, 0, 0)
     stack = [root]
-    parser = expat.ParserCreate()
+    parser = expat.ParserCreate("utf-8")
     parser.buffer_text = True
 
     def opened(name: str, attributes: dict[str, str]) -> None:
@@ -68,12 +68,18 @@ def parse_elements(document: bytes, where: str) -> Element:
         # A document type can define entities that expand without limit or refer to other files.
         raise DefinitionError(f"cannot use {where}", why="it declares a document type (<!DOCTYPE>)")
 
+    def refuse_encoding(_version: str, encoding: str | None, _standalone: int) -> None:
+        if encoding is not None and encoding.lower() != "utf-8":
+            remedy = "Convert it to UTF-8, and remove the declaration."
+            raise DefinitionError(f"cannot use {where}", why=f"it declares the encoding {encoding}", remedy=remedy)
+
     def read(text: str) -> None:
         stack[-1].text += text
 
     parser.StartElementHandler, parser.EndElementHandler = opened, closed
     parser.CharacterDataHandler = read
     parser.StartDoctypeDeclHandler = refuse_type
+    parser.XmlDeclHandler = refuse_encoding
     try:
         document.decode("utf-8")
         parser.Parse(document, True)

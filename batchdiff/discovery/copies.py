@@ -204,11 +204,15 @@ class Placement:
 
     def _why_unlike(self, number: int, nearest: _Nearest) -> str:
         if len(self._images) == 1:
-            return "there is no other image"
+            return "there is no other image to compare it with"
         if nearest.first[number] >= 0:
             template = self._images[nearest.first[number]].path
             share = nearest.share[number]
-            others = "" if nearest.second[number] < 0 else ", and no more in any other template"
+            if share >= ALIKE:
+                samples = f"{share:.0%} of its samples that can be compared are in {template}"
+                return f"{samples}, but those are too few to be sure; if it is a copy, add it to a manifest"
+            is_most = nearest.second[number] >= 0 and nearest.share_of_larger[number] <= share
+            others = ", and no more in any other template" if is_most else ""
             return f"only {share:.0%} of its data is in {template}{others}"
         others = "template" if self._is_given else "other image"
         return f"too little of its data is in the same places in any {others}"

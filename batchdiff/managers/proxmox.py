@@ -28,6 +28,9 @@ _BACKING = re.compile(r"\.\./([0-9]+)/([^/]+\.(?:raw|qcow2|vmdk))")
 IMAGES = "images"
 """The usual name of the folder that has one folder for each VM; ``content-dirs`` can give it another name."""
 
+BTRFS_FILE = "disk.raw"
+"""The name of every raw image on a btrfs storage, where each is in a folder of its own."""
+
 
 class VolumePlace(NamedTuple):
     """The place of an image in a storage: the folder of all images, the VM's number, and the file's name."""
@@ -87,6 +90,8 @@ class Unseen(enum.Enum):
     """The template's path does not end in /VMID/base-NAME.FORMAT."""
     FOLDER = enum.auto()
     """The overlay is not in the folder of a VM in the template's storage."""
+    FORMAT = enum.auto()
+    """The overlay's file name does not end in .qcow2, so Proxmox VE reads the file in another format."""
     NAME = enum.auto()
     """The backing file name is not the ../VMID/base-NAME.FORMAT of this template."""
 
@@ -101,4 +106,6 @@ def why_unseen(overlay: str, template: str, backing_name: str) -> Unseen | None:
         return Unseen.TEMPLATE
     if clone is None or clone.images != base.images:
         return Unseen.FOLDER
+    if not clone.name.endswith(".qcow2"):
+        return Unseen.FORMAT
     return None if base_of(clone, backing_name) == base else Unseen.NAME

@@ -21,14 +21,13 @@ import posixpath
 import re
 from typing import NamedTuple
 
-from batchdiff.managers.proxmox import IMAGES, VolumePlace, disk_of, place_of
+from batchdiff.managers.proxmox import BTRFS_FILE, IMAGES, VolumePlace, disk_of, place_of
 
 LAYOUT = "proxmox"
 """The value of a manifest's ``overlay.layout``."""
 
 _VMID = "[1-9][0-9]{2,8}"
 _ELSEWHERE = re.compile(rf"(.*/{IMAGES})/{_VMID}/")
-_BTRFS_FILE = "disk.raw"
 
 
 class ProxmoxDisk(NamedTuple):
@@ -99,7 +98,7 @@ def overlay_in_storage(template: str, guest: str, chosen: ProxmoxDisk) -> str:
 def _own_place(base: VolumePlace, guest: str) -> tuple[int | None, str]:
     """Return the VM in whose folder in the template's storage a guest is, if any, and the name of its volume."""
     folder, name = posixpath.split(guest)
-    if name == _BTRFS_FILE and disk_of(posixpath.basename(folder)):
+    if name == BTRFS_FILE and disk_of(posixpath.basename(folder)):
         folder, name = posixpath.split(folder)
     images, number = posixpath.split(folder)
     inside = images == base.images and place_of(f"{folder}/vm.raw") is not None

@@ -142,6 +142,8 @@ _BEGINNINGS = (
 _WITHIN = (
     (" of its data) in common ", " of the data of each) in common "),
     (" of its data is in ", " of the data of each is in "),
+    (" of its samples that can be compared are in ", " of the samples of each that can be compared are in "),
+    ("; if it is a copy, add it to ", "; if they are copies, add them to "),
     (", but its disk is smaller ", ", but their disks are smaller "),
     (": was it copied ", ": were they copied "),
     (". Was it copied ", ". Were they copied "),

@@ -273,7 +273,7 @@ def test_bad_input_is_explained(tmp_path):
     notation.write_raw(tmp_path / "only.img", "1M:A")
     text = run_here("discover", tmp_path, "-o", tmp_path / "m.yaml", expect=1)
     assert text.startswith(f"No copies were found. left out {tmp_path}/bad.qcow2: ")
-    assert f"left out {tmp_path}/only.img: there is no other image" in text
+    assert f"left out {tmp_path}/only.img: there is no other image to compare it with" in text
     assert " 1 read, 1 MiB in all" in run_here("discover", tmp_path / "only.img", "--sequential")
     assert "no manifest was written, because no copies were found" in text
 

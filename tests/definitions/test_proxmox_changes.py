@@ -33,8 +33,8 @@ def config(text, vmid=101):
     return parse_config(text.encode(), f"/etc/pve/qemu-server/{vmid}.conf")
 
 
-def changes(*configs, disk=CONVERTED, run_folder="/nowhere"):
-    return list(vm_changes(configs, [disk], STORAGES, run_folder=run_folder))
+def changes(*configs, disk=CONVERTED, run_folder="/nowhere", storages=STORAGES):
+    return list(vm_changes(configs, [disk], storages, run_folder=run_folder))
 
 
 def test_converted():
@@ -50,6 +50,84 @@ def test_before_apply_it_is_a_preview():
     (change,) = changes(config(LINE), disk=GuestDisk("web", RAW, THIN, BOTH))
     assert change.changed.decode() == NEW_LINE
     assert change.waiting == ["web: its overlay has not been written yet"]
+
+
+@pytest.mark.parametrize(
+    "value", [RAW.path, f"file={RAW.path},format=raw", f"/s/images/../images{RAW.path[9:]},size=1G"]
+)
+def test_a_path_in_a_storage_is_the_image_as_well(value):
+    """Nothing has to change before apply or after a restore, although a volume has another name."""
+    (change,) = changes(config(f"scsi0: {value}\n"), disk=GuestDisk("web", RAW, THIN, BOTH))
+    assert change.waiting == ["web: its overlay has not been written yet"]
+    assert CLONE in change.changed.decode()
+    (change,) = changes(config(f"scsi0: {value}\n"), disk=GuestDisk("web", RAW, None, BOTH))
+    assert change.is_right
+    (change,) = changes(config(f"scsi0: {THIN.path},format=qcow2\n"))
+    assert change.is_right
+
+
+@pytest.mark.parametrize("options", ["", ",format=raw"])
+def test_an_overlay_that_a_drive_uses_as_raw(options):
+    """Its VM would destroy it."""
+    (change,) = changes(config(f"scsi0: {THIN.path}{options}\n"))
+    assert CLONE in change.commands[0]
+
+
+def test_a_guest_that_the_manifest_names_by_a_link(tmp_path):
+    (tmp_path / "images" / "101").mkdir(parents=True)
+    (tmp_path / "web.raw").symlink_to("images/101/vm-101-disk-0.raw")
+    own = str(tmp_path / "images/101/vm-101-disk-0.raw")
+    original = VmImage(str(tmp_path / "web.raw"), "raw")
+    overlay = VmImage(own.replace(".raw", ".qcow2"), "qcow2", BASE)
+    disk = GuestDisk("web", original, overlay, frozenset({own, overlay.path}))
+    storages = [Storage("local", "dir", f"{tmp_path}/images", allows_images=True)]
+    (change,) = changes(config(LINE), disk=disk, storages=storages)
+    assert (change.changed.decode(), len(change.waiting)) == (NEW_LINE, 1)
+    restored = GuestDisk("web", original, None, disk.known_as)
+    assert changes(config(NEW_LINE), disk=restored, storages=storages)[0].changed.decode() == LINE
+
+
+def test_a_raw_image_on_btrfs():
+    original = VmImage("/b/images/101/vm-101-disk-0/disk.raw", "raw")
+    overlay = VmImage("/b/images/101/vm-101-disk-0.qcow2", "qcow2", BASE)
+    disk = GuestDisk("web", original, overlay, frozenset({original.path, overlay.path}))
+    storages = [Storage("local", "btrfs", "/b/images", allows_images=True)]
+    (change,) = changes(config(LINE), disk=disk, storages=storages)
+    assert (change.changed.decode(), len(change.waiting)) == (NEW_LINE, 1)
+    restored = GuestDisk("web", original, None, disk.known_as)
+    (change,) = changes(config(NEW_LINE), disk=restored, storages=storages)
+    assert change.changed.decode() == LINE
+
+
+def test_an_overlay_in_the_place_of_a_raw_guest():
+    """Proxmox VE uses a volume in the format that its name ends in: the VM would destroy the overlay."""
+    overlay = VmImage(RAW.path, "qcow2", "/t.qcow2")
+    disk = GuestDisk("web", overlay, None, frozenset({RAW.path}))
+    (change,) = changes(config(LINE), disk=disk)
+    assert change.commands == (f"qm set 101 --scsi0 {RAW.path},discard=on,size=32G,format=qcow2",)
+    assert "leave that entry alone" in change.notes[0]
+    done = config(change.changed.decode() + "unused0: local:101/vm-101-disk-0.raw\n")
+    assert changes(done, disk=disk)[0].is_right
+    (change,) = changes(done, disk=GuestDisk("web", RAW, None, disk.known_as))
+    assert change.commands == ("qm set 101 --scsi0 local:101/vm-101-disk-0.raw,discard=on,size=32G,format=raw",)
+    assert change.notes == ()  # Proxmox VE lists no path as unused
+    (unused,) = changes(config("unused0: local:101/vm-101-disk-0.raw\n"), disk=disk)
+    assert "remove the line of unused0 from /etc/pve/qemu-server/101.conf by hand" in unused.waiting[0]
+
+
+@pytest.mark.parametrize("path", ["/thin/a,b.qcow2", "/s/images/101/a=b.qcow2", "/thin/a.qcow2 "])
+def test_an_overlay_whose_name_cannot_be_written(path):
+    disk = GuestDisk("web", VmImage(path, "qcow2"), None, frozenset({RAW.path, path}))
+    (change,) = changes(config(LINE), disk=disk)
+    assert "plan again with another path for the overlay" in change.waiting[0]
+
+
+def test_an_overlay_outside_all_storages():
+    """Proxmox VE accepts a path: its own test simple-disk-passthrough.conf has scsi1: /mnt/file.raw."""
+    disk = GuestDisk("web", VmImage("/thin/a.qcow2", "qcow2"), None, frozenset({RAW.path, "/thin/a.qcow2"}))
+    (change,) = changes(config(LINE), disk=disk)
+    assert change.commands == ("qm set 101 --scsi0 /thin/a.qcow2,discard=on,size=32G,format=qcow2",)
+    assert change.waiting == []
 
 
 def test_after_a_restore_it_goes_back():
@@ -103,7 +181,16 @@ def test_in_its_guests_place():
         (f"{LINE}[one]\n{LINE}", CONVERTED, "the snapshot one refers to the former image of web, and"),
         (f"{LINE}[one]\n{LINE}", CONVERTED, "Delete the snapshot with `qm delsnapshot 101 one`"),
         (f"{LINE}[PENDING]\n{LINE}", CONVERTED, "`qm set 101 --revert scsi0`"),
+        (f"{LINE}[PENDING]\nscsi1: {RAW.path}\n", CONVERTED, "`qm set 101 --revert scsi1`"),
+        (f"{LINE}[PENDING]\nscsi0: none\nscsi1: {RAW.path}\n", CONVERTED, "`qm set 101 --revert scsi0,scsi1`"),
+        (
+            f"{LINE}[PENDING]\nscsi0: local:101/other.raw\n",
+            CONVERTED,
+            "remove scsi0 from the section [PENDING] of",
+        ),
         (f"{LINE}[PENDING]\ndelete: scsi0\n", CONVERTED, "a pending change ([PENDING]) affects web"),
+        (f"{LINE}[PENDING]\ndelete: cores,!scsi0\n", CONVERTED, "`qm set 101 --revert scsi0`"),
+        (f"{LINE}{LINE}", CONVERTED, "several lines of /etc/pve/qemu-server/101.conf set scsi0 to web: keep only"),
         (f"{LINE}scsi1: {RAW.path}\n", CONVERTED, "web is also scsi1 of VM 101"),
         (LINE.replace("scsi0", "tpmstate0"), CONVERTED, "which must be raw"),
         (LINE, GuestDisk("web", THIN, None, BOTH, RESTORING), RESTORING),
@@ -112,6 +199,11 @@ def test_in_its_guests_place():
 def test_why_it_must_not_change_yet(text, disk, why):
     change = changes(config(text), disk=disk)[0]
     assert any(why in reason for reason in change.waiting)
+
+
+def test_a_pending_change_to_the_right_image_or_of_another_drive_prevents_nothing():
+    pending = f"{NEW_LINE}scsi1: local:101/vm-101-disk-5.raw\ndelete: !scsi2"
+    assert changes(config(f"{LINE}[PENDING]\n{pending}\n"))[0].waiting == []
 
 
 def test_a_disk_of_two_vms():
@@ -163,6 +255,9 @@ def test_a_vm_that_runs(tmp_path):
         ([config("template: 1\nscsi0: local:9000/base-9000-disk-0.qcow2\n", 9000)], None),
         ([config("scsi0: local:9000/base-9000-disk-0.qcow2\n", 9000)], "`qm set 9000 --template 1`"),
         ([config(LINE)], "unless VM 9000 is on another host"),
+        # A disk that is not attached is written to by no VM.
+        ([config("unused0: local:9000/base-9000-disk-0.qcow2\n", 9000)], None),
+        ([config("cores: 1\n", 9000)], None),
     ],
 )
 def test_doubts_about_the_template(configs, why):
@@ -173,10 +268,21 @@ def test_doubts_about_the_template(configs, why):
     assert list(doubts("/images/template.img", [CONVERTED], host)) == []
 
 
+def test_a_number_that_is_taken_is_given_to_no_new_vm():
+    template = "/s/images/9000/base-9000-disk-0.qcow2"
+    unread = ProxmoxHost([config(LINE)], STORAGES, frozenset(), {9000: "cannot read 9000.conf"})
+    assert list(doubts(template, [], unread)) == ["cannot read 9000.conf"]
+    assert list(doubts(template, [], ProxmoxHost([config(LINE)], STORAGES, frozenset({9000})))) == []
+
+
 def test_doubts_about_the_storage():
     storages = [Storage("local", "dir", "/s/images", allows_images=False)]
     host = ProxmoxHost([], storages, frozenset())
-    assert "the storage local does not allow disk images" in next(doubts("/t.img", [CONVERTED], host))
+    for disk in (CONVERTED, GuestDisk("web", RAW, None, BOTH)):
+        assert list(doubts("/t.img", [disk], host)) == [
+            "the storage local does not allow disk images, so Proxmox VE does not list the guests' images: add"
+            " `images` to its content types"
+        ]
 
 
 @pytest.mark.parametrize(("number", "is_one"), [(101, True), (102, False)])

@@ -2,7 +2,14 @@
 
 import pytest
 
-from batchdiff.definitions.proxmox_config import MAIN, PENDING, parse_config, with_value, with_volume
+from batchdiff.definitions.proxmox_config import (
+    MAIN,
+    PENDING,
+    can_be_in_value,
+    parse_config,
+    with_value,
+    with_volume,
+)
 from batchdiff.errors import DefinitionError
 
 CONFIG = b"""\
@@ -41,7 +48,7 @@ def first(text):
 def test_what_it_has():
     found = config()
     assert (found.vmid, found.is_template, found.lock) == (101, False, "backup")
-    assert found.to_delete == {"scsi1", "net0"}
+    assert found.pending == {"scsi0", "scsi1", "net0"}
     assert {drive.key: drive.volume for drive in found.drives_in(MAIN)} == {
         "scsi0": "local:101/vm-101-disk-0.raw",
         "scsi1": "/dev/disk/by-id/one",
@@ -52,6 +59,44 @@ def test_what_it_has():
     assert [drive.key for drive in found.drives_in("before-update")] == ["scsi0"]
     assert config(b"template: 1\n").is_template
     assert not config(b"cores: 1\n[one]\ntemplate: 1\n").is_template
+
+
+@pytest.mark.parametrize("text", [b"delete: cores;!scsi0, net0", b"delete: cores\nnet0: virtio\nscsi0: none"])
+def test_the_settings_that_pending_changes_concern(text):
+    """With an exclamation mark, an image is deleted when its drive is removed."""
+    assert config(b"scsi0: s:1/a.raw\n[PENDING]\n" + text).pending == {"cores", "scsi0", "net0"}
+    assert config(b"scsi0: s:1/a.raw\n[one]\n" + text).pending == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("line", "image_format"),
+    [
+        (b"scsi0: /images/a.qcow2", "raw"),
+        (b"scsi0: /images/a.qcow2,format=qcow2,size=1G", "qcow2"),
+        (b"scsi0: s:1/a.qcow2,size=1G", "qcow2"),
+        (b"scsi0: s:9/b.qcow2/1/a.raw,format=raw", "raw"),
+        (b"scsi0: s:1/a.raw,format=qcow2", ""),
+    ],
+)
+def test_the_format_in_which_an_image_is_used(line, image_format):
+    assert first(line).format == image_format
+
+
+@pytest.mark.parametrize(
+    ("volume", "can_be"),
+    [
+        ("s:9/b.qcow2/1/a.raw", True),
+        ("/images/a b:c;d.raw", True),
+        ("/images/a,b.raw", False),
+        ("s:1/a=b.raw", False),
+        ("/images/a\nb.raw", False),
+        ("/images/a.raw ", False),
+    ],
+)
+def test_names_that_a_value_cannot_contain(volume, can_be):
+    assert can_be_in_value(volume) == can_be
+    if can_be:
+        assert first(f"scsi0: {volume},size=1G".encode()).volume == volume
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,13 @@
 import pytest
 
 from batchdiff.definitions.guest_disks import VmImage
-from batchdiff.definitions.proxmox_storage import parse_storages, path_of_volume, storage_of, volume_for
+from batchdiff.definitions.proxmox_storage import (
+    is_volume_of,
+    parse_storages,
+    path_of_volume,
+    place_in,
+    volume_for,
+)
 from batchdiff.errors import DefinitionError
 
 STORAGES = b"""\
@@ -79,6 +85,12 @@ def test_paths_of_volumes(volume, path):
         ),
         (VmImage("/srv/fast/images/101/a.qcow2", "qcow2", "/srv/t.raw"), "", "fast:101/a.qcow2"),
         (VmImage("/srv/thin/a.qcow2", "qcow2"), "", "/srv/thin/a.qcow2"),
+        # On btrfs, a raw image is in a folder, and a file with that name is none.
+        (VmImage("/srv/tree/vms/101/a/disk.raw", "raw"), "", "tree:101/a.raw"),
+        (VmImage("/srv/tree/vms/101/a.raw", "raw"), "", "/srv/tree/vms/101/a.raw"),
+        (VmImage("/srv/fast/images/101/a/disk.raw", "raw"), "", "/srv/fast/images/101/a/disk.raw"),
+        # Proxmox VE would use a volume with this name as raw, and the VM would destroy it.
+        (VmImage("/srv/fast/images/101/a.raw", "qcow2"), "fast:101/a.raw", "/srv/fast/images/101/a.raw"),
     ],
 )
 def test_volumes_of_images(image, now, volume):
@@ -86,8 +98,39 @@ def test_volumes_of_images(image, now, volume):
 
 
 def test_the_storage_of_an_image():
-    assert storage_of("/srv/tree/vms/101/a.qcow2", storages()).name == "tree"
-    assert storage_of("/srv/tree/images/101/a.qcow2", storages()) is None
+    storage, place = place_in("/srv/tree/vms/101/a/disk.raw", storages())
+    assert (storage.name, place.vmid, place.name) == ("tree", 101, "a.raw")
+    assert place_in("/srv/tree/images/101/a.qcow2", storages()) is None
+
+
+def test_an_image_that_is_named_by_a_link(tmp_path):
+    (tmp_path / "images" / "101").mkdir(parents=True)
+    (tmp_path / "web.raw").symlink_to("images/101/a.raw")
+    here = storages(f"dir: here\n\tpath {tmp_path}\n".encode())
+    image = VmImage(str(tmp_path / "web.raw"), "raw")
+    assert volume_for(image, here) == "here:101/a.raw"
+    # A drive can be attached to another path than its storage's own.
+    there = image._replace(path=str(tmp_path / "web.raw"), format="qcow2")
+    assert volume_for(there, here) == f"{tmp_path}/images/101/a.raw"
+
+
+CLONE = VmImage("/srv/fast/images/101/a.qcow2", "qcow2", "../9000/base-9000-disk-0.raw")
+
+
+@pytest.mark.parametrize(
+    ("volume", "is_one"),
+    [
+        ("fast:9000/base-9000-disk-0.raw/101/a.qcow2", True),
+        ("twin:9000/base-9000-disk-0.raw/101/a.qcow2", True),
+        ("/srv/./fast/images/101/a.qcow2", True),
+        ("fast:101/a.qcow2", False),
+        ("fast:9001/base-9001-disk-0.raw/101/a.qcow2", False),
+        ("fast:9000/base-9000-disk-0.raw/102/a.qcow2", False),
+        ("gone:9000/base-9000-disk-0.raw/101/a.qcow2", False),
+    ],
+)
+def test_names_of_a_linked_clone(volume, is_one):
+    assert is_volume_of(volume, CLONE, storages()) == is_one
 
 
 def test_what_is_not_one():

@@ -27,6 +27,12 @@ def test_places_are_those_in_the_text():
     assert DOCUMENT[with_text.inside : with_text.inner_end].decode() == "é&amp;<d></d>"
 
 
+@pytest.mark.parametrize("declared", ["<?xml version='1.0'?>", "<?xml version='1.0' encoding='Utf-8'?>"])
+def test_an_xml_declaration(declared):
+    document = f"{declared}<name>é</name>".encode()
+    assert parse_elements(document, "x").text == "é"
+
+
 def test_children_by_name():
     root = parse_elements(DOCUMENT, "x.xml")
     assert len(list(root.all("b"))) == 2
@@ -54,6 +60,9 @@ def test_any_text_before_an_element_moves_it(text):
         (b"<a>\xff</a>", "it is not valid XML in UTF-8: 'utf-8' codec"),
         ("<?xml version='1.0' encoding='UTF-16'?><a/>".encode("utf-16"), "it is not valid XML in UTF-8"),
         (b"<!DOCTYPE a [<!ENTITY x 'xxxxxxxxxx'>]><a>&x;</a>", "it declares a document type (<!DOCTYPE>)"),
+        (b"<?xml version='1.0' encoding='latin1'?><a/>", "it declares the encoding latin1"),
+        (b"<?xml version='1.0' encoding='gbk'?><a/>", "it declares the encoding gbk"),
+        (b"<?xml version='1.0' encoding='foo'?><a/>", "it declares the encoding foo"),
         (b"<!DOCTYPE a SYSTEM 'file:///etc/passwd'><a/>", "it declares a document type (<!DOCTYPE>)"),
     ],
 )

@@ -315,7 +315,10 @@ def test_identical_images_have_one_template(tmp_path):
 def test_one_image_only(tmp_path):
     write(tmp_path, {"a.img": BASE})
     found = run(tmp_path)
-    assert (found.groups, left(found)) == ((), {"a.img": (Cause.UNLIKE, "there is no other image")})
+    assert (found.groups, left(found)) == (
+        (),
+        {"a.img": (Cause.UNLIKE, "there is no other image to compare it with")},
+    )
 
 
 def test_images_smaller_than_a_sample(tmp_path):

@@ -235,6 +235,37 @@ def test_only_given_templates_count():
     assert (alone.templates, alone.copies) == (["stranger0"], {})
 
 
+def test_a_few_equal_samples_do_not_make_a_copy():
+    """Nor does a message claim that little of the image's data is in the template."""
+    fleet = Fleet(17)
+    template = fleet.new("t")
+    fleet.new("small", used=0)
+    fleet.disks["small"][:16] = template[:16] = np.arange(1, 17, dtype=np.uint64)
+    found = Found(fleet, given=["t"])
+    assert found.left["small"].cause is Cause.UNLIKE
+    assert found.left["small"].reason == (
+        "100% of its samples that can be compared are in /t, but those are too few to be sure; if it is a copy,"
+        " add it to a manifest"
+    )
+
+
+@pytest.mark.parametrize(("of_larger", "no_more"), [(0.2, False), (0.05, True)])
+def test_no_template_has_more_of_an_image(of_larger, no_more):
+    """The templates whose disks are larger than the image's count, too."""
+    fleet = Fleet(18)
+    for name in ("1", "2", "larger", "image"):
+        fleet.new(name, used=0.9)
+    places = fleet.random.permutation(20_000)
+    for name, part, share in (("1", 0, 0.12), ("2", 1, 0.05), ("larger", 2, of_larger)):
+        fleet.adopt("image", name, places[part::3], 3 * share)
+    fleet.traits["larger"] = {"virtual_size": 1 << 50}
+    found = Found(fleet, given=["1", "2", "larger"])
+    assert found.left["image"].cause is Cause.UNLIKE
+    only, _, others = found.left["image"].reason.partition(" of its data is in /1")
+    assert only.startswith("only ")
+    assert others == (", and no more in any other template" if no_more else "")
+
+
 def test_an_image_that_is_alone_is_left_out():
     fleet = Fleet(10)
     fleet.new("only")

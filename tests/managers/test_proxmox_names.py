@@ -70,6 +70,7 @@ def test_volumes():
         (CLONE, BASE, NAMED, None),
         ("/s/images/101/web.qcow2", BASE, NAMED, None),
         (CLONE, BASE, BASE, Unseen.NAME),
+        ("/s/images/101/vm-101-disk-0.raw", BASE, NAMED, Unseen.FORMAT),
         (CLONE, "/s/images/9000/vm-9000-disk-0.qcow2", "../9000/vm-9000-disk-0.qcow2", Unseen.TEMPLATE),
         (CLONE, "/s/templates/base-9000-disk-0.qcow2", "../../templates/base-9000-disk-0.qcow2", Unseen.TEMPLATE),
         ("/t/images/101/vm-101-disk-0.qcow2", BASE, f"../../../s/images{NAMED[2:]}", Unseen.FOLDER),

@@ -43,4 +43,6 @@ def _why(unseen: Unseen, *, one: bool) -> str:
     if unseen is Unseen.FOLDER:
         where = "is not in the folder of a VM" if one else "are not in folders of VMs"
         return f"the overlay{'' if one else 's'} {where} in the template's storage"
+    if unseen is Unseen.FORMAT:
+        return f"the {'name of the overlay does' if one else 'names of the overlays do'} not end in .qcow2"
     return f"the backing file {'name is' if one else 'names are'} not ../VMID/base-NAME.FORMAT"

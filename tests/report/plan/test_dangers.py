@@ -32,6 +32,10 @@ def guest(name="a", path=RAW, overlay="/s/images/101/vm-101-disk-0.qcow2", **cha
             plan(guest(options=RELATIVE), template="/s/images/9000/vm-9000-disk-0.qcow2"),
             "the template's path does",
         ),
+        (
+            plan(guest(overlay=RAW, options=RELATIVE)),
+            "the name of the overlay does not end in .qcow2. `overlay: {la",
+        ),
         (plan(guest(options=RELATIVE)), None),
         # Any name that begins with base- is that of a base.
         (plan(guest(options=RELATIVE), template="/s/images/9000/base-web.qcow2"), None),
@@ -47,16 +51,15 @@ def test_what_proxmox_would_not_see(found, why):
 
 
 @pytest.mark.parametrize(
-    ("folder", "options", "why"),
+    ("overlay", "options", "why"),
     [
-        ("/s/thin", RELATIVE, "the overlays are not in folders of VMs in the template's storage"),
-        ("/s/images/101", OverlayOptions(), "the backing file names are not ../VMID/base-NAME.FORMAT"),
+        ("/s/thin/{}.qcow2", RELATIVE, "the overlays are not in folders of VMs in the template's storage"),
+        ("/s/images/101/{}.raw", RELATIVE, "the names of the overlays do not end in .qcow2"),
+        ("/s/images/101/{}.qcow2", OverlayOptions(), "the backing file names are not ../VMID/base-NAME.FORMAT"),
     ],
 )
-def test_what_proxmox_would_not_see_of_several(folder, options, why):
-    guests = [
-        guest(name, overlay=f"{folder}/vm-101-disk-{at}.qcow2", options=options) for at, name in enumerate("ab")
-    ]
+def test_what_proxmox_would_not_see_of_several(overlay, options, why):
+    guests = [guest(name, overlay=overlay.format(name), options=options) for name in "ab"]
     (warning,) = dangers(plan(*guests))
     assert f"that a and b depend on the template, and would let the template be removed: {why}." in warning
 
