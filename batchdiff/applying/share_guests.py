@@ -141,26 +141,34 @@ def _share(guest: GuestToShare, run: Run) -> GuestOutcome:
 
 
 def _to_free(run: Run, image: Image, equal: BlockRuns) -> FreedSpace:
-    """Return the space that is freed immediately when the rest of the equal blocks are shared."""
+    """Return the space that is freed immediately when the rest of the equal blocks are shared.
+
+    It is "at least" that if other files use some of these blocks, too.
+    """
     gain = gain_left(run.template, image, equal)
-    return FreedSpace(gain.freed, so_far(gain.exactness))
+    return FreedSpace(gain.freed, gain.exactness)
 
 
 def _gained(before: FreedSpace, left: FreedSpace) -> FreedSpace:
     """Return the space that has been freed: in the difference, blocks that are not shared yet cancel out."""
-    return FreedSpace(before.size - left.size, of_sum([before.exactness, left.exactness]))
+    return FreedSpace(before.size - left.size, of_sum(so_far(each.exactness) for each in (before, left)))
 
 
 def _came_back_earlier(guest: GuestToShare, state: GuestState | None, before: FreedSpace) -> FreedSpace:
     """Return the space that unfinished earlier runs have freed; ``before``: the space that is left to free.
 
-    After a killed run, this is an estimate: if another guest has released the same blocks since, more may be left
-    to free now than that run left. Older journals lack ``to_free_bytes``; the plan's prediction replaces it.
+    What a killed run freed is known only if no other file used any of the blocks, then or now: otherwise, it may
+    have released some since, or have come to share some. Older journals lack ``to_free_bytes``; the plan's
+    prediction replaces it.
     """
     if state is None or state.step is not Step.SHARING:
         return FreedSpace()
-    to_free = guest.sharing.saved_bytes if state.to_free_bytes is None else state.to_free_bytes
-    killed = FreedSpace(max(to_free - before.size, 0), before.exactness)
+    to_free, kind = state.to_free_bytes, state.exactness
+    if to_free is None or kind is None:
+        to_free, kind = guest.sharing.saved_bytes, guest.sharing.exactness
+    was_recorded = to_free == 0
+    is_known = was_recorded or {kind, before.exactness} == {Exactness.EXACT}
+    killed = FreedSpace(max(to_free - before.size, 0), Exactness.EXACT if is_known else Exactness.UNKNOWN)
     return freed_in_all([freed_by_sharing(guest, state), killed])
 
 

@@ -260,8 +260,9 @@ def without_keys(journal: Path, *names: str) -> None:
     journal.write_text("".join(json.dumps(line) + "\n" for line in kept))
 
 
-def test_what_a_stopped_run_gave_back_is_counted_although_more_is_left_afterwards(xfs, on_xfs, monkeypatch):
-    """Because another guest has let go of the same blocks meanwhile."""
+@pytest.mark.parametrize("end", ["stopped", "killed"])
+def test_what_a_run_gave_back_although_more_is_left_afterwards(xfs, on_xfs, monkeypatch, end):
+    """Another guest has let go of the same blocks meanwhile, so only a run that recorded its end is counted."""
     folder, plan = on_xfs.parent, plan_of(on_xfs)
     run("cp", "--reflink=always", str(folder / "web.img"), str(folder / "web2.img"))
     with (folder / "web.img").open("r+b") as file:  # so that its first MiB is its own
@@ -280,15 +281,22 @@ def test_what_a_stopped_run_gave_back_is_counted_although_more_is_left_afterward
         return share_it(*arguments)
 
     share_it = share.dedupe
-    with monkeypatch.context() as patch:
-        patch.setattr(share, "dedupe", stopping)
-        run_here("apply", plan, "--guest", "web", expect=130)
+    if end == "killed":
+        apply_and_die(plan, 2, "--guest", "web")
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(share, "dedupe", stopping)
+            run_here("apply", plan, "--guest", "web", expect=130)
     assert abs(free_bytes(xfs) - free - MIB) <= TREES
     run_here("apply", plan, "--guest", "web2")
     run_here("apply", plan)
     given_back = free_bytes(xfs) - free
     report = json.loads(run_here("show", plan, "--format", "json"))
-    assert [guest["sharing"]["came_back_exactness"] for guest in report["guests"]] == ["exact", "exact"]
+    exactness = "unknown" if end == "killed" else "exact"
+    assert [guest["sharing"]["came_back_exactness"] for guest in report["guests"]] == [exactness, "exact"]
+    assert report["totals"]["came_back_exactness"] == exactness
+    if end == "killed":
+        return
     assert abs(report["totals"]["came_back_bytes"] - given_back) <= TREES + given_back // 50
 
 
@@ -331,7 +339,7 @@ def test_a_program_that_wants_to_write_is_let_in(on_xfs, monkeypatch):
     assert "1 shared, 1 failed" in said
 
 
-def apply_and_die(plan: Path, call: int) -> None:
+def apply_and_die(plan: Path, call: int, *options: str) -> None:
     """Applies in another process, which is killed right before that call of the kernel, or at the end."""
     calls = itertools.count(1)
 
@@ -344,7 +352,7 @@ def apply_and_die(plan: Path, call: int) -> None:
     child = os.fork()
     if not child:
         share.dedupe = killing
-        run_here("apply", plan)
+        run_here("apply", plan, *options)
         os.kill(os.getpid(), signal.SIGKILL)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
 
@@ -361,6 +369,10 @@ def test_a_killed_apply_goes_on(on_xfs, call):
     assert f"{left} shared" in said or not left
     assert state(on_xfs.parent) == before
     assert {"web", "db"} == {guest for guest, step in records(on_xfs) if step == "shared"}
+    report = json.loads(run_here("show", plan, "--format", "json"))
+    for guest in report["guests"]:
+        sharing = guest["sharing"]
+        assert (sharing["came_back_bytes"], sharing["came_back_exactness"]) == (sharing["saved_bytes"], "exact")
     assert "it already shares all blocks that equal" in guests_after_planning(on_xfs)["db"]["reason"]
 
 
