@@ -31,8 +31,8 @@ from batchdiff.linux.mounts import filesystem_of
 from batchdiff.units import align_up
 
 _LISTED_BYTES = 41
-"""The most bytes that list an extent: ext4 takes 12, and XFS 16, but blocks may be half empty. That leaves a little
-for headers, and for blocks that list such blocks."""
+"""The most bytes that list an extent: ext4 takes 12, and XFS 16, but blocks may be half empty. That leaves a
+little for headers, and for blocks that list such blocks."""
 
 _OF_OTHERS = (
     "blocks shared with files other than the template are freed too, once the last of those files is deleted"
