@@ -41,7 +41,7 @@ UNDO_SECOND_NAME = "Find out how the file got its second name (by a bind mount o
 
 
 def how_to_remove(path: str) -> str:
-    """Return advice on a file that nothing needs: remove it, with the command for that, or rename it."""
+    """Return advice on a file that is in the way: remove it, with the command for that, or rename it."""
     return f"remove it (`rm {shell_word(path)}`) or rename it"
 
 

@@ -63,21 +63,30 @@ def test_back_from_quarantine(stage):
     assert_back(stage, before)
 
 
-def test_the_overlay_that_stays_is_known_to_be_needed_by_nothing(stage):
+def test_the_overlay_that_stays_is_needed_only_for_what_the_vm_wrote(stage):
     """Whoever meets it later learns the command that removes it, and that is enough to go on."""
+    only = "it is needed only to recover what the VM wrote"
     stage.restore(discard_changes=True)
     (stage.folder / "template.elsewhere").rename(stage.template)
     remove = f"rm {left(stage)}"
-    assert next_for(stage).startswith(f"{remove}, or rename it: restore left it behind")
+    assert next_for(stage) == f"{remove}, or rename it: restore left it behind, and {only}"
     if not in_place(stage):
         reason = failed(stage.apply(guests=frozenset(stage.names)))
-        assert "a restore that could not read that overlay left it behind" in reason
+        assert f"a restore that could not read that overlay left it behind, and {only}" in reason
         assert f"remove it (`{remove}`)" in reason
         assert next_for(stage).startswith(remove)
     left(stage).unlink()
     assert next_for(stage).startswith("nothing; to convert it again: apply --guest vm,")
     assert status(stage.apply(Retire.QUARANTINE, guests=frozenset(stage.names))) is Status.CONVERTED
     assert stage.history.left == {}
+
+
+def test_an_overlay_that_may_be_all_that_is_left_is_not_to_be_removed(stage):
+    stage.restore(discard_changes=True)
+    (stage.folder / "template.elsewhere").rename(stage.template)
+    stage.original().rename(stage.folder / "original.elsewhere")
+    missing = f"{stage.original()} is missing; its overlay {left(stage)} is still there"
+    assert next_for(stage) == f"bring back the image that restore gave the guest: {missing}"
 
 
 def test_an_overlay_that_was_used_again_is_not_said_to_be_needed_by_nothing(stage):

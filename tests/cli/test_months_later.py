@@ -655,7 +655,7 @@ def test_plan_names_the_command_for_an_overlay_that_restore_left(one, named):
     run(one, "restore", "--discard-changes", "--yes")
     (one.folder / "elsewhere").rename(template)
     said = one.plan(*named, expect=3).stderr
-    assert "A restore left it behind, and the original does not need it" in said
+    assert "A restore left it behind, and it is needed only to recover what the VM wrote" in said
     assert "disk in use" not in said
     command = said.split("`")[1]
     assert command == f"rm {overlay(one)}"
