@@ -8,7 +8,7 @@ import shutil
 import notation
 import pytest
 from plans import guest_plan, small_plan
-from stage import ASIDE, TEMPLATE, Stage
+from stage import ASIDE, TEMPLATE, Stage, failed, status
 
 from batchdiff.applying import health_check
 from batchdiff.applying.guests.guest_files import on_disk
@@ -16,10 +16,12 @@ from batchdiff.applying.guests.status import Written
 from batchdiff.applying.health_check import check_health
 from batchdiff.applying.journal.records import History
 from batchdiff.applying.results.finding import Health
+from batchdiff.applying.results.outcome import Status
 from batchdiff.applying.session.stop import Stop
 from batchdiff.applying.template import template_health
 from batchdiff.choices import Retire, Strategy, Verdict
 from batchdiff.errors import InUseError, ProgramError, StopError, UsageError, VerificationError
+from batchdiff.linux.call_failures import AGAIN
 
 
 @pytest.fixture
@@ -289,6 +291,17 @@ def test_no_original_to_compare_with(stage):
     assert found.why == "no error found; there is no original to compare the overlay with"
     assert stage.judge.checked == [("vm.qcow2", True)]
     assert stage.judge.comparisons == 1  # that of apply
+
+
+def test_a_link_to_the_overlay_at_the_original_s_path_is_no_original(stage):
+    """So the VM's definition can stay as it is."""
+    stage.apply(Retire.DELETE)
+    stage.original().symlink_to(stage.overlay())
+    assert overlay(stage).why == "no error found; there is no original to compare the overlay with"
+    taken = failed(stage.restore())
+    assert taken == f"{stage.original()} already exists. Find out what it is and move it away, {AGAIN}"
+    stage.original().unlink()
+    assert status(stage.restore()) is Status.RESTORED
 
 
 @pytest.mark.parametrize("retire", Retire)

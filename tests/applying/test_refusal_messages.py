@@ -282,8 +282,8 @@ MESSAGES = {
     ),
     restore_written_overlay_missing: (
         "vm was not restored: its overlay {0}/vm.qcow2 is missing, and with it everything that its VM wrote."
-        " Bring the overlay back; if it or the pool was moved, use `--map OLD=NEW`. The original, which has been "
-        "written to or replaced since it was planned, is {0}/vm.img. To go back to it and give up what the VM"
+        " Bring the overlay back; if it or the pool was moved, use `--map OLD=NEW`. The original, which has "
+        "changed since it was planned, is {0}/vm.img. To go back to it and give up what the VM"
         " wrote: `batchdiff restore PLAN --guest vm --discard-changes`."
     ),
     apply_kept_overlay_missing: (
@@ -393,8 +393,7 @@ MESSAGES = {
     ),
     purge_original_written: (
         "{0}/vm.img.batchdiff-original was not deleted: it was not found identical to what the VM sees now, and "
-        "it has been written to or replaced since it was planned. Find out what it contains before you remove it "
-        "yourself."
+        "it has changed since it was planned. Find out what it contains before you remove it yourself."
     ),
     guest_of_another_size: (
         "the plan is stale: the virtual size of {0}/vm.img is 2097152 bytes, not 1048576. Plan again."

@@ -207,7 +207,7 @@ def test_the_question_before_changes_are_discarded(monkeypatch, capsys, names, l
     restore._ask_to_discard(Console(), found, there, yes=False)
     (question,) = asked
     assert f"{question.what}|{question.remains}" == said
-    note = " (its original, too, has been written to or replaced since it was planned)"
+    note = " (its original, too, has changed since it was planned)"
     assert question.lines == [
         f"{name}: everything written to /srv/clones/{name}.qcow2{note if name in written else ''}"
         for name in names

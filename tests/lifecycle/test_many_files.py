@@ -177,7 +177,7 @@ def test_a_changed_extent_in_quarantine_is_not_thrown_away(tmp_path):
     with files[many_files.FLAT][1].open("r+b") as file:
         file.write(b"used by another VM")
     words = said(batchdiff("purge", "fleet.plan.json", "--used", "--yes", cwd=tmp_path, expect=None))
-    assert "it has been written to or replaced since it was planned" in words
+    assert "it has changed since it was planned" in words
     assert all(file.exists() for file in files[many_files.FLAT][1:])
     assert "has changed since the conversion" in said(batchdiff("status", "fleet.plan.json", cwd=tmp_path))
     words = said(batchdiff("verify", "fleet.plan.json", cwd=tmp_path))

@@ -89,7 +89,7 @@ def find_original(guest: GuestToConvert, state: GuestState | None) -> Found | No
     :raises GuestError: either of two files could be the original.
     """
     names = original_names(guest.source.path)
-    own = _found(names.own, fingerprint_at(names.own), guest)
+    own = _found(names.own, _regular_or_device(names.own), guest)
     if own is not None and (own.proven or _has_made_way(guest, state)):
         return own
     aside = find_original_aside(guest)
@@ -157,7 +157,7 @@ def original_is(path: str, planned: PlannedImage) -> str:
     if now is None or not now.vouches_for_content:
         return f" is {path}"
     if known.was_written_to(now) or changed_parts(planned):
-        return f", which has been written to or replaced since it was planned, is {path}"
+        return f", which has changed since it was planned, is {path}"
     return f", as it was before the conversion, is {path}"
 
 

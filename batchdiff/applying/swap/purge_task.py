@@ -124,7 +124,7 @@ class PurgeTask:
     def if_different(self) -> PurgeTask | None:
         """Return this task without the comparison; None without `--used`, or if this task does not compare.
 
-        :raises GuestError: the original has been written to or replaced since it was planned.
+        :raises GuestError: the original has changed since it was planned.
         """
         if not self.used or not self.is_compared:
             return None
@@ -132,8 +132,7 @@ class PurgeTask:
         if planned.was_written_to(now) or changed_parts(self.original):
             raise GuestError(
                 f"{self.outgoing.names.own} was not deleted",
-                why="it was not found identical to what the VM sees now, and it has been written to or replaced"
-                " since it was planned",
+                why="it was not found identical to what the VM sees now, and it has changed since it was planned",
                 remedy="Find out what it contains before you remove it yourself.",
             )
         disk = IncomingFile(self.incoming.source, self.incoming.known, was_published=True)

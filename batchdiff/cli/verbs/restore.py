@@ -35,7 +35,7 @@ from batchdiff.report.results_text import undone_text
 from batchdiff.units import few, format_size
 
 _NOTHING = "Nothing to restore: no guest of this plan is known to be converted."
-_NOT_AS_PLANNED = " (its original, too, has been written to or replaced since it was planned)"
+_NOT_AS_PLANNED = " (its original, too, has changed since it was planned)"
 
 
 def run(console: Console, arguments: argparse.Namespace) -> int:
