@@ -36,9 +36,7 @@ from batchdiff.linux.permissions import (
 )
 
 AGAIN = "then run the same command again."
-UNDO_SECOND_NAME = (
-    "Find out how the file got its second name (by a bind mount, a hard link or a symbolic link), and undo that."
-)
+UNDO_SECOND_NAME = "Find out how the file got its second name (bind mount, hard or symbolic link), and undo that."
 """The advice if a file turns out to have a second name that it should not have."""
 
 
