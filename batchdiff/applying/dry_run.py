@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from batchdiff.applying.checks.no_dependents import require_no_dependents
 from batchdiff.applying.checks.space import check_space_for_image
 from batchdiff.applying.checks.verify import require_judges
-from batchdiff.applying.guest_results import failure_outcome, kept_outcome, with_way_back
+from batchdiff.applying.guest_results import kept_outcome, undo_failure, with_way_back
 from batchdiff.applying.guests.next_action import OutgoingAt
 from batchdiff.applying.journal.records import GuestState
-from batchdiff.applying.pipeline import EXPECTED, SwapResult, error_to_report
+from batchdiff.applying.pipeline import EXPECTED, failed
 from batchdiff.applying.restore_without_template import (
     DAMAGED,
     WITHOUT_TEMPLATE,
@@ -133,8 +133,8 @@ def _dry_run(
             except DifferenceError as error:
                 yield kept_outcome(guest, error, state)
             except EXPECTED as error:
-                result = SwapResult(guest.name, None, error_to_report(guest.name, error))
-                yield failure_outcome(with_way_back(result, guest, session.journal.history))
+                result, history = failed(guest.name, error), session.journal.history
+                yield undo_failure(guest, with_way_back(result, guest, history), history.under_way(guest.name))
 
 
 def _tried(task: SwapTask, run: Run) -> SwapTask:

@@ -119,12 +119,19 @@ def _status(done: frozenset[Action]) -> Status:
     return Status.RETIRED if done & {Action.QUARANTINE, Action.UNLINK} else Status.UNCHANGED
 
 
+def undo_failure(guest: GuestToConvert, result: SwapResult, state: GuestState | None) -> GuestOutcome:
+    """Return the outcome of restore or purge for a guest that failed, with what has become of its original.
+
+    ``state``: None if the guest is not converted now.
+    """
+    outcome = failure_outcome(result)
+    return outcome if state is None else replace(outcome, original=_original_now(guest, state))
+
+
 def undo_outcome(guest: GuestToConvert, result: SwapResult, status: Status, history: History) -> GuestOutcome:
     """Return the outcome of restore or purge for a guest; ``status``: the guest's status if it did not fail."""
     if result.error is not None or result.swap is None:
-        state = history.under_way(guest.name)
-        outcome = failure_outcome(result)
-        return outcome if state is None else replace(outcome, original=_original_now(guest, state))
+        return undo_failure(guest, result, history.under_way(guest.name))
     done = result.swap
     original = done.original
     if status is Status.RESTORED:
