@@ -348,8 +348,8 @@ MESSAGES = {
     ),
     damaged_journal: (
         "{0}/fleet.plan.json.journal is damaged: line 9 is not a batchdiff record. Move it "
-        "away, then run the same command again. The state of the guests will then be recovered from the "
-        "files."
+        "away, then run the same command again. What the template's sidecar and the files show about the "
+        "guests will then be recovered."
     ),
     two_at_once: (
         "another batchdiff command for this plan is running: it has locked "
