@@ -46,7 +46,7 @@ def apply_outcome(guest: GuestToConvert, result: SwapResult, history: History) -
     swap = result.swap
     done = GuestOutcome(
         name=guest.name,
-        status=_status(swap.done),
+        status=_status(swap),
         original=swap.original,
         remarks=tuple(swap.remarks),
         gained_bytes=_gained(swap),
@@ -113,10 +113,12 @@ def _gained(swap: Swap) -> int | None:
     return sum(known) if known and len(known) == len(swap.changes) else None
 
 
-def _status(done: frozenset[Action]) -> Status:
-    if Action.PUBLISH in done:
+def _status(swap: Swap) -> Status:
+    if Action.PUBLISH in swap.done:
         return Status.CONVERTED
-    return Status.RETIRED if done & {Action.QUARANTINE, Action.UNLINK} else Status.UNCHANGED
+    # An interrupted apply may have deleted an original's own file, and have left only other files to this run.
+    is_retired = swap.changes or swap.done & {Action.QUARANTINE, Action.UNLINK}
+    return Status.RETIRED if is_retired else Status.UNCHANGED
 
 
 def undo_failure(guest: GuestToConvert, result: SwapResult, state: GuestState | None) -> GuestOutcome:

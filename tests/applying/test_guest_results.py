@@ -87,6 +87,14 @@ def test_converted(tmp_path, done, status):
     assert outcome.remarks == ("a note",)
 
 
+@pytest.mark.parametrize("freed", [0, 4096, None])
+def test_deleting_the_rest_of_an_original_is_a_change(tmp_path, freed):
+    """An earlier run had deleted only its own file."""
+    (tmp_path / "vm.qcow2").touch()
+    outcome = apply_outcome(plans.guest_plan(path=str(tmp_path / "vm.img")), result(changes=[freed]), History())
+    assert (outcome.status, outcome.gained_bytes) == (Status.RETIRED, freed)
+
+
 def test_an_overlay_whose_path_was_taken_since(tmp_path):
     """Only this guest has failed: the outcomes of the others are still to come."""
     (tmp_path / "vm.qcow2").mkdir()
