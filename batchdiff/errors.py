@@ -150,6 +150,10 @@ class DifferenceError(VerificationError):
     """Two images were read without an error, and a guest would see different bytes in them."""
 
 
+class IncomparableError(DifferenceError):
+    """Two images count as different, because one of them is in use and could not be compared."""
+
+
 class InUseError(GuestError):
     """A VM or another program is using an image, so the image could not be read or must not be changed."""
 

@@ -18,7 +18,14 @@ from batchdiff.applying.swap.refusals import CHANGED_ASIDE
 from batchdiff.applying.swap.restore_task import RestoreTask
 from batchdiff.applying.swap.swap import Swap
 from batchdiff.choices import Verdict
-from batchdiff.errors import BatchdiffError, DifferenceError, GuestError, ImageError, VerificationError
+from batchdiff.errors import (
+    BatchdiffError,
+    DifferenceError,
+    GuestError,
+    ImageError,
+    IncomparableError,
+    VerificationError,
+)
 from batchdiff.image.files import open_image_file
 from batchdiff.image.storage.allocation import allocated_bytes
 from batchdiff.plan.plan import GuestToConvert, UntouchedGuest
@@ -143,19 +150,28 @@ def undo_outcome(guest: GuestToConvert, result: SwapResult, status: Status, hist
     return GuestOutcome(result.guest, status, original=original, remarks=remarks, gained_bytes=_gained(done))
 
 
+_VM_HAS_RUN = "its VM has run on the overlay since the conversion"
+
+
 def kept_outcome(guest: GuestToConvert, error: DifferenceError, state: GuestState) -> GuestOutcome:
     """Return the outcome of a guest whose quarantined original was not found identical to the VM's disk."""
-    why = "its VM has run on the overlay since the conversion"
-    if not state.published:
-        why = "restore rebuilt its image, including what its VM had written"
+    used = overlay_was_written(guest, state)
     what_next = f"To delete the original anyway: {command('purge', guest.name, '--used')}"
     if changes := changes_aside(guest):
         aside = original_names(guest.source.path).quarantine
-        both = f", and {why}" if overlay_was_written(guest, state) else ""
-        why = f"the original in quarantine, {aside}, has changed since it was planned: {changes}{both}"
-        what_next = CHANGED_ASIDE
-    reason = f"{why} ({error.what}). {what_next}"
-    return GuestOutcome(guest.name, Status.KEPT, reason, original=Original(Fate.QUARANTINED))
+        both = f", and {_VM_HAS_RUN}" if used else ""
+        changed = f"the original in quarantine, {aside}, has changed since it was planned: {changes}{both}"
+        reason, what_next = f"{changed} ({error.what})", CHANGED_ASIDE
+    elif isinstance(error, IncomparableError):
+        reason = error.reason  # the use of a file does not show what it contains
+    elif not state.published:
+        reason = f"restore rebuilt its image, including what its VM had written ({error.what})"
+    elif used or state.overlay is None:
+        reason = f"{_VM_HAS_RUN} ({error.what})"
+    else:
+        reason = f"original and overlay differ, though neither was written to since the conversion ({error.what})"
+        what_next = f"Before you decide which of the two to keep, run {command('verify', guest.name)}"
+    return GuestOutcome(guest.name, Status.KEPT, f"{reason}. {what_next}", original=Original(Fate.QUARANTINED))
 
 
 def with_way_back(result: SwapResult, guest: GuestToConvert, history: History) -> SwapResult:

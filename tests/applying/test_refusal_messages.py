@@ -417,8 +417,7 @@ MESSAGES = {
         "back to it, and discards what the VM has written since."
     ),
     overlay_in_use: (
-        "its VM has run on the overlay since the conversion"
-        " ({0}/vm.qcow2 is in use, so it cannot be compared with the original)."
+        "{0}/vm.qcow2 is in use, so the original cannot be compared with the VM's disk: x."
         " To delete the original anyway: `batchdiff purge PLAN --guest vm --used`"
     ),
     both_lost_apply: (
