@@ -67,7 +67,7 @@ def _occupy_standard_descriptors() -> None:
 
 def _end(code: int) -> NoReturn:
     """Flush standard streams and exit without Python's shutdown, which would slow short commands by a tenth."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: the caller has closed it
         with contextlib.suppress(OSError, ValueError):  # too late to report it
             stream.flush()
     os._exit(code)

@@ -149,6 +149,10 @@ class DifferenceError(VerificationError):
     """The disks of two images differ, or count as different because one of the images is in use."""
 
 
+class IncomparableError(DifferenceError):
+    """Two images count as different, because one of them is in use and could not be compared."""
+
+
 class InUseError(GuestError):
     """An image is in use by a VM or another program."""
 

@@ -54,7 +54,7 @@ ROOMS = {
     "discovery": "Find templates and their copies, by samples that are equal at the same offsets.",
     "estimation": "The savings of a fleet, estimated from samples of its guests.",
     "applying/journal": "The journal of a plan, and older plans that are kept so that they can be undone.",
-    "applying/results": "The results of a verb for each guest, as data for reports.",
+    "applying/results": "The results of verbs, as data for reports.",
     "applying/guests": "The state of a guest: its files, their names, and the next action.",
     "applying/writer": "Write new images: overlays, and standalone images in any format.",
     "applying/sharing": "Share equal blocks of a guest with the template, in place.",

@@ -138,7 +138,7 @@ def _left_alone(
 ) -> dict[str, str]:
     """Return, by name, why apply leaves restored guests alone."""
     back = _given_back(plan, options, history)
-    return why_not_again([guest for guest in guests if guest.name in back])
+    return why_not_again([guest for guest in guests if guest.name in back], plan.template)
 
 
 def _given_back(plan: Plan, options: ApplyOptions, history: History) -> frozenset[str]:

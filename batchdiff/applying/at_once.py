@@ -4,7 +4,7 @@
 
     requested with --jobs   (default: one for each CPU)
       |  memory             one qemu-img for each guest
-      |  open files         for each: the guest's chain twice, its overlay's chain, and a program's files
+      |  open files         for each: the guest's chain and its overlay's, each twice, and a program's files
       |  disk space         the overlays beside their originals       (applying/checks/space.py, apply only)
       v
     at least one
@@ -44,6 +44,6 @@ def at_once(jobs: int, guests: Iterable[GuestToConvert], template: ImageSource) 
 
 
 def _files(guest: GuestToConvert, template: ImageSource) -> int:
-    """Return the number of files to allow for one guest."""
-    chain, below = (len(source.files) for source in (guest.source, template))
-    return 2 * chain + 1 + below + _OF_A_PROGRAM
+    """Return the number of files to allow for one guest: both images may be held, and opened to be compared."""
+    overlay = 1 + (guest.options.data_file is not None) + len(template.files)
+    return 2 * (len(guest.source.files) + overlay) + _OF_A_PROGRAM

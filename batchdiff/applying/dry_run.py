@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 
 from batchdiff.applying.checks.no_dependents import require_no_dependents
 from batchdiff.applying.checks.space import check_space_for_image
-from batchdiff.applying.checks.verify import require_judges
-from batchdiff.applying.guest_results import failure_outcome, kept_outcome, with_way_back
+from batchdiff.applying.checks.verify import check_used, require_judges
+from batchdiff.applying.guest_results import kept_outcome, undo_failure, with_way_back
 from batchdiff.applying.guests.next_action import OutgoingAt
 from batchdiff.applying.journal.records import GuestState
-from batchdiff.applying.pipeline import EXPECTED, SwapResult, error_to_report
+from batchdiff.applying.pipeline import EXPECTED, failed
 from batchdiff.applying.restore_without_template import (
     DAMAGED,
     WITHOUT_TEMPLATE,
@@ -26,6 +26,7 @@ from batchdiff.applying.restore_without_template import (
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.applying.session.session import Run, Session, template_held
 from batchdiff.applying.swap.guest_to_restore import RestoreOptions
+from batchdiff.applying.swap.new_files import require_name
 from batchdiff.applying.swap.observe import outgoing_at
 from batchdiff.applying.swap.outgoing import OutgoingFile
 from batchdiff.applying.swap.purge_task import PurgeOptions, purge_task
@@ -133,16 +134,18 @@ def _dry_run(
             except DifferenceError as error:
                 yield kept_outcome(guest, error, state)
             except EXPECTED as error:
-                result = SwapResult(guest.name, None, error_to_report(guest.name, error))
-                yield failure_outcome(with_way_back(result, guest, session.journal.history))
+                result, history = failed(guest.name, error), session.journal.history
+                yield undo_failure(guest, with_way_back(result, guest, history), history.under_way(guest.name))
 
 
 def _tried(task: SwapTask, run: Run) -> SwapTask:
     """Return the task that a real run would carry out: ``task``, or the one for files that differ."""
-    outgoing = OutgoingFile(task, run)
+    outgoing, ready = OutgoingFile(task, run), task.incoming.ready
     try:
-        if task.incoming.ready is not None:
-            require_no_dependents(run.dependents, task.incoming.ready)  # the file would lose that name
+        if ready is not None or task.incoming.present is None:
+            require_name(task, None)
+        if ready is not None:
+            require_no_dependents(run.dependents, ready)  # the file would lose that name
         _try(task, outgoing)
     except DifferenceError:
         other = task.if_different()
@@ -165,6 +168,7 @@ def _try(task: SwapTask, outgoing: OutgoingFile) -> None:
     there = task.incoming.present
     if there is None:
         source = task.incoming.source
+        check_used(image.source, outgoing.must_end)
         secrets_of([source])  # without its secret, an image cannot be encrypted again
         check_space_for_image(image, os.path.dirname(source.path), task.guest, source)
     elif task.needs_comparison:

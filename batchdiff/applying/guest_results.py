@@ -23,6 +23,7 @@ from batchdiff.errors import (
     DifferenceError,
     GuestError,
     ImageError,
+    IncomparableError,
     VerificationError,
     is_caused_by,
 )
@@ -53,7 +54,7 @@ def apply_outcome(guest: GuestToConvert, result: SwapResult, history: History) -
     swap = result.swap
     done = GuestOutcome(
         name=guest.name,
-        status=_status(swap.done),
+        status=_status(swap),
         original=swap.original,
         remarks=tuple(swap.remarks),
         gained_bytes=_gained(swap),
@@ -120,18 +121,27 @@ def _gained(swap: Swap) -> int | None:
     return sum(known) if known and len(known) == len(swap.changes) else None
 
 
-def _status(done: frozenset[Action]) -> Status:
-    if Action.PUBLISH in done:
+def _status(swap: Swap) -> Status:
+    if Action.PUBLISH in swap.done:
         return Status.CONVERTED
-    return Status.RETIRED if done & {Action.QUARANTINE, Action.UNLINK} else Status.UNCHANGED
+    # An interrupted apply may have deleted an original's own file, and have left only other files to this run.
+    is_retired = swap.changes or swap.done & {Action.QUARANTINE, Action.UNLINK}
+    return Status.RETIRED if is_retired else Status.UNCHANGED
+
+
+def undo_failure(guest: GuestToConvert, result: SwapResult, state: GuestState | None) -> GuestOutcome:
+    """Return the outcome of restore or purge for a guest that failed, with what has become of its original.
+
+    ``state``: None if the guest is not converted now.
+    """
+    outcome = failure_outcome(result)
+    return outcome if state is None else replace(outcome, original=_original_now(guest, state))
 
 
 def undo_outcome(guest: GuestToConvert, result: SwapResult, status: Status, history: History) -> GuestOutcome:
     """Return the outcome of restore or purge for a guest; ``status``: the guest's status if it did not fail."""
     if result.error is not None or result.swap is None:
-        state = history.under_way(guest.name)
-        outcome = failure_outcome(result)
-        return outcome if state is None else replace(outcome, original=_original_now(guest, state))
+        return undo_failure(guest, result, history.under_way(guest.name))
     done = result.swap
     original = done.original
     if status is Status.RESTORED:
@@ -141,19 +151,28 @@ def undo_outcome(guest: GuestToConvert, result: SwapResult, status: Status, hist
     return GuestOutcome(result.guest, status, original=original, remarks=remarks, gained_bytes=_gained(done))
 
 
+_VM_HAS_RUN = "its VM has run on the overlay since the conversion"
+
+
 def kept_outcome(guest: GuestToConvert, error: DifferenceError, state: GuestState) -> GuestOutcome:
     """Return the outcome of a guest whose quarantined original was not found identical to the VM's disk."""
-    why = "its VM has run on the overlay since the conversion"
-    if not state.published:
-        why = "restore rebuilt its image, including what its VM had written"
+    used = overlay_was_written(guest, state)
     what_next = f"To delete the original anyway: {command('purge', guest.name, '--used')}"
     if changes := changes_aside(guest):
         aside = original_names(guest.source.path).quarantine
-        both = f", and {why}" if overlay_was_written(guest, state) else ""
-        why = f"the original in quarantine, {aside}, has changed since it was planned: {changes}{both}"
-        what_next = CHANGED_ASIDE
-    reason = f"{why} ({error.what}). {what_next}"
-    return GuestOutcome(guest.name, Status.KEPT, reason, original=Original(Fate.QUARANTINED))
+        both = f", and {_VM_HAS_RUN}" if used else ""
+        changed = f"the original in quarantine, {aside}, has changed since it was planned: {changes}{both}"
+        reason, what_next = f"{changed} ({error.what})", CHANGED_ASIDE
+    elif isinstance(error, IncomparableError):
+        reason = error.reason  # the use of a file does not show what it contains
+    elif not state.published:
+        reason = f"restore rebuilt its image, including what its VM had written ({error.what})"
+    elif used or state.overlay is None:
+        reason = f"{_VM_HAS_RUN} ({error.what})"
+    else:
+        reason = f"original and overlay differ, though neither was written to since the conversion ({error.what})"
+        what_next = f"Before you decide which of the two to keep, run {command('verify', guest.name)}"
+    return GuestOutcome(guest.name, Status.KEPT, f"{reason}. {what_next}", original=Original(Fate.QUARANTINED))
 
 
 def with_way_back(result: SwapResult, guest: GuestToConvert, history: History) -> SwapResult:

@@ -3,68 +3,28 @@
 ::
 
     template   see template/template_health
-    overlay    it or its original is in use                                              -> in use, not compared
-               missing, or an error is found in it or in its original                    -> damaged
-               names the data file of another overlay                                    -> damaged
-               cannot be checked: after a move, without permission or the right secret,
-               or because two files could be it or its original                          -> unknown
-               identical to its original                                                 -> sound
-               differs from its original, though neither was written to                  -> damaged
-               differs from its kept original, which was written to, or must have been,
-               because the overlay was not; the template is sound or not needed          -> unknown
-               otherwise, if the template is sound or not needed                         -> sound
-                          if the template's content has changed                          -> damaged
-                          if the template has any other fault                            -> unknown
+    overlay    see overlay_health
     sharing    see share_guests
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import replace
 from functools import partial
 
 from batchdiff.applying.apply import choose_guests
 from batchdiff.applying.at_once import at_once
-from batchdiff.applying.checks.verify import Check, Comparison, check_used, require_judges, verify
-from batchdiff.applying.guests.commands import command
-from batchdiff.applying.guests.data_files import DataFiles, remark_on_data_file
-from batchdiff.applying.guests.guest_files import (
-    Found,
-    changed_parts,
-    find_original,
-    find_overlay,
-    missing,
-    original_is,
-)
-from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
-from batchdiff.applying.guests.whole_originals import original_too
+from batchdiff.applying.checks.verify import require_judges
+from batchdiff.applying.guests.data_files import DataFiles
 from batchdiff.applying.journal.records import GuestState, History
+from batchdiff.applying.overlay_health import check_overlay
 from batchdiff.applying.results.finding import Finding, Health
 from batchdiff.applying.session.stop import Stop
 from batchdiff.applying.share_guests import is_shared, shared_finding
 from batchdiff.applying.template.template_health import check_template
 from batchdiff.applying.workload import expect_health_check
-from batchdiff.choices import Strategy, VerifyMode
-from batchdiff.errors import (
-    BatchdiffError,
-    DifferenceError,
-    GuestError,
-    ImageError,
-    InUseError,
-    MovedError,
-    SecretError,
-    StopError,
-    VerificationError,
-    is_caused_by,
-)
-from batchdiff.image.in_use.check import users
-from batchdiff.image.open import open_image, open_layer
-from batchdiff.image_source import ImageSource
-from batchdiff.linux.call_failures import AGAIN, explain
+from batchdiff.choices import Strategy
 from batchdiff.plan.plan import GuestPlan, GuestToConvert, GuestToShare, Plan
 from batchdiff.progress import Meter, Phase
 
@@ -107,12 +67,11 @@ def check_health(  # noqa: PLR0913  # options by keyword
     def checked(each: tuple[GuestToConvert, GuestState]) -> Finding:
         guest, state = each
         report = partial(meter.reach, guest.name, Phase.VERIFY)
-        found = _guest(guest, state, plan, content, history, data_files, stop, report)
+        found = check_overlay(guest, state, plan, content, history, data_files, stop, report)
         meter.settle(guest.name)
         return found
 
-    jobs = at_once(jobs, [guest for guest, _ in converted], plan.template.source)
-    with ThreadPoolExecutor(jobs) as pool:
+    with ThreadPoolExecutor(at_once(jobs, [guest for guest, _ in converted], plan.template.source)) as pool:
         try:
             yield from pool.map(checked, converted)
         except BaseException:
@@ -131,159 +90,3 @@ def _converted(guests: list[GuestPlan], history: History) -> list[tuple[GuestToC
     chosen = [guest for guest in guests if isinstance(guest, GuestToConvert)]
     states = [(guest, history.under_way(guest.name)) for guest in chosen]
     return [(guest, state) for guest, state in states if state is not None and state.published]
-
-
-def _guest(  # noqa: PLR0913, PLR0917  # what one thread is given
-    guest: GuestToConvert,
-    state: GuestState,
-    plan: Plan,
-    content: Health,
-    history: History,
-    data_files: DataFiles,
-    stop: Stop,
-    report: Callable[[int], None],
-) -> Finding:
-    stop.check()
-    path = guest.overlay_path
-    try:
-        overlay = find_overlay(guest, state)
-        if overlay is None:
-            return _missing(guest, state)
-        return _judged(guest, state, overlay, plan, content, data_files, stop, report)
-    except StopError:
-        raise
-    except InUseError as error:
-        who = users(path) or error.what
-        return Finding(guest.name, path, Health.IN_USE, f"{who}, so it was not checked")
-    except VerificationError as error:
-        return _failed(error, guest, history)
-    except BatchdiffError as error:
-        return Finding(guest.name, path, Health.UNKNOWN, str(error))
-    except OSError as error:
-        return Finding(guest.name, path, Health.UNKNOWN, ". ".join(explain(error)))
-
-
-def _failed(error: VerificationError, guest: GuestToConvert, history: History) -> Finding:
-    """Return the finding for an overlay whose verification failed."""
-    path = guest.overlay_path
-    if who := users(path):  # the tables of an overlay that a VM is writing to may be inconsistent for a moment
-        return Finding(guest.name, path, Health.IN_USE, f"{who}, so it was not checked")
-    health = Health.UNKNOWN if is_caused_by(error, PermissionError) else Health.DAMAGED
-    reported = error if health is Health.UNKNOWN else original_too(error, guest, history)
-    return Finding(guest.name, path, health, str(reported))
-
-
-def _missing(guest: GuestToConvert, state: GuestState) -> Finding:
-    try:
-        original = find_original(guest, state)
-        whole = "" if original is None else f"; its original{original_is(original.path, guest.image)}"
-    except (GuestError, ImageError) as error:
-        whole = f"; {error.why}"
-    return Finding(guest.name, guest.overlay_path, Health.DAMAGED, f"it {missing(guest.overlay_path)}{whole}")
-
-
-def _judged(  # noqa: PLR0913, PLR0917  # as above
-    guest: GuestToConvert,
-    state: GuestState,
-    overlay: Found,
-    plan: Plan,
-    content: Health,
-    data_files: DataFiles,
-    stop: Stop,
-    report: Callable[[int], None],
-) -> Finding:
-    source = current_overlay(replace(planned_overlay(guest, plan.template.source), path=overlay.path))
-    _require_readable(source)
-    data_files.require_own(guest, source)
-    original = find_original(guest, state)
-    needed = content if source.backing else Health.SOUND  # a flattened overlay does not need the template
-    unproven = partial(_unproven, guest, plan.template.source.path, needed)
-    if original is None:
-        check_used(source, lambda: stop.is_asked, report)
-        about_data = remark_on_data_file(guest, state, source)
-        return unproven(f"no error found; there is no original to compare the overlay with{about_data}")
-    comparison = Comparison(replace(guest.source, path=original.path), source, check=Check.LEAKS_ALLOWED)
-    try:
-        verify(comparison, VerifyMode.FULL, lambda: stop.is_asked, report)
-    except DifferenceError as error:
-        return _differing(guest, overlay, original, error, unproven)
-    return _sound(guest, f"identical to its original ({os.path.basename(original.path)})")
-
-
-def _differing(
-    guest: GuestToConvert,
-    overlay: Found,
-    original: Found,
-    error: DifferenceError,
-    unproven: Callable[[str], Finding],
-) -> Finding:
-    """Return the finding for an overlay and an original that differ, judged by which of them was written to.
-
-    ``unproven`` returns the finding for an overlay that no original proves right.
-
-    :raises VerificationError: their fingerprints show that neither was written to.
-    """
-    known = guest.image
-    # A block device has no timestamp that would show whether the original was written to.
-    planned, shows_writes = known.fingerprints[0], original.now.vouches_for_content
-    if overlay.proven and original.proven and shows_writes:
-        raise VerificationError(error.what, why=f"{error.why}; neither image has been written to") from error
-    parts = changed_parts(known)
-    if not parts and not planned.was_written_to(original.now) and not overlay.proven:
-        return unproven("no error found; a VM has written to the overlay since the conversion")
-    unknown = "; nothing shows when, because it is a block device"
-    changes = f": {parts or planned.changes(original.now)}" if parts or shows_writes else unknown
-    changed = f"has changed since the overlay was made{changes}"
-    is_aside = original.path != guest.source.path
-    where = ", which is in quarantine," if is_aside else ""
-    found = unproven(f"no error found, but its original {original.path}{where} {changed}")
-    if is_aside or found.health is not Health.SOUND:
-        return found
-    return Finding(
-        guest.name,
-        guest.overlay_path,
-        Health.UNKNOWN,
-        f"no error found, but its original {original.path} {changed}. A VM may still be using the original, so"
-        " only you know which of the two to keep. If the guest's VM is using the overlay, move the original away."
-        f" To go back to the original: {_back(guest)}.",
-    )
-
-
-def _back(guest: GuestToConvert) -> str:
-    return command("restore", guest.name, "--discard-changes")
-
-
-def _require_readable(overlay: ImageSource) -> None:
-    """Refuse an overlay that cannot be read, with a different error if it may be sound.
-
-    :raises VerificationError: its header or tables are damaged, or one of its own files cannot be used.
-    :raises ImageError: the backing file is not the template of the plan or cannot be read, the data file was
-        moved, the secret is missing or wrong, or this user is not allowed to read the overlay.
-    """
-    try:
-        with closing(open_layer(overlay)) as layer:
-            layer.read_tables()
-    except ImageError as error:
-        if is_caused_by(error, PermissionError) or isinstance(error, MovedError | SecretError):
-            raise
-        raise VerificationError(f"{overlay.path} cannot be read", why=error.reason, remedy=error.remedy) from error
-    open_image(overlay).close()
-
-
-def _unproven(guest: GuestToConvert, template: str, content: Health, why: str) -> Finding:
-    """Return the finding for an overlay without an error of its own.
-
-    ``content``: the health of the template's content; SOUND if the overlay does not need the template.
-    """
-    if content is Health.SOUND:
-        return _sound(guest, why)
-    fault = "whose content may have changed; see what is reported about the template"
-    if content is Health.DAMAGED:
-        fault = "whose content changed, so do not start a VM on this overlay"
-        fault = f"{fault}. Bring the template back from a backup, {AGAIN}"
-    why = f"{why}. But the overlay needs the template {template}, {fault}"
-    return Finding(guest.name, guest.overlay_path, content, why)
-
-
-def _sound(guest: GuestToConvert, why: str) -> Finding:
-    return Finding(guest.name, guest.overlay_path, Health.SOUND, why)

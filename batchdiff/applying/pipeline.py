@@ -212,6 +212,11 @@ def _undo(guest: _InProgress) -> None:
         guest.swap.close()
 
 
+def failed(guest: str, error: Exception) -> SwapResult:
+    """Return the result for a guest that failed without a swap; raise any other than an expected error again."""
+    return SwapResult(guest, None, error_to_report(guest, error))
+
+
 def error_to_report(guest: str, error: Exception) -> BatchdiffError:
     """Return the error to report for an expected one; raise any other error again."""
     if isinstance(error, BatchdiffError):

@@ -15,11 +15,12 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from batchdiff.applying.checks.no_dependents import require_no_dependents
+from batchdiff.applying.guest_results import undo_failure
 from batchdiff.applying.guests.file_names import overlay_names
 from batchdiff.applying.guests.guest_files import Found, find_original, find_overlay
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.journal.records import Fate, Goal, GuestState, Step
-from batchdiff.applying.pipeline import error_to_report
+from batchdiff.applying.pipeline import failed
 from batchdiff.applying.results.outcome import GuestOutcome, Original, Status
 from batchdiff.applying.session.session import Session
 from batchdiff.applying.swap import retire
@@ -28,7 +29,7 @@ from batchdiff.applying.swap.refusals import both_missing, original_missing
 from batchdiff.applying.template.sidecar import discard_unfinished, forget_overlay
 from batchdiff.dependents.dependents import Dependents, dependents_in_plan
 from batchdiff.errors import BatchdiffError, GuestError, ImageError, InUseError
-from batchdiff.image.files import open_image_file
+from batchdiff.image.files import identify, open_image_file
 from batchdiff.image.in_use.check import Purpose, check_usage
 from batchdiff.image.in_use.hold import hold
 from batchdiff.image.in_use.lease import release_lease
@@ -78,10 +79,10 @@ def restore_without_template(session: Session, found: list[GuestWithState], why:
         try:
             left = _go_back(guest, state, session, dependents)
         except (BatchdiffError, OSError) as error:
-            reported = error_to_report(guest.name, error)
+            outcome = undo_failure(guest, failed(guest.name, error), state)
             with contextlib.suppress(OSError):
-                session.journal.record_failure(guest.name, str(reported))
-            yield GuestOutcome(guest.name, Status.FAILED, str(reported), exit_code=reported.exit_code)
+                session.journal.record_failure(guest.name, outcome.reason)
+            yield outcome
         else:
             remarks = () if left is None else (_left(left, why),)
             yield GuestOutcome(guest.name, Status.RESTORED, original=Original(Fate.BACK), remarks=remarks)
@@ -93,8 +94,7 @@ def try_without_template(found: list[GuestWithState], why: str) -> Iterator[Gues
         try:
             _, overlay = _files(guest, state)
         except (BatchdiffError, OSError) as error:
-            reported = error_to_report(guest.name, error)
-            yield GuestOutcome(guest.name, Status.FAILED, str(reported), exit_code=reported.exit_code)
+            yield undo_failure(guest, failed(guest.name, error), state)
         else:
             stays = "" if overlay is None else f"; its overlay {overlay.path} would not be deleted: {why}"
             yield GuestOutcome(guest.name, Status.WOULD_RESTORE, f"it would go back to its original{stays}")
@@ -124,6 +124,8 @@ def _go_back(guest: GuestToConvert, state: GuestState, session: Session, depende
             if overlay is not None and overlay.path == own:
                 overlay = _moved_aside(overlay, guest, dependents)
             retire.move(image.layers[0].fd, original.path, own)
+        if original.path != own or state.moved:  # so that its new ctime does not make the plan stale
+            session.journal.record_changed(identify(image.layers[0].fd))
     with contextlib.suppress(OSError):
         template, plan = session.plan.template.source.path, session.plan.checksum
         forget_overlay(template, guest.overlay_path, plan=plan, guest=guest.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 
@@ -10,6 +11,7 @@ from batchdiff.applying.at_once import at_once
 from batchdiff.applying.checks.verify import require_judges
 from batchdiff.applying.guest_results import kept_outcome, undo_outcome, with_way_back
 from batchdiff.applying.guests.commands import commands
+from batchdiff.applying.guests.guest_files import find_original
 from batchdiff.applying.guests.next_action import Action
 from batchdiff.applying.guests.whole_originals import originals_first
 from batchdiff.applying.journal.records import Fate, Goal, GuestState, Step
@@ -30,7 +32,7 @@ from batchdiff.applying.swap.task import SwapTask
 from batchdiff.applying.template.check import accept_template, begin_with_template, doubt, require_content
 from batchdiff.applying.template.sidecar import discard_unfinished
 from batchdiff.applying.workload import expect_comparisons, expect_restore
-from batchdiff.errors import BatchdiffError, DifferenceError, StopError
+from batchdiff.errors import BatchdiffError, DifferenceError, GuestError, StopError
 from batchdiff.image.format_marks import looks_like
 from batchdiff.image.open import inspect, open_image
 from batchdiff.image_source import ImageFormat
@@ -67,7 +69,8 @@ def restorable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...]
 def purgeable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...] | None) -> list[GuestWithState]:
     """Return the guests whose originals are in quarantine, or whose purge was interrupted.
 
-    ``names``: consider only these; None for all.
+    An original that the operator has renamed back to its own name counts as kept. ``names``: consider only these;
+    None for all.
 
     :raises UsageError: the plan has no guest with one of the names.
     """
@@ -77,7 +80,18 @@ def purgeable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...] 
         ended = state.step in {Step.RETIRED, Step.RESTORED}
         return unfinished or (ended and state.fate is Fate.QUARANTINED)
 
-    return _chosen(plan, states, names, in_quarantine)
+    found = _chosen(plan, states, names, in_quarantine)
+    return [each for each in found if not _has_its_name_back(*each)]
+
+
+def _has_its_name_back(guest: GuestToConvert, state: GuestState) -> bool:
+    """Return whether a quarantined original has its own name again."""
+    if state.step is not Step.RETIRED:
+        return False
+    with contextlib.suppress(GuestError):  # either of two files could be the original
+        original = find_original(guest, state)
+        return original is not None and original.path == guest.source.path
+    return False
 
 
 def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]:

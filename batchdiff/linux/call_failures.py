@@ -36,12 +36,12 @@ from batchdiff.linux.permissions import (
 )
 
 AGAIN = "then run the same command again."
-UNDO_SECOND_NAME = "Find out how the file got its second name (by a bind mount or a hard link), and undo that."
+UNDO_SECOND_NAME = "Find out how the file got its second name (bind mount, hard or symbolic link), and undo that."
 """The advice if a file turns out to have a second name that it should not have."""
 
 
 def how_to_remove(path: str) -> str:
-    """Return advice on a file that nothing needs: remove it, with the command for that, or rename it."""
+    """Return advice on a file that is in the way: remove it, with the command for that, or rename it."""
     return f"remove it (`rm {shell_word(path)}`) or rename it"
 
 

@@ -26,6 +26,21 @@ _OVERRIDE, _OWNER = 1, 3
 _NAMES = {_OVERRIDE: "CAP_DAC_OVERRIDE", _OWNER: "CAP_FOWNER"}
 
 
+_ALL_USERS = ["0", "0", "4294967295"]
+"""The line of /proc/self/uid_map if each user ID is that of the host."""
+
+
+def is_root_of_the_host() -> bool:
+    """Return whether this process runs as root, and not just as the root of a user namespace; False if unknown.
+
+    The root of a rootless container has capabilities there, but to filesystems of the host it is another user.
+    Source: user_namespaces(7).
+    """
+    with contextlib.suppress(OSError), open("/proc/self/uid_map", encoding="ascii") as file:
+        return os.geteuid() == 0 and file.read().split() == _ALL_USERS
+    return False
+
+
 def is_read_only(path: str) -> bool:
     """Return True if the mode of a file allows no user to write to it; False if the mode cannot be read."""
     try:

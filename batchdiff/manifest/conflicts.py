@@ -132,13 +132,13 @@ def existing_overlay(
 ) -> str:
     """Return the message for a file that occupies the path of a guest's overlay.
 
-    ``is_left``: it is an overlay that a restore left behind. ``key``: the key of the
-    manifest that determines the path.
+    ``is_left``: it is an overlay that a restore left behind. ``key``: the key of the manifest that determines the
+    path.
     """
     if is_left:
         found = f"the overlay {show(path)} of {guest} already exists"
-        needed = "it is needed only to recover what the VM wrote"
-        return f"{found}. A restore left it behind, and {needed}: {how_to_remove(path)}"
+        only = "it is needed only to recover what the VM wrote"
+        return f"{found}. A restore left it behind, and {only}: {how_to_remove(path)}"
     is_folder = os.path.isdir(path)
     if is_folder and key == "overlay.path":
         by_path = "list the guest by path, and " if of_glob else ""

@@ -12,6 +12,9 @@ from plans import shared_guest, small_plan, untouched
 from stage import ASIDE, GUEST, NAME, Stage, status
 
 from batchdiff.applying.dry_run import dry_run_purge, dry_run_restore
+from batchdiff.applying.guests.conversions import conversions
+from batchdiff.applying.guests.guest_files import on_disk
+from batchdiff.applying.guests.status import status_rows
 from batchdiff.applying.health_check import check_health
 from batchdiff.applying.journal.records import Fate, Goal, GuestState, Step
 from batchdiff.applying.results.outcome import Status
@@ -61,6 +64,8 @@ STANDINGS = {
 @pytest.mark.parametrize(("state", "verbs"), STANDINGS.values(), ids=STANDINGS)
 def test_what_can_be_done_for_a_guest(stage, state, verbs):
     states = {} if state is None else {NAME: state}
+    if state == RETIRED:
+        stage.original().rename(stage.original(suffix=ASIDE))
     for verb, guests in (("restore", restorable), ("purge", purgeable)):
         expected = [(stage.guest(), state)] if verb in verbs.split() else []
         assert guests(stage.plan, states, None) == expected
@@ -69,10 +74,58 @@ def test_what_can_be_done_for_a_guest(stage, state, verbs):
         assert left == ([] if expected else [NAME])
 
 
+def test_an_original_that_the_operator_renamed_back_is_not_in_quarantine(stage):
+    """It counts as kept for every verb, until an apply retires it again."""
+    stage.apply(Retire.QUARANTINE)
+    stage.original(suffix=ASIDE).rename(stage.original())
+    kept = "apply --retire quarantine: verify again and retire the original; or restore"
+    assert next_for(stage) == kept
+    before = stage.journal_file.read_bytes()
+    assert (stage.purge(), rehearse_purge(stage)) == ([], [])
+    assert status(stage.purge(guests=(NAME,))) is Status.SKIPPED
+    assert stage.journal_file.read_bytes() == before
+    assert next_for(stage) == kept
+    assert conversions(stage.plan, stage.history)[NAME].fate is Fate.KEPT
+    assert status(stage.apply(Retire.QUARANTINE)) is Status.RETIRED
+    assert status(stage.purge()) is Status.PURGED
+
+
+def test_an_older_original_that_was_removed(stage):
+    """Nothing recommends that it be deleted; purge only has to record that."""
+    stage.apply(Retire.QUARANTINE)
+    stage.use()
+    stage.restore()
+    aside = stage.original(suffix=ASIDE)
+    assert next_for(stage) == f"purge --used: delete the older original {aside}"
+    aside.unlink()
+    assert next_for(stage) == f"nothing: the older original {aside} was removed, and purge only records that"
+    assert status(stage.purge()) is Status.PURGED
+    assert next_for(stage).startswith("nothing; to convert it again: ")
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_an_image_that_restore_gave_back_and_that_is_missing(stage, used):
+    stage.apply(Retire.QUARANTINE)
+    if used:
+        stage.use()
+    stage.restore()
+    stage.original().unlink()
+    left = f"; its older original {stage.original(suffix=ASIDE)} is left" if used else ""
+    missing = f"{stage.original()} is missing{left}"
+    assert next_for(stage) == f"bring back the image that restore gave the guest: {missing}"
+
+
+def next_for(stage):
+    (row,) = status_rows(stage.plan, stage.history, on_disk(stage.plan, stage.history))
+    return row.next
+
+
 @pytest.mark.parametrize("guests", [restorable, purgeable])
 def test_chosen_guests(tmp_path, monkeypatch, guests):
     stage = Stage(tmp_path, monkeypatch, names=("vm", "web"))
     states = dict.fromkeys(("vm", "web"), RETIRED)
+    for name in states:
+        stage.original(name).rename(stage.original(name, ASIDE))
     assert [guest.name for guest, _ in guests(stage.plan, states, ("web",))] == ["web"]
     assert [guest.name for guest, _ in guests(stage.plan, states, ("web", "web"))] == ["web"]
     with pytest.raises(UsageError, match="called 'db'"):

@@ -12,10 +12,12 @@ from batchdiff.applying import dry_run
 from batchdiff.applying.dry_run import dry_run_purge, dry_run_restore
 from batchdiff.applying.journal.records import Step
 from batchdiff.applying.results.outcome import Status
+from batchdiff.applying.swap import new_files
 from batchdiff.applying.swap.guest_to_restore import RestoreOptions
 from batchdiff.applying.swap.purge_task import PurgeOptions
 from batchdiff.choices import Retire
 from batchdiff.errors import GuestError, ImageError, VerificationError
+from batchdiff.linux.call_failures import Fault
 
 
 class Rehearsal:
@@ -160,6 +162,52 @@ def test_an_overlay_in_which_qemu_finds_an_error(stage):
     outcomes = Rehearsal(stage).purge(used=True)
     assert "found errors" in failed(outcomes)
     assert outcomes[0].exit_code == 6
+
+
+def test_an_error_in_the_overlay_that_an_image_would_be_rebuilt_from(stage):
+    """As in a real run, which finds it before it writes anything."""
+    stage.apply(Retire.DELETE)
+    stage.judge.refuses[stage.overlay().name] = VerificationError("qemu-img check found errors")
+    tried, real = Rehearsal(stage).restore(), stage.restore()
+    assert "found errors" in failed(tried)
+    assert tried == real
+
+
+@pytest.mark.parametrize("retire", [Retire.QUARANTINE, Retire.DELETE])
+@pytest.mark.parametrize("used", [False, True])
+@pytest.mark.parametrize("discard", [False, True])
+def test_a_name_that_is_taken(tmp_path, monkeypatch, retire, used, discard):
+    """By a link, as to the overlay; a real run refuses that before it compares or writes anything."""
+    stage = Stage(tmp_path, monkeypatch)
+    stage.apply(retire)
+    if used:
+        stage.use()
+    stage.original().symlink_to(stage.overlay())
+    stage.judge.comparisons = 0
+    tried, real = Rehearsal(stage).restore(discard_changes=discard), stage.restore(discard_changes=discard)
+    assert tried == real
+    taken = f"{stage.original()} already exists. Find out what it is and move it away"
+    gone = "vm cannot go back to its original"
+    assert failed(tried).startswith(gone if discard and retire is Retire.DELETE else taken)
+    assert stage.judge.comparisons == 0
+
+
+def test_a_folder_in_which_no_image_can_get_its_name(tmp_path, monkeypatch):
+    """So an image would be written in vain, and an original cannot be renamed."""
+    why = Fault("it is immutable", "Change that.")
+    monkeypatch.setattr(new_files, "obstacle", lambda *_: why)
+    for retire, words in (
+        (Retire.QUARANTINE, "vm.img.batchdiff-original cannot get its own name"),
+        (Retire.DELETE, "vm.img was not written"),
+    ):
+        folder = tmp_path / retire
+        folder.mkdir()
+        with monkeypatch.context() as patch:
+            patch.setattr(new_files, "obstacle", lambda *_: None)
+            stage = Stage(folder, monkeypatch)
+            stage.apply(retire)
+        assert failed(Rehearsal(stage).restore()) == f"{folder}/{words}: it is immutable. Change that."
+        assert failed(stage.restore()) == f"{folder}/{words}: it is immutable. Change that."
 
 
 def test_one_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):

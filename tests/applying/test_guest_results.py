@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import types
 from unittest.mock import Mock
 
+import notation
 import plans
 import pytest
 from stage import ASIDE, Stage
@@ -28,7 +30,7 @@ from batchdiff.applying.results.outcome import Original, Status
 from batchdiff.applying.swap.purge_task import PurgeOptions
 from batchdiff.applying.swap.restore_task import RestoreTask
 from batchdiff.choices import Retire, Verdict
-from batchdiff.errors import DifferenceError, GuestError, ImageError, VerificationError
+from batchdiff.errors import DifferenceError, GuestError, ImageError, IncomparableError, VerificationError
 from batchdiff.report.fates import original_words
 
 KEPT = Original(Fate.KEPT)
@@ -87,6 +89,14 @@ def test_converted(tmp_path, done, status):
     assert outcome.remarks == ("a note",)
 
 
+@pytest.mark.parametrize("freed", [0, 4096, None])
+def test_deleting_the_rest_of_an_original_is_a_change(tmp_path, freed):
+    """An earlier run had deleted only its own file."""
+    (tmp_path / "vm.qcow2").touch()
+    outcome = apply_outcome(plans.guest_plan(path=str(tmp_path / "vm.img")), result(changes=[freed]), History())
+    assert (outcome.status, outcome.gained_bytes) == (Status.RETIRED, freed)
+
+
 def test_an_overlay_whose_path_was_taken_since(tmp_path):
     """Only this guest has failed: the outcomes of the others are still to come."""
     (tmp_path / "vm.qcow2").mkdir()
@@ -141,6 +151,30 @@ def test_kept_in_quarantine():
     rebuilt = kept_outcome(web01, DifferenceError("they differ"), GuestState(Step.RESTORED))
     assert rebuilt.reason.startswith("restore rebuilt its image, including what its VM had written (they differ)")
     assert "`batchdiff purge PLAN --guest web01 --used`" in outcome.reason
+
+
+@pytest.mark.parametrize("state", [GuestState(Step.RETIRED, published=True), GuestState(Step.RESTORED)])
+def test_a_disk_in_use_does_not_show_that_its_vm_has_run(state):
+    """Any program may have it open; what it contains is not known."""
+    error = IncomparableError("a is in use, so it cannot be compared", why="cp has it open")
+    outcome = kept_outcome(plans.guest_plan(), error, state)
+    assert outcome.reason == (
+        "a is in use, so it cannot be compared: cp has it open."
+        " To delete the original anyway: `batchdiff purge PLAN --guest web01 --used`"
+    )
+
+
+def test_two_images_that_differ_although_neither_was_written_to(tmp_path, monkeypatch):
+    """One of them may be damaged, so nothing recommends to delete the other."""
+    stage = Stage(tmp_path, monkeypatch)
+    stage.apply(Retire.QUARANTINE)
+    times = stage.overlay().stat()
+    notation.qemu_io(stage.overlay(), "write -P 7 256k 64k")  # where it has a cluster of its own already
+    os.utime(stage.overlay(), ns=(times.st_atime_ns, times.st_mtime_ns))
+    (outcome,) = stage.purge()
+    assert outcome.status is Status.KEPT
+    assert outcome.reason.startswith("original and overlay differ, though neither was written to since")
+    assert outcome.reason.endswith("which of the two to keep, run `batchdiff verify PLAN --guest vm`")
 
 
 @pytest.mark.parametrize("used", [False, True])

@@ -1,25 +1,32 @@
-"""What verify says of a template and of overlays, case by case."""
+"""What verify says of a template and of overlays, case by case.
+
+Guards applying/overlay_health.py.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 
+import encrypted
 import notation
 import pytest
+from oracle import source
 from plans import guest_plan, small_plan
-from stage import ASIDE, TEMPLATE, Stage
+from stage import ASIDE, TEMPLATE, Stage, failed, status
 
-from batchdiff.applying import health_check
+from batchdiff.applying import health_check, overlay_health
 from batchdiff.applying.guests.guest_files import on_disk
 from batchdiff.applying.guests.status import Written
 from batchdiff.applying.health_check import check_health
 from batchdiff.applying.journal.records import History
 from batchdiff.applying.results.finding import Health
+from batchdiff.applying.results.outcome import Status
 from batchdiff.applying.session.stop import Stop
 from batchdiff.applying.template import template_health
 from batchdiff.choices import Retire, Strategy, Verdict
 from batchdiff.errors import InUseError, ProgramError, StopError, UsageError, VerificationError
+from batchdiff.linux.call_failures import AGAIN
 
 
 @pytest.fixture
@@ -291,6 +298,17 @@ def test_no_original_to_compare_with(stage):
     assert stage.judge.comparisons == 1  # that of apply
 
 
+def test_a_link_to_the_overlay_at_the_original_s_path_is_no_original(stage):
+    """So the VM's definition can stay as it is."""
+    stage.apply(Retire.DELETE)
+    stage.original().symlink_to(stage.overlay())
+    assert overlay(stage).why == "no error found; there is no original to compare the overlay with"
+    taken = failed(stage.restore())
+    assert taken == f"{stage.original()} already exists. Find out what it is and move it away, {AGAIN}"
+    stage.original().unlink()
+    assert status(stage.restore()) is Status.RESTORED
+
+
 @pytest.mark.parametrize("retire", Retire)
 def test_missing(stage, retire):
     stage.apply(retire)
@@ -336,7 +354,7 @@ def test_a_corrupt_table(stage, retire):
 def test_tables_that_a_running_vm_is_writing(quarantined, monkeypatch):
     """They may be inconsistent for a moment, so nothing is said of them."""
     quarantined.judge.refuses["vm.qcow2"] = VerificationError("qemu-img check found errors")
-    monkeypatch.setattr(health_check, "users", lambda _: "it is in use by qemu (process 7)")
+    monkeypatch.setattr(overlay_health, "users", lambda _: "it is in use by qemu (process 7)")
     found = overlay(quarantined)
     assert (found.health, found.why) == (
         Health.IN_USE,
@@ -374,6 +392,88 @@ def test_what_cannot_be_asked_is_not_known(quarantined, error):
     found = overlay(quarantined)
     assert found.health is Health.UNKNOWN
     assert found.why.startswith(("qemu-img failed", "Input/output error. The disk"))
+
+
+@pytest.fixture(params=[Retire.KEEP, Retire.QUARANTINE], ids=str)
+def of_qcow2(request, tmp_path, monkeypatch):
+    """A converted qcow2 guest with an original beside its overlay."""
+    stage = Stage(tmp_path, monkeypatch, form="qcow2")
+    stage.apply(request.param)
+    return stage
+
+
+def the_original(stage):
+    aside = stage.original(suffix=ASIDE)
+    return aside if aside.exists() else stage.original()
+
+
+def damage_the_original(stage, *, keep_times):
+    """Its header is overwritten, with or without the times of a write."""
+    path = the_original(stage)
+    times = path.stat()
+    with path.open("r+b") as file:
+        file.seek(50)
+        file.write(b"\xff")
+    if keep_times:
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+@pytest.mark.parametrize("keep_times", [False, True])
+def test_a_damaged_original_is_no_fault_of_the_overlay(of_qcow2, keep_times):
+    """But if it kept its name and was written to, it may be the disk of a VM."""
+    of_qcow2.judge.checked.clear()
+    damage_the_original(of_qcow2, keep_times=keep_times)
+    found = overlay(of_qcow2)
+    path = the_original(of_qcow2)
+    where = "" if path == of_qcow2.original() else ", which is in quarantine,"
+    about = f"no error found, but its original {path}{where} cannot be read: cannot use {path} as qcow2: "
+    assert found.why.startswith(about)
+    assert of_qcow2.judge.checked == [("vm.qcow2", True)]
+    in_doubt = not where and not keep_times
+    assert found.health is (Health.UNKNOWN if in_doubt else Health.SOUND)
+    assert ("only you know which of the two to keep" in found.why) is in_doubt
+
+
+def test_an_overlay_and_an_original_that_are_both_damaged(of_qcow2):
+    damage_the_original(of_qcow2, keep_times=False)
+    of_qcow2.judge.refuses["vm.qcow2"] = VerificationError("qemu-img check found errors")
+    found = overlay(of_qcow2)
+    assert (found.health, found.why[:27]) == (Health.DAMAGED, "qemu-img check found errors")
+
+
+def test_a_damaged_original_of_an_overlay_whose_template_has_changed(of_qcow2):
+    damage_the_original(of_qcow2, keep_times=True)
+    change_template(of_qcow2)
+    found = overlay(of_qcow2)
+    assert found.health is Health.DAMAGED
+    assert "cannot be read" in found.why
+    assert "whose content changed, so do not start a VM on this overlay" in found.why
+
+
+def test_an_original_that_a_vm_uses(of_qcow2, monkeypatch):
+    """It is named, and the overlay is checked by itself."""
+    path = the_original(of_qcow2)
+    of_qcow2.judge.refuses[path.name] = InUseError("an image is in use by a VM", why="Failed to get lock")
+    monkeypatch.setattr(overlay_health, "users", lambda each: "a VM uses it" if each == str(path) else "")
+    of_qcow2.judge.checked.clear()
+    found = overlay(of_qcow2)
+    assert ("vm.qcow2", True) in of_qcow2.judge.checked
+    if path == of_qcow2.original():
+        assert found.health is Health.UNKNOWN
+        assert found.why.startswith(f"no error found, but its original {path} is in use: a VM uses it. A VM may ")
+    else:
+        assert found.health is Health.SOUND
+        where = ", which is in quarantine, is in use: a VM uses it"
+        assert found.why == f"no error found, but its original {path}{where}"
+
+
+def test_an_overlay_that_was_encrypted_since(quarantined):
+    """It is as sound as before, but only its owner can open it."""
+    secret = encrypted.secret_file(quarantined.folder / "secret")
+    encrypted.create_overlay(quarantined.overlay(), secret, source(quarantined.template), 1 << 20)
+    found = overlay(quarantined)
+    assert found.health is Health.UNKNOWN
+    assert "put a decrypted copy of it in its place" in found.why
 
 
 def test_two_files_that_could_be_it(quarantined):

@@ -282,8 +282,8 @@ MESSAGES = {
     ),
     restore_written_overlay_missing: (
         "vm was not restored: its overlay {0}/vm.qcow2 is missing, and with it everything that its VM wrote."
-        " Bring the overlay back; if it or the pool was moved, use `--map OLD=NEW`. The original, which has been "
-        "written to or replaced since it was planned, is {0}/vm.img. To go back to it and give up what the VM"
+        " Bring the overlay back; if it or the pool was moved, use `--map OLD=NEW`. The original, which has "
+        "changed since it was planned, is {0}/vm.img. To go back to it and give up what the VM"
         " wrote: `batchdiff restore PLAN --guest vm --discard-changes`."
     ),
     apply_kept_overlay_missing: (
@@ -349,8 +349,8 @@ MESSAGES = {
     ),
     damaged_journal: (
         "{0}/fleet.plan.json.journal is damaged: line 9 is not a batchdiff record. Move it "
-        "away, then run the same command again. The state of the guests will then be recovered from the "
-        "files."
+        "away, then run the same command again. What the template's sidecar and the files show about the "
+        "guests will then be recovered."
     ),
     two_at_once: (
         "another batchdiff command for this plan is running: it has locked "
@@ -394,8 +394,7 @@ MESSAGES = {
     ),
     purge_original_written: (
         "{0}/vm.img.batchdiff-original was not deleted: it was not found identical to what the VM sees now, and "
-        "it has been written to or replaced since it was planned. Find out what it contains before you remove it "
-        "yourself."
+        "it has changed since it was planned. Find out what it contains before you remove it yourself."
     ),
     guest_of_another_size: (
         "the plan is stale: the virtual size of {0}/vm.img is 2097152 bytes, not 1048576. Plan again."
@@ -419,8 +418,7 @@ MESSAGES = {
         "back to it, and discards what the VM has written since."
     ),
     overlay_in_use: (
-        "its VM has run on the overlay since the conversion"
-        " ({0}/vm.qcow2 is in use, so it cannot be compared with the original)."
+        "{0}/vm.qcow2 is in use, so the original cannot be compared with the VM's disk: x."
         " To delete the original anyway: `batchdiff purge PLAN --guest vm --used`"
     ),
     both_lost_apply: (

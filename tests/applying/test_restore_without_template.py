@@ -11,11 +11,14 @@ from oracle import assert_same
 from stage import ASIDE, DELETING, GUEST, OVERLAY_ASIDE, Stage, failed, status
 
 from batchdiff.applying import restore_without_template
+from batchdiff.applying.dry_run import dry_run_restore
+from batchdiff.applying.guests.changed_images import changed_images
 from batchdiff.applying.guests.guest_files import on_disk
 from batchdiff.applying.guests.status import status_rows
 from batchdiff.applying.journal.records import Fate, Step
 from batchdiff.applying.results.outcome import Status
-from batchdiff.choices import Retire
+from batchdiff.applying.swap.guest_to_restore import RestoreOptions
+from batchdiff.choices import Retire, VerifyMode
 from batchdiff.errors import StopError
 from batchdiff.plan.sidecar import read_sidecar
 
@@ -50,6 +53,7 @@ def assert_back(stage, overlay):
     assert stage.images() == {stage.original().name, left(stage).name}
     assert stage.history.states == {}
     assert read_sidecar(str(stage.sidecar)).overlays == {}
+    assert not [notice for notice in changed_images(stage.plan, stage.history) if str(stage.original()) in notice]
 
 
 def test_back_from_quarantine(stage):
@@ -63,21 +67,30 @@ def test_back_from_quarantine(stage):
     assert_back(stage, before)
 
 
-def test_the_overlay_that_stays_is_known_to_be_needed_by_nothing(stage):
+def test_the_overlay_that_stays_is_needed_only_for_what_the_vm_wrote(stage):
     """Whoever meets it later learns the command that removes it, and that is enough to go on."""
+    only = "it is needed only to recover what the VM wrote"
     stage.restore(discard_changes=True)
     (stage.folder / "template.elsewhere").rename(stage.template)
     remove = f"rm {left(stage)}"
-    assert next_for(stage).startswith(f"{remove}, or rename it: restore left it behind")
+    assert next_for(stage) == f"{remove}, or rename it: restore left it behind, and {only}"
     if not in_place(stage):
         reason = failed(stage.apply(guests=frozenset(stage.names)))
-        assert "a restore that could not read that overlay left it behind" in reason
+        assert f"a restore that could not read that overlay left it behind, and {only}" in reason
         assert f"remove it (`{remove}`)" in reason
         assert next_for(stage).startswith(remove)
     left(stage).unlink()
     assert next_for(stage).startswith("nothing; to convert it again: apply --guest vm,")
     assert status(stage.apply(Retire.QUARANTINE, guests=frozenset(stage.names))) is Status.CONVERTED
     assert stage.history.left == {}
+
+
+def test_an_overlay_that_may_be_all_that_is_left_is_not_to_be_removed(stage):
+    stage.restore(discard_changes=True)
+    (stage.folder / "template.elsewhere").rename(stage.template)
+    stage.original().rename(stage.folder / "original.elsewhere")
+    missing = f"{stage.original()} is missing; its overlay {left(stage)} is still there"
+    assert next_for(stage) == f"bring back the image that restore gave the guest: {missing}"
 
 
 def test_an_overlay_that_was_used_again_is_not_said_to_be_needed_by_nothing(stage):
@@ -167,6 +180,34 @@ def test_no_original(stage):
     assert "cannot go back to its original" in failed(stage.restore(discard_changes=True))
     assert stage.images() == before
     assert "cannot go back" in stage.history.failures["vm"]
+
+
+@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize("kept", ["gone", "in quarantine"])
+def test_a_guest_that_fails_has_the_same_original_with_and_without_its_template(tmp_path, monkeypatch, lost, kept):
+    """Whether the original is named does not depend on how the guest fails, nor on whether this is a dry run."""
+    stage = Stage(tmp_path, monkeypatch)
+    stage.apply(Retire.QUARANTINE)
+    if lost:
+        lose(stage)
+    if kept == "gone":
+        stage.original(suffix=ASIDE).unlink()
+    else:
+        stage.overlay(suffix=OVERLAY_ASIDE).write_bytes(b"either could be the overlay")
+    fate = Fate.GONE if kept == "gone" else Fate.QUARANTINED
+    tried = list(dry_run_restore(stage.frozen(), RestoreOptions(discard_changes=True)))
+    for outcomes in (tried, stage.restore(discard_changes=True)):
+        assert [(each.status, each.original.fate) for each in outcomes] == [(Status.FAILED, fate)]
+
+
+def test_originals_that_are_back_can_be_converted_again(stage):
+    """batchdiff itself has changed their ctimes, by the renames."""
+    stage.restore(discard_changes=True)
+    (stage.folder / "template.elsewhere").rename(stage.template)
+    left(stage).unlink()
+    names = frozenset(stage.names)
+    again = stage.apply(Retire.QUARANTINE, guests=names, verify=VerifyMode.NATIVE)
+    assert status(again) is Status.CONVERTED
 
 
 @pytest.mark.parametrize("which", ["original", "overlay"])

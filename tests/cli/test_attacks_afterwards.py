@@ -138,7 +138,9 @@ def test_an_overlay_that_is_the_original_by_a_bind_mount_does_not_let_it_go(tmp_
     fleet.apply("--retire", "quarantine")
     original = tmp_path / "thick.qcow2.batchdiff-original"
     with bound(original, tmp_path / OVERLAYS["thick.qcow2"]):
-        assert "is the same file by another name" in run(fleet, "purge", "--yes", expect=1).stderr
+        refused = run(fleet, "purge", "--yes", expect=1).stderr
+        assert "is the same file by another name" in refused
+        assert "its second name (bind mount, hard or symbolic link), and undo that" in refused
         assert "is the same file by another name" in run(fleet, "purge", "--used", "--yes", expect=1).stderr
     assert original.exists()
 

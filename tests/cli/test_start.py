@@ -223,3 +223,23 @@ sys.exit(main.run(["show", "none"]))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, done.stdout) == (130, "")
     assert done.stderr.startswith("batchdiff: interrupted")
+
+
+@pytest.mark.parametrize("closed", ["", ">&-", "2>&-", ">&- 2>&-"])
+def test_ctrl_c_while_the_command_line_is_loaded_is_no_bug(closed):
+    """Whichever standard stream the caller has closed."""
+    script = """
+import sys
+
+class Interruption:
+    def find_spec(name, *_):
+        if name == "batchdiff.cli.main":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interruption)
+from batchdiff.__main__ import main
+main()
+"""
+    shell = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", script]
+    done = subprocess.run(shell, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

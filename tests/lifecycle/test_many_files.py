@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import stat
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import encrypted
@@ -14,6 +16,9 @@ import many_files
 import notation
 import pytest
 from commands import batchdiff
+
+from batchdiff.applying.journal.file import Journal
+from batchdiff.applying.journal.records import Step
 
 TEMPLATE = "2M:A 1M:- 2M:B 1M:-"
 CHANGED = "2M:A 1M:- 1M:B 100k:X 924k:B 1M:-"
@@ -86,6 +91,23 @@ def test_every_kind_in_one_apply(tmp_path, retire):
     batchdiff("verify", "fleet.plan.json", cwd=tmp_path)
     batchdiff("apply", "fleet.plan.json", "--retire", retire, "--yes", cwd=tmp_path)
     assert_overlays(tmp_path, files)
+
+
+def test_the_rest_of_an_original_that_an_interrupted_apply_has_left(tmp_path):
+    """To delete it is a change, which frees space."""
+    (own, *others), path = make_fleet(tmp_path, [many_files.FLAT])[many_files.FLAT], tmp_path / "fleet.plan.json"
+    batchdiff("plan", "fleet.yaml", cwd=tmp_path)
+    batchdiff("apply", "fleet.plan.json", cwd=tmp_path)
+    with closing(Journal(str(path), plan_of(tmp_path)["checksum"])) as journal:
+        known = journal.history.states[many_files.FLAT]
+        journal.record(many_files.FLAT, replace(known, step=Step.RETIRING, moved=True, deleting=True))
+    own.unlink()
+    done = batchdiff("apply", "fleet.plan.json", "--retire", "delete", "--yes", "--json", cwd=tmp_path)
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    (guest,) = [event for event in events if event["event"] == "guest"]
+    assert (guest["status"], guest["original"]) == ("retired", "deleted")
+    assert "space" in [event["event"] for event in events]
+    assert not any(file.exists() for file in others)
 
 
 def test_restored_from_quarantine(tmp_path):
@@ -177,7 +199,7 @@ def test_a_changed_extent_in_quarantine_is_not_thrown_away(tmp_path):
     with files[many_files.FLAT][1].open("r+b") as file:
         file.write(b"used by another VM")
     words = said(batchdiff("purge", "fleet.plan.json", "--used", "--yes", cwd=tmp_path, expect=None))
-    assert "it has been written to or replaced since it was planned" in words
+    assert "it has changed since it was planned" in words
     assert all(file.exists() for file in files[many_files.FLAT][1:])
     assert "has changed since the conversion" in said(batchdiff("status", "fleet.plan.json", cwd=tmp_path))
     words = said(batchdiff("verify", "fleet.plan.json", cwd=tmp_path))

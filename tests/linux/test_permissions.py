@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import pwd
+import sys
 
 import access
+import notation
 import pytest
 
 from batchdiff.image.files import open_image_file
@@ -17,6 +19,13 @@ SOMEBODY = 3001
 ME = f"the user with uid {SOMEBODY}"
 ROOTS = "which belongs to uid 0 and has the mode"
 """In the folder that is all there is for the child nobody has a name."""
+
+
+@pytest.mark.parametrize("uid_map", [[], ["--map-root-user"], ["--map-user=1000"]], ids=str)
+def test_root_in_a_user_namespace_is_not_root_of_the_host(uid_map):
+    code = "from batchdiff.linux.permissions import is_root_of_the_host; print(is_root_of_the_host())"
+    namespace = ["unshare", "--user", *uid_map] if uid_map else []
+    assert notation.run(*namespace, sys.executable, "-c", code) == f"{not uid_map}\n"
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from batchdiff.image.storage.shared_blocks import shared_extents
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.linux.btrfs import is_btrfs
 from batchdiff.linux.call_failures import explain
-from batchdiff.linux.permissions import Deed
+from batchdiff.linux.permissions import Deed, is_root_of_the_host
 from batchdiff.plan.overlay_options import DEFAULT_CLUSTER_SIZE
 from batchdiff.plan.plan import GuestToConvert, Savings
 from batchdiff.plan.totals import peak_extra_bytes
@@ -114,7 +114,7 @@ def free_bytes(folder: str) -> int:
             f"cannot determine the free space of {folder}", why=fault.why, remedy=fault.remedy
         ) from error
     free, available = status.f_bfree * status.f_frsize, status.f_bavail * status.f_frsize
-    if os.geteuid() != 0:
+    if not is_root_of_the_host():
         return available
     # Root may also use the blocks reserved for root, but not those that ext4 keeps for itself.
     return max(available, free - _kept_by_ext4(folder))

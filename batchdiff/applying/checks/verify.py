@@ -98,7 +98,7 @@ def verify(
         raise
     except ImageError as error:
         raise VerificationError(
-            f"{incoming.path} cannot be verified", why=error.reason, remedy=error.remedy
+            _unverified(comparison, error.path), why=error.reason, remedy=error.remedy
         ) from error
     if mode is VerifyMode.FULL:
         if comparison.check is not Check.NONE:
@@ -107,6 +107,14 @@ def verify(
         qemu_img.compare(
             outgoing, incoming, size, stopped=ended, percent=lambda percent: report(int(size * percent / 100))
         )
+
+
+def _unverified(comparison: Comparison, faulty: str) -> str:
+    """Return the words for images that cannot be compared; ``faulty``: the path of the file with the fault."""
+    outgoing, incoming = comparison.outgoing, comparison.incoming
+    if faulty in set(outgoing.files) - set(incoming.files):
+        return f"{incoming.path} cannot be compared with {outgoing.path}"
+    return f"{incoming.path} cannot be verified"
 
 
 def check_used(image: ImageSource, ended: Callable[[], bool], report: Callable[[int], None] = ignore) -> None:

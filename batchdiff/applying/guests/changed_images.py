@@ -9,16 +9,20 @@ from batchdiff.plan.sidecar import is_known_state, read_sidecar, sidecar_path
 
 
 def changed_images(plan: Plan, history: History) -> list[str]:
-    """Return a notice for each changed file of the template, and of guests that are not converted or shared."""
+    """Return a notice for each changed file of the template, and of guests that are not converted or shared.
+
+    The template may be in a guest's chain, too, but only its own check knows of other plans that were applied.
+    """
     pending = [guest.image for guest in plan.to_convert if guest.name not in history.published]
     pending += [guest.image for guest in plan.to_share if not _is_shared(guest.name, history)]
     if plan.to_share and not plan.to_convert and not pending:
         return []  # guests that share blocks do not depend on the template
     template = [] if _is_template_unchanged(plan) else [plan.template]
-    images = [*template, *pending]
     notices = []
-    for image in images:
+    for image in [*template, *pending]:
         for path, planned in zip(image.paths, image.fingerprints, strict=True):
+            if image is not plan.template and path in plan.template.paths:
+                continue
             now = fingerprint_at(path)
             # history.changed also has images that restore rebuilt, which are not the planned files.
             if now is not None and now in history.changed and planned.is_unwritten(now):

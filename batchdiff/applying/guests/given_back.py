@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from batchdiff.applying.guests.commands import command
-from batchdiff.files.fingerprint import fingerprint_at
-from batchdiff.plan.plan import GuestToConvert
+from batchdiff.applying.guests.guest_files import missing
+from batchdiff.files.fingerprint import Fingerprint, fingerprint_at
+from batchdiff.plan.plan import GuestToConvert, PlannedImage
 
 
-def why_not_again(guests: list[GuestToConvert]) -> dict[str, str]:
+def why_not_again(guests: list[GuestToConvert], template: PlannedImage) -> dict[str, str]:
     """Return, by name, why apply leaves restored guests alone, and how to convert them again.
 
     Guests that are converted again in the same way have the same reason, so that a report can list them together.
     """
-    whole = [guest.name for guest in guests if _is_as_planned(guest)]
+    whole = [guest.name for guest in guests if _is_as_planned(guest, template)]
     name, it = (whole[0], "it") if len(whole) == 1 else ("NAME", "the guest of that name")
     again = command("apply", name)
     reasons = {}
     for guest in guests:
-        way = (
-            f"{again} converts {it} again"
-            if guest.name in whole
-            else "to convert an image that was rebuilt, replaced or written to, make a new plan"
-        )
+        way = "to convert an image that was rebuilt, replaced or written to, make a new plan"
+        if guest.name in whole:
+            way = f"{again} converts {it} again"
+        elif gone := [path for path, _, now in _files(guest, template) if now is None]:
+            way = f"{gone[0]} {missing(gone[0])}: bring that file back first"
         reasons[guest.name] = f"restored earlier; {way}"
     return reasons
 
 
-def _is_as_planned(guest: GuestToConvert) -> bool:
-    """Return whether a guest's own file has the planned fingerprint, apart from its ctime."""
-    now = fingerprint_at(guest.source.path)
-    return now is not None and guest.image.fingerprints[0].is_unwritten(now)
+def _is_as_planned(guest: GuestToConvert, template: PlannedImage) -> bool:
+    """Return whether a guest's files have the planned fingerprints, apart from their ctimes."""
+    return all(now is not None and known.is_unwritten(now) for _, known, now in _files(guest, template))
+
+
+def _files(guest: GuestToConvert, template: PlannedImage) -> Iterator[tuple[str, Fingerprint, Fingerprint | None]]:
+    """Yield each file of a guest's chain but the template's: its path, planned fingerprint and present one."""
+    for path, known in zip(guest.image.paths, guest.image.fingerprints, strict=True):
+        if path not in template.paths:
+            yield path, known, fingerprint_at(path)

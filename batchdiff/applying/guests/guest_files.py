@@ -94,7 +94,7 @@ def find_original(guest: GuestToConvert, state: GuestState | None) -> Found | No
     if state is None or state.fate is not Fate.DELETED:
         require_examinable(guest.source.path)
     names = original_names(guest.source.path)
-    own = _found(names.own, fingerprint_at(names.own), guest)
+    own = _found(names.own, _regular_or_device(names.own), guest)
     if own is not None and (own.proven or _has_made_way(guest, state)):
         return own
     aside = None if is_of_later_plan(guest, state) else find_original_aside(guest)
@@ -167,7 +167,7 @@ def original_is(path: str, planned: PlannedImage) -> str:
     if now is None or not now.vouches_for_content:
         return f" is {path}"
     if known.was_written_to(now) or changed_parts(planned):
-        return f", which has been written to or replaced since it was planned, is {path}"
+        return f", which has changed since it was planned, is {path}"
     return f", as it was before the conversion, is {path}"
 
 
@@ -226,22 +226,40 @@ def _regular(path: str) -> Fingerprint | None:
     return fingerprint_at(path)
 
 
+def _regular_or_device(path: str) -> Fingerprint | None:
+    """Return the fingerprint of the image at a path; a link counts only if it leads to a block device."""
+    found = fingerprint_at(path)
+    return _regular(path) if found is None or found.vouches_for_content else found
+
+
 def on_disk(plan: Plan, history: History) -> dict[str, OnDisk]:
     """Return, by guest name, the existing files of guests that apply has started to convert.
 
-    A restored guest is left out, unless its older original has changed, or restore left an overlay behind that was
+    After a restore, these are the guest's own image, an older original, and an overlay that was left behind and
     not written to since.
     """
-    found, template = {}, _template(plan)
+    found, template, back = {}, _template(plan), history.given_back(plan.created)
     for guest in plan.to_convert:
-        state = history.under_way(guest.name)
+        state, known = history.under_way(guest.name), history.states.get(guest.name)
+        left = leftover(history, guest.name)
         if state is not None:
             found[guest.name] = replace(_on_disk(guest, state), template=template)
-        elif guest.name in history.states and changes_aside(guest):
-            found[guest.name] = OnDisk(None, history.states[guest.name].aside, written=Written.ORIGINAL)
-        elif (left := leftover(history, guest.name)) is not None:
-            found[guest.name] = OnDisk(None, guest.source.path, left=left)
+        elif known is not None or left is not None or guest.name in back:
+            found[guest.name] = _given_back(guest, None if known is None else known.aside, left)
     return found
+
+
+def _given_back(guest: GuestToConvert, aside: str | None, left: str | None) -> OnDisk:
+    """Return the files of a restored guest. ``aside``: its older original; ``left``: an overlay left behind."""
+    own = guest.source.path
+    path, is_there = aside or own, _regular_or_device(own) is not None
+    return OnDisk(
+        None,
+        path if os.path.lexists(path) else None,
+        written=Written.ORIGINAL if aside and changes_aside(guest) else Written.NONE,
+        left=left,
+        missing="" if is_there else f"{own} {missing(own)}",
+    )
 
 
 def _template(plan: Plan) -> TemplateIs:

@@ -10,7 +10,7 @@ from batchdiff.applying.results.status_row import StatusRow
 from batchdiff.choices import Retire, Verdict
 from batchdiff.files.filenames import shell_option, shell_word
 from batchdiff.frozen import frozen
-from batchdiff.plan.plan import GuestPlan, GuestToShare, Plan, UntouchedGuest
+from batchdiff.plan.plan import GuestPlan, GuestToConvert, GuestToShare, Plan, UntouchedGuest
 from batchdiff.units import few
 
 _PLAN_AGAIN = "plan again: an image has changed since it was planned, so apply would fail again"
@@ -38,9 +38,10 @@ class Written(enum.Flag):
 class OnDisk:
     """The paths of a guest's files, None for a missing one. ``doubt``: what to do if they are uncertain, and why.
 
-    ``left``: the overlay that a restore left behind; then ``original`` is the guest's own path, even if no file is
-    there. ``parts``: the remaining extents or data file of an original that batchdiff has begun to delete.
-    ``dependents``: the images that depend on a kept original, in words.
+    ``parts``: the remaining extents or data file of an original that batchdiff has begun to delete.
+    ``dependents``: the images that depend on a kept original, in words. After a restore, ``original`` is the older
+    original in quarantine, or the guest's own image; ``left``: the overlay that restore left behind;
+    ``missing``: words for the image that restore gave the guest, if it is missing now.
     """
 
     overlay: str | None
@@ -49,6 +50,7 @@ class OnDisk:
     template: TemplateIs = TemplateIs.THERE
     written: Written = Written.NONE
     left: str | None = None
+    missing: str = ""
     parts: tuple[str, ...] = ()
     dependents: tuple[str, ...] = ()
 
@@ -81,9 +83,7 @@ def _row(guest: GuestPlan, history: History, there: OnDisk | None, retire: Retir
         step=unstarted if known is None else known.step.value,
         since=history.times.get(guest.name, ""),
         failure=failure,
-        next=_begin(there, again)
-        if known is None
-        else _next(known, there, None if guest.is_on_device else retire),
+        next=_begin(there, again) if known is None else _next(guest, known, there, retire),
     )
 
 
@@ -105,10 +105,20 @@ def _again(guest: str) -> str:
 
 
 def _begin(there: OnDisk | None, begin: str) -> str:
-    """Return what comes next for an unconverted guest: ``begin``, unless a leftover overlay is in the way."""
+    """Return what comes next for an unconverted guest: ``begin``, unless restore has left an overlay behind.
+
+    If the image that restore gave the guest is missing, that comes first: the overlay may be all that is left.
+    """
+    if there is not None and there.missing:
+        return _restored_missing(there, f"; its overlay {there.left} is still there" if there.left else "")
     if there is None or there.left is None:
         return begin
-    return f"rm {shell_word(there.left)}, or rename it: restore left it behind, and nothing needs it"
+    only = "restore left it behind, and it is needed only to recover what the VM wrote"
+    return f"rm {shell_word(there.left)}, or rename it: {only}"
+
+
+def _restored_missing(there: OnDisk, left: str) -> str:
+    return f"bring back the image that restore gave the guest: {there.missing}{left}"
 
 
 def _is_rolled_back(known: GuestState) -> bool:
@@ -117,18 +127,27 @@ def _is_rolled_back(known: GuestState) -> bool:
     return known.goal is Goal.APPLY and not is_begun
 
 
-def _next(known: GuestState, there: OnDisk | None, retire: Retire | None) -> str:
-    """Return what comes next once apply has started. ``retire``: None if the original is a block device."""
+def _next(guest: GuestToConvert, known: GuestState, there: OnDisk | None, retire: Retire) -> str:
+    """Return what comes next once apply has started."""
     if known.step is Step.RESTORED:
-        if there is not None and Written.ORIGINAL in there.written:
-            return f"find out what is in the older original {known.aside}: purge keeps it, because it has changed"
-        return f"purge --used: delete the older original {known.aside}"
+        return _older(known, there)
     if known.goal is not Goal.APPLY and known.step is not Step.PURGED:
         return f"{known.goal}: finish the {known.goal} that was started"
     if there is not None and there.doubt:
         return there.doubt
     trouble = _trouble(there) if known.published and there is not None else ""
-    return trouble or _by_step(known, there, retire)
+    return trouble or _by_step(guest, known, there, retire)
+
+
+def _older(known: GuestState, there: OnDisk | None) -> str:
+    """Return what comes next for a guest whose image restore rebuilt, beside an older original."""
+    if there is not None and there.missing:
+        return _restored_missing(there, f"; its older original {there.original} is left" if there.original else "")
+    if there is not None and there.original is None:
+        return f"nothing: the older original {known.aside} was removed, and purge only records that"
+    if there is not None and Written.ORIGINAL in there.written:
+        return f"find out what is in the older original {known.aside}: purge keeps it, because it has changed"
+    return f"purge --used: delete the older original {known.aside}"
 
 
 def _trouble(there: OnDisk) -> str:
@@ -142,10 +161,13 @@ def _trouble(there: OnDisk) -> str:
     return ""
 
 
-def _by_step(known: GuestState, there: OnDisk | None, retire: Retire | None) -> str:
+def _by_step(guest: GuestToConvert, known: GuestState, there: OnDisk | None, retire: Retire) -> str:
+    how = None if guest.is_on_device else retire
     match known.step:
         case Step.VERIFIED | Step.PUBLISHED | Step.RETIRING if known.published:
-            return _kept(there, retire) if there is None or there.original else _removed(there)
+            return _kept(there, how) if there is None or there.original else _removed(there)
+        case Step.RETIRED | Step.PURGED if there is not None and there.original == guest.source.path:
+            return _kept(there, how)  # the operator has given it its name back
         case Step.RETIRED if known.fate is Fate.QUARANTINED and (there is None or there.original):
             return _quarantined(there)
         case Step.RETIRED if known.fate is Fate.QUARANTINED:
@@ -163,7 +185,10 @@ def _removed(there: OnDisk) -> str:
 
 
 def _kept(there: OnDisk | None, retire: Retire | None) -> str:
-    """Return what to do about a kept original. Once it or the overlay is written to, the operator must decide."""
+    """Return what to do about a kept original. Once it or the overlay is written to, the operator must decide.
+
+    ``retire``: None if the original is a block device.
+    """
     if there is not None and there.dependents and not there.written:
         return f"{_must_stay(there)}; or restore"
     if retire is None and (there is None or not there.written):

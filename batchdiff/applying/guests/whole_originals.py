@@ -92,13 +92,13 @@ def original_too(error: BatchdiffError, guest: GuestToConvert, history: History)
     The error's own remedy comes first: it may bring back the overlay, which contains what its VM has written. An
     error about the original itself is returned unchanged: a fingerprint does not show whether a file can be read.
     """
-    if _is_about_original(error, guest):
+    if is_about_original(error, guest):
         return error
     whole = whole_originals([guest], history)
     return type(error)(error.what, why=error.why, remedy=f"{error.remedy} {whole}".strip())
 
 
-def _is_about_original(error: BatchdiffError, guest: GuestToConvert) -> bool:
+def is_about_original(error: BatchdiffError, guest: GuestToConvert) -> bool:
     """Return whether an error is about a file of the original's chain.
 
     If a verification failed, its cause is examined, because only the cause names the file that has the fault.

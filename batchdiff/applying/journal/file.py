@@ -30,7 +30,8 @@ _BEGINNING = b'{"time": "'
 """The start of the first line of every journal."""
 
 
-_MOVE_AWAY = f"Move it away, {AGAIN} The state of the guests will then be recovered from the files."
+_RECOVERED = "What the template's sidecar and the files show about the guests will then be recovered."
+_MOVE_AWAY = f"Move it away, {AGAIN} {_RECOVERED}"
 
 
 class Journal:
@@ -186,6 +187,8 @@ def read_history(plan_path: str, checksum: str) -> History:
     except OSError as error:
         fault = explain(error, Deed.READ, path)
         raise PlanError(f"cannot read the journal {path}", why=fault.why, remedy=fault.remedy) from error
+    if lines and not lines[-1].endswith(b"\n"):
+        lines.pop()  # a crash cut it short: it does not count, even if only its end is missing, and is not damage
     for number, line in enumerate(lines):
         try:
             record = json.loads(line)
@@ -193,8 +196,7 @@ def read_history(plan_path: str, checksum: str) -> History:
                 return history
             history.take_in(record)
         except (ValueError, KeyError, TypeError, RecursionError):
-            # A last line that a crash cut short does not count, and is not damage.
-            is_damaged |= line.endswith(b"\n")
+            is_damaged = True
     return replace(history, is_damaged=is_damaged)
 
 

@@ -75,6 +75,9 @@ BEGIN, PROTECTING, CHANGED, FAILED = "begin", "protecting", "changed", "failed"
 STALE_PLAN = "the plan is stale"
 """The start of a failure's reason if the guest has changed since it was planned."""
 
+_NUMBERS = 1 << 64
+"""More than any number of bytes, nanoseconds, inodes or devices."""
+
 _SECONDS = len("2026-01-02T03:04:05")
 """The length of a time down to its seconds: a plan's time has no fraction."""
 
@@ -152,7 +155,7 @@ class History:
         """
         step = record["step"]
         if step == CHANGED:
-            self.changed.add(Fingerprint(**record["file"]))
+            self.changed.add(_known(record["file"]))
         elif step == PROTECTING:
             self.protecting.add(step)
         elif step == FAILED:
@@ -194,9 +197,9 @@ class History:
             aside,
             data_file=_fingerprint(record.get("data_file")),
             parts=tuple(map(_part, record.get("parts", ()))),
-            shared_bytes=int(record.get("shared_bytes", 0)),
-            came_back_bytes=int(record.get("came_back_bytes", 0)),
-            to_free_bytes=int(record["to_free_bytes"]) if "to_free_bytes" in record else None,
+            shared_bytes=_number(record.get("shared_bytes", 0)),
+            came_back_bytes=_number(record.get("came_back_bytes", 0)),
+            to_free_bytes=_number(record["to_free_bytes"]) if "to_free_bytes" in record else None,
             exactness=Exactness(record["exactness"]) if "exactness" in record else None,
         )
 
@@ -251,7 +254,21 @@ def _mapped(state: GuestState, path_map: PathMap) -> GuestState:
 
 
 def _fingerprint(value: dict[str, Any] | None) -> Fingerprint | None:
-    return None if value is None else Fingerprint(**value)
+    return None if value is None else _known(value)
+
+
+def _known(value: dict[str, Any]) -> Fingerprint:
+    found = Fingerprint(**value)
+    for number in (found.device, found.inode, found.size, found.mtime_ns, found.ctime_ns):
+        _number(number)
+    return found
+
+
+def _number(value: object) -> int:
+    """Return a value that is an integer of up to 64 bits; JSON has larger ones, and infinity."""
+    if isinstance(value, int) and abs(value) < _NUMBERS:
+        return value
+    raise ValueError(f"{value!r} is not an integer of up to 64 bits")
 
 
 def _part(value: tuple[str, dict[str, Any]]) -> tuple[str, Fingerprint]:
@@ -259,7 +276,7 @@ def _part(value: tuple[str, dict[str, Any]]) -> tuple[str, Fingerprint]:
     path = _path(name)
     if path is None:
         raise ValueError("a part has no path")
-    return path, Fingerprint(**known)
+    return path, _known(known)
 
 
 def _path(value: object) -> str | None:

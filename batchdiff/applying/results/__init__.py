@@ -1,1 +1,1 @@
-"""The results of a verb for each guest, as data for reports."""
+"""The results of verbs, as data for reports."""

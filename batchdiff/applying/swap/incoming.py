@@ -8,10 +8,9 @@ from dataclasses import replace
 
 from batchdiff.applying.swap import retire
 from batchdiff.errors import (
-    BatchdiffError,
-    DifferenceError,
     GuestError,
     ImageError,
+    IncomparableError,
     SecretError,
     VerificationError,
 )
@@ -95,7 +94,7 @@ class IncomingFile:
 
         So a write to a VM's disk after its comparison is noticed before the outgoing file is deleted.
 
-        :raises DifferenceError: a program is writing to one of them, or has locked it.
+        :raises IncomparableError: a program is writing to one of them, or has locked it.
         :raises VerificationError: the image cannot be opened.
         :raises SecretError: a secret of its chain cannot be read.
         """
@@ -113,19 +112,19 @@ class IncomingFile:
             for layer in image.own_files:
                 held.take(layer.path, layer.fd, Purpose.TEMPLATE)
         except ImageError as error:
-            raise _not_comparable(self.path, error) from error
+            raise not_comparable(self.path, error.why) from error
         self._held = held  # last, because another thread may check it at any time
 
     def check_held(self) -> None:
         """Release all held files and raise an error if a program is writing to one of them, or waiting to do so.
 
-        :raises DifferenceError: there is such a program.
+        :raises IncomparableError: there is such a program.
         """
         try:
             if self._held is not None:
                 self._held.check()
         except ImageError as error:
-            raise _not_comparable(self.path, error) from error
+            raise not_comparable(self.path, error.why) from error
 
     def is_wanted(self) -> bool:
         """Return whether leases show that a program wants to write to a held file."""
@@ -171,6 +170,6 @@ class IncomingFile:
         return self.known
 
 
-def _not_comparable(path: str, error: BatchdiffError) -> DifferenceError:
+def not_comparable(path: str, why: str) -> IncomparableError:
     """Return the error for an image that another program uses: such an image counts as different."""
-    return DifferenceError(f"{path} is in use, so it cannot be compared with the original", why=error.why)
+    return IncomparableError(f"{path} is in use, so the original cannot be compared with the VM's disk", why=why)

@@ -17,14 +17,38 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
-from batchdiff.applying.guests.file_names import discard
-from batchdiff.applying.journal.records import GuestState
-from batchdiff.applying.swap import retire
+from batchdiff.applying.guests.file_names import discard, require_lasting
+from batchdiff.applying.journal.records import Goal, GuestState
+from batchdiff.applying.swap import refusals, retire
+from batchdiff.applying.swap.task import SwapTask, is_in_place
+from batchdiff.errors import GuestError
 from batchdiff.files import own_files
 from batchdiff.files.atomic_write import sync_folder
 from batchdiff.files.fingerprint import NO_FILE, Fingerprint, fingerprint_at
 from batchdiff.image.files import identify, open_image_file
-from batchdiff.linux.call_failures import naming
+from batchdiff.linux.call_failures import naming, obstacle
+from batchdiff.linux.permissions import Deed
+
+
+def require_name(task: SwapTask, left: str | None) -> None:
+    """Refuse a task whose incoming file cannot get its own name, or whose overlay's data file cannot.
+
+    ``left``: the path of the overlay that a restore of the guest left behind, if any.
+
+    :raises GuestError: another file has one of these names, or the system would not let a file get it.
+    """
+    incoming = task.incoming
+    if os.path.lexists(incoming.path) and not is_in_place(task):
+        raise refusals.exists_already(task, left)
+    data_file = task.data_file if task.goal is Goal.APPLY else None
+    if data_file is not None and os.path.lexists(data_file):
+        raise refusals.data_file_exists(data_file)
+    require_lasting(incoming.path)
+    if fault := obstacle(Deed.RENAME, incoming.ready or own_files.temporary(incoming.path)):
+        what = (
+            f"{incoming.ready} cannot get its own name" if incoming.ready else f"{incoming.path} was not written"
+        )
+        raise GuestError(what, why=fault.why, remedy=fault.remedy)
 
 
 def write_new_files(

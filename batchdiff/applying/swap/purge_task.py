@@ -24,11 +24,11 @@ from batchdiff.applying.guests.overlay_source import current_overlay, planned_ov
 from batchdiff.applying.journal.records import Goal, GuestState, Step
 from batchdiff.applying.session.change_detection import ChangeDetector
 from batchdiff.applying.session.session import Run
-from batchdiff.applying.swap.incoming import IncomingFile
+from batchdiff.applying.swap.incoming import IncomingFile, not_comparable
 from batchdiff.applying.swap.refusals import rename_back
 from batchdiff.applying.swap.task import Outgoing
 from batchdiff.choices import Retire, VerifyMode
-from batchdiff.errors import DifferenceError, GuestError, InUseError, StopError
+from batchdiff.errors import GuestError, InUseError, StopError
 from batchdiff.files.fingerprint import NO_FILE, fingerprint_at
 from batchdiff.frozen import frozen
 from batchdiff.image.image import Image
@@ -111,7 +111,7 @@ class PurgeTask:
         """Check that neither the original nor the template has changed since it was first seen.
 
         :raises PlanError: one of them has changed.
-        :raises DifferenceError: a program wants to write to the VM's disk, which the comparison holds.
+        :raises IncomparableError: a program wants to write to the VM's disk, which the comparison holds.
         """
         self.incoming.check_held()
         self.detector.check_chain(original)
@@ -127,7 +127,7 @@ class PurgeTask:
     def if_different(self) -> PurgeTask | None:
         """Return this task without the comparison; None without `--used`, or if this task does not compare.
 
-        :raises GuestError: the original has been written to or replaced since it was planned.
+        :raises GuestError: the original has changed since it was planned.
         """
         if not self.used or not self.is_compared:
             return None
@@ -135,8 +135,7 @@ class PurgeTask:
         if planned.was_written_to(now) or changed_parts(self.original):
             raise GuestError(
                 f"{self.outgoing.names.own} was not deleted",
-                why="it was not found identical to what the VM sees now, and it has been written to or replaced"
-                " since it was planned",
+                why="it was not found identical to what the VM sees now, and it has changed since it was planned",
                 remedy="Find out what it contains before you remove it yourself.",
             )
         disk = IncomingFile(self.incoming.source, self.incoming.known, was_published=True)
@@ -162,10 +161,8 @@ class PurgeTask:
         except StopError:
             self.incoming.check_held()
             raise
-        except InUseError as error:  # QEMU uses the disk, probably for its VM: the two count as different
-            raise DifferenceError(
-                f"{disk.path} is in use, so it cannot be compared with the original", why=error.why
-            ) from error
+        except InUseError as error:  # QEMU uses the disk, probably for its VM
+            raise not_comparable(disk.path, error.why) from error
 
 
 def _all_that_is_left(guest: str, disk: str, aside: FileNames, state: GuestState) -> GuestError:

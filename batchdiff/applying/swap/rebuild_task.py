@@ -52,27 +52,30 @@ class RebuildTask:
         self._detector.check_chain(overlay)
 
     def write(self, fd: int, overlay: Image, data_fd: int | None = None) -> list[str]:  # noqa: ARG002  # one file
-        """Write the image, with the overlay's owner, mode and attributes; return remarks for the operator."""
-        plan, record = self._guest.plan, self._guest.plan.image
+        """Write the image, with the overlay's owner, mode and attributes; return remarks for the operator.
+
+        :raises BatchdiffError: QEMU finds an error in the overlay; see :func:`check_used`.
+        """
+        plan, record, run = self._guest.plan, self._guest.plan.image, self._guest.run
+        check_used(overlay.source, lambda: run.stop.is_asked)
         check_space_for_image(overlay, os.path.dirname(plan.source.path), plan.name, plan.source)
         self._spare_original()
         lost = prepare(overlay.layers[0].fd, fd)
         # Unless the disk was resized, a raw file gets its planned size, which need not be a multiple of 512 bytes.
         planned = record.fingerprints[0].size
         size = planned if overlay.virtual_size == record.virtual_size else overlay.virtual_size
-        meter = self._guest.run.session.meter
+        meter = run.session.meter
         expect_rebuild(meter, plan)
         # The comparison is over: a difference has ended it, or there is no original to compare.
         meter.reach(self.guest, Phase.COMPARE, record.virtual_size, worked=False)
-        report = self._guest.run.reporter(self.guest, Phase.REBUILD)
-        write_standalone(fd, overlay, plan.source, size, check=self._guest.run.stop.check, report=report)
+        report = run.reporter(self.guest, Phase.REBUILD)
+        write_standalone(fd, overlay, plan.source, size, check=run.stop.check, report=report)
         lost += copy_metadata(overlay.layers[0].fd, fd)
         return [*(f"could not keep {what}" for what in lost), *self._guest.remark_on_older()]
 
     def verify(self, overlay: Image, rebuilt: ImageSource, ended: Callable[[], bool]) -> None:
-        """Check the overlay, and compare it byte by byte with the image that was just written."""
+        """Compare the overlay, which was checked before, byte by byte with the image that was just written."""
         report = self._guest.run.reporter(self.guest, Phase.VERIFY)
-        check_used(overlay.source, ended, report)
         verify(Comparison(overlay.source, rebuilt), VerifyMode.FULL, ended, report)
 
     def if_different(self) -> None:

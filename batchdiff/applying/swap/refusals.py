@@ -125,7 +125,8 @@ def exists_already(task: SwapTask, left: str | None) -> GuestError:
     if task.goal is Goal.APPLY and left == task.incoming.source.path:
         return GuestError(
             f"{left} already exists",
-            why="a restore that could not read that overlay left it behind, and the original does not need it",
+            why="a restore that could not read that overlay left it behind, and it is needed only to recover what"
+            " the VM wrote",
             remedy=f"To continue, {how_to_remove(left)}, {AGAIN}",
         )
     if task.goal is Goal.APPLY:

@@ -17,7 +17,7 @@ import os
 from dataclasses import replace
 
 from batchdiff.applying.checks.no_dependents import require_no_dependents
-from batchdiff.applying.guests.file_names import original_names, require_lasting, where_is
+from batchdiff.applying.guests.file_names import original_names, where_is
 from batchdiff.applying.guests.guest_files import parts_left
 from batchdiff.applying.guests.next_action import Action, IncomingAt, OutgoingAt, next_action
 from batchdiff.applying.journal.leftovers import leftover
@@ -26,20 +26,17 @@ from batchdiff.applying.results.outcome import UNTOUCHED, Original
 from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap import refusals, retire
 from batchdiff.applying.swap.guest_journal import GuestJournal
-from batchdiff.applying.swap.new_files import discard_new_files, write_new_files
+from batchdiff.applying.swap.new_files import discard_new_files, require_name, write_new_files
 from batchdiff.applying.swap.observe import can_be_opened, fate_of_original, incoming_at, observe
 from batchdiff.applying.swap.other_files import delete_other_files
 from batchdiff.applying.swap.outgoing import OutgoingFile
-from batchdiff.applying.swap.task import SwapTask, Writer, is_in_place
+from batchdiff.applying.swap.task import SwapTask, Writer
 from batchdiff.choices import Retire
-from batchdiff.errors import GuestError
 from batchdiff.files import own_files
 from batchdiff.files.atomic_write import sync_folder
 from batchdiff.files.fingerprint import fingerprint_at
 from batchdiff.image.files import identify, open_image_file
 from batchdiff.image.image import Image
-from batchdiff.linux.call_failures import obstacle
-from batchdiff.linux.permissions import Deed
 
 
 class Swap:
@@ -70,6 +67,8 @@ class Swap:
             self._record_missed_publication()
         if self._journal.state.temporary is not None:
             self._discard()  # even if another verb wrote the file: the image that it was made from still exists
+        if self.task.incoming.is_quarantined:
+            self._require_name()  # before a comparison in vain
         if not self.task.needs_comparison and self._outgoing.where is not OutgoingAt.GONE:
             self._image()  # without a comparison, too, find users of the outgoing file before any rename
         if self._continue_until({Action.VERIFY, Action.DONE}) is Action.DONE:
@@ -204,16 +203,9 @@ class Swap:
 
     def _write(self, writer: Writer) -> None:
         incoming, task = self.task.incoming, self.task
-        if os.path.lexists(incoming.path) and not is_in_place(task):
-            raise refusals.exists_already(task, leftover(self._run.journal.history, task.guest))
+        self._require_name()  # before a whole file is written in vain
+        image, temporary = self._image(), own_files.temporary(incoming.path)
         data_file = task.data_file if task.goal is Goal.APPLY else None
-        if data_file is not None and os.path.lexists(data_file):
-            raise refusals.data_file_exists(data_file)
-        require_lasting(incoming.path)
-        image = self._image()
-        temporary = own_files.temporary(incoming.path)
-        if fault := obstacle(Deed.RENAME, temporary):  # before a whole file is written in vain
-            raise GuestError(f"{incoming.path} was not written", why=fault.why, remedy=fault.remedy)
         self._journal.record_temporary(temporary)
 
         def fill(fd: int, data_fd: int | None) -> None:
@@ -222,6 +214,9 @@ class Swap:
         written = write_new_files(temporary, data_file, fill, self._journal.record_written, self.changes)
         incoming.known, incoming.data_file = written
         incoming.ready = temporary
+
+    def _require_name(self) -> None:
+        require_name(self.task, leftover(self._run.journal.history, self.task.guest))
 
     def _publish(self) -> None:
         incoming = self.task.incoming

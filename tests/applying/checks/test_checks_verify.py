@@ -163,6 +163,19 @@ def test_damaged_tables_are_found_without_qemu(converted, mode, damage):
         converted.verify(mode)
 
 
+@pytest.mark.parametrize(
+    ("gone", "words"), [("guest", "cannot be compared with"), ("template", "cannot be verified")]
+)
+def test_the_image_with_the_fault_is_named(converted, gone, words):
+    """The overlay is not said to be at fault if it is its original that cannot be read."""
+    getattr(converted, gone).unlink()
+    with pytest.raises(VerificationError) as caught:
+        converted.verify(VerifyMode.NATIVE)
+    compared = f"{words} {converted.guest}" if gone == "guest" else words
+    assert str(caught.value).startswith(f"{converted.overlay} {compared}: ")
+    assert str(getattr(converted, gone)) in caught.value.why
+
+
 def test_each_judge_alone_is_enough_to_refuse(converted, monkeypatch):
     """Content that differs without any damage: only `compare` tells."""
     from batchdiff.qemu import qemu_img  # noqa: PLC0415

@@ -1,6 +1,7 @@
 import contextlib
 import errno
 import os
+import sys
 from contextlib import closing
 
 import encrypted
@@ -260,6 +261,9 @@ def test_the_reserve_of_root_is_for_root(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(os, "geteuid", lambda: 65534)
             assert free_bytes(str(point)) == status.f_bavail * status.f_frsize
+        code = f"from batchdiff.applying.checks.space import free_bytes; print(free_bytes({str(point)!r}))"
+        of_a_container = notation.run("unshare", "--user", "--map-root-user", sys.executable, "-c", code)
+        assert int(of_a_container) == status.f_bavail * status.f_frsize
         _fill(point, free_bytes(str(point)))
 
 

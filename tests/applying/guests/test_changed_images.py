@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 import pytest
@@ -47,6 +48,29 @@ def test_what_batchdiff_did_does_not_count(stage):
     stage.template.chmod(0o644)
     (notice,) = changed(stage)
     assert notice.startswith(f"{stage.template}: ")
+
+
+def on_the_template(stage):
+    """The stage's plan with the template in the guest's chain, as in that of an overlay to be made thinner."""
+    (guest,) = stage.plan.to_convert
+    source = dataclasses.replace(guest.image.source, backing=(stage.plan.template.source,))
+    prints = (*guest.image.fingerprints, *stage.plan.template.fingerprints)
+    image = dataclasses.replace(guest.image, source=source, fingerprints=prints)
+    return dataclasses.replace(stage.plan, guests=(dataclasses.replace(guest, image=image),))
+
+
+def test_a_template_that_another_plan_has_protected_does_not_count_in_a_guest_s_chain(stage):
+    """This plan's journal does not record that; the template's sidecar does."""
+    stage.apply(Retire.KEEP)
+    plan = on_the_template(stage)
+    assert plan.template.fingerprints != (fingerprint_at(str(stage.template)),)
+    assert changed_images(plan, History()) == []
+
+
+def test_a_changed_template_is_named_once(stage):
+    plan = on_the_template(stage)
+    os.utime(stage.template, (1, 1))
+    assert changed_images(plan, History()) == [f"{stage.template}: it was written to (mtime)"]
 
 
 def test_a_guest_whose_name_batchdiff_gave_back_does_not_count(stage):

@@ -6,6 +6,7 @@ import os
 import plans
 import pytest
 
+from batchdiff.applying.guests import guest_files
 from batchdiff.applying.guests.guest_files import (
     find_original,
     find_overlay,
@@ -117,13 +118,29 @@ def test_a_guest_that_had_its_name_back_before_the_overlay_was_unlinked_is_no_ov
     assert find_original(guest, state).path == str(tmp_path / "vm.img")
 
 
-@pytest.mark.parametrize("link", ["vm.qcow2", "vm.img.batchdiff-original"])
-def test_links_and_folders_are_not_guest_files(tmp_path, link):
+@pytest.mark.parametrize("kind", ["link", "folder"])
+@pytest.mark.parametrize("name", ["vm.qcow2", "vm.img", "vm.img.batchdiff-original"])
+def test_links_and_folders_are_not_guest_files(tmp_path, name, kind):
+    """Not even at the original's own path: a link there may lead to the overlay, for the VM's definition."""
     known = write(tmp_path / "target")
-    (tmp_path / link).symlink_to(tmp_path / "target")
+    if kind == "link":
+        (tmp_path / name).symlink_to(tmp_path / "target")
+    else:
+        (tmp_path / name).mkdir()
     guest = guest_of(tmp_path, dataclasses.replace(known, inode=known.inode + 1))
     assert find_overlay(guest, PUBLISHED) is None
     assert find_original(guest, PUBLISHED) is None
+
+
+def test_a_block_device_is_an_original(tmp_path, monkeypatch):
+    """A link to it is its name."""
+    device, real = Fingerprint(1, 0, 4096, 0, 0), guest_files.fingerprint_at
+    guest = guest_of(tmp_path, device)
+    (tmp_path / "vm.img").symlink_to("/dev/null")
+    monkeypatch.setattr(
+        guest_files, "fingerprint_at", lambda path: device if path.endswith("vm.img") else real(path)
+    )
+    assert find_original(guest, PUBLISHED).path == str(tmp_path / "vm.img")
 
 
 @pytest.mark.parametrize("rebuilt", ["as it was", "renamed since", "another one"])
@@ -149,7 +166,7 @@ def test_only_an_original_that_is_unwritten_is_as_it_was(tmp_path):
     assert original_is(path, guest.image) == f", as it was before the conversion, is {path}"
     write(tmp_path / "vm.img", b"written")
     os.utime(path, ns=(0, 0))
-    changed = f", which has been written to or replaced since it was planned, is {path}"
+    changed = f", which has changed since it was planned, is {path}"
     assert original_is(path, guest.image) == changed
 
 
@@ -160,7 +177,9 @@ def test_a_part_of_an_original_counts_too(tmp_path):
     image = dataclasses.replace(image, source=source, fingerprints=(*image.fingerprints, write(part)))
     assert original_is(path, image).startswith(", as it was")
     os.utime(part, ns=(0, 0))
-    assert original_is(path, image).startswith(", which has been written to")
+    assert original_is(path, image).startswith(", which has changed since it was planned")
+    part.unlink()
+    assert original_is(path, image).startswith(", which has changed since it was planned")
 
 
 def test_nothing_shows_whether_a_block_device_is_as_it_was(tmp_path, monkeypatch):

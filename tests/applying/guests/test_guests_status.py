@@ -13,7 +13,8 @@ from batchdiff.choices import Verdict
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.units import MIB
 
-BOTH = OnDisk("/vm.qcow2", "/vm.img")
+OWN, ASIDE = "/vm.img", "/vm.img.batchdiff-original"
+BOTH, QUARANTINE = OnDisk("/vm.qcow2", OWN), OnDisk("/vm.qcow2", ASIDE)
 PUBLISHED = {"overlay": None, "published": True}
 
 
@@ -25,7 +26,10 @@ def told(state, there=BOTH, failure=""):
         history.times["web01"] = "2026-01-02T03:04:05Z"
     if failure:
         history.failures["web01"] = failure
-    (line,) = status_rows(plans.small_plan(), history, {} if there is None else {"web01": there})
+    plan = plans.small_plan()
+    (guest,) = plan.guests
+    guest = replace(guest, source=replace(guest.source, path=OWN))
+    (line,) = status_rows(replace(plan, guests=(guest,)), history, {} if there is None else {"web01": there})
     assert line.name == "web01"
     return line
 
@@ -70,6 +74,34 @@ def test_given_back(created, step):
 
 
 @pytest.mark.parametrize(
+    ("there", "expected"),
+    [
+        (OnDisk(None, OWN), "nothing; to convert it again: "),
+        (
+            OnDisk(None, OWN, left="/vm.qcow2"),
+            "rm /vm.qcow2, or rename it: restore left it behind, and it is needed only to recover what the VM"
+            " wrote",
+        ),
+        (
+            OnDisk(None, None, left="/vm.qcow2", missing="/vm.img is missing"),
+            "bring back the image that restore gave the guest: /vm.img is missing; its overlay /vm.qcow2 is still"
+            " there",
+        ),
+        (
+            OnDisk(None, None, missing="/vm.img is missing"),
+            "bring back the image that restore gave the guest: /vm.img is missing",
+        ),
+    ],
+)
+def test_given_back_what_is_there_still(there, expected):
+    """An overlay that may be all that is left of a guest is not to be removed."""
+    history = History(restored={"web01": "2026-01-02T03:04:05.678Z"})
+    (line,) = status_rows(plans.small_plan(), history, {"web01": there})
+    assert line.next.startswith(expected)
+    assert ("rm " in line.next) is (there.missing == "" and there.left is not None)
+
+
+@pytest.mark.parametrize(
     ("verdict", "step", "reason"),
     [(Verdict.SKIP, "skipped", "it would save nothing"), (Verdict.REFUSE, "refused", "it is in use")],
 )
@@ -84,7 +116,9 @@ def test_guests_that_are_not_converted(verdict, step, reason):
 
 AGAIN = "apply --retire quarantine: verify again and retire the original; or restore"
 CLEAN = "apply: clean up, then write the overlay"
-QUARANTINED = GuestState(Step.RETIRED, published=True, fate=Fate.QUARANTINED)
+QUARANTINED = GuestState(Step.RETIRED, published=True, fate=Fate.QUARANTINED, aside=ASIDE)
+PURGED = GuestState(Step.PURGED, Goal.PURGE, published=True)
+RESTORED = GuestState(Step.RESTORED, Goal.RESTORE, aside=ASIDE)
 NEXT = {
     "checked": (GuestState(Step.CHECKED, temporary="/x"), BOTH, CLEAN),
     "written": (GuestState(Step.WRITTEN, temporary="/x"), BOTH, CLEAN),
@@ -93,7 +127,7 @@ NEXT = {
     "published": (GuestState(Step.PUBLISHED, published=True), BOTH, AGAIN),
     "verified again": (GuestState(Step.VERIFIED, published=True), BOTH, AGAIN),
     "retiring": (GuestState(Step.RETIRING, published=True, moved=True), BOTH, AGAIN),
-    "quarantined": (QUARANTINED, BOTH, "purge: delete the original in quarantine; or restore"),
+    "quarantined": (QUARANTINED, QUARANTINE, "purge: delete the original in quarantine; or restore"),
     "quarantined, not looked at": (QUARANTINED, None, "purge: delete the original in quarantine; or restore"),
     "quarantined and removed": (
         QUARANTINED,
@@ -102,13 +136,20 @@ NEXT = {
     ),
     "quarantined, the overlay was written to": (
         QUARANTINED,
-        replace(BOTH, written=Written.OVERLAY),
+        replace(QUARANTINE, written=Written.OVERLAY),
         "purge --used: delete the original in quarantine, though the VM has run on its overlay; or restore",
     ),
     "quarantined and written to": (
         QUARANTINED,
+        replace(QUARANTINE, written=Written.ORIGINAL),
+        f"verify: the original in quarantine, {ASIDE}, has changed since the conversion; or restore",
+    ),
+    "quarantined, and renamed back by the operator": (QUARANTINED, BOTH, AGAIN),
+    "quarantined, renamed back and written to": (
+        QUARANTINED,
         replace(BOTH, written=Written.ORIGINAL),
-        "verify: the original in quarantine, /vm.img, has changed since the conversion; or restore",
+        "verify: its original has changed since the conversion, so only you know whether to keep it or"
+        " the overlay; or restore --discard-changes to go back to /vm.img",
     ),
     "published, the overlay was written to": (
         GuestState(Step.PUBLISHED, published=True),
@@ -128,10 +169,11 @@ NEXT = {
         "nothing; or restore: rebuild the original from the overlay",
     ),
     "purged": (
-        GuestState(Step.PURGED, Goal.PURGE, published=True),
+        PURGED,
         OnDisk("/vm.qcow2", None),
         "nothing; or restore: rebuild the original from the overlay",
     ),
+    "purged, and its original is back": (PURGED, BOTH, AGAIN),
     "purge": (
         GuestState(Step.RETIRING, Goal.PURGE, published=True),
         BOTH,
@@ -143,9 +185,31 @@ NEXT = {
         "restore: finish the restore that was started",
     ),
     "restored": (
-        GuestState(Step.RESTORED, Goal.RESTORE, aside="/vm.img.batchdiff-original"),
-        BOTH,
-        "purge --used: delete the older original /vm.img.batchdiff-original",
+        RESTORED,
+        OnDisk(None, ASIDE),
+        f"purge --used: delete the older original {ASIDE}",
+    ),
+    "restored, not looked at": (RESTORED, None, f"purge --used: delete the older original {ASIDE}"),
+    "restored, the older original was written to": (
+        RESTORED,
+        OnDisk(None, ASIDE, written=Written.ORIGINAL),
+        f"find out what is in the older original {ASIDE}: purge keeps it, because it has changed",
+    ),
+    "restored, the older original was removed": (
+        RESTORED,
+        OnDisk(None, None),
+        f"nothing: the older original {ASIDE} was removed, and purge only records that",
+    ),
+    "restored, the rebuilt image is missing": (
+        RESTORED,
+        OnDisk(None, ASIDE, missing="/vm.img is missing"),
+        "bring back the image that restore gave the guest: /vm.img is missing; its older original"
+        f" {ASIDE} is left",
+    ),
+    "restored, both are missing": (
+        RESTORED,
+        OnDisk(None, None, missing="/vm.img is missing"),
+        "bring back the image that restore gave the guest: /vm.img is missing",
     ),
     "doubt": (QUARANTINED, OnDisk(None, None, "move one away: a and b"), "move one away: a and b"),
     "overlay missing": (

@@ -269,6 +269,38 @@ def test_lines_that_cannot_be_read_are_known(plan_path, change, is_damaged):
     assert read_history(plan_path, CHECKSUM).is_damaged == is_damaged
 
 
+def test_a_whole_last_line_without_its_end_counts_for_nobody(plan_path):
+    """What reports show is what the next apply, restore or purge knows."""
+    journal = Journal(plan_path, CHECKSUM)
+    journal.record(NAME, STEPS[0])
+    journal.close()
+    Path(journal.path).write_bytes(read(plan_path).removesuffix(b"\n"))
+    assert read_history(plan_path, CHECKSUM) == History()
+    assert reopened(plan_path) == ({}, set())
+
+
+OUT_OF_RANGE = ["1e999", "Infinity", "NaN", "1.5", '"1"', "null", "[]", str(10**400)]
+
+
+@pytest.mark.parametrize("value", OUT_OF_RANGE, ids=lambda value: value[:8])
+@pytest.mark.parametrize(
+    "key", ["shared_bytes", "came_back_bytes", "to_free_bytes", "overlay", "parts", "changed"]
+)
+def test_a_number_that_is_none_is_damage(plan_path, key, value):
+    """A journal is untrusted input; no number in it ends a command as a bug."""
+    written(plan_path)
+    file = f'{{"device": 1, "inode": 1, "size": {value}, "mtime_ns": 1, "ctime_ns": 1}}'
+    values = {"overlay": file, "parts": f'[["/x", {file}]]'}
+    line = f'"guest": "g", "step": "sharing", "goal": "apply", "{key}": {values.get(key, value)}'
+    if key == "changed":
+        line = f'"step": "changed", "file": {file}'
+    with open(f"{plan_path}.journal", "a") as journal:
+        journal.write(f'{{"time": "2026-01-01T00:00:00Z", {line}}}\n')
+    assert read_history(plan_path, CHECKSUM).is_damaged
+    with pytest.raises(PlanError, match="is damaged: line 9 is not a batchdiff record"):
+        Journal(plan_path, CHECKSUM)
+
+
 @pytest.mark.parametrize("to_free", [None, 0, 5])
 @pytest.mark.parametrize("exactness", [None, *Exactness])
 def test_nothing_to_free_is_not_the_same_as_an_unknown_amount(to_free, exactness):
@@ -412,8 +444,8 @@ def test_who_was_given_back():
 
 
 AWAY = (
-    " Move it away, then run the same command again. The state of the guests will then be recovered from the"
-    " files."
+    " Move it away, then run the same command again. What the template's sidecar and the files show about the"
+    " guests will then be recovered."
 )
 
 
