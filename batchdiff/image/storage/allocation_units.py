@@ -1,12 +1,14 @@
 """The units in which a filesystem allocates space to a new file, and whether they can be known in advance.
 
 ============================  ================================================================================
-ext2, ext3, XFS, tmpfs        blocks, of the size in statvfs; a tmpfs with ``huge=`` may take huge pages
-ext4                          the same; with bigalloc, clusters of blocks, inferred from files' allocation
-btrfs                         blocks; less if btrfs compresses
-overlayfs                     as on the filesystem of its upper layer
-others (ZFS, NFS, FUSE, ...)  never measured, so unknown, as are files on the realtime device of XFS
+ext2, ext3, XFS, tmpfs        blocks, of the size in statvfs; a tmpfs may take huge pages (``huge=``)
+ext4                          the same; with bigalloc, clusters of blocks, inferred from used and free space
+btrfs                         blocks, of the size in statvfs; fewer if btrfs compresses the data
+overlayfs                     as on the filesystem of its upper layer; unknown if that cannot be seen
+others (ZFS, NFS, FUSE, ...)  unknown, as on XFS's realtime device: never measured
 ============================  ================================================================================
+
+On btrfs and tmpfs, the units are also unknown if the mount options cannot be seen.
 
 Source: Linux ``Documentation/filesystems/``: ``ext4/bigalloc.rst``, ``tmpfs.rst``; btrfs(5) on compression.
 """
@@ -28,34 +30,36 @@ from batchdiff.linux.inode_locks import GET_FLAGS
 from batchdiff.linux.mounts import Mount, filesystem_of, mount_under
 
 _USUAL_BLOCK = 4096
-"""The block size assumed where statvfs may report something else: NFS reports its request size, FUSE any value."""
+"""The block size assumed outside ``MEASURED``: statvfs may report the request size (NFS) or any value (FUSE)."""
 
 _LARGEST_UNIT = 1 << 30
-"""Twice the size of the largest cluster that mke2fs makes (512 MiB)."""
+"""The largest cluster that the kernel accepts (EXT4_MAX_CLUSTER_LOG_SIZE); mke2fs limits it to 512 MiB."""
 
 _FILES_ASKED = 4096
-"""The maximum number of files to examine in a folder whose units seem larger than blocks; usually a few suffice.
+"""The maximum number of files to examine in a folder; without bigalloc, a few usually suffice.
 
-In a fifth of all trials with 600 names in ext4's random order, the first 256 missed the one file that shows the
-unit.
+In a fifth of all trials with 600 names in ext4's random order, the first 256 did not include the one file that
+shows the unit.
 """
 
 _HUGE_PAGE, _HUGE_PAGE_SIZE = 2 << 20, "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
-"""The size of a huge page on x86, and the file that contains that size for this machine."""
+"""The size of a huge page on x86, and the file with the size on this machine."""
 
 _COMPRESSED, _NOT_COPIED_ON_WRITE = 0x00000004, 0x00800000
 _GET_MORE, _REALTIME = 0x801C581F, 0x00000001
 MEASURED = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs"})
-"""Filesystems on which the numbers in plans were checked against df (docs/plan-format.md)."""
+"""Filesystems on which the numbers in plans were checked against df (docs/plan-format.md), and ext2 and ext3,
+which resemble ext4."""
 
 _DEPENDS_ON_OPTIONS = frozenset({"btrfs", "tmpfs"})
 
 
 class Volume(NamedTuple):
-    """A filesystem on which an overlay will be written.
+    """A filesystem to which a new file will be written.
 
     ``unit``: the allocation unit in bytes. ``exactness``: that of a size in such units; ``note``: why it is not
-    exact. ``block``: the bytes of a block, of which a unit of bigalloc has several.
+    exact. ``block``: the bytes of a block, of which a cluster of bigalloc has several; 4096 if ``exactness`` is
+    not EXACT.
     """
 
     filesystem: str
@@ -66,9 +70,11 @@ class Volume(NamedTuple):
 
 
 def volume_of(folder: str, guest: int) -> Volume:
-    """Return the filesystem of a folder, for a new file with the inode flags of ``guest``, an open file.
+    """Return the filesystem that stores a new file in a folder.
 
-    :raises OSError: there is no such folder.
+    ``guest``: an open file whose flags the new file will have.
+
+    :raises OSError: the folder cannot be opened or examined.
     """
     fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -86,12 +92,12 @@ def volume_of(folder: str, guest: int) -> Volume:
 
 
 def why_not_measured(filesystem: str) -> str:
-    """Return why numbers for a filesystem of that type are not reliable."""
+    """Return why numbers for a filesystem are not reliable. ``filesystem``: its type; empty if unknown."""
     return f"batchdiff's numbers have never been checked on {filesystem or 'a filesystem of an unknown type'}"
 
 
 def _measured(kind: str, mount: Mount | None, folder: str, guest: int, block: int) -> Volume:
-    """Return a measured filesystem. ``mount``: None in a chroot or container whose list of mounts lacks it."""
+    """Return the volume for a ``kind`` in ``MEASURED``. ``mount``: None if the list of mounts lacks it."""
     if kind == "ext4":
         return Volume(kind, _cluster(folder, guest, block), block=block)
     if kind == "xfs" and _is_realtime(guest):
@@ -119,20 +125,20 @@ def _of_upper_layer(fd: int, folder: str, guest: int, block: int) -> Volume:
         why = "the filesystem below overlayfs, on which the overlay will be written, cannot be seen from here"
         return Volume(OVERLAYFS, block, Exactness.UNKNOWN, why)
     while not os.path.isdir(upper):
-        upper = os.path.dirname(upper)  # the first write creates the folders that are missing in the upper layer
+        upper = os.path.dirname(upper)  # creating a file also creates the folders that the upper layer lacks
     return volume_of(upper, guest)
 
 
 def _cluster(folder: str, guest: int, block: int) -> int:
-    """Infer the allocation unit of ext4: the largest one that fits all sizes seen on the filesystem.
+    """Infer the allocation unit of ext4: the largest that fits all sizes seen, or a block if that is too large.
 
-    The kernel does not report it, but all used and all free space is in whole units. A folder of a few files takes
-    one unit; a folder of a hundred may take several, and then its files show the unit.
+    statvfs does not report it, but all used and all free space is in whole units. A folder with few files
+    takes one unit; a larger one may take several, but then its files show the unit.
     """
     common, device = 0, os.stat(folder).st_dev
     for info in itertools.chain([os.fstat(guest)], map(os.stat, _upwards(folder)), _files_in(folder)):
         taken = info.st_blocks * 512
-        if info.st_dev == device and taken >= block:  # if it takes less, it is stored in its inode
+        if info.st_dev == device and taken >= block:  # a file that takes less has no blocks
             common = math.gcd(common, taken)
         if common & -common == block:
             return block
@@ -144,7 +150,7 @@ def _cluster(folder: str, guest: int, block: int) -> int:
 def _files_in(folder: str) -> Iterator[os.stat_result]:
     with contextlib.suppress(PermissionError), os.scandir(folder) as files:
         for file in itertools.islice(files, _FILES_ASKED):
-            with contextlib.suppress(OSError):  # it has been deleted
+            with contextlib.suppress(OSError):  # the file may have been deleted
                 yield file.stat(follow_symlinks=False)
 
 
@@ -165,7 +171,7 @@ def _compresses(mount: Mount, guest: int) -> bool:
 
 
 def _is_realtime(fd: int) -> bool:
-    """Return whether a file, and so its overlay, is on XFS's realtime device, which has its own units."""
+    """Return whether a file is on XFS's realtime device, which has its own units; False if unknown."""
     try:
         return bool(struct.unpack_from("=I", fcntl.ioctl(fd, _GET_MORE, bytes(28)))[0] & _REALTIME)
     except OSError:
@@ -173,7 +179,7 @@ def _is_realtime(fd: int) -> bool:
 
 
 def _flags(fd: int) -> int:
-    """Return the inode flags of a file, which `batchdiff apply` copies to its overlay (ioctl_iflags(2))."""
+    """Return the inode flags of a file (ioctl_iflags(2)); 0 if they cannot be read."""
     try:
         return int(struct.unpack("=I", fcntl.ioctl(fd, GET_FLAGS, bytes(4)))[0])
     except OSError:

@@ -1,4 +1,4 @@
-"""Sets of block ranges on a disk: whether one set lies within another, and where ranges overlap."""
+"""Sets of byte ranges, such as blocks on a disk: whether one set lies within another, and where two overlap."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Offsets = npt.NDArray[np.int64]
 
 @frozen(eq=False)
 class Blocks:
-    """Byte ranges of one disk: disjoint and ascending; ``ends`` are exclusive."""
+    """Disjoint, ascending byte ranges of one disk; ``ends`` are exclusive."""
 
     starts: npt.NDArray[np.int64]
     ends: npt.NDArray[np.int64]
 
     def are_within(self, others: Blocks) -> bool:
-        """Return whether every range lies within one of the others."""
+        """Return whether every range lies within one range of ``others``."""
         if not len(self.starts):
             return True
         if not len(others.starts):
@@ -47,9 +47,9 @@ def blocks_of(*tables: ExtentTable) -> Blocks:
 def overlaps(
     spans: tuple[Offsets, Offsets], runs: tuple[Offsets, Offsets]
 ) -> tuple[Offsets, Offsets, Offsets, Offsets]:
-    """Return the overlaps of spans and runs: starts and ends, and the numbers of the span and of the run.
+    """Return the overlaps of spans and runs: starts, ends, and the indexes of the span and the run of each.
 
-    ``spans``, ``runs``: starts and ends, both sorted and disjoint.
+    Both arguments are starts and exclusive ends of ranges, sorted and disjoint.
     """
     first = np.searchsorted(runs[1], spans[0], side="right")
     count = np.maximum(np.searchsorted(runs[0], spans[1], side="left") - first, 0)

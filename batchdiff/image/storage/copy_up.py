@@ -13,13 +13,13 @@ from batchdiff.linux.permissions import WRITE_BITS
 
 
 def is_writable(layer: Layer) -> bool:
-    """Return whether a layer is a regular file whose mode has a write bit."""
+    """Return whether a layer's file is regular and its mode has a write bit."""
     mode = os.fstat(layer.fd).st_mode
     return stat.S_ISREG(mode) and bool(mode & WRITE_BITS)
 
 
 def protecting(template: Image) -> CopyUp:
-    """Return the disk space that it takes to remove the write bits of all files of a template's chain."""
+    """Return the disk space that removing the write bits from all regular files of a template's chain takes."""
     found = [copy_up(layer.fd, layer.path) for layer in template.layers if is_writable(layer)]
     return CopyUp(
         sum(each.size for each in found),

@@ -24,7 +24,7 @@ BOUND_WORDS = {Exactness.AT_LEAST: "at least ", Exactness.AT_MOST: "at most "}
 """The words before a number that is only a bound."""
 
 UNKNOWN_AMOUNT = "an unknown amount of space"
-"""The words for a number of bytes that is not known."""
+"""The words for an unknown number of bytes."""
 
 _OPPOSITE = {Exactness.AT_LEAST: Exactness.AT_MOST, Exactness.AT_MOST: Exactness.AT_LEAST}
 
@@ -38,5 +38,5 @@ def of_sum(parts: Iterable[Exactness]) -> Exactness:
 
 
 def of_difference(minuend: Exactness, subtrahend: Exactness) -> Exactness:
-    """Return the exactness of a difference: subtracting an upper bound leaves a lower bound, and vice versa."""
+    """Return a difference's exactness: an exact number minus an upper bound is a lower bound, and vice versa."""
     return of_sum([minuend, _OPPOSITE.get(subtrahend, subtrahend)])

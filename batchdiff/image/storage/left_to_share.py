@@ -1,4 +1,4 @@
-"""The bytes that a guest can still share with its template, found in one step if both are raw."""
+"""The bytes that a guest can still share with its template, usually found in one step if both are raw."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from batchdiff.image.storage.sharing_gain import SharingGain, raw_sharing_gain, 
 
 
 def shareable_left(template: Image, guest: Image, equal: BlockRuns) -> Iterator[ShareableRange]:
-    """Yield the ranges of a guest's equal bytes that it could share with the open template, but does not yet.
+    """Yield the ranges of equal bytes that a guest could share with the template, but does not share yet.
 
-    ``equal``: the bytes that equal the template's, sorted and disjoint, in units of 4 KiB except for the end of
-    the disk.
+    ``equal``: the bytes that equal the template's; all offsets except perhaps the last end are multiples of 4 KiB.
 
     :raises ImageError: a table or the filesystem cannot be read.
     """

@@ -3,7 +3,7 @@
 ::
 
     /merged     a.img   b.img   c.img          the mounted view
-    upper       a.img           c.img          deleting a.img frees it; changing c.img's mode changes this one
+    upper       a.img           c.img          deleting a.img frees space; changing c.img's mode changes this one
     lower               b.img   c.img          deleting b.img frees nothing; changing its mode copies it up
 
 In a container the upper layer often cannot be seen.
@@ -39,7 +39,7 @@ NOTHING = CopyUp(0)
 def upper_place(fd: int, path: str) -> str | None:
     """Return the path in the upper layer for an open file or folder of an overlayfs, even if nothing is there.
 
-    None if that layer cannot be seen from here.
+    Return None if there is no such layer, or it cannot be seen from here.
     """
     mount = mount_under(fd)
     upper = None if mount is None else mount.option("upperdir")
@@ -69,7 +69,7 @@ def copy_up(fd: int, path: str) -> CopyUp:
 
 
 def _filesystem_at(path: str) -> str:
-    """Return the filesystem of a path, which need not exist: that of the nearest folder at or above it."""
+    """Return the type of the filesystem of the nearest folder at or above a path."""
     while not os.path.isdir(path):
         path = os.path.dirname(path)
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -80,7 +80,7 @@ def _filesystem_at(path: str) -> str:
 
 
 def _copies_attributes_only(fd: int) -> bool:
-    """Return whether changing a mode copies no data (mount option ``metacopy``, or else the kernel's default)."""
+    """Return whether changing a mode copies no data; False if that cannot be determined."""
     mount = mount_under(fd)
     chosen = None if mount is None else mount.option("metacopy")
     if chosen is not None:
@@ -95,8 +95,8 @@ def _copies_attributes_only(fd: int) -> bool:
 def _are_one(upper: str, point: str) -> bool:
     """Return whether ``upper`` is probably the upper layer of the overlayfs mounted at ``point``.
 
-    The path is from the mount namespace in which overlayfs was mounted; here it may name another folder. But
-    statvfs on an overlayfs reports the numbers of the filesystem of its upper layer.
+    ``upper`` is a path in the mount namespace in which the overlayfs was mounted; here it may name another folder.
+    But statvfs on an overlayfs reports the numbers of its upper layer's filesystem.
     """
     try:
         ours, theirs = os.statvfs(upper), os.statvfs(point)

@@ -5,11 +5,12 @@
     file         | written | unwritten                                          | hole |
     SEEK_DATA    | data    | a hole, or data where the page cache has its zeros | hole |
 
-So the result of SEEK_DATA depends on what has been read before; that of FIEMAP does not. Even FIEMAP only
-hints where to look for zeros, and proves nothing about the content.
+The result of SEEK_DATA depends on what has been read before; that of FIEMAP does not, but even FIEMAP proves
+nothing about the content.
 
-A conversion loses the disk space that was reserved that way. But not every unwritten block was reserved: VMs and
-QEMU make short runs of them when they write zeros, and XFS leaves long runs in the holes of files that cp writes.
+A conversion loses disk space that was reserved by preallocation. But not every unwritten block was reserved: VMs
+and QEMU make short runs of them when they write zeros, and XFS makes long runs in place of holes in files that cp
+writes.
 
 Source: Linux ``Documentation/filesystems/fiemap.rst`` (FIEMAP_EXTENT_UNWRITTEN).
 """
@@ -30,25 +31,28 @@ from batchdiff.linux.mounts import filesystem_of
 from batchdiff.units import MIB
 
 _LEAST_RUN = 4 * MIB
-"""The shortest run of unwritten blocks that counts: QEMU zeroes the rest of a qcow2 cluster (at most 2 MiB) that a
-VM begins to write, and in an image that QEMU creates, XFS allocates whole MiB."""
+"""The shortest run of unwritten blocks that counts as reserved. Shorter ones are normal: QEMU zeroes the rest of a
+qcow2 cluster (at most 2 MiB) that a VM begins to write, and in an image that QEMU creates, XFS allocates whole
+MiB."""
 
 _LEAST_SHARE = 0.1
-"""The least share of the disk that counts: a VM that makes a filesystem zeroes less than 2% of the disk."""
+"""The least share of the disk that counts as reserved: a VM that makes a filesystem zeroes less than 2% of it."""
 
 _WHOLE = 0.99
-"""The share of the length of the file (or of the disk, if that is longer) that must be allocated on filesystems
-that leave unwritten blocks in holes."""
+"""The share of the file's length, or of the disk's size if that is larger, that must be allocated on filesystems
+that may make unwritten blocks in place of holes."""
 
 _ONLY_RESERVED = {"ext4", "btrfs"}
 """The filesystems on which only programs make unwritten blocks within a file's length."""
 
 
 class Unwritten:
-    """The unwritten parts of one open file, as they are now."""
+    """The unwritten parts that an open file had when this object was created."""
 
     def __init__(self, fd: int, path: str, *, known: ExtentTable | None = None) -> None:
-        """Ask the filesystem for these parts. ``known``: its answer, if it was asked before.
+        """Ask the filesystem for these parts; there are none if it does not report extents.
+
+        ``known``: at least the file's unwritten extents, if the filesystem was asked before.
 
         :raises ImageError: the filesystem reports an error.
         """
@@ -73,7 +77,7 @@ class Unwritten:
         return not self._starts
 
     def split(self, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
-        """Split bytes ``start`` to ``end``: yield start and end of each part, and whether it is unwritten."""
+        """Split bytes ``start`` to ``end``: yield each part's start and end, and whether the part is unwritten."""
         at, number = start, bisect.bisect_right(self._ends, start)
         while at < end:
             begin = self._starts[number] if number < len(self._starts) else end
@@ -87,12 +91,12 @@ class Unwritten:
 
 
 def reserved_bytes(fd: int, path: str, virtual_size: int, *, known: ExtentTable | None = None) -> int:
-    """Return the preallocated bytes of an open image file; 0 if they are too few to have been reserved on purpose.
+    """Return the unwritten bytes of an open image file that were probably reserved on purpose; 0 if unknown.
 
-    Only runs of at least 4 MiB within the file's length count, and only if together they are at least a tenth of
-    the disk's ``virtual_size``. On filesystems other than ext4 and btrfs, nearly the whole file must also be
-    allocated; on XFS, some program must have called fallocate(2) for it as well. ``known``: at least its unwritten
-    extents, if they were asked for before.
+    Only runs of at least 4 MiB within the file's length count, and only if they total at least a tenth of
+    ``virtual_size``, the bytes of the disk. On filesystems other than ext4 and btrfs, nearly the whole file must
+    also be allocated; on XFS, a program must have called fallocate(2) for it as well. ``known``: at least the
+    file's unwritten extents, if the filesystem was asked before.
 
     :raises ImageError: the filesystem reports an error.
     """
@@ -116,7 +120,7 @@ def reserved_bytes(fd: int, path: str, virtual_size: int, *, known: ExtentTable 
 
 
 def _joined(parts: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Yield sorted parts (start, end), with adjacent ones joined."""
+    """Yield sorted parts (start, end), with adjacent ones joined and empty ones left out."""
     begin = last = 0
     for start, end in itertools.chain(parts, [(-1, -1)]):
         if start != last:

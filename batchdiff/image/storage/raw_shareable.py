@@ -8,8 +8,8 @@
     data of the guest's file     |.................|  |.|         listed only if anything is left
     shareable                    |....|  || |..| |.|  |.|
 
-For raw images the guest's offsets are the file's. A fleet has millions of such ranges, of which a plan needs only
-the sum. Arrays take a thirtieth of the time of :mod:`~batchdiff.image.storage.shareable`, which finds them singly.
+In a raw image, the guest's offsets are the file's. Arrays take a thirtieth of the time of
+:mod:`~batchdiff.image.storage.shareable`, which finds the ranges one by one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from batchdiff.linux.reflinks import why_not_shared
 from batchdiff.qcow2.entries import Origin
 
 _BLOCK = 4096
-"""The usual block of XFS and btrfs, and the unit of a scan: so every range consists of whole blocks."""
+"""The usual block of XFS and btrfs, and the unit of a scan: so ranges consist of whole blocks, except perhaps at
+the end of the disk."""
 
 _ODD = int(ExtentFlag.NOT_ALIGNED | ExtentFlag.INLINE | ExtentFlag.TAIL | ExtentFlag.DELAYED | ExtentFlag.ENCODED)
 
@@ -46,7 +47,7 @@ class TemplateBlocks:
     def extents(self) -> ExtentTable | None:
         """The extents of a raw template; None if its filesystem does not report them.
 
-        :raises ImageError: the filesystem has a fault.
+        :raises ImageError: the filesystem reports an error.
         """
         if not self._extents:
             layer = self.image.layers[0]
@@ -55,9 +56,9 @@ class TemplateBlocks:
 
 
 class RawShareable(NamedTuple):
-    """Starts and ends of a raw guest's bytes that can be shared with the template; sorted and disjoint.
+    """Starts and ends of the ranges of a raw guest that can still be shared, sorted and disjoint.
 
-    ``shared``: the extents of the guest's file that other files share.
+    ``shared``: the extents of the guest's file that the filesystem reports as shared.
     """
 
     starts: Offsets
@@ -68,13 +69,12 @@ class RawShareable(NamedTuple):
 def raw_shareable(
     template: TemplateBlocks, guest: Image, equal: BlockRuns, known: ExtentTable | None = None
 ) -> RawShareable | None:
-    """Return which of two raw images' equal bytes can still be shared; None if that must be found range by range.
+    """Return which equal bytes of two raw images can still be shared; None if they must be found range by range.
 
-    ``equal``: sorted and disjoint, in units of 4 KiB except for the end of the disk. ``known``: the guest's
-    extents that are shared or unwritten, if found earlier
-    (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`).
+    All offsets in ``equal``, except perhaps the last end, are multiples of 4 KiB. ``known``: the guest's shared or
+    unwritten extents, if found before (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`).
 
-    :raises ImageError: the filesystem has a fault.
+    :raises ImageError: the filesystem reports an error.
     """
     if not (_is_plain(template.image) and _is_plain(guest)):
         return None
@@ -98,7 +98,7 @@ def _is_plain(image: Image) -> bool:
 
 
 def _written(table: ExtentTable, size: int) -> BlockRuns:
-    """Return the parts of a file that have been written, up to ``size`` bytes."""
+    """Return the written parts of a file, up to offset ``size``."""
     written = table.chosen(table.flags & ExtentFlag.UNWRITTEN == 0)
     starts, ends = written.logical, np.minimum(written.logical + written.length, size)
     return starts[starts < ends], ends[starts < ends]
@@ -117,7 +117,7 @@ def _common(one: BlockRuns, other: BlockRuns) -> BlockRuns:
 
 
 def _without(runs: BlockRuns, others: BlockRuns) -> BlockRuns:
-    """Return the parts of runs that are in none of the others."""
+    """Return the parts of ``runs`` that are in none of ``others``."""
     if not len(others[0]):
         return runs
     most = np.iinfo(np.int64).max

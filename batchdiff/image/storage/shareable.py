@@ -9,7 +9,7 @@
     on disk            | own     | shared* | own     | own     |      * with the template already
                        shareable            no plain bytes in the template
 
-Only plain bytes can be shared: not compressed or encrypted ones, not holes, and not those of a backing file of the
+Only plain bytes can be shared: not compressed or encrypted ones, not holes, and not those in a backing file of the
 guest. A range begins and ends at block boundaries of the filesystem, or ends where both files end.
 """
 
@@ -32,7 +32,7 @@ _LOOKED_UP = 64 * MIB
 
 
 class ShareableRange(NamedTuple):
-    """``length`` equal bytes of two files. Layers are numbers in ``Image.layers`` of template and guest."""
+    """``length`` equal bytes of two files. The layers are indexes into ``Image.layers`` of template and guest."""
 
     template_layer: int
     template_offset: int
@@ -45,10 +45,10 @@ class ShareableRange(NamedTuple):
 class SharedStretch:
     """The equal bytes (``equal``: starts and ends) of one stretch of a guest, by whether they can be shared.
 
-    ``ranges``: those that can be shared. ``already``: bytes that are already in the template's blocks. ``unfit``:
-    bytes that cannot be shared, because in one of the images they are compressed, encrypted or not aligned to
-    blocks, or because their files cannot share blocks, such as those on two filesystems. Zeros without blocks, and
-    bytes of the guest's backing files, do not count.
+    ``ranges``: those that can still be shared. ``already``: how many bytes are in the template's blocks already.
+    ``unfit``: how many cannot be shared, because they are compressed or encrypted in one of the images, they do
+    not fill whole blocks in both files, or these files cannot share blocks. Zeros without blocks in one of the
+    images, and bytes of the guest's backing files, do not count.
     """
 
     equal: tuple[tuple[int, int], ...]
@@ -58,7 +58,7 @@ class SharedStretch:
 
 
 class _Piece(NamedTuple):
-    """Equal plain bytes of both images: guest bytes ``start`` to ``end``, and the addresses of ``start``."""
+    """Plain bytes that are equal: guest bytes ``start`` to ``end``, and the address of ``start`` in each file."""
 
     start: int
     end: int
@@ -69,7 +69,10 @@ class _Piece(NamedTuple):
 
 
 def shareable_ranges(template: Image, guest: Image, equal: Iterable[tuple[int, int]]) -> Iterator[ShareableRange]:
-    """Yield the ranges of :func:`shareable_stretches`, in the order of the guest's bytes."""
+    """Yield the ranges of :func:`shareable_stretches`, in the order of the guest's bytes.
+
+    :raises ImageError: a table or the filesystem cannot be read.
+    """
     for stretch in shareable_stretches(template, guest, equal):
         yield from stretch.ranges
 
@@ -89,7 +92,7 @@ def shareable_stretches(
 
 
 def _by_stretch(equal: Iterable[tuple[int, int]]) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-    """Yield each stretch that has equal bytes: its start, and the runs of equal bytes, cut at its edges."""
+    """Yield the start of each stretch that has equal bytes, and its runs of equal bytes, cut at its edges."""
     current, runs = 0, list[tuple[int, int]]()
     for first, last in equal:
         for edge in range(first - first % _LOOKED_UP, last, _LOOKED_UP):
@@ -103,7 +106,7 @@ def _by_stretch(equal: Iterable[tuple[int, int]]) -> Iterator[tuple[int, list[tu
 
 
 class _Finder:
-    """Finds the shareable bytes of one guest."""
+    """The search for the shareable bytes of one guest."""
 
     def __init__(self, template: Image, guest: Image) -> None:
         self._template, self._guest = template, guest
@@ -114,13 +117,13 @@ class _Finder:
             for one in range(len(template.layers))
             for other in self._own
         }
-        # Use the block size of the filesystem: no smaller unit of a file on it is ever shared.
+        # A filesystem shares nothing smaller than its blocks.
         self._blocks = {number: os.fstatvfs(guest.layers[number].fd).f_bsize for number in self._own}
         self._template_sizes = [os.fstat(layer.fd).st_size for layer in template.layers]
         self._guest_sizes = [os.fstat(layer.fd).st_size for layer in guest.layers]
 
     def stretch(self, start: int, runs: list[tuple[int, int]]) -> SharedStretch:
-        """Return which bytes of some equal runs can be shared; none of the runs may reach past the stretch."""
+        """Return which bytes of equal runs can be shared; all runs are in the stretch that begins at ``start``."""
         end = runs[-1][1]
         ours = self._template.segments(start, end) if start < self._template.virtual_size else []
         theirs = self._guest.segments(start, end)
@@ -152,7 +155,7 @@ class _Finder:
     def _common(self, pieces: list[_Piece]) -> list[tuple[int, int]]:
         """Return which guest bytes of some pieces are in the same blocks in both images already.
 
-        The bytes are known to be equal, so compressed blocks count as well: sharing them again frees nothing.
+        Blocks that the filesystem has compressed count as well, because the bytes are known to be equal.
         """
         ours = [Segment(p.start, p.end, Origin.FILE, p.template_layer, p.template_address) for p in pieces]
         found = shared_extents(self._template, ours, packed=True)
@@ -198,7 +201,7 @@ def _part(segment: Segment, start: int, end: int) -> Segment:
 
 
 def _without(pieces: list[_Piece], shared: list[tuple[int, int]]) -> Iterator[_Piece]:
-    """Yield the parts of pieces outside the ``shared`` bytes; both are sorted and disjoint."""
+    """Yield the parts of pieces outside the ``shared`` bytes; both lists are sorted and disjoint."""
     at = 0
     for piece in pieces:
         begin = piece.start

@@ -7,9 +7,9 @@
     guest              disk 100   disk 900    disk 132
                        shared     --          shared            same block, and both marked shared
 
-Only extents that hold the file's bytes unchanged count: not encoded, preallocated, inline or delayed ones. The
-extents of both files must be marked as shared, so that equal block numbers on two devices of one filesystem do
-not match.
+Extents match only if they hold the files' bytes unchanged (so preallocated, inline and delayed ones never match,
+and encoded ones only on request) and both are marked as shared: equal block numbers alone may belong to two
+devices of one filesystem.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _UNFIT = int(
 
 
 class SharedExtent(NamedTuple):
-    """Guest bytes ``start`` to ``end``, stored on a device from byte ``physical`` on and shared by other files."""
+    """Guest bytes ``start`` to ``end``, in shared blocks from byte ``physical`` of ``device`` (``st_dev``) on."""
 
     start: int
     end: int
@@ -58,9 +58,9 @@ class SharedExtent(NamedTuple):
 
 
 def has_shared_extents(image: Image) -> bool:
-    """Return True if any file of a chain is known to share blocks with another file.
+    """Return True if any file of a chain has blocks that its filesystem reports as shared.
 
-    :raises ImageError: the filesystem has a fault.
+    :raises ImageError: the filesystem reports an error.
     """
     return any(
         True
@@ -70,9 +70,9 @@ def has_shared_extents(image: Image) -> bool:
 
 
 def shared_blocks(image: Image) -> dict[int, Blocks]:
-    """Return the blocks of a chain's files that other files are known to share, by device.
+    """Return the blocks of a chain's files that the filesystem reports as shared, by device number (``st_dev``).
 
-    :raises ImageError: the filesystem has a fault.
+    :raises ImageError: the filesystem reports an error.
     """
     found: dict[int, list[ExtentTable]] = {}
     for layer in image.layers:
@@ -83,12 +83,12 @@ def shared_blocks(image: Image) -> dict[int, Blocks]:
 
 
 def raw_extents(image: Image) -> ExtentTable | None:
-    """Return the extents of a raw image that other files share, or that are preallocated and unwritten.
+    """Return the extents of a raw image that are shared, or preallocated and unwritten.
 
-    Return None for other formats, in which the guest's offsets are not the file's, and if the filesystem does not
-    report extents.
+    Return None for other formats, in which the guest's offsets are not the file's; for a block device; and if the
+    filesystem does not report extents.
 
-    :raises ImageError: the filesystem has a fault.
+    :raises ImageError: the filesystem reports an error.
     """
     if image.source.format is not ImageFormat.RAW:
         return None
@@ -97,7 +97,7 @@ def raw_extents(image: Image) -> ExtentTable | None:
 
 
 BlockRuns = tuple[Offsets, Offsets]
-"""Starts and ends of ranges of a guest's bytes, sorted and disjoint."""
+"""Starts and exclusive ends of ranges of a guest's bytes, sorted and disjoint."""
 
 
 def shared_bytes(table: ExtentTable, size: int) -> BlockRuns:
@@ -115,7 +115,6 @@ def shared_by_both(template: ExtentTable, guest: ExtentTable) -> BlockRuns:
     )
     same = (ours.physical - ours.logical)[one] == (theirs.physical - theirs.logical)[other]
     starts, ends = starts[same], ends[same]
-    # Join runs that touch each other.
     joins = starts[1:] == ends[:-1]
     return starts[np.concatenate([[True], ~joins])[: len(starts)]], ends[
         np.concatenate([~joins, [True]])[: len(ends)]
@@ -134,12 +133,12 @@ def _fit(table: ExtentTable) -> ExtentTable:
 
 
 def shared_extents(image: Image, segments: list[Segment], *, packed: bool = False) -> list[SharedExtent]:
-    """Return the places of FILE segments of an image on disk, sorted, as far as their blocks are marked as shared.
+    """Return the parts of an image's FILE segments whose blocks are marked as shared, with their places on disk.
 
-    ``packed``: include blocks that btrfs has compressed. Their places prove nothing about their bytes, because
-    btrfs reports the same place for every part of such an extent.
+    The parts are sorted by ``start``. ``packed``: include encoded blocks, such as those that btrfs has compressed,
+    whose places prove nothing about their bytes: btrfs reports one place for all parts of such an extent.
 
-    :raises ImageError: the filesystem has a fault.
+    :raises ImageError: the filesystem reports an error.
     """
     found: list[SharedExtent] = []
     unfit = _UNFIT & ~int(ExtentFlag.ENCODED) if packed else _UNFIT
@@ -164,7 +163,7 @@ def _end_address(segment: Segment) -> int:
 
 
 def _groups(segments: list[Segment]) -> Iterator[list[Segment]]:
-    """Yield groups of segments, sorted by address, that are close together in their file: one call maps each."""
+    """Yield groups of segments that are close enough to be mapped by one call; all are sorted by address."""
     first = 0
     for number in range(1, len(segments) + 1):
         if number == len(segments) or segments[number].address - _end_address(segments[number - 1]) > _NEAR:
@@ -175,7 +174,7 @@ def _groups(segments: list[Segment]) -> Iterator[list[Segment]]:
 def _cut_to_segments(
     segments: list[Segment], extents: Iterator[PhysicalExtent], device: int, unfit: int
 ) -> Iterator[SharedExtent]:
-    """Yield the parts of segments in extents without ``unfit`` flags; both lists are sorted by address."""
+    """Yield the parts of segments in extents without ``unfit`` flags; both arguments are sorted by address."""
     extent = next(extents, None)
     for segment in segments:
         shift, end = segment.start - segment.address, _end_address(segment)

@@ -7,7 +7,7 @@
              | shared | changed later: other extents | shared  |     any block of it; until then, none of it is
 
 The kernel reports which blocks other files have as well: these stay allocated when the guest gives them up.
-Sharing a range splits an extent of the guest's file into three, and XFS needs further blocks to list them.
+Sharing a range can split an extent of the guest's file into three, and XFS may need further blocks to list these.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from batchdiff.linux.fiemap import NO_EXTENTS, ExtentFlag, ExtentTable, extent_t
 from batchdiff.linux.mounts import filesystem_of
 
 _AT_ONCE = 4096
-"""Ranges that are added up together."""
+"""The maximum number of ranges that are added up together."""
 
 _LISTING = 25
 """Bytes that XFS needs to list an extent if extents are split one by one (measured with 65,536 extents)."""
@@ -49,7 +49,7 @@ _WITHOUT_TREE = (
 
 @frozen
 class SharingGain:
-    """The bytes by which free space grows, how exact that is, and why it is not exact."""
+    """The bytes by which free space grows, how exact this number is, and why it is not exact (``note``)."""
 
     freed: int
     exactness: Exactness = Exactness.EXACT
@@ -94,7 +94,7 @@ def _batches(ranges: Iterable[ShareableRange]) -> Iterator[list[ShareableRange]]
 
 
 def _by_file(batch: list[ShareableRange]) -> Iterator[tuple[int, Offsets, Offsets]]:
-    """Yield the number of each file in a batch, with the starts and ends of its ranges, sorted."""
+    """Yield the layer number of each file in a batch, with the sorted starts and ends of its ranges."""
     layers, offsets, lengths = np.array([each[2:] for each in batch], dtype=np.int64).T
     for number in np.unique(layers).tolist():
         order = np.argsort(np.where(layers == number, offsets, -1), kind="stable")[-(layers == number).sum() :]
@@ -108,7 +108,7 @@ class _File(Protocol):
         """Note ranges, sorted and disjoint, that will be shared."""
 
     def gain(self) -> SharingGain:
-        """Return the space that is freed in all."""
+        """Return the total space that is freed."""
 
 
 def _file(layer: Layer, shared: ExtentTable | None = None) -> _File:
@@ -128,10 +128,10 @@ def _file(layer: Layer, shared: ExtentTable | None = None) -> _File:
 
 @dataclass(slots=True)
 class _ByBlocks:
-    """A file on a filesystem that frees block by block.
+    """A file whose blocks are counted as freed one by one.
 
-    On btrfs, without its tree, the gain is unknown: an extent may stay because other parts of it are used, or
-    overwritten parts of it, which FIEMAP does not show, may be freed with it.
+    On btrfs, which frees whole extents, the gain is then unknown: an extent may stay because other parts of it are
+    used, or overwritten parts of it, which FIEMAP does not show, may be freed with it.
     """
 
     layer: Layer
@@ -160,7 +160,7 @@ class _ByBlocks:
         return SharingGain(freed, self.exactness, self.note) if freed else SharingGain(0)
 
     def _lists(self) -> int:
-        """Return the bytes by which XFS's list of the file's extents grows; 0 on other filesystems."""
+        """Estimate the bytes by which XFS's list of the file's extents grows; 0 on other filesystems."""
         if filesystem_of(self.layer.fd) != "xfs":
             return 0
         block = os.fstatvfs(self.layer.fd).f_bsize
@@ -169,7 +169,7 @@ class _ByBlocks:
 
 @dataclass(slots=True)
 class _ByExtents:
-    """A file on btrfs: its parts, the extents that hold them, and the bytes of each part that stay."""
+    """A file on btrfs: its parts, the extents that hold them, and how many bytes of each part are left."""
 
     layer: Layer
     starts: Offsets
@@ -186,7 +186,7 @@ class _ByExtents:
     def of(cls, layer: Layer, shared: ExtentTable) -> _ByExtents:
         parts = np.array(list(stored_extents(layer.fd, layer.path)), dtype=np.int64).reshape(-1, 4)
         starts, lengths, physical, disk_bytes = parts.T
-        # An extent is shared as a whole, and FIEMAP may report several parts of the file as one.
+        # An extent is shared as a whole, so the start of a part decides; FIEMAP may report several parts as one.
         number = np.searchsorted(shared.logical, starts, side="right") - 1
         ends = shared.logical + shared.length
         is_shared = (number >= 0) & (starts < ends[number]) if len(ends) else np.zeros(len(starts), dtype=np.bool_)

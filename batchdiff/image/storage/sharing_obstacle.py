@@ -12,10 +12,7 @@ _INSTEAD = "Use `strategy: overlay` for this guest"
 
 
 def obstacle_to_sharing(template: Image, guest: Image) -> Fault | None:
-    """Return why no file of a guest can share blocks with any file of the template; None if some can.
-
-    Nothing is opened and nothing is written.
-    """
+    """Return the first reason why no file of a guest can share blocks with the template's; None if one can."""
     first: Fault | None = None
     for one in template.layers:
         for other in guest.own_files:

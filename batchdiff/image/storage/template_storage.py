@@ -1,4 +1,4 @@
-"""The check that a guest neither is nor stores the template: otherwise, retiring it would destroy the template.
+"""The check that a guest neither is nor stores the template, which retiring that guest could destroy.
 
 ::
 
@@ -24,10 +24,10 @@ class TemplateRisk(enum.Enum):
 
 
 def template_risk(under_template: Underlying, guest: Identity | None, retire: Retire) -> TemplateRisk:
-    """Return the risk of retiring a guest in this way.
+    """Return the risk of retiring a guest in the way that ``retire`` names.
 
-    ``under_template``: what stores the template's chain. ``guest``: the identity of the guest's file, or None if
-    there is none.
+    ``under_template``: what stores the template's chain. ``guest``: the identity of a file of the guest; None if
+    it cannot be determined.
     """
     if guest in under_template.files:
         return TemplateRisk.STORED_IN_GUEST

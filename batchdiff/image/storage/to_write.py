@@ -6,11 +6,10 @@
     blocks of its file        | written   | unwritten  |       |        |
     the new image             | all of it | a hole*    | hole  | all    |      * except blocks that are not zeros
 
-A plan predicts the disk space of an overlay by this rule, and the writer follows it, so both agree to the byte.
+Planner and writer must follow one rule, so that an overlay takes the disk space that its plan predicts.
 
-Unwritten blocks are preallocated and have never been written to, so they read as zeros; but once they have been
-read, SEEK_DATA may report them as data. Only the filesystem vouches for these zeros, so the writer reads them, and
-stores any block that is not zeros after all. Zeros that were written are data.
+Unwritten blocks read as zeros, but only the filesystem vouches for that, so a writer must read them, and store any
+that are not all zeros. Zeros that were written are data.
 """
 
 from __future__ import annotations
@@ -33,17 +32,17 @@ class ToWrite(enum.Enum):
 
 
 class WriteRule:
-    """The rule for one image, with the unwritten blocks of its chain's files as they are now."""
+    """The rule for one image, with the unwritten blocks that its files had when this object was created."""
 
     def __init__(self, image: Image, *, known: ExtentTable | None = None) -> None:
-        """Ask the filesystem for the unwritten blocks. ``known``: its answer, if a raw image was mapped before.
+        """Ask the filesystem for these blocks. ``known``: at least those of a raw image, if it was mapped before.
 
         :raises ImageError: the filesystem reports an error.
         """
         self._unwritten = [Unwritten(layer.fd, layer.path, known=known) for layer in image.layers]
 
     def parts(self, segment: Segment) -> Iterator[tuple[Segment, ToWrite]]:
-        """Yield the parts of a segment that are written, in ascending order; everything else stays a hole."""
+        """Yield a segment's parts, ascending, with how much of each is written; none if its origin is ZERO."""
         if segment.origin is Origin.ZERO:
             return
         if segment.origin is not Origin.FILE or self._unwritten[segment.layer].is_nothing:
