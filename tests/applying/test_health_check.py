@@ -11,6 +11,7 @@ from plans import guest_plan, small_plan
 from stage import ASIDE, TEMPLATE, Stage
 
 from batchdiff.applying import health_check
+from batchdiff.applying.checks import verify as judging
 from batchdiff.applying.guests.guest_files import on_disk
 from batchdiff.applying.guests.status import Written
 from batchdiff.applying.health_check import check_health
@@ -19,7 +20,7 @@ from batchdiff.applying.results.finding import Health
 from batchdiff.applying.session.stop import Stop
 from batchdiff.applying.template import template_health
 from batchdiff.choices import Retire, Strategy, Verdict
-from batchdiff.errors import InUseError, ProgramError, StopError, UsageError, VerificationError
+from batchdiff.errors import ImageError, InUseError, ProgramError, StopError, UsageError, VerificationError
 
 
 @pytest.fixture
@@ -374,6 +375,17 @@ def test_what_cannot_be_asked_is_not_known(quarantined, error):
     found = overlay(quarantined)
     assert found.health is Health.UNKNOWN
     assert found.why.startswith(("qemu-img failed", "Input/output error. The disk"))
+
+
+@pytest.mark.parametrize(("module", "opener"), [(health_check, "open_layer"), (judging, "open_image")])
+def test_a_missing_program_is_no_sign_of_damage(quarantined, monkeypatch, module, opener):
+    """An encrypted overlay cannot be read without qemu-nbd."""
+
+    def fail(_source):
+        raise ImageError("cannot read it", why="not found") from ProgramError("cannot run qemu-nbd")
+
+    monkeypatch.setattr(module, opener, fail)
+    assert overlay(quarantined).health is Health.UNKNOWN
 
 
 def test_two_files_that_could_be_it(quarantined):
