@@ -86,6 +86,10 @@ def test_a_plan_from_a_pipe_needs_a_name(capsys, monkeypatch, name):
         (["apply", "p", "--guests", "a"], 'unrecognized arguments: --guests; did you mean "--guest"?'),
         (["apply", "--guests", "a", "p"], 'unrecognized arguments: --guests; did you mean "--guest"?'),
         (["apply", "p", "a"], "unrecognized arguments: a"),
+        (["--json", "plan", "m"], "--json is an option of the verb: write it after the verb"),
+        (["-v", "--format=html", "show", "p"], "-v is an option of the verb: write it after the verb"),
+        (["--log-file", "x.log", "plan", "m"], "--log-file is an option of the verb: write it after the verb"),
+        (["--dry-run", "restore", "p"], "--dry-run is an option of the verb: write it after the verb"),
         (["show", "p", "--fromat=html"], 'unrecognized arguments: --fromat=html; did you mean "--format"?'),
         (["show", "p", "--zzz"], "unrecognized arguments: --zzz"),
         (
