@@ -131,7 +131,8 @@ def _change(
             image, value = guest.planned, _value(drive, guest.planned, storages)
         is_right = value == drive.value
         waiting = "" if is_right else NOT_WRITTEN if is_preview else guest.unfinished
-        uses.append(GuestUse(guest.guest, drive.key, image, is_right, waiting, "" if is_right else guest.by_hand))
+        by_hand = "" if is_right and is_preview else guest.by_hand
+        uses.append(GuestUse(guest.guest, drive.key, image, is_right, waiting, by_hand))
         document = with_value(document, drive, value)
         if not is_right and not drive.is_unused:
             commands.append(shell_line(["qm", "set", str(config.vmid), f"--{drive.key}", value]))
