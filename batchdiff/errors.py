@@ -29,6 +29,19 @@ def is_caused_by(error: BaseException | None, *kinds: type[BaseException]) -> bo
     return error is not None
 
 
+def is_inconclusive(error: BaseException | None) -> bool:
+    """Return whether an error about an image leaves open whether the image is sound.
+
+    It does if its chain of causes has a permission, a program or a resource that is missing, a program that does
+    not answer, or another user of the image.
+    """
+    while error is not None:
+        if isinstance(error, PermissionError | TimeoutError | ProgramError | InUseError) or advice_on_limit(error):
+            return True
+        error = error.__cause__
+    return False
+
+
 class BatchdiffError(Exception):
     """A failure that is not a bug.
 

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import ast
+import errno
 import pickle
 from pathlib import Path
 
 import pytest
 
 import batchdiff
-from batchdiff.errors import EncryptedError, ImageError, MovedError, VerificationError, is_caused_by
+from batchdiff.errors import (
+    EncryptedError,
+    ImageError,
+    InUseError,
+    MovedError,
+    ProgramError,
+    VerificationError,
+    is_caused_by,
+    is_inconclusive,
+)
 
 
 def raised_from(cause: BaseException | None) -> BaseException:
@@ -31,6 +41,26 @@ def raised_from(cause: BaseException | None) -> BaseException:
 )
 def test_whether_an_error_has_one_of_these_causes(error, expected):
     assert is_caused_by(error, PermissionError, NotADirectoryError) is expected
+
+
+@pytest.mark.parametrize(
+    ("cause", "expected"),
+    [
+        (None, False),
+        (OSError(errno.EIO, "Input/output error"), False),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), False),
+        (PermissionError(errno.EACCES, "Permission denied"), True),
+        (TimeoutError("timed out"), True),
+        (OSError(errno.EMFILE, "Too many open files"), True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (ProgramError("cannot run qemu-nbd"), True),
+        (InUseError("an image is in use"), True),
+    ],
+    ids=str,
+)
+def test_whether_an_error_leaves_open_that_an_image_is_sound(cause, expected):
+    assert is_inconclusive(cause) is expected
+    assert is_inconclusive(raised_from(raised_from(cause))) is expected
 
 
 def test_an_error_about_an_image_keeps_its_file_in_another_process():

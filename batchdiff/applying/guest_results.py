@@ -25,7 +25,7 @@ from batchdiff.errors import (
     ImageError,
     IncomparableError,
     VerificationError,
-    is_caused_by,
+    is_inconclusive,
 )
 from batchdiff.image.files import open_image_file
 from batchdiff.image.storage.allocation import allocated_bytes
@@ -179,6 +179,6 @@ def with_way_back(result: SwapResult, guest: GuestToConvert, history: History) -
     """Return the result; if its error may be about a damaged overlay, add an original to go back to, if any."""
     error = result.error
     is_damage = isinstance(error, ImageError | VerificationError) and not isinstance(error, DifferenceError)
-    if error is None or not is_damage or is_caused_by(error, PermissionError):
+    if error is None or not is_damage or is_inconclusive(error):
         return result
     return replace(result, error=original_too(error, guest, history))

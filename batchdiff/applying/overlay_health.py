@@ -52,7 +52,7 @@ from batchdiff.errors import (
     SecretError,
     StopError,
     VerificationError,
-    is_caused_by,
+    is_inconclusive,
 )
 from batchdiff.image.in_use.check import users
 from batchdiff.image.open import open_image, open_layer
@@ -102,7 +102,7 @@ def _failed(error: VerificationError, guest: GuestToConvert, history: History) -
     path = guest.overlay_path
     if who := users(path):  # the tables of an overlay that a VM is writing to may be inconsistent for a moment
         return Finding(guest.name, path, Health.IN_USE, f"{who}, so it was not checked")
-    health = Health.UNKNOWN if is_caused_by(error, PermissionError) else Health.DAMAGED
+    health = Health.UNKNOWN if is_inconclusive(error) else Health.DAMAGED
     reported = error if health is Health.UNKNOWN else original_too(error, guest, history)
     return Finding(guest.name, path, health, str(reported))
 
@@ -147,7 +147,7 @@ def _judged(  # noqa: PLR0913, PLR0917  # as above
             raise
         why, may_be_used = f"is in use: {who}", True
     except VerificationError as error:
-        if is_caused_by(error, PermissionError) or not is_about_original(error, guest):
+        if is_inconclusive(error) or not is_about_original(error, guest):
             raise
         why = f"cannot be read: {error.why}"
     else:
@@ -216,14 +216,14 @@ def _require_readable(overlay: ImageSource) -> None:
 
     :raises VerificationError: its header or tables are damaged, or one of its own files cannot be used.
     :raises ImageError: the backing file is not the template of the plan or cannot be read, the data file was
-        moved, the overlay was encrypted since, the secret is missing or wrong, or this user is not allowed to read
-        the overlay.
+        moved, the overlay was encrypted since, the secret is missing or wrong, or nothing shows whether the
+        overlay is sound.
     """
     try:
         with closing(open_layer(overlay)) as layer:
             layer.read_tables()
     except ImageError as error:
-        if is_caused_by(error, PermissionError) or isinstance(error, MovedError | SecretError | EncryptedError):
+        if is_inconclusive(error) or isinstance(error, MovedError | SecretError | EncryptedError):
             raise
         raise VerificationError(f"{overlay.path} cannot be read", why=error.reason, remedy=error.remedy) from error
     open_image(overlay).close()

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 
 from batchdiff.applying.guests.file_names import original_names, where_is
 from batchdiff.applying.guests.guest_files import find_original, rebuilt_is_in_place
-from batchdiff.applying.guests.next_action import Action, IncomingAt, Scene, next_action
+from batchdiff.applying.guests.next_action import Action, IncomingAt, OutgoingAt, Scene, next_action
 from batchdiff.applying.journal.records import GuestState
 from batchdiff.applying.restore_without_template import GuestWithState
 from batchdiff.applying.session.session import Session
@@ -89,7 +89,10 @@ def expect_comparisons(meter: Meter, guests: Iterable[GuestToConvert]) -> None:
 
 def _is_to_be_retired(guest: GuestToConvert, how: Retire) -> bool:
     """Return whether the next action on a published overlay is to compare it, before its original is retired."""
-    where = where_is(original_names(guest.source.path), guest.image.fingerprints[0])
+    names = original_names(guest.source.path)
+    where = where_is(names, guest.image.fingerprints[0])
+    if where is OutgoingAt.DELETING:  # as an apply that died has left it: it is put back first
+        where = OutgoingAt.ASIDE if os.path.lexists(names.own) else OutgoingAt.NAMED
     scene = Scene(where, IncomingAt.PUBLISHED, verified=False, retire=how, one_name=False)
     return next_action(scene) is Action.VERIFY
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 
 from batchdiff import __version__
 from batchdiff.cli.console import ProgressMode
@@ -61,6 +62,8 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         main.exit(2)
     if not argv[0].startswith("-") and argv[0] not in verbs:
         main.error(f"there is no verb {show(argv[0])}{_verb_meant(argv[0], verbs)}")
+    if option := _too_early(argv, main, verbs):
+        main.error(f"{option} is an option of the verb: write it after the verb")
     arguments, unknown = main.parse_known_args(argv)
     if unknown:
         options = [option for option in _options_of(verbs[arguments.verb]) if option.startswith("--")]
@@ -101,6 +104,18 @@ def _verb_meant(word: str, verbs: Iterable[str]) -> str:
 
 def _options_of(verb: argparse.ArgumentParser) -> Iterable[str]:
     return verb._option_string_actions  # argparse has no other way to list them
+
+
+def _too_early(
+    argv: Sequence[str], main: argparse.ArgumentParser, verbs: Mapping[str, argparse.ArgumentParser]
+) -> str:
+    """Return the first option that is before the verb, and belongs to it; empty if there is none."""
+    verb = next((word for word in argv if word in verbs), None)
+    if verb is None:
+        return ""
+    before = (word.partition("=")[0] for word in takewhile(lambda word: word.startswith("-"), argv))
+    own = set(_options_of(verbs[verb])) - set(_options_of(main))
+    return next((option for option in before if option in own), "")
 
 
 def _option_meant(word: str, options: Iterable[str]) -> str:

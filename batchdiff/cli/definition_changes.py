@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from batchdiff.applying.results.outcome import GuestOutcome, Status
 from batchdiff.choices import Verdict
@@ -45,7 +46,7 @@ def report_changes(console: Console, path: str, plan: Plan, outcomes: list[Guest
             console.say(f"{name}: {line}")
     left = len(to_change - {name for name, _ in found})
     if left:
-        console.say(f"{left} more {'definition' if left == 1 else 'definitions'} must change in the same way.")
+        console.say(f"{left} more {'definition' if left == 1 else 'definitions'} must change; -v lists all.")
 
 
 def print_step_to_overlays(
@@ -68,7 +69,7 @@ def print_definitions_step(
     """Print the command that shows what must change in the definitions of these guests' VMs.
 
     VMs of Proxmox VE have a command of their own. ``arguments``: those of apply or restore. ``image``: a noun for
-    what the definitions must name, such as ``overlay``.
+    what the definitions must fit, such as ``overlay``.
     """
     options = ["--connect", arguments.connect] if arguments.connect else []
     moves = [word for move in getattr(arguments, "moves", None) or () for word in ("--map", move)]
@@ -80,7 +81,7 @@ def print_definitions_step(
         if chosen:
             command = definitions_command(arguments.plan, chosen, moves=moves, options=options)
             one = len(chosen) == 1
-            what = f"VM's definition must name the {image}" if one else f"VMs' definitions must name the {image}s"
+            what = f"VM's definition must fit the {image}" if one else f"VMs' definitions must fit the {image}s"
             the = where if of_proxmox and others else "The"
             end = "." if chosen is of_proxmox else "; add --define to make the changes."
             console.say(f"{the} {what}: `{command}` shows what must change{end}")
@@ -115,8 +116,7 @@ def changes_in_definition(
 def must_change(guest: GuestPlan, template: ImageSource) -> bool:
     """Return True if a VM may need one definition for a guest's original and another for its overlay."""
     is_other = guest.overlay_path != guest.source.path or guest.options.format != guest.source.format.value
-    is_other |= is_on_proxmox([guest]) or guest.options.data_file is not None
-    return is_other or any(_secrets(guest, template))
+    return is_other or is_on_proxmox([guest]) or any(_secrets(guest, template))
 
 
 def _has_overlay(guest: GuestPlan, outcome: GuestOutcome) -> bool:
@@ -154,8 +154,9 @@ def _secrets(guest: GuestPlan, template: ImageSource) -> Iterator[str]:
             f"the overlay is encrypted: give the VM the secret in {chosen.secret_file}"
             " (QEMU: encrypt.key-secret=ID; libvirt: <encryption> in the disk's <source>)"
         )
-    elif guest.source.secret_file is not None:
-        yield "the overlay is not encrypted: remove the secret of the original from the VM's definition"
+    elif former := _no_longer_needed(guest.source, template):
+        secrets = "secret" if len(former) == 1 else "secrets"
+        yield f"the overlay is not encrypted: remove the {secrets} of {few(former)} from the VM's definition"
     overlay = ImageSource(guest.overlay_path, ImageFormat.QCOW2, (template, *template.backing))
     ids = {each.secret_file: "SECRET" for each in overlay.backing if each.secret_file is not None}
     options = [each for each in dotted(decryption(overlay, ids)) if each.endswith("=SECRET")]
@@ -167,3 +168,10 @@ def _secrets(guest: GuestPlan, template: ImageSource) -> Iterator[str]:
             f"{few(below)} {are} encrypted: give the VM {secrets}{too} (QEMU: {', '.join(options)};"
             " libvirt: <encryption> in the disk's <backingStore>)"
         )
+
+
+def _no_longer_needed(original: ImageSource, template: ImageSource) -> list[str]:
+    """Return the encrypted images of an original's chain that are not below its overlay, too, in words."""
+    kept = {each.path for each in (template, *template.backing)}
+    backing = tuple(each for each in original.backing if each.path not in kept)
+    return encrypted_images(replace(original, backing=backing), "the original")

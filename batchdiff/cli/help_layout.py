@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 
 _WIDTH = 80
@@ -27,9 +28,9 @@ def help_layout(prog: str) -> argparse.HelpFormatter:
 
 def _columns() -> int:
     """Return COLUMNS if it is a positive number, or else the width of stdout's terminal, or else ``_WIDTH``."""
-    given = os.environ.get("COLUMNS", "")
-    if given.isdecimal() and int(given) > 0:
-        return int(given)
+    with contextlib.suppress(ValueError):  # also if it has thousands of digits
+        if (given := int(os.environ.get("COLUMNS", ""))) > 0:
+            return given
     try:
         return os.get_terminal_size(1).columns or _WIDTH
     except OSError:

@@ -68,7 +68,7 @@ def run(argv: list[str]) -> int:
         console.error(error)
         code = error.exit_code
     except KeyboardInterrupt:
-        console.warn("interrupted; run the same command again")
+        _warn(console, "interrupted; run the same command again")
         code = EXIT_INTERRUPTED
     except Exception as error:
         code = _unexpected(console, error, argv, arguments)
@@ -140,10 +140,16 @@ def _report_bug(
     path = crash_report.write_crash_report(text, crash_report.folders_for(arguments))
     what = crash_report.exception_line(error).splitlines()[0]
     if path is None:
-        console.warn(text)
+        _warn(console, text)
     remedy = _REPORT_PRINTED_BUG if path is None else _REPORT_BUG.format(path=path)
-    console.warn(f"{_BUG.format(what=what)} {remedy}")
+    _warn(console, f"{_BUG.format(what=what)} {remedy}")
     console.event("error", message=_BUG.format(what=what), remedy=remedy, exit_code=EXIT_BUG)
+
+
+def _warn(console: Console, text: str) -> None:
+    """Print why a command ends; if stderr cannot be written, the exit code still reports it."""
+    with contextlib.suppress(UsageError):
+        console.warn(text)
 
 
 def _is_folder_deleted() -> bool:
@@ -181,7 +187,7 @@ def _verb(console: Console, arguments: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _advice_for(arguments: argparse.Namespace) -> Iterator[None]:
-    """Put the full path of the verb's plan, if any, and ``--map`` as it was given into recommended commands."""
+    """Put the full path of the verb's plan, if any, and its ``--map`` into recommended commands."""
     if "plan" not in arguments:
         yield
         return

@@ -11,7 +11,7 @@ from batchdiff.cli.logs.options import add_textfile
 from batchdiff.cli.options.definitions_options import add_changes, add_places
 from batchdiff.cli.options.discover_options import OUTPUT, add_search
 from batchdiff.cli.options.estimate_options import add_sampling
-from batchdiff.cli.options.option_values import SchemaName, file_to_write, guest_name, jobs, one_of, rate
+from batchdiff.cli.options.option_values import SchemaName, file_to_write, guest_name, jobs, moved_to, one_of, rate
 from batchdiff.cli.options.scheduler_options import add_scheduler
 from batchdiff.report.form import Form, Order
 from batchdiff.throttle.options import CacheUse
@@ -276,6 +276,7 @@ def _add_map(verb: argparse.ArgumentParser) -> None:
         metavar="OLD=NEW",
         action="append",
         dest="moves",
+        type=moved_to,
         help="the images were moved: a path under OLD in the plan is under NEW now; may be repeated",
     )
 

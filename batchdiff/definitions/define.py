@@ -132,9 +132,9 @@ class Definer:
             states = {use.waiting for use in change.uses}
             remedy = f"Run {' and '.join(what for state, what in _REMEDIES.items() if state in states)} first."
             raise DefinitionError(what, why="; ".join(change.waiting), remedy=remedy)
-        if change.by_hand:
+        if reasons := [f"{use.guest}: {use.by_hand}" for use in change.uses if use.by_hand and not use.is_right]:
             by_hand = "Change it by hand, as `batchdiff definitions` shows."
-            raise DefinitionError(what, why="; ".join(change.by_hand), remedy=by_hand)
+            raise DefinitionError(what, why="; ".join(reasons), remedy=by_hand)
         self._require_off(name, what)
         self._require_consistent(name, what)
 

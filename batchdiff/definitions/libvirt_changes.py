@@ -128,7 +128,8 @@ def _with_right_image(
         image, waiting = guest.planned, NOT_WRITTEN
         changed = _with_image(domain, disk, image, pools)
     if changed == domain.document:
-        return changed, GuestUse(guest.guest, disk.target, image, is_right=True)
+        by_hand = "" if image is guest.planned else guest.by_hand
+        return changed, GuestUse(guest.guest, disk.target, image, is_right=True, by_hand=by_hand)
     return changed, GuestUse(
         guest.guest, disk.target, image, is_right=False, waiting=waiting, by_hand=guest.by_hand
     )

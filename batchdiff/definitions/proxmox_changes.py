@@ -154,7 +154,9 @@ def _use(drive: ConfigDrive, guest: GuestDisk, storages: Sequence[Storage]) -> G
     if has_path and drive.format == image.format and guest.planned is not None:
         image, waiting = guest.planned, NOT_WRITTEN
     if _has_image(drive, image, storages):
-        return GuestUse(guest.guest, drive.key, image, is_right=True)
+        # Before an apply, an image of the same name needs nothing yet; afterwards, a secret may be missing.
+        by_hand = "" if image is guest.planned else guest.by_hand
+        return GuestUse(guest.guest, drive.key, image, is_right=True, by_hand=by_hand)
     return GuestUse(guest.guest, drive.key, image, is_right=False, waiting=waiting, by_hand=guest.by_hand)
 
 

@@ -16,6 +16,7 @@ from plans import guest_plan, small_plan
 from stage import ASIDE, TEMPLATE, Stage, failed, status
 
 from batchdiff.applying import health_check, overlay_health
+from batchdiff.applying.checks import verify as judging
 from batchdiff.applying.guests.guest_files import on_disk
 from batchdiff.applying.guests.status import Written
 from batchdiff.applying.health_check import check_health
@@ -25,7 +26,7 @@ from batchdiff.applying.results.outcome import Status
 from batchdiff.applying.session.stop import Stop
 from batchdiff.applying.template import template_health
 from batchdiff.choices import Retire, Strategy, Verdict
-from batchdiff.errors import InUseError, ProgramError, StopError, UsageError, VerificationError
+from batchdiff.errors import ImageError, InUseError, ProgramError, StopError, UsageError, VerificationError
 from batchdiff.linux.call_failures import AGAIN
 
 
@@ -474,6 +475,17 @@ def test_an_overlay_that_was_encrypted_since(quarantined):
     found = overlay(quarantined)
     assert found.health is Health.UNKNOWN
     assert "put a decrypted copy of it in its place" in found.why
+
+
+@pytest.mark.parametrize(("module", "opener"), [(overlay_health, "open_layer"), (judging, "open_image")])
+def test_a_missing_program_is_no_sign_of_damage(quarantined, monkeypatch, module, opener):
+    """An encrypted overlay cannot be read without qemu-nbd."""
+
+    def fail(_source):
+        raise ImageError("cannot read it", why="not found") from ProgramError("cannot run qemu-nbd")
+
+    monkeypatch.setattr(module, opener, fail)
+    assert overlay(quarantined).health is Health.UNKNOWN
 
 
 def test_two_files_that_could_be_it(quarantined):

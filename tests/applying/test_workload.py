@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from stage import NAME, Stage, failed
+from stage import ASIDE, DELETING, NAME, Stage, failed
 
 from batchdiff.applying.dry_run import dry_run_purge, dry_run_restore
 from batchdiff.applying.health_check import check_health
@@ -77,6 +77,26 @@ def test_an_interrupted_apply_counts_only_what_is_left(stage):
         stage.apply()
     stage.stop = Stop()
     assert settled(stage, stage.apply())[0] == DATA + SIZE
+
+
+@pytest.mark.parametrize(
+    ("place", "retire", "compared"),
+    [
+        ("beside", Retire.DELETE, 1),
+        ("beside", Retire.QUARANTINE, 1),
+        ("beside", Retire.KEEP, 0),
+        ("same", Retire.DELETE, 1),
+        ("same", Retire.QUARANTINE, 0),
+    ],
+)
+def test_an_original_that_was_about_to_be_deleted_is_put_back_and_compared(
+    tmp_path, monkeypatch, place, retire, compared
+):
+    """An apply died between two steps."""
+    stage = Stage(tmp_path, monkeypatch, place=place)
+    stage.apply(Retire.QUARANTINE)
+    stage.original(suffix=ASIDE).rename(stage.original(suffix=DELETING))
+    assert settled(stage, stage.apply(retire))[0] == compared * SIZE
 
 
 def test_purge_compares(stage):

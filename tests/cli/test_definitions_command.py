@@ -222,10 +222,10 @@ def test_libvirt_that_cannot_be_reached(planned):
     assert "cannot use libvirt" in done.stderr
 
 
-@pytest.mark.parametrize("option", ["--define", "--undo"])
-def test_files_cannot_be_defined(planned, option):
-    done = definitions(planned, "--xml", definition(planned), option, expect=2)
-    assert f"cannot use {option} with --xml" in done.stderr
+@pytest.mark.parametrize("options", [["--define"], ["--undo"], ["--connect", "qemu:///system"]], ids=" ".join)
+def test_files_need_no_option_for_libvirt(planned, options):
+    done = definitions(planned, "--xml", definition(planned), *options, expect=2)
+    assert f"cannot use {options[0]} with --xml" in done.stderr
 
 
 @pytest.mark.parametrize(

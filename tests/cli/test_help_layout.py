@@ -8,7 +8,7 @@ from batchdiff.cli.help_layout import help_layout
 
 
 @pytest.mark.parametrize("terminal", [None, 0, 40, 123])
-@pytest.mark.parametrize("given", [None, "", "0", "-7", "wide", "60", "200"])
+@pytest.mark.parametrize("given", [None, "", "0", "-7", "wide", "60", "200", " 50 ", "9" * 5000])
 def test_help_is_as_wide_as_argparse_makes_it(monkeypatch, given, terminal):
     def size(_descriptor):
         if terminal is None:

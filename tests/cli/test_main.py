@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import subprocess
@@ -8,6 +9,7 @@ from commands import COMMAND, batchdiff, events
 
 from batchdiff import __version__
 from batchdiff.cli import main
+from batchdiff.cli.logs import crash_report
 from batchdiff.errors import BatchdiffError
 
 VERBS = ["plan", "show", "apply", "validate"]
@@ -114,6 +116,24 @@ def test_errors_that_cannot_be_written(tmp_path):
     with open("/dev/full", "wb") as full:
         done = subprocess.run([*COMMAND, "show", "none"], cwd=tmp_path, stderr=full, check=False)
     assert done.returncode == 5
+
+
+@pytest.mark.parametrize(("cause", "code"), [(KeyboardInterrupt(), 130), (RuntimeError("a bug"), 70)], ids=repr)
+@pytest.mark.parametrize("is_reported", [True, False])
+def test_an_end_whose_message_cannot_be_written(tmp_path, monkeypatch, capsys, cause, code, is_reported):
+    """Its exit code and the last event are as usual; is_reported: whether a crash report can be written."""
+
+    def fail(*_):
+        raise cause
+
+    monkeypatch.setattr(main, "_verb", fail)
+    monkeypatch.setattr(crash_report, "folders_for", lambda _: [str(tmp_path)] if is_reported else [])
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        assert main.run(["schema", "plan", "--json"]) == code
+        monkeypatch.undo()
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (summary["event"], summary["exit_code"]) == ("summary", code)
 
 
 def test_memory_that_is_short(monkeypatch, capsys):

@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 from plans import guest_plan, savings, small_plan
 
+from batchdiff.applying.checks import space
 from batchdiff.applying.guests.status import OnDisk, TemplateIs, Written
 from batchdiff.applying.journal.kept_plan import KeptPlan
 from batchdiff.applying.journal.records import Fate, Goal, GuestState, History, Step
@@ -372,6 +373,21 @@ def test_too_little_space(capsys, monkeypatch, remedy):
     assert capsys.readouterr().err == (
         "batchdiff: warning: `batchdiff apply` would refuse this plan: /images has too little space: it is full."
         f" {remedy}\n"
+    )
+
+
+def test_space_that_cannot_be_determined(capsys, monkeypatch):
+    """Its advice must not be the same command again, because that would be `plan`."""
+
+    def fail(_path: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(space, "_device", lambda _path: 1)
+    monkeypatch.setattr(space.os, "statvfs", fail)
+    plan_warnings.warn_of_space(Console(), small_plan(guest_plan()))
+    assert capsys.readouterr().err == (
+        "batchdiff: warning: `batchdiff apply` would refuse this plan: cannot determine the free space of"
+        " /srv/clones: Input/output error (/srv/clones). Fix that before you apply the plan.\n"
     )
 
 

@@ -172,7 +172,7 @@ PRINTED = "batchdiff show fleet.plan.json --format json"
     [
         ("/images", "'/images' does not have the form OLD=NEW", PRINTED),
         ("images=.", "'images' is not an absolute path", PRINTED),
-        ("/images=nowhere", "'nowhere' cannot be found", "NEW is where the files are now: correct it, mount"),
+        ("/images=nowhere", "/nowhere' cannot be found", "NEW is where the files are now: correct it, mount"),
         ("/images=.", "no path in the plan is under /images; the template is {folder}/template.img", PRINTED),
     ],
 )

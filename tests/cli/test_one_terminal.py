@@ -72,7 +72,7 @@ def test_definitions_to_change_come_after_the_table(terminal, capsys):
     assert lines[0] == (
         "web0: change the VM's definition: /srv/clones/web0.img (raw) -> /srv/clones/web0.qcow2 (qcow2)"
     )
-    assert lines[3:] == ["3 more definitions must change in the same way."]
+    assert lines[3:] == ["3 more definitions must change; -v lists all."]
     changes(Console(verbosity=1))
     assert len(capsys.readouterr().err.splitlines()) == 6
 
@@ -102,7 +102,7 @@ def test_the_command_for_definitions_is_printed_once_for_all(monkeypatch, capsys
     monkeypatch.setattr(Console, "is_one_terminal", on_terminal)
     step(*OUTCOMES[1:3], FAILED)
     assert capsys.readouterr().err == (
-        "The VMs' definitions must name the overlays: `batchdiff definitions 'my fleet.json'` shows what must"
+        "The VMs' definitions must fit the overlays: `batchdiff definitions 'my fleet.json'` shows what must"
         " change; add --define to make the changes.\n"
     )
 
@@ -117,9 +117,9 @@ def test_guests_of_proxmox_and_of_libvirt_have_a_command_each(capsys):
     arguments = argparse.Namespace(**vars(ARGUMENTS) | {"connect": "qemu:///system"})
     definition_changes.print_definitions_step(Console(), arguments, guests, "restored image")
     assert capsys.readouterr().err.splitlines() == [
-        "In Proxmox VE, the VM's definition must name the restored image: `batchdiff definitions 'my fleet.json'"
+        "In Proxmox VE, the VM's definition must fit the restored image: `batchdiff definitions 'my fleet.json'"
         " --proxmox /etc/pve/qemu-server` shows what must change.",
-        "In libvirt, the VMs' definitions must name the restored images: `batchdiff definitions 'my fleet.json'"
+        "In libvirt, the VMs' definitions must fit the restored images: `batchdiff definitions 'my fleet.json'"
         " --connect qemu:///system` shows what must change; add --define to make the changes.",
     ]
 
@@ -157,13 +157,35 @@ def test_a_definition_that_stays_the_same_need_not_change(terminal, capsys):
     step(*OUTCOMES[:2], guests=rethinned)
     assert capsys.readouterr().err == ""
     step(*OUTCOMES[:2], guests=[rethinned[0], *GUESTS[1:]])
-    assert capsys.readouterr().err.startswith("The VM's definition must name the overlay: ")
+    assert capsys.readouterr().err.startswith("The VM's definition must fit the overlay: ")
     plan = small_plan(*rethinned)
     definition_changes.report_changes(Console(), "my fleet.json", plan, OUTCOMES)
     assert "more definitions" not in capsys.readouterr().err
-    moved = replace(rethinned[0], options=replace(rethinned[0].options, data_file="/srv/web0.data"))
-    step(OUTCOMES[0], guests=[moved])
-    assert "must name the overlay" in capsys.readouterr().err
+    with_data_file = replace(rethinned[0], options=replace(rethinned[0].options, data_file="/srv/web0.data"))
+    step(OUTCOMES[0], guests=[with_data_file])
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("below", "own", "former"),
+    [
+        (["/b"], "/k", "secrets of the original and the backing file /b"),
+        ([], "/k", "secret of the original"),
+        (["/b"], None, "secret of the backing file /b"),
+        (["/srv/template.img"], None, ""),
+    ],
+)
+def test_secrets_that_the_overlay_does_not_need_are_removed(below, own, former):
+    """The image below a guest that is made thinner may be the template, which is needed as before."""
+    backing = tuple(ImageSource(path, ImageFormat.QCOW2, secret_file="/k") for path in below)
+    guest = in_place(GUESTS[0])
+    guest = replace(guest, source=replace(guest.source, backing=backing, secret_file=own))
+    template = ImageSource("/srv/template.img", ImageFormat.RAW)
+    said = [*definition_changes.changes_in_definition(guest, OUTCOMES[0], template, "plan")][1:]
+    assert said == [
+        f"the overlay is not encrypted: remove the {text} from the VM's definition" for text in [former] if text
+    ]
+    assert definition_changes.must_change(guest, template) is bool(former)
 
 
 def test_definitions_that_must_change_are_listed_before_those_that_stay_the_same(terminal, capsys):
@@ -174,7 +196,7 @@ def test_definitions_that_must_change_are_listed_before_those_that_stay_the_same
     plan = small_plan(*map(in_place, GUESTS[:2]), *GUESTS[2:])
     definition_changes.report_changes(Console(), "my fleet.json", plan, OUTCOMES)
     said = capsys.readouterr().err.splitlines()
-    assert said[3:] == ["1 more definition must change in the same way."]
+    assert said[3:] == ["1 more definition must change; -v lists all."]
     assert said[0].startswith("web2: change the")
 
 

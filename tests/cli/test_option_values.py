@@ -60,6 +60,23 @@ def test_rates(text, rate):
     assert parse_arguments(["plan", "m", "--limit-rate", text]).limit_rate == rate
 
 
+@pytest.mark.parametrize(
+    ("text", "absolute"),
+    [
+        ("/a=.", "/a={folder}"),
+        ("/a=b/./c=d", "/a={folder}/b/c=d"),
+        ("/a=b/../c", "/a={folder}/b/../c"),
+        ("/a=/b/", "/a=/b/"),
+        ("a", "a"),
+        ("/a=", "/a="),
+        ("=", "="),
+    ],
+)
+def test_the_place_of_moved_images_is_absolute(tmp_path, monkeypatch, text, absolute):
+    monkeypatch.chdir(tmp_path)
+    assert parse_arguments(["status", "p", "--map", text]).moves == [absolute.format(folder=tmp_path)]
+
+
 @pytest.mark.parametrize("name", ["-", "/dev/stdin", "/dev/fd/63"])
 def test_a_plan_from_a_pipe_needs_a_name(capsys, monkeypatch, name):
     monkeypatch.setattr(main.signal, "signal", lambda *_: None)  # that of the tests stays
@@ -86,6 +103,10 @@ def test_a_plan_from_a_pipe_needs_a_name(capsys, monkeypatch, name):
         (["apply", "p", "--guests", "a"], 'unrecognized arguments: --guests; did you mean "--guest"?'),
         (["apply", "--guests", "a", "p"], 'unrecognized arguments: --guests; did you mean "--guest"?'),
         (["apply", "p", "a"], "unrecognized arguments: a"),
+        (["--json", "plan", "m"], "--json is an option of the verb: write it after the verb"),
+        (["-v", "--format=html", "show", "p"], "-v is an option of the verb: write it after the verb"),
+        (["--log-file", "x.log", "plan", "m"], "--log-file is an option of the verb: write it after the verb"),
+        (["--dry-run", "restore", "p"], "--dry-run is an option of the verb: write it after the verb"),
         (["show", "p", "--fromat=html"], 'unrecognized arguments: --fromat=html; did you mean "--format"?'),
         (["show", "p", "--zzz"], "unrecognized arguments: --zzz"),
         (

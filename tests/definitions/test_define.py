@@ -122,6 +122,18 @@ def test_when_it_is_left_alone(tmp_path, libvirt, disk, why, remedy):
     assert not (tmp_path / "saved").exists()
 
 
+def test_what_was_done_by_hand_does_not_prevent_the_rest(tmp_path):
+    """One disk already uses the right image, with its secret."""
+    other = b"<disk><driver type='qcow2'/><source file='/i/db.qcow2'/></disk></devices>"
+    libvirt = FakeLibvirt(document=DOCUMENT.replace(b"</devices>", other))
+    db = VmImage("/i/db.qcow2", "qcow2")
+    disks = [guest(), GuestDisk("db", db, None, frozenset({db.path}), by_hand=SECRETS)]
+    (change,) = domain_changes([libvirt.domain("web")], disks)
+    assert change.by_hand == [f"db: {SECRETS}"]
+    Definer(libvirt, disks, (), str(tmp_path / "saved")).define(change)
+    assert OVERLAY.path.encode() in libvirt.document
+
+
 def test_a_domain_that_waits_for_two_guests(tmp_path):
     two = b"<disk><driver type='raw'/><source file='/i/db.img'/></disk></devices>"
     libvirt = FakeLibvirt(document=DOCUMENT.replace(b"</devices>", two))

@@ -215,6 +215,8 @@ def test_a_disk_of_two_vms():
 def test_secrets_are_for_the_operator():
     (change,) = changes(config(LINE), disk=GuestDisk("web", THIN, None, BOTH, by_hand=SECRETS))
     assert (change.waiting, change.by_hand) == ([], [f"web: {SECRETS}"])
+    (change,) = changes(config(NEW_LINE), disk=GuestDisk("web", THIN, None, BOTH, by_hand=SECRETS))
+    assert (change.is_right, change.by_hand) == (True, [f"web: {SECRETS}"])
 
 
 def test_an_unused_disk_does_not_matter_if_a_vm_uses_the_guest():

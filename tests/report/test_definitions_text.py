@@ -67,6 +67,18 @@ def test_what_only_the_operator_can_do():
     assert (event["by_hand"], event["commands"]) == ([f"web: {SECRETS}"], [])
 
 
+@pytest.mark.parametrize(("now", "planned", "is_told"), [(THIN, None, True), (RAW, RAW, False)])
+def test_what_only_the_operator_can_do_to_a_definition_with_the_right_image(now, planned, is_told):
+    """It may be done already. Before apply, it must not be done yet."""
+    document = XML.replace(RAW.path, now.path).replace("'raw'", f"'{now.format}'")
+    disk = GuestDisk("web", now, planned, BOTH, by_hand=SECRETS)
+    (change,) = domain_changes([parse_domain(document.encode(), "web.xml")], [disk])
+    assert change.is_right
+    text = definitions_text([change], [disk], width=200)
+    assert (f"  by hand, unless it is done: web: {SECRETS}\n" in text) is is_told
+    assert definition_event(change)["by_hand"] == [f"web: {SECRETS}"] * is_told
+
+
 def test_definitions_that_use_no_guest_are_counted():
     (change,) = domain_changes([DOMAIN], [GuestDisk("web", THIN, None, BOTH)])
     text = definitions_text([change], [], others=2, manages="files")

@@ -9,8 +9,8 @@
     its content has changed      overlays that are recorded for this plan          -> damaged
                                  overlays that name it, but that are not recorded  -> unknown
                                  no overlay depends on it                          -> stale
-    no permission to read it, a secret that is missing or wrong, a data file that
-    was moved, or nothing that proves its content                                  -> unknown
+    a permission, a program, a resource or a secret that is missing; another user
+    of it; a data file that was moved; or nothing that proves its content          -> unknown
     any other error              an overlay depends on it                          -> damaged
                                  none does                                         -> unknown
 
@@ -36,6 +36,7 @@ from batchdiff.errors import (
     StopError,
     TemplateChangedError,
     is_caused_by,
+    is_inconclusive,
 )
 from batchdiff.image.image import Image
 from batchdiff.image.open import inspect, open_image
@@ -85,7 +86,7 @@ def _judged(error: BatchdiffError, plan: Plan, history: History) -> tuple[Health
     """Return the health of a template about which an error was raised, and the error to report."""
     is_changed = isinstance(error, TemplateChangedError)
     is_lacking_proof = isinstance(error, PlanError) and not is_changed
-    if is_lacking_proof or isinstance(error, MovedError | SecretError) or is_caused_by(error, PermissionError):
+    if is_lacking_proof or isinstance(error, MovedError | SecretError) or is_inconclusive(error):
         return Health.UNKNOWN, error
     if history.published:
         return Health.DAMAGED, error if is_changed else _needed(error, "all overlays")

@@ -6,6 +6,7 @@ beforehand, and records the new fingerprint of each file afterwards.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -41,8 +42,7 @@ def protect(template: Image, journal: Journal | MemoryJournal) -> tuple[str, ...
         except OSError as error:
             why = reason(error, Deed.CHANGE_MODE, layer.path)
             notices.append(
-                f"the template's file {layer.path} keeps its write permission: {why}. {_who_may(layer.path)}"
-                f" `chmod a-w {shell_word(layer.path)}`"
+                f"the template's file {layer.path} keeps its write permission: {why}. {_advice(layer.path, error)}"
             )
             continue
         os.fsync(layer.fd)
@@ -50,9 +50,12 @@ def protect(template: Image, journal: Journal | MemoryJournal) -> tuple[str, ...
     return tuple(notices)
 
 
-def _who_may(path: str) -> str:
-    """Return the words before a `chmod` command; they name root if this user may not run it."""
-    return "Have root run" if lacking_ownership(Deed.CHANGE_MODE, path) else "Remove the permission yourself:"
+def _advice(path: str, error: OSError) -> str:
+    """Return how to remove the write permission, by root if this user may not do that."""
+    remove = "have root run" if lacking_ownership(Deed.CHANGE_MODE, path) else "remove the permission yourself:"
+    if error.errno == errno.EROFS:  # which protects the file, too
+        remove = f"once that is writable, {remove}"
+    return f"{remove[0].upper()}{remove[1:]} `chmod a-w {shell_word(path)}`"
 
 
 def record_interrupted_protection(

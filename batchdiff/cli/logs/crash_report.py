@@ -1,7 +1,7 @@
 """The report of a crash: the traceback of a bug, in a new file that a user can attach to a public bug report.
 
 The traceback has lines of code, but no values of variables. Messages of exceptions may quote data, so bytes,
-arrays and long lists of numbers in them are left out.
+arrays, long lists of numbers and passwords in them are left out.
 """
 
 from __future__ import annotations
@@ -66,12 +66,12 @@ def _parts(error: BaseException) -> Iterator[str]:
 
 
 def exception_line(error: BaseException) -> str:
-    """Return an exception's class and message. Data in the message is left out, and a long message is cut."""
+    """Return an exception's class and message, without data and passwords; a long message is cut."""
     try:
         message = str(error)
     except Exception:  # the exception's own code has a bug, too
         message = "(it has no message)"
-    return f"{type(error).__name__}: {_DATA.sub('(data left out)', message)[:_LONGEST]}"
+    return f"{type(error).__name__}: {without_passwords(_DATA.sub('(data left out)', message))[:_LONGEST]}"
 
 
 def folders_for(arguments: argparse.Namespace | None) -> list[str]:
@@ -82,7 +82,7 @@ def folders_for(arguments: argparse.Namespace | None) -> list[str]:
     """
     given = [getattr(arguments, name, None) for name in ("plan", "output", "manifest")]
     paths = [os.path.dirname(os.path.abspath(path)) for path in given if path and path != "-"]
-    beside = [path for path in paths if not path.startswith(("/dev", "/proc"))][:1]
+    beside = [path for path in paths if not f"{path}/".startswith(("/dev/", "/proc/"))][:1]
     return [*beside, os.environ.get("TMPDIR") or "/tmp"]  # noqa: S108  # the name is random, and must be new
 
 

@@ -15,7 +15,7 @@ from batchdiff.files import own_files
 from batchdiff.qemu.installed import installed_version
 
 _BESIDE_PLANS = ("", *own_files.BESIDE_PLAN)
-_READS_NO_IMAGE = {"show", "status", "validate"}
+_READS_NO_IMAGE = {"schema", "show", "status", "validate"}
 
 
 def log_of(arguments: argparse.Namespace) -> LogFile:
@@ -28,7 +28,11 @@ def log_of(arguments: argparse.Namespace) -> LogFile:
 
 def first_lines(verb: str, argv: Sequence[str]) -> str:
     """Return what a command logs first."""
-    where = f"in {os.getcwd()}, by user {os.getuid()}; {', '.join(_versions(verb))}"
+    try:
+        folder = os.getcwd()
+    except OSError:
+        folder = "a deleted folder"
+    where = f"in {folder}, by user {os.getuid()}; {', '.join(_versions(verb))}"
     return f"command: {shlex.join(['batchdiff', *argv])}\n{where}"
 
 

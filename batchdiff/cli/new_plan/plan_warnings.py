@@ -33,4 +33,6 @@ def warn_of_space(console: Console, plan: Plan) -> None:
     try:
         check_space(plan.to_convert, plan.retire)
     except GuestError as error:
-        console.warn(f"warning: `batchdiff apply` would refuse this plan: {error}")
+        # Advice about a failed system call ends with the same command again, which would be `plan`.
+        advice = "Fix that before you apply the plan." if isinstance(error.__cause__, OSError) else error.remedy
+        console.warn(f"warning: `batchdiff apply` would refuse this plan: {error.reason}. {advice}")

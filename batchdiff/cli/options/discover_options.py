@@ -13,7 +13,9 @@ def add_search(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "paths", metavar="PATH", nargs="*", help="an image, a folder to search for images, or a quoted glob"
     )
-    verb.add_argument("--libvirt", action="store_true", help="also examine the disks of all domains in libvirt")
+    verb.add_argument(
+        "--libvirt", action="store_true", help="also examine the disks of all domains that are defined in libvirt"
+    )
     verb.add_argument(
         "--template",
         metavar="IMAGE",

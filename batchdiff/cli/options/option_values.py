@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import enum
+import os
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -74,6 +75,19 @@ def file_to_read(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("the file name is empty")
     return text
+
+
+def moved_to(text: str) -> str:
+    """Parse a move ``OLD=NEW``; a relative NEW becomes absolute, so that recommended commands work in any folder.
+
+    Other mistakes are reported once the plan is known.
+    """
+    old, equals, new = text.partition("=")
+    if not new or os.path.isabs(new):
+        return text
+    full = os.path.join(os.getcwd(), new)
+    # Behind a symbolic link, ".." is another folder than the text suggests.
+    return f"{old}{equals}{full if '..' in new.split('/') else os.path.normpath(full)}"
 
 
 def rate(text: str) -> int:

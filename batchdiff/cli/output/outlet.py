@@ -1,10 +1,12 @@
-"""stdout and stderr, written so that a pipe's reader cannot hold up the work: unread text waits in memory.
+"""stdout and stderr, written so that a reader cannot hold up the work: unread text waits in memory.
 
 ::
 
     put("line")    -> pending -> as much as the reader takes right now; texts from several threads never mix
     put_event("progress", may_drop=True)     left out if the reader is behind: the next one replaces it
     flush()        wait until all is written
+
+If both are one terminal, text waits in one queue, so messages never get into the middle of a result.
 
 If the reader has gone, as with ``| head``, output is dropped without an error. If output cannot be written, as on
 a full disk, one error reports that, and later output is dropped.
@@ -35,13 +37,47 @@ class Drawn(Protocol):
         """Remove the drawing, and draw it again after the block."""
 
 
+class _Queue:
+    """Text that waits for its reader."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.pending: deque[bytes] = deque()
+
+    def put(self, fd: int, data: bytes, *, may_drop: bool) -> None:
+        """Write as much as the reader takes now; ``may_drop``: leave the data out if other text is waiting."""
+        self._write(fd)
+        if not (may_drop and self.pending):
+            self.pending.extend(data[at : at + _PIECE] for at in range(0, len(data), _PIECE))
+            self._write(fd)
+
+    def flush(self, fd: int) -> None:
+        """Wait until all text is written."""
+        while self.pending:
+            _wait(fd, forever=True)
+            self._write(fd)
+
+    def _write(self, fd: int) -> None:
+        """Write pending text for as long as the reader takes it."""
+        while self.pending and _wait(fd):
+            # Taken out first: the reader of this piece may interrupt the command, which must not write it again.
+            piece = self.pending.popleft()
+            try:
+                done = os.write(fd, piece)
+            except BlockingIOError:  # the reader, or another writer, was quicker
+                self.pending.appendleft(piece)
+                return
+            if done < len(piece):
+                self.pending.appendleft(piece[done:])
+
+
 class Outlet:
     """stdout or stderr, by its name in :mod:`sys`. ``drawn``: what is drawn at its end; None if nothing is."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._lock = threading.RLock()
-        self._pending: deque[bytes] = deque()
+        self._own_queue = _Queue()
+        self._terminal: tuple[TextIO, int | None] | None = None
         self._failure: UsageError | None = None
         self.drawn: Drawn | None = None
 
@@ -85,44 +121,50 @@ class Outlet:
 
         :raises UsageError: pending text or an earlier event could not be written.
         """
-        with self._lock, self._guarded():
-            fd = _descriptor(self.stream)
-            while self._pending and fd is not None:
-                _wait(fd, forever=True)
-                self._write(fd)
+        queue = self._queue
+        with queue.lock, self._guarded(queue):
+            fd = self._descriptor()
+            if fd is not None:
+                queue.flush(fd)
+            self._close_terminal()
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
 
+    @property
+    def _queue(self) -> _Queue:
+        """The queue for this stream: that of stdout if this is stderr and both are one terminal."""
+        device = _terminal_device(self.stream) if self is STDERR else None
+        is_shared = device is not None and device == _terminal_device(STDOUT.stream)
+        return STDOUT._own_queue if is_shared else self._own_queue
+
     def _put(self, text: str, *, may_drop: bool) -> None:
-        with self._lock, self._guarded():
-            stream = self.stream
-            fd = _descriptor(stream)
+        queue, stream = self._queue, self.stream
+        with queue.lock, self._guarded(queue):
+            fd = self._descriptor()
             if fd is None:  # a stream in memory
                 stream.write(text)
                 stream.flush()
-                return
-            self._write(fd)
-            if not (may_drop and self._pending):
-                data = text.encode(stream.encoding, stream.errors or "strict")
-                self._pending.extend(data[at : at + _PIECE] for at in range(0, len(data), _PIECE))
-                self._write(fd)
+            else:
+                queue.put(fd, text.encode(stream.encoding, stream.errors or "strict"), may_drop=may_drop)
 
-    def _write(self, fd: int) -> None:
-        """Write pending text for as long as the reader takes it."""
-        while self._pending and _wait(fd):
-            # Taken out first: the reader of this piece may interrupt the command, which must not write it again.
-            piece = self._pending.popleft()
-            try:
-                done = os.write(fd, piece)
-            except BlockingIOError:  # another process has made the shared descriptor non-blocking
-                self._pending.appendleft(piece)
-                return
-            if done < len(piece):
-                self._pending.appendleft(piece[done:])
+    def _descriptor(self) -> int | None:
+        """Return the descriptor to write to, until :meth:`flush`; None for a stream in memory."""
+        stream = self.stream
+        if self._terminal is None or self._terminal[0] is not stream:
+            self._close_terminal()
+            self._terminal = stream, _reopened(stream)
+        terminal = self._terminal[1]
+        return _descriptor(stream) if terminal is None else terminal
+
+    def _close_terminal(self) -> None:
+        """Close the terminal that was opened again, if any."""
+        if self._terminal is not None and self._terminal[1] is not None:
+            os.close(self._terminal[1])
+        self._terminal = None
 
     @contextmanager
-    def _guarded(self) -> Iterator[None]:
+    def _guarded(self, queue: _Queue) -> Iterator[None]:
         """Drop all output from now on if the reader has gone, or if output cannot be written.
 
         :raises UsageError: output cannot be written.
@@ -130,14 +172,15 @@ class Outlet:
         try:
             yield
         except BrokenPipeError:
-            self._silence()
+            self._silence(queue)
         except OSError as error:
-            self._silence()
+            self._silence(queue)
             raise UsageError("cannot write the output", why=error.strerror or str(error)) from error
 
-    def _silence(self) -> None:
+    def _silence(self, queue: _Queue) -> None:
         """Drop pending text, and send all later output to /dev/null."""
-        self._pending.clear()
+        queue.pending.clear()
+        self._close_terminal()
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.stream.fileno())
         os.close(nowhere)
@@ -147,6 +190,26 @@ def _descriptor(stream: TextIO) -> int | None:
     try:
         return stream.fileno()
     except OSError:  # io.UnsupportedOperation
+        return None
+
+
+def _terminal_device(stream: TextIO) -> int | None:
+    """Return the device number of the terminal that a stream writes to; None if it is not one."""
+    fd = _descriptor(stream)
+    return os.fstat(fd).st_rdev if fd is not None and os.isatty(fd) else None
+
+
+def _reopened(stream: TextIO) -> int | None:
+    """Open a stream's terminal again; None if it is not one, or cannot be opened, as after su.
+
+    poll() reports a terminal as writable as soon as it has room for a byte, but then a write waits until all of it
+    fits, unless the descriptor is non-blocking. The stream's own must stay as it is, because the shell shares it.
+    """
+    if _terminal_device(stream) is None:
+        return None
+    try:
+        return os.open(f"/proc/self/fd/{stream.fileno()}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:
         return None
 
 

@@ -130,6 +130,12 @@ def _check(arguments: argparse.Namespace) -> None:
             "cannot use --storage-cfg without --proxmox",
             remedy="Add the folder of configurations: `--proxmox /etc/pve/qemu-server`.",
         )
+    if arguments.xml and arguments.connect:
+        raise UsageError(
+            "cannot use --connect with --xml",
+            why="--connect is for the definitions of libvirt",
+            remedy="Leave out one of the two.",
+        )
     if arguments.xml and (arguments.define or arguments.undo):
         option = "--define" if arguments.define else "--undo"
         instead = ", or write changed copies with --write FOLDER" if arguments.define else ""

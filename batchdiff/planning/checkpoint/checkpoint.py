@@ -40,7 +40,7 @@ class Checkpoint:
     @property
     def is_kept(self) -> bool:
         """True if the same command will continue from the file, should this one be interrupted now."""
-        return self._usable and self._file is not None
+        return self._usable and self._file is not None and self._file.end > 0
 
     def load(self, binding: str) -> list[Record]:
         """Return the records of an earlier scan with exactly this binding, and lock the file if there is one."""

@@ -10,6 +10,7 @@ import json
 import os
 import threading
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import notation
@@ -320,6 +321,14 @@ def test_a_sidecar_that_cannot_be_read_is_not_replaced(template, content):
         check_other_overlays(str(template.path), "", "/vm.qcow2")
     template.forget("a.qcow2")
     assert template.file.read_text() == content
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a link to nothing", "a pipe"])
+def test_something_else_in_place_of_a_sidecar_is_named_as_a_cause(template, kind):
+    make = {"a folder": os.mkdir, "a link to nothing": partial(os.symlink, "gone"), "a pipe": os.mkfifo}
+    make[kind](template.sidecar)
+    with pytest.raises(PlanError, match="or not a regular file, "):
+        template.record("a.qcow2")
 
 
 def test_nothing_is_written_then(tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 from stage import ASIDE, DELETING, Stage
 
@@ -12,7 +14,7 @@ from batchdiff.applying.results.finding import Health
 from batchdiff.applying.session.stop import Stop
 from batchdiff.applying.template import template_health
 from batchdiff.choices import Retire
-from batchdiff.errors import ImageError
+from batchdiff.errors import ImageError, ProgramError
 
 
 @pytest.fixture
@@ -106,6 +108,21 @@ def test_a_template_that_is_there_need_not_be_brought_back(stage, monkeypatch, r
     assert found.health is Health.DAMAGED
     assert found.why.startswith("cannot read it: Input/output error; it is needed by ")
     assert found.why.endswith(" Replace the disk.")
+
+
+@pytest.mark.parametrize(
+    "cause", [ProgramError("cannot run qemu-nbd"), OSError(errno.EMFILE, "Too many open files")], ids=str
+)
+def test_a_missing_program_or_resource_is_no_sign_of_damage(stage, monkeypatch, cause):
+    stage.apply(Retire.DELETE)
+
+    def fail(_source):
+        raise ImageError("cannot read it", why=str(cause), remedy="Install it.") from cause
+
+    monkeypatch.setattr(template_health, "open_image", fail)
+    found = template(stage)
+    assert found.health is Health.UNKNOWN
+    assert "needed by" not in found.why
 
 
 @pytest.mark.parametrize("suffix", [ASIDE, DELETING])

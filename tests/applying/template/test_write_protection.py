@@ -1,5 +1,6 @@
 """The template's write bits: taken, noted before and after, and made up for if an apply died in between."""
 
+import errno
 import os
 import stat
 from contextlib import closing, contextmanager
@@ -74,6 +75,19 @@ def test_what_cannot_be_written_anyway_is_left_alone(path, tmp_path, journal):
     assert stat.S_IMODE(path.stat().st_mode) == 0o555
     assert not journal.history.protecting
     assert changed(tmp_path) == set()
+
+
+def test_advice_waits_until_the_filesystem_is_writable(path, journal, monkeypatch):
+    """Until then, chmod would fail again, and the template is protected."""
+
+    def refuse(fd, mode):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "fchmod", refuse)
+    with opened(path) as image:
+        (notice,) = protect(image, journal)
+    assert f"{path} is read-only" in notice
+    assert notice.endswith(f" Once that is writable, remove the permission yourself: `chmod a-w {path}`")
 
 
 def test_a_note_that_was_not_written_is_made_up_for(path, tmp_path, journal):

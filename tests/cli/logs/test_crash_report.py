@@ -3,6 +3,7 @@
 Guards cli/logs/crash_report.py.
 """
 
+import argparse
 import json
 import os
 import re
@@ -99,6 +100,15 @@ def test_the_folder_of_other_verbs(tmp_path, arguments, where):
     assert reports(tmp_path / other) == []
 
 
+@pytest.mark.parametrize(
+    ("path", "folders"),
+    [("/dev/shm/p.json", []), ("/proc/p.json", []), ("/dev/p.json", []), ("/developer/p.json", ["/developer"])],
+)
+def test_a_folder_is_not_judged_by_the_beginning_of_its_name(tmp_path, path, folders):
+    arguments = argparse.Namespace(plan=path)
+    assert crash_report.folders_for(arguments) == [*folders, str(tmp_path / "temporary")]
+
+
 def test_without_any_folder_it_is_printed(folder, capsys, monkeypatch):
     monkeypatch.setattr(crash_report, "write_crash_report", lambda *_: None)
     assert main.run(["status", "plans/fleet.plan.json"]) == 70
@@ -141,6 +151,7 @@ class MuteError(Exception):
         (ValueError(f"{b'a' + bytes([39]) + b'secret'!r}!"), "(data left out)!"),
         (ValueError("array([1, 2, (3)], dtype=uint8) x"), "(data left out) x"),
         (ValueError(str(list(range(100)))), "ValueError: (data left out)"),
+        (ValueError("bad qemu+tcp://user:secret@host/system"), "bad qemu+tcp://user:***@host/system"),
         (MuteError(), "MuteError: (it has no message)"),
         (ValueError("x" * 100_000), "x"),
     ],

@@ -15,6 +15,7 @@ from filesystems import tmpfs
 from plans import guest_plan, small_plan
 
 from batchdiff.cli.console import Console
+from batchdiff.cli.logs import session_log
 from batchdiff.cli.logs.log_file import LogFile, open_log
 from batchdiff.errors import UsageError
 from batchdiff.plan.file import write_plan
@@ -190,6 +191,22 @@ def test_an_answer_is_logged(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("yes\n"))
     Console(log_file=open_log(str(tmp_path / "x.log"), [])).ask("Type yes to continue: ")
     assert logged(tmp_path / "x.log") == ["Type yes to continue: yes"]
+
+
+@pytest.mark.parametrize("verb", ["schema", "show", "status", "validate"])
+def test_a_verb_that_needs_no_qemu_does_not_ask_for_its_version(tmp_path, monkeypatch, verb):
+    monkeypatch.setattr(session_log, "installed_version", lambda: pytest.fail("it was asked"))
+    assert "qemu-img" not in session_log.first_lines(verb, [verb])
+
+
+def test_a_command_in_a_deleted_folder(tmp_path, monkeypatch):
+    """If all its paths are absolute, it works there, and so does its log."""
+    deleted = tmp_path / "deleted"
+    deleted.mkdir()
+    monkeypatch.chdir(deleted)
+    deleted.rmdir()
+    run_here("schema", "plan", "--log-file", tmp_path / "x.log")
+    assert logged(tmp_path / "x.log")[1].startswith("in a deleted folder, by user ")
 
 
 def test_why_it_ends_is_reported_once(tmp_path):

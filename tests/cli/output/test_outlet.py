@@ -1,6 +1,7 @@
 """Guards cli/output/outlet.py."""
 
 import os
+import pty
 import signal
 import sys
 import threading
@@ -8,21 +9,45 @@ import time
 
 import pytest
 
-from batchdiff.cli.output.outlet import Outlet
+from batchdiff.cli.output.outlet import STDERR, STDOUT, Outlet
 from batchdiff.errors import UsageError
 
 
 @pytest.fixture
-def pipe(monkeypatch):
-    """Makes a pipe that is stdout, and returns its reading end, which never waits; tests call it."""
+def terminal():
+    """Makes a terminal, and returns its reading end, which never waits, and a stream to write to; tests call it.
+
+    It is closed after a minute, so that a write that waits for it fails.
+    """
+    opened, closing = [], []
+
+    def make():
+        reader, writer = pty.openpty()
+        os.set_blocking(reader, False)
+        opened.append((os.fdopen(reader, "rb"), os.fdopen(writer, "w")))
+        closing.append(threading.Timer(60, opened[-1][0].close))
+        closing[-1].start()
+        return reader, opened[-1][1]
+
+    yield make
+    for timer in closing:
+        timer.cancel()
+        timer.join()
+    for reader, stream in opened:
+        stream.close()
+        reader.close()
+
+
+@pytest.fixture
+def pipe():
+    """Makes a pipe like :func:`terminal`."""
     opened = []
 
     def make():
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
         opened.append((reader, os.fdopen(writer, "w")))
-        monkeypatch.setattr(sys, "stdout", opened[-1][1])
-        return reader
+        return opened[-1]
 
     yield make
     for reader, stream in opened:
@@ -30,24 +55,38 @@ def pipe(monkeypatch):
         os.close(reader)
 
 
+@pytest.fixture(params=["pipe", "terminal"])
+def reading_end(request, monkeypatch):
+    """Makes a pipe or a terminal that is stdout, and returns its reading end; tests call it."""
+    make = request.getfixturevalue(request.param)
+
+    def as_stdout():
+        reader, stream = make()
+        monkeypatch.setattr(sys, "stdout", stream)
+        return reader
+
+    return as_stdout
+
+
 def all_of(reader):
+    """What can be read now, without the \\r that a terminal adds to each \\n."""
     found = b""
     while True:
         try:
             piece = os.read(reader, 1 << 20)
         except BlockingIOError:
-            return found.decode()
+            piece = b""
         if not piece:
-            return found.decode()
+            return found.decode().replace("\r", "")
         found += piece
 
 
 LINE = "x" * 99 + "\n"
 
 
-def test_a_reader_that_does_not_read_holds_nothing_up(pipe):
-    """A pipe takes 64 KiB. What is too much waits in memory; what may be left out is."""
-    reader = pipe()
+def test_a_reader_that_does_not_read_holds_nothing_up(reading_end):
+    """A pipe takes 64 KiB, a terminal less. What is too much waits in memory; what may be left out is."""
+    reader = reading_end()
     outlet = Outlet("stdout")
     begun = time.thread_time()
     for number in range(2000):
@@ -67,8 +106,8 @@ def test_a_reader_that_does_not_read_holds_nothing_up(pipe):
     assert 0 < lines.count("progress") < 1000
 
 
-def test_a_reader_that_comes_back_gets_what_waited(pipe):
-    reader = pipe()
+def test_a_reader_that_comes_back_gets_what_waited(reading_end):
+    reader = reading_end()
     outlet = Outlet("stdout")
     for _ in range(1000):
         outlet.put(LINE)
@@ -79,8 +118,8 @@ def test_a_reader_that_comes_back_gets_what_waited(pipe):
     assert set(read.splitlines()) == {LINE.strip(), "later"}
 
 
-def test_lines_of_threads_never_mix(pipe):
-    reader = pipe()
+def test_lines_of_threads_never_mix(reading_end):
+    reader = reading_end()
     outlet = Outlet("stdout")
     texts = [letter * 5000 for letter in "abcdefgh"]  # more than a pipe takes at once
 
@@ -104,8 +143,8 @@ def test_lines_of_threads_never_mix(pipe):
     assert len(lines) == 160
 
 
-def test_a_descriptor_that_another_process_made_non_blocking(pipe):
-    reader = pipe()
+def test_a_descriptor_that_another_process_made_non_blocking(reading_end):
+    reader = reading_end()
     os.set_blocking(sys.stdout.fileno(), False)
     outlet = Outlet("stdout")
     for _ in range(2000):
@@ -136,8 +175,8 @@ def test_a_full_disk_is_reported_by_text_at_once_and_by_events_at_the_end(monkey
             monkeypatch.undo()
 
 
-def test_text_goes_above_what_is_drawn(pipe):
-    reader = pipe()
+def test_text_goes_above_what_is_drawn(reading_end):
+    reader = reading_end()
     said = []
 
     class Drawing:
@@ -161,9 +200,9 @@ def test_text_goes_above_what_is_drawn(pipe):
     assert said == ["lifted", "text\n"]
 
 
-def test_an_interruption_right_after_a_write_does_not_write_it_again(pipe, monkeypatch):
+def test_an_interruption_right_after_a_write_does_not_write_it_again(reading_end, monkeypatch):
     """Ctrl-C arrives when the reader has just got a line: it must not get it twice."""
-    reader, write = pipe(), os.write
+    reader, write = reading_end(), os.write
 
     def written_and_interrupted(fd, data):
         done = write(fd, data)
@@ -177,3 +216,49 @@ def test_an_interruption_right_after_a_write_does_not_write_it_again(pipe, monke
         outlet.put("once\n")
     outlet.put("then\n")
     assert all_of(reader) == "once\nthen\n"
+
+
+def test_messages_on_the_same_terminal_follow_the_result(terminal, monkeypatch):
+    """The terminal takes only a part of the result, whose rest must not come after the message."""
+    reader, stream = terminal()
+    monkeypatch.setattr(sys, "stdout", stream)
+    with open(os.dup(stream.fileno()), "w") as also:
+        monkeypatch.setattr(sys, "stderr", also)
+        for _ in range(1000):
+            STDOUT.put(LINE)
+        STDERR.put("message\n")
+        STDERR.put_event("a bar\n", may_drop=True)
+        flushing = threading.Thread(target=STDERR.flush)
+        flushing.start()
+        read = ""
+        while flushing.is_alive():
+            read += all_of(reader)
+        flushing.join()
+        assert read + all_of(reader) == 1000 * LINE + "message\n"
+        monkeypatch.undo()
+
+
+def test_a_terminal_that_this_user_must_not_open_is_written_to_as_it_is(terminal, monkeypatch):
+    """After su, the terminal belongs to another user."""
+    reader, stream = terminal()
+    monkeypatch.setattr(sys, "stdout", stream)
+
+    def refuse(path, *_):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "open", refuse)
+    Outlet("stdout").put("text\n")
+    assert all_of(reader) == "text\n"
+
+
+def test_a_terminal_that_was_closed_is_reported_once(terminal, monkeypatch):
+    reader, stream = terminal()
+    monkeypatch.setattr(sys, "stdout", stream)
+    outlet = Outlet("stdout")
+    outlet.put("text\n")
+    with open(os.devnull) as nowhere:
+        os.dup2(nowhere.fileno(), reader)  # closes the terminal
+    with pytest.raises(UsageError, match="cannot write the output: Input/output error"):
+        outlet.put("text\n")
+    outlet.put("nowhere\n")
+    outlet.flush()

@@ -128,6 +128,18 @@ def test_nothing_is_written_of_a_short_scan(plan, partial, monkeypatch):
     assert loaded(plan) == [Guests(("one",)), *recorded([result(0), result(1)])]
 
 
+def test_results_for_another_state_are_not_kept_for_this_one(plan):
+    written(plan)
+    checkpoint = opened(plan, told := Told())
+    checkpoint.load("another state")
+    assert told
+    assert not checkpoint.is_kept
+    checkpoint.begin(("one",))
+    checkpoint.add(result(0))
+    assert checkpoint.is_kept
+    checkpoint.close()
+
+
 def test_every_cut_leaves_what_was_whole(plan, partial):
     """A power cut, at any byte; and what is added then is found, too."""
     written(plan)
