@@ -1,12 +1,13 @@
-"""Find the files that can be images: those that are named, and those in folders or of globs that look like images.
+"""Find files that may be images: those that are named, and those in folders or of globs that look like images.
 
 ::
 
     web01.img, base.qcow2    an image's suffix: always           data            begins like an image: yes
-    web01                    raw, with a boot sector: yes        notes.txt       neither: no
+    web01                    raw, >= 1 MiB, boot sector: yes     notes.txt       neither: no
     web01.batchdiff-tmp      batchdiff's own: never              loop -> loop    a broken link: no
 
-Folders are searched with all folders in them. Links to folders are not followed, so a loop of links does no harm.
+Folders are searched with all folders in them, but not through links to folders, which may lead in a circle. Globs
+follow such links.
 """
 
 from __future__ import annotations
@@ -37,15 +38,15 @@ _BOOT_MARK, _BOOT_MARK_AT = b"\x55\xaa", 510
 """Bytes that every disk with a partition table, MBR or GPT, has at this offset (UEFI specification, 5.2)."""
 
 _NO_DISKS = (".iso",)
-"""Suffixes of files that have a boot sector but are not disks of a VM."""
+"""Suffixes of files that can begin like a disk but are not disks of VMs."""
 
 _NARROWER = "Name folders, which are searched with all folders in them, or write narrower patterns."
 
 
 class FileToSample(NamedTuple):
-    """A file that may be an image. ``format``: what a VM's definition declares; None if none does.
+    """A file that may be an image. ``format``: as declared by a VM's definition; None if none declares it.
 
-    ``domain``: the domain that uses it according to libvirt, and how; empty if none is known.
+    ``domain``: the libvirt domain that uses the file, and how; empty if none is known.
     """
 
     path: str
@@ -54,9 +55,9 @@ class FileToSample(NamedTuple):
 
 
 class FileSearch:
-    """The files that were found, each once however many names it has, and those that cannot be images.
+    """The files to sample, each once, even if it has several names, and those that are left out.
 
-    ``ignored``: how many files that were found in folders or by globs do not look like images.
+    ``ignored``: the number of files passed over because they do not look like images.
     """
 
     def __init__(self) -> None:
@@ -66,7 +67,7 @@ class FileSearch:
         self._seen: dict[Identity, str] = {}
 
     def add(self, file: FileToSample) -> None:
-        """Add a file that may be an image, or record why it is left out."""
+        """Add a file, unless its path is known already, or record why it is left out."""
         status = self._status(file.path)
         if status is None:
             return
@@ -80,9 +81,9 @@ class FileSearch:
             self._add_once(file._replace(path=path), identity_in(status))
 
     def add_path(self, path: str) -> None:
-        """Add a file, all images in a folder, or all images that a glob matches.
+        """Add a file, or the files in a folder or of a glob that look like images.
 
-        :raises UsageError: there is no such file, or the glob has too many matches.
+        :raises UsageError: no file is found, or a glob has too many matches.
         """
         if os.path.isdir(path):
             self._add_folder(path)
@@ -115,14 +116,11 @@ class FileSearch:
             yield from (os.path.join(place, name) for name in names if not name.endswith(own_files.ALL))
 
     def _is_wanted(self, path: str) -> bool:
-        """Return True if a glob's match or a file in a folder looks like an image, by its name or first bytes.
-
-        Other files are counted, except broken links.
-        """
+        """Return True if a file looks like an image; otherwise count it as ignored, unless it is a broken link."""
         if without_suffix(path) != path:
             return True
         if os.path.islink(path) and not os.path.exists(path):
-            return False  # a broken link, without the suffix of an image
+            return False
         wanted = _begins_like_an_image(path)
         self.ignored += not wanted
         return wanted
@@ -147,12 +145,12 @@ class FileSearch:
 
 
 def find_files(paths: Iterable[str], more: Iterable[FileToSample] = ()) -> FileSearch:
-    """Return the files at some paths, and ``more``: those that definitions name.
+    """Search ``paths`` (files, folders and globs), and add ``more``: the files that definitions name.
 
-    :raises UsageError: there is no file at a path, or a glob has too many matches.
+    :raises UsageError: no file is found at a path or by a glob, or a glob has too many matches.
     """
     search = FileSearch()
-    # Files with a declared format come first: that format counts, even if they are found again under another name.
+    # First, so that a declared format counts even if the file is found again.
     for file in more:
         search.add(file)
     for path in paths:
@@ -161,7 +159,7 @@ def find_files(paths: Iterable[str], more: Iterable[FileToSample] = ()) -> FileS
 
 
 def _absolute(path: str) -> str:
-    """Return an absolute path whose folder is free of links; the last component may be one."""
+    """Return an absolute path, in which only the last component may be a link."""
     return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
