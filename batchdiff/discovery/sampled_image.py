@@ -50,7 +50,7 @@ class SampledImage:
 
 @frozen
 class ExistingOverlay:
-    """An image with a backing file. ``backing``: the absolute path of that file, without links."""
+    """An image with a backing file. ``backing``: the path of that file, as of :class:`ImageSource`."""
 
     path: str
     backing: str
