@@ -25,11 +25,12 @@ from batchdiff.errors import UsageError
 from batchdiff.files import own_files
 from batchdiff.files.filenames import unfit, why_unfit
 from batchdiff.files.identity import Identity, identity_in
-from batchdiff.image.files import LOOP
+from batchdiff.image.files import LOOP, content_size
 from batchdiff.image.format_marks import looks_like
 from batchdiff.image_source import ImageFormat
 from batchdiff.linux.call_failures import reason
 from batchdiff.linux.device_names import image_path
+from batchdiff.linux.permissions import Deed, lacking_access
 from batchdiff.manifest.globs import MAX_MATCHES
 from batchdiff.manifest.names import without_suffix
 from batchdiff.units import MIB
@@ -39,6 +40,8 @@ _BOOT_MARK, _BOOT_MARK_AT = b"\x55\xaa", 510
 
 _NO_DISKS = (".iso",)
 """Suffixes of files that can begin like a disk but are not disks of VMs."""
+
+_LINK_LOOP = "it is a symbolic link that cannot be followed: links lead in a circle, or there are too many of them"
 
 _NARROWER = "Name folders, which are searched with all folders in them, or write narrower patterns."
 
@@ -55,7 +58,7 @@ class FileToSample(NamedTuple):
 
 
 class FileSearch:
-    """The files to sample, each once, even if it has several names, and those that are left out.
+    """The files to sample, each once, even if it has several names, and those that are left out, each path once.
 
     ``ignored``: the number of files passed over because they do not look like images.
     """
@@ -65,6 +68,7 @@ class FileSearch:
         self.exclusions: list[Exclusion] = []
         self.ignored = 0
         self._seen: dict[Identity, str] = {}
+        self._left_out: set[str] = set()
 
     def add(self, file: FileToSample) -> None:
         """Add a file, unless its path is known already, or record why it is left out."""
@@ -87,11 +91,11 @@ class FileSearch:
         """
         if os.path.isdir(path):
             self._add_folder(path)
-        elif os.path.lexists(path):
+        elif os.path.lexists(path) or (not glob.has_magic(path) and lacking_access(Deed.READ, path)):
             self.add(FileToSample(path))
         else:
             matches = list(islice(glob.iglob(path, recursive=True), MAX_MATCHES + 1))
-            if not matches:
+            if not matches and not self._add_closed_folders(path):
                 what = f"{path} matches no file" if glob.has_magic(path) else f"there is no file {path}"
                 raise UsageError(what, remedy="Name a folder with images, or the images themselves.")
             if len(matches) > MAX_MATCHES:
@@ -99,6 +103,13 @@ class FileSearch:
             for match in sorted(set(matches)):  # ``**`` can yield a name twice
                 if not os.path.isdir(match) and self._is_wanted(match):
                     self.add(FileToSample(match))
+
+    def _add_closed_folders(self, pattern: str) -> bool:
+        """Record the folders that this user may not search for matches of a glob; return whether there are any."""
+        closed = dict(_closed_folders(pattern))
+        for folder, why in closed.items():
+            self._leave_out(folder, Cause.UNREADABLE, f"the folder cannot be searched: {why}")
+        return bool(closed)
 
     def _add_folder(self, folder: str) -> None:
         for path in sorted(self._files_in(folder)):
@@ -137,11 +148,14 @@ class FileSearch:
         if first is file.path:
             self.files.append(file)
         elif first != file.path:
-            how = " (a hard link)" if identity[0] == "file" else ""
+            how = " (a hard link or a bind mount)" if identity[0] == "file" else ""
             self._leave_out(file.path, Cause.SAME_FILE, f"it is {first} under another name{how}")
 
     def _leave_out(self, path: str, cause: Cause, why: str) -> None:
-        self.exclusions.append(Exclusion(_absolute(path), cause, why))
+        found = Exclusion(_absolute(path), cause, why)
+        if found.path not in self._left_out:
+            self._left_out.add(found.path)
+            self.exclusions.append(found)
 
 
 def find_files(paths: Iterable[str], more: Iterable[FileToSample] = ()) -> FileSearch:
@@ -169,13 +183,25 @@ def _why_not_found(path: str, error: OSError | ValueError) -> str:
         return str(error)
     is_link = os.path.islink(path)
     if error.errno == errno.ELOOP:
-        return "it is a symbolic link that leads back to itself" if is_link else LOOP
+        return _LINK_LOOP if is_link else LOOP
     if error.errno == errno.ENOENT and is_link:
         return f"it is a symbolic link to {os.path.realpath(path)}, which does not exist"
     if error.errno == errno.ENOENT:
         return "it or a folder above it does not exist"
     why = reason(error, path=_absolute(path))
     return f"it is a symbolic link that cannot be followed ({why})" if is_link else why
+
+
+def _closed_folders(pattern: str) -> Iterator[tuple[str, str]]:
+    """Yield the folders that this user may not search for matches of a glob, with the reason."""
+    parts = os.path.join(glob.escape(os.getcwd()), pattern).split("/")
+    for at in range(1, len(parts)):
+        is_listed = glob.has_magic(parts[at]) or parts[at - 1] == "**"
+        for found in islice(glob.iglob("/".join(parts[:at]) + "/", recursive=True), MAX_MATCHES):
+            folder = os.path.abspath(found)
+            entered = lacking_access(Deed.READ, os.path.join(folder, "x"))
+            if why := entered or (is_listed and lacking_access(Deed.READ, folder)):
+                yield folder, why
 
 
 def _begins_like_an_image(path: str) -> bool:
@@ -185,8 +211,7 @@ def _begins_like_an_image(path: str) -> bool:
     try:
         with open(path, "rb") as file:
             head = file.read(_BOOT_MARK_AT + len(_BOOT_MARK))
-            return (
-                head.endswith(_BOOT_MARK) and len(head) > _BOOT_MARK_AT and os.fstat(file.fileno()).st_size >= MIB
-            )
+            marked = head.endswith(_BOOT_MARK) and len(head) > _BOOT_MARK_AT
+            return marked and content_size(file.fileno()) >= MIB
     except OSError:
         return False

@@ -118,6 +118,15 @@ def test_a_template_from_elsewhere(images, tmp_path):
     assert "is a folder. Name the image that is the template." in text
 
 
+def test_a_template_with_two_names_is_known_by_the_given_one(images, tmp_path):
+    for name in ("debian.img", "web0.img"):
+        shutil.copy(images / name, tmp_path / name)
+    os.link(tmp_path / "debian.img", tmp_path / "another-name.img")
+    text = discover(tmp_path, "--template", tmp_path / "debian.img", "-o", f"{tmp_path}/manifests/")
+    assert "another-name.img: it is " in text
+    assert read_manifest(str(tmp_path / "manifests" / "debian.yaml")).template.path == str(tmp_path / "debian.img")
+
+
 def test_a_template_whose_name_is_not_utf_8_gets_no_manifest(tmp_path):
     (tmp_path / "images").mkdir()
     for name, text in ((b"t\xff.img", FIRST), (b"a.img", f"128k:X 1920k:A{FIRST.removeprefix('2M:A')}")):

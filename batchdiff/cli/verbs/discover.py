@@ -67,7 +67,8 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
                 remedy="Name the image that is the template.",
             )
     templates = [image_path(path) for path in arguments.templates]
-    search = find_files([*arguments.paths, *arguments.templates], _of_libvirt(console, arguments))
+    # The templates first: of a file with several names, the one that was given as the template counts.
+    search = find_files([*arguments.templates, *arguments.paths], _of_libvirt(console, arguments))
     if not search.files and not search.exclusions:
         raise _no_image(arguments, search.ignored)
     shape = SEQUENTIAL if arguments.sequential else SCATTERED
