@@ -184,7 +184,8 @@ def _with_roles(
         elif isinstance(each, Exclusion):
             exclusions.append(each)
         elif not len(each.samples.hashes):
-            exclusions.append(Exclusion(each.path, Cause.EMPTY, "it has no data"))
+            why = "no data was found in its samples" if each.samples.level else "it has no data"
+            exclusions.append(Exclusion(each.path, Cause.EMPTY, why))
         elif (above := backing.get(each.path)) is not None and not each.not_a_guest:
             why = f"it is the backing file of {above}, which would be lost without it"
             images.append(replace(each, not_a_guest=why))

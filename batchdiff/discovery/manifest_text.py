@@ -57,7 +57,7 @@ def manifest_text(  # noqa: PLR0913  # options by keyword
     listed = [copy for copy in group.copies if is_listed(copy.image)]
     lines = [
         "# Written by `batchdiff discover` from samples: check this file, then run `batchdiff plan` with it.",
-        "# Formats are those that VM definitions declare, or that the images' names and first bytes show.",
+        "# Formats are those that VM definitions declare, or that the images' names and contents show.",
         "version: 1",
         *_comment(f"The template: {why}.", indent=""),
         *([_BY_CONTENT] if group.template.by_content else []),

@@ -90,13 +90,13 @@ def _sampled(image: Image, file: FileToSample, shape: SampleShape, count: ReadCo
             " in a manifest"
         )
         return Exclusion(file.path, Cause.DOUBTFUL, why)
-    before = fingerprint_at(file.path)
+    before = [fingerprint_at(each.path) for each in image.own_files]
     in_use = _use(image, Purpose.GUEST, file.domain)
     if in_use and (why := _use(image, Purpose.TEMPLATE, file.domain)):
         return Exclusion(file.path, Cause.IN_USE, why)
     inspect(image)
     samples = take_samples(image, shape, count)
-    if fingerprint_at(file.path) != before:
+    if [fingerprint_at(each.path) for each in image.own_files] != before:
         return Exclusion(file.path, Cause.IN_USE, "it changed while it was being read; shut its VM down")
     use = disk_use_of(((layer.fd, layer.path) for layer in image.own_files), kept={})
     losses = image.layers[0].losses

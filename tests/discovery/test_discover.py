@@ -18,7 +18,7 @@ from batchdiff.discovery import sampling_job
 from batchdiff.discovery.discover import discover
 from batchdiff.discovery.exclusion import Cause
 from batchdiff.discovery.image_files import FileToSample, find_files
-from batchdiff.discovery.samples import SCATTERED, SEQUENTIAL
+from batchdiff.discovery.samples import SCATTERED, SEQUENTIAL, SampleShape, take_samples
 from batchdiff.errors import ImageError, WorkerError
 from batchdiff.image_source import ImageFormat
 from batchdiff.plan.sidecar import OverlayOrigin, Sidecar, encode_sidecar, sidecar_path, to_document
@@ -239,6 +239,30 @@ def test_damaged_and_unreadable_images_are_left_out(folder):
         "hole.img": Cause.EMPTY,
     }
     assert copies(found) == {"base.img": {"one.img", "three.img"}}
+
+
+def test_no_data_is_claimed_only_if_all_of_it_was_read(tmp_path):
+    write(tmp_path, {"small.img": "1M:0", "large.img": "8M:0"})
+    assert left(run(tmp_path, shape=SampleShape(32, 0))) == {
+        "small.img": (Cause.EMPTY, "it has no data"),
+        "large.img": (Cause.EMPTY, "no data was found in its samples"),
+    }
+
+
+def test_an_image_whose_other_files_change_meanwhile_is_left_out(folder, monkeypatch):
+    notation.run(
+        "qemu-img", "convert", "-O", "vmdk", "-o", "subformat=monolithicFlat",
+        str(folder / "one.img"), str(folder / "vm.vmdk"),
+    )  # fmt: skip
+
+    def changing(image, *arguments):
+        if image.path.endswith("vm.vmdk"):
+            os.utime(folder / "vm-flat.vmdk", (1, 1))
+        return take_samples(image, *arguments)
+
+    monkeypatch.setattr(sampling_job, "take_samples", changing)
+    why = "it changed while it was being read; shut its VM down"
+    assert left(run(folder))["vm.vmdk"] == (Cause.IN_USE, why)
 
 
 def test_an_image_that_is_written_to_is_left_out(folder):
