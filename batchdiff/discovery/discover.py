@@ -58,13 +58,14 @@ def discover(  # noqa: PLR0913  # options by keyword
     shape: SampleShape,
     jobs: int,
     templates: Collection[str] = (),
-    sampled: Callable[[str], None] = lambda _path: None,
+    sampled: Callable[[str, int], None] = lambda _path, _read: None,
     observer: ReadObserver | None = None,
 ) -> Discovery:
     """Return the templates among the files that were found, their copies, and the files that were left out.
 
     ``templates``: the paths, without links, of the only images that may be templates; empty if any image may.
-    ``sampled`` is called with the path of each file that is done; ``observer``, at every read.
+    ``sampled`` is called with the path of each file that is done, and the bytes that were read of the image;
+    ``observer``, at every read.
 
     :raises ImageError: one of ``templates`` was not found, or was left out.
     :raises WorkerError: a worker process died.
@@ -76,7 +77,7 @@ def discover(  # noqa: PLR0913  # options by keyword
     workers = max(min(jobs, len(files)), 1)
     for number, sampling in run_tasks(job, range(len(files)), workers=workers, outcome=_OUTCOME):
         by_number[number] = sampling
-        sampled(files[number].path)
+        sampled(files[number].path, sampling.read_bytes)
     examined = [by_number[number].examined for number in range(len(files))]
     kept = _without_shown_files(_without_parts(examined))
     paths = _by_identity((each.path, each.path) for each in kept if not isinstance(each, Exclusion))

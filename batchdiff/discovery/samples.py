@@ -10,8 +10,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeAlias
 
@@ -20,6 +22,8 @@ import numpy.typing as npt
 
 from batchdiff.discovery.sample_offsets import HIGHEST_LEVEL, SAMPLE, SampleNumbers, chosen_probes, levels_of
 from batchdiff.errors import ImageError
+from batchdiff.files.allowed_files import allowed_file
+from batchdiff.image.backing.heads import Heads
 from batchdiff.image.files import content_size, is_block_device, open_image_file
 from batchdiff.image.image import Image
 from batchdiff.image.layer import Segment
@@ -85,16 +89,39 @@ class ReadCount:
 
 
 def most_bytes(path: str, shape: SampleShape) -> int:
-    """Estimate the most bytes to read of a file from its size and allocation; 0 if it cannot be opened."""
+    """Estimate the most bytes to read of an image from the sizes and allocation of its files.
+
+    It is 0 if the image's own file cannot be opened.
+    """
     try:
         fd = open_image_file(path)
     except ImageError:
         return 0
     try:
-        size, most = content_size(fd), shape.probes * shape.probe
-        return min(most, size, size if is_block_device(fd) else allocated_bytes(fd, path))
+        size = content_size(fd)
+        own = size if is_block_device(fd) else min(size, allocated_bytes(fd, path))
     finally:
         os.close(fd)
+    return min(shape.probes * shape.probe, own + sum(map(_data_bytes, _parts(path))))
+
+
+def _parts(path: str) -> set[str]:
+    """Return the paths of the extents or the data file that an image's header names and may name."""
+    found: set[str] = set()
+    with contextlib.suppress(OSError):
+        for each in Heads().names(path, os.stat(path)):
+            with contextlib.suppress(ImageError):
+                found |= {allowed_file(each.name, path, ())} if each.ends_there else set()
+    return found - {path}
+
+
+def _data_bytes(path: str) -> int:
+    """Return the most bytes of data in a regular file, which is not opened: a header may name any file."""
+    with contextlib.suppress(OSError):
+        info = os.stat(path)
+        if stat.S_ISREG(info.st_mode):
+            return min(info.st_size, info.st_blocks * 512)
+    return 0
 
 
 def take_samples(image: Image, shape: SampleShape, count: ReadCount) -> Samples:

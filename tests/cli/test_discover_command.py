@@ -8,8 +8,10 @@ import json
 import os
 import re
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import notation
 import pytest
@@ -23,8 +25,10 @@ from batchdiff.discovery.image_files import find_files
 from batchdiff.discovery.samples import SCATTERED
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.manifest.file import read_manifest
+from batchdiff.progress import Meter
 from batchdiff.report.discovery.discovery_events import copy_event, template_event
 from batchdiff.report.discovery.discovery_text import discovery_text
+from batchdiff.throttle.options import CacheUse
 from batchdiff.units import MIB
 
 FIRST, SECOND = "2M:A 2M:- 2M:B", "2M:A 1M:E 1M:- 1M:F 1M:B"
@@ -267,6 +271,21 @@ def test_progress_counts_the_bytes_of_the_images(tmp_path, options):
     done = batchdiff("discover", tmp_path, "--json", *options, cwd=tmp_path)
     last = [event for event in map(json.loads, done.stdout.splitlines()) if event["event"] == "progress"][-1]
     assert last["bytes_done"] == last["bytes_total"] == 12 * MIB
+
+
+def test_only_bytes_that_were_read_count_for_the_rate(tmp_path):
+    """Of an overlay, no samples are taken."""
+    for name in "ab":
+        notation.write_raw(tmp_path / f"{name}.img", "4M:A")
+    notation.write_qcow2(tmp_path / "c.qcow2", "1M:C 3M:-", backing=tmp_path / "a.img")
+    readings = []
+    meter = Meter(readings.append, clock=lambda: float(bool(readings)))  # one second for all of it
+    console = SimpleNamespace(metering=lambda: nullcontext(meter), detail=None)
+    arguments = SimpleNamespace(cache=CacheUse.KEEP, limit_rate=None, idle=False, jobs=1)
+    verb._discovered(console, arguments, find_files([str(tmp_path)]), [], SCATTERED)
+    meter.end()
+    assert readings[-1].run.per_second == 8 * MIB
+    assert readings[-1].run.done == readings[-1].run.total > 9 * MIB
 
 
 def test_bad_input_is_explained(tmp_path):

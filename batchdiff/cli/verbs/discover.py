@@ -25,7 +25,7 @@ from batchdiff.linux.permissions import Deed, lacking_access
 from batchdiff.linux.reflinks import why_not_shared
 from batchdiff.manifest.file import read_manifest
 from batchdiff.plan.sidecar import sidecar_path
-from batchdiff.progress import Phase, summing
+from batchdiff.progress import Phase
 from batchdiff.report.discovery.discovery_events import (
     copy_event,
     discovery_event,
@@ -104,13 +104,18 @@ def _discovered(
     with console.metering() as meter, throttle(limits, tell=console.detail) as observer:
         meter.expect(None, Phase.SCAN, sum(most.values()))
         meter.begin()
-        add = summing(lambda done: meter.reach(None, Phase.SCAN, done))
+
+        def sampled(path: str, read: int) -> None:
+            before = meter.reached(None, Phase.SCAN)
+            meter.reach(None, Phase.SCAN, before + min(read, most[path]))
+            meter.reach(None, Phase.SCAN, before + most[path], worked=False)
+
         return discover(
             search,
             shape=shape,
             jobs=arguments.jobs or usable_cpus(),
             templates=templates,
-            sampled=lambda path: add(most[path]),
+            sampled=sampled,
             observer=observer,
         )
 
