@@ -14,7 +14,7 @@ import tempfile
 from batchdiff.applying.checks.space import free_bytes
 from batchdiff.doctor.fact import Ability, Fact
 from batchdiff.errors import GuestError, ImageError
-from batchdiff.image.in_use.lease import why_unknown
+from batchdiff.image.in_use.lease import are_disabled, why_unknown
 from batchdiff.linux.call_failures import explain
 from batchdiff.linux.fiemap import physical_extents
 from batchdiff.linux.mounts import Mount, filesystem_of, mount_under
@@ -137,4 +137,8 @@ def _leases(path: str, fd: int) -> Fact:
         "A VM without image locks is not detected: make sure that the guests are shut down. Originals are deleted"
         " only with `--unseen`."
     )
-    return Fact(path, "leases", "unreliable: they do not show whether a file is open", Ability.LIMITED, effect)
+    if are_disabled():
+        value, effect = "disabled on this machine", f"{effect} `sysctl fs.leases-enable=1` enables them."
+    else:
+        value = "unreliable: they do not show whether a file is open"
+    return Fact(path, "leases", value, Ability.LIMITED, effect)
