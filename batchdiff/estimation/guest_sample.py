@@ -82,25 +82,27 @@ class GuestSample:
     def __init__(
         self, frame: Frame, pricing: Pricing, allocated: int, random: np.random.Generator, first: int
     ) -> None:
-        """Draw about ``first`` probes of the classes ADDED and COMPARED, divided in proportion to their sizes.
+        """Draw about ``first`` probes of the open classes, divided in proportion to their sizes.
 
-        The share of a class is at least 16, and a class with at most twice its share is drawn whole. Both classes
-        are drawn whole if together they have at most twice ``first`` probes; so is CLEARED if all three have.
+        These are ADDED and COMPARED, and CLEARED if ``pricing.stores_zeros``. The share of a class is at least 16,
+        and a class with at most twice its share is drawn whole. All open classes are drawn whole if together they
+        have at most twice ``first`` probes; so is CLEARED, even if it is not open, if all three have.
         """
         self.frame, self.pricing, self.allocated = frame, pricing, allocated
         self.classes: dict[ProbeClass, ClassSample] = {}
         self._random, self._read_before = random, 0
-        open_probes = {kind: frame.count(kind) for kind in (ProbeClass.ADDED, ProbeClass.COMPARED)}
+        also = [ProbeClass.CLEARED] if pricing.stores_zeros else []
+        open_probes = {kind: frame.count(kind) for kind in (ProbeClass.ADDED, ProbeClass.COMPARED, *also)}
         total = sum(open_probes.values())
         for kind, count in open_probes.items():
             wanted = max(first * count // max(total, 1), _LEAST_OF_CLASS)
             self._draw(kind, count if total <= 2 * first else wanted)
-        if total + frame.count(ProbeClass.CLEARED) <= 2 * first:
+        if not also and total + frame.count(ProbeClass.CLEARED) <= 2 * first:
             self.read_cleared()
 
     @property
     def is_complete(self) -> bool:
-        """True if all ADDED and COMPARED probes are drawn."""
+        """True if all probes of the open classes are drawn."""
         return all(each.strata.is_complete for each in self.classes.values())
 
     @property

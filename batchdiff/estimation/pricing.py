@@ -24,7 +24,7 @@ from batchdiff.frozen import frozen
 from batchdiff.image.image import Image
 from batchdiff.image.storage.allocation_units import volume_of
 from batchdiff.manifest.manifest import GuestEntry
-from batchdiff.plan.overlay_options import Compression, OverlayOptions, Preallocation
+from batchdiff.plan.overlay_options import Compat, Compression, OverlayOptions, Preallocation
 from batchdiff.planning.scan.compare import UNIT
 from batchdiff.qcow2.geometry import CompressionType, Geometry
 from batchdiff.units import KIB
@@ -64,7 +64,8 @@ class Pricing:
 
     ``geometry``: the overlay's; None until it is chosen, and if the guest gets no overlay. ``unit``: the
     allocation unit of the overlay's filesystem, in bytes. ``shares``: the overlay will share those blocks of the
-    guest that other files already share. ``level``: the compression level; None for the default.
+    guest that other files already share. ``level``: the compression level; None for the default. ``stores_zeros``:
+    what the guest has cleared takes space, because version 2 has no zero clusters, and the overlay no holes.
     """
 
     rule: PriceRule
@@ -72,6 +73,7 @@ class Pricing:
     unit: int
     shares: bool = False
     level: int | None = None
+    stores_zeros: bool = False
 
     @property
     def resolution(self) -> int:
@@ -113,13 +115,16 @@ def pricing_of(entry: GuestEntry, geometry: Geometry | None, place: OverlayPlace
     options = entry.options
     if not entry.gets_overlay:
         return Pricing(PriceRule.EQUAL, None, place.unit)
+    is_packed = options.compression is not Compression.NONE
+    zeros = options.compat is Compat.V2 and (is_packed or options.encryption is not None)
     if geometry is None:
-        return Pricing(PriceRule.WHOLE, None, place.unit)
-    if options.compression is not Compression.NONE:
-        return Pricing(PriceRule.COMPRESSED, geometry, place.unit, level=options.compression_level)
+        return Pricing(PriceRule.WHOLE, None, place.unit, stores_zeros=zeros)
+    if is_packed:
+        level = options.compression_level
+        return Pricing(PriceRule.COMPRESSED, geometry, place.unit, level=level, stores_zeros=zeros)
     reserves = options.preallocation in {Preallocation.FALLOC, Preallocation.FULL}
     if reserves or options.encryption is not None or geometry.cluster_size < place.unit:
-        return Pricing(PriceRule.WHOLE, geometry, place.unit)
+        return Pricing(PriceRule.WHOLE, geometry, place.unit, stores_zeros=zeros)
     shares = place.is_same and geometry.granule % place.unit == 0
     return Pricing(PriceRule.WRITTEN, geometry, place.unit, shares=shares)
 
