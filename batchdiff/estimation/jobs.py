@@ -33,13 +33,14 @@ from batchdiff.image.storage.raw_shareable import TemplateBlocks
 from batchdiff.image.storage.shared_blocks import raw_extents
 from batchdiff.image_source import ImageSource
 from batchdiff.plan.plan import GuestPlan, PlannedImage
-from batchdiff.planning.assessment import FleetFacts, assess
+from batchdiff.planning.assessment import FleetFacts, assess, least_savings
 from batchdiff.planning.candidates import Candidate
 from batchdiff.planning.guest_plans import untouched_guest
 from batchdiff.planning.scan.compare import UNIT
 from batchdiff.planning.scan.reopening import Files, open_same_files, reopen
 from batchdiff.planning.sizes.compressed_estimate import Measure, Sample, stored_lengths
 from batchdiff.planning.sizes.disk_use import space_taken
+from batchdiff.planning.verdicts import Below, LeastSavings
 from batchdiff.qcow2.layout import granules_to_write
 
 
@@ -188,12 +189,14 @@ class SizeResult(NamedTuple):
     """The prediction of a plan for a guest with its imputed content.
 
     ``taken``: with the rule WRITTEN, the bytes on disk that the prediction includes for the overlay's data;
-    otherwise 0. ``tables``: the number of the overlay's L2 tables. Both are 0 without a diff or an overlay.
+    otherwise 0. ``tables``: the number of the overlay's L2 tables. ``threshold``: the least savings, in bytes, for
+    which a plan converts the guest. All are 0 without a diff or an overlay.
     """
 
     plan: GuestPlan
     taken: int = 0
     tables: int = 0
+    threshold: float = 0.0
 
 
 @frozen
@@ -232,15 +235,18 @@ class SizeJob:
         size, geometry = candidate.record.virtual_size, plan.diff.geometry
         extents = granules_to_write(units, UNIT, size, geometry, whole_clusters=pricing.compresses)
         tables = count_touched(extents, geometry.granules * geometry.l2_entries)
-        if pricing.rule is not PriceRule.WRITTEN:
-            return SizeResult(plan, 0, tables)
-        data = extents.pairs(Kind.DATA) * geometry.granule
+        taken, is_counted = 0, pricing.rule is PriceRule.WRITTEN
+        least, below = LeastSavings(minimum := self.facts.manifest.minimum_savings), Below.NOTHING
         try:
-            with reopen(candidate.record, self.facts.observer) as image:
-                taken = space_taken(image, data, sharing=False, unit=pricing.unit, known=raw_extents(image)).data
+            if is_counted or candidate.entry.rethin:
+                with reopen(candidate.record, self.facts.observer) as image:
+                    least, below = least_savings(candidate, image, minimum)
+                    if is_counted:
+                        data, known = extents.pairs(Kind.DATA) * geometry.granule, raw_extents(image)
+                        taken = space_taken(image, data, sharing=False, unit=pricing.unit, known=known).data
         except ImageError as error:
             return SizeResult(untouched_guest(candidate.entry, candidate.record, Verdict.REFUSE, str(error)))
-        return SizeResult(plan, taken, tables)
+        return SizeResult(plan, taken, tables, least.threshold(plan.diff.savings.allocated_bytes, below))
 
 
 def with_geometry(candidate: Candidate, sample: GuestSample) -> Candidate:

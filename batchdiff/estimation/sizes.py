@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from batchdiff.estimation.estimate import GuestEstimate
@@ -25,6 +24,7 @@ from batchdiff.planning.candidates import Candidate
 from batchdiff.planning.overlay_content import content_of
 from batchdiff.planning.scan.compare import UNIT
 from batchdiff.planning.scan.workers import run_tasks
+from batchdiff.planning.verdicts import Below, LeastSavings
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.geometry import Geometry
 from batchdiff.sampling.interval import Interval, exactly, sum_of
@@ -82,7 +82,7 @@ class Sizes:
             plan,
             doubt.around(overlay, data),
             doubt.around(unshared, alone).subtracted_from(savings.reclaimable_bytes),
-            self._threshold(savings.allocated_bytes),
+            result.threshold,
             sample.probes,
             sample.read_bytes,
             doubt.is_of_plan,
@@ -101,13 +101,10 @@ class Sizes:
                 max(saved.low + more - (equal.estimate - equal.low) - slack, 0.0),
                 max(saved.high + more + (equal.high - equal.estimate) + slack, 0.0),
             )
-        threshold = self._threshold(sharing.allocated_bytes)
+        threshold = LeastSavings(self.facts.manifest.minimum_savings).threshold(
+            sharing.allocated_bytes, Below.NOTHING
+        )
         return GuestEstimate(plan, None, saved, threshold, sample.probes, sample.read_bytes, sample.is_complete)
-
-    def _threshold(self, allocated: int) -> float:
-        """Return the least savings at which a plan works on a guest, unless it is to rethin the guest."""
-        minimum = self.facts.manifest.minimum_savings
-        return -math.inf if minimum == -math.inf else max(minimum * allocated, 1)
 
 
 @frozen

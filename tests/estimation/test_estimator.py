@@ -263,6 +263,28 @@ def test_guests_near_the_minimum_are_undecided(tmp_path):
     assert found.totals.undecided == 1
 
 
+@pytest.mark.parametrize("minimum", ["0%", "none"])
+def test_an_overlay_that_surely_stays_is_decided_by_few_samples(tmp_path, minimum):
+    """A plan never replaces it by a larger one, nor for savings that may be due to chance."""
+    notation.write_raw(tmp_path / "template.img", "64M:A")
+    guest = notation.write_qcow2(tmp_path / "guest.qcow2", "64M:-", backing=tmp_path / "template.img")
+    notation.qemu_io(guest, *(f"write -c -P 7 {number * MIB} 1M" for number in range(64)))
+    (tmp_path / "fleet.yaml").write_text(
+        f"version: 1\ntemplate: {{path: template.img, format: raw}}\nminimum_savings: {minimum}\n"
+        "retire: quarantine\nguests:\n  - path: guest.qcow2\n    format: qcow2\n    rethin: true\n"
+        "    backing: [{path: template.img, format: raw}]\n  - {path: copy.img, format: raw}\n"
+    )
+    notation.write_raw(tmp_path / "copy.img", "64M:A")
+    manifest = read_manifest(str(tmp_path / "fleet.yaml"))
+    found = estimate_of(manifest, error=0.2)
+    guest = found.guests[0]
+    assert guest.plan.verdict is make_plan(manifest, jobs=1).guests[0].verdict is Verdict.SKIP
+    assert guest.threshold > 4096
+    assert not guest.is_complete
+    assert not guest.is_undecided
+    assert found.read_bytes < found.whole_bytes / 2
+
+
 def test_totals_have_only_what_a_plan_would_convert(tmp_path):
     """A guest that a plan would surely skip adds nothing, whatever its figures are."""
     one, other = estimate_of(write_fleet(tmp_path, 7, guests=2, size=4 * MIB)).guests
