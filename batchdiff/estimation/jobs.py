@@ -22,7 +22,7 @@ from batchdiff.choices import Verdict
 from batchdiff.errors import ImageError
 from batchdiff.estimation.frame import Frame, ProbeClass, frame_of
 from batchdiff.estimation.guest_sample import GuestSample
-from batchdiff.estimation.pricing import OverlayPlace, PriceRule, Pricing, is_to_be_chosen
+from batchdiff.estimation.pricing import OverlayPlace, PriceRule, Pricing, is_to_be_chosen, table_coverage
 from batchdiff.estimation.probe_reader import ProbeContents, ProbeReader
 from batchdiff.extents import Kind, count_touched
 from batchdiff.frozen import frozen
@@ -189,8 +189,8 @@ class SizeResult(NamedTuple):
     """The prediction of a plan for a guest with its imputed content.
 
     ``taken``: with the rule WRITTEN, the bytes on disk that the prediction includes for the overlay's data;
-    otherwise 0. ``tables``: the number of the overlay's L2 tables. ``threshold``: the least savings, in bytes, for
-    which a plan converts the guest. All are 0 without a diff or an overlay.
+    otherwise 0. ``tables``: the number of the overlay's tables, as of :func:`table_coverage`. ``threshold``: the
+    least savings, in bytes, for which a plan converts the guest. All are 0 without a diff or an overlay.
     """
 
     plan: GuestPlan
@@ -234,7 +234,8 @@ class SizeJob:
             return SizeResult(plan)
         size, geometry = candidate.record.virtual_size, plan.diff.geometry
         extents = granules_to_write(units, UNIT, size, geometry, whole_clusters=pricing.compresses)
-        tables = count_touched(extents, geometry.granules * geometry.l2_entries)
+        unit, options = plan.diff.savings.allocation_unit, candidate.entry.options
+        tables = count_touched(extents, table_coverage(options, geometry, unit)[0] // geometry.granule)
         taken, is_counted = 0, pricing.rule is PriceRule.WRITTEN
         least, below = LeastSavings(minimum := self.facts.manifest.minimum_savings), Below.NOTHING
         try:

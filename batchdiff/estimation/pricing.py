@@ -24,7 +24,7 @@ from batchdiff.frozen import frozen
 from batchdiff.image.image import Image
 from batchdiff.image.storage.allocation_units import volume_of
 from batchdiff.manifest.manifest import GuestEntry
-from batchdiff.plan.overlay_options import Compat, Compression, OverlayOptions, Preallocation
+from batchdiff.plan.overlay_options import Compat, Compression, OverlayFormat, OverlayOptions, Preallocation
 from batchdiff.planning.scan.compare import UNIT
 from batchdiff.qcow2.geometry import CompressionType, Geometry
 from batchdiff.units import KIB
@@ -40,6 +40,10 @@ _PROBE_OF_ANY_GEOMETRY = 256 * KIB
 
 _MOST_PROBES = 1 << 21
 """The number of probes above which larger ones are used, if possible: a few arrays have an entry for each."""
+
+
+_QED_ENTRY = 8
+"""Bytes of an entry in a table of a QED file (QEMU, ``docs/interop/qed_spec.txt``)."""
 
 
 class PriceRule(enum.Enum):
@@ -103,6 +107,17 @@ def overlay_place(entry: GuestEntry, image: Image) -> OverlayPlace:
         return OverlayPlace(volume_of(folder, fd).unit, os.stat(folder).st_dev == os.fstat(fd).st_dev)
     except OSError:
         return OverlayPlace(UNIT, is_same=False)
+
+
+def table_coverage(options: OverlayOptions, geometry: Geometry, unit: int) -> tuple[int, int]:
+    """Return the bytes of a disk that an L2 table of its overlay maps, and the bytes that the table takes.
+
+    Most of a QED overlay's tables are holes, so there each allocation unit of a table counts for itself.
+    ``unit``: the allocation unit in bytes.
+    """
+    if options.format is OverlayFormat.QED:
+        return unit // _QED_ENTRY * geometry.cluster_size, unit
+    return geometry.l2_coverage, geometry.cluster_size
 
 
 def is_to_be_chosen(entry: GuestEntry) -> bool:

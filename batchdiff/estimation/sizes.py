@@ -14,10 +14,9 @@ from collections.abc import Mapping
 from batchdiff.estimation.estimate import GuestEstimate
 from batchdiff.estimation.guest_sample import GuestSample
 from batchdiff.estimation.jobs import SizeJob, SizeResult
-from batchdiff.estimation.pricing import PriceRule, is_to_be_chosen
+from batchdiff.estimation.pricing import PriceRule, is_to_be_chosen, table_coverage
 from batchdiff.estimation.sampler import NO_ESTIMATE
 from batchdiff.frozen import frozen
-from batchdiff.plan.overlay_options import OverlayFormat
 from batchdiff.plan.plan import Diff, GuestPlan, Sharing
 from batchdiff.planning.assessment import FleetFacts
 from batchdiff.planning.candidates import Candidate
@@ -122,11 +121,9 @@ class _Doubt:
 
     @classmethod
     def of(cls, candidate: Candidate, diff: Diff, sample: GuestSample, tables: int) -> _Doubt:
-        """Return the doubt about an overlay. ``tables``: the number of its L2 tables with the imputed content."""
+        """Return the doubt about an overlay. ``tables``: the number of its tables with the imputed content."""
         geometry, savings = diff.geometry, diff.savings
-        coverage, size = geometry.l2_coverage, geometry.cluster_size
-        if candidate.entry.options.format is OverlayFormat.QED:  # most of its tables are holes
-            coverage, size = savings.allocation_unit // 8 * geometry.cluster_size, savings.allocation_unit
+        coverage, size = table_coverage(candidate.entry.options, geometry, savings.allocation_unit)
         least, most = sample.tables(coverage)
         if sample.is_complete and least == most:
             return cls(savings.overlay_error_bytes, savings.overlay_error_bytes, 1.0, is_of_plan=True)

@@ -20,7 +20,7 @@ from notation import run
 
 from batchdiff.choices import Verdict
 from batchdiff.errors import ImageError, WorkerError
-from batchdiff.estimation import estimator, jobs, sampler, sizes
+from batchdiff.estimation import estimator, jobs, pricing, sampler, sizes
 from batchdiff.estimation.estimate import Estimate, GuestEstimate, totals_of_estimates
 from batchdiff.estimation.estimator import EstimateOptions, make_estimate
 from batchdiff.estimation.guest_sample import first_probes
@@ -159,6 +159,30 @@ def test_differences_imputed_to_holes_count_as_much_as_where_they_were_found(tmp
     (guest,) = estimate_of(manifest, error=0.5).guests
     assert not guest.is_exact
     assert abs(guest.overlay.estimate - truth) < 0.02 * truth
+
+
+@pytest.mark.parametrize("overlay", ["", "format: qed", "extended_l2: true", "cluster_size: 4KiB"])
+def test_tables_are_counted_as_in_samples(tmp_path, monkeypatch, overlay):
+    """Each of the differences is in a part of a disk of its own; all of them are read."""
+    counts = []
+    of = sizes._Doubt.of
+
+    def counted(candidate, diff, sample, tables):
+        coverage, _ = pricing.table_coverage(candidate.entry.options, diff.geometry, diff.savings.allocation_unit)
+        counts.append((*sample.tables(coverage), tables))
+        return of(candidate, diff, sample, tables)
+
+    monkeypatch.setattr(sizes._Doubt, "of", counted)
+    notation.write_raw(tmp_path / "template.img", "640M:-")
+    notation.write_raw(tmp_path / "guest.img", "64k:A 100M:- 64k:B 460M:- 64k:C 33M:- 4k:D")
+    os.truncate(tmp_path / "guest.img", 640 * MIB)
+    (tmp_path / "fleet.yaml").write_text(
+        "version: 1\ntemplate: {path: template.img, format: raw}\n"
+        f"guests: [{{path: guest.img, format: raw, overlay: {{{overlay}}}}}]\n"
+    )
+    estimate_of(read_manifest(str(tmp_path / "fleet.yaml")))
+    ((least, most, tables),) = counts
+    assert least == most == tables > 1
 
 
 def test_a_geometry_is_chosen_again_once_more_is_known(tmp_path, monkeypatch):
