@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from batchdiff.estimation.frame import Frame, ProbeClass
 from batchdiff.estimation.imputed import Imputed, SampledClass, impute
-from batchdiff.estimation.pricing import Pricing
+from batchdiff.estimation.pricing import Pricing, folded
 from batchdiff.estimation.probe_reader import ProbeContents
 from batchdiff.extents import Kind
 from batchdiff.sampling.interval import Interval, Probe, exactly, share_of, sum_of
@@ -143,13 +143,14 @@ class GuestSample:
     def tables(self, coverage: int) -> tuple[int, int]:
         """Return the least and the greatest number of L2 tables to expect, each for ``coverage`` bytes."""
         least, most = set[int](), set[int]()
+        part = min(coverage, self.frame.probe_size)  # with clusters of 512 bytes, a probe needs two tables
         for kind in (ProbeClass.ADDED, ProbeClass.COMPARED, ProbeClass.CLEARED):
             numbers, sample = self.frame.numbers(kind), self.classes.get(kind)
             if sample is not None:
-                differs = (sample.contents.kinds & Kind.ZERO).any(axis=1)
-                least |= _tables(numbers[sample.strata.drawn[differs]] * self.frame.probe_size, coverage)
+                differs = folded(sample.contents.kinds, part) & Kind.ZERO != 0
+                least |= _tables(self._offsets(numbers[sample.strata.drawn], part)[differs], coverage)
             if sample is None or not sample.strata.is_complete:
-                most |= _tables(numbers * self.frame.probe_size, coverage)
+                most |= _tables(self._offsets(numbers, part).reshape(-1), coverage)
         return len(least), len(least | most)
 
     def imputed(self) -> Imputed:
@@ -181,6 +182,12 @@ class GuestSample:
     def _draw(self, kind: ProbeClass, wanted: int) -> None:
         if count := self.frame.count(kind):
             self.classes[kind] = ClassSample(first_strata(count, wanted, self._random))
+
+    def _offsets(self, numbers: Indices, part: int) -> Indices:
+        """Return the offsets of the parts of ``part`` bytes of the probes with these numbers: a row for each."""
+        size = self.frame.probe_size
+        offsets: Indices = numbers[:, np.newaxis] * size + np.arange(0, size, part)
+        return offsets
 
     def _sum(self, sample: ClassSample, prices: npt.NDArray[np.int64]) -> Interval:
         """Return the sum of the prices of all probes of a class. ``prices``: those of the probes read."""

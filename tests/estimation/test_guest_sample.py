@@ -84,6 +84,21 @@ def test_tables_that_may_be_needed():
     assert sample.tables(100 * PROBE) == (1, 1)
 
 
+def test_a_probe_may_need_several_tables():
+    """With clusters of 512 bytes, a table maps 32 KiB."""
+    sample = sample_of({ProbeClass.ADDED: 16384}, first=128)
+    ((_, indices),) = list(sample.pending())
+    kinds = np.full((len(indices), 16), Kind.SAME, dtype=np.uint8)
+    kinds[::2, 9] = Kind.DATA  # in the second half of every other probe
+    nothing, lengths = np.zeros(len(indices), dtype=np.int64), np.zeros((len(indices), 0), dtype=np.int32)
+    sample.classes[ProbeClass.ADDED].add(indices, ProbeContents(kinds, nothing, nothing, nothing, lengths))
+    assert sample.tables(32 * KIB) == (len(indices) // 2, 2 * 16384)
+    assert sample.tables(PROBE) == (len(indices) // 2, 16384)
+    small = sample_of({ProbeClass.ADDED: 20})
+    fill(small, lambda _kind, _index: True)
+    assert small.tables(32 * KIB) == (40, 40)
+
+
 def test_a_small_guest_is_read_as_a_whole():
     sample = sample_of({ProbeClass.COMPARED: 20, ProbeClass.CLEARED: 12, ProbeClass.ZEROS: 1000})
     assert sample.is_complete
