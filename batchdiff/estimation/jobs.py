@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -147,37 +147,28 @@ class ProbeJob:
         A guest stays open until a task has another guest or pricing, or the block ends.
         """
         fleet = self.fleet
-        opened: dict[tuple[str, Pricing], tuple[Image, ProbeReader]] = {}
+        readers: dict[tuple[str, Pricing], ProbeReader] = {}
+        with fleet.open_template() as template, ExitStack() as opened:
 
-        def reader_of(task: ProbeTask, template: Image) -> ProbeReader:
-            key = task.name, task.pricing
-            if key not in opened:
-                close_guest()
-                guest = fleet.open_guest(task.name)
-                size = fleet.guests[task.name].probe_size
-                opened[key] = guest, ProbeReader(template, guest, task.pricing, size)
-            return opened[key][1]
-
-        def close_guest() -> None:
-            for image, _ in opened.values():
-                image.close()
-            opened.clear()
-
-        with fleet.open_template() as template:
+            def reader_of(task: ProbeTask) -> ProbeReader:
+                key = task.name, task.pricing
+                if key not in readers:
+                    readers.clear()
+                    opened.close()
+                    guest = opened.enter_context(fleet.open_guest(task.name))
+                    readers[key] = ProbeReader(template, guest, task.pricing, fleet.guests[task.name].probe_size)
+                return readers[key]
 
             def probe(task: ProbeTask) -> ProbeResult:
                 try:
-                    reader = reader_of(task, template)
+                    reader = reader_of(task)
                 except ImageError as error:
                     return ProbeResult(task, error)
                 contents = reader.read(task.numbers, task.kind)
                 settle(fleet.observer)
                 return ProbeResult(task, contents)
 
-            try:
-                yield probe
-            finally:
-                close_guest()
+            yield probe
 
     def describe(self, task: ProbeTask) -> str:
         """Describe the work on some probes, for messages."""

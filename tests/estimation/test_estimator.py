@@ -17,6 +17,7 @@ from clumped_fleets import write, write_fleet
 from commands import rarely
 from filesystems import mounted
 from notation import run
+from recorded_sidecars import write_sidecar
 
 from batchdiff.choices import Verdict
 from batchdiff.errors import ImageError, WorkerError
@@ -24,6 +25,7 @@ from batchdiff.estimation import estimator, jobs, pricing, sampler, sizes
 from batchdiff.estimation.estimate import Estimate, GuestEstimate, totals_of_estimates
 from batchdiff.estimation.estimator import EstimateOptions, make_estimate
 from batchdiff.estimation.guest_sample import first_probes
+from batchdiff.files.fingerprint import fingerprint_at
 from batchdiff.image import files
 from batchdiff.manifest.file import read_manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
@@ -264,6 +266,39 @@ def test_a_template_that_changes_meanwhile_ends_the_estimate(small_fleet_folder,
     change_before(monkeypatch, small_fleet_folder / "template.img")
     with pytest.raises(ImageError, match="the template changed while it was sampled"):
         estimate_of(small_fleet.manifest(small_fleet_folder))
+
+
+def test_a_template_that_another_plans_apply_protects_meanwhile_has_not_changed(small_fleet_folder, monkeypatch):
+    template = small_fleet_folder / "template.img"
+    read = sampler.Sampler.read
+
+    def protected(self, samples):
+        if os.stat(template).st_mode & 0o200:
+            before = (fingerprint_at(str(template)),)
+            template.chmod(0o444)
+            write_sidecar(template, {}, earlier=(before,))
+        return read(self, samples)
+
+    monkeypatch.setattr(estimator.Sampler, "read", protected)
+    found = estimate_of(small_fleet.manifest(small_fleet_folder))
+    assert [each.plan.verdict for each in found.guests] == [Verdict.CONVERT] * 3
+
+
+def test_a_guest_whose_extents_cannot_be_found_does_not_stay_open(tmp_path, monkeypatch):
+    manifest = write_fleet(tmp_path, 4, guests=1)
+    is_open = []
+
+    class Reader:
+        def __init__(self, *_):
+            is_open.append(len(os.listdir("/proc/self/fd")))
+            raise ImageError("cannot find the extents", why="Input/output error")
+
+    monkeypatch.setattr(jobs, "ProbeReader", Reader)
+    monkeypatch.setattr(sampler, "_PROBES_OF_A_TASK", 8)
+    (guest,) = estimate_of(manifest).guests
+    assert guest.plan.verdict is Verdict.REFUSE
+    assert len(is_open) > 3
+    assert len(set(is_open)) == 1
 
 
 def change_before(monkeypatch, path) -> None:
