@@ -1,4 +1,4 @@
-"""The failures that a user, a disk or an image can cause, each with its exit code."""
+"""The failures that batchdiff expects, with their exit codes."""
 
 from __future__ import annotations
 

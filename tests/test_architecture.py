@@ -21,7 +21,7 @@ import batchdiff
 ROOT = Path(batchdiff.__file__).parent
 
 ROOMS = {
-    "errors": "The failures that a user, a disk or an image can cause, each with its exit code.",
+    "errors": "The failures that batchdiff expects, with their exit codes.",
     "frozen": "A decorator for value classes: frozen dataclasses with slots, defined quickly.",
     "units": "Arithmetic on sizes, and the text of sizes and of lists of names.",
     "extents": "Run-length extents over units of an image, and their algebra.",
@@ -64,7 +64,7 @@ ROOMS = {
     "applying/swap": "Put one file in the place of another, and retire the other.",
     "applying": "Carry out a plan: apply, restore, purge and verify, guest by guest.",
     "definitions": "VM definitions of libvirt and Proxmox VE, and what must change for a plan's guests.",
-    "doctor": "What this machine and its filesystems can do for batchdiff.",
+    "doctor": "Facts about a machine and its folders, and their meaning for batchdiff.",
     "report": "Plans and results as text or JSON: pure functions that return strings.",
     "report/plan": "The savings report of a plan, in each of its forms.",
     "report/estimate": "An estimate of savings as text or JSON.",

@@ -23,7 +23,7 @@ from batchdiff.discovery.samples import SampleShape
 from batchdiff.discovery.sampling_job import SamplingJob
 from batchdiff.errors import ImageError
 from batchdiff.files.descriptors import raise_descriptor_limit
-from batchdiff.files.identity import identity_of
+from batchdiff.files.identity import Identity, identity_of
 from batchdiff.frozen import frozen
 from batchdiff.image.files import ReadObserver
 from batchdiff.linux.block_stack import underlying
@@ -57,13 +57,14 @@ def discover(  # noqa: PLR0913  # options by keyword
     shape: SampleShape,
     jobs: int,
     templates: Collection[str] = (),
-    sampled: Callable[[str], None] = lambda _path: None,
+    sampled: Callable[[str, int], None] = lambda _path, _read: None,
     observer: ReadObserver | None = None,
 ) -> Discovery:
     """Find the templates among the files of a search, and their copies.
 
-    ``templates``: the only images that may be templates, by path as :func:`image_path` returns it; empty if any
-    image may. ``sampled`` is called with the path of each file that is done; ``observer``, at every read.
+    ``templates``: the paths, without links, of the only images that may be templates; empty if any image may.
+    ``sampled`` is called with the path of each file that is done, and the bytes that were read of the image;
+    ``observer``, at every read.
 
     :raises ImageError: one of ``templates`` was not found, or was left out.
     :raises WorkerError: a worker process could not be started or died, or memory ran out.
@@ -75,11 +76,16 @@ def discover(  # noqa: PLR0913  # options by keyword
     workers = max(min(jobs, len(files)), 1)
     for number, sampling in run_tasks(job, range(len(files)), workers=workers, outcome=_OUTCOME):
         by_number[number] = sampling
-        sampled(files[number].path)
+        sampled(files[number].path, sampling.read_bytes)
     examined = [by_number[number].examined for number in range(len(files))]
-    all_examined = _without_shown_files(_without_parts(examined))
+    kept = _without_shown_files(_without_parts(examined))
+    paths = _by_identity((each.path, each.path) for each in kept if not isinstance(each, Exclusion))
+    all_examined = [
+        replace(each, backing=_known_as(each.backing, paths)) if isinstance(each, ExistingOverlay) else each
+        for each in kept
+    ]
     backing = {each.backing: each.path for each in all_examined if isinstance(each, ExistingOverlay)}
-    images, exclusions = _with_roles(all_examined, backing, _converted(all_examined))
+    images, exclusions = _with_roles(all_examined, backing, _converted(all_examined, paths))
     _check_given(templates, images, [*search.exclusions, *exclusions])
     given = {number: None for number, each in enumerate(images) if each.path in templates}
     groups, unplaced = _groups(images, shape.probe_bits, given, backing)
@@ -94,14 +100,15 @@ def discover(  # noqa: PLR0913  # options by keyword
 
 
 def _without_parts(examined: Sequence[Examined]) -> list[Examined]:
-    """Replace the extents and data files of sampled images by exclusions."""
-    owners = {
-        path: each.path for each in examined if isinstance(each, SampledImage) for path in each.source.other_files
-    }
-    return [
-        Exclusion(each.path, Cause.PART, f"it is part of {owners[each.path]}") if each.path in owners else each
-        for each in examined
-    ]
+    """Return what was examined, with an exclusion for each extent or data file of another image."""
+    images = [each for each in examined if isinstance(each, SampledImage)]
+    owners = _by_identity((path, each.path) for each in images for path in each.source.other_files)
+
+    def kept(each: Examined) -> Examined:
+        owner = owners.get(identity_of(each.path)) if owners else None
+        return each if owner is None else Exclusion(each.path, Cause.PART, f"it is part of {owner}")
+
+    return [kept(each) for each in examined]
 
 
 def _without_shown_files(examined: Sequence[Examined]) -> list[Examined]:
@@ -121,8 +128,29 @@ def _without_shown_files(examined: Sequence[Examined]) -> list[Examined]:
     return [kept(each) for each in examined]
 
 
-def _converted(examined: Iterable[Examined]) -> dict[str, tuple[str, str]]:
-    """Return the existing overlays of originals in sidecars, each with its template, by the original's path."""
+def _by_identity(values: Iterable[tuple[str, str]]) -> dict[Identity | None, str]:
+    """Return the values by the identity of the files at their paths, without those of files that are gone."""
+    found = {identity_of(path): value for path, value in values}
+    found.pop(None, None)
+    return found
+
+
+def _known_as(path: str, paths: Mapping[Identity | None, str]) -> str:
+    """Return the path at which a file was examined, of ``paths``; ``path`` itself if it was not.
+
+    Links, device nodes and bind mounts give one file several paths. A block device that was not examined may show
+    the bytes of an image that was.
+    """
+    shown = sorted(paths[each] for each in underlying(path).files if each in paths)
+    return paths.get(identity_of(path), next(iter(shown), path))
+
+
+def _converted(examined: Iterable[Examined], paths: Mapping[Identity | None, str]) -> dict[str, tuple[str, str]]:
+    """Return, by the path of each original that a template's sidecar records, its overlay and the template.
+
+    Overlays that do not exist are left out. ``_overlay_of`` also recognises an overlay that no sidecar records, if
+    it has the default path. ``paths``: those at which images were examined.
+    """
     sidecars = {
         sidecar_path(each.backing, each.path): each.backing
         for each in examined
@@ -134,7 +162,7 @@ def _converted(examined: Iterable[Examined]) -> dict[str, tuple[str, str]]:
         for overlay, origin in sidecar.overlays.items() if sidecar is not None else ():
             # If an overlay has taken its original's path, there is no original there.
             if origin.original and origin.original != overlay and os.path.lexists(overlay):
-                found[origin.original] = overlay, template
+                found[_known_as(origin.original, paths)] = overlay, template
     return found
 
 
@@ -156,7 +184,8 @@ def _with_roles(
         elif isinstance(each, Exclusion):
             exclusions.append(each)
         elif not len(each.samples.hashes):
-            exclusions.append(Exclusion(each.path, Cause.EMPTY, "it has no data"))
+            why = "no data was found in its samples" if each.samples.level else "it has no data"
+            exclusions.append(Exclusion(each.path, Cause.EMPTY, why))
         elif (above := backing.get(each.path)) is not None and not each.not_a_guest:
             why = f"it is the backing file of {above}, which would be lost without it"
             images.append(replace(each, not_a_guest=why))

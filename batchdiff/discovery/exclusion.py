@@ -1,4 +1,4 @@
-"""A file that `batchdiff discover` found but did not place, and why; pure."""
+"""A file that `batchdiff discover` left out, and why; pure."""
 
 from __future__ import annotations
 
@@ -11,45 +11,44 @@ class Cause(enum.StrEnum):
     """The kind of reason, for scripts."""
 
     OVERLAY = "overlay"
-    """It has a backing file already."""
+    """An image with a backing file."""
 
     IN_USE = "in use"
     UNREADABLE = "unreadable"
-    """It is missing, damaged, encrypted or not an image, or its path, the permissions or a missing program prevent
-    batchdiff from reading it."""
+    """A file that cannot be sampled, for example because it is damaged or encrypted, or a folder that cannot be
+    listed."""
 
     DOUBTFUL = "doubtful format"
-    """Its name and its content disagree, or a guest could have written that content."""
+    """A file whose name contradicts its content, or whose content a guest may have written."""
 
     UNLIKE = "unlike"
-    """It has too little in common with every template, or there is no other image."""
+    """An image with too little in common with any template, or the only image."""
 
     UNUSABLE = "unusable"
-    """It cannot be a guest: it is a backing file or a converted original, or its disk is smaller than that of the
-    template."""
+    """A backing file, an image that seems to be an original, or one with a smaller disk than its template."""
 
     PART = "part"
-    """It is one of the files of another image."""
+    """An extent or the data file of another image."""
 
     SAME_FILE = "same file"
     OWN = "own"
-    """It is a file that batchdiff made."""
+    """A file with a name like those of batchdiff's own files."""
 
     EMPTY = "empty"
-    """It has no data."""
+    """An image in which no data was found."""
 
     @property
     def is_fault(self) -> bool:
-        """True if the operator has to do something before the file can be examined."""
+        """True if the operator might make the file usable."""
         return self in {Cause.IN_USE, Cause.UNREADABLE, Cause.DOUBTFUL}
 
 
 @frozen
 class Exclusion:
-    """A file, or a folder that cannot be listed, that was left out.
+    """A file that was left out, or a folder that cannot be listed.
 
-    ``reason``: one or more sentences, in which ``it`` is the file; the last full stop may be missing.
-    ``template``: the path of the template that the reason concerns; empty if it concerns none.
+    ``reason``: text to put after the path, with ``it`` for the file; the last full stop may be missing.
+    ``template``: the path of the template that the reason concerns; empty if there is none.
     """
 
     path: str

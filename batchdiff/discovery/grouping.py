@@ -1,13 +1,13 @@
-"""Find the templates among sampled images, and the template of each image; pure.
+"""Find the templates among sampled images; pure.
 
 ::
 
-    hub          the image with the most samples in common with others   -> its group: all that are like it
-    template     the image of the group with which, as the template, the whole group takes the least space
-    below it     images of the group that share changes to the template: the copies of a second template
+    hub                the image whose samples occur most often in other images   -> its group: all images like it
+    template           of the images that are tried, the one with which the group takes the least space
+    further template   an image of the group whose changes to the template others have, too
 
-A hub is found by the sizes of the index's entries, so no two images are compared unless one of them is a hub or a
-candidate. Only images whose disks are at least as large as a template's can be its guests.
+A hub is found by counting samples, without comparing pairs of images. A guest's disk is at least as large as its
+template's.
 """
 
 from __future__ import annotations
@@ -24,44 +24,44 @@ from batchdiff.discovery.sample_index import SampleIndex
 from batchdiff.discovery.sample_offsets import SampleNumbers
 
 ALIKE = 0.25
-"""The least share of an image's data that its template must have: below it, little is saved, and even a separate
-installation of the same system may have as much in common."""
+"""The least share of an image's data that its template must have. With less, an overlay saves little, and separate
+installations of one system may be as similar."""
 
 _CANDIDATES = 16
-"""The most images that are tried as a group's template, of each kind: those with the most in common with the rest,
-those marked as templates, and those that would win a tie."""
+"""The most images of each kind that are tried as a group's template: those with the most in common with others,
+marked ones, and those that would win a tie."""
 
 _TRIED = 64
-"""The most images of a group whose changes are looked up in the others, for each further template."""
+"""The most images whose changes are looked up in others, in one search."""
 
 _TIE, _TIE_OF_DATA = 0.02, 0.001
-"""Two templates are equally good if the space that their group takes differs by at most the first share of all
-overlays plus the second share of the template: a guest that has hardly changed is as good a template as the one
-that it was copied from."""
+"""The most additional space with an equally good template: the first share of the overlays on the best template,
+plus the second share of the latter's data. A guest that has hardly changed is as good a template as the image that
+it was copied from."""
 
 _WHOLE = 0.8
 """The least share of a second template's changes that its copies must have, relative to their share of its other
 data. Guests that upgraded the same packages independently have 55% to 71% of each other's changes."""
 
 _HALF, _FEW_CHANGES = 0.5, 0.05
-"""``_WHOLE`` for an image with few changes that is not a second template, and the largest share of an image's
-samples that counts as few changes. The intervals then decide whether another template fits as well."""
+"""``_HALF`` replaces ``_WHOLE`` for images with few changes that are not second templates: intervals decide later
+whether their copies fit them as well. ``_HALF`` also determines which changes are too rare to be looked up.
+``_FEW_CHANGES``: the largest share of an image's samples that counts as few."""
 
 _FEWEST_CHANGES = 4
-"""The fewest changed samples that make a second template: with fewer, the copies fit the first one as well."""
+"""The fewest changed samples of a second template: with fewer, its copies fit the first template as well."""
 
 _LEAST_COPIES = 2
-"""The fewest copies that an image must have to be a second template. One is enough if something else marks it as a
-template."""
+"""The fewest copies of a second template; one is enough if it is marked as a template."""
 
 
 _NONE = np.zeros(0, dtype=np.int64)
 
 
 class Trait(NamedTuple):
-    """What determines the role of an image besides its samples.
+    """The properties, besides its samples, that determine the role of an image. Sizes are in bytes.
 
-    ``is_backing``: another image has it as its backing file already. ``modified_ns``: when it was last written.
+    ``is_backing``: an existing overlay has it as its backing file. ``modified_ns``: the mtime.
     """
 
     virtual_size: int
@@ -78,12 +78,12 @@ class Trait(NamedTuple):
 
     @property
     def preference(self) -> tuple[int | str, ...]:
-        """A sort key, in the order of ``Tie``: of equally good templates, the lowest key wins."""
+        """A sort key, in the order of ``Tie``; the lowest key wins."""
         return not self.is_backing, not self.read_only, self.modified_ns, self.allocated, self.path
 
 
 class Tie(enum.Enum):
-    """A rule that decides between a template and others that would do as well."""
+    """A rule that decides between equally good templates."""
 
     BACKING = "it is already a backing file"
     READ_ONLY = "it is read-only"
@@ -93,11 +93,10 @@ class Tie(enum.Enum):
 
 
 class ChosenTemplate(NamedTuple):
-    """A template, and the number of images that would do as well.
+    """A template (its place in the index), and the number of images that would do as well.
 
-    ``ties``: the rules that decided between them, in the order in which they were applied: each ruled out some
-    images that were equal until then.
-    ``all_tried``: False if the group has too many images to try all of them, so more may do as well.
+    ``ties``: the rules that ruled out some of these, in their order. ``all_tried``: False if not all images of the
+    group were tried, so more may do as well.
     """
 
     template: int
@@ -109,15 +108,14 @@ class ChosenTemplate(NamedTuple):
 class Grouping:
     """The search for templates. Images are known by their places in the index.
 
-    ``either``: images that could just as well be copies of another image, which differs too little from their
-    template to be a second one; each with that other image.
+    ``either``: images that may as well be copies of an image that is not a template; each with that image.
     """
 
     def __init__(self, index: SampleIndex, traits: Sequence[Trait]) -> None:
         self._index, self._traits = index, traits
         self._sizes = np.array([each.virtual_size for each in traits], dtype=np.int64)
         self._data = index.data_bytes
-        # For each key, the number of images that have it and that no group has taken yet.
+        # For each key, the number of images that have it and are not taken yet.
         self._left = np.bincount(np.concatenate([_NONE, *index.keys]), minlength=index.key_count)
         self._free = np.ones(len(index), dtype=bool)
         self.either: dict[int, int] = {}
@@ -132,27 +130,27 @@ class Grouping:
             if not self._free[image]:
                 continue
             reach = self._reach(image)
-            if queue and -reach > queue[0][0]:  # others were taken meanwhile
+            if queue and -reach > queue[0][0]:  # its reach has dropped since
                 heapq.heappush(queue, (-reach, image))
                 continue
             if not reach:
-                break  # no remaining image has anything in common with another one
+                break  # no remaining image has a sample in common with another
             found += self._group_of(image)
         return found
 
     def fitting(self, template: int) -> npt.NDArray[np.float64]:
-        """Return how similar each image is to a template; 0 for the template itself and for smaller disks."""
+        """Return the share of each image's data that a template has; 0 for the template and for smaller disks."""
         shares = self._index.shares(template)
         shares[self._sizes < self._sizes[template]] = 0
         shares[template] = 0
         return shares
 
     def _reach(self, image: int) -> int:
-        """Return how often the samples of an image are found in other images that no group has taken."""
+        """Return how often the samples of an image occur in others that are not taken yet."""
         return int((self._left[self._index.keys[image]] - 1).sum())
 
     def _group_of(self, hub: int) -> list[ChosenTemplate]:
-        """Take the images of a hub's group; return its templates, or none if the best one has no copies."""
+        """Take the best template of a hub's group and the images like it; return all templates among them."""
         group = [hub, *self._near(hub)]
         choice = self._best(group)
         members = self._near(choice.template) if len(group) > 1 else []
@@ -177,7 +175,7 @@ class Grouping:
                 self._left[self._index.keys[image]] -= 1
 
     def _best(self, group: Sequence[int]) -> ChosenTemplate:
-        """Return the candidate with which, as the template, the group takes the least space, or wins the tie."""
+        """Try images as the template of a group; return the best by space or, in a tie, by preference."""
         by_reach = sorted(group, key=lambda image: (-self._reach(image), self._traits[image].preference))
         marked = [each for each in by_reach if self._traits[each].marked]
         preferred = sorted(group, key=lambda image: self._traits[image].preference)
@@ -201,14 +199,14 @@ class Grouping:
         return tuple(found)
 
     def _space(self, template: int, images: SampleNumbers) -> tuple[float, float]:
-        """Return the bytes that a template and the overlays of images take, and those of the overlays alone."""
+        """Return the estimated bytes of a template with the overlays of images, and of the overlays alone."""
         overlays = (1 - self.fitting(template)) * self._data
         overlays[template] = 0
         total = float(overlays[images].sum())
         return float(self._data[template]) + total, total
 
     def _below(self, first: ChosenTemplate, members: Sequence[int]) -> list[ChosenTemplate]:
-        """Return further templates of a group: members whose changes to its template others share."""
+        """Return further templates: members whose changes others have. Record ``either`` for the rest."""
         found: list[ChosenTemplate] = []
         nearest = dict.fromkeys(members, first.template)
         alike = {first.template: self.fitting(first.template)}
@@ -225,7 +223,7 @@ class Grouping:
         return found
 
     def _one_below(self, nearest: dict[int, int], tried: set[int]) -> ChosenTemplate | None:
-        """Return a member that is a template itself; None if none is. ``nearest``: the template of each so far."""
+        """Return a further template among members not ``tried``, or None. ``nearest``: each member's template."""
         changes = {each: self._changes(each, template) for each, template in nearest.items()}
         many = [
             each for each, changed in changes.items() if changed.sum() >= _FEWEST_CHANGES and each not in tried
@@ -233,14 +231,14 @@ class Grouping:
         for image in self._by_spread(changes, many):
             tried.add(image)
             copies = self._copies(image, changes[image], nearest)
-            # The copies have the image's changes, too: the one with the fewest others is the template.
+            # The image and its copies all have these changes: the one with the fewest others is the template.
             if len(copies) >= self._least_copies(image):
                 tried.update(copies)
                 return self._best([image, *copies])
         return None
 
     def _find_either(self, nearest: dict[int, int]) -> None:
-        """Find members with another member's few changes: each may be a copy of that one or of their template."""
+        """Record in ``either`` the members that have another member's changes, if these are few."""
         changes = {each: self._changes(each, template) for each, template in nearest.items()}
         few = [each for each, changed in changes.items() if 0 < changed.sum() <= _FEW_CHANGES * len(changed)]
         for image in self._by_spread(changes, few):
@@ -253,7 +251,7 @@ class Grouping:
         return 1 if self._traits[image].marked else _LEAST_COPIES
 
     def _by_spread(self, changes: dict[int, npt.NDArray[np.bool_]], chosen: Sequence[int]) -> list[int]:
-        """Return at most ``_TRIED`` chosen members whose changes enough others have, the most widespread first."""
+        """Return chosen members whose changes are not too rare, at most ``_TRIED``, the most widespread first."""
         keys = {each: self._index.keys[each][changed] for each, changed in changes.items()}
         counts = np.bincount(np.concatenate([_NONE, *keys.values()]), minlength=self._index.key_count)
         spread = {each: float((counts[keys[each]] - 1).mean()) for each in chosen}
@@ -261,7 +259,7 @@ class Grouping:
         return sorted(likely, key=lambda image: (-spread[image], self._traits[image].preference))[:_TRIED]
 
     def _changes(self, image: int, template: int) -> npt.NDArray[np.bool_]:
-        """Return which samples of an image a template lacks, among those at offsets that were sampled in both."""
+        """Return which samples of an image a template lacks, of those at offsets that are chosen for both."""
         level = int(max(self._index.levels[image], self._index.levels[template]))
         is_new = ~np.isin(self._index.keys[image], self._index.keys[template])
         return is_new & (self._index.heights[image] >= level)
@@ -275,10 +273,10 @@ class Grouping:
         fewest: int = _FEWEST_CHANGES,
         whole: float = _WHOLE,
     ) -> list[int]:
-        """Return the members that are like an image in its changes, too.
+        """Return the other members that have enough of an image's changes.
 
-        ``fewest``: the fewest changes that can be compared; ``whole``: the least share of the changes that they
-        have, relative to their share of the rest of the image.
+        ``fewest``: the least number of changes that can be compared; ``whole``: the least share of these, relative
+        to the share of the rest of the image.
         """
         of_changes, count = self._shares_of(image, changed)
         of_rest, _ = self._shares_of(image, ~changed)

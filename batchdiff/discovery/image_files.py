@@ -1,12 +1,13 @@
-"""Find the files that can be images: those that are named, and those in folders or of globs that look like images.
+"""Find files that may be images: those that are named, and those in folders or of globs that look like images.
 
 ::
 
     web01.img, base.qcow2    an image's suffix: always           data            begins like an image: yes
-    web01                    raw, with a boot sector: yes        notes.txt       neither: no
+    web01                    raw, >= 1 MiB, boot sector: yes     notes.txt       neither: no
     web01.batchdiff-tmp      batchdiff's own: never              loop -> loop    a broken link: no
 
-Folders are searched with all folders in them. Links to folders are not followed, so a loop of links does no harm.
+Folders are searched with all folders in them, but not through links to folders, which may lead in a circle. Globs
+follow such links.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from batchdiff.errors import UsageError
 from batchdiff.files import own_files
 from batchdiff.files.filenames import unfit, why_unfit
 from batchdiff.files.identity import Identity, identity_in
-from batchdiff.image.files import LOOP
+from batchdiff.image.files import LOOP, content_size
 from batchdiff.image.format_marks import looks_like
 from batchdiff.image_source import ImageFormat
 from batchdiff.linux.call_failures import reason
 from batchdiff.linux.device_names import image_path
+from batchdiff.linux.permissions import Deed, lacking_access
 from batchdiff.manifest.globs import MAX_MATCHES
 from batchdiff.manifest.names import without_suffix
 from batchdiff.units import MIB
@@ -37,15 +39,17 @@ _BOOT_MARK, _BOOT_MARK_AT = b"\x55\xaa", 510
 """Bytes that every disk with a partition table, MBR or GPT, has at this offset (UEFI specification, 5.2)."""
 
 _NO_DISKS = (".iso",)
-"""Suffixes of files that have a boot sector but are not disks of a VM."""
+"""Suffixes of files that can begin like a disk but are not disks of VMs."""
+
+_LINK_LOOP = "it is a symbolic link that cannot be followed: links lead in a circle, or there are too many of them"
 
 _NARROWER = "Name folders, which are searched with all folders in them, or write narrower patterns."
 
 
 class FileToSample(NamedTuple):
-    """A file that may be an image. ``format``: what a VM's definition declares; None if none does.
+    """A file that may be an image. ``format``: as declared by a VM's definition; None if none declares it.
 
-    ``domain``: the domain that uses it according to libvirt, and how; empty if none is known.
+    ``domain``: the libvirt domain that uses the file, and how; empty if none is known.
     """
 
     path: str
@@ -54,9 +58,9 @@ class FileToSample(NamedTuple):
 
 
 class FileSearch:
-    """The files that were found, each once however many names it has, and those that cannot be images.
+    """The files to sample, each once, even if it has several names, and those that are left out, each path once.
 
-    ``ignored``: how many files that were found in folders or by globs do not look like images.
+    ``ignored``: the number of files passed over because they do not look like images.
     """
 
     def __init__(self) -> None:
@@ -64,9 +68,10 @@ class FileSearch:
         self.exclusions: list[Exclusion] = []
         self.ignored = 0
         self._seen: dict[Identity, str] = {}
+        self._left_out: set[str] = set()
 
     def add(self, file: FileToSample) -> None:
-        """Add a file that may be an image, or record why it is left out."""
+        """Add a file, unless its path is known already, or record why it is left out."""
         status = self._status(file.path)
         if status is None:
             return
@@ -80,17 +85,17 @@ class FileSearch:
             self._add_once(file._replace(path=path), identity_in(status))
 
     def add_path(self, path: str) -> None:
-        """Add a file, all images in a folder, or all images that a glob matches.
+        """Add a file, or the files in a folder or of a glob that look like images.
 
-        :raises UsageError: there is no such file, or the glob has too many matches.
+        :raises UsageError: no file is found, or a glob has too many matches.
         """
         if os.path.isdir(path):
             self._add_folder(path)
-        elif os.path.lexists(path):
+        elif os.path.lexists(path) or (not glob.has_magic(path) and lacking_access(Deed.READ, path)):
             self.add(FileToSample(path))
         else:
             matches = list(islice(glob.iglob(path, recursive=True), MAX_MATCHES + 1))
-            if not matches:
+            if not matches and not self._add_closed_folders(path):
                 what = f"{path} matches no file" if glob.has_magic(path) else f"there is no file {path}"
                 raise UsageError(what, remedy="Name a folder with images, or the images themselves.")
             if len(matches) > MAX_MATCHES:
@@ -98,6 +103,13 @@ class FileSearch:
             for match in sorted(set(matches)):  # ``**`` can yield a name twice
                 if not os.path.isdir(match) and self._is_wanted(match):
                     self.add(FileToSample(match))
+
+    def _add_closed_folders(self, pattern: str) -> bool:
+        """Record the folders that this user may not search for matches of a glob; return whether there are any."""
+        closed = dict(_closed_folders(pattern))
+        for folder, why in closed.items():
+            self._leave_out(folder, Cause.UNREADABLE, f"the folder cannot be searched: {why}")
+        return bool(closed)
 
     def _add_folder(self, folder: str) -> None:
         for path in sorted(self._files_in(folder)):
@@ -115,14 +127,11 @@ class FileSearch:
             yield from (os.path.join(place, name) for name in names if not name.endswith(own_files.ALL))
 
     def _is_wanted(self, path: str) -> bool:
-        """Return True if a glob's match or a file in a folder looks like an image, by its name or first bytes.
-
-        Other files are counted, except broken links.
-        """
+        """Return True if a file looks like an image; otherwise count it as ignored, unless it is a broken link."""
         if without_suffix(path) != path:
             return True
         if os.path.islink(path) and not os.path.exists(path):
-            return False  # a broken link, without the suffix of an image
+            return False
         wanted = _begins_like_an_image(path)
         self.ignored += not wanted
         return wanted
@@ -139,20 +148,23 @@ class FileSearch:
         if first is file.path:
             self.files.append(file)
         elif first != file.path:
-            how = " (a hard link)" if identity[0] == "file" else ""
+            how = " (a hard link or a bind mount)" if identity[0] == "file" else ""
             self._leave_out(file.path, Cause.SAME_FILE, f"it is {first} under another name{how}")
 
     def _leave_out(self, path: str, cause: Cause, why: str) -> None:
-        self.exclusions.append(Exclusion(_absolute(path), cause, why))
+        found = Exclusion(_absolute(path), cause, why)
+        if found.path not in self._left_out:
+            self._left_out.add(found.path)
+            self.exclusions.append(found)
 
 
 def find_files(paths: Iterable[str], more: Iterable[FileToSample] = ()) -> FileSearch:
-    """Return the files at some paths, and ``more``: those that definitions name.
+    """Search ``paths`` (files, folders and globs), and add ``more``: the files that definitions name.
 
-    :raises UsageError: there is no file at a path, or a glob has too many matches.
+    :raises UsageError: no file is found at a path or by a glob, or a glob has too many matches.
     """
     search = FileSearch()
-    # Files with a declared format come first: that format counts, even if they are found again under another name.
+    # First, so that a declared format counts even if the file is found again.
     for file in more:
         search.add(file)
     for path in paths:
@@ -161,7 +173,7 @@ def find_files(paths: Iterable[str], more: Iterable[FileToSample] = ()) -> FileS
 
 
 def _absolute(path: str) -> str:
-    """Return an absolute path whose folder is free of links; the last component may be one."""
+    """Return an absolute path, in which only the last component may be a link."""
     return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
@@ -171,13 +183,25 @@ def _why_not_found(path: str, error: OSError | ValueError) -> str:
         return str(error)
     is_link = os.path.islink(path)
     if error.errno == errno.ELOOP:
-        return "it is a symbolic link that leads back to itself" if is_link else LOOP
+        return _LINK_LOOP if is_link else LOOP
     if error.errno == errno.ENOENT and is_link:
         return f"it is a symbolic link to {os.path.realpath(path)}, which does not exist"
     if error.errno == errno.ENOENT:
         return "it or a folder above it does not exist"
     why = reason(error, path=_absolute(path))
     return f"it is a symbolic link that cannot be followed ({why})" if is_link else why
+
+
+def _closed_folders(pattern: str) -> Iterator[tuple[str, str]]:
+    """Yield the folders that this user may not search for matches of a glob, with the reason."""
+    parts = os.path.join(glob.escape(os.getcwd()), pattern).split("/")
+    for at in range(1, len(parts)):
+        is_listed = glob.has_magic(parts[at]) or parts[at - 1] == "**"
+        for found in islice(glob.iglob("/".join(parts[:at]) + "/", recursive=True), MAX_MATCHES):
+            folder = os.path.abspath(found)
+            entered = lacking_access(Deed.READ, os.path.join(folder, "x"))
+            if why := entered or (is_listed and lacking_access(Deed.READ, folder)):
+                yield folder, why
 
 
 def _begins_like_an_image(path: str) -> bool:
@@ -187,8 +211,7 @@ def _begins_like_an_image(path: str) -> bool:
     try:
         with open(path, "rb") as file:
             head = file.read(_BOOT_MARK_AT + len(_BOOT_MARK))
-            return (
-                head.endswith(_BOOT_MARK) and len(head) > _BOOT_MARK_AT and os.fstat(file.fileno()).st_size >= MIB
-            )
+            marked = head.endswith(_BOOT_MARK) and len(head) > _BOOT_MARK_AT
+            return marked and content_size(file.fileno()) >= MIB
     except OSError:
         return False

@@ -1,4 +1,4 @@
-"""Decide the format in which a file is sampled: declared by a definition, or shown by its name and content."""
+"""The format in which a file is sampled, as declared by a definition or shown by name and content."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BY_SUFFIX = {
     ".vhdx": ImageFormat.VHDX,
     ".hdd": ImageFormat.PARALLELS,
 }
-"""The format that a name declares. ``.img`` and other names declare none: both raw and qcow2 images have them."""
+"""The formats that names declare. ``.img`` declares none: both raw and qcow2 images have it."""
 
 
 def declared_by_name(path: str) -> ImageFormat | None:
@@ -33,10 +33,8 @@ def declared_by_name(path: str) -> ImageFormat | None:
 def format_of(file: FileToSample, observer: ReadObserver | None = None) -> ImageFormat | Exclusion:
     """Return the format of a file, or why it is left out.
 
-    A guest can write the first bytes of its raw disk, so they decide only if the name does not contradict them. If
-    they alone show a format other than raw, a comment in the manifest points that out.
-
-    ``observer`` is called at every read.
+    If no format is declared, the name must not contradict the content, because a guest can write to its raw disk
+    bytes that look like another format. ``observer`` is called at every read.
     """
     if file.format is not None:
         return file.format

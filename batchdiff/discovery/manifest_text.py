@@ -1,4 +1,4 @@
-"""A manifest for each template that was found, as commented YAML that `batchdiff validate` accepts as it is; pure.
+"""The manifest of a template that was found, as commented YAML; pure.
 
 ::
 
@@ -26,7 +26,7 @@ from batchdiff.quoting import fits_yaml, yaml_text
 
 
 def manifest_names(groups: list[Group]) -> list[str]:
-    """Return a unique file name for the manifest of each group, derived from the name of its template."""
+    """Return a different file name for each group, derived from the name of its template."""
     found: list[str] = []
     for group in groups:
         stem = without_suffix(posixpath.basename(group.template.path))
@@ -47,17 +47,17 @@ def manifest_text(  # noqa: PLR0913  # options by keyword
     folder: str,
     left_out: tuple[Exclusion, ...] = (),
 ) -> str:
-    """Return the manifest of a group.
+    """Return the manifest of a group, of which :func:`is_listed` must accept the template and at least one copy.
 
-    ``why``: why the template was chosen; ``figures``: the figures in a copy's comment; ``exists``: whether a path
-    is taken, so that no overlay can be written there; ``longest``: the bytes that a name in a folder may have.
-    ``folder``: where overlays of guests in /dev go if the template is in /dev, too. ``left_out``: of these files,
-    comments at the end list those that concern this template; they only count its overlays and all other files.
+    ``why``: why the template was chosen. ``figures`` returns the figures in a copy's comment; ``exists``, whether
+    a path is taken; ``longest``, how many bytes a name in a folder may have. ``folder``: the place for overlays of
+    guests in /dev if the template is there, too. ``left_out``: files for comments at the end, which name those
+    that concern this template, but only count its overlays and all other files.
     """
     listed = [copy for copy in group.copies if is_listed(copy.image)]
     lines = [
         "# Written by `batchdiff discover` from samples: check this file, then run `batchdiff plan` with it.",
-        "# Formats are those that VM definitions declare, or that the images' names and first bytes show.",
+        "# Formats are those that VM definitions declare, or that the images' names and contents show.",
         "version: 1",
         *_comment(f"The template: {why}.", indent=""),
         *([_BY_CONTENT] if group.template.by_content else []),
@@ -86,7 +86,7 @@ _IN_DEV = "# Its overlay cannot be in /dev, which is in memory. The folder below
 
 
 class _Guests:
-    """The guests of a manifest, with the names and overlays that are chosen for them so far."""
+    """The guests of a manifest, and the names and overlays that are taken."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class _Guests:
         self._overlays: set[str] = set()
 
     def lines(self, figures: Callable[[Copy], str]) -> Iterator[str]:
-        """Yield the lines of all guests, each after its comments."""
+        """Yield the lines of all guests, with comments before each."""
         for copy in self._copies:
             yield from _comment(figures(copy), indent="  ")
             if copy.image.losses:
@@ -139,7 +139,7 @@ class _Guests:
 
 
 def _allowance(copies: list[Copy]) -> Iterator[str]:
-    """Yield, as a comment, the key without which a plan refuses guests that would lose something."""
+    """Yield, in comments, the key that allows the guests' losses; nothing if there are none."""
     lost = [
         kind
         for kind, is_lost in (
@@ -181,9 +181,9 @@ def _with_folder(path: str) -> str:
 
 
 def _free(wanted: str, taken: Callable[[str], bool], most: int | None = None) -> str:
-    """Return a name that is not taken: the wanted one, or one with a number before its suffix.
+    """Return a name or path that is not taken: the wanted one, or one with a number before its suffix.
 
-    ``most``: the bytes that its last part may have; a longer one loses the end of its stem.
+    ``most``: the most bytes of the last component, whose stem is cut if necessary.
     """
     folder, last = posixpath.split(wanted)
     stem, suffix = posixpath.splitext(last)

@@ -5,8 +5,10 @@
     key (place and content)     images that have it           common(keys[1]): how many keys of image 1 each
     #0  at 0, "aa"              0, 1, 2                       image has; image 0: 2, 1: 3, 2: 1, 3: 0
     #1  at 0, "bb"              3
-    #2  at 7, "cc"              0, 1                          Pairs of images are never enumerated, so time and
-    #3  at 9, "dd"              1                             memory grow with the number of samples.
+    #2  at 7, "cc"              0, 1
+    #3  at 9, "dd"              1
+
+The index lists no pairs of images, so it grows only with the number of samples.
 """
 
 from __future__ import annotations
@@ -23,14 +25,14 @@ from batchdiff.discovery.samples import Samples
 from batchdiff.sampling.interval import Interval, Probe, exactly, share_of
 
 _NORMAL = 1.96
-"""Half the width of a 95% interval, in standard deviations."""
+"""Half the width of the 95% interval of a normal distribution, in standard deviations."""
 
 
 class SampleIndex:
-    """An inverted index of the images' samples. Each image is known by its index in the sequence ``images``.
+    """An inverted index of the images' samples. Each image is known by its place in ``images``.
 
     ``levels``: the level of each image; ``keys``: by image, the keys of its samples, numbers below ``key_count``;
-    ``heights``: by image, the highest level at which each of its samples is taken.
+    ``heights``: by image, the highest level at which each of its samples is chosen.
     """
 
     def __init__(self, images: Sequence[Samples], probe_bits: int) -> None:
@@ -42,7 +44,7 @@ class SampleIndex:
         found, keys = np.unique(hashes, return_inverse=True)
         self.key_count = len(found)
         self.keys = [keys[start:end] for start, end in pairwise(edges.tolist())]
-        # The owners of all samples; those of samples with the same key are adjacent.
+        # The owners of all samples, sorted by key.
         order = np.argsort(keys, kind="stable")
         self._owners = np.repeat(np.arange(len(images)), lengths)[order]
         self._starts = np.searchsorted(keys[order], np.arange(self.key_count + 1))
@@ -68,32 +70,32 @@ class SampleIndex:
         return np.bincount(self._owners[skipped + np.arange(len(skipped))], minlength=len(self))
 
     def shares(self, template: int) -> npt.NDArray[np.float64]:
-        """Return the share of each image's samples that a template has too, at the higher of their two levels.
+        """Return the share of each image's samples that a template has, too, at the higher of the two levels.
 
-        It is 0 for an image without samples at that level.
+        The share is 0 for an image without samples at that level.
         """
         of = self._counts[np.arange(len(self)), np.maximum(self.levels, self.levels[template])]
         shares: npt.NDArray[np.float64] = self.common(self.keys[template]) / np.maximum(of, 1)
         return shares
 
     def similarity(self, image: int, template: int) -> Interval:
-        """Return the share of an image's samples that another one has too, with its bounds.
+        """Return the share of an image's samples that a template has, too.
 
-        It is exact if both images are sampled at level 0, because then all their data was read.
+        The share is exact if both are sampled at level 0, because then all their data was read.
         """
         return self._share_of_hits(image, template, np.ones(len(self.keys[image]), dtype=np.int64))
 
     def changed_bytes(self, image: int, template: int) -> Interval:
-        """Return the bytes of an image that an overlay stores: those of all samples that a template lacks."""
+        """Estimate the bytes that an overlay would store: those of all nonzero samples that a template lacks."""
         share = self._share_of_hits(image, template, self._stored[image]).subtracted_from(1)
         return _product(share, self._stored_bytes(image))
 
     def _stored_bytes(self, image: int) -> Interval:
-        """Return the bytes of an image's data, with the error estimated from differences between neighbours."""
+        """Estimate the bytes that an image's data would take in an overlay; neighbouring cells show the error."""
         cells, number = np.unique(self._probes[image] >> self.levels[image], return_inverse=True)
         values = np.bincount(number, weights=self._stored[image])
         is_adjacent = np.diff(cells) == 1
-        # Cells without data are not listed: next to one, the difference is the whole value.
+        # Cells without data are not listed; beside such a cell, the difference is the whole value.
         squares = float((np.diff(values) ** 2)[is_adjacent].sum())
         squares += float((values[:-1] ** 2 + values[1:] ** 2)[~is_adjacent].sum())
         scale = 2.0 ** float(self.levels[image])
@@ -102,14 +104,14 @@ class SampleIndex:
         return Interval(total, max(total - error, float(values.sum())), total + error)
 
     def changed_places(self, image: int, template: int) -> SampleNumbers | None:
-        """Return the numbers of all samples that differ, zeros included; None if not all data was read."""
+        """Return the numbers of all samples in which two images differ; None if not all their data was read."""
         if self.levels[image] or self.levels[template]:
             return None
         changed = self._numbers[image][~np.isin(self.keys[image], self.keys[template])]
         return np.union1d(changed, np.setdiff1d(self._numbers[template], self._numbers[image]))
 
     def _share_of_hits(self, image: int, template: int, weights: SampleNumbers) -> Interval:
-        """Return the share of an image's samples that another one has too, each counted by its weight."""
+        """Return the share of an image's samples, each with its weight, that a template has, too."""
         level = int(max(self.levels[image], self.levels[template]))
         taken = self.heights[image] >= level
         weights = weights[taken]
@@ -124,9 +126,9 @@ class SampleIndex:
 
 
 def _product(one: Interval, other: Interval) -> Interval:
-    """Return the interval of a product.
+    """Return the interval of the product of independent values.
 
-    The relative distances of its bounds combine as independent standard deviations do: their squares add up.
+    On each side of the estimate, the squares of the relative errors add up.
     """
     estimate = one.estimate * other.estimate
     below = math.hypot((one.estimate - one.low) * other.estimate, (other.estimate - other.low) * one.estimate)
@@ -135,7 +137,7 @@ def _product(one: Interval, other: Interval) -> Interval:
 
 
 def _counts(heights: Sequence[SampleNumbers], highest: int) -> SampleNumbers:
-    """Return how many samples of each image (row) are taken at each level (column), up to at least ``highest``."""
+    """Return how many samples of each image (row) have at least each height (column), to ``highest`` or more."""
     highest = max([highest, *(int(each.max(initial=0)) for each in heights)])
     counts = np.zeros((len(heights), highest + 1), dtype=np.int64)
     for row, each in enumerate(heights):

@@ -1,4 +1,4 @@
-"""The offsets at which images are sampled, the same ones in all images; pure.
+"""The offsets at which images are sampled, the same ones in all images of one level; pure.
 
 ::
 
@@ -6,12 +6,10 @@
              0     3   5 6            level 1: one of every two
                    3   5              level 2: one of every four, which is one of level 1's
 
-An image is sampled at about the lowest level that gives few enough probes with data. Two images of different
-levels have all probes of the higher level in common, so they can be compared there. In every cell of 2**level
-probes, a hash chooses one: the samples are stratified, and no regular pattern of a disk can hide between them.
+In every cell of 2**level probes, a hash chooses one, so no regular pattern of a disk can hide between them. All
+lower levels have that probe, too, so two images can be compared at the higher of their levels.
 
-Source: J. S. Vitter, "Random sampling with a reservoir" (1985), for the choice of one item among many. The levels
-are those of a tree in which each node passes on one of its two children.
+Source: S. Vigna, splitmix64.c (2015), for the hash.
 """
 
 from __future__ import annotations
@@ -26,20 +24,20 @@ from batchdiff.units import KIB
 SampleNumbers: TypeAlias = npt.NDArray[np.int64]
 
 SAMPLE = 64 * KIB
-"""Bytes that are compared as one: an overlay's default cluster, so each sample that differs is one cluster."""
+"""The bytes of a sample: those of an overlay's default cluster, so a sample that differs is one cluster."""
 
 HIGHEST_LEVEL = 40
-"""At this level, a cell of 2**40 probes, each of at least 64 KiB, is larger than any image."""
+"""A cell of this level has at least 64 PiB, more than the data of any image."""
 
 _SEED = 0x5BA7C4D1FF15A3E7
-"""Fixed, so that the results of two runs can be compared."""
+"""Fixed, so that all runs choose the same offsets."""
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _WORD = (1 << 64) - 1
 
 
 def chosen_probes(cells: SampleNumbers, level: int) -> SampleNumbers:
-    """Return the number of the probe that is chosen in each cell of ``2**level`` probes."""
+    """Return the number of the probe that each cell of ``2**level`` probes chooses."""
     at = cells
     for each in range(level, 0, -1):
         at = 2 * at + _second_child(at, each)
@@ -47,7 +45,7 @@ def chosen_probes(cells: SampleNumbers, level: int) -> SampleNumbers:
 
 
 def levels_of(probes: SampleNumbers) -> SampleNumbers:
-    """Return the highest level at which each probe is chosen."""
+    """Return the highest level at which each probe is chosen, at most ``HIGHEST_LEVEL``."""
     found = np.zeros(len(probes), dtype=np.int64)
     still = np.ones(len(probes), dtype=bool)
     for level in range(1, HIGHEST_LEVEL + 1):
@@ -59,7 +57,7 @@ def levels_of(probes: SampleNumbers) -> SampleNumbers:
 
 
 def _second_child(cells: SampleNumbers, level: int) -> SampleNumbers:
-    """Return 1 for each cell that passes on its second half, and 0 for the others: the top bit of SplitMix64."""
+    """Return 1 for each cell whose chosen probe is in its second half, otherwise 0: a bit of SplitMix64."""
     mixed = cells.astype(np.uint64) + np.uint64((_SEED + level * _GOLDEN) & _WORD)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -1,4 +1,4 @@
-"""What is known about an examined file: its samples, its backing file, or why it is left out; pure."""
+"""The result of examining a file; pure."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from batchdiff.image_source import ImageSource
 class SampledImage:
     """An image and its samples.
 
-    ``by_content``: its content alone shows its format. ``allocated``: the bytes that it takes on disk;
-    ``reclaimable``: those that deleting it would free; ``exactness``: how exact that number is. ``not_a_guest``:
-    why it can be a template, but not a guest; empty if it can be both. ``in_use``: the reason is that the image
-    is in use. ``is_device``: it is a block device. ``snapshots``, ``bitmaps``: how many of them its conversion
-    would lose.
+    ``allocated``: the bytes that all its files take on disk; ``reclaimable``: those that deleting these files
+    would free; ``exactness``: that of ``reclaimable``. ``by_content``: only its content shows that it is not raw.
+    ``not_a_guest``: why it can be a template, but not a guest; empty if it can be both. ``in_use``: True if its
+    use is the reason. ``snapshots``, ``bitmaps``: how many its conversion would lose.
     """
 
     source: ImageSource
@@ -44,14 +43,14 @@ class SampledImage:
 
     @property
     def losses(self) -> str:
-        """The losses of its conversion in words; empty if there are none."""
+        """The snapshots and bitmaps that its conversion would lose, in words; empty if there are none."""
         counts = ((self.snapshots, "snapshot"), (self.bitmaps, "bitmap"))
         return " and ".join(f"{count} {kind}{'' if count == 1 else 's'}" for count, kind in counts if count)
 
 
 @frozen
 class ExistingOverlay:
-    """An image that already has a backing file. ``backing``: the absolute path to which its header refers."""
+    """An image with a backing file. ``backing``: the path of that file, as of :class:`ImageSource`."""
 
     path: str
     backing: str
@@ -61,7 +60,7 @@ Examined = SampledImage | ExistingOverlay | Exclusion
 
 
 class Sampling(NamedTuple):
-    """The result for a file, and what was read for its samples, even if they turned out to be of no use."""
+    """The result for a file, and the reads for its samples, counted even if it is left out."""
 
     examined: Examined
     reads: int

@@ -1,16 +1,19 @@
-"""Take samples of one image, as hashes: only of its data, and no more than a given number.
+"""Take samples of an image's data, as hashes.
 
 ::
 
-    data        ####....########............##
-    probes   |a|  |  |b|  |c|  |  |  |  |d|      those chosen at the image's level and with data are read
-    samples       hash of place and content, one for each 64 KiB; zeros count as holes
+    data      ######......#######.....########
+    probes    |0  |1  |2  |3  |4  |5  |6  |7  |     at the image's level, 0, 3, 5 and 6 are chosen
+    read      |0  |       |3  |       |6  |         those of them that have data
+    samples   a hash of place and content for each 64 KiB that is not all zeros
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeAlias
 
@@ -19,6 +22,8 @@ import numpy.typing as npt
 
 from batchdiff.discovery.sample_offsets import HIGHEST_LEVEL, SAMPLE, SampleNumbers, chosen_probes, levels_of
 from batchdiff.errors import ImageError
+from batchdiff.files.allowed_files import allowed_file
+from batchdiff.image.backing.heads import Heads
 from batchdiff.image.files import content_size, is_block_device, open_image_file
 from batchdiff.image.image import Image
 from batchdiff.image.layer import Segment
@@ -32,7 +37,7 @@ from batchdiff.units import MIB, ceil_div
 Hashes: TypeAlias = npt.NDArray[np.uint64]
 
 _WINDOW = 64 * MIB
-"""Bytes whose segments are in memory at any one time: at most 131,072 segments, with clusters of 512 bytes."""
+"""Guest bytes whose segments are in memory at once: at most 131,072 segments if clusters have 512 bytes."""
 
 _ENOUGH = 2
 """If fewer probes are found than the maximum divided by this, a lower level is tried."""
@@ -46,27 +51,27 @@ class SampleShape(NamedTuple):
 
     @property
     def probe(self) -> int:
-        """The bytes of a probe, which are read together."""
+        """The size of a probe in bytes."""
         return SAMPLE << self.probe_bits
 
     @property
     def probes(self) -> int:
-        """The most probes of an image."""
+        """The most probes that are read of an image."""
         return max(self.most >> self.probe_bits, 1)
 
 
 SCATTERED = SampleShape(512, 0)
-"""Single samples: the narrowest intervals for the bytes that are read."""
+"""Single samples, for the narrowest intervals."""
 
 SEQUENTIAL = SampleShape(2048, 5)
-"""64 probes of 2 MiB: on a spinning disk, reading one takes as long as seeking to it, and all take 1.5 seconds."""
+"""64 probes of 2 MiB: on a spinning disk, reading one takes about as long as seeking to it, and all take 1.5 s."""
 
 
 class Samples(NamedTuple):
-    """The nonzero samples of an image: the number of each (its offset divided by 64 KiB), ascending, and its hash.
+    """The nonzero samples of an image. ``numbers``: the offset of each divided by 64 KiB, ascending.
 
-    ``level``: each probe stands for ``2**level`` probes; at level 0 every probe with data was read. ``stored``:
-    the bytes that each sample would take in an overlay, in whole blocks of 4 KiB: holes of the image stay holes.
+    ``level``: each probe stands for ``2**level`` probes; at level 0, all data was read. ``stored``: the bytes of
+    each sample in an overlay, in blocks of 4 KiB, without the image's holes.
     """
 
     level: int
@@ -76,7 +81,7 @@ class Samples(NamedTuple):
 
 
 class ReadCount:
-    """How many reads were made to take samples, and the bytes of data that they covered."""
+    """The number of reads for samples, and the bytes of data that they covered."""
 
     def __init__(self) -> None:
         self.reads = 0
@@ -84,24 +89,47 @@ class ReadCount:
 
 
 def most_bytes(path: str, shape: SampleShape) -> int:
-    """Return the maximum number of bytes of a file that are read for its samples; 0 if it cannot be opened."""
+    """Estimate the most bytes to read of an image from the sizes and allocation of its files.
+
+    It is 0 if the image's own file cannot be opened.
+    """
     try:
         fd = open_image_file(path)
     except ImageError:
         return 0
     try:
-        size, most = content_size(fd), shape.probes * shape.probe
-        return min(most, size, size if is_block_device(fd) else allocated_bytes(fd, path))
+        size = content_size(fd)
+        own = size if is_block_device(fd) else min(size, allocated_bytes(fd, path))
     finally:
         os.close(fd)
+    return min(shape.probes * shape.probe, own + sum(map(_data_bytes, _parts(path))))
+
+
+def _parts(path: str) -> set[str]:
+    """Return the paths of the extents or the data file that an image's header names and may name."""
+    found: set[str] = set()
+    with contextlib.suppress(OSError):
+        for each in Heads().names(path, os.stat(path)):
+            with contextlib.suppress(ImageError):
+                found |= {allowed_file(each.name, path, ())} if each.ends_there else set()
+    return found - {path}
+
+
+def _data_bytes(path: str) -> int:
+    """Return the most bytes of data in a regular file, which is not opened: a header may name any file."""
+    with contextlib.suppress(OSError):
+        info = os.stat(path)
+        if stat.S_ISREG(info.st_mode):
+            return min(info.st_size, info.st_blocks * 512)
+    return 0
 
 
 def take_samples(image: Image, shape: SampleShape, count: ReadCount) -> Samples:
     """Return the samples of an open image, from at most ``shape.probes`` probes.
 
-    ``count`` is raised after every read, so it is right even if a later one fails.
+    ``count`` is updated after each read, so it is right even if a later one fails.
 
-    :raises ImageError: it cannot be read.
+    :raises ImageError: the image cannot be read, or the filesystem reports an error.
     """
     level = _first_level(_stored(image), shape)
     places = _places(image, level, shape)
@@ -139,7 +167,7 @@ def take_samples(image: Image, shape: SampleShape, count: ReadCount) -> Samples:
 
 
 def _stored_blocks(segments: Iterable[Segment], rule: WriteRule, start: int, length: int) -> npt.NDArray[np.bool_]:
-    """Return which blocks of 4 KiB of a range an overlay stores if it stores every cluster of the range."""
+    """Return which blocks of 4 KiB an overlay would store if all of a range differed."""
     blocks = np.zeros(length // UNIT, dtype=bool)
     for segment in segments:
         for part, to_write in rule.parts(segment):
@@ -157,7 +185,7 @@ def _stored(image: Image) -> int:
 
 
 def _first_level(stored: int, shape: SampleShape) -> int:
-    """Return a level that would give about as many probes as wanted if all stored data were contiguous."""
+    """Return the lowest level that would give few enough probes if all stored data were contiguous."""
     level = 0
     while stored >> level > shape.probes * shape.probe:
         level += 1
@@ -178,7 +206,7 @@ def _places(image: Image, level: int, shape: SampleShape) -> SampleNumbers:
 
 def _places_within(image: Image, start: int, end: int, level: int, shape: SampleShape) -> SampleNumbers:
     probe = shape.probe
-    if end - start > _WINDOW:  # one cell: its chosen probe is all that matters
+    if end - start > _WINDOW:  # one cell, of which only the chosen probe matters
         (place,) = chosen_probes(np.array([start // (probe << level)]), level).tolist()
         start, end = place * probe, (place + 1) * probe
     segments = image.segments(start, end)
@@ -188,7 +216,7 @@ def _places_within(image: Image, start: int, end: int, level: int, shape: Sample
     edges = np.array(data, dtype=np.int64)
     first, last = edges[:, 0] // probe, (edges[:, 1] - 1) // probe
     places = chosen_probes(np.unique(_ranges(first >> level, last >> level)), level)
-    # A probe counts even if data fills only a part of it, so these ranges can overlap, but only at their edges.
+    # A probe counts even if only a part of it has data, so these ranges can overlap, but only at their edges.
     nearest = np.searchsorted(last, places)
     inside = nearest < len(first)
     inside[inside] &= first[nearest[inside]] <= places[inside]
@@ -196,14 +224,14 @@ def _places_within(image: Image, start: int, end: int, level: int, shape: Sample
 
 
 def _ranges(first: SampleNumbers, last: SampleNumbers) -> SampleNumbers:
-    """Return all numbers in ranges that include their last numbers."""
+    """Return all numbers from each ``first`` to its ``last``, inclusive."""
     counts = last - first + 1
     starts = np.repeat(first - np.concatenate(([0], np.cumsum(counts)[:-1])), counts)
     return starts + np.arange(int(counts.sum()))
 
 
 def _nonzero(probe: memoryview, first: int) -> Iterator[tuple[int, memoryview]]:
-    """Yield each nonzero sample of a probe with its number; ``first`` is that of the first sample."""
+    """Yield the number and bytes of each nonzero sample of a probe; ``first``: the number of its first sample."""
     for offset in range(0, len(probe), SAMPLE):
         sample = probe[offset : offset + SAMPLE]
         if np.frombuffer(sample, dtype=np.uint64).any():
@@ -211,6 +239,6 @@ def _nonzero(probe: memoryview, first: int) -> Iterator[tuple[int, memoryview]]:
 
 
 def _hash(number: int, sample: memoryview) -> int:
-    """Return a hash of a sample and its place: two of these are equal only for equal bytes at the same place."""
+    """Return a 64-bit hash of a sample and its place."""
     digest = hashlib.blake2b(sample, digest_size=8, salt=number.to_bytes(16, "little"))
     return int.from_bytes(digest.digest(), "little")

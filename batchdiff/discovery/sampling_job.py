@@ -1,4 +1,4 @@
-"""The job of sampling images: each worker opens one image after another, checks it, and reads its samples."""
+"""The job of sampling images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from batchdiff.discovery.samples import ReadCount, SampleShape, take_samples
 from batchdiff.errors import BatchdiffError, EncryptedError, GuestError, ImageError
 from batchdiff.files.fingerprint import fingerprint_at
 from batchdiff.frozen import frozen
-from batchdiff.image import formats  # noqa: F401  # now: batchdiff may be updated during a long search
+from batchdiff.image import formats  # noqa: F401  # loaded now: batchdiff may be updated during a long search
 from batchdiff.image.backing_names import resolved_backing
 from batchdiff.image.files import ReadObserver, is_block_device, settle
 from batchdiff.image.image import Image
@@ -29,9 +29,9 @@ _MAY_HAVE_BACKING = {ImageFormat.QCOW2, ImageFormat.QED}
 
 @frozen
 class SamplingJob:
-    """Files to sample, and how. A task is the index of a file (:class:`~batchdiff.planning.scan.executor.Job`).
+    """A job (:class:`~batchdiff.planning.scan.executor.Job`) in which a task is the index of a file to sample.
 
-    ``observer`` is called at every read of an image.
+    ``observer`` is called at every read.
     """
 
     files: tuple[FileToSample, ...]
@@ -40,7 +40,7 @@ class SamplingJob:
 
     @contextmanager
     def begin(self) -> Iterator[Callable[[int], tuple[int, Sampling]]]:
-        """Yield the function that samples a file."""
+        """Yield the function that samples the file of an index, and also returns the index."""
 
         def sample(number: int) -> tuple[int, Sampling]:
             count = ReadCount()
@@ -74,7 +74,7 @@ def _examine(file: FileToSample, shape: SampleShape, observer: ReadObserver | No
             " `secret_file: PATH`"
         )
         return Exclusion(file.path, Cause.UNREADABLE, why)
-    except BatchdiffError as error:  # damaged, or a program that reads this format is missing
+    except BatchdiffError as error:  # such as damage, or a missing program for this format
         return Exclusion(file.path, Cause.UNREADABLE, str(error))
 
 
@@ -83,20 +83,20 @@ def _sampled(image: Image, file: FileToSample, shape: SampleShape, count: ReadCo
         image.source.format is not ImageFormat.RAW and file.format is None and not declared_by_name(file.path)
     )
     if by_content and image.source.other_files:
-        # A guest could have written first bytes that name the image of another guest.
+        # A guest may have written first bytes that name another guest's image.
         named, form = image.source.other_files[0], image.source.format
         why = (
             f"it starts like a {form} image and refers to {named}, but its name does not show that format; list it"
             " in a manifest"
         )
         return Exclusion(file.path, Cause.DOUBTFUL, why)
-    before = fingerprint_at(file.path)
+    before = [fingerprint_at(each.path) for each in image.own_files]
     in_use = _use(image, Purpose.GUEST, file.domain)
     if in_use and (why := _use(image, Purpose.TEMPLATE, file.domain)):
         return Exclusion(file.path, Cause.IN_USE, why)
     inspect(image)
     samples = take_samples(image, shape, count)
-    if fingerprint_at(file.path) != before:
+    if [fingerprint_at(each.path) for each in image.own_files] != before:
         return Exclusion(file.path, Cause.IN_USE, "it changed while it was being read; shut its VM down")
     use = disk_use_of(((layer.fd, layer.path) for layer in image.own_files), kept={})
     losses = image.layers[0].losses
@@ -119,7 +119,7 @@ def _sampled(image: Image, file: FileToSample, shape: SampleShape, count: ReadCo
 
 
 def _use(image: Image, purpose: Purpose, domain: str) -> str:
-    """Return the use of an image that keeps it from serving a purpose; empty if there is none."""
+    """Return the use of an image that its purpose does not allow; empty if there is none."""
     try:
         require_unused(image, purpose, domain=domain)
     except (GuestError, ImageError) as error:

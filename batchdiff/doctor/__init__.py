@@ -1,1 +1,1 @@
-"""What this machine and its filesystems can do for batchdiff."""
+"""Facts about a machine and its folders, and their meaning for batchdiff."""

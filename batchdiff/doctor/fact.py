@@ -1,4 +1,4 @@
-"""One thing that a machine or a folder can or cannot do, and what follows from it."""
+"""A fact about a machine, QEMU or a folder, and its meaning for batchdiff."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ class Ability(enum.StrEnum):
 
     GOOD = "good"
     LIMITED = "limited"
-    """The main job, ``plan`` and ``apply``, can be done, but slower, with less space saved, with a check left to
-    the operator, or not with every image format."""
+    """``plan`` and ``apply`` work with a restriction: for example, they are slower, save less space, leave a check
+    to the operator, or refuse some formats."""
     MISSING = "missing"
-    """At least a part of the main job cannot be done with the default options."""
+    """A part of ``plan`` or ``apply`` does not work with the default options."""
 
 
 @frozen
 class Fact:
-    """A fact about ``subject``: ``machine``, ``QEMU``, or the path of a folder.
+    """A fact about ``subject``: ``machine``, ``QEMU``, or the absolute path of a folder.
 
-    ``effect``: its consequence, the remedy, or both; empty if there is neither.
+    ``effect``: the consequence, the remedy, or both; empty if there is neither.
     """
 
     subject: str

@@ -1,4 +1,4 @@
-"""Facts about a folder. Its filesystem is tested with unnamed files, which disappear when they are closed.
+"""Facts about a folder, some of them from trials with temporary files in it.
 
 Source: ioctl_ficlone(2); fallocate(2); fcntl(2), "Leases"; Linux ``Documentation/filesystems/fiemap.rst``.
 """
@@ -14,7 +14,7 @@ import tempfile
 from batchdiff.applying.checks.space import free_bytes
 from batchdiff.doctor.fact import Ability, Fact
 from batchdiff.errors import GuestError, ImageError
-from batchdiff.image.in_use.lease import why_unknown
+from batchdiff.image.in_use.lease import are_disabled, why_unknown
 from batchdiff.linux.call_failures import explain
 from batchdiff.linux.fiemap import physical_extents
 from batchdiff.linux.mounts import Mount, filesystem_of, mount_under
@@ -25,17 +25,17 @@ _FICLONE = 0x40049409
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 _TRIAL = 64 * KIB
 _LITTLE = 64 * MIB
-"""Bytes of free space below which hardly any overlay fits."""
+"""Bytes of free space; in less, hardly any overlay fits."""
 
 _OF_ONE_HOST = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "f2fs", "bcachefs"})
-"""Filesystems that only one machine at a time can mount. Any other may be a cluster or network filesystem."""
+"""Filesystems that only one host at a time may mount. Others may be cluster or network filesystems."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
 
 
 def folder_facts(folder: str) -> list[Fact]:
-    """Return facts about a folder for images: its filesystem, its space, and what can be done there."""
+    """Return facts about a folder for images: only one, with the reason, if it cannot be opened."""
     path = os.path.abspath(folder)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -82,9 +82,9 @@ def _space(path: str) -> Fact:
 
 
 def _trials(path: str) -> list[Fact]:
-    """Test what the filesystem can do, on unnamed files that leave nothing behind."""
+    """Test what the filesystem can do, with temporary files that leave nothing behind."""
     try:
-        # Without O_TMPFILE, each file is created with a name, which is removed immediately.
+        # If the filesystem lacks O_TMPFILE, each file has a name for a moment.
         with tempfile.TemporaryFile(dir=path) as one, tempfile.TemporaryFile(dir=path) as other:
             one.write(os.urandom(_TRIAL))
             one.flush()
@@ -137,4 +137,8 @@ def _leases(path: str, fd: int) -> Fact:
         "A VM without image locks is not detected: make sure that the guests are shut down. Originals are deleted"
         " only with `--unseen`."
     )
-    return Fact(path, "leases", "unreliable: they do not show whether a file is open", Ability.LIMITED, effect)
+    if are_disabled():
+        value, effect = "disabled on this machine", f"{effect} `sysctl fs.leases-enable=1` enables them."
+    else:
+        value = "unreliable: they do not show whether a file is open"
+    return Fact(path, "leases", value, Ability.LIMITED, effect)

@@ -14,7 +14,7 @@ from contextlib import ExitStack, closing
 
 from batchdiff import __version__
 from batchdiff.doctor.fact import Ability, Fact
-from batchdiff.errors import BatchdiffError, ProgramError
+from batchdiff.errors import BatchdiffError, ImageError, ProgramError
 from batchdiff.image_source import ImageFormat
 from batchdiff.linux.machine import available_memory, usable_cpus
 from batchdiff.qemu import installed, landlock
@@ -72,7 +72,7 @@ def _limits() -> Fact:
     if hard != resource.RLIM_INFINITY and hard < MEMORY:
         effect = f"QEMU may need up to {format_size(MEMORY)} of memory for a large image. Raise `ulimit -v`."
         return Fact(MACHINE, "limits (rlimits)", f"{format_size(hard)} of memory", Ability.LIMITED, effect)
-    value = f"QEMU gets at most {format_size(MEMORY)} of memory, and CPU time that grows with the size of an image"
+    value = f"QEMU gets at most {format_size(MEMORY)} of memory, and qemu-img a limited amount of CPU time"
     return Fact(MACHINE, "limits (rlimits)", value)
 
 
@@ -136,10 +136,10 @@ def _exports() -> Fact:
             connection = opened.enter_context(closing(export.connect()))
             connection.read(0, found := memoryview(bytearray(len(_TRIAL))))
     except (BatchdiffError, OSError) as error:
-        if isinstance(error, BatchdiffError):
-            why, remedy = error.reason, error.remedy
-        else:
-            why, remedy = error.strerror or str(error), ""
+        why = error.reason if isinstance(error, BatchdiffError) else error.strerror or str(error)
+        remedy = error.remedy if isinstance(error, ProgramError) else ""
+        if isinstance(error, ImageError):  # its remedy is for an image of the user's
+            remedy = "Install another QEMU."
         effect = f"Images that only QEMU can read, such as a compressed vmdk, are refused. {remedy}".strip()
         return Fact(QEMU, name, why, Ability.LIMITED, effect)
     if found != _TRIAL:

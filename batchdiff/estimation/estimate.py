@@ -88,9 +88,9 @@ class EstimateTotals:
 class Estimate:
     """The estimate of a fleet.
 
-    ``wanted_error``, ``seed``: as in the options. ``whole_bytes``: the most that a plan would read if it read
-    nothing twice. ``seconds``: the time that the estimate took. ``template_bytes``: the template's part of
-    ``whole_bytes`` if a plan was made for its figures; otherwise 0.
+    ``wanted_error``, ``seed``: as in the options. ``whole_bytes``: what a plan would read, without the data that
+    it reads again to compress it. ``seconds``: the time that the estimate took. ``template_bytes``: the template's
+    part of ``whole_bytes`` if a plan was made for its figures; otherwise 0.
     """
 
     generator: str

@@ -29,6 +29,7 @@ from batchdiff.estimation.as_planned import planned_guests
 from batchdiff.estimation.estimate import Estimate, GuestEstimate, totals_of_estimates
 from batchdiff.estimation.guest_sample import GuestSample, first_probes
 from batchdiff.estimation.jobs import Fleet, SampledGuest
+from batchdiff.estimation.plan_reading import data_bytes, plan_reads_less, times_read
 from batchdiff.estimation.pricing import is_to_be_chosen, overlay_place, pricing_of, probe_size
 from batchdiff.estimation.refinement import refine
 from batchdiff.estimation.sampler import Sampler
@@ -44,6 +45,7 @@ from batchdiff.image.storage.shared_blocks import has_shared_extents, shared_blo
 from batchdiff.manifest.manifest import Manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
 from batchdiff.plan.overlay_options import geometry_of
+from batchdiff.plan.sidecar import is_known_template
 from batchdiff.planning.assessment import FleetFacts
 from batchdiff.planning.candidates import Candidate, Part, examine_guests, planned_image
 from batchdiff.planning.guest_plans import untouched_guest
@@ -51,10 +53,8 @@ from batchdiff.planning.planner import GENERATOR
 from batchdiff.planning.scan.exports import is_exported
 from batchdiff.planning.scan.one_range import RANGE
 from batchdiff.planning.scan.reopening import budget, files_of, reopen
-from batchdiff.planning.scan_all import ranges_with_data
 from batchdiff.planning.sharing_objections import without_unshareable
 from batchdiff.progress import ignore
-from batchdiff.qcow2.entries import Origin
 
 _GEOMETRY_CHANGES = 3
 """The number of times that the geometry of an overlay may be chosen anew while its guest's sample grows."""
@@ -97,7 +97,8 @@ def make_estimate(manifest: Manifest, options: EstimateOptions, plans: EarlierPl
         sharing = has_shared_extents(image)
         can_share = any(isinstance(part, Candidate) and not part.entry.gets_overlay for part in parts)
         facts = FleetFacts(manifest, shared_blocks(image) if sharing else {}, {}, observer, can_share)
-        estimator, of_template = _Estimator(image, parts, facts, options, sharing=sharing), _data_bytes(image)
+        estimator = _Estimator(image, parts, facts, options, sharing=sharing)
+        of_template = estimator.times_read * data_bytes(image)
         if sharing:  # a plan reads the template only where guests have blocks of their own
             of_template = min(of_template, estimator.open_bytes)
         whole = of_template + estimator.open_bytes
@@ -105,10 +106,10 @@ def make_estimate(manifest: Manifest, options: EstimateOptions, plans: EarlierPl
         planned = guests is None
         if guests is None:
             guests = estimator.planned(plans)
-        if changes := template.changes(image.fingerprints()):
+        if not is_known_template(template, now := image.fingerprints()):
             raise ImageError(
                 "the template changed while it was sampled",
-                why=changes,
+                why=template.changes(now),
                 remedy="Shut down the VM or program that writes to it, and estimate again.",
             )
     return Estimate(
@@ -126,16 +127,6 @@ def make_estimate(manifest: Manifest, options: EstimateOptions, plans: EarlierPl
         seconds=time.monotonic() - begun,
         template_bytes=of_template if planned else 0,
     )
-
-
-def plan_reads_less(sampled: int, left: int, whole: int, *, exact: bool = False) -> bool:
-    """Return True if it is better to read the ``whole`` bytes of a plan than further samples.
-
-    ``sampled``: the bytes of all samples after the next round; ``left``: the bytes still to be read to complete
-    all samples. ``exact``: no error is accepted, so all of ``left`` would be read. Otherwise, sampling continues
-    up to two thirds of ``whole``: one more round is usually enough, and a plan reads the sampled bytes again.
-    """
-    return left > whole and (exact or 3 * sampled > 2 * whole)
 
 
 class _PlanReadsLessError(Exception):
@@ -160,9 +151,12 @@ class _Estimator:
         self._whole = 0
         self._guests, exported = self._opened()
         fleet = Fleet(template.source, files_of(template), self._guests, sharing, options.observer)
-        jobs = budget(options.jobs, len(template.layers)).jobs
-        self._sampler = Sampler(template, fleet, exported, jobs=jobs, progress=options.progress)
-        self._sizes = Sizes(self._candidates, facts, jobs=jobs)
+        limits = budget(options.jobs, len(template.layers))
+        self._sampler = Sampler(template, fleet, exported, jobs=limits.jobs, progress=options.progress)
+        self._sizes = Sizes(self._candidates, facts, jobs=limits.jobs)
+        records = {name: guest.record for name, guest in self._guests.items()}
+        self.times_read = times_read(records, exported, limits.files)
+        """How many times a plan reads the template."""
         self._begin()
 
     @property
@@ -283,16 +277,6 @@ def _sampled_guest(candidate: Candidate, image: Image) -> SampledGuest:
     size = probe_size(candidate.entry.options, place.unit, image.virtual_size, RANGE)
     allocated = sum(os.fstat(file.fd).st_blocks * 512 for file in image.own_files)
     return SampledGuest(candidate.record, size, place, allocated)
-
-
-def _data_bytes(image: Image) -> int:
-    """Return the bytes of an image that are not known to be zeros."""
-    return sum(
-        segment.end - segment.start
-        for number in ranges_with_data(image)
-        for segment in image.segments(number * RANGE, (number + 1) * RANGE)
-        if segment.origin is not Origin.ZERO
-    )
 
 
 def _name_of(part: Part) -> str:

@@ -4,7 +4,8 @@
 
     template    | data  |  hole  | data  | data  | hole  |
     guest       | data  |  data  | hole  | shared| hole  |
-    class       |COMPARED| ADDED |CLEARED|SHARED | ZEROS |      only the first two must be sampled
+    class       |COMPARED| ADDED |CLEARED|SHARED | ZEROS |      only the first two must be sampled, and CLEARED
+                                                                if an overlay stores zeros as data
 
 Each class is sampled by itself, because its probes resemble each other: usually, nearly all ADDED ones must be
 written, and few COMPARED ones.

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from batchdiff.estimation.frame import Frame, ProbeClass
 from batchdiff.estimation.imputed import Imputed, SampledClass, impute
-from batchdiff.estimation.pricing import Pricing
+from batchdiff.estimation.pricing import Pricing, folded
 from batchdiff.estimation.probe_reader import ProbeContents
 from batchdiff.extents import Kind
 from batchdiff.sampling.interval import Interval, Probe, exactly, share_of, sum_of
@@ -82,25 +82,27 @@ class GuestSample:
     def __init__(
         self, frame: Frame, pricing: Pricing, allocated: int, random: np.random.Generator, first: int
     ) -> None:
-        """Draw about ``first`` probes of the classes ADDED and COMPARED, divided in proportion to their sizes.
+        """Draw about ``first`` probes of the open classes, divided in proportion to their sizes.
 
-        The share of a class is at least 16, and a class with at most twice its share is drawn whole. Both classes
-        are drawn whole if together they have at most twice ``first`` probes; so is CLEARED if all three have.
+        These are ADDED and COMPARED, and CLEARED if ``pricing.stores_zeros``. The share of a class is at least 16,
+        and a class with at most twice its share is drawn whole. All open classes are drawn whole if together they
+        have at most twice ``first`` probes; so is CLEARED, even if it is not open, if all three have.
         """
         self.frame, self.pricing, self.allocated = frame, pricing, allocated
         self.classes: dict[ProbeClass, ClassSample] = {}
         self._random, self._read_before = random, 0
-        open_probes = {kind: frame.count(kind) for kind in (ProbeClass.ADDED, ProbeClass.COMPARED)}
+        also = [ProbeClass.CLEARED] if pricing.stores_zeros else []
+        open_probes = {kind: frame.count(kind) for kind in (ProbeClass.ADDED, ProbeClass.COMPARED, *also)}
         total = sum(open_probes.values())
         for kind, count in open_probes.items():
             wanted = max(first * count // max(total, 1), _LEAST_OF_CLASS)
             self._draw(kind, count if total <= 2 * first else wanted)
-        if total + frame.count(ProbeClass.CLEARED) <= 2 * first:
+        if not also and total + frame.count(ProbeClass.CLEARED) <= 2 * first:
             self.read_cleared()
 
     @property
     def is_complete(self) -> bool:
-        """True if all ADDED and COMPARED probes are drawn."""
+        """True if all probes of the open classes are drawn."""
         return all(each.strata.is_complete for each in self.classes.values())
 
     @property
@@ -141,13 +143,14 @@ class GuestSample:
     def tables(self, coverage: int) -> tuple[int, int]:
         """Return the least and the greatest number of L2 tables to expect, each for ``coverage`` bytes."""
         least, most = set[int](), set[int]()
+        part = min(coverage, self.frame.probe_size)  # with clusters of 512 bytes, a probe needs two tables
         for kind in (ProbeClass.ADDED, ProbeClass.COMPARED, ProbeClass.CLEARED):
             numbers, sample = self.frame.numbers(kind), self.classes.get(kind)
             if sample is not None:
-                differs = (sample.contents.kinds & Kind.ZERO).any(axis=1)
-                least |= _tables(numbers[sample.strata.drawn[differs]] * self.frame.probe_size, coverage)
+                differs = folded(sample.contents.kinds, part) & Kind.ZERO != 0
+                least |= _tables(self._offsets(numbers[sample.strata.drawn], part)[differs], coverage)
             if sample is None or not sample.strata.is_complete:
-                most |= _tables(numbers * self.frame.probe_size, coverage)
+                most |= _tables(self._offsets(numbers, part).reshape(-1), coverage)
         return len(least), len(least | most)
 
     def imputed(self) -> Imputed:
@@ -179,6 +182,12 @@ class GuestSample:
     def _draw(self, kind: ProbeClass, wanted: int) -> None:
         if count := self.frame.count(kind):
             self.classes[kind] = ClassSample(first_strata(count, wanted, self._random))
+
+    def _offsets(self, numbers: Indices, part: int) -> Indices:
+        """Return the offsets of the parts of ``part`` bytes of the probes with these numbers: a row for each."""
+        size = self.frame.probe_size
+        offsets: Indices = numbers[:, np.newaxis] * size + np.arange(0, size, part)
+        return offsets
 
     def _sum(self, sample: ClassSample, prices: npt.NDArray[np.int64]) -> Interval:
         """Return the sum of the prices of all probes of a class. ``prices``: those of the probes read."""

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from batchdiff.choices import Verdict
 from batchdiff.errors import ImageError
 from batchdiff.estimation.frame import Frame, ProbeClass, frame_of
 from batchdiff.estimation.guest_sample import GuestSample
-from batchdiff.estimation.pricing import OverlayPlace, PriceRule, Pricing, is_to_be_chosen
+from batchdiff.estimation.pricing import OverlayPlace, PriceRule, Pricing, is_to_be_chosen, table_coverage
 from batchdiff.estimation.probe_reader import ProbeContents, ProbeReader
 from batchdiff.extents import Kind, count_touched
 from batchdiff.frozen import frozen
@@ -33,13 +33,14 @@ from batchdiff.image.storage.raw_shareable import TemplateBlocks
 from batchdiff.image.storage.shared_blocks import raw_extents
 from batchdiff.image_source import ImageSource
 from batchdiff.plan.plan import GuestPlan, PlannedImage
-from batchdiff.planning.assessment import FleetFacts, assess
+from batchdiff.planning.assessment import FleetFacts, assess, least_savings
 from batchdiff.planning.candidates import Candidate
 from batchdiff.planning.guest_plans import untouched_guest
 from batchdiff.planning.scan.compare import UNIT
 from batchdiff.planning.scan.reopening import Files, open_same_files, reopen
 from batchdiff.planning.sizes.compressed_estimate import Measure, Sample, stored_lengths
 from batchdiff.planning.sizes.disk_use import space_taken
+from batchdiff.planning.verdicts import Below, LeastSavings
 from batchdiff.qcow2.layout import granules_to_write
 
 
@@ -146,37 +147,28 @@ class ProbeJob:
         A guest stays open until a task has another guest or pricing, or the block ends.
         """
         fleet = self.fleet
-        opened: dict[tuple[str, Pricing], tuple[Image, ProbeReader]] = {}
+        readers: dict[tuple[str, Pricing], ProbeReader] = {}
+        with fleet.open_template() as template, ExitStack() as opened:
 
-        def reader_of(task: ProbeTask, template: Image) -> ProbeReader:
-            key = task.name, task.pricing
-            if key not in opened:
-                close_guest()
-                guest = fleet.open_guest(task.name)
-                size = fleet.guests[task.name].probe_size
-                opened[key] = guest, ProbeReader(template, guest, task.pricing, size)
-            return opened[key][1]
-
-        def close_guest() -> None:
-            for image, _ in opened.values():
-                image.close()
-            opened.clear()
-
-        with fleet.open_template() as template:
+            def reader_of(task: ProbeTask) -> ProbeReader:
+                key = task.name, task.pricing
+                if key not in readers:
+                    readers.clear()
+                    opened.close()
+                    guest = opened.enter_context(fleet.open_guest(task.name))
+                    readers[key] = ProbeReader(template, guest, task.pricing, fleet.guests[task.name].probe_size)
+                return readers[key]
 
             def probe(task: ProbeTask) -> ProbeResult:
                 try:
-                    reader = reader_of(task, template)
+                    reader = reader_of(task)
                 except ImageError as error:
                     return ProbeResult(task, error)
                 contents = reader.read(task.numbers, task.kind)
                 settle(fleet.observer)
                 return ProbeResult(task, contents)
 
-            try:
-                yield probe
-            finally:
-                close_guest()
+            yield probe
 
     def describe(self, task: ProbeTask) -> str:
         """Describe the work on some probes, for messages."""
@@ -188,12 +180,14 @@ class SizeResult(NamedTuple):
     """The prediction of a plan for a guest with its imputed content.
 
     ``taken``: with the rule WRITTEN, the bytes on disk that the prediction includes for the overlay's data;
-    otherwise 0. ``tables``: the number of the overlay's L2 tables. Both are 0 without a diff or an overlay.
+    otherwise 0. ``tables``: the number of the overlay's tables, as of :func:`table_coverage`. ``threshold``: the
+    least savings, in bytes, for which a plan converts the guest. All are 0 without a diff or an overlay.
     """
 
     plan: GuestPlan
     taken: int = 0
     tables: int = 0
+    threshold: float = 0.0
 
 
 @frozen
@@ -231,16 +225,20 @@ class SizeJob:
             return SizeResult(plan)
         size, geometry = candidate.record.virtual_size, plan.diff.geometry
         extents = granules_to_write(units, UNIT, size, geometry, whole_clusters=pricing.compresses)
-        tables = count_touched(extents, geometry.granules * geometry.l2_entries)
-        if pricing.rule is not PriceRule.WRITTEN:
-            return SizeResult(plan, 0, tables)
-        data = extents.pairs(Kind.DATA) * geometry.granule
+        unit, options = plan.diff.savings.allocation_unit, candidate.entry.options
+        tables = count_touched(extents, table_coverage(options, geometry, unit)[0] // geometry.granule)
+        taken, is_counted = 0, pricing.rule is PriceRule.WRITTEN
+        least, below = LeastSavings(minimum := self.facts.manifest.minimum_savings), Below.NOTHING
         try:
-            with reopen(candidate.record, self.facts.observer) as image:
-                taken = space_taken(image, data, sharing=False, unit=pricing.unit, known=raw_extents(image)).data
+            if is_counted or candidate.entry.rethin:
+                with reopen(candidate.record, self.facts.observer) as image:
+                    least, below = least_savings(candidate, image, minimum)
+                    if is_counted:
+                        data, known = extents.pairs(Kind.DATA) * geometry.granule, raw_extents(image)
+                        taken = space_taken(image, data, sharing=False, unit=pricing.unit, known=known).data
         except ImageError as error:
             return SizeResult(untouched_guest(candidate.entry, candidate.record, Verdict.REFUSE, str(error)))
-        return SizeResult(plan, taken, tables)
+        return SizeResult(plan, taken, tables, least.threshold(plan.diff.savings.allocated_bytes, below))
 
 
 def with_geometry(candidate: Candidate, sample: GuestSample) -> Candidate:

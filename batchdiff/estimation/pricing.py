@@ -24,7 +24,7 @@ from batchdiff.frozen import frozen
 from batchdiff.image.image import Image
 from batchdiff.image.storage.allocation_units import volume_of
 from batchdiff.manifest.manifest import GuestEntry
-from batchdiff.plan.overlay_options import Compression, OverlayOptions, Preallocation
+from batchdiff.plan.overlay_options import Compat, Compression, OverlayFormat, OverlayOptions, Preallocation
 from batchdiff.planning.scan.compare import UNIT
 from batchdiff.qcow2.geometry import CompressionType, Geometry
 from batchdiff.units import KIB
@@ -40,6 +40,10 @@ _PROBE_OF_ANY_GEOMETRY = 256 * KIB
 
 _MOST_PROBES = 1 << 21
 """The number of probes above which larger ones are used, if possible: a few arrays have an entry for each."""
+
+
+_QED_ENTRY = 8
+"""Bytes of an entry in a table of a QED file (QEMU, ``docs/interop/qed_spec.txt``)."""
 
 
 class PriceRule(enum.Enum):
@@ -64,7 +68,8 @@ class Pricing:
 
     ``geometry``: the overlay's; None until it is chosen, and if the guest gets no overlay. ``unit``: the
     allocation unit of the overlay's filesystem, in bytes. ``shares``: the overlay will share those blocks of the
-    guest that other files already share. ``level``: the compression level; None for the default.
+    guest that other files already share. ``level``: the compression level; None for the default. ``stores_zeros``:
+    what the guest has cleared takes space, because version 2 has no zero clusters, and the overlay no holes.
     """
 
     rule: PriceRule
@@ -72,6 +77,7 @@ class Pricing:
     unit: int
     shares: bool = False
     level: int | None = None
+    stores_zeros: bool = False
 
     @property
     def resolution(self) -> int:
@@ -103,6 +109,17 @@ def overlay_place(entry: GuestEntry, image: Image) -> OverlayPlace:
         return OverlayPlace(UNIT, is_same=False)
 
 
+def table_coverage(options: OverlayOptions, geometry: Geometry, unit: int) -> tuple[int, int]:
+    """Return the bytes of a disk that an L2 table of its overlay maps, and the bytes that the table takes.
+
+    Most of a QED overlay's tables are holes, so there each allocation unit of a table counts for itself.
+    ``unit``: the allocation unit in bytes.
+    """
+    if options.format is OverlayFormat.QED:
+        return unit // _QED_ENTRY * geometry.cluster_size, unit
+    return geometry.l2_coverage, geometry.cluster_size
+
+
 def is_to_be_chosen(entry: GuestEntry) -> bool:
     """Return True if a guest's overlay has ``auto`` for the cluster size or the kind of L2 entries."""
     return entry.gets_overlay and (entry.options.cluster_size is None or entry.options.extended_l2 is None)
@@ -113,13 +130,16 @@ def pricing_of(entry: GuestEntry, geometry: Geometry | None, place: OverlayPlace
     options = entry.options
     if not entry.gets_overlay:
         return Pricing(PriceRule.EQUAL, None, place.unit)
+    is_packed = options.compression is not Compression.NONE
+    zeros = options.compat is Compat.V2 and (is_packed or options.encryption is not None)
     if geometry is None:
-        return Pricing(PriceRule.WHOLE, None, place.unit)
-    if options.compression is not Compression.NONE:
-        return Pricing(PriceRule.COMPRESSED, geometry, place.unit, level=options.compression_level)
+        return Pricing(PriceRule.WHOLE, None, place.unit, stores_zeros=zeros)
+    if is_packed:
+        level = options.compression_level
+        return Pricing(PriceRule.COMPRESSED, geometry, place.unit, level=level, stores_zeros=zeros)
     reserves = options.preallocation in {Preallocation.FALLOC, Preallocation.FULL}
     if reserves or options.encryption is not None or geometry.cluster_size < place.unit:
-        return Pricing(PriceRule.WHOLE, geometry, place.unit)
+        return Pricing(PriceRule.WHOLE, geometry, place.unit, stores_zeros=zeros)
     shares = place.is_same and geometry.granule % place.unit == 0
     return Pricing(PriceRule.WRITTEN, geometry, place.unit, shares=shares)
 

@@ -15,7 +15,7 @@ from batchdiff.image.image import Image
 from batchdiff.image.layer import Segment
 from batchdiff.image.read_buffer import ReadBuffer
 from batchdiff.image.storage.block_ranges import Offsets, overlaps
-from batchdiff.image.storage.shared_blocks import common_ranges, raw_extents, shared_extents
+from batchdiff.image.storage.shared_blocks import SharedExtent, common_ranges, raw_extents, shared_extents
 from batchdiff.image.storage.to_write import ToWrite, WriteRule
 from batchdiff.planning.scan.compare import UNIT
 from batchdiff.qcow2.compression import compress
@@ -61,9 +61,9 @@ class ProbeReader:
     def read(self, numbers: npt.NDArray[np.int64], kind: ProbeClass) -> ProbeContents | ImageError:
         """Read the probes with these numbers, all of one class.
 
-        Return the error if the guest cannot be read, or the blocks of an image cannot be found.
+        Return the error if the guest cannot be read, or its blocks cannot be found.
 
-        :raises ImageError: the template cannot be read.
+        :raises ImageError: the template cannot be read, or its blocks cannot be found.
         """
         count = len(numbers)
         kinds = np.zeros((count, self._size // UNIT), dtype=np.uint8)
@@ -74,6 +74,7 @@ class ProbeReader:
             start = number * self._size
             ours = [] if kind is ProbeClass.ADDED else self._template.segments(start, start + self._size)
             below, of_template = self._load_template(start, ours), _data_bytes(ours)
+            placed = shared_extents(self._template, ours) if self._pricing.rule is PriceRule.EQUAL else []
             try:
                 segments = self._guest.segments(start, start + self._size)
                 data = self._buffers[1].load_segments(self._guest, start, self._size, segments)
@@ -81,7 +82,7 @@ class ProbeReader:
                 if clusters:
                     prices[row], lengths[row] = self._compressed(data, kinds[row])
                 elif self._pricing.rule is PriceRule.EQUAL:
-                    prices[row] = self._shareable(ours, segments, kinds[row])
+                    prices[row] = self._shareable(ours, placed, segments, kinds[row])
                 elif self._rule is None:
                     prices[row] = len(self._data_parts(kinds[row])) * self._part
                 else:
@@ -121,15 +122,24 @@ class ProbeReader:
             total += size if packed is None else len(packed)
         return total, lengths
 
-    def _shareable(self, ours: list[Segment], theirs: list[Segment], kinds: npt.NDArray[np.uint8]) -> int:
-        """Return the number of equal bytes that both images store as they are, but not in the same blocks."""
+    def _shareable(
+        self,
+        ours: list[Segment],
+        placed: list[SharedExtent],
+        theirs: list[Segment],
+        kinds: npt.NDArray[np.uint8],
+    ) -> int:
+        """Return the number of equal bytes that both images store as they are, but not in the same blocks.
+
+        ``ours``: the template's segments; ``placed``: the shared extents in them.
+        """
         if not ours or not theirs:
             return 0
         equal = from_kinds(np.where(kinds & Kind.ZERO, Kind.SAME_ZERO, Kind.SAME).astype(np.uint8))
         first = theirs[0].start
         runs = first + equal.first * UNIT, np.minimum(first + equal.end * UNIT, self._guest.virtual_size)
         runs = _overlap(_in_file(theirs), _overlap(_in_file(ours), runs))
-        common = common_ranges(shared_extents(self._template, ours), shared_extents(self._guest, theirs))
+        common = common_ranges(placed, shared_extents(self._guest, theirs))
         shared = _overlap(common, runs)
         return int((runs[1] - runs[0]).sum() - (shared[1] - shared[0]).sum())
 

@@ -9,22 +9,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from batchdiff.estimation.estimate import GuestEstimate
 from batchdiff.estimation.guest_sample import GuestSample
 from batchdiff.estimation.jobs import SizeJob, SizeResult
-from batchdiff.estimation.pricing import PriceRule, is_to_be_chosen
+from batchdiff.estimation.pricing import PriceRule, is_to_be_chosen, table_coverage
 from batchdiff.estimation.sampler import NO_ESTIMATE
 from batchdiff.frozen import frozen
-from batchdiff.plan.overlay_options import OverlayFormat
 from batchdiff.plan.plan import Diff, GuestPlan, Sharing
 from batchdiff.planning.assessment import FleetFacts
 from batchdiff.planning.candidates import Candidate
 from batchdiff.planning.overlay_content import content_of
 from batchdiff.planning.scan.compare import UNIT
 from batchdiff.planning.scan.workers import run_tasks
+from batchdiff.planning.verdicts import Below, LeastSavings
 from batchdiff.qcow2.faults import FormatError
 from batchdiff.qcow2.geometry import Geometry
 from batchdiff.sampling.interval import Interval, exactly, sum_of
@@ -82,7 +81,7 @@ class Sizes:
             plan,
             doubt.around(overlay, data),
             doubt.around(unshared, alone).subtracted_from(savings.reclaimable_bytes),
-            self._threshold(savings.allocated_bytes),
+            result.threshold,
             sample.probes,
             sample.read_bytes,
             doubt.is_of_plan,
@@ -101,13 +100,10 @@ class Sizes:
                 max(saved.low + more - (equal.estimate - equal.low) - slack, 0.0),
                 max(saved.high + more + (equal.high - equal.estimate) + slack, 0.0),
             )
-        threshold = self._threshold(sharing.allocated_bytes)
+        threshold = LeastSavings(self.facts.manifest.minimum_savings).threshold(
+            sharing.allocated_bytes, Below.NOTHING
+        )
         return GuestEstimate(plan, None, saved, threshold, sample.probes, sample.read_bytes, sample.is_complete)
-
-    def _threshold(self, allocated: int) -> float:
-        """Return the least savings at which a plan works on a guest, unless it is to rethin the guest."""
-        minimum = self.facts.manifest.minimum_savings
-        return -math.inf if minimum == -math.inf else max(minimum * allocated, 1)
 
 
 @frozen
@@ -125,11 +121,9 @@ class _Doubt:
 
     @classmethod
     def of(cls, candidate: Candidate, diff: Diff, sample: GuestSample, tables: int) -> _Doubt:
-        """Return the doubt about an overlay. ``tables``: the number of its L2 tables with the imputed content."""
+        """Return the doubt about an overlay. ``tables``: the number of its tables with the imputed content."""
         geometry, savings = diff.geometry, diff.savings
-        coverage, size = geometry.l2_coverage, geometry.cluster_size
-        if candidate.entry.options.format is OverlayFormat.QED:  # most of its tables are holes
-            coverage, size = savings.allocation_unit // 8 * geometry.cluster_size, savings.allocation_unit
+        coverage, size = table_coverage(candidate.entry.options, geometry, savings.allocation_unit)
         least, most = sample.tables(coverage)
         if sample.is_complete and least == most:
             return cls(savings.overlay_error_bytes, savings.overlay_error_bytes, 1.0, is_of_plan=True)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 
 from batchdiff.errors import ImageError
-from batchdiff.files.filenames import check_usable, unfit
+from batchdiff.files.filenames import check_usable, unfit, why_unfit
 from batchdiff.quoting import fits_yaml, show, yaml_text
 
 _LONGEST_SHOWN = 1000
@@ -36,8 +36,10 @@ def allowed_file(name: str, image: str, folders: tuple[str, ...]) -> str:
         check_usable(name)
     except ValueError as error:
         raise _not_plain(name, image, str(error)) from error
-    if unfit(name) or ":" in name.split("/", 1)[0]:
-        raise _not_plain(name, image, "protocols and control characters are never accepted")
+    if unfit(name):
+        raise _not_plain(name, image, f"it contains {why_unfit(name)}")
+    if ":" in name.split("/", 1)[0]:
+        raise _not_plain(name, image, "QEMU takes the part before its colon for a protocol")
     path = os.path.realpath(os.path.join(own, name))
     if os.path.dirname(path) == own or any(_is_under(path, folder) for folder in folders):
         return path

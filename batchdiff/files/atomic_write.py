@@ -43,8 +43,10 @@ def _keep_readers(fd: int, path: str) -> None:
     with contextlib.suppress(OSError):
         info = os.lstat(path)
         if stat.S_ISREG(info.st_mode):
-            with contextlib.suppress(PermissionError):  # only root may change the owner
-                os.fchown(fd, info.st_uid, info.st_gid)
+            # Only root may change the owner, and in a container, some owners and groups have no number.
+            for owner, group in ((-1, info.st_gid), (info.st_uid, -1)):
+                with contextlib.suppress(OSError):
+                    os.fchown(fd, owner, group)
             os.fchmod(fd, stat.S_IMODE(info.st_mode))
 
 

@@ -19,6 +19,7 @@ from batchdiff.files.filesystem_id import filesystem_id, filesystem_id_at
 from batchdiff.frozen import frozen
 
 REPLACED = "another file is in its place"
+PERHAPS_REPLACED = f"it was written to, or {REPLACED}"
 GONE = "it is gone, or cannot be examined"
 
 
@@ -79,7 +80,9 @@ class Fingerprint:
             return GONE
         if not self.is_same_file(now):
             if self.vouches_for_content or now.vouches_for_content:
-                return REPLACED
+                # After a write and a new device number, nothing but the inode is left to recognise a file by.
+                is_known = self.inode != now.inode or (self.filesystem and now.filesystem)
+                return REPLACED if is_known else PERHAPS_REPLACED
             sizes = f"its size in bytes changed from {self.size} to {now.size}"
             return f"{sizes}, so it was resized, or another block device has its name"
         only_ctime = self.is_unwritten(now) and self.ctime_ns != now.ctime_ns

@@ -15,8 +15,9 @@ def other_names(fd: int, path: str) -> str:
     count = os.fstat(fd).st_nlink
     if count <= 1:
         return ""
-    find = f"find {shell_word(_mount_point(path))} -xdev -samefile {shell_word(path)}"
-    return f"it has {count} names (hard links); `{find}` lists them"
+    folder = _mount_point(path)
+    find = f"find {shell_word(folder)} -xdev -samefile {shell_word(path)}"
+    return f"it has {count} names (hard links); `{find}` lists those below {folder}"
 
 
 def _mount_point(path: str) -> str:

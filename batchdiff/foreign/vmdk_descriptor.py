@@ -39,6 +39,8 @@ _NUMBER_AFTER_ONE = re.compile(rb".\s*[-+]?[0-9A-Fa-f]", re.DOTALL)
 _SETTING = re.compile(rb'([A-Za-z][\w.-]*)[ \t]*=[ \t]*(?:"([^"]*)"|([^"]*))')
 _CONTROL = re.compile(rb"[^\t\r\n -~\x80-\xff]|\r(?!\n)")
 _NO_PARENT = b"ffffffff"
+_MOST_DIGITS = len(_NO_PARENT)
+"""The most digits of a content ID, which QEMU writes without leading zeros."""
 
 
 class ExtentKind(enum.Enum):
@@ -84,8 +86,11 @@ def read_descriptor(read: ReadAt, file_size: int) -> Descriptor:
     """
     too_long = f"its descriptor of {file_size} bytes is too long (at most {_MOST_TEXT})"
     require(file_size <= _MOST_TEXT, too_long, remedy=COPY)
-    text = read(0, file_size).rstrip(b"\0")
-    require(not _CONTROL.search(text), "its descriptor contains control characters")
+    text, _, rest = read(0, file_size).partition(b"\0")
+    rest = rest.rstrip(b"\0")
+    # If QEMU writes a content ID that has fewer digits, the end of the longer text stays behind its null byte.
+    is_left = len(rest) < _MOST_DIGITS and text.endswith(rest)
+    require(is_left and not _CONTROL.search(text), "its descriptor contains control characters")
     lines = [line.strip(b" \t\r") for line in text.split(b"\n")]
     settings = _settings(lines)
     # QEMU looks for these words anywhere, even in the value of another setting.

@@ -22,6 +22,7 @@ from batchdiff.image.files import ReadObserver
 from batchdiff.image.format_marks import begins_like
 from batchdiff.image.layer import Backing
 from batchdiff.image_source import ImageFormat, ImageSource
+from batchdiff.linux.device_names import image_path
 
 _FILE = "file:"
 """The prefix for plain files, which QEMU strips from their names."""
@@ -123,7 +124,7 @@ def _rebase(image: ImageSource, backing_format: str, name: str) -> str:
 def resolved_backing(image: ImageSource, backing: Backing | None) -> str | None:
     """Return the real path of the backing file that an image names; None if it names none.
 
-    A relative name is resolved against the image's folder.
+    A relative name is resolved against the image's folder, and links are followed, but not to block devices.
 
     :raises ImageError: the name is not a plain path, or is relative to the folder in which QEMU is started.
     """
@@ -141,7 +142,7 @@ def resolved_backing(image: ImageSource, backing: Backing | None) -> str | None:
             why=f"its backing file name {name!r} is not a plain path, and batchdiff follows only plain paths",
             remedy=f"If you trust the image, make a standalone copy and use that: `{copy}`.",
         )
-    return os.path.realpath(os.path.join(os.path.dirname(path), plain))
+    return image_path(os.path.join(os.path.dirname(path), plain))
 
 
 def _depends_on_who_opens_it(image: ImageSource, backing: Backing, plain: str) -> ImageError:

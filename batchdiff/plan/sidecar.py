@@ -28,7 +28,7 @@ from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.frozen import field_names, frozen
 from batchdiff.linux.device_names import is_among_devices
 from batchdiff.plan.file import read_regular
-from batchdiff.plan.plan import Plan
+from batchdiff.plan.plan import Plan, PlannedImage
 
 SIDECAR_VERSION = "1.2"
 LARGEST = 64 << 20
@@ -205,6 +205,15 @@ def is_known_state(before: Chain, now: Chain, sidecar: Sidecar | None) -> bool:
     if before == now:
         return True
     return sidecar is not None and now == sidecar.fingerprints and before in sidecar.earlier
+
+
+def is_known_template(template: PlannedImage, now: Chain) -> bool:
+    """Return True if a template, whose fingerprints are ``now``, has the content that it had when it was recorded.
+
+    Another plan may have been applied since, which removes the template's write permission.
+    """
+    path = template.source.path
+    return is_known_state(template.fingerprints, now, read_sidecar(sidecar_path(path, path)))
 
 
 def first_state(now: Chain, sidecar: Sidecar | None) -> Chain:

@@ -208,7 +208,8 @@ def _plan_guest(  # noqa: PLR0913, PLR0917  # two callers
     savings = savings_of(guest=use, volume=volume, overlay=size, compared=content.sizes, geometry=geometry)
     data_runs, zero_runs = runs_of(extents)
     diff = Diff(geometry=geometry, data=data_runs, zero=zero_runs, savings=savings, similarity=content.similarity)
-    verdict, reason = verdict_of(savings, use, content, *_least(candidate, image, facts.manifest.minimum_savings))
+    least, below = least_savings(candidate, image, facts.manifest.minimum_savings)
+    verdict, reason = verdict_of(savings, use, content, least, below)
     if verdict is not Verdict.CONVERT:
         return untouched_guest(entry, candidate.record, verdict, reason, diff)
     fields = entry_fields(entry, candidate.record, reason)
@@ -244,8 +245,8 @@ def _uncompressed_size(
     return OverlaySize(length, 0, on_disk, taken.shared)
 
 
-def _least(candidate: Candidate, image: Image, minimum: float) -> tuple[LeastSavings, Below]:
-    """Return the savings below which a guest is skipped, and what it depends on now."""
+def least_savings(candidate: Candidate, image: Image, minimum: float) -> tuple[LeastSavings, Below]:
+    """Return the savings below which a guest is skipped, ``minimum`` as a share, and what it depends on now."""
     if candidate.entry.rethin:
         # Another file with the same content may happen to need fewer blocks to list its extents, so savings of up
         # to the size of that list may be due to chance.
@@ -284,10 +285,8 @@ def _will_share(candidate: Candidate, image: Image, granule: int, unit: int) -> 
 def _compressed_size(
     candidate: Candidate, layout: Layout, extents: Extents, volume: Volume, measure: Measure
 ) -> OverlaySize:
-    geometry = layout.geometry
-    entry = candidate.entry
-    level = entry.options.compression_level
-    stored = stored_data(entry.image, extents, geometry, measure, unit=volume.unit, level=level)
+    geometry, level = layout.geometry, candidate.entry.options.compression_level
+    stored = stored_data(candidate.entry.image, extents, geometry, measure, unit=volume.unit, level=level)
     packed = plan_layout(
         candidate.record.virtual_size,
         geometry,

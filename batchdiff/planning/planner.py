@@ -30,7 +30,14 @@ from batchdiff.image.storage.shared_blocks import has_shared_extents, shared_blo
 from batchdiff.manifest.manifest import Manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
 from batchdiff.plan.plan import GuestPlan, Plan, PlannedImage
-from batchdiff.plan.sidecar import Sidecar, first_state, is_known_state, read_sidecar, sidecar_path
+from batchdiff.plan.sidecar import (
+    Sidecar,
+    first_state,
+    is_known_state,
+    is_known_template,
+    read_sidecar,
+    sidecar_path,
+)
 from batchdiff.plan.totals import totals_of
 from batchdiff.planning.assessment import AssessmentJob, FleetFacts
 from batchdiff.planning.candidates import Candidate, Part, examine_guests, planned_image
@@ -233,8 +240,7 @@ def _digest(findings: Findings, template: PlannedImage, reused: _Reused, *, scan
 
 def _check_unchanged(image: Image, before: PlannedImage) -> None:
     now = image.fingerprints()
-    # Another plan may have been applied meanwhile, which removes the template's write permission.
-    if not is_known_state(before.fingerprints, now, _sidecar(before)):
+    if not is_known_template(before, now):
         raise ImageError(
             "the template changed while the plan was being made",
             why=before.changes(now),

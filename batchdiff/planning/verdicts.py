@@ -36,6 +36,12 @@ class LeastSavings(NamedTuple):
     share: float
     bytes: int = 1
 
+    def threshold(self, allocated: int, below: Below) -> float:
+        """Return the savings, in bytes, from which on :func:`verdict_of` converts a guest of this allocation."""
+        if self.share == -math.inf and below is not Below.TEMPLATE:
+            return -math.inf
+        return max(self.share * allocated, self.bytes)
+
 
 def verdict_of(
     savings: Savings, use: DiskUse, content: OverlayContent, least: LeastSavings, below: Below

@@ -8,8 +8,10 @@ import json
 import os
 import re
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import notation
 import pytest
@@ -23,8 +25,10 @@ from batchdiff.discovery.image_files import find_files
 from batchdiff.discovery.samples import SCATTERED
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.manifest.file import read_manifest
+from batchdiff.progress import Meter
 from batchdiff.report.discovery.discovery_events import copy_event, template_event
 from batchdiff.report.discovery.discovery_text import discovery_text
+from batchdiff.throttle.options import CacheUse
 from batchdiff.units import MIB
 
 FIRST, SECOND = "2M:A 2M:- 2M:B", "2M:A 1M:E 1M:- 1M:F 1M:B"
@@ -116,6 +120,15 @@ def test_a_template_from_elsewhere(images, tmp_path):
     assert "2 copies of 1 template" in text
     text = run_here("discover", images, "--template", tmp_path, expect=2)
     assert "is a folder. Name the image that is the template." in text
+
+
+def test_a_template_with_two_names_is_known_by_the_given_one(images, tmp_path):
+    for name in ("debian.img", "web0.img"):
+        shutil.copy(images / name, tmp_path / name)
+    os.link(tmp_path / "debian.img", tmp_path / "another-name.img")
+    text = discover(tmp_path, "--template", tmp_path / "debian.img", "-o", f"{tmp_path}/manifests/")
+    assert "another-name.img: it is " in text
+    assert read_manifest(str(tmp_path / "manifests" / "debian.yaml")).template.path == str(tmp_path / "debian.img")
 
 
 def test_a_template_whose_name_is_not_utf_8_gets_no_manifest(tmp_path):
@@ -258,6 +271,21 @@ def test_progress_counts_the_bytes_of_the_images(tmp_path, options):
     done = batchdiff("discover", tmp_path, "--json", *options, cwd=tmp_path)
     last = [event for event in map(json.loads, done.stdout.splitlines()) if event["event"] == "progress"][-1]
     assert last["bytes_done"] == last["bytes_total"] == 12 * MIB
+
+
+def test_only_bytes_that_were_read_count_for_the_rate(tmp_path):
+    """Of an overlay, no samples are taken."""
+    for name in "ab":
+        notation.write_raw(tmp_path / f"{name}.img", "4M:A")
+    notation.write_qcow2(tmp_path / "c.qcow2", "1M:C 3M:-", backing=tmp_path / "a.img")
+    readings = []
+    meter = Meter(readings.append, clock=lambda: float(bool(readings)))  # one second for all of it
+    console = SimpleNamespace(metering=lambda: nullcontext(meter), detail=None)
+    arguments = SimpleNamespace(cache=CacheUse.KEEP, limit_rate=None, idle=False, jobs=1)
+    verb._discovered(console, arguments, find_files([str(tmp_path)]), [], SCATTERED)
+    meter.end()
+    assert readings[-1].run.per_second == 8 * MIB
+    assert readings[-1].run.done == readings[-1].run.total > 9 * MIB
 
 
 def test_bad_input_is_explained(tmp_path):

@@ -11,16 +11,17 @@ import notation
 import pytest
 import real_holders
 from commands import rarely, run_here
+from devices import attached
 from filesystems import mounted, tmpfs
 
 from batchdiff.discovery import sampling_job
 from batchdiff.discovery.discover import discover
 from batchdiff.discovery.exclusion import Cause
 from batchdiff.discovery.image_files import FileToSample, find_files
-from batchdiff.discovery.samples import SCATTERED, SEQUENTIAL
+from batchdiff.discovery.samples import SCATTERED, SEQUENTIAL, SampleShape, take_samples
 from batchdiff.errors import ImageError, WorkerError
 from batchdiff.image_source import ImageFormat
-from batchdiff.plan.sidecar import OverlayOrigin, Sidecar, encode_sidecar, to_document
+from batchdiff.plan.sidecar import OverlayOrigin, Sidecar, encode_sidecar, sidecar_path, to_document
 from batchdiff.report.discovery.discovery_text import discovery_text
 
 BASE = "2M:A 1M:- 1M:B 2M:C"
@@ -157,6 +158,71 @@ def test_a_backing_file_is_preferred_as_template_and_never_a_guest(folder):
     assert reason.startswith(f"it is the backing file of {folder}/top.qcow2, which would be lost without it; 100%")
 
 
+def assert_no_guest(found, path, overlay):
+    """The file at a path is the backing file of an overlay, and offered as a template at most."""
+    assert os.path.basename(path) not in set().union(*copies(found).values())
+    assert left(found)[os.path.basename(overlay)][1] == f"it is already an overlay on {path}"
+    chosen = {group.template.path for group in found.groups}
+    reason = left(found).get(os.path.basename(path), (None, ""))[1]
+    assert path in chosen or reason.startswith(f"it is the backing file of {overlay}, which would be lost without")
+
+
+@pytest.mark.parametrize("name", ["lv", "other-lv", "the device itself"])
+@pytest.mark.parametrize("template", [None, "one.img"])
+def test_a_backing_file_on_a_device_is_never_a_guest(folder, tmp_path_factory, name, template):
+    """Whichever name the overlay has for the device: links to it last, but its own name does not."""
+    disk = tmp_path_factory.mktemp("disks") / "disk.raw"
+    shutil.copy(folder / "three.img", disk)
+    os.remove(folder / "base.img")
+    with attached(disk, "--read-only") as device:
+        for link in ("lv", "other-lv"):
+            (folder / link).symlink_to(device)
+        named = folder / name if name in {"lv", "other-lv"} else device
+        notation.write_qcow2(folder / "top.qcow2", "6M:-", backing=named)
+        templates = [] if template is None else [str(folder / template)]
+        found = run(folder / "lv", *sorted(folder.glob("*.*")), templates=templates)
+        assert_no_guest(found, str(folder / "lv"), str(folder / "top.qcow2"))
+
+
+def test_a_backing_file_is_recognised_through_a_device_that_shows_it(folder, tmp_path_factory):
+    disk = tmp_path_factory.mktemp("disks")
+    with attached(folder / "one.img", "--read-only") as device:
+        notation.write_qcow2(disk / "top.qcow2", "6M:-", backing=device)
+        found = run(folder, disk, templates=[str(folder / "base.img")])
+        assert_no_guest(found, str(folder / "one.img"), str(disk / "top.qcow2"))
+
+
+def test_a_backing_file_is_recognised_through_a_bind_mount(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    notation.run("mount", "--bind", str(folder), str(other))
+    try:
+        notation.write_qcow2(folder / "top.qcow2", "6M:-", backing=other / "one.img")
+        found = run(folder, templates=[str(folder / "base.img")])
+        assert_no_guest(found, str(folder / "one.img"), str(folder / "top.qcow2"))
+    finally:
+        notation.run("umount", str(other))
+
+
+def test_the_original_of_an_overlay_of_a_device_is_recognised(folder, tmp_path_factory):
+    """The template's name that lasts is in the name of its sidecar; the original is a device with two names."""
+    disks = tmp_path_factory.mktemp("disks")
+    for name in ("base.img", "one.img"):
+        shutil.copy(folder / name, disks / name)
+    with attached(disks / "base.img", "--read-only") as base, attached(disks / "one.img", "--read-only") as one:
+        for link, device in (("base", base), ("one", one), ("same-one", one)):
+            (folder / link).symlink_to(device)
+        overlay = folder / "thin.qcow2"
+        notation.write_qcow2(overlay, "6M:-", backing=folder / "base")
+        origin = OverlayOrigin("one", "sha256:0", original=str(folder / "same-one"))
+        document = to_document(Sidecar("sha256:0", (), {str(overlay): origin}), {})
+        place = sidecar_path(str(folder / "base"), str(overlay))
+        with open(place, "w", encoding="utf-8") as file:
+            file.write("".join(encode_sidecar(document)))
+        found = run(folder / "one", folder / "two.qcow2", folder / "three.img", overlay)
+    why = f"it seems to be the original of {overlay}, which a VM may already be using"
+    assert left(found)["one"] == (Cause.UNUSABLE, why)
+
+
 def test_damaged_and_unreadable_images_are_left_out(folder):
     with open(folder / "two.qcow2", "r+b") as file:
         file.truncate(300_000)
@@ -173,6 +239,30 @@ def test_damaged_and_unreadable_images_are_left_out(folder):
         "hole.img": Cause.EMPTY,
     }
     assert copies(found) == {"base.img": {"one.img", "three.img"}}
+
+
+def test_no_data_is_claimed_only_if_all_of_it_was_read(tmp_path):
+    write(tmp_path, {"small.img": "1M:0", "large.img": "8M:0"})
+    assert left(run(tmp_path, shape=SampleShape(32, 0))) == {
+        "small.img": (Cause.EMPTY, "it has no data"),
+        "large.img": (Cause.EMPTY, "no data was found in its samples"),
+    }
+
+
+def test_an_image_whose_other_files_change_meanwhile_is_left_out(folder, monkeypatch):
+    notation.run(
+        "qemu-img", "convert", "-O", "vmdk", "-o", "subformat=monolithicFlat",
+        str(folder / "one.img"), str(folder / "vm.vmdk"),
+    )  # fmt: skip
+
+    def changing(image, *arguments):
+        if image.path.endswith("vm.vmdk"):
+            os.utime(folder / "vm-flat.vmdk", (1, 1))
+        return take_samples(image, *arguments)
+
+    monkeypatch.setattr(sampling_job, "take_samples", changing)
+    why = "it changed while it was being read; shut its VM down"
+    assert left(run(folder))["vm.vmdk"] == (Cause.IN_USE, why)
 
 
 def test_an_image_that_is_written_to_is_left_out(folder):

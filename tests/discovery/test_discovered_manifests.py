@@ -107,12 +107,16 @@ def test_a_name_that_is_not_utf_8_is_left_to_a_glob(tmp_path):
 
 
 def test_a_format_that_only_content_shows_is_marked(tmp_path):
+    """Of a VHD of fixed size, only the last bytes do."""
     make(tmp_path, "base.img", "a.img", "b.qcow2")
     os.rename(tmp_path / "b.qcow2", tmp_path / "b.img")
+    vhd = ("convert", "-f", "raw", "-O", "vpc", "-o", "subformat=fixed,force_size=on")
+    notation.run("qemu-img", *vhd, str(tmp_path / "a.img"), str(tmp_path / "c.img"))
     (group,) = groups(tmp_path)
-    assert {guest.image.format.value for guest in written(tmp_path, group).guests} == {"raw", "qcow2"}
+    assert {guest.image.format.value for guest in written(tmp_path, group).guests} == {"raw", "qcow2", "vpc"}
     text = (tmp_path / "manifest.yaml").read_text()
-    assert text.count("a guest could have written that") == 1
+    assert text.count("a guest could have written that") == 2
+    assert "# Formats are those that VM definitions declare, or that the images' names and contents show." in text
 
 
 def test_losses_and_exclusions_are_comments(tmp_path):

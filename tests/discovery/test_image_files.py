@@ -1,9 +1,12 @@
 """Which files of folders are taken for images. Guards discovery/image_files.py, discovery/exclusion.py."""
 
 import os
+from functools import partial
 
+import access
 import notation
 import pytest
+from devices import attached
 
 from batchdiff.discovery import image_files
 from batchdiff.discovery.exclusion import Cause
@@ -64,6 +67,42 @@ def test_a_glob_with_too_many_matches_is_refused_and_not_cut_off(folder, monkeyp
     )
 
 
+@pytest.mark.parametrize(
+    ("path", "mode", "place", "why"),
+    [
+        ("closed/a.img", 0o700, "closed/a.img", "may not enter the folder /closed"),
+        ("closed/deep/a.img", 0o700, "closed/deep/a.img", "may not enter the folder /closed"),
+        ("closed/*.img", 0o700, "closed", "may not enter the folder /closed"),
+        ("*/a.img", 0o700, "closed", "may not enter the folder /closed"),
+        ("closed/*.img", 0o711, "closed", "may not read /closed"),
+        ("closed/**/*.img", 0o711, "closed", "may not read /closed"),
+        ("closed/**/b.img", 0o711, "closed", "may not read /closed"),
+    ],
+)
+def test_a_file_in_a_closed_folder_is_not_called_missing(tmp_path, path, mode, place, why):
+    (tmp_path / "closed" / "deep").mkdir(parents=True)
+    for inner in ("closed", "closed/deep"):
+        (tmp_path / inner / "a.img").write_bytes(b"x")
+    tmp_path.chmod(0o755)
+    (tmp_path / "closed").chmod(mode)
+
+    def found(name):
+        return [(each.path, each.reason) for each in find_files([name]).exclusions]
+
+    for name in (f"/{path}", path):
+        ((where, reason),) = access.as_user(65534, tmp_path, partial(found, name))
+        assert where == f"/{place}"
+        assert why in reason
+
+
+def test_a_file_that_is_missing_in_a_folder_that_may_be_entered_is_called_missing(tmp_path):
+    tmp_path.chmod(0o755)
+    (tmp_path / "closed").mkdir(mode=0o711)
+    for name in ("/closed/no.img", "/closed/deep/no.img", "/*/no.img"):
+        with pytest.raises(UsageError, match=r"there is no file|matches no file"):
+            access.as_user(65534, tmp_path, partial(find_files, [name]))
+
+
 @pytest.mark.parametrize("path", ["no.img", "*.qcow2", "none/*"])
 def test_what_leads_to_no_file_is_wrong(folder, path):
     with pytest.raises(UsageError, match=r"matches no file|there is no file"):
@@ -75,7 +114,13 @@ def test_each_file_is_taken_once(folder):
     (folder / "soft.img").symlink_to("a.img")
     search = find_files([str(folder / "a.img"), str(folder), str(folder)])
     assert names(search, folder) == ["a.img", "deep/er/B.VMDK", "disk", "qcow2"]
-    assert left(search) == {"hard.img": Cause.SAME_FILE}
+    assert [(each.path, each.cause, each.reason) for each in search.exclusions] == [
+        (
+            str(folder / "hard.img"),
+            Cause.SAME_FILE,
+            f"it is {folder}/a.img under another name (a hard link or a bind mount)",
+        )
+    ]
 
 
 def test_loops_of_links_end(folder):
@@ -88,13 +133,26 @@ def test_loops_of_links_end(folder):
     assert left(search) == {"loop.img": Cause.UNREADABLE, "gone.img": Cause.UNREADABLE}
 
 
+_LOOP = "it is a symbolic link that cannot be followed: links lead in a circle, or there are too many of them"
+
+
+def test_the_reason_of_a_link_that_cannot_be_followed_holds_for_chains_too(folder):
+    (folder / "loop").symlink_to("loop")
+    (folder / "through.img").symlink_to("loop/x")
+    (folder / "0").symlink_to("a.img")
+    for number in range(45):
+        (folder / str(number + 1)).symlink_to(str(number))
+    search = find_files([str(folder / name) for name in ("through.img", "45")])
+    assert [each.reason for each in search.exclusions] == [_LOOP, _LOOP]
+
+
 def test_links_that_lead_nowhere_are_explained_with_absolute_paths(folder, monkeypatch):
     (folder / "loop.img").symlink_to("loop.img")
     (folder / "gone.img").symlink_to("nowhere")
     monkeypatch.chdir(folder)
     search = find_files(["loop.img", "gone.img"])
     assert [(each.path, each.reason) for each in search.exclusions] == [
-        (f"{folder}/loop.img", "it is a symbolic link that leads back to itself"),
+        (f"{folder}/loop.img", _LOOP),
         (f"{folder}/gone.img", f"it is a symbolic link to {folder}/nowhere, which does not exist"),
     ]
 
@@ -109,6 +167,16 @@ def test_a_disk_that_is_gone_is_named_once(folder):
     search = find_files([], [FileToSample(str(folder / "gone" / "vm.img"), ImageFormat.RAW)])
     (left_out,) = search.exclusions
     assert (left_out.path, left_out.reason) == (f"{folder}/gone/vm.img", "it or a folder above it does not exist")
+
+
+@pytest.mark.parametrize("pattern", ["", "/*"])
+def test_a_device_that_begins_like_an_image_is_found(tmp_path, tmp_path_factory, pattern):
+    disk = tmp_path_factory.mktemp("disks") / "disk.raw"
+    disk.write_bytes(bytes(510) + b"\x55\xaa" + bytes(1 << 20))
+    with attached(disk, "--read-only") as device:
+        (tmp_path / "lv").symlink_to(device)
+        search = find_files([f"{tmp_path}{pattern}"])
+    assert (names(search, tmp_path), search.ignored) == (["lv"], 0)
 
 
 def test_no_fifo_is_opened(folder):

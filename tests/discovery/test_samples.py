@@ -3,6 +3,8 @@
 Guards discovery/samples.py.
 """
 
+import os
+
 import notation
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from oracle import source
 from batchdiff.discovery.sample_offsets import SAMPLE
 from batchdiff.discovery.samples import ReadCount, SampleShape, most_bytes, take_samples
 from batchdiff.image.open import open_image
+from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.units import KIB
 
 FEW = SampleShape(16, 0)
@@ -60,6 +63,26 @@ def test_the_bytes_to_read_are_known_in_advance(tmp_path, shape):
     sparse = notation.write_raw(tmp_path / "b.img", "64k:A 64M:-")
     assert most_bytes(str(sparse), shape) == 64 * KIB
     assert most_bytes(str(tmp_path / "none"), shape) == 0
+
+
+@pytest.mark.parametrize("form", ["monolithicFlat", "twoGbMaxExtentFlat", "data file"])
+def test_the_bytes_to_read_include_those_of_other_files(tmp_path, form):
+    raw = notation.write_raw(tmp_path / "a.img", TEXT)
+    image = tmp_path / "vm"
+    if form == "data file":
+        options = ("-O", "qcow2", "-o", f"data_file={tmp_path}/vm.data,data_file_raw=on")
+    else:
+        options = ("-O", "vmdk", "-o", f"subformat={form}")
+    notation.run("qemu-img", "convert", "-f", "raw", *options, str(raw), str(image))
+    count = ReadCount()
+    with open_image(ImageSource(str(image), ImageFormat(options[1]))) as opened:
+        take_samples(opened, FEW, count)
+    assert 512 * KIB < count.read_bytes <= most_bytes(str(image), FEW) == FEW.probes * FEW.probe
+    # Only files beside the image count, and only regular ones.
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("/dev/zero", "fifo", "../elsewhere", "missing"):
+        (tmp_path / "forged").write_text(f'# Disk DescriptorFile\nRW 8192 FLAT "{name}" 0\n')
+        assert most_bytes(str(tmp_path / "forged"), FEW) < KIB
 
 
 @pytest.mark.parametrize("options", ["", "cluster_size=4k", "cluster_size=2M", "extended_l2=on"])

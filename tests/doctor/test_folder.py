@@ -10,6 +10,7 @@ from notation import run
 
 from batchdiff.doctor.fact import Ability
 from batchdiff.doctor.folder import folder_facts
+from batchdiff.image.in_use import lease
 
 GOOD, LIMITED, MISSING = Ability.GOOD, Ability.LIMITED, Ability.MISSING
 ALL = {"filesystem", "other hosts", "free space", "writing", "reflinks", "extent maps (FIEMAP)", "hole punching"}
@@ -46,6 +47,15 @@ def test_a_filesystem_without_extent_maps(tmp_path):
 def test_a_filesystem_that_does_not_show_who_has_a_file_open(tmp_path):
     with overlayfs(tmp_path) as folder:
         assert abilities(folder)["leases"] is LIMITED
+
+
+def test_a_machine_without_leases(tmp_path, monkeypatch):
+    (tmp_path / "switch").write_text("0\n")
+    monkeypatch.setattr(lease, "_SWITCH", str(tmp_path / "switch"))
+    with tmpfs(tmp_path) as folder:
+        (fact,) = (fact for fact in folder_facts(str(folder)) if fact.name == "leases")
+    assert (fact.value, fact.ability) == ("disabled on this machine", LIMITED)
+    assert fact.effect.endswith("`sysctl fs.leases-enable=1` enables them.")
 
 
 def test_a_filesystem_without_unnamed_files_keeps_no_file(tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 """Fleets of which samples would be more than a plan reads: they get the figures of a plan.
 
-Guards estimation/as_planned.py.
+Guards estimation/as_planned.py, estimation/plan_reading.py.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from notation import run
 from batchdiff.choices import Verdict
 from batchdiff.estimation import estimator
 from batchdiff.estimation.estimate import Estimate
-from batchdiff.estimation.estimator import EstimateOptions, make_estimate, plan_reads_less
+from batchdiff.estimation.estimator import EstimateOptions, make_estimate
+from batchdiff.estimation.plan_reading import plan_reads_less
 from batchdiff.image import files
 from batchdiff.manifest.file import read_manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
+from batchdiff.planning import planner
 from batchdiff.planning.planner import make_plan
+from batchdiff.planning.scan.reopening import Budget
 from batchdiff.planning.sizes import compressed_estimate
 from batchdiff.report.estimate.text import estimate_text
 from batchdiff.units import KIB, MIB
@@ -87,6 +90,15 @@ def test_it_reads_no_more_than_a_plan(manifest, read):
     assert seen[-1][0] == seen[-1][1]
 
 
+def test_the_template_is_read_once_for_each_batch_of_guests(manifest, monkeypatch, read):
+    """With a limit of two files, there are three batches."""
+    for module in (estimator, planner):
+        monkeypatch.setattr(module, "budget", lambda *_: Budget(1, 2))
+    found = estimate_of(manifest)
+    assert found.read_bytes == found.whole_bytes == (3 * 4 + 4 * GUESTS) * MIB
+    assert found.whole_bytes <= sum(read) <= found.whole_bytes + MIB
+
+
 def test_samples_that_were_read_in_vain_count_too(manifest, monkeypatch, read):
     """A second round would bring them over two thirds of what a plan reads, and would not be the last one."""
     monkeypatch.setattr(estimator, "first_probes", lambda _guests: 16)
@@ -139,7 +151,7 @@ def test_a_compressed_overlay_is_as_uncertain_as_in_a_plan(tmp_path, monkeypatch
 
 def test_the_report_says_so(manifest):
     text = run_here("estimate", manifest.path, "-j", 1, expect=1)
-    assert "100.0% of the 28 MiB that a plan would read at most" in text
+    assert "100.0% of about 28 MiB, which a plan would read" in text
     assert "so these figures are those of a plan." in text
 
 

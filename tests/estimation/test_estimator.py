@@ -17,13 +17,15 @@ from clumped_fleets import write, write_fleet
 from commands import rarely
 from filesystems import mounted
 from notation import run
+from recorded_sidecars import write_sidecar
 
 from batchdiff.choices import Verdict
 from batchdiff.errors import ImageError, WorkerError
-from batchdiff.estimation import estimator, jobs, sampler, sizes
+from batchdiff.estimation import estimator, jobs, pricing, sampler, sizes
 from batchdiff.estimation.estimate import Estimate, GuestEstimate, totals_of_estimates
 from batchdiff.estimation.estimator import EstimateOptions, make_estimate
 from batchdiff.estimation.guest_sample import first_probes
+from batchdiff.files.fingerprint import fingerprint_at
 from batchdiff.image import files
 from batchdiff.manifest.file import read_manifest
 from batchdiff.plan.earlier_plans import EarlierPlans
@@ -161,6 +163,30 @@ def test_differences_imputed_to_holes_count_as_much_as_where_they_were_found(tmp
     assert abs(guest.overlay.estimate - truth) < 0.02 * truth
 
 
+@pytest.mark.parametrize("overlay", ["", "format: qed", "extended_l2: true", "cluster_size: 4KiB"])
+def test_tables_are_counted_as_in_samples(tmp_path, monkeypatch, overlay):
+    """Each of the differences is in a part of a disk of its own; all of them are read."""
+    counts = []
+    of = sizes._Doubt.of
+
+    def counted(candidate, diff, sample, tables):
+        coverage, _ = pricing.table_coverage(candidate.entry.options, diff.geometry, diff.savings.allocation_unit)
+        counts.append((*sample.tables(coverage), tables))
+        return of(candidate, diff, sample, tables)
+
+    monkeypatch.setattr(sizes._Doubt, "of", counted)
+    notation.write_raw(tmp_path / "template.img", "640M:-")
+    notation.write_raw(tmp_path / "guest.img", "64k:A 100M:- 64k:B 460M:- 64k:C 33M:- 4k:D")
+    os.truncate(tmp_path / "guest.img", 640 * MIB)
+    (tmp_path / "fleet.yaml").write_text(
+        "version: 1\ntemplate: {path: template.img, format: raw}\n"
+        f"guests: [{{path: guest.img, format: raw, overlay: {{{overlay}}}}}]\n"
+    )
+    estimate_of(read_manifest(str(tmp_path / "fleet.yaml")))
+    ((least, most, tables),) = counts
+    assert least == most == tables > 1
+
+
 def test_a_geometry_is_chosen_again_once_more_is_known(tmp_path, monkeypatch):
     """At first another one seems best; the estimate has the one that is best in the end."""
     known: list[int] = []
@@ -242,6 +268,39 @@ def test_a_template_that_changes_meanwhile_ends_the_estimate(small_fleet_folder,
         estimate_of(small_fleet.manifest(small_fleet_folder))
 
 
+def test_a_template_that_another_plans_apply_protects_meanwhile_has_not_changed(small_fleet_folder, monkeypatch):
+    template = small_fleet_folder / "template.img"
+    read = sampler.Sampler.read
+
+    def protected(self, samples):
+        if os.stat(template).st_mode & 0o200:
+            before = (fingerprint_at(str(template)),)
+            template.chmod(0o444)
+            write_sidecar(template, {}, earlier=(before,))
+        return read(self, samples)
+
+    monkeypatch.setattr(estimator.Sampler, "read", protected)
+    found = estimate_of(small_fleet.manifest(small_fleet_folder))
+    assert [each.plan.verdict for each in found.guests] == [Verdict.CONVERT] * 3
+
+
+def test_a_guest_whose_extents_cannot_be_found_does_not_stay_open(tmp_path, monkeypatch):
+    manifest = write_fleet(tmp_path, 4, guests=1)
+    is_open = []
+
+    class Reader:
+        def __init__(self, *_):
+            is_open.append(len(os.listdir("/proc/self/fd")))
+            raise ImageError("cannot find the extents", why="Input/output error")
+
+    monkeypatch.setattr(jobs, "ProbeReader", Reader)
+    monkeypatch.setattr(sampler, "_PROBES_OF_A_TASK", 8)
+    (guest,) = estimate_of(manifest).guests
+    assert guest.plan.verdict is Verdict.REFUSE
+    assert len(is_open) > 3
+    assert len(set(is_open)) == 1
+
+
 def change_before(monkeypatch, path) -> None:
     """The file is written to after the frames were found, and before probes are read."""
     read = sampler.Sampler.read
@@ -261,6 +320,28 @@ def test_guests_near_the_minimum_are_undecided(tmp_path):
     assert found.guests[0].is_undecided
     assert found.totals.saved.low <= 0 <= planned.saved_bytes <= found.totals.saved.high
     assert found.totals.undecided == 1
+
+
+@pytest.mark.parametrize("minimum", ["0%", "none"])
+def test_an_overlay_that_surely_stays_is_decided_by_few_samples(tmp_path, minimum):
+    """A plan never replaces it by a larger one, nor for savings that may be due to chance."""
+    notation.write_raw(tmp_path / "template.img", "64M:A")
+    guest = notation.write_qcow2(tmp_path / "guest.qcow2", "64M:-", backing=tmp_path / "template.img")
+    notation.qemu_io(guest, *(f"write -c -P 7 {number * MIB} 1M" for number in range(64)))
+    (tmp_path / "fleet.yaml").write_text(
+        f"version: 1\ntemplate: {{path: template.img, format: raw}}\nminimum_savings: {minimum}\n"
+        "retire: quarantine\nguests:\n  - path: guest.qcow2\n    format: qcow2\n    rethin: true\n"
+        "    backing: [{path: template.img, format: raw}]\n  - {path: copy.img, format: raw}\n"
+    )
+    notation.write_raw(tmp_path / "copy.img", "64M:A")
+    manifest = read_manifest(str(tmp_path / "fleet.yaml"))
+    found = estimate_of(manifest, error=0.2)
+    guest = found.guests[0]
+    assert guest.plan.verdict is make_plan(manifest, jobs=1).guests[0].verdict is Verdict.SKIP
+    assert guest.threshold > 4096
+    assert not guest.is_complete
+    assert not guest.is_undecided
+    assert found.read_bytes < found.whole_bytes / 2
 
 
 def test_totals_have_only_what_a_plan_would_convert(tmp_path):

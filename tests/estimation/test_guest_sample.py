@@ -5,6 +5,8 @@ Guards estimation/guest_sample.py, estimation/refinement.py.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from batchdiff.estimation.frame import ProbeClass, joined
@@ -20,9 +22,9 @@ PROBE = 64 * KIB
 PRICING = Pricing(PriceRule.WHOLE, Geometry(PROBE), 4 * KIB)
 
 
-def sample_of(classes: dict[ProbeClass, int], first: int = 16) -> GuestSample:
+def sample_of(classes: dict[ProbeClass, int], first: int = 16, pricing: Pricing = PRICING) -> GuestSample:
     kinds = np.repeat(np.array(list(classes), dtype=np.uint8), list(classes.values()))
-    return GuestSample(joined(PROBE, kinds), PRICING, 10**6, np.random.default_rng(1), first)
+    return GuestSample(joined(PROBE, kinds), pricing, 10**6, np.random.default_rng(1), first)
 
 
 def fill(sample: GuestSample, differs) -> None:
@@ -82,11 +84,41 @@ def test_tables_that_may_be_needed():
     assert sample.tables(100 * PROBE) == (1, 1)
 
 
+def test_a_probe_may_need_several_tables():
+    """With clusters of 512 bytes, a table maps 32 KiB."""
+    sample = sample_of({ProbeClass.ADDED: 16384}, first=128)
+    ((_, indices),) = list(sample.pending())
+    kinds = np.full((len(indices), 16), Kind.SAME, dtype=np.uint8)
+    kinds[::2, 9] = Kind.DATA  # in the second half of every other probe
+    nothing, lengths = np.zeros(len(indices), dtype=np.int64), np.zeros((len(indices), 0), dtype=np.int32)
+    sample.classes[ProbeClass.ADDED].add(indices, ProbeContents(kinds, nothing, nothing, nothing, lengths))
+    assert sample.tables(32 * KIB) == (len(indices) // 2, 2 * 16384)
+    assert sample.tables(PROBE) == (len(indices) // 2, 16384)
+    small = sample_of({ProbeClass.ADDED: 20})
+    fill(small, lambda _kind, _index: True)
+    assert small.tables(32 * KIB) == (40, 40)
+
+
 def test_a_small_guest_is_read_as_a_whole():
     sample = sample_of({ProbeClass.COMPARED: 20, ProbeClass.CLEARED: 12, ProbeClass.ZEROS: 1000})
     assert sample.is_complete
     assert not sample.leaves_cleared
     assert sample_of({ProbeClass.COMPARED: 20, ProbeClass.CLEARED: 13}).leaves_cleared
+
+
+def test_cleared_probes_are_open_if_the_overlay_stores_zeros():
+    pricing = replace(PRICING, geometry=Geometry(PROBE, zero_flag=False), stores_zeros=True)
+    sample = sample_of({ProbeClass.COMPARED: 3000, ProbeClass.CLEARED: 1000}, first=128, pricing=pricing)
+    assert {kind: len(each.strata.drawn) for kind, each in sample.classes.items()} == {
+        ProbeClass.COMPARED: 96,
+        ProbeClass.CLEARED: 32,
+    }
+    assert not sample.leaves_cleared
+    fill(sample, lambda kind, _index: kind is ProbeClass.CLEARED)
+    assert sample.data_bytes()[ProbeClass.CLEARED].estimate == 1000 * PROBE
+    while not sample.classes[ProbeClass.COMPARED].strata.is_complete:
+        sample.double(ProbeClass.COMPARED)
+    assert not sample.is_complete
 
 
 def test_another_pricing_reads_again():

@@ -114,6 +114,42 @@ def test_fleets_of_other_formats_and_options(tmp_path, overlay: str, form: str):
     assert held.guests >= 0.9 * held.of_guests
 
 
+@pytest.mark.parametrize(
+    "overlay",
+    [
+        "compat: '0.10', compression: zlib",
+        "compat: '0.10', compression: zlib, cluster_size: auto",
+        "compat: '0.10', encryption: {format: luks, secret_file: secret}",
+        "compat: '0.10', cluster_size: 1KiB",
+        "compat: '0.10'",
+        "compression: zlib",
+    ],
+)
+def test_what_a_guest_has_cleared_is_data_in_an_overlay_of_version_2(tmp_path, overlay: str):
+    """There are no zero clusters. Zeros compress to next to nothing, and need no data if the template has them."""
+    random = np.random.default_rng(1)
+    template = random.integers(0, 256, 96 << 20, dtype=np.uint8)
+    template[60 << 20 : 90 << 20] = 0
+    guest = template.copy()
+    guest[16 << 20 : 24 << 20] = random.integers(0, 256, 8 << 20, dtype=np.uint8)
+    (tmp_path / "template.img").write_bytes(template.tobytes())
+    (tmp_path / "secret").write_text("x")
+    with (tmp_path / "guest.img").open("wb") as file:
+        file.write(guest[: 24 << 20].tobytes())
+        file.truncate(96 << 20)
+    (tmp_path / "fleet.yaml").write_text(
+        "version: 1\ntemplate: {path: template.img, format: raw}\nminimum_savings: none\n"
+        f"guests: [{{path: guest.img, format: raw, overlay: {{{overlay}}}}}]\n"
+    )
+    manifest = read_manifest(str(tmp_path / "fleet.yaml"))
+    savings = make_plan(manifest, jobs=1).guests[0].diff.savings
+    for error in (0.2, 0.02):
+        (guest,) = estimate_of(manifest, error).guests
+        assert holds(guest.overlay, savings.overlay_disk_bytes)
+        assert guest.overlay.half_width <= error * savings.allocated_bytes
+        assert holds(guest.saved, savings.saved_bytes)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("filesystem", ["xfs", "btrfs"])
 def test_reflink_copies(tmp_path, filesystem: str):

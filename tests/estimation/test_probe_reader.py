@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from oracle import source
 
+from batchdiff.errors import ImageError
+from batchdiff.estimation import probe_reader
 from batchdiff.estimation.frame import ProbeClass
 from batchdiff.estimation.pricing import OverlayPlace, PriceRule, Pricing, pricing_of, probe_size
 from batchdiff.estimation.probe_reader import ProbeContents, ProbeReader
@@ -82,6 +84,29 @@ def test_added_and_cleared_probes_are_read_from_one_image(tmp_path):
     cleared = contents(tmp_path, "32k:A 32k:0", "64k:-", written(4 * KIB), ProbeClass.CLEARED)
     assert cleared.read.tolist() == [64 * KIB]
     assert cleared.kinds[0].tolist() == [ZERO] * 8 + [SAME_ZERO] * 8
+
+
+@pytest.mark.parametrize("failing", ["template.img", "guest.img"])
+def test_a_fault_of_the_template_is_not_one_of_the_guest(tmp_path, monkeypatch, failing):
+    """Only the guest's is a reason to refuse it."""
+
+    def fail(image, _segments):
+        if image.path.endswith(failing):
+            raise ImageError(f"cannot find the extents of {image.path}", why="Input/output error")
+        return []
+
+    monkeypatch.setattr(probe_reader, "shared_extents", fail)
+    with ExitStack() as opened:
+        images = []
+        for name in ("template.img", "guest.img"):
+            notation.write_raw(tmp_path / name, "64k:A")
+            images.append(opened.enter_context(open_image(source(tmp_path / name))))
+        reader = ProbeReader(*images, Pricing(PriceRule.EQUAL, None, 4 * KIB), 64 * KIB)
+        if failing == "guest.img":
+            assert isinstance(reader.read(np.array([0]), ProbeClass.COMPARED), ImageError)
+        else:
+            with pytest.raises(ImageError, match=r"template\.img"):
+                reader.read(np.array([0]), ProbeClass.COMPARED)
 
 
 def test_nothing_is_past_the_end_of_the_guest(tmp_path):

@@ -56,6 +56,24 @@ def test_trailing_null_bytes_are_ignored():
     assert read(FLAT + "\0" * 512) == read(FLAT)
 
 
+@pytest.mark.parametrize("missing", range(1, 8))
+def test_the_end_of_a_longer_text_behind_a_null_byte_is_ignored(missing):
+    """QEMU leaves it if it writes a content ID with fewer digits, as in one of 256 images that it creates.
+
+    Source: QEMU ``block/vmdk.c``, vmdk_write_cid().
+    """
+    whole = FLAT.encode()
+    shorter = whole.replace(b"CID=12345678", b"CID=12345678"[: 12 - missing])
+    assert read(shorter + b"\0" + whole[len(shorter) + 1 :] + bytes(100)) == read(FLAT)
+
+
+@pytest.mark.parametrize("rest", [b"x", b"\n\n", f"{LINE}\n".encode()])
+def test_other_text_behind_a_null_byte_is_refused(rest):
+    text = FLAT.encode() + (rest if len(rest) > 8 else b"")
+    with pytest.raises(FormatError, match="control characters"):
+        read(text + b"\0" + rest)
+
+
 REFUSED = [
     ("createType", "createtype", "no type"),
     ('createType="twoGbMaxExtentFlat"', "", "no type"),

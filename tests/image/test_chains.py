@@ -130,6 +130,16 @@ def test_dots_after_a_link_mean_what_the_kernel_says(tmp_path):
     assert resolved_backing(source(top), open_layer(source(top)).backing) == str(low)
 
 
+def test_a_device_keeps_the_name_that_lasts(tmp_path):
+    disk = notation.write_raw(tmp_path / "disk.raw", LOW)
+    (tmp_path / "volumes").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "volumes")
+    with attached(disk, "--read-only") as device:
+        (tmp_path / "volumes" / "lv").symlink_to(device)
+        top = notation.write_qcow2(tmp_path / "top.qcow2", "384k:-", backing="link/lv")
+        assert resolved_backing(source(top), open_layer(source(top)).backing) == f"{tmp_path}/volumes/lv"
+
+
 def test_a_backing_name_through_a_symbolic_link_may_be_declared_by_the_real_one(tmp_path):
     low = notation.write_raw(tmp_path / "low.raw", LOW)
     (tmp_path / "link.raw").symlink_to(low)

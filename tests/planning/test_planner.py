@@ -462,7 +462,7 @@ def test_a_hard_link_is_distinguished_from_shared_blocks(tmp_path):
     path = notation.write_raw(tmp_path / "g.img", "1M:A")
     os.link(path, tmp_path / "second name")
     guest = only_guest(template, path)
-    found = re.search(r"it has 2 names \(hard links\); `(.*)` lists them", guest.reason)
+    found = re.search(r"it has 2 names \(hard links\); `(.*)` lists those below /", guest.reason)
     assert found, guest.reason
     listed = subprocess.run(shlex.split(found[1]), capture_output=True, text=True, check=False).stdout
     assert set(listed.splitlines()) == {str(path), str(tmp_path / "second name")}

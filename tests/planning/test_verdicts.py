@@ -45,6 +45,16 @@ def test_a_minimum(saved, minimum, verdict, below):
     assert judged(saved, minimum, below)[0] is verdict
 
 
+@pytest.mark.parametrize("below", Below)
+@pytest.mark.parametrize("minimum", [0.0, 0.1, NO_MINIMUM])
+@pytest.mark.parametrize("noise", [0, 4096, 2 * MIB])
+def test_the_threshold_is_where_the_verdict_changes(minimum, noise, below):
+    threshold = LeastSavings(minimum, noise + 1).threshold(USE.allocated, below)
+    for saved in (-MIB, 0, 1, 4096, 4097, MIB - 1, MIB, 2 * MIB, 2 * MIB + 1):
+        found, _ = judged(saved, minimum, below, noise=noise)
+        assert (found is Verdict.CONVERT) is (saved >= threshold)
+
+
 @pytest.mark.parametrize("saved", [MIB, 0, -20 * MIB])
 def test_no_minimum(saved):
     """A guest that is to leave another template does so at any price; a thinner overlay must be thinner."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from batchdiff.applying.journal.records import History, Step
 from batchdiff.files.fingerprint import NO_FILE, fingerprint_at
 from batchdiff.plan.plan import Plan
-from batchdiff.plan.sidecar import is_known_state, read_sidecar, sidecar_path
+from batchdiff.plan.sidecar import is_known_template
 
 
 def changed_images(plan: Plan, history: History) -> list[str]:
@@ -41,5 +41,4 @@ def _is_shared(guest: str, history: History) -> bool:
 def _is_template_unchanged(plan: Plan) -> bool:
     """Return True if the template is as planned, or the sidecar records its present state for the same content."""
     now = tuple(fingerprint_at(path) or NO_FILE for path in plan.template.paths)
-    path = plan.template.source.path
-    return is_known_state(plan.template.fingerprints, now, read_sidecar(sidecar_path(path, path)))
+    return is_known_template(plan.template, now)

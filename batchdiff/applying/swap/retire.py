@@ -55,7 +55,7 @@ def objection(
         return Fault(
             f"{path} has {info.st_nlink} hard links, and deleting one name would free nothing",
             f"`find FOLDER -xdev -samefile {shell_word(path)}`, with the mount point of its filesystem as FOLDER,"
-            f" finds all of them. Remove the others, {AGAIN}",
+            f" finds those below it. Remove the others, {AGAIN}",
         )
     aside = names.quarantine if retire is Retire.QUARANTINE else names.deleting
     if len(os.fsencode(os.path.basename(aside))) > longest_name(os.path.dirname(path)):

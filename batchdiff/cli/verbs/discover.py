@@ -25,7 +25,7 @@ from batchdiff.linux.permissions import Deed, lacking_access
 from batchdiff.linux.reflinks import why_not_shared
 from batchdiff.manifest.file import read_manifest
 from batchdiff.plan.sidecar import sidecar_path
-from batchdiff.progress import Phase, summing
+from batchdiff.progress import Phase
 from batchdiff.report.discovery.discovery_events import (
     copy_event,
     discovery_event,
@@ -67,7 +67,8 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
                 remedy="Name the image that is the template.",
             )
     templates = [image_path(path) for path in arguments.templates]
-    search = find_files([*arguments.paths, *arguments.templates], _of_libvirt(console, arguments))
+    # The templates first: of a file with several names, the one that was given as the template counts.
+    search = find_files([*arguments.templates, *arguments.paths], _of_libvirt(console, arguments))
     if not search.files and not search.exclusions:
         raise _no_image(arguments, search.ignored)
     shape = SEQUENTIAL if arguments.sequential else SCATTERED
@@ -103,13 +104,18 @@ def _discovered(
     with console.metering() as meter, throttle(limits, tell=console.detail) as observer:
         meter.expect(None, Phase.SCAN, sum(most.values()))
         meter.begin()
-        add = summing(lambda done: meter.reach(None, Phase.SCAN, done))
+
+        def sampled(path: str, read: int) -> None:
+            before = meter.reached(None, Phase.SCAN)
+            meter.reach(None, Phase.SCAN, before + min(read, most[path]))
+            meter.reach(None, Phase.SCAN, before + most[path], worked=False)
+
         return discover(
             search,
             shape=shape,
             jobs=arguments.jobs or usable_cpus(),
             templates=templates,
-            sampled=lambda path: add(most[path]),
+            sampled=sampled,
             observer=observer,
         )
 

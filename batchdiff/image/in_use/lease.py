@@ -30,6 +30,9 @@ _RELIABLE = {"ext2", "ext3", "ext4", "xfs", "btrfs", "tmpfs"}
 programs that open the file in the layer below (tested); leases on network filesystems miss other hosts."""
 
 
+_SWITCH = "/proc/sys/fs/leases-enable"
+
+
 class Lease(enum.Enum):
     """The result of a request for a lease."""
 
@@ -42,8 +45,17 @@ class Lease(enum.Enum):
 _ANSWERS = {errno.EAGAIN: Lease.IN_USE, errno.EACCES: Lease.NOT_OURS}
 
 
+def are_disabled() -> bool:
+    """Return whether no leases are granted on this machine; False if that is not known."""
+    with contextlib.suppress(OSError), open(_SWITCH, encoding="ascii") as file:
+        return file.read().strip() == "0"
+    return False
+
+
 def why_unknown(fd: int) -> str:
-    """Return why leases on a file's filesystem may miss programs that have the file open; empty if they do not."""
+    """Return why a lease may not show that a file is open elsewhere; empty if it shows that. No lease is taken."""
+    if are_disabled():
+        return f"leases, which show who has it open, are disabled ({_SWITCH} is 0)"
     filesystem = filesystem_of(fd)
     if filesystem in _RELIABLE:
         return ""

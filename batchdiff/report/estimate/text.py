@@ -132,7 +132,7 @@ def _below(estimate: Estimate) -> Iterator[str]:
     read = f"Read {format_size(estimate.read_bytes)}{samples} in {estimate.seconds:.1f} s"
     if estimate.whole_bytes:
         part, whole = percent(estimate.read_bytes / estimate.whole_bytes), format_size(estimate.whole_bytes)
-        read += f": {part} of the {whole} that a plan would read at most"
+        read += f": {part} of about {whole}, which a plan would read"
     yield f"{read}."
     sampled = [guest for guest in estimate.guests if guest.saved is not None]
     if all(guest.is_complete for guest in sampled):

@@ -104,7 +104,9 @@ def test_a_file_of_the_template_is_never_deleted(template):
 
 def test_hard_links_are_not_deleted(held, original, tmp_path):
     os.link(original, tmp_path / "second")
-    assert "2 hard links" in objection(held, original_names(str(original)), Retire.DELETE).why
+    fault = objection(held, original_names(str(original)), Retire.DELETE)
+    assert "2 hard links" in fault.why
+    assert "with the mount point of its filesystem as FOLDER, finds those below it." in fault.remedy
     assert objection(held, original_names(str(original)), Retire.QUARANTINE) is None
     assert objection(held, original_names(str(original)), Retire.KEEP) is None
 

@@ -14,6 +14,7 @@ from filesystems import mounted, tmpfs
 from oracle import within
 from real_holders import process, wait_for
 
+from batchdiff.image.in_use import lease
 from batchdiff.image.in_use.lease import (
     Lease,
     is_ours_alone,
@@ -144,6 +145,17 @@ def test_only_the_owner_may_ask(fd):
         assert take_read_lease(fd) is Lease.NOT_OURS
     finally:
         os.seteuid(0)
+
+
+@pytest.mark.parametrize(
+    ("switch", "why"),
+    [("0", "leases, which show who has it open, are disabled ({} is 0)"), ("1", ""), (None, "")],
+)
+def test_leases_that_are_disabled_show_nothing(fd, tmp_path, monkeypatch, switch, why):
+    monkeypatch.setattr(lease, "_SWITCH", str(tmp_path / "leases-enable"))
+    if switch is not None:
+        (tmp_path / "leases-enable").write_text(f"{switch}\n")
+    assert why_unknown(fd) == why.format(tmp_path / "leases-enable")
 
 
 def test_none_on_block_devices(path):

@@ -46,6 +46,15 @@ def test_another_device_number_does_not_matter(path):
     assert objection_to([dataclasses.replace(before, fingerprint=there)]) == ""
 
 
+def test_another_device_number_and_another_size_need_not_be_another_file(path):
+    """Without a lasting identifier of the filesystem, as on NFS."""
+    before = proof(path)
+    changes = {"device": before.fingerprint.device + 1, "filesystem": "", "size": 5}
+    there = dataclasses.replace(before.fingerprint, **changes)
+    found = objection_to([dataclasses.replace(before, fingerprint=there)])
+    assert found.startswith(f"{path}: that host sees another size (")
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
