@@ -14,7 +14,7 @@ libvirt has the same limit, and QEMU needs a minute to open a chain of 1,000 ima
 
 
 class ImageFormat(enum.StrEnum):
-    """The formats that a manifest may name; :mod:`batchdiff.image.formats` defines how each is read."""
+    """The formats that a manifest may name for an image."""
 
     RAW = "raw"
     QCOW2 = "qcow2"
@@ -29,14 +29,16 @@ class ImageFormat(enum.StrEnum):
 
 @frozen
 class ImageSource:
-    """One image file: an absolute path, its declared format and its declared backing chain.
+    """An image and its declared chain.
 
-    The path has no symbolic links, but the last component of a block device's path (/dev/vg/lv) may be one.
+    ``path`` is absolute, or empty for an image that is not opened by its path. It has no symbolic links, but the
+    last component of a block device's path (/dev/vg/lv) may be one.
 
-    ``backing`` lists the images below this one, the nearest first. ``secret_file``: the file with the secret of an
-    encrypted image, by its absolute path or a descriptor's (/dev/fd/3). Extents and data files are opened only
-    beside the image and in ``allow_folders``, absolute paths without symbolic links; ``other_files``:
-    the extents and data files of an image that was opened, in the order in which it names them.
+    ``backing`` lists the images below this one, the nearest first. ``secret_file``: the absolute path of the file
+    with an encrypted image's secret, or of a descriptor (/dev/fd/3). ``allow_folders``: the folders in which,
+    besides the image's own, its extents and data file may be, as absolute paths without symbolic links.
+    ``other_files``: the paths of these extents or this data file, in the order in which the image names them;
+    empty also if they are not known yet.
     """
 
     path: str
@@ -48,7 +50,7 @@ class ImageSource:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The paths of all files of the chain: the images, this one first, then their extents and data files."""
+        """The paths of the chain's images, this one first, then those of their known extents and data files."""
         chain = (self, *self.backing)
         others = (path for image in chain for path in image.other_files)
         return (*(image.path for image in chain), *others)

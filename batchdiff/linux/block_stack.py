@@ -1,4 +1,4 @@
-"""The files and devices below a block device, traced through loop devices, partitions and device-mapper.
+"""The files and devices below a block device, traced through partitions, loop devices, device-mapper etc.
 
 ::
 
@@ -17,22 +17,25 @@ from batchdiff.files.identity import Identity, identity_of
 
 _BLOCK = "/sys/dev/block"
 _VIRTUAL = ("/sys/devices/virtual/", "/sys/devices/tcm_loop", "/sys/devices/rbd")
-"""The beginnings of the folders of virtual devices, whose content can come from anywhere, even from a file on this
-machine."""
+"""The beginnings of sysfs folders of virtual devices. Their content can come from anywhere, even from a file on
+this machine."""
 
 
 class Underlying(NamedTuple):
-    """The files and devices that store the bytes of an image. ``traced``: whether all of them are known."""
+    """The files and block devices that store images. ``traced``: whether all are known.
+
+    A file is not traced further: the device of its filesystem is not included.
+    """
 
     files: frozenset[Identity]
     traced: bool = True
 
 
 def underlying(path: str) -> Underlying:
-    """Return what stores an image: its own file or block device, and everything below that device.
+    """Return an image's own file or block device, and the files and devices below that device.
 
-    ``traced`` is False if there is no such file, or if a device has an unknown source, such as a network disk or a
-    ZFS volume.
+    ``traced`` is False if one of them cannot be identified, or if a device has an unknown source, as a ZFS volume
+    or a device of nbd has.
     """
     files: set[Identity] = set()
     traced = True
@@ -50,14 +53,17 @@ def underlying(path: str) -> Underlying:
 
 
 def all_underlying(paths: tuple[str, ...]) -> Underlying:
-    """Return what stores the images of a chain."""
+    """Return the files and devices that store any of several images."""
     found = [underlying(path) for path in paths]
     files = frozenset(identity for each in found for identity in each.files)
     return Underlying(files, all(each.traced for each in found))
 
 
 def _below(device: int) -> list[Identity | None] | None:
-    """Return the files and devices directly below a block device, none below a real disk; None if unknown."""
+    """Return the files and devices directly below a block device: an empty list for a real disk, None if unknown.
+
+    In the list, None stands for a file or device that cannot be identified.
+    """
     folder = os.path.realpath(f"{_BLOCK}/{os.major(device)}:{os.minor(device)}")
     if os.path.exists(f"{folder}/partition"):
         return [_numbered(os.path.dirname(folder))]
@@ -73,7 +79,7 @@ def _below(device: int) -> list[Identity | None] | None:
 
 
 def _numbered(folder: str) -> Identity | None:
-    """Return the identity of the block device that a sysfs folder describes; None if it cannot be read."""
+    """Return the identity of the block device that a sysfs folder describes; None if its number cannot be read."""
     major, _, minor = (_line(f"{folder}/dev") or "").partition(":")
     return ("device", os.makedev(int(major), int(minor)), 0) if major and minor else None
 

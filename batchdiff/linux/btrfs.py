@@ -2,11 +2,14 @@
 
 ::
 
-    file          | 4 KiB of X | 128 KiB of Y                        | 8 KiB of X |  a few bytes |
-    on disk       X: 64 KiB, kept whole while any part of it is used   Y: 20 KiB     in the tree
+    file          | 4 KiB of X | 128 KiB of Y | 8 KiB of X |
+    on disk       X: 64 KiB, kept whole while any part of it is used     Y: 20 KiB, compressed
 
-st_blocks and FIEMAP report lengths in the file. The tree has lengths on disk, and lists an extent once for each
-part of it that the file uses. Only root may search the tree.
+st_blocks and FIEMAP report lengths in the file. The tree also has lengths on disk, and lists an extent once for
+each part of it that the file uses. Searching the tree needs CAP_SYS_ADMIN.
+
+If two files share 4 KiB of a 128 MiB extent, and one of them is deleted, the other keeps the whole extent in use.
+XFS frees block by block.
 
 Source: Linux ``include/uapi/linux/btrfs.h`` (BTRFS_IOC_TREE_SEARCH_V2) and ``include/uapi/linux/btrfs_tree.h``
 (struct btrfs_file_extent_item).
@@ -45,9 +48,9 @@ _LAST = (1 << 64) - 1
 
 
 class StoredExtent(NamedTuple):
-    """A part of a file: ``length`` bytes from ``logical`` on, and the extent on disk that holds them.
+    """``length`` bytes of a file from ``logical`` on, and the extent that holds them or is reserved for them.
 
-    The extent is ``disk_bytes`` long, at ``physical``. Parts with the same ``physical`` are in the same extent.
+    The extent is ``disk_bytes`` long, and identified by ``physical``, its address in the filesystem.
     """
 
     logical: int
@@ -57,11 +60,7 @@ class StoredExtent(NamedTuple):
 
 
 def is_btrfs(fd: int) -> bool:
-    """Return whether a file is on btrfs: no other filesystem supports BTRFS_IOC_FS_INFO.
-
-    btrfs keeps an extent whole as long as any block of it is used: if two files share 4 KiB of a 128 MiB extent,
-    and one of them is deleted, the other still keeps all of the extent in use. XFS frees block by block.
-    """
+    """Return whether an open file is on btrfs: no other filesystem supports BTRFS_IOC_FS_INFO."""
     try:
         fcntl.ioctl(fd, _FS_INFO, bytes(_FS_INFO_BYTES))
     except OSError:
@@ -79,10 +78,10 @@ def filesystem_uuid(fd: int) -> bytes:
 
 
 def stored_extents(fd: int, path: str) -> Iterator[StoredExtent]:
-    """Yield the extents of an open file in the order of their offsets, except holes and data inline in the tree.
+    """Yield the extents of an open file on btrfs in the order of their offsets, except holes and inline data.
 
-    :raises OSError: EPERM if the user is not root; or the filesystem reports an error.
-    :raises ImageError: the file's data cannot be written out, or its extents cannot be read.
+    :raises OSError: the tree cannot be searched; EPERM without CAP_SYS_ADMIN.
+    :raises ImageError: the file's data cannot be written out, or FIEMAP fails.
     """
     # This writes the file out and updates the tree: even the extents of a synced file may be only in the log.
     physical_extents(fd, path, 0, 1)

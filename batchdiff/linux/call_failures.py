@@ -7,7 +7,7 @@
         v
     "vm.img is immutable (attribute i, ...), ..."    "If nothing depends on that, run `chattr -i vm.img`, ..."
 
-A remedy never names a verb of batchdiff, because apply, restore, purge and verify all use this module.
+A remedy never names a verb of batchdiff, because many verbs can fail in these ways.
 
 Source: errno(3), rename(2), unlink(2).
 """
@@ -41,7 +41,7 @@ UNDO_SECOND_NAME = "Find out how the file got its second name (bind mount, hard 
 
 
 def how_to_remove(path: str) -> str:
-    """Return advice on a file that is in the way: remove it, with the command for that, or rename it."""
+    """Return, as a clause, the advice to remove or rename a file."""
     return f"remove it (`rm {shell_word(path)}`) or rename it"
 
 
@@ -70,7 +70,7 @@ class _Case(NamedTuple):
 
 @contextmanager
 def naming(path: str) -> Iterator[None]:
-    """Add the file's path to errors of calls that get only a descriptor, such as write()."""
+    """Add the path to a system error that names no file, such as one from write()."""
     try:
         yield
     except OSError as error:
@@ -80,7 +80,7 @@ def naming(path: str) -> Iterator[None]:
 
 
 def explain(error: OSError, deed: Deed | None = None, path: str = "") -> Fault:
-    """Return why a call failed and what to do. ``deed``, ``path``: the attempt, if the error does not show it."""
+    """Return why a call failed, and a remedy. If given, ``deed`` and ``path`` replace what the error shows."""
     path = path or _text(error.filename)
     case = _Case(error, deed or _deed(error, path), path, _text(error.filename2))
     return _CAUSES.get(error.errno or 0, _other)(case)
@@ -92,7 +92,7 @@ def reason(error: OSError, deed: Deed | None = None, path: str = "") -> str:
 
 
 def obstacle(deed: Deed, path: str) -> Fault | None:
-    """Return why a rename or deletion would fail, as far as that can be foreseen; None if no reason is found."""
+    """Return why renaming a file within its folder, or deleting it, would fail; None if no reason is found."""
     if is_mount_point(path):
         return explain(OSError(errno.EBUSY, os.strerror(errno.EBUSY), path), deed)
     case = _Case(OSError(errno.EPERM, os.strerror(errno.EPERM)), deed, path, "")
@@ -166,7 +166,7 @@ def _without_capabilities(case: _Case) -> Fault | None:
 
 
 def _unexplained(case: _Case) -> Fault:
-    """Explain a refusal that owners and modes do not account for, or whose file is not known."""
+    """Explain a refusal that owners and modes do not account for, or that concerns an unknown file."""
     label = confinement()
     confined = f" This process is confined as {label}." if label else ""
     allowed = ", though owners and modes allow it:" if case.path else ": owners or modes,"

@@ -1,15 +1,15 @@
-"""Let a file share the blocks of another file that hold equal bytes; the kernel compares first (FIDEDUPERANGE).
+"""Let a file share blocks of another file that hold equal bytes; the kernel compares them first (FIDEDUPERANGE).
 
 ::
 
-    source    | ... A ... |      opened to read; nothing about it changes
+    source    | ... A ... |      opened to read; its content and times stay as they are
                     ^
-    target    | ... A ... |      the kernel locks both, compares, and only if all bytes are equal
-                                 frees the target's own blocks and refers to the source's
+    target    | ... A ... |      the kernel locks both, writes them out, compares, and only if all bytes
+                                 are equal lets the target refer to the source's blocks instead of its own
 
-Comparing and sharing are atomic, even in a crash, so no byte of the target ever changes. The target keeps its
-times (on XFS and btrfs in Linux 6.18, even ctime). It need not be open for writing if the user is root or its
-owner, or may write to it.
+Both files stay locked to the end, and both copies are on disk, so no byte of the target ever changes, even in a
+crash. The target keeps its times (on XFS and btrfs in Linux 6.18, even ctime). It need not be open for writing if
+the process has CAP_SYS_ADMIN, or its user owns the file or may write to it.
 
 Source: ioctl_fideduperange(2); Linux ``fs/remap_range.c``.
 """
@@ -31,8 +31,8 @@ _DEDUPE_RANGE = 0xC0189436
 """FIDEDUPERANGE, which is called on the source."""
 
 AT_ONCE = 16 * MIB
-"""The most bytes that btrfs compares in a call (BTRFS_MAX_DEDUPE_LEN). Both files are locked during the
-call: for 5 ms, if all pages are in memory."""
+"""The most bytes to compare in a call, a typical limit according to ioctl_fideduperange(2). Both files are
+locked during the call: for 5 ms, if all pages are in memory."""
 
 _RANGE = struct.Struct("=QQHHI")
 _TARGET = struct.Struct("=qQQiI")
@@ -41,9 +41,9 @@ _UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOSYS}
 
 
 def dedupe(source: int, source_offset: int, target: int, target_offset: int, length: int) -> int:
-    """Let the file ``target`` share blocks of ``source``; return how many bytes it shares: 0 if any byte differs.
+    """Let the file ``target`` share blocks of ``source``; return the number of bytes shared, 0 if any differs.
 
-    If it shares some, but fewer than ``length``, call again for the rest. ``length`` must be at most
+    If that is fewer than ``length``, but not 0, call again for the rest. ``length`` must be at most
     :data:`AT_ONCE`. Offsets must be multiples of the filesystem's block size, and so must ``length``, unless both
     ranges end where their files end.
 
@@ -60,9 +60,9 @@ def dedupe(source: int, source_offset: int, target: int, target_offset: int, len
 
 
 def is_supported(source: int, target: int) -> bool | None:
-    """Return whether the filesystem can share blocks of two open files; None if only a real call can show that.
+    """Return whether two open regular files can share blocks; None if only a real call can show that.
 
-    The trial changes nothing: a single byte at an odd offset is never shared, so the kernel must refuse it.
+    The trial changes nothing, because the kernel must refuse an odd offset.
     """
     try:
         dedupe(source, 0, target, 1, 1)
@@ -74,7 +74,7 @@ def is_supported(source: int, target: int) -> bool | None:
 
 
 def explain_refusal(error: OSError, source: int, target: str) -> Fault:
-    """Return why the kernel refused to share blocks with the file at ``target``, and what to do."""
+    """Return why the kernel refused to let the file at ``target`` share blocks of an open file, and a remedy."""
     kind = filesystem_of(source) or "the filesystem"
     if error.errno in _UNSUPPORTED:
         return Fault(f"{kind} cannot share blocks between files", "Use `strategy: overlay` for this guest.")

@@ -3,10 +3,10 @@
 ::
 
     /dev/vg/lv  /dev/mapper/x  /dev/disk/by-id/x       kept up to date by udev: they last
-       `--> /dev/dm-3  /dev/sdb  /dev/loop7            numbered by the kernel in the order of discovery
+       `--> /dev/dm-3  /dev/sdb  /dev/loop7            numbered by the kernel: another disk can get the number
     /dev/disk/by-uuid/x  /dev/disk/by-partuuid/x       taken from the content: copies of one disk share them
 
-An overlay's header keeps the template's name for years, so the name must be one that lasts.
+An overlay's header keeps the template's name for years, so that name must last.
 
 Source: Linux ``Documentation/admin-guide/devices.txt``; systemd ``rules.d/60-persistent-storage.rules``.
 """
@@ -19,7 +19,7 @@ import stat
 from collections.abc import Iterator
 
 _DEV = "/dev"
-_MEMORY_DISKS = "/dev/shm"  # noqa: S108  # only compared: the one folder in /dev that is meant for files
+_MEMORY_DISKS = "/dev/shm"  # noqa: S108  # only compared: a folder in /dev that is meant for files
 
 _NUMBERED = re.compile(
     r"(?:[hsv]d|xvd|dasd)[a-z]{1,3}\d*"
@@ -41,18 +41,18 @@ _MOST_LINKS = 40
 def image_path(path: str) -> str:
     """Return the absolute path by which an image is opened and recorded.
 
-    For a regular file, all symbolic links are resolved. For a block device, only links among the folders of
-    its path are resolved, because a link such as /dev/vg/lv lasts, but the /dev/dm-3 that it points to does not.
+    All symbolic links are resolved, but the last component of a block device's path is kept, unless the path leads
+    into /proc: a link such as /dev/vg/lv lasts, but the /dev/dm-3 that it points to does not.
     """
     folder, name = os.path.split(path)
     named = os.path.join(os.path.realpath(folder), name)
-    # /dev/stdin and /dev/fd/3 are links into /proc, which last only as long as their process.
+    # /dev/stdin and /dev/fd/3 lead into /proc, and last only as long as their process.
     in_proc = any(each.startswith("/proc/") for each in (named, _target(named) or ""))
     return os.path.realpath(path) if in_proc or device_number(named) is None else named
 
 
 def device_number(path: str) -> int | None:
-    """Return the device number of the block device that a path resolves to; None if there is none."""
+    """Return the device number of the block device that a path resolves to; None if no such device is found."""
     try:
         info = os.stat(path)
     except (OSError, ValueError):
@@ -61,15 +61,18 @@ def device_number(path: str) -> int | None:
 
 
 def is_among_devices(path: str) -> bool:
-    """Return whether a path is in /dev, which is in memory: a file written there is lost at a reboot.
+    """Return whether an absolute path is in /dev, which is in memory: a file written there is lost at a reboot.
 
-    /dev/shm, which is meant for such files, does not count.
+    Paths in /dev/shm, which is meant for such files, do not count.
     """
     return path.startswith(f"{_DEV}/") and not path.startswith(f"{_MEMORY_DISKS}/")
 
 
 def fleeting(path: str) -> str:
-    """Return, as a predicate, why a device's name may refer to another disk later; empty if the name lasts."""
+    """Return, as a predicate, why a device's name may refer to another disk later; empty if no reason is known.
+
+    ``path``: as :func:`image_path` returns it.
+    """
     name = _first_in_dev(path)
     led = "" if name == path else f"is a link to {name}, which "
     if not name.startswith(f"{_DEV}/"):
@@ -83,13 +86,13 @@ def fleeting(path: str) -> str:
 
 
 def lasting_alias(number: int) -> str | None:
-    """Return the best lasting name of the block device with that number (``st_rdev``); None if there is none."""
+    """Return the best lasting name of the block device with a number (``st_rdev``); None if there is none."""
     found = [path for path in _names() if device_number(path) == number and not fleeting(path)]
     return min(found, key=_preference, default=None)
 
 
 def _first_in_dev(path: str) -> str:
-    """Follow a path's links up to the first name in /dev, and return that name; the last one if none is in /dev.
+    """Return the first name in /dev along a path's links, beginning with the path; the last if none is in /dev.
 
     Links within /dev are not followed: udev keeps them up to date. Links elsewhere never change by themselves.
     """

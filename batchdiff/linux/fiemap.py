@@ -1,4 +1,4 @@
-"""The extents of a file on its disk, as the FIEMAP ioctl reports them.
+"""The extents of a file, as the FIEMAP ioctl reports them.
 
 Source: Linux ``Documentation/filesystems/fiemap.rst`` and ``include/uapi/linux/fiemap.h``.
 """
@@ -32,7 +32,7 @@ _UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL, errno.ENOSYS}
 
 
 class ExtentFlag(enum.IntFlag):
-    """The properties of an extent that the filesystem reports."""
+    """Flags of an extent, ``FIEMAP_EXTENT_*`` in the kernel's header."""
 
     LAST = 0x1
     UNKNOWN = 0x2
@@ -47,7 +47,7 @@ class ExtentFlag(enum.IntFlag):
 
 
 class PhysicalExtent(NamedTuple):
-    """A contiguous piece of a file: ``length`` bytes at ``logical`` in the file, at ``physical`` on its disk."""
+    """``length`` bytes of a file from ``logical`` on, stored at ``physical``, an address in the filesystem."""
 
     logical: int
     physical: int
@@ -57,7 +57,7 @@ class PhysicalExtent(NamedTuple):
 
 @frozen(eq=False)
 class ExtentTable:
-    """Extents of a file in columns, in the order of the file. Places and lengths are in bytes."""
+    """Extents of a file in columns, in the order of their offsets. Places and lengths are in bytes."""
 
     logical: npt.NDArray[np.int64]
     physical: npt.NDArray[np.int64]
@@ -73,7 +73,7 @@ class ExtentTable:
         return ExtentTable(self.logical[kept], self.physical[kept], self.length[kept], self.flags[kept])
 
     def equals(self, other: ExtentTable) -> bool:
-        """Return True if both tables have the same extents."""
+        """Return whether both tables have equal extents in the same order."""
         names = PhysicalExtent._fields
         return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in names)
 
@@ -87,7 +87,7 @@ _Records = npt.NDArray[np.void]
 def physical_extents(
     fd: int, path: str, start: int = 0, end: int = _WHOLE, *, having: int = 0
 ) -> Iterator[PhysicalExtent] | None:
-    """Return the extents that hold bytes ``start`` to ``end``; None if the filesystem does not report extents.
+    """Return the extents that overlap bytes ``start`` to ``end``; None if the filesystem does not report extents.
 
     The kernel first writes out data that is not on disk yet. ``having``: return only extents with at least one
     of these flags, which takes a thirtieth of the time if few have one; 0 for all extents.
@@ -99,7 +99,7 @@ def physical_extents(
 
 
 def extent_table(fd: int, path: str, *, having: int) -> ExtentTable | None:
-    """Return a whole file's extents as one table instead of objects, of which there might be thousands.
+    """Return all extents of a file as one table, without an object for each.
 
     ``having`` and None have the same meaning as in :func:`physical_extents`.
 

@@ -6,7 +6,7 @@
     folder (project 42)         --inherited--> new file    kept: the folder refuses files of other projects
     original (NOCOW, NODUMP)    --copied-----> new file    never IMMUTABLE or APPEND, which lock a file
 
-Flags and projects: ioctl_iflags(2), ioctl_fsgetxattr(2), Linux ``include/uapi/linux/fs.h``.
+Source: ioctl_iflags(2), ioctl_fsgetxattr(2), Linux ``include/uapi/linux/fs.h``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FLAGS, _MORE = struct.Struct("=I"), struct.Struct("=5I8x")
 _NOCOW = 0x00800000
 
 _EARLY = {0x00000004: "COMPR", 0x00000400: "NOCOMP", _NOCOW: "NOCOW", 0x02000000: "DAX"}
-"""Flags that decide how data is stored: they work only if they are set before the first byte is written."""
+"""Flags that decide how data is stored, so they must be set before the first byte is written."""
 
 _LATE = {
     0x00000001: "SECRM",
@@ -45,13 +45,13 @@ _PLACES = 0x00000001 | 0x00002000 | 0x00004000
 _UNITS = 0x00000800 | 0x00010000
 """EXTSIZE, COWEXTSIZE: how many blocks XFS allocates at a time.
 
-They are not copied: QEMU sets a hint of 1 MiB on each image that it creates, which would double the size of a thin
-overlay.
+They are not copied: QEMU by default sets a hint of 1 MiB on images that it creates, which can double the size of a
+thin overlay.
 """
 
 
 _PREALLOC = 0x00000002
-"""PREALLOC: XFS sets it if a program has reserved space with fallocate(2), even just to zero part of the file."""
+"""PREALLOC: XFS sets it if a program reserves space with fallocate(2), even just to zero part of the file."""
 
 
 class _More(NamedTuple):
@@ -71,10 +71,10 @@ class _More(NamedTuple):
 
 
 def set_early_flags(source: int, target: int) -> list[str]:
-    """Give an empty file the source's project, its hints on where to allocate, and its flags in ``_EARLY``.
+    """Give an empty file the source's project, hints in ``_PLACES`` and flags in ``_EARLY``; return what failed.
 
-    Clear the flags in ``_LATE`` and the hints in ``_UNITS``, and return what failed. A source that cannot have
-    flags (a block device, a file on NFS) counts as one that has none set.
+    Also clear the hints in ``_UNITS`` and, as far as possible, the flags in ``_LATE``. A source that cannot have
+    flags or a project (a block device, a file on NFS) counts as one that has no flag set, in project 0.
     """
     # Errors are ignored here: set_late_flags reports each flag that is still set only on the target.
     _set_flags(target, 0, _LATE)
@@ -92,12 +92,15 @@ def set_late_flags(source: int, target: int) -> list[str]:
 
 
 def is_overwritten(fd: int) -> bool:
-    """Return True if btrfs overwrites a file's blocks instead of copying them; such a file has no checksums."""
+    """Return whether a file has the flag NOCOW.
+
+    btrfs overwrites unshared blocks of such a file in place, and keeps no checksums of its data.
+    """
     return bool(_flags(fd) & _NOCOW)
 
 
 def was_preallocated(fd: int) -> bool:
-    """Return True if XFS has noted that a program reserved space for a file; other filesystems do not note it."""
+    """Return whether XFS has noted that a program reserved space for a file; other filesystems do not note it."""
     return bool(_more(fd).flags & _PREALLOC)
 
 
@@ -143,7 +146,7 @@ def _set_project(target: int, wanted: int) -> list[str]:
 
 
 def _folder_gives_project(fd: int) -> bool:
-    """Return whether new files in a file's folder get the folder's project; true if that cannot be determined."""
+    """Return whether a file's folder gives new files its own project; True if the folder cannot be opened."""
     try:
         folder = os.open(os.path.dirname(os.readlink(f"/proc/self/fd/{fd}")), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -169,7 +172,7 @@ def _more(fd: int) -> _More:
 
 
 def _try(fd: int, request: int, argument: bytes) -> str:
-    """Call an ioctl; if it fails, return the reason in parentheses."""
+    """Call an ioctl; return the reason in parentheses if it fails, otherwise an empty string."""
     try:
         fcntl.ioctl(fd, request, argument)
     except OSError as error:

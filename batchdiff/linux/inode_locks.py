@@ -36,14 +36,17 @@ class InodeLock(NamedTuple):
 
 
 class Project(NamedTuple):
-    """A quota project; ``inherited``: it is a folder's: new files get it, and files of others are refused."""
+    """A quota project.
+
+    ``inherited``: whether it is that of a folder that gives it to new files and refuses files of other projects.
+    """
 
     number: int
     inherited: bool
 
 
 def lock_in(fd: int) -> InodeLock | None:
-    """Return the attribute that locks an open file or folder; None if there is none, or it cannot be read."""
+    """Return the attribute that locks an open file or folder; None if there is none or it is unknown."""
     with contextlib.suppress(OSError):
         flags = _FLAGS.unpack(fcntl.ioctl(fd, GET_FLAGS, _FLAGS.pack(0)))[0]
         if flags & _IMMUTABLE:
@@ -54,7 +57,7 @@ def lock_in(fd: int) -> InodeLock | None:
 
 
 def lock_on(path: str) -> InodeLock | None:
-    """Return the attribute that locks a file or folder; None if there is none, or it cannot be read."""
+    """Return the attribute that locks a file or folder; None if there is none or it is unknown."""
     with contextlib.suppress(OSError, ValueError):
         fd = _opened(path)
         try:

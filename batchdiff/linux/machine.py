@@ -1,4 +1,4 @@
-"""The CPUs and the memory of this machine that a process may use.
+"""The CPUs and the memory that this process may use.
 
 Source: Linux ``Documentation/filesystems/proc.rst``, 1.2 (meminfo); ``Documentation/admin-guide/cgroup-v2.rst``.
 """
@@ -18,16 +18,16 @@ _GROUPS = "/sys/fs/cgroup"
 def usable_cpus() -> int:
     """Return the number of CPUs that this process may run on.
 
-    taskset and the CPU sets of cgroups limit it, also in containers; quotas of CPU time do not.
+    taskset and the CPU sets of cgroups limit it; quotas of CPU time do not.
     """
     return len(os.sched_getaffinity(0))
 
 
 def available_memory() -> int | None:
-    """Return the bytes that are available without swapping, within the limits of cgroups; None if unknown.
+    """Return the bytes that are available without swapping, within the limits of cgroups (v2); None if unknown.
 
-    A cgroup uses most of its memory for page cache, which can be reclaimed, so its whole limit counts, not only
-    the unused part.
+    A cgroup's whole limit counts, not only the unused part, because page cache can take up most of it and can be
+    reclaimed.
     """
     known = [size for size in (_available(), *map(_limit, _own_groups())) if size is not None]
     return min(known, default=None)
@@ -42,7 +42,7 @@ def _available() -> int | None:
 
 
 def _own_groups() -> list[str]:
-    """Return the folders of this process's cgroup (version 2) and of all cgroups above it."""
+    """Return the folders of this process's cgroup (v2) and of those above it; none if unknown."""
     with contextlib.suppress(OSError), open(_OWN_GROUPS, encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
             if line.startswith("0::/"):
@@ -52,7 +52,7 @@ def _own_groups() -> list[str]:
 
 
 def _limit(group: str) -> int | None:
-    """Return a cgroup's memory limit in bytes; None if the file of the limit is missing, or contains ``max``."""
+    """Return a cgroup's memory limit in bytes; None if it has none, or the limit cannot be read."""
     with contextlib.suppress(OSError, ValueError), open(f"{group}/memory.max", encoding="ascii") as file:
         return int(file.read())
     return None

@@ -1,12 +1,12 @@
-"""Give a new file exactly the owner, mode, attributes and flags of the file whose place it takes.
+"""Give a new file the owner, mode, attributes and flags of the file whose place it takes.
 
 Access control lists (acl(5)) and SELinux labels are extended attributes. A new file inherits attributes and flags
 from its folder, and gets those of the other file in these steps::
 
     open(0600)        for its owner only: the mode also limits an inherited ACL
-    prepare           remove what was inherited, set what can only be set on an empty file
-      ... the image is written and read back ...
-    copy_metadata     flags, owner, attributes, and last the mode, which opens the file to others
+    prepare           clear what was inherited, set what must precede the first byte
+      ... the image is written ...
+    copy_metadata     flags, owner, attributes, and last the mode
 """
 
 from __future__ import annotations
@@ -22,22 +22,24 @@ from batchdiff.linux.inode_flags import set_early_flags, set_late_flags
 _ACL = "system.posix_acl_access"
 
 _OF_ONE_FILE = (
-    "trusted.libvirt.",  # libvirt's own record of who uses a file
-    "security.ima",  # a digest of the content, made by the kernel
-    "security.evm",  # a signature of the inode, made by the kernel
+    "trusted.libvirt.",  # libvirt's record of the owner and label before a VM used the file
+    "security.ima",  # a digest or signature of the content
+    "security.evm",  # an HMAC or signature of the inode's metadata
     "trusted.SGI_ACL_",  # XFS lists its ACL under this name too
-    "trusted.overlay.",  # overlayfs: where the rest of this file is
+    "trusted.overlay.",  # overlayfs: records such as where the file's data is
 )
 """Attributes that apply to one file only, or appear by themselves: neither copied nor removed."""
 
 _STORAGE = "btrfs."
-"""The prefix of attributes that decide how data is stored: they must be set before the first byte is written."""
+"""The prefix of attributes that decide how data is stored, and must be set before the first byte is written."""
 
 
 def prepare(source: int, target: int) -> list[str]:
-    """Remove attributes and flags that an empty file inherited, and set those that only an empty file accepts.
+    """Clear what an empty file inherited and the source lacks, and set what must precede the first byte.
 
-    Return what could not be kept, as words for "could not keep ...".
+    Return which flags, allocation hints and project could not be kept, as words for "could not keep ...".
+
+    :raises OSError: attributes cannot be listed.
     """
     given = _attributes(source)
     for name in _attributes(target):
@@ -52,13 +54,15 @@ def prepare(source: int, target: int) -> list[str]:
 
 
 def copy_metadata(source: int, target: int) -> list[str]:
-    """Give a prepared and written file the source's metadata, then compare the two.
+    """Give a prepared and written file the source's metadata, except a block device's mode.
 
-    If owner, group or ACL cannot be kept, the mode is narrowed, so that the file is never open to more users than
-    the source. Return what differs in the end, as words for "could not keep ...".
+    If owner, group or ACL cannot be kept, the mode is narrowed as far as needed, so that no user but the file's
+    owner gains access. Return what differs in the end, as words for "could not keep ...".
+
+    :raises OSError: attributes cannot be listed.
     """
     reasons: dict[str, str] = {}
-    flags = set_late_flags(source, target)  # before the owner changes: only the owner may set them
+    flags = set_late_flags(source, target)  # before the owner changes, which can take the right to set them
     _copy_owner(source, target, reasons)
     _copy_attributes(source, target, reasons)
     _copy_mode(source, target, reasons)
@@ -66,9 +70,11 @@ def copy_metadata(source: int, target: int) -> list[str]:
 
 
 def limit_mode(target: int, others: Iterable[int]) -> None:
-    """Narrow the mode of a file that gets content from ``others``: only its owner may gain access to that content.
+    """Narrow the mode of a file that has content of ``others``: only its owner may gain access to that content.
 
-    The file's owner keeps all rights. If one of the others has another owner, group or ACL, no other user has any.
+    The owner's bits stay. If one of ``others`` has another owner, group or ACL, all other permissions are removed.
+
+    :raises OSError: attributes cannot be listed, or the mode cannot be changed.
     """
     info = os.fstat(target)
     mode = stat.S_IMODE(info.st_mode)
@@ -89,7 +95,7 @@ def _copy_owner(source: int, target: int, reasons: dict[str, str]) -> None:
 
 
 def _copy_attributes(source: int, target: int, reasons: dict[str, str]) -> None:
-    """Set or remove differing attributes, except an ACL that would apply to a group other than the source's."""
+    """Set or remove differing attributes, but do not copy an ACL to a file of another group."""
     given, found = _attributes(source), _attributes(target)
     if os.fstat(target).st_gid != os.fstat(source).st_gid:
         given.pop(_ACL, None)
@@ -104,13 +110,13 @@ def _copy_attributes(source: int, target: int, reasons: dict[str, str]) -> None:
 
 def _copy_mode(source: int, target: int, reasons: dict[str, str]) -> None:
     """Set the mode, as the last step: chown clears its set-id bits, and setting an ACL changes its group bits."""
-    # A device's mode controls access to a disk, so it is not copied: only the owner may open the overlay.
+    # A device's mode controls access to a disk, so it is not copied.
     if stat.S_ISREG(os.fstat(source).st_mode):
         _attempt(reasons, _mode(source), os.fchmod, target, _safe_mode(source, target))
 
 
 def _safe_mode(source: int, target: int) -> int:
-    """Return the source's mode without bits that would add rights if owner, group or ACL was not kept."""
+    """Return the source's mode, without bits that would add rights because owner, group or ACL was not kept."""
     old, new = os.fstat(source), os.fstat(target)
     mode = stat.S_IMODE(old.st_mode)
     if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
@@ -154,7 +160,7 @@ def _inherited(name: str) -> str:
 
 
 def _attempt(reasons: dict[str, str], what: str, call: Callable[..., None], *arguments: object) -> bool:
-    """Call a function; if it fails, record the reason for ``what``, and return False."""
+    """Call a function; if it raises OSError, record the reason for ``what``, and return False."""
     try:
         call(*arguments)
     except OSError as error:
@@ -167,7 +173,7 @@ def _attempt(reasons: dict[str, str], what: str, call: Callable[..., None], *arg
 def _attributes(fd: int) -> dict[str, bytes | None]:
     """Return the extended attributes, except ``_OF_ONE_FILE``, with their values; empty if unsupported.
 
-    The value is None for an attribute that cannot be read.
+    An attribute that cannot be read has the value None.
 
     :raises OSError: they cannot be listed, so it is unknown who may read the file.
     """

@@ -5,8 +5,9 @@
     36 35 98:0 /root /mount/point rw,noatime shared:1 - ext4 /dev/sda1 rw,errors=continue     /proc/self/mountinfo
     id                                                  type source    options
 
-In a chroot or a container, the list lacks the mounts outside, often even the mount of the root folder. statfs also
-reports a filesystem's type, but less exactly (one number for ext2, ext3 and ext4, and one for all of FUSE).
+In a chroot or a container, the list lacks the mounts outside; in a chroot, often even that of the root folder.
+statfs also reports a filesystem's type, but less exactly (one number for ext2, ext3 and ext4, and one for all of
+FUSE).
 
 Source: Linux ``Documentation/filesystems/proc.rst``, 3.5; statfs(2); ``include/uapi/linux/magic.h``; for ZFS,
 ``module/os/linux/zfs/zpl_super.c`` of OpenZFS.
@@ -48,7 +49,7 @@ _TYPES = {
     0xF15F: "ecryptfs",
     0x858458F6: "ramfs",
 }
-"""The names in mountinfo of the types that statfs reports as numbers."""
+"""Names for the types that statfs reports as numbers; one number can stand for several types."""
 
 _TYPE_FIELD = ctypes.c_uint if os.uname().machine == "s390x" else ctypes.c_long
 """The type of the first field of struct statfs (statfs(2), "f_type")."""
@@ -58,9 +59,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Mount(NamedTuple):
-    """One mount. ``read_only``: the whole filesystem is read-only, not just this mount.
+    """One mount. ``read_only``: whether the whole filesystem is read-only, not just this mount.
 
-    ``root``: the folder of the filesystem that is mounted at ``point``. ``options``: those of the filesystem.
+    ``device``: the filesystem's device number. ``root``: the folder or file of the filesystem that is mounted at
+    ``point``. ``options``: those of the filesystem, not of this mount.
     """
 
     number: int
@@ -79,12 +81,12 @@ class Mount(NamedTuple):
 
 
 def mounts() -> list[Mount]:
-    """Return all mounts that this process can see; none if /proc is missing."""
+    """Return all mounts that this process can see; none if the list cannot be read."""
     return [parse_mount(line) for line in mountinfo()]
 
 
 def mountinfo() -> list[str]:
-    """Return the kernel's list, a line for each mount; empty if /proc is missing."""
+    """Return the lines of the kernel's list, one for each mount; none if it cannot be read."""
     try:
         # A carriage return in a path is not escaped, and does not end a line.
         with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
@@ -121,13 +123,13 @@ def filesystem_of(fd: int) -> str:
 
 def mount_under(fd: int) -> Mount | None:
     """Return the mount through which a file was opened; None if it is not in the list."""
-    # This runs five times for each guest of a fleet, so no other line is parsed.
+    # This runs several times for each guest of a fleet, so no other line is parsed.
     begin = f"{_mount_number(fd)} "
     return next((parse_mount(line) for line in mountinfo() if line.startswith(begin)), None)
 
 
 def mount_of(path: str) -> Mount | None:
-    """Return the mount of a file, or of its folder if there is no such file; None if it is unknown."""
+    """Return the mount of a file, or of its folder if the file cannot be opened; None if it is unknown."""
     for place in (path, os.path.dirname(os.path.abspath(path))):
         try:
             fd = os.open(place, os.O_PATH | os.O_CLOEXEC)
@@ -141,9 +143,10 @@ def mount_of(path: str) -> Mount | None:
 
 
 def is_mounted_read_only(path: str) -> bool:
-    """Return whether a file's mount, or its folder's if there is no such file, is read-only; True if unknown.
+    """Return whether the mount of a file, or of its folder if the file cannot be examined, is read-only.
 
-    Folders of a filesystem that is mounted read-write can still be read-only, such as snapshots on btrfs.
+    True if that is unknown. Folders of a filesystem that is mounted read-write can still be read-only, such as
+    snapshots on btrfs.
     """
     for place in (path, os.path.dirname(os.path.abspath(path))):
         with contextlib.suppress(OSError):
@@ -158,7 +161,7 @@ def is_mount_point(path: str) -> bool:
 
 
 def mounts_of(device: int) -> list[Mount]:
-    """Return the mounts of a block device, by its number."""
+    """Return the mounts of the filesystem on the block device with this number."""
     return [mount for mount in mounts() if device in {mount.device, _device_at(mount.source)}]
 
 
