@@ -1,4 +1,4 @@
-"""Reading a manifest: YAML, then its schema, then the files that it names. All problems are reported together."""
+"""Reading a manifest: its YAML, then its schema, then the files that it names."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 def read_manifest(path: str, *, allow_existing_overlays: bool = False, left: Collection[str] = ()) -> Manifest:
     """Return the manifest in a file after all checks.
 
-    ``path`` may be ``-`` for stdin. ``allow_existing_overlays``: do not report overlays and data files that exist
-    already. ``left``: overlays that a restore left behind and that are no longer needed.
+    ``path`` may be ``-`` for stdin. ``allow_existing_overlays``: accept that an overlay or a data file exists
+    already. ``left``: the paths of overlays that a restore left behind and that are no longer needed.
 
-    :raises ManifestError: the file cannot be read as a manifest, or the manifest has problems: then ``what`` lists
-        all of them, one per line, as ``FILE:LINE: YAML.PATH: message``.
+    :raises ManifestError: the file cannot be read as a manifest, or the manifest has problems. In the second case,
+        ``what`` lists the problems and then the warnings, one per line, each with file, line and place.
     """
     file = manifest_file(path)
     problems = Problems()
@@ -38,7 +38,10 @@ def read_manifest(path: str, *, allow_existing_overlays: bool = False, left: Col
 
 
 def _well_formed(file: ManifestFile, problems: Problems) -> dict[str, PlainData]:
-    """Return the manifest's content as plain data; violations of its schema become problems."""
+    """Return a manifest's plain data; most violations of its schema become problems.
+
+    :raises ManifestError: the file is not a YAML mapping in UTF-8, or cannot be read as version 1.
+    """
     try:
         text = file.content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -56,6 +59,6 @@ def _well_formed(file: ManifestFile, problems: Problems) -> dict[str, PlainData]
         if not is_readable(data):
             raise ManifestError(sentence(file.shown, Problem(problems.line(where), where, message)))
         problems.add(where, message)
-        data["version"] = VERSION  # probably meant; if it is assumed, everything else can be checked
+        data["version"] = VERSION  # probably meant: assume it, so that everything else is checked
     check_schema(data, file.folder, problems)
     return data

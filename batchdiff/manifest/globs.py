@@ -1,4 +1,4 @@
-"""The image files that a manifest's glob matches."""
+"""The names that a glob of a manifest matches, and those that it would match if they existed."""
 
 from __future__ import annotations
 
@@ -19,22 +19,18 @@ if TYPE_CHECKING:
     from batchdiff.manifest.text.problems import YamlPath
 
 MAX_MATCHES = 100_000
-"""Far more than the guests of any fleet; the limit stops a ``**`` that loops through symbolic links to folders."""
+"""Far more than the guests of a fleet. The limit stops a ``**`` that loops through symbolic links to folders."""
 
 
 def is_own_file(path: str) -> bool:
-    """Return True if a file, or the target of a link, has a name that only batchdiff gives.
-
-    Such files are originals in quarantine, overlays set aside, files that are being written or deleted, sidecars,
-    and crash reports. A glob never takes them for guests.
-    """
+    """Return True if a path, or the path that it resolves to, ends with a suffix in ``own_files.ALL``."""
     return path.endswith(own_files.ALL) or os.path.realpath(path).endswith(own_files.ALL)
 
 
 def glob_matches(pattern: str, where: YamlPath, folder: str, problems: Problems) -> list[str]:
-    """Return the sorted paths of all matches, relative if the glob is, dangling links included.
+    """Return the paths of all matches, folders and dangling links included, sorted, and relative if the glob is.
 
-    A glob that is unfit, or has too many matches, becomes a problem and matches nothing.
+    A glob with unfit characters or more than ``MAX_MATCHES`` matches becomes a problem and matches nothing.
     """
     if unfit(pattern):
         problems.add(where, f"{show(pattern)} has {why_unfit(pattern)}; write ? in its place")
@@ -47,14 +43,14 @@ def glob_matches(pattern: str, where: YamlPath, folder: str, problems: Problems)
 
 
 def searched(pattern: str, folder: str) -> str:
-    """Return where a glob looks for files, as words to put after it; empty if it is absolute."""
+    """Return the folder of a relative glob, as words to put after the glob; empty for an absolute one."""
     return "" if os.path.isabs(pattern) else f" in {show(folder)}"
 
 
 def would_match(pattern: str, folder: str) -> Iterator[tuple[str, Callable[[str], bool]]]:
-    """Yield the path, without links, of each folder in which a glob could match files, and a test for their names.
+    """Yield each folder in which a glob could match files, as a path without links, with a test for file names.
 
-    The test is meant for the names of files that do not exist.
+    The files need not exist. A glob with unfit characters yields nothing.
     """
     if unfit(pattern):
         return

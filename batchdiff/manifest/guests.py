@@ -1,6 +1,7 @@
 """The guests of a manifest: those that it lists by path, and those that its globs match.
 
-Guests that an earlier plan converted are included, whether or not their originals still exist.
+Guests that an earlier plan converted are included even if their originals are gone, provided that a sidecar of the
+template records them.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ AnyGuest: TypeAlias = FoundGuest | GoneGuest
 
 
 class _Taken(NamedTuple):
-    """Names and files that globs leave out, because they have another role; ``has`` adds batchdiff's own."""
+    """Absolute paths and identities that globs leave out: of listed guests, and of files with other roles."""
 
     paths: frozenset[str]
     files: frozenset[Identity]
@@ -59,14 +60,14 @@ class GuestFinder:
     def guests(self, written: Sequence[WrittenGuest], excluded: Excluded) -> list[AnyGuest]:
         """Return all guests in the order of the manifest; those of a glob are sorted by path.
 
-        Missing images become problems. ``written``: the entries of the manifest; ``excluded``: the names that its
-        globs leave out.
+        Unusable images and globs become problems. ``written``: the entries of the manifest; ``excluded``: the
+        names that its ``exclude`` list keeps out of globs.
         """
         # Listed guests first: globs leave them out.
         listed = [guest for guest in written if not guest.image.is_glob]
         names = {self._resolved(each.image.path) for each in listed if not unfit(each.image.path)}
         found = {each.where: list(self._listed(each, names)) for each in listed}
-        # All names that the globs match, then only the images among them.
+        # Dangling links are needed as well: they may be guests whose originals are gone.
         globs = [guest for guest in written if guest.image.is_glob]
         matches = {
             guest.where: glob_matches(guest.image.path, guest.image.path_where, self._folder, self._problems)
@@ -74,7 +75,7 @@ class GuestFinder:
         }
         images = {where: [path for path in paths if self._is_image(path)] for where, paths in matches.items()}
         matched = {where: len(paths) for where, paths in images.items()}
-        # Drop excluded images first: their default overlays must not hide guests that have the same paths.
+        # Drop excluded images first: the default overlay of one must not hide a guest that has the same path.
         for where, paths in images.items():
             images[where] = [path for path in paths if not excluded.has(self._resolved(path))]
         taken = self._taken(written, [each for some in found.values() for each in some], images)
@@ -106,9 +107,9 @@ class GuestFinder:
         return resolve_folder(self._folder, path)
 
     def _placed(self, guest: WrittenGuest) -> WrittenGuest:
-        """Return a guest's entry with the overlay path that its layout gives it; unchanged without a layout."""
+        """Return a guest's entry, with the overlay path that its layout determines, if any."""
         if guest.layout is None:
-            return guest  # without resolving its path once more: a glob may have 100,000 matches
+            return guest  # do not resolve its path again: a glob may have 100,000 matches
         template = self._template.source.path if self._template else None
         return placed(guest, self._resolved(guest.image.path), template)
 
@@ -120,7 +121,7 @@ class GuestFinder:
         return [FoundGuest(guest, image) for guest, image in images if image]
 
     def _listed(self, guest: WrittenGuest, names: set[str]) -> Iterator[AnyGuest]:
-        """Yield the guest that an entry lists by path, if it exists or was converted.
+        """Yield the guest that an entry lists by path; nothing if the guest cannot be found or used.
 
         ``names``: the absolute names of all guests that are listed by path.
         """
@@ -136,7 +137,7 @@ class GuestFinder:
             and not self._converted.can_know
             and os.path.lexists(self._overlay_of(guest, named, names))
         ):
-            return  # it may have been converted: only the template, which is reported as missing, could show that
+            return  # only the template could show whether it was converted, and the template has a problem
         if done is None:
             yield from self._found([guest])
         elif guest.image.format is None:
@@ -145,8 +146,8 @@ class GuestFinder:
             yield GoneGuest(guest, named, done)
 
     def _conversion(self, guest: WrittenGuest, named: str, names: set[str]) -> Done | None:
-        """Return the conversion of a guest that is no longer at its path; None if it was not converted."""
-        path = os.path.realpath(named)  # a link to the original outlives it
+        """Return the conversion of a guest that is no longer at its path; None if no conversion is known."""
+        path = os.path.realpath(named)  # ``named`` may be a link that outlives the original
         done = self._converted.of((named, path), (self._overlay_of(guest, named, names),))
         # The manifest may now name another path for the overlay.
         return done or self._converted.in_folder(os.path.dirname(path)).get(path)
@@ -160,7 +161,7 @@ class GuestFinder:
         return default_overlay(named, names, guest.options.format)
 
     def _gone(self, guest: WrittenGuest, matches: list[str], taken: _Taken) -> list[GoneGuest]:
-        """Return the converted guests that a glob would match if their originals still existed."""
+        """Return the converted guests that a glob would match if their originals were still at their paths."""
         gone: dict[str, GoneGuest] = {}
         for match in matches:
             named = self._resolved(match)
@@ -175,14 +176,14 @@ class GuestFinder:
         return [each for each in gone.values() if each.named not in taken.paths]
 
     def _is_overlay(self, guest: WrittenGuest, named: str) -> bool:
-        """Return True if a glob's match, at ``named``, is another guest's overlay; never with ``rethin``."""
+        """Return True if the match at ``named`` is or may be another guest's overlay; False with ``rethin``."""
         if guest.rethin:
             return False
         origins = self._converted.origins_of(named)
         return any(each.original != named if each.original else not guest.in_place for each in origins)
 
     def _report_empty(self, guest: WrittenGuest, matched: int) -> None:
-        """Report why a glob yields no guest."""
+        """Report why a glob matches no guest, unless the glob already has a problem."""
         where, pattern = guest.image.path_where, show(guest.image.path)
         if self._problems.objects_to(where):
             return
@@ -208,7 +209,7 @@ class GuestFinder:
     ) -> _Taken:
         """Return the names and files that have a role other than that of a glob's guest.
 
-        ``listed``: the guests that are listed by path; ``images``: each glob's matches, without excluded ones.
+        ``images``: the images that each glob matches, by the place of its entry, without excluded ones.
         """
         existing = [guest for guest in listed if isinstance(guest, FoundGuest)]
         # Listed guests, by the name in the manifest and by the file behind all links.
@@ -222,13 +223,13 @@ class GuestFinder:
         files = {identity for path in (*overlays, *backing, *secrets) if (identity := identity_of(path))}
         if self._template:
             files |= {place.identity for place in (self._template.place, *self._template.chain)}
-        # Block devices have names that do not resolve to one another: /dev/vg/lv, /dev/mapper/vg-lv.
+        # A block device has names that do not resolve to one another: /dev/vg/lv, /dev/mapper/vg-lv.
         files |= {guest.place.identity for guest in existing if guest.place.identity[0] == "device"}
         data_files = self._data_files(written, listed, images)
         return _Taken(frozenset(guests | overlays | defaults | data_files), frozenset(files))
 
     def _extents(self, written: Sequence[WrittenGuest], images: dict[YamlPath, list[str]]) -> frozenset[Identity]:
-        """Return the extents of VMDK guests, except extents that contain a descriptor: these can be guests."""
+        """Return the identities of globs' matches that are extents of VMDK guests and have no descriptor."""
         vmdks = [guest for guest in written if guest.image.format is ImageFormat.VMDK]
         paths = [path for guest in vmdks for path in images.get(guest.where, [guest.image.path])]
         if not vmdks:
@@ -238,7 +239,7 @@ class GuestFinder:
         return extents_among(files, named)
 
     def _secret_files(self, written: Sequence[WrittenGuest]) -> set[str]:
-        """Return the secret files, which a glob would otherwise take for raw images."""
+        """Return the paths of secret files, which a glob could otherwise take for images."""
         images = [image for guest in written for image in (guest.image, *guest.image.backing)]
         found = {image.secret_file for image in images}
         if self._template:
@@ -248,7 +249,7 @@ class GuestFinder:
         return {path for path in found if path and not unfit(path)}
 
     def _written_overlays(self, written: Sequence[WrittenGuest]) -> set[str]:
-        """Return the overlays to which the manifest gives a path."""
+        """Return the absolute overlay paths that the manifest gives, other than ``same``."""
         to_convert = [guest for guest in written if guest.gets_overlay]
         paths = [guest.overlay_path for guest in to_convert if guest.overlay_path and not guest.in_place]
         return {self._resolved(path) for path in paths if not unfit(path)}
@@ -256,7 +257,7 @@ class GuestFinder:
     def _data_files(
         self, written: Sequence[WrittenGuest], listed: Sequence[AnyGuest], images: dict[YamlPath, list[str]]
     ) -> set[str]:
-        """Return the data files that the overlays of all guests, listed or matched, have or will have."""
+        """Return the data files that the manifest names, and the default ones of all overlays with a data file."""
         paths = [guest.options.data_file for guest in written if guest.options.data_file]
         named = [(guest.written, guest.named) for guest in listed]
         named += [
@@ -273,7 +274,7 @@ class GuestFinder:
     def _default_overlays(
         self, written: Sequence[WrittenGuest], listed: Sequence[AnyGuest], images: dict[YamlPath, list[str]]
     ) -> set[str]:
-        """Return the overlays of all guests, listed or matched, to which the manifest gives no path."""
+        """Return the overlay paths of guests, listed or matched, that are defaults or determined by a layout."""
         globs = [each for each in written if each.image.is_glob and each.gets_overlay and not each.overlay_path]
         matched = [
             (self._resolved(path), self._placed(_one_of(guest, path)))

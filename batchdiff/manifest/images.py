@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class FoundImage(NamedTuple):
-    """An existing image, with the places of the images in its declared chain, the next one first."""
+    """An existing image, with the places of the images declared below it, the nearest first."""
 
     source: ImageSource
     place: Place
@@ -27,7 +27,7 @@ class FoundImage(NamedTuple):
 
 
 class FoundGuest(NamedTuple):
-    """A guest's entry and its image; a glob's entry appears once for each match."""
+    """A guest's entry, and its image."""
 
     written: WrittenGuest
     image: FoundImage
@@ -39,18 +39,18 @@ class FoundGuest(NamedTuple):
 
     @property
     def named(self) -> str:
-        """The name that the manifest gives the image, made absolute."""
+        """The absolute name of the image, which may be a symbolic link."""
         return self.image.place.named
 
     @property
     def objection(self) -> str:
-        """The reason why this match of a glob cannot be a guest, although others can; empty if it can."""
+        """The reason why this match of a glob cannot be a guest; empty if it can, or if the entry has a path."""
         odd = why_unfit(self.place.written) if self.written.image.is_glob else ""
         return f"its name has {odd}; rename it, or `exclude` it" if odd else ""
 
     @property
     def identity(self) -> Identity:
-        """The identity of the file, which is the same under all its names."""
+        """The identity of the image, which is the same under all its names."""
         return self.image.place.identity
 
     def __str__(self) -> str:
@@ -58,7 +58,7 @@ class FoundGuest(NamedTuple):
 
 
 def find_image(written: WrittenImage, folder: str, problems: Problems) -> FoundImage | None:
-    """Return the image of an entry; report problems and return None if it or its declared chain cannot be used."""
+    """Return an entry's image, and report problems; None if the image or its declared chain cannot be used."""
     sources, places = [], []
     # Look at the whole chain before giving up, to report all its problems.
     for image in [written, *written.backing]:
@@ -86,7 +86,7 @@ def find_image(written: WrittenImage, folder: str, problems: Problems) -> FoundI
 
 
 def check_depth(template: FoundImage | None, pending: Sequence[object], problems: Problems) -> None:
-    """Report a template whose chain has no room for an overlay. ``pending``: the guests that will get one."""
+    """Report a template whose chain is too long for an overlay; nothing if no guest is ``pending``."""
     depth = 0 if template is None else 1 + len(template.chain) + 1
     if pending and depth > MAX_CHAIN:
         problems.add(
@@ -98,9 +98,10 @@ def check_depth(template: FoundImage | None, pending: Sequence[object], problems
 
 
 def secret_path(written: str, where: YamlPath, folder: str, problems: Problems) -> str:
-    """Return the absolute path of a secret file; report a problem if it is unusable, warn if others can read it.
+    """Return the absolute path of a secret file; warn if other users can read the secret.
 
-    ``where``: the place in the manifest that names the file.
+    An unusable file becomes a problem; a path with unfit characters is returned as written. ``where``: the place
+    in the manifest that names the file.
     """
     if unfit(written):
         problems.add(where, f"{show(written)} has {why_unfit(written)}; rename it")

@@ -1,7 +1,7 @@
 """Checks that relative backing file names still work if a VM opens its image through a symbolic link.
 
 QEMU resolves a relative backing file name against the folder in the path by which it opened the image. Links among
-the folders of that path do no harm, because the kernel follows them, but a link as its last component does::
+the folders of that path do no harm, because the kernel follows them, but a link as its last component can::
 
     /vms/web01.img -> /disks/lun7.img     has the backing file name "../tpl/t.img"
     /disks/../tpl/t.img                   from the file's own folder, as batchdiff resolves it
@@ -52,7 +52,7 @@ def check_links(
 
 
 def _check_overlay(guest: FoundGuest, overlay: str, template: FoundImage, problems: Problems) -> None:
-    """Check that QEMU finds the template even if it opens an overlay in its guest's place through a link."""
+    """Report an overlay in its guest's place if QEMU would not find the template through the guest's link."""
     if guest.written.options.backing_path is not BackingPath.RELATIVE:
         return
     name = backing_name(overlay, template.source.path, BackingPath.RELATIVE)
@@ -69,13 +69,13 @@ def _check_overlay(guest: FoundGuest, overlay: str, template: FoundImage, proble
 
 
 def _check_chain(image: FoundImage, opened: str, problems: Problems) -> None:
-    """Follow a declared chain by the names that QEMU uses, from ``opened`` on; report the first that is wrong."""
+    """Follow a declared chain as QEMU does from ``opened``; report the first name that leads elsewhere."""
     user = "the VM's definition"
     sources = (image.source, *image.source.backing)
     for source, (above, below) in zip(sources, pairwise((image.place, *image.chain)), strict=False):
         name = _backing_name(source)
         if name is None or not is_one_image(below.path, _resolved(name, above.path)):
-            return  # no usable name, or not that of the declared image: `batchdiff plan` checks both
+            return  # no usable name, or the name of another image: `batchdiff plan` checks for both
         found = _resolved(name, opened)
         if not is_one_image(below.path, found):
             link, file = show(opened), show_whole(above.path)
@@ -96,8 +96,8 @@ def _resolved(name: str, opened: str) -> str:
 
 def _backing_name(source: ImageSource) -> str | None:
     """Return the backing file name in an image's header; None if that is missing, unreadable or not a path."""
-    # Imported only for declared chains, because this loads numpy. If Ctrl-C interrupts that, numpy reports a
-    # broken installation.
+    # Imported only for declared chains, because this module loads numpy. If Ctrl-C interrupts its import, numpy
+    # reports a broken installation.
     with held_signals():
         from batchdiff.image.open import open_layer  # noqa: PLC0415
 

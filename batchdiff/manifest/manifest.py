@@ -17,15 +17,14 @@ if TYPE_CHECKING:
 class GuestEntry:
     """One guest: a name unique in its manifest, its image, and the overlay to write (absolute path).
 
-    The overlay's path is the guest's own if the overlay is to take its place. ``converted``: the origin of the
-    overlay if an earlier plan converted the guest, whose image may then be gone. ``named``: the absolute name that
-    the manifest gives the image, which may be a symbolic link to it; empty if the image is gone. ``objection``:
-    why the image cannot be a guest, although a glob matches it; empty if it can. ``rethin``: the image is an
-    overlay of the template, to be replaced by a thinner one. ``glob``: the pattern that matched the image, as
-    written; empty if the guest is listed by path. ``domain``: the domain that uses the image according to libvirt,
-    and how; empty if none is known. ``strategy``: if the guest shares blocks in place, the overlay's path and
-    options serve only to compare the two strategies. ``overlay_key``: the key of the manifest that determines the
-    overlay's path.
+    The overlay's path is the image's own if the overlay is to take its place. ``converted``: the origin of the
+    overlay if an earlier plan converted the guest, whose image may then be gone; otherwise None. ``named``: the
+    image's absolute name, which may be a symbolic link; empty if the image is gone. ``objection``: why the image
+    cannot be a guest, although a glob matches it; empty if it can. ``rethin``: the image is an overlay of the
+    template, to be replaced by a thinner one. ``glob``: the glob of the guest's entry, as written; empty if the
+    guest is listed by path. ``domain``: the domain that uses the image according to libvirt, and how; empty if
+    none is known. ``strategy``: if the guest shares blocks in place, the overlay's path and options serve only to
+    compare the two strategies. ``overlay_key``: the key of the manifest that determines the overlay's path.
     """
 
     name: str
@@ -43,12 +42,12 @@ class GuestEntry:
 
     @property
     def alias(self) -> str:
-        """The symbolic link by which the manifest names the image; empty without one, or if the image is gone."""
+        """``named`` if it is a symbolic link that resolves to the image's path; otherwise empty."""
         return "" if self.named == self.image.path else self.named
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The paths of the image and of the link to it, if there is one."""
+        """The image's path and, unless the image is gone, ``named``; the two may be equal."""
         return tuple(path for path in (self.image.path, self.named) if path)
 
     @property
@@ -66,10 +65,10 @@ class GuestEntry:
 class Manifest:
     """A valid manifest, with every path absolute and every glob expanded.
 
-    ``sha256`` is the hex digest of the manifest file's bytes; ``minimum_savings`` is a share from 0 to 1 of
-    a guest's allocation, or minus infinity to convert even guests whose overlays take more space. ``left_out`` has
-    the guests that the operator did not choose: nothing is planned for them, but other guests may be in their
-    chains. ``warnings``: oddities, each as ``LINE: YAML.PATH: message``.
+    ``sha256``: the SHA-256 of the manifest's bytes, in hexadecimal. ``minimum_savings``: a share from 0 to 1 of a
+    guest's allocation, or minus infinity to convert even guests whose overlays take more space. ``left_out``: the
+    guests that the operator did not choose; nothing is planned for them, but chosen guests may be in their chains.
+    ``warnings``: each as ``LINE: YAML.PATH: message``.
     """
 
     path: str

@@ -1,4 +1,4 @@
-"""The name of each guest of a manifest, and the path of its overlay."""
+"""The names of a manifest's guests, and the paths of their overlays and data files."""
 
 from __future__ import annotations
 
@@ -26,21 +26,20 @@ if TYPE_CHECKING:
 
 
 _IMAGE_SUFFIXES = (".img", ".raw", ".qcow2", ".qed", ".vmdk", ".vdi", ".vhd", ".vhdx", ".hdd")
-"""Suffixes of images, in upper or lower case. A guest's name drops them, and the default path of its overlay has
-the overlay's format instead. The text after any other dot is part of the name: web-1.0 and web-1.1 are two
-machines."""
+"""The suffixes of images, in lower case. Text after any other dot is part of a guest's name: web-1.0 and web-1.1
+are two machines."""
 
 
 def without_suffix(path: str) -> str:
-    """Return a path without its image suffix; unchanged if it has none, or nothing before it."""
+    """Return a path without its image suffix, whatever its case; unchanged if there is none."""
     stem, suffix = os.path.splitext(path)
     return stem if suffix.lower() in _IMAGE_SUFFIXES else path
 
 
 def former_overlays(named: str) -> tuple[str, ...]:
-    """Return the default overlays of a guest in older versions, which cut its name off at the last dot.
+    """Return the overlay paths of a guest by the defaults of older versions, which cut its name at the last dot.
 
-    Empty if this version cuts the name off there, too, or if there is no such dot.
+    Empty if this version also cuts the name there, or if the name has no such dot.
     """
     stem = os.path.splitext(named)[0]
     return (f"{stem}.qcow2", f"{stem}.overlay.qcow2") if stem != without_suffix(named) else ()
@@ -49,10 +48,8 @@ def former_overlays(named: str) -> tuple[str, ...]:
 def default_overlay(named: str, guests: Collection[str], form: str = OverlayFormat.QCOW2) -> str:
     """Return the default path of a guest's overlay: ``web01.qcow2`` for ``web01.img`` and for ``web01``.
 
-    ``form``: the format of the overlay, which is the suffix of its name.
-
-    ``named`` is the guest's absolute path; ``guests`` are the paths of all guests, which no overlay may replace:
-    if one of them is ``web01.qcow2``, the overlay becomes ``web01.overlay.qcow2``.
+    ``named``: the guest's absolute path; ``guests``: the paths that the overlay must not replace: if one of them
+    is ``web01.qcow2``, the overlay is ``web01.overlay.qcow2``. ``form``: the overlay's format, and its suffix.
     """
     stem = without_suffix(named)
     plain = f"{stem}.{form}"
@@ -68,8 +65,8 @@ def placed(guest: WrittenGuest, named: str, template: str | None) -> WrittenGues
     """Return a guest's entry with the overlay path that its layout gives it.
 
     The entry is unchanged if it has no layout, if the template is unknown or unsuitable, or if the layout has no
-    place for the overlay, which :class:`Naming` reports. ``named``: the guest's absolute path; ``template``: the
-    template's path, None if it is not known.
+    place for the overlay. ``named``: the guest's absolute path; ``template``: the template's path; None if
+    unknown.
     """
     if guest.layout is None or template is None or template_problem(template):
         return guest
@@ -88,17 +85,14 @@ def elsewhere(guest: WrittenGuest) -> str:
 
 
 class Naming:
-    """The choice of names and overlay paths for one manifest's guests. Those that cannot be used become problems.
-
-    Relative paths are resolved from ``folder``.
-    """
+    """The choice of names and overlay paths for guests. Relative paths are resolved from ``folder``."""
 
     def __init__(self, folder: str, problems: Problems) -> None:
         self._folder = folder
         self._problems = problems
 
     def check_overlay_paths(self, guests: Sequence[WrittenGuest]) -> None:
-        """Report overlay paths of the manifest at which no overlay can be written."""
+        """Report unusable overlay paths in guests' entries or the defaults."""
         for guest in guests:
             if guest.overlay_path and not guest.in_place and guest.gets_overlay:
                 locate_overlay(self._folder, guest.overlay_path, guest.overlay_where, self._problems)
@@ -106,10 +100,10 @@ class Naming:
     def overlay_paths(
         self, guests: Sequence[FoundGuest], *, gone: Collection[str] = (), template: str | None = None
     ) -> list[str | None]:
-        """Return the absolute path of each guest's overlay; None, with a problem reported, if that is unusable.
+        """Return the absolute path of each guest's overlay; None for one with a problem.
 
-        ``gone``: the paths of guests that no longer exist; default overlays avoid their names, too. ``template``:
-        the path of the template, None if it is not known.
+        For a guest that gets no overlay, the path is the default. ``gone``: the paths of guests whose originals
+        are gone; default overlays avoid these, too. ``template``: the template's path; None if unknown.
         """
         named = {guest.named for guest in guests} | set(gone)
         return [
@@ -120,10 +114,7 @@ class Naming:
         ]
 
     def data_file(self, guest: WrittenGuest, overlay: str) -> str | None:
-        """Return the absolute path of an overlay's data file.
-
-        It is None if the overlay has no data file, or, with a problem reported, if the path is unusable.
-        """
+        """Return the absolute path of an overlay's data file; None if it has none, or if the path is unusable."""
         written, where = guest.options.data_file, guest.data_file_where
         if not written:
             return None if written is None else default_data_file(overlay)
@@ -153,10 +144,10 @@ class Naming:
         return None
 
     def guest_names(self, guests: Sequence[AnyGuest]) -> list[str]:
-        """Return the name of each guest; report names that two guests share, and strings that cannot be names."""
+        """Return the name of each guest; report invalid names, and names that different guests share."""
         stems = [guest.written.name or _stem(guest) for guest in guests]
         count = Counter(stems)
-        # A guest without a name of its own is named after its file, or by path if another guest has that name.
+        # A guest without a name of its own is named after its file or, if others have that name, by its path.
         names = [
             self._relative(guest) if guest.written.name is None and count[stem] > 1 else stem
             for guest, stem in zip(guests, stems, strict=True)
@@ -205,9 +196,9 @@ class Naming:
             self._problems.add(where, f"{what}; {by_path}write {error.write}")
 
     def _is_in_linked_folder(self, guest: FoundGuest) -> bool:
-        """Return True, and report it, if a VM's folder is a link.
+        """Return True, and report it, if the folder that a layout gives an overlay is a link.
 
-        Relative backing file names would be resolved from the folder that it points to.
+        The overlay's relative backing file name would be resolved from the link's target.
         """
         folder = os.path.dirname(guest.written.overlay_path or "")
         real = os.path.realpath(folder) if folder else folder
@@ -223,7 +214,7 @@ class Naming:
         return True
 
     def _own_path(self, guest: FoundGuest) -> str | None:
-        """Return the path of a guest's file without links; None, with a problem, if no overlay can replace it."""
+        """Return a guest's path without links; None, with a problem, if no overlay can take the guest's place."""
         if guest.place.identity[0] == "device":
             why = f"{guest} is a block device, which no file can replace; {_set_path(guest)}"
             self._problems.add(guest.written.overlay_where, why)
@@ -244,7 +235,7 @@ class Naming:
 
 
 def _set_path(guest: FoundGuest) -> str:
-    """Return the advice to give a guest's overlay a path of its own, which no glob can do."""
+    """Return the advice to give a guest's overlay a path of its own, which an entry with a glob cannot do."""
     return f"{'list it by path and ' if guest.written.image.is_glob else ''}set overlay.path"
 
 
@@ -254,7 +245,7 @@ def _where(guest: AnyGuest) -> YamlPath:
 
 
 def _one_file_unnamed(one: AnyGuest, other: AnyGuest) -> bool:
-    # check_guests reports two guests that are the same file.
+    # Such guests are reported as the same file, or for their common overlay.
     same = one.named == other.named if one.identity is None else one.identity == other.identity
     return same and not (one.written.name and other.written.name)
 

@@ -27,9 +27,9 @@ _MOST_NAMES = 2000
 class Place(NamedTuple):
     """The location of an existing image.
 
-    ``where`` is its place in the manifest and ``written`` the path given there; ``named`` is that path made
-    absolute, with its folder resolved; ``path`` is the file behind all symbolic links, or ``named`` for a block
-    device.
+    ``where``: the place in the manifest; ``written``: the path before it is resolved; ``named``: the absolute
+    path, its folder free of symbolic links; ``path``: the absolute path by which the image is opened, of which
+    only a block device's last component may be a link.
     """
 
     where: YamlPath
@@ -48,9 +48,9 @@ def resolve_folder(folder: str, written: str) -> str:
 def locate_image(
     folder: str, written: str, where: YamlPath, problems: Problems, *, matched: bool = False
 ) -> Place | None:
-    """Return the image that a path refers to; report a problem and return None if there is no such image.
+    """Return the place of the image at a path; report a problem and return None if no image is found there.
 
-    ``matched``: the path comes from a glob; oddities of its name are then reported for that guest alone.
+    ``matched``: the path was found, not written in the manifest, so unfit characters are accepted.
     """
     if not matched and unfit(written):
         problems.add(where, _unfit(written))
@@ -90,7 +90,7 @@ def locate_folders(folder: str, written: Iterable[tuple[YamlPath, str]], problem
 
 
 def is_image(path: str) -> bool:
-    """Return True if a name is that of a regular file or a block device, or of a link to one."""
+    """Return True if a path leads to a regular file or a block device."""
     try:
         return not _not_an_image(os.stat(path).st_mode)
     except (OSError, ValueError):
@@ -98,7 +98,7 @@ def is_image(path: str) -> bool:
 
 
 def locate_overlay(folder: str, written: str, where: YamlPath, problems: Problems) -> str | None:
-    """Return the absolute path of an overlay to write; report a problem and return None if that is unusable."""
+    """Return an overlay's absolute path; report a problem and return None if the path is unusable."""
     if unfit(written):
         problems.add(where, _unfit(written))
     elif os.path.basename(written) in {"", ".", ".."}:
@@ -124,7 +124,7 @@ def _in_existing_folder(path: str, where: YamlPath, problems: Problems) -> str |
 
 
 def _why_no_folder(path: str) -> str:
-    """Return why there is no folder at a path, with advice, as a clause that follows the path."""
+    """Return, as a predicate, why a path cannot be used as a folder."""
     try:
         os.stat(path)
     except FileNotFoundError:
@@ -139,9 +139,9 @@ def _unfit(written: str) -> str:
 
 
 def missing_format(folder: str, written: object, *, file: str = "the file") -> str:
-    """Return the message for an image without a format, with the format that its content suggests.
+    """Return the message for an image without a format, with the format that its content suggests, if any.
 
-    ``file``: how the message refers to the image, because a manifest does not name the matches of a glob.
+    ``file``: the words for the image in the message.
     """
     found = looks_like(os.path.join(folder, written)) if isinstance(written, str) else None
     if found is None:
@@ -186,7 +186,7 @@ def _no_such_file(full: str, written: str, *, suggest: bool) -> str:
 
 
 def _near(name: str, names: list[str]) -> str:
-    """Return a suggestion: a name that differs only in case, or one with the same suffix and a similar stem."""
+    """Suggest a name that differs only in case, or one with the same suffix, if any, and a similar stem."""
     alike = next((each for each in names if each.casefold() == name.casefold()), None)
     if alike is not None:
         return f"; did you mean {show_whole(alike)}?"
@@ -200,7 +200,7 @@ def _near(name: str, names: list[str]) -> str:
 
 
 def _why_unchecked(error: OSError | ValueError, path: str) -> str:
-    """Return why a path cannot be examined, with advice if there is some."""
+    """Return why a path cannot be examined, with advice if there is any."""
     if isinstance(error, PermissionError):
         return reason(error, Deed.READ, path)
     why = (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -31,7 +31,7 @@ _LISTS_OF_IMAGES = ("guests", "backing")
 
 
 class _Finding(NamedTuple):
-    """A finding of the validator: the rule, its argument and schema, the value and its place, the raw message."""
+    """A finding of the validator: the rule, its argument and schema, the value and its place, and the message."""
 
     rule: str
     argument: Any
@@ -42,7 +42,7 @@ class _Finding(NamedTuple):
 
 
 _INDICATORS = tuple("*&!%@`|>#")
-"""Characters that have a meaning in YAML where a value begins, but not inside one."""
+"""Characters that have a special meaning at the beginning of a YAML value."""
 
 _NUMBER = re.compile(r"[0-9]+\.[0-9]+")
 
@@ -62,9 +62,9 @@ def version_problem(data: dict[str, PlainData]) -> tuple[YamlPath, str] | None:
 
 
 def is_readable(data: dict[str, PlainData]) -> bool:
-    """Return True if a manifest has no version number, but at least one other key that version 1 requires.
+    """Return True if the version is missing or not an integer, but ``template`` or ``guests`` is there.
 
-    A manifest of another version cannot be checked further, and a file without these keys is not a manifest.
+    A manifest of another version cannot be checked further, and a file with neither key is not a manifest.
     """
     return type(data.get("version")) is not int and not data.keys().isdisjoint({"template", "guests"})
 
@@ -72,7 +72,7 @@ def is_readable(data: dict[str, PlainData]) -> bool:
 def check_schema(data: PlainData, folder: str, problems: Problems) -> None:
     """Report everything in a manifest that its schema does not allow.
 
-    Relative paths are resolved from ``folder``; the message for a missing format depends on the image's content.
+    The message for a missing format depends on the image's content: a relative path is resolved from ``folder``.
     """
     schema = schema_of("manifest")
     if first_problem(data, schema) is None:
@@ -121,7 +121,7 @@ def _messages(finding: _Finding, folder: str) -> list[tuple[YamlPath, str]]:
         absent = [key for key in finding.argument if finding.raw.startswith(f"{key!r} ")]
         return [(finding.where, _missing(key, finding.value, folder)) for key in absent]
     if finding.rule == "oneOf" and not isinstance(finding.value, dict):
-        # Another finding reports that it is not a mapping.
+        # Another finding reports that the value is not a mapping.
         return []
     if finding.rule == "const" and not isinstance(finding.value, str):
         # Another finding reports the wrong type.
@@ -154,7 +154,7 @@ def _advice_on_key(key: str, known: list[str]) -> str:
 
 
 def _place_of(key: str) -> str:
-    """Return the place in a manifest to which a key of that name belongs; empty if there is none."""
+    """Return, in words, a place in a manifest where this key is allowed; empty if there is none."""
     schema = schema_of("manifest")
     guest, top = schema["$defs"]["guest"]["properties"], schema["properties"]
     if key in guest["overlay"]["properties"] and key not in guest:
@@ -201,7 +201,7 @@ def _as_list(finding: _Finding) -> str:
 
 
 def _as_image(text: str, key: YamlPath) -> str:
-    """Return the entry of an image in YAML. ``key``: the key of the list that it is in; empty for the template."""
+    """Return an image's entry in YAML. ``key``: the key of the list that contains it; empty for the template."""
     kind = "glob" if key == ("guests",) and glob.has_magic(text) else "path"
     return f"{{{kind}: {yaml_text(text)}, format: ...}}"
 

@@ -1,4 +1,4 @@
-"""Reading a manifest for some of its guests: the others stay as they are, and so do their overlays."""
+"""Reading a manifest for some of its guests."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 
 
 def read_selected(path: str, names: Collection[str], *, left: Collection[str] = ()) -> Manifest:
-    """Return a manifest with only the named guests; existing overlays are problems only for these.
+    """Return a manifest with only the named guests; the others are in ``left_out``.
 
-    ``left``: overlays that a restore left behind and that are no longer needed.
+    ``left``: the paths of overlays that a restore left behind and that are no longer needed.
 
     :raises UsageError: the manifest has no guest with one of the names.
-    :raises ManifestError: the manifest has problems, or the overlay or data file of a named guest exists already.
+    :raises ManifestError: the manifest cannot be read or has problems, or another file has the path that the
+        overlay or data file of a named guest is to get.
     """
     manifest = read_manifest(path, allow_existing_overlays=True)
     known = {guest.name for guest in manifest.guests}
@@ -32,7 +33,6 @@ def read_selected(path: str, names: Collection[str], *, left: Collection[str] = 
             f"no guest of the manifest is called {' or '.join(map(repr, unknown))}",
             remedy=_the_guests(known),
         )
-    # An overlay that exists is a problem only for a guest that is planned now, and not yet converted.
     chosen = tuple(guest for guest in manifest.guests if guest.name in names)
     pending = [guest for guest in chosen if guest.gets_overlay and not guest.in_place and guest.converted is None]
     existing = [
@@ -54,7 +54,7 @@ def read_selected(path: str, names: Collection[str], *, left: Collection[str] = 
     if existing:
         shown = "<stdin>" if path == STDIN else path
         raise ManifestError("\n".join(f"{shown}: {problem}" for problem in existing))
-    # The others are kept: their files are still searched for images that depend on a guest.
+    # The others are kept, because they may depend on a chosen guest.
     left_out = tuple(guest for guest in manifest.guests if guest.name not in names)
     return replace(manifest, guests=chosen, left_out=left_out)
 
