@@ -1,12 +1,5 @@
 """The missing permission that explains a refusal, as far as owners, modes and capabilities show it.
 
-::
-
-    root     a missing capability, as in a container
-    EACCES   a folder on the path is closed -> the file's own folder is not writable, or the file is not accessible
-    EPERM    not the owner of a file whose mode changes -> the sticky bit of the file's folder
-    either   none of these: a security module, or a file server
-
 Source: path_resolution(7), capabilities(7), chmod(2), rename(2).
 """
 
@@ -42,7 +35,7 @@ def is_root_of_the_host() -> bool:
 
 
 def is_read_only(path: str) -> bool:
-    """Return True if the mode of a file allows no user to write to it; False if the mode cannot be read."""
+    """Return True if the mode of a file has no write bits; False if the mode cannot be read."""
     try:
         return not os.stat(path).st_mode & WRITE_BITS
     except OSError:
@@ -50,7 +43,7 @@ def is_read_only(path: str) -> bool:
 
 
 class Deed(enum.StrEnum):
-    """The attempted operation on a file."""
+    """An operation on a file or folder, as a verb for messages."""
 
     READ = "read"
     WRITE = "write to"
@@ -61,11 +54,11 @@ class Deed(enum.StrEnum):
 
 
 IN_FOLDER = frozenset({Deed.CREATE, Deed.RENAME, Deed.DELETE})
-"""Operations that change the folder, and so depend on the folder's permissions instead of the file's."""
+"""Operations that need permission to write to the file's folder, not to the file."""
 
 
 def user() -> str:
-    """Return the name and effective user ID of the user who runs this process."""
+    """Return the name, if any, and ID of this process's effective user, in words."""
     number = os.geteuid()
     with contextlib.suppress(KeyError):
         return f"{pwd.getpwuid(number).pw_name} (uid {number})"
@@ -73,7 +66,7 @@ def user() -> str:
 
 
 def lacking_access(deed: Deed, path: str) -> str:
-    """Return which permission is missing (EACCES), as a clause; empty if permissions are not the reason."""
+    """Return the missing permission for a deed (EACCES), as a clause; empty if none is found."""
     for folder in _folders(path):
         if _is_closed(folder, os.X_OK):
             return f"{user()} may not enter the folder {folder}{_description(folder)}"
@@ -87,7 +80,7 @@ def lacking_access(deed: Deed, path: str) -> str:
 
 
 def lacking_ownership(deed: Deed, path: str) -> str:
-    """Return the only users who may do the deed (EPERM), as a clause; empty if ownership is not the reason."""
+    """Return the only users who may do a deed (EPERM), as a clause; empty if ownership is not a known obstacle."""
     with contextlib.suppress(OSError):
         file = os.lstat(path)
         if _has(_OWNER) or file.st_uid == os.geteuid():
@@ -105,14 +98,14 @@ def lacking_ownership(deed: Deed, path: str) -> str:
 
 
 def lacking_capability() -> str:
-    """Return which of ``_NAMES`` this process lacks although it is root, as in a container; empty if none."""
+    """Return which of ``_NAMES`` root lacks, as in a container; empty if none, or if the user is not root."""
     if os.geteuid() != 0:
         return ""
     return " and ".join(name for number, name in _NAMES.items() if not _has(number))
 
 
 def confinement() -> str:
-    """Return the profile or label under which a security module confines this process; empty if none is known."""
+    """Return the profile or label that a security module gives this process; empty if unconfined or unknown."""
     with contextlib.suppress(OSError, ValueError):
         with open("/proc/self/attr/current", encoding="utf-8") as file:
             label = file.read().strip("\0\n ")
@@ -129,11 +122,11 @@ def _folders(path: str) -> Iterator[str]:
 
 
 def _is_closed(path: str, mode: int) -> bool:
-    """Return whether a file or folder exists but its permissions deny an access mode."""
+    """Return whether a path can be examined, but not accessed in a mode such as ``os.W_OK``."""
     try:
         os.stat(path)
     except PermissionError:
-        return False  # the folder above it is the reason
+        return False  # a folder on the path is the reason
     except OSError:
         return False
     return not os.access(path, mode, effective_ids=True)

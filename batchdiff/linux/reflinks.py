@@ -1,9 +1,9 @@
 """Find out whether files can share blocks, without writing anything.
 
 ======  =====================================================================================================
-btrfs   yes, except between a file with checksums and one without (chattr +C, which libvirt sets on pools)
-XFS     if it was made with reflink=1, as its geometry shows
-others  by a call that the kernel must refuse: the error shows whether blocks can be shared
+btrfs   yes, unless only one of them has checksums (chattr +C turns these off, as libvirt can in pools)
+XFS     yes, if the filesystem was made with reflink=1, as its geometry shows
+others  yes, unless the error of a call that the kernel must refuse rules it out
 ======  =====================================================================================================
 
 Source: ``struct xfs_fsop_geom`` in Linux ``fs/xfs/libxfs/xfs_fs.h``; ``struct btrfs_ioctl_fs_info_args`` in
@@ -57,6 +57,6 @@ def _is_able(source: int, target: int) -> bool:
     try:
         geometry = fcntl.ioctl(source, _XFS_GEOMETRY, bytes(_XFS_GEOMETRY_BYTES))
     except OSError:
-        # Even if this user may not make the call, apply may be able to: as another user, or with more rights.
+        # None counts as yes: if only permission is missing here, apply may run with more rights.
         return is_supported(source, target) is not False
     return bool(struct.unpack_from("=I", geometry, _XFS_FLAGS_AT)[0] & _XFS_REFLINK)

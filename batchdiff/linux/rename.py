@@ -14,12 +14,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def rename_without_replacing(source: str, target: str) -> None:
-    """Rename a file within its filesystem, and make the new name durable.
+    """Rename a file within its filesystem, and make that durable. Both paths must include a folder.
 
-    If RENAME_NOREPLACE is unsupported, use link and unlink: neither replaces a file. Source: renameat2(2).
+    If RENAME_NOREPLACE is unsupported, use link, which replaces no file either, and unlink. Source: renameat2(2).
 
     :raises FileExistsError: ``target`` exists.
-    :raises OSError: the file cannot be renamed.
+    :raises OSError: the file cannot be renamed, or the change cannot be made durable.
     """
     result = _libc.renameat2(
         _AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), ctypes.c_uint(_RENAME_NOREPLACE)

@@ -4,10 +4,10 @@
 
     /var/lib/vz/images/9000/base-9000-disk-0.qcow2    local:9000/base-9000-disk-0.qcow2
     /var/lib/vz/images/101/vm-101-disk-0.qcow2        local:9000/base-9000-disk-0.qcow2/101/vm-101-disk-0.qcow2
-    the images folder  VM  name                       the volume; that of a linked clone begins with its base
+    the images folder  VM  name                       the volume; a linked clone's begins with its base
 
-Proxmox VE recognises a linked clone by its backing file name alone, such as ``../9000/base-9000-disk-0.qcow2``,
-and refuses to remove a base if it finds linked clones of it in this way.
+Among the images of a storage, Proxmox VE recognises a linked clone by its backing file name, such as
+``../9000/base-9000-disk-0.qcow2``. It refuses to remove a base if it finds linked clones of this base.
 
 Source: pve-storage, src/PVE/Storage/Plugin.pm, ``parse_name_dir``, ``parse_volname`` and ``list_images``;
 src/PVE/Storage.pm, ``volume_is_base_and_used``.
@@ -26,7 +26,7 @@ _DISK = re.compile(r"(?:vm|base)-([0-9]{3,9})-disk-([0-9]{1,4})(?:\.(?:raw|qcow2
 _BACKING = re.compile(r"\.\./([0-9]+)/([^/]+\.(?:raw|qcow2|vmdk))")
 
 IMAGES = "images"
-"""The usual name of the folder that has one folder for each VM; ``content-dirs`` can give it another name."""
+"""The usual name of the folder of all images; ``content-dirs`` can give it another name."""
 
 BTRFS_FILE = "disk.raw"
 """The name of every raw image on a btrfs storage, where each is in a folder of its own."""
@@ -41,7 +41,7 @@ class VolumePlace(NamedTuple):
 
     @property
     def is_base(self) -> bool:
-        """True if it can have linked clones."""
+        """True if the image can have linked clones."""
         return self.name.startswith("base-")
 
     @property
@@ -51,7 +51,7 @@ class VolumePlace(NamedTuple):
 
 
 def place_of(path: str) -> VolumePlace | None:
-    """Return the place of an image in a storage, by its absolute path; None if no storage has images there."""
+    """Return the place of an image by its absolute path; None if that is not like ``.../101/NAME.raw``."""
     folder, _, name = path.rpartition("/")
     images, _, number = folder.rpartition("/")
     if not images or not _VMID.fullmatch(number) or not _FILE.fullmatch(name):
@@ -60,36 +60,36 @@ def place_of(path: str) -> VolumePlace | None:
 
 
 def disk_of(name: str) -> tuple[int, int] | None:
-    """Return the numbers of VM and disk in a file name such as ``vm-101-disk-0.raw``; None if it has none."""
+    """Return the numbers of VM and disk in a name such as ``vm-101-disk-0.raw``; None for other names."""
     found = _DISK.fullmatch(name)
     return (int(found[1]), int(found[2])) if found else None
 
 
 def is_of_proxmox(path: str) -> bool:
-    """Return whether an image has a place and a name that Proxmox VE assigns."""
+    """Return whether an absolute path looks like that of a volume: ``.../images/101/vm-101-disk-0.raw``."""
     place = place_of(path)
     return place is not None and place.images.endswith(f"/{IMAGES}") and _OF_VM.match(place.name) is not None
 
 
 def base_of(place: VolumePlace, backing_name: str) -> VolumePlace | None:
-    """Return the base of a linked clone, by its header's backing file name; None if that is not ../VMID/FILE."""
+    """Return the base that a clone's backing file name refers to; None if the name is not ../VMID/NAME.FORMAT."""
     found = _BACKING.fullmatch(backing_name)
     return VolumePlace(place.images, int(found[1]), found[2]) if found else None
 
 
 def volume_name(place: VolumePlace, base: VolumePlace | None = None) -> str:
-    """Return a volume's name, without that of its storage; ``base``: the base, if the volume is a linked clone."""
+    """Return a volume's name without its storage. ``base``: None unless the volume is a linked clone."""
     before = "" if base is None else f"{base.vmid}/{base.name}/"
     return f"{before}{place.vmid}/{place.name}"
 
 
 class Unseen(enum.Enum):
-    """Why Proxmox VE does not see that an overlay depends on its template."""
+    """The reason why Proxmox VE does not see that an overlay depends on its template."""
 
     TEMPLATE = enum.auto()
     """The template's path does not end in /VMID/base-NAME.FORMAT."""
     FOLDER = enum.auto()
-    """The overlay is not in the folder of a VM in the template's storage."""
+    """The overlay is not in a VM's folder in the template's storage, or has a name that Proxmox VE ignores."""
     FORMAT = enum.auto()
     """The overlay's file name does not end in .qcow2, so Proxmox VE reads the file in another format."""
     NAME = enum.auto()

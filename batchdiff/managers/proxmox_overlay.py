@@ -1,4 +1,4 @@
-"""Where a guest's overlay goes in a storage of Proxmox VE, so that it is a linked clone of the template; pure.
+"""The place of a guest's overlay in a storage of Proxmox VE, as a linked clone of the template; pure.
 
 ::
 
@@ -9,8 +9,8 @@
 
     IMAGES/101/vm-101-disk-0.qcow2          the overlay of each of them
 
-The images folder is that of the template, because Proxmox VE looks for linked clones of a base in the storage of
-the base.
+IMAGES is the template's folder of images, because Proxmox VE looks for linked clones of a base in the base's
+storage.
 
 Source: pve-storage, ``clone_image`` and ``list_images`` in src/PVE/Storage/Plugin.pm, and BTRFSPlugin.pm.
 """
@@ -40,8 +40,8 @@ class ProxmoxDisk(NamedTuple):
 class PlacementError(ValueError):
     """The error for a guest whose overlay has no place.
 
-    ``why``: the reason; ``key``: the key of ``overlay`` that it concerns, or "path" for the guest's own;
-    ``write``: what the manifest needs.
+    ``key``: the key of ``overlay`` that the error concerns, or "path" for the guest's path; ``why``: the reason;
+    ``write``: what to write in the manifest.
     """
 
     def __init__(self, key: str, why: str, write: str) -> None:
@@ -50,7 +50,7 @@ class PlacementError(ValueError):
 
 
 def template_problem(template: str) -> str:
-    """Return why a template cannot have linked clones, and what to do; empty if it can. ``template``: its path."""
+    """Return why a template's path rules out linked clones, and what to do; empty if it does not."""
     place = place_of(template)
     numbers = disk_of(place.name) if place else None
     if place is None or numbers is None or numbers[0] != place.vmid:
@@ -68,11 +68,11 @@ def template_problem(template: str) -> str:
 
 
 def overlay_in_storage(template: str, guest: str, chosen: ProxmoxDisk) -> str:
-    """Return the absolute path of a guest's overlay. ``template`` and ``guest`` are absolute paths.
+    """Return the path of a guest's overlay. All paths are absolute.
 
-    :raises PlacementError: the number of VM or disk is missing or does not fit the guest's path, or the VM is the
-        template's own.
-    :raises ValueError: the template has no place in a storage, which :func:`template_problem` reports.
+    :raises PlacementError: the number of the VM or of the disk is missing or ambiguous, or that of the VM
+        contradicts the guest's folder or is the template's own.
+    :raises ValueError: the template has no place in a storage.
     """
     base = place_of(template)
     if base is None:
@@ -96,7 +96,7 @@ def overlay_in_storage(template: str, guest: str, chosen: ProxmoxDisk) -> str:
 
 
 def _own_place(base: VolumePlace, guest: str) -> tuple[int | None, str]:
-    """Return the VM in whose folder in the template's storage a guest is, if any, and the name of its volume."""
+    """Return the VM whose folder in the template's storage contains a guest, or None, and the name to parse."""
     folder, name = posixpath.split(guest)
     if name == BTRFS_FILE and disk_of(posixpath.basename(folder)):
         folder, name = posixpath.split(folder)

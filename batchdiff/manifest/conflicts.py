@@ -1,4 +1,4 @@
-"""Checks for files with two roles in one manifest. Existing files are compared by identity, not by name."""
+"""Checks of a manifest for files with two roles, and for existing files where new ones are to be written."""
 
 from __future__ import annotations
 
@@ -46,19 +46,18 @@ def check_overlays(
     *,
     left: Collection[str] | None,
 ) -> None:
-    """Report each overlay whose path is that of a file with another role, or of any other existing file.
+    """Report overlays at whose paths there are files already, unless an overlay takes its guest's place.
 
-    ``pending``: the guests of ``everyone`` that are to be converted, with the absolute paths of their overlays;
-    None for an overlay that already has a problem. ``left``: overlays that a restore left behind and that are no
-    longer needed; None if existing overlays are allowed. Without a template it is unknown which existing files are
-    overlays of an earlier plan, so only files with another role are reported.
+    ``pending``: the guests to convert, each with the absolute path of its overlay, or None if that has a problem.
+    ``left``: overlays that a restore left behind, which the message advises removing; None to allow files without
+    another role. Without a template, such files are allowed, too: they may be overlays of an earlier plan.
     """
     # The role to name if a file has several: template, then backing file, then the first guest in the manifest.
     parts = {guest.place.identity: f"the guest {guest}" for guest in reversed(everyone)}
     parts |= _parts(template, everyone)
     for guest, path in pending:
         if path is None or guest.written.in_place:
-            continue  # in place, the file is the guest itself, whose other roles check_guests reports
+            continue  # in place: check_guests reports other roles of the guest
         where = guest.written.overlay_where
         identity = identity_of(path)
         if identity in parts:
@@ -72,11 +71,11 @@ def check_overlays(
 
 
 def check_unshared(guests: Sequence[tuple[AnyGuest, str | None]], problems: Problems) -> None:
-    """Report guests that share an overlay, including guests that were converted already."""
+    """Report different guests, converted already or not, whose overlays have the same path."""
     first: dict[str, AnyGuest] = {}
     for guest, path in guests:
         if path is None or (guest.written.in_place and guest.identity):
-            continue  # another guest at this path is the same file, which check_guests reports
+            continue  # another guest at this path is the same file
         earlier = first.setdefault(path, guest)
         # check_guests reports two guests that are the same file.
         if earlier is not guest and (guest.identity is None or earlier.identity != guest.identity):
@@ -94,10 +93,9 @@ def check_data_files(  # noqa: PLR0913  # options by keyword
     *,
     may_exist: bool,
 ) -> None:
-    """Report data files that have another role as well, or that already exist, unless they ``may_exist``.
+    """Report data files that have another role and, unless ``may_exist``, those that exist already.
 
-    ``overlays``: the paths of the overlays of all guests; ``pending``: the guests that are to be converted to
-    overlays with data files, each with the path of its data file.
+    ``overlays``: the paths of all guests' overlays; ``pending``: guests with the paths of data files to write.
     """
     parts = {guest.place.identity: f"the guest {guest}" for guest in reversed(everyone)}
     parts |= _parts(template, everyone)
@@ -121,7 +119,7 @@ def check_data_files(  # noqa: PLR0913  # options by keyword
 
 
 def existing_data_file(path: str, guest: str, *, of_glob: bool = False) -> str:
-    """Return the message for a file that occupies the path of an overlay's data file."""
+    """Return the message about a file at the path of an overlay's data file."""
     found = f"the data file {show(path)} of the overlay of {guest} already exists. It may be part of a disk in use"
     give = "list the guest by path and give it" if of_glob else "give the guest"
     return f"{found}: {give} another overlay.data_file"
@@ -130,10 +128,9 @@ def existing_data_file(path: str, guest: str, *, of_glob: bool = False) -> str:
 def existing_overlay(
     path: str, guest: str, *, of_glob: bool = False, is_left: bool = False, key: str = "overlay.path"
 ) -> str:
-    """Return the message for a file that occupies the path of a guest's overlay.
+    """Return the message about a file at the path of a guest's overlay.
 
-    ``is_left``: it is an overlay that a restore left behind. ``key``: the key of the manifest that determines the
-    path.
+    ``is_left``: a restore left it behind. ``key``: the manifest's key for the path.
     """
     if is_left:
         found = f"the overlay {show(path)} of {guest} already exists"
@@ -169,7 +166,7 @@ def _other(guest: AnyGuest, key: str = "") -> str:
 
 
 def _one_overlay_each(one: AnyGuest, other: AnyGuest) -> str:
-    """Return the advice for two guests that share an overlay. Listing a guest by path takes it out of its glob."""
+    """Return advice for two guests with one overlay. A guest listed by path is no longer part of a glob."""
     listed = [guest for guest in (one, other) if not _is_match(guest)]
     key = (listed[0] if listed else one).written.overlay_key
     if not listed:
@@ -186,7 +183,7 @@ def _parts(template: FoundImage | None, guests: Sequence[FoundGuest]) -> dict[Id
         for place in image.chain
     }
     if template:
-        # Guests may already be thin; then the template is in their own chains, too.
+        # A guest may already be an overlay, with the template in its own chain.
         parts[template.place.identity] = "the template"
     return parts
 

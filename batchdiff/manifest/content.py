@@ -1,4 +1,4 @@
-"""The interpretation of a manifest's plain data as images, guests and overlays, with all checks on them."""
+"""The interpretation of a manifest's plain data as images, guests and overlays."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ _PERCENT = re.compile(r"(.+?)\s*%")
 
 
 class _Settled(NamedTuple):
-    """A guest, its name, and its overlay's path (None if invalid). ``done``: set if the guest was converted.
+    """A guest, its name, and its overlay's path (None if unusable).
 
-    ``rethin``: the guest is an overlay of the template, to be replaced by a thinner one.
+    ``done``: the guest's conversion, if any. ``rethin``: the guest is an overlay of the template, to be replaced
+    by a thinner one; ``done`` is then None.
     """
 
     guest: AnyGuest
@@ -51,8 +52,7 @@ class _Settled(NamedTuple):
 class ManifestReader:
     """A reader of a manifest's plain data. Relative paths are resolved from ``folder``.
 
-    The data has been checked against the schema already. Keys that the schema rejects are ignored here, so that
-    problems with the other keys are still found.
+    Values that the schema has rejected are ignored, so that other problems are still found.
     """
 
     def __init__(self, data: Mapping[str, Any], folder: str, problems: Problems) -> None:
@@ -64,21 +64,19 @@ class ManifestReader:
         self._naming = Naming(folder, problems)
 
     def manifest(self, *, allow_existing_overlays: bool, left: Collection[str] = ()) -> Manifest | None:
-        """Return the manifest that the data describes; None if it has problems.
+        """Return the manifest that the data describes, its ``path`` and ``sha256`` empty; None if it has problems.
 
-        ``left``: overlays left by a restore, no longer needed. ``path`` and ``sha256`` are empty in the result.
+        ``left``: overlays that a restore left behind and that are no longer needed.
         """
         template = self._template()
         written = self._written_guests()
-        # Check the overlay paths of missing guests as well, so that one run reports all problems.
+        # Include missing guests, and continue in spite of problems, so that one run reports all of them.
         self._naming.check_overlay_paths(written)
-        # From entries to files: globs expanded, converted guests recognised by the template's sidecars.
         converted = ConvertedGuests(template.source.path if template else None)
         excluded = find_excluded(self._data, written, self._folder, self._problems)
         everyone = GuestFinder(template, converted, self._folder, self._problems).guests(written, excluded)
         overlays = OverlayFinder(template, self._folder, self._problems)
         guests = self._settled(overlays.guests(everyone), converted, overlays, template)
-        # Checks across guests. They run even if problems have been found, so that one run reports all of them.
         check_guests(
             template, [each.guest for each in guests if isinstance(each.guest, FoundGuest)], self._problems
         )
@@ -143,7 +141,7 @@ class ManifestReader:
     def _check_pending(
         self, template: FoundImage | None, settled: list[_Settled], *, left: Collection[str] | None
     ) -> None:
-        """Check that every guest that is still to be converted can get its overlay."""
+        """Check the template, the guests that are still to be converted, and their overlays."""
         everyone = [each.guest for each in settled if isinstance(each.guest, FoundGuest)]
         pending = [
             (each.guest, each.overlay)
@@ -159,7 +157,7 @@ class ManifestReader:
     def _data_files(
         self, template: FoundImage | None, settled: list[_Settled], *, may_exist: bool
     ) -> dict[str, str]:
-        """Return the data file of each overlay that is to be written with one, by the overlay's path."""
+        """Check the data files that are to be written; return their paths, by those of their overlays."""
         everyone = [each.guest for each in settled if isinstance(each.guest, FoundGuest)]
         pending, found = [], {}
         for each in settled:
@@ -174,7 +172,7 @@ class ManifestReader:
         return found
 
     def _check_retired(self, written: list[WrittenGuest], guests: list[_Settled]) -> None:
-        """Report overlays that are to take their guest's place although the guest stays there."""
+        """Report, with ``retire: keep``, overlays that are to take their guests' places."""
         if self._problems.objects_to(("retire",)) or self._data.get("retire", Retire.KEEP) != Retire.KEEP:
             return
         for where in dict.fromkeys(guest.rethin_where for guest in written if guest.rethin):
@@ -212,7 +210,7 @@ class ManifestReader:
         return found
 
     def _check_template_format(self, template: FoundImage | None, written: list[WrittenGuest]) -> None:
-        """Report overlay formats that do not fit the template's, and a template path that fits no layout."""
+        """Report overlay formats that do not fit the template's, and layouts that do not fit its path."""
         if template and any(guest.layout for guest in written) and (why := template_problem(template.source.path)):
             self._problems.add(("template", "path"), why)
         for guest in written:
@@ -253,7 +251,7 @@ def _share(text: str) -> float:
 def _settled(
     guest: FoundGuest, name: str, overlay: str | None, converted: ConvertedGuests, thin: OverlayFinder
 ) -> _Settled:
-    """Determine whether an existing guest was converted, and whether it or its overlay is to become thinner."""
+    """Settle whether an existing guest was converted, and whether a thinner overlay replaces it or its overlay."""
     place = guest.place
     former = () if guest.written.overlay_path else former_overlays(place.named)
     done = converted.of((place.named, place.path), (overlay, place.path), former) if overlay else None

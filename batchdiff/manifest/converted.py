@@ -5,11 +5,10 @@
     web01.img     may still exist, be named web01.img.batchdiff-original, or be gone: deleted or purged
     web01.qcow2   must exist and have the template in its chain, or its entry in the sidecar does not count
 
-A sidecar can be out of date: an overlay may have been removed by hand or flattened, or the folder restored from
-a backup. Reading headers is enough to detect that.
+A sidecar can be out of date: an overlay may have been removed or flattened. Reading headers detects that.
 
-With ``rethin``, an overlay of the template, whatever program created it, is itself a guest, to be replaced by a
-thinner overlay. Full copies, and images with another backing file, are guests as usual.
+With ``rethin``, an overlay of the template, whatever program created it, can be a guest, to be replaced by a
+thinner one.
 """
 
 from __future__ import annotations
@@ -42,14 +41,17 @@ if TYPE_CHECKING:
 
 
 class Done(NamedTuple):
-    """The overlay of a converted guest, and its origin."""
+    """The path of a converted guest's overlay, and the origin in the overlay's lineage that concerns the guest."""
 
     overlay_path: str
     origin: OverlayOrigin
 
 
 class GoneGuest(NamedTuple):
-    """A converted guest whose original is no longer at its path; ``named`` is that path."""
+    """A converted guest whose original is no longer at its path.
+
+    ``named``: that path, or the path of a link to it; absolute.
+    """
 
     written: WrittenGuest
     named: str
@@ -57,20 +59,20 @@ class GoneGuest(NamedTuple):
 
     @property
     def source(self) -> ImageSource:
-        """The image as it was. Its backing files are not looked up, because nothing reads the image."""
+        """The former image, in the declared format or raw; without backing files, because nothing reads it."""
         declared = self.written.image.format or ImageFormat.RAW
         return ImageSource(self.done.origin.original or self.named, declared)
 
     @property
     def identity(self) -> None:
-        """None: there is no file."""
+        """None, because there is no file."""
 
     def __str__(self) -> str:
         return f"{show_path(self.written.where)} ({show(self.named)})"
 
 
 class ConvertedGuests:
-    """The guests that were converted to overlays of one template; empty if the template is not known."""
+    """The guests that were converted to overlays of one template."""
 
     def __init__(self, template_path: str | None) -> None:
         self._template = template_path
@@ -84,11 +86,11 @@ class ConvertedGuests:
         return self._template is not None
 
     def of(self, paths: Collection[str], overlays: Collection[str], former: Collection[str] = ()) -> Done | None:
-        """Return the conversion of the guest with these paths; None if it was not converted.
+        """Return the conversion of the guest with these paths; None if no conversion is known.
 
-        ``overlays``: the paths that its overlay may have. They alone decide if the overlay is at one of ``paths``,
-        or if the sidecar does not record which guest the overlay was made from, as in version 1.0. ``former``:
-        overlays that count only if the sidecar records that they were made from this guest.
+        ``overlays``: the paths that its overlay may have. An overlay there counts unless the sidecar records that
+        it was made from another guest; one at any of ``paths`` counts even then. ``former``: further paths, where
+        an overlay counts only if the sidecar records that it was made from this guest.
         """
         for overlay in overlays:
             for origin in self.origins_of(overlay):
@@ -111,12 +113,12 @@ class ConvertedGuests:
         }
 
     def origins_of(self, overlay: str) -> tuple[OverlayOrigin, ...]:
-        """Return the origins of an overlay, newest first; none if it is not a known overlay of the template."""
+        """Return the lineage of an overlay, newest first; empty if it is not a known overlay of the template."""
         origin = self._recorded(overlay).get(overlay)
         return () if origin is None or not self._is_overlay_of_template(overlay) else origin.lineage
 
     def _recorded(self, overlay: str) -> dict[str, OverlayOrigin]:
-        """Return the overlays in the sidecar that lists, or would list, this one."""
+        """Return the overlays in the sidecar that lists, or would list, this one; empty if none can be read."""
         if self._template is None:
             return {}
         where = sidecar_path(self._template, overlay)
@@ -126,7 +128,7 @@ class ConvertedGuests:
         return {} if sidecar is None else sidecar.overlays
 
     def _is_overlay_of_template(self, overlay: str) -> bool:
-        """Return True if an overlay exists and has the template in its chain, directly or below a snapshot."""
+        """Return True if an overlay exists and has the template anywhere in its chain."""
         if overlay not in self._are_overlays:
             # The sidecar is untrusted: follow only paths that an image can have.
             sound = os.path.isabs(overlay) and not unfit(overlay)
@@ -137,8 +139,8 @@ class ConvertedGuests:
     def _originals(self, overlay: str, origin: OverlayOrigin) -> Iterator[str]:
         """Yield the path of the guest that an overlay was made from.
 
-        If the sidecar does not record it, yield the former paths of originals in quarantine whose default overlay,
-        in this version or an older one, has the path of this one.
+        If that is not recorded, yield the former path of each original in quarantine in the overlay's folder for
+        which this version or an older one would choose the overlay's path by default.
         """
         if origin.original:
             yield origin.original
@@ -167,25 +169,21 @@ def _has_in_chain(overlay: str, template: Identity) -> bool:
 
 
 class OverlayFinder:
-    """A finder of the overlays of one template among the guests for which the manifest sets ``rethin``.
-
-    Relative paths are resolved from ``folder``.
-    """
+    """A finder of the overlays of one template among the guests for which the manifest sets ``rethin``."""
 
     def __init__(self, template: FoundImage | None, folder: str, problems: Problems) -> None:
         self._template, self._folder, self._problems = template, folder, problems
 
     def guests(self, everyone: Sequence[AnyGuest]) -> list[AnyGuest]:
-        """Return the guests; overlays that are to become thinner have the overlay path ``same``.
+        """Return the guests; with ``rethin``, qcow2 files that name the template get the overlay path ``same``.
 
-        With ``rethin``, a converted guest whose original is gone is replaced by its overlay, if :meth:`of_done`
-        allows that.
+        With ``rethin``, the overlay that :meth:`of_done` returns, if any, replaces a guest whose original is gone.
         """
         found = [self._overlay_or(guest) for guest in everyone]
         replaced = {
             after.identity for before, after in zip(everyone, found, strict=True) if before.named != after.named
         }
-        # A glob may match such an overlay as well: drop that match.
+        # Another entry may have found the overlay, too: drop it there.
         return [
             guest
             for before, guest in zip(everyone, found, strict=True)
@@ -193,21 +191,21 @@ class OverlayFinder:
         ]
 
     def is_overlay(self, guest: FoundGuest) -> bool:
-        """Return True if a guest, as :meth:`guests` returns it, is an overlay that a thinner one is to replace."""
+        """Return True if a guest from :meth:`guests` is an overlay that a thinner one may replace."""
         below = guest.image.source.backing[:1]
         if not (guest.written.rethin and guest.written.in_place and below and self._template):
             return False
         return is_one_image(below[0].path, self._template.source.path)
 
     def awaits_purge(self, guest: FoundGuest) -> bool:
-        """Return True if a guest is a thinner overlay, and the overlay that it replaced is still in quarantine."""
+        """Return True if an overlay that a guest replaced is still in quarantine."""
         return self._is_direct(guest.place.path + own_files.QUARANTINE)
 
     def of_done(self, guest: AnyGuest, done: Done) -> FoundGuest | None:
         """Return the overlay of a converted guest as a guest; None if no thinner one may replace it now.
 
-        The overlay must name the template itself as its backing file, and any overlay that it replaced must have
-        been purged.
+        The overlay must be at its recorded path, not behind a link, and name the template as its backing file; no
+        overlay that it replaced may be in quarantine; and the guest's format must be given.
         """
         if guest.written.image.format is None or not self._is_direct(done.overlay_path):
             return None
@@ -250,7 +248,7 @@ class OverlayFinder:
         return tuple(_files_of(self._template.source))
 
     def _is_direct(self, path: str) -> bool:
-        """Return True if an image names the template as its own backing file; the template is not opened."""
+        """Return True if an image itself names the template as its backing file; the template is not opened."""
         template = None if self._template is None else self._template.place.identity
         if template is None:
             return False

@@ -1,8 +1,7 @@
-"""A manifest's entries as written: typed, with defaults applied, before any file is looked at.
+"""The reader of a manifest's entries: it applies defaults and checks values, but looks at no file.
 
-The entries have been checked against the schema already. A value that the schema rejects counts as missing, so
-that the rest of the entry is still checked. Whatever replaces that value has no effect, because a manifest with
-problems is never used.
+A value that the schema has rejected counts as missing, so that the rest of the entry is still checked. Its
+replacement has no effect, because a manifest with problems is never used.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _STAND_IN = ImageFormat.QCOW2
-"""The format in place of a rejected one. qcow2 is valid with or without a chain, so it adds no problem."""
+"""The format in place of a rejected one. qcow2 allows a chain and a secret, but needs neither: no new problem."""
 
 _CAN_BE_ENCRYPTED = (ImageFormat.LUKS, ImageFormat.QCOW2)
 _DEFAULTS: YamlPath = ("defaults",)
@@ -50,7 +49,7 @@ _LEVEL = "compression_level"
 
 
 class EntryReader:
-    """A reader of one manifest's entries. It applies the manifest's ``defaults``, and reports invalid values."""
+    """A reader of one manifest's entries."""
 
     def __init__(self, defaults: object, problems: Problems, strategy: Strategy = Strategy.OVERLAY) -> None:
         """Take the manifest's ``defaults``, and its ``strategy`` for guests that do not have their own."""
@@ -61,7 +60,7 @@ class EntryReader:
     def image(
         self, entry: object, where: YamlPath, *, default: ImageFormat | None = None, secret: str | None = None
     ) -> WrittenImage | None:
-        """Return an image's entry; None if it does not name a file.
+        """Return an image's entry; None unless it has either a valid path or a valid glob.
 
         ``default``: the format if the entry has none. ``secret``: the secret file if the entry has none, and
         no format either.
@@ -92,7 +91,7 @@ class EntryReader:
         )
 
     def guest(self, entry: object, where: YamlPath) -> WrittenGuest | None:
-        """Return a guest's entry with the manifest's defaults applied; None if it does not name files."""
+        """Return a guest's entry with the manifest's defaults applied; None as for :meth:`image`."""
         overlay_at = (*where, "overlay")
         own = self._sound_keys(_mapping(entry, "overlay"), overlay_at)
         shared = applicable_defaults(self._default_overlay(), own)
@@ -129,7 +128,7 @@ class EntryReader:
         )
 
     def _check_without_overlay(self, sound: Mapping[str, Any], where: YamlPath) -> None:
-        """Report the keys of an entry that make sense only for a guest that gets an overlay."""
+        """Report the keys of an entry that have an effect only if the guest gets an overlay."""
         for key in ("overlay", "rethin"):
             if sound.get(key):
                 self._problems.add(
@@ -153,7 +152,7 @@ class EntryReader:
             self._cluster_size(shared["cluster_size"], (*_DEFAULT_OVERLAY, "cluster_size"), form)
 
     def _sound_keys(self, entry: object, where: YamlPath) -> dict[str, Any]:
-        """Return an entry without the keys that have a problem; empty if the entry is not a mapping."""
+        """Return an entry without the keys that are reported already; empty if the entry is not a mapping."""
         if not isinstance(entry, dict):
             return {}
         return {key: value for key, value in entry.items() if not self._problems.objects_to((*where, key))}
@@ -172,7 +171,7 @@ class EntryReader:
     def _check_secret(
         self, form: ImageFormat | None, where: YamlPath, secret_file: str | None, secret_where: YamlPath
     ) -> None:
-        """Report a secret file that no image of this format needs, or one that is missing."""
+        """Report a secret file that an image of this format cannot use, or the lack of one that it needs."""
         if self._problems.objects_to((*where, "secret_file")):
             return
         if secret_file is not None and form not in {None, *_CAN_BE_ENCRYPTED}:
@@ -193,7 +192,7 @@ class EntryReader:
         return tuple(each for each in listed if not self._problems.objects_to(each[0]))
 
     def _options(self, own: Mapping[str, Any], where: YamlPath, shared: Mapping[str, Any]) -> OverlayOptions:
-        # A level in the defaults belongs to the compression there, not to that of the entry.
+        # A level in the defaults belongs to the compression there, not to an entry's own compression.
         shared = {key: value for key, value in shared.items() if key != _LEVEL or "compression" not in own}
         merged = {**shared, **own}
 
@@ -251,7 +250,7 @@ class EntryReader:
 
 
 def _data_file(written: bool | str) -> str | None:
-    """Return the data file as written in the manifest: empty for the default path, None for no data file."""
+    """Return a data file's path as written: empty for the default path, None for no data file."""
     return written if isinstance(written, str) else "" if written else None
 
 

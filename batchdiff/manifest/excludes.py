@@ -50,7 +50,7 @@ class Excluded(NamedTuple):
 def find_excluded(
     data: Mapping[str, Any], guests: Sequence[WrittenGuest], folder: str, problems: Problems
 ) -> Excluded:
-    """Return the names that a manifest's ``exclude`` list excludes; an entry with a problem excludes none.
+    """Return the names that a manifest's ``exclude`` list excludes.
 
     A pattern gets a warning if it matches nothing, or only folders and images that are listed by path.
     """
@@ -72,14 +72,14 @@ def find_excluded(
 
 
 def _listed(guests: Sequence[WrittenGuest], folder: str) -> frozenset[str]:
-    """Return the absolute names of the guests that are listed by path, and the targets of those that are links."""
+    """Return the absolute names of guests that are listed by path, and the targets of links among them."""
     paths = [guest.image.path for guest in guests if not guest.image.is_glob and not unfit(guest.image.path)]
     names = [resolve_folder(folder, path) for path in paths]
     return frozenset([*names, *map(os.path.realpath, names)])
 
 
 def _why_unused(pattern: str, found: Sequence[str], listed: frozenset[str], folder: str) -> str:
-    """Return why a pattern excludes no existing image, often because of a typo; empty if it may exclude one."""
+    """Return why a pattern excludes no existing image; empty if it may exclude one."""
     # A converted guest may be gone and still be listed, so fall back to the pattern itself.
     named = [resolve_folder(folder, path) for path in found or [pattern]]
     images = [name for name in named if not os.path.isdir(name)]
