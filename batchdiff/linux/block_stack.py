@@ -11,6 +11,7 @@ Source: Linux ``Documentation/ABI/testing/sysfs-block-loop`` and ``Documentation
 from __future__ import annotations
 
 import os
+import re
 from typing import NamedTuple
 
 from batchdiff.files.identity import Identity, identity_of
@@ -19,6 +20,10 @@ _BLOCK = "/sys/dev/block"
 _VIRTUAL = ("/sys/devices/virtual/", "/sys/devices/tcm_loop", "/sys/devices/rbd")
 """The beginnings of sysfs folders of virtual devices. Their content can come from anywhere, even from a file on
 this machine."""
+
+
+_OF_ISCSI = re.compile(r"/host[0-9]+/session[0-9]+/")
+"""Part of the sysfs folder of an iSCSI disk, whose target can be on this machine, too."""
 
 
 class Underlying(NamedTuple):
@@ -74,7 +79,8 @@ def _below(device: int) -> list[Identity | None] | None:
     slaves = _names(f"{folder}/slaves")
     if slaves:
         return [_numbered(f"{folder}/slaves/{name}") for name in slaves]
-    is_hardware = os.path.exists(f"{folder}/device") and not folder.startswith(_VIRTUAL)
+    is_virtual = folder.startswith(_VIRTUAL) or _OF_ISCSI.search(folder) is not None
+    is_hardware = os.path.exists(f"{folder}/device") and not is_virtual
     return [] if is_hardware else None
 
 

@@ -226,13 +226,13 @@ def _other_device(case: _Case) -> Fault:
 
 
 def _full(case: _Case) -> Fault:
-    place = case.folder if case.path else "."
+    if not case.path:
+        return Fault(os.strerror(errno.ENOSPC), f"Make room, {AGAIN}")
     with contextlib.suppress(OSError):
-        status = os.statvfs(place)
+        status = os.statvfs(case.folder)
         if status.f_files and not status.f_favail and status.f_bavail:
-            return Fault(f"the filesystem of {place} has no inodes left", f"Delete files there, {AGAIN}")
-    why = f"the filesystem of {case.folder} has no space left" if case.path else os.strerror(errno.ENOSPC)
-    return Fault(why, f"Make room, {AGAIN}")
+            return Fault(f"the filesystem of {case.folder} has no inodes left", f"Delete files there, {AGAIN}")
+    return Fault(f"the filesystem of {case.folder} has no space left", f"Make room, {AGAIN}")
 
 
 def _over_quota(case: _Case) -> Fault:

@@ -28,6 +28,8 @@ _NUMBERED = re.compile(
 )
 """The kernel's own names of disks and partitions. drbd is not among them: its configuration fixes its numbers."""
 
+_PARTITION_OF_NUMBERED = re.compile(r"mapper/(?:loop|nbd)[0-9]+p[0-9]+")
+"""Names that kpartx gives the partitions of such a device."""
 _NUMBERED_FOLDERS = ("block/", "disk/by-diskseq/", "disk/by-loop-inode/")
 _COPIED_FOLDERS = ("disk/by-uuid/", "disk/by-label/", "disk/by-partuuid/", "disk/by-partlabel/")
 _LEAST_WANTED = ("mapper/", "disk/by-id/", "disk/by-path/", "disk/")
@@ -80,6 +82,10 @@ def fleeting(path: str) -> str:
     within = name.removeprefix(f"{_DEV}/")
     if _NUMBERED.fullmatch(within) or within.startswith(_NUMBERED_FOLDERS):
         return f"{led}is numbered by the kernel and can refer to another disk after a reboot"
+    if _PARTITION_OF_NUMBERED.fullmatch(within):
+        return (
+            f"{led}is named after a device that is numbered by the kernel, and can refer to another disk later"
+        )
     if within.startswith(_COPIED_FOLDERS):
         return f"{led}is named after the disk's content, which copies of the disk share"
     return ""

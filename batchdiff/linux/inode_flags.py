@@ -74,15 +74,15 @@ def set_early_flags(source: int, target: int) -> list[str]:
     """Give an empty file the source's project, hints in ``_PLACES`` and flags in ``_EARLY``; return what failed.
 
     Also clear the hints in ``_UNITS`` and, as far as possible, the flags in ``_LATE``. A source that cannot have
-    flags or a project (a block device, a file on NFS) counts as one that has no flag set, in project 0.
+    flags or a project (a block device, a file on NFS) counts as one that has no flag set; then the project stays.
     """
     # Errors are ignored here: set_late_flags reports each flag that is still set only on the target.
     _set_flags(target, 0, _LATE)
-    more = _more(source)
+    more = _more_if_any(source)
     return [
         *_set_flags(target, _flags(source), _EARLY),
-        *_set_hints(target, more.without_units()),
-        *_set_project(target, more.project),
+        *_set_hints(target, (more or _More()).without_units()),
+        *([] if more is None else _set_project(target, more.project)),
     ]
 
 
@@ -165,10 +165,14 @@ def _flags(fd: int) -> int:
 
 
 def _more(fd: int) -> _More:
+    return _more_if_any(fd) or _More()
+
+
+def _more_if_any(fd: int) -> _More | None:
     try:
         return _More(*_MORE.unpack(fcntl.ioctl(fd, GET_MORE, _MORE.pack(*_More()))))
     except OSError:
-        return _More()
+        return None
 
 
 def _try(fd: int, request: int, argument: bytes) -> str:

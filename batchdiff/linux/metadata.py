@@ -96,7 +96,7 @@ def _copy_owner(source: int, target: int, reasons: dict[str, str]) -> None:
 
 def _copy_attributes(source: int, target: int, reasons: dict[str, str]) -> None:
     """Set or remove differing attributes, but do not copy an ACL to a file of another group."""
-    given, found = _attributes(source), _attributes(target)
+    given, found = _kept_attributes(source), _attributes(target)
     if os.fstat(target).st_gid != os.fstat(source).st_gid:
         given.pop(_ACL, None)
     for name, value in given.items():
@@ -104,8 +104,16 @@ def _copy_attributes(source: int, target: int, reasons: dict[str, str]) -> None:
             reasons[_attribute(name)] = " (it cannot be read)"
         elif found.get(name) != value:
             _attempt(reasons, _attribute(name), os.setxattr, target, name, value)
-    for name in found.keys() - _attributes(source).keys():
+    for name in found.keys() - _kept_attributes(source).keys():
         _attempt(reasons, _inherited(name), os.removexattr, target, name)
+
+
+def _kept_attributes(source: int) -> dict[str, bytes | None]:
+    """Return the attributes to copy: not a device's ACL, which controls access to a disk, as its mode does."""
+    attributes = _attributes(source)
+    if not stat.S_ISREG(os.fstat(source).st_mode):
+        attributes.pop(_ACL, None)
+    return attributes
 
 
 def _copy_mode(source: int, target: int, reasons: dict[str, str]) -> None:
@@ -133,7 +141,7 @@ def _safe_mode(source: int, target: int) -> int:
 
 def _differences(source: int, target: int) -> list[str]:
     old, new = os.fstat(source), os.fstat(target)
-    given, found = _attributes(source), _attributes(target)
+    given, found = _kept_attributes(source), _attributes(target)
     differing = [] if (old.st_uid, old.st_gid) == (new.st_uid, new.st_gid) else [_owner(source)]
     differing += [_attribute(name) for name, value in given.items() if value is None or found.get(name) != value]
     differing += [_inherited(name) for name in found if name not in given]

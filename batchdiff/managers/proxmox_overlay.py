@@ -23,9 +23,6 @@ from typing import NamedTuple
 
 from batchdiff.managers.proxmox import BTRFS_FILE, IMAGES, VolumePlace, disk_of, place_of
 
-LAYOUT = "proxmox"
-"""The value of a manifest's ``overlay.layout``."""
-
 _VMID = "[1-9][0-9]{2,8}"
 _ELSEWHERE = re.compile(rf"(.*/{IMAGES})/{_VMID}/")
 

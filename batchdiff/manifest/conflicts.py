@@ -62,7 +62,7 @@ def check_overlays(
         identity = identity_of(path)
         if identity in parts:
             remedy = _other(guest)
-            problems.add(where, f"the overlay {show(path)} of {guest} would replace {parts[identity]}; {remedy}")
+            problems.add(where, f"the overlay {show(path)} of {guest} is also {parts[identity]}; {remedy}")
         elif os.path.lexists(path) and left is not None and template:
             found = existing_overlay(
                 path, str(guest), of_glob=_is_match(guest), is_left=path in left, key=guest.written.overlay_key
@@ -192,5 +192,5 @@ def _link(one: FoundGuest, other: FoundGuest) -> str:
     if one.place.identity[0] == "device" and one.place.named != other.place.named:
         return " under another name"
     if one.place.path != other.place.path:
-        return " through a hard link"
+        return " through a hard link or a bind mount"
     return _BY_LINK if one.place.named != other.place.named else ""

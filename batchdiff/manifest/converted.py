@@ -23,6 +23,7 @@ from batchdiff.files.filenames import unfit
 from batchdiff.files.identity import Identity, identity_of, is_one_image
 from batchdiff.image.backing.heads import Heads
 from batchdiff.image.backing.links import BackingGraph
+from batchdiff.image.format_marks import looks_like
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.manifest.images import FoundGuest, FoundImage
 from batchdiff.manifest.names import default_overlay, former_overlays
@@ -204,14 +205,14 @@ class OverlayFinder:
     def of_done(self, guest: AnyGuest, done: Done) -> FoundGuest | None:
         """Return the overlay of a converted guest as a guest; None if no thinner one may replace it now.
 
-        The overlay must be at its recorded path, not behind a link, and name the template as its backing file; no
-        overlay that it replaced may be in quarantine; and the guest's format must be given.
+        The overlay must be a qcow2 image at its recorded path, not behind a link, and name the template as its
+        backing file; no overlay that it replaced may be in quarantine; and the guest's format must be given.
         """
         if guest.written.image.format is None or not self._is_direct(done.overlay_path):
             return None
         where = guest.written.image.path_where
         place = locate_image(self._folder, done.overlay_path, where, self._problems, matched=True)
-        if place is None or place.path != done.overlay_path:
+        if place is None or place.path != done.overlay_path or looks_like(place.path) is not ImageFormat.QCOW2:
             return None
         source = ImageSource(place.path, ImageFormat.QCOW2, self._chain())
         written = guest.written._replace(overlay_path=IN_PLACE)

@@ -86,7 +86,9 @@ def _why_unused(pattern: str, found: Sequence[str], listed: frozenset[str], fold
     if images and all(name in listed or os.path.realpath(name) in listed for name in images):
         if glob.has_magic(pattern):
             what = f"every image that {show(pattern)} matches is listed by path"
-            return f"{what}, so this pattern excludes nothing; to exclude such an image, remove its entry"
+            return (
+                f"{what}, so this pattern excludes no existing image; to exclude such an image, remove its entry"
+            )
         return f"{show(pattern)} is listed by path, so it stays a guest; remove its entry to exclude it"
     if not found:
         where = searched(pattern, folder)

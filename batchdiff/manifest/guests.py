@@ -1,7 +1,6 @@
 """The guests of a manifest: those that it lists by path, and those that its globs match.
 
-Guests that an earlier plan converted are included even if their originals are gone, provided that a sidecar of the
-template records them.
+A converted guest whose original is gone is included if a sidecar of the template records it.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from batchdiff.errors import ManifestError, UsageError
 from batchdiff.manifest.conflicts import existing_data_file, existing_overlay
 from batchdiff.manifest.file import read_manifest
 from batchdiff.manifest.text.input import STDIN
+from batchdiff.quoting import show
 
 if TYPE_CHECKING:
     from batchdiff.manifest.manifest import Manifest
@@ -34,7 +35,8 @@ def read_selected(path: str, names: Collection[str], *, left: Collection[str] = 
             remedy=_the_guests(known),
         )
     chosen = tuple(guest for guest in manifest.guests if guest.name in names)
-    pending = [guest for guest in chosen if guest.gets_overlay and not guest.in_place and guest.converted is None]
+    to_convert = [guest for guest in chosen if guest.gets_overlay and not guest.objection]
+    pending = [guest for guest in to_convert if not guest.in_place and guest.converted is None]
     existing = [
         existing_overlay(
             guest.overlay_path,
@@ -48,11 +50,11 @@ def read_selected(path: str, names: Collection[str], *, left: Collection[str] = 
     ]
     existing += [
         existing_data_file(data_file, guest.name, of_glob=bool(guest.glob))
-        for guest in chosen
+        for guest in to_convert
         if (data_file := guest.options.data_file) is not None and os.path.lexists(data_file)
     ]
     if existing:
-        shown = "<stdin>" if path == STDIN else path
+        shown = "<stdin>" if path == STDIN else show(path)[1:-1]
         raise ManifestError("\n".join(f"{shown}: {problem}" for problem in existing))
     # The others are kept, because they may depend on a chosen guest.
     left_out = tuple(guest for guest in manifest.guests if guest.name not in names)

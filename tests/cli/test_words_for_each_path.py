@@ -75,7 +75,7 @@ def test_the_paths_before_and_after_a_restore():
 )
 def test_how_to_restore_without_an_original(names, what):
     found = [(guest_plan(name), None) for name in names]
-    there = dict.fromkeys(names, OnDisk(None, None))
+    there = dict.fromkeys(names, OnDisk("/a.qcow2", None))
     with pytest.raises(UsageError) as caught:
         restore._ask_to_discard(Console(), found, there, yes=False)
     assert caught.value.remedy == f"Run the same command without `--discard-changes` to rebuild {what}."

@@ -129,3 +129,8 @@ def test_the_best_of_a_devices_names(tmp_path, monkeypatch, names, best):
     os.mknod(folder / "mapper" / "control", 0o20600, number)  # a character device of the same number
     (folder / "dangling").symlink_to("nowhere")
     assert lasting_alias(number) == (None if best is None else str(folder / best))
+
+
+@pytest.mark.parametrize(("path", "is_fleeting"), [("loop0p1", True), ("nbd3p2", True), ("vg-lv", False)])
+def test_a_partition_that_kpartx_named_after_a_numbered_device(path, is_fleeting):
+    assert ("numbered by the kernel" in device_names.fleeting(f"/dev/mapper/{path}")) is is_fleeting

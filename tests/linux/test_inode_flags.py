@@ -149,6 +149,19 @@ def test_a_device_has_no_flags(place):
     assert lsattr(folder / "new") == set()
 
 
+def test_a_device_has_no_project_to_lose(place):
+    folder = place("xfs")
+    set_more(folder, flags=PROJINHERIT, project=42)
+    target = os.open(folder / "new", os.O_RDWR | os.O_CREAT, 0o600)
+    source = os.open("/dev/null", os.O_RDONLY)
+    try:
+        assert set_early_flags(source, target) == []
+    finally:
+        os.close(source)
+        os.close(target)
+    assert more(folder / "new")[3] == 42
+
+
 def test_extent_size_hints(place):
     """XFS would take blocks in larger units than planned: neither the folder's nor the original's are kept."""
     folder = place("xfs")

@@ -8,6 +8,7 @@ import notation
 import pytest
 from filesystems import mounted
 
+from batchdiff.linux import metadata
 from batchdiff.linux.metadata import copy_metadata, prepare
 from batchdiff.units import MIB
 
@@ -135,6 +136,19 @@ def test_a_device_gives_no_mode(files):
     finally:
         os.close(source)
     assert stat.S_IMODE(os.fstat(files[1]).st_mode) == 0o600
+
+
+def test_a_device_gives_no_access_list(files, monkeypatch):
+    """It says who may use the disk; the new file belongs to its owner alone."""
+    real = metadata._attributes
+    source = os.open("/dev/null", os.O_RDONLY)
+    listed = {"system.posix_acl_access": b"who may use the disk"}
+    monkeypatch.setattr(metadata, "_attributes", lambda fd: listed.copy() if fd == source else real(fd))
+    try:
+        assert copy_metadata(source, files[1]) == []
+    finally:
+        os.close(source)
+    assert "system.posix_acl_access" not in os.listxattr(files[1])
 
 
 class Inheriting:

@@ -54,8 +54,8 @@ def test_a_guest_that_is_listed_stays_and_a_warning_says_so(folder, pattern):
     words = f'"{pattern}" is listed by path, so it stays a guest; remove its entry to exclude it'
     if "*" in pattern:
         words = (
-            f'every image that "{pattern}" matches is listed by path, so this pattern excludes nothing; to exclude'
-            " such an image, remove its entry"
+            f'every image that "{pattern}" matches is listed by path, so this pattern excludes no existing image;'
+            " to exclude such an image, remove its entry"
         )
     assert manifest.warnings == (f"6: exclude[0]: {words}",)
     followed = read(guests(ALL, tail=excluding(f'"{pattern}"', '"clones/l*"'))).guests
@@ -186,12 +186,15 @@ def test_an_overlay_of_the_former_rule_is_known(folder):
 
 @pytest.mark.parametrize(
     ("link", "how", "remedy"),
-    [(os.symlink, "symbolic", "`exclude` the link"), (os.link, "hard", "`exclude` one of the names")],
+    [
+        (os.symlink, "symbolic link", "`exclude` the link"),
+        (os.link, "hard link or a bind mount", "`exclude` one of the names"),
+    ],
 )
 def test_two_names_of_one_file_under_a_glob_have_advice_that_works(folder, link, how, remedy):
     link(f"{folder}/clones/a.img", "clones/z.img")
     glob = '{glob: "clones/[az].img", format: raw}'
-    assert problems(guests(glob))[-1].endswith(f"through a {how} link; {remedy}")
+    assert problems(guests(glob))[-1].endswith(f"through a {how}; {remedy}")
     assert [guest.name for guest in read(guests(glob, tail=excluding("clones/z.img"))).guests] == ["a"]
 
 

@@ -58,7 +58,7 @@ def test_what_a_glob_never_takes_in(folder):
 def test_a_default_overlay_that_is_a_hard_link_of_its_guest_does_not_hide_it(folder):
     os.link("clones/a.img", "clones/a.qcow2")
     (problem,) = problems(guests('{glob: "clones/a.*", format: raw}'))
-    assert "would replace the guest" in problem
+    assert "is also the guest" in problem
 
 
 def test_a_guest_listed_by_path_is_left_out_also_behind_a_link(folder):

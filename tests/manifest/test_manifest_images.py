@@ -84,7 +84,10 @@ def test_a_guest_that_another_guest_rests_on(folder):
 
 @pytest.mark.parametrize(
     ("how", "words"),
-    [("link", " through a hard link; list it once"), ("symlink", " through a symbolic link; list it once")],
+    [
+        ("link", " through a hard link or a bind mount; list it once"),
+        ("symlink", " through a symbolic link; list it once"),
+    ],
 )
 def test_a_guest_twice_through_a_link(folder, how, words):
     getattr(os, how)(f"{folder}/clones/a.img", "other.img")
@@ -114,7 +117,7 @@ def test_an_overlay_in_the_place_of_another_part(folder, overlay, part, allow):
     text = guests(raw("clones/a.img", f", overlay: {{path: {overlay}}}"), raw("clones/b.img"))
     (problem,) = problems(text, allow_existing_overlays=allow)
     assert problem.startswith("m.yaml:4: guests[0].overlay.path: the overlay ")
-    assert problem.endswith(f"would replace {part}; choose another overlay.path")
+    assert problem.endswith(f"is also {part}; choose another overlay.path")
 
 
 def test_two_guests_with_one_overlay(folder):
@@ -163,7 +166,7 @@ def test_missing_images_are_problems_with_a_near_name(folder):
 
 
 def test_a_folder_is_no_backing_file_and_no_glob_would_help(folder):
-    (problem,) = problems(guests("{path: clones/a.img, format: raw, backing: [{path: clones, format: raw}]}"))
+    (problem,) = problems(guests("{path: clones/c.qcow2, format: qcow2, backing: [{path: clones, format: raw}]}"))
     assert problem.endswith("is a folder; an image is a regular file or a block device")
 
 

@@ -96,7 +96,7 @@ def test_a_link_stays_where_it_is(folder):
 def test_the_own_path_of_another_guest_is_none(folder):
     text = guests(raw("clones/a.img", SAME), raw("clones/b.img", ", overlay: {path: clones/a.img}"), tail=RETIRE)
     found = problems(text)
-    assert "would replace the guest guests[0]" in found[0]
+    assert "is also the guest guests[0]" in found[0]
 
 
 def test_a_template_is_no_guest_in_place_either(folder):

@@ -332,7 +332,7 @@ def test_all_problems_of_all_kinds_at_once(folder):
             "needs a cluster_size of 16 KiB or more",
         ),
         ("{path: clones/a.img, format: raw, overlay: {path: no/x, %s}}", "mkdir -p "),
-        ("{path: clones/a.img, format: raw, overlay: {path: t.img, %s}}", "would replace the template"),
+        ("{path: clones/a.img, format: raw, overlay: {path: t.img, %s}}", "is also the template"),
         ("{path: clones/x.img, format: raw, overlay: {%s}}", "no such file"),
         ("{path: clones/a.img, overlay: {%s}}", "format is missing; the file looks like a raw image"),
         ("{path: t.img, format: raw, overlay: {%s}}", "is the template, so it cannot also be a guest"),

@@ -56,6 +56,9 @@ def copy_up(fd: int, path: str) -> CopyUp:
     """
     if filesystem_of(fd) != OVERLAYFS:
         return NOTHING
+    mount = mount_under(fd)
+    if mount is not None and mount.option("upperdir") is None:
+        return NOTHING  # it is read-only
     upper = upper_place(fd, path)
     if upper is None and not _copies_attributes_only(fd):
         why = f"{path} may be in a lower layer of its overlayfs, where removing its write permission copies it"

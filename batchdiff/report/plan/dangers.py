@@ -41,8 +41,9 @@ def _why(unseen: Unseen, *, one: bool) -> str:
     if unseen is Unseen.TEMPLATE:
         return "the template's path does not end in /VMID/base-NAME.FORMAT"
     if unseen is Unseen.FOLDER:
-        where = "is not in the folder of a VM" if one else "are not in folders of VMs"
-        return f"the overlay{'' if one else 's'} {where} in the template's storage"
+        where = "the overlay is not in the folder of a VM" if one else "the overlays are not in folders of VMs"
+        names = "has a name" if one else "have names"
+        return f"{where} in the template's storage, or {names} that Proxmox VE ignores"
     if unseen is Unseen.FORMAT:
         return f"the {'name of the overlay does' if one else 'names of the overlays do'} not end in .qcow2"
     return f"the backing file {'name is' if one else 'names are'} not ../VMID/base-NAME.FORMAT"

@@ -69,6 +69,15 @@ def remounted(merged, options):
     run("mount", "-t", "overlay", "-o", f"{places},{options}", "batchdiff-tests", str(merged))
 
 
+def test_nothing_is_copied_without_an_upper_layer(merged):
+    """It is read-only."""
+    run("umount", str(merged))
+    folder = merged.parent
+    places = f"lowerdir={folder}/ext4/upper:{folder}/below"
+    run("mount", "-t", "overlay", "-o", places, "batchdiff-tests", str(merged))
+    assert copied(merged / "folder" / "lower.img") == NOTHING
+
+
 def test_where_only_attributes_are_copied(merged):
     remounted(merged, "metacopy=on")
     lower = merged / "folder" / "lower.img"

@@ -53,7 +53,12 @@ def test_what_proxmox_would_not_see(found, why):
 @pytest.mark.parametrize(
     ("overlay", "options", "why"),
     [
-        ("/s/thin/{}.qcow2", RELATIVE, "the overlays are not in folders of VMs in the template's storage"),
+        (
+            "/s/thin/{}.qcow2",
+            RELATIVE,
+            "the overlays are not in folders of VMs in the template's storage, or have names that Proxmox VE"
+            " ignores",
+        ),
         ("/s/images/101/{}.raw", RELATIVE, "the names of the overlays do not end in .qcow2"),
         ("/s/images/101/{}.qcow2", OverlayOptions(), "the backing file names are not ../VMID/base-NAME.FORMAT"),
     ],
