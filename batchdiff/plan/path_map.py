@@ -10,7 +10,7 @@
 
 Entries recorded after the move have the new paths already, so mapping a path twice must give the same result as
 mapping it once. If NEW is under OLD (`--map /images=/images/old`), a path under NEW counts as already moved.
-Moves that would move a path in the plan twice are refused.
+Moves that would move an image of the plan twice are refused.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class NoSuchPlaceError(ValueError):
 
 @frozen
 class Move:
-    """A move of everything under ``old`` to ``new``; both are absolute, each a file or a folder."""
+    """A move of ``old``, and of everything under it, to ``new``; both are absolute paths."""
 
     old: str
     new: str
@@ -61,7 +61,7 @@ def move_in(text: str) -> Move:
         hint = "; OLD ends at the first =" if "=" in new else ""
         why = reason(error, Deed.READ, new) if isinstance(error, PermissionError) else error.strerror
         raise NoSuchPlaceError(f"{new!r} cannot be found ({why}){hint}") from error
-    # No realpath for OLD: that path is gone, or is now another file or folder.
+    # No realpath for OLD: whatever has that path now need not be what the plan recorded.
     return Move(f"/{os.path.normpath(old).strip('/')}", found)
 
 
@@ -83,9 +83,12 @@ class PathMap:
         return (move.new.rstrip("/") + rest) or "/"
 
     def plan(self, plan: Plan) -> Plan:
-        """Return a plan with all paths as they are now. The checksum stays the same: it links plan and journal.
+        """Return a plan with its paths as they are now, except in texts such as reasons.
 
-        :raises ValueError: no path is under any OLD, or moves contradict each other; the message names the paths.
+        The checksum stays the same, because it links the plan to its journal.
+
+        :raises ValueError: no path of the manifest, an image or an overlay is under any OLD, one OLD has two NEWs,
+            or such a path would be moved twice or to the place of another one; the message names the paths.
         """
         if not self.moves:
             return plan
@@ -186,7 +189,7 @@ def _chain(source: ImageSource) -> Iterable[str]:
 def _without_links(path: str) -> str:
     """Return the absolute path without symbolic links, as in plans; a block device keeps its given name.
 
-    :raises OSError: there is no such file or folder.
+    :raises OSError: the file or folder does not exist, or cannot be reached.
     """
     if stat.S_ISBLK(os.stat(path).st_mode):
         # /dev/vg/lv is stable; the /dev/dm-3 behind it may be another volume after a reboot.

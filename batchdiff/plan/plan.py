@@ -1,4 +1,4 @@
-"""A diff plan as data: the findings, the extents to write, and the savings (docs/plan-format.md)."""
+"""A plan as data (docs/plan-format.md)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,10 @@ from batchdiff.plan.runs import NO_RUNS, Runs
 from batchdiff.qcow2.geometry import Geometry
 
 FORMAT_VERSION = (1, 5)
-"""1.1 added the filesystem's UUID to fingerprints; 1.2 added the exactness of savings, links to guests, and
-similarity; 1.3 added options of overlays, the space that an overlay takes with each kind of L2 entries, the secret
-files of images, the other files of images that consist of several files, and the losses of an original; 1.4 added
-sharing in place; 1.5 added the images of guests that `--guest` left out."""
+"""Major and minor; docs/plan-format.md lists the fields that each version added."""
 
 DEFAULT_UNIT = 4096
-"""Bytes; plans before 1.2 counted all space in units of this size."""
+"""Bytes; plans before 1.2 counted the space of overlays in units of this size."""
 
 
 @frozen
@@ -34,7 +31,7 @@ class PlannedImage:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The files of the chain: its images, this one first, then their extents and data files."""
+        """The paths of the chain's files: its images, this one first, then their extents and data files."""
         return self.source.files
 
     @property
@@ -44,7 +41,7 @@ class PlannedImage:
 
     @property
     def vouches_for_content(self) -> bool:
-        """True if a change of content would change the fingerprints; those of block devices stay the same."""
+        """True if a change of content would change the fingerprints; False if any file is a block device."""
         return all(fingerprint.vouches_for_content for fingerprint in self.fingerprints)
 
     def changes(self, now: tuple[Fingerprint, ...]) -> str:
@@ -63,13 +60,13 @@ class PlannedImage:
 class Savings:
     """The space that converting one guest frees, in bytes (docs/plan-format.md explains each figure).
 
-    ``overlay_error_bytes`` is 0 if ``overlay_bytes`` is exact; with compression, ``overlay_bytes`` is an estimate,
-    whose error exceeds ``overlay_error_bytes`` in no more than 1 of 20 cases. ``exactness`` is that of
-    ``saved_bytes``; ``note`` explains why that figure is not exact, or why deleting the guest would free nothing.
-    ``allocation_unit``: the size of the units in which the overlay's filesystem allocates space.
-    ``standard_l2_disk_bytes`` and ``extended_l2_disk_bytes``: the space on disk with each kind of L2 entries, by
-    cluster size, from which ``auto`` chooses; empty if only standard entries were considered and the overlay has
-    no data file.
+    ``overlay_error_bytes`` is 0 if ``overlay_bytes`` is exact; otherwise, the true length differs by more than
+    that in no more than 1 of 20 cases. ``exactness`` is that of ``saved_bytes``; ``note`` explains why that figure
+    is not exact, or why deleting the guest would free nothing. ``allocation_unit``: the size of the units in which
+    the overlay's filesystem allocates space. The sizes by cluster size are those of an uncompressed overlay.
+    ``standard_l2_disk_bytes`` and ``extended_l2_disk_bytes``: its space on disk, for each kind of L2 entries that
+    was considered; both are empty if only standard entries were considered and the overlay has no data file, and
+    in plans before 1.3.
     """
 
     allocated_bytes: int
@@ -88,7 +85,7 @@ class Savings:
 
 @frozen
 class Similarity:
-    """The nonzero bytes of a guest, and how many of them the template has at the same offset."""
+    """The bytes in nonzero units (4 KiB) of a guest, and in those that the template has at the same offset."""
 
     equal_bytes: int
     nonzero_bytes: int
@@ -100,7 +97,7 @@ class Similarity:
 
 
 _UNLIKE = 0.01
-"""Below this share, two disks have in common only what any two have: boot code, partition tables, licences."""
+"""Below this share, two disks probably have in common only what many disks have, such as boot code."""
 
 
 def why_unlike(similarity: Similarity | None) -> str:
@@ -116,7 +113,7 @@ class Diff:
     """The result of comparing a guest with the template: the content of its overlay, and the space saved.
 
     ``data`` and ``zero`` are the runs that the overlay stores as data and as zeros, in granules of ``geometry``.
-    ``similarity`` is None in plans before 1.2.
+    ``similarity`` is None if it is unknown, as in plans before 1.2.
     """
 
     geometry: Geometry
@@ -133,10 +130,10 @@ class Diff:
 
 @frozen
 class OriginalLosses:
-    """The parts of an original that are missing from its overlay, and from an image rebuilt from the overlay.
+    """The features of an original that its overlay, and an image rebuilt from the overlay, do not take over.
 
-    The fields are the numbers of its internal snapshots and persistent bitmaps, and the bytes of its file that are
-    reserved in advance.
+    The fields are the numbers of the original's internal snapshots and persistent bitmaps, and the bytes on disk
+    that its file has reserved in advance.
     """
 
     snapshots: int = 0
@@ -151,11 +148,11 @@ NO_LOSSES = OriginalLosses()
 class Sharing:
     """The space that a guest gives back by sharing blocks in place with the template, in bytes.
 
-    ``allocated_bytes``: the space that it takes on disk now. ``shareable_bytes``: the bytes of its file that equal
-    the template's and are in blocks of their own; ``left_out_bytes``: equal bytes that cannot be shared, such
-    as those that the guest or the template stores in compressed clusters. ``saved_bytes``: the increase in free
-    space; ``exactness`` and ``note`` are those of that figure. ``runs``: the equal parts of its disk that apply
-    shares, in units of ``unit`` bytes; none if the guest is not to share blocks.
+    ``allocated_bytes``: the space that the guest takes on disk now. ``shareable_bytes``: the bytes of its files
+    that equal the template's and can be shared, but are not in the same blocks yet. ``left_out_bytes``: equal
+    bytes that cannot be shared, such as those that the guest or the template stores in compressed clusters.
+    ``saved_bytes``: the increase in free space; ``exactness`` and ``note`` are those of that figure. ``runs``: the
+    equal parts of the disk for apply to share, in units of ``unit`` bytes; empty unless the verdict is share.
     """
 
     allocated_bytes: int
@@ -172,8 +169,8 @@ class Sharing:
 class _Guest:
     """The fields that every guest in a plan has, whatever its verdict.
 
-    ``alias``: the symbolic link by which the manifest names the guest, absolute; empty if it names the file.
-    ``strategy``: the one that the manifest gives the guest.
+    ``alias``: the absolute path of the symbolic link by which the manifest names the guest; empty if the manifest
+    names the file itself. ``strategy``: the one that the manifest gives the guest.
     """
 
     name: str
@@ -187,7 +184,7 @@ class _Guest:
 
 @frozen(kw_only=True)
 class GuestToConvert(_Guest):
-    """A guest that apply converts. ``sharing``: what sharing would save instead, if that is possible and known."""
+    """A guest that apply converts. ``sharing``: the savings if it shared blocks instead; None if not known."""
 
     image: PlannedImage
     diff: Diff
@@ -201,11 +198,11 @@ class GuestToConvert(_Guest):
 
     @property
     def is_on_device(self) -> bool:
-        """True if the original is a block device, which can be neither renamed nor deleted."""
+        """True if the original is a block device."""
         return not self.image.fingerprints[0].vouches_for_content
 
     def retired(self, how: Retire) -> Retire:
-        """Return how the original is retired if the plan retires originals as ``how``: a block device is kept."""
+        """Return how the original is retired if ``how`` applies to originals in files; a block device is kept."""
         return Retire.KEEP if self.is_on_device else how
 
 
@@ -213,7 +210,7 @@ class GuestToConvert(_Guest):
 class GuestToShare(_Guest):
     """A guest whose blocks apply shares with the template.
 
-    ``diff`` is that of an overlay, for comparison only; None if no overlay with these options can map the disk.
+    ``diff`` is that of an overlay, for comparison only; None if no overlay with the guest's options is possible.
     """
 
     image: PlannedImage
@@ -231,7 +228,7 @@ class UntouchedGuest(_Guest):
     """A guest that apply leaves as it is, because the plan skips or refuses it.
 
     ``image`` is None if the guest was not opened. ``diff`` is None if the guest was refused or not compared,
-    or if it was to share blocks and no overlay with these options can map its disk.
+    or if its strategy is ``share`` and no overlay with its options is possible.
     """
 
     verdict: Verdict
@@ -246,11 +243,13 @@ GuestPlan: TypeAlias = GuestToConvert | GuestToShare | UntouchedGuest
 
 @frozen
 class Totals:
-    """Sums over the guests to convert or to share, in bytes, and the number of guests with each verdict.
+    """The number of guests, in total and with each verdict, and sums in bytes over those to convert or to share.
 
-    ``template_copy_bytes``: the bytes that overlayfs needs to change the mode of a template in a lower layer;
-    ``saved_bytes`` is smaller by them, and ``peak_extra_bytes`` larger. ``exactness`` is that of ``saved_bytes``;
-    ``note`` explains why that figure is not exact, unless the guests' notes do.
+    ``overlay_bytes`` is a sum over the guests to convert alone. ``peak_extra_bytes``: the maximum that apply takes
+    at any moment beyond what was in use before. ``template_copy_bytes``: the size of the copy that overlayfs makes
+    if apply changes the mode of a template in a lower layer; it is subtracted from ``saved_bytes`` and included in
+    ``peak_extra_bytes``. ``exactness`` is that of ``saved_bytes``; ``note`` explains why that figure is not exact,
+    unless the guests' notes do.
     """
 
     guests: int
@@ -272,8 +271,8 @@ class Plan:
     """A whole plan. ``created`` is an ISO 8601 time in UTC.
 
     ``left_out``: the images of guests that `--guest` left out. ``checksum``: the checksum in the plan's file, by
-    which the journal identifies the plan. It covers everything except itself and ``created``, even fields of a
-    newer minor version that this version does not know.
+    which the journal identifies the plan; empty if the plan was not read from a file. It covers everything except
+    itself and ``created``, even fields of a newer minor version that this version does not know.
     """
 
     generator: str

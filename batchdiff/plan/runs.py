@@ -1,6 +1,6 @@
 """The runs of a guest in a plan, kept as text until their numbers are needed (:mod:`batchdiff.plan.extents`).
 
-A large fleet has ten million runs. As Python lists of integers they would take more than a gigabyte, and the
+A large fleet can have ten million runs. As Python lists of integers they would take more than a gigabyte, and the
 garbage collector would visit them again and again. As numpy arrays they would make every report of a plan import
 numpy, which takes longer than all the rest of a report.
 """
@@ -19,8 +19,8 @@ _NUMBER = rf"(?!0[0-9])[0-9]{{1,{MOST_DIGITS}}}"
 _SPACE = r"[ \t\n\r]*"
 _RUN = rf"\[{_SPACE}{_NUMBER}{_SPACE},{_SPACE}{_NUMBER}{_SPACE}\]{_SPACE}"
 _BEGIN = re.compile(rf"\[{_SPACE}")
-# Limited, because each run makes a match take more memory. Possessive quantifiers would take none, but they
-# find nothing at all in Python 3.11.2, the version in Debian 12 (gh-106052).
+# Limited, because a match takes memory for each run. With possessive quantifiers it would take none, but the
+# pattern would match nothing in Python 3.11.2, the version in Debian 12 (gh-106052).
 _SOME = re.compile(rf"(?:{_RUN},{_SPACE}){{1,1000}}")
 # The form that batchdiff writes; this pattern takes two fifths of the time that _SOME takes.
 _COMPACT = re.compile(rf"(?:\[{_NUMBER},{_NUMBER}\],){{1,1000}}{_SPACE}")
@@ -48,7 +48,7 @@ NO_RUNS = Runs("[]")
 
 
 def match(text: str, at: int) -> tuple[Runs, int] | None:
-    """Return the runs at an index of a JSON text and the index of their end; None if no list of runs is there."""
+    """Return the runs at an index of a JSON text, and the index just after them; None if no runs are there."""
     opening = _BEGIN.match(text, at)
     if opening is None:
         return None

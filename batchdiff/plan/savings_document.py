@@ -1,4 +1,4 @@
-"""Conversion of the diff and the sharing of a guest to the plain values of a plan's JSON and back.
+"""Conversion of the diff and the sharing of a guest to fields of a plan's JSON and back.
 
 ::
 
@@ -23,7 +23,7 @@ _OPTIONAL_BY_SIZE = _BY_SIZE[1:]
 
 
 def diff_fields(diff: Diff) -> dict[str, Any]:
-    """Return the fields of a guest's record that describe its overlay."""
+    """Return the fields of a guest's record that hold its diff."""
     found: dict[str, Any] = {"extents": {"unit": diff.unit, "data": diff.data, "zero": diff.zero}}
     savings = asdict(diff.savings)
     for name in _BY_SIZE:
@@ -48,7 +48,7 @@ def diff_in(record: dict[str, Any], options: OverlayOptions) -> Diff | None:
 
 
 def sharing_fields(sharing: Sharing | None) -> dict[str, Any]:
-    """Return the field of a guest's record with what sharing saves; none if that is not known."""
+    """Return the field of a guest's record that holds its sharing; no field if it has none."""
     if sharing is None:
         return {}
     found = asdict(sharing) | {"runs": sharing.runs}
@@ -58,7 +58,7 @@ def sharing_fields(sharing: Sharing | None) -> dict[str, Any]:
 
 
 def sharing_in(record: dict[str, Any]) -> Sharing | None:
-    """Return what sharing saves, according to a guest's record; None if that is not known.
+    """Return the sharing in a guest's record; None if there is none.
 
     :raises KeyError, TypeError, ValueError: a value is invalid.
     """
@@ -102,7 +102,10 @@ def _savings(record: dict[str, Any]) -> Savings:
 
 
 def fields_in(record: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """Return the fields with these names that a record has; plans of older versions lack some."""
+    """Return the fields with these names that a record has; plans of older versions lack some.
+
+    :raises ValueError: the record has an unknown ``exactness``.
+    """
     found = {name: record[name] for name in names if name in record}
     return found | ({"exactness": Exactness(found["exactness"])} if "exactness" in found else {})
 

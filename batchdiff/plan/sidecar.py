@@ -1,17 +1,16 @@
 """The sidecar of a template: the template's state when overlays were created on it, and a list of these overlays.
 
-qcow2 does not record the identity of a backing file, so a change to a template silently damages all its overlays.
-The sidecar lets `verify` detect that, shows the next plan which guests are converted, and lets a lost journal be
-recovered. ``NAME.batchdiff-template.json``::
+An overlay does not record the identity of its backing file, so a change to a template damages overlays silently.
+The sidecar lets `verify` detect such a change, lets the next plan recognise converted guests, and helps to recover
+a lost journal. ``NAME.batchdiff-template.json``::
 
     {"format_version": "1.2",
      "template": {"path", "format", "virtual_size", "digest", "fingerprints": [...], "earlier": [[...], ...]},
      "overlays": {"/images/web01.qcow2": {"guest": "web01", "plan": "sha256:...", "plan_path": "/images/...",
                                           "original": "/images/web01.img", "fingerprint": {...}}}}
 
-Version 1.0 had only ``guest`` and ``plan`` for an overlay, and no ``earlier``. 1.2 added ``before`` for
-an overlay that has replaced others as a thinner one (``rethin``): the origins of the replaced overlays, which had
-the same path, newest first.
+Version 1.0 had only ``guest`` and ``plan`` for an overlay, and no ``earlier``. 1.2 added ``before`` for an overlay
+that has replaced others at the same path (``rethin``).
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from batchdiff.plan.plan import Plan, PlannedImage
 
 SIDECAR_VERSION = "1.2"
 LARGEST = 64 << 20
-"""The bytes of the largest sidecar that is read; each overlay takes about 700."""
+"""The bytes of the largest sidecar that is read; an overlay without ``before`` takes about 700."""
 
 MOST_BEFORE = 16
 """The maximum number of replaced overlays whose origins an overlay keeps; older ones are dropped."""
@@ -72,7 +71,8 @@ class OverlayOrigin:
 class Sidecar:
     """The record of a template. ``overlays`` has absolute paths as keys.
 
-    ``earlier``: fingerprints that the same content had before batchdiff itself changed the template's mode.
+    ``digest`` and ``fingerprints``: those of the template when an overlay was last recorded. ``earlier``: other
+    fingerprints that it had with the same digest, for instance before batchdiff changed its mode.
     """
 
     digest: str
@@ -97,8 +97,8 @@ def _is_device(path: str) -> bool:
     try:
         return stat.S_ISBLK(os.stat(path).st_mode)
     except OSError:
-        # An inactive volume can be recognised only by its name. A link is a device's: those to files are resolved
-        # before a path is recorded.
+        # An inactive volume can be recognised only by its name. A link must be that of a device, because links to
+        # files are resolved before a path is recorded.
         return is_among_devices(path) or os.path.islink(path)
 
 
@@ -112,10 +112,7 @@ def read_sidecar(path: str) -> Sidecar | None:
 
 
 def sidecar_paths(plan: Plan) -> list[str]:
-    """Return the paths of the sidecars that list a plan's overlays; none if the plan converts no guest.
-
-    A template file has one beside it; for a block device there is one in each folder of overlays.
-    """
+    """Return the paths of the sidecars that list a plan's overlays; none if the plan converts no guest."""
     return sorted({sidecar_path(plan.template.source.path, guest.overlay_path) for guest in plan.to_convert})
 
 
@@ -197,10 +194,10 @@ def _fingerprint(value: dict[str, Any]) -> Fingerprint:
 
 
 def is_known_state(before: Chain, now: Chain, sidecar: Sidecar | None) -> bool:
-    """Return True if both fingerprints are equal, or if the sidecar records them for the same content.
+    """Return True if both chains are equal, or if the sidecar has ``now``, and ``before`` as an earlier one.
 
-    batchdiff changes a template's mode. The sidecar keeps the ``earlier`` fingerprints, so that a second plan on
-    the template does not become stale when the first one is applied.
+    batchdiff changes a template's mode. With the ``earlier`` fingerprints, a second plan on the template does not
+    become stale when the first one is applied.
     """
     if before == now:
         return True
@@ -217,7 +214,7 @@ def is_known_template(template: PlannedImage, now: Chain) -> bool:
 
 
 def first_state(now: Chain, sidecar: Sidecar | None) -> Chain:
-    """Return the earliest known fingerprints of a chain's present content; checkpoints are bound to these."""
+    """Return the earliest recorded fingerprints of a chain's present content; ``now`` if none are recorded."""
     if sidecar is None or now != sidecar.fingerprints or not sidecar.earlier:
         return now
     return sidecar.earlier[0]

@@ -51,8 +51,9 @@ from batchdiff.units import align_up, ceil_div
 class FleetFacts:
     """Facts about the whole fleet. ``kept``: by device, the template's blocks that other files share.
 
-    The kept blocks stay in use whatever happens to a guest. ``located``: by path, the extents of some guests.
-    ``can_share``: whether other files can share blocks with the template. ``observer`` is called at every read.
+    The kept blocks stay in use whatever happens to a guest. ``located``: by path, the shared or
+    unwritten extents of some guests. ``can_share``: whether other files can share blocks with the template.
+    ``observer`` is called at every read.
     """
 
     manifest: Manifest
@@ -110,7 +111,10 @@ class AssessmentJob:
 
     @contextmanager
     def begin(self) -> Iterator[Callable[[str], GuestPlan]]:
-        """Yield the function that assesses a guest."""
+        """Yield the function that assesses a guest.
+
+        :raises ImageError: the template cannot be opened.
+        """
         if not self.facts.can_share:
             yield self._assess
             return
@@ -139,7 +143,7 @@ def _assess_reused(
 ) -> GuestPlan:
     """Return the plan of a guest whose extents come from an older plan; savings, verdict and paths are new.
 
-    ``units`` returns the guest's extents in the units of a scan, from which the gain of sharing is determined.
+    ``units`` returns the guest's extents in units of 4 KiB, from which the gain of sharing is determined.
     """
     content = overlay.content
 
@@ -165,7 +169,7 @@ def _unless_changed(
 
 
 def _extents(image: Image, facts: FleetFacts) -> ExtentTable | None:
-    """Return a guest's extents on disk, from the scan if it kept them; None if they are not known."""
+    """Return a guest's shared or unwritten extents, from the scan if it kept them; None if not known."""
     return facts.located.get(image.path) or raw_extents(image)
 
 
@@ -181,9 +185,10 @@ def _plan_guest(  # noqa: PLR0913, PLR0917  # two callers
     compressed: OverlaySize | Measure,
     known: ExtentTable | None,
 ) -> GuestPlan:
-    """Return the plan of a guest with this overlay. ``known``: the guest's extents on disk.
+    """Return the plan of a guest with this overlay. ``known``: its shared or unwritten extents.
 
-    ``compressed``: the overlay's size if it is compressed, or the function that compresses samples to estimate it.
+    ``compressed``: the size of a compressed overlay, or the function that compresses samples to estimate it;
+    ignored if the overlay is not compressed.
     """
     geometry, extents = content.geometry, content.extents
     options = dataclasses.replace(

@@ -1,4 +1,4 @@
-"""Selection of the guests that can be compared: each is opened, inspected and checked before the scan."""
+"""Selection of the guests to compare, by checks that come before the scan."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Candidate:
 
 
 class _Fleet(NamedTuple):
-    """The context of every guest. ``under``: the files that store the template; ``plans``: the earlier plans."""
+    """The context of every guest. ``under``: the files and devices that store the template."""
 
     manifest: Manifest
     template: PlannedImage
@@ -60,7 +60,7 @@ Part = Candidate | UntouchedGuest
 """One guest of a manifest: still to be compared, or already decided."""
 
 _RESIZABLE = {ImageFormat.RAW, ImageFormat.QCOW2, ImageFormat.QED}
-"""The formats in which `qemu-img resize` can enlarge a disk."""
+"""Formats in which `qemu-img resize` can enlarge a disk."""
 
 
 def planned_image(image: Image) -> PlannedImage:
@@ -77,8 +77,8 @@ def examine_guests(
 ) -> list[Part]:
     """Examine all guests and decide which to compare. No file stays open.
 
-    ``plans``: the earlier plans, which give the reason to skip a guest that they converted. ``observer`` is
-    called at every read of an image; ``opened``, with the number of images examined so far, the template included.
+    ``plans`` finds the plans that converted guests or left originals in quarantine. ``observer`` is called at
+    every read of an image; ``opened``, with the number of images examined so far, the template included.
     """
     fleet = _Fleet(manifest, template, all_underlying(template.paths), plans, observer)
     parts: list[Part] = []
@@ -102,7 +102,7 @@ def _decided_before(entry: GuestEntry, template: PlannedImage, plans: EarlierPla
 
 def _examine(entry: GuestEntry, fleet: _Fleet) -> Part:
     template, observer = fleet.template, fleet.observer
-    # Taken before the header is read, so that a snapshot made while it is read cannot be overlooked.
+    # Taken before the header is read, so that a snapshot made during that read is noticed.
     begun = fingerprint_at(entry.image.path)
     try:
         _check_not_replaced(entry, template.source, observer)
@@ -126,7 +126,7 @@ def _examine(entry: GuestEntry, fleet: _Fleet) -> Part:
 
 
 def _with_own_files(parts: list[Part], template: PlannedImage, manifest: Manifest) -> list[Part]:
-    """Refuse guests with a file that is also part of another image: retiring them would destroy that image."""
+    """Refuse guests with a file that is also part of another image, which retiring the guest could destroy."""
     owners = Owners()
     for entry in (*manifest.guests, *manifest.left_out):
         owners.add(entry.image.path, entry.name, "the guest")
@@ -148,7 +148,7 @@ def _with_own_files(parts: list[Part], template: PlannedImage, manifest: Manifes
 
 
 def already_thin(guest: ImageSource, observer: ReadObserver | None = None) -> str:
-    """Return why an overlay of the template is skipped, and how a thinner one can be planned, if it can.
+    """Return why an overlay of the template is skipped, and how to plan a thinner one if that is possible.
 
     ``observer`` is called at every read of the image.
     """
@@ -162,7 +162,7 @@ def already_thin(guest: ImageSource, observer: ReadObserver | None = None) -> st
 
 
 def _without_needed(parts: list[Part], manifest: Manifest) -> list[Part]:
-    """Refuse guests whose files other images need, because those images would be lost with them."""
+    """Refuse guests that get an overlay if other images need, or may need, their files and could be lost."""
     dependents = dependents_in_manifest(manifest)
     files = {
         part.entry.name: (part.entry.image.path, *part.record.source.other_files)
@@ -171,7 +171,7 @@ def _without_needed(parts: list[Part], manifest: Manifest) -> list[Part]:
     }
     paths = [path for own in files.values() for path in own]
     resting = dependents.on_each(paths, forbidden=Forbidden.IGNORED)
-    # Dependents are reported by their real paths, even block devices.
+    # Dependents are reported by their real paths, even if they are block devices.
     guests = {os.path.realpath(entry.image.path): entry.name for entry in (*manifest.guests, *manifest.left_out)}
     found: list[Part] = []
     for part in parts:
@@ -210,7 +210,7 @@ def _check_not_replaced(entry: GuestEntry, template: ImageSource, observer: Read
     This reads no data through an overlay, so a forged header can only keep its own guest from being converted.
 
     :raises OverlayError: it is an overlay of the template.
-    :raises ImageError: it looks like an overlay, but is damaged.
+    :raises ImageError: it looks like an overlay, but cannot be read as one.
     """
     guest, form, chosen = entry.image, ImageFormat(entry.options.format), entry.options.encryption
     secret = None if chosen is None else chosen.secret_file
@@ -234,10 +234,10 @@ def _objection(image: Image, entry: GuestEntry, fleet: _Fleet) -> str:
     """Return why a guest must be refused; empty if it can be compared.
 
     :raises GuestError: it is in use.
-    :raises ImageError: its tables are damaged.
+    :raises ImageError: a backing file is in use, or a table is damaged.
     """
     manifest, template = fleet.manifest, fleet.template
-    # First the checks that need only paths, then those that read the image.
+    # First the checks that do not read the image, then those that do.
     # A block device is always kept.
     retire = Retire.KEEP if is_block_device(image.layers[0].fd) else manifest.retire
     for file in image.own_files:
@@ -245,7 +245,7 @@ def _objection(image: Image, entry: GuestEntry, fleet: _Fleet) -> str:
         if reason := _stores_template(template_risk(fleet.under, identity, retire), template):
             return reason
     aside = entry.image.path + own_files.QUARANTINE
-    # An original that its overlay replaces has that name for a moment, even if it is to be deleted.
+    # An original whose path its overlay takes has that name for a moment, even if it is to be deleted.
     goes_aside = entry.gets_overlay and (retire is Retire.QUARANTINE or entry.in_place)
     if goes_aside and os.path.lexists(aside):
         return (
@@ -264,7 +264,7 @@ def _objection(image: Image, entry: GuestEntry, fleet: _Fleet) -> str:
 
 
 def _missing_bytes(image: Image, template: PlannedImage) -> int:
-    """Return how much smaller a guest's disk is than the template's; 0 if a VHD's rounding explains that."""
+    """Return how many bytes smaller a guest's disk is than the template's; 0 if a VHD's rounding explains that."""
     missing = max(template.virtual_size - image.virtual_size, 0)
     is_vhd = ImageFormat.VPC in {image.source.format, template.source.format}
     return 0 if is_vhd and missing < largest_cylinder(template.virtual_size) else missing
