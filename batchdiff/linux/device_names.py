@@ -83,9 +83,7 @@ def fleeting(path: str) -> str:
     if _NUMBERED.fullmatch(within) or within.startswith(_NUMBERED_FOLDERS):
         return f"{led}is numbered by the kernel and can refer to another disk after a reboot"
     if _PARTITION_OF_NUMBERED.fullmatch(within):
-        return (
-            f"{led}is named after a device that is numbered by the kernel, and can refer to another disk later"
-        )
+        return f"{led}is named after a device that is numbered by the kernel, and can refer to another disk later"
     if within.startswith(_COPIED_FOLDERS):
         return f"{led}is named after the disk's content, which copies of the disk share"
     return ""
