@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 
@@ -374,6 +375,22 @@ def test_what_cannot_be_asked_is_not_known(quarantined, error):
     found = overlay(quarantined)
     assert found.health is Health.UNKNOWN
     assert found.why.startswith(("qemu-img failed", "Input/output error. The disk"))
+
+
+@pytest.mark.parametrize(
+    "error", [VerificationError("qemu-img check found errors"), InUseError("an image is in use")]
+)
+def test_whose_users_cannot_be_looked_up(quarantined, monkeypatch, error):
+    """Perhaps its VM is writing to it, so nothing is said of its tables; and the next one is checked."""
+
+    def limited(_path):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(health_check, "users", limited)
+    quarantined.judge.refuses["vm.qcow2"] = error
+    found = overlay(quarantined)
+    assert found.health is Health.UNKNOWN
+    assert found.why.startswith("Too many open files. Raise the limit on open files")
 
 
 def test_two_files_that_could_be_it(quarantined):

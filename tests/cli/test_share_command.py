@@ -25,8 +25,10 @@ import pytest
 from commands import Done, batchdiff, run_here
 from filesystems import mounted, settle
 from notation import run
-from plans import save
+from plans import save, shared_guest
 
+from batchdiff.applying.results.finding import Health
+from batchdiff.applying.share_guests import shared_finding
 from batchdiff.applying.sharing import share
 from batchdiff.image.storage import sharing_gain
 from batchdiff.units import GIB, MIB
@@ -191,6 +193,19 @@ def test_from_manifest_to_what_df_shows(disk, fleet):
 def guests_after_planning(manifest: Path) -> dict[str, dict]:
     run_here("plan", manifest)
     return guests_of(manifest)
+
+
+def test_a_guest_whose_users_cannot_be_looked_up(tmp_path, monkeypatch):
+    """Perhaps its VM is running, so nothing is said of its tables; and verify goes on."""
+
+    def limited(_path):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("batchdiff.applying.share_guests.users", limited)
+    image = notation.write_raw(tmp_path / "db.img", "1M:A")
+    found = shared_finding(shared_guest(path=str(image)))
+    assert found.health is Health.UNKNOWN
+    assert found.why.startswith("Too many open files. Raise the limit on open files")
 
 
 def test_each_form_of_the_report_compares_the_strategies(on_xfs):
