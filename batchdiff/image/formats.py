@@ -182,7 +182,7 @@ FORMATS: dict[ImageFormat, Format] = {
             "header, tables, snapshots and bitmaps are aligned and inside the file, and do not overlap",
             "all table entries point into the file, and together map no more bytes than the file has",
             "while planning: no cluster has two uses that exclude each other, or more uses than its refcount",
-            "the header gives the backing file the declared format, or none",
+            "the header gives the backing file the declared format or, if it gives none, QEMU guesses that one",
         ),
     ),
     ImageFormat.QED: _mapped(
