@@ -95,7 +95,7 @@ def _constructor(members: tuple[dataclasses.Field[Any], ...], *, is_completed: b
 
 def _comparison(names: list[str]) -> tuple[Callable[[Any, object], bool], Callable[[Any], int]]:
     """Return ``__eq__`` and ``__hash__`` for a class that compares the fields with these names."""
-    values = operator.attrgetter(*names) if names else _state
+    values = operator.attrgetter(*names) if names else _nothing
 
     def equals(self: Any, other: object) -> bool:  # noqa: ANN401  # of any decorated class
         return values(self) == values(other) if type(other) is type(self) else NotImplemented
@@ -117,6 +117,10 @@ def _repr(self: Any) -> str:  # noqa: ANN401
 
 def _state(self: Any) -> tuple[object, ...]:  # noqa: ANN401
     return tuple(getattr(self, each.name) for each in dataclasses.fields(self))
+
+
+def _nothing(_self: object) -> tuple[()]:
+    return ()
 
 
 def _restore(self: Any, state: tuple[object, ...]) -> None:  # noqa: ANN401

@@ -143,6 +143,11 @@ def locker(path: Path, length: int = 0) -> AbstractContextManager[str]:
     return opened(path, f"fcntl.lockf(os.open(path, os.O_RDWR), fcntl.LOCK_EX, {length})")
 
 
+def shared_locker(path: Path, length: int = 0, start: int = 0) -> AbstractContextManager[str]:
+    """Has bytes locked, 0 for all, as a program may that only reads; bytes 100 to 263 are those of QEMU."""
+    return opened(path, f"fcntl.lockf(os.open(path, os.O_RDONLY), fcntl.LOCK_SH, {length}, {start})")
+
+
 @contextlib.contextmanager
 def mapping(path: Path) -> Iterator[str]:
     """Memory that is the file's, without a descriptor."""

@@ -111,6 +111,15 @@ def test_it_is_equal_to_its_like_alone():
         hash(Found(1))  # as that of its list
 
 
+def test_fields_that_do_not_count_leave_all_equal():
+    @frozen
+    class Note:
+        text: str = field(default="", compare=False)
+
+    assert Note("a") == Note("b")
+    assert len({Note("a"), Note("b")}) == 1
+
+
 def test_a_subclass_has_the_fields_of_its_base_too():
     @frozen
     class More(Found):

@@ -83,25 +83,36 @@ def check_overlay(  # noqa: PLR0913, PLR0917  # what one thread is given
         overlay = find_overlay(guest, state)
         if overlay is None:
             return _missing(guest, state)
-        return _judged(guest, state, overlay, plan, content, data_files, stop, report)
+        judge = partial(_judged, guest, state, overlay, plan, content, data_files, stop, report)
+        return _unless_in_use(judge, guest, history)
     except StopError:
         raise
-    except InUseError as error:
-        who = users(path) or error.what
-        return Finding(guest.name, path, Health.IN_USE, f"{who}, so it was not checked")
-    except VerificationError as error:
-        return _failed(error, guest, history)
     except BatchdiffError as error:
         return Finding(guest.name, path, Health.UNKNOWN, str(error))
     except OSError as error:
         return Finding(guest.name, path, Health.UNKNOWN, ". ".join(explain(error)))
 
 
+def _unless_in_use(judge: Callable[[], Finding], guest: GuestToConvert, history: History) -> Finding:
+    """Return the finding of ``judge``; if it fails, find out whether the overlay is in use.
+
+    :raises BatchdiffError: the overlay may be sound, but could not be checked.
+    :raises OSError: a limit on open files or memory is reached.
+    """
+    try:
+        return judge()
+    except InUseError as error:
+        who = users(guest.overlay_path) or error.what
+    except VerificationError as error:
+        # The tables of an overlay that a VM is writing to may be inconsistent for a moment.
+        if not (who := users(guest.overlay_path)):
+            return _failed(error, guest, history)
+    return Finding(guest.name, guest.overlay_path, Health.IN_USE, f"{who}, so it was not checked")
+
+
 def _failed(error: VerificationError, guest: GuestToConvert, history: History) -> Finding:
     """Return the finding for an overlay whose verification failed."""
     path = guest.overlay_path
-    if who := users(path):  # the tables of an overlay that a VM is writing to may be inconsistent for a moment
-        return Finding(guest.name, path, Health.IN_USE, f"{who}, so it was not checked")
     health = Health.UNKNOWN if is_inconclusive(error) else Health.DAMAGED
     reported = error if health is Health.UNKNOWN else original_too(error, guest, history)
     return Finding(guest.name, path, health, str(reported))

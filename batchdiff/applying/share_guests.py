@@ -35,6 +35,7 @@ from batchdiff.image.open import inspect, open_image
 from batchdiff.image.storage.exactness import Exactness, of_sum
 from batchdiff.image.storage.left_to_share import gain_left, shareable_left
 from batchdiff.image.storage.shared_blocks import BlockRuns
+from batchdiff.linux.call_failures import explain
 from batchdiff.plan.extents import ranges_to_share
 from batchdiff.plan.plan import GuestToShare
 from batchdiff.progress import Meter, Phase, summing
@@ -61,9 +62,9 @@ def unchanged_outcome(guest: GuestToShare) -> GuestOutcome:
 def shared_finding(guest: GuestToShare) -> Finding:
     """Return the finding for a guest that shares blocks; its content is not compared with the template's."""
     path = guest.source.path
-    if who := users(path):
-        return Finding(guest.name, path, Health.IN_USE, f"{who}, so it was not checked")
     try:
+        if who := users(path):
+            return Finding(guest.name, path, Health.IN_USE, f"{who}, so it was not checked")
         require_examinable(path)
         if not os.path.lexists(path):
             return Finding(guest.name, path, Health.UNKNOWN, "it is gone; if it was moved, add `--map OLD=NEW`")
@@ -72,6 +73,8 @@ def shared_finding(guest: GuestToShare) -> Finding:
             size = image.virtual_size
     except BatchdiffError as error:
         return Finding(guest.name, path, Health.UNKNOWN, str(error))
+    except OSError as error:
+        return Finding(guest.name, path, Health.UNKNOWN, ". ".join(explain(error)))
     if size < guest.image.virtual_size:
         planned = guest.image.virtual_size
         why = f"the size of its disk is {size} bytes, but was {planned} bytes when the plan was made"

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from batchdiff.dependents.image_folders import folders_of_manifest, folders_of_plan
 from batchdiff.files import own_files
+from batchdiff.files.filenames import is_possible
 from batchdiff.files.identity import Identity, identity_of
 from batchdiff.image.backing.heads import Heads, identifier_of
 from batchdiff.image.backing.links import BackingGraph, Target, Unread
@@ -198,7 +199,7 @@ class _Look:
         if known is None:
             self._doubtful[path].append(f"an overlay listed in {sidecar} (unreadable)")
             return
-        overlays = [overlay for overlay in known.overlays if "\0" not in overlay]
+        overlays = [overlay for overlay in known.overlays if is_possible(overlay)]
         for overlay in overlays:
             unread = self._graph.add(overlay)
             if unread is not None:

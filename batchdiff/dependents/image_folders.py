@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
+from batchdiff.files.filenames import is_possible
 from batchdiff.image_source import ImageSource
 from batchdiff.manifest.manifest import Manifest
 from batchdiff.plan.plan import Plan
@@ -41,4 +42,4 @@ def _folders(manifest: str, template: str, sources: Iterable[ImageSource], overl
         known = read_sidecar(sidecar)
         if known is not None:
             paths |= {path for overlay, origin in known.overlays.items() for path in (overlay, origin.original)}
-    return sorted({os.path.dirname(path) for path in paths if path.startswith("/") and "\0" not in path})
+    return sorted({os.path.dirname(path) for path in paths if path.startswith("/") and is_possible(path)})

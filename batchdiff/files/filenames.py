@@ -104,6 +104,15 @@ def check_usable(path: str) -> None:
         raise ValueError("it contains characters that no path can have in this locale") from None
 
 
+def is_possible(path: str) -> bool:
+    """Return whether a file could have this path; :func:`check_usable` refuses any other."""
+    try:
+        check_usable(path)
+    except ValueError:
+        return False
+    return True
+
+
 def longest_name(folder: str) -> int:
     """Return how many bytes a file name in a folder may have; 255 if that is unknown."""
     try:

@@ -19,7 +19,7 @@ from batchdiff.errors import ImageError
 from batchdiff.files.filenames import shell_line, unfit
 from batchdiff.files.identity import is_one_image
 from batchdiff.image.files import ReadObserver
-from batchdiff.image.format_marks import begins_like
+from batchdiff.image.format_marks import guesses_of_qemu
 from batchdiff.image.layer import Backing
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.linux.device_names import image_path
@@ -67,10 +67,7 @@ def check_backing(
             f"QEMU would not read its backing file {named} as {declared.format}, the format that the manifest or"
             " plan declares"
         )
-        remedy = (
-            "Correct the `backing` list in the manifest or, if the list is right, the header:"
-            f" {_rebase(image, declared.format, backing.name)}."
-        )
+        remedy = _format_correction(image, backing, declared)
     if why:
         raise ImageError(f"cannot use {image.path}", path=image.path, why=why, remedy=remedy)
 
@@ -99,15 +96,26 @@ def _correction(image: ImageSource, backing: Backing, declared: ImageSource, nam
     )
 
 
+def _format_correction(image: ImageSource, backing: Backing, declared: ImageSource) -> str:
+    """Return the remedy for a header because of which QEMU reads the backing file in a format not declared."""
+    if image.format is ImageFormat.QED and declared.format is not ImageFormat.RAW:
+        return (
+            "Correct the `backing` list in the manifest: the header of a QED image can name no format but raw, so"
+            " the VM sees what QEMU guesses."
+        )
+    return (
+        "Correct the `backing` list in the manifest or, if the list is right, the header:"
+        f" {_rebase(image, declared.format, backing.name)}."
+    )
+
+
 def _contradicts(backing: Backing, declared: ImageSource, observer: ReadObserver | None) -> bool:
     """Return whether QEMU would read the backing file in a format other than the declared one."""
     named = backing.format
     if named is None:
-        # QEMU guesses from the first bytes. Opening a file that is not declared raw checks its format.
-        return declared.format is ImageFormat.RAW and begins_like(declared.path, observer) not in {
-            None,
-            ImageFormat.RAW,
-        }
+        # QEMU guesses, and misses formats without a mark in the first bytes, such as a fixed VHD.
+        guesses = guesses_of_qemu(declared.path, backing.name, observer)
+        return bool(guesses) and guesses != {declared.format}
     if named in _PLAIN_DRIVERS and declared.format is ImageFormat.RAW:
         with contextlib.suppress(OSError):  # opening the file reports the error
             return not _PLAIN_DRIVERS[named](os.stat(declared.path).st_mode)

@@ -123,7 +123,7 @@ def _unreadable(path: str, error: OSError) -> ImageError:
         return ImageError(
             f"cannot open {path}",
             path=path,
-            why="it is a symbolic link; batchdiff follows links only to block devices",
+            why="it is a symbolic link, and not one to a block device",
             remedy="Put the file itself there, or give its own path.",
         )
     fault = explain(error, Deed.READ, path)

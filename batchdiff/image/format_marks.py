@@ -1,20 +1,25 @@
 """The format that a file's magic number suggests: a hint, because a guest can write such a number to a raw disk.
 
-Source: QEMU's block drivers (block/qcow2.c, qed.c, vmdk.c, vdi.c, vhdx.c, vpc.c, parallels.c) and the LUKS on-disk
-format specification.
+Source: QEMU's block drivers (block/qcow2.c, qed.c, vmdk.c, vdi.c, vhdx.c, vpc.c, parallels.c, bochs.c, cloop.c,
+dmg.c), each of which has a function that judges a file's first bytes, and the LUKS on-disk format specification.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Callable
+from typing import TypeVar
 
 from batchdiff.errors import ImageError
 from batchdiff.image.files import ReadObserver, read_into
 from batchdiff.image_source import ImageFormat
 
+_Found = TypeVar("_Found")
+
 _HEAD = 512
+"""The bytes from which QEMU guesses a format."""
 _VPC_FOOTER = 512
 _VDI_MARK_AT = 0x40
 
@@ -22,7 +27,6 @@ _MARKS = (
     (b"QFI\xfb", 0, ImageFormat.QCOW2),
     (b"QED\0", 0, ImageFormat.QED),
     (b"KDMV", 0, ImageFormat.VMDK),
-    (b"# Disk DescriptorFile", 0, ImageFormat.VMDK),
     (b"\x7f\x10\xda\xbe", _VDI_MARK_AT, ImageFormat.VDI),
     (b"vhdxfile", 0, ImageFormat.VHDX),
     (b"conectix", 0, ImageFormat.VPC),
@@ -30,6 +34,20 @@ _MARKS = (
     (b"WithouFreSpacExt", 0, ImageFormat.PARALLELS),
     (b"LUKS\xba\xbe", 0, ImageFormat.LUKS),
 )
+_DESCRIPTOR = b"# Disk DescriptorFile"
+"""The usual beginning of a VMDK's descriptor; QEMU goes by the first line that is not a comment."""
+
+_DESCRIPTOR_TO_QEMU = re.compile(rb"(?:#[^\n]*\n| +\r?\n)*version=[123]\r?\n")
+
+_ONLY_TO_QEMU = (
+    (b"COWD", "vmdk"),
+    (b"Bochs Virtual HD Image", "bochs"),
+    (b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n", "cloop"),
+)
+"""Beginnings of images of kinds that batchdiff does not read."""
+
+_BY_NAME = (".dmg", "dmg")
+"""The suffix by which QEMU recognises a format if no first bytes match."""
 
 
 def looks_like(path: str, observer: ReadObserver | None = None) -> ImageFormat | None:
@@ -40,12 +58,25 @@ def looks_like(path: str, observer: ReadObserver | None = None) -> ImageFormat |
     return _marked(path, lambda descriptor: _by_head(descriptor, observer) or _by_footer(descriptor, observer))
 
 
-def begins_like(path: str, observer: ReadObserver | None = None) -> ImageFormat | None:
-    """Return the same as :func:`looks_like`, but ignore a footer, as QEMU does when it guesses a format."""
-    return _marked(path, lambda descriptor: _by_head(descriptor, observer) or ImageFormat.RAW)
+def guesses_of_qemu(path: str, name: str, observer: ReadObserver | None = None) -> set[str]:
+    """Return the formats, by QEMU's names for them, as which QEMU may open a file if nothing names its format.
+
+    If there are several, QEMU's choice depends on the order of its drivers. There is none if :func:`looks_like`
+    returns None. ``name``: the name by which QEMU opens the file.
+    """
+    return _marked(path, lambda descriptor: _guesses(_read(descriptor, 0, _HEAD, observer), name)) or set()
 
 
-def _marked(path: str, found: Callable[[int], ImageFormat]) -> ImageFormat | None:
+def _guesses(head: bytes, name: str) -> set[str]:
+    found = {str(image_format) for mark, offset, image_format in _MARKS if head.startswith(mark, offset)}
+    found |= {image_format for mark, image_format in _ONLY_TO_QEMU if head.startswith(mark)}
+    if _DESCRIPTOR_TO_QEMU.match(head):
+        found.add(ImageFormat.VMDK)
+    suffix, by_name = _BY_NAME
+    return found or {by_name if name.endswith(suffix) else ImageFormat.RAW}
+
+
+def _marked(path: str, found: Callable[[int], _Found]) -> _Found | None:
     try:
         # Opening a device can move a tape. O_NONBLOCK: a FIFO that has taken the file's place must not block us.
         if not _can_hold_an_image(os.stat(path)):
@@ -68,9 +99,9 @@ def _can_hold_an_image(status: os.stat_result) -> bool:
 def _by_head(descriptor: int, observer: ReadObserver | None) -> ImageFormat | None:
     head = _read(descriptor, 0, _HEAD, observer)
     for mark, offset, image_format in _MARKS:
-        if head[offset:].startswith(mark):
+        if head.startswith(mark, offset):
             return image_format
-    return None
+    return ImageFormat.VMDK if head.startswith(_DESCRIPTOR) else None
 
 
 def _by_footer(descriptor: int, observer: ReadObserver | None) -> ImageFormat:

@@ -35,7 +35,7 @@ class Outside(enum.StrEnum):
     """A statement about the other files to which an image of a format can refer."""
 
     NOT_POSSIBLE = (
-        "no outside references are possible: neither batchdiff nor QEMU opens another file for this format"
+        "no outside references are possible: neither batchdiff nor QEMU opens a file that such an image names"
     )
     REFUSED = "an image that refers to another file is refused"
     ALLOWED = (
@@ -182,7 +182,7 @@ FORMATS: dict[ImageFormat, Format] = {
             "header, tables, snapshots and bitmaps are aligned and inside the file, and do not overlap",
             "all table entries point into the file, and together map no more bytes than the file has",
             "while planning: no cluster has two uses that exclude each other, or more uses than its refcount",
-            "the header gives the backing file the declared format, or none",
+            "the header gives the backing file the declared format or, if it gives none, QEMU guesses that one",
         ),
     ),
     ImageFormat.QED: _mapped(
@@ -224,7 +224,8 @@ FORMATS: dict[ImageFormat, Format] = {
         inspect_vpc,
         Outside.NOT_POSSIBLE,
         "it has no parent, whose data QEMU would replace with zeros",
-        "its footers agree, have the correct checksum and fit the file; its block table is valid",
+        "the footer that QEMU uses has the correct checksum, and another one gives the same disk type; a fixed"
+        " disk fits into the file, and a dynamic one has a valid block table",
     ),
     ImageFormat.PARALLELS: _mapped(
         inspect_parallels,

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 from batchdiff.files.filenames import unfit, why_unfit
@@ -178,12 +178,21 @@ def _paths_of(plan: Plan) -> Iterator[str]:
         yield guest.overlay_path
         if guest.options.data_file is not None:
             yield guest.options.data_file
+        if guest.options.encryption is not None:
+            yield guest.options.encryption.secret_file
+        if guest.alias:
+            yield guest.alias
     for source in plan.left_out:
         yield from _chain(source)
 
 
-def _chain(source: ImageSource) -> Iterable[str]:
-    return source.files
+def _chain(source: ImageSource) -> Iterator[str]:
+    """Yield the paths of an image and its chain, with those of secrets and allowed folders."""
+    yield from source.files
+    for each in (source, *source.backing):
+        if each.secret_file is not None:
+            yield each.secret_file
+        yield from each.allow_folders
 
 
 def _without_links(path: str) -> str:

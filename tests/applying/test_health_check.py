@@ -5,6 +5,7 @@ Guards applying/overlay_health.py.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 
@@ -486,6 +487,22 @@ def test_a_missing_program_is_no_sign_of_damage(quarantined, monkeypatch, module
 
     monkeypatch.setattr(module, opener, fail)
     assert overlay(quarantined).health is Health.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "error", [VerificationError("qemu-img check found errors"), InUseError("an image is in use")]
+)
+def test_whose_users_cannot_be_looked_up(quarantined, monkeypatch, error):
+    """Perhaps its VM is writing to it, so nothing is said of its tables; and the next one is checked."""
+
+    def limited(_path):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(overlay_health, "users", limited)
+    quarantined.judge.refuses["vm.qcow2"] = error
+    found = overlay(quarantined)
+    assert found.health is Health.UNKNOWN
+    assert found.why.startswith("Too many open files. Raise the limit on open files")
 
 
 def test_two_files_that_could_be_it(quarantined):

@@ -197,6 +197,19 @@ def guests_after_planning(manifest: Path) -> dict[str, dict]:
     return guests_of(manifest)
 
 
+def test_a_guest_whose_users_cannot_be_looked_up(tmp_path, monkeypatch):
+    """Perhaps its VM is running, so nothing is said of its tables; and verify goes on."""
+
+    def limited(_path):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("batchdiff.applying.share_guests.users", limited)
+    image = notation.write_raw(tmp_path / "db.img", "1M:A")
+    found = shared_finding(shared_guest(path=str(image)))
+    assert found.health is Health.UNKNOWN
+    assert found.why.startswith("Too many open files. Raise the limit on open files")
+
+
 def test_each_form_of_the_report_compares_the_strategies(on_xfs):
     with_manifest(on_xfs.parent, MANIFEST.replace("db.qcow2, format", "db.qcow2, strategy: overlay, format"))
     found, plan = guests_after_planning(on_xfs), plan_of(on_xfs)

@@ -295,11 +295,15 @@ def test_a_sidecar_that_cannot_be_read_might_name_anything(pool, guest, damage):
 
 
 def test_names_that_no_file_can_have(pool, guest):
-    write_sidecar(guest, "/images/a\0b", "relative")
+    write_sidecar(guest, "/images/a\0b", "/images/\ud800", "relative")
     path = above(pool / "new.qcow2", guest)
     content = path.read_bytes().replace(str(guest).encode(), b"\0" * len(str(guest)))
     path.write_bytes(content)
     assert on(guest) == []
+    renamed_backing(path, r'json:{"driver": "raw", "file": {"driver": "file", "filename": "\ud800"}}')
+    assert on(guest) == []
+    renamed_backing(path, rf'json:{{"filename": "\ud800", "file.filename": "{guest}"}}')
+    assert on(guest) == [str(path)], "the other name counts"
 
 
 def test_what_is_new_is_seen_and_what_was_seen_is_not_read_again(pool, guest, monkeypatch):
@@ -363,7 +367,9 @@ def looked_unprivileged(path, forbidden, *folders):
     ).splitlines()
 
 
-@pytest.mark.parametrize("what", ["image", "folder of the image below it", "folder"])
+@pytest.mark.parametrize(
+    "what", ["image", "folder of the image below it", "folder of the image behind a link", "folder"]
+)
 def test_what_this_user_may_not_read_counts_before_a_file_goes(pool, guest, other, what):
     """A snapshot that only another user may read would lose its ground. Planning shows what can be known."""
     closed = above(other / "new.qcow2", guest)
@@ -373,11 +379,13 @@ def test_what_this_user_may_not_read_counts_before_a_file_goes(pool, guest, othe
             closed.chmod(0o600)
         case "folder of the image below it":
             above(pool / "top.qcow2", closed, "qcow2")
+        case "folder of the image behind a link":
+            (pool / "link.qcow2").symlink_to(closed)
         case "folder":
             closed = other
     if what != "image":
         other.chmod(0)
-    folders = [] if what == "folder of the image below it" else [other]
+    folders = [] if what.startswith("folder of") else [other]
     image = f"an image in {closed}" if what == "folder" else closed
     expected = [f"perhaps {image} (unreadable: Permission denied)"]
     assert looked_unprivileged(guest, "counts", *folders) == expected

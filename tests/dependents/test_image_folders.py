@@ -28,7 +28,7 @@ def test_folders_that_a_sidecar_knows(tmp_path, damaged):
     found = manifest(tmp_path)
     chosen = dataclasses.replace(found, guests=found.guests[:1], left_out=found.guests[1:])
     assert folders_of_manifest(found) == folders_of_manifest(chosen) == ["/", str(tmp_path)]
-    sidecar = write_sidecar(tmp_path / "template.img", "/srv/thin/a.qcow2", "relative", "/a\0b/c")
+    sidecar = write_sidecar(tmp_path / "template.img", "/srv/thin/a.qcow2", "relative", "/a\0b/c", "/\ud800/c")
     if damaged:
         sidecar.write_text("damaged")
     assert folders_of_manifest(found) == ["/", *([] if damaged else ["/srv/thin"]), str(tmp_path)]

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from batchdiff.files.filenames import shell_line, shell_option, shell_path, shell_word
+from batchdiff.files.filenames import is_possible, shell_line, shell_option, shell_path, shell_word
 
 NAMES = [b"plain.img", b"it's $HOME.img", b"caf\xe9.img", b"\xe97 'a\\b'.img", b"a\rb\n", "東京".encode()]
 
@@ -18,6 +18,11 @@ def test_bash_reads_the_very_name(name):
     assert word.isprintable()
     printed = subprocess.run(["bash", "-c", f"printf %s {word}"], capture_output=True, check=True)
     assert printed.stdout == name
+
+
+def test_names_that_a_file_can_have():
+    assert all(is_possible(os.fsdecode(name)) for name in NAMES)
+    assert not any(is_possible(name) for name in ("a\0b", "\ud800", "a\udfff"))
 
 
 def test_a_command():

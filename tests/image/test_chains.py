@@ -11,6 +11,7 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import many_files
 import notation
 import pytest
 from devices import attached
@@ -293,6 +294,75 @@ def test_a_raw_backing_file_that_qemu_would_take_for_another_format_is_refused(t
         open_image(source(top, low))
     follow(caught.value)
     assert_reads_like_qemu(top, low, expected=low.read_bytes()[: 64 << 10])
+
+
+@pytest.mark.parametrize("low_format", ["vdi", "vhdx", "vmdk", "parallels", "qed", "vpc"])
+def test_a_backing_file_of_another_format_that_qemu_guesses_is_accepted(tmp_path, low_format):
+    low = notation.write_raw(tmp_path / "low.raw", "1M:A")
+    notation.run("qemu-img", "convert", "-f", "raw", "-O", low_format, str(low), str(tmp_path / "low"))
+    top, below = without_format(tmp_path, low_format)
+    with open_image(replace(source(top), backing=(below,))) as opened:
+        assert_same(guest_bytes(opened, 0, 1 << 20), notation.qemu_content(top, "qcow2"))
+
+
+def without_format(folder, low_format):
+    """An overlay of the image ``low`` whose header does not give the image's format, and the image as declared."""
+    low = folder / "low"
+    top = notation.write_qcow2(folder / "top.qcow2", "1M:-", backing=low)
+    name_format(top, b"")
+    return top, ImageSource(str(low), ImageFormat(low_format))
+
+
+def test_a_backing_file_that_qemu_would_take_for_raw_is_refused(tmp_path):
+    """It would show the footer of a fixed VHD at the end of the disk, and the text of a descriptor."""
+    low = notation.write_raw(tmp_path / "low.raw", "1M:A")
+    options = ["-o", "subformat=fixed,force_size=on"]
+    notation.run("qemu-img", "convert", "-f", "raw", "-O", "vpc", *options, str(low), str(tmp_path / "low"))
+    top, below = without_format(tmp_path, "vpc")
+    with pytest.raises(ImageError, match=r"QEMU would not read its backing file .* as vpc") as caught:
+        open_image(replace(source(top), backing=(below,)))
+    follow(caught.value)
+    with open_image(replace(source(top), backing=(below,))) as opened:
+        assert_same(guest_bytes(opened, 0, 1 << 20), notation.content("1M:A"))
+    assert_same(notation.qemu_content(top, "qcow2"), notation.content("1M:A"))
+
+    many_files.write(tmp_path / "low", many_files.FLAT, notation.content("1M:A"))
+    text = (tmp_path / "low").read_text()
+    for written, is_recognised in ((text, True), (text.replace("version=1\n", ""), False)):
+        (tmp_path / "low").write_text(written)
+        top, below = without_format(tmp_path, "vmdk")
+        if is_recognised:
+            open_image(replace(source(top), backing=(below,))).close()
+            continue
+        with pytest.raises(ImageError, match=r"QEMU would not read its backing file .* as vmdk"):
+            open_image(replace(source(top), backing=(below,)))
+
+
+def test_a_backing_file_of_a_qed_image_that_qemu_would_take_for_raw_is_refused(tmp_path):
+    """Its header cannot name another format, so no command can correct it."""
+    notation.run(
+        "qemu-img", "create", "-q", "-f", "vpc", "-o", "subformat=fixed,force_size=on", str(tmp_path / "low"), "1M"
+    )
+    notation.run(
+        "qemu-img", "create", "-q", "-f", "qed", "-b", "low", "-F", "vpc", str(tmp_path / "top.qed"), "1M"
+    )
+    below = ImageSource(str(tmp_path / "low"), ImageFormat.VPC)
+    with pytest.raises(ImageError, match=r"QEMU would not read its backing file .* as vpc") as caught:
+        open_image(ImageSource(str(tmp_path / "top.qed"), ImageFormat.QED, (below,)))
+    assert "can name no format but raw" in caught.value.remedy
+    assert "qemu-img" not in caught.value.remedy
+
+
+@pytest.mark.parametrize("head", [b"COWD", b"# any comment\nversion=1\n", b"Bochs Virtual HD Image"])
+def test_a_raw_backing_file_that_begins_like_an_image_of_another_kind_is_refused(tmp_path, head):
+    low = notation.write_raw(tmp_path / "low.raw", "64k:A")
+    low.write_bytes(head + low.read_bytes()[len(head) :])
+    top = notation.write_qcow2(tmp_path / "top.qcow2", "64k:-", backing=low)
+    name_format(top, b"")
+    with pytest.raises(ImageError, match=r"QEMU would not read its backing file .* as raw") as caught:
+        open_image(source(top, low))
+    follow(caught.value)
+    assert_reads_like_qemu(top, low, expected=low.read_bytes())
 
 
 def test_a_backing_file_that_only_ends_like_another_format_is_raw(tmp_path):

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from batchdiff.image.format_marks import looks_like
+from batchdiff.image.format_marks import guesses_of_qemu, looks_like
 from batchdiff.image_source import ImageFormat
 
 MARKS = [
@@ -61,6 +61,40 @@ def test_what_qemu_writes_is_known(tmp_path, image_format):
             break
     assert result.returncode == 0, result.stderr
     assert looks_like(str(image)) is image_format
+    assert guesses_of_qemu(str(image), str(image)) == {"raw" if image_format == "vpc" else image_format}
+
+
+BOCHS = (
+    b"Bochs Virtual HD Image".ljust(32, b"\0")
+    + b"Redolog".ljust(16, b"\0")
+    + b"Growing".ljust(16, b"\0")
+    + b"\0\0\2\0"
+)
+CLOOP = b"#!/bin/sh\n#V2.0 Format\nmodprobe cloop file=$0 && mount -r -t iso9660 /dev/cloop $1\n"
+GUESSES = {
+    "a descriptor without the usual first line": (b"# any comment\nversion=1\n", "", {"vmdk"}),
+    "a descriptor after blank lines": (b"#\n  \n \r\nversion=3\r\n", "", {"vmdk"}),
+    "a descriptor with an empty line": (b"#\n\nversion=1\n", "", {"raw"}),
+    "a descriptor of an unknown version": (b"# Disk DescriptorFile\nversion=4\n", "", {"raw"}),
+    "a descriptor without a version": (b"# Disk DescriptorFile\nCID=12345678\n", "", {"raw"}),
+    "a sparse extent of ESXi": (b"COWD", "", {"vmdk"}),
+    "bochs": (BOCHS, "", {"bochs"}),
+    "cloop": (CLOOP, "", {"cloop"}),
+    "dmg": (b"", ".dmg", {"dmg"}),
+    "qcow2 by a name of dmg": (b"QFI\xfb", ".dmg", {"qcow2"}),
+    "two at once": (b"KDMV".ljust(0x40, b"\0") + b"\x7f\x10\xda\xbe", "", {"vmdk", "vdi"}),
+    "a footer": (bytes(4096) + b"conectix".ljust(512, b"\0"), "", {"raw"}),
+}
+
+
+@pytest.mark.parametrize(("content", "suffix", "expected"), GUESSES.values(), ids=GUESSES)
+def test_what_qemu_guesses(tmp_path, content, suffix, expected):
+    image = tmp_path / f"image{suffix}"
+    image.write_bytes(content.ljust(1 << 16, b"\0") if b"conectix" not in content else content)
+    assert guesses_of_qemu(str(image), str(image)) == expected
+    told = subprocess.run(["qemu-img", "info", image], check=False, capture_output=True, text=True)
+    # QEMU opens what it takes for a raw disk, and refuses a mere beginning of another format.
+    assert ("file format: raw" in told.stdout) is (expected == {"raw"})
 
 
 def test_a_link_to_an_image_is_followed(tmp_path):
@@ -82,3 +116,4 @@ def test_no_telling(tmp_path):
         "a\udfffb",
     ):
         assert looks_like(str(path)) is None
+        assert guesses_of_qemu(str(path), str(path)) == set()

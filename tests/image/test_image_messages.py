@@ -51,8 +51,8 @@ def test_files_of_other_kinds(tmp_path):
     (tmp_path / "file").write_bytes(bytes(512))
     (tmp_path / "link").symlink_to("file")
     assert refusal(source(tmp_path / "link")) == (
-        f"cannot open {tmp_path}/link: it is a symbolic link; batchdiff follows links only to block devices. Put"
-        " the file itself there, or give its own path."
+        f"cannot open {tmp_path}/link: it is a symbolic link, and not one to a block device. Put the file itself"
+        " there, or give its own path."
     )
 
 

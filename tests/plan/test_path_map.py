@@ -13,6 +13,7 @@ from plans import guest_plan, planned_image, plans, refused_guest, small_plan
 
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.plan.document import to_dict
+from batchdiff.plan.overlay_options import Encryption, OverlayOptions
 from batchdiff.plan.path_map import Move, PathMap, move_in
 from batchdiff.plan.sidecar import OverlayOrigin, Sidecar
 
@@ -222,3 +223,23 @@ def test_a_new_place_that_may_not_be_entered(tmp_path):
 def test_a_map_that_means_nothing(text, said):
     with pytest.raises(ValueError, match=said):
         move_in(text)
+
+
+def test_moves_of_secret_files_and_allowed_folders_alone():
+    """Several images may share one; that is no conflict."""
+    template = planned_image("/images/t.luks", "luks")
+    source = dataclasses.replace(template.source, secret_file="/secrets/key", allow_folders=("/parts",))
+    options = OverlayOptions(encryption=Encryption("/overlay-secrets/key"))
+    guests = [
+        guest_plan(
+            name, source=dataclasses.replace(guest_plan(name).source, secret_file="/secrets/key"), options=options
+        )
+        for name in "ab"
+    ]
+    guests[0] = dataclasses.replace(guests[0], alias="/links/a")
+    plan = small_plan(*guests, template=dataclasses.replace(template, source=source))
+    for old in ("/secrets", "/parts", "/overlay-secrets", "/links"):
+        found = json.dumps(to_dict(PathMap((Move(old, "/new"),)).plan(plan)), default=str)
+        assert f'"{old}' not in found
+    with pytest.raises(ValueError, match="/secrets/key would be moved to /images/key, and from there to /new/key"):
+        PathMap((Move("/secrets", "/images"), Move("/images", "/new"))).plan(plan)

@@ -12,6 +12,7 @@ For an older original, the rebuilt image takes the overlay's place.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,9 +32,9 @@ from batchdiff.choices import Retire, VerifyMode
 from batchdiff.errors import GuestError, InUseError, StopError
 from batchdiff.files.fingerprint import NO_FILE, fingerprint_at
 from batchdiff.frozen import frozen
-from batchdiff.image.image import Image
+from batchdiff.image.image import Image, others_of
 from batchdiff.image.in_use.check import other_writer
-from batchdiff.image.open import open_image, open_layer
+from batchdiff.image.open import open_layer
 from batchdiff.image_source import ImageSource
 from batchdiff.linux.call_failures import AGAIN
 from batchdiff.plan.plan import GuestToConvert, PlannedImage
@@ -190,14 +191,12 @@ def _is_restored(state: GuestState) -> bool:
 
 
 def _require_sound(disk: ImageSource, ended: Callable[[], bool], report: Callable[[int], None]) -> None:
-    try:
+    # If QEMU has this disk open, probably for a running VM, that is good proof that disk and template are sound.
+    with contextlib.suppress(InUseError):
         check_used(disk, ended, report)
-    except InUseError:
-        # QEMU has this disk open, probably for a running VM: good proof that disk and template are sound.
-        open_layer(disk).close()
-        return
-    with open_image(disk) as image:
-        for layer in image.own_files:
-            if writer := other_writer(layer.fd):
+    with contextlib.closing(open_layer(disk)) as layer:
+        for file in (layer, *others_of(layer)):
+            # Such a program can damage the disk, or its lock may be all that kept QEMU from checking the disk.
+            if user := other_writer(file.fd):
                 remedy = f"End that program, {AGAIN}"
-                raise InUseError(f"another program may still damage {layer.path}", why=writer, remedy=remedy)
+                raise InUseError(f"another program is using {file.path}", why=user, remedy=remedy)

@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeAlias
 
+from batchdiff.files.filenames import is_possible
 from batchdiff.files.identity import Identity, identity_in
 from batchdiff.image.backing.heads import Heads
 from batchdiff.image.backing.named_files import Named
@@ -79,7 +80,8 @@ class BackingGraph:
     def add_folder(self, folder: str, *, but: str) -> None:
         """Add the regular files in a folder, and those to which symbolic links in it resolve.
 
-        ``folder`` is a path without symbolic links. ``but``: the suffix of names that are skipped.
+        A link counts as a file that cannot be read if its target cannot be examined. ``folder`` is a path without
+        symbolic links. ``but``: the suffix of names that are skipped.
 
         :raises OSError: the folder cannot be listed, or a file in it cannot be examined.
         """
@@ -87,7 +89,8 @@ class BackingGraph:
             listed = [entry for entry in entries if not entry.name.endswith(but)]
         for entry in listed:
             if entry.is_symlink():
-                if self._place(entry.path).is_regular:
+                place = self._place(entry.path)
+                if place.is_regular or place.error is not None:
                     self.add(entry.path)
             elif entry.is_file(follow_symlinks=False):
                 with contextlib.suppress(FileNotFoundError):
@@ -181,5 +184,5 @@ def _located(path: str) -> _Place:
 
 
 def _paths_of(named: Named, folders: Iterable[str]) -> Iterator[str]:
-    if "\0" not in named.name:  # no path contains a null byte
+    if is_possible(named.name):
         yield from dict.fromkeys(os.path.join(folder, named.name) for folder in folders)

@@ -75,6 +75,8 @@ def bytes_needed(head: bytes) -> int:
     elif head.startswith(_VMDK) and len(head) >= FIRST:
         _, _, first, count = _VMDK_FIELDS.unpack_from(head, _VMDK_CAPACITY_AT)
         end = max((first + count) * _SECTOR, _VMDK_TEXT_AT + _VMDK_TEXT_BYTES)
+    elif _is_vpc_difference(head):
+        end = int.from_bytes(head[_VPC_TABLE_AT]) + _VPC_PARENT.stop
     elif head.startswith(_VMDK_TEXT):
         end = _MOST
     return min(max(end, FIRST), _MOST)
@@ -94,9 +96,15 @@ def names_in(head: bytes) -> tuple[Named, ...]:
     parent = _NO_IDENTIFIER
     if head.startswith(_VDI, _VDI_AT):
         parent = head[_VDI_PARENT]
-    elif head.startswith(_VPC) and head[_VPC_TYPE] == _VPC_DIFFERENCING:
+    elif _is_vpc_difference(head):
         parent = head[int.from_bytes(head[_VPC_TABLE_AT]) :][_VPC_PARENT]
-    return (Named(identified(parent), ends_there=True),) if parent != _NO_IDENTIFIER else ()
+    # The file may end before the identifier.
+    is_named = len(parent) == len(_NO_IDENTIFIER) and parent != _NO_IDENTIFIER
+    return (Named(identified(parent), ends_there=True),) if is_named else ()
+
+
+def _is_vpc_difference(head: bytes) -> bool:
+    return head.startswith(_VPC) and head[_VPC_TYPE] == _VPC_DIFFERENCING
 
 
 def identifier_in(head: bytes, last: bytes) -> str | None:

@@ -19,7 +19,7 @@ import enum
 import os
 from typing import NamedTuple
 
-from batchdiff.errors import BatchdiffError, GuestError, ImageError
+from batchdiff.errors import BatchdiffError, GuestError, ImageError, advice_on_limit
 from batchdiff.image.files import is_block_device, open_image_file
 from batchdiff.image.image import Image
 from batchdiff.image.in_use import block_claims
@@ -105,28 +105,28 @@ def check_usage(fd: int, purpose: Purpose) -> Usage:
     """
     # QEMU's locks come first: they show the kind of use. A lease shows only that there is a writer, and /proc
     # shows only the processes that this user may see.
-    unknown = ""
-    try:
-        objection = _by_locks(others_locks(fd), fd, purpose)
-    except OSError as error:
-        objection, unknown = "", f"its filesystem does not support locks ({error.strerror})"
-    if objection:
+    locks = others_locks(fd)
+    if objection := _by_locks(locks, fd, purpose):
         return Usage(objection)
     if is_block_device(fd):
         return _by_claims(fd, purpose)
-    return _by_lease(fd, purpose, unknown)
+    return _by_lease(fd, purpose, locks.unknown)
 
 
 def users(path: str) -> str:
-    """Return a clause about what uses an image, as shown by locks alone; empty if nothing is found."""
+    """Return a clause about what uses an image, as shown by locks alone; empty if nothing is found.
+
+    :raises ImageError: a limit on open files or memory is reached, so the image cannot be opened.
+    :raises OSError: such a limit is reached while the users are looked up.
+    """
     try:
         fd = open_image_file(path)
-    except ImageError:
+    except ImageError as error:
+        if advice_on_limit(error.__cause__):
+            raise  # "nothing" would be a guess
         return ""
     try:
         return _by_locks(others_locks(fd), fd, Purpose.GUEST)
-    except OSError:  # such as: the filesystem has no locks
-        return ""
     finally:
         os.close(fd)
 
@@ -134,17 +134,17 @@ def users(path: str) -> str:
 def other_writer(fd: int) -> str:
     """Return a clause about a program other than QEMU that can write to a file, or has locked or claimed it.
 
-    Return an empty string if none is found, or if the check fails, as on a filesystem without locks. QEMU is
-    recognised by locks that permit changes, and VMs without locks by their programs' names. No lease is left.
+    Return an empty string if none is found. QEMU is recognised by locks that permit changes, and VMs without locks
+    by their programs' names. No lease is left.
+
+    :raises OSError: as for :func:`check_usage`.
     """
     try:
         usage = check_usage(fd, Purpose.TEMPLATE)
-        if not usage.objection or others_locks(fd).may & CHANGES:
-            return ""
-    except OSError:  # such as: the filesystem has no locks
-        return ""
     finally:
         release_lease(fd)
+    if not usage.objection or others_locks(fd).may & CHANGES:
+        return ""
     found = holders_of(fd).writers()
     return "" if found and all(holder.is_vm for holder in found) else usage.objection
 
@@ -158,10 +158,10 @@ def writers(fd: int) -> str:
 def _by_locks(locks: OthersLocks, fd: int, purpose: Purpose) -> str:
     if locks.may & CHANGES:
         return _writing(holders_of(fd))
-    if locks.exclusive:
-        return f"it is locked by {_any_holder(fd)}"
+    if locks.foreign:
+        return f"it is locked, and {_open_in(fd)}"
     if Permission.READ in locks.forbid:
-        return f"it is locked against readers by {_any_holder(fd)}"
+        return f"it is locked against readers, and {_open_in(fd)}"
     if purpose is Purpose.GUEST and Permission.READ in locks.may:
         return (
             f"it is being read by {_any_holder(fd)}, as a VM's disk or an overlay's backing file, or to be copied"
@@ -205,6 +205,11 @@ def _by_holders(holders: Holders, purpose: Purpose) -> str:
 def _any_holder(fd: int) -> str:
     holders = holders_of(fd)
     return name_holders(holders.found, complete=holders.complete)
+
+
+def _open_in(fd: int) -> str:
+    holders = holders_of(fd)
+    return have_open(holders.found, complete=holders.complete)
 
 
 def _writing(holders: Holders) -> str:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from batchdiff.image import formats  # noqa: F401  # loaded now: batchdiff may be updated during a long apply
@@ -85,11 +85,9 @@ class Held:
         :raises GuestError: a guest is in use.
         :raises ImageError: a template, or a backing file of a guest, is in use.
         """
-        for grip in self._grips if self._given_up is None else ():
-            objection = self._objection(grip)
-            if objection:
-                self._given_up = grip, objection
-                break
+        for grip in self._grips:
+            if self._given_up is None:
+                self._check(grip)
         if self._given_up is not None:
             grip, objection = self._given_up
             raise in_use(grip.path, grip.purpose, objection)
@@ -114,12 +112,9 @@ class Held:
         """
         grip = _Grip(path, fd, purpose)
         self._grips.append(grip)
-        try:
-            # Take our locks before looking at those of others, as QEMU does: of two programs that start at the
-            # same time, at least one then sees the other.
-            locked = take_locks(fd)
-        except OSError:  # the filesystem has no locks, which `check_usage` reports
-            locked = True
+        # Take our locks before looking at those of others, as QEMU does: of two programs that start at the same
+        # time, at least one then sees the other.
+        locked = take_locks(fd)
         usage = check_usage(fd, purpose)
         objection = usage.objection or ("" if locked else "something has locked it")
         grip.unknown = usage.unknown
@@ -141,19 +136,21 @@ class Held:
                 os.close(grip.claim)
                 grip.claim = None
 
-    def _objection(self, grip: _Grip) -> str:
-        """Return why a file can no longer be held, and then release everything; empty if it can be held."""
+    def _check(self, grip: _Grip) -> None:
+        """Give everything up if a program is writing to a file, or waiting to do so."""
         if grip.leased and lease_is_broken(grip.fd):
-            self.release()
-            return _named_soon(grip.fd)
-        with contextlib.suppress(OSError):  # the filesystem may have no locks
-            if others_locks(grip.fd).may & CHANGES:
-                self.release()
-                return writers(grip.fd) or "something has it open for writing"
-        if grip.unknown and (found := writers(grip.fd)):
-            self.release()
-            return found
-        return ""
+            self._give_up(grip, "something wanted to write to it", _named_soon)
+        elif others_locks(grip.fd).may & CHANGES:
+            self._give_up(grip, "something has it open for writing", writers)
+        elif grip.unknown and (found := writers(grip.fd)):
+            self._give_up(grip, found)
+
+    def _give_up(self, grip: _Grip, objection: str, named: Callable[[int], str] = lambda _: "") -> None:
+        """Release everything, then look for the name of the file's user."""
+        self._given_up = grip, objection
+        self.release()
+        with contextlib.suppress(OSError):  # a limit is reached: the use is certain, only its name is not
+            self._given_up = grip, named(grip.fd) or objection
 
 
 @contextlib.contextmanager
@@ -188,11 +185,11 @@ def _alone(grip: _Grip) -> Usage:
 
 
 def _named_soon(fd: int) -> str:
-    """Return which writer was let in, as a clause for a message."""
+    """Return which writer was let in, as a clause for a message; empty if none is found."""
     deadline = time.monotonic() + _NAMING_SECONDS
     while time.monotonic() < deadline:
         found = writers(fd)
         if found:
             return found
         time.sleep(0.02)
-    return "something wanted to write to it"
+    return ""

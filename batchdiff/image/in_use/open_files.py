@@ -7,9 +7,7 @@ Source: Linux ``Documentation/filesystems/proc.rst``, 3.8 (fdinfo); ``Documentat
 
 from __future__ import annotations
 
-import contextlib
 import enum
-import glob
 import os
 import stat
 from collections.abc import Iterator
@@ -19,6 +17,8 @@ from batchdiff.errors import advice_on_limit
 
 _VM = ("qemu-system", "qemu-kvm", "qemu-storage-daemon", "kvm")
 """Prefixes of the names of QEMU's programs that open disks for VMs."""
+
+_BLOCK_DEVICES = "/sys/block"
 
 
 class Access(enum.IntEnum):
@@ -96,7 +96,9 @@ def _is_our_fork(pid: int, own: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             parent = int(file.read().rpartition(b")")[2].split()[1])
-    except OSError:  # it has ended
+    except OSError as error:  # it has ended
+        if advice_on_limit(error):
+            raise
         return False
     return parent == own and _command_line(pid) == _command_line(own)
 
@@ -160,10 +162,17 @@ def _described(pid: int, access: Access) -> Holder:
 
 
 def _command_line(pid: int) -> list[str]:
-    """Return the arguments of a process; none if they cannot be read."""
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
-        return os.fsdecode(file.read()).split("\0")
-    return []
+    """Return the arguments of a process; none if it has ended.
+
+    :raises OSError: a limit on open files or memory is reached.
+    """
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return os.fsdecode(file.read()).split("\0")
+    except OSError as error:
+        if advice_on_limit(error):
+            raise  # without its name, a VM would look like any other program
+        return []
 
 
 def _vm_name(arguments: list[str]) -> str:
@@ -174,7 +183,7 @@ def _vm_name(arguments: list[str]) -> str:
 
 
 def _loop_devices(wanted: tuple[str, int, int]) -> Iterator[Holder]:
-    for folder in sorted(glob.glob("/sys/block/loop*")):
+    for folder in _loop_folders():
         try:
             if _identity(os.stat(_line(f"{folder}/loop/backing_file"))) == wanted:
                 access = Access.READ if _line(f"{folder}/ro") == "1" else Access.WRITE
@@ -182,6 +191,16 @@ def _loop_devices(wanted: tuple[str, int, int]) -> Iterator[Holder]:
         except OSError as error:  # the device is not in use, or its file was deleted
             if advice_on_limit(error):
                 raise
+
+
+def _loop_folders() -> list[str]:
+    try:
+        names = os.listdir(_BLOCK_DEVICES)
+    except OSError as error:  # there is no /sys
+        if advice_on_limit(error):
+            raise
+        return []
+    return [os.path.join(_BLOCK_DEVICES, name) for name in sorted(names) if name.startswith("loop")]
 
 
 def _line(path: str) -> str:

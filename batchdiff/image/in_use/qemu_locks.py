@@ -22,6 +22,8 @@ import fcntl
 import struct
 from typing import NamedTuple
 
+from batchdiff.errors import advice_on_limit
+
 _FLOCK = struct.Struct("@hhqqi4x")
 """``struct flock``: type, whence, start, length (0: to the end), process (0 for OFD locks)."""
 
@@ -29,7 +31,8 @@ _MAY, _OTHERS_MAY_NOT = 100, 200
 _ALL_PERMISSIONS = 64
 """The maximum number of permissions: QEMU keeps them as the bits of a 64-bit number."""
 
-_ELSEWHERE = ((0, _MAY), (_OTHERS_MAY_NOT + _ALL_PERMISSIONS, 0))
+_END = _OTHERS_MAY_NOT + _ALL_PERMISSIONS
+_ELSEWHERE = ((0, _MAY), (_END, 0))
 """Start and length of the ranges below and above all bytes that QEMU can lock."""
 
 
@@ -55,32 +58,52 @@ _OURS = (
 class OthersLocks(NamedTuple):
     """The permissions that others hold, and those that they deny.
 
-    ``exclusive``: whether others hold write locks outside QEMU's bytes.
+    ``foreign``: whether others hold locks that are not QEMU's: write locks outside QEMU's bytes, or locks that
+    reach from there into QEMU's bytes, and may hide QEMU's own. ``unknown``: why no lock can be seen; empty
+    if the filesystem supports locks.
     """
 
-    may: frozenset[Permission]
-    forbid: frozenset[Permission]
-    exclusive: bool
+    may: frozenset[Permission] = frozenset()
+    forbid: frozenset[Permission] = frozenset()
+    foreign: bool = False
+    unknown: str = ""
+
+
+class _Found(enum.Enum):
+    """The kind of lock that a test has found."""
+
+    NONE = "none"
+    QEMUS = "within QEMU's bytes"
+    FOREIGN = "reaches outside QEMU's bytes"
 
 
 def others_locks(fd: int) -> OthersLocks:
     """Return the locks of others on an open file.
 
-    :raises OSError: the filesystem does not support locks.
+    :raises OSError: a limit on memory is reached.
     """
+    try:
+        may = {what: _lock(fd, _MAY + what) for what in Permission}
+        forbid = {what: _lock(fd, _OTHERS_MAY_NOT + what) for what in Permission}
+        elsewhere = [_lock(fd, *place, against=fcntl.F_RDLCK) for place in _ELSEWHERE]
+    except OSError as error:
+        if advice_on_limit(error):
+            raise
+        return OthersLocks(unknown=f"its filesystem does not support locks ({error.strerror})")
     return OthersLocks(
-        may=frozenset(what for what in Permission if _is_locked(fd, _MAY + what)),
-        forbid=frozenset(what for what in Permission if _is_locked(fd, _OTHERS_MAY_NOT + what)),
-        exclusive=any(_is_locked(fd, *place, against=fcntl.F_RDLCK) for place in _ELSEWHERE),
+        may=frozenset(what for what, found in may.items() if found is _Found.QEMUS),
+        forbid=frozenset(what for what, found in forbid.items() if found is _Found.QEMUS),
+        foreign=_Found.FOREIGN in {*may.values(), *forbid.values(), *elsewhere},
     )
 
 
 def take_locks(fd: int) -> bool:
     """Take locks that keep QEMU from writing to a file and from resizing it, but not from reading it.
 
-    Return False, and hold none of them, if the locks of another program prevent that.
+    Return False, and hold none of them, if the locks of another program prevent that. If the filesystem does not
+    support locks, return True.
 
-    :raises OSError: the filesystem does not support locks.
+    :raises OSError: a limit on memory is reached.
     """
     try:
         for byte in _OURS:
@@ -89,7 +112,8 @@ def take_locks(fd: int) -> bool:
         release_locks(fd)
         if error.errno in {errno.EAGAIN, errno.EACCES}:
             return False
-        raise
+        if advice_on_limit(error):
+            raise
     return True
 
 
@@ -104,8 +128,10 @@ def _set(fd: int, kind: int, byte: int) -> None:
     fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, 0, byte, 1, 0))
 
 
-def _is_locked(fd: int, start: int, length: int = 1, *, against: int = fcntl.F_WRLCK) -> bool:
-    """Return whether a lock of others on these bytes conflicts with one of the kind ``against``."""
+def _lock(fd: int, start: int, length: int = 1, *, against: int = fcntl.F_WRLCK) -> _Found:
+    """Return the first lock of others on these bytes that conflicts with one of the kind ``against``."""
     answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(against, 0, start, length, 0))
-    kind: int = _FLOCK.unpack(answer)[0]
-    return kind != fcntl.F_UNLCK
+    kind, _, first, size, _ = _FLOCK.unpack(answer)
+    if kind == fcntl.F_UNLCK:
+        return _Found.NONE
+    return _Found.QEMUS if first >= _MAY and 0 < size <= _END - first else _Found.FOREIGN

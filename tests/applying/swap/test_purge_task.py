@@ -125,6 +125,17 @@ def test_a_writer_without_locks(stage, holding):
             assert_kept(stage)
 
 
+def test_a_lock_of_another_program(stage):
+    """It keeps QEMU from checking the disk: that QEMU cannot open it proves nothing then."""
+    stage.use()
+    stage.judge.refuses[stage.overlay().name] = IN_USE
+    with real_holders.shared_locker(stage.overlay()) as name:
+        reason = failed(stage.purge(used=True))
+    assert f"another program is using {stage.overlay()}: it is locked, and " in reason
+    assert f"{name} has it open. End that program" in reason
+    assert_kept(stage)
+
+
 def wants_to_write(path):
     """Another program opens a file for writing, and does not wait until it may."""
     program = f"import os; os.open({str(path)!r}, os.O_WRONLY | os.O_NONBLOCK)"

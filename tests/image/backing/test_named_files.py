@@ -112,6 +112,22 @@ def test_the_identifier_of_a_parent(tmp_path, kind):
     assert identifier_in(bytes(4096), bytes(512)) is None
 
 
+@pytest.mark.parametrize(("table_at", "is_found"), [(512, True), (4080, True), (1 << 20, True), (1 << 62, False)])
+def test_the_parent_of_a_vhd_whose_table_header_is_anywhere(tmp_path, table_at, is_found):
+    """All known programs put it directly after the copy of the footer."""
+    identifier = b"ABCDEFGHIJKLMNOP"
+    image = bytearray(b"conectix".ljust((1 << 20) + 56, b"\0"))
+    image[16:24], image[60:64] = table_at.to_bytes(8), bytes([0, 0, 0, 4])
+    if is_found:
+        image[table_at + 40 : table_at + 56] = identifier
+    path = tmp_path / "child"
+    path.write_bytes(image)
+    expected = (Named(f"\0{identifier.hex()}", ends_there=True),)
+    assert names(path) == (expected if is_found else ())
+    path.write_bytes(image[: min(table_at, 1 << 20) + 55])
+    assert names(path) == (), "it ends within the identifier"
+
+
 def test_names_with_protocols(tmp_path, lower):
     path = created(tmp_path / "x", "qcow2")
     for name, expected in (
@@ -144,7 +160,7 @@ def test_what_names_nothing(what):
     assert names_in(what) == ()
 
 
-@given(st.sampled_from([b"QFI\xfb", b"QED\0", b"KDMV"]), st.binary(max_size=600), st.booleans())
+@given(st.sampled_from([b"QFI\xfb", b"QED\0", b"KDMV", b"conectix"]), st.binary(max_size=600), st.booleans())
 def test_any_bytes_are_read_without_an_error(magic, rest, padded):
     head = (magic + rest).ljust(FIRST if padded else 0, b"\0")
     assert FIRST <= bytes_needed(head) <= 2 << 20

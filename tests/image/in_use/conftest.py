@@ -1,5 +1,9 @@
 """Images in a tmpfs, which has leases and is not an overlayfs, for tests of who uses them."""
 
+import contextlib
+import os
+import resource
+
 import notation
 import pytest
 from filesystems import tmpfs
@@ -17,6 +21,24 @@ def path(folder, request):
     path = write(folder / request.param, "1M:A")
     yield path
     path.unlink()
+
+
+@pytest.fixture
+def full():
+    """A context in which this process can open no more files."""
+
+    @contextlib.contextmanager
+    def limited():
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        last = os.open(os.devnull, os.O_RDONLY)  # it gets the lowest number that is free
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (last + 1, hard))
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            os.close(last)
+
+    return limited
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Images in use by real programs: who is in the way of what, and what cannot be known."""
 
+import contextlib
+import errno
 import os
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +14,8 @@ from filesystems import among_own_mounts, mounted, tmpfs
 from oracle import source
 
 from batchdiff.errors import GuestError, ImageError
-from batchdiff.image.in_use.check import Purpose, Usage, check_usage, require_unused
+from batchdiff.image.in_use.check import Purpose, Usage, check_usage, other_writer, require_unused, users
+from batchdiff.image.in_use.qemu_locks import OthersLocks
 from batchdiff.image.open import open_image
 
 NOBODY = 65534
@@ -65,10 +68,79 @@ def test_others_may_read(raw, purpose, holding):
         assert name in caught.value.why
 
 
-def test_a_lock_that_is_not_qemus(raw):
-    with real_holders.locker(raw, 1) as name, pytest.raises(GuestError, match="is locked by") as caught:
-        require(raw, Purpose.GUEST)
-    assert name in caught.value.why
+LOCKERS = {
+    "first byte": lambda path: real_holders.locker(path, 1),
+    "all": real_holders.locker,
+    "all, to read": real_holders.shared_locker,  # QEMU would not open it either
+}
+
+
+@pytest.mark.parametrize("purpose", Purpose)
+@pytest.mark.parametrize("holding", LOCKERS.values(), ids=LOCKERS)
+def test_a_lock_that_is_not_qemus(raw, purpose, holding):
+    """Others that have the file open may hold no lock, and who holds one may not write."""
+    with real_holders.reader(raw) as other, holding(raw) as name:
+        found = usage(raw, purpose).objection
+    assert found.startswith("it is locked, and ")
+    assert found.endswith(" have it open")
+    assert name in found
+    assert other in found
+
+
+def test_a_lock_against_readers(raw):
+    with real_holders.shared_locker(raw, 1, 200) as name:
+        found = usage(raw, Purpose.TEMPLATE).objection
+    assert found.startswith("it is locked against readers, and ")
+    assert found.endswith(f"{name} has it open")
+
+
+@contextlib.contextmanager
+def vm_under_virtlockd(path):
+    with real_holders.vm(path) as name, real_holders.locker(path, 1):
+        yield name
+
+
+QEMUS = {name: real_holders.WRITERS[name] for name in ("vm", "vm-without-locks", "qemu-nbd")} | {
+    "vm-under-virtlockd": vm_under_virtlockd,
+    "no one": lambda _: contextlib.nullcontext(""),
+}
+OTHER_WRITERS = {name: real_holders.WRITERS[name] for name in ("loop-device", "writer", "appender")} | LOCKERS
+
+
+@pytest.mark.parametrize("holding", QEMUS.values(), ids=QEMUS)
+def test_qemu_is_no_other_writer(raw, holding):
+    with raw.open("rb") as file, holding(raw):
+        assert other_writer(file.fileno()) == ""
+
+
+@pytest.mark.parametrize("has_locks", [True, False])
+@pytest.mark.parametrize("holding", OTHER_WRITERS.values(), ids=OTHER_WRITERS)
+def test_other_writers(raw, holding, has_locks, monkeypatch):
+    """Also where the filesystem shows no locks."""
+    if not has_locks:
+        monkeypatch.setattr(
+            "batchdiff.image.in_use.check.others_locks", lambda _: OthersLocks(unknown="none here")
+        )
+    with raw.open("rb") as file, holding(raw) as name:
+        is_reader = holding is real_holders.shared_locker
+        assert (name in other_writer(file.fileno())) is (has_locks or not is_reader)
+
+
+def test_without_a_free_descriptor_absence_is_not_claimed(raw, full, monkeypatch):
+    with real_holders.vm(raw), raw.open("rb") as file:
+        with full(), pytest.raises(ImageError, match="Too many open files"):
+            users(str(raw))
+        with full(), pytest.raises(OSError, match="Too many open files"):
+            other_writer(file.fileno())
+        with full(), pytest.raises(OSError, match="Too many open files"):
+            check_usage(file.fileno(), Purpose.GUEST)
+
+        def limited(_fd):
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        monkeypatch.setattr("batchdiff.image.in_use.check.holders_of", limited)
+        with pytest.raises(OSError, match="Too many open files"):
+            users(str(raw))
 
 
 def test_looking_leaves_nothing(raw):
@@ -119,11 +191,9 @@ def test_without_leases_processes_are_examined(raw, monkeypatch):
 
 
 def test_without_locks_on_a_filesystem(raw, monkeypatch):
-    def no_locks(_fd):
-        raise OSError(37, "No locks available")
-
-    monkeypatch.setattr("batchdiff.image.in_use.check.others_locks", no_locks)
-    assert usage(raw, Purpose.GUEST).unknown == "its filesystem does not support locks (No locks available)"
+    unknown = "its filesystem does not support locks (No locks available)"
+    monkeypatch.setattr("batchdiff.image.in_use.check.others_locks", lambda _: OthersLocks(unknown=unknown))
+    assert usage(raw, Purpose.GUEST).unknown == unknown
     with real_holders.vm(raw) as name:
         assert name in usage(raw, Purpose.GUEST).objection
 

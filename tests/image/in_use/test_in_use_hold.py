@@ -111,6 +111,27 @@ def test_a_writer_that_has_gone_is_reported_without_a_name(raw, monkeypatch):
 
 
 @PURPOSES
+@pytest.mark.parametrize("by", ["lock", "lease"])
+def test_a_writer_whose_name_cannot_be_looked_up(raw, purpose, by, full):
+    """Everything is released by then, so this must be the last check that finds the image held."""
+    with contextlib.ExitStack() as stack:
+        held = stack.enter_context(held_image(raw, purpose))
+        if by == "lock":  # of a program that no lease shows, because it has yet to open the file for writing
+            stack.enter_context(real_holders.shared_locker(raw, 1, 101))
+        else:
+            with pytest.raises(BlockingIOError):
+                os.open(raw, os.O_RDWR | os.O_NONBLOCK)
+        expected = "something has it open for writing" if by == "lock" else "something wanted to write to it"
+        with full(), pytest.raises(REFUSED[purpose], match=expected):
+            held.check()
+        os.close(os.open(raw, os.O_RDWR | os.O_NONBLOCK))  # it is let in
+        for _ in range(2):
+            assert held.is_broken()
+            with pytest.raises(REFUSED[purpose], match=expected):
+                held.check()
+
+
+@PURPOSES
 def test_qemu_reads_what_is_held(path, purpose):
     form = image_format(path)
     commands = [

@@ -52,6 +52,26 @@ def test_a_fork_of_ours_holds_nothing(fd):
         os.waitpid(pid, 0)
 
 
+@pytest.mark.parametrize("missing", ["/cmdline", "/stat", "/sys/block", "/loop/backing_file"])
+def test_a_limit_is_no_reason_to_miss_a_holder(path, fd, missing, monkeypatch):
+    """Without its command line, a VM looks like any program; without the list of devices, none has it open."""
+
+    def limited(real):
+        def call(name, *args, **kwargs):
+            if str(name).endswith(missing):
+                raise OSError(errno.EMFILE, "Too many open files", name)
+            return real(name, *args, **kwargs)
+
+        return call
+
+    with real_holders.vm_that_reads(path), real_holders.loop_device(path, "--read-only"):
+        monkeypatch.setattr("builtins.open", limited(open))
+        monkeypatch.setattr("os.listdir", limited(os.listdir))
+        monkeypatch.setattr("os.scandir", limited(os.scandir))
+        with pytest.raises(OSError, match="Too many open files"):
+            holders_of(fd)
+
+
 @pytest.mark.parametrize(("holding", "access", "is_vm"), CASES.values(), ids=CASES)
 def test_who_has_it_open(path, fd, holding, access, is_vm):
     with holding(path) as name:

@@ -1,5 +1,6 @@
 """QEMU's image locks, read from real QEMU programs and held against them."""
 
+import errno
 import os
 import subprocess
 
@@ -11,11 +12,11 @@ from real_holders import image_format, nbd_server, vm, vm_command
 from batchdiff.image.in_use.qemu_locks import OthersLocks, Permission, others_locks, release_locks, take_locks
 
 READ, WRITE, RESIZE = Permission.READ, Permission.WRITE, Permission.RESIZE
-NOTHING = OthersLocks(frozenset(), frozenset(), exclusive=False)
+NOTHING = OthersLocks()
 
 
 def locks(may, forbid):
-    return OthersLocks(frozenset(may), frozenset(forbid), exclusive=False)
+    return OthersLocks(frozenset(may), frozenset(forbid))
 
 
 @pytest.fixture(params=["disk.img", "disk.qcow2"])
@@ -53,9 +54,21 @@ def test_locks_of_qemu_nbd(path, fd):
 
 def test_a_lock_that_is_not_qemus(path, fd):
     with real_holders.locker(path):
-        assert others_locks(fd).exclusive
+        assert others_locks(fd) == OthersLocks(foreign=True)
         assert not take_locks(fd)
+    with real_holders.shared_locker(path):
+        assert others_locks(fd) == OthersLocks(foreign=True)
+    with real_holders.shared_locker(path, 100), real_holders.shared_locker(path, 0, 264):
+        assert others_locks(fd) == NOTHING  # no concern of QEMU's
     assert take_locks(fd)
+
+
+def test_locks_of_qemu_beside_another(path, fd):
+    """As virtlockd takes one on the first byte of each disk of a VM."""
+    with vm(path), real_holders.locker(path, 1):
+        found = others_locks(fd)
+    assert WRITE in found.may
+    assert found.foreign
 
 
 def test_ours_are_not_others(path, fd):
@@ -103,12 +116,21 @@ def test_qemu_reads_while_they_are_held(path, fd):
     os.close(other)
 
 
-def test_without_locks_on_a_filesystem(fd, monkeypatch):
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOMEM])
+def test_without_locks_on_a_filesystem(fd, monkeypatch, number):
+    """A limit is another matter: then the filesystem may have locks, and others may hold them."""
+
     def no_locks(*_):
-        raise OSError(37, "No locks available")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("fcntl.fcntl", no_locks)
-    for ask in (others_locks, take_locks):
-        with pytest.raises(OSError, match="No locks"):
-            ask(fd)
+    if number == errno.ENOMEM:
+        for ask in (others_locks, take_locks):
+            with pytest.raises(OSError, match="Cannot allocate memory"):
+                ask(fd)
+    else:
+        assert others_locks(fd) == OthersLocks(
+            unknown="its filesystem does not support locks (No locks available)"
+        )
+        assert take_locks(fd)
     release_locks(fd)
