@@ -1,4 +1,4 @@
-"""Conversion of a plan to the plain values of its JSON and back; runs of extents stay text."""
+"""Conversion of a plan to the plain values of its JSON and back; runs stay text."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ from batchdiff.plan.savings_document import diff_fields, diff_in, fields_in, sha
 from batchdiff.qcow2.geometry import DEFAULT_REFCOUNT_BITS
 
 ENCRYPTED = "encrypted"
-"""The ``compression`` that a plan records for an encrypted overlay, although it is not compressed. Because of this
-value, an older batchdiff, which does not know ``encryption`` and would not encrypt the data, refuses the plan."""
+"""The ``compression`` that a plan records for an encrypted overlay, although such an overlay is not compressed: a
+batchdiff that does not know ``encryption`` refuses this value, and so does not write the data unencrypted."""
 
 
 def to_dict(plan: Plan) -> dict[str, Any]:
@@ -60,9 +60,9 @@ def to_dict(plan: Plan) -> dict[str, Any]:
 
 
 def from_dict(document: dict[str, Any]) -> Plan:
-    """Return the plan in a document that its schema has accepted. ``check_extents`` checks the runs.
+    """Return the plan in a document that its schema has accepted, without checking the order and ends of runs.
 
-    :raises KeyError, TypeError, ValueError, OverflowError: a value is invalid.
+    :raises KeyError, TypeError, ValueError, OverflowError: a value is missing or invalid, or contradicts another.
     """
     guests = tuple(_guest_plan(guest) for guest in document["guests"])
     _check_distinct("name", [guest.name for guest in guests])
@@ -147,7 +147,10 @@ def _guest(guest: GuestPlan) -> dict[str, Any]:
 
 
 def _newer_options(options: OverlayOptions) -> dict[str, Any]:
-    """Return the options that are set and that plans before 1.3 did not have."""
+    """Return the options that plans before 1.3 did not have and that are not at their defaults.
+
+    A QED overlay always has ``table_size``.
+    """
     found: dict[str, Any] = {}
     if options.format is not OverlayFormat.QCOW2:
         found |= {"format": options.format.value, "table_size": options.table_size}
@@ -187,7 +190,7 @@ def _planned_image(record: dict[str, Any]) -> PlannedImage:
 
 
 def _fingerprint(record: dict[str, Any]) -> Fingerprint:
-    # Fingerprints in plans of version 1.0 have no filesystem.
+    # Fingerprints in plans of version 1.0 do not name the filesystem.
     return Fingerprint(**{name: record[name] for name in field_names(Fingerprint) if name in record})
 
 

@@ -1,12 +1,12 @@
-"""Bulk conversion of a guest's extents from numbers to the text that a plan keeps, and back.
+"""Bulk conversion of a guest's extents to the text that a plan keeps, and back.
 
 ::
 
     Extents  --- runs_of ------->  data "[[0,1],[7,3]]", zero "[[4,2]]"
              <-- extents_of ----   checked: sorted, disjoint, merged
 
-A plan is checked as a whole when it is read for apply. The numbers are not kept until they are used: those of all
-guests would take more memory than their text, and those of one guest are parsed again in a millisecond.
+The numbers are not kept between the check of a plan and their use: those of all guests would take more memory than
+their text, and parsing those of one guest again is fast.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _text(table: npt.NDArray[np.int64]) -> Runs:
 
 
 def extents_of(diff: Diff) -> Extents:
-    """Return the extents of a guest's overlay, in its granules.
+    """Return the extents of a guest's overlay, in granules of the overlay.
 
     :raises ValueError: a run is empty, or the runs are not sorted, disjoint and merged.
     """
@@ -65,7 +65,7 @@ def check_extents(guest: GuestPlan) -> None:
 
 
 def ranges_to_share(guest: GuestToShare) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the starts and ends, in bytes, of the parts of a guest's disk to share with the template.
+    """Return the starts and exclusive ends, in bytes, of the parts of a guest's disk to share with the template.
 
     :raises ValueError: a run is empty, or the runs are not sorted and disjoint.
     """
@@ -74,10 +74,7 @@ def ranges_to_share(guest: GuestToShare) -> tuple[npt.NDArray[np.int64], npt.NDA
 
 
 def _table(runs: Runs, name: str) -> npt.NDArray[np.int64]:
-    """Return runs as an array of shape (runs, 2); ``name``: their place in the guest's record.
-
-    :raises ValueError: a run is empty, or the runs overlap or are not sorted.
-    """
+    """Return runs, once checked, as an array of shape (runs, 2); ``name``: their place in the guest's record."""
     # numpy's reader warns about an empty string.
     numbers = np.fromstring(flat, dtype=np.int64, sep=",") if (flat := runs.flat) else np.zeros(0, dtype=np.int64)
     table = numbers.reshape(-1, 2)

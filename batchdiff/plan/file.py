@@ -1,4 +1,4 @@
-"""plan.json: written as a whole or not at all, and refused if it is truncated, edited or of another major version.
+"""plan.json: written as a whole or not at all, and refused if its checksum or major version is wrong.
 
 The checksum is the SHA-256 of the plan without ``created`` and ``checksum``, as JSON with sorted keys, no
 spaces and ASCII only (docs/plan-format.md).
@@ -32,9 +32,10 @@ _LONGEST_SHOWN = 300
 
 
 def checksum_of(document: dict[str, Any]) -> str:
-    """Return the labelled checksum of a plan document.
+    """Return the checksum of a plan document: ``sha256:`` and hexadecimal digits.
 
-    :raises ValueError: it has a number that JSON cannot represent, such as infinity.
+    :raises ValueError: the document has a number that JSON cannot represent, such as infinity.
+    :raises RecursionError: the document is nested too deeply.
     """
     covered = {key: value for key, value in document.items() if key not in {"created", "checksum"}}
     digest = hashlib.sha256()
@@ -44,7 +45,7 @@ def checksum_of(document: dict[str, Any]) -> str:
 
 
 def encode(plan: Plan) -> str:
-    """Return the text of a plan file, with one guest per line so that diff can compare two plans."""
+    """Return the text of a plan file, with one guest per line so that ``diff -u`` can compare two plans."""
     return "".join(_pieces(plan))
 
 
@@ -66,7 +67,7 @@ def _pieces(plan: Plan) -> Iterator[str]:
 def write_plan(plan: Plan, path: str) -> None:
     """Write a plan so that ``path`` has either the whole new plan or its old content, even after a crash.
 
-    :raises PlanError: the plan cannot be written there.
+    :raises PlanError: the plan cannot be written there, or its name cannot be made durable.
     """
     # A symbolic link is kept, and its target is replaced.
     target = os.path.realpath(path)
@@ -80,9 +81,9 @@ def write_plan(plan: Plan, path: str) -> None:
 
 
 def try_folder(folder: str) -> None:
-    """Try a folder by creating and removing a file: only the kernel knows of read-only mounts, /proc and quotas.
+    """Create and remove a file in a folder: mode bits show neither a read-only mount nor an exhausted quota.
 
-    :raises OSError: no file can be created there.
+    :raises OSError: the file cannot be created or removed.
     """
     trial = own_files.temporary(os.path.join(folder, "plan"))
     os.close(os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
@@ -92,9 +93,9 @@ def try_folder(folder: str) -> None:
 def read_plan(path: str) -> Plan:
     """Read a plan, and check that it is complete, unedited and consistent.
 
-    :raises PlanError: it fails one of these checks, cannot be read, or has another major version.
+    :raises PlanError: the plan fails one of these checks, cannot be read, or has another major version.
     """
-    # Imported here: reports do not need numpy, whose import takes longer than all of their work.
+    # Imported here, because most reports do not need numpy, whose import takes longer than all their work.
     from batchdiff.plan.extents import check_extents  # noqa: PLC0415
 
     plan = read_for_report(path)
@@ -108,9 +109,9 @@ def read_plan(path: str) -> Plan:
 
 
 def read_for_report(path: str) -> Plan:
-    """Read a plan only to report on it: like ``read_plan``, but without checking its runs.
+    """Read a plan as :func:`read_plan` does, but without ``check_extents``, which needs numpy.
 
-    :raises PlanError: as for ``read_plan``.
+    :raises PlanError: as for :func:`read_plan`, except for that check.
     """
     check_is_plan(path)
     document = _parsed(path)
@@ -160,8 +161,8 @@ def _parsed(path: str) -> dict[str, Any]:
 def read_regular(path: str, largest: int) -> bytes:
     """Return the content of a regular file; a FIFO or a device is not read, because it might never end.
 
-    :raises OSError: it cannot be read, or is a folder.
-    :raises ValueError: it is another kind of file, or has more than ``largest`` bytes.
+    :raises OSError: the file cannot be opened or read, or is a folder.
+    :raises ValueError: the file is a FIFO or a device, or has more than ``largest`` bytes.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     with open(fd, "rb") as file:
@@ -193,5 +194,5 @@ def _check_schema(document: dict[str, Any], path: str) -> None:
 
 
 def _cut(text: str) -> str:
-    # The message quotes the value's path, which contains names from the file.
+    # Text from the file may have any length: its version, or the names in the path of a value.
     return text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 3] + "..."

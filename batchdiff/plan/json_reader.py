@@ -1,12 +1,11 @@
-"""The JSON of a plan, read and written guest by guest, with the runs of extents kept as :class:`Runs`.
+"""The JSON of a plan, read and written guest by guest, with runs kept as :class:`Runs`.
 
 ::
 
-    {"guests": [{"extents": {"data": RUNS, "zero": RUNS, ...}, ...}, ...], ...}
+    {"guests": [{"extents": {"data": RUNS, "zero": RUNS, ...}, "sharing": {"runs": RUNS, ...}, ...}, ...], ...}
 
-Python's json module reads and writes everything except the runs and the objects and lists around them. A document
-equals the result of ``json.loads`` except that valid runs are :class:`Runs`; whatever else is in their place is as
-``json.loads`` reads it.
+Python's json module reads everything except the runs and the objects and lists around them. A document equals the
+result of ``json.loads`` except that valid runs are :class:`Runs`.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import Any
 from batchdiff.plan.runs import Runs, match
 
 Reader = Callable[[str, int], tuple[Any, int]]
-"""A function that reads the value at an index of a string, and returns it with the index of its end."""
+"""A function that returns the value at an index of a string, and the index after the value."""
 
 CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 READABLE = json.JSONEncoder(allow_nan=False)
@@ -29,7 +28,7 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 class AmbiguityError(ValueError):
-    """Text that readers of JSON may understand in two ways; the message says why."""
+    """Text that not all readers of JSON understand alike; the message gives the reason."""
 
 
 def why_not_json(error: ValueError | RecursionError) -> str:
@@ -49,9 +48,9 @@ def why_not_json(error: ValueError | RecursionError) -> str:
 def parse_json(text: str) -> object:
     """Return the document in a JSON text.
 
-    :raises ValueError: it is not JSON, has a name twice in an object, or has NaN, infinity, or a number with too
-        many digits.
-    :raises RecursionError: it is nested too deeply.
+    :raises ValueError: the text is not JSON, has a name twice in an object, or has ``NaN``, ``Infinity``, or an
+        integer with too many digits.
+    :raises RecursionError: the text is nested too deeply.
     """
     document, end = _DOCUMENT(text, _after_space(text, 0))
     if _after_space(text, end) != len(text):
@@ -62,7 +61,10 @@ def parse_json(text: str) -> object:
 def encode_json(value: object, encoder: json.JSONEncoder) -> str:
     """Return the JSON of a value in the encoder's form; runs always have the canonical form.
 
-    :raises ValueError: it has NaN or infinity as a number.
+    Lists in the value must not contain runs.
+
+    :raises ValueError: the value contains NaN or infinity.
+    :raises RecursionError: the value is nested too deeply.
     """
     if isinstance(value, Runs):
         return value.text
@@ -74,9 +76,10 @@ def encode_json(value: object, encoder: json.JSONEncoder) -> str:
 
 
 def canonical(document: dict[str, Any]) -> Iterator[str]:
-    """Yield the canonical JSON of a document in pieces: keys sorted, no spaces, ASCII only.
+    """Yield the canonical JSON of a document in pieces: keys sorted, no white space, ASCII only.
 
-    :raises ValueError: it has NaN or infinity as a number.
+    :raises ValueError: the document contains NaN or infinity.
+    :raises RecursionError: the document is nested too deeply.
     """
     for number, key in enumerate(sorted(document)):
         yield f"{',' if number else '{'}{CANONICAL.encode(key)}:"
@@ -96,7 +99,7 @@ def _after_space(text: str, at: int) -> int:
 
 
 def _after(text: str, at: int, sign: str) -> int:
-    """Skip the punctuation mark ``sign``, which must be next, and return the index of the value after it."""
+    """Return the index of what follows the punctuation mark ``sign``, which must be next; skip white space."""
     at = _after_space(text, at)
     if not text.startswith(sign, at):
         raise json.JSONDecodeError(f"Expecting {sign!r}", text, at)
@@ -104,7 +107,7 @@ def _after(text: str, at: int, sign: str) -> int:
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object; refuse two members with one name, because readers do not agree on which of them counts."""
+    """Return an object; refuse two members with one name, because readers do not agree on which one counts."""
     found = dict(pairs)
     if len(found) != len(pairs):
         twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)

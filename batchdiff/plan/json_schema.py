@@ -1,9 +1,8 @@
 """The JSON Schemas, and a validator for manifests and plans that stops at the first problem.
 
-The validator knows only the keywords that their schemas use. jsonschema takes five times as long for the plan of
-a fleet, and its import takes longer than all the rest of startup. The validator here is stricter (jsonschema
-accepts 1.0 as an integer), so a document that passes is valid. jsonschema lists all problems of a manifest that
-does not pass.
+The validator knows only the keywords that the schemas of manifests and plans use. It is stricter than jsonschema,
+which accepts 1.0 as an integer, so a document that passes is valid. jsonschema takes five times as long for the
+plan of a fleet, and its import takes longer than the rest of startup.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def schema_of(kind: str) -> Schema:
 
 
 def first_problem(document: object, schema: Schema) -> str | None:
-    """Return the first problem of a document, with its place in it; None if the document is valid."""
+    """Return the first problem of a document, with the place of the problem; None if the document is valid."""
     return next(_Check(schema["$defs"]).problems(document, schema, ""), None)
 
 
@@ -48,9 +47,9 @@ class _Check:
         self._definitions = definitions
 
     def problems(self, value: object, schema: Schema | bool, where: str) -> Iterator[str]:
-        """Yield all problems of a value at this place of the document."""
+        """Yield the problems of a value. ``where``: its place in the document, empty for the whole document."""
         if isinstance(value, Runs):
-            return  # parsing accepted only what the schema allows
+            return  # the parser makes runs only of what the schema allows
         if isinstance(schema, bool):
             if not schema:
                 yield _problem(where, f"{_show(value)} is not allowed here")
@@ -77,7 +76,7 @@ class _Check:
         return next(self.problems(value, schema, ""), None) is None
 
     def _combined(self, value: object, schema: Schema, where: str) -> Iterator[str]:
-        """Yield the problems found by the schemas that this one combines."""
+        """Yield the problems found by the schemas that ``schema`` combines."""
         if "$ref" in schema:
             yield from self.problems(value, self._definitions[schema["$ref"].removeprefix("#/$defs/")], where)
         for part in schema.get("allOf", ()):
@@ -123,7 +122,7 @@ def _of_text(value: str, schema: Schema, where: str) -> Iterator[str]:
 
 @cache
 def _pattern(text: str) -> re.Pattern[str]:
-    r"""Compile a pattern with JSON Schema's ``$``; Python's also matches before a newline at the end."""
+    r"""Compile a pattern in which a final ``$``, unlike Python's, does not match before a newline at the end."""
     return re.compile(f"{text[:-1]}\\Z" if text.endswith("$") else text)
 
 
@@ -134,7 +133,7 @@ def _of_number(value: int, schema: Schema, where: str) -> Iterator[str]:
 
 
 def _outside(value: int, least: int | None, most: int | None) -> str:
-    """Return how a number is outside its limits, empty if it is not; None stands for no limit."""
+    """Return how a number violates its limits; empty if it does not. None: unlimited."""
     if (least is None or value >= least) and (most is None or value <= most):
         return ""
     if least is None:
@@ -145,7 +144,7 @@ def _outside(value: int, least: int | None, most: int | None) -> str:
 
 
 def _is(value: object, names: str | list[str]) -> bool:
-    """Return True if a value has one of these types exactly: in Python, a bool is also an int."""
+    """Return True if the type of a value is one of these, not a subclass: in Python, a bool is also an int."""
     return any(type(value) in _TYPES[name] for name in ([names] if isinstance(names, str) else names))
 
 

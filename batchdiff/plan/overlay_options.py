@@ -15,16 +15,17 @@ CLUSTER_SIZES = tuple(1 << bits for bits in range(9, 22))
 """512 B to 2 MiB, the range of QEMU's qcow2 driver (MIN_CLUSTER_BITS and MAX_CLUSTER_BITS)."""
 
 DEFAULT_CLUSTER_SIZE = 65536
-"""QEMU's default."""
+"""In bytes; QEMU's default."""
 
 QED_CLUSTER_SIZES = tuple(1 << bits for bits in range(12, 23))
-"""4 KiB to 4 MiB. QEMU's qed driver allows 64 MiB, but its limit on the disk's size overflows above 4 MiB."""
+"""4 KiB to 4 MiB. QEMU's qed driver allows up to 64 MiB, but above 4 MiB its limit on the disk's size overflows
+with every size in QED_TABLE_SIZES."""
 
 QED_TABLE_SIZES = (2, 4, 8, 16)
-"""Clusters in a table of a QED file; QEMU can create a file with tables of one cluster, but not open it."""
+"""Clusters in a table of a QED file; QEMU can create, but not open, a file with tables of one cluster."""
 
 DEFAULT_TABLE_SIZE = 4
-"""QEMU's default."""
+"""In clusters; QEMU's default."""
 
 AUTO = "auto"
 """A value of ``cluster_size`` and ``extended_l2``; in a plan, only guests without a diff have it."""
@@ -39,8 +40,8 @@ class Compression(enum.StrEnum):
 
 
 COMPRESSION_LEVELS = {Compression.ZLIB: range(1, 10), Compression.ZSTD: range(1, 23)}
-"""The levels of the libraries: the first is the fastest, and the last gives the smallest result. The defaults are
-QEMU's: 6 and 3."""
+"""The levels, beginning with the fastest; the last usually gives the smallest result. Without a level, QEMU's
+defaults apply: 6 for zlib and 3 for zstd."""
 
 
 class Compat(enum.StrEnum):
@@ -58,7 +59,7 @@ class BackingPath(enum.StrEnum):
 
 
 class OverlayFormat(enum.StrEnum):
-    """The formats in which overlays can be written."""
+    """The format of an overlay."""
 
     QCOW2 = "qcow2"
     QED = "qed"
@@ -76,8 +77,8 @@ class Preallocation(enum.StrEnum):
 class Encryption(NamedTuple):
     """The LUKS encryption of an overlay, with the names and defaults of ``qemu-img create``.
 
-    ``secret_file``: the absolute path of the file with the secret. ``iter_time``: the milliseconds that each
-    guess at the secret must take.
+    ``secret_file``: the path of the file with the secret, absolute in a plan. ``iter_time``: the milliseconds that
+    one guess at the secret takes on the machine that writes the overlay.
     """
 
     secret_file: str
@@ -90,7 +91,7 @@ class Encryption(NamedTuple):
 
 
 def luks_options(chosen: Encryption) -> dict[str, str | int]:
-    """Return an encryption as options of ``qemu-img create``, without the prefix ``encrypt.`` and the secret."""
+    """Return the ``encrypt.*`` options of ``qemu-img create``, without that prefix, the format and the secret."""
     found: dict[str, str | int] = {
         name.replace("_", "-"): value for name, value in chosen._asdict().items() if name != "secret_file"
     }
@@ -103,10 +104,10 @@ def luks_options(chosen: Encryption) -> dict[str, str | int]:
 class OverlayOptions:
     """The options of one overlay.
 
-    ``cluster_size``: in bytes; None for ``auto``, as with ``extended_l2``. ``compression_level``: None for the
-    default of the compression. ``table_size``: the clusters in a table of a QED file. ``encryption``: None if the
-    overlay is not encrypted. ``data_file``: the absolute path of the external file for the data clusters; None if
-    they are in the overlay itself.
+    ``cluster_size`` (in bytes) and ``extended_l2``: None for ``auto``. ``compression_level``: None for the default
+    of the compression. ``table_size``: the clusters in a table of a QED file. ``encryption``: None if the overlay
+    is not encrypted. ``data_file``: the path of the external file for the data clusters, absolute in a plan; None
+    if they are in the overlay itself.
     """
 
     cluster_size: int | None = DEFAULT_CLUSTER_SIZE
@@ -125,7 +126,7 @@ class OverlayOptions:
 
 
 def geometry_of(options: OverlayOptions, cluster_size: int) -> Geometry:
-    """Return the geometry of an overlay with these options and this cluster size.
+    """Return the geometry of an overlay with these options and this cluster size in bytes.
 
     An ``extended_l2`` of None counts as False.
     """

@@ -1,6 +1,6 @@
 """The options that an overlay cannot have, or cannot have together.
 
-QEMU does not create or cannot open such an image, batchdiff does not write it, or Proxmox VE cannot use it.
+QEMU, batchdiff or Proxmox VE does not support them, or one of them has no meaning without another.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ if TYPE_CHECKING:
     from batchdiff.plan.plan import GuestPlan
 
 _ESSIV_HASHES = {"aes": ("sha256", "md5"), "serpent": ("sha256", "md5"), "twofish": ("sha256", "md5")}
-"""The hashes that are as long as a key of the cipher, by cipher family; for cast5, that is only md5."""
+"""By cipher family, the hashes that are as long as one of its keys. For cast5, not listed here, only md5 is."""
 
 _OF_LAYOUT = ("vmid", "disk")
 
 _UNRECOGNISED = (ImageFormat.VPC, ImageFormat.LUKS)
-"""The formats of templates that QEMU cannot open below a QED file, which does not record the format: a fixed VHD
-has no mark at its start, and no secret can be given for a backing file whose format is not known."""
+"""Formats that the template of a QED overlay cannot have, as a QED file records only whether its backing file is
+raw: a fixed VHD has no mark at its start, and no secret can be given for a backing file of unknown format."""
 
 
 def contradictions(
     options: OverlayOptions, written: Mapping[str, Any] = MappingProxyType({})
 ) -> Iterator[tuple[str, str]]:
-    """Yield each option that an overlay cannot have, or cannot have with the others: its key, and what is wrong.
+    """Yield why an overlay cannot have these options, alone or together: the key of an option, and what is wrong.
 
     ``written``: the keys and values in a manifest, each the guest's own or a default; none for a plan's guest.
     """
@@ -78,7 +78,7 @@ def contradictions(
 
 
 def _of_layout(options: OverlayOptions, written: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield each key that does not fit a linked clone of Proxmox VE or that only such a clone has, and why."""
+    """Yield each key that contradicts ``layout: proxmox``, or that is given without it but needs it, and why."""
     if "layout" not in written:
         yield from (
             (key, f"needs `layout: proxmox`; add that, or leave {key} out") for key in _OF_LAYOUT if key in written
@@ -112,7 +112,7 @@ def _of_layout(options: OverlayOptions, written: Mapping[str, Any]) -> Iterator[
 
 
 def _of_qcow2(options: OverlayOptions) -> Iterator[tuple[str, str]]:
-    """Yield options that no qcow2 overlay can have together: the key of one, and what is wrong."""
+    """Yield the key of each option that no qcow2 overlay can have with the others, and what is wrong."""
     size, compression, level = options.cluster_size, options.compression, options.compression_level
     if options.extended_l2 and size is not None and size < SMALLEST_EXTENDED_L2:
         least = format_size(SMALLEST_EXTENDED_L2)
@@ -180,7 +180,7 @@ def _of_data_file(options: OverlayOptions) -> Iterator[tuple[str, str]]:
 
 
 def _of_encryption(chosen: Encryption, written: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the keys of an encryption that are out of range or do not fit together, and why.
+    """Yield each option of an encryption that is out of range or does not fit the others, and why.
 
     Source: QEMU ``crypto/block-luks.c``.
     """
@@ -221,7 +221,7 @@ def template_objection(options: OverlayOptions, template: ImageFormat) -> str:
 
 
 def misplaced_data_files(guests: Sequence[GuestPlan], template: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Yield the name of each guest whose overlay cannot have its planned data file, and why not.
+    """Yield why an overlay cannot have its planned data file: the name of the guest, and the reason.
 
     ``template``: the paths of all files of the template's chain.
     """

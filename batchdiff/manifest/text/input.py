@@ -24,7 +24,7 @@ from batchdiff.quoting import NO_FOLDER_TO_LIST, show, suggestion
 from batchdiff.units import MIB
 
 MAX_BYTES = 8 * MIB
-"""Enough for ten thousand guests of ten keys; anything larger is an image or a device given by mistake."""
+"""Enough for ten thousand guests of ten keys each; a larger file is probably an image given by mistake."""
 
 STDIN = "-"
 _STDIN_NAMES = (STDIN, "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
@@ -39,7 +39,7 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 class ManifestFile(NamedTuple):
     """A manifest as it was read: its absolute path, its name for messages, its content.
 
-    For stdin or a pipe, the path is ``<stdin>`` or ``<pipe>`` in the current folder.
+    The path is ``<stdin>`` in the current folder for stdin, and ``<pipe>`` there for another descriptor or a pipe.
     """
 
     path: str
@@ -53,7 +53,7 @@ class ManifestFile(NamedTuple):
 
 
 def is_piped(path: str) -> bool:
-    """Return True if a manifest of that name comes from a descriptor or a pipe, and so has no folder."""
+    """Return True if a manifest of that name comes from a descriptor or a pipe, and thus not from a folder."""
     if path in _STDIN_NAMES or path.startswith(_DESCRIPTORS):
         return True
     try:
@@ -65,7 +65,7 @@ def is_piped(path: str) -> bool:
 def manifest_file(path: str) -> ManifestFile:
     """Read the bytes of a manifest, or of stdin for ``-``.
 
-    :raises ManifestError: it cannot be read, or is clearly something else.
+    :raises ManifestError: the manifest cannot be read, is too large, or is clearly something else.
     """
     shown = "<stdin>" if path == STDIN else show(path)[1:-1]
     try:
@@ -94,7 +94,7 @@ def _content(path: str) -> bytes:
     :raises OSError: it cannot be read.
     :raises ValueError: it is a folder or a device other than a terminal on stdin.
     """
-    # Check before opening, because opening alone can move a tape.
+    # Check before opening, because merely opening a tape drive can move its tape.
     mode = os.fstat(0).st_mode if path == STDIN else os.stat(path).st_mode
     if stat.S_ISDIR(mode):
         raise ValueError("it is a folder")
@@ -107,10 +107,7 @@ def _content(path: str) -> bytes:
 
 
 def _require_manifest(path: str, shown: str, content: bytes) -> None:
-    """Refuse a file whose first bytes or length show that it is not a manifest.
-
-    :raises ManifestError: it is something else, or too large.
-    """
+    """Raise ManifestError if the content is too large, or begins like something other than a manifest."""
     head = content[:_HEAD]
     document = own_document(head)
     if document is Document.PLAN:

@@ -11,7 +11,7 @@ YamlPath: TypeAlias = tuple[str | int, ...]
 
 
 class Problem(NamedTuple):
-    """One problem: the line, the value's place in the document, and a sentence."""
+    """One problem: its line, counted from 1, the value's place in the document, and the message."""
 
     line: int
     where: YamlPath
@@ -19,7 +19,7 @@ class Problem(NamedTuple):
 
 
 class Problems:
-    """The problems and warnings so far, and the line of every value of the document."""
+    """The problems and warnings found so far, and the lines of values."""
 
     def __init__(self) -> None:
         self._found: dict[Problem, None] = {}
@@ -30,11 +30,11 @@ class Problems:
         self._lines: dict[YamlPath, int] = {}
 
     def locate(self, where: YamlPath, line: int) -> None:
-        """Record the line of a value. The first call wins, so a key's line takes precedence over its value's."""
+        """Record the line of a value, unless its line or that of its key is recorded already."""
         self._lines.setdefault(where, line)
 
     def line(self, where: YamlPath) -> int:
-        """Return the line of a value, or of the nearest value around it."""
+        """Return the line of a value or, if unknown, of the nearest value around it; 1 if all are unknown."""
         for length in range(len(where), -1, -1):
             if where[:length] in self._lines:
                 return self._lines[where[:length]]
@@ -43,8 +43,8 @@ class Problems:
     def add(self, where: YamlPath, message: str, *, line: int | None = None, alike: str = "") -> None:
         """Add a problem; a repeated one, such as one from a default that several guests share, counts once.
 
-        ``line``: None for the line of the value. ``alike``: the message without the file that it names; of several
-        problems with the same place and the same ``alike``, only the first counts.
+        ``line``: None for the line of the value. ``alike``: the message without the file that it names; unless it
+        is empty, only the first of several problems with the same place and the same ``alike`` counts.
         """
         if alike and (where, alike) in self._alike:
             return
@@ -54,7 +54,7 @@ class Problems:
         self._touched.update(where[:length] for length in range(len(where) + 1))
 
     def warn(self, where: YamlPath, message: str) -> None:
-        """Add a warning: it is shown with the problems, but does not count as one."""
+        """Add a warning, which does not count as a problem."""
         self._odd[Problem(self.line(where), where, message)] = None
 
     @property
@@ -74,9 +74,9 @@ class Problems:
         return len(self._found)
 
     def report(self, name: str) -> str:
-        """Return one line per problem, ``NAME:LINE: YAML.PATH: message``, in the order of the file.
+        """Return one line per problem, as from :func:`sentence`, in the order of their lines in the file.
 
-        Warnings follow, because they may explain a problem.
+        The warnings follow, because they may explain a problem.
         """
         ordered = sorted(self._found, key=lambda problem: problem.line)
         odd = [f"{name}:{each.line}: warning: {_placed(each)}" for each in self._odd]
@@ -84,7 +84,7 @@ class Problems:
 
 
 def sentence(name: str, problem: Problem) -> str:
-    """Return one problem as a line: ``NAME:LINE: YAML.PATH: message``."""
+    """Return ``NAME:LINE: YAML.PATH: message``, without a path if the problem is one of the whole document."""
     return f"{name}:{problem.line}: {_placed(problem)}"
 
 
@@ -93,6 +93,6 @@ def _placed(problem: Problem) -> str:
 
 
 def show_path(where: YamlPath) -> str:
-    """Return a path as ``guests[1].overlay.cluster_size``; unprintable characters in keys are escaped."""
+    """Return a path as ``guests[1].overlay.cluster_size``; long keys are cut, unprintable characters escaped."""
     text = "".join(f"[{step}]" if isinstance(step, int) else f".{escape(step)}" for step in where)
     return text.removeprefix(".")

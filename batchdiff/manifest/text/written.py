@@ -19,9 +19,10 @@ IN_PLACE = "same"
 class WrittenImage(NamedTuple):
     """An image as written in the manifest; ``backing`` is its declared chain, the next image first.
 
-    If ``is_glob``, the path is a pattern, or one of the matches of ``pattern``. ``secret_where``: the place in the
-    manifest that names the secret file. ``allow_folders``: the folders in which its extents and data files may be,
-    each with its place in the manifest.
+    ``format``: None if the manifest gives none. If ``is_glob``, the path is a pattern, or one of the matches of
+    ``pattern``. ``secret_where``: the place in the manifest that names the secret file, if any does.
+    ``allow_folders``: the folders, besides the image's own, in which its extents or data file may be, each with
+    its place in the manifest.
     """
 
     where: YamlPath
@@ -41,14 +42,15 @@ class WrittenImage(NamedTuple):
 
 
 class WrittenGuest(NamedTuple):
-    """A guest's entry: one image, or a glob, each of whose matches is an image.
+    """A guest's entry, for one image or for a glob.
 
-    ``overlay_where`` is the place in the manifest that decides the overlay's path: ``overlay.path`` in the entry
-    or in the defaults, otherwise the image's path. ``rethin``: an overlay of the template may be replaced by a
-    thinner one; ``rethin_where``: the place that decides that. ``layout``: the disk of Proxmox VE that the overlay
-    will be; None if the manifest does not ask for that layout. ``data_file_where``: the place of the data file;
-    its path in ``options`` is as written, and empty for the default path. ``secret_where``: the place of the
-    overlay's secret file. ``strategy``: the guest's own, or the manifest's.
+    ``name`` and ``overlay_path``: None for the default. ``overlay_where``: the place of ``overlay.path`` in the
+    manifest, in the entry or in the defaults; that of the image's path or glob if neither has the key. Paths in
+    ``options`` are as written; that of the data file is empty for the default path. ``rethin``: an overlay of
+    the template may be replaced by a thinner one. ``secret_where``, ``rethin_where`` and ``data_file_where``: the
+    places of the overlay's secret file, of ``rethin`` and of ``data_file``, if the manifest has them. ``layout``:
+    the disk of Proxmox VE that the overlay will be; None without ``layout: proxmox``. ``strategy``: the guest's
+    own, or the manifest's.
     """
 
     image: WrittenImage
@@ -70,7 +72,7 @@ class WrittenGuest(NamedTuple):
 
     @property
     def in_place(self) -> bool:
-        """True if the overlay takes the guest's own path."""
+        """True if ``overlay.path`` is ``same``, which stands for the guest's own path."""
         return self.overlay_path == IN_PLACE
 
     @property
@@ -80,5 +82,5 @@ class WrittenGuest(NamedTuple):
 
     @property
     def overlay_key(self) -> str:
-        """The key of the manifest that determines the overlay's path."""
+        """The key to set in the manifest for another path of the overlay."""
         return "overlay.path" if self.layout is None else "overlay.disk"

@@ -1,4 +1,4 @@
-"""Explanations of YAML syntax errors, in terms of the text and not of the parser."""
+"""Explanations of the known YAML syntax errors, in terms of the text and not of the parser."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OPEN_LIST = (
 _ONE_DOCUMENT = "a second document begins here; a manifest is one document"
 
 _REASONS = (
-    # The parser's message and its meaning; PyYAML has two parsers with different messages.
+    # Part of a parser's message, and its meaning. PyYAML has two parsers with different messages.
     (
         "mapping values are not allowed",
         "a colon is not allowed here: check the indentation, or put the text in quotes",
@@ -40,11 +40,11 @@ _REASONS = (
     ("did not find expected <document start>", _ONE_DOCUMENT),
 )
 _AT_THE_BEGINNING = ("could not find expected ':'", "found unexpected end of stream", "expected ',' or")
-"""The parser reports these at the line where it gave up; the line to correct is where the construct starts."""
+"""Problems that the parser reports where it gave up; the line to correct is the first one of the construct."""
 
 
 def where_and_why(error: yaml.MarkedYAMLError, text: str) -> tuple[int | None, str]:
-    """Return the line to correct, counted from 1 (None if unknown), and the reason."""
+    """Return the line to correct, counted from 1 (None if unknown), and what is wrong."""
     problem = error.problem or ""
     mark = error.problem_mark or error.context_mark
     if mark is None:

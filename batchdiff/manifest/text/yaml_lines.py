@@ -1,4 +1,4 @@
-"""YAML as plain data, with the line of every value, for messages that point into the file.
+"""YAML as plain data, with the lines of values, for messages that point into the file.
 
 Only what a manifest needs is accepted: text keys, and no tags but YAML's own plain ones. The expansion of aliases
 and merge keys is limited, because a few hundred bytes of nested aliases can expand to billions of values.
@@ -17,14 +17,15 @@ from batchdiff.manifest.text.yaml_errors import where_and_why
 from batchdiff.quoting import show
 
 MAX_VALUES = 250_000
-"""Keys and values in a document, including those from aliases: enough for ten thousand guests of ten keys."""
+"""The most keys and values in the text, and the most values after aliases are expanded: enough for ten thousand
+guests of ten keys each."""
 
 MAX_DEPTH = 50
-"""Eight times the depth that a manifest needs; this limit also stops an alias that contains itself."""
+"""About eight times the depth that a manifest needs; the limit also stops an alias that contains itself."""
 
 _LONGEST_NUMBER = 80
-"""More than 64 binary digits, and more than any number in a manifest needs. PyYAML takes quadratic time to convert
-sexagesimal numbers, such as 1:30:00."""
+"""In characters: enough for 64 binary digits. There is a limit because PyYAML takes quadratic time to convert a
+sexagesimal number, such as 1:30:00."""
 
 PlainData: TypeAlias = "bool | int | float | str | list[PlainData] | dict[str, PlainData] | None"
 
@@ -37,12 +38,13 @@ _LOADER: type[yaml.SafeLoader] | type[yaml.CSafeLoader] = getattr(yaml, "CSafeLo
 
 
 def parse_yaml(text: str, name: str, problems: Problems) -> PlainData:
-    """Return the single document in YAML text, as plain data; None if the text is empty.
+    """Return the single document in a YAML text as plain data; None if there is none, or if it is null.
 
-    Duplicate keys, keys that are not text and unknown tags become problems. The line of every value is recorded.
-    ``name``: the name of the file, for messages.
+    Duplicate keys, keys that are not text, unusable numbers or booleans, invalid merge keys and unknown tags
+    become problems. None takes the place of a value that cannot be used, even of the whole document. ``problems``
+    also gets the lines of values. ``name``: the file's name in messages.
 
-    :raises ManifestError: the text is not YAML, is too large, or is too deeply nested.
+    :raises ManifestError: the text is not YAML, has several documents or too many values, or is too deeply nested.
     """
     control = yaml.reader.Reader.NON_PRINTABLE.search(text)
     if control:
@@ -61,7 +63,7 @@ def parse_yaml(text: str, name: str, problems: Problems) -> PlainData:
 
 
 def _check_bounds(text: str, name: str) -> None:
-    """Refuse text that is too large or too deeply nested: composing keeps all nodes and recurses without limit."""
+    """Refuse too many or too deeply nested values: composing keeps all nodes and recurses without limit."""
     depth = count = 0
     for event in yaml.parse(text, Loader=_LOADER):
         if isinstance(event, yaml.CollectionStartEvent):
@@ -83,7 +85,7 @@ def _refuse_excess(name: str, line: int, count: int, depth: int) -> None:
 
 
 class _Reader:
-    """A converter of YAML nodes to plain data that counts the values that it makes."""
+    """The conversion of YAML nodes to plain data, with limits on the number and the depth of values."""
 
     def __init__(self, name: str, problems: Problems) -> None:
         self._name = name
@@ -152,7 +154,7 @@ class _Reader:
             return str(node.value)
         if node.tag == _TAG + "null":
             return None
-        # PyYAML's conversions raise these if a tag such as !!int precedes other text.
+        # PyYAML's conversions raise these errors for text that does not fit its tag, as in `!!int x`.
         with contextlib.suppress(ValueError, KeyError, IndexError, OverflowError):
             if len(node.value) > _LONGEST_NUMBER:
                 raise ValueError(node.value)
