@@ -1,4 +1,4 @@
-"""A guest's part of a plan as built from its entry in the manifest, whatever the verdict."""
+"""The fields that all guests in a plan have, and the whole part of an untouched guest."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class EntryFields(TypedDict):
 
 
 def entry_fields(entry: GuestEntry, image: PlannedImage | None, reason: str) -> EntryFields:
-    """Return the fields that a guest has whatever its verdict; ``image`` is None if the guest was not opened."""
+    """Return the fields for an entry's guest; ``image`` is None if the guest was not opened."""
     return EntryFields(
         name=entry.name,
         source=entry.image if image is None else image.source,

@@ -1,4 +1,4 @@
-"""The parts of an original that a conversion loses: snapshots, bitmaps, encryption, and reserved space."""
+"""The losses of a conversion: internal snapshots, persistent bitmaps, encryption, and reserved space."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from batchdiff.units import format_size
 
 
 def original_losses(image: Image, known: ExtentTable | None) -> OriginalLosses:
-    """Return the parts of an open guest that its overlay will not have.
+    """Return an open guest's counts of internal snapshots and persistent bitmaps, and its reserved bytes.
 
-    ``known``: the extents of its file, if it was mapped before
+    ``known``: at least the unwritten extents of the guest's file, if the filesystem was asked before
     (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`).
 
-    :raises ImageError: its filesystem reports an error.
+    :raises ImageError: the filesystem reports an error.
     """
     layer = image.layers[0]
     reserved = reserved_bytes(layer.fd, layer.path, layer.virtual_size, known=known)
@@ -26,9 +26,9 @@ def original_losses(image: Image, known: ExtentTable | None) -> OriginalLosses:
 
 
 def forbidden_loss(losses: Losses, allowed: frozenset[Loss], *, only_below: bool = False) -> str:
-    """Return a reason that names a loss that the manifest does not allow; empty if it allows them all.
+    """Return a reason that names one loss that is not allowed; empty if all these losses are.
 
-    ``only_below``: whether the guest's own file is not encrypted, so any encryption is that of an image below it.
+    ``only_below``: the guest's own file is not encrypted, so any encryption is that of an image below it.
     """
     if losses.encryption and Loss.ENCRYPTION not in allowed:
         encrypted = "partly encrypted (in an image below it)" if only_below else "encrypted"
@@ -48,9 +48,9 @@ def forbidden_loss(losses: Losses, allowed: frozenset[Loss], *, only_below: bool
 
 
 def forbidden_preallocation(losses: OriginalLosses, options: OverlayOptions, allowed: frozenset[Loss]) -> str:
-    """Return a reason that names reserved space that would be lost; empty if none would, or if that is allowed.
+    """Return a reason that names the loss of reserved space; empty if there is no such loss, or if it is allowed.
 
-    An overlay that reserves all its own blocks loses no reserved space.
+    No reserved space counts as lost if the overlay reserves all its own blocks.
     """
     reserves = options.preallocation in {Preallocation.FALLOC, Preallocation.FULL}
     if not losses.preallocated_bytes or reserves or Loss.PREALLOCATION in allowed:
@@ -62,9 +62,9 @@ def forbidden_preallocation(losses: OriginalLosses, options: OverlayOptions, all
 
 
 def losses_of(image: Image, options: OverlayOptions) -> Losses:
-    """Return what converting a guest would lose; encryption is not lost if the overlay is encrypted too.
+    """Return the losses of converting a guest; encryption is not lost if the overlay is encrypted, too.
 
-    A guest counts as encrypted if any file of its chain is: its overlay may store data of each of these files.
+    A guest counts as encrypted if any file of its chain is: its overlay may store data from any of these files.
     """
     is_encrypted = any(each.losses.encryption for each in image.layers)
     return image.layers[0].losses._replace(encryption=is_encrypted and options.encryption is None)

@@ -16,7 +16,7 @@ from batchdiff.units import ceil_div, format_size
 
 @frozen
 class OverlayContent:
-    """The content of an overlay, in granules of its geometry, and its sizes with each geometry compared.
+    """The content of an overlay, in granules of its geometry, and its sizes with all compared geometries.
 
     ``similarity``: that of the guest and the template; None if the content comes from an older plan without it.
     """
@@ -29,7 +29,7 @@ class OverlayContent:
 
 @frozen
 class ReusedOverlay:
-    """An overlay in an older plan that is still exact: its content and its size."""
+    """An older plan's overlay that is still exact: its content and its size."""
 
     content: OverlayContent
     size: OverlaySize
@@ -39,6 +39,8 @@ def content_of(
     compared: tuple[Extents, Similarity], virtual_size: int, options: OverlayOptions, unit: int
 ) -> OverlayContent:
     """Return the content of a guest's overlay on a filesystem with allocation units of ``unit`` bytes.
+
+    ``compared``: the guest's extents in 4 KiB units, and its similarity.
 
     :raises FormatError: no overlay with these options can map the disk.
     """
@@ -58,9 +60,9 @@ def content_of(
 
 
 def better_clusters(content: OverlayContent, savings: Savings, least: float) -> str:
-    """Return the end of a sentence that suggests another cluster size; empty if none would save enough.
+    """Return the end of a sentence that suggests ``auto``; empty if ``auto`` saves too little or nothing.
 
-    ``least``: the share of the guest's allocation that a suggested cluster size must save.
+    ``least``: the share of the guest's allocation that must be saved.
     """
     auto = chosen_geometry(content.sizes, None)
     if auto is None or auto == content.geometry:

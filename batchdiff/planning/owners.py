@@ -8,33 +8,33 @@ from typing import NamedTuple
 from batchdiff.files.identity import Identity, identity_of
 
 PART = "a part of the guest"
-"""The role of an extent of a VMDK image, or of the data file of a qcow2 image."""
+"""The role of a guest's other file: an extent of a VMDK image, or the data file of a qcow2 image."""
 
 
 class _Owner(NamedTuple):
-    """An image that owns a file: the name of its guest, empty for the template, and the file's role in it."""
+    """An owner of a file: the guest's name, empty for the template, and the role of the file."""
 
     name: str
     role: str
 
 
 class Owners:
-    """The images that own files, by the identity of each file."""
+    """The owners of files, by the identity of each file."""
 
     def __init__(self) -> None:
         self._owners: dict[Identity, list[_Owner]] = {}
 
     def add(self, path: str, name: str, role: str) -> None:
-        """Add an owner of the file at a path; do nothing if no file is there."""
+        """Add an owner of the file at a path; do nothing if the file is missing or cannot be examined."""
         identity = identity_of(path)
         if identity is not None:
             self._owners.setdefault(identity, []).append(_Owner(name, role))
 
     def conflict(self, name: str, own: str, parts: Iterable[str]) -> str:
-        """Return why a guest may not be retired: one of its files belongs to another image; empty if none does.
+        """Return why a guest may not be retired: one of its files belongs to another image; empty if no file does.
 
-        ``own``: the guest's own file. Only its use as a part of another image counts here: two entries for one
-        file are reported when the manifest is read.
+        ``own``: the guest's own file, of which only the use as a part of another guest counts: other checks find
+        one that is the template or another guest. ``parts``: the guest's other files.
         """
         for path in (own, *parts):
             identity = identity_of(path)

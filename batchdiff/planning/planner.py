@@ -98,12 +98,14 @@ def make_plan(  # noqa: PLR0913  # options by keyword
 ) -> Plan:
     """Return the plan for all guests of a manifest, with the reason for each guest that is skipped or refused.
 
-    ``observer`` is called at every read on this host, also in workers. ``opened`` is called with the number of
-    images opened so far: first the template and each guest, to examine them, then each guest to scan, to find its
-    data; ``assessed``, with the name of each assessed guest. ``remote``: how other hosts scan ranges, if any do.
+    ``observer`` is called at every read of an image on this host, also in workers. ``opened`` is called with a
+    count of images: first of the template and the guests as each is examined, then also of the guests to scan as
+    the data of each is located. ``assessed`` is called with the name of each guest that was assessed. ``remote``:
+    how other hosts scan ranges, if any do.
 
-    :raises ImageError: the template cannot be read, is in use, has changed, or is not the one in the older plan.
-    :raises UsageError, WorkerError: see :func:`~batchdiff.planning.scan_all.scan_guests`.
+    :raises ImageError: the template cannot be used, has changed, or is not the one in the older plan.
+    :raises UsageError: other hosts are to scan ranges, but cannot read the template by themselves.
+    :raises WorkerError: a worker failed, or other hosts cannot do or finish the scan.
     """
     raise_descriptor_limit()
     opened(0)
@@ -140,7 +142,7 @@ def make_plan(  # noqa: PLR0913  # options by keyword
 def _plan(
     manifest: Manifest, template: PlannedImage, digest: str, guests: tuple[GuestPlan, ...], copied: CopyUp
 ) -> Plan:
-    """Return the plan, made now. ``copied``: the space that protecting the template takes."""
+    """Return the plan, dated now. ``copied``: the disk space that protecting the template takes."""
     return Plan(
         generator=GENERATOR,
         created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
@@ -168,7 +170,7 @@ def _refined_guests(
     observer: ReadObserver | None,
     progress: Progress,
 ) -> RefinedGuests:
-    """Return the reused guests that could share blocks with the template, to be read again in units of 4 KiB."""
+    """Return the reused guests to read again in 4 KiB units; none if no file can share the template's blocks."""
     can_share = bool(reused.overlays) and can_be_shared(template)
     contents = {name: each.content for name, each in reused.overlays.items() if can_share}
     guests = {each.entry.name: each.record for each in candidates if each.entry.name in contents}
@@ -178,12 +180,12 @@ def _refined_guests(
 
 
 def _further(report: Callable[[int], None], before: int) -> Callable[[int], None]:
-    """Return a function that reports a count plus ``before``, the number counted earlier."""
+    """Return a function that reports a count plus ``before``, the earlier count."""
     return lambda more: report(before + more)
 
 
 def _at_first(template: PlannedImage, sidecar: Sidecar | None) -> PlannedImage:
-    """Return a template as it was before batchdiff removed its write permission."""
+    """Return a template with the earliest known fingerprints of its present content."""
     return replace(template, fingerprints=first_state(template.fingerprints, sidecar))
 
 
@@ -200,7 +202,7 @@ def _reuse(
     *,
     sharing: bool,
 ) -> _Reused:
-    """Decide which earlier results to reuse, and report the decision."""
+    """Return and report what can be reused of the older plan; without one, return at most a recorded digest."""
     older = earlier.older
     if older is None:
         return _Reused(None if candidates or sharing else _recorded_digest(template, sidecar), {})
@@ -216,9 +218,9 @@ def _reuse(
 
 
 def _recorded_digest(template: PlannedImage, sidecar: Sidecar | None) -> str | None:
-    """Return the digest that the sidecar has for the template in its present state; None if there is none.
+    """Return the sidecar's digest of the template's present content; None if none is known to be correct.
 
-    With it, a template without guests to compare need not be read.
+    With this digest, the template need not be read if there are no guests to compare.
     """
     if sidecar is None or sidecar.fingerprints != template.fingerprints or not template.vouches_for_content:
         return None
@@ -246,7 +248,7 @@ def _check_unchanged(image: Image, before: PlannedImage) -> None:
             why=before.changes(now),
             remedy="Shut down the VM or program that changes it, and plan again.",
         )
-    # A process that opened it for writing meanwhile could change it right after the scan.
+    # A process that opened the template for writing meanwhile could change it right after the scan.
     require_unused(image, Purpose.TEMPLATE)
 
 
@@ -259,7 +261,7 @@ def _assess_guests(  # noqa: PLR0913  # options by keyword
     jobs: int,
     assessed: Callable[[str], None],
 ) -> tuple[GuestPlan, ...]:
-    """Return the plans of all guests; assess those that were compared, now or for the older plan."""
+    """Return the plans of all guests, after assessing the candidates."""
     by_name = {part.entry.name: part for part in parts if isinstance(part, Candidate)}
     # If there are few guests, they are assessed one after another, and all workers compress the samples of each.
     workers = jobs if len(by_name) >= jobs * _GUESTS_OF_A_WORKER else 1

@@ -1,9 +1,8 @@
-"""PLAN.partial: the results of an unfinished scan, from which the same command resumes it.
+"""PLAN.partial: the results of an unfinished scan, from which the same command resumes the scan.
 
-It is only a cache: a missing or damaged checkpoint costs time, never a plan. The file is created only after the
-first two seconds. From then on, a record is appended for each finished range, so a planner that is killed loses
-none of them. The file is synced every few seconds, so a power cut loses only the latest records. The file is
-removed once the plan is written.
+It is only a cache: no plan fails because a checkpoint is missing or damaged, or cannot be written. A new file is
+created only after two seconds. From then on, a record is appended for each finished range, so the ranges survive
+the planner's death. The file is synced every few seconds, so a power cut loses only the latest records.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ from batchdiff.planning.checkpoint.records import CHECKPOINT_MAGIC, Binding, Gue
 from batchdiff.planning.scan.results import RangeResult
 
 _BEGIN_AFTER = 2.0
-"""Seconds before the file is created: a shorter scan is cheap to repeat."""
+"""Seconds before a new file is created: a shorter scan is cheap to repeat."""
 
 _SYNC_EVERY = 5.0
-"""Seconds of work that a power cut may cost."""
+"""The least number of seconds between two syncs of the file: a power cut may lose the records in between."""
 
 
 class Checkpoint:
@@ -39,11 +38,14 @@ class Checkpoint:
 
     @property
     def is_kept(self) -> bool:
-        """True if the same command will continue from the file, should this one be interrupted now."""
+        """True if the file has all results so far: after an interruption, the same command continues from them."""
         return self._usable and self._file is not None and self._file.end > 0
 
     def load(self, binding: str) -> list[Record]:
-        """Return the records of an earlier scan with exactly this binding, and lock the file if there is one."""
+        """Lock the file, and return the records that follow its binding.
+
+        Return an empty list if the file is missing, cannot be used, or begins with another binding.
+        """
         self._pending = [CHECKPOINT_MAGIC, encode_record(Binding(binding))]
         try:
             self._file = CheckpointFile(self.path, create=False)
@@ -52,7 +54,7 @@ class Checkpoint:
             return []
         except (OSError, ValueError) as error:
             self._give_up(error)
-            self.close()  # it may not be ours, so discard() must not remove it
+            self.close()  # the file may not be ours, so discard() must not remove it
             return []
         if records[:1] == [Binding(binding)]:
             self._pending = []
@@ -65,12 +67,12 @@ class Checkpoint:
         return []
 
     def begin(self, guests: tuple[str, ...]) -> None:
-        """Record that the following results are for these guests, in this order."""
+        """Record that the following results are for the guests with these keys, in this order."""
         if self._usable:
             self._pending.append(encode_record(Guests(guests)))
 
     def add(self, result: RangeResult) -> None:
-        """Record the result of a range, immediately or together with a later one."""
+        """Record the result of a range, now or together with a later one, unless the file cannot be used."""
         if self._usable:
             self._pending.append(encode_record(result))
             if self._file is not None or time.monotonic() >= self._begin:
@@ -89,7 +91,7 @@ class Checkpoint:
             self._give_up(error)
 
     def _give_up(self, error: OSError | ValueError) -> None:
-        """Write no more results; the file stays open, and so can be discarded."""
+        """Warn, and write no more results. An open file stays open, so that :meth:`discard` can remove it."""
         self._usable = False
         is_begun = self._file is not None and self._file.end > 0
         why = f"{self.path} cannot be used: {error}"
@@ -100,7 +102,7 @@ class Checkpoint:
         self._warn(f"if this scan is interrupted, {what}, because {why}")
 
     def discard(self) -> None:
-        """Remove the file, which is no longer needed once the plan is written."""
+        """Remove and close the file if it is open: once the plan is written, nothing needs it."""
         if self._file is None:
             return
         try:
@@ -112,7 +114,7 @@ class Checkpoint:
         self.close()
 
     def close(self) -> None:
-        """Close and unlock the file. By now it has every recorded result, unless it could not be used."""
+        """Close and unlock the file if it is open."""
         if self._file is not None:
             self._file.close()
             self._file = None

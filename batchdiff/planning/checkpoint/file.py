@@ -13,9 +13,11 @@ from batchdiff.planning.checkpoint.records import CHECKPOINT_MAGIC, Record, deco
 
 
 class CheckpointFile:
-    """A checkpoint file, locked as long as it is open; ``end``: the bytes up to the end of its valid records.
+    """A checkpoint file, locked as long as it is open; ``end``: the offset at which :meth:`append` writes.
 
-    :raises OSError, ValueError: it cannot be used.
+    ``create``: whether the file must be new; otherwise it must exist.
+
+    :raises OSError, ValueError: the file cannot be used.
     """
 
     def __init__(self, path: str, *, create: bool) -> None:
@@ -35,13 +37,14 @@ class CheckpointFile:
             raise
 
     def records(self) -> list[Record]:
-        """Return the complete records, and find their end: anything after it will be overwritten.
+        """Return the records before the first invalid one, and set ``end`` to the end of these, or to 0.
 
-        :raises ValueError: it is not a checkpoint.
+        :raises OSError: the file cannot be read.
+        :raises ValueError: the file is not a checkpoint of this version.
         """
         size = os.fstat(self._file.fileno()).st_size
         head = self._file.read(len(CHECKPOINT_MAGIC))
-        # A file that was cut short when it was created, even an empty one, is ours too.
+        # A file that a crash cut short within the magic, even an empty one, is a checkpoint, too.
         if not CHECKPOINT_MAGIC.startswith(head):
             raise ValueError("it is not a checkpoint of this version of batchdiff")
         found = list(decode(self._file, size))
@@ -49,7 +52,10 @@ class CheckpointFile:
         return [record for record, _ in found]
 
     def append(self, data: bytes) -> None:
-        """Write after the last valid record, which :meth:`records` finds; before that call, at the start."""
+        """Write data at ``end``, which then moves to the end of the data; remove anything that was there before.
+
+        :raises OSError: the data cannot be written. ``end`` is then unchanged.
+        """
         fd = self._file.fileno()
         os.ftruncate(fd, self.end)
         done = 0
@@ -76,7 +82,7 @@ class CheckpointFile:
 
 
 def _lock(fd: int) -> None:
-    """Take a record lock: workers, which may outlive a killed planner for a while, do not inherit it."""
+    """Take a POSIX lock: workers, which may outlive a killed planner for a while, do not inherit it."""
     try:
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The records of a checkpoint file and their encoding as bytes; pure.
+"""The records of a checkpoint file and their encoding as bytes.
 
 ::
 
@@ -10,8 +10,8 @@
                               out; for each guest that differs: in how many of these units it has other data,
                               and its runs
 
-All numbers are little-endian. A guest without runs equals the template in that range; one that is left out
-could not be read there.
+All numbers are little-endian. A guest without runs equals the template in that range, unless it is left out:
+then it has no result, because it could not be read.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ _RESULT = struct.Struct("<Q?16sIII")
 _GUEST = struct.Struct("<III")
 _RUN = np.dtype([("first", "<i8"), ("count", "<i4"), ("kind", "u1")])
 _LAST_UNIT = 1 << 51
-"""The units of 4 KiB in 2^63 bytes, the limit on offsets in a file."""
+"""The number of 4 KiB units in 2^63 bytes, the limit on offsets in a file."""
 
 
 @frozen
 class Binding:
-    """The first record: the state and settings that all results depend on."""
+    """The first record: the state and settings on which all results depend."""
 
     text: str
 
 
 @frozen
 class Guests:
-    """The guests of the following results; each key is a guest's exact state as text."""
+    """The guests of the following results, each by its state as text: empty if its chain has a block device."""
 
     keys: tuple[str, ...]
 
 
 @frozen
 class RangeRecord:
-    """The result of one range; ``left_out``: the numbers of the guests that it has no result for."""
+    """The result of one range; ``left_out``: the numbers of the guests for which it has no result."""
 
     result: RangeResult
     left_out: frozenset[int]
@@ -76,7 +76,12 @@ def encode_record(record: Binding | Guests | RangeResult) -> bytes:
 
 
 def decode(file: BinaryIO, size: int) -> Iterator[tuple[Record, int]]:
-    """Yield the complete records after the magic, each with the offset of its end; ``size``: that of the file."""
+    """Yield the records before the first invalid one, each with the offset of its end.
+
+    ``file`` is read from its position, the end of the magic; ``size``: the file's length in bytes.
+
+    :raises OSError: the file cannot be read.
+    """
     at = file.tell()
     while at + _FRAME.size <= size:
         length, digest = _FRAME.unpack(file.read(_FRAME.size))

@@ -1,8 +1,8 @@
 """Find the results of an unfinished scan that are still valid, and the ranges left to scan; pure.
 
-A guest's results are valid as long as the text of its state (path, declared formats, size, fingerprints of its
-chain) is the same as when the interrupted scan started. A block device has no such text, because its fingerprint
-does not cover its content.
+A guest's results are valid only if the text of its state (path, declared formats, size, fingerprints of its chain)
+equals the recorded one. An image with a block device in its chain has no such text, because the device's
+fingerprint does not cover its content.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ SCAN_VERSION = 2
 
 
 def key_of(image: PlannedImage) -> str:
-    """Return the exact state of an image as text; empty if its fingerprints do not cover its content."""
+    """Return the state of an image as text; empty if its fingerprints do not cover its content."""
     return json.dumps(asdict(_lasting(image)), sort_keys=True) if image.vouches_for_content else ""
 
 
 def _lasting(image: PlannedImage) -> PlannedImage:
-    """Return an image with device number 0 for filesystems with a UUID: a reboot may change device numbers."""
+    """Return an image with device number 0 for filesystems with a UUID: reboots may change device numbers."""
     prints = tuple(replace(each, device=0) if each.filesystem else each for each in image.fingerprints)
     return replace(image, fingerprints=prints)
 
 
 def binding_of(template: PlannedImage, *, sharing: bool, generator: str) -> str:
-    """Return everything that all results depend on, as text; empty if no result may be reused."""
+    """Return as text everything on which all results depend; empty if no result may be reused."""
     key = key_of(template)
     how = {"scan": SCAN_VERSION, "range": RANGE, "unit": UNIT, "sharing": sharing, "by": generator}
     return json.dumps(how | {"template": key}, sort_keys=True) if key else ""
 
 
 def take_over(findings: Findings, records: Iterable[Record], keys: Mapping[str, str]) -> None:
-    """Add the recorded results that are still valid to the findings.
+    """Add to the findings the recorded results that are still valid.
 
-    ``keys``: the keys of the present candidates, by name.
+    ``keys``: the keys of the guests to scan, by name; an empty key means that no result is valid.
     """
     name_of = {key: name for name, key in keys.items() if key}
-    # The latest list of guests, by their present names; None for those that changed or are gone.
+    # The latest list of guests, by their present names; None for those without valid results.
     names: list[str | None] = []
     known: frozenset[str] = frozenset()
     for record in records:
@@ -65,20 +65,20 @@ def take_over(findings: Findings, records: Iterable[Record], keys: Mapping[str, 
 
 
 def _last_guest(record: RangeRecord) -> int:
-    """Return the largest number of a guest in a record; -1 if it has none."""
+    """Return the largest guest number in a record; -1 if there is none."""
     return max([-1, *record.left_out, *record.result.differences])
 
 
 @lru_cache
 def _union(some: frozenset[str], others: frozenset[str]) -> frozenset[str]:
-    """Return the union as the same object for thousands of ranges, to save memory."""
+    """Return the union of two sets, cached to save memory: thousands of ranges can share one object."""
     return some | others
 
 
 def ranges_left(
     ranges: Iterable[int], covered: Mapping[int, frozenset[str]], guests: Sequence[str]
 ) -> dict[tuple[str, ...], list[int]]:
-    """Return the ranges to scan, by the guests that they must be scanned for."""
+    """Return the ranges to scan, by the guests for which they must be scanned."""
     found: dict[tuple[str, ...], list[int]] = {}
 
     @cache

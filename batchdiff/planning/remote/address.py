@@ -1,10 +1,10 @@
-"""The address of a Dask scheduler, and whether it may be used without encryption.
+"""The address of a Dask scheduler, and the refusal of unencrypted connections to other hosts.
 
 ::
 
     tls://HOST:8786      both sides prove with certificates who they are
     tcp://127.0.0.1:8786 the loopback, which only users of this host can reach
-    tcp://HOST:8786      anyone on the network can connect: used only if the operator accepts that
+    tcp://HOST:8786      anyone on the network can connect: refused unless the operator accepts that
 
 A scheduler has its workers run whatever code it receives. The planner in turn unpickles the objects that the
 scheduler passes on, and unpickling can run code, too.
@@ -26,11 +26,11 @@ _EXAMPLE = "Write it as `dask scheduler` prints it, such as tls://planner.exampl
 
 
 def scheduler_address(text: str, *, trust_network: bool) -> str:
-    """Return the whole address of a scheduler, with its port.
+    """Return the address of a scheduler with its port: Dask's default if ``text`` has none.
 
     ``trust_network``: the operator accepts an unencrypted connection to another host.
 
-    :raises UsageError: ``text`` is not such an address, or the connection would need ``trust_network``.
+    :raises UsageError: ``text`` is not the address of a scheduler, or the connection would need ``trust_network``.
     """
     try:
         parts = urlsplit(text)

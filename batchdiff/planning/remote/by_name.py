@@ -1,6 +1,7 @@
 """Call functions on workers by name, so that batchdiff need not be installed where the scheduler runs.
 
-A scheduler unpickles every request. Here, requests contain only Python's own functions, names, numbers and bytes:
+A scheduler unpickles every request. Here, requests contain only Python's own functions, names, numbers, bytes, and
+references to what a worker keeps:
 
 ::
 
@@ -21,7 +22,7 @@ from distributed import Client, Future
 
 
 def submit(client: Client, worker: str, function: Callable[..., object], *arguments: object) -> Future:
-    """Have this worker, and no other, call one of Python's own functions."""
+    """Have this worker, and no other, call one of Python's own functions; return the future of the result."""
     return client.submit(function, *arguments, workers=[worker], allow_other_workers=False, pure=False, retries=0)
 
 

@@ -31,18 +31,20 @@ except ImportError as error:
 from batchdiff.planning.remote.dask_workers import DaskWorkers
 
 _TIMEOUT = 10.0
-"""Seconds to wait for the scheduler: it answers within milliseconds, or not at all."""
+"""Seconds to wait for the scheduler, which normally answers within milliseconds."""
 
 _IN_DASK = re.compile(r"^(in <[^>]*>: (\w+: )?)?(\[Errno -?\d+\] )?")
-"""The prefix of Dask's and Python's messages: the Python object that failed, the kind of error, and its number."""
+"""The prefix of messages of Dask and Python: the failed object, the kind of error, the errno; all optional."""
 
 _LOGGERS = ("distributed", "tornado", "asyncio")
 
 
 class Certificates(NamedTuple):
-    """Files in PEM format: the certificate of the authority that signed all others; the planner's own; its key.
+    """Files in PEM format: the authority's certificate, the planner's certificate, and the planner's key.
 
-    Whatever is None is taken from Dask's own configuration (distributed.comm.tls).
+    The authority must have signed the certificates of planner, scheduler and workers.
+
+    A file that is None is taken from Dask's own configuration (distributed.comm.tls).
     """
 
     authority: str | None = None
@@ -53,7 +55,7 @@ class Certificates(NamedTuple):
 def connect(
     address: str, certificates: Certificates, *, say: Callable[[str], None], warn: Callable[[str], None]
 ) -> DaskWorkers:
-    """Return the workers of the scheduler at an address; the caller closes the connection.
+    """Return the workers of the scheduler at an address; the caller closes them.
 
     :raises UsageError: there are no certificates for TLS, or they cannot be used.
     :raises WorkerError: the scheduler cannot be reached, or does not answer.
@@ -78,7 +80,7 @@ def connect(
 async def _greet(address: str, security: Security | None) -> None:
     """Connect and hang up: a Dask client would wait forever for a peer that accepts but never answers.
 
-    :raises OSError: the peer cannot be reached, does not answer in time, or does not use Dask's protocol.
+    :raises OSError: the peer cannot be reached, or does not answer in time.
     """
     arguments = security.get_connection_args("client") if security else {}
     comm = await asyncio.wait_for(open_connection(address, timeout=_TIMEOUT, **arguments), _TIMEOUT + 1)
@@ -88,7 +90,7 @@ async def _greet(address: str, security: Security | None) -> None:
 def _why_unreachable(address: str) -> str:
     """Return why a connection to an address fails; empty if it succeeds or takes too long.
 
-    Dask does not report this: it retries until its timeout, so its last attempt times out whatever the cause.
+    Dask often does not report this: it retries until its timeout, so its last attempt may be cut short.
     """
     place = urlsplit(address)
     try:
@@ -119,7 +121,7 @@ def _security(certificates: Certificates) -> Security:
                 why, remedy = "there is no such file", _CERTIFICATES
             raise UsageError(f"the certificate or key {path} cannot be used", why=why, remedy=remedy) from error
     try:
-        security.get_connection_args("client")  # reads the files
+        security.get_connection_args("client")  # this reads the files
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise UsageError("the certificates cannot be used", why=why, remedy=_CERTIFICATES) from error

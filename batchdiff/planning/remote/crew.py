@@ -1,4 +1,4 @@
-"""The workers of a scheduler that may do the tasks of a job: each must first answer three questions.
+"""The workers of a scheduler: before a worker gets tasks of a job, it must answer three questions.
 
 ::
 
@@ -26,10 +26,10 @@ from batchdiff.planning.remote.resident_job import objection_here
 from batchdiff.planning.scan.executor import RemoteJob, Result, Task
 
 LOOK_AGAIN = 2.0
-"""Seconds between two checks for workers that have joined or left."""
+"""The least number of seconds between two checks for workers that have joined or left."""
 
 FETCHED_AFTER = 10.0
-"""Seconds to wait for a finished result (a few kilobytes): if it does not come by then, its worker is gone."""
+"""Seconds to wait for a finished result, usually a few kilobytes: if it is late, its worker is probably gone."""
 
 _SLOW = 30.0
 """Seconds after which the operator should know that a worker has not answered."""
@@ -64,7 +64,7 @@ class _Asked(NamedTuple):
 
 @dataclass(slots=True)
 class Crew(Generic[Task, Result]):
-    """The workers of a job: admitted, being asked, and refused with the reason, each by its address.
+    """The workers of a job by their addresses: admitted, being asked, and refused with the reason.
 
     ``announced``: those whose admission was reported to the operator, perhaps for an earlier job.
     """
@@ -85,11 +85,14 @@ class Crew(Generic[Task, Result]):
 
     @property
     def is_hopeless(self) -> bool:
-        """True if there are refused workers, and none was ever admitted."""
+        """True if there are refused workers, and no worker was ever admitted to the job."""
         return bool(self.refused) and not self._ever_admitted
 
     def look(self) -> None:
-        """Note workers that are gone or slow to answer, and ask new ones; do nothing if that was done just now."""
+        """Note workers that are gone or slow to answer, and ask new ones; do nothing if that was done just now.
+
+        :raises OSError: the scheduler does not answer.
+        """
         if time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + LOOK_AGAIN
@@ -109,8 +112,8 @@ class Crew(Generic[Task, Result]):
             self._ask(worker, _Question.PYTHON)
 
     def _present(self) -> set[str]:
-        """Return the workers that the scheduler has and hears from. A silent worker that resumes counts as new."""
-        # Client.scheduler_info() would wait for a scheduler that hangs.
+        """Return the workers that the scheduler has, except silent ones; warn of each that has fallen silent."""
+        # Client.scheduler_info() would wait forever for a scheduler that hangs.
         found = self.client.sync(self.client.scheduler.identity, callback_timeout=_HUNG)["workers"]
         last_seen = {worker: each["last_seen"] for worker, each in found.items()}
         silent = self._heartbeats.silent(last_seen, time.monotonic())
@@ -136,14 +139,14 @@ class Crew(Generic[Task, Result]):
         self.asked[future] = _Asked(worker, question, time.monotonic())
 
     def hear(self, future: Future) -> None:
-        """Act on a worker's answer to a question: ask the next one, refuse the worker, or admit it."""
+        """Act on a worker's answer to a question: ask the next question, refuse the worker, or admit it."""
         worker, question, _ = self.asked.pop(future)
         if future.status == "error":
             self._refuse(worker, _failure(question, future.exception()))
             return
         try:
             answer = future.result(timeout=FETCHED_AFTER)
-        except (TimeoutError, CancelledError):  # the worker is gone
+        except (TimeoutError, CancelledError):  # the worker is probably gone; otherwise look() asks it again
             return
         following = iter(list(_Question)[list(_Question).index(question) + 1 :])
         if reason := _objection(question, answer):
@@ -194,7 +197,7 @@ def _failure(question: _Question, error: BaseException) -> str:
         return f"it cannot import batchdiff ({error}); install the same version there as on the planner's host"
     words = str(error)
     if isinstance(error, OSError) and error.strerror:
-        # Not examined any further: the file is the worker's.
+        # Not examined any further: the file is on the worker's host.
         words = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     shown = f" ({words})" if words else ""
     return f"it failed when asked about {question.value}{shown}; see its log for the cause"
