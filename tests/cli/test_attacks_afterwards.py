@@ -86,7 +86,9 @@ def test_a_file_that_took_the_name_of_an_original_is_not_the_original(one, how, 
     (one.folder / "raw.img").write_bytes(b"something else" * 100_000)
     done = run(one, "restore", *arguments, expect=1)
     assert "is not its original, or was written to after the conversion" in done.stderr
-    assert "--discard-changes" not in done.stderr
+    assert "move the overlay away and run `batchdiff restore" in done.stderr
+    run(one, "restore", *DISCARD, expect=1)  # the overlay is still there
+    assert_same(notation.qemu_content(overlay(one), "qcow2"), expected)
     (one.folder / "raw.img").rename(one.folder / "elsewhere")
     run(one, "restore")
     assert_same((one.folder / "raw.img").read_bytes(), expected)

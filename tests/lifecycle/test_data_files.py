@@ -172,7 +172,7 @@ def test_a_lost_data_file_is_damage(tmp_path):
 
 @pytest.mark.parametrize("retire", ["quarantine", "delete"])
 def test_two_overlays_with_one_data_file(tmp_path, retire):
-    """QEMU opens both without a word, and nothing else shows it before a restore refuses."""
+    """QEMU opens both without a word, and nothing else shows it before a restore refuses, or would."""
     fleet = Fleet(tmp_path, retire)
     fleet.run("apply", "--yes")
     first, second = fleet.data_files
@@ -182,7 +182,8 @@ def test_two_overlays_with_one_data_file(tmp_path, retire):
     assert (found["web01"]["health"], found["web02"]["health"]) == ("damaged", "sound")
     assert f"{second} belongs to web02, so the VM of web01 writes to the disk of web02" in found["web01"]["why"]
     assert f"The overlay's own data file is {first}." in found["web01"]["why"]
-    assert str(second) in fleet.run("restore", "--guest", "web01", expect=1)
+    for options in ((), ("--dry-run",)):
+        assert f"{second} belongs to web02" in fleet.run("restore", "--guest", "web01", *options, expect=6)
     notation.run("qemu-img", "amend", "-f", "qcow2", "-o", f"data_file={first}", str(fleet.overlays[0]))
     assert "damaged" not in fleet.run("verify")
 

@@ -17,6 +17,7 @@ from dataclasses import replace
 
 from batchdiff.applying.checks.overlay_losses import check_losses
 from batchdiff.applying.checks.verify import Check, Comparison, check_used, verify
+from batchdiff.applying.guests.data_files import DataFiles
 from batchdiff.applying.guests.guest_files import (
     Found,
     changed_parts,
@@ -56,12 +57,15 @@ def restore_task(
 
     :raises GuestError: the guest cannot be restored, or only with a loss that ``options`` does not allow.
     :raises ImageError: the overlay cannot be read.
+    :raises VerificationError: the overlay names the data file of another guest.
     """
     guest = GuestToRestore(plan, template, run, state, options)
     overlay = find_overlay(plan, state)
     if overlay is not None and not options.discard_changes:
-        planned = replace(planned_overlay(plan, template.source), path=overlay.path)
-        check_losses(plan.name, current_overlay(planned), options.losses)
+        current = current_overlay(replace(planned_overlay(plan, template.source), path=overlay.path))
+        if set(current.other_files) - {plan.options.data_file}:
+            DataFiles(run.session.plan, run.journal.history).require_own(plan, current)
+        check_losses(plan.name, current, options.losses)
     # An earlier restore has rebuilt the image and published it: at most the overlay remains to be deleted.
     if rebuilt_is_in_place(plan, state):
         if overlay is None and not (state.deleting or options.discard_changes):
