@@ -24,7 +24,7 @@ from batchdiff.frozen import frozen
 from batchdiff.image.image import Image
 from batchdiff.image.storage.allocation_units import volume_of
 from batchdiff.manifest.manifest import GuestEntry
-from batchdiff.plan.overlay_options import Compat, Compression, OverlayFormat, OverlayOptions, Preallocation
+from batchdiff.plan.overlay_options import Compat, Compression, OverlayFormat, OverlayOptions
 from batchdiff.planning.scan.compare import UNIT
 from batchdiff.qcow2.geometry import CompressionType, Geometry
 from batchdiff.units import KIB
@@ -137,7 +137,7 @@ def pricing_of(entry: GuestEntry, geometry: Geometry | None, place: OverlayPlace
     if is_packed:
         level = options.compression_level
         return Pricing(PriceRule.COMPRESSED, geometry, place.unit, level=level, stores_zeros=zeros)
-    reserves = options.preallocation in {Preallocation.FALLOC, Preallocation.FULL}
+    reserves = options.preallocation.reserves_blocks
     if reserves or options.encryption is not None or geometry.cluster_size < place.unit:
         return Pricing(PriceRule.WHOLE, geometry, place.unit, stores_zeros=zeros)
     shares = place.is_same and geometry.granule % place.unit == 0

@@ -49,6 +49,8 @@ def _well_formed(file: ManifestFile, problems: Problems) -> dict[str, PlainData]
         remedy = "Save the manifest as UTF-8, or convert it with `iconv`."
         raise ManifestError(f"{file.shown}:{line}", why="this line is not valid UTF-8", remedy=remedy) from None
     data = parse_yaml(text, file.shown, problems)
+    if data is None and len(problems):
+        raise ManifestError(problems.report(file.shown))
     if data is None:
         raise ManifestError(f"{file.shown}:1: the manifest is empty; docs/manifest.md has an example")
     if not isinstance(data, dict):

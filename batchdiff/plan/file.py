@@ -164,8 +164,8 @@ def read_regular(path: str, largest: int) -> bytes:
     :raises OSError: the file cannot be opened or read, or is a folder.
     :raises ValueError: the file is a FIFO or a device, or has more than ``largest`` bytes.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with open(fd, "rb") as file:
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        fd = file.fileno()
         info = os.fstat(fd)
         if not (stat.S_ISREG(info.st_mode) or stat.S_ISDIR(info.st_mode)):
             raise ValueError("it is not a regular file")

@@ -73,6 +73,11 @@ class Preallocation(enum.StrEnum):
     FALLOC = "falloc"
     FULL = "full"
 
+    @property
+    def reserves_blocks(self) -> bool:
+        """True if the filesystem reserves blocks for all of the overlay's data, written or not."""
+        return self in {Preallocation.FALLOC, Preallocation.FULL}
+
 
 class Encryption(NamedTuple):
     """The LUKS encryption of an overlay, with the names and defaults of ``qemu-img create``.

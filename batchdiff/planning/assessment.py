@@ -49,11 +49,10 @@ from batchdiff.units import align_up, ceil_div
 
 @frozen
 class FleetFacts:
-    """Facts about the whole fleet. ``kept``: by device, the template's blocks that other files share.
+    """Facts about the whole fleet. ``kept``: by device, the template's shared blocks, which stay in use.
 
-    The kept blocks stay in use whatever happens to a guest. ``located``: by path, the shared or
-    unwritten extents of some guests. ``can_share``: whether other files can share blocks with the template.
-    ``observer`` is called at every read.
+    ``located``: by path, the shared or unwritten extents of some guests. ``can_share``: whether other files can
+    share blocks with the template. ``observer`` is called at every read.
     """
 
     manifest: Manifest
@@ -187,8 +186,7 @@ def _plan_guest(  # noqa: PLR0913, PLR0917  # two callers
 ) -> GuestPlan:
     """Return the plan of a guest with this overlay. ``known``: its shared or unwritten extents.
 
-    ``compressed``: the size of a compressed overlay, or the function that compresses samples to estimate it;
-    ignored if the overlay is not compressed.
+    ``compressed``: the size of a compressed overlay, or the function that compresses samples to estimate it.
     """
     geometry, extents = content.geometry, content.extents
     options = dataclasses.replace(
@@ -228,20 +226,18 @@ def _uncompressed_size(
     options, geometry, extents = candidate.entry.options, content.geometry, content.extents
     volume = _volume(candidate, image)
     unit = volume.unit
-    reserves = options.preallocation in {Preallocation.FALLOC, Preallocation.FULL}
     lists = OverlayLists(layout, extents, volume, options.preallocation)
+    data = extents.pairs(Kind.DATA) * geometry.granule
     if options.encryption is None:
-        data = extents.pairs(Kind.DATA) * geometry.granule
         sharing = _will_share(candidate, image, geometry.granule, unit)
         small = geometry.granules == 1 and geometry.cluster_size < unit and options.data_file is None
         start = layout.data_offset if small else None
         taken = space_taken(
             image, data, sharing=sharing, unit=unit, known=known, file_start=start, written=lists.add_data
         )
-        if options.data_file is not None and reserves:
+        if options.data_file is not None and options.preallocation.reserves_blocks:
             taken = SpaceTaken(align_up(image.virtual_size, unit), 0)
     else:
-        data = extents.pairs(Kind.DATA) * geometry.granule
         lists.add_data(data[:, 0], data[:, 0] + data[:, 1])
         taken = encrypted_space(extents, geometry.granule, image.virtual_size, unit)
     on_disk = overlay_disk_bytes(layout, extents, options, taken.data, unit) - taken.holes
@@ -283,7 +279,7 @@ def _will_share(candidate: Candidate, image: Image, granule: int, unit: int) -> 
     whole units of one filesystem, so each granule must consist of whole units.
     """
     device = os.stat(os.path.dirname(candidate.entry.overlay_path)).st_dev
-    reserves = candidate.entry.options.preallocation in {Preallocation.FALLOC, Preallocation.FULL}
+    reserves = candidate.entry.options.preallocation.reserves_blocks
     return not reserves and granule % unit == 0 and device == os.fstat(image.layers[0].fd).st_dev
 
 

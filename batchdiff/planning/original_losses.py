@@ -7,7 +7,7 @@ from batchdiff.image.image import Image
 from batchdiff.image.layer import Losses
 from batchdiff.image.storage.preallocated import reserved_bytes
 from batchdiff.linux.fiemap import ExtentTable
-from batchdiff.plan.overlay_options import OverlayOptions, Preallocation
+from batchdiff.plan.overlay_options import OverlayOptions
 from batchdiff.plan.plan import OriginalLosses
 from batchdiff.units import format_size
 
@@ -52,7 +52,7 @@ def forbidden_preallocation(losses: OriginalLosses, options: OverlayOptions, all
 
     No reserved space counts as lost if the overlay reserves all its own blocks.
     """
-    reserves = options.preallocation in {Preallocation.FALLOC, Preallocation.FULL}
+    reserves = options.preallocation.reserves_blocks
     if not losses.preallocated_bytes or reserves or Loss.PREALLOCATION in allowed:
         return ""
     return (

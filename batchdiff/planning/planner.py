@@ -98,10 +98,9 @@ def make_plan(  # noqa: PLR0913  # options by keyword
 ) -> Plan:
     """Return the plan for all guests of a manifest, with the reason for each guest that is skipped or refused.
 
-    ``observer`` is called at every read of an image on this host, also in workers. ``opened`` is called with a
-    count of images: first of the template and the guests as each is examined, then also of the guests to scan as
-    the data of each is located. ``assessed`` is called with the name of each guest that was assessed. ``remote``:
-    how other hosts scan ranges, if any do.
+    ``observer`` is called at every read of an image on this host, also in workers; ``opened``, with a growing
+    count of images that were examined, or whose data was located; ``assessed``, with the name of each guest that
+    was assessed. ``remote``: how other hosts scan ranges, if any do.
 
     :raises ImageError: the template cannot be used, has changed, or is not the one in the older plan.
     :raises UsageError: other hosts are to scan ranges, but cannot read the template by themselves.
@@ -120,12 +119,11 @@ def make_plan(  # noqa: PLR0913  # options by keyword
         reused = _reuse(earlier, template, sidecar, candidates, sharing=sharing)
         refined = _refined_guests(image, candidates, reused, observer, progress)
         to_scan = {each.entry.name: each.record for each in candidates if each.entry.name not in reused.overlays}
-        limits = budget(jobs, len(image.layers))
-        further = _further(opened, 1 + len(parts))
+        limits, further = budget(jobs, len(image.layers)), _further(opened, 1 + len(parts))
         settings = ScanSettings(
             limits, GENERATOR, refined.scanned, earlier.say, earlier.checkpoint, observer, further, remote
         )
-        # Even without guests, the template is scanned if its digest is not known otherwise.
+        # Even without guests, the template is scanned if no earlier plan gives its digest.
         scan = partial(scan_guests, image, _at_first(template, sidecar), to_scan, settings, sharing=sharing)
         findings = scan() if to_scan or reused.digest is None else Findings(sharing)
         settings.close()

@@ -280,3 +280,17 @@ def options_of(shared: str, own: str) -> OverlayOptions:
 )
 def test_options_of_an_overlay_and_of_the_defaults(folder, shared, own, expected):
     assert options_of(shared, own) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("!foo\na: 1\n", 'the tag "!foo" has no meaning in a manifest'),
+        (f"{'9' * 5000}\n", "is not a value that can be used"),
+    ],
+)
+def test_a_manifest_of_one_value_that_cannot_be_used_is_not_called_empty(folder, text, problem):
+    with pytest.raises(ManifestError) as caught:
+        read(text)
+    assert problem in str(caught.value)
+    assert "empty" not in str(caught.value)

@@ -20,7 +20,7 @@ from batchdiff.image.storage.exactness import Exactness
 from batchdiff.plan import file as plan_file
 from batchdiff.plan.document import to_dict
 from batchdiff.plan.extents import extents_of
-from batchdiff.plan.file import checksum_of, encode, read_plan, write_plan
+from batchdiff.plan.file import checksum_of, encode, read_plan, read_regular, write_plan
 from batchdiff.plan.overlay_options import Compat, Compression, OverlayOptions
 from batchdiff.plan.runs import NO_RUNS
 from batchdiff.qcow2.geometry import Geometry
@@ -264,3 +264,10 @@ def test_every_field_is_documented():
     }
     for field in fields:
         assert re.search(rf"[`.]{field}[`.]", below), f"docs/plan-format.md does not explain {field}"
+
+
+def test_a_folder_that_is_read_leaves_no_descriptor_open(tmp_path):
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(IsADirectoryError):
+        read_regular(str(tmp_path), 10)
+    assert os.listdir("/proc/self/fd") == before

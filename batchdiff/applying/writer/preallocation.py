@@ -25,7 +25,7 @@ def preallocate(fd: int, size: int, how: Preallocation, check: Callable[[], None
     :raises OSError: the disk is full or has a fault.
     """
     os.ftruncate(fd, size)
-    if how in {Preallocation.FALLOC, Preallocation.FULL}:
+    if how.reserves_blocks:
         os.posix_fallocate(fd, 0, size)
     if how is Preallocation.FULL:
         zeros = bytes(MIB)

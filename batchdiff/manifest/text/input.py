@@ -74,6 +74,9 @@ def manifest_file(path: str) -> ManifestFile:
         folder = os.path.realpath("" if is_piped(path) else os.path.dirname(path) or os.curdir)
         content = _content(path)
     except FileNotFoundError:
+        if is_piped(path):
+            why, remedy = "the current folder has been deleted", "Change to another folder."
+            raise ManifestError(f"cannot read the manifest {shown}", why=why, remedy=remedy) from None
         raise ManifestError(shown or "the manifest", why="no such file", remedy=_near(path)) from None
     except PermissionError as error:
         fault = explain(error, Deed.READ, path)

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import socket
+import struct
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
@@ -65,12 +66,13 @@ def connect(
     try:
         asyncio.run(_greet(address, security))
         client = Client(address, security=security, timeout=_TIMEOUT, set_as_default=False, name="batchdiff-plan")
-    except (OSError, TimeoutError) as error:
+    except (OSError, TimeoutError, MemoryError, ValueError, struct.error) as error:
+        said = _IN_DASK.sub("", str(error.__cause__ or error)) or f"it did not answer within {_TIMEOUT:.0f} s"
+        if isinstance(error, MemoryError | ValueError | struct.error):  # taken for the lengths of frames
+            said = "whatever listens there does not answer as a Dask scheduler does"
         raise WorkerError(
             f"cannot connect to the scheduler at {address}",
-            why=_why_unreachable(address)
-            or _IN_DASK.sub("", str(error.__cause__ or error))
-            or f"it did not answer within {_TIMEOUT:.0f} s",
+            why=_why_unreachable(address) or said,
             remedy="Check that `dask scheduler` is running there and that no firewall blocks the port. With"
             " tls://, all certificates must be signed by the same authority.",
         ) from error
@@ -81,6 +83,7 @@ async def _greet(address: str, security: Security | None) -> None:
     """Connect and hang up: a Dask client would wait forever for a peer that accepts but never answers.
 
     :raises OSError: the peer cannot be reached, or does not answer in time.
+    :raises MemoryError, ValueError, struct.error: its answer is not that of a Dask scheduler.
     """
     arguments = security.get_connection_args("client") if security else {}
     comm = await asyncio.wait_for(open_connection(address, timeout=_TIMEOUT, **arguments), _TIMEOUT + 1)

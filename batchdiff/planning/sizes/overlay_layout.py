@@ -13,7 +13,6 @@ from batchdiff.plan.overlay_options import (
     DEFAULT_CLUSTER_SIZE,
     OverlayFormat,
     OverlayOptions,
-    Preallocation,
     geometry_of,
     layout_options_of,
 )
@@ -46,7 +45,7 @@ def overlay_disk_bytes(layout: AnyLayout, extents: Extents, options: OverlayOpti
     """Return an overlay's bytes on disk, in whole units of the filesystem; its data takes ``data`` bytes."""
     if isinstance(layout, QedLayout):
         return _qed_disk_bytes(layout, extents, data, unit)
-    if options.data_file is None and options.preallocation in {Preallocation.FALLOC, Preallocation.FULL}:
+    if options.data_file is None and options.preallocation.reserves_blocks:
         return align_up(layout.file_size, unit)
     return disk_bytes(layout, data, unit) + _luks_disk_bytes(layout, options, unit)
 

@@ -130,3 +130,14 @@ def test_marks_and_line_ends_of_other_editors(folder, encoding, ending):
     with open("m.yaml", "wb") as file:
         file.write(TEXT.replace("\n", ending).encode(encoding))
     assert len(read_manifest("m.yaml").guests) == 1
+
+
+def test_a_piped_manifest_in_a_folder_that_was_deleted(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(ManifestError) as caught:
+        manifest_file("-")
+    assert str(caught.value) == (
+        "cannot read the manifest <stdin>: the current folder has been deleted. Change to another folder."
+    )

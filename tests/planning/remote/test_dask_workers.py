@@ -7,6 +7,7 @@ planning/remote/remote_scan.py, planning/remote/connection.py.
 import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 from dataclasses import replace
@@ -467,3 +468,23 @@ class Interrupted:
 
     def close(self):
         self.executor.close()
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n", bytes(64)])
+def test_what_listens_there_is_no_scheduler(answer):
+    """Its answer would be taken for the lengths of frames, perhaps of exbibytes."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet():
+            with contextlib.suppress(OSError):
+                while True:
+                    peer, _ = server.accept()
+                    with peer:
+                        peer.sendall(answer)
+
+        threading.Thread(target=greet, daemon=True).start()
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(WorkerError, match=f"cannot connect to the scheduler at {address}") as caught:
+            connect(address, Certificates(), say=print, warn=print)
+        server.shutdown(socket.SHUT_RDWR)
+    assert caught.value.why == "whatever listens there does not answer as a Dask scheduler does"
