@@ -1,8 +1,8 @@
 """Find the parts of an older plan that are still exact, so that their guests need not be scanned; pure.
 
 An older plan does not have the 4 KiB units of its scan, only extents folded to the granules of each overlay. So a
-part can be reused only if the new overlay has the same granules, filled by the same rules. Anything that depends
-on more than content and granules is determined again (docs/scripting.md).
+part can be reused only if the new overlay has the same granules, filled by the same rules. At most the
+content of an overlay, its sizes and its similarity are reused; the rest is determined again (docs/scripting.md).
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from batchdiff.planning.sizes.overlay_sizes import ComparedSizes, OverlaySize
 def why_unusable(older: Plan, template: PlannedImage, *, unchanged: bool, sharing: bool, generator: str) -> str:
     """Return why nothing in an older plan can be reused; empty if some of it may be.
 
-    ``unchanged``: the template's fingerprints are those in the older plan, or are known to be of the same content.
+    ``unchanged``: whether the template's fingerprints are those in the older plan, or are known to belong to the
+    same content. ``sharing``: whether the template shares blocks with other files now.
     """
     if older.generator != generator:
         return f"it was made by {older.generator}, not by {generator}"
@@ -43,7 +44,7 @@ def reusable_overlays(older: Plan, candidates: list[Candidate]) -> dict[str, Reu
     found = {}
     for candidate in candidates:
         part, entry = by_image.get(candidate.record), candidate.entry
-        # What to share is known only in the units of a scan.
+        # What a guest can share is known only from the units of a scan.
         is_known = part is not None and candidate.record.vouches_for_content and entry.gets_overlay
         if part is not None and is_known and _same_disk_use(part, entry):
             overlay = reusable_overlay(part, entry.options)
@@ -63,7 +64,7 @@ def _same_disk_use(part: GuestPlan, entry: GuestEntry) -> bool:
 
 
 def reusable_overlay(part: GuestPlan, options: OverlayOptions) -> ReusedOverlay | None:
-    """Return the overlay of an older part if it is exact with these options; None if it is not."""
+    """Return the overlay in a guest's older part if it is exact with these options; None if it is not."""
     diff = part.diff
     if diff is None or _fixed(part.options) != _fixed(options):
         return None
@@ -76,9 +77,10 @@ def reusable_overlay(part: GuestPlan, options: OverlayOptions) -> ReusedOverlay 
 
 
 def _fixed(options: OverlayOptions) -> OverlayOptions:
-    """Return the options to compare, with fixed values for all others.
+    """Return the options with fixed values for those that need not be equal.
 
-    The others affect neither content nor refcounts, or are compared as the geometry, which ``auto`` may choose.
+    The backing path and lazy refcounts do not affect what is reused. The cluster size and the kind of L2 entries
+    are compared as the geometry, which ``auto`` may choose.
     """
     return dataclasses.replace(
         options, cluster_size=None, extended_l2=None, backing_path=BackingPath.ABSOLUTE, lazy_refcounts=False
@@ -86,7 +88,7 @@ def _fixed(options: OverlayOptions) -> OverlayOptions:
 
 
 def _sizes(diff: Diff, options: OverlayOptions) -> ComparedSizes | None:
-    """Return the sizes in an older plan that a new one would compare; None if a kind of L2 entries lacks them."""
+    """Return the sizes in an older plan that a new one would compare; None if those needed are missing."""
     savings, wanted = diff.savings, geometries(options)
     lengths = dict(savings.overlay_bytes_by_cluster_size)
     file = {

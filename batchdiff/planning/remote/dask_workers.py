@@ -1,4 +1,4 @@
-"""The executor that uses a Dask scheduler's workers: those that prove that they see the same files get tasks.
+"""The executor that has a Dask scheduler's workers do tasks, provided that they see the same files.
 
 ::
 
@@ -29,17 +29,18 @@ from batchdiff.planning.remote.resident_job import ResidentJob, answer_to, resul
 from batchdiff.planning.scan.executor import RemoteExecutor, RemoteJob, Result, Task
 
 _AHEAD = 2
-"""Tasks that a worker has at a time: when it finishes one, the next is already there."""
+"""The maximum number of tasks that a worker has at a time: when it finishes one, the next is already there."""
 
 _MOST_DEATHS = 4
-"""If this many workers are lost during one task, the scan ends; Dask has the same limit for its retries."""
+"""The scan ends with an error if this many workers are lost during one task; Dask's own limit is the same."""
 
 
 class DaskWorkers:
     """The workers of a scheduler to which ``client`` is connected.
 
     ``say`` is called with notices about workers that take part or are awaited, ``warn`` with notices about those
-    that are slow to answer, left out or lost; ``patience``: seconds to wait for a worker if there is none.
+    that are slow to answer, left out or lost; ``patience``: seconds to wait for a worker if none is admitted or
+    being asked.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class DaskWorkers:
             work.cancel()
 
     def _finished(self, futures: list[Future]) -> list[Future]:
-        """Return the finished futures; wait for at most a few seconds until there is one.
+        """Return those of ``futures`` that are finished, after waiting up to a few seconds for one.
 
         :raises WorkerError: the connection to the scheduler is lost.
         """
@@ -103,7 +104,7 @@ _: type[RemoteExecutor] = DaskWorkers
 
 @dataclass(slots=True)
 class _Pending(Generic[Task]):
-    """A task given to a worker, and how many workers died, froze or were cut off while doing it."""
+    """A task, the worker that last had it (empty if none did), and how many workers were lost while doing it."""
 
     task: Task
     worker: str
@@ -114,7 +115,7 @@ class _Pending(Generic[Task]):
 class _Work(Generic[Task, Result]):
     """The tasks of a job: those to come, those to be given again, and those that workers have.
 
-    Each task is assigned to one worker: Dask would give most tasks to workers that have the job in memory already.
+    Each task is assigned to one worker: Dask would give most tasks to workers that already have the job.
     """
 
     client: Client
@@ -131,7 +132,10 @@ class _Work(Generic[Task, Result]):
         return self._is_exhausted and not self.pending and not self._again
 
     def submit(self, workers: set[str]) -> None:
-        """Take back the tasks of all other workers; give each of these up to two, first those that have none."""
+        """Take back the tasks of other workers; give each of ``workers`` up to two, those without any first.
+
+        :raises WorkerError: too many workers were lost while doing one task.
+        """
         self._take_back(workers)
         load = Counter(pending.worker for pending in self.pending.values())
         for ahead in range(_AHEAD):
@@ -153,12 +157,12 @@ class _Work(Generic[Task, Result]):
         return None
 
     def _take_back(self, workers: set[str]) -> None:
-        """Take back the tasks of workers that are gone: Dask would wait for those workers to return."""
+        """Take back the tasks of all workers but these: Dask would wait for lost workers to return."""
         for worker in sorted({pending.worker for pending in self.pending.values()} - workers):
             self._take_all_from(worker)
 
     def _take_all_from(self, worker: str) -> None:
-        """Take back the tasks of a worker that is gone; only the first that is not finished was in progress there.
+        """Take back the tasks of a lost worker; only the first unfinished one counts as in progress there.
 
         :raises WorkerError: too many workers were lost while doing that task.
         """
@@ -175,17 +179,18 @@ class _Work(Generic[Task, Result]):
         self._again += taken.values()
 
     def _job_at(self, worker: str) -> tuple[Future, Future]:
-        """Return the function that does a task, and the job, which a worker has in memory and begins only once."""
+        """Return the futures of the function that does a task and of the job, made once for each worker."""
         if worker not in self._resident:
             job = sent(self.client, worker, ResidentJob(self.job))
             self._resident[worker] = there(self.client, worker, answer_to), job
         return self._resident[worker]
 
     def take(self, future: Future) -> Iterator[Result]:
-        """Yield the result of a future that is finished; nothing if its task has to be done again.
+        """Yield the result of a finished future; nothing if its task was taken back or the result is lost.
 
-        :raises WorkerError: too many workers were lost while doing the task, or one failed or ran out of memory.
+        :raises WorkerError: too many workers were lost while doing one task, or one failed or ran out of memory.
         :raises BatchdiffError: the task raised it.
+        :raises RuntimeError: the task has a bug.
         """
         pending = self.pending.get(future)
         if pending is None:  # it was taken back a moment ago, with another task of its worker
@@ -198,7 +203,7 @@ class _Work(Generic[Task, Result]):
             raise WorkerError(what, why=repr(failure), remedy=CONTINUE)
         try:
             answer = future.result(timeout=FETCHED_AFTER)
-        except CancelledError:  # it was cancelled together with its worker, or with the job there
+        except CancelledError:  # its worker, or the job in that worker's memory, was lost
             self._take_all_from(pending.worker)
             return
         except TimeoutError:  # its worker died with the result: the task stays pending
@@ -221,7 +226,7 @@ class _Work(Generic[Task, Result]):
         )
 
     def cancel(self) -> None:
-        """Cancel the tasks that workers still have."""
+        """Cancel the tasks that workers still have, and release the job."""
         if self.client.status == "running":
             self.client.cancel(list(self.pending), force=True)
         self._resident.clear()

@@ -5,11 +5,10 @@
     planner   file | ....#....|..#......|......#..|   a block in each of a few equal parts, hashed --> proof
     worker    same path: the same fingerprint, and the same hashes of these blocks?      no --> objection
 
-Device numbers differ from host to host, so they are not compared. Inodes are compared, because NFS, CephFS and
-cluster filesystems give a file the same inode on every host, that of their server; size, mtime and ctime also come
-from the server. A copy or an older snapshot of the storage may match in all of these; then only the excerpts can
-show a difference. The fingerprint of a block device has neither inode nor times: only its size and the excerpts
-show that it is the same device.
+Device numbers may differ from host to host, so a difference in them alone does not count. On NFS, CephFS and
+cluster filesystems, a file has the same inode, size, mtime and ctime on every host. A copy or an older snapshot of
+the storage may match in all of these; then only the excerpts can show a difference. Of a block device, only the
+size and the excerpts are compared.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ from batchdiff.planning.scan.reopening import changed_meanwhile
 from batchdiff.units import KIB
 
 _EXCERPT = 4 * KIB
-"""Bytes of an excerpt: storage reads at least that much at a time."""
+"""Bytes of an excerpt, or fewer at the end of a file: storage reads at least that much at a time."""
 
 _MOST_OF_A_FILE = 16
 _MOST_IN_ALL = 4096
-"""The maximum number of excerpts of one file, and of all files together; if there are more files than that, one
-excerpt of each is taken. An array of disks reads 4,096 in a few seconds."""
+"""The maximum number of excerpts of one file, and of all files together; if there are more files than that, at
+most one excerpt of each is taken. An array of disks reads 4,096 excerpts in a few seconds."""
 
 
 class FileExcerpt(NamedTuple):
@@ -47,7 +46,7 @@ class FileExcerpt(NamedTuple):
 
 @frozen
 class FileProof:
-    """The state of a file on the planner's host, which a worker's host must show, too."""
+    """The state of a file on the planner's host, which a worker must see as well."""
 
     path: str
     fingerprint: Fingerprint
@@ -55,14 +54,14 @@ class FileProof:
 
 
 class Proofs(NamedTuple):
-    """The proofs for files; for those that cannot be read, or changed meanwhile, the errors by path instead."""
+    """The proofs for files, and the errors, by path, for files that cannot be read or have changed."""
 
     files: tuple[FileProof, ...]
     failures: dict[str, ImageError]
 
 
 def proofs_of(images: Iterable[PlannedImage], *, seed: int) -> Proofs:
-    """Return the proofs for all files of these images; ``seed`` chooses the places of the excerpts."""
+    """Return proofs or errors for the files of these images; ``seed`` determines the places of the excerpts."""
     files = {
         path: fingerprint
         for image in images
@@ -87,9 +86,9 @@ def _proof(path: str, fingerprint: Fingerprint, numbers: random.Random, most: in
 
 
 def _offsets(file: ImageFile, numbers: random.Random, most: int) -> Iterator[int]:
-    """Yield ascending offsets of blocks: a random one in each of up to ``most`` parts.
+    """Yield ascending offsets of distinct blocks: a random one in each of up to ``most`` parts of a file.
 
-    If it lies in a hole, the next block with data takes its place, but no block comes twice.
+    If a random block starts in a hole, the next block with data, if any, takes its place.
     """
     blocks = -(-file.size // _EXCERPT)
     parts = min(most, blocks)
@@ -134,7 +133,7 @@ def _difference(file: ImageFile, proof: FileProof) -> str:
 
 
 def _other_view(planner: Fingerprint, here: Fingerprint) -> str:
-    """Return how this host's view of a file differs from the planner's. The file itself need not have changed."""
+    """Return how this host's view of a file, which need not have changed, differs from the planner's."""
     if planner.changes(here) == REPLACED:
         return f"{REPLACED} on that host"
     if planner.size != here.size:

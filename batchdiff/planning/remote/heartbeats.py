@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 LONGEST_SILENCE = 30.0
-"""Seconds after which a worker counts as frozen. A Dask worker reports twice a second, or every six seconds if
-there are a thousand workers, whatever its tasks are waiting for."""
+"""Seconds of silence after which a worker counts as frozen. A Dask worker reports twice a second if there are
+fewer than ten workers, and every six seconds if there are a thousand, whatever its tasks are waiting for."""
 
 _LONGEST_STEP = 15.0
-"""The most seconds that count from one look to the next: this process, or the scheduler, may have been stopped in
-between."""
+"""The maximum number of seconds counted between two calls of :meth:`Heartbeats.silent`: this process, or the
+scheduler, may have been stopped in between."""
 
 
 class _Heard(NamedTuple):
@@ -31,7 +31,7 @@ class _Heard(NamedTuple):
 
 @dataclass(slots=True)
 class Heartbeats:
-    """The workers' reports, as they were at the last look."""
+    """The time of each worker's last report, and the worker's silence since."""
 
     _heard: dict[str, _Heard] = field(default_factory=dict)
     _looked: float | None = None
@@ -39,8 +39,8 @@ class Heartbeats:
     def silent(self, last_seen: Mapping[str, float], now: float) -> set[str]:
         """Return the workers that have been silent for too long.
 
-        ``last_seen``: for each worker, the time of its last report, by any clock; ``now``: the present time, by
-        this host's.
+        ``last_seen``: for each worker, the time of its last report, by any clock; ``now``: the present time, by a
+        clock of this host.
         """
         step = 0.0 if self._looked is None else min(now - self._looked, _LONGEST_STEP)
         self._looked = now

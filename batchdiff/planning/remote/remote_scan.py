@@ -1,4 +1,4 @@
-"""The scan of ranges on another host: what its job checks before it begins, and how it reads.
+"""The scan of ranges on other hosts: what its job checks before it begins, and how it reads.
 
 ::
 
@@ -46,7 +46,7 @@ class RemoteScanJob:
     limits: ScanLimits
 
     def objection(self) -> str:
-        """Return why this host cannot scan these images or would get different results; empty if neither is so."""
+        """Return why this host cannot scan these images with the planner's results; empty if it can."""
         raise_descriptor_limit()
         needed, free = len(self.proofs) + _SPARE_FILES, free_descriptors()
         if free < needed:
@@ -54,9 +54,10 @@ class RemoteScanJob:
         return objection_to(self.proofs) or self._hides_blocks()
 
     def _hides_blocks(self) -> str:
-        """Return an objection if this host, unlike the planner, cannot see which blocks images share; else empty.
+        """Return an objection if this host must see shared blocks of the template but cannot; otherwise empty.
 
-        Blocks that the template shares are not read unless a guest needs them, which affects the plan's figures.
+        Bytes in blocks that a guest shares with the template are assumed to be data unless they are read, which
+        affects the plan's figures.
         """
         if not self.scan.sharing or None not in self.scan.shared:
             return ""
@@ -97,10 +98,10 @@ class RemoteScans:
     def results(self, scan: ScanJob, template: Image, numbers: list[int]) -> Iterator[RangeResult]:
         """Yield the results of ranges in the order in which they are finished.
 
-        A guest that a worker cannot read is read here before it counts as unreadable: another host may have a
-        fault of its own. One that cannot be read here before the scan is not read by any worker.
+        A guest that a worker cannot read is read here before it counts as unreadable: the worker's host may have a
+        fault of its own. A guest that cannot be read here before the scan is not read by any worker.
 
-        :raises ImageError: the template cannot be read.
+        :raises ImageError: the template cannot be read, or has changed.
         :raises WorkerError: no worker can scan these images, workers failed, or the connection was lost.
         """
         scan, proofs = _proven(scan, template)
@@ -123,9 +124,9 @@ class RemoteScans:
 
 
 def _proven(scan: ScanJob, template: Image) -> tuple[ScanJob, tuple[FileProof, ...]]:
-    """Return the scan with errors in place of the guests that cannot be read here, and the proofs for the files.
+    """Return the scan, with errors in place of guests that cannot be read here or have changed, and the proofs.
 
-    :raises ImageError: the template cannot be read.
+    :raises ImageError: the template cannot be read, or has changed.
     """
     now = PlannedImage(template.source, template.virtual_size, template.fingerprints())
     records = [guest for guest in scan.guests if isinstance(guest, PlannedImage)]

@@ -5,8 +5,8 @@
     scheduler   keeps the job for its planner -- planner done, killed or cut off: released --.
     worker      ResidentJob  -- do(task), do(task), ...                                      '-> images closed
 
-Dask keeps the object in a worker's memory until the planner releases it or disconnects, so nothing else has to
-remember to close images. A task's outcome is a value, even if it failed: Dask would log errors as bugs.
+Dask keeps the object in a worker's memory until the planner releases it or disconnects, so no other code
+has to close the images. A task's outcome is a value, even if the task failed: Dask would log errors as bugs.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ Answer: TypeAlias = tuple[bool, object]
 """True and the result of a task, or False and the error that ended it."""
 
 _one_at_a_time = threading.Lock()
-"""A scan keeps one CPU busy, and its limits on rate and page cache apply per process: see docs/many-hosts.md."""
+"""Held during a task: a scan keeps one CPU busy, and its limits on rate and page cache apply to the whole process
+(docs/many-hosts.md)."""
 
 
 class ResidentJob(Generic[Task, Result]):
-    """A job in the memory of a worker. A copy that is sent on begins anew."""
+    """A job in the memory of a worker. An unpickled copy opens its images anew."""
 
     def __init__(self, job: RemoteJob[Task, Result]) -> None:
         self._job = job
@@ -42,7 +43,11 @@ class ResidentJob(Generic[Task, Result]):
         return ResidentJob, (self._job,)
 
     def do(self, task: Task) -> Result:
-        """Do a task as soon as no other is in progress in this process."""
+        """Do a task as soon as no other is in progress in this process.
+
+        :raises StopError: the task has been taken back.
+        :raises BatchdiffError: the job or the task raised it.
+        """
         with _one_at_a_time:
             _check_wanted()
             self._do = self._do or self._begun.enter_context(self._job.begin(_check_wanted))
@@ -53,10 +58,7 @@ class ResidentJob(Generic[Task, Result]):
 
 
 def _check_wanted() -> None:
-    """Stop if this thread's task has been taken back: its planner has ended, or counts this worker as lost.
-
-    :raises StopError: it was.
-    """
+    """Raise StopError if the planner has taken back this thread's task, or has disconnected."""
     task = get_worker().state.tasks.get(thread_state.key)
     if task is None or task.state == "cancelled":
         raise StopError("the task is no longer wanted")
@@ -79,7 +81,7 @@ def result_of(answer: Answer) -> object:
 
     :raises BatchdiffError: the task raised it.
     :raises MemoryError: the worker had too little memory.
-    :raises RuntimeError: the task has a bug.
+    :raises RuntimeError: any other error ended the task.
     """
     succeeded, value = answer
     if isinstance(value, Exception) and not succeeded:

@@ -1,4 +1,4 @@
-"""The bytes of each raw guest in blocks shared with the template, found once by the planner for all workers.
+"""The bytes of each raw guest in blocks shared with a raw template, found once by the planner for all workers.
 
 ::
 
@@ -7,10 +7,8 @@
     guest 2                 mapped, matched
 
 The kernel maps files for one process at a time, so workers would wait for each other. Matches count only if both
-maps of the template are equal: then a guest that is mapped in between and has one of its blocks has the same bytes
-there, even if defragmentation or deduplication moves blocks meanwhile.
-
-Images of other formats are mapped piece by piece by the scanner, along their tables.
+maps of the template are equal: then a guest that is mapped in between and has one of the template's blocks has the
+same bytes there, even if defragmentation or deduplication moves blocks meanwhile.
 """
 
 from __future__ import annotations
@@ -23,16 +21,16 @@ from batchdiff.image.storage.shared_blocks import BlockRuns, raw_extents, shared
 from batchdiff.linux.fiemap import ExtentTable
 
 _MOST_KEPT = 1 << 20
-"""The maximum number of extents that are kept for the savings, for all guests; 28 bytes each. Beyond that, the
-remaining guests are mapped again."""
+"""The maximum number of extents, of 28 bytes each, that are kept for all guests to find the savings. The guest
+that exceeds it, and all later ones, are mapped again for that."""
 
 
 @dataclass(slots=True)
 class CommonBlocks:
     """The block maps of guests.
 
-    ``located``: by path, what :func:`raw_extents` returned, as far as it is kept; ``runs``: by guest, the bytes in
-    blocks that the template has at the same offset.
+    ``located``: by path, what :func:`raw_extents` returned, as far as it is kept; ``runs``: by guest, the
+    bytes in blocks that the template has at the same offset, reliable only after :meth:`confirm`.
     """
 
     template: Image
@@ -49,7 +47,7 @@ class CommonBlocks:
         self._first = raw_extents(self.template)
 
     def add(self, name: str, guest: Image) -> None:
-        """Map a raw guest and match it with the template; leave out any other guest.
+        """Map a guest, and match it with the template; do nothing if :func:`raw_extents` returns None for it.
 
         :raises ImageError: its filesystem reports an error.
         """
@@ -63,7 +61,7 @@ class CommonBlocks:
             self.runs[name] = shared_by_both(self._first, table)
 
     def confirm(self) -> None:
-        """Discard all matches if the template's blocks have moved meanwhile.
+        """Discard all matches if the template's blocks have moved since it was first mapped.
 
         :raises ImageError: the template's filesystem reports an error.
         """

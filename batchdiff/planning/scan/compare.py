@@ -6,9 +6,9 @@
                     else first 8 bytes of each unit --> many units are known to differ
                          halving down to 4 KiB -------> memcmp for the rest
 
-Measured on 2 cores with images in the page cache: windows of 128 KiB made a scan 1.5 times slower, and comparing
-4 KiB units directly took a third longer for images that differ. At 512 KiB, the template's window and the guest's
-fit into a core's L2 cache together; 1 MiB was 1.12 times slower, 256 KiB 1.04 times.
+Two windows of 512 KiB, the template's and the guest's, fit into a core's L2 cache together. Measured on 2 cores
+with images in the page cache, a scan took 1.5 times as long with windows of 128 KiB, 1.04 times with 256 KiB, and
+1.12 times with 1 MiB. Comparing 4 KiB units directly took a third longer for images that differ.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from batchdiff.files.memory import address_of, page_aligned, same_bytes
 from batchdiff.units import KIB
 
 UNIT = 4 * KIB
-"""The granularity of differences: the page size, and the block size of the guests' filesystems."""
+"""The granularity of differences, in bytes: the usual size of a page, and of a block in a guest's filesystem."""
 
 WINDOW = 512 * KIB
-"""The bytes compared at a time; two windows of this size fit into a core's L2 cache."""
+"""The maximum number of bytes compared at a time."""
 
 _WORDS = UNIT // 8
 
@@ -39,7 +39,7 @@ Kinds = npt.NDArray[np.uint8]
 
 
 class WindowBuffer:
-    """Reusable memory for one window; ``used``: start and end of the bytes that hold the present window."""
+    """Reusable memory for one window; ``used``: start and end of the bytes handed out last, to be filled."""
 
     def __init__(self) -> None:
         self.view = page_aligned(WINDOW)
@@ -50,7 +50,7 @@ class WindowBuffer:
         self._dirty = (0, 0)
 
     def take(self, first: int, end: int) -> memoryview:
-        """Return bytes ``first`` to ``end``, whole units, to be filled; the others are undefined."""
+        """Return bytes ``first`` to ``end``, whole units, to be filled; the content of all others is undefined."""
         begin, stop = self._dirty
         if first < begin or end > stop:
             self._dirty = (min(first, begin), max(end, stop))
@@ -75,7 +75,7 @@ def kinds_of(template: WindowBuffer, guest: WindowBuffer, equal: Kinds) -> Kinds
     """Return the :class:`~batchdiff.extents.Kind` of each unit of a guest's window, or None if no unit differs.
 
     ``equal`` has the kinds of a guest that equals the template's window. Only the used bytes of the guest's buffer
-    are compared.
+    are compared; all others count as equal.
     """
     begin, end = guest.used
     if same_bytes(template.address + begin, guest.address + begin, end - begin):
@@ -108,7 +108,10 @@ def _is_zero(window: WindowBuffer, first: int, last: int) -> bool:
 
 
 def kinds_of_equal(window: WindowBuffer) -> Kinds:
-    """Return the kinds of a guest's window that equals this window of the template: SAME or SAME_ZERO."""
+    """Return the kinds of a guest's window that equals this window of the template: SAME or SAME_ZERO.
+
+    Units outside of the used bytes count as zeros.
+    """
     first, last = window.used[0] // UNIT, window.used[1] // UNIT
     kinds = np.zeros(WINDOW // UNIT, dtype=np.uint8)
     if np.count_nonzero(window.firsts[first:last]) == last - first:  # by far the most common
@@ -153,7 +156,7 @@ def differing_units(left: WindowBuffer, right: WindowBuffer, first: int, last: i
 
 
 def _differing_within(left: WindowBuffer, right: WindowBuffer, first: int, last: int) -> Iterator[int]:
-    """Yield the units from ``first`` to before ``last`` that differ, found by halving; there must be one."""
+    """Yield the units from ``first`` to before ``last`` that differ, by halving; at least one must differ."""
     if last - first == 1:
         yield first
         return

@@ -1,7 +1,7 @@
 """Comparison of compressed clusters without unpacking them.
 
-A guest that was copied from a compressed template, such as a cloud image, still stores most of its clusters as
-the template does. Equal compressed bytes unpack to equal data. Unpacking zlib takes 50 times as long as comparing.
+A guest that is a copy of a compressed template's file, such as a cloud image, may still store most of its clusters
+as the template does. Unpacking zlib takes 50 times as long as comparing.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from batchdiff.image.layer import CompressedCluster, Segment, clip_segments
 from batchdiff.qcow2.entries import Origin
 
 CompressedClusters = dict[tuple[int, int], CompressedCluster]
-"""Whole compressed clusters of an image, keyed by the start and end of a segment that is all or part of it."""
+"""Whole compressed clusters of an image, keyed by the start and end of a segment in the cluster."""
 
 
 def compressed_clusters(image: Image, segments: list[Segment]) -> CompressedClusters:
-    """Read the compressed clusters among some segments.
+    """Read the clusters of the COMPRESSED segments among ``segments``.
 
     :raises ImageError: the image cannot be read.
     """
@@ -29,11 +29,10 @@ def compressed_clusters(image: Image, segments: list[Segment]) -> CompressedClus
 def range_to_compare(
     clusters: CompressedClusters, image: Image, segments: list[Segment], start: int, end: int
 ) -> tuple[int, int] | None:
-    """Return the part of bytes ``start`` to ``end`` that must be unpacked to compare two images.
+    """Return the part of bytes ``start`` to ``end`` whose content must be compared; None if there is none.
 
-    That is the smallest range outside of which ``image`` has the same compressed clusters as the other image; None
-    if it has the same ones everywhere. ``clusters``: those of the other image. ``segments``: those of ``image``,
-    which may stop before ``end``.
+    Outside of that part, ``image`` has the same compressed clusters as the other image. ``clusters``: those of the
+    other image. ``segments``: those of ``image``, which may stop before ``end``.
 
     :raises ImageError: ``image`` cannot be read.
     """

@@ -1,4 +1,4 @@
-"""The contract between a job and the executor of its tasks: forked workers, or those of a Dask scheduler.
+"""The contract between a job and its executor, whose workers are forked or those of a Dask scheduler.
 
 ::
 
@@ -6,10 +6,10 @@
                                executor  -->  worker:  job.begin() -> do(task), ...
                results    <--  in the order in which they are finished
 
-A job, its tasks and its results are values that can be pickled: no closures and no open files. So a worker needs
-nothing from the planner's process; it opens the images itself, by their paths. The exceptions are a rate limit,
-the progress of ranges and QEMU's exports: forked workers share those of the planner. Other workers have a rate
-limit and a progress of their own, and do not scan images that QEMU exports.
+Tasks and results, and jobs for other hosts, are values that can be pickled: no closures and no open files. A
+worker opens the images itself, by their paths. Forked workers share the planner's rate limit, progress of ranges
+and QEMU exports. Workers on other hosts have a rate limit of their own, and do not scan images that
+QEMU exports or maps.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Job(Protocol[Task_contra, Result_co]):
 
 
 class RemoteJob(Job[Task_contra, Result_co], Protocol):
-    """A job for hosts that perhaps do not see what the planner sees."""
+    """A job for hosts that may not see the same files as the planner."""
 
     def begin(
         self, check: Callable[[], None] = lambda: None

@@ -7,8 +7,9 @@
     guest 1            in each window, read and compared from the first to the last byte that is not settled
     guest 2            ...
 
-Settled without reading the guest: zeros on both sides, windows that lie in its holes, bytes that an overlay of the
-template reads from the template's own files, and blocks that guest and template share on disk (reflink).
+Settled without reading the guest: zeros on both sides, windows that lie in the guest's holes, bytes that an
+overlay of the template reads from the template's files, and blocks that guest and template share on disk
+(reflink).
 If the template shares any blocks, it is read only where a guest needs it, and there is no digest.
 Ranges are aligned to the largest cluster, so folding to clusters never crosses the end of a range.
 """
@@ -64,7 +65,8 @@ RANGE = 64 * MIB
 class _Stretch(NamedTuple):
     """Windows that are scanned together: how many, and the maps of the bytes to read from template and guests.
 
-    ``holes``: by guest, a flag for each window: True if it is settled because it lies in a hole of the guest.
+    ``holes``: by guest, a flag for each window: whether it lies in a hole of the guest; empty if the template
+    shares blocks.
     """
 
     windows: int
@@ -74,7 +76,7 @@ class _Stretch(NamedTuple):
 
 
 class _TemplateWindow(NamedTuple):
-    """The template's window at offset ``start``, whose bytes are in the buffer.
+    """The template's window at offset ``start``, whose needed bytes are in the buffer.
 
     ``equal``: the kinds of a guest that equals it. ``compressed``: its clusters that are stored compressed.
     """
@@ -99,7 +101,7 @@ class Scanner:
         shared: Sequence[BlockRuns | None],
         progress: RangeProgress | None = None,
     ) -> None:
-        """Take the images; for a guest that cannot be opened, the error instead.
+        """Take the open images, and for each guest that cannot be opened, the error.
 
         ``sharing``, ``shared``, ``progress``: see :class:`~batchdiff.planning.scan.scan_job.ScanJob`.
         """
@@ -155,7 +157,8 @@ class Scanner:
 
     def _scan_stretch(self, stretch: _Stretch, begin: int, first_index: int, findings: RangeFindings) -> None:
         """Scan a stretch, which starts at offset ``begin`` with the window ``first_index`` of the range."""
-        # A template that shares blocks is read only where a guest needs it, any other in full for the digest.
+        # A template that shares blocks is read only where a guest needs it. For the digest, any other is read
+        # wherever its metadata shows data.
         # Outside its own span, a guest gets the assumed kinds, even if those bytes were read for other guests, so
         # that the plan does not depend on how guests are divided into batches.
         if self._sharing:
@@ -185,7 +188,7 @@ class Scanner:
                 self._progress.reach(begin // RANGE, window.start, self._sizes)
 
     def _read_template(self, template_map: WindowMap, index: int, needed: Spans, start: int) -> _TemplateWindow:
-        """Read the needed span of the template's window that starts at offset ``start`` into the buffer."""
+        """Read into the buffer the needed span of the template's window that starts at offset ``start``."""
         # Without a span in the map, the window is all zeros and need not be read.
         span = needed.get(index) if index in template_map.spans else None
         segments = template_map.segments.get(index, [])
@@ -222,7 +225,7 @@ class Scanner:
             kept += guest_map.kept
             if not self._stride.fits(kept, windows):
                 return None
-            # Even a single window may have too many segments: they are looked up again when it is compared.
+            # Even a single window may have too many segments. These are looked up again for the comparison.
             if needed:
                 guest_maps[guest_index] = guest_map if kept <= MOST_KEPT else WindowMap(needed, {})
         self._stride.lengthen_after(kept)
@@ -231,7 +234,7 @@ class Scanner:
     def _settled(
         self, guest_index: int, segments: list[Segment], template_extents: list[SharedExtent]
     ) -> list[tuple[int, int]]:
-        """Return a guest's bytes that are the template's own: in its files, or in blocks shared at that offset."""
+        """Return a guest's bytes in the template's files, or in blocks that both share at the same offset."""
         if not segments:
             return []
         if guest_index in self._thin:
@@ -246,7 +249,7 @@ class Scanner:
     def _compare(
         self, guest_index: int, window: _TemplateWindow, segments: list[Segment] | None, span: Span
     ) -> Kinds | None:
-        """Return the kinds of a guest's window, compared within a span; None if it is equal, or cannot be read.
+        """Return the kinds of a guest's window, compared within a span; None if no unit differs, or on failure.
 
         ``segments``: those of the guest in this window; None if they are to be looked up again.
         """
@@ -274,13 +277,13 @@ class Scanner:
         self._guests.pop(guest_index).close()
 
     def close(self) -> None:
-        """Close every image."""
+        """Close all images that are still open."""
         for image in (self._template, *self._guests.values()):
             image.close()
 
 
 def _is_on(guest: Image, template: Image) -> bool:
-    """Return True if the chain below a guest consists of the template's files, in the same state."""
+    """Return True if a guest is a single file on top of the template's files, in the same state."""
     below = guest.source.backing
     same = below == (replace(template.source, backing=()), *template.source.backing)
     return same and guest.fingerprints()[1:] == template.fingerprints()
