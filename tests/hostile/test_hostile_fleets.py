@@ -55,9 +55,16 @@ Extents and data files have names of their own (:func:`kinds.of_data`), which no
 OF_OTHER_FILES = ("smaller than the template", " is also ", "the template is stored inside this guest")
 """Words of reasons that name other files than the image, or none."""
 
-OF_THE_MACHINE = ("/sys/block/loopN/", "/sys/devices/system/cpu/", "/sys/fs/", "/etc/ld.so.", "/lib")
-"""Paths that only some runs open: of the loop devices of other tests, of filesystems, of CPUs, and of the loader,
-whose ``ld.so.preload`` and folders may come and go."""
+OF_THE_MACHINE = (
+    "/sys/block/loopN/",
+    "/sys/devices/system/cpu/",
+    "/sys/fs/",
+    "/proc/self/uid_map",
+    "/etc/ld.so.",
+    "/lib",
+)
+"""Paths that only some runs open: of the loop devices of other tests, of filesystems, of CPUs, of user IDs, and
+of the loader, whose ``ld.so.preload`` and folders may come and go."""
 
 SECONDS, MEMORY = 30, 200 << 20
 """CPU time for a fleet of 100 to 300 images, and the memory of each process."""
