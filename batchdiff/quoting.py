@@ -1,4 +1,4 @@
-"""Words from users and files in messages: quoted, on one line, with a known word that is similar."""
+"""Words from users and files, quoted for messages and YAML, and suggestions of similar known words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 _LONGEST_SHOWN = 200
 
 _PLAIN = re.compile(r"(?!(?i:true|false|null|yes|no|on|off|y|n)$)(?:\./)?[A-Za-z_/][\w./-]*", re.ASCII)
-"""Text that YAML reads as text without quotes, wherever it occurs."""
+"""Matches text that YAML reads as text even without quotes, wherever it occurs."""
 
 NO_FOLDER_TO_LIST = "Its folder does not exist or cannot be listed."
 """The hint about a path, instead of a similar name, if the names in its folder cannot be listed."""
@@ -32,12 +32,12 @@ def escape(text: str) -> str:
 
 
 def fits_yaml(text: str) -> bool:
-    """Return whether YAML can contain a text: not if it has bytes that are not UTF-8, as file names may."""
+    """Return whether YAML can contain a text; it cannot if some bytes, as in some file names, are not UTF-8."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def yaml_text(text: str) -> str:
-    """Return a text as YAML, in quotes if it needs them, unprintable characters escaped; see :func:`fits_yaml`."""
+    """Return a text as YAML, quoted unless it is plain, unprintable characters escaped; see :func:`fits_yaml`."""
     if _PLAIN.fullmatch(text):
         return text
     quoted = text.replace("\\", "\\\\").replace('"', '\\"')

@@ -1,9 +1,8 @@
 """External programs that run to their end.
 
-A program gets its arguments as a list, the C locale, no standard input, a process group of its own that is killed
-as a whole, and limits on run time, CPU time and memory. Its output is kept up to a limit. Unless it runs
-unconfined, it can read only installed files and those that it is given, and change only those whose descriptors it
-is given (:mod:`batchdiff.qemu.landlock`).
+A program gets the C locale, no standard input, a session of its own, and limits on run time, CPU time and memory.
+If the kernel has Landlock, a confined program can read only installed files and those that it is given, and change
+only those whose descriptors it is given (:mod:`batchdiff.qemu.landlock`).
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ from batchdiff.signals import signal_name
 from batchdiff.units import format_size
 
 KEPT = 64 << 10
-"""Bytes of output that are kept: a damaged image can make `qemu-img check` print gigabytes."""
+"""The most bytes of output that are kept by default: a damaged image can make `qemu-img check` print gigabytes."""
 
 
 MEMORY = 2 << 30
-"""Bytes of address space. With a quarter of that, qemu-img fails on valid images."""
+"""The most bytes of address space of a program; with a quarter of this, qemu-img fails on valid images."""
 
 
 WHEN_TOO_SLOW = "If the disk was busy, run the same command again later. If it hangs again, check the image."
@@ -52,12 +51,16 @@ running: set[subprocess.Popen[bytes]] = set()
 """Processes that lead a process group of their own."""
 
 _GLANCE = 0.1
-"""Seconds between two checks for a request to stop."""
+"""The longest wait in seconds between two checks for a request to stop."""
 
 
 @frozen
 class CompletedProgram:
-    """A program that has ended. ``code``: negative if a signal killed it; ``output``: stdout and stderr."""
+    """A program that has ended.
+
+    ``code``: the exit code, or the negative number of the signal that killed it; ``output``: stdout and stderr, as
+    far as they were kept.
+    """
 
     argv: tuple[str, ...]
     code: int
@@ -71,7 +74,7 @@ class CompletedProgram:
 
 
 def as_clause(output: str) -> str:
-    """Return the output of a program for the middle of a sentence: its lines without their final punctuation."""
+    """Return a program's output as a clause: its lines, without final full stops, joined by semicolons."""
     lines = (line.rstrip(" .!") for line in output.splitlines())
     return "; ".join(line for line in lines if line)
 
@@ -107,18 +110,18 @@ def run(  # noqa: PLR0913  # options by keyword
     """Run a program to its end.
 
     ``reads``: the files that it may read besides installed ones; None: it runs unconfined. ``writes``: descriptors
-    of files that it may write as well; it opens them by the paths that :func:`inherited` returns. ``inherits``:
+    of files that it may read and write; it opens them by the paths that :func:`inherited` returns. ``inherits``:
     descriptors of files in memory, which it may read and write, or of files in ``reads``. ``timeout``: seconds of
     run time, and of CPU time. ``package``: the Debian package to install if the program is missing.
     ``most_output``: the number of bytes at which output is too long; None: only its first 64 KiB are kept.
-    ``percent``: called at least about ten times a second with the latest percentage that the program has printed;
-    percentages are then removed from the output.
+    ``percent``: called about ten times a second, or more often, with the latest percentage that the program has
+    printed, at first 0; percentages are then removed from the output.
 
     :raises OutputError: the output was too long; the program was killed.
     :raises ProgramError: the program is missing, could not be started, or took too long.
     :raises StopError: ``stopped`` became true; the program was killed.
     """
-    # If it does not end by itself, for whatever reason, `finally` kills its whole process group.
+    # If the program does not end by itself, `finally` kills its whole process group.
     deadline = time.monotonic() + timeout
     process = _started(argv, reads, writes, inherits, package)
     try:
@@ -172,13 +175,13 @@ def not_started(name: str, package: str, error: OSError) -> ProgramError:
         remedy = f"Install it{'' if is_missing else ' again'} (Debian: {package}), {AGAIN}"
     elif error.errno == errno.EAGAIN:
         remedy = f"Raise the limit on processes (`ulimit -u`, `TasksMax=` of a service), {AGAIN}"
-    elif error.filename is not None:  # one of the files given to the program
+    elif error.filename is not None:  # such as a file given to the program
         why, remedy = explain(error, Deed.READ)
     return ProgramError(f"cannot run {name}", why=why, remedy=remedy)
 
 
 def limit(process: subprocess.Popen[bytes], limits: dict[int, int]) -> None:
-    """Set limits on a process that has just been started, and keep it from leaving a core dump."""
+    """Set soft and hard limits on a process, unless it has ended, and keep it from leaving a core dump."""
     with contextlib.suppress(ProcessLookupError):  # it has ended already
         for what, most in (limits | {resource.RLIMIT_CORE: 0}).items():
             _, hard = resource.prlimit(process.pid, what)
@@ -188,7 +191,7 @@ def limit(process: subprocess.Popen[bytes], limits: dict[int, int]) -> None:
 
 
 def kill_all() -> None:
-    """Kill every running program, before this process exits."""
+    """Kill the process groups of all running programs."""
     for process in list(running):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -234,7 +237,7 @@ def _read_output(
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process with its group, unless it has ended and has been waited for."""
+    """Kill a process with its group, and wait for its end, unless it has been waited for already."""
     if process.returncode is None:  # not waited for yet, so its PID cannot have been reused
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The verbs of qemu-img, as functions. It shares no code with batchdiff, so its checks are independent."""
+"""Verbs of qemu-img, as functions. qemu-img shares no code with batchdiff, so its checks are independent."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from batchdiff.qemu.secrets import Secrets, require_secrets_fit, secrets_of
 from batchdiff.units import MIB, format_size
 
 _SECONDS, _BYTES_PER_SECOND = 600, MIB
-"""The time limit of a verb: ten minutes, plus the time to read the whole image at 1 MiB/s, because on a large host
+"""The usual time limit: ten minutes, plus the time to read the whole disk at 1 MiB/s, because on a large host
 `apply -j` may read dozens of images from one slow disk at the same time."""
 
 _LARGEST_MAP = 256 * MIB
-"""The maximum number of bytes that `qemu-img map` may print: about two million ranges."""
+"""The number of bytes at which the output of `qemu-img map` is too long: about two million ranges."""
 
 _SECONDS_TO_MAP = 2 * _SECONDS
-"""The time limit of :func:`file_map`, which reads only tables."""
+"""The time limit of :func:`file_map`, for which qemu-img reads only tables."""
 
 
 def is_installed() -> bool:
@@ -47,12 +47,13 @@ def check(
     stopped: Callable[[], bool] = never,
     percent: Callable[[float], None] | None = None,
 ) -> None:
-    """Run `qemu-img check` on the refcounts and tables of a qcow2 or QED image; kill it once ``stopped`` is true.
+    """Run `qemu-img check` on a qcow2 or QED image. ``percent``: called repeatedly, always with 0.
 
     :raises VerificationError: it finds an error, or a leak that is not allowed.
-    :raises InUseError: a VM is using the image.
-    :raises ProgramError: it could not be run, or failed to check the image.
-    :raises SecretError: a secret cannot be read, or is wrong.
+    :raises InUseError: another program has locked an image.
+    :raises OSError: an image cannot be examined, or a secret cannot be copied into memory.
+    :raises ProgramError: qemu-img could not be run, failed or took too long.
+    :raises SecretError: a secret cannot be used, or is wrong.
     :raises StopError: ``stopped`` became true.
     """
     done = _run("check", [image], virtual_size, stopped, options=["-q"], percent=percent)
@@ -63,7 +64,7 @@ def check(
         raise VerificationError(
             f"qemu-img check found {found} in {image.path}",
             why=done.described(),
-            # Errors in a newly written image are ours, and the image is discarded: there is nothing to repair.
+            # Unless leaks are allowed, the image is new and will be discarded: there is nothing to repair.
             remedy=_REPAIR.format(image.format, shell_word(image.path)) if leaks_allowed else "",
         )
     require_success(done)
@@ -79,12 +80,13 @@ def require_opens(image: ImageSource, *, stopped: Callable[[], bool] = never) ->
     """Have QEMU open an image with the backing chain that the headers name, and map the image's first bytes.
 
     `qemu-img info` is not enough: it opens neither the chain nor an external data file. `map` without JSON output
-    fails if those bytes are compressed.
+    fails if the first bytes are compressed.
 
     :raises VerificationError: QEMU refuses one of the files.
-    :raises InUseError: a VM is using one of them.
-    :raises ProgramError: qemu-img could not be run, or crashed.
-    :raises SecretError: a secret cannot be read, or is wrong.
+    :raises InUseError: another program has locked one of them.
+    :raises OSError: an image cannot be examined, or a secret cannot be copied into memory.
+    :raises ProgramError: qemu-img could not be run, crashed or took too long.
+    :raises SecretError: a secret cannot be used, or is wrong.
     :raises StopError: ``stopped`` became true.
     """
     done = _run("map", [image], 0, stopped, options=["--max-length=512", "--output=json"])
@@ -102,13 +104,14 @@ _CRASHES = "Convert it with a newer version of QEMU, or with the program that ma
 
 
 def file_map(image: ImageSource, *, most_output: int = _LARGEST_MAP) -> str:
-    """Return the output of `qemu-img map` for an image: a JSON list of its ranges, with their offsets in the file.
+    """Return the JSON list of an image's ranges that `qemu-img map` prints, with their offsets in the files.
 
     Source: QEMU, ``qemu-img`` manual, "map", and ``qapi/block-core.json`` (MapEntry).
 
-    :raises ImageError: QEMU refuses the image or crashes, or the list exceeds ``most_output`` bytes or 256 MiB.
-    :raises InUseError: a VM is using the image.
-    :raises ProgramError: qemu-img could not be run.
+    :raises ImageError: QEMU refuses the image or crashes, or its output reaches ``most_output`` bytes or 256 MiB.
+    :raises InUseError: another program has locked the image.
+    :raises OSError: the image cannot be examined.
+    :raises ProgramError: qemu-img could not be run, or took too long.
     """
     most_output = min(most_output, _LARGEST_MAP)
     try:
@@ -133,7 +136,7 @@ def file_map(image: ImageSource, *, most_output: int = _LARGEST_MAP) -> str:
     if done.code < 0:
         raise ImageError(f"QEMU crashes on {image.path}", path=image.path, why=done.described(), remedy=_CRASHES)
     require_success(done)
-    return done.output[max(done.output.find("["), 0) :]  # without the warnings before it
+    return done.output[max(done.output.find("["), 0) :]  # without warnings before the list
 
 
 def compare(
@@ -146,12 +149,13 @@ def compare(
 ) -> None:
     """Run `qemu-img compare` on the disks of two images; QEMU opens their backing chains as the headers name them.
 
-    ``percent``: called repeatedly with the percentage of the disks that has been compared.
+    ``percent``: called repeatedly with the percentage of the work that is done.
 
-    :raises DifferenceError: they differ.
-    :raises InUseError: a VM is using one of them.
-    :raises ProgramError: qemu-img could not be run, or could not read one of them.
-    :raises SecretError: a secret cannot be read, or is wrong.
+    :raises DifferenceError: the disks differ, other than in zeros past the end of the smaller one.
+    :raises InUseError: another program has locked an image.
+    :raises OSError: an image cannot be examined, or a secret cannot be copied into memory.
+    :raises ProgramError: qemu-img could not be run, failed or took too long.
+    :raises SecretError: a secret cannot be used, or is wrong.
     :raises StopError: ``stopped`` became true.
     """
     options = [] if percent is None else [_PERCENTAGES]
@@ -172,7 +176,7 @@ def compare(
     require_success(done)
 
 
-_PERCENTAGES = "-p"  # of compare and convert, which print percentages even to a pipe
+_PERCENTAGES = "-p"  # of `compare` and `convert`, which print percentages even to a pipe
 
 _MISMATCH = "mismatch"
 """Printed by `qemu-img compare` for the first byte that differs, and for sizes that differ."""
@@ -198,13 +202,12 @@ def convert(  # noqa: PLR0913  # options by keyword
 ) -> None:
     """Write the whole disk of an image with its backing chain to the open file ``target``, which is emptied first.
 
-    ``new``: the format of ``target``, and the file with its secret if it is encrypted. ``percent``: as for
-    :func:`compare`.
+    ``new``: the format of ``target``, and the file with its secret, if any. ``percent``: as for :func:`compare`.
 
-    :raises ImageError: a secret cannot be read, or is wrong.
-    :raises InUseError: a VM is using one of the images.
-    :raises OSError: the disk is full.
-    :raises ProgramError: qemu-img could not be run, or could not read or write.
+    :raises InUseError: another program has locked an image.
+    :raises OSError: the disk is full, a quota is used up, or a file cannot be opened or examined.
+    :raises ProgramError: qemu-img could not be run, failed or took too long.
+    :raises SecretError: a secret cannot be used, or is wrong.
     :raises StopError: ``stopped`` became true.
     """
     secrets = secrets_of([image, new])
@@ -217,7 +220,7 @@ def convert(  # noqa: PLR0913  # options by keyword
 
 
 def _require_written(done: CompletedProgram) -> None:
-    """Check that a program has written its file; if the disk is full, raise what our own write would raise."""
+    """Raise an error unless qemu-img has succeeded: OSError if the disk is full or a quota is used up."""
     for number in (errno.ENOSPC, errno.EDQUOT):
         if done.code != 0 and os.strerror(number) in done.output:
             raise OSError(number, os.strerror(number))
@@ -235,16 +238,15 @@ def run_to_write(  # noqa: PLR0913  # options by keyword
     stopped: Callable[[], bool] = never,
     percent: Callable[[float], None] | None = None,
 ) -> None:
-    """Run a verb of qemu-img that writes to files that are open here.
+    """Run a verb of qemu-img that writes to open files.
 
-    ``images``: those that it reads, with their chains. ``writes``: descriptors of files on a disk; ``memory``:
-    descriptors of files in memory, or of images that it reads. ``seconds``: added to the usual time limit of ten
-    minutes. ``percent``: as for :func:`compare`.
+    ``images``: those that it reads, with their chains. ``writes``: descriptors of files on a disk; ``memory``: of
+    files in memory or of these images. ``seconds``: added to ten minutes. ``percent``: as for :func:`compare`.
 
-    :raises ImageError: a secret is wrong.
-    :raises InUseError: a VM is using one of the images.
-    :raises OSError: the disk is full.
-    :raises ProgramError: it could not be run, or could not read or write.
+    :raises InUseError: another program has locked an image.
+    :raises OSError: the disk is full, or a quota is used up.
+    :raises ProgramError: qemu-img could not be run, failed or took too long.
+    :raises SecretError: a secret is wrong.
     :raises StopError: ``stopped`` became true.
     """
     argv = [NAME, arguments[0], *([] if percent is None else [_PERCENTAGES]), *arguments[1:]]

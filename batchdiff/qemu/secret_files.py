@@ -1,4 +1,4 @@
-"""Files with secrets, which QEMU reads itself; a secret that can be read only once is kept in memory for QEMU.
+"""Files with secrets, which QEMU reads itself; a secret from a descriptor is copied into memory for QEMU.
 
 ::
 
@@ -6,7 +6,7 @@
     secret_file: /dev/fd/3          a pipe, read once --> a copy in memory, as descriptor 10, which QEMU inherits:
                                 --object secret,id=sec0,file=/proc/self/fd/10
 
-No secret is ever part of a command line, an environment or a message.
+No secret is part of a command line, an environment or a message.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from batchdiff.units import MIB, format_size
 _DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/[0-9]+")
 
 _LARGEST = MIB
-"""The most bytes of a secret. A passphrase has a few dozen; a larger file must have been named by mistake."""
+"""The most bytes of a secret. A passphrase has a few dozen; a file with more was probably named by mistake."""
 
 _LOWEST = 10
 
@@ -45,12 +45,12 @@ class ReadableSecret(NamedTuple):
 
 
 def is_descriptor(path: str) -> bool:
-    """Return whether a path names an open descriptor of this process, such as /dev/fd/3."""
+    """Return whether a path names a descriptor of this process, open or not, such as /dev/fd/3."""
     return _DESCRIPTOR.fullmatch(path) is not None
 
 
 def why_unusable_as_secret(path: str) -> str:
-    """Return why a file cannot be the source of a secret; empty if it can. This never reads a pipe."""
+    """Return why a file cannot be the source of a secret; empty if no reason is found. Pipes are not read."""
     if is_descriptor(path) and not _is_inherited(_number(path)):
         return f"that descriptor is not open; open it in the shell, as in `batchdiff ... {_number(path)}< FILE`"
     try:
@@ -71,9 +71,9 @@ def _number(path: str) -> int:
 
 
 def _is_inherited(descriptor: int) -> bool:
-    """Return whether a descriptor was open when this process started; then it cannot be close-on-exec.
+    """Return whether a descriptor was passed to this process: it is open, but not close-on-exec.
 
-    A file that this process opened, such as its journal, can get the number of a descriptor that was not passed.
+    A file that this process opened, such as its journal, may have the number, but is close-on-exec.
     """
     try:
         return not fcntl.fcntl(descriptor, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
@@ -82,13 +82,13 @@ def _is_inherited(descriptor: int) -> bool:
 
 
 def _read(path: str) -> bytes:
-    """Return the bytes of a secret, or a few more than a secret can have."""
+    """Return the bytes of a secret, or one more than a secret may have."""
     with open(path, "rb") as file:
         return file.read(_LARGEST + 1)
 
 
 def _why_unfit(secret: bytes) -> str:
-    """Return why QEMU cannot use these bytes as a secret; empty if it can."""
+    """Return why these bytes cannot be used as a secret; empty if they can."""
     if not secret:
         return "it is empty"
     if len(secret) > _LARGEST:
@@ -115,15 +115,20 @@ def mode_for_others(path: str) -> str:
 
 
 def ends_with_line_break(path: str) -> bool:
-    """Return whether the last byte of a secret is a line break, which QEMU treats as part of the secret."""
+    """Return whether the last byte of a secret is a line break, which QEMU treats as part of the secret.
+
+    :raises OSError: the file cannot be read, or as for :func:`readable_secret`.
+    :raises SecretError: as for :func:`readable_secret`.
+    """
     return _read(readable_secret(path).path).endswith(b"\n")
 
 
 def readable_secret(path: str) -> ReadableSecret:
     """Return how a program can read the secret in a file.
 
+    :raises OSError: the secret cannot be copied into memory.
     :raises SecretError: the file is missing, unreadable, empty, too large, not text, or neither a regular file nor
-        a pipe that is open as a descriptor.
+        a pipe that is open read-only as a descriptor.
     """
     with _keeping:
         if path in _kept:
@@ -141,7 +146,7 @@ def readable_secret(path: str) -> ReadableSecret:
 
 
 def _how_to_pass(path: str) -> str:
-    """Return what to do about a secret that cannot be used."""
+    """Return the remedy for a secret that cannot be used."""
     if is_descriptor(path):
         return "Pass the secret through that descriptor."
     again = (
@@ -169,7 +174,7 @@ def _in_memory(path: str) -> int:
     copy = os.memfd_create("secret")
     try:
         write_all(copy, secret, 0)
-        # The shell that starts a QEMU program uses the descriptors below 10.
+        # The shell that starts qemu-nbd uses the descriptors below 10.
         return fcntl.fcntl(copy, fcntl.F_DUPFD_CLOEXEC, _LOWEST)
     finally:
         os.close(copy)

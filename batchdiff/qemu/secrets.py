@@ -36,7 +36,8 @@ class Secrets(NamedTuple):
 def secrets_of(images: Iterable[ImageSource]) -> Secrets:
     """Return the secrets that images and their chains need.
 
-    :raises SecretError: one of them cannot be read, or cannot be a secret: see :func:`readable_secret`.
+    :raises OSError: a secret cannot be copied into memory.
+    :raises SecretError: a secret cannot be used, as for :func:`readable_secret`.
     """
     files = dict.fromkeys(each.secret_file for each in _files(images) if each.secret_file is not None)
     ids = {path: f"sec{number}" for number, path in enumerate(files)}
@@ -59,10 +60,7 @@ def _files(images: Iterable[ImageSource]) -> Iterator[ImageSource]:
 
 
 def require_secrets_fit(done: CompletedProgram, images: Iterable[ImageSource]) -> None:
-    """Check that a program did not fail because of a secret.
-
-    :raises SecretError: it failed because of a secret.
-    """
+    """Raise SecretError if a program failed because a secret opens no key slot."""
     if done.code != 0:
         encrypted = {each.path: each.secret_file for each in _files(images) if each.secret_file is not None}
         if (error := wrong_secret(done.output, encrypted)) is not None:
@@ -70,9 +68,9 @@ def require_secrets_fit(done: CompletedProgram, images: Iterable[ImageSource]) -
 
 
 def wrong_secret(output: str, secret_files: Mapping[str, str]) -> SecretError | None:
-    """Return the error for a program of QEMU that failed because of a secret; None if there was another cause.
+    """Return the error if a program of QEMU failed because a secret opens no key slot; None if for another reason.
 
-    ``output``: what it printed; ``secret_files``: the file with each encrypted image's secret, by image path.
+    ``output``: that of the program; ``secret_files``: the file with each encrypted image's secret, by image path.
     """
     files = sorted(set(secret_files.values()))
     if not files or _NO_KEY_FITS not in output:

@@ -5,7 +5,7 @@
     process   start --> qemu-nbd <-- connection, for one read at a time; kept for the next read
     worker                 ^-------- connection of its own
 
-The process that started the export ends it. If the export is needed after that, it is started again.
+Only the process that started the export ends it. The next read starts another.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from batchdiff.qemu.nbd import NbdConnection
 
 
 class SharedExport:
-    """An export that starts when needed, and this process's connections. ``users``: how many layers share it."""
+    """An export that is started when it is needed. ``users``: how many of this process's layers share it."""
 
     def __init__(self, path: str, fd: int, device: BlockDevice) -> None:
-        """Prepare the export of the image that is open as ``fd``; ``path``: its name in messages.
+        """Prepare the export of the image that is open as ``fd``; ``path``: the image's name in messages.
 
         :raises ImageError: no further file can be opened.
         """
@@ -40,9 +40,9 @@ class SharedExport:
 
     @contextmanager
     def connection(self) -> Iterator[NbdConnection]:
-        """Yield a connection for this caller alone; start the export if it is not running.
+        """Yield a connection for this caller alone; start the export if it has not been started.
 
-        :raises ImageError: the export cannot be started or reached, or a read from it fails.
+        :raises ImageError: the export cannot be started or reached, or a read in the block fails.
         """
         with self._lock:
             if self._process != os.getpid():  # a forked worker must not use its parent's connections
@@ -82,9 +82,9 @@ class SharedExport:
         return os.path.sameopenfile(self._fd, fd)
 
     def end(self) -> None:
-        """Close this process's connections, and end the export if this process has started it.
+        """Close this process's free connections, and end the export if this process started it.
 
-        The next read starts an export again.
+        The next read starts another export.
         """
         with self._lock:
             export, self._export = self._export, None
@@ -96,7 +96,7 @@ class SharedExport:
                 export.close()
 
     def close(self) -> None:
-        """End the export for good."""
+        """End the export as :meth:`end` does, and close the image's descriptor."""
         self.end()
         os.close(self._fd)
 

@@ -1,4 +1,4 @@
-"""What must change in VM definitions, as text: for each, a unified diff, and the commands to run, if any."""
+"""The changes that VM definitions need, as text: unified diffs, and the commands to run, if any."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from batchdiff.report.table import paragraph
 from batchdiff.units import few
 
 DefinitionChange: TypeAlias = DomainChange | VmChange
-"""What must change in the definition of a VM, whatever manages it."""
+"""The definition of a VM, as it is and as it must be, whatever its manager."""
 
 
 _SPECIAL = re.compile(r"""[,'"\\]""")
@@ -34,9 +34,10 @@ def definitions_text(  # noqa: PLR0913  # options by keyword
     others: int = 0,
     is_complete: bool = True,
 ) -> str:
-    """Return a block for each definition, the guests that none uses, the doubts and a summary, in ``width`` cells.
+    """Return a block for each of ``changes``, the guests that none of them uses, the doubts and a summary.
 
-    ``doubts``: what is wrong apart from the definitions; ``manages``: the manager of the VMs, ``libvirt`` or
+    ``width``: the terminal's, in cells; None: there is no terminal. Diffs and commands may be wider. ``doubts``:
+    warnings about everything but the changes; ``manages``: the manager of the VMs, ``libvirt`` or
     ``Proxmox``, or ``files`` if the definitions of libvirt were read from files. ``others``: how many
     definitions use no guest. ``is_complete``: False if a use of a guest may have been missed; then nothing is
     proposed for guests that no definition uses.
@@ -61,10 +62,10 @@ def _block(change: DefinitionChange, width: int | None) -> list[str]:
         return lines
     lines += map(printable, change.diff().split("\n"))
     if change.waiting and isinstance(change, VmChange):
-        # Operators run the commands that they see, and this one would break the VM now.
+        # Operators run the commands that they see, and `qm set` would break the VM now.
         again = "Run `batchdiff definitions` again after that: it then prints the `qm set` command."
         return [*lines, paragraph(again, width=width, first="  ", rest="    ")]
-    # Commands are not broken into lines, so they can be copied.
+    # Commands are not broken into lines, so that they can be copied.
     lines += [f"  $ {printable(command)}" for command in change.commands]
     notes = [printable(f"note: {text}.") for text in change.notes]
     return [*lines, *(paragraph(text, width=width, first="  ", rest="    ") for text in notes)]
@@ -82,9 +83,9 @@ _DONE = {"`batchdiff apply`": "has written the overlay", "`batchdiff restore`": 
 
 
 def _virt_xml(disks: Sequence[GuestDisk]) -> str:
-    """Return how to change the definition of another VM.
+    """Return advice on changing the definition of another VM.
 
-    If all guests still wait for apply or restore, return only when to change it.
+    If all guests still wait for apply or restore, the advice is only when to change the definition.
     """
     them = _one_of(disks)
     ready = [disk.now for disk in disks if disk.planned is None and not disk.unfinished]
@@ -118,7 +119,7 @@ _HINTS: dict[str, tuple[str, Callable[[Sequence[GuestDisk]], str]]] = {
     "files": ("Used by none of the given definitions", _virt_xml),
     "Proxmox": ("Used by no definition", _elsewhere),
 }
-"""How to name guests that no definition uses, and what to do about them, by the manager of the VMs."""
+"""The words before the names of guests that no definition uses, and the advice about them, by ``manages``."""
 
 
 def _unused(disks: Sequence[GuestDisk], width: int | None, manages: str, *, with_hint: bool) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a machine and its filesystems can do, as text for `batchdiff doctor`."""
+"""The facts that `batchdiff doctor` found, as text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ _MARKS = {Ability.GOOD: "  ", Ability.LIMITED: "* ", Ability.MISSING: "! "}
 
 
 def doctor_text(facts: Sequence[Fact], *, width: int | None = None) -> str:
-    """Return the facts for a terminal that is ``width`` cells wide, a block for each subject, and a verdict."""
+    """Return the facts for a terminal that is ``width`` cells wide, a block for each subject, and a conclusion.
+
+    There must be a fact, and those of one subject must be consecutive. ``width`` is None without a terminal.
+    """
     names = max(len(fact.name) for fact in facts)
     lines = []
     for subject, group in groupby(facts, key=lambda fact: fact.subject):

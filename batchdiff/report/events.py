@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def guest_event(guest: GuestPlan, outcome: GuestOutcome) -> dict[str, Any]:
-    """Return the result for a guest, with the paths of its image and, if its strategy makes one, its overlay."""
+    """Return the result for a guest, with the paths of its image and, for the strategy overlay, of its overlay."""
     fields = asdict(outcome) | {"original": original_words(outcome)}
     notes = fields.pop("remarks")
     overlay = guest.overlay_path if guest.strategy is Strategy.OVERLAY else None
@@ -32,7 +32,7 @@ def fact_event(fact: Fact) -> dict[str, Any]:
 
 
 def definition_event(change: DomainChange | VmChange) -> dict[str, Any]:
-    """Return the change that a VM's definition needs."""
+    """Return a VM's definition, its guests, and the change that it needs, if any."""
     uses = [
         {"guest": use.guest, "disk": use.target, "path": use.image.path, "format": use.image.format}
         for use in change.uses

@@ -20,7 +20,7 @@ WORKED_ON = frozenset({Verdict.CONVERT, Verdict.SHARE})
 
 
 def figures_of(guest: GuestPlan) -> Savings | Sharing | None:
-    """Return what a guest takes and saves with its strategy; None if that is not known."""
+    """Return the savings or the sharing of a guest, according to its strategy; None if the plan has none."""
     if guest.strategy is Strategy.SHARE:
         return guest.sharing
     return None if guest.diff is None else guest.diff.savings
@@ -49,8 +49,8 @@ class PlanFacts(NamedTuple):
     ``stale`` has a sentence for each image that has changed since planning; ``jobs`` is the number of guests that
     apply works on at a time if it is run without ``--jobs``; ``path`` is that of the plan's file, empty if there
     is none. ``selection`` has the guests to report, in their order; None stands for all.
-    ``older`` is a plan to compare this one with. ``conversions`` has what became of the guests that apply has
-    converted, by name; ``older_conversions`` has the same for the older plan. ``read_only``: the template already
+    ``older`` is a plan to compare this one with, if any. ``conversions`` has the results of the guests that apply
+    has converted, by name; ``older_conversions``, those of the older plan. ``read_only``: the template already
     has no write permission. ``given_back``: the names of the guests that restore gave back; apply leaves them
     alone, and no prediction includes them. ``older_originals``: the older originals, still in quarantine, of
     restored guests, by name. ``shared``: the space that came back from each guest that shares blocks now, by name.
@@ -86,12 +86,12 @@ class PlanFacts(NamedTuple):
 
     @property
     def pending(self) -> list[GuestToConvert]:
-        """The guests that apply has still to convert."""
+        """The guests that apply still has to convert."""
         return [guest for guest in self.to_convert if guest.name not in self.conversions]
 
     @property
     def is_applied(self) -> bool:
-        """True if apply has finished a guest, even if it has been restored since."""
+        """True if apply has finished a guest, even if that guest has been restored since."""
         return bool(self.conversions or self.given_back or self.shared)
 
     @property
@@ -146,12 +146,12 @@ class PlanFacts(NamedTuple):
 
     @property
     def overlay_disk_bytes(self) -> int:
-        """The space that all overlays together will take on disk."""
+        """The predicted space of all overlays together on disk, in bytes."""
         return sum(each.overlay_disk_bytes for each in self.savings)
 
     @property
     def has_shared_space(self) -> bool:
-        """True if a guest to convert has space that is shared with other files, which its savings leave out."""
+        """True if the savings of a guest to convert leave out a part of its allocation, such as shared blocks."""
         return any(each.saved_bytes != each.allocated_bytes - each.overlay_disk_bytes for each in self.savings)
 
     def space_at_once(self, jobs: int) -> int:
@@ -161,9 +161,9 @@ class PlanFacts(NamedTuple):
 
 
 def guests_not_converted(guests: Sequence[GuestPlan]) -> list[SharedReason]:
-    """Return why guests are not converted, in their order; those with the same verdict and reason are grouped.
+    """Return why guests are not converted, in their order; guests with the same verdict and reason are grouped.
 
-    A guest to convert or to share is among them if it has a reason, which is then a remark.
+    A guest to convert or to share is included if it has a reason, which is then a remark.
     """
     found: dict[tuple[Verdict, str], list[str]] = {}
     for guest in guests:
@@ -212,9 +212,9 @@ _CHANGES_DISKS = {Status.CONVERTED, Status.SHARED, Status.RETIRED, Status.RESTOR
 
 
 def gained_bytes(outcomes: Iterable[GuestOutcome]) -> int | None:
-    """Return the bytes that a run has freed, negative if it took some.
+    """Return the bytes that a run has freed, negative if it took more than it freed.
 
-    None if no guest's disk changed, or if the figure of one whose disk changed is unknown.
+    None if no guest has a status that implies a change on disk, or if the figure of one that has is unknown.
     """
     changes = [outcome.gained_bytes for outcome in outcomes if outcome.status in _CHANGES_DISKS]
     known = [each for each in changes if each is not None]
@@ -237,5 +237,5 @@ def skipped_alike(outcomes: Iterable[GuestOutcome]) -> dict[str, list[str]]:
 
 
 def by_health(findings: Iterable[Finding]) -> dict[Health, int]:
-    """Return the number of files in each condition; the conditions come in the order of the findings."""
+    """Return the number of files in each condition; the conditions come in the order in which they first occur."""
     return dict(Counter(each.health for each in findings))

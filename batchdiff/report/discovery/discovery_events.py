@@ -45,7 +45,7 @@ def copy_event(group: Group, copy: Copy) -> dict[str, Any]:
 
 
 def exclusion_event(exclusion: Exclusion) -> dict[str, Any]:
-    """Return a file that was left out, and why."""
+    """Return a file or folder that was left out, and why."""
     return {
         "path": exclusion.path,
         "cause": exclusion.cause.value,

@@ -1,4 +1,4 @@
-"""The images that `batchdiff discover` examined, as text: copies with their templates, and what was left out.
+"""The results of `batchdiff discover`, as text: copies with their templates, and the files left out.
 
 ::
 
@@ -36,10 +36,10 @@ _COLUMNS = (
     Column("saves"),
 )
 _TEMPLATE_CELLS = 22
-"""The most cells of a template's name in the table on a terminal of 80 columns; a note has the whole name."""
+"""The most cells of a template's name in the table, on a terminal of up to 100; a note has the whole name."""
 
 _MOST_NAMES = 20
-"""The maximum number of names listed for one reason; the events of --json have all of them."""
+"""The maximum number of names in one note; the events of --json have all of them."""
 
 
 _SHARE = (
@@ -54,7 +54,7 @@ def discovery_text(
 ) -> str:
     """Return the result for a terminal that is ``width`` cells wide, with a newline at the end.
 
-    ``can_share``: some copy could share blocks with its template.
+    ``width`` is None without a terminal. ``can_share``: some copy could share blocks with its template.
     """
     names = _Names([*_paths(found)])
     heading = _heading(found, names)
@@ -109,7 +109,7 @@ _TIES = {
 
 
 class _Names:
-    """The names of files below their common folder."""
+    """The paths of files, without the common folder of templates and copies."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         folders = {posixpath.dirname(path) for path in paths}
@@ -210,7 +210,7 @@ def _some(words: Sequence[str]) -> str:
 
 
 def _range(group: Group) -> str:
-    """Return what all copies of a group save, as part of a sentence."""
+    """Return the savings of a group's copies without losses, as part of a sentence."""
     saved = group.saved
     low, high = (format_size(max(int(each), 0)) for each in (saved.low, saved.high))
     match group.exactness:

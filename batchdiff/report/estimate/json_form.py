@@ -12,7 +12,7 @@ from batchdiff.plan.plan import Savings
 from batchdiff.sampling.interval import Interval
 
 ESTIMATE_VERSION = "1.0"
-"""Within a major version, fields are added, but none changes its meaning."""
+"""Within a major version, fields may be added, but none changes its meaning."""
 
 
 def estimate_report(estimate: Estimate) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""An estimate as text for a terminal: what a plan would probably save, and how sure that is.
+"""An estimate as text: the probable savings of a plan, and how certain they are.
 
 ::
 
     heading     the template, and that this is not a plan
-    attention   guests that a plan would leave alone, or might
-    table       guests with their figures and intervals, then the total
+    attention   guests that a plan would or might leave alone, and remarks on others
+    table       guests with their figures and intervals, and the total
     below       how much was read, and what the intervals mean
 """
 
@@ -27,7 +27,7 @@ _COLUMNS = (*SAVINGS_COLUMNS, Column("saved, 95% interval"))
 
 
 def estimate_text(estimate: Estimate, width: int | None = None) -> str:
-    """Return the estimate in ``width`` cells, with a newline at the end."""
+    """Return the estimate for a terminal ``width`` cells wide (None: no terminal), with a newline at the end."""
     blocks = [
         [paragraph(_heading(estimate), width=width, rest="  ")],
         [
@@ -54,7 +54,7 @@ def _attention(estimate: Estimate) -> Iterator[tuple[str, str]]:
     for verdict, reason, names in guests_not_converted(decided):
         label = {Verdict.REFUSE: "refused", Verdict.SKIP: "skipped"}.get(verdict, "note")
         why = of_several(reason) if len(names) > 1 else reason
-        # The table below omits refused guests, so each is named here.
+        # The table below may lack refused guests, so each is named here.
         named = ", ".join(names) if verdict is Verdict.REFUSE else few(names)
         yield label, f"{printable(named)}: {printable(why)}"
     undecided = [guest.plan.name for guest in estimate.guests if guest.is_undecided]
