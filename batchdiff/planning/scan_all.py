@@ -1,4 +1,4 @@
-"""The scan, by workers here or on other hosts, of all ranges whose results are not in a checkpoint."""
+"""The scan, here or on other hosts, of all ranges that may have data and that a checkpoint does not cover."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class ScanSettings:
     """The settings of a scan: limits on processes and files, receivers of progress and notices, and a checkpoint.
 
     ``generator``: this version of batchdiff; only a checkpoint that the same version wrote is used.
-    ``observer`` is called at every read of an image on this host; ``opened``, with the number of guests whose data
-    was located. ``remote``: how ranges are scanned on other hosts; None if they are not.
+    ``observer`` is called at every read of an image on this host. ``opened`` is called before data is located in
+    each guest, with the number of guests before it. ``remote``: how other hosts scan ranges; None if they do not.
     """
 
     budget: Budget
@@ -50,7 +50,7 @@ class ScanSettings:
     remote: RemoteScans | None = None
 
     def close(self) -> None:
-        """Close the connection to other hosts, if any: it has threads, and this process is about to fork."""
+        """Close the connection to other hosts, if any: this process must not fork while it has its threads."""
         if self.remote is not None:
             self.remote.close()
 
@@ -63,12 +63,12 @@ def scan_guests(
     *,
     sharing: bool,
 ) -> Findings:
-    """Scan all ranges whose results are not in a checkpoint, and return the combined findings.
+    """Scan all ranges that may have data, except what the checkpoint covers; return the findings of both.
 
     ``record``: the template as the plan records it; ``guests``: the guests as the plan records them, by name;
     ``sharing``: whether the template shares blocks with other files.
 
-    :raises ImageError: the template cannot be read.
+    :raises ImageError: the template cannot be read, or consists of other files now.
     :raises UsageError: other hosts are to scan ranges, but cannot read the template by themselves.
     :raises WorkerError: a worker process failed, or other hosts cannot do or finish the scan.
     """
@@ -81,7 +81,6 @@ def scan_guests(
     common = CommonBlocks(template) if sharing else None
     _check_remote(template, settings.remote)
     ranges, kinds = _ranges(template, guests, findings, common, settings)
-    # Ranges that the checkpoint does not cover, in batches of guests that stay within the limit on open files.
     groups = ranges_left(ranges, findings.covered, list(guests))
     parts = _parts(guests, groups, kinds, settings)
     meter = _Meter(record.virtual_size, guests, settings.progress)
@@ -108,7 +107,7 @@ def scan_guests(
 
 @dataclass(slots=True)
 class _Kinds:
-    """The guests that QEMU exports, those that any host can read, and those that cannot be opened."""
+    """The guests that QEMU exports, those read without QEMU (``native``), and those that cannot be read."""
 
     exported: set[str] = field(default_factory=set)
     native: set[str] = field(default_factory=set)
@@ -129,7 +128,7 @@ class _Part(NamedTuple):
 
 
 def _check_remote(template: Image, remote: RemoteScans | None) -> None:
-    """Refuse to scan on other hosts if they cannot read the template by themselves."""
+    """Raise UsageError if other hosts are to scan ranges, but cannot read the template by themselves."""
     if remote is not None and not is_read_natively(template):
         raise UsageError(
             f"--scheduler cannot be used with the template {template.path}",
@@ -144,7 +143,10 @@ def _parts(
     kinds: _Kinds,
     settings: ScanSettings,
 ) -> list[_Part]:
-    """Divide the scan into parts that stay within the limit on open files; those for other hosts come first."""
+    """Divide the scan into parts by the limit on open files.
+
+    Those for other hosts come first: the connection to these is closed before this process forks workers.
+    """
     most = settings.budget.files
     files = files_to_open(guests, kinds.exported, most)
     remote, local = [], []
@@ -154,7 +156,7 @@ def _parts(
             continue
         elsewhere = [name for name in names if name in kinds.native]
         here = [name for name in names if name not in kinds.native | kinds.unreadable]
-        # Without guests, the template alone is scanned, for its digest.
+        # Without guests, the template alone is scanned: its digest may be needed.
         if elsewhere or not here:
             remote += [_Part(batch, numbers, set(), is_remote=True) for batch in batches(elsewhere, files, most)]
         if here:
@@ -169,7 +171,7 @@ def _results(
     settings: ScanSettings,
     waiting: Callable[[], None],
 ) -> Iterator[RangeResult]:
-    """Yield the results of a part of the scan, from workers of this host (see ``run_tasks``) or of others."""
+    """Yield the results of a part of the scan. ``waiting``: see :func:`run_tasks`."""
     if part.is_remote and settings.remote is not None:
         yield from settings.remote.results(job, template, part.numbers)
         return
@@ -193,7 +195,7 @@ def _ranges(
 ) -> tuple[list[int], _Kinds]:
     """Return the numbers of the ranges to scan, ascending, and the kinds of guests.
 
-    Guests that cannot be read are recorded as failures. ``common`` maps each guest while it is open.
+    Guests that cannot be read are recorded as failures. ``common``, unless None, maps each of the others.
     """
     kinds = _Kinds()
     found = set(ranges_with_data(template))
@@ -237,7 +239,7 @@ class _Meter:
         self.of_ranges = RangeProgress(RANGE, self.show)
 
     def begin(self, ranges: list[int], groups: dict[tuple[str, ...], list[int]], parts: list[_Part]) -> None:
-        """Set ``done`` and ``total``.
+        """Set ``done`` and ``total``, in bytes.
 
         ``groups``: the ranges to scan, by the guests that need them; ``parts``: these ranges as they will be
         scanned, for at most a batch of guests at a time.

@@ -1,4 +1,4 @@
-"""The part of a guest's plan about sharing blocks in place, instead of an overlay or as an alternative to it."""
+"""The part of a guest's plan about sharing blocks in place, as its strategy or the alternative to an overlay."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def or_share(
     units: Callable[[], Extents],
     known: ExtentTable | None,
 ) -> GuestPlan:
-    """Return the plan of a guest that gets an overlay; add what sharing would save, if it is possible.
+    """Return the plan of a guest with the strategy overlay; add what sharing would save, if that can be found.
 
-    ``template``: None if no file can share blocks with it. ``units`` returns the guest's units when needed.
-    For units and ``known``, see :func:`survey_sharing`.
+    ``template``: None if no file can share blocks with it. ``units`` is called only if needed; for the extents
+    that it returns, and for ``known``, see :func:`survey_sharing`.
     """
     if template is None or plan.diff is None or obstacle_to_sharing(template.image, guest) is not None:
         return plan
-    with contextlib.suppress(ImageError, OSError):  # the overlay does not depend on it
+    with contextlib.suppress(ImageError, OSError):  # the overlay does not depend on sharing
         sharing = survey_sharing(template, guest, units(), known, plan.diff.savings.allocated_bytes)
         return replace(plan, sharing=replace(sharing, runs=NO_RUNS))
     return plan
@@ -51,10 +51,10 @@ def plan_to_share(  # noqa: PLR0913, PLR0917  # one caller
     known: ExtentTable | None,
     minimum: float,
 ) -> GuestPlan:
-    """Return the plan of a guest that is to share blocks in place.
+    """Return the plan of a guest with the strategy share.
 
-    ``overlay``: its plan if it got an overlay, None if no overlay with its options is possible. ``known``: see
-    :func:`survey_sharing`. ``minimum``: the least share of its allocation that it must save.
+    ``overlay``: the guest's plan if it got an overlay, None if no overlay with its options is possible. ``known``:
+    see :func:`survey_sharing`. ``minimum``: see :func:`sharing_verdict`.
 
     :raises ImageError: a table or the filesystem cannot be read.
     """

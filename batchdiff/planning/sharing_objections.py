@@ -1,4 +1,4 @@
-"""Refusal of guests that cannot share blocks in place, before the scan, each with the reason and a remedy."""
+"""Refusal, before the scan, of guests that are to share blocks in place but cannot."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _INSTEAD = f"use `strategy: {Strategy.OVERLAY}` for this guest"
 def without_unshareable(parts: list[Part], template: Image, observer: ReadObserver | None = None) -> list[Part]:
     """Return the parts of a plan; refuse guests that are to share blocks with the open template but cannot.
 
-    ``observer`` is called at every read of an image.
+    Such a guest is also refused if it cannot be opened. ``observer`` is called at every read of a guest.
     """
     return [
         _decided(part, template, observer)
@@ -45,7 +45,7 @@ def _decided(candidate: Candidate, template: Image, observer: ReadObserver | Non
 
 
 def why_not_shareable(template: Image, guest: Image) -> str:
-    """Return why no block of two open images can be shared, and what to do instead; empty if some can."""
+    """Return why two open images cannot share any block, and what to do instead; empty if they may."""
     if is_exported(template) or is_exported(guest):
         whose = "the template's" if is_exported(template) else "its"
         return f"only QEMU can read {whose} data, because it is compressed or encrypted; {_INSTEAD}"
@@ -60,7 +60,7 @@ def can_be_shared(template: Image) -> bool:
 
 
 def _why_unchangeable(guest: Image) -> str:
-    """Return why the blocks of a guest's files cannot be exchanged; empty if they can, as far as can be seen."""
+    """Return why the blocks of one of a guest's files cannot be replaced; empty if no reason was found."""
     return next(filter(None, map(_why_fixed, guest.own_files)), "")
 
 

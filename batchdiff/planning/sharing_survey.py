@@ -7,9 +7,9 @@
     equal data           |       |...............|                  |..........|
     minus what is already shared with the template -> the runs in the plan
 
-If both images are raw, what is shared is usually subtracted exactly
-(:mod:`~batchdiff.image.storage.raw_shareable`). In all other cases, a stretch of 64 MiB is dropped if nothing in
-it is left to share, and kept whole if anything is.
+If both images are raw, what is already shared is usually subtracted exactly
+(:mod:`~batchdiff.image.storage.raw_shareable`). Otherwise, the plan has all equal runs of a stretch of 64 MiB if
+anything in the stretch is left to share, and none if nothing is.
 """
 
 from __future__ import annotations
@@ -39,10 +39,9 @@ def survey_sharing(
 ) -> Sharing:
     """Return the space that a guest gives back if it shares the blocks that equal the template's.
 
-    ``units``: the extents of the guest in units of 4 KiB, as its scan found them. ``known``: the shared
-    or unwritten extents of its file, if it was mapped before
-    (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`). ``allocated``: the bytes that the guest takes on
-    disk now.
+    ``units``: the guest's extents in units of 4 KiB. ``known``: the shared or unwritten extents of its file, if it
+    was mapped before (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`). ``allocated``: the bytes that
+    the guest takes on disk now.
 
     :raises ImageError, OSError: a table or the filesystem cannot be read.
     """
@@ -72,7 +71,7 @@ def survey_sharing(
 def equal_runs(units: Extents, size: int) -> BlockRuns:
     """Return the starts and ends, in bytes, of a disk's runs in which no unit differs from the template.
 
-    ``size``: the length of the disk.
+    ``size``: the length of the disk up to which runs are returned.
     """
     differ = (units.kind == Kind.DATA) | (units.kind == Kind.ZERO)
     starts = np.concatenate([[0], units.end[differ] * UNIT])
@@ -88,7 +87,7 @@ def _units_of(raw: RawShareable) -> Runs:
 
 
 def stretches_with_data(guest: Image, ranges: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Yield the parts of ranges within those stretches of 64 MiB in which a guest may have data."""
+    """Yield the parts of ascending ranges that lie in stretches of 64 MiB where a guest may have data."""
     first = last = 0  # the stretch with the next data
     for start, end in ranges:
         at = start
@@ -106,7 +105,7 @@ def stretches_with_data(guest: Image, ranges: Iterator[tuple[int, int]]) -> Iter
 
 @dataclass(slots=True)
 class _Survey:
-    """Sums over the stretches of a guest, and the equal units of those that have anything to share."""
+    """Sums of bytes over a guest's stretches, and the equal units of stretches with anything to share."""
 
     shareable: int = 0
     unfit: int = 0

@@ -22,16 +22,16 @@ from batchdiff.planning.scan.spans import Span, Spans, span_units
 from batchdiff.units import MIB
 
 _WINDOWS_IN_CLUSTER = 2 * MIB // WINDOW
-"""Windows in the largest cluster."""
+"""The number of windows in a cluster of the maximum size."""
 
 
 @dataclass(slots=True)
 class RangeFindings:
     """The findings of a range, collected while it is scanned.
 
-    ``equal``: by window, the kinds of a guest that equals the template there; ``kinds``: by guest and window, the
-    kinds of a window that differs. ``holes``: by guest, a flag for each window: whether all of it lies in a hole
-    of the guest, whatever the template has there.
+    ``equal``: by window, the kinds of a guest that equals the template there. ``kinds``: by guest and window, the
+    kinds of a window that was found to differ. ``holes``: by guest, a flag for each window: whether the guest is
+    known to be all zeros there without being read.
     """
 
     equal: Kinds
@@ -40,7 +40,7 @@ class RangeFindings:
     digest: RangeDigest = field(default_factory=RangeDigest)
 
     def note_holes(self, first: int, holes: dict[int, Flags]) -> None:
-        """Set the flags of windows from ``first`` on, by guest: whether all of a window lies in a hole."""
+        """Set the flags of windows from ``first`` on, by guest."""
         for guest, hollow in holes.items():
             known = self.holes.setdefault(guest, np.zeros(len(self.equal), dtype=np.bool_))
             known[first : first + len(hollow)] = hollow
@@ -66,13 +66,13 @@ def replace_span(around: Kinds, kinds: Kinds, span: Span) -> Kinds:
 
 
 def assume_data(equal: Kinds, there: Spans) -> None:
-    """Mark unread parts of the template as data: at worst, a cluster of zeros is written as data."""
+    """Mark the template's spans as nonzero, unread: at worst, a cluster of zeros is written as data."""
     for window, span in there.items():
         equal[window, span_units(span)] = Kind.SAME
 
 
 def replaced_units(kinds: dict[int, Kinds], equal: Kinds) -> int:
-    """Return the number of the template's nonzero units in which a guest has other data."""
+    """Return the number of units that are nonzero in ``equal`` and in which a guest has other data."""
     if not kinds:
         return 0
     found = np.stack(list(kinds.values()))
@@ -80,10 +80,13 @@ def replaced_units(kinds: dict[int, Kinds], equal: Kinds) -> int:
 
 
 def join_windows(kinds: dict[int, Kinds], trimmed: Flags, equal: Kinds, first_unit: int) -> Extents:
-    """Return the extents of a range from its windows that differ, and from holes over the template's data.
+    """Return the extents of a range.
 
-    A window without differences is included if another one in the same 2 MiB, the largest cluster, has some:
-    folding to clusters needs the kinds of all units of a cluster.
+    ``kinds``: by window, the kinds where a guest was found to differ. ``trimmed``: flags of the other windows
+    that differ: the guest is all zeros there.
+
+    A window without differences is included if another window in the same aligned 2 MiB, the maximum cluster size,
+    differs: folding to clusters needs the kinds of all units of a cluster.
     """
     differs = trimmed.copy()
     differs[list(kinds)] = True

@@ -1,4 +1,4 @@
-"""The progress of workers within the ranges that they scan, in memory that the planner shares with them.
+"""The progress within ranges that are being scanned, in memory that the planner shares with forked workers.
 
 With many guests, a range takes many seconds, so whole ranges are too coarse to show progress by.
 """
@@ -11,17 +11,21 @@ import time
 from collections.abc import Callable, Sequence
 
 _CELLS = 512
-"""A process uses the cell that its id determines. If two share one, which is rare, too little progress is seen."""
+"""The number of cells, each with a range and its bytes scanned so far. The process ID determines the cell: in the
+rare case that two processes use the same one, too little progress is shown."""
 
 _BETWEEN_REPORTS = 0.2
-"""Seconds of scanning between two reports of a process."""
+"""The minimum number of seconds between two reports of a process."""
 
 
 class RangeProgress:
-    """The bytes scanned so far of each range that is in progress, in the template and its guests together."""
+    """The bytes scanned so far of each range that is in progress on this host, counted over all its images."""
 
     def __init__(self, range_size: int, advanced: Callable[[], None]) -> None:
-        """Begin with no range. ``advanced`` is called after each report of the planner, if it has no workers."""
+        """Begin with no range. ``advanced`` is called after each report by this process, but not by its workers.
+
+        ``range_size``: in bytes.
+        """
         self._range_size = range_size
         self._advanced = advanced
         self._cells = memoryview(mmap.mmap(-1, 16 * _CELLS)).cast("q")  # forked workers share it
@@ -29,11 +33,11 @@ class RangeProgress:
         self._next = time.monotonic() + _BETWEEN_REPORTS
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Pickle as a new one: on another host there is no memory to share with the planner."""
+        """Pickle as a new instance: another host has no memory to share with the planner."""
         return RangeProgress, (self._range_size, _ignore)
 
     def reach(self, number: int, offset: int, sizes: Sequence[int]) -> None:
-        """Report, if it is time, that range ``number`` of images of these sizes is scanned up to ``offset``."""
+        """Report, if it is time, that range ``number`` is scanned up to ``offset`` of disks of these sizes."""
         if (now := time.monotonic()) < self._next:
             return
         self._next = now + _BETWEEN_REPORTS
@@ -45,16 +49,16 @@ class RangeProgress:
             self._advanced()
 
     def end(self, number: int) -> None:
-        """Forget the range ``number``: it is done."""
+        """Forget range ``number``, which is done."""
         for cell in range(0, len(self._cells), 2):
             if self._cells[cell] == number:
                 self._cells[cell + 1] = 0
 
     @property
     def scanned(self) -> int:
-        """The bytes scanned so far of all ranges that are in progress."""
+        """The bytes scanned so far of all ranges in progress."""
         return sum(self._cells[1::2])
 
 
 def _ignore() -> None:
-    """Ignore that the planner has advanced."""
+    """Ignore a report."""

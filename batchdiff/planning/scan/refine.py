@@ -3,10 +3,8 @@
 ::
 
     granules of the older plan   |  data  |        |  zero  |  data  |        all else is equal
-    compared, up to a window     |........|        |.................|
+    compared, a window at most   |........|        |.................|
     units that differ              ..  .            .......     .
-
-A worker gets a stretch of a guest's disk at a time.
 """
 
 from __future__ import annotations
@@ -31,10 +29,10 @@ from batchdiff.planning.scan.reopening import Files, open_same_files, reopen
 from batchdiff.units import GIB, KIB, align_up, format_size
 
 STRETCH = GIB
-"""Bytes of a guest's disk in one task: few enough to show progress, and to occupy all workers with one guest."""
+"""Bytes of a guest's disk in one task: few enough to show progress, and to divide a large guest among workers."""
 
 _GAP = 64 * KIB
-"""Between two granules, up to so many equal bytes are read, too: that takes less time than another call."""
+"""The maximum number of equal bytes between two granules that are read, too: that is faster than another call."""
 
 
 class Granules(NamedTuple):
@@ -50,7 +48,7 @@ class Granules(NamedTuple):
 
 
 class StretchResult(NamedTuple):
-    """The extents of a stretch of a guest in units of 4 KiB, or why guest or template could not be read there."""
+    """The extents of a stretch in units of 4 KiB, none if the guest cannot share blocks; or why reading failed."""
 
     name: str
     stretch: int
@@ -74,7 +72,7 @@ class RefineJob:
     observer: ReadObserver | None = None
 
     def tasks(self) -> list[tuple[str, int]]:
-        """Return all tasks."""
+        """Return a task for each stretch in which the older plan has extents of a guest."""
         return [
             (name, stretch)
             for name, granules in self.granules.items()
@@ -82,7 +80,7 @@ class RefineJob:
         ]
 
     def bytes_of(self, name: str, stretch: int) -> int:
-        """Return the bytes to compare in a task, those of the template and of the guest together."""
+        """Return the bytes of a task's granules in the template and the guest together."""
         granules = self.granules[name]
         return 2 * granules.size * int(granules.within(stretch).count.sum())
 
@@ -90,7 +88,7 @@ class RefineJob:
     def begin(self) -> Iterator[Callable[[tuple[str, int]], StretchResult]]:
         """Open the template, and yield the function that reads a stretch of a guest.
 
-        :raises ImageError: the template cannot be opened.
+        :raises ImageError: the template cannot be opened, or consists of other files now.
         """
         with open_same_files(self.template, self.files, self.observer) as template:
             yield partial(self._refine, template)
@@ -114,7 +112,7 @@ class RefineJob:
 
 
 def refine_granules(template: Image, guest: Image, granules: Extents, granule: int) -> Extents:
-    """Return the extents of a guest in units of 4 KiB, found in granules of ``granule`` bytes.
+    """Compare granules of ``granule`` bytes with the template; return the guest's extents there in units of 4 KiB.
 
     :raises ImageError: an image cannot be read.
     """
@@ -131,7 +129,7 @@ def refine_granules(template: Image, guest: Image, granules: Extents, granule: i
 
 
 def _pieces(granules: Extents, granule: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yield the starts and ends of granules in whole units, joined over small gaps, and cut to windows."""
+    """Yield the starts and ends, in bytes, of granules: in whole units, joined over small gaps, cut to windows."""
     starts = granules.first * granule // UNIT * UNIT
     ends = np.minimum(-(-granules.end * granule // UNIT) * UNIT, size)
     apart = starts[1:] > ends[:-1] + _GAP

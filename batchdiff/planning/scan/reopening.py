@@ -4,10 +4,10 @@
 
     a limit of 256     | ours | workers' pipes | template |  files of the guests of one batch  |
 
-The guests of a batch are scanned together, so the template is read once for each batch: 1,000 guests in 5 batches
-read 0.4% more than in one. If all fit into the limit, there is one batch.
+The guests of a batch are scanned together, so the template is read once for each batch: if 1,000 guests are as
+large as the template and all is read, 5 batches read 0.4% more than one.
 
-An image that is not open could be changed or swapped meanwhile, so its fingerprints are compared each time.
+An image can be changed or replaced while it is closed, so its fingerprints are compared each time it is reopened.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from batchdiff.image_source import ImageSource
 from batchdiff.plan.plan import PlannedImage
 
 _OURS = 12
-"""Files that may be open in addition to those of images: /proc, folders, the checkpoint."""
+"""The number of files that may be open in addition to those of images: /proc, folders, the checkpoint."""
 
 _OF_A_WORKER = 3
 """The planner's descriptors for a worker: its pipe, and two that multiprocessing keeps."""
 
 
 class Budget(NamedTuple):
-    """The limits of a scan: its worker processes, and the files of guests that each may have open."""
+    """The maximum numbers of processes that scan (``jobs``), and of guests' files that each of them has open."""
 
     jobs: int
     files: int
 
 
 def budget(jobs: int, template_files: int) -> Budget:
-    """Divide the free descriptors: at least one job and one file, even if there are too few for these."""
+    """Divide the free descriptors; allow at least one job and one file, even if too few descriptors are free."""
     free = free_descriptors() - _OURS - template_files
     jobs = max(min(jobs, free // (2 * _OF_A_WORKER)), 1)
     return Budget(jobs, max(free - (jobs * _OF_A_WORKER if jobs > 1 else 0), 1))
@@ -69,7 +69,7 @@ def reopen(record: PlannedImage, observer: ReadObserver | None = None) -> Image:
     try:
         image = open_image(record.source, observer=observer)
     except ImageError as error:
-        # If it changed, that explains any error, so report the change.
+        # A change of the image is the likely cause of the error, so report the change.
         now = tuple(fingerprint_at(path) or NO_FILE for path in record.paths)
         if NO_FILE not in now and (changes := record.changes(now)):
             raise changed_meanwhile(changes) from error
@@ -82,11 +82,11 @@ def reopen(record: PlannedImage, observer: ReadObserver | None = None) -> Image:
 
 
 Files = tuple[tuple[int, int], ...]
-"""Device and inode of each file of a chain: as long as a file is open, no other file has the same pair."""
+"""Device (-1: any) and inode of each file of a chain: while a file is open, no other file has the same pair."""
 
 
 def files_of(image: Image) -> Files:
-    """Return the files that an image consists of."""
+    """Return the files of an image's chain."""
     return tuple((each.device, each.inode) for each in image.fingerprints())
 
 
@@ -94,14 +94,14 @@ _ANY_DEVICE = -1
 
 
 def on_any_device(files: Files) -> Files:
-    """Return the files without their devices, whose numbers differ from host to host."""
+    """Return the files without their devices, whose numbers may differ from host to host."""
     return tuple((_ANY_DEVICE, inode) for _, inode in files)
 
 
 def open_same_files(source: ImageSource, files: Files, observer: ReadObserver | None = None) -> Image:
-    """Open an image that this run already has open, and check that its paths still name the same files.
+    """Open an image, and check that its chain consists of the given files.
 
-    :raises ImageError: other files have its names now, or it cannot be opened.
+    :raises ImageError: the chain consists of other files, or the image cannot be opened.
     """
     image = open_image(source, observer=observer)
     found = files_of(image)

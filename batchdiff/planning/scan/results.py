@@ -17,9 +17,9 @@ from batchdiff.planning.scan.compare import UNIT
 class RangeResult:
     """The result of scanning one range, by guest number; guests without differences there are left out.
 
-    ``template_units``: the count of the template's nonzero units. It does not depend on the guests in the job: if
-    the template shares blocks, units that were read for a guest count like unread ones. ``replaced``: by guest,
-    the count of these units in which it has other data.
+    ``template_units``: the number of the template's units in the range that are nonzero or, if the template shares
+    blocks, that may be: the number must not depend on which of them were read for the guests of a job.
+    ``replaced``: by guest, the number of these units in which the guest has other data.
     """
 
     number: int
@@ -34,11 +34,11 @@ class RangeResult:
 class Findings:
     """The combined results, by the names of guests.
 
-    ``template_units``: by range, the count of the template's nonzero units; ``replaced``: by guest, the count of
-    those, over all ranges, in which it has other data.
+    ``sharing``: whether the template shares blocks with other files. ``template_units``: by range, and
+    ``replaced``: by guest, over all ranges: see :class:`RangeResult`.
 
-    ``covered``: by range, the guests whose results are known; a range without an entry was not scanned at all.
-    ``located``: by a guest's path, its extents that are shared or unwritten, if it was mapped and these were kept.
+    ``covered``: for each range with valid results in a checkpoint, the guests that these cover. ``located``: by a
+    guest's path, its extents that are shared or unwritten, if it was mapped and these were kept.
     """
 
     sharing: bool
@@ -51,11 +51,7 @@ class Findings:
     located: dict[str, ExtentTable] = field(default_factory=dict)
 
     def add(self, result: RangeResult, names: Sequence[str | None]) -> None:
-        """Add the result of one range, whose guest number N is called ``names[N]``.
-
-        Only this method turns numbers into names. The result of a guest is left out if its name is None, which
-        means that it is not planned now.
-        """
+        """Add the result of one range. Guest number N is called ``names[N]``; if that is None, it is left out."""
         if result.template_digest is not None:
             self.digests[result.number] = result.template_digest
         self.template_units[result.number] = result.template_units
@@ -70,7 +66,7 @@ class Findings:
                 self.failures[name] = error
 
     def digest(self, virtual_size: int) -> str:
-        """Return the template's digest; empty if it was not read in full, because it shares blocks."""
+        """Return the template's digest; empty if the template shares blocks, and so was not read in full."""
         return "" if self.sharing else combine_digests(virtual_size, self.digests)
 
     def units(self, name: str) -> Extents:
@@ -81,8 +77,7 @@ class Findings:
     def compared(self, name: str) -> tuple[Extents, Similarity]:
         """Return the extents of a guest in 4 KiB units, and its similarity, counted in whole units.
 
-        If the template shares blocks with other files, whatever may be data in it counts as data: not all of it
-        was read.
+        If the template shares blocks, all of its units that may be nonzero count as nonzero: not all were read.
         """
         units = self.units(name)
         cleared, data = units.units(Kind.ZERO), units.units(Kind.DATA)

@@ -23,11 +23,11 @@ from batchdiff.units import format_size
 class ScanJob:
     """A template and the guests to compare with it, as they were when first opened.
 
-    A guest that is known to be unreadable is not opened: in its place is the error.
+    A guest that is known to be unreadable is not opened: ``guests`` has the error in its place.
 
     ``files``: the template's files at that time. ``sharing``: whether the template shares blocks with other files,
     possibly the guests. ``shared``: for each guest, the bytes whose blocks it shares with the template at the same
-    offset, or None if the workers have to find them; empty without ``sharing``. ``observer`` is called at every
+    offset, or None if the workers have to find them; empty if not ``sharing``. ``observer`` is called at every
     read. ``progress`` counts bytes within ranges.
 
     A task is the number of a range (:class:`~batchdiff.planning.scan.executor.Job`).
@@ -42,9 +42,9 @@ class ScanJob:
     progress: RangeProgress | None = None
 
     def open(self) -> Scanner:
-        """Open all images.
+        """Open all images; a guest that cannot be opened is a failure in all results.
 
-        :raises ImageError: the template cannot be opened.
+        :raises ImageError: the template cannot be opened, or consists of other files now.
         """
         template = _read_ahead(open_same_files(self.template, self.files, self.observer))
         guests: list[Image | ImageError] = []
@@ -62,7 +62,7 @@ class ScanJob:
     def begin(self) -> Iterator[Callable[[int], RangeResult]]:
         """Open all images, and yield the function that scans a range.
 
-        :raises ImageError: the template cannot be opened.
+        :raises ImageError: the template cannot be opened, or consists of other files now.
         """
         scanner = self.open()
 

@@ -6,8 +6,8 @@
     windows                |  0  |  1  |  2  |  3  |  4  |  5  |  6  |
     kept                               |2: ..|                 |6: ..|    of windows with bytes to read
 
-A stretch has as many windows as fit: a whole range for a thousand almost empty guests, a single window for
-guests whose clusters are in random order.
+A stretch has about as many windows as fit: a whole range for a thousand almost empty guests, perhaps a single
+window for many guests whose clusters are in random order.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from batchdiff.planning.scan.spans import Spans, spans_by_window, subtract
 from batchdiff.qcow2.entries import Origin
 
 MOST_KEPT = 32768
-"""The maximum number of segments and windows kept at a time, for all images: 400 bytes each, some 13 MiB."""
+"""The maximum number of segments and windows kept at a time for all images: about 13 MiB, 400 bytes each."""
 
 
 @frozen
 class WindowMap:
     """The spans of an image to be read, and its segments, both by window.
 
-    The segments of a window may be left out; they are looked up again when needed.
+    To save memory, ``segments`` may be empty: those of a window must then be looked up.
     """
 
     spans: Spans
@@ -36,7 +36,7 @@ class WindowMap:
 
     @property
     def kept(self) -> int:
-        """The number that :data:`MOST_KEPT` limits."""
+        """The number of windows and segments, which :data:`MOST_KEPT` limits."""
         return len(self.spans) + sum(map(len, self.segments.values()))
 
 
@@ -46,16 +46,16 @@ def map_windows(segments: list[Segment], begin: int, needed: Spans) -> WindowMap
 
 
 def spans_to_read(segments: list[Segment], begin: int, settled: list[tuple[int, int]]) -> Spans:
-    """Return the spans of an image to be read: everything that is not zeros, without the settled bytes."""
+    """Return the spans of an image to be read: all segments but those of zeros, without the settled bytes."""
     there = [(segment.start, segment.end) for segment in segments if segment.origin is not Origin.ZERO]
     return spans_by_window(subtract(there, settled), begin, WINDOW, UNIT)
 
 
 def leave_out_holes(wanted: Spans, own: list[Segment], begin: int, windows: int) -> tuple[Spans, Flags]:
-    """Return the wanted spans of windows that do not lie in a hole, and a flag for each window: True if it does.
+    """Return the wanted spans outside hollow windows, and for each window, whether it is hollow.
 
-    ``own``: the segments of the image with the holes. Windows are numbered from offset ``begin``. Trimmed guests
-    have many windows in holes: checking them one by one took nine tenths of the time to plan a fleet of them.
+    A window is hollow if a guest's ``own`` segments have nothing but zeros there. Windows are numbered from offset
+    ``begin``. Checking hollow windows one by one took nine tenths of the time to plan a fleet of trimmed guests.
     """
     hollow = np.ones(windows, dtype=np.bool_)
     for start, end, origin, _, _ in own:
@@ -73,13 +73,13 @@ class Stride:
         self.windows = 1
 
     def fits(self, kept: int, windows: int) -> bool:
-        """Return True if that many windows can be mapped together; otherwise half as many are tried next."""
+        """Return True if so many windows can be mapped together; otherwise, halve the number to try next."""
         if kept <= MOST_KEPT or windows == 1:
             return True
         self.windows = windows // 2
         return False
 
     def lengthen_after(self, kept: int) -> None:
-        """Map more windows next if twice as many would fit easily."""
+        """Double the number of windows, up to the maximum, if twice as many would fit easily."""
         if kept <= MOST_KEPT // 4:
             self.windows = min(self.windows * 2, self._most)

@@ -1,11 +1,11 @@
-"""The executor on this host: forked workers each get one task at a time, and a worker's death is noticed at once.
+"""The executor on this host: each forked worker gets one task at a time.
 
 ::
 
     planner   task -> pipe 1 -> worker 1 -> result      A worker's death closes its pipe: the planner knows
               task -> pipe 2 -> worker 2 -> result      its current task, and the signal that killed it.
 
-Only this module uses multiprocessing. If only one worker is asked for, the planner does the tasks itself.
+If only one worker is asked for, the planner does the tasks itself.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from batchdiff.signals import HELD, held_signals, signal_name
 _context = multiprocessing.get_context("fork")
 
 _BETWEEN_LOOKS = 0.5
-"""Seconds after which the planner stops waiting for a result, to show progress."""
+"""Seconds for which the planner waits for a result before it calls ``waiting``."""
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class _Worker(Generic[Task]):
 
 
 class _PoolError(WorkerError):
-    """A failure of a worker on this host; the outcome of the command is yet to be added to its remedy."""
+    """A failure of a worker, or of the planner without workers; its remedy still lacks the command's outcome."""
 
 
 def run_tasks(
@@ -53,8 +53,9 @@ def run_tasks(
 ) -> Iterator[Result]:
     """Run the tasks in up to ``workers`` processes: see :class:`~batchdiff.planning.scan.executor.Executor`.
 
-    A worker inherits the job by fork, so only tasks and results are pickled. ``outcome``: the sentence in an
-    error message about the outcome of the whole command. ``waiting`` is called now and then while no result comes.
+    A forked worker inherits the job, so the job is not pickled. ``outcome``: the sentence about the outcome of the
+    command with which the remedy of a WorkerError begins. ``waiting`` is called now and then while no result comes
+    from forked workers.
     """
     try:
         yield from _results(job, tasks, workers, waiting)
@@ -109,9 +110,9 @@ def _without_workers(job: Job[Task, Result], tasks: Iterable[Task]) -> Iterator[
 
 
 def _started_worker(job: Job[Task, Result], task: Task, workers: dict[Connection, _Worker[Task]]) -> _Worker[Task]:
-    """Start a worker, and add it to ``workers`` before a signal can interrupt that.
+    """Start a worker, and add it to ``workers``; none of the HELD signals can come in between.
 
-    :raises WorkerError: the system lacks processes, memory or descriptors for it.
+    :raises WorkerError: the system lacks processes, memory or descriptors for the worker.
     """
     try:
         ours, theirs = _context.Pipe()
@@ -143,14 +144,14 @@ def _give(worker: _Worker[Task], job: Job[Task, Result], task: Task) -> None:
     worker.task = task
     try:
         worker.pipe.send(task)
-    except OSError as error:  # it died right after sending a result
+    except OSError as error:  # it died before it got the task
         raise _death(worker, job) from error
 
 
 def _end(worker: _Worker[Task]) -> None:
     worker.pipe.close()
     worker.process.join()
-    # Otherwise a finalizer would close the process: Ctrl-C during that prints a traceback, and is then lost.
+    # Otherwise a finalizer would close the process: Ctrl-C during a finalizer prints a traceback, and is lost.
     with held_signals():
         worker.process.close()
 
@@ -197,7 +198,7 @@ def _work(job: Job[Task, Result], pipe: Connection, inherited: list[Connection])
     for connection in inherited:
         connection.close()  # otherwise the workers would not notice the planner's death
     do = None
-    begun = ExitStack()  # it ends with the process
+    begun = ExitStack()  # never closed: the end of the process closes all files
     while True:
         try:
             task = pipe.recv()
