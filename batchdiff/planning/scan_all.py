@@ -143,10 +143,7 @@ def _parts(
     kinds: _Kinds,
     settings: ScanSettings,
 ) -> list[_Part]:
-    """Divide the scan into parts by the limit on open files.
-
-    Those for other hosts come first: the connection to these is closed before this process forks workers.
-    """
+    """Divide the scan by the limit on open files. Remote parts come first: connections must end before forks."""
     most = settings.budget.files
     files = files_to_open(guests, kinds.exported, most)
     remote, local = [], []

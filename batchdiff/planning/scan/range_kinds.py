@@ -80,10 +80,7 @@ def replaced_units(kinds: dict[int, Kinds], equal: Kinds) -> int:
 
 
 def join_windows(kinds: dict[int, Kinds], trimmed: Flags, equal: Kinds, first_unit: int) -> Extents:
-    """Return the extents of a range.
-
-    ``kinds``: by window, the kinds where a guest was found to differ. ``trimmed``: flags of the other windows
-    that differ: the guest is all zeros there.
+    """Return the extents of a range; ``trimmed``: flags of windows that differ because a guest has zeros there.
 
     A window without differences is included if another window in the same aligned 2 MiB, the maximum cluster size,
     differs: folding to clusters needs the kinds of all units of a cluster.

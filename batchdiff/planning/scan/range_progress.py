@@ -11,8 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 
 _CELLS = 512
-"""The number of cells, each with a range and its bytes scanned so far. The process ID determines the cell: in the
-rare case that two processes use the same one, too little progress is shown."""
+"""The process ID determines a process's cell. If two processes share one, which is rare, too little is shown."""
 
 _BETWEEN_REPORTS = 0.2
 """The minimum number of seconds between two reports of a process."""
@@ -22,10 +21,7 @@ class RangeProgress:
     """The bytes scanned so far of each range that is in progress on this host, counted over all its images."""
 
     def __init__(self, range_size: int, advanced: Callable[[], None]) -> None:
-        """Begin with no range. ``advanced`` is called after each report by this process, but not by its workers.
-
-        ``range_size``: in bytes.
-        """
+        """Begin with no range. ``advanced`` is called after each report by this process, not by its workers."""
         self._range_size = range_size
         self._advanced = advanced
         self._cells = memoryview(mmap.mmap(-1, 16 * _CELLS)).cast("q")  # forked workers share it

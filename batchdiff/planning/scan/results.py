@@ -77,7 +77,7 @@ class Findings:
     def compared(self, name: str) -> tuple[Extents, Similarity]:
         """Return the extents of a guest in 4 KiB units, and its similarity, counted in whole units.
 
-        If the template shares blocks, all of its units that may be nonzero count as nonzero: not all were read.
+        If the template shares blocks, all of its units that may be nonzero count as nonzero.
         """
         units = self.units(name)
         cleared, data = units.units(Kind.ZERO), units.units(Kind.DATA)

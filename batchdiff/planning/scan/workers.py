@@ -53,9 +53,8 @@ def run_tasks(
 ) -> Iterator[Result]:
     """Run the tasks in up to ``workers`` processes: see :class:`~batchdiff.planning.scan.executor.Executor`.
 
-    A forked worker inherits the job, so the job is not pickled. ``outcome``: the sentence about the outcome of the
-    command with which the remedy of a WorkerError begins. ``waiting`` is called now and then while no result comes
-    from forked workers.
+    The job is not pickled. ``outcome``: how the command ends, as the first sentence of a WorkerError's remedy.
+    ``waiting`` is called now and then while no result comes from forked workers.
     """
     try:
         yield from _results(job, tasks, workers, waiting)
