@@ -9,7 +9,7 @@
     settle("web01")                        nothing is left to do for it: it is done, needed less work, or failed
     end()                                                                   the last reading: all is done
 
-Bytes that needed no work count as done, but not towards the pace.
+Bytes that needed no work in this run count as done, but not towards the rate.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Phase(enum.StrEnum):
     """The template is being read, to compare its digest."""
     SCAN = "scan"
     ASSESS = "assess"
-    """All bytes are read; the savings of a guest are being calculated. No rate predicts how long that takes."""
+    """The scan is done, and savings are being calculated. No rate predicts how long that takes."""
     WRITE = "write"
     SHARE = "share"
     """The kernel compares blocks of a guest with the template's, and shares those that are equal."""
@@ -43,9 +43,9 @@ class Phase(enum.StrEnum):
 
 @frozen
 class Pace:
-    """The bytes done and the total; the rate so far and the seconds left at that rate, each None if unknown.
+    """The amount done and the total; the rate so far and the seconds left at that rate, each None if unknown.
 
-    While images are being opened, openings are counted instead of bytes.
+    Amounts are in bytes, but in ``Reading.openings``, they are numbers of openings.
     """
 
     done: int
@@ -55,16 +55,16 @@ class Pace:
 
     @property
     def percent(self) -> float:
-        """The percentage that is done, rounded down, so that 100 means all."""
+        """The percentage that is done, rounded down to a tenth, so that 100 means all."""
         return 100.0 if self.done >= self.total else self.done * 1000 // self.total / 10
 
 
 @frozen
 class Reading:
-    """Progress at one moment: of the whole run, and of the current guest, which is None if the work is for all.
+    """Progress at one moment: of the whole run, and of the guest at work, if any.
 
-    ``is_edge``: it is the first or the last reading. ``openings``: how many times images have been opened so far,
-    and how many times they will be; only in readings before the number of bytes is known.
+    ``phase``: None before any work. ``is_edge``: whether this is the first or the last reading. ``openings``:
+    progress in openings of images instead of bytes; None unless ``phase`` is OPEN.
     """
 
     run: Pace
@@ -98,7 +98,7 @@ _SHORTEST = 0.05
 
 @dataclass(slots=True)
 class _Load:
-    """The work of a phase, of a guest, or of the whole run. ``worked``: the part of ``done`` that took time."""
+    """Work, in bytes or in openings of images. ``worked``: the part of ``done`` that counts towards the rate."""
 
     size: int = 0
     done: int = 0
@@ -121,8 +121,7 @@ class Meter:
     """A count of the bytes of one command, to which all its threads may report.
 
     ``show`` gets a reading at the start, then at most one every ``every`` seconds, and one at the end; if images
-    are opened first, it gets one more when the number of bytes is known. ``show`` must not fail. Reports that are
-    not shown cost an addition and a look at the clock.
+    are opened first, it gets one more when the number of bytes is known. ``show`` must not fail.
     """
 
     show: Callable[[Reading], None] | None = None
@@ -138,7 +137,7 @@ class Meter:
     _openings: _Load | None = field(default=None, init=False)
 
     def open(self, done: int, total: int) -> None:
-        """Report how many openings of images are done, and how many there will be before bytes are counted."""
+        """Report how many of ``total`` openings of images are done; later calls do not change the total."""
         with self._lock:
             if self._openings is None:
                 self._openings = _Load(total, since=self.clock())
@@ -147,7 +146,7 @@ class Meter:
             self._show_if_due(first=True)
 
     def expect(self, guest: str | None, phase: Phase, size: int) -> None:
-        """Add work to the total, unless it was expected already; ``guest``: None if it is for all guests."""
+        """Add bytes to the total, unless this phase of this guest was expected; ``guest``: None for all guests."""
         with self._lock:
             if (guest, phase) not in self._phases:
                 self._phases[guest, phase] = _Load(size)
@@ -160,7 +159,7 @@ class Meter:
         return self._run.since is not None
 
     def begin(self) -> None:
-        """Show the first reading with bytes, now that all foreseeable work is expected."""
+        """Show the first reading with bytes, once all foreseeable work is expected; later calls do nothing."""
         with self._lock:
             if self._run.since is None:
                 self._run.since, self._openings = self.clock(), None
@@ -169,9 +168,9 @@ class Meter:
                 self._show_if_due(first=True, at_once=True)
 
     def reach(self, guest: str | None, phase: Phase, done: int, *, worked: bool = True) -> None:
-        """Report the bytes that this work has dealt with so far; a lower number, as in a retry, adds nothing.
+        """Report how many bytes of this work are done so far; a lower number, as in a retry, adds nothing.
 
-        ``worked``: False if an earlier run did it.
+        Bytes that were not expected do not count. ``worked``: False if the bytes needed no work in this run.
         """
         with self._lock:
             self._at = guest, phase
@@ -204,12 +203,12 @@ class Meter:
             self._show_if_due()
 
     def tick(self) -> None:
-        """Show a reading if one is due, while there is work that cannot be counted."""
+        """Show a reading if one is due, during work that cannot be counted."""
         with self._lock:
             self._show_if_due()
 
     def end(self) -> None:
-        """Show the last reading of a command that was not cut short: nothing is left to do."""
+        """Count all work as done, and show the last reading of a command that was not cut short."""
         self.begin()
         with self._lock:
             for guest in self._guests:
@@ -218,7 +217,7 @@ class Meter:
             self._show(self.clock(), is_edge=True)
 
     def cut_short(self) -> None:
-        """Show the last reading of a command that was interrupted or failed: how far it got."""
+        """Show how far an interrupted or failed command got, unless there was no first reading."""
         with self._lock:
             if self._next is not None:
                 self._show(self.clock(), is_edge=True)
@@ -235,7 +234,7 @@ class Meter:
                 work.done = work.size
 
     def _show_if_due(self, *, first: bool = False, at_once: bool = False) -> None:
-        """Show a reading if one is due. ``first``: also if none was shown; ``at_once``: also if none is due."""
+        """Show a reading if one is due. ``first``: also if none was shown; ``at_once``: also before it is due."""
         if self._next is None:
             if first:
                 self._since = self.clock()

@@ -1,4 +1,4 @@
-"""The verdict on a guest that was compared: whether its conversion is worth it, and if not, why."""
+"""The verdict on a guest whose differences are known: convert, share or skip, and the reason for skipping it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from batchdiff.planning.overlay_content import OverlayContent, better_clusters
 from batchdiff.units import format_size
 
 _WORTH_NAMING = 0.1
-"""The share of a guest's allocation that another cluster size must save to be suggested: its savings are estimated
-from the file's size, which differs a little from the space taken on disk."""
+"""The least share of a guest's allocation that another cluster size must save to be suggested, because its savings
+are only an estimate."""
 
 
 class Below(enum.Enum):
-    """The image that a guest depends on now."""
+    """The image that a guest depends on now, if any."""
 
     NOTHING = "it is a full copy"
     ANOTHER = "it is an overlay of another image"
@@ -29,15 +29,15 @@ class Below(enum.Enum):
 class LeastSavings(NamedTuple):
     """The savings below which a guest is skipped: a share of its allocation, and a number of bytes.
 
-    With a share of minus infinity, the overlay may even take more than the guest does now, unless the guest is
-    already an overlay of the template.
+    If the share is minus infinity, any savings are enough, even negative ones, unless the guest is already an
+    overlay of the template.
     """
 
     share: float
     bytes: int = 1
 
     def threshold(self, allocated: int, below: Below) -> float:
-        """Return the savings, in bytes, from which on :func:`verdict_of` converts a guest of this allocation."""
+        """Return the least savings, in bytes, for which :func:`verdict_of` converts a guest of this allocation."""
         if self.share == -math.inf and below is not Below.TEMPLATE:
             return -math.inf
         return max(self.share * allocated, self.bytes)
@@ -46,7 +46,7 @@ class LeastSavings(NamedTuple):
 def verdict_of(
     savings: Savings, use: DiskUse, content: OverlayContent, least: LeastSavings, below: Below
 ) -> tuple[Verdict, str]:
-    """Return the verdict on a guest, and if it is not converted, why. ``below``: the image it depends on now."""
+    """Return the verdict on a guest, and the reason, which is empty if the guest is to be converted."""
     if least.share == -math.inf and below is not Below.TEMPLATE:
         return Verdict.CONVERT, ""
     if savings.saved_bytes < least.bytes:
@@ -80,7 +80,7 @@ def _why_not_smaller(
 
 
 def _more_than_freed(savings: Savings, use: DiskUse) -> str:
-    """Return the comparison if the overlay is smaller than the guest, but not than what the guest gives back."""
+    """Return the part of a reason that compares the overlay with the space that deleting the original frees."""
     would = "would" if use.exactness in {Exactness.EXACT, Exactness.AT_MOST} else "might"
     return (
         f"would take {format_size(savings.overlay_disk_bytes)}, and deleting the original {would} free only"
@@ -89,9 +89,9 @@ def _more_than_freed(savings: Savings, use: DiskUse) -> str:
 
 
 def sharing_verdict(sharing: Sharing, similarity: Similarity, minimum: float) -> tuple[Verdict, str]:
-    """Return the verdict on a guest that is to share blocks in place, and if it is left alone, why.
+    """Return the verdict on a guest with the strategy ``share``, and the reason, empty if it is to share blocks.
 
-    ``minimum``: the least share of its allocation that it must save; minus infinity if it need not save any.
+    ``minimum``: the least part of its allocation that it must save; minus infinity if it need not save any.
     """
     if not sharing.shareable_bytes:
         return Verdict.SKIP, _why_nothing_to_share(sharing, similarity)

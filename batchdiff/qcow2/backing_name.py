@@ -36,9 +36,9 @@ def named_backing(head: bytes) -> tuple[str | None, str | None]:
 
 
 def named_data_file(head: bytes) -> str | None:
-    """Return the name of the external data file from a file's first cluster; None if there is none.
+    """Return the name of the external data file from a file's first cluster; None if none is named.
 
-    :raises FormatError: it is not a qcow2 image, or its header is damaged.
+    :raises FormatError: it is not a qcow2 image, its header is too short, or a header extension is damaged.
     """
     if len(head) < _SHORTEST or head[:4] != MAGIC:
         raise FormatError("it is not a qcow2 image")
@@ -51,7 +51,7 @@ def named_data_file(head: bytes) -> str | None:
 
 
 def name_ends_at(head: bytes) -> int:
-    """Return the file offset at which the backing file's name ends; 0 if there is none, or no full header."""
+    """Return the file offset at which the backing file's name ends; 0 if there is no name or no whole header."""
     if len(head) < _SHORTEST:
         return 0
     _, _, offset, size = _FIELDS.unpack_from(head)

@@ -1,7 +1,6 @@
 """An estimate of a compressed overlay's size, from a sample of clusters that grows until the error is small.
 
-If the sample includes every cluster, the size is exact. The sample is drawn with a fixed seed, so the same guest
-always gets the same estimate.
+The estimate is exact if the sample includes every cluster, and reproducible because the seed is fixed.
 """
 
 from __future__ import annotations
@@ -45,10 +44,9 @@ class Sample:
 
 
 class StoredData(NamedTuple):
-    """The size of an overlay's compressed data: bytes of the file, their error, bytes on disk.
+    """The size of an overlay's compressed data: in the file, in whole clusters; its possible error; and on disk.
 
-    The file's bytes are whole clusters. The bytes on disk are whole units of the filesystem, and may be fewer
-    than the file's, because clusters of the file need not be full.
+    The bytes on disk, in whole units, can be fewer than the file's, because clusters of the file need not be full.
     """
 
     file_bytes: int
@@ -57,21 +55,18 @@ class StoredData(NamedTuple):
 
 
 Measure = Callable[[list[Sample]], list[list[int]]]
-"""A function that compresses samples and returns for each what :func:`stored_lengths` does, in the same order."""
+"""A function that returns the result of :func:`stored_lengths` for each sample, in the order of the samples."""
 
 
 @frozen
 class SampleJob:
-    """The compression of samples; ``observer`` is called at every read.
-
-    A task is a sample with its number (:class:`~batchdiff.planning.scan.executor.Job`).
-    """
+    """The compression of samples; a task is a sample with its number. ``observer`` is called at every read."""
 
     observer: ReadObserver | None = None
 
     @contextmanager
     def begin(self) -> Iterator[Callable[[tuple[int, Sample]], tuple[int, list[int]]]]:
-        """Yield the function that compresses a sample: see :func:`stored_lengths`."""
+        """Yield the function that returns a sample's number and the result of :func:`stored_lengths`."""
         yield self._compress
 
     def describe(self, task: tuple[int, Sample]) -> str:
@@ -86,7 +81,10 @@ class SampleJob:
 
 
 def stored_lengths(sample: Sample, observer: ReadObserver | None = None) -> list[int]:
-    """Return the compressed bytes of each cluster of a sample; 0 if it would be stored uncompressed."""
+    """Return the compressed bytes of each cluster of a sample; 0 for one that would be stored uncompressed.
+
+    :raises ImageError: the image cannot be opened or read.
+    """
     buffer = ReadBuffer(sample.geometry.cluster_size)
     with open_image(sample.source, observer=observer) as image:
         return [_stored(image, number, sample, buffer) for number in sample.clusters]
@@ -118,7 +116,7 @@ def stored_data(  # noqa: PLR0913  # options by keyword
     lengths = np.zeros(count, dtype=np.int64)
     cluster_size, done = geometry.cluster_size, 0
     # If refcounts are too narrow to count the compressed clusters in a cluster of the file, gaps are left. They
-    # depend on each cluster and the ones before it, so no sample has the same gaps.
+    # depend on each cluster and the ones before it, so the gaps in a sample are not representative.
     first = count if geometry.refcount_bits < DEFAULT_REFCOUNT_BITS else _FIRST_SAMPLE
     # Double the sample until the error is small enough, or until it includes every cluster.
     while done < count:

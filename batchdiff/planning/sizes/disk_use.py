@@ -8,8 +8,8 @@
     taken                 |xxxxx|     |   |x |       |xxxx|  |x|          whole units of the filesystem, each once
 
 :mod:`batchdiff.image.storage.to_write` decides what is written and what stays a hole.
-Segments are looked up once per stretch: once per run would take longer than all the rest of a plan if a guest has
-thousands of runs.
+Segments are looked up once per stretch: if a guest has thousands of runs, a lookup for each run would take longer
+than the rest of planning.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ megabyte or two of memory."""
 
 @frozen
 class SpaceTaken:
-    """Bytes on disk of the data, in whole units, and the bytes in blocks that other files share.
+    """The bytes that data takes on disk, in whole units, and its bytes in blocks that other files share.
 
-    ``holes``: the bytes of whole units, between the first and the last byte of the data, to which nothing is
-    written; 0 if :func:`space_taken` gets no ``file_start``.
+    ``holes``: the bytes of whole units of the file, between the start and the end of the data, to which nothing is
+    written; 0 if they were not counted.
     """
 
     data: int
@@ -50,7 +50,7 @@ class SpaceTaken:
 
 
 def _ignore(_starts: Offsets, _ends: Offsets) -> None:
-    """Take no notice of what is written."""
+    """Ignore the parts that are written."""
 
 
 def space_taken(  # noqa: PLR0913  # options by keyword
@@ -65,17 +65,17 @@ def space_taken(  # noqa: PLR0913  # options by keyword
 ) -> SpaceTaken:
     """Return the space that data takes on a filesystem with allocation units of ``unit`` bytes.
 
-    ``data``: its place in the image, an array of shape (runs, 2): offset and length, sorted and disjoint.
+    ``data``: its runs in the image, an array of shape (runs, 2): offset and length in bytes, sorted and disjoint.
 
-    If a unit holds several clusters, data takes no units of its own (see ``disk_bytes`` in ``overlay_sizes``), but
-    it may leave holes: in version 2, which has no zero clusters, some data clusters may be all zeros. To count the
-    holes, pass ``file_start``: the file offset from which the runs are stored, one after the other.
+    ``file_start``: the file offset from which the runs are stored, one after the other; if None, holes are not
+    counted. They matter if a unit holds several clusters: ``disk_bytes`` in ``overlay_sizes`` then counts all
+    units of the file, but data clusters can be all zeros, as in version 2, which has no zero clusters.
 
-    Without ``sharing``, nothing counts as shared. ``known``: the extents of a raw image, if it was mapped before
-    (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`). ``written`` is called with starts and ends of the
-    parts of the runs that the overlay stores, in ascending order, each within a run.
+    Without ``sharing``, nothing counts as shared. ``known``: the shared or unwritten extents of a raw image, if
+    found before (:func:`~batchdiff.image.storage.shared_blocks.raw_extents`). ``written`` is called with
+    starts and ends of the parts of the runs that count as stored, in ascending order, each within a run.
 
-    :raises ImageError: the guest's tables are damaged, or its filesystem reports an error.
+    :raises ImageError: the guest's tables are damaged or cannot be read, or its filesystem reports an error.
     """
     rule = WriteRule(image, known=known)
     starts, ends = _cut_at_stretches(data)
@@ -98,7 +98,7 @@ def space_taken(  # noqa: PLR0913  # options by keyword
             last_unit = int(stops[-1])
         if sharing and known is None:
             shared += _shared_in(image, segments, runs_here)
-    # A raw image that was mapped before has its shared bytes in one table, so one lookup serves all runs.
+    # All shared bytes of the image are in one table, so one lookup serves all runs.
     if sharing and known is not None:
         lows, highs, *_ = overlaps(shared_bytes(known, image.virtual_size), (starts, ends))
         shared = int((highs - lows).sum())
@@ -109,7 +109,7 @@ class _FileUnits:
     """A count of the whole units of a file, between the start and the end of its data, that stay unwritten."""
 
     def __init__(self, starts: Offsets, ends: Offsets, file_start: int, unit: int) -> None:
-        """Take runs of the guest, sorted, that are stored from ``file_start`` on."""
+        """Take sorted runs of the guest that are stored one after the other, from ``file_start`` on."""
         lengths = ends - starts
         self._shift = file_start + np.cumsum(lengths) - lengths - starts  # from the guest's offsets to the file's
         self._unit = unit
@@ -117,7 +117,7 @@ class _FileUnits:
         self.holes = max(self._end - self._next, 0)
 
     def touch(self, lows: Offsets, highs: Offsets, run: Offsets) -> None:
-        """Record that pieces are written: their offsets in the guest, ascending, and each one's run number."""
+        """Record which pieces are written: their offsets in the guest, ascending, and the number of each run."""
         shift = self._shift[run]
         begins = np.maximum((lows + shift) // self._unit, self._next)
         stops = np.minimum((highs + shift - 1) // self._unit + 1, self._end)
@@ -128,7 +128,7 @@ class _FileUnits:
 
 
 def _stored(segment: Segment, rule: WriteRule) -> Iterator[tuple[int, int]]:
-    """Yield the start and end of each part of a segment that the overlay stores."""
+    """Yield the start and end of each part of a segment that counts as stored."""
     for part, to_write in rule.parts(segment):
         if to_write is ToWrite.ALL:
             yield part.start, part.end

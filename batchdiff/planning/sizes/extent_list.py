@@ -4,8 +4,8 @@
 
     file      |####|    |##|######|        |####|      blocks to which something is written
     extents    1         2                  3          and, if the file's space is reserved, one for each gap
-    list      in the inode, if they fit (ext4: 4); else in leaf blocks (ext4: 340 in each), which are listed in the
-              same way
+    list      in the inode, if they fit (ext4: 4); else in leaf blocks (ext4: 340 in each of 4 KiB), which are
+              listed in the same way
 
 An allocator that finds no contiguous space makes more extents, and XFS fills some leaves only half. No plan can
 foresee either, so the count is a minimum.
@@ -35,8 +35,8 @@ class ListFormat(NamedTuple):
     """The way in which a filesystem lists a file's extents.
 
     ``longest``, ``longest_unwritten``: the maximum number of blocks in an extent, and in a reserved one.
-    ``in_inode``: the entries for which the inode has room. ``entry``, ``header``: the bytes of an entry, and of a
-    header, in a block.
+    ``in_inode``: the entries for which the inode has room. ``entry``, ``header``: the bytes of an entry in a
+    block, and of a block's header.
     """
 
     longest: int
@@ -48,7 +48,7 @@ class ListFormat(NamedTuple):
 
 LIST_FORMATS = {
     "ext4": ListFormat(32768, 32767, in_inode=4, entry=12, header=12),
-    # An inode of 512 bytes has room for 20 entries, or fewer if it holds extended attributes.
+    # For an inode of 512 bytes. Fewer entries fit if it holds extended attributes.
     "xfs": ListFormat((1 << 21) - 1, (1 << 21) - 1, in_inode=20, entry=16, header=72),
 }
 """The filesystems on which the blocks of an extent list count as the file's."""
@@ -63,14 +63,14 @@ class WrittenRuns:
     def __init__(self, lists: ListFormat, volume: Volume, *, reserved: bool = False) -> None:
         """Count for a filesystem with this list format.
 
-        ``reserved``: the gaps between the parts have blocks, too, which the filesystem marks as unwritten.
+        ``reserved``: whether the gaps before the parts have blocks, too, which the filesystem marks as unwritten.
         """
         self._lists, self._volume, self._reserved = lists, volume, reserved
         self._begin = self._stop = 0  # the last run, which the next part may lengthen
         self._closed = 0
 
     def add(self, starts: Offsets, ends: Offsets) -> None:
-        """Count the parts between byte offsets of the file."""
+        """Count the parts with these starts and exclusive ends, in bytes of the file."""
         if not len(starts):
             return
         block, longest = self._volume.block, self._lists.longest
@@ -107,13 +107,12 @@ class WrittenRuns:
 
 
 class OverlayLists:
-    """The extent lists of an overlay and of its data file, if it has one. Data is added in ascending order."""
+    """The extent lists of an overlay and of its data file, if it has one. Add data in ascending order."""
 
     def __init__(self, layout: AnyLayout, extents: Extents, volume: Volume, preallocation: Preallocation) -> None:
         """Count for an overlay that holds these extents, in granules of its layout.
 
-        If ``preallocation`` is full, all of the file with the data is written: it is one run. Nothing is counted
-        on a filesystem without a list format.
+        If ``preallocation`` is full, the file with the data is one run, because all of it is written.
         """
         cluster = layout.cluster_size if isinstance(layout, QedLayout) else layout.geometry.cluster_size
         granule = cluster if isinstance(layout, QedLayout) else layout.geometry.granule
@@ -144,7 +143,7 @@ class OverlayLists:
     def end(self, virtual_size: int) -> int:
         """Count the refcounts, which come last, and return the bytes of all blocks that list extents.
 
-        ``virtual_size``: the length of the data file, if there is one.
+        Return 0 if the filesystem is not in ``LIST_FORMATS``. ``virtual_size``: the length of a data file.
         """
         if not self._counts:
             return 0
@@ -160,7 +159,7 @@ class OverlayLists:
 
 
 def _shifts(runs: Offsets, cluster: int, layout: AnyLayout) -> Offsets:
-    """Return what must be added to each run's offset in the guest to get that in the file, in bytes."""
+    """Return each run's offset in the file minus its offset in the guest, in bytes."""
     if isinstance(layout, Layout) and (layout.options.outside or layout.options.preallocated):
         return np.full(len(runs), 0 if layout.options.outside else layout.data_offset, dtype=np.int64)
     first, last = runs[:, 0] // cluster, (runs[:, 0] + runs[:, 1] - 1) // cluster
@@ -170,21 +169,21 @@ def _shifts(runs: Offsets, cluster: int, layout: AnyLayout) -> Offsets:
 
 
 def metadata_parts(layout: AnyLayout, extents: Extents, block: int) -> tuple[Offsets, Offsets]:
-    """Return starts and ends of what is written before the data."""
+    """Return the starts and ends of the parts that are written before the data."""
     if isinstance(layout, QedLayout):
         starts, ends = entry_ranges(extents, layout)
         return np.concatenate([[0], starts]), np.concatenate([[1], ends])
     l1_bytes = layout.l1_entries * 8
     parts = [(0, block), (layout.l1_offset, layout.l1_offset + l1_bytes), (layout.l2_offset, layout.data_offset)]
     if layout.options.luks_bytes:
-        # Only the beginning of the LUKS header is written; one block stands for it, because it is one extent.
+        # Only the beginning of the LUKS header is written. That is one extent, so one block stands for it.
         parts.insert(1, (layout.luks_offset, layout.luks_offset + block))
     starts, ends = np.array([part for part in parts if part[0] < part[1]], dtype=np.int64).T
     return starts, ends
 
 
 def refcount_parts(layout: Layout, block: int) -> tuple[Offsets, Offsets]:
-    """Return starts and ends of the written refcount blocks, and of the written part of their table."""
+    """Return the starts and ends of the written parts of the refcount blocks and of the refcount table."""
     cluster, in_block = layout.geometry.cluster_size, layout.geometry.refcounts_in_block
     last = layout.refcounted % in_block or in_block
     written = (layout.refcount_blocks - 1) * cluster + ceil_div(last * layout.geometry.refcount_bits, 8)

@@ -1,12 +1,12 @@
-"""The choice of an overlay's cluster size and kind of L2 entries, by the size of the overlay with each; pure.
+"""The choice of an overlay's cluster size and kind of L2 entries, by the size of the overlay with each.
 
 ::
 
     128 KiB, standard L2 entries     | data, all of it      |     length 128 KiB, on disk 128 KiB
     128 KiB, extended L2 entries     | hole |data| hole     |     length 128 KiB, on disk   4 KiB
 
-Geometries are compared by the length of the file. But unwritten subclusters stay holes, so if any geometry has
-subclusters, all are compared by space on disk; so are those of an overlay with a data file.
+Geometries are compared by the length of the file. But unwritten subclusters stay holes, and a data file is as long
+as the disk, so if any geometry has subclusters, or if there is a data file, all are compared by space on disk.
 """
 
 from __future__ import annotations
@@ -41,12 +41,11 @@ entries or for clusters nearer to QEMU's default size."""
 
 
 def compared_sizes(units: Extents, virtual_size: int, options: OverlayOptions, unit: int = UNIT) -> ComparedSizes:
-    """Return the sizes for each cluster size that can map a disk of this size, with each kind of L2 entries.
+    """Return the overlay's sizes with each of the :func:`geometries` that can map the disk.
 
-    Sizes below 4 KiB are left out unless one is asked for: differences are found in units of 4 KiB, so smaller
-    clusters would only add tables. ``unit``: the allocation unit of the overlay's filesystem, in bytes.
+    ``units``: in units of 4 KiB. ``unit``: the allocation unit of the overlay's filesystem, in bytes.
 
-    :raises FormatError: no cluster size can map the disk.
+    :raises FormatError: no geometry can map the disk.
     """
     if options.format is OverlayFormat.QED:
         return _qed_sizes(units, virtual_size, options)
@@ -58,7 +57,7 @@ def compared_sizes(units: Extents, virtual_size: int, options: OverlayOptions, u
         either=units,
     )
     sizes, compared = ComparedSizes({}, {}), geometries(options)
-    # Of a data file, only the space on disk depends on the geometry: it is as long as the disk.
+    # A data file is as long as the disk, so only its space on disk depends on the geometry.
     by_disk = needs.outside or any(geometry.extended_l2 for geometry in compared)
     for geometry in (each for each in compared if fits(virtual_size, each)):
         # Clusters of whole units are only counted. Subclusters and clusters smaller than a unit need extents.
@@ -98,9 +97,10 @@ def _qed_sizes(units: Extents, virtual_size: int, options: OverlayOptions) -> Co
 
 
 def geometries(options: OverlayOptions) -> list[Geometry]:
-    """Return the geometries to compare: all cluster sizes worth considering, and the one that the options set."""
+    """Return the geometries to compare; some have another cluster size than the one that the options set."""
     if options.format is OverlayFormat.QED:
         return [geometry_of(options, cluster_size) for cluster_size in QED_CLUSTER_SIZES]
+    # Differences are found in units of 4 KiB, so smaller clusters would only add tables.
     return [
         geometry_of(dataclasses.replace(options, extended_l2=extended), cluster_size)
         for extended in _l2_kinds(options)
@@ -110,7 +110,7 @@ def geometries(options: OverlayOptions) -> list[Geometry]:
 
 
 def _l2_kinds(options: OverlayOptions) -> tuple[bool, ...]:
-    """Return the kinds of L2 entries to try: standard (False), extended (True); both with ``auto`` if possible."""
+    """Return the kinds of L2 entries to try, standard (False), extended (True); both only with ``auto``."""
     if options.extended_l2 is not None:
         return (options.extended_l2,)
     # Compressed clusters have no subclusters: extended entries would only make the tables longer.

@@ -29,7 +29,7 @@ def overlay_layout(
 ) -> AnyLayout:
     """Return the layout of an uncompressed overlay. ``backing``: the template's name and format.
 
-    :raises FormatError: the layout, or the template's name, does not fit into a header.
+    :raises FormatError: a name does not fit into the header, or QEMU would refuse a refcount table of that size.
     """
     cluster_size = options.cluster_size or DEFAULT_CLUSTER_SIZE
     if options.format is OverlayFormat.QED:
@@ -53,7 +53,7 @@ def overlay_disk_bytes(layout: AnyLayout, extents: Extents, options: OverlayOpti
 def _luks_disk_bytes(layout: Layout, options: OverlayOptions, unit: int) -> int:
     """Return the bytes of a LUKS header on disk: only its beginning is written, and the rest stays a hole.
 
-    If a unit holds several clusters, all of the file is counted already, so the hole is returned as a negative
+    If a unit holds several clusters, :func:`disk_bytes` counts the hole, too, so return its bytes as a negative
     number.
     """
     secret = options.encryption
@@ -69,7 +69,7 @@ def _luks_disk_bytes(layout: Layout, options: OverlayOptions, unit: int) -> int:
 def _qed_disk_bytes(layout: QedLayout, extents: Extents, data: int, unit: int) -> int:
     """Return the bytes that a QED overlay takes on disk: most of a table can be a hole."""
     ranges = [np.array([[0, 1]]), np.stack(entry_ranges(extents, layout), axis=1)]
-    if layout.cluster_size < unit:  # every data cluster is written, so all units that hold one are taken
+    if layout.cluster_size < unit:  # all units that hold a data cluster are taken
         if extents.units(Kind.DATA):
             ranges.append(np.array([[layout.data_offset, layout.file_size]]))
         data = 0
@@ -77,7 +77,7 @@ def _qed_disk_bytes(layout: QedLayout, extents: Extents, data: int, unit: int) -
 
 
 def encrypted_space(extents: Extents, granule: int, virtual_size: int, unit: int) -> SpaceTaken:
-    """Return the space that data takes once it is encrypted, which leaves no holes and shares no blocks."""
+    """Return the space that encrypted data takes: it has no holes and shares no blocks."""
     pairs = extents.pairs(Kind.DATA) * granule
     ends = np.minimum(pairs[:, 0] + pairs[:, 1], virtual_size)
     return SpaceTaken(_units_touched(np.stack([pairs[:, 0], ends], axis=1), unit) * unit, 0)

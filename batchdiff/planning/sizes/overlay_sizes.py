@@ -1,7 +1,7 @@
-"""The content of an overlay, the size of its file, its space on disk, and its savings; pure.
+"""The content of an overlay, the size of its file, its space on disk, and its savings.
 
-With given options and a given disk size, an uncompressed overlay's size depends only on the number of its data
-clusters and L2 tables, because :mod:`batchdiff.qcow2.layout` fixes all offsets before anything is written.
+For given options and a given disk size, the length of an uncompressed overlay's file depends only on the number of
+its data clusters and L2 tables.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from batchdiff.units import align_up, ceil_div
 
 
 def extents_to_write(units: Extents, virtual_size: int, options: OverlayOptions, geometry: Geometry) -> Extents:
-    """Return the extents of an overlay with these options, in its granules."""
+    """Return the extents of an overlay, in its granules. ``units``: the guest's extents, in units of 4 KiB."""
     compresses = options.compression is not Compression.NONE
     return granules_to_write(units, UNIT, virtual_size, geometry, whole_clusters=compresses)
 
@@ -30,8 +30,7 @@ def disk_bytes(layout: Layout, data: int, unit: int = UNIT) -> int:
     """Return an overlay's bytes on disk, in whole units of the filesystem; its data clusters take ``data`` bytes.
 
     This can be less than the file's size: tables can end before their last cluster does, and data clusters can
-    have holes.
-    If a unit holds several clusters, something is written in each unit, so all units are taken.
+    have holes. If a unit holds several clusters, all units of the file count, even if they are holes.
     """
     cluster, entries_per_block = layout.geometry.cluster_size, layout.geometry.refcounts_in_block
     if cluster < unit:
@@ -49,9 +48,9 @@ def disk_bytes(layout: Layout, data: int, unit: int = UNIT) -> int:
 
 
 class OverlaySize(NamedTuple):
-    """Bytes of an overlay's files, the possible error of that number, and their bytes on disk.
+    """The length of an overlay's file plus that of its data file, its possible error, and the bytes on disk.
 
-    ``shared_bytes``: those on disk in blocks that files other than the guest use anyway, so they cost nothing.
+    ``shared_bytes``: bytes in blocks that files other than the guest use anyway, so that they cost nothing.
     """
 
     file_bytes: int
@@ -61,9 +60,9 @@ class OverlaySize(NamedTuple):
 
 
 class ComparedSizes(NamedTuple):
-    """The sizes of an uncompressed overlay with each geometry that was compared, in bytes.
+    """The sizes of an uncompressed overlay in bytes, by geometry.
 
-    ``file``: the length of its file, plus that of its data file. ``disk``: the space that it takes if the guest's
+    ``file``: the length of its file plus that of its data file. ``disk``: the space that it takes if the guest's
     data has no holes; empty unless subclusters were considered, or there is a data file.
     """
 
@@ -84,10 +83,7 @@ def savings_of(
     compared: ComparedSizes,
     geometry: Geometry,
 ) -> Savings:
-    """Return the savings of one guest.
-
-    ``volume``: the overlay's filesystem. ``compared``: the sizes with ``geometry``, and with others.
-    """
+    """Return the savings of one guest. ``volume``: the overlay's filesystem."""
     return Savings(
         allocated_bytes=guest.allocated,
         reclaimable_bytes=guest.reclaimable,
