@@ -1,9 +1,9 @@
-"""The directory of persistent bitmaps and their tables: QEMU refuses to open a file in which they are invalid.
+"""The directory and the tables of persistent bitmaps: QEMU does not open a file in which they are invalid.
 
 ::
 
     directory   | 24 bytes | name | padding to 8 | 24 bytes | ...
-    table       | offset of a cluster of the bitmap, or all zeros, or all ones | ...      8 bytes each
+    table       | offset of a cluster of the bitmap, or 0 (all zeros), or 1 (all ones) | ...      8 bytes each
 
 Source: QEMU ``docs/interop/qcow2.txt``, "Bitmaps"; ``bitmap_list_load()`` and ``load_bitmap()`` in its
 ``block/qcow2-bitmap.c``.
@@ -29,7 +29,7 @@ _MAX_BITMAP = 512 * MIB
 """QEMU's limit on a bitmap in a file, and batchdiff's on the memory that a bitmap marked "in use" needs."""
 
 _MAX_TABLES = 64 * MIB
-"""batchdiff's limit on all tables together. Those of a thousand bitmaps of a 16 TiB disk take 4 MiB."""
+"""batchdiff's limit on all tables together. With QEMU's defaults, 1000 bitmaps of a 16 TiB disk take 4 MiB."""
 
 _REMOVE = (
     "Make a copy of it, use `qemu-img bitmap --remove COPY NAME` to remove each bitmap that `qemu-img info COPY`"
@@ -46,12 +46,12 @@ def bitmap_tables(directory: bytes, count: int, cluster_size: int, virtual_size:
 
     Bitmaps marked "in use" are left out: they are out of date, and QEMU does not read their tables.
 
-    :raises FormatError: QEMU would refuse the directory, or it exceeds a limit of batchdiff's.
+    :raises FormatError: QEMU would refuse the directory, a limit is exceeded, or a name contains a null byte.
     """
     tables, names, found = [], set(), 0
     for name, (offset, entries, flags, kind, bits) in _entries(directory):
         found += 1
-        # QEMU skips one that is in use if it has loaded another of that name.
+        # QEMU skips a bitmap that is marked "in use" if it has loaded another one of that name.
         _require(flags & _IN_USE or name not in names, "two bitmaps have the same name")
         names.add(name)
         _require(kind == _DIRTY_TRACKING and not flags & ~_KNOWN_FLAGS, "a bitmap has an unknown type or flag")
@@ -71,7 +71,7 @@ def bitmap_tables(directory: bytes, count: int, cluster_size: int, virtual_size:
 
 
 def _entries(directory: bytes) -> Iterator[tuple[bytes, tuple[int, int, int, int, int]]]:
-    """Yield each bitmap's name, its table's offset and number of entries, and its flags, type and granularity."""
+    """Yield each bitmap's name; its table's offset and entry count; its flags, type and log2 of granularity."""
     at = 0
     while at < len(directory):
         _require(at + _ENTRY.size <= len(directory), "it ends inside an entry")
@@ -86,9 +86,9 @@ def _entries(directory: bytes) -> Iterator[tuple[bytes, tuple[int, int, int, int
 
 
 def check_bitmap_table(words: Words, cluster_size: int) -> None:
-    """Check that QEMU accepts the entries of a bitmap's table.
+    """Check the entries of a bitmap's table as QEMU does.
 
-    :raises FormatError: it would refuse one of them.
+    :raises FormatError: an entry has reserved bits set, or is not aligned to a cluster.
     """
     hosts = words & OFFSET_MASK
     reserved = (words & _RESERVED).any() or ((hosts != 0) & (words & _ALL_ONES != 0)).any()

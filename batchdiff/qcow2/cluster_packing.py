@@ -17,7 +17,7 @@ from batchdiff.units import align_up
 
 
 class Packer:
-    """An allocator of file offsets from ``start`` on; ``start`` must be aligned to a cluster.
+    """An allocator of space in a file from the offset ``start`` on, which must be aligned to a cluster.
 
     ``most_uses``: how many compressed clusters can have parts in one cluster of the file.
     """
@@ -25,9 +25,9 @@ class Packer:
     def __init__(self, start: int, cluster_size: int, most_uses: int) -> None:
         self._cluster_size, self._most_uses = cluster_size, most_uses
         self._cursor = start
-        self._uses = 0  # of the cluster in which the cursor is
+        self._uses = 0  # of the cluster of the file in which the cursor is
         self.end = start
-        """The first byte after the last cluster of the file that has been allocated."""
+        """The file offset at which the allocated clusters end; ``start`` if there are none."""
 
     def place(self, length: int | None) -> int:
         """Allocate space for a compressed cluster of ``length`` bytes, or for an uncompressed one (None).
@@ -40,7 +40,7 @@ class Packer:
         room_ends = align_up(self._cursor, self._cluster_size)
         if self._uses == self._most_uses or (room_ends != self.end and self._cursor + length > room_ends):
             # The refcount of the cluster in progress is at its maximum, or the data does not fit into the rest of
-            # it, and the next cluster is taken.
+            # this cluster and the next one is taken.
             self._cursor, self._uses = self.end, 0
         offset, self._cursor = self._cursor, self._cursor + length
         self.end = max(self.end, align_up(self._cursor, self._cluster_size))

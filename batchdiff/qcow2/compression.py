@@ -1,11 +1,10 @@
 """Compression and decompression of single clusters, compatible with QEMU.
 
-zlib: a raw deflate stream with a window of 4 KiB (QEMU ``block/qcow2-threads.c``: windowBits -12). zstd: one
-frame, or several. Both libraries release the interpreter's lock, so threads compress in parallel.
+A cluster is written as a raw deflate stream with a window of 4 KiB (QEMU ``block/qcow2-threads.c``: windowBits
+-12) or as one zstd frame. zlib and zstandard release the interpreter's lock, so threads compress in parallel.
 
-ISA-L inflates in half zlib's time (64 KiB of program code on an AMD EPYC: 137 and 250 us) and is used if it is
-installed. A stream that it refuses is given to zlib, so installing ISA-L never changes which images are accepted:
-ISA-L refuses some streams that are damaged only after the cluster's last byte, where zlib and QEMU never look.
+ISA-L, if installed, inflates in about half zlib's time (64 KiB of program code on an AMD EPYC: 137 and 250 us). A
+stream that it refuses is given to zlib, so ISA-L alone never makes an image unusable.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ _DEFAULT_LEVELS = {CompressionType.ZLIB: zlib.Z_DEFAULT_COMPRESSION, Compression
 """The default levels of the libraries, which are also QEMU's."""
 
 _SKIPPABLE, _CHECKSUM, _REPEATED_BYTE = b"\x2a\x4d\x18", 1 << 2, 1
-"""In zstd: the end of a skippable frame's magic number, a frame's checksum bit, and the type of a block that
-repeats one byte."""
+"""In zstd: the last three bytes of a skippable frame's magic number, the checksum bit in the first byte after a
+frame's magic number, and the type of a block that repeats one byte."""
 
 _MOST_FRAMES = 1000
-"""The maximum number of frames in a cluster. QEMU writes one; millions of empty ones would take seconds."""
+"""The maximum number of frames in a cluster. QEMU writes one; millions of empty frames would take seconds."""
 
 _per_thread = threading.local()
 
@@ -50,8 +49,8 @@ def compress(data: bytes | memoryview, kind: CompressionType, level: int | None 
 def decompress(packed: bytes, kind: CompressionType, cluster_size: int) -> bytes:
     """Return the ``cluster_size`` bytes of a compressed cluster.
 
-    ``packed`` may continue past the end of the stream, whose length is known only in sectors. At most one
-    byte more than a cluster is unpacked, whatever the stream contains.
+    ``packed`` may continue past the end of the stream, because an L2 entry gives its length only in sectors. At
+    most one byte more than a cluster is unpacked.
 
     :raises FormatError: the stream is damaged, too short or too long, or has too many frames.
     """
@@ -73,7 +72,7 @@ def decompress(packed: bytes, kind: CompressionType, cluster_size: int) -> bytes
 def _inflated(packed: bytes, most: int) -> bytes:
     """Inflate up to ``most`` bytes of a raw deflate stream.
 
-    :raises zlib.error: it is damaged.
+    :raises zlib.error: the stream is damaged.
     """
     isal_zlib = _isal_zlib()
     if isal_zlib is not None:
@@ -94,7 +93,7 @@ def _isal_zlib() -> ModuleType | None:
 
 
 def _zstd_compressor(level: int) -> zstandard.ZstdCompressor:
-    # One per thread: its context must not be shared, and creating it costs more than using it once.
+    # One per thread: threads must not share a compressor, and creating one costs more than using it once.
     found: tuple[int, zstandard.ZstdCompressor] | None = getattr(_per_thread, "compressor", None)
     if found is None or found[0] != level:
         found = _per_thread.compressor = level, zstandard.ZstdCompressor(level=level)
@@ -104,7 +103,7 @@ def _zstd_compressor(level: int) -> zstandard.ZstdCompressor:
 def _zstd_decompress(packed: bytes, most: int) -> bytes:
     """Unpack up to ``most`` bytes of zstd frames, as QEMU does: until a cluster of ``most`` - 1 bytes is full.
 
-    :raises zstandard.ZstdError: a frame is damaged.
+    :raises zstandard.ZstdError: a frame is damaged or cut short.
     :raises FormatError: a frame ends past the end of ``packed``, or there are too many frames.
     """
     data, at = b"", 0
@@ -120,12 +119,12 @@ def _zstd_decompress(packed: bytes, most: int) -> bytes:
 
 
 def _frame_length(packed: bytes, at: int) -> int:
-    """Return the length of the zstd frame at an index.
+    """Return the length of the zstd frame at index ``at``.
 
-    Source: RFC 8878, 3.1.1, "Zstandard Frames"; a skippable frame has its length in its header.
+    Source: RFC 8878, 3.1.1 and 3.1.2. Of magic numbers, only a skippable frame's is examined.
 
-    :raises zstandard.ZstdError: there is no frame.
-    :raises FormatError: it ends past the end of ``packed``.
+    :raises zstandard.ZstdError: too few bytes are left for a frame's header.
+    :raises FormatError: the frame ends past the end of ``packed``.
     """
     mark, size = packed[at : at + 4], int.from_bytes(packed[at + 4 : at + 8], "little")
     if mark[1:] == _SKIPPABLE and mark[0] >> 4 == 5:

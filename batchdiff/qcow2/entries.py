@@ -1,4 +1,4 @@
-"""Table entries in bulk: L2 entries converted to granules, compressed entries, and checks for invalid ones.
+"""Entries of a qcow2 file's tables: conversion to granules, entries of compressed clusters, and checks.
 
 ::
 
@@ -38,21 +38,21 @@ class Origin(enum.IntEnum):
     """The origin of the bytes in a part of an image."""
 
     ABSENT = 0
-    """Not in this image: the backing file's bytes show through, or zeros if there is no backing file."""
+    """Not in this image: the backing file's bytes show through. Without a backing file, the bytes are zeros."""
     ZERO = 1
     FILE = 2
-    """In the file, uncompressed."""
+    """In a file of the image, uncompressed."""
     COMPRESSED = 3
     """In the file, compressed."""
     EXPORTED = 4
-    """In the file, in a form that only QEMU reads."""
+    """In a form that only QEMU reads."""
 
 
 def granules(words: Words, geometry: Geometry) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """Return the origin and address of each granule.
 
     ``words``: L2 entries as native integers, shape (clusters,), or (clusters, 2) with extended L2. An
-    address is a file offset for FILE, a compressed cluster's descriptor for COMPRESSED, otherwise 0.
+    address is an offset in the file or data file (FILE), a compressed cluster's descriptor (COMPRESSED), or 0.
     """
     entry = words[:, 0] if geometry.extended_l2 else words
     packed = (entry & COMPRESSED) != 0
@@ -73,7 +73,7 @@ def granules(words: Words, geometry: Geometry) -> tuple[npt.NDArray[np.uint8], n
 
 
 def clusters_with_data(words: Words, geometry: Geometry) -> npt.NDArray[np.bool_]:
-    """Return a mask of the clusters with bytes in the file.
+    """Return a mask of the clusters that have data in the file or its data file.
 
     This takes the same arguments as :func:`granules`, and is faster.
     """
@@ -89,7 +89,7 @@ def clusters_with_data(words: Words, geometry: Geometry) -> npt.NDArray[np.bool_
 
 
 def _is_stored(entry: Words, geometry: Geometry) -> npt.NDArray[np.bool_]:
-    """Return a mask of the standard entries with a cluster in a file; one in a data file can be at offset 0."""
+    """Return a mask of the entries that, read as standard, name a cluster; in a data file its offset may be 0."""
     stored: npt.NDArray[np.bool_] = (
         entry & (OFFSET_MASK | COPIED if geometry.external_data else OFFSET_MASK)
     ) != 0
@@ -110,7 +110,7 @@ def _subclusters(
 
 
 def compressed_extent(descriptor: int, geometry: Geometry) -> tuple[int, int]:
-    """Return the file offset and the maximum length in bytes of a descriptor's compressed cluster."""
+    """Return the file offset and the maximum length in bytes of the compressed cluster that a descriptor names."""
     offset_bits = 62 - (geometry.cluster_bits - 8)
     offset = descriptor & ((1 << offset_bits) - 1)
     return offset, ((descriptor >> offset_bits) + 1) * 512 - offset % 512
@@ -125,8 +125,8 @@ def compressed_entry(offset: int, length: int, geometry: Geometry) -> int:
 def check_l1(entries: Words, geometry: Geometry, file_size: int) -> npt.NDArray[np.int64]:
     """Return the offsets of the L2 tables that an L1 table names, in the order of its entries; skip empty entries.
 
-    :raises FormatError: an entry has reserved bits set, or a table is misaligned, outside the file, in cluster 0
-        or named twice.
+    :raises FormatError: an entry has reserved bits set, or a table is misaligned, starts outside the file, is at
+        offset 0 or is named twice.
     """
     used = entries[entries != 0]
     if (used & _RESERVED_L1).any():
@@ -141,16 +141,16 @@ def check_l1(entries: Words, geometry: Geometry, file_size: int) -> npt.NDArray[
 
 
 def _has_twice(offsets: npt.NDArray[Any]) -> bool:
-    """Return whether a value occurs twice."""
+    """Return whether a value occurs more than once."""
     # Not numpy.unique: importing what it needs takes longer than opening an image.
     ordered = np.sort(offsets)
     return bool((ordered[1:] == ordered[:-1]).any())
 
 
 def check_refcount_table(entries: Words, geometry: Geometry, file_size: int) -> npt.NDArray[np.int64]:
-    """Return the offsets of the refcount blocks that a refcount table names, in its order; skip empty entries.
+    """Return the offsets of the refcount blocks that a table names, in the table's order; skip empty entries.
 
-    :raises FormatError: an entry has reserved bits set, or a block is misaligned, outside the file or named twice.
+    :raises FormatError: reserved bits are set, or a block is misaligned, starts outside the file or occurs twice.
     """
     used = entries[entries != 0]
     if (used & _RESERVED_REFCOUNT_TABLE).any():
@@ -163,11 +163,11 @@ def check_refcount_table(entries: Words, geometry: Geometry, file_size: int) -> 
 
 
 def check_l2(words: Words, geometry: Geometry, file_size: int) -> int:
-    """Check entries of L2 tables; return the least number of bytes of the file that they can map.
+    """Check L2 entries; return the number of bytes of the file that they map.
 
     A compressed cluster counts as the fewest bytes that its entry allows.
 
-    :raises FormatError: an entry points to a misaligned place, into the header or past the end of the file, or has
+    :raises FormatError: a cluster is misaligned, or starts in the header or outside the file, or an entry has
         reserved or contradictory bits set.
     """
     entry = words[:, 0] if geometry.extended_l2 else words
@@ -186,7 +186,7 @@ def check_l2(words: Words, geometry: Geometry, file_size: int) -> int:
     if ((offsets < geometry.cluster_size) | (offsets >= file_size)).any():
         raise FormatError("a compressed cluster lies in the header or outside the file")
     more_sectors = (entry[packed] & _DESCRIPTOR_MASK) >> offset_bits
-    # An entry counts sectors: the compressed data may end with the first byte of the last one.
+    # An entry counts sectors: the compressed data may end with the first byte of the last sector.
     least = more_sectors.astype(np.int64) * 512 - offsets % 512 + 1
     return len(host) * geometry.cluster_size + int(np.maximum(least, 1).sum())
 
@@ -194,7 +194,7 @@ def check_l2(words: Words, geometry: Geometry, file_size: int) -> int:
 def check_external(
     words: Words, geometry: Geometry, places: npt.NDArray[np.int64], *, virtual_size: int, data_size: int
 ) -> None:
-    """Check L2 tables of an image with a data file; ``places``: the offset on the disk of each cluster.
+    """Check L2 entries of an image with a data file; ``places``: the offset on the disk of each entry's cluster.
 
     ``virtual_size`` and ``data_size``: bytes of the disk and of the data file.
 
@@ -220,7 +220,7 @@ def check_external(
 
 
 def _check_reserved(standard: Words, geometry: Geometry) -> None:
-    """Check the reserved bits of standard entries; bit 0 is one of them if it cannot mean zeros."""
+    """Refuse standard entries with reserved bits set; bit 0 is reserved in version 2 and with extended L2."""
     reserved = _RESERVED_STANDARD
     if geometry.extended_l2 or not geometry.zero_flag:
         reserved |= ZERO_FLAG
@@ -239,7 +239,7 @@ def _check_hosts(offsets: npt.NDArray[np.int64] | Words, cluster_size: int, file
 
 
 def _check_bitmaps(entry: Words, bitmap: Words, geometry: Geometry) -> None:
-    # The bitmap of a compressed cluster is not in use: QEMU ignores it, too.
+    # QEMU ignores the bitmap of a compressed cluster.
     bitmap = np.where((entry & COMPRESSED) != 0, np.uint64(0), bitmap)
     allocated = bitmap & _ALL_SUBCLUSTERS_ALLOCATED
     if (allocated & (bitmap >> np.uint64(32))).any():

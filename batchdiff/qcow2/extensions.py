@@ -1,4 +1,4 @@
-"""The header extensions of a qcow2 file, read as strictly as by QEMU: no image that QEMU refuses is accepted.
+"""The header extensions of a qcow2 file: read, checked at least as strictly as by QEMU, and encoded.
 
 ::
 
@@ -44,9 +44,9 @@ _SHORTEST_BITMAP = 24
 
 
 def extensions_of(cluster: bytes, length: int, name_offset: int) -> Iterator[tuple[int, bytes]]:
-    """Yield the type and data of each header extension in the first cluster. ``length``: bytes of the header.
+    """Yield the type and data of each header extension in the first cluster. ``length``: bytes of the fields.
 
-    :raises FormatError: they run past the start of the backing file's name, or past the end of the cluster.
+    :raises FormatError: the extensions run past the backing file name's offset (if not 0) or the cluster's end.
     """
     at, end = length, name_offset or len(cluster)
     while at < end:
@@ -74,7 +74,7 @@ def end_of_extensions() -> bytes:
 
 
 def c_string(data: bytes) -> bytes:
-    """Return a string as QEMU reads it: up to its first null byte."""
+    """Return a string as QEMU reads it: up to the first null byte, if any."""
     return data.split(b"\0", 1)[0]
 
 
@@ -83,7 +83,7 @@ def luks_header_in(found: list[tuple[int, bytes]], crypt: int) -> tuple[int, int
 
     ``crypt``: the encryption method in the header of the file.
 
-    :raises FormatError: the method is unknown or outdated, or the extension is missing, or QEMU would refuse it.
+    :raises FormatError: the method is AES or unknown, or the extension missing, repeated, invalid or unexpected.
     """
     require(crypt != 1, "it is encrypted with AES, qcow2's legacy encryption", remedy=LEGACY_ENCRYPTION)
     require_opened(crypt in {0, LUKS}, f"its encryption method {crypt} is unknown")
@@ -111,7 +111,7 @@ def data_file_of(found: list[tuple[int, bytes]], *, has_one: bool) -> str | None
 
     ``has_one``: whether the header's incompatible features include an external data file.
 
-    :raises FormatError: features and extensions contradict each other, or more than one file is named.
+    :raises FormatError: features and extensions contradict each other, or the name is empty or not the only one.
     """
     names = [c_string(data).decode("utf-8", "surrogateescape") for kind, data in found if kind == DATA_FILE]
     if not has_one:
@@ -128,7 +128,7 @@ def packed_data_file(name: str) -> bytes:
 
 
 def backing_format(found: list[tuple[int, bytes]]) -> str | None:
-    """Return the backing file's format, from the last extension that names one; None if it is missing or empty.
+    """Return the backing file's format as the last extension for it gives it; None if it is missing or empty.
 
     :raises FormatError: a name is longer than QEMU allows.
     """
@@ -145,13 +145,13 @@ def backing_format(found: list[tuple[int, bytes]]) -> str | None:
 def bitmaps_of(found: list[tuple[int, bytes]], autoclear: int) -> tuple[int, int, int]:
     """Return the number of persistent bitmaps, and the offset and length of their directory.
 
-    All are 0 if there are no bitmaps, or if their autoclear bit is not set: the extension is then out of date.
+    All are 0 without an extension for bitmaps, or if its autoclear bit is not set: it is then out of date.
 
     :raises FormatError: QEMU would refuse the extension.
     """
     result = 0, 0, 0
     for data in [data for kind, data in found if kind == _BITMAPS]:
-        # Check this even without the bit: QEMU looks at the length first.
+        # Check this even without the autoclear bit: QEMU checks the length first.
         require_opened(
             len(data) == _BITMAPS_FIELDS.size,
             f"its bitmaps extension has {len(data)} instead of {_BITMAPS_FIELDS.size} bytes",

@@ -1,4 +1,4 @@
-"""The error for faults in an image's file, whatever its format, and remedies that several faults share."""
+"""The error for an image's file that is unusable, whatever its format, and remedies."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ONE_FILE = "Make a single-file qcow2 copy with `qemu-img convert`, and use that 
 
 
 class FormatError(ValueError):
-    """A file breaks the rules of its format, or uses an unsupported feature; the message gives the reason.
+    """A file breaks the rules of its format, uses an unsupported feature, or is marked corrupt or in use.
 
     Also raised for a new file that cannot be made in its format. ``remedy`` is advice in whole sentences.
     """

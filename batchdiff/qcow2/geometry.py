@@ -1,4 +1,4 @@
-"""The division of a qcow2 image into clusters, subclusters and the ranges of its L2 tables."""
+"""The sizes that determine the tables of a qcow2 image, and limits on them."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class CompressionType(enum.IntEnum):
 
 @frozen
 class Geometry:
-    """The properties of an image that determine the format of its tables.
+    """The properties of an image that determine the format of its tables and compressed clusters.
 
-    ``zero_flag`` is False for version 2, which has no zero clusters. ``refcount_bits``: the width of a refcount.
-    ``external_data``: the data clusters are in another file, each at the offset that it has on the disk.
+    ``zero_flag`` is False for version 2, which has no zero clusters. ``external_data``: the data clusters are in
+    another file, each at the offset that it has on the disk.
     """
 
     cluster_size: int
@@ -55,7 +55,7 @@ class Geometry:
 
     @property
     def granule(self) -> int:
-        """Bytes of the smallest part that can be allocated, or marked zero, on its own."""
+        """Bytes of the smallest part that can be allocated separately."""
         return self.cluster_size // SUBCLUSTERS if self.extended_l2 else self.cluster_size
 
     @property

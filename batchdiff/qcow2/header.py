@@ -1,4 +1,4 @@
-"""The qcow2 header: parsed with every check that needs no other part of the file.
+"""The qcow2 header, parsed and checked without reading other parts of the file.
 
 ::
 
@@ -76,9 +76,9 @@ class Header:
     data_file: str | None = None
 
     def tables(self) -> list[tuple[int, int, str]]:
-        """Return the offset, length and name of the header's cluster, and of each part that it names.
+        """Return the offset, length and name of the header's cluster, and of each part of the file that it names.
 
-        They are sorted by offset. The header does not give the length of the snapshot table, so the shortest
+        The list is sorted by offset. The header does not give the length of the snapshot table, so the shortest
         possible length is returned.
         """
         found = [
@@ -96,15 +96,15 @@ class Header:
 
 
 def claimed_cluster_size(head: bytes) -> int:
-    """Return the cluster size that a header gives, without any other check; 0 if it is invalid."""
+    """Return the cluster size that a header gives, without any other check; 0 if it is invalid or cut off."""
     bits = int.from_bytes(head[20:24], "big")
     return 1 << bits if 9 <= bits <= 21 else 0
 
 
 def parse(head: bytes, file_size: int) -> Header:
-    """Parse and check the header in ``head``: at least the first cluster of a file, or all of a shorter one.
+    """Parse and check the header in ``head``: at least the first cluster of a file, or all of a shorter file.
 
-    :raises FormatError: the image breaks the format's rules, is damaged, or needs an unsupported feature.
+    :raises FormatError: the image is invalid, damaged, marked dirty or corrupt, or needs an unsupported feature.
     """
     if head[:4] == MAGIC and len(head) < V2_LENGTH:
         raise FormatError(f"it is truncated: it has {len(head)} bytes, but a header takes at least {V2_LENGTH}")
@@ -113,7 +113,7 @@ def parse(head: bytes, file_size: int) -> Header:
     fields = FIXED.unpack_from(head)
     _, version, name_offset, name_size, bits, size, crypt, l1_entries, l1_offset = fields[:9]
     refcount_offset, refcount_clusters, snapshots, snapshots_offset = fields[9:]
-    # The order matters: version and features decide the meaning of all fields after them.
+    # The order matters: version and features decide the meaning of what is checked after them.
     require_opened(version in {2, 3}, f"version {version} is unknown (2 and 3 are known)")
     require_opened(9 <= bits <= 21, f"a cluster size of 2^{bits} bytes is outside the range 512 B to 2 MiB")
     incompatible, compatible, autoclear, refcount_order, length, compression = version_3_fields(head, version)
@@ -124,7 +124,7 @@ def parse(head: bytes, file_size: int) -> Header:
     _check_length(length, cluster, len(head))
     is_raw = autoclear & AUTOCLEAR_RAW_DATA_FILE
     require_opened(geometry.external_data or not is_raw, "it is marked as having a raw data file, but has none")
-    # Extensions and backing file name follow the fixed fields, all in the first cluster.
+    # Extensions and backing file name follow the fixed fields in the first cluster.
     name = backing_name_in(head[:cluster], name_offset, name_size, length)
     extensions = list(extensions_of(head[:cluster], length, name_offset))
     bitmaps, *directory = bitmaps_of(extensions, autoclear)
@@ -157,7 +157,7 @@ def version_3_fields(head: bytes, version: int) -> tuple[int, int, int, int, int
 
     Version 2 has none of these fields and gets the format's defaults.
 
-    :raises FormatError: the header is too short for its version.
+    :raises FormatError: ``head``, or the header, is too short for version 3.
     """
     if version == 2:
         return 0, 0, 0, 4, V2_LENGTH, 0
@@ -224,7 +224,7 @@ def backing_name_in(cluster: bytes, offset: int, size: int, length: int) -> str 
 
     ``length``: bytes of the header's fields; the name must not begin among them.
 
-    :raises FormatError: it is too long, lies outside the header, or overlaps its fields.
+    :raises FormatError: the name is too long, is not wholly in the cluster, or overlaps those fields.
     """
     require_opened(offset <= len(cluster), "its backing file name is outside the header")
     if offset == 0 or size == 0:
@@ -246,7 +246,7 @@ def _check_data_file(header: Header) -> None:
 
 
 def _check_sizes(header: Header, size: int) -> None:
-    """Check the sizes against QEMU's limits. ``size``: the virtual size as stored, not yet rounded to sectors."""
+    """Check the sizes and counts. ``size``: the virtual size as stored, not yet rounded down to whole sectors."""
     require(header.virtual_size > 0, f"its virtual size is less than a sector ({SECTOR} B)")
     require(size < 1 << 63, f"its virtual size {size} is invalid")
     needed = ceil_div(size, header.geometry.l2_coverage)
@@ -266,7 +266,7 @@ def _check_sizes(header: Header, size: int) -> None:
 
 
 def _check_tables(header: Header, file_size: int) -> None:
-    """Check that the tables are aligned and inside the file, and do not overlap."""
+    """Check that the parts of the file that the header names are aligned and inside it, and do not overlap."""
     cluster, tables = header.geometry.cluster_size, header.tables()
     require_opened(
         # QEMU checks this even if there are no snapshots.

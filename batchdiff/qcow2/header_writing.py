@@ -31,8 +31,8 @@ from batchdiff.units import format_size
 def build(header: Header) -> bytes:
     """Build the header of a new image: fixed fields, extensions and backing file name.
 
-    :raises FormatError: they do not fit into the first cluster, the name is too long, or QEMU would refuse a
-        refcount table of that size.
+    :raises FormatError: the header does not fit into the first cluster, the backing file's name is too long, or
+        QEMU would refuse the refcount table because of its size.
     """
     geometry = header.geometry
     more = _version_3_part(header) if header.version >= 3 else b""
@@ -46,7 +46,7 @@ def build(header: Header) -> bytes:
     if header.data_file is not None:
         extensions += packed_data_file(header.data_file)
     extensions += end_of_extensions()
-    # The name follows the extensions. All of it must fit into the first cluster.
+    # The name follows the extensions, and must end in the first cluster.
     name_offset = fixed_length + len(extensions) if name else 0
     length = fixed_length + len(extensions) + len(name)
     if len(name) > MAX_NAME:

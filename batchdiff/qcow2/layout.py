@@ -5,7 +5,7 @@
     | header    | LUKS header  | L1 table | L2 tables | data clusters ... | refcount blocks | refcount table |
       1 cluster   if encrypted                          data_offset         refcount_blocks_offset
 
-The refcounts come last because only they depend on the length of the compressed data.
+The refcounts come last because, besides the data, only their size depends on the length of the compressed data.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from batchdiff.units import ceil_div
 
 @frozen
 class Layout:
-    """The sizes of a file's parts in the order above, and the options on which they depend.
+    """The number of clusters in each part of a file, and the options on which these numbers depend.
 
-    All sizes are in clusters, except ``l1_entries``.
+    ``l1_entries``: the number of entries in the L1 table.
     """
 
     geometry: Geometry
@@ -80,7 +80,7 @@ class Layout:
 
     @property
     def is_readable(self) -> bool:
-        """True if QEMU opens a file with a refcount table of this size."""
+        """True if the refcount table is within QEMU's limit."""
         return self.refcount_table_clusters * self.geometry.cluster_size <= MAX_REFCOUNT_TABLE_BYTES
 
 
@@ -99,8 +99,8 @@ def plan_layout(
 ) -> Layout:
     """Return the layout of an image with that many L2 tables and data clusters.
 
-    If the image is preallocated, it has all tables and clusters of the disk instead. If its data is outside,
-    it has no data clusters.
+    A preallocated image has tables and clusters for the whole disk instead. An image with its data in another file
+    has no data clusters itself.
     """
     cluster = geometry.cluster_size
     l1_entries = ceil_div(virtual_size, geometry.l2_coverage)
@@ -132,8 +132,8 @@ def granules_to_write(
 ) -> Extents:
     """Return the extents that an overlay must hold, DATA and ZERO, in granules.
 
-    ``units``: the differences, in units of ``unit`` bytes. ``whole_clusters``: store the whole of each cluster
-    that has any data, as compression requires. Version 2 has no zero clusters, so zeros are DATA there.
+    ``units``: what the scan found, in units of ``unit`` bytes. ``whole_clusters``: do not store parts of a cluster
+    separately, because compression cannot. Version 2 has no zero clusters, so zeros are DATA there.
     """
     granule = geometry.cluster_size if whole_clusters else geometry.granule
     found = fold(units, max(granule // unit, 1))
@@ -161,9 +161,9 @@ def header_for(
     lazy_refcounts: bool = False,
     data_file: str | None = None,
 ) -> bytes:
-    """Return the header of an image with that layout. ``backing``: its backing file's name and format, if any.
+    """Return the header of an image with that layout.
 
-    ``data_file``: the name of the file with the data clusters, if they are in another file.
+    ``backing``: the name and format of the backing file, if any. ``data_file``: the name of the data file, if any.
 
     :raises FormatError: as for :func:`.build`.
     """

@@ -1,4 +1,4 @@
-"""The options of a new qcow2 file on which its layout depends."""
+"""Options that affect the layout of a new qcow2 file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ class LayoutOptions(NamedTuple):
     """The options on which a layout depends.
 
     ``luks_bytes``: the length of the LUKS header, or 0. ``preallocated``: whether every cluster of the disk is
-    allocated. ``outside``: whether data clusters are in another file.
+    allocated, even without data. ``outside``: whether the data clusters are in another file.
     """
 
     luks_bytes: int = 0

@@ -46,13 +46,13 @@ class Refcounts(NamedTuple):
 
 
 def check_refcounts(refcounts: Refcounts, clusters: Numbers, references: Numbers) -> None:
-    """Check that no cluster has more references than its refcount states.
+    """Check that no cluster has more references than its refcount allows.
 
-    A cluster may have fewer: a leaked one has none, and the references of snapshots are not counted.
+    A cluster may have fewer: a leaked cluster has none, and the references of snapshots are not counted.
 
-    ``clusters``: numbers, ascending; ``references``: the least number of uses of each.
+    ``clusters``: numbers, ascending; ``references``: the least number of uses of each cluster.
 
-    :raises FormatError: a cluster in use is free, or used too often, according to its refcount.
+    :raises FormatError: a cluster has more uses than its refcount states.
     """
     for first, last, block in _by_block(refcounts, clusters):
         found = _in_block(refcounts, block, clusters[first:last] % refcounts.in_block)
@@ -69,7 +69,7 @@ def check_refcounts(refcounts: Refcounts, clusters: Numbers, references: Numbers
 
 
 def _by_block(refcounts: Refcounts, clusters: Numbers) -> Iterator[tuple[int, int, int]]:
-    """Yield the start and end index of each refcount block's clusters, and the block's offset, 0 if missing."""
+    """Yield start and end index of the clusters of each refcount block, and its offset, or 0 if it is missing."""
     blocks, table = clusters // refcounts.in_block, refcounts.table
     edges = [0, *(np.flatnonzero(blocks[1:] != blocks[:-1]) + 1).tolist(), len(blocks)]
     for first, last in itertools.pairwise(edges):
@@ -79,12 +79,12 @@ def _by_block(refcounts: Refcounts, clusters: Numbers) -> Iterator[tuple[int, in
 
 
 def _in_block(refcounts: Refcounts, block: int, places: Numbers) -> Words:
-    """Return the refcounts at ascending places in the block at an offset; all are 0 if that offset is 0."""
+    """Return the refcounts at ascending indices in the block at offset ``block``; all are 0 if ``block`` is 0."""
     if block == 0:
         return np.zeros(len(places), dtype=np.uint64)
     order, low, high = refcounts.order, int(places[0]), int(places[-1]) + 1
     if order < 3:
-        # Several in a byte, the first one in its lowest bits.
+        # Several refcounts are in a byte, the first one in its lowest bits.
         each = 8 >> order
         start = low // each
         data = np.frombuffer(refcounts.read(ceil_div(high, each) - start, block + start), dtype=np.uint8)

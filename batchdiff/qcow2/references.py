@@ -3,11 +3,11 @@
 ::
 
     L1 table, L2 tables, ...    numbers of their clusters     0 1 3         each is used once, and by nothing else
-    entries of the L2 tables    numbers that they name        5 6 7 7 9     a few million at a time, sorted
+    entries of the L2 tables    numbers that they name        5 6 7 7 9     about a million at a time, sorted
     refcounts                   of these clusters             1 1 1   0     7 is used twice, 9 is free: refused
 
-The L2 tables and the data of snapshots, and the data of bitmaps, are not counted: QEMU does not follow them to
-read the disk, and the clusters that a snapshot shares with the disk have higher refcounts.
+The L2 tables and the data of snapshots, and the data of bitmaps, are not counted: QEMU does not need them to read
+the disk, and a refcount may be higher than the number of counted references.
 
 Source: QEMU ``docs/interop/qcow2.txt``; ``check_refcounts_l2()`` in its ``block/qcow2-refcount.c``.
 """
@@ -27,7 +27,7 @@ from batchdiff.qcow2.refcounts import Numbers, Refcounts, check_refcounts
 from batchdiff.units import ceil_div
 
 _COUNTED_AT_ONCE = 1 << 20
-"""References that are sorted at a time, in 60 MiB of memory: those of 64 GiB in clusters of 64 KiB."""
+"""References that are sorted at a time, in 60 MiB of memory: those to 64 GiB of clusters of 64 KiB."""
 
 _IN_BATCH = 16 << 10
 """The minimum number of entries that are examined together, except at the end."""
@@ -35,14 +35,14 @@ _IN_BATCH = 16 << 10
 SNAPSHOT_TABLE = "the snapshot table"
 
 _BUCKETS = 12
-"""The file is divided into at most 2 to this power parts, and the references to each part are counted first."""
+"""The base-2 logarithm of the maximum number of parts of the file whose references are counted separately."""
 
 Entries = Callable[[], Iterator[Words]]
-"""A function that yields the entries of all L2 tables, some tables at a time."""
+"""A function that returns a new iterator over the entries of all L2 tables, some tables at a time."""
 
 
 class Table(NamedTuple):
-    """Metadata of one kind: the offsets of its tables, the length of each, and its name with an article."""
+    """Metadata of one kind: the offsets of its tables, the bytes of each, and the kind's name with an article."""
 
     offsets: Numbers
     length: int
@@ -57,7 +57,7 @@ class _Metadata(NamedTuple):
 
 
 def table_at(offset: int, length: int, name: str) -> Table:
-    """Return a table of which there is only one."""
+    """Return a :class:`Table` with a single offset."""
     return Table(np.array([offset], dtype=np.int64), length, name)
 
 
@@ -74,7 +74,7 @@ def metadata_of(header: Header, blocks: Numbers, l2_tables: Numbers) -> list[Tab
 def require_apart(metadata: list[Table], cluster: int) -> None:
     """Require that no two tables share a cluster.
 
-    :raises FormatError: two of them do.
+    :raises FormatError: two tables do.
     """
     _metadata_clusters(metadata, cluster)
 
@@ -100,13 +100,13 @@ def check_references(
 
 
 def referenced_clusters(words: Words, geometry: Geometry) -> Numbers:
-    """Return the numbers of the clusters that L2 entries name; one that two entries name occurs twice."""
+    """Return the number of each cluster that L2 entries name, unsorted, once for each entry that names it."""
     entry = words[:, 0] if geometry.extended_l2 else words
     packed = (entry & COMPRESSED) != 0
     bits = geometry.cluster_bits
     if not packed.any():
         return _named(entry, bits)
-    # A compressed cluster takes whole sectors, in up to three clusters.
+    # A compressed cluster takes whole sectors, in up to three clusters of the file.
     offset_bits = np.uint64(62 - (bits - 8))
     descriptor = entry[packed] & np.uint64((1 << 62) - 1)
     offset = (descriptor & ((np.uint64(1) << offset_bits) - np.uint64(1))).astype(np.int64)
@@ -117,7 +117,7 @@ def referenced_clusters(words: Words, geometry: Geometry) -> Numbers:
 
 
 def _named(entry: Words, bits: int) -> Numbers:
-    """Return the numbers in entries of standard clusters, without the entries that name none."""
+    """Return the numbers of the clusters that standard entries name; skip entries without a cluster."""
     host: Numbers = ((entry & OFFSET_MASK) >> np.uint64(bits)).astype(np.int64)
     used: Numbers = host[host != 0]
     return used
@@ -158,22 +158,21 @@ def check_entries(
 ) -> None:
     """Check every entry of every L2 table; call ``found`` with each checked batch. ``size``: bytes of the file.
 
-    :raises FormatError: one is invalid, or the tables map more bytes than the file has.
+    :raises FormatError: an entry is invalid, or the tables map more bytes than the file has.
     """
     mapped = 0
     for words in _batches(entries):
         mapped += check_l2(words, geometry, size)
-        # A bomb maps many guest clusters to one cluster of the file. The file's last cluster may be cut short.
+        # A bomb maps many guest clusters to one file cluster. The file's last cluster may be cut short.
         if mapped > size + geometry.cluster_size:
             raise FormatError(f"its tables map more bytes than the file has ({size})")
         found(words)
 
 
 def _sorted_references(entries: Entries, geometry: Geometry, size: int) -> Iterator[Numbers]:
-    """Yield all references in ascending order, some at a time, after checking every entry.
+    """Yield all references to clusters in the file, ascending, some at a time, after checking every entry.
 
-    The tables are read once and, if they have more than a million references, again for each million, so memory
-    use does not grow with the image.
+    If there are more than a million, the tables are read again for about each million, to limit memory use.
 
     :raises FormatError: an entry is invalid, or the tables map more bytes than the file has.
     """
@@ -184,7 +183,7 @@ def _sorted_references(entries: Entries, geometry: Geometry, size: int) -> Itera
 
     def count(words: Words) -> None:
         numbers = referenced_clusters(words, geometry)
-        # The last sectors of a compressed cluster may lie in the first cluster past the end, but no further.
+        # The last sectors of a compressed cluster may lie in the first cluster past the end of the file.
         require(not (numbers > clusters).any(), "a compressed cluster ends past the end of the file")
         numbers = numbers[numbers < clusters]
         nonlocal buckets
@@ -204,7 +203,7 @@ def _sorted_references(entries: Entries, geometry: Geometry, size: int) -> Itera
 
 
 def _batches(entries: Entries) -> Iterator[Words]:
-    """Yield the entries of many tables at once: small clusters have small tables, for which numpy is slow."""
+    """Yield the entries of several tables at once: small clusters have small tables, with which numpy is slow."""
     kept: list[Words] = []
     count = 0
     for words in entries():
@@ -218,14 +217,14 @@ def _batches(entries: Entries) -> Iterator[Words]:
 
 
 def _sorted(found: list[Numbers]) -> Numbers:
-    # Most files are written in order: then a stable sort is several times as fast as numpy's default.
+    # Most files were written in order, and a stable sort of those is several times as fast as numpy's default.
     joined = np.concatenate(found)
     joined.sort(kind="stable")
     return joined
 
 
 def _parts(buckets: Numbers) -> Iterator[tuple[int, int]]:
-    """Yield ranges of buckets, each with few enough references to sort together; a lone bucket may have more."""
+    """Yield start and end index of buckets whose references can be sorted together; a lone one may have more."""
     low = total = 0
     for index, count in enumerate(buckets.tolist()):
         if total and total + count > _COUNTED_AT_ONCE:
