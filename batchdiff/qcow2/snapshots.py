@@ -1,4 +1,4 @@
-"""The table of internal snapshots, checked as QEMU checks it when opening a file; their content is never read.
+"""The table of internal snapshots, checked as QEMU checks it when it opens a file.
 
 ::
 
@@ -25,9 +25,9 @@ _REPAIR = "Repair a copy of it with `qemu-img check -r all`, which shortens the 
 def snapshot_tables(
     read: Callable[[int, int], bytes], offset: int, count: int
 ) -> tuple[int, list[tuple[int, int]]]:
-    """Return the end of the table of ``count`` snapshots in the file, and the offset and length of each L1 table.
+    """Return the file offset at which the table of ``count`` snapshots ends, and their L1 tables.
 
-    ``read`` returns bytes of the file, by offset and length.
+    Each L1 table is a file offset and a length in bytes. ``read`` returns bytes of the file, by offset and length.
 
     :raises FormatError: QEMU would refuse an entry, or the length of the table.
     """

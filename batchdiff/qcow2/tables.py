@@ -2,7 +2,7 @@
 
 ::
 
-    extents (granules)   |DATA|....|ZERO|DATA DATA|          one batch: as many L2 tables as fit into 1 MiB
+    extents (granules)   |DATA|....|ZERO|DATA DATA|          one batch: 1 MiB of L2 tables, or a larger one
     kind of each granule  3    0 0  1    3    3
     L2 entries            host      zero host host           hosts come from the writer of the data
 """
@@ -22,35 +22,34 @@ from batchdiff.qcow2.layout import Layout
 from batchdiff.units import ceil_div
 
 _BATCH_BYTES = 1 << 20
-"""Bytes of L2 tables built at a time; with extended L2, the kinds of their granules take twice that."""
+"""The bytes of L2 tables, or of 16-bit refcounts, built at a time; at least one table is built."""
 
 
 @frozen
 class TableBatch:
-    """Consecutive L2 tables of a new image. ``position``: the place of the first one among all tables."""
+    """L2 tables that are adjacent in a new image's file. ``position``: the number of L2 tables before them."""
 
     position: int
     indices: npt.NDArray[np.int64]
     """The index of each table in the L1 table."""
     extents: Extents
-    """The extents that they map, in granules."""
+    """The extents that the tables map, in granules."""
     kinds: npt.NDArray[np.uint8]
     """The kind of each granule, table after table."""
     geometry: Geometry
     preallocated: int = 0
-    """The number of the disk's clusters, if each has a place in the file even without data; otherwise 0."""
+    """The number of the disk's clusters if each has a place for data; otherwise 0."""
 
     def data_clusters(self) -> npt.NDArray[np.int64]:
-        """Return the numbers of the guest clusters that have a place in the file, ascending."""
+        """Return the numbers of the guest clusters that have a place for data, ascending."""
         place = np.flatnonzero(self._has_data())
         table, entry = np.divmod(place, self.geometry.l2_entries)
         return self.indices[table] * self.geometry.l2_entries + entry
 
     def encoded(self, hosts: Words) -> bytes:
-        """Return the tables' bytes. ``hosts``: the L2 entries of :meth:`data_clusters`, in the same order."""
+        """Return the tables' bytes. ``hosts``: the first word of the L2 entry of each of :meth:`data_clusters`."""
         kinds, data = self.kinds, self._has_data()
-        # Standard entries are one word; with extended L2 a second one holds the bits of the subclusters, which
-        # must stay 0 for a compressed cluster.
+        # With extended L2, an entry has a second word for the subclusters, which is 0 for a compressed cluster.
         if not self.geometry.extended_l2:
             words = np.where(kinds == Kind.ZERO, ZERO_FLAG, np.uint64(0))
             words[data] = hosts
@@ -80,9 +79,9 @@ def _compressed(entries: Words) -> npt.NDArray[np.bool_]:
 
 
 def table_batches(extents: Extents, geometry: Geometry, *, preallocated: int = 0) -> Iterator[TableBatch]:
-    """Yield all L2 tables that an image with these extents (in granules) needs, ascending.
+    """Yield the L2 tables of an image with these extents (in granules) in batches, ascending.
 
-    ``preallocated``: the number of the disk's clusters, if each gets a place in the file; otherwise 0.
+    ``preallocated``: as in :class:`TableBatch`.
     """
     per_table = geometry.l2_entries * geometry.granules
     used = _used_tables(extents, geometry, ceil_div(preallocated, geometry.l2_entries))
@@ -107,7 +106,7 @@ def _used_tables(extents: Extents, geometry: Geometry, all_tables: int) -> npt.N
 
 
 def l1_table(extents: Extents, layout: Layout) -> bytes:
-    """Return the L1 table of an image whose L2 tables are stored one after the other."""
+    """Return the L1 table of an image with these extents (in granules); its L2 tables are stored without gaps."""
     geometry = layout.geometry
     table = np.zeros(layout.l1_entries, dtype=np.uint64)
     used = _used_tables(extents, geometry, layout.l1_entries if layout.options.preallocated else 0)
@@ -123,9 +122,9 @@ def refcount_table(layout: Layout) -> bytes:
 
 
 def refcounts(layout: Layout, data: npt.NDArray[np.uint16] | None) -> Iterator[tuple[int, bytes]]:
-    """Yield the file offset and bytes of the refcounts of every cluster of the file, part by part.
+    """Yield the file offset and the bytes of each part of the refcounts of all clusters of the file.
 
-    ``data``: the refcount of each data cluster; None if each is used once.
+    ``data``: the refcount of each data cluster; None if each is 1.
     """
     step, bits = _BATCH_BYTES // 2, layout.geometry.refcount_bits
     first_data = layout.data_offset // layout.geometry.cluster_size
@@ -139,7 +138,7 @@ def refcounts(layout: Layout, data: npt.NDArray[np.uint16] | None) -> Iterator[t
 
 
 def _packed(counts: npt.NDArray[np.uint16], bits: int) -> bytes:
-    """Return the bytes of refcounts of that width: big-endian; several in a byte start at its lowest bits."""
+    """Return refcounts of ``bits`` bits as bytes: big-endian; within a byte, the first has the lowest bits."""
     if bits >= 8:
         return counts.astype(f">u{bits // 8}").tobytes()
     in_byte = 8 // bits

@@ -1,13 +1,12 @@
-"""External programs that serve this process in the background, until it ends them or dies, however that happens.
+"""External programs that run in the background, and are killed when this process dies, even by SIGKILL.
 
 ::
 
-    this process --- pipe ---> sh, which leads a process group: when the pipe closes, it kills the group
+    this process --- pipe ---> sh, which leads a process group: when the pipe closes, sh kills the group
           |                           ^ same group
           `---- listening socket ---> the program, confined
 
-Confinement and the memory limit are those of :mod:`batchdiff.qemu.programs`. Run time and CPU time have no limit:
-such a program runs until it is ended, or until the process that uses it ends.
+Confinement and the memory limit are those of :mod:`batchdiff.qemu.programs`. Run time and CPU time have no limit.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from batchdiff.qemu.landlock import start_confined
 from batchdiff.qemu.programs import CompletedProgram
 
 _MOST_PRINTED = 1 << 20
-"""Bytes of output after which a program is killed."""
+"""The maximum bytes of output: a program that writes more is killed."""
 
 _AS_SERVICE = 'export LISTEN_PID=$$; exec "$@" 3<&0 </dev/null'
 """LISTEN_PID must be the program's own PID, so the process that becomes the program sets it.
@@ -36,19 +35,19 @@ The socket must be descriptor 3.
 _KILL_GROUP_AT_END = "read -r _; kill -KILL 0"
 
 LOWEST_DESCRIPTOR = 10
-"""The lowest number of a descriptor that a program may inherit: the shell that starts it uses those below."""
+"""The lowest descriptor that a program may inherit: the shell that starts the program uses lower ones."""
 
 
 class BackgroundProgram:
-    """A program that serves the clients of a listening socket until :meth:`end`, or until this process dies."""
+    """A program that serves the clients of a listening socket."""
 
     def __init__(
         self, argv: list[str], *, reads: Sequence[str], package: str, listener: int, passed: Sequence[int]
     ) -> None:
         """Start the program. It gets the socket ``listener`` as systemd would pass it.
 
-        ``reads``: the files that it may read besides installed ones; it may write none. ``passed``: descriptors,
-        none below :data:`LOWEST_DESCRIPTOR`, that it inherits. ``package``: the Debian package to install if the
+        ``reads``: the files that it may open besides installed ones, only to read them. ``passed``: descriptors
+        that it inherits, none below :data:`LOWEST_DESCRIPTOR`. ``package``: the Debian package to install if the
         program is missing.
 
         Source: systemd, ``sd_listen_fds(3)``.
@@ -85,7 +84,7 @@ class BackgroundProgram:
     def described(self, *, ended: bool) -> str:
         """Return the command, quoted for a shell, and the first 64 KiB of its output, as a clause.
 
-        ``ended``: whether to add the exit code or the signal, if the program has indeed ended.
+        ``ended``: add the exit code or signal if the program has ended; must be False in a forked process.
         """
         output = os.pread(self._output, programs.KEPT, 0).decode("utf-8", "replace")
         code = self._process.poll() if ended else None
@@ -95,12 +94,12 @@ class BackgroundProgram:
         return CompletedProgram(self._argv, code, output).described()
 
     def wait(self, seconds: float) -> None:
-        """Wait for the program to end by itself, for at most ``seconds``."""
+        """Wait at most ``seconds`` for the program to end by itself."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(seconds)
 
     def end(self) -> None:
-        """Kill the program."""
+        """Kill the program, and discard its output."""
         self._opened.close()
         self._process.wait()
 
@@ -109,7 +108,7 @@ class BackgroundProgram:
 def _watcher() -> Iterator[subprocess.Popen[bytes]]:
     """Yield the leader of a process group; the group is killed when the block or this process ends.
 
-    Ctrl-C does not reach that group. The group is in our session: otherwise the program could not join it.
+    Ctrl-C does not reach the group. It is in this process's session: otherwise, the program could not join it.
     """
     watcher = subprocess.Popen(
         ["sh", "-c", _KILL_GROUP_AT_END],
@@ -129,11 +128,11 @@ def _watcher() -> Iterator[subprocess.Popen[bytes]]:
 
 
 _pipes: set[IO[bytes]] = set()
-"""The pipes whose write ends only this process may hold."""
+"""Write ends of pipes, which no other process may have open."""
 
 
 def _close_pipes() -> None:
-    """Close the pipes in a newly forked worker, which would otherwise keep the programs running."""
+    """Close the pipes in a forked process: if they stayed open, the programs could outlive the parent."""
     for pipe in _pipes:
         pipe.close()
     _pipes.clear()

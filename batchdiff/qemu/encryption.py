@@ -1,4 +1,4 @@
-"""The encryption of new overlays, by qemu-img: a LUKS header, and the data.
+"""The encryption of new overlays by qemu-img: the LUKS header and the data.
 
 Source: QEMU, ``qemu-img`` manual, "convert"; ``qapi/block-core.json`` (BlockdevOptionsQcow2, BlockdevOptionsNull).
 """
@@ -27,9 +27,10 @@ def new_luks_header(
 ) -> bytes:
     """Return a new LUKS header with a key slot for the secret; QEMU creates it in an empty image in memory.
 
-    ``options``: those of ``qemu-img create``, without the prefix ``encrypt.``.
+    ``options``: further options of ``qemu-img create``, without the prefix ``encrypt.``.
 
-    :raises ImageError: the secret cannot be read.
+    :raises ImageError: the secret cannot be read, or cannot be a secret.
+    :raises OSError: the file in memory cannot be created or written.
     :raises ProgramError: qemu-img is missing or fails.
     :raises StopError: ``stopped`` became true.
     """
@@ -72,20 +73,20 @@ def encrypt(  # noqa: PLR0913  # options by keyword
 ) -> None:
     """Encrypt those clusters of a guest that ``selection`` maps, and write them to their places in ``target``.
 
-    ``guest_fd``: the descriptor of the guest's own file. ``selection``: that of a qcow2 file in memory, for
-    which the guest's disk serves as the external data file. ``target``: that of an encrypted qcow2 file that has a
-    place for each of these clusters; ``secret_file``: the file with its secret. ``virtual_size``: bytes of the
-    disk.
+    ``guest_fd``: the descriptor of the guest's own file. ``selection``: the descriptor of a qcow2 file in memory
+    that has the guest's disk as its external data file. ``target``: the descriptor of an encrypted qcow2 file that
+    has a place for each of these clusters. ``secret_file``: the file with the secret of ``target``.
+    ``virtual_size``: bytes of the disk. ``percent``: called repeatedly with the percentage that is done.
 
-    :raises ImageError: a secret cannot be read, or is wrong.
-    :raises InUseError: a VM is using the guest.
-    :raises OSError: the disk is full.
+    :raises InUseError: a VM or another program is using the guest.
+    :raises OSError: the disk is full, or the guest is missing.
+    :raises SecretError: a secret cannot be read, cannot be a secret, or is wrong.
     :raises ProgramError: qemu-img is missing or fails.
     :raises StopError: ``stopped`` became true.
     """
     new = ImageSource("", ImageFormat.QCOW2, secret_file=secret_file)
     secrets = secrets_of([guest, new])
-    # With -B, clusters that are not mapped are left alone; so the source needs a backing file, and any will do.
+    # With -B, clusters that are not mapped are left alone. The source then needs a backing file; any will do.
     nothing = {"driver": "null-co", "size": virtual_size, "read-zeroes": True}
     source = _file(selection) | {"data-file": node_of(_by_utf8(guest, guest_fd), secrets.ids), "backing": nothing}
     made = _file(target) | decryption(new, secrets.ids) | {"backing": None}
@@ -104,7 +105,7 @@ def encrypt(  # noqa: PLR0913  # options by keyword
 
 
 def _by_utf8(image: ImageSource, fd: int) -> ImageSource:
-    """Return an image, with the path of its descriptor if JSON cannot represent its own path."""
+    """Return an image, with the path of its descriptor if its own path is not UTF-8, as JSON requires."""
     try:
         image.path.encode("utf-8")
     except UnicodeEncodeError:

@@ -1,12 +1,12 @@
-"""Read-only exports of images: qemu-nbd, confined, parses the format and serves the disk to us alone.
+"""Read-only exports of images: qemu-nbd, confined, parses the format and serves the disk.
 
 ::
 
-    the image's descriptor --> qemu-nbd --> socket without a name --> a connection in each process that reads
+    the image's descriptor --> qemu-nbd --> socket without a path --> connections of the processes that read
 
 The server gets the descriptor of the inspected file, so no other file can take that file's place. The server's
-socket is bound in a private folder, which is removed before the server starts: nothing is left to clean up, and no
-other user can connect. The server ends with its last connection, and is killed when this process ends.
+socket is bound in a private folder, which is removed before the server starts: a server leaves nothing behind, and
+other users cannot connect. The server ends with its last connection or with the process that started it.
 
 FUSE is not used, because Landlock denies mount(2) to a confined program and to all that it starts, such as
 fusermount3: a daemon that mounts would have to parse hostile images unconfined. A FUSE export of QEMU 7.2 was also
@@ -38,31 +38,31 @@ from batchdiff.qemu.secrets import wrong_secret
 _NAME, _PACKAGE = "qemu-nbd", "qemu-utils"
 
 _WAIT = 120.0
-"""The longest wait in seconds for an answer, for example to one read of at most 256 KiB from a busy disk."""
+"""The longest wait in seconds for an answer, for example to a read of 256 KiB from a busy disk."""
 
 _WAIT_FOR_KEYS = 600.0
 """The longest wait in seconds if QEMU must open a key slot first.
 
-For the most rounds that an image may need, an idle CPU takes a few minutes.
+An idle CPU takes a few minutes for the most rounds that an image may need.
 """
 
 _GOODBYE = 5.0
-"""Seconds to wait for the last words of a server that has closed the connection."""
+"""Seconds to wait for a server to end after a connection to it has failed."""
 
 _QUEUE = 128
-"""Connections that may wait until the server accepts them: each worker has one."""
+"""The number of connections that may wait to be accepted; a further one fails at once."""
 
 _OF_THE_FOLDER = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.EOPNOTSUPP})
-"""The errors that may not occur in another folder: this one is missing or not writable, or takes no sockets."""
+"""The errors that another folder may avoid: the folder is missing or not writable, or cannot hold sockets."""
 
 
 class BlockDevice(NamedTuple):
     """Everything that QEMU needs to open an image, besides its file.
 
     ``driver``: QEMU's name for the format; ``options``: names and values of the format's options, with dots
-    between nested names. ``objects``: values of ``--object``, such as a secret; commas in them are doubled.
-    ``reads``: paths of other files that QEMU may read; ``inherits``: descriptors that QEMU needs. ``secret_file``:
-    the file with the secret; None if QEMU needs no secret.
+    between nested names; None is JSON's null. ``objects``: values of ``--object``, with commas in paths doubled.
+    ``reads``: other files that QEMU may read; ``inherits``: descriptors that it needs, none below
+    :data:`.LOWEST_DESCRIPTOR`. ``secret_file``: the file with the secret; None if QEMU needs no secret.
     """
 
     driver: str
@@ -74,13 +74,13 @@ class BlockDevice(NamedTuple):
 
 
 class Export:
-    """One image, served by one qemu-nbd; ``size``: bytes of its disk.
+    """An image that a qemu-nbd of its own serves; ``size``: bytes of the image's disk.
 
-    Processes that are forked later can connect too; only the process that started the server may close it.
+    Processes that are forked later can connect too, but must not call :meth:`close`.
     """
 
     def __init__(self, path: str, fd: int, device: BlockDevice) -> None:
-        """Start the server for the image that is open as ``fd``. ``path``: its name in messages.
+        """Start the server for the image that is open as ``fd``. ``path``: the image's name in messages.
 
         :raises ImageError: QEMU refuses the image, or does not open it in time.
         :raises OSError: no further file can be opened.
@@ -93,8 +93,8 @@ class Export:
             listener, self._socket = opened.enter_context(_listening())
             self._program = _served(self._image, device, listener)
             opened.callback(self._program.end)
-            listener.close()  # from here on, the end of the server ends every connection that waits for it
-            # The server ends with its last connection: the connection in `_first` keeps it running.
+            listener.close()  # if the server ends now, so does every connection that waits for it
+            # The server ends with its last connection, so `_first` stays open.
             self._wait = _WAIT if device.secret_file is None else _WAIT_FOR_KEYS
             self._first = opened.enter_context(closing(self._connection(self._unopened)))
             self._wait = _WAIT
@@ -104,7 +104,7 @@ class Export:
     def connect(self) -> NbdConnection:
         """Return a new connection.
 
-        :raises ImageError: the server has ended, or does not answer.
+        :raises ImageError: no connection is possible, for example because the server has ended.
         """
         return self._connection(self.failure)
 
@@ -123,7 +123,7 @@ class Export:
         return wrong_secret(words, secret_files) or unopened
 
     def failure(self, error: OSError) -> ImageError:
-        """Return the error to raise if a connection fails."""
+        """Return the error to raise if connecting, or a read, has failed with ``error``."""
         why, remedy = error.strerror or str(error), "If `qemu-img convert` can read it, report this as a bug."
         if isinstance(error, ConnectionError):
             why = f"{_NAME}, which was reading it, has ended: {self._last_words()}"
@@ -131,7 +131,7 @@ class Export:
         elif isinstance(error, TimeoutError):
             why = f"{_NAME}, which was reading it, did not answer within {self._wait:.0f} seconds"
             remedy = WHEN_TOO_SLOW
-        elif error.errno == errno.EINVAL:  # NBD's number for all errors without one of their own
+        elif error.errno == errno.EINVAL:  # NBD's number for errors that have none of their own
             remedy = "The image is probably damaged. If `qemu-img convert` can read it, report this as a bug."
         elif error.errno == errno.EIO:
             remedy = "The image is damaged, or the disk below it has a fault: see the kernel log (`dmesg`)."
@@ -173,8 +173,8 @@ def _unbound(error: OSError) -> ProgramError:
 
 
 def _bound(listener: socket.socket) -> int:
-    """Give a socket a path for a moment, and return a descriptor of that place."""
-    # The folder is private: no one else can connect meanwhile. Through /proc the path is never too long.
+    """Bind a socket to a path that is removed at once; return a descriptor through which it can be reached."""
+    # The folder is private: no other user can connect meanwhile. Through /proc, the path is never too long.
     with tempfile.TemporaryDirectory(prefix="batchdiff-") as folder:
         fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -188,7 +188,7 @@ def _served(image: int, device: BlockDevice, listener: socket.socket) -> Backgro
     """Start a server for the image that is open as descriptor ``image``."""
     path = inherited(image)
     kind = "host_device" if stat.S_ISBLK(os.fstat(image).st_mode) else "file"
-    # The reader of the image already holds it: QEMU's own lock would only keep a VM from starting.
+    # QEMU's own lock would keep a VM from starting; whoever reads the image keeps writers away if necessary.
     file = {"driver": kind, "filename": path, "locking": "off"}
     objects = [word for each in device.objects for word in ("--object", each)]
     name = f"json:{json.dumps({'driver': device.driver, 'file': file} | dict(device.options))}"

@@ -23,10 +23,10 @@ _NOWHERE = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
 
 
 class ImageMap(NamedTuple):
-    """Runs of the disk that are data, ascending: start, end, offset in the file, and the file's number.
+    """Runs of data on the disk, ascending: start, end, offset in the file, and number of the VMDK extent, if any.
 
-    ``size``: bytes of the disk. ``absent``: the starts and the ends of the runs in which a backing file shows
-    through. All other bytes are zeros.
+    ``size``: bytes of the disk. ``files``: zeros if the image is one file. ``absent``: the starts and the ends of
+    the runs in which a backing file shows through. All other bytes are zeros.
     """
 
     size: int
@@ -38,13 +38,13 @@ class ImageMap(NamedTuple):
 
 
 def parsed_map(text: str, path: str, edges: _Offsets, *, is_located: bool) -> ImageMap:
-    """Parse the output of `qemu-img map`, and join runs that are adjacent both on the disk and in the file.
+    """Parse the output of `qemu-img map`, and join runs that are adjacent both on the disk and in one file.
 
-    ``edges``: the end of each extent on the disk; empty if the image is one file. ``is_located``: whether data has
-    offsets in the file; if not, the result has no runs of data.
+    ``edges``: the end of each extent on the disk; empty if the image is one file. ``is_located``: whether data
+    must have offsets in the file; if not, the result has no runs of data.
 
-    :raises ImageError: the output lists data without an offset in the file (as for a compressed or encrypted
-        image), or is not a gapless map of the image alone, or does not match the extents.
+    :raises ImageError: the output is not a gapless map of the image alone, does not match the extents, or, if
+        ``is_located``, lists data without an offset, as for a compressed or encrypted image.
     """
     try:
         size, table, gaps = 0, array("q"), array("q")
@@ -92,12 +92,12 @@ def _fault(error: Exception) -> str:
 
 
 def in_one_file(starts: _Offsets) -> npt.NDArray[np.uint16]:
-    """Return the number of the file for each run: always 0."""
+    """Return the value of :attr:`ImageMap.files` for runs of an image that is one file: zeros."""
     return np.zeros(len(starts), dtype=np.uint16)
 
 
 def _entries(text: str) -> Iterator[dict[str, int]]:
-    """Yield the gapless ranges of a map one by one: a list of two million would take a gigabyte."""
+    """Yield the ranges of a map one at a time: a list of two million would take a gigabyte."""
     at = end = 0
     while (gap := _GAP.match(text, at)) is not None:
         entry, at = _DECODER.raw_decode(text, gap.end())

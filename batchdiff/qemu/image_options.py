@@ -1,4 +1,4 @@
-"""The options with which QEMU opens an image: its format, its file and, if it is encrypted, its secret.
+"""The options with which QEMU opens an image: its format and file, and the secrets of its chain.
 
 Source: QEMU ``qapi/block-core.json`` (BlockdevOptionsLUKS, BlockdevQcow2Encryption).
 """
@@ -21,18 +21,19 @@ def names_of(
     alone: bool = False,
     of_files: Mapping[str, object] = MappingProxyType({}),
 ) -> list[str]:
-    """Return arguments that name images in such a way that QEMU takes no part of a path for a protocol or option.
+    """Return arguments that name images so that QEMU mistakes no part of a path for a protocol or an option.
 
     These are ``json:`` names. JSON is UTF-8, so if a path has other bytes, all paths are passed as values of
-    options instead, with commas doubled. ``secrets``: QEMU's names for the secrets, by file. ``alone``: without
-    the backing files that headers name. ``of_files``: options for the file of each image and backing file.
-
+    options instead, with commas doubled. ``secrets``: QEMU's name for each secret, by the path of its file.
+    ``alone``: whether to open no backing files. ``of_files``: options for each file in the images' chains.
     Source: QEMU, ``qemu-img`` manual, ``--image-opts``.
+
+    :raises OSError: an image is missing.
     """
     if all(image.path.isascii() or _is_utf8(image.path) for image in images):
         only: dict[str, object] = {"backing": None} if alone else {}
         return [f"json:{json.dumps(_opened(image, image.path, secrets, of_files) | only)}" for image in images]
-    blank: dict[str, object] = {"backing": ""} if alone else {}  # deprecated, but options have no null
+    blank: dict[str, object] = {"backing": ""} if alone else {}  # deprecated, but an option cannot be null
     options = [_opened(image, image.path.replace(",", ",,"), secrets, of_files) | blank for image in images]
     return ["--image-opts", *(",".join(dotted(each)) for each in options)]
 
@@ -46,7 +47,7 @@ def _opened(
 
 
 def node_of(image: ImageSource, ids: dict[str, str]) -> dict[str, object]:
-    """Return the options with which QEMU opens an image as part of another. ``ids``: QEMU's names for secrets."""
+    """Return the options with which QEMU opens an image as part of another; raise an OSError if it is missing."""
     return _opened(image, image.path, ids, {})
 
 
@@ -59,12 +60,12 @@ def _is_utf8(path: str) -> bool:
 
 
 def decryption(image: ImageSource, ids: dict[str, str]) -> dict[str, object]:
-    """Return the options with which QEMU decrypts an image and the backing files that the headers name."""
+    """Return the options with which QEMU decrypts an image and its chain. ``ids``: QEMU's names for secrets."""
     return _decryption_of_one(image, ids) | _of_backing(image, ids, {})
 
 
 def _of_backing(image: ImageSource, ids: dict[str, str], of_files: Mapping[str, object]) -> dict[str, object]:
-    """Return the options of the backing files; QEMU takes the rest, names and formats, from the headers."""
+    """Return the options of the backing files. QEMU takes their names and formats from the headers."""
     found: dict[str, object] = {}
     for each in reversed(image.backing):
         own = _decryption_of_one(each, ids) | ({"file": dict(of_files)} if of_files else {}) | found

@@ -23,7 +23,7 @@ _SECONDS_TO_ANSWER = 60
 def installed_version() -> str:
     """Return the version of qemu-img, such as 7.2.22; if its output has an unknown form, the whole output.
 
-    :raises ProgramError: it could not be run, or failed.
+    :raises ProgramError: qemu-img could not be run, or failed.
     """
     done = _ask("--version")
     words = done.output.split("\n", 1)[0].split()
@@ -32,7 +32,7 @@ def installed_version() -> str:
 
 
 def known_formats() -> list[str]:
-    """Return the formats that qemu-img lists, sorted; some of them it can only read. Empty if it lists none.
+    """Return the formats that qemu-img lists, sorted; it can only read some of them. Empty if it lists none.
 
     :raises ProgramError: it could not be run, or failed.
     """
@@ -66,7 +66,7 @@ def failure(done: CompletedProgram) -> ProgramError:
 
 
 def require_success(done: CompletedProgram) -> None:
-    """Check that qemu-img has ended without an error.
+    """Raise an error if qemu-img has failed.
 
     :raises InUseError: another program has locked an image.
     :raises ProgramError: it failed for another reason.
@@ -83,5 +83,5 @@ def require_success(done: CompletedProgram) -> None:
 
 
 def is_locked(done: CompletedProgram) -> bool:
-    """Return whether qemu-img has failed because another program has locked an image."""
+    """Return whether a qemu-img that failed reports that another program has locked an image."""
     return "lock" in done.output and "Failed to get" in done.output

@@ -1,4 +1,4 @@
-"""Reading with io_uring, which costs QEMU less CPU time than the threads that it uses by default."""
+"""Reading with io_uring, which costs QEMU less CPU time than its default, a pool of threads."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _refused = threading.Event()
 
 
 def options(images: Iterable[ImageSource]) -> Mapping[str, object]:
-    """Return the options that make QEMU read images' files with io_uring; none if it cannot or should not."""
+    """Return the options that make QEMU read the images' files with io_uring; empty if it may fail or hang."""
     chains = (each for image in images for each in (image, *image.backing))
     safe = not _refused.is_set() and all(_ends_with_a_sector(each.path) for each in chains) and _is_sound()
     return {"aio": "io_uring"} if safe else {}
@@ -36,7 +36,7 @@ def _ends_with_a_sector(path: str) -> bool:
     """Return whether a file's last sector is complete, so that no read of whole sectors is short.
 
     QEMU 7.2 may wait forever for the rest of a short read: it queues another read after its last look at the queue
-    (``ioq_submit`` in ``block/io_uring.c``). The small text file that describes a VMDK image causes such a read.
+    (``ioq_submit`` in ``block/io_uring.c``). A VMDK descriptor in a file of its own can cause such a read.
     """
     try:
         return os.stat(path).st_size % SECTOR == 0
@@ -45,7 +45,7 @@ def _ends_with_a_sector(path: str) -> bool:
 
 
 def is_refused(done: CompletedProgram) -> bool:
-    """Return whether a program may have failed because of io_uring; if so, never use io_uring again."""
+    """Return whether a program may have failed because of io_uring; if so, let :func:`options` return none."""
     refused = done.code != 0 and "io_uring" in done.output
     if refused:
         _refused.set()

@@ -1,14 +1,13 @@
-"""Confinement of external programs by Landlock: they can use only certain files and, from Linux 6.7 on, no TCP.
+"""Confinement of external programs by Landlock: they can open only certain files and, since Linux 6.7, use no TCP.
 
 ::
 
     our thread ----------------------------------------------------------- continues unconfined
-        `-- a thread of its own: confines itself, starts the program, ends
+        `-- a new thread: confines itself, starts the program, ends
                                                     `-- the program, confined for good
 
-Landlock needs no privileges. A Landlock domain applies to a thread and to the processes that it starts, so no code
-needs to run between fork and exec. The program can use the files that it is given, run installed programs, and use
-/dev/null (without /dev/null, QEMU gives up locking).
+Landlock needs no privileges. It confines a thread and the processes that the thread starts, so no code needs to
+run between fork and exec. Programs can also use /dev/null: without it, QEMU gives up locking.
 
 Source: Linux ``Documentation/userspace-api/landlock.rst`` and ``include/uapi/linux/landlock.h``.
 """
@@ -33,9 +32,9 @@ _SET_NO_NEW_PRIVS = 38
 
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _TRUNCATE = 1, 2, 4, 8, 1 << 14
 _FILES_BY_VERSION = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1}
-"""Access that is denied unless a rule allows it; from version 3 on, this includes truncation."""
+"""By Landlock version, the access to files that is denied unless a rule allows it; from 3 on, also truncation."""
 _NETWORK, _SCOPES = 0b11, 0b11
-"""TCP, from version 4 on; abstract sockets of other processes and signals to them, from version 6 on."""
+"""TCP, denied from version 4 on; abstract sockets of processes outside and signals to them, from 6 on."""
 
 _INSTALLED = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/nix/store", "/gnu/store")
 _LOADER = ("/etc/ld.so.cache", "/etc/ld.so.preload")
@@ -47,13 +46,13 @@ _libc.syscall.restype = ctypes.c_long
 def start_confined(
     start: Callable[[], Process], program: str, reads: Iterable[str], writes: Iterable[str] = ()
 ) -> Process:
-    """Call ``start`` confined, and return its result: the program that it starts can use only certain files.
+    """Call ``start`` in a confined thread, and return its result; what it raises is raised here.
 
-    The program can read installed files and ``reads``, and read and write the existing files ``writes``. If the
-    kernel has no Landlock (before 5.13, or disabled), the program runs unconfined.
+    The program that it starts can read and run installed files, read ``reads``, and read and write the existing
+    files ``writes``. ``program``: its name or path; its folder and those of its libraries count as installed. If
+    the kernel has no Landlock (before 5.13, or disabled), the program runs unconfined.
 
-    :raises OSError: one of these files cannot be opened, no thread can be started and confined, or ``start``
-        raises it.
+    :raises OSError: one of these files or folders cannot be opened, or no thread can be started and confined.
     """
     results: list[Process] = []
     errors: list[BaseException] = []
@@ -77,12 +76,12 @@ def start_confined(
 
 
 def version() -> int:
-    """Return the Landlock version of the kernel; 0 if it has none."""
+    """Return the Landlock version of the kernel; 0 if Landlock is missing or disabled."""
     return max(_syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_ASK_VERSION)), 0)
 
 
 def _confine(program: str, reads: Iterable[str], writes: Iterable[str]) -> None:
-    """Confine the calling thread for the rest of its life."""
+    """Confine the calling thread for the rest of its life, if the kernel has Landlock."""
     has = version()
     if not has:
         return
@@ -107,7 +106,7 @@ def _confine(program: str, reads: Iterable[str], writes: Iterable[str]) -> None:
 
 
 def _folders_of(program: str) -> list[str]:
-    """Return the folder of a program, wherever it is, and those where its libraries and other files may be."""
+    """Return the folder of a program, and the folders in which its libraries and other files may be."""
     own = os.path.dirname(os.path.realpath(shutil.which(program) or program))
     libraries = [os.path.join(os.path.dirname(own), name) for name in ("lib", "lib64", "libexec", "share")]
     return [own, *libraries, *filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":"))]

@@ -1,4 +1,4 @@
-"""A client of an NBD server: it asks for the size of the disk, the parts that are zeros, and the bytes.
+"""A client of an NBD server: it asks for the size of the disk, the parts that read as zeros, and the bytes.
 
 ::
 
@@ -47,7 +47,7 @@ _LARGEST_REPLY = 16 * MIB
 
 
 class NbdConnection:
-    """A connection to a server; ``size``: bytes of its disk. Only one thread may use it at a time."""
+    """A connection; ``size``: bytes of the disk. Use it in one thread at a time, never after an error."""
 
     def __init__(self, address: str, seconds: float) -> None:
         """Connect to a Unix socket; each wait may take at most ``seconds``.
@@ -96,7 +96,7 @@ class NbdConnection:
     def read(self, offset: int, buffer: memoryview) -> None:
         """Fill ``buffer`` with the bytes from ``offset`` on.
 
-        :raises OSError: the server cannot read them; or see :meth:`__init__`.
+        :raises OSError: the server cannot read them, ends, does not answer in time, or breaks the protocol.
         """
         first = self._cookie + 1
         asked = answered = 0
@@ -124,7 +124,7 @@ class NbdConnection:
     def data_runs(self) -> Iterator[tuple[int, int]]:
         """Yield the start and end of each part of the disk that may hold data, ascending; the rest reads as zeros.
 
-        :raises OSError: see :meth:`read`.
+        :raises OSError: as for :meth:`read`.
         """
         at = 0
         while at < self.size:
@@ -152,7 +152,7 @@ class NbdConnection:
         self._socket.sendall(_REQUEST.pack(_REQUEST_MAGIC, flags, what, self._cookie, offset, length))
 
     def _chunks(self) -> Iterator[tuple[int, int, int]]:
-        """Yield the kind, cookie and length of each chunk of an answer; the caller must receive its bytes."""
+        """Yield the kind, cookie and length of an answer's chunks, whose bytes the caller must receive."""
         flags = 0
         while not flags & _LAST:
             magic, flags, kind, cookie, length = _CHUNK.unpack(self._received(_CHUNK.size))

@@ -1,4 +1,4 @@
-r"""The percentages that programs of QEMU print with ``-p``, removed from the rest of their output.
+r"""The percentages that QEMU's programs print with ``-p``, removed from the rest of the output.
 
 ::
 
@@ -17,14 +17,14 @@ _BEGUN = re.compile(rb"( {1,4}| {4}\((\d{0,3}|\d{1,3}\.\d{0,2}|\d{1,3}\.\d\d/(1?
 
 
 class Percentages:
-    """Removes percentages from output, piece by piece. ``latest``: the last one, 0 to 100; at first 0."""
+    """A filter that removes percentages from output. ``latest``: the latest percentage, 0 to 100; at first 0."""
 
     def __init__(self) -> None:
         self.latest = 0.0
         self._held = b""
 
     def without(self, piece: bytes) -> bytes:
-        """Return a piece without percentages; what may be the beginning of one is kept until the next piece."""
+        """Return the output held back and a piece, without percentages; hold back a possible beginning of one."""
         text = self._held + piece
         for found in _MARK.finditer(text):
             self.latest = min(float(found[1]), 100.0)
@@ -35,5 +35,5 @@ class Percentages:
         return text[:cut]
 
     def rest(self) -> bytes:
-        """Return what is still held back, once the output has ended."""
+        """Return what is still held back when the output has ended."""
         return self._held
