@@ -49,8 +49,8 @@ An idle CPU takes a few minutes for the most rounds that an image may need.
 _GOODBYE = 5.0
 """Seconds to wait for a server to end after a connection to it has failed."""
 
-_QUEUE = 128
-"""The number of connections that may wait to be accepted; a further one fails at once."""
+_QUEUE = 2048
+"""The number of connections that may wait to be accepted, more than the most workers; a further one fails at once."""
 
 _OF_THE_FOLDER = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.EOPNOTSUPP})
 """The errors that another folder may avoid: the folder is missing or not writable, or cannot hold sockets."""

@@ -109,7 +109,8 @@ def _folders_of(program: str) -> list[str]:
     """Return the folder of a program, and the folders in which its libraries and other files may be."""
     own = os.path.dirname(os.path.realpath(shutil.which(program) or program))
     libraries = [os.path.join(os.path.dirname(own), name) for name in ("lib", "lib64", "libexec", "share")]
-    return [own, *libraries, *filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":"))]
+    # The loader ignores an entry that is not a folder; the kernel refuses one.
+    return [own, *libraries, *filter(os.path.isdir, os.environ.get("LD_LIBRARY_PATH", "").split(":"))]
 
 
 def _ruleset(files: int, has: int) -> int:
