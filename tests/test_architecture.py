@@ -27,7 +27,7 @@ ROOMS = {
     "extents": "Run-length extents over units of an image, and their algebra.",
     "progress": "The progress of a command, in bytes: the total, the part that is done, and the pace.",
     "signals": "Signals: their names, for reports of a process's death, and code that they must not interrupt.",
-    "quoting": "Words from users and files in messages: quoted, on one line, with a known word that is similar.",
+    "quoting": "Words from users and files, quoted for messages and YAML, and suggestions of similar known words.",
     "choices": "The choices that an operator makes in manifests and on the command line, and a plan's verdicts.",
     "image_source": "The path, declared format, chain and secret of an image: all that a worker needs to open it.",
     "sampling": "Samples of images: which parts to read, and how far an estimate can be from the truth; pure.",

@@ -50,7 +50,7 @@ _GOODBYE = 5.0
 """Seconds to wait for a server to end after a connection to it has failed."""
 
 _QUEUE = 2048
-"""The number of connections that may wait to be accepted, more than the most workers; a further one fails at once."""
+"""The number of connections that may wait to be accepted: more than there can be workers."""
 
 _OF_THE_FOLDER = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.EOPNOTSUPP})
 """The errors that another folder may avoid: the folder is missing or not writable, or cannot hold sockets."""

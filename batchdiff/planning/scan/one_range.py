@@ -65,8 +65,7 @@ RANGE = 64 * MIB
 class _Stretch(NamedTuple):
     """Windows that are scanned together: how many, and the maps of the bytes to read from template and guests.
 
-    ``holes``: by guest, a flag for each window: whether it lies in a hole of the guest; empty if the template
-    shares blocks.
+    ``holes``: by guest, whether each window is in a hole of the guest; empty if the template shares blocks.
     """
 
     windows: int
@@ -158,9 +157,8 @@ class Scanner:
     def _scan_stretch(self, stretch: _Stretch, begin: int, first_index: int, findings: RangeFindings) -> None:
         """Scan a stretch, which starts at offset ``begin`` with the window ``first_index`` of the range."""
         # A template that shares blocks is read only where a guest needs it. For the digest, any other is read
-        # wherever its metadata shows data.
-        # Outside its own span, a guest gets the assumed kinds, even if those bytes were read for other guests, so
-        # that the plan does not depend on how guests are divided into batches.
+        # wherever its metadata shows data. Outside its own span, a guest gets the assumed kinds, even if those bytes
+        # were read for other guests, so that the plan does not depend on how guests are divided into batches.
         if self._sharing:
             assume_data(findings.equal[first_index : first_index + stretch.windows], stretch.template.spans)
             needed = merge_spans(guest_map.spans for guest_map in stretch.guests.values())
