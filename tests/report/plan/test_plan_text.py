@@ -120,9 +120,11 @@ def test_one_guest_needs_no_totals():
 
 
 def test_what_is_stale_comes_before_the_numbers():
-    report = plan_text(small_plan(WEB), stale=["/srv/clones/web01.img: it was written to (mtime)"])
+    report = plan_text(small_plan(WEB), stale=["/srv/clones/web01.img: its modification time changed (mtime)"])
     assert "WARNING: this plan is stale" in report
-    assert report.index("  - /srv/clones/web01.img: it was written to (mtime)") < report.index("allocated")
+    assert report.index("  - /srv/clones/web01.img: its modification time changed (mtime)") < report.index(
+        "allocated"
+    )
     assert "WARNING" not in plan_text(small_plan(WEB))
 
 
