@@ -160,7 +160,7 @@ def kept_outcome(guest: GuestToConvert, error: DifferenceError, state: GuestStat
     what_next = f"To delete the original anyway: {command('purge', guest.name, '--used')}."
     if changes := changes_aside(guest):
         aside = original_names(guest.source.path).quarantine
-        both = f", and {_VM_HAS_RUN}" if used else ""
+        both = ", and its overlay has changed since the conversion" if used else ""
         changed = f"the original in quarantine, {aside}, has changed since it was planned: {changes}{both}"
         reason, what_next = f"{changed} ({error.what})", CHANGED_ASIDE
     elif isinstance(error, IncomparableError):

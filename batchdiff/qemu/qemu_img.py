@@ -75,9 +75,8 @@ def _how_to_repair(image: ImageSource) -> str:
     secret_files = [each.secret_file for each in (image, *image.backing) if each.secret_file is not None]
     how = f"repair the image with `qemu-img check -r all -f {image.format} {shell_word(image.path)}`"
     if secret_files:
-        how = "run the `qemu-img check` above with `-r all` instead of `-q`"
-    if any(map(is_descriptor, secret_files)):
-        how += " and, after `file=`, the file with the secret"
+        passed = " and, after `file=`, the file with the secret" if any(map(is_descriptor, secret_files)) else ""
+        how = f"run the `qemu-img check` above with `-r all` instead of `-q`{passed}"
     return (
         "Shut its VM down and copy the image first, because a repair may lose data. Then"
         f" {how}, check that the VM starts, and run the same command again."

@@ -192,7 +192,7 @@ def test_an_original_that_was_written_to_in_quarantine(tmp_path, monkeypatch, us
     for outcome in (stage.purge()[0], *dry_run_purge(stage.frozen(), PurgeOptions())):
         assert outcome.status is Status.KEPT
         assert outcome.reason.startswith(
-            f"{changed}{', and its VM has run on the overlay since the conversion' if used else ''} ("
+            f"{changed}{', and its overlay has changed since the conversion' if used else ''} ("
         )
         assert "not even `purge --used`: find out what it contains" in outcome.reason
     (refused,) = stage.purge(used=True)
