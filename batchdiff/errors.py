@@ -7,8 +7,8 @@ import errno
 _OF_LIMITS = {
     errno.EMFILE: "Raise the limit on open files (`ulimit -n`, `LimitNOFILE=` of a service), and run the same"
     " command again.",
-    errno.ENFILE: "The system has too many open files: raise the limit (`sysctl fs.file-max`) or end the programs"
-    " that opened them, and run the same command again.",
+    errno.ENFILE: "The system has too many open files: raise the limit (`sysctl -w fs.file-max=NUMBER`) or end the"
+    " programs that opened them, and run the same command again.",
     errno.ENOMEM: "Free some memory or raise the limit (`ulimit -v`, `MemoryMax=` of a service), and run the same"
     " command again.",
     errno.EFBIG: "Raise the limit on file sizes (`ulimit -f`, `LimitFSIZE=` of a service). If none is set, the"

@@ -157,10 +157,10 @@ _VM_HAS_RUN = "its VM has run on the overlay since the conversion"
 def kept_outcome(guest: GuestToConvert, error: DifferenceError, state: GuestState) -> GuestOutcome:
     """Return the outcome of a guest whose quarantined original was not found identical to the VM's disk."""
     used = overlay_was_written(guest, state)
-    what_next = f"To delete the original anyway: {command('purge', guest.name, '--used')}"
+    what_next = f"To delete the original anyway: {command('purge', guest.name, '--used')}."
     if changes := changes_aside(guest):
         aside = original_names(guest.source.path).quarantine
-        both = f", and {_VM_HAS_RUN}" if used else ""
+        both = ", and its overlay has changed since the conversion" if used else ""
         changed = f"the original in quarantine, {aside}, has changed since it was planned: {changes}{both}"
         reason, what_next = f"{changed} ({error.what})", CHANGED_ASIDE
     elif isinstance(error, IncomparableError):
@@ -171,7 +171,7 @@ def kept_outcome(guest: GuestToConvert, error: DifferenceError, state: GuestStat
         reason = f"{_VM_HAS_RUN} ({error.what})"
     else:
         reason = f"original and overlay differ, though neither was written to since the conversion ({error.what})"
-        what_next = f"Before you decide which of the two to keep, run {command('verify', guest.name)}"
+        what_next = f"Before you decide which of the two to keep, run {command('verify', guest.name)}."
     return GuestOutcome(guest.name, Status.KEPT, f"{reason}. {what_next}", original=Original(Fate.QUARANTINED))
 
 

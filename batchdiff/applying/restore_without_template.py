@@ -40,7 +40,7 @@ from batchdiff.plan.plan import GuestToConvert, Plan
 GuestWithState: TypeAlias = tuple[GuestToConvert, GuestState]
 """A guest that apply has started to convert, and its state in the journal."""
 
-WITHOUT_TEMPLATE = "restore deletes no overlay without the template"
+WITHOUT_TEMPLATE = "restore deletes no overlay without the planned template"
 DAMAGED = "it cannot be read"
 """The reasons why an overlay stays."""
 
@@ -92,11 +92,15 @@ def try_without_template(found: list[GuestWithState], why: str) -> Iterator[Gues
     """Yield what :func:`restore_without_template` would do, as far as names and fingerprints show that."""
     for guest, state in found:
         try:
-            _, overlay = _files(guest, state)
+            original, overlay = _files(guest, state)
         except (BatchdiffError, OSError) as error:
             yield undo_failure(guest, failed(guest.name, error), state)
         else:
-            stays = "" if overlay is None else f"; its overlay {overlay.path} would not be deleted: {why}"
+            stays = ""
+            if overlay is not None and original.path != overlay.path == guest.source.path:
+                stays = f"; its overlay would be kept as {overlay_names(overlay.path).quarantine}: {why}"
+            elif overlay is not None:
+                stays = f"; its overlay {overlay.path} would not be deleted: {why}"
             yield GuestOutcome(guest.name, Status.WOULD_RESTORE, f"it would go back to its original{stays}")
 
 
@@ -150,8 +154,8 @@ def _files(guest: GuestToConvert, state: GuestState) -> tuple[Found, Found | Non
         raise both_missing(guest.name, guest.source.path, guest.overlay_path)
     raise original_missing(
         guest.name,
-        remedy="Make the overlay readable again: bring the template back if it is missing, or repair a copy of the"
-        " overlay and put the copy in its place.",
+        remedy="Make the overlay readable again: bring the planned template back if it is missing or has changed,"
+        " or repair a copy of the overlay and put the copy in its place.",
     )
 
 

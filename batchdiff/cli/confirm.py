@@ -85,7 +85,7 @@ def confirm(console: Console, verb: str, question: Question) -> None:
     """
     if not console.can_ask:
         raise UsageError(
-            f"`batchdiff {verb}` asks before it deletes, but there is no terminal to ask on",
+            f"`batchdiff {verb}` asks for confirmation, but there is no terminal to ask on",
             remedy=f"Add `--yes` to continue without being asked. {question.otherwise}",
         )
     state(console, question)

@@ -60,11 +60,11 @@ def print_step_to_overlays(
     converted = [guests[each.name] for each in outcomes if _has_overlay(guests[each.name], each)]
     to_change = [guest for guest in converted if must_change(guest, plan.template.source)]
     if others := [guest for guest in to_change if not is_on_proxmox([guest])]:
-        print_definitions_step(console, arguments, others, "overlay")
+        print_definitions_step(console, arguments, others, "overlay", plan.template.source)
 
 
 def print_definitions_step(
-    console: Console, arguments: argparse.Namespace, guests: Iterable[GuestPlan], image: str
+    console: Console, arguments: argparse.Namespace, guests: Iterable[GuestPlan], image: str, template: ImageSource
 ) -> None:
     """Print the command that shows what must change in the definitions of these guests' VMs.
 
@@ -83,8 +83,16 @@ def print_definitions_step(
             one = len(chosen) == 1
             what = f"VM's definition must fit the {image}" if one else f"VMs' definitions must fit the {image}s"
             the = where if of_proxmox and others else "The"
-            end = "." if chosen is of_proxmox else "; add --define to make the changes."
+            end = "." if chosen is of_proxmox else _how_to_define(chosen, template)
             console.say(f"{the} {what}: `{command}` shows what must change{end}")
+
+
+def _how_to_define(guests: list[GuestPlan], template: ImageSource) -> str:
+    """Return the end of a sentence: how to let batchdiff make the changes that need no secret."""
+    secret = [any(_secrets(guest, template)) for guest in guests]
+    if all(secret):
+        return "."
+    return f"; add --define to make the changes{' that need no secret' if any(secret) else ''}."
 
 
 def definitions_command(

@@ -192,8 +192,8 @@ def _restore(verbs: _Verbs, common: argparse.ArgumentParser) -> None:
         type=one_of(Loss),
         action="append",
         default=[],
-        help="restore even if an overlay has internal snapshots or persistent bitmaps, which are then lost; may be"
-        " repeated",
+        help="restore even if an overlay has what is named here (internal snapshots or persistent bitmaps), which"
+        " is then lost; may be repeated",
     )
     _add_dry_run(verb)
     verb.add_argument("-y", "--yes", action="store_true", help="do not ask for confirmation")

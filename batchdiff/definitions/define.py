@@ -89,7 +89,7 @@ class Definer:
             if path and not os.path.exists(path):
                 why = f"the image that its VM would use, {path}, is missing"
                 raise DefinitionError(what, why=why, remedy=self._to_bring_back(path))
-        self.libvirt.define(name, last.before)
+        self.libvirt.define(name, last.before, saved=last.path)
         return True
 
     def refresh_pools(self) -> list[tuple[str, ProgramError]]:

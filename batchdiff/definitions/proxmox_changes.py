@@ -244,5 +244,6 @@ def _of_sections(
         yield (
             f"{which} to the former image of {guest.guest}, and the new image does not contain {those}: a rollback"
             " would fail, or bring back the former image. Delete"
-            f" {delete} `qm delsnapshot {config.vmid} {snapshots[0]}`"
+            f" {delete} `qm delsnapshot {config.vmid} {snapshots[0]}`; if the former image is gone, that"
+            " needs `--force`"
         )

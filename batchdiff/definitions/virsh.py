@@ -118,8 +118,10 @@ class Libvirt:
         """
         return self._lines_if_supported("checkpoint-list", "--name", "--domain", domain)
 
-    def define(self, name: str, document: bytes) -> None:
-        """Replace the persistent definition of a domain. ``name``: for messages.
+    def define(self, name: str, document: bytes, *, saved: str = "") -> None:
+        """Replace the persistent definition of a domain.
+
+        ``name``: for messages. ``saved``: the file with this definition, if it is a former one.
 
         :raises ProgramError: libvirt refuses the definition, or cannot be used.
         """
@@ -128,9 +130,12 @@ class Libvirt:
         try:
             os.pwrite(fd, document, 0)
             arguments = ("define", "--validate", "--file", programs.inherited(fd))
+            deed, source = "Make the change", "`batchdiff definitions` shows what must change"
+            if saved:
+                deed, source = "Bring back the former definition", f"that definition is in {saved}"
             remedy = (
-                f"Make the change by hand with `{self.command('edit', '--domain', name)}`, and correct what"
-                " libvirt objects to; `batchdiff definitions` shows what must change."
+                f"{deed} by hand with `{self.command('edit', '--domain', name)}`, and correct what libvirt objects"
+                f" to; {source}."
             )
             self._run(*arguments, passes=(fd,), what=f"libvirt refused the definition of {name}", remedy=remedy)
         finally:

@@ -70,7 +70,10 @@ def _limits() -> Fact:
     """Return the limits on QEMU's programs."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     if hard != resource.RLIM_INFINITY and hard < MEMORY:
-        effect = f"QEMU may need up to {format_size(MEMORY)} of memory for a large image. Raise `ulimit -v`."
+        effect = (
+            f"QEMU may need up to {format_size(MEMORY)} of memory for a large image. Have root raise the hard"
+            " limit (`ulimit -Hv`)."
+        )
         return Fact(MACHINE, "limits (rlimits)", f"{format_size(hard)} of memory", Ability.LIMITED, effect)
     value = f"QEMU gets at most {format_size(MEMORY)} of memory, and qemu-img a limited amount of CPU time"
     return Fact(MACHINE, "limits (rlimits)", value)
@@ -119,7 +122,8 @@ def _overlays(formats: list[str], options: list[str]) -> Fact:
     value = ", ".join(kind for kind in there if kind not in lacking)
     if not lacking:
         return Fact(QEMU, "overlays", value)
-    effect = f"Overlays that are {' or '.join(lacking)} cannot be made, because this QEMU does not support them."
+    forms = " or ".join("in the format qed" if kind == "qed" else kind for kind in lacking)
+    effect = f"Overlays {forms} cannot be made, because this QEMU does not support them."
     return Fact(QEMU, "overlays", value, Ability.LIMITED, effect)
 
 

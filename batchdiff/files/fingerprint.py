@@ -88,7 +88,7 @@ class Fingerprint:
         only_ctime = self.is_unwritten(now) and self.ctime_ns != now.ctime_ns
         changes = (
             (self.size != now.size, f"its size in bytes changed from {self.size} to {now.size}"),
-            (self.mtime_ns != now.mtime_ns, "it was written to (mtime)"),
+            (self.mtime_ns != now.mtime_ns, "its modification time changed (mtime)"),
             (only_ctime, "it changed, perhaps only in its mode or name (ctime)"),
         )
         return " and ".join(text for is_so, text in changes if is_so)

@@ -14,7 +14,7 @@ from batchdiff.image.layer import Layer
 from batchdiff.image.qcow2 import Qcow2Layer
 from batchdiff.image.raw import RawLayer
 from batchdiff.image_source import MAX_CHAIN, ImageFormat, ImageSource
-from batchdiff.qcow2.faults import RESTORE_IT
+from batchdiff.qcow2.faults import SHOULD_HAVE_CONTENT
 from batchdiff.units import few
 
 
@@ -129,7 +129,8 @@ def _check_others(source: ImageSource, layer: Layer) -> None:
                 f"cannot use {source.path}",
                 path=source.path,
                 why=f"it names {other.path} twice, or as a part of itself",
-                remedy=RESTORE_IT,
+                remedy="If QEMU opens it, make a qcow2 copy with `qemu-img convert`, and use that in the manifest."
+                " Otherwise restore it from a backup.",
             )
         seen.add(_identity(other))
 
@@ -155,5 +156,5 @@ def _check_not_empty(layer: Layer) -> None:
             f"cannot use {layer.path}",
             path=layer.path,
             why="it is empty (virtual size 0)",
-            remedy=RESTORE_IT,
+            remedy=SHOULD_HAVE_CONTENT,
         )

@@ -81,8 +81,8 @@ def explain_refusal(error: OSError, source: int, target: str) -> Fault:
     if error.errno == errno.EXDEV:
         return Fault(
             "the template is on another filesystem, or on another mount of the same one",
-            f"Put both files on one filesystem, below one mount point, {AGAIN} Or use `strategy: overlay` for this"
-            " guest.",
+            "Put both files on one filesystem, below one mount point, correct the manifest if their paths change,"
+            " and plan again; or use `strategy: overlay` for this guest.",
         )
     if error.errno == errno.EINVAL:
         return Fault(

@@ -85,6 +85,8 @@ def _head(path: str) -> bytes | None:
         with open(fd, "rb") as file:
             return file.read(_HEAD) if stat.S_ISREG(os.fstat(fd).st_mode) else None
     except FileNotFoundError as error:
+        if not path:
+            raise PlanError("the plan", why="no such file", remedy="Its name is empty.") from error
         raise PlanError(f"cannot read the plan {path}", why="there is no such file", remedy=_near(path)) from error
     except OSError as error:
         fault = explain(error, Deed.READ, path)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from batchdiff.qcow2.faults import LEGACY_ENCRYPTION, require, require_opened
+from batchdiff.qcow2.faults import LEGACY_ENCRYPTION, NEWER_QEMU, require, require_opened
 from batchdiff.units import KIB, align_up
 
 BACKING_FORMAT, DATA_FILE = 0xE2792ACA, 0x44415441
@@ -86,7 +86,7 @@ def luks_header_in(found: list[tuple[int, bytes]], crypt: int) -> tuple[int, int
     :raises FormatError: the method is AES or unknown, or the extension missing, repeated, invalid or unexpected.
     """
     require(crypt != 1, "it is encrypted with AES, qcow2's legacy encryption", remedy=LEGACY_ENCRYPTION)
-    require_opened(crypt in {0, LUKS}, f"its encryption method {crypt} is unknown")
+    require(crypt in {0, LUKS}, f"its encryption method {crypt} is unknown", remedy=NEWER_QEMU)
     offset = length = 0
     named = [data for kind, data in found if kind == _ENCRYPTION]
     require(len(named) <= 1, "it names more than one LUKS header")

@@ -16,6 +16,22 @@ CONVERT_ELSEWHERE = (
 )
 """The remedy for an image of an unsupported kind or version: a backup of it is of the same kind."""
 
+NEWER_QEMU = (
+    "If a newer QEMU made it, make a copy without these features with the `qemu-img convert` of that QEMU, and use"
+    " the copy in the manifest. Otherwise restore it from a backup."
+)
+"""The remedy for an image that needs what is unknown: a backup of a sound one needs the same."""
+
+LACKS_OR_DAMAGED = (
+    "If QEMU lacks what it needs, such as the driver of this format, install that. If the image is damaged,"
+    " restore"
+    " it from a backup."
+)
+"""The remedy for an image that QEMU cannot open for reasons that only its own words show."""
+
+SHOULD_HAVE_CONTENT = "If it should have content, restore it from a backup."
+"""The remedy for an image without a disk, which may be as it was created."""
+
 REPAIR_A_COPY = "Run `qemu-img check -r all` on a copy of it, and use the copy."
 """The remedy for an image that is marked corrupt."""
 

@@ -23,8 +23,10 @@ from batchdiff.qcow2.extensions import (
     luks_header_in,
 )
 from batchdiff.qcow2.faults import (
+    NEWER_QEMU,
     ONE_FILE,
     REPAIR_A_COPY,
+    SHOULD_HAVE_CONTENT,
     SHUT_DOWN_OR_REPAIR,
     WRONG_FORMAT,
     FormatError,
@@ -42,6 +44,7 @@ from batchdiff.units import SECTOR, ceil_div, format_size
 
 MAGIC = b"QFI\xfb"
 _NO_MAGIC = "it is not a qcow2 image: the magic number QFI\\xfb is not at its start"
+_FROM_QCOW = "Convert it with `qemu-img convert -f qcow -O qcow2`, and use the result in the manifest."
 FIXED = struct.Struct(">4sIQIIQIIQQIIQ")
 V3 = struct.Struct(">QQQIIB7x")
 V2_LENGTH, V3_LENGTH, _V3_SHORTEST = 72, 112, 104
@@ -114,7 +117,8 @@ def parse(head: bytes, file_size: int) -> Header:
     _, version, name_offset, name_size, bits, size, crypt, l1_entries, l1_offset = fields[:9]
     refcount_offset, refcount_clusters, snapshots, snapshots_offset = fields[9:]
     # The order matters: version and features decide the meaning of what is checked after them.
-    require_opened(version in {2, 3}, f"version {version} is unknown (2 and 3 are known)")
+    require(version != 1, "its version is 1, the older format qcow", remedy=_FROM_QCOW)
+    require(version in {2, 3}, f"version {version} is unknown (2 and 3 are known)", remedy=NEWER_QEMU)
     require_opened(9 <= bits <= 21, f"a cluster size of 2^{bits} bytes is outside the range 512 B to 2 MiB")
     incompatible, compatible, autoclear, refcount_order, length, compression = version_3_fields(head, version)
     _check_features(incompatible)
@@ -179,7 +183,7 @@ def _check_length(length: int, cluster: int, available: int) -> None:
 
 def _check_features(incompatible: int) -> None:
     unknown = incompatible & ~_KNOWN_INCOMPATIBLE
-    require_opened(not unknown, f"it needs unknown features (incompatible bits {unknown:#x})")
+    require(not unknown, f"it needs unknown features (incompatible bits {unknown:#x})", remedy=NEWER_QEMU)
     require(
         not incompatible & _CORRUPT,
         "it is marked corrupt",
@@ -215,7 +219,7 @@ def _compression_type(incompatible: int, value: int) -> CompressionType:
         bool(incompatible & COMPRESSION_TYPE) == (value != 0),
         "its compression type and the feature bit for it contradict each other",
     )
-    require_opened(value in set(CompressionType), f"the compression type {value} is unknown")
+    require(value in set(CompressionType), f"the compression type {value} is unknown", remedy=NEWER_QEMU)
     return CompressionType(value)
 
 
@@ -247,7 +251,9 @@ def _check_data_file(header: Header) -> None:
 
 def _check_sizes(header: Header, size: int) -> None:
     """Check the sizes and counts. ``size``: the virtual size as stored, not yet rounded down to whole sectors."""
-    require(header.virtual_size > 0, f"its virtual size is less than a sector ({SECTOR} B)")
+    require(
+        header.virtual_size > 0, f"its virtual size is less than a sector ({SECTOR} B)", remedy=SHOULD_HAVE_CONTENT
+    )
     require(size < 1 << 63, f"its virtual size {size} is invalid")
     needed = ceil_div(size, header.geometry.l2_coverage)
     require_opened(

@@ -29,7 +29,7 @@ from typing import NamedTuple
 from batchdiff.errors import ImageError, ProgramError
 from batchdiff.linux.call_failures import AGAIN, explain
 from batchdiff.linux.permissions import Deed
-from batchdiff.qcow2.faults import RESTORE_IT
+from batchdiff.qcow2.faults import LACKS_OR_DAMAGED
 from batchdiff.qemu.background import LOWEST_DESCRIPTOR, BackgroundProgram
 from batchdiff.qemu.nbd import NbdConnection
 from batchdiff.qemu.programs import WHEN_TOO_SLOW, inherited
@@ -119,7 +119,9 @@ class Export:
             return self.failure(error)
         words = self._last_words()
         secret_files = {} if self._secret_file is None else {self._path: self._secret_file}
-        unopened = ImageError(f"QEMU cannot open {self._path}", path=self._path, why=words, remedy=RESTORE_IT)
+        unopened = ImageError(
+            f"QEMU cannot open {self._path}", path=self._path, why=words, remedy=LACKS_OR_DAMAGED
+        )
         return wrong_secret(words, secret_files) or unopened
 
     def failure(self, error: OSError) -> ImageError:

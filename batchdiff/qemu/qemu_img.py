@@ -11,11 +11,12 @@ from types import MappingProxyType
 from batchdiff.errors import DifferenceError, ImageError, VerificationError
 from batchdiff.files.filenames import shell_word
 from batchdiff.image_source import ImageFormat, ImageSource
-from batchdiff.qcow2.faults import RESTORE_IT
+from batchdiff.qcow2.faults import LACKS_OR_DAMAGED
 from batchdiff.qemu import io_uring, programs
 from batchdiff.qemu.image_options import decryption, dotted, names_of
 from batchdiff.qemu.installed import NAME, PACKAGE, is_locked, require_success
 from batchdiff.qemu.programs import CompletedProgram, OutputError, inherited, never, without_ranges
+from batchdiff.qemu.secret_files import is_descriptor
 from batchdiff.qemu.secrets import Secrets, require_secrets_fit, secrets_of
 from batchdiff.units import MIB, format_size
 
@@ -65,15 +66,20 @@ def check(
             f"qemu-img check found {found} in {image.path}",
             why=done.described(),
             # Unless leaks are allowed, the image is new and will be discarded: there is nothing to repair.
-            remedy=_REPAIR.format(image.format, shell_word(image.path)) if leaks_allowed else "",
+            remedy=_how_to_repair(image) if leaks_allowed else "",
         )
     require_success(done)
 
 
-_REPAIR = (
-    "Shut its VM down and copy the image first, because a repair may lose data. Then repair the image with"
-    " `qemu-img check -r all -f {} {}`, check that the VM starts, and run the same command again."
-)
+def _how_to_repair(image: ImageSource) -> str:
+    """Return how to repair an image that a VM may have used; if it needs secrets, with the command that failed."""
+    secret_files = [each.secret_file for each in (image, *image.backing) if each.secret_file is not None]
+    how = f"repair the image with `qemu-img check -r all -f {image.format} {shell_word(image.path)}`"
+    if secret_files:
+        passed = " and, after `file=`, the file with the secret" if any(map(is_descriptor, secret_files)) else ""
+        how = f"run the `qemu-img check` above with `-r all` instead of `-q`{passed}"
+    first = "Shut its VM down and copy the image first, because a repair may lose data. Then"
+    return f"{first} {how}, check that the VM starts, and run the same command again."
 
 
 def require_opens(image: ImageSource, *, stopped: Callable[[], bool] = never) -> None:
@@ -94,8 +100,8 @@ def require_opens(image: ImageSource, *, stopped: Callable[[], bool] = never) ->
         raise VerificationError(
             f"QEMU cannot open {image.path}",
             why=done.described(),
-            remedy="If the error is in the template, no VM can run on its overlays: restore the template from a"
-            " backup, then plan again.",
+            remedy="If the error is in the template, no VM can run on its overlays here: install what QEMU lacks"
+            " or, if the template is damaged, restore it from a backup, then plan again.",
         )
     require_success(done)
 
@@ -131,7 +137,10 @@ def file_map(image: ImageSource, *, most_output: int = _LARGEST_MAP) -> str:
         ) from error
     if done.code == 1 and not is_locked(done):
         raise ImageError(
-            f"QEMU cannot open or map {image.path}", path=image.path, why=without_ranges(done), remedy=RESTORE_IT
+            f"QEMU cannot open or map {image.path}",
+            path=image.path,
+            why=without_ranges(done),
+            remedy=LACKS_OR_DAMAGED,
         )
     if done.code < 0:
         raise ImageError(f"QEMU crashes on {image.path}", path=image.path, why=done.described(), remedy=_CRASHES)

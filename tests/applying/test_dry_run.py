@@ -226,8 +226,11 @@ def test_a_lost_template(stage):
         rehearsal_.restore()
     (outcome,) = rehearsal_.restore(discard_changes=True)
     assert outcome.status is Status.WOULD_RESTORE
-    stays = f"its overlay {stage.overlay()} would not be deleted: restore deletes no overlay without the template"
-    assert outcome.reason == f"it would go back to its original; {stays}"
+    why = "restore deletes no overlay without the planned template"
+    fate = f"its overlay {stage.overlay()} would not be deleted"
+    if stage.overlay() == stage.original():  # the original gets that name
+        fate = f"its overlay would be kept as {stage.overlay()}.batchdiff-overlay"
+    assert outcome.reason == f"it would go back to its original; {fate}: {why}"
     stage.overlay().rename(stage.folder / "overlay.elsewhere")
     (outcome,) = rehearsal_.restore(discard_changes=True)
     assert outcome.reason == "it would go back to its original"

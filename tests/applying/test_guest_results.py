@@ -150,7 +150,7 @@ def test_kept_in_quarantine():
     assert "its VM has run on the overlay since the conversion (they differ)" in outcome.reason
     rebuilt = kept_outcome(web01, DifferenceError("they differ"), GuestState(Step.RESTORED))
     assert rebuilt.reason.startswith("restore rebuilt its image, including what its VM had written (they differ)")
-    assert "`batchdiff purge PLAN --guest web01 --used`" in outcome.reason
+    assert "`batchdiff purge PLAN --guest web01 --used`." in outcome.reason
 
 
 @pytest.mark.parametrize("state", [GuestState(Step.RETIRED, published=True), GuestState(Step.RESTORED)])
@@ -160,7 +160,7 @@ def test_a_disk_in_use_does_not_show_that_its_vm_has_run(state):
     outcome = kept_outcome(plans.guest_plan(), error, state)
     assert outcome.reason == (
         "a is in use, so it cannot be compared: cp has it open."
-        " To delete the original anyway: `batchdiff purge PLAN --guest web01 --used`"
+        " To delete the original anyway: `batchdiff purge PLAN --guest web01 --used`."
     )
 
 
@@ -174,7 +174,7 @@ def test_two_images_that_differ_although_neither_was_written_to(tmp_path, monkey
     (outcome,) = stage.purge()
     assert outcome.status is Status.KEPT
     assert outcome.reason.startswith("original and overlay differ, though neither was written to since")
-    assert outcome.reason.endswith("which of the two to keep, run `batchdiff verify PLAN --guest vm`")
+    assert outcome.reason.endswith("which of the two to keep, run `batchdiff verify PLAN --guest vm`.")
 
 
 @pytest.mark.parametrize("used", [False, True])
@@ -187,11 +187,12 @@ def test_an_original_that_was_written_to_in_quarantine(tmp_path, monkeypatch, us
         file.write(b"?")
     if used:
         stage.use()
-    changed = f"the original in quarantine, {aside}, has changed since it was planned: it was written to (mtime)"
+    known = "its modification time changed (mtime)"
+    changed = f"the original in quarantine, {aside}, has changed since it was planned: {known}"
     for outcome in (stage.purge()[0], *dry_run_purge(stage.frozen(), PurgeOptions())):
         assert outcome.status is Status.KEPT
         assert outcome.reason.startswith(
-            f"{changed}{', and its VM has run on the overlay since the conversion' if used else ''} ("
+            f"{changed}{', and its overlay has changed since the conversion' if used else ''} ("
         )
         assert "not even `purge --used`: find out what it contains" in outcome.reason
     (refused,) = stage.purge(used=True)

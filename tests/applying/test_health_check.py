@@ -74,7 +74,7 @@ def test_a_template_that_was_touched(quarantined):
     os.utime(quarantined.template)
     found = template(quarantined)
     assert found.health is Health.TOUCHED
-    assert "it was written to (mtime)" in found.why
+    assert "its modification time changed (mtime)" in found.why
     assert "its content is unchanged" in found.why
 
 
@@ -196,7 +196,7 @@ def test_a_template_without_a_digest(stage):
     os.utime(stage.template)
     found = template(stage)
     assert found.health is Health.UNKNOWN
-    assert "the plan has no digest of it" in found.why
+    assert "the plan has no digest of the template" in found.why
 
 
 def test_overlays_on_a_template_without_a_digest(stage):

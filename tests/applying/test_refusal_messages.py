@@ -297,13 +297,15 @@ MESSAGES = {
     ),
     apply_original_written: (
         "the original {0}/vm.img was left alone: since its overlay {0}/vm.qcow2 was published, it has changed"
-        " (it was written to (mtime)), so only you know which of the two to keep. If the overlay is the "
+        " (its modification time changed (mtime)), so only you know which of the two to keep. If the overlay"
+        " is the "
         "VM's disk, remove the original yourself. To go back to the original: `batchdiff restore PLAN"
         " --guest vm --discard-changes`."
     ),
     apply_original_written_aside: (
         "the original {0}/vm.img.batchdiff-original was left alone: since its overlay {0}/vm.qcow2 was published, "
-        "it has changed (it was written to (mtime)), so only you know which of the two to keep. No verb deletes "
+        "it has changed (its modification time changed (mtime)), so only you know which of the two to keep. No"
+        " verb deletes "
         "that original, not even `purge --used`: find out what it contains before you remove it yourself."
     ),
     discard_original_written_aside: (
@@ -322,7 +324,7 @@ MESSAGES = {
     purge_used: (
         "its VM has run on the overlay since the conversion"
         " ({0}/vm.img.batchdiff-original and {0}/vm.qcow2 differ)."
-        " To delete the original anyway: `batchdiff purge PLAN --guest vm --used`"
+        " To delete the original anyway: `batchdiff purge PLAN --guest vm --used`."
     ),
     discard_deleted: (
         "vm cannot go back to its original: the original was deleted or moved. Run the same command without "
@@ -376,7 +378,8 @@ MESSAGES = {
         " known. If it names no overlay that you need, move it away, then run the same command again."
     ),
     guest_changed: (
-        "the plan is stale: {0}/vm.img: it was written to (mtime). Shut down any VM or program that writes "
+        "the plan is stale: {0}/vm.img: its modification time changed (mtime). Shut down any VM or program"
+        " that writes "
         "to it, then plan again."
     ),
     quarantined_by_another: (
@@ -401,7 +404,8 @@ MESSAGES = {
     ),
     template_lost_discard: (
         "vm cannot go back to its original: the original was deleted or moved. Make the overlay readable again: "
-        "bring the template back if it is missing, or repair a copy of the overlay and put the copy in its place."
+        "bring the planned template back if it is missing or has changed, or repair a copy of the overlay and put "
+        "the copy in its place."
     ),
     no_qemu: (
         "cannot verify with QEMU: qemu-img is not installed. Install it (Debian: qemu-utils). Or use "
@@ -419,7 +423,7 @@ MESSAGES = {
     ),
     overlay_in_use: (
         "{0}/vm.qcow2 is in use, so the original cannot be compared with the VM's disk: x."
-        " To delete the original anyway: `batchdiff purge PLAN --guest vm --used`"
+        " To delete the original anyway: `batchdiff purge PLAN --guest vm --used`."
     ),
     both_lost_apply: (
         "{0}/vm.img is gone, and {0}/vm.qcow2 is missing or cannot be read: both were removed or "
@@ -428,7 +432,7 @@ MESSAGES = {
     overlay_exists: ("{0}/vm.qcow2 already exists. Move it away, or plan again with another `overlay.path`."),
     template_changing: (
         "{0}/template.img changed while this command ran: another file is in its place. Bring the"
-        " former file back, then run the same command again."
+        " former file back, then run the same command again; if it reports that the plan is stale, plan again."
     ),
     two_overlays: (
         "vm was left alone: both {0}/vm.qcow2 and {0}/vm.qcow2.batchdiff-overlay exist, and "

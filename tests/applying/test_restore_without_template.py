@@ -61,7 +61,10 @@ def test_back_from_quarantine(stage):
     (outcome,) = stage.restore(discard_changes=True)
     assert (outcome.status, outcome.original.fate) == (Status.RESTORED, Fate.BACK)
     (said,) = outcome.remarks
-    assert f"its overlay {left(stage)} was not deleted: restore deletes no overlay without the template" in said
+    assert (
+        f"its overlay {left(stage)} was not deleted: restore deletes no overlay without the planned template"
+        in said
+    )
     assert f"remove it (`rm {left(stage)}`)" in said
     assert [step for _, step in stage.steps] == [Step.RESTORED]
     assert_back(stage, before)

@@ -217,7 +217,7 @@ def test_no_question_that_nobody_sees(planned):
     done = planned.apply("--retire", "delete", expect=2, stdin=theirs)
     os.close(theirs)
     os.close(ours)
-    assert "asks before it deletes, but there is no terminal to ask on" in done.stderr
+    assert "asks for confirmation, but there is no terminal to ask on" in done.stderr
 
 
 @pytest.mark.parametrize("verify", ["native", "changed"])

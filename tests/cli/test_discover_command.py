@@ -307,7 +307,7 @@ def test_bad_input_is_explained(tmp_path):
 
 
 NAMED = "Name the images themselves if their names have no suffix such as .img or .qcow2."
-DEFINED = "Name with `--connect` the connection of libvirt on which the VMs are defined, such as qemu:///system."
+DEFINED = "With `--connect`, give the libvirt connection on which the VMs are defined, such as qemu:///system."
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_apply_warns_before_it_asks_to_delete(folder):
     manifest(folder)
     batchdiff("plan", "m.yaml", "-q", cwd=folder)
     refused = batchdiff("apply", "m.plan.json", "--retire", "delete", cwd=folder, expect=2)
-    assert refused.stderr.index("looks like a qcow2 image") < refused.stderr.index("asks before it deletes")
+    assert refused.stderr.index("looks like a qcow2 image") < refused.stderr.index("asks for confirmation")
 
 
 def test_an_overlay_in_its_guests_place_is_no_doubt(folder):

@@ -171,28 +171,32 @@ def test_the_question_of_purge_promises_no_more_than_is_certain(monkeypatch, use
             "",
             "",
             "all changes in 1 guest since the conversion will be discarded, including all snapshots in its"
-            " overlay, which takes 0 B on disk:|What remains: the original, as it was before the conversion.",
+            " overlay, which takes 0 B on disk; an overlay that cannot be read will be kept:|What remains: the"
+            " original, as it was before the conversion.",
         ),
         (
             "abc",
             "c",
             "",
             "all changes in 2 guests since the conversion will be discarded, including all snapshots in their"
-            " overlays, which take 0 B on disk:|What remains: the originals, as they were before the conversion.",
+            " overlays, which take 0 B on disk; an overlay that cannot be read will be kept:|What remains: the"
+            " originals, as they were before the conversion.",
         ),
         (
             "a",
             "",
             "a",
             "all changes in 1 guest since the conversion will be discarded, including all snapshots in its"
-            " overlay, which takes 0 B on disk:|What remains: the full image at the guest's path.",
+            " overlay, which takes 0 B on disk; an overlay that cannot be read will be kept:|What remains: the"
+            " full image at the guest's path.",
         ),
         (
             "abc",
             "c",
             "b",
             "all changes in 2 guests since the conversion will be discarded, including all snapshots in their"
-            " overlays, which take 0 B on disk:|What remains: the full images at the guests' paths.",
+            " overlays, which take 0 B on disk; an overlay that cannot be read will be kept:|What remains: the"
+            " full images at the guests' paths.",
         ),
     ],
 )
@@ -404,8 +408,8 @@ def test_space_that_cannot_be_determined(capsys, monkeypatch):
         (
             OSError(errno.ENFILE, "Too many open files in system"),
             "cannot continue: Too many open files in system. The system has too many open files: raise"
-            " the limit (`sysctl fs.file-max`) or end the programs that opened them, and run the same command"
-            " again.",
+            " the limit (`sysctl -w fs.file-max=NUMBER`) or end the programs that opened them, and run the same"
+            " command again.",
             1,
         ),
     ],

@@ -115,13 +115,31 @@ def test_the_command_for_definitions_asks_the_same_libvirt(capsys):
 def test_guests_of_proxmox_and_of_libvirt_have_a_command_each(capsys):
     guests = [replace(GUESTS[0], overlay_path=PROXMOX), *GUESTS[1:3]]
     arguments = argparse.Namespace(**vars(ARGUMENTS) | {"connect": "qemu:///system"})
-    definition_changes.print_definitions_step(Console(), arguments, guests, "restored image")
+    definition_changes.print_definitions_step(Console(), arguments, guests, "restored image", PLAN.template.source)
     assert capsys.readouterr().err.splitlines() == [
         "In Proxmox VE, the VM's definition must fit the restored image: `batchdiff definitions 'my fleet.json'"
         " --proxmox /etc/pve/qemu-server` shows what must change.",
         "In libvirt, the VMs' definitions must fit the restored images: `batchdiff definitions 'my fleet.json'"
         " --connect qemu:///system` shows what must change; add --define to make the changes.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("secrets", "end"),
+    [
+        (0, "shows what must change; add --define to make the changes."),
+        (1, "shows what must change; add --define to make the changes that need no secret."),
+        (2, "shows what must change."),
+    ],
+)
+def test_define_is_offered_only_for_changes_without_a_secret(capsys, secrets, end):
+    path = "/srv/secret"
+    secret = [
+        replace(guest, source=replace(guest.source, format=ImageFormat.LUKS, secret_file=path))
+        for guest in GUESTS[:secrets]
+    ]
+    step(*OUTCOMES[:2], guests=(*secret, *GUESTS[secrets:]))
+    assert capsys.readouterr().err.rstrip().endswith(end)
 
 
 @pytest.mark.parametrize(

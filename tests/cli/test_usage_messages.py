@@ -101,7 +101,7 @@ def test_a_question_without_a_terminal():
     with pytest.raises(UsageError) as caught:
         confirm(Console(), "purge", Question("a", ["b"], "The originals stay in quarantine."))
     assert message(caught) == (
-        "`batchdiff purge` asks before it deletes, but there is no terminal to ask on. Add `--yes` to continue"
+        "`batchdiff purge` asks for confirmation, but there is no terminal to ask on. Add `--yes` to continue"
         " without being asked. The originals stay in quarantine."
     )
 

@@ -32,6 +32,7 @@ class FakeLibvirt:
     memories: list[str] = field(default_factory=list)
     points: list[str] = field(default_factory=list)
     refreshed: list[str] = field(default_factory=list)
+    saved_as: str = ""
 
     def domain(self, name, *, with_passwords=False):
         return parse_domain(self.document, f"the domain {name}")
@@ -51,8 +52,9 @@ class FakeLibvirt:
     def command(self, *arguments):
         return shlex.join(["virsh", *arguments])
 
-    def define(self, _name, document):
+    def define(self, _name, document, *, saved=""):
         self.document = document
+        self.saved_as = saved
 
     def refresh(self, pool):
         if pool == "stopped":
@@ -162,6 +164,18 @@ def test_why_one_is_not_undone(tmp_path, is_saved, why):
     with pytest.raises(DefinitionError) as caught:
         Definer(libvirt, [guest()], (), str(folder)).undo("web")
     assert caught.value.why == why
+
+
+def test_the_file_of_a_former_definition_is_passed_on(tmp_path):
+    """If libvirt refuses that definition, the error names the file."""
+    image, folder = tmp_path / "web.img", tmp_path / "saved"
+    image.touch()
+    libvirt = FakeLibvirt(document=DOCUMENT.replace(b"/i/web.img", str(image).encode()))
+    before = saved.save_before(str(folder), "web", libvirt.document, datetime.now(UTC))
+    saved.save_after(before, DOCUMENT)
+    libvirt.document = DOCUMENT
+    assert Definer(libvirt, [guest()], (), str(folder)).undo("web")
+    assert libvirt.saved_as == before
 
 
 def test_one_that_was_modified_meanwhile(tmp_path):

@@ -179,7 +179,11 @@ def test_in_its_guests_place():
         (f"lock: backup\n{LINE}", CONVERTED, "VM 101 is locked (lock: backup)"),
         (f"{LINE}[one]\n{LINE}[two]\n{LINE}", CONVERTED, "(one and two)"),
         (f"{LINE}[one]\n{LINE}", CONVERTED, "the snapshot one refers to the former image of web, and"),
-        (f"{LINE}[one]\n{LINE}", CONVERTED, "Delete the snapshot with `qm delsnapshot 101 one`"),
+        (
+            f"{LINE}[one]\n{LINE}",
+            CONVERTED,
+            "Delete the snapshot with `qm delsnapshot 101 one`; if the former image is gone, that needs `--force`",
+        ),
         (f"{LINE}[PENDING]\n{LINE}", CONVERTED, "`qm set 101 --revert scsi0`"),
         (f"{LINE}[PENDING]\nscsi1: {RAW.path}\n", CONVERTED, "`qm set 101 --revert scsi1`"),
         (f"{LINE}[PENDING]\nscsi0: none\nscsi1: {RAW.path}\n", CONVERTED, "`qm set 101 --revert scsi0,scsi1`"),

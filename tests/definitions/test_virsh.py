@@ -15,7 +15,12 @@ TESTS = Libvirt("test:///default")
         (
             lambda: TESTS.define("we b", b"<domain/>"),
             "libvirt refused",
-            "virsh --connect test:///default edit --domain 'we b'",
+            "Make the change by hand with `virsh --connect test:///default edit --domain 'we b'`",
+        ),
+        (
+            lambda: TESTS.define("we b", b"<domain/>", saved="/saved/we b.before.xml"),
+            "libvirt refused",
+            "and correct what libvirt objects to; that definition is in /saved/we b.before.xml.",
         ),
         (
             lambda: TESTS.refresh("p 1"),

@@ -31,6 +31,13 @@ def test_the_limits_on_qemu_are_those_of_its_programs():
     assert fact.value == "QEMU gets at most 2 GiB of memory, and qemu-img a limited amount of CPU time"
 
 
+def test_a_hard_limit_that_only_root_can_raise(monkeypatch):
+    monkeypatch.setattr(machine.resource, "getrlimit", lambda _: (1 << 20, 1 << 30))
+    (fact,) = (fact for fact in machine_facts() if fact.name.startswith("limits"))
+    assert fact.ability is Ability.LIMITED
+    assert fact.effect.endswith("Have root raise the hard limit (`ulimit -Hv`).")
+
+
 @pytest.mark.parametrize(
     ("version", "ability", "words"),
     [(0, "limited", "unconfined"), (3, "limited", "network"), (4, "good", ""), (7, "good", "")],
@@ -133,7 +140,7 @@ def test_a_qemu_without_qcow2(monkeypatch, tmp_path):
     fake_qemu_img(tmp_path, monkeypatch, script)
     program, formats, _, overlays, _ = qemu_facts()
     assert (overlays.value, overlays.ability) == ("qcow2", Ability.LIMITED)
-    assert "Overlays that are qed or encrypted with LUKS cannot be made" in overlays.effect
+    assert "Overlays in the format qed or encrypted with LUKS cannot be made" in overlays.effect
     assert program.value.startswith("9.0 ")
     assert formats.value == "raw, vdi"
     assert formats.ability is Ability.MISSING

@@ -61,7 +61,7 @@ def test_what_was_written_to():
 
 def test_changes_are_listed():
     assert FILE.changes(replace(FILE, size=11, mtime_ns=21, ctime_ns=31)) == (
-        "its size in bytes changed from 10 to 11 and it was written to (mtime)"
+        "its size in bytes changed from 10 to 11 and its modification time changed (mtime)"
     )
 
 

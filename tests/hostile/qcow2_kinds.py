@@ -44,7 +44,9 @@ FIELDS = {
         "4s",
         {b"": "magic number", b"QFI\xfa": "magic number", b"\xfbIFQ": "magic number", b"KDMV": "magic number"},
     ),
-    "version": Field(4, ">I", {0: "is unknown", 1: "is unknown", 2: READ, 4: "is unknown", MOST: "is unknown"}),
+    "version": Field(
+        4, ">I", {0: "is unknown", 1: "the older format qcow", 2: READ, 4: "is unknown", MOST: "is unknown"}
+    ),
     "backing-offset": Field(
         8,
         ">Q",

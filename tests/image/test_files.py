@@ -216,7 +216,7 @@ def replace(path):
 
 CHANGES = {
     "nothing": (lambda path: None, ""),
-    "written": (lambda path: os.utime(path, ns=(1, 1)), "it was written to (mtime)"),
+    "written": (lambda path: os.utime(path, ns=(1, 1)), "its modification time changed (mtime)"),
     "grown": (lambda path: os.truncate(path, 65537), "its size in bytes changed from 65536 to 65537"),
     "mode": (lambda path: os.chmod(path, 0o400), "it changed, perhaps only in its mode or name (ctime)"),
     "replaced": (replace, "another file is in its place"),

@@ -27,7 +27,9 @@ def refusal(image: ImageSource) -> str:
 def test_an_empty_image(tmp_path):
     path = tmp_path / "a.img"
     path.touch()
-    assert refusal(source(path)) == (f"cannot use {path}: it is empty (virtual size 0). Restore it from a backup.")
+    assert refusal(source(path)) == (
+        f"cannot use {path}: it is empty (virtual size 0). If it should have content, restore it from a backup."
+    )
 
 
 def test_a_chain_that_is_too_deep():

@@ -234,7 +234,7 @@ def test_an_image_that_is_a_part_of_itself_is_refused(tmp_path):
     source = named(tmp_path, "image.vmdk", sectors=1)
     with open(source.path, "a", encoding="ascii") as file:
         file.write("#" * 1024)
-    assert "twice, or as a part of itself" in refusal(source)
+    assert "twice, or as a part of itself. If QEMU opens it, make a qcow2 copy" in refusal(source)
 
 
 def test_an_extent_twice_is_refused(tmp_path):

@@ -204,7 +204,7 @@ def test_a_changed_extent_in_quarantine_is_not_thrown_away(tmp_path):
     assert "has changed since the conversion" in said(batchdiff("status", "fleet.plan.json", cwd=tmp_path))
     words = said(batchdiff("verify", "fleet.plan.json", cwd=tmp_path))
     assert "which is in quarantine, has changed since the overlay was made" in words
-    assert f"{files[many_files.FLAT][1]}: it was written to (mtime)" in words
+    assert f"{files[many_files.FLAT][1]}: its modification time changed (mtime)" in words
     files[many_files.FLAT][1].unlink()
     words = said(batchdiff("verify", "fleet.plan.json", cwd=tmp_path, expect=None))
     assert f"its extent {files[many_files.FLAT][1]} is missing" in words

@@ -222,6 +222,7 @@ def test_files_that_are_no_manifest(folder):
         ("clones", "cannot read the manifest clones: it is a folder. Name a YAML file"),
         ("a\0b", "cannot read the manifest a\\x00b: it contains a null byte, which no path can have"),
         ("a\nb", "a\\nb: no such file"),
+        ("m.yaml/x", "cannot read the manifest m.yaml/x: "),
     ],
 )
 def test_files_that_cannot_be_read(folder, path, message):

@@ -162,6 +162,13 @@ def test_a_plan_that_is_missing(tmp_path, names, name, remedy):
     assert str(caught.value) == expected
 
 
+def test_a_plan_without_a_name():
+    """As of an empty variable in a script."""
+    with pytest.raises(PlanError) as caught:
+        read_plan("")
+    assert str(caught.value) == "the plan: no such file. Its name is empty."
+
+
 def test_a_plan_that_cannot_be_written():
     with pytest.raises(PlanError) as caught:
         write_plan(small_plan(), "/dev/null")

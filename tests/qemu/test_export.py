@@ -122,8 +122,9 @@ def test_a_qemu_nbd_that_prints_without_end(fd, path, tmp_path, monkeypatch):
     program.write_text("#!/bin/sh\nexec yes\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
-    with pytest.raises(ImageError, match=r"QEMU cannot open .*image.*y; y|SIGXFSZ"):
+    with pytest.raises(ImageError, match=r"QEMU cannot open .*image.*y; y|SIGXFSZ") as caught:
         Export(str(path), fd, BlockDevice("vmdk"))
+    assert caught.value.remedy.startswith("If QEMU lacks what it needs")
 
 
 def test_missing(fd, path, tmp_path, monkeypatch):

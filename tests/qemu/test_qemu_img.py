@@ -9,7 +9,14 @@ from collections.abc import Callable
 
 import pytest
 
-from batchdiff.errors import BatchdiffError, DifferenceError, InUseError, ProgramError, VerificationError
+from batchdiff.errors import (
+    BatchdiffError,
+    DifferenceError,
+    ImageError,
+    InUseError,
+    ProgramError,
+    VerificationError,
+)
 from batchdiff.image_source import ImageFormat, ImageSource
 from batchdiff.qemu import io_uring, programs, qemu_img
 from batchdiff.qemu.programs import CompletedProgram
@@ -66,8 +73,9 @@ ENDS = {
         1,
         "no",
         VerificationError,
-        f"QEMU cannot open /a.qcow2: {SAID}. If the error is in the template, no VM can run on its overlays:"
-        " restore the template from a backup, then plan again.",
+        f"QEMU cannot open /a.qcow2: {SAID}. If the error is in the template, no VM can run on its overlays"
+        " here: install what QEMU lacks or, if the template is damaged, restore it from a backup, then plan"
+        " again.",
     ),
     "differ": (
         compare,
@@ -114,6 +122,36 @@ def test_message(
         verb()
     assert type(caught.value) is kind
     assert str(caught.value) == message.format(code, output.rstrip("!"))
+
+
+@pytest.mark.parametrize(
+    ("secret_file", "below", "how"),
+    [
+        ("/secret", (), "Then run the `qemu-img check` above with `-r all` instead of `-q`, check that"),
+        (None, ("/secret",), "Then run the `qemu-img check` above with `-r all` instead of `-q`, check that"),
+        ("/dev/fd/3", (), "instead of `-q` and, after `file=`, the file with the secret, check that"),
+    ],
+)
+def test_the_repair_of_an_image_that_needs_a_secret(monkeypatch, secret_file, below, how):
+    """A command without the secret fails."""
+    monkeypatch.setattr(qemu_img, "_run", lambda *_, **__: CompletedProgram(("qemu-img",), 2, "ERROR"))
+    backing = tuple(ImageSource("/t.qcow2", ImageFormat.QCOW2, secret_file=each) for each in below)
+    image = ImageSource("/a.qcow2", ImageFormat.QCOW2, backing, secret_file)
+    with pytest.raises(VerificationError) as caught:
+        qemu_img.check(image, 0, leaks_allowed=True)
+    assert how in caught.value.remedy
+
+
+def test_an_image_that_qemu_cannot_open_may_be_sound(monkeypatch):
+    """This QEMU may lack its driver."""
+    said = CompletedProgram(("qemu-img",), 1, "Unknown driver 'qed'")
+    monkeypatch.setattr(programs, "run", lambda *_, **__: said)
+    monkeypatch.setattr(qemu_img, "names_of", lambda images, _secrets, **_: [image.path for image in images])
+    with pytest.raises(ImageError, match="QEMU cannot open or map") as caught:
+        qemu_img.file_map(A)
+    assert caught.value.remedy.startswith(
+        "If QEMU lacks what it needs, such as the driver of this format, install"
+    )
 
 
 @pytest.mark.parametrize("failures", [0, 3, 100])

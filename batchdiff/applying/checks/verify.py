@@ -132,7 +132,9 @@ def check_used(image: ImageSource, ended: Callable[[], bool], report: Callable[[
     except SecretError:
         raise
     except ImageError as error:
-        raise VerificationError(f"{image.path} is not sound", why=error.reason, remedy=error.remedy) from error
+        raise VerificationError(
+            f"{image.path} cannot be verified", why=error.reason, remedy=error.remedy
+        ) from error
     _check(image, virtual_size, Check.LEAKS_ALLOWED, ended, report)
 
 

@@ -20,6 +20,7 @@ import stat
 from batchdiff.applying.guests.next_action import OutgoingAt
 from batchdiff.errors import GuestError, ImageError
 from batchdiff.files import own_files
+from batchdiff.files.filenames import shell_word
 from batchdiff.files.fingerprint import Fingerprint, fingerprint_at
 from batchdiff.frozen import frozen
 from batchdiff.linux.call_failures import explain
@@ -73,7 +74,7 @@ def require_lasting(path: str) -> None:
             f"{path} was not written",
             why="no block device has that name now, and a file in /dev would be gone after a reboot",
             remedy="Bring the device back; or create a block device with that name, and copy the disk to it with"
-            f" `qemu-img convert -n -O FORMAT OVERLAY {path}`.",
+            f" `qemu-img convert -n -O FORMAT OVERLAY {shell_word(path)}`.",
         )
 
 

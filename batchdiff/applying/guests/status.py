@@ -157,7 +157,7 @@ def _trouble(there: OnDisk) -> str:
     if there.overlay is None:
         return _overlay_missing(there)
     if there.template is TemplateIs.WRITTEN_TO:
-        return "verify: the template was written to or replaced, so the overlay may be damaged"
+        return "verify: the size or mtime of the template changed, so the overlay may be damaged"
     return ""
 
 

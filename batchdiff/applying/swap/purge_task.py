@@ -68,7 +68,7 @@ def purge_task(
     for path in (aside.own, incoming.path):
         require_examinable(path)
     if fingerprint_at(incoming.path) is None:
-        raise _all_that_is_left(guest.name, incoming.path, aside, state)
+        raise _all_that_is_left(guest, incoming.path, aside, state)
     # A VM that is killed while it writes may leak clusters. A rebuilt image is only compared.
     soundness = Check.NONE if _is_restored(state) else Check.LEAKS_ALLOWED
     return PurgeTask(
@@ -166,14 +166,20 @@ class PurgeTask:
             raise not_comparable(disk.path, error.why) from error
 
 
-def _all_that_is_left(guest: str, disk: str, aside: FileNames, state: GuestState) -> GuestError:
+def _all_that_is_left(guest: GuestToConvert, disk: str, aside: FileNames, state: GuestState) -> GuestError:
     """Return the error for an original that must stay, because ``disk``, the VM's present disk, is missing."""
-    back = command("restore", guest, "--discard-changes")
+    if not any(map(os.path.lexists, (guest.source.path, aside.own, aside.deleting))):
+        return GuestError(
+            f"{guest.name} was not purged",
+            why=f"both its original {aside.own} and {disk} are gone",
+            remedy="If they were moved, add `--map OLD=NEW`; otherwise bring one of them back from a backup.",
+        )
+    back = command("restore", guest.name, "--discard-changes")
     if _is_restored(state):
         back = rename_back(aside.own if os.path.lexists(aside.own) else aside.deleting, disk)
     return GuestError(
         f"{aside.own} was not deleted",
-        why=f"{disk} is missing, so the original may be all that is left of {guest}",
+        why=f"{disk} is missing, so the original may be all that is left of {guest.name}",
         remedy="Bring the missing file back; if it was moved, add `--map OLD=NEW`. To go back to the original:"
         f" {back}.",
     )

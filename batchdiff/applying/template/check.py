@@ -104,10 +104,13 @@ def require_content(  # noqa: PLR0913  # options by keyword
     """
     known, path = known_digest(plan), plan.template.source.path
     if not known:
+        is_other = template.virtual_size != plan.template.virtual_size
         raise PlanError(
-            f"cannot determine whether the template {path} is still as planned",
-            why=f"{reason}; the plan has no digest of it, because it shared blocks with other files when the plan"
-            " was made",
+            f"the template {path} is not as planned"
+            if is_other
+            else f"cannot determine whether the template {path} is still as planned",
+            why=f"{reason}; the plan has no digest of the template, because the template shared blocks with other"
+            " files when the plan was made",
             remedy=_without_digest(plan, history),
         )
     if content_digest(template, check=check, report=report) == known:
@@ -145,7 +148,8 @@ def _without_digest(plan: Plan, history: History) -> str:
         return "Plan again; that is fast for copies that share blocks with the template."
     sidecars = few(sidecar_paths(plan))
     return (
-        f"Bring back {sidecars}, which may have the digest, or bring back the template with its original times,"
+        f"Bring back the former {sidecars}, which may have the digest, or bring back the template with its"
+        " original times,"
         " which `cp -a` preserves."
     )
 

@@ -90,7 +90,7 @@ def _no_image(arguments: argparse.Namespace, ignored: int) -> UsageError:
     if arguments.libvirt:
         places.append("the definitions in libvirt")
         remedies.append(
-            "Name with `--connect` the connection of libvirt on which the VMs are defined, such as qemu:///system."
+            "With `--connect`, give the libvirt connection on which the VMs are defined, such as qemu:///system."
         )
     others = f" (ignored: {ignored_words(ignored)})" if ignored else ""
     return UsageError(f"no image was found in {' or '.join(places)}{others}", remedy=" ".join(remedies))

@@ -75,7 +75,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         names = {outcome.name for outcome in outcomes if outcome.status is Status.RESTORED}
         restored = [guest for guest in plan.guests if guest.name in names]
         if changed := [guest for guest in restored if must_change(guest, plan.template.source)]:
-            print_definitions_step(console, arguments, changed, "restored image")
+            print_definitions_step(console, arguments, changed, "restored image", plan.template.source)
     return code
 
 
@@ -150,7 +150,7 @@ def _about_discarding(back: list[GuestWithState], there: Mapping[str, OnDisk], l
     return Question(
         f"all changes in {count_of(len(back), 'guest')} since the conversion will be discarded, including all"
         f" snapshots in {'its overlay, which takes' if one else 'their overlays, which take'}"
-        f" {_size_of_overlays(back)} on disk:",
+        f" {_size_of_overlays(back)} on disk; an overlay that cannot be read will be kept:",
         lines,
         f"Leave out `--discard-changes` to keep what the {'VM has' if one else 'VMs have'} written.",
         f"What remains: {_what_remains(back, there)}.",

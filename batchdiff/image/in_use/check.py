@@ -29,7 +29,7 @@ from batchdiff.image.in_use.qemu_locks import CHANGES, OthersLocks, Permission, 
 
 SHUT_DOWN_DOMAIN = (
     "Shut its VM down. If libvirt has saved the VM's memory, start the VM first, or discard that memory with"
-    " `virsh managedsave-remove`."
+    " `virsh managedsave-remove DOMAIN`."
 )
 """The advice on an image that a domain uses according to libvirt."""
 

@@ -108,7 +108,10 @@ def name_holders(holders: tuple[Holder, ...], *, complete: bool) -> str:
     if holders:
         names = [holder.name for holder in holders]
         return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
-    return "something" if complete else "an unknown process (run as root to see which)"
+    if complete:
+        return "something"
+    hint = "run as root to see which" if os.geteuid() else "outside this container, perhaps"
+    return f"an unknown process ({hint})"
 
 
 def have_open(holders: tuple[Holder, ...], *, complete: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from batchdiff.image.files import is_block_device
 from batchdiff.image.image import Image
 from batchdiff.image.layer import Layer
 from batchdiff.linux.call_failures import Fault
@@ -25,9 +26,8 @@ def obstacle_to_sharing(template: Image, guest: Image) -> Fault | None:
 
 def _explained(reason: NoSharing, template: Layer, guest: Layer) -> Fault:
     if reason is NoSharing.BLOCK_DEVICE:
-        return Fault(
-            f"only files can share blocks, and {template.path} or {guest.path} is a block device", f"{_INSTEAD}."
-        )
+        path = template.path if is_block_device(template.fd) else guest.path
+        return Fault(f"only files can share blocks, and {path} is a block device", f"{_INSTEAD}.")
     if reason is NoSharing.TWO_FILESYSTEMS:
         return Fault(
             f"the template's file {template.path} is on another filesystem, and blocks can be shared only within"
@@ -42,8 +42,12 @@ def _explained(reason: NoSharing, template: Layer, guest: Layer) -> Fault:
             " or `chattr -C`, while the file is empty).",
         )
     kind = filesystem_of(guest.fd) or "this filesystem"
-    which = "this XFS was made without reflinks (reflink=0)" if kind == "xfs" else f"{kind} has no reflinks"
+    if kind == "xfs":
+        return Fault(
+            "this XFS was made without reflinks (reflink=0), so files there cannot share blocks",
+            f"{_INSTEAD}, or move template and guest to an XFS with reflinks or to btrfs.",
+        )
     return Fault(
-        f"{which}, so files there cannot share blocks",
+        f"{kind} cannot let existing files share blocks (FIDEDUPERANGE)",
         f"{_INSTEAD}, or move template and guest to XFS or btrfs.",
     )

@@ -78,12 +78,11 @@ def manifest_file(path: str) -> ManifestFile:
             why, remedy = "the current folder has been deleted", "Change to another folder."
             raise ManifestError(f"cannot read the manifest {shown}", why=why, remedy=remedy) from None
         raise ManifestError(shown or "the manifest", why="no such file", remedy=_near(path)) from None
-    except PermissionError as error:
+    except OSError as error:
         fault = explain(error, Deed.READ, path)
         raise ManifestError(f"cannot read the manifest {shown}", why=fault.why, remedy=fault.remedy) from None
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise ManifestError(f"cannot read the manifest {shown}", why=why, remedy=_NAME_ONE) from None
+    except ValueError as error:
+        raise ManifestError(f"cannot read the manifest {shown}", why=str(error), remedy=_NAME_ONE) from None
     _require_manifest(path, shown, content)
     name = os.path.basename(path)
     if is_piped(path):

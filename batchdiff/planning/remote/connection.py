@@ -26,7 +26,7 @@ except ImportError as error:
     raise UsageError(
         "--scheduler needs Dask, which cannot be loaded",
         why=str(error),
-        remedy="Install it on every host: `pip install 'batchdiff[dask]'`.",
+        remedy="Install it on every host, in batchdiff's Python environment: `pip install 'distributed>=2024.1'`.",
     ) from error
 
 from batchdiff.planning.remote.dask_workers import DaskWorkers

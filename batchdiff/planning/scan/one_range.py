@@ -157,8 +157,8 @@ class Scanner:
     def _scan_stretch(self, stretch: _Stretch, begin: int, first_index: int, findings: RangeFindings) -> None:
         """Scan a stretch, which starts at offset ``begin`` with the window ``first_index`` of the range."""
         # A template that shares blocks is read only where a guest needs it. For the digest, any other is read
-        # wherever its metadata shows data. Outside its own span, a guest gets the assumed kinds, even if those bytes
-        # were read for other guests, so that the plan does not depend on how guests are divided into batches.
+        # wherever its metadata shows data. Outside its own span, a guest gets the assumed kinds, even if the bytes
+        # were read for other guests: the plan does not depend on how guests are divided into batches.
         if self._sharing:
             assume_data(findings.equal[first_index : first_index + stretch.windows], stretch.template.spans)
             needed = merge_spans(guest_map.spans for guest_map in stretch.guests.values())

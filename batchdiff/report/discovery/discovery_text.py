@@ -183,7 +183,9 @@ def _notes(found: Discovery, names: _Names, width: int | None) -> Iterator[str]:
         if shared := sum(copy.image.allocated - copy.image.reclaimable for copy in group.copies):
             copies = "copy" if len(group.copies) == 1 else "copies"
             what = f"{format_size(shared)} of the {copies} of {names(group.template.path)}"
-            how = "is shared with other files (by reflinks or hard links)"
+            those = "that image is" if len(group.copies) == 1 else "those images are"
+            why = "because of reflinks, hard links, or a lower layer of overlayfs"
+            how = f"stays allocated even if {those} deleted ({why})"
             yield _note("shared", f"{what} {how}, so no overlay can free it", width)
     either: dict[tuple[str, str], list[str]] = {}
     for group, copy in in_order_of_savings(found.groups):

@@ -81,7 +81,11 @@ def sentences(found: PlanComparison, conversions: Mapping[str, Conversion] = NOT
     if found.older.template.source.path != found.newer.template.source.path:
         yield f"The older plan is for another template, {printable(found.older.template.source.path)}."
     elif _is_template_changed(found):
-        yield "The template's content has changed since the older plan."
+        if found.older.template_digest and found.newer.template_digest:
+            yield "The template's content has changed since the older plan."
+        else:
+            changed = "The size or mtime of the template has changed since the older plan"
+            yield f"{changed}, so its content may have changed."
     for names, what in ((found.appeared, "not in the older plan"), (found.gone, "only in the older plan")):
         if names:
             are = "is" if len(names) == 1 else "are"

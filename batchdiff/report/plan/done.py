@@ -101,8 +101,9 @@ def _overlays(facts: PlanFacts, guests: list[GuestToConvert]) -> str:
     planned = sum(guest.diff.savings.overlay_disk_bytes for guest in there)
     text += f"; on disk now: {format_size(taken)} ({format_size(planned)} predicted)."
     if used := sum(each.used for each in found):
-        which = "It" if len(there) == 1 else f"{used} of them"
-        text += f" {which} {_has(used)} been written to since."
+        whose = "Its mtime" if len(there) == 1 else f"The mtime of {used} of them"
+        they = "its VM has" if used == 1 else "their VMs have"
+        text += f" {whose} has changed since: {they} probably run on {'it' if used == 1 else 'them'}."
     return f"{text} {lost}".rstrip()
 
 
@@ -175,21 +176,40 @@ def _waiting(facts: PlanFacts) -> str | None:
     if aside:
         ways.append(f"once `batchdiff purge{plan} --used` deletes the {_originals(aside)} in quarantine")
     uncertain = fates.count(Fate.UNKNOWN)
-    kept = len(fates) - aside - uncertain
-    are = "is" if kept == 1 else "are"
-    if kept and all(guest.is_on_device for guest in left):
-        devices, them = ("block device", "it") if kept == 1 else ("block devices", "them")
-        ways.append(f"once you remove the {devices} that {are} kept, or discard what is on {them}")
-    elif kept and len(left) < len(there):
-        ways.append(f"once you delete the kept {_originals(kept)} that no other image depends on")
-    elif kept:
-        ways.append(f"once you delete the {_originals(kept)} that {are} kept")
+    devices = [
+        guest.is_on_device
+        for guest, fate in zip(left, fates, strict=True)
+        if fate not in {Fate.QUARANTINED, Fate.UNKNOWN}
+    ]
+    if devices:
+        ways.append(_end_of_kept(len(devices), sum(devices), some_stay=len(left) < len(there)))
     if uncertain:
         ways.append(f"once the {_originals(uncertain)} whose state is uncertain {_has(uncertain)} been deleted")
     if lost := shortfall(saved, exactness):
         return f"There will be {lost} than before the apply, even {' and '.join(ways)}."
     more = UNKNOWN_AMOUNT if exactness is Exactness.UNKNOWN else bounded_size(saved, exactness)
     return f"{_capitalized(more)} comes back {' and '.join(ways)}."
+
+
+def _end_of_kept(kept: int, devices: int, *, some_stay: bool) -> str:
+    """Return, as a clause, what the operator must do about the kept originals to get their space back.
+
+    ``devices``: how many of them are block devices. ``some_stay``: images depend on others, which must stay.
+    """
+    are, free = "is" if kept == 1 else "are", " that no other image depends on" if some_stay else ""
+    device, them = ("block device", "it") if devices == 1 else ("block devices", "them")
+    if 0 < devices < kept:
+        file = "file" if kept - devices == 1 else "files"
+        return (
+            f"once you delete the kept original {file}{free}, and remove the kept {device}{free} or discard"
+            " what is"
+            f" on {them}"
+        )
+    what = device if devices else _originals(kept)
+    which = f"kept {what}{free}" if free else f"{what} that {are} kept"
+    return (
+        f"once you remove the {which}, or discard what is on {them}" if devices else f"once you delete the {which}"
+    )
 
 
 def _originals(count: int) -> str:

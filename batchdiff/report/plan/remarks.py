@@ -57,7 +57,7 @@ def remarks(facts: PlanFacts) -> Iterator[str]:
     secret = [printable(guest.name) for guest in chosen if guest.options.encryption is not None]
     if secret:
         yield f"{few(secret)}: {_of_secrets(len(secret))}"
-    for below, guests in _overlays(chosen).items():
+    for below, guests in _overlays(facts.pending if chosen else ()).items():
         own = below == facts.plan.template.source.path
         yield _of_overlays("the template" if own else printable(below), guests)
     yield from _of_devices(chosen, facts.plan.retire)
@@ -80,11 +80,11 @@ def remarks(facts: PlanFacts) -> Iterator[str]:
 def _of_secrets(guests: int) -> str:
     if guests == 1:
         return (
-            "the overlay will be encrypted. Its VM needs the secret, and so do verify, restore and purge: keep the"
+            "the overlay is encrypted. Its VM needs the secret, and so do verify, restore and purge: keep the"
             " secret file."
         )
     return (
-        "the overlays will be encrypted. Their VMs need the secrets, and so do verify, restore and purge: keep the"
+        "the overlays are encrypted. Their VMs need the secrets, and so do verify, restore and purge: keep the"
         " secret files."
     )
 

@@ -32,7 +32,7 @@ def test_each_is_named_with_its_change(stage, which):
     path = stage.template if which == "template" else stage.original()
     os.utime(path, (1, 1))
     (notice,) = changed(stage)
-    assert notice.startswith(f"{path}: it was written to (mtime)")
+    assert notice.startswith(f"{path}: its modification time changed (mtime)")
 
 
 def test_one_that_is_gone(stage):
@@ -70,7 +70,7 @@ def test_a_template_that_another_plan_has_protected_does_not_count_in_a_guest_s_
 def test_a_changed_template_is_named_once(stage):
     plan = on_the_template(stage)
     os.utime(stage.template, (1, 1))
-    assert changed_images(plan, History()) == [f"{stage.template}: it was written to (mtime)"]
+    assert changed_images(plan, History()) == [f"{stage.template}: its modification time changed (mtime)"]
 
 
 def test_a_guest_whose_name_batchdiff_gave_back_does_not_count(stage):

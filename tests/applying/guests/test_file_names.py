@@ -1,6 +1,7 @@
 """The names of a guest's files, and which file stands where."""
 
 import os
+import shlex
 
 import pytest
 
@@ -58,14 +59,14 @@ def test_only_temporary_files_of_ours_are_discarded(tmp_path, name, kind):
     assert (tmp_path / "target").exists()
 
 
-@pytest.mark.parametrize("path", ["/dev/vg/lv", "/dev/mapper/lv"])
+@pytest.mark.parametrize("path", ["/dev/vg/lv", "/dev/mapper/l v"])
 def test_no_image_is_written_into_dev(path):
     with pytest.raises(GuestError) as caught:
         require_lasting(path)
     assert str(caught.value) == (
         f"{path} was not written: no block device has that name now, and a file in /dev would be gone after a"
         " reboot. Bring the device back; or create a block device with that name, and copy the disk to it with"
-        f" `qemu-img convert -n -O FORMAT OVERLAY {path}`."
+        f" `qemu-img convert -n -O FORMAT OVERLAY {shlex.quote(path)}`."
     )
 
 

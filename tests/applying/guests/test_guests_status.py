@@ -235,7 +235,7 @@ NEXT = {
     "template written to": (
         QUARANTINED,
         OnDisk("/vm.qcow2", "/vm.img.aside", template=TemplateIs.WRITTEN_TO),
-        "verify: the template was written to or replaced, so the overlay may be damaged",
+        "verify: the size or mtime of the template changed, so the overlay may be damaged",
     ),
     "template written to, overlay missing": (
         QUARANTINED,
@@ -272,7 +272,7 @@ def test_in_the_order_of_the_plan():
 
 @pytest.mark.parametrize("guest", [plans.guest_plan("vm"), plans.shared_guest("vm")], ids=["overlay", "share"])
 def test_a_stale_guest_is_to_be_planned_again(guest):
-    history = History(failures={"vm": "the plan is stale: it was written to (mtime). Plan again."})
+    history = History(failures={"vm": "the plan is stale: its modification time changed (mtime). Plan again."})
     (line,) = status_rows(plans.small_plan(guest), history, {})
     assert line.next.startswith("plan again: ")
     (line,) = status_rows(plans.small_plan(guest), History(failures={"vm": "it is in use"}), {})

@@ -197,6 +197,15 @@ def test_an_overlay_that_is_damaged(stage, used, damage):
     assert not stage.original(suffix=DELETING).exists()
 
 
+def test_an_overlay_and_an_original_that_are_missing(stage):
+    """Nothing is left to go back to."""
+    stage.overlay().unlink()
+    aside(stage).unlink()
+    reason = failed(stage.purge())
+    assert f"both its original {aside(stage)} and {stage.overlay()} are gone" in reason
+    assert "restore" not in reason
+
+
 @pytest.mark.parametrize("other", ["another size", "another time"])
 def test_another_file_in_quarantine(stage, other):
     """A person has put it there: --used gives up the planned original, not that."""

@@ -180,10 +180,21 @@ def test_the_digest_was_not_taken(template, digest_is):
     with pytest.raises(PlanError, match=r"cannot determine whether the template .* is still as planned") as caught:
         require(template)
     assert caught.value.why == (
-        "it was touched; the plan has no digest of it, because it shared blocks with other files when the plan was"
-        " made"
+        "it was touched; the plan has no digest of the template, because the template shared blocks with other"
+        " files when the plan was made"
     )
     assert taken == []
+
+
+def test_another_size_without_a_digest(template, digest_is):
+    """The size alone shows that it is another template."""
+    digest_is("digest")
+    template.without_digest()
+    template.plan = dataclasses.replace(
+        template.plan, template=dataclasses.replace(template.plan.template, virtual_size=512)
+    )
+    with pytest.raises(PlanError, match=r"the template .* is not as planned"):
+        require(template)
 
 
 @pytest.mark.parametrize(

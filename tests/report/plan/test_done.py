@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from plans import guest_plan, refused_guest, savings, shared_guest, small_plan, untouched
@@ -11,6 +12,7 @@ from batchdiff.applying.journal.records import Fate
 from batchdiff.applying.results.conversion import Conversion, OlderOriginal
 from batchdiff.choices import Retire, Verdict
 from batchdiff.image.storage.exactness import Exactness
+from batchdiff.image_source import ImageFormat
 from batchdiff.report.facts import PlanFacts
 from batchdiff.report.plan.csv_form import plan_csv
 from batchdiff.report.plan.done import done_figures
@@ -23,6 +25,7 @@ from batchdiff.units import GIB, MIB
 
 GUESTS = [guest_plan(name, savings=savings(2 * GIB, 100 * MIB)) for name in ("one", "two", "three")]
 SAVED = 2 * GIB - 100 * MIB
+DEVICE = replace(GUESTS[0].image.fingerprints[0], inode=0)
 
 
 def conversion(fate, **changes):
@@ -115,6 +118,57 @@ def test_one_original_is_not_several():
     assert "deletes the original in quarantine and once you delete the original that is kept." in two
 
 
+@pytest.mark.parametrize(
+    ("devices", "fates", "dependents", "ways"),
+    [
+        (
+            (0,),
+            "KK",
+            "",
+            "once you delete the kept original file, and remove the kept block device or discard what is on",
+        ),
+        ((0, 1), "KK", "", "once you remove the block devices that are kept, or discard what is on them."),
+        ((0,), "KQ", "", "and once you remove the block device that is kept, or discard what is on it."),
+        (
+            (0,),
+            "KKK",
+            "three",
+            "delete the kept original file that no other image depends on, and remove the kept block device"
+            " that no"
+            " other image depends on or discard what is on it.",
+        ),
+        (
+            (0, 1),
+            "KKK",
+            "three",
+            "remove the kept block devices that no other image depends on, or discard what is",
+        ),
+    ],
+)
+def test_kept_originals_on_block_devices(devices, fates, dependents, ways):
+    """They are not deleted; an original in quarantine is no kept one."""
+    of = {"K": Fate.KEPT, "Q": Fate.QUARANTINED}
+    guests = [
+        replace(guest, image=replace(guest.image, fingerprints=(DEVICE,))) if number in devices else guest
+        for number, guest in enumerate(GUESTS[: len(fates)])
+    ]
+    done = {
+        guest.name: conversion(of[fate], dependents=("/srv/new.qcow2",) if guest.name == dependents else ())
+        for guest, fate in zip(guests, fates, strict=True)
+    }
+    found = PlanFacts(small_plan(*guests, retire=Retire.KEEP), path="fleet.plan.json", conversions=done)
+    assert ways in " ".join(plan_text(found).split())
+
+
+def test_an_overlay_that_has_been_replaced_is_no_overlay_to_be_replaced():
+    plan = small_plan(GUESTS[0])
+    source = replace(GUESTS[0].source, format=ImageFormat.QCOW2, backing=(plan.template.source,))
+    plan = small_plan(replace(GUESTS[0], source=source), retire=Retire.KEEP)
+    before, after = (plan_text(PlanFacts(plan, conversions=done)) for done in ({}, {"one": conversion(Fate.KEPT)}))
+    assert "one is an overlay of the template now" in before
+    assert "an overlay of the template now" not in after
+
+
 def test_an_original_whose_state_is_uncertain_is_not_called_kept():
     said = " ".join(end_of_report(Fate.UNKNOWN, Fate.KEPT, Fate.DELETED).split())
     assert (
@@ -174,13 +228,15 @@ def test_predictions_that_were_wrong_are_shown():
 
 
 def test_overlays_that_vms_have_used_or_that_are_gone():
-    assert "2 of them have been written to since." in " ".join(
+    assert "The mtime of 2 of them has changed since: their VMs have probably run on them." in " ".join(
         end_of_report(Fate.KEPT, Fate.KEPT, used=True).split()
     )
-    assert "It has been written to since." in " ".join(end_of_report(Fate.KEPT, used=True).split())
+    alone = " ".join(end_of_report(Fate.KEPT, used=True).split())
+    assert "Its mtime has changed since: its VM has probably run on it." in alone
     some = facts(Fate.KEPT, Fate.KEPT)
     used = dict(some.conversions) | {"one": conversion(Fate.KEPT, used=True)}
-    assert "1 of them has been written to since." in " ".join(plan_text(some._replace(conversions=used)).split())
+    said = " ".join(plan_text(some._replace(conversions=used)).split())
+    assert "The mtime of 1 of them has changed since: its VM has probably run on it." in said
     lost = " ".join(end_of_report(Fate.KEPT, overlay_disk_bytes=None).split())
     assert lost.startswith("1 overlay cannot be found or read now. Originals: 1 kept.")
 

@@ -53,11 +53,11 @@ def flat(report):
 def test_who_has_encrypted_overlays_is_told_to_keep_the_secrets():
     options = OverlayOptions(encryption=Encryption("/srv/keys/web02"))
     report = flat(plan_text(small_plan(WEB, guest_plan("web02", options=options))))
-    assert "web02: the overlay will be encrypted. Its VM needs the secret" in report
+    assert "web02: the overlay is encrypted. Its VM needs the secret" in report
     assert "web01: the overlay" not in report
     two = [guest_plan(name, options=options) for name in ("web02", "web03")]
     several = flat(plan_text(small_plan(*two)))
-    assert "web02 and web03: the overlays will be encrypted. Their VMs need the secrets" in several
+    assert "web02 and web03: the overlays are encrypted. Their VMs need the secrets" in several
 
 
 def test_the_whole_report():
@@ -120,9 +120,11 @@ def test_one_guest_needs_no_totals():
 
 
 def test_what_is_stale_comes_before_the_numbers():
-    report = plan_text(small_plan(WEB), stale=["/srv/clones/web01.img: it was written to (mtime)"])
+    report = plan_text(small_plan(WEB), stale=["/srv/clones/web01.img: its modification time changed (mtime)"])
     assert "WARNING: this plan is stale" in report
-    assert report.index("  - /srv/clones/web01.img: it was written to (mtime)") < report.index("allocated")
+    assert report.index("  - /srv/clones/web01.img: its modification time changed (mtime)") < report.index(
+        "allocated"
+    )
     assert "WARNING" not in plan_text(small_plan(WEB))
 
 
@@ -364,9 +366,11 @@ def test_discover_is_named_only_if_a_guest_is_unlike_the_template():
             " template?",
         ),
         (
-            "ext4 has no reflinks, so files there cannot share blocks. Use `strategy: overlay` for this guest, or"
+            "ext4 cannot let existing files share blocks (FIDEDUPERANGE). Use `strategy: overlay` for this"
+            " guest, or"
             " move template and guest to XFS or btrfs",
-            "ext4 has no reflinks, so files there cannot share blocks. Use `strategy: overlay` for these guests,"
+            "ext4 cannot let existing files share blocks (FIDEDUPERANGE). Use `strategy: overlay` for these"
+            " guests,"
             " or move template and guests to XFS or btrfs",
         ),
         (
