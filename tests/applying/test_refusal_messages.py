@@ -432,7 +432,7 @@ MESSAGES = {
     overlay_exists: ("{0}/vm.qcow2 already exists. Move it away, or plan again with another `overlay.path`."),
     template_changing: (
         "{0}/template.img changed while this command ran: another file is in its place. Bring the"
-        " former file back, then run the same command again; if it reports that the plan is stale, plan again."
+        " former file back, then run the same command again."
     ),
     two_overlays: (
         "vm was left alone: both {0}/vm.qcow2 and {0}/vm.qcow2.batchdiff-overlay exist, and "

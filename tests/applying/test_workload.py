@@ -181,5 +181,5 @@ def test_a_guest_that_fails(tmp_path, monkeypatch):
     stage = Stage(tmp_path, monkeypatch)
     stage.write_guest("web")
     os.utime(stage.original())
-    assert "it was written to" in failed(stage.apply())
+    assert "its modification time changed" in failed(stage.apply())
     assert stage.readings[-1].run.done == 0

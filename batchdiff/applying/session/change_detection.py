@@ -40,8 +40,7 @@ class ChangeDetector:
             raise PlanError(
                 f"{path} changed while this command ran",
                 why=before.changes(now),
-                remedy=f"{cure}, then run the same command again; if it reports that the plan is stale, plan"
-                " again.",
+                remedy=f"{cure}, then run the same command again.",
             )
 
     def check_chain(self, image: Image) -> None:

@@ -26,7 +26,7 @@ from batchdiff.applying.journal.records import Goal, GuestState, Step
 from batchdiff.applying.session.change_detection import ChangeDetector
 from batchdiff.applying.session.session import Run
 from batchdiff.applying.swap.incoming import IncomingFile, not_comparable
-from batchdiff.applying.swap.refusals import rename_back
+from batchdiff.applying.swap.refusals import BRING_ONE_BACK, rename_back
 from batchdiff.applying.swap.task import Outgoing
 from batchdiff.choices import Retire, VerifyMode
 from batchdiff.errors import GuestError, InUseError, StopError
@@ -172,7 +172,7 @@ def _all_that_is_left(guest: GuestToConvert, disk: str, aside: FileNames, state:
         return GuestError(
             f"{guest.name} was not purged",
             why=f"both its original {aside.own} and {disk} are gone",
-            remedy="If they were moved, add `--map OLD=NEW`; otherwise bring one of them back from a backup.",
+            remedy=BRING_ONE_BACK,
         )
     back = command("restore", guest.name, "--discard-changes")
     if _is_restored(state):

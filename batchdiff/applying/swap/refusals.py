@@ -19,6 +19,9 @@ CHANGED_ASIDE = (
 )
 """The remedy for an original in quarantine that has been written to."""
 
+BRING_ONE_BACK = "If they were moved, add `--map OLD=NEW`; otherwise bring one of them back from a backup."
+"""The remedy if neither the original nor the VM's present disk is there."""
+
 
 def lost(task: SwapTask, where: OutgoingAt) -> GuestError:
     """Return the error for an incoming image that is missing, replaced or unreadable."""
@@ -162,7 +165,7 @@ def both_missing(guest: str, original: str, overlay: str) -> GuestError:
     return GuestError(
         f"{guest} cannot be restored",
         why=f"both its original {original} and its overlay {overlay} are gone",
-        remedy="If they were moved, add `--map OLD=NEW`; otherwise bring one of them back from a backup.",
+        remedy=BRING_ONE_BACK,
     )
 
 
