@@ -75,7 +75,7 @@ def manifest_file(path: str) -> ManifestFile:
         content = _content(path)
     except FileNotFoundError:
         if is_piped(path):
-            why, remedy = "the current folder has been deleted", "Change to another folder."
+            why, remedy = "the current folder no longer exists", "Change to another folder."
             raise ManifestError(f"cannot read the manifest {shown}", why=why, remedy=remedy) from None
         raise ManifestError(shown or "the manifest", why="no such file", remedy=_near(path)) from None
     except OSError as error:

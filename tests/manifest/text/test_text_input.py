@@ -139,5 +139,5 @@ def test_a_piped_manifest_in_a_folder_that_was_deleted(tmp_path, monkeypatch):
     with pytest.raises(ManifestError) as caught:
         manifest_file("-")
     assert str(caught.value) == (
-        "cannot read the manifest <stdin>: the current folder has been deleted. Change to another folder."
+        "cannot read the manifest <stdin>: the current folder no longer exists. Change to another folder."
     )
