@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""The signals with which people end a command, the last one by closing its terminal."""
+"""The signals with which a command is usually ended; closing its terminal sends SIGHUP."""
 
 
 @contextmanager
 def held_signals() -> Iterator[None]:
-    """Hold back, inside the block, the signals that would end the command; they are delivered after it."""
+    """Hold back the HELD signals from this thread until the block ends; such blocks must not be nested."""
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
     try:
         yield
@@ -21,6 +21,6 @@ def held_signals() -> Iterator[None]:
 
 
 def signal_name(number: int) -> str:
-    """Return the name of a signal, such as ``SIGTERM``; ``signal 40`` for one without a name."""
+    """Return the name of a signal, such as ``SIGTERM``; for one without a name, words such as ``signal 40``."""
     names = {known.value: known.name for known in signal.Signals}
     return names.get(number, f"signal {number}")

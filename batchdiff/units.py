@@ -18,7 +18,7 @@ _SIZE = re.compile(r"(\d+)\s*(?:([kmgtpe])(?:i?b)?|b)?", re.IGNORECASE)
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes of a size such as ``"64KiB"``, ``"64k"`` or ``"512"``; all suffixes are powers of 1024.
+    """Return the bytes of a size such as ``"64KiB"``, ``"64k"`` or ``"512"``; all units are powers of 1024.
 
     :raises ValueError: the text is not a size.
     """
@@ -48,7 +48,7 @@ def ceil_div(count: int, divisor: int) -> int:
 
 
 def align_up(offset: int, granule: int) -> int:
-    """Return the first multiple of ``granule`` that is not below ``offset``."""
+    """Return the smallest multiple of ``granule`` that is not below ``offset``."""
     return -(-offset // granule) * granule
 
 

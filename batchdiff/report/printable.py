@@ -6,8 +6,8 @@ from __future__ import annotations
 def printable(text: str) -> str:
     r"""Return text on one line: characters that do not print, or that reverse text, become escapes like ``\n``.
 
-    A byte that is not UTF-8 (a surrogate escape) becomes ``\udc80``. A backslash stays as it is, because names of
-    systemd units and device-mapper volumes contain it, and must still work when they are copied.
+    A byte that is not valid UTF-8 (a surrogate escape) becomes an escape such as ``\udc80``. A backslash stays as
+    it is: names of systemd units and device-mapper volumes may contain one, and must still work when copied.
     """
     if text.isprintable():
         return text

@@ -1,10 +1,11 @@
-"""The results of an apply, guest by guest, beside the plan's predictions; and those of restore and purge.
+"""The results of apply, guest by guest, beside the plan's predictions, and those of restore and purge.
 
 ::
 
-    table      one line for each guest, and the totals; if several were skipped for one reason, no skipped guests
+    table      one line for each guest, and sums over overlays if there are several guests; if several were
+               skipped for one reason, no skipped guests
     remarks    reasons, what became of originals, and notes
-    summary    numbers of guests, and the bytes that came back or were taken
+    summary    numbers of guests, and the disk space that came back or was taken
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _COLUMNS = (
 """72 cells at most, if the name takes 12: the table fits into 80 columns."""
 
 _COLUMNS_WITHOUT_OVERLAYS = (*_FIRST, Column("came back"))
-"""For guests that share blocks in place, and those that were left alone."""
+"""The columns if no guest in the table has an overlay, and the space that came back is known for one."""
 
 _MOST_ASIDE = 3
 """The maximum number of originals in quarantine that are listed one by one."""
@@ -41,7 +42,7 @@ _WORDS = {Status.WOULD_RESTORE: "would be restored", Status.WOULD_PURGE: "would 
 
 
 def results_text(outcomes: Sequence[GuestOutcome], *, width: int | None = None) -> str:
-    """Return the outcome of an apply for a terminal that is ``width`` cells wide, with a newline at the end."""
+    """Return the results of apply for a terminal of ``width`` cells, or a pipe or file (None)."""
     if not outcomes:
         return "There is nothing to do: the plan has no guests.\n"
     alike = skipped_alike(outcomes)
@@ -54,14 +55,14 @@ def results_text(outcomes: Sequence[GuestOutcome], *, width: int | None = None) 
 
 
 def undone_text(outcomes: Sequence[GuestOutcome], *, width: int | None = None) -> str:
-    """Return the outcome of a restore or purge for a terminal of ``width`` cells, with a newline at the end."""
+    """Return the results of restore or purge for a terminal of ``width`` cells, or a pipe or file (None)."""
     column = max([11, *(len(_word(each.status)) + 2 for each in outcomes)])
     alike = skipped_alike(outcomes)
     lines = []
     for each in outcomes:
         if alike and each.status is Status.SKIPPED:
             continue
-        # One paragraph for each guest, with its notes right below.
+        # The notes on a guest follow its result.
         texts = [
             (_word(each.status), each.reason or original_words(each)),
             *(("note", text) for text in each.remarks),
@@ -80,7 +81,7 @@ def undone_text(outcomes: Sequence[GuestOutcome], *, width: int | None = None) -
 
 
 def _table(shown: list[GuestOutcome], outcomes: Sequence[GuestOutcome], width: int | None) -> list[str]:
-    """Return the table of the guests to show; if any has an overlay, with columns for overlays and their sums."""
+    """Return the table of the guests to show, with columns for overlays if any has one; sums cover all."""
     if not shown:
         return []
     if any(map(_has_overlay, shown)):
@@ -153,7 +154,7 @@ def _summary(outcomes: Sequence[GuestOutcome]) -> str:
 
 
 def _space(outcomes: Sequence[GuestOutcome]) -> str:
-    """Return how much disk space came back, or was taken; empty if neither, or if it is not known."""
+    """Return how much disk space came back or was taken; empty if nothing changed, or if the amount is unknown."""
     gained = gained_bytes(outcomes)
     if gained is None:
         return ""

@@ -3,9 +3,9 @@
 ::
 
     guest  step     since                next     if the table is too wide for the terminal, the last column
-    web01  retired  2026-11-29 10:24:46  purge    has only the verb, and the sentences follow, each once:
+    web01  retired  2026-11-29 10:24:46  purge    has only a word or two, and the texts follow, each once:
 
-    next    web01 and 93 more: purge: delete the original in quarantine; or restore
+    next    web01, web02 and 92 more: purge: delete the original in quarantine; or restore
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _COLUMNS = (
 )
 
 _VERB = re.compile(r"(apply|purge|restore|verify|nothing|plan again|rm|move)(?: --[a-z-]+(?: [a-z]+)?)?\b")
-"""The verb or word at the start of a row's ``next``, with its option: all that fits into a narrow table."""
+"""The verb or words at the start of a row's ``next``, with an option: all that fits into a narrow table."""
 
 
 def status_text(guests: Sequence[StatusRow], *, width: int | None = None) -> str:
-    """Return the rows for a terminal that is ``width`` cells wide, with a newline at the end."""
+    """Return the rows for a terminal of ``width`` cells, or a pipe or file (None), with a newline at the end."""
     if not guests:
         return "The plan has no guests.\n"
     whole = [_cells(each, printable(each.next)) for each in guests]

@@ -8,8 +8,8 @@
 Differences come in clumps: the units of one probe are mostly alike, so a thousand of them can be worth no more
 than one. The variance is therefore taken between probes, not between units. It yields the effective size, which is
 the size of an equally good sample of independent units, and the exact interval of a binomial share is computed
-for that size. So the interval has a width even if no difference was seen, whereas a formula with the standard
-deviation would report certainty.
+for that size. So the interval of a sample has a width even if no difference was seen, whereas a formula with the
+standard deviation would report certainty.
 
 Sources: C. Clopper and E. Pearson, "The use of confidence or fiducial limits" (Biometrika 26, 1934); E. Korn and
 B. Graubard, "Confidence intervals for proportions with small expected number of positive counts estimated from
@@ -28,21 +28,21 @@ from typing import NamedTuple
 from batchdiff.frozen import frozen
 
 _TAIL = 0.025
-"""The probability that the true value is below the interval; it is as likely to be above."""
+"""The nominal probability that the true value is below the interval; it is as likely to be above."""
 
 _FEW = 10
-"""If fewer probes than this have a hit, or a miss, the variance between them is too uncertain to rely on."""
+"""If fewer probes than this have a hit, or a miss, the variance between probes is too uncertain to rely on."""
 
 _MOST_GAIN = 4
 """The effective size is at most this many times the number of probes, however alike neighbours are.
 
-That is before the correction for a sample that is a large part of the population.
+This limit is applied before the correction for a sample that is a large part of the population.
 """
 
 
 @frozen
 class Interval:
-    """An estimate, and the bounds within which the true value is in 95 of 100 cases; all equal if it is exact."""
+    """An estimate, and the bounds between which the true value is in 95 of 100 cases; all equal if it is known."""
 
     estimate: float
     low: float
@@ -55,7 +55,7 @@ class Interval:
 
     @property
     def is_exact(self) -> bool:
-        """True if nothing is uncertain."""
+        """True if the value is known."""
         return self.low == self.high
 
     def times(self, factor: float) -> Interval:
@@ -77,7 +77,7 @@ def exactly(value: float) -> Interval:
 
 
 class Probe(NamedTuple):
-    """One probe of a sample: the hits in it, of ``of`` units. Both may be fractions, or weights."""
+    """One probe of a sample: the hits among its ``of`` units. Both numbers may be fractions, or weighted."""
 
     hits: float
     of: float
@@ -86,12 +86,11 @@ class Probe(NamedTuple):
 def share_of(probes: Sequence[Probe], *, population: int | None = None) -> Interval:
     """Return the share of hits among all units, from 0 to 1, as estimated from the probes of a sample.
 
-    ``probes``: in the order of their offsets; they are drawn at random, or one from each of as many strata of
-    about the same size. If strata have different sizes, each probe's hits and units must be weighted by the size
+    ``probes``: in the order of their offsets; they are drawn at random, or one from each stratum of about the
+    same size. If strata have different sizes, each probe's hits and units must be weighted by the size
     of its stratum.
     ``population``: the number of all probes, drawn or not; None if it is so large that the sample is a negligible
-    part of it. Without any probe, nothing is known: the interval is 0 to 1, or exactly 0 if the population is
-    empty.
+    part of it. Without any probe that has units, the interval is 0 to 1, or exactly 0 if the population is empty.
     """
     drawn = [probe for probe in probes if probe.of > 0]
     if not drawn:
@@ -128,13 +127,13 @@ def _effective_size(drawn: Sequence[Probe], share: float, population: int | None
     whole = sum(1 for each in drawn if each.hits >= each.of)
     if min(hit, count - whole) < _FEW:
         # At most one unit for each probe. Only half of the sampled part of the population is taken into account:
-        # without any hits, that gives the bound of a sample without replacement.
+        # without any hits, that gives about the bound of a sample without replacement.
         return min(_by_variance(drawn, share), count) / (1 - sampled / 2)
     return min(_by_variance(drawn, share), _MOST_GAIN * count) / (1 - sampled)
 
 
 def _by_variance(drawn: Sequence[Probe], share: float) -> float:
-    """Return the effective size, computed from differences between neighbours; infinite if there are none."""
+    """Return the effective size, computed from differences between neighbours; infinite if none differ."""
     count = len(drawn)
     mean = sum(each.of for each in drawn) / count
     residuals = [(each.hits - share * each.of) / mean for each in drawn]
@@ -177,7 +176,7 @@ def _beta_cdf(value: float, alpha: float, beta: float) -> float:
         + alpha * math.log(value)
         + beta * math.log1p(-value)
     )
-    # The fraction converges quickly only below the mean; above it, the other tail is computed.
+    # The fraction converges quickly only below about the mean; above that, the other tail is computed.
     if value < (alpha + 1) / (alpha + beta + 2):
         return front * _continued_fraction(value, alpha, beta) / alpha
     return 1 - front * _continued_fraction(1 - value, beta, alpha) / beta

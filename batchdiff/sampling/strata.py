@@ -1,13 +1,13 @@
-"""A sample that can be doubled, with one item from each of many strata of about the same size; pure.
+"""A sample that can be doubled, with one item from each stratum; pure.
 
 ::
 
     strata      |        x  |  x        |      x    |   x       |        one item of each, at random
     doubled     | x   |  x  |  x  |  x  | x   |x    |   x |   x |        one more, from the half that had none
 
-Every item of a stratum is equally likely to be drawn. After doubling, that is true of each half: the first item
-is in one of them, and the other half gets an item of its own. So a sample that was doubled is as good as one that
-was drawn at that size, and nothing that was read before is wasted.
+Every item of a stratum is equally likely to be drawn. After doubling, that is true of each half: the item
+drawn first is in one half, and another item is drawn from the other half. So a doubled sample is as good as one
+drawn from the halves at once, and nothing that was read before is wasted.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _Numbers = npt.NDArray[np.int64]
 
 @frozen(eq=False)
 class Strata:
-    """Strata of consecutive items, which are numbered from 0, and the item drawn from each.
+    """Strata of consecutive items, which are numbered from 0.
 
-    ``edges``: the first item of each stratum, and the number of all items; ``drawn``: an item of each.
+    ``edges``: the first item of each stratum, and the number of all items; ``drawn``: one item of each stratum.
     """
 
     edges: _Numbers
@@ -54,7 +54,7 @@ def first_strata(population: int, wanted: int, random: np.random.Generator) -> S
 
 
 def doubled(strata: Strata, random: np.random.Generator) -> Strata:
-    """Return the sample with about twice as many items; strata of one item stay as they are."""
+    """Return the sample with each stratum of several items split into halves, and an item drawn from each half."""
     first, end, drawn = strata.edges[:-1], strata.edges[1:], strata.drawn
     middle = (first + end + 1) // 2
     splits = end - first > 1

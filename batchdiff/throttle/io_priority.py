@@ -1,6 +1,6 @@
 """The lowest priority for this process: disk in the idle class, CPU at nice 19.
 
-Workers inherit both. Source: Linux ``Documentation/block/ioprio.rst``; glibc has no function for ``ioprio_set``.
+Forked workers inherit both. Source: Linux ``Documentation/block/ioprio.rst``; glibc does not wrap ``ioprio_set``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import platform
 
 _NUMBERS = {"x86_64": 251, "aarch64": 30, "riscv64": 30, "ppc64le": 273, "s390x": 282, "i686": 289}
-"""The system call's number, by machine (the kernel's syscall tables)."""
+"""The number of ``ioprio_set``, by machine. Source: the kernel's syscall tables."""
 
 _THIS_PROCESS = (1, 0)
 _IDLE = 3 << 13

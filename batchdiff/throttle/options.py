@@ -8,7 +8,7 @@ from batchdiff.frozen import frozen
 
 
 class CacheUse(enum.StrEnum):
-    """The handling of the page cache that a scan fills."""
+    """The handling of the pages that a scan brings into the page cache."""
 
     KEEP = "keep"
     DROP = "drop"
@@ -16,8 +16,9 @@ class CacheUse(enum.StrEnum):
 
 @frozen
 class ScanLimits:
-    """The limits of a scan. ``limit_rate``: bytes per second that all workers together may read; None: no limit.
+    """The limits of a scan.
 
+    ``limit_rate``: bytes per second that a process and workers forked from it may read in all; None: no limit.
     ``idle``: run with the lowest disk and CPU priority.
     """
 

@@ -1,12 +1,12 @@
-"""Drop the pages that a scan brings into the page cache, once it has read them; what was cached before stays.
+"""Drop pages that a scan brings into the page cache, once it has read them; those known to be cached before stay.
 
 ::
 
     file     | block of 64 MiB: before its first read, record which pages are absent | next block ...
-    reads    |#####|#####|.....          if sequential, each requests bytes some MiB ahead, within the block
-    dropped  |     |### |                absent pages that have been read; settle(): all other absent pages
+    reads    |#####|#####|.....          if sequential, each requests up to 8 MiB ahead, within the block
+    dropped  |     |### |                absent pages that have been read; settle(): the block's other absent pages
 
-The kernel's own read-ahead is turned off. It would continue past the end of a block when a page that it has marked
+The kernel's own read-ahead is turned off: it would continue past the end of a block when a page that it has marked
 is read, and the worker of the next block would take these pages for another program's. Without any read-ahead, a
 scan of cold images took 2.1 times as long.
 """
@@ -26,14 +26,14 @@ BLOCK = 64 * MIB
 """The size of a scan's range, so that no two workers read from the same block of a raw image."""
 
 _AHEAD = 8 * MIB
-"""The read-ahead of one file. Measured on a disk of 300 MB/s: a cold scan took 1.3 times as long as with the
-kernel's read-ahead; with 2 MiB, 1.8 times."""
+"""The maximum read-ahead of one file. Measured on a disk of 300 MB/s: a cold scan took 1.3 times as long as with
+the kernel's read-ahead; with 2 MiB, 1.8 times."""
 
 _AHEAD_IN_ALL = 256 * MIB
-"""The read-ahead of all files of a process: with a thousand guests, each gets 256 KiB, half a scan window."""
+"""The maximum for all files of a process: with a thousand guests, each gets about 256 KiB, half a scan window."""
 
 _STEP = 128 * KIB
-"""The kernel's default read-ahead size, which is the most that it reads for one POSIX_FADV_WILLNEED."""
+"""The kernel's default read-ahead size: for one POSIX_FADV_WILLNEED, the kernel may read no more."""
 
 ByteRuns = list[tuple[int, int]]
 
@@ -47,9 +47,10 @@ class _File(NamedTuple):
 class _Known:
     """The state of an open file until the next :meth:`DropBehind.settle`.
 
-    ``reliable``: mincore reports the truth. ``absent``: by block, the runs of bytes that were not cached before
-    its first read; the whole block if that is unknown. ``end``: the end of the last read. ``asked``: the end of
-    the bytes requested ahead, 0 if there are none. ``unread``: bytes that were requested but never read.
+    ``reliable``: whether mincore is known to report the truth. ``absent``: by block, the runs of bytes that were
+    not cached before the block's first read; the whole block if that is unknown. ``end``: the end of the last read
+    through ``fd``, 0 if there is none. ``asked``: the end of the bytes requested ahead, 0 if there are none.
+    ``unread``: bytes that were requested ahead, but may not have been read.
     """
 
     fd: int
@@ -61,7 +62,7 @@ class _Known:
     unread: ByteRuns = field(default_factory=list)
 
     def leave(self) -> None:
-        """Record the bytes requested ahead as unread: the next read, if any, is elsewhere."""
+        """Record the bytes that were requested ahead, and are not read yet, as unread."""
         if self.asked > self.end:
             self.unread.append((self.end, self.asked))
         self.asked = 0
@@ -74,7 +75,7 @@ class DropBehind:
         self._files: dict[_File, _Known] = {}
 
     def before(self, fd: int, offset: int, length: int) -> None:
-        """Record which pages are absent, and request those that a sequential reader will need next."""
+        """Record which pages are absent and, if the reads are sequential, request pages for the next ones."""
         if fd == READ_FOR_US:
             return
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)  # each time: the opener may have set other advice
@@ -94,7 +95,7 @@ class DropBehind:
         known.end = end
 
     def after(self, fd: int, offset: int, length: int) -> None:
-        """Drop pages that were absent and have been read."""
+        """Drop the pages of the read that were absent before."""
         if fd == READ_FOR_US:
             return
         known = self._known(fd)
@@ -107,10 +108,10 @@ class DropBehind:
     def settle(self) -> None:
         """Drop all pages that were absent, read or not, and forget the files: their next read starts afresh.
 
-        A file that is closed by then stays recorded until the first settling after it is opened again.
+        A file that is closed by then stays recorded until the first settling after it is opened and read again.
         """
         for file, known in list(self._files.items()):
-            with suppress(OSError):  # it was closed
+            with suppress(OSError):  # the file was closed
                 if _file(known.fd) == file:
                     del self._files[file]
                     known.leave()
@@ -125,7 +126,7 @@ class DropBehind:
         known = self._files.get(file)
         if known is None:
             known = self._files[file] = _Known(fd, content_size(fd), is_reliable(fd), {})
-        elif known.fd != fd:  # opened again: what was requested through the former descriptor is still unread
+        elif known.fd != fd:  # opened again: what was requested through the former descriptor may be unread
             known.leave()
             known.fd, known.end = fd, 0
         return known

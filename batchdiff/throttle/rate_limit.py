@@ -5,7 +5,7 @@
     due   |--- read of worker 1 ---|-- worker 2 --|--- worker 1 ---|        each read books its share of time
           ^ starts here            ^ sleeps until then                      after all that was booked before
 
-The next free instant is stored in 8 bytes of memory that forked workers share. A record lock keeps two of them
+The next free instant is stored in 8 bytes of memory that forked workers share. A record lock keeps two processes
 from booking at the same time. The lock belongs to a process, so it is released if the process dies.
 Source: the generic cell rate algorithm (ITU-T I.371), which is a token bucket without tokens.
 """
@@ -25,9 +25,9 @@ _DUE = struct.Struct("=q")
 
 
 class RateLimit:
-    """A limiter that lets this process and those forked after its creation read ``rate`` bytes per second in all.
+    """A limiter that lets this process and those forked from it later read ``rate`` bytes per second in all.
 
-    The processes can share instants because CLOCK_MONOTONIC is the same in every process of a machine.
+    The processes can share instants because CLOCK_MONOTONIC is the same in all of them.
     """
 
     def __init__(self, rate: int) -> None:
@@ -48,7 +48,7 @@ class RateLimit:
         """Do nothing."""
 
     def _booked(self, length: int) -> int:
-        """Book the time that reading the bytes takes, and return its start on CLOCK_MONOTONIC, in nanoseconds."""
+        """Book time for reading the bytes, and return its start on CLOCK_MONOTONIC, in nanoseconds."""
         fcntl.lockf(self._fd, fcntl.LOCK_EX)
         try:
             due: int = _DUE.unpack(os.pread(self._fd, _DUE.size, 0))[0]
@@ -59,5 +59,5 @@ class RateLimit:
         return due
 
     def close(self) -> None:
-        """Release the shared memory."""
+        """Close this process's descriptor of the shared memory."""
         os.close(self._fd)

@@ -1,4 +1,4 @@
-"""Limits of a scan (rate, page cache, priority), applied to the reads of images by an observer."""
+"""The limits of a scan: rate and page cache, applied by an observer of reads, and the lowest priority."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def throttle(
 ) -> Iterator[ReadObserver | None]:
     """Yield an observer that keeps reads within the limits; None if there is nothing to observe.
 
-    It serves this process and workers that are forked from it, which share the rate. If ``limits.idle`` is set,
-    the priority is lowered for good, and ``tell`` is called with the result. ``check`` is called before each
-    read, and may raise an error to prevent the read.
+    The observer serves this process and workers that are forked from it, which share the rate. If ``limits.idle``
+    is set, the priority is lowered for good, and ``tell`` is called with the result in words. ``check`` is called
+    before each read, and may raise an error to prevent the read.
     """
     # Each module is loaded only for its limit, which few scans have.
     with ExitStack() as held:

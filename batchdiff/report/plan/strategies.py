@@ -1,8 +1,8 @@
-"""The words about sharing blocks in place, and the table of what each strategy would save for a guest.
+"""Sentences about sharing blocks in place, and the table of what each strategy would save.
 
 ::
 
-    guest   overlay   share   planned          only guests for which both strategies are possible
+    guest   overlay   share   planned          only guests with figures for both strategies
     web01   1.8 GiB  1.7 GiB  overlay
 """
 
@@ -28,9 +28,10 @@ STRATEGY_COLUMNS = (Column("guest", Align.LEFT), Column("overlay"), Column("shar
 
 
 class BothStrategies(NamedTuple):
-    """A guest for which both strategies are possible, with the savings of each, and the one that is planned.
+    """A guest with figures for both strategies.
 
-    ``would_skip``: the strategies with which a plan would leave the guest as it is, and so would save nothing.
+    ``planned``: the strategy of the guest, with the verdict in parentheses if apply leaves the guest alone.
+    ``would_skip``: the strategies that would leave the guest as it is.
     """
 
     name: str
@@ -41,7 +42,7 @@ class BothStrategies(NamedTuple):
 
 
 def both_strategies(facts: PlanFacts) -> list[BothStrategies]:
-    """Return the guests to report for which both strategies are possible."""
+    """Return the guests to report for which the plan has figures for both strategies."""
     found = []
     for guest in facts.guests:
         if guest.diff is not None and guest.sharing is not None:
@@ -56,17 +57,14 @@ def _planned(guest: GuestPlan) -> str:
 
 
 def _would_skip(guest: GuestPlan, overlay: Savings, sharing: Sharing) -> frozenset[Strategy]:
-    """Return the strategies with which a plan would skip a guest.
-
-    These are the planned one, if the guest is not worked on, and the other one, if it would save nothing.
-    """
+    """Return the planned strategy if apply leaves the guest alone, and the other one if that saves nothing."""
     saved = {Strategy.OVERLAY: overlay.saved_bytes, Strategy.SHARE: sharing.saved_bytes}
     others = {strategy for strategy, size in saved.items() if strategy is not guest.strategy and size <= 0}
     return frozenset(others if guest.verdict in WORKED_ON else others | {guest.strategy})
 
 
 def strategy_rows(facts: PlanFacts) -> Sequence[tuple[str, ...]]:
-    """Return the rows of the table that compares the strategies, with their sums if there are several guests."""
+    """Return the rows that compare the strategies, with a row of totals if there are several guests."""
     both = both_strategies(facts)
     rows = [
         (
@@ -78,7 +76,7 @@ def strategy_rows(facts: PlanFacts) -> Sequence[tuple[str, ...]]:
         for each in both
     ]
     if len(both) > 1:
-        # The total is what a plan with that strategy would save, so it leaves out guests that would be skipped.
+        # A total is what one strategy would save for all guests: those that it would leave alone do not count.
         overlays = [each.overlay for each in both if Strategy.OVERLAY not in each.would_skip]
         sharings = [each.sharing for each in both if Strategy.SHARE not in each.would_skip]
         error = sum(each.overlay_error_bytes for each in overlays)
@@ -92,13 +90,13 @@ def _sum(figures: Sequence[Savings] | Sequence[Sharing], error: int = 0) -> str:
 
 
 def _saved(size: int, exactness: Exactness, error: int = 0) -> str:
-    """Return what a strategy saves, even "at least -4 KiB": such a figure makes the total a lower bound, too."""
+    """Return savings in words, even "at least -4 KiB": such a figure makes the total a lower bound, too."""
     least = "at least " if size < 0 and exactness is Exactness.AT_LEAST else ""
     return least + bounded_size(size, exactness, error)
 
 
 def sharing_done(facts: PlanFacts) -> Iterator[str]:
-    """Yield how many guests share blocks now, and what came back; nothing before an apply."""
+    """Yield how many guests share blocks now, and what came back; nothing if no guest does."""
     guests = [guest for guest in facts.plan.to_share if guest.name in facts.shared]
     if guests:
         back = freed_in_all(facts.shared[guest.name] for guest in guests)

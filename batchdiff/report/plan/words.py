@@ -29,7 +29,7 @@ STALE = "WARNING: this plan is stale. `batchdiff apply` refuses changed images; 
 
 
 def heading(facts: PlanFacts) -> tuple[str, str]:
-    """Return two lines: guests and template, and the origin of the plan."""
+    """Return two lines: one on the guests and the template, one on the origin of the plan."""
     plan, source = facts.plan, facts.plan.template.source
     what = f"{source.format}, {format_size(plan.template.virtual_size)}"
     return (
@@ -39,14 +39,14 @@ def heading(facts: PlanFacts) -> tuple[str, str]:
 
 
 def reasons(facts: PlanFacts) -> Iterator[tuple[str, str]]:
-    """Yield each verdict with the names of the guests that have it for the same reason, and that reason."""
+    """Yield verdicts, each with guests and their reason; guests that apply works on only if they have one."""
     for verdict, reason, names in guests_not_converted(outliers_first(facts.guests)):
         why = of_several(reason) if len(names) > 1 else reason
         yield verdict.value, f"{few(list(map(printable, names)))}: {printable(why) or 'no reason given'}"
 
 
 def attention(facts: PlanFacts) -> Iterator[tuple[str, str]]:
-    """Yield what is worth a look before the table: labels and sentences, the most urgent first."""
+    """Yield labels and texts of all that is worth a look, the most urgent first."""
     found = list(reasons(facts))
     yield from (each for each in found if each[0] == Verdict.REFUSE.value)
     of_overlays = dangers(facts.plan) if facts.has_overlays_in_view else ()
@@ -68,7 +68,7 @@ def nothing_chosen(facts: PlanFacts) -> str:
 
 
 def how_saved(facts: PlanFacts) -> Iterator[str]:
-    """Yield why `saved` is not `allocated` minus `overlay`, and why totals are not the sums of what is shown."""
+    """Yield why `saved` differs from `allocated` minus `overlay`, or totals from the sums of what is shown."""
     chosen = facts.savings
     if not facts.has_conversions_in_view:
         return
@@ -172,7 +172,7 @@ def main_figures(facts: PlanFacts) -> Iterator[tuple[str, str, str]]:
 
 
 def _delete_devices(them: str) -> str:
-    """Return the words instead of ``delete them`` if all originals are block devices."""
+    """Return the words that replace ``delete them`` if all originals are block devices."""
     return f"remove {them}, or discard what is on {them}"
 
 
@@ -184,7 +184,7 @@ _RETIRED = {
 
 
 def next_commands(facts: PlanFacts) -> list[tuple[str, str]]:
-    """Return the commands to run next, each with its purpose, ready to be copied."""
+    """Return the commands to run next, each after its purpose, ready to be copied."""
     has_work = facts.plan.to_convert or facts.plan.to_share
     if not facts.path or not has_work or not facts.has_conversions_in_view:
         return []
@@ -212,7 +212,7 @@ def since(facts: PlanFacts) -> Iterator[str]:
 
 
 def _space(facts: PlanFacts, guests: int) -> str:
-    """Return a sentence on the space that apply needs with the usual number of guests at a time, and with one."""
+    """Return the space that apply needs with the usual number of guests at a time and, if less, with one."""
     usual, least = facts.space_at_once(facts.jobs), facts.space_at_once(1)
     up_to = "about" if facts.plan.totals.exactness is Exactness.UNKNOWN else "up to"
     text = f"While apply runs, it needs {up_to} {format_size(usual)} of free disk space"
@@ -246,7 +246,7 @@ def _fate(facts: PlanFacts, chosen: Sequence[GuestToConvert]) -> str:
     originals, them = ("the original", "it") if len(chosen) == 1 else ("the originals", "them")
     totals, retire = facts.plan.totals, facts.plan.retire
     files = [guest for guest in chosen if not guest.is_on_device]
-    is_mixed = retire is not Retire.KEEP and 0 < len(files) < len(chosen)  # a remark has what becomes of the rest
+    is_mixed = retire is not Retire.KEEP and 0 < len(files) < len(chosen)  # a remark covers the others
     if is_mixed:
         chosen, originals, them = files, "those originals that are files", "them"
     elif not files:
