@@ -1,4 +1,4 @@
-"""What became of originals, in words, and warnings not to delete those that other images depend on."""
+"""The fates of originals, in words, and warnings not to delete originals that other images depend on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from batchdiff.units import few
 
 
 def original_words(outcome: GuestOutcome) -> str:
-    """Return what became of a guest's original, for which the table of results has only one word."""
+    """Return the fate of a guest's original, in words."""
     fate, aside, doubt = outcome.original
     words = {
         Fate.QUARANTINED: f"quarantined as {aside}" if aside else "kept in quarantine",
@@ -26,7 +26,7 @@ def original_words(outcome: GuestOutcome) -> str:
 
 
 def kept_words(what: Fate | Goal | None) -> str:
-    """Return the state of a guest whose plan is kept: its original's fate, or the verb that has not finished.
+    """Return the state of a guest of a kept plan: the fate of its original, or the verb that has not finished.
 
     ``what`` is None for a converted guest about which nothing else is known.
     """
@@ -42,9 +42,9 @@ def kept_words(what: Fate | Goal | None) -> str:
 
 
 def must_stay(plan: Plan, dependents: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """Yield, for each kept original that other images depend on, a warning not to delete it; printable.
+    """Yield a printable warning against deletion for each kept original that other images depend on.
 
-    ``dependents``: those images, in words, by the guest's name.
+    ``dependents``: the images that depend on a guest's original, in words, by guest name.
     """
     for guest in plan.to_convert:
         found = dependents.get(guest.name, ())

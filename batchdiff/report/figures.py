@@ -1,4 +1,4 @@
-"""The numbers of a report, written the same way in all its forms."""
+"""The text of numbers, times and reasons in reports for people."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from batchdiff.report.table import Align, Column
 from batchdiff.units import SUFFIXES, format_size
 
 DASH = "-"
-"""Stands for a number that does not exist."""
+"""Stands for a value that is unknown or does not exist."""
 
 SAVINGS_COLUMNS = (
     Column("guest", Align.LEFT),
@@ -18,7 +18,7 @@ SAVINGS_COLUMNS = (
     Column("saved"),
     Column("share"),
 )
-"""The first columns of a table of savings before an apply, whether these are planned or estimated."""
+"""The first columns of a table of planned or estimated savings before an apply."""
 
 
 def size(count: int | None) -> str:
@@ -27,23 +27,23 @@ def size(count: int | None) -> str:
 
 
 def estimated_size(count: int, error: int) -> str:
-    """Return ``~1.2 GiB ±9.8 MiB`` if the number may be off by ``error`` bytes, otherwise ``1.2 GiB``."""
+    """Return ``~1.2 GiB ±9.8 MiB``, or ``1.2 GiB`` if ``error`` is 0; both arguments are in bytes."""
     return f"~{format_size(count)} ±{format_size(error)}" if error else format_size(count)
 
 
 def bounded_size(count: int, exactness: Exactness, error: int = 0) -> str:
-    """Return ``at least 1.2 GiB``, ``unknown``, ``~1.2 GiB`` if ``error`` is not 0, or just ``1.2 GiB``."""
+    """Return ``at least 1.2 GiB``, ``unknown`` or ``1.2 GiB``, which gets ``~`` if ``error`` is not 0."""
     if exactness is Exactness.UNKNOWN:
         return "unknown"
-    # "At most -3 GiB" would be hard to grasp, so negative numbers get no such words.
+    # "At most -3 GiB" would be hard to grasp, so a negative number gets no prefix, not even ``~``.
     words = BOUND_WORDS.get(exactness, "~" if error and count else "")
     return f"{words if count >= 0 else ''}{format_size(count)}"
 
 
 def bound_of(count: int, exactness: Exactness, guests: int = 1) -> str:
-    """Return a size that is not exact as part of a sentence, in which even a negative one is called a bound.
+    """Return an inexact size as part of a sentence; a negative bound reads like ``-1.2 GiB, a lower bound``.
 
-    ``guests``: of how many guests it is the sum.
+    ``guests``: the number of guests for which the size is the sum.
     """
     kind = {Exactness.AT_LEAST: ", a lower bound", Exactness.AT_MOST: ", an upper bound"}.get(exactness, "")
     in_all = " in all" if guests > 1 and exactness is not Exactness.UNKNOWN else ""
@@ -51,9 +51,9 @@ def bound_of(count: int, exactness: Exactness, guests: int = 1) -> str:
 
 
 def shortfall(count: int, exactness: Exactness) -> str:
-    """Return ``12 KiB less free space`` if space is lost, not gained; an empty string if not, or if unknown.
+    """Return ``12 KiB less free space`` if the gain is negative; an empty string if it is not, or is unknown.
 
-    If at least -12 KiB are gained, at most 12 KiB are lost.
+    ``count``: the gain in bytes. A gain of at least -12 KiB is a loss of at most 12 KiB.
     """
     is_lost = count < 0 and exactness is not Exactness.UNKNOWN
     words = BOUND_WORDS.get(of_difference(Exactness.EXACT, exactness), "")
@@ -61,9 +61,9 @@ def shortfall(count: int, exactness: Exactness) -> str:
 
 
 def bounded_estimate(count: float, exactness: Exactness) -> str:
-    """Return ``~1.2 GiB``, ``at most ~1.2 GiB``, ``unknown`` or, if the estimate is not positive, ``nothing``.
+    """Return ``unknown``, ``~1.2 GiB``, ``at most ~1.2 GiB``, or ``nothing`` for a known size of 0 or less.
 
-    ``exactness``: that of the number apart from the estimate's own error.
+    ``exactness``: the exactness of the size, apart from the error of the estimate.
     """
     if exactness is Exactness.UNKNOWN:
         return "unknown"
@@ -90,7 +90,7 @@ def count_of(count: int, singular: str) -> str:
 
 
 def of_several(reason: str) -> str:
-    """Return a reason that several guests share, in the plural."""
+    """Return the reason of one guest, reworded for several guests."""
     for one, several in _OF_DELETING:
         if reason.startswith(one):  # an explanation follows, with a subject of its own
             return several + of_several(reason.removeprefix(one))
@@ -170,7 +170,7 @@ _WITHIN = (
 
 
 def local_time(moment: str) -> str:
-    """Return a moment (ISO 8601) in local time, to the second; text that is not one stays as it is."""
+    """Return an ISO 8601 time as local time, to the second; text that cannot be converted stays as it is."""
     try:
         return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     except (ValueError, OverflowError, OSError):

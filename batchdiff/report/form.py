@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 
 WIDTH = 100
-"""The width of sentences that do not go to a terminal, in cells."""
+"""The width of sentences in cells, unless a terminal's width is known."""
 
 
 class Form(enum.StrEnum):

@@ -12,7 +12,7 @@ from batchdiff.report.table import paragraph
 
 
 def health_text(findings: Sequence[Finding], *, width: int | None = None) -> str:
-    """Return the findings for a terminal that is ``width`` cells wide, with a newline at the end."""
+    """Return the findings for a terminal ``width`` cells wide (None: no terminal), with a newline at the end."""
     lines = [
         paragraph(
             f"{printable(each.name)}: {printable(each.why)}",

@@ -1,4 +1,4 @@
-"""The guests of a manifest, one per line, each with its origin and what is to become of it (``-v``)."""
+"""The template and the guests of a manifest, one per line (``-v``)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from batchdiff.units import format_size
 
 
 def guest_lines(manifest: Manifest) -> Iterator[str]:
-    """Yield a line for the template and each guest, printable; guests that were not chosen come last."""
+    """Yield a printable line for the template, then one for each guest; guests that were not chosen come last."""
     template = manifest.template
     yield printable(f"template: {template.path} ({template.format})")
     for guest in manifest.guests:

@@ -12,9 +12,9 @@ from batchdiff.report.form import Order
 
 
 def in_order(guests: Iterable[GuestPlan], order: Order) -> list[GuestPlan]:
-    """Return the guests sorted; those without any figures come last, and equal ones keep their order.
+    """Return the guests sorted; guests with equal keys keep their order.
 
-    A guest that shares blocks counts as one with an overlay of 0 bytes.
+    Unless sorted by name, guests without figures come last. For OVERLAY, the strategy ``share`` counts as 0 bytes.
     """
     if order is Order.NAME:
         return sorted(guests, key=lambda guest: _numbers_by_value(guest.name))

@@ -1,10 +1,10 @@
-"""A map of where a guest's disk differs from the template, as a share of each of a few hundred bins; pure.
+"""A map of the parts of a guest's disk that differ from the template: shares for each of 400 bins; pure.
 
 ::
 
     0 ............ the largest disk of the plan ............  400 bins, the same for all guests
-    data    0  0  .3 1  1  0  0  0  .01  0     of each bin, the share that the overlay stores as data
-    zeros   0  0  0  0  0  .5 1  1  0    0     and the share in which zeros cover the template
+    data    0  0  .3 1  1  0  0  0  .01  0     the share of each bin that an overlay stores as data
+    zeros   0  0  0  0  0  .5 1  1  0    0     the share of each bin that it stores as zeros
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ Shares = npt.NDArray[np.float64]
 
 
 class ChangeMap(NamedTuple):
-    """The share of each bin that a guest's overlay stores as data, and as zeros."""
+    """The share of each bin that an overlay of the guest stores as data, and as zeros."""
 
     data: Shares
     zeros: Shares
 
 
 def change_map(diff: Diff, scale: int) -> ChangeMap:
-    """Return a guest's map. Its bins divide ``scale`` bytes, of which the guest's disk may be only a part.
+    """Return a guest's map. The bins divide ``scale`` bytes; the guest's disk may be smaller.
 
     :raises ValueError: a run is empty, or the runs are not sorted, disjoint and merged.
     """

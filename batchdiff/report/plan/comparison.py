@@ -1,4 +1,4 @@
-"""Two plans of a fleet compared: guests, their verdicts, the sizes of their overlays, and the savings; pure."""
+"""The comparison of two plans: savings, template, guests, verdicts and overlay sizes; pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from batchdiff.report.printable import printable
 from batchdiff.units import few, format_size
 
 NOTHING_DONE: Mapping[str, Conversion] = MappingProxyType({})
-"""No guest of the older plan was converted, or its journal is not known."""
+"""No guest of the older plan was converted, or the journal of that plan is not known."""
 
 
 class SizeChange(NamedTuple):
@@ -31,7 +31,7 @@ class SizeChange(NamedTuple):
 class PlanComparison(NamedTuple):
     """The differences between an older plan and a newer one.
 
-    ``verdicts``: the name, the old and the new verdict of each guest whose verdict differs.
+    ``verdicts``: the name, the old verdict and the new verdict of each guest whose verdict differs.
     """
 
     older: Plan
@@ -43,7 +43,7 @@ class PlanComparison(NamedTuple):
 
 
 def compared(older: Plan, newer: Plan) -> PlanComparison:
-    """Compare two plans by the names of their guests; the overlays that grew most come first."""
+    """Compare two plans by the names of their guests; in ``changes``, the overlays that grew most come first."""
     before, after = _by_name(older), _by_name(newer)
     both = [(old, after[name]) for name, old in before.items() if name in after]
     changes = [
@@ -69,9 +69,9 @@ def _by_name(plan: Plan) -> dict[str, GuestPlan]:
 
 
 def sentences(found: PlanComparison, conversions: Mapping[str, Conversion] = NOTHING_DONE) -> Iterator[str]:
-    """Yield the comparison in words, printable, the savings first.
+    """Yield the comparison in printable sentences, the savings first.
 
-    ``conversions``: what became of the guests that were converted with the older plan, by name.
+    ``conversions``: the results of the conversions with the older plan, by guest name.
     """
     old, new = found.older.totals, found.newer.totals
     saved = [_amount(each.saved_bytes, each.exactness) for each in (old, new)]
@@ -105,8 +105,8 @@ def _is_template_changed(found: PlanComparison) -> bool:
     """Return whether the template's content has changed.
 
     A plan has no digest if the template shares blocks with other files, as it does once guests share its blocks.
-    If either plan has none, the sizes of the template's files and the times of their last writes decide; a copy
-    that preserves times counts as unchanged.
+    If either plan has none, the number and the sizes of the template's files and the times of their last writes
+    decide; a copy that preserves times counts as unchanged.
     """
     older, newer = found.older, found.newer
     if older.template_digest and newer.template_digest:
@@ -126,7 +126,7 @@ def _done(found: PlanComparison) -> list[GuestToConvert]:
 
 
 def _what_came_of(done: list[GuestToConvert], conversions: Mapping[str, Conversion]) -> Iterator[str]:
-    """Yield which guests are done, what they were to save, and what has come back so far."""
+    """Yield a sentence on the guests that are done, if there are any, and on their savings."""
     if not done:
         return
     savings = [guest.diff.savings for guest in done]
@@ -152,7 +152,7 @@ def _what_came_of(done: list[GuestToConvert], conversions: Mapping[str, Conversi
 
 
 def _amount(size: int, exactness: Exactness) -> str:
-    """Return savings in the words of a sentence."""
+    """Return savings as part of a sentence."""
     return "an unknown amount" if exactness is Exactness.UNKNOWN else bounded_size(size, exactness)
 
 

@@ -21,7 +21,7 @@ _COMPARED = (
     "sharing_saved_bytes",
     "sharing_exactness",
 )
-"""The columns that an older plan has as well, under the same names with ``older_`` before them."""
+"""The columns that are repeated for an older plan, with ``older_`` before their names."""
 
 HEADER = (
     "guest",
@@ -84,7 +84,7 @@ def _identity(guest: GuestPlan) -> dict[str, str]:
 
 
 def _older(guest: GuestPlan | None) -> dict[str, Any]:
-    """Return the fields of a guest of an older plan; none if that plan has no such guest."""
+    """Return the ``older_`` fields of a guest; none if there is no older plan, or if it lacks the guest."""
     if guest is None:
         return {}
     row = _row(guest, None, None)

@@ -1,4 +1,4 @@
-"""Warnings about a plan: what would go wrong after apply, outside of what batchdiff checks."""
+"""Warnings of problems that apply would cause outside of what batchdiff checks."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from batchdiff.units import few
 
 
 def dangers(plan: Plan) -> Iterator[str]:
-    """Yield the warnings about a plan, each one or more sentences without the last full stop."""
+    """Yield the warnings about a plan, each of one or more sentences without the last full stop."""
     yield from _unseen_by_proxmox(plan)
 
 
 def _unseen_by_proxmox(plan: Plan) -> Iterator[str]:
-    """Yield why Proxmox VE would let the template be removed from under overlays, if images are in its storage."""
+    """Yield the reasons why Proxmox VE would let the template be removed from under overlays, with remedies."""
     template = plan.template.source.path
     unseen: dict[Unseen, list[str]] = {}
     for guest in plan.to_convert:
@@ -37,7 +37,7 @@ def _unseen_by_proxmox(plan: Plan) -> Iterator[str]:
 
 
 def _why(unseen: Unseen, *, one: bool) -> str:
-    """Return why Proxmox VE does not see what overlays depend on, as a clause; ``one``: for one overlay."""
+    """Return, as a clause, why Proxmox VE does not see what overlays depend on; ``one``: there is only one."""
     if unseen is Unseen.TEMPLATE:
         return "the template's path does not end in /VMID/base-NAME.FORMAT"
     if unseen is Unseen.FOLDER:

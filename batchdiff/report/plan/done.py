@@ -1,4 +1,4 @@
-"""What apply, purge, restore and the operator have done so far, in words: predictions beside results."""
+"""The results of apply, purge and restore so far, in words, beside the predictions."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def done(facts: PlanFacts) -> Iterator[str]:
 
 
 def done_figures(facts: PlanFacts) -> Iterator[tuple[str, str, str]]:
-    """Yield what matters after an apply: a label, a figure, and a remark on it, which may be empty."""
+    """Yield the main figures after an apply: label, figure, and a remark on the figure, which may be empty."""
     totals = facts.predicted
     yield _figure_of_freed(facts, totals)
     if facts.shared:
@@ -75,7 +75,7 @@ def _figure_of_freed(facts: PlanFacts, totals: Totals) -> tuple[str, str, str]:
 
 
 def space_figure(facts: PlanFacts) -> tuple[str, str, str]:
-    """Return the space that apply needs, as a figure."""
+    """Return the free disk space that apply needs: label, figure and remark."""
     space = format_size(facts.space_at_once(facts.jobs)) if facts.pending else DASH
     return "needed at the worst moment", space, "free disk space, while apply runs"
 
@@ -116,7 +116,7 @@ def _counts(facts: PlanFacts) -> str:
 
 
 def _restored(facts: PlanFacts) -> Iterator[str]:
-    """Yield notes on guests that restore gave back: how to convert them again, and what is still in quarantine."""
+    """Yield notes on guests that restore gave back, and on older originals that are still in quarantine."""
     plan = f" {shell_path(facts.path)}" if facts.path else ""
     if facts.given_back:
         back = sorted(facts.given_back)
@@ -143,10 +143,7 @@ def _restored(facts: PlanFacts) -> Iterator[str]:
 
 
 def _came_back(facts: PlanFacts, *, is_all: bool) -> str:
-    """Return how much space overlays have brought back; ``is_all``: no further original will be deleted.
-
-    Another sentence is about the guests that share blocks.
-    """
+    """Return a sentence on the space that conversions freed; ``is_all``: no further original may be deleted."""
     one = len(facts.conversions) == 1
     freed = freed_in_all(each for name, each in facts.freed.items() if name in facts.conversions)
     if lost := shortfall(freed.size, freed.exactness):
@@ -162,7 +159,7 @@ def _came_back(facts: PlanFacts, *, is_all: bool) -> str:
 
 
 def _waiting(facts: PlanFacts) -> str | None:
-    """Return how the rest of the space comes back; None if no original is left that may be deleted."""
+    """Return a sentence on how more space comes back; None if no original is left that may be deleted."""
     there = [guest for guest in _converted(facts) if not facts.conversions[guest.name].has_freed_space]
     left = [guest for guest in there if not facts.conversions[guest.name].dependents]
     if not left:

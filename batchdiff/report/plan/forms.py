@@ -1,12 +1,4 @@
-"""The functions that write a report, by its form; a new form takes a module, a member of ``Form`` and a line here.
-
-::
-
-    facts  ->  words  ->  text                   for people: the same cells and sentences, laid out
-                 ->            markdown_form     for merge requests and tickets
-                 ->            html_form         for a browser: with pictures
-           ->                  json_form, csv_form   for programs: the values themselves
-"""
+"""The functions that make a report, by form. A new form needs a module, a member of ``Form`` and a line here."""
 
 from __future__ import annotations
 
@@ -20,13 +12,13 @@ from batchdiff.report.plan.markdown_form import plan_markdown
 from batchdiff.report.plan.text import plan_text
 
 PlanForm = Callable[[PlanFacts, int | None], str]
-"""Turns the facts of a plan into a report, with a newline at the end.
+"""A function that makes a report from the facts of a plan, with a newline at the end.
 
 The number is the terminal's width in cells; None if the report does not go to a terminal."""
 
 
 def _html(facts: PlanFacts, _width: int | None) -> str:
-    from batchdiff.report.plan.html_form import plan_html  # noqa: PLC0415  # Jinja2 and numpy take longer than the rest
+    from batchdiff.report.plan.html_form import plan_html  # noqa: PLC0415  # loads Jinja2 and numpy, which is slow
 
     return plan_html(facts)
 

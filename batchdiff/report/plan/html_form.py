@@ -4,7 +4,7 @@
 
     facts -> words, pictures -> page/plan.html, with page/page.css and page/page.js inside it
 
-Everything from outside is escaped by Jinja2; a browser runs no script but the one whose digest the page names.
+Text from outside is escaped; a browser runs only the script whose digest the page names.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from batchdiff.units import format_size
 
 
 class GuestView(NamedTuple):
-    """What the page shows of a guest.
+    """A guest as the page shows it.
 
-    The numbers from ``allocated`` to ``cluster`` are for sorting. One that is unknown or does not exist is -1, but
-    ``saved``, which may be negative, is then None.
+    The numbers from ``allocated`` to ``cluster`` are for sorting: bytes, but ``share`` is a percentage, and 0 if
+    space would be lost. One that does not exist is -1, but ``saved`` is None if it does not exist or is unknown.
 
-    ``cells`` has the columns of the table between the first and the last. ``now``, the last one, is the guest's
-    state after an apply, or its verdict before one.
+    ``cells``: the guest's row without its first and last cells. ``now``: the guest's state after an apply, or the
+    verdict before one.
     """
 
     number: int
@@ -74,7 +74,7 @@ class GuestView(NamedTuple):
 def plan_html(facts: PlanFacts) -> str:
     """Return the savings report of a plan as an HTML document.
 
-    :raises PlanError: the plan's extents are invalid.
+    :raises PlanError: the extents of a guest to report are invalid.
     """
     page = Environment(
         loader=PackageLoader("batchdiff.report.plan", "page"),
@@ -179,7 +179,7 @@ def _described(diff: Diff, disk: int) -> str:
 
 
 def _after(diff: Diff, done: Conversion) -> str:
-    """Return what apply has made of a guest, beside the predictions."""
+    """Return the results of a guest's conversion in words, beside the predictions."""
     predicted, on_disk = diff.savings.overlay_bytes, diff.savings.overlay_disk_bytes
     kept = "state of the original" if done.fate is Fate.UNKNOWN else "original"
     original = f"the {kept} is {done.fate}{f' as {printable(done.aside)}' if done.aside else ''}"

@@ -1,4 +1,4 @@
-"""A plan as JSON for pipelines: every number and reason, without the lists of extents (docs/plan-format.md)."""
+"""The report of a plan as JSON for programs, without the lists of extents (docs/plan-format.md)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from batchdiff.report.plan.outliers import cluster_advice, similarity_if_unlike
 
 REPORT_VERSION = "1.6"
 """Within a major version, fields are added, but none changes its meaning. 1.1 added the exactness of
-savings, 1.2 the comparison with an older plan, and the backing files of guests; 1.3 the warnings, what apply has
-done, the guests that do not look like copies of the template, and better cluster sizes; 1.4 the strategies of
-guests, and what sharing blocks in place gives; 1.5 whether restore gave a guest back, and the images that
-depend on kept originals; 1.6 the exactness of the space that came back."""
+savings; 1.2 the comparison with an older plan, and the backing files of guests; 1.3 the warnings, the results of
+apply, the guests that do not look like copies of the template, and better cluster sizes; 1.4 the strategies of
+guests, and the figures of sharing; 1.5 whether restore gave a guest back, and the images that depend on kept
+originals; 1.6 the exactness of the space that came back."""
 
 
 def plan_json(facts: PlanFacts) -> str:
@@ -58,7 +58,7 @@ def _guest(record: dict[str, Any], guest: GuestPlan, facts: PlanFacts) -> dict[s
         "verdict": guest.verdict.value,
         "reason": guest.reason,
         "overlay": record["overlay"],
-        # In whole units: the last may reach past the end of the disk.
+        # In whole units: the last one may reach past the end of the disk.
         "data_bytes": diff.data.units * diff.unit if diff else None,
         "zero_bytes": diff.zero.units * diff.unit if diff else None,
         "link": guest.alias or None,

@@ -1,4 +1,4 @@
-"""A plan as Markdown, for merge requests and tickets (GitHub's dialect, for its tables)."""
+"""A plan as Markdown, for merge requests and tickets (in GitHub's dialect, which has tables)."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def plan_markdown(facts: PlanFacts) -> str:
 
 
 def escaped(text: str, bar_in_code: str = "|") -> str:
-    """Return text that Markdown shows as it is, except for commands between backticks, which stay code.
+    """Return text with escapes for Markdown's special characters, except in commands between backticks.
 
-    ``bar_in_code``: what stands for a bar in code, which shows every character as it is, except in a table.
+    ``bar_in_code``: the text for a bar in such a command.
     """
     parts = _CODE.split(text)
     # Every second part is code. Any other backtick is literal, so it is escaped.
@@ -52,7 +52,7 @@ def escaped(text: str, bar_in_code: str = "|") -> str:
 
 
 def _cell(text: str) -> str:
-    """Return text for a cell of a table, which a bar would end, even in code; Markdown removes the backslash."""
+    """Return text for a cell of a table: a bar without a backslash would end the cell, even in code."""
     return escaped(text, bar_in_code="\\|")
 
 

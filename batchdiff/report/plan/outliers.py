@@ -1,4 +1,4 @@
-"""What an operator should look at first: refused guests, those of another template, and poor cluster sizes.
+"""Outliers and poor cluster sizes, for the operator to look at first.
 
 ::
 
@@ -30,7 +30,7 @@ def outliers_first(guests: Iterable[_Kind]) -> list[_Kind]:
 
 
 def similarity_if_unlike(guest: GuestPlan) -> float | None:
-    """Return the share of a guest's data that the template has, if it is too small for a copy; otherwise None."""
+    """Return a guest's similarity if it is too low for a copy of the template; otherwise, or if unknown, None."""
     similarity = None if guest.diff is None else guest.diff.similarity
     return similarity.share if similarity is not None and why_unlike(similarity) else None
 
@@ -45,11 +45,11 @@ class BetterClusters(NamedTuple):
 
 
 _WORTH_IT = 0.1
-"""The share of the overlays' disk use that another cluster size must save to be worth a remark."""
+"""A cluster size is worth a remark if it saves more than this share of the overlays' disk use."""
 
 
 def cluster_advice(guests: Iterable[GuestToConvert]) -> BetterClusters | None:
-    """Return the cluster size with which overlays take much less, even if their files have no holes; or None.
+    """Return the cluster size with which overlays take much less, even without holes; None if no size qualifies.
 
     Preallocated overlays are left out, as are compressed ones, whose sizes with other cluster sizes are not known.
     """

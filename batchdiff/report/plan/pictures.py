@@ -1,8 +1,8 @@
-"""The pictures of the HTML report as SVG paths: maps of changes, and overlay sizes by cluster size; pure.
+"""The pictures of the HTML report: change maps as SVG paths, and overlay sizes by cluster size as bars; pure.
 
 ::
 
-    y = 0    |  ##   #    data: a path for each strength of colour; the more of a bin has changed, the stronger
+    y = 0    |  ##   #    data: a path for each strength of colour; the larger the share, the stronger the colour
     y = 7    |     ==     zeros: the same
     y = 10
 """
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from batchdiff.report.plan.change_map import ChangeMap, Shares
 
 _STRENGTHS = (0.05, 0.25, 0.6, 1.0)
-"""For each strength, the faintest first: the largest changed share of a bin that is drawn in it."""
+"""For each strength, the faintest first: the largest share of a bin that is drawn with it."""
 
 _DATA, _ZEROS = (0, 7), (7, 3)
 """The top edge and the height of each of the two rows of a map."""
@@ -49,12 +49,12 @@ def map_paths(changes: ChangeMap) -> list[MapPath]:
 
 
 def crowd_paths(shares: Shares) -> list[MapPath]:
-    """Return the paths of the map of all guests: for each bin, the share of guests whose data differs in it."""
+    """Return the paths of a map of several guests; ``shares``: the share of guests whose data differs."""
     return list(_row("data", shares, 0, 10))
 
 
 def _row(style: str, shares: Shares, top: int, height: int) -> Iterable[MapPath]:
-    # Strength 0 is a bin without any change.
+    # Strength 0 stands for a bin without changes.
     strengths = np.where(shares > 0, np.searchsorted(_STRENGTHS, shares) + 1, 0)
     for strength in range(1, len(_STRENGTHS) + 1):
         runs = _runs(strengths == strength)
@@ -69,7 +69,7 @@ def _runs(chosen: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
 
 
 def size_bars(sizes: Iterable[tuple[int, int]], chosen: int | None) -> list[SizeBar]:
-    """Return a bar for each cluster size; ``chosen`` is that of the plan."""
+    """Return a bar for each pair of cluster size and overlay size; ``chosen``: the cluster size in the plan."""
     sizes = list(sizes)
     largest = max((size for _, size in sizes), default=1) or 1
     return [SizeBar(cluster, size, round(100 * size / largest, 1), cluster == chosen) for cluster, size in sizes]

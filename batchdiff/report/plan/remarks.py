@@ -1,4 +1,4 @@
-"""Remarks on the guests of a plan: sentences above the table of its report, for the operator."""
+"""Remarks for the operator on the guests of a plan, as sentences."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _MOST_LINKS = 3
 
 
 def of_another_template(facts: PlanFacts) -> Iterator[str]:
-    """Yield a warning about the guests that are probably in the wrong manifest, if any; printable, on one line.
+    """Yield a printable warning about guests that were probably copied from another template, if there are any.
 
-    Guests that save too little to be converted are covered, too.
+    Guests that are refused, or skipped as unlike the template, are left out.
     """
     found = [(guest, similarity_if_unlike(guest)) for guest in facts.guests if not _reason_has_it(guest)]
     unlike = [(guest, part) for guest, part in found if part is not None]
@@ -42,13 +42,13 @@ def of_another_template(facts: PlanFacts) -> Iterator[str]:
 
 
 def _reason_has_it(guest: GuestPlan) -> bool:
-    """Return True if a guest's reason suffices: the guest is refused, or skipped as unlike the template."""
+    """Return True if a guest is refused, or skipped as unlike the template."""
     similarity = None if guest.diff is None else guest.diff.similarity
     return guest.verdict is Verdict.REFUSE or guest.reason == why_unlike(similarity) != ""
 
 
 def remarks(facts: PlanFacts) -> Iterator[str]:
-    """Yield the remarks on a plan, printable, each on one line."""
+    """Yield the remarks on a plan, each printable."""
     if any(similarity_if_unlike(guest) is not None for guest in facts.guests):
         yield "`batchdiff discover` finds the template of a guest that was copied from another template."
     chosen = facts.plan.to_convert if facts.has_overlays_in_view else ()
@@ -128,7 +128,7 @@ def _overlays(guests: Iterable[GuestToConvert]) -> dict[str, list[GuestToConvert
 
 
 def _of_overlays(below: str, guests: list[GuestToConvert]) -> str:
-    """Return the remark on overlays of one image: their space now, and what the new overlays save or cost."""
+    """Return the remark on overlays of one image: their space now, and the savings or costs of the new ones."""
     savings = [guest.diff.savings for guest in guests]
     now, then = sum(each.allocated_bytes for each in savings), sum(each.overlay_disk_bytes for each in savings)
     one = len(guests) == 1
@@ -164,7 +164,7 @@ def _of_devices(guests: Iterable[GuestToConvert], retire: Retire) -> Iterator[st
 
 
 def _of_link(guest: GuestToConvert, retire: Retire) -> str:
-    """Return the remark on a guest that the manifest names by a symbolic link: where its files go."""
+    """Return the remark on a guest that the manifest names by a symbolic link: the effect of apply on the link."""
     file, aside = guest.source.path, guest.source.path + own_files.QUARANTINE
     begin = f"{guest.alias} is a symbolic link to {file}."
     if guest.overlay_path == file:

@@ -7,7 +7,7 @@
 
     rows           guests that apply works on, outliers first
     total          the sums over them
-    other rows     guests that stay as they are, or were restored: no total includes them
+    other rows     guests that stay as they are or were restored; no total includes them
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _BEFORE = (*SAVINGS_COLUMNS, Column("cluster"), Column("verdict", Align.LEFT))
 _GUEST, _ALLOCATED, _, *_SAVED = SAVINGS_COLUMNS
 _AFTER = (_GUEST, _ALLOCATED, Column("predicted"), Column("actual"), *_SAVED, Column("now", Align.LEFT))
 _WAITING, _RESTORED = "planned", "restored"
-"""The words for a guest that apply has still to work on, and for one that restore gave back, as in `status`."""
+"""The words for a guest that apply still has to work on, and for one that restore gave back, as in `status`."""
 
 
 def columns(facts: PlanFacts) -> Sequence[Column]:
-    """Return the columns of the table: those after an apply if one has finished a guest."""
+    """Return the columns of the table: those after an apply if apply has finished a guest."""
     return _AFTER if facts.is_applied else _BEFORE
 
 
@@ -44,7 +44,7 @@ def rows(facts: PlanFacts) -> list[GuestToConvert | GuestToShare]:
 
 
 def other_rows(facts: PlanFacts) -> list[GuestPlan]:
-    """Return the guests below the totals: refused ones, then those that were compared and skipped, or restored."""
+    """Return those guests not in :func:`rows` that are refused or have a diff, outliers first."""
     others = [each for each in facts.guests if each.verdict not in WORKED_ON or each.name in facts.given_back]
     return outliers_first(each for each in others if each.diff is not None or each.verdict is Verdict.REFUSE)
 
@@ -70,7 +70,7 @@ def guest_cells(facts: PlanFacts, guest: GuestPlan) -> tuple[str, ...]:
 
 
 def now(facts: PlanFacts, guest: GuestPlan) -> str:
-    """Return the state of a guest after an apply: the fate of its original, or how far the guest has come."""
+    """Return the fate of the original, or else ``shared``, ``restored``, ``planned`` or the guest's verdict."""
     done = facts.conversions.get(guest.name)
     if done is not None:
         return done.fate.value
@@ -82,7 +82,7 @@ def now(facts: PlanFacts, guest: GuestPlan) -> str:
 
 
 def total_cells(facts: PlanFacts) -> tuple[str, ...]:
-    """Return the row of sums over the reported guests that apply works on."""
+    """Return the row of sums over the guests that :func:`rows` returns."""
     totals = facts.totals
     error = sum(guest.diff.savings.overlay_error_bytes for guest in _converted(facts))
     chosen = totals.convert + totals.share
@@ -117,7 +117,7 @@ def is_rounded(facts: PlanFacts) -> bool:
 
 
 def share_words(figures: Savings | Sharing | Totals) -> str:
-    """Return the share of the allocation that is saved; a dash if that is unknown, or nothing is allocated."""
+    """Return the saved share of the allocation in percent; a dash if it is unknown, or if nothing is allocated."""
     if figures.exactness is Exactness.UNKNOWN:
         return DASH
     return percent(share(figures.saved_bytes, figures.allocated_bytes))
