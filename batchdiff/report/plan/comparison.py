@@ -136,6 +136,11 @@ def _what_came_of(done: list[GuestToConvert], conversions: Mapping[str, Conversi
     known = [conversions[guest.name] for guest in done if guest.name in conversions]
     if known:
         freed = sum(each.came_back_bytes for each in known)
+        # Nothing has come back, and that exactly, from a guest whose original still exists.
+        freeing = [
+            guest for guest in done if guest.name in conversions and conversions[guest.name].has_freed_space
+        ]
+        exactness = of_sum(guest.diff.savings.exactness for guest in freeing)
         back = bounded_size(freed, exactness)
         came = f"{back} of {planned} planned has come back so far. The new plan's savings include neither figure."
         if shortfall(min(freed, sum(each.saved_bytes for each in savings)), exactness):

@@ -42,7 +42,7 @@ class GuestView(NamedTuple):
     """A guest as the page shows it.
 
     The numbers from ``allocated`` to ``cluster`` are for sorting: bytes, but ``share`` is a percentage, and 0 if
-    space would be lost. One that does not exist is -1, but ``saved`` is None if it does not exist or is unknown.
+    space would be lost. One that does not exist is -1, as an unknown ``share`` is; ``saved`` is then None.
 
     ``cells``: the guest's row without its first and last cells. ``now``: the guest's state after an apply, or the
     verdict before one.
@@ -144,7 +144,7 @@ def _view(number: int, guest: GuestPlan, facts: PlanFacts, changes: ChangeMap | 
     savings, figures = diff.savings if diff else None, figures_of(guest)
     disk = image.virtual_size if image else 0
     is_known = figures is not None and figures.exactness is not Exactness.UNKNOWN
-    part = share(figures.saved_bytes, figures.allocated_bytes) if figures else None
+    part = share(figures.saved_bytes, figures.allocated_bytes) if figures and is_known else None
     overlay = figures.overlay_bytes if isinstance(figures, Savings) else -1
     return GuestView(
         number=number,
@@ -173,7 +173,8 @@ def _view(number: int, guest: GuestPlan, facts: PlanFacts, changes: ChangeMap | 
 
 def _described(diff: Diff, disk: int) -> str:
     """Return the map in words, for those who cannot see it."""
-    data, zeros = diff.data.units * diff.unit / disk, diff.zero.units * diff.unit / disk
+    # The last unit may reach past the end of the disk.
+    data, zeros = (min(runs.units * diff.unit / disk, 1) for runs in (diff.data, diff.zero))
     text = f"data differs in {percent(data)} of the disk"
     return f"{text}, and zeros cover data of the template in {percent(zeros)}" if zeros else text
 

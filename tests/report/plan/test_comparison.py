@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pytest
 from plans import guest_plan, refused_guest, savings, small_plan
 
 from batchdiff.applying.journal.records import Fate
@@ -66,6 +67,19 @@ def test_guests_that_are_done_are_no_loss():
         "log01: convert then, skip now.",
     ]
     assert list(sentences(compared(old, new)))[1].endswith(f"do not include those planned for them ({planned}).")
+
+
+@pytest.mark.parametrize("exactness", [Exactness.UNKNOWN, Exactness.AT_LEAST])
+def test_nothing_has_come_back_as_long_as_originals_are_kept(exactness):
+    """That is exact, whatever the savings will be."""
+    guest = guest_plan("web01", savings=dataclasses.replace(savings(4 * MIB, MIB), exactness=exactness))
+    new = small_plan(guest_plan("web01", verdict=Verdict.SKIP, reason="done by /srv/old.plan.json"))
+    back = {"web01": Conversion(Fate.KEPT, MIB, MIB, False, 0)}
+    planned = "an unknown amount" if exactness is Exactness.UNKNOWN else "at least 3 MiB"
+    assert list(sentences(compared(small_plan(guest), new), back))[1] == (
+        f"web01: convert then, done now; 0 B of {planned} planned has come back so far. The new plan's savings"
+        " include neither figure."
+    )
 
 
 def test_conversions_that_took_space():

@@ -1,16 +1,19 @@
 """The HTML report as a document. Guards report/plan/html_form.py. (tests/browser opens it in Chromium.)"""
 
 import base64
+import dataclasses
 import hashlib
 import re
 from html.parser import HTMLParser
 
 import pytest
-from plans import guest_plan, refused_guest, small_plan
+from plans import guest_plan, refused_guest, savings, small_plan
 
 from batchdiff.errors import PlanError
+from batchdiff.image.storage.exactness import Exactness
 from batchdiff.plan.runs import Runs
 from batchdiff.report.facts import PlanFacts
+from batchdiff.report.plan import html_form
 from batchdiff.report.plan.html_form import plan_html
 
 VOID = {"meta", "input", "br"}
@@ -119,3 +122,18 @@ def test_a_plan_that_was_applied_is_not_to_be_made_again(tmp_path):
 
 def test_commands_are_there_to_copy():
     assert "<code>batchdiff apply &#39;my plan.json&#39;</code>" in page(guest_plan(), path="my plan.json")
+
+
+def test_no_more_than_the_disk_differs():
+    """The last unit may reach past its end."""
+    diff = guest_plan().diff
+    units = diff.data.units
+    assert html_form._described(diff, units * diff.unit - 1).startswith("data differs in 100% of the disk")
+
+
+def test_unknown_savings_have_no_share():
+    guest = guest_plan(
+        "web01", savings=dataclasses.replace(savings(4 << 20, 1 << 20), exactness=Exactness.UNKNOWN)
+    )
+    facts = PlanFacts(small_plan(guest))
+    assert html_form._view(1, guest, facts, None, 1).share == -1
