@@ -128,7 +128,7 @@ def test_no_more_than_the_disk_differs():
     """The last unit may reach past its end."""
     diff = guest_plan().diff
     units = diff.data.units
-    assert html_form._described(diff, units * diff.unit - 1).startswith("data differs in 100% of the disk")
+    assert html_form._described(diff, units * diff.unit - 1).startswith("data differs in 100.0% of the disk")
 
 
 def test_unknown_savings_have_no_share():
