@@ -6,8 +6,8 @@
              0     3   5 6            level 1: one of every two
                    3   5              level 2: one of every four, which is one of level 1's
 
-In every cell of 2**level probes, a hash chooses one, so no regular pattern of a disk can hide between them. All
-lower levels have that probe, too, so two images can be compared at the higher of their levels.
+In every cell of 2**level probes, a hash chooses one, so no regular pattern of a disk can hide between the chosen
+probes. All lower levels have that probe, too, so two images can be compared at the higher of their levels.
 
 Source: S. Vigna, splitmix64.c (2015), for the hash.
 """
@@ -24,10 +24,11 @@ from batchdiff.units import KIB
 SampleNumbers: TypeAlias = npt.NDArray[np.int64]
 
 SAMPLE = 64 * KIB
-"""The bytes of a sample: those of an overlay's default cluster, so a sample that differs is one cluster."""
+"""The size of a sample in bytes: that of an overlay's default cluster, so a sample that differs takes one
+cluster."""
 
 HIGHEST_LEVEL = 40
-"""A cell of this level has at least 64 PiB, more than the data of any image."""
+"""A cell of this level covers at least 64 PiB, more than the data of any image."""
 
 _SEED = 0x5BA7C4D1FF15A3E7
 """Fixed, so that all runs choose the same offsets."""
@@ -37,7 +38,7 @@ _WORD = (1 << 64) - 1
 
 
 def chosen_probes(cells: SampleNumbers, level: int) -> SampleNumbers:
-    """Return the number of the probe that each cell of ``2**level`` probes chooses."""
+    """Return, for each cell of ``2**level`` probes, the number of the probe that is chosen in it."""
     at = cells
     for each in range(level, 0, -1):
         at = 2 * at + _second_child(at, each)

@@ -61,9 +61,9 @@ class ProbeReader:
     def read(self, numbers: npt.NDArray[np.int64], kind: ProbeClass) -> ProbeContents | ImageError:
         """Read the probes with these numbers, all of one class.
 
-        Return the error if the guest cannot be read, or its blocks cannot be found.
+        Return the error if the guest cannot be read, or the places of its blocks cannot be determined.
 
-        :raises ImageError: the template cannot be read, or its blocks cannot be found.
+        :raises ImageError: the template cannot be read, or the places of its blocks cannot be determined.
         """
         count = len(numbers)
         kinds = np.zeros((count, self._size // UNIT), dtype=np.uint8)

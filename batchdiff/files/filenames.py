@@ -13,7 +13,7 @@ _LONGEST = 255
 # Control characters, line and paragraph separators: they can forge lines in reports and logs.
 _UNFIT = frozenset({"Cc", "Zl", "Zp"})
 
-# Characters that change the writing direction can make one name look like another (Unicode Annex 9, 2).
+# Characters that change the writing direction can make one name look like another (Unicode Standard Annex #9).
 _TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
@@ -47,7 +47,7 @@ def _is_unfit(letter: str) -> bool:
 
 
 def readable(name: str) -> str:
-    r"""Return a name with escapes for bytes that are not UTF-8 and for unprintable characters: ``\udce9``."""
+    r"""Return a name with escapes, such as ``\udce9``, for what is not UTF-8 or not printable."""
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in name)
 
 

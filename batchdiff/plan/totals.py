@@ -45,7 +45,7 @@ def totals_of(guests: Iterable[GuestPlan], retire: Retire, *, protecting: CopyUp
 
 
 def savings_meanwhile(guests: Iterable[GuestPlan]) -> list[Savings]:
-    """Return the savings of the guests to convert, without the space that block devices free only after apply."""
+    """Return the savings of the guests to convert, without those of block devices, which apply keeps."""
     chosen = [guest for guest in guests if isinstance(guest, GuestToConvert)]
     return [
         replace(guest.diff.savings, reclaimable_bytes=0) if guest.is_on_device else guest.diff.savings
@@ -58,7 +58,8 @@ def peak_extra_bytes(savings: Iterable[Savings], retire: Retire, *, at_once: int
 
     Overlays are written in the order of the guests, and up to ``at_once`` of them exist beside originals that are
     not yet retired. Space is freed before the end only if originals are deleted. One more original counts as
-    present, because the kernel frees the space of a deleted one later: up to 50 ms on ext4 and tmpfs (measured).
+    present, because the kernel frees the space of a deleted one with a delay, of up to 50 ms on ext4 and tmpfs
+    (measured).
     """
     taken = peak = 0
     to_come_back: deque[int] = deque()

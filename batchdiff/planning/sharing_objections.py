@@ -25,7 +25,8 @@ _INSTEAD = f"use `strategy: {Strategy.OVERLAY}` for this guest"
 def without_unshareable(parts: list[Part], template: Image, observer: ReadObserver | None = None) -> list[Part]:
     """Return the parts of a plan; refuse guests that are to share blocks with the open template but cannot.
 
-    Such a guest is also refused if it cannot be opened. ``observer`` is called at every read of a guest.
+    A guest that is to share blocks is also refused if it cannot be opened. ``observer`` is called at every read of
+    a guest.
     """
     return [
         _decided(part, template, observer)
@@ -45,7 +46,7 @@ def _decided(candidate: Candidate, template: Image, observer: ReadObserver | Non
 
 
 def why_not_shareable(template: Image, guest: Image) -> str:
-    """Return why two open images cannot share any block, and what to do instead; empty if they may."""
+    """Return why two open images cannot share any block, and what to do instead; empty if they may be able to."""
     if is_exported(template) or is_exported(guest):
         whose = "the template's" if is_exported(template) else "its"
         return f"only QEMU can read {whose} data, because it is compressed or encrypted; {_INSTEAD}"

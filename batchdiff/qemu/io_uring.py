@@ -26,7 +26,7 @@ _refused = threading.Event()
 
 
 def options(images: Iterable[ImageSource]) -> Mapping[str, object]:
-    """Return the options that make QEMU read the images' files with io_uring; empty if it may fail or hang."""
+    """Return the options with which QEMU reads files with io_uring; empty if QEMU may then fail or hang."""
     chains = (each for image in images for each in (image, *image.backing))
     safe = not _refused.is_set() and all(_ends_with_a_sector(each.path) for each in chains) and _is_sound()
     return {"aio": "io_uring"} if safe else {}
@@ -45,7 +45,7 @@ def _ends_with_a_sector(path: str) -> bool:
 
 
 def is_refused(done: CompletedProgram) -> bool:
-    """Return whether a program may have failed because of io_uring; if so, let :func:`options` return none."""
+    """Return whether a program may have failed because of io_uring; then :func:`options` is empty from now on."""
     refused = done.code != 0 and "io_uring" in done.output
     if refused:
         _refused.set()

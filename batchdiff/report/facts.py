@@ -46,14 +46,16 @@ class InexactSavings(NamedTuple):
 class PlanFacts(NamedTuple):
     """The facts of a plan's report.
 
-    ``stale`` has a sentence for each image that has changed since planning; ``jobs`` is the number of guests that
-    apply works on at a time if it is run without ``--jobs``; ``path`` is that of the plan's file, empty if there
-    is none. ``selection`` has the guests to report, in their order; None stands for all.
-    ``older`` is a plan to compare this one with, if any. ``conversions`` has the results of the guests that apply
-    has converted, by name; ``older_conversions``, those of the older plan. ``read_only``: the template already
-    has no write permission. ``given_back``: the names of the guests that restore gave back; apply leaves them
-    alone, and no prediction includes them. ``older_originals``: the older originals, still in quarantine, of
-    restored guests, by name. ``shared``: the space that came back from each guest that shares blocks now, by name.
+    ``stale`` has a notice for each file, of the template or of a guest that apply still has to work on, that has
+    changed since planning; ``jobs`` is the maximum number of guests that apply works on at a time if it is run
+    without ``--jobs``; ``path`` is that of the plan's file for the commands in the report; empty if they are not
+    to name it. ``selection`` has the guests to report, in their order; None stands for all. ``older`` is a plan to
+    compare this one with, if any. ``conversions`` has the results of the guests that apply has converted, by name;
+    ``older_conversions``, those of the older plan. ``read_only``: the template already has no write permission.
+    ``given_back``: the names of the guests that restore gave back; apply leaves them alone unless ``--guest``
+    names them, and the predictions here do not include them. ``older_originals``: the older originals, still in
+    quarantine, of restored guests, by name. ``shared``: the space that came back from each guest that shares
+    blocks now, by name.
     """
 
     plan: Plan
@@ -76,7 +78,7 @@ class PlanFacts(NamedTuple):
 
     @property
     def to_share(self) -> list[GuestToShare]:
-        """The guests that are to share blocks, but do not yet."""
+        """The guests that are to share blocks, but do not do so yet."""
         return [guest for guest in self.plan.to_share if guest.name not in self.shared]
 
     @property
@@ -91,7 +93,7 @@ class PlanFacts(NamedTuple):
 
     @property
     def is_applied(self) -> bool:
-        """True if apply has finished a guest, even if that guest has been restored since."""
+        """True if apply has converted a guest, even if that was restored since, or let one share blocks."""
         return bool(self.conversions or self.given_back or self.shared)
 
     @property
@@ -128,7 +130,7 @@ class PlanFacts(NamedTuple):
 
     @property
     def totals(self) -> Totals:
-        """The sums over the guests to report."""
+        """The sums over the guests to report, without those that restore gave back."""
         if len(self.guests) == len(self.plan.guests):
             return self.predicted
         return self._sums(self.guests)
@@ -146,7 +148,7 @@ class PlanFacts(NamedTuple):
 
     @property
     def overlay_disk_bytes(self) -> int:
-        """The predicted space of all overlays together on disk, in bytes."""
+        """The space that all overlays together are predicted to take on disk, in bytes."""
         return sum(each.overlay_disk_bytes for each in self.savings)
 
     @property
@@ -161,8 +163,9 @@ class PlanFacts(NamedTuple):
 
 
 def guests_not_converted(guests: Sequence[GuestPlan]) -> list[SharedReason]:
-    """Return why guests are not converted, in their order; guests with the same verdict and reason are grouped.
+    """Return the reasons why guests are not converted, in the order of the guests.
 
+    Guests with the same verdict and reason are grouped.
     A guest to convert or to share is included if it has a reason, which is then a remark.
     """
     found: dict[tuple[Verdict, str], list[str]] = {}
@@ -212,9 +215,10 @@ _CHANGES_DISKS = {Status.CONVERTED, Status.SHARED, Status.RETIRED, Status.RESTOR
 
 
 def gained_bytes(outcomes: Iterable[GuestOutcome]) -> int | None:
-    """Return the bytes that a run has freed, negative if it took more than it freed.
+    """Return the bytes that a run has freed, negative if it took more. Guests that failed do not count.
 
-    None if no guest has a status that implies a change on disk, or if the figure of one that has is unknown.
+    None if no guest has a status that implies a change on disk, or if the figure of a guest with such a status is
+    unknown.
     """
     changes = [outcome.gained_bytes for outcome in outcomes if outcome.status in _CHANGES_DISKS]
     known = [each for each in changes if each is not None]

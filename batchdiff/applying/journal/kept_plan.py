@@ -7,11 +7,11 @@
 
 1. Both get their second names, by hard links. 2. The new plan takes the first name, by a rename. 3. The journal
 loses its first name. So at every moment both can be found under matching names. If a crash after step 2 leaves the
-journal beside the new plan, the journal's checksum shows that, and the next apply, restore or purge renames the
-journal.
+journal beside the new plan, the checksum that the journal names shows that, and the next apply, restore or purge
+renames the journal.
 
 If apply has only let guests share blocks, there is nothing to undo, so the new plan replaces the older one. If the
-two are the same, the journal would make apply skip guests that no longer share blocks, so it is renamed::
+two are the same, the journal would make apply skip guests even if they no longer share blocks, so it is renamed::
 
     fleet.plan.json          the same plan, made again: it takes the name of the older one, by a rename
     fleet.plan.json.journal  its journal  ->  fleet.plan.json.journal.1795977098000000000, its mtime in ns
@@ -95,6 +95,8 @@ def name_to_keep(path: str, converted: NamesByPlan) -> str | None:
 def replace_plan(plan: Plan, path: str, converted: NamesByPlan) -> KeptPlan | None:
     """Write a plan. If a different one at its path can still be undone, rename that one, and return it.
 
+    If the same plan is there, and blocks were only shared, its journal is renamed.
+
     :raises BatchdiffError: as for :func:`name_to_keep` and ``write_plan``.
     """
     if not os.path.isfile(path):
@@ -130,7 +132,7 @@ def _has_only_shared(history: History) -> bool:
 
 @contextmanager
 def _held(path: str, *, create: bool) -> Iterator[None]:
-    """Hold the lock of a plan's journal inside the block.
+    """Hold the lock of a plan's journal while the ``with`` block runs.
 
     ``create``: create a missing journal, and remove it afterwards; if false, a missing journal is not locked.
     """
@@ -160,7 +162,7 @@ def _older(path: str, converted: NamesByPlan) -> _Older | None:
         guests = {None: converted[checksum]}
     if not guests:
         return None
-    # A journal whose first line cannot be read counts as the plan's own; it is another plan's only after a crash.
+    # A journal whose first line cannot be read counts as the plan's own, as in read_history().
     journal = noted in {checksum, ""} and bool(beginning(f"{path}{_JOURNAL}"))
     return _Older(checksum, "" if head is None else head.created, journal, guests)
 

@@ -14,7 +14,7 @@ from batchdiff.files.fingerprint import Fingerprint
 class GuestJournal:
     """The journal of one guest during its task.
 
-    ``state``: the guest's present state, which may not be recorded yet.
+    ``state``: the guest's present state, which the journal may not have yet.
     """
 
     def __init__(self, task: SwapTask, session: Session) -> None:
@@ -50,7 +50,7 @@ class GuestJournal:
         self._record(state if self._task.goal is Goal.RESTORE else replace(state, published=True))
 
     def record_moving(self) -> None:
-        """Record that the outgoing file is about to be renamed, so that the next run knows what renamed it."""
+        """Record that the outgoing file is about to be renamed, so that the next run knows who renamed it."""
         if not self.state.moved or self.state.deleting:
             self._record(replace(self.state, step=Step.RETIRING, moved=True, deleting=False))
 
