@@ -45,7 +45,7 @@ def totals_of(guests: Iterable[GuestPlan], retire: Retire, *, protecting: CopyUp
 
 
 def savings_meanwhile(guests: Iterable[GuestPlan]) -> list[Savings]:
-    """Return the savings of the guests to convert, without those of block devices, which apply keeps."""
+    """Return the savings of the guests to convert; a block device gives nothing back, because apply keeps it."""
     chosen = [guest for guest in guests if isinstance(guest, GuestToConvert)]
     return [
         replace(guest.diff.savings, reclaimable_bytes=0) if guest.is_on_device else guest.diff.savings
