@@ -100,7 +100,11 @@ def dry_run_purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutc
     def purged(guest: GuestToConvert, task: SwapTask) -> GuestOutcome:
         path = task.outgoing.names.own
         is_gone = outgoing_at(task) is OutgoingAt.GONE
-        how = f"{path} is gone, so the purge would just be finished" if is_gone else f"{path} would be deleted"
+        how = (
+            f"{path} is gone already, so the purge would only complete the rest"
+            if is_gone
+            else f"{path} would be deleted"
+        )
         return GuestOutcome(guest.name, Status.WOULD_PURGE, how)
 
     yield from _dry_run(

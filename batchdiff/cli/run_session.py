@@ -237,8 +237,10 @@ def _df(folder: str, grown: int, *, purged: bool) -> str:
     if purged and grown < 0:
         why = "other programs wrote meanwhile, or the filesystem has yet to free what was deleted"
         return f"df: {format_size(-grown)} less {where}: {why}."
-    how = "more" if grown >= 0 else "less"
     included = "changes that other programs made meanwhile are included"
+    if not grown:
+        return f"df: as much free space on the filesystem of {folder} as before this command; {included}."
+    how = "more" if grown > 0 else "less"
     return f"df: {format_size(abs(grown))} {how} {where}; {included}."
 
 

@@ -211,9 +211,9 @@ def _of_name(config: VmConfig, drive: ConfigDrive, use: GuestUse, volume: str) -
         )
     elif drive.is_unused and volume.startswith("/"):
         yield (
-            f"{drive.key} can only name a volume of a storage, whose name ends in its format, and {volume}"
-            f" ({use.image.format}) is none: remove the line of {drive.key} from {config.where} by hand"
-            " (`qm set --delete` would also delete the image)"
+            f"{drive.key} can only name a volume of a storage, and the name of a volume ends in its format;"
+            f" {volume} ({use.image.format}) is not such a volume: remove the line of {drive.key} from"
+            f" {config.where} by hand (`qm set --delete` would also delete the image)"
         )
 
 

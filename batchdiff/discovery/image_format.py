@@ -59,7 +59,7 @@ def format_of(file: FileToSample, observer: ReadObserver | None = None) -> Image
             file.path,
             Cause.DOUBTFUL,
             f"it is named like a {named} image, but looks like a {found} image, and a guest could have written"
-            " the bytes that make it look like one to its own disk; rename the file, or list it in a manifest with"
+            " to its own disk the bytes that make it look like one; rename the file, or list it in a manifest with"
             " its format",
         )
     return found

@@ -138,7 +138,7 @@ def _leases(path: str, fd: int) -> Fact:
         " only with `--unseen`."
     )
     if are_disabled():
-        value, effect = "disabled on this machine", f"{effect} `sysctl fs.leases-enable=1` enables them."
+        value, effect = "disabled on this machine", f"{effect} `sysctl fs.leases-enable=1` enables leases."
     else:
         value = "unreliable: they do not show whether a file is open"
     return Fact(path, "leases", value, Ability.LIMITED, effect)

@@ -141,9 +141,10 @@ def inspect_descriptor(text: bytes, expected: str) -> None:
     values = dict(_VALUE.findall(text))
     require(b"parentfilenamehint" not in text, DIFFERENCE, remedy=MERGE)
     require(values.get(b"parentcid", _NO_PARENT) == _NO_PARENT, DIFFERENCE, remedy=MERGE)
-    kind = values.get(b"createtype", b"").decode("ascii", "backslashreplace")
+    raw = values.get(b"createtype", b"")
+    kind = raw.decode("ascii", "backslashreplace")
     require(bool(kind), "its descriptor has no type", remedy=_EXTENT_ALONE)
-    named = written[text.index(kind.encode()) :][: len(kind)].decode() if kind.isascii() else kind
+    named = written[text.index(raw) :][: len(raw)].decode("ascii", "backslashreplace")
     require(
         kind in _SPARSE_TYPES,
         f"its type {named} is not supported in a file with a header ({' and '.join(_SPARSE_TYPES.values())} are)",

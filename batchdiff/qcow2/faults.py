@@ -18,7 +18,7 @@ CONVERT_ELSEWHERE = (
 
 NEWER_QEMU = (
     "If a newer QEMU made it, make a copy without these features with the `qemu-img convert` of that QEMU, and use"
-    " the copy in the manifest. Otherwise restore it from a backup."
+    " the copy. Otherwise, restore it from a backup."
 )
 """The remedy for an image that needs what is unknown: a backup of a sound one needs the same."""
 

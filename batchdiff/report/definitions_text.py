@@ -55,7 +55,7 @@ def definitions_text(  # noqa: PLR0913  # options by keyword
 
 def _block(change: DefinitionChange, width: int | None) -> list[str]:
     lines = [paragraph(printable(_use(change, use)), width=width, rest="  ") for use in change.uses]
-    by_hand = "by hand, unless it is done" if change.is_right else "by hand"
+    by_hand = "by hand, unless that is done already" if change.is_right else "by hand"
     reasons = [f"not yet: {why}" for why in change.waiting] + [f"{by_hand}: {why}" for why in change.by_hand]
     lines += [paragraph(printable(text), width=width, first="  ", rest="    ") for text in reasons]
     if change.is_right:

@@ -64,7 +64,7 @@ def undone_text(outcomes: Sequence[GuestOutcome], *, width: int | None = None) -
             continue
         # The notes on a guest follow its result.
         texts = [
-            (_word(each.status), each.reason or original_words(each)),
+            (_word(each.status), each.reason or _fate(each)),
             *(("note", text) for text in each.remarks),
         ]
         lines += [
@@ -113,6 +113,15 @@ def _row(outcome: GuestOutcome) -> tuple[str, ...]:
     )
 
 
+def _fate(outcome: GuestOutcome) -> str:
+    """Return a clause about what became of a guest's original."""
+    words = original_words(outcome)
+    if outcome.original.fate is Fate.REBUILT:
+        return words  # of the guest
+    is_known = outcome.original.fate is not Fate.UNKNOWN
+    return f"{'the original' if is_known else 'the state of the original'} is {words}"
+
+
 def _totals_row(outcomes: Sequence[GuestOutcome]) -> tuple[str, ...]:
     sums = size_sums(outcomes)
     return ("total", "", size(sums.predicted), size(sums.actual), size(sums.actual_on_disk), "")
@@ -122,10 +131,9 @@ def _remarks(outcomes: Sequence[GuestOutcome], width: int | None) -> Iterator[st
     aside = [each for each in outcomes if each.original.fate is Fate.QUARANTINED and each.original.aside]
     together = {each.name for each in aside} if len(aside) > _MOST_ASIDE else set()
     for outcome in outcomes:
-        texts, original = [outcome.reason, *outcome.remarks], original_words(outcome)
-        if original != outcome.original.fate.value and outcome.name not in together:
-            is_known = outcome.original.fate is not Fate.UNKNOWN
-            texts.append(f"{'the original' if is_known else 'the state of the original'} is {original}")
+        texts = [outcome.reason, *outcome.remarks]
+        if original_words(outcome) != outcome.original.fate.value and outcome.name not in together:
+            texts.append(_fate(outcome))
         yield from _paragraphs(outcome, filter(None, texts), width)
     if together:
         names = few([printable(each.name) for each in aside])

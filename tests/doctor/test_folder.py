@@ -55,7 +55,7 @@ def test_a_machine_without_leases(tmp_path, monkeypatch):
     with tmpfs(tmp_path) as folder:
         (fact,) = (fact for fact in folder_facts(str(folder)) if fact.name == "leases")
     assert (fact.value, fact.ability) == ("disabled on this machine", LIMITED)
-    assert fact.effect.endswith("`sysctl fs.leases-enable=1` enables them.")
+    assert fact.effect.endswith("`sysctl fs.leases-enable=1` enables leases.")
 
 
 def test_a_filesystem_without_unnamed_files_keeps_no_file(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import many_files
 import notation
 import pytest
 
-from batchdiff.foreign.vmdk import inspect_extent, inspect_vmdk
+from batchdiff.foreign.vmdk import inspect_descriptor, inspect_extent, inspect_vmdk
 from batchdiff.foreign.vmdk_descriptor import ExtentKind, VmdkExtent, read_descriptor
 from batchdiff.qcow2.faults import FormatError
 
@@ -240,3 +240,11 @@ def test_an_extent_of_esxi_is_not_an_image_by_itself(mark, kind):
     with pytest.raises(FormatError, match=f"it is only an extent of an image of type {kind}") as caught:
         inspect_vmdk(lambda offset, length: data[offset : offset + length], len(data))
     assert "qcow2 copy of the whole image from its descriptor" in caught.value.remedy
+
+
+@pytest.mark.parametrize(("kind", "shown"), [(b"vmfsSparse", "vmfsSparse"), (b"Sp\xe9cial", r"Sp\xe9cial")])
+def test_an_unsupported_type_is_shown_as_it_is_written(kind, shown):
+    text = b'createType="' + kind + b'"\nRW 1 SPARSE "a"\n'
+    with pytest.raises(FormatError) as caught:
+        inspect_descriptor(text, "monolithicsparse")
+    assert f"its type {shown} is not supported" in str(caught.value)

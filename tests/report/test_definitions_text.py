@@ -75,7 +75,7 @@ def test_what_only_the_operator_can_do_to_a_definition_with_the_right_image(now,
     (change,) = domain_changes([parse_domain(document.encode(), "web.xml")], [disk])
     assert change.is_right
     text = definitions_text([change], [disk], width=200)
-    assert (f"  by hand, unless it is done: web: {SECRETS}\n" in text) is is_told
+    assert (f"  by hand, unless that is done already: web: {SECRETS}\n" in text) is is_told
     assert definition_event(change)["by_hand"] == [f"web: {SECRETS}"] * is_told
 
 

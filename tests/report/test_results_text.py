@@ -76,7 +76,8 @@ def test_a_purge_ends_with_the_space_that_came_back():
     purged = GuestOutcome("a", Status.PURGED, original=Original(Fate.DELETED), gained_bytes=18 * MIB)
     kept = GuestOutcome("b", Status.KEPT, "its VM has run")
     assert undone_text([purged, kept]) == (
-        "purged     a: deleted\nkept       b: its VM has run\n2 guests: 1 kept, 1 purged. 18 MiB came back.\n"
+        "purged     a: the original is deleted\nkept       b: its VM has run\n"
+        "2 guests: 1 kept, 1 purged. 18 MiB came back.\n"
     )
 
 

@@ -9,6 +9,7 @@ from batchdiff.applying.checks.staleness import changes_since_planned, check_unc
 from batchdiff.applying.checks.verify import Check, Comparison, verify
 from batchdiff.applying.guests.commands import command
 from batchdiff.applying.guests.file_names import original_names, require_examinable
+from batchdiff.applying.guests.guest_files import overlay_was_written
 from batchdiff.applying.guests.overlay_source import current_overlay, planned_overlay
 from batchdiff.applying.journal.records import Goal, GuestState, Step
 from batchdiff.applying.session.change_detection import ChangeDetector
@@ -216,8 +217,13 @@ def _used(guest: GuestToConvert, original: str, state: GuestState | None, error:
         how = purge = f"run {command('purge', guest.name, '--used')}"
         if state is None or state.step is not Step.RETIRED:  # purge does nothing until the quarantine is recorded
             how = f"first run {command('apply', guest.name, '--retire', 'quarantine')}; then {purge}"
-    return GuestError(
-        f"the original of {guest.name} was not retired",
-        why=f"its VM has run on the overlay since the conversion ({error.what})",
-        remedy=f"If you trust the overlay, {how}.",
-    )
+    what = f"the original of {guest.name} was not retired"
+    if state is not None and state.overlay is not None and not overlay_was_written(guest, state):
+        # Perhaps a disk has a fault, so nothing shows which of the two is right.
+        return GuestError(
+            what,
+            why=f"original and overlay differ, though no write to the overlay is known ({error.what})",
+            remedy=f"Before you decide which of the two to keep, run {command('verify', guest.name)}.",
+        )
+    why = f"its VM has run on the overlay since the conversion ({error.what})"
+    return GuestError(what, why=why, remedy=f"If you trust the overlay, {how}.")

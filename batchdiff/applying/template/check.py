@@ -69,7 +69,9 @@ def doubt(template: Image, plan: Plan, history: History) -> str:
     if template.virtual_size != plan.template.virtual_size:
         return f"its virtual size changed from {plan.template.virtual_size} to {template.virtual_size} bytes"
     if not all(each.vouches_for_content for each in now):
-        return "it is on a block device, whose size and number do not show whether its content changed"
+        return (
+            "it is, or depends on, a block device, whose size and number do not show whether the content changed"
+        )
     changes = plan.template.changes(without_own_changes(planned, now, history))
     if not changes or any(_is_known(sidecar, now, plan) for sidecar in sidecars_of(plan)):
         return ""

@@ -54,7 +54,7 @@ def _advice(path: str, error: OSError) -> str:
     """Return how to remove the write permission, by root if this user may not do that."""
     remove = "have root run" if lacking_ownership(Deed.CHANGE_MODE, path) else "remove the permission yourself:"
     if error.errno == errno.EROFS:  # which protects the file, too
-        remove = f"once that is writable, {remove}"
+        remove = f"once that filesystem is writable, {remove}"
     return f"{remove[0].upper()}{remove[1:]} `chmod a-w {shell_word(path)}`"
 
 

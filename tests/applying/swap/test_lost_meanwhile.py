@@ -209,7 +209,7 @@ def unrecorded(tmp_path, monkeypatch):
 def test_an_overlay_that_was_used_before_its_publication_was_recorded(unrecorded):
     unrecorded.use()
     before = unrecorded.overlay().read_bytes()
-    assert "its VM has run on the overlay since the conversion" in failed(unrecorded.apply(Retire.DELETE))
+    assert "though no write to the overlay is known" in failed(unrecorded.apply(Retire.DELETE))
     assert status(unrecorded.apply(Retire.KEEP)) is Status.UNCHANGED
     assert_same(unrecorded.overlay().read_bytes(), before)
     assert_same(unrecorded.original().read_bytes(), notation.content(GUEST))
@@ -219,3 +219,20 @@ def test_an_overlay_whose_publication_was_not_recorded_vanishes_once_it_was_comp
     unrecorded.judge.asked = once(lambda: unrecorded.overlay().unlink())
     assert f"the image published as {unrecorded.overlay()} is gone" in failed(unrecorded.apply(Retire.DELETE))
     assert unrecorded.images() == {unrecorded.original().name}
+
+
+def test_an_overlay_that_differs_although_nothing_wrote_to_it(tmp_path, monkeypatch):
+    """Perhaps its disk has a fault, so the original is not offered for removal."""
+    stage = Stage(tmp_path, monkeypatch)
+    stage.apply(Retire.KEEP)
+    times, stored = stage.overlay().stat(), stage.overlay().read_bytes()
+    seen = notation.content(GUEST)
+    blocks = {seen[at : at + 4096] for at in range(0, len(seen), 4096)} - {bytes(4096)}
+    with stage.overlay().open("r+b") as file:
+        file.seek(next(at for at in range(0, len(stored), 4096) if stored[at : at + 4096] in blocks))
+        file.write(b"?")
+    os.utime(stage.overlay(), ns=(times.st_atime_ns, times.st_mtime_ns))
+    reason = failed(stage.apply(Retire.DELETE))
+    assert "original and overlay differ, though no write to the overlay is known" in reason
+    assert reason.endswith("Before you decide which of the two to keep, run `batchdiff verify PLAN --guest vm`.")
+    assert stage.original().exists()

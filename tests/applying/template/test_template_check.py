@@ -92,7 +92,7 @@ def test_of_a_block_device_no_fingerprint_says_anything(template, known):
     template.now = DEVICE
     if known:
         template.sidecar(DEVICE, BEFORE)
-    assert "it is on a block device" in template.doubt()
+    assert "it is, or depends on, a block device" in template.doubt()
 
 
 def test_a_state_that_the_sidecar_knows(template):

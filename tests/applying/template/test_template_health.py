@@ -64,7 +64,7 @@ def test_a_changed_template_below_overlays_that_any_plan_may_have_made(stage):
 @pytest.mark.parametrize("change", ["a bad sector", "empty"])
 def test_a_template_that_cannot_be_read_and_that_nothing_rests_on(stage, monkeypatch, change):
     """That is no sign of another content, and the error's own advice is the right one."""
-    remedy = "Restore it from a backup"
+    remedy = "If it should have content, restore it from a backup"
     if change == "empty":
         stage.template.write_bytes(b"")
     else:

@@ -87,7 +87,8 @@ def test_advice_waits_until_the_filesystem_is_writable(path, journal, monkeypatc
     with opened(path) as image:
         (notice,) = protect(image, journal)
     assert f"{path} is read-only" in notice
-    assert notice.endswith(f" Once that is writable, remove the permission yourself: `chmod a-w {path}`")
+    advice = f"Once that filesystem is writable, remove the permission yourself: `chmod a-w {path}`"
+    assert notice.endswith(f" {advice}")
 
 
 def test_a_note_that_was_not_written_is_made_up_for(path, tmp_path, journal):
