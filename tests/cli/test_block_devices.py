@@ -216,7 +216,7 @@ def test_a_plan_keeps_block_devices(tmp_path, guest, retire):
     assert (tmp_path / "dev" / "web01").is_symlink()
     shown = " ".join(batchdiff("show", "m.plan.json", cwd=tmp_path).stdout.split())
     alone = "once you remove the block device that is kept, or discard what is on it."
-    assert (alone in shown) is (retire == "delete")
+    assert (alone in shown) is (retire != "keep")
 
 
 def test_apply_does_not_ask_to_delete_a_block_device(tmp_path, guest):
