@@ -156,10 +156,10 @@ class Console:
 
     def ask(self, question: str) -> str:
         """Ask a question on the terminal and return the typed answer."""
-        STDERR.put(question)
-        STDERR.flush()
         typed = ""
         try:
+            STDERR.put(question)
+            STDERR.flush()
             typed = sys.stdin.readline()
         finally:
             if not typed.endswith("\n"):  # after Ctrl-C or Ctrl-D, begin a new line
