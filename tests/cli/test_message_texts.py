@@ -294,7 +294,6 @@ OTHERS = ": other programs wrote meanwhile, or the filesystem has yet to free wh
     [
         (Status.CONVERTED, Fate.DELETED, 3 << 20, "3 MiB more", INCLUDED),
         (Status.CONVERTED, Fate.DELETED, -(3 << 20), "3 MiB less", INCLUDED),
-        (Status.RETIRED, Fate.DELETED, 0, "0 B more", INCLUDED),
         (Status.RESTORED, Fate.BACK, -(3 << 20), "3 MiB less", INCLUDED),
         (Status.PURGED, Fate.DELETED, 3 << 20, "3 MiB more", INCLUDED),
         (Status.PURGED, Fate.DELETED, -(3 << 20), "3 MiB less", OTHERS),
@@ -305,6 +304,14 @@ def test_free_space(capsys, status, fate, grown, words, rest):
     run_session.report_space(Console(), space, [outcome(fate, status)])
     assert capsys.readouterr().err == (
         f"df: {words} free space on the filesystem of /images than before this command{rest}\n"
+    )
+
+
+def test_free_space_that_is_the_same(capsys):
+    space = types.SimpleNamespace(grown=lambda *, deleted, expected: {"/images": 0})
+    run_session.report_space(Console(), space, [outcome(Fate.DELETED, Status.RETIRED)])
+    assert capsys.readouterr().err == (
+        f"df: as much free space on the filesystem of /images as before this command{INCLUDED}\n"
     )
 
 

@@ -88,6 +88,7 @@ def _note(world: World, case: Case, done: Done) -> None:
         record = world.plans.get(command.plan)
         if status in {"converted", "retired"} and record is not None:
             record.retired[name] = command.retire
+            record.undone_elsewhere.discard(name)
             world.given_back.discard((record.checksum, name))
         if command.verb == "restore" and (case.was_killed or status == "restored") and record is not None:
             world.given_back.add((record.checksum, name))
@@ -110,8 +111,9 @@ def _note_overlay(world: World, case: Case, guest: Guest, status: str) -> None:
     if was and not guest.published:
         guest.version += 1
         guest.marks &= {"discarded"}
-        for record in world.plans.values():
-            record.retired.pop(guest.name, None)
+        for path, record in world.plans.items():
+            if record.retired.pop(guest.name, None) is not None and path != case.command.plan:
+                record.undone_elsewhere.add(guest.name)
         if case.command.discard:
             guest.marks.add("discarded")
 

@@ -97,6 +97,7 @@ class Record:
     """What the owners know of a plan: of each guest its verdict, its version then, and how it was retired.
 
     ``template``: the digest of what it held; ``folder``: where the pool was then; ``checksum``: the plan's own.
+    ``undone_elsewhere``: the guests that it converted, and that another plan has restored; its journal lacks that.
     """
 
     template: bytes
@@ -105,6 +106,7 @@ class Record:
     versions: dict[str, int]
     checksum: str = ""
     retired: dict[str, str] = field(default_factory=dict)
+    undone_elsewhere: set[str] = field(default_factory=set)
 
 
 @cache
