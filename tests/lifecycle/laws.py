@@ -186,6 +186,9 @@ def _overlay(case: Case, guest: Guest, path: str, file: File) -> str:
     command, before, after = case.command, case.before, case.after
     if case.was_killed and case.is_at(file, guest.names):
         return ""
+    was_full = command.verb == "apply" and command.retire == "delete" and file.backing is None
+    if was_full and after.seen.get(path) == before.seen.get(path) is not None:
+        return ""  # flattened, it was a full copy again, and a later plan has put an overlay in its place
     if command.verb != "restore":
         return f"is an overlay that went by {command.verb}"
     for what, count in (("snapshots", file.snapshots), ("bitmaps", file.bitmaps)):
