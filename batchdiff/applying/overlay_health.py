@@ -163,7 +163,7 @@ def _judged(  # noqa: PLR0913, PLR0917  # as above
         why = f"cannot be read: {error.why}"
     else:
         return _sound(guest, f"identical to its original ({os.path.basename(original.path)})")
-    check_used(source, lambda: stop.is_asked, report)  # a fault of the original is none of the overlay
+    check_used(source, lambda: stop.is_asked, report)  # a fault of the original is not a fault of the overlay
     return _beside(original, why, guest, unproven, may_be_used=may_be_used)
 
 
