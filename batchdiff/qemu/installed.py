@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from batchdiff.errors import InUseError, ProgramError
 from batchdiff.linux.call_failures import AGAIN
 from batchdiff.qemu import programs
@@ -82,6 +84,10 @@ def require_success(done: CompletedProgram) -> None:
     raise failure(done)
 
 
+_LOCKED = re.compile(r"Failed to get .*lock|Failed to lock byte")
+"""The errors of a locked image. Source: QEMU, block/file-posix.c, raw_*_lock_bytes."""
+
+
 def is_locked(done: CompletedProgram) -> bool:
     """Return whether a qemu-img that failed reports that another program has locked an image."""
-    return "lock" in done.output and "Failed to get" in done.output
+    return _LOCKED.search(done.output) is not None

@@ -317,9 +317,9 @@ MESSAGES = {
     ),
     restore_original_written: (
         "vm was not restored: {0}/vm.img is still there and differs from the overlay {0}/vm.qcow2, so only you "
-        "know which of the two to keep. To go back to {0}/vm.img and delete the overlay: `batchdiff restore "
-        "PLAN --guest vm --discard-changes`. To keep the overlay's content, move {0}/vm.img away, then run the "
-        "same command again."
+        "know which of the two to keep. To check the overlay first: `batchdiff verify PLAN --guest vm`. To go "
+        "back to {0}/vm.img and delete the overlay: `batchdiff restore PLAN --guest vm --discard-changes`. To "
+        "keep the overlay's content, move {0}/vm.img away, then run the same command again."
     ),
     purge_used: (
         "its VM has run on the overlay since the conversion"

@@ -6,6 +6,7 @@ Guards applying/guests/whole_originals.py.
 from __future__ import annotations
 
 import ast
+import errno
 import os
 import re
 import shutil
@@ -195,6 +196,20 @@ def test_status_does_not_suggest_to_purge_what_is_left(stage, harm, found):
     assert on_disk(stage.plan, stage.history)[NAME].template is TemplateIs.THERE
     harm(stage)
     assert on_disk(stage.plan, stage.history)[NAME].template is found
+
+
+def test_a_template_in_a_closed_folder_is_not_called_missing(stage, monkeypatch):
+    prepared(stage, "purge")
+    lstat = os.lstat
+
+    def closed(path, **options):
+        if path == str(stage.template):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return lstat(path, **options)
+
+    monkeypatch.setattr(os, "lstat", closed)
+    monkeypatch.setattr("batchdiff.applying.guests.guest_files.fingerprint_at", lambda path: None)
+    assert on_disk(stage.plan, stage.history)[NAME].template is TemplateIs.UNKNOWN
 
 
 def test_originals_of_guests_that_were_not_converted_are_of_no_matter(tmp_path, monkeypatch):

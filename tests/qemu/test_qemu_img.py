@@ -92,6 +92,14 @@ ENDS = {
         f"an image is in use by a VM or another program: {SAID}. Shut down the VM or end the program, then run the"
         " same command again.",
     ),
+    "locked by a program that is not QEMU": (
+        compare,
+        1,
+        "Failed to lock byte 100",
+        InUseError,
+        f"an image is in use by a VM or another program: {SAID}. Shut down the VM or end the program, then run the"
+        " same command again.",
+    ),
     "failed": (
         compare,
         4,

@@ -265,6 +265,10 @@ def _given_back(guest: GuestToConvert, aside: str | None, left: str | None) -> O
 def _template(plan: Plan) -> TemplateIs:
     """Return the state of the template's files, by size and mtime: a move may change the inode."""
     for path, planned in zip(plan.template.paths, plan.template.fingerprints, strict=True):
+        try:
+            require_examinable(path)
+        except ImageError:
+            return TemplateIs.UNKNOWN
         now = fingerprint_at(path)
         if now is None:
             return TemplateIs.MISSING

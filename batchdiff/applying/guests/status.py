@@ -24,6 +24,7 @@ class TemplateIs(enum.Enum):
     THERE = "unchanged, as far as size and mtime show"
     WRITTEN_TO = "changed in size or mtime"
     MISSING = "missing"
+    UNKNOWN = "not known, because a file cannot be examined"
 
 
 class Written(enum.Flag):
@@ -156,6 +157,8 @@ def _trouble(there: OnDisk) -> str:
         return _template_lost(there)
     if there.overlay is None:
         return _overlay_missing(there)
+    if there.template is TemplateIs.UNKNOWN:
+        return "verify: a file of the template cannot be examined, perhaps for lack of permission"
     if there.template is TemplateIs.WRITTEN_TO:
         return "verify: the size or mtime of the template changed, so the overlay may be damaged"
     return ""

@@ -225,6 +225,7 @@ def two_disks(guest: str, overlay: str, planned: PlannedImage) -> GuestError:
         f"{guest} was not restored",
         why=f"{original} is still there and differs from the overlay {overlay}, so only you know which of the two"
         " to keep",
-        remedy=f"To go back to {original} and delete the overlay:"
+        remedy=f"To check the overlay first: {command('verify', guest)}. To go back to {original} and delete the"
+        " overlay:"
         f" {command('restore', guest, '--discard-changes')}. To keep the overlay's content, {keep}",
     )

@@ -19,8 +19,11 @@ from batchdiff.progress import ignore
 from batchdiff.qcow2.entries import Origin
 from batchdiff.units import KIB, MIB
 
-_NO_COPY = {errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EBADF}
-"""The errors with which copy_file_range refuses, such as between filesystems, or from a block device."""
+_NO_COPY = {errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EBADF, errno.EIO}
+"""The errors after which data is copied through memory: between filesystems, or from a block device, for example.
+
+EIO does not show which of the two files has the fault; reading and writing apart do.
+"""
 
 _AT_ONCE = 64 * MIB
 """The maximum number of bytes that one call copies: stops are noticed only between calls."""

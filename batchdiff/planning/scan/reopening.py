@@ -121,4 +121,4 @@ def open_same_files(source: ImageSource, files: Files, observer: ReadObserver | 
 def changed_meanwhile(changes: str) -> ImageError:
     """Return the error for an image that changed since it was first opened; ``changes`` describes how."""
     why = f"it changed while this command was running ({changes})"
-    return ImageError(f"{why}. Shut its VM down and run the same command again")
+    return ImageError(f"{why}. Shut down any VM that uses it, and run the same command again")

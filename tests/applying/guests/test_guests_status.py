@@ -242,6 +242,11 @@ NEXT = {
         OnDisk(None, "/vm.img.aside", template=TemplateIs.WRITTEN_TO),
         "its overlay is missing: bring it back, or restore --discard-changes to go back to /vm.img.aside",
     ),
+    "template not to be examined": (
+        QUARANTINED,
+        OnDisk("/vm.qcow2", "/vm.img.aside", template=TemplateIs.UNKNOWN),
+        "verify: a file of the template cannot be examined, perhaps for lack of permission",
+    ),
     "template missing, nothing published": (
         GuestState(Step.CHECKED, temporary="/x"),
         OnDisk(None, "/vm.img", template=TemplateIs.MISSING),

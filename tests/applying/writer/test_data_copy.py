@@ -14,6 +14,7 @@ from oracle import guest_bytes, source
 
 from batchdiff.applying.writer.data_copy import Copier
 from batchdiff.applying.writer.data_stores import CompressedStore, PlainStore
+from batchdiff.errors import ImageError
 from batchdiff.extents import Kind, from_runs
 from batchdiff.files.read_write import write_all
 from batchdiff.image.open import open_image
@@ -59,7 +60,9 @@ def test_plain_clusters_follow_each_other(tmp_path, target, kind):
     assert store_plain(make(tmp_path, kind), target) == picked(notation.content(TEXT))
 
 
-@pytest.mark.parametrize("error", [errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM])
+@pytest.mark.parametrize(
+    "error", [errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EIO]
+)
 def test_without_copy_file_range(tmp_path, target, monkeypatch, error):
     def refuse(*_):
         raise OSError(error, os.strerror(error))
@@ -82,14 +85,27 @@ def test_copy_file_range_that_stops_half_way(tmp_path, target, monkeypatch):
     assert store_plain(make(tmp_path, "raw"), target) == picked(notation.content(TEXT))
 
 
-@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
-def test_a_disk_that_fails(tmp_path, target, monkeypatch, error):
+def test_a_full_disk(tmp_path, target, monkeypatch):
     def fail(*_):
-        raise OSError(error, os.strerror(error))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "copy_file_range", fail)
-    with pytest.raises(OSError, match=os.strerror(error)):
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
         store_plain(make(tmp_path, "raw"), target)
+
+
+@pytest.mark.parametrize(("call", "names_guest"), [("pread", True), ("pwrite", False)])
+def test_a_failing_disk_is_the_one_that_is_named(tmp_path, target, monkeypatch, call, names_guest):
+    def fail(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    path = make(tmp_path, "raw")
+    monkeypatch.setattr(os, "copy_file_range", fail)
+    for each in (call, f"{call}v"):
+        monkeypatch.setattr(os, each, fail)
+    with pytest.raises(ImageError if names_guest else OSError) as caught:
+        store_plain(path, target)
+    assert (getattr(caught.value, "path", None) == str(path)) is names_guest
 
 
 def test_the_end_of_an_odd_file_is_filled_with_zeros(tmp_path, target):

@@ -82,8 +82,8 @@ def test_one_that_is_not(image, change, what):
     change(path)
     with pytest.raises(
         ImageError,
-        match=rf"^it changed while this command was running \(.*{what}.*\). Shut its VM down and run the same"
-        " command again$",
+        match=rf"^it changed while this command was running \(.*{what}.*\). Shut down any VM that uses it, and"
+        " run the same command again$",
     ):
         reopen(record)
     assert len(os.listdir("/proc/self/fd")) == before
