@@ -26,7 +26,8 @@ _NARROWEST = 12
 """The least width in cells to which the first column is cut: with less, many guests would look alike."""
 _COMMAND = re.compile("`[^`]*`")
 _SIZE = re.compile(r"(?<=\d) (?=(?:[KMGTPE]i)?B\b)")
-_NO_BREAK = "\x00"
+_NO_BREAK, _SECOND_CELL = "\x00", "\x01"
+"""Characters that text to print cannot contain: a space that is kept, and the second half of a wide letter."""
 _ELLIPSIS = "…"
 
 
@@ -109,11 +110,14 @@ def paragraph(text: str, *, width: int | None, first: str = "", rest: str = "") 
     """
     whole = _COMMAND.sub(lambda found: found[0].replace(" ", _NO_BREAK), writable(text))
     whole = _SIZE.sub(_NO_BREAK, whole)
-    return textwrap.fill(
+    if not whole.isascii():
+        whole = "".join(letter + _SECOND_CELL * (_cells_of(letter) - 1) for letter in whole)
+    broken = textwrap.fill(
         whole,
         width=max(WIDTH if width is None else width, 40),
         initial_indent=first,
         subsequent_indent=rest,
         break_long_words=False,
         break_on_hyphens=False,
-    ).replace(_NO_BREAK, " ")
+    )
+    return broken.replace(_NO_BREAK, " ").replace(_SECOND_CELL, "")

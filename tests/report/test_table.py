@@ -81,6 +81,13 @@ def test_a_size_keeps_its_unit():
     assert lines == ["word word word word word word word", "12.5 MiB and 7 B more"]
 
 
+def test_a_paragraph_counts_cells_not_characters():
+    text = " ".join(["仮想"] * 20)
+    lines = paragraph(text, width=41).splitlines()
+    assert max(map(cells, lines)) == 39
+    assert " ".join(lines) == text
+
+
 def test_a_paragraph_never_breaks_a_path():
     path = "/srv/clones/a-very-long-name-of-a-folder/with-hyphens-in-it/web01.img"
     lines = paragraph(f"it is {path} and more", width=40, first="skip ", rest="     ").splitlines()
