@@ -50,3 +50,7 @@ class Verdict(enum.StrEnum):
     SHARE = "share"
     SKIP = "skip"
     REFUSE = "refuse"
+
+
+NO_MINIMUM = "none"
+"""The ``minimum_savings`` with which guests are converted even if they will then take more space."""

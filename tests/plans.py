@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -271,6 +272,7 @@ def plans() -> st.SearchStrategy[Plan]:
         guests=guests,
         totals=guests.map(lambda chosen: totals_of(chosen, Retire.KEEP)),
         left_out=st.lists(planned_images().map(lambda image: image.source), max_size=2).map(tuple),
+        minimum_savings=st.sampled_from([0.0, 0.05, 1.0, -math.inf]),
     )
 
 

@@ -13,7 +13,7 @@ import types
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from batchdiff.choices import Retire, Strategy, Verdict
+from batchdiff.choices import NO_MINIMUM, Retire, Strategy, Verdict
 from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.image.storage.exactness import Exactness
 from batchdiff.image_source import MAX_CHAIN, ImageFormat
@@ -149,6 +149,7 @@ PLAN: Schema = {
         path=TEXT,
         sha256=TEXT | {"pattern": f"^{SHA256}"},
         left_out={"type": "array", "items": SOURCE},
+        minimum_savings={"anyOf": [{"const": NO_MINIMUM}, {"type": "number", "minimum": 0, "maximum": 1}]},
     ),
     template={"allOf": [refer_to("image"), TEMPLATE]},
     retire=of_type(Retire),

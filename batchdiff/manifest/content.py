@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from batchdiff.choices import Loss, Retire, Strategy
+from batchdiff.choices import NO_MINIMUM, Loss, Retire, Strategy
 from batchdiff.managers.proxmox_overlay import template_problem
 from batchdiff.manifest.conflicts import check_data_files, check_guests, check_overlays, check_unshared
 from batchdiff.manifest.converted import ConvertedGuests, Done, GoneGuest, OverlayFinder
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from batchdiff.manifest.text.problems import Problems
     from batchdiff.manifest.text.written import WrittenGuest
 
-NO_MINIMUM = "none"
-"""The ``minimum_savings`` with which guests are converted even if they will then take more space."""
 
 _PERCENT = re.compile(r"(.+?)\s*%")
 

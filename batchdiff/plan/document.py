@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
-from batchdiff.choices import Retire, Strategy, Verdict
+from batchdiff.choices import NO_MINIMUM, Retire, Strategy, Verdict
 from batchdiff.files.fingerprint import Fingerprint
 from batchdiff.frozen import field_names
 from batchdiff.image_source import ImageFormat, ImageSource
@@ -83,6 +84,7 @@ def from_dict(document: dict[str, Any]) -> Plan:
         guests=guests,
         totals=Totals(**fields_in(document["totals"], field_names(Totals))),
         left_out=tuple(map(_image_source, document["manifest"].get("left_out", ()))),
+        minimum_savings=_minimum_savings(document["manifest"].get("minimum_savings", 0)),
     )
 
 
@@ -94,7 +96,19 @@ def _check_distinct(what: str, values: list[str]) -> None:
 
 def _manifest(plan: Plan) -> dict[str, Any]:
     found: dict[str, Any] = {"path": plan.manifest_path, "sha256": plan.manifest_sha256}
-    return found | ({"left_out": list(map(_source, plan.left_out))} if plan.left_out else {})
+    if plan.left_out:
+        found["left_out"] = list(map(_source, plan.left_out))
+    if plan.minimum_savings:
+        found["minimum_savings"] = NO_MINIMUM if plan.minimum_savings == -math.inf else plan.minimum_savings
+    return found
+
+
+def _minimum_savings(value: object) -> float:
+    if value == NO_MINIMUM:
+        return -math.inf
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"manifest.minimum_savings is {value!r}")
+    return float(value)
 
 
 def _source(source: ImageSource) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 ::
 
-    {"format_version": "1.5",
+    {"format_version": "1.6",
      "generator": "batchdiff 0.1.0",
      "created": "2026-11-28T18:31:38Z",
      "checksum": "sha256:...",

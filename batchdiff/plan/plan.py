@@ -14,7 +14,7 @@ from batchdiff.plan.overlay_options import OverlayOptions
 from batchdiff.plan.runs import NO_RUNS, Runs
 from batchdiff.qcow2.geometry import Geometry
 
-FORMAT_VERSION = (1, 5)
+FORMAT_VERSION = (1, 6)
 """Major and minor; docs/plan-format.md lists the fields that each version added."""
 
 DEFAULT_UNIT = 4096
@@ -270,7 +270,8 @@ class Totals:
 class Plan:
     """A whole plan. ``created`` is an ISO 8601 time in UTC.
 
-    ``left_out``: the images of guests that `--guest` left out. ``checksum``: the checksum in the plan's file, by
+    ``left_out``: the images of guests that `--guest` left out. ``minimum_savings``: as in the manifest, minus
+    infinity for `none`. ``checksum``: the checksum in the plan's file, by
     which the journal identifies the plan; empty if the plan was not read from a file. It covers everything except
     itself and ``created``, even fields of a newer minor version that this version does not know.
     """
@@ -286,6 +287,7 @@ class Plan:
     guests: tuple[GuestPlan, ...]
     totals: Totals
     left_out: tuple[ImageSource, ...] = ()
+    minimum_savings: float = 0.0
     checksum: str = field(default="", compare=False)
 
     @property

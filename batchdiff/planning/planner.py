@@ -153,6 +153,7 @@ def _plan(
         guests=guests,
         totals=totals_of(guests, manifest.retire, protecting=copied),
         left_out=tuple(guest.image for guest in manifest.left_out),
+        minimum_savings=manifest.minimum_savings,
     )
 
 

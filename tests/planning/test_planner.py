@@ -475,7 +475,9 @@ def test_minimum_savings(tmp_path, minimum, verdict):
     """Half of it changed, so a little less than half comes back."""
     template = notation.write_raw(tmp_path / "t.img", "16M:A")
     path = notation.write_raw(tmp_path / "g.img", "8M:A 8M:B")
-    guest = only_guest(template, path, minimum_savings=minimum)
+    plan = planned(template, path, minimum_savings=minimum)
+    assert plan.minimum_savings == minimum
+    (guest,) = plan.guests
     assert guest.verdict is verdict
     assert verdict is Verdict.CONVERT or "below the minimum of 50.0%" in guest.reason
 

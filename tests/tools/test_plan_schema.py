@@ -54,7 +54,7 @@ def test_every_field_that_is_written_is_in_the_schema():
         image=image, source=source, diff=diff, options=options, alias="/srv/link", losses=OriginalLosses(1, 2, 3)
     )
     version_2 = refused_guest("old", options=OverlayOptions(compat=Compat.V2))
-    written = keys(to_dict(small_plan(guest, version_2, left_out=(below,))))
+    written = keys(to_dict(small_plan(guest, version_2, left_out=(below,), minimum_savings=0.5)))
     written |= keys(to_dict(small_plan(shared_guest())))
     written |= keys(to_dict(small_plan(*(refused_guest(options=each) for each in UNUSUAL))))
     assert written | {"checksum"} == schema_keys(plan_schema.PLAN)

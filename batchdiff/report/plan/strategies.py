@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -47,7 +48,7 @@ def both_strategies(facts: PlanFacts) -> list[BothStrategies]:
     for guest in facts.guests:
         if guest.diff is not None and guest.sharing is not None:
             savings, sharing = guest.diff.savings, guest.sharing
-            would_skip = _would_skip(guest, savings, sharing)
+            would_skip = _would_skip(guest, savings, sharing, facts.plan.minimum_savings)
             found.append(BothStrategies(guest.name, savings, sharing, _planned(guest), would_skip))
     return found
 
@@ -56,11 +57,19 @@ def _planned(guest: GuestPlan) -> str:
     return guest.strategy.value + ("" if guest.verdict in WORKED_ON else f" ({guest.verdict})")
 
 
-def _would_skip(guest: GuestPlan, overlay: Savings, sharing: Sharing) -> frozenset[Strategy]:
-    """Return the planned strategy if apply leaves the guest alone, and the other one if that saves nothing."""
-    saved = {Strategy.OVERLAY: overlay.saved_bytes, Strategy.SHARE: sharing.saved_bytes}
-    others = {strategy for strategy, size in saved.items() if strategy is not guest.strategy and size <= 0}
+def _would_skip(guest: GuestPlan, overlay: Savings, sharing: Sharing, minimum: float) -> frozenset[Strategy]:
+    """Return the planned strategy if apply leaves the guest alone, and the other one if that saves too little."""
+    worth_it = {
+        Strategy.OVERLAY: _saves_enough(overlay.saved_bytes, overlay.allocated_bytes, minimum),
+        Strategy.SHARE: bool(sharing.shareable_bytes)
+        and _saves_enough(sharing.saved_bytes, sharing.allocated_bytes, minimum),
+    }
+    others = {strategy for strategy, enough in worth_it.items() if strategy is not guest.strategy and not enough}
     return frozenset(others if guest.verdict in WORKED_ON else others | {guest.strategy})
+
+
+def _saves_enough(saved: int, allocated: int, minimum: float) -> bool:
+    return minimum == -math.inf or (saved > 0 and saved >= minimum * allocated)
 
 
 def strategy_rows(facts: PlanFacts) -> Sequence[tuple[str, ...]]:

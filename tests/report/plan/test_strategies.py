@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 
 import pytest
 from plans import guest_plan, savings, shared_guest, small_plan, untouched
@@ -50,6 +51,24 @@ def test_the_total_of_a_strategy_leaves_out_guests_that_it_would_skip():
     ]
     assert compared(skipped, skipped)[-1] == ("0 B", "2 MiB", "")
     assert compared(costly, costly)[-1] == ("-4 MiB", "2 MiB", ""), "with `minimum_savings: none`"
+
+
+@pytest.mark.parametrize(("minimum", "total"), [(0.0, "3 MiB"), (0.1, "0 B"), (-math.inf, "2 MiB")])
+def test_the_total_of_a_strategy_heeds_the_minimum_savings_of_the_manifest(minimum, total):
+    guests = [
+        shared_guest(name, savings=savings(100 * MIB, overlay * MIB)) for name, overlay in (("a", 97), ("b", 101))
+    ]
+    plan = dataclasses.replace(small_plan(*guests), minimum_savings=minimum)
+    assert strategy_rows(PlanFacts(plan))[-1][1] == total
+
+
+@pytest.mark.parametrize(("minimum", "total"), [(0.0, "1 MiB"), (0.1, "0 B"), (-math.inf, "1 MiB")])
+def test_the_total_of_sharing_leaves_out_what_cannot_be_shared(minimum, total):
+    little = dataclasses.replace(shared_guest().sharing, allocated_bytes=100 * MIB, saved_bytes=MIB)
+    nothing = dataclasses.replace(little, shareable_bytes=0, saved_bytes=0, exactness=Exactness.UNKNOWN)
+    guests = [guest_plan("a", sharing=little), guest_plan("b", sharing=nothing)]
+    plan = dataclasses.replace(small_plan(*guests), minimum_savings=minimum)
+    assert strategy_rows(PlanFacts(plan))[-1][2] == total
 
 
 @pytest.mark.parametrize(
