@@ -170,7 +170,9 @@ def kept_outcome(guest: GuestToConvert, error: DifferenceError, state: GuestStat
     elif used or state.overlay is None:
         reason = f"{_VM_HAS_RUN} ({error.what})"
     else:
-        reason = f"original and overlay differ, though neither was written to since the conversion ({error.what})"
+        reason = (
+            f"original and overlay differ, though neither has been written to since the conversion ({error.what})"
+        )
         what_next = f"Before you decide which of the two to keep, run {command('verify', guest.name)}."
     return GuestOutcome(guest.name, Status.KEPT, f"{reason}. {what_next}", original=Original(Fate.QUARANTINED))
 

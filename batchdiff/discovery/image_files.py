@@ -43,7 +43,7 @@ _NO_DISKS = (".iso",)
 
 _LINK_LOOP = "it is a symbolic link that cannot be followed: links lead in a circle, or there are too many of them"
 
-_NARROWER = "Name folders, which are searched with all folders in them, or write narrower patterns."
+_NARROWER = "Name folders (their subfolders are searched, too), or write narrower patterns."
 
 
 class FileToSample(NamedTuple):

@@ -207,7 +207,7 @@ FORMATS: dict[ImageFormat, Format] = {
     ImageFormat.VDI: _mapped(
         inspect_vdi,
         Outside.NOT_POSSIBLE,
-        "it has no parent, which it could name only by UUID",
+        "it has no parent (it could name one only by UUID)",
         "its sizes and its block map are valid",
     ),
     ImageFormat.VHDX: Format(
@@ -223,7 +223,7 @@ FORMATS: dict[ImageFormat, Format] = {
     ImageFormat.VPC: _mapped(
         inspect_vpc,
         Outside.NOT_POSSIBLE,
-        "it has no parent, whose data QEMU would replace with zeros",
+        "it has no parent (QEMU would replace a parent's data with zeros)",
         "the footer that QEMU uses has the correct checksum, and another one gives the same disk type; a fixed"
         " disk fits into the file, and a dynamic one has a valid block table",
     ),

@@ -181,7 +181,8 @@ def _read_only(case: _Case) -> Fault:
     if mount is None:
         return Fault(f"the filesystem of {case.path or 'the file'} is read-only", f"Make it writable, {AGAIN}")
     if not is_mounted_read_only(case.path):
-        why = f"the part of {mount.point} ({mount.filesystem}) with {case.path} is read-only, as a snapshot can be"
+        part = f"the part of {mount.point} ({mount.filesystem}) that contains {case.path}"
+        why = f"{part} is read-only, as a snapshot can be"
         return Fault(why, f"Make that part writable, {AGAIN}")
     whole = "remount,rw" if mount.read_only else "remount,bind,rw"
     return Fault(

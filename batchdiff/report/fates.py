@@ -49,6 +49,5 @@ def must_stay(plan: Plan, dependents: Mapping[str, Sequence[str]]) -> Iterator[s
     for guest in plan.to_convert:
         found = dependents.get(guest.name, ())
         if found:
-            depend = "another image depends" if len(found) == 1 else "other images depend"
             images = few(list(map(printable, found)))
-            yield f"Do not delete {printable(guest.source.path)} while {depend} on it: {images}."
+            yield f"Do not delete {printable(guest.source.path)} while any image depends on it: {images}."

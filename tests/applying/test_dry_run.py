@@ -197,7 +197,7 @@ def test_a_folder_in_which_no_image_can_get_its_name(tmp_path, monkeypatch):
     why = Fault("it is immutable", "Change that.")
     monkeypatch.setattr(new_files, "obstacle", lambda *_: why)
     for retire, words in (
-        (Retire.QUARANTINE, "vm.img.batchdiff-original cannot get its own name"),
+        (Retire.QUARANTINE, "vm.img.batchdiff-original cannot be given its final name"),
         (Retire.DELETE, "vm.img was not written"),
     ):
         folder = tmp_path / retire
@@ -266,7 +266,7 @@ def test_an_original_that_is_gone_already(stage):
     stage.apply(Retire.QUARANTINE)
     stage.original(suffix=ASIDE).unlink()
     (outcome,) = Rehearsal(stage).purge()
-    gone = f"{stage.original(suffix=ASIDE)} is gone already, so the purge would only complete the rest"
+    gone = f"{stage.original(suffix=ASIDE)} is gone already, so the purge would only do what remains"
     assert (outcome.status, outcome.reason) == (Status.WOULD_PURGE, gone)
 
 

@@ -173,7 +173,7 @@ def test_two_images_that_differ_although_neither_was_written_to(tmp_path, monkey
     os.utime(stage.overlay(), ns=(times.st_atime_ns, times.st_mtime_ns))
     (outcome,) = stage.purge()
     assert outcome.status is Status.KEPT
-    assert outcome.reason.startswith("original and overlay differ, though neither was written to since")
+    assert outcome.reason.startswith("original and overlay differ, though neither has been written to since")
     assert outcome.reason.endswith("which of the two to keep, run `batchdiff verify PLAN --guest vm`.")
 
 

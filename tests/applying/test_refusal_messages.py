@@ -396,8 +396,8 @@ MESSAGES = {
         "a `batchdiff restore` of vm was not completed. Finish that first: `batchdiff restore PLAN --guest vm`."
     ),
     purge_original_written: (
-        "{0}/vm.img.batchdiff-original was not deleted: it was not found identical to what the VM sees now, and "
-        "it has changed since it was planned. Find out what it contains before you remove it yourself."
+        "{0}/vm.img.batchdiff-original was not deleted: it was not found to be identical to what the VM sees now, "
+        "and it has changed since it was planned. Find out what it contains before you remove it yourself."
     ),
     guest_of_another_size: (
         "the plan is stale: the virtual size of {0}/vm.img is 2097152 bytes, not 1048576. Plan again."

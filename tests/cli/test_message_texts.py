@@ -238,7 +238,7 @@ def test_without_the_template_overlays_are_kept(monkeypatch, names):
     if len(names) > 1:
         guests, its, vm, what = ("2 guests", "their originals", "VMs have", "originals, as they were")
     assert question.what == (
-        f"the template is missing, so {guests} will go back to {its} without what was written since the"
+        f"the template is missing, so {guests} will go back to {its} without what has been written since the"
         f" conversion; {its.replace('original', 'overlay')} will be kept:"
     )
     assert question.otherwise == f"Bring the template back to keep what the {vm} written."

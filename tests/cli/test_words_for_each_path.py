@@ -35,8 +35,7 @@ def test_the_other_originals_are_named_after_those_that_must_stay(capsys, monkey
     apply._print_next_steps(Console(), "fleet.plan.json", small_plan(*guests), outcomes)
     first, second = capsys.readouterr().err.splitlines()
     assert (
-        first == f"batchdiff: Do not delete {guests[0].source.path} while another image depends on it:"
-        " /a/clone.qcow2."
+        first == f"batchdiff: Do not delete {guests[0].source.path} while any image depends on it: /a/clone.qcow2."
     )
     assert second.startswith("The space is freed once the other original is deleted.")
 

@@ -62,7 +62,7 @@ def test_a_glob_with_too_many_matches_is_refused_and_not_cut_off(folder, monkeyp
     with pytest.raises(UsageError) as caught:
         find_files([f"{folder}/*"])
     assert str(caught.value) == (
-        f"{folder}/* matches more than 5 files. Name folders, which are searched with all folders in them, or"
+        f"{folder}/* matches more than 5 files. Name folders (their subfolders are searched, too), or"
         " write narrower patterns."
     )
 

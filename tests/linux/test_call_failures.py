@@ -121,7 +121,9 @@ def test_a_read_only_snapshot_on_a_filesystem_that_can_be_written_to(tmp_path):
         (point / "sub/vm.img").touch()
         run("btrfs", "property", "set", "-ts", str(point / "sub"), "ro", "true")
         fault = fault_of(lambda: rename(point / "sub"))
-    assert fault.why == (f"the part of {point} (btrfs) with {point}/sub/vm.img is read-only, as a snapshot can be")
+    assert fault.why == (
+        f"the part of {point} (btrfs) that contains {point}/sub/vm.img is read-only, as a snapshot can be"
+    )
     assert fault.remedy == f"Make that part writable, {AGAIN}"
 
 

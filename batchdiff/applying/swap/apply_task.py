@@ -222,7 +222,7 @@ def _used(guest: GuestToConvert, original: str, state: GuestState | None, error:
         # Perhaps a disk has a fault, so nothing shows which of the two is right.
         return GuestError(
             what,
-            why=f"original and overlay differ, though no write to the overlay is known ({error.what})",
+            why=f"original and overlay differ, though there is no sign of a write to the overlay ({error.what})",
             remedy=f"Before you decide which of the two to keep, run {command('verify', guest.name)}.",
         )
     why = f"its VM has run on the overlay since the conversion ({error.what})"

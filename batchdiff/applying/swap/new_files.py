@@ -46,7 +46,9 @@ def require_name(task: SwapTask, left: str | None) -> None:
     require_lasting(incoming.path)
     if fault := obstacle(Deed.RENAME, incoming.ready or own_files.temporary(incoming.path)):
         what = (
-            f"{incoming.ready} cannot get its own name" if incoming.ready else f"{incoming.path} was not written"
+            f"{incoming.ready} cannot be given its final name"
+            if incoming.ready
+            else f"{incoming.path} was not written"
         )
         raise GuestError(what, why=fault.why, remedy=fault.remedy)
 

@@ -136,7 +136,8 @@ class PurgeTask:
         if planned.was_written_to(now) or changed_parts(self.original):
             raise GuestError(
                 f"{self.outgoing.names.own} was not deleted",
-                why="it was not found identical to what the VM sees now, and it has changed since it was planned",
+                why="it was not found to be identical to what the VM sees now, and it has changed since"
+                " it was planned",
                 remedy="Find out what it contains before you remove it yourself.",
             )
         disk = IncomingFile(self.incoming.source, self.incoming.known, was_published=True)

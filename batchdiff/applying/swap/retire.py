@@ -54,8 +54,8 @@ def objection(
     if retire is Retire.DELETE and info.st_nlink > 1:
         return Fault(
             f"{path} has {info.st_nlink} hard links, and deleting one name would free nothing",
-            f"`find FOLDER -xdev -samefile {shell_word(path)}`, with the mount point of its filesystem as FOLDER,"
-            f" finds those below it. Remove the others, {AGAIN}",
+            f"To list them, run `find FOLDER -xdev -samefile {shell_word(path)}`, where FOLDER is the mount point"
+            f" of the filesystem. Remove all of them except {path}, {AGAIN}",
         )
     aside = names.quarantine if retire is Retire.QUARANTINE else names.deleting
     if len(os.fsencode(os.path.basename(aside))) > longest_name(os.path.dirname(path)):

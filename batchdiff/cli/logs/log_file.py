@@ -71,7 +71,7 @@ class LogFile:
 
 def _fit_for_log(text: str) -> str:
     if len(text) > _LONGEST:
-        return f"(a result of {len(text)} characters is left out)"
+        return f"(a text of {len(text)} characters is left out)"
     return without_passwords(text)
 
 

@@ -166,8 +166,8 @@ def _about_overlays_that_stay(
     one = len(back) == 1
     originals, overlays = ("its original", "its overlay") if one else ("their originals", "their overlays")
     return Question(
-        f"the template is missing, so {count_of(len(back), 'guest')} will go back to {originals} without what was"
-        f" written since the conversion; {overlays} will be kept:",
+        f"the template is missing, so {count_of(len(back), 'guest')} will go back to {originals} without what has"
+        f" been written since the conversion; {overlays} will be kept:",
         lines,
         f"Bring the template back to keep what the {'VM has' if one else 'VMs have'} written.",
         f"What remains: {_what_remains(back, there)}, and the overlay{'' if one else 's'}.",

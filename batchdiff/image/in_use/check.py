@@ -164,7 +164,7 @@ def _by_locks(locks: OthersLocks, fd: int, purpose: Purpose) -> str:
         return f"it is locked against readers, and {_open_in(fd)}"
     if purpose is Purpose.GUEST and Permission.READ in locks.may:
         return (
-            f"it is being read by {_any_holder(fd)}, as a VM's disk or an overlay's backing file, or to be copied"
+            f"it is being read by {_any_holder(fd)}: as a VM's disk, as an overlay's backing file, or for a copy"
         )
     return ""
 

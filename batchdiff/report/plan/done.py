@@ -77,7 +77,7 @@ def _figure_of_freed(facts: PlanFacts, totals: Totals) -> tuple[str, str, str]:
 def space_figure(facts: PlanFacts) -> tuple[str, str, str]:
     """Return the free disk space that apply needs: label, figure and remark."""
     space = format_size(facts.space_at_once(facts.jobs)) if facts.pending else DASH
-    return "needed at the worst moment", space, "free disk space, while apply runs"
+    return "needed at the peak", space, "free disk space, while apply runs"
 
 
 def _converted(facts: PlanFacts) -> list[GuestToConvert]:

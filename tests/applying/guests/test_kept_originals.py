@@ -45,7 +45,7 @@ def test_no_verb_advises_to_delete_it(tmp_path):
     fleet.plan_here()
     assert "The space is freed once the originals are deleted" in run_here("apply", plan)
     overlay_on(tmp_path / "raw.img", tmp_path / "clone.qcow2")
-    must_stay = f"Do not delete {tmp_path}/raw.img while another image depends on it: {tmp_path}/clone.qcow2."
+    must_stay = f"Do not delete {tmp_path}/raw.img while any image depends on it: {tmp_path}/clone.qcow2."
     for verb in ("apply", "show"):
         assert must_stay in run_here(verb, plan), verb
     assert "once you delete the kept originals that no other image depends on" in run_here("show", plan)

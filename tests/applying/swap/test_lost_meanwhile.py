@@ -209,7 +209,7 @@ def unrecorded(tmp_path, monkeypatch):
 def test_an_overlay_that_was_used_before_its_publication_was_recorded(unrecorded):
     unrecorded.use()
     before = unrecorded.overlay().read_bytes()
-    assert "though no write to the overlay is known" in failed(unrecorded.apply(Retire.DELETE))
+    assert "though there is no sign of a write to the overlay" in failed(unrecorded.apply(Retire.DELETE))
     assert status(unrecorded.apply(Retire.KEEP)) is Status.UNCHANGED
     assert_same(unrecorded.overlay().read_bytes(), before)
     assert_same(unrecorded.original().read_bytes(), notation.content(GUEST))
@@ -233,6 +233,6 @@ def test_an_overlay_that_differs_although_nothing_wrote_to_it(tmp_path, monkeypa
         file.write(b"?")
     os.utime(stage.overlay(), ns=(times.st_atime_ns, times.st_mtime_ns))
     reason = failed(stage.apply(Retire.DELETE))
-    assert "original and overlay differ, though no write to the overlay is known" in reason
+    assert "original and overlay differ, though there is no sign of a write to the overlay" in reason
     assert reason.endswith("Before you decide which of the two to keep, run `batchdiff verify PLAN --guest vm`.")
     assert stage.original().exists()

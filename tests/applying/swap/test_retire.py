@@ -106,7 +106,7 @@ def test_hard_links_are_not_deleted(held, original, tmp_path):
     os.link(original, tmp_path / "second")
     fault = objection(held, original_names(str(original)), Retire.DELETE)
     assert "2 hard links" in fault.why
-    assert "with the mount point of its filesystem as FOLDER, finds those below it." in fault.remedy
+    assert "where FOLDER is the mount point of the filesystem. Remove all of them except" in fault.remedy
     assert objection(held, original_names(str(original)), Retire.QUARANTINE) is None
     assert objection(held, original_names(str(original)), Retire.KEEP) is None
 

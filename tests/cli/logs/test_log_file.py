@@ -172,7 +172,7 @@ def test_a_file_that_replaces_the_log_is_not_written_to(tmp_path, monkeypatch):
         ("https://host/a:b", "https://host/a:b"),
         ("a\x1b[31m red\u202e", r"a\x1b[31m red\u202e"),
         ("\udcff", r"\udcff"),
-        ("x" * ((1 << 20) + 1), "(a result of 1048577 characters is left out)"),
+        ("x" * ((1 << 20) + 1), "(a text of 1048577 characters is left out)"),
     ],
 )
 def test_nothing_secret_or_misleading_is_logged(tmp_path, text, line):

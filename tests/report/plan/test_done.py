@@ -335,7 +335,7 @@ def test_an_original_that_others_depend_on_is_named_and_left_out_of_the_sum():
         in said
     )
     assert (
-        f"Do not delete {GUESTS[1].source.path} while other images depend on it: /srv/new.qcow2 and"
+        f"Do not delete {GUESTS[1].source.path} while any image depends on it: /srv/new.qcow2 and"
         " /srv/newer.qcow2." in said
     )
     of = {guest["name"]: guest["conversion"]["dependents"] for guest in json.loads(plan_json(both))["guests"]}
@@ -343,7 +343,7 @@ def test_an_original_that_others_depend_on_is_named_and_left_out_of_the_sum():
     assert sum(map(len, of.values())) == 2
     alone = " ".join(end_of_report(*[Fate.KEPT] * 3, dependents=("/srv/new.qcow2",)).split())
     assert "comes back once you delete" not in alone
-    assert alone.count(" while another image depends on it: /srv/new.qcow2.") == 3
+    assert alone.count(" while any image depends on it: /srv/new.qcow2.") == 3
 
 
 def test_a_plan_with_both_strategies_speaks_of_both():

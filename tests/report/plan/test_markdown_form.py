@@ -14,7 +14,7 @@ def test_the_whole_report():
         "planned 2026-01-02T03:04:05Z from /srv/fleet.yaml\n"
         "\n"
         "- comes back: **1.8 GiB** (87.5% of 2 GiB)\n"
-        "- needed at the worst moment: **256 MiB** (free disk space, while apply runs)\n"
+        "- needed at the peak: **256 MiB** (free disk space, while apply runs)\n"
         "- guests to convert: **1 of 2** (1 refused)\n"
         "- originals: **kept** (the space comes back once you delete them)\n"
         "\n"
