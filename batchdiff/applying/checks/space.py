@@ -108,16 +108,15 @@ def free_bytes(folder: str) -> int:
     """
     try:
         status = os.statvfs(folder)
+        # Root may also use the blocks reserved for root, but not those that ext4 keeps for itself.
+        kept_from_root = _kept_by_ext4(folder) if is_root_of_the_host() else None
     except OSError as error:
         fault = explain(error, Deed.READ, folder)
         raise GuestError(
             f"cannot determine the free space of {folder}", why=fault.why, remedy=fault.remedy
         ) from error
     free, available = status.f_bfree * status.f_frsize, status.f_bavail * status.f_frsize
-    if not is_root_of_the_host():
-        return available
-    # Root may also use the blocks reserved for root, but not those that ext4 keeps for itself.
-    return max(available, free - _kept_by_ext4(folder))
+    return available if kept_from_root is None else max(available, free - kept_from_root)
 
 
 def _kept_by_ext4(folder: str) -> int:

@@ -188,7 +188,7 @@ def not_the_overlay(path: str) -> GuestError:
     """Return the error for a file that has the overlay's name, but is not known to be the overlay."""
     return GuestError(
         f"{path} was not deleted",
-        why="it is not the file that apply published, and the template is not its backing file",
+        why="it is not the file that apply published, and it names no backing file",
         remedy="Find out what it is, and move it away if no VM uses it; then run the same command again.",
     )
 

@@ -81,7 +81,10 @@ def folders_for(arguments: argparse.Namespace | None) -> list[str]:
     /dev or /proc.
     """
     given = [getattr(arguments, name, None) for name in ("plan", "output", "manifest")]
-    paths = [os.path.dirname(os.path.abspath(path)) for path in given if path and path != "-"]
+    try:
+        paths = [os.path.dirname(os.path.abspath(path)) for path in given if path and path != "-"]
+    except OSError:  # a relative path, and the working folder has been deleted
+        paths = []
     beside = [path for path in paths if not f"{path}/".startswith(("/dev/", "/proc/"))][:1]
     return [*beside, os.environ.get("TMPDIR") or "/tmp"]  # noqa: S108  # the name is random, and must be new
 

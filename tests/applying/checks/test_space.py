@@ -267,6 +267,16 @@ def test_the_reserve_of_root_is_for_root(tmp_path, monkeypatch):
         _fill(point, free_bytes(str(point)))
 
 
+def test_a_folder_that_vanishes_while_it_is_examined(tmp_path, monkeypatch):
+    def vanished(folder):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
+
+    monkeypatch.setattr(space, "is_root_of_the_host", lambda: True)
+    monkeypatch.setattr(space, "_kept_by_ext4", vanished)
+    with pytest.raises(GuestError, match=f"^cannot determine the free space of {tmp_path}"):
+        space.free_bytes(str(tmp_path))
+
+
 def test_blocks_that_ext4_reserves_are_not_free(tmp_path):
     """Also where root has no reserve: statvfs counts it as free, but not as available."""
     with mounted(tmp_path, "ext4", 64 << 20, make=("-m", "0")) as point:

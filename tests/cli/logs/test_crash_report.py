@@ -109,6 +109,13 @@ def test_a_folder_is_not_judged_by_the_beginning_of_its_name(tmp_path, path, fol
     assert crash_report.folders_for(arguments) == [*folders, str(tmp_path / "temporary")]
 
 
+def test_a_deleted_working_folder_does_not_hide_the_bug(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert crash_report.folders_for(argparse.Namespace(plan="p.json")) == [str(tmp_path / "temporary")]
+
+
 def test_without_any_folder_it_is_printed(folder, capsys, monkeypatch):
     monkeypatch.setattr(crash_report, "write_crash_report", lambda *_: None)
     assert main.run(["status", "plans/fleet.plan.json"]) == 70
