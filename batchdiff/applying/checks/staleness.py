@@ -1,4 +1,4 @@
-"""Decide whether a guest that apply opens is still as planned.
+"""Decide whether an open guest is still as planned.
 
 ::
 
@@ -23,7 +23,7 @@ PLAN_AGAIN = "Shut down any VM or program that writes to it, then plan again."
 
 
 def with_accepted(record: PlannedImage, template: Image) -> PlannedImage:
-    """Return a guest's record with the accepted fingerprints of the template's files, if they are in its chain.
+    """Return a guest's record with the present fingerprints of the template's files in its chain.
 
     Since planning, the template may have lost its write permission, or come back from a backup.
     """
@@ -34,7 +34,7 @@ def with_accepted(record: PlannedImage, template: Image) -> PlannedImage:
 
 
 def changes_since_planned(image: Image, record: PlannedImage, history: History) -> str:
-    """Describe the changes in an open image's chain, except ctimes that batchdiff changed; empty if none."""
+    """Describe the changes in an image's chain, except ctimes that batchdiff changed; empty if none."""
     return record.changes(without_own_changes(record.fingerprints, image.fingerprints(), history))
 
 
@@ -43,7 +43,7 @@ def without_own_changes(
 ) -> tuple[Fingerprint, ...]:
     """Return a chain's present fingerprints, but the planned one of each file that only batchdiff has changed.
 
-    If the number of files has changed, return all present ones.
+    If the number of files has changed, return ``now``.
     """
     if len(planned) != len(now):
         return now
@@ -54,9 +54,9 @@ def without_own_changes(
 
 
 def check_unchanged(image: Image, record: PlannedImage, history: History, mode: VerifyMode) -> None:
-    """Refuse an open guest that has changed since planning.
+    """Refuse a guest that has changed since planning.
 
-    With full verification, which compares every byte, ctimes may have changed.
+    With full verification, which compares every byte, ctimes may differ.
 
     :raises PlanError: the guest has changed.
     """
