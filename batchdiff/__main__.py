@@ -10,23 +10,21 @@ import sys
 from typing import NoReturn
 
 _INTERRUPTED = 130
-"""``errors.EXIT_INTERRUPTED``, repeated here because Ctrl-C could interrupt its import."""
+"""``errors.EXIT_INTERRUPTED``, whose import Ctrl-C could interrupt."""
 
 _OBJECTS_BETWEEN_COLLECTIONS = 100_000
-"""Python 3.11's default, 700, cost 4% of the start-up time of ``plan``, which creates about 50,000 lasting
-objects. Later objects form few cycles."""
+"""Python 3.11's default, 700, cost 4% of the start-up time of ``plan``."""
 
 
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
     _take_names_for_utf8()
     _occupy_standard_descriptors()
-    # numpy's OpenBLAS, which batchdiff does not use, would start a thread per CPU. That takes a seventh of numpy's
-    # loading time, and forking a process that has threads is not safe.
+    # numpy's OpenBLAS would start a thread per CPU, and forking a process that has threads is not safe.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     try:
-        # Imported here, so that Ctrl-C during the import causes no traceback.
+        # Here, so that Ctrl-C during the import causes no traceback.
         from batchdiff.cli.main import run  # noqa: PLC0415
         from batchdiff.signals import HELD  # noqa: PLC0415
 
@@ -41,8 +39,7 @@ def main() -> NoReturn:
 def _take_names_for_utf8() -> None:
     """Try to restart Python in UTF-8 mode if the locale makes it decode file names in another encoding.
 
-    Manifests and plans are UTF-8, and the bytes of a file name do not depend on the locale. Messages keep their
-    encoding, because PYTHONIOENCODING overrides UTF-8 mode.
+    Manifests and plans are UTF-8. PYTHONIOENCODING overrides UTF-8 mode for messages.
     """
     stream = sys.stdout or sys.stderr
     if sys.getfilesystemencoding() == "utf-8" or "utf8" in sys._xoptions or not sys.executable:
@@ -54,10 +51,7 @@ def _take_names_for_utf8() -> None:
 
 
 def _occupy_standard_descriptors() -> None:
-    """Open /dev/null in place of each descriptor from 0 to 2 that the caller has closed, as with ``2>&-``.
-
-    Otherwise a file that is opened later, such as an overlay, could get a library's output.
-    """
+    """Open /dev/null for closed standard descriptors: an overlay opened later could get a library's output."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -66,7 +60,7 @@ def _occupy_standard_descriptors() -> None:
 
 
 def _end(code: int) -> NoReturn:
-    """Flush standard streams and exit without Python's shutdown, which would slow short commands by a tenth."""
+    """Flush and exit without Python's shutdown, which would slow short commands by a tenth."""
     for stream in filter(None, (sys.stdout, sys.stderr)):  # None: the caller has closed it
         with contextlib.suppress(OSError, ValueError):  # too late to report it
             stream.flush()

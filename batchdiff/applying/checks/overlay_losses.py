@@ -22,7 +22,7 @@ LossesAllowed: TypeAlias = frozenset[Loss]
 def counted_losses(overlay: ImageSource) -> dict[Loss, str]:
     """Return an overlay's internal snapshots and persistent bitmaps in words, such as ``2 internal snapshots``.
 
-    :raises ImageError: the overlay is missing, or cannot be opened as an image of its format.
+    :raises ImageError: the overlay cannot be opened.
     """
     with closing(open_layer(overlay)) as layer:
         return _counted(layer.losses)
@@ -39,8 +39,8 @@ def _counted(losses: Losses) -> dict[Loss, str]:
 def check_losses(guest: str, overlay: ImageSource, allowed: LossesAllowed) -> None:
     """Make sure that an overlay has no snapshots or bitmaps, except those whose loss is allowed.
 
-    :raises GuestError: the overlay has others.
-    :raises ImageError: as for :func:`counted_losses`.
+    :raises GuestError: it has others.
+    :raises ImageError: the overlay cannot be opened.
     """
     path, there = overlay.path, counted_losses(overlay)
     lost = {loss: words for loss, words in there.items() if loss not in allowed}
@@ -55,7 +55,7 @@ def check_losses(guest: str, overlay: ImageSource, allowed: LossesAllowed) -> No
 
 
 def lost_with_originals(guests: Iterable[GuestToConvert]) -> dict[str, list[str]]:
-    """Return the losses if originals are deleted, in words, each with the names of its guests."""
+    """Return the names of guests by their losses, in words, if originals are deleted."""
     found: dict[str, list[str]] = {}
     for guest in guests:
         losses = guest.losses
@@ -97,4 +97,3 @@ _REBUILT = {
     ImageFormat.VHDX: "it will be dynamic with blocks of 1 MiB, sectors of 512 bytes, and new GUIDs",
     ImageFormat.PARALLELS: "it will have clusters of 1 MiB",
 }
-"""The properties that a rebuilt image does not take from its original, apart from encryption."""
