@@ -1,4 +1,4 @@
-"""Apply a plan: have some guests share blocks with the template, then convert others."""
+"""Apply a plan: let guests share blocks with the template, then convert others."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
 
 
 def originals_to_delete(plan: Plan, options: ApplyOptions, history: History) -> list[tuple[str, int]]:
-    """Return the path of each original that `--retire delete` would delete, and its bytes on disk when planned.
+    """Return the paths of originals that `--retire delete` would delete, with their bytes on disk when planned.
 
     :raises UsageError: as for :func:`choose_guests`.
     """
@@ -141,12 +141,10 @@ def _left_alone(
 
 
 def _given_back(plan: Plan, options: ApplyOptions, history: History) -> frozenset[str]:
-    """Return the names of restored guests to leave alone; none if the operator named guests."""
     return history.given_back(plan.created) if options.guests is None else frozenset()
 
 
 def _jobs(run: Run, guests: list[GuestToConvert], pending: list[GuestToConvert], retire: Retire) -> int:
-    """Return how many guests may be in progress at once, and report a limit by space."""
     plan = run.session.plan
     jobs = at_once(run.session.jobs, guests, plan.template.source)
     protected = run.template if plan.protect_template else None
@@ -191,7 +189,7 @@ def choose_guests(plan: Plan, names: tuple[str, ...] | None) -> list[GuestPlan]:
 
 
 def _check_not_the_template(guest: GuestToConvert, template: Image, under: Underlying, retire: Retire) -> None:
-    """Refuse a guest that is or stores the template, or may store it and would be deleted: a plan may be wrong."""
+    """Refuse a guest whose conversion would put the template at risk: a plan may be wrong."""
     risk = template_risk(under, identity_of(guest.source.path), retire)
     if risk is TemplateRisk.STORED_IN_GUEST:
         raise PlanError(f"guest {guest.name} is the template, or stores it", remedy="Plan again.")

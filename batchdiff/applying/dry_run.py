@@ -1,7 +1,4 @@
-"""Try a restore or purge without changing anything, for `--dry-run`.
-
-Existing images that a real run would compare are compared here, too.
-"""
+"""Try a restore or purge without changing anything, for `--dry-run`."""
 
 from __future__ import annotations
 
@@ -40,7 +37,7 @@ from batchdiff.qemu.secrets import secrets_of
 
 
 def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]:
-    """Try to restore, and yield the outcomes.
+    """Yield the outcomes to expect of restore.
 
     :raises BatchdiffError: as for :func:`batchdiff.applying.undo.restore`.
     """
@@ -87,7 +84,7 @@ def _how_restored(guest: GuestToConvert, task: SwapTask, *, discarding: bool) ->
 
 
 def dry_run_purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
-    """Try to purge, and yield the outcomes.
+    """Yield the outcomes to expect of purge.
 
     :raises BatchdiffError: as for :func:`batchdiff.applying.undo.purge`.
     """
@@ -141,7 +138,7 @@ def _dry_run(
 
 
 def _tried(task: SwapTask, run: Run) -> SwapTask:
-    """Return the task that a real run would carry out: ``task``, or the one for images that differ."""
+    """Return the task of a real run: ``task``, or the one for images that differ."""
     outgoing, ready = OutgoingFile(task, run), task.incoming.ready
     try:
         if ready is not None or task.incoming.present is None:

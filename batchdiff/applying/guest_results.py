@@ -61,7 +61,7 @@ def apply_outcome(guest: GuestToConvert, result: SwapResult, history: History) -
     )
     try:
         return _measured(done, guest)
-    except (BatchdiffError, OSError) as error:  # the overlay may be gone
+    except (BatchdiffError, OSError) as error:
         reported = error_to_report(guest.name, error)
         return replace(done, status=Status.FAILED, reason=str(reported), exit_code=reported.exit_code)
 
@@ -90,7 +90,7 @@ def _original_now(guest: GuestToConvert, state: GuestState) -> Original:
 
 
 def _measured(outcome: GuestOutcome, guest: GuestToConvert) -> GuestOutcome:
-    # The overlay's data file may be gone: the VM's owner may have copied both into a single file.
+    # The data file may be gone: the VM's owner may have copied both into a single file.
     data_file = guest.options.data_file
     paths = [guest.overlay_path, *([data_file] if data_file and os.path.exists(data_file) else [])]
     taken = [_taken(path) for path in paths]
@@ -105,7 +105,6 @@ def _measured(outcome: GuestOutcome, guest: GuestToConvert) -> GuestOutcome:
 
 
 def _taken(path: str) -> tuple[int, int]:
-    """Return a file's length and allocation, in bytes."""
     fd = open_image_file(path)
     try:
         return os.fstat(fd).st_size, allocated_bytes(fd, path)
@@ -121,19 +120,19 @@ def _gained(swap: Swap) -> int | None:
 def _status(swap: Swap) -> Status:
     if Action.PUBLISH in swap.done:
         return Status.CONVERTED
-    # An interrupted apply may have deleted an original's own file, and left only other files to this run.
+    # An interrupted apply may have deleted the original's own file, but not its other files.
     is_retired = swap.changes or swap.done & {Action.QUARANTINE, Action.UNLINK}
     return Status.RETIRED if is_retired else Status.UNCHANGED
 
 
 def undo_failure(guest: GuestToConvert, result: SwapResult, state: GuestState | None) -> GuestOutcome:
-    """Return the outcome of restore or purge for a guest that failed; ``state``: None if it is not converted."""
+    """Return the outcome of a failed restore or purge; ``state``: None if the guest is not converted."""
     outcome = failure_outcome(result)
     return outcome if state is None else replace(outcome, original=_original_now(guest, state))
 
 
 def undo_outcome(guest: GuestToConvert, result: SwapResult, status: Status, history: History) -> GuestOutcome:
-    """Return the outcome of restore or purge for a guest; ``status``: its status if it did not fail."""
+    """Return the outcome of restore or purge; ``status``: for a guest that did not fail."""
     if result.error is not None or result.swap is None:
         return undo_failure(guest, result, history.under_way(guest.name))
     done = result.swap

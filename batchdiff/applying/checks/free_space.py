@@ -1,4 +1,4 @@
-"""Measure how the free space of the filesystems that a command uses has changed."""
+"""Measure how a command changes the free space of filesystems."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _LONGEST = 15.0
 """Seconds after which the wait ends in any case: another program may be deleting files."""
 
 _TABLES = 64 << 10
-"""Bytes that tables of the filesystem and batchdiff's own files may take during the command."""
+"""Bytes that filesystem tables and batchdiff's own files may take."""
 
 
 @frozen
 class FreeSpace:
-    """The free bytes of each filesystem at the start of a command, by one of its folders."""
+    """The free bytes of filesystems at the start of a command, by a folder of each."""
 
     before: dict[str, int]
 
     @classmethod
     def of(cls, plan: Plan) -> FreeSpace:
-        """Measure the filesystems of images and overlays; one that cannot be queried is missing."""
+        """Measure the filesystems of guests and overlays; those that cannot be queried are missing."""
         folders: dict[int | bytes, str] = {}
         on_devices = {guest.source.path for guest in plan.to_convert if guest.is_on_device}
         for guest in (*plan.to_convert, *plan.to_share):
@@ -54,7 +54,7 @@ class FreeSpace:
         """Return the growth of each filesystem's free space in bytes, if known, by folder.
 
         ``deleted``: wait for the space of deleted files, which is freed a little later. ``expected``: the total
-        growth near which the wait may end early; None if unknown.
+        growth near which the wait may end early.
         """
         found = self._growth(sync=True)
         if not deleted or not found:
@@ -104,7 +104,8 @@ def _sync(folder: str, *, always: bool) -> None:
     """Sync a folder's filesystem if it is btrfs, or if ``always`` is set.
 
     btrfs frees the blocks of a deleted file with the next sync; XFS, in a thread that each query of free space
-    wakes up. The kernel keeps a deleted file some milliseconds after a program that compared it under Landlock.
+    wakes up. The kernel keeps a deleted file for some milliseconds after a program that compared it under
+    Landlock has ended.
     """
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

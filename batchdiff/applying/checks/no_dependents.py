@@ -1,6 +1,6 @@
 """Refuse to move or delete a file that another image depends on.
 
-Locks do not show that: the VM of a linked clone or of an external snapshot holds them only while it runs.
+Locks do not show that: a VM holds them only while it runs.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def require_no_dependents(
     """Make sure that no other image depends on the file at ``path``.
 
     ``former``: names that the file had a moment ago. ``but``: the paths of images that may depend on it.
-    ``identifier``: an identifier in the file, by which images that other programs made may name it.
-    ``lasting``: the path that the file will have after the error, if another.
+    ``identifier``: an identifier in the file, by which other images may name it. ``lasting``: the file's path
+    after the error, if different.
 
     :raises GuestError: an image depends on the file, or may.
     """

@@ -7,7 +7,7 @@
     data of the new     |######|                            |#####|
     compared            |######|      |###|             |#########|
 
-Ranges that metadata shows to be zeros in both images are not read.
+Zeros that metadata shows in both images are not read.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def check_same_content(
 ) -> None:
     """Compare ascending ranges of bytes (start, end) of two images of the same size.
 
-    ``compared`` gets the number of further bytes that were compared, or are known to be equal.
+    ``compared`` gets the number of further bytes that are known to be equal.
 
     :raises DifferenceError: the images differ.
     :raises ImageError: one of them cannot be read.
@@ -67,7 +67,6 @@ def check_same_content(
 def _stretches(
     old: Image, new: Image, ranges: Iterator[_Range], left_out: Callable[[int], None]
 ) -> Iterator[list[_Range]]:
-    """Yield the ranges of each stretch; ``left_out`` gets the number of zero bytes before it."""
     stretch: list[_Range] = []
     limit = 0
     for start, end in ranges:
@@ -94,7 +93,6 @@ def _next_data(image: Image, at: int) -> int:
 
 
 def _pieces_with_data(ranges: list[_Range], both: tuple[list[Segment], list[Segment]]) -> Iterator[_Range]:
-    """Yield the parts with data in either image, in pieces that fit into a buffer."""
     data = _data_of(both)
     first = 0
     for start, end in ranges:
@@ -109,7 +107,6 @@ def _pieces_with_data(ranges: list[_Range], both: tuple[list[Segment], list[Segm
 
 
 def _data_of(both: tuple[list[Segment], list[Segment]]) -> list[_Range]:
-    """Return the data of either image as ascending, disjoint ranges."""
     found: list[_Range] = []
     pieces = (segment[:2] for segments in both for segment in segments if segment.origin is not Origin.ZERO)
     for start, end in sorted(pieces):

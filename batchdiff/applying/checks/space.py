@@ -28,7 +28,7 @@ from batchdiff.qcow2.entries import Origin
 from batchdiff.units import KIB, MIB, format_size
 
 _METADATA = 1024 * KIB
-"""Bytes for the header, the first tables, and rounding up to filesystem blocks."""
+"""Bytes for the header, the first tables, and rounding up."""
 
 _STRETCH = 64 * MIB
 """Bytes mapped at a time."""
@@ -44,7 +44,7 @@ _CLUSTERS = {
 """The most bytes that one byte of data takes if QEMU writes it. XFS fills holes in a VHD's blocks."""
 
 _LUKS_HEADER = 2 * MIB
-"""An upper bound for eight key slots and a key of 64 bytes."""
+"""An upper bound for QEMU's header: eight key slots, a key of 64 bytes."""
 
 _FICLONERANGE, _TRIAL = 0x4020940D, 64 * KIB
 """ioctl_ficlonerange(2), and a length of whole blocks, which have at most 64 KiB."""
@@ -52,7 +52,7 @@ _FICLONERANGE, _TRIAL = 0x4020940D, 64 * KIB
 
 @frozen
 class Room:
-    """The number of guests with space at once; ``scarce_in``: a folder whose filesystem limits it."""
+    """The number of guests with space at once, and a folder whose filesystem limits it; empty if none does."""
 
     jobs: int
     scarce_in: str = ""
@@ -68,7 +68,7 @@ def check_space(
 ) -> Room:
     """Return how many guests, at most ``jobs``, have space for their overlays at once.
 
-    ``protected``: the template, if its write permission will be removed, which copies it on some filesystems.
+    ``protected``: a template to write-protect, which copies it on some filesystems.
     ``unfinished``: by guest, the files of an interrupted apply, whose space can be reused.
 
     :raises GuestError: one guest at a time may not have enough space.
@@ -86,7 +86,7 @@ def check_space(
         copied = 0
         if protected is not None and _device(os.path.dirname(protected.path)) == device:
             copied = protecting(protected).size
-        # With fewer guests in progress, fewer overlays exist beside originals that are still to be deleted.
+        # With fewer guests in progress, fewer overlays exist beside originals to be deleted.
         while (needed := peak_extra_bytes(savings, retire, at_once=room.jobs) + copied) > free:
             fewer = min(room.jobs, len(savings)) - 1
             if not fewer:
@@ -116,7 +116,7 @@ def free_bytes(folder: str) -> int:
     free, available = status.f_bfree * status.f_frsize, status.f_bavail * status.f_frsize
     if not is_root_of_the_host():
         return available
-    # Root may also use the blocks reserved for root, but not those that ext4 holds back.
+    # Root may also use the blocks reserved for root.
     return max(available, free - _kept_by_ext4(folder))
 
 
@@ -141,7 +141,7 @@ def _kept_by_ext4(folder: str) -> int:
 
 
 def check_space_for_image(image: Image, folder: str, guest: str, new: ImageSource) -> None:
-    """Make sure that a folder's filesystem has enough space for a standalone copy of an image.
+    """Make sure that a folder has enough space for a standalone copy of an image.
 
     :raises SpaceError: there is not enough.
     :raises GuestError: the folder cannot be examined.
@@ -201,7 +201,7 @@ def _taken(segments: list[Segment], unit: int) -> int:
 
 
 def _shared(image: Image, segments: list[Segment]) -> int:
-    """Return the bytes that will be shared: on btrfs, which keeps extents whole, only those shared already."""
+    """Count bytes that will be shared: on btrfs, which keeps extents whole, only those shared already."""
     whole = [each for each in segments if is_btrfs(image.layers[each.layer].fd)]
     kept = sum(place.end - place.start for place in shared_extents(image, whole))
     return _length(segments) - _length(whole) + kept
@@ -212,7 +212,6 @@ def _length(segments: list[Segment]) -> int:
 
 
 def _can_share(fd: int, folder: str) -> bool:
-    """Try whether a new file in a folder can share blocks with an open one."""
     try:
         trial = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError:
@@ -227,7 +226,6 @@ def _can_share(fd: int, folder: str) -> bool:
 
 
 def _here(guest: GuestToConvert, device: int, unfinished: tuple[str, ...]) -> Savings:
-    """Return a guest's savings on one filesystem, less the size of its unfinished files."""
     savings = guest.diff.savings
     if guest.is_on_device or _device(guest.source.path) != device:
         savings = dataclasses.replace(savings, reclaimable_bytes=0)

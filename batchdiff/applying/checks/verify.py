@@ -74,10 +74,10 @@ def verify(
     ``report`` gets the number of bytes compared so far.
 
     :raises DifferenceError: they differ.
-    :raises VerificationError: one of them cannot be read.
+    :raises VerificationError: one of them is damaged or unreadable.
     :raises SecretError: the secret of one cannot be used.
     :raises InUseError: one of them is in use.
-    :raises ProgramError: qemu-img failed.
+    :raises ProgramError: qemu-img cannot be run, or failed.
     :raises StopError: ``ended`` returned true.
     """
     outgoing, incoming = comparison.outgoing, comparison.incoming
@@ -115,9 +115,9 @@ def _unverified(comparison: Comparison, faulty: str) -> str:
 
 
 def check_used(image: ImageSource, ended: Callable[[], bool], report: Callable[[int], None] = ignore) -> None:
-    """Make sure that the metadata of an image on which a VM may have run is sound.
+    """Make sure that an image on which a VM may have run has no damaged metadata; leaked clusters are allowed.
 
-    ``report`` gets 0 meanwhile, because no data is read.
+    ``report`` only gets 0: no data is read.
 
     :raises BatchdiffError: as for :func:`verify`, except DifferenceError.
     """
@@ -150,7 +150,7 @@ def _check(
 
 def _to_read(comparison: Comparison, mode: VerifyMode, *images: Image) -> Iterator[tuple[int, int]]:
     size = images[0].virtual_size
-    # No fingerprint proves a block device's content, so parts that the overlay lacks must be compared, too.
+    # No fingerprint proves a block device's content, so all of it must be compared.
     on_devices = any(is_block_device(layer.fd) for image in images for layer in image.layers)
     if mode is VerifyMode.NATIVE or comparison.written is None or on_devices:
         yield 0, size
