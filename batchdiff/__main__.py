@@ -10,23 +10,21 @@ import sys
 from typing import NoReturn
 
 _INTERRUPTED = 130
-"""``errors.EXIT_INTERRUPTED``, repeated here because Ctrl-C could interrupt its import."""
+"""``errors.EXIT_INTERRUPTED``, whose import Ctrl-C could interrupt."""
 
 _OBJECTS_BETWEEN_COLLECTIONS = 100_000
-"""Python 3.11's default, 700, cost 4% of the start-up time of ``plan``, which creates about 50,000 lasting
-objects. Later objects form few cycles."""
+"""Python 3.11's default, 700, cost 4% of the start-up time of ``plan``. Later objects form few cycles."""
 
 
 def main() -> NoReturn:
     """Run the command line and exit with its code."""
     _take_names_for_utf8()
     _occupy_standard_descriptors()
-    # numpy's OpenBLAS, which batchdiff does not use, would start a thread per CPU. That takes a seventh of numpy's
-    # loading time, and forking a process that has threads is not safe.
+    # numpy's OpenBLAS, unused here, would start a thread per CPU; forking with threads is not safe.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
     try:
-        # Imported here, so that Ctrl-C during the import causes no traceback.
+        # Here, so that Ctrl-C during the import causes no traceback.
         from batchdiff.cli.main import run  # noqa: PLC0415
         from batchdiff.signals import HELD  # noqa: PLC0415
 
@@ -39,34 +37,27 @@ def main() -> NoReturn:
 
 
 def _take_names_for_utf8() -> None:
-    """Try to restart Python in UTF-8 mode if the locale makes it decode file names in another encoding.
-
-    Manifests and plans are UTF-8, and the bytes of a file name do not depend on the locale. Messages keep their
-    encoding, because PYTHONIOENCODING overrides UTF-8 mode.
-    """
+    """Try to restart Python in UTF-8 mode if file names have another encoding: plans and manifests are UTF-8."""
     stream = sys.stdout or sys.stderr
     if sys.getfilesystemencoding() == "utf-8" or "utf8" in sys._xoptions or not sys.executable:
         return
     if stream is not None:
-        os.environ.setdefault("PYTHONIOENCODING", stream.encoding)
+        os.environ.setdefault("PYTHONIOENCODING", stream.encoding)  # overrides UTF-8 mode
     with contextlib.suppress(OSError):
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606  # no shell
 
 
 def _occupy_standard_descriptors() -> None:
-    """Open /dev/null in place of each descriptor from 0 to 2 that the caller has closed, as with ``2>&-``.
-
-    Otherwise a file that is opened later, such as an overlay, could get a library's output.
-    """
+    """Open /dev/null for closed standard descriptors: an overlay opened later could get a library's output."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number: this one
 
 
 def _end(code: int) -> NoReturn:
-    """Flush standard streams and exit without Python's shutdown, which would slow short commands by a tenth."""
+    """Flush and exit without Python's shutdown, which would slow short commands by a tenth."""
     for stream in filter(None, (sys.stdout, sys.stderr)):  # None: the caller has closed it
         with contextlib.suppress(OSError, ValueError):  # too late to report it
             stream.flush()

@@ -1,4 +1,4 @@
-"""Apply a plan: have some guests share blocks with the template, then convert others."""
+"""Apply a plan: let guests share blocks with the template, then convert others."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ _NOT_THERE = {Fate.DELETED, Fate.GONE}
 
 
 def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome]:
-    """Apply the plan to the chosen guests, and yield their outcomes; one that fails does not stop the others.
+    """Apply the plan to the chosen guests, and yield their outcomes.
 
     :raises UsageError: the options contradict each other or the plan.
-    :raises PlanError: the template's content has changed, or may have; or its only sidecar cannot be used.
-    :raises ImageError: the template cannot be read or synced, or a program writes to it.
+    :raises PlanError: the template may not have the planned content, or its sidecar cannot be used.
+    :raises ImageError: the template cannot be used.
     :raises ProgramError: qemu-img is needed and missing.
-    :raises GuestError: a filesystem does not have enough space, or cannot be queried.
+    :raises GuestError: a filesystem may not have enough space.
     :raises StopError: a stop was requested.
     """
     plan, history = session.plan, session.journal.history
@@ -57,13 +57,13 @@ def apply_plan(session: Session, options: ApplyOptions) -> Iterator[GuestOutcome
         expect_apply(session, to_convert, options)
         expect_sharing(session.meter, to_share)
         template = run.template
-        # This comes first: a ctime that an interrupted apply changed must not make the plan stale.
+        # First: a ctime that an interrupted apply changed must not make the plan stale.
         record_interrupted_protection(template, plan.template.fingerprints, session.journal)
         accept_template(run)
         sync(template)
         # Sharing frees space that the overlays may need.
         yield from share_guests(run, to_share)
-        # An error from here to run_swaps ends the whole command, before any overlay is written.
+        # An error from here to run_swaps ends the command before any overlay is written.
         pending = [guest for guest in to_convert if not _is_published(guest, session)]
         jobs = _jobs(run, to_convert, pending, options.retire)
         discard_unfinished(plan)
@@ -95,9 +95,9 @@ def _outcome_without_work(guest: GuestPlan) -> GuestOutcome:
 
 
 def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
-    """Return the chosen guests after checking the options.
+    """Check the options, and return the chosen guests.
 
-    :raises UsageError: two options contradict each other, or a chosen guest is not in the plan.
+    :raises UsageError: the options contradict each other or the plan.
     :raises ProgramError: qemu-img is needed and missing.
     """
     guests = choose_guests(plan, options.guests)
@@ -112,7 +112,7 @@ def check_options(plan: Plan, options: ApplyOptions) -> list[GuestPlan]:
 
 
 def originals_to_delete(plan: Plan, options: ApplyOptions, history: History) -> list[tuple[str, int]]:
-    """Return the path of each original that `--retire delete` would delete, and its bytes on disk when planned.
+    """Return the paths of originals that `--retire delete` would delete, with their bytes on disk when planned.
 
     :raises UsageError: as for :func:`choose_guests`.
     """
@@ -136,18 +136,15 @@ def originals_to_delete(plan: Plan, options: ApplyOptions, history: History) -> 
 def _left_alone(
     guests: list[GuestToConvert], plan: Plan, options: ApplyOptions, history: History
 ) -> dict[str, str]:
-    """Return, by name, why apply leaves restored guests alone."""
     back = _given_back(plan, options, history)
     return why_not_again([guest for guest in guests if guest.name in back], plan.template)
 
 
 def _given_back(plan: Plan, options: ApplyOptions, history: History) -> frozenset[str]:
-    """Return the names of restored guests, which apply leaves alone; none if the operator named guests."""
     return history.given_back(plan.created) if options.guests is None else frozenset()
 
 
 def _jobs(run: Run, guests: list[GuestToConvert], pending: list[GuestToConvert], retire: Retire) -> int:
-    """Return how many guests may be in progress at once; report it if space limits the number."""
     plan = run.session.plan
     jobs = at_once(run.session.jobs, guests, plan.template.source)
     protected = run.template if plan.protect_template else None
@@ -163,7 +160,7 @@ def _jobs(run: Run, guests: list[GuestToConvert], pending: list[GuestToConvert],
 
 
 def _make_up(publication: Publication, guests: list[GuestToConvert], session: Session) -> None:
-    """Complete the publication of overlays, in case an apply died right after publishing one."""
+    """Complete publications, in case an apply died right after publishing an overlay."""
     for guest in guests:
         if _is_published(guest, session) and os.path.lexists(guest.overlay_path):
             publication.make_up(guest)
@@ -175,9 +172,9 @@ def _is_published(guest: GuestToConvert, session: Session) -> bool:
 
 
 def choose_guests(plan: Plan, names: tuple[str, ...] | None) -> list[GuestPlan]:
-    """Return the guests with these names, in the plan's order; all guests if ``names`` is None.
+    """Return the guests with these names, in the plan's order; all if ``names`` is None.
 
-    :raises UsageError: one of the names is not that of a guest in the plan.
+    :raises UsageError: the plan has no guest with one of the names.
     """
     if names is None:
         return list(plan.guests)
@@ -192,7 +189,7 @@ def choose_guests(plan: Plan, names: tuple[str, ...] | None) -> list[GuestPlan]:
 
 
 def _check_not_the_template(guest: GuestToConvert, template: Image, under: Underlying, retire: Retire) -> None:
-    """Refuse a guest that is or stores the template, or may store it and would be deleted: a plan may be wrong."""
+    """Refuse a guest whose conversion would put the template at risk: a plan may be wrong."""
     risk = template_risk(under, identity_of(guest.source.path), retire)
     if risk is TemplateRisk.STORED_IN_GUEST:
         raise PlanError(f"guest {guest.name} is the template, or stores it", remedy="Plan again.")

@@ -1,8 +1,4 @@
-"""Try a restore or purge without changing anything, for `--dry-run`.
-
-Existing images are held, inspected and compared as in a real run. With `--discard-changes`, a guest whose overlay
-or template cannot be read is judged only by the names and fingerprints of its files.
-"""
+"""Try a restore or purge without changing anything, for `--dry-run`."""
 
 from __future__ import annotations
 
@@ -41,7 +37,7 @@ from batchdiff.qemu.secrets import secrets_of
 
 
 def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]:
-    """Yield what restore would do, guest by guest.
+    """Yield the outcomes to expect of restore.
 
     :raises BatchdiffError: as for :func:`batchdiff.applying.undo.restore`.
     """
@@ -73,7 +69,6 @@ def dry_run_restore(session: Session, options: RestoreOptions) -> Iterator[Guest
 
 
 def _how_restored(guest: GuestToConvert, task: SwapTask, *, discarding: bool) -> str:
-    """Describe what restore would do with a guest's original, its overlay, and an older original."""
     path, then = guest.source.path, ", and the overlay would be deleted"
     if task.incoming.present is None:
         how = f"{path} would be rebuilt from the overlay"
@@ -89,7 +84,7 @@ def _how_restored(guest: GuestToConvert, task: SwapTask, *, discarding: bool) ->
 
 
 def dry_run_purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
-    """Yield what purge would do, guest by guest.
+    """Yield the outcomes to expect of purge.
 
     :raises BatchdiffError: as for :func:`batchdiff.applying.undo.purge`.
     """
@@ -143,7 +138,7 @@ def _dry_run(
 
 
 def _tried(task: SwapTask, run: Run) -> SwapTask:
-    """Return the task that a real run would carry out: ``task``, or the one for files that differ."""
+    """Return the task of a real run: ``task``, or the one for images that differ."""
     outgoing, ready = OutgoingFile(task, run), task.incoming.ready
     try:
         if ready is not None or task.incoming.present is None:

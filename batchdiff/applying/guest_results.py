@@ -1,4 +1,4 @@
-"""Turn results of swaps into outcomes of guests, for reports."""
+"""Make the outcomes of guests for reports."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def failure_outcome(result: SwapResult) -> GuestOutcome:
 
 
 def apply_outcome(guest: GuestToConvert, result: SwapResult, history: History) -> GuestOutcome:
-    """Return the outcome of apply for a guest; even after a failure, it describes a published overlay."""
+    """Return the outcome of apply for a guest."""
     if result.error is not None or result.swap is None:
         return _not_continued(guest, result, history)
     swap = result.swap
@@ -61,13 +61,12 @@ def apply_outcome(guest: GuestToConvert, result: SwapResult, history: History) -
     )
     try:
         return _measured(done, guest)
-    except (BatchdiffError, OSError) as error:  # for example, the overlay is gone
+    except (BatchdiffError, OSError) as error:
         reported = error_to_report(guest.name, error)
         return replace(done, status=Status.FAILED, reason=str(reported), exit_code=reported.exit_code)
 
 
 def _not_continued(guest: GuestToConvert, result: SwapResult, history: History) -> GuestOutcome:
-    """Return the outcome of a guest that failed; its overlay may have been published."""
     outcome, state = failure_outcome(result), history.under_way(guest.name)
     if state is None or not state.published:
         return outcome
@@ -79,7 +78,6 @@ def _not_continued(guest: GuestToConvert, result: SwapResult, history: History) 
 
 
 def _original_now(guest: GuestToConvert, state: GuestState) -> Original:
-    """Return what has become of a guest's original, as the files and the journal show."""
     try:
         original = find_original(guest, state)
     except (GuestError, ImageError) as error:
@@ -92,8 +90,7 @@ def _original_now(guest: GuestToConvert, state: GuestState) -> Original:
 
 
 def _measured(outcome: GuestOutcome, guest: GuestToConvert) -> GuestOutcome:
-    """Return an outcome with the predicted and actual sizes of the guest's overlay."""
-    # The overlay's data file may be gone: the VM's owner may have copied both into a single file.
+    # The data file may be gone: the VM's owner may have copied both into a single file.
     data_file = guest.options.data_file
     paths = [guest.overlay_path, *([data_file] if data_file and os.path.exists(data_file) else [])]
     taken = [_taken(path) for path in paths]
@@ -108,7 +105,6 @@ def _measured(outcome: GuestOutcome, guest: GuestToConvert) -> GuestOutcome:
 
 
 def _taken(path: str) -> tuple[int, int]:
-    """Return the length and the allocation of a file, in bytes."""
     fd = open_image_file(path)
     try:
         return os.fstat(fd).st_size, allocated_bytes(fd, path)
@@ -124,22 +120,19 @@ def _gained(swap: Swap) -> int | None:
 def _status(swap: Swap) -> Status:
     if Action.PUBLISH in swap.done:
         return Status.CONVERTED
-    # An interrupted apply may have deleted an original's own file, and have left only other files to this run.
+    # An interrupted apply may have deleted the original's own file, but not its other files.
     is_retired = swap.changes or swap.done & {Action.QUARANTINE, Action.UNLINK}
     return Status.RETIRED if is_retired else Status.UNCHANGED
 
 
 def undo_failure(guest: GuestToConvert, result: SwapResult, state: GuestState | None) -> GuestOutcome:
-    """Return the outcome of restore or purge for a guest that failed, with what has become of its original.
-
-    ``state``: None if the guest is not converted now.
-    """
+    """Return the outcome of a failed restore or purge; ``state``: None if the guest is not converted."""
     outcome = failure_outcome(result)
     return outcome if state is None else replace(outcome, original=_original_now(guest, state))
 
 
 def undo_outcome(guest: GuestToConvert, result: SwapResult, status: Status, history: History) -> GuestOutcome:
-    """Return the outcome of restore or purge for a guest; ``status``: the guest's status if it did not fail."""
+    """Return the outcome of restore or purge; ``status``: for a guest that did not fail."""
     if result.error is not None or result.swap is None:
         return undo_failure(guest, result, history.under_way(guest.name))
     done = result.swap
@@ -155,7 +148,7 @@ _VM_HAS_RUN = "its VM has run on the overlay since the conversion"
 
 
 def kept_outcome(guest: GuestToConvert, error: DifferenceError, state: GuestState) -> GuestOutcome:
-    """Return the outcome of a guest whose quarantined original was not found identical to the VM's disk."""
+    """Return the outcome of a guest whose original was not found identical to the VM's disk."""
     used = overlay_was_written(guest, state)
     what_next = f"To delete the original anyway: {command('purge', guest.name, '--used')}."
     if changes := changes_aside(guest):
@@ -178,7 +171,7 @@ def kept_outcome(guest: GuestToConvert, error: DifferenceError, state: GuestStat
 
 
 def with_way_back(result: SwapResult, guest: GuestToConvert, history: History) -> SwapResult:
-    """Return the result; if its error may be about a damaged overlay, add an original to go back to, if any."""
+    """Add the original to go back to, if any, to an error that may be about a damaged overlay."""
     error = result.error
     is_damage = isinstance(error, ImageError | VerificationError) and not isinstance(error, DifferenceError)
     if error is None or not is_damage or is_inconclusive(error):

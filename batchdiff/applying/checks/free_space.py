@@ -1,4 +1,4 @@
-"""Measure how the free space of the filesystems that a command uses has changed."""
+"""Measure how a command changes the free space of filesystems."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from batchdiff.plan.plan import Plan
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _BETWEEN = 0.05
-"""Seconds between two queries."""
+"""Seconds between queries."""
 
 _QUIET = 2.0
-"""Seconds without growth after which the wait ends. Idle filesystems freed all space within 0.1 s (measured)."""
+"""Seconds without growth after which the wait ends; idle filesystems needed 0.1 (measured)."""
 
 _LONGEST = 15.0
-"""Seconds after which the wait ends even if free space still grows: another program may be deleting files."""
+"""Seconds after which the wait ends in any case: another program may be deleting files."""
 
 _TABLES = 64 << 10
-"""Bytes that the filesystem's tables, the plan's journal and the sidecar may take during the command."""
+"""Bytes that filesystem tables and batchdiff's own files may take."""
 
 
 @frozen
 class FreeSpace:
-    """The free bytes of each filesystem at the start of a command, by one of its folders."""
+    """The free bytes of filesystems at the start of a command, by a folder of each."""
 
     before: dict[str, int]
 
     @classmethod
     def of(cls, plan: Plan) -> FreeSpace:
-        """Return the free space, if known, on the filesystems of guests to convert or share, and of overlays."""
+        """Measure the filesystems of guests and overlays; those that cannot be queried are missing."""
         folders: dict[int | bytes, str] = {}
         on_devices = {guest.source.path for guest in plan.to_convert if guest.is_on_device}
         for guest in (*plan.to_convert, *plan.to_share):
@@ -51,10 +51,10 @@ class FreeSpace:
         return cls(found)
 
     def grown(self, *, deleted: bool = True, expected: int | None = None) -> dict[str, int]:
-        """Return the growth of each filesystem's free space in bytes, if known, by folder; negative if it shrank.
+        """Return the growth of each filesystem's free space in bytes, if known, by folder.
 
         ``deleted``: wait for the space of deleted files, which is freed a little later. ``expected``: the total
-        growth near which the wait may end early; None if it is unknown.
+        growth near which the wait may end early.
         """
         found = self._growth(sync=True)
         if not deleted or not found:
@@ -74,7 +74,6 @@ class FreeSpace:
         return found
 
     def _growth(self, *, sync: bool = False) -> dict[str, int]:
-        """Return the growth of each filesystem. ``sync``: sync it first; btrfs is always synced."""
         found = {}
         for folder, before in self.before.items():
             with contextlib.suppress(OSError):
@@ -84,7 +83,7 @@ class FreeSpace:
 
 
 def _filesystem(folder: str) -> int | bytes:
-    """Return an identifier of a folder's filesystem, which all subvolumes of a btrfs have in common."""
+    """Return an identifier that all subvolumes of a btrfs have in common."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return filesystem_uuid(fd) or os.fstat(fd).st_dev
@@ -104,9 +103,9 @@ def _is_near(grown: int, expected: int | None) -> bool:
 def _sync(folder: str, *, always: bool) -> None:
     """Sync a folder's filesystem if it is btrfs, or if ``always`` is set.
 
-    btrfs frees the blocks of a deleted file with the next sync. XFS frees them in a thread that each query of the
-    free space wakes up. On any filesystem, the kernel keeps a deleted file for some milliseconds (23 to 60
-    measured) after a program that compared it under Landlock has ended.
+    btrfs frees the blocks of a deleted file with the next sync; XFS, in a thread that each query of free space
+    wakes up. The kernel keeps a deleted file for some milliseconds after a program that compared it under
+    Landlock has ended.
     """
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -1,6 +1,6 @@
 """Refuse to move or delete a file that another image depends on.
 
-Locks do not show that: the VM of a linked clone or of an external snapshot holds them only while it runs.
+Locks do not show that: a VM holds them only while it runs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from batchdiff.linux.call_failures import AGAIN
 from batchdiff.units import few
 
 _SEVERAL = ("those images", "standalone ones", "them")
-"""Words for several dependents."""
 
 
 def require_no_dependents(
@@ -24,13 +23,13 @@ def require_no_dependents(
     but: Iterable[str] = (),
     lasting: str = "",
 ) -> None:
-    """Make sure that no other image has the file at ``path`` in its backing chain or among its parts.
+    """Make sure that no other image depends on the file at ``path``.
 
-    ``former``: names that the file had until a moment ago. ``but``: the paths of images that may depend on it.
-    ``identifier``: an identifier in the file, by which images that other programs made may name it.
-    ``lasting``: the path that the file will have after the error, if that is another one.
+    ``former``: names that the file had a moment ago. ``but``: the paths of images that may depend on it.
+    ``identifier``: an identifier in the file, by which other images may name it. ``lasting``: the file's path
+    after the error, if different.
 
-    :raises GuestError: an image depends on the file; or one may, because a file or folder cannot be read.
+    :raises GuestError: an image depends on the file, or may.
     """
     found = dependents.on(path, former=former, identifier=identifier, but=but)
     if found.doubtful and not found.paths:

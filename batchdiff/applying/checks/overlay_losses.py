@@ -1,4 +1,4 @@
-"""Losses with a deleted overlay or original, and differences between a rebuilt image and its original."""
+"""Losses with deleted images, and differences between rebuilt images and originals."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ LossesAllowed: TypeAlias = frozenset[Loss]
 
 
 def counted_losses(overlay: ImageSource) -> dict[Loss, str]:
-    """Return an overlay's internal snapshots and persistent bitmaps in words, such as ``2 internal snapshots``.
+    """Return the numbers of an overlay's internal snapshots and persistent bitmaps in words.
 
-    :raises ImageError: the overlay is missing, or cannot be opened as an image of its format.
+    :raises ImageError: the overlay cannot be opened.
     """
     with closing(open_layer(overlay)) as layer:
         return _counted(layer.losses)
@@ -37,10 +37,10 @@ def _counted(losses: Losses) -> dict[Loss, str]:
 
 
 def check_losses(guest: str, overlay: ImageSource, allowed: LossesAllowed) -> None:
-    """Make sure that an overlay has no snapshots or bitmaps, except those whose loss is allowed.
+    """Make sure that an overlay has no snapshots or bitmaps whose loss is not allowed.
 
-    :raises GuestError: the overlay has others.
-    :raises ImageError: as for :func:`counted_losses`.
+    :raises GuestError: it has some.
+    :raises ImageError: the overlay cannot be opened.
     """
     path, there = overlay.path, counted_losses(overlay)
     lost = {loss: words for loss, words in there.items() if loss not in allowed}
@@ -55,7 +55,7 @@ def check_losses(guest: str, overlay: ImageSource, allowed: LossesAllowed) -> No
 
 
 def lost_with_originals(guests: Iterable[GuestToConvert]) -> dict[str, list[str]]:
-    """Return the losses if originals are deleted, in words, each with the names of its guests."""
+    """Return the names of guests by their losses, in words, if originals are deleted."""
     found: dict[str, list[str]] = {}
     for guest in guests:
         losses = guest.losses
@@ -68,12 +68,12 @@ def lost_with_originals(guests: Iterable[GuestToConvert]) -> dict[str, list[str]
 
 
 def decrypted_by_rebuilding(guests: Iterable[GuestToConvert]) -> list[str]:
-    """Return the names of guests whose overlays are encrypted but whose rebuilt images will not be."""
+    """Return the names of guests whose encrypted overlays will be rebuilt unencrypted."""
     return [each.name for each in guests if each.options.encryption and each.source.secret_file is None]
 
 
 def not_given_back(original: ImageSource) -> list[str]:
-    """Return phrases for the properties that a rebuilt image does not take from its original."""
+    """Describe the properties that a rebuilt image does not take from its original."""
     words = list(filter(None, [_REBUILT.get(original.format)]))
     if original.secret_file is not None:
         words.append(
@@ -97,4 +97,3 @@ _REBUILT = {
     ImageFormat.VHDX: "it will be dynamic with blocks of 1 MiB, sectors of 512 bytes, and new GUIDs",
     ImageFormat.PARALLELS: "it will have clusters of 1 MiB",
 }
-"""The properties that a rebuilt image does not take from its original, apart from encryption."""

@@ -1,4 +1,4 @@
-"""Make sure that there is room for overlays, or for a rebuilt image, before the first byte is written."""
+"""Make sure that there is room for overlays or a rebuilt image before it is written."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from batchdiff.qcow2.entries import Origin
 from batchdiff.units import KIB, MIB, format_size
 
 _METADATA = 1024 * KIB
-"""Bytes for the header, the first tables, and rounding up to filesystem blocks."""
+"""Bytes for the header, the first tables, and rounding up."""
 
 _STRETCH = 64 * MIB
-"""Bytes mapped at a time: up to 16,384 segments of 4 KiB."""
+"""Bytes mapped at a time."""
 
 _CLUSTERS = {
     ImageFormat.QED: 64 * KIB,
@@ -41,10 +41,10 @@ _CLUSTERS = {
     ImageFormat.VHDX: MIB,
     ImageFormat.PARALLELS: MIB,
 }
-"""The most bytes that one byte of data takes in an image written by QEMU. XFS fills holes in a VHD's blocks."""
+"""The most bytes that one byte of data takes if QEMU writes it. XFS fills holes in a VHD's blocks."""
 
 _LUKS_HEADER = 2 * MIB
-"""An upper bound for QEMU's header, with eight key slots for a key of 64 bytes."""
+"""An upper bound for QEMU's header: eight key slots, a key of 64 bytes."""
 
 _FICLONERANGE, _TRIAL = 0x4020940D, 64 * KIB
 """ioctl_ficlonerange(2), and a length of whole blocks, which have at most 64 KiB."""
@@ -52,7 +52,7 @@ _FICLONERANGE, _TRIAL = 0x4020940D, 64 * KIB
 
 @frozen
 class Room:
-    """The number of guests with space at once; ``scarce_in``: a folder whose filesystem limits it, or empty."""
+    """The number of guests with space at once, and a folder whose filesystem limits it; empty if none does."""
 
     jobs: int
     scarce_in: str = ""
@@ -66,18 +66,18 @@ def check_space(
     jobs: int = 1,
     unfinished: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> Room:
-    """Return how many guests can be in progress at once, given the free space of their overlays' filesystems.
+    """Return how many guests, at most ``jobs``, have space for their overlays at once.
 
-    ``protected``: the template, if its write permission will be removed, which copies it on some filesystems.
-    ``unfinished``: by guest, the files that an interrupted apply left behind; their space can be reused.
+    ``protected``: a template to write-protect, which copies it on some filesystems.
+    ``unfinished``: by guest, the files of an interrupted apply, whose space can be reused.
 
-    :raises GuestError: a filesystem does not have enough space for one guest at a time, or cannot be queried.
+    :raises GuestError: one guest at a time may not have enough space.
     """
     room = Room(jobs)
     by_device: dict[int, list[GuestToConvert]] = {}
     for guest in guests:
         device = _device(os.path.dirname(guest.overlay_path))
-        if device is not None:  # without that folder, the guest fails later, and does not stop the others
+        if device is not None:  # without that folder, only this guest fails, later
             by_device.setdefault(device, []).append(guest)
     for device, chosen in by_device.items():
         folder = os.path.dirname(chosen[0].overlay_path)
@@ -86,7 +86,7 @@ def check_space(
         copied = 0
         if protected is not None and _device(os.path.dirname(protected.path)) == device:
             copied = protecting(protected).size
-        # With fewer guests in progress, fewer overlays exist beside originals that are still to be deleted.
+        # With fewer guests in progress, fewer overlays exist beside originals to be deleted.
         while (needed := peak_extra_bytes(savings, retire, at_once=room.jobs) + copied) > free:
             fewer = min(room.jobs, len(savings)) - 1
             if not fewer:
@@ -102,13 +102,13 @@ def check_space(
 
 
 def free_bytes(folder: str) -> int:
-    """Return the bytes that are available to this process on a folder's filesystem.
+    """Return the bytes available to this process on a folder's filesystem.
 
     :raises GuestError: the filesystem cannot be queried.
     """
     try:
         status = os.statvfs(folder)
-        # Root may also use the blocks reserved for root, but not those that ext4 keeps for itself.
+        # Root may also use the blocks reserved for root.
         kept_from_root = _kept_by_ext4(folder) if is_root_of_the_host() else None
     except OSError as error:
         fault = explain(error, Deed.READ, folder)
@@ -120,7 +120,7 @@ def free_bytes(folder: str) -> int:
 
 
 def _kept_by_ext4(folder: str) -> int:
-    """Return the bytes that ext4 holds back for writes that must not fail; 0 on other filesystems, or if unknown.
+    """Return the bytes that ext4 holds back even from root; 0 on other filesystems, or if unknown.
 
     Source: Linux ``Documentation/admin-guide/ext4.rst`` (reserved_clusters).
     """
@@ -140,9 +140,7 @@ def _kept_by_ext4(folder: str) -> int:
 
 
 def check_space_for_image(image: Image, folder: str, guest: str, new: ImageSource) -> None:
-    """Make sure that a folder's filesystem has enough space for a standalone copy of an image.
-
-    ``new``: the format of the copy, and whether it is encrypted.
+    """Make sure that a folder has enough space for a standalone copy of an image.
 
     :raises SpaceError: there is not enough.
     :raises GuestError: the folder cannot be examined.
@@ -158,12 +156,13 @@ def check_space_for_image(image: Image, folder: str, guest: str, new: ImageSourc
 
 
 def standalone_bytes(image: Image, folder: str, new: ImageSource) -> int:
-    """Return the maximum size on disk of a standalone copy of an image in a folder, in bytes.
+    """Return the maximum bytes on disk of a standalone copy of an image in a folder.
 
-    Blocks that will be shared with the image's chain take no space. QEMU, which writes encrypted images and all
-    formats but raw and qcow2, shares none, and allocates whole clusters; into a LUKS image it writes even zeros.
+    Shared blocks take no space. QEMU, which writes encrypted images and formats other than raw and qcow2, shares
+    none and allocates whole clusters; into a LUKS image it writes even zeros.
 
-    :raises BatchdiffError: as for :func:`check_space_for_image`, except SpaceError.
+    :raises GuestError: the folder cannot be examined.
+    :raises ImageError: the image cannot be read.
     """
     if new.format is ImageFormat.LUKS:
         return image.virtual_size + _LUKS_HEADER + _METADATA
@@ -178,7 +177,7 @@ def standalone_bytes(image: Image, folder: str, new: ImageSource) -> int:
         sharing = [each for each in copied if each.origin is Origin.FILE and can_share[each.layer]]
         needed += max(_taken(copied, unit) - _shared(image, sharing), 0)
         at = image.next_data(end)
-    # A qcow2 file has an entry of 8 bytes for each cluster, and 2 more bytes for its refcount.
+    # qcow2 has a table entry of 8 bytes for each cluster, and a refcount of 2.
     return needed + image.virtual_size // DEFAULT_CLUSTER_SIZE * 10
 
 
@@ -191,7 +190,7 @@ def _allocation_unit(folder: str, image: Image) -> int:
 
 
 def _taken(segments: list[Segment], unit: int) -> int:
-    """Return the total length of the units that ascending segments touch, each counted once."""
+    """Return the total length of the units that ascending segments touch."""
     units, counted = 0, -1
     for each in segments:
         last = (each.end - 1) // unit
@@ -201,7 +200,7 @@ def _taken(segments: list[Segment], unit: int) -> int:
 
 
 def _shared(image: Image, segments: list[Segment]) -> int:
-    """Return the bytes that will be shared: on btrfs, which keeps extents whole, only those shared already."""
+    """Count bytes that will be shared: on btrfs, which keeps extents whole, only those shared already."""
     whole = [each for each in segments if is_btrfs(image.layers[each.layer].fd)]
     kept = sum(place.end - place.start for place in shared_extents(image, whole))
     return _length(segments) - _length(whole) + kept
@@ -212,7 +211,6 @@ def _length(segments: list[Segment]) -> int:
 
 
 def _can_share(fd: int, folder: str) -> bool:
-    """Return whether, in a trial, a new file in a folder can share blocks with an open one."""
     try:
         trial = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError:
@@ -227,7 +225,6 @@ def _can_share(fd: int, folder: str) -> bool:
 
 
 def _here(guest: GuestToConvert, device: int, unfinished: tuple[str, ...]) -> Savings:
-    """Return a guest's savings on one filesystem, with its unfinished files deducted from its overlay's size."""
     savings = guest.diff.savings
     if guest.is_on_device or _device(guest.source.path) != device:
         savings = dataclasses.replace(savings, reclaimable_bytes=0)

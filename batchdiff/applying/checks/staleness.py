@@ -1,4 +1,4 @@
-"""Decide whether a guest that apply opens is still as planned.
+"""Decide whether an open guest is still as planned.
 
 ::
 
@@ -23,9 +23,9 @@ PLAN_AGAIN = "Shut down any VM or program that writes to it, then plan again."
 
 
 def with_accepted(record: PlannedImage, template: Image) -> PlannedImage:
-    """Return a guest's record with the accepted fingerprints of the template's files, if they are in its chain.
+    """Return a guest's record with present fingerprints of the template's files in its chain.
 
-    Since planning, the template may have lost its write permission, or come back from a backup.
+    The template may have lost its write permission, or come back from a backup.
     """
     accepted = dict(zip((layer.path for layer in template.layers), template.fingerprints(), strict=True))
     below = zip(record.paths[1:], record.fingerprints[1:], strict=True)
@@ -34,16 +34,16 @@ def with_accepted(record: PlannedImage, template: Image) -> PlannedImage:
 
 
 def changes_since_planned(image: Image, record: PlannedImage, history: History) -> str:
-    """Describe the changes in an open image's chain, except ctimes that batchdiff changed; empty if none."""
+    """Describe an image's changes, except ctimes that batchdiff changed; empty if none."""
     return record.changes(without_own_changes(record.fingerprints, image.fingerprints(), history))
 
 
 def without_own_changes(
     planned: tuple[Fingerprint, ...], now: tuple[Fingerprint, ...], history: History
 ) -> tuple[Fingerprint, ...]:
-    """Return a chain's present fingerprints, but the planned one of each file that only batchdiff has changed.
+    """Replace, in ``now``, fingerprints of files that only batchdiff has changed by the planned ones.
 
-    If the number of files has changed, return all present ones.
+    If the number of files has changed, return ``now``.
     """
     if len(planned) != len(now):
         return now
@@ -54,11 +54,9 @@ def without_own_changes(
 
 
 def check_unchanged(image: Image, record: PlannedImage, history: History, mode: VerifyMode) -> None:
-    """Refuse an open guest that has changed since planning.
+    """Refuse a guest that has changed since planning; with full verification, ctimes may differ.
 
-    With full verification, which compares every byte, ctimes may have changed.
-
-    :raises PlanError: the guest has changed.
+    :raises PlanError: it has changed.
     """
     if image.virtual_size != record.virtual_size:
         raise PlanError(
@@ -72,7 +70,7 @@ def check_unchanged(image: Image, record: PlannedImage, history: History, mode: 
 
 
 def stale(changes: str) -> PlanError:
-    """Return the error for a guest that has changed."""
+    """Return the error for a changed guest."""
     return PlanError(STALE_PLAN, why=changes, remedy=PLAN_AGAIN)
 
 

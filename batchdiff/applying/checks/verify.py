@@ -3,8 +3,7 @@
 ::
 
     full      QEMU's reader: qemu-img check, if required, and qemu-img compare of every byte
-    changed   our reader: the extents of an overlay that was just written; every byte of any other overlay, and if
-              a file of either chain is a block device
+    changed   our reader: the extents of an overlay just written; otherwise, or with a block device, every byte
     native    our reader: every byte
 """
 
@@ -34,7 +33,7 @@ from batchdiff.qemu.programs import never
 
 
 class Check(enum.Enum):
-    """The result that `qemu-img check` must give for the incoming image, if that is qcow2 or QED."""
+    """The result required of `qemu-img check`, for qcow2 and QED."""
 
     FLAWLESS = "it was just written: not even leaked clusters are allowed"
     LEAKS_ALLOWED = "a VM has run on it and may have been killed: leaked clusters are harmless"
@@ -45,8 +44,7 @@ class Check(enum.Enum):
 class Comparison:
     """The two images to compare: ``incoming`` takes the place of ``outgoing``.
 
-    ``written``: the extents of an overlay that was just written, and their unit in bytes; None if the incoming
-    image is anything else.
+    ``written``: the extents of an overlay that was just written, and their unit in bytes; otherwise None.
     """
 
     outgoing: ImageSource
@@ -56,7 +54,7 @@ class Comparison:
 
 
 def require_judges(instead: str = "") -> None:
-    """Raise ProgramError if qemu-img is not installed; ``instead``: advice on how to do without it."""
+    """Raise ProgramError if qemu-img is not installed; ``instead``: how to do without it."""
     if not qemu_img.is_installed():
         raise ProgramError(
             "cannot verify with QEMU",
@@ -71,19 +69,19 @@ def verify(
     ended: Callable[[], bool] = never,
     report: Callable[[int], None] = ignore,
 ) -> None:
-    """Compare two images, each with its chain as declared; end early once ``ended`` returns true.
+    """Compare two images, each with its chain as declared.
 
-    ``report`` is called with the number of bytes compared so far.
+    ``report`` gets the number of bytes compared so far.
 
     :raises DifferenceError: they differ.
-    :raises VerificationError: one of them is damaged, or cannot be read.
-    :raises SecretError: the secret of one cannot be read, or is wrong.
-    :raises InUseError: one of them is in use, so QEMU cannot read it now.
-    :raises ProgramError: qemu-img could not be run, or failed.
-    :raises StopError: the comparison was ended early.
+    :raises VerificationError: one of them is damaged or unreadable.
+    :raises SecretError: the secret of one cannot be used.
+    :raises InUseError: one of them is in use.
+    :raises ProgramError: qemu-img cannot be run, or failed.
+    :raises StopError: ``ended`` returned true.
     """
     outgoing, incoming = comparison.outgoing, comparison.incoming
-    # Our inspection comes first in every mode: it refuses files that QEMU would open although they are unsafe.
+    # Our inspection comes first: it refuses unsafe files that QEMU would open.
     try:
         with open_image(incoming) as new, open_image(outgoing) as old:
             inspect(new)
@@ -110,7 +108,6 @@ def verify(
 
 
 def _unverified(comparison: Comparison, faulty: str) -> str:
-    """Return the words for images that cannot be compared; ``faulty``: the path of the file with the fault."""
     outgoing, incoming = comparison.outgoing, comparison.incoming
     if faulty in set(outgoing.files) - set(incoming.files):
         return f"{incoming.path} cannot be compared with {outgoing.path}"
@@ -118,10 +115,9 @@ def _unverified(comparison: Comparison, faulty: str) -> str:
 
 
 def check_used(image: ImageSource, ended: Callable[[], bool], report: Callable[[int], None] = ignore) -> None:
-    """Make sure, by our inspection, that an image on which a VM may have run is sound.
+    """Make sure that an image on which a VM may have run has no damaged metadata; leaked clusters are allowed.
 
-    For qcow2 and QED, `qemu-img check` must find nothing worse than leaked clusters. ``report`` is called with 0
-    meanwhile, because only metadata is read.
+    ``report`` only gets 0: no data is read.
 
     :raises BatchdiffError: as for :func:`verify`, except DifferenceError.
     """
@@ -153,9 +149,8 @@ def _check(
 
 
 def _to_read(comparison: Comparison, mode: VerifyMode, *images: Image) -> Iterator[tuple[int, int]]:
-    """Yield the ranges to compare, in bytes."""
     size = images[0].virtual_size
-    # No fingerprint proves the content of a block device, so parts that the overlay lacks must be compared, too.
+    # No fingerprint proves a block device's content, so all of it must be compared.
     on_devices = any(is_block_device(layer.fd) for image in images for layer in image.layers)
     if mode is VerifyMode.NATIVE or comparison.written is None or on_devices:
         yield 0, size
