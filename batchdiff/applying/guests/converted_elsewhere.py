@@ -14,7 +14,7 @@ from batchdiff.units import few
 def require_done_here(plan: Plan, names: Iterable[str] | None, verb: str) -> None:
     """Refuse named guests that a known earlier plan converted: only that plan's journal records the conversion.
 
-    :raises UsageError: there is such a guest; the message names that plan and the command to run.
+    :raises UsageError: there is such a guest.
     """
     asked = set(names or ())
     elsewhere = [(guest, plan_in(guest.reason)) for guest in plan.guests if guest.name in asked]
@@ -29,7 +29,7 @@ def require_done_here(plan: Plan, names: Iterable[str] | None, verb: str) -> Non
 
 
 def done_elsewhere(plan: Plan, verb: str) -> str:
-    """Return sentences about guests that known earlier plans converted; empty if there are none."""
+    """Return sentences about guests that known earlier plans converted, or nothing."""
     found = [path for guest in plan.guests if (path := plan_in(guest.reason))]
     if not found:
         return ""

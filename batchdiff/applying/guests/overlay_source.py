@@ -1,4 +1,4 @@
-"""The overlay of a guest, as planned, and as it is now.
+"""The overlay of a guest, as planned and as it is now.
 
 ::
 

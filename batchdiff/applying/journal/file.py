@@ -1,7 +1,6 @@
 """PLAN.journal, the record of what was done with a plan: one JSON object per line, on disk before the next step.
 
-``journal.records`` defines the lines. A writer locks the file; the kernel drops the lock at the
-latest when the writer's process ends. Readers take no lock.
+A writer locks the file; readers take no lock.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class Journal:
 
     Each ``record`` method returns once its line is on disk, and raises OSError if it cannot be written.
 
-    :raises PlanError: another process has locked the journal, or it cannot be used.
+    :raises PlanError: the journal is locked, or cannot be used.
     """
 
     def __init__(self, plan_path: str, checksum: str) -> None:
@@ -89,7 +88,6 @@ class Journal:
         return number > 0
 
     def _start_again(self) -> None:
-        """Rename the journal, which belongs to another plan, and open a new one."""
         set_aside(self.path)
         older, self._fd = self._fd, lock_journal(self.path)
         os.close(older)
@@ -111,7 +109,7 @@ class Journal:
         self._append({"step": PROTECTING})
 
     def record_changed(self, file: Fingerprint) -> None:
-        """Record the fingerprint of a file whose ctime batchdiff changed: by a new name or mode, or by sharing."""
+        """Record the fingerprint of a file whose ctime batchdiff changed."""
         self._append({"step": CHANGED, "file": asdict(file)})
 
     def _append(self, record: dict[str, Any]) -> None:
@@ -141,7 +139,7 @@ class Journal:
             raise
 
     def close(self) -> None:
-        """Release the lock."""
+        """Close the file."""
         os.close(self._fd)
 
 
@@ -174,8 +172,7 @@ class MemoryJournal:
 def read_history(plan_path: str, checksum: str) -> History:
     """Read a plan's journal without locking it; return an empty history if it is missing or another plan's.
 
-    :raises PlanError: it cannot be read, is not a regular file or is too large. An empty history would then hide
-        what was converted.
+    :raises PlanError: it cannot be used. An empty history would then hide what was converted.
     """
     history, path, is_damaged = History(), f"{plan_path}.journal", False
     try:
@@ -201,10 +198,7 @@ def read_history(plan_path: str, checksum: str) -> History:
 
 
 def _content(fd: int, path: str) -> bytes:
-    """Return the whole content of an open journal: a rest that was not read would be removed like half a line.
-
-    :raises PlanError: it is not a regular file, or is too large.
-    """
+    """Read the whole journal: a rest that was not read would be removed like half a line."""
     info = os.fstat(fd)
     if not stat.S_ISREG(info.st_mode):
         raise _unusable(path, "it is not a regular file")
@@ -231,7 +225,7 @@ def set_aside(path: str) -> None:
 def lock_journal(path: str) -> int:
     """Open or create a journal, and lock it; return its descriptor.
 
-    :raises PlanError: another process has locked it, or it cannot be opened or locked.
+    :raises PlanError: it is locked, or cannot be used.
     """
     while True:
         fd = _opened(path)
