@@ -33,7 +33,7 @@ def check_health(  # noqa: PLR0913  # options by keyword
 ) -> Iterator[Finding]:
     """Yield findings for the template and for each chosen guest that is converted or shares blocks.
 
-    The template is left out if chosen guests only share blocks. ``names``: None for all guests.
+    The template is not checked if the chosen guests only share blocks. ``names``: None for all guests.
     ``jobs``: the most overlays to check at once.
 
     :raises UsageError: the plan has no guest of that name.

@@ -1,4 +1,4 @@
-"""Find the images of a plan that have changed since planning, by their fingerprints alone."""
+"""Find images that have changed since planning, by their fingerprints alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from batchdiff.plan.sidecar import is_known_template
 def changed_images(plan: Plan, history: History) -> list[str]:
     """Describe the changed files of the template and of guests that are still to be converted or shared.
 
-    A guest's chain is checked without the template: only the template's own check knows of other applied plans.
+    In a guest's chain, the template is left out: only its own check knows of other plans that were applied.
     """
     pending = [guest.image for guest in plan.to_convert if guest.name not in history.published]
     pending += [guest.image for guest in plan.to_share if not _is_shared(guest.name, history)]

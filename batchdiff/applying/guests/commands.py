@@ -1,4 +1,4 @@
-"""The commands that messages recommend for the plan at hand, quoted for a shell."""
+"""The commands that messages recommend, quoted for a shell."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _WITHOUT_MAP = {"apply"}
 
 _plan: list[str] = ["PLAN"]
 _maps: list[str] = []
-"""The plan and the maps of this process, whose threads all work on one plan."""
+"""Global, because all threads of a process work on one plan."""
 
 _MOST_NAMED = 5
 
@@ -30,7 +30,7 @@ def commands_for(plan: str, maps: list[str]) -> Iterator[None]:
 
 
 def commands(verb: str, guests: list[str], *options: str) -> str:
-    """Return a command for these guests, in backquotes; for the whole plan if there are none, or too many to name.
+    """Return a command for these guests, in backquotes; for the whole plan if there are none, or too many.
 
     A command that discards something names all of them: it must not affect any other guest.
     """

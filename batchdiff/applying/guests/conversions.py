@@ -43,7 +43,7 @@ def came_back_by_sharing(plan: Plan, history: History) -> dict[str, FreedSpace]:
 
 
 def older_originals(plan: Plan, history: History) -> dict[str, OlderOriginal]:
-    """Return older originals that are still in quarantine, by guest name."""
+    """Return older originals in quarantine, by guest name."""
     found = {}
     for guest in plan.to_convert:
         state = history.states.get(guest.name)

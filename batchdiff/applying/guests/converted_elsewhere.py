@@ -29,7 +29,7 @@ def require_done_here(plan: Plan, names: Iterable[str] | None, verb: str) -> Non
 
 
 def done_elsewhere(plan: Plan, verb: str) -> str:
-    """Return sentences about guests that known earlier plans converted, or nothing."""
+    """Return sentences about guests that known earlier plans converted; empty if there are none."""
     found = [path for guest in plan.guests if (path := plan_in(guest.reason))]
     if not found:
         return ""

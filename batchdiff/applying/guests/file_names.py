@@ -93,7 +93,7 @@ def require_examinable(path: str) -> None:
 
 
 def discard(path: str) -> None:
-    """Remove a regular file with a temporary name, and no other file.
+    """Remove a regular file with a temporary name, but no other file.
 
     :raises OSError: it cannot be removed.
     """

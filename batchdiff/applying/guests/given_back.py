@@ -11,9 +11,9 @@ from batchdiff.plan.plan import GuestToConvert, PlannedImage
 
 
 def why_not_again(guests: list[GuestToConvert], template: PlannedImage) -> dict[str, str]:
-    """Return, by name, why apply leaves restored guests alone, and how to convert them again.
+    """Return the explanations by guest name.
 
-    Guests in the same situation have the same reason, so that a report can list them together.
+    Guests in the same situation have the same one, so that a report can list them together.
     """
     whole = [guest.name for guest in guests if _is_as_planned(guest, template)]
     name, it = (whole[0], "it") if len(whole) == 1 else ("NAME", "the guest of that name")
@@ -34,7 +34,7 @@ def _is_as_planned(guest: GuestToConvert, template: PlannedImage) -> bool:
 
 
 def _files(guest: GuestToConvert, template: PlannedImage) -> Iterator[tuple[str, Fingerprint, Fingerprint | None]]:
-    """Yield path, planned fingerprint and present one of each file in a guest's chain but the template's."""
+    """Yield path, planned fingerprint and present one; the template's files are left out."""
     for path, known in zip(guest.image.paths, guest.image.fingerprints, strict=True):
         if path not in template.paths:
             yield path, known, fingerprint_at(path)

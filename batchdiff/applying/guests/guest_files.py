@@ -1,7 +1,7 @@
 """Find where the files of a guest are now.
 
-Names prove nothing: an administrator may copy, move or replace files. Only a fingerprint proves that a file is the
-recorded one; other files may count by their names.
+Only a fingerprint proves that a file is the recorded one: an administrator may copy, move or replace files. Other
+files may count by their names.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Found:
 
 
 def find_overlay(guest: GuestToConvert, state: GuestState | None) -> Found | None:
-    """Return a guest's overlay, under its present name; None if it is not there.
+    """Return a guest's overlay, under its present name.
 
     :raises GuestError: more than one file could be it.
     :raises ImageError: it cannot be examined.
@@ -73,13 +73,13 @@ def _has_made_way(guest: GuestToConvert, state: GuestState | None) -> bool:
 
 
 def _data_was_written(guest: GuestToConvert, state: GuestState | None) -> bool:
-    """Return whether a data file is not as recorded; the overlay itself need not show it."""
+    """Return whether a data file is not as recorded, which the overlay need not show."""
     path, known = guest.options.data_file, None if state is None else state.data_file
     return path is not None and (known is None or known.was_written_to(fingerprint_at(path) or NO_FILE))
 
 
 def find_original(guest: GuestToConvert, state: GuestState | None) -> Found | None:
-    """Return a guest's original, under its present name; None if it is not there.
+    """Return a guest's original, under its present name.
 
     Only batchdiff uses the name in quarantine, so any regular file there counts, unless the original was deleted.
 
@@ -106,10 +106,7 @@ def find_original(guest: GuestToConvert, state: GuestState | None) -> Found | No
 
 
 def is_of_later_plan(guest: GuestToConvert, state: GuestState | None) -> bool:
-    """Return whether the guest's original was deleted, so that a file in quarantine is another one.
-
-    A later plan puts its own original there: an overlay that it has replaced with a thinner one.
-    """
+    """Return whether any file in quarantine is a later plan's original, such as an overlay that it replaced."""
     aside = find_original_aside(guest)
     return state is not None and state.fate is Fate.DELETED and not (aside is not None and aside.proven)
 
@@ -183,7 +180,7 @@ def overlay_was_written(guest: GuestToConvert, state: GuestState) -> bool:
 
 
 def rebuilt_is_in_place(guest: GuestToConvert, state: GuestState | None) -> bool:
-    """Return whether an unwritten image from restore, other than the proven original, is at its path."""
+    """Return whether an unwritten image from restore, other than the planned one, is at the guest's path."""
     now = fingerprint_at(guest.source.path)
     return now is not None and _is_rebuilt(now, state) and not _is_original(guest, now)
 
@@ -201,7 +198,7 @@ def _is_original(guest: GuestToConvert, now: Fingerprint) -> bool:
 
 
 def missing(path: str) -> str:
-    """Return the words after the path of a missing file; a link there may show where it was moved."""
+    """Return the words after the path of a missing file."""
     try:
         return f"is missing (a symbolic link to {os.readlink(path)} is in its place; links are not followed)"
     except OSError:
@@ -224,7 +221,7 @@ def _regular_or_device(path: str) -> Fingerprint | None:
 
 
 def on_disk(plan: Plan, history: History) -> dict[str, OnDisk]:
-    """Return the existing files of guests that apply has started to convert, by guest name."""
+    """Return the files of guests that apply has started to convert, by guest name."""
     found, template, back = {}, _template(plan), history.given_back(plan.created)
     for guest in plan.to_convert:
         state, known = history.under_way(guest.name), history.states.get(guest.name)
@@ -237,7 +234,6 @@ def on_disk(plan: Plan, history: History) -> dict[str, OnDisk]:
 
 
 def _given_back(guest: GuestToConvert, aside: str | None, left: str | None) -> OnDisk:
-    """Return the files of a restored guest. ``aside``: its older original."""
     own = guest.source.path
     path, is_there = aside or own, _regular_or_device(own) is not None
     return OnDisk(

@@ -1,6 +1,6 @@
 """Find the kept originals that the operator must not delete, because other images depend on them.
 
-Files and folders that this user may not read are ignored: reports must work with few permissions.
+Reports must work with few permissions, so unreadable files and folders are ignored.
 """
 
 from __future__ import annotations
@@ -35,6 +35,5 @@ def with_dependents(plan: Plan, there: Mapping[str, OnDisk]) -> dict[str, OnDisk
 
 
 def _listed(path: str) -> list[str]:
-    """Return a phrase if a sidecar lists overlays, which may have been moved."""
     sidecar = read_sidecar(path + own_files.SIDECAR)
     return [f"perhaps an overlay listed in {path}{own_files.SIDECAR}"] if sidecar and sidecar.overlays else []

@@ -28,7 +28,7 @@ from batchdiff.plan.sidecar import OverlayOrigin, sidecars_of
 
 
 def recover_states(plan: Plan, history: History, path_map: PathMap = NOTHING_MOVED) -> dict[str, GuestState]:
-    """Return, by name, the states of guests that the sidecar or the files show, but ``history`` lacks.
+    """Return the states that the sidecar or the files show, but ``history`` lacks, by guest name.
 
     ``path_map``: the moves since paths were recorded in the sidecar.
 
@@ -58,10 +58,7 @@ def _is_known(name: str, history: History) -> bool:
 
 
 def _of_plan(origin: OverlayOrigin | None, guest: GuestToConvert, plan: Plan) -> OverlayOrigin | None:
-    """Return the origin of an overlay that a later plan has replaced, or else the given origin.
-
-    The fingerprint of a replaced overlay is left out: another file is at the path.
-    """
+    """Prefer the origin of a replaced overlay, without its fingerprint: another file is at the path."""
     for each in () if origin is None else origin.before:
         if _is_recorded(guest, each, plan):
             return replace(each, fingerprint=None)

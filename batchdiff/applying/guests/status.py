@@ -118,7 +118,6 @@ def _restored_missing(there: OnDisk, left: str) -> str:
 
 
 def _is_rolled_back(known: GuestState) -> bool:
-    """Return whether an apply that failed or was interrupted has left nothing behind."""
     is_begun = known.step is not Step.CHECKED or known.temporary is not None or known.moved or known.published
     return known.goal is Goal.APPLY and not is_begun
 
@@ -135,7 +134,6 @@ def _next(guest: GuestToConvert, known: GuestState, there: OnDisk | None, retire
 
 
 def _older(known: GuestState, there: OnDisk | None) -> str:
-    """Return what to do about an older original."""
     if there is not None and there.missing:
         return _restored_missing(there, f"; its older original {there.original} is left" if there.original else "")
     if there is not None and there.original is None:
@@ -146,7 +144,7 @@ def _older(known: GuestState, there: OnDisk | None) -> str:
 
 
 def _trouble(there: OnDisk) -> str:
-    """Return what to do about a published overlay that is missing or in danger, the worst first."""
+    """Look for the worst first."""
     if there.template is TemplateIs.MISSING:
         return _template_lost(there)
     if there.overlay is None:
@@ -180,7 +178,6 @@ def _removed(there: OnDisk) -> str:
 
 
 def _kept(there: OnDisk | None, retire: Retire | None) -> str:
-    """Return what to do about a kept original. ``retire``: None if it is a block device."""
     if there is not None and there.dependents and not there.written:
         return f"{_must_stay(there)}; or restore"
     if retire is None and (there is None or not there.written):

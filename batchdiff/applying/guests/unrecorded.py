@@ -11,9 +11,7 @@ from batchdiff.plan.plan import Plan
 
 
 def recover_unrecorded(plan: Plan, history: History, path_map: PathMap) -> dict[str, GuestState]:
-    """Return, by name, the states of guests that the sidecar or the files show, but ``history`` lacks.
-
-    ``path_map``: the moves since paths were recorded in the sidecar.
+    """See :func:`recovery.recover_states`.
 
     :raises ImageError: the files of a guest cannot be examined.
     """

@@ -15,10 +15,7 @@ from batchdiff.units import few
 
 
 def whole_originals(guests: Iterable[GuestToConvert], history: History) -> str:
-    """Return sentences that name intact originals of converted guests and the way back, or nothing.
-
-    Block devices of the planned size are named, too, although nothing shows whether they are intact.
-    """
+    """Return sentences that name originals to go back to, and the way; empty if there are none."""
     found: dict[str, str] = {}
     devices: list[str] = []
     for guest in guests:
@@ -86,8 +83,8 @@ def originals_first(
 def original_too(error: BatchdiffError, guest: GuestToConvert, history: History) -> BatchdiffError:
     """Return an error like this one about an overlay, with any original to go back to in its remedy.
 
-    The error's own remedy comes first: it may bring back the overlay, which contains what its VM has written. For
-    an error about the original itself, none is named: a fingerprint does not show whether a file can be read.
+    The error's own remedy comes first: it may bring back the overlay, which contains what its VM has written. None
+    is named if the error is about the original: a fingerprint does not show whether a file can be read.
     """
     if is_about_original(error, guest):
         return error

@@ -1,4 +1,4 @@
-"""PLAN.journal, the record of what was done with a plan: one JSON object per line, on disk before the next step.
+"""PLAN.journal, a record of what was done: one JSON object per line, on disk before the next step.
 
 A writer locks the file; readers take no lock.
 """
@@ -26,7 +26,6 @@ from batchdiff.plan.file import read_regular
 from batchdiff.units import format_size
 
 _BEGINNING = b'{"time": "'
-"""The start of the first line of every journal."""
 
 
 _RECOVERED = "What the template's sidecar and the files show about the guests will then be recovered."
@@ -59,7 +58,7 @@ class Journal:
             raise
 
     def _resume(self, checksum: str) -> bool:
-        """Read the lines of this plan; return False if there are none. Set aside a journal of another plan."""
+        """Read the lines of this plan; return False if there are none."""
         data = _content(self._fd, self.path)
         whole = data[: data.rfind(b"\n") + 1]
         if data and not data.startswith(_BEGINNING[: len(data)]):
@@ -76,7 +75,7 @@ class Journal:
                     self._start_again()
                     return False
                 self.history.take_in(record)
-            # Remove a line that a crash cut short; otherwise, the next record would be appended to it.
+            # Otherwise, the next record would be appended to a line that a crash cut short.
             if len(whole) < len(data):
                 os.ftruncate(self._fd, len(whole))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -93,7 +92,7 @@ class Journal:
         os.close(older)
 
     def state(self, guest: str) -> GuestState | None:
-        """Return a guest's state; None if it has taken no step, or its last step is RESTORED."""
+        """See :meth:`History.under_way`."""
         return self.history.under_way(guest)
 
     def record(self, guest: str, state: GuestState) -> None:
@@ -185,7 +184,7 @@ def read_history(plan_path: str, checksum: str) -> History:
         fault = explain(error, Deed.READ, path)
         raise PlanError(f"cannot read the journal {path}", why=fault.why, remedy=fault.remedy) from error
     if lines and not lines[-1].endswith(b"\n"):
-        lines.pop()  # a crash cut it short: it does not count, even if only its end is missing, and is not damage
+        lines.pop()  # a crash cut it short: it does not count, and is not damage
     for number, line in enumerate(lines):
         try:
             record = json.loads(line)
