@@ -1,11 +1,4 @@
-"""Check the template, the overlays, and the guests that share blocks, for `batchdiff verify`; change nothing.
-
-::
-
-    template   see template/template_health
-    overlay    see overlay_health
-    sharing    see share_guests
-"""
+"""Check the template, the overlays, and the guests that share blocks, for `batchdiff verify`; change nothing."""
 
 from __future__ import annotations
 
@@ -38,13 +31,12 @@ def check_health(  # noqa: PLR0913  # options by keyword
     jobs: int = 1,
     meter: Meter | None = None,
 ) -> Iterator[Finding]:
-    """Yield the finding for the template, then one for each chosen guest that is converted or shares blocks.
+    """Yield findings for the template and for each chosen guest that is converted or shares blocks.
 
-    The template is not checked if all chosen guests have the strategy `share`, or if some share blocks and none is
-    to be converted. Then it has a finding only if no guest has one. ``names``: of the chosen guests; None for all.
-    ``jobs``: the most overlays to check at once. ``meter`` counts the bytes that are compared.
+    The template is not checked if the chosen guests only share blocks. ``names``: None for all guests.
+    ``jobs``: the most overlays to check at once.
 
-    :raises UsageError: one of the names is not that of a guest in the plan.
+    :raises UsageError: the plan has no guest of that name.
     :raises ProgramError: qemu-img is missing.
     :raises StopError: a stop was requested.
     """
@@ -86,7 +78,6 @@ def _template_not_needed(plan: Plan) -> Finding:
 
 
 def _converted(guests: list[GuestPlan], history: History) -> list[tuple[GuestToConvert, GuestState]]:
-    """Return the guests that are converted now, each with its state."""
     chosen = [guest for guest in guests if isinstance(guest, GuestToConvert)]
     states = [(guest, history.under_way(guest.name)) for guest in chosen]
     return [(guest, state) for guest, state in states if state is not None and state.published]

@@ -1,4 +1,4 @@
-"""Find the images of a plan that have changed since planning, by their fingerprints alone."""
+"""Find images that have changed since planning, by their fingerprints alone."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from batchdiff.plan.sidecar import is_known_template
 
 
 def changed_images(plan: Plan, history: History) -> list[str]:
-    """Return a notice for each changed file of the template, and of guests that are not converted or shared.
+    """Describe the changed files of the template and of guests that are still to be converted or shared.
 
-    The template may be in a guest's chain, too, but only its own check knows of other plans that were applied.
+    In a guest's chain, the template is left out: only its own check knows of other plans that were applied.
     """
     pending = [guest.image for guest in plan.to_convert if guest.name not in history.published]
     pending += [guest.image for guest in plan.to_share if not _is_shared(guest.name, history)]
@@ -39,6 +39,5 @@ def _is_shared(guest: str, history: History) -> bool:
 
 
 def _is_template_unchanged(plan: Plan) -> bool:
-    """Return True if the template is as planned, or the sidecar records its present state for the same content."""
     now = tuple(fingerprint_at(path) or NO_FILE for path in plan.template.paths)
     return is_known_template(plan.template, now)

@@ -1,4 +1,4 @@
-"""The commands that messages recommend for the plan at hand, quoted for a shell."""
+"""The commands that messages recommend, quoted for a shell."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _WITHOUT_MAP = {"apply"}
 
 _plan: list[str] = ["PLAN"]
 _maps: list[str] = []
-"""The plan and the maps of this process, whose threads all work on one plan; only commands_for changes them."""
+"""Global, because all threads of a process work on one plan."""
 
 _MOST_NAMED = 5
 
@@ -20,7 +20,7 @@ _DISCARDING = {"--discard-changes", "--used"}
 
 @contextmanager
 def commands_for(plan: str, maps: list[str]) -> Iterator[None]:
-    """Inside the block, put this plan's path and the moves of images (``OLD=NEW``) into commands."""
+    """Set the plan and the moves (``OLD=NEW``) for commands inside the block."""
     before = _plan[:], _maps[:]
     _plan[:], _maps[:] = [shell_path(plan)], maps
     try:
@@ -30,9 +30,9 @@ def commands_for(plan: str, maps: list[str]) -> Iterator[None]:
 
 
 def commands(verb: str, guests: list[str], *options: str) -> str:
-    """Return a command for these guests, in backquotes; for the whole plan if there are none, or too many to name.
+    """Return a command for these guests, in backquotes; for the whole plan if there are none, or too many.
 
-    A command that discards something names all of them, because it must not affect any other guest.
+    A command that discards something names all of them: it must not affect any other guest.
     """
     discards = not _DISCARDING.isdisjoint(options)
     named = guests if discards or len(guests) <= _MOST_NAMED else []
@@ -42,5 +42,5 @@ def commands(verb: str, guests: list[str], *options: str) -> str:
 
 
 def command(verb: str, guest: str, *options: str) -> str:
-    """Return a command that names one guest, in backquotes."""
+    """Return a command for one guest, in backquotes."""
     return commands(verb, [guest], *options)

@@ -1,4 +1,4 @@
-"""Find out from the journal and the files what apply and restore have done to guests."""
+"""Find out what became of guests, from the journal and the files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BLOCK = 512
 
 
 def conversions(plan: Plan, history: History) -> dict[str, Conversion]:
-    """Return the conversions that are fully recorded, and that restore has not undone, by guest name."""
+    """Return recorded conversions that restore has not undone, by guest name."""
     if not history.published:
         return {}
     there = with_dependents(plan, on_disk(plan, history))
@@ -43,7 +43,7 @@ def came_back_by_sharing(plan: Plan, history: History) -> dict[str, FreedSpace]:
 
 
 def older_originals(plan: Plan, history: History) -> dict[str, OlderOriginal]:
-    """Return older originals that are still in quarantine, by guest name."""
+    """Return older originals in quarantine, by guest name."""
     found = {}
     for guest in plan.to_convert:
         state = history.states.get(guest.name)
@@ -80,7 +80,7 @@ def _fate(guest: GuestToConvert, state: GuestState, there: OnDisk) -> Fate:
 
 
 def fate_of_missing(state: GuestState) -> Fate:
-    """Return DELETED if the journal shows that batchdiff deleted a missing original, otherwise GONE."""
+    """Return DELETED if the journal shows that batchdiff deleted the original, otherwise GONE."""
     # If the goal is RESTORE, `deleting` is about the overlay.
     deleted = state.deleting and state.goal is not Goal.RESTORE
     deleted |= state.fate is Fate.DELETED or state.step is Step.PURGED

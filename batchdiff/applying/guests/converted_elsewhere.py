@@ -14,7 +14,7 @@ from batchdiff.units import few
 def require_done_here(plan: Plan, names: Iterable[str] | None, verb: str) -> None:
     """Refuse named guests that a known earlier plan converted: only that plan's journal records the conversion.
 
-    :raises UsageError: there is such a guest; the message names that plan and the command to run.
+    :raises UsageError: there is such a guest.
     """
     asked = set(names or ())
     elsewhere = [(guest, plan_in(guest.reason)) for guest in plan.guests if guest.name in asked]

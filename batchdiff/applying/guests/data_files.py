@@ -29,7 +29,7 @@ class DataFiles:
                 self._owners[identity] = guest.name
 
     def require_own(self, guest: GuestToConvert, overlay: ImageSource) -> None:
-        """Refuse an overlay that names another guest's data file. ``overlay``: in its present state.
+        """Refuse an overlay that names another guest's data file. ``overlay``: as it is now.
 
         :raises VerificationError: it names one.
         """
@@ -49,10 +49,9 @@ class DataFiles:
 
 
 def remark_on_data_file(guest: GuestToConvert, state: GuestState, overlay: ImageSource) -> str:
-    """Return a clause if an overlay's data is not at the planned path, or not in the file that apply wrote.
+    """Return a clause if an overlay's data is known not to be in the planned file that apply wrote.
 
-    The file may have been written to, or be a copy with the recorded size and mtime. Nothing is returned about a
-    missing or unrecorded file. ``overlay``: in its present state.
+    A copy with the recorded size and mtime counts as that file. ``overlay``: as it is now.
     """
     path, known = guest.options.data_file, state.data_file
     if path is None or not overlay.other_files:

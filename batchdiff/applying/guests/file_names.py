@@ -30,7 +30,7 @@ from batchdiff.linux.permissions import Deed
 
 @frozen
 class FileNames:
-    """The names of a file that may be retired: its own, in quarantine, and just before it is deleted."""
+    """The names that one file may have in turn."""
 
     own: str
     quarantine: str
@@ -42,7 +42,7 @@ class FileNames:
         return self.own, self.quarantine, self.deleting
 
     def at(self, where: OutgoingAt) -> str:
-        """Return the path that the file has at the given place.
+        """Return the path at a place.
 
         :raises KeyError: ``where`` is GONE.
         """
@@ -67,7 +67,7 @@ def overlay_names(path: str) -> FileNames:
 def require_lasting(path: str) -> None:
     """Refuse to write an image among the devices in /dev: it would be lost at a reboot.
 
-    :raises GuestError: the path is in /dev, outside /dev/shm.
+    :raises GuestError: the path is among them.
     """
     if is_among_devices(path):
         raise GuestError(
@@ -79,9 +79,9 @@ def require_lasting(path: str) -> None:
 
 
 def require_examinable(path: str) -> None:
-    """Refuse to take a file for a missing one that this process cannot examine.
+    """Refuse to take a file that cannot be examined for a missing one.
 
-    :raises ImageError: the file may exist, but a folder may not be entered, or the filesystem has a fault.
+    :raises ImageError: it cannot be examined.
     """
     try:
         os.lstat(path)
@@ -93,9 +93,9 @@ def require_examinable(path: str) -> None:
 
 
 def discard(path: str) -> None:
-    """Remove a regular file that has a temporary name, and no other file.
+    """Remove a regular file with a temporary name, but no other file.
 
-    :raises OSError: the file cannot be removed.
+    :raises OSError: it cannot be removed.
     """
     if path.endswith(own_files.TEMPORARY):
         with contextlib.suppress(FileNotFoundError):
@@ -104,7 +104,7 @@ def discard(path: str) -> None:
 
 
 def where_is(names: FileNames, known: Fingerprint) -> OutgoingAt:
-    """Return the present place of the file that ``known`` identifies, even if its content has changed."""
+    """Return the present place of a file, even if its content has changed."""
     for where in (OutgoingAt.DELETING, OutgoingAt.ASIDE, OutgoingAt.NAMED):
         now = fingerprint_at(names.at(where))
         if now is not None and known.is_same_file(now):

@@ -11,9 +11,9 @@ from batchdiff.plan.plan import GuestToConvert, PlannedImage
 
 
 def why_not_again(guests: list[GuestToConvert], template: PlannedImage) -> dict[str, str]:
-    """Return, by name, why apply leaves restored guests alone, and how to convert them again.
+    """Return the explanations by guest name.
 
-    Guests that are converted again in the same way have the same reason, so that a report can list them together.
+    Guests in the same situation have the same one, so that a report can list them together.
     """
     whole = [guest.name for guest in guests if _is_as_planned(guest, template)]
     name, it = (whole[0], "it") if len(whole) == 1 else ("NAME", "the guest of that name")
@@ -30,12 +30,11 @@ def why_not_again(guests: list[GuestToConvert], template: PlannedImage) -> dict[
 
 
 def _is_as_planned(guest: GuestToConvert, template: PlannedImage) -> bool:
-    """Return whether a guest's files have the planned fingerprints, apart from their ctimes."""
     return all(now is not None and known.is_unwritten(now) for _, known, now in _files(guest, template))
 
 
 def _files(guest: GuestToConvert, template: PlannedImage) -> Iterator[tuple[str, Fingerprint, Fingerprint | None]]:
-    """Yield each file of a guest's chain but the template's: its path, planned fingerprint and present one."""
+    """Yield path, planned fingerprint and present one; the template's files are left out."""
     for path, known in zip(guest.image.paths, guest.image.fingerprints, strict=True):
         if path not in template.paths:
             yield path, known, fingerprint_at(path)

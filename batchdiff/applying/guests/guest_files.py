@@ -1,7 +1,7 @@
-"""Find where the files of a guest are now: its original, its overlay, and an image that restore rebuilt.
+"""Find where the files of a guest are now.
 
-Names alone prove nothing: an administrator may copy, move or replace files. Only a fingerprint proves that a file
-is the recorded one; other files may count by their names.
+Only a fingerprint proves that a file is the recorded one: an administrator may copy, move or replace files. Other
+files may count by their names.
 """
 
 from __future__ import annotations
@@ -27,10 +27,7 @@ KnownPart: TypeAlias = tuple[str, Fingerprint]
 
 @frozen
 class Found:
-    """A file that was found.
-
-    ``proven``: as far as fingerprints show, it is the recorded file, and its image was not written to since.
-    """
+    """A file that was found. ``proven``: as recorded, with its parts, as far as fingerprints show."""
 
     path: str
     now: Fingerprint
@@ -38,10 +35,10 @@ class Found:
 
 
 def find_overlay(guest: GuestToConvert, state: GuestState | None) -> Found | None:
-    """Return a guest's overlay, under its present name; None if it is missing.
+    """Return a guest's overlay, under its present name.
 
-    :raises GuestError: more than one file could be the overlay.
-    :raises ImageError: it may exist, but cannot be examined.
+    :raises GuestError: more than one file could be it.
+    :raises ImageError: it cannot be examined.
     """
     require_examinable(guest.overlay_path)
     published = state is not None and state.published
@@ -70,25 +67,23 @@ def find_overlay(guest: GuestToConvert, state: GuestState | None) -> Found | Non
 
 
 def _has_made_way(guest: GuestToConvert, state: GuestState | None) -> bool:
-    """Return whether restore has given the overlay's name to a full image, and has begun to delete the overlay."""
+    """Return whether restore has given the overlay's name to a full image."""
     one_name = guest.overlay_path == guest.source.path
     return one_name and state is not None and state.goal is Goal.RESTORE and state.deleting
 
 
 def _data_was_written(guest: GuestToConvert, state: GuestState | None) -> bool:
-    """Return whether a data file is missing, unrecorded or written to; the overlay itself need not show it."""
+    """Return whether a data file is not as recorded, which the overlay need not show."""
     path, known = guest.options.data_file, None if state is None else state.data_file
     return path is not None and (known is None or known.was_written_to(fingerprint_at(path) or NO_FILE))
 
 
 def find_original(guest: GuestToConvert, state: GuestState | None) -> Found | None:
-    """Return a guest's original, under its present name; None if it is gone.
+    """Return a guest's original, under its present name.
 
-    A proven file counts under any name of the original. Only batchdiff uses the name in quarantine, so any regular
-    file there counts, unless the original was deleted. At the guest's own path, a file counts if it cannot be the
-    overlay, unless it is an unwritten rebuilt image beside an overlay of another name.
+    Only batchdiff uses the name in quarantine, so any regular file there counts, unless the original was deleted.
 
-    :raises GuestError: either of two files could be the original.
+    :raises GuestError: either of two files could be it.
     :raises ImageError: it was not deleted, but cannot be examined.
     """
     if state is None or state.fate is not Fate.DELETED:
@@ -111,16 +106,13 @@ def find_original(guest: GuestToConvert, state: GuestState | None) -> Found | No
 
 
 def is_of_later_plan(guest: GuestToConvert, state: GuestState | None) -> bool:
-    """Return whether a file in quarantine is not the guest's original, because that was deleted.
-
-    A later plan puts its own original there: an overlay that it has replaced with a thinner one.
-    """
+    """Return whether any file in quarantine is a later plan's original, such as an overlay that it replaced."""
     aside = find_original_aside(guest)
     return state is not None and state.fate is Fate.DELETED and not (aside is not None and aside.proven)
 
 
 def find_original_aside(guest: GuestToConvert) -> Found | None:
-    """Return an original that is proven and about to be deleted, or any regular file in quarantine; or None."""
+    """Return a proven original that is about to be deleted, or any regular file in quarantine."""
     names = original_names(guest.source.path)
     found = [_found(path, _regular(path), guest) for path in (names.deleting, names.quarantine)]
     there = [each for each in found if each is not None and (each.proven or each.path == names.quarantine)]
@@ -147,12 +139,12 @@ def parts_left(parts: Iterable[KnownPart]) -> list[KnownPart]:
 
 
 def lacks_parts(original: PlannedImage) -> bool:
-    """Return whether an extent or the data file of an original is gone."""
+    """Return whether a part of an original cannot be found."""
     return any(fingerprint_at(path) is None for path, _ in original.other_files)
 
 
 def changed_parts(original: PlannedImage) -> str:
-    """Describe each extent or data file of an original that is missing or has changed in size or mtime."""
+    """Describe the parts of an original that are missing, or have changed in size or mtime."""
     found = []
     for path, known in original.other_files:
         now = fingerprint_at(path)
@@ -162,7 +154,7 @@ def changed_parts(original: PlannedImage) -> str:
 
 
 def original_is(path: str, planned: PlannedImage) -> str:
-    """Return the words after "the original" in a sentence: its path and, if known, whether it has changed."""
+    """Return the words after "the original": its path and, if known, whether it has changed."""
     known, now = planned.fingerprints[0], fingerprint_at(path)
     if now is None or not now.vouches_for_content:
         return f" is {path}"
@@ -172,7 +164,7 @@ def original_is(path: str, planned: PlannedImage) -> str:
 
 
 def changes_aside(guest: GuestToConvert) -> str:
-    """Describe how an original in quarantine has changed since it was planned."""
+    """Describe how an original that was set aside has changed since it was planned."""
     found, known = find_original_aside(guest), guest.image.fingerprints[0]
     if found is None:
         return ""
@@ -181,17 +173,14 @@ def changes_aside(guest: GuestToConvert) -> str:
 
 
 def overlay_was_written(guest: GuestToConvert, state: GuestState) -> bool:
-    """Return whether a published overlay exists, and it or its data file is no longer as recorded."""
+    """Return whether a published overlay exists, and it or its data file is not as recorded."""
     now = fingerprint_at(guest.overlay_path)
     known = state.overlay if state.published else None
     return known is not None and now is not None and (known.was_written_to(now) or _data_was_written(guest, state))
 
 
 def rebuilt_is_in_place(guest: GuestToConvert, state: GuestState | None) -> bool:
-    """Return whether an unwritten image that restore rebuilt is at the original's path.
-
-    An unproven original that restore has given back counts, too.
-    """
+    """Return whether an unwritten image from restore, other than the planned one, is at the guest's path."""
     now = fingerprint_at(guest.source.path)
     return now is not None and _is_rebuilt(now, state) and not _is_original(guest, now)
 
@@ -201,7 +190,6 @@ def _is_rebuilt(now: Fingerprint, state: GuestState | None) -> bool:
 
 
 def _is_the_guests_image(guest: GuestToConvert, now: Fingerprint, state: GuestState | None) -> bool:
-    """Return whether a file with a name of the overlay is the original or a rebuilt image."""
     return _is_original(guest, now) or _is_rebuilt(now, state)
 
 
@@ -210,7 +198,7 @@ def _is_original(guest: GuestToConvert, now: Fingerprint) -> bool:
 
 
 def missing(path: str) -> str:
-    """Return the words after a path that has no regular file; a link there may show where the file was moved."""
+    """Return the words after the path of a missing file."""
     try:
         return f"is missing (a symbolic link to {os.readlink(path)} is in its place; links are not followed)"
     except OSError:
@@ -227,17 +215,13 @@ def _regular(path: str) -> Fingerprint | None:
 
 
 def _regular_or_device(path: str) -> Fingerprint | None:
-    """Return the fingerprint of the image at a path; a link counts only if it leads to a block device."""
+    """Follow a link only if it leads to a block device."""
     found = fingerprint_at(path)
     return _regular(path) if found is None or found.vouches_for_content else found
 
 
 def on_disk(plan: Plan, history: History) -> dict[str, OnDisk]:
-    """Return, by guest name, the existing files of guests that apply has started to convert.
-
-    After a restore, these are the guest's own image, an older original, and an overlay that was left behind and
-    not written to since.
-    """
+    """Return the files of guests that apply has started to convert, by guest name."""
     found, template, back = {}, _template(plan), history.given_back(plan.created)
     for guest in plan.to_convert:
         state, known = history.under_way(guest.name), history.states.get(guest.name)
@@ -250,7 +234,6 @@ def on_disk(plan: Plan, history: History) -> dict[str, OnDisk]:
 
 
 def _given_back(guest: GuestToConvert, aside: str | None, left: str | None) -> OnDisk:
-    """Return the files of a restored guest. ``aside``: its older original; ``left``: an overlay left behind."""
     own = guest.source.path
     path, is_there = aside or own, _regular_or_device(own) is not None
     return OnDisk(
@@ -263,7 +246,7 @@ def _given_back(guest: GuestToConvert, aside: str | None, left: str | None) -> O
 
 
 def _template(plan: Plan) -> TemplateIs:
-    """Return the state of the template's files, by size and mtime: a move may change the inode."""
+    """Compare sizes and mtimes only: a move may change the inode."""
     for path, planned in zip(plan.template.paths, plan.template.fingerprints, strict=True):
         try:
             require_examinable(path)
@@ -297,5 +280,4 @@ def _on_disk(guest: GuestToConvert, state: GuestState) -> OnDisk:
 
 
 def _written(found: Found | None, known: Fingerprint | None, kind: Written) -> Written:
-    """Return ``kind`` if the file exists and was written to after ``known`` was taken."""
     return kind if found and known and known.was_written_to(found.now) else Written.NONE

@@ -1,6 +1,6 @@
-"""Find the kept originals that the operator must not delete, because other images now depend on them.
+"""Find the kept originals that the operator must not delete, because other images depend on them.
 
-Files and folders that this user is not allowed to read are ignored: reports must work with few permissions.
+Reports must work with few permissions, so unreadable files and folders are ignored.
 """
 
 from __future__ import annotations
@@ -16,10 +16,7 @@ from batchdiff.plan.sidecar import read_sidecar
 
 
 def dependents_of_kept(plan: Plan, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Return the images that depend on the kept originals of these guests, in words, by guest name.
-
-    Guests without such images are left out.
-    """
+    """Return what depends on kept originals of these guests, in words, by guest name."""
     wanted = set(names)
     paths = {guest.name: guest.source.path for guest in plan.to_convert if guest.name in wanted}
     if not paths:
@@ -30,7 +27,7 @@ def dependents_of_kept(plan: Plan, names: Iterable[str]) -> dict[str, tuple[str,
 
 
 def with_dependents(plan: Plan, there: Mapping[str, OnDisk]) -> dict[str, OnDisk]:
-    """Return the files of guests, with the images that depend on each kept original."""
+    """Return the files of guests, with the dependents of kept originals."""
     paths = {guest.name: guest.source.path for guest in plan.to_convert}
     kept = [name for name, each in there.items() if each.overlay is not None and each.original == paths[name]]
     found = dependents_of_kept(plan, kept)
@@ -38,6 +35,5 @@ def with_dependents(plan: Plan, there: Mapping[str, OnDisk]) -> dict[str, OnDisk
 
 
 def _listed(path: str) -> list[str]:
-    """Return a phrase if a file's sidecar lists overlays: none was found, but one may have been moved."""
     sidecar = read_sidecar(path + own_files.SIDECAR)
     return [f"perhaps an overlay listed in {path}{own_files.SIDECAR}"] if sidecar and sidecar.overlays else []

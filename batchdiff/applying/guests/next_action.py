@@ -1,4 +1,4 @@
-"""Choose the next action for one guest, from the state of its files. Pure.
+"""Choose the next action for one guest. Pure.
 
 Apply, restore and purge are the same operation: an *incoming* file takes the place of an *outgoing* one.
 
@@ -27,7 +27,7 @@ from batchdiff.frozen import frozen
 
 
 class OutgoingAt(enum.StrEnum):
-    """The present place of the file that is to be retired."""
+    """The present place of the outgoing file."""
 
     NAMED = "under its own name"
     ASIDE = "in quarantine"
@@ -36,7 +36,7 @@ class OutgoingAt(enum.StrEnum):
 
 
 class IncomingAt(enum.StrEnum):
-    """The state of the file that takes the outgoing file's place."""
+    """The state of the incoming file."""
 
     NONE = "not there"
     UNFINISHED = "left behind by a process that died"
@@ -46,7 +46,7 @@ class IncomingAt(enum.StrEnum):
 
 
 class Action(enum.StrEnum):
-    """The actions, each of which renames, writes or removes at most one of the two images."""
+    """The actions, each of which changes at most one of the two images."""
 
     PUT_BACK = "give the outgoing file its name back"
     DISCARD = "remove an unfinished incoming file"
@@ -91,10 +91,7 @@ def next_action(scene: Scene) -> Action:
 
 
 def _beginning(scene: Scene) -> Action:
-    """Return an action that cleans up; if none is needed, WRITE, or LOST without an outgoing file.
-
-    Once the two files have been compared, nothing is written, because nothing would compare the new file.
-    """
+    """Write nothing once the two files have been compared: nothing would compare the new file."""
     if scene.outgoing in {OutgoingAt.ASIDE, OutgoingAt.DELETING}:
         return Action.PUT_BACK
     if scene.incoming is IncomingAt.UNFINISHED:
@@ -103,7 +100,6 @@ def _beginning(scene: Scene) -> Action:
 
 
 def _publishing(scene: Scene) -> Action:
-    """Return VERIFY, or LOST without an outgoing file; then QUARANTINE if the two share a name; then PUBLISH."""
     if not scene.verified:
         return Action.LOST if scene.outgoing is OutgoingAt.GONE else Action.VERIFY
     if scene.one_name and scene.outgoing is OutgoingAt.NAMED:
@@ -112,7 +108,7 @@ def _publishing(scene: Scene) -> Action:
 
 
 def _retiring(scene: Scene) -> Action:
-    """Return the next action to retire the outgoing file, which is renamed and checked before it is unlinked."""
+    """Retire the outgoing file, which is renamed and checked before it is unlinked."""
     settled = {
         Retire.KEEP: set(OutgoingAt),
         Retire.QUARANTINE: {OutgoingAt.ASIDE, OutgoingAt.GONE},

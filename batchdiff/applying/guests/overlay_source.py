@@ -1,4 +1,4 @@
-"""The overlay of a guest, as planned, and as it is now.
+"""The overlay of a guest, as planned and as it is now.
 
 ::
 
@@ -30,10 +30,7 @@ def planned_overlay(guest: GuestToConvert, template: ImageSource) -> ImageSource
 
 
 def current_overlay(source: ImageSource) -> ImageSource:
-    """Return the overlay as it is now: perhaps flattened, decrypted, or with another data file.
-
-    ``source``: as planned, at the present path.
-    """
+    """Return the overlay as it is now, perhaps decrypted. ``source``: as planned, at the present path."""
     for secret in dict.fromkeys((source.secret_file, None)):
         found = replace(source, secret_file=secret)
         with suppress(ImageError), closing(open_layer(found)) as layer:

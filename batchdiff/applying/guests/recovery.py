@@ -8,8 +8,6 @@
     the original, as planned, in quarantine, another file
     under its own name; no overlay, and no record of it in
     the sidecar                                                -> it was restored; an older original is left
-
-The present place of the original shows whether it was kept or quarantined, is about to be deleted, or is gone.
 """
 
 from __future__ import annotations
@@ -30,11 +28,11 @@ from batchdiff.plan.sidecar import OverlayOrigin, sidecars_of
 
 
 def recover_states(plan: Plan, history: History, path_map: PathMap = NOTHING_MOVED) -> dict[str, GuestState]:
-    """Return, by name, the states of guests whose conversion the sidecar or files show, but ``history`` lacks.
+    """Return the states that the sidecar or the files show, but ``history`` lacks, by guest name.
 
     ``path_map``: the moves since paths were recorded in the sidecar.
 
-    :raises ImageError: a guest was or may have been converted, but its files cannot be examined.
+    :raises ImageError: the files of a guest cannot be examined.
     """
     sidecars = [path_map.sidecar(sidecar) for sidecar in sidecars_of(plan)]
     origins = {path: origin for sidecar in sidecars for path, origin in sidecar.overlays.items()}
@@ -52,10 +50,7 @@ def recover_states(plan: Plan, history: History, path_map: PathMap = NOTHING_MOV
 
 
 def _is_known(name: str, history: History) -> bool:
-    """Return whether a journal records the publication of a guest's overlay, or a restore or purge of the guest.
-
-    An apply that failed early proves nothing: it may not have found a converted guest's files.
-    """
+    """Ignore an apply that failed early: it may not have found a converted guest's files."""
     state = history.states.get(name)
     if state is None:
         return name in history.restored or (name in history.times and name not in history.failures)
@@ -63,10 +58,7 @@ def _is_known(name: str, history: History) -> bool:
 
 
 def _of_plan(origin: OverlayOrigin | None, guest: GuestToConvert, plan: Plan) -> OverlayOrigin | None:
-    """Return an origin unchanged, unless a later plan has replaced this plan's overlay with a thinner one.
-
-    Then return the replaced overlay's origin, without the fingerprint: another file is at the path.
-    """
+    """Prefer the origin of a replaced overlay, without its fingerprint: another file is at the path."""
     for each in () if origin is None else origin.before:
         if _is_recorded(guest, each, plan):
             return replace(each, fingerprint=None)
@@ -106,8 +98,8 @@ def _state(guest: GuestToConvert, origin: OverlayOrigin | None, plan: Plan) -> G
 def _is_replaced(guest: GuestToConvert, original: Found) -> bool:
     """Return whether a rebuilt image may have taken the name of an original in quarantine.
 
-    Call this only if the sidecar does not name the overlay, because restore removes that entry before it ends.
-    Otherwise, the overlay was moved or is damaged, and the original may be all that is left.
+    Call this only if the sidecar does not name the overlay: restore removes that entry before it ends. Otherwise,
+    the original may be all that is left.
     """
     names = original_names(guest.source.path)
     return original.path == names.quarantine and fingerprint_at(names.own) is not None

@@ -19,7 +19,7 @@ _VERDICTS = {Verdict.SKIP: "skipped", Verdict.REFUSE: "refused"}
 
 
 class TemplateIs(enum.Enum):
-    """The state of the template's files, as far as their metadata shows it."""
+    """The state of the template's files, by their metadata."""
 
     THERE = "unchanged, as far as size and mtime show"
     WRITTEN_TO = "changed in size or mtime"
@@ -28,7 +28,7 @@ class TemplateIs(enum.Enum):
 
 
 class Written(enum.Flag):
-    """The images of a guest that are not as recorded, in the size or mtime of any of their files."""
+    """The images of a guest whose files are not as recorded, by size or mtime."""
 
     NONE = 0
     OVERLAY = enum.auto()
@@ -37,12 +37,11 @@ class Written(enum.Flag):
 
 @frozen
 class OnDisk:
-    """The paths of a guest's files, None for a missing one. ``doubt``: what to do if they are uncertain, and why.
+    """The files of a guest. ``doubt``: what to do if they are uncertain, and why.
 
-    ``parts``: the remaining extents or data file of an original that batchdiff has begun to delete.
-    ``dependents``: the images that depend on a kept original, in words. After a restore, ``original`` is the older
-    original in quarantine, or the guest's own image; ``left``: the overlay that restore left behind;
-    ``missing``: words for the image that restore gave the guest, if it is missing now.
+    ``parts``: the other files left of an original that batchdiff has begun to delete. ``dependents``: those of a
+    kept original, in words. After a restore, ``original`` is the older original or the guest's own image;
+    ``left``: the overlay that restore left behind; ``missing``: words for the guest's own image if it is missing.
     """
 
     overlay: str | None
@@ -57,7 +56,7 @@ class OnDisk:
 
 
 def status_rows(plan: Plan, history: History, on_disk: dict[str, OnDisk]) -> list[StatusRow]:
-    """Return a row for each guest, in the plan's order. ``on_disk``: the files of guests, by name."""
+    """Return a row for each guest, in the plan's order."""
     back = history.given_back(plan.created)
     return [
         _row(guest, history, on_disk.get(guest.name), plan.retire, is_back=guest.name in back)
@@ -106,10 +105,7 @@ def _again(guest: str) -> str:
 
 
 def _begin(there: OnDisk | None, begin: str) -> str:
-    """Return what comes next for an unconverted guest: ``begin``, unless restore has left an overlay behind.
-
-    If the image that restore gave the guest is missing, that comes first: the overlay may be all that is left.
-    """
+    """Put a missing image first: the overlay that restore left behind may be all that is left."""
     if there is not None and there.missing:
         return _restored_missing(there, f"; its overlay {there.left} is still there" if there.left else "")
     if there is None or there.left is None:
@@ -123,13 +119,11 @@ def _restored_missing(there: OnDisk, left: str) -> str:
 
 
 def _is_rolled_back(known: GuestState) -> bool:
-    """Return whether an apply that failed or was interrupted has left nothing behind."""
     is_begun = known.step is not Step.CHECKED or known.temporary is not None or known.moved or known.published
     return known.goal is Goal.APPLY and not is_begun
 
 
 def _next(guest: GuestToConvert, known: GuestState, there: OnDisk | None, retire: Retire) -> str:
-    """Return what comes next once apply has started."""
     if known.step is Step.RESTORED:
         return _older(known, there)
     if known.goal is not Goal.APPLY and known.step is not Step.PURGED:
@@ -141,7 +135,6 @@ def _next(guest: GuestToConvert, known: GuestState, there: OnDisk | None, retire
 
 
 def _older(known: GuestState, there: OnDisk | None) -> str:
-    """Return what comes next for a guest whose image restore rebuilt, beside an older original."""
     if there is not None and there.missing:
         return _restored_missing(there, f"; its older original {there.original} is left" if there.original else "")
     if there is not None and there.original is None:
@@ -152,7 +145,7 @@ def _older(known: GuestState, there: OnDisk | None) -> str:
 
 
 def _trouble(there: OnDisk) -> str:
-    """Return what to do if a published overlay is missing or in danger. The worst comes first."""
+    """Look for the worst first."""
     if there.template is TemplateIs.MISSING:
         return _template_lost(there)
     if there.overlay is None:
@@ -188,10 +181,6 @@ def _removed(there: OnDisk) -> str:
 
 
 def _kept(there: OnDisk | None, retire: Retire | None) -> str:
-    """Return what to do about a kept original. Once it or the overlay is written to, the operator must decide.
-
-    ``retire``: None if the original is a block device.
-    """
     if there is not None and there.dependents and not there.written:
         return f"{_must_stay(there)}; or restore"
     if retire is None and (there is None or not there.written):

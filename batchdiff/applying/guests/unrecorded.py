@@ -1,4 +1,4 @@
-"""Find guests whose conversion a journal lacks; load the recovery module only if there may be any."""
+"""Load the recovery module only if a journal may lack the conversion of a guest."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from batchdiff.plan.plan import Plan
 
 
 def recover_unrecorded(plan: Plan, history: History, path_map: PathMap) -> dict[str, GuestState]:
-    """Return, by name, the states of guests whose conversion ``history`` lacks.
+    """See :func:`recovery.recover_states`.
 
-    ``path_map``: the moves since paths were recorded in the sidecar.
-
-    :raises ImageError: a guest was or may have been converted, but its files cannot be examined.
+    :raises ImageError: the files of a guest cannot be examined.
     """
     if not _may_lack(plan, history):
         return {}
@@ -26,10 +24,7 @@ def recover_unrecorded(plan: Plan, history: History, path_map: PathMap) -> dict[
 
 
 def _may_lack(plan: Plan, history: History) -> bool:
-    """Return whether an unpublished guest's own file is missing, or a file exists under a name that apply uses.
-
-    One sign is enough, because a converted guest may have lost its overlay, its original, or both.
-    """
+    """Take one sign as enough: a converted guest may have lost its overlay, its original, or both."""
     published = set(history.published)
     return any(
         not os.path.lexists(guest.source.path)

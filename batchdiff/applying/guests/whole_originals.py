@@ -15,10 +15,7 @@ from batchdiff.units import few
 
 
 def whole_originals(guests: Iterable[GuestToConvert], history: History) -> str:
-    """Return sentences that name intact originals of converted guests and the way back; empty if there are none.
-
-    Block devices of the planned size are named, too, although nothing shows whether they are intact.
-    """
+    """Return sentences that name originals to go back to, and the way; empty if there are none."""
     found: dict[str, str] = {}
     devices: list[str] = []
     for guest in guests:
@@ -58,10 +55,7 @@ def _unknown(devices: list[str]) -> str:
 
 
 def _is_whole(original: Found, guest: GuestToConvert) -> bool:
-    """Return whether the files of an original have the planned sizes and mtimes, as copies by `cp -a` have.
-
-    Of a block device, only the size is compared.
-    """
+    """Accept planned sizes and mtimes, as copies by `cp -a` have them."""
     if original.proven:
         return True
     planned = guest.image.fingerprints[0]
@@ -71,7 +65,7 @@ def _is_whole(original: Found, guest: GuestToConvert) -> bool:
 def originals_first(
     error: BatchdiffError, guests: Sequence[GuestToConvert], plan: Plan, history: History
 ) -> BatchdiffError:
-    """Return an error like this one about the template; its remedy starts with any originals to go back to.
+    """Return an error like this one about the template, with any originals to go back to in its remedy.
 
     Originals with the template in their own chains are left out: they cannot be read without it.
     """
@@ -87,10 +81,10 @@ def originals_first(
 
 
 def original_too(error: BatchdiffError, guest: GuestToConvert, history: History) -> BatchdiffError:
-    """Return an error like this one about an overlay; its remedy ends with any original to go back to.
+    """Return an error like this one about an overlay, with any original to go back to in its remedy.
 
-    The error's own remedy comes first: it may bring back the overlay, which contains what its VM has written. An
-    error about the original itself is returned unchanged: a fingerprint does not show whether a file can be read.
+    The error's own remedy comes first: it may bring back the overlay, which contains what its VM has written. None
+    is named if the error is about the original: a fingerprint does not show whether a file can be read.
     """
     if is_about_original(error, guest):
         return error
@@ -101,7 +95,7 @@ def original_too(error: BatchdiffError, guest: GuestToConvert, history: History)
 def is_about_original(error: BatchdiffError, guest: GuestToConvert) -> bool:
     """Return whether an error is about a file of the original's chain.
 
-    If a verification failed, its cause is examined, because only the cause names the file that has the fault.
+    Only the cause of a VerificationError names the file that has the fault.
     """
     fault = error.__cause__ if isinstance(error, VerificationError) else error
     if not isinstance(fault, ImageError):

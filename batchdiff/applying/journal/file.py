@@ -1,7 +1,6 @@
-"""PLAN.journal, the record of what was done with a plan: one JSON object per line, on disk before the next step.
+"""PLAN.journal, a record of what was done: one JSON object per line, on disk before the next step.
 
-``journal.records`` defines the lines. A writer locks the file; the kernel drops the lock at the
-latest when the writer's process ends. Readers take no lock.
+A writer locks the file; readers take no lock.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ from batchdiff.plan.file import read_regular
 from batchdiff.units import format_size
 
 _BEGINNING = b'{"time": "'
-"""The start of the first line of every journal."""
 
 
 _RECOVERED = "What the template's sidecar and the files show about the guests will then be recovered."
@@ -39,7 +37,7 @@ class Journal:
 
     Each ``record`` method returns once its line is on disk, and raises OSError if it cannot be written.
 
-    :raises PlanError: another process has locked the journal, or it cannot be used.
+    :raises PlanError: the journal is locked, or cannot be used.
     """
 
     def __init__(self, plan_path: str, checksum: str) -> None:
@@ -60,7 +58,7 @@ class Journal:
             raise
 
     def _resume(self, checksum: str) -> bool:
-        """Read the lines of this plan; return False if there are none. Set aside a journal of another plan."""
+        """Read the lines of this plan; return False if there are none."""
         data = _content(self._fd, self.path)
         whole = data[: data.rfind(b"\n") + 1]
         if data and not data.startswith(_BEGINNING[: len(data)]):
@@ -77,7 +75,7 @@ class Journal:
                     self._start_again()
                     return False
                 self.history.take_in(record)
-            # Remove a line that a crash cut short; otherwise, the next record would be appended to it.
+            # Otherwise, the next record would be appended to a line that a crash cut short.
             if len(whole) < len(data):
                 os.ftruncate(self._fd, len(whole))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -89,13 +87,12 @@ class Journal:
         return number > 0
 
     def _start_again(self) -> None:
-        """Rename the journal, which belongs to another plan, and open a new one."""
         set_aside(self.path)
         older, self._fd = self._fd, lock_journal(self.path)
         os.close(older)
 
     def state(self, guest: str) -> GuestState | None:
-        """Return a guest's state; None if it has taken no step, or its last step is RESTORED."""
+        """See :meth:`History.under_way`."""
         return self.history.under_way(guest)
 
     def record(self, guest: str, state: GuestState) -> None:
@@ -111,7 +108,7 @@ class Journal:
         self._append({"step": PROTECTING})
 
     def record_changed(self, file: Fingerprint) -> None:
-        """Record the fingerprint of a file whose ctime batchdiff changed: by a new name or mode, or by sharing."""
+        """Record the fingerprint of a file whose ctime batchdiff changed."""
         self._append({"step": CHANGED, "file": asdict(file)})
 
     def _append(self, record: dict[str, Any]) -> None:
@@ -141,7 +138,7 @@ class Journal:
             raise
 
     def close(self) -> None:
-        """Release the lock."""
+        """Close the file."""
         os.close(self._fd)
 
 
@@ -174,8 +171,7 @@ class MemoryJournal:
 def read_history(plan_path: str, checksum: str) -> History:
     """Read a plan's journal without locking it; return an empty history if it is missing or another plan's.
 
-    :raises PlanError: it cannot be read, is not a regular file or is too large. An empty history would then hide
-        what was converted.
+    :raises PlanError: it cannot be used. An empty history would then hide what was converted.
     """
     history, path, is_damaged = History(), f"{plan_path}.journal", False
     try:
@@ -188,7 +184,7 @@ def read_history(plan_path: str, checksum: str) -> History:
         fault = explain(error, Deed.READ, path)
         raise PlanError(f"cannot read the journal {path}", why=fault.why, remedy=fault.remedy) from error
     if lines and not lines[-1].endswith(b"\n"):
-        lines.pop()  # a crash cut it short: it does not count, even if only its end is missing, and is not damage
+        lines.pop()  # a crash cut it short: it does not count, and is not damage
     for number, line in enumerate(lines):
         try:
             record = json.loads(line)
@@ -201,10 +197,7 @@ def read_history(plan_path: str, checksum: str) -> History:
 
 
 def _content(fd: int, path: str) -> bytes:
-    """Return the whole content of an open journal: a rest that was not read would be removed like half a line.
-
-    :raises PlanError: it is not a regular file, or is too large.
-    """
+    """Read the whole journal: a rest that was not read would be removed like half a line."""
     info = os.fstat(fd)
     if not stat.S_ISREG(info.st_mode):
         raise _unusable(path, "it is not a regular file")
@@ -231,7 +224,7 @@ def set_aside(path: str) -> None:
 def lock_journal(path: str) -> int:
     """Open or create a journal, and lock it; return its descriptor.
 
-    :raises PlanError: another process has locked it, or it cannot be opened or locked.
+    :raises PlanError: it is locked, or cannot be used.
     """
     while True:
         fd = _opened(path)
