@@ -5,12 +5,10 @@
     it is in use                                                                      -> in use, not compared
     it is missing, or an error is found in it                                         -> damaged
     it names the data file of another overlay                                         -> damaged
-    it cannot be checked: after a move or its encryption, without permission or the
-    right secret, or because two files could be it or its original                    -> unknown
+    it cannot be checked                                                              -> unknown
     identical to its original                                                         -> sound
     differs from its original, though neither was written to                          -> damaged
-    its kept original is in use, or was written to, or must have been, because the
-    overlay was not, and differs or cannot be read; and otherwise it would be sound   -> unknown
+    its kept original may be the VM's disk, and otherwise it would be sound           -> unknown
     otherwise, if the template is sound or not needed                                 -> sound
                if the template's content has changed                                  -> damaged
                if the template has any other fault                                    -> unknown
@@ -71,9 +69,9 @@ def check_overlay(  # noqa: PLR0913, PLR0917  # what one thread is given
     stop: Stop,
     report: Callable[[int], None],
 ) -> Finding:
-    """Return the finding for the overlay of a converted guest. ``content``: the health of the template's content.
+    """Return the finding for a guest's overlay. ``content``: the health of the template's content.
 
-    ``report`` is called with the number of bytes that have been compared.
+    ``report`` gets the number of bytes compared so far.
 
     :raises StopError: a stop was requested.
     """
@@ -94,11 +92,6 @@ def check_overlay(  # noqa: PLR0913, PLR0917  # what one thread is given
 
 
 def _unless_in_use(judge: Callable[[], Finding], guest: GuestToConvert, history: History) -> Finding:
-    """Return the finding of ``judge``; if it fails, find out whether the overlay is in use.
-
-    :raises BatchdiffError: the overlay may be sound, but could not be checked.
-    :raises OSError: a limit on open files or memory is reached.
-    """
     try:
         return judge()
     except InUseError as error:
@@ -111,7 +104,6 @@ def _unless_in_use(judge: Callable[[], Finding], guest: GuestToConvert, history:
 
 
 def _failed(error: VerificationError, guest: GuestToConvert, history: History) -> Finding:
-    """Return the finding for an overlay whose verification failed."""
     path = guest.overlay_path
     health = Health.UNKNOWN if is_inconclusive(error) else Health.DAMAGED
     reported = error if health is Health.UNKNOWN else original_too(error, guest, history)
@@ -174,12 +166,7 @@ def _differing(
     error: DifferenceError,
     unproven: Callable[[str], Finding],
 ) -> Finding:
-    """Return the finding for an overlay and an original that differ, judged by which of them was written to.
-
-    ``unproven`` returns the finding for an overlay that no original proves right.
-
-    :raises VerificationError: their fingerprints show that neither was written to.
-    """
+    """Judge an overlay and an original that differ by which of them was written to."""
     known = guest.image
     # A block device has no timestamp that would show whether the original was written to.
     planned, shows_writes = known.fingerprints[0], original.now.vouches_for_content
@@ -201,11 +188,7 @@ def _beside(
     *,
     may_be_used: bool,
 ) -> Finding:
-    """Return the finding for an overlay without an error, beside an original that does not prove it right.
-
-    ``why``: the reason, as a clause about the original. ``may_be_used``: whether it may be the VM's
-    disk if it was kept.
-    """
+    """Judge an overlay whose original proves nothing. ``may_be_used``: if kept, it may be the VM's disk."""
     is_aside = original.path != guest.source.path
     where = ", which is in quarantine," if is_aside else ""
     about = f"no error found, but its original {original.path}{where} {why}"
@@ -223,13 +206,7 @@ def _beside(
 
 
 def _require_readable(overlay: ImageSource) -> None:
-    """Refuse an overlay that cannot be read, with a different error if it may be sound.
-
-    :raises VerificationError: its header or tables are damaged, or one of its own files cannot be used.
-    :raises ImageError: the backing file is not the template of the plan or cannot be read, the data file was
-        moved, the overlay was encrypted since, the secret is missing or wrong, or nothing shows whether the
-        overlay is sound.
-    """
+    """Refuse an overlay that cannot be read, with an error other than VerificationError if it may be sound."""
     try:
         with closing(open_layer(overlay)) as layer:
             layer.read_tables()
@@ -241,10 +218,6 @@ def _require_readable(overlay: ImageSource) -> None:
 
 
 def _unproven(guest: GuestToConvert, template: str, content: Health, why: str) -> Finding:
-    """Return the finding for an overlay without an error of its own.
-
-    ``content``: the health of the template's content; SOUND if the overlay does not need the template.
-    """
     if content is Health.SOUND:
         return _sound(guest, why)
     fault = "whose content may have changed; see what is reported about the template"

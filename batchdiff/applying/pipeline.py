@@ -6,8 +6,7 @@
     guest 2             prepare | verify ....................... | finish
     guest 3                                        prepare | verify ...         (here at_once is 2)
 
-Only the caller's thread changes disks; it prepares and finishes guests in their order. With ``at_once`` 1, a guest
-is finished before the next one starts.
+Only the caller's thread changes disks; it prepares and finishes guests in their order.
 """
 
 from __future__ import annotations
@@ -37,12 +36,11 @@ EXPECTED = (BatchdiffError, OSError, FormatError)
 
 
 TaskOf = Callable[[GuestToConvert], SwapTask]
-"""A function that makes a guest's task, or raises an error."""
 
 
 @frozen
 class SwapResult:
-    """A guest that is done: its swap, if there is one, and the error that ended the work, if any."""
+    """A guest that is done, with the error that ended the work, if any."""
 
     guest: str
     swap: Swap | None
@@ -62,9 +60,7 @@ def run_swaps(
 ) -> Iterator[SwapResult]:
     """Process guests, and yield their results in order; a guest that fails does not stop the others.
 
-    ``at_once``: how many guests may be in progress; one is written while the others are verified.
-
-    :raises StopError: a stop was requested; whatever was not yet published has been rolled back.
+    :raises StopError: a stop was requested.
     """
     ahead: deque[_InProgress] = deque()
     with ThreadPoolExecutor(at_once) as pool:
@@ -92,7 +88,7 @@ def run_swaps(
 
 
 def _begin(plan: GuestToConvert, task_of: TaskOf, run: Run, pool: ThreadPoolExecutor) -> _InProgress:
-    """Prepare a guest, and start its verification if needed; keep an expected error for later."""
+    """Start a guest; keep an expected error for later."""
     guest = _InProgress(plan.name)
     try:
         guest.swap = Swap(task_of(plan), run)
@@ -108,17 +104,12 @@ def _begin(plan: GuestToConvert, task_of: TaskOf, run: Run, pool: ThreadPoolExec
 
 
 def _lacks_space(error: Exception | None) -> bool:
-    """Return whether a guest failed for lack of space, which other guests may free."""
     return isinstance(error, SpaceError) or (
         isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
     )
 
 
 def _end(ahead: deque[_InProgress], run: Run) -> SwapResult:
-    """Finish the oldest guest; if it fails, roll it back.
-
-    :raises StopError: a stop was requested.
-    """
     guest = ahead.popleft()
     try:
         _await(guest, ahead, run)
@@ -140,7 +131,7 @@ def _end(ahead: deque[_InProgress], run: Run) -> SwapResult:
 
 
 def _await(guest: _InProgress, waiting: Iterable[_InProgress], run: Run) -> None:
-    """Wait for a guest's verification; meanwhile, roll back any waiting guest that a program wants to write to."""
+    """Wait for a guest's verification; meanwhile, roll back others that a program wants to write to."""
     while guest.verdict is not None and not _is_done(guest.verdict):
         run.session.meter.tick()
         for other in waiting:
@@ -187,10 +178,6 @@ def _finish(guest: _InProgress, run: Run) -> None:
 
 
 def _continue_if_different(guest: _InProgress, first: Swap, error: DifferenceError, run: Run) -> None:
-    """Prepare and verify the task for two files that differ.
-
-    :raises DifferenceError: there is no such task.
-    """
     task = first.task.if_different()
     if task is None:
         raise error
@@ -213,12 +200,12 @@ def _undo(guest: _InProgress) -> None:
 
 
 def failed(guest: str, error: Exception) -> SwapResult:
-    """Return the result for a guest that failed without a swap; raise any other than an expected error again."""
+    """Return the result for a guest that failed without a swap; raise an unexpected error again."""
     return SwapResult(guest, None, error_to_report(guest, error))
 
 
 def error_to_report(guest: str, error: Exception) -> BatchdiffError:
-    """Return the error to report for an expected one; raise any other error again."""
+    """Return the error to report for an expected one; raise any other again."""
     if isinstance(error, BatchdiffError):
         return error
     if isinstance(error, FormatError):

@@ -38,15 +38,13 @@ from batchdiff.linux.call_failures import AGAIN, how_to_remove
 from batchdiff.plan.plan import GuestToConvert, Plan
 
 GuestWithState: TypeAlias = tuple[GuestToConvert, GuestState]
-"""A guest that apply has started to convert, and its state in the journal."""
 
 WITHOUT_TEMPLATE = "restore deletes no overlay without the planned template"
 DAMAGED = "it cannot be read"
-"""The reasons why an overlay stays."""
 
 
 def split_by_reading(found: list[GuestWithState], plan: Plan) -> tuple[list[GuestWithState], list[GuestWithState]]:
-    """Return two lists: the second has the guests whose overlays cannot be read, the first has all others."""
+    """Split guests into two lists; the second has those whose overlays cannot be read."""
     damaged = [each for each in found if _cannot_be_read(*each, plan)]
     return [each for each in found if each not in damaged], damaged
 
@@ -66,7 +64,7 @@ def _cannot_be_read(guest: GuestToConvert, state: GuestState, plan: Plan) -> boo
 
 
 def restore_without_template(session: Session, found: list[GuestWithState], why: str) -> Iterator[GuestOutcome]:
-    """Go back to each guest's original, and yield the outcomes; a guest that fails does not stop the others.
+    """Go back to each guest's original; a guest that fails does not stop the others.
 
     ``why``: the reason to report for overlays that stay.
 
@@ -112,7 +110,7 @@ def _left(path: str, why: str) -> str:
 
 
 def _go_back(guest: GuestToConvert, state: GuestState, session: Session, dependents: Dependents) -> str | None:
-    """Give a guest its original back, and return the path of the overlay that stays, if any."""
+    """Return the path of the overlay that stays, if any."""
     original, overlay = _files(guest, state)
     own = guest.source.path
     if overlay is not None:
@@ -143,10 +141,6 @@ def _go_back(guest: GuestToConvert, state: GuestState, session: Session, depende
 
 
 def _files(guest: GuestToConvert, state: GuestState) -> tuple[Found, Found | None]:
-    """Return a guest's original, and its overlay or None if that is missing.
-
-    :raises GuestError: there is no original, or either of two files could be the original or the overlay.
-    """
     original, overlay = find_original(guest, state), find_overlay(guest, state)
     if original is not None:
         return original, overlay
@@ -160,7 +154,7 @@ def _files(guest: GuestToConvert, state: GuestState) -> tuple[Found, Found | Non
 
 
 def _require_unused(path: str) -> None:
-    """Refuse an overlay that is in use: a write that a VM has not completed may merely look like damage."""
+    """Refuse an overlay that is in use: an unfinished write may merely look like damage."""
     fd = open_image_file(path)
     try:
         usage = check_usage(fd, Purpose.GUEST)
@@ -172,7 +166,6 @@ def _require_unused(path: str) -> None:
 
 
 def _moved_aside(overlay: Found, guest: GuestToConvert, dependents: Dependents) -> Found:
-    """Rename the overlay that has the original's name, and return it with its new path."""
     fd = open_image_file(overlay.path)
     try:
         _require_free(overlay.path, "", dependents)

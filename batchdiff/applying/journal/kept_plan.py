@@ -7,17 +7,15 @@
 
 1. Both get their second names, by hard links. 2. The new plan takes the first name, by a rename. 3. The journal
 loses its first name. So at every moment both can be found under matching names. If a crash after step 2 leaves the
-journal beside the new plan, the checksum that the journal names shows that, and the next apply, restore or purge
-renames the journal.
+journal beside the new plan, the checksum in it shows that, and the next apply, restore or purge renames it.
 
-If apply has only let guests share blocks, there is nothing to undo, so the new plan replaces the older one. If the
-two are the same, the journal would make apply skip guests even if they no longer share blocks, so it is renamed::
+If apply has only let guests share blocks, there is nothing to undo, and the new plan replaces the older one. If
+both are the same, the journal would make apply skip guests that no longer share blocks, so it is renamed::
 
-    fleet.plan.json          the same plan, made again: it takes the name of the older one, by a rename
     fleet.plan.json.journal  its journal  ->  fleet.plan.json.journal.1795977098000000000, its mtime in ns
 
-If a crash in between leaves the journal in place, the next `batchdiff plan` that makes the same plan renames it.
-Until the new plan is in place, the journal's lock keeps apply, restore and purge of the older one from starting.
+After a crash in between, the next `batchdiff plan` that makes the same plan renames it. Until the new plan is in
+place, the journal's lock keeps apply, restore and purge of the older one from starting.
 """
 
 from __future__ import annotations
@@ -48,14 +46,12 @@ NamesByPlan = Mapping[str, Collection[str]]
 """Names of converted guests, by the checksum of the plan that converted them."""
 
 GuestsByFate = Mapping[Fate | Goal | None, Collection[str]]
-"""Names of guests by the fate of their originals, or by the verb that has not finished.
-
-None stands for converted guests about which nothing else is known."""
+"""Names of guests by their original's fate, or by the verb that has not finished; None if neither is known."""
 
 
 @frozen
 class KeptPlan:
-    """A plan that is kept under another name, and the guests for which it is kept."""
+    """A plan that is kept under another name because of ``guests``."""
 
     path: str
     guests: GuestsByFate
@@ -74,11 +70,10 @@ class _Older:
 def name_to_keep(path: str, converted: NamesByPlan) -> str | None:
     """Return the name that the plan at ``path`` gets if a different one replaces it; None if it need not be kept.
 
-    Call this before a long scan, which a later failure would waste. ``converted``: the converted guests, in case
-    the journal is lost.
+    Call this before a long scan, which a later failure would waste. ``converted``: in case the journal is lost.
 
-    :raises UsageError: the plan or its journal cannot be given that name.
-    :raises PlanError: another command for the plan is running, or its journal cannot be used.
+    :raises UsageError: the plan cannot be given that name.
+    :raises PlanError: its journal is locked or cannot be used.
     """
     if not os.path.isfile(path):
         return None
@@ -95,9 +90,7 @@ def name_to_keep(path: str, converted: NamesByPlan) -> str | None:
 def replace_plan(plan: Plan, path: str, converted: NamesByPlan) -> KeptPlan | None:
     """Write a plan. If a different one at its path can still be undone, rename that one, and return it.
 
-    If the same plan is there, and blocks were only shared, its journal is renamed.
-
-    :raises BatchdiffError: as for :func:`name_to_keep` and ``write_plan``.
+    :raises BatchdiffError: the plan cannot be written, or the older one cannot be kept.
     """
     if not os.path.isfile(path):
         write_plan(plan, path)
@@ -121,21 +114,14 @@ def replace_plan(plan: Plan, path: str, converted: NamesByPlan) -> KeptPlan | No
 
 
 def _has_only_shared(history: History) -> bool:
-    """Return whether shared blocks are all that remains of what apply has done.
-
-    A defragmentation or a restored snapshot of the disk may have unshared them since. A damaged journal proves
-    nothing: lines that cannot be read may record more.
-    """
+    # A damaged journal proves nothing: lines that cannot be read may record more.
     is_whole = not history.is_damaged and not history.left
     return is_whole and bool(history.states) and not _by_fate(history)
 
 
 @contextmanager
 def _held(path: str, *, create: bool) -> Iterator[None]:
-    """Hold the lock of a plan's journal while the ``with`` block runs.
-
-    ``create``: create a missing journal, and remove it afterwards; if false, a missing journal is not locked.
-    """
+    """Lock a plan's journal. If it is missing, lock nothing, or with ``create`` a temporary one."""
     journal = f"{path}{_JOURNAL}"
     is_new = not os.path.lexists(journal)
     if is_new and not create:
@@ -152,7 +138,6 @@ def _held(path: str, *, create: bool) -> Iterator[None]:
 
 
 def _older(path: str, converted: NamesByPlan) -> _Older | None:
-    """Return the plan at a path if it can still be undone."""
     head = plan_head(path)
     noted = _plan_of_journal(path)
     checksum = noted if head is None else head.checksum
@@ -168,7 +153,6 @@ def _older(path: str, converted: NamesByPlan) -> _Older | None:
 
 
 def _plan_of_journal(path: str) -> str:
-    """Return the checksum that the journal beside a plan names; empty if it is unknown."""
     line = beginning(f"{path}{_JOURNAL}").partition(b"\n")[0]
     with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):
         return str(json.loads(line)["plan"])
@@ -195,7 +179,6 @@ def _fate_or_verb(state: GuestState) -> Fate | Goal:
 
 
 def _free_name(path: str, older: _Older) -> str:
-    """Return a name that no other file has; a link that an interrupted run made is reused."""
     folder, full = os.path.split(path)
     stem, suffix = (full[: -len(_SUFFIX)], _SUFFIX) if full.endswith(_SUFFIX) else os.path.splitext(full)
     when = re.sub(r"[^0-9A-Za-z.+-]", "", older.created) or "older"
@@ -230,13 +213,9 @@ def _second_names(path: str, name: str, *, journal: bool) -> Iterator[None]:
 
 
 def _linked(path: str, name: str, *, journal: bool) -> list[str]:
-    """Link the kept files to their second names, and return the names that are new.
-
-    The journal comes first: after a crash in between, a plan without its journal would be misleading.
-
-    :raises UsageError: a file cannot be linked; no new name remains.
-    """
+    """Return the names that are new."""
     made: list[str] = []
+    # The journal comes first: after a crash in between, a plan without its journal would be misleading.
     for suffix in (_JOURNAL, "") if journal else ("",):
         target = f"{name}{suffix}"
         try:

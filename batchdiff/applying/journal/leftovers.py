@@ -9,9 +9,9 @@ from batchdiff.plan.head import plan_head
 
 
 def leftover(history: History, guest: str) -> str | None:
-    """Return the path of the overlay that a restore of a guest left behind; None if there is none.
+    """Return the path of the overlay that a restore left behind, if it is still there and was not written to.
 
-    An overlay that was removed, replaced or written to since does not count: after a write, it may be in use.
+    After a write, it may be in use.
     """
     left = history.left.get(guest)
     if left is None:
@@ -22,7 +22,7 @@ def leftover(history: History, guest: str) -> str | None:
 
 
 def leftovers(plan_path: str) -> frozenset[str]:
-    """Return the paths of all leftover overlays of a plan; an empty set if there is no plan.
+    """Return the paths of all leftover overlays of a plan; none if there is no plan.
 
     :raises PlanError: the journal cannot be read.
     """

@@ -25,7 +25,7 @@ from batchdiff.plan.path_map import PathMap
 
 
 class Step(enum.StrEnum):
-    """The steps of a guest. RETIRED, PURGED, RESTORED and SHARED each end a verb."""
+    """The steps of a guest; RETIRED, PURGED, RESTORED and SHARED each end a verb."""
 
     CHECKED = "checked"
     WRITTEN = "written"
@@ -40,7 +40,7 @@ class Step(enum.StrEnum):
 
 
 OF_SHARING = frozenset({Step.SHARING, Step.SHARED})
-"""The steps of a guest that shares blocks in place; they leave nothing to undo."""
+"""The steps that leave nothing to undo."""
 
 
 class Goal(enum.StrEnum):
@@ -60,45 +60,38 @@ class Fate(enum.StrEnum):
     GONE = "gone"
     """As far as is known, another program moved or deleted it."""
     UNTOUCHED = "untouched"
-    """Its fate is not reported, for example because its guest was not converted."""
+    """Its fate is not reported."""
     BACK = "back"
-    """Restore went back to it."""
     REBUILT = "rebuilt"
-    """Restore rebuilt an image from the overlay, under the original's name."""
     UNKNOWN = "unknown"
-    """Either of two files could be it, or could be its overlay."""
 
 
 BEGIN, PROTECTING, CHANGED, FAILED = "begin", "protecting", "changed", "failed"
 """The kinds of lines that record no step."""
 
 STALE_PLAN = "the plan is stale"
-"""The start of a failure's reason if the guest has changed since it was planned."""
+"""The start of a failure's reason if an image is not as planned."""
 
 _NUMBERS = 1 << 64
-"""More than any number of bytes, nanoseconds, inodes or devices."""
 
 _SECONDS = len("2026-01-02T03:04:05")
-"""The length of a time down to its seconds: a plan's time has no fraction."""
+"""A plan's time has no fraction of a second."""
 
 
 @frozen
 class GuestState:
     """The progress of a guest.
 
-    ``temporary``: the path of a new file until it is published. ``overlay``: the overlay when it was verified,
-    published or left behind; in a purge after a restore, the rebuilt image. ``published``: whether the overlay got
-    its own name. ``rebuilt``: the image that restore verified or published, which may be the original. ``moved``:
-    whether the outgoing file may have been renamed, which changes its ctime. ``deleting``: whether that file was
-    about to be unlinked; if so, and it is gone, batchdiff deleted it. ``fate``: the original's. ``aside``: the
-    original's path in quarantine; at RESTORED, an older original's. ``left``: the path of an overlay that restore
-    left behind. ``data_file``: the overlay's data file before it got its own name. ``parts``: the other files that
-    are deleted with an overlay, each with its path.
+    ``temporary``: a new file until it is published. ``overlay``: as verified, published or left behind; in a purge
+    after a restore, the rebuilt image. ``rebuilt``: the image that restore verified or published, which may be the
+    original. ``moved``: whether the outgoing file may have been renamed, which changes its ctime. ``deleting``:
+    whether it was about to be unlinked; if so, and it is gone, batchdiff deleted it. ``aside``: the original in
+    quarantine; at RESTORED, an older one. ``left``: an overlay that restore left behind. ``data_file``: the
+    overlay's, before that got its own name. ``parts``: other files that are deleted with an overlay.
 
-    The others are for guests that share blocks in place. ``shared_bytes``: what the last run shared, at SHARED.
-    ``came_back_bytes``: what all runs freed; the last one counts once it has recorded that. ``to_free_bytes``:
-    what was left to free when the last run began; 0 once it has recorded what it freed. ``exactness``: how exact
-    the last two numbers are. ``to_free_bytes`` and ``exactness`` are None in older journals.
+    The others are about sharing in place. ``came_back_bytes``: what all runs freed, as far as they recorded it.
+    ``to_free_bytes``: what was left when the last run began; 0 once it has recorded what it freed. ``exactness``:
+    that of these two numbers. The last two are None in older journals.
     """
 
     step: Step
@@ -120,23 +113,22 @@ class GuestState:
     exactness: Exactness | None = None
 
     def record(self) -> dict[str, Any]:
-        """Return the values for a line of a journal, without empty ones."""
+        """Return the values for a line of a journal."""
         found = {key: value for key, value in asdict(self).items() if value}
-        if self.to_free_bytes is not None:  # None stands for an older journal, 0 does not
+        if self.to_free_bytes is not None:  # 0 is a value, too
             found["to_free_bytes"] = self.to_free_bytes
         return found
 
 
 @frozen
 class History:
-    """The content of a journal; the keys are guests' names.
+    """The content of a journal; the keys are guests' names, times are ISO 8601 in UTC.
 
-    ``times``: the time of a guest's last line or, if its overlay is published, of its last step; ISO 8601 in UTC.
-    ``failures``: why a guest last failed, if it has taken no step since. ``changed``: files whose ctime batchdiff
-    changed. ``protecting``: empty until the template's write bits are about to be removed. ``left``: overlays that
-    restore left behind, each with its fingerprint at that time. ``restored``: when a guest was restored, unless
-    apply has started on it since. ``is_damaged``: whether a whole line could not be read, so that some of this may
-    be out of date.
+    ``times``: of a guest's last line or, if its overlay is published, of its last step. ``failures``: why a guest
+    last failed, if it has taken no step since. ``changed``: files whose ctime batchdiff changed. ``protecting``:
+    empty until the template's write bits are about to be removed. ``left``: overlays that restore left behind.
+    ``restored``: when a guest was restored, unless apply has started on it since. ``is_damaged``: whether a whole
+    line could not be read, so that some of this may be out of date.
     """
 
     states: dict[str, GuestState] = field(default_factory=dict)
@@ -205,14 +197,13 @@ class History:
 
     @property
     def published(self) -> list[str]:
-        """The names of the guests whose overlays were published, unless they have been restored since."""
+        """The names of the guests whose overlays are published."""
         return [name for name, state in self.states.items() if state.published]
 
     def given_back(self, made: str) -> frozenset[str]:
-        """Return the names of the guests restored since their plan was made (``made``, from ``Plan.created``).
+        """Return the names of the guests restored since their plan was made (``made``: ``Plan.created``).
 
-        Apply converts them again only on request, and a new plan counts as a request. If no image has changed, the
-        new plan has the checksum of the old one, and therefore its journal, but a later time.
+        A new plan is a request to convert them again, even if it has the checksum and the journal of the old one.
         """
         made = made[:_SECONDS]
         return frozenset(name for name, when in self.restored.items() if when[:_SECONDS] >= made)
@@ -224,10 +215,7 @@ class History:
 
 
 def _fate(record: dict[str, Any]) -> tuple[Fate | None, str | None]:
-    """Return the fate of the original, and its path in quarantine, each None if it is not recorded.
-
-    Older journals record both in words.
-    """
+    """Return an original's fate and its path in quarantine, which older journals record in words."""
     if "fate" in record:
         return Fate(record["fate"]), _path(record.get("aside"))
     words = str(record.get("original", ""))
@@ -238,7 +226,7 @@ def _fate(record: dict[str, Any]) -> tuple[Fate | None, str | None]:
 
 
 def mapped_history(history: History, path_map: PathMap) -> History:
-    """Return a history with the present form of its paths; those recorded since a move stay."""
+    """Return a history with the present form of its paths."""
     states = {guest: _mapped(state, path_map) for guest, state in history.states.items()}
     left = {guest: (path_map.path(path), overlay) for guest, (path, overlay) in history.left.items()}
     return replace(history, states=states, left=left)
@@ -265,7 +253,6 @@ def _known(value: dict[str, Any]) -> Fingerprint:
 
 
 def _number(value: object) -> int:
-    """Return a value that is an integer of up to 64 bits; JSON has larger ones, and infinity."""
     if isinstance(value, int) and abs(value) < _NUMBERS:
         return value
     raise ValueError(f"{value!r} is not an integer of up to 64 bits")

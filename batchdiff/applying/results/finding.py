@@ -12,18 +12,17 @@ class Health(enum.StrEnum):
 
     SOUND = "sound"
     TOUCHED = "touched"
-    """Its times or its identity have changed, but not its content."""
     IN_USE = "in-use"
-    """A VM or another program is using it, so it was not checked."""
+    """A program is using it, so it was not checked."""
     STALE = "stale"
-    """It is missing or not as planned, so the plan cannot be applied; no overlay of the plan depends on it."""
+    """It is not as planned, so the plan cannot be applied; no overlay of the plan depends on it."""
     DAMAGED = "damaged"
     UNKNOWN = "unknown"
 
 
 @frozen
 class Finding:
-    """The condition of one file. ``name``: the guest's name, or ``template``. ``why``: the evidence, in words."""
+    """The condition of one file. ``name``: the guest's, or ``template``."""
 
     name: str
     path: str

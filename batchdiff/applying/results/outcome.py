@@ -14,16 +14,14 @@ class Status(enum.StrEnum):
 
     CONVERTED = "converted"
     SHARED = "shared"
-    """Apply let it share blocks with the template; its content has not changed."""
     UNCHANGED = "unchanged"
     """Earlier runs had converted it, or shared its blocks."""
     RETIRED = "retired"
     """Its overlay existed already; this run quarantined or deleted its original."""
     KEPT = "kept"
-    """Its original stays in quarantine, because it differs from the VM's disk, or that disk is in use."""
+    """Purge left its original in quarantine."""
     WOULD_RESTORE = "would-restore"
     WOULD_PURGE = "would-purge"
-    """With ``--dry-run``, in place of PURGED, as WOULD_RESTORE is in place of RESTORED."""
     RESTORED = "restored"
     PURGED = "purged"
     SKIPPED = "skipped"
@@ -32,7 +30,7 @@ class Status(enum.StrEnum):
 
 
 class Original(NamedTuple):
-    """The fate of an original. ``aside``: its path in quarantine. ``doubt``: why its fate is unknown."""
+    """An original's fate. ``aside``: its path in quarantine. ``doubt``: why its fate is unknown."""
 
     fate: Fate
     aside: str | None = None
@@ -44,11 +42,10 @@ UNTOUCHED = Original(Fate.UNTOUCHED)
 
 @frozen
 class GuestOutcome:
-    """The result for one guest. Sizes are in bytes, None if there is no such file or number.
+    """The result for one guest; sizes are None if there is no such file or number.
 
-    ``gained_bytes``: by how much this run has increased the free space, or a bound on that; negative if it has
-    decreased it; None if it wrote, deleted and shared nothing, or if the number is not known. ``exit_code``: the
-    code for a run of this guest alone. ``remarks``: for the operator, even if all went well.
+    ``gained_bytes``: by how much this run has increased the free space, or a bound on that. ``exit_code``: for a
+    run of this guest alone. ``remarks``: for the operator, even if all went well.
     """
 
     name: str

@@ -18,7 +18,7 @@ from batchdiff.image.image import Image
 
 @dataclass(slots=True)
 class ChangeDetector:
-    """The expected fingerprint of each file: the first, or a later one with a ctime that batchdiff changed."""
+    """The expected fingerprint of each file: the first, or a later one if batchdiff changed its ctime."""
 
     journal: Journal | MemoryJournal
     seen: dict[str, Fingerprint] = field(default_factory=dict)
@@ -26,8 +26,8 @@ class ChangeDetector:
     def check(self, key: str, now: Fingerprint | None, path: str) -> None:
         """Compare a file with its expected fingerprint; at the first call for ``key``, only note the fingerprint.
 
-        :raises PlanError: ``now`` is None, or the file changed in a way that batchdiff did not cause.
-        :raises ImageError: ``now`` is None, and the file cannot be examined.
+        :raises PlanError: the file has changed, and not by batchdiff, or is gone.
+        :raises ImageError: the file cannot be examined.
         """
         if now is None:
             require_examinable(path)
@@ -54,8 +54,8 @@ class ChangeDetector:
     def check_at_paths(self, image: Image) -> None:
         """Check that the open files of the template are still at their paths, unchanged since the first call.
 
-        :raises PlanError: one has changed or is gone, or another file is in its place.
-        :raises ImageError: one cannot be examined.
+        :raises PlanError: one is not there, or has changed.
+        :raises ImageError: a path cannot be examined.
         """
         for layer in image.layers:
             self.check(layer.path, fingerprint_at(layer.path), layer.path)
