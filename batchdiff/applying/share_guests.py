@@ -84,7 +84,7 @@ def shared_finding(guest: GuestToShare) -> Finding:
 
 
 def share_guests(run: Run, guests: Iterable[GuestToShare]) -> Iterator[GuestOutcome]:
-    """Let each guest share blocks with the template, and yield its outcome; a failure does not stop the others.
+    """Let guests share blocks with the template; the failure of one does not stop the others.
 
     :raises StopError: a stop was requested.
     """

@@ -26,10 +26,7 @@ class GuestJournal:
                 self.state = replace(self.state, fate=Fate.DELETED, aside=None)
 
     def record_temporary(self, path: str) -> None:
-        """Record a temporary file before it is created, so that the next run can remove it after a crash.
-
-        Drop the record of an earlier image's data file.
-        """
+        """Record a temporary file before it is created, so that the next run can remove it after a crash."""
         self._record(replace(self.state, step=Step.CHECKED, temporary=path, data_file=None))
 
     def record_written(self, data_file: Fingerprint | None = None) -> None:
@@ -72,10 +69,7 @@ class GuestJournal:
         self.state = replace(self.state, temporary=None)
 
     def record_rolled_back(self, *, moved: bool) -> None:
-        """Withdraw an apply's record of a removed unfinished file, unless the overlay is published.
-
-        ``moved``: False if the outgoing file has its own name.
-        """
+        """Withdraw an apply's record of a removed unfinished file, unless the overlay is published."""
         recorded = self._session.journal.state(self._task.guest)
         if recorded is None or recorded.published or recorded.goal is not Goal.APPLY:
             return

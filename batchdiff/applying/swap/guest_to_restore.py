@@ -38,7 +38,7 @@ class RestoreOptions:
 
 @frozen
 class GuestToRestore:
-    """A guest to restore. ``state``: as in the journal."""
+    """A guest to restore."""
 
     plan: GuestToConvert
     template: PlannedImage
@@ -78,7 +78,7 @@ class GuestToRestore:
         return quarantined if is_ours else None
 
     def remark_on_older(self) -> list[str]:
-        """Return a remark about the older original; empty if there is none."""
+        """Return a remark about any older original."""
         left = self.older()
         if left is None:
             return []

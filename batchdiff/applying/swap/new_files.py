@@ -30,7 +30,7 @@ from batchdiff.linux.permissions import Deed
 
 
 def require_name(task: SwapTask, left: str | None) -> None:
-    """Refuse a task whose incoming file, or the data file of an overlay, cannot get its name.
+    """Refuse a task whose incoming file, or its data file, cannot get its name.
 
     ``left``: an overlay that a restore left behind.
 
@@ -125,7 +125,6 @@ def discard_new_files(state: GuestState, data_file: str | None) -> None:
 
 
 def _is_unpublished(state: GuestState, data_file: str) -> bool:
-    """Return whether the file there belongs to an overlay that still has its temporary name."""
     now = fingerprint_at(data_file) or NO_FILE
     known = state.data_file
     return (

@@ -36,7 +36,6 @@ def incoming_at(task: SwapTask, temporary: str | None) -> IncomingAt:
 
 
 def _is_in_its_place(task: SwapTask) -> bool:
-    """Return whether the incoming file has its own name, and the other files that were compared are there."""
     incoming, now = task.incoming, fingerprint_at(task.incoming.path)
     if now is None or incoming.changed_part() is not None:
         return False

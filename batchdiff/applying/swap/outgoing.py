@@ -155,8 +155,6 @@ class OutgoingFile:
     def require_no_dependents(self, *former: str) -> None:
         """Make sure that no other image depends on the file or, right before a deletion, on its other files.
 
-        ``former``: names that the file had until a moment ago.
-
         :raises GuestError: one does or may; or the incoming file is the same file.
         """
         incoming = self._task.incoming.source.path
