@@ -60,7 +60,7 @@ def unchanged_outcome(guest: GuestToShare) -> GuestOutcome:
 
 
 def shared_finding(guest: GuestToShare) -> Finding:
-    """Return the finding for a guest that shares blocks; its content is not compared with the template's."""
+    """Return the finding for a guest that shares blocks; its content is not compared."""
     path = guest.source.path
     try:
         if who := users(path):
@@ -84,9 +84,9 @@ def shared_finding(guest: GuestToShare) -> Finding:
 
 
 def share_guests(run: Run, guests: Iterable[GuestToShare]) -> Iterator[GuestOutcome]:
-    """Let each guest share blocks with the template, and yield its outcome; a failure does not stop the others.
+    """Let guests share blocks with the template; the failure of one does not stop the others.
 
-    :raises StopError: a stop was requested; blocks that are already shared stay shared.
+    :raises StopError: a stop was requested.
     """
     for guest in guests:
         run.stop.check()
@@ -144,25 +144,20 @@ def _share(guest: GuestToShare, run: Run) -> GuestOutcome:
 
 
 def _to_free(run: Run, image: Image, equal: BlockRuns) -> FreedSpace:
-    """Return the space that is freed immediately when the rest of the equal blocks are shared.
-
-    It is "at least" that if other files use some of these blocks, too.
-    """
     gain = gain_left(run.template, image, equal)
     return FreedSpace(gain.freed, gain.exactness)
 
 
 def _gained(before: FreedSpace, left: FreedSpace) -> FreedSpace:
-    """Return the space that has been freed: in the difference, blocks that are not shared yet cancel out."""
+    """Return the space freed: in the difference, blocks that are not shared yet cancel out."""
     return FreedSpace(before.size - left.size, of_sum(so_far(each.exactness) for each in (before, left)))
 
 
 def _came_back_earlier(guest: GuestToShare, state: GuestState | None, before: FreedSpace) -> FreedSpace:
-    """Return the space that unfinished earlier runs have freed; ``before``: the space that is left to free.
+    """Return the space that unfinished earlier runs have freed; ``before``: the space left to free.
 
-    What a killed run freed is known only if no other file used any of the blocks, then or now: otherwise, it may
-    have released some since, or have come to share some. Older journals lack ``to_free_bytes``; the plan's
-    prediction replaces it.
+    What a killed run freed is known only if no other file used any of the blocks, then or now. Older journals lack
+    ``to_free_bytes``; the plan's prediction replaces it.
     """
     if state is None or state.step is not Step.SHARING:
         return FreedSpace()
@@ -176,19 +171,18 @@ def _came_back_earlier(guest: GuestToShare, state: GuestState | None, before: Fr
 
 
 def _with_freed(state: GuestState, freed: FreedSpace) -> GuestState:
-    """Return the state with the space that all runs have freed, so that no run estimates it again."""
+    """Return the state with all space freed so far, so that no run estimates it again."""
     return replace(state, came_back_bytes=freed.size, to_free_bytes=0, exactness=freed.exactness)
 
 
 def _check_not_the_template(guest: GuestToShare, image: Image, template: Image) -> None:
-    """Raise PlanError if a file of the guest is in the template's chain: a plan is input, which may be wrong."""
+    """Refuse a guest with a file of the template's chain: a plan is input, which may be wrong."""
     files = [os.fstat(layer.fd) for layer in template.layers]
     if any(os.path.samestat(os.fstat(layer.fd), file) for layer in image.own_files for file in files):
         raise PlanError(f"guest {guest.name} is the template, or a part of it", remedy="Plan again.")
 
 
 def _check(run: Run, held: Held) -> None:
-    """Raise an error if a stop was requested, or if leases show that a program wants to write to either image."""
     run.stop.check()
     if held.is_broken() or run.held.is_broken():
         held.check()
@@ -201,7 +195,7 @@ def _record(guest: GuestToShare, run: Run, state: GuestState) -> None:
 
 
 def _record_fingerprints(guest: GuestToShare, image: Image, run: Run) -> None:
-    """Record new ctimes of a guest's own files as batchdiff's: sharing must not make a plan stale."""
+    """Record new ctimes as batchdiff's: sharing must not make a plan stale."""
     for path, before in zip(guest.image.paths, guest.image.fingerprints, strict=True):
         now = next((layer.fingerprint() for layer in image.own_files if layer.path == path), before)
         if now != before and before.is_unwritten(now):

@@ -19,14 +19,12 @@ from batchdiff.plan.plan import Plan
 
 @contextmanager
 def plan_journal(path: str, plan: Plan, path_map: PathMap) -> Iterator[Journal]:
-    """Open the journal of the plan at ``path``, and add conversions that it lacks, as far as files prove them.
+    """Open the journal of the plan at ``path``, and add missing records, as far as files prove them.
 
-    ``path_map`` maps the paths in the journal and in sidecars to the present ones. Inside the block, no other
-    batchdiff command can change the journal or replace the plan.
+    Inside the block, no other batchdiff command can change the journal or replace the plan.
 
-    :raises PlanError: another command is working on the plan, another plan has replaced it, or the journal cannot
-        be used.
-    :raises ImageError: what the journal lacks cannot be determined, because files cannot be examined.
+    :raises PlanError: the plan has been replaced, or its journal cannot be used now.
+    :raises ImageError: a file cannot be examined.
     """
     with closing(Journal(path, plan.checksum)) as journal:
         _require_still_there(path, plan)
@@ -45,7 +43,7 @@ def _record_recovered(journal: Journal, states: dict[str, GuestState]) -> None:
 
 
 def _require_still_there(path: str, plan: Plan) -> None:
-    """Raise PlanError if another plan is at ``path``; while the journal is locked, none can replace this one."""
+    """Refuse a plan that another has replaced; while the journal is locked, none can."""
     head = plan_head(path)
     if head is not None and head.checksum != plan.checksum:
         raise PlanError(

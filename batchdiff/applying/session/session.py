@@ -40,10 +40,9 @@ class Watch(Protocol):
 class Session:
     """One command working on a plan.
 
-    ``plan_path``: the plan's absolute path; empty in a dry run. ``unseen``: files may be deleted even if a program
-    could have them open unnoticed. ``jobs``: the maximum number of guests in progress at once. ``in_domains``: by
-    an image's resolved path, how a domain uses the image, perhaps on another host, such as ``the domain web is
-    paused``; empty if libvirt was not asked.
+    ``plan_path``: absolute; empty in a dry run. ``unseen``: files may be deleted even if a program could have them
+    open unnoticed. ``jobs``: the most guests in progress at once. ``in_domains``: by an image's resolved path, how
+    a domain uses it, perhaps on another host; empty if libvirt was not asked.
     """
 
     plan: Plan
@@ -83,13 +82,13 @@ class Run:
         return self.session.stop
 
     def reporter(self, guest: str, phase: Phase) -> Callable[[int], None]:
-        """Return a function that reports the bytes done so far of a guest's work in a phase."""
+        """Return a function that reports the bytes done so far of a guest's phase."""
         return partial(self.session.meter.reach, guest, phase)
 
     def check_template(self) -> None:
-        """Check that the template's files are at their paths, and unchanged since the first call.
+        """Check that the template's files are at their paths, unchanged since the first call.
 
-        :raises PlanError: one has changed or is gone, or another file is in its place.
+        :raises PlanError: one is not.
         :raises ImageError: one cannot be examined.
         """
         self.detector.check_at_paths(self.template)
@@ -97,9 +96,9 @@ class Run:
 
 @contextmanager
 def template_held(session: Session) -> Iterator[Run]:
-    """Open the template of a session's plan, and hold it against writers until the block ends.
+    """Open the template, and hold it against writers until the block ends.
 
-    :raises ImageError: it cannot be opened, or a program is writing to it or has locked it.
+    :raises ImageError: it cannot be opened or held.
     """
     with template_needed(session.plan, session.journal.history):
         opened = open_image(session.plan.template.source)

@@ -1,7 +1,7 @@
 """A request to stop a command.
 
-If a signal handler raised an error, it might do so between a rename and its record. So the handler only makes this
-request. It may interrupt a request of its own thread, for whose lock it would wait for ever, so there is none.
+A signal handler that raised an error might do so between a rename and its record, so it only makes this request.
+It may interrupt a request of its own thread, for whose lock it would wait for ever, so there is none.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ class Stop:
         self._asked = False
 
     def ask(self) -> None:
-        """Make the request; a signal handler may call this."""
+        """Make the request."""
         self._asked = True
 
     @property

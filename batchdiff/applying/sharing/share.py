@@ -25,17 +25,13 @@ from batchdiff.progress import ignore
 from batchdiff.units import KIB, MIB, align_up
 
 _READ_AHEAD = 32 * MIB
-"""Bytes of each image that are requested from the disk ahead of time.
-
-The kernel reads each page only when it must be compared. Without reading ahead, a run with a cold cache on two
-guests of 512 MiB took 3 to 5 times as long.
-"""
+"""Bytes of each image to read ahead: without that, a run with a cold cache took 3 to 5 times as long."""
 
 _ADVISED = MIB
 """Bytes per call of posix_fadvise: in one call, the kernel reads at most one disk request, often 1.25 MiB."""
 
 _MOST_AHEAD = 512
-"""The maximum number of requests that are read ahead; only small requests reach it."""
+"""The most requests to read ahead; only small ones reach it."""
 
 _SMALLEST = 64 * KIB
 """The size up to which a differing range is not halved: a multiple of every block size of XFS and btrfs."""
@@ -43,7 +39,7 @@ _SMALLEST = 64 * KIB
 
 @frozen
 class Shared:
-    """The number of bytes that were shared, and the ranges that were found to differ."""
+    """The bytes that were shared, and the ranges that differ."""
 
     shared: int
     differing: tuple[ShareableRange, ...]
@@ -57,13 +53,12 @@ def share_blocks(
     check: Callable[[], None],
     advance: Callable[[int], None] = ignore,
 ) -> Shared:
-    """Share ranges of a guest with the template, durably, and return the result.
+    """Share equal parts of ranges of a guest with the template, durably.
 
-    Parts that differ are left alone. ``check`` is called before each call of FIDEDUPERANGE, and may raise an error
-    to end the work; ``advance`` is called with the number of further bytes that were shared, or found to differ.
-    After an error, blocks that are already shared stay shared.
+    ``check`` is called before each FIDEDUPERANGE, and may raise an error to end the work. ``advance`` gets the
+    number of further bytes that were shared or differ. After an error, blocks that are already shared stay shared.
 
-    :raises GuestError: the kernel refuses, or the disk fails.
+    :raises GuestError: blocks cannot be shared or synced.
     :raises ImageError: the ranges cannot be determined.
     """
     sharing = _Sharing(template, guest, check, advance)
@@ -77,7 +72,6 @@ def share_blocks(
 
 
 def _requests(ranges: Iterable[ShareableRange]) -> Iterator[ShareableRange]:
-    """Yield the ranges in pieces that one call can compare."""
     for each in ranges:
         for at in range(0, each.length, AT_ONCE):
             yield _part(each, at, min(AT_ONCE, each.length - at))
@@ -94,7 +88,6 @@ def _part(request: ShareableRange, shift: int, length: int) -> ShareableRange:
 
 
 def _read_ahead(template: Image, guest: Image, requests: Iterator[ShareableRange]) -> Iterator[ShareableRange]:
-    """Yield the requests, each once the kernel has been asked to read it and the next ones."""
     waiting, total = deque[ShareableRange](), 0
     for request in requests:
         for image, number, offset in (
@@ -114,8 +107,6 @@ def _read_ahead(template: Image, guest: Image, requests: Iterator[ShareableRange
 
 @dataclass(slots=True)
 class _Sharing:
-    """The work on one guest."""
-
     template: Image
     guest: Image
     check: Callable[[], None]
@@ -125,7 +116,6 @@ class _Sharing:
     _files: set[int] = field(default_factory=set)
 
     def share(self, request: ShareableRange) -> None:
-        """Share a request, or those parts of it that are equal."""
         left = [request]
         while left:
             part = left.pop()
@@ -162,7 +152,6 @@ class _Sharing:
         self.differing.append(part)
 
     def sync(self) -> None:
-        """Sync to disk what was shared."""
         for number in self._files:
             layer = self.guest.layers[number]
             try:

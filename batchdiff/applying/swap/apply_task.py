@@ -44,11 +44,10 @@ class ApplyOptions:
 
 
 class ApplyTask:
-    """The task that puts a guest's overlay in the place of its original.
+    """The apply task of a guest.
 
-    :raises GuestError: a restore or purge of the guest is not finished, or the original is to be kept although the
-        overlay takes its name.
-    :raises ImageError: one of the guest's files cannot be examined.
+    :raises GuestError: the guest's recorded state or the options do not allow an apply.
+    :raises ImageError: a file cannot be examined.
     """
 
     goal, final = Goal.APPLY, Step.RETIRED
@@ -86,10 +85,7 @@ class ApplyTask:
         self._run.check_template()
 
     def write(self, fd: int, original: Image, data_fd: int | None = None) -> list[str]:
-        """Write the overlay, with the original's owner, mode and attributes as far as possible.
-
-        Return remarks about what could not be kept.
-        """
+        """Write the overlay, with the original's metadata if possible; return remarks about losses."""
         self._publication.check(self._plan)
         source = original.layers[0].fd
         files = [fd] if data_fd is None else [fd, data_fd]
@@ -113,17 +109,16 @@ class ApplyTask:
 
     @cached_property
     def _extents(self) -> Extents:
-        """The extents to write, parsed when they are first used: their text takes less memory."""
+        """The extents to write, parsed at the first use: their text takes less memory."""
         return extents_of(self._plan.diff)
 
     @property
     def _backing(self) -> tuple[str, str]:
-        """The template's name and format for the overlay's header."""
         plan, template = self._plan, self._template.source
         return backing_name(plan.overlay_path, template.path, plan.options.backing_path), template.format.value
 
     def verify(self, original: Image, overlay: ImageSource, ended: Callable[[], bool]) -> None:
-        """Verify the overlay in the chosen mode; compare every byte if a VM may have written to it."""
+        """Verify the overlay in the chosen mode."""
         if self.incoming.was_published:
             # A VM may have written to the overlay and, if it was killed, have leaked clusters, which is harmless.
             comparison = Comparison(original.source, overlay, check=Check.LEAKS_ALLOWED)
@@ -141,7 +136,7 @@ class ApplyTask:
         """Return None: a difference is a failure."""
 
     def after_publish(self) -> list[str]:
-        """Protect the template if the plan requires that, and record the overlay in the template's sidecar."""
+        """Protect the template if that is planned, and record the overlay in its sidecar."""
         self._publication.protect_and_record(self._plan)
         return []
 
@@ -150,7 +145,6 @@ class ApplyTask:
         return []
 
     def _explained(self, original: Image, error: DifferenceError) -> BatchdiffError:
-        """Return the error for an overlay that differs from its original, with the most likely cause."""
         if self.incoming.was_published:
             return _used(self._plan, original.source.path, self._run.journal.state(self.guest), error)
         planned = with_accepted(self._plan.image, self._run.template)
@@ -166,7 +160,7 @@ class ApplyTask:
         )
 
     def _require_untouched(self, original: Image) -> None:
-        """Raise GuestError if the original has been written to or replaced: the operator must choose a disk."""
+        """Refuse a changed original: the operator must choose a disk."""
         planned = (self.original.fingerprints[0], *(known for _, known in self.original.other_files))
         for layer, before in zip(original.own_files, planned, strict=False):
             if before.is_unwritten(now := layer.fingerprint()):
@@ -179,7 +173,6 @@ class ApplyTask:
             )
 
     def _choice(self) -> str:
-        """Return advice on a changed original that still has its own name."""
         back = command("restore", self.guest, "--discard-changes")
         return (
             f"If the overlay is the VM's disk, remove the original yourself. To go back to the original: {back}."
@@ -187,10 +180,7 @@ class ApplyTask:
 
 
 def _overlay(planned: ImageSource, state: GuestState | None) -> IncomingFile:
-    """Return a guest's overlay; one that an earlier run has published may have been used or flattened since.
-
-    That run may have died before it recorded the publication: then the file with the overlay's name shows it.
-    """
+    """Return a guest's overlay; the run that published it may have died before it recorded that."""
     known = None if state is None else state.overlay
     is_there = known is not None and known.is_same_file(fingerprint_at(planned.path) or NO_FILE)
     if is_there or (state is not None and state.published):

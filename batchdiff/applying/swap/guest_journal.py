@@ -12,10 +12,7 @@ from batchdiff.files.fingerprint import Fingerprint
 
 
 class GuestJournal:
-    """The journal of one guest during its task.
-
-    ``state``: the guest's present state, which the journal may not have yet.
-    """
+    """The journal of one guest during its task. ``state``: its present state, perhaps not recorded yet."""
 
     def __init__(self, task: SwapTask, session: Session) -> None:
         self._task, self._session = task, session
@@ -29,18 +26,15 @@ class GuestJournal:
                 self.state = replace(self.state, fate=Fate.DELETED, aside=None)
 
     def record_temporary(self, path: str) -> None:
-        """Record a temporary file before it is created, so that the next run can remove it after a crash.
-
-        An earlier record of a data file is dropped, because that file belongs to another image.
-        """
+        """Record a temporary file before it is created, so that the next run can remove it after a crash."""
         self._record(replace(self.state, step=Step.CHECKED, temporary=path, data_file=None))
 
     def record_written(self, data_file: Fingerprint | None = None) -> None:
-        """Record that the temporary file, and its data file if it has one, are complete and on disk."""
+        """Record that the temporary file and any data file are complete and on disk."""
         self._record(replace(self.state, step=Step.WRITTEN, data_file=data_file))
 
     def record_verified(self, incoming: Fingerprint) -> None:
-        """Record that the incoming file was compared with the outgoing one, or need not be."""
+        """Record that the incoming file was compared, or need not be."""
         self._record(replace(self._identified(incoming), step=Step.VERIFIED))
 
     def record_published(self, incoming: Fingerprint) -> None:
@@ -57,7 +51,7 @@ class GuestJournal:
     def record_deleting(self, parts: tuple[tuple[str, Fingerprint], ...] = ()) -> None:
         """Record that the outgoing file is about to be deleted: if it is gone after a crash, batchdiff deleted it.
 
-        ``parts``: the other files of an overlay, which are deleted later.
+        ``parts``: an overlay's other files, which are deleted later.
         """
         if not self.state.deleting:
             self._record(replace(self.state, step=Step.RETIRING, deleting=True, parts=parts))
@@ -71,14 +65,11 @@ class GuestJournal:
         self._record(replace(before, step=self._task.final, temporary=None, fate=fate, aside=aside))
 
     def forget_temporary(self) -> None:
-        """Leave the unfinished file, which has been removed, out of the next record."""
+        """Leave the unfinished file out of the next record."""
         self.state = replace(self.state, temporary=None)
 
     def record_rolled_back(self, *, moved: bool) -> None:
-        """Withdraw an apply's record of an unfinished file that has been removed, unless the overlay is published.
-
-        ``moved``: False if the outgoing file has its own name.
-        """
+        """Withdraw an apply's record of a removed unfinished file, unless the overlay is published."""
         recorded = self._session.journal.state(self._task.guest)
         if recorded is None or recorded.published or recorded.goal is not Goal.APPLY:
             return

@@ -27,8 +27,8 @@ from batchdiff.plan.plan import GuestToConvert, PlannedImage
 class RestoreOptions:
     """The options of restore. ``guests``: names; None for all.
 
-    ``discard_changes``: go back to the originals, whatever VMs have written since. ``losses``: without
-    ``discard_changes``, the kinds of loss that are accepted.
+    ``discard_changes``: go back to the originals, whatever VMs have written since. ``losses``: otherwise, the
+    accepted kinds of loss.
     """
 
     guests: tuple[str, ...] | None = None
@@ -38,7 +38,7 @@ class RestoreOptions:
 
 @frozen
 class GuestToRestore:
-    """A guest to restore. ``state``: its state in the journal."""
+    """A guest to restore."""
 
     plan: GuestToConvert
     template: PlannedImage
@@ -47,7 +47,7 @@ class GuestToRestore:
     options: RestoreOptions
 
     def outgoing(self, overlay: Found | None) -> Outgoing:
-        """Return the overlay as the outgoing file, in its present state; ``overlay``: None if it is gone."""
+        """Return the overlay as the outgoing file; ``overlay``: None if it is gone."""
         source = planned_overlay(self.plan, self.template.source)
         names = overlay_names(self.plan.overlay_path)
         if overlay is None:
@@ -58,17 +58,17 @@ class GuestToRestore:
         return Outgoing(replace(as_it_is, path=self.plan.overlay_path), names, overlay.now, parts)
 
     def original(self, found: Found) -> IncomingFile:
-        """Return the original as the incoming file; if it has another name, it gets its own name back."""
+        """Return the original as the incoming file."""
         source = self.plan.source
         return IncomingFile(source, found.now, None if found.path == source.path else found.path)
 
     def rebuilt(self) -> IncomingFile:
-        """Return the image that an earlier restore has rebuilt, as the incoming file."""
+        """Return the recorded rebuilt image as the incoming file."""
         return IncomingFile(self.rebuilt_source, self.state.rebuilt)
 
     @property
     def rebuilt_source(self) -> ImageSource:
-        """The image that restore rebuilds, at the original's path."""
+        """The rebuilt image, at the original's path."""
         return replace(self.plan.source, backing=(), other_files=())
 
     def older(self) -> str | None:
@@ -78,7 +78,7 @@ class GuestToRestore:
         return quarantined if is_ours else None
 
     def remark_on_older(self) -> list[str]:
-        """Return a list with a remark about an older original; empty if there is none."""
+        """Return a remark about any older original."""
         left = self.older()
         if left is None:
             return []

@@ -26,11 +26,10 @@ from batchdiff.linux.call_failures import AGAIN
 class IncomingFile:
     """The incoming file of one task.
 
-    ``source``: its image under its own name. ``was_published``: whether it had that name before this command, so
-    that a VM may have changed it. ``ready``: its path while it is complete under another name, as a temporary file
-    or an original that was set aside. ``known``: its identity once it is complete; unless it is ready, it must be
-    under its own name. ``compared``: its identity when it was compared under its own name. ``data_file``: the
-    identity of a data file that was written for it.
+    ``source``: its image under its own name. ``was_published``: it had that name before this command, so a VM may
+    have changed it. ``ready``: its path while it is complete under another name. ``known``: its identity once it
+    is complete. ``compared``: its identity when it was compared under its own name. ``data_file``: the identity of
+    its new data file.
     """
 
     def __init__(
@@ -52,12 +51,12 @@ class IncomingFile:
 
     @property
     def path(self) -> str:
-        """The path that the file has once it is published."""
+        """The file's path once it is published."""
         return self.source.path
 
     @property
     def is_quarantined(self) -> bool:
-        """True while it is an original that was set aside, and so not a new file."""
+        """True while it is an original that was set aside."""
         return self.ready is not None and self.ready == self._quarantined
 
     @property
@@ -68,10 +67,7 @@ class IncomingFile:
         return self.source if self.known is not None or self.was_published else None
 
     def to_compare(self) -> ImageSource:
-        """Return the image at its present path for a comparison, and note the identity of its other files.
-
-        If that path is its own, note the identity of the image's own file, too.
-        """
+        """Return the image at its present path for a comparison, and note identities of its files."""
         self._parts = {path: fingerprint_at(path) or NO_FILE for path in self.source.other_files}
         if self.ready is not None:
             return replace(self.source, path=self.ready)
@@ -79,10 +75,7 @@ class IncomingFile:
         return self.source
 
     def changed_part(self) -> str | None:
-        """Return the path of an extent or data file that is no longer as it was compared; None if all are.
-
-        The VM of an image that was published before may write to its files.
-        """
+        """Return the path of an extent or data file that is no longer as compared, apart from a VM's writes."""
         for path, known in self._parts.items():
             now = fingerprint_at(path) or NO_FILE
             if not (known.is_same_file(now) if self.was_published else known.is_unwritten(now)):
@@ -90,13 +83,11 @@ class IncomingFile:
         return None
 
     def hold(self) -> None:
-        """Hold the image's own files against writers until :meth:`close`.
+        """Hold the image's own files, so that a write after the comparison is noticed before a deletion.
 
-        So a write to a VM's disk after its comparison is noticed before the outgoing file is deleted.
-
-        :raises IncomparableError: a program is writing to one of them, or has locked it.
+        :raises IncomparableError: one of them cannot be held.
         :raises VerificationError: the image cannot be opened.
-        :raises SecretError: a secret of its chain cannot be read.
+        :raises SecretError: a secret of its chain cannot be used.
         """
         try:
             image = self._opened.enter_context(open_image(self.source))
@@ -116,7 +107,7 @@ class IncomingFile:
         self._held = held  # last, because another thread may check it at any time
 
     def check_held(self) -> None:
-        """Release all held files and raise an error if a program is writing to one of them, or waiting to do so.
+        """Release the held files if a program is writing to one of them, or waiting to do so.
 
         :raises IncomparableError: there is such a program.
         """
@@ -127,7 +118,7 @@ class IncomingFile:
             raise not_comparable(self.path, error.why) from error
 
     def is_wanted(self) -> bool:
-        """Return whether leases show that a program wants to write to a held file."""
+        """Return whether a program is known to want to write to a held file."""
         return self._held is not None and self._held.is_broken()
 
     def close(self) -> None:
@@ -136,7 +127,7 @@ class IncomingFile:
         self._opened.close()
 
     def discarded(self) -> None:
-        """Forget a file that was written; an original that was set aside stays ready."""
+        """Forget a new file; an original that was set aside stays ready."""
         if self.ready is not None and not self.is_quarantined:
             self.ready, self.known = None, None
 
@@ -147,11 +138,11 @@ class IncomingFile:
         )
 
     def publish(self) -> Fingerprint:
-        """Give the file its own name, durably and without replacing another one; return its new fingerprint.
+        """Give the file its own name, durably and without replacing another one.
 
-        :raises GuestError: it is not the file that was verified, or it or its data file has changed since.
-        :raises ImageError: it is missing or cannot be opened.
-        :raises OSError: it cannot be renamed; another file may have the name already.
+        :raises GuestError: it or its data file is not as it was verified.
+        :raises ImageError: it cannot be opened.
+        :raises OSError: it cannot be renamed.
         """
         source = str(self.ready)
         also = "" if self.data_file is None else " or its data file"
@@ -171,5 +162,5 @@ class IncomingFile:
 
 
 def not_comparable(path: str, why: str) -> IncomparableError:
-    """Return the error for an image that another program uses: such an image counts as different."""
+    """Return the error for an image in use, which counts as different."""
     return IncomparableError(f"{path} is in use, so the original cannot be compared with the VM's disk", why=why)

@@ -5,10 +5,9 @@
     .web01.qcow2.XX.batchdiff-tmp         the overlay      written, synced  -> verified -> published: web01.qcow2
     .web01.qcow2.XX.data.batchdiff-tmp    its data file    written, synced, recorded -> web01.data.raw
 
-The overlay's header contains the final name of the data file, so the data file is renamed before the two are
-verified. If they are discarded, the data file is removed first: a file with its name is the right one if it has
-the recorded fingerprint and the overlay still has its temporary name. So the record and the overlay must be on
-disk before the data file is renamed.
+The overlay's header contains the data file's final name, so the data file is renamed before verification. It is
+discarded first: it is recognised by the recorded fingerprint while the overlay still has its temporary name. So
+the record and the overlay must be on disk before the data file is renamed.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ from batchdiff.linux.permissions import Deed
 
 
 def require_name(task: SwapTask, left: str | None) -> None:
-    """Refuse a task whose incoming file cannot get its own name, or whose overlay's data file cannot.
+    """Refuse a task whose incoming file, or its data file, cannot get its name.
 
-    ``left``: the path of the overlay that a restore of the guest left behind, if any.
+    ``left``: an overlay that a restore left behind.
 
-    :raises GuestError: another file has one of these names, or the system would not let a file get it.
+    :raises GuestError: a name is taken or cannot be given.
     """
     incoming = task.incoming
     if os.path.lexists(incoming.path) and not is_in_place(task):
@@ -60,15 +59,14 @@ def write_new_files(
     record: Callable[[Fingerprint | None], None],
     changes: list[int | None],
 ) -> tuple[Fingerprint, Fingerprint | None]:
-    """Create the file of an image, and its data file if it is to have one; return their fingerprints.
+    """Create the file of an image, and any data file; return their fingerprints.
 
-    ``data_file``: the final path of the data file, or None. ``fill`` gets the descriptors of the empty files, and
-    writes them. ``record`` gets the data file's fingerprint, or None, once both files are on disk, before the data
-    file is renamed. ``changes`` gets the bytes by which each file changes the free space, None if unknown.
+    ``data_file``: its final path. ``fill`` gets the empty files. ``record`` gets the data file's fingerprint once
+    both files are on disk, before the data file is renamed. ``changes`` gets the bytes by which each file changes
+    the free space, None if unknown.
 
-    :raises OSError: a file cannot be created, written or renamed. The files must then be discarded: after a
+    :raises OSError, BatchdiffError: a file cannot be written or renamed. The files must then be discarded: after a
         failed fsync, the kernel may have marked pages clean that it did not write.
-    :raises BatchdiffError: the data file has been removed or replaced.
     """
     beside = own_files.temporary_data_file(temporary)
     with naming(temporary), _new(temporary) as fd, _new(beside) if data_file else nullcontext() as data_fd:
@@ -97,7 +95,6 @@ def _new(path: str) -> Iterator[int]:
 
 
 def _rename(source: str, target: str) -> None:
-    """Rename a data file, durably and without replacing another file."""
     fd = open_image_file(source)
     try:
         retire.move(fd, source, target)
@@ -106,10 +103,7 @@ def _rename(source: str, target: str) -> None:
 
 
 def unfinished_files(state: GuestState, data_file: str | None) -> tuple[str, ...]:
-    """Return the paths of files that a process may have left behind when it died before publishing its image.
-
-    ``data_file``: the planned path of the overlay's data file, if any.
-    """
+    """Return the paths at which a process that died may have left its unpublished image."""
     if state.temporary is None:
         return ()
     found = [state.temporary, own_files.temporary_data_file(state.temporary)]
@@ -133,7 +127,6 @@ def discard_new_files(state: GuestState, data_file: str | None) -> None:
 
 
 def _is_unpublished(state: GuestState, data_file: str) -> bool:
-    """Return whether the file at ``data_file`` belongs to an overlay that still has its temporary name."""
     now = fingerprint_at(data_file) or NO_FILE
     known = state.data_file
     return (

@@ -16,17 +16,17 @@ from batchdiff.image_source import ImageSource
 
 
 def observe(task: SwapTask, temporary: str | None, *, verified: bool) -> Scene:
-    """Return the state of a task's two files; ``temporary``: the unfinished file in the journal, or None."""
+    """Return the state of a task's two files; ``temporary``: the unfinished file in the journal."""
     return Scene(outgoing_at(task), incoming_at(task, temporary), verified, task.retire, is_in_place(task))
 
 
 def outgoing_at(task: SwapTask) -> OutgoingAt:
-    """Return which of its names the outgoing file has now, or that it is gone."""
+    """Return the present place of the outgoing file."""
     return where_is(task.outgoing.names, task.outgoing.known)
 
 
 def incoming_at(task: SwapTask, temporary: str | None) -> IncomingAt:
-    """Return the state of the incoming file; ``temporary``: as for :func:`observe`."""
+    """Return the state of the incoming file."""
     incoming = task.incoming
     if incoming.ready is not None:
         return IncomingAt.READY
@@ -36,7 +36,6 @@ def incoming_at(task: SwapTask, temporary: str | None) -> IncomingAt:
 
 
 def _is_in_its_place(task: SwapTask) -> bool:
-    """Return whether the incoming file has its own name; each of its files that was compared must be there."""
     incoming, now = task.incoming, fingerprint_at(task.incoming.path)
     if now is None or incoming.changed_part() is not None:
         return False

@@ -5,9 +5,8 @@
     web01.vmdk                   renamed, checked, unlinked: from then on the image counts as deleted
     web01-f001.vmdk, ...         each by itself: renamed, checked again, unlinked
 
-If a process dies in between, the next run finds the remaining files by their fingerprints, under either name. The
-plan contains those of an original's files; restore records that of an overlay's data file before it deletes the
-overlay.
+If a process dies in between, the next run finds the rest by their fingerprints, under either name: the plan has
+those of an original's files; restore records that of an overlay's data file before it deletes the overlay.
 """
 
 from __future__ import annotations
@@ -33,13 +32,12 @@ from batchdiff.linux.call_failures import AGAIN
 def delete_other_files(
     parts: Iterable[KnownPart], run: Run, *, of: str, freed: list[int | None], but: tuple[str, ...] = ()
 ) -> list[str]:
-    """Delete the other files of a deleted image, except those written to; return a remark about each of these.
+    """Delete the unchanged other files of a deleted image; return a remark about each changed one.
 
-    ``parts``: the own paths and the fingerprints of these files. ``of``: the image that named them, in words;
-    ``but``: the names that it had. ``freed`` gets the bytes that each deletion frees, None if unknown.
+    ``of``: the image, in words; ``but``: the names that it had. ``freed`` gets the bytes that each deletion frees,
+    None if unknown.
 
-    :raises BatchdiffError: one is or may be in use or needed by another image, or the template has changed.
-    :raises OSError: one cannot be renamed or deleted.
+    :raises BatchdiffError, OSError: one cannot be deleted safely.
     """
     remarks = []
     for path, known in parts_left(parts):
@@ -70,10 +68,6 @@ def _delete(path: str, but: tuple[str, ...], run: Run) -> int | None:
 
 
 def _require_free(held: Held, path: str, but: tuple[str, ...], run: Run, *former: str) -> None:
-    """Refuse a file that another program has open, or that an image other than the deleted one needs.
-
-    ``former``: the name that the file had until it was renamed.
-    """
     held.check()
     usage = held.alone()
     if usage.objection:

@@ -53,21 +53,21 @@ class OutgoingFile:
 
     @property
     def former_path(self) -> str:
-        """The path that the file gets back: in quarantine if another file, such as an overlay, has its name."""
+        """The path that the file gets back: in quarantine if its own is taken."""
         names = self._task.outgoing.names
         return names.quarantine if os.path.lexists(names.own) else names.own
 
     @property
     def lasting_path(self) -> str:
-        """The path that the file has after an error: one that was set aside to be deleted is put back."""
+        """The path of the file after an error: one that was set aside to be deleted is put back."""
         return self.former_path if self.where is OutgoingAt.DELETING else self.path
 
     def image(self, *, moved: bool) -> Image:
-        """Return the image of the file, opened, held and checked; it stays open until :meth:`close`.
+        """Return the image, opened, held and checked; it stays open until :meth:`close`.
 
-        ``moved``: whether batchdiff may have renamed the file, so that its ctime may have changed.
+        ``moved``: batchdiff may have renamed the file, so its ctime may have changed.
 
-        :raises BatchdiffError: it cannot be opened, is in use, has changed, is damaged, or cannot be retired.
+        :raises BatchdiffError: it cannot be used or retired.
         """
         if self._image is None:
             path = self.path
@@ -91,7 +91,6 @@ class OutgoingFile:
         return self._image
 
     def _require_retirable(self, image: Image) -> None:
-        """Raise an error if the file, or another file that is deleted with it, cannot be renamed or deleted."""
         if self._task.retire is Retire.KEEP:
             return
         own = image.layers[0]
@@ -105,7 +104,6 @@ class OutgoingFile:
                 raise GuestError(f"{self._task.guest} was left unchanged", why=against.why, remedy=against.remedy)
 
     def _deleted_with(self, image: Image) -> list[Layer]:
-        """Return the other files of the image that are deleted with its own file."""
         if self._task.retire is not Retire.DELETE:
             return []
         others = image.own_files[1:]
@@ -117,7 +115,7 @@ class OutgoingFile:
     def check_holds(self) -> None:
         """Make sure that no program wants to write to a held file; let such a program continue.
 
-        :raises BatchdiffError: there is such a program.
+        :raises BatchdiffError: there is one.
         """
         self._run.held.check()
         if self._held is not None:
@@ -126,19 +124,19 @@ class OutgoingFile:
     def check_unchanged(self) -> None:
         """Call :meth:`check_holds`; if the image is open, make sure that neither it nor the template has changed.
 
-        :raises BatchdiffError: a program wants to write to a held file, or a file has changed.
+        :raises BatchdiffError: one of the checks fails.
         """
         self.check_holds()
         if self._image is not None:
             self._task.check(self._image)
 
     def must_end(self) -> bool:
-        """Return whether the comparison must end, because of a stop request or a program that wants to write."""
+        """Return whether the comparison must end early."""
         broken = self._run.held.is_broken() or (self._held is not None and self._held.is_broken())
         return broken or self._run.stop.is_asked
 
     def require_alone(self) -> None:
-        """Make sure that no other program has the image itself open.
+        """Make sure that no other program has the image's own files open.
 
         :raises GuestError: one has it open or, before a deletion without `--unseen`, could have it open unnoticed.
         """
@@ -157,10 +155,7 @@ class OutgoingFile:
     def require_no_dependents(self, *former: str) -> None:
         """Make sure that no other image depends on the file or, right before a deletion, on its other files.
 
-        ``former``: names that the file had until a moment ago, by which another image may still name it.
-
-        :raises GuestError: an image depends, or may depend, on one of them; or the incoming file is the same file,
-            as with a bind mount.
+        :raises GuestError: one does or may; or the incoming file is the same file.
         """
         incoming = self._task.incoming.source.path
         if incoming != self.path and identity_of(incoming) == identity_of(self.path) is not None:
@@ -178,7 +173,7 @@ class OutgoingFile:
                 require_no_dependents(self._run.dependents, layer.path, but=(own, self.path, *former))
 
     def parts(self) -> tuple[KnownPart, ...]:
-        """Return the other files of an overlay that are deleted with it, each with its present fingerprint."""
+        """Return the other files of an overlay that are deleted with it."""
         layers = [] if self._image is None else self._image.own_files[1:]
         return tuple((each.path, each.fingerprint()) for each in layers if each.path in self._task.outgoing.parts)
 
