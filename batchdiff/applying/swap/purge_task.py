@@ -4,7 +4,7 @@
 
     QEMU finds overlay and original identical    the original is deleted
     they differ, or the overlay is in use        the original is kept: the overlay may have newer content
-    the same, with --used                        the original is deleted if it is unchanged and the overlay sound
+    the same, with --used                        the original is deleted only if unchanged, and the overlay sound
     the overlay is missing or damaged            failure: the original may be all that is left
 
 For an older original, the rebuilt image takes the overlay's place.
@@ -43,10 +43,7 @@ from batchdiff.progress import Phase
 
 @frozen
 class PurgeOptions:
-    """The options of purge. ``guests``: names; None for all.
-
-    ``used``: whether to delete originals even if they differ from the VMs' disks.
-    """
+    """The options of purge. ``guests``: names; None for all. ``used``: delete differing originals, too."""
 
     guests: tuple[str, ...] | None = None
     used: bool = False
@@ -57,8 +54,8 @@ def purge_task(
 ) -> PurgeTask:
     """Return the purge task for a guest whose original is in quarantine or partly purged.
 
-    :raises GuestError: the guest's overlay, or the image that restore rebuilt, is missing.
-    :raises ImageError: one of the guest's files cannot be examined.
+    :raises GuestError: the VM's disk is missing.
+    :raises ImageError: a file cannot be examined.
     """
     names = original_names(guest.source.path)
     aside = replace(names, own=names.quarantine)
@@ -69,7 +66,6 @@ def purge_task(
         require_examinable(path)
     if fingerprint_at(incoming.path) is None:
         raise _all_that_is_left(guest, incoming.path, aside, state)
-    # A VM that is killed while it writes may leak clusters. A rebuilt image is only compared.
     soundness = Check.NONE if _is_restored(state) else Check.LEAKS_ALLOWED
     return PurgeTask(
         guest=guest.name,
@@ -87,11 +83,9 @@ def purge_task(
 
 @frozen
 class PurgeTask:
-    """The task that deletes an original in quarantine. The VM's disk is the overlay or a rebuilt image.
+    """The task that deletes an original in quarantine; ``incoming`` is the VM's disk.
 
-    ``soundness``: the check that the VM's disk must pass before it is compared. ``used``: whether an original that
-    differs may be deleted, too. ``is_compared``: False once the two count as different; then only the VM's disk is
-    checked.
+    ``is_compared``: False once the two count as different.
     """
 
     goal, retire, needs_comparison, older = Goal.PURGE, Retire.DELETE, True, None
@@ -109,17 +103,17 @@ class PurgeTask:
     is_compared: bool = True
 
     def check(self, original: Image) -> None:
-        """Check that neither the original nor the template has changed since it was first seen.
+        """Refuse a changed original or template.
 
-        :raises PlanError: one of them has changed.
-        :raises IncomparableError: a program wants to write to the VM's disk, which the comparison holds.
+        :raises PlanError, ImageError: one has changed or cannot be examined.
+        :raises IncomparableError: a program wants to write to the VM's disk.
         """
         self.incoming.check_held()
         self.detector.check_chain(original)
         self.run.check_template()
 
     def verify(self, original: Image, disk: ImageSource, ended: Callable[[], bool]) -> None:
-        """Compare the original with the VM's disk; if the two count as different, only check the disk."""
+        """Compare original and disk; once they count as different, only check the disk."""
         if self.is_compared:
             self._compare(original, disk, ended)
         else:
@@ -128,7 +122,7 @@ class PurgeTask:
     def if_different(self) -> PurgeTask | None:
         """Return this task without the comparison; None without `--used`, or if this task does not compare.
 
-        :raises GuestError: the original has changed since it was planned.
+        :raises GuestError: the original has changed since planning.
         """
         if not self.used or not self.is_compared:
             return None
@@ -155,7 +149,7 @@ class PurgeTask:
         self.run.session.meter.reach(self.guest, Phase.VERIFY, done)
 
     def _compare(self, original: Image, disk: ImageSource, ended: Callable[[], bool]) -> None:
-        """Compare the original with the VM's disk, and hold the disk: a later write would make the two differ."""
+        """Hold the VM's disk, because a later write would make the two differ, and compare."""
         comparison = Comparison(original.source, disk, check=self.soundness)
         try:
             self.incoming.hold()
@@ -168,7 +162,6 @@ class PurgeTask:
 
 
 def _all_that_is_left(guest: GuestToConvert, disk: str, aside: FileNames, state: GuestState) -> GuestError:
-    """Return the error for an original that must stay, because ``disk``, the VM's present disk, is missing."""
     if not any(map(os.path.lexists, (guest.source.path, aside.own, aside.deleting))):
         return GuestError(
             f"{guest.name} was not purged",
@@ -193,7 +186,7 @@ def _what_the_vm_sees(guest: GuestToConvert, template: PlannedImage, state: Gues
 
 
 def _is_restored(state: GuestState) -> bool:
-    """Return whether the original is an older one that restore left behind, even if its purge was interrupted."""
+    """Return whether the original is an older one."""
     return not state.published
 
 

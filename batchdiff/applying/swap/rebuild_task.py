@@ -1,4 +1,4 @@
-"""The restore task of a guest whose image is rebuilt from the overlay, in the original's format."""
+"""The restore task of a guest whose image is rebuilt from the overlay."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from batchdiff.progress import Meter, Phase
 
 
 def expect_rebuild(meter: Meter, plan: GuestToConvert) -> None:
-    """Expect the work of rebuilding and verifying a guest's image, unless it is expected already."""
+    """Expect the work of rebuilding and verifying a guest's image."""
     meter.expect(plan.name, Phase.REBUILD, plan.image.virtual_size)
     meter.expect(plan.name, Phase.VERIFY, plan.image.virtual_size)
 
 
 class RebuildTask:
-    """The task that writes the VM's disk to a file with the original's own name, and deletes the overlay.
+    """The task that rebuilds an image from the overlay, and deletes the overlay.
 
-    The argument ``original`` is an older original, which stays in quarantine; None if none was found.
+    ``original``: the older original, which stays in quarantine; None if none was found.
     """
 
     goal, final, retire, needs_comparison = Goal.RESTORE, Step.RESTORED, Retire.DELETE, True
@@ -47,14 +47,14 @@ class RebuildTask:
         self._detector = ChangeDetector(guest.run.journal)
 
     def check(self, overlay: Image) -> None:
-        """Check that neither the overlay nor the template has changed since it was first seen."""
+        """Refuse a changed overlay or template."""
         self._guest.run.check_template()  # first: only this check notices another file in the template's place
         self._detector.check_chain(overlay)
 
     def write(self, fd: int, overlay: Image, data_fd: int | None = None) -> list[str]:  # noqa: ARG002  # one file
-        """Write the image, with the overlay's owner, mode and attributes; return remarks for the operator.
+        """Check the overlay and write the image; return remarks for the operator.
 
-        :raises BatchdiffError: QEMU finds an error in the overlay; see :func:`check_used`.
+        :raises BatchdiffError, OSError: the image cannot be rebuilt.
         """
         plan, record, run = self._guest.plan, self._guest.plan.image, self._guest.run
         check_used(overlay.source, lambda: run.stop.is_asked)
@@ -74,7 +74,7 @@ class RebuildTask:
         return [*(f"could not keep {what}" for what in lost), *self._guest.remark_on_older()]
 
     def verify(self, overlay: Image, rebuilt: ImageSource, ended: Callable[[], bool]) -> None:
-        """Compare the overlay, which was checked before, byte by byte with the image that was just written."""
+        """Compare the overlay, which ``write`` has checked, with the new image."""
         report = self._guest.run.reporter(self.guest, Phase.VERIFY)
         verify(Comparison(overlay.source, rebuilt), VerifyMode.FULL, ended, report)
 
@@ -90,7 +90,7 @@ class RebuildTask:
         return self._guest.forget_overlay()
 
     def _spare_original(self) -> None:
-        """Move an original back into quarantine if a process died just before deleting it."""
+        """Move the original back into quarantine if a process died just before deleting it."""
         names = original_names(self._guest.plan.source.path)
         if self._original is None or self._original.path != names.deleting:
             return

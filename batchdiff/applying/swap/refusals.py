@@ -17,10 +17,8 @@ CHANGED_ASIDE = (
     "No verb deletes that original, not even `purge --used`: find out what it contains before you remove it"
     " yourself."
 )
-"""The remedy for an original in quarantine that has been written to."""
 
 BRING_ONE_BACK = "If they were moved, add `--map OLD=NEW`; otherwise bring one of them back from a backup."
-"""The remedy if neither the original nor the VM's present disk is there."""
 
 
 def lost(task: SwapTask, where: OutgoingAt) -> GuestError:
@@ -45,7 +43,7 @@ def lost(task: SwapTask, where: OutgoingAt) -> GuestError:
 
 
 def lost_meanwhile(task: SwapTask, where: OutgoingAt) -> GuestError:
-    """Return the error for an incoming image that had its own name, but is gone, or was written to or replaced."""
+    """Return the error for a published incoming image that is missing or has changed."""
     own = task.incoming.path
     path = task.incoming.changed_part() or own
     has_made_way = is_in_place(task) and where is OutgoingAt.NAMED  # the outgoing file has the name again
@@ -61,7 +59,7 @@ def lost_meanwhile(task: SwapTask, where: OutgoingAt) -> GuestError:
 
 
 def open_unseen(path: str, unknown: str) -> GuestError:
-    """Return the error for a file that cannot be deleted because a program could have it open unnoticed."""
+    """Return the error for a file that a program could have open unnoticed."""
     return GuestError(
         f"{path} was not deleted",
         why=f"{unknown}, so a VM could have it open unseen",
@@ -70,7 +68,7 @@ def open_unseen(path: str, unknown: str) -> GuestError:
 
 
 def error_vanished(path: str) -> GuestError:
-    """Return the error for an image that has vanished since the command began."""
+    """Return the error for an image that has vanished."""
     why = "it was removed or moved while this command ran"
     return GuestError(f"{path} is gone", why=why, remedy=f"Bring it back, {AGAIN}")
 
@@ -81,7 +79,7 @@ def rename_back(original: str, disk: str) -> str:
 
 
 def another_file(task: SwapTask, quarantined: str, history: History) -> GuestError:
-    """Return the error for an outgoing file that cannot get its name back, because another file has that name."""
+    """Return the error for an outgoing file whose own name another file has."""
     if task.goal is not Goal.APPLY:
         return GuestError(
             f"another file is at {task.outgoing.names.own}",
@@ -101,7 +99,7 @@ def another_file(task: SwapTask, quarantined: str, history: History) -> GuestErr
 
 
 def rebuilt_only(guest: str, overlay: str, rebuilt: str) -> GuestError:
-    """Return the error for an overlay that is missing after an image was rebuilt from it."""
+    """Return the error for an overlay that is missing after a rebuild."""
     return GuestError(
         f"{guest} was not restored",
         why=f"its overlay {overlay} {missing(overlay)}; an interrupted restore had rebuilt {rebuilt} from it",
@@ -111,7 +109,7 @@ def rebuilt_only(guest: str, overlay: str, rebuilt: str) -> GuestError:
 
 
 def quarantined_by_another(path: str) -> GuestError:
-    """Return the error for an original in quarantine that, as the journal shows, this plan did not move there."""
+    """Return the error for an original that another plan has put into quarantine."""
     return GuestError(
         f"{path} was left alone",
         why="it is an original that another plan has put into quarantine",
@@ -121,10 +119,7 @@ def quarantined_by_another(path: str) -> GuestError:
 
 
 def exists_already(task: SwapTask, left: str | None) -> GuestError:
-    """Return the error for a new file whose name is taken.
-
-    ``left``: the path of the overlay that a restore of the guest left behind; None if there is none.
-    """
+    """Return the error for an incoming file whose name is taken. ``left``: an overlay that restore left behind."""
     if task.goal is Goal.APPLY and left == task.incoming.source.path:
         return GuestError(
             f"{left} already exists",
@@ -140,7 +135,7 @@ def exists_already(task: SwapTask, left: str | None) -> GuestError:
 
 
 def data_file_exists(path: str) -> GuestError:
-    """Return the error for a file that has the name of a new overlay's data file."""
+    """Return the error for a new data file whose name is taken."""
     return GuestError(
         f"{path} already exists",
         why="the overlay would keep its data in a new file of that name",
@@ -149,10 +144,7 @@ def data_file_exists(path: str) -> GuestError:
 
 
 def original_missing(guest: str, remedy: str = "") -> GuestError:
-    """Return the error for a guest that cannot go back to its original, because the original is missing.
-
-    ``remedy``: what to do if the overlay cannot be read; empty if it can.
-    """
+    """Return the error for a missing original. ``remedy``: empty if the overlay can be read."""
     return GuestError(
         f"{guest} cannot go back to its original",
         why="the original was deleted or moved",
@@ -161,7 +153,7 @@ def original_missing(guest: str, remedy: str = "") -> GuestError:
 
 
 def both_missing(guest: str, original: str, overlay: str) -> GuestError:
-    """Return the error for a guest whose original and overlay are both missing."""
+    """Return the error for a missing original and overlay."""
     return GuestError(
         f"{guest} cannot be restored",
         why=f"both its original {original} and its overlay {overlay} are gone",
@@ -170,10 +162,7 @@ def both_missing(guest: str, original: str, overlay: str) -> GuestError:
 
 
 def overlay_missing(guest: str, overlay: str, original: str | None, planned: PlannedImage) -> GuestError:
-    """Return the error for a missing overlay.
-
-    ``original``: the path of the original; None if it is missing, too. ``planned``: the original as planned.
-    """
+    """Return the error for a missing overlay. ``original``: None if it is missing, too."""
     whole = "" if original is None else f" The original{original_is(original, planned)}."
     discard = command("restore", guest, "--discard-changes")
     back = "" if original is None else f" To go back to it and give up what the VM wrote: {discard}."
@@ -185,7 +174,7 @@ def overlay_missing(guest: str, overlay: str, original: str | None, planned: Pla
 
 
 def not_the_overlay(path: str) -> GuestError:
-    """Return the error for a file that has the overlay's name, but is not known to be the overlay."""
+    """Return the error for a file that is not known to be the overlay."""
     return GuestError(
         f"{path} was not deleted",
         why="it is not the file that apply published, and it names no backing file",
@@ -194,7 +183,7 @@ def not_the_overlay(path: str) -> GuestError:
 
 
 def not_the_original(guest: str, path: str, overlay: str, planned: PlannedImage) -> GuestError:
-    """Return the error for a file that has a name of the original, but must not replace the overlay."""
+    """Return the error for a supposed original that must not replace the overlay."""
     rebuild = command("restore", guest)
     if parts := changed_parts(planned):
         return GuestError(
@@ -213,13 +202,10 @@ def not_the_original(guest: str, path: str, overlay: str, planned: PlannedImage)
 
 
 def two_disks(guest: str, overlay: str, planned: PlannedImage) -> GuestError:
-    """Return the error for a kept original, or a rebuilt image at its path, that differs from the overlay.
-
-    A block device cannot be moved away to make room for a rebuilt image.
-    """
+    """Return the error for an image at the original's path that differs from the overlay."""
     original = planned.source.path
     keep = f"move {original} away, {AGAIN}"
-    if not planned.fingerprints[0].vouches_for_content:
+    if not planned.fingerprints[0].vouches_for_content:  # a block device cannot be moved away
         keep = "leave the guest as it is."
     return GuestError(
         f"{guest} was not restored",

@@ -55,9 +55,9 @@ def restore_task(
 ) -> RestoreTask | RebuildTask:
     """Return the restore task for a guest that apply has started to convert.
 
-    :raises GuestError: the guest cannot be restored, or only with a loss that ``options`` does not allow.
-    :raises ImageError: the overlay cannot be read.
-    :raises VerificationError: the overlay names the data file of another guest.
+    :raises GuestError: the guest cannot be restored with these options.
+    :raises ImageError: an image cannot be read.
+    :raises VerificationError: the overlay names another guest's data file.
     """
     guest = GuestToRestore(plan, template, run, state, options)
     overlay = find_overlay(plan, state)
@@ -66,7 +66,7 @@ def restore_task(
         if set(current.other_files) - {plan.options.data_file}:
             DataFiles(run.session.plan, run.journal.history).require_own(plan, current)
         check_losses(plan.name, current, options.losses)
-    # An earlier restore has rebuilt the image and published it: at most the overlay remains to be deleted.
+    # An earlier restore has published the image: at most the overlay remains to be deleted.
     if rebuilt_is_in_place(plan, state):
         if overlay is None and not (state.deleting or options.discard_changes):
             raise rebuilt_only(plan.name, plan.overlay_path, plan.source.path)
@@ -86,9 +86,9 @@ def restore_task(
 
 
 class RestoreTask:
-    """The task that gives a guest its original or a rebuilt image back, and deletes the overlay.
+    """The task that gives back an original or a rebuilt image, and deletes the overlay.
 
-    The argument ``overlay`` is None if the overlay is gone; ``original`` is None if a rebuilt image is restored.
+    ``overlay``: None if it is gone. ``original``: None if an earlier restore has published the image.
     """
 
     goal, final, retire = Goal.RESTORE, Step.RESTORED, Retire.DELETE
@@ -110,12 +110,12 @@ class RestoreTask:
         self._detector = ChangeDetector(guest.run.journal)
 
     def check(self, overlay: Image) -> None:
-        """Check that neither the overlay nor the template has changed since it was first seen."""
+        """Refuse a changed overlay or template."""
         self._guest.run.check_template()  # first: only this check notices another file in the template's place
         self._detector.check_chain(overlay)
 
     def verify(self, overlay: Image, disk: ImageSource, ended: Callable[[], bool]) -> None:
-        """Compare the overlay byte by byte with the image to be restored."""
+        """Compare the overlay with the image to be restored."""
         report = self._guest.run.reporter(self.guest, Phase.COMPARE)
         if self._original is None:
             # A VM may have run on the rebuilt image since.
@@ -127,9 +127,9 @@ class RestoreTask:
         verify(comparison, VerifyMode.FULL, ended, report)
 
     def if_different(self) -> RebuildTask | None:
-        """Return the task that rebuilds an image and keeps the older original; None if the overlay is gone.
+        """Return the task that rebuilds an image; None if the overlay is gone.
 
-        :raises GuestError: the operator must choose between the overlay and the file at the original's path.
+        :raises GuestError: the operator must choose a disk.
         """
         original, plan = self._original, self._guest.plan
         if self._overlay is None:
@@ -146,7 +146,7 @@ class RestoreTask:
 
     @property
     def is_rebuilt(self) -> bool:
-        """True if an interrupted restore rebuilt the image to be restored."""
+        """True if an earlier restore has published the image."""
         return self._original is None
 
     def before_end(self) -> list[str]:
@@ -155,11 +155,6 @@ class RestoreTask:
 
 
 def _without_overlay(guest: GuestToRestore, original: Found | None) -> RestoreTask:
-    """Return the task that goes back to the original of a guest without an overlay.
-
-    :raises GuestError: a published overlay is missing, which only ``discard_changes`` accepts; the original is
-        gone, too; or another plan has put the original into quarantine.
-    """
     plan, state = guest.plan, guest.state
     deleted_by_us = state.goal is Goal.RESTORE and state.deleting
     if state.published and not deleted_by_us and not guest.options.discard_changes:
@@ -174,7 +169,7 @@ def _without_overlay(guest: GuestToRestore, original: Found | None) -> RestoreTa
 
 
 def _require_the_overlay(guest: GuestToRestore, overlay: Found) -> None:
-    """Raise GuestError if a file is neither the overlay in the journal nor an image that names a backing file."""
+    """Refuse to delete a file that is neither the overlay in the journal nor an image with a backing file."""
     known = guest.state.overlay
     if known is not None and known.is_same_file(overlay.now):
         return
@@ -184,7 +179,7 @@ def _require_the_overlay(guest: GuestToRestore, overlay: Found) -> None:
 
 
 def _can_be_original(guest: GuestToRestore, found: Found) -> bool:
-    """Return whether a file may count as the guest's original although no comparison proves it."""
+    """Return whether a file may count as the original without a comparison."""
     planned, now = guest.plan.image.fingerprints[0], found.now
     kept = found.path == guest.plan.source.path and guest.state.fate in {None, Fate.KEPT}
     if found.proven or kept:

@@ -39,9 +39,9 @@ _TOO_LONG = {
 def objection(
     fd: int, names: FileNames, retire: Retire, goal: Goal = Goal.APPLY, *, plans: EarlierPlans | None = None
 ) -> Fault | None:
-    """Return why a file under its own name cannot be retired as requested, and what to do; None if it can.
+    """Return an objection to retiring a file as requested, if any.
 
-    ``plans``: a search for the plan that put another file under the quarantine name.
+    ``plans``: searched for the plan of another file under the quarantine name.
     """
     info, path = os.fstat(fd), names.own
     if retire is Retire.KEEP:
@@ -73,10 +73,10 @@ def objection(
 
 
 def move(fd: int, source: str, target: str) -> None:
-    """Rename an open file within its filesystem, durably.
+    """Rename an open file within its filesystem, durably and without replacing another one.
 
-    :raises GuestError: ``source`` no longer leads to that file; every file has the name that it had.
-    :raises OSError: the file cannot be renamed, for example because ``target`` exists.
+    :raises GuestError: ``source`` no longer leads to that file; nothing stays renamed.
+    :raises OSError: the file cannot be renamed durably.
     """
     _require_open_file(fd, source)
     rename_without_replacing(source, target)
@@ -109,13 +109,12 @@ def delete(fd: int, path: str, template: Image) -> int | None:
 
 
 def change_by_writing(fd: int, path: str) -> int | None:
-    """Return the bytes, 0 or negative, by which a new, open file has changed the free space; None if unknown."""
+    """Return the bytes, 0 or negative, by which a new file changes the free space; None if unknown."""
     taken = _own_bytes(fd, path)
     return None if taken is None else -taken
 
 
 def _own_bytes(fd: int, path: str) -> int | None:
-    """Return the bytes that deleting a file frees, or a lower bound; None if unknown."""
     try:
         use = disk_use(fd, path)
     except (BatchdiffError, OSError):  # the number is for a report only

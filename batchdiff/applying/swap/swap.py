@@ -1,14 +1,12 @@
 """Take one guest from its present state to the end of its task.
 
-Examine the files, get an action from :mod:`~batchdiff.applying.guests.next_action`, take it, and repeat.
-
 ::
 
     prepare()   put back, discard, write     until the two files must be compared; without a comparison, to the end
     verify()    compare the two files        may run in another thread, while the next guest is written
     finish()    publish, retire, record
 
-After a failure, abandon() rolls back what was not published; if that fails, too, the next run does it.
+After a failure, abandon() rolls back; if that fails, too, the next run does it.
 """
 
 from __future__ import annotations
@@ -40,10 +38,10 @@ from batchdiff.image.image import Image
 
 
 class Swap:
-    """One guest in progress. ``remarks``: for the operator. ``original``: the original's fate, known at the end.
+    """One guest in progress. Methods that fail raise BatchdiffError, FormatError or OSError.
 
-    ``changes``: the bytes by which each file written or deleted here has changed the free space; None if unknown.
-    Methods that fail raise BatchdiffError, FormatError or OSError.
+    ``original``: known at the end. ``changes``: the bytes by which each file written or deleted has changed the
+    free space; None if unknown.
     """
 
     def __init__(self, task: SwapTask, run: Run) -> None:
@@ -58,11 +56,11 @@ class Swap:
 
     @property
     def done(self) -> frozenset[Action]:
-        """The actions taken so far, without those of a rollback."""
+        """The actions of ``next_action`` taken so far, without those of a rollback."""
         return frozenset(self._done)
 
     def prepare(self) -> bool:
-        """Take actions until the two files must be compared; return False if nothing is left to do instead."""
+        """Take actions until the two files must be compared; return False if nothing is left to do."""
         if self.task.goal is Goal.APPLY and not self._journal.state.published:
             self._record_missed_publication()
         if self._journal.state.temporary is not None:
@@ -77,18 +75,12 @@ class Swap:
         return True
 
     def verify(self) -> None:
-        """Compare the two files.
-
-        :raises BatchdiffError: as for :meth:`~batchdiff.applying.swap.task.SwapTask.verify`.
-        """
+        """Have the task verify the incoming file."""
         self.task.verify(self._image(), self.task.incoming.to_compare(), self._outgoing.must_end)
         self._verified = True
 
     def finish(self) -> None:
-        """Publish the incoming file, retire the outgoing one, and record the end.
-
-        :raises BatchdiffError, OSError: a file has changed, the work is impossible, or a stop was requested.
-        """
+        """Publish the incoming file, retire the outgoing one, and record the end."""
         if Action.UNLINK not in self._done:
             self._outgoing.check_unchanged()
         incoming = self.task.incoming
@@ -100,15 +92,12 @@ class Swap:
         self._end()
 
     def check_holds(self) -> None:
-        """Make sure that no program wants to write to a held file; let such a program continue.
-
-        :raises BatchdiffError: there is such a program.
-        """
+        """Raise BatchdiffError if a program wants to write to a held file, and let that program continue."""
         self._outgoing.check_holds()
         self.task.incoming.check_held()
 
     def abandon(self) -> None:
-        """Roll back what was not published: remove a new file, and give the outgoing file its name back."""
+        """Roll back any unpublished work."""
         self._verified = False
         while True:
             scene = observe(self.task, self._journal.state.temporary, verified=False)
@@ -131,7 +120,7 @@ class Swap:
         self._outgoing.close()
 
     def _record_missed_publication(self) -> None:
-        """Make a publication durable, and record it, if a process died before it could do so."""
+        """Make a publication durable, and record it, if a process died before doing so."""
         incoming = self.task.incoming
         if self._incoming_at() is IncomingAt.PUBLISHED:
             sync_folder(os.path.dirname(incoming.path))
@@ -142,7 +131,6 @@ class Swap:
             self.remarks += self.task.after_publish()
 
     def _continue_until(self, ends: set[Action]) -> Action:
-        """Take actions until the next one is among ``ends``, and return it without taking it."""
         while True:
             scene = observe(self.task, self._journal.state.temporary, verified=self._verified)
             action = next_action(scene)
@@ -183,7 +171,6 @@ class Swap:
                 raise refusals.lost(self.task, self._outgoing.where)
 
     def _put_back(self) -> None:
-        """Undo a rename of the outgoing file, by this process or one that died."""
         source, target, state = self._outgoing.path, self._outgoing.former_path, self._journal.state
         if source == target:
             raise refusals.another_file(self.task, source, self._run.journal.history)
@@ -241,7 +228,6 @@ class Swap:
         self._run.journal.record_changed(identify(fd))
 
     def _unlink_outgoing(self) -> None:
-        """Delete the outgoing file, which was set aside for that, unless a program or another image uses it."""
         fd, names = self._image().layers[0].fd, self.task.outgoing.names
         self._outgoing.require_no_dependents(names.own, names.quarantine)
         self._outgoing.check_unchanged()
@@ -250,7 +236,6 @@ class Swap:
         self.changes.append(retire.delete(fd, names.deleting, self._run.template))
 
     def _delete_other_files(self) -> None:
-        """Delete the other files of an image whose own file this or an earlier run has deleted."""
         original, state = self.task.original, self._journal.state
         if self.task.goal is Goal.RESTORE and state.deleting and self._outgoing.where is OutgoingAt.GONE:
             self.close()
@@ -270,7 +255,6 @@ class Swap:
             )
 
     def _end(self) -> None:
-        """Record the end, unless it is recorded, apply keeps the original, or a purge has recorded its own end."""
         self.original = self._original()
         recorded = self._journal.state.step
         stays = self.task.goal is Goal.APPLY and (self.task.retire is Retire.KEEP or recorded is Step.PURGED)

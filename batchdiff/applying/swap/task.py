@@ -1,12 +1,4 @@
-"""The task of a guest, as a protocol: the file to retire, the one that takes its place, and their comparison.
-
-::
-
-    ApplyTask      apply_task      writes the overlay, which takes the place of the original
-    RestoreTask    restore_task    gives back the original, or an image that an earlier restore has rebuilt
-    RebuildTask    rebuild_task    writes a rebuilt image, which takes the place of the overlay
-    PurgeTask      purge_task      deletes the original in quarantine
-"""
+"""The task of a guest, as a protocol: the file to retire, the one that takes its place, and their comparison."""
 
 from __future__ import annotations
 
@@ -26,10 +18,9 @@ from batchdiff.plan.plan import PlannedImage
 
 @frozen
 class Outgoing:
-    """The outgoing file. ``source``: its image under its own name. ``names``: all its names.
+    """The outgoing file. ``source``: its image under its own name.
 
-    ``known``: its fingerprint as planned or found; NO_FILE if it was not found. ``parts``: the paths of the other
-    files that are deleted with an overlay; the plan lists those of an original.
+    ``known``: as planned or found; NO_FILE if not found. ``parts``: other files that are deleted with an overlay.
     """
 
     source: ImageSource
@@ -47,15 +38,15 @@ class SwapTask(Protocol):
 
     @property
     def goal(self) -> Goal:
-        """The verb that works on the guest."""
+        """The task's verb."""
 
     @property
     def final(self) -> Step:
-        """The step that is recorded at the end."""
+        """The step recorded at the end."""
 
     @property
     def outgoing(self) -> Outgoing:
-        """The file that is to be retired."""
+        """The file to be retired."""
 
     @property
     def incoming(self) -> IncomingFile:
@@ -67,11 +58,11 @@ class SwapTask(Protocol):
 
     @property
     def original(self) -> PlannedImage:
-        """The guest's original as it was planned."""
+        """The original as planned."""
 
     @property
     def data_file(self) -> str | None:
-        """The planned path of the overlay's data file; None if the overlay contains its own data."""
+        """The planned path of the overlay's data file; None if it has none."""
 
     @property
     def needs_comparison(self) -> bool:
@@ -79,48 +70,48 @@ class SwapTask(Protocol):
 
     @property
     def older(self) -> str | None:
-        """The path of the older original that a restore leaves in quarantine; None if it leaves none."""
+        """The path of an older original that a restore leaves in quarantine, if any."""
 
     def check(self, outgoing: Image) -> None:
-        """Check that neither the open outgoing image nor the template has changed.
+        """Refuse a changed outgoing image or template.
 
-        :raises BatchdiffError: one of them has changed, or a program wants to write to the held incoming image.
+        :raises BatchdiffError: one has changed or cannot be examined, or a program wants to write to a held file.
         """
 
     def verify(self, outgoing: Image, incoming: ImageSource, ended: Callable[[], bool]) -> None:
-        """Compare the open outgoing image with the incoming one; end early once ``ended`` returns true.
+        """Verify the incoming image; end early once ``ended`` returns true.
 
-        :raises DifferenceError: they differ, or count as different because the incoming one is in use.
-        :raises StopError: the comparison was ended early.
-        :raises BatchdiffError: one of them is damaged, in use or stale, or cannot be compared.
+        :raises DifferenceError: it differs from the outgoing one, or counts as different.
+        :raises StopError: it was ended early.
+        :raises BatchdiffError: it cannot be verified.
         """
 
     def if_different(self) -> SwapTask | None:
-        """Return the task to continue with if the two files differ; None if there is none.
+        """Return the task to continue with if the two files differ, if any.
 
         :raises GuestError: the operator must decide what to do.
         """
 
     def after_publish(self) -> list[str]:
-        """Do what must be done before the outgoing file may be retired; return remarks for the operator."""
+        """Do the work that must precede retiring the outgoing file; return remarks for the operator."""
 
     def before_end(self) -> list[str]:
-        """Do what no later run will do, because the final step is about to be recorded; return remarks."""
+        """Do the work that must precede the record of the final step; return remarks."""
 
 
 @runtime_checkable
 class Writer(Protocol):
-    """A task that writes its incoming file, unless an earlier run has published it."""
+    """A task that can write its incoming file."""
 
     def write(self, fd: int, outgoing: Image, data_fd: int | None = None) -> list[str]:
-        """Write the incoming image to an empty file, from the outgoing one; return remarks for the operator.
+        """Write the incoming image to an empty file; return remarks for the operator.
 
-        ``data_fd``: another empty file, for the data of an overlay with a data file; otherwise None.
+        ``data_fd``: another empty file, for the data of an overlay with a data file.
 
         :raises BatchdiffError, FormatError, OSError: it cannot be written.
         """
 
 
 def is_in_place(task: SwapTask) -> bool:
-    """Return whether the incoming file takes the outgoing one's own name."""
+    """Return whether the two files have the same own name."""
     return task.incoming.source.path == task.outgoing.names.own

@@ -2,11 +2,9 @@
 
 ::
 
-    fingerprints as planned, or as batchdiff itself left them   -> the planned content      no data is read
-    fingerprints that a sidecar records for that content        -> the planned content      no data is read
-    anything else, and any block device                         -> its digest decides       all its data is read
-
-Modes, owners, times, inodes and device numbers may change, as long as the content can be proved.
+    fingerprints as planned, or as batchdiff itself left them   -> the planned content
+    fingerprints that a sidecar records for that content        -> the planned content
+    anything else, and any block device                         -> its digest decides
 """
 
 from __future__ import annotations
@@ -31,12 +29,12 @@ from batchdiff.units import few
 
 
 def accept_template(run: Run) -> None:
-    """Accept the template of a run as it is now; from then on, it must not change.
+    """Accept the template of a run as it is now, and begin the run's progress.
 
-    This also begins the run's progress, so the meter must expect all other work already.
+    The meter must expect all other work already.
 
-    :raises PlanError: it does not have the planned content, nothing can prove that, or it changes meanwhile.
-    :raises ImageError: its tables are damaged, or it cannot be read.
+    :raises PlanError: its content is not provably as planned, or it changes meanwhile.
+    :raises ImageError: it is damaged or cannot be read.
     :raises StopError: a stop was requested.
     """
     plan, template, history = run.session.plan, run.template, run.journal.history
@@ -51,10 +49,9 @@ def accept_template(run: Run) -> None:
 
 
 def begin_with_template(meter: Meter, template: Image | None, times: int = 1) -> Callable[[int], None]:
-    """Begin the progress of a command; return a function that reports the bytes of the template read so far.
+    """Begin a command's progress; return a function that reports the bytes of the template read so far.
 
-    ``template``: None if the command does not read it first. ``times``: how many times it will be read; call
-    this function before each.
+    ``template``: None if it is not read first. ``times``: the number of readings; call this function before each.
     """
     if template is not None:
         meter.expect(None, Phase.TEMPLATE, template.virtual_size * times)
@@ -64,7 +61,7 @@ def begin_with_template(meter: Meter, template: Image | None, times: int = 1) ->
 
 
 def doubt(template: Image, plan: Plan, history: History) -> str:
-    """Return why fingerprints do not prove that a template has the planned content; empty if they do."""
+    """Return why fingerprints do not prove the planned content; empty if they do."""
     now, planned = template.fingerprints(), plan.template.fingerprints
     if template.virtual_size != plan.template.virtual_size:
         return f"its virtual size changed from {plan.template.virtual_size} to {template.virtual_size} bytes"
@@ -79,7 +76,6 @@ def doubt(template: Image, plan: Plan, history: History) -> str:
 
 
 def _is_known(sidecar: Sidecar, now: Chain, plan: Plan) -> bool:
-    """Return whether a sidecar shows that a template with the fingerprints ``now`` has the planned content."""
     if sidecar.fingerprints != now:
         return False
     same_digest = bool(plan.template_digest) and sidecar.digest == plan.template_digest
@@ -98,7 +94,7 @@ def require_content(  # noqa: PLR0913  # options by keyword
     """Read a template and compare its digest with the planned one.
 
     ``reason``: why that is necessary, as a clause. ``check`` is called every few MiB; it may raise an error.
-    ``report`` is called with the number of bytes of the template's disk that have been read, or skipped as holes.
+    ``report`` is called with the bytes done so far, read or not.
 
     :raises TemplateChangedError: the digests differ.
     :raises PlanError: the planned digest is not known.
@@ -132,7 +128,6 @@ def require_content(  # noqa: PLR0913  # options by keyword
 
 
 def _damaged(history: History) -> str:
-    """Describe, in clauses, the overlays that a changed template has damaged."""
     guests = few(sorted(history.published))
     if len(history.published) == 1:
         return f"the overlay of {guests} is damaged; do not start a VM on it"
@@ -140,12 +135,11 @@ def _damaged(history: History) -> str:
 
 
 def may_be_planned_again(history: History) -> bool:
-    """Return whether a new plan loses nothing: no image is published or renamed, and at most apply has begun."""
+    """Return whether planning again would lose nothing."""
     return not any(each.published or each.moved or each.goal is not Goal.APPLY for each in history.states.values())
 
 
 def _without_digest(plan: Plan, history: History) -> str:
-    """Return the remedy if only a digest could prove the template unchanged, and the digest is unknown."""
     if may_be_planned_again(history):
         return "Plan again; that is fast for copies that share blocks with the template."
     sidecars = few(sidecar_paths(plan))
@@ -157,7 +151,7 @@ def _without_digest(plan: Plan, history: History) -> str:
 
 
 def known_digest(plan: Plan) -> str:
-    """Return the digest of the planned template's content; empty if neither the plan nor a sidecar has it."""
+    """Return the planned digest of the template's content; empty if unknown."""
     if plan.template_digest:
         return plan.template_digest
     for sidecar in sidecars_of(plan):
@@ -170,7 +164,7 @@ def known_digest(plan: Plan) -> str:
 def sync(template: Image) -> None:
     """Sync a template to disk: it may just have been copied.
 
-    :raises ImageError: the template cannot be synced.
+    :raises ImageError: that fails.
     """
     for layer in template.layers:
         try:

@@ -1,4 +1,4 @@
-"""Work on a template when its overlays are published: have QEMU open it, protect it, and write its sidecar."""
+"""Work on a template when its overlays are published."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NEVER_OPENED = (
 
 @dataclass(slots=True)
 class Publication:
-    """The work on one plan's template while the plan's overlays are published."""
+    """The work on a plan's template while overlays are published."""
 
     plan: Plan
     run: Run
@@ -41,23 +41,18 @@ class Publication:
         self._accepted = self.run.template.fingerprints()
 
     def check(self, guest: GuestToConvert) -> None:
-        """Make sure that no existing overlay in the sidecar is known to need the template with different content.
+        """Make sure that no existing overlay is known to need different content.
 
-        :raises PlanError: one is, or the sidecar exists but cannot be read.
+        :raises PlanError: as for :func:`check_other_overlays`.
         """
         check_other_overlays(self.run.template.path, known_digest(self.plan), guest.overlay_path)
 
     def ask_qemu(self, overlay: ImageSource, ended: Callable[[], bool]) -> None:
-        """Have QEMU open an overlay with its template; do nothing once it has opened one.
+        """Have QEMU open an overlay with its template, unless it has opened one before.
 
-        QEMU might refuse files that only batchdiff has read, and then no VM could run on the overlays. If qemu-img
-        is not installed, :meth:`protect_and_record` reports that.
+        QEMU might refuse files that only batchdiff has read. Without qemu-img, only note that.
 
-        :raises VerificationError: QEMU refuses one of the files.
-        :raises InUseError: a VM or another program is using one of the files.
-        :raises ProgramError: qemu-img could not be run, or crashed.
-        :raises SecretError: a secret cannot be read, or is wrong.
-        :raises StopError: ``ended`` became true.
+        :raises BatchdiffError, OSError: as for :func:`qemu_img.require_opens`.
         """
         if self._opened or self._never_opened:
             return
@@ -68,13 +63,11 @@ class Publication:
         self._opened = True
 
     def make_up(self, guest: GuestToConvert) -> None:
-        """Do the work of :meth:`protect_and_record`, in case an apply died after it published the overlay.
+        """Call :meth:`protect_and_record`, in case an apply died after it published the overlay.
 
-        If one of several sidecars cannot be used, only the guests with that sidecar fail, in
-        :meth:`require_made_up`.
+        If there are several sidecars, a PlanError is kept for :meth:`require_made_up`.
 
-        :raises PlanError: the only sidecar cannot be used.
-        :raises ImageError: the template cannot be read.
+        :raises PlanError, ImageError: as there.
         """
         try:
             self.protect_and_record(guest)
@@ -84,17 +77,14 @@ class Publication:
             self._not_made_up[guest.name] = error
 
     def require_made_up(self, guest: GuestToConvert) -> None:
-        """Raise the error that :meth:`make_up` has kept for a guest, if any.
-
-        :raises PlanError: there is one.
-        """
+        """Raise the PlanError that :meth:`make_up` has kept for a guest, if any."""
         if guest.name in self._not_made_up:
             raise self._not_made_up[guest.name]
 
     def protect_and_record(self, guest: GuestToConvert) -> None:
-        """Protect the template if the plan requires that, and record a guest's overlay; report each notice once.
+        """Protect the template if the plan requires that, and record a guest's overlay.
 
-        :raises PlanError: other overlays need different content of the template, or the sidecar cannot be read.
+        :raises PlanError: other overlays need different content, or the sidecar cannot be read.
         :raises ImageError: the template cannot be read.
         """
         for notice in (
@@ -137,4 +127,4 @@ class Publication:
 
 
 def _never() -> None:
-    """Never end early: the overlay has its name already, so its record must be completed."""
+    """Never end early: the overlay is published already, so it must be recorded."""

@@ -31,7 +31,6 @@ from batchdiff.plan.sidecar import (
 from batchdiff.units import few
 
 _MOST_EARLIER = 16
-"""The maximum number of earlier fingerprint chains to keep, for plans made before the template's mode changed."""
 
 
 def record_overlay(
@@ -39,10 +38,9 @@ def record_overlay(
 ) -> None:
     """Record an overlay of the template, and the digest of the template's content.
 
-    If the overlay was made from another overlay of the template at the same path (``rethin``), the origin of that
-    other overlay is kept. ``earlier``: fingerprints that the template had before, with the same content.
+    After ``rethin``, the replaced overlay's origin is kept, too. ``earlier``: former chains with the same content.
 
-    :raises PlanError: other overlays need the template with different content, or the sidecar cannot be read.
+    :raises PlanError: other overlays need different content, or the sidecar cannot be read.
     :raises OSError: the sidecar cannot be written.
     """
 
@@ -61,7 +59,6 @@ def record_overlay(
 
 
 def _after(last: OverlayOrigin | None, origin: OverlayOrigin, overlay_path: str) -> OverlayOrigin:
-    """Return the origin of an overlay; after ``rethin``, with the origins of the overlays that it replaced."""
     if last is None or origin.original != overlay_path:
         return origin
     # A later run of the same plan may record the same overlay again.
@@ -70,11 +67,11 @@ def _after(last: OverlayOrigin | None, origin: OverlayOrigin, overlay_path: str)
 
 
 def check_other_overlays(template_path: str, digest: str, overlay_path: str) -> None:
-    """Make sure that no existing overlay in the sidecar needs the template with different content.
+    """Make sure that no existing overlay in the sidecar needs different content.
 
-    ``digest``: that of the template's content; if it is empty, only make sure that the sidecar can be read.
+    ``digest``: empty if unknown; then only make sure that the sidecar can be read.
 
-    :raises PlanError: an overlay does, or the sidecar exists but cannot be read.
+    :raises PlanError: one does, or the sidecar cannot be read.
     """
     before = _known(sidecar_path(template_path, overlay_path))
     if before is not None and digest not in {before.digest, ""}:
@@ -110,10 +107,9 @@ def _other_content(template_path: str, overlays: list[str]) -> PlanError:
 
 
 def forget_overlay(template_path: str, overlay_path: str, *, plan: str, guest: str) -> None:
-    """Remove an overlay from the template's sidecar, if that can be read. The template need not exist.
+    """Remove a plan's overlay from the template's sidecar, if that can be read.
 
-    ``plan``: the checksum of the plan that is undone; ``guest``: the name of its guest. If the plan's overlay
-    replaced another one (``rethin``), the other one is recorded instead.
+    ``plan``: the plan's checksum. After ``rethin``, the replaced overlay is recorded instead.
 
     :raises OSError: the sidecar cannot be written.
     """
@@ -132,7 +128,7 @@ def forget_overlay(template_path: str, overlay_path: str, *, plan: str, guest: s
 
 
 def _without(origin: OverlayOrigin, plan: str, guest: str) -> OverlayOrigin | None:
-    """Return the origin, with its lineage, that precedes the one recorded by a plan; None if there is none."""
+    """Return the origin before the one recorded by a plan, if any."""
     lineage = origin.lineage
     at = next((number for number, each in enumerate(lineage) if each.made_by(plan, guest)), len(lineage))
     left = lineage[at + 1 :]
@@ -142,7 +138,7 @@ def _without(origin: OverlayOrigin, plan: str, guest: str) -> OverlayOrigin | No
 def discard_unfinished(plan: Plan) -> None:
     """Remove the unfinished sidecar files of dead processes; ignore failures.
 
-    Call this only once per command: it lists each sidecar's folder, which may contain thousands of files.
+    Call this once per command: the folders may contain thousands of files.
     """
     for path in sidecar_paths(plan):
         with contextlib.suppress(OSError), _locked_folder(path):
@@ -156,7 +152,7 @@ def _distinct(chains: tuple[Chain, ...], *, but: Chain) -> tuple[Chain, ...]:
 
 @contextmanager
 def _locked_folder(path: str) -> Iterator[None]:
-    """Keep other processes of batchdiff from changing sidecars in the folder of ``path`` while the block runs."""
+    """Keep other batchdiff processes from changing sidecars in the folder of ``path``."""
     folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
