@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
     """Return the arguments of a command line.
 
-    :raises SystemExit: help or the version was printed (code 0), or the command line is wrong (code 2).
+    :raises SystemExit: help or the version was asked for (code 0), or the command line is wrong (code 2).
     """
     main, verbs = _parsers()
     if argv[:1] == ["help"]:
@@ -77,7 +77,6 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def _parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
-    """Return the parser of the command line, and those of the verbs by name."""
     main = argparse.ArgumentParser(
         prog="batchdiff",
         description="Turn full clones of a virtual machine template into thin qcow2 overlays.\n\n"
@@ -109,7 +108,7 @@ def _options_of(verb: argparse.ArgumentParser) -> Iterable[str]:
 def _too_early(
     argv: Sequence[str], main: argparse.ArgumentParser, verbs: Mapping[str, argparse.ArgumentParser]
 ) -> str:
-    """Return the first option that is before the verb, and belongs to it; empty if there is none."""
+    """Return the first of the verb's options that stands before it; empty if there is none."""
     verb = next((word for word in argv if word in verbs), None)
     if verb is None:
         return ""

@@ -27,14 +27,14 @@ def write_overlay(  # noqa: PLR0913  # options by keyword
     """Write the overlay to an empty file, with data from the original. The caller must make the files durable.
 
     ``content``: the extents in granules, and the template's name and format for the header. ``check`` is called
-    regularly, and may raise an error. ``advance`` gets the number of further bytes of the guest that are done.
-    ``data_fd``: another empty file, if the overlay is to have a data file.
+    regularly. ``advance`` gets the number of further bytes done. ``data_fd``: another empty file, if the overlay
+    is to have a data file.
 
-    :raises OSError: the disk is full or has a fault.
-    :raises ImageError: the original or a secret cannot be read, or a secret is wrong.
+    :raises OSError: a file cannot be opened, read or written.
+    :raises ImageError: the original or a secret cannot be used.
     :raises FormatError: the header does not fit.
-    :raises ProgramError: QEMU, which encrypts the data, is missing or fails.
-    :raises InUseError: a VM or another program is using an image that QEMU reads.
+    :raises ProgramError: QEMU, which encrypts the data, cannot be run, or fails.
+    :raises InUseError: another program uses an image that QEMU reads.
     :raises StopError: ``check`` asked to stop.
     """
     extents, backing = content

@@ -20,8 +20,6 @@ from batchdiff.units import MIB
 def preallocate(fd: int, size: int, how: Preallocation, check: Callable[[], None]) -> None:
     """Set the size of an empty file, and reserve or write its blocks if ``how`` requires that.
 
-    ``check`` is called before each MiB is written.
-
     :raises OSError: the disk is full or has a fault.
     """
     os.ftruncate(fd, size)
