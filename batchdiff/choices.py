@@ -6,7 +6,7 @@ import enum
 
 
 class Retire(enum.StrEnum):
-    """How an original is retired."""
+    """A way to retire an original."""
 
     KEEP = "keep"
     QUARANTINE = "quarantine"
@@ -14,7 +14,7 @@ class Retire(enum.StrEnum):
 
 
 class Strategy(enum.StrEnum):
-    """How a guest gives back space."""
+    """A way in which a guest gives back space."""
 
     OVERLAY = "overlay"
     SHARE = "share"

@@ -47,7 +47,7 @@ NOTHING_TO_PURGE = "there is no original to delete: with `strategy: share`, the 
 
 
 def restorable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...] | None) -> list[GuestWithState]:
-    """Return the guests for which there is something to restore. ``names``: None for all.
+    """Return the guests that have something to restore. ``names``: None for all.
 
     :raises UsageError: the plan has no guest with one of the names.
     """
@@ -94,10 +94,10 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
     """Bring back or rebuild originals, delete their overlays, and yield the outcomes.
 
     With ``options.discard_changes``, overlays that cannot be read are kept; if the template is lost at the start,
-    all are kept, and no error is raised about it.
+    all are kept, without an error.
 
     :raises UsageError: the plan has no guest with one of the names.
-    :raises PlanError: the template's content has changed, or may have changed.
+    :raises PlanError: the template's content may have changed.
     :raises ImageError: the template cannot be used.
     :raises ProgramError: qemu-img cannot be used.
     :raises StopError: a stop was requested.
@@ -164,7 +164,7 @@ def nothing_to_do(
 ) -> Iterator[GuestOutcome]:
     """Yield a skipped outcome for each named guest that has nothing to restore or purge.
 
-    If no guest is named and none was found, yield one for each guest to share.
+    If none is named or found, yield one for each guest to share.
 
     :raises UsageError: the plan has no guest with one of the names.
     """
@@ -220,7 +220,7 @@ def why_template_is_lost(session: Session) -> BatchdiffError | None:
 def require_decision(
     session: Session, found: list[GuestWithState], options: RestoreOptions, lost: BatchdiffError
 ) -> None:
-    """Refuse to go on without `--discard-changes`.
+    """Require `--discard-changes`.
 
     :raises BatchdiffError: the option is missing: ``lost``, with any originals to go back to.
     """

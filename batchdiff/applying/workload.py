@@ -4,11 +4,11 @@
 
     apply      a new overlay        write its data; verify the whole disk, or with `--verify changed`, only what
                                     the overlay stores, unless an image is on a block device
-               a published one      verify the whole disk, if its original is still to be retired
-    restore    compare the whole disk, or write and verify it if there is nothing to compare with the overlay;
+               a published one      verify the whole disk, if its original is to be retired
+    restore    compare the whole disk, or write and verify it if there is nothing to compare with;
                nothing if changes are discarded
     purge      verify the whole disk
-    verify     verify the whole disk, if there is an original to compare with the overlay
+    verify     the same, if there is an original
 
 If restore finds a difference, which cannot be predicted, writing and verifying the disk are added.
 """
@@ -51,7 +51,7 @@ def expect_apply(session: Session, guests: Iterable[GuestToConvert], options: Ap
 
 
 def expect_restore(session: Session, found: Sequence[GuestWithState], *, discarding: bool) -> None:
-    """Expect the work of a restore. ``discarding``: whether changes are discarded."""
+    """Expect the work of a restore."""
     expect_dry_restore(session, found, discarding=discarding)
     for guest, state in found:
         if not discarding and not _is_compared(guest, state):
@@ -59,7 +59,7 @@ def expect_restore(session: Session, found: Sequence[GuestWithState], *, discard
 
 
 def expect_dry_restore(session: Session, found: Iterable[GuestWithState], *, discarding: bool) -> None:
-    """Expect the comparisons of a restore. ``discarding``: whether changes are discarded."""
+    """Expect the comparisons of a restore."""
     for guest, state in found:
         if not discarding and _is_compared(guest, state):
             session.meter.expect(guest.name, Phase.COMPARE, guest.image.virtual_size)

@@ -9,8 +9,7 @@
     its content has changed      overlays that are recorded for this plan          -> damaged
                                  overlays that name it, but that are not recorded  -> unknown
                                  no overlay depends on it                          -> stale
-    a permission, a program, a resource or a secret that is missing; another user
-    of it; a data file that was moved; or nothing that proves its content          -> unknown
+    nothing proves its content, or an error is inconclusive                        -> unknown
     any other error              an overlay depends on it                          -> damaged
                                  none does                                         -> unknown
 """
@@ -49,7 +48,7 @@ def check_template(
 ) -> tuple[Finding, Health]:
     """Return the finding for the template, and the health of what a VM reads from it through an overlay.
 
-    ``converted``: the guests whose originals the finding may name as a way back.
+    ``converted``: guests whose originals may be named as a way back.
 
     :raises StopError: a stop was requested.
     """

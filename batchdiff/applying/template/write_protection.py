@@ -1,7 +1,6 @@
 """Remove the write bits of a template's files: an accidental write could damage all its overlays.
 
-This changes the ctime of the files, which is part of their fingerprints. So the journal announces the change, and
-then records the new fingerprints.
+This changes their ctime, and so their fingerprints: the journal announces the change, then records the new ones.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ def _advice(path: str, error: OSError) -> str:
 def record_interrupted_protection(
     template: Image, planned: tuple[Fingerprint, ...], journal: Journal | MemoryJournal
 ) -> None:
-    """Record the new fingerprints of files whose protection was interrupted before they were recorded."""
+    """Record the new fingerprints that an interrupted apply may have left unrecorded."""
     for layer, before in zip(template.layers, planned, strict=False):
         now = layer.fingerprint()
         if not journal.history.protecting or now == before or now in journal.history.changed or is_writable(layer):

@@ -20,7 +20,6 @@ from batchdiff.qcow2.entries import Origin
 from batchdiff.units import KIB, MIB
 
 _NO_COPY = {errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EBADF}
-"""The errors with which copy_file_range refuses."""
 
 _AT_ONCE = 64 * MIB
 """The maximum number of bytes for one call: stops are noticed only between calls."""
@@ -31,10 +30,7 @@ _BLOCK = 4 * KIB
 
 @frozen
 class Copier:
-    """A copier from an image to the open file ``fd``.
-
-    ``check`` is called at least once for each 64 MiB copied. ``advance`` gets the number of further bytes done.
-    """
+    """A copier from an image to the open file ``fd``. ``advance`` gets the number of further bytes done."""
 
     fd: int
     guest: Image
@@ -86,10 +82,10 @@ class Copier:
             self._copy_through_memory(rest, offset)
 
     def _split_by_sharing(self, segment: Segment) -> Iterator[tuple[Segment, bool]]:
-        """Yield the parts of a segment, some perhaps empty, each with whether its blocks may be shared.
+        """Yield parts, some perhaps empty, each with whether its blocks may be shared.
 
-        btrfs keeps an extent whole while any block of it is used: sharing a block of an extent that is not shared
-        yet would keep all of that extent after the guest is deleted.
+        btrfs keeps an extent whole while any block of it is used: sharing a block of an unshared extent would keep
+        all of it after the guest is deleted.
         """
         if not self.may_share or segment.origin is not Origin.FILE:
             yield segment, False
@@ -137,5 +133,4 @@ def _after(segment: Segment, done: int) -> Segment:
 
 
 def _split(segment: Segment, offset: int) -> tuple[Segment, Segment]:
-    """Split a segment at an offset of the guest."""
     return segment._replace(end=offset), _after(segment, offset - segment.start)

@@ -1,4 +1,4 @@
-"""Places for a new image's data clusters: in its file, in another one, packed and compressed, or unwritten."""
+"""Places for a new image's data clusters."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class DataStore(Protocol):
         """
 
     def refcounts(self) -> npt.NDArray[np.uint16] | None:
-        """Return the refcount of each data cluster in the image's own file; None if each is 1."""
+        """Return the refcounts of the data clusters in the image's own file; None if each is 1."""
 
 
 class PlainStore:
@@ -64,7 +64,7 @@ class PlainStore:
 
 
 class OutsideStore:
-    """Data clusters in a file of their own, each at the offset that it has on the disk."""
+    """Data clusters in another file, each at its offset on the disk."""
 
     def __init__(self, copier: Copier, geometry: Geometry, start: int) -> None:
         self._copier, self._geometry = copier, geometry
@@ -104,10 +104,7 @@ class UnwrittenStore:
 
 
 class CompressedStore:
-    """Clusters that are packed in compressed form, or stored whole if compression does not make them smaller.
-
-    ``level``: of compression; None for the default.
-    """
+    """Clusters packed in compressed form, or stored whole if compression does not make them smaller."""
 
     def __init__(self, copier: Copier, geometry: Geometry, start: int, *, level: int | None = None) -> None:
         self._copier, self._geometry, self._level = copier, geometry, level
@@ -124,7 +121,7 @@ class CompressedStore:
         return self._packer.end
 
     def store(self, extents: Extents, clusters: npt.NDArray[np.int64]) -> Words:  # noqa: ARG002
-        """See :class:`DataStore`; each cluster is written whole, even if only a part of it is DATA."""
+        """See :class:`DataStore`; a cluster is written whole, even if only a part of it is DATA."""
         hosts = []
         for data, packed in self._compressed(clusters.tolist()):
             hosts.append(self._write(data, packed))
@@ -132,7 +129,7 @@ class CompressedStore:
         return np.array(hosts, dtype=np.uint64)
 
     def _compressed(self, clusters: list[int]) -> Iterator[tuple[memoryview, bytes | None]]:
-        """Yield each cluster, valid until its buffer is reused, and its compressed form, None if not smaller."""
+        """Yield each cluster and its compressed form, None if that is not smaller."""
         size, kind = self._geometry.cluster_size, self._geometry.compression_type
         ahead: deque[tuple[memoryview, Future[bytes | None]]] = deque()
         with ThreadPoolExecutor(self._threads) as pool:

@@ -1,4 +1,4 @@
-"""Write an encrypted overlay: batchdiff lays it out, and QEMU writes the encrypted data to the places for it.
+"""Write an encrypted overlay: batchdiff lays it out, and QEMU writes the encrypted data.
 
 ::
 
@@ -36,7 +36,7 @@ def write_encrypted(  # noqa: PLR0913  # options by keyword
     check: Callable[[], None],
     advance: Callable[[int], None] = ignore,
 ) -> None:
-    """Write the overlay to an empty file, which the caller must make durable.
+    """Write the overlay to an empty file, which the caller must sync.
 
     ``advance`` gets the number of further bytes done.
 
@@ -44,7 +44,7 @@ def write_encrypted(  # noqa: PLR0913  # options by keyword
     :raises ImageError: the original or a secret cannot be used.
     :raises FormatError: the header does not fit.
     :raises ProgramError: QEMU cannot be run, or fails.
-    :raises InUseError: another program uses an image that QEMU reads.
+    :raises InUseError: another program uses an image.
     :raises StopError: ``check`` asked to stop.
     """
     stopped = stops(check)

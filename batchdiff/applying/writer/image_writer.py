@@ -1,6 +1,6 @@
 """Write a qcow2 image: an overlay on a template, or a standalone image.
 
-The header is written last: until then, the file is not a qcow2 image.
+This module writes the header last: until then, the file is not a qcow2 image.
 """
 
 from __future__ import annotations
@@ -43,10 +43,9 @@ class DataPlace(enum.Enum):
 
 @frozen
 class NewImage:
-    """The image to write. ``extents`` in granules; ``backing``: name and format of the backing file.
+    """The image to write. ``extents``: in granules. ``backing``: name and format.
 
-    ``luks_header``: empty if the image is not encrypted. ``compression_level``: None for the default.
-    ``data_file``: its name in the header.
+    ``luks_header``: empty without encryption. ``compression_level``: None for the default.
     """
 
     virtual_size: int
@@ -84,10 +83,9 @@ def write_image(  # noqa: PLR0913  # options by keyword
     advance: Callable[[int], None] = ignore,
     data_fd: int | None = None,
 ) -> int:
-    """Write the image to an empty file, with data from ``guest``; return the size of the file in bytes.
+    """Write the image to empty files, which the caller must sync; return its own file's size.
 
-    The caller must make the files durable. ``check`` is called regularly. ``advance`` gets the number of further
-    bytes done. ``data_fd``: another empty file, if data clusters are to be written outside.
+    ``advance`` gets the number of further bytes done. ``data_fd``: for data clusters outside.
 
     :raises OSError: a file cannot be read or written.
     :raises ImageError: the guest cannot be read.

@@ -33,9 +33,9 @@ def write_qed(
     check: Callable[[], None],
     advance: Callable[[int], None] = ignore,
 ) -> None:
-    """Write the overlay to an empty file, with data from ``guest``. The caller must make the file durable.
+    """Write the overlay to an empty file, which the caller must sync.
 
-    ``check`` is called regularly. ``advance`` gets the number of further bytes done.
+    ``advance`` gets the number of further bytes done.
 
     :raises OSError: a file cannot be read or written.
     :raises ImageError: the guest cannot be read.

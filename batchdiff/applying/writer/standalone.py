@@ -1,4 +1,4 @@
-"""Write a standalone image, in any format, with the content that a VM sees through a chain."""
+"""Write a standalone image, in any format, with the content of a chain."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from batchdiff.qemu import qemu_img
 from batchdiff.units import MIB, SECTOR, ceil_div
 
 _STRETCH = 1024 * MIB
-"""The maximum number of bytes that are mapped at a time."""
 
 
 def write_standalone(  # noqa: PLR0913  # options by keyword
@@ -32,14 +31,14 @@ def write_standalone(  # noqa: PLR0913  # options by keyword
     check: Callable[[], None],
     report: Callable[[int], None] = ignore,
 ) -> None:
-    """Write an image's whole content to an empty file. The caller must make the file durable.
+    """Write an image's whole content to an empty file, which the caller must sync.
 
-    ``new``: with the path that the image will have later. ``size``: bytes of the file if it is raw; a VM sees them
-    rounded up to a whole sector. ``report`` gets the number of bytes done so far.
+    ``new``: with its final path. ``size``: bytes of a raw file, which a VM sees rounded up to a whole sector.
+    ``report`` gets the number of bytes done so far.
 
     :raises ImageError: the image or a secret cannot be used.
-    :raises ProgramError: QEMU is needed, and cannot be run, or fails.
-    :raises InUseError: another program uses an image that QEMU reads.
+    :raises ProgramError: QEMU cannot be run, or fails.
+    :raises InUseError: another program uses an image.
     :raises StopError: ``check`` asked to stop.
     :raises OSError: a file cannot be opened, read or written.
     """
