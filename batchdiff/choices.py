@@ -6,7 +6,7 @@ import enum
 
 
 class Retire(enum.StrEnum):
-    """The way in which an original is retired."""
+    """A way to retire an original."""
 
     KEEP = "keep"
     QUARANTINE = "quarantine"
@@ -14,16 +14,15 @@ class Retire(enum.StrEnum):
 
 
 class Strategy(enum.StrEnum):
-    """The way in which a guest gives back space."""
+    """A way in which a guest gives back space."""
 
     OVERLAY = "overlay"
-    """An overlay, which depends on the template, replaces the guest."""
     SHARE = "share"
     """The guest shares blocks on disk with the template, but does not depend on it."""
 
 
 class Loss(enum.StrEnum):
-    """A feature of an image that a conversion or a restore may lose, if the operator allows that."""
+    """A feature of an image that may be lost if the operator allows that."""
 
     SNAPSHOTS = "snapshots"
     BITMAPS = "bitmaps"

@@ -1,4 +1,4 @@
-"""Restore or purge the guests of a plan, through the same pipeline as apply."""
+"""Restore or purge the guests of a plan."""
 
 from __future__ import annotations
 
@@ -42,14 +42,12 @@ NOTHING_TO_UNDO = (
     "there is nothing to undo: with `strategy: share`, a guest remains a standalone image, and it shares a block"
     " with the template only until one of the two images is written to at that place"
 )
-"""The reason why restore skips a guest to share."""
 
 NOTHING_TO_PURGE = "there is no original to delete: with `strategy: share`, the guest itself is kept"
-"""The reason why purge skips a guest to share."""
 
 
 def restorable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...] | None) -> list[GuestWithState]:
-    """Return the guests for which there is something to restore. ``names``: consider only these; None for all.
+    """Return the guests that have something to restore. ``names``: None for all.
 
     :raises UsageError: the plan has no guest with one of the names.
     """
@@ -69,8 +67,7 @@ def restorable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...]
 def purgeable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...] | None) -> list[GuestWithState]:
     """Return the guests whose originals are in quarantine, or whose purge was interrupted.
 
-    An original that the operator has renamed back to its own name counts as kept. ``names``: consider only these;
-    None for all.
+    ``names``: None for all.
 
     :raises UsageError: the plan has no guest with one of the names.
     """
@@ -85,7 +82,6 @@ def purgeable(plan: Plan, states: dict[str, GuestState], names: tuple[str, ...] 
 
 
 def _has_its_name_back(guest: GuestToConvert, state: GuestState) -> bool:
-    """Return whether a quarantined original has its own name again."""
     if state.step is not Step.RETIRED:
         return False
     with contextlib.suppress(GuestError):  # either of two files could be the original
@@ -97,13 +93,13 @@ def _has_its_name_back(guest: GuestToConvert, state: GuestState) -> bool:
 def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]:
     """Bring back or rebuild originals, delete their overlays, and yield the outcomes.
 
-    With ``options.discard_changes``, overlays that cannot be read are kept; if the template is lost when the
-    command begins, all overlays are kept, and no error is raised about it.
+    With ``options.discard_changes``, overlays that cannot be read are kept; if the template is lost at the start,
+    all are kept, without an error.
 
     :raises UsageError: the plan has no guest with one of the names.
-    :raises PlanError: the template's content has changed, or may have changed.
-    :raises ImageError: the template cannot be read, or a program writes to it.
-    :raises ProgramError: qemu-img is needed and missing.
+    :raises PlanError: the template's content may have changed.
+    :raises ImageError: the template cannot be used.
+    :raises ProgramError: qemu-img cannot be used.
     :raises StopError: a stop was requested.
     """
     found = restorable(session.plan, session.journal.history.states, options.guests)
@@ -115,7 +111,6 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
         yield from restore_without_template(session, found, WITHOUT_TEMPLATE)
         return
     if options.discard_changes:
-        # Overlays that cannot be read are kept; guests with other overlays are restored in the usual way.
         found, damaged = split_by_reading(found, session.plan)
         yield from restore_without_template(session, damaged, DAMAGED)
 
@@ -133,8 +128,7 @@ def restore(session: Session, options: RestoreOptions) -> Iterator[GuestOutcome]
 def purge(session: Session, options: PurgeOptions) -> Iterator[GuestOutcome]:
     """Delete quarantined originals, except those that differ from the VMs' disks, and yield the outcomes.
 
-    With ``options.used``, those are deleted, too, if they are unchanged since they were planned, and if the VMs'
-    disks are sound.
+    With ``options.used``, those too, if they are unchanged since they were planned and the VMs' disks are sound.
 
     :raises BatchdiffError: as for :func:`restore` without ``discard_changes``.
     """
@@ -170,8 +164,7 @@ def nothing_to_do(
 ) -> Iterator[GuestOutcome]:
     """Yield a skipped outcome for each named guest that has nothing to restore or purge.
 
-    If no guest is named and there is nothing to do at all, yield such outcomes for the guests that share blocks in
-    place, to explain why.
+    If none is named or found, yield one for each guest to share.
 
     :raises UsageError: the plan has no guest with one of the names.
     """
@@ -227,9 +220,9 @@ def why_template_is_lost(session: Session) -> BatchdiffError | None:
 def require_decision(
     session: Session, found: list[GuestWithState], options: RestoreOptions, lost: BatchdiffError
 ) -> None:
-    """Require `--discard-changes`, because overlays that need the lost template cannot be read.
+    """Require `--discard-changes`.
 
-    :raises BatchdiffError: the option is missing; ``lost`` is raised, with the originals to go back to.
+    :raises BatchdiffError: the option is missing: ``lost``, with any originals to go back to.
     """
     if options.discard_changes:
         return
@@ -237,7 +230,6 @@ def require_decision(
 
 
 def _looks_like_another_format(guest: GuestToConvert) -> list[str]:
-    """Return a warning if a raw disk looks like another format, which is dangerous if formats are guessed."""
     found = looks_like(guest.source.path)
     if guest.source.format is not ImageFormat.RAW or found in {None, ImageFormat.RAW}:
         return []

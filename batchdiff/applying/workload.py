@@ -4,13 +4,13 @@
 
     apply      a new overlay        write its data; verify the whole disk, or with `--verify changed`, only what
                                     the overlay stores, unless an image is on a block device
-               a published one      verify the whole disk, if its original is still to be retired
-    restore    compare the whole disk, or write and verify it if there is nothing to compare with the overlay;
+               a published one      verify the whole disk, if its original is to be retired
+    restore    compare the whole disk, or write and verify it if there is nothing to compare with;
                nothing if changes are discarded
     purge      verify the whole disk
-    verify     verify the whole disk, if there is an original to compare with the overlay
+    verify     the same, if there is an original
 
-Whether restore will find a difference cannot be predicted; if it does, writing and verifying the disk are added.
+If restore finds a difference, which cannot be predicted, writing and verifying the disk are added.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def expect_apply(session: Session, guests: Iterable[GuestToConvert], options: Ap
 
 
 def expect_restore(session: Session, found: Sequence[GuestWithState], *, discarding: bool) -> None:
-    """Expect the work of a restore. ``discarding``: changes are discarded, so nothing is compared or rebuilt."""
+    """Expect the work of a restore."""
     expect_dry_restore(session, found, discarding=discarding)
     for guest, state in found:
         if not discarding and not _is_compared(guest, state):
@@ -59,7 +59,7 @@ def expect_restore(session: Session, found: Sequence[GuestWithState], *, discard
 
 
 def expect_dry_restore(session: Session, found: Iterable[GuestWithState], *, discarding: bool) -> None:
-    """Expect the comparisons of a restore. ``discarding``: changes are discarded, so nothing is compared."""
+    """Expect the comparisons of a restore."""
     for guest, state in found:
         if not discarding and _is_compared(guest, state):
             session.meter.expect(guest.name, Phase.COMPARE, guest.image.virtual_size)
@@ -88,7 +88,6 @@ def expect_comparisons(meter: Meter, guests: Iterable[GuestToConvert]) -> None:
 
 
 def _is_to_be_retired(guest: GuestToConvert, how: Retire) -> bool:
-    """Return whether the next action on a published overlay is to compare it, before its original is retired."""
     names = original_names(guest.source.path)
     where = where_is(names, guest.image.fingerprints[0])
     if where is OutgoingAt.DELETING:  # as an apply that died has left it: it is put back first
@@ -98,7 +97,6 @@ def _is_to_be_retired(guest: GuestToConvert, how: Retire) -> bool:
 
 
 def _is_on_device(*images: ImageSource) -> bool:
-    """Return whether any file of the images' chains is a block device: then the whole disk is compared."""
     for path in (path for image in images for path in image.files):
         try:
             if stat.S_ISBLK(os.stat(path).st_mode):

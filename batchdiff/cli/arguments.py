@@ -34,14 +34,13 @@ _SYNONYMS = {
     "search": "discover",
     "undo": "restore",
 }
-"""Words that a user may try, each with the verb to suggest."""
 
 _NO_SUCH_OPTION = dict.fromkeys(
     ("--dry-run", "--dryrun", "-n"),
     "; for a dry run of `apply`, use `batchdiff plan`, which changes no image and shows what `apply` would do;"
     " `restore` and `purge` have --dry-run",
 )
-"""Options that a user may try with verbs that lack them, each with a hint."""
+"""Options that a user may try with verbs that lack them."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -52,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
     """Return the arguments of a command line.
 
-    :raises SystemExit: help or the version was printed (code 0), or the command line is wrong (code 2).
+    :raises SystemExit: with code 0 if help or the version was asked for, otherwise 2.
     """
     main, verbs = _parsers()
     if argv[:1] == ["help"]:
@@ -77,7 +76,6 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 
 
 def _parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
-    """Return the parser of the command line, and those of the verbs by name."""
     main = argparse.ArgumentParser(
         prog="batchdiff",
         description="Turn full clones of a virtual machine template into thin qcow2 overlays.\n\n"
@@ -109,7 +107,6 @@ def _options_of(verb: argparse.ArgumentParser) -> Iterable[str]:
 def _too_early(
     argv: Sequence[str], main: argparse.ArgumentParser, verbs: Mapping[str, argparse.ArgumentParser]
 ) -> str:
-    """Return the first option that is before the verb, and belongs to it; empty if there is none."""
     verb = next((word for word in argv if word in verbs), None)
     if verb is None:
         return ""

@@ -9,12 +9,9 @@
     its content has changed      overlays that are recorded for this plan          -> damaged
                                  overlays that name it, but that are not recorded  -> unknown
                                  no overlay depends on it                          -> stale
-    a permission, a program, a resource or a secret that is missing; another user
-    of it; a data file that was moved; or nothing that proves its content          -> unknown
+    nothing proves its content, or an error is inconclusive                        -> unknown
     any other error              an overlay depends on it                          -> damaged
                                  none does                                         -> unknown
-
-If both the sidecar and the journal are missing, only the overlays' headers show that they depend on the template.
 """
 
 from __future__ import annotations
@@ -51,9 +48,9 @@ def check_template(
 ) -> tuple[Finding, Health]:
     """Return the finding for the template, and the health of what a VM reads from it through an overlay.
 
-    ``converted``: the guests whose originals an error may name as a way back.
+    ``converted``: guests whose originals may be named as a way back.
 
-    :raises StopError: the user asked to stop.
+    :raises StopError: a stop was requested.
     """
     path = plan.template.source.path
     try:
@@ -83,7 +80,6 @@ def _opened(plan: Plan, history: History, template: Image, stop: Stop, meter: Me
 
 
 def _judged(error: BatchdiffError, plan: Plan, history: History) -> tuple[Health, BatchdiffError]:
-    """Return the health of a template about which an error was raised, and the error to report."""
     is_changed = isinstance(error, TemplateChangedError)
     is_lacking_proof = isinstance(error, PlanError) and not is_changed
     if is_lacking_proof or isinstance(error, MovedError | SecretError) or is_inconclusive(error):
@@ -99,7 +95,6 @@ def _judged(error: BatchdiffError, plan: Plan, history: History) -> tuple[Health
 
 
 def _of_unused(error: BatchdiffError, history: History) -> tuple[Health, BatchdiffError]:
-    """Return the health of a template on which no overlay depends, and the error to report."""
     if isinstance(error, TemplateChangedError):
         return Health.STALE, error
     if not is_caused_by(error, FileNotFoundError, NotADirectoryError):
@@ -119,7 +114,6 @@ def _needed(error: BatchdiffError, overlays: str) -> ImageError:
 
 
 def _of_unknown_plan(error: BatchdiffError, plan: Plan, overlays: list[str]) -> TemplateChangedError:
-    """Return the error for a template that changed either before or after these overlays were created on it."""
     them, they_are = ("it", "the overlay is") if len(overlays) == 1 else ("them", "the overlays are")
     return TemplateChangedError(
         f"the content of the template {plan.template.source.path} changed",

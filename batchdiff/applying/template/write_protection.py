@@ -1,7 +1,6 @@
 """Remove the write bits of a template's files: an accidental write could damage all its overlays.
 
-This changes the ctime of the files, which is part of the plan's fingerprints. So the journal announces the change
-beforehand, and records the new fingerprint of each file afterwards.
+This changes their ctime, and so their fingerprints: the journal announces the change, then records the new ones.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from batchdiff.linux.permissions import WRITE_BITS, Deed, lacking_ownership
 def protect(template: Image, journal: Journal | MemoryJournal) -> tuple[str, ...]:
     """Remove the write bits of all regular files of a template's chain; return notices about those that keep them.
 
-    :raises OSError: the journal cannot be written, or the disk has a fault.
+    :raises OSError: the change cannot be recorded or made durable.
     """
     notices = []
     for layer in template.layers:
@@ -51,7 +50,6 @@ def protect(template: Image, journal: Journal | MemoryJournal) -> tuple[str, ...
 
 
 def _advice(path: str, error: OSError) -> str:
-    """Return how to remove the write permission, by root if this user may not do that."""
     remove = "have root run" if lacking_ownership(Deed.CHANGE_MODE, path) else "remove the permission yourself:"
     if error.errno == errno.EROFS:  # which protects the file, too
         remove = f"once that filesystem is writable, {remove}"
@@ -61,7 +59,7 @@ def _advice(path: str, error: OSError) -> str:
 def record_interrupted_protection(
     template: Image, planned: tuple[Fingerprint, ...], journal: Journal | MemoryJournal
 ) -> None:
-    """Record the new fingerprints of files whose write bits an apply removed just before it died."""
+    """Record the new fingerprints that an interrupted apply may have left unrecorded."""
     for layer, before in zip(template.layers, planned, strict=False):
         now = layer.fingerprint()
         if not journal.history.protecting or now == before or now in journal.history.changed or is_writable(layer):

@@ -26,19 +26,15 @@ EIO does not show which of the two files has the fault; reading and writing apar
 """
 
 _AT_ONCE = 64 * MIB
-"""The maximum number of bytes that one call copies: stops are noticed only between calls."""
+"""The maximum number of bytes for one call: stops are noticed only between calls."""
 
 _BLOCK = 4 * KIB
-"""The unit in which zeros of preallocated parts are left out: the usual block of a filesystem."""
+"""The unit in which zeros are left out: the usual block of a filesystem."""
 
 
 @frozen
 class Copier:
-    """A copier from an image to the open file ``fd``.
-
-    ``check`` is called at least once for each 64 MiB copied, and may raise an error. ``may_share``: whether the
-    file may share blocks with the image. ``advance`` gets the number of further bytes that are done.
-    """
+    """A copier from an image to the open file ``fd``. ``advance`` gets the number of further bytes done."""
 
     fd: int
     guest: Image
@@ -55,7 +51,7 @@ class Copier:
     def copy(self, start: int, end: int, target: int) -> None:
         """Copy bytes ``start`` to ``end`` (exclusive) of the guest to the file offset ``target``.
 
-        :mod:`batchdiff.image.storage.to_write` decides what is written; the rest of the target is left as it is.
+        Parts that :mod:`batchdiff.image.storage.to_write` leaves out stay as they are in the target.
         """
         holes = end - start
         for segment in self.guest.segments(start, end):
@@ -68,7 +64,6 @@ class Copier:
         self.advance(holes)
 
     def _copy_nonzero(self, segment: Segment, target: int) -> None:
-        """Copy a segment, except for blocks of the target that would be all zeros."""
         for at in range(segment.start, segment.end, MIB):
             self.check()
             data = self.buffer.load(self.guest, at, min(MIB, segment.end - at))
@@ -82,7 +77,6 @@ class Copier:
             self.advance(len(data))
 
     def _copy_all(self, segment: Segment, target: int) -> None:
-        """Have the kernel copy parts whose blocks may be shared, if it can; copy the rest through memory."""
         for part, may_share in self._split_by_sharing(segment):
             rest, offset = part, target + part.start - segment.start
             if may_share:
@@ -92,10 +86,10 @@ class Copier:
             self._copy_through_memory(rest, offset)
 
     def _split_by_sharing(self, segment: Segment) -> Iterator[tuple[Segment, bool]]:
-        """Yield the parts of a segment, some perhaps empty, each with a flag: whether its blocks may be shared.
+        """Yield parts, some perhaps empty, each with whether its blocks may be shared.
 
-        btrfs keeps an extent whole while any block of it is used. So on btrfs, share only extents that are shared
-        already: sharing a block of any other extent would keep all of that extent after the guest is deleted.
+        btrfs keeps an extent whole while any block of it is used: sharing a block of an unshared extent would keep
+        all of it after the guest is deleted.
         """
         if not self.may_share or segment.origin is not Origin.FILE:
             yield segment, False
@@ -119,7 +113,7 @@ class Copier:
             self.advance(len(data))
 
     def _copy_in_kernel(self, source: int, source_offset: int, target_offset: int, length: int) -> int:
-        """Copy with copy_file_range; return the bytes copied, fewer at the end of the file or after a refusal."""
+        """Return the bytes copied: fewer than ``length`` at the end of the file or after a refusal."""
         done = 0
         while done < length:
             self.check()
@@ -143,5 +137,4 @@ def _after(segment: Segment, done: int) -> Segment:
 
 
 def _split(segment: Segment, offset: int) -> tuple[Segment, Segment]:
-    """Split a segment at an offset of the guest; either part may be empty."""
     return segment._replace(end=offset), _after(segment, offset - segment.start)

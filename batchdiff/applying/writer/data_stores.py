@@ -1,4 +1,4 @@
-"""Places for a new image's data clusters: in its file, in another one, packed and compressed, or unwritten."""
+"""Places for a new image's data clusters."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class DataStore(Protocol):
 
     @property
     def end(self) -> int:
-        """The offset at which the data clusters in the image's own file end."""
+        """The offset at which the data clusters end in the image's own file."""
 
     def store(self, extents: Extents, clusters: npt.NDArray[np.int64]) -> Words:
         """Write the DATA extents, and return the L2 entry of each of ``clusters``.
 
-        ``extents``: in granules. ``clusters``: the numbers of the guest clusters that get a place, ascending.
+        ``extents``: in granules. ``clusters``: numbers of guest clusters, ascending.
         """
 
     def refcounts(self) -> npt.NDArray[np.uint16] | None:
-        """Return the refcount of each data cluster in the image's own file; None if each is 1."""
+        """Return the refcounts of the data clusters in the image's own file; None if each is 1."""
 
 
 class PlainStore:
@@ -59,12 +59,12 @@ class PlainStore:
         return hosts.astype(np.uint64) | COPIED
 
     def refcounts(self) -> npt.NDArray[np.uint16] | None:
-        """Return None: each cluster is used once."""
+        """Return None: each is 1."""
         return None
 
 
 class OutsideStore:
-    """Data clusters in a file of their own, each at the offset that it has on the disk."""
+    """Data clusters in another file, each at its offset on the disk."""
 
     def __init__(self, copier: Copier, geometry: Geometry, start: int) -> None:
         self._copier, self._geometry = copier, geometry
@@ -78,12 +78,12 @@ class OutsideStore:
         return (clusters * self._geometry.cluster_size).astype(np.uint64) | COPIED
 
     def refcounts(self) -> npt.NDArray[np.uint16] | None:
-        """Return None: each cluster of the image itself is used once."""
+        """Return None: each is 1."""
         return None
 
 
 class UnwrittenStore:
-    """Places for data clusters that are not written here: in the image's file, or as in :class:`OutsideStore`."""
+    """Places for data clusters that are not written here."""
 
     def __init__(self, geometry: Geometry, start: int, *, outside: bool) -> None:
         self._geometry, self._outside = geometry, outside
@@ -99,15 +99,12 @@ class UnwrittenStore:
         return hosts.astype(np.uint64) | COPIED
 
     def refcounts(self) -> npt.NDArray[np.uint16] | None:
-        """Return None: each cluster is used once."""
+        """Return None: each is 1."""
         return None
 
 
 class CompressedStore:
-    """Clusters that are packed in compressed form, or stored whole if compression does not make them smaller.
-
-    Threads compress some while others are read. ``level``: the compression level; None for the default.
-    """
+    """Clusters packed in compressed form, or stored whole if compression does not make them smaller."""
 
     def __init__(self, copier: Copier, geometry: Geometry, start: int, *, level: int | None = None) -> None:
         self._copier, self._geometry, self._level = copier, geometry, level
@@ -124,7 +121,7 @@ class CompressedStore:
         return self._packer.end
 
     def store(self, extents: Extents, clusters: npt.NDArray[np.int64]) -> Words:  # noqa: ARG002
-        """See :class:`DataStore`; each cluster is written whole, even if only a part of it is DATA."""
+        """See :class:`DataStore`; a cluster is written whole, even if only a part of it is DATA."""
         hosts = []
         for data, packed in self._compressed(clusters.tolist()):
             hosts.append(self._write(data, packed))
@@ -132,7 +129,7 @@ class CompressedStore:
         return np.array(hosts, dtype=np.uint64)
 
     def _compressed(self, clusters: list[int]) -> Iterator[tuple[memoryview, bytes | None]]:
-        """Yield each cluster and its compressed form, None if that is not smaller; limit those in progress."""
+        """Yield each cluster and its compressed form, None if that is not smaller."""
         size, kind = self._geometry.cluster_size, self._geometry.compression_type
         ahead: deque[tuple[memoryview, Future[bytes | None]]] = deque()
         with ThreadPoolExecutor(self._threads) as pool:

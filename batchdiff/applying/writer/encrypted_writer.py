@@ -1,4 +1,4 @@
-"""Write an encrypted overlay: batchdiff lays it out, and QEMU writes the encrypted data to the places for it.
+"""Write an encrypted overlay: batchdiff lays it out, and QEMU writes the encrypted data.
 
 ::
 
@@ -8,8 +8,7 @@
           v
     overlay     | header | LUKS header | tables | places for clusters | refcounts |
 
-So no plaintext is written to a disk, the file has the planned size, and QEMU opens the overlay without its
-template.
+So no plaintext is written to a disk, and the file has the planned size.
 """
 
 from __future__ import annotations
@@ -37,15 +36,15 @@ def write_encrypted(  # noqa: PLR0913  # options by keyword
     check: Callable[[], None],
     advance: Callable[[int], None] = ignore,
 ) -> None:
-    """Write the overlay to an empty file, which the caller must make durable.
+    """Write the overlay to an empty file, which the caller must sync.
 
-    ``advance`` gets the number of further bytes of the guest that QEMU has encrypted.
+    ``advance`` gets the number of further bytes done.
 
-    :raises OSError: the disk is full or has a fault.
-    :raises ImageError: the original or a secret cannot be read, or a secret is wrong.
+    :raises OSError: a file cannot be opened or written.
+    :raises ImageError: the original or a secret cannot be used.
     :raises FormatError: the header does not fit.
-    :raises ProgramError: QEMU is missing or fails.
-    :raises InUseError: a VM or another program is using an image that QEMU reads.
+    :raises ProgramError: QEMU cannot be run, or fails.
+    :raises InUseError: another program uses an image.
     :raises StopError: ``check`` asked to stop.
     """
     stopped = stops(check)
@@ -79,7 +78,6 @@ def write_encrypted(  # noqa: PLR0913  # options by keyword
 
 
 def _advancing(advance: Callable[[int], None], size: int) -> Callable[[float], None]:
-    """Return a function that takes the percentage of ``size`` that is done, and reports further bytes."""
     done = 0
 
     def reached(percent: float) -> None:

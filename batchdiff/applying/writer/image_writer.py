@@ -1,7 +1,6 @@
 """Write a qcow2 image: an overlay on a template, or a standalone image.
 
-The file is laid out ahead of time, so tables and data go straight to their places. The header is written last:
-until then, the file is not a qcow2 image.
+This module writes the header last: until then, the file is not a qcow2 image.
 """
 
 from __future__ import annotations
@@ -44,10 +43,9 @@ class DataPlace(enum.Enum):
 
 @frozen
 class NewImage:
-    """The image to write. ``extents`` in granules; ``backing``: name and format of the backing file, or None.
+    """The image to write. ``extents``: in granules. ``backing``: name and format.
 
-    ``luks_header``: empty if the image is not encrypted. ``compression_level``: None for the default.
-    ``data_file``: the name of the data file in the header; None if the header names none.
+    ``luks_header``: empty without encryption. ``compression_level``: None for the default.
     """
 
     virtual_size: int
@@ -64,7 +62,7 @@ class NewImage:
 
     @property
     def layout_options(self) -> LayoutOptions:
-        """The options on which the layout of the file depends."""
+        """The options for the file's layout."""
         return LayoutOptions(
             luks_bytes=len(self.luks_header),
             preallocated=self.preallocation is not Preallocation.OFF,
@@ -85,18 +83,16 @@ def write_image(  # noqa: PLR0913  # options by keyword
     advance: Callable[[int], None] = ignore,
     data_fd: int | None = None,
 ) -> int:
-    """Write the image to an empty file, with data from ``guest``; return the size of the file in bytes.
+    """Write the image to empty files, which the caller must sync; return its own file's size.
 
-    The caller must make the file durable. ``check`` is called at least once for each 64 MiB written, and may raise
-    an error. ``advance`` gets the number of further bytes of the guest that are done. ``data_fd``: another empty
-    file, for data clusters whose place is outside; None if they are inside, or not written here.
+    ``advance`` gets the number of further bytes done. ``data_fd``: for data clusters outside.
 
-    :raises OSError: the disk is full or has a fault.
+    :raises OSError: a file cannot be read or written.
     :raises ImageError: the guest cannot be read.
     :raises FormatError: the header does not fit.
     """
     layout = layout_for(new.extents, new.virtual_size, new.geometry, new.layout_options)
-    # Check this first: if the header does not fit, no data should be copied.
+    # First: if the header does not fit, no data should be copied.
     _header(layout, new)
     if not new.compress:
         # Set the size first: XFS preallocates space past the end of a growing file, and keeps it even in holes.
@@ -163,7 +159,7 @@ def _write_metadata(fd: int, layout: Layout, store: DataStore, new: NewImage) ->
 
 
 def _write_luks_header(fd: int, offset: int, header: bytes) -> None:
-    """Write a LUKS header, except pages of zeros: all key slots but one are empty."""
+    """Leave out pages of zeros: all key slots but one are empty."""
     for at in range(0, len(header), _PAGE):
         page = header[at : at + _PAGE]
         if page.strip(b"\0"):

@@ -24,17 +24,16 @@ def write_overlay(  # noqa: PLR0913  # options by keyword
     advance: Callable[[int], None] = ignore,
     data_fd: int | None = None,
 ) -> None:
-    """Write the overlay to an empty file, with data from the original. The caller must make the files durable.
+    """Write the overlay to empty files, which the caller must sync.
 
-    ``content``: the extents in granules, and the template's name and format for the header. ``check`` is called
-    regularly, and may raise an error. ``advance`` gets the number of further bytes of the guest that are done.
-    ``data_fd``: another empty file, if the overlay is to have a data file.
+    ``content``: extents in granules, and the template's name and format. ``advance`` gets the number of further
+    bytes done.
 
-    :raises OSError: the disk is full or has a fault.
-    :raises ImageError: the original or a secret cannot be read, or a secret is wrong.
+    :raises OSError: a file cannot be opened, read or written.
+    :raises ImageError: the original or a secret cannot be used.
     :raises FormatError: the header does not fit.
-    :raises ProgramError: QEMU, which encrypts the data, is missing or fails.
-    :raises InUseError: a VM or another program is using an image that QEMU reads.
+    :raises ProgramError: QEMU cannot be run, or fails.
+    :raises InUseError: another program uses an image.
     :raises StopError: ``check`` asked to stop.
     """
     extents, backing = content

@@ -20,9 +20,7 @@ from batchdiff.units import MIB
 def preallocate(fd: int, size: int, how: Preallocation, check: Callable[[], None]) -> None:
     """Set the size of an empty file, and reserve or write its blocks if ``how`` requires that.
 
-    ``check`` is called before each MiB is written.
-
-    :raises OSError: the disk is full or has a fault.
+    :raises OSError: the file cannot be written.
     """
     os.ftruncate(fd, size)
     if how.reserves_blocks:

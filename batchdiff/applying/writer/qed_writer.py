@@ -1,4 +1,4 @@
-"""Write a QED overlay; like a qcow2 one, it is laid out ahead of time, and its header is written last."""
+"""Write a QED overlay, its header last."""
 
 from __future__ import annotations
 
@@ -16,10 +16,7 @@ from batchdiff.progress import ignore
 
 @frozen
 class NewQed:
-    """The overlay to write. ``backing``: name and format of the backing file.
-
-    ``extents``, ``table_size``: in clusters.
-    """
+    """The overlay to write. ``extents``, ``table_size``: in clusters. ``backing``: name and format."""
 
     virtual_size: int
     cluster_size: int
@@ -36,12 +33,11 @@ def write_qed(
     check: Callable[[], None],
     advance: Callable[[int], None] = ignore,
 ) -> None:
-    """Write the overlay to an empty file, with data from ``guest``. The caller must make the file durable.
+    """Write the overlay to an empty file, which the caller must sync.
 
-    ``check`` is called at least once for each 64 MiB written, and may raise an error. ``advance`` gets the number
-    of further bytes of the guest that are done.
+    ``advance`` gets the number of further bytes done.
 
-    :raises OSError: the disk is full or has a fault.
+    :raises OSError: a file cannot be read or written.
     :raises ImageError: the guest cannot be read.
     :raises FormatError: the header does not fit.
     """

@@ -1,4 +1,4 @@
-"""Write a standalone image, in any format, with the content that a VM sees through a chain."""
+"""Write a standalone image, in any format, with the content of a chain."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from batchdiff.qemu import qemu_img
 from batchdiff.units import MIB, SECTOR, ceil_div
 
 _STRETCH = 1024 * MIB
-"""The maximum number of bytes of the image that are mapped at a time."""
 
 
 def write_standalone(  # noqa: PLR0913  # options by keyword
@@ -32,17 +31,16 @@ def write_standalone(  # noqa: PLR0913  # options by keyword
     check: Callable[[], None],
     report: Callable[[int], None] = ignore,
 ) -> None:
-    """Write an image's whole content to an empty file. The caller must make the file durable.
+    """Write an image's whole content to an empty file, which the caller must sync.
 
-    ``new``: the new image's format and later path and, if it is to be encrypted, the file with its secret.
-    ``size``: the length of the file in bytes if it is raw; a VM sees that length rounded up to a whole sector.
-    ``report`` gets the number of bytes of the disk that are done so far.
+    ``new``: with its final path. ``size``: bytes of a raw file, which a VM sees rounded up to a whole sector.
+    ``report`` gets the number of bytes done so far.
 
-    :raises ImageError: the image or a secret cannot be read, or a secret is wrong.
-    :raises ProgramError: QEMU is needed for the format or the encryption, and is missing or fails.
-    :raises InUseError: a VM or another program is using an image that QEMU reads.
+    :raises ImageError: the image or a secret cannot be used.
+    :raises ProgramError: QEMU cannot be run, or fails.
+    :raises InUseError: another program uses an image.
     :raises StopError: ``check`` asked to stop.
-    :raises OSError: the disk is full or has a fault.
+    :raises OSError: a file cannot be opened, read or written.
     """
     if new.format is ImageFormat.RAW:
         Copier(fd, image, check, advance=summing(report)).copy(0, min(size, image.virtual_size), 0)
@@ -59,21 +57,21 @@ def write_standalone(  # noqa: PLR0913  # options by keyword
             percent=lambda percent: report(int(whole * percent / 100)),
         )
         if new.format is ImageFormat.VMDK:
-            # QEMU does not read the file name in the descriptor, but other programs may.
+            # QEMU does not read the name in the descriptor, but other programs may.
             descriptor = os.pread(fd, vmdk.TEXT_BYTES, vmdk.TEXT_AT)
             write_all(fd, vmdk.with_extent_name(descriptor, os.path.basename(new.path)), vmdk.TEXT_AT)
         return
     geometry = geometry_of(OverlayOptions(), DEFAULT_CLUSTER_SIZE)
     extents = fold(_content(image), geometry.cluster_size // SECTOR)
     advance = summing(report)
-    # Areas that metadata shows to be zeros need no work, however large they are.
+    # Areas that metadata shows to be zeros need no work.
     advance(max(image.virtual_size - extents.units(Kind.DATA) * geometry.cluster_size, 0))
     content = NewImage(virtual_size=image.virtual_size, geometry=geometry, extents=extents, backing=None)
     write_image(fd, image, content, check=check, advance=advance)
 
 
 def _content(image: Image) -> Extents:
-    """Return, as DATA in sectors, all parts of an image except those that metadata shows to be zeros."""
+    """Return, as DATA in sectors, the parts that metadata does not show to be zeros."""
     runs: list[tuple[int, int, int]] = []
     at = image.next_data(0)
     while at is not None:

@@ -1,4 +1,4 @@
-"""A request to stop, returned as a truth value instead of raised as an error."""
+"""A request to stop, returned instead of raised."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from batchdiff.errors import StopError
 
 
 def stops(check: Callable[[], None]) -> Callable[[], bool]:
-    """Return a function that returns True if ``check`` raises StopError, and False if it returns."""
+    """Return a function that returns whether ``check`` raises StopError."""
 
     def stopped() -> bool:
         try:
