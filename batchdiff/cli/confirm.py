@@ -17,8 +17,8 @@ from batchdiff.units import format_size
 class Question:
     """A question: what will be done, to what (``lines``), and what remains.
 
-    ``otherwise``: a sentence for an operator who does not confirm. ``last``: the prompt, which should repeat
-    ``what`` if many lines can scroll that out of sight.
+    ``otherwise``: advice if the operator does not confirm. ``last``: the prompt; it should repeat ``what`` if many
+    lines can scroll that out of sight.
     """
 
     what: str
@@ -29,7 +29,6 @@ class Question:
 
 
 _NO_DOUBTS: Mapping[str, str] = MappingProxyType({})
-"""No reason is known to keep an original."""
 
 
 def deletion(
@@ -42,8 +41,8 @@ def deletion(
 ) -> Question:
     """Return the question to ask before originals are deleted.
 
-    ``originals``: paths, and bytes on disk. ``condition``: what follows "will be deleted", with the blank or comma
-    before it. ``remains``: what follows "What remains: ". ``doubts``: why an original may be kept, by path.
+    ``originals``: paths, and bytes on disk. ``condition``: the words after "will be deleted", with the blank or
+    comma before them. ``doubts``: why an original may be kept, by path.
     """
     count = count_of(len(originals), "original")
     much = format_size(sum(size for _, size in originals))
@@ -62,7 +61,7 @@ def deletion(
 
 
 def overlays_remain(plan: Plan, count: int, *, others: bool = False) -> str:
-    """Return words for ``count`` overlays that remain; ``others``: whether other guests were mentioned before."""
+    """Return words for overlays that remain; ``others``: whether other guests were mentioned before."""
     one = count == 1
     whose = ("the other guest's" if one else "the other guests'") if others else ("its" if one else "their")
     what = "overlay, which needs" if one else "overlays, which need"
@@ -70,7 +69,7 @@ def overlays_remain(plan: Plan, count: int, *, others: bool = False) -> str:
 
 
 def state(console: Console, question: Question) -> None:
-    """Print what will be done and what remains, without asking."""
+    """Print a question's facts, without asking."""
     console.warn(question.what)
     for line in question.lines:
         console.warn(f"  {line}")
@@ -81,7 +80,7 @@ def state(console: Console, question: Question) -> None:
 def confirm(console: Console, verb: str, question: Question) -> None:
     """Ask the operator to confirm.
 
-    :raises UsageError: the answer was not yes, there is no terminal to ask on, or stderr cannot be written.
+    :raises UsageError: the answer was not yes, or the operator cannot be asked.
     """
     if not console.can_ask:
         raise UsageError(

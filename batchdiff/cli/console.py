@@ -34,14 +34,14 @@ class ProgressMode(enum.StrEnum):
 
 
 _RESULT = {"guest": "status", "finding": "health", "status": "step"}
-"""The field that has the result for a guest or a file, by the name of the event."""
+"""The field with the result, by the event's name."""
 
 
 @frozen
 class Console:
-    """The output of one command. ``verbosity``: -1 if quiet, 0 by default, 1 for more details.
+    """The output of one command. ``verbosity``: -1 if quiet, 1 for details.
 
-    ``log_file`` also gets the messages and results that are not printed.
+    ``log_file`` also gets messages and results that are not printed.
     """
 
     verbosity: int = 0
@@ -57,13 +57,13 @@ class Console:
             self._to_stderr(text)
 
     def detail(self, text: str) -> None:
-        """Print a message only if more details were asked for."""
+        """Print a message only if details were asked for."""
         self.log(text)
         if self.verbosity > 0:
             self._to_stderr(text)
 
     def error(self, error: BatchdiffError) -> None:
-        """Print why a command failed and what to do next, even if the console is quiet."""
+        """Report an error, even if the console is quiet."""
         self.log(str(error))
         # The problems of a manifest start with FILE:LINE:, which editors parse, so they get no prefix.
         with contextlib.suppress(UsageError):  # if stderr cannot be written, the exit code still reports the error
@@ -76,7 +76,7 @@ class Console:
         self._to_stderr(f"batchdiff: {text}")
 
     def result(self, text: str) -> None:
-        """Print the result of a command, but not with --json."""
+        """Print a result, but not with --json."""
         self.log(text)
         if not self.json:
             STDOUT.put(text if text.endswith("\n") else text + "\n")
@@ -84,7 +84,7 @@ class Console:
     def event(self, name: str, /, **fields: object) -> None:
         """Print one JSON object as a line on stdout, with --json only.
 
-        If that fails, the command continues, and :meth:`end` reports the error, unless the reader has gone.
+        A failed write is left to :meth:`end`.
         """
         if self.json:
             self._count(name, fields)
@@ -93,15 +93,12 @@ class Console:
     def begin(self, verb: str) -> None:
         """Print the first event, with --json only."""
         if self.json:
-            from batchdiff.cli.output.command_events import version_event  # noqa: PLC0415  # only with --json
+            from batchdiff.cli.output.command_events import version_event  # noqa: PLC0415
 
             self.event("version", **version_event(verb))
 
     def end(self, verb: str, code: int, seconds: float) -> int:
-        """Print the last event, wait until all output is written, and return the exit code.
-
-        The exit code is ``code``, or that of a failed write if ``code`` is 0.
-        """
+        """Finish the output and return the exit code: ``code``, or that of a failed write if ``code`` is 0."""
         # This may change the exit code, which the last event must contain.
         code = self._flushed(STDERR, code)
         if self.json:
@@ -111,7 +108,6 @@ class Console:
         return self._flushed(STDOUT, code)
 
     def _flushed(self, outlet: Outlet, code: int) -> int:
-        """Wait until all text is written; return ``code``, or the code of a failed write if ``code`` is 0."""
         try:
             outlet.flush()
         except UsageError as error:
@@ -122,7 +118,6 @@ class Console:
         return code
 
     def _count(self, name: str, fields: dict[str, Any]) -> None:
-        """Count the results that an event reports, for the summary."""
         if name in _RESULT:
             result = str(fields[_RESULT[name]])
             self._results[result] = self._results.get(result, 0) + 1
@@ -131,11 +126,8 @@ class Console:
 
     @contextmanager
     def metering(self) -> Iterator[Meter]:
-        """Yield a meter whose readings become a bar on stderr, events on stdout, both or neither.
-
-        The meter ends with the block.
-        """
-        from batchdiff.cli.output.display import Display  # noqa: PLC0415  # only long work needs it
+        """Yield a meter whose readings become a bar on stderr, events on stdout, both or neither."""
+        from batchdiff.cli.output.display import Display  # noqa: PLC0415
 
         display = Display(bar=self.shows_progress, print_event=self._progress if self.json else None)
         meter = display.meter()
@@ -149,7 +141,6 @@ class Console:
             display.close()
 
     def _progress(self, reading: Reading) -> None:
-        """Print a progress event; all but the first and the last may be left out if the reader is behind."""
         from batchdiff.cli.output.command_events import progress_event  # noqa: PLC0415
 
         STDOUT.put_event(_line("progress", progress_event(reading)), may_drop=not reading.is_edge)
@@ -169,7 +160,7 @@ class Console:
         return answer
 
     def log(self, text: str) -> None:
-        """Write to the log file, if there is one. If that fails, warn once, and continue without the log."""
+        """Write to the log file, if there is one; if that fails, warn once."""
         if self.log_file is not None and (why := self.log_file.append(text)):
             with contextlib.suppress(UsageError):  # a log is not worth ending the command for
                 self._to_stderr(
@@ -179,7 +170,7 @@ class Console:
 
     @property
     def can_ask(self) -> bool:
-        """True if stdin and stderr are terminals, so that a person can be asked."""
+        """True if the operator can be asked."""
         return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
 
     @property
@@ -187,13 +178,13 @@ class Console:
         """The width for results, in columns; None if stdout is not a terminal."""
         if not sys.stdout.isatty():
             return None
-        import shutil  # noqa: PLC0415  # loads all of Python's compression modules: 2 ms, not needed for a pipe
+        import shutil  # noqa: PLC0415  # loads all of Python's compression modules: 2 ms
 
         return shutil.get_terminal_size((WIDTH, 24)).columns
 
     @property
     def is_one_terminal(self) -> bool:
-        """True if messages and the result both go to a terminal, presumably the same one."""
+        """True if messages and results go to a terminal, presumably the same one."""
         return not self.json and sys.stdout.isatty() and sys.stderr.isatty()
 
     @property
@@ -210,7 +201,6 @@ class Console:
 
 
 def _line(event: str, fields: dict[str, Any]) -> str:
-    """Return an event as a line of JSON, with the time in UTC: ISO 8601, to the microsecond."""
     seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
     moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
     return json.dumps({"event": event, "time": f"{moment}.{nanoseconds // 1000:06}Z"} | fields) + "\n"

@@ -19,16 +19,14 @@ from batchdiff.qemu.image_options import decryption, dotted
 from batchdiff.units import few
 
 _MOST_CHANGES = 3
-"""The maximum number of guests whose changes are listed on a terminal without `-v`."""
 
 PROXMOX_FOLDER = ("--proxmox", "/etc/pve/qemu-server")
-"""The option with the folder in which Proxmox VE keeps the configurations of a host's VMs."""
 
 
 def report_changes(console: Console, path: str, plan: Plan, outcomes: list[GuestOutcome]) -> None:
     """Print what to change in definitions, if messages and results go to a terminal.
 
-    Otherwise, each change is reported when its guest is done. ``path``: the plan's path.
+    Otherwise, each change is reported when its guest is done.
     """
     if not console.is_one_terminal:
         return
@@ -52,9 +50,9 @@ def report_changes(console: Console, path: str, plan: Plan, outcomes: list[Guest
 def print_step_to_overlays(
     console: Console, arguments: argparse.Namespace, plan: Plan, outcomes: list[GuestOutcome]
 ) -> None:
-    """Print the command for the definitions that must change, if any, now that VMs have overlays.
+    """Print the command for the definitions that must change, if any.
 
-    ``arguments``: those of apply. VMs of Proxmox VE are left out: their reported changes include the command.
+    VMs of Proxmox VE are left out: their reported changes include the command.
     """
     guests = {guest.name: guest for guest in plan.guests}
     converted = [guests[each.name] for each in outcomes if _has_overlay(guests[each.name], each)]
@@ -66,10 +64,9 @@ def print_step_to_overlays(
 def print_definitions_step(
     console: Console, arguments: argparse.Namespace, guests: Iterable[GuestPlan], image: str, template: ImageSource
 ) -> None:
-    """Print the command that shows what must change in the definitions of these guests' VMs.
+    """Print the commands that show what must change in the definitions of these guests' VMs.
 
-    VMs of Proxmox VE have a command of their own. ``arguments``: those of apply or restore. ``image``: a noun for
-    what the definitions must fit, such as ``overlay``.
+    ``image``: a noun for the message, such as ``overlay``.
     """
     options = ["--connect", arguments.connect] if arguments.connect else []
     moves = [word for move in getattr(arguments, "moves", None) or () for word in ("--map", move)]
@@ -88,7 +85,6 @@ def print_definitions_step(
 
 
 def _how_to_define(guests: list[GuestPlan], template: ImageSource) -> str:
-    """Return the end of a sentence: how to let batchdiff make the changes that need no secret."""
     secret = [any(_secrets(guest, template)) for guest in guests]
     if all(secret):
         return "."
@@ -100,15 +96,15 @@ def definitions_command(
 ) -> str:
     """Return the command that shows what must change in the definitions of these guests' VMs.
 
-    ``path``: the plan's path. ``moves``: each ``--map`` and its value. ``options``: those for libvirt, which are
-    left out if a guest is on Proxmox VE.
+    ``path``: the plan's. ``moves``: each ``--map`` and its value. ``options``: those for libvirt, left out if a
+    guest is on Proxmox VE.
     """
     manager = PROXMOX_FOLDER if is_on_proxmox(guests) else options
     return shell_line(["batchdiff", "definitions", as_argument(path), *manager, *moves])
 
 
 def is_on_proxmox(guests: Iterable[GuestPlan]) -> bool:
-    """Return True if any of these guests' overlays has the place and name of a disk of Proxmox VE."""
+    """Return True if any guest's overlay has the place and name of a disk of Proxmox VE."""
     return any(is_of_proxmox(guest.overlay_path) for guest in guests)
 
 
@@ -133,7 +129,7 @@ def _has_overlay(guest: GuestPlan, outcome: GuestOutcome) -> bool:
 
 
 def _definition(guest: GuestPlan, plan_path: str) -> Iterator[str]:
-    """Yield all lines but those about secrets. A definition is assumed to name the guest as the manifest does."""
+    """Yield lines for a definition that is assumed to name the guest as the manifest does."""
     file, kind = guest.source.path, guest.source.format.value
     named = guest.alias or file
     before = f"{guest.alias} (a link to {file}, {kind})" if guest.alias else f"{file} ({kind})"
@@ -155,7 +151,6 @@ def _definition(guest: GuestPlan, plan_path: str) -> Iterator[str]:
 
 
 def _secrets(guest: GuestPlan, template: ImageSource) -> Iterator[str]:
-    """Yield what to change about secrets in the definition of a guest's VM."""
     chosen = guest.options.encryption
     if chosen is not None:
         yield (
@@ -179,7 +174,6 @@ def _secrets(guest: GuestPlan, template: ImageSource) -> Iterator[str]:
 
 
 def _no_longer_needed(original: ImageSource, template: ImageSource) -> list[str]:
-    """Return the encrypted images of an original's chain that are not below its overlay, too, in words."""
     kept = {each.path for each in (template, *template.backing)}
     backing = tuple(each for each in original.backing if each.path not in kept)
     return encrypted_images(replace(original, backing=backing), "the original")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def converted_guests(manifest: Manifest) -> dict[str, list[str]]:
-    """Return the names of a manifest's converted guests, by the checksums of the plans that converted them."""
+    """Return the names of converted guests, by the checksums of the plans that converted them."""
     found: dict[str, list[str]] = {}
     for guest in (*manifest.guests, *manifest.left_out):
         if guest.converted is not None:
@@ -23,7 +23,7 @@ def converted_guests(manifest: Manifest) -> dict[str, list[str]]:
 
 
 def say_kept(console: Console, path: str, kept: KeptPlan) -> None:
-    """Print the new name of the plan that was at ``path``, and the states of that plan's guests."""
+    """Say that the plan at ``path`` was renamed, and why."""
     from batchdiff.report.fates import kept_words  # noqa: PLC0415
 
     guests = "; ".join(f"{few(names)}: {kept_words(what)}" for what, names in kept.guests.items())

@@ -26,8 +26,7 @@ def warn_of_formats(
 ) -> None:
     """Warn if the template or a guest seems to have another format than the manifest declares.
 
-    Guests that are converted already, or have an ``objection``, are left out. ``observer`` is called at every
-    read; ``recognised``, first with 0, then with the number of images examined so far.
+    ``recognised`` is called with the number of images examined so far, first with 0.
     """
     pending = [guest for guest in manifest.guests if guest.converted is None and not guest.objection]
     _warn(console, manifest.template, [(guest.name, guest.image) for guest in pending], observer, recognised)
@@ -36,10 +35,9 @@ def warn_of_formats(
 def warn_of_planned_formats(
     console: Console, plan: Plan, history: History, names: Iterable[str] | None = None
 ) -> None:
-    """Warn if the template, or a guest to convert or share, seems to have another format than declared.
+    """Warn if the template or a guest of a plan seems to have another format than declared.
 
-    ``names``: the guests to examine; None for all. A guest whose overlay has taken its path is left out, because
-    the overlay is not the declared image.
+    ``names``: the guests to examine; None for all. A guest whose overlay has taken its path is left out.
     """
     chosen = None if names is None else set(names)
     guests = [
@@ -69,7 +67,6 @@ def _warn(
 
 
 def _doubt(declared: ImageFormat, found: ImageFormat | None) -> str:
-    """Return the doubt about an image's format; empty if there is none."""
     if found is None or found is declared:
         return ""
     if declared is ImageFormat.RAW and found is ImageFormat.LUKS:

@@ -17,7 +17,7 @@ from batchdiff.report.figures import count_of
 
 
 def warn_of_files(console: Console, manifest: Manifest, pending: Sequence[GuestEntry]) -> None:
-    """Warn once of read-only files, and report, once per filesystem, files that a VM could have open unnoticed.
+    """Report read-only files, and files that a VM could have open unnoticed.
 
     ``pending``: the guests that are to get overlays.
     """
@@ -32,7 +32,6 @@ def warn_of_files(console: Console, manifest: Manifest, pending: Sequence[GuestE
 
 
 def _warn_of_modes(console: Console, modes: dict[str, int]) -> None:
-    """Warn of read-only guests, such as copies of a protected template: an overlay gets its guest's mode."""
     closed = [path for path, mode in modes.items() if not mode & WRITE_BITS]
     if not closed:
         return
@@ -51,7 +50,6 @@ def _warn_of_modes(console: Console, modes: dict[str, int]) -> None:
 
 
 def _warn_of_the_unseen(console: Console, devices: dict[str, int], retire: Retire) -> None:
-    """Report that deletions need ``--unseen``: as a warning if ``retire`` is delete, otherwise as a note."""
     first: dict[int, str] = {}
     for path, device in devices.items():
         first.setdefault(device, path)

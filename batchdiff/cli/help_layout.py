@@ -7,7 +7,7 @@ import contextlib
 import os
 
 _WIDTH = 80
-"""The width, in columns, if no terminal reports one."""
+"""The width if no terminal reports one."""
 
 EXIT_CODES = """exit codes:
   0 done                              5 the plan is invalid, edited or stale
@@ -19,15 +19,14 @@ EXIT_CODES = """exit codes:
 
 
 def help_layout(prog: str) -> argparse.HelpFormatter:
-    """Return the formatter of a parser's help; argparse makes one for every argument, to check the argument.
+    """Return the formatter of a parser's help.
 
-    Without ``width``, the formatter imports shutil, which takes 2 ms of each start.
+    Without ``width``, argparse imports shutil, which takes 2 ms of each start.
     """
     return argparse.RawDescriptionHelpFormatter(prog, width=_columns() - 2)
 
 
 def _columns() -> int:
-    """Return COLUMNS if it is a positive number, or else the width of stdout's terminal, or else ``_WIDTH``."""
     with contextlib.suppress(ValueError):  # also if it has thousands of digits
         if (given := int(os.environ.get("COLUMNS", ""))) > 0:
             return given
@@ -52,4 +51,3 @@ EXAMPLES = {
     "schema": "example: batchdiff schema events",
     "doctor": "example: batchdiff doctor /var/lib/libvirt/images",
 }
-"""The example in the help of each verb."""

@@ -22,10 +22,7 @@ _RECOVERED = (
 def history_of(
     console: Console, arguments: argparse.Namespace, plan: Plan, path_map: PathMap = NOTHING_MOVED
 ) -> History:
-    """Return the history of a plan, with the states that its journal lacks, but the sidecar and the files prove.
-
-    Warn if there are such states.
-    """
+    """Return the history of a plan, and warn if its journal lacked states that could be recovered."""
     history = mapped_history(read_history(arguments.plan, plan.checksum), path_map)
     found = recover_unrecorded(plan, history, path_map)
     if found:

@@ -34,7 +34,7 @@ _NEED_FEW_DESCRIPTORS = {"validate", "show", "schema"}
 """Verbs that open at most one image at a time, and need no other program."""
 
 GUEST_NAMES = "_guest-names"
-"""The word with which a shell's completion asks for the names of a plan's guests."""
+"""The word with which a shell's completion asks for a plan's guests."""
 
 
 def run(argv: list[str]) -> int:
@@ -90,10 +90,9 @@ def _console(arguments: argparse.Namespace) -> Console:
 
 
 def _logged(console: Console, arguments: argparse.Namespace, argv: list[str]) -> Console:
-    """Return the console with the log that the command line names, if any, and log the first lines."""
     if arguments.log_file is None:
         return console
-    from batchdiff.cli.logs import session_log  # noqa: PLC0415  # only if a log is asked for
+    from batchdiff.cli.logs import session_log  # noqa: PLC0415
 
     console = replace(console, log_file=session_log.log_of(arguments))
     console.log(session_log.first_lines(arguments.verb, argv))
@@ -101,7 +100,6 @@ def _logged(console: Console, arguments: argparse.Namespace, argv: list[str]) ->
 
 
 def _complete(words: list[str]) -> int:
-    """Print the names of a plan's guests for a shell's completion."""
     module = importlib.import_module("batchdiff.cli.verbs.guest_names")
     code: int = module.run(words)
     return code
@@ -110,7 +108,6 @@ def _complete(words: list[str]) -> int:
 def _unexpected(
     console: Console, error: Exception, argv: Sequence[str] = (), arguments: argparse.Namespace | None = None
 ) -> int:
-    """Report an error that no verb handles, and return the exit code."""
     if isinstance(error, MemoryError):
         remedy = "Free some memory, then run the same command again."
         ending: BatchdiffError = BatchdiffError("out of memory", remedy=remedy)
@@ -132,8 +129,7 @@ def _unexpected(
 def _report_bug(
     console: Console, error: Exception, argv: Sequence[str], arguments: argparse.Namespace | None
 ) -> None:
-    """Write the traceback to a file and print the file's name; if no file can be written, print the traceback."""
-    from batchdiff.cli.logs import crash_report  # noqa: PLC0415  # takes 3 ms, and is needed only here
+    from batchdiff.cli.logs import crash_report  # noqa: PLC0415  # takes 3 ms
 
     command = shlex.join(["batchdiff", *argv])
     text = crash_report.crash_text(error, command)
@@ -161,7 +157,7 @@ def _is_folder_deleted() -> bool:
 
 
 def _arguments(argv: list[str], console: Console) -> argparse.Namespace:
-    """Return the parsed command line. Text for stdout goes through the console, which reports a failed write."""
+    """Parse the command line; help goes through the console, which reports a failed write."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said):
@@ -187,11 +183,11 @@ def _verb(console: Console, arguments: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _advice_for(arguments: argparse.Namespace) -> Iterator[None]:
-    """Put the full path of the verb's plan, if any, and its ``--map`` into recommended commands."""
+    """Put the full path of the plan and each ``--map`` into recommended commands."""
     if "plan" not in arguments:
         yield
         return
-    from batchdiff.applying.guests.commands import commands_for  # noqa: PLC0415  # only a verb with a plan needs it
+    from batchdiff.applying.guests.commands import commands_for  # noqa: PLC0415
 
     with commands_for(os.path.abspath(arguments.plan), getattr(arguments, "moves", None) or []):
         yield

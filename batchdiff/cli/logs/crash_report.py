@@ -1,7 +1,7 @@
 """The report of a crash: the traceback of a bug, in a new file that a user can attach to a public bug report.
 
-The traceback has lines of code, but no values of variables. Messages of exceptions may quote data, so bytes,
-arrays, long lists of numbers and passwords in them are left out.
+The traceback has no values of variables. Messages of exceptions may quote data, so bytes, arrays, long lists of
+numbers and passwords in them are left out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from batchdiff.cli.logs.log_file import time_now, without_passwords
 from batchdiff.files import own_files
 
 _LONGEST = 20_000
-"""The maximum length of an exception's message, in characters. A message from a worker contains a traceback."""
+"""In characters. A message from a worker may contain a traceback."""
 
 _DATA = re.compile(
     r"""\bb'(?:[^'\\]|\\.)*'|\bb"(?:[^"\\]|\\.)*"|\barray\((?:[^()]|\([^()]*\))*\)|\[[-\d\s,.]{40,}\]""", re.DOTALL
@@ -31,11 +31,10 @@ _DATA = re.compile(
 _LIBRARIES = {"yaml": "pyyaml"} | {
     name: name for name in ("isal", "jinja2", "jsonschema", "numpy", "tqdm", "xxhash", "zstandard")
 }
-"""Modules, each with the distribution that it comes from."""
 
 
 def crash_text(error: BaseException, command: str) -> str:
-    """Return the report of an unexpected exception. ``command``: the command line, whose passwords are hidden."""
+    """Return the report of an unexpected exception."""
     uname = platform.uname()
     loaded = [_with_version(name) for module, name in _LIBRARIES.items() if module in sys.modules]
     head = (
@@ -54,7 +53,6 @@ def _with_version(name: str) -> str:
 
 
 def _parts(error: BaseException) -> Iterator[str]:
-    """Yield the exceptions of a chain with their tracebacks, the root cause first."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain:
@@ -66,7 +64,7 @@ def _parts(error: BaseException) -> Iterator[str]:
 
 
 def exception_line(error: BaseException) -> str:
-    """Return an exception's class and message, without data and passwords; a long message is cut."""
+    """Return an exception's class and message, cleaned and cut."""
     try:
         message = str(error)
     except Exception:  # the exception's own code has a bug, too
@@ -75,11 +73,7 @@ def exception_line(error: BaseException) -> str:
 
 
 def folders_for(arguments: argparse.Namespace | None) -> list[str]:
-    """Return the folders to try for a crash report: that of a file of the command, then TMPDIR or else /tmp.
-
-    The file is the plan, the output or the manifest: the first that was given and is neither stdin (``-``) nor in
-    /dev or /proc.
-    """
+    """Return the folders to try for a crash report, the best first."""
     given = [getattr(arguments, name, None) for name in ("plan", "output", "manifest")]
     try:
         paths = [os.path.dirname(os.path.abspath(path)) for path in given if path and path != "-"]
@@ -92,7 +86,7 @@ def folders_for(arguments: argparse.Namespace | None) -> list[str]:
 def write_crash_report(text: str, folders: Sequence[str]) -> str | None:
     """Write a report to a new file, readable only by its owner, in the first folder that allows it.
 
-    Return the file's path, or None if no folder allows it.
+    Return the file's path; None if no folder allows it.
     """
     name = f"{re.sub('[-:]', '', time_now())}-{os.urandom(4).hex()}{own_files.CRASH}"
     for folder in folders:

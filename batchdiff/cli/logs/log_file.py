@@ -28,7 +28,7 @@ from batchdiff.report.printable import printable
 
 _START = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \d+ ")
 _LONGEST = 1 << 20
-"""The maximum length of a message, in characters: a text report of thousands of guests fits."""
+"""In characters: a text report of thousands of guests fits."""
 
 _PASSWORD = re.compile(r"""(://[^/\s:@]*:)[^@/\s]+(?=@)|(\bpasswd=)(?:'[^']*'|"[^"]*")""")
 """A password in a URI or in a domain's definition."""
@@ -37,13 +37,13 @@ _REMEDY = "Name a file that does not exist yet, such as batchdiff.log, or an ear
 
 
 def time_now() -> str:
-    """Return the time as in plans: ISO 8601 in UTC, to the second."""
+    """Return the time in UTC."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @dataclass(slots=True)
 class LogFile:
-    """A log. ``fd``: None once the log cannot be written; ``why``: the cause, until ``append`` has returned it."""
+    """A log. ``fd``: None if it cannot be written; ``why``: the cause, until ``append`` returns it."""
 
     path: str
     fd: int | None
@@ -52,7 +52,7 @@ class LogFile:
     def append(self, text: str) -> str:
         """Append a message. Return why that failed; empty if it succeeded, or if the cause was returned before.
 
-        The lines are not synced: what must survive a power cut is in the journal.
+        The lines are not synced; the journal is.
         """
         fd = self.fd
         if fd is not None:
@@ -81,14 +81,11 @@ def without_passwords(text: str) -> str:
 
 
 def open_log(path: str, taken: Iterable[str]) -> LogFile:
-    """Open a log, or create it with a mode that depends on the umask.
+    """Open or create a log. ``taken``: the command's other files, which may not exist yet.
 
-    If the file cannot be opened for writing, ``fd`` is None and ``why`` is set. ``taken``: the command's other
-    files, which may not exist yet.
+    If the file cannot be opened for writing, ``fd`` is None and ``why`` is set.
 
-    :raises UsageError: the path is that of a link, a device, a folder, another file of the command, or a file that
-        is neither empty nor recognisable as a log; or its suffix is that of an image or of another file of
-        batchdiff; or the file has just been replaced.
+    :raises UsageError: the file must not be used as a log.
     """
     real = os.path.realpath(path)
     if real in {os.path.realpath(other) for other in taken}:
@@ -108,7 +105,6 @@ def open_log(path: str, taken: Iterable[str]) -> LogFile:
 
 
 def _require_log(path: str, info: os.stat_result) -> None:
-    """Refuse a file that is neither a log nor empty. Reading a file disturbs no VM that is using it."""
     if stat.S_ISLNK(info.st_mode):
         raise _refusal(path, "it is a symbolic link")
     if not stat.S_ISREG(info.st_mode):

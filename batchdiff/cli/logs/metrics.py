@@ -23,13 +23,13 @@ from batchdiff.plan.plan import Plan
 from batchdiff.report.printable import printable
 
 STATES = ("planned", "skipped", "refused", *Step)
-"""The values of ``state``: the steps that `batchdiff status` can show."""
+"""The steps that `batchdiff status` can show."""
 
 _WORST_FIRST = (Health.DAMAGED, Health.STALE, Health.UNKNOWN, Health.IN_USE, Health.TOUCHED, Health.SOUND)
 
 
 class MetricValue(NamedTuple):
-    """One value of a metric, with the labels that it has besides ``plan``."""
+    """A value of a metric, with its labels besides ``plan``."""
 
     value: int
     labels: Mapping[str, str] = {}
@@ -44,7 +44,7 @@ class Metric(NamedTuple):
 
 
 def metrics_text(plan_path: str, verb: str, when: int, metrics: Sequence[Metric]) -> Iterator[str]:
-    """Yield the text of a file in parts. ``when``: the end of the command, in seconds since 1970."""
+    """Yield the text of a file in parts. ``when``: in seconds since 1970."""
     last = Metric(
         "batchdiff_last_run_timestamp_seconds",
         "Time at which the verb last completed, in seconds since 1970.",

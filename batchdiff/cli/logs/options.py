@@ -8,7 +8,7 @@ import argparse
 def metrics_file(text: str) -> str:
     """Return the name of a file for metrics.
 
-    :raises ArgumentTypeError: it does not end with .prom; node_exporter's collector ignores other files.
+    :raises ArgumentTypeError: it does not end with .prom.
     """
     if not text.endswith(".prom"):
         raise argparse.ArgumentTypeError(f"{text!r} does not end with .prom, so node_exporter would not read it")

@@ -1,4 +1,4 @@
-"""The log of one command, kept apart from the command's other files, and the first lines of the log."""
+"""The log of one command, kept apart from the command's other files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _READS_NO_IMAGE = {"schema", "show", "status", "validate"}
 
 
 def log_of(arguments: argparse.Namespace) -> LogFile:
-    """Return the log that the command line names.
+    """Open the log that the command line names.
 
     :raises UsageError: the file must not be used as a log.
     """
@@ -37,7 +37,6 @@ def first_lines(verb: str, argv: Sequence[str]) -> str:
 
 
 def _other_files(arguments: argparse.Namespace) -> Iterator[str]:
-    """Yield the paths of a command's manifest, plans, output and metrics, and of files beside them."""
     given = vars(arguments)
     names = ("plan", "manifest", "output", "against", "reuse", "textfile")
     paths = [given[name] for name in names if given.get(name)]

@@ -27,7 +27,7 @@ _REMEDY = "Name a file in the folder of `--collector.textfile.directory`, such a
 def check_textfile(path: str) -> None:
     """Check that a file for metrics can be written.
 
-    :raises UsageError: it cannot be written, or would replace something other than an empty file or metrics.
+    :raises UsageError: it cannot, or must not be.
     """
     folder = os.path.dirname(os.path.abspath(path))
     try:
@@ -66,7 +66,6 @@ def write_textfile(path: str, plan_path: str, verb: str, metrics: Sequence[Metri
 
 
 def _why_not_replaced(path: str) -> str:
-    """Return why a file must not be replaced; empty if it starts with metrics of batchdiff."""
     try:
         with open(path, "rb") as file:
             start = file.read(len(_START))

@@ -35,10 +35,7 @@ from batchdiff.throttle.throttle import throttle
 def make_and_report(
     console: Console, arguments: argparse.Namespace, manifest: Manifest, path: str, plans: EarlierPlans
 ) -> int:
-    """Make the plan of a manifest, write it to ``path``, report the savings, and return the exit code.
-
-    ``plans``: the search for earlier plans, which may have converted guests.
-    """
+    """Make the plan of a manifest, write it to ``path``, report it, and return the exit code."""
     older = read_plan(arguments.reuse) if arguments.reuse is not None else None
     limits = ScanLimits(arguments.cache, arguments.limit_rate, arguments.idle)
     jobs = arguments.jobs or usable_cpus()
@@ -83,10 +80,6 @@ def make_and_report(
 
 @contextmanager
 def _checkpoint(console: Console, path: str) -> Iterator[Checkpoint]:
-    """Yield the checkpoint of the plan at a path.
-
-    :raises StopError: Ctrl-C, SIGTERM or SIGHUP ended the block, and the checkpoint remains.
-    """
     with closing(Checkpoint(path, warn=console.warn)) as checkpoint:
         try:
             yield checkpoint
@@ -100,7 +93,6 @@ def _checkpoint(console: Console, path: str) -> Iterator[Checkpoint]:
 
 
 def _with_domains(manifest: Manifest, uri: str) -> Manifest:
-    """Return the manifest with, for each guest, how an active or saved domain uses its image, if one does."""
     # Loaded only now: without `--connect`, a plan neither needs libvirt nor waits for it.
     from batchdiff.definitions.domain_state import images_of_active_domains  # noqa: PLC0415
     from batchdiff.definitions.virsh import Libvirt  # noqa: PLC0415
