@@ -23,9 +23,9 @@ def warn_of_manifest(
     observer: ReadObserver | None = None,
     recognised: Callable[[int], None] = ignore,
 ) -> None:
-    """Warn of oddities of a valid manifest and of the images that it names.
+    """Print warnings about a valid manifest.
 
-    ``observer`` is called at every read of an image; ``recognised``, with the number of images examined so far.
+    ``recognised`` is called with the number of images examined so far.
     """
     for warning in manifest.warnings:
         console.warn(f"warning: {manifest.path}:{warning}")
@@ -39,7 +39,7 @@ def warn_of_manifest(
 
 
 def _warn_of_names(console: Console, manifest: Manifest) -> None:
-    """Warn of block devices whose names may refer to other disks some day."""
+    """Warn of block devices whose names may refer to other disks later."""
     doubts = []
     for path, what in _roles(manifest).items():
         number = device_number(path)
@@ -53,7 +53,6 @@ def _warn_of_names(console: Console, manifest: Manifest) -> None:
 
 
 def _roles(manifest: Manifest) -> dict[str, str]:
-    """Return the role of each image and each backing file, in words, by path."""
     images = [("the template", manifest.template)]
     images += [(f"the guest {guest.name}", guest.image) for guest in manifest.guests]
     roles: dict[str, str] = {}

@@ -71,14 +71,13 @@ def _question(originals: list[tuple[str, int]], plan: Plan) -> Question:
 
 
 def _condition(count: int) -> str:
-    """Return the ``condition`` of :func:`deletion` for that many originals."""
     if count == 1:
         return " once QEMU finds its overlay identical (its VM must be shut down)"
     return ", each once QEMU finds its overlay identical (their VMs must be shut down)"
 
 
 def _print_next_steps(console: Console, path: str, plan: Plan, outcomes: list[GuestOutcome]) -> None:
-    """Print how to free the space of originals that still exist. ``path``: the plan's, quoted for a shell."""
+    """Print the next steps; ``path`` is the plan's, quoted for a shell."""
     done = [outcome for outcome in outcomes if outcome.status is not Status.FAILED]
     fates = [outcome.original.fate for outcome in done]
     bound = dependents_of_kept(plan, [each.name for each in outcomes if each.original.fate is Fate.KEPT])

@@ -71,11 +71,10 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 def define_guests(console: Console, arguments: argparse.Namespace, disks: Sequence[GuestDisk]) -> int:
     """Change the definitions in libvirt that must change for the given disks, and return the exit code.
 
-    ``arguments``: with the plan's path and the connection. A definition that cannot be changed is reported, and
-    does not stop the others.
+    ``arguments``: with the plan's path and the connection. A definition that cannot be changed does not stop the
+    others.
 
-    :raises DefinitionError: libvirt printed something other than a definition.
-    :raises ProgramError: libvirt cannot be queried.
+    :raises DefinitionError, ProgramError: the definitions in libvirt cannot be read.
     """
     libvirt = Libvirt(arguments.connect or "")
     domains, pools = libvirt.domains(), libvirt.pools()
@@ -84,7 +83,6 @@ def define_guests(console: Console, arguments: argparse.Namespace, disks: Sequen
 
 
 def _with_contradictions(change: DomainChange, libvirt: Libvirt) -> DomainChange:
-    """Return a change with what contradicts it in libvirt; a change that is not needed is returned as it is."""
     if change.is_right:
         return change
     found = contradictions_of(libvirt, change.name)
@@ -93,7 +91,6 @@ def _with_contradictions(change: DomainChange, libvirt: Libvirt) -> DomainChange
 
 
 def _of_proxmox(console: Console, arguments: argparse.Namespace, template: str, disks: Sequence[GuestDisk]) -> int:
-    """Show what must change in configurations of Proxmox VE and, with ``--write``, write changed copies."""
     host = read_host(arguments.proxmox, arguments.storage_cfg)
     changes = list(vm_changes(host.configs, disks, host.storages))
     wrong = list(doubts(template, disks, host))
@@ -155,7 +152,6 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _from_files(paths: Sequence[str]) -> tuple[list[Domain], list[Pool]]:
-    """Return the domains and pools that XML files define."""
     domains, pools = [], []
     for path in paths:
         try:
@@ -172,12 +168,7 @@ def _from_files(paths: Sequence[str]) -> tuple[list[Domain], list[Pool]]:
 
 
 def _write(console: Console, folder: str, changes: Sequence[DomainChange] | Sequence[VmChange]) -> int:
-    """Write a changed copy of each definition that must change and need not wait, and return the exit code.
-
-    A definition that must wait is left out: its copy could be used with the others, and its VM would find no disk.
-
-    :raises UsageError: a copy cannot be written.
-    """
+    """Write changed copies, except of definitions that must wait: their VMs would find no disk."""
     for change in changes:
         if change.is_right or change.waiting:
             continue
@@ -205,7 +196,6 @@ def _only_for_its_owner(path: str, flags: int) -> int:
 
 
 def _define(console: Console, definer: Definer, changes: Sequence[DomainChange]) -> int:
-    """Change each definition that must change, and return the exit code; a failure does not stop the others."""
     failed = False
     for change in changes:
         name = printable(change.domain.name)

@@ -45,11 +45,11 @@ _SHAREABLE = {ImageFormat.RAW, ImageFormat.QCOW2}
 def run(console: Console, arguments: argparse.Namespace) -> int:
     """Run the verb.
 
-    :raises UsageError: the arguments are wrong, no image is found, or the manifests cannot be written.
-    :raises ImageError: an image that `--template` names cannot be the template, or no image can be read.
+    :raises UsageError: the arguments are wrong, no image is found, or a manifest cannot be written.
+    :raises ImageError: a given template cannot be used, or no image can be read.
     :raises ManifestError: a manifest that was written has a problem.
     :raises DefinitionError, ProgramError: the disks in libvirt cannot be listed.
-    :raises WorkerError: a worker process died.
+    :raises WorkerError: a worker process failed.
     """
     if not arguments.paths and not arguments.libvirt:
         raise UsageError("no images are given", remedy="Name folders or images, or add `--libvirt`.")
@@ -67,7 +67,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
                 remedy="Name the image that is the template.",
             )
     templates = [image_path(path) for path in arguments.templates]
-    # The templates first: of a file with several names, the one that was given as the template counts.
+    # Templates first: of a file with several names, the one given as the template counts.
     search = find_files([*arguments.templates, *arguments.paths], _of_libvirt(console, arguments))
     if not search.files and not search.exclusions:
         raise _no_image(arguments, search.ignored)
@@ -82,7 +82,6 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def _no_image(arguments: argparse.Namespace, ignored: int) -> UsageError:
-    """Return the error to raise if no image is found; ``ignored``: how many files do not look like images."""
     places, remedies = [], []
     if arguments.paths:
         places.append(", ".join(arguments.paths))
@@ -121,7 +120,6 @@ def _discovered(
 
 
 def _of_libvirt(console: Console, arguments: argparse.Namespace) -> list[FileToSample]:
-    """Return the usable disks of all defined domains if ``--libvirt`` is given, and warn of the others."""
     if not arguments.libvirt:
         return []
     # Only `--libvirt` needs these modules.
@@ -147,11 +145,6 @@ def _print_events(console: Console, found: Discovery, *, can_share: bool) -> Non
 
 
 def _check_output(path: str) -> None:
-    """Check that a path names a folder, or can name a new manifest or folder.
-
-    :raises UsageError: a file exists there, the path's suffix is not a manifest's, or the folder above it is
-        missing, not a folder or closed to this user.
-    """
     if os.path.isdir(path):
         return
     suffix = os.path.splitext(path)[1]
@@ -175,13 +168,6 @@ def _check_output(path: str) -> None:
 
 
 def _write(console: Console, output: str, found: Discovery) -> list[str]:
-    """Write a manifest for each template with copies, and return the paths of the manifests.
-
-    Warn of templates for which no manifest can be written.
-
-    :raises UsageError: several templates were found for one manifest, or a file exists or cannot be written.
-    :raises ManifestError: a manifest that was written has a problem.
-    """
     groups = []
     for group in found.groups:
         why = _why_no_manifest(group) if group.copies else ""
@@ -252,12 +238,10 @@ def _unwritable(path: str, error: OSError) -> UsageError:
 
 
 def _can_share(found: Discovery) -> bool:
-    """Return True if a copy can share blocks with its template; one copy from each folder is tried."""
     return any(_have_reflinks(group.template, copy) for group in found.groups for copy in _shareable(group))
 
 
 def _shareable(group: Group) -> list[SampledImage]:
-    """Return, from each folder, one copy whose format allows sharing blocks; none if the template's does not."""
     images = [copy.image for copy in group.copies if copy.image.source.format in _SHAREABLE]
     by_folder = {os.path.dirname(image.path): image for image in images}
     return [*by_folder.values()] if group.template.source.format in _SHAREABLE else []
@@ -288,10 +272,6 @@ def _say_next(console: Console, arguments: argparse.Namespace, found: Discovery,
 
 
 def _exit_code(found: Discovery) -> int:
-    """Return the exit code.
-
-    :raises ImageError: images were found, but none could be read.
-    """
     faults = [each for each in found.exclusions if each.cause.is_fault]
     unread = [each for each in faults if each.cause is Cause.UNREADABLE]
     if unread and not found.images and len(unread) == len(found.exclusions):

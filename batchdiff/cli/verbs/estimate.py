@@ -59,7 +59,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def _sampled(meter: Meter, done: int, total: int) -> None:
-    """Report the bytes that have been read, and the total to read, which may grow."""
+    """Report the bytes read so far; ``total`` may grow."""
     meter.lengthen(None, Phase.SCAN, total)
     meter.begin()
     meter.reach(None, Phase.SCAN, done)

@@ -1,8 +1,7 @@
 """Print the names of a plan's guests for a shell's completion of ``--guest``; the help does not list this verb.
 
 The arguments are the words of the command line, with or without their quotes, or the whole line in one argument.
-The first word that names a plan with guests counts. Names are printed unquoted, for the shell to quote.
-This runs at each press of Tab, so it loads little.
+Names are printed unquoted, for the shell to quote. This runs at each press of Tab, so it loads little.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from batchdiff.plan.head import guests_named_in
 
 
 def run(words: Sequence[str]) -> int:
-    """Print the names, one per line, except those with an unprintable character, such as a line break."""
+    """Print the names, one per line, except those with an unprintable character."""
     for word in words:
         for path in _meanings(word):
             names = guests_named_in(path)
@@ -28,7 +27,7 @@ def run(words: Sequence[str]) -> int:
 
 
 def _meanings(word: str) -> Iterator[str]:
-    """Yield the paths that an argument can mean: the whole, then each word in it, unquoted. Only ~ is expanded."""
+    """Yield the whole argument, then the words in it, unquoted."""
     yield os.path.expanduser(word)
     for end in ("", "'", '"'):  # a quote may still be open
         with contextlib.suppress(ValueError):

@@ -46,8 +46,8 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         console.detail(line)
     # A plan at this path that has converted guests will get another name, by which the new plan must refer to it.
     plans = _earlier_plans(manifest, path, name_to_keep_at(path, converted_guests(manifest)))
-    # These imports come late so that a manifest's problems are reported in half the time. Signals are held because
-    # numpy reports Ctrl-C during its import as a broken installation.
+    # Imported late, so that a manifest's problems are reported sooner; with signals held, because numpy reports
+    # Ctrl-C during its import as a broken installation.
     with held_signals():
         from batchdiff.cli.new_plan.new_plan import make_and_report  # noqa: PLC0415
         from batchdiff.image.open import load_formats  # noqa: PLC0415
@@ -57,7 +57,6 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def _earlier_plans(manifest: Manifest, path: str, kept: str | None) -> EarlierPlans:
-    """Return a search for plans that converted guests. ``kept``: the new name of the plan at ``path``, if any."""
     output = os.path.abspath(path)
     folders = (os.path.dirname(output), os.path.dirname(manifest.path))
     return EarlierPlans(folders, renamed={} if kept is None else {output: os.path.abspath(kept)})
@@ -69,11 +68,6 @@ def default_plan_path(manifest_path: str) -> str:
 
 
 def _check_output(path: str) -> None:
-    """Check the plan's folder, and what the plan would replace.
-
-    :raises UsageError: the folder takes no files; or ``path`` exists, and is neither a readable plan nor an empty
-        file, or is a symbolic link, or cannot be replaced.
-    """
     _check_folder(os.path.dirname(os.path.abspath(path)))
     if not os.path.lexists(path):
         return
@@ -95,7 +89,7 @@ def _check_output(path: str) -> None:
 
 
 def _check_apart(path: str, manifest: Manifest) -> None:
-    """Raise UsageError if the plan or a file beside it would have the path of an overlay or a data file."""
+    """Check that neither the plan nor a file beside it has the path of an overlay or data file."""
     own = {os.path.realpath(path + suffix) for suffix in ("", *own_files.BESIDE_PLAN)}
     for guest in manifest.guests:
         written = (guest.overlay_path, guest.options.data_file) if guest.gets_overlay else ()

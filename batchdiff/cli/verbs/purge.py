@@ -55,7 +55,6 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def _ask(console: Console, plan: Plan, options: PurgeOptions, history: History, *, yes: bool) -> None:
-    """Ask before originals are deleted, unless there are none or ``yes`` is given."""
     states = purgeable(plan, history.states, options.guests)
     if yes or not states:
         return
@@ -83,7 +82,6 @@ def _path(guest: GuestToConvert, state: GuestState) -> str:
 
 
 def _remains(plan: Plan, count: int, rebuilt: Sequence[str]) -> str:
-    """Return words for what remains of ``count`` guests. ``rebuilt``: their images that restore rebuilt."""
     others = count - len(rebuilt)
     if not rebuilt:
         return overlays_remain(plan, others)

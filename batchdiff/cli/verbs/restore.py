@@ -66,8 +66,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
         return code
     report_space(console, space, outcomes)
     if arguments.define:
-        # Not only the guests restored just now are considered: an earlier restore may have left the definition of
-        # a running domain unchanged.
+        # Not only those restored now: an earlier restore may have left a running domain's definition unchanged.
         now = history_of(console, arguments, plan, path_map)
         defined = define_guests(console, arguments, _with_full_images(plan, now, options.guests))
         return code or defined
@@ -80,7 +79,6 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def _with_full_images(plan: Plan, history: History, chosen: tuple[str, ...] | None) -> list[GuestDisk]:
-    """Return the disks of guests with full images, without planned overlays. ``chosen``: names; None for all."""
     published = {name for name, state in history.states.items() if state.published}
     disks = [disk for disk in guest_disks(plan, history) if chosen is None or disk.guest in chosen]
     whole = [disk for disk in disks if disk.guest not in published and os.path.exists(disk.now.path)]
@@ -90,12 +88,6 @@ def _with_full_images(plan: Plan, history: History, chosen: tuple[str, ...] | No
 def _ask(
     console: Console, arguments: argparse.Namespace, plan: Plan, options: RestoreOptions, history: History
 ) -> None:
-    """Ask before changes are discarded and, on a terminal, before a command that names no guest restores several.
-
-    With ``--yes``, do not ask, but still print what is discarded.
-
-    :raises UsageError: as for :func:`confirm` and :func:`_ask_to_discard`.
-    """
     found = restorable(plan, history.states, options.guests)
     if not found:
         return
@@ -117,10 +109,7 @@ def _ask(
 def _ask_to_discard(
     console: Console, found: list[GuestWithState], there: Mapping[str, OnDisk], *, yes: bool
 ) -> None:
-    """Print what is to be discarded and, unless ``yes`` is given, ask: discarding cannot be undone.
-
-    :raises UsageError: as for :func:`confirm`; or, without ``yes``, no guest can go back to its original.
-    """
+    """Print what is to be discarded and, unless ``yes`` is given, ask: discarding cannot be undone."""
     lost = _without_original(there, found)
     back = [each for each in found if each[0].name not in lost]
     if not back and yes:
@@ -160,7 +149,7 @@ def _about_discarding(back: list[GuestWithState], there: Mapping[str, OnDisk], l
 def _about_overlays_that_stay(
     back: list[GuestWithState], there: Mapping[str, OnDisk], lines: list[str]
 ) -> Question | None:
-    """Return the question if the template is missing: then no overlay is deleted. None if the template exists."""
+    """Return None unless the template is missing; if it is, no overlay is deleted."""
     if not any(_lacks_template(there.get(guest.name)) for guest, _ in back):
         return None
     one = len(back) == 1
@@ -179,7 +168,6 @@ def _lacks_template(files: OnDisk | None) -> bool:
 
 
 def _other_way(lost: list[OnDisk | None]) -> str:
-    """Return what to do for guests without originals. ``lost``: their files, None for those without any."""
     if all(files is not None and files.overlay and not _lacks_template(files) for files in lost):
         what = "a full image from the overlay" if len(lost) == 1 else "full images from the overlays"
         return f"Run the same command without `--discard-changes` to rebuild {what}."
@@ -189,7 +177,6 @@ def _other_way(lost: list[OnDisk | None]) -> str:
 
 
 def _what_remains(back: list[GuestWithState], there: Mapping[str, OnDisk]) -> str:
-    """Describe what remains once the changes are discarded."""
     one = len(back) == 1
     if all(_is_as_planned(guest, known, there.get(guest.name)) for guest, known in back):
         return f"the {'original, as it was' if one else 'originals, as they were'} before the conversion"
@@ -197,20 +184,18 @@ def _what_remains(back: list[GuestWithState], there: Mapping[str, OnDisk]) -> st
 
 
 def _is_as_planned(guest: GuestToConvert, known: GuestState, files: OnDisk | None) -> bool:
-    """Return whether a guest goes back to its original, whose files' sizes and mtimes show no change."""
+    """Return whether a guest goes back to its original, unchanged as far as sizes and mtimes show."""
     if files is None or files.original is None or guest.is_on_device or rebuilt_is_in_place(guest, known):
         return False
     return Written.ORIGINAL not in files.written
 
 
 def _without_original(there: Mapping[str, OnDisk], found: list[GuestWithState]) -> list[str]:
-    """Return the names of guests whose originals are gone, unless a restore has already rebuilt their images."""
     gone = {name for name, files in there.items() if files.original is None and not files.doubt}
     return [guest.name for guest, known in found if guest.name in gone and not rebuilt_is_in_place(guest, known)]
 
 
 def _warn_of_losses(console: Console, plan: Plan, options: RestoreOptions, history: History) -> None:
-    """Print how images that may have to be rebuilt would differ from their originals."""
     there = on_disk(plan, history)
     found = [each for each in restorable(plan, history.states, options.guests) if _is_rebuilt(there, each[0].name)]
     warn_of_rebuilding(console, [guest for guest, _ in found])
@@ -223,7 +208,6 @@ def _is_rebuilt(there: Mapping[str, OnDisk], guest: str) -> bool:
 
 
 def _way_back(overlay: str, original: str) -> str:
-    """Return the path of a VM's disk now and after the restore; only one path if they are the same."""
     return original if overlay == original else f"{overlay} -> {original}"
 
 

@@ -52,16 +52,13 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
     elif not console.json:
         console.result(form(facts, console.width))
     warn_of_planned_formats(console, plan, history)
-    if console.json:  # not otherwise: for a large plan, the report sums up millions of extents
+    if console.json:  # only if used: the report of a large plan sums up millions of extents
         console.event("report", report=plan_report(facts))
     return EXIT_DONE
 
 
 def _path_for_commands(arguments: argparse.Namespace) -> str:
-    """Return the plan's path for the commands in the report: as given for text on stdout, otherwise absolute.
-
-    The commands in other reports may be copied to a shell in another folder.
-    """
+    """Return the plan's path, absolute if the report's commands may be copied to a shell in another folder."""
     plan: str = arguments.plan
     stays_here = arguments.output is None and arguments.format is Form.TEXT
     return plan if stays_here else os.path.abspath(plan)

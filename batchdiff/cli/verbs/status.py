@@ -40,7 +40,6 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def _overlay_bytes(plan: Plan, files: Mapping[str, OnDisk]) -> dict[str, int]:
-    """Return the bytes that each existing overlay and its data file take on disk, by guest."""
     sizes: dict[str, int] = {}
     for guest in plan.to_convert:
         found = files.get(guest.name)

@@ -45,7 +45,7 @@ def run(console: Console, arguments: argparse.Namespace) -> int:
 
 
 def _warn_of_faults(console: Console, found: list[Finding]) -> None:
-    """Report the faults found before the check ended early: no result will show them."""
+    """Report the faults found: no result will show them."""
     for each in found:
         if each.health in {Health.DAMAGED, Health.STALE, Health.UNKNOWN}:
             console.warn(f"{each.name}: {each.health}: {each.why}")
@@ -54,7 +54,7 @@ def _warn_of_faults(console: Console, found: list[Finding]) -> None:
 def _write_metrics(
     console: Console, arguments: argparse.Namespace, found: list[Finding], *, success: bool
 ) -> None:
-    """Write the metrics. If verify found a problem, report a failure to write them, but keep the exit code."""
+    """Keep the exit code of a problem that verify found, even if the metrics cannot be written."""
     try:
         write_textfile(arguments.textfile, arguments.plan, "verify", verify_metrics(found, success=success))
     except UsageError as error:
