@@ -30,6 +30,5 @@ def warn_of_rebuilding(console: Console, guests: Collection[GuestToConvert]) -> 
 
 
 def _if_rebuilt(names: list[str]) -> str:
-    """Return the beginning of a note on rebuilt images of these guests."""
     images = "image of {} has" if len(names) == 1 else "images of {} have"
     return f"note: if the {images.format(few(names))} to be rebuilt,"

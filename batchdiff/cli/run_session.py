@@ -32,18 +32,18 @@ from batchdiff.report.events import guest_event
 from batchdiff.units import format_size
 
 _WORST_FIRST = (6, 5, 7, 4, 1)
-"""Exit codes of guests, the most urgent first: a command has the first that any of its guests has."""
+"""Exit codes of guests, the most urgent first."""
 
 _CHANGES_DISKS = {Status.CONVERTED, Status.SHARED, Status.RETIRED, Status.RESTORED, Status.PURGED}
 
 _ALWAYS_FREES = {Status.SHARED, Status.RESTORED, Status.PURGED}
-"""Results that can free space whatever became of the original, by deleting a file or sharing blocks."""
+"""Results that can free space whatever became of the original."""
 
 _COMPLETE = _CHANGES_DISKS | {Status.UNCHANGED}
-"""Results of the guests that count as completed if the command is interrupted."""
+"""Results that count as completed if the command is interrupted."""
 
 _REASON_WAITS = {Status.SHARED, Status.UNCHANGED}
-"""Results whose reasons are left to the command's result, because none is urgent."""
+"""Results whose reasons can wait for the command's result."""
 
 Work = Callable[[Session], Iterator[GuestOutcome]]
 
@@ -104,15 +104,10 @@ def carry_out(
 ) -> list[GuestOutcome]:
     """Do the work of a command and return its outcomes, each reported as it comes.
 
-    ``path_map`` maps the paths in the journal and the sidecar to the present ones.
-
-    :raises StopError: the command was interrupted; the message lists the completed guests.
+    :raises StopError: the command was interrupted.
     :raises GuestError: a system error prevents all further work.
-    :raises PlanError: another command is working on the plan, another plan has replaced it, or its journal cannot
-        be used.
-    :raises DefinitionError, ProgramError: as for :func:`in_domains`.
     :raises UsageError: the work is done, but not every report could be written.
-    :raises BatchdiffError: as for ``work``.
+    :raises BatchdiffError: as for :func:`in_domains`, ``plan_journal`` and ``work``.
     """
     outcomes: list[GuestOutcome] = []
     announcer = Announcer(console, plan.template.source, arguments.plan)
@@ -140,13 +135,12 @@ def dry_run(
 ) -> list[GuestOutcome]:
     """Return the outcomes that a command would have, each reported as it comes.
 
-    ``work`` must change nothing. ``history``: what the plan's journal records.
+    ``work`` must change nothing.
 
     :raises StopError: the command was interrupted.
     :raises GuestError: a system error prevents all further work.
-    :raises DefinitionError, ProgramError: as for :func:`in_domains`.
     :raises UsageError: not every report could be written.
-    :raises BatchdiffError: as for ``work``.
+    :raises BatchdiffError: as for :func:`in_domains` and ``work``.
     """
     outcomes: list[GuestOutcome] = []
     announcer = Announcer(console, plan.template.source, arguments.plan)
@@ -162,7 +156,6 @@ def dry_run(
 
 
 def _do(work: Work, session: Session, announcer: Announcer, outcomes: list[GuestOutcome]) -> None:
-    """Do the work of a command, report each outcome as it comes, and append it to ``outcomes``."""
     guests = {guest.name: guest for guest in session.plan.guests}
     try:
         with explained():
@@ -206,7 +199,7 @@ def in_domains(arguments: argparse.Namespace) -> dict[str, str]:
 
     Empty if neither ``--connect`` nor ``--define`` is given: then the command must not depend on libvirt.
 
-    :raises DefinitionError: libvirt returned something other than a definition.
+    :raises DefinitionError: libvirt's output cannot be parsed.
     :raises ProgramError: libvirt cannot be queried.
     """
     if arguments.connect is None and not getattr(arguments, "define", False):
@@ -215,7 +208,7 @@ def in_domains(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 def report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcome]) -> None:
-    """Report the change in the free space that df shows, if the command has changed any image."""
+    """Report changes in free space, if any image has changed."""
     changed = [outcome for outcome in outcomes if outcome.status in _CHANGES_DISKS]
     if not changed:
         return
@@ -232,7 +225,6 @@ def report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcome
 
 
 def _df(folder: str, grown: int, *, purged: bool) -> str:
-    """Return a sentence on the free space of a filesystem; ``purged``: the command only deleted originals."""
     where = f"free space on the filesystem of {folder} than before this command"
     if purged and grown < 0:
         why = "other programs wrote meanwhile, or the filesystem has yet to free what was deleted"

@@ -29,7 +29,7 @@ def warn_of_changed_template(console: Console, plan: Plan) -> None:
 
 
 def warn_of_space(console: Console, plan: Plan) -> None:
-    """Warn if apply would refuse the plan because a filesystem lacks space or cannot be queried."""
+    """Warn if the check of free space fails."""
     try:
         check_space(plan.to_convert, plan.retire)
     except GuestError as error:

@@ -8,7 +8,7 @@ from batchdiff.progress import Meter, Phase
 
 @frozen
 class ScanProgress:
-    """The progress of a scan, as a meter shows it. ``images``: the number of images, including the template."""
+    """The progress of a scan. ``images`` includes the template."""
 
     meter: Meter
     images: int
@@ -33,6 +33,6 @@ class ScanProgress:
         self.meter.begin()
 
     def assessed(self, guest: str) -> None:
-        """Report that a guest has been assessed, which reads too little to be counted."""
+        """Report that a guest has been assessed."""
         self.meter.begin()
         self.meter.reach(guest, Phase.ASSESS, 0)

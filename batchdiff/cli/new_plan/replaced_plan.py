@@ -1,4 +1,4 @@
-"""The plan that a new one replaces. The modules for it are loaded only if there is a file at its path."""
+"""The plan that a new one replaces. Its modules are loaded only if there is a file at its path."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def leftovers_at(path: str) -> Collection[str]:
     """Return the paths of unmodified overlays that restores of the plan at ``path`` left behind.
 
-    :raises PlanError: the plan's journal cannot be read.
+    :raises PlanError: the journal cannot be read.
     """
     if not os.path.isfile(path):
         return ()
@@ -29,7 +29,7 @@ def name_to_keep_at(path: str, converted: NamesByPlan) -> str | None:
     """Return the name that the plan at ``path`` will get when it is replaced; None if it need not be kept.
 
     :raises UsageError: it cannot be kept.
-    :raises PlanError: another command for it is running, or its journal cannot be used.
+    :raises PlanError: its journal cannot be used.
     """
     if not os.path.isfile(path):
         return None
@@ -41,8 +41,7 @@ def name_to_keep_at(path: str, converted: NamesByPlan) -> str | None:
 def replace_plan_at(path: str, plan: Plan, converted: NamesByPlan) -> KeptPlan | None:
     """Write a plan, and return the plan that it replaces if that plan is kept; otherwise None.
 
-    :raises UsageError, PlanError: as for :func:`name_to_keep_at`.
-    :raises PlanError: the new plan cannot be written.
+    :raises UsageError, PlanError: as for :func:`name_to_keep_at`, or the new plan cannot be written.
     """
     if not os.path.isfile(path):
         write_plan(plan, path)

@@ -22,7 +22,7 @@ _ALIKE = {
     "md": "markdown",
     "htm": "html",
 }
-"""Words that people try, each with the value that is probably meant."""
+"""Words that people try, with the values probably meant."""
 
 
 class SchemaName(enum.StrEnum):
@@ -40,7 +40,7 @@ Choice = TypeVar("Choice", bound=enum.StrEnum)
 def one_of(choices: type[Choice]) -> Callable[[str], Choice]:
     """Return a parser that accepts only the words of an enumeration.
 
-    If the enumeration itself were the parser, argparse's message about another word would name the class.
+    With the enumeration itself as the parser, argparse's messages would name the class.
     """
 
     def chosen(text: str) -> Choice:
@@ -56,7 +56,7 @@ def one_of(choices: type[Choice]) -> Callable[[str], Choice]:
 
 
 def guest_name(text: str) -> str:
-    """Parse a guest's name, in which bytes that are not UTF-8 may be given as they are or as escapes."""
+    """Parse a guest's name, with bytes that are not UTF-8 as they are or as escapes."""
     # Python represents such bytes in arguments as surrogates; plans have escapes instead.
     return readable(text) if any("\udc80" <= letter <= "\udcff" for letter in text) else text
 
@@ -80,7 +80,7 @@ def file_to_read(text: str) -> str:
 def moved_to(text: str) -> str:
     """Parse a move ``OLD=NEW``; a relative NEW becomes absolute, so that recommended commands work in any folder.
 
-    Other mistakes are reported once the plan is known.
+    Mistakes are reported once the plan is known.
     """
     old, equals, new = text.partition("=")
     if not new or os.path.isabs(new):
@@ -103,7 +103,7 @@ def rate(text: str) -> int:
 
 
 def jobs(text: str) -> int:
-    """Parse a number of jobs, from 1 to 1024."""
+    """Parse a number of jobs."""
     if not text.isdecimal() or not 1 <= int(text) <= _MOST_JOBS:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of jobs from 1 to {_MOST_JOBS}")
     return int(text)

@@ -40,10 +40,10 @@ _WORDS = {
 }
 
 _COLUMNS, _ROWS = 80, 24
-"""The size assumed for a terminal that reports 0, as in Python's shutil.get_terminal_size."""
+"""The size assumed for a terminal that reports 0."""
 
 _NAME = 24
-"""The most characters drawn of a guest's name. Longer names are cut in the middle: many begin alike."""
+"""The most characters of a guest's name. Longer ones are cut in the middle: many begin alike."""
 
 
 @frozen
@@ -54,7 +54,7 @@ class _Screen:
         STDERR.put_event(text, may_drop=True)
 
     def flush(self) -> None:
-        """Do nothing: :meth:`write` does not need it."""
+        """Do nothing."""
 
     def fileno(self) -> int:
         return STDERR.stream.fileno()
@@ -65,10 +65,10 @@ class _Screen:
 
 
 def _screen_shape(screen: _Screen) -> tuple[int | None, int | None]:
-    """Return the columns and rows to draw in, one fewer of each than the terminal has, as in tqdm.
+    """Return the columns and rows to draw in; None if stderr is not a terminal.
 
-    Both are None if stderr is not a terminal. A serial console or a container's terminal may report a size of 0,
-    for which tqdm would draw nothing. There is at least 1 column: with 0, tqdm would ignore the format.
+    A serial console or a container's terminal may report a size of 0, for which tqdm would draw nothing. With no
+    column to draw in, tqdm would ignore the format.
     """
     try:
         columns, rows = os.get_terminal_size(screen.fileno())
@@ -78,7 +78,7 @@ def _screen_shape(screen: _Screen) -> tuple[int | None, int | None]:
 
 
 def can_move_up() -> bool:
-    """Return whether stderr is a terminal on which a second line can be drawn."""
+    """Return whether a second line can be drawn."""
     return STDERR.stream.isatty() and os.environ.get("TERM", "") not in {"", "dumb"}
 
 
@@ -166,13 +166,13 @@ def _draw_line(line: tqdm[Any], what: str, pace: Pace, text: str) -> None:
 
 
 def pace_text(pace: Pace) -> str:
-    """Return the bytes done and the total, with the rate and the time left if they are known."""
+    """Return the bytes done and the total, and if known, the rate and the time left."""
     rate = f", {format_size(int(pace.per_second))}/s" if pace.per_second else ""
     return f"{format_size(pace.done)} of {format_size(pace.total)}{rate}{_left(pace)}"
 
 
 def openings_text(pace: Pace) -> str:
-    """Return the openings done and their total, with the time left if it is known."""
+    """Return the openings done and their total, and if known, the time left."""
     return f"{pace.done:,} of {pace.total:,}{_left(pace)}"
 
 

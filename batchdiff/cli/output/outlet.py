@@ -8,8 +8,8 @@
 
 If both are one terminal, text waits in one queue, so messages never get into the middle of a result.
 
-If the reader has gone, as with ``| head``, output is dropped without an error. If output cannot be written, as on
-a full disk, one error reports that, and later output is dropped.
+Once the reader has gone, as with ``| head``, or output cannot be written, as on a full disk, later output is
+dropped. Only the second is an error.
 """
 
 from __future__ import annotations
@@ -38,27 +38,22 @@ class Drawn(Protocol):
 
 
 class _Queue:
-    """Text that waits for its reader."""
-
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.pending: deque[bytes] = deque()
 
     def put(self, fd: int, data: bytes, *, may_drop: bool) -> None:
-        """Write as much as the reader takes now; ``may_drop``: leave the data out if other text is waiting."""
         self._write(fd)
         if not (may_drop and self.pending):
             self.pending.extend(data[at : at + _PIECE] for at in range(0, len(data), _PIECE))
             self._write(fd)
 
     def flush(self, fd: int) -> None:
-        """Wait until all text is written."""
         while self.pending:
             _wait(fd, forever=True)
             self._write(fd)
 
     def _write(self, fd: int) -> None:
-        """Write pending text for as long as the reader takes it."""
         while self.pending and _wait(fd):
             # Taken out first: the reader of this piece may interrupt the command, which must not write it again.
             piece = self.pending.popleft()
@@ -72,7 +67,7 @@ class _Queue:
 
 
 class Outlet:
-    """stdout or stderr, by its name in :mod:`sys`. ``drawn``: what is drawn at its end; None if nothing is."""
+    """stdout or stderr, by its name in :mod:`sys`. ``drawn``: the drawing at its end, if any."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -99,7 +94,7 @@ class Outlet:
     def put_event(self, text: str, *, may_drop: bool = False) -> None:
         """Write a text like :meth:`put`, but leave an error to :meth:`flush`.
 
-        ``may_drop``: leave the text out if the reader is behind, because later text will replace it.
+        ``may_drop``: leave the text out if the reader is behind.
         """
         drawn = self._drawn_beside()
         try:
@@ -109,10 +104,7 @@ class Outlet:
             self._failure = error
 
     def _drawn_beside(self) -> Drawn | None:
-        """Return what is drawn on stderr, if this is stdout and both streams are terminals; None otherwise.
-
-        Events on stderr are the drawing itself.
-        """
+        """Return the drawing that an event on stdout must not cross. Events on stderr are the drawing itself."""
         drawn = None if self is STDERR else STDERR.drawn
         return drawn if drawn is not None and self.stream.isatty() and STDERR.stream.isatty() else None
 
@@ -133,7 +125,6 @@ class Outlet:
 
     @property
     def _queue(self) -> _Queue:
-        """The queue for this stream: that of stdout if this is stderr and both are one terminal."""
         device = _terminal_device(self.stream) if self is STDERR else None
         is_shared = device is not None and device == _terminal_device(STDOUT.stream)
         return STDOUT._own_queue if is_shared else self._own_queue
@@ -158,17 +149,13 @@ class Outlet:
         return _descriptor(stream) if terminal is None else terminal
 
     def _close_terminal(self) -> None:
-        """Close the terminal that was opened again, if any."""
         if self._terminal is not None and self._terminal[1] is not None:
             os.close(self._terminal[1])
         self._terminal = None
 
     @contextmanager
     def _guarded(self, queue: _Queue) -> Iterator[None]:
-        """Drop all output from now on if the reader has gone, or if output cannot be written.
-
-        :raises UsageError: output cannot be written.
-        """
+        """Drop later output if writing fails; raise UsageError unless only the reader has gone."""
         try:
             yield
         except BrokenPipeError:
@@ -178,7 +165,6 @@ class Outlet:
             raise UsageError("cannot write the output", why=error.strerror or str(error)) from error
 
     def _silence(self, queue: _Queue) -> None:
-        """Drop pending text, and send all later output to /dev/null."""
         queue.pending.clear()
         self._close_terminal()
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -194,7 +180,6 @@ def _descriptor(stream: TextIO) -> int | None:
 
 
 def _terminal_device(stream: TextIO) -> int | None:
-    """Return the device number of the terminal that a stream writes to; None if it is not one."""
     fd = _descriptor(stream)
     return os.fstat(fd).st_rdev if fd is not None and os.isatty(fd) else None
 
