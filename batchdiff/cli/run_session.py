@@ -1,4 +1,4 @@
-"""The common part of apply, restore and purge: work on a plan, with outcomes reported as they come."""
+"""The common part of apply, restore and purge."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from batchdiff.report.events import guest_event
 from batchdiff.units import format_size
 
 _WORST_FIRST = (6, 5, 7, 4, 1)
-"""Exit codes of guests, the most urgent first."""
+"""Exit codes of guests."""
 
 _CHANGES_DISKS = {Status.CONVERTED, Status.SHARED, Status.RETIRED, Status.RESTORED, Status.PURGED}
 
@@ -40,7 +40,7 @@ _ALWAYS_FREES = {Status.SHARED, Status.RESTORED, Status.PURGED}
 """Results that can free space whatever became of the original."""
 
 _COMPLETE = _CHANGES_DISKS | {Status.UNCHANGED}
-"""Results that count as completed if the command is interrupted."""
+"""Results that count as completed in an interrupted command."""
 
 _REASON_WAITS = {Status.SHARED, Status.UNCHANGED}
 """Results whose reasons can wait for the command's result."""
@@ -50,7 +50,7 @@ Work = Callable[[Session], Iterator[GuestOutcome]]
 
 @frozen
 class Announcer:
-    """The printer of a session's reports. ``unheard``: why reports could not be printed; the work continues."""
+    """The printer of a session's reports. ``unheard``: why reports could not be printed."""
 
     console: Console
     template: ImageSource
@@ -82,7 +82,7 @@ class Announcer:
             self.unheard.append(error)
 
     def report_without_result(self, outcomes: list[GuestOutcome]) -> None:
-        """Report failures and remarks that were left to the command's result, which will not be printed."""
+        """Report failures and remarks that only the command's result would have shown."""
         if not self.console.is_one_terminal:
             return  # they have been reported
         try:
@@ -105,9 +105,8 @@ def carry_out(
     """Do the work of a command and return its outcomes, each reported as it comes.
 
     :raises StopError: the command was interrupted.
-    :raises GuestError: a system error prevents all further work.
     :raises UsageError: the work is done, but not every report could be written.
-    :raises BatchdiffError: as for :func:`in_domains`, ``plan_journal`` and ``work``.
+    :raises BatchdiffError: the work cannot begin, or cannot continue.
     """
     outcomes: list[GuestOutcome] = []
     announcer = Announcer(console, plan.template.source, arguments.plan)
@@ -138,9 +137,8 @@ def dry_run(
     ``work`` must change nothing.
 
     :raises StopError: the command was interrupted.
-    :raises GuestError: a system error prevents all further work.
     :raises UsageError: not every report could be written.
-    :raises BatchdiffError: as for :func:`in_domains` and ``work``.
+    :raises BatchdiffError: the work cannot begin, or cannot continue.
     """
     outcomes: list[GuestOutcome] = []
     announcer = Announcer(console, plan.template.source, arguments.plan)
@@ -170,7 +168,7 @@ def _do(work: Work, session: Session, announcer: Announcer, outcomes: list[Guest
 
 @contextmanager
 def advising_to_start_over() -> Iterator[None]:
-    """Replace the error of an interruption with one that gives advice; the block must change nothing.
+    """Advise to start over if the block, which must change nothing, is interrupted.
 
     :raises StopError: the block was interrupted.
     """
@@ -183,7 +181,7 @@ def advising_to_start_over() -> Iterator[None]:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Replace a system error that concerns no single guest with one that explains it.
+    """Replace a system error with one that explains it.
 
     :raises GuestError: there was one.
     """
@@ -195,12 +193,11 @@ def explained() -> Iterator[None]:
 
 
 def in_domains(arguments: argparse.Namespace) -> dict[str, str]:
-    """Return how active or saved domains use images, in words, by the image's resolved path.
+    """Return how active or saved domains use images, by the image's resolved path.
 
-    Empty if neither ``--connect`` nor ``--define`` is given: then the command must not depend on libvirt.
+    Empty if neither ``--connect`` nor ``--define`` is given: the command must not depend on libvirt.
 
-    :raises DefinitionError: libvirt's output cannot be parsed.
-    :raises ProgramError: libvirt cannot be queried.
+    :raises DefinitionError, ProgramError: libvirt's records cannot be used.
     """
     if arguments.connect is None and not getattr(arguments, "define", False):
         return {}

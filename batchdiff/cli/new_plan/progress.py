@@ -22,10 +22,7 @@ class ScanProgress:
         self.meter.open(self.images + done, 3 * self.images)
 
     def scanned(self, done: int, total: int) -> None:
-        """Report the bytes done and the total.
-
-        In the first report, ``done`` is what an earlier run scanned, which must not raise the rate.
-        """
+        """Report the bytes done and the total. An earlier run's, in the first report, must not raise the rate."""
         is_first = not self.meter.has_begun
         if is_first:
             self.meter.expect(None, Phase.SCAN, total)

@@ -9,7 +9,7 @@ from batchdiff.cli.output.bar import EVERY, ProgressBar
 from batchdiff.progress import Meter, Reading
 
 _EVENTS = 1.0
-"""Seconds from one event until the next is due."""
+"""Seconds until the next event is due."""
 
 
 class Display:

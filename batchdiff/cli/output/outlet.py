@@ -8,8 +8,7 @@
 
 If both are one terminal, text waits in one queue, so messages never get into the middle of a result.
 
-Once the reader has gone, as with ``| head``, or output cannot be written, as on a full disk, later output is
-dropped. Only the second is an error.
+If output cannot be written, the rest is dropped: an error, unless the reader has gone, as with ``| head``.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from typing import Protocol, TextIO
 from batchdiff.errors import UsageError
 
 _PIECE = select.PIPE_BUF
-"""Bytes that a pipe takes without waiting, once poll() reports that it can be written to."""
+"""Bytes that a pipe takes at once if poll() reports it as writable."""
 
 
 class Drawn(Protocol):
@@ -92,10 +91,7 @@ class Outlet:
             self._put(text, may_drop=False)
 
     def put_event(self, text: str, *, may_drop: bool = False) -> None:
-        """Write a text like :meth:`put`, but leave an error to :meth:`flush`.
-
-        ``may_drop``: leave the text out if the reader is behind.
-        """
+        """Write a text like :meth:`put`, but leave an error to :meth:`flush`."""
         drawn = self._drawn_beside()
         try:
             with contextlib.nullcontext() if drawn is None else drawn.lifted():
@@ -104,7 +100,7 @@ class Outlet:
             self._failure = error
 
     def _drawn_beside(self) -> Drawn | None:
-        """Return the drawing that an event on stdout must not cross. Events on stderr are the drawing itself."""
+        """Return the drawing to lift for an event. Events on stderr are the drawing itself."""
         drawn = None if self is STDERR else STDERR.drawn
         return drawn if drawn is not None and self.stream.isatty() and STDERR.stream.isatty() else None
 
@@ -140,7 +136,6 @@ class Outlet:
                 queue.put(fd, text.encode(stream.encoding, stream.errors or "strict"), may_drop=may_drop)
 
     def _descriptor(self) -> int | None:
-        """Return the descriptor to write to, until :meth:`flush`; None for a stream in memory."""
         stream = self.stream
         if self._terminal is None or self._terminal[0] is not stream:
             self._close_terminal()
@@ -155,7 +150,7 @@ class Outlet:
 
     @contextmanager
     def _guarded(self, queue: _Queue) -> Iterator[None]:
-        """Drop later output if writing fails; raise UsageError unless only the reader has gone."""
+        """Drop all output if writing fails; raise UsageError unless only the reader has gone."""
         try:
             yield
         except BrokenPipeError:
@@ -185,10 +180,10 @@ def _terminal_device(stream: TextIO) -> int | None:
 
 
 def _reopened(stream: TextIO) -> int | None:
-    """Open a stream's terminal again; None if it is not one, or cannot be opened, as after su.
+    """Open a stream's terminal again; None if it cannot be opened, as after su.
 
-    poll() reports a terminal as writable as soon as it has room for a byte, but then a write waits until all of it
-    fits, unless the descriptor is non-blocking. The stream's own must stay as it is, because the shell shares it.
+    poll() reports a terminal as writable if it has room for a byte, but then a write waits until all of it fits,
+    unless the descriptor is non-blocking. The stream's own must not become so: the shell shares it.
     """
     if _terminal_device(stream) is None:
         return None
@@ -199,7 +194,7 @@ def _reopened(stream: TextIO) -> int | None:
 
 
 def _wait(fd: int, *, forever: bool = False) -> bool:
-    """Return whether a descriptor takes output now, or fails at once; ``forever``: wait until it does."""
+    """Return whether a write would take or refuse bytes at once; ``forever``: wait until it would."""
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
     return bool(poll.poll(None if forever else 0))
