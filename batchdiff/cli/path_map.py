@@ -1,4 +1,4 @@
-"""The option ``--map OLD=NEW``: a command's plan as if it had been made with the current paths."""
+"""The option ``--map OLD=NEW``, which gives a plan its current paths."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ from batchdiff.plan.plan import Plan
 
 
 def with_moved_paths(console: Console, plan: Plan, arguments: argparse.Namespace) -> tuple[Plan, PathMap]:
-    """Return the plan with its paths as they are now, and the map for other documents that record paths.
+    """Return the plan with its current paths, and the map for other documents.
 
-    Warn if a guest has the strategy ``overlay`` and the template cannot be found.
-
-    :raises UsageError: a map is malformed, its NEW cannot be found, or maps contradict the plan or one another.
+    :raises UsageError: the maps cannot be used with the plan.
     """
     try:
         path_map = PathMap(tuple(move_in(text) for text in arguments.moves or ()))

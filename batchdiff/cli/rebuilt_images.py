@@ -11,7 +11,7 @@ from batchdiff.units import few
 
 
 def warn_of_rebuilding(console: Console, guests: Collection[GuestToConvert]) -> None:
-    """Print notes on how rebuilt images of these guests would differ from the originals."""
+    """Print notes on how rebuilt images would differ from their originals."""
     differences = {(guest.source.format, words) for guest in guests for words in not_given_back(guest.source)}
     for form, words in sorted(differences):
         console.warn(f"note: if an image of a {form} guest has to be rebuilt, {words}")
@@ -30,6 +30,5 @@ def warn_of_rebuilding(console: Console, guests: Collection[GuestToConvert]) -> 
 
 
 def _if_rebuilt(names: list[str]) -> str:
-    """Return the beginning of a note on rebuilt images of these guests."""
     images = "image of {} has" if len(names) == 1 else "images of {} have"
     return f"note: if the {images.format(few(names))} to be rebuilt,"

@@ -1,4 +1,4 @@
-"""The common part of apply, restore and purge: work on a plan, with outcomes reported as they come."""
+"""The common part of apply, restore and purge."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ from batchdiff.report.events import guest_event
 from batchdiff.units import format_size
 
 _WORST_FIRST = (6, 5, 7, 4, 1)
-"""Exit codes of guests, the most urgent first: a command has the first that any of its guests has."""
+"""Exit codes of guests."""
 
 _CHANGES_DISKS = {Status.CONVERTED, Status.SHARED, Status.RETIRED, Status.RESTORED, Status.PURGED}
 
 _ALWAYS_FREES = {Status.SHARED, Status.RESTORED, Status.PURGED}
-"""Results that can free space whatever became of the original, by deleting a file or sharing blocks."""
+"""Results that can free space whatever became of the original."""
 
 _COMPLETE = _CHANGES_DISKS | {Status.UNCHANGED}
-"""Results of the guests that count as completed if the command is interrupted."""
+"""Results that count as completed in an interrupted command."""
 
 _REASON_WAITS = {Status.SHARED, Status.UNCHANGED}
-"""Results whose reasons are left to the command's result, because none is urgent."""
+"""Results whose reasons can wait for the command's result."""
 
 Work = Callable[[Session], Iterator[GuestOutcome]]
 
 
 @frozen
 class Announcer:
-    """The printer of a session's reports. ``unheard``: why reports could not be printed; the work continues."""
+    """The printer of a session's reports. ``unheard``: why reports could not be printed."""
 
     console: Console
     template: ImageSource
@@ -82,7 +82,7 @@ class Announcer:
             self.unheard.append(error)
 
     def report_without_result(self, outcomes: list[GuestOutcome]) -> None:
-        """Report failures and remarks that were left to the command's result, which will not be printed."""
+        """Report failures and remarks that only the command's result would have shown."""
         if not self.console.is_one_terminal:
             return  # they have been reported
         try:
@@ -104,15 +104,9 @@ def carry_out(
 ) -> list[GuestOutcome]:
     """Do the work of a command and return its outcomes, each reported as it comes.
 
-    ``path_map`` maps the paths in the journal and the sidecar to the present ones.
-
-    :raises StopError: the command was interrupted; the message lists the completed guests.
-    :raises GuestError: a system error prevents all further work.
-    :raises PlanError: another command is working on the plan, another plan has replaced it, or its journal cannot
-        be used.
-    :raises DefinitionError, ProgramError: as for :func:`in_domains`.
+    :raises StopError: the command was interrupted.
     :raises UsageError: the work is done, but not every report could be written.
-    :raises BatchdiffError: as for ``work``.
+    :raises BatchdiffError: the work cannot begin, or cannot continue.
     """
     outcomes: list[GuestOutcome] = []
     announcer = Announcer(console, plan.template.source, arguments.plan)
@@ -140,13 +134,11 @@ def dry_run(
 ) -> list[GuestOutcome]:
     """Return the outcomes that a command would have, each reported as it comes.
 
-    ``work`` must change nothing. ``history``: what the plan's journal records.
+    ``work`` must change nothing.
 
     :raises StopError: the command was interrupted.
-    :raises GuestError: a system error prevents all further work.
-    :raises DefinitionError, ProgramError: as for :func:`in_domains`.
     :raises UsageError: not every report could be written.
-    :raises BatchdiffError: as for ``work``.
+    :raises BatchdiffError: the work cannot begin, or cannot continue.
     """
     outcomes: list[GuestOutcome] = []
     announcer = Announcer(console, plan.template.source, arguments.plan)
@@ -162,7 +154,6 @@ def dry_run(
 
 
 def _do(work: Work, session: Session, announcer: Announcer, outcomes: list[GuestOutcome]) -> None:
-    """Do the work of a command, report each outcome as it comes, and append it to ``outcomes``."""
     guests = {guest.name: guest for guest in session.plan.guests}
     try:
         with explained():
@@ -177,7 +168,7 @@ def _do(work: Work, session: Session, announcer: Announcer, outcomes: list[Guest
 
 @contextmanager
 def advising_to_start_over() -> Iterator[None]:
-    """Replace the error of an interruption with one that gives advice; the block must change nothing.
+    """Advise to start over if the block, which must change nothing, is interrupted.
 
     :raises StopError: the block was interrupted.
     """
@@ -190,7 +181,7 @@ def advising_to_start_over() -> Iterator[None]:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Replace a system error that concerns no single guest with one that explains it.
+    """Replace a system error with one that explains it.
 
     :raises GuestError: there was one.
     """
@@ -202,12 +193,11 @@ def explained() -> Iterator[None]:
 
 
 def in_domains(arguments: argparse.Namespace) -> dict[str, str]:
-    """Return how active or saved domains use images, in words, by the image's resolved path.
+    """Return how active or saved domains use images, by the image's resolved path.
 
-    Empty if neither ``--connect`` nor ``--define`` is given: then the command must not depend on libvirt.
+    Empty if neither ``--connect`` nor ``--define`` is given: the command must not depend on libvirt.
 
-    :raises DefinitionError: libvirt returned something other than a definition.
-    :raises ProgramError: libvirt cannot be queried.
+    :raises DefinitionError, ProgramError: libvirt's records cannot be used.
     """
     if arguments.connect is None and not getattr(arguments, "define", False):
         return {}
@@ -215,7 +205,7 @@ def in_domains(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 def report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcome]) -> None:
-    """Report the change in the free space that df shows, if the command has changed any image."""
+    """Report changes in free space, if any image has changed."""
     changed = [outcome for outcome in outcomes if outcome.status in _CHANGES_DISKS]
     if not changed:
         return
@@ -232,7 +222,6 @@ def report_space(console: Console, space: FreeSpace, outcomes: list[GuestOutcome
 
 
 def _df(folder: str, grown: int, *, purged: bool) -> str:
-    """Return a sentence on the free space of a filesystem; ``purged``: the command only deleted originals."""
     where = f"free space on the filesystem of {folder} than before this command"
     if purged and grown < 0:
         why = "other programs wrote meanwhile, or the filesystem has yet to free what was deleted"

@@ -296,4 +296,4 @@ VERBS = (
     _doctor,
     _schema,
 )
-"""The functions that add the verbs, in the order of the help."""
+"""In the order of the help."""

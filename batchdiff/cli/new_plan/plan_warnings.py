@@ -1,4 +1,4 @@
-"""Warnings about reasons why apply would refuse a new plan."""
+"""Warnings that apply would refuse a new plan."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from batchdiff.units import few
 
 
 def warn_of_changed_template(console: Console, plan: Plan) -> None:
-    """Warn if the template changed after overlays that still exist were created on it."""
+    """Warn if the template changed under overlays that still exist."""
     for sidecar in sidecars_of(plan):
         there = [path for path in sidecar.overlays if os.path.lexists(path)]
         if there and plan.template_digest not in {"", sidecar.digest}:
@@ -29,7 +29,7 @@ def warn_of_changed_template(console: Console, plan: Plan) -> None:
 
 
 def warn_of_space(console: Console, plan: Plan) -> None:
-    """Warn if apply would refuse the plan because a filesystem lacks space or cannot be queried."""
+    """Warn if the check of free space fails."""
     try:
         check_space(plan.to_convert, plan.retire)
     except GuestError as error:

@@ -8,7 +8,7 @@ from batchdiff.progress import Meter, Phase
 
 @frozen
 class ScanProgress:
-    """The progress of a scan, as a meter shows it. ``images``: the number of images, including the template."""
+    """The progress of a scan. ``images`` includes the template."""
 
     meter: Meter
     images: int
@@ -22,10 +22,7 @@ class ScanProgress:
         self.meter.open(self.images + done, 3 * self.images)
 
     def scanned(self, done: int, total: int) -> None:
-        """Report the bytes done and the total.
-
-        In the first report, ``done`` is what an earlier run scanned, which must not raise the rate.
-        """
+        """Report the bytes done and the total. An earlier run's, in the first report, must not raise the rate."""
         is_first = not self.meter.has_begun
         if is_first:
             self.meter.expect(None, Phase.SCAN, total)
@@ -33,6 +30,6 @@ class ScanProgress:
         self.meter.begin()
 
     def assessed(self, guest: str) -> None:
-        """Report that a guest has been assessed, which reads too little to be counted."""
+        """Report that a guest has been assessed."""
         self.meter.begin()
         self.meter.reach(guest, Phase.ASSESS, 0)

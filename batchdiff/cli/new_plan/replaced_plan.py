@@ -1,4 +1,4 @@
-"""The plan that a new one replaces. The modules for it are loaded only if there is a file at its path."""
+"""The plan that a new one replaces."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def leftovers_at(path: str) -> Collection[str]:
-    """Return the paths of unmodified overlays that restores of the plan at ``path`` left behind.
+    """Return the paths of unmodified overlays that restores of the plan left behind.
 
-    :raises PlanError: the plan's journal cannot be read.
+    :raises PlanError: the journal cannot be read.
     """
     if not os.path.isfile(path):
         return ()
@@ -26,10 +26,10 @@ def leftovers_at(path: str) -> Collection[str]:
 
 
 def name_to_keep_at(path: str, converted: NamesByPlan) -> str | None:
-    """Return the name that the plan at ``path`` will get when it is replaced; None if it need not be kept.
+    """Return the name under which the older plan will be kept; None if it need not be.
 
     :raises UsageError: it cannot be kept.
-    :raises PlanError: another command for it is running, or its journal cannot be used.
+    :raises PlanError: its journal cannot be used.
     """
     if not os.path.isfile(path):
         return None
@@ -39,10 +39,9 @@ def name_to_keep_at(path: str, converted: NamesByPlan) -> str | None:
 
 
 def replace_plan_at(path: str, plan: Plan, converted: NamesByPlan) -> KeptPlan | None:
-    """Write a plan, and return the plan that it replaces if that plan is kept; otherwise None.
+    """Write a plan, and return the older one if it was kept.
 
-    :raises UsageError, PlanError: as for :func:`name_to_keep_at`.
-    :raises PlanError: the new plan cannot be written.
+    :raises UsageError, PlanError: as for :func:`name_to_keep_at`, or the new plan cannot be written.
     """
     if not os.path.isfile(path):
         write_plan(plan, path)

@@ -19,11 +19,10 @@ if TYPE_CHECKING:
 def remote_scans(
     console: Console, arguments: argparse.Namespace, limits: ScanLimits
 ) -> Iterator[RemoteScans | None]:
-    """Yield the means to scan with the scheduler's workers; None without a scheduler. Disconnect after the block.
+    """Yield the means to scan with the scheduler's workers; None without ``--scheduler``.
 
-    :raises UsageError: Dask cannot be loaded, the certificates cannot be used, or as for
-        :func:`~batchdiff.cli.options.scheduler_options.scheduler_address_of`.
-    :raises WorkerError: the scheduler cannot be reached, or does not answer.
+    :raises UsageError: Dask cannot be loaded, or the options cannot be used.
+    :raises WorkerError: the connection fails.
     """
     if arguments.scheduler is None:
         yield None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 OUTPUT = "write a manifest for each template to this folder, or a single manifest to this file (.yaml)"
-"""The help of ``--output``."""
 
 
 def add_search(verb: argparse.ArgumentParser) -> None:

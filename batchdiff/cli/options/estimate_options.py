@@ -11,7 +11,7 @@ _MOST_SEED = 2**63
 def error_share(text: str) -> float:
     """Parse a share such as ``2%`` or ``0.02``.
 
-    :raises ArgumentTypeError: it is not a number of at least 0 and less than 1.
+    :raises ArgumentTypeError: it is not at least 0 and less than 1.
     """
     number, is_percent = text.removesuffix("%"), text.endswith("%")
     try:
@@ -26,7 +26,7 @@ def error_share(text: str) -> float:
 
 
 def seed(text: str) -> int:
-    """Parse the seed for the choice of samples.
+    """Parse a seed.
 
     :raises ArgumentTypeError: it is not a whole number from 0 to 2^63 - 1.
     """

@@ -22,11 +22,11 @@ _ALIKE = {
     "md": "markdown",
     "htm": "html",
 }
-"""Words that people try, each with the value that is probably meant."""
+"""Words that people try, with the values meant."""
 
 
 class SchemaName(enum.StrEnum):
-    """The name of a JSON Schema that ships with batchdiff."""
+    """The name of a JSON Schema."""
 
     MANIFEST = "manifest"
     PLAN = "plan"
@@ -38,9 +38,9 @@ Choice = TypeVar("Choice", bound=enum.StrEnum)
 
 
 def one_of(choices: type[Choice]) -> Callable[[str], Choice]:
-    """Return a parser that accepts only the words of an enumeration.
+    """Return a parser for the words of an enumeration.
 
-    If the enumeration itself were the parser, argparse's message about another word would name the class.
+    With the enumeration as the parser, argparse's messages would name the class.
     """
 
     def chosen(text: str) -> Choice:
@@ -56,13 +56,13 @@ def one_of(choices: type[Choice]) -> Callable[[str], Choice]:
 
 
 def guest_name(text: str) -> str:
-    """Parse a guest's name, in which bytes that are not UTF-8 may be given as they are or as escapes."""
-    # Python represents such bytes in arguments as surrogates; plans have escapes instead.
+    """Parse a guest's name."""
+    # Python represents bytes that are not UTF-8 as surrogates; plans have escapes instead.
     return readable(text) if any("\udc80" <= letter <= "\udcff" for letter in text) else text
 
 
 def file_to_write(text: str) -> str:
-    """Parse a path to write to, which must be neither empty nor ``-``."""
+    """Parse the path of a file to write."""
     if text == "-":
         raise argparse.ArgumentTypeError("- does not mean stdout here; for a file of that name, write ./-")
     if not text:
@@ -71,16 +71,16 @@ def file_to_write(text: str) -> str:
 
 
 def file_to_read(text: str) -> str:
-    """Parse the path of a file to read, which must not be empty."""
+    """Parse the path of a file to read."""
     if not text:
         raise argparse.ArgumentTypeError("the file name is empty")
     return text
 
 
 def moved_to(text: str) -> str:
-    """Parse a move ``OLD=NEW``; a relative NEW becomes absolute, so that recommended commands work in any folder.
+    """Make NEW in ``OLD=NEW`` absolute, so that recommended commands work in any folder.
 
-    Other mistakes are reported once the plan is known.
+    Mistakes are reported once the plan is known.
     """
     old, equals, new = text.partition("=")
     if not new or os.path.isabs(new):
@@ -91,7 +91,7 @@ def moved_to(text: str) -> str:
 
 
 def rate(text: str) -> int:
-    """Parse bytes a second, such as ``200MiB`` or ``200M/s``, from 1 MiB to 1 TiB."""
+    """Parse bytes a second, such as ``200MiB`` or ``200M/s``."""
     try:
         found = parse_size(text.removesuffix("/s"))
     except ValueError:
@@ -103,7 +103,7 @@ def rate(text: str) -> int:
 
 
 def jobs(text: str) -> int:
-    """Parse a number of jobs, from 1 to 1024."""
+    """Parse a number of jobs."""
     if not text.isdecimal() or not 1 <= int(text) <= _MOST_JOBS:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of jobs from 1 to {_MOST_JOBS}")
     return int(text)

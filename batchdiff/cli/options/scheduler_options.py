@@ -36,9 +36,9 @@ def add_scheduler(verb: argparse.ArgumentParser) -> None:
 
 
 def check_scheduler_options(arguments: argparse.Namespace) -> None:
-    """Check the options without connecting to the scheduler.
+    """Check the options without connecting.
 
-    :raises UsageError: options do not fit together, or as for :func:`scheduler_address_of`.
+    :raises UsageError: the options cannot be used.
     """
     given = [
         option
@@ -66,7 +66,7 @@ def check_scheduler_options(arguments: argparse.Namespace) -> None:
 def scheduler_address_of(arguments: argparse.Namespace) -> str:
     """Return the scheduler's address with its port; ``--scheduler`` must be given.
 
-    :raises UsageError: it is malformed, or ``--trust-network`` is needed and missing.
+    :raises UsageError: it is malformed, or would need ``--trust-network``.
     """
     from batchdiff.planning.remote.address import scheduler_address  # noqa: PLC0415  # only for a scheduler
 

@@ -1,4 +1,4 @@
-"""A progress bar on stderr: a line for the whole run and, if the cursor can move up, one for the current guest.
+"""A progress bar on stderr, with a second line for the current guest if the cursor can move up.
 
 ::
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 EVERY = 0.1
-"""Seconds from one reading until the next is due."""
+"""Seconds until the next reading is due."""
 
 _WORDS = {
     None: "working",
@@ -40,21 +40,21 @@ _WORDS = {
 }
 
 _COLUMNS, _ROWS = 80, 24
-"""The size assumed for a terminal that reports 0, as in Python's shutil.get_terminal_size."""
+"""The size assumed for a terminal that reports 0."""
 
 _NAME = 24
-"""The most characters drawn of a guest's name. Longer names are cut in the middle: many begin alike."""
+"""The most characters of a name. Longer ones are cut in the middle: many begin alike."""
 
 
 @frozen
 class _Screen:
-    """stderr as a file for tqdm. Text is left out if the reader is behind."""
+    """stderr for tqdm. Text is left out if the reader is behind."""
 
     def write(self, text: str) -> None:
         STDERR.put_event(text, may_drop=True)
 
     def flush(self) -> None:
-        """Do nothing: :meth:`write` does not need it."""
+        """Do nothing."""
 
     def fileno(self) -> int:
         return STDERR.stream.fileno()
@@ -65,10 +65,10 @@ class _Screen:
 
 
 def _screen_shape(screen: _Screen) -> tuple[int | None, int | None]:
-    """Return the columns and rows to draw in, one fewer of each than the terminal has, as in tqdm.
+    """Return the columns and rows to draw in; None if stderr is not a terminal.
 
-    Both are None if stderr is not a terminal. A serial console or a container's terminal may report a size of 0,
-    for which tqdm would draw nothing. There is at least 1 column: with 0, tqdm would ignore the format.
+    A serial console may report a size of 0, for which tqdm would draw nothing. With no column to draw in, tqdm
+    would ignore the format.
     """
     try:
         columns, rows = os.get_terminal_size(screen.fileno())
@@ -78,12 +78,12 @@ def _screen_shape(screen: _Screen) -> tuple[int | None, int | None]:
 
 
 def can_move_up() -> bool:
-    """Return whether stderr is a terminal on which a second line can be drawn."""
+    """Return whether a second line can be drawn."""
     return STDERR.stream.isatty() and os.environ.get("TERM", "") not in {"", "dumb"}
 
 
 class ProgressBar:
-    """The bar. Until it is closed, text that is put on stderr goes above it."""
+    """The bar. Until it is closed, text put on stderr goes above it."""
 
     def __init__(self) -> None:
         # Importing tqdm takes a tenth of the start-up time.
@@ -166,13 +166,13 @@ def _draw_line(line: tqdm[Any], what: str, pace: Pace, text: str) -> None:
 
 
 def pace_text(pace: Pace) -> str:
-    """Return the bytes done and the total, with the rate and the time left if they are known."""
+    """Return the bytes done, their total and, if known, the rate and the time left."""
     rate = f", {format_size(int(pace.per_second))}/s" if pace.per_second else ""
     return f"{format_size(pace.done)} of {format_size(pace.total)}{rate}{_left(pace)}"
 
 
 def openings_text(pace: Pace) -> str:
-    """Return the openings done and their total, with the time left if it is known."""
+    """Return the openings done, their total and, if known, the time left."""
     return f"{pace.done:,} of {pace.total:,}{_left(pace)}"
 
 

@@ -1,4 +1,4 @@
-"""The fields of the events about a command as a whole: version, progress and summary (docs/scripting.md)."""
+"""The fields of events about a whole command (docs/scripting.md)."""
 
 from __future__ import annotations
 

@@ -9,13 +9,13 @@ from batchdiff.cli.output.bar import EVERY, ProgressBar
 from batchdiff.progress import Meter, Reading
 
 _EVENTS = 1.0
-"""Seconds from one event until the next is due."""
+"""Seconds until the next event is due."""
 
 
 class Display:
-    """The display of a command's readings. ``bar``: whether to draw a bar.
+    """The display of a command's readings.
 
-    ``print_event`` gets the first reading, the last, and at most one a second in between; None to print no events.
+    ``print_event`` gets the first reading, the last, and at most one a second in between.
     """
 
     def __init__(
@@ -30,13 +30,13 @@ class Display:
         self._next = 0.0
 
     def meter(self) -> Meter:
-        """Return a new meter whose readings are shown."""
+        """Return a new meter for this display."""
         if self._bar is None:
             return Meter(None if self._print_event is None else self._show, every=_EVENTS, clock=self._clock)
         return Meter(self._show, every=EVERY, clock=self._clock)
 
     def close(self) -> None:
-        """Remove the bar, if there is one."""
+        """Remove the bar, if any."""
         if self._bar is not None:
             self._bar.close()
 

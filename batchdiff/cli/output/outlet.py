@@ -8,8 +8,7 @@
 
 If both are one terminal, text waits in one queue, so messages never get into the middle of a result.
 
-If the reader has gone, as with ``| head``, output is dropped without an error. If output cannot be written, as on
-a full disk, one error reports that, and later output is dropped.
+If output cannot be written, the rest is dropped: an error, unless the reader has gone, as with ``| head``.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from typing import Protocol, TextIO
 from batchdiff.errors import UsageError
 
 _PIECE = select.PIPE_BUF
-"""Bytes that a pipe takes without waiting, once poll() reports that it can be written to."""
+"""Bytes that a pipe takes at once if poll() reports it as writable."""
 
 
 class Drawn(Protocol):
@@ -38,27 +37,22 @@ class Drawn(Protocol):
 
 
 class _Queue:
-    """Text that waits for its reader."""
-
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.pending: deque[bytes] = deque()
 
     def put(self, fd: int, data: bytes, *, may_drop: bool) -> None:
-        """Write as much as the reader takes now; ``may_drop``: leave the data out if other text is waiting."""
         self._write(fd)
         if not (may_drop and self.pending):
             self.pending.extend(data[at : at + _PIECE] for at in range(0, len(data), _PIECE))
             self._write(fd)
 
     def flush(self, fd: int) -> None:
-        """Wait until all text is written."""
         while self.pending:
             _wait(fd, forever=True)
             self._write(fd)
 
     def _write(self, fd: int) -> None:
-        """Write pending text for as long as the reader takes it."""
         while self.pending and _wait(fd):
             # Taken out first: the reader of this piece may interrupt the command, which must not write it again.
             piece = self.pending.popleft()
@@ -72,7 +66,7 @@ class _Queue:
 
 
 class Outlet:
-    """stdout or stderr, by its name in :mod:`sys`. ``drawn``: what is drawn at its end; None if nothing is."""
+    """stdout or stderr, by its name in :mod:`sys`. ``drawn``: the drawing at its end, if any."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -97,10 +91,7 @@ class Outlet:
             self._put(text, may_drop=False)
 
     def put_event(self, text: str, *, may_drop: bool = False) -> None:
-        """Write a text like :meth:`put`, but leave an error to :meth:`flush`.
-
-        ``may_drop``: leave the text out if the reader is behind, because later text will replace it.
-        """
+        """Write a text like :meth:`put`, but leave an error to :meth:`flush`."""
         drawn = self._drawn_beside()
         try:
             with contextlib.nullcontext() if drawn is None else drawn.lifted():
@@ -109,10 +100,7 @@ class Outlet:
             self._failure = error
 
     def _drawn_beside(self) -> Drawn | None:
-        """Return what is drawn on stderr, if this is stdout and both streams are terminals; None otherwise.
-
-        Events on stderr are the drawing itself.
-        """
+        """Return the drawing to lift for an event. Events on stderr are the drawing itself."""
         drawn = None if self is STDERR else STDERR.drawn
         return drawn if drawn is not None and self.stream.isatty() and STDERR.stream.isatty() else None
 
@@ -133,7 +121,6 @@ class Outlet:
 
     @property
     def _queue(self) -> _Queue:
-        """The queue for this stream: that of stdout if this is stderr and both are one terminal."""
         device = _terminal_device(self.stream) if self is STDERR else None
         is_shared = device is not None and device == _terminal_device(STDOUT.stream)
         return STDOUT._own_queue if is_shared else self._own_queue
@@ -149,7 +136,6 @@ class Outlet:
                 queue.put(fd, text.encode(stream.encoding, stream.errors or "strict"), may_drop=may_drop)
 
     def _descriptor(self) -> int | None:
-        """Return the descriptor to write to, until :meth:`flush`; None for a stream in memory."""
         stream = self.stream
         if self._terminal is None or self._terminal[0] is not stream:
             self._close_terminal()
@@ -158,17 +144,13 @@ class Outlet:
         return _descriptor(stream) if terminal is None else terminal
 
     def _close_terminal(self) -> None:
-        """Close the terminal that was opened again, if any."""
         if self._terminal is not None and self._terminal[1] is not None:
             os.close(self._terminal[1])
         self._terminal = None
 
     @contextmanager
     def _guarded(self, queue: _Queue) -> Iterator[None]:
-        """Drop all output from now on if the reader has gone, or if output cannot be written.
-
-        :raises UsageError: output cannot be written.
-        """
+        """Drop all output if writing fails; raise UsageError unless only the reader has gone."""
         try:
             yield
         except BrokenPipeError:
@@ -178,7 +160,6 @@ class Outlet:
             raise UsageError("cannot write the output", why=error.strerror or str(error)) from error
 
     def _silence(self, queue: _Queue) -> None:
-        """Drop pending text, and send all later output to /dev/null."""
         queue.pending.clear()
         self._close_terminal()
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -194,16 +175,15 @@ def _descriptor(stream: TextIO) -> int | None:
 
 
 def _terminal_device(stream: TextIO) -> int | None:
-    """Return the device number of the terminal that a stream writes to; None if it is not one."""
     fd = _descriptor(stream)
     return os.fstat(fd).st_rdev if fd is not None and os.isatty(fd) else None
 
 
 def _reopened(stream: TextIO) -> int | None:
-    """Open a stream's terminal again; None if it is not one, or cannot be opened, as after su.
+    """Open a stream's terminal again; None if it cannot be opened, as after su.
 
-    poll() reports a terminal as writable as soon as it has room for a byte, but then a write waits until all of it
-    fits, unless the descriptor is non-blocking. The stream's own must stay as it is, because the shell shares it.
+    poll() reports a terminal as writable if it has room for a byte, but then a write waits until all of it fits,
+    unless the descriptor is non-blocking. The stream's own must not become so: the shell shares it.
     """
     if _terminal_device(stream) is None:
         return None
@@ -214,7 +194,7 @@ def _reopened(stream: TextIO) -> int | None:
 
 
 def _wait(fd: int, *, forever: bool = False) -> bool:
-    """Return whether a descriptor takes output now, or fails at once; ``forever``: wait until it does."""
+    """Return whether a write would take or refuse bytes at once; ``forever``: wait until it would."""
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
     return bool(poll.poll(None if forever else 0))
