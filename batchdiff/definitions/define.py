@@ -40,7 +40,7 @@ class Definer:
     def define(self, change: DomainChange) -> None:
         """Save a domain's definition, change it for the plan, and save the result.
 
-        If only the result cannot be read or saved, an error is raised, but the change stays.
+        If only the result cannot be read or saved, the change stays in spite of the error.
 
         :raises DefinitionError: batchdiff must not change the definition now, or a definition cannot be parsed or
             saved.
@@ -60,7 +60,7 @@ class Definer:
         saved.save_after(before, self.libvirt.domain(name, with_passwords=True).document)
 
     def undo(self, name: str) -> bool:
-        """Define a domain as last saved before a change; return False if there is nothing to undo.
+        """Bring back a domain's former definition; return False if there is nothing to undo.
 
         :raises DefinitionError: the change cannot be undone safely, or a definition cannot be read or parsed.
         :raises ProgramError: libvirt cannot be queried, or refuses the change.

@@ -57,7 +57,6 @@ def _path(disk: DomainDisk, pools: list[Pool]) -> str:
 
 
 def _format(disk: DomainDisk) -> ImageFormat | None:
-    """Default to raw, as libvirt does."""
     try:
         return ImageFormat(disk.format or ImageFormat.RAW)
     except ValueError:

@@ -99,7 +99,7 @@ def _backing_name(source: ImageSource) -> str:
 
 
 def _is_standalone(source: ImageSource) -> bool:
-    """Return False for an unreadable image, too. Restore rebuilds an image without a backing file."""
+    """Restore rebuilds an image without a backing file."""
     try:
         with closing(open_layer(source)) as layer:
             return layer.backing is None

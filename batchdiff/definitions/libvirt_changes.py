@@ -21,7 +21,7 @@ _DEFAULT_FORMAT = "raw"
 
 @frozen
 class DomainChange:
-    """A domain with guests of the plan, and its definition as it must be.
+    """A domain with guests of the plan, and its definition with their images.
 
     ``commands`` remove what contradicts the change; ``notes`` explain them.
     """
@@ -49,7 +49,7 @@ class DomainChange:
 
     @property
     def is_right(self) -> bool:
-        """True if the XML needs no change."""
+        """True if batchdiff would leave the XML as it is."""
         return self.changed == self.domain.document
 
     @property
@@ -94,7 +94,7 @@ def without_guests(
 ) -> Iterator[str]:
     """Yield a sentence about each domain that certainly uses no guest.
 
-    Also yield one about each unknown pool of a domain: its volumes may be guests.
+    Also yield one about each unknown pool, whose volumes may be guests.
     """
     found = [change.domain for change in changes]
     for domain in domains:

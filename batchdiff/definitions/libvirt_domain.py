@@ -29,7 +29,6 @@ from batchdiff.errors import DefinitionError
 from batchdiff.frozen import frozen
 
 _DEVICES = {"disk", "lun"}
-"""Not CD-ROMs or floppy disks."""
 
 
 @frozen
@@ -88,7 +87,6 @@ def _disk(element: Element) -> DomainDisk | None:
 
 
 def _with_source(element: Element, format_in: str) -> DomainDisk:
-    """Return the image that an element names. ``format_in``: the child element with the format."""
     source, driver, target = element.first("source"), element.first(format_in), element.first("target")
     given = source.attributes if source else {}
     return DomainDisk(
@@ -188,7 +186,6 @@ def _indentation(document: bytes, at: int) -> bytes:
 
 
 def _line_of(document: bytes, element: Element) -> tuple[int, int]:
-    """Return an element's range, with any line break and indentation directly before it."""
     line = document.rfind(b"\n", 0, element.start)
     alone = line >= 0 and not document[line : element.start].strip()
     return (line if alone else element.start), element.end

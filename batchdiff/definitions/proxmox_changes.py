@@ -29,7 +29,7 @@ _RUN_FOLDER = "/var/run/qemu-server"
 
 @frozen
 class VmChange:
-    """A VM with guests of the plan, and its configuration as it must be.
+    """A VM with guests of the plan, and its configuration with their images.
 
     ``commands`` change the drives, except unused ones; ``notes`` are about them. ``obstacles``: why the
     configuration must not change now, besides the ``waiting`` of ``uses``.
@@ -59,7 +59,7 @@ class VmChange:
 
     @property
     def is_right(self) -> bool:
-        """True if the file needs no change."""
+        """True if batchdiff would leave the file as it is."""
         return self.changed == self.config.document
 
     @property

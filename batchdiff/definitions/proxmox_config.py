@@ -1,4 +1,4 @@
-"""A VM's configuration in Proxmox VE, and edits of its drives; pure.
+"""A VM's configuration in Proxmox VE, and edits of its drives.
 
 ::
 
@@ -36,7 +36,7 @@ MAIN, PENDING = "", "PENDING"
 
 
 class ConfigDrive(NamedTuple):
-    """A drive of a VM. ``key``: for example scsi0.
+    """A drive of a VM.
 
     ``value``: the text after the colon; ``volume``: the volume or path in it; ``line``: counted from 0.
     """
@@ -65,7 +65,7 @@ class ConfigDrive(NamedTuple):
 
 @frozen
 class VmConfig:
-    """The configuration of a VM. ``where``: its file; ``lock``: empty if the VM is not locked.
+    """The configuration of a VM. ``lock``: empty if the VM is not locked.
 
     ``pending``: the keys of settings that pending changes replace, add or delete.
     """
@@ -137,7 +137,7 @@ def can_be_in_value(volume: str) -> bool:
 
 
 def volume_in(value: str) -> str:
-    """Return the volume, path or word ``none`` in a drive's value; empty if it has only options."""
+    """Return the volume, path or word such as ``none`` in a drive's value; empty without any."""
     return next(filter(None, map(_volume_in, value.split(","))), "")
 
 

@@ -60,7 +60,6 @@ def doubts(template: str, disks: Sequence[GuestDisk], host: ProxmoxHost) -> Iter
 
 
 def _of_template(template: str, vmid: int, host: ProxmoxHost) -> Iterator[str]:
-    """Yield warnings about a template, a resolved path in the folder of VM ``vmid``."""
     users = [
         (config, drive)
         for config in host.configs

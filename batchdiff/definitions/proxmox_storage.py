@@ -49,7 +49,7 @@ class Storage(NamedTuple):
         return os.path.join(self.images, vmid, name)
 
     def place_of(self, path: str) -> VolumePlace | None:
-        """Return the place of a volume by its absolute path; None if it is not in this storage."""
+        """Return a volume's place by its absolute path; None if it is not a volume of this storage."""
         if self.kind == "btrfs" and path.endswith(_RAW):
             if not path.endswith(_OWN_FOLDER):
                 return None

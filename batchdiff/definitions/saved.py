@@ -36,7 +36,7 @@ class SavedDefinition:
 
 
 def folder_of(plan: str) -> str:
-    """Return the folder for the saved definitions of a plan."""
+    """Return a plan's folder of saved definitions."""
     return f"{os.path.abspath(plan)}.definitions"
 
 
@@ -58,7 +58,7 @@ def save_before(folder: str, domain: str, document: bytes, now: datetime) -> str
 
 
 def save_after(before: str, document: bytes) -> None:
-    """Save the definition after a change. ``before``: the path that :func:`save_before` returned.
+    """Save the definition after a change. ``before``: the path of the former one.
 
     :raises DefinitionError: the file cannot be written.
     """
