@@ -19,19 +19,18 @@ from batchdiff.frozen import frozen
 from batchdiff.linux.call_failures import AGAIN
 
 _REMEDIES = {RESTORING: "`batchdiff restore` again", NOT_WRITTEN: "`batchdiff apply`"}
-"""The command to run first, by the reason why a change must wait."""
 
 _TO_SHUT_DOWN = {
     "paused": ("resume", "shutdown"),
     "pmsuspended": ("dompmwakeup", "shutdown"),
     "crashed": ("destroy",),
 }
-"""The virsh commands, by state, that shut down a VM which cannot react to ``shutdown`` alone."""
+"""The virsh commands, by state, for a VM that cannot react to ``shutdown`` alone."""
 
 
 @frozen
 class Definer:
-    """The means to change VM definitions for one plan. ``folder``: the folder of saved definitions."""
+    """The means to change VM definitions for one plan. ``folder``: that of the saved definitions."""
 
     libvirt: Libvirt
     disks: Sequence[GuestDisk]
@@ -39,13 +38,12 @@ class Definer:
     folder: str
 
     def define(self, change: DomainChange) -> None:
-        """Save a domain's definition, define the domain as a change requires, and save the result.
+        """Save a domain's definition, change it for the plan, and save the result.
 
-        If only the result cannot be read or saved, an error is raised, but the change stays.
+        If only the result cannot be read or saved, the change stays in spite of the error.
 
-        :raises DefinitionError: the VM is not off; the domain has contradictions (:func:`contradictions_of`); the
-            change must wait, or be made by hand; the domain no longer uses a guest; or a definition cannot be
-            parsed or saved.
+        :raises DefinitionError: batchdiff must not change the definition now, or a definition cannot be parsed or
+            saved.
         :raises ProgramError: libvirt cannot be queried, or refuses the change.
         """
         name = change.domain.name
@@ -62,12 +60,9 @@ class Definer:
         saved.save_after(before, self.libvirt.domain(name, with_passwords=True).document)
 
     def undo(self, name: str) -> bool:
-        """Define a domain as it was before batchdiff last changed it; return whether there was anything to do.
+        """Bring back a domain's former definition; return False if there is nothing to undo.
 
-        :raises DefinitionError: the VM is not off; the domain has contradictions (:func:`contradictions_of`); the
-            definition may have been modified since the change; an image that the former definition names by path
-            is missing; a guest's image has another format than that definition declares; or a definition cannot
-            be read or parsed.
+        :raises DefinitionError: the change cannot be undone safely, or a definition cannot be read or parsed.
         :raises ProgramError: libvirt cannot be queried, or refuses the change.
         """
         last = saved.latest(self.folder, name)
@@ -93,7 +88,7 @@ class Definer:
         return True
 
     def refresh_pools(self) -> list[tuple[str, ProgramError]]:
-        """Have libvirt refresh the pools with image files of the plan; return those that fail, and why."""
+        """Have libvirt refresh the pools with guests' images; return those that fail, and why."""
         failed = []
         folders = {os.path.dirname(path) for disk in self.disks for path in disk.known_as}
         for pool in self.pools:
@@ -105,10 +100,7 @@ class Definer:
         return failed
 
     def _require_right_formats(self, disks: Sequence[DomainDisk], what: str) -> None:
-        """Refuse disks that declare another format than their guest's image has now.
-
-        A VM that uses an overlay as a raw disk destroys the overlay.
-        """
+        """Refuse a wrong format: a VM that uses an overlay as a raw disk destroys the overlay."""
         guests = {os.path.realpath(guest.now.path): guest for guest in self.disks}
         for disk in disks:
             path, given = path_of(disk, self.pools), disk.format or "raw"
@@ -119,7 +111,6 @@ class Definer:
                 raise DefinitionError(what, why=why, remedy=_to_exchange(guest))
 
     def _to_bring_back(self, path: str) -> str:
-        """Return what to do about a missing image: run the verb that makes it from the guest's present image."""
         guest = next((each for each in self.disks if path in each.known_as), None)
         if guest is None or path == os.path.realpath(guest.now.path):
             return f"Bring it back, {AGAIN}"
@@ -139,7 +130,6 @@ class Definer:
         self._require_consistent(name, what)
 
     def _require_consistent(self, name: str, what: str) -> None:
-        """Refuse a domain that has contradictions."""
         if found := contradictions_of(self.libvirt, name):
             remedy = " ".join(f"{each.advice}." for each in found)
             raise DefinitionError(what, why="; ".join(each.what for each in found), remedy=remedy)
@@ -153,5 +143,4 @@ class Definer:
 
 
 def _to_exchange(guest: GuestDisk) -> str:
-    """Return which verb puts the guest's other image, overlay or original, in the place of the present one."""
     return f"Run `batchdiff {'restore' if guest.is_overlay else 'apply'}` first."

@@ -1,4 +1,4 @@
-"""The disk images of a libvirt connection's persistent domains, with the formats that the domains declare."""
+"""The disk images of persistent domains, with the formats that the domains declare."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from batchdiff.image_source import ImageFormat
 
 @frozen
 class DefinedDisk:
-    """The image of a disk. ``user``: how an active or saved domain uses the image; empty if none does."""
+    """A disk's image. ``user``: how an active or saved domain uses it; empty if none does."""
 
     path: str
     format: ImageFormat
@@ -23,7 +23,7 @@ class DefinedDisk:
 
 @frozen
 class DefinedDisks:
-    """The disks of persistent domains, each path once. ``unusable``: a sentence about each disk left out."""
+    """Disks, each path once. ``unusable``: a sentence about each disk that batchdiff cannot use."""
 
     disks: tuple[DefinedDisk, ...]
     unusable: tuple[str, ...]
@@ -57,7 +57,6 @@ def _path(disk: DomainDisk, pools: list[Pool]) -> str:
 
 
 def _format(disk: DomainDisk) -> ImageFormat | None:
-    """Return the format that a disk declares, by default raw, as in libvirt; None if it is not supported."""
     try:
         return ImageFormat(disk.format or ImageFormat.RAW)
     except ValueError:

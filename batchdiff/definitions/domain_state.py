@@ -1,4 +1,4 @@
-"""The state of a domain, and libvirt's records, besides the definition, that refer to the domain's disks.
+"""The state of a domain, and libvirt's records of its disks besides the definition.
 
 ::
 
@@ -23,9 +23,9 @@ OFF = "shut off"
 
 @frozen
 class Contradiction:
-    """Something that libvirt keeps for a domain and that would contradict a changed definition.
+    """A record of libvirt that would contradict a domain's changed definition.
 
-    ``commands`` remove it, in this order. ``advice``: when to run them, without the final full stop.
+    ``commands`` remove it, in this order. ``advice``: without the final full stop.
     """
 
     what: str
@@ -34,7 +34,7 @@ class Contradiction:
 
 
 def contradictions_of(libvirt: Libvirt, name: str) -> list[Contradiction]:
-    """Return what would contradict a change of a domain's disks: its saved memory, snapshots and checkpoints.
+    """Return the records that would contradict a change of a domain's disks.
 
     :raises ProgramError: libvirt cannot be queried.
     """
@@ -62,10 +62,9 @@ def contradictions_of(libvirt: Libvirt, name: str) -> list[Contradiction]:
 
 
 def images_of_active_domains(libvirt: Libvirt) -> dict[str, str]:
-    """Return how domains use images, such as ``the domain web is paused``, by the image's resolved path.
+    """Return how domains use images, such as ``the domain web is paused``, by resolved path.
 
-    An image is included if a domain that is not shut off has it anywhere in a disk's chain, or if a domain whose
-    memory is saved will have it there when the domain continues.
+    Domains with saved memory, and images below a disk, count as well.
 
     :raises DefinitionError: libvirt's output cannot be parsed.
     :raises ProgramError: libvirt cannot be queried.
@@ -83,7 +82,7 @@ def images_of_active_domains(libvirt: Libvirt) -> dict[str, str]:
 
 
 def _paths(document: bytes, where: str, pools: Sequence[Pool]) -> Iterator[str]:
-    """Yield the resolved paths of the images of a domain's disks, of their chains, and of copies being made."""
+    """Yield resolved paths, also of images below a disk and of copies being made."""
     devices = parse_elements(document, where).first("devices")
     for disk in devices.all("disk") if devices else ():
         for source in _sources(disk):

@@ -20,7 +20,7 @@ RESTORING = "its restore has not finished"
 
 
 class BackingImage(NamedTuple):
-    """An image below a VM's disk: its path, and libvirt's name for its format."""
+    """An image below a VM's disk. ``format``: libvirt's name for it."""
 
     path: str
     format: str
@@ -29,8 +29,8 @@ class BackingImage(NamedTuple):
 class VmImage(NamedTuple):
     """An image as a VM's definition names it.
 
-    ``backing_name``: the name of the backing file in the image's header, presumed for an original; empty without
-    a backing file. ``chain``: all images below, the topmost first; None if they are not known for certain.
+    ``backing_name``: as in the image's header, presumed for an original; empty without a backing file. ``chain``:
+    all images below, the topmost first; None if they are not known for certain.
     """
 
     path: str
@@ -44,9 +44,8 @@ class GuestDisk:
     """The disk of a guest. ``now``: the image that the guest's VM must use.
 
     ``planned``: the overlay that apply will write; None once the overlay is published or a restore has started.
-    ``known_as``: the resolved paths by which a definition may name the disk. ``unfinished``: why the VM's
-    definition must not change now. ``by_hand``: why only the operator can change the definition.
-    ``is_overlay``: whether ``now`` is the overlay that the plan made.
+    ``known_as``: resolved paths. ``unfinished``: why the VM's definition must not change now. ``by_hand``: why
+    only the operator can change it. ``is_overlay``: whether ``now`` is the overlay.
     """
 
     guest: str
@@ -59,7 +58,7 @@ class GuestDisk:
 
 
 def guest_disks(plan: Plan, history: History) -> list[GuestDisk]:
-    """Return the disk of each guest to convert, including those already converted or restored."""
+    """Return the disk of each guest to convert, even if it has been converted or restored."""
     back = history.given_back(plan.created)
     return [
         _disk(guest, plan, history.states.get(guest.name), is_back=guest.name in back) for guest in plan.to_convert
@@ -67,10 +66,6 @@ def guest_disks(plan: Plan, history: History) -> list[GuestDisk]:
 
 
 def _secrets(guest: GuestToConvert, plan: Plan, *, is_back: bool) -> str:
-    """Return why the operator must add secrets to a VM's definition, or remove some; empty without a reason.
-
-    ``is_back``: whether the VM goes back from the overlay to the original.
-    """
     original = encrypted_images(guest.source, "the original")
     overlay = ["its overlay"] if guest.options.encryption is not None else []
     overlay += encrypted_images(plan.template.source, "the template")
@@ -92,12 +87,11 @@ def encrypted_images(source: ImageSource, what: str) -> list[str]:
 
 
 def _driver_type(image_format: ImageFormat) -> str:
-    """Return libvirt's name for a format. For libvirt, LUKS is raw with an ``<encryption>``."""
+    """Return libvirt's name for a format: LUKS is raw with an ``<encryption>``."""
     return ImageFormat.RAW.value if image_format is ImageFormat.LUKS else image_format.value
 
 
 def _backing_name(source: ImageSource) -> str:
-    """Return a name for an original's backing file; empty if the original has none."""
     below = source.backing[0].path if source.backing else ""
     own, base = place_of(source.path), place_of(below)
     # Proxmox VE writes relative names, and recognises linked clones by them; elsewhere, the name does not matter.
@@ -105,7 +99,7 @@ def _backing_name(source: ImageSource) -> str:
 
 
 def _is_standalone(source: ImageSource) -> bool:
-    """Return whether an image names no backing file: restore rebuilds one without. False if it cannot be read."""
+    """Restore rebuilds an image without a backing file."""
     try:
         with closing(open_layer(source)) as layer:
             return layer.backing is None
@@ -114,7 +108,6 @@ def _is_standalone(source: ImageSource) -> bool:
 
 
 def _chain_on(template: ImageSource) -> tuple[BackingImage, ...]:
-    """Return the images below an overlay of a template."""
     return tuple(BackingImage(each.path, _driver_type(each.format)) for each in (template, *template.backing))
 
 

@@ -16,14 +16,14 @@ from batchdiff.files.filenames import shell_word
 from batchdiff.frozen import frozen
 
 _DEFAULT_FORMAT = "raw"
-"""The format of a disk whose definition gives none (formatdomain.html, "driver")."""
+"""Source: formatdomain.html, "driver"."""
 
 
 @frozen
 class DomainChange:
-    """A domain with guests of the plan: its definition as it is, and as it must be.
+    """A domain with guests of the plan, and its definition with their images.
 
-    ``commands`` remove what contradicts the change; ``notes`` explain why and when to run them.
+    ``commands`` remove what contradicts the change; ``notes`` explain them.
     """
 
     domain: Domain
@@ -39,7 +39,7 @@ class DomainChange:
 
     @property
     def where(self) -> str:
-        """The source of the definition, as in :class:`Domain`."""
+        """As in :class:`Domain`."""
         return self.domain.where
 
     @property
@@ -49,7 +49,7 @@ class DomainChange:
 
     @property
     def is_right(self) -> bool:
-        """True if nothing has to change."""
+        """True if batchdiff would leave the XML as it is."""
         return self.changed == self.domain.document
 
     @property
@@ -59,7 +59,7 @@ class DomainChange:
 
     @property
     def by_hand(self) -> list[str]:
-        """The reasons why the operator must change the definition, each with its guest."""
+        """The reasons why the operator must edit the definition, each with its guest."""
         return [f"{use.guest}: {use.by_hand}" for use in self.uses if use.by_hand]
 
     def diff(self) -> str:
@@ -72,7 +72,7 @@ class DomainChange:
 def domain_changes(
     domains: Sequence[Domain], disks: Sequence[GuestDisk], pools: Sequence[Pool] = ()
 ) -> Iterator[DomainChange]:
-    """Yield the change for each domain that uses a guest of the plan, even if nothing has to change.
+    """Yield the change for each domain that uses a guest, even if its XML stays as it is.
 
     :raises DefinitionError: a changed definition is not valid, which is a bug.
     """
@@ -92,9 +92,9 @@ def domain_changes(
 def without_guests(
     domains: Sequence[Domain], changes: Sequence[DomainChange], pools: Sequence[Pool] = ()
 ) -> Iterator[str]:
-    """Yield a sentence about each domain that certainly uses no guest of the plan.
+    """Yield a sentence about each domain that certainly uses no guest.
 
-    Also yield one about each pool that a domain uses and ``pools`` lacks: its volumes may be guests.
+    Also yield one about each unknown pool, whose volumes may be guests.
     """
     found = [change.domain for change in changes]
     for domain in domains:
@@ -115,7 +115,6 @@ def without_guests(
 def _with_right_image(
     domain: Domain, number: int, guest: GuestDisk, pools: Sequence[Pool]
 ) -> tuple[bytes, GuestUse]:
-    """Return the domain's definition with the right image for the disk ``number``, and the use of the guest."""
     # Each change shifts the offsets of the disks after it.
     domain = parse_domain(domain.document, domain.where)
     disk = domain.disks[number]
@@ -136,14 +135,12 @@ def _with_right_image(
 
 
 def _with_image(domain: Domain, disk: DomainDisk, image: VmImage, pools: Sequence[Pool]) -> bytes:
-    """Return the definition with this image for a disk; a written chain stays if it is the image's own."""
     keeps_chain = _has_chain_of(image, disk, pools)
     is_device = os.path.exists(image.path) and stat.S_ISBLK(os.stat(image.path).st_mode)
     return with_image(domain, disk, image.path, image.format, pools, keeps_chain=keeps_chain, is_device=is_device)
 
 
 def _has_chain_of(image: VmImage, disk: DomainDisk, pools: Sequence[Pool]) -> bool:
-    """Return whether a disk's written chain is the chain of an image or, if no end is written, its beginning."""
     written = written_chain(disk)
     if written is None or image.chain is None:
         return False
@@ -153,7 +150,7 @@ def _has_chain_of(image: VmImage, disk: DomainDisk, pools: Sequence[Pool]) -> bo
 
 
 def path_of(disk: DomainDisk, pools: Sequence[Pool]) -> str:
-    """Return the resolved path of a disk's image; empty if the path is not known."""
+    """Return the resolved path of a disk's image; empty if it is not known."""
     if disk.path:
         return os.path.realpath(disk.path)
     return next((pool.path_of(disk.volume) for pool in pools if pool.name == disk.pool and disk.volume), "")

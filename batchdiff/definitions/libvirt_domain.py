@@ -29,12 +29,11 @@ from batchdiff.errors import DefinitionError
 from batchdiff.frozen import frozen
 
 _DEVICES = {"disk", "lun"}
-"""The devices whose images may be guests: not CD-ROMs or floppy disks."""
 
 
 @frozen
 class DomainDisk:
-    """A disk of a domain, or an image below one. Whatever the definition does not give is empty."""
+    """A disk of a domain, or an image below one. Whatever the XML does not give is empty."""
 
     target: str
     path: str
@@ -48,8 +47,8 @@ class DomainDisk:
 class Domain:
     """A domain as its XML describes it.
 
-    ``where``: the source of the XML: a file, the URI of a connection to libvirt, or ``the domain NAME``.
-    ``disks``: all except CD-ROMs, floppy disks, and disks without a source.
+    ``where``: a name for the source of the XML, such as a file. ``disks``: without CD-ROMs, floppy disks, and
+    disks without a source.
     """
 
     name: str
@@ -68,7 +67,7 @@ class WrittenChain(NamedTuple):
 def parse_domain(document: bytes, where: str) -> Domain:
     """Parse a domain's XML, as ``virsh dumpxml`` prints it.
 
-    :raises DefinitionError: the document cannot be parsed, is not a domain, or has no name.
+    :raises DefinitionError: the document is not the XML of a domain with a name.
     """
     root = parse_elements(document, where)
     if root.name != "domain":
@@ -88,7 +87,6 @@ def _disk(element: Element) -> DomainDisk | None:
 
 
 def _with_source(element: Element, format_in: str) -> DomainDisk:
-    """Return the image that an element names. ``format_in``: the name of the child element with the format."""
     source, driver, target = element.first("source"), element.first(format_in), element.first("target")
     given = source.attributes if source else {}
     return DomainDisk(
@@ -123,12 +121,12 @@ def with_image(  # noqa: PLR0913  # options by keyword
     keeps_chain: bool = False,
     is_device: bool = False,
 ) -> bytes:
-    """Return the domain's XML with ``disk`` changed to use the image at ``path``; all else stays as it is.
+    """Return the domain's XML with ``disk`` changed to use the image at ``path``.
 
     A written chain is removed unless ``keeps_chain``: it describes the former image, and libvirt would not probe
-    the new one. An empty chain stays if the image is raw, because a raw image has no backing file. A volume of
-    a pool remains one if ``pools`` has that pool, and the image is in it. Any other disk whose path changes
-    becomes a file or, with ``is_device``, a block device: QEMU 6.0 and later refuse to open a device as a file.
+    the new one. But an empty chain stays if the image is raw: a raw image has no backing file. A volume remains
+    one if its pool is in ``pools`` and contains the image. ``is_device``: QEMU 6.0 and later refuse to open a
+    block device as a file.
     """
     edits: list[tuple[int, int, bytes]] = []
     element = disk.element
@@ -159,7 +157,6 @@ def with_image(  # noqa: PLR0913  # options by keyword
 def _with_attributes(
     document: bytes, element: Element, new: dict[str, str], without: tuple[str, ...]
 ) -> tuple[int, int, bytes]:
-    """Return the edit that sets the ``new`` attributes of an element, and removes those in ``without``."""
     tag = document[element.start : element.inside]
     for name in without:
         tag = _attribute(name).sub(b"", tag)
@@ -178,19 +175,17 @@ def _attribute(name: str) -> re.Pattern[bytes]:
 
 
 def _quoted(value: str) -> str:
-    """Return an attribute's value in single quotes, as libvirt writes it."""
     return "'" + escape(value, quote=False).replace("'", "&apos;") + "'"
 
 
 def _indentation(document: bytes, at: int) -> bytes:
-    """Return a line break and the indentation before an offset; empty after other text, or on the first line."""
+    """Return any line break and indentation directly before an offset."""
     line = document.rfind(b"\n", 0, at) + 1
     before = document[line:at]
     return b"\n" + before if not before.strip() and line else b""
 
 
 def _line_of(document: bytes, element: Element) -> tuple[int, int]:
-    """Return the range of an element, with the line break and indentation before it if it begins its line."""
     line = document.rfind(b"\n", 0, element.start)
     alone = line >= 0 and not document[line : element.start].strip()
     return (line if alone else element.start), element.end

@@ -11,7 +11,7 @@ from batchdiff.frozen import frozen
 
 @frozen
 class Pool:
-    """A storage pool. ``folder``: the folder of its volumes; empty if there is none."""
+    """A storage pool. ``folder``: that of its volumes; empty if there is none."""
 
     name: str
     folder: str
@@ -21,15 +21,15 @@ class Pool:
         return os.path.realpath(os.path.join(self.folder, volume)) if self.folder else ""
 
     def volume_at(self, path: str) -> str:
-        """Return the name of the volume at a path; empty if the path is not directly in the pool's folder."""
+        """Return a volume's name by its path; empty if the path is not directly in the folder."""
         folder, name = os.path.split(path)
         return name if self.folder and os.path.realpath(folder) == os.path.realpath(self.folder) else ""
 
 
 def parse_pool(document: bytes, where: str) -> Pool:
-    """Parse a pool's XML, as ``virsh pool-dumpxml`` prints it. ``where`` names the document in errors.
+    """Parse a pool's XML, as ``virsh pool-dumpxml`` prints it.
 
-    :raises DefinitionError: the document cannot be parsed, is not a pool, or has no name.
+    :raises DefinitionError: the document is not the XML of a pool with a name.
     """
     root = parse_elements(document, where)
     name = root.first("name")

@@ -29,10 +29,10 @@ _RUN_FOLDER = "/var/run/qemu-server"
 
 @frozen
 class VmChange:
-    """The configuration of a VM with guests of the plan: as it is, and with the changes that the guests require.
+    """A VM with guests of the plan, and its configuration with their images.
 
-    ``commands``: those that change the drives, except unused ones. ``obstacles``: why the configuration must not
-    change now, besides the ``waiting`` of ``uses``. ``notes``: about the commands.
+    ``commands`` change the drives, except unused ones; ``notes`` are about them. ``obstacles``: why the
+    configuration must not change now, besides the ``waiting`` of ``uses``.
     """
 
     config: VmConfig
@@ -59,17 +59,17 @@ class VmChange:
 
     @property
     def is_right(self) -> bool:
-        """True if nothing has to change."""
+        """True if batchdiff would leave the file as it is."""
         return self.changed == self.config.document
 
     @property
     def waiting(self) -> list[str]:
-        """The reasons not to change the configuration now."""
+        """The reasons why the configuration must not change now."""
         return [*(f"{use.guest}: {use.waiting}" for use in self.uses if use.waiting), *self.obstacles]
 
     @property
     def by_hand(self) -> list[str]:
-        """The reasons to edit the configuration by hand, each with its guest."""
+        """The reasons why the operator must edit the configuration, each with its guest."""
         return [f"{use.guest}: {use.by_hand}" for use in self.uses if use.by_hand]
 
     def diff(self) -> str:
@@ -88,9 +88,9 @@ def vm_changes(
     *,
     run_folder: str = _RUN_FOLDER,
 ) -> Iterator[VmChange]:
-    """Yield the change of each VM with a guest of the plan as a drive, even if nothing has to change.
+    """Yield the change of each VM with a guest as a drive, even if its file stays as it is.
 
-    Unused drives count only for guests that are attached to no VM. ``run_folder``: that of the pid files.
+    Unused drives count only for guests that are attached to no VM.
     """
     by_path = {path: disk for disk in disks for path in disk.known_as}
     found = [(config, list(_guests(config, by_path, storages))) for config in configs]
@@ -109,7 +109,6 @@ def vm_changes(
 def _guests(
     config: VmConfig, by_path: Mapping[str, GuestDisk], storages: Sequence[Storage]
 ) -> Iterator[tuple[ConfigDrive, GuestDisk]]:
-    """Yield the present drives that are guests of the plan, each with its guest."""
     for drive in config.drives_in(MAIN):
         guest = by_path.get(path_of_volume(drive.volume, storages))
         if guest is not None:
@@ -147,7 +146,6 @@ def _change(
 
 
 def _use(drive: ConfigDrive, guest: GuestDisk, storages: Sequence[Storage]) -> GuestUse:
-    """Return a drive's use of a guest: of the planned overlay, if the drive has the present image already."""
     image, waiting = guest.now, guest.unfinished
     # Compare images rather than texts: a drive may name its image by a path or by a link.
     has_path = path_of_volume(drive.volume, storages) == os.path.realpath(image.path)
@@ -161,7 +159,6 @@ def _use(drive: ConfigDrive, guest: GuestDisk, storages: Sequence[Storage]) -> G
 
 
 def _has_image(drive: ConfigDrive, image: VmImage, storages: Sequence[Storage]) -> bool:
-    """Return whether a drive uses an image, under any of its names and in its format."""
     return drive.format == image.format and is_volume_of(drive.volume, image, storages)
 
 
@@ -175,7 +172,6 @@ def _notes(drive: ConfigDrive, image: VmImage, storages: Sequence[Storage]) -> I
 
 
 def _of_vm(config: VmConfig, run_folder: str) -> Iterator[str]:
-    """Yield the obstacles to any change of a configuration."""
     vmid = config.vmid
     if (process := process_of(vmid, run_folder)) is not None:
         yield f"VM {vmid} is running (process {process}): shut it down with `qm shutdown {vmid}`"
@@ -187,7 +183,6 @@ def _of_vm(config: VmConfig, run_folder: str) -> Iterator[str]:
 
 
 def _of_users(config: VmConfig, drive: ConfigDrive, users: Sequence[str], use: GuestUse) -> Iterator[str]:
-    """Yield the obstacles to a drive's use of its guest's image. ``users``: all drives that are this guest."""
     if len(users) > 1:
         others = dict.fromkeys(user for user in users if user != f"{drive.key} of VM {config.vmid}")
         if others:
@@ -202,7 +197,6 @@ def _of_users(config: VmConfig, drive: ConfigDrive, users: Sequence[str], use: G
 
 
 def _of_name(config: VmConfig, drive: ConfigDrive, use: GuestUse, volume: str) -> Iterator[str]:
-    """Yield the obstacles to the name of the image: ``volume``, which may be a path."""
     if not can_be_in_value(volume):
         yield (
             f"{use.guest} would use {volume}, but Proxmox VE cannot store a name that contains a comma, an equals"
@@ -220,7 +214,6 @@ def _of_name(config: VmConfig, drive: ConfigDrive, use: GuestUse, volume: str) -
 def _of_sections(
     config: VmConfig, drive: ConfigDrive, guest: GuestDisk, image: VmImage, storages: Sequence[Storage]
 ) -> Iterator[str]:
-    """Yield the obstacles, in snapshots and pending changes, to a drive's use of ``image``."""
     right = {each.key for each in config.drives_in(PENDING) if _has_image(each, image, storages)}
     named = [
         each

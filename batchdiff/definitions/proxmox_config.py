@@ -1,4 +1,4 @@
-"""A VM's configuration in Proxmox VE, and edits of its drives; pure.
+"""A VM's configuration in Proxmox VE, and edits of its drives.
 
 ::
 
@@ -38,8 +38,7 @@ MAIN, PENDING = "", "PENDING"
 class ConfigDrive(NamedTuple):
     """A drive of a VM.
 
-    ``section``: MAIN, PENDING or the name of a snapshot; ``key``: for example scsi0; ``value``: the text after the
-    colon; ``volume``: the volume or path in ``value``; ``line``: counted from 0.
+    ``value``: the text after the colon; ``volume``: the volume or path in it; ``line``: counted from 0.
     """
 
     section: str
@@ -50,10 +49,7 @@ class ConfigDrive(NamedTuple):
 
     @property
     def format(self) -> str:
-        """The format in which Proxmox VE uses the image; empty if it would not start the VM.
-
-        For a volume, that is the format at the end of its name, and an option ``format`` must not contradict it.
-        """
+        """The image's format for Proxmox VE; empty if the option ``format`` contradicts a volume's name."""
         options = self.value.split(",")
         given = next((each.removeprefix(_FORMAT) for each in options if each.startswith(_FORMAT)), "")
         if self.volume.startswith("/"):
@@ -63,15 +59,15 @@ class ConfigDrive(NamedTuple):
 
     @property
     def is_unused(self) -> bool:
-        """True if the image belongs to the VM, but is not attached."""
+        """True if the image is not attached."""
         return self.key.startswith("unused")
 
 
 @frozen
 class VmConfig:
-    """The configuration of a VM. ``where``: its file; ``lock``: why the VM is locked, empty if it is not.
+    """The configuration of a VM. ``lock``: empty if the VM is not locked.
 
-    ``pending``: the keys of the settings that pending changes replace, add or delete.
+    ``pending``: the keys of settings that pending changes replace, add or delete.
     """
 
     vmid: int
@@ -122,7 +118,6 @@ def parse_config(document: bytes, where: str) -> VmConfig:
 
 
 def _pending(settings: Mapping[tuple[str, str], str]) -> Iterator[str]:
-    """Yield the keys of the settings that pending changes replace, add or delete."""
     yield from (key for section, key in settings if section == PENDING and key != _DELETE)
     for each in re.split(r"[,;\s]+", settings.get((PENDING, _DELETE), "")):
         if each:
@@ -137,25 +132,24 @@ def _drives(section: str, key: str, value: str, number: int) -> list[ConfigDrive
 
 
 def can_be_in_value(volume: str) -> bool:
-    """Return whether a drive's value, a list of items such as KEY=VALUE, can contain a volume or path."""
+    """Return whether a drive's value can contain a volume or path."""
     return not re.search(r"[,=\n]", volume) and volume == volume.strip()
 
 
 def volume_in(value: str) -> str:
-    """Return the volume or path in a drive's value, or the word ``none``; empty if the value has only options."""
+    """Return the volume, path or word such as ``none`` in a drive's value; empty without any."""
     return next(filter(None, map(_volume_in, value.split(","))), "")
 
 
 def _volume_in(part: str) -> str:
-    """Return the volume or path in one item of a drive's value; empty if the item is an option."""
     given = next((part.removeprefix(key) for key in _OF_VOLUME if part.startswith(key)), part)
     return "" if given is part and "=" in part else given.strip()
 
 
 def with_volume(drive: ConfigDrive, volume: str, image_format: str) -> str:
-    """Return a drive's value with another volume or path; of the options, only ``format`` is adapted or added.
+    """Return a drive's value with another volume or path, and the option ``format`` adapted.
 
-    Proxmox VE does not start a VM if ``format`` is not that of the volume.
+    Proxmox VE does not start a VM if ``format`` contradicts the volume.
     """
     parts = [_changed(part, volume, image_format) for part in drive.value.split(",")]
     # Proxmox VE treats an image that is given by path, without ``format``, as raw.
@@ -171,7 +165,7 @@ def _changed(part: str, volume: str, image_format: str) -> str:
 
 
 def with_value(document: bytes, drive: ConfigDrive, value: str) -> bytes:
-    """Return a configuration with another value for one of its drives."""
+    """Return a configuration with another value for a drive."""
     lines = _lines(document)
     key, colon, rest = lines[drive.line].partition(":")
     lines[drive.line] = f"{key}{colon}{rest.replace(drive.value, value)}"

@@ -1,4 +1,4 @@
-"""Read the VM configurations and storages of a Proxmox VE host, from its folders or copies of them.
+"""Read a Proxmox VE host from its folders or copies of them.
 
 ::
 
@@ -26,9 +26,9 @@ _STORAGES = "storage.cfg"
 
 
 class ProxmoxHost(NamedTuple):
-    """The VMs of a host, in numerical order, its storages that are folders, and the known numbers of containers.
+    """A host's VMs in numerical order, storages that are folders, and containers as far as known.
 
-    ``unread``: a warning for each configuration that cannot be used and is left out, by the number of its VM.
+    ``unread``: a warning for each VM whose configuration cannot be used.
     """
 
     configs: list[VmConfig]
@@ -38,18 +38,18 @@ class ProxmoxHost(NamedTuple):
 
     @property
     def taken(self) -> frozenset[int]:
-        """The numbers that no new VM can be given, as far as they are known."""
+        """The numbers that no new VM can be given, as far as known."""
         return self.containers.union((config.vmid for config in self.configs), self.unread)
 
 
 def read_host(folder: str, storage_cfg: str | None) -> ProxmoxHost:
     """Return the host whose VM configurations are in a folder.
 
-    ``storage_cfg``: the path of ``storage.cfg``; None to look for it beside the folder, then in the folder.
+    ``storage_cfg``: None to look beside the folder, then in it.
 
-    :raises UsageError: the folder or ``storage.cfg`` cannot be found or read, or the folder has no configuration.
+    :raises UsageError: the folder cannot be used, or ``storage.cfg`` cannot be read.
     :raises DefinitionError: ``storage.cfg`` is not valid.
-    :raises BatchdiffError: no configuration can be used; the error is that of the first one.
+    :raises BatchdiffError: no configuration can be used.
     """
     try:
         names = [name for name in os.listdir(folder) if _CONFIG.fullmatch(name)]
@@ -74,7 +74,6 @@ def read_host(folder: str, storage_cfg: str | None) -> ProxmoxHost:
 
 
 def _containers_near(folder: str) -> frozenset[int]:
-    """Return the numbers of the containers in ``lxc`` beside a folder; empty if ``lxc`` cannot be listed."""
     try:
         names = os.listdir(os.path.join(os.path.dirname(os.path.abspath(folder)), "lxc"))
     except OSError:
@@ -83,7 +82,6 @@ def _containers_near(folder: str) -> frozenset[int]:
 
 
 def _number(name: str) -> int:
-    """Return the number in the name of a configuration file."""
     return int(name.partition(".")[0])
 
 
@@ -91,10 +89,6 @@ _OTHER_FOLDER = "Name a folder of VM configurations that you can read, such as /
 
 
 def _storages_near(folder: str) -> str:
-    """Return the path of ``storage.cfg``, beside a folder or, if it is not there, in the folder.
-
-    :raises UsageError: it is in neither place.
-    """
     # /etc/pve/qemu-server is a link into nodes/, and storage.cfg is beside the link.
     found = [os.path.join(place, _STORAGES) for place in (os.path.dirname(os.path.abspath(folder)), folder)]
     for path in found:

@@ -18,7 +18,7 @@ _PID = re.compile(rb"\s*([1-9][0-9]{0,9})\s*")
 
 
 def process_of(vmid: int, run_folder: str) -> int | None:
-    """Return the PID of a VM; None if no process is found on this host. ``run_folder``: that of the pid files."""
+    """Return the PID of a VM; None if no process is found on this host."""
     path = os.path.join(run_folder, f"{vmid}.pid")
     try:
         found = _PID.fullmatch(_content(path))
@@ -37,10 +37,7 @@ def _content(path: str) -> bytes:
 
 
 def doubts(template: str, disks: Sequence[GuestDisk], host: ProxmoxHost) -> Iterator[str]:
-    """Yield warnings about unread configurations, the template, containers and storages.
-
-    ``template``: the path of the template.
-    """
+    """Yield warnings about unread configurations, the template, containers and storages."""
     yield from host.unread.values()
     found = place_in(template, host.storages)
     if found is not None:
@@ -63,10 +60,6 @@ def doubts(template: str, disks: Sequence[GuestDisk], host: ProxmoxHost) -> Iter
 
 
 def _of_template(template: str, vmid: int, host: ProxmoxHost) -> Iterator[str]:
-    """Yield warnings about a template in a storage.
-
-    ``template``: its resolved path; ``vmid``: the VM in whose folder it is.
-    """
     users = [
         (config, drive)
         for config in host.configs

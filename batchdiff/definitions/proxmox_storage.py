@@ -31,14 +31,11 @@ _LOCAL = ("local", "/var/lib/vz")
 _OWN_FOLDER = f"/{BTRFS_FILE}"
 _RAW = ".raw"
 _MOUNTED = {"nfs", "cifs", "cephfs", "glusterfs"}
-"""The types of storages that are mounted at /mnt/pve/NAME unless they have a path."""
+"""Mounted at /mnt/pve/NAME unless they have a path."""
 
 
 class Storage(NamedTuple):
-    """A storage that is a folder.
-
-    ``images``: the folder of images; ``allows_images``: whether the content types include images.
-    """
+    """A storage that is a folder. ``images``: the folder of its images."""
 
     name: str
     kind: str
@@ -52,7 +49,7 @@ class Storage(NamedTuple):
         return os.path.join(self.images, vmid, name)
 
     def place_of(self, path: str) -> VolumePlace | None:
-        """Return an image's place as a volume of this storage, by its absolute path; None if it has none."""
+        """Return a volume's place by its absolute path; None if it is not a volume of this storage."""
         if self.kind == "btrfs" and path.endswith(_RAW):
             if not path.endswith(_OWN_FOLDER):
                 return None
@@ -63,7 +60,7 @@ class Storage(NamedTuple):
 
 
 def parse_storages(document: bytes, where: str) -> list[Storage]:
-    """Return the storages in ``storage.cfg`` that are folders, and ``local`` even if it is not listed.
+    """Return the storages that are folders, and ``local`` even if it is not listed.
 
     :raises DefinitionError: a line is not valid.
     """
@@ -98,13 +95,12 @@ def _storage(kind: str, name: str, given: dict[str, str]) -> Storage | None:
 
 
 def path_of_volume(volume: str, storages: Iterable[Storage]) -> str:
-    """Return the resolved path of a volume or an absolute path; empty if the volume is in none of the storages."""
+    """Return the resolved path of a volume or path; empty if it is not known."""
     path = _path_of(volume, storages)
     return os.path.realpath(path) if path else ""
 
 
 def _path_of(volume: str, storages: Iterable[Storage]) -> str:
-    """Return the path of a volume, with links, or an absolute path as it is; empty if it is not known."""
     if volume.startswith("/"):
         return volume
     found = _VOLUME.fullmatch(volume)
@@ -113,9 +109,9 @@ def _path_of(volume: str, storages: Iterable[Storage]) -> str:
 
 
 def place_in(path: str, storages: Iterable[Storage], *, now: str = "") -> tuple[Storage, VolumePlace] | None:
-    """Return the storage that an image is in, and its place there; None if it is in none of the storages.
+    """Return the storage that an image is in, and its place there.
 
-    ``now``: the volume that the image replaces; its storage is preferred if several have the same folder.
+    ``now``: the volume that the image replaces; its storage is preferred.
     """
     found = [
         (storage, place)
@@ -127,10 +123,9 @@ def place_in(path: str, storages: Iterable[Storage], *, now: str = "") -> tuple[
 
 
 def volume_for(image: VmImage, storages: Iterable[Storage], *, now: str = "") -> str:
-    """Return the name of an image for a drive: its volume, or its path if it is in no storage.
+    """Return an image's name for a drive: its volume or, if that cannot be used, its path.
 
-    Return the path, too, if the name of the file does not end in the image's format: Proxmox VE uses a volume in
-    the format at the end of its name. ``now``: as for :func:`place_in`.
+    Proxmox VE uses a volume in the format at the end of its name. ``now``: as for :func:`place_in`.
     """
     found = place_in(image.path, storages, now=now)
     if found is None:
@@ -142,7 +137,7 @@ def volume_for(image: VmImage, storages: Iterable[Storage], *, now: str = "") ->
 
 
 def is_volume_of(volume: str, image: VmImage, storages: Iterable[Storage]) -> bool:
-    """Return whether a volume or an absolute path is a name of an image; that of a linked clone names its base."""
+    """Return whether a volume or absolute path is right for an image: a linked clone names its base."""
     path = _path_of(volume, storages)
     if not path or os.path.realpath(path) != os.path.realpath(image.path):
         return False

@@ -1,4 +1,4 @@
-"""Definitions of domains from before and after ``--define`` changed them, saved beside the plan for ``--undo``.
+"""Definitions from before and after ``--define`` changed them, saved for ``--undo``.
 
 ::
 
@@ -28,10 +28,7 @@ _BEFORE, _AFTER = ".before.xml", ".after.xml"
 
 @frozen
 class SavedDefinition:
-    """The definition of a domain before and after a change. ``path``: the file with ``before``.
-
-    ``after``: None if it was not saved.
-    """
+    """A saved change. ``path``: the file with ``before``; ``after``: None if it was not saved."""
 
     path: str
     before: bytes
@@ -39,12 +36,12 @@ class SavedDefinition:
 
 
 def folder_of(plan: str) -> str:
-    """Return the folder for the saved definitions of a plan."""
+    """Return a plan's folder of saved definitions."""
     return f"{os.path.abspath(plan)}.definitions"
 
 
 def save_before(folder: str, domain: str, document: bytes, now: datetime) -> str:
-    """Save a definition durably before it is changed, and return the path of the file. ``now``: in UTC.
+    """Save a definition before it is changed; return the path. ``now``: in UTC.
 
     :raises DefinitionError: the file cannot be written.
     """
@@ -61,7 +58,7 @@ def save_before(folder: str, domain: str, document: bytes, now: datetime) -> str
 
 
 def save_after(before: str, document: bytes) -> None:
-    """Save the definition after a change. ``before``: the path that :func:`save_before` returned.
+    """Save the definition after a change. ``before``: the path of the former one.
 
     :raises DefinitionError: the file cannot be written.
     """
@@ -74,9 +71,9 @@ def save_after(before: str, document: bytes) -> None:
 
 
 def latest(folder: str, domain: str) -> SavedDefinition | None:
-    """Return the last saved change of a domain; None if there is none.
+    """Return the last saved change of a domain, if any.
 
-    :raises DefinitionError: the folder or a definition cannot be read.
+    :raises DefinitionError: the saved definitions cannot be read.
     """
     begin = f"{_file_name(domain)}."
     try:
@@ -95,7 +92,7 @@ def latest(folder: str, domain: str) -> SavedDefinition | None:
 
 
 def _file_name(domain: str) -> str:
-    """Return a domain's name with percent signs, slashes and dots escaped; in file names, a dot ends it."""
+    """Escape dots, too: in file names, a dot ends the domain's name."""
     return domain.replace("%", "%25").replace("/", "%2F").replace(".", "%2E")
 
 
