@@ -136,6 +136,7 @@ CHANGES_NAMES = {
     "applying/journal/file.py": {"os.rename"},  # its own file
     "applying/journal/kept_plan.py": {"os.link", "os.unlink"},  # a plan and its journal, which get other names
     "cli/logs/crash_report.py": {"os.unlink"},  # its own file, written in part
+    "definitions/saved.py": {"os.unlink"},  # its own file, written in part or of no use
     "files/atomic_write.py": {"os.rename", "os.unlink"},  # its own temporary file, and what it replaces
     "planning/checkpoint/file.py": {"os.unlink"},  # its own file
 }
@@ -143,7 +144,7 @@ NAME_CHANGERS = {"unlink", "remove", "rename", "renames", "replace", "rmdir", "r
 HARMLESS_SHUTIL = {"shutil.which", "shutil.get_terminal_size"}
 """They only ask; all else in shutil is refused everywhere."""
 
-RENAMERS = {"applying/swap/retire.py"}
+RENAMERS = {"applying/swap/retire.py", "definitions/saved.py"}
 """Who may call rename_without_replacing."""
 
 LONGEST_MODULE = 300

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from batchdiff.definitions.libvirt_domain import DomainDisk, parse_domain
 from batchdiff.definitions.libvirt_pool import Pool
 from batchdiff.definitions.uses import NOT_WRITTEN
 from batchdiff.definitions.virsh import Libvirt
-from batchdiff.errors import DefinitionError, ProgramError
+from batchdiff.errors import BatchdiffError, DefinitionError, ProgramError
 from batchdiff.frozen import frozen
 from batchdiff.linux.call_failures import AGAIN
 
@@ -37,8 +38,8 @@ class Definer:
     pools: Sequence[Pool]
     folder: str
 
-    def define(self, change: DomainChange) -> None:
-        """Save a domain's definition, change it for the plan, and save the result.
+    def define(self, change: DomainChange) -> bool:
+        """Save a domain's definition, change it for the plan, and save the result; return False if it is right.
 
         If only the result cannot be read or saved, the change stays in spite of the error.
 
@@ -55,9 +56,19 @@ class Definer:
             why = "since this command read it, it has been modified, and no longer uses a guest of the plan"
             raise DefinitionError(what, why=why, remedy=f"Check it, {AGAIN}")
         self._require_may_change(now)
+        if now.is_right:
+            return False
         before = saved.save_before(self.folder, name, domain.document, datetime.now(UTC))
-        self.libvirt.define(name, now.changed)
+        try:
+            self.libvirt.define(name, now.changed)
+        except ProgramError:
+            # A change that was refused must not hide the one before it from undo.
+            with contextlib.suppress(BatchdiffError, OSError):
+                if self.libvirt.domain(name, with_passwords=True).document == domain.document:
+                    saved.discard(before)
+            raise
         saved.save_after(before, self.libvirt.domain(name, with_passwords=True).document)
+        return True
 
     def undo(self, name: str) -> bool:
         """Bring back a domain's former definition; return False if there is nothing to undo.

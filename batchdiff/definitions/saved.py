@@ -8,14 +8,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 from datetime import datetime
 
 from batchdiff.errors import DefinitionError
+from batchdiff.files import own_files
 from batchdiff.files.atomic_write import sync_folder
 from batchdiff.frozen import frozen
 from batchdiff.linux.call_failures import reason
 from batchdiff.linux.permissions import Deed
+from batchdiff.linux.rename import rename_without_replacing
 
 _READ = "Run the command as the user who used `--define`, or make the folder readable."
 _ROOM = (
@@ -24,6 +28,9 @@ _ROOM = (
 )
 
 _BEFORE, _AFTER = ".before.xml", ".after.xml"
+
+_LONGEST_NAME = 150
+"""Bytes; a longer name would leave too little of a file name's 255 for the time and the suffixes."""
 
 
 @frozen
@@ -47,9 +54,10 @@ def save_before(folder: str, domain: str, document: bytes, now: datetime) -> str
     """
     path = os.path.join(folder, f"{_file_name(domain)}.{now:%Y%m%dT%H%M%S.%fZ}{_BEFORE}")
     try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, mode=0o700)
+            sync_folder(os.path.dirname(folder))
         _write(path, document)
-        sync_folder(folder)
     except OSError as error:
         raise DefinitionError(
             f"cannot save the definition of {domain} as {path}", why=reason(error), remedy=_ROOM
@@ -68,6 +76,14 @@ def save_after(before: str, document: bytes) -> None:
     except OSError as error:
         remedy = f"The definition has been changed. The former one is in {before}, should you need it."
         raise DefinitionError(f"cannot save {path}", why=reason(error), remedy=remedy) from error
+
+
+def discard(before: str) -> None:
+    """Remove a definition that was saved for a change that was not made: undo must find the change before it.
+
+    :raises OSError: the file cannot be removed.
+    """
+    os.unlink(before)
 
 
 def latest(folder: str, domain: str) -> SavedDefinition | None:
@@ -93,15 +109,27 @@ def latest(folder: str, domain: str) -> SavedDefinition | None:
 
 def _file_name(domain: str) -> str:
     """Escape dots, too: in file names, a dot ends the domain's name."""
-    return domain.replace("%", "%25").replace("/", "%2F").replace(".", "%2E")
+    escaped = domain.replace("%", "%25").replace("/", "%2F").replace(".", "%2E")
+    name = os.fsencode(escaped)
+    if len(name) <= _LONGEST_NAME:
+        return escaped
+    return f"{os.fsdecode(name[:64])}%{hashlib.sha256(name).hexdigest()}"
 
 
 def _write(path: str, document: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(fd, "wb") as file:
-        file.write(document)
-        file.flush()
-        os.fsync(file.fileno())
+    """Write a new file, so that after a crash it is either missing or whole."""
+    temporary = own_files.temporary(path)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with open(fd, "wb") as file:
+            file.write(document)
+            file.flush()
+            os.fsync(file.fileno())
+        rename_without_replacing(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
 
 
 def _read(path: str) -> bytes:

@@ -166,6 +166,30 @@ def test_why_one_is_not_undone(tmp_path, is_saved, why):
     assert caught.value.why == why
 
 
+def test_a_change_that_libvirt_refuses_does_not_hide_the_one_before_it(tmp_path):
+    libvirt = FakeLibvirt()
+    define(tmp_path, libvirt, guest())
+    changed = libvirt.document
+
+    def refuse(_name, _document, *, saved=""):
+        raise ProgramError("libvirt refused the definition of web")
+
+    libvirt.define = refuse
+    with pytest.raises(ProgramError):
+        define(tmp_path, libvirt, GuestDisk("web", ORIGINAL, None, frozenset({ORIGINAL.path, OVERLAY.path})))
+    assert libvirt.document == changed
+    last = saved.latest(str(tmp_path / "saved"), "web")
+    assert (last.before, last.after) == (DOCUMENT, changed)
+
+
+def test_one_that_was_put_right_meanwhile_is_not_saved(tmp_path):
+    libvirt = FakeLibvirt()
+    (change,) = domain_changes([libvirt.domain("web")], [guest()])
+    libvirt.document = change.changed
+    assert Definer(libvirt, [guest()], (), str(tmp_path / "saved")).define(change) is False
+    assert not (tmp_path / "saved").exists()
+
+
 def test_the_file_of_a_former_definition_is_passed_on(tmp_path):
     """If libvirt refuses that definition, the error names the file."""
     image, folder = tmp_path / "web.img", tmp_path / "saved"

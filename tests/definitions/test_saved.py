@@ -1,5 +1,6 @@
 """Definitions that are saved before they change. Guards definitions/saved.py."""
 
+import errno
 import os
 from datetime import UTC, datetime, timedelta
 
@@ -63,6 +64,27 @@ def test_nothing_is_replaced(tmp_path):
         save_before(str(tmp_path), "web01", b"two", NOW)
     assert "run the same command again" in caught.value.remedy
     assert latest(str(tmp_path), "web01").before == b"one"
+
+
+def test_a_file_that_is_written_in_part_does_not_count(tmp_path, monkeypatch):
+    save_after(save_before(str(tmp_path), "web01", b"one", NOW), b"two")
+
+    def full(_fd):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DefinitionError, match="cannot save"):
+        save_before(str(tmp_path), "web01", b"three", NOW + timedelta(days=1))
+    assert latest(str(tmp_path), "web01").before == b"one"
+    assert len(os.listdir(tmp_path)) == 2
+
+
+def test_the_longest_name(tmp_path):
+    name, other = "x." * 127, "x." * 126 + "xy"
+    save_before(str(tmp_path), other, b"other", NOW + timedelta(days=1))
+    save_after(save_before(str(tmp_path), name, b"mine", NOW), b"after")
+    assert latest(str(tmp_path), name).after == b"after"
+    assert latest(str(tmp_path), other).before == b"other"
 
 
 def test_beside_the_plan(tmp_path):

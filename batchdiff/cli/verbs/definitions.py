@@ -200,8 +200,7 @@ def _define(console: Console, definer: Definer, changes: Sequence[DomainChange])
     for change in changes:
         name = printable(change.domain.name)
         try:
-            if not change.is_right:
-                definer.define(change)
+            if not change.is_right and definer.define(change):
                 console.say(f"defined: {name}; its former definition is in {printable(definer.folder)}")
         except BatchdiffError as error:
             console.error(error)
