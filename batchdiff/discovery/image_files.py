@@ -1,4 +1,4 @@
-"""Find files that may be images: those that are named, and those in folders or of globs that look like images.
+"""Find files that may be images; in folders and by globs, those that look like images.
 
 ::
 
@@ -6,8 +6,7 @@
     web01                    raw, >= 1 MiB, boot sector: yes     notes.txt       neither: no
     web01.batchdiff-tmp      batchdiff's own: never              loop -> loop    a broken link: no
 
-Folders are searched with all folders in them, but not through links to folders, which may lead in a circle. Globs
-follow such links.
+Folders are searched with all folders in them, but not through links, which may lead in a circle. Globs follow links.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ from batchdiff.manifest.names import without_suffix
 from batchdiff.units import MIB
 
 _BOOT_MARK, _BOOT_MARK_AT = b"\x55\xaa", 510
-"""Bytes that every disk with a partition table, MBR or GPT, has at this offset (UEFI specification, 5.2)."""
+"""On every disk with an MBR or GPT (UEFI specification, 5.2)."""
 
 _NO_DISKS = (".iso",)
-"""Suffixes of files that can begin like a disk but are not disks of VMs."""
+"""They can begin like a disk."""
 
 _LINK_LOOP = "it is a symbolic link that cannot be followed: links lead in a circle, or there are too many of them"
 
@@ -49,7 +48,7 @@ _NARROWER = "Name folders, which are searched with all folders in them, or write
 class FileToSample(NamedTuple):
     """A file that may be an image. ``format``: as declared by a VM's definition; None if none declares it.
 
-    ``domain``: the libvirt domain that uses the file, and how; empty if none is known.
+    ``domain``: the libvirt domain that uses the file, and how; may be empty.
     """
 
     path: str
@@ -58,9 +57,9 @@ class FileToSample(NamedTuple):
 
 
 class FileSearch:
-    """The files to sample, each once, even if it has several names, and those that are left out, each path once.
+    """The files to sample, each once, even if it has several names, and those that are left out.
 
-    ``ignored``: the number of files passed over because they do not look like images.
+    ``ignored``: the number of files that do not look like images.
     """
 
     def __init__(self) -> None:
@@ -71,7 +70,7 @@ class FileSearch:
         self._left_out: set[str] = set()
 
     def add(self, file: FileToSample) -> None:
-        """Add a file, unless its path is known already, or record why it is left out."""
+        """Add a file, or record why it is left out."""
         status = self._status(file.path)
         if status is None:
             return
@@ -87,7 +86,7 @@ class FileSearch:
     def add_path(self, path: str) -> None:
         """Add a file, or the files in a folder or of a glob that look like images.
 
-        :raises UsageError: no file is found, or a glob has too many matches.
+        :raises UsageError: nothing is found, or a glob has too many matches.
         """
         if os.path.isdir(path):
             self._add_folder(path)
@@ -105,7 +104,6 @@ class FileSearch:
                     self.add(FileToSample(match))
 
     def _add_closed_folders(self, pattern: str) -> bool:
-        """Record the folders that this user may not search for matches of a glob; return whether there are any."""
         closed = dict(_closed_folders(pattern))
         for folder, why in closed.items():
             self._leave_out(folder, Cause.UNREADABLE, f"the folder cannot be searched: {why}")
@@ -127,7 +125,7 @@ class FileSearch:
             yield from (os.path.join(place, name) for name in names if not name.endswith(own_files.ALL))
 
     def _is_wanted(self, path: str) -> bool:
-        """Return True if a file looks like an image; otherwise count it as ignored, unless it is a broken link."""
+        """Return whether a file looks like an image; otherwise count it, unless it is a broken link."""
         if without_suffix(path) != path:
             return True
         if os.path.islink(path) and not os.path.exists(path):
@@ -161,7 +159,7 @@ class FileSearch:
 def find_files(paths: Iterable[str], more: Iterable[FileToSample] = ()) -> FileSearch:
     """Search ``paths`` (files, folders and globs), and add ``more``: the files that definitions name.
 
-    :raises UsageError: no file is found at a path or by a glob, or a glob has too many matches.
+    :raises UsageError: nothing is found for a path, or a glob has too many matches.
     """
     search = FileSearch()
     # First, so that a declared format counts even if the file is found again.
@@ -178,7 +176,6 @@ def _absolute(path: str) -> str:
 
 
 def _why_not_found(path: str, error: OSError | ValueError) -> str:
-    """Return why no file can be found at a path, as a clause that follows the path."""
     if not isinstance(error, OSError):
         return str(error)
     is_link = os.path.islink(path)
