@@ -39,7 +39,7 @@ class Libvirt:
         """Return all persistent domains, without passwords.
 
         :raises DefinitionError: a definition cannot be used.
-        :raises ProgramError: libvirt cannot be queried.
+        :raises ProgramError: virsh failed.
         """
         names = self._lines("list", "--all", "--name", "--persistent")
         uri = self.uri or ("".join(self._lines("uri")) if names else "")
@@ -53,7 +53,7 @@ class Libvirt:
         """Return a domain's persistent definition; a domain that is redefined without its passwords loses them.
 
         :raises DefinitionError: the definition cannot be used.
-        :raises ProgramError: libvirt cannot be queried.
+        :raises ProgramError: virsh failed.
         """
         options = ["--security-info"] if with_passwords else []
         text = self._run("dumpxml", "--inactive", *options, "--domain", name)
@@ -63,58 +63,58 @@ class Libvirt:
         """Return all storage pools; none if the connection's driver does not support them.
 
         :raises DefinitionError: a definition cannot be used.
-        :raises ProgramError: libvirt cannot be queried.
+        :raises ProgramError: virsh failed.
         """
         names = self._lines_if_supported("pool-list", "--all", "--name")
         dumped = [(name, self._run("pool-dumpxml", "--pool", name)) for name in names]
         return [parse_pool(text.encode(), f"the pool {name}") for name, text in dumped]
 
     def state(self, domain: str) -> str:
-        """Return the state of a domain, such as ``shut off`` or ``running``.
+        """Return the state of a domain, such as ``shut off``.
 
-        :raises ProgramError: libvirt cannot be queried.
+        :raises ProgramError: virsh failed.
         """
         return " ".join(self._lines("domstate", "--domain", domain))
 
     def active(self) -> list[str]:
         """Return the names of all active domains, even paused ones.
 
-        :raises ProgramError: libvirt cannot be queried.
+        :raises ProgramError: virsh failed.
         """
         return self._lines("list", "--name")
 
     def saved(self) -> list[str]:
         """Return the names of the domains with a managed save.
 
-        :raises ProgramError: libvirt cannot be queried.
+        :raises ProgramError: virsh failed.
         """
         return self._lines("list", "--all", "--name", "--with-managed-save")
 
     def present_xml(self, domain: str) -> bytes:
         """Return the present definition of an active domain, with its backing chains.
 
-        :raises ProgramError: libvirt cannot be queried.
+        :raises ProgramError: virsh failed.
         """
         return self._run("dumpxml", "--domain", domain).encode()
 
     def saved_xml(self, domain: str) -> bytes:
         """Return the definition with which a domain will continue from its managed save.
 
-        :raises ProgramError: libvirt cannot be queried.
+        :raises ProgramError: virsh failed.
         """
         return self._run("managedsave-dumpxml", "--domain", domain).encode()
 
     def snapshots(self, domain: str) -> list[str]:
         """Return the names of a domain's snapshots.
 
-        :raises ProgramError: libvirt cannot be queried.
+        :raises ProgramError: virsh failed.
         """
         return self._lines("snapshot-list", "--name", "--domain", domain)
 
     def checkpoints(self, domain: str) -> list[str]:
         """Return the names of a domain's checkpoints; none if the connection's driver does not support them.
 
-        :raises ProgramError: libvirt cannot be queried.
+        :raises ProgramError: virsh failed.
         """
         return self._lines_if_supported("checkpoint-list", "--name", "--domain", domain)
 
@@ -171,10 +171,9 @@ class Libvirt:
         what: str = "libvirt refused a request",
         remedy: str = "A VM or pool may have been removed meanwhile; run the same command again.",
     ) -> str:
-        """Return the output of virsh. ``what``, ``remedy``: for a request that libvirt refuses."""
         unreachable = f"Make sure that libvirt can be reached: `{self.command('uri')}` must print its URI."
         try:
-            # virsh is not confined: it must reach libvirt's socket or run ssh. It reads no image.
+            # Not confined: virsh must reach libvirt's socket or run ssh. It reads no image.
             done = programs.run(
                 [_NAME, "--quiet", *self._connect(), *arguments],
                 reads=None,

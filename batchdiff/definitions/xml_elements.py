@@ -42,7 +42,7 @@ class Element:
 
 
 def parse_elements(document: bytes, where: str) -> Element:
-    """Parse an XML document, and return its root; ``where`` names the document in errors.
+    """Parse an XML document, and return its root. ``where``: for messages.
 
     :raises DefinitionError: the document is not XML in UTF-8, or declares a document type.
     """

@@ -2,12 +2,9 @@
 
 ::
 
-    folders     that of the file, and Snapshots in it; those of the plan or manifest and its images; those of the
-                overlays in the file's sidecar
-    images      regular files there whose headers name other files; guests that are not raw, even on block devices;
-                and images below these
-    matching    by identity, even through links; by path, also for names that the file had a moment ago; by the
-                identifier in the file, if images of other programs record one
+    folders     those of the file, the plan or manifest, its images, and the overlays in the file's sidecar
+    images      regular files there whose headers name other files, guests that are not raw, and images below these
+    matching    by identity; by path, even a former one; by the identifier in the file that other programs record
 """
 
 from __future__ import annotations
@@ -33,7 +30,7 @@ _SNAPSHOTS = "Snapshots"
 """VirtualBox keeps its differencing images in this folder beside a disk."""
 
 _NO_FOLDER = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
-"""Errors for a path that leads to no folder, so that no image can be opened there."""
+"""Errors for a folder in which no image can be opened."""
 
 _ASIDE = (own_files.QUARANTINE, own_files.OVERLAY_ASIDE, own_files.DELETING)
 
@@ -50,10 +47,7 @@ class Forbidden(enum.Enum):
 
 
 class DependentImages(NamedTuple):
-    """The paths of images that depend on a file, and phrases about what cannot be read and may depend on it.
-
-    A phrase: ``/images/x.qcow2 (unreadable: Permission denied)``.
-    """
+    """The paths of images that depend on a file, and phrases about what cannot be read and may depend on it."""
 
     paths: list[str]
     doubtful: list[str]
@@ -68,7 +62,7 @@ class Dependents:
     """A search for images that depend on files, in the given folders and in those of each file and its overlays.
 
     ``images``: searched wherever they are, even on block devices. ``raw``: images that are declared raw, and so
-    have no backing file, even if their headers cannot be read.
+    have no backing file.
     """
 
     def __init__(self, folders: Iterable[str], *, images: Iterable[str] = (), raw: Iterable[str] = ()) -> None:
@@ -88,9 +82,9 @@ class Dependents:
     ) -> DependentImages:
         """Return the images that have a file anywhere in their chain; the file itself is never opened.
 
-        ``former``: names that the file had a moment ago; images that name these depend on the file, too. ``but``:
-        images that are allowed to depend on the file; images on top of these are still reported. ``identifier``:
-        that in the file, which differencing images of other programs record.
+        ``former``: names that the file had a moment ago. ``but``: images that are allowed to depend on the file;
+        images on top of these are still reported. ``identifier``: that in the file, which differencing images of
+        other programs record.
         """
         own = identity_of(path)
         look = _Look(self._heads, frozenset() if own is None else frozenset({own}), self._raw)
@@ -116,13 +110,13 @@ class Dependents:
 
 
 def dependents_in_manifest(manifest: Manifest) -> Dependents:
-    """Return a search in the folders of a manifest, and among all its guests."""
+    """Return a search in the folders of a manifest, and among its guests."""
     guests = [guest.image for guest in (*manifest.guests, *manifest.left_out)]
     return _dependents(folders_of_manifest(manifest), guests)
 
 
 def dependents_in_plan(plan: Plan) -> Dependents:
-    """Return a search in the folders of a plan, and among all its guests, even those left out."""
+    """Return a search in the folders of a plan, and among its guests, even those left out."""
     return _dependents(folders_of_plan(plan), [*(guest.source for guest in plan.guests), *plan.left_out])
 
 
@@ -198,7 +192,7 @@ class _Look:
 
 
 def _sidecars_of(names: Iterable[str]) -> Iterator[str]:
-    """Yield the possible sidecars of a file, which may have been set aside under another name."""
+    """Yield the possible sidecars of a file that may have been set aside."""
     own = {name.removesuffix(suffix) for name in names for suffix in ("", *_ASIDE)}
     yield from (name + own_files.SIDECAR for name in sorted(own))
 

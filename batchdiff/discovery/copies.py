@@ -19,21 +19,21 @@ from batchdiff.sampling.interval import Interval
 from batchdiff.units import KIB, MIB, ceil_div, format_size
 
 _SURELY_ALIKE = 0.1
-"""The least lower bound of a copy's similarity: a few samples are not enough."""
+"""The least lower bound of similarity: a few samples are not enough."""
 
 _HEADER = 16 * KIB
 """Assumed for an overlay's header, refcount table, refcounts and L1 table: a block each."""
 
 _TABLE, _PER_TABLE = 64 * KIB, 512 * MIB
-"""The bytes of an L2 table, and those of the disk that it maps, with clusters of 64 KiB."""
+"""The bytes of an L2 table, and of the disk that it maps, with clusters of 64 KiB."""
 
 
 _PER_REFCOUNTS = 2 << 30
-"""The bytes of an overlay that a cluster of refcounts, of 16 bits each, covers."""
+"""The bytes of an overlay that a cluster of 16-bit refcounts covers."""
 
 _BLOCK, _EXTENT, _EXTENTS_IN_INODE, _EXTENTS_IN_BLOCK = 4 * KIB, 8 * KIB, 4, 340
-"""In ext4: the bytes of a block, the fewest bytes of an extent with the hole after it, and the most extents that
-an inode and a block can list (Linux, ``fs/ext4/ext4_extents.h``)."""
+"""In ext4: a block, the smallest extent with the hole after it, and the most extents that an inode and a block can
+list (Linux, ``fs/ext4/ext4_extents.h``)."""
 
 
 class OtherTemplate(NamedTuple):
@@ -63,7 +63,7 @@ class Group:
 
     @property
     def saved(self) -> Interval:
-        """The bytes that the overlays of all copies without losses would save together.
+        """The bytes that the overlays of all copies without losses would save.
 
         Bounds are added up: images are sampled at the same offsets, so their errors are not independent.
         """
@@ -79,7 +79,7 @@ class Group:
 
     @property
     def _accepted(self) -> list[Copy]:
-        """Those without losses: a plan refuses the others unless its manifest allows their losses."""
+        """A plan refuses copies with losses unless its manifest allows these."""
         return [copy for copy in self.copies if not copy.image.losses]
 
 
@@ -91,7 +91,7 @@ class Placement:
         self._is_given = False
 
     def groups(self, templates: dict[int, ChosenTemplate | None]) -> tuple[list[Group], list[Exclusion]]:
-        """Return the groups, those that save most first, and an exclusion for each image that is in none.
+        """Return the groups, those that save most first, and an exclusion for each other image.
 
         ``templates``: by number; None if a template was given. A chosen one without copies is placed like any
         other image; a given one remains a template.
@@ -166,7 +166,6 @@ class Placement:
         return OtherTemplate(self._images[second].path, also) if also.estimate >= similarity.low else None
 
     def _saved(self, number: int, template: int) -> Interval:
-        """Return the bytes that deleting an image frees, less those of its overlay."""
         image = self._images[number]
         changed, places = self._index.changed_bytes(number, template), self._index.changed_places(number, template)
         most = ceil_div(image.virtual_size, _PER_TABLE) * _TABLE

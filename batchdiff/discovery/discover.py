@@ -39,8 +39,7 @@ _OUTCOME = "No image was changed, and no manifest was written."
 class Discovery:
     """The groups, those that save most first, and the files and folders that were left out, sorted by path.
 
-    ``images``: how many were compared. ``reads``, ``read_bytes``: for samples. ``ignored``: the number of files
-    that do not look like images.
+    ``images``: how many were compared. ``ignored``: how many files do not look like images.
     """
 
     groups: tuple[Group, ...]
@@ -127,14 +126,13 @@ def _without_shown_files(examined: Sequence[Examined]) -> list[Examined]:
 
 
 def _by_identity(values: Iterable[tuple[str, str]]) -> dict[Identity | None, str]:
-    """Return the values by the identity of the files at their paths, if these can be examined."""
     found = {identity_of(path): value for path, value in values}
     found.pop(None, None)
     return found
 
 
 def _known_as(path: str, paths: Mapping[Identity | None, str]) -> str:
-    """Return the path at which a file, or one below a block device, was examined; ``path`` if none was.
+    """Return the path at which a file, or one below a device, was examined; ``path`` if none was.
 
     Links, device nodes and bind mounts give one file several paths.
     """
@@ -143,7 +141,7 @@ def _known_as(path: str, paths: Mapping[Identity | None, str]) -> str:
 
 
 def _converted(examined: Iterable[Examined], paths: Mapping[Identity | None, str]) -> dict[str, tuple[str, str]]:
-    """Return, by the path of each original that a sidecar records, its overlay and the template."""
+    """Return the overlay and template of each original that a sidecar records."""
     sidecars = {
         sidecar_path(each.backing, each.path): each.backing
         for each in examined
@@ -162,10 +160,7 @@ def _converted(examined: Iterable[Examined], paths: Mapping[Identity | None, str
 def _with_roles(
     examined: Sequence[Examined], backing: Mapping[str, str], converted: Mapping[str, tuple[str, str]]
 ) -> tuple[list[SampledImage], list[Exclusion]]:
-    """Return the images that can be templates or copies, and the exclusions.
-
-    ``backing``: an overlay by backing file; ``converted``: overlay and template by original.
-    """
+    """Separate images from exclusions. ``backing``, ``converted``: overlays by backing file and by original."""
     below = {each.path: each.backing for each in examined if isinstance(each, ExistingOverlay)}
     images: list[SampledImage] = []
     exclusions: list[Exclusion] = []
@@ -196,7 +191,7 @@ def _with_roles(
 def _overlay_of(
     path: str, below: Mapping[str, str], converted: Mapping[str, tuple[str, str]]
 ) -> tuple[str, str] | None:
-    """Return the overlay to which an image was probably converted, and its template."""
+    """Return the probable overlay of an image, and its template."""
     overlay = default_overlay(path, ())
     return (overlay, below[overlay]) if overlay in below else converted.get(path)
 

@@ -24,29 +24,29 @@ class Cause(enum.StrEnum):
     """An image that is not clearly similar to any template."""
 
     UNUSABLE = "unusable"
-    """A backing file, an image that seems to be an original, or one with a smaller disk than the template."""
+    """A backing file, a probable original, or an image with a smaller disk than the template."""
 
     PART = "part"
     """An extent or the data file of another image."""
 
     SAME_FILE = "same file"
     OWN = "own"
-    """A file with a name like those of batchdiff's own files."""
+    """A file named like batchdiff's own files."""
 
     EMPTY = "empty"
 
     @property
     def is_fault(self) -> bool:
-        """Whether the operator might make the file usable."""
+        """True if the operator might make the file usable."""
         return self in {Cause.IN_USE, Cause.UNREADABLE, Cause.DOUBTFUL}
 
 
 @frozen
 class Exclusion:
-    """A file that was left out, or a folder that cannot be searched.
+    """A file or folder that was left out.
 
     ``reason``: text to put after the path, with ``it`` for the file; the last full stop may be missing.
-    ``template``: the path of the template that the reason concerns; may be empty.
+    ``template``: the path of the one that the reason concerns; may be empty.
     """
 
     path: str

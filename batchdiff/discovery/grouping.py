@@ -5,8 +5,6 @@
     hub                the image whose samples occur most often in other images   -> its group: all images like it
     template           of the images that are tried, the one with which the group takes the least space
     further template   an image of the group whose changes to the template others have, too
-
-A hub is found by counting samples, without comparing pairs of images.
 """
 
 from __future__ import annotations
@@ -23,18 +21,18 @@ from batchdiff.discovery.sample_index import SampleIndex
 from batchdiff.discovery.sample_offsets import SampleNumbers
 
 ALIKE = 0.25
-"""The least share of an image's data in its template. With less, an overlay saves little, and separate installations
-of one system may be as similar."""
+"""The least share of an image's data in its template. With less, an overlay saves little, and separate
+installations of one system may be as similar."""
 
 _CANDIDATES = 16
 """The most images of each kind that are tried as a group's template."""
 
 _TRIED = 64
-"""The most images whose changes are looked up in others, in one search."""
+"""The most images whose changes are looked up at once."""
 
 _TIE, _TIE_OF_DATA = 0.02, 0.001
 """The most additional space with an equally good template: the first share of the overlays on the best template,
-plus the second share of that one's data. A guest that has hardly changed is as good a template as its original."""
+plus the second share of that one's data. A guest that has hardly changed is as good a template as its source."""
 
 _WHOLE = 0.8
 """The least share of a second template's changes that its copies have, relative to their share of its other data.
@@ -55,7 +53,7 @@ _NONE = np.zeros(0, dtype=np.int64)
 
 
 class Trait(NamedTuple):
-    """The properties of an image, besides its samples, that determine its role. Sizes are in bytes."""
+    """The properties of an image besides its samples, in bytes and nanoseconds."""
 
     virtual_size: int
     is_backing: bool
@@ -66,7 +64,7 @@ class Trait(NamedTuple):
 
     @property
     def marked(self) -> bool:
-        """Whether it looks like a template."""
+        """True if it looks like a template."""
         return self.is_backing or self.read_only
 
     @property
@@ -107,7 +105,7 @@ class Grouping:
         self._index, self._traits = index, traits
         self._sizes = np.array([each.virtual_size for each in traits], dtype=np.int64)
         self._data = index.data_bytes
-        # For each key, the number of images that have it and are not taken yet.
+        # For each key, the number of free images that have it.
         self._left = np.bincount(np.concatenate([_NONE, *index.keys]), minlength=index.key_count)
         self._free = np.ones(len(index), dtype=bool)
         self.either: dict[int, int] = {}
@@ -138,11 +136,10 @@ class Grouping:
         return shares
 
     def _reach(self, image: int) -> int:
-        """Return how often the samples of an image occur in others not taken yet."""
+        """Return how often the samples of an image occur in free ones."""
         return int((self._left[self._index.keys[image]] - 1).sum())
 
     def _group_of(self, hub: int) -> list[ChosenTemplate]:
-        """Take a hub's group; return the templates in it."""
         group = [hub, *self._near(hub)]
         choice = self._best(group)
         members = self._near(choice.template) if len(group) > 1 else []
@@ -154,7 +151,7 @@ class Grouping:
         return found
 
     def _near(self, template: int) -> list[int]:
-        """Return the images not taken yet that are like a template, even if their disks are smaller."""
+        """Return the free images that are like a template, even if their disks are smaller."""
         shares = self._index.shares(template)
         shares[template] = 0
         alike = (shares >= ALIKE) & self._free
@@ -190,7 +187,7 @@ class Grouping:
         return tuple(found)
 
     def _space(self, template: int, images: SampleNumbers) -> tuple[float, float]:
-        """Estimate the bytes of a template with the overlays of images, and those of the overlays alone."""
+        """Estimate the bytes of a template with overlays, and of the overlays alone."""
         overlays = (1 - self.fitting(template)) * self._data
         overlays[template] = 0
         total = float(overlays[images].sum())
@@ -222,14 +219,13 @@ class Grouping:
         for image in self._by_spread(changes, many):
             tried.add(image)
             copies = self._copies(image, changes[image], nearest)
-            # The image and its copies all have these changes: the one with the fewest others is the template.
+            # The image and its copies share these changes: any of them may be the template.
             if len(copies) >= self._least_copies(image):
                 tried.update(copies)
                 return self._best([image, *copies])
         return None
 
     def _find_either(self, nearest: dict[int, int]) -> None:
-        """Record in ``either`` the members that have another member's few changes."""
         changes = {each: self._changes(each, template) for each, template in nearest.items()}
         few = [each for each, changed in changes.items() if 0 < changed.sum() <= _FEW_CHANGES * len(changed)]
         for image in self._by_spread(changes, few):
@@ -242,7 +238,6 @@ class Grouping:
         return 1 if self._traits[image].marked else _LEAST_COPIES
 
     def _by_spread(self, changes: dict[int, npt.NDArray[np.bool_]], chosen: Sequence[int]) -> list[int]:
-        """Return chosen members whose changes are not too rare, the most widespread first."""
         keys = {each: self._index.keys[each][changed] for each, changed in changes.items()}
         counts = np.bincount(np.concatenate([_NONE, *keys.values()]), minlength=self._index.key_count)
         spread = {each: float((counts[keys[each]] - 1).mean()) for each in chosen}
@@ -250,7 +245,7 @@ class Grouping:
         return sorted(likely, key=lambda image: (-spread[image], self._traits[image].preference))[:_TRIED]
 
     def _changes(self, image: int, template: int) -> npt.NDArray[np.bool_]:
-        """Return which samples of an image a template lacks, of those that can be compared."""
+        """Return which comparable samples of an image a template lacks."""
         level = int(max(self._index.levels[image], self._index.levels[template]))
         is_new = ~np.isin(self._index.keys[image], self._index.keys[template])
         return is_new & (self._index.heights[image] >= level)
@@ -266,8 +261,7 @@ class Grouping:
     ) -> list[int]:
         """Return the other members that have enough of an image's changes.
 
-        ``fewest``: the fewest comparable changes; ``whole``: the least share of these, relative to that of the
-        rest of the image.
+        ``fewest``: of comparable changes; ``whole``: the least share of these, relative to that of the rest.
         """
         of_changes, count = self._shares_of(image, changed)
         of_rest, _ = self._shares_of(image, ~changed)
@@ -277,7 +271,7 @@ class Grouping:
     def _shares_of(
         self, image: int, chosen: npt.NDArray[np.bool_]
     ) -> tuple[npt.NDArray[np.float64], SampleNumbers]:
-        """Return the share of an image's chosen samples that each image has, and how many can be compared."""
+        """Return the share of chosen samples that each image has, and how many can be compared."""
         heights = np.sort(self._index.heights[image][chosen])
         of = len(heights) - np.searchsorted(heights, self._index.levels)
         return self._index.common(self._index.keys[image][chosen]) / np.maximum(of, 1), of

@@ -6,7 +6,8 @@
     web01                    raw, >= 1 MiB, boot sector: yes     notes.txt       neither: no
     web01.batchdiff-tmp      batchdiff's own: never              loop -> loop    a broken link: no
 
-Folders are searched with all folders in them, but not through links, which may lead in a circle. Globs follow links.
+Folders are searched with all folders in them, but not through links to folders, which may lead in a circle. Globs
+follow such links.
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ _NARROWER = "Name folders, which are searched with all folders in them, or write
 
 
 class FileToSample(NamedTuple):
-    """A file that may be an image. ``format``: as declared by a VM's definition; None if none declares it.
+    """A file that may be an image. ``format``: as declared by a VM's definition, if any.
 
-    ``domain``: the libvirt domain that uses the file, and how; may be empty.
+    ``domain``: the libvirt domain that uses the file, and how.
     """
 
     path: str
@@ -57,9 +58,9 @@ class FileToSample(NamedTuple):
 
 
 class FileSearch:
-    """The files to sample, each once, even if it has several names, and those that are left out.
+    """The files to sample, each once, even if it has several names, and those left out.
 
-    ``ignored``: the number of files that do not look like images.
+    ``ignored``: how many files do not look like images.
     """
 
     def __init__(self) -> None:
@@ -84,7 +85,7 @@ class FileSearch:
             self._add_once(file._replace(path=path), identity_in(status))
 
     def add_path(self, path: str) -> None:
-        """Add a file, or the files in a folder or of a glob that look like images.
+        """Add a file, or those in a folder or of a glob that look like images.
 
         :raises UsageError: nothing is found, or a glob has too many matches.
         """
@@ -125,7 +126,6 @@ class FileSearch:
             yield from (os.path.join(place, name) for name in names if not name.endswith(own_files.ALL))
 
     def _is_wanted(self, path: str) -> bool:
-        """Return whether a file looks like an image; otherwise count it, unless it is a broken link."""
         if without_suffix(path) != path:
             return True
         if os.path.islink(path) and not os.path.exists(path):
@@ -171,7 +171,7 @@ def find_files(paths: Iterable[str], more: Iterable[FileToSample] = ()) -> FileS
 
 
 def _absolute(path: str) -> str:
-    """Return an absolute path, in which only the last component may be a link."""
+    """Return an absolute path without links, except in its last component."""
     return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
@@ -190,7 +190,7 @@ def _why_not_found(path: str, error: OSError | ValueError) -> str:
 
 
 def _closed_folders(pattern: str) -> Iterator[tuple[str, str]]:
-    """Yield the folders that this user may not search for matches of a glob, with the reason."""
+    """Yield the folders of a glob that this user may not search, with the reason."""
     parts = os.path.join(glob.escape(os.getcwd()), pattern).split("/")
     for at in range(1, len(parts)):
         is_listed = glob.has_magic(parts[at]) or parts[at - 1] == "**"
