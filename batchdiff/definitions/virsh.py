@@ -98,7 +98,7 @@ class Libvirt:
         return self._run("dumpxml", "--domain", domain).encode()
 
     def saved_xml(self, domain: str) -> bytes:
-        """Return the definition with which a domain will continue from its managed save.
+        """Return the definition in a domain's managed save.
 
         :raises ProgramError: virsh failed.
         """

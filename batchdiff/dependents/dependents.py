@@ -36,7 +36,7 @@ _ASIDE = (own_files.QUARANTINE, own_files.OVERLAY_ASIDE, own_files.DELETING)
 
 
 class Forbidden(enum.Enum):
-    """The treatment of an image or folder that this user is not allowed to read, and that may depend on the file.
+    """The treatment of an image or folder that this user is not allowed to read.
 
     Sidecars, and the overlays that they name, are reported in any case.
     """

@@ -63,7 +63,7 @@ class Group:
 
     @property
     def saved(self) -> Interval:
-        """The bytes that the overlays of all copies without losses would save.
+        """The bytes that overlays of the copies without losses would save.
 
         Bounds are added up: images are sampled at the same offsets, so their errors are not independent.
         """

@@ -37,7 +37,7 @@ _OUTCOME = "No image was changed, and no manifest was written."
 
 @frozen
 class Discovery:
-    """The groups, those that save most first, and the files and folders that were left out, sorted by path.
+    """The groups, those that save most first, and the files and folders left out, sorted by path.
 
     ``images``: how many were compared. ``ignored``: how many files do not look like images.
     """
@@ -160,7 +160,6 @@ def _converted(examined: Iterable[Examined], paths: Mapping[Identity | None, str
 def _with_roles(
     examined: Sequence[Examined], backing: Mapping[str, str], converted: Mapping[str, tuple[str, str]]
 ) -> tuple[list[SampledImage], list[Exclusion]]:
-    """Separate images from exclusions. ``backing``, ``converted``: overlays by backing file and by original."""
     below = {each.path: each.backing for each in examined if isinstance(each, ExistingOverlay)}
     images: list[SampledImage] = []
     exclusions: list[Exclusion] = []

@@ -3,7 +3,7 @@
 ::
 
     hub                the image whose samples occur most often in other images   -> its group: all images like it
-    template           of the images that are tried, the one with which the group takes the least space
+    template           of the images that are tried, the one with which the group takes least space
     further template   an image of the group whose changes to the template others have, too
 """
 
@@ -40,7 +40,7 @@ Guests that upgraded the same packages independently have 55% to 71% of each oth
 
 _HALF, _FEW_CHANGES = 0.5, 0.05
 """``_HALF`` replaces ``_WHOLE`` for images with few changes that are not second templates: intervals decide later
-whether their copies fit them as well. ``_FEW_CHANGES``: the largest share of an image's samples that is few."""
+whether copies fit. ``_FEW_CHANGES``: the largest share of an image's samples that is few."""
 
 _FEWEST_CHANGES = 4
 """The fewest changed samples of a second template."""
@@ -136,7 +136,7 @@ class Grouping:
         return shares
 
     def _reach(self, image: int) -> int:
-        """Return how often the samples of an image occur in free ones."""
+        """Return how often the samples of an image occur in other free images."""
         return int((self._left[self._index.keys[image]] - 1).sum())
 
     def _group_of(self, hub: int) -> list[ChosenTemplate]:

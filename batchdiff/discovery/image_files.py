@@ -39,7 +39,7 @@ _BOOT_MARK, _BOOT_MARK_AT = b"\x55\xaa", 510
 """On every disk with an MBR or GPT (UEFI specification, 5.2)."""
 
 _NO_DISKS = (".iso",)
-"""They can begin like a disk."""
+"""Files with these suffixes can begin like a disk."""
 
 _LINK_LOOP = "it is a symbolic link that cannot be followed: links lead in a circle, or there are too many of them"
 
